@@ -1,0 +1,248 @@
+//! What every error of Freehold knows about itself: its SQLSTATE, who is to blame, and whether to retry.
+//!
+//! Owns the vocabulary ([`SqlState`], [`Blame`], [`Retry`]) and [`Refusal`], the one shape in which an error reaches a
+//! client or an administrator. It deliberately owns no error of its own: each module has one enum with a variant per
+//! operation that failed, and implements [`Explain`] for it.
+//!
+//! # Why
+//! A driver decides by SQLSTATE whether to retry; a person decides by the text whom to call. Both are facts of the
+//! error, so they live in its type and not where it is printed. The text for a client never holds the address of a
+//! system or a secret: [`Explain::message`] is for clients, the `Display` chain is for the log.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A five character SQLSTATE. See "PostgreSQL Error Codes", appendix A of the PostgreSQL manual.
+///
+/// Codes beginning with `MF` are Freehold's own class (the SQL standard leaves classes I to Z to implementations); they
+/// appear on the admin port only. The data path speaks standard codes, because drivers act on them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// Takes the five characters of a code; anything that is not five ASCII letters or digits is `XX000`.
+    pub fn parse(code: &str) -> SqlState {
+        match <[u8; 5]>::try_from(code.as_bytes()) {
+            Ok(bytes) if bytes.iter().all(u8::is_ascii_alphanumeric) => SqlState(bytes),
+            _ => SqlState::INTERNAL_ERROR,
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("XX000")
+    }
+}
+
+impl fmt::Debug for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for SqlState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+macro_rules! sqlstates {
+    ($($(#[$doc:meta])* $name:ident = $code:literal;)*) => {
+        impl SqlState {
+            $($(#[$doc])* pub const $name: SqlState = SqlState(*$code);)*
+        }
+    };
+}
+
+sqlstates! {
+    WARNING = b"01000";
+    DEPRECATED_FEATURE = b"01P01";
+    CONNECTION_FAILURE = b"08006";
+    PROTOCOL_VIOLATION = b"08P01";
+    FEATURE_NOT_SUPPORTED = b"0A000";
+    INVALID_TEXT_REPRESENTATION = b"22P02";
+    INVALID_PARAMETER_VALUE = b"22023";
+    DEPENDENT_OBJECTS_STILL_EXIST = b"2BP01";
+    INVALID_AUTHORIZATION = b"28000";
+    INVALID_PASSWORD = b"28P01";
+    INVALID_CATALOG_NAME = b"3D000";
+    SERIALIZATION_FAILURE = b"40001";
+    INSUFFICIENT_PRIVILEGE = b"42501";
+    SYNTAX_ERROR = b"42601";
+    INVALID_NAME = b"42602";
+    UNDEFINED_OBJECT = b"42704";
+    DUPLICATE_OBJECT = b"42710";
+    DUPLICATE_DATABASE = b"42P04";
+    TOO_MANY_CONNECTIONS = b"53300";
+    CONFIGURATION_LIMIT_EXCEEDED = b"53400";
+    PROGRAM_LIMIT_EXCEEDED = b"54000";
+    OBJECT_NOT_IN_PREREQUISITE_STATE = b"55000";
+    OBJECT_IN_USE = b"55006";
+    LOCK_NOT_AVAILABLE = b"55P03";
+    QUERY_CANCELED = b"57014";
+    ADMIN_SHUTDOWN = b"57P01";
+    CANNOT_CONNECT_NOW = b"57P03";
+    IDLE_SESSION_TIMEOUT = b"57P05";
+    IO_ERROR = b"58030";
+    INTERNAL_ERROR = b"XX000";
+    DATA_CORRUPTED = b"XX001";
+    /// A database needs an owner.
+    OWNER_REQUIRED = b"MF001";
+    /// A database needs a purpose.
+    PURPOSE_REQUIRED = b"MF002";
+    /// The owner is not a team that Freehold knows.
+    UNKNOWN_TEAM = b"MF003";
+    /// A move cannot start: the preflight named blockers.
+    MOVE_BLOCKED = b"MF101";
+    /// Another operation runs on the database.
+    OPERATION_IN_PROGRESS = b"MF102";
+    /// The move is not in a phase that allows the command.
+    MOVE_NOT_IN_PHASE = b"MF103";
+    /// The target does not hold what the source holds.
+    SHAPE_CHANGED = b"MF201";
+}
+
+/// Whose responsibility a failure is. Part of the product's responsibility model, shown with every refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Blame {
+    /// The program that speaks to us broke the protocol or mistyped a command.
+    Client,
+    /// The team that owns the database.
+    Product,
+    /// The team that runs Freehold.
+    Platform,
+    /// A PostgreSQL system.
+    Server,
+    /// The store that holds the catalogue.
+    Store,
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Blame::Client => "client",
+            Blame::Product => "product team",
+            Blame::Platform => "platform team",
+            Blame::Server => "PostgreSQL system",
+            Blame::Store => "store",
+        })
+    }
+}
+
+/// Whether doing the same again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Retry {
+    Never,
+    /// After something else has changed: a person acted, a limit was raised, a system came back.
+    Later,
+    /// At once; the failure was a race.
+    Now,
+}
+
+/// An error that can be shown to a client or an administrator.
+pub trait Explain: std::error::Error {
+    fn sqlstate(&self) -> SqlState;
+    fn blame(&self) -> Blame;
+    fn retry(&self) -> Retry;
+    /// The primary message: lower case, no full stop, no address of a system, no secret.
+    fn message(&self) -> String;
+    /// More facts, as a full sentence.
+    fn detail(&self) -> Option<String> {
+        None
+    }
+    /// What to do about it, as a full sentence; a complete command where there is one.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+    fn refusal(&self, severity: Severity) -> Refusal {
+        Refusal {
+            severity,
+            sqlstate: self.sqlstate(),
+            message: self.message(),
+            detail: self.detail(),
+            hint: self.hint(),
+            position: None,
+        }
+    }
+}
+
+/// The severities of an ErrorResponse or NoticeResponse (field `S` and `V`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Severity {
+    Notice,
+    Warning,
+    Error,
+    /// The connection ends after this message.
+    Fatal,
+}
+
+impl Severity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Notice => "NOTICE",
+            Severity::Warning => "WARNING",
+            Severity::Error => "ERROR",
+            Severity::Fatal => "FATAL",
+        }
+    }
+}
+
+/// What a client or an administrator is told: the fields of an ErrorResponse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub severity: Severity,
+    pub sqlstate: SqlState,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    /// Where in the text of the command, in characters from 1.
+    pub position: Option<usize>,
+}
+
+impl Refusal {
+    pub fn new(severity: Severity, sqlstate: SqlState, message: impl Into<String>) -> Refusal {
+        Refusal { severity, sqlstate, message: message.into(), detail: None, hint: None, position: None }
+    }
+
+    pub fn fatal(sqlstate: SqlState, message: impl Into<String>) -> Refusal {
+        Refusal::new(Severity::Fatal, sqlstate, message)
+    }
+
+    pub fn error(sqlstate: SqlState, message: impl Into<String>) -> Refusal {
+        Refusal::new(Severity::Error, sqlstate, message)
+    }
+
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Refusal {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Refusal {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn at_position(mut self, position: usize) -> Refusal {
+        self.position = Some(position);
+        self
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.severity.as_str(), self.message, self.sqlstate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_that_is_not_five_characters_becomes_internal_error() {
+        assert_eq!(SqlState::parse("57P01"), SqlState::ADMIN_SHUTDOWN);
+        assert_eq!(SqlState::parse("57P0"), SqlState::INTERNAL_ERROR);
+        assert_eq!(SqlState::parse("57P0\n"), SqlState::INTERNAL_ERROR);
+    }
+}

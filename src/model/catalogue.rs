@@ -1,0 +1,115 @@
+//! What the catalogue keeps of teams, systems and databases.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, RoleName, SslMode, SystemName, TeamName,
+    UnixMillis,
+};
+
+/// An owner: a team with a contact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TeamRecord {
+    pub name: TeamName,
+    /// Where its people are reached: a channel, an address. Shown in refusals and reports.
+    pub contact: String,
+    pub created_at: UnixMillis,
+}
+
+/// A PostgreSQL server and how the platform's role reaches it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemRecord {
+    pub name: SystemName,
+    pub address: Address,
+    /// How the *other* systems reach this one for replication, where that differs from `address`.
+    pub replication_address: Option<Address>,
+    /// The platform's role: superuser, or replication with the rights that the preflight names.
+    pub admin_role: RoleName,
+    /// The database that the platform's role connects to when no product's database is meant.
+    pub admin_database: String,
+    /// A file with the platform role's password, read at each connect; never stored. None: trust, peer or certificate.
+    pub password_file: Option<String>,
+    pub sslmode: SslMode,
+    /// `false`: no new database is placed here and no move comes here.
+    pub accepts_databases: bool,
+    /// `server_version_num` when last seen.
+    pub version_num: u32,
+    /// `pg_control_system().system_identifier` when first seen: two names for one server are refused.
+    pub system_identifier: String,
+    pub created_at: UnixMillis,
+}
+
+/// Where a database is in its life. What a client sees in each state: `RouteRecord::service`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Lifecycle {
+    Provisioning,
+    Active,
+    Deprecated {
+        sunset: String,
+        reason: String,
+    },
+    Quarantined {
+        reason: String,
+    },
+    Archived,
+    /// A tombstone: the name is free again, the record stays.
+    Deleted {
+        at: UnixMillis,
+    },
+}
+
+impl Lifecycle {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Lifecycle::Provisioning => "provisioning",
+            Lifecycle::Active => "active",
+            Lifecycle::Deprecated { .. } => "deprecated",
+            Lifecycle::Quarantined { .. } => "quarantined",
+            Lifecycle::Archived => "archived",
+            Lifecycle::Deleted { .. } => "deleted",
+        }
+    }
+}
+
+/// A database as a product.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseRecord {
+    pub id: DatabaseId,
+    pub name: DatabaseName,
+    pub owner: TeamName,
+    pub purpose: String,
+    pub lifecycle: Lifecycle,
+    pub contract: Contract,
+    /// The move that runs on it or is kept for an undo: at most one.
+    pub operation: Option<MoveId>,
+    /// `true`: taken in where it lay by ADOPT DATABASE.
+    pub adopted: bool,
+    pub created_at: UnixMillis,
+    pub created_by: String,
+    /// Oldest first.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// One thing that happened to a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    pub at: UnixMillis,
+    pub who: String,
+    /// A sentence: `moved from pg15 to pg17 (move 3), longest client stall 7 ms`.
+    pub what: String,
+    pub epoch: Option<Epoch>,
+}
+
+/// One mutating command: who, what, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    pub at: UnixMillis,
+    pub who: String,
+    /// The command, with secrets replaced.
+    pub command: String,
+    /// The REASON the caller gave.
+    pub reason: Option<String>,
+    /// `ok`, or the SQLSTATE and message.
+    pub outcome: String,
+}

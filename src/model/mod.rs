@@ -1,0 +1,29 @@
+//! The nouns: ids, names, and the values that every layer speaks of. No IO, no tokio, no decision about when.
+//!
+//! Start with [`route::RouteRecord`]: what the fleet knows of one database, and the only record that a move changes to
+//! flip it. [`movement::MoveRecord`] is what the mover remembers across a crash.
+//!
+//! # Why
+//! The types derive serde. The catalogue stores them as they are, so a noun has one definition and not a noun beside
+//! its record; the derives add no behaviour. Versioning of stored values is the catalogue's business.
+
+pub mod catalogue;
+pub mod contract;
+pub mod ids;
+pub mod movement;
+pub mod route;
+
+pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
+pub use contract::{Contract, Pooling, Tier};
+pub use ids::{
+    Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, SslMode, SystemName,
+    TeamName, UnixMillis,
+};
+pub use movement::{
+    Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveStep,
+    MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent,
+};
+pub use route::{
+    Ack, AckStage, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
+    StallReport,
+};

@@ -1,0 +1,322 @@
+//! A move: what is remembered of it, so that a crash at any instant is followed by resume or undo.
+//!
+//! ```text
+//!  Preflight -> Provision -> Copy -> Catchup -> Cutover =commit=> Settle -> Kept -> Finished
+//!      |            |          |        |          |                         |
+//!      +---------- failure or CANCEL --------------+                         +- UNDO -> Undoing -> Undone
+//!                         |
+//!                    RollingBack -> RolledBack, or Parked (gate open on the source, a person is needed)
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Blame;
+
+use super::{DatabaseId, DatabaseName, Epoch, Lsn, MoveId, Pinned, Place, SystemName, UnixMillis};
+
+/// Key `move/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    pub id: MoveId,
+    pub database: DatabaseId,
+    pub name: DatabaseName,
+    pub source: Place,
+    pub target: Place,
+    pub phase: MovePhase,
+    /// What somebody asked of it since it started; the control loop obeys at the next safe point.
+    pub wish: Option<MoveWish>,
+    /// Overrides the contract's `move_pause_max`.
+    pub pause_max: Option<Duration>,
+    /// Intent and outcome of each step, oldest first. The intent is durable before the step acts.
+    pub log: Vec<StepEntry>,
+    pub facts: MoveFacts,
+    /// The pauses of the cutover and of the undo, once they happened.
+    pub cutover: Option<PauseReport>,
+    pub undo: Option<PauseReport>,
+    /// Why it was rolled back or parked: message, detail, hint.
+    pub failure: Option<MoveFailure>,
+    pub requested_by: String,
+    pub reason: Option<String>,
+    pub started_at: UnixMillis,
+    pub ended_at: Option<UnixMillis>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MovePhase {
+    Preflight,
+    Provision,
+    Copy,
+    Catchup,
+    Cutover,
+    /// Committed; the clients are on the target. Reverse replication is being switched on.
+    Settle,
+    /// On the target; the source is kept current for an UNDO.
+    Kept,
+    /// A cutover back to the source.
+    Undoing,
+    Finishing,
+    RollingBack,
+    Finished,
+    Undone,
+    RolledBack,
+    /// A person is needed; the gate is open.
+    Parked,
+}
+
+impl MovePhase {
+    pub const ALL: [MovePhase; 14] = [
+        MovePhase::Preflight,
+        MovePhase::Provision,
+        MovePhase::Copy,
+        MovePhase::Catchup,
+        MovePhase::Cutover,
+        MovePhase::Settle,
+        MovePhase::Kept,
+        MovePhase::Undoing,
+        MovePhase::Finishing,
+        MovePhase::RollingBack,
+        MovePhase::Finished,
+        MovePhase::Undone,
+        MovePhase::RolledBack,
+        MovePhase::Parked,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MovePhase::Preflight => "preflight",
+            MovePhase::Provision => "provision",
+            MovePhase::Copy => "copy",
+            MovePhase::Catchup => "catchup",
+            MovePhase::Cutover => "cutover",
+            MovePhase::Settle => "settle",
+            MovePhase::Kept => "kept",
+            MovePhase::Undoing => "undoing",
+            MovePhase::Finishing => "finishing",
+            MovePhase::RollingBack => "rolling back",
+            MovePhase::Finished => "finished",
+            MovePhase::Undone => "undone",
+            MovePhase::RolledBack => "rolled back",
+            MovePhase::Parked => "parked",
+        }
+    }
+
+    /// Nothing more happens by itself or by command.
+    pub fn has_ended(self) -> bool {
+        matches!(self, MovePhase::Finished | MovePhase::Undone | MovePhase::RolledBack)
+    }
+}
+
+/// What a person asks of a move that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveWish {
+    /// Before the commit: go back to where it was.
+    Cancel,
+    /// After the commit: bring the database back.
+    Undo,
+    /// After the commit: remove everything the move left; the old copy is closed and renamed.
+    Finish,
+    /// Like `Finish`, and the old copy is dropped.
+    FinishAndDrop,
+}
+
+/// The unit of recording. Each step's `run` and `undo` is safe to repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveStep {
+    /// Changes nothing; names every blocker.
+    Preflight,
+    /// Roles, empty database, helper schema on both sides; guard and publication on the source.
+    Provision,
+    /// Slot with its snapshot; in it schema before data, rows, then indexes and constraints.
+    Copy,
+    /// Subscription from the slot until the backlog is small; verification; reverse objects prepared.
+    Catchup,
+    /// Warm, latch, fence ahead, hold, drain, fence, prove, marker, sequences, commit, release.
+    Cutover,
+    /// Reverse replication on; forward objects removed.
+    Settle,
+    /// A cutover back.
+    UndoCutover,
+    /// Everything that the move made is removed from both systems.
+    Finish,
+}
+
+impl MoveStep {
+    pub const ALL: [MoveStep; 8] = [
+        MoveStep::Preflight,
+        MoveStep::Provision,
+        MoveStep::Copy,
+        MoveStep::Catchup,
+        MoveStep::Cutover,
+        MoveStep::Settle,
+        MoveStep::UndoCutover,
+        MoveStep::Finish,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MoveStep::Preflight => "preflight",
+            MoveStep::Provision => "provision",
+            MoveStep::Copy => "copy",
+            MoveStep::Catchup => "catchup",
+            MoveStep::Cutover => "cutover",
+            MoveStep::Settle => "settle",
+            MoveStep::UndoCutover => "undo_cutover",
+            MoveStep::Finish => "finish",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepEntry {
+    pub step: MoveStep,
+    pub event: StepEvent,
+    pub at: UnixMillis,
+    pub note: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepEvent {
+    Started,
+    Done,
+    Failed,
+    UndoStarted,
+    Undone,
+    UndoFailed,
+    /// A person asked for the step (again): tries are counted from here.
+    Asked,
+}
+
+/// What the steps must remember. Names of objects are derived from the move's id, so they need not be here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveFacts {
+    /// The source's state before the fence: connection limit and ACL, restored by the undo.
+    pub saved_fence: BTreeMap<SystemName, SavedFence>,
+    /// Where the slot's snapshot was taken.
+    pub consistent_point: Option<Lsn>,
+    /// Epoch that the cutover will commit; recorded before it tries.
+    pub cutover_epoch: Option<Epoch>,
+    /// Epoch that the undo will commit.
+    pub undo_epoch: Option<Epoch>,
+    /// What FINISH MOVE is to do with the old copy.
+    #[serde(default)]
+    pub old_copy: Option<OldCopy>,
+    /// Roles that the move created on the target, removed if it rolls back.
+    pub roles_created: Vec<String>,
+    /// What the preflight found and let pass: warnings and notes. Blockers end a move before it began.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+    /// Tables whose rows were compared and found equal, of how many.
+    pub tables_verified: Option<(u32, u32)>,
+    /// Free for steps: small facts by name.
+    pub notes: BTreeMap<String, String>,
+}
+
+/// What becomes of the copy that nobody uses any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OldCopy {
+    /// Renamed `<name>__moved_<move>`, and nobody can connect to it.
+    Closed,
+    Dropped,
+}
+
+/// One thing that the preflight found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    pub severity: FindingSeverity,
+    /// A stable word for machines: `wal_level`, `replica_identity`.
+    pub check: String,
+    /// What it is about: a table, a role, a setting.
+    pub object: Option<String>,
+    /// A sentence for a person.
+    pub message: String,
+    /// What cures it: SQL, or a command, complete.
+    pub cure: Option<String>,
+    /// Who has to act.
+    pub responsible: Blame,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingSeverity {
+    /// The move cannot start.
+    Blocker,
+    /// The move can start; somebody may be surprised.
+    Warning,
+    Note,
+}
+
+impl FindingSeverity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FindingSeverity::Blocker => "blocker",
+            FindingSeverity::Warning => "warning",
+            FindingSeverity::Note => "note",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFence {
+    pub connection_limit: i32,
+    /// `pg_database.datacl` as text; None where it was NULL (the default).
+    pub acl: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveFailure {
+    pub step: MoveStep,
+    pub sqlstate: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+/// Key `progress/<move id>`: written often, not durable. Sizes in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MoveProgress {
+    /// What is being done now, for a person: `copying 3 of 8 tables`.
+    pub activity: String,
+    pub bytes_total: u64,
+    pub bytes_copied: u64,
+    pub tables_total: u32,
+    pub tables_copied: u32,
+    pub rows_copied: u64,
+    pub bytes_per_second: u64,
+    /// Bytes of WAL that the target has not applied; None before Catchup.
+    pub lag_bytes: Option<u64>,
+    /// Age of the newest row known to be on the target.
+    pub lag_ms: Option<u64>,
+    pub eta_ms: Option<u64>,
+    /// Sessions that delay the move.
+    pub pinned: Vec<Pinned>,
+}
+
+/// How a cutover (or an undo) paused its clients. All times are measured, the parts by the mover, the stalls by proxies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseReport {
+    /// From the order to hold until the order to release was committed.
+    pub hold: Duration,
+    /// The longest that any client request waited.
+    pub longest_stall: Duration,
+    pub median_stall: Duration,
+    /// Requests that waited at all.
+    pub held_requests: u32,
+    /// Every wait in microseconds, longest first, at most 1000.
+    pub waits_us: Vec<u64>,
+    /// Parts in order, in microseconds: `drain` (running transactions end, sessions are ready), `fence` (others are ended, the
+    /// proof, the marker's commit), `marker` (it is seen, sequences are set), `seal` (the synced commit on the new side), `commit`
+    /// (the compare-and-swap). `release` comes after: until every session is on the new side.
+    pub parts_us: Vec<(String, u64)>,
+    /// Attempts that were aborted within their budget before this one.
+    pub aborted_attempts: u32,
+    /// Client sessions that changed their system.
+    pub sessions: u32,
+}

@@ -1,0 +1,198 @@
+//! What the fleet knows of a database, and what a proxy answers.
+//!
+//! ```text
+//!              control                              every proxy
+//!   order 7: open, next = target     ->   opens twins        -> ack 7 ready
+//!   order 8: latched                 ->   no new server connection
+//!   order 9: held until T            ->   gate shut, drained -> ack 9 ready, with server pids
+//!   order 10: open, epoch + 1        ->   sessions switch    -> ack 10 ready, with stalls
+//!   (or order 10: open, same epoch: the hold was aborted, everyone goes on at the source)
+//! ```
+//!
+//! # Why
+//! One record holds all that a proxy needs for one database. So a flip is one compare-and-swap of one key, a proxy
+//! never joins records that changed at different revisions, and a sidecar's store account needs to read one prefix.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Address, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, RoleName, SslMode, SystemName,
+    UnixMillis,
+};
+use crate::error::{Refusal, SqlState};
+
+/// A database on a system.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    pub system: SystemName,
+    pub address: Address,
+    /// The name of the database on that system; need not be the product's name.
+    pub dbname: String,
+    pub sslmode: SslMode,
+}
+
+/// Key `route/<database id>`. Written by the control plane only, always by compare-and-swap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRecord {
+    pub database: DatabaseId,
+    pub name: DatabaseName,
+    pub epoch: Epoch,
+    /// Where the database is.
+    pub place: Place,
+    /// Where it may be soon. While set, every session keeps a twin connection ready there.
+    pub next: Option<Place>,
+    /// Grows by one with each write of this record; an [`Ack`] names the order it answers.
+    pub order: u64,
+    pub gate: GateOrder,
+    /// What a client meets that connects.
+    pub service: Service,
+    pub pooling: Pooling,
+    /// Client connections per proxy process; more are refused with 53300.
+    pub client_connections_max: u32,
+}
+
+/// What the gate of a database is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "gate", rename_all = "lowercase")]
+pub enum GateOrder {
+    Open,
+    /// Running sessions go on; no new server connection is opened, new clients wait. Set while the source is being fenced.
+    Latched {
+        by: HoldReason,
+    },
+    /// No transaction starts. Running ones finish. Past `until` anyone may abort the hold by compare-and-swap.
+    Held {
+        by: HoldReason,
+        until: Option<UnixMillis>,
+    },
+}
+
+/// Who holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "holder", rename_all = "lowercase")]
+pub enum HoldReason {
+    Move {
+        id: MoveId,
+    },
+    /// PAUSE by an administrator.
+    Pause,
+}
+
+/// What a connecting client meets: the lifecycle as seen from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "service", rename_all = "lowercase")]
+pub enum Service {
+    Serving,
+    /// Serving, with a warning at connect.
+    Warning {
+        sqlstate: String,
+        message: String,
+        hint: String,
+    },
+    /// Refused; sessions that exist are ended with the same text.
+    Refused {
+        sqlstate: String,
+        message: String,
+        hint: String,
+    },
+}
+
+impl Service {
+    /// The refusal that a client gets, if it gets one.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Service::Serving | Service::Warning { .. } => None,
+            Service::Refused { sqlstate, message, hint } => {
+                Some(Refusal::fatal(SqlState::parse(sqlstate), message.clone()).with_hint(hint.clone()))
+            }
+        }
+    }
+}
+
+/// Key `login/<database id>/<role>`: how a role proves itself to a proxy. The verifier is the system's own
+/// (`pg_authid.rolpassword`), so that the key learned from the client's proof opens the server, too.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    pub role: RoleName,
+    /// `SCRAM-SHA-256$4096:salt$StoredKey:ServerKey`, `md5...`, or None where the role has no password.
+    pub verifier: Option<String>,
+    pub can_login: bool,
+    pub superuser: bool,
+    /// `rolvaliduntil`; None is infinity.
+    pub valid_until: Option<UnixMillis>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("role", &self.role)
+            .field("verifier", &self.verifier.as_ref().map(|_| "..."))
+            .field("can_login", &self.can_login)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Key `proxy/<proxy>/self`: a proxy of the fleet, which must acknowledge every order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyRecord {
+    pub id: ProxyId,
+    /// Freehold's own version.
+    pub version: String,
+    pub started_at: UnixMillis,
+    /// Where clients reach it, as configured.
+    pub data_address: String,
+}
+
+/// Key `proxy/<proxy>/ack/<database id>`: what one proxy has done of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    pub proxy: ProxyId,
+    pub database: DatabaseId,
+    /// [`RouteRecord::order`] that this answers.
+    pub order: u64,
+    pub stage: AckStage,
+    /// Client sessions on this database.
+    pub sessions: u32,
+    /// Sessions for which the order is not yet done: a twin is missing, a transaction runs.
+    pub waiting: u32,
+    /// Sessions that cannot travel, and why.
+    pub pinned: Vec<Pinned>,
+    /// Process ids of this proxy's connections on the system where the database is now; all idle once a hold is `Done`.
+    pub server_pids: Vec<i32>,
+    /// Of the hold that ended with this order.
+    pub stall: Option<StallReport>,
+    pub at: UnixMillis,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckStage {
+    /// The order is known and being carried out.
+    Seen,
+    /// Carried out: twins ready and states saved; or drained and shut; or every session is on the new epoch.
+    Done,
+}
+
+/// A session that cannot change its server connection now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    pub session: u64,
+    pub role: String,
+    pub application_name: String,
+    pub client: String,
+    /// `temporary table "cart"`, `cursor "c" WITH HOLD`, `transaction open for 12 s`
+    pub reason: String,
+}
+
+/// How long clients waited at a shut gate: from the first byte of a request to its release.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StallReport {
+    /// Requests that waited.
+    pub held: u32,
+    pub longest: Duration,
+    pub median: Duration,
+    /// Each wait in microseconds, longest first, at most 1000.
+    pub waits_us: Vec<u64>,
+}
