@@ -46,3 +46,5 @@
 
 pub mod error;
 pub mod model;
+
+pub mod wire;

@@ -1,0 +1,816 @@
+//! Who owes whom an answer: where a transaction ends.
+//!
+//! ```text
+//!   requests forwarded, oldest first                      answers
+//!   +----------+------+-------+------+------+
+//!   | extended | Sync | Query | Sync | ...  |  <- new     1 2 3 n s T C I   one less of `extended` at the front
+//!   +----------+------+-------+------+------+             Z                 the front Query, call or Sync is paid
+//!      front: the server works on this
+//!
+//!   E while the front is `extended`: the server skips everything up to the next Sync, a Query too.
+//!   E while the front is a Query, a call or a Sync: its own Z follows.
+//!   G (COPY IN): Syncs sent until CopyDone or CopyFail are swallowed by the COPY, as far as it reads:
+//!       C  it read to its end: they are struck out
+//!       E  nobody can know how many of them it had read: from here on each possibility is a ledger of its own,
+//!          until an answer comes that is impossible in all but one
+//!   W (COPY BOTH): neither side owes anything but the stream, until Z.
+//! ```
+//!
+//! Owns what one connection owes; does no IO and reads no body but the status byte of ReadyForQuery.
+//!
+//! # Why
+//! A boundary is ReadyForQuery `I` with nothing owed, never a guess from SQL text. Counting Syncs alone is wrong in each
+//! of the cases above; peers that did so hang or hand out a connection with an answer still in it. Where the protocol
+//! itself is ambiguous, the doubt is a value ([`Rest::Doubtful`]) and not a guess. Tried against real servers with
+//! random conversations (`tests/dataplane/ledger.rs`).
+//! PostgreSQL's own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter 55.2 of the manual.
+
+use std::collections::VecDeque;
+
+use super::message::TransactionStatus;
+use super::message::backend::tag as answer;
+use super::message::frontend::tag as request;
+
+/// Requests without an answer that are remembered; beyond it the client is not read until the server answers.
+pub const OWED_MAX: usize = 16 * 1024;
+
+/// More room than this is given back once everything is paid.
+const OWED_KEPT: usize = 64;
+
+/// Possibilities that are followed. A client that sends more Syncs into one COPY that fails is at no boundary any more.
+const LEDGERS_MAX: usize = 16;
+
+/// How a connection stands between two messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Something runs, or is open, or may be.
+    Busy,
+    /// No transaction, nothing owed: the boundary.
+    Settled,
+    /// No transaction, no work; but a ReadyForQuery may still come for a Sync that a failed COPY perhaps swallowed.
+    /// An answer to any other request settles it.
+    Doubtful,
+}
+
+/// What the server has not answered yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    /// Parse, Bind, Describe, Execute, Close in a row: so many answers are missing. Never 0.
+    Extended {
+        answers: u32,
+    },
+    Query,
+    FunctionCall,
+    Sync,
+    /// A Sync that the running COPY will read, if it does not fail before. Only behind the front, only while copying.
+    SyncInCopy,
+    /// CopyDone or CopyFail, sent before it was known whether the server would ask for data.
+    CopyEnd,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    No,
+    /// The server reads data; the client has not ended it.
+    In,
+    /// The client has sent CopyDone or CopyFail; the server has not said how it went.
+    InEnded,
+    Both,
+}
+
+/// How one possibility stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Debt {
+    None,
+    /// Nothing but ReadyForQuery for Syncs.
+    Syncs,
+    Work,
+}
+
+/// All that one connection owes.
+#[derive(Debug)]
+pub struct Exchange {
+    status: TransactionStatus,
+    ledger: Ledger,
+    /// The other possibilities; almost always none.
+    others: Vec<Ledger>,
+    /// There were too many possibilities to follow.
+    lost: bool,
+}
+
+impl Default for Exchange {
+    fn default() -> Exchange {
+        Exchange::new()
+    }
+}
+
+impl Exchange {
+    /// After the first ReadyForQuery of a connection.
+    pub fn new() -> Exchange {
+        let ledger = Ledger {
+            owed: VecDeque::new(),
+            copying: Copying::No,
+            unsynced: false,
+            skipping: false,
+            spoken: false,
+            worked: false,
+        };
+        Exchange { status: TransactionStatus::Idle, ledger, others: Vec::new(), lost: false }
+    }
+
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// How the connection stands. Only meaningful while no message is cut in the middle.
+    pub fn rest(&self) -> Rest {
+        if self.status != TransactionStatus::Idle || self.lost {
+            return Rest::Busy;
+        }
+        if self.others.is_empty() {
+            return if self.ledger.debt() == Debt::None { Rest::Settled } else { Rest::Busy };
+        }
+        let any = |debt| self.ledgers().any(|ledger| ledger.debt() == debt);
+        match (any(Debt::Work), any(Debt::None), any(Debt::Syncs)) {
+            (true, _, _) | (_, false, _) => Rest::Busy,
+            (false, true, true) => Rest::Doubtful,
+            (false, true, false) => Rest::Settled,
+        }
+    }
+
+    pub fn is_boundary(&self) -> bool {
+        self.rest() == Rest::Settled
+    }
+
+    /// Nobody waits for an answer. A connection in an open transaction can be silent.
+    pub fn is_silent(&self) -> bool {
+        self.ledgers().any(|ledger| ledger.owed.is_empty())
+    }
+
+    /// Whether a message with this tag makes the server work, when nothing runs. The rest (Terminate, and what a client
+    /// still sends of a COPY that has failed) the server ignores or obeys without a transaction.
+    pub fn begins_work(tag: u8) -> bool {
+        use request::*;
+        !matches!(tag, TERMINATE | COPY_DATA | COPY_DONE | COPY_FAIL | FLUSH)
+    }
+
+    /// A ReadyForQuery will come without any further word of the client: what it sends now can wait for that.
+    pub fn will_report(&self) -> bool {
+        self.ledgers().all(Ledger::will_report)
+    }
+
+    /// Too much is owed: stop reading the client.
+    pub fn is_full(&self) -> bool {
+        self.ledger.owed.len() >= OWED_MAX
+    }
+
+    /// The client's message with this tag is forwarded.
+    pub fn on_request(&mut self, tag: u8) {
+        self.ledger.on_request(tag);
+        for ledger in &mut self.others {
+            ledger.on_request(tag);
+        }
+    }
+
+    /// The server's message with this tag arrived; not for ReadyForQuery.
+    pub fn on_answer(&mut self, tag: u8) {
+        use answer::*;
+        if matches!(tag, NOTICE_RESPONSE | NOTIFICATION_RESPONSE | PARAMETER_STATUS) {
+            return;
+        }
+        self.strike_impossible(tag);
+        if tag == ERROR_RESPONSE {
+            return self.on_error();
+        }
+        self.ledger.on_answer(tag);
+        for ledger in &mut self.others {
+            ledger.on_answer(tag);
+        }
+    }
+
+    /// ReadyForQuery arrived.
+    pub fn on_ready(&mut self, status: TransactionStatus) {
+        self.strike_impossible(answer::READY_FOR_QUERY);
+        self.status = status;
+        self.ledger.on_ready();
+        for ledger in &mut self.others {
+            ledger.on_ready();
+        }
+        self.merge();
+    }
+
+    fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
+        std::iter::once(&self.ledger).chain(&self.others)
+    }
+
+    /// An error inside a COPY divides a ledger into one for each number of Syncs that the COPY may have read.
+    fn on_error(&mut self) {
+        if self.others.is_empty() && self.ledger.syncs_in_copy() == 0 {
+            return self.ledger.on_error();
+        }
+        let failures =
+            |ledger: &Ledger| (0..=ledger.syncs_in_copy()).map(|read| ledger.failed(read)).collect();
+        let mut possible: Vec<Ledger> = self.ledgers().flat_map::<Vec<_>, _>(failures).collect();
+        self.lost |= possible.len() > LEDGERS_MAX;
+        possible.truncate(LEDGERS_MAX);
+        if let Some(ledger) = possible.pop() {
+            self.ledger = ledger;
+            self.others = possible;
+        }
+        self.merge();
+    }
+
+    /// Possibilities in which this answer cannot come were none. If it can come in none, nothing is known better.
+    fn strike_impossible(&mut self, tag: u8) {
+        if self.others.is_empty() || !self.ledgers().any(|ledger| ledger.expects(tag)) {
+            return;
+        }
+        self.others.retain(|ledger| ledger.expects(tag));
+        if !self.ledger.expects(tag)
+            && let Some(ledger) = self.others.pop()
+        {
+            self.ledger = ledger;
+        }
+    }
+
+    /// Possibilities that have become the same are one.
+    fn merge(&mut self) {
+        if self.others.is_empty() {
+            return;
+        }
+        for ledger in std::mem::take(&mut self.others) {
+            if !self.ledgers().any(|known| *known == ledger) {
+                self.others.push(ledger);
+            }
+        }
+    }
+}
+
+/// One possibility: what is owed, if the server read what this says that it read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ledger {
+    owed: VecDeque<Owed>,
+    copying: Copying,
+    /// Extended messages were sent since the last ReadyForQuery: the implicit transaction stays open until a Sync.
+    unsynced: bool,
+    /// The server skips everything until a Sync that the client has not sent yet.
+    skipping: bool,
+    /// The front has been answered in part.
+    spoken: bool,
+    /// Extended messages were carried out since the last ReadyForQuery.
+    worked: bool,
+}
+
+impl Ledger {
+    fn debt(&self) -> Debt {
+        match self.owed.iter().all(|owed| *owed == Owed::Sync) {
+            _ if self.unsynced => Debt::Work,
+            true if self.owed.is_empty() => Debt::None,
+            true => Debt::Syncs,
+            false => Debt::Work,
+        }
+    }
+
+    fn will_report(&self) -> bool {
+        let reports = |owed: &Owed| matches!(owed, Owed::Query | Owed::FunctionCall | Owed::Sync);
+        !matches!(self.copying, Copying::In | Copying::Both) && self.owed.iter().any(reports)
+    }
+
+    /// Whether this answer can come now.
+    fn expects(&self, tag: u8) -> bool {
+        use answer::*;
+        let extended_only = matches!(
+            tag,
+            PARSE_COMPLETE
+                | BIND_COMPLETE
+                | CLOSE_COMPLETE
+                | NO_DATA
+                | PORTAL_SUSPENDED
+                | PARAMETER_DESCRIPTION
+        );
+        match self.owed.front() {
+            None => false,
+            Some(Owed::Extended { .. }) => !matches!(tag, READY_FOR_QUERY | FUNCTION_CALL_RESPONSE),
+            Some(Owed::Query) if tag == READY_FOR_QUERY => self.spoken,
+            Some(Owed::Query) => !extended_only && tag != FUNCTION_CALL_RESPONSE,
+            Some(Owed::FunctionCall) if tag == READY_FOR_QUERY => self.spoken,
+            Some(Owed::FunctionCall) => matches!(tag, FUNCTION_CALL_RESPONSE | ERROR_RESPONSE),
+            // A Sync can fail only where it has something to commit.
+            Some(_) => tag == READY_FOR_QUERY || (tag == ERROR_RESPONSE && self.worked),
+        }
+    }
+
+    fn on_request(&mut self, tag: u8) {
+        use request::*;
+        match tag {
+            SYNC => self.on_sync(),
+            COPY_DONE | COPY_FAIL => self.on_copy_end(),
+            _ if self.skipping => {}
+            PARSE | BIND | DESCRIBE | EXECUTE | CLOSE => self.on_extended(),
+            QUERY => self.owed.push_back(Owed::Query),
+            FUNCTION_CALL => self.owed.push_back(Owed::FunctionCall),
+            _ => {}
+        }
+    }
+
+    fn on_extended(&mut self) {
+        self.unsynced = true;
+        match self.owed.back_mut() {
+            Some(Owed::Extended { answers }) => *answers = answers.saturating_add(1),
+            _ => self.owed.push_back(Owed::Extended { answers: 1 }),
+        }
+    }
+
+    fn on_sync(&mut self) {
+        self.skipping = false;
+        self.owed.push_back(match self.copying {
+            Copying::In => Owed::SyncInCopy,
+            _ => Owed::Sync,
+        });
+    }
+
+    fn on_copy_end(&mut self) {
+        match self.copying {
+            Copying::In => self.copying = Copying::InEnded,
+            Copying::Both => {}
+            // Blindly pipelined behind a COPY; without one in the queue the server ignores it.
+            Copying::No | Copying::InEnded if self.may_ask_for_data() => self.owed.push_back(Owed::CopyEnd),
+            Copying::No | Copying::InEnded => {}
+        }
+    }
+
+    fn may_ask_for_data(&self) -> bool {
+        self.owed.iter().any(|owed| matches!(owed, Owed::Extended { .. } | Owed::Query))
+    }
+
+    /// Not for ReadyForQuery, an error, or what may come at any time.
+    fn on_answer(&mut self, tag: u8) {
+        use answer::*;
+        self.spoken = true;
+        match tag {
+            PARSE_COMPLETE | BIND_COMPLETE | CLOSE_COMPLETE | NO_DATA | ROW_DESCRIPTION
+            | PORTAL_SUSPENDED | EMPTY_QUERY_RESPONSE => self.pay_extended(),
+            COMMAND_COMPLETE => self.on_command_complete(),
+            COPY_IN_RESPONSE => self.on_copy_in(),
+            COPY_BOTH_RESPONSE => self.copying = Copying::Both,
+            _ => {}
+        }
+    }
+
+    fn on_ready(&mut self) {
+        self.copying = Copying::No;
+        self.spoken = false;
+        self.worked = false;
+        self.owed.pop_front();
+        self.skip_copy_ends();
+        self.unsynced = self.skipping || self.has_unsynced_front();
+        if self.owed.is_empty() && self.owed.capacity() > OWED_KEPT {
+            self.owed = VecDeque::new();
+        }
+    }
+
+    /// Whether extended messages stand before the next Sync.
+    fn has_unsynced_front(&self) -> bool {
+        let next = self.owed.iter().find(|owed| matches!(owed, Owed::Extended { .. } | Owed::Sync));
+        matches!(next, Some(Owed::Extended { .. }))
+    }
+
+    fn pay_extended(&mut self) {
+        let Some(Owed::Extended { answers }) = self.owed.front_mut() else { return };
+        *answers -= 1;
+        self.worked = true;
+        if *answers == 0 {
+            self.owed.pop_front();
+            self.unsynced = true;
+            self.spoken = false;
+            if self.copying == Copying::No {
+                self.skip_copy_ends();
+            }
+        }
+    }
+
+    fn on_command_complete(&mut self) {
+        if matches!(self.copying, Copying::In | Copying::InEnded) {
+            self.copying = Copying::No;
+            self.owed.retain(|owed| *owed != Owed::SyncInCopy);
+        }
+        self.pay_extended();
+    }
+
+    /// The server asks for data: it reads what was sent behind the command as part of the COPY.
+    fn on_copy_in(&mut self) {
+        self.copying = Copying::In;
+        let mut at = 1;
+        while let Some(owed) = self.owed.get_mut(at) {
+            match owed {
+                Owed::Sync | Owed::SyncInCopy => *owed = Owed::SyncInCopy,
+                Owed::CopyEnd => {
+                    self.copying = Copying::InEnded;
+                    self.owed.remove(at);
+                    return;
+                }
+                _ => return,
+            }
+            at += 1;
+        }
+    }
+
+    fn syncs_in_copy(&self) -> usize {
+        match self.copying {
+            Copying::In | Copying::InEnded => {
+                self.owed.iter().filter(|owed| **owed == Owed::SyncInCopy).count()
+            }
+            Copying::No | Copying::Both => 0,
+        }
+    }
+
+    /// What is owed if the COPY failed after it had read the first `swallowed` Syncs.
+    fn failed(&self, swallowed: usize) -> Ledger {
+        let mut failed = self.clone();
+        let mut read = 0;
+        failed.owed.retain_mut(|owed| {
+            if *owed != Owed::SyncInCopy {
+                return true;
+            }
+            *owed = Owed::Sync;
+            read += 1;
+            read > swallowed
+        });
+        failed.on_error();
+        failed
+    }
+
+    fn on_error(&mut self) {
+        self.spoken = true;
+        self.copying = Copying::No;
+        if !matches!(self.owed.front(), Some(Owed::Extended { .. })) {
+            return;
+        }
+        match self.owed.iter().position(|owed| *owed == Owed::Sync) {
+            Some(sync) => drop(self.owed.drain(..sync)),
+            None => {
+                self.owed.clear();
+                self.skipping = true;
+            }
+        }
+    }
+
+    /// The command before them did not ask for data: the server ignores them.
+    fn skip_copy_ends(&mut self) {
+        while self.owed.front() == Some(&Owed::CopyEnd) {
+            self.owed.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::Walker;
+    use super::Rest::{Busy, Doubtful, Settled};
+    use super::*;
+
+    /// `"> P B E S"`: the client sends; `"< 1 2 C ZI"`: the server answers; each with how the connection rests then.
+    type Line = (&'static str, Rest);
+
+    /// A message for each word: its first letter is the tag, the rest its body.
+    fn bytes_of(words: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in words.split_whitespace() {
+            let (tag, body) = word.split_at(1);
+            bytes.extend(tag.as_bytes());
+            bytes.extend((body.len() as i32 + 4).to_be_bytes());
+            bytes.extend(body.as_bytes());
+        }
+        bytes
+    }
+
+    fn feed(exchange: &mut Exchange, line: &str, cut: usize) {
+        let (side, words) = line.split_at(1);
+        let bytes = bytes_of(words);
+        let mut walker = Walker::default();
+        let cut = cut.min(bytes.len());
+        let mut at = 0;
+        for end in [cut, bytes.len()] {
+            while let Some(piece) =
+                walker.next(&bytes[at..end], |tag| tag == answer::READY_FOR_QUERY).unwrap()
+            {
+                at += piece.bytes.len();
+                match (side, piece.tag) {
+                    _ if !piece.part.begins() => {}
+                    (">", tag) => exchange.on_request(tag),
+                    (_, answer::READY_FOR_QUERY) => {
+                        exchange.on_ready(TransactionStatus::from_byte(piece.body()[0]).unwrap());
+                    }
+                    (_, tag) => exchange.on_answer(tag),
+                }
+            }
+        }
+        assert_eq!(at, bytes.len());
+    }
+
+    /// Plays a conversation, each line cut at every byte.
+    fn play(lines: &[Line]) {
+        let longest = lines.iter().map(|(line, _)| bytes_of(&line[1..]).len()).max().unwrap();
+        for cut in 0..=longest {
+            let mut exchange = Exchange::new();
+            for (at, (line, rest)) in lines.iter().enumerate() {
+                feed(&mut exchange, line, cut);
+                assert_eq!(exchange.rest(), *rest, "after line {at}, {line:?}, cut at {cut}: {exchange:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_ends_at_ready_for_query() {
+        play(&[("> Qselect", Busy), ("< T D D C", Busy), ("< ZI", Settled)]);
+        play(&[("> Q", Busy), ("< I ZI", Settled)]);
+        play(&[("> Qsyntax", Busy), ("< E", Busy), ("< ZI", Settled)]);
+    }
+
+    #[test]
+    fn an_open_transaction_is_no_boundary() {
+        play(&[
+            ("> Qbegin", Busy),
+            ("< C ZT", Busy),
+            ("> Qfail", Busy),
+            ("< E ZE", Busy),
+            ("> Qrollback", Busy),
+            ("< C ZI", Settled),
+        ]);
+    }
+
+    #[test]
+    fn a_pipeline_of_syncs_ends_at_the_last() {
+        play(&[
+            ("> P B E S P B E S B E S", Busy),
+            ("< 1 2 C ZI", Busy),
+            ("< 1 2 C ZI", Busy),
+            ("< 2 C", Busy),
+            ("< ZI", Settled),
+        ]);
+    }
+
+    #[test]
+    fn queries_pipelined_behind_each_other_are_each_answered() {
+        play(&[("> Q Q Q", Busy), ("< C ZI", Busy), ("< C ZI", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn flush_without_sync_leaves_the_implicit_transaction_open() {
+        play(&[
+            ("> P D H", Busy),
+            ("< 1 t n", Busy),
+            ("> B E H", Busy),
+            ("< 2 D C", Busy),
+            ("> S", Busy),
+            ("< ZI", Settled),
+        ]);
+    }
+
+    #[test]
+    fn flush_alone_owes_nothing() {
+        play(&[("> H", Settled), ("> Q", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn an_error_in_the_extended_protocol_skips_to_the_sync() {
+        play(&[("> P B E B E S", Busy), ("< 1 E", Busy), ("< ZI", Settled)]);
+        play(&[("> P B E H", Busy), ("< E", Busy), ("> B E", Busy), ("> S", Busy), ("< ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_query_in_the_skipped_part_is_skipped_too() {
+        play(&[("> P B E Q S", Busy), ("< 1 E", Busy), ("< ZI", Settled)]);
+        play(&[("> P B E H", Busy), ("< E", Busy), ("> Q F", Busy), ("> S", Busy), ("< ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_query_behind_extended_messages_without_an_error_is_answered() {
+        play(&[("> P B E Q S", Busy), ("< 1 2 C", Busy), ("< T D C ZI", Busy), ("< ZI", Settled)]);
+        play(&[("> P B E Q", Busy), ("< 1 2 C", Busy), ("< T D C ZI", Settled)]);
+    }
+
+    #[test]
+    fn an_error_of_a_query_behind_extended_messages_is_its_own() {
+        play(&[
+            ("> P B E Q Q S", Busy),
+            ("< 1 2 C", Busy),
+            ("< E ZI", Busy),
+            ("< C ZI", Busy),
+            ("< ZI", Settled),
+        ]);
+    }
+
+    #[test]
+    fn only_the_batch_with_the_error_is_skipped() {
+        play(&[("> P B E S P B E S", Busy), ("< 1 E ZI", Busy), ("< 1 2 C ZI", Settled)]);
+    }
+
+    #[test]
+    fn an_error_of_the_commit_at_sync_is_followed_by_its_ready() {
+        play(&[("> P B E S Q", Busy), ("< 1 2 C", Busy), ("< E ZI", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_suspended_portal_keeps_its_transaction() {
+        play(&[("> P B D E H", Busy), ("< 1 2 T D s", Busy), ("> E S", Busy), ("< D C ZI", Settled)]);
+        play(&[("> Qbegin", Busy), ("< C ZT", Busy), ("> P B E S", Busy), ("< 1 2 s ZT", Busy)]);
+    }
+
+    #[test]
+    fn a_function_call_is_answered_like_a_query() {
+        play(&[("> F", Busy), ("< V", Busy), ("< ZI", Settled)]);
+        play(&[("> F", Busy), ("< E ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_simple_copy_in_ends_at_ready_for_query() {
+        play(&[
+            ("> Qcopy", Busy),
+            ("< G", Busy),
+            ("> d d d", Busy),
+            ("> c", Busy),
+            ("< C", Busy),
+            ("< ZI", Settled),
+        ]);
+    }
+
+    #[test]
+    fn a_sync_inside_a_simple_copy_in_is_swallowed() {
+        play(&[("> Qcopy", Busy), ("< G", Busy), ("> d S d S", Busy), ("> c", Busy), ("< C ZI", Settled)]);
+        play(&[("> Qcopy S d c", Busy), ("< G", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_sync_behind_the_execute_that_starts_copy_in_is_swallowed() {
+        play(&[
+            ("> P B D E S", Busy),
+            ("< 1 2 n G", Busy),
+            ("> d d c S", Busy),
+            ("< C", Busy),
+            ("< ZI", Settled),
+        ]);
+    }
+
+    #[test]
+    fn a_copy_in_pipelined_blindly_ends_at_its_last_sync() {
+        play(&[("> P B E S d d c S", Busy), ("< 1 2 G", Busy), ("< C", Busy), ("< ZI", Settled)]);
+        play(&[("> P B E d d c S", Busy), ("< 1 2 G C", Busy), ("< ZI", Settled)]);
+        play(&[("> Qcopy d c Q", Busy), ("< G C ZI", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_copy_in_that_never_began_ignores_its_data() {
+        play(&[("> Qcopy d d c", Busy), ("< E ZI", Settled)]);
+        play(&[("> Qcopy d c Q", Busy), ("< E ZI", Busy), ("< C ZI", Settled)]);
+        play(&[("> P B E d c S", Busy), ("< 1 2 E", Busy), ("< ZI", Settled)]);
+    }
+
+    #[test]
+    fn copy_fail_ends_a_copy_with_an_error() {
+        play(&[("> Qcopy", Busy), ("< G", Busy), ("> d f", Busy), ("< E ZI", Settled)]);
+        play(&[("> P B E H", Busy), ("< 1 2 G", Busy), ("> d f S", Busy), ("< E ZI", Settled)]);
+    }
+
+    #[test]
+    fn data_sent_after_the_server_gave_up_a_copy_is_ignored() {
+        play(&[
+            ("> Qcopy", Busy),
+            ("< G", Busy),
+            ("> d", Busy),
+            ("< E", Busy),
+            ("> d c", Busy),
+            ("< ZI", Settled),
+            ("> d d c", Settled),
+            ("> Q", Busy),
+            ("< C ZI", Settled),
+        ]);
+        play(&[("> P B E H", Busy), ("< 1 2 G E", Busy), ("> d c", Busy), ("> S", Busy), ("< ZI", Settled)]);
+    }
+
+    #[test]
+    fn two_copies_in_one_query_each_ask_for_data() {
+        play(&[
+            ("> Qcopy;copy", Busy),
+            ("< G", Busy),
+            ("> d c", Busy),
+            ("< C G", Busy),
+            ("> d c", Busy),
+            ("< C ZI", Settled),
+        ]);
+        play(&[("> Qcopy;copy d c d c Q", Busy), ("< G C G C ZI", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_sync_that_a_failed_copy_may_have_swallowed_is_doubtful() {
+        let failed: [Line; 3] = [("> P B E S", Busy), ("< 1 2 G", Busy), ("> d c S", Busy)];
+        let then = |more: &[Line]| play(&[&failed, more].concat());
+        // The server read the first Sync inside the COPY: one ReadyForQuery comes. The next request settles it.
+        then(&[("< E ZI", Doubtful), ("> Q", Busy), ("< T D C ZI", Settled)]);
+        then(&[("< E ZI", Doubtful), ("> P B E S", Busy), ("< 1 2 C ZI", Settled)]);
+        then(&[("< E ZI", Doubtful), ("> Qbad", Busy), ("< E ZI", Settled)]);
+        // The COPY failed before it read anything: two come.
+        then(&[("< E ZI", Doubtful), ("< ZI", Settled), ("> Q", Busy), ("< C ZI", Settled)]);
+        // The second arrives while the next request is already on its way.
+        then(&[("< E ZI", Doubtful), ("> Q", Busy), ("< ZI", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn what_follows_a_failed_copy_without_a_sync_may_have_been_skipped() {
+        // Both Syncs were swallowed: the batch behind is skipped up to the next one.
+        play(&[
+            ("> P B E S", Busy),
+            ("< 1 2 G", Busy),
+            ("> S f", Busy),
+            ("< E", Busy),
+            ("> P B D E S S", Busy),
+            ("< ZI", Busy),
+            ("< ZI", Busy),
+            ("> Q", Busy),
+            ("< T D C ZI", Settled),
+        ]);
+        // None was: it runs.
+        play(&[
+            ("> P B E S", Busy),
+            ("< 1 2 G", Busy),
+            ("> f P B E S", Busy),
+            ("< E ZI", Busy),
+            ("< 1 2 C ZI", Settled),
+        ]);
+    }
+
+    #[test]
+    fn a_client_that_pours_syncs_into_a_copy_that_fails_is_at_no_boundary_any_more() {
+        let many = "> ".to_owned() + &"S ".repeat(LEDGERS_MAX);
+        let mut exchange = Exchange::new();
+        for line in ["> Qcopy", "< G", &many, "< E ZI", "< ZI", "> Q", "< C ZI"] {
+            feed(&mut exchange, line, 0);
+        }
+        assert_eq!(exchange.rest(), Busy);
+        assert!(exchange.others.len() < LEDGERS_MAX);
+    }
+
+    #[test]
+    fn a_sync_inside_a_failed_simple_copy_is_doubtful() {
+        let failed: [Line; 3] = [("> Qcopy", Busy), ("< G", Busy), ("> d S d c", Busy)];
+        let then = |more: &[Line]| play(&[&failed, more].concat());
+        then(&[("< E ZI", Doubtful), ("< ZI", Settled)]);
+        then(&[("< E ZI", Doubtful), ("> Q", Busy), ("< C ZI", Settled)]);
+        then(&[("< E ZI", Doubtful), ("> Q", Busy), ("< ZI", Busy), ("< C ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_copy_out_needs_no_answer_of_the_client() {
+        play(&[("> Qcopy", Busy), ("< H d d c C", Busy), ("< ZI", Settled)]);
+        play(&[("> P B E S", Busy), ("< 1 2 H d c C ZI", Settled)]);
+    }
+
+    #[test]
+    fn a_replication_stream_stays_open_until_ready_for_query() {
+        play(&[
+            ("> Qstart_replication", Busy),
+            ("< W", Busy),
+            ("< d d", Busy),
+            ("> d d", Busy),
+            ("> c", Busy),
+            ("< d c", Busy),
+            ("< C ZI", Settled),
+        ]);
+        play(&[("> Qstart_replication", Busy), ("< W d E", Busy), ("> c", Busy), ("< ZI", Settled)]);
+    }
+
+    #[test]
+    fn messages_that_may_come_at_any_time_change_nothing() {
+        play(&[("< N A S", Settled), ("> P B E S", Busy), ("< 1 N 2 A S C N ZI", Settled), ("< A", Settled)]);
+    }
+
+    #[test]
+    fn what_follows_a_sync_can_wait_for_its_answer_but_copy_data_cannot() {
+        let mut exchange = Exchange::new();
+        feed(&mut exchange, "> P B E", 0);
+        assert!(!exchange.will_report());
+        feed(&mut exchange, "> S", 0);
+        assert!(exchange.will_report());
+        feed(&mut exchange, "< 1 2 G", 0);
+        assert!(!exchange.will_report());
+        feed(&mut exchange, "> d c", 0);
+        assert!(!exchange.will_report(), "the Sync that ends the COPY must go through");
+        feed(&mut exchange, "> S", 0);
+        assert!(exchange.will_report());
+    }
+
+    #[test]
+    fn a_client_that_asks_and_never_listens_fills_the_ledger_and_no_more() {
+        let mut exchange = Exchange::new();
+        while !exchange.is_full() {
+            exchange.on_request(request::PARSE);
+            exchange.on_request(request::SYNC);
+        }
+        for _ in 0..OWED_MAX / 2 {
+            exchange.on_answer(answer::PARSE_COMPLETE);
+            exchange.on_ready(TransactionStatus::Idle);
+        }
+        assert!(exchange.is_boundary());
+        assert!(exchange.ledger.owed.capacity() <= OWED_KEPT, "memory is given back");
+    }
+}
