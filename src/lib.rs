@@ -47,4 +47,5 @@
 pub mod error;
 pub mod model;
 
+pub mod auth;
 pub mod wire;

@@ -1,0 +1,65 @@
+//! Proving who one is: SCRAM-SHA-256 in both roles, md5 towards old servers. Sans-IO.
+//!
+//! Owns the cryptography and the order of the SCRAM messages. It deliberately owns no frame (the messages travel inside
+//! those of `wire`), no random source and no thread: nonces come in, and the one slow step, deriving keys from a
+//! password, is a value that the caller runs where waiting is allowed ([`scram::Derivation`]).
+//!
+//! # Why
+//! A client's proof reveals its ClientKey to whoever holds the verifier. A [`ClientKeys`] learned that way opens every
+//! server that holds the same verifier, so a database can move while no password is stored anywhere. It is as good
+//! as the password for that verifier: it lives in memory only, is wiped when dropped, and carries the
+//! [`Fingerprint`] of its verifier so that it is never tried against another one.
+
+pub mod md5;
+pub mod scram;
+
+use std::fmt;
+
+use ring::digest;
+use zeroize::Zeroize;
+
+/// Length of a SHA-256 key.
+pub const KEY_BYTES: usize = 32;
+
+/// Tells verifiers apart: the SHA-256 of a verifier's text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; KEY_BYTES]);
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What proves a role to every server that holds the same verifier. Wiped when dropped, never printed.
+pub struct ClientKeys {
+    client_key: [u8; KEY_BYTES],
+    server_key: [u8; KEY_BYTES],
+    fingerprint: Fingerprint,
+}
+
+impl ClientKeys {
+    /// Of the verifier that they belong to.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+impl Drop for ClientKeys {
+    fn drop(&mut self) {
+        self.client_key.zeroize();
+        self.server_key.zeroize();
+    }
+}
+
+impl fmt::Debug for ClientKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientKeys").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; KEY_BYTES] {
+    let mut hash = [0; KEY_BYTES];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
