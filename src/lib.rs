@@ -48,4 +48,5 @@ pub mod error;
 pub mod model;
 
 pub mod auth;
+pub mod lab;
 pub mod wire;

@@ -1,0 +1,78 @@
+//! As which user a server runs: as ourselves, or as `postgres` when we are root, because PostgreSQL refuses root.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::LabError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Account {
+    Ourselves,
+    Other { uid: u32, gid: u32 },
+}
+
+impl Account {
+    pub(super) fn choose() -> Result<Account, LabError> {
+        let uid = fs::metadata("/proc/self")
+            .map(|metadata| metadata.uid())
+            .map_err(|source| LabError::Directory { path: "/proc/self".into(), source })?;
+        if uid != 0 {
+            return Ok(Account::Ourselves);
+        }
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        ["postgres", "nobody"].iter().find_map(|name| lookup(&passwd, name)).ok_or(LabError::NoAccount)
+    }
+
+    /// Gives a file or directory of ours to this account.
+    pub(super) fn own(self, path: &Path) -> Result<(), LabError> {
+        match self {
+            Account::Ourselves => Ok(()),
+            Account::Other { uid, gid } => chown(path, Some(uid), Some(gid))
+                .map_err(|source| LabError::Directory { path: path.to_owned(), source }),
+        }
+    }
+
+    /// A command that runs as this account, in a directory it can enter, without PostgreSQL's settings of our user.
+    pub(super) fn command(self, program: impl AsRef<OsStr>, directory: &Path) -> Command {
+        let mut command = Command::new(program);
+        if let Account::Other { uid, gid } = self {
+            command.uid(uid).gid(gid);
+        }
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        // A process group of its own: Ctrl-C on our terminal is for us, who then stop the server in order.
+        command.current_dir(directory).stdin(Stdio::null()).process_group(0);
+        command
+    }
+}
+
+fn lookup(passwd: &str, name: &str) -> Option<Account> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        if fields.next()? != name {
+            return None;
+        }
+        let uid = fields.nth(1)?.parse().ok()?;
+        let gid = fields.next()?.parse().ok()?;
+        Some(Account::Other { uid, gid })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_found_by_its_whole_name() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\npostgres2:x:7:8::/:/x\npostgres:x:101:104:a:/b:/c\n";
+        assert_eq!(lookup(passwd, "postgres"), Some(Account::Other { uid: 101, gid: 104 }));
+        assert_eq!(lookup(passwd, "nobody"), None);
+    }
+}
