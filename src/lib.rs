@@ -50,3 +50,5 @@ pub mod model;
 pub mod auth;
 pub mod lab;
 pub mod wire;
+
+pub mod config;

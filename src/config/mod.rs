@@ -1,0 +1,129 @@
+//! The one table of settings: each has a name, a type, a default, a sentence, and how a change reaches a process.
+//!
+//! Owns the table ([`Config::SETTINGS`], in [`settings`]), the reading of the file, and the rendering of the commented
+//! reference `config/freehold.toml`. It deliberately opens no socket and reads no other file: whether a certificate or
+//! a user list is good is said by who uses it.
+//!
+//! # Why
+//! A setting that is not documented cannot be written: the struct, `SHOW CONFIG`, `freehold check` and the reference
+//! file come from one macro. Every mistake of a file is reported, each with its line, because a person repairs them
+//! all in one go; an unknown key is a mistake, because a limit that was misspelt protects nobody.
+
+mod closest;
+mod document;
+mod problem;
+mod reference;
+mod settings;
+mod value;
+
+use std::path::{Path, PathBuf};
+
+pub use closest::closest;
+pub use problem::{ConfigErrors, Problem};
+pub use reference::reference;
+pub use settings::{
+    Admin, Apply, Config, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store, section_doc,
+};
+pub use value::{ByteSize, ClientTls, LogFormat, LogLevel};
+
+impl Config {
+    /// Reads a file. Relative paths in it are meant from the directory of the file.
+    pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigErrors::unreadable(path, &error))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        Config::parse(&text, base).map_err(|errors| errors.of_file(path))
+    }
+
+    /// Reads the text of a file. Every mistake is reported, in the order of the text.
+    pub fn parse(text: &str, base: &Path) -> Result<Config, ConfigErrors> {
+        let (mut config, mut problems, places) = document::read(text);
+        config.check_together(&places, &mut problems);
+        if !problems.is_empty() {
+            problems.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
+            return Err(ConfigErrors::new(text, problems));
+        }
+        config.resolve_paths(base);
+        Ok(config)
+    }
+
+    /// Settings whose value differs, as `section.name`.
+    pub fn differences(&self, other: &Config) -> Vec<&'static Setting> {
+        Config::SETTINGS.iter().filter(|setting| setting.show(self) != setting.show(other)).collect()
+    }
+
+    /// Mistakes that no single setting makes.
+    fn check_together(&self, places: &document::Places, problems: &mut Vec<Problem>) {
+        let mut say = |setting: &str, message: &str, hint: &str| {
+            problems.push(Problem::new(places.of(setting), message).with_hint(hint));
+        };
+        let pairs = [
+            ("proxy.tls_cert", self.proxy.tls_cert.is_some(), "proxy.tls_key", self.proxy.tls_key.is_some()),
+            ("admin.tls_cert", self.admin.tls_cert.is_some(), "admin.tls_key", self.admin.tls_key.is_some()),
+        ];
+        for (cert, has_cert, key, has_key) in pairs {
+            if has_cert && !has_key {
+                say(cert, &format!("{cert} is set, {key} is not"), "A certificate needs its private key.");
+            }
+            if has_key && !has_cert {
+                say(key, &format!("{key} is set, {cert} is not"), "A private key needs its certificate.");
+            }
+        }
+        if self.proxy.tls == ClientTls::Require && self.proxy.tls_cert.is_none() {
+            say(
+                "proxy.tls",
+                "TLS is required, but there is no certificate",
+                "Set proxy.tls_cert and proxy.tls_key.",
+            );
+        }
+        if self.proxy.tls_client_ca.is_some() && self.proxy.tls_cert.is_none() {
+            say(
+                "proxy.tls_client_ca",
+                "client certificates need TLS",
+                "Set proxy.tls_cert and proxy.tls_key.",
+            );
+        }
+        self.check_ports(&mut say);
+    }
+
+    fn check_ports(&self, say: &mut impl FnMut(&str, &str, &str)) {
+        let mut seen = vec![("proxy.listen", self.proxy.listen)];
+        for (setting, address) in
+            [("admin.listen", Some(self.admin.listen)), ("metrics.listen", self.metrics.listen)]
+        {
+            let Some(address) = address else { continue };
+            match seen.iter().find(|(_, taken)| *taken == address && address.port() != 0) {
+                Some((other, _)) => {
+                    say(
+                        setting,
+                        &format!("{setting} and {other} are the same address"),
+                        "Choose another port.",
+                    );
+                }
+                None => seen.push((setting, address)),
+            }
+        }
+    }
+
+    fn resolve_paths(&mut self, base: &Path) {
+        let resolve = |path: &mut PathBuf| {
+            if path.is_relative() {
+                *path = base.join(&*path);
+            }
+        };
+        let optional = [
+            &mut self.proxy.tls_cert,
+            &mut self.proxy.tls_key,
+            &mut self.proxy.tls_client_ca,
+            &mut self.server_tls.ca,
+            &mut self.admin.tls_cert,
+            &mut self.admin.tls_key,
+        ];
+        optional.into_iter().flatten().for_each(resolve);
+        resolve(&mut self.admin.users_file);
+        resolve(&mut self.store.path);
+        self.moves.pg_bin_dirs.iter_mut().for_each(resolve);
+    }
+}
+
+#[cfg(test)]
+mod tests;

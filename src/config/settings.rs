@@ -1,0 +1,267 @@
+//! The table itself. A new setting is one entry here; everything else follows.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::value::{ByteSize, ClientTls, LogFormat, LogLevel, Value};
+use crate::model::ProxyId;
+
+/// How a changed value reaches a running process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apply {
+    /// At RELOAD or SIGHUP, without dropping anyone.
+    Reload,
+    /// At the next start.
+    Restart,
+}
+
+impl Apply {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Apply::Reload => "reload",
+            Apply::Restart => "restart",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy)]
+pub struct Setting {
+    pub section: &'static str,
+    pub name: &'static str,
+    /// The type, for a person.
+    pub kind: &'static str,
+    pub doc: &'static str,
+    pub apply: Apply,
+    /// A value for the reference file where there is no default.
+    pub(super) example: &'static str,
+    show: fn(&Config) -> Option<String>,
+    read: fn(&mut Config, &DeValue<'_>) -> Result<(), String>,
+}
+
+impl Setting {
+    /// `section.name`
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The value as TOML; `None` where it is not set.
+    pub fn show(&self, config: &Config) -> Option<String> {
+        (self.show)(config)
+    }
+
+    pub(super) fn read(&self, config: &mut Config, value: &DeValue<'_>) -> Result<(), String> {
+        (self.read)(config, value)
+    }
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.section, self.name)
+    }
+}
+
+/// What a section is for.
+pub fn section_doc(section: &str) -> Option<&'static str> {
+    Config::SECTIONS.iter().find(|(name, _)| *name == section).map(|(_, doc)| *doc)
+}
+
+fn within<T: Value + PartialOrd>(value: T, bounds: &std::ops::RangeInclusive<T>) -> Result<T, String> {
+    if bounds.contains(&value) {
+        return Ok(value);
+    }
+    let show = |bound: &T| bound.write().unwrap_or_default();
+    Err(format!("needs a value between {} and {}", show(bounds.start()), show(bounds.end())))
+}
+
+macro_rules! bounded {
+    ($value:expr) => {
+        Ok($value)
+    };
+    ($value:expr, $bounds:expr) => {
+        within($value, &$bounds)
+    };
+}
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])*
+        [$section:literal] $group:ident: $struct:ident {
+            $(
+                $(#[doc = $doc:literal])*
+                $name:ident: $type:ty = $default:expr, $apply:ident
+                    $(, within $bounds:expr)? $(, example $example:literal)?;
+            )*
+        }
+    )*) => {
+        /// Every setting of a process. A value of this type was read from a file without a mistake, or is the default.
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        pub struct Config {
+            $($(#[doc = $section_doc])* pub $group: $struct,)*
+        }
+
+        $(
+            $(#[doc = $section_doc])*
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub struct $struct {
+                $($(#[doc = $doc])* pub $name: $type,)*
+            }
+
+            impl Default for $struct {
+                fn default() -> $struct {
+                    $struct { $($name: $default,)* }
+                }
+            }
+        )*
+
+        impl Config {
+            /// Name and purpose of each section, in the order of the reference file.
+            pub const SECTIONS: &'static [(&'static str, &'static str)] =
+                &[$(($section, concat!($($section_doc,)*)),)*];
+
+            pub const SETTINGS: &'static [Setting] = &[$($(
+                Setting {
+                    section: $section,
+                    name: stringify!($name),
+                    kind: <$type as Value>::KIND,
+                    doc: concat!($($doc,)*),
+                    apply: Apply::$apply,
+                    example: concat!($($example)?),
+                    show: |config| config.$group.$name.write(),
+                    read: |config, value| {
+                        let value = <$type as Value>::read(value)?;
+                        let value: Result<$type, String> = bounded!(value $(, $bounds)?);
+                        config.$group.$name = value?;
+                        Ok(())
+                    },
+                },
+            )*)*];
+        }
+    };
+}
+
+const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn proxy_id() -> ProxyId {
+    match ProxyId::parse("local") {
+        Ok(id) => id,
+        Err(_) => unreachable!("\"local\" is a word"),
+    }
+}
+
+settings! {
+    /// What applications connect to.
+    ["proxy"] proxy: Proxy {
+        /// Where applications connect.
+        listen: SocketAddr = local(6432), Restart;
+        /// The host and port that applications are told to use, in the DSNs that are handed out; `listen` where not set.
+        address: Option<String> = None, Reload, example "\"db.example.com:6432\"";
+        /// The name of this process among all that follow one store.
+        id: ProxyId = proxy_id(), Restart;
+        /// Threads that serve clients. 0: one for each core.
+        workers: u32 = 0, Restart, within 0..=1024;
+        /// Whether clients use TLS: "prefer" offers it where there is a certificate, "require" refuses clients without.
+        tls: ClientTls = ClientTls::Prefer, Restart;
+        /// The certificate chain shown to clients, PEM. RELOAD reads the file again.
+        tls_cert: Option<PathBuf> = None, Restart, example "\"server.crt\"";
+        /// Its private key, PEM.
+        tls_key: Option<PathBuf> = None, Restart, example "\"server.key\"";
+        /// Certificates of clients are checked against these authorities, PEM.
+        tls_client_ca: Option<PathBuf> = None, Restart, example "\"clients.crt\"";
+        /// From the first byte of a client until it is authenticated.
+        login_timeout: Duration = seconds(15), Restart, within ms(100)..=seconds(600);
+        /// To reach a PostgreSQL system and be authenticated there.
+        server_connect_timeout: Duration = seconds(10), Restart, within ms(100)..=seconds(600);
+        /// At a shutdown: how long transactions may go on before they are ended.
+        drain_timeout: Duration = seconds(30), Reload, within ms(0)..=seconds(86_400);
+    }
+    /// How PostgreSQL systems prove who they are; each system has its own SSLMODE.
+    ["server_tls"] server_tls: ServerTls {
+        /// Authorities that certificates of systems are checked against, PEM. Those of the machine where not set.
+        ca: Option<PathBuf> = None, Restart, example "\"systems.crt\"";
+    }
+    /// The admin port: SQL for those who run the platform, with psql or any driver.
+    ["admin"] admin: Admin {
+        /// Where administrators connect, to the database "freehold".
+        listen: SocketAddr = local(6433), Restart;
+        /// Who may: a line for each administrator, `"name" "SCRAM-SHA-256$..."`, as `freehold hash-password` prints it.
+        users_file: PathBuf = PathBuf::from("admins.txt"), Reload;
+        /// The certificate chain shown to administrators, PEM. RELOAD reads the file again.
+        tls_cert: Option<PathBuf> = None, Restart, example "\"server.crt\"";
+        /// Its private key, PEM.
+        tls_key: Option<PathBuf> = None, Restart, example "\"server.key\"";
+        /// Connections of administrators; more are refused with 53300.
+        connections_max: u32 = 100, Restart, within 1..=10_000;
+    }
+    /// What outlives the process: teams, systems, databases, moves.
+    ["store"] store: Store {
+        /// The file of the embedded store. One process uses it at a time.
+        path: PathBuf = PathBuf::from("freehold.redb"), Restart;
+    }
+    /// Moves of databases between systems, and what else the control loop does.
+    ["move"] moves: Movement {
+        /// The longest that clients are held, whatever contract or command allow. Past it the cutover is aborted: everyone goes on at the source, without an error.
+        pause_max: Duration = seconds(5), Reload, within ms(10)..=seconds(60);
+        /// How long the proxies have to prepare their sessions on the target before the pause.
+        warm_timeout: Duration = seconds(30), Reload, within ms(100)..=seconds(3_600);
+        /// How long a cutover waits for sessions that cannot travel (temporary tables, open cursors) before it gives up.
+        pin_wait: Duration = seconds(60), Reload, within ms(0)..=seconds(86_400);
+        /// How long a proxy may take to answer an order that needs nothing of a client. One that is silent for longer is fenced off.
+        ack_timeout: Duration = seconds(5), Reload, within ms(10)..=seconds(600);
+        /// Cutovers that are tried before the move is rolled back.
+        cutover_attempts: u32 = 5, Reload, within 1..=1_000;
+        /// After the first aborted cutover; doubles with each.
+        cutover_retry_delay: Duration = seconds(1), Reload, within ms(10)..=seconds(3_600);
+        /// Tries of a step that must go on (settle, finish, an undo) before a person is asked.
+        step_attempts: u32 = 5, Reload, within 1..=1_000;
+        /// After the first of them; doubles with each.
+        step_retry_delay: Duration = seconds(1), Reload, within ms(10)..=seconds(3_600);
+        /// The cutover begins when a row takes no longer than this from the source to the target.
+        lag_max: Duration = ms(20), Reload, within ms(1)..=seconds(60);
+        /// Connections that copy rows, on each side.
+        copy_workers: u32 = 4, Reload, within 1..=64;
+        /// Tables larger than this are copied in parts, by several workers.
+        copy_split: ByteSize = ByteSize::megabytes(256), Reload, within ByteSize::megabytes(1)..=ByteSize::megabytes(1 << 20);
+        /// Indexes built at the same time.
+        index_workers: u32 = 2, Reload, within 1..=64;
+        /// The longest wait for a lock on one of the product's objects: longer waits would queue the product's statements.
+        lock_timeout: Duration = seconds(2), Reload, within ms(1)..=seconds(600);
+        /// How long the slot waits for transactions that ran before it.
+        slot_timeout: Duration = seconds(60), Reload, within seconds(1)..=seconds(86_400);
+        /// WAL that the source may retain for a move. Past it the move is rolled back, before the source's disk fills.
+        wal_retained_max: ByteSize = ByteSize::megabytes(10 * 1024), Reload;
+        /// Rows of source and target are compared before the cutover.
+        verify: bool = true, Reload;
+        /// Where pg_dump is looked for, beside PATH and the usual places of distributions.
+        pg_bin_dirs: Vec<PathBuf> = Vec::new(), Reload;
+        /// How long connections on the old side have to end by themselves after the clients left.
+        close_grace: Duration = seconds(5), Reload, within ms(0)..=seconds(600);
+        /// How often roles and their verifiers are read from the systems.
+        logins_interval: Duration = seconds(5), Reload, within ms(100)..=seconds(3_600);
+    }
+    /// The log, on standard error.
+    ["log"] log: Log {
+        /// What is written.
+        level: LogLevel = LogLevel::Info, Reload;
+        /// How it is written.
+        format: LogFormat = LogFormat::Text, Restart;
+    }
+    /// Figures for Prometheus and answers for a load balancer, over HTTP.
+    ["metrics"] metrics: Metrics {
+        /// Serves /metrics, /health (the process lives) and /ready (it takes clients).
+        listen: Option<SocketAddr> = None, Restart, example "\"127.0.0.1:6434\"";
+    }
+}

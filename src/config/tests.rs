@@ -1,0 +1,149 @@
+use super::*;
+
+fn problems(text: &str) -> Vec<(usize, String)> {
+    let errors = Config::parse(text, Path::new("/etc")).expect_err("a mistake");
+    errors
+        .problems()
+        .iter()
+        .map(|problem| (errors.position(problem).map_or(0, |(line, _)| line), problem.message.clone()))
+        .collect()
+}
+
+#[test]
+fn the_reference_file_is_what_the_table_renders() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/freehold.toml");
+    if std::env::var_os("FREEHOLD_RENDER").is_some() {
+        std::fs::write(path, reference()).unwrap();
+    }
+    let stored = std::fs::read_to_string(path).unwrap();
+    assert!(stored == reference(), "stale: run FREEHOLD_RENDER=1 cargo test --lib the_reference_file");
+}
+
+#[test]
+fn the_reference_file_with_every_line_switched_on_is_the_default() {
+    let on: String = reference()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .filter(|line| {
+            !Config::SETTINGS
+                .iter()
+                .any(|s| line.starts_with(&format!("{} = {}", s.name, s.example)) && !s.example.is_empty())
+        })
+        .collect();
+    let mut expected = Config::default();
+    expected.resolve_paths(Path::new("/etc"));
+    assert_eq!(Config::parse(&on, Path::new("/etc")).unwrap(), expected);
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert!(Config::parse("", Path::new("/etc")).is_ok());
+}
+
+#[test]
+fn every_setting_is_documented_by_a_sentence() {
+    for setting in Config::SETTINGS {
+        assert!(setting.doc.trim_end().ends_with('.'), "{setting:?}: {}", setting.doc);
+        assert!(setting.show(&Config::default()).is_some() || !setting.example.is_empty(), "{setting:?}");
+    }
+}
+
+#[test]
+fn every_mistake_is_reported_with_its_line() {
+    let text = "[proxy]\nlisten = \"localhost:6432\"\nworkrs = 2\n\n[moves]\npause_max = \"1s\"\n[log]\nlevel = \"inof\"\n";
+    let found = problems(text);
+    assert_eq!(
+        found,
+        vec![
+            (2, "proxy.listen needs an IP address: \"127.0.0.1:6432\"".to_owned()),
+            (3, "unknown setting proxy.workrs".to_owned()),
+            (5, "unknown section \"moves\"".to_owned()),
+            (8, "log.level needs one of error, warn, info, debug, trace; did you mean \"info\"?".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn a_mistake_is_shown_with_a_caret_below_it() {
+    let errors = Config::parse("[proxy]\nworkrs = 2\n", Path::new("/etc")).unwrap_err();
+    let shown = errors.of_file(Path::new("freehold.toml")).to_string();
+    assert_eq!(
+        shown,
+        "freehold.toml:2:1: unknown setting proxy.workrs\n  |\n2 | workrs = 2\n  | ^^^^^^\n  hint: Did you mean \"workers\"?"
+    );
+}
+
+#[test]
+fn toml_that_cannot_be_parsed_is_explained_with_its_line() {
+    assert_eq!(problems("[proxy]\nlisten = \n")[0].0, 2);
+    assert_eq!(problems("[proxy\n")[0].0, 1);
+}
+
+#[test]
+fn a_number_without_a_unit_is_refused() {
+    assert_eq!(
+        problems("[move]\npause_max = 500\n")[0].1,
+        "move.pause_max needs a unit: \"500ms\" or \"500s\""
+    );
+    assert_eq!(problems("[move]\ncopy_split = 64\n")[0].1, "move.copy_split needs a unit: \"64MB\"");
+}
+
+#[test]
+fn a_value_out_of_bounds_is_refused_with_the_bounds() {
+    assert_eq!(
+        problems("[move]\ncopy_workers = 0\n")[0].1,
+        "move.copy_workers needs a value between 1 and 64"
+    );
+    assert_eq!(
+        problems("[move]\npause_max = \"2h\"\n")[0].1,
+        "move.pause_max needs a value between \"10ms\" and \"1m\""
+    );
+}
+
+#[test]
+fn a_certificate_without_its_key_is_refused() {
+    assert_eq!(
+        problems("[proxy]\ntls_cert = \"a\"\n"),
+        vec![(2, "proxy.tls_cert is set, proxy.tls_key is not".to_owned())]
+    );
+    assert_eq!(problems("[proxy]\ntls = \"require\"\n")[0].1, "TLS is required, but there is no certificate");
+}
+
+#[test]
+fn two_ports_on_one_address_are_refused() {
+    let found = problems("[proxy]\nlisten = \"127.0.0.1:6433\"\n[metrics]\nlisten = \"127.0.0.1:6433\"\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn relative_paths_are_meant_from_the_directory_of_the_file() {
+    let config = Config::parse(
+        "[store]\npath = \"x.redb\"\n[admin]\nusers_file = \"/a/b\"\n",
+        Path::new("/etc/freehold"),
+    );
+    let config = config.unwrap();
+    assert_eq!(config.store.path, Path::new("/etc/freehold/x.redb"));
+    assert_eq!(config.admin.users_file, Path::new("/a/b"));
+}
+
+#[test]
+fn sizes_are_written_in_the_largest_whole_unit() {
+    for text in ["64MB", "1GB", "1536kB", "7B", "0B"] {
+        assert_eq!(ByteSize::parse(text).unwrap().to_string(), text);
+    }
+    for bad in ["", "64", "MB", "1.5GB", "-1MB", "99999999999TB", "64 parsecs"] {
+        assert_eq!(ByteSize::parse(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn differences_name_what_changed() {
+    let changed =
+        Config::parse("[log]\nlevel = \"debug\"\n[store]\npath = \"/x\"\n", Path::new("/")).unwrap();
+    let base = Config::parse("[store]\npath = \"/x\"\n", Path::new("/")).unwrap();
+    let names: Vec<String> = base.differences(&changed).iter().map(|s| s.path()).collect();
+    assert_eq!(names, ["log.level"]);
+}

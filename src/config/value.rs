@@ -1,0 +1,264 @@
+//! The types of settings: how each is read from TOML and written back.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::closest;
+use crate::model::ProxyId;
+
+/// A type that a setting can have.
+pub(super) trait Value: Sized {
+    /// For the reference file: `duration`, `size`.
+    const KIND: &'static str;
+    /// The value, or a sentence's rest: `needs a duration such as "500ms"`.
+    fn read(value: &DeValue<'_>) -> Result<Self, String>;
+    /// As TOML; `None` where nothing is set.
+    fn write(&self) -> Option<String>;
+}
+
+fn text<'a>(value: &'a DeValue<'_>, wanted: &str) -> Result<&'a str, String> {
+    value.as_str().ok_or_else(|| format!("needs {wanted}, not {}", article(value.type_str())))
+}
+
+fn article(kind: &str) -> String {
+    match kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        true => format!("an {kind}"),
+        false => format!("a {kind}"),
+    }
+}
+
+/// A TOML string.
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+impl Value for bool {
+    const KIND: &'static str = "true or false";
+    fn read(value: &DeValue<'_>) -> Result<bool, String> {
+        value.as_bool().ok_or_else(|| "needs true or false".to_owned())
+    }
+    fn write(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Value for u32 {
+    const KIND: &'static str = "number";
+    fn read(value: &DeValue<'_>) -> Result<u32, String> {
+        let Some(integer) = value.as_integer() else {
+            return Err(format!("needs a whole number, not {}", article(value.type_str())));
+        };
+        u32::from_str_radix(&integer.as_str().replace('_', ""), integer.radix())
+            .map_err(|_| format!("needs a whole number between 0 and {}", u32::MAX))
+    }
+    fn write(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Value for Duration {
+    const KIND: &'static str = "duration";
+    fn read(value: &DeValue<'_>) -> Result<Duration, String> {
+        if let Some(integer) = value.as_integer() {
+            let number = integer.as_str();
+            return Err(format!("needs a unit: \"{number}ms\" or \"{number}s\""));
+        }
+        let text = text(value, "a duration such as \"500ms\"")?;
+        humantime::parse_duration(text)
+            .map_err(|_| "needs a duration such as \"500ms\", \"30s\" or \"5m\"".to_owned())
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(&humantime::format_duration(*self).to_string()))
+    }
+}
+
+/// A size in bytes, written as PostgreSQL does: `64MB`, units of 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+const UNITS: [(&str, u32); 5] = [("TB", 40), ("GB", 30), ("MB", 20), ("kB", 10), ("B", 0)];
+
+impl ByteSize {
+    pub const fn megabytes(count: u64) -> ByteSize {
+        ByteSize(count << 20)
+    }
+
+    pub fn parse(text: &str) -> Option<ByteSize> {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(digits);
+        let unit = unit.trim();
+        let shift = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1;
+        number.parse::<u64>().ok()?.checked_mul(1 << shift).map(ByteSize)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |shift: u32| self.0 != 0 && self.0.trailing_zeros() >= shift;
+        let (unit, shift) = UNITS.into_iter().find(|(_, shift)| whole(*shift)).unwrap_or(("B", 0));
+        write!(f, "{}{unit}", self.0 >> shift)
+    }
+}
+
+impl Value for ByteSize {
+    const KIND: &'static str = "size";
+    fn read(value: &DeValue<'_>) -> Result<ByteSize, String> {
+        if let Some(integer) = value.as_integer() {
+            return Err(format!("needs a unit: \"{}MB\"", integer.as_str()));
+        }
+        let text = text(value, "a size such as \"64MB\"")?;
+        ByteSize::parse(text)
+            .ok_or_else(|| "needs a size such as \"64MB\" (units: B, kB, MB, GB, TB)".to_owned())
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
+    }
+}
+
+impl Value for SocketAddr {
+    const KIND: &'static str = "address and port";
+    fn read(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+        let wanted = "an IP address and a port such as \"0.0.0.0:6432\"";
+        let text = text(value, wanted)?;
+        text.parse().map_err(|_| match text.strip_prefix("localhost:") {
+            Some(port) => format!("needs an IP address: \"127.0.0.1:{port}\""),
+            None => format!("needs {wanted}"),
+        })
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.to_string()))
+    }
+}
+
+impl Value for PathBuf {
+    const KIND: &'static str = "path";
+    fn read(value: &DeValue<'_>) -> Result<PathBuf, String> {
+        match text(value, "a path")? {
+            "" => Err("needs a path; leave the line out for none".to_owned()),
+            path => Ok(PathBuf::from(path)),
+        }
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.to_string_lossy()))
+    }
+}
+
+impl Value for String {
+    const KIND: &'static str = "text";
+    fn read(value: &DeValue<'_>) -> Result<String, String> {
+        text(value, "a text").map(str::to_owned)
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(self))
+    }
+}
+
+impl Value for ProxyId {
+    const KIND: &'static str = "word";
+    fn read(value: &DeValue<'_>) -> Result<ProxyId, String> {
+        let wanted = "lower-case letters, digits, \"-\" and \"_\"";
+        ProxyId::parse(text(value, wanted)?).map_err(|error| format!("needs {wanted}: {error}"))
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.as_str()))
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    const KIND: &'static str = T::KIND;
+    fn read(value: &DeValue<'_>) -> Result<Option<T>, String> {
+        T::read(value).map(Some)
+    }
+    fn write(&self) -> Option<String> {
+        self.as_ref().and_then(T::write)
+    }
+}
+
+impl Value for Vec<PathBuf> {
+    const KIND: &'static str = "list of paths";
+    fn read(value: &DeValue<'_>) -> Result<Vec<PathBuf>, String> {
+        let wanted = || {
+            format!(
+                "needs a list of paths such as [\"/usr/lib/postgresql/17/bin\"], not {}",
+                article(value.type_str())
+            )
+        };
+        let items = value.as_array().ok_or_else(wanted)?;
+        items.iter().map(|item| PathBuf::read(item.get_ref())).collect()
+    }
+    fn write(&self) -> Option<String> {
+        let items: Vec<String> = self.iter().filter_map(Value::write).collect();
+        Some(format!("[{}]", items.join(", ")))
+    }
+}
+
+/// Settings that are one of a few words.
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            pub const WORDS: &'static [&'static str] = &[$($word,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)*
+                }
+            }
+
+            pub fn parse(word: &str) -> Option<$name> {
+                match word {
+                    $($word => Some($name::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Value for $name {
+            const KIND: &'static str = concat!("one of" $(, " ", $word)*);
+            fn read(value: &DeValue<'_>) -> Result<$name, String> {
+                let wanted = format!("one of {}", $name::WORDS.join(", "));
+                let word = text(value, &wanted)?;
+                $name::parse(word).ok_or_else(|| match closest(word, $name::WORDS.iter().copied()) {
+                    Some(meant) => format!("needs {wanted}; did you mean \"{meant}\"?"),
+                    None => format!("needs {wanted}"),
+                })
+            }
+            fn write(&self) -> Option<String> {
+                Some(quoted(self.as_str()))
+            }
+        }
+    )*};
+}
+
+words! {
+    /// Whether clients use TLS.
+    ClientTls {
+        Disable = "disable",
+        /// With TLS where the client asks for it.
+        Prefer = "prefer",
+        /// Clients without TLS are refused (unix sockets excepted).
+        Require = "require",
+    }
+    LogLevel {
+        Error = "error",
+        Warn = "warn",
+        Info = "info",
+        Debug = "debug",
+        Trace = "trace",
+    }
+    LogFormat {
+        /// A line for a person.
+        Text = "text",
+        /// An object on each line.
+        Json = "json",
+    }
+}
