@@ -52,3 +52,4 @@ pub mod lab;
 pub mod wire;
 
 pub mod config;
+pub mod telemetry;

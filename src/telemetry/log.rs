@@ -1,0 +1,59 @@
+//! Logging: tracing to standard error, as text or JSON, at a level that can change while the process runs.
+
+use std::io::{self, IsTerminal as _};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Changes the level while the process runs.
+#[derive(Debug, Clone)]
+pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
+
+impl LogHandle {
+    /// `error`, `warn`, `info`, `debug` or `trace`. Libraries stay at `warn` unless it is `trace`.
+    pub fn set_level(&self, level: &str) {
+        // The handle fails only when the subscriber is gone, and then nobody listens.
+        let _ = self.0.reload(filter(level));
+    }
+}
+
+/// Installs the subscriber of the process; `main` does it once. `RUST_LOG`, where set, wins over `level`.
+///
+/// Returns None where a subscriber is installed already.
+pub fn install(level: &str, format: Format) -> Option<LogHandle> {
+    let chosen = match std::env::var("RUST_LOG") {
+        Ok(directives) => EnvFilter::new(directives),
+        Err(_) => filter(level),
+    };
+    let (layer, handle) = reload::Layer::new(chosen);
+    let registry = tracing_subscriber::registry().with(layer);
+    let installed = match format {
+        Format::Text => registry
+            .with(
+                fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false),
+            )
+            .try_init(),
+        Format::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+        }
+    };
+    installed.ok().map(|()| LogHandle(handle))
+}
+
+fn filter(level: &str) -> EnvFilter {
+    match level {
+        "trace" => EnvFilter::new("trace"),
+        _ => EnvFilter::builder()
+            .with_default_directive(LevelFilter::WARN.into())
+            .parse_lossy(format!("freehold={level}")),
+    }
+}
