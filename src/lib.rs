@@ -53,3 +53,5 @@ pub mod wire;
 
 pub mod config;
 pub mod telemetry;
+
+pub mod tls;

@@ -1,0 +1,191 @@
+//! TLS towards servers: they hold the certificate, and `sslmode` says how far we believe it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::verify::{Demand, ServerVerifier};
+use super::{
+    ALPN_POSTGRESQL, Stream, TlsError, provider, read_certificates, read_key, read_roots, server_end_point,
+};
+use crate::model::SslMode;
+
+/// Whom to believe, and who we are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTls {
+    pub roots: Roots,
+    /// Our own certificate, for servers that ask for one.
+    pub identity: Option<Identity>,
+}
+
+/// Which certificates may vouch for a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Roots {
+    /// What the operating system trusts: libpq's `sslrootcert=system`.
+    Native,
+    /// None: only the modes that verify nothing succeed, and no file is read.
+    Nobody,
+    /// PEM. As in libpq, a file of one's own makes `require` verify the chain, too.
+    File(PathBuf),
+}
+
+/// A certificate of ours and its key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A connection that is under TLS now.
+#[derive(Debug)]
+pub struct Connected {
+    pub stream: Stream,
+    /// Hash of the server's certificate, for SCRAM-SHA-256-PLUS.
+    pub end_point: Option<Bytes>,
+}
+
+/// Makes TLS connections to servers. Clones share the trusted certificates.
+///
+/// | sslmode | encrypted | chain verified | name verified |
+/// |---|---|---|---|
+/// | disable | no | | |
+/// | prefer | if the server can | no | no |
+/// | require | yes | where the roots are a file | no |
+/// | verify-ca | yes | yes | no |
+/// | verify-full | yes | yes | yes |
+///
+/// Unlike libpq, `prefer` verifies nothing even with a file: it goes on without TLS where TLS fails, so a check would
+/// protect nobody.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    files: Arc<ClientTls>,
+    trust: Arc<ArcSwap<Trust>>,
+}
+
+#[derive(Debug)]
+struct Trust {
+    encrypt: Arc<ClientConfig>,
+    verify_chain: Arc<ClientConfig>,
+    verify_full: Arc<ClientConfig>,
+    /// No certificate is trusted: the verifying modes cannot succeed, and say so.
+    empty: bool,
+}
+
+impl Connector {
+    /// Reads the files. Blocking: call it at start, or off the workers.
+    pub fn open(files: ClientTls) -> Result<Connector, TlsError> {
+        let trust = Trust::read(&files)?;
+        Ok(Connector { files: Arc::new(files), trust: Arc::new(ArcSwap::from_pointee(trust)) })
+    }
+
+    /// With the operating system's roots and no certificate of our own.
+    pub fn native() -> Result<Connector, TlsError> {
+        Connector::open(ClientTls { roots: Roots::Native, identity: None })
+    }
+
+    /// Reads the files again, for the next handshakes. On an error nothing changes.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.trust.store(Arc::new(Trust::read(&self.files)?));
+        Ok(())
+    }
+
+    /// Shakes hands with a server that agreed to TLS. Nothing may have been read from the socket beyond its `S`.
+    pub async fn connect(&self, tcp: TcpStream, host: &str, mode: SslMode) -> Result<Connected, TlsError> {
+        let (config, name) = self.config(host, mode)?;
+        let tls = TlsConnector::from(config)
+            .connect(name, tcp)
+            .await
+            .map_err(|source| TlsError::Handshake { source })?;
+        let end_point = tls
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .and_then(|certificate| server_end_point(certificate));
+        Ok(Connected { stream: Stream::TlsClient(Box::new(tls)), end_point })
+    }
+
+    fn config(
+        &self,
+        host: &str,
+        mode: SslMode,
+    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsError> {
+        let trust = self.trust.load();
+        let config = match mode {
+            SslMode::Disable | SslMode::Prefer => &trust.encrypt,
+            SslMode::Require if !matches!(self.files.roots, Roots::File(_)) => &trust.encrypt,
+            SslMode::Require | SslMode::VerifyCa => &trust.verify_chain,
+            SslMode::VerifyFull => &trust.verify_full,
+        };
+        if trust.empty && !Arc::ptr_eq(config, &trust.encrypt) {
+            return Err(TlsError::NoRoots);
+        }
+        let name = match ServerName::try_from(host.to_owned()) {
+            Ok(name) => name,
+            Err(_) if mode == SslMode::VerifyFull => {
+                return Err(TlsError::ServerName { host: host.to_owned() });
+            }
+            // Nobody looks at the name, and an IP address is not sent as SNI.
+            Err(_) => ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1]))),
+        };
+        Ok((Arc::clone(config), name))
+    }
+}
+
+impl Trust {
+    fn read(files: &ClientTls) -> Result<Trust, TlsError> {
+        let certificates = match &files.roots {
+            Roots::Native => rustls_native_certs::load_native_certs().certs,
+            Roots::Nobody => Vec::new(),
+            Roots::File(path) => read_certificates(path)?,
+        };
+        let verifier = match &files.roots {
+            // An odd certificate of the operating system's is no reason to stop.
+            Roots::Native | Roots::Nobody => {
+                let mut roots = rustls::RootCertStore::empty();
+                roots.add_parsable_certificates(certificates);
+                ServerVerifier::new(roots, Vec::new())
+            }
+            Roots::File(_) => ServerVerifier::new(read_roots(&certificates)?, certificates),
+        };
+        let identity = match &files.identity {
+            None => None,
+            Some(identity) => Some((read_certificates(&identity.certificate)?, read_key(&identity.key)?)),
+        };
+        Ok(Trust {
+            empty: verifier.trusts_nobody(),
+            encrypt: client_config(verifier.demanding(Demand::Encryption), identity.as_ref())?,
+            verify_chain: client_config(verifier.demanding(Demand::Chain), identity.as_ref())?,
+            verify_full: client_config(verifier.demanding(Demand::ChainAndName), identity.as_ref())?,
+        })
+    }
+}
+
+type LoadedIdentity = (Vec<CertificateDer<'static>>, rustls_pki_types::PrivateKeyDer<'static>);
+
+fn client_config(
+    verifier: ServerVerifier,
+    identity: Option<&LoadedIdentity>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|source| TlsError::Config { source })?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder
+            .with_client_auth_cert(chain.clone(), key.clone_key())
+            .map_err(|source| TlsError::Config { source })?,
+    };
+    config.alpn_protocols = vec![ALPN_POSTGRESQL.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}

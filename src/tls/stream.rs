@@ -1,0 +1,123 @@
+//! A connection to a client or a server, with TLS or without.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{client, server};
+
+/// Bytes in both directions.
+///
+/// What was written over TLS may wait inside for the socket: end a batch of writes with a flush.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    /// We are the TLS server: a client's connection.
+    TlsServer(Box<server::TlsStream<TcpStream>>),
+    /// We are the TLS client: a server's connection.
+    TlsClient(Box<client::TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Stream::TlsServer(_) | Stream::TlsClient(_))
+    }
+
+    /// The TCP socket, also below TLS. `None`: it is a unix socket.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Stream::Tcp(tcp) => Some(tcp),
+            Stream::Unix(_) => None,
+            Stream::TlsServer(tls) => Some(tls.get_ref().0),
+            Stream::TlsClient(tls) => Some(tls.get_ref().0),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Stream {
+        Stream::Tcp(tcp)
+    }
+}
+
+impl From<UnixStream> for Stream {
+    fn from(unix: UnixStream) -> Stream {
+        Stream::Unix(unix)
+    }
+}
+
+/// The socket, for its options.
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(tcp) => tcp.as_fd(),
+            Stream::Unix(unix) => unix.as_fd(),
+            Stream::TlsServer(tls) => tls.get_ref().0.as_fd(),
+            Stream::TlsClient(tls) => tls.get_ref().0.as_fd(),
+        }
+    }
+}
+
+macro_rules! forward {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp(inner) => {
+                let $stream = Pin::new(inner);
+                $call
+            }
+            Stream::Unix(inner) => {
+                let $stream = Pin::new(inner);
+                $call
+            }
+            Stream::TlsServer(inner) => {
+                let $stream = Pin::new(inner.as_mut());
+                $call
+            }
+            Stream::TlsClient(inner) => {
+                let $stream = Pin::new(inner.as_mut());
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        forward!(self, stream => stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        forward!(self, stream => stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, stream => stream.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        forward!(self, stream => stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Stream::Tcp(tcp) => tcp.is_write_vectored(),
+            Stream::Unix(unix) => unix.is_write_vectored(),
+            Stream::TlsServer(tls) => tls.is_write_vectored(),
+            Stream::TlsClient(tls) => tls.is_write_vectored(),
+        }
+    }
+}
