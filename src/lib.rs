@@ -55,3 +55,5 @@ pub mod config;
 pub mod telemetry;
 
 pub mod tls;
+
+pub mod catalog;

@@ -1,0 +1,331 @@
+//! What every implementation of [`Store`] must do, as tests over a [`Lab`] that opens one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::embedded::EmbeddedStore;
+use super::store::{Compare, Durability, Event, Outcome, Revision, Store, StoreError, Txn, Watch, Write};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Opens a store; again and again on the same data.
+#[async_trait]
+trait Lab: Send + Sync {
+    /// All stores opened before are dropped.
+    async fn open(&self) -> Arc<dyn Store>;
+
+    /// Makes the store forget its history up to now.
+    async fn forget(&self, store: &Arc<dyn Store>);
+}
+
+struct EmbeddedLab {
+    directory: tempfile::TempDir,
+}
+
+const HISTORY: usize = 200;
+
+impl EmbeddedLab {
+    fn new() -> EmbeddedLab {
+        let shm = std::path::Path::new("/dev/shm");
+        let directory = match shm.is_dir() {
+            true => tempfile::tempdir_in(shm),
+            false => tempfile::tempdir(),
+        };
+        EmbeddedLab { directory: directory.unwrap() }
+    }
+}
+
+#[async_trait]
+impl Lab for EmbeddedLab {
+    async fn open(&self) -> Arc<dyn Store> {
+        EmbeddedStore::open_with_history(self.directory.path().join("store.redb"), HISTORY).unwrap()
+    }
+
+    async fn forget(&self, store: &Arc<dyn Store>) {
+        for n in 0..=HISTORY {
+            commit(store, Vec::new(), vec![put("unrelated/key", &n.to_string())]).await.unwrap();
+        }
+    }
+}
+
+fn put(key: &str, value: &str) -> Write {
+    Write::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) }
+}
+
+fn delete(key: &str) -> Write {
+    Write::Delete { key: key.to_owned() }
+}
+
+fn absent(key: &str) -> Compare {
+    Compare::Absent { key: key.to_owned() }
+}
+
+fn unchanged(key: &str, revision: Revision) -> Compare {
+    Compare::Unchanged { key: key.to_owned(), revision }
+}
+
+async fn commit(
+    store: &Arc<dyn Store>,
+    compares: Vec<Compare>,
+    writes: Vec<Write>,
+) -> Result<Outcome, StoreError> {
+    store.commit(Txn { compares, writes, durability: Durability::Synced }).await
+}
+
+async fn write(store: &Arc<dyn Store>, writes: Vec<Write>) -> Revision {
+    committed(commit(store, Vec::new(), writes).await.unwrap())
+}
+
+fn committed(outcome: Outcome) -> Revision {
+    match outcome {
+        Outcome::Committed(revision) => revision,
+        Outcome::Conflict => panic!("a conflict"),
+    }
+}
+
+async fn value(store: &Arc<dyn Store>, key: &str) -> Option<String> {
+    let entry = store.get(key).await.unwrap()?;
+    Some(String::from_utf8(entry.value.to_vec()).unwrap())
+}
+
+async fn next(watch: &mut Box<dyn Watch>) -> Vec<Event> {
+    tokio::time::timeout(DEADLINE, watch.next()).await.expect("no batch in time").unwrap().expect("ended")
+}
+
+fn revision_of(event: &Event) -> Revision {
+    match event {
+        Event::Put(entry) => entry.revision,
+        Event::Deleted { revision, .. } => *revision,
+    }
+}
+
+async fn a_key_must_be_absent_or_unchanged_where_the_commit_says_so(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let first = committed(commit(&store, vec![absent("a")], vec![put("a", "1")]).await.unwrap());
+    assert_eq!(commit(&store, vec![absent("a")], vec![put("a", "2")]).await.unwrap(), Outcome::Conflict);
+
+    let second = committed(commit(&store, vec![unchanged("a", first)], vec![put("a", "3")]).await.unwrap());
+    assert!(second > first);
+    let stale = commit(&store, vec![unchanged("a", first)], vec![put("a", "4")]).await.unwrap();
+    assert_eq!(stale, Outcome::Conflict);
+    assert_eq!(value(&store, "a").await.as_deref(), Some("3"));
+
+    write(&store, vec![delete("a")]).await;
+    let gone = commit(&store, vec![unchanged("a", second)], vec![put("a", "5")]).await.unwrap();
+    assert_eq!(gone, Outcome::Conflict);
+    committed(commit(&store, vec![absent("a")], vec![put("a", "6")]).await.unwrap());
+}
+
+async fn a_conflict_leaves_nothing(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let before = write(&store, vec![put("a", "1")]).await;
+    let writes = vec![put("b", "2"), delete("a")];
+    let outcome = commit(&store, vec![absent("c"), absent("a")], writes).await.unwrap();
+    assert_eq!(outcome, Outcome::Conflict);
+    assert_eq!(value(&store, "a").await.as_deref(), Some("1"));
+    assert_eq!(value(&store, "b").await, None);
+    assert_eq!(store.range("").await.unwrap().revision, before, "a conflict is no commit");
+}
+
+/// Readers and a watcher never see one key of a pair without the other.
+async fn several_keys_change_together(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let begin = write(&store, vec![put("pair/a", "0"), put("pair/b", "0")]).await;
+    let mut watch = store.watch("pair/", begin).await.unwrap();
+    let writer = Arc::clone(&store);
+    let writing = tokio::spawn(async move {
+        for n in 1..=50 {
+            write(&writer, vec![put("pair/a", &n.to_string()), put("pair/b", &n.to_string())]).await;
+        }
+    });
+    while !writing.is_finished() {
+        let snapshot = store.range("pair/").await.unwrap();
+        assert_eq!(snapshot.entries[0].value, snapshot.entries[1].value);
+        tokio::task::yield_now().await;
+    }
+    writing.await.unwrap();
+    for n in 1..=50 {
+        let batch = next(&mut watch).await;
+        assert_eq!(batch.len(), 2, "commit {n} is one batch");
+        assert_eq!(revision_of(&batch[0]), revision_of(&batch[1]));
+    }
+}
+
+async fn a_prefix_ends_where_it_ends(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let keys = ["route", "route/", "route/a", "route/a/b", "route/\u{10FFFF}", "route0", "routes/a"];
+    let begin = write(&store, keys.iter().map(|key| put(key, "x")).collect()).await;
+    let snapshot = store.range("route/").await.unwrap();
+    let found: Vec<_> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(found, ["route/", "route/a", "route/a/b", "route/\u{10FFFF}"]);
+    assert_eq!(store.range("").await.unwrap().entries.len(), keys.len());
+
+    let mut watch = store.watch("route/", begin).await.unwrap();
+    write(&store, vec![put("route0", "y"), put("route", "y")]).await;
+    write(&store, vec![put("route0", "z"), delete("route/a")]).await;
+    let batch = next(&mut watch).await;
+    assert!(matches!(&batch[..], [Event::Deleted { key, .. }] if key == "route/a"), "{batch:?}");
+}
+
+/// Watches that begin at different revisions, while eight tasks write, all see every later commit once and in order.
+async fn a_watch_has_no_gap_under_concurrent_writers(lab: &dyn Lab) {
+    const WRITERS: usize = 8;
+    const EACH: usize = 20;
+    let store = lab.open().await;
+    let begin = write(&store, vec![put("w/begin", "x")]).await;
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        let store = Arc::clone(&store);
+        writers.push(tokio::spawn(async move {
+            for n in 0..EACH {
+                let durability = if (writer + n) % 2 == 0 { Durability::Synced } else { Durability::Relaxed };
+                let writes = vec![put(&format!("w/{writer}"), &n.to_string())];
+                committed(store.commit(Txn { compares: Vec::new(), writes, durability }).await.unwrap());
+            }
+        }));
+    }
+    let mut from_begin = store.watch("w/", begin).await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..WRITERS * EACH / 2 {
+        seen.extend(next(&mut from_begin).await);
+    }
+    let middle = revision_of(seen.last().unwrap());
+    let mut from_middle = store.watch("w/", middle).await.unwrap();
+    for _ in WRITERS * EACH / 2..WRITERS * EACH {
+        let batch = next(&mut from_begin).await;
+        assert_eq!(batch, next(&mut from_middle).await);
+        seen.extend(batch);
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(seen.is_sorted_by(|a, b| revision_of(a) < revision_of(b)), "revisions grow");
+    for writer in 0..WRITERS {
+        let key = format!("w/{writer}");
+        let of_writer = seen.iter().filter_map(|event| match event {
+            Event::Put(entry) if entry.key == key => Some(String::from_utf8_lossy(&entry.value).into_owned()),
+            _ => None,
+        });
+        assert!(of_writer.eq((0..EACH).map(|n| n.to_string())), "every commit of {key}, in order");
+    }
+}
+
+async fn a_watch_of_forgotten_history_is_told_to_read_again(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let begin = write(&store, vec![put("a", "1")]).await;
+    let mut slow = store.watch("a", begin).await.unwrap();
+    write(&store, vec![put("a", "2")]).await;
+    lab.forget(&store).await;
+    let late = store.watch("a", begin).await;
+    assert!(matches!(late, Err(StoreError::Compacted { after }) if after == begin));
+    assert!(matches!(slow.next().await, Err(StoreError::Compacted { .. })));
+
+    let snapshot = store.range("a").await.unwrap();
+    let mut watch = store.watch("a", snapshot.revision).await.unwrap();
+    write(&store, vec![put("a", "3")]).await;
+    assert!(matches!(&next(&mut watch).await[..], [Event::Put(entry)] if entry.value == "3"));
+}
+
+async fn a_restart_keeps_values_and_revisions(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let first = write(&store, vec![put("a", "1"), put("b", "1")]).await;
+    let second = write(&store, vec![put("b", "2"), put("c", "2")]).await;
+    write(&store, vec![delete("c")]).await;
+    drop(store);
+
+    let store = lab.open().await;
+    assert_eq!(store.get("a").await.unwrap().unwrap().revision, first);
+    assert_eq!(store.get("b").await.unwrap().unwrap().revision, second);
+    assert_eq!(value(&store, "c").await, None);
+    assert!(store.range("").await.unwrap().revision > second);
+    let third = committed(commit(&store, vec![unchanged("b", second)], vec![put("b", "3")]).await.unwrap());
+    assert!(third > second);
+}
+
+async fn a_relaxed_commit_is_visible_at_once_and_in_order(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let begin = write(&store, vec![put("ack", "0")]).await;
+    let mut watch = store.watch("ack", begin).await.unwrap();
+    for n in 1..=20 {
+        let writes = vec![put("ack", &n.to_string())];
+        let durability = Durability::Relaxed;
+        let relaxed =
+            committed(store.commit(Txn { compares: Vec::new(), writes, durability }).await.unwrap());
+        assert_eq!(value(&store, "ack").await, Some(n.to_string()));
+        let compares = vec![unchanged("ack", relaxed)];
+        committed(commit(&store, compares, vec![put("ack", &format!("{n} synced"))]).await.unwrap());
+    }
+    for n in 1..=20 {
+        for expected in [n.to_string(), format!("{n} synced")] {
+            let batch = next(&mut watch).await;
+            assert!(matches!(&batch[..], [Event::Put(entry)] if entry.value == expected), "{batch:?}");
+        }
+    }
+    drop((store, watch));
+    assert_eq!(value(&lab.open().await, "ack").await.as_deref(), Some("20 synced"));
+}
+
+/// 16 tasks count together by compare-and-swap; no increment is lost.
+async fn a_counter_is_linearizable(lab: &dyn Lab) {
+    const TASKS: u64 = 16;
+    const EACH: u64 = 10;
+    let store = lab.open().await;
+    write(&store, vec![put("n", "0")]).await;
+    let count = |store: Arc<dyn Store>| async move {
+        for _ in 0..EACH {
+            loop {
+                let entry = store.get("n").await.unwrap().unwrap();
+                let n: u64 = String::from_utf8_lossy(&entry.value).parse().unwrap();
+                let compares = vec![unchanged("n", entry.revision)];
+                let outcome = commit(&store, compares, vec![put("n", &(n + 1).to_string())]).await.unwrap();
+                if let Outcome::Committed(revision) = outcome {
+                    let after = store.get("n").await.unwrap().unwrap();
+                    assert!(after.revision >= revision, "an answered commit is visible");
+                    break;
+                }
+            }
+        }
+    };
+    let tasks: Vec<_> = (0..TASKS).map(|_| tokio::spawn(count(Arc::clone(&store)))).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(value(&store, "n").await, Some((TASKS * EACH).to_string()));
+}
+
+async fn a_commit_that_changes_nothing_has_no_revision(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let last = write(&store, vec![put("a", "1")]).await;
+    assert_eq!(write(&store, vec![delete("missing")]).await, last);
+    assert_eq!(committed(commit(&store, vec![unchanged("a", last)], Vec::new()).await.unwrap()), last);
+}
+
+macro_rules! conformance {
+    ($module:ident, $lab:expr; $($test:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test(&$lab).await;
+                }
+            )*
+        }
+    };
+}
+
+conformance! {
+    embedded, super::EmbeddedLab::new();
+    a_key_must_be_absent_or_unchanged_where_the_commit_says_so
+    a_conflict_leaves_nothing
+    several_keys_change_together
+    a_prefix_ends_where_it_ends
+    a_watch_has_no_gap_under_concurrent_writers
+    a_watch_of_forgotten_history_is_told_to_read_again
+    a_restart_keeps_values_and_revisions
+    a_relaxed_commit_is_visible_at_once_and_in_order
+    a_counter_is_linearizable
+    a_commit_that_changes_nothing_has_no_revision
+}

@@ -1,0 +1,146 @@
+//! The file: two tables of redb.
+//!
+//! ```text
+//! kv    key                   -> (revision that wrote it last, value)
+//! meta  "format" | "revision" -> number
+//! ```
+//!
+//! # Why
+//! The history is not written: whoever watches this store lives in the process that has it open, so nobody can ask for a
+//! commit of an earlier process, and a log would write everything twice. Numbering goes on [`LEAD`] beyond what the
+//! file says, so that a revision which was shown and lost in a crash is never given to another commit.
+//!
+//! No savepoints, no renamed tables: redb 4.1 repaired corruption around both. The whole content is read once at start,
+//! afterwards the file is only written.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use bytes::Bytes;
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::memory::{Commit, Image, LEAD};
+use crate::catalog::store::{Event, Revision, StoreError};
+
+const FORMAT: u64 = 1;
+/// redb's default is 1 GiB; the content is in memory already.
+const CACHE_BYTES: usize = 4 << 20;
+
+const KV: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("kv");
+const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug)]
+pub(super) struct Disk {
+    database: Database,
+}
+
+impl Disk {
+    /// Opens or creates the file, readable by its owner only: it holds verifiers.
+    pub(super) fn open(path: &Path) -> Result<(Disk, Image), StoreError> {
+        let shown = || path.display().to_string();
+        let failed = |source: Cause| StoreError::Open { path: shown(), source };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| failed(e.into()))?;
+        let backend = FileBackend::new(file).map_err(|e| failed(e.into()))?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(
+            |error| match error {
+                DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: shown() },
+                other => failed(other.into()),
+            },
+        )?;
+        let disk = Disk { database };
+        disk.prepare().map_err(failed)?;
+        sync_directory(path).map_err(|e| failed(e.into()))?;
+        match disk.number("format").map_err(failed)? {
+            FORMAT => {}
+            found => return Err(StoreError::Format { path: shown(), found, known: FORMAT }),
+        }
+        let image = disk.load().map_err(failed)?;
+        Ok((disk, image))
+    }
+
+    /// Makes the tables in a new file.
+    fn prepare(&self) -> Result<(), Cause> {
+        let transaction = self.database.begin_write()?;
+        let is_new = transaction.list_tables()?.next().is_none();
+        if !is_new {
+            transaction.abort()?;
+            return Ok(());
+        }
+        transaction.open_table(KV)?;
+        transaction.open_table(META)?.insert("format", FORMAT)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn number(&self, name: &str) -> Result<u64, Cause> {
+        let meta = self.database.begin_read()?.open_table(META)?;
+        Ok(meta.get(name)?.map_or(0, |number| number.value()))
+    }
+
+    fn load(&self) -> Result<Image, Cause> {
+        let mut image = Image { revision: self.renumber()?, ..Image::default() };
+        for row in self.database.begin_read()?.open_table(KV)?.iter()? {
+            let (key, stored) = row?;
+            let (revision, value) = stored.value();
+            image.entries.insert(key.value().to_owned(), (Revision(revision), Bytes::copy_from_slice(value)));
+        }
+        Ok(image)
+    }
+
+    /// Where numbering goes on; recorded, so that the next start goes beyond it again.
+    fn renumber(&self) -> Result<Revision, Cause> {
+        let last = self.number("revision")?;
+        let first = last.saturating_add(LEAD);
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(META)?.insert("revision", first)?;
+        transaction.commit()?;
+        Ok(Revision(first))
+    }
+
+    /// Writes the commits in the order given, all or none. They are on disk when it returns.
+    pub(super) fn write<'a>(&self, commits: impl Iterator<Item = &'a Commit>) -> Result<(), Cause> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut kv = transaction.open_table(KV)?;
+            let mut meta = transaction.open_table(META)?;
+            // A relaxed commit that overtook a flight reaches the disk after it.
+            let mut newest = meta.get("revision")?.map_or(0, |number| number.value());
+            for commit in commits {
+                for event in commit.events.iter() {
+                    match event {
+                        Event::Put(entry) => {
+                            kv.insert(entry.key.as_str(), (commit.revision.0, entry.value.as_ref()))?;
+                        }
+                        Event::Deleted { key, .. } => {
+                            kv.remove(key.as_str())?;
+                        }
+                    }
+                }
+                newest = newest.max(commit.revision.0);
+            }
+            meta.insert("revision", newest)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// A new file is on disk only when its directory is.
+fn sync_directory(path: &Path) -> std::io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)?.sync_all()
+}

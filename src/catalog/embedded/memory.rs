@@ -1,0 +1,478 @@
+//! The store in memory: what readers and watchers see, and which revision a commit gets. No IO, no waiting.
+//!
+//! ```text
+//!   relaxed ----------------------------> visible ..(within a second)..> on disk
+//!   synced  --> in flight (being synced) -----------> visible, answered
+//! ```
+//!
+//! # Why relaxed commits never wait for a sync
+//! A proxy's acknowledgement of a hold is part of the pause that clients feel; it must not stand behind the fsync of
+//! somebody else's commit. So while synced commits are in flight, relaxed ones go on becoming visible. Three rules keep
+//! that equal to doing everything one after the other in the order of revisions:
+//! * The flight reserves revisions [`FLIGHT_GAP`] ahead; relaxed commits take the smaller ones in between. Revisions become
+//!   visible in order.
+//! * A relaxed commit that writes a key which the flight compared or wrote waits for it ([`Relaxed::MustQueue`]).
+//! * A flight takes every relaxed commit before it along to the disk, so that a synced commit never outlives what it built on.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use crate::catalog::store::{Compare, Entry, Event, Outcome, Revision, Snapshot, StoreError, Txn, Write};
+
+/// Revisions kept free for relaxed commits while a flight is being synced.
+pub(super) const FLIGHT_GAP: u64 = 1_024;
+
+/// How far visible revisions may be ahead of the disk. After a crash numbering goes on beyond it, so that no revision that
+/// anybody saw is ever given to another commit.
+pub(super) const LEAD: u64 = 4_096;
+
+/// One commit: its events, ordered by key.
+#[derive(Debug, Clone)]
+pub(super) struct Commit {
+    pub(super) revision: Revision,
+    pub(super) events: Arc<Vec<Event>>,
+}
+
+/// What a store begins with: the content of its file.
+#[derive(Debug, Default)]
+pub(super) struct Image {
+    pub(super) entries: BTreeMap<String, (Revision, Bytes)>,
+    /// Beyond every revision that was ever shown.
+    pub(super) revision: Revision,
+}
+
+#[derive(Debug)]
+pub(super) struct Memory {
+    entries: BTreeMap<String, (Revision, Bytes)>,
+    /// The newest visible commit.
+    revision: Revision,
+    /// The newest commit that the disk has.
+    durable: Revision,
+    history: VecDeque<Commit>,
+    history_max: usize,
+    /// Commits up to and including this one are not in `history`.
+    forgotten: Revision,
+    flight: Option<Flight>,
+    /// Visible commits that the disk does not have.
+    lazy: Vec<Commit>,
+    waiting: HashMap<u64, (String, Waker)>,
+    waiting_next: u64,
+    ended: Option<End>,
+}
+
+/// Why nothing more happens.
+#[derive(Debug, Clone)]
+enum End {
+    Closed,
+    Failed(String),
+}
+
+/// Synced commits on their way to the disk.
+#[derive(Debug)]
+struct Flight {
+    /// Keys that they compared or wrote.
+    keys: HashSet<String>,
+    first: Revision,
+}
+
+/// What becomes of a relaxed commit.
+#[derive(Debug)]
+pub(super) enum Relaxed {
+    Done {
+        outcome: Outcome,
+        wake: Vec<Waker>,
+        /// The writer must be told that there is something to write.
+        nudge: bool,
+    },
+    /// It must go after the flight.
+    MustQueue(Txn),
+}
+
+/// A batch that is to be written to disk.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// One for each transaction, in order.
+    pub(super) outcomes: Vec<Outcome>,
+    /// Visible already.
+    pub(super) lazy: Vec<Commit>,
+    /// To become visible when they are on disk.
+    pub(super) commits: Vec<Commit>,
+}
+
+/// What a watch finds.
+#[derive(Debug)]
+pub(super) enum Found {
+    Batch(Revision, Vec<Event>),
+    /// Nothing up to this revision.
+    Nothing(Revision),
+    Ended,
+}
+
+impl Memory {
+    pub(super) fn new(image: Image, history_max: usize) -> Memory {
+        Memory {
+            entries: image.entries,
+            revision: image.revision,
+            durable: image.revision,
+            history: VecDeque::new(),
+            history_max,
+            forgotten: image.revision,
+            flight: None,
+            lazy: Vec::new(),
+            waiting: HashMap::new(),
+            waiting_next: 0,
+            ended: None,
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.check()?;
+        Ok(self.entries.get(key).map(|(revision, value)| Entry {
+            key: key.to_owned(),
+            value: value.clone(),
+            revision: *revision,
+        }))
+    }
+
+    pub(super) fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        self.check()?;
+        let entries = self
+            .entries
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, (revision, value))| Entry {
+                key: key.clone(),
+                value: value.clone(),
+                revision: *revision,
+            })
+            .collect();
+        Ok(Snapshot { revision: self.revision, entries })
+    }
+
+    /// Carries out a relaxed commit now, if its order relative to the flight does not matter.
+    pub(super) fn relaxed(&mut self, txn: Txn) -> Result<Relaxed, StoreError> {
+        self.check()?;
+        if self.must_queue(&txn) {
+            return Ok(Relaxed::MustQueue(txn));
+        }
+        if !self.holds(&txn.compares, &HashMap::new()) {
+            return Ok(Relaxed::Done { outcome: Outcome::Conflict, wake: Vec::new(), nudge: false });
+        }
+        let revision = Revision(self.revision.0 + 1);
+        let events = self.events(txn.writes, revision, &HashMap::new());
+        if events.is_empty() {
+            let outcome = Outcome::Committed(self.revision);
+            return Ok(Relaxed::Done { outcome, wake: Vec::new(), nudge: false });
+        }
+        let commit = Commit { revision, events: Arc::new(events) };
+        let nudge = self.lazy.is_empty();
+        self.lazy.push(commit.clone());
+        let wake = self.show(commit);
+        Ok(Relaxed::Done { outcome: Outcome::Committed(revision), wake, nudge })
+    }
+
+    fn must_queue(&self, txn: &Txn) -> bool {
+        let next = self.revision.0 + 1;
+        if next >= self.durable.0 + LEAD {
+            return true;
+        }
+        let Some(flight) = &self.flight else { return false };
+        next >= flight.first.0 || txn.writes.iter().any(|write| flight.keys.contains(key_of(write)))
+    }
+
+    /// Decides a batch. Every transaction sees what those before it in the batch did, nothing of it is visible yet.
+    pub(super) fn begin(&mut self, txns: Vec<Txn>) -> Result<Plan, StoreError> {
+        self.check()?;
+        let first = Revision(self.revision.0 + FLIGHT_GAP);
+        let mut plan = Plan::default();
+        let mut overlay: HashMap<String, Option<Revision>> = HashMap::new();
+        let mut keys = HashSet::new();
+        for txn in txns {
+            if !self.holds(&txn.compares, &overlay) {
+                plan.outcomes.push(Outcome::Conflict);
+                continue;
+            }
+            keys.extend(txn.compares.into_iter().map(|compare| match compare {
+                Compare::Absent { key } | Compare::Unchanged { key, .. } => key,
+            }));
+            let revision = Revision(first.0 + plan.commits.len() as u64);
+            let events = self.events(txn.writes, revision, &overlay);
+            if events.is_empty() {
+                let last = plan.commits.last().map_or(self.revision, |commit| commit.revision);
+                plan.outcomes.push(Outcome::Committed(last));
+                continue;
+            }
+            for event in &events {
+                keys.insert(event.key().to_owned());
+                let known = matches!(event, Event::Put(_)).then_some(revision);
+                overlay.insert(event.key().to_owned(), known);
+            }
+            plan.outcomes.push(Outcome::Committed(revision));
+            plan.commits.push(Commit { revision, events: Arc::new(events) });
+        }
+        if !plan.commits.is_empty() {
+            plan.lazy = std::mem::take(&mut self.lazy);
+            self.flight = Some(Flight { keys, first });
+        }
+        Ok(plan)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_flying(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    /// Only the relaxed commits that the disk does not have.
+    pub(super) fn begin_flush(&mut self) -> Plan {
+        Plan { lazy: std::mem::take(&mut self.lazy), ..Plan::default() }
+    }
+
+    /// The plan is on disk: its commits become visible. Wake the wakers without holding the lock.
+    pub(super) fn land(&mut self, plan: &mut Plan) -> Vec<Waker> {
+        self.flight = None;
+        let newest = plan.commits.last().or(plan.lazy.last()).map(|commit| commit.revision);
+        self.durable = self.durable.max(newest.unwrap_or_default());
+        let mut wake = Vec::new();
+        for commit in plan.commits.drain(..) {
+            wake.extend(self.show(commit));
+        }
+        wake
+    }
+
+    /// Nothing is answered any more.
+    pub(super) fn fail(&mut self, reason: String) -> Vec<Waker> {
+        self.end(End::Failed(reason))
+    }
+
+    pub(super) fn close(&mut self) -> Vec<Waker> {
+        self.end(End::Closed)
+    }
+
+    fn end(&mut self, end: End) -> Vec<Waker> {
+        self.ended.get_or_insert(end);
+        self.waiting.drain().map(|(_, (_, waker))| waker).collect()
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match &self.ended {
+            Some(End::Failed(reason)) => Err(StoreError::Stopped { reason: reason.clone() }),
+            Some(End::Closed) => Err(StoreError::Stopped { reason: "the store was closed".to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The first commit below `prefix` after a revision.
+    pub(super) fn find(&self, prefix: &str, after: Revision) -> Result<Found, StoreError> {
+        match &self.ended {
+            Some(End::Closed) => return Ok(Found::Ended),
+            _ => self.check()?,
+        }
+        if after < self.forgotten {
+            return Err(StoreError::Compacted { after });
+        }
+        let start = self.history.partition_point(|commit| commit.revision <= after);
+        for commit in self.history.range(start..) {
+            let events: Vec<Event> =
+                commit.events.iter().filter(|event| event.key().starts_with(prefix)).cloned().collect();
+            if !events.is_empty() {
+                return Ok(Found::Batch(commit.revision, events));
+            }
+        }
+        Ok(Found::Nothing(self.revision.max(after)))
+    }
+
+    /// Wakes once, at the next commit below the prefix. `place` is what an earlier call returned.
+    pub(super) fn wait(&mut self, place: Option<u64>, prefix: &str, waker: &Waker) -> u64 {
+        let place = place.unwrap_or_else(|| {
+            self.waiting_next += 1;
+            self.waiting_next
+        });
+        match self.waiting.get_mut(&place) {
+            Some((_, known)) => known.clone_from(waker),
+            None => {
+                self.waiting.insert(place, (prefix.to_owned(), waker.clone()));
+            }
+        }
+        place
+    }
+
+    pub(super) fn stop_waiting(&mut self, place: u64) {
+        self.waiting.remove(&place);
+    }
+
+    fn holds(&self, compares: &[Compare], overlay: &HashMap<String, Option<Revision>>) -> bool {
+        let known = |key: &str| match overlay.get(key) {
+            Some(known) => *known,
+            None => self.entries.get(key).map(|(revision, _)| *revision),
+        };
+        compares.iter().all(|compare| match compare {
+            Compare::Absent { key } => known(key).is_none(),
+            Compare::Unchanged { key, revision } => known(key) == Some(*revision),
+        })
+    }
+
+    /// What the writes change: the last one for each key, without deletions of what is not there.
+    fn events(
+        &self,
+        writes: Vec<Write>,
+        revision: Revision,
+        overlay: &HashMap<String, Option<Revision>>,
+    ) -> Vec<Event> {
+        let exists = |key: &str| match overlay.get(key) {
+            Some(known) => known.is_some(),
+            None => self.entries.contains_key(key),
+        };
+        let mut last: BTreeMap<String, Option<Bytes>> = BTreeMap::new();
+        for write in writes {
+            match write {
+                Write::Put { key, value } => last.insert(key, Some(value)),
+                Write::Delete { key } => last.insert(key, None),
+            };
+        }
+        last.into_iter()
+            .filter_map(|(key, value)| match value {
+                Some(value) => Some(Event::Put(Entry { key, value, revision })),
+                None => exists(&key).then_some(Event::Deleted { key, revision }),
+            })
+            .collect()
+    }
+
+    /// Makes a commit visible.
+    fn show(&mut self, commit: Commit) -> Vec<Waker> {
+        for event in commit.events.iter() {
+            match event {
+                Event::Put(entry) => {
+                    self.entries.insert(entry.key.clone(), (entry.revision, entry.value.clone()));
+                }
+                Event::Deleted { key, .. } => {
+                    self.entries.remove(key);
+                }
+            }
+        }
+        self.revision = commit.revision;
+        let touched = |prefix: &str| commit.events.iter().any(|event| event.key().starts_with(prefix));
+        let wake =
+            self.waiting.extract_if(|_, (prefix, _)| touched(prefix)).map(|(_, (_, waker))| waker).collect();
+        self.history.push_back(commit);
+        self.trim();
+        wake
+    }
+
+    fn trim(&mut self) {
+        while self.history.len() > self.history_max {
+            if let Some(oldest) = self.history.pop_front() {
+                self.forgotten = oldest.revision;
+            }
+        }
+    }
+}
+
+fn key_of(write: &Write) -> &str {
+    match write {
+        Write::Put { key, .. } | Write::Delete { key } => key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::store::Durability;
+
+    fn put(key: &str, value: &str) -> Txn {
+        let write = Write::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) };
+        Txn { compares: Vec::new(), writes: vec![write], durability: Durability::Relaxed }
+    }
+
+    fn memory() -> Memory {
+        Memory::new(Image::default(), 100)
+    }
+
+    fn revision_of(relaxed: Relaxed) -> Revision {
+        match relaxed {
+            Relaxed::Done { outcome: Outcome::Committed(revision), .. } => revision,
+            other => panic!("not committed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_relaxed_commit_overtakes_a_flight_and_revisions_stay_in_order() {
+        let mut memory = memory();
+        let mut plan = memory.begin(vec![put("route/a", "1")]).unwrap();
+        let relaxed = revision_of(memory.relaxed(put("ack/a", "1")).unwrap());
+        assert!(memory.get("route/a").unwrap().is_none(), "nothing of a flight is visible before it landed");
+        assert!(memory.get("ack/a").unwrap().is_some());
+
+        memory.land(&mut plan);
+
+        let landed = memory.get("route/a").unwrap().unwrap().revision;
+        assert!(relaxed < landed);
+        match memory.find("", Revision(0)).unwrap() {
+            Found::Batch(revision, _) => assert_eq!(revision, relaxed),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_relaxed_commit_waits_for_a_flight_that_compared_its_key() {
+        let mut memory = memory();
+        let mut guarded = put("name/shop", "db");
+        guarded.compares.push(Compare::Absent { key: "lock".to_owned() });
+        let mut plan = memory.begin(vec![guarded]).unwrap();
+
+        assert!(matches!(memory.relaxed(put("lock", "x")).unwrap(), Relaxed::MustQueue(_)));
+        assert!(matches!(memory.relaxed(put("name/shop", "x")).unwrap(), Relaxed::MustQueue(_)));
+        memory.land(&mut plan);
+        revision_of(memory.relaxed(put("lock", "x")).unwrap());
+    }
+
+    #[test]
+    fn relaxed_commits_stop_before_the_revisions_that_a_flight_reserved() {
+        let mut memory = memory();
+        let mut plan = memory.begin(vec![put("a", "1")]).unwrap();
+        let mut done = 0;
+        while let Relaxed::Done { .. } = memory.relaxed(put("b", "1")).unwrap() {
+            done += 1;
+        }
+        assert_eq!(done, FLIGHT_GAP - 1);
+        memory.land(&mut plan);
+        assert!(memory.get("a").unwrap().unwrap().revision > memory.get("b").unwrap().unwrap().revision);
+    }
+
+    #[test]
+    fn visible_revisions_stay_within_the_lead_over_the_disk() {
+        let mut memory = memory();
+        let mut done = 0;
+        while let Relaxed::Done { .. } = memory.relaxed(put("b", "1")).unwrap() {
+            done += 1;
+        }
+        assert_eq!(done, LEAD - 1);
+        let mut plan = memory.begin_flush();
+        assert_eq!(plan.lazy.len() as u64, LEAD - 1);
+        memory.land(&mut plan);
+        revision_of(memory.relaxed(put("b", "1")).unwrap());
+    }
+
+    #[test]
+    fn a_watch_from_before_the_start_must_read_again() {
+        let image = Image { revision: Revision(50), ..Image::default() };
+        let memory = Memory::new(image, 100);
+        assert!(matches!(memory.find("", Revision(49)), Err(StoreError::Compacted { .. })));
+        assert!(matches!(memory.find("", Revision(50)), Ok(Found::Nothing(_))));
+    }
+
+    #[test]
+    fn transactions_of_one_batch_see_each_other() {
+        let mut memory = memory();
+        let once = || {
+            let mut txn = put("name/shop", "x");
+            txn.compares.push(Compare::Absent { key: "name/shop".to_owned() });
+            txn
+        };
+        let plan = memory.begin(vec![once(), once()]).unwrap();
+        assert!(matches!(plan.outcomes[..], [Outcome::Committed(_), Outcome::Conflict]));
+    }
+}

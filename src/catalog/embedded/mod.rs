@@ -1,0 +1,183 @@
+//! The store of one process: a single file, without a server.
+//!
+//! Owns the file and one thread that writes it. All content is held in memory as well (it is small: a few hundred bytes for
+//! each database), so that reading costs nothing and watching is a walk along the history. It deliberately has no leases and
+//! no second writer: a second process is refused with [`StoreError::InUse`].
+//!
+//! Start with `memory` for the order of commits, then `writer` for group commit, `disk` for the file.
+
+mod disk;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use self::disk::Disk;
+use self::memory::{Found, Memory, Relaxed};
+use self::writer::{Message, Request, lock};
+use super::store::{Durability, Entry, Event, Outcome, Revision, Snapshot, Store, StoreError, Txn, Watch};
+
+/// Commits that a watch may be behind before it must read everything again.
+pub const HISTORY_MAX: usize = 1_024;
+
+/// A [`Store`] in one file.
+pub struct EmbeddedStore {
+    path: PathBuf,
+    memory: Arc<Mutex<Memory>>,
+    /// `None` only while dropping: the writer ends when its sender is gone.
+    writer: Option<Sender<Message>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EmbeddedStore {
+    /// Opens the file, or creates it. Blocks for some milliseconds (an fsync): meant for the start of a process.
+    pub fn open(path: impl AsRef<Path>) -> Result<Arc<EmbeddedStore>, StoreError> {
+        EmbeddedStore::open_with_history(path, HISTORY_MAX)
+    }
+
+    /// Like [`EmbeddedStore::open`], remembering so many commits.
+    pub fn open_with_history(
+        path: impl AsRef<Path>,
+        history_max: usize,
+    ) -> Result<Arc<EmbeddedStore>, StoreError> {
+        let path = path.as_ref().to_owned();
+        let (disk, image) = Disk::open(&path)?;
+        let memory = Arc::new(Mutex::new(Memory::new(image, history_max)));
+        let (sender, inbox) = mpsc::channel();
+        let shared = Arc::clone(&memory);
+        let thread = std::thread::Builder::new()
+            .name("freehold-store".to_owned())
+            .spawn(move || writer::run(&disk, &shared, &inbox))
+            .map_err(|e| StoreError::Open { path: path.display().to_string(), source: e.into() })?;
+        Ok(Arc::new(EmbeddedStore { path, memory, writer: Some(sender), thread: Some(thread) }))
+    }
+
+    fn send(&self, message: Message) -> Result<(), StoreError> {
+        let sent = self.writer.as_ref().is_some_and(|writer| writer.send(message).is_ok());
+        match sent {
+            true => Ok(()),
+            false => Err(StoreError::Stopped { reason: "its writer has ended".to_owned() }),
+        }
+    }
+
+    /// Through the writer, on disk before the answer.
+    async fn commit_synced(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Commit(Request { txn, answer }))?;
+        match answered.await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Unknown { source: "its writer has ended".into() }),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+        lock(&self.memory).range(prefix)
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        lock(&self.memory).get(key)
+    }
+
+    /// Not cancel-safe in the sense of undoing: once polled, the commit may happen although the future is dropped.
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        if txn.durability == Durability::Synced {
+            return self.commit_synced(txn).await;
+        }
+        let relaxed = lock(&self.memory).relaxed(txn)?;
+        match relaxed {
+            Relaxed::Done { outcome, wake, nudge } => {
+                wake.into_iter().for_each(Waker::wake);
+                if nudge {
+                    self.send(Message::Nudge)?;
+                }
+                Ok(outcome)
+            }
+            Relaxed::MustQueue(txn) => self.commit_synced(txn).await,
+        }
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        lock(&self.memory).find(prefix, after)?;
+        Ok(Box::new(EmbeddedWatch {
+            memory: Arc::clone(&self.memory),
+            prefix: prefix.to_owned(),
+            after,
+            place: None,
+        }))
+    }
+}
+
+impl fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Everything that was committed is on disk, and the file is free, when the drop returns.
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        drop(self.writer.take());
+        if let Some(thread) = self.thread.take() {
+            // The thread's panic was reported by its own hook.
+            let _ = thread.join();
+        }
+        let wake = lock(&self.memory).close();
+        wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A place in the history. Holds no queue: a slow watcher costs nothing and is told when it is too late.
+struct EmbeddedWatch {
+    memory: Arc<Mutex<Memory>>,
+    prefix: String,
+    after: Revision,
+    /// Where its waker is kept.
+    place: Option<u64>,
+}
+
+impl EmbeddedWatch {
+    fn poll_batch(&mut self, waker: &Waker) -> Poll<Result<Option<Vec<Event>>, StoreError>> {
+        let mut memory = lock(&self.memory);
+        match memory.find(&self.prefix, self.after) {
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(Found::Ended) => Poll::Ready(Ok(None)),
+            Ok(Found::Batch(revision, events)) => {
+                self.after = revision;
+                Poll::Ready(Ok(Some(events)))
+            }
+            Ok(Found::Nothing(seen)) => {
+                self.after = seen;
+                self.place = Some(memory.wait(self.place, &self.prefix, waker));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Watch for EmbeddedWatch {
+    async fn next(&mut self) -> Result<Option<Vec<Event>>, StoreError> {
+        std::future::poll_fn(|context| self.poll_batch(context.waker())).await
+    }
+}
+
+impl Drop for EmbeddedWatch {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            lock(&self.memory).stop_waiting(place);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! [`Catalog`], one method for each thing that is asked of a record.
+
+use super::keys;
+use super::store::{Durability, Revision, StoreError};
+use super::typed::{Catalog, Listing, Swap, Versioned, decode};
+use crate::model::{
+    Ack, AuditEntry, DatabaseId, DatabaseName, DatabaseRecord, Login, MoveId, MoveProgress, MoveRecord,
+    ProxyId, ProxyRecord, RoleName, RouteRecord, SystemName, SystemRecord, TeamName, TeamRecord, UnixMillis,
+};
+
+/// Everything that comes into being with a database, in one commit.
+#[derive(Debug, Clone)]
+pub struct NewDatabase {
+    pub database: DatabaseRecord,
+    pub route: RouteRecord,
+    pub logins: Vec<Login>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewDatabaseOutcome {
+    Created(Revision),
+    /// Another database has the name (or, less likely, the id).
+    NameTaken,
+}
+
+/// How the compare-and-swap of a route ended: after a cutover, this is the point of no return.
+#[derive(Debug)]
+pub enum RouteCommit {
+    Committed(Versioned<RouteRecord>),
+    /// Somebody else wrote first; nothing was changed. The route as it is, or `None` where it is gone.
+    Conflict(Option<Versioned<RouteRecord>>),
+    /// The answer was lost. Read the route until known; nobody guesses.
+    Unknown(StoreError),
+}
+
+/// Teams and systems.
+impl Catalog {
+    pub async fn team(&self, name: &TeamName) -> Result<Option<Versioned<TeamRecord>>, StoreError> {
+        self.read(&keys::team(name)).await
+    }
+
+    pub async fn teams(&self) -> Result<Listing<TeamRecord>, StoreError> {
+        self.list(keys::TEAMS).await
+    }
+
+    pub async fn create_team(&self, team: &TeamRecord) -> Result<Swap, StoreError> {
+        self.create(keys::team(&team.name), team).await
+    }
+
+    pub async fn system(&self, name: &SystemName) -> Result<Option<Versioned<SystemRecord>>, StoreError> {
+        self.read(&keys::system(name)).await
+    }
+
+    pub async fn systems(&self) -> Result<Listing<SystemRecord>, StoreError> {
+        self.list(keys::SYSTEMS).await
+    }
+
+    pub async fn create_system(&self, system: &SystemRecord) -> Result<Swap, StoreError> {
+        self.create(keys::system(&system.name), system).await
+    }
+}
+
+/// Databases, their names, routes and logins.
+impl Catalog {
+    pub async fn database(&self, id: &DatabaseId) -> Result<Option<Versioned<DatabaseRecord>>, StoreError> {
+        self.read(&keys::database(id)).await
+    }
+
+    /// Deleted databases, too: their tombstones.
+    pub async fn databases(&self) -> Result<Listing<DatabaseRecord>, StoreError> {
+        self.list(keys::DATABASES).await
+    }
+
+    pub async fn database_id(
+        &self,
+        name: &DatabaseName,
+    ) -> Result<Option<Versioned<DatabaseId>>, StoreError> {
+        self.read(&keys::name(name)).await
+    }
+
+    pub async fn database_by_name(
+        &self,
+        name: &DatabaseName,
+    ) -> Result<Option<Versioned<DatabaseRecord>>, StoreError> {
+        match self.database_id(name).await? {
+            Some(id) => self.database(&id.value).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Name, record, route and logins in one commit, if the name is free.
+    pub async fn create_database(&self, new: &NewDatabase) -> Result<NewDatabaseOutcome, StoreError> {
+        let NewDatabase { database, route, logins } = new;
+        let mut batch = self
+            .batch()
+            .absent(keys::name(&database.name))
+            .absent(keys::database(&database.id))
+            .put(keys::name(&database.name), &database.id)
+            .put(keys::database(&database.id), database)
+            .put(keys::route(&database.id), route);
+        for login in logins {
+            batch = batch.put(keys::login(&database.id, &login.role), login);
+        }
+        Ok(match batch.commit().await? {
+            Swap::Committed(revision) => NewDatabaseOutcome::Created(revision),
+            Swap::Conflict => NewDatabaseOutcome::NameTaken,
+        })
+    }
+
+    /// See [`Catalog::update`].
+    pub async fn update_database<E: From<StoreError> + Send>(
+        &self,
+        id: &DatabaseId,
+        change: impl FnMut(&mut DatabaseRecord) -> Result<(), E> + Send,
+    ) -> Result<Versioned<DatabaseRecord>, E> {
+        self.update(keys::database(id), change).await
+    }
+
+    pub async fn route(&self, id: &DatabaseId) -> Result<Option<Versioned<RouteRecord>>, StoreError> {
+        self.read(&keys::route(id)).await
+    }
+
+    pub async fn routes(&self) -> Result<Listing<RouteRecord>, StoreError> {
+        self.list(keys::ROUTES).await
+    }
+
+    /// Changes a route and gives it the next order number. See [`Catalog::update`].
+    pub async fn update_route<E: From<StoreError> + Send>(
+        &self,
+        id: &DatabaseId,
+        mut change: impl FnMut(&mut RouteRecord) -> Result<(), E> + Send,
+    ) -> Result<Versioned<RouteRecord>, E> {
+        let numbered = |route: &mut RouteRecord| {
+            let before = route.clone();
+            change(route)?;
+            route.order = before.order;
+            if *route != before {
+                route.order += 1;
+            }
+            Ok(())
+        };
+        self.update(keys::route(id), numbered).await
+    }
+
+    /// One exact compare-and-swap of a route, with the next order number: the flip of a move, or the end of a hold.
+    pub async fn commit_route(&self, expected: &Versioned<RouteRecord>, new: RouteRecord) -> RouteCommit {
+        let mut value = new;
+        value.order = expected.value.order + 1;
+        let key = keys::route(&expected.value.database);
+        match self.replace(key, expected.revision, &value).await {
+            Ok(Swap::Committed(revision)) => RouteCommit::Committed(Versioned { value, revision }),
+            Ok(Swap::Conflict) => match self.route(&expected.value.database).await {
+                Ok(current) => RouteCommit::Conflict(current),
+                Err(error) => RouteCommit::Unknown(error),
+            },
+            Err(error) => RouteCommit::Unknown(error),
+        }
+    }
+
+    pub async fn login(
+        &self,
+        id: &DatabaseId,
+        role: &RoleName,
+    ) -> Result<Option<Versioned<Login>>, StoreError> {
+        self.read(&keys::login(id, role)).await
+    }
+
+    pub async fn logins(&self, id: &DatabaseId) -> Result<Listing<Login>, StoreError> {
+        self.list(&keys::logins_of(id)).await
+    }
+
+    /// Makes the logins of a database what is given, in one commit. Writes only differences; `None`: there were none.
+    pub async fn sync_logins(
+        &self,
+        id: &DatabaseId,
+        logins: &[Login],
+    ) -> Result<Option<Revision>, StoreError> {
+        for _ in 0..super::typed::ATTEMPTS_MAX {
+            let known = self.logins(id).await?.records;
+            let mut batch = self.batch();
+            let mut changes = 0;
+            for login in logins {
+                let old = known.iter().find(|old| old.value.role == login.role);
+                if old.is_some_and(|old| old.value == *login) {
+                    continue;
+                }
+                let key = keys::login(id, &login.role);
+                batch = match old {
+                    Some(old) => batch.unchanged(key.clone(), old.revision),
+                    None => batch.absent(key.clone()),
+                };
+                batch = batch.put(key, login);
+                changes += 1;
+            }
+            for old in known.iter().filter(|old| !logins.iter().any(|login| login.role == old.value.role)) {
+                let key = keys::login(id, &old.value.role);
+                batch = batch.unchanged(key.clone(), old.revision).delete(key);
+                changes += 1;
+            }
+            if changes == 0 {
+                return Ok(None);
+            }
+            if let Swap::Committed(revision) = batch.commit().await? {
+                return Ok(Some(revision));
+            }
+        }
+        Err(StoreError::Contended { key: keys::logins_of(id), attempts: super::typed::ATTEMPTS_MAX })
+    }
+}
+
+/// Moves.
+impl Catalog {
+    pub async fn next_move_id(&self) -> Result<MoveId, StoreError> {
+        self.next_number(keys::counter("move")).await.map(MoveId)
+    }
+
+    pub async fn movement(&self, id: MoveId) -> Result<Option<Versioned<MoveRecord>>, StoreError> {
+        self.read(&keys::movement(id)).await
+    }
+
+    /// Oldest first.
+    pub async fn moves(&self) -> Result<Listing<MoveRecord>, StoreError> {
+        self.list(keys::MOVES).await
+    }
+
+    /// Records a new move and makes it the operation of its database, if the database is as `expected` and has none.
+    pub async fn create_move(
+        &self,
+        expected: &Versioned<DatabaseRecord>,
+        movement: &MoveRecord,
+    ) -> Result<Swap, StoreError> {
+        if expected.value.operation.is_some() {
+            return Ok(Swap::Conflict);
+        }
+        let mut database = expected.value.clone();
+        database.operation = Some(movement.id);
+        self.batch()
+            .unchanged(keys::database(&database.id), expected.revision)
+            .absent(keys::movement(movement.id))
+            .put(keys::database(&database.id), &database)
+            .put(keys::movement(movement.id), movement)
+            .commit()
+            .await
+    }
+
+    /// See [`Catalog::update`].
+    pub async fn update_move<E: From<StoreError> + Send>(
+        &self,
+        id: MoveId,
+        change: impl FnMut(&mut MoveRecord) -> Result<(), E> + Send,
+    ) -> Result<Versioned<MoveRecord>, E> {
+        self.update(keys::movement(id), change).await
+    }
+
+    pub async fn progress(&self, id: MoveId) -> Result<Option<MoveProgress>, StoreError> {
+        Ok(self.read(&keys::progress(id)).await?.map(|progress| progress.value))
+    }
+
+    /// Not durable.
+    pub async fn put_progress(&self, id: MoveId, progress: &MoveProgress) -> Result<(), StoreError> {
+        self.put(keys::progress(id), progress, Durability::Relaxed).await.map(drop)
+    }
+}
+
+/// Proxies and what they acknowledge.
+impl Catalog {
+    /// The proxies that must acknowledge.
+    pub async fn proxies(&self) -> Result<Vec<ProxyRecord>, StoreError> {
+        let snapshot = self.store().range(keys::PROXIES).await?;
+        let of_proxies = snapshot.entries.iter().filter(|entry| keys::is_proxy(&entry.key));
+        of_proxies.map(|entry| decode(entry).map(|proxy| proxy.value)).collect()
+    }
+
+    /// A proxy begins: it is listed, and what it acknowledged in an earlier life is forgotten.
+    pub async fn enlist_proxy(&self, proxy: &ProxyRecord) -> Result<(), StoreError> {
+        self.without_acks(&proxy.id).await?.put(keys::proxy(&proxy.id), proxy).commit().await.map(drop)
+    }
+
+    /// A proxy ends: nobody waits for it any more.
+    pub async fn discharge_proxy(&self, proxy: &ProxyId) -> Result<(), StoreError> {
+        self.without_acks(proxy).await?.delete(keys::proxy(proxy)).commit().await.map(drop)
+    }
+
+    async fn without_acks(&self, proxy: &ProxyId) -> Result<super::Batch, StoreError> {
+        let acks = self.store().range(&keys::acks_of_proxy(proxy)).await?;
+        Ok(acks.entries.into_iter().fold(self.batch(), |batch, entry| batch.delete(entry.key)))
+    }
+
+    /// What each proxy acknowledged of a database.
+    pub async fn acks(&self, database: &DatabaseId) -> Result<Vec<Versioned<Ack>>, StoreError> {
+        self.acks_at(database).await.map(|(_, acks)| acks)
+    }
+
+    pub(super) async fn acks_at(
+        &self,
+        database: &DatabaseId,
+    ) -> Result<(Revision, Vec<Versioned<Ack>>), StoreError> {
+        let snapshot = self.store().range(keys::PROXIES).await?;
+        let of_database = |key: &str| keys::acknowledged_database(key) == Some(database.as_str());
+        let acks = snapshot.entries.iter().filter(|entry| of_database(&entry.key)).map(decode);
+        Ok((snapshot.revision, acks.collect::<Result<_, _>>()?))
+    }
+
+    /// Not durable, visible at once.
+    pub async fn put_ack(&self, ack: &Ack) -> Result<(), StoreError> {
+        self.put(keys::ack(&ack.proxy, &ack.database), ack, Durability::Relaxed).await.map(drop)
+    }
+
+    pub async fn delete_ack(&self, proxy: &ProxyId, database: &DatabaseId) -> Result<(), StoreError> {
+        let batch = self.batch().delete(keys::ack(proxy, database));
+        batch.durability(Durability::Relaxed).commit().await.map(drop)
+    }
+}
+
+/// The audit trail.
+impl Catalog {
+    /// `id` makes entries of one millisecond distinct; it comes in as an argument because randomness does.
+    pub async fn put_audit(&self, id: ulid::Ulid, entry: &AuditEntry) -> Result<(), StoreError> {
+        self.put(keys::audit(entry.at, id), entry, Durability::Synced).await.map(drop)
+    }
+
+    /// Oldest first.
+    pub async fn audit(&self, since: UnixMillis) -> Result<Vec<AuditEntry>, StoreError> {
+        let all = self.list::<AuditEntry>(keys::AUDIT).await?.into_values();
+        Ok(all.into_iter().filter(|entry| entry.at >= since).collect())
+    }
+}

@@ -1,0 +1,205 @@
+//! The typed view, over the embedded store.
+
+use std::sync::Arc;
+
+use super::embedded::EmbeddedStore;
+use super::store::{Durability, StoreError};
+use super::*;
+use crate::model::{
+    Ack, AckStage, Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, GateOrder, Lifecycle,
+    Login, Place, Pooling, ProxyId, RoleName, RouteRecord, Service, SslMode, SystemName, TeamName,
+    TeamRecord, Tier, UnixMillis,
+};
+
+fn catalog() -> (tempfile::TempDir, Catalog) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
+    (directory, Catalog::new(store))
+}
+
+fn shop(id: &str) -> NewDatabase {
+    let id = DatabaseId::parse(id).unwrap();
+    let name = DatabaseName::parse("shop").unwrap();
+    let place = Place {
+        system: SystemName::parse("a").unwrap(),
+        address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+        dbname: "shop".to_owned(),
+        sslmode: SslMode::Disable,
+    };
+    NewDatabase {
+        database: DatabaseRecord {
+            id: id.clone(),
+            name: name.clone(),
+            owner: TeamName::parse("sales").unwrap(),
+            purpose: "orders".to_owned(),
+            lifecycle: Lifecycle::Active,
+            contract: Contract::of_tier(Tier::Dev),
+            operation: None,
+            adopted: false,
+            created_at: UnixMillis(0),
+            created_by: "test".to_owned(),
+            history: Vec::new(),
+        },
+        route: RouteRecord {
+            database: id,
+            name,
+            epoch: Epoch::FIRST,
+            place,
+            next: None,
+            order: 1,
+            gate: GateOrder::Open,
+            service: Service::Serving,
+            pooling: Pooling::Session,
+            client_connections_max: 10,
+        },
+        logins: vec![Login {
+            role: RoleName::parse("app").unwrap(),
+            verifier: None,
+            can_login: true,
+            superuser: false,
+            valid_until: None,
+        }],
+    }
+}
+
+#[tokio::test]
+async fn a_database_is_created_with_all_its_records_or_not_at_all() {
+    let (_directory, catalog) = catalog();
+    let first = shop("db_1");
+    let id = &first.database.id;
+    assert!(matches!(catalog.create_database(&first).await.unwrap(), NewDatabaseOutcome::Created(_)));
+    let revision = catalog.route(id).await.unwrap().unwrap().revision;
+    assert_eq!(catalog.logins(id).await.unwrap().records[0].revision, revision, "one commit");
+    let found = catalog.database_by_name(&first.database.name).await.unwrap().unwrap();
+    assert_eq!((found.value, found.revision), (first.database.clone(), revision));
+
+    let second = shop("db_2");
+    assert_eq!(catalog.create_database(&second).await.unwrap(), NewDatabaseOutcome::NameTaken);
+    assert!(catalog.route(&second.database.id).await.unwrap().is_none());
+    assert!(catalog.logins(&second.database.id).await.unwrap().records.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_of_a_route_has_its_own_order() {
+    let (_directory, catalog) = catalog();
+    catalog.create_database(&shop("db_1")).await.unwrap();
+    let id = DatabaseId::parse("db_1").unwrap();
+    let change = |catalog: Catalog, id: DatabaseId| async move {
+        let grow = |route: &mut RouteRecord| {
+            route.client_connections_max += 1;
+            Ok::<(), StoreError>(())
+        };
+        catalog.update_route(&id, grow).await.unwrap().value.order
+    };
+    let tasks: Vec<_> = (0..8).map(|_| tokio::spawn(change(catalog.clone(), id.clone()))).collect();
+    let mut orders = Vec::new();
+    for task in tasks {
+        orders.push(task.await.unwrap());
+    }
+    orders.sort_unstable();
+    assert!(orders.into_iter().eq(2..=9));
+    assert_eq!(catalog.route(&id).await.unwrap().unwrap().value.client_connections_max, 18);
+
+    let same = catalog.update_route(&id, |_| Ok::<(), StoreError>(())).await.unwrap();
+    assert_eq!(same.value.order, 9, "a change that changes nothing writes nothing");
+    let missing =
+        catalog.update_route(&DatabaseId::parse("db_9").unwrap(), |_| Ok::<(), StoreError>(())).await;
+    assert!(matches!(missing, Err(StoreError::Missing { .. })));
+}
+
+#[tokio::test]
+async fn of_two_that_commit_a_route_one_wins_and_the_other_sees_it() {
+    let (_directory, catalog) = catalog();
+    catalog.create_database(&shop("db_1")).await.unwrap();
+    let expected = catalog.route(&DatabaseId::parse("db_1").unwrap()).await.unwrap().unwrap();
+    let mut flip = expected.value.clone();
+    flip.epoch = flip.epoch.next();
+    let RouteCommit::Committed(committed) = catalog.commit_route(&expected, flip).await else {
+        panic!("not committed")
+    };
+    assert_eq!((committed.value.epoch, committed.value.order), (Epoch(2), 2));
+    let RouteCommit::Conflict(Some(current)) = catalog.commit_route(&expected, expected.value.clone()).await
+    else {
+        panic!("no conflict")
+    };
+    assert_eq!(current, committed);
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_program_is_read_and_one_that_cannot_be_read_is_named() {
+    let (_directory, catalog) = catalog();
+    let newer = serde_json::json!({"name": "sales", "contact": "#sales", "created_at": 5, "mood": "fine"});
+    catalog.put("team/sales".to_owned(), &newer, Durability::Synced).await.unwrap();
+    let team = catalog.team(&TeamName::parse("sales").unwrap()).await.unwrap().unwrap();
+    assert_eq!(team.value.contact, "#sales");
+
+    let mut changes = catalog.watch::<TeamRecord>("team/", team.revision).await.unwrap();
+    catalog.put("team/broken".to_owned(), &"text", Durability::Synced).await.unwrap();
+    let batch = changes.next().await.unwrap().unwrap();
+    assert!(matches!(&batch[..], [Change::Unreadable { key, .. }] if key == "team/broken"));
+    assert!(matches!(catalog.teams().await, Err(StoreError::Decode { key, .. }) if key == "team/broken"));
+}
+
+#[tokio::test]
+async fn acknowledgements_are_watched_for_one_database() {
+    let (_directory, catalog) = catalog();
+    let ack = |database: &str, order| Ack {
+        proxy: ProxyId::parse("one").unwrap(),
+        database: DatabaseId::parse(database).unwrap(),
+        order,
+        stage: AckStage::Seen,
+        sessions: 0,
+        waiting: 0,
+        pinned: Vec::new(),
+        server_pids: Vec::new(),
+        stall: None,
+        at: UnixMillis(0),
+    };
+    catalog.put_ack(&ack("db_1", 1)).await.unwrap();
+    let (known, mut changes) = catalog.watch_acks(&DatabaseId::parse("db_1").unwrap()).await.unwrap();
+    assert_eq!(known[0].value.order, 1);
+    catalog.put_ack(&ack("db_2", 2)).await.unwrap();
+    catalog.put_ack(&ack("db_1", 3)).await.unwrap();
+    assert_eq!(changes.next().await.unwrap().unwrap()[0].value.order, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_number_of_a_move_is_given_twice() {
+    let (_directory, catalog) = catalog();
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let catalog = catalog.clone();
+            tokio::spawn(async move { catalog.next_move_id().await.unwrap().0 })
+        })
+        .collect();
+    let mut numbers = Vec::new();
+    for task in tasks {
+        numbers.push(task.await.unwrap());
+    }
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(1..=8));
+}
+
+/// A commit reaches a watch in the same process; the follower and the mover wait for this in the pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relaxed_commit_reaches_a_watch_in_microseconds() {
+    let (_directory, catalog) = catalog();
+    let catalog = Arc::new(catalog);
+    let mut changes =
+        catalog.watch::<u64>("n", catalog.store().range("n").await.unwrap().revision).await.unwrap();
+    let (heard, mut hear) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Ok(Some(_)) = changes.next().await {
+            heard.send(std::time::Instant::now()).await.unwrap();
+        }
+    });
+    let mut waits = Vec::new();
+    for n in 0..200_u64 {
+        let began = std::time::Instant::now();
+        catalog.put("n".to_owned(), &n, Durability::Relaxed).await.unwrap();
+        waits.push(hear.recv().await.unwrap().duration_since(began));
+    }
+    waits.sort();
+    eprintln!("a commit is heard after {:?} (median), {:?} (p95)", waits[100], waits[190]);
+    assert!(waits[50] < std::time::Duration::from_millis(2), "{waits:?}");
+}

@@ -1,0 +1,232 @@
+//! [`Catalog`]: the store with types. The generic part; one method for each kind of record is in `records`.
+//!
+//! # Why no envelope
+//! A value is the plain JSON of its record, without a version around it. During a rolling upgrade old and new programs read
+//! the same keys; what works is that a reader ignores fields it does not know (serde's default) and that a new field is
+//! optional or has a default. A version number would only let a program refuse what it could have read.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::store::{Compare, Durability, Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write};
+
+/// How often an update starts again when somebody else was faster.
+pub const ATTEMPTS_MAX: u32 = 64;
+
+/// A record and the commit that wrote it: what a compare-and-swap compares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned<T> {
+    pub value: T,
+    pub revision: Revision,
+}
+
+/// The records of a prefix in the order of their keys, as they were at `revision`.
+#[derive(Debug, Clone)]
+pub struct Listing<T> {
+    pub revision: Revision,
+    pub records: Vec<Versioned<T>>,
+}
+
+impl<T> Listing<T> {
+    pub fn into_values(self) -> Vec<T> {
+        self.records.into_iter().map(|record| record.value).collect()
+    }
+}
+
+/// How a conditional write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    Committed(Revision),
+    /// Somebody else wrote; nothing of this was written.
+    Conflict,
+}
+
+impl From<Outcome> for Swap {
+    fn from(outcome: Outcome) -> Swap {
+        match outcome {
+            Outcome::Committed(revision) => Swap::Committed(revision),
+            Outcome::Conflict => Swap::Conflict,
+        }
+    }
+}
+
+/// The typed view of a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    store: Arc<dyn Store>,
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Catalog").field(&self.store).finish()
+    }
+}
+
+impl Catalog {
+    pub fn new(store: Arc<dyn Store>) -> Catalog {
+        Catalog { store }
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// One record.
+    pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
+        match self.store.get(key).await? {
+            Some(entry) => decode(&entry).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All records of a prefix. Fails if one of them cannot be read.
+    pub async fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Listing<T>, StoreError> {
+        let Snapshot { revision, entries } = self.store.range(prefix).await?;
+        let records = entries.iter().map(decode).collect::<Result<_, _>>()?;
+        Ok(Listing { revision, records })
+    }
+
+    /// A transaction over several keys.
+    pub fn batch(&self) -> Batch {
+        Batch { store: Arc::clone(&self.store), txn: Txn::default(), broken: None }
+    }
+
+    /// Writes, whatever was there before.
+    pub async fn put<T: Serialize>(
+        &self,
+        key: String,
+        value: &T,
+        durability: Durability,
+    ) -> Result<Revision, StoreError> {
+        match self.batch().put(key.clone(), value).durability(durability).commit().await? {
+            Swap::Committed(revision) => Ok(revision),
+            // Without a compare there is nothing to conflict with.
+            Swap::Conflict => Err(StoreError::Contended { key, attempts: 1 }),
+        }
+    }
+
+    /// Writes a record that must not exist yet.
+    pub async fn create<T: Serialize>(&self, key: String, value: &T) -> Result<Swap, StoreError> {
+        self.batch().absent(key.clone()).put(key, value).commit().await
+    }
+
+    /// Writes if nobody has since `expected` was read: one attempt.
+    pub async fn replace<T: Serialize>(
+        &self,
+        key: String,
+        expected: Revision,
+        value: &T,
+    ) -> Result<Swap, StoreError> {
+        self.batch().unchanged(key.clone(), expected).put(key, value).commit().await
+    }
+
+    /// Deletes if nobody has written since `expected` was read.
+    pub async fn delete(&self, key: String, expected: Revision) -> Result<Swap, StoreError> {
+        self.batch().unchanged(key.clone(), expected).delete(key).commit().await
+    }
+
+    /// Reads, changes and writes by compare-and-swap; starts again when somebody else wrote in between, at most
+    /// [`ATTEMPTS_MAX`] times. `change` may run several times; what it refuses ends the update with its error. A change
+    /// that changes nothing writes nothing.
+    ///
+    /// Errors: [`StoreError::Missing`], [`StoreError::Contended`], [`StoreError::Unknown`] (it may have happened: read again).
+    pub async fn update<T, E>(
+        &self,
+        key: String,
+        mut change: impl FnMut(&mut T) -> Result<(), E> + Send,
+    ) -> Result<Versioned<T>, E>
+    where
+        T: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync,
+        E: From<StoreError> + Send,
+    {
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(current) = self.read::<T>(&key).await? else {
+                return Err(StoreError::Missing { key }.into());
+            };
+            let mut value = current.value.clone();
+            change(&mut value)?;
+            if value == current.value {
+                return Ok(current);
+            }
+            match self.replace(key.clone(), current.revision, &value).await? {
+                Swap::Committed(revision) => return Ok(Versioned { value, revision }),
+                Swap::Conflict => {}
+            }
+        }
+        Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX }.into())
+    }
+
+    /// The next number of a counter; the first is 1.
+    pub async fn next_number(&self, key: String) -> Result<u64, StoreError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let current = self.read::<u64>(&key).await?;
+            let next = current.as_ref().map_or(1, |current| current.value + 1);
+            let swap = match current {
+                Some(current) => self.replace(key.clone(), current.revision, &next).await?,
+                None => self.create(key.clone(), &next).await?,
+            };
+            if let Swap::Committed(_) = swap {
+                return Ok(next);
+            }
+        }
+        Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX })
+    }
+}
+
+/// A transaction being put together: all or nothing.
+#[derive(Debug)]
+#[must_use = "nothing is written before commit"]
+pub struct Batch {
+    store: Arc<dyn Store>,
+    txn: Txn,
+    broken: Option<StoreError>,
+}
+
+impl Batch {
+    /// The key must not exist.
+    pub fn absent(mut self, key: String) -> Batch {
+        self.txn.compares.push(Compare::Absent { key });
+        self
+    }
+
+    /// Nobody must have written the key since `revision`.
+    pub fn unchanged(mut self, key: String, revision: Revision) -> Batch {
+        self.txn.compares.push(Compare::Unchanged { key, revision });
+        self
+    }
+
+    pub fn put<T: Serialize>(mut self, key: String, value: &T) -> Batch {
+        match serde_json::to_vec(value) {
+            Ok(json) => self.txn.writes.push(Write::Put { key, value: Bytes::from(json) }),
+            Err(source) => self.broken = Some(StoreError::Decode { key, source }),
+        }
+        self
+    }
+
+    pub fn delete(mut self, key: String) -> Batch {
+        self.txn.writes.push(Write::Delete { key });
+        self
+    }
+
+    pub fn durability(mut self, durability: Durability) -> Batch {
+        self.txn.durability = durability;
+        self
+    }
+
+    pub async fn commit(self) -> Result<Swap, StoreError> {
+        match self.broken {
+            Some(error) => Err(error),
+            None => self.store.commit(self.txn).await.map(Swap::from),
+        }
+    }
+}
+
+pub(super) fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<Versioned<T>, StoreError> {
+    serde_json::from_slice(&entry.value)
+        .map(|value| Versioned { value, revision: entry.revision })
+        .map_err(|source| StoreError::Decode { key: entry.key.clone(), source })
+}
