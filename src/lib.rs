@@ -57,3 +57,5 @@ pub mod telemetry;
 pub mod tls;
 
 pub mod catalog;
+
+pub mod route;

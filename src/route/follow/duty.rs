@@ -1,0 +1,151 @@
+//! What one database's current order asks of this proxy, and whether it is done. No IO.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::{Ack, AckStage, GateOrder, ProxyId, RouteRecord, UnixMillis};
+use crate::route::roster::Goal;
+use crate::route::table::Route;
+
+/// One followed database.
+#[derive(Debug)]
+pub(super) struct Duty {
+    pub(super) route: Arc<Route>,
+    /// The order at which the epoch changed, until every session was seen there.
+    arriving: Option<u64>,
+    /// Done cannot become undone, except for warming: new sessions come while it lasts.
+    done: bool,
+    /// What the catalogue has.
+    acked: Option<Ack>,
+    /// When figures are to be brought up to date.
+    pub(super) refresh_at: Option<Instant>,
+    /// When the hold may be aborted.
+    pub(super) abort_at: Option<Instant>,
+}
+
+/// Whether an acknowledgement must be written.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The catalogue has it.
+    Known,
+    /// Only figures differ: soon is enough.
+    Later,
+    Write(Box<Ack>),
+}
+
+impl Duty {
+    /// The route is already as its record says. `before` is what was known of the database until now.
+    pub(super) fn new(route: Arc<Route>) -> Duty {
+        let duty = Duty { route, arriving: None, done: false, acked: None, refresh_at: None, abort_at: None };
+        duty.route.roster().set_goal(duty.goal(&duty.route.current()));
+        duty
+    }
+
+    /// Takes a newer record: gate and sessions follow.
+    pub(super) fn turn(&mut self, record: &RouteRecord, apply: impl FnOnce()) {
+        let before = self.route.current();
+        self.done = false;
+        self.abort_at = None;
+        if record.epoch != before.epoch {
+            self.arriving = Some(record.order);
+        }
+        let was_held = matches!(before.gate, GateOrder::Held { .. });
+        if matches!(record.gate, GateOrder::Held { .. }) && !was_held {
+            // The next report is of this hold.
+            let _ = self.route.gate().take_stalls();
+        }
+        // Sessions react to the turn; what they say then is to be counted towards this order.
+        self.route.roster().set_goal(self.goal(record));
+        apply();
+    }
+
+    fn goal(&self, record: &RouteRecord) -> Goal {
+        let order = record.order;
+        match (&record.gate, &record.next, self.arriving) {
+            (GateOrder::Latched { .. }, _, _) | (GateOrder::Held { .. }, None, _) => Goal::Nothing,
+            (GateOrder::Open, _, Some(changed)) if changed == order => Goal::Arrive { order },
+            (GateOrder::Held { .. } | GateOrder::Open, Some(_), _) => Goal::Travel { order },
+            (GateOrder::Open, None, Some(changed)) => Goal::Arrive { order: changed },
+            (GateOrder::Open, None, None) => Goal::Nothing,
+        }
+    }
+
+    fn is_done(&self, record: &RouteRecord) -> bool {
+        let gate = self.route.gate();
+        let gate_is_done = match record.gate {
+            GateOrder::Open => true,
+            GateOrder::Latched { .. } => gate.connecting() == 0,
+            GateOrder::Held { .. } => gate.is_drained(),
+        };
+        gate_is_done && self.route.roster().behind() == 0
+    }
+
+    /// `true`: somebody waits for a change of this order's standing.
+    pub(super) fn is_watched(&self) -> bool {
+        !self.done || self.route.current().next.is_some()
+    }
+
+    /// What to tell the catalogue now.
+    pub(super) fn answer(&mut self, proxy: &ProxyId, at: UnixMillis) -> Answer {
+        let record = self.route.current();
+        let is_warming = matches!(record.gate, GateOrder::Open) && record.next.is_some();
+        self.done = self.is_done(&record) || (self.done && !is_warming);
+        if self.done && matches!(record.gate, GateOrder::Open) {
+            self.arriving = None;
+        }
+        let ack = self.ack(&record, proxy, at);
+        match &self.acked {
+            Some(known) if same(known, &ack) => Answer::Known,
+            Some(known) if known.order == ack.order && known.stage == ack.stage => Answer::Later,
+            _ => Answer::Write(Box::new(ack)),
+        }
+    }
+
+    /// The acknowledgement with the figures of this instant.
+    pub(super) fn ack(&self, record: &RouteRecord, proxy: &ProxyId, at: UnixMillis) -> Ack {
+        let gate = self.route.gate();
+        let standing = self.route.roster().standing();
+        let running = match record.gate {
+            GateOrder::Open => 0,
+            GateOrder::Latched { .. } => gate.connecting(),
+            GateOrder::Held { .. } => gate.inside() + gate.connecting(),
+        };
+        let stall = match record.gate {
+            GateOrder::Open => Some(gate.stalls()).filter(|stalls| stalls.held > 0),
+            GateOrder::Latched { .. } | GateOrder::Held { .. } => None,
+        };
+        Ack {
+            proxy: proxy.clone(),
+            database: record.database.clone(),
+            order: record.order,
+            stage: if self.done { AckStage::Done } else { AckStage::Seen },
+            sessions: standing.sessions,
+            waiting: if self.done { 0 } else { standing.waiting.max(running) },
+            pinned: standing.pinned,
+            server_pids: standing.server_pids,
+            stall,
+            at,
+        }
+    }
+
+    /// The catalogue has this; `None`: it is not known what it has.
+    pub(super) fn acked(&mut self, ack: Option<Ack>) {
+        self.acked = ack;
+    }
+
+    /// When the current hold may be aborted, if it is one and has an end.
+    pub(super) fn expiry(&self, now: UnixMillis, grace: Duration) -> Option<Instant> {
+        match self.route.current().gate {
+            GateOrder::Held { until: Some(until), .. } => Some(Instant::now() + now.until(until) + grace),
+            GateOrder::Held { until: None, .. } | GateOrder::Latched { .. } | GateOrder::Open => None,
+        }
+    }
+}
+
+fn same(known: &Ack, new: &Ack) -> bool {
+    let mut new = new.clone();
+    new.at = known.at;
+    *known == new
+}

@@ -1,0 +1,453 @@
+//! Makes the routes of this process follow the catalogue, and acknowledges.
+//!
+//! ```text
+//!          +--> list routes and logins --> apply what is newer --> watch --+--> apply each commit, in order
+//!          |                                                              +--> sessions rang: acknowledge
+//!          +---- wait (grows to a bound) <---- the store failed <----------+--> a hold is overdue: abort it
+//! ```
+//!
+//! One task, because orders must reach a gate in sequence. It never decides where a database is; it may end a hold that
+//! nobody ended, by compare-and-swap.
+//!
+//! # Static stability
+//! * The store is away: everything goes on with what is known, gates stay as they are, and the task tries again.
+//! * A route goes only when its key is deleted before our eyes. A key that is absent from a list (after a gap in the watch, or
+//!   from a store that lost its data) deletes nothing. Logins of a database are replaced by a list that has any for it: a role
+//!   that was dropped during the gap must not get in.
+//! * A record that cannot be read, or is older than the one known, is not applied.
+//!
+//! A last snapshot on disk, for a start without the store, belongs here, before the first list.
+
+mod duty;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::duty::{Answer, Duty};
+use super::bell::Urgency;
+use super::table::{Logins, RouteTable};
+use crate::catalog::store::StoreError;
+use crate::catalog::{Catalog, Change, Changes, RouteCommit, keys};
+use crate::model::{Ack, DatabaseId, GateOrder, Login, ProxyRecord, RouteRecord, UnixMillis};
+
+/// How a follower behaves in time.
+#[derive(Debug, Clone)]
+pub struct FollowerOptions {
+    /// A hold this long past its end is aborted.
+    pub hold_grace: Duration,
+    /// Wait before the store is asked again after a failure: doubles from the first to the second.
+    pub reconnect_min: Duration,
+    pub reconnect_max: Duration,
+    /// Changed figures are written this late while an order is being carried out ...
+    pub refresh_watched: Duration,
+    /// ... and this late otherwise.
+    pub refresh_idle: Duration,
+}
+
+impl Default for FollowerOptions {
+    fn default() -> FollowerOptions {
+        FollowerOptions {
+            hold_grace: Duration::from_secs(1),
+            reconnect_min: Duration::from_millis(50),
+            reconnect_max: Duration::from_secs(5),
+            refresh_watched: Duration::from_millis(20),
+            refresh_idle: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The running task. Dropping it stops following; the routes stay as they are.
+#[derive(Debug)]
+pub struct Follower {
+    task: Option<JoinHandle<()>>,
+    stop: CancellationToken,
+    synced: watch::Receiver<bool>,
+    catalog: Catalog,
+    proxy: ProxyRecord,
+}
+
+impl Follower {
+    /// Starts on the current runtime. Lists the proxy in the catalogue; clients should be accepted after
+    /// [`Follower::synced`].
+    pub fn start(
+        catalog: Catalog,
+        table: Arc<RouteTable>,
+        proxy: ProxyRecord,
+        options: FollowerOptions,
+    ) -> Follower {
+        let (announce, synced) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let task = Task {
+            catalog: catalog.clone(),
+            table,
+            proxy: proxy.clone(),
+            options,
+            duties: HashMap::new(),
+            logins: HashMap::new(),
+            alarms: BinaryHeap::new(),
+            enlisted: false,
+            synced: announce,
+        };
+        let running = tokio::spawn(task.run(stop.clone()));
+        Follower { task: Some(running), stop, synced, catalog, proxy }
+    }
+
+    /// Waits until everything in the catalogue was applied once. Cancel-safe.
+    pub async fn synced(&self) {
+        let mut synced = self.synced.clone();
+        // An error means that the task ended: then there is nothing to wait for.
+        let _ = synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Stops following and takes the proxy off the list of those that must acknowledge.
+    pub async fn stop(mut self) -> Result<(), StoreError> {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            // A panic of the task was reported by its hook.
+            let _ = task.await;
+        }
+        self.catalog.discharge_proxy(&self.proxy.id).await
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Something to do later for a database; valid only if the duty still has the same instant.
+type Alarm = Reverse<(Instant, DatabaseId)>;
+
+struct Task {
+    catalog: Catalog,
+    table: Arc<RouteTable>,
+    proxy: ProxyRecord,
+    options: FollowerOptions,
+    duties: HashMap<DatabaseId, Duty>,
+    logins: HashMap<DatabaseId, Logins>,
+    alarms: BinaryHeap<Alarm>,
+    enlisted: bool,
+    synced: watch::Sender<bool>,
+}
+
+/// Both watches, each from where its list ended.
+struct Watches {
+    routes: Changes<RouteRecord>,
+    logins: Changes<Login>,
+}
+
+impl Task {
+    async fn run(mut self, stop: CancellationToken) {
+        // Cancel-safe: what is dropped half-way is at most an acknowledgement, and the process is stopping.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow() => {}
+        }
+    }
+
+    async fn follow(&mut self) {
+        let mut wait = self.options.reconnect_min;
+        loop {
+            let began = Instant::now();
+            match self.follow_once().await {
+                Ok(()) => tracing::info!("the watch of the catalogue ended, reading again"),
+                Err(StoreError::Compacted { .. }) => {
+                    tracing::info!("fell behind the catalogue, reading again")
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot follow the catalogue")
+                }
+            }
+            if began.elapsed() > self.options.reconnect_max {
+                wait = self.options.reconnect_min;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(self.options.reconnect_max);
+        }
+    }
+
+    /// Reads everything, then follows until the store fails or the watch ends.
+    async fn follow_once(&mut self) -> Result<(), StoreError> {
+        let mut watches = self.connect().await?;
+        let tower = Arc::clone(self.table.tower());
+        loop {
+            let alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
+            // Each branch is cancel-safe: the watches and the tower keep what was not taken. Logins first: a new database is
+            // one commit in both, and its roles must be known when its name is.
+            tokio::select! {
+                biased;
+                changes = watches.logins.next() => match changes? {
+                    Some(changes) => self.take_logins(changes),
+                    None => return Ok(()),
+                },
+                changes = watches.routes.next() => match changes? {
+                    Some(changes) => self.take_routes(changes).await,
+                    None => return Ok(()),
+                },
+                rung = tower.rung() => self.take_rings(rung).await,
+                () = sleep_until(alarm) => self.take_alarms().await,
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Watches, StoreError> {
+        if !self.enlisted {
+            self.catalog.enlist_proxy(&self.proxy).await?;
+            self.enlisted = true;
+        }
+        let logins = self.catalog.store().range(keys::LOGINS).await?;
+        let mut known: HashMap<DatabaseId, Logins> = HashMap::new();
+        for entry in &logins.entries {
+            match serde_json::from_slice::<Login>(&entry.value) {
+                Ok(login) => note_login(&mut known, &entry.key, login),
+                Err(error) => tracing::error!(key = entry.key, %error, "cannot read a login"),
+            }
+        }
+        self.logins.extend(known);
+        let routes = self.catalog.store().range(keys::ROUTES).await?;
+        for entry in &routes.entries {
+            match serde_json::from_slice::<RouteRecord>(&entry.value) {
+                Ok(record) => self.take_route(record).await,
+                Err(error) => {
+                    tracing::error!(key = entry.key, %error, "cannot read a route, keeping the old one")
+                }
+            }
+        }
+        for (id, logins) in &self.logins {
+            self.table.set_logins(id, logins.clone());
+        }
+        self.answer_all().await;
+        let watches = Watches {
+            routes: self.catalog.watch_routes(routes.revision).await?,
+            logins: self.catalog.watch(keys::LOGINS, logins.revision).await?,
+        };
+        self.synced.send_replace(true);
+        Ok(watches)
+    }
+
+    fn take_logins(&mut self, changes: Vec<Change<Login>>) {
+        let mut touched = Vec::new();
+        for change in changes {
+            let Some((id, role)) = keys::login_of(change.key()) else { continue };
+            let Ok(id) = DatabaseId::parse(id) else { continue };
+            match &change {
+                Change::Put { key, record } => note_login(&mut self.logins, key, record.value.clone()),
+                Change::Deleted { .. } => {
+                    self.logins.entry(id.clone()).or_default().remove(role);
+                }
+                Change::Unreadable { key, error } => tracing::error!(key, %error, "cannot read a login"),
+            }
+            if !touched.contains(&id) {
+                touched.push(id);
+            }
+        }
+        for id in touched {
+            let logins = self.logins.get(&id).cloned().unwrap_or_default();
+            self.table.set_logins(&id, logins);
+        }
+    }
+
+    async fn take_routes(&mut self, changes: Vec<Change<RouteRecord>>) {
+        for change in changes {
+            match change {
+                Change::Put { record, .. } => self.take_route(record.value).await,
+                Change::Deleted { key, .. } => self.forget_route(&key).await,
+                Change::Unreadable { key, error } => {
+                    tracing::error!(key, %error, "cannot read a route, keeping the old one");
+                }
+            }
+        }
+    }
+
+    async fn take_route(&mut self, record: RouteRecord) {
+        let id = record.database.clone();
+        match self.duties.get_mut(&id) {
+            None => {
+                let route = self.table.install(record);
+                route.bell().rearm(Urgency::Now);
+                route.bell().rearm(Urgency::Soon);
+                self.duties.insert(id.clone(), Duty::new(route));
+                self.table.set_logins(&id, self.logins.get(&id).cloned().unwrap_or_default());
+            }
+            Some(duty) => {
+                let known = duty.route.current();
+                if record.order <= known.order {
+                    if *known != record {
+                        tracing::warn!(database = %id, known = known.order, order = record.order, "an older order");
+                    }
+                    return;
+                }
+                let table = Arc::clone(&self.table);
+                duty.turn(&record.clone(), || drop(table.install(record)));
+            }
+        }
+        self.arm_abort(&id, Duration::ZERO);
+        self.answer(&id).await;
+        if self.duties.get(&id).is_some_and(|duty| duty.refresh_at.is_some()) {
+            // It was armed when nobody was waiting; now somebody may be.
+            self.refresh_later(&id);
+        }
+    }
+
+    async fn forget_route(&mut self, key: &str) {
+        let id = key.strip_prefix(keys::ROUTES).and_then(|id| DatabaseId::parse(id).ok());
+        let Some(id) = id else { return };
+        self.table.remove(&id);
+        self.duties.remove(&id);
+        self.logins.remove(&id);
+        if let Err(error) = self.catalog.delete_ack(&self.proxy.id, &id).await {
+            tracing::warn!(database = %id, %error, "cannot withdraw an acknowledgement");
+        }
+    }
+
+    async fn take_rings(&mut self, rung: Vec<(DatabaseId, Urgency)>) {
+        for (id, urgency) in rung {
+            let Some(duty) = self.duties.get(&id) else { continue };
+            match urgency {
+                Urgency::Now => {
+                    duty.route.bell().rearm(urgency);
+                    self.answer(&id).await;
+                }
+                // Silent until the refresh: it takes along what happens in between.
+                Urgency::Soon => self.refresh_later(&id),
+            }
+        }
+    }
+
+    async fn take_alarms(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, id))) = self.alarms.peek().cloned() {
+            if at > now {
+                return;
+            }
+            self.alarms.pop();
+            let Some(duty) = self.duties.get_mut(&id) else { continue };
+            if duty.abort_at == Some(at) {
+                duty.abort_at = None;
+                self.abort_hold(&id).await;
+            } else if duty.refresh_at == Some(at) {
+                duty.refresh_at = None;
+                self.refresh(&id).await;
+            }
+        }
+    }
+
+    async fn answer_all(&mut self) {
+        let all: Vec<_> = self.duties.keys().cloned().collect();
+        for id in all {
+            self.answer(&id).await;
+        }
+    }
+
+    /// Acknowledges at once what is new; new figures of a known answer go later.
+    async fn answer(&mut self, id: &DatabaseId) {
+        let Some(duty) = self.duties.get_mut(id) else { return };
+        match duty.answer(&self.proxy.id, UnixMillis::now()) {
+            Answer::Known => {}
+            Answer::Later => self.refresh_later(id),
+            Answer::Write(ack) => self.write(*ack).await,
+        }
+    }
+
+    /// Brings the figures up to date.
+    async fn refresh(&mut self, id: &DatabaseId) {
+        let Some(duty) = self.duties.get_mut(id) else { return };
+        duty.route.bell().rearm(Urgency::Soon);
+        let now = UnixMillis::now();
+        match duty.answer(&self.proxy.id, now) {
+            Answer::Known => {}
+            Answer::Write(ack) => self.write(*ack).await,
+            Answer::Later => {
+                let ack = duty.ack(&duty.route.current(), &self.proxy.id, now);
+                self.write(ack).await;
+            }
+        }
+    }
+
+    async fn write(&mut self, ack: Ack) {
+        let result = self.catalog.put_ack(&ack).await;
+        let id = ack.database.clone();
+        let Some(duty) = self.duties.get_mut(&id) else { return };
+        match result {
+            Ok(()) => duty.acked(Some(ack)),
+            Err(error) => {
+                tracing::warn!(database = %id, order = ack.order, %error, "cannot acknowledge");
+                duty.acked(None);
+                self.refresh_after(&id, self.options.reconnect_max);
+            }
+        }
+    }
+
+    fn refresh_later(&mut self, id: &DatabaseId) {
+        let Some(duty) = self.duties.get_mut(id) else { return };
+        let wait = match duty.is_watched() {
+            true => self.options.refresh_watched,
+            false => self.options.refresh_idle,
+        };
+        self.refresh_after(id, wait);
+    }
+
+    fn refresh_after(&mut self, id: &DatabaseId, wait: Duration) {
+        let Some(duty) = self.duties.get_mut(id) else { return };
+        let at = Instant::now() + wait;
+        if duty.refresh_at.is_none_or(|armed| armed > at) {
+            duty.refresh_at = Some(at);
+            self.alarms.push(Reverse((at, id.clone())));
+        }
+    }
+
+    fn arm_abort(&mut self, id: &DatabaseId, delay: Duration) {
+        let Some(duty) = self.duties.get_mut(id) else { return };
+        duty.abort_at = duty.expiry(UnixMillis::now(), self.options.hold_grace + delay);
+        if let Some(at) = duty.abort_at {
+            self.alarms.push(Reverse((at, id.clone())));
+        }
+    }
+
+    /// Nobody ended the hold in time: everyone goes on where the database is. The compare-and-swap decides against a mover
+    /// that commits at this very moment; what was decided arrives by the watch.
+    async fn abort_hold(&mut self, id: &DatabaseId) {
+        let Some(order) = self.duties.get(id).map(|duty| duty.route.current().order) else { return };
+        let expected = match self.catalog.route(id).await {
+            Ok(Some(route)) if route.value.order == order => route,
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(database = %id, %error, "cannot abort an overdue hold");
+                return self.arm_abort(id, self.options.reconnect_max);
+            }
+        };
+        let mut open = expected.value.clone();
+        open.gate = GateOrder::Open;
+        open.next = None;
+        match self.catalog.commit_route(&expected, open).await {
+            RouteCommit::Committed(_) => tracing::warn!(database = %id, order, "aborted a hold past its end"),
+            RouteCommit::Conflict(_) => {}
+            RouteCommit::Unknown(error) => {
+                tracing::warn!(database = %id, %error, "cannot abort an overdue hold");
+                self.arm_abort(id, self.options.reconnect_max);
+            }
+        }
+    }
+}
+
+fn note_login(known: &mut HashMap<DatabaseId, Logins>, key: &str, login: Login) {
+    let Some(id) = keys::login_of(key).and_then(|(id, _)| DatabaseId::parse(id).ok()) else { return };
+    known.entry(id).or_default().insert(login.role.to_string(), Arc::new(login));
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

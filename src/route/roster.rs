@@ -1,0 +1,460 @@
+//! Who is connected to a database in this process, and how far each session is with the current order.
+//!
+//! Owns the sessions' standing towards the mover (ready, pinned, behind) and the rows of SHOW SESSIONS. It deliberately knows
+//! nothing of connections or protocol: a session tells it by its [`Member`].
+//!
+//! # Why one lock
+//! What takes the lock happens once for a connection or once for an order, never for a query: joining, leaving, a new server
+//! connection, a new readiness. In return the number of sessions that an order still waits for is exact at every instant, and
+//! the last session that becomes ready rings the follower at once. What changes with every transaction
+//! ([`Member::set_activity`]) is one store to the session's own memory.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::bell::{Bell, Urgency};
+use crate::model::{Epoch, Pinned, UnixMillis};
+
+/// Pinned sessions that are named in one acknowledgement.
+const PINNED_MAX: usize = 100;
+
+/// Whether a session could change its system now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// A twin is missing or stale, or the session is not yet on the new epoch.
+    Behind,
+    /// The session has done all that the route's record with this order asks of it.
+    Ready { order: u64 },
+    /// It looked at this order and holds something that cannot travel; one sentence for each thing.
+    Pinned { order: u64, reasons: Vec<String> },
+}
+
+/// What a session does, for people. Whether transactions run is decided by passes, not by this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Activity {
+    Idle = 0,
+    Active = 1,
+    InTransaction = 2,
+    /// Waits at the gate.
+    Held = 3,
+    /// Changes its server connection.
+    Switching = 4,
+}
+
+impl Activity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Activity::Idle => "idle",
+            Activity::Active => "active",
+            Activity::InTransaction => "idle in transaction",
+            Activity::Held => "held",
+            Activity::Switching => "switching",
+        }
+    }
+
+    fn of(number: u64) -> Activity {
+        match number {
+            0 => Activity::Idle,
+            1 => Activity::Active,
+            2 => Activity::InTransaction,
+            3 => Activity::Held,
+            _ => Activity::Switching,
+        }
+    }
+}
+
+/// A younger transaction is about to end by itself, most likely.
+const TRANSACTION_IS_NAMED_AFTER: Duration = Duration::from_millis(250);
+
+/// What is known of a session when it joins.
+#[derive(Debug, Clone)]
+pub struct MemberFacts {
+    pub session: u64,
+    pub role: String,
+    /// The client's address.
+    pub client: String,
+    pub application_name: String,
+    pub connected_at: UnixMillis,
+    /// Of the route at that time.
+    pub epoch: Epoch,
+}
+
+/// One row of SHOW SESSIONS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRow {
+    pub session: u64,
+    pub role: String,
+    pub client: String,
+    pub application_name: String,
+    pub connected_at: UnixMillis,
+    /// `None`: it has no server connection.
+    pub server_pid: Option<i32>,
+    pub activity: Activity,
+    /// How long it has been doing that.
+    pub since: Duration,
+    pub readiness: Readiness,
+    /// The server process of its twin connection, if it has one.
+    pub twin_pid: Option<i32>,
+    /// The epoch of its server connection.
+    pub epoch: Epoch,
+}
+
+/// What an order asks of every session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Goal {
+    #[default]
+    Nothing,
+    /// A twin that is ready for this order; or the session is pinned and says so.
+    Travel { order: u64 },
+    /// On the new epoch.
+    Arrive { order: u64 },
+}
+
+/// How the sessions of a database stand, for an acknowledgement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) sessions: u32,
+    pub(crate) waiting: u32,
+    pub(crate) pinned: Vec<Pinned>,
+    pub(crate) server_pids: Vec<i32>,
+}
+
+/// The sessions of one database in this process.
+#[derive(Debug)]
+pub struct Roster {
+    tally: Mutex<Tally>,
+    bell: Option<Arc<Bell>>,
+    /// Activities carry microseconds since then.
+    began: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    goal: Goal,
+    /// Members that do not satisfy the goal.
+    behind: u32,
+    members: BTreeMap<u64, Seat>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Seat {
+    facts: MemberFacts,
+    server_pid: Option<i32>,
+    twin_pid: Option<i32>,
+    readiness: Readiness,
+    activity: Arc<AtomicU64>,
+}
+
+impl Seat {
+    /// A session without a server connection has nothing to carry along.
+    fn satisfies(&self, goal: Goal) -> bool {
+        if self.server_pid.is_none() {
+            return true;
+        }
+        match (goal, &self.readiness) {
+            (Goal::Nothing, _) => true,
+            (
+                Goal::Travel { order },
+                Readiness::Ready { order: done } | Readiness::Pinned { order: done, .. },
+            )
+            | (Goal::Arrive { order }, Readiness::Ready { order: done }) => *done >= order,
+            (Goal::Travel { .. }, Readiness::Behind)
+            | (Goal::Arrive { .. }, Readiness::Behind | Readiness::Pinned { .. }) => false,
+        }
+    }
+}
+
+impl Default for Roster {
+    fn default() -> Roster {
+        Roster::new(None)
+    }
+}
+
+impl Roster {
+    pub(crate) fn new(bell: Option<Arc<Bell>>) -> Roster {
+        Roster { tally: Mutex::default(), bell, began: Instant::now() }
+    }
+
+    /// A session begins. It is [`Readiness::Behind`], idle, and without a server connection.
+    pub fn join(self: &Arc<Roster>, facts: MemberFacts) -> Member {
+        self.seat(&mut self.tally(), facts)
+    }
+
+    /// Like [`Roster::join`], if there are fewer than `sessions_max`.
+    pub fn join_within(self: &Arc<Roster>, sessions_max: u32, facts: MemberFacts) -> Option<Member> {
+        let mut tally = self.tally();
+        (tally.members.len() < sessions_max as usize).then(|| self.seat(&mut tally, facts))
+    }
+
+    fn seat(self: &Arc<Roster>, tally: &mut Tally, facts: MemberFacts) -> Member {
+        let activity = Arc::new(AtomicU64::new(self.stamp(Activity::Idle)));
+        tally.next += 1;
+        let seat = tally.next;
+        let readiness = Readiness::Behind;
+        tally.members.insert(
+            seat,
+            Seat { facts, server_pid: None, twin_pid: None, readiness, activity: Arc::clone(&activity) },
+        );
+        self.ring(Urgency::Soon);
+        Member { roster: Arc::clone(self), seat, activity }
+    }
+
+    pub fn len(&self) -> usize {
+        self.tally().members.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows of SHOW SESSIONS, oldest session first.
+    pub fn sessions(&self) -> Vec<SessionRow> {
+        let now = self.microseconds();
+        self.tally().members.values().map(|seat| row(seat, now)).collect()
+    }
+
+    pub(crate) fn set_goal(&self, goal: Goal) {
+        let mut tally = self.tally();
+        tally.goal = goal;
+        let behind = tally.members.values().filter(|seat| !seat.satisfies(goal)).count();
+        tally.behind = u32::try_from(behind).unwrap_or(u32::MAX);
+    }
+
+    /// Sessions that do not satisfy the goal.
+    pub(crate) fn behind(&self) -> u32 {
+        self.tally().behind
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let now = self.microseconds();
+        let tally = self.tally();
+        let busy = |seat: &&Seat| !seat.satisfies(tally.goal) && matches!(tally.goal, Goal::Travel { .. });
+        let busy = tally.members.values().filter(busy).filter_map(|seat| in_transaction(seat, now));
+        let pinned = tally.members.values().flat_map(pins).chain(busy).take(PINNED_MAX).collect();
+        Standing {
+            sessions: u32::try_from(tally.members.len()).unwrap_or(u32::MAX),
+            waiting: tally.behind,
+            pinned,
+            server_pids: tally.members.values().filter_map(|seat| seat.server_pid).collect(),
+        }
+    }
+
+    fn change(&self, seat: u64, change: impl FnOnce(&mut Seat)) {
+        let mut tally = self.tally();
+        let goal = tally.goal;
+        let Some(seat) = tally.members.get_mut(&seat) else { return };
+        let before = seat.satisfies(goal);
+        change(seat);
+        let after = seat.satisfies(goal);
+        self.settle(tally, before, after);
+    }
+
+    fn leave(&self, seat: u64) {
+        let mut tally = self.tally();
+        let Some(seat) = tally.members.remove(&seat) else { return };
+        let before = seat.satisfies(tally.goal);
+        self.settle(tally, before, true);
+    }
+
+    /// Counts a member that satisfied the goal (or not) and now does (or not); the last one is announced at once.
+    fn settle(&self, mut tally: MutexGuard<'_, Tally>, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => tally.behind = tally.behind.saturating_sub(1),
+            (true, false) => tally.behind += 1,
+            (true, true) | (false, false) => {}
+        }
+        let done = !before && after && tally.behind == 0;
+        drop(tally);
+        self.ring(if done { Urgency::Now } else { Urgency::Soon });
+    }
+
+    fn ring(&self, urgency: Urgency) {
+        if let Some(bell) = &self.bell {
+            bell.ring(urgency);
+        }
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn microseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn stamp(&self, activity: Activity) -> u64 {
+        self.microseconds() << 8 | activity as u64
+    }
+}
+
+/// A transaction that an order to travel waits for is named like a pin, once it is older than most.
+fn in_transaction(seat: &Seat, now: u64) -> Option<Pinned> {
+    let stamp = seat.activity.load(Ordering::Relaxed);
+    let open = matches!(Activity::of(stamp & 0xFF), Activity::InTransaction | Activity::Active);
+    let age = Duration::from_micros(now.saturating_sub(stamp >> 8));
+    (open && age >= TRANSACTION_IS_NAMED_AFTER).then(|| Pinned {
+        session: seat.facts.session,
+        role: seat.facts.role.clone(),
+        application_name: seat.facts.application_name.clone(),
+        client: seat.facts.client.clone(),
+        reason: format!("a transaction is open for {} s", age.as_secs().max(1)),
+    })
+}
+
+fn row(seat: &Seat, now: u64) -> SessionRow {
+    let stamp = seat.activity.load(Ordering::Relaxed);
+    SessionRow {
+        session: seat.facts.session,
+        role: seat.facts.role.clone(),
+        client: seat.facts.client.clone(),
+        application_name: seat.facts.application_name.clone(),
+        connected_at: seat.facts.connected_at,
+        server_pid: seat.server_pid,
+        activity: Activity::of(stamp & 0xFF),
+        since: Duration::from_micros(now.saturating_sub(stamp >> 8)),
+        readiness: seat.readiness.clone(),
+        twin_pid: seat.twin_pid,
+        epoch: seat.facts.epoch,
+    }
+}
+
+fn pins(seat: &Seat) -> Vec<Pinned> {
+    let Readiness::Pinned { reasons, .. } = &seat.readiness else { return Vec::new() };
+    let pin = |reason: &String| Pinned {
+        session: seat.facts.session,
+        role: seat.facts.role.clone(),
+        application_name: seat.facts.application_name.clone(),
+        client: seat.facts.client.clone(),
+        reason: reason.clone(),
+    };
+    reasons.iter().map(pin).collect()
+}
+
+/// A session's place in the roster; dropping it leaves.
+#[derive(Debug)]
+pub struct Member {
+    roster: Arc<Roster>,
+    seat: u64,
+    activity: Arc<AtomicU64>,
+}
+
+impl Member {
+    /// The process of its server connection at the database's place; `None`: it has none.
+    pub fn set_server_pid(&self, pid: Option<i32>) {
+        self.roster.change(self.seat, |seat| seat.server_pid = pid);
+    }
+
+    /// The process of its twin connection; `None`: it has none.
+    pub fn set_twin_pid(&self, pid: Option<i32>) {
+        self.roster.change(self.seat, |seat| seat.twin_pid = pid);
+    }
+
+    /// The session is on the new epoch with this server process: its twin is now its connection.
+    pub fn switched(&self, epoch: Epoch, pid: i32) {
+        self.roster.change(self.seat, |seat| {
+            seat.facts.epoch = epoch;
+            seat.server_pid = Some(pid);
+            seat.twin_pid = None;
+        });
+    }
+
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.roster.change(self.seat, |seat| seat.readiness = readiness);
+    }
+
+    pub fn set_application_name(&self, name: String) {
+        self.roster.change(self.seat, |seat| seat.facts.application_name = name);
+    }
+
+    /// One store to the session's own memory: cheap enough for every transaction.
+    pub fn set_activity(&self, activity: Activity) {
+        self.activity.store(self.roster.stamp(activity), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.roster.leave(self.seat);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(session: u64) -> MemberFacts {
+        MemberFacts {
+            session,
+            role: "app".to_owned(),
+            client: "127.0.0.1:5000".to_owned(),
+            application_name: "till".to_owned(),
+            connected_at: UnixMillis(0),
+            epoch: Epoch::FIRST,
+        }
+    }
+
+    #[test]
+    fn an_order_waits_for_members_with_a_server_connection_that_are_not_ready_for_it() {
+        let roster = Arc::new(Roster::default());
+        let (connected, fresh) = (roster.join(facts(1)), roster.join(facts(2)));
+        connected.set_server_pid(Some(11));
+        roster.set_goal(Goal::Travel { order: 7 });
+        assert_eq!(roster.behind(), 1);
+
+        connected.set_readiness(Readiness::Ready { order: 6 });
+        assert_eq!(roster.behind(), 1, "ready for an older order");
+        connected.set_readiness(Readiness::Ready { order: 7 });
+        assert_eq!(roster.behind(), 0);
+
+        fresh.set_server_pid(Some(12));
+        assert_eq!(roster.behind(), 1, "a new connection has no twin");
+        drop(fresh);
+        assert_eq!(roster.behind(), 0);
+    }
+
+    #[test]
+    fn a_pinned_member_has_answered_the_order_to_travel_but_has_not_arrived() {
+        let roster = Arc::new(Roster::default());
+        let member = roster.join(facts(1));
+        member.set_server_pid(Some(11));
+        member.set_readiness(Readiness::Pinned {
+            order: 7,
+            reasons: vec!["temporary table \"cart\"".to_owned()],
+        });
+
+        roster.set_goal(Goal::Travel { order: 7 });
+        let standing = roster.standing();
+        assert_eq!((standing.waiting, standing.sessions, standing.server_pids), (0, 1, vec![11]));
+        assert_eq!(standing.pinned[0].reason, "temporary table \"cart\"");
+
+        roster.set_goal(Goal::Arrive { order: 7 });
+        assert_eq!(roster.behind(), 1);
+        member.switched(Epoch(2), 12);
+        member.set_readiness(Readiness::Ready { order: 7 });
+        assert_eq!(roster.behind(), 0);
+        assert_eq!(roster.sessions()[0].epoch, Epoch(2));
+    }
+
+    #[test]
+    fn a_full_roster_takes_nobody_until_somebody_leaves() {
+        let roster = Arc::new(Roster::default());
+        let first = roster.join_within(1, facts(1)).unwrap();
+        assert!(roster.join_within(1, facts(2)).is_none());
+        drop(first);
+        assert!(roster.join_within(1, facts(3)).is_some());
+    }
+
+    #[test]
+    fn a_row_tells_what_a_session_does() {
+        let roster = Arc::new(Roster::default());
+        let member = roster.join(facts(9));
+        member.set_activity(Activity::InTransaction);
+        let rows = roster.sessions();
+        assert_eq!((rows[0].session, rows[0].activity), (9, Activity::InTransaction));
+        assert!(rows[0].since < Duration::from_secs(60));
+    }
+}

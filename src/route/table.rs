@@ -1,0 +1,204 @@
+//! The routes of this process, by name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::bell::{Bell, Tower};
+use super::gate::{Gate, GateState};
+use super::roster::Roster;
+use crate::error::SqlState;
+use crate::model::{DatabaseId, GateOrder, Login, RouteRecord, Service};
+
+/// The logins of a database by role.
+pub type Logins = HashMap<String, Arc<Login>>;
+
+/// One database as this process knows it. Lives as long as the process follows the database: sessions keep it, records come
+/// and go in it.
+#[derive(Debug)]
+pub struct Route {
+    id: DatabaseId,
+    record: ArcSwap<RouteRecord>,
+    logins: ArcSwap<Logins>,
+    gate: Gate,
+    roster: Arc<Roster>,
+    bell: Arc<Bell>,
+}
+
+impl Route {
+    fn new(record: RouteRecord, workers: usize, tower: Arc<Tower>) -> Arc<Route> {
+        let bell = Bell::new(record.database.clone(), tower);
+        Arc::new(Route {
+            id: record.database.clone(),
+            gate: Gate::with_bell(workers, state_of(&record.gate), Some(Arc::clone(&bell))),
+            roster: Arc::new(Roster::new(Some(Arc::clone(&bell)))),
+            record: ArcSwap::from_pointee(record),
+            logins: ArcSwap::default(),
+            bell,
+        })
+    }
+
+    pub fn id(&self) -> &DatabaseId {
+        &self.id
+    }
+
+    /// The record as of the newest turn. Read it after a turn and after entering the gate, not for every query.
+    pub fn current(&self) -> Arc<RouteRecord> {
+        self.record.load_full()
+    }
+
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
+    pub fn login(&self, role: &str) -> Option<Arc<Login>> {
+        self.logins.load().get(role).cloned()
+    }
+
+    pub fn logins(&self) -> Arc<Logins> {
+        self.logins.load_full()
+    }
+
+    /// Grows with every change of the record or the gate.
+    pub fn turn(&self) -> u64 {
+        self.gate.turn()
+    }
+
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// The record first, then the gate: who enters after a release sees the new place.
+    pub(super) fn apply(&self, record: RouteRecord) {
+        let state = state_of(&record.gate);
+        self.record.store(Arc::new(record));
+        self.gate.set(state);
+    }
+
+    /// The database is gone: sessions that still have this route are told so.
+    fn retire(&self) {
+        let mut record = RouteRecord::clone(&self.current());
+        record.service = Service::Refused {
+            sqlstate: SqlState::INVALID_CATALOG_NAME.as_str().to_owned(),
+            message: format!("database \"{}\" does not exist", record.name),
+            hint: "It was deleted while this session was connected.".to_owned(),
+        };
+        record.gate = GateOrder::Open;
+        self.apply(record);
+    }
+}
+
+fn state_of(order: &GateOrder) -> GateState {
+    match order {
+        GateOrder::Open => GateState::Open,
+        GateOrder::Latched { .. } => GateState::Latched,
+        GateOrder::Held { .. } => GateState::Held,
+    }
+}
+
+/// All routes. Looking one up is one load of a pointer; changing the table copies it, which happens when a database is
+/// created, renamed or deleted.
+#[derive(Debug)]
+pub struct RouteTable {
+    tables: ArcSwap<Tables>,
+    /// Held while the table is copied.
+    changing: Mutex<()>,
+    workers: usize,
+    tower: Arc<Tower>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Tables {
+    by_id: HashMap<DatabaseId, Arc<Route>>,
+    by_name: HashMap<String, Arc<Route>>,
+}
+
+impl RouteTable {
+    /// An empty table, for gates of so many workers.
+    pub fn new(workers: usize) -> Arc<RouteTable> {
+        Arc::new(RouteTable {
+            tables: ArcSwap::default(),
+            changing: Mutex::default(),
+            workers,
+            tower: Arc::default(),
+        })
+    }
+
+    /// The route of a database's name, as a client gives it.
+    pub fn lookup(&self, name: &str) -> Option<Arc<Route>> {
+        self.tables.load().by_name.get(name).cloned()
+    }
+
+    pub fn by_id(&self, id: &DatabaseId) -> Option<Arc<Route>> {
+        self.tables.load().by_id.get(id).cloned()
+    }
+
+    /// In the order of names.
+    pub fn routes(&self) -> Vec<Arc<Route>> {
+        let mut routes: Vec<_> = self.tables.load().by_id.values().cloned().collect();
+        routes.sort_by(|a, b| a.current().name.cmp(&b.current().name));
+        routes
+    }
+
+    /// Takes a record: a new route, or a turn of the one that exists. For the follower, and for tests without a catalogue.
+    pub fn install(&self, record: RouteRecord) -> Arc<Route> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.by_id(&record.database);
+        if let Some(route) = &known
+            && route.current().name == record.name
+        {
+            route.apply(record);
+            return Arc::clone(route);
+        }
+        let mut tables = Tables::clone(&self.tables.load());
+        let name = record.name.to_string();
+        let route = match known {
+            Some(route) => {
+                tables.forget_name(&route);
+                route.apply(record);
+                route
+            }
+            None => Route::new(record, self.workers, Arc::clone(&self.tower)),
+        };
+        tables.by_id.insert(route.id.clone(), Arc::clone(&route));
+        tables.by_name.insert(name, Arc::clone(&route));
+        self.tables.store(Arc::new(tables));
+        route
+    }
+
+    /// The database was deleted.
+    pub fn remove(&self, id: &DatabaseId) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = Tables::clone(&self.tables.load());
+        let Some(route) = tables.by_id.remove(id) else { return };
+        tables.forget_name(&route);
+        self.tables.store(Arc::new(tables));
+        route.retire();
+    }
+
+    /// Replaces the logins of a database.
+    pub fn set_logins(&self, id: &DatabaseId, logins: Logins) {
+        if let Some(route) = self.by_id(id) {
+            route.logins.store(Arc::new(logins));
+        }
+    }
+
+    pub(super) fn tower(&self) -> &Arc<Tower> {
+        &self.tower
+    }
+}
+
+impl Tables {
+    /// Another database may have taken the name already.
+    fn forget_name(&mut self, route: &Arc<Route>) {
+        let name = route.current().name.to_string();
+        if self.by_name.get(&name).is_some_and(|known| Arc::ptr_eq(known, route)) {
+            self.by_name.remove(&name);
+        }
+    }
+}
