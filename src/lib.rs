@@ -59,3 +59,5 @@ pub mod tls;
 pub mod catalog;
 
 pub mod route;
+
+pub mod frontend;

@@ -1,0 +1,112 @@
+//! The same first words on the admin port: TLS, cancel requests, the startup packet, SCRAM against the administrators'
+//! verifiers. There is no route: an administrator speaks to Freehold itself.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use super::channel::Channel;
+use super::opening::{self, Opened, Startup};
+use super::{Frontend, FrontendError, login};
+use crate::auth::scram::{ITERATIONS_DEFAULT, Offer, ServerLogin, Verifier};
+use crate::error::{Refusal, SqlState};
+use crate::tls::Stream;
+use crate::wire::message::backend;
+use crate::wire::startup::CancelRequest;
+
+/// Who came to the admin port.
+#[derive(Debug)]
+pub enum AdminVisitor {
+    /// Wants another connection's command to end. Gets no answer; the stream is to be closed afterwards.
+    Cancel(CancelRequest, Stream),
+    Administrator(Administrator),
+}
+
+/// Somebody who proved to be an administrator. AuthenticationOk has been sent, nothing after it.
+#[derive(Debug)]
+pub struct Administrator {
+    pub stream: Stream,
+    /// What was sent behind the login without waiting.
+    pub early: BytesMut,
+    pub address: SocketAddr,
+    pub name: String,
+    pub application_name: String,
+}
+
+impl Frontend {
+    /// Like [`Frontend::receive`], for the admin port. `routes` plays no part.
+    pub async fn receive_administrator(
+        &self,
+        tcp: TcpStream,
+        address: SocketAddr,
+        users: &HashMap<String, Verifier>,
+    ) -> Result<AdminVisitor, FrontendError> {
+        let mut channel = Channel::new(Stream::from(tcp));
+        let meeting = Box::pin(self.meet_administrator(&mut channel, address, users));
+        let met = match tokio::time::timeout(self.login_time_max, meeting).await {
+            Ok(met) => met,
+            Err(_) => Err(FrontendError::TooSlow),
+        };
+        if let Err(error) = &met {
+            self.refuse(channel, error).await;
+        }
+        met
+    }
+
+    async fn meet_administrator(
+        &self,
+        channel: &mut Channel,
+        address: SocketAddr,
+        users: &HashMap<String, Verifier>,
+    ) -> Result<AdminVisitor, FrontendError> {
+        let startup = match opening::open(self, channel).await? {
+            Opened::Cancel(request) => return Ok(AdminVisitor::Cancel(request, channel.take_stream()?)),
+            Opened::Startup(startup) => startup,
+        };
+        if let Some(negotiation) = startup.message.negotiation() {
+            backend::negotiate_protocol_version(&mut channel.out, &negotiation);
+        }
+        self.prove(channel, &startup, users).await?;
+        refuse_other_databases(startup.message.database())?;
+        backend::authentication_ok(&mut channel.out);
+        channel.send().await?;
+        Ok(AdminVisitor::Administrator(Administrator {
+            stream: channel.take_stream()?,
+            early: std::mem::take(&mut channel.inbox),
+            address,
+            name: startup.message.role().to_owned(),
+            application_name: startup.message.parameter("application_name").unwrap_or_default().to_owned(),
+        }))
+    }
+
+    /// Unknown names go through the same messages as known ones, and fail like a wrong password.
+    async fn prove(
+        &self,
+        channel: &mut Channel,
+        startup: &Startup,
+        users: &HashMap<String, Verifier>,
+    ) -> Result<(), FrontendError> {
+        let name = startup.message.role();
+        let offer = startup.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
+        let login = match users.get(name) {
+            Some(verifier) => ServerLogin::new(verifier.clone(), offer),
+            None => {
+                let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
+                ServerLogin::unknown(&self.mock, name, iterations, offer)
+            }
+        };
+        login::scram(channel, name, login).await.map(drop)
+    }
+}
+
+fn refuse_other_databases(database: &str) -> Result<(), FrontendError> {
+    if login::ADMIN_DATABASES.contains(&database) {
+        return Ok(());
+    }
+    let refusal = Refusal::fatal(SqlState::INVALID_CATALOG_NAME, format!("database \"{database}\" does not exist"))
+        .with_hint("This is the admin port: its only database is \"freehold\". Databases of applications are on the other port.");
+    Err(FrontendError::Refused { database: database.to_owned(), refusal })
+}

@@ -1,0 +1,91 @@
+//! A client's socket while it is spoken to message by message: before the relay.
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::FrontendError;
+use crate::tls::Stream;
+use crate::wire::message::Header;
+use crate::wire::startup::{self, Opening};
+
+/// The longest message that anybody who has not proved who he is may send. SCRAM needs a few hundred bytes; PostgreSQL's
+/// own limit is `PG_MAX_AUTH_TOKEN_LENGTH`.
+const MESSAGE_BYTES_MAX: usize = 65_535;
+
+/// A stream with what was read from it and not yet understood. What is sent is built in `out`.
+#[derive(Debug)]
+pub(super) struct Channel {
+    /// `None` while a handshake has it; for good where the handshake failed.
+    stream: Option<Stream>,
+    pub(super) inbox: BytesMut,
+    pub(super) out: BytesMut,
+}
+
+impl Channel {
+    pub(super) fn new(stream: Stream) -> Channel {
+        Channel { stream: Some(stream), inbox: BytesMut::new(), out: BytesMut::new() }
+    }
+
+    pub(super) fn stream(&mut self) -> Result<&mut Stream, FrontendError> {
+        self.stream.as_mut().ok_or(FrontendError::Gone)
+    }
+
+    pub(super) fn take_stream(&mut self) -> Result<Stream, FrontendError> {
+        self.stream.take().ok_or(FrontendError::Gone)
+    }
+
+    pub(super) fn put_stream(&mut self, stream: Stream) {
+        self.stream = Some(stream);
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::is_tls)
+    }
+
+    /// The next packet without a type byte.
+    pub(super) async fn opening(&mut self) -> Result<Opening, FrontendError> {
+        loop {
+            if let Some(opening) = startup::take(&mut self.inbox)? {
+                return Ok(opening);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The next message: its type byte and its body.
+    pub(super) async fn message(&mut self) -> Result<(u8, Bytes), FrontendError> {
+        loop {
+            if let Some(header) = Header::parse(&self.inbox, MESSAGE_BYTES_MAX)?
+                && self.inbox.len() >= header.message_bytes()
+            {
+                let mut message = self.inbox.split_to(header.message_bytes()).freeze();
+                message.advance(message.len() - header.body_bytes);
+                return Ok((header.tag, message));
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Sends what was built.
+    pub(super) async fn send(&mut self) -> Result<(), FrontendError> {
+        let stream = self.stream.as_mut().ok_or(FrontendError::Gone)?;
+        stream.write_all_buf(&mut self.out).await?;
+        stream.flush().await?;
+        Ok(())
+    }
+
+    /// Sends what was built and ends the connection in order, so that the other side can read to its end.
+    pub(super) async fn close(mut self) -> Result<(), FrontendError> {
+        self.send().await?;
+        self.stream()?.shutdown().await?;
+        Ok(())
+    }
+
+    async fn fill(&mut self) -> Result<(), FrontendError> {
+        let stream = self.stream.as_mut().ok_or(FrontendError::Gone)?;
+        match stream.read_buf(&mut self.inbox).await? {
+            0 => Err(FrontendError::Gone),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Why somebody did not become a client.
+
+use std::io;
+
+use crate::auth::scram::ScramError;
+use crate::error::{Blame, Explain, Refusal, Retry, SqlState};
+use crate::tls::TlsError;
+use crate::wire::Violation;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrontendError {
+    #[error("the client closed the connection before it was logged in")]
+    Gone,
+    #[error("the login took too long")]
+    TooSlow,
+    #[error("the connection broke before the client was logged in")]
+    Io(#[from] io::Error),
+    #[error("the client broke the protocol")]
+    Violation(#[from] Violation),
+    #[error("TLS failed")]
+    Tls(#[from] TlsError),
+    #[error("a request for encryption came twice")]
+    AskedTwice,
+    #[error("bytes came between a request for encryption and its answer")]
+    EarlyBytes,
+    #[error("direct TLS, but no certificate is configured")]
+    NoTls,
+    #[error("a client without TLS")]
+    TlsRequired,
+    #[error("message {tag:#04x} during the login")]
+    UnexpectedMessage { tag: u8 },
+    /// Wrong password, or no such role: the client is not told which.
+    #[error("login of role \"{role}\" failed")]
+    Password {
+        role: String,
+        #[source]
+        source: ScramError,
+    },
+    #[error("role \"{role}\" has an md5 password")]
+    Md5Role { role: String },
+    #[error("role \"{role}\" may not log in")]
+    MayNotLogIn { role: String },
+    #[error("database \"{database}\" is not known")]
+    UnknownDatabase { database: String },
+    #[error("somebody looks for the admin port here")]
+    AdminDatabase { database: String },
+    /// The database's lifecycle says so.
+    #[error("database \"{database}\" refuses its clients")]
+    Refused { database: String, refusal: Refusal },
+}
+
+impl FrontendError {
+    /// Whether there is anybody who would read an answer.
+    pub(super) fn is_told(&self) -> bool {
+        match self {
+            FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls => false,
+            // A handshake that failed has no one to talk to.
+            FrontendError::Tls(_) => false,
+            _ => true,
+        }
+    }
+}
+
+impl Explain for FrontendError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls => SqlState::CONNECTION_FAILURE,
+            FrontendError::TooSlow => SqlState::QUERY_CANCELED,
+            FrontendError::Violation(violation) => violation.sqlstate(),
+            FrontendError::Tls(error) => error.sqlstate(),
+            FrontendError::AskedTwice
+            | FrontendError::EarlyBytes
+            | FrontendError::UnexpectedMessage { .. } => SqlState::PROTOCOL_VIOLATION,
+            FrontendError::TlsRequired | FrontendError::MayNotLogIn { .. } => SqlState::INVALID_AUTHORIZATION,
+            FrontendError::Password { source, .. } => source.sqlstate(),
+            FrontendError::Md5Role { .. } => SqlState::INVALID_PASSWORD,
+            FrontendError::UnknownDatabase { .. } | FrontendError::AdminDatabase { .. } => {
+                SqlState::INVALID_CATALOG_NAME
+            }
+            FrontendError::Refused { refusal, .. } => refusal.sqlstate,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            FrontendError::Md5Role { .. } | FrontendError::NoTls => Blame::Platform,
+            FrontendError::Refused { .. } => Blame::Product,
+            _ => Blame::Client,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            FrontendError::Gone | FrontendError::Io(_) | FrontendError::TooSlow => Retry::Now,
+            FrontendError::Refused { .. } | FrontendError::Md5Role { .. } => Retry::Later,
+            _ => Retry::Never,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            FrontendError::TooSlow => "canceling authentication due to timeout".to_owned(),
+            FrontendError::Violation(violation) => violation.message(),
+            FrontendError::TlsRequired => "connection requires TLS".to_owned(),
+            FrontendError::Password { role, source: ScramError::Rejected }
+            | FrontendError::Md5Role { role } => {
+                format!("password authentication failed for user \"{role}\"")
+            }
+            FrontendError::Password { source, .. } => source.message(),
+            FrontendError::MayNotLogIn { role } => format!("role \"{role}\" is not permitted to log in"),
+            FrontendError::UnknownDatabase { database } | FrontendError::AdminDatabase { database } => {
+                format!("database \"{database}\" does not exist")
+            }
+            FrontendError::Refused { refusal, .. } => refusal.message.clone(),
+            FrontendError::AskedTwice
+            | FrontendError::EarlyBytes
+            | FrontendError::UnexpectedMessage { .. } => {
+                "invalid frontend message during the login".to_owned()
+            }
+            FrontendError::Gone | FrontendError::Io(_) | FrontendError::Tls(_) | FrontendError::NoTls => {
+                self.to_string()
+            }
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            FrontendError::Md5Role { role } => Some(format!(
+                "The password of role \"{role}\" is stored as md5, which Freehold does not accept."
+            )),
+            FrontendError::Refused { refusal, .. } => refusal.detail.clone(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            FrontendError::TlsRequired => Some("Connect with sslmode=require or stricter.".to_owned()),
+            FrontendError::Md5Role { .. } => Some(
+                "Set the password again with password_encryption = 'scram-sha-256'; it may be the same password."
+                    .to_owned(),
+            ),
+            FrontendError::AdminDatabase { .. } => Some(
+                "This port serves the databases of applications. Freehold's own commands are on the admin port."
+                    .to_owned(),
+            ),
+            FrontendError::Refused { refusal, .. } => refusal.hint.clone(),
+            _ => None,
+        }
+    }
+}

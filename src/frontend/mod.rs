@@ -1,0 +1,145 @@
+//! From an accepted socket to an authenticated client.
+//!
+//! Owns the first words of a connection: TLS, cancel requests, the startup packet, the login. It deliberately opens no
+//! server connection and starts no session: what it returns is a [`Visitor`], and the session layer goes on.
+//! Start with [`Frontend::receive`].
+//!
+//! # Why
+//! All of it happens before anybody is known, so all of it is bounded: ten kilobytes for a startup packet, one deadline
+//! for the whole. A database that does not exist, a role that does not exist and a wrong password take the same messages
+//! and the same work; a database's state (deprecated, refused) is told only to those who have proved who they are.
+
+mod administrator;
+mod channel;
+mod error;
+mod login;
+mod opening;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+pub use administrator::{AdminVisitor, Administrator};
+pub use error::FrontendError;
+
+use self::channel::Channel;
+use self::opening::Opened;
+use crate::auth::ClientKeys;
+use crate::auth::scram::MockSecret;
+use crate::error::Explain;
+use crate::error::Severity;
+use crate::route::{Route, RouteTable};
+use crate::tls::{Acceptor, Stream};
+use crate::wire::message::backend;
+use crate::wire::startup::CancelRequest;
+
+/// Whether a client may speak without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encryption {
+    #[default]
+    Optional,
+    Required,
+}
+
+/// What is needed to receive a client. One for the process.
+#[derive(Debug)]
+pub struct Frontend {
+    pub routes: Arc<RouteTable>,
+    /// `None`: TLS is answered with `N`.
+    pub acceptor: Option<Acceptor>,
+    pub encryption: Encryption,
+    /// From the accepted socket to the end of the login.
+    pub login_time_max: Duration,
+    /// For the logins of roles that do not exist.
+    pub mock: MockSecret,
+}
+
+/// Who came.
+#[derive(Debug)]
+pub enum Visitor {
+    /// Wants another connection's query to end. Gets no answer: the stream is to be closed when that has been done.
+    Cancel {
+        request: CancelRequest,
+        stream: Stream,
+    },
+    Client(Box<Client>),
+}
+
+/// Somebody who proved who he is. AuthenticationOk has been sent; ParameterStatus, BackendKeyData and ReadyForQuery have
+/// not.
+#[derive(Debug)]
+pub struct Client {
+    pub stream: Stream,
+    /// What it sent behind its login without waiting.
+    pub early: BytesMut,
+    pub address: SocketAddr,
+    pub route: Arc<Route>,
+    pub role: String,
+    /// The startup parameters other than `user` and `database`, in order.
+    pub settings: Vec<(String, String)>,
+    /// What opens the server: the keys learned from the proof.
+    pub keys: Arc<ClientKeys>,
+}
+
+impl Client {
+    /// A startup parameter; the last of a name wins.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Frontend {
+    /// Reads and answers up to the end of the login. On an error the client has been told, as far as it can be.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn receive(&self, tcp: TcpStream, address: SocketAddr) -> Result<Visitor, FrontendError> {
+        let mut channel = Channel::new(Stream::from(tcp));
+        let meeting = Box::pin(self.meet(&mut channel, address));
+        let met = match tokio::time::timeout(self.login_time_max, meeting).await {
+            Ok(met) => met,
+            Err(_) => Err(FrontendError::TooSlow),
+        };
+        if let Err(error) = &met {
+            self.refuse(channel, error).await;
+        }
+        met
+    }
+
+    async fn meet(&self, channel: &mut Channel, address: SocketAddr) -> Result<Visitor, FrontendError> {
+        match opening::open(self, channel).await? {
+            Opened::Cancel(request) => Ok(Visitor::Cancel { request, stream: channel.take_stream()? }),
+            Opened::Startup(startup) => {
+                let admitted = login::login(self, channel, &startup).await?;
+                Ok(Visitor::Client(Box::new(Client {
+                    stream: channel.take_stream()?,
+                    early: std::mem::take(&mut channel.inbox),
+                    address,
+                    route: admitted.route,
+                    role: startup.message.role().to_owned(),
+                    settings: owned(startup.message.settings()),
+                    keys: Arc::new(admitted.keys),
+                })))
+            }
+        }
+    }
+
+    /// Says why, within the bound that a login has; whoever does not read is not waited for.
+    async fn refuse(&self, mut channel: Channel, error: &FrontendError) {
+        if !error.is_told() {
+            return;
+        }
+        channel.out.clear();
+        backend::error_response(&mut channel.out, &error.refusal(Severity::Fatal));
+        let _ = tokio::time::timeout(self.login_time_max, channel.close()).await;
+    }
+}
+
+fn owned<'a>(settings: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, String)> {
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}

@@ -1,0 +1,106 @@
+//! The first packets: TLS or not, a cancel request or a client.
+//!
+//! ```text
+//!   0x16 ----------> TLS (ALPN "postgresql") --+
+//!   SSLRequest ----> 'S' TLS, or 'N' ----------+--> CancelRequest: done
+//!   GSSENCRequest -> 'N' ----------------------+--> StartupMessage
+//! ```
+//! Each request at most once, in any order; under TLS none of them comes again.
+
+use bytes::{BufMut, Bytes};
+
+use super::channel::Channel;
+use super::{Encryption, Frontend, FrontendError};
+use crate::tls::{Acceptor, Handshake, Stream};
+use crate::wire::startup::{CancelRequest, Opening, StartupMessage, TLS_HANDSHAKE_BYTE};
+
+/// What came of the first packets.
+#[derive(Debug)]
+pub(super) enum Opened {
+    Cancel(CancelRequest),
+    Startup(Startup),
+}
+
+/// Somebody wants a session.
+#[derive(Debug)]
+pub(super) struct Startup {
+    pub(super) message: StartupMessage,
+    /// The hash of our certificate that a login can be bound to.
+    pub(super) end_point: Option<Bytes>,
+}
+
+/// Requests that may come once.
+#[derive(Debug, Default)]
+struct Asked {
+    tls: bool,
+    gss: bool,
+}
+
+/// Reads up to the packet that says what the visitor wants. `channel` is under TLS afterwards where that was agreed.
+pub(super) async fn open(frontend: &Frontend, channel: &mut Channel) -> Result<Opened, FrontendError> {
+    let mut asked = Asked::default();
+    let mut end_point = None;
+    if begins_with_tls(channel.stream()?).await? {
+        let acceptor = frontend.acceptor.as_ref().ok_or(FrontendError::NoTls)?;
+        end_point = encrypt(acceptor, channel, Handshake::Direct).await?;
+        asked = Asked { tls: true, gss: true };
+    }
+    loop {
+        match channel.opening().await? {
+            Opening::Ssl if !asked.tls => {
+                asked.tls = true;
+                end_point = on_ssl_request(frontend, channel).await?;
+                asked.gss |= channel.is_tls();
+            }
+            Opening::GssEnc if !asked.gss => {
+                asked.gss = true;
+                answer(channel, b'N').await?;
+            }
+            Opening::Ssl | Opening::GssEnc => return Err(FrontendError::AskedTwice),
+            Opening::Cancel(request) => return Ok(Opened::Cancel(request)),
+            Opening::Startup(_) if frontend.encryption == Encryption::Required && !channel.is_tls() => {
+                return Err(FrontendError::TlsRequired);
+            }
+            Opening::Startup(message) => return Ok(Opened::Startup(Startup { message, end_point })),
+        }
+    }
+}
+
+/// Looks at the first byte without taking it: a handshake needs all of them.
+async fn begins_with_tls(stream: &Stream) -> Result<bool, FrontendError> {
+    let Stream::Tcp(tcp) = stream else { return Ok(false) };
+    let mut first = [0];
+    match tcp.peek(&mut first).await? {
+        0 => Err(FrontendError::Gone),
+        _ => Ok(first == [TLS_HANDSHAKE_BYTE]),
+    }
+}
+
+async fn on_ssl_request(frontend: &Frontend, channel: &mut Channel) -> Result<Option<Bytes>, FrontendError> {
+    match &frontend.acceptor {
+        None => answer(channel, b'N').await.map(|()| None),
+        Some(acceptor) => {
+            answer(channel, b'S').await?;
+            encrypt(acceptor, channel, Handshake::Requested).await
+        }
+    }
+}
+
+async fn answer(channel: &mut Channel, byte: u8) -> Result<(), FrontendError> {
+    if !channel.inbox.is_empty() {
+        return Err(FrontendError::EarlyBytes);
+    }
+    channel.out.put_u8(byte);
+    channel.send().await
+}
+
+async fn encrypt(
+    acceptor: &Acceptor,
+    channel: &mut Channel,
+    handshake: Handshake,
+) -> Result<Option<Bytes>, FrontendError> {
+    let plain = channel.take_stream()?;
+    let accepted = acceptor.accept(plain, &channel.inbox, handshake).await?;
+    channel.put_stream(accepted.stream);
+    Ok(accepted.end_point)
+}

@@ -1,0 +1,307 @@
+use std::collections::HashMap;
+
+use bytes::BufMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::auth::scram::{ClientLogin, Nonce, Offer, Verifier};
+use crate::error::SqlState;
+use crate::model::{
+    Address, DatabaseId, DatabaseName, Epoch, GateOrder, Login, Place, Pooling, RoleName, RouteRecord,
+    Service, SslMode, SystemName, UnixMillis,
+};
+use crate::wire::message::Header;
+use crate::wire::message::backend::{Authentication, ErrorFields, parse_authentication, tag};
+use crate::wire::message::frontend as ask;
+use crate::wire::startup;
+
+const PASSWORD: &str = "open sesame";
+
+fn record(service: Service) -> RouteRecord {
+    RouteRecord {
+        database: DatabaseId::parse("db_1").unwrap(),
+        name: DatabaseName::parse("shop").unwrap(),
+        epoch: Epoch::FIRST,
+        place: Place {
+            system: SystemName::parse("one").unwrap(),
+            address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+            dbname: "shop".to_owned(),
+            sslmode: SslMode::Disable,
+        },
+        next: None,
+        order: 1,
+        gate: GateOrder::Open,
+        service,
+        pooling: Pooling::Session,
+        client_connections_max: 10,
+    }
+}
+
+fn role(name: &str, verifier: Option<String>) -> Login {
+    Login {
+        role: RoleName::parse(name).unwrap(),
+        verifier,
+        can_login: true,
+        superuser: false,
+        valid_until: None,
+    }
+}
+
+fn frontend_with(service: Service) -> Frontend {
+    let routes = RouteTable::new(1);
+    let route = routes.install(record(service));
+    let verifier = Verifier::from_password(PASSWORD, &[7; 16], 4096.try_into().unwrap()).to_string();
+    let logins = [
+        role("app", Some(verifier.clone())),
+        role("old", Some("md5d41d8cd98f00b204e9800998ecf8427e".to_owned())),
+        role("bare", None),
+        Login { can_login: false, ..role("group", Some(verifier.clone())) },
+        Login { valid_until: Some(UnixMillis(1)), ..role("expired", Some(verifier)) },
+    ];
+    let by_role: HashMap<_, _> =
+        logins.into_iter().map(|login| (login.role.to_string(), Arc::new(login))).collect();
+    routes.set_logins(route.id(), by_role);
+    Frontend {
+        routes,
+        acceptor: None,
+        encryption: Encryption::Optional,
+        login_time_max: Duration::from_secs(20),
+        mock: MockSecret::from_random([3; 32]),
+    }
+}
+
+/// A client's socket, while the frontend receives the other end of it.
+struct Knock {
+    tcp: TcpStream,
+    inbox: BytesMut,
+    receiving: tokio::task::JoinHandle<Result<Visitor, FrontendError>>,
+}
+
+impl Knock {
+    async fn at(frontend: Frontend) -> Knock {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, address) = listener.accept().await.unwrap();
+        let receiving = tokio::spawn(async move { frontend.receive(accepted, address).await });
+        Knock { tcp, inbox: BytesMut::new(), receiving }
+    }
+
+    async fn send(&mut self, build: impl FnOnce(&mut BytesMut)) {
+        let mut out = BytesMut::new();
+        build(&mut out);
+        self.tcp.write_all(&out).await.unwrap();
+    }
+
+    async fn startup(&mut self, role: &str, database: &str) {
+        self.send(|out| startup::startup_message(out, 0, [("user", role), ("database", database)])).await;
+    }
+
+    /// The next message; `None` at the end of the stream.
+    async fn message(&mut self) -> Option<(u8, BytesMut)> {
+        loop {
+            if let Some(header) = Header::parse(&self.inbox, 1 << 20).unwrap()
+                && self.inbox.len() >= header.message_bytes()
+            {
+                let body = self.inbox.split_to(header.message_bytes()).split_off(5);
+                return Some((header.tag, body));
+            }
+            if self.tcp.read_buf(&mut self.inbox).await.unwrap() == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// Logs in like libpq; the tags that came, and the error if it ended with one.
+    async fn login(&mut self, password: &str) -> (String, Option<ErrorFields>) {
+        let mut tags = String::new();
+        let mut started = None;
+        let mut challenged = None;
+        while let Some((tag, body)) = self.message().await {
+            tags.push(char::from(tag));
+            match tag {
+                tag::ERROR_RESPONSE => return (tags, Some(ErrorFields::parse(&body).unwrap())),
+                tag::AUTHENTICATION => {}
+                _ => continue,
+            }
+            match parse_authentication(&body).unwrap() {
+                Authentication::Sasl(_) => {
+                    let nonce = Nonce::from_random([9; 18]);
+                    let login = ClientLogin::start(&["SCRAM-SHA-256"], &Offer::Plain, &nonce).unwrap();
+                    let (mechanism, first) = (login.mechanism, login.message);
+                    started = Some(login.next);
+                    self.send(|out| ask::sasl_initial_response(out, mechanism, first.as_bytes())).await;
+                }
+                Authentication::SaslContinue(challenge) => {
+                    let challenge = started.take().unwrap().challenge(challenge).unwrap();
+                    let keys = challenge.derivation().unwrap().keys(password);
+                    let (proof, next) = challenge.answer(&keys);
+                    challenged = Some(next);
+                    self.send(|out| ask::sasl_response(out, proof.as_bytes())).await;
+                }
+                Authentication::SaslFinal(outcome) => challenged.take().unwrap().finish(outcome).unwrap(),
+                Authentication::Ok => return (tags, None),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        (tags, None)
+    }
+
+    async fn received(self) -> Result<Visitor, FrontendError> {
+        drop(self.tcp);
+        self.receiving.await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_the_right_password_is_admitted_and_its_keys_are_learned() {
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    knock.startup("app", "shop").await;
+    let (tags, error) = knock.login(PASSWORD).await;
+    assert_eq!((tags.as_str(), error), ("RRRR", None));
+    let Ok(Visitor::Client(client)) = knock.received().await else { panic!("not a client") };
+    assert_eq!((client.role.as_str(), client.route.id().as_str()), ("app", "db_1"));
+}
+
+#[tokio::test]
+async fn a_wrong_password_an_unknown_role_and_an_unknown_database_take_the_same_messages() {
+    let cases = [
+        ("app", "shop", SqlState::INVALID_PASSWORD),
+        ("nobody", "shop", SqlState::INVALID_PASSWORD),
+        ("bare", "shop", SqlState::INVALID_PASSWORD),
+        ("expired", "shop", SqlState::INVALID_PASSWORD),
+        ("old", "shop", SqlState::INVALID_PASSWORD),
+        ("app", "nowhere", SqlState::INVALID_CATALOG_NAME),
+    ];
+    for (role, database, sqlstate) in cases {
+        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+        knock.startup(role, database).await;
+        let (tags, error) = knock.login("wrong").await;
+        assert_eq!((tags.as_str(), error.unwrap().sqlstate()), ("RRE", sqlstate), "{role} {database}");
+        assert!(knock.received().await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn the_right_password_does_not_help_where_the_role_is_expired_or_may_not_log_in() {
+    for (role, sqlstate) in
+        [("expired", SqlState::INVALID_PASSWORD), ("group", SqlState::INVALID_AUTHORIZATION)]
+    {
+        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+        knock.startup(role, "shop").await;
+        assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), sqlstate);
+    }
+}
+
+#[tokio::test]
+async fn a_role_with_an_md5_password_is_told_how_to_change_it() {
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    knock.startup("old", "shop").await;
+    let error = knock.login(PASSWORD).await.1.unwrap();
+    assert!(error.hint().unwrap().contains("scram-sha-256"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_refused_database_says_why_only_to_those_who_have_proved_who_they_are() {
+    let refused = || Service::Refused {
+        sqlstate: "57P03".to_owned(),
+        message: "database \"shop\" is quarantined".to_owned(),
+        hint: "Ask its owner.".to_owned(),
+    };
+    for (password, sqlstate) in
+        [(PASSWORD, SqlState::CANNOT_CONNECT_NOW), ("wrong", SqlState::INVALID_PASSWORD)]
+    {
+        let mut knock = Knock::at(frontend_with(refused())).await;
+        knock.startup("app", "shop").await;
+        assert_eq!(knock.login(password).await.1.unwrap().sqlstate(), sqlstate);
+    }
+}
+
+#[tokio::test]
+async fn a_deprecated_database_warns_at_the_login() {
+    let warning = Service::Warning {
+        sqlstate: "01P01".to_owned(),
+        message: "database \"shop\" goes away".to_owned(),
+        hint: "Move on.".to_owned(),
+    };
+    let mut knock = Knock::at(frontend_with(warning)).await;
+    knock.startup("app", "shop").await;
+    assert_eq!(knock.login(PASSWORD).await.1, None);
+    let (tag, body) = knock.message().await.unwrap();
+    assert_eq!(tag, tag::NOTICE_RESPONSE);
+    assert_eq!(ErrorFields::parse(&body).unwrap().sqlstate(), SqlState::DEPRECATED_FEATURE);
+}
+
+#[tokio::test]
+async fn the_name_of_the_admin_database_is_refused_with_a_hint() {
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    knock.startup("app", "freehold").await;
+    let (tags, error) = knock.login(PASSWORD).await;
+    assert_eq!(tags, "E");
+    assert!(error.unwrap().hint().unwrap().contains("admin port"));
+}
+
+#[tokio::test]
+async fn encryption_requests_are_answered_once_each_in_any_order() {
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    for request in [startup::gssenc_request as fn(&mut BytesMut), startup::ssl_request] {
+        knock.send(request).await;
+        assert_eq!(knock.tcp.read_u8().await.unwrap(), b'N');
+    }
+    knock.startup("app", "shop").await;
+    assert_eq!(knock.login(PASSWORD).await.0, "RRRR");
+
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    knock.send(startup::ssl_request).await;
+    assert_eq!(knock.tcp.read_u8().await.unwrap(), b'N');
+    knock.send(startup::ssl_request).await;
+    assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::PROTOCOL_VIOLATION);
+}
+
+#[tokio::test]
+async fn bytes_that_follow_a_request_for_encryption_unasked_end_the_connection() {
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    knock
+        .send(|out| {
+            startup::ssl_request(out);
+            startup::startup_message(out, 0, [("user", "app"), ("database", "shop")]);
+        })
+        .await;
+    assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::PROTOCOL_VIOLATION);
+}
+
+#[tokio::test]
+async fn a_client_without_tls_is_refused_where_tls_is_required() {
+    let frontend = Frontend { encryption: Encryption::Required, ..frontend_with(Service::Serving) };
+    let mut knock = Knock::at(frontend).await;
+    knock.startup("app", "shop").await;
+    assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), SqlState::INVALID_AUTHORIZATION);
+}
+
+#[tokio::test]
+async fn a_cancel_request_is_handed_on() {
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    knock.send(|out| startup::cancel_request(out, 42, &[1, 2, 3, 4])).await;
+    let Ok(Visitor::Cancel { request, .. }) = knock.received().await else { panic!("not a cancel request") };
+    assert_eq!((request.pid, &request.key[..]), (42, &[1, 2, 3, 4][..]));
+}
+
+#[tokio::test]
+async fn a_newer_protocol_is_negotiated_down_once() {
+    let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+    knock
+        .send(|out| {
+            startup::startup_message(out, 9999, [("user", "app"), ("database", "shop"), ("_pq_.test", "1")]);
+        })
+        .await;
+    assert_eq!(knock.login(PASSWORD).await.0, "vRRRR");
+}
+
+#[tokio::test]
+async fn a_visitor_who_says_nothing_is_dropped_in_time() {
+    let frontend = Frontend { login_time_max: Duration::from_millis(50), ..frontend_with(Service::Serving) };
+    let mut knock = Knock::at(frontend).await;
+    knock.send(|out| out.put_slice(&[0, 0])).await;
+    assert_eq!(knock.message().await.map(|(tag, _)| tag), Some(tag::ERROR_RESPONSE));
+    assert!(matches!(knock.receiving.await.unwrap(), Err(FrontendError::TooSlow)));
+}
