@@ -61,3 +61,5 @@ pub mod catalog;
 pub mod route;
 
 pub mod frontend;
+
+pub mod backend;

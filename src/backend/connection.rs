@@ -1,0 +1,269 @@
+//! A server connection that is ready for a query, and the few exchanges that Freehold itself has with it.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::QueryError;
+use super::answers::{Answers, Reply, ResultSet, replies_to};
+use crate::tls::Stream;
+use crate::wire::Violation;
+use crate::wire::message::backend::{self, tag};
+use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, TransactionStatus, frontend};
+
+const READ_BYTES: usize = 16 * 1024;
+
+/// A connection to PostgreSQL, logged in.
+///
+/// The relay uses `stream` directly. Between two transactions [`ServerConnection::query`] and
+/// [`ServerConnection::run`] have an exchange of their own; they must start and end at a boundary.
+#[derive(Debug)]
+pub struct ServerConnection {
+    pub stream: Stream,
+    /// Process id of the backend; 0 where the server gave none.
+    pub pid: i32,
+    /// A secret. Empty where the server gave none: then nothing can be cancelled.
+    pub cancel_key: Bytes,
+    /// What the server reported of its settings, as last heard by the login or by an exchange here.
+    pub parameters: Vec<(String, String)>,
+    /// Received, not yet read.
+    unread: BytesMut,
+    /// Whole notices and notifications that came while something else was read.
+    asynchronous: BytesMut,
+    status: TransactionStatus,
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Resting,
+    /// An exchange runs, or was given up in the middle.
+    Exchanging,
+}
+
+/// A connection taken apart.
+#[derive(Debug)]
+pub struct Parts {
+    pub stream: Stream,
+    pub pid: i32,
+    pub cancel_key: Bytes,
+    pub parameters: Vec<(String, String)>,
+    /// Whole notices and notifications for the client; they came before `unread`.
+    pub asynchronous: Bytes,
+    /// Received, not yet read; may end inside a message.
+    pub unread: BytesMut,
+}
+
+impl ServerConnection {
+    pub(super) fn new(
+        stream: Stream,
+        pid: i32,
+        cancel_key: Bytes,
+        parameters: Vec<(String, String)>,
+        unread: BytesMut,
+        asynchronous: BytesMut,
+    ) -> ServerConnection {
+        let (status, progress) = (TransactionStatus::Idle, Progress::Resting);
+        ServerConnection { stream, pid, cancel_key, parameters, unread, asynchronous, status, progress }
+    }
+
+    /// What the server last reported of a setting.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// As the last exchange here left it.
+    pub fn transaction_status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// Runs SQL by the simple protocol, on a replication connection as well. Fails with the first error.
+    ///
+    /// COPY TO STDOUT runs, its data is dropped; COPY FROM STDIN and streams of replication are unexpected here.
+    ///
+    /// # Cancel safety
+    /// None: a dropped exchange leaves the connection unusable, and every later one is [`QueryError::Abandoned`].
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<ResultSet>, QueryError> {
+        let mut batch = BytesMut::new();
+        frontend::query(&mut batch, sql);
+        self.run(&batch).await
+    }
+
+    /// Sends messages of the extended protocol, each run of them ended by a Sync, or Queries, and reads until the last
+    /// of them is answered. Fails with the first error; what follows it was tried all the same.
+    ///
+    /// # Cancel safety
+    /// None, see [`ServerConnection::query`].
+    pub async fn run(&mut self, batch: &[u8]) -> Result<Vec<ResultSet>, QueryError> {
+        let mut results = Vec::new();
+        for reply in self.run_each(batch).await? {
+            if let Some(fields) = reply.error {
+                return Err(QueryError::server(fields));
+            }
+            results.extend(reply.results);
+        }
+        Ok(results)
+    }
+
+    /// Like [`ServerConnection::run`], with a [`Reply`] for each Sync and Query: an error of one ends only that one.
+    ///
+    /// # Cancel safety
+    /// None, see [`ServerConnection::query`].
+    pub async fn run_each(&mut self, batch: &[u8]) -> Result<Vec<Reply>, QueryError> {
+        if self.progress == Progress::Exchanging {
+            return Err(QueryError::Abandoned);
+        }
+        let mut answers = Answers::expecting(replies_to(batch)?);
+        self.progress = Progress::Exchanging;
+        let mut outbox = Outbox { unsent: BytesMut::from(batch), state: Sending::Unsent };
+        while !answers.complete() {
+            if let Some(message) = self.take_message(&mut answers)? {
+                self.read_message(&message, &mut answers)?;
+                continue;
+            }
+            match self.transfer(&mut outbox).await {
+                Ok(0) => return Err(answers.ended()),
+                Ok(_) => {}
+                Err(source) => return Err(answers.broke(source)),
+            }
+        }
+        self.progress = Progress::Resting;
+        answers.into_replies()
+    }
+
+    /// The notices and notifications, whole messages, that came since this was last called.
+    pub fn take_async_messages(&mut self) -> Bytes {
+        self.asynchronous.split().freeze()
+    }
+
+    /// What was received and not read yet; may end inside a message.
+    pub fn take_unread(&mut self) -> BytesMut {
+        self.unread.split()
+    }
+
+    /// Puts bytes that came from `stream` before everything that is still to be read.
+    pub fn put_back(&mut self, received: &[u8]) {
+        let later = self.unread.split();
+        self.unread.extend_from_slice(received);
+        self.unread.unsplit(later);
+    }
+
+    pub fn into_parts(self) -> Parts {
+        Parts {
+            stream: self.stream,
+            pid: self.pid,
+            cancel_key: self.cancel_key,
+            parameters: self.parameters,
+            asynchronous: self.asynchronous.freeze(),
+            unread: self.unread,
+        }
+    }
+
+    /// Says Terminate and closes. Whatever fails then, the connection is gone.
+    pub async fn terminate(mut self) {
+        let mut farewell = BytesMut::new();
+        frontend::terminate(&mut farewell);
+        if self.stream.write_all(&farewell).await.is_ok() {
+            let _ = self.stream.shutdown().await;
+        }
+    }
+
+    /// Takes the next whole message out of `unread`.
+    fn take_message(&mut self, answers: &mut Answers) -> Result<Option<Bytes>, QueryError> {
+        let protocol = |source| QueryError::Protocol { source };
+        let Some(header) = Header::parse(&self.unread, MESSAGE_BYTES_MAX).map_err(protocol)? else {
+            return Ok(None);
+        };
+        answers.make_room(header.message_bytes())?;
+        if self.unread.remaining() < header.message_bytes() {
+            return Ok(None);
+        }
+        answers.bytes += header.message_bytes();
+        Ok(Some(self.unread.split_to(header.message_bytes()).freeze()))
+    }
+
+    fn read_message(&mut self, message: &Bytes, answers: &mut Answers) -> Result<(), QueryError> {
+        let tag = message.first().copied().unwrap_or_default();
+        let body = message.get(HEADER_BYTES..).unwrap_or_default();
+        let protocol = |source| QueryError::Protocol { source };
+        match tag {
+            tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => self.asynchronous.extend_from_slice(message),
+            tag::PARAMETER_STATUS => match backend::parse_parameter_status(body) {
+                Ok((name, value)) => self.update(name, value),
+                // A setting in another encoding, such as application_name: the client still has to hear of it.
+                Err(Violation::NotUtf8 { .. }) => self.asynchronous.extend_from_slice(message),
+                Err(source) => return Err(protocol(source)),
+            },
+            tag::READY_FOR_QUERY => {
+                self.status = backend::parse_ready_for_query(body).map_err(protocol)?;
+                answers.next_reply();
+            }
+            tag => answers.read(tag, body)?,
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, name: &str, value: &str) {
+        match self.parameters.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => value.clone_into(known),
+            None => self.parameters.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Sends and receives what can be sent and received now, at least something. The number of bytes received; 0 is
+    /// the end. Both at once, because a server that cannot get rid of its answers stops reading.
+    async fn transfer(&mut self, outbox: &mut Outbox) -> io::Result<usize> {
+        poll_fn(|cx| {
+            outbox.poll_send(Pin::new(&mut self.stream), cx);
+            let mut chunk = [0; READ_BYTES];
+            let mut chunk = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut chunk) {
+                Poll::Ready(Ok(())) => {
+                    self.unread.extend_from_slice(chunk.filled());
+                    Poll::Ready(Ok(chunk.filled().len()))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Unsent,
+    /// Written, perhaps not flushed: TLS keeps records that the socket did not take.
+    Unflushed,
+    Done,
+}
+
+/// What is still to be sent.
+struct Outbox {
+    unsent: BytesMut,
+    state: Sending,
+}
+
+impl Outbox {
+    /// A failure to send is not told here: the server's own last words are still to be read, and the read fails next.
+    fn poll_send(&mut self, mut stream: Pin<&mut Stream>, cx: &mut Context<'_>) {
+        while self.state == Sending::Unsent {
+            if self.unsent.is_empty() {
+                self.state = Sending::Unflushed;
+                break;
+            }
+            match stream.as_mut().poll_write(cx, &self.unsent) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(count)) if count > 0 => self.unsent.advance(count),
+                Poll::Ready(_) => self.state = Sending::Done,
+            }
+        }
+        if self.state == Sending::Unflushed && stream.poll_flush(cx).is_ready() {
+            self.state = Sending::Done;
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Why a connection was not made, and why an exchange on it failed.
+
+use std::io;
+
+use crate::auth::scram::ScramError;
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::model::Address;
+use crate::tls::TlsError;
+use crate::wire::Violation;
+use crate::wire::message::backend::ErrorFields;
+
+/// Why there is no connection. The `Display` text is for the log; a client gets [`Explain::message`], which names no
+/// address.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot reach {address}")]
+    Unreachable {
+        address: Address,
+        #[source]
+        source: io::Error,
+    },
+    /// The deadline passed; `stage` says with what.
+    #[error("{address} did not finish the {stage} in time")]
+    Timeout { address: Address, stage: &'static str },
+    #[error("TLS to {address} failed")]
+    Tls {
+        address: Address,
+        #[source]
+        source: TlsError,
+    },
+    /// The server has no TLS, and `sslmode` demands it.
+    #[error("{address} does not support TLS")]
+    NoTls { address: Address },
+    /// An answer in the clear that could be anybody's: its text is not believed (CVE-2024-10977).
+    #[error("{address} sent an error during the negotiation of TLS")]
+    ErrorBeforeTls { address: Address },
+    /// The server's own words. Addresses in them have been replaced.
+    #[error("the server refused the connection: {fields}")]
+    Refused { fields: Box<ErrorFields>, step: LoginStep },
+    #[error("{address} asks for {asked}, and {held} is at hand")]
+    Authentication { address: Address, asked: String, held: &'static str },
+    #[error("{address} asks for the password in the clear on an unencrypted connection")]
+    PasswordInTheClear { address: Address },
+    #[error("SCRAM with {address} failed")]
+    Scram {
+        address: Address,
+        #[source]
+        source: ScramError,
+    },
+    #[error("{address} broke the protocol during the login")]
+    Protocol {
+        address: Address,
+        #[source]
+        source: Violation,
+    },
+    #[error("{address} sent an unexpected message '{}' during the login", char::from(*tag))]
+    Unexpected { address: Address, tag: u8 },
+    #[error("the connection to {address} broke during the login")]
+    Broken {
+        address: Address,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// How far a login had come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginStep {
+    /// The first answer to the startup packet was the refusal: `pg_hba.conf` has spoken.
+    First,
+    Later,
+}
+
+impl ConnectError {
+    /// What the server said, where it was the server that refused.
+    pub fn refusal_fields(&self) -> Option<&ErrorFields> {
+        match self {
+            ConnectError::Refused { fields, .. } => Some(fields),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for ConnectError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            ConnectError::Refused { fields, .. } => fields.sqlstate(),
+            _ => SqlState::CONNECTION_FAILURE,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            ConnectError::Tls { source, .. } if source.blame() == Blame::Platform => Blame::Platform,
+            ConnectError::Authentication { .. }
+            | ConnectError::PasswordInTheClear { .. }
+            | ConnectError::NoTls { .. } => Blame::Platform,
+            _ => Blame::Server,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            ConnectError::Refused { fields, .. } => match fields.sqlstate().as_str().get(..2) {
+                Some("28" | "3D" | "42" | "0A") => Retry::Never,
+                _ => Retry::Later,
+            },
+            _ => Retry::Later,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            ConnectError::Refused { fields, .. } => fields.message().to_owned(),
+            ConnectError::Timeout { .. } => "the database did not answer in time".to_owned(),
+            ConnectError::Unreachable { .. } => "the database cannot be reached".to_owned(),
+            ConnectError::Authentication { .. } | ConnectError::PasswordInTheClear { .. } => {
+                "the database asks for a proof of identity that cannot be given".to_owned()
+            }
+            _ => "the connection to the database could not be established".to_owned(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            ConnectError::Refused { fields, .. } => fields.detail().map(str::to_owned),
+            ConnectError::Authentication { asked, held, .. } => {
+                Some(format!("The server asks for {asked}, and {held} is at hand."))
+            }
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ConnectError::Refused { fields, .. } => fields.hint().map(str::to_owned),
+            ConnectError::Authentication { .. } => {
+                Some("Store the role's password as a SCRAM-SHA-256 verifier on the server.".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The server's own words. After an ERROR the connection goes on, after a FATAL it has ended.
+    #[error("{fields}")]
+    Server { fields: Box<ErrorFields> },
+    #[error("the connection broke")]
+    Io {
+        #[source]
+        source: io::Error,
+    },
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("the server broke the protocol")]
+    Protocol {
+        #[source]
+        source: Violation,
+    },
+    #[error("the server sent an unexpected message '{}'", char::from(*tag))]
+    Unexpected { tag: u8 },
+    /// A value is not UTF-8: the `client_encoding` of the connection is another one. The connection goes on.
+    #[error("the server answered in an encoding that is not UTF-8")]
+    Encoding,
+    #[error("the answer is longer than {bytes_max} bytes")]
+    TooLarge { bytes_max: usize },
+    /// An earlier exchange was given up in the middle, so the next answer could be another question's.
+    #[error("an earlier exchange on the connection did not end")]
+    Abandoned,
+    #[error("the batch cannot be run: {reason}")]
+    Batch { reason: &'static str },
+}
+
+impl QueryError {
+    pub(super) fn server(fields: ErrorFields) -> QueryError {
+        QueryError::Server { fields: Box::new(fields) }
+    }
+
+    /// What the server said, where it was the server that refused.
+    pub fn fields(&self) -> Option<&ErrorFields> {
+        match self {
+            QueryError::Server { fields } => Some(fields),
+            _ => None,
+        }
+    }
+}
+
+impl Explain for QueryError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            QueryError::Server { fields } => fields.sqlstate(),
+            QueryError::Io { .. } | QueryError::Closed | QueryError::Abandoned => {
+                SqlState::CONNECTION_FAILURE
+            }
+            QueryError::Protocol { .. } | QueryError::Unexpected { .. } => SqlState::PROTOCOL_VIOLATION,
+            QueryError::Encoding => SqlState::FEATURE_NOT_SUPPORTED,
+            QueryError::TooLarge { .. } => SqlState::PROGRAM_LIMIT_EXCEEDED,
+            QueryError::Batch { .. } => SqlState::INTERNAL_ERROR,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            QueryError::Batch { .. } | QueryError::Abandoned => Blame::Platform,
+            _ => Blame::Server,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            QueryError::Server { .. } | QueryError::Batch { .. } | QueryError::Encoding => Retry::Never,
+            _ => Retry::Later,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            QueryError::Server { fields } => fields.message().to_owned(),
+            error => error.to_string(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        self.fields().and_then(ErrorFields::detail).map(str::to_owned)
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.fields().and_then(ErrorFields::hint).map(str::to_owned)
+    }
+}

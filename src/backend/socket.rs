@@ -1,0 +1,80 @@
+//! From an address to a stream, with TLS or without.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::ConnectError;
+use crate::model::{Address, SslMode};
+use crate::tls::{Connector, Stream};
+use crate::wire::startup;
+
+/// Silence after which the kernel asks whether the server is still there. The kernel's default is two hours.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// A stream on which nothing of PostgreSQL was said yet.
+#[derive(Debug)]
+pub struct Opened {
+    pub stream: Stream,
+    /// Hash of the server's certificate, where it is known.
+    pub end_point: Option<Bytes>,
+}
+
+/// Connects, and goes under TLS as `mode` says. On a unix socket `mode` means nothing, as in libpq.
+pub async fn open(address: &Address, mode: SslMode, connector: &Connector) -> Result<Opened, ConnectError> {
+    let unreachable = |source| ConnectError::Unreachable { address: address.clone(), source };
+    if address.host.starts_with('/') {
+        let path = format!("{}/.s.PGSQL.{}", address.host, address.port);
+        let unix = UnixStream::connect(path).await.map_err(unreachable)?;
+        return Ok(Opened { stream: Stream::Unix(unix), end_point: None });
+    }
+    let tcp = connect_tcp(address).await.map_err(unreachable)?;
+    if mode == SslMode::Disable {
+        return Ok(Opened { stream: Stream::Tcp(tcp), end_point: None });
+    }
+    encrypt(tcp, address, mode, connector).await
+}
+
+async fn connect_tcp(address: &Address) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+    Ok(tcp)
+}
+
+async fn encrypt(
+    mut tcp: TcpStream,
+    address: &Address,
+    mode: SslMode,
+    connector: &Connector,
+) -> Result<Opened, ConnectError> {
+    let broken = |source| ConnectError::Broken { address: address.clone(), source };
+    let mut request = BytesMut::new();
+    startup::ssl_request(&mut request);
+    tcp.write_all(&request).await.map_err(broken)?;
+    // Exactly one byte is read: whatever was injected behind it stays in the socket, where it spoils the handshake
+    // instead of being taken for something that came under TLS.
+    match tcp.read_u8().await.map_err(broken)? {
+        b'S' => {}
+        b'N' if mode == SslMode::Prefer => {
+            return Ok(Opened { stream: Stream::Tcp(tcp), end_point: None });
+        }
+        b'N' => return Err(ConnectError::NoTls { address: address.clone() }),
+        b'E' => return Err(ConnectError::ErrorBeforeTls { address: address.clone() }),
+        tag => return Err(ConnectError::Unexpected { address: address.clone(), tag }),
+    }
+    match connector.connect(tcp, &address.host, mode).await {
+        Ok(connected) => Ok(Opened { stream: connected.stream, end_point: connected.end_point }),
+        Err(source) => Err(ConnectError::Tls { address: address.clone(), source }),
+    }
+}
