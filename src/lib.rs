@@ -63,3 +63,5 @@ pub mod route;
 pub mod frontend;
 
 pub mod backend;
+
+pub mod session;

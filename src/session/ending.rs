@@ -1,0 +1,84 @@
+//! How a session ends, and what the client is told.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+
+use super::relay::Relay;
+use crate::error::{Explain, Refusal, Severity, SqlState};
+use crate::tls::Stream;
+use crate::wire::Violation;
+use crate::wire::exchange::Rest;
+use crate::wire::message::backend;
+
+/// How long somebody who leaves is given to read what was sent.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// It said Terminate or closed its side, and the server has ended, too.
+    ClientLeft,
+    /// Its connection broke.
+    ClientVanished,
+    ClientBroke(Violation),
+    /// The server's FATAL was forwarded.
+    ServerSaidWhy,
+    /// The server's connection broke without a word.
+    ServerVanished,
+    ServerBroke(Violation),
+    /// This process stops.
+    Stopping,
+    /// The database's lifecycle, or a move that could not take this session along, says so.
+    Refused(Refusal),
+}
+
+impl Ending {
+    /// What the client is still to be told.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let fatal = Refusal::fatal;
+        match self {
+            Ending::ClientLeft | Ending::ClientVanished | Ending::ServerSaidWhy => None,
+            Ending::ClientBroke(violation) => Some(violation.refusal(Severity::Fatal)),
+            Ending::ServerVanished => Some(
+                fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because the database closed it")
+                    .with_hint(
+                        "Connect again; a transaction that was not acknowledged may have to be repeated.",
+                    ),
+            ),
+            Ending::ServerBroke(violation) => Some(
+                fatal(SqlState::INTERNAL_ERROR, "the database sent an answer that is not understood")
+                    .with_detail(format!("It is: {violation}.")),
+            ),
+            Ending::Stopping => {
+                Some(fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"))
+            }
+            Ending::Refused(refusal) => Some(refusal.clone()),
+        }
+    }
+}
+
+/// Tells the client, tells the server, closes both.
+pub(super) async fn end(relay: Relay, ending: &Ending) {
+    let (can_speak, at_rest) = (relay.can_speak(), relay.exchange.rest() == Rest::Settled);
+    let mut farewell = relay.to_client.into_unsent();
+    if let Some(refusal) = ending.refusal().filter(|_| can_speak) {
+        backend::error_response(&mut farewell, &refusal);
+    }
+    // A transaction that is abandoned ends with its connection.
+    if at_rest {
+        tokio::task::spawn_local(relay.server.terminate());
+    }
+    close(relay.client, farewell).await;
+}
+
+/// Sends the last bytes and closes, within a bound.
+pub(super) async fn close(mut client: Stream, mut farewell: BytesMut) {
+    let closing = async {
+        if !farewell.is_empty() {
+            client.write_all_buf(&mut farewell).await?;
+        }
+        client.shutdown().await
+    };
+    let _ = tokio::time::timeout(FAREWELL_MAX, closing).await;
+}

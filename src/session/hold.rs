@@ -1,0 +1,393 @@
+//! Following the orders of a database's route, at a transaction boundary.
+//!
+//! | the record says | the session |
+//! |---|---|
+//! | another epoch | goes on with its twin; without one it builds it now |
+//! | `next` is set | has its state taken, a twin built; brings it in step at each further order |
+//! | `next`, and held | brings the twin in step to the last lock, then is ready |
+//! | no `next` | lets go of its twin |
+//! | refused | ends, with the record's own text |
+//!
+//! Owns [`Session::follow`] and the standing that the roster is told of. It deliberately decides nothing about a
+//! database: an order comes from the record, and whatever happens here is either told as a [`Readiness`] or ends this one
+//! session.
+//!
+//! # Why
+//! The state is asked for on the session's own server connection, which takes about a millisecond at a boundary;
+//! everything that takes longer runs beside the session ([`Slot`]). In the switch itself nothing is left to do but to
+//! exchange the connection. What the new server reports differently (`server_version`, for one) the client is told by
+//! ParameterStatus, as it would be told of any change of a setting: hiding it would make a driver speak to the wrong version.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::ending::Ending;
+use super::registry::Target;
+use super::restore::LockPatience;
+use super::serve::{Session, chain};
+use super::slot::{Plan, Slot};
+use super::state::{Freshness, SessionState, SnapshotError, snapshot};
+use super::twin::Twin;
+use crate::backend::{self, QueryError};
+use crate::error::{Explain, Refusal, Retry, Severity, SqlState};
+use crate::model::{Epoch, GateOrder, Place, RouteRecord};
+use crate::route::Readiness;
+use crate::wire::exchange::Rest;
+
+/// How long the server may think about the question for a session's state before it is asked to stop; then as long again.
+const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long a lock that the session holds here may be missing there, inside a hold.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long the old server is asked for the last notifications, while the client waits.
+const LAST_NOTIFICATIONS_MAX: Duration = Duration::from_millis(250);
+
+/// How far a session is with leaving.
+#[derive(Debug)]
+pub(super) struct Travel {
+    /// Of the server connection.
+    pub(super) epoch: Epoch,
+    /// As it was last asked for; still right while the tracker says so.
+    state: Option<Arc<SessionState>>,
+    pub(super) slot: Slot,
+    /// The twin was built from `state`, or is being brought to it.
+    in_step: bool,
+    /// The order at which the twin was built or brought in step last.
+    tried_for: u64,
+    /// The order at which locks were waited for.
+    pressed_for: u64,
+}
+
+impl Travel {
+    pub(super) fn at(epoch: Epoch) -> Travel {
+        Travel { epoch, state: None, slot: Slot::default(), in_step: false, tried_for: 0, pressed_for: 0 }
+    }
+}
+
+/// Why the state is not known: the session stays, for this reason.
+struct Unknown(String);
+
+impl Session {
+    /// Does what the record asks for. At a boundary only; the client's next request waits meanwhile.
+    ///
+    /// Fails where the session cannot go on.
+    pub(super) async fn follow(&mut self) -> Result<(), Ending> {
+        let record = self.relay.route.current();
+        if let Some(refusal) = record.service.refusal() {
+            return Err(Ending::Refused(refusal));
+        }
+        if record.epoch != self.travel.epoch {
+            self.switch(&record).await?;
+        }
+        let readiness = match &record.next {
+            Some(next) => self.prepare(&record, next).await?,
+            None => self.stay(&record),
+        };
+        if !is_held(&record) {
+            self.relay.record_stall();
+        }
+        self.relay.member.set_twin_pid(self.twin_pid());
+        self.relay.member.set_readiness(readiness);
+        Ok(())
+    }
+
+    fn twin_pid(&self) -> Option<i32> {
+        match &self.travel.slot {
+            Slot::Ready { twin, .. } => Some(twin.pid()),
+            _ => None,
+        }
+    }
+
+    /// Nobody leaves.
+    fn stay(&mut self, record: &RouteRecord) -> Readiness {
+        self.travel.slot.dismiss();
+        self.travel.state = None;
+        self.relay.worker.forget_hints(&record.database);
+        Readiness::Ready { order: record.order }
+    }
+
+    /// Brings the twin one step nearer to taking over.
+    async fn prepare(&mut self, record: &RouteRecord, next: &Place) -> Result<Readiness, Ending> {
+        let order = record.order;
+        if self.travel.slot.place().is_some_and(|place| place != next) {
+            self.travel.slot.dismiss();
+        }
+        if self.origin.is_replication() {
+            return Ok(Readiness::Pinned { order, reasons: vec!["a replication connection".to_owned()] });
+        }
+        match (&self.travel.slot, is_held(record)) {
+            // Once for each order: a client that changes its state with every request would never be ready otherwise.
+            (Slot::Ready { .. }, false) if self.travel.tried_for == order => {
+                return Ok(Readiness::Ready { order });
+            }
+            (Slot::Preparing { .. }, _) | (Slot::Queued(_), false) => return Ok(Readiness::Behind),
+            (Slot::Empty { tries: 0 }, false) if self.travel.state.is_none() => {
+                self.travel.slot = Slot::queued(&self.relay.worker.warmers);
+                return Ok(Readiness::Behind);
+            }
+            _ => {}
+        }
+        let state = match self.take_state(record).await? {
+            Ok(state) => state,
+            Err(Unknown(reason)) => return Ok(self.pinned(order, vec![reason])),
+        };
+        match state.pins() {
+            pins if pins.is_empty() => Ok(self.advance(record, next, state)),
+            pins => Ok(self.pinned(order, pins)),
+        }
+    }
+
+    /// The reason may pass: looks again after a while.
+    fn pinned(&mut self, order: u64, reasons: Vec<String>) -> Readiness {
+        if !matches!(self.travel.slot, Slot::Ready { .. }) {
+            self.travel.slot = Slot::resting(u32::MAX);
+        }
+        Readiness::Pinned { order, reasons }
+    }
+
+    /// The state is known and can travel: builds, brings in step, or is ready.
+    fn advance(&mut self, record: &RouteRecord, next: &Place, state: Arc<SessionState>) -> Readiness {
+        let order = record.order;
+        match std::mem::take(&mut self.travel.slot) {
+            Slot::Ready { place, twin } => {
+                let wanted = self.relay.tracker.current(&state);
+                self.bring_in_step(record, place, twin, wanted)
+            }
+            Slot::Failed { place, reasons } if self.travel.tried_for == order => {
+                self.travel.slot = Slot::Failed { place, reasons: reasons.clone() };
+                Readiness::Pinned { order, reasons }
+            }
+            other => {
+                let (tries, permit) = match other {
+                    Slot::Empty { tries } | Slot::Resting { tries, .. } => (tries, None),
+                    Slot::Admitted(permit) => (0, permit),
+                    _ => (0, None),
+                };
+                self.travel.tried_for = order;
+                self.travel.in_step = true;
+                self.travel.slot = Slot::building(self.plan(next, state), tries, permit);
+                Readiness::Behind
+            }
+        }
+    }
+
+    fn bring_in_step(
+        &mut self,
+        record: &RouteRecord,
+        place: Place,
+        twin: Box<Twin>,
+        wanted: SessionState,
+    ) -> Readiness {
+        let order = record.order;
+        let complete = twin.is_complete(&wanted);
+        let (enough, patience) = match is_held(record) {
+            true => (complete, LockPatience::Wait(LOCK_WAIT_MAX)),
+            // A lock may be missing as long as sessions run: the other twin lets go of it when it is in step.
+            false => (complete || self.travel.in_step, LockPatience::Try),
+        };
+        if enough {
+            self.travel.slot = Slot::Ready { place, twin };
+            return Readiness::Ready { order };
+        }
+        if is_held(record) && self.travel.pressed_for == order {
+            let missing = missing(&wanted, &twin);
+            self.travel.slot = Slot::Ready { place, twin };
+            return Readiness::Pinned { order, reasons: missing };
+        }
+        if is_held(record) {
+            self.travel.pressed_for = order;
+        }
+        self.travel.tried_for = order;
+        self.travel.in_step = true;
+        let time_max = self.relay.worker.plane.connect_time_max;
+        self.travel.slot = Slot::refreshing(place, twin, wanted, patience, time_max);
+        Readiness::Behind
+    }
+
+    fn plan(&self, place: &Place, state: Arc<SessionState>) -> Plan {
+        let plane = &self.relay.worker.plane;
+        Plan {
+            request: self.origin.request(place.clone()),
+            connector: plane.connector.clone(),
+            state,
+            time_max: plane.connect_time_max,
+        }
+    }
+
+    /// The state as it is now: the one that was taken, if nothing has changed it since.
+    async fn take_state(
+        &mut self,
+        record: &RouteRecord,
+    ) -> Result<Result<Arc<SessionState>, Unknown>, Ending> {
+        if self.relay.exchange.rest() == Rest::Doubtful {
+            self.relay.settle().await?;
+        }
+        if let Some(state) = &self.travel.state
+            && matches!(self.relay.tracker.freshness(), Freshness::Fresh | Freshness::Unnamed)
+        {
+            return Ok(Ok(Arc::clone(state)));
+        }
+        self.travel.in_step = false;
+        self.travel.state = None;
+        match Box::pin(self.ask(record)).await? {
+            Ok(state) => {
+                let state = Arc::new(state);
+                self.travel.state = Some(Arc::clone(&state));
+                Ok(Ok(state))
+            }
+            Err(error) => {
+                tracing::warn!(database = %record.name, error = %chain(&error), "the state of a session is not known");
+                Ok(Err(Unknown("its state cannot be read".to_owned())))
+            }
+        }
+    }
+
+    /// Asks the server; what comes for the client meanwhile is forwarded.
+    async fn ask(&mut self, record: &RouteRecord) -> Result<Result<SessionState, SnapshotError>, Ending> {
+        let known = self.relay.before_own_exchange();
+        let answer = Box::pin(self.question(record)).await?;
+        self.relay.after_own_exchange(&known);
+        match answer {
+            Err(SnapshotError::Query(QueryError::Server { fields }))
+                if fields.severity() == Severity::Fatal =>
+            {
+                Err(Ending::Refused(fields.refusal()))
+            }
+            Err(SnapshotError::Query(
+                QueryError::Io { .. }
+                | QueryError::Closed
+                | QueryError::Abandoned
+                | QueryError::Protocol { .. }
+                | QueryError::Unexpected { .. },
+            )) => Err(Ending::ServerVanished),
+            answer => Ok(answer),
+        }
+    }
+
+    /// A question that takes too long is cancelled like a client's own.
+    async fn question(
+        &mut self,
+        record: &RouteRecord,
+    ) -> Result<Result<SessionState, SnapshotError>, Ending> {
+        let relay = &mut self.relay;
+        let hints = relay.worker.hints(&record.database);
+        let asking = snapshot(&mut relay.server, &mut relay.tracker, &hints);
+        tokio::pin!(asking);
+        if let Ok(answer) = timeout(SNAPSHOT_TIME_MAX, &mut asking).await {
+            return Ok(answer);
+        }
+        let target = self.enlisted.target();
+        let (place, connector) = (&target.record.place, &relay.worker.plane.connector);
+        let deadline = Instant::now() + SNAPSHOT_TIME_MAX;
+        let cancelled = Box::pin(backend::cancel(place, connector, target.pid, &target.key, deadline)).await;
+        tracing::warn!(database = %record.name, ?cancelled, "the question for a session's state was cancelled");
+        timeout(SNAPSHOT_TIME_MAX, asking).await.map_err(|_| Ending::ServerVanished)
+    }
+
+    /// Goes on where the record says.
+    async fn switch(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
+        let began = Instant::now();
+        let twin = match self.take_twin(record).await {
+            Some(twin) => twin,
+            None => self.build_now(record).await?,
+        };
+        if !twin.state().channels.is_empty() {
+            self.hear_last_notifications().await;
+        }
+        self.relay.tracker.on_switch(&twin.unnamed_types());
+        let server = twin.into_connection();
+        let target = Target { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
+        self.relay.member.switched(record.epoch, server.pid);
+        self.enlisted.point_to(target);
+        let old = self.relay.replace_server(server);
+        tokio::task::spawn_local(old.terminate());
+        self.travel = Travel::at(record.epoch);
+        tracing::debug!(database = %record.name, epoch = %record.epoch, took = ?began.elapsed(), "switched");
+        Ok(())
+    }
+
+    /// The twin for the record's place, if it has all that the session has.
+    async fn take_twin(&mut self, record: &RouteRecord) -> Option<Box<Twin>> {
+        let slot = std::mem::take(&mut self.travel.slot);
+        let mut twin = match slot.ended().await {
+            Slot::Ready { place, twin } if place == record.place => twin,
+            mut other => {
+                other.dismiss();
+                return None;
+            }
+        };
+        let state = match self.take_state(record).await {
+            Ok(Ok(state)) if state.pins().is_empty() => state,
+            _ => return None,
+        };
+        let wanted = self.relay.tracker.current(&state);
+        if twin.is_complete(&wanted) {
+            return Some(twin);
+        }
+        let deadline = Instant::now() + self.relay.worker.plane.connect_time_max;
+        let refreshed = Box::pin(twin.refresh(&wanted, LockPatience::Wait(LOCK_WAIT_MAX), deadline)).await;
+        (refreshed.is_ok() && twin.is_complete(&wanted)).then_some(twin)
+    }
+
+    /// There is no twin: the client waits until there is one.
+    async fn build_now(&mut self, record: &RouteRecord) -> Result<Box<Twin>, Ending> {
+        if self.origin.is_replication() {
+            return Err(stranded(&["a replication connection".to_owned()]));
+        }
+        let state = match self.take_state(record).await? {
+            Ok(state) => state,
+            Err(Unknown(reason)) => return Err(stranded(&[reason])),
+        };
+        match state.pins() {
+            pins if pins.is_empty() => {}
+            pins => return Err(stranded(&pins)),
+        }
+        let wanted = Arc::new(self.relay.tracker.current(&state));
+        let plan = self.plan(&record.place, wanted);
+        let deadline = Instant::now() + plan.time_max;
+        loop {
+            let built = Twin::build(&plan.request, &plan.connector, deadline, &plan.state);
+            match Box::pin(built).await {
+                Ok(twin) => return Ok(Box::new(twin)),
+                Err(error) if error.retry() == Retry::Now && Instant::now() < deadline => {}
+                Err(error) => {
+                    tracing::warn!(database = %record.name, error = %chain(&error), "a session could not follow");
+                    return Err(stranded(&[error.message()]));
+                }
+            }
+        }
+    }
+
+    /// Whatever was notified before the database left has been signalled to the old server process by now: one round
+    /// trip brings it. The twin listens already, so nothing falls between the two.
+    async fn hear_last_notifications(&mut self) {
+        let known = self.relay.before_own_exchange();
+        let asked = Box::pin(self.relay.server.query(""));
+        let _ = timeout(LAST_NOTIFICATIONS_MAX, asked).await;
+        self.relay.after_own_exchange(&known);
+    }
+}
+
+fn is_held(record: &RouteRecord) -> bool {
+    matches!(record.gate, GateOrder::Held { .. })
+}
+
+fn missing(wanted: &SessionState, twin: &Twin) -> Vec<String> {
+    match wanted.differences(twin.state()) {
+        missing if missing.is_empty() => vec!["unnamed prepared statement".to_owned()],
+        missing => missing,
+    }
+}
+
+/// The database has moved and this session could not.
+fn stranded(reasons: &[String]) -> Ending {
+    let refusal = Refusal::fatal(
+        SqlState::ADMIN_SHUTDOWN,
+        "terminating connection because the session could not follow its database",
+    );
+    let detail = format!("The database was moved, and the session held: {}.", reasons.join("; "));
+    Ending::Refused(refusal.with_detail(detail).with_hint("Connect again."))
+}

@@ -1,0 +1,186 @@
+//! One client's life, and the threads on which all of them live.
+//!
+//! Owns [`DataPlane`]: the acceptor, the workers, and on each worker the sessions. A session is one task: it takes a seat
+//! in its database's roster, opens a server connection, relays, and at transaction boundaries follows the orders of
+//! its database's route. It deliberately knows nothing of why an order is given: it sees a gate, a place and an epoch.
+//!
+//! Start with `serve` (a session's life), then `relay` (a query's way).
+//!
+//! # Why
+//! A session, its buffers and its server connection stay on one thread, so that a query takes no lock, wakes no other
+//! thread and writes no memory that another one writes. The acceptor hands a socket to the worker with the fewest.
+
+mod acceptor;
+mod doubt;
+mod ending;
+mod hold;
+mod observe;
+mod pipe;
+mod registry;
+mod relay;
+pub mod restore;
+pub mod scan;
+mod serve;
+mod slot;
+pub mod state;
+pub mod twin;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use self::acceptor::Desk;
+use self::registry::Registry;
+use self::worker::Errand;
+use crate::auth::scram::MockSecret;
+use crate::frontend::{Encryption, Frontend};
+use crate::route::RouteTable;
+use crate::tls::{Acceptor, Connector};
+
+/// What the data plane is told at its start.
+#[derive(Debug)]
+pub struct DataPlaneConfig {
+    /// Where clients come in; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Threads; should be what the [`RouteTable`] was made for.
+    pub workers: usize,
+    /// `None`: no TLS towards clients.
+    pub acceptor: Option<Acceptor>,
+    pub encryption: Encryption,
+    /// TLS towards servers.
+    pub connector: Connector,
+    /// From an accepted socket to the end of the login.
+    pub login_time_max: Duration,
+    /// For one server connection, its login included.
+    pub connect_time_max: Duration,
+    /// For the logins of roles that do not exist; one for the fleet.
+    pub mock: MockSecret,
+}
+
+/// What all workers share; nothing in it is written for a query.
+struct Plane {
+    frontend: Frontend,
+    connector: Connector,
+    registry: Arc<Registry>,
+    connect_time_max: Duration,
+    workers: usize,
+}
+
+impl fmt::Debug for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plane").field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+/// The running data plane. Dropping it ends every session at once; [`DataPlane::shutdown`] ends them in order.
+pub struct DataPlane {
+    addresses: Vec<SocketAddr>,
+    workers: Vec<UnboundedSender<Errand>>,
+    threads: Vec<JoinHandle<()>>,
+    closing: CancellationToken,
+}
+
+impl fmt::Debug for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPlane").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl DataPlane {
+    /// Opens the listeners and starts the threads. Needs no runtime.
+    ///
+    /// Fails where an address cannot be listened on or a thread cannot be started.
+    pub fn start(config: DataPlaneConfig, routes: Arc<RouteTable>) -> io::Result<DataPlane> {
+        let workers = config.workers.max(1);
+        let plane = Arc::new(Plane {
+            frontend: Frontend {
+                routes,
+                acceptor: config.acceptor,
+                encryption: config.encryption,
+                login_time_max: config.login_time_max,
+                mock: config.mock,
+            },
+            connector: config.connector,
+            registry: Arc::default(),
+            connect_time_max: config.connect_time_max,
+            workers,
+        });
+        let listeners = acceptor::listen(&config.listen)?;
+        let addresses = listeners.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let mut started = DataPlane {
+            addresses,
+            workers: Vec::new(),
+            threads: Vec::new(),
+            closing: CancellationToken::new(),
+        };
+        for index in 0..workers {
+            let (sender, errands) = unbounded_channel();
+            let plane = Arc::clone(&plane);
+            started.workers.push(sender);
+            started.spawn(format!("worker-{index}"), move || worker::run(index, plane, errands))?;
+        }
+        let desk = Desk::new(&started.workers);
+        let closing = started.closing.clone();
+        started.spawn("acceptor".to_owned(), move || acceptor::run(listeners, desk, &closing))?;
+        Ok(started)
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        body: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let log_name = name.clone();
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            if let Err(error) = body() {
+                tracing::error!(thread = log_name, %error, "a thread of the data plane ended");
+            }
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Where clients come in, in the order of the configuration.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The first of them.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.addresses.first().copied()
+    }
+
+    /// Stops accepting; sessions end at their next boundary with 57P01, those that are left after `drain` at once.
+    pub async fn shutdown(mut self, drain: Duration) {
+        self.closing.cancel();
+        let mut stopping = Vec::new();
+        for worker in &self.workers {
+            let (stopped, ended) = oneshot::channel();
+            if worker.send(Errand::Stop { drain, stopped }).is_ok() {
+                stopping.push(ended);
+            }
+        }
+        for ended in stopping {
+            let _ = ended.await;
+        }
+        self.workers.clear();
+        for thread in self.threads.drain(..) {
+            // They have nothing left to do.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}

@@ -1,0 +1,63 @@
+//! Which messages are read in passing, and what is read of them.
+
+use super::state::StateTracker;
+use crate::error::Severity;
+use crate::wire::frame::{Part, Piece};
+use crate::wire::message::backend::{ErrorFields, tag as answer};
+use crate::wire::message::frontend::tag as request;
+
+/// Requests that are read as a whole where they are small.
+pub(super) fn wants_request(tag: u8) -> bool {
+    use request::*;
+    matches!(tag, QUERY | PARSE | BIND | EXECUTE | CLOSE | FUNCTION_CALL)
+}
+
+/// Answers that are read as a whole where they are small; rows only while the tracker asks for them.
+pub(super) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool {
+    use answer::*;
+    match tag {
+        READY_FOR_QUERY | PARAMETER_STATUS | COMMAND_COMPLETE | ERROR_RESPONSE => true,
+        DATA_ROW => tracker.watches_rows(),
+        _ => false,
+    }
+}
+
+/// Tells the tracker what the client asks for.
+pub(super) fn track_request(tracker: &mut StateTracker, piece: &Piece<'_>) {
+    let body = piece.body();
+    match (piece.part, piece.tag) {
+        (Part::Whole, request::QUERY) => tracker.on_query(body),
+        (Part::Whole, request::PARSE) => tracker.on_parse(body),
+        (Part::Whole, request::BIND) => tracker.on_bind(body),
+        (Part::Whole, request::EXECUTE) => tracker.on_execute(body),
+        (Part::Whole, request::CLOSE) => tracker.on_close(body),
+        (Part::Whole, request::FUNCTION_CALL) => tracker.on_function_call(body),
+        (_, tag) if !wants_request(tag) => {}
+        (Part::First, tag) => tracker.on_large(tag, body),
+        (Part::Whole | Part::Middle | Part::Last, _) => tracker.on_large_part(body),
+    }
+}
+
+/// Tells the tracker what came of it. Called where a message begins.
+pub(super) fn track_answer(tracker: &mut StateTracker, piece: &Piece<'_>) {
+    match piece.tag {
+        answer::COMMAND_COMPLETE => tracker.on_command_complete(piece.body()),
+        answer::EMPTY_QUERY_RESPONSE | answer::PORTAL_SUSPENDED => tracker.on_no_command(),
+        answer::ERROR_RESPONSE => tracker.on_error(),
+        answer::DATA_ROW if tracker.watches_rows() => tracker.on_data_row(piece.body()),
+        _ => {}
+    }
+}
+
+/// Whether an ErrorResponse ends the connection.
+pub(super) fn is_fatal(body: &[u8]) -> bool {
+    ErrorFields::parse(body).is_ok_and(|fields| fields.severity() == Severity::Fatal)
+}
+
+/// Takes a new value of a parameter that the server reports.
+pub(super) fn update(parameters: &mut Vec<(String, String)>, name: &str, value: &str) {
+    match parameters.iter_mut().find(|(known, _)| known == name) {
+        Some((_, known)) => value.clone_into(known),
+        None => parameters.push((name.to_owned(), value.to_owned())),
+    }
+}

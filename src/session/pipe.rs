@@ -1,0 +1,132 @@
+//! The two ends of a direction: what was read and is not yet understood, what is to be sent and is not yet gone.
+//!
+//! Owns every read and write of the relay, so that another kind of IO has one place to come in.
+//!
+//! # Why
+//! Both hold nothing while nothing is stuck: a read goes into the worker's scratch buffer and from there to the other side
+//! within one poll. Only what the other side does not take, or what is not complete, gets memory of its own, and gives
+//! it back. That is at most one scratch buffer in each direction, because nothing is read while something is stuck.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::tls::Stream;
+use crate::wire::frame::Walker;
+
+/// What comes from one side.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    pub(super) walker: Walker,
+    /// Read and not taken: a message that is not complete, or one that must wait.
+    pub(super) kept: BytesMut,
+    /// Nothing more comes.
+    pub(super) ended: bool,
+}
+
+impl Inbox {
+    /// Reads behind what was kept. Ready with how many bytes lie at the front of `scratch`; 0 is the end.
+    ///
+    /// A read that does not fill the buffer is not followed by another before the socket says that there is more.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+        scratch: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let kept = self.kept.len();
+        let mut free = ReadBuf::new(scratch.get_mut(kept..).unwrap_or_default());
+        ready!(Pin::new(stream).poll_read(cx, &mut free))?;
+        let read = free.filled().len();
+        if read == 0 {
+            self.ended = true;
+            return Poll::Ready(Ok(0));
+        }
+        if kept > 0 {
+            scratch[..kept].copy_from_slice(&self.kept);
+            self.kept = BytesMut::new();
+        }
+        Poll::Ready(Ok(kept + read))
+    }
+
+    /// Keeps what was not taken.
+    pub(super) fn keep(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.kept = BytesMut::from(rest);
+        }
+    }
+
+    /// No message has been taken in part, and none waits in part.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.walker.is_between_messages()
+    }
+}
+
+/// What goes to one side.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    unsent: BytesMut,
+    /// Written, perhaps not flushed: TLS keeps records that the socket did not take.
+    unflushed: bool,
+}
+
+impl Outbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.unsent.is_empty() && !self.unflushed
+    }
+
+    /// Sends as much as can be sent now and keeps the rest.
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+        mut bytes: &[u8],
+    ) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        while self.unsent.is_empty() && !bytes.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, bytes)? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => bytes = &bytes[written..],
+                Poll::Pending => break,
+            }
+        }
+        self.unsent.extend_from_slice(bytes);
+        self.unflushed |= stream.is_tls();
+        match self.poll_drain(cx, stream) {
+            Poll::Ready(drained) => drained,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Appends something of our own, to be sent behind everything else.
+    pub(super) fn queue(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
+    }
+
+    /// What would have been sent next.
+    pub(super) fn into_unsent(self) -> BytesMut {
+        self.unsent
+    }
+
+    /// Ready when everything has been handed to the socket.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+        if self.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.unsent.is_empty() {
+            match ready!(Pin::new(&mut *stream).poll_write(cx, &self.unsent))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => drop(self.unsent.split_to(written)),
+            }
+        }
+        self.unsent = BytesMut::new();
+        ready!(Pin::new(stream).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+}

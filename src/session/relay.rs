@@ -1,0 +1,477 @@
+//! The relay: one client, one server connection, the same bytes.
+//!
+//! ```text
+//!              requests (Inbox)                    to_server (Outbox)
+//!   client  ------------------>  admit, note  ------------------------->  server
+//!           <------------------  note         <-------------------------
+//!              to_client (Outbox)                  answers (Inbox)
+//! ```
+//!
+//! Owns the path of a query: the gate, the [`Exchange`] ledger, who waits for whom. It deliberately owns no order
+//! of the catalogue: at a boundary with something to do it comes back with [`Pause::Boundary`], and [`hold`](super::hold)
+//! does it. Start with [`Relay::poll`].
+//!
+//! # Why one hand-written poll
+//! Two tasks, or two futures, for two directions would wake each other: here a wake-up does what there is to do in both
+//! directions and sleeps again. A query costs one read and one write in each direction, no allocation, and no memory that
+//! another thread writes to. An idle session is this struct and nothing else.
+//!
+//! # Why nothing is lost or doubled
+//! A request is noted in the ledger when its bytes go to the outbox, and never taken back. While a message of the client
+//! has not been admitted, none of its bytes has. So at a boundary the server has seen whole requests, has answered all
+//! of them, and whatever else the client said is still here.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
+
+use super::ending::Ending;
+use super::observe;
+use super::pipe::{Inbox, Outbox};
+use super::state::StateTracker;
+use super::worker::Worker;
+use crate::backend::ServerConnection;
+use crate::route::{Activity, Gate, GateState, Member, Pass, Route, TurnWatch};
+use crate::tls::Stream;
+use crate::wire::exchange::{Exchange, Rest};
+use crate::wire::frame::Piece;
+use crate::wire::message::backend::{
+    parameter_status, parse_parameter_status, parse_ready_for_query, tag as answer,
+};
+use crate::wire::message::frontend::tag as request;
+
+/// Rounds of both directions in one poll; then other sessions of the worker have their turn.
+const ROUNDS_MAX: usize = 8;
+
+/// Why the relay stopped for now.
+#[derive(Debug)]
+pub(super) enum Pause {
+    /// No transaction runs, no message is cut in the middle, and there is an order to follow.
+    Boundary,
+    Ended(Ending),
+}
+
+/// Why the client's next message is not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Nothing,
+    /// For the answers to what was forwarded.
+    Answers,
+    /// For the gate, since then.
+    Gate(Instant),
+    /// For an order to be followed.
+    Order,
+}
+
+/// What of the server's messages matters for the connection's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LastWords {
+    None,
+    /// A FATAL error was forwarded: the client knows.
+    Fatal,
+}
+
+/// Whether the server knows that the client sends nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    Unsaid,
+    Said,
+}
+
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) worker: Rc<Worker>,
+    pub(super) route: Arc<Route>,
+    pub(super) member: Member,
+    pub(super) client: Stream,
+    pub(super) server: ServerConnection,
+    pub(super) exchange: Exchange,
+    pub(super) tracker: StateTracker,
+    pub(super) to_client: Outbox,
+    requests: Inbox,
+    answers: Inbox,
+    to_server: Outbox,
+    turns: TurnWatch,
+    pass: Option<Pass>,
+    wait: Wait,
+    /// Something is to be done at the next boundary.
+    due: bool,
+    /// While an order was followed the client was not read: what is there now may have come then.
+    deaf_since: Option<Instant>,
+    last_words: LastWords,
+    goodbye: Goodbye,
+    activity: Activity,
+}
+
+impl Relay {
+    /// `early` is what the client sent before it was told that the server is ready.
+    pub(super) fn new(
+        worker: Rc<Worker>,
+        route: Arc<Route>,
+        member: Member,
+        client: Stream,
+        server: ServerConnection,
+        early: BytesMut,
+    ) -> Relay {
+        let turns = route.gate().watch(worker.index());
+        let requests = Inbox { kept: early, ..Inbox::default() };
+        let mut tracker = StateTracker::new();
+        for (name, value) in &server.parameters {
+            tracker.on_parameter_status(name, value);
+        }
+        Relay {
+            worker,
+            route,
+            member,
+            client,
+            server,
+            exchange: Exchange::new(),
+            tracker,
+            to_client: Outbox::default(),
+            // What came early is looked at before anything is read, as if it had been held back.
+            wait: if requests.kept.is_empty() { Wait::Nothing } else { Wait::Answers },
+            requests,
+            answers: Inbox::default(),
+            to_server: Outbox::default(),
+            turns,
+            pass: None,
+            // The record may have changed since the connection was opened.
+            due: true,
+            deaf_since: None,
+            last_words: LastWords::None,
+            goodbye: Goodbye::Unsaid,
+            activity: Activity::Idle,
+        }
+    }
+
+    /// Forwards until there is nothing to forward.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
+        let worker = Rc::clone(&self.worker);
+        let mut scratch = worker.scratch();
+        for _ in 0..ROUNDS_MAX {
+            if self.turns.poll_turned(cx.waker()).is_ready() {
+                self.due = true;
+            }
+            let moved = match self.poll_round(cx, &mut scratch) {
+                Ok(moved) => moved,
+                Err(ending) => return Poll::Ready(Pause::Ended(ending)),
+            };
+            if (self.due || worker.is_stopping()) && self.is_at_boundary() {
+                self.due = false;
+                self.deaf_since = Some(Instant::now());
+                return Poll::Ready(Pause::Boundary);
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Both directions once. `false`: neither can go on before something happens, and the waker is where it will.
+    fn poll_round(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
+        let asked = self.poll_requests(cx, scratch)?;
+        let answered = self.poll_answers(cx, scratch)?;
+        Ok(asked || answered)
+    }
+
+    /// Nothing runs and nothing is cut in the middle: the server connection may be used or exchanged.
+    fn is_at_boundary(&self) -> bool {
+        self.pass.is_none()
+            && self.exchange.rest() != Rest::Busy
+            && self.requests.is_between_messages()
+            && self.answers.is_between_messages()
+            && self.answers.kept.is_empty()
+            && self.to_server.is_empty()
+            && !self.requests.ended
+    }
+
+    // ---- from the client to the server
+
+    fn poll_requests(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
+        match self.to_server.poll_drain(cx, &mut self.server.stream) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) => {}
+            // Its last words are still to be read, and tell more than the error does.
+            Poll::Ready(Err(_)) => self.to_server = Outbox::default(),
+        }
+        if self.requests.ended {
+            return Ok(self.poll_goodbye(cx));
+        }
+        if self.wait != Wait::Nothing {
+            return self.retry_requests(cx);
+        }
+        match self.requests.poll_fill(cx, &mut self.client, scratch) {
+            Poll::Pending => {
+                self.deaf_since = None;
+                Ok(false)
+            }
+            Poll::Ready(Err(_)) => Err(Ending::ClientVanished),
+            Poll::Ready(Ok(0)) => Ok(true),
+            Poll::Ready(Ok(filled)) => {
+                let taken = self.forward_requests(cx, &scratch[..filled])?;
+                self.requests.keep(&scratch[taken..filled]);
+                Ok(taken > 0)
+            }
+        }
+    }
+
+    /// The client sends nothing more, but may still read. The server is told, and does what it would without us: it
+    /// answers what it was asked, then ends. `true`: it has been told just now.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.goodbye == Goodbye::Said {
+            return false;
+        }
+        if Pin::new(&mut self.server.stream).poll_shutdown(cx).is_pending() {
+            return false;
+        }
+        self.goodbye = Goodbye::Said;
+        true
+    }
+
+    /// What was held back may go on now.
+    fn retry_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let mut kept = std::mem::take(&mut self.requests.kept);
+        let taken = self.forward_requests(cx, &kept)?;
+        drop(kept.split_to(taken));
+        // Room that is not needed is given back.
+        self.requests.kept = if kept.is_empty() { BytesMut::new() } else { kept };
+        Ok(taken > 0 || self.wait == Wait::Nothing)
+    }
+
+    /// Takes messages off the front of `bytes` while they are admitted, and sends them. How many bytes that were.
+    fn forward_requests(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Ending> {
+        let mut taken = 0;
+        while let Some(&tag) = bytes.get(taken) {
+            if self.requests.is_between_messages() {
+                self.wait = self.admit(cx, tag);
+                if self.wait != Wait::Nothing {
+                    break;
+                }
+            }
+            let next = self.requests.walker.next(&bytes[taken..], observe::wants_request);
+            let Some(piece) = next.map_err(Ending::ClientBroke)? else { break };
+            taken += piece.bytes.len();
+            self.note_request(&piece);
+            if self.requests.ended {
+                break;
+            }
+        }
+        // Where the server cannot be written to, its last words are still to be read.
+        let _ = self.to_server.send(cx, &mut self.server.stream, &bytes[..taken]);
+        Ok(taken)
+    }
+
+    /// Whether the message that begins with this tag may be forwarded now.
+    fn admit(&mut self, cx: &mut Context<'_>, tag: u8) -> Wait {
+        if self.exchange.is_full() {
+            return Wait::Answers;
+        }
+        match &self.pass {
+            // Inside a held gate a pipeline does not go on to its next transaction.
+            Some(_) if self.exchange.will_report() && self.gate().state() == GateState::Held => Wait::Answers,
+            Some(_) => Wait::Nothing,
+            None if Exchange::begins_work(tag) => self.enter(cx),
+            None => Wait::Nothing,
+        }
+    }
+
+    /// Through the gate, at a boundary.
+    fn enter(&mut self, cx: &mut Context<'_>) -> Wait {
+        let Ok(pass) = self.gate().try_enter(self.worker.index()) else {
+            return match self.wait {
+                Wait::Gate(since) => Wait::Gate(since),
+                // It may have come while the session was not listening.
+                _ => Wait::Gate(self.deaf_since.take().unwrap_or_else(Instant::now)),
+            };
+        };
+        // A turn that was not followed yet may have moved the database: see `Gate`.
+        if self.turns.poll_turned(cx.waker()).is_ready() {
+            self.due = true;
+        }
+        if self.due {
+            return self.wait_for_order();
+        }
+        self.record_stall();
+        self.deaf_since = None;
+        self.pass = Some(pass);
+        Wait::Nothing
+    }
+
+    /// The time at the gate is not over before the order that opened it has been followed.
+    fn wait_for_order(&self) -> Wait {
+        match self.wait {
+            Wait::Gate(since) => Wait::Gate(since),
+            _ => Wait::Order,
+        }
+    }
+
+    fn note_request(&mut self, piece: &Piece<'_>) {
+        observe::track_request(&mut self.tracker, piece);
+        if piece.part.begins() {
+            self.exchange.on_request(piece.tag);
+            self.requests.ended = piece.tag == request::TERMINATE;
+            if self.pass.is_some() {
+                self.set_activity(Activity::Active);
+            }
+        }
+    }
+
+    // ---- from the server to the client
+
+    fn poll_answers(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
+        match self.to_client.poll_drain(cx, &mut self.client) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Err(Ending::ClientVanished),
+        }
+        match self.answers.poll_fill(cx, &mut self.server.stream, scratch) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(_) | Ok(0)) => Err(self.on_server_end()),
+            Poll::Ready(Ok(filled)) => {
+                let taken = self.walk_answers(&scratch[..filled])?;
+                let sent = self.to_client.send(cx, &mut self.client, &scratch[..taken]);
+                sent.map_err(|_| Ending::ClientVanished)?;
+                self.answers.keep(&scratch[taken..filled]);
+                Ok(taken > 0)
+            }
+        }
+    }
+
+    fn walk_answers(&mut self, bytes: &[u8]) -> Result<usize, Ending> {
+        let mut taken = 0;
+        loop {
+            let wanted = |tag| observe::wants_answer(tag, &self.tracker);
+            let next = self.answers.walker.next(&bytes[taken..], wanted);
+            let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(taken) };
+            taken += piece.bytes.len();
+            if piece.part.begins() {
+                self.note_answer(&piece)?;
+            }
+        }
+    }
+
+    fn note_answer(&mut self, piece: &Piece<'_>) -> Result<(), Ending> {
+        match piece.tag {
+            answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
+            answer::PARAMETER_STATUS => self.on_parameter(piece.body()),
+            answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
+            _ => {}
+        }
+        self.exchange.on_answer(piece.tag);
+        observe::track_answer(&mut self.tracker, piece);
+        Ok(())
+    }
+
+    /// The end of a statement; at a boundary the way out of the gate.
+    fn on_ready(&mut self, body: &[u8]) -> Result<(), Ending> {
+        let status = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
+        self.exchange.on_ready(status);
+        if self.exchange.is_silent() {
+            self.tracker.on_ready(status);
+        }
+        if self.exchange.rest() != Rest::Busy {
+            self.pass = None;
+            self.set_activity(Activity::Idle);
+        } else if self.exchange.is_silent() {
+            self.set_activity(Activity::InTransaction);
+        }
+        Ok(())
+    }
+
+    fn on_parameter(&mut self, body: &[u8]) {
+        let Ok((name, value)) = parse_parameter_status(body) else { return };
+        if name == "application_name" {
+            self.member.set_application_name(value.to_owned());
+        }
+        self.tracker.on_parameter_status(name, value);
+        observe::update(&mut self.server.parameters, name, value);
+    }
+
+    /// The server has closed the connection.
+    fn on_server_end(&self) -> Ending {
+        match self.last_words {
+            _ if self.requests.ended => Ending::ClientLeft,
+            LastWords::Fatal => Ending::ServerSaidWhy,
+            LastWords::None => Ending::ServerVanished,
+        }
+    }
+
+    // ---- around it
+
+    fn gate(&self) -> &Gate {
+        self.route.gate()
+    }
+
+    /// One store to memory of the session's own, and only when it changes.
+    fn set_activity(&mut self, activity: Activity) {
+        if self.activity != activity {
+            self.activity = activity;
+            self.member.set_activity(activity);
+        }
+    }
+
+    /// Something beside the relay has to be looked at, at the next boundary.
+    pub(super) fn look_up(&mut self) {
+        self.due = true;
+    }
+
+    /// What the server sent and nobody has taken.
+    pub(super) fn kept_answers(&mut self) -> &mut BytesMut {
+        &mut self.answers.kept
+    }
+
+    /// Makes the connection ready for an exchange of Freehold's own. The parameters that the client has been told.
+    pub(super) fn before_own_exchange(&mut self) -> Vec<(String, String)> {
+        self.server.put_back(&std::mem::take(&mut self.answers.kept));
+        self.server.parameters.clone()
+    }
+
+    /// After Freehold's own exchange with the server: what came for the client meanwhile is sent to it. `known` are the
+    /// parameters that it was told before.
+    pub(super) fn after_own_exchange(&mut self, known: &[(String, String)]) {
+        let asynchronous = self.server.take_async_messages();
+        self.to_client.queue(&asynchronous);
+        self.answers.kept = self.server.take_unread();
+        self.tell_parameters(known);
+    }
+
+    /// The client goes on with another server connection, and is told what that one reports differently.
+    pub(super) fn replace_server(&mut self, server: ServerConnection) -> ServerConnection {
+        let old = std::mem::replace(&mut self.server, server);
+        self.answers = Inbox::default();
+        self.last_words = LastWords::None;
+        self.after_own_exchange(&old.parameters);
+        old
+    }
+
+    fn tell_parameters(&mut self, known: &[(String, String)]) {
+        let mut news = BytesMut::new();
+        for (name, value) in &self.server.parameters {
+            if !known.iter().any(|(known, told)| known == name && told == value) {
+                parameter_status(&mut news, name, value);
+                self.tracker.on_parameter_status(name, value);
+            }
+        }
+        self.to_client.queue(&news);
+    }
+
+    /// The request that waited at the gate goes on: now, or in an instant.
+    pub(super) fn record_stall(&mut self) {
+        if let Wait::Gate(since) = self.wait {
+            self.gate().record_stall(since.elapsed());
+            self.wait = Wait::Order;
+        }
+    }
+
+    /// Whether something of our own may still be said to the client: not in the middle of a server's message.
+    pub(super) fn can_speak(&self) -> bool {
+        self.answers.is_between_messages()
+    }
+}

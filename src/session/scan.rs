@@ -1,0 +1,494 @@
+//! What a text of SQL may do to the state of its session: a conservative reading of tokens, not a parse.
+//!
+//! Owns the lists of PostgreSQL's verbs and functions that touch a session. It deliberately decides nothing: it reports
+//! findings, and [`super::state`] keeps what PostgreSQL itself cannot tell later. SQL text never decides a transaction
+//! boundary. Start with [`scan`].
+//!
+//! # Why
+//! PostgreSQL can be asked for most of a session's state at a boundary, so the text is read for three things only:
+//! names that cannot be enumerated (`SET app.user`), counts that are not kept where we can see them (advisory
+//! locks taken twice), and whether asking again is worth a round trip. Each error is on the side of asking again. A
+//! full parser would cost more, would differ between majors, and would still not see into functions and triggers.
+//!
+//! # Cost
+//! Most texts are one statement with a well-known first word and nothing of interest inside: [`screen`] answers for
+//! them in one pass without cutting tokens. Neither path allocates, unless a setting's name is found.
+
+mod calls;
+mod lexer;
+
+use lexer::{Lexer, Token};
+
+pub use calls::{KeySource, LockCall, LockOperation, Operand};
+pub use lexer::Backslashes;
+
+/// How a statement can touch the state of its session, by its first word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Effect {
+    /// Transaction control, SHOW, NOTIFY and the like: nothing that outlives the transaction.
+    #[default]
+    None,
+    /// Runs expressions: changes something only through functions, triggers, rules or policies that do.
+    Runs,
+    /// SET, PREPARE, LISTEN, CREATE TEMP, DO, and everything that is not on a list.
+    Changes,
+}
+
+/// Something that PostgreSQL cannot be asked for later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The text names this custom setting: it sets it, or asks for it, or may set it.
+    Setting(String),
+    /// `set_config($n, ...)`: the name is the parameter's value.
+    SettingParameter(u16),
+    /// `set_config` for the session with a name that is computed.
+    SettingComputed,
+    /// A lock call that runs once for each row of the statement's result, and shows its outcome there.
+    Lock(LockCall),
+    /// A lock call whose number of runs the text does not tell.
+    LockUnclear,
+    /// PREPARE of a statement that calls lock functions.
+    LockPrepared,
+    /// EXECUTE of an SQL-level prepared statement.
+    Executes,
+    /// State outside of what can travel, and what to call it.
+    Foreign(&'static str),
+    /// `currval` or `lastval`: answers that a new server connection cannot give.
+    SequenceMemory,
+}
+
+/// The summary of one text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scan {
+    /// The strongest effect of its statements.
+    pub effect: Effect,
+    /// Statements in it, empty ones not counted: so many CommandCompletes answer a simple Query.
+    pub statements: u16,
+}
+
+/// Reads `sql` and calls `sink` for each finding, in the order of the text.
+pub fn scan(sql: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) -> Scan {
+    match screen(sql) {
+        Some(effect) => Scan { effect, statements: 1 },
+        None => Scanner { sink, backslashes, scan: Scan::default(), depth: 0 }.run(sql),
+    }
+}
+
+/// Whether `sql` is exactly one PREPARE statement of that name; where it is one among several, the text of that one.
+///
+/// `pg_prepared_statements.statement` holds the whole text that the client sent (measured on 15 and 18), so replaying
+/// it as it stands could run the statements around the PREPARE. None: the statement cannot be told apart.
+pub fn prepare_statement<'a>(sql: &'a str, name: &str) -> Option<&'a str> {
+    let mut lexer = Lexer::new(sql.as_bytes(), Backslashes::Literal);
+    let mut found = None;
+    loop {
+        lexer.skip_blank();
+        let start = lexer.offset();
+        let first = lexer.next()?;
+        let prepares = first.is_word(b"PREPARE") && lexer.peek().is_some_and(|token| names(token, name));
+        let mut end = lexer.offset();
+        let mut token = Some(first);
+        while token.is_some_and(|token| token != Token::Symbol(b';')) {
+            end = lexer.offset();
+            token = lexer.next();
+        }
+        if prepares && found.replace(sql.get(start..end)?).is_some() {
+            return None;
+        }
+        if lexer.peek().is_none() {
+            return found;
+        }
+    }
+}
+
+/// Whether a token is the identifier `name`, folded as PostgreSQL folds it.
+fn names(token: Token<'_>, name: &str) -> bool {
+    match token {
+        Token::Word(word) => word.to_ascii_lowercase() == name.as_bytes(),
+        Token::Quoted(quoted) => String::from_utf8_lossy(quoted).replace("\"\"", "\"") == name,
+        _ => false,
+    }
+}
+
+const QUIET: &[&[u8]] = &[
+    b"BEGIN",
+    b"START",
+    b"SHOW",
+    b"SAVEPOINT",
+    b"RELEASE",
+    b"NOTIFY",
+    b"LOCK",
+    b"ROLLBACK",
+    b"ABORT",
+    b"CHECKPOINT",
+];
+
+/// COMMIT runs deferred triggers; FETCH and MOVE run the cursor's query; maintenance runs index expressions.
+const RUNS: &[&[u8]] = &[
+    b"SELECT",
+    b"INSERT",
+    b"UPDATE",
+    b"DELETE",
+    b"COMMIT",
+    b"END",
+    b"WITH",
+    b"VALUES",
+    b"MERGE",
+    b"COPY",
+    b"FETCH",
+    b"MOVE",
+    b"TABLE",
+    b"TRUNCATE",
+    b"CALL",
+    b"ANALYZE",
+    b"VACUUM",
+    b"REFRESH",
+    b"REINDEX",
+    b"GRANT",
+    b"REVOKE",
+    b"COMMENT",
+];
+
+fn effect_of(verb: &[u8]) -> Effect {
+    let is_in = |list: &[&[u8]]| list.iter().any(|known| known.eq_ignore_ascii_case(verb));
+    if is_in(RUNS) {
+        return Effect::Runs;
+    }
+    if is_in(QUIET) { Effect::None } else { Effect::Changes }
+}
+
+/// Answers for a text that is one well-known statement with nothing of interest inside; None asks for the full scan.
+fn screen(sql: &[u8]) -> Option<Effect> {
+    let mut lexer = Lexer::new(sql, Backslashes::Literal);
+    let Some(Token::Word(verb)) = lexer.next() else {
+        return None;
+    };
+    let effect = effect_of(verb);
+    let names_settings = verb.eq_ignore_ascii_case(b"CALL") || verb.eq_ignore_ascii_case(b"SHOW");
+    if effect == Effect::Changes || names_settings {
+        return None;
+    }
+    let mut from = lexer.offset();
+    while let Some(found) = sql[from..].iter().position(|&byte| MARKERS[usize::from(byte)]) {
+        let at = from + found;
+        if is_interesting(sql, at) {
+            return None;
+        }
+        from = at + 1;
+    }
+    Some(effect)
+}
+
+/// The bytes that stand inside or after everything of interest. A table, because every byte of every text is looked up.
+const MARKERS: [bool; 256] = markers();
+
+const fn markers() -> [bool; 256] {
+    let mut markers = [false; 256];
+    let bytes = b";_pP(";
+    let mut at = 0;
+    while at < bytes.len() {
+        markers[bytes[at] as usize] = true;
+        at += 1;
+    }
+    markers
+}
+
+/// Whether the marker at `at` belongs to something that the full scan must look at.
+fn is_interesting(sql: &[u8], at: usize) -> bool {
+    let before = &sql[..at];
+    let after = &sql[at + 1..];
+    match sql[at] {
+        b';' => !after.iter().all(u8::is_ascii_whitespace),
+        b'_' => [&b"config"[..], b"setting", b"advisory", b"origin", b"connect"]
+            .iter()
+            .any(|word| starts(after, word)),
+        b'(' => {
+            let name = before.trim_ascii_end();
+            ends(name, b"currval") || ends(name, b"lastval")
+        }
+        _ => ends(before, b"tem"),
+    }
+}
+
+fn starts(text: &[u8], word: &[u8]) -> bool {
+    text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+}
+
+fn ends(text: &[u8], word: &[u8]) -> bool {
+    text.len().checked_sub(word.len()).is_some_and(|from| text[from..].eq_ignore_ascii_case(word))
+}
+
+/// Text inside text: the body of DO, what EXECUTE in it runs. Deeper is taken as unclear.
+const DEPTH_MAX: u8 = 3;
+
+/// What the first word of a statement means for the calls inside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Context {
+    /// The statement runs now, its lock calls are told apart already.
+    Told,
+    /// The statement runs now.
+    Running,
+    /// SET, and SHOW: who asks for a setting may have had a function set it.
+    Assigns,
+    /// DO, or text inside a text: calls may run any number of times.
+    Block,
+    /// PREPARE.
+    Prepared,
+    /// EXECUTE, CALL: its arguments may be names of settings.
+    Arguments,
+    /// DDL: text inside is stored, not run.
+    Stored,
+}
+
+struct Scanner<'s> {
+    sink: &'s mut dyn FnMut(Finding),
+    backslashes: Backslashes,
+    scan: Scan,
+    depth: u8,
+}
+
+impl Scanner<'_> {
+    fn run(mut self, sql: &[u8]) -> Scan {
+        self.text(sql);
+        self.scan
+    }
+
+    fn text(&mut self, sql: &[u8]) {
+        let mut lexer = Lexer::new(sql, self.backslashes);
+        while let Some(first) = lexer.peek() {
+            if first == Token::Symbol(b';') {
+                lexer.next();
+                continue;
+            }
+            self.statement(&mut lexer);
+            self.scan.statements = self.scan.statements.saturating_add(1);
+        }
+    }
+
+    /// Reads up to and with the next `;`.
+    fn statement(&mut self, lexer: &mut Lexer<'_>) {
+        let mut verb = *lexer;
+        while verb.peek() == Some(Token::Symbol(b'(')) {
+            verb.next();
+        }
+        let context = match verb.next() {
+            Some(Token::Word(word)) => self.verb(word, *lexer),
+            _ => {
+                self.raise(Effect::Changes);
+                Context::Running
+            }
+        };
+        while let Some(token) = lexer.next() {
+            match token {
+                Token::Symbol(b';') => return,
+                Token::Word(word) => self.word(word, lexer, context),
+                Token::Text(body) => self.literal(body, context),
+                _ => {}
+            }
+        }
+    }
+
+    fn verb(&mut self, word: &[u8], statement: Lexer<'_>) -> Context {
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        self.raise(effect_of(word));
+        if self.depth > 0 {
+            return Context::Block;
+        }
+        if is(b"SELECT") {
+            return match calls::told(statement, self.scan.statements, self.sink) {
+                true => Context::Told,
+                false => Context::Running,
+            };
+        }
+        if is(b"EXECUTE") {
+            (self.sink)(Finding::Executes);
+            return Context::Arguments;
+        }
+        if is(b"EXPLAIN") {
+            // Of what: with ANALYZE it runs.
+            (self.sink)(Finding::Executes);
+            return Context::Running;
+        }
+        if is(b"LOAD") {
+            (self.sink)(Finding::Foreign("a library loaded by LOAD"));
+        }
+        match () {
+            () if is(b"SET") || is(b"SHOW") => Context::Assigns,
+            () if is(b"DO") => Context::Block,
+            () if is(b"CALL") => Context::Arguments,
+            () if is(b"PREPARE") => Context::Prepared,
+            () if [&b"CREATE"[..], b"ALTER", b"COMMENT"].iter().any(|name| is(name)) => Context::Stored,
+            () => Context::Running,
+        }
+    }
+
+    fn raise(&mut self, effect: Effect) {
+        self.scan.effect = self.scan.effect.max(effect);
+    }
+
+    fn word(&mut self, word: &[u8], lexer: &Lexer<'_>, context: Context) {
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        if is(b"TEMP") || is(b"TEMPORARY") || starts(word, b"pg_temp") {
+            self.raise(Effect::Changes);
+        }
+        if (is(b"SET") || is(b"SHOW"))
+            && matches!(context, Context::Assigns | Context::Block | Context::Stored)
+        {
+            if let Some(name) = set_name(*lexer) {
+                (self.sink)(Finding::Setting(name));
+            }
+            return;
+        }
+        if lexer.peek() == Some(Token::Symbol(b'(')) {
+            self.call(word, lexer, context);
+        }
+    }
+
+    fn call(&mut self, function: &[u8], lexer: &Lexer<'_>, context: Context) {
+        let is = |name: &[u8]| function.eq_ignore_ascii_case(name);
+        if is(b"set_config") {
+            self.raise(Effect::Changes);
+            return calls::set_config(*lexer, self.sink);
+        }
+        if is(b"current_setting") {
+            return calls::current_setting(*lexer, self.sink);
+        }
+        if is(b"currval") || is(b"lastval") {
+            return (self.sink)(Finding::SequenceMemory);
+        }
+        if is(b"pg_replication_origin_session_setup") {
+            return (self.sink)(Finding::Foreign("a replication origin"));
+        }
+        if is(b"dblink_connect") || is(b"dblink_connect_u") {
+            return (self.sink)(Finding::Foreign("a dblink connection"));
+        }
+        if calls::LockFunction::named(function).is_none() {
+            return;
+        }
+        self.raise(Effect::Changes);
+        match context {
+            Context::Told | Context::Stored => {}
+            Context::Prepared => (self.sink)(Finding::LockPrepared),
+            _ => (self.sink)(Finding::LockUnclear),
+        }
+    }
+
+    /// A string may be the name of a setting, or SQL that the statement runs.
+    fn literal(&mut self, body: &[u8], context: Context) {
+        if matches!(context, Context::Block | Context::Arguments)
+            && let Some(name) = custom_name(body)
+        {
+            return (self.sink)(Finding::Setting(name));
+        }
+        let is_code = matches!(context, Context::Block | Context::Stored) && mentions(body, b"set ");
+        let is_state = mentions(body, b"set_config") || mentions(body, b"_advisory");
+        if context == Context::Told || !(is_code || is_state) {
+            return;
+        }
+        if self.depth == DEPTH_MAX {
+            return (self.sink)(Finding::LockUnclear);
+        }
+        let before = self.scan;
+        self.depth += 1;
+        match context {
+            Context::Stored => self.stored(body),
+            _ => {
+                self.text(body);
+                self.raise(Effect::Changes);
+            }
+        }
+        self.depth -= 1;
+        self.scan.statements = before.statements;
+    }
+
+    /// The body of a function that is being created: of interest for the names of settings that it will set.
+    fn stored(&mut self, body: &[u8]) {
+        let outer = &mut *self.sink;
+        let mut names_only = |finding| {
+            if matches!(finding, Finding::Setting(_)) {
+                outer(finding);
+            }
+        };
+        let (backslashes, depth) = (self.backslashes, self.depth);
+        Scanner { sink: &mut names_only, backslashes, scan: Scan::default(), depth }.text(body);
+    }
+}
+
+/// Whether a string, that may be SQL, has `word` in it; most strings are short.
+pub(crate) fn mentions(body: &[u8], word: &[u8]) -> bool {
+    body.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+/// The custom name after SET: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.
+fn set_name(mut lexer: Lexer<'_>) -> Option<String> {
+    let mut token = lexer.next()?;
+    if (token.is_word(b"SESSION") || token.is_word(b"LOCAL")) && lexer.peek() != Some(Token::Symbol(b'.')) {
+        token = lexer.next()?;
+    }
+    let mut name = part(token)?;
+    while lexer.peek() == Some(Token::Symbol(b'.')) {
+        lexer.next();
+        name.push('.');
+        name.push_str(&part(lexer.next()?)?);
+    }
+    custom_name(name.as_bytes())
+}
+
+fn part(token: Token<'_>) -> Option<String> {
+    match token {
+        Token::Word(word) => Some(String::from_utf8_lossy(word).into_owned()),
+        Token::Quoted(quoted) => Some(String::from_utf8_lossy(quoted).replace("\"\"", "\"")),
+        _ => None,
+    }
+}
+
+/// `bytes` as the name of a custom setting: two or more identifiers joined by dots (`valid_custom_variable_name`).
+fn custom_name(bytes: &[u8]) -> Option<String> {
+    const NAME_BYTES_MAX: usize = 255;
+    if bytes.len() > NAME_BYTES_MAX || !bytes.contains(&b'.') {
+        return None;
+    }
+    let is_start = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80;
+    let is_part = |part: &[u8]| {
+        part.first().is_some_and(|&byte| is_start(byte))
+            && part.iter().all(|&byte| is_start(byte) || byte.is_ascii_digit() || byte == b'$')
+    };
+    if !bytes.split(|&byte| byte == b'.').all(is_part) {
+        return None;
+    }
+    String::from_utf8(bytes.to_vec()).ok()
+}
+
+/// What a piece of a text that is too large to be held mentions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Glance {
+    pub(crate) locks: bool,
+    /// `set_config`, or SET of a name with a dot in it.
+    pub(crate) sets: bool,
+}
+
+/// Looks at bytes, not tokens: the piece may begin and end anywhere. Large texts are mostly data, and rarely mention.
+pub(crate) fn glance(part: &[u8]) -> Glance {
+    let mut glance = Glance::default();
+    for at in memchr::memchr_iter(b'_', part) {
+        glance.locks |= starts(&part[at + 1..], b"advisory");
+        glance.sets |= starts(&part[at + 1..], b"config") && ends(&part[..at], b"set");
+    }
+    let set = |word: &[u8]| {
+        memchr::memmem::find_iter(part, word).any(|at| {
+            let mut lexer = Lexer::new(&part[at + word.len()..], Backslashes::Literal);
+            set_name(lexer).is_some() && lexer.next().is_some()
+        })
+    };
+    glance.sets |= set(b"set ") || set(b"SET ");
+    glance
+}
+
+/// The value of a Bind parameter as the name of a custom setting.
+pub(crate) fn custom_name_of(value: &[u8]) -> Option<String> {
+    custom_name(value)
+}
+
+#[cfg(test)]
+#[path = "scan/tests.rs"]
+mod tests;

@@ -1,0 +1,312 @@
+//! SQL text as tokens, as PostgreSQL's own lexer cuts it (manual chapter 4.1), over a borrowed slice.
+//!
+//! Owns the question "is this byte code, a name, a literal or a comment". It deliberately knows no grammar, never
+//! fails and never allocates: text that PostgreSQL would refuse gives some tokens, and the server says what is wrong.
+
+/// What a session's settings change about cutting tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backslashes {
+    /// `standard_conforming_strings = on`, the default: a backslash in `'...'` is a character.
+    #[default]
+    Literal,
+    /// `standard_conforming_strings = off`: it escapes.
+    Escape,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Token<'a> {
+    /// A keyword or an unquoted name, as written.
+    Word(&'a [u8]),
+    /// A quoted name: what stands between the quotes, doubled quotes left doubled.
+    Quoted(&'a [u8]),
+    /// A string literal of any kind: what stands between its quotes, escapes left as they are.
+    Text(&'a [u8]),
+    Number(&'a [u8]),
+    /// `$1`
+    Parameter(u16),
+    /// Any other byte.
+    Symbol(u8),
+}
+
+impl Token<'_> {
+    pub(crate) fn is_word(&self, word: &[u8]) -> bool {
+        matches!(self, Token::Word(found) if found.eq_ignore_ascii_case(word))
+    }
+}
+
+const SPACE: u8 = 1;
+const NAME_START: u8 = 2;
+const DIGIT: u8 = 4;
+const DOLLAR: u8 = 8;
+const NAME: u8 = NAME_START | DIGIT | DOLLAR;
+
+const CLASS: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut class = [0u8; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        class[byte] = match byte as u8 {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => SPACE,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80..=0xff => NAME_START,
+            b'0'..=b'9' => DIGIT,
+            b'$' => DOLLAR,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    class
+}
+
+fn is(byte: u8, class: u8) -> bool {
+    CLASS[byte as usize] & class != 0
+}
+
+/// A cursor over the tokens of a text. `Copy`: looking ahead is walking a copy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lexer<'a> {
+    sql: &'a [u8],
+    at: usize,
+    backslashes: Backslashes,
+}
+
+impl<'a> Lexer<'a> {
+    pub(crate) fn new(sql: &'a [u8], backslashes: Backslashes) -> Lexer<'a> {
+        Lexer { sql, at: 0, backslashes }
+    }
+
+    /// The offset of the next byte that was not looked at.
+    pub(crate) fn offset(&self) -> usize {
+        self.at
+    }
+
+    pub(crate) fn peek(&self) -> Option<Token<'a>> {
+        let mut ahead = *self;
+        ahead.next()
+    }
+
+    fn byte(&self, at: usize) -> u8 {
+        self.sql.get(at).copied().unwrap_or(0)
+    }
+
+    fn slice(&self, from: usize, to: usize) -> &'a [u8] {
+        self.sql.get(from..to.min(self.sql.len())).unwrap_or_default()
+    }
+
+    /// Goes past white space and comments.
+    pub(crate) fn skip_blank(&mut self) {
+        loop {
+            match (self.byte(self.at), self.byte(self.at + 1)) {
+                _ if self.at >= self.sql.len() => return,
+                (byte, _) if is(byte, SPACE) => self.at += 1,
+                (b'-', b'-') => {
+                    let rest = self.slice(self.at, self.sql.len());
+                    self.at += memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+                }
+                (b'/', b'*') => self.skip_comment(),
+                _ => return,
+            }
+        }
+    }
+
+    fn skip_comment(&mut self) {
+        let mut depth = 0u32;
+        while self.at < self.sql.len() {
+            match (self.byte(self.at), self.byte(self.at + 1)) {
+                (b'/', b'*') => {
+                    depth += 1;
+                    self.at += 2;
+                }
+                (b'*', b'/') => {
+                    depth -= 1;
+                    self.at += 2;
+                    if depth == 0 {
+                        return;
+                    }
+                }
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    fn name_end(&self, from: usize) -> usize {
+        let rest = self.slice(from, self.sql.len());
+        from + rest.iter().position(|&byte| !is(byte, NAME)).unwrap_or(rest.len())
+    }
+
+    /// The text up to the closing `quote`, which may stand doubled inside. Starts after the opening one.
+    fn quoted(&mut self, quote: u8, escapes: Backslashes) -> &'a [u8] {
+        let start = self.at;
+        loop {
+            let rest = self.slice(self.at, self.sql.len());
+            let found = match escapes {
+                Backslashes::Literal => memchr::memchr(quote, rest),
+                Backslashes::Escape => memchr::memchr2(quote, b'\\', rest),
+            };
+            let Some(found) = found else {
+                self.at = self.sql.len();
+                return self.slice(start, self.at);
+            };
+            self.at += found;
+            if self.byte(self.at) == quote && self.byte(self.at + 1) != quote {
+                self.at += 1;
+                return self.slice(start, self.at - 1);
+            }
+            // A doubled quote, or a backslash with what it escapes.
+            self.at = (self.at + 2).min(self.sql.len());
+        }
+    }
+
+    fn word(&mut self) -> Token<'a> {
+        let start = self.at;
+        self.at = self.name_end(start);
+        let word = self.slice(start, self.at);
+        let next = self.byte(self.at);
+        match word {
+            [b'e' | b'E'] if next == b'\'' => self.text(Backslashes::Escape),
+            [b'b' | b'B' | b'x' | b'X'] if next == b'\'' => self.text(Backslashes::Literal),
+            [b'n' | b'N'] if next == b'\'' => self.text(self.backslashes),
+            [b'u' | b'U'] if next == b'&' => self.unicode(word),
+            _ => Token::Word(word),
+        }
+    }
+
+    fn text(&mut self, escapes: Backslashes) -> Token<'a> {
+        self.at += 1;
+        Token::Text(self.quoted(b'\'', escapes))
+    }
+
+    /// `U&'...'` and `U&"..."`.
+    fn unicode(&mut self, word: &'a [u8]) -> Token<'a> {
+        match self.byte(self.at + 1) {
+            b'\'' => {
+                self.at += 1;
+                self.text(Backslashes::Literal)
+            }
+            b'"' => {
+                self.at += 2;
+                Token::Quoted(self.quoted(b'"', Backslashes::Literal))
+            }
+            _ => Token::Word(word),
+        }
+    }
+
+    /// `$1`, `$$...$$`, `$tag$...$tag$`, or a lone `$`.
+    fn dollar(&mut self) -> Token<'a> {
+        let start = self.at;
+        if is(self.byte(start + 1), DIGIT) {
+            self.at += 1;
+            let mut number = 0u16;
+            while is(self.byte(self.at), DIGIT) {
+                number = number.saturating_mul(10).saturating_add(u16::from(self.byte(self.at) - b'0'));
+                self.at += 1;
+            }
+            return Token::Parameter(number);
+        }
+        let mut end = start + 1;
+        while is(self.byte(end), NAME_START | DIGIT) {
+            end += 1;
+        }
+        if self.byte(end) != b'$' {
+            self.at += 1;
+            return Token::Symbol(b'$');
+        }
+        let tag = self.slice(start, end + 1);
+        let body = end + 1;
+        let rest = self.slice(body, self.sql.len());
+        let length = memchr::memmem::find(rest, tag).unwrap_or(rest.len());
+        self.at = (body + length + tag.len()).min(self.sql.len());
+        Token::Text(self.slice(body, body + length))
+    }
+
+    fn number(&mut self) -> Token<'a> {
+        let start = self.at;
+        while is(self.byte(self.at), NAME_START | DIGIT) || self.byte(self.at) == b'.' {
+            self.at += 1;
+        }
+        Token::Number(self.slice(start, self.at))
+    }
+}
+
+impl<'a> Iterator for Lexer<'a> {
+    type Item = Token<'a>;
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        self.skip_blank();
+        if self.at >= self.sql.len() {
+            return None;
+        }
+        let byte = self.byte(self.at);
+        if is(byte, NAME_START) {
+            return Some(self.word());
+        }
+        Some(match byte {
+            b'\'' => self.text(self.backslashes),
+            b'"' => {
+                self.at += 1;
+                Token::Quoted(self.quoted(b'"', Backslashes::Literal))
+            }
+            b'$' => self.dollar(),
+            b'0'..=b'9' => self.number(),
+            _ => {
+                self.at += 1;
+                Token::Symbol(byte)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shapes(sql: &str, backslashes: Backslashes) -> String {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let shape = |token| match token {
+            Token::Word(word) => text(word),
+            Token::Quoted(name) => format!("[{}]", text(name)),
+            Token::Text(body) => format!("<{}>", text(body)),
+            Token::Number(number) => text(number),
+            Token::Parameter(number) => format!("${number}"),
+            Token::Symbol(byte) => char::from(byte).to_string(),
+        };
+        Lexer::new(sql.as_bytes(), backslashes).map(shape).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn literals_names_and_comments_are_cut_as_postgresql_cuts_them() {
+        let cases = [
+            ("select 'it''s', \"a\"\"b\"", "select <it''s> , [a\"\"b]"),
+            ("a--c;\nb/*x/*y*/z*/c", "a b c"),
+            (r"E'a\'b' x", r"<a\'b> x"),
+            (r"'a\' x", r"<a\> x"),
+            ("$$a;b$$ $t$ $$ $t$ $1 $", "<a;b> < $$ > $1 $"),
+            ("a$b$ c", "a$b$ c"),
+            ("U&'x' u&\"n\" u & 1 N'n' x'1F'", "<x> [n] u & 1 <n> <1F>"),
+            ("1.5e3 1_000 $12::int", "1.5e3 1_000 $12 : : int"),
+            ("'open", "<open>"),
+            ("/* open", ""),
+        ];
+        for (sql, expected) in cases {
+            assert_eq!(shapes(sql, Backslashes::Literal), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_escapes_only_where_the_session_says_so() {
+        assert_eq!(shapes(r"'a\'; set x' y", Backslashes::Escape), r"<a\'; set x> y");
+        assert_eq!(shapes(r"'a\'; set x", Backslashes::Literal), r"<a\> ; set x");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_cut_to_the_end(sql in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut lexer = Lexer::new(&sql, Backslashes::Escape);
+            let tokens = lexer.by_ref().count();
+            prop_assert!(tokens <= sql.len());
+            prop_assert_eq!(lexer.offset(), sql.len());
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A session's life: a seat, a server connection, the greeting, then relay and orders until one side leaves.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::ending::{self, Ending};
+use super::hold::Travel;
+use super::registry::{Enlisted, Target};
+use super::relay::{Pause, Relay};
+use super::worker::Worker;
+use crate::auth::ClientKeys;
+use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
+use crate::error::{Explain, Refusal, Severity, SqlState};
+use crate::frontend::{Client, Visitor};
+use crate::model::{Place, RoleName, RouteRecord, UnixMillis};
+use crate::route::{Member, MemberFacts, Pass};
+use crate::wire::message::{TransactionStatus, backend as message};
+use crate::wire::startup::CancelRequest;
+
+/// Sent before the session is ready for it: more than a driver's first queries, less than a burden.
+const EARLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Serves whoever is behind an accepted socket.
+pub(super) async fn visitor(worker: Rc<Worker>, tcp: TcpStream, address: SocketAddr) {
+    let received = Box::pin(worker.plane.frontend.receive(tcp, address)).await;
+    match received {
+        Ok(Visitor::Client(client)) => serve(worker, client).await,
+        Ok(Visitor::Cancel { request, stream }) => {
+            Box::pin(cancel(&worker, &request)).await;
+            drop(stream);
+        }
+        Err(error) => tracing::info!(client = %address, error = %chain(&error), "no session"),
+    }
+}
+
+async fn cancel(worker: &Worker, request: &CancelRequest) {
+    let plane = &worker.plane;
+    let Some(target) = plane.registry.find(request) else { return };
+    let deadline = Instant::now() + plane.connect_time_max;
+    let sent =
+        backend::cancel(&target.record.place, &plane.connector, target.pid, &target.key, deadline).await;
+    if let Err(error) = sent {
+        tracing::warn!(database = %target.record.name, error = %chain(&error), "a cancel request was not delivered");
+    }
+}
+
+async fn serve(worker: Rc<Worker>, client: Box<Client>) {
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let registered = worker.register(&waker);
+    let mut session = match Box::pin(begin(&worker, client, registered.session)).await {
+        Ok(session) => session,
+        Err(()) => return,
+    };
+    let ending = loop {
+        match poll_fn(|cx| session.poll(cx)).await {
+            Pause::Ended(ending) => break ending,
+            Pause::Boundary if worker.is_stopping() => break Ending::Stopping,
+            Pause::Boundary => match Box::pin(session.follow()).await {
+                Ok(()) => {}
+                Err(ending) => break ending,
+            },
+        }
+    };
+    tracing::debug!(session = registered.session, ?ending, "session ends");
+    Box::pin(session.end(&ending)).await;
+}
+
+/// A client with its server connection.
+pub(super) struct Session {
+    pub(super) relay: Relay,
+    pub(super) enlisted: Enlisted,
+    pub(super) origin: Origin,
+    pub(super) travel: Travel,
+}
+
+impl Session {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
+        if self.travel.slot.poll(cx) {
+            self.relay.look_up();
+        }
+        self.relay.poll(cx)
+    }
+
+    async fn end(mut self, ending: &Ending) {
+        self.travel.slot.dismiss();
+        // Nobody can cancel any more what does not run.
+        drop(self.enlisted);
+        ending::end(self.relay, ending).await;
+    }
+}
+
+/// Who the client is: enough to open a server connection for it anywhere.
+#[derive(Debug)]
+pub(super) struct Origin {
+    role: RoleName,
+    /// The startup parameters, in order.
+    settings: Vec<(String, String)>,
+    keys: Arc<ClientKeys>,
+}
+
+impl Origin {
+    pub(super) fn request(&self, place: Place) -> ConnectRequest {
+        ConnectRequest {
+            place,
+            role: self.role.clone(),
+            startup: self.settings.clone(),
+            credential: Credential::Keys(Arc::clone(&self.keys)),
+        }
+    }
+
+    /// It asked to be a walsender.
+    pub(super) fn is_replication(&self) -> bool {
+        let off = |value: &str| matches!(value, "false" | "off" | "no" | "0");
+        self.settings.iter().any(|(name, value)| name == "replication" && !off(value))
+    }
+}
+
+/// Up to ReadyForQuery. On an error the client has been told.
+async fn begin(worker: &Rc<Worker>, client: Box<Client>, session: u64) -> Result<Session, ()> {
+    let mut client = client;
+    match open(worker, &mut client, session).await {
+        Ok(opened) => Ok(greet(worker, *client, opened)),
+        Err(refusal) => {
+            let mut farewell = BytesMut::new();
+            if let Some(refusal) = refusal {
+                message::error_response(&mut farewell, &refusal);
+            }
+            ending::close(client.stream, farewell).await;
+            Err(())
+        }
+    }
+}
+
+/// A session with its first server connection.
+struct Opened {
+    member: Member,
+    server: ServerConnection,
+    record: Arc<RouteRecord>,
+    origin: Origin,
+}
+
+/// Takes a seat and opens the server connection, when the gate lets it. `None`: the client has gone.
+async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Opened, Option<Refusal>> {
+    let route = Arc::clone(&client.route);
+    let record = route.current();
+    let member = route
+        .roster()
+        .join_within(record.client_connections_max, facts(client, &record, session))
+        .ok_or_else(|| Some(full(&record)))?;
+    let origin = origin(client).map_err(Some)?;
+    let (pass, record) = enter(worker, client).await?;
+    let request = origin.request(record.place.clone());
+    let deadline = Instant::now() + worker.plane.connect_time_max;
+    let connected = Box::pin(backend::connect(&request, &worker.plane.connector, deadline)).await;
+    let server = connected.map_err(|error| {
+        tracing::warn!(database = %record.name, role = %client.role, error = %chain(&error), "no server connection");
+        Some(error.refusal(Severity::Fatal))
+    })?;
+    member.switched(record.epoch, server.pid);
+    drop(pass);
+    Ok(Opened { member, server, record, origin })
+}
+
+/// Waits until a server connection may be opened, and says where.
+async fn enter(worker: &Worker, client: &mut Client) -> Result<(Pass, Arc<RouteRecord>), Option<Refusal>> {
+    let route = Arc::clone(&client.route);
+    let mut turns = route.gate().watch(worker.index());
+    loop {
+        if worker.is_stopping() {
+            return Err(Ending::Stopping.refusal());
+        }
+        if let Ok(pass) = route.gate().try_connect(worker.index()) {
+            // Read inside the gate: it cannot change before the pass is dropped.
+            let record = route.current();
+            return match record.service.refusal() {
+                Some(refusal) => Err(Some(refusal)),
+                None => Ok((pass, record)),
+            };
+        }
+        // The worker wakes the session when it stops.
+        let stopping = poll_fn(|_| if worker.is_stopping() { Poll::Ready(()) } else { Poll::Pending });
+        // Cancel-safe: a turn is taken only when it is seen, and what was read is in the buffer.
+        tokio::select! {
+            _ = turns.turned() => {}
+            () = stopping => {}
+            read = client.stream.read_buf(&mut client.early), if client.early.len() < EARLY_BYTES_MAX => {
+                if !matches!(read, Ok(1..)) {
+                    return Err(None);
+                }
+            }
+        }
+    }
+}
+
+fn facts(client: &Client, record: &RouteRecord, session: u64) -> MemberFacts {
+    MemberFacts {
+        session,
+        role: client.role.clone(),
+        client: client.address.to_string(),
+        application_name: client.setting("application_name").unwrap_or_default().to_owned(),
+        connected_at: UnixMillis::now(),
+        epoch: record.epoch,
+    }
+}
+
+fn full(record: &RouteRecord) -> Refusal {
+    Refusal::fatal(
+        SqlState::TOO_MANY_CONNECTIONS,
+        format!("too many connections for database \"{}\"", record.name),
+    )
+    .with_detail(format!("Its contract allows {} client connections here.", record.client_connections_max))
+    .with_hint("Use fewer connections, or ask the platform team to raise the limit.")
+}
+
+fn origin(client: &Client) -> Result<Origin, Refusal> {
+    let role = RoleName::parse(&client.role)
+        .map_err(|error| Refusal::fatal(SqlState::INVALID_AUTHORIZATION, error.to_string()))?;
+    Ok(Origin { role, settings: client.settings.clone(), keys: Arc::clone(&client.keys) })
+}
+
+/// Tells the client what PostgreSQL would tell it, and begins to relay.
+fn greet(worker: &Rc<Worker>, client: Client, opened: Opened) -> Session {
+    let Opened { member, mut server, record, origin } = opened;
+    let travel = Travel::at(record.epoch);
+    let target = Target { record, pid: server.pid, key: server.cancel_key.clone() };
+    let enlisted = worker.plane.registry.enlist(target, rand::random);
+    let mut greeting = BytesMut::new();
+    for (name, value) in &server.parameters {
+        message::parameter_status(&mut greeting, name, value);
+    }
+    message::backend_key_data(&mut greeting, enlisted.pid, &enlisted.secret);
+    let notices: Bytes = server.take_async_messages();
+    greeting.extend_from_slice(&notices);
+    message::ready_for_query(&mut greeting, TransactionStatus::Idle);
+    let mut relay = Relay::new(Rc::clone(worker), client.route, member, client.stream, server, client.early);
+    relay.to_client.queue(&greeting);
+    Session { relay, enlisted, origin, travel }
+}
+
+/// An error with its causes, for the log.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle client is this task, its seat in the roster, and what it said at its start.
+    const TASK_BYTES_MAX: usize = 2 * 1024;
+
+    fn future_bytes<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_session_is_small() {
+        let bytes = future_bytes(visitor);
+        assert!(bytes <= TASK_BYTES_MAX, "{bytes} bytes");
+    }
+}

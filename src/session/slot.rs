@@ -1,0 +1,193 @@
+//! Where a session's twin is, and the tasks beside the session that bring it there.
+//!
+//! ```text
+//!   Empty -> Queued -> Admitted -> Preparing -> Ready -> Preparing (a refresh) -> Ready ...
+//!     ^                                |
+//!     +---- Resting <------------------+-> Failed (not before the next order)
+//! ```
+//!
+//! # Why tasks
+//! Connecting and restoring take many round trips on another system. The session goes on meanwhile; it only polls
+//! the task's handle, and looks at the result when its client is at a boundary. A task ends with its handle.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
+
+use super::restore::LockPatience;
+use super::state::SessionState;
+use super::twin::{Twin, TwinError};
+use crate::backend::ConnectRequest;
+use crate::model::Place;
+use crate::tls::Connector;
+
+const REST_MIN: Duration = Duration::from_millis(50);
+const REST_MAX: Duration = Duration::from_secs(2);
+
+/// A task that is aborted with its handle.
+#[derive(Debug)]
+pub(super) struct Task<T>(JoinHandle<T>);
+
+impl<T: 'static> Task<T> {
+    fn spawn(future: impl Future<Output = T> + 'static) -> Task<T> {
+        Task(tokio::task::spawn_local(future))
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// After so many failures in a row.
+    Empty {
+        tries: u32,
+    },
+    /// Waits until the worker has few enough others to warm up.
+    Queued(Task<Option<OwnedSemaphorePermit>>),
+    /// May take its state now. The permit goes along to the end of the building.
+    Admitted(Option<OwnedSemaphorePermit>),
+    Preparing {
+        place: Place,
+        tries: u32,
+        task: Task<Result<Twin, TwinError>>,
+    },
+    Ready {
+        place: Place,
+        twin: Box<Twin>,
+    },
+    /// The target does not take the session's state, or its role.
+    Failed {
+        place: Place,
+        reasons: Vec<String>,
+    },
+    /// Something failed that may not fail again, or a reason to stay may pass.
+    Resting {
+        tries: u32,
+        task: Task<()>,
+    },
+}
+
+impl Default for Slot {
+    fn default() -> Slot {
+        Slot::Empty { tries: 0 }
+    }
+}
+
+/// What a twin is built from.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) request: ConnectRequest,
+    pub(super) connector: Connector,
+    pub(super) state: Arc<SessionState>,
+    pub(super) time_max: Duration,
+}
+
+impl Slot {
+    pub(super) fn queued(warmers: &Arc<Semaphore>) -> Slot {
+        let warmers = Arc::clone(warmers);
+        Slot::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() }))
+    }
+
+    pub(super) fn building(plan: Plan, tries: u32, permit: Option<OwnedSemaphorePermit>) -> Slot {
+        let place = plan.request.place.clone();
+        let task = Task::spawn(async move {
+            let _permit = permit;
+            let deadline = Instant::now() + plan.time_max;
+            Box::pin(Twin::build(&plan.request, &plan.connector, deadline, &plan.state)).await
+        });
+        Slot::Preparing { place, tries, task }
+    }
+
+    pub(super) fn refreshing(
+        place: Place,
+        mut twin: Box<Twin>,
+        state: SessionState,
+        patience: LockPatience,
+        time_max: Duration,
+    ) -> Slot {
+        let task = Task::spawn(async move {
+            Box::pin(twin.refresh(&state, patience, Instant::now() + time_max)).await?;
+            Ok(*twin)
+        });
+        Slot::Preparing { place, tries: 0, task }
+    }
+
+    pub(super) fn resting(tries: u32) -> Slot {
+        let rest = REST_MIN.saturating_mul(1 << tries.min(8)).min(REST_MAX);
+        Slot::Resting { tries, task: Task::spawn(tokio::time::sleep(rest)) }
+    }
+
+    /// The place that it is for, as far as it is for one.
+    pub(super) fn place(&self) -> Option<&Place> {
+        match self {
+            Slot::Preparing { place, .. } | Slot::Ready { place, .. } | Slot::Failed { place, .. } => {
+                Some(place)
+            }
+            Slot::Empty { .. } | Slot::Queued(_) | Slot::Admitted(_) | Slot::Resting { .. } => None,
+        }
+    }
+
+    /// `true`: a task has ended, and the session should look at what there is now. Where no task runs, nothing is
+    /// polled and nothing will wake.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let next = match self {
+            Slot::Queued(task) => task.poll(cx).map(|permit| Slot::Admitted(permit.ok().flatten())),
+            Slot::Resting { tries, task } => task.poll(cx).map(|_| Slot::Empty { tries: *tries }),
+            Slot::Preparing { place, tries, task } => {
+                task.poll(cx).map(|outcome| after_preparing(place, *tries, outcome))
+            }
+            Slot::Empty { .. } | Slot::Admitted(_) | Slot::Ready { .. } | Slot::Failed { .. } => {
+                Poll::Pending
+            }
+        };
+        match next {
+            Poll::Ready(next) => *self = next,
+            Poll::Pending => return false,
+        }
+        true
+    }
+
+    /// What it becomes when nothing runs any more: of a task that prepares a twin its outcome, of others nothing.
+    pub(super) async fn ended(mut self) -> Slot {
+        if let Slot::Preparing { .. } = self {
+            poll_fn(|cx| if self.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        }
+        self
+    }
+
+    /// Ends what runs and closes what there is, beside the session.
+    pub(super) fn dismiss(&mut self) {
+        if let Slot::Ready { twin, .. } = std::mem::take(self) {
+            tokio::task::spawn_local(twin.into_connection().terminate());
+        }
+    }
+}
+
+fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinError>, JoinError>) -> Slot {
+    match outcome {
+        Ok(Ok(twin)) => Slot::Ready { place: place.clone(), twin: Box::new(twin) },
+        Ok(Err(error)) => match error.reasons() {
+            reasons if reasons.is_empty() => {
+                tracing::warn!(system = %place.system, %error, tries, "a twin was not made; trying again");
+                Slot::resting(tries.saturating_add(1))
+            }
+            reasons => Slot::Failed { place: place.clone(), reasons },
+        },
+        Err(_) => Slot::resting(tries.saturating_add(1)),
+    }
+}

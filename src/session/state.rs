@@ -1,0 +1,168 @@
+//! The state of a session that must outlive its server connection.
+//!
+//! Owns what the state is ([`SessionState`]), how PostgreSQL is asked for it ([`snapshot()`]), and what is remembered of
+//! a client's requests because PostgreSQL cannot be asked for it ([`StateTracker`]). It does not restore anything: that
+//! is [`super::restore`] and [`super::twin`]; and it never looks at when a transaction ends: the relay says so.
+//!
+//! # How the relay uses this
+//! One [`StateTracker`] per session, told of what passes, bodies without their five bytes of header:
+//!
+//! | message | call |
+//! |---|---|
+//! | client: Query, Parse, Bind, Execute, Close, FunctionCall | `on_query`, `on_parse`, `on_bind`, `on_execute`, `on_close`, `on_function_call` |
+//! | client: one of them, too large to be held as a whole | `on_large(tag, first bytes)`, then `on_large_part` for each further piece |
+//! | server: CommandComplete | `on_command_complete(command)` |
+//! | server: EmptyQueryResponse, PortalSuspended | `on_no_command` |
+//! | server: ErrorResponse | `on_error` |
+//! | server: DataRow, only while `watches_rows()` | `on_data_row` |
+//! | server: ParameterStatus | `on_parameter_status` |
+//! | server: ReadyForQuery with nothing owed after it | `on_ready(status)`; with `I` it is the boundary |
+//!
+//! At a boundary, with a `next` place in the route:
+//! 1. `freshness()` is `Never` or `Stale`: [`snapshot()`], then [`super::twin::Twin::build`] or `refresh`.
+//!    One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so that it is read once.
+//! 2. [`SessionState::pins`] not empty: the session is pinned, for these reasons. Otherwise it is ready.
+//! 3. inside the hold: `Stale` again means one more snapshot and a `refresh` with [`super::restore::LockPatience::Wait`];
+//!    `Unnamed` means `refresh` alone, with [`StateTracker::current`] of the last state; `Fresh` means nothing,
+//!    unless the twin is not [`super::twin::Twin::is_complete`]: then a lock is still to be had, by `refresh` with `Wait`.
+//! 4. at the switch, [`StateTracker::on_switch`] with [`super::twin::Twin::unnamed_types`].
+//!
+//! A snapshot runs on the session's own server connection, at a boundary only, and nothing of the client's may be sent
+//! until it is back. It leaves no trace that SQL could see. The twin is built beside the session, which goes on.
+//!
+//! # Why
+//! What PostgreSQL knows is asked from PostgreSQL, because a proxy's copy of it is wrong as soon as a function, a
+//! trigger or a ROLLBACK did something that no text shows. The rest is a short list: names of custom settings
+//! (`pg_settings` hides them), how often an advisory lock is held (`pg_locks` has one row), and the unnamed
+//! statement (no view shows it, and a snapshot destroys it).
+
+mod bind;
+mod hints;
+mod ledger;
+mod notes;
+mod snapshot;
+mod tracker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+pub use hints::Hints;
+pub use snapshot::{SnapshotError, snapshot};
+pub use tracker::{Freshness, StateTracker};
+
+/// The key of an advisory lock. `pg_locks` tells both kinds apart by `objsubid` 1 and 2, and so do the locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LockKey {
+    Bigint(i64),
+    Pair(i32, i32),
+}
+
+/// A session-level advisory lock. The same key may be held shared and exclusive at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdvisoryLock {
+    pub key: LockKey,
+    pub shared: bool,
+}
+
+impl fmt::Display for AdvisoryLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.shared { "shared advisory lock" } else { "advisory lock" };
+        match self.key {
+            LockKey::Bigint(key) => write!(f, "{kind} ({key})"),
+            LockKey::Pair(first, second) => write!(f, "{kind} ({first}, {second})"),
+        }
+    }
+}
+
+/// A type, in a way that means the same on another server.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TypeName {
+    /// An OID below [`TypeName::FIRST_UNSTABLE_OID`]: the same everywhere, or 0 where the server is to choose.
+    BuiltIn(u32),
+    /// A qualified name as `to_regtype` reads it: `app."Mood"[]`.
+    Named(String),
+}
+
+impl TypeName {
+    /// OIDs from here on are given out by each initdb or at run time (`FirstGenbkiObjectId`).
+    pub const FIRST_UNSTABLE_OID: u32 = 10_000;
+}
+
+/// A named prepared statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// Made by Parse: the text, and the types that the server settled on.
+    Protocol { sql: String, types: Vec<TypeName> },
+    /// Made by PREPARE: that statement alone, whatever stood around it in the client's text.
+    Sql { sql: String },
+}
+
+/// The unnamed statement: some drivers parse it, wait, and bind it later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unnamed {
+    /// In the client's encoding.
+    pub sql: Vec<u8>,
+    pub types: Vec<TypeName>,
+}
+
+/// All that a session takes along, owned and comparable: equal states behave alike.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionState {
+    /// Settings of the session's own, custom ones too, as `current_setting` gives and `set_config` takes them.
+    pub settings: BTreeMap<String, String>,
+    pub session_user: String,
+    /// `none`, or a name.
+    pub role: String,
+    pub statements: BTreeMap<String, Statement>,
+    pub channels: BTreeSet<String>,
+    /// With how often each is held.
+    pub locks: BTreeMap<AdvisoryLock, u32>,
+    pub unnamed: Option<Unnamed>,
+    /// Why the session cannot travel now.
+    pub(crate) pins: BTreeSet<String>,
+    /// What it will not find again; it travels all the same.
+    pub(crate) losses: BTreeSet<String>,
+}
+
+impl SessionState {
+    /// Reasons why the session cannot travel, for a person: `temporary table "cart"`, `cursor "c" WITH HOLD`.
+    pub fn pins(&self) -> Vec<String> {
+        self.pins.iter().cloned().collect()
+    }
+
+    /// What the session will not find again after it travelled: answers of `currval`, for one.
+    pub fn losses(&self) -> Vec<String> {
+        self.losses.iter().cloned().collect()
+    }
+
+    /// What differs from `other`, for a person; empty where a client could not tell the two apart.
+    pub fn differences(&self, other: &SessionState) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut note = |differs: bool, what: String| {
+            if differs {
+                found.push(what);
+            }
+        };
+        note(self.session_user != other.session_user, "session authorization".to_owned());
+        note(self.role != other.role, "role".to_owned());
+        for name in keys(&self.settings, &other.settings) {
+            note(self.settings.get(name) != other.settings.get(name), format!("setting \"{name}\""));
+        }
+        for name in keys(&self.statements, &other.statements) {
+            let differs = self.statements.get(name) != other.statements.get(name);
+            note(differs, format!("prepared statement \"{name}\""));
+        }
+        for channel in self.channels.symmetric_difference(&other.channels) {
+            note(true, format!("LISTEN \"{channel}\""));
+        }
+        for lock in keys(&self.locks, &other.locks) {
+            note(self.locks.get(lock) != other.locks.get(lock), lock.to_string());
+        }
+        found
+    }
+}
+
+/// The keys of both, each once.
+fn keys<'a, K: Ord, V>(one: &'a BTreeMap<K, V>, other: &'a BTreeMap<K, V>) -> BTreeSet<&'a K> {
+    one.keys().chain(other.keys()).collect()
+}

@@ -1,0 +1,105 @@
+//! What most sessions never need remembered: names of settings, lock calls under way, what cannot travel.
+
+use std::collections::BTreeMap;
+
+use super::ledger::{Ledger, Which};
+use super::{AdvisoryLock, LockKey};
+use crate::session::scan::{Finding, KeySource, LockCall, LockOperation, Operand};
+
+/// Names of custom settings that are remembered.
+pub(super) const SETTINGS_MAX: usize = 256;
+
+/// What executing a prepared statement does that must be known when it happens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Suspect {
+    pub(super) calls: Vec<LockCall>,
+    /// Parameters that name settings.
+    pub(super) settings: Vec<u16>,
+    pub(super) unclear: bool,
+    pub(super) changes: bool,
+}
+
+impl Suspect {
+    pub(super) fn is_harmless(&self) -> bool {
+        *self == Suspect::default()
+    }
+}
+
+/// A lock call whose outcome has not been seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pending {
+    /// Which of the results since the last boundary shows it.
+    pub(super) result: u32,
+    pub(super) column: u16,
+    pub(super) operation: LockOperation,
+    pub(super) which: Which,
+}
+
+/// What most sessions never need.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) settings: Vec<String>,
+    pub(super) settings_overflow: bool,
+    pub(super) settings_computed: bool,
+    pub(super) statements: BTreeMap<Vec<u8>, Suspect>,
+    pub(super) portals: BTreeMap<Vec<u8>, (Suspect, Vec<Which>)>,
+    pub(super) suspects_overflow: bool,
+    /// SQL-level PREPARE of a statement that locks was seen.
+    pub(super) sql_prepared_lock: bool,
+    pub(super) ledger: Ledger,
+    pub(super) pending: Vec<Pending>,
+    pub(super) foreign: Vec<&'static str>,
+    pub(super) sequence_memory: bool,
+    /// The last bytes of the piece before, of a large text.
+    pub(super) tail: Vec<u8>,
+}
+
+impl Notes {
+    pub(super) fn note(&mut self, finding: Finding, suspect: &mut Suspect) {
+        match finding {
+            Finding::Setting(name) => self.setting(name),
+            Finding::SettingParameter(parameter) => suspect.settings.push(parameter),
+            Finding::SettingComputed => self.settings_computed = true,
+            Finding::Lock(call) => suspect.calls.push(call),
+            Finding::LockUnclear => suspect.unclear = true,
+            Finding::LockPrepared => self.sql_prepared_lock = true,
+            Finding::Executes => suspect.unclear |= self.sql_prepared_lock,
+            Finding::Foreign(what) => self.foreign_state(what),
+            Finding::SequenceMemory => self.sequence_memory = true,
+        }
+    }
+
+    /// Names of settings are compared as PostgreSQL compares them, without regard to case.
+    pub(super) fn setting(&mut self, name: String) {
+        if self.settings.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
+            return;
+        }
+        if self.settings.len() == SETTINGS_MAX {
+            self.settings_overflow = true;
+            return;
+        }
+        self.settings.push(name);
+    }
+
+    pub(super) fn foreign_state(&mut self, what: &'static str) {
+        if !self.foreign.contains(&what) {
+            self.foreign.push(what);
+        }
+    }
+}
+
+/// The lock of a call, where its key is known.
+pub(super) fn which(call: &LockCall, parameter: impl Fn(u16) -> Option<i64>) -> Which {
+    let value = |operand| match operand {
+        Operand::Literal(value) => Some(value),
+        Operand::Parameter(number) => parameter(number),
+        Operand::Computed => None,
+    };
+    let half = |operand| value(operand).and_then(|value| i32::try_from(value).ok());
+    let key = match call.key {
+        KeySource::Every => None,
+        KeySource::Bigint(key) => value(key).map(LockKey::Bigint),
+        KeySource::Pair(first, second) => half(first).zip(half(second)).map(|(a, b)| LockKey::Pair(a, b)),
+    };
+    key.map_or(Which::Computed, |key| Which::Known(AdvisoryLock { key, shared: call.shared }))
+}

@@ -1,0 +1,375 @@
+//! Asks PostgreSQL for the state of a session, on the session's own server connection.
+//!
+//! # Why it looks like this
+//! The statement runs in a session that a stranger has set up. So every name and every operator is qualified: a
+//! `search_path` may hide `pg_catalog.=`. Texts come as hexadecimal UTF-8 and go in the same way: neither
+//! `client_encoding`, `bytea_output`, `standard_conforming_strings` nor `DateStyle` can change their meaning, and a name may
+//! hold any character. The statement reads catalogs and functions that PUBLIC may read, whatever the role.
+//!
+//! A simple Query destroys the client's unnamed statement; so it is parsed again afterwards, from the bytes that the
+//! client sent. Nothing else that SQL can see is touched: no named statement, no setting, no sequence, no lock.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{BufMut, BytesMut};
+
+use super::ledger::key_of_row;
+use super::{AdvisoryLock, Hints, SessionState, StateTracker, Statement, TypeName, hints};
+use crate::backend::{QueryError, ServerConnection};
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::session::scan;
+use crate::wire::message::backend::ErrorFields;
+use crate::wire::message::frontend::{self, tag};
+
+pub(super) type Rows = Vec<Vec<Option<String>>>;
+
+/// Why a session's state is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("the state of the session cannot be asked for")]
+    Query(#[from] QueryError),
+    #[error("the server does not tell the state of the session: {fields}")]
+    Refused { fields: Box<ErrorFields> },
+    #[error("the state of the session reads {what}, which is not understood")]
+    Answer { what: String },
+}
+
+impl Explain for SnapshotError {
+    fn sqlstate(&self) -> SqlState {
+        SqlState::INTERNAL_ERROR
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            SnapshotError::Query(_) | SnapshotError::Refused { .. } => Blame::Server,
+            SnapshotError::Answer { .. } => Blame::Platform,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Later
+    }
+
+    fn message(&self) -> String {
+        "the state of the session could not be read".to_owned()
+    }
+}
+
+/// Takes the state of the session at a boundary, in one round trip; in two for the first session of a database, which
+/// fills `hints`.
+///
+/// The tracker is `Fresh` afterwards. A session whose unnamed statement is too large to be kept is not asked: the
+/// question would destroy it; its state is empty but for the pin.
+///
+/// # Cancel safety
+/// Not cancel safe: dropped in the middle, the connection owes answers and must be closed.
+pub async fn snapshot(
+    connection: &mut ServerConnection,
+    tracker: &mut StateTracker,
+    hints: &OnceLock<Arc<Hints>>,
+) -> Result<SessionState, SnapshotError> {
+    if tracker.unnamed_is_too_large() {
+        let mut state = SessionState::default();
+        state.pins.insert("an unnamed prepared statement of more than 64 KiB".to_owned());
+        return Ok(state);
+    }
+    let known = match hints.get() {
+        Some(known) => known.clone(),
+        None => {
+            let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
+            hints.get_or_init(|| Arc::new(Hints::from_rows(&rows))).clone()
+        }
+    };
+    tracker.use_hints(known);
+    let rows = ask(connection, &sql(tracker), tracker.unnamed_parse()).await?;
+    let mut reading = Reading::default();
+    for row in &rows {
+        reading.row(row)?;
+    }
+    Ok(reading.finish(tracker))
+}
+
+/// Runs `sql`, and parses the unnamed statement again in the same round trip. Where the server refuses that now (its
+/// table is gone), the client could not have run it either.
+async fn ask(
+    connection: &mut ServerConnection,
+    sql: &str,
+    unnamed: Option<&[u8]>,
+) -> Result<Rows, SnapshotError> {
+    let mut batch = BytesMut::with_capacity(sql.len() + unnamed.map_or(0, <[u8]>::len) + 32);
+    frontend::query(&mut batch, sql);
+    if let Some(body) = unnamed {
+        batch.put_u8(tag::PARSE);
+        batch.put_i32(i32::try_from(body.len() + 4).unwrap_or(i32::MAX));
+        batch.put_slice(body);
+        frontend::sync(&mut batch);
+    }
+    let reply = connection.run_each(&batch).await?.into_iter().next().unwrap_or_default();
+    match reply.error {
+        Some(fields) => Err(SnapshotError::Refused { fields: Box::new(fields) }),
+        None => Ok(reply.results.into_iter().flat_map(|result| result.rows).collect()),
+    }
+}
+
+/// `text` as a literal that no setting can change the meaning of.
+pub(super) fn literal(text: &str) -> String {
+    format!("pg_catalog.convert_from(pg_catalog.decode('{}', 'hex'), 'UTF8')", hex(text))
+}
+
+/// An SQL expression of type text, as hexadecimal UTF-8.
+pub(super) fn text(expression: &str) -> String {
+    format!("pg_catalog.encode(pg_catalog.convert_to({expression}, 'UTF8'), 'hex')")
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn unhex(hex: &str) -> Option<String> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let pairs = hex.as_bytes().as_chunks::<2>();
+    let bytes = pairs.0.iter().map(|[high, low]| Some((digit(*high)? * 16 + digit(*low)?) as u8));
+    let bytes: Vec<u8> = bytes.collect::<Option<_>>()?;
+    String::from_utf8(bytes).ok().filter(|_| pairs.1.is_empty())
+}
+
+/// The names of two settings lists: those the client was seen to set, and those the database's code mentions.
+fn candidates(tracker: &StateTracker) -> String {
+    let hinted = tracker.hints().map_or(&[][..], |hints| &hints.names);
+    let names = tracker.setting_names().iter().chain(hinted);
+    names.map(|name| format!("'{}'", hex(name))).collect::<Vec<_>>().join(",")
+}
+
+/// Each row is a kind and up to four texts.
+fn sql(tracker: &StateTracker) -> String {
+    let mut parts = [IDENTITY, SETTINGS, STATEMENTS, CHANNELS, CURSORS, TEMPORARY].concat();
+    let names = candidates(tracker);
+    if !names.is_empty() {
+        parts.push_str(&CUSTOM.replace("@names", &names));
+    }
+    let mut unnamed = String::new();
+    for oid in tracker.unnamed_types() {
+        unnamed.push_str(&format!(" UNION ALL SELECT '{oid}'::pg_catalog.oid"));
+    }
+    parts.push_str(&TYPES.replace("@unnamed", &unnamed));
+    if tracker.may_hold_locks() {
+        parts.push_str(LOCKS);
+    }
+    expand(&parts)
+}
+
+/// `{expression}` in the parts below stands for [`text()`] of it.
+fn expand(parts: &str) -> String {
+    let mut sql = String::with_capacity(parts.len() * 2);
+    let mut rest = parts;
+    while let Some((before, after)) = rest.split_once('{') {
+        sql.push_str(before);
+        let (expression, tail) = after.split_once('}').unwrap_or((after, ""));
+        sql.push_str(&text(expression));
+        rest = tail;
+    }
+    sql.push_str(rest);
+    sql
+}
+
+const IDENTITY: &str = "SELECT 'identity' AS kind, {session_user::pg_catalog.text} AS a, \
+    {pg_catalog.current_setting('role')} AS b, NULL::pg_catalog.text AS c, NULL::pg_catalog.text AS d";
+
+/// What SET TRANSACTION sets shows as a setting, too, and belongs to the transaction.
+const SETTINGS: &str = " UNION ALL SELECT 'setting', {s.name}, {pg_catalog.current_setting(s.name)}, NULL, NULL \
+    FROM pg_catalog.pg_settings s WHERE s.source OPERATOR(pg_catalog.=) 'session' AND s.name OPERATOR(pg_catalog.!~) \
+    '^(transaction_(isolation|read_only|deferrable)|role|session_authorization|seed)$'";
+
+const CUSTOM: &str = " UNION ALL SELECT 'setting', n.name, \
+    {pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true)}, NULL, NULL \
+    FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name)";
+
+const STATEMENTS: &str = " UNION ALL SELECT 'statement', {p.name}, {p.statement}, p.from_sql::pg_catalog.text, \
+    pg_catalog.array_to_string(p.parameter_types::pg_catalog.oid[], ',') FROM pg_catalog.pg_prepared_statements p";
+
+/// Names of the types whose OIDs mean nothing on another server. An array is named by its element.
+const TYPES: &str = " UNION ALL SELECT 'type', o.oid::pg_catalog.text, {(SELECT CASE WHEN e.oid IS NULL \
+    THEN pg_catalog.format('%I.%I', n.nspname, t.typname) ELSE pg_catalog.format('%I.%I[]', en.nspname, e.typname) END \
+    FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
+    LEFT JOIN pg_catalog.pg_type e ON e.oid OPERATOR(pg_catalog.=) t.typelem AND e.typarray OPERATOR(pg_catalog.=) t.oid \
+    LEFT JOIN pg_catalog.pg_namespace en ON en.oid OPERATOR(pg_catalog.=) e.typnamespace \
+    WHERE t.oid OPERATOR(pg_catalog.=) o.oid)}, NULL, NULL \
+    FROM (SELECT pg_catalog.unnest(p.parameter_types::pg_catalog.oid[]) AS oid FROM pg_catalog.pg_prepared_statements p\
+    @unnamed) o WHERE o.oid OPERATOR(pg_catalog.>=) '10000'::pg_catalog.oid";
+
+const CHANNELS: &str =
+    " UNION ALL SELECT 'channel', {c}, NULL, NULL, NULL FROM pg_catalog.pg_listening_channels() c";
+
+const CURSORS: &str =
+    " UNION ALL SELECT 'cursor', {c.name}, NULL, NULL, NULL FROM pg_catalog.pg_cursors c WHERE c.is_holdable";
+
+/// Whatever lies in the session's temporary schema depends on it; the sequences of its tables go without saying.
+const TEMPORARY: &str = " UNION ALL SELECT 'temporary', o.type, {coalesce(o.name, o.identity)}, NULL, NULL \
+    FROM pg_catalog.pg_depend d, LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) o \
+    WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+    AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend s \
+    WHERE s.classid OPERATOR(pg_catalog.=) d.classid AND s.objid OPERATOR(pg_catalog.=) d.objid \
+    AND s.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
+    AND s.refobjsubid OPERATOR(pg_catalog.>) 0)";
+
+const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.objid::pg_catalog.text, \
+    l.objsubid::pg_catalog.text, l.mode FROM pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' \
+    AND l.granted AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.database OPERATOR(pg_catalog.=) \
+    (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
+
+/// The answer, row by row.
+#[derive(Debug, Default)]
+struct Reading {
+    state: SessionState,
+    /// Name, text, made by SQL, OIDs of its parameters.
+    statements: Vec<(String, String, bool, Vec<u32>)>,
+    types: BTreeMap<u32, Option<String>>,
+    held: Vec<AdvisoryLock>,
+}
+
+impl Reading {
+    fn row(&mut self, row: &[Option<String>]) -> Result<(), SnapshotError> {
+        let kind = row.first().and_then(Option::as_deref).unwrap_or_default();
+        let fields = Fields { kind, row };
+        let state = &mut self.state;
+        match kind {
+            "identity" => {
+                state.session_user = fields.text(1)?;
+                state.role = fields.text(2)?;
+            }
+            "setting" => {
+                // A custom setting that was never set has no value.
+                if fields.is_there(2) {
+                    state.settings.insert(fields.text(1)?, fields.text(2)?);
+                }
+            }
+            "statement" => {
+                let types = fields.list(4)?;
+                self.statements.push((fields.text(1)?, fields.text(2)?, fields.plain(3)? == "true", types));
+            }
+            "type" => {
+                let name = if fields.is_there(2) { Some(fields.text(2)?) } else { None };
+                self.types.insert(fields.number(1)?, name);
+            }
+            "channel" => {
+                state.channels.insert(fields.text(1)?);
+            }
+            "cursor" => {
+                state.pins.insert(format!("cursor \"{}\" WITH HOLD", fields.text(1)?));
+            }
+            "temporary" => {
+                state.pins.insert(format!("temporary {} \"{}\"", fields.plain(1)?, fields.text(2)?));
+            }
+            "lock" => {
+                let key = key_of_row(fields.number(1)?, fields.number(2)?, fields.number(3)?);
+                self.held.push(AdvisoryLock { key, shared: fields.plain(4)? == "ShareLock" });
+            }
+            _ => return Err(fields.odd(0)),
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, tracker: &mut StateTracker) -> SessionState {
+        for (name, text, from_sql, oids) in std::mem::take(&mut self.statements) {
+            self.statement(name, &text, from_sql, &oids);
+        }
+        let names = self.types.into_iter().filter_map(|(oid, name)| Some((oid, name?))).collect();
+        self.state.unnamed = tracker.unnamed_statement(&names);
+        tracker.taken(&mut self.state, &self.held);
+        self.state
+    }
+
+    fn statement(&mut self, name: String, text: &str, from_sql: bool, oids: &[u32]) {
+        if from_sql {
+            match scan::prepare_statement(text, &name) {
+                Some(sql) => self.state.statements.insert(name, Statement::Sql { sql: sql.to_owned() }),
+                None => {
+                    self.state
+                        .pins
+                        .insert(format!("prepared statement \"{name}\", made among other statements"));
+                    None
+                }
+            };
+            return;
+        }
+        let type_of = |&oid: &u32| match self.types.get(&oid) {
+            Some(name) => name.clone().map(TypeName::Named),
+            None => Some(TypeName::BuiltIn(oid)),
+        };
+        match oids.iter().map(type_of).collect::<Option<Vec<_>>>() {
+            Some(types) => {
+                self.state.statements.insert(name, Statement::Protocol { sql: text.to_owned(), types });
+            }
+            None => {
+                self.state
+                    .losses
+                    .insert(format!("prepared statement \"{name}\", whose parameter type was dropped"));
+            }
+        }
+    }
+}
+
+/// A row's fields, by position.
+struct Fields<'a> {
+    kind: &'a str,
+    row: &'a [Option<String>],
+}
+
+impl Fields<'_> {
+    fn odd(&self, field: usize) -> SnapshotError {
+        SnapshotError::Answer {
+            what: format!("field {field} of \"{}\" as {:?}", self.kind, self.row.get(field)),
+        }
+    }
+
+    fn is_there(&self, field: usize) -> bool {
+        matches!(self.row.get(field), Some(Some(_)))
+    }
+
+    fn plain(&self, field: usize) -> Result<&str, SnapshotError> {
+        self.row.get(field).and_then(Option::as_deref).ok_or_else(|| self.odd(field))
+    }
+
+    fn text(&self, field: usize) -> Result<String, SnapshotError> {
+        unhex(self.plain(field)?).ok_or_else(|| self.odd(field))
+    }
+
+    fn number<N: std::str::FromStr>(&self, field: usize) -> Result<N, SnapshotError> {
+        self.plain(field)?.parse().map_err(|_| self.odd(field))
+    }
+
+    fn list(&self, field: usize) -> Result<Vec<u32>, SnapshotError> {
+        let numbers = self.plain(field)?.split(',').filter(|number| !number.is_empty());
+        numbers.map(|number| number.parse().map_err(|_| self.odd(field))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_survives_the_way_to_the_server_and_back() {
+        for text in ["", "app.x", "it's \"quoted\" \\ {brace}", "größe"] {
+            assert_eq!(unhex(&hex(text)).as_deref(), Some(text));
+        }
+        assert_eq!(unhex("4"), None);
+        assert_eq!(unhex("zz"), None);
+    }
+
+    #[test]
+    fn every_name_and_operator_of_the_question_is_qualified() {
+        let mut tracker = StateTracker::new();
+        tracker.on_query(b"set a.b = 1");
+        let (state, hints) = (sql(&tracker), hints::sql());
+        for text in [&state, &hints] {
+            let bare: Vec<&str> = text
+                .split_whitespace()
+                .filter(|word| ["=", "<>", "<", ">=", ">", "~", "||", "IN", "LIKE", "BETWEEN"].contains(word))
+                .collect();
+            assert!(bare.is_empty(), "{bare:?} in {text}");
+        }
+        assert!(state.contains("612e62"), "the candidate is asked for");
+    }
+}

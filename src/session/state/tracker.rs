@@ -1,0 +1,591 @@
+//! What a client's requests tell that PostgreSQL cannot be asked for later. See the module above for who calls what when.
+//!
+//! # Why
+//! It sees every request of a session, so it must cost nothing where nothing is of interest: a session that
+//! never sets a custom setting, locks or listens keeps a few words, and each Bind and Execute returns at its first
+//! branch. What it remembers is bounded; where a bound is hit, the session is pinned and says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::bind::BindValues;
+use super::ledger::Which;
+use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
+use super::{AdvisoryLock, Hints, SessionState, TypeName, Unnamed};
+use crate::session::scan::{self, Backslashes, Effect, LockCall, LockOperation, scan};
+use crate::wire::message::backend::parse_data_row;
+use crate::wire::message::frontend::{self, parse_bind_names, parse_execute, parse_parse, parse_target};
+use crate::wire::message::{HEADER_BYTES, Target, TransactionStatus};
+
+/// An unnamed statement above this is not kept: it pins the session until the next one takes its place.
+const UNNAMED_BYTES_MAX: usize = 64 * 1024;
+/// Prepared statements and portals with lock calls or settings named by a parameter.
+const SUSPECTS_MAX: usize = 256;
+/// Room for an unnamed statement that is kept when a shorter one takes its place.
+const UNNAMED_BYTES_KEPT: usize = 2 * 1024;
+
+/// Whether the state that was last taken still is the session's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Freshness {
+    /// It is.
+    Fresh,
+    /// But for the unnamed statement, which the tracker itself knows: see [`StateTracker::current`].
+    Unnamed,
+    /// Something ran that may have changed it.
+    Stale,
+    /// None was taken yet.
+    Never,
+}
+
+/// The unnamed statement as the client parsed it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum UnnamedParse {
+    #[default]
+    None,
+    /// The body of the Parse.
+    Body(Vec<u8>),
+    /// It was too large to keep.
+    TooLarge,
+}
+
+/// What the further pieces of a large message are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pieces {
+    Sql,
+    /// Values of parameters, or nothing that matters.
+    Other,
+}
+
+/// Follows one session. Idle cost: the size of this struct, and the unnamed statement of the client.
+#[derive(Debug)]
+pub struct StateTracker {
+    freshness: Freshness,
+    backslashes: Backslashes,
+    unnamed: UnnamedParse,
+    /// Results that were asked for since the last boundary, and those that came.
+    asked: u32,
+    answered: u32,
+    /// An error made the two counts incomparable until the next boundary.
+    misaligned: bool,
+    large: Pieces,
+    hints: Option<Arc<Hints>>,
+    notes: Option<Box<Notes>>,
+}
+
+/// A word that a large text's pieces cut in two is at most this long.
+const SEAM_BYTES: usize = 160;
+
+impl Default for StateTracker {
+    fn default() -> StateTracker {
+        StateTracker::new()
+    }
+}
+
+impl StateTracker {
+    pub fn new() -> StateTracker {
+        StateTracker {
+            freshness: Freshness::Never,
+            backslashes: Backslashes::Literal,
+            unnamed: UnnamedParse::None,
+            asked: 0,
+            answered: 0,
+            misaligned: false,
+            large: Pieces::Other,
+            hints: None,
+            notes: None,
+        }
+    }
+
+    pub fn freshness(&self) -> Freshness {
+        self.freshness
+    }
+
+    /// A Query; `body` with or without its closing NUL. It destroys the unnamed statement.
+    pub fn on_query(&mut self, body: &[u8]) {
+        let sql = body.strip_suffix(b"\0").unwrap_or(body);
+        self.forget_unnamed();
+        let mut suspect = Suspect::default();
+        let read = self.read(sql, &mut suspect);
+        self.ran(read.effect);
+        let first = self.asked;
+        self.asked = self.asked.saturating_add(u32::from(read.statements.max(1)));
+        if !suspect.is_harmless() {
+            self.run_suspect(&suspect, first, |key| which(key, |_| None));
+        }
+    }
+
+    /// A Parse. A named one changes the session's state by itself.
+    pub fn on_parse(&mut self, body: &[u8]) {
+        let Ok(parse) = parse_parse(body) else {
+            return self.changed();
+        };
+        let mut suspect = Suspect::default();
+        let read = self.read(parse.sql, &mut suspect);
+        suspect.changes = read.effect == Effect::Changes;
+        match parse.statement.is_empty() {
+            true => self.keep_unnamed(body),
+            false => self.changed(),
+        }
+        self.remember(parse.statement, suspect);
+    }
+
+    /// A Bind. The body is read beyond its names only for a statement that was suspicious.
+    pub fn on_bind(&mut self, body: &[u8]) {
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        if notes.statements.is_empty() && notes.portals.is_empty() {
+            return;
+        }
+        let Ok(names) = parse_bind_names(body) else {
+            return;
+        };
+        let Some(suspect) = notes.statements.get(names.statement).cloned() else {
+            notes.portals.remove(names.portal);
+            return;
+        };
+        let values = BindValues::parse(body);
+        for &parameter in &suspect.settings {
+            match values.as_ref().and_then(|values| values.text(parameter)).map(scan::custom_name_of) {
+                Some(Some(name)) => notes.setting(name),
+                // An ordinary setting, or NULL: PostgreSQL lists it.
+                Some(None) => {}
+                None => notes.settings_computed = true,
+            }
+        }
+        let number = |parameter| values.as_ref().and_then(|values| values.number(parameter));
+        let keys = suspect.calls.iter().map(|call| which(call, number)).collect();
+        if notes.portals.len() < SUSPECTS_MAX {
+            notes.portals.insert(names.portal.to_vec(), (suspect, keys));
+        } else {
+            notes.ledger.lose_count();
+        }
+    }
+
+    pub fn on_execute(&mut self, body: &[u8]) {
+        let result = self.asked;
+        self.asked = self.asked.saturating_add(1);
+        self.ran(Effect::Runs);
+        let Some(notes) = &self.notes else {
+            return;
+        };
+        if notes.portals.is_empty() && !notes.suspects_overflow {
+            return;
+        }
+        let portal = parse_execute(body).map(|(portal, _)| portal).unwrap_or_default();
+        if notes.suspects_overflow {
+            self.changed();
+            self.notes().ledger.lose_count();
+        }
+        let Some((suspect, keys)) = self.notes().portals.get(portal).cloned() else {
+            return;
+        };
+        let mut keys = keys.into_iter();
+        self.run_suspect(&suspect, result, |_| keys.next().unwrap_or(Which::Computed));
+    }
+
+    pub fn on_close(&mut self, body: &[u8]) {
+        match parse_target(body) {
+            Ok((Target::Statement, b"")) => self.forget_unnamed(),
+            Ok((Target::Portal, _)) => {}
+            _ => self.changed(),
+        }
+    }
+
+    /// A FunctionCall: drivers use it for large objects alone, whose descriptors end with the transaction.
+    pub fn on_function_call(&mut self, body: &[u8]) {
+        const LARGE_OBJECTS: std::ops::RangeInclusive<u32> = 952..=964;
+        const LARGE_OBJECTS_MORE: [u32; 7] = [715, 764, 765, 767, 1004, 3170, 3172];
+        self.asked = self.asked.saturating_add(1);
+        self.answered = self.answered.saturating_add(1);
+        let oid = body.first_chunk::<4>().map_or(0, |oid| u32::from_be_bytes(*oid));
+        if !LARGE_OBJECTS.contains(&oid) && !LARGE_OBJECTS_MORE.contains(&oid) {
+            self.changed();
+            self.notes().ledger.lose_count();
+        }
+    }
+
+    /// A request of kind `tag` that is too large to be held as a whole, with its first bytes.
+    pub fn on_large(&mut self, tag: u8, start: &[u8]) {
+        self.large = Pieces::Other;
+        let text = match tag {
+            frontend::tag::QUERY => {
+                self.forget_unnamed();
+                self.asked = self.asked.saturating_add(1);
+                // How many results it gives is not known.
+                self.misaligned = true;
+                start
+            }
+            frontend::tag::PARSE => {
+                if start.first() == Some(&0) {
+                    self.unnamed = UnnamedParse::TooLarge;
+                }
+                let name = memchr::memchr(0, start).unwrap_or(start.len());
+                start.get(name + 1..).unwrap_or_default()
+            }
+            frontend::tag::BIND => return self.on_large_bind(start),
+            _ => return self.changed(),
+        };
+        self.changed();
+        self.large = Pieces::Sql;
+        self.read(text, &mut Suspect::default());
+        self.cut_text(text);
+    }
+
+    /// The next piece of it. Looked at as bytes: a text that only mentions what is tracked counts as doing it.
+    pub fn on_large_part(&mut self, part: &[u8]) {
+        if self.large == Pieces::Other {
+            return;
+        }
+        let mut seam = self.notes.as_mut().map(|notes| std::mem::take(&mut notes.tail)).unwrap_or_default();
+        seam.extend_from_slice(&part[..part.len().min(SEAM_BYTES)]);
+        self.cut_text(&seam);
+        self.cut_text(part);
+    }
+
+    fn cut_text(&mut self, part: &[u8]) {
+        let notes = self.notes();
+        let seen = scan::glance(part);
+        if seen.locks {
+            notes.ledger.lose_count();
+        }
+        notes.settings_computed |= seen.sets;
+        notes.tail = part[part.len().saturating_sub(SEAM_BYTES)..].to_vec();
+    }
+
+    fn on_large_bind(&mut self, start: &[u8]) {
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        let statement = parse_bind_names(start).map(|names| names.statement).unwrap_or_default();
+        if let Some(suspect) = notes.statements.get(statement).cloned() {
+            notes.settings_computed |= !suspect.settings.is_empty();
+            if suspect.unclear || !suspect.calls.is_empty() {
+                notes.ledger.lose_count();
+            }
+            self.changed();
+        }
+    }
+
+    /// Whether the result that is on its way shows the outcome of a lock call.
+    #[inline]
+    pub fn watches_rows(&self) -> bool {
+        let Some(notes) = &self.notes else {
+            return false;
+        };
+        notes.pending.iter().any(|pending| pending.result == self.answered)
+    }
+
+    pub fn on_data_row(&mut self, body: &[u8]) {
+        let answered = self.answered;
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        let Ok(row) = parse_data_row(body) else {
+            return notes.ledger.lose_count();
+        };
+        for pending in notes.pending.iter().filter(|pending| pending.result == answered) {
+            // NULL: a key was NULL, and the function was not called.
+            let Some(Some(outcome)) = row.get(usize::from(pending.column)) else {
+                continue;
+            };
+            let is_true = matches!(outcome, [b't'] | [1]);
+            match pending.operation {
+                LockOperation::Lock => notes.ledger.taken(pending.which),
+                LockOperation::TryLock if is_true => notes.ledger.taken(pending.which),
+                LockOperation::Unlock if is_true => notes.ledger.released(pending.which),
+                LockOperation::UnlockAll => notes.ledger.all_released(),
+                LockOperation::TryLock | LockOperation::Unlock => {}
+            }
+        }
+    }
+
+    /// A CommandComplete with its command tag, with or without the NUL.
+    pub fn on_command_complete(&mut self, command: &[u8]) {
+        self.on_no_command();
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        match command.strip_suffix(b"\0").unwrap_or(command) {
+            b"DISCARD ALL" => {
+                notes.ledger.all_released();
+                notes.statements.clear();
+                notes.sql_prepared_lock = false;
+                notes.suspects_overflow = false;
+            }
+            b"DEALLOCATE ALL" => notes.statements.clear(),
+            _ => {}
+        }
+    }
+
+    /// EmptyQueryResponse or PortalSuspended.
+    #[inline]
+    pub fn on_no_command(&mut self) {
+        let answered = self.answered;
+        self.answered = self.answered.saturating_add(1);
+        if let Some(notes) = &mut self.notes {
+            notes.pending.retain(|pending| pending.result > answered);
+        }
+    }
+
+    /// An ErrorResponse: what else was asked for until the next Sync is not run.
+    pub fn on_error(&mut self) {
+        self.misaligned = true;
+        let answered = self.answered;
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        let running = notes.pending.iter().filter(|pending| pending.result == answered).count();
+        // One call that failed took nothing. Of several, the first ones may have; later ones may run after a Sync.
+        if running > 1 || notes.pending.len() > running {
+            notes.ledger.lose_count();
+        }
+        notes.pending.clear();
+    }
+
+    /// `standard_conforming_strings` decides how texts are read.
+    pub fn on_parameter_status(&mut self, name: &str, value: &str) {
+        if name == "standard_conforming_strings" {
+            self.backslashes = if value == "off" { Backslashes::Escape } else { Backslashes::Literal };
+        }
+    }
+
+    /// ReadyForQuery with nothing owed: every answer is in. At `I`, the boundary, portals are gone, too.
+    #[inline]
+    pub fn on_ready(&mut self, status: TransactionStatus) {
+        self.asked = 0;
+        self.answered = 0;
+        self.misaligned = false;
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        notes.tail = Vec::new();
+        if !notes.pending.is_empty() {
+            notes.pending.clear();
+            notes.ledger.lose_count();
+        }
+        if status == TransactionStatus::Idle {
+            notes.portals.clear();
+        }
+    }
+
+    /// The session goes on with a server connection that has the state last taken. `unnamed_types` are the types of its
+    /// unnamed statement there ([`super::super::twin::Twin::unnamed_types`]): it may have to be parsed again.
+    pub fn on_switch(&mut self, unnamed_types: &[u32]) {
+        self.freshness = Freshness::Never;
+        self.hints = None;
+        let Some(Ok(parse)) = self.unnamed_parse().map(parse_parse) else {
+            return;
+        };
+        let mut message = BytesMut::new();
+        frontend::parse(&mut message, b"", parse.sql, unnamed_types);
+        self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
+    }
+
+    /// `last` with the unnamed statement of this moment. Only where [`Freshness`] is `Fresh` or `Unnamed`.
+    pub fn current(&self, last: &SessionState) -> SessionState {
+        let mut state = last.clone();
+        if self.freshness != Freshness::Fresh {
+            state.unnamed = self.unnamed_statement(&BTreeMap::new());
+        }
+        state
+    }
+
+    fn read(&mut self, sql: &[u8], suspect: &mut Suspect) -> scan::Scan {
+        let backslashes = self.backslashes;
+        let notes = &mut self.notes;
+        scan(sql, backslashes, &mut |finding| {
+            notes.get_or_insert_default().note(finding, suspect);
+        })
+    }
+
+    fn notes(&mut self) -> &mut Notes {
+        self.notes.get_or_insert_default()
+    }
+
+    /// A lock call or a change is on its way; `key_of` gives the key of each call in turn.
+    fn run_suspect(&mut self, suspect: &Suspect, first: u32, mut key_of: impl FnMut(&LockCall) -> Which) {
+        if suspect.changes {
+            self.changed();
+        }
+        if suspect.unclear {
+            self.notes().ledger.lose_count();
+        }
+        if suspect.calls.is_empty() {
+            return;
+        }
+        self.changed();
+        let misaligned = self.misaligned;
+        let notes = self.notes();
+        if misaligned {
+            return notes.ledger.lose_count();
+        }
+        for call in &suspect.calls {
+            let which = key_of(call);
+            let result = first + u32::from(call.statement);
+            notes.pending.push(Pending { result, column: call.column, operation: call.operation, which });
+        }
+    }
+
+    fn remember(&mut self, statement: &[u8], suspect: Suspect) {
+        if suspect.is_harmless() {
+            if let Some(notes) = &mut self.notes {
+                notes.statements.remove(statement);
+            }
+            return;
+        }
+        let notes = self.notes();
+        if notes.statements.len() < SUSPECTS_MAX || notes.statements.contains_key(statement) {
+            notes.statements.insert(statement.to_vec(), suspect);
+        } else {
+            notes.suspects_overflow = true;
+        }
+    }
+
+    fn ran(&mut self, effect: Effect) {
+        if self.freshness == Freshness::Never {
+            return;
+        }
+        // Without hints, any expression may call a function that changes the session.
+        let runs_stateful = self.hints.as_ref().is_none_or(|hints| hints.changes_sessions);
+        if effect == Effect::Changes || (effect == Effect::Runs && runs_stateful) {
+            self.changed();
+        }
+    }
+
+    fn changed(&mut self) {
+        self.freshness = self.freshness.max(Freshness::Stale);
+    }
+
+    fn forget_unnamed(&mut self) {
+        if matches!(&self.unnamed, UnnamedParse::None) || self.unnamed_is_empty() {
+            return;
+        }
+        self.freshness = self.freshness.max(Freshness::Unnamed);
+        match &mut self.unnamed {
+            // The room is kept for the next one.
+            UnnamedParse::Body(body) if body.capacity() <= UNNAMED_BYTES_KEPT => body.clear(),
+            unnamed => *unnamed = UnnamedParse::None,
+        }
+    }
+
+    fn unnamed_is_empty(&self) -> bool {
+        matches!(&self.unnamed, UnnamedParse::Body(body) if body.is_empty())
+    }
+
+    fn keep_unnamed(&mut self, body: &[u8]) {
+        let changed = match self.has_unstable_types(body) {
+            true => Freshness::Stale,
+            false => Freshness::Unnamed,
+        };
+        self.freshness = self.freshness.max(changed);
+        if body.len() > UNNAMED_BYTES_MAX {
+            self.unnamed = UnnamedParse::TooLarge;
+            self.changed();
+            return;
+        }
+        match &mut self.unnamed {
+            UnnamedParse::Body(kept) if kept.capacity() <= UNNAMED_BYTES_KEPT.max(body.len()) => {
+                kept.clear();
+                kept.extend_from_slice(body);
+            }
+            unnamed => *unnamed = UnnamedParse::Body(body.to_vec()),
+        }
+    }
+
+    /// Its types must be asked for by name, from the server that gave out their OIDs.
+    fn has_unstable_types(&self, body: &[u8]) -> bool {
+        parse_parse(body)
+            .is_ok_and(|parse| parse.parameter_types().any(|oid| oid >= TypeName::FIRST_UNSTABLE_OID))
+    }
+}
+
+/// What [`super::snapshot()`] asks of the tracker, and tells it.
+impl StateTracker {
+    pub(super) fn setting_names(&self) -> &[String] {
+        self.notes.as_ref().map_or(&[], |notes| &notes.settings)
+    }
+
+    /// Whether `pg_locks` is worth a look: it is costly where many locks are held.
+    pub(super) fn may_hold_locks(&self) -> bool {
+        let seen = self.notes.as_ref().is_some_and(|notes| !notes.ledger.is_empty());
+        seen || self.hints.as_ref().is_none_or(|hints| hints.locks)
+    }
+
+    pub(super) fn hints(&self) -> Option<&Arc<Hints>> {
+        self.hints.as_ref()
+    }
+
+    /// A tracker that asks for these settings of a session that it never saw.
+    pub(in crate::session) fn asking_for<'a>(names: impl Iterator<Item = &'a String>) -> StateTracker {
+        let mut tracker = StateTracker::new();
+        let is_custom = |name: &&String| name.contains('.');
+        names.filter(is_custom).for_each(|name| tracker.notes().setting(name.clone()));
+        tracker
+    }
+
+    pub(super) fn use_hints(&mut self, hints: Arc<Hints>) {
+        self.hints = Some(hints);
+    }
+
+    /// The body of the Parse that made the unnamed statement, to make it again.
+    pub(super) fn unnamed_parse(&self) -> Option<&[u8]> {
+        match &self.unnamed {
+            UnnamedParse::Body(body) if !body.is_empty() => Some(body),
+            _ => None,
+        }
+    }
+
+    pub(super) fn unnamed_is_too_large(&self) -> bool {
+        self.unnamed == UnnamedParse::TooLarge
+    }
+
+    /// The types of the unnamed statement that must be asked for by name.
+    pub(super) fn unnamed_types(&self) -> Vec<u32> {
+        let parse = self.unnamed_parse().and_then(|body| parse_parse(body).ok());
+        let types = parse.iter().flat_map(|parse| parse.parameter_types());
+        types.filter(|&oid| oid >= TypeName::FIRST_UNSTABLE_OID).collect()
+    }
+
+    pub(super) fn unnamed_statement(&self, names: &BTreeMap<u32, String>) -> Option<Unnamed> {
+        let parse = parse_parse(self.unnamed_parse()?).ok()?;
+        let named = |oid: u32| match names.get(&oid) {
+            Some(name) => TypeName::Named(name.clone()),
+            None => TypeName::BuiltIn(oid),
+        };
+        Some(Unnamed { sql: parse.sql.to_vec(), types: parse.parameter_types().map(named).collect() })
+    }
+
+    /// The state of now was taken, with these locks held.
+    pub(super) fn taken(&mut self, state: &mut SessionState, held: &[AdvisoryLock]) {
+        self.freshness = Freshness::Fresh;
+        let others_lock = self.hints.as_ref().is_none_or(|hints| hints.locks);
+        let notes = match &mut self.notes {
+            Some(notes) => notes,
+            None if held.is_empty() => return,
+            None => self.notes.get_or_insert_default(),
+        };
+        match notes.ledger.settle(held, others_lock) {
+            Some(counts) => state.locks = counts,
+            None => {
+                state.pins.extend(held.iter().map(|lock| format!("{lock} held an unknown number of times")))
+            }
+        }
+        if notes.settings_overflow {
+            state.pins.insert(format!("more than {SETTINGS_MAX} custom settings"));
+        }
+        if notes.settings_computed {
+            state.pins.insert("a setting whose name was computed".to_owned());
+        }
+        state.pins.extend(notes.foreign.iter().map(|&what| what.to_owned()));
+        if notes.sequence_memory {
+            state.losses.insert("currval and lastval".to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tracker_tests.rs"]
+mod tests;

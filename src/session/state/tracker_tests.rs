@@ -1,0 +1,266 @@
+use bytes::BytesMut;
+
+use super::*;
+use crate::session::state::LockKey;
+
+fn body(build: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    build(&mut out);
+    out[5..].to_vec()
+}
+
+fn row(values: &[Option<&[u8]>]) -> Vec<u8> {
+    body(|out| crate::wire::message::backend::data_row(out, values))
+}
+
+fn lock(key: i64) -> AdvisoryLock {
+    AdvisoryLock { key: LockKey::Bigint(key), shared: false }
+}
+
+/// A tracker after a snapshot in a database whose functions touch nothing.
+fn fresh() -> StateTracker {
+    let mut tracker = StateTracker::new();
+    settle(&mut tracker, &[]);
+    tracker
+}
+
+fn settle(tracker: &mut StateTracker, held: &[AdvisoryLock]) -> SessionState {
+    tracker.use_hints(Arc::new(Hints::default()));
+    let mut state = SessionState::default();
+    tracker.taken(&mut state, held);
+    state
+}
+
+fn simple(tracker: &mut StateTracker, sql: &str, outcomes: &[&[u8]]) {
+    tracker.on_query(sql.as_bytes());
+    for outcome in outcomes {
+        assert!(tracker.watches_rows(), "{sql}");
+        tracker.on_data_row(&row(&[Some(outcome)]));
+    }
+    tracker.on_command_complete(b"SELECT 1\0");
+    tracker.on_ready(TransactionStatus::Idle);
+}
+
+fn prepare(tracker: &mut StateTracker, name: &str, sql: &str) {
+    tracker.on_parse(&body(|out| frontend::parse(out, name.as_bytes(), sql.as_bytes(), &[])));
+}
+
+fn bind_execute(tracker: &mut StateTracker, name: &str, values: &[Option<&[u8]>]) {
+    tracker.on_bind(&body(|out| frontend::bind(out, b"", name.as_bytes(), values)));
+    tracker.on_execute(&body(|out| frontend::execute(out, b"", 0)));
+}
+
+#[test]
+fn queries_leave_a_session_fresh_where_the_database_has_no_functions_that_change_sessions() {
+    let mut tracker = fresh();
+    for sql in ["begin", "select 1", "update t set a = 1 where b = 2", "commit"] {
+        simple(&mut tracker, sql, &[]);
+    }
+    assert_eq!(tracker.freshness(), Freshness::Fresh);
+    simple(&mut tracker, "set work_mem = '1MB'", &[]);
+    assert_eq!(tracker.freshness(), Freshness::Stale);
+}
+
+#[test]
+fn any_query_makes_a_session_stale_where_functions_may_change_it() {
+    let mut tracker = fresh();
+    tracker.use_hints(Arc::new(Hints { changes_sessions: true, ..Hints::default() }));
+    simple(&mut tracker, "begin", &[]);
+    assert_eq!(tracker.freshness(), Freshness::Fresh);
+    simple(&mut tracker, "insert into t values (1)", &[]);
+    assert_eq!(tracker.freshness(), Freshness::Stale);
+}
+
+#[test]
+fn a_named_parse_is_a_change_and_an_unnamed_one_is_known_to_the_tracker() {
+    let mut tracker = fresh();
+    prepare(&mut tracker, "", "select $1::int");
+    assert_eq!(tracker.freshness(), Freshness::Unnamed);
+    let state = tracker.current(&SessionState::default());
+    assert_eq!(state.unnamed.unwrap().sql, b"select $1::int");
+    simple(&mut tracker, "select 1", &[]);
+    assert_eq!(tracker.current(&SessionState::default()).unnamed, None, "a simple Query destroys it");
+    prepare(&mut tracker, "s", "select 1");
+    assert_eq!(tracker.freshness(), Freshness::Stale);
+}
+
+#[test]
+fn an_unnamed_statement_that_is_too_large_pins_until_it_is_replaced() {
+    let mut tracker = fresh();
+    prepare(&mut tracker, "", &format!("select '{}'", "x".repeat(UNNAMED_BYTES_MAX)));
+    assert!(tracker.unnamed_is_too_large());
+    assert_eq!(tracker.freshness(), Freshness::Stale);
+    prepare(&mut tracker, "", "select 1");
+    assert!(!tracker.unnamed_is_too_large());
+}
+
+#[test]
+fn an_unnamed_statement_with_a_type_of_the_users_asks_for_a_snapshot() {
+    let mut tracker = fresh();
+    tracker.on_parse(&body(|out| frontend::parse(out, b"", b"select $1", &[23, 16_999])));
+    assert_eq!(tracker.freshness(), Freshness::Stale);
+    assert_eq!(tracker.unnamed_types(), [16_999]);
+    let names = BTreeMap::from([(16_999, "app.mood".to_owned())]);
+    let unnamed = tracker.unnamed_statement(&names).unwrap();
+    assert_eq!(unnamed.types, [TypeName::BuiltIn(23), TypeName::Named("app.mood".to_owned())]);
+}
+
+#[test]
+fn names_of_settings_are_remembered_from_texts_and_from_parameters() {
+    let mut tracker = StateTracker::new();
+    simple(&mut tracker, "set app.a = 1; set APP.A = 2", &[]);
+    prepare(&mut tracker, "s", "select set_config($1, $2, false)");
+    bind_execute(&mut tracker, "s", &[Some(b"app.b"), Some(b"1")]);
+    bind_execute(&mut tracker, "s", &[Some(b"work_mem"), Some(b"1MB")]);
+    assert_eq!(tracker.setting_names(), ["app.a", "app.b"]);
+    assert!(settle(&mut tracker, &[]).pins().is_empty());
+    simple(&mut tracker, "select set_config('a.' || 'b', '1', false)", &[]);
+    assert_eq!(settle(&mut tracker, &[]).pins(), ["a setting whose name was computed"]);
+}
+
+#[test]
+fn settings_beyond_the_bound_pin() {
+    let mut tracker = StateTracker::new();
+    for number in 0..=SETTINGS_MAX {
+        simple(&mut tracker, &format!("set a.b{number} = 1"), &[]);
+    }
+    assert_eq!(settle(&mut tracker, &[]).pins(), ["more than 256 custom settings"]);
+}
+
+#[test]
+fn a_lock_taken_twice_is_counted_and_one_released_is_not() {
+    let mut tracker = StateTracker::new();
+    simple(&mut tracker, "select pg_advisory_lock(7)", &[b""]);
+    simple(&mut tracker, "select pg_try_advisory_lock(7)", &[b"t"]);
+    simple(&mut tracker, "select pg_try_advisory_lock(8)", &[b"f"]);
+    assert_eq!(settle(&mut tracker, &[lock(7)]).locks, BTreeMap::from([(lock(7), 2)]));
+    simple(&mut tracker, "select pg_advisory_unlock(7)", &[b"t"]);
+    simple(&mut tracker, "select pg_advisory_unlock(9)", &[b"f"]);
+    assert_eq!(settle(&mut tracker, &[lock(7)]).locks, BTreeMap::from([(lock(7), 1)]));
+}
+
+#[test]
+fn a_lock_by_parameter_is_known_in_text_and_in_binary() {
+    let mut tracker = StateTracker::new();
+    prepare(&mut tracker, "s", "select pg_advisory_lock($1)");
+    let binary = {
+        let mut body = b"\0s\0".to_vec();
+        body.extend_from_slice(&[0, 1, 0, 1, 0, 1, 0, 0, 0, 8]);
+        body.extend_from_slice(&5i64.to_be_bytes());
+        body.extend_from_slice(&[0, 0]);
+        body
+    };
+    tracker.on_bind(&binary);
+    tracker.on_execute(&body(|out| frontend::execute(out, b"", 0)));
+    tracker.on_data_row(&row(&[Some(b"")]));
+    tracker.on_command_complete(b"SELECT 1\0");
+    bind_execute(&mut tracker, "s", &[Some(b"5")]);
+    tracker.on_data_row(&row(&[Some(b"")]));
+    tracker.on_command_complete(b"SELECT 1\0");
+    bind_execute(&mut tracker, "s", &[Some(b"6")]);
+    tracker.on_data_row(&row(&[Some(b"")]));
+    tracker.on_command_complete(b"SELECT 1\0");
+    tracker.on_ready(TransactionStatus::Idle);
+    let state = settle(&mut tracker, &[lock(5), lock(6)]);
+    assert_eq!(state.locks, BTreeMap::from([(lock(5), 2), (lock(6), 1)]));
+}
+
+#[test]
+fn rows_are_watched_only_while_the_lock_statement_answers() {
+    let mut tracker = StateTracker::new();
+    tracker.on_query(b"select 1; select pg_advisory_lock(1); select 2");
+    assert!(!tracker.watches_rows());
+    tracker.on_command_complete(b"SELECT 1\0");
+    assert!(tracker.watches_rows());
+    tracker.on_data_row(&row(&[Some(b"")]));
+    tracker.on_command_complete(b"SELECT 1\0");
+    assert!(!tracker.watches_rows());
+    tracker.on_command_complete(b"SELECT 1\0");
+    tracker.on_ready(TransactionStatus::Idle);
+    assert_eq!(settle(&mut tracker, &[lock(1)]).locks, BTreeMap::from([(lock(1), 1)]));
+}
+
+#[test]
+fn a_lock_call_that_failed_alone_took_nothing_and_one_of_several_is_unclear() {
+    let mut tracker = StateTracker::new();
+    tracker.on_query(b"select pg_advisory_lock(1)");
+    tracker.on_error();
+    tracker.on_ready(TransactionStatus::Idle);
+    simple(&mut tracker, "select pg_advisory_lock(2)", &[b""]);
+    assert_eq!(settle(&mut tracker, &[lock(2)]).locks, BTreeMap::from([(lock(2), 1)]));
+    tracker.on_query(b"select pg_advisory_lock(3), pg_advisory_lock(4)");
+    tracker.on_error();
+    tracker.on_ready(TransactionStatus::Idle);
+    let state = settle(&mut tracker, &[lock(2), lock(3)]);
+    assert_eq!(state.pins()[0], "advisory lock (2) held an unknown number of times");
+}
+
+#[test]
+fn a_lock_that_the_text_does_not_tell_pins_until_everything_is_released() {
+    let mut tracker = StateTracker::new();
+    simple(&mut tracker, "select pg_advisory_lock(id) from jobs", &[]);
+    assert_eq!(settle(&mut tracker, &[lock(1)]).pins().len(), 1);
+    simple(&mut tracker, "select pg_advisory_unlock_all()", &[b""]);
+    simple(&mut tracker, "select pg_advisory_lock(1)", &[b""]);
+    assert_eq!(settle(&mut tracker, &[lock(1)]).locks.len(), 1);
+    simple(&mut tracker, "do $$ begin perform pg_advisory_lock(1); end $$", &[]);
+    tracker.on_query(b"discard all");
+    tracker.on_command_complete(b"DISCARD ALL\0");
+    tracker.on_ready(TransactionStatus::Idle);
+    simple(&mut tracker, "select pg_advisory_lock(3)", &[b""]);
+    assert_eq!(settle(&mut tracker, &[lock(3)]).locks.len(), 1);
+}
+
+#[test]
+fn a_word_cut_in_two_by_the_pieces_of_a_large_text_is_seen() {
+    let text = b"insert into t values ('x'); select pg_catalog.set_config('a' || 'b', '1', false)";
+    for cut in 1..text.len() {
+        let mut tracker = StateTracker::new();
+        tracker.on_large(frontend::tag::QUERY, &text[..cut]);
+        tracker.on_large_part(&text[cut..]);
+        assert_eq!(settle(&mut tracker, &[]).pins().len(), 1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn large_values_of_a_bind_are_not_read_as_sql() {
+    let mut tracker = StateTracker::new();
+    tracker.on_large(frontend::tag::BIND, b"\0\0\0\0\0\x01set_config(");
+    tracker.on_large_part(b"select set_config('a' || 'b'), pg_advisory_lock(1) from t");
+    assert!(tracker.notes.is_none());
+}
+
+#[test]
+fn an_idle_session_that_did_nothing_special_costs_a_few_words() {
+    assert!(size_of::<StateTracker>() <= 96, "{} bytes", size_of::<StateTracker>());
+    let mut tracker = StateTracker::new();
+    simple(&mut tracker, "select * from accounts where id = 1", &[]);
+    prepare(&mut tracker, "s1", "select * from accounts where id = $1");
+    bind_execute(&mut tracker, "s1", &[Some(b"1")]);
+    assert!(tracker.notes.is_none());
+}
+
+proptest::proptest! {
+    #[test]
+    fn hostile_messages_never_panic(bodies in proptest::collection::vec(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), 0..12)) {
+        let mut tracker = StateTracker::new();
+        tracker.on_query(b"select pg_try_advisory_lock(1), set_config('a.b', '1', false)");
+        prepare(&mut tracker, "s", "select set_config($1, $2, false), pg_advisory_lock($3)");
+        for body in &bodies {
+            tracker.on_query(body);
+            tracker.on_parse(body);
+            tracker.on_bind(body);
+            tracker.on_bind(&[b"\0s\0", &body[..]].concat());
+            tracker.on_execute(body);
+            tracker.on_close(body);
+            tracker.on_function_call(body);
+            tracker.on_data_row(body);
+            tracker.on_command_complete(body);
+            tracker.on_error();
+            tracker.on_large(b'Q', body);
+            tracker.on_large_part(body);
+        }
+        tracker.on_ready(TransactionStatus::Idle);
+        let _ = settle(&mut tracker, &[]);
+    }
+}

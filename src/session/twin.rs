@@ -1,0 +1,358 @@
+//! A second server connection for a session, on the place where its database may be soon, with the session's state.
+//!
+//! Owns building one ([`Twin::build`]) and keeping it in step ([`Twin::refresh`]). When to do so, and the switch
+//! itself, are the relay's; see [`super::state`] for the whole story.
+//!
+//! # Why
+//! Opening a connection, a SCRAM login and a thousand prepared statements cost far more than a pause may last, so all of it
+//! happens before, beside the running session. What is built is then asked for its state and compared: a setting
+//! that the other major does not know or a type that is missing there is found while the session can still stay, and
+//! named. Inside the pause only the difference is applied, in one round trip.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+
+use bytes::BytesMut;
+use tokio::time::{Instant, timeout_at};
+
+use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_names};
+use super::state::{Hints, SessionState, SnapshotError, StateTracker, snapshot};
+use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::tls::Connector;
+use crate::wire::message::backend::{ErrorFields, tag};
+use crate::wire::message::{Header, MESSAGE_BYTES_MAX, frontend};
+
+/// A part of a state that the target did not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostPart {
+    /// `setting "work_mem"`, `prepared statement "s1"`
+    pub what: String,
+    pub sqlstate: SqlState,
+    pub message: String,
+}
+
+/// Why a session has no twin.
+#[derive(Debug, thiserror::Error)]
+pub enum TwinError {
+    #[error("no connection for the session on the next system")]
+    Connect(#[from] ConnectError),
+    #[error("the connection for the session on the next system broke")]
+    Exchange(#[from] QueryError),
+    #[error("the state that was restored could not be read back")]
+    Verify(#[from] SnapshotError),
+    #[error("the next system does not take {} part(s) of the session's state, first {}", .0.len(), first(.0))]
+    Parts(Vec<LostPart>),
+    #[error("the session's state could not be restored in time")]
+    Late,
+}
+
+fn first(parts: &[LostPart]) -> String {
+    parts.first().map(|part| format!("{}: {}", part.what, part.message)).unwrap_or_default()
+}
+
+impl TwinError {
+    /// Why the session cannot travel, for a person; empty where trying again can help.
+    pub fn reasons(&self) -> Vec<String> {
+        match self {
+            TwinError::Parts(parts) => {
+                parts.iter().map(|part| format!("{}: {}", part.what, part.message)).collect()
+            }
+            TwinError::Connect(error) if error.retry() == Retry::Never => vec![error.message()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Explain for TwinError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            TwinError::Connect(error) => error.sqlstate(),
+            TwinError::Exchange(error) => error.sqlstate(),
+            TwinError::Verify(error) => error.sqlstate(),
+            TwinError::Parts(parts) => parts.first().map_or(SqlState::INTERNAL_ERROR, |part| part.sqlstate),
+            TwinError::Late => SqlState::QUERY_CANCELED,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            TwinError::Parts(_) => Blame::Product,
+            _ => Blame::Server,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            TwinError::Connect(error) => error.retry(),
+            TwinError::Parts(_) => Retry::Later,
+            _ => Retry::Now,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            TwinError::Connect(error) => error.message(),
+            TwinError::Parts(parts) => {
+                format!("the session's state cannot be carried over: {}", first(parts))
+            }
+            _ => "the session's state could not be carried over".to_owned(),
+        }
+    }
+}
+
+/// A connection that is ready to take the session over.
+#[derive(Debug)]
+pub struct Twin {
+    connection: ServerConnection,
+    /// What it has.
+    state: SessionState,
+    login: String,
+    types: Types,
+}
+
+impl Twin {
+    /// Connects and restores `state`, which must have no pins.
+    ///
+    /// Advisory locks that another connection has on the target are left out for now ([`Twin::is_complete`]): while
+    /// sessions run, their twins lag behind, and one that releases a lock may come after one that takes it.
+    ///
+    /// # Cancel safety
+    /// Dropped, the connection closes; nothing else happened.
+    pub async fn build(
+        request: &ConnectRequest,
+        connector: &Connector,
+        deadline: Instant,
+        state: &SessionState,
+    ) -> Result<Twin, TwinError> {
+        let connection = Box::pin(connect(request, connector, deadline)).await?;
+        let login = request.role.as_str().to_owned();
+        let bare = SessionState::default();
+        let mut twin = Twin { connection, state: bare, login, types: Types::new() };
+        let restoring = Box::pin(twin.restore(state));
+        timeout_at(deadline, restoring).await.map_err(|_| TwinError::Late)??;
+        Ok(twin)
+    }
+
+    /// Applies what differs between what the twin has and `state`, in one round trip (one more where a statement needs
+    /// a type that none before it needed). After an error the twin is not to be used.
+    ///
+    /// # Cancel safety
+    /// None: dropped in the middle, the twin is not to be used.
+    pub async fn refresh(
+        &mut self,
+        state: &SessionState,
+        patience: LockPatience,
+        deadline: Instant,
+    ) -> Result<(), TwinError> {
+        let refreshing = Box::pin(self.apply(state, patience));
+        let lost = timeout_at(deadline, refreshing).await.map_err(|_| TwinError::Late)??;
+        match lost.is_empty() {
+            true => Ok(()),
+            false => Err(TwinError::Parts(lost)),
+        }
+    }
+
+    /// Whether it has all of `state`; false where a lock is still missing.
+    pub fn is_complete(&self, state: &SessionState) -> bool {
+        self.state.locks == state.locks
+            && self.state.differences(state).is_empty()
+            && self.state.unnamed == state.unnamed
+    }
+
+    /// What it has.
+    pub fn state(&self) -> &SessionState {
+        &self.state
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.connection.pid
+    }
+
+    pub fn connection(&self) -> &ServerConnection {
+        &self.connection
+    }
+
+    /// The types of the unnamed statement it has, for [`StateTracker::on_switch`].
+    pub fn unnamed_types(&self) -> Vec<u32> {
+        self.state.unnamed.as_ref().map(|unnamed| oids_of(&unnamed.types, &self.types)).unwrap_or_default()
+    }
+
+    /// The connection, to go on with. Its `parameters` are what the client is to be told of, where they differ.
+    pub fn into_connection(self) -> ServerConnection {
+        self.connection
+    }
+
+    async fn restore(&mut self, state: &SessionState) -> Result<(), TwinError> {
+        self.state = self.read_back(state).await?;
+        let unnamed = SessionState { unnamed: None, ..state.clone() };
+        let lost = self.apply(&unnamed, LockPatience::Try).await?;
+        let lost = self.second_try(&unnamed, lost).await?;
+        if !lost.is_empty() {
+            return Err(TwinError::Parts(lost));
+        }
+        self.verify(&unnamed).await?;
+        let lost = self.apply(state, LockPatience::Try).await?;
+        match lost.is_empty() {
+            true => Ok(()),
+            false => Err(TwinError::Parts(lost)),
+        }
+    }
+
+    /// Runs the steps towards `state` and believes those that succeeded.
+    async fn apply(
+        &mut self,
+        state: &SessionState,
+        patience: LockPatience,
+    ) -> Result<Vec<LostPart>, TwinError> {
+        self.look_up_types(state).await?;
+        let old = std::mem::take(&mut self.state);
+        let steps = steps(&old, state, &self.login, patience);
+        let (lost, refused) = self.run(&steps).await?;
+        let mut now = SessionState { pins: BTreeSet::new(), ..state.clone() };
+        for lock in refused {
+            if let Some(count) = now.locks.get_mut(&lock) {
+                *count -= 1;
+            }
+        }
+        now.locks.retain(|_, count| *count > 0);
+        self.state = now;
+        Ok(lost)
+    }
+
+    /// The steps that failed, and the locks that were not to be had.
+    async fn run(
+        &mut self,
+        steps: &[Step<'_>],
+    ) -> Result<(Vec<LostPart>, Vec<super::state::AdvisoryLock>), TwinError> {
+        if steps.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let replies = self.connection.run_each(&encode(steps, &self.types)).await?;
+        self.drop_notices();
+        let mut lost = Vec::new();
+        let mut refused = Vec::new();
+        for (step, reply) in steps.iter().zip(&replies) {
+            match (step, &reply.error) {
+                // It may be stale: then binding it fails here as it would have failed there.
+                (Step::Unnamed(_), _) => {}
+                (step, Some(fields)) => lost.push(lost_part(step, fields)),
+                (Step::TryLock(lock), None) if !is_true(reply) => refused.push(*lock),
+                _ => {}
+            }
+        }
+        Ok((lost, refused))
+    }
+
+    /// What failed may succeed another way: a setting that only the session's role may set, a statement whose tables
+    /// are not in the search path of now, or that only the login role may see.
+    async fn second_try(
+        &mut self,
+        state: &SessionState,
+        lost: Vec<LostPart>,
+    ) -> Result<Vec<LostPart>, TwinError> {
+        if lost.is_empty() {
+            return Ok(lost);
+        }
+        let is_lost = |step: &Step<'_>| lost.iter().any(|part| part.what == step.to_string());
+        let settings = state.settings.iter().map(|(name, value)| Step::Set(name, Some(value)));
+        let again: Vec<Step<'_>> = settings.filter(is_lost).collect();
+        let (mut still_lost, _) = self.run(&again).await?;
+        let prepares = state.statements.iter().map(|(name, statement)| Step::Prepare(name, statement));
+        let prepares: Vec<Step<'_>> = prepares.filter(is_lost).collect();
+        let path = state.settings.get("search_path").map(String::as_str);
+        let wide = self.widest_search_path().await?;
+        let mut around = vec![Step::Set("role", Some("none")), Step::Set("search_path", Some(&wide))];
+        around.extend(&prepares);
+        around.extend([Step::Set("search_path", path), Step::Set("role", Some(&state.role))]);
+        let (more, _) = self.run(&around).await?;
+        still_lost.extend(
+            more.into_iter().filter(|part| prepares.iter().any(|step| part.what == step.to_string())),
+        );
+        let tried =
+            |part: &&LostPart| !again.iter().chain(&prepares).any(|step| part.what == step.to_string());
+        still_lost.extend(lost.iter().filter(tried).cloned());
+        Ok(still_lost)
+    }
+
+    /// The search path of now, then every schema of the database.
+    async fn widest_search_path(&mut self) -> Result<String, TwinError> {
+        let results = self.connection.query(WIDEST_SEARCH_PATH).await?;
+        Ok(results.first().and_then(|result| result.value(0, 0)).unwrap_or_default().to_owned())
+    }
+
+    /// Reads the state of the twin itself. It has functions of the same database, but none ran here.
+    async fn read_back(&mut self, like: &SessionState) -> Result<SessionState, TwinError> {
+        let mut tracker = StateTracker::asking_for(like.settings.keys());
+        let hints = OnceLock::from(Arc::new(Hints::default()));
+        Ok(snapshot(&mut self.connection, &mut tracker, &hints).await?)
+    }
+
+    async fn verify(&mut self, wanted: &SessionState) -> Result<(), TwinError> {
+        let found = self.read_back(wanted).await?;
+        let locks = |state: &SessionState| SessionState { locks: Default::default(), ..state.clone() };
+        let lost: Vec<LostPart> = locks(wanted)
+            .differences(&locks(&found))
+            .into_iter()
+            .map(|what| LostPart {
+                what,
+                sqlstate: SqlState::INTERNAL_ERROR,
+                message: "is not the same on the next system".to_owned(),
+            })
+            .collect();
+        match lost.is_empty() {
+            true => Ok(()),
+            false => Err(TwinError::Parts(lost)),
+        }
+    }
+
+    async fn look_up_types(&mut self, state: &SessionState) -> Result<(), TwinError> {
+        let missing: BTreeSet<&String> =
+            type_names(state).filter(|&name| !self.types.contains_key(name)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut batch = BytesMut::new();
+        const TEXT_OID: u32 = 25;
+        frontend::parse(&mut batch, b"", b"SELECT pg_catalog.to_regtype($1)::pg_catalog.oid", &[TEXT_OID]);
+        for name in &missing {
+            frontend::bind(&mut batch, b"", b"", &[Some(name.as_bytes())]);
+            frontend::execute(&mut batch, b"", 0);
+        }
+        frontend::sync(&mut batch);
+        let results = self.connection.run(&batch).await?;
+        for (name, result) in missing.into_iter().zip(&results) {
+            if let Some(oid) = result.value(0, 0).and_then(|oid| oid.parse().ok()) {
+                self.types.insert(name.clone(), oid);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the server remarks on our steps is not for the client; what was sent to its LISTENs is.
+    fn drop_notices(&mut self) {
+        let messages = self.connection.take_async_messages();
+        let mut rest = &messages[..];
+        while let Ok(Some(header)) = Header::parse(rest, MESSAGE_BYTES_MAX) {
+            let Some((message, later)) = rest.split_at_checked(header.message_bytes()) else {
+                return;
+            };
+            if header.tag != tag::NOTICE_RESPONSE {
+                self.connection.put_back(message);
+            }
+            rest = later;
+        }
+    }
+}
+
+const WIDEST_SEARCH_PATH: &str = "SELECT pg_catalog.concat_ws(', ', NULLIF(pg_catalog.current_setting('search_path'), ''), \
+    pg_catalog.string_agg(pg_catalog.quote_ident(n.nspname), ', ')) FROM pg_catalog.pg_namespace n \
+    WHERE n.nspname OPERATOR(pg_catalog.!~) '^(pg_|information_schema)'";
+
+fn lost_part(step: &Step<'_>, fields: &ErrorFields) -> LostPart {
+    LostPart { what: step.to_string(), sqlstate: fields.sqlstate(), message: fields.message().to_owned() }
+}
+
+fn is_true(reply: &Reply) -> bool {
+    reply.results.first().and_then(|result| result.value(0, 0)) == Some("t")
+}

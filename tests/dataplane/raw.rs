@@ -1,0 +1,217 @@
+//! What drivers rarely do and the protocol allows, message by message.
+
+use bytes::{BufMut, BytesMut};
+use freehold::backend::{ConnectRequest, Credential, ServerConnection, connect};
+use freehold::lab::Major;
+use freehold::model::{Address, Place, RoleName};
+use freehold::tls::Connector;
+use freehold::wire::message::backend::{ErrorFields, tag};
+use freehold::wire::message::{Header, frontend};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
+
+use super::stage::{self, PASSWORD, PATIENCE, ROLE, Stage, eventually};
+
+/// A client of the data plane.
+async fn client(
+    stage: &Stage,
+    server: &freehold::lab::Postgres,
+    settings: &[(&str, &str)],
+) -> ServerConnection {
+    let request = ConnectRequest {
+        place: Place {
+            address: Address { host: "127.0.0.1".to_owned(), port: stage.port() },
+            ..stage::place(server)
+        },
+        role: RoleName::parse(ROLE).unwrap(),
+        startup: settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        credential: Credential::Password(Zeroizing::new(PASSWORD.to_owned())),
+    };
+    connect(&request, &Connector::native().unwrap(), Instant::now() + PATIENCE).await.unwrap()
+}
+
+/// The tags of what comes until the connection ends or `enough` has come, and the last error.
+async fn hear(client: &mut ServerConnection, enough: &str) -> (String, Option<ErrorFields>) {
+    let (mut inbox, mut tags, mut error) = (BytesMut::new(), String::new(), None);
+    while enough.is_empty() || !tags.ends_with(enough) {
+        let read = timeout(PATIENCE, client.stream.read_buf(&mut inbox)).await.unwrap();
+        if !matches!(read, Ok(1..)) {
+            break;
+        }
+        while let Some(header) = Header::parse(&inbox, 1 << 30).unwrap()
+            && inbox.len() >= header.message_bytes()
+        {
+            let message = inbox.split_to(header.message_bytes());
+            tags.push(char::from(header.tag));
+            if header.tag == tag::ERROR_RESPONSE {
+                error = Some(ErrorFields::parse(&message[5..]).unwrap());
+            }
+        }
+    }
+    (tags, error)
+}
+
+async fn say(client: &mut ServerConnection, build: impl FnOnce(&mut BytesMut)) {
+    let mut out = BytesMut::new();
+    build(&mut out);
+    client.stream.write_all(&out).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_process_id_that_a_client_is_given_is_its_backends_own() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    let results = client.query("SELECT pg_backend_pid()").await.unwrap();
+    assert_eq!(results[0].value(0, 0), Some(client.pid.to_string().as_str()));
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_still_reads_the_answers() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    say(&mut client, |out| frontend::query(out, "SELECT 1; SELECT pg_sleep(0.3); SELECT 2")).await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(hear(&mut client, "").await.0, "TDCTDCTDCZ");
+    eventually("the session ends", || stage.route.roster().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_terminate_pipelined_behind_a_query_lets_it_finish() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    server.psql_in("shop", "CREATE TABLE t (i int); GRANT ALL ON t TO app").unwrap();
+    let mut client = client(&stage, &server, &[]).await;
+    say(&mut client, |out| {
+        frontend::query(out, "INSERT INTO t VALUES (1)");
+        frontend::terminate(out);
+        out.put_slice(b"whatever follows is not for the server");
+    })
+    .await;
+    assert_eq!(hear(&mut client, "").await.0, "CZ");
+    assert_eq!(server.psql_in("shop", "SELECT count(*) FROM t").unwrap(), "1");
+    eventually("the pass is back", || stage.route.gate().inside() == 0).await;
+}
+
+#[tokio::test]
+async fn a_flush_without_sync_brings_answers_and_keeps_the_transaction() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    say(&mut client, |out| {
+        frontend::parse(out, b"", b"SELECT 1", &[]);
+        frontend::bind(out, b"", b"", &[]);
+        frontend::execute(out, b"", 0);
+        frontend::flush(out);
+    })
+    .await;
+    assert_eq!(hear(&mut client, "C").await.0, "12DC");
+    assert_eq!(stage.route.gate().inside(), 1);
+    say(&mut client, frontend::sync).await;
+    assert_eq!(hear(&mut client, "Z").await.0, "Z");
+    eventually("the pass is back", || stage.route.gate().inside() == 0).await;
+}
+
+#[tokio::test]
+async fn a_function_call_is_answered() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    // int4abs(-7), oid 1251, text formats.
+    say(&mut client, |out| {
+        let mut body = BytesMut::new();
+        body.put_u32(1251);
+        body.put_i16(0);
+        body.put_i16(1);
+        body.put_i32(2);
+        body.put_slice(b"-7");
+        body.put_i16(0);
+        out.put_u8(frontend::tag::FUNCTION_CALL);
+        out.put_i32(body.len() as i32 + 4);
+        out.put_slice(&body);
+    })
+    .await;
+    assert_eq!(hear(&mut client, "Z").await.0, "VZ");
+    assert_eq!(stage.route.gate().inside(), 0);
+}
+
+#[tokio::test]
+async fn a_query_of_twenty_megabytes_passes_with_and_without_a_gate() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    let sql = format!("SELECT length('{}')", "x".repeat(20_000_000));
+    for held in [false, true] {
+        if held {
+            stage.hold();
+        }
+        let mut query = BytesMut::new();
+        frontend::query(&mut query, &sql);
+        let route = std::sync::Arc::clone(&stage.route);
+        let opening = async {
+            if held {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                assert_eq!(route.gate().inside(), 0);
+                stage.open();
+            }
+        };
+        let results = async { client.run(&query).await.unwrap() };
+        let (results, ()) = tokio::join!(results, opening);
+        assert_eq!(results[0].value(0, 0), Some("20000000"));
+    }
+}
+
+#[tokio::test]
+async fn an_idle_client_hears_why_its_server_connection_ended() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    server.psql(&format!("SELECT pg_terminate_backend({})", client.pid)).unwrap();
+    let (tags, error) = hear(&mut client, "").await;
+    assert_eq!(tags, "E");
+    assert_eq!(error.unwrap().sqlstate().as_str(), "57P01");
+}
+
+#[tokio::test]
+async fn a_client_is_told_when_the_server_vanishes_without_a_word() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    say(&mut client, |out| frontend::query(out, "SELECT pg_sleep(600)")).await;
+    eventually("it runs", || stage.route.gate().inside() == 1).await;
+    server.kill9().unwrap();
+    let (tags, error) = hear(&mut client, "").await;
+    assert_eq!(tags, "E");
+    let error = error.unwrap();
+    assert_eq!(error.sqlstate().as_str(), "57P01");
+    assert!(!error.message().contains("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn a_length_that_cannot_be_ends_the_session_with_08p01() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    say(&mut client, |out| out.put_slice(b"Q\xff\xff\xff\xff")).await;
+    let (tags, error) = hear(&mut client, "").await;
+    assert_eq!((tags.as_str(), error.unwrap().sqlstate().as_str()), ("E", "08P01"));
+    eventually("the session ends", || stage.route.roster().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_walsender_is_served_and_pinned() {
+    let server = stage::server(Major::oldest());
+    server.psql("ALTER ROLE app REPLICATION").unwrap();
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[("replication", "database")]).await;
+    let results = client.query("IDENTIFY_SYSTEM").await.unwrap();
+    assert_eq!(results[0].value(0, 3), Some("shop"));
+    stage.order(|record| record.next = Some(stage::place(&server)));
+    let pinned = || {
+        let rows = stage.route.roster().sessions();
+        matches!(&rows[0].readiness, freehold::route::Readiness::Pinned { reasons, .. } if reasons[0].contains("replication"))
+    };
+    eventually("it is pinned", pinned).await;
+}

@@ -1,0 +1,139 @@
+//! The state of a session travels with it, in session mode, without the client's doing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use support::{Login, Stage};
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, Client, NoTls};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_session_state_survives_a_move_and_the_way_back() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    let (client, mut notifications) = connect(&login).await;
+    client
+        .batch_execute(
+            "CREATE SCHEMA \"odd Name\";
+             CREATE TYPE mood AS ENUM ('sad', 'happy');
+             CREATE TABLE diary (id serial PRIMARY KEY, mood mood, note text)",
+        )
+        .await
+        .unwrap_or_else(|error| panic!("{error:?}"));
+    client
+        .batch_execute(
+            "SET work_mem = '7MB'; SET TIME ZONE 'Europe/Zurich'; SET search_path = \"odd Name\", public;
+             SET app.tenant = 'a ''quoted'' value'; LISTEN \"Bell\"; PREPARE twice(int) AS SELECT $1 * 2;
+             SELECT pg_advisory_lock(42); SELECT pg_advisory_lock(42); SELECT pg_advisory_lock_shared(1, 2)",
+        )
+        .await
+        .unwrap();
+    let named = client
+        .prepare("INSERT INTO public.diary (mood, note) VALUES ($1::text::mood, $2) RETURNING id")
+        .await
+        .unwrap();
+    let typed = client.prepare("SELECT count(*) FROM public.diary WHERE mood = $1").await.unwrap();
+    client.query_one(&named, &[&"sad", &"before"]).await.unwrap();
+
+    let admin = stage.freehold.admin().await;
+    let id = admin.start_move("shop", "new").await;
+    for (phase, word) in [("kept", "there"), ("undone", "back")] {
+        if phase == "undone" {
+            admin.run(&format!("UNDO MOVE {id}")).await;
+        }
+        admin.wait_for_phase(&id, &[phase]).await;
+        check(&client, word).await;
+        client.query_one(&named, &[&"happy", &word]).await.unwrap();
+        let other = login.connect().await;
+        let typed_again = client.query_one(&typed, &[&Mood("happy")]).await.unwrap();
+        assert!(typed_again.get::<_, i64>(0) >= 1);
+        let taken: bool = other.query_one("SELECT pg_try_advisory_lock(42)", &[]).await.unwrap().get(0);
+        assert!(!taken, "the advisory lock is still held, {word}");
+        other.batch_execute(&format!("NOTIFY \"Bell\", '{word}'")).await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(5), notifications.recv()).await;
+        assert_eq!(heard.unwrap().as_deref(), Some(word));
+    }
+
+    // Held twice before the move: held until it is released twice.
+    let unlocked: bool = client.query_one("SELECT pg_advisory_unlock(42)", &[]).await.unwrap().get(0);
+    assert!(unlocked);
+    let other = login.connect().await;
+    let taken: bool = other.query_one("SELECT pg_try_advisory_lock(42)", &[]).await.unwrap().get(0);
+    assert!(!taken, "one of two locks was released");
+    client.query_one("SELECT pg_advisory_unlock(42)", &[]).await.unwrap();
+    let taken: bool = other.query_one("SELECT pg_try_advisory_lock(42)", &[]).await.unwrap().get(0);
+    assert!(taken, "both were released");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_cannot_travel_is_named_delays_the_move_and_then_lets_it_go() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    let client = login.connect().await;
+    client.batch_execute("SET application_name = 'basket'; CREATE TEMP TABLE cart (id int)").await.unwrap();
+
+    let admin = stage.freehold.admin().await;
+    let id = admin.start_move("shop", "new").await;
+    support::until("the session is named", || async {
+        let sessions = admin.run("SHOW SESSIONS").await;
+        sessions.iter().any(|row| row["application_name"] == "basket" && row["pinned_by"].contains("cart"))
+    })
+    .await;
+    client.batch_execute("DROP TABLE cart").await.unwrap();
+    admin.wait_for_phase(&id, &["kept"]).await;
+    client.batch_execute("CREATE TEMP TABLE cart (id int)").await.unwrap();
+}
+
+async fn check(client: &Client, word: &str) {
+    let row = client
+        .query_one(
+            "SELECT current_setting('work_mem'), current_setting('TimeZone'), current_setting('search_path'),
+                    current_setting('app.tenant')",
+            &[],
+        )
+        .await
+        .unwrap();
+    let values: Vec<String> = (0..4).map(|index| row.get(index)).collect();
+    assert_eq!(values, ["7MB", "Europe/Zurich", "\"odd Name\", public", "a 'quoted' value"], "{word}");
+    let rows = client.simple_query("EXECUTE twice(21)").await.unwrap();
+    assert!(format!("{rows:?}").contains("42"), "{rows:?}");
+}
+
+async fn connect(login: &Login) -> (Client, mpsc::UnboundedReceiver<String>) {
+    let (client, mut connection) = login.config().connect(NoTls).await.unwrap();
+    let (told, heard) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut messages = futures_util::stream::poll_fn(move |context| connection.poll_message(context));
+        while let Some(Ok(message)) = messages.next().await {
+            if let AsyncMessage::Notification(notification) = message {
+                let _ = told.send(notification.payload().to_owned());
+            }
+        }
+    });
+    (client, heard)
+}
+
+/// An enum's label as a parameter: tokio-postgres sends it as text under the type that the server named.
+#[derive(Debug)]
+struct Mood(&'static str);
+
+impl tokio_postgres::types::ToSql for Mood {
+    fn to_sql(
+        &self,
+        _: &tokio_postgres::types::Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<tokio_postgres::types::IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(tokio_postgres::types::IsNull::No)
+    }
+
+    fn accepts(_: &tokio_postgres::types::Type) -> bool {
+        true
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
