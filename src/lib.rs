@@ -65,3 +65,5 @@ pub mod frontend;
 pub mod backend;
 
 pub mod session;
+
+pub mod system;

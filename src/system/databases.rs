@@ -1,0 +1,156 @@
+//! Databases of a system: created like another one, marked as a move's, dropped.
+//!
+//! # Why
+//! `CREATE DATABASE` is no transaction: a crash right after it must not leave a database that nobody can tell from a
+//! user's. So it is created under a name that only the move uses, marked by a setting of its own, then renamed; each
+//! instant in between can be told and undone.
+
+use super::facts::{DatabaseFacts, LocaleProvider};
+use super::names::{DATABASE_MARK, MoveNames, quote_ident, quote_literal};
+use super::roles::set_clause;
+use super::{Session, SystemError};
+
+/// Whose a database of a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    Absent,
+    /// It carries the mark of this move.
+    Ours,
+    Foreign,
+}
+
+pub async fn claim(session: &Session, names: MoveNames, dbname: &str) -> Result<Claim, SystemError> {
+    const LOOKING: &str = "looking for a database";
+    let sql = "SELECT coalesce($2 = ANY (s.setconfig), false) FROM pg_database d
+        LEFT JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = 0 WHERE d.datname = $1";
+    let mark = format!("{DATABASE_MARK}={}", names.0);
+    let Some(row) = session.optional(LOOKING, sql, &[&dbname, &mark]).await? else {
+        return Ok(Claim::Absent);
+    };
+    Ok(if session.column(LOOKING, &row, 0)? { Claim::Ours } else { Claim::Foreign })
+}
+
+/// Creates an empty database with the encoding and locale of `like`, marked, owned by the session's role, shut
+/// (CONNECTION LIMIT 0). Safe to repeat; one that carries the mark already is left as it is.
+pub async fn create(
+    session: &Session,
+    names: MoveNames,
+    dbname: &str,
+    like: &DatabaseFacts,
+) -> Result<(), SystemError> {
+    const CREATING: &str = "creating the database";
+    match claim(session, names, dbname).await? {
+        Claim::Ours => return Ok(()),
+        Claim::Foreign => return Err(session.unexpected(CREATING, "a database of this name exists already")),
+        Claim::Absent => {}
+    }
+    let version = super::facts::version_num(session).await?;
+    let (unmarked, name) = (quote_ident(&names.unmarked_database()), quote_ident(dbname));
+    session.batch(CREATING, &format!("DROP DATABASE IF EXISTS {unmarked}")).await?;
+    session.batch(CREATING, &create_sql(&unmarked, like, version)).await?;
+    let mark =
+        format!("ALTER DATABASE {unmarked} SET {DATABASE_MARK} = {}", quote_literal(&names.0.to_string()));
+    session.batch(CREATING, &mark).await?;
+    session.batch(CREATING, &format!("ALTER DATABASE {unmarked} RENAME TO {name}")).await
+}
+
+fn create_sql(name: &str, like: &DatabaseFacts, version: u32) -> String {
+    let mut sql = format!(
+        "CREATE DATABASE {name} TEMPLATE template0 CONNECTION LIMIT 0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
+        quote_literal(&like.encoding),
+        quote_literal(&like.collate),
+        quote_literal(&like.ctype),
+    );
+    if version >= 150_000 {
+        sql.push_str(&format!(" LOCALE_PROVIDER {}", like.provider.as_str()));
+    }
+    let locale = like.locale.as_deref().map(quote_literal);
+    match (like.provider, locale) {
+        (LocaleProvider::Icu, Some(locale)) => sql.push_str(&format!(" ICU_LOCALE {locale}")),
+        (LocaleProvider::Builtin, Some(locale)) => sql.push_str(&format!(" BUILTIN_LOCALE {locale}")),
+        _ => {}
+    }
+    if let (Some(rules), true) = (&like.icu_rules, version >= 160_000) {
+        sql.push_str(&format!(" ICU_RULES {}", quote_literal(rules)));
+    }
+    sql
+}
+
+/// Drops the database if it carries the mark of this move, and what a crash left unmarked. Ends who is connected.
+/// Returns whether a database was dropped.
+pub async fn drop_ours(session: &Session, names: MoveNames, dbname: &str) -> Result<bool, SystemError> {
+    const DROPPING: &str = "dropping the database";
+    let unmarked = quote_ident(&names.unmarked_database());
+    session.batch(DROPPING, &format!("DROP DATABASE IF EXISTS {unmarked} WITH (FORCE)")).await?;
+    if claim(session, names, dbname).await? != Claim::Ours {
+        return Ok(false);
+    }
+    session.batch(DROPPING, &format!("DROP DATABASE {} WITH (FORCE)", quote_ident(dbname))).await?;
+    Ok(true)
+}
+
+/// The object id of a database, by which it is known whatever its name becomes.
+pub async fn oid(session: &Session, dbname: &str) -> Result<Option<u32>, SystemError> {
+    const LOOKING: &str = "looking for a database";
+    let row = session.optional(LOOKING, "SELECT oid FROM pg_database WHERE datname = $1", &[&dbname]).await?;
+    row.map(|row| session.column(LOOKING, &row, 0)).transpose()
+}
+
+async fn name_of(session: &Session, oid: u32) -> Result<Option<String>, SystemError> {
+    const LOOKING: &str = "looking for a database";
+    let sql = "SELECT datname::text FROM pg_database WHERE oid = $1";
+    let row = session.optional(LOOKING, sql, &[&oid]).await?;
+    row.map(|row| session.column(LOOKING, &row, 0)).transpose()
+}
+
+/// Closes a database: nobody can connect, whoever is connected is ended, and it gets another name. Safe to repeat.
+pub async fn close(session: &Session, oid: u32, new_name: &str) -> Result<(), SystemError> {
+    const CLOSING: &str = "closing a database";
+    let Some(name) = name_of(session, oid).await? else { return Ok(()) };
+    let (old, new) = (quote_ident(&name), quote_ident(new_name));
+    session.batch(CLOSING, &format!("ALTER DATABASE {old} ALLOW_CONNECTIONS false")).await?;
+    if name == new_name {
+        return Ok(());
+    }
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datid = $1";
+    session.rows(CLOSING, sql, &[&oid]).await?;
+    // The rename waits a few seconds for those who are on their way out.
+    session.batch(CLOSING, &format!("ALTER DATABASE {old} RENAME TO {new}")).await
+}
+
+/// Drops a database; ends who is connected. Safe to repeat.
+pub async fn drop_by_oid(session: &Session, oid: u32) -> Result<(), SystemError> {
+    let Some(name) = name_of(session, oid).await? else { return Ok(()) };
+    session.batch("dropping a database", &format!("DROP DATABASE {} WITH (FORCE)", quote_ident(&name))).await
+}
+
+/// Takes the mark away: from now on the database is nobody's but its users'.
+pub async fn unmark(session: &Session, dbname: &str) -> Result<(), SystemError> {
+    let sql = format!("ALTER DATABASE {} RESET {DATABASE_MARK}", quote_ident(dbname));
+    session.batch("taking the mark from a database", &sql).await
+}
+
+/// Sets what `ALTER DATABASE SET` and `ALTER ROLE IN DATABASE SET` had set elsewhere, and the comment.
+pub async fn apply_settings(
+    session: &Session,
+    dbname: &str,
+    settings: &[(Option<String>, String)],
+    comment: Option<&str>,
+) -> Result<(), SystemError> {
+    const SETTING: &str = "copying the settings of a database";
+    let database = quote_ident(dbname);
+    let is_ours = |stored: &str| stored.starts_with(DATABASE_MARK);
+    for (role, stored) in settings.iter().filter(|(_, stored)| !is_ours(stored)) {
+        let set = set_clause(stored);
+        let sql = match role {
+            Some(role) => format!("ALTER ROLE {} IN DATABASE {database} {set}", quote_ident(role)),
+            None => format!("ALTER DATABASE {database} {set}"),
+        };
+        session.batch(SETTING, &sql).await?;
+    }
+    if let Some(comment) = comment {
+        let sql = format!("COMMENT ON DATABASE {database} IS {}", quote_literal(comment));
+        session.batch(SETTING, &sql).await?;
+    }
+    Ok(())
+}

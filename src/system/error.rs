@@ -1,0 +1,205 @@
+//! What can go wrong between the platform and a system.
+
+use std::time::Duration;
+
+use crate::backend::{ConnectError, QueryError};
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::model::SystemName;
+use crate::wire::message::backend::ErrorFields;
+
+/// A failure of one operation on one system. `operation` says what was tried, as in "while ...".
+#[derive(Debug, thiserror::Error)]
+pub enum SystemError {
+    #[error("system {system} did not answer within {waited:?} while {operation}")]
+    Timeout { system: SystemName, operation: &'static str, waited: Duration },
+    #[error("the password file of system {system} cannot be read: {path}")]
+    PasswordFile {
+        system: SystemName,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("system {system} refused TLS while {operation}: {reason}")]
+    Tls { system: SystemName, operation: &'static str, reason: String },
+    /// The server said no; its SQLSTATE is kept.
+    #[error("{message} ({sqlstate}) from system {system} while {operation}")]
+    Refused {
+        system: SystemName,
+        operation: &'static str,
+        sqlstate: SqlState,
+        message: String,
+        detail: Option<String>,
+        hint: Option<String>,
+    },
+    /// A connection of our own (not the driver's) could not be opened.
+    #[error("system {system} cannot be reached while {operation}")]
+    Connect {
+        system: SystemName,
+        operation: &'static str,
+        #[source]
+        source: Box<ConnectError>,
+    },
+    /// A connection of our own broke.
+    #[error("the connection to system {system} failed while {operation}")]
+    Exchange {
+        system: SystemName,
+        operation: &'static str,
+        #[source]
+        source: Box<QueryError>,
+    },
+    /// The connection broke, or the driver could not make sense of an answer.
+    #[error("the connection to system {system} failed while {operation}")]
+    Broken {
+        system: SystemName,
+        operation: &'static str,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The answer has not the shape that the operation asks for, or a postcondition does not hold.
+    #[error("unexpected answer of system {system} while {operation}: {reason}")]
+    Unexpected { system: SystemName, operation: &'static str, reason: String },
+}
+
+impl SystemError {
+    /// Sorts an error of the driver: an answer of the server, or a failure on the way.
+    pub(crate) fn from_driver(
+        system: &SystemName,
+        operation: &'static str,
+        error: tokio_postgres::Error,
+    ) -> SystemError {
+        let system = system.clone();
+        let Some(refused) = error.as_db_error() else {
+            return SystemError::Broken { system, operation, source: error };
+        };
+        SystemError::Refused {
+            system,
+            operation,
+            sqlstate: SqlState::parse(refused.code().code()),
+            message: refused.message().to_owned(),
+            detail: refused.detail().map(str::to_owned),
+            hint: refused.hint().map(str::to_owned),
+        }
+    }
+
+    /// Sorts an error of a connection of our own.
+    pub(crate) fn from_connect(
+        system: &SystemName,
+        operation: &'static str,
+        error: ConnectError,
+    ) -> SystemError {
+        let system = system.clone();
+        match error.refusal_fields() {
+            Some(fields) => SystemError::refused(system, operation, fields),
+            None => SystemError::Connect { system, operation, source: Box::new(error) },
+        }
+    }
+
+    pub(crate) fn from_query(system: &SystemName, operation: &'static str, error: QueryError) -> SystemError {
+        let system = system.clone();
+        match error.fields() {
+            Some(fields) => SystemError::refused(system, operation, fields),
+            None => SystemError::Exchange { system, operation, source: Box::new(error) },
+        }
+    }
+
+    pub(super) fn refused(system: SystemName, operation: &'static str, fields: &ErrorFields) -> SystemError {
+        SystemError::Refused {
+            system,
+            operation,
+            sqlstate: fields.sqlstate(),
+            message: fields.message().to_owned(),
+            detail: fields.detail().map(str::to_owned),
+            hint: fields.hint().map(str::to_owned),
+        }
+    }
+
+    /// The SQLSTATE that the server itself gave, if it was the server.
+    pub fn server_sqlstate(&self) -> Option<SqlState> {
+        match self {
+            SystemError::Refused { sqlstate, .. } => Some(*sqlstate),
+            _ => None,
+        }
+    }
+
+    pub fn is_refused_with(&self, code: &str) -> bool {
+        self.server_sqlstate().is_some_and(|state| state.as_str() == code)
+    }
+
+    fn system(&self) -> &SystemName {
+        match self {
+            SystemError::Timeout { system, .. }
+            | SystemError::PasswordFile { system, .. }
+            | SystemError::Tls { system, .. }
+            | SystemError::Refused { system, .. }
+            | SystemError::Broken { system, .. }
+            | SystemError::Connect { system, .. }
+            | SystemError::Exchange { system, .. }
+            | SystemError::Unexpected { system, .. } => system,
+        }
+    }
+}
+
+impl Explain for SystemError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            SystemError::Refused { sqlstate, .. } => *sqlstate,
+            SystemError::PasswordFile { .. } => SqlState::IO_ERROR,
+            SystemError::Unexpected { .. } => SqlState::INTERNAL_ERROR,
+            SystemError::Timeout { .. }
+            | SystemError::Tls { .. }
+            | SystemError::Connect { .. }
+            | SystemError::Exchange { .. }
+            | SystemError::Broken { .. } => SqlState::CONNECTION_FAILURE,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            SystemError::PasswordFile { .. } => Blame::Platform,
+            _ => Blame::Server,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            SystemError::Timeout { .. }
+            | SystemError::Connect { .. }
+            | SystemError::Exchange { .. }
+            | SystemError::Broken { .. } => Retry::Later,
+            SystemError::PasswordFile { .. } | SystemError::Tls { .. } | SystemError::Unexpected { .. } => {
+                Retry::Never
+            }
+            SystemError::Refused { sqlstate, .. } => match sqlstate.as_str() {
+                "55P03" | "40001" | "40P01" => Retry::Now,
+                "53300" | "53400" | "55006" | "57P03" | "57014" => Retry::Later,
+                _ => Retry::Never,
+            },
+        }
+    }
+
+    /// For administrators, who may know systems by name; the address stays in the log.
+    fn message(&self) -> String {
+        match self {
+            SystemError::Refused { message, operation, .. } => format!("{message} (while {operation})"),
+            other => other.to_string(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        let told = match self {
+            SystemError::Refused { detail, .. } => detail.clone(),
+            SystemError::Broken { source, .. } => Some(format!("{source}.")),
+            SystemError::Connect { source, .. } => Some(format!("{source}.")),
+            SystemError::Exchange { source, .. } => Some(format!("{source}.")),
+            _ => None,
+        };
+        told.or_else(|| Some(format!("Reported by system {}.", self.system())))
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            SystemError::Refused { hint, .. } => hint.clone(),
+            _ => None,
+        }
+    }
+}

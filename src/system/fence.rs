@@ -1,0 +1,386 @@
+//! The fence: what makes it impossible to write to a database, decided by its own system.
+//!
+//! Two halves. Ahead of the pause [`shut`] takes away the right to connect (CONNECTION LIMIT 0, no CONNECT for anybody);
+//! sessions that exist go on. In the pause [`terminate_others`] ends whatever is connected and not known to be idle, and
+//! [`writers`] proves from the system's own views that nobody is left. [`restore`] gives every right back.
+//!
+//! # Why
+//! `default_transaction_read_only` is no fence: `BEGIN READ WRITE` passes it. `ALLOW_CONNECTIONS false` is too much: it
+//! shuts out the walsender's reconnect and the way back. Superusers pass this one, which the preflight reports.
+
+use std::collections::BTreeMap;
+
+use crate::model::movement::SavedFence;
+
+use super::marker::or_rolled_back;
+use super::names::quote_ident;
+use super::{Session, SystemError};
+
+/// Who may connect to a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    pub owner: String,
+    pub connection_limit: i32,
+    /// `pg_database.datacl` as text, None where it is NULL (the default: PUBLIC may connect).
+    pub acl: Option<String>,
+    /// Every right, the default ones spelled out, sorted.
+    pub grants: Vec<Grant>,
+}
+
+impl Access {
+    pub fn saved(&self) -> SavedFence {
+        SavedFence { connection_limit: self.connection_limit, acl: self.acl.clone() }
+    }
+
+    /// No one but a superuser can connect.
+    pub fn is_shut(&self) -> bool {
+        self.connection_limit == 0 && !self.grants.iter().any(|grant| grant.privilege == "CONNECT")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    pub grantor: String,
+    /// None is PUBLIC.
+    pub grantee: Option<String>,
+    /// `CONNECT`, `CREATE`, `TEMPORARY`
+    pub privilege: String,
+    pub grantable: bool,
+}
+
+pub async fn read(session: &Session, dbname: &str) -> Result<Access, SystemError> {
+    const READING: &str = "reading who may connect";
+    let sql = "SELECT pg_get_userbyid(datdba)::text, datconnlimit, datacl::text FROM pg_database WHERE datname = $1";
+    let row = session.optional(READING, sql, &[&dbname]).await?;
+    let row = row.ok_or_else(|| session.unexpected(READING, "there is no such database"))?;
+    let acl: Option<String> = session.column(READING, &row, 2)?;
+    Ok(Access {
+        owner: session.column(READING, &row, 0)?,
+        connection_limit: session.column(READING, &row, 1)?,
+        grants: explode(session, dbname, acl.as_deref()).await?,
+        acl,
+    })
+}
+
+/// The access that a saved one describes, of a database that is shut now.
+pub async fn as_saved(session: &Session, dbname: &str, saved: &SavedFence) -> Result<Access, SystemError> {
+    let now = read(session, dbname).await?;
+    Ok(Access {
+        connection_limit: saved.connection_limit,
+        grants: explode(session, dbname, saved.acl.as_deref()).await?,
+        acl: saved.acl.clone(),
+        ..now
+    })
+}
+
+/// Spells out an ACL of a database; None is the default one.
+async fn explode(session: &Session, dbname: &str, acl: Option<&str>) -> Result<Vec<Grant>, SystemError> {
+    const READING: &str = "reading the rights on a database";
+    let sql = "SELECT pg_get_userbyid(a.grantor)::text,
+            CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
+        FROM pg_database d, aclexplode(coalesce($2::text::aclitem[], acldefault('d', d.datdba))) a
+        WHERE d.datname = $1";
+    let rows = session.rows(READING, sql, &[&dbname, &acl]).await?;
+    let mut grants = Vec::with_capacity(rows.len());
+    for row in &rows {
+        grants.push(Grant {
+            grantor: session.column(READING, row, 0)?,
+            grantee: session.column(READING, row, 1)?,
+            privilege: session.column(READING, row, 2)?,
+            grantable: session.column(READING, row, 3)?,
+        });
+    }
+    grants.sort();
+    Ok(grants)
+}
+
+/// Takes the right to connect from everybody, in one transaction. Sessions that exist go on; superusers still pass.
+/// Returns what it was before, for [`restore`]; of a database that is shut already, how it is now.
+pub async fn shut(session: &Session, dbname: &str) -> Result<Access, SystemError> {
+    let before = read(session, dbname).await?;
+    let database = quote_ident(dbname);
+    let mut sql = format!("BEGIN; ALTER DATABASE {database} CONNECTION LIMIT 0;");
+    // CASCADE reaches those who got the right from somebody else than the owner.
+    for grant in before.grants.iter().filter(|grant| grant.privilege == "CONNECT") {
+        let grantee = grantee_sql(grant.grantee.as_deref());
+        sql.push_str(&format!("REVOKE CONNECT ON DATABASE {database} FROM {grantee} CASCADE;"));
+    }
+    sql.push_str("COMMIT");
+    or_rolled_back(session, session.batch("shutting a database", &sql).await).await?;
+    let after = read(session, dbname).await?;
+    match after.is_shut() {
+        true => Ok(before),
+        false => Err(session.unexpected("shutting a database", "somebody still may connect")),
+    }
+}
+
+/// Gives back exactly the rights of `saved`. Safe to repeat. Rights that only somebody without them now had granted are
+/// granted again in that role's name.
+pub async fn restore(session: &Session, dbname: &str, saved: &SavedFence) -> Result<(), SystemError> {
+    const RESTORING: &str = "opening a database";
+    let now = read(session, dbname).await?;
+    let wanted = explode(session, dbname, saved.acl.as_deref()).await?;
+    if now.grants == wanted && now.connection_limit == saved.connection_limit {
+        return Ok(());
+    }
+    let database = quote_ident(dbname);
+    let mut sql = String::from("BEGIN;");
+    for grant in now.grants.iter().filter(|grant| !wanted.contains(grant)) {
+        let (privilege, grantee) = (&grant.privilege, grantee_sql(grant.grantee.as_deref()));
+        sql.push_str(&format!("REVOKE {privilege} ON DATABASE {database} FROM {grantee} CASCADE;"));
+    }
+    for grant in in_granting_order(&now.owner, wanted.clone()) {
+        let (privilege, grantee) = (&grant.privilege, grantee_sql(grant.grantee.as_deref()));
+        let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
+        let statement = format!("GRANT {privilege} ON DATABASE {database} TO {grantee}{option};");
+        match grant.grantor == now.owner {
+            true => sql.push_str(&statement),
+            false => {
+                let grantor = quote_ident(&grant.grantor);
+                sql.push_str(&format!("SET LOCAL ROLE {grantor};{statement}RESET ROLE;"));
+            }
+        }
+    }
+    let limit = saved.connection_limit;
+    sql.push_str(&format!("ALTER DATABASE {database} CONNECTION LIMIT {limit};COMMIT"));
+    or_rolled_back(session, session.batch(RESTORING, &sql).await).await?;
+    let after = read(session, dbname).await?;
+    match after.grants == wanted {
+        true => Ok(()),
+        false => Err(session.unexpected(RESTORING, format!("rights are {:?}", after.acl))),
+    }
+}
+
+/// The rights of a database as another owner would give them on another system. Whoever owned it here is no owner there,
+/// so it gets by name what it had as one. `knows` says which roles exist there.
+pub fn translated(access: &Access, new_owner: &str, knows: impl Fn(&str) -> bool) -> SavedFence {
+    let unchanged = access.acl.is_none() && access.owner == new_owner;
+    if unchanged {
+        return SavedFence { connection_limit: access.connection_limit, acl: None };
+    }
+    let mut rights: BTreeMap<Option<&str>, BTreeMap<char, bool>> = BTreeMap::new();
+    for grant in &access.grants {
+        let grantee = grant.grantee.as_deref();
+        if grantee.is_some_and(|role| !knows(role)) {
+            continue;
+        }
+        let Some(letter) = letter_of(&grant.privilege) else { continue };
+        let grantable = rights.entry(grantee).or_default().entry(letter).or_default();
+        *grantable |= grant.grantable;
+    }
+    for role in [access.owner.as_str(), new_owner] {
+        if role == new_owner || knows(role) {
+            let own = rights.entry(Some(role)).or_default();
+            ['C', 'T', 'c'].into_iter().for_each(|letter| *own.entry(letter).or_default() |= false);
+        }
+    }
+    let items: Vec<String> =
+        rights.iter().map(|(&role, letters)| acl_item(role, letters, new_owner)).collect();
+    let acl = Some(format!("{{{}}}", items.join(",")));
+    SavedFence { connection_limit: access.connection_limit, acl }
+}
+
+fn letter_of(privilege: &str) -> Option<char> {
+    match privilege {
+        "CREATE" => Some('C'),
+        "TEMPORARY" => Some('T'),
+        "CONNECT" => Some('c'),
+        _ => None,
+    }
+}
+
+/// `app=CTc/owner` as an element of an array literal.
+fn acl_item(role: Option<&str>, letters: &BTreeMap<char, bool>, grantor: &str) -> String {
+    let letters: String = letters
+        .iter()
+        .map(|(letter, &grantable)| format!("{letter}{}", if grantable { "*" } else { "" }))
+        .collect();
+    let item = format!("{}={letters}/{}", role.map(quote_ident).unwrap_or_default(), quote_ident(grantor));
+    format!("\"{}\"", item.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The owner's grants first, then those of whoever holds the right with grant option by then.
+fn in_granting_order(owner: &str, mut grants: Vec<Grant>) -> Vec<Grant> {
+    let mut ordered: Vec<Grant> = Vec::with_capacity(grants.len());
+    loop {
+        let can_grant = |grant: &Grant| {
+            grant.grantor == owner
+                || ordered.iter().any(|earlier| {
+                    earlier.grantable
+                        && earlier.privilege == grant.privilege
+                        && earlier.grantee.as_deref() == Some(&grant.grantor)
+                })
+        };
+        let (next, later): (Vec<Grant>, Vec<Grant>) = grants.into_iter().partition(can_grant);
+        if next.is_empty() {
+            // What nobody could have granted is granted last; the server has the last word.
+            ordered.extend(later);
+            return ordered;
+        }
+        ordered.extend(next);
+        grants = later;
+    }
+}
+
+fn grantee_sql(grantee: Option<&str>) -> String {
+    grantee.map_or_else(|| "PUBLIC".to_owned(), quote_ident)
+}
+
+/// A backend or a prepared transaction on a database that may still write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writer {
+    /// None for a prepared transaction.
+    pub pid: Option<i32>,
+    pub role: String,
+    pub application_name: String,
+    /// `client backend`, `parallel worker`, `prepared transaction`, the name of an extension's worker.
+    pub kind: String,
+    /// `active`, `idle in transaction`; of a prepared transaction its identifier.
+    pub state: String,
+}
+
+impl std::fmt::Display for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.pid {
+            Some(pid) => write!(
+                f,
+                "{} {pid} of role {} ({}, {})",
+                self.kind, self.role, self.application_name, self.state
+            ),
+            None => write!(f, "prepared transaction {} of role {}", self.state, self.role),
+        }
+    }
+}
+
+/// Every backend of a database that may write for a user: not ours, not a walsender, not a worker of the server itself.
+/// A pid of `$2` is left alone while it is idle. It may hold a snapshot then: a listener reads what it was notified of.
+const OTHERS: &str = "\
+FROM pg_stat_activity a
+WHERE a.datname = $1 AND a.pid <> pg_backend_pid()
+  AND coalesce(a.backend_type, '') NOT IN ('walsender', 'autovacuum worker', 'autovacuum launcher',
+      'logical replication launcher', 'logical replication worker', 'logical replication apply worker',
+      'logical replication parallel worker', 'logical replication tablesync worker', 'slotsync worker')
+  AND NOT (a.pid = ANY ($2) AND a.backend_xid IS NULL
+           AND coalesce(a.state, 'disabled') IN ('idle', 'disabled'))";
+
+/// Ends every backend on the database but this session and the idle ones among `keep`. Returns whom it ended; they take
+/// a moment to be gone. `others_of_ours` are sessions of the platform, left alone whatever they do.
+pub async fn terminate_others(
+    session: &Session,
+    dbname: &str,
+    keep: &[i32],
+    others_of_ours: &[i32],
+) -> Result<Vec<Writer>, SystemError> {
+    const ENDING: &str = "ending other sessions";
+    let rows = session.rows(ENDING, &terminate_sql(), &[&dbname, &keep, &others_of_ours]).await?;
+    rows.iter().map(|row| writer(session, ENDING, row)).collect()
+}
+
+/// Who is connected to the database and not ours, busy or idle.
+pub async fn others(session: &Session, dbname: &str, ours: &[i32]) -> Result<Vec<Writer>, SystemError> {
+    const LOOKING: &str = "looking for other sessions";
+    let sql = format!(
+        "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), coalesce(a.backend_type, ''),
+            coalesce(a.state, '')
+         {OTHERS} AND a.pid <> ALL ($3)"
+    );
+    let nobody: [i32; 0] = [];
+    let rows = session.rows(LOOKING, &sql, &[&dbname, &nobody.as_slice(), &ours]).await?;
+    rows.iter().map(|row| writer(session, LOOKING, row)).collect()
+}
+
+/// The statement of [`terminate_others`]: database, pids to keep, pids of ours.
+pub(super) fn terminate_sql() -> String {
+    format!(
+        "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), coalesce(a.backend_type, ''),
+            coalesce(a.state, ''), pg_terminate_backend(a.pid)
+         {OTHERS} AND a.pid <> ALL ($3)"
+    )
+}
+
+/// Who may still write to the database: other backends but the idle ones among `keep`, holders of a write lock, prepared
+/// transactions. Nobody, with the database [`shut`], is the proof of the fence.
+pub async fn writers(
+    session: &Session,
+    dbname: &str,
+    keep: &[i32],
+    others_of_ours: &[i32],
+) -> Result<Vec<Writer>, SystemError> {
+    const PROVING: &str = "proving that nobody writes";
+    let rows = session.rows(PROVING, &writers_sql(), &[&dbname, &keep, &others_of_ours]).await?;
+    rows.iter().map(|row| writer(session, PROVING, row)).collect()
+}
+
+/// The statement of [`writers`]: database, pids to keep, pids of ours.
+pub(super) fn writers_sql() -> String {
+    format!(
+        "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), coalesce(a.backend_type, ''),
+            coalesce(a.state, '')
+         {OTHERS} AND a.pid <> ALL ($3)
+         UNION
+         SELECT l.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),
+            coalesce(a.backend_type, 'backend'), 'holds ' || min(l.mode)
+         FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+         WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid() AND l.pid <> ALL ($3)
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = $1)
+           AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+           AND coalesce(a.backend_type, 'client backend') IN ('client backend', 'background worker', 'parallel worker')
+         GROUP BY l.pid, a.usename, a.application_name, a.backend_type
+         UNION
+         SELECT NULL, owner::text, '', 'prepared transaction', gid FROM pg_prepared_xacts WHERE database = $1"
+    )
+}
+
+pub(super) fn writer(
+    session: &Session,
+    operation: &'static str,
+    row: &tokio_postgres::Row,
+) -> Result<Writer, SystemError> {
+    Ok(Writer {
+        pid: session.column(operation, row, 0)?,
+        role: session.column(operation, row, 1)?,
+        application_name: session.column(operation, row, 2)?,
+        kind: session.column(operation, row, 3)?,
+        state: session.column(operation, row, 4)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(grantor: &str, grantee: &str, grantable: bool) -> Grant {
+        Grant {
+            grantor: grantor.into(),
+            grantee: Some(grantee.into()),
+            privilege: "CONNECT".into(),
+            grantable,
+        }
+    }
+
+    #[test]
+    fn a_former_owner_keeps_by_name_what_it_had_as_owner() {
+        let access = Access {
+            owner: "app".into(),
+            connection_limit: 7,
+            acl: Some("{app=CTc/app,\"re\"\"ader\"=c/app,gone=c/app}".into()),
+            grants: vec![
+                Grant { privilege: "CONNECT".into(), ..grant("app", "re\"ader", true) },
+                grant("app", "gone", false),
+                grant("app", "app", false),
+            ],
+        };
+        let there = translated(&access, "platform", |role| role != "gone");
+        assert_eq!(there.connection_limit, 7);
+        let expected = r#"{"\"app\"=CTc/\"platform\"","\"platform\"=CTc/\"platform\"","\"re\"\"ader\"=c*/\"platform\""}"#;
+        assert_eq!(there.acl.as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn who_passes_a_right_on_gets_it_first() {
+        let grants = vec![grant("b", "c", false), grant("a", "b", true), grant("owner", "a", true)];
+        let ordered = in_granting_order("owner", grants);
+        let grantors: Vec<&str> = ordered.iter().map(|grant| grant.grantor.as_str()).collect();
+        assert_eq!(grantors, ["owner", "a", "b"]);
+    }
+}

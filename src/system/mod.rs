@@ -1,0 +1,30 @@
+//! Typed SQL to one PostgreSQL system: slots, publications, subscriptions, fences, sequences, roles.
+//!
+//! Owns the closed list of statements that the platform runs on a user's database, and nothing decides here when: that
+//! is the business of `control`. It deliberately issues no DDL on a user's objects: placement, not shape. What it
+//! creates carries a name from [`names`], so that a crash leaves nothing that cannot be found and removed by name.
+//!
+//! Start with [`Session`], then the file of the thing you need; each is a handful of functions over a `&Session`.
+
+pub mod databases;
+pub mod error;
+pub mod export;
+pub mod facts;
+pub mod fence;
+pub mod guard;
+pub mod marker;
+pub mod names;
+pub mod pause;
+pub mod pipe;
+pub mod publications;
+pub mod roles;
+pub mod sequences;
+pub mod session;
+pub mod slots;
+pub mod subscriptions;
+pub mod tables;
+
+pub use error::SystemError;
+pub use names::{MoveNames, quote_ident, quote_literal, quote_qualified};
+pub use session::Session;
+pub use tables::{Table, TableName};

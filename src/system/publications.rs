@@ -1,0 +1,100 @@
+//! Publications: which tables a system tells another about.
+//!
+//! # Why
+//! The tables are listed by name. `FOR ALL TABLES` would need a superuser, would publish the code tables of
+//! extensions, and would make the UPDATEs of unlogged and forgotten tables fail. The list cannot grow stale: the guard
+//! refuses new tables while a move runs. Leaves of partitioned tables are published as themselves, so rows arrive in
+//! the leaf that they left.
+
+use super::names::{HELPER_SCHEMA, MARKER_TABLE, quote_ident};
+use super::tables::TableName;
+use super::{Session, SystemError};
+
+/// The marker table: published in every publication of ours.
+pub fn marker_table() -> TableName {
+    TableName::new(HELPER_SCHEMA, MARKER_TABLE)
+}
+
+/// Creates a publication of every kind of change to these tables; none is allowed. Takes SHARE UPDATE EXCLUSIVE locks,
+/// which wait for a VACUUM but for no reader or writer, and make none wait.
+pub async fn create(session: &Session, name: &str, tables: &[TableName]) -> Result<(), SystemError> {
+    let mut sql = format!("CREATE PUBLICATION {}", quote_ident(name));
+    if !tables.is_empty() {
+        sql.push_str(&format!(" FOR TABLE {}", table_list(tables)));
+    }
+    sql.push_str(&format!(" WITH (publish = '{EVERYTHING}', publish_via_partition_root = false)"));
+    session.batch("creating a publication", &sql).await
+}
+
+/// What a publication tells of.
+const EVERYTHING: &str = "insert, update, delete, truncate";
+
+/// Creates a publication that lists its tables and tells nothing of them, until [`open_sql`] opens it.
+///
+/// What is written before the opening commits is never told, also not to a slot that is older: the decoder looks at the
+/// catalogue as it was when the row was written.
+pub async fn create_closed(session: &Session, name: &str, tables: &[TableName]) -> Result<(), SystemError> {
+    let list = table_list(tables);
+    let sql = format!(
+        "CREATE PUBLICATION {} FOR TABLE {list} WITH (publish = '', publish_via_partition_root = false)",
+        quote_ident(name)
+    );
+    session.batch("creating a publication", &sql).await
+}
+
+/// The statement that opens a closed publication, for a caller that sends it with others as one commit. It changes one
+/// row, however many tables there are.
+pub fn open_sql(name: &str) -> String {
+    format!("ALTER PUBLICATION {} SET (publish = '{EVERYTHING}')", quote_ident(name))
+}
+
+/// Whether a publication tells anything; `None` where there is no such publication.
+pub async fn is_open(session: &Session, name: &str) -> Result<Option<bool>, SystemError> {
+    const READING: &str = "reading a publication";
+    let sql = "SELECT pubinsert FROM pg_publication WHERE pubname = $1";
+    let row = session.optional(READING, sql, &[&name]).await?;
+    row.map(|row| session.column(READING, &row, 0)).transpose()
+}
+
+/// The statement that adds tables, for a caller that sends it with others as one commit.
+pub fn add_tables_sql(name: &str, tables: &[TableName]) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(name), table_list(tables))
+}
+
+pub async fn add_tables(session: &Session, name: &str, tables: &[TableName]) -> Result<(), SystemError> {
+    session.batch("adding tables to a publication", &add_tables_sql(name, tables)).await
+}
+
+/// The tables of a publication, sorted; `None` where there is no such publication.
+pub async fn tables(session: &Session, name: &str) -> Result<Option<Vec<TableName>>, SystemError> {
+    const READING: &str = "reading a publication";
+    let exists: bool = session
+        .value(READING, "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)", &[&name])
+        .await?;
+    if !exists {
+        return Ok(None);
+    }
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_publication p
+        JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1";
+    let rows = session.rows(READING, sql, &[&name]).await?;
+    let mut tables = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let schema: String = session.column(READING, row, 0)?;
+        tables.push(TableName::new(schema, session.column::<String>(READING, row, 1)?));
+    }
+    tables.sort();
+    Ok(Some(tables))
+}
+
+/// Drops a publication if it exists.
+pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
+    let sql = format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name));
+    session.batch("dropping a publication", &sql).await
+}
+
+/// `ONLY`: what inherits from a table is listed by itself.
+fn table_list(tables: &[TableName]) -> String {
+    let each: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.sql())).collect();
+    each.join(", ")
+}

@@ -1,0 +1,399 @@
+//! Roles: who a database knows, with their verifiers, memberships and settings.
+//!
+//! A move carries verifiers byte for byte: the key that a client's proof reveals then opens the other system, too, and
+//! no password is ever seen. A role that the move created carries a comment that says so ([`MoveNames::role_mark`]),
+//! written in the same transaction, so that an undo finds those and no others.
+//!
+//! [`MoveNames::role_mark`]: super::names::MoveNames::role_mark
+
+use serde_json::Value;
+
+use super::marker::or_rolled_back;
+use super::names::{quote_ident, quote_literal};
+use super::{Session, SystemError};
+
+/// A role as `pg_authid` has it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Role {
+    pub name: String,
+    pub superuser: bool,
+    pub inherit: bool,
+    pub create_role: bool,
+    pub create_db: bool,
+    pub can_login: bool,
+    pub replication: bool,
+    pub bypass_rls: bool,
+    pub connection_limit: i64,
+    /// `SCRAM-SHA-256$...` or `md5...`; None where the role has no password.
+    pub verifier: Option<String>,
+    /// As the server writes it, `infinity` included; None where it was never set.
+    pub valid_until: Option<String>,
+    pub comment: Option<String>,
+    /// Settings for every database: `search_path=a, b`.
+    pub settings: Vec<String>,
+}
+
+impl std::fmt::Debug for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Role").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Role {
+    /// Never set is the same as infinity.
+    fn ends_at(&self) -> Option<&str> {
+        self.valid_until.as_deref().filter(|&until| until != "infinity")
+    }
+
+    /// What a role may do, without who it is and how it proves that.
+    pub fn differing_attributes(&self, other: &Role) -> Vec<&'static str> {
+        let pairs = [
+            ("SUPERUSER", self.superuser == other.superuser),
+            ("INHERIT", self.inherit == other.inherit),
+            ("CREATEROLE", self.create_role == other.create_role),
+            ("CREATEDB", self.create_db == other.create_db),
+            ("LOGIN", self.can_login == other.can_login),
+            ("REPLICATION", self.replication == other.replication),
+            ("BYPASSRLS", self.bypass_rls == other.bypass_rls),
+            ("VALID UNTIL", self.ends_at() == other.ends_at()),
+        ];
+        pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+
+    /// `WITH` and everything after it in CREATE ROLE and ALTER ROLE.
+    pub fn options_sql(&self) -> String {
+        let word = |yes: bool, word: &str| if yes { word.to_owned() } else { format!("NO{word}") };
+        let mut options = vec![
+            word(self.superuser, "SUPERUSER"),
+            word(self.inherit, "INHERIT"),
+            word(self.create_role, "CREATEROLE"),
+            word(self.create_db, "CREATEDB"),
+            word(self.can_login, "LOGIN"),
+            word(self.replication, "REPLICATION"),
+            word(self.bypass_rls, "BYPASSRLS"),
+            format!("CONNECTION LIMIT {}", self.connection_limit),
+        ];
+        if let Some(verifier) = &self.verifier {
+            options.push(format!("PASSWORD {}", quote_literal(verifier)));
+        }
+        if let Some(until) = &self.valid_until {
+            options.push(format!("VALID UNTIL {}", quote_literal(until)));
+        }
+        format!("WITH {}", options.join(" "))
+    }
+}
+
+/// `member` belongs to `role`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    pub role: String,
+    pub member: String,
+    pub admin: bool,
+    /// PostgreSQL 16; None before, where the member's INHERIT decides.
+    pub inherit: Option<bool>,
+    /// PostgreSQL 16: the member may SET ROLE.
+    pub set: Option<bool>,
+}
+
+/// The roles that a database needs: those that own something in it, are named in a right, a policy or a default
+/// privilege of it, have settings for it; whoever belongs to one of them; and, again and again, the roles they belong
+/// to. Predefined roles (`pg_...`) exist everywhere and are left out, and so are `$2`; `$3` are needed in any case.
+///
+/// That PUBLIC may connect makes nobody needed: on a shared system that would be everybody.
+const NEEDED: &str = "\
+WITH RECURSIVE db AS (SELECT oid, datdba, coalesce(datacl, acldefault('d', datdba)) AS acl
+                      FROM pg_database WHERE datname = $1),
+named AS (
+    SELECT s.refobjid AS oid FROM pg_shdepend s, db
+     WHERE s.refclassid = 'pg_authid'::regclass
+       AND (s.dbid = db.oid OR (s.dbid = 0 AND s.classid = 'pg_database'::regclass AND s.objid = db.oid))
+    UNION SELECT db.datdba FROM db
+    UNION SELECT x.grantee FROM db, aclexplode(db.acl) x WHERE x.grantee <> 0
+    UNION SELECT x.grantor FROM db, aclexplode(db.acl) x
+    UNION SELECT s.setrole FROM pg_db_role_setting s, db WHERE s.setdatabase = db.oid AND s.setrole <> 0
+    UNION SELECT r.oid FROM pg_roles r WHERE r.rolname::text = ANY ($3)
+),
+members AS (
+    SELECT n.oid FROM named n JOIN pg_roles r USING (oid) WHERE r.rolname !~ '^pg_'
+    UNION SELECT m.member FROM members JOIN pg_auth_members m ON m.roleid = members.oid
+),
+needed AS (
+    SELECT oid FROM named UNION SELECT oid FROM members
+    UNION SELECT m.roleid FROM needed JOIN pg_auth_members m ON m.member = needed.oid
+)
+SELECT DISTINCT r.rolname::text FROM needed JOIN pg_roles r USING (oid)
+WHERE r.rolname !~ '^pg_' AND r.rolname::text <> ALL ($2) ORDER BY 1";
+
+/// Names of the roles that a database needs, with `logins`, without `except`.
+pub async fn needed_by(
+    session: &Session,
+    dbname: &str,
+    logins: &[String],
+    except: &[&str],
+) -> Result<Vec<String>, SystemError> {
+    const LISTING: &str = "listing the roles of a database";
+    let rows = session.rows(LISTING, NEEDED, &[&dbname, &except, &logins]).await?;
+    rows.iter().map(|row| session.column(LISTING, row, 0)).collect()
+}
+
+/// Reads roles by name, those that exist. Verifiers need a superuser; without one, they are absent on managed systems.
+pub async fn read(session: &Session, names: &[String]) -> Result<Vec<Role>, SystemError> {
+    const READING: &str = "reading roles";
+    let sql = "SELECT (to_jsonb(a) || jsonb_build_object('valid_until', a.rolvaliduntil::text,
+            'comment', shobj_description(a.oid, 'pg_authid'),
+            'settings', (SELECT to_jsonb(setconfig) FROM pg_db_role_setting WHERE setrole = a.oid AND setdatabase = 0)
+        ))::text FROM pg_authid a WHERE a.rolname::text = ANY ($1) ORDER BY a.rolname";
+    let rows = session.rows(READING, sql, &[&names]).await?;
+    let mut roles = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let json: String = session.column(READING, row, 0)?;
+        let json: Value =
+            serde_json::from_str(&json).map_err(|error| session.unexpected(READING, error.to_string()))?;
+        roles.push(role_from(&json));
+    }
+    Ok(roles)
+}
+
+fn role_from(json: &Value) -> Role {
+    let yes = |name: &str| json.get(name).and_then(Value::as_bool).unwrap_or(false);
+    let text = |name: &str| json.get(name).and_then(Value::as_str).map(str::to_owned);
+    Role {
+        name: text("rolname").unwrap_or_default(),
+        superuser: yes("rolsuper"),
+        inherit: yes("rolinherit"),
+        create_role: yes("rolcreaterole"),
+        create_db: yes("rolcreatedb"),
+        can_login: yes("rolcanlogin"),
+        replication: yes("rolreplication"),
+        bypass_rls: yes("rolbypassrls"),
+        connection_limit: json.get("rolconnlimit").and_then(Value::as_i64).unwrap_or(-1),
+        verifier: text("rolpassword"),
+        valid_until: text("valid_until"),
+        comment: text("comment"),
+        settings: strings(json.get("settings")),
+    }
+}
+
+fn strings(list: Option<&Value>) -> Vec<String> {
+    let list = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Memberships among (and of) these roles: every pair whose member is one of them.
+pub async fn memberships(session: &Session, members: &[String]) -> Result<Vec<Membership>, SystemError> {
+    const READING: &str = "reading memberships";
+    let sql =
+        "SELECT pg_get_userbyid(m.roleid)::text, pg_get_userbyid(m.member)::text, bool_or(m.admin_option),
+            bool_or((to_jsonb(m) ->> 'inherit_option')::bool), bool_or((to_jsonb(m) ->> 'set_option')::bool)
+        FROM pg_auth_members m WHERE pg_get_userbyid(m.member)::text = ANY ($1) GROUP BY 1, 2 ORDER BY 1, 2";
+    let rows = session.rows(READING, sql, &[&members]).await?;
+    let mut memberships = Vec::with_capacity(rows.len());
+    for row in &rows {
+        memberships.push(Membership {
+            role: session.column(READING, row, 0)?,
+            member: session.column(READING, row, 1)?,
+            admin: session.column(READING, row, 2)?,
+            inherit: session.column(READING, row, 3)?,
+            set: session.column(READING, row, 4)?,
+        });
+    }
+    Ok(memberships)
+}
+
+/// Creates a role with its verifier, settings and mark, all or nothing.
+pub async fn create(session: &Session, role: &Role, mark: &str) -> Result<(), SystemError> {
+    let name = quote_ident(&role.name);
+    let mut sql = format!(
+        "BEGIN; SET LOCAL log_statement = 'none'; CREATE ROLE {name} {}; COMMENT ON ROLE {name} IS {};",
+        role.options_sql(),
+        quote_literal(mark)
+    );
+    for setting in &role.settings {
+        sql.push_str(&format!("ALTER ROLE {name} {};", set_clause(setting)));
+    }
+    sql.push_str("COMMIT");
+    or_rolled_back(session, session.batch("creating a role", &sql).await).await
+}
+
+/// Makes `membership` true on this system, if it is not.
+pub async fn grant_membership(session: &Session, membership: &Membership) -> Result<(), SystemError> {
+    let version = super::facts::version_num(session).await?;
+    let mut options = Vec::new();
+    if membership.admin {
+        options.push("ADMIN OPTION".to_owned());
+    }
+    // Since 16 options are named, and inheriting is one of them.
+    if version >= 160_000 {
+        options = vec![format!("ADMIN {}", yes_or_no(membership.admin))];
+        options.extend(membership.inherit.map(|yes| format!("INHERIT {}", yes_or_no(yes))));
+        options.extend(membership.set.map(|yes| format!("SET {}", yes_or_no(yes))));
+    }
+    let with = if options.is_empty() { String::new() } else { format!(" WITH {}", options.join(", ")) };
+    let (role, member) = (quote_ident(&membership.role), quote_ident(&membership.member));
+    session.batch("granting a membership", &format!("GRANT {role} TO {member}{with}")).await
+}
+
+fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "TRUE" } else { "FALSE" }
+}
+
+/// Roles that carry a mark.
+pub async fn marked(session: &Session, mark: &str) -> Result<Vec<String>, SystemError> {
+    const LISTING: &str = "listing the roles that the move made";
+    let sql = "SELECT rolname::text FROM pg_roles WHERE shobj_description(oid, 'pg_authid') = $1 ORDER BY 1";
+    let rows = session.rows(LISTING, sql, &[&mark]).await?;
+    rows.iter().map(|row| session.column(LISTING, row, 0)).collect()
+}
+
+/// Drops a role if it exists. `Ok(false)`: something depends on it, so it stays.
+pub async fn drop_unless_used(session: &Session, name: &str) -> Result<bool, SystemError> {
+    match session.batch("dropping a role", &format!("DROP ROLE IF EXISTS {}", quote_ident(name))).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_refused_with("2BP01") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replaces the comment on a role; None removes it.
+pub async fn comment(session: &Session, name: &str, text: Option<&str>) -> Result<(), SystemError> {
+    let text = text.map_or_else(|| "NULL".to_owned(), quote_literal);
+    let sql = format!("COMMENT ON ROLE {} IS {text}", quote_ident(name));
+    session.batch("commenting a role", &sql).await
+}
+
+/// Gives a role the verifier that it has elsewhere.
+pub async fn set_verifier(session: &Session, name: &str, verifier: Option<&str>) -> Result<(), SystemError> {
+    let password = verifier.map_or_else(|| "NULL".to_owned(), quote_literal);
+    let sql = format!(
+        "BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {} PASSWORD {password}; COMMIT",
+        quote_ident(name)
+    );
+    or_rolled_back(session, session.batch("setting a verifier", &sql).await).await
+}
+
+/// Creates the role that a move's subscriptions log in with, or gives it a new password. It may connect to `dbname`
+/// and read what is published there.
+pub async fn create_replication(
+    session: &Session,
+    name: &str,
+    password: &str,
+    dbname: &str,
+) -> Result<(), SystemError> {
+    const CREATING: &str = "creating the replication role";
+    let exists: bool =
+        session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&name]).await?;
+    let verb = if exists { "ALTER" } else { "CREATE" };
+    let (role, password) = (quote_ident(name), quote_literal(password));
+    let database = quote_ident(dbname);
+    let sql = format!(
+        "BEGIN; SET LOCAL log_statement = 'none';
+         {verb} ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {password};
+         GRANT CONNECT ON DATABASE {database} TO {role};
+         COMMIT"
+    );
+    or_rolled_back(session, session.batch(CREATING, &sql).await).await
+}
+
+/// Drops the replication role of a move, with the right that it was given.
+pub async fn drop_replication(session: &Session, name: &str) -> Result<(), SystemError> {
+    const DROPPING: &str = "dropping the replication role";
+    let sql = "SELECT d.datname::text FROM pg_shdepend s JOIN pg_database d ON d.oid = s.objid
+        WHERE s.classid = 'pg_database'::regclass AND s.refclassid = 'pg_authid'::regclass
+          AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1)";
+    for row in &session.rows(DROPPING, sql, &[&name]).await? {
+        let database: String = session.column(DROPPING, row, 0)?;
+        let sql = format!("REVOKE ALL ON DATABASE {} FROM {}", quote_ident(&database), quote_ident(name));
+        session.batch(DROPPING, &sql).await?;
+    }
+    session.batch(DROPPING, &format!("DROP ROLE IF EXISTS {}", quote_ident(name))).await
+}
+
+/// Settings of a database, and of roles in it: (role or None, `name=value`).
+pub async fn database_settings(
+    session: &Session,
+    dbname: &str,
+) -> Result<Vec<(Option<String>, String)>, SystemError> {
+    const READING: &str = "reading the settings of a database";
+    let sql = "SELECT CASE WHEN s.setrole <> 0 THEN pg_get_userbyid(s.setrole)::text END, c
+        FROM pg_db_role_setting s, unnest(s.setconfig) c
+        WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = $1) ORDER BY 1 NULLS FIRST, 2";
+    let rows = session.rows(READING, sql, &[&dbname]).await?;
+    rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
+}
+
+/// `name=value` as it is stored, as `SET name TO value`.
+///
+/// A few settings are lists of names (GUC_LIST_QUOTE in the server's source): their stored value is a list already, and
+/// each element must be quoted by itself, or `a, b` would become one name.
+pub fn set_clause(stored: &str) -> String {
+    const LISTS: [&str; 6] = [
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    ];
+    let (name, value) = stored.split_once('=').unwrap_or((stored, ""));
+    let is_list = LISTS.iter().any(|list| list.eq_ignore_ascii_case(name));
+    let value = match is_list {
+        true => {
+            let names: Vec<String> = split_names(value).iter().map(|name| quote_literal(name)).collect();
+            if names.is_empty() { "''".to_owned() } else { names.join(", ") }
+        }
+        false => quote_literal(value),
+    };
+    // A custom setting has a dot that separates two identifiers.
+    let name: Vec<String> = name.split('.').map(quote_ident).collect();
+    format!("SET {} TO {value}", name.join("."))
+}
+
+/// `"a b", c` as `a b` and `c`.
+fn split_names(list: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = list.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = match rest.strip_prefix('"') {
+            Some(quoted) => unquote(quoted),
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].trim_end().to_owned(), &rest[end..])
+            }
+        };
+        names.push(name);
+        rest = after.trim_start().strip_prefix(',').unwrap_or("").trim_start();
+    }
+    names
+}
+
+/// The name up to its closing quote, and what follows.
+fn unquote(quoted: &str) -> (String, &str) {
+    let mut name = String::new();
+    let mut characters = quoted.char_indices().peekable();
+    while let Some((index, character)) = characters.next() {
+        if character != '"' {
+            name.push(character);
+        } else if characters.next_if(|&(_, next)| next == '"').is_some() {
+            name.push('"');
+        } else {
+            return (name, &quoted[index + 1..]);
+        }
+    }
+    (name, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_names_is_quoted_name_by_name() {
+        assert_eq!(
+            set_clause("search_path=\"$user\", public, \"My \"\"own\"\" schema\""),
+            "SET \"search_path\" TO '$user', 'public', 'My \"own\" schema'"
+        );
+        assert_eq!(set_clause("search_path=\"\""), "SET \"search_path\" TO ''");
+        assert_eq!(set_clause("work_mem=64MB"), "SET \"work_mem\" TO '64MB'");
+        assert_eq!(set_clause("app.tenant=a, b"), "SET \"app\".\"tenant\" TO 'a, b'");
+    }
+}

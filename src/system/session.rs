@@ -1,0 +1,293 @@
+//! One connection of the platform to one database of one system.
+//!
+//! Owns the client of `tokio-postgres` and the task that drives it; both end when the session is dropped. It does not
+//! pool: the platform needs few sessions, each for a purpose that shows in `pg_stat_activity`.
+//!
+//! # Why
+//! Settings go in the startup packet and not in a `SET` afterwards: there they beat `ALTER ROLE SET` and `ALTER
+//! DATABASE SET` of the user's database, survive `RESET ALL`, and cost no round trip.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::types::{FromSql, ToSql};
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+use super::SystemError;
+use crate::backend::{self, ConnectError};
+use crate::model::{SslMode, SystemName, SystemRecord};
+use crate::tls::{ClientTls, Connector, Roots};
+
+/// Settings of every session of ours: nothing of the user's is found by an unqualified name, nothing waits for ever
+/// for a lock, nothing is ended for being idle, and values are written the same way on every system.
+const SETTINGS: [(&str, &str); 15] = [
+    ("search_path", "pg_catalog"),
+    ("lock_timeout", "10s"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_isolation", "read\\ committed"),
+    ("row_security", "off"),
+    ("standard_conforming_strings", "on"),
+    ("DateStyle", "ISO,\\ MDY"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+    ("xmloption", "content"),
+    ("lc_monetary", "C"),
+];
+
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A session of the platform's role.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    driver: JoinHandle<()>,
+    system: SystemName,
+    dbname: String,
+    pid: i32,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Without its driver the socket closes, and the server ends whatever still runs at its next write or check.
+        self.driver.abort();
+    }
+}
+
+impl Session {
+    /// Connects as the system's admin role. The password file is read now and not kept. Certificates are checked
+    /// against the operating system's roots.
+    pub async fn connect(
+        record: &SystemRecord,
+        dbname: &str,
+        deadline: Instant,
+    ) -> Result<Session, SystemError> {
+        Session::connect_named(record, dbname, "freehold", deadline).await
+    }
+
+    /// Like [`Session::connect`], with an `application_name` that says what the session is for.
+    pub async fn connect_named(
+        record: &SystemRecord,
+        dbname: &str,
+        application_name: &str,
+        deadline: Instant,
+    ) -> Result<Session, SystemError> {
+        Session::connect_by(record, dbname, application_name, None, deadline).await
+    }
+
+    /// Like [`Session::connect_named`], with TLS by a connector of the caller's; None is the operating system's roots.
+    pub async fn connect_by(
+        record: &SystemRecord,
+        dbname: &str,
+        application_name: &str,
+        connector: Option<&Connector>,
+        deadline: Instant,
+    ) -> Result<Session, SystemError> {
+        let started = Instant::now();
+        let connecting = Box::pin(open(record, dbname, application_name, connector));
+        let late = |_| SystemError::Timeout {
+            system: record.name.clone(),
+            operation: CONNECTING,
+            waited: started.elapsed(),
+        };
+        timeout_at(deadline, connecting).await.map_err(late)?
+    }
+
+    pub fn system(&self) -> &SystemName {
+        &self.system
+    }
+
+    pub fn dbname(&self) -> &str {
+        &self.dbname
+    }
+
+    /// The process id of the server's backend: the fence must not terminate it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The driver's client, for what has no typed operation here (COPY, pipelining).
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Runs one statement and returns its rows. `operation` is what an error says was tried.
+    pub async fn rows(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, SystemError> {
+        self.client.query(sql, params).await.map_err(|error| self.failed(operation, error))
+    }
+
+    /// Runs one statement that answers at most one row.
+    pub async fn optional(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Option<Row>, SystemError> {
+        self.client.query_opt(sql, params).await.map_err(|error| self.failed(operation, error))
+    }
+
+    /// Runs one statement that answers one row with one column.
+    pub async fn value<T>(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<T, SystemError>
+    where
+        T: for<'r> FromSql<'r>,
+    {
+        let row = self.client.query_one(sql, params).await.map_err(|error| self.failed(operation, error))?;
+        row.try_get(0).map_err(|error| self.failed(operation, error))
+    }
+
+    /// Runs one statement and returns the number of rows that it touched.
+    pub async fn execute(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<u64, SystemError> {
+        self.client.execute(sql, params).await.map_err(|error| self.failed(operation, error))
+    }
+
+    /// Runs statements by the simple protocol: one round trip, one transaction unless the text says otherwise.
+    pub async fn batch(&self, operation: &'static str, sql: &str) -> Result<(), SystemError> {
+        self.client.batch_execute(sql).await.map_err(|error| self.failed(operation, error))
+    }
+
+    /// One column of a row, checked.
+    pub fn column<'r, T: FromSql<'r>>(
+        &self,
+        operation: &'static str,
+        row: &'r Row,
+        index: usize,
+    ) -> Result<T, SystemError> {
+        row.try_get(index).map_err(|error| self.failed(operation, error))
+    }
+
+    /// Makes the session act as replication does: ordinary triggers, foreign keys and event triggers do not fire. Needs
+    /// a superuser, or `GRANT SET ON PARAMETER session_replication_role` (PostgreSQL 15).
+    pub async fn act_as_replica(&self) -> Result<(), SystemError> {
+        self.batch("setting session_replication_role", "SET session_replication_role = replica").await
+    }
+
+    /// Bounds every statement that follows; zero is no bound.
+    pub async fn bound_statements(&self, longest: Duration) -> Result<(), SystemError> {
+        let sql = format!("SET statement_timeout = {}", longest.as_millis());
+        self.batch("bounding statements", &sql).await
+    }
+
+    pub(crate) fn failed(&self, operation: &'static str, error: tokio_postgres::Error) -> SystemError {
+        SystemError::from_driver(&self.system, operation, error)
+    }
+
+    pub(crate) fn unexpected(&self, operation: &'static str, reason: impl Into<String>) -> SystemError {
+        SystemError::Unexpected { system: self.system.clone(), operation, reason: reason.into() }
+    }
+
+    /// The same with the time that was waited for it to come true.
+    pub(crate) fn late(&self, operation: &'static str, waited: Duration) -> SystemError {
+        SystemError::Timeout { system: self.system.clone(), operation, waited }
+    }
+}
+
+pub(super) const CONNECTING: &str = "connecting";
+
+async fn open(
+    record: &SystemRecord,
+    dbname: &str,
+    application_name: &str,
+    connector: Option<&Connector>,
+) -> Result<Session, SystemError> {
+    let mut config = Config::new();
+    config
+        .user(record.admin_role.as_str())
+        .dbname(dbname)
+        .application_name(application_name)
+        .options(startup_options())
+        .ssl_mode(tokio_postgres::config::SslMode::Disable);
+    if let Some(password) = read_password(record).await? {
+        config.password(password.as_str());
+    }
+    let socket = open_socket(record, connector).await?;
+    let failed = |error| SystemError::from_driver(&record.name, CONNECTING, error);
+    // The stream is under TLS already where it has to be; the driver only sees bytes.
+    let (client, connection) = config.connect_raw(socket, NoTls).await.map_err(failed)?;
+    let driver = tokio::spawn(drive(connection));
+    let mut session =
+        Session { client, driver, system: record.name.clone(), dbname: dbname.to_owned(), pid: 0 };
+    session.pid = session.value(CONNECTING, "SELECT pg_backend_pid()", &[]).await?;
+    Ok(session)
+}
+
+/// Goes under TLS as the record's `sslmode` says; as in libpq, `prefer` goes on without where TLS fails.
+async fn open_socket(
+    record: &SystemRecord,
+    connector: Option<&Connector>,
+) -> Result<crate::tls::Stream, SystemError> {
+    let connector = connector_for(record, connector).await?;
+    let opened = match backend::open(&record.address, record.sslmode, &connector).await {
+        Err(ConnectError::Tls { .. }) if record.sslmode == SslMode::Prefer => {
+            backend::open(&record.address, SslMode::Disable, &connector).await
+        }
+        outcome => outcome,
+    };
+    match opened {
+        Ok(opened) => Ok(opened.stream),
+        Err(error) => Err(SystemError::from_connect(&record.name, CONNECTING, error)),
+    }
+}
+
+/// The caller's connector, or one with the operating system's roots, which are read from files.
+pub(super) async fn connector_for(
+    record: &SystemRecord,
+    connector: Option<&Connector>,
+) -> Result<Connector, SystemError> {
+    if let Some(connector) = connector {
+        return Ok(connector.clone());
+    }
+    let refused =
+        |reason: String| SystemError::Tls { system: record.name.clone(), operation: CONNECTING, reason };
+    if matches!(record.sslmode, SslMode::Disable | SslMode::Prefer | SslMode::Require) {
+        // Nobody looks at the certificate, as in libpq without a root file.
+        let connector = Connector::open(ClientTls { roots: Roots::Nobody, identity: None });
+        return connector.map_err(|error| refused(error.to_string()));
+    }
+    let read = tokio::task::spawn_blocking(Connector::native).await;
+    read.map_err(|error| refused(error.to_string()))?.map_err(|error| refused(error.to_string()))
+}
+
+async fn drive<F: Future<Output = Result<(), tokio_postgres::Error>>>(connection: F) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a session of the platform ended");
+    }
+}
+
+pub(super) fn startup_options() -> String {
+    let one = |(name, value): &(&str, &str)| format!("-c {name}={value}");
+    SETTINGS.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// The platform role's password, without the line end that editors add.
+pub(crate) async fn read_password(
+    record: &SystemRecord,
+) -> Result<Option<zeroize::Zeroizing<String>>, SystemError> {
+    let Some(path) = &record.password_file else { return Ok(None) };
+    let failed =
+        |source| SystemError::PasswordFile { system: record.name.clone(), path: path.clone(), source };
+    let text = zeroize::Zeroizing::new(tokio::fs::read_to_string(path).await.map_err(failed)?);
+    Ok(Some(zeroize::Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())))
+}

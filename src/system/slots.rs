@@ -1,0 +1,167 @@
+//! Logical replication slots: created, watched, dropped.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::Lsn;
+
+use super::{Session, SystemError};
+
+const PLUGIN: &str = "pgoutput";
+/// Between two looks whether a walsender has let go of a slot.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Creates a slot without a snapshot. Waits for every transaction of the *whole system* that holds a transaction id;
+/// bounded by the session's `lock_timeout` for each of them.
+pub async fn create(session: &Session, name: &str) -> Result<Lsn, SystemError> {
+    const CREATING: &str = "creating a slot";
+    let sql = "SELECT lsn::text FROM pg_create_logical_replication_slot($1, $2)";
+    let text: String = session.value(CREATING, sql, &[&name, &PLUGIN]).await?;
+    text.parse().map_err(|_| session.unexpected(CREATING, format!("no position: {text}")))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotState {
+    /// The walsender that uses it.
+    pub active_pid: Option<i32>,
+    /// What the subscriber has made durable.
+    pub confirmed_flush: Option<Lsn>,
+    /// Older WAL than this may be removed.
+    pub restart: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved`, `lost`
+    pub wal_status: Option<String>,
+    /// WAL that the system keeps because of this slot.
+    pub retained_bytes: u64,
+    /// WAL that can still be written before the slot is lost; None without a limit.
+    pub safe_wal_bytes: Option<u64>,
+}
+
+pub async fn state(session: &Session, name: &str) -> Result<Option<SlotState>, SystemError> {
+    const READING: &str = "reading a slot";
+    let sql = "SELECT active_pid, confirmed_flush_lsn::text, restart_lsn::text, wal_status,
+            coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, safe_wal_size
+        FROM pg_replication_slots WHERE slot_name = $1";
+    let Some(row) = session.optional(READING, sql, &[&name]).await? else { return Ok(None) };
+    let lsn = |index| -> Result<Option<Lsn>, SystemError> {
+        let text: Option<String> = session.column(READING, &row, index)?;
+        Ok(text.and_then(|text| text.parse().ok()))
+    };
+    let retained: i64 = session.column(READING, &row, 4)?;
+    let safe: Option<i64> = session.column(READING, &row, 5)?;
+    Ok(Some(SlotState {
+        active_pid: session.column(READING, &row, 0)?,
+        confirmed_flush: lsn(1)?,
+        restart: lsn(2)?,
+        wal_status: session.column(READING, &row, 3)?,
+        retained_bytes: u64::try_from(retained).unwrap_or(0),
+        safe_wal_bytes: safe.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+    }))
+}
+
+/// How far the subscriber of a slot is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lag {
+    /// From the end of the log to what the subscriber applied. Counts WAL of other databases, too, until a keepalive
+    /// moves it.
+    pub replay_bytes: u64,
+    /// The end of the log when it was measured.
+    pub current: Lsn,
+    /// What the subscriber applied.
+    pub replayed: Lsn,
+}
+
+/// The lag of the walsender that uses a slot; None while none does.
+pub async fn lag(session: &Session, name: &str) -> Result<Option<Lag>, SystemError> {
+    const READING: &str = "reading the lag of a slot";
+    let sql = "SELECT w.now::text, r.replay_lsn::text
+        FROM (SELECT pg_current_wal_lsn() AS now) w, pg_replication_slots s
+        JOIN pg_stat_replication r ON r.pid = s.active_pid
+        WHERE s.slot_name = $1 AND r.replay_lsn IS NOT NULL";
+    let Some(row) = session.optional(READING, sql, &[&name]).await? else { return Ok(None) };
+    let lsn = |index| -> Result<Lsn, SystemError> {
+        let text: String = session.column(READING, &row, index)?;
+        text.parse().map_err(|_| session.unexpected(READING, format!("no position: {text}")))
+    };
+    let (current, replayed) = (lsn(0)?, lsn(1)?);
+    Ok(Some(Lag { replay_bytes: current.bytes_since(replayed), current, replayed }))
+}
+
+/// A transaction that the creation of a slot has to wait for: it holds a transaction id, in whatever database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InTheWay {
+    /// None for a prepared transaction.
+    pub pid: Option<i32>,
+    pub database: String,
+    pub role: String,
+    /// `idle in transaction`; of a prepared transaction its identifier.
+    pub state: String,
+    pub age: Duration,
+}
+
+impl std::fmt::Display for InTheWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let InTheWay { database, role, state, .. } = self;
+        let age = humantime::format_duration(Duration::from_secs(self.age.as_secs()));
+        match self.pid {
+            Some(pid) => write!(f, "backend {pid} of role {role} in database {database} ({state}, {age})"),
+            None => write!(f, "prepared transaction {state} of role {role} in database {database} ({age})"),
+        }
+    }
+}
+
+/// Transactions of the whole system that hold a transaction id, oldest first.
+pub async fn in_the_way(session: &Session) -> Result<Vec<InTheWay>, SystemError> {
+    const LOOKING: &str = "looking for transactions in the way of a slot";
+    let sql = "SELECT pid, coalesce(datname::text, ''), coalesce(usename::text, backend_type, ''),
+            coalesce(state, ''), (extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)) * 1000)::bigint AS age
+        FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+        UNION ALL
+        SELECT NULL, database::text, owner::text, gid, (extract(epoch FROM clock_timestamp() - prepared) * 1000)::bigint
+        FROM pg_prepared_xacts
+        ORDER BY age DESC";
+    let rows = session.rows(LOOKING, sql, &[]).await?;
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let age: i64 = session.column(LOOKING, row, 4)?;
+        found.push(InTheWay {
+            pid: session.column(LOOKING, row, 0)?,
+            database: session.column(LOOKING, row, 1)?,
+            role: session.column(LOOKING, row, 2)?,
+            state: session.column(LOOKING, row, 3)?,
+            age: Duration::from_millis(u64::try_from(age).unwrap_or(0)),
+        });
+    }
+    Ok(found)
+}
+
+/// Drops a slot if it exists. A walsender that uses it is ended first, again and again until it lets go.
+pub async fn drop(session: &Session, name: &str, deadline: Instant) -> Result<(), SystemError> {
+    const DROPPING: &str = "dropping a slot";
+    let started = Instant::now();
+    loop {
+        let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
+            WHERE slot_name = $1 AND active_pid IS NOT NULL AND active_pid <> pg_backend_pid()";
+        session.rows(DROPPING, sql, &[&name]).await?;
+        let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
+        match session.rows(DROPPING, sql, &[&name]).await {
+            Ok(_) => return Ok(()),
+            // Gone between the two looks of one statement.
+            Err(error) if error.is_refused_with("42704") => return Ok(()),
+            // Somebody uses it.
+            Err(error) if error.is_refused_with("55006") => {}
+            Err(error) => return Err(error),
+        }
+        if Instant::now() >= deadline {
+            return Err(session.late(DROPPING, started.elapsed()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Moves a slot that nobody uses forward to the end of the log.
+pub async fn advance_to_now(session: &Session, name: &str) -> Result<(), SystemError> {
+    let sql = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
+    session.rows("advancing a slot", sql, &[&name]).await?;
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Subscriptions: a system following a publication of another.
+//!
+//! They are created switched off and without rows: the rows came by our own copy, from the slot's snapshot. A
+//! subscription that meets an error switches itself off (PostgreSQL 15) instead of trying for ever.
+
+use crate::model::Lsn;
+
+use super::names::{quote_ident, quote_literal};
+use super::{Session, SystemError};
+
+/// `server_version_num` from which a subscription applies large transactions while they arrive.
+const STREAMING: u32 = 140_000;
+const DISABLE_ON_ERROR: u32 = 150_000;
+/// Parallel apply, and `run_as_owner`.
+const PARALLEL: u32 = 160_000;
+
+#[derive(Clone)]
+pub struct NewSubscription<'a> {
+    pub name: &'a str,
+    /// A libpq connection string of the publisher. Holds the password of the move's own role, never the platform's.
+    pub conninfo: &'a str,
+    pub publication: &'a str,
+    /// Exists already on the publisher.
+    pub slot: &'a str,
+}
+
+impl std::fmt::Debug for NewSubscription<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewSubscription").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Creates a subscription, disabled. The publisher must answer: the list of tables is read from it.
+///
+/// `run_as_owner` makes the apply worker of 16 and later act as the subscription's owner, as it always did before: a
+/// table that forces row security on its owner would stop it.
+pub async fn create_disabled(session: &Session, new: &NewSubscription<'_>) -> Result<(), SystemError> {
+    let version = super::facts::version_num(session).await?;
+    let mut options = vec![
+        "connect = true".to_owned(),
+        "enabled = false".to_owned(),
+        "create_slot = false".to_owned(),
+        "copy_data = false".to_owned(),
+        "synchronous_commit = 'off'".to_owned(),
+        format!("slot_name = {}", quote_literal(new.slot)),
+    ];
+    if version >= PARALLEL {
+        options.push("streaming = parallel".into());
+        options.push("run_as_owner = true".into());
+    } else if version >= STREAMING {
+        options.push("streaming = on".into());
+    }
+    if version >= DISABLE_ON_ERROR {
+        options.push("disable_on_error = true".into());
+    }
+    let sql = format!(
+        "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})",
+        quote_ident(new.name),
+        quote_literal(new.conninfo),
+        quote_ident(new.publication),
+        options.join(", "),
+    );
+    session.batch("creating a subscription", &sql).await
+}
+
+pub async fn enable(session: &Session, name: &str) -> Result<(), SystemError> {
+    session
+        .batch("enabling a subscription", &format!("ALTER SUBSCRIPTION {} ENABLE", quote_ident(name)))
+        .await
+}
+
+/// Asks the apply worker to stop; it stops a little later.
+pub async fn disable(session: &Session, name: &str) -> Result<(), SystemError> {
+    session.batch("disabling a subscription", &disable_sql(name)).await
+}
+
+/// For a caller that sends it with other statements as one commit.
+pub fn disable_sql(name: &str) -> String {
+    format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(name))
+}
+
+/// Learns of tables that were added to the publication, without copying their rows.
+pub async fn refresh(session: &Session, name: &str) -> Result<(), SystemError> {
+    let sql =
+        format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION WITH (copy_data = false)", quote_ident(name));
+    session.batch("refreshing a subscription", &sql).await
+}
+
+/// Drops a subscription of the session's database if it exists. The publisher's slot stays: the subscription is parted
+/// from it first, so that the drop does not wait for a publisher that is gone.
+pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
+    const DROPPING: &str = "dropping a subscription";
+    if state(session, name).await?.is_none() {
+        return Ok(());
+    }
+    let name = quote_ident(name);
+    session.batch(DROPPING, &format!("ALTER SUBSCRIPTION {name} DISABLE")).await?;
+    session.batch(DROPPING, &format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")).await?;
+    session.batch(DROPPING, &format!("DROP SUBSCRIPTION {name}")).await
+}
+
+/// How a subscription of the session's database does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriptionState {
+    /// `false`, though it was enabled: it met an error and switched itself off.
+    pub enabled: bool,
+    /// The leader of the apply workers, if it runs.
+    pub worker_pid: Option<i32>,
+    /// Errors of the apply worker so far (PostgreSQL 15; 0 before).
+    pub apply_errors: i64,
+    /// Rows that met a conflict so far (PostgreSQL 18; 0 before). Other than zero: the two sides differ.
+    pub conflicts: i64,
+    /// The last position that the publisher told and the subscriber answered.
+    pub latest_end: Option<Lsn>,
+}
+
+pub async fn state(session: &Session, name: &str) -> Result<Option<SubscriptionState>, SystemError> {
+    const READING: &str = "reading a subscription";
+    // pg_stat_subscription_stats came with 15 and its conflict columns with 18; as JSON, what is missing is null.
+    let stats = match super::facts::version_num(session).await? >= DISABLE_ON_ERROR {
+        true => "(SELECT to_jsonb(t) FROM pg_stat_subscription_stats t WHERE t.subid = s.oid)",
+        false => "'{}'::jsonb",
+    };
+    let sql = format!(
+        "SELECT s.subenabled, w.pid, w.latest_end_lsn::text, {stats}::text
+         FROM pg_subscription s
+         LEFT JOIN LATERAL (SELECT v.pid, v.latest_end_lsn FROM pg_stat_get_subscription(s.oid) v
+                            WHERE v.relid IS NULL AND (to_jsonb(v) ->> 'leader_pid') IS NULL LIMIT 1) w ON true
+         WHERE s.subname = $1 AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
+    let Some(row) = session.optional(READING, &sql, &[&name]).await? else { return Ok(None) };
+    let stats: Option<String> = session.column(READING, &row, 3)?;
+    let stats: serde_json::Value =
+        stats.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(serde_json::Value::Null);
+    let latest_end: Option<String> = session.column(READING, &row, 2)?;
+    Ok(Some(SubscriptionState {
+        enabled: session.column(READING, &row, 0)?,
+        worker_pid: session.column(READING, &row, 1)?,
+        apply_errors: stats.get("apply_error_count").and_then(serde_json::Value::as_i64).unwrap_or(0),
+        conflicts: conflicts(&stats),
+        latest_end: latest_end.and_then(|text| text.parse().ok()),
+    }))
+}
+
+fn conflicts(stats: &serde_json::Value) -> i64 {
+    let Some(columns) = stats.as_object() else { return 0 };
+    let confl = columns.iter().filter(|(name, _)| name.starts_with("confl_"));
+    confl.filter_map(|(_, count)| count.as_i64()).sum()
+}

@@ -1,0 +1,128 @@
+//! The tables of a database whose rows travel: which they are, how big, and how their rows can be told apart.
+//!
+//! # Why
+//! Ordinary tables and the leaves of partitioned ones are listed, never their roots: rows live in leaves, the same
+//! leaves exist on both sides, and a leaf can be copied, frozen and compared by itself. Of an extension's tables only
+//! those travel that the extension declared as configuration (`pg_extension.extconfig`): the others are code.
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{HELPER_SCHEMA, quote_qualified};
+use super::{Session, SystemError};
+
+/// A table's name; `Display` is for people, [`TableName::sql`] for statements.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TableName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl TableName {
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> TableName {
+        TableName { schema: schema.into(), name: name.into() }
+    }
+
+    pub fn sql(&self) -> String {
+        quote_qualified(&self.schema, &self.name)
+    }
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// How an UPDATE or DELETE of a row is told to the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// Primary key, a unique index that was chosen, or the full row.
+    Usable,
+    /// None: once the table is published, its UPDATEs and DELETEs fail.
+    Missing,
+}
+
+/// What of a table's rows can change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Writes {
+    /// UPDATEs and DELETEs since the statistics were reset.
+    pub changes: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    pub name: TableName,
+    pub oid: u32,
+    /// The main fork: what a sequential scan reads.
+    pub heap_bytes: u64,
+    /// With TOAST, without indexes: what a copy carries, roughly.
+    pub data_bytes: u64,
+    /// Of the main fork.
+    pub pages: u64,
+    /// `pg_class.reltuples`; an estimate, 0 where unknown.
+    pub rows_estimate: u64,
+    pub identity: Identity,
+    pub writes: Writes,
+    pub unlogged: bool,
+    /// Columns that are copied, in order: all but generated ones.
+    pub columns: Vec<String>,
+}
+
+/// One row for each table whose rows belong to the database's users.
+const LIST: &str = "\
+SELECT n.nspname::text, c.relname::text, c.oid,
+       pg_relation_size(c.oid), pg_table_size(c.oid),
+       greatest(c.reltuples, 0)::bigint, c.relpersistence = 'u',
+       c.relreplident = 'f'
+         OR (c.relreplident = 'd' AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
+             AND i.indimmediate AND i.indisvalid))
+         OR (c.relreplident = 'i' AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident
+             AND i.indisvalid)),
+       coalesce(pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid), 0),
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+       current_setting('block_size')::bigint
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> $1
+  AND (NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                   AND d.deptype = 'e')
+       OR EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig)))
+ORDER BY 4 DESC, 1, 2";
+
+/// The tables that travel, largest first. Inside a transaction with an imported snapshot: as they were then.
+pub async fn list(session: &Session) -> Result<Vec<Table>, SystemError> {
+    const LISTING: &str = "listing tables";
+    let rows = session.rows(LISTING, LIST, &[&HELPER_SCHEMA]).await?;
+    let mut tables = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let heap_bytes = bytes(session.column(LISTING, row, 3)?);
+        let usable: bool = session.column(LISTING, row, 7)?;
+        tables.push(Table {
+            name: TableName::new(
+                session.column::<String>(LISTING, row, 0)?,
+                session.column::<String>(LISTING, row, 1)?,
+            ),
+            oid: session.column(LISTING, row, 2)?,
+            heap_bytes,
+            data_bytes: bytes(session.column(LISTING, row, 4)?),
+            pages: heap_bytes / bytes(session.column(LISTING, row, 10)?).max(1),
+            rows_estimate: bytes(session.column(LISTING, row, 5)?),
+            identity: if usable { Identity::Usable } else { Identity::Missing },
+            writes: Writes { changes: session.column(LISTING, row, 8)? },
+            unlogged: session.column(LISTING, row, 6)?,
+            columns: session.column(LISTING, row, 9)?,
+        });
+    }
+    Ok(tables)
+}
+
+/// The names of the tables that travel, without looking at their size.
+pub async fn list_logged_names(session: &Session) -> Result<Vec<TableName>, SystemError> {
+    let tables = list(session).await?;
+    Ok(tables.into_iter().filter(|table| !table.unlogged).map(|table| table.name).collect())
+}
+
+fn bytes(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
