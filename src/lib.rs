@@ -67,3 +67,5 @@ pub mod backend;
 pub mod session;
 
 pub mod system;
+
+pub mod control;

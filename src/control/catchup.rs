@@ -1,0 +1,206 @@
+//! Catchup: the target follows the source, until what is missing is small.
+//!
+//! A subscription applies what has happened since the slot's snapshot. The way back is prepared meanwhile: a publication
+//! on the target that tells nothing yet, and a slot that keeps what it will tell. The step ends when the target has been
+//! near for a while; the cutover begins there, and returns here when it is aborted.
+//!
+//! # Why
+//! * **The pause is paid for here.** Whatever is not applied when the clients are held is waited for by all of them, so no
+//!   cutover begins before the backlog has been small for [`ready_for`](super::MoverSettings::ready_for).
+//! * **The move ends before the source's disk fills**: the slot keeps WAL, and how much is bounded.
+//! * **The way back's slot is older than the commit that opens its publication**, so nothing between the two is lost, and
+//!   nothing that came from the source is told back to it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Blame, SqlState};
+use crate::model::MoveStep;
+use crate::system::guard::{self, Guard};
+use crate::system::{Session, publications, slots};
+
+use super::error::StepError;
+use super::machine::{Standing, standing};
+use super::step::StepContext;
+use super::stream::{Lag, Stream, Watcher};
+use super::way::Way;
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const BEAT_EVERY: Duration = Duration::from_millis(500);
+/// Of the newest heartbeat's age. How near exactly is measured again right before the pause.
+const NEAR: Duration = Duration::from_millis(250);
+/// Without any progress for this long the stream counts as stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(300);
+
+/// Makes the target follow, and waits until it is near. Safe to repeat.
+pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
+    ctx.progress.say("starting replication");
+    let stream = Stream::new(Way::Forth, ctx.ends());
+    let source = ctx.source_session().await?;
+    let target = ctx.target_session().await?;
+    target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
+    stream.start(&source, &target).await?;
+    prepare_way_back(ctx, &source, &target).await?;
+    guard_target(ctx, &target).await?;
+    until_near(ctx, stream).await
+}
+
+/// Removes the subscription and the way back. Safe to repeat, and after a `run` that never began.
+pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
+    if standing(ctx.record(), MoveStep::Catchup) == Standing::Untouched {
+        return Ok(());
+    }
+    let doing = || StepError::doing("ending replication");
+    // The forward slot and publication are the copy's and the provision's; they go with those.
+    let target = ctx.target_session().await?;
+    target.act_as_replica().await.map_err(doing())?;
+    let forward = Stream::new(Way::Forth, ctx.ends()).name();
+    crate::system::subscriptions::drop(&target, &forward).await.map_err(doing())?;
+    let back = Stream::new(Way::Back, ctx.ends()).name();
+    slots::drop(&target, &back, ctx.ends().target.deadline()).await.map_err(doing())?;
+    publications::drop(&target, &back).await.map_err(doing())
+}
+
+/// A publication on the target that tells nothing yet, and a slot. Where an aborted cutover had opened it already, what
+/// came from the source since then must not be told: both are made anew.
+async fn prepare_way_back(ctx: &StepContext, source: &Session, target: &Session) -> Result<(), StepError> {
+    let doing = || StepError::doing("preparing the way back");
+    let names = ctx.ends().names();
+    let (forward, back) = (names.forward(), names.back());
+    let tables = publications::tables(source, &forward).await.map_err(doing())?;
+    let tables = tables.ok_or_else(|| StepError::not_now("the publication of the move is gone"))?;
+    let is_closed = publications::is_open(target, &back).await.map_err(doing())? == Some(false);
+    let same_tables = publications::tables(target, &back).await.map_err(doing())?.as_ref() == Some(&tables);
+    let has_slot = slots::state(target, &back).await.map_err(doing())?.is_some();
+    if is_closed && same_tables && has_slot {
+        return Ok(());
+    }
+    slots::drop(target, &back, ctx.ends().target.deadline()).await.map_err(doing())?;
+    publications::drop(target, &back).await.map_err(doing())?;
+    publications::create_closed(target, &back, &tables).await.map_err(doing())?;
+    let create = async { slots::create(target, &back).await.map_err(doing()) };
+    ctx.unless_cancelled(create).await?;
+    Ok(())
+}
+
+/// Once the clients are there, the way back needs the same shape on both sides. Until then nobody meets it.
+async fn guard_target(ctx: &StepContext, target: &Session) -> Result<(), StepError> {
+    let remedy = format!("FINISH MOVE {}", ctx.id());
+    let guard = Guard {
+        id: ctx.id(),
+        database: ctx.record().name.as_str(),
+        platform_role: ctx.target.admin_role.as_str(),
+        remedy: &remedy,
+    };
+    guard::install(target, &guard).await.map_err(StepError::doing("installing the guard on the target"))
+}
+
+/// Waits until the other side of a stream has been near for a while.
+pub(super) async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
+    let doing = || StepError::doing("watching replication");
+    let mut watcher = Watcher::open(stream).await.map_err(doing())?;
+    let mut eta = Eta::default();
+    let mut near_since: Option<Instant> = None;
+    let mut beaten: Option<Instant> = None;
+    let mut moved = (Instant::now(), u64::MAX);
+    ctx.progress.say("following the source");
+    loop {
+        ctx.check()?;
+        if beaten.is_none_or(|at| at.elapsed() >= BEAT_EVERY) {
+            watcher.beat().await.map_err(doing())?;
+            beaten = Some(Instant::now());
+        }
+        let lag = watcher.look().await?;
+        show(ctx, lag, &mut eta);
+        guard_wal(ctx, lag)?;
+        let bytes = lag.bytes.unwrap_or(u64::MAX);
+        let near = lag.age.is_some_and(|age| age < NEAR);
+        if bytes < moved.1 || near {
+            moved = (Instant::now(), bytes);
+        }
+        if moved.0.elapsed() > STUCK_AFTER {
+            return Err(StepError::over_budget(
+                "replication",
+                STUCK_AFTER,
+                vec!["the backlog grows".to_owned()],
+            ));
+        }
+        match (near, near_since) {
+            (false, _) => near_since = None,
+            (true, None) => near_since = Some(Instant::now()),
+            (true, Some(since)) if since.elapsed() >= ctx.settings.ready_for => return Ok(()),
+            (true, Some(_)) => {}
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn show(ctx: &StepContext, lag: Lag, eta: &mut Eta) {
+    let left = lag.bytes.map(|bytes| eta.left(bytes, Instant::now()));
+    ctx.progress.update(|progress| {
+        progress.lag_bytes = lag.bytes;
+        progress.lag_ms = lag.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        progress.eta_ms = left.flatten().map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+    });
+}
+
+/// Ends the move before the publisher's disk fills.
+pub(super) fn guard_wal(ctx: &StepContext, lag: Lag) -> Result<(), StepError> {
+    let allowed = ctx.settings.wal_retained_bytes_max;
+    if lag.retained_bytes <= allowed {
+        return Ok(());
+    }
+    Err(StepError::Forbidden {
+        sqlstate: SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+        blame: Blame::Platform,
+        message: format!("replication keeps {} bytes of WAL, {allowed} are allowed", lag.retained_bytes),
+        detail: Some("The target does not follow as fast as the source is written to.".to_owned()),
+        hint: Some("Move at a quieter time, or allow more retained WAL.".to_owned()),
+    })
+}
+
+/// When the backlog will be gone, from how it shrank lately.
+#[derive(Debug, Default)]
+struct Eta {
+    last: Option<(Instant, u64)>,
+    /// Bytes per second, smoothed.
+    rate: f64,
+}
+
+impl Eta {
+    fn left(&mut self, bytes: u64, now: Instant) -> Option<Duration> {
+        const WEIGHT: f64 = 0.2;
+        if let Some((at, before)) = self.last {
+            let seconds = now.duration_since(at).as_secs_f64();
+            if seconds > 0.0 {
+                let shrank = before as f64 - bytes as f64;
+                self.rate += WEIGHT * (shrank / seconds - self.rate);
+            }
+        }
+        self.last = Some((now, bytes));
+        let seconds = bytes as f64 / self.rate;
+        (self.rate > 0.0 && seconds < 1e9).then(|| Duration::from_secs_f64(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_that_shrinks_steadily_has_an_end_and_one_that_grows_has_none() {
+        let start = Instant::now();
+        let mut eta = Eta::default();
+        let mut left = None;
+        for second in 0..60_u64 {
+            left = eta.left(1_000_000 - second * 10_000, start + Duration::from_secs(second));
+        }
+        let seconds = left.unwrap().as_secs_f64();
+        assert!((30.0..60.0).contains(&seconds), "{seconds}");
+        let mut eta = Eta::default();
+        for second in 0..10_u64 {
+            assert_eq!(eta.left(second * 10_000, start + Duration::from_secs(second)), None);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Copy: the schema and every row as they were at one position of the log, from which replication goes on.
+//!
+//! ```text
+//!   slot with exported snapshot -> schema before data -> rows, in parallel -> indexes, constraints, triggers
+//!     -> sequences -> materialized views -> ANALYZE
+//! ```
+//!
+//! # Why
+//! Everything reads in one snapshot, the slot's own, so that the copy and the changes that follow it meet without a
+//! gap and without an overlap. The snapshot lives as long as the connection that made it: a copy that is interrupted
+//! begins again, with a new slot and an empty database. Nothing of a half copy is ever trusted.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Blame, SqlState};
+use crate::model::MoveStep;
+use crate::model::movement::StepEvent;
+use crate::system::export::{self, ExportedSlot, NewSlot};
+use crate::system::quote_ident;
+use crate::system::{Session, SystemError, TableName, databases, publications, sequences, slots, tables};
+
+use super::copy_rows;
+use super::copy_schema::{SchemaDump, Section};
+use super::ends::Ends;
+use super::error::StepError;
+use super::step::StepContext;
+use super::tools::Tools;
+use super::{provision, sweep, verify};
+
+/// Tries to find a slot whose snapshot has exactly the published tables.
+const SLOT_ATTEMPTS_MAX: u32 = 5;
+/// One try to create the slot waits this long for each transaction in its way.
+const SLOT_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const WAL_LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Copies schema and rows. Safe to repeat: it begins from nothing each time.
+pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
+    let ends = ctx.ends();
+    let tools = find_tools(ctx).await?;
+    begin_from_nothing(ctx, &ends).await?;
+    let source = ctx.source_session().await?;
+    source.act_as_replica().await.map_err(StepError::doing("preparing the source"))?;
+
+    let slot = matching_slot(ctx, &ends, &source).await?;
+    let point = slot.consistent_point;
+    ctx.remember(|facts| facts.consistent_point = Some(point)).await?;
+
+    let watcher = ctx.source_session().await?;
+    // Cancel-safe: what the loser was doing is begun again from nothing, or undone.
+    tokio::select! {
+        biased;
+        error = too_much_wal(ctx, &ends, &watcher) => Err(error),
+        copied = Box::pin(carry(ctx, &ends, tools, &source, slot)) => copied,
+    }
+}
+
+/// Everything between the slot and a target that is ready to follow.
+async fn carry(
+    ctx: &StepContext,
+    ends: &Ends,
+    tools: Tools,
+    source: &Session,
+    slot: ExportedSlot,
+) -> Result<(), StepError> {
+    ctx.progress.say("copying the schema");
+    let dump = SchemaDump::take(ends, tools, &slot.snapshot);
+    let dump =
+        ctx.unless_cancelled(async { dump.await.map_err(StepError::doing("reading the schema")) }).await?;
+    restore(ctx, ends, &dump, Section::PreData).await?;
+    let target = ctx.target_session().await?;
+    // An event trigger of the users' comes with the schema, and is not for us.
+    target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
+    keep_schema_owners(ends, source, &target)
+        .await
+        .map_err(StepError::doing("giving schemas their owners"))?;
+
+    copy_rows(ctx, ends, &slot.snapshot).await?;
+    // Every reader is done: the source may forget the snapshot.
+    drop(slot);
+
+    ctx.progress.say("building indexes and constraints");
+    restore(ctx, ends, &dump, Section::PostData).await?;
+    finish(ctx, source, &target).await
+}
+
+/// Ends once the slot keeps more WAL on the source than is allowed: before the source's disk fills.
+async fn too_much_wal(ctx: &StepContext, ends: &Ends, source: &Session) -> StepError {
+    let allowed = ctx.settings.wal_retained_bytes_max;
+    let name = ends.names().forward();
+    loop {
+        let kept = match slots::state(source, &name).await {
+            Ok(state) => state.map_or(0, |state| state.retained_bytes),
+            Err(error) => return StepError::failed("watching the WAL that the source keeps", error),
+        };
+        if kept > allowed {
+            return StepError::Forbidden {
+                sqlstate: SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                blame: Blame::Platform,
+                message: format!("the copy keeps {kept} bytes of WAL on the source, {allowed} are allowed"),
+                detail: Some("The source is written to faster than it is copied.".into()),
+                hint: Some("Move at a quieter time, or allow more retained WAL.".into()),
+            };
+        }
+        tokio::time::sleep(WAL_LOOK_EVERY).await;
+    }
+}
+
+/// Removes the slot and the rows. Safe to repeat. The database itself is removed by the undo of `provision`.
+pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
+    let began = ctx
+        .record()
+        .log
+        .iter()
+        .any(|entry| entry.step == MoveStep::Copy && entry.event == StepEvent::Started);
+    if !began {
+        return Ok(());
+    }
+    let ends = ctx.ends();
+    let source = ends.source.admin_session().await.map_err(StepError::doing("connecting to the source"))?;
+    slots::drop(&source, &ends.names().forward(), ends.source.deadline())
+        .await
+        .map_err(StepError::doing("dropping the slot"))
+}
+
+async fn find_tools(ctx: &StepContext) -> Result<Tools, StepError> {
+    let major = ctx.source.version_num.max(ctx.target.version_num) / 10_000;
+    Tools::find(&ctx.settings.postgres_bin_dirs, major).await.map_err(StepError::doing("looking for pg_dump"))
+}
+
+/// Drops what an interrupted copy left: the slot, and the database with what is in it.
+async fn begin_from_nothing(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+    let doing = || StepError::doing("beginning the copy from nothing");
+    let source = ctx.source_session().await?;
+    slots::drop(&source, &ends.names().forward(), ends.source.deadline()).await.map_err(doing())?;
+    let admin = ends.target.admin_session().await.map_err(doing())?;
+    let claim = databases::claim(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
+    if claim == databases::Claim::Ours {
+        if is_empty(&ctx.target_session().await?).await.map_err(doing())? {
+            return Ok(());
+        }
+        sweep::objects(&ends.target, ends.names()).await.map_err(doing())?;
+        databases::drop_ours(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
+    }
+    provision::create_database(ctx, ends, &source, &admin).await
+}
+
+/// Nothing but the helper schema was made since the database was created.
+async fn is_empty(session: &Session) -> Result<bool, SystemError> {
+    let sql = "SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold'))
+        AND NOT EXISTS (SELECT FROM pg_namespace WHERE nspname !~ '^pg_'
+            AND nspname NOT IN ('information_schema', 'freehold', 'public'))
+        AND NOT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'public')
+        AND NOT EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = 'public')";
+    session.value("looking whether the database is empty", sql, &[]).await
+}
+
+/// A slot whose snapshot has exactly the tables of the publication.
+///
+/// The creation of a slot waits for every transaction that was running; so a table made by one that was running when
+/// the guard came is in the snapshot, and not in the publication. Then both are made once more.
+async fn matching_slot(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<ExportedSlot, StepError> {
+    let doing = || StepError::doing("comparing the publication with the snapshot");
+    let name = ends.names().forward();
+    for _ in 0..SLOT_ATTEMPTS_MAX {
+        provision::publish(ctx, ends, source).await?;
+        let slot = exported_slot(ctx, ends, source, &name).await?;
+        let reader = ends.source.session().await.map_err(doing())?;
+        verify::import_snapshot(&reader, &slot.snapshot).await.map_err(doing())?;
+        let seen = provision::published_tables(&reader).await.map_err(doing())?;
+        let published = publications::tables(source, &name).await.map_err(doing())?;
+        if published.as_ref() == Some(&seen) {
+            return Ok(slot);
+        }
+        drop(slot);
+        slots::drop(source, &name, ends.source.deadline()).await.map_err(doing())?;
+    }
+    Err(StepError::Forbidden {
+        sqlstate: SqlState::SHAPE_CHANGED,
+        blame: Blame::Product,
+        message: "the tables of the database keep changing".into(),
+        detail: None,
+        hint: Some("Let schema changes end, then run the move again.".into()),
+    })
+}
+
+/// Creates the slot, again and again while transactions are in its way, and says which.
+async fn exported_slot(
+    ctx: &StepContext,
+    ends: &Ends,
+    source: &Session,
+    name: &str,
+) -> Result<ExportedSlot, StepError> {
+    let started = Instant::now();
+    loop {
+        ctx.check()?;
+        let new = NewSlot {
+            system: &ends.source.system,
+            dbname: &ends.source.dbname,
+            name,
+            connector: ends.source.connector.as_ref(),
+            lock_timeout: SLOT_LOCK_TIMEOUT.min(ctx.settings.slot_timeout),
+        };
+        let deadline = tokio::time::Instant::now() + ctx.settings.slot_timeout + ends.source.connect_timeout;
+        let refused = match export::create(&new, deadline).await {
+            Ok(slot) => return Ok(slot),
+            Err(error) if error.is_refused_with("55P03") => error,
+            Err(error) => return Err(StepError::failed("creating the slot on the source", error)),
+        };
+        let doing = || StepError::doing("looking for transactions in the way of the slot");
+        slots::drop(source, name, ends.source.deadline()).await.map_err(doing())?;
+        let in_the_way: Vec<String> =
+            slots::in_the_way(source).await.map_err(doing())?.iter().map(ToString::to_string).collect();
+        if started.elapsed() >= ctx.settings.slot_timeout {
+            tracing::warn!(error = %refused, "the slot cannot be created");
+            return Err(StepError::over_budget(
+                "the creation of the slot",
+                ctx.settings.slot_timeout,
+                in_the_way,
+            ));
+        }
+        ctx.progress.say(format!("waiting for older transactions on the source: {}", in_the_way.join("; ")));
+    }
+}
+
+async fn restore(
+    ctx: &StepContext,
+    ends: &Ends,
+    dump: &SchemaDump,
+    section: Section,
+) -> Result<(), StepError> {
+    let restoring = async {
+        dump.restore(&ends.target, section, ctx.settings.index_workers)
+            .await
+            .map_err(StepError::doing("restoring the schema on the target"))
+    };
+    ctx.unless_cancelled(restoring).await
+}
+
+/// The owner of the source's database was, by `pg_database_owner`, the owner of its schema `public`. On the target the
+/// platform owns the database, so such schemas are given to the former owner by name.
+async fn keep_schema_owners(ends: &Ends, source: &Session, target: &Session) -> Result<(), SystemError> {
+    const READING: &str = "reading the owners of schemas";
+    let sql = "SELECT n.nspname::text, pg_get_userbyid(d.datdba)::text FROM pg_namespace n, pg_database d
+        WHERE d.datname = current_database() AND pg_get_userbyid(n.nspowner) = 'pg_database_owner'";
+    for row in &source.rows(READING, sql, &[]).await? {
+        let (schema, owner): (String, String) =
+            (source.column(READING, row, 0)?, source.column(READING, row, 1)?);
+        if owner == ends.source.system.admin_role.as_str() {
+            continue;
+        }
+        let sql = format!("ALTER SCHEMA {} OWNER TO {}", quote_ident(&schema), quote_ident(&owner));
+        target.batch("giving a schema its owner", &sql).await?;
+    }
+    Ok(())
+}
+
+async fn copy_rows(ctx: &StepContext, ends: &Ends, snapshot: &str) -> Result<(), StepError> {
+    let doing = || StepError::doing("listing the tables to copy");
+    let reader = ends.source.session().await.map_err(doing())?;
+    verify::import_snapshot(&reader, snapshot).await.map_err(doing())?;
+    let mut tables = tables::list(&reader).await.map_err(doing())?;
+    // Rows that are not in the log cannot be followed; the preflight has said so.
+    tables.retain(|table| !table.unlogged);
+    drop(reader);
+    let target = ctx.target_session().await?;
+    empty_extension_tables(&target).await.map_err(StepError::doing("emptying the tables of extensions"))?;
+    let jobs = copy_rows::jobs(&tables, ctx.settings.copy_split_bytes);
+    let workers = ctx.settings.copy_workers;
+    copy_rows::copy(ends, snapshot, jobs, workers, &ctx.progress, &ctx.cancellation()).await
+}
+
+/// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source.
+async fn empty_extension_tables(target: &Session) -> Result<(), SystemError> {
+    const EMPTYING: &str = "emptying the tables of extensions";
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'r' AND EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig))";
+    for row in &target.rows(EMPTYING, sql, &[]).await? {
+        let schema: String = target.column(EMPTYING, row, 0)?;
+        let table = TableName::new(schema, target.column::<String>(EMPTYING, row, 1)?);
+        target.batch(EMPTYING, &format!("TRUNCATE ONLY {}", table.sql())).await?;
+    }
+    Ok(())
+}
+
+/// What is made of rows: sequences, materialized views, statistics.
+async fn finish(ctx: &StepContext, source: &Session, target: &Session) -> Result<(), StepError> {
+    let doing = |what: &str| StepError::doing(what.to_owned());
+    copy_sequences(source, target).await.map_err(doing("copying sequences"))?;
+    ctx.check()?;
+    ctx.progress.say("refreshing materialized views");
+    refresh_views(source, target).await.map_err(doing("refreshing materialized views"))?;
+    ctx.check()?;
+    ctx.progress.say("gathering statistics");
+    let analyze = async {
+        target
+            .batch("gathering statistics", "ANALYZE")
+            .await
+            .map_err(doing("gathering statistics on the target"))
+    };
+    ctx.unless_cancelled(analyze).await
+}
+
+/// Sets every sequence on the target to where the source's is now.
+async fn copy_sequences(source: &Session, target: &Session) -> Result<(), SystemError> {
+    let reader = sequences::Reader::prepare(source).await?;
+    let positions = reader.read().await?;
+    let names = reader.sequences().iter().map(|sequence| sequence.name.clone());
+    let now: Vec<_> = names.zip(positions).collect();
+    sequences::set(target, &now).await
+}
+
+/// Fills the materialized views of the target that are filled on the source. One that reads another waits for it: what
+/// could not be filled in a round is tried in the next, as long as a round fills any.
+pub async fn refresh_views(source: &Session, target: &Session) -> Result<(), SystemError> {
+    let filled = filled_views(source).await?;
+    let mut waiting = filled;
+    loop {
+        let mut not_yet = Vec::new();
+        let mut last = None;
+        let before = waiting.len();
+        for view in waiting {
+            let sql = format!("REFRESH MATERIALIZED VIEW {}", view.sql());
+            match target.batch("refreshing a materialized view", &sql).await {
+                Ok(()) => {}
+                Err(error) if error.is_refused_with("55000") => {
+                    last = Some(error);
+                    not_yet.push(view);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match last {
+            None => return Ok(()),
+            Some(error) if not_yet.len() == before => return Err(error),
+            Some(_) => waiting = not_yet,
+        }
+    }
+}
+
+async fn filled_views(session: &Session) -> Result<Vec<TableName>, SystemError> {
+    const LISTING: &str = "listing materialized views";
+    let sql = "SELECT schemaname::text, matviewname::text FROM pg_matviews WHERE ispopulated ORDER BY 1, 2";
+    let rows = session.rows(LISTING, sql, &[]).await?;
+    rows.iter()
+        .map(|row| {
+            let schema: String = session.column(LISTING, row, 0)?;
+            Ok(TableName::new(schema, session.column::<String>(LISTING, row, 1)?))
+        })
+        .collect()
+}

@@ -1,0 +1,324 @@
+//! The rows: read in the slot's snapshot by several workers, written on the target as they come.
+//!
+//! Each worker has a session on both systems and takes the largest job that is left. A table larger than
+//! `copy_split_bytes` is several jobs, each a range of its pages (a TID range scan, PostgreSQL 14). Bytes go from
+//! COPY TO to COPY FROM unread; a slow target stops the source, because nothing is buffered in between but one chunk.
+//!
+//! # Why
+//! Text format: it is right between any two majors, and it is the server that spends the time. A whole table is
+//! truncated and written FREEZE in one transaction, so nobody has to visit its pages again. The sessions speak the
+//! database's own encoding on both sides: no conversion, and what is not valid travels as it is.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::system::pipe::{self, RawSession};
+use crate::system::{SystemError, Table, quote_ident, quote_literal};
+
+use super::ends::Ends;
+use super::error::StepError;
+use super::progress::Progress;
+use super::verify::import_sql;
+
+/// A table is not cut into more parts than this.
+const PARTS_MAX: u64 = 4096;
+
+/// A table or a range of its pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Job {
+    table: Table,
+    part: Part,
+    /// The share of the table's size.
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    /// Pages from `first` to before `end`; the last part is open: it has what was written since it was measured.
+    Pages {
+        first: u64,
+        end: Option<u64>,
+    },
+}
+
+impl Job {
+    fn source_sql(&self) -> String {
+        let (table, columns) = (self.table.name.sql(), column_list(&self.table.columns));
+        match self.part {
+            Part::Whole => match columns.is_empty() {
+                true => format!("COPY {table} TO STDOUT"),
+                false => format!("COPY {table} ({columns}) TO STDOUT"),
+            },
+            Part::Pages { first, end } => {
+                let end = end.map_or_else(String::new, |end| format!(" AND ctid < '({end},0)'::tid"));
+                format!(
+                    "COPY (SELECT {columns} FROM ONLY {table} WHERE ctid >= '({first},0)'::tid{end}) TO STDOUT"
+                )
+            }
+        }
+    }
+
+    fn target_sql(&self) -> String {
+        let (table, columns) = (self.table.name.sql(), column_list(&self.table.columns));
+        let columns = if columns.is_empty() { columns } else { format!(" ({columns})") };
+        let freeze = if self.part == Part::Whole { " WITH (FREEZE)" } else { "" };
+        format!("COPY {table}{columns} FROM STDIN{freeze}")
+    }
+}
+
+fn column_list(columns: &[String]) -> String {
+    let quoted: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
+    quoted.join(", ")
+}
+
+/// What is to be done, smallest first: workers take from the end.
+pub(super) fn jobs(tables: &[Table], split_bytes: u64) -> Vec<Job> {
+    let mut jobs: Vec<Job> = tables.iter().flat_map(|table| parts(table, split_bytes)).collect();
+    jobs.sort_by_key(|job| job.bytes);
+    jobs
+}
+
+fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
+    let wanted = table.heap_bytes.div_ceil(split_bytes.max(1)).min(PARTS_MAX);
+    let pages_each = table.pages.div_ceil(wanted.max(1)).max(1);
+    let parts = table.pages.div_ceil(pages_each);
+    if parts <= 1 {
+        return vec![Job { table: table.clone(), part: Part::Whole, bytes: table.data_bytes }];
+    }
+    (0..parts)
+        .map(|number| {
+            let first = number * pages_each;
+            let end = (number + 1 < parts).then_some(first + pages_each);
+            Job { table: table.clone(), part: Part::Pages { first, end }, bytes: table.data_bytes / parts }
+        })
+        .collect()
+}
+
+/// What all workers of one copy share.
+#[derive(Debug)]
+struct Shared {
+    ends: Ends,
+    snapshot: String,
+    /// Of both databases.
+    encoding: String,
+    waiting: Mutex<Waiting>,
+    progress: Progress,
+    started: Instant,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    jobs: Vec<Job>,
+    /// Parts that are not done yet, by table oid.
+    parts_left: std::collections::HashMap<u32, usize>,
+}
+
+/// Copies all rows. The first error, or a wish to stop, ends every worker.
+pub(super) async fn copy(
+    ends: &Ends,
+    snapshot: &str,
+    jobs: Vec<Job>,
+    workers: usize,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<(), StepError> {
+    let workers = workers.clamp(1, jobs.len().max(1));
+    let encoding = encoding_of(ends).await.map_err(StepError::doing("reading the encoding"))?;
+    let mut parts_left = std::collections::HashMap::new();
+    for job in &jobs {
+        *parts_left.entry(job.table.oid).or_insert(0) += 1;
+    }
+    begin_progress(progress, &jobs, parts_left.len());
+    let shared = Arc::new(Shared {
+        ends: ends.clone(),
+        snapshot: snapshot.to_owned(),
+        encoding,
+        waiting: Mutex::new(Waiting { jobs, parts_left }),
+        progress: progress.clone(),
+        started: Instant::now(),
+    });
+    let mut running = JoinSet::new();
+    for _ in 0..workers {
+        running.spawn(work(Arc::clone(&shared)));
+    }
+    let mut readers = Vec::with_capacity(workers);
+    loop {
+        // Cancel-safe: `join_next` loses nothing; dropping the set ends the workers, their sessions and transactions.
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(StepError::Cancelled),
+            finished = running.join_next() => match finished {
+                None => return Ok(()),
+                Some(Ok(outcome)) => readers.push(outcome?),
+                Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+            },
+        }
+    }
+}
+
+async fn encoding_of(ends: &Ends) -> Result<String, SystemError> {
+    let session = ends.source.session().await?;
+    session.value("reading the encoding", "SELECT current_setting('server_encoding')", &[]).await
+}
+
+fn begin_progress(progress: &Progress, jobs: &[Job], tables: usize) {
+    progress.update(|now| {
+        now.bytes_total = jobs.iter().map(|job| job.bytes).sum();
+        now.tables_total = u32::try_from(tables).unwrap_or(u32::MAX);
+        (now.bytes_copied, now.tables_copied, now.rows_copied, now.bytes_per_second) = (0, 0, 0, 0);
+        now.activity = format!("copying {tables} tables");
+    });
+}
+
+/// Returns its session on the source, which holds a lock on every table that it read: as long as one part of a table is
+/// still to be read, nobody may move its rows to other pages (VACUUM FULL, CLUSTER).
+async fn work(shared: Arc<Shared>) -> Result<RawSession, StepError> {
+    let doing = |what: &str| StepError::doing(what.to_owned());
+    let mut source = shared.ends.source.raw_session().await.map_err(doing("connecting to the source"))?;
+    let mut target = shared.ends.target.raw_session().await.map_err(doing("connecting to the target"))?;
+    prepare(&shared, &mut source, &mut target).await.map_err(doing("preparing to copy"))?;
+    loop {
+        let next = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).jobs.pop();
+        let Some(job) = next else { return Ok(source) };
+        let copied = copy_one(&shared, &mut source, &mut target, &job).await;
+        copied.map_err(|error| StepError::failed(format!("copying table {}", job.table.name), error))?;
+        shared.finished(&job);
+    }
+}
+
+async fn prepare(
+    shared: &Shared,
+    source: &mut RawSession,
+    target: &mut RawSession,
+) -> Result<(), SystemError> {
+    const PREPARING: &str = "preparing to copy";
+    let encoding = format!("SET client_encoding = {}", quote_literal(&shared.encoding));
+    source.query(PREPARING, &format!("{encoding}; SET synchronize_seqscans = off")).await?;
+    source.query(PREPARING, &import_sql(&shared.snapshot)).await?;
+    let settings = "SET session_replication_role = replica; SET synchronous_commit = off";
+    target.query(PREPARING, &format!("{encoding}; {settings}")).await?;
+    Ok(())
+}
+
+/// One job in one transaction of the target.
+async fn copy_one(
+    shared: &Shared,
+    source: &mut RawSession,
+    target: &mut RawSession,
+    job: &Job,
+) -> Result<(), SystemError> {
+    const BEGINNING: &str = "beginning to copy a table";
+    let begin = match job.part {
+        Part::Whole => format!("BEGIN; TRUNCATE ONLY {}", job.table.name.sql()),
+        Part::Pages { .. } => "BEGIN".to_owned(),
+    };
+    target.query(BEGINNING, &begin).await?;
+    let mut meter = Meter { shared, left: job.bytes };
+    pipe::copy(source, &job.source_sql(), target, &job.target_sql(), |bytes, rows| meter.tick(bytes, rows))
+        .await?;
+    target.query("committing the rows of a table", "COMMIT").await?;
+    Ok(())
+}
+
+/// Turns the bytes of a job's text into its share of the table's size, so that the total comes out even.
+struct Meter<'a> {
+    shared: &'a Shared,
+    left: u64,
+}
+
+impl Meter<'_> {
+    fn tick(&mut self, bytes: usize, rows: u64) {
+        let counted = u64::try_from(bytes).unwrap_or(0).min(self.left);
+        self.left -= counted;
+        self.shared.copied(counted, rows);
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        self.shared.copied(self.left, 0);
+    }
+}
+
+impl Shared {
+    fn copied(&self, bytes: u64, rows: u64) {
+        let elapsed = self.started.elapsed().as_millis().max(1);
+        self.progress.update(|now| {
+            now.bytes_copied += bytes;
+            now.rows_copied += rows;
+            let rate = u128::from(now.bytes_copied) * 1000 / elapsed;
+            now.bytes_per_second = u64::try_from(rate).unwrap_or(u64::MAX);
+            let left = u128::from(now.bytes_total.saturating_sub(now.bytes_copied));
+            now.eta_ms = (rate > 0).then(|| u64::try_from(left * 1000 / rate).unwrap_or(u64::MAX));
+        });
+    }
+
+    fn finished(&self, job: &Job) {
+        let table_is_done = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.parts_left.get_mut(&job.table.oid).is_some_and(|left| {
+                *left -= 1;
+                *left == 0
+            })
+        };
+        if table_is_done {
+            self.progress.update(|now| {
+                now.tables_copied += 1;
+                now.activity = format!("copied {} of {} tables", now.tables_copied, now.tables_total);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::TableName;
+    use crate::system::tables::{Identity, Writes};
+
+    fn table(pages: u64) -> Table {
+        Table {
+            name: TableName::new("public", "t"),
+            oid: 1,
+            heap_bytes: pages * 8192,
+            data_bytes: pages * 8192,
+            pages,
+            rows_estimate: 0,
+            identity: Identity::Usable,
+            writes: Writes::default(),
+            unlogged: false,
+            columns: vec!["a".into(), "B".into()],
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_large_table_cover_every_page_once_and_the_last_is_open() {
+        for pages in [2, 3, 7, 100, 12_345] {
+            let jobs = parts(&table(pages), 8192 * 3);
+            let mut next = 0;
+            for (index, job) in jobs.iter().enumerate() {
+                match job.part {
+                    Part::Whole => assert_eq!(jobs.len(), 1),
+                    Part::Pages { first, end } => {
+                        assert_eq!(first, next, "{pages} pages, part {index}");
+                        assert_eq!(end.is_none(), index + 1 == jobs.len());
+                        next = end.unwrap_or(pages);
+                        assert!(first < pages);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_table_is_one_job_and_the_largest_is_taken_first() {
+        let jobs = jobs(&[table(0), table(9), table(2)], 1 << 30);
+        assert_eq!(jobs.iter().map(|job| job.bytes / 8192).collect::<Vec<_>>(), [0, 2, 9]);
+        assert!(jobs.iter().all(|job| job.part == Part::Whole));
+        assert_eq!(jobs[0].target_sql(), "COPY \"public\".\"t\" (\"a\", \"B\") FROM STDIN WITH (FREEZE)");
+    }
+}

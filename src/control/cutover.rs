@@ -1,0 +1,384 @@
+//! The cutover: the clients go from one system to the other, in either direction.
+//!
+//! ```text
+//!  open the other side, shut until now -> warm: twins -> calm: no long transaction -> latch -> fence ahead
+//!      -> HOLD -> drained -> fence, proof, marker (one round trip) -> marker seen, sequences set -> sealed by one synced
+//!         commit -> compare-and-swap of the route = the point of no return = RELEASE -> stalls are collected
+//! ```
+//!
+//! Anything that fails or takes too long before the compare-and-swap ends in [`release`], in the pause, and then in
+//! [`undo`], out of it: every client goes on where it was, without an error.
+//!
+//! # Why
+//! * **The proof is made where the data is.** A proxy's acknowledgement makes the pause short; that nobody can write to
+//!   the old side is decided by PostgreSQL: nobody may connect any more, whoever was connected is gone or idle behind a
+//!   shut gate, and a marker written after that was seen on the other side.
+//! * **What can be done before is done before**: connections, statements, sequences with head-room, the fence against new
+//!   connections, the way back. What is left are a handful of round trips.
+//! * **An abort opens the gate before it lifts the fence.** Running sessions keep their connections, so they go on at once;
+//!   only new ones wait (the gate is latched) until the fence is lifted.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::{GateOrder, MoveStep, Pinned, RouteRecord};
+use crate::system::pause::{Arrival, Departure, LongTransaction, long_transactions};
+use crate::system::{Session, SystemError, TableName, fence, marker, sequences};
+
+use super::cutover_pause::Crossing;
+use super::ends::End;
+use super::error::StepError;
+use super::frozen::Viewer;
+use super::orders::{Orders, Standing, Waited};
+use super::pause_report::Stopwatch;
+use super::settings::CrashPoint;
+use super::step::StepContext;
+use super::way::Way;
+
+/// So many sequences are set in the pause, exactly; more are set ahead, and in the pause only those that ran further.
+/// Setting them waits for nothing: it happens while the marker is on its way. But a thousand take longer than that.
+const EXACT_SEQUENCES_MAX: usize = 200;
+/// Steps that a sequence may take on the old side between being set ahead and the end of the pause. A gap in its values.
+const SEQUENCE_HEAD_ROOM: u32 = 10_000;
+/// Between two looks for long transactions.
+const CALM_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Between two probes whether the other side is near, and their kind.
+const NEAR_LOOK_EVERY: Duration = Duration::from_millis(5);
+const PROBE: &str = "probe";
+/// A transaction may be this part of the pause's budget old when the hold begins.
+const CALM_PART_OF_BUDGET: u32 = 4;
+
+/// Brings the clients from the source to the target.
+pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
+    cross(ctx, Way::Forth).await
+}
+
+/// Ends an attempt that was not committed.
+pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
+    abort(ctx, Way::Forth).await
+}
+
+/// Brings the clients across. Safe to repeat: where they are there already it returns at once.
+pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
+    let id = ctx.id();
+    let mut orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, id).await?;
+    if has_arrived(ctx, way, orders.route()) {
+        return Ok(());
+    }
+    let epoch = orders.route().epoch.next();
+    ctx.remember(|facts| way.set_epoch(facts, epoch)).await?;
+    let (from, to) = way.ends(ctx.ends());
+    let from_session = connect(&from, "connecting to the side that is left").await?;
+    let to_session = connect(&to, "connecting to the other side").await?;
+
+    open_for_twins(ctx, &to, &to_session).await?;
+    warm(ctx, &mut orders, way, &from_session).await?;
+    ctx.reach(way.step(), CrashPoint::Warmed).await?;
+
+    let viewer = Viewer::open(&to).await.map_err(StepError::doing("preparing the pause"))?;
+    let ours = vec![from_session.pid()];
+    let departure =
+        Departure::prepare(&from_session, ours).await.map_err(StepError::doing("preparing the pause"))?;
+    let arrival = Arrival::prepare(&to_session, id).await.map_err(StepError::doing("preparing the pause"))?;
+    let attempt = attempt(ctx, way);
+    let preset = preset_sequences(&departure, &to_session).await?;
+    calm(ctx, &from_session).await?;
+
+    latch(ctx, &mut orders).await?;
+    fence_ahead(ctx, &from, &from_session).await?;
+    near(ctx, &from_session, &arrival, attempt).await?;
+    ctx.reach(way.step(), CrashPoint::FencedAhead).await?;
+
+    let (budget, viewer) = (budget(ctx), Some(viewer));
+    let mut crossing = Crossing { way, epoch, attempt, budget, preset, departure, arrival, viewer };
+    let mut watch = Stopwatch::start();
+    if let Err(error) = crossing.run(ctx, &mut orders, &mut watch).await {
+        // In the pause: nothing is recorded before the clients go on. The rest is the business of the undo.
+        release(&mut orders).await;
+        return Err(error);
+    }
+    // Whatever it says: the clients are there.
+    let _ = ctx.reach(way.step(), CrashPoint::AfterCommit).await;
+    if let Err(error) = report(ctx, way, &mut orders, watch).await {
+        tracing::warn!(%error, "the pause of a cutover is not reported");
+    }
+    Ok(())
+}
+
+fn has_arrived(ctx: &StepContext, way: Way, route: &RouteRecord) -> bool {
+    way.epoch(ctx.facts()) == Some(route.epoch) && route.place == *way.destination(ctx.record())
+}
+
+/// How often the step was begun; makes the markers of each attempt its own.
+fn attempt(ctx: &StepContext, way: Way) -> usize {
+    ctx.record().log.iter().filter(|entry| entry.step == way.step()).count()
+}
+
+async fn connect(end: &End, doing: &'static str) -> Result<Session, StepError> {
+    end.session().await.map_err(StepError::doing(doing))
+}
+
+/// Until now nobody but the platform could connect to the other side.
+async fn open_for_twins(ctx: &StepContext, to: &End, session: &Session) -> Result<(), StepError> {
+    let Some(saved) = ctx.facts().saved_fence.get(&to.system.name) else { return Ok(()) };
+    fence::restore(session, &to.dbname, saved).await.map_err(StepError::doing("opening the other side"))
+}
+
+/// Every session prepares a twin connection on the other side. Pinned ones are waited for, and named.
+async fn warm(ctx: &StepContext, orders: &mut Orders, way: Way, from: &Session) -> Result<(), StepError> {
+    ctx.progress.say("sessions prepare connections on the other side");
+    let next = way.destination(ctx.record()).clone();
+    orders.give(|route| route.next = Some(next.clone())).await?;
+    let all_seen = |standing: &Standing| {
+        show_pinned(ctx, &standing.pinned);
+        standing.is_done()
+    };
+    let deadline = Instant::now() + ctx.settings.warm_budget;
+    let (standing, waited) = ctx.unless_cancelled(orders.wait(deadline, all_seen)).await?;
+    if waited == Waited::TooLong {
+        // A session prepares itself between two transactions, so whoever holds one open is worth naming.
+        let open = long_transactions(from, ctx.settings.warm_budget / 2).await.unwrap_or_default();
+        let names = standing.in_the_way().into_iter().chain(open.iter().map(ToString::to_string)).collect();
+        return Err(StepError::over_budget(
+            "the preparation of the sessions",
+            ctx.settings.warm_budget,
+            names,
+        ));
+    }
+    let none_pinned = |standing: &Standing| {
+        show_pinned(ctx, &standing.pinned);
+        standing.is_done() && standing.pinned.is_empty()
+    };
+    let deadline = Instant::now() + ctx.settings.pin_budget;
+    match ctx.unless_cancelled(orders.wait(deadline, none_pinned)).await? {
+        (_, Waited::Enough) => Ok(()),
+        (standing, Waited::TooLong) => Err(StepError::over_budget(
+            "the wait for sessions that hold what cannot travel",
+            ctx.settings.pin_budget,
+            standing.in_the_way(),
+        )),
+    }
+}
+
+fn show_pinned(ctx: &StepContext, pinned: &[Pinned]) {
+    if ctx.progress.current().pinned != pinned {
+        ctx.progress.update(|progress| progress.pinned = pinned.to_vec());
+    }
+}
+
+/// Sets many sequences ahead, so that in the pause only those are set that ran further than that. Returns what they were
+/// set to; nothing where all are set in the pause.
+async fn preset_sequences(
+    departure: &Departure<'_>,
+    to: &Session,
+) -> Result<HashMap<TableName, sequences::Position>, StepError> {
+    if departure.sequences().len() <= EXACT_SEQUENCES_MAX {
+        return Ok(HashMap::new());
+    }
+    let doing = || StepError::doing("setting sequences ahead");
+    let positions = departure.positions().await.map_err(doing())?;
+    let ahead = sequences::with_head_room(departure.sequences(), &positions, SEQUENCE_HEAD_ROOM);
+    sequences::set(to, &ahead).await.map_err(doing())?;
+    Ok(ahead.into_iter().collect())
+}
+
+/// Waits for a moment without a long transaction: it would hold everybody until it ends.
+async fn calm(ctx: &StepContext, session: &Session) -> Result<(), StepError> {
+    let older_than = budget(ctx) / CALM_PART_OF_BUDGET;
+    let longest = ctx.contract.transaction_time_max;
+    let deadline = Instant::now() + longest;
+    loop {
+        ctx.check()?;
+        let found = long_transactions(session, older_than).await;
+        let found = found.map_err(StepError::doing("looking for long transactions"))?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = found.iter().map(LongTransaction::to_string).collect();
+        if Instant::now() >= deadline {
+            return Err(StepError::over_budget("the wait for long transactions", longest, names));
+        }
+        ctx.progress.say(format!("waiting for long transactions: {}", names.join("; ")));
+        tokio::time::sleep(CALM_LOOK_EVERY).await;
+    }
+}
+
+/// Waits until a row takes no longer than it may from the one side to the other: everybody who is held waits for that.
+async fn near(
+    ctx: &StepContext,
+    from: &Session,
+    arrival: &Arrival<'_>,
+    attempt: usize,
+) -> Result<(), StepError> {
+    let allowed = ctx.settings.ready_lag;
+    let deadline = Instant::now() + ctx.settings.ack_budget;
+    for probe in 1.. {
+        let token = format!("{attempt}/{probe}");
+        let written = marker::write(from, ctx.id(), PROBE, &token).await;
+        written.map_err(StepError::doing("measuring replication"))?;
+        let began = Instant::now();
+        match arrival.sees(PROBE, &token, deadline).await {
+            Ok(()) if began.elapsed() <= allowed => return Ok(()),
+            Ok(()) => {}
+            Err(SystemError::Timeout { .. }) => break,
+            Err(error) => return Err(StepError::failed("measuring replication", error)),
+        }
+        tokio::time::sleep(NEAR_LOOK_EVERY).await;
+    }
+    Err(StepError::NotNow {
+        message: "the other side fell behind while the cutover was prepared".to_owned(),
+        detail: Some(format!("A row takes longer than {}.", humantime::format_duration(allowed))),
+    })
+}
+
+fn budget(ctx: &StepContext) -> Duration {
+    ctx.record().pause_max.unwrap_or(ctx.contract.move_pause_max)
+}
+
+/// From now on no server connection is opened; what is connected goes on.
+async fn latch(ctx: &StepContext, orders: &mut Orders) -> Result<(), StepError> {
+    let by = orders.holder();
+    orders.give(|route| route.gate = GateOrder::Latched { by: by.clone() }).await?;
+    let deadline = Instant::now() + ctx.settings.ack_budget;
+    match ctx.unless_cancelled(orders.wait(deadline, Standing::is_done)).await? {
+        (_, Waited::Enough) => Ok(()),
+        (standing, Waited::TooLong) => {
+            Err(StepError::over_budget("the latch", ctx.settings.ack_budget, standing.in_the_way()))
+        }
+    }
+}
+
+/// Takes the right to connect from everybody, after remembering who had it.
+async fn fence_ahead(ctx: &mut StepContext, from: &End, session: &Session) -> Result<(), StepError> {
+    let doing = || StepError::doing("fencing the side that is left");
+    let access = fence::read(session, &from.dbname).await.map_err(doing())?;
+    let system = from.system.name.clone();
+    if !(access.is_shut() && ctx.facts().saved_fence.contains_key(&system)) {
+        let saved = access.saved();
+        ctx.remember(|facts| {
+            facts.saved_fence.insert(system.clone(), saved.clone());
+        })
+        .await?;
+    }
+    fence::shut(session, &from.dbname).await.map_err(doing())?;
+    Ok(())
+}
+
+/// The clients go on where they were. New connections wait until the fence is lifted.
+async fn release(orders: &mut Orders) {
+    let by = orders.holder();
+    let latched = |route: &mut RouteRecord| {
+        route.gate = GateOrder::Latched { by: by.clone() };
+        route.next = None;
+    };
+    if let Err(error) = orders.give(latched).await {
+        tracing::warn!(%error, "the hold is not released yet; the undo of the cutover releases it");
+    }
+}
+
+/// Collects what the proxies measured. The clients are on the other side, so its failure is none of the move.
+async fn report(
+    ctx: &mut StepContext,
+    way: Way,
+    orders: &mut Orders,
+    mut watch: Stopwatch,
+) -> Result<(), StepError> {
+    let deadline = Instant::now() + ctx.settings.ack_budget;
+    let (standing, waited) = orders.wait(deadline, Standing::is_done).await?;
+    watch.part("release");
+    if waited == Waited::TooLong {
+        tracing::warn!(silent = ?standing.in_the_way(), "the pause is reported without some proxies");
+    }
+    let aborted = ctx
+        .record()
+        .log
+        .iter()
+        .filter(|entry| entry.step == way.step() && entry.event == crate::model::StepEvent::Failed);
+    let aborted = u32::try_from(aborted.count()).unwrap_or(u32::MAX);
+    let report = watch.report(&standing, aborted);
+    show_pinned(ctx, &[]);
+    ctx.journal
+        .write(|record| match way {
+            Way::Forth => record.cutover = Some(report.clone()),
+            Way::Back => record.undo = Some(report.clone()),
+        })
+        .await?;
+    Ok(())
+}
+
+/// Everyone goes on where they were: gate latched, fence lifted, gate open. Safe to repeat, and after an attempt that
+/// never began. The gate opens also when the fence cannot be lifted; then this fails and is tried again.
+pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
+    let database = ctx.record().database.clone();
+    let by = crate::model::HoldReason::Move { id: ctx.id() };
+    let destination = way.destination(ctx.record()).clone();
+    let is_ours = |gate: &GateOrder| match gate {
+        GateOrder::Open => false,
+        GateOrder::Latched { by: other } | GateOrder::Held { by: other, .. } => *other == by,
+    };
+    ctx.catalog
+        .update_route(&database, |route| {
+            if route.place == destination {
+                return Err(committed(way.step()));
+            }
+            if route.next.as_ref() == Some(&destination) {
+                route.next = None;
+            }
+            if is_ours(&route.gate) {
+                route.gate = GateOrder::Latched { by: by.clone() };
+            }
+            Ok::<(), StepError>(())
+        })
+        .await?;
+    let (from, to) = way.ends(ctx.ends());
+    let lifted = lift(ctx, &from).await;
+    let shut = shut_again(ctx, &to).await;
+    ctx.catalog
+        .update_route(&database, |route| {
+            if is_ours(&route.gate) {
+                route.gate = GateOrder::Open;
+            }
+            Ok::<(), StepError>(())
+        })
+        .await?;
+    lifted.and(shut)
+}
+
+fn committed(step: MoveStep) -> StepError {
+    StepError::Forbidden {
+        sqlstate: crate::error::SqlState::MOVE_NOT_IN_PHASE,
+        blame: crate::error::Blame::Platform,
+        message: format!("step {} is committed and cannot be aborted", step.as_str()),
+        detail: None,
+        hint: None,
+    }
+}
+
+/// Gives the rights back on the side that the clients did not leave, and forgets what they were: they may change before
+/// the next attempt.
+async fn lift(ctx: &mut StepContext, from: &End) -> Result<(), StepError> {
+    let system = from.system.name.clone();
+    let Some(saved) = ctx.facts().saved_fence.get(&system).cloned() else { return Ok(()) };
+    let doing = || StepError::doing("lifting the fence");
+    let session = from.admin_session().await.map_err(doing())?;
+    if fence::read(&session, &from.dbname).await.map_err(doing())?.is_shut() {
+        fence::restore(&session, &from.dbname, &saved).await.map_err(doing())?;
+    }
+    ctx.remember(|facts| {
+        facts.saved_fence.remove(&system);
+    })
+    .await
+}
+
+/// Nobody has business on the side that the clients did not reach.
+async fn shut_again(ctx: &StepContext, to: &End) -> Result<(), StepError> {
+    if !ctx.facts().saved_fence.contains_key(&to.system.name) {
+        return Ok(());
+    }
+    let doing = || StepError::doing("shutting the other side");
+    let session = to.admin_session().await.map_err(doing())?;
+    fence::shut(&session, &to.dbname).await.map_err(doing())?;
+    Ok(())
+}

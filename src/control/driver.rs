@@ -1,0 +1,343 @@
+//! The task of one move: what the machine says, done and recorded.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::store::StoreError;
+use crate::catalog::{Catalog, keys};
+use crate::error::Explain;
+use crate::model::{MoveFailure, MoveId, MovePhase, MoveStep, MoveWish};
+
+use super::drive::AGAIN_AFTER;
+use super::error::StepError;
+use super::journal::Journal;
+use super::machine::{self, Action, Event, Side};
+use super::progress::Progress;
+use super::settings::{CrashPoint, MoverSettings};
+use super::step::{Clock, StepContext};
+use super::{catchup, copy, cutover, finish, kept, preflight, provision, settle, undo_cutover};
+
+/// The task of one move.
+pub(super) struct Driver {
+    pub(super) catalog: Catalog,
+    pub(super) settings: Arc<ArcSwap<MoverSettings>>,
+    pub(super) clock: Clock,
+    pub(super) stop: CancellationToken,
+    pub(super) id: MoveId,
+    pub(super) wishes: watch::Receiver<Option<MoveWish>>,
+}
+
+type StepFuture<'a> = Pin<Box<dyn Future<Output = Result<(), StepError>> + Send + 'a>>;
+
+/// Why a wait ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Woken {
+    Rested,
+    Wish,
+    Stop,
+}
+
+impl Driver {
+    pub(super) async fn run(mut self) -> MoveId {
+        loop {
+            match self.drive().await {
+                Ok(()) => return self.id,
+                Err(error) => tracing::warn!(%error, id = self.id.0, "a move waits for the catalogue"),
+            }
+            if self.sleep(AGAIN_AFTER).await == Woken::Stop {
+                return self.id;
+            }
+        }
+    }
+
+    /// From the record to the end of the move, or of the mover.
+    async fn drive(&mut self) -> Result<(), StoreError> {
+        let Some(mut ctx) = self.context().await? else { return Ok(()) };
+        if !ctx.record().phase.has_ended() {
+            self.take_up(&mut ctx).await?;
+        }
+        while !self.stop.is_cancelled() {
+            self.wishes.mark_unchanged();
+            ctx.journal.refresh().await?;
+            ctx.settings = self.settings.load_full();
+            match machine::next(ctx.record(), &ctx.settings) {
+                Action::End => return Ok(()),
+                Action::Obey(wish) => hear(&mut ctx, Event::Wished(wish)).await?,
+                Action::Rest => self.rest(&mut ctx).await,
+                Action::Run { step, after } => {
+                    if self.sleep(after).await == Woken::Rested {
+                        self.act(&mut ctx, step, Direction::Run).await?;
+                    }
+                }
+                Action::Undo { step, after } => {
+                    if self.sleep(after).await == Woken::Rested {
+                        self.act(&mut ctx, step, Direction::Undo).await?;
+                    }
+                }
+            }
+        }
+        // An attempt that has just failed may have left new connections waiting.
+        if let Action::Undo { step, .. } = machine::next(ctx.record(), &ctx.settings) {
+            self.leave(&mut ctx, step, Direction::Run).await?;
+        }
+        Ok(())
+    }
+
+    async fn context(&self) -> Result<Option<StepContext>, StoreError> {
+        let Some(journal) = Journal::open(self.catalog.clone(), self.clock, self.id).await? else {
+            return Ok(None);
+        };
+        let record = journal.record();
+        let missing = |key: String| StoreError::Missing { key };
+        let (source, target) = (&record.source.system, &record.target.system);
+        let source = self.catalog.system(source).await?.ok_or_else(|| missing(keys::system(source)))?;
+        let target = self.catalog.system(target).await?.ok_or_else(|| missing(keys::system(target)))?;
+        let database = self.catalog.database(&record.database).await?;
+        let database = database.ok_or_else(|| missing(keys::database(&record.database)))?;
+        Ok(Some(StepContext {
+            settings: self.settings.load_full(),
+            catalog: self.catalog.clone(),
+            source: source.value,
+            target: target.value,
+            contract: database.value.contract,
+            progress: Progress::start(self.catalog.clone(), self.id),
+            clock: self.clock,
+            frozen: None,
+            cancel: CancellationToken::new(),
+            journal,
+        }))
+    }
+
+    /// Whatever was running before is not running now.
+    async fn take_up(&self, ctx: &mut StepContext) -> Result<(), StoreError> {
+        if ctx.record().log.is_empty() {
+            return Ok(());
+        }
+        let route = self.catalog.route(&ctx.record().database).await?;
+        let on_target = route.is_some_and(|route| route.value.place == ctx.record().target);
+        let clients = if on_target { Side::Target } else { Side::Source };
+        tracing::info!(id = self.id.0, phase = ctx.record().phase.as_str(), ?clients, "taking up a move");
+        hear(ctx, Event::Restarted { clients }).await
+    }
+
+    /// Waits for a wish, and watches the way back meanwhile.
+    async fn rest(&mut self, ctx: &mut StepContext) {
+        let kept = ctx.record().phase == MovePhase::Kept;
+        let upkeep = async {
+            match kept {
+                true => kept::watch(ctx).await,
+                false => std::future::pending().await,
+            }
+        };
+        // The upkeep may be dropped anywhere: what it writes is written again.
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            _ = self.wishes.changed() => {}
+            () = upkeep => {}
+        }
+    }
+
+    async fn sleep(&mut self, time: Duration) -> Woken {
+        if time.is_zero() {
+            return Woken::Rested;
+        }
+        // All are cancel-safe.
+        tokio::select! {
+            () = self.stop.cancelled() => Woken::Stop,
+            _ = self.wishes.changed() => Woken::Wish,
+            () = tokio::time::sleep(time) => Woken::Rested,
+        }
+    }
+
+    /// Records the intent, acts, records the outcome.
+    async fn act(
+        &mut self,
+        ctx: &mut StepContext,
+        step: MoveStep,
+        direction: Direction,
+    ) -> Result<(), StoreError> {
+        let _ = ctx.reach(step, direction.instant(Instant::BeforeIntent)).await;
+        hear(ctx, direction.intent(step)).await?;
+        let began = ctx.reach(step, direction.instant(Instant::AfterIntent)).await;
+        ctx.cancel = CancellationToken::new();
+        let cancel = ctx.cancel.clone();
+        let future: StepFuture<'_> = match direction {
+            Direction::Run => run(step, ctx),
+            Direction::Undo => undo(step, ctx),
+        };
+        let Some(outcome) = self.watched(future, &cancel, step, direction).await else {
+            return self.leave(ctx, step, direction).await;
+        };
+        let outcome =
+            began.and(outcome).and(ctx.reach(step, direction.instant(Instant::BeforeOutcome)).await);
+        if let Err(error) = &outcome {
+            tracing::warn!(
+                id = self.id.0,
+                step = step.as_str(),
+                error = error as &dyn std::error::Error,
+                "a step failed"
+            );
+        }
+        hear(ctx, direction.outcome(step, outcome)).await?;
+        let _ = ctx.reach(step, direction.instant(Instant::AfterOutcome)).await;
+        Ok(())
+    }
+
+    /// Lets a step run, and tells it when it is to stop. `None`: the mover stops, and so did the step, wherever it was.
+    async fn watched(
+        &mut self,
+        mut future: StepFuture<'_>,
+        cancel: &CancellationToken,
+        step: MoveStep,
+        direction: Direction,
+    ) -> Option<Result<(), StepError>> {
+        let pausing =
+            matches!(step, MoveStep::Cutover | MoveStep::UndoCutover) || direction == Direction::Undo;
+        let mut deaf = false;
+        loop {
+            tokio::select! {
+                outcome = &mut future => {
+                    let left = self.stop.is_cancelled() && outcome.is_err() && direction == Direction::Run;
+                    return (!left).then_some(outcome);
+                }
+                () = self.stop.cancelled(), if !cancel.is_cancelled() => {
+                    cancel.cancel();
+                    // Nothing but a pause is worth waiting for: the rest is resumed or undone at the next start.
+                    if !pausing {
+                        return None;
+                    }
+                }
+                changed = self.wishes.changed(), if !deaf => {
+                    deaf = changed.is_err();
+                    if direction == Direction::Run && stops(step, *self.wishes.borrow_and_update()) {
+                        cancel.cancel();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The mover stops in the middle of a step. Clients that wait are let go; the rest is for the next start.
+    async fn leave(
+        &self,
+        ctx: &mut StepContext,
+        step: MoveStep,
+        direction: Direction,
+    ) -> Result<(), StoreError> {
+        if direction == Direction::Run && matches!(step, MoveStep::Cutover | MoveStep::UndoCutover) {
+            ctx.cancel = CancellationToken::new();
+            if let Err(error) = undo(step, ctx).await {
+                tracing::warn!(%error, "the cutover is aborted at the next start");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a wish is a reason for a step to stop early.
+fn stops(step: MoveStep, wish: Option<MoveWish>) -> bool {
+    match wish {
+        None => false,
+        Some(MoveWish::Cancel) => step != MoveStep::Settle && step != MoveStep::Finish,
+        // What settle does last, the comparison of rows, may take long and is not waited for.
+        Some(MoveWish::Undo | MoveWish::Finish | MoveWish::FinishAndDrop) => step == MoveStep::Settle,
+    }
+}
+
+/// Makes the event part of the record, durably.
+async fn hear(ctx: &mut StepContext, event: Event) -> Result<(), StoreError> {
+    let at = ctx.now();
+    let settings = Arc::clone(&ctx.settings);
+    ctx.journal.write(|record| machine::apply(record, event.clone(), at, &settings)).await
+}
+
+fn run(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_> {
+    match step {
+        MoveStep::Preflight => Box::pin(preflight::run(ctx)),
+        MoveStep::Provision => Box::pin(provision::run(ctx)),
+        MoveStep::Copy => Box::pin(copy::run(ctx)),
+        MoveStep::Catchup => Box::pin(catchup::run(ctx)),
+        MoveStep::Cutover => Box::pin(cutover::run(ctx)),
+        MoveStep::Settle => Box::pin(settle::run(ctx)),
+        MoveStep::UndoCutover => Box::pin(undo_cutover::run(ctx)),
+        MoveStep::Finish => Box::pin(finish::run(ctx)),
+    }
+}
+
+fn undo(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_> {
+    match step {
+        MoveStep::Provision => Box::pin(provision::undo(ctx)),
+        MoveStep::Copy => Box::pin(copy::undo(ctx)),
+        MoveStep::Catchup => Box::pin(catchup::undo(ctx)),
+        MoveStep::Cutover => Box::pin(cutover::undo(ctx)),
+        MoveStep::UndoCutover => Box::pin(undo_cutover::undo(ctx)),
+        // They change nothing, or go forward only.
+        MoveStep::Preflight | MoveStep::Settle | MoveStep::Finish => Box::pin(std::future::ready(Ok(()))),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Run,
+    Undo,
+}
+
+/// Around an action.
+#[derive(Debug, Clone, Copy)]
+enum Instant {
+    BeforeIntent,
+    AfterIntent,
+    BeforeOutcome,
+    AfterOutcome,
+}
+
+impl Direction {
+    fn intent(self, step: MoveStep) -> Event {
+        match self {
+            Direction::Run => Event::Started(step),
+            Direction::Undo => Event::UndoStarted(step),
+        }
+    }
+
+    fn outcome(self, step: MoveStep, outcome: Result<(), StepError>) -> Event {
+        match (self, outcome) {
+            (Direction::Run, Ok(())) => Event::Done(step),
+            (Direction::Undo, Ok(())) => Event::Undone(step),
+            (Direction::Run, Err(error)) => {
+                Event::Failed { failure: failure(step, &error), retry: error.retry() }
+            }
+            (Direction::Undo, Err(error)) => {
+                Event::UndoFailed { failure: failure(step, &error), retry: error.retry() }
+            }
+        }
+    }
+
+    fn instant(self, instant: Instant) -> CrashPoint {
+        match (self, instant) {
+            (Direction::Run, Instant::BeforeIntent) => CrashPoint::BeforeIntent,
+            (Direction::Run, Instant::AfterIntent) => CrashPoint::AfterIntent,
+            (Direction::Run, Instant::BeforeOutcome) => CrashPoint::BeforeOutcome,
+            (Direction::Run, Instant::AfterOutcome) => CrashPoint::AfterOutcome,
+            (Direction::Undo, Instant::BeforeIntent) => CrashPoint::BeforeUndoIntent,
+            (Direction::Undo, Instant::AfterIntent) => CrashPoint::AfterUndoIntent,
+            (Direction::Undo, Instant::BeforeOutcome) => CrashPoint::BeforeUndoOutcome,
+            (Direction::Undo, Instant::AfterOutcome) => CrashPoint::AfterUndoOutcome,
+        }
+    }
+}
+
+fn failure(step: MoveStep, error: &StepError) -> MoveFailure {
+    MoveFailure {
+        step,
+        sqlstate: error.sqlstate().as_str().to_owned(),
+        message: error.message(),
+        detail: error.detail(),
+        hint: error.hint(),
+    }
+}

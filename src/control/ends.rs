@@ -1,0 +1,96 @@
+//! The two ends of a move, and how the steps reach them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::{MoveId, SystemRecord};
+use crate::system::pipe::RawSession;
+use crate::system::{MoveNames, Session, SystemError};
+use crate::tls::Connector;
+
+use super::error::StepError;
+use super::step::StepContext;
+
+/// A database on a system, and the time to reach it.
+#[derive(Debug, Clone)]
+pub struct End {
+    pub system: SystemRecord,
+    pub dbname: String,
+    pub connect_timeout: Duration,
+    /// How to go under TLS; None is with the operating system's roots.
+    pub connector: Option<Connector>,
+    /// What the platform's sessions are called in `pg_stat_activity`.
+    pub application_name: String,
+}
+
+/// Where a database is, and where it goes.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    pub id: MoveId,
+    pub source: End,
+    pub target: End,
+}
+
+impl End {
+    /// A session in the product's database.
+    pub async fn session(&self) -> Result<Session, SystemError> {
+        self.session_in(&self.dbname).await
+    }
+
+    /// A session where no product's database is meant.
+    pub async fn admin_session(&self) -> Result<Session, SystemError> {
+        self.session_in(&self.system.admin_database).await
+    }
+
+    async fn session_in(&self, dbname: &str) -> Result<Session, SystemError> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let connector = self.connector.as_ref();
+        Session::connect_by(&self.system, dbname, &self.application_name, connector, deadline).await
+    }
+
+    /// A connection of our own in the product's database, for COPY.
+    pub async fn raw_session(&self) -> Result<RawSession, SystemError> {
+        let startup = [("application_name", self.application_name.as_str())];
+        let connector = self.connector.as_ref();
+        RawSession::connect(&self.system, &self.dbname, connector, &startup, self.deadline()).await
+    }
+
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.connect_timeout
+    }
+}
+
+impl Ends {
+    pub fn names(&self) -> MoveNames {
+        MoveNames(self.id)
+    }
+}
+
+impl StepContext {
+    pub fn ends(&self) -> Ends {
+        let record = self.record();
+        let end = |system: &SystemRecord, dbname: &str| End {
+            system: system.clone(),
+            dbname: dbname.to_owned(),
+            connect_timeout: self.settings.connect_timeout,
+            connector: self.settings.connector.clone(),
+            application_name: MoveNames(record.id).application_name(),
+        };
+        Ends {
+            id: record.id,
+            source: end(&self.source, &record.source.dbname),
+            target: end(&self.target, &record.target.dbname),
+        }
+    }
+
+    /// A session in the database on the source.
+    pub async fn source_session(&self) -> Result<Session, StepError> {
+        self.ends().source.session().await.map_err(StepError::doing("connecting to the source"))
+    }
+
+    /// A session in the database on the target.
+    pub async fn target_session(&self) -> Result<Session, StepError> {
+        self.ends().target.session().await.map_err(StepError::doing("connecting to the target"))
+    }
+}

@@ -1,0 +1,117 @@
+//! Finish: everything that the move made goes, on both systems.
+//!
+//! After FINISH MOVE the old copy is closed under another name, or dropped. After an undo it is the target's database
+//! that goes, with the roles that came with it: the move had made them.
+//!
+//! # Why
+//! A database is found again by its object id, recorded before anything is done to it: between two tries somebody may have
+//! given its name to another one.
+
+use crate::error::{Blame, SqlState};
+use crate::model::OldCopy;
+use crate::system::{Session, databases};
+
+use super::ends::{End, Ends};
+use super::error::StepError;
+use super::frozen::Frozen;
+use super::machine::went_back;
+use super::settle::NOTE_WENT_BACK;
+use super::step::StepContext;
+use super::sweep;
+
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): the object id of the copy that is closed or dropped.
+const NOTE_OLD_COPY: &str = "old_copy_oid";
+
+/// Removes what is left of the move. Safe to repeat.
+pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
+    let ends = ctx.ends();
+    ctx.progress.say("removing what the move made");
+    match went_back(ctx.record()) {
+        true => after_undo(ctx, &ends).await,
+        false => after_move(ctx, &ends).await,
+    }
+}
+
+async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+    // Subscribers before publishers: a slot in use is not dropped. The source subscribes to the target by now.
+    sweep::objects(&ends.source, ends.names()).await.map_err(StepError::doing("cleaning the source"))?;
+    sweep::objects(&ends.target, ends.names()).await.map_err(StepError::doing("cleaning the target"))?;
+    sweep::marks(ends).await.map_err(StepError::doing("cleaning the target"))?;
+    let doing = || StepError::doing("putting the old copy away");
+    let admin = ends.source.admin_session().await.map_err(doing())?;
+    let Some(oid) = old_copy(ctx, &admin, &ends.source).await? else { return Ok(()) };
+    match ctx.facts().old_copy.unwrap_or(OldCopy::Closed) {
+        OldCopy::Closed => {
+            let name = closed_name(&ends.source.dbname, ctx.id().0);
+            databases::close(&admin, oid, &name).await.map_err(doing())
+        }
+        OldCopy::Dropped => databases::drop_by_oid(&admin, oid).await.map_err(doing()),
+    }
+}
+
+/// The object id of the old copy, recorded once. None where it is gone already.
+async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &End) -> Result<Option<u32>, StepError> {
+    let doing = || StepError::doing("looking for the old copy");
+    if let Some(known) = ctx.facts().notes.get(NOTE_OLD_COPY) {
+        return Ok(known.parse().ok());
+    }
+    let Some(oid) = databases::oid(admin, &end.dbname).await.map_err(doing())? else { return Ok(None) };
+    ctx.remember(|facts| {
+        facts.notes.insert(NOTE_OLD_COPY.to_owned(), oid.to_string());
+    })
+    .await?;
+    Ok(Some(oid))
+}
+
+/// `shop__moved_3`; a long name is cut, because PostgreSQL would cut the end.
+fn closed_name(dbname: &str, id: u64) -> String {
+    let suffix = format!("__moved_{id}");
+    let mut room = crate::model::ids::NAME_BYTES_MAX - suffix.len();
+    while !dbname.is_char_boundary(room.min(dbname.len())) {
+        room -= 1;
+    }
+    format!("{}{suffix}", &dbname[..room.min(dbname.len())])
+}
+
+async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+    verify_return(ctx, ends).await?;
+    sweep::objects(&ends.source, ends.names()).await.map_err(StepError::doing("cleaning the source"))?;
+    let stayed = sweep::made_database(ends).await.map_err(StepError::doing("cleaning the target"))?;
+    if !stayed.is_empty() {
+        tracing::warn!(roles = stayed.join(", "), "roles that the move created stay: something uses them");
+    }
+    Ok(())
+}
+
+/// The target's copy is dropped only if the source has all of it. Without a snapshot of the return (the process was
+/// restarted) there is nothing to compare with; and where the copy was left because it was wrong, it is not asked.
+async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+    let is_known_to_differ = ctx.facts().notes.contains_key(NOTE_WENT_BACK);
+    let Some(source) = ctx.frozen.take().filter(|_| !is_known_to_differ) else { return Ok(()) };
+    let doing = || StepError::doing("reading the target as it was");
+    let target = Frozen::of(&ends.target).await.map_err(doing())?;
+    ctx.progress.say("comparing the rows of both sides");
+    let (_, differences) = Frozen::compare(&source, &target, ctx.settings.copy_workers).await?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::Forbidden {
+        sqlstate: SqlState::SHAPE_CHANGED,
+        blame: Blame::Platform,
+        message: "the source does not hold all that the target held".to_owned(),
+        detail: Some(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+        hint: Some(format!("Both copies are kept. Compare them, then run FINISH MOVE {}.", ctx.id())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_copys_name_fits_whatever_the_database_is_called() {
+        assert_eq!(closed_name("shop", 3), "shop__moved_3");
+        let long = closed_name(&"ü".repeat(31), 1234);
+        assert!(long.len() <= 63 && long.ends_with("__moved_1234"), "{long}");
+    }
+}

@@ -1,0 +1,89 @@
+//! The rows of both sides at the instant of the commit, compared afterwards.
+//!
+//! Between the marker and the compare-and-swap nobody writes to either side. A snapshot that is opened then on the side
+//! that the clients come to, beside the commit that seals it, costs the pause nothing; the side that they left does not
+//! change before the way back is switched on. So both are read at leisure while the clients work, and every row of every
+//! table is compared as it was at exactly the commit.
+//!
+//! # Why
+//! Comparing earlier means comparing while rows change, which proves little of a busy table, or one more pause. What was
+//! copied and what was replicated before the commit is in this comparison, too. Where it fails the clients are brought
+//! back to the side that is known to be right.
+
+use tokio::time::Instant;
+
+use crate::system::{Session, SystemError};
+
+use super::ends::End;
+use super::error::StepError;
+use super::verify::{self, Difference};
+
+/// A snapshot that lives as long as this.
+#[derive(Debug)]
+pub struct Frozen {
+    end: End,
+    session: Session,
+    snapshot: String,
+}
+
+/// A session that is ready to open a snapshot.
+#[derive(Debug)]
+pub(super) struct Viewer {
+    end: End,
+    session: Session,
+}
+
+impl Viewer {
+    pub(super) async fn open(end: &End) -> Result<Viewer, SystemError> {
+        Ok(Viewer { session: end.session().await?, end: end.clone() })
+    }
+    /// Opens the snapshot: one round trip.
+    pub(super) async fn freeze(self) -> Result<Frozen, SystemError> {
+        let begin =
+            self.session.batch("opening a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        let export = self.session.value("exporting a snapshot", "SELECT pg_export_snapshot()", &[]);
+        let ((), snapshot) = tokio::try_join!(biased; begin, export)?;
+        Ok(Frozen { end: self.end, session: self.session, snapshot })
+    }
+}
+
+impl Frozen {
+    /// Freezes a side that does not change now.
+    pub(super) async fn of(end: &End) -> Result<Frozen, SystemError> {
+        Viewer::open(end).await?.freeze().await
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.session.pid()
+    }
+
+    /// Compares two sides. Returns the number of tables, and those that differ.
+    pub(super) async fn compare(
+        source: &Frozen,
+        target: &Frozen,
+        workers: usize,
+    ) -> Result<(u32, Vec<Difference>), StepError> {
+        let began = Instant::now();
+        let of_source = async {
+            source.digests(workers).await.map_err(StepError::doing("reading the rows of the source"))
+        };
+        let of_target = async {
+            target.digests(workers).await.map_err(StepError::doing("reading the rows of the target"))
+        };
+        let (of_source, of_target) = tokio::try_join!(of_source, of_target)?;
+        let compared = u32::try_from(of_source.len()).unwrap_or(u32::MAX);
+        tracing::info!(
+            tables = compared,
+            seconds = began.elapsed().as_secs_f64(),
+            "compared the rows of both sides"
+        );
+        Ok((compared, verify::differences(&of_source, &of_target)))
+    }
+
+    async fn digests(
+        &self,
+        workers: usize,
+    ) -> Result<std::collections::BTreeMap<crate::system::TableName, verify::Digest>, SystemError> {
+        verify::digest_in_snapshot(&self.end, &self.session, Some(&self.snapshot), workers).await
+    }
+}

@@ -1,0 +1,71 @@
+//! What a database's history tells of a move: pure. Written in one commit with the change of the move's record.
+
+use std::time::Duration;
+
+use crate::model::{
+    DatabaseRecord, Epoch, HistoryEntry, MovePhase, MoveRecord, OldCopy, PauseReport, UnixMillis,
+};
+
+use super::machine::went_back;
+
+/// Whether a change of a move's record is one of its database's, too.
+pub(super) fn touches_database(before: &MoveRecord, after: &MoveRecord) -> bool {
+    before.phase != after.phase && told(after).is_some()
+}
+
+/// Tells the change, and takes the move off its database where it has ended.
+pub(super) fn tell(database: &mut DatabaseRecord, after: &MoveRecord, at: UnixMillis) {
+    let Some((what, epoch)) = told(after) else { return };
+    database.history.push(HistoryEntry { at, who: after.requested_by.clone(), what, epoch });
+    if after.phase.has_ended() && database.operation == Some(after.id) {
+        database.operation = None;
+    }
+}
+
+fn told(record: &MoveRecord) -> Option<(String, Option<Epoch>)> {
+    let MoveRecord { id, source, target, .. } = record;
+    let (source, target) = (&source.system, &target.system);
+    let because = record.failure.as_ref().map_or("cancelled", |failure| failure.message.as_str());
+    match record.phase {
+        MovePhase::Settle => {
+            let what =
+                format!("moved from {source} to {target} (move {id}){}", stall(record.cutover.as_ref()));
+            Some((what, record.facts.cutover_epoch))
+        }
+        MovePhase::Finishing if went_back(record) => {
+            let stall = stall(record.undo.as_ref());
+            Some((
+                format!("brought back from {target} to {source} (undo of move {id}){stall}"),
+                record.facts.undo_epoch,
+            ))
+        }
+        MovePhase::Finished => {
+            let copy = match record.facts.old_copy {
+                Some(OldCopy::Dropped) => "dropped",
+                Some(OldCopy::Closed) | None => "closed",
+            };
+            Some((format!("move {id} is finished, the old copy on {source} is {copy}"), None))
+        }
+        MovePhase::Undone => Some((format!("move {id} is undone, nothing of it is left on {target}"), None)),
+        MovePhase::RolledBack => Some((format!("move {id} to {target} was rolled back: {because}"), None)),
+        MovePhase::Parked => Some((format!("move {id} needs a person: {because}"), None)),
+        MovePhase::Preflight
+        | MovePhase::Provision
+        | MovePhase::Copy
+        | MovePhase::Catchup
+        | MovePhase::Cutover
+        | MovePhase::Kept
+        | MovePhase::Undoing
+        | MovePhase::Finishing
+        | MovePhase::RollingBack => None,
+    }
+}
+
+fn stall(pause: Option<&PauseReport>) -> String {
+    let Some(pause) = pause else { return String::new() };
+    let longest = Duration::from_micros(u64::try_from(pause.longest_stall.as_micros()).unwrap_or(u64::MAX));
+    match longest.is_zero() {
+        true => ", no client waited".to_owned(),
+        false => format!(", longest client stall {} ms", longest.as_millis().max(1)),
+    }
+}

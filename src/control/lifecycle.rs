@@ -1,0 +1,363 @@
+//! What a database's life asks of real servers: coming into being, being taken in where it lies, being closed.
+//!
+//! Owns the SQL of CREATE, ADOPT and DROP DATABASE. It deliberately knows nothing of the catalogue: `admin` records before
+//! it asks, and asks for the undo when something fails. It destroys nothing: a dropped database is renamed and closed,
+//! an adopted one is left as it was.
+//!
+//! # Why the platform owns the database object
+//! An application's role that owned it could lift every fence (`ALTER DATABASE ... CONNECTION LIMIT -1`, `GRANT CONNECT`). So
+//! the platform's role owns the database, and the product's role owns schema `public` and may create whatever it wants:
+//! placement is the platform's, shape is the product's.
+
+use tokio::time::Instant;
+
+use super::keeper;
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::model::{DatabaseId, Login, RoleName, SystemRecord};
+use crate::system::facts::{self, DatabaseFacts, SystemFacts};
+use crate::system::{Session, SystemError, quote_ident, quote_literal};
+use crate::tls::Connector;
+
+/// Why a system cannot do what a lifecycle command asks.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    #[error(transparent)]
+    System(#[from] SystemError),
+    #[error("system {system} is a standby")]
+    Standby { system: String },
+    #[error("role \"{role}\" cannot create databases and roles on system {system}")]
+    Unprivileged { system: String, role: String },
+    #[error("role \"{role}\" exists on system {system}")]
+    RoleExists { system: String, role: String },
+    #[error("database \"{dbname}\" exists on system {system}")]
+    DatabaseExists { system: String, dbname: String },
+    #[error("there is no database \"{dbname}\" on system {system}")]
+    NoDatabase { system: String, dbname: String },
+    #[error("database \"{dbname}\" on system {system} is a template or takes no connections")]
+    NotServable { system: String, dbname: String },
+}
+
+impl Explain for LifecycleError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            LifecycleError::System(error) => error.sqlstate(),
+            LifecycleError::Standby { .. } | LifecycleError::NotServable { .. } => {
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            LifecycleError::Unprivileged { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
+            LifecycleError::RoleExists { .. } => SqlState::DUPLICATE_OBJECT,
+            LifecycleError::DatabaseExists { .. } => SqlState::DUPLICATE_DATABASE,
+            LifecycleError::NoDatabase { .. } => SqlState::INVALID_CATALOG_NAME,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            LifecycleError::System(error) => error.blame(),
+            _ => Blame::Platform,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            LifecycleError::System(error) => error.retry(),
+            _ => Retry::Never,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            LifecycleError::System(error) => error.message(),
+            other => other.to_string(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            LifecycleError::System(error) => error.detail(),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            LifecycleError::System(error) => error.hint(),
+            LifecycleError::Standby { .. } => Some("Name the primary.".to_owned()),
+            LifecycleError::Unprivileged { role, .. } => Some(format!(
+                "Use a superuser, or run ALTER ROLE {} CREATEDB CREATEROLE REPLICATION.",
+                quote_ident(role)
+            )),
+            LifecycleError::RoleExists { .. } => {
+                Some("Choose another name, or rename or drop the role if nobody uses it.".to_owned())
+            }
+            LifecycleError::DatabaseExists { .. } => {
+                Some("ADOPT DATABASE takes an existing database in where it lies.".to_owned())
+            }
+            LifecycleError::NoDatabase { .. } => {
+                Some("DBNAME 'name' says its name on the system.".to_owned())
+            }
+            LifecycleError::NotServable { .. } => None,
+        }
+    }
+}
+
+/// A system, and how and by when it is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    pub system: &'a SystemRecord,
+    /// How to go under TLS; None is with the operating system's roots.
+    pub connector: Option<&'a Connector>,
+    pub deadline: Instant,
+}
+
+impl Reach<'_> {
+    async fn session(&self, dbname: &str) -> Result<Session, SystemError> {
+        Session::connect_by(self.system, dbname, "freehold", self.connector, self.deadline).await
+    }
+
+    async fn admin_session(&self) -> Result<Session, SystemError> {
+        self.session(&self.system.admin_database).await
+    }
+}
+
+/// Connects to a system for the first time and looks around.
+pub async fn survey(reach: Reach<'_>) -> Result<SystemFacts, LifecycleError> {
+    let system = reach.system;
+    let session = reach.admin_session().await?;
+    let facts = facts::of_system(&session).await?;
+    let name = system.name.to_string();
+    if facts.in_recovery {
+        return Err(LifecycleError::Standby { system: name });
+    }
+    let may: bool = session
+        .value(
+            "reading the rights of the platform's role",
+            "SELECT rolsuper OR (rolcreatedb AND rolcreaterole) FROM pg_roles WHERE rolname = current_user",
+            &[],
+        )
+        .await?;
+    match may {
+        true => Ok(facts),
+        false => Err(LifecycleError::Unprivileged { system: name, role: facts.role }),
+    }
+}
+
+/// A database that comes into being on a system.
+#[derive(Debug, Clone)]
+pub struct Creation {
+    pub id: DatabaseId,
+    pub dbname: String,
+    /// The product's role, which is created with it.
+    pub role: RoleName,
+    /// Its SCRAM verifier: no password reaches the system.
+    pub verifier: String,
+}
+
+impl Creation {
+    /// Creates role and database. After a failure call [`Creation::undo`].
+    pub async fn run(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
+        let session = reach.admin_session().await?;
+        self.refuse_if_taken(&session, reach.system).await?;
+        let (db, role) = (quote_ident(&self.dbname), quote_ident(self.role.as_str()));
+        let mark = quote_literal(self.id.as_str());
+        let verifier = quote_literal(&self.verifier);
+        session
+            .batch(
+                "creating the role",
+                &format!("CREATE ROLE {role} LOGIN PASSWORD {verifier}; COMMENT ON ROLE {role} IS {mark}"),
+            )
+            .await?;
+        session
+            .batch(
+                "creating the database",
+                &format!("CREATE DATABASE {db} TEMPLATE template0 ENCODING 'UTF8'"),
+            )
+            .await?;
+        let rights = format!(
+            "COMMENT ON DATABASE {db} IS {mark};
+             REVOKE ALL ON DATABASE {db} FROM PUBLIC;
+             GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {db} TO {role};"
+        );
+        session.batch("granting rights on the database", &rights).await?;
+        self.hand_over_public(reach).await
+    }
+
+    async fn refuse_if_taken(&self, session: &Session, system: &SystemRecord) -> Result<(), LifecycleError> {
+        let name = system.name.to_string();
+        const LOOKING: &str = "looking for the name";
+        let sql = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1), EXISTS (SELECT FROM pg_roles WHERE rolname = $2)";
+        let row = session.rows(LOOKING, sql, &[&self.dbname, &self.role.as_str()]).await?;
+        let Some(row) = row.first() else { return Ok(()) };
+        if session.column(LOOKING, row, 0)? {
+            return Err(LifecycleError::DatabaseExists { system: name, dbname: self.dbname.clone() });
+        }
+        if session.column(LOOKING, row, 1)? {
+            return Err(LifecycleError::RoleExists { system: name, role: self.role.to_string() });
+        }
+        Ok(())
+    }
+
+    /// A platform's role that is no superuser must belong to the product's role to give it a schema.
+    async fn hand_over_public(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
+        let session = reach.session(&self.dbname).await?;
+        let role = quote_ident(self.role.as_str());
+        let superuser: bool = session
+            .value(
+                "reading the platform's role",
+                "SELECT rolsuper FROM pg_roles WHERE rolname = current_user",
+                &[],
+            )
+            .await?;
+        let belong = if superuser { String::new() } else { format!("GRANT {role} TO CURRENT_USER;") };
+        let sql = format!("{belong} ALTER SCHEMA public OWNER TO {role}");
+        Ok(session.batch("handing over schema public", &sql).await?)
+    }
+
+    /// Removes what [`Creation::run`] made, and only that: it is found by the mark it carries. Safe to repeat.
+    pub async fn undo(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
+        let session = reach.admin_session().await?;
+        const LOOKING: &str = "looking for what was created";
+        let marked = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1
+                                     AND (shobj_description(oid, 'pg_database') = $3 OR datdba = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+                                          AND shobj_description(oid, 'pg_database') IS NULL AND EXISTS (SELECT FROM pg_roles r WHERE rolname = $2 AND shobj_description(r.oid, 'pg_authid') = $3))),
+                             EXISTS (SELECT FROM pg_roles r WHERE rolname = $2 AND shobj_description(r.oid, 'pg_authid') = $3)";
+        let rows =
+            session.rows(LOOKING, marked, &[&self.dbname, &self.role.as_str(), &self.id.as_str()]).await?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        if session.column(LOOKING, row, 0)? {
+            let sql = format!("DROP DATABASE {} WITH (FORCE)", quote_ident(&self.dbname));
+            session.batch("removing the database", &sql).await?;
+        }
+        if session.column(LOOKING, row, 1)? {
+            session
+                .batch("removing the role", &format!("DROP ROLE {}", quote_ident(self.role.as_str())))
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A database that lies on a system already.
+#[derive(Debug, Clone)]
+pub struct Existing {
+    pub facts: DatabaseFacts,
+    /// Every role that can log in and connect.
+    pub logins: Vec<Login>,
+    /// What the owner should know; sentences, with the SQL that cures it.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at a database that is to be taken in. Changes nothing.
+pub async fn existing(reach: Reach<'_>, dbname: &str) -> Result<Existing, LifecycleError> {
+    let session = reach.admin_session().await?;
+    let (system, dbname) = (reach.system.name.to_string(), dbname.to_owned());
+    let Some(facts) = facts::of_database(&session, &dbname).await? else {
+        return Err(LifecycleError::NoDatabase { system, dbname });
+    };
+    if facts.is_template || !facts.allows_connections {
+        return Err(LifecycleError::NotServable { system, dbname });
+    }
+    let logins = keeper::read_logins(&session, std::slice::from_ref(&dbname))
+        .await?
+        .remove(&dbname)
+        .unwrap_or_default();
+    let warnings = warnings(&dbname, &facts, &logins);
+    Ok(Existing { facts, logins, warnings })
+}
+
+fn warnings(dbname: &str, facts: &DatabaseFacts, logins: &[Login]) -> Vec<String> {
+    let named = |wanted: &dyn Fn(&Login) -> bool| -> String {
+        let names: Vec<String> = logins
+            .iter()
+            .filter(|login| wanted(login))
+            .map(|login| quote_ident(login.role.as_str()))
+            .collect();
+        names.join(", ")
+    };
+    let starts = |login: &Login, prefix: &str| {
+        login.verifier.as_deref().is_some_and(|verifier| verifier.starts_with(prefix))
+    };
+    let mut warnings = Vec::new();
+    let mut warn = |roles: String, text: &dyn Fn(&str) -> String| {
+        if !roles.is_empty() {
+            warnings.push(text(&roles));
+        }
+    };
+    warn(named(&|login| login.superuser), &|roles| {
+        format!(
+            "superusers can log in ({roles}): no fence and no limit holds them; give the application a role of its own"
+        )
+    });
+    warn(named(&|login| starts(login, "md5")), &|roles| {
+        format!(
+            "roles with an md5 password ({roles}) are refused until it is set anew: SET password_encryption = 'scram-sha-256'; ALTER ROLE ... PASSWORD '...'"
+        )
+    });
+    warn(named(&|login| login.verifier.is_none() && !login.superuser), &|roles| {
+        format!(
+            "roles without a password ({roles}) cannot log in through Freehold: ALTER ROLE ... PASSWORD '...'"
+        )
+    });
+    let owner = logins.iter().find(|login| login.role.as_str() == facts.owner && !login.superuser);
+    if let Some(owner) = owner {
+        warnings.push(format!(
+            "role {} owns the database and could lift the fence of a move: ALTER DATABASE {} OWNER TO the platform's role",
+            quote_ident(owner.role.as_str()),
+            quote_ident(dbname)
+        ));
+    }
+    warnings
+}
+
+/// Closes a database that the platform created: nobody can connect, the names are free again, the data stays.
+///
+/// `suffix` makes the new names distinct. Returns the name under which the database lies now. Safe to repeat.
+pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<String, LifecycleError> {
+    let session = reach.admin_session().await?;
+    let kept: String = dbname.chars().take(30).collect();
+    let closed = format!("{kept}__dropped_{suffix}");
+    let exists: bool = session
+        .value(
+            "looking for the database",
+            "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)",
+            &[&dbname],
+        )
+        .await?;
+    if exists {
+        let (db, new) = (quote_ident(dbname), quote_ident(&closed));
+        session
+            .batch("closing the database", &format!("ALTER DATABASE {db} ALLOW_CONNECTIONS false"))
+            .await?;
+        session
+            .rows(
+                "ending its sessions",
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1",
+                &[&dbname],
+            )
+            .await?;
+        session.batch("renaming the database", &format!("ALTER DATABASE {db} RENAME TO {new}")).await?;
+    }
+    rename_product_role(&session, dbname, &closed).await?;
+    Ok(closed)
+}
+
+/// The product's role is named like the database and carries its mark; another's role of that name is left alone.
+async fn rename_product_role(session: &Session, dbname: &str, closed: &str) -> Result<(), LifecycleError> {
+    let ours: bool = session
+        .value(
+            "looking for the product's role",
+            "SELECT EXISTS (SELECT FROM pg_roles r WHERE rolname = $1 AND shobj_description(r.oid, 'pg_authid') ~ '^(db_|created by freehold move)')",
+            &[&dbname],
+        )
+        .await?;
+    if ours {
+        let (role, new) = (quote_ident(dbname), quote_ident(closed));
+        session
+            .batch(
+                "closing the product's role",
+                &format!("ALTER ROLE {role} NOLOGIN; ALTER ROLE {role} RENAME TO {new}"),
+            )
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,52 @@
+//! The mover: carries a database from one system to another while its applications run.
+//!
+//! Owns the move's state machine ([`machine`]), its steps (one file each), and the task that drives them ([`drive`]).
+//! It deliberately never touches a client's connection: it writes the [`RouteRecord`](crate::model::RouteRecord), the
+//! proxies follow it and acknowledge, and the two meet in [`catalog`](crate::catalog) only.
+//!
+//! Start with [`machine`] for the order of things, then [`step`] for what every step has in its hands, then `cutover`
+//! for the pause.
+
+pub mod catchup;
+pub mod copy;
+mod copy_rows;
+mod copy_schema;
+pub mod cutover;
+mod cutover_pause;
+pub mod drive;
+mod driver;
+pub mod ends;
+pub mod error;
+pub mod finish;
+pub mod frozen;
+mod history;
+pub mod journal;
+pub mod keeper;
+pub mod kept;
+pub mod leftovers;
+pub mod lifecycle;
+pub mod machine;
+mod orders;
+mod pause_report;
+pub mod preflight;
+mod preflight_roles;
+mod preflight_shape;
+mod preflight_systems;
+pub mod progress;
+pub mod provision;
+pub mod settings;
+pub mod settle;
+pub mod step;
+mod stream;
+pub mod sweep;
+pub mod tools;
+pub mod undo_cutover;
+pub mod verify;
+pub mod way;
+
+pub use drive::Mover;
+pub use ends::{End, Ends};
+pub use error::StepError;
+pub use leftovers::leftovers;
+pub use settings::MoverSettings;
+pub use step::StepContext;

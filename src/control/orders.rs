@@ -1,0 +1,255 @@
+//! Orders to the proxies: the route of one database as the mover writes it, and the answers.
+//!
+//! An order is a change of the [`RouteRecord`] by compare-and-swap; its answers are the proxies' [`Ack`]s. This is all
+//! that the mover and the proxies ever say to each other.
+//!
+//! # Why
+//! Every order of a cutover is a compare-and-swap on the one before. Whoever else writes the route in between, an
+//! administrator with PAUSE or a proxy that ends an overdue hold, makes the next order fail, and so aborts the cutover.
+
+use std::collections::HashMap;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::catalog::store::{Durability, StoreError};
+use crate::catalog::{AckChanges, Catalog, RouteCommit, Swap, Versioned, keys};
+use crate::model::{Ack, AckStage, GateOrder, HoldReason, MoveId, Pinned, ProxyId, RouteRecord, StallReport};
+
+use super::error::StepError;
+
+/// Between two tries to learn how a commit ended whose answer was lost.
+const ASK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// The mover's end of the conversation about one database.
+#[derive(Debug)]
+pub(super) struct Orders {
+    catalog: Catalog,
+    holder: HoldReason,
+    route: Versioned<RouteRecord>,
+    proxies: Vec<ProxyId>,
+    acks: HashMap<ProxyId, Ack>,
+    changes: AckChanges,
+}
+
+/// What the proxies have answered to the order that stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Proxies that have not carried it out.
+    pub(super) silent: Vec<ProxyId>,
+    pub(super) sessions: u32,
+    /// Sessions that it waits for.
+    pub(super) waiting: u32,
+    pub(super) pinned: Vec<Pinned>,
+    /// Server connections of the proxies that have carried it out.
+    pub(super) server_pids: Vec<i32>,
+    pub(super) stalls: Vec<StallReport>,
+}
+
+impl Standing {
+    pub(super) fn is_done(&self) -> bool {
+        self.silent.is_empty()
+    }
+
+    /// Whoever the order waits for, for a person.
+    pub(super) fn in_the_way(&self) -> Vec<String> {
+        let pinned = self.pinned.iter().map(describe);
+        let silent = self.silent.iter().map(|proxy| format!("proxy {proxy} has not answered"));
+        let waiting = (self.waiting > 0 && self.pinned.is_empty())
+            .then(|| format!("{} sessions in a transaction or without a connection", self.waiting));
+        pinned.chain(waiting).chain(silent).collect()
+    }
+}
+
+fn describe(pinned: &Pinned) -> String {
+    let Pinned { session, role, application_name, client, reason } = pinned;
+    format!("session {session} of role {role} ({application_name}, {client}): {reason}")
+}
+
+impl Orders {
+    pub(super) async fn open(
+        catalog: Catalog,
+        database: &crate::model::DatabaseId,
+        id: MoveId,
+    ) -> Result<Orders, StepError> {
+        let route = catalog.route(database).await?;
+        let route = route.ok_or_else(|| StoreError::Missing { key: keys::route(database) })?;
+        let proxies = catalog.proxies().await?.into_iter().map(|proxy| proxy.id).collect();
+        let (acks, changes) = catalog.watch_acks(database).await?;
+        let acks = acks.into_iter().map(|ack| (ack.value.proxy.clone(), ack.value)).collect();
+        Ok(Orders { catalog, holder: HoldReason::Move { id }, route, proxies, acks, changes })
+    }
+
+    pub(super) fn route(&self) -> &RouteRecord {
+        &self.route.value
+    }
+
+    pub(super) fn holder(&self) -> HoldReason {
+        self.holder.clone()
+    }
+
+    /// Gives an order. Changes of others that do not touch the gate or the place are kept: the order is given again on
+    /// top of them.
+    pub(super) async fn give(&mut self, change: impl Fn(&mut RouteRecord)) -> Result<(), StepError> {
+        loop {
+            self.check_gate()?;
+            let mut wanted = self.route.value.clone();
+            change(&mut wanted);
+            if wanted == self.route.value {
+                return Ok(());
+            }
+            match self.catalog.commit_route(&self.route, wanted).await {
+                RouteCommit::Committed(route) => {
+                    self.route = route;
+                    return Ok(());
+                }
+                RouteCommit::Conflict(Some(newer)) => self.adopt(newer)?,
+                RouteCommit::Conflict(None) => return Err(self.gone()),
+                RouteCommit::Unknown(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Gives the order to hold. Not on disk before it is heard: losing it with the process is as good as ending it.
+    pub(super) async fn hold(&mut self, gate: GateOrder) -> Result<(), StepError> {
+        let mut wanted = self.route.value.clone();
+        wanted.gate = gate;
+        wanted.order += 1;
+        let key = keys::route(&wanted.database);
+        let batch = self.catalog.batch().unchanged(key.clone(), self.route.revision).put(key, &wanted);
+        match batch.durability(Durability::Relaxed).commit().await? {
+            Swap::Committed(revision) => {
+                self.route = Versioned { value: wanted, revision };
+                Ok(())
+            }
+            Swap::Conflict => {
+                Err(StepError::not_now("the route was changed while clients were about to wait"))
+            }
+        }
+    }
+
+    /// The point of no return. `Ok` means that the clients go to the new place, whatever happens to this process; an
+    /// error means that they do not. Where the answer is lost it asks until it knows.
+    pub(super) async fn commit(&mut self, wanted: RouteRecord) -> Result<(), StepError> {
+        match self.catalog.commit_route(&self.route, wanted.clone()).await {
+            RouteCommit::Committed(route) => {
+                self.route = route;
+                Ok(())
+            }
+            RouteCommit::Conflict(_) => Err(StepError::not_now("somebody ended the hold before the commit")),
+            RouteCommit::Unknown(error) => {
+                tracing::warn!(%error, "the answer to the commit of a cutover is lost, asking until it is known");
+                self.learn_outcome(&wanted).await
+            }
+        }
+    }
+
+    async fn learn_outcome(&mut self, wanted: &RouteRecord) -> Result<(), StepError> {
+        loop {
+            match self.catalog.route(&wanted.database).await {
+                Ok(Some(now)) if now.value.epoch == wanted.epoch && now.value.place == wanted.place => {
+                    self.route = now;
+                    return Ok(());
+                }
+                // A later write settles it: the lost one can no longer succeed.
+                Ok(Some(now)) if now.revision != self.route.revision => {
+                    return Err(StepError::not_now("the commit of the cutover lost against another change"));
+                }
+                Ok(Some(_)) => match self.catalog.commit_route(&self.route, wanted.clone()).await {
+                    RouteCommit::Committed(route) => {
+                        self.route = route;
+                        return Ok(());
+                    }
+                    RouteCommit::Conflict(_) | RouteCommit::Unknown(_) => {}
+                },
+                Ok(None) => return Err(self.gone()),
+                Err(error) => tracing::warn!(%error, "the store does not tell how the commit ended"),
+            }
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
+        }
+    }
+
+    fn adopt(&mut self, newer: Versioned<RouteRecord>) -> Result<(), StepError> {
+        let (old, new) = (&self.route.value, &newer.value);
+        if old.epoch != new.epoch || old.place != new.place || old.gate != new.gate || old.next != new.next {
+            return Err(StepError::not_now("somebody else gave an order to the database's gate"));
+        }
+        self.route = newer;
+        Ok(())
+    }
+
+    fn check_gate(&self) -> Result<(), StepError> {
+        match &self.route().gate {
+            GateOrder::Open => Ok(()),
+            GateOrder::Latched { by } | GateOrder::Held { by, .. } if *by == self.holder => Ok(()),
+            GateOrder::Latched { .. } | GateOrder::Held { .. } => {
+                Err(StepError::not_now("the database is paused"))
+            }
+        }
+    }
+
+    fn gone(&self) -> StepError {
+        StoreError::Missing { key: keys::route(&self.route().database) }.into()
+    }
+
+    /// How the standing order stands.
+    pub(super) fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        for proxy in &self.proxies {
+            let answer = self.acks.get(proxy).filter(|ack| ack.order >= self.route().order);
+            let Some(ack) = answer else {
+                standing.silent.push(proxy.clone());
+                continue;
+            };
+            standing.sessions += ack.sessions;
+            standing.waiting += ack.waiting;
+            standing.pinned.extend(ack.pinned.iter().cloned());
+            standing.stalls.extend(ack.stall.clone());
+            match ack.stage {
+                AckStage::Done => standing.server_pids.extend(&ack.server_pids),
+                AckStage::Seen => standing.silent.push(proxy.clone()),
+            }
+        }
+        standing
+    }
+
+    /// Waits until the answers are as wanted, or the deadline. Returns how the order stands then, either way.
+    /// Cancel-safe.
+    pub(super) async fn wait(
+        &mut self,
+        deadline: Instant,
+        mut wanted: impl FnMut(&Standing) -> bool,
+    ) -> Result<(Standing, Waited), StepError> {
+        loop {
+            let standing = self.standing();
+            if wanted(&standing) {
+                return Ok((standing, Waited::Enough));
+            }
+            match timeout_at(deadline, self.changes.next()).await {
+                Err(_) => return Ok((standing, Waited::TooLong)),
+                Ok(Ok(Some(acks))) => self.hear(acks),
+                Ok(Ok(None) | Err(StoreError::Compacted { .. })) => self.listen_again().await?,
+                Ok(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn hear(&mut self, acks: Vec<Versioned<Ack>>) {
+        for ack in acks {
+            self.acks.insert(ack.value.proxy.clone(), ack.value);
+        }
+    }
+
+    async fn listen_again(&mut self) -> Result<(), StepError> {
+        let (acks, changes) = self.catalog.watch_acks(&self.route.value.database).await?;
+        self.changes = changes;
+        self.hear(acks);
+        Ok(())
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waited {
+    Enough,
+    TooLong,
+}

@@ -1,0 +1,351 @@
+//! Preflight of the two systems: versions, settings, room for what replication needs, and the place of the database.
+
+use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
+use crate::system::facts::{LocaleProvider, SystemFacts};
+use crate::system::slots::{self, InTheWay};
+use crate::system::{Session, SystemError, quote_ident, quote_literal};
+
+use super::ends::End;
+use super::preflight::{Findings, Scene, on_system};
+use super::sweep::database_exists;
+use super::tools::Tools;
+
+/// TID range scans, by which large tables are copied in parts.
+const MAJOR_MIN: u32 = 14;
+/// Sessions that a move opens beside its copy workers.
+const OTHER_SESSIONS: i64 = 6;
+/// What a setting is raised by, beyond what is used now.
+const ROOM: i64 = 8;
+/// A younger transaction is probably gone when the slot is created.
+const YOUNG_MS: u128 = 5_000;
+
+pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    versions(scene, findings).await;
+    let (source, target) = (&scene.source_facts, &scene.target_facts);
+    if source.system_identifier == target.system_identifier {
+        let cure = other_target(scene, "another one");
+        findings
+            .platform(Blocker, "same_system")
+            .about(&scene.target_end().system.name)
+            .cure(cure)
+            .say("source and target are the same PostgreSQL server");
+        return Ok(());
+    }
+    for (end, facts) in [(scene.source_end(), source), (scene.target_end(), target)] {
+        privileges(end, facts, findings);
+        replication(end, facts, findings);
+        connections(scene, end, facts, findings);
+        slot_limits(end, facts, findings);
+    }
+    if source.in_recovery || target.in_recovery {
+        // The rest tries things that a standby refuses.
+        return Ok(());
+    }
+    transactions(scene, scene.source_end(), scene.source, findings).await?;
+    place(scene, findings).await?;
+    locale(scene, findings).await
+}
+
+fn other_target(scene: &Scene<'_>, which: &str) -> Option<String> {
+    Some(format!("MOVE DATABASE {} TO SYSTEM ...; -- {which}", quote_ident(&scene.source_end().dbname)))
+}
+
+async fn versions(scene: &Scene<'_>, findings: &mut Findings) {
+    let (source, target) = (scene.source_facts.major(), scene.target_facts.major());
+    if source < MAJOR_MIN {
+        findings
+            .platform(Blocker, "source_version")
+            .about(&scene.source_end().system.name)
+            .cure(Some(format!("-- upgrade system {} by pg_upgrade", scene.source_end().system.name)))
+            .say(format!("the source is PostgreSQL {source}; moves begin at PostgreSQL {MAJOR_MIN}"));
+    }
+    if target < source {
+        findings
+            .platform(Blocker, "target_older")
+            .about(&scene.target_end().system.name)
+            .cure(other_target(scene, &format!("one of PostgreSQL {source} or newer")))
+            .say(format!(
+                "the target is PostgreSQL {target}, older than the source ({source}): its schema may not fit"
+            ));
+    }
+    if let Err(error) = Tools::find(&scene.plan.settings.postgres_bin_dirs, target.max(source)).await {
+        findings
+            .platform(Blocker, "pg_dump")
+            .cure(Some(format!("apt-get install postgresql-client-{target}")))
+            .say(error.to_string());
+    }
+}
+
+fn privileges(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+    if facts.in_recovery {
+        findings
+            .platform(Blocker, "in_recovery")
+            .about(&end.system.name)
+            .cure(on_system(end, "SELECT pg_promote();"))
+            .say(format!("system {} is a standby: nothing can be created there", end.system.name));
+    }
+    if !facts.role_is_superuser {
+        findings
+            .platform(Blocker, "platform_role")
+            .about(&facts.role)
+            .cure(on_system(end, format!("ALTER ROLE {} SUPERUSER;", quote_ident(&facts.role))))
+            .say(format!(
+                "the platform's role {} is not a superuser on system {}: it cannot read verifiers, guard schema changes, or \
+                 subscribe",
+                facts.role, end.system.name
+            ));
+    }
+}
+
+/// What the publishing and the subscribing half need; each system is both, one now and one for the way back.
+fn replication(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+    let name = &end.system.name;
+    if facts.wal_level != "logical" {
+        findings
+            .platform(Blocker, "wal_level")
+            .about(name)
+            .cure(on_system(end, "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server"))
+            .say(format!("wal_level of system {name} is {}, replication needs logical", facts.wal_level));
+    }
+    let rooms = [
+        ("replication_slots", "max_replication_slots", facts.slots_max, facts.slots_used, 1),
+        ("wal_senders", "max_wal_senders", facts.senders_max, facts.senders_used, 2),
+        (
+            "apply_workers",
+            "max_logical_replication_workers",
+            facts.apply_workers_max,
+            facts.apply_workers_used,
+            1,
+        ),
+        (
+            "worker_processes",
+            "max_worker_processes",
+            facts.worker_processes_max,
+            facts.worker_processes_used,
+            2,
+        ),
+    ];
+    for (check, setting, limit, used, needed) in rooms {
+        if limit - used >= needed {
+            continue;
+        }
+        let wanted = used + ROOM;
+        findings
+            .platform(Blocker, check)
+            .about(name)
+            .cure(on_system(
+                end,
+                format!("ALTER SYSTEM SET {setting} = {wanted}; -- then restart the server"),
+            ))
+            .say(format!(
+                "{setting} of system {name} is {limit}, {used} are in use, a move needs {needed} more"
+            ));
+    }
+    if facts.origins_max - facts.origins_used < 1 {
+        let setting =
+            if facts.major() >= 18 { "max_active_replication_origins" } else { "max_replication_slots" };
+        let wanted = facts.origins_used + ROOM;
+        findings
+            .platform(Blocker, "replication_origins")
+            .about(name)
+            .cure(on_system(
+                end,
+                format!("ALTER SYSTEM SET {setting} = {wanted}; -- then restart the server"),
+            ))
+            .say(format!("system {name} has no room to remember where another subscription is ({setting})"));
+    }
+}
+
+fn connections(scene: &Scene<'_>, end: &End, facts: &SystemFacts, findings: &mut Findings) {
+    let needed =
+        i64::try_from(scene.plan.settings.copy_workers).unwrap_or(i64::MAX).saturating_add(OTHER_SESSIONS);
+    let free = facts.connections_max - facts.connections_used;
+    if free < needed {
+        let wanted = facts.connections_used.saturating_add(needed) + ROOM;
+        findings
+            .platform(Blocker, "connections")
+            .about(&end.system.name)
+            .cure(on_system(
+                end,
+                format!("ALTER SYSTEM SET max_connections = {wanted}; -- then restart the server"),
+            ))
+            .say(format!("system {} has {free} free connections, the copy needs {needed}", end.system.name));
+    }
+}
+
+fn slot_limits(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+    let keep = facts.slot_wal_keep_mb_max;
+    if keep >= 0 {
+        findings
+            .platform(Warning, "slot_wal_limit")
+            .about(&end.system.name)
+            .cure(on_system(end, "ALTER SYSTEM SET max_slot_wal_keep_size = -1; -- then SELECT pg_reload_conf();"))
+            .say(format!(
+                "max_slot_wal_keep_size of system {} is {keep} MB: more WAL than that during the copy, and the move \
+                 begins again",
+                end.system.name
+            ));
+    }
+    if facts.idle_slot_timeout_s > 0 {
+        findings
+            .platform(Warning, "idle_slot_timeout")
+            .about(&end.system.name)
+            .cure(on_system(
+                end,
+                "ALTER SYSTEM SET idle_replication_slot_timeout = 0; -- then SELECT pg_reload_conf();",
+            ))
+            .say(format!(
+                "idle_replication_slot_timeout of system {} is {} s: a longer copy loses its slot",
+                end.system.name, facts.idle_slot_timeout_s
+            ));
+    }
+}
+
+/// Transactions that the creation of the slot would have to wait for.
+async fn transactions(
+    scene: &Scene<'_>,
+    end: &End,
+    session: &Session,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
+    for found in slots::in_the_way(session).await? {
+        let too_old = found.age >= scene.plan.settings.slot_timeout;
+        match found.pid {
+            None => prepared(end, &found, findings),
+            Some(pid) if too_old || found.age.as_millis() >= YOUNG_MS => {
+                let severity = if too_old { Blocker } else { Warning };
+                findings
+                    .product(severity, "long_transaction")
+                    .about(&pid)
+                    .cure(on_system(end, format!("SELECT pg_terminate_backend({pid});")))
+                    .say(format!(
+                        "a transaction that has written keeps the slot from being created: {found}"
+                    ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn prepared(end: &End, found: &InTheWay, findings: &mut Findings) {
+    let cure = format!(
+        "-- on system {}, database {}; or COMMIT PREPARED:\nROLLBACK PREPARED {};",
+        end.system.name,
+        found.database,
+        quote_literal(&found.state)
+    );
+    findings
+        .product(Blocker, "prepared_transaction")
+        .about(&found.state)
+        .cure(Some(cure))
+        .say(format!("{found} keeps the slot from being created, and could be committed behind the fence"));
+}
+
+/// Whether the database can be created on the target, and how large it is.
+async fn place(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    let end = scene.target_end();
+    if !end.system.accepts_databases {
+        findings
+            .platform(Blocker, "target_closed")
+            .about(&end.system.name)
+            .cure(Some(format!("ALTER SYSTEM {} UNCORDON;", end.system.name)))
+            .say(format!("system {} takes no databases", end.system.name));
+    }
+    if database_exists(scene.target, &end.dbname).await? {
+        let (name, other) = (quote_ident(&end.dbname), quote_ident(&format!("{}_old", end.dbname)));
+        findings
+            .platform(Blocker, "name_taken")
+            .about(&end.dbname)
+            .cure(on_system(end, format!("ALTER DATABASE {name} RENAME TO {other};")))
+            .say(format!("system {} has a database \"{}\" already", end.system.name, end.dbname));
+    }
+    let megabytes = scene.database.bytes >> 20;
+    findings.platform(Note, "size").about(&scene.source_end().dbname).say(format!(
+        "the database is {megabytes} MB; the target needs as much, and the source keeps the WAL that is written during \
+         the copy (at most {} MB, then the move is rolled back)",
+        scene.plan.settings.wal_retained_bytes_max >> 20
+    ));
+    Ok(())
+}
+
+/// Whether the target can sort and compare strings as the source does.
+async fn locale(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    let (database, end) = (&scene.database, scene.target_end());
+    let target = scene.target_facts.version_num;
+    let probes: Vec<String> = match (database.provider, &database.locale) {
+        (LocaleProvider::Builtin, _) if target < 170_000 => {
+            let cure = other_target(scene, "one of PostgreSQL 17 or newer");
+            findings
+                .platform(Blocker, "locale")
+                .cure(cure)
+                .say("the database uses the builtin locale provider, which the target lacks");
+            return Ok(());
+        }
+        (LocaleProvider::Builtin, Some(locale)) => vec![probe("builtin", locale)],
+        (LocaleProvider::Icu, Some(locale)) => {
+            vec![probe("icu", locale), probe("libc", &database.collate), probe("libc", &database.ctype)]
+        }
+        _ => vec![probe("libc", &database.collate), probe("libc", &database.ctype)],
+    };
+    for sql in probes {
+        if let Err(error) = tried(scene.target, &sql).await {
+            let (object, remedy) = match (database.provider, &database.locale) {
+                (LocaleProvider::Icu, Some(locale)) => {
+                    (locale, "install a server that is built with ICU".to_owned())
+                }
+                _ => (
+                    &database.collate,
+                    format!("run locale-gen {}, then restart the server", database.collate),
+                ),
+            };
+            findings
+                .platform(Blocker, "locale")
+                .about(object)
+                .cure(Some(format!("-- on the machine of system {}: {remedy}", end.system.name)))
+                .say(format!("system {} lacks the locale of the database: {error}", end.system.name));
+            return Ok(());
+        }
+    }
+    collation_version(scene, findings).await
+}
+
+async fn collation_version(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    const READING: &str = "reading the version of a collation";
+    let Some(here) = &scene.database.collation_version else { return Ok(()) };
+    if scene.target_facts.version_num < 150_000 {
+        return Ok(());
+    }
+    // The target's own template has the same provider and locale in most installations; where not, nothing is known.
+    let sql =
+        "SELECT d.datcollversion FROM pg_database d WHERE d.datcollversion IS NOT NULL AND d.datcollate = $1
+            AND d.datlocprovider::text = $2 LIMIT 1";
+    let provider = scene.database.provider.as_str().get(..1).unwrap_or("c");
+    let letter = if scene.database.provider == LocaleProvider::Libc { "c" } else { provider };
+    let row = scene.target.optional(READING, sql, &[&scene.database.collate, &letter]).await?;
+    let Some(row) = row else { return Ok(()) };
+    let there: String = scene.target.column(READING, &row, 0)?;
+    if &there != here {
+        findings.product(Warning, "collation_version").about(&scene.database.collate).say(format!(
+            "strings sort by version {here} of the locale on the source and {there} on the target: indexes are built anew, \
+             but ORDER BY and range partitions of text may differ"
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn probe(provider: &str, locale: &str) -> String {
+    format!(
+        "CREATE COLLATION pg_temp.freehold_probe (PROVIDER = {provider}, LOCALE = {})",
+        quote_literal(locale)
+    )
+}
+
+/// Runs a statement and takes it back.
+pub(super) async fn tried(session: &Session, sql: &str) -> Result<(), SystemError> {
+    const TRYING: &str = "trying the locale on the target";
+    session.batch(TRYING, "BEGIN").await?;
+    let outcome = session.batch(TRYING, sql).await;
+    session.batch(TRYING, "ROLLBACK").await?;
+    outcome
+}

@@ -1,0 +1,265 @@
+//! Provision: everything that must exist before the first row travels.
+//!
+//! ```text
+//!   target: roles -> empty database, shut -> helper schema
+//!   source: helper schema -> guard -> publication
+//! ```
+//!
+//! The slot is not made here but by `copy`: its snapshot lives as long as one connection does, so a copy that is
+//! interrupted needs a new slot anyway.
+//!
+//! # Why
+//! The guard comes before the publication, so that the list of tables cannot grow stale; a transaction that made a
+//! table before the guard and commits after the list is found by `copy`, which compares the list with its snapshot.
+
+use std::time::Duration;
+
+use crate::catalog::keys;
+use crate::model::MoveStep;
+use crate::model::movement::{SavedFence, StepEvent};
+use crate::system::fence::Access;
+use crate::system::guard::Guard;
+use crate::system::roles::{Membership, Role};
+use crate::system::tables::TableName;
+use crate::system::{
+    Session, SystemError, databases, facts, fence, guard, marker, publications, roles, tables,
+};
+
+use super::ends::Ends;
+use super::error::StepError;
+use super::step::StepContext;
+use super::sweep;
+
+/// Tries for a lock that somebody else holds, each as long as `lock_timeout` allows.
+const LOCK_ATTEMPTS_MAX: u32 = 10;
+const LOCK_RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Makes it all. Safe to repeat.
+pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
+    let ends = ctx.ends();
+    ctx.progress.say("preparing roles");
+    let source = ctx.source_session().await?;
+    let target = ends.target.admin_session().await.map_err(StepError::doing("connecting to the target"))?;
+    let needed = needed_roles(ctx, &source, &ends).await?;
+    create_roles(ctx, &target, &needed).await?;
+    ctx.check()?;
+
+    ctx.progress.say("preparing the database");
+    create_database(ctx, &ends, &source, &target).await?;
+    ctx.check()?;
+
+    ctx.progress.say("preparing the source");
+    prepare_source(ctx, &ends, &source).await
+}
+
+/// Removes it all from both systems. Safe to repeat, and after a `run` that never began. A system that does not answer
+/// does not keep the other one from being cleaned.
+pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
+    let ends = ctx.ends();
+    // Before anything was begun, what has our names there is not ours to remove.
+    let began = |entry: &crate::model::movement::StepEntry| {
+        entry.step == MoveStep::Provision && entry.event == StepEvent::Started
+    };
+    if !ctx.record().log.iter().any(began) {
+        return Ok(());
+    }
+    ctx.progress.say("removing what the move made");
+    let target = sweep::made_database(&ends).await;
+    let source = sweep::objects(&ends.source, ends.names()).await;
+    source.map_err(StepError::doing("cleaning the source"))?;
+    let stayed = target.map_err(StepError::doing("cleaning the target"))?;
+    if !stayed.is_empty() {
+        tracing::warn!(roles = stayed.join(", "), "roles that the move created stay: something uses them");
+        ctx.remember(|facts| {
+            facts.notes.insert("roles_that_stay".into(), stayed.join(", "));
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// What the database needs of the source's roles.
+struct Needed {
+    roles: Vec<Role>,
+    memberships: Vec<Membership>,
+}
+
+async fn needed_roles(ctx: &StepContext, source: &Session, ends: &Ends) -> Result<Needed, StepError> {
+    let doing = || StepError::doing("reading the roles on the source");
+    let names = needed_role_names(ctx, source, ends).await?;
+    let roles = roles::read(source, &names).await.map_err(doing())?;
+    let memberships = roles::memberships(source, &names).await.map_err(doing())?;
+    Ok(Needed { roles, memberships })
+}
+
+async fn needed_role_names(
+    ctx: &StepContext,
+    source: &Session,
+    ends: &Ends,
+) -> Result<Vec<String>, StepError> {
+    let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
+    let role_of = |key: &str| key.rsplit_once('/').map(|(_, role)| role.to_owned());
+    let logins: Vec<String> = logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect();
+    roles::needed_by(source, &ends.source.dbname, &logins, &platform_roles(ends).each())
+        .await
+        .map_err(StepError::doing("listing the roles on the source"))
+}
+
+/// Roles that never travel.
+pub(super) struct PlatformRoles {
+    source: String,
+    target: String,
+    replication: String,
+}
+
+pub(super) fn platform_roles(ends: &Ends) -> PlatformRoles {
+    PlatformRoles {
+        source: ends.source.system.admin_role.to_string(),
+        target: ends.target.system.admin_role.to_string(),
+        replication: ends.names().replication_role(),
+    }
+}
+
+impl PlatformRoles {
+    pub(super) fn each(&self) -> [&str; 3] {
+        [&self.source, &self.target, &self.replication]
+    }
+}
+
+/// Creates the roles that the target lacks. One that exists is left as it is: the preflight has compared it.
+async fn create_roles(ctx: &mut StepContext, target: &Session, needed: &Needed) -> Result<(), StepError> {
+    let doing = || StepError::doing("creating roles on the target");
+    let names: Vec<String> = needed.roles.iter().map(|role| role.name.clone()).collect();
+    let there = roles::read(target, &names).await.map_err(doing())?;
+    let mark = ctx.ends().names().role_mark();
+    let is_there = |role: &Role| there.iter().any(|other| other.name == role.name);
+    let missing: Vec<&Role> = needed.roles.iter().filter(|role| !is_there(role)).collect();
+    let ours: Vec<String> = there
+        .iter()
+        .filter(|role| role.comment.as_deref() == Some(&mark))
+        .chain(missing.iter().copied())
+        .map(|role| role.name.clone())
+        .collect();
+    ctx.remember(|facts| facts.roles_created.clone_from(&ours)).await?;
+    for role in missing {
+        roles::create(target, role, &mark).await.map_err(doing())?;
+    }
+    // A membership is made only where the move made one of its two roles: it ends with that role.
+    for membership in &needed.memberships {
+        if ours.contains(&membership.member) || ours.contains(&membership.role) {
+            roles::grant_membership(target, membership).await.map_err(doing())?;
+        }
+    }
+    Ok(())
+}
+
+/// Creates the database, shut, with its settings; and remembers who may connect once it opens.
+pub(super) async fn create_database(
+    ctx: &mut StepContext,
+    ends: &Ends,
+    source: &Session,
+    target: &Session,
+) -> Result<(), StepError> {
+    let doing = || StepError::doing("creating the database on the target");
+    let dbname = &ends.target.dbname;
+    let like = facts::of_database(source, &ends.source.dbname).await.map_err(doing())?;
+    let like = like.ok_or_else(|| no_database(ends))?;
+    databases::create(target, ends.names(), dbname, &like).await.map_err(doing())?;
+    let settings = roles::database_settings(source, &ends.source.dbname).await.map_err(doing())?;
+    databases::apply_settings(target, dbname, &settings, like.comment.as_deref()).await.map_err(doing())?;
+
+    let access = fence::read(source, &ends.source.dbname).await.map_err(doing())?;
+    let access = match ctx.facts().saved_fence.get(&ends.source.system.name) {
+        // Shut already by a cutover that was aborted in the middle: what it saved is the truth.
+        Some(saved) if access.is_shut() => {
+            fence::as_saved(source, &ends.source.dbname, saved).await.map_err(doing())?
+        }
+        _ => access,
+    };
+    let opened = opened_access(target, ends, &access).await.map_err(doing())?;
+    let system = ends.target.system.name.clone();
+    ctx.remember(|facts| {
+        facts.saved_fence.insert(system.clone(), opened.clone());
+    })
+    .await?;
+
+    let session = ends.target.session().await.map_err(doing())?;
+    marker::create_helper(&session).await.map_err(doing())
+}
+
+/// Who may connect to the database on the target, as they could on the source.
+async fn opened_access(target: &Session, ends: &Ends, access: &Access) -> Result<SavedFence, SystemError> {
+    let now = fence::read(target, &ends.target.dbname).await?;
+    let grantees = access.grants.iter().filter_map(|grant| grant.grantee.clone());
+    let names: Vec<String> = grantees.chain([access.owner.clone()]).collect();
+    let known: Vec<String> = roles::read(target, &names).await?.into_iter().map(|role| role.name).collect();
+    let platform = ends.source.system.admin_role.as_str();
+    // The platform's role on the source has no business on the target, unless it is the same.
+    let knows =
+        |role: &str| (role != platform || role == now.owner) && known.iter().any(|known| known == role);
+    Ok(fence::translated(access, &now.owner, knows))
+}
+
+fn no_database(ends: &Ends) -> StepError {
+    StepError::Forbidden {
+        sqlstate: crate::error::SqlState::INVALID_CATALOG_NAME,
+        blame: crate::error::Blame::Platform,
+        message: format!("there is no database \"{}\" on the source", ends.source.dbname),
+        detail: None,
+        hint: None,
+    }
+}
+
+/// Helper schema, guard, publication.
+async fn prepare_source(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
+    let doing = || StepError::doing("preparing the source");
+    source.act_as_replica().await.map_err(doing())?;
+    marker::create_helper(source).await.map_err(doing())?;
+    let remedy = format!("CANCEL MOVE {}", ends.id);
+    let guard = Guard {
+        id: ends.id,
+        database: ctx.record().name.as_str(),
+        platform_role: ends.source.system.admin_role.as_str(),
+        remedy: &remedy,
+    };
+    guard::install(source, &guard).await.map_err(doing())?;
+    publish(ctx, ends, source).await
+}
+
+/// Makes the publication hold exactly the tables that exist now.
+pub(super) async fn publish(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
+    let doing = || StepError::doing("creating the publication on the source");
+    let name = ends.names().forward();
+    let lock_timeout = format!("SET lock_timeout = {}", ctx.settings.lock_timeout.as_millis());
+    source.batch("bounding lock waits", &lock_timeout).await.map_err(doing())?;
+    for attempt in 1.. {
+        ctx.check()?;
+        let wanted = published_tables(source).await.map_err(doing())?;
+        if publications::tables(source, &name).await.map_err(doing())?.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        let made = async {
+            publications::drop(source, &name).await?;
+            publications::create(source, &name, &wanted).await
+        };
+        match made.await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_refused_with("55P03") && attempt < LOCK_ATTEMPTS_MAX => {
+                ctx.progress.say("waiting for a VACUUM or a schema change on the source");
+                tokio::time::sleep(LOCK_RETRY_AFTER).await;
+            }
+            // Somebody dropped a table between the list and the publication.
+            Err(error) if error.is_refused_with("42P01") && attempt < LOCK_ATTEMPTS_MAX => {}
+            Err(error) => return Err(StepError::failed("creating the publication on the source", error)),
+        }
+    }
+    Ok(())
+}
+
+/// The tables of the users that are in the log, and the marker; sorted.
+pub(super) async fn published_tables(session: &Session) -> Result<Vec<TableName>, SystemError> {
+    let mut names = tables::list_logged_names(session).await?;
+    names.push(publications::marker_table());
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,210 @@
+//! What an operator may choose about moves.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::model::MoveStep;
+
+/// The bounds of a move. Every wait of the mover is bounded by one of these, or by the database's contract.
+#[derive(Debug, Clone)]
+pub struct MoverSettings {
+    /// Directories with `pg_dump` and `pg_restore`, searched in order for the right major.
+    pub postgres_bin_dirs: Vec<PathBuf>,
+    /// How to go under TLS towards systems; None is with the operating system's roots.
+    pub connector: Option<crate::tls::Connector>,
+    /// Connections that copy rows, on each side.
+    pub copy_workers: usize,
+    /// Tables larger than this are copied in ranges of their pages, by several workers.
+    pub copy_split_bytes: u64,
+    /// Index builds at a time.
+    pub index_workers: usize,
+    pub connect_timeout: Duration,
+    /// A statement that should be quick is not; nothing of the copy is under it.
+    pub statement_timeout: Duration,
+    /// The wait for a lock on one of the product's objects: longer waits would queue the product's own statements.
+    pub lock_timeout: Duration,
+    /// The wait of the slot's creation for transactions that were running before it.
+    pub slot_timeout: Duration,
+    /// WAL that the source keeps for the move; past it the move is rolled back before the source's disk fills.
+    pub wal_retained_bytes_max: u64,
+    /// A cutover begins when a row takes no longer than this from source to target. In time and not in bytes of WAL: what
+    /// other databases of the system write is in the same log.
+    pub ready_lag: Duration,
+    /// The target has to be near for this long before the sessions prepare themselves.
+    pub ready_for: Duration,
+    /// Whether rows are compared before the cutover.
+    pub verify: Verify,
+    /// The wait for every session to have a twin on the target.
+    pub warm_budget: Duration,
+    /// The wait for pinned sessions to let go of what pins them.
+    pub pin_budget: Duration,
+    /// The wait for a proxy to answer an order that needs no client to move.
+    pub ack_budget: Duration,
+    /// Aborted cutovers before the move is given up.
+    pub cutover_attempts_max: u32,
+    /// The wait after the first aborted cutover; doubles with each.
+    pub cutover_backoff: Duration,
+    /// Tries of a step that must go on (settle, finish, an undo) before a person is asked.
+    pub step_attempts_max: u32,
+    /// The wait after the first of them; doubles with each.
+    pub step_backoff: Duration,
+    /// The time that backends on the old side have to end by themselves after the clients left.
+    pub close_grace: Duration,
+    /// Makes something go wrong at a named instant. A testing aid.
+    pub fault: Option<Fault>,
+}
+
+impl Default for MoverSettings {
+    fn default() -> MoverSettings {
+        MoverSettings {
+            postgres_bin_dirs: Vec::new(),
+            connector: None,
+            copy_workers: 4,
+            copy_split_bytes: 256 << 20,
+            index_workers: 2,
+            connect_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(60),
+            lock_timeout: Duration::from_secs(2),
+            slot_timeout: Duration::from_secs(60),
+            wal_retained_bytes_max: 10 << 30,
+            ready_lag: Duration::from_millis(20),
+            ready_for: Duration::from_millis(500),
+            verify: Verify::Rows,
+            warm_budget: Duration::from_secs(30),
+            pin_budget: Duration::from_secs(60),
+            ack_budget: Duration::from_secs(5),
+            cutover_attempts_max: 5,
+            cutover_backoff: Duration::from_secs(1),
+            step_attempts_max: 5,
+            step_backoff: Duration::from_secs(1),
+            close_grace: Duration::from_secs(5),
+            fault: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Every row of every table, on both sides, at one position.
+    Rows,
+    Off,
+}
+
+/// What a test makes go wrong, and when.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub step: MoveStep,
+    pub point: CrashPoint,
+    pub kind: FaultKind,
+}
+
+#[derive(Debug, Clone)]
+pub enum FaultKind {
+    /// The process ends: a kill -9 that never misses.
+    Abort,
+    /// Nothing more happens. The test is told, and drops the mover: a kill -9 for tests that live in the same process.
+    Freeze(Arc<Notify>),
+    /// The step fails, and may be tried again.
+    Fail,
+}
+
+impl Fault {
+    /// Reads `cutover:held`, the form of the configuration: the process ends there.
+    pub fn parse(text: &str) -> Option<Fault> {
+        let (step, point) = text.split_once(':')?;
+        let step = MoveStep::ALL.into_iter().find(|known| known.as_str() == step)?;
+        let point = CrashPoint::ALL.into_iter().find(|known| known.as_str() == point)?;
+        Some(Fault { step, point, kind: FaultKind::Abort })
+    }
+}
+
+/// An instant at which something can be made to go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CrashPoint {
+    /// Nothing of the step is recorded yet.
+    BeforeIntent,
+    /// The intent is recorded, nothing is done.
+    AfterIntent,
+    /// The step is done, its outcome is not recorded.
+    BeforeOutcome,
+    AfterOutcome,
+    /// The same four of the step's undo.
+    BeforeUndoIntent,
+    AfterUndoIntent,
+    BeforeUndoOutcome,
+    AfterUndoOutcome,
+    /// Of the cutover: every session has its twin.
+    Warmed,
+    /// The source refuses new connections.
+    FencedAhead,
+    /// Every client waits.
+    Held,
+    /// No writer is left on the source.
+    Fenced,
+    /// The marker row was seen on the other side.
+    MarkerSeen,
+    /// Everything is ready on the other side; the next thing is the compare-and-swap.
+    BeforeCommit,
+    AfterCommit,
+}
+
+impl CrashPoint {
+    pub const ALL: [CrashPoint; 15] = [
+        CrashPoint::BeforeIntent,
+        CrashPoint::AfterIntent,
+        CrashPoint::BeforeOutcome,
+        CrashPoint::AfterOutcome,
+        CrashPoint::BeforeUndoIntent,
+        CrashPoint::AfterUndoIntent,
+        CrashPoint::BeforeUndoOutcome,
+        CrashPoint::AfterUndoOutcome,
+        CrashPoint::Warmed,
+        CrashPoint::FencedAhead,
+        CrashPoint::Held,
+        CrashPoint::Fenced,
+        CrashPoint::MarkerSeen,
+        CrashPoint::BeforeCommit,
+        CrashPoint::AfterCommit,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CrashPoint::BeforeIntent => "before_intent",
+            CrashPoint::AfterIntent => "after_intent",
+            CrashPoint::BeforeOutcome => "before_outcome",
+            CrashPoint::AfterOutcome => "after_outcome",
+            CrashPoint::BeforeUndoIntent => "before_undo_intent",
+            CrashPoint::AfterUndoIntent => "after_undo_intent",
+            CrashPoint::BeforeUndoOutcome => "before_undo_outcome",
+            CrashPoint::AfterUndoOutcome => "after_undo_outcome",
+            CrashPoint::Warmed => "warmed",
+            CrashPoint::FencedAhead => "fenced_ahead",
+            CrashPoint::Held => "held",
+            CrashPoint::Fenced => "fenced",
+            CrashPoint::MarkerSeen => "marker_seen",
+            CrashPoint::BeforeCommit => "before_commit",
+            CrashPoint::AfterCommit => "after_commit",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_crash_point_can_be_named_in_the_configuration() {
+        for step in MoveStep::ALL {
+            for point in CrashPoint::ALL {
+                let text = format!("{}:{}", step.as_str(), point.as_str());
+                let fault = Fault::parse(&text).unwrap();
+                assert_eq!((fault.step, fault.point), (step, point));
+            }
+        }
+        assert!(Fault::parse("cutover").is_none());
+        assert!(Fault::parse("cutover:lunch").is_none());
+    }
+}

@@ -1,0 +1,229 @@
+//! The stream of changes from one side to the other: made, watched, removed; in either direction.
+//!
+//! # Why
+//! The lag in bytes counts what is not replicated, too, and moves with keepalives; the lag in time comes from a marker row
+//! that is written once in a while and looked for on the other side, both by this process, so that no two clocks are
+//! compared. A stream is near when both say so.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Blame, SqlState};
+use crate::model::Address;
+use crate::system::names::quote_conninfo;
+use crate::system::subscriptions::{self, NewSubscription};
+use crate::system::{MoveNames, Session, SystemError, marker, roles, slots};
+
+use super::ends::{End, Ends};
+use super::error::StepError;
+use super::way::Way;
+
+/// Beats that are remembered: more than are ever on their way.
+const BEATS_MAX: usize = 256;
+
+/// One direction between the two ends of a move.
+#[derive(Debug, Clone)]
+pub(super) struct Stream {
+    pub(super) way: Way,
+    pub(super) names: MoveNames,
+    /// Where rows are written.
+    pub(super) publisher: End,
+    /// Where they are applied.
+    pub(super) subscriber: End,
+}
+
+impl Stream {
+    pub(super) fn new(way: Way, ends: Ends) -> Stream {
+        let names = ends.names();
+        let (publisher, subscriber) = way.ends(ends);
+        Stream { way, names, publisher, subscriber }
+    }
+
+    /// Publication, slot and subscription have one name.
+    pub(super) fn name(&self) -> String {
+        self.way.stream(self.names)
+    }
+
+    /// Makes the subscription, if it is not there, and switches it on. One that switched itself off because of an error
+    /// stays off: what stopped it would stop it again.
+    pub(super) async fn start(&self, publisher: &Session, subscriber: &Session) -> Result<(), StepError> {
+        let doing = || StepError::doing("starting replication");
+        let name = self.name();
+        if subscriptions::state(subscriber, &name).await.map_err(doing())?.is_none() {
+            self.subscribe(publisher, subscriber).await.map_err(doing())?;
+        }
+        let state = subscriptions::state(subscriber, &name).await.map_err(doing())?;
+        match state {
+            Some(state) if state.enabled => Ok(()),
+            Some(state) if state.apply_errors > 0 => Err(stopped(&self.subscriber)),
+            _ => subscriptions::enable(subscriber, &name).await.map_err(doing()),
+        }
+    }
+
+    /// The role gets a new password each time; it is in the subscription and nowhere else.
+    async fn subscribe(&self, publisher: &Session, subscriber: &Session) -> Result<(), SystemError> {
+        let role = self.names.replication_role();
+        let password = zeroize::Zeroizing::new(random_password());
+        roles::create_replication(publisher, &role, &password, &self.publisher.dbname).await?;
+        let conninfo = zeroize::Zeroizing::new(self.conninfo(&role, &password));
+        let name = self.name();
+        let new = NewSubscription { name: &name, conninfo: &conninfo, publication: &name, slot: &name };
+        subscriptions::create_disabled(subscriber, &new).await
+    }
+
+    /// How the subscriber reaches the publisher. Keepalives make it notice a publisher that is gone without a word.
+    fn conninfo(&self, role: &str, password: &str) -> String {
+        let system = &self.publisher.system;
+        let Address { host, port } = system.replication_address.as_ref().unwrap_or(&system.address);
+        format!(
+            "host={} port={port} dbname={} user={} password={} sslmode={} connect_timeout=10 keepalives_idle=10",
+            quote_conninfo(host),
+            quote_conninfo(&self.publisher.dbname),
+            quote_conninfo(role),
+            quote_conninfo(password),
+            system.sslmode.as_str(),
+        )
+    }
+
+    /// Removes the subscription, the slot and the publication. Safe to repeat.
+    pub(super) async fn remove(&self) -> Result<(), SystemError> {
+        let name = self.name();
+        let subscriber = self.subscriber.session().await?;
+        subscriber.act_as_replica().await?;
+        subscriptions::drop(&subscriber, &name).await?;
+        let publisher = self.publisher.session().await?;
+        publisher.act_as_replica().await?;
+        slots::drop(&publisher, &name, self.publisher.deadline()).await?;
+        crate::system::publications::drop(&publisher, &name).await
+    }
+}
+
+fn random_password() -> String {
+    use rand::RngExt;
+    rand::rng().sample_iter(rand::distr::Alphanumeric).take(32).map(char::from).collect()
+}
+
+/// The apply worker met an error that it would meet again.
+fn stopped(subscriber: &End) -> StepError {
+    StepError::Forbidden {
+        sqlstate: SqlState::DATA_CORRUPTED,
+        blame: Blame::Platform,
+        message: format!("replication stopped with an error on system {}", subscriber.system.name),
+        detail: Some(
+            "A change of the other side could not be applied; the server's log says which.".to_owned(),
+        ),
+        hint: Some("Cancel the move, remove the cause, and move again.".to_owned()),
+    }
+}
+
+/// How far a stream is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lag {
+    /// WAL that the subscriber has not applied; None while nothing replicates.
+    pub(super) bytes: Option<u64>,
+    /// Age of the newest marker that arrived; None before the first.
+    pub(super) age: Option<Duration>,
+    /// WAL that the publisher keeps for the slot.
+    pub(super) retained_bytes: u64,
+}
+
+/// Watches a stream: writes heartbeats on one side, looks for them on the other.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    stream: Stream,
+    publisher: Session,
+    subscriber: Session,
+    beats: VecDeque<(u64, Instant)>,
+    /// Makes the beats of this watcher distinct from those of an earlier process.
+    run: u64,
+    count: u64,
+    apply_errors: i64,
+}
+
+impl Watcher {
+    pub(super) async fn open(stream: Stream) -> Result<Watcher, SystemError> {
+        let publisher = stream.publisher.session().await?;
+        let subscriber = stream.subscriber.session().await?;
+        publisher.batch("preparing heartbeats", "SET synchronous_commit = off").await?;
+        let (run, beats) = (rand::random(), VecDeque::new());
+        Ok(Watcher { stream, publisher, subscriber, beats, run, count: 0, apply_errors: 0 })
+    }
+
+    /// Writes a heartbeat.
+    pub(super) async fn beat(&mut self) -> Result<(), SystemError> {
+        self.count += 1;
+        let token = format!("{}/{}", self.run, self.count);
+        let now = Instant::now();
+        marker::write(&self.publisher, self.stream.names.0, self.stream.way.heartbeat(), &token).await?;
+        if self.beats.len() == BEATS_MAX {
+            self.beats.pop_front();
+        }
+        self.beats.push_back((self.count, now));
+        Ok(())
+    }
+
+    /// Measures. Fails where the stream has stopped for good, or where the two sides differ.
+    pub(super) async fn look(&mut self) -> Result<Lag, StepError> {
+        let doing = || StepError::doing("looking at replication");
+        let name = self.stream.name();
+        let state = subscriptions::state(&self.subscriber, &name).await.map_err(doing())?;
+        let state = state.ok_or_else(|| StepError::not_now("there is no replication"))?;
+        if !state.enabled {
+            return Err(stopped(&self.stream.subscriber));
+        }
+        if state.conflicts > 0 {
+            return Err(differs(state.conflicts));
+        }
+        if state.apply_errors > self.apply_errors {
+            tracing::warn!(stream = name, errors = state.apply_errors, "replication met errors and goes on");
+            self.apply_errors = state.apply_errors;
+        }
+        let slot = slots::state(&self.publisher, &name).await.map_err(doing())?;
+        let slot = slot.ok_or_else(slot_lost)?;
+        if slot.wal_status.as_deref() == Some("lost") {
+            return Err(slot_lost());
+        }
+        let lag = slots::lag(&self.publisher, &name).await.map_err(doing())?;
+        Ok(Lag {
+            bytes: lag.map(|lag| lag.replay_bytes),
+            age: self.age().await.map_err(doing())?,
+            retained_bytes: slot.retained_bytes,
+        })
+    }
+
+    /// The time since the newest heartbeat that has arrived was written; zero where every one of them has.
+    async fn age(&mut self) -> Result<Option<Duration>, SystemError> {
+        let kind = self.stream.way.heartbeat();
+        let Some((token, _)) = marker::read(&self.subscriber, self.stream.names.0, kind).await? else {
+            return Ok(None);
+        };
+        let arrived = token.split_once('/').filter(|(run, _)| *run == self.run.to_string());
+        let Some(arrived) = arrived.and_then(|(_, count)| count.parse::<u64>().ok()) else { return Ok(None) };
+        while self.beats.front().is_some_and(|(count, _)| *count <= arrived) {
+            self.beats.pop_front();
+        }
+        Ok(Some(self.beats.front().map_or(Duration::ZERO, |(_, written)| written.elapsed())))
+    }
+}
+
+fn slot_lost() -> StepError {
+    StepError::Forbidden {
+        sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        blame: Blame::Platform,
+        message: "the server has dropped changes that replication still needed".to_owned(),
+        detail: Some("Its limit for retained WAL (max_slot_wal_keep_size) was reached.".to_owned()),
+        hint: Some("Raise max_slot_wal_keep_size on that system, and move again.".to_owned()),
+    }
+}
+
+fn differs(rows: i64) -> StepError {
+    StepError::Forbidden {
+        sqlstate: SqlState::SHAPE_CHANGED,
+        blame: Blame::Platform,
+        message: "replication met rows that the two sides do not agree on".to_owned(),
+        detail: Some(format!("{rows} changes met a conflict on the side that applies them.")),
+        hint: Some("Somebody wrote to the other side. Cancel the move, and move again.".to_owned()),
+    }
+}

@@ -1,0 +1,224 @@
+//! `pg_dump` and `pg_restore`: found, run, and listened to.
+//!
+//! # Why
+//! Nobody knows how to write down a schema better than `pg_dump`, and it must be the one of the target's major: an
+//! older one does not know newer servers, a newer one writes what an older server does not understand.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::model::SystemRecord;
+use crate::system::session::read_password;
+use crate::system::{SystemError, names::quote_conninfo};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    #[error("no pg_dump of PostgreSQL {major} or newer was found in {}", listed(searched))]
+    Missing { major: u32, searched: Vec<PathBuf> },
+    #[error("{program} cannot be started")]
+    Start {
+        program: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{program} failed: {stderr}")]
+    Failed { program: String, stderr: String },
+    #[error("a file of {program} cannot be written: {path}", path = path.display())]
+    File {
+        program: String,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    System(#[from] SystemError),
+}
+
+fn listed(directories: &[PathBuf]) -> String {
+    let each: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
+    each.join(", ")
+}
+
+impl Explain for ToolError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            ToolError::System(error) => error.sqlstate(),
+            ToolError::File { .. } => SqlState::IO_ERROR,
+            _ => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            ToolError::System(error) => error.blame(),
+            _ => Blame::Platform,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            ToolError::System(error) => error.retry(),
+            // The program's words are all there is to tell a race or a lost connection from a refusal.
+            ToolError::Failed { stderr, .. } if PASSING.iter().any(|words| stderr.contains(words)) => {
+                Retry::Later
+            }
+            _ => Retry::Never,
+        }
+    }
+
+    fn message(&self) -> String {
+        self.to_string()
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            ToolError::Missing { major, .. } => Some(format!(
+                "Install the client programs of PostgreSQL {major} (Debian and Ubuntu: postgresql-client-{major}), or name \
+                 their directory in the setting moves.pg_bin_dirs."
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// The programs of one PostgreSQL version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    pub bin: PathBuf,
+    pub major: u32,
+}
+
+/// What a failure says that may not happen again.
+const PASSING: [&str; 4] =
+    ["lock timeout", "connection to server", "server closed the connection", "terminating connection"];
+
+/// Longer error output of a program is cut.
+const STDERR_BYTES_MAX: usize = 4096;
+/// Asking a program for its version.
+const VERSION_WITHIN: Duration = Duration::from_secs(10);
+
+impl Tools {
+    /// The programs of exactly this major, else of the nearest newer one. Looks in `directories`, then where
+    /// distributions and `deploy/get-postgresql.sh` install PostgreSQL, then in `PATH`.
+    pub async fn find(directories: &[PathBuf], major: u32) -> Result<Tools, ToolError> {
+        let searched = searched(directories);
+        let mut best: Option<Tools> = None;
+        for bin in &searched {
+            let Some(found) = major_of(bin).await else { continue };
+            if found >= major && best.as_ref().is_none_or(|best| found < best.major) {
+                best = Some(Tools { bin: bin.clone(), major: found });
+            }
+        }
+        best.ok_or(ToolError::Missing { major, searched })
+    }
+
+    /// A program that is connected to a database of a system. Its password goes by the environment.
+    pub async fn command(
+        &self,
+        program: &str,
+        system: &SystemRecord,
+        dbname: &str,
+    ) -> Result<Command, ToolError> {
+        let mut command = self.plain(program);
+        if let Some(password) = read_password(system).await? {
+            command.env("PGPASSWORD", password.as_str());
+        }
+        command.env("PGOPTIONS", OPTIONS).env("PGCONNECT_TIMEOUT", "30");
+        command.arg("--no-password").arg("--dbname").arg(conninfo(system, dbname));
+        Ok(command)
+    }
+
+    /// A program without a connection.
+    pub fn plain(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("PG") {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+}
+
+/// Of the connections that the programs open. Index builds get memory; nothing of the copy is waited for on disk, since
+/// a crash of the target before the cutover starts the copy again.
+const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+    -c default_transaction_read_only=off -c synchronous_commit=off -c maintenance_work_mem=256MB";
+
+/// Runs to the end and returns what was printed; a failure carries the program's own words. Dropped, the program is
+/// killed.
+pub async fn run(mut command: Command) -> Result<Vec<u8>, ToolError> {
+    let path = PathBuf::from(command.as_std().get_program());
+    let program = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output =
+        command.output().await.map_err(|source| ToolError::Start { program: program.clone(), source })?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let cut = output.stderr.len().min(STDERR_BYTES_MAX);
+    let stderr = String::from_utf8_lossy(output.stderr.get(..cut).unwrap_or_default());
+    Err(ToolError::Failed { program, stderr: stderr.trim().to_owned() })
+}
+
+/// A libpq connection string without a password.
+pub fn conninfo(system: &SystemRecord, dbname: &str) -> String {
+    format!(
+        "host={} port={} user={} dbname={} sslmode={} application_name='freehold'",
+        quote_conninfo(&system.address.host),
+        system.address.port,
+        quote_conninfo(system.admin_role.as_str()),
+        quote_conninfo(dbname),
+        system.sslmode.as_str()
+    )
+}
+
+fn searched(directories: &[PathBuf]) -> Vec<PathBuf> {
+    let mut places: Vec<PathBuf> = directories.to_vec();
+    let mut installed =
+        vec![PathBuf::from("/usr/lib/postgresql"), PathBuf::from("/usr/local/lib/freehold/postgresql")];
+    let data_home = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let data_home =
+        data_home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    installed.extend(data_home.map(|home| home.join("freehold/postgresql")));
+    for place in installed {
+        let mut versions: Vec<PathBuf> =
+            place.read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+        versions.sort();
+        places.extend(versions.into_iter().map(|version| version.join("bin")));
+    }
+    let path: OsString = std::env::var_os("PATH").unwrap_or_default();
+    places.extend(std::env::split_paths(&path));
+    places.retain(|bin| bin.join("pg_dump").is_file() && bin.join("pg_restore").is_file());
+    places
+}
+
+/// `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` is 15.
+async fn major_of(bin: &Path) -> Option<u32> {
+    let mut command = Command::new(bin.join("pg_dump"));
+    command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(VERSION_WITHIN, command.output()).await.ok()?.ok()?;
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = line.split_once(')')?.1.trim_start();
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version.get(..digits)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_programs_of_the_targets_major_are_preferred() {
+        let any = Tools::find(&[], 15).await.unwrap();
+        assert!(any.major >= 15);
+        let missing = Tools::find(&[], 99).await.unwrap_err();
+        assert!(missing.hint().unwrap().contains("postgresql-client-99"));
+    }
+}

@@ -1,0 +1,478 @@
+//! Provision and copy between two real servers of different majors, under writes, and their undo.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod moving;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use freehold::control::{copy, preflight, provision, verify};
+use freehold::lab::{Major, Postgres};
+use freehold::model::movement::StepEvent;
+use freehold::model::{MoveStep, SslMode, SystemRecord};
+use freehold::system::{Session, SystemError, fence, marker, pipe, roles, slots, subscriptions};
+use freehold::tls::{ClientTls, Connector, Roots};
+use moving::{Moving, Pair, builder, fingerprint};
+use tokio::time::Instant;
+
+fn load_shop(source: &Postgres) {
+    source.psql("CREATE DATABASE shop").unwrap();
+    source.psql_in("shop", include_str!("moving/shop.sql")).unwrap();
+    // The last one, or it would refuse the rest.
+    source
+        .psql_in("shop", "CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION sales.watch()")
+        .unwrap();
+}
+
+async fn provisioned(moving: &mut Moving) {
+    let ctx = &mut moving.ctx;
+    preflight::run(ctx).await.unwrap();
+    ctx.note(MoveStep::Provision, StepEvent::Started).await.unwrap();
+    provision::run(ctx).await.unwrap();
+    ctx.note(MoveStep::Provision, StepEvent::Done).await.unwrap();
+}
+
+async fn copied(moving: &mut Moving) {
+    provisioned(moving).await;
+    moving.ctx.note(MoveStep::Copy, StepEvent::Started).await.unwrap();
+    copy::run(&mut moving.ctx).await.unwrap();
+}
+
+async fn undone(moving: &mut Moving) {
+    copy::undo(&mut moving.ctx).await.unwrap();
+    provision::undo(&mut moving.ctx).await.unwrap();
+}
+
+/// What `catchup` does, without its patience.
+async fn followed(moving: &Moving, source: &Session, target: &Session) {
+    let ends = moving.ctx.ends();
+    let name = ends.names().forward();
+    let role = ends.names().replication_role();
+    roles::create_replication(source, &role, "secret", source.dbname()).await.unwrap();
+    target.act_as_replica().await.unwrap();
+    let address = &ends.source.system.address;
+    let conninfo = format!(
+        "host={} port={} user={role} password=secret dbname={}",
+        address.host,
+        address.port,
+        source.dbname()
+    );
+    let new =
+        subscriptions::NewSubscription { name: &name, conninfo: &conninfo, publication: &name, slot: &name };
+    subscriptions::create_disabled(target, &new).await.unwrap();
+    subscriptions::enable(target, &name).await.unwrap();
+}
+
+async fn arrived(moving: &Moving, source: &Session, target: &Session, token: &str) {
+    marker::write(source, moving.ctx.id(), "test", token).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    marker::wait_until_seen(target, moving.ctx.id(), "test", token, deadline).await.unwrap();
+}
+
+/// Inserts, updates, deletes and truncates until it is told to stop; returns the number of transactions.
+async fn write_until(stop: Arc<AtomicBool>, pair: Arc<Pair>) -> u64 {
+    let client = pair.source.connect("shop").await.unwrap();
+    let mut done = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let n = i64::try_from(done).unwrap();
+        let sql = format!(
+            "BEGIN;
+             INSERT INTO sales.accounts (name, balance) VALUES ('written {n}', {n} + 1);
+             UPDATE sales.accounts SET balance = balance + 1 WHERE id = 1 + {n} % 500;
+             DELETE FROM sales.accounts WHERE id = 501 + {n} - 20 AND id > 510;
+             INSERT INTO sales.orders VALUES (100000 + {n}, 1, date '2026-03-01' + ({n} % 300)::int, 'new');
+             UPDATE sales.orders SET day = date '2025-01-01' WHERE id = {n} + 1;
+             UPDATE sales.large SET filler = 'changed', wide = repeat('x', 5000) WHERE id = {n} * 37 % 200000;
+             UPDATE sales.full_identity SET b = b || 'x' WHERE a = 2 AND length(b) < 50;
+             INSERT INTO sales.history (what) VALUES ('written');
+             INSERT INTO sales.empty VALUES ({n});
+             SELECT nextval('sales.free_numbers');
+             COMMIT"
+        );
+        client.batch_execute(&sql).await.unwrap();
+        if done % 50 == 49 {
+            client.batch_execute("TRUNCATE sales.empty").await.unwrap();
+        }
+        done += 1;
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_is_copied_under_writes_and_the_undo_leaves_both_systems_as_they_were() {
+    let pair = Arc::new(Pair::start());
+    load_shop(&pair.source);
+    let before = (fingerprint(&pair.source, "shop"), fingerprint(&pair.target, "shop"));
+    let mut moving = Moving::of(&pair.source, &pair.target, "shop", &["shop_app"]).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_until(Arc::clone(&stop), Arc::clone(&pair)));
+    copied(&mut moving).await;
+    let source = moving.ctx.source_session().await.unwrap();
+    let target = moving.ctx.target_session().await.unwrap();
+    followed(&moving, &source, &target).await;
+    arrived(&moving, &source, &target, "while it is written to").await;
+    stop.store(true, Ordering::Relaxed);
+    let transactions = writer.await.unwrap();
+    assert!(transactions > 20, "the copy was hardly written to: {transactions}");
+    arrived(&moving, &source, &target, "at the end").await;
+
+    let ends = moving.ctx.ends();
+    let (compared, differing) = verify::compare_all(&ends.source, &ends.target, 2).await.unwrap();
+    let differing: Vec<String> = differing.iter().map(ToString::to_string).collect();
+    assert_eq!(differing, Vec::<String>::new(), "{transactions} transactions");
+    assert_eq!(compared, 12);
+    same_schema(&pair);
+    same_surroundings(&pair);
+    let state = subscriptions::state(&target, &ends.names().forward()).await.unwrap().unwrap();
+    assert!(state.enabled && state.apply_errors == 0 && state.conflicts == 0, "{state:?}");
+    let progress = moving.ctx.progress.current();
+    assert_eq!((progress.tables_copied, progress.bytes_copied), (12, progress.bytes_total));
+    assert!(progress.rows_copied >= 200_000);
+
+    drop((source, target));
+    undone(&mut moving).await;
+    undone(&mut moving).await;
+    assert_eq!(fingerprint(&pair.target, "shop"), before.1);
+    assert_eq!(fingerprint(&pair.source, "shop"), before.0);
+}
+
+/// `pg_dump` of both sides by the same program is the same text, but for what the platform changes on purpose.
+fn same_schema(pair: &Pair) {
+    let dump = |postgres: &Postgres| {
+        let output = std::process::Command::new(pair.target.bin.join("pg_dump"))
+            .args(["--schema-only", "--exclude-schema=freehold", "-d", &postgres.dsn("shop")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let kept = |line: &&str| {
+            !line.starts_with("--")
+                && !line.starts_with('\\')
+                && !line.trim().is_empty()
+                && !line.contains("freehold")
+                && !line.contains("WHEN TAG IN ('CREATE INDEX'")
+        };
+        // Newer majors write the columns of a view without their table where that is clear.
+        let plain = |line: &str| line.replace("accounts.", "").replace("zz_summary.", "");
+        let mut lines: Vec<String> = text.lines().filter(kept).map(plain).collect();
+        lines.sort();
+        lines
+    };
+    let (source, target) = (dump(&pair.source), dump(&pair.target));
+    let missing: Vec<&String> = source.iter().filter(|line| !target.contains(line)).collect();
+    let added: Vec<&String> = target.iter().filter(|line| !source.contains(line)).collect();
+    assert!(missing.is_empty() && added.is_empty(), "missing {missing:#?}, added {added:#?}");
+}
+
+/// Roles with their verifiers, memberships, settings, and what is made of rows.
+fn same_surroundings(pair: &Pair) {
+    let same = |dbname: &str, sql: &str| {
+        let (source, target) =
+            (pair.source.psql_in(dbname, sql).unwrap(), pair.target.psql_in(dbname, sql).unwrap());
+        assert_eq!(source, target, "{sql}");
+        assert!(!source.is_empty(), "{sql}");
+    };
+    same(
+        "postgres",
+        "SELECT rolname, rolpassword, rolcanlogin, rolconnlimit, rolvaliduntil FROM pg_authid
+        WHERE lower(rolname) LIKE 'shop%' ORDER BY 1",
+    );
+    same(
+        "postgres",
+        "SELECT pg_get_userbyid(roleid), pg_get_userbyid(member) FROM pg_auth_members
+        WHERE lower(pg_get_userbyid(member)) LIKE 'shop%' ORDER BY 1, 2",
+    );
+    same(
+        "shop",
+        "SELECT pg_get_userbyid(setrole), setdatabase <> 0, c FROM pg_db_role_setting, unnest(setconfig) c
+        WHERE c NOT LIKE 'freehold.move=%' ORDER BY 1, 2, 3",
+    );
+    same("shop", "SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, shobj_description(oid, 'pg_database')
+        FROM pg_database WHERE datname = 'shop'");
+    // Filled when the rows were there; the writes went on since the source's own refresh.
+    let views = "SELECT sum(n) >= 503, sum(n) = (SELECT n FROM sales.aa_of_summary) FROM sales.zz_summary";
+    assert_eq!(pair.target.psql_in("shop", views).unwrap(), "t|t");
+    same("shop", "SELECT ispopulated FROM pg_matviews ORDER BY matviewname");
+    same("shop", "SELECT last_value, is_called FROM sales.never_used");
+    same("shop", "SELECT last_value, is_called FROM sales.down");
+    let positive = pair.target.psql_in("shop", "SELECT last_value >= 114 FROM sales.free_numbers").unwrap();
+    assert_eq!(positive, "t");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_step_can_be_run_twice_and_an_interrupted_copy_begins_again() {
+    let pair = Pair::start();
+    load_shop(&pair.source);
+    let before = (fingerprint(&pair.source, "shop"), fingerprint(&pair.target, "shop"));
+    let mut moving = Moving::of(&pair.source, &pair.target, "shop", &[]).await;
+    provisioned(&mut moving).await;
+    let made = (fingerprint(&pair.source, "shop"), fingerprint(&pair.target, "shop"));
+    provision::run(&mut moving.ctx).await.unwrap();
+    assert_eq!((fingerprint(&pair.source, "shop"), fingerprint(&pair.target, "shop")), made);
+
+    moving.ctx.note(MoveStep::Copy, StepEvent::Started).await.unwrap();
+    // Dropped in the middle, as by a crash: at whatever it is doing then.
+    for _ in 0..3 {
+        let cut = tokio::time::timeout(Duration::from_millis(700), copy::run(&mut moving.ctx)).await;
+        if cut.is_ok() {
+            break;
+        }
+    }
+    copy::run(&mut moving.ctx).await.unwrap();
+    let ends = moving.ctx.ends();
+    let (_, differing) = verify::compare_all(&ends.source, &ends.target, 2).await.unwrap();
+    assert_eq!(differing.iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
+    let slots = pair.source.psql("SELECT count(*) FROM pg_replication_slots").unwrap();
+    assert_eq!(slots, "1");
+
+    undone(&mut moving).await;
+    assert_eq!(fingerprint(&pair.target, "shop"), before.1);
+    assert_eq!(fingerprint(&pair.source, "shop"), before.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_of_a_move_that_never_began_touches_nothing() {
+    let pair = Pair::start();
+    pair.source.psql("CREATE DATABASE bystander").unwrap();
+    pair.target.psql("CREATE DATABASE bystander").unwrap();
+    let mut moving = Moving::of(&pair.source, &pair.target, "bystander", &[]).await;
+    undone(&mut moving).await;
+    assert_eq!(pair.target.psql("SELECT 1 FROM pg_database WHERE datname = 'bystander'").unwrap(), "1");
+    // And where provisioning began and found the name taken, the other's database stays.
+    moving.ctx.note(MoveStep::Provision, StepEvent::Started).await.unwrap();
+    provision::run(&mut moving.ctx).await.unwrap_err();
+    undone(&mut moving).await;
+    assert_eq!(pair.target.psql("SELECT 1 FROM pg_database WHERE datname = 'bystander'").unwrap(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guard_refuses_schema_changes_and_lets_temporary_things_and_rows_pass() {
+    let pair = Pair::start();
+    pair.source.psql("CREATE DATABASE guarded").unwrap();
+    let setup = "CREATE ROLE guarded_app LOGIN PASSWORD 'secret'; GRANT CREATE ON SCHEMA public TO guarded_app;
+        SET ROLE guarded_app; CREATE TABLE t (id int PRIMARY KEY); CREATE MATERIALIZED VIEW v AS SELECT 1 AS one;";
+    pair.source.psql_in("guarded", setup).unwrap();
+    let mut moving = Moving::of(&pair.source, &pair.target, "guarded", &["guarded_app"]).await;
+    provisioned(&mut moving).await;
+
+    let app = pair.source.connect_as("guarded", "guarded_app", "secret").await.unwrap();
+    let refused = [
+        "CREATE TABLE u (id int)",
+        "CREATE TABLE u AS SELECT 1 AS one",
+        "ALTER TABLE t ADD COLUMN c int",
+        "DROP TABLE t",
+        "CREATE INDEX ON t (id)",
+        "CREATE INDEX CONCURRENTLY ON t (id)",
+        "GRANT SELECT ON t TO PUBLIC",
+        "COMMENT ON TABLE t IS 'x'",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ];
+    for sql in refused {
+        let error = app.batch_execute(sql).await.expect_err(sql);
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "55006", "{sql}: {error}");
+        assert!(error.message().contains(&format!("move {}", moving.ctx.id())), "{error}");
+        assert!(error.hint().unwrap().contains("CANCEL MOVE"), "{error:?}");
+    }
+    let passes = [
+        "CREATE TEMPORARY TABLE x (id int PRIMARY KEY, c text DEFAULT 'a')",
+        "CREATE INDEX ON x (c)",
+        "ALTER TABLE x DROP COLUMN c",
+        "DROP TABLE x",
+        "CREATE TEMPORARY TABLE y ON COMMIT DROP AS SELECT 1 AS one",
+        "SELECT 1 AS one INTO TEMPORARY z",
+        "CREATE TABLE IF NOT EXISTS t (id int)",
+        "DROP TABLE IF EXISTS nothing",
+        "REFRESH MATERIALIZED VIEW v",
+        "INSERT INTO t VALUES (1)",
+        "TRUNCATE t",
+    ];
+    for sql in passes {
+        app.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    pair.source.psql_in("guarded", "CREATE TABLE by_the_platform ()").unwrap();
+    undone(&mut moving).await;
+    app.batch_execute("ALTER TABLE t ADD COLUMN c int").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_a_transaction_older_than_the_guard_is_copied_too() {
+    let pair = Pair::start();
+    pair.source.psql("CREATE DATABASE racing").unwrap();
+    let mut moving = Moving::of(&pair.source, &pair.target, "racing", &[]).await;
+    let client = pair.source.connect("racing").await.unwrap();
+    client.batch_execute("BEGIN; CREATE TABLE late (id int PRIMARY KEY)").await.unwrap();
+    provisioned(&mut moving).await;
+    let commit = async {
+        // Until the creation of the slot waits for the transaction.
+        let observer = pair.source.connect("postgres").await.unwrap();
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+        while observer.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+        client.batch_execute("INSERT INTO late VALUES (1); COMMIT").await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(copy::run(&mut moving.ctx), commit);
+    outcome.unwrap();
+    assert_eq!(pair.target.psql_in("racing", "SELECT id FROM late").unwrap(), "1");
+    let name = moving.ctx.ends().names().forward();
+    let published =
+        format!("SELECT count(*) FROM pg_publication_tables WHERE pubname = '{name}' AND tablename = 'late'");
+    assert_eq!(pair.source.psql_in("racing", &published).unwrap(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_shuts_everybody_out_and_gives_every_right_back_exactly() {
+    let pair = Pair::start();
+    let setup = "CREATE ROLE fenced_owner LOGIN PASSWORD 's'; CREATE ROLE fenced_app LOGIN PASSWORD 's';
+        CREATE ROLE fenced_friend LOGIN PASSWORD 's'; CREATE DATABASE fenced OWNER fenced_owner CONNECTION LIMIT 55";
+    for statement in setup.split(';') {
+        pair.source.psql(statement).unwrap();
+    }
+    let cases = [
+        "SELECT 1",
+        "REVOKE CONNECT ON DATABASE fenced FROM PUBLIC; GRANT CONNECT ON DATABASE fenced TO fenced_app WITH GRANT OPTION",
+        "SET ROLE fenced_app; GRANT CONNECT ON DATABASE fenced TO fenced_friend",
+        "REVOKE TEMPORARY ON DATABASE fenced FROM PUBLIC",
+    ];
+    let moving = Moving::of(&pair.source, &pair.target, "fenced", &[]).await;
+    let session = moving.ctx.source_session().await.unwrap();
+    for case in cases {
+        pair.source.psql(case).unwrap();
+        let before = fence::read(&session, "fenced").await.unwrap();
+        let idle = pair.source.connect_as("fenced", "fenced_app", "s").await.unwrap();
+        let saved = fence::shut(&session, "fenced").await.unwrap().saved();
+        for role in ["fenced_owner", "fenced_app", "fenced_friend"] {
+            assert!(pair.source.connect_as("fenced", role, "s").await.is_err(), "{role} got in after {case}");
+        }
+        idle.batch_execute("SELECT 1").await.unwrap();
+        let left = fence::writers(&session, "fenced", &[], &[]).await.unwrap();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(left[0].role, "fenced_app");
+        let ended = fence::terminate_others(&session, "fenced", &[], &[]).await.unwrap();
+        assert_eq!(ended.len(), 1);
+        while !fence::writers(&session, "fenced", &[], &[]).await.unwrap().is_empty() {}
+        fence::restore(&session, "fenced", &saved).await.unwrap();
+        fence::restore(&session, "fenced", &saved).await.unwrap();
+        let after = fence::read(&session, "fenced").await.unwrap();
+        assert_eq!(
+            (after.grants, after.connection_limit),
+            (before.grants, before.connection_limit),
+            "{case}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_a_transaction_keeps_from_being_made_names_it_and_is_not_left_behind() {
+    let pair = Arc::new(Pair {
+        source: builder(Major::oldest()).start().unwrap(),
+        target: builder(Major::newest()).start().unwrap(),
+    });
+    pair.source.psql("CREATE DATABASE waiting").unwrap();
+    let settings = freehold::control::MoverSettings {
+        slot_timeout: Duration::from_millis(300),
+        ..freehold::control::MoverSettings::default()
+    };
+    let mut moving = Moving::with(&pair.source, &pair.target, "waiting", &[], settings).await;
+    provisioned(&mut moving).await;
+    let client = pair.source.connect("postgres").await.unwrap();
+    client.batch_execute("BEGIN; CREATE TABLE blocker ()").await.unwrap();
+    let error = copy::run(&mut moving.ctx).await.unwrap_err();
+    let detail = freehold::error::Explain::detail(&error).unwrap();
+    assert!(detail.contains("idle in transaction") && detail.contains("database postgres"), "{detail}");
+    let session = moving.ctx.source_session().await.unwrap();
+    let name = moving.ctx.ends().names().forward();
+    assert_eq!(slots::state(&session, &name).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_keeps_too_much_wal_on_the_source_ends_itself() {
+    let pair = Pair::start();
+    pair.source.psql("CREATE DATABASE flooded").unwrap();
+    let settings = freehold::control::MoverSettings {
+        wal_retained_bytes_max: 0,
+        ..freehold::control::MoverSettings::default()
+    };
+    let mut moving = Moving::with(&pair.source, &pair.target, "flooded", &[], settings).await;
+    provisioned(&mut moving).await;
+    moving.ctx.note(MoveStep::Copy, StepEvent::Started).await.unwrap();
+    let error = copy::run(&mut moving.ctx).await.unwrap_err();
+    assert_eq!(freehold::error::Explain::sqlstate(&error).as_str(), "53400", "{error:?}");
+    undone(&mut moving).await;
+    assert_eq!(pair.source.psql("SELECT count(*) FROM pg_replication_slots").unwrap(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_any_size_go_through_the_pipe_and_either_sides_refusal_is_its_own() {
+    let pair = Pair::start();
+    for server in [&pair.source, &pair.target] {
+        server.psql("CREATE DATABASE piped").unwrap();
+        server.psql_in("piped", "CREATE TABLE t (n int, wide text, CHECK (n <> 77777))").unwrap();
+    }
+    let moving = Moving::of(&pair.source, &pair.target, "piped", &[]).await;
+    let ends = moving.ctx.ends();
+    let copy = async |from_sql: &str| {
+        let mut from = ends.source.raw_session().await.unwrap();
+        let mut into = ends.target.raw_session().await.unwrap();
+        let (mut bytes, mut rows) = (0, 0);
+        let heard = |more_bytes: usize, more_rows: u64| {
+            bytes += more_bytes;
+            rows += more_rows;
+        };
+        pipe::copy(&mut from, from_sql, &mut into, "COPY public.t FROM STDIN", heard).await?;
+        Ok::<_, SystemError>((bytes, rows))
+    };
+    // Rows around the sizes of the buffers, and one that is larger than all of them.
+    let sizes = "COPY (SELECT i, repeat('x', CASE WHEN i < 200 THEN 65400 + i ELSE 20000000 END)
+        FROM generate_series(1, 200) i) TO STDOUT";
+    let (bytes, rows) = copy(sizes).await.unwrap();
+    assert!(bytes > 20_000_000 && rows == 200, "{bytes} bytes, {rows} rows");
+    let landed =
+        pair.target.psql_in("piped", "SELECT count(*), sum(length(wide)), max(length(wide)) FROM t").unwrap();
+    assert_eq!(landed, format!("200|{}|20000000", (1..200).map(|i| 65400 + i).sum::<i64>() + 20_000_000));
+    assert_eq!(copy("COPY (SELECT 1, 'x' WHERE false) TO STDOUT").await.unwrap(), (0, 0));
+
+    let refused_by_target = "COPY (SELECT i, repeat('x', 100) FROM generate_series(1, 1000000) i) TO STDOUT";
+    assert!(copy(refused_by_target).await.unwrap_err().is_refused_with("23514"));
+    let refused_by_source = "COPY (SELECT 1 / (i - 50000), '' FROM generate_series(1, 60000) i) TO STDOUT";
+    assert!(copy(refused_by_source).await.unwrap_err().is_refused_with("22012"));
+    assert!(copy("COPY nothing TO STDOUT").await.unwrap_err().is_refused_with("42P01"));
+    assert_eq!(pair.target.psql_in("piped", "SELECT count(*) FROM t").unwrap(), "200");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_platforms_sessions_go_under_tls_as_the_systems_record_says() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let server = builder(Major::oldest())
+        .file("server.crt", certificate.clone())
+        .file("server.key", key.serialize_pem())
+        .setting("ssl", "on")
+        .start()
+        .unwrap();
+    let root = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(root.path(), certificate).unwrap();
+    let files = ClientTls { roots: Roots::File(root.path().to_owned()), identity: None };
+    let connector = Connector::open(files).unwrap();
+
+    let mut record = moving::system(&server, "tls");
+    let is_tls = async |record: &SystemRecord, connector: Option<&Connector>| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let session = Session::connect_by(record, "postgres", "freehold", connector, deadline).await?;
+        session.value::<bool>("x", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]).await
+    };
+    for (mode, expected) in [(SslMode::Disable, false), (SslMode::Prefer, true), (SslMode::Require, true)] {
+        record.sslmode = mode;
+        assert_eq!(is_tls(&record, None).await.unwrap(), expected, "{mode:?}");
+    }
+    record.sslmode = SslMode::VerifyFull;
+    assert!(is_tls(&record, Some(&connector)).await.is_err(), "the certificate is for another name");
+    record.address.host = "localhost".into();
+    assert!(is_tls(&record, Some(&connector)).await.unwrap());
+    assert!(is_tls(&record, None).await.is_err(), "nobody vouches for the certificate");
+}

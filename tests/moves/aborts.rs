@@ -1,0 +1,230 @@
+//! Cutovers that cannot be, and what the clients notice of them: nothing.
+
+use std::time::Duration;
+
+use freehold::catalog::store::StoreError;
+use freehold::control::settings::CrashPoint;
+use freehold::model::{
+    GateOrder, HoldReason, MovePhase, MoveRecord, MoveStep, MoveWish, RouteRecord, StepEvent,
+};
+
+use crate::assert_clean;
+use crate::clients::{Load, pin};
+use crate::stage::{APP_PASSWORD, PATIENCE, Stage};
+
+fn attempts(record: &MoveRecord) -> usize {
+    let failed = |entry: &&freehold::model::StepEntry| {
+        entry.step == MoveStep::Cutover && entry.event == StepEvent::Failed
+    };
+    record.log.iter().filter(failed).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cutover_that_fails_at_any_instant_is_tried_again_and_given_up_in_the_end() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| settings.cutover_attempts_max = 2);
+    let load = Load::start(&stage, 4).await;
+    let instants = [
+        CrashPoint::Warmed,
+        CrashPoint::FencedAhead,
+        CrashPoint::Held,
+        CrashPoint::Fenced,
+        CrashPoint::MarkerSeen,
+        CrashPoint::BeforeCommit,
+    ];
+    for point in instants {
+        stage.fail_at(MoveStep::Cutover, point);
+        let id = stage.request_move().await;
+        let record = stage.rests_in(id, MovePhase::RolledBack).await;
+        assert_eq!(attempts(&record), 2, "{point:?}");
+        assert_eq!(record.failure.unwrap().step, MoveStep::Cutover);
+        assert_clean(&stage, id, "old").await;
+    }
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_fails_leaves_the_clients_on_the_target_and_can_be_asked_for_again() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| settings.cutover_attempts_max = 2);
+    let load = Load::start(&stage, 4).await;
+    let id = stage.moved().await;
+    for point in [CrashPoint::FencedAhead, CrashPoint::BeforeCommit] {
+        stage.fail_at(MoveStep::UndoCutover, point);
+        stage.wish(id, MoveWish::Undo).await;
+        let record = stage.rests_in(id, MovePhase::Kept).await;
+        assert_eq!(record.failure.unwrap().step, MoveStep::UndoCutover);
+        stage.assert_open_on("new").await;
+    }
+    stage.without_faults();
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_stays_open_makes_the_move_wait_and_is_named() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| {
+        settings.cutover_attempts_max = 1;
+        settings.warm_budget = Duration::from_secs(2);
+    });
+    let load = Load::start(&stage, 4).await;
+    let open = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+    // Not before the copy: the slot would wait for it, too.
+    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    open.batch_execute("BEGIN; UPDATE account SET balance = balance WHERE id = 50").await.unwrap();
+    stage.crash();
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    let failure = record.failure.unwrap();
+    assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains("role app")), "{failure:?}");
+    open.batch_execute("ROLLBACK").await.expect("the transaction was let alone");
+    assert_clean(&stage, id, "old").await;
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_session_is_waited_for_and_named() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| {
+        settings.cutover_attempts_max = 1;
+        settings.pin_budget = Duration::from_millis(300);
+    });
+    let load = Load::start(&stage, 2).await;
+    let pinned = pin(&stage.route(), "temporary table \"cart\"");
+    let id = stage.request_move().await;
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    let detail = record.failure.unwrap().detail.unwrap();
+    assert!(detail.contains("temporary table \"cart\""), "{detail}");
+    assert_clean(&stage, id, "old").await;
+
+    // Let go in time, it delays the move and no more.
+    stage.change_settings(|settings| settings.pin_budget = PATIENCE);
+    let id = stage.request_move().await;
+    let waits = async {
+        loop {
+            let progress = stage.catalog.progress(id).await.unwrap().unwrap_or_default();
+            if !progress.pinned.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waits).await.expect("the pinned session is never shown");
+    drop(pinned);
+    stage.rests_in(id, MovePhase::Kept).await;
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_bypasses_the_proxies_is_shut_out_and_none_of_its_commits_is_lost() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    let bypass = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+    let writer = tokio::spawn(async move {
+        let mut acknowledged = 0;
+        loop {
+            let sql = "INSERT INTO ledger (client, number) VALUES (1000, $1)";
+            match bypass.execute(sql, &[&(acknowledged + 1)]).await {
+                Ok(_) => acknowledged += 1,
+                Err(_) => return acknowledged,
+            }
+        }
+    });
+    let id = stage.moved().await;
+    let acknowledged: i32 = writer.await.unwrap();
+    let refused = stage.source.connect_as("shop", "app", APP_PASSWORD).await;
+    assert!(refused.is_err(), "the source lets writers in after the move");
+    let sql = "SELECT count(*) FROM ledger WHERE client = 1000";
+    // The last one may have been committed although its answer was cut off.
+    let stored: i32 = stage.target.psql_in("shop", sql).unwrap().parse().unwrap();
+    assert!(
+        (acknowledged..=acknowledged + 1).contains(&stored),
+        "{stored} stored, {acknowledged} acknowledged"
+    );
+    load.end(&stage).await;
+    assert_eq!(stage.movement(id).await.cutover.unwrap().aborted_attempts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prepared_transaction_keeps_the_fence_from_being_proved() {
+    let stage = Stage::set_with(&[("max_prepared_transactions", "5")]).await;
+    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
+    let load = Load::start(&stage, 2).await;
+    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let sql = "BEGIN; INSERT INTO ledger (client, number) VALUES (2000, 1); PREPARE TRANSACTION 'forgotten'";
+    let client = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+    client.batch_execute(sql).await.unwrap();
+    stage.crash();
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    let failure = record.failure.unwrap();
+    assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains("forgotten")), "{failure:?}");
+    // The fence has ended the one that prepared it.
+    let client = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+    client.batch_execute("ROLLBACK PREPARED 'forgotten'").await.unwrap();
+    assert_clean(&stage, id, "old").await;
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_by_an_administrator_is_respected() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
+    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let set = |gate: GateOrder| {
+        let change = move |route: &mut RouteRecord| {
+            route.gate = gate.clone();
+            Ok::<(), StoreError>(())
+        };
+        stage.catalog.update_route(&stage.database, change)
+    };
+    set(GateOrder::Held { by: HoldReason::Pause, until: None }).await.unwrap();
+    stage.crash();
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    assert_eq!(record.failure.unwrap().message, "the database is paused");
+    let route = stage.catalog.route(&stage.database).await.unwrap().unwrap().value;
+    assert_eq!(route.gate, GateOrder::Held { by: HoldReason::Pause, until: None }, "the pause stands");
+    set(GateOrder::Open).await.unwrap();
+    assert_clean(&stage, id, "old").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_that_would_be_too_long_ends_within_its_budget_and_nobody_gets_an_error() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    // A transaction that came through the gate and does not end: no server connection of it is seen.
+    let pass = stage.route().gate().try_enter(1).unwrap();
+    let id = stage.request_move_with_pause(Duration::from_millis(400)).await;
+    stage.until(id, |record| attempts(record) >= 2).await;
+    drop(pass);
+    let record = stage.rests_in(id, MovePhase::Kept).await;
+    let aborted = record.cutover.unwrap().aborted_attempts;
+    assert!(aborted >= 2, "{aborted}");
+    let longest = load.longest_so_far();
+    assert!(longest > Duration::from_millis(300), "nobody was ever held: {longest:?}");
+    assert!(longest < Duration::from_millis(1_000), "held for {longest:?} with a budget of 400 ms");
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mover_that_is_stopped_in_order_does_not_leave_clients_waiting() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    let pass = stage.route().gate().try_enter(1).unwrap();
+    let id = stage.request_move_with_pause(Duration::from_secs(1)).await;
+    stage.until_held().await;
+    stage.stop_mover().await;
+    // Nobody is there any more who could let them go on.
+    stage.assert_open_on("old").await;
+    drop(pass);
+    stage.restart_mover();
+    stage.rests_in(id, MovePhase::Kept).await;
+    load.end(&stage).await;
+}

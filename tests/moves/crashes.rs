@@ -1,0 +1,114 @@
+//! The mover is killed at every instant that has a name, and another one takes over.
+
+use freehold::control::settings::CrashPoint;
+use freehold::model::{MovePhase, MoveStep, MoveWish};
+
+use crate::assert_clean;
+use crate::clients::Load;
+use crate::stage::{PATIENCE, Stage};
+
+/// Around every step.
+const AROUND: [CrashPoint; 4] =
+    [CrashPoint::BeforeIntent, CrashPoint::AfterIntent, CrashPoint::BeforeOutcome, CrashPoint::AfterOutcome];
+/// Inside a cutover, before and after the compare-and-swap.
+const INSIDE: [CrashPoint; 7] = [
+    CrashPoint::Warmed,
+    CrashPoint::FencedAhead,
+    CrashPoint::Held,
+    CrashPoint::Fenced,
+    CrashPoint::MarkerSeen,
+    CrashPoint::BeforeCommit,
+    CrashPoint::AfterCommit,
+];
+
+use CrashPoint::{AfterIntent, AfterOutcome, BeforeIntent, BeforeOutcome};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mover_that_is_killed_around_any_step_before_the_cutover_resumes() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    for point in AROUND {
+        let mut kills = vec![(MoveStep::Preflight, point)];
+        if matches!(point, BeforeIntent | AfterOutcome) {
+            kills.extend([(MoveStep::Provision, point), (MoveStep::Copy, point)]);
+        }
+        kills.push((MoveStep::Catchup, point));
+        let id = stage.request_move_and_kill(&kills).await;
+        stage.rests_in(id, MovePhase::Kept).await;
+        stage.wish(id, MoveWish::Undo).await;
+        stage.rests_in(id, MovePhase::Undone).await;
+        assert_clean(&stage, id, "old").await;
+    }
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mover_that_is_killed_while_it_copies_rolls_back() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    for step in [MoveStep::Provision, MoveStep::Copy] {
+        for point in [AfterIntent, BeforeOutcome] {
+            let id = stage.request_move_and_kill(&[(step, point)]).await;
+            let record = stage.rests_in(id, MovePhase::RolledBack).await;
+            assert_eq!(record.failure.unwrap().sqlstate, "57P01", "{step:?} {point:?}");
+            assert_clean(&stage, id, "old").await;
+        }
+    }
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mover_that_is_killed_inside_a_cutover_lets_every_client_go_on() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    for point in INSIDE.into_iter().chain(AROUND) {
+        let id = stage.request_move_and_kill(&[(MoveStep::Cutover, point)]).await;
+        stage.rests_in(id, MovePhase::Kept).await;
+        let reached = stage.freeze_at(MoveStep::UndoCutover, point);
+        stage.wish(id, MoveWish::Undo).await;
+        stage.crash_when(&reached).await;
+        stage.rests_in(id, MovePhase::Undone).await;
+        assert_clean(&stage, id, "old").await;
+    }
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mover_that_is_killed_after_the_commit_finishes_what_it_began() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    for point in AROUND {
+        let id = stage.request_move_and_kill(&[(MoveStep::Settle, point)]).await;
+        stage.rests_in(id, MovePhase::Kept).await;
+        let reached = stage.freeze_at(MoveStep::Finish, point);
+        stage.wish(id, MoveWish::Undo).await;
+        stage.crash_when(&reached).await;
+        stage.rests_in(id, MovePhase::Undone).await;
+        assert_clean(&stage, id, "old").await;
+    }
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_is_killed_is_repeated() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 4).await;
+    let around_undo = [
+        CrashPoint::BeforeUndoIntent,
+        CrashPoint::AfterUndoIntent,
+        CrashPoint::BeforeUndoOutcome,
+        CrashPoint::AfterUndoOutcome,
+    ];
+    for point in around_undo {
+        // Cancelled in the middle of the cutover, so that there is everything to undo.
+        let ready = stage.freeze_at(MoveStep::Cutover, CrashPoint::FencedAhead);
+        let id = stage.request_move().await;
+        tokio::time::timeout(PATIENCE, ready.notified()).await.unwrap();
+        stage.wish(id, MoveWish::Cancel).await;
+        let steps = [MoveStep::Cutover, MoveStep::Catchup, MoveStep::Copy, MoveStep::Provision];
+        stage.kill_at_each(&steps.map(|step| (step, point))).await;
+        stage.rests_in(id, MovePhase::RolledBack).await;
+        assert_clean(&stage, id, "old").await;
+    }
+    load.end(&stage).await;
+}

@@ -1,0 +1,388 @@
+//! Two PostgreSQL systems, a catalogue, a follower of routes, a mover: everything of a move but the proxy's sessions.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use freehold::catalog::embedded::EmbeddedStore;
+use freehold::catalog::{Catalog, NewDatabase};
+use freehold::control::settings::{CrashPoint, Fault, FaultKind};
+use freehold::control::{Mover, MoverSettings, leftovers, machine};
+use freehold::lab::{Major, Postgres};
+use freehold::model::{
+    Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, GateOrder, Lifecycle, Login,
+    MoveFacts, MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, Place, Pooling, ProxyId, ProxyRecord,
+    RoleName, RouteRecord, Service, SslMode, SystemName, SystemRecord, TeamName, Tier, UnixMillis,
+};
+use freehold::route::follow::{Follower, FollowerOptions};
+use freehold::route::{GateState, Route, RouteTable};
+use freehold::system::Session;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Longer than anything takes that works.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const APP_PASSWORD: &str = "app secret";
+
+const SCHEMA: &str = "
+    CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL);
+    INSERT INTO account SELECT n, 1000 FROM generate_series(1, 50) n;
+    CREATE TABLE ledger (id bigserial PRIMARY KEY, client int NOT NULL, number int NOT NULL, note text);
+    INSERT INTO ledger (client, number, note) SELECT -1, n, repeat('x', 100) FROM generate_series(1, 20000) n;
+    CREATE SEQUENCE ticket INCREMENT 5 CACHE 10;
+    CREATE VIEW total AS SELECT sum(balance) FROM account;
+    CREATE FUNCTION book(a int, b int, amount int) RETURNS void LANGUAGE sql AS
+        'UPDATE account SET balance = balance - amount WHERE id = a; UPDATE account SET balance = balance + amount WHERE id = b';
+";
+
+pub(crate) struct Stage {
+    pub(crate) source: Postgres,
+    pub(crate) target: Postgres,
+    pub(crate) catalog: Catalog,
+    pub(crate) table: Arc<RouteTable>,
+    pub(crate) database: DatabaseId,
+    pub(crate) settings: Arc<ArcSwap<MoverSettings>>,
+    mover: Mutex<Option<Mover>>,
+    follower: Option<Follower>,
+    _directory: tempfile::TempDir,
+}
+
+pub(crate) fn place(server: &Postgres, system: &str) -> Place {
+    Place {
+        system: SystemName::parse(system).unwrap(),
+        address: Address { host: server.host.clone(), port: server.port },
+        dbname: "shop".to_owned(),
+        sslmode: SslMode::Disable,
+    }
+}
+
+fn system(server: &Postgres, name: &str) -> SystemRecord {
+    let major = server.major * 10_000;
+    SystemRecord {
+        name: SystemName::parse(name).unwrap(),
+        address: Address { host: server.host.clone(), port: server.port },
+        replication_address: None,
+        admin_role: RoleName::parse(&server.superuser).unwrap(),
+        admin_database: "postgres".to_owned(),
+        password_file: Some(server.password_file.to_string_lossy().into_owned()),
+        sslmode: SslMode::Disable,
+        accepts_databases: true,
+        version_num: major,
+        system_identifier: server.psql("SELECT system_identifier FROM pg_control_system()").unwrap(),
+        created_at: UnixMillis(0),
+    }
+}
+
+fn database_record(id: &DatabaseId) -> DatabaseRecord {
+    DatabaseRecord {
+        id: id.clone(),
+        name: DatabaseName::parse("shop").unwrap(),
+        owner: TeamName::parse("retail").unwrap(),
+        purpose: "orders".to_owned(),
+        lifecycle: Lifecycle::Active,
+        contract: Contract {
+            transaction_time_max: Duration::from_secs(2),
+            ..Contract::of_tier(Tier::Standard)
+        },
+        operation: None,
+        adopted: false,
+        created_at: UnixMillis(0),
+        created_by: "test".to_owned(),
+        history: Vec::new(),
+    }
+}
+
+impl Stage {
+    /// From the oldest major that is installed to the newest. No move yet.
+    pub(crate) async fn set() -> Stage {
+        Stage::set_with(&[]).await
+    }
+
+    /// With settings of both servers.
+    pub(crate) async fn set_with(server: &[(&str, &str)]) -> Stage {
+        let builder = |major| {
+            server
+                .iter()
+                .fold(Postgres::builder(major), |builder, (name, value)| builder.setting(*name, *value))
+        };
+        let (source, target) =
+            tokio::join!(builder(Major::oldest()).start_async(), builder(Major::newest()).start_async());
+        let (source, target) = (source.unwrap(), target.unwrap());
+        source.psql(&format!("CREATE ROLE app LOGIN PASSWORD '{APP_PASSWORD}'")).unwrap();
+        source.psql("CREATE DATABASE shop").unwrap();
+        source.psql("GRANT ALL ON DATABASE shop TO app").unwrap();
+        source.psql_in("shop", "GRANT ALL ON SCHEMA public TO app").unwrap();
+        let app = source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+        app.batch_execute(SCHEMA).await.unwrap();
+        drop(app);
+
+        let directory = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("store")).unwrap());
+        catalog.create_system(&system(&source, "old")).await.unwrap();
+        catalog.create_system(&system(&target, "new")).await.unwrap();
+        let database = DatabaseId::parse("db_1").unwrap();
+        let record = database_record(&database);
+        let route = RouteRecord {
+            database: database.clone(),
+            name: record.name.clone(),
+            epoch: Epoch::FIRST,
+            place: place(&source, "old"),
+            next: None,
+            order: 1,
+            gate: GateOrder::Open,
+            service: Service::Serving,
+            pooling: Pooling::Session,
+            client_connections_max: 100,
+        };
+        let logins = vec![Login {
+            role: RoleName::parse("app").unwrap(),
+            verifier: None,
+            can_login: true,
+            superuser: false,
+            valid_until: None,
+        }];
+        catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
+
+        let table = RouteTable::new(2);
+        let settings = MoverSettings {
+            postgres_bin_dirs: vec![target.bin.clone(), source.bin.clone()],
+            copy_workers: 2,
+            ready_for: Duration::from_millis(200),
+            cutover_backoff: Duration::from_millis(50),
+            step_backoff: Duration::from_millis(50),
+            close_grace: Duration::from_secs(2),
+            ..MoverSettings::default()
+        };
+        let mut stage = Stage {
+            source,
+            target,
+            catalog,
+            table,
+            database,
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
+            mover: Mutex::new(None),
+            follower: None,
+            _directory: directory,
+        };
+        stage.start_follower().await;
+        stage.start_mover();
+        stage
+    }
+
+    async fn start_follower(&mut self) {
+        let proxy = ProxyRecord {
+            id: ProxyId::parse("p1").unwrap(),
+            version: "test".to_owned(),
+            started_at: UnixMillis(0),
+            data_address: "127.0.0.1:0".to_owned(),
+        };
+        let follower =
+            Follower::start(self.catalog.clone(), Arc::clone(&self.table), proxy, FollowerOptions::default());
+        follower.synced().await;
+        self.follower = Some(follower);
+    }
+
+    fn start_mover(&self) {
+        let mover = Mover::start(self.catalog.clone(), Arc::clone(&self.settings), UnixMillis::now);
+        *self.mover.lock().unwrap() = Some(mover);
+    }
+
+    /// Stops the mover in order, as a process does that is asked to end.
+    pub(crate) async fn stop_mover(&self) {
+        let mover = self.mover.lock().unwrap().take().unwrap();
+        mover.stop().await;
+    }
+
+    /// Waits until the clients are held.
+    pub(crate) async fn until_held(&self) {
+        let held = async {
+            while self.route().gate().state() != GateState::Held {
+                self.route().gate().watch(0).turned().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, held).await.expect("nobody is ever held");
+    }
+
+    /// Kills the mover wherever it is, and starts another one.
+    pub(crate) fn restart_mover(&self) {
+        drop(self.mover.lock().unwrap().take());
+        self.start_mover();
+    }
+
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut MoverSettings)) {
+        let mut settings = MoverSettings::clone(&self.settings.load());
+        change(&mut settings);
+        self.settings.store(Arc::new(settings));
+    }
+
+    pub(crate) fn route(&self) -> Arc<Route> {
+        self.table.lookup("shop").unwrap()
+    }
+
+    /// Records a move from the one system to the other.
+    pub(crate) async fn request_move(&self) -> MoveId {
+        self.request(None).await
+    }
+
+    pub(crate) async fn request_move_with_pause(&self, longest: Duration) -> MoveId {
+        self.request(Some(longest)).await
+    }
+
+    async fn request(&self, pause_max: Option<Duration>) -> MoveId {
+        let database = self.catalog.database(&self.database).await.unwrap().unwrap();
+        let id = self.catalog.next_move_id().await.unwrap();
+        let record = MoveRecord {
+            id,
+            database: self.database.clone(),
+            name: database.value.name.clone(),
+            source: place(&self.source, "old"),
+            target: place(&self.target, "new"),
+            phase: MovePhase::Preflight,
+            wish: None,
+            pause_max,
+            log: Vec::new(),
+            facts: MoveFacts::default(),
+            cutover: None,
+            undo: None,
+            failure: None,
+            requested_by: "test".to_owned(),
+            reason: None,
+            started_at: UnixMillis::now(),
+            ended_at: None,
+        };
+        self.catalog.create_move(&database, &record).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn wish(&self, id: MoveId, wish: MoveWish) {
+        let change = |record: &mut MoveRecord| {
+            assert!(machine::allows(record, wish), "{wish:?} in {:?}", record.phase);
+            record.wish = Some(wish);
+            Ok::<(), freehold::catalog::store::StoreError>(())
+        };
+        self.catalog.update_move(id, change).await.unwrap();
+    }
+
+    pub(crate) async fn movement(&self, id: MoveId) -> MoveRecord {
+        self.catalog.movement(id).await.unwrap().unwrap().value
+    }
+
+    /// Waits until the record of the move is as wanted.
+    pub(crate) async fn until(&self, id: MoveId, wanted: impl Fn(&MoveRecord) -> bool) -> MoveRecord {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let moves = self.catalog.moves().await.unwrap();
+            let mut changes = self.catalog.watch_moves(moves.revision).await.unwrap();
+            let record = self.movement(id).await;
+            if wanted(&record) {
+                return record;
+            }
+            let changed = tokio::time::timeout_at(deadline, changes.next()).await;
+            assert!(changed.is_ok(), "the move does not get there:\n{record:#?}");
+        }
+    }
+
+    /// Waits until the move rests in a phase; fails when it rests in another one.
+    pub(crate) async fn rests_in(&self, id: MoveId, phase: MovePhase) -> MoveRecord {
+        let rests = |record: &MoveRecord| {
+            record.wish.is_none()
+                && (record.phase.has_ended() || matches!(record.phase, MovePhase::Kept | MovePhase::Parked))
+        };
+        let record = self.until(id, rests).await;
+        assert_eq!(record.phase, phase, "failure: {:#?}\nlog: {:#?}", record.failure, record.log);
+        record
+    }
+
+    pub(crate) async fn moved(&self) -> MoveId {
+        let id = self.request_move().await;
+        self.rests_in(id, MovePhase::Kept).await;
+        id
+    }
+
+    /// Makes the next move freeze at an instant; wait with [`Frozen::reached`].
+    pub(crate) fn freeze_at(&self, step: MoveStep, point: CrashPoint) -> Arc<Notify> {
+        let reached = Arc::new(Notify::new());
+        let kind = FaultKind::Freeze(Arc::clone(&reached));
+        self.change_settings(|settings| settings.fault = Some(Fault { step, point, kind }));
+        reached
+    }
+
+    pub(crate) fn fail_at(&self, step: MoveStep, point: CrashPoint) {
+        let kind = FaultKind::Fail;
+        self.change_settings(|settings| settings.fault = Some(Fault { step, point, kind }));
+    }
+
+    pub(crate) fn without_faults(&self) {
+        self.change_settings(|settings| settings.fault = None);
+    }
+
+    /// Waits until the mover is frozen, kills it there, and starts another one without the fault.
+    pub(crate) async fn crash_when(&self, reached: &Notify) {
+        tokio::time::timeout(PATIENCE, reached.notified()).await.expect("the instant is never reached");
+        self.crash();
+    }
+
+    /// Requests a move, and kills the mover at each of these instants, in their order.
+    pub(crate) async fn request_move_and_kill(&self, instants: &[(MoveStep, CrashPoint)]) -> MoveId {
+        let ((step, point), rest) = instants.split_first().unwrap();
+        let mut reached = self.freeze_at(*step, *point);
+        let id = self.request_move().await;
+        for (step, point) in rest {
+            reached = self.kill_and_freeze_at(&reached, *step, *point).await;
+        }
+        self.crash_when(&reached).await;
+        id
+    }
+
+    /// Kills the mover now, and then at each of these instants, in their order.
+    pub(crate) async fn kill_at_each(&self, instants: &[(MoveStep, CrashPoint)]) {
+        let ((step, point), rest) = instants.split_first().unwrap();
+        let mut reached = self.freeze_at(*step, *point);
+        self.restart_mover();
+        for (step, point) in rest {
+            reached = self.kill_and_freeze_at(&reached, *step, *point).await;
+        }
+        self.crash_when(&reached).await;
+    }
+
+    async fn kill_and_freeze_at(&self, reached: &Notify, step: MoveStep, point: CrashPoint) -> Arc<Notify> {
+        tokio::time::timeout(PATIENCE, reached.notified()).await.expect("the instant is never reached");
+        let next = self.freeze_at(step, point);
+        self.restart_mover();
+        next
+    }
+
+    /// Like [`Stage::crash_when`] where the test has waited for it already.
+    pub(crate) fn crash(&self) {
+        self.without_faults();
+        self.restart_mover();
+    }
+
+    /// Everything with a name of the move's on either system; empty after it has ended.
+    pub(crate) async fn left_behind(&self, id: MoveId) -> Vec<String> {
+        let mut found = Vec::new();
+        for (server, name) in [(&self.source, "old"), (&self.target, "new")] {
+            let record = self.catalog.system(&SystemName::parse(name).unwrap()).await.unwrap().unwrap().value;
+            let names = server.psql("SELECT datname FROM pg_database WHERE datallowconn").unwrap();
+            for dbname in names.lines().filter(|dbname| *dbname != "template1") {
+                let deadline = Instant::now() + PATIENCE;
+                let session = Session::connect(&record, dbname, deadline).await.unwrap();
+                let left = leftovers(&session, id).await.unwrap();
+                found.extend(left.into_iter().map(|left| format!("{left} in {dbname} on {name}")));
+            }
+        }
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    /// What must hold of a database that no move has hands on.
+    pub(crate) async fn assert_open_on(&self, system: &str) {
+        let route = self.catalog.route(&self.database).await.unwrap().unwrap().value;
+        assert_eq!(route.place.system.as_str(), system);
+        assert_eq!((&route.gate, &route.next), (&GateOrder::Open, &None));
+        let server = if system == "old" { &self.source } else { &self.target };
+        let client = server.connect_as("shop", "app", APP_PASSWORD).await;
+        assert!(client.is_ok(), "the application's role cannot connect to {system}: {:?}", client.err());
+    }
+}

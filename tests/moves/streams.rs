@@ -1,0 +1,105 @@
+//! Replication that stops, differs, or keeps too much.
+
+use freehold::control::settings::CrashPoint;
+use freehold::model::{MovePhase, MoveStep, MoveWish};
+
+use crate::assert_clean;
+use crate::clients::Load;
+use crate::stage::{PATIENCE, Stage};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_apply_error_rolls_the_move_back_and_says_so() {
+    let stage = Stage::set().await;
+    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    // A row that the source will send, too.
+    let row = "INSERT INTO ledger (id, client, number) VALUES (999999, 1, 1)";
+    stage.target.psql_in("shop", row).unwrap();
+    stage.source.psql_in("shop", row).unwrap();
+    // Back to catch-up by a cutover that fails, which then meets the stopped stream.
+    stage.crash();
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    let failure = record.failure.unwrap();
+    assert!(failure.message.contains("replication"), "{failure:?}");
+    assert_clean(&stage, id, "old").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_keeps_too_much_for_the_move_is_relieved_of_it() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| settings.wal_retained_bytes_max = 0);
+    let load = Load::start(&stage, 4).await;
+    let id = stage.request_move().await;
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    assert_eq!(record.failure.unwrap().sqlstate, "53400");
+    assert_clean(&stage, id, "old").await;
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_differ_at_the_commit_bring_the_database_back() {
+    let stage = Stage::set().await;
+    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    stage.target.psql_in("shop", "DELETE FROM ledger WHERE number = 77 AND client = -1").unwrap();
+    stage.crash();
+    let record = stage.rests_in(id, MovePhase::Undone).await;
+    let because = record.facts.notes.get("went_back_because").expect("the difference was not found");
+    assert!(because.contains("public.ledger"), "{because}");
+    assert_clean(&stage, id, "old").await;
+    let count = "SELECT count(*) FROM ledger WHERE number = 77 AND client = -1";
+    assert_eq!(stage.source.psql_in("shop", count).unwrap(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_back_that_is_lost_is_said_and_the_database_goes_on() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 2).await;
+    let id = stage.moved().await;
+    stage.change_settings(|settings| settings.wal_retained_bytes_max = 0);
+    stage.restart_mover();
+    let record = stage.until(id, |record| record.facts.notes.contains_key("no_way_back_because")).await;
+    assert_eq!(record.phase, MovePhase::Kept);
+    stage.change_settings(|settings| settings.wal_retained_bytes_max = u64::MAX);
+    stage.wish(id, MoveWish::Undo).await;
+    let record = stage.rests_in(id, MovePhase::Kept).await;
+    assert!(record.failure.is_some(), "an undo without a way back");
+    stage.assert_open_on("new").await;
+    stage.wish(id, MoveWish::Finish).await;
+    stage.rests_in(id, MovePhase::Finished).await;
+    assert_clean(&stage, id, "new").await;
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_crashes_while_the_target_follows_is_waited_for() {
+    let stage = Stage::set().await;
+    let near = stage.freeze_at(MoveStep::Catchup, CrashPoint::AfterIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    stage.source.kill9().unwrap();
+    stage.without_faults();
+    stage.restart_mover();
+    stage.until(id, |record| record.failure.is_some()).await;
+    stage.source.restart().unwrap();
+    stage.rests_in(id, MovePhase::Kept).await;
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schema_changes_are_refused_on_both_sides_until_the_move_has_ended() {
+    let stage = Stage::set().await;
+    let id = stage.moved().await;
+    let app = stage.target.connect_as("shop", "app", crate::stage::APP_PASSWORD).await.unwrap();
+    let refused = app.batch_execute("CREATE TABLE more (id int)").await.unwrap_err();
+    let refused = refused.as_db_error().unwrap().clone();
+    assert_eq!(refused.code().code(), "55006");
+    assert!(refused.hint().unwrap().contains("FINISH MOVE 1"), "{refused:?}");
+    stage.wish(id, MoveWish::Finish).await;
+    stage.rests_in(id, MovePhase::Finished).await;
+    app.batch_execute("CREATE TABLE more (id int)").await.unwrap();
+}

@@ -1,0 +1,600 @@
+//! Every blocker of the preflight: made on real servers, named, and cured by the SQL that it carries.
+//!
+//! The scenarios share a pair of servers; so each looks only for its own finding, by its check and object.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod moving;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use freehold::control::preflight::{self, Plan, PreflightReport};
+use freehold::control::{End, Ends, MoverSettings};
+use freehold::lab::{Major, Postgres};
+use freehold::model::movement::{Finding, FindingSeverity};
+use freehold::model::{MoveId, RoleName, SystemRecord};
+use moving::{Pair, builder, system};
+use tokio::task::JoinSet;
+
+type Scenario = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+const AT_A_TIME: usize = 4;
+
+/// A database on the shared source, and the plan to move it.
+struct Fixture {
+    pair: Arc<Pair>,
+    plan: Plan,
+    dbname: String,
+}
+
+impl Fixture {
+    fn of(pair: &Arc<Pair>, dbname: &str) -> Fixture {
+        pair.source.psql(&format!("CREATE DATABASE {dbname}")).unwrap();
+        let plan = plan(system(&pair.source, "old"), system(&pair.target, "new"), dbname);
+        Fixture { pair: Arc::clone(pair), plan, dbname: dbname.into() }
+    }
+
+    fn with(pair: &Arc<Pair>, dbname: &str, sql: &str) -> Fixture {
+        let fixture = Fixture::of(pair, dbname);
+        fixture.pair.source.psql_in(dbname, sql).unwrap();
+        fixture
+    }
+
+    async fn report(&self) -> PreflightReport {
+        preflight::check(&self.plan).await.unwrap()
+    }
+
+    async fn find(&self, check: &str, object: &str) -> Option<Finding> {
+        found(&self.report().await, check, object)
+    }
+
+    /// The finding is a blocker; its cure, run on the source, clears it.
+    async fn blocks_until_cured(&self, check: &str, object: &str) {
+        self.blocks_until_cured_on(&self.pair.source, &self.dbname, check, object).await;
+    }
+
+    async fn blocks_until_cured_on(&self, server: &Postgres, dbname: &str, check: &str, object: &str) {
+        let report = self.report().await;
+        let finding =
+            found(&report, check, object).unwrap_or_else(|| panic!("no {check} {object}: {report:#?}"));
+        assert_eq!(finding.severity, FindingSeverity::Blocker, "{finding:?}");
+        let cure = finding.cure.clone().unwrap();
+        run_each(server, dbname, &cure);
+        let after = self.find(check, object).await;
+        assert!(
+            after.as_ref().is_none_or(|after| after.severity != FindingSeverity::Blocker),
+            "{cure} did not cure {after:?}"
+        );
+    }
+}
+
+/// Statements one by one, as a person would: some do not run inside a transaction.
+fn run_each(server: &Postgres, dbname: &str, cure: &str) {
+    let sql: String = cure.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+    for statement in sql.split_inclusive(';') {
+        server.psql_in(dbname, statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+}
+
+fn found(report: &PreflightReport, check: &str, object: &str) -> Option<Finding> {
+    let is_it = |finding: &&Finding| {
+        finding.check == check
+            && finding.object.as_deref().is_none_or(|about| object.is_empty() || about == object)
+    };
+    report.findings.iter().find(is_it).cloned()
+}
+
+fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
+    let end = |system: SystemRecord| End {
+        system,
+        dbname: dbname.into(),
+        connect_timeout: Duration::from_secs(20),
+        connector: None,
+        application_name: "freehold preflight".into(),
+    };
+    Plan {
+        ends: Ends { id: MoveId(0), source: end(source), target: end(target) },
+        settings: MoverSettings::default(),
+        logins: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_plain_database_has_no_blocker_and_the_report_says_how_large_it_is() {
+    let (source, target) =
+        (builder(Major::oldest()).start().unwrap(), builder(Major::newest()).start().unwrap());
+    source.psql("CREATE DATABASE plain").unwrap();
+    source.psql_in("plain", "CREATE TABLE t (id int PRIMARY KEY)").unwrap();
+    let plan = plan(system(&source, "old"), system(&target, "new"), "plain");
+    let before = (moving::fingerprint(&source, "plain"), moving::fingerprint(&target, "plain"));
+    let report = preflight::check(&plan).await.unwrap();
+    assert!(report.is_clear(), "{report:#?}");
+    assert_eq!(report.of_severity(FindingSeverity::Warning).count(), 0, "{report:#?}");
+    assert!(found(&report, "size", "plain").unwrap().message.contains(" MB"));
+    assert_eq!((moving::fingerprint(&source, "plain"), moving::fingerprint(&target, "plain")), before);
+}
+
+/// Every scenario, a few at a time; the names of those that fail are what the test fails with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_blocker_is_named_and_its_cure_clears_it() {
+    let pair = Arc::new(Pair::start());
+    macro_rules! scenarios {
+        ($($name:ident),* $(,)?) => {
+            [$((stringify!($name), Box::pin($name(Arc::clone(&pair))) as Scenario)),*]
+        };
+    }
+    let scenarios = scenarios![
+        an_updated_table_without_a_key_is_named_and_cured_by_a_full_identity,
+        a_unique_index_is_preferred_to_the_whole_row,
+        a_full_identity_with_a_column_that_cannot_be_compared_is_a_blocker,
+        an_unlogged_table_with_rows_is_a_blocker,
+        large_objects_are_a_blocker,
+        a_prepared_transaction_is_a_blocker,
+        a_writing_transaction_of_any_database_that_is_too_old_is_a_blocker,
+        a_schema_with_the_platforms_name_is_a_blocker,
+        an_extension_that_the_target_lacks_is_a_blocker,
+        a_setting_that_the_target_does_not_know_is_a_blocker,
+        a_subscription_in_the_database_is_a_blocker,
+        a_slot_with_another_consumer_is_a_blocker,
+        triggers_that_fire_for_replicated_rows_are_blockers,
+        a_name_that_is_taken_on_the_target_is_a_blocker,
+        a_role_with_another_password_on_the_target_is_a_blocker,
+        a_role_with_other_rights_on_the_target_is_a_blocker,
+        a_membership_that_the_target_lacks_is_a_blocker,
+        whoever_passes_the_fence_is_reported,
+        a_platform_role_that_is_no_superuser_is_a_blocker,
+        a_target_that_takes_no_databases_or_is_the_source_is_a_blocker,
+        a_system_that_does_not_answer_is_a_finding,
+        an_older_target_and_missing_programs_are_blockers,
+        each_system_setting_that_forbids_a_move_is_a_blocker,
+        surprises_are_warnings,
+        a_locale_that_the_target_lacks_is_a_blocker,
+        a_standby_is_a_blocker_until_it_is_promoted,
+        a_full_identity_with_generated_columns_is_a_blocker_where_the_server_refuses_it,
+    ];
+    let mut failed = Vec::new();
+    let mut waiting = Vec::from(scenarios).into_iter();
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < AT_A_TIME {
+            let Some((name, scenario)) = waiting.next() else { break };
+            running.spawn(async move { (name, tokio::spawn(scenario).await) });
+        }
+        match running.join_next().await {
+            None => break,
+            Some(finished) => {
+                let (name, outcome) = finished.unwrap();
+                if outcome.is_err() {
+                    failed.push(name);
+                }
+            }
+        }
+    }
+    assert_eq!(failed, Vec::<&str>::new());
+}
+
+async fn an_updated_table_without_a_key_is_named_and_cured_by_a_full_identity(pair: Arc<Pair>) {
+    let fixture = Fixture::with(&pair, "no_key", "CREATE TABLE t (a int); INSERT INTO t VALUES (1)");
+    let finding = fixture.find("replica_identity", "public.t").await.unwrap();
+    assert_eq!(finding.severity, FindingSeverity::Warning, "nothing was changed yet");
+    fixture.pair.source.psql_in("no_key", "UPDATE t SET a = 2").unwrap();
+    // The statistics of a session are told when it ends, at the latest.
+    while fixture.find("replica_identity", "public.t").await.unwrap().severity != FindingSeverity::Blocker {
+        tokio::task::yield_now().await;
+    }
+    fixture.blocks_until_cured("replica_identity", "public.t").await;
+}
+
+async fn a_unique_index_is_preferred_to_the_whole_row(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "unique_key",
+        "CREATE TABLE t (a int NOT NULL, j json); CREATE UNIQUE INDEX t_a ON t (a); INSERT INTO t VALUES (1);
+         UPDATE t SET a = 2; CREATE TABLE u (j json); INSERT INTO u VALUES ('1'); DELETE FROM u",
+    );
+    for table in ["public.t", "public.u"] {
+        while fixture.find("replica_identity", table).await.unwrap().severity != FindingSeverity::Blocker {
+            tokio::task::yield_now().await;
+        }
+    }
+    let cure = fixture.find("replica_identity", "public.t").await.unwrap().cure.unwrap();
+    assert!(cure.contains("USING INDEX \"t_a\""), "{cure}");
+    fixture.blocks_until_cured("replica_identity", "public.t").await;
+    fixture.blocks_until_cured("replica_identity", "public.u").await;
+    assert_eq!(fixture.find("incomparable_identity", "").await, None);
+}
+
+async fn a_full_identity_with_a_column_that_cannot_be_compared_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "incomparable",
+        "CREATE TABLE t (a int, j json); ALTER TABLE t REPLICA IDENTITY FULL",
+    );
+    fixture.blocks_until_cured("incomparable_identity", "public.t").await;
+}
+
+async fn an_unlogged_table_with_rows_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "unlogged",
+        "CREATE UNLOGGED TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)",
+    );
+    fixture.blocks_until_cured("unlogged_table", "public.t").await;
+}
+
+async fn large_objects_are_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "large_objects",
+        "SELECT lo_from_bytea(0, 'abc'); SELECT lo_from_bytea(0, 'def')",
+    );
+    assert!(fixture.find("large_objects", "2").await.is_some());
+    fixture.blocks_until_cured("large_objects", "").await;
+}
+
+async fn a_prepared_transaction_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(&pair, "prepared", "CREATE TABLE t (a int PRIMARY KEY)");
+    let client = fixture.pair.source.connect("prepared").await.unwrap();
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'left behind'").await.unwrap();
+    fixture.blocks_until_cured("prepared_transaction", "left behind").await;
+}
+
+async fn a_writing_transaction_of_any_database_that_is_too_old_is_a_blocker(pair: Arc<Pair>) {
+    let mut fixture = Fixture::of(&pair, "long_transaction");
+    fixture.plan.settings.slot_timeout = Duration::ZERO;
+    let client = fixture.pair.source.connect("postgres").await.unwrap();
+    client.batch_execute("BEGIN; CREATE TABLE never_committed ()").await.unwrap();
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let finding = fixture.find("long_transaction", &pid.to_string()).await.unwrap();
+    assert_eq!(finding.severity, FindingSeverity::Blocker);
+    run_each(&fixture.pair.source, "postgres", &finding.cure.unwrap());
+    while fixture.find("long_transaction", &pid.to_string()).await.is_some() {}
+}
+
+async fn a_schema_with_the_platforms_name_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(&pair, "schema_name", "CREATE SCHEMA freehold");
+    fixture.blocks_until_cured("schema_name", "freehold").await;
+}
+
+async fn an_extension_that_the_target_lacks_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "extension");
+    let available = "SELECT name FROM pg_available_extensions WHERE name <> 'plpgsql' ORDER BY name";
+    let there = fixture.pair.target.psql(available).unwrap();
+    let here = fixture.pair.source.psql(available).unwrap();
+    let lacking: Vec<&str> = here.lines().filter(|name| !there.lines().any(|other| other == *name)).collect();
+    let installable = lacking.iter().find(|name| {
+        let sql = format!("CREATE EXTENSION \"{name}\"");
+        fixture.pair.source.psql_in("extension", &sql).is_ok()
+    });
+    // Two complete installations of the same build lack nothing of each other; then the server is asked to forget one.
+    match installable {
+        Some(name) => fixture.blocks_until_cured("extension", name).await,
+        None => {
+            fixture
+                .pair
+                .source
+                .psql_in(
+                    "extension",
+                    "UPDATE pg_extension SET extname = 'not_there' WHERE extname = 'plpgsql'",
+                )
+                .unwrap();
+            let finding = fixture.find("extension", "not_there").await.unwrap();
+            assert_eq!(finding.severity, FindingSeverity::Blocker);
+            fixture.blocks_until_cured("extension", "not_there").await;
+        }
+    }
+}
+
+async fn a_setting_that_the_target_does_not_know_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(&pair, "unknown_setting", "CREATE ROLE unknown_setting_app");
+    let known = |server: &Postgres| -> Vec<String> {
+        let sql = "SELECT name FROM pg_settings WHERE context IN ('user', 'superuser') ORDER BY 1";
+        server.psql(sql).unwrap().lines().map(str::to_owned).collect()
+    };
+    let (here, there) = (known(&fixture.pair.source), known(&fixture.pair.target));
+    let Some(gone) = here.iter().find(|name| !there.contains(name)) else {
+        // The same major on both sides: there is no such setting to be had.
+        assert_eq!(fixture.pair.source.major, fixture.pair.target.major);
+        return;
+    };
+    let value = fixture.pair.source.psql(&format!("SHOW {gone}")).unwrap();
+    for sql in [
+        format!("ALTER DATABASE unknown_setting SET {gone} = '{value}'"),
+        "GRANT CONNECT ON DATABASE unknown_setting TO unknown_setting_app".to_owned(),
+    ] {
+        fixture.pair.source.psql(&sql).unwrap();
+    }
+    fixture.blocks_until_cured("setting", gone).await;
+    fixture.pair.source.psql(&format!("ALTER ROLE unknown_setting_app SET {gone} = '{value}'")).unwrap();
+    fixture.blocks_until_cured("setting", gone).await;
+}
+
+async fn a_subscription_in_the_database_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "subscribed",
+        "CREATE SUBSCRIPTION feed CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)",
+    );
+    fixture.blocks_until_cured("subscription", "feed").await;
+}
+
+async fn a_slot_with_another_consumer_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "consumed");
+    // Waits for transactions of other tests.
+    fixture
+        .pair
+        .source
+        .psql_in("consumed", "SELECT pg_create_logical_replication_slot('cdc', 'pgoutput')")
+        .unwrap();
+    fixture.blocks_until_cured("slot", "cdc").await;
+}
+
+async fn triggers_that_fire_for_replicated_rows_are_blockers(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "triggers",
+        "CREATE TABLE t (a int PRIMARY KEY);
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER twice BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();
+         ALTER TABLE t ENABLE ALWAYS TRIGGER twice;
+         CREATE FUNCTION e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         CREATE EVENT TRIGGER always ON ddl_command_end EXECUTE FUNCTION e();
+         ALTER EVENT TRIGGER always ENABLE ALWAYS",
+    );
+    fixture.blocks_until_cured("trigger", "public.t: twice").await;
+    fixture.blocks_until_cured("event_trigger", "always").await;
+}
+
+async fn a_name_that_is_taken_on_the_target_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "taken");
+    fixture.pair.target.psql("CREATE DATABASE taken").unwrap();
+    let target = &fixture.pair.target;
+    fixture.blocks_until_cured_on(target, "postgres", "name_taken", "taken").await;
+}
+
+async fn a_role_with_another_password_on_the_target_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "passwords");
+    let grant = "GRANT CONNECT ON DATABASE passwords TO unused_app, used_app";
+    for (server, secret) in [(&fixture.pair.source, "a"), (&fixture.pair.target, "b")] {
+        for role in ["unused_app", "used_app"] {
+            server.psql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{secret}'")).unwrap();
+        }
+    }
+    fixture.pair.source.psql(grant).unwrap();
+    fixture.pair.target.psql("CREATE TABLE its_table (); ALTER TABLE its_table OWNER TO used_app").unwrap();
+    let target = &fixture.pair.target;
+    let cure = fixture.find("role_password", "unused_app").await.unwrap().cure.unwrap();
+    assert!(cure.contains("DROP ROLE"), "{cure}");
+    fixture.blocks_until_cured_on(target, "postgres", "role_password", "unused_app").await;
+    fixture.blocks_until_cured_on(target, "postgres", "role_password", "used_app").await;
+    let report = format!("{:?}", fixture.report().await);
+    assert!(!report.contains("SCRAM-SHA-256$"), "a verifier in a report: {report}");
+}
+
+async fn a_role_with_other_rights_on_the_target_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "attributes");
+    fixture
+        .pair
+        .source
+        .psql("CREATE ROLE differs LOGIN; GRANT CONNECT ON DATABASE attributes TO differs")
+        .unwrap();
+    fixture.pair.target.psql("CREATE ROLE differs BYPASSRLS CREATEDB VALID UNTIL '2030-01-01'").unwrap();
+    let target = &fixture.pair.target;
+    fixture.blocks_until_cured_on(target, "postgres", "role_attributes", "differs").await;
+}
+
+async fn a_membership_that_the_target_lacks_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "memberships");
+    for server in [&fixture.pair.source, &fixture.pair.target] {
+        server.psql("CREATE ROLE club; CREATE ROLE member_of_club").unwrap();
+    }
+    fixture
+        .pair
+        .source
+        .psql("GRANT club TO member_of_club; GRANT CONNECT ON DATABASE memberships TO member_of_club")
+        .unwrap();
+    let target = &fixture.pair.target;
+    fixture.blocks_until_cured_on(target, "postgres", "membership", "member_of_club").await;
+}
+
+async fn whoever_passes_the_fence_is_reported(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "passes");
+    let setup = "CREATE ROLE passes_owner LOGIN; CREATE ROLE passes_root LOGIN SUPERUSER;
+        ALTER DATABASE passes OWNER TO passes_owner; GRANT CONNECT ON DATABASE passes TO passes_root";
+    fixture.pair.source.psql(setup).unwrap();
+    let owner = fixture.find("database_owner", "passes_owner").await.unwrap();
+    let root = fixture.find("superuser", "passes_root").await.unwrap();
+    assert_eq!((owner.severity, root.severity), (FindingSeverity::Warning, FindingSeverity::Warning));
+    run_each(&fixture.pair.source, "postgres", &owner.cure.unwrap());
+    run_each(&fixture.pair.source, "postgres", &root.cure.unwrap());
+    assert_eq!(fixture.find("database_owner", "").await, None);
+    assert_eq!(fixture.find("superuser", "passes_root").await, None);
+}
+
+async fn a_platform_role_that_is_no_superuser_is_a_blocker(pair: Arc<Pair>) {
+    let mut fixture = Fixture::of(&pair, "platform");
+    let secret = std::fs::read_to_string(&fixture.pair.source.password_file).unwrap();
+    fixture.pair.source.psql(&format!("CREATE ROLE weak LOGIN PASSWORD '{secret}'")).unwrap();
+    fixture.plan.ends.source.system.admin_role = RoleName::parse("weak").unwrap();
+    fixture.blocks_until_cured("platform_role", "weak").await;
+}
+
+async fn a_target_that_takes_no_databases_or_is_the_source_is_a_blocker(pair: Arc<Pair>) {
+    let mut fixture = Fixture::of(&pair, "places");
+    fixture.plan.ends.target.system.accepts_databases = false;
+    let closed = fixture.find("target_closed", "new").await.unwrap();
+    assert_eq!(closed.severity, FindingSeverity::Blocker);
+    fixture.plan.ends.target.system.accepts_databases = true;
+    assert_eq!(fixture.find("target_closed", "new").await, None);
+
+    let target = fixture.plan.ends.target.clone();
+    fixture.plan.ends.target = fixture.plan.ends.source.clone();
+    assert_eq!(fixture.find("same_system", "old").await.unwrap().severity, FindingSeverity::Blocker);
+    fixture.plan.ends.target = target;
+    assert_eq!(fixture.find("same_system", "").await, None);
+}
+
+async fn a_system_that_does_not_answer_is_a_finding(pair: Arc<Pair>) {
+    let mut fixture = Fixture::of(&pair, "reached");
+    let port = fixture.plan.ends.target.system.address.port;
+    fixture.plan.ends.target.system.address.port = 1;
+    let finding = fixture.find("target_unreachable", "new").await.unwrap();
+    assert_eq!(finding.severity, FindingSeverity::Blocker);
+    fixture.plan.ends.target.system.address.port = port;
+    assert_eq!(fixture.find("target_unreachable", "").await, None);
+}
+
+async fn an_older_target_and_missing_programs_are_blockers(pair: Arc<Pair>) {
+    let mut fixture = Fixture::of(&pair, "versions");
+    if fixture.pair.source.major < fixture.pair.target.major {
+        let forward = fixture.plan.ends.clone();
+        fixture.pair.target.psql("CREATE DATABASE versions").unwrap();
+        (fixture.plan.ends.source, fixture.plan.ends.target) =
+            (forward.target.clone(), forward.source.clone());
+        assert_eq!(fixture.find("target_older", "old").await.unwrap().severity, FindingSeverity::Blocker);
+        fixture.plan.ends = forward;
+    }
+    assert_eq!(fixture.find("target_older", "").await, None);
+    assert_eq!(fixture.find("pg_dump", "").await, None);
+}
+
+/// Settings can only be wrong on servers of their own. Every one of them is cured by its ALTER SYSTEM and a restart.
+async fn each_system_setting_that_forbids_a_move_is_a_blocker(pair: Arc<Pair>) {
+    let wrong = builder(Major::newest())
+        .setting("wal_level", "replica")
+        .setting("max_replication_slots", "0")
+        .setting("max_active_replication_origins", "0")
+        .setting("max_wal_senders", "1")
+        .setting("max_logical_replication_workers", "0")
+        .setting("max_worker_processes", "1")
+        .setting("max_connections", "10")
+        .setting("max_slot_wal_keep_size", "1MB")
+        .setting("idle_replication_slot_timeout", "1h");
+    let wrong = match wrong.start() {
+        Ok(server) => server,
+        // Before 18 two of them do not exist.
+        Err(_) => builder(Major::newest())
+            .setting("wal_level", "replica")
+            .setting("max_replication_slots", "0")
+            .setting("max_wal_senders", "1")
+            .setting("max_logical_replication_workers", "0")
+            .setting("max_worker_processes", "1")
+            .setting("max_connections", "10")
+            .setting("max_slot_wal_keep_size", "1MB")
+            .start()
+            .unwrap(),
+    };
+    pair.source.psql("CREATE DATABASE settings").unwrap();
+    let plan = plan(system(&pair.source, "old"), system(&wrong, "wrong"), "settings");
+    let expected = [
+        "wal_level",
+        "replication_slots",
+        "wal_senders",
+        "apply_workers",
+        "worker_processes",
+        "replication_origins",
+        "connections",
+    ];
+    let report = preflight::check(&plan).await.unwrap();
+    for check in expected {
+        let finding = found(&report, check, "wrong").unwrap_or_else(|| panic!("no {check} in {report:#?}"));
+        assert_eq!(finding.severity, FindingSeverity::Blocker, "{finding:?}");
+        run_each(&wrong, "postgres", &finding.cure.unwrap());
+    }
+    for warned in
+        report.of_severity(FindingSeverity::Warning).filter(|about| about.object.as_deref() == Some("wrong"))
+    {
+        run_each(&wrong, "postgres", warned.cure.as_ref().unwrap());
+    }
+    wrong.restart().unwrap();
+    let report = preflight::check(&plan).await.unwrap();
+    let left: Vec<&Finding> = report
+        .findings
+        .iter()
+        .filter(|finding| {
+            finding.severity != FindingSeverity::Note && finding.object.as_deref() == Some("wrong")
+        })
+        .collect();
+    assert_eq!(left, Vec::<&Finding>::new());
+}
+
+async fn surprises_are_warnings(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "surprises",
+        "CREATE TABLE t (a int PRIMARY KEY); CREATE PUBLICATION outbox FOR TABLE t;
+         CREATE UNLOGGED TABLE cache (a int);
+         CREATE FOREIGN DATA WRAPPER far; CREATE SERVER away FOREIGN DATA WRAPPER far;
+         CREATE FUNCTION e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         CREATE EVENT TRIGGER watcher ON ddl_command_end EXECUTE FUNCTION e()",
+    );
+    for (check, object) in [
+        ("publication", "outbox"),
+        ("unlogged_table", "public.cache"),
+        ("foreign_server", "away"),
+        ("event_trigger_travels", "watcher"),
+    ] {
+        let finding = fixture.find(check, object).await.unwrap_or_else(|| panic!("no {check}"));
+        assert_eq!(finding.severity, FindingSeverity::Warning, "{finding:?}");
+    }
+}
+
+async fn a_locale_that_the_target_lacks_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "collated");
+    let icu = "CREATE DATABASE in_icu TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de-DE'";
+    if fixture.pair.source.psql(icu).is_err() {
+        // A source without ICU has no such database to move.
+        return;
+    }
+    let has_icu = "BEGIN; CREATE COLLATION probe (PROVIDER = icu, LOCALE = 'de-DE'); ROLLBACK";
+    let target_has_icu = fixture.pair.target.psql(has_icu).is_ok();
+    let mut plan = fixture.plan.clone();
+    for end in [&mut plan.ends.source, &mut plan.ends.target] {
+        end.dbname = "in_icu".into();
+    }
+    let report = preflight::check(&plan).await.unwrap();
+    assert_eq!(found(&report, "locale", "de-DE").is_none(), target_has_icu, "{report:#?}");
+
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, name text COLLATE \"de-x-icu\");
+        CREATE COLLATION ours (PROVIDER = icu, LOCALE = 'sv-SE')";
+    fixture.pair.source.psql_in("collated", sql).unwrap();
+    if !target_has_icu {
+        fixture.blocks_until_cured("collation", "pg_catalog.de-x-icu").await;
+        fixture.blocks_until_cured("collation", "public.ours").await;
+    }
+    assert_eq!(fixture.find("collation", "").await, None);
+}
+
+async fn a_standby_is_a_blocker_until_it_is_promoted(pair: Arc<Pair>) {
+    pair.source.psql("CREATE DATABASE to_standby").unwrap();
+    let standby = builder(Major::newest()).file("standby.signal", "").start().unwrap();
+    let plan = plan(system(&pair.source, "old"), system(&standby, "standby"), "to_standby");
+    let finding = found(&preflight::check(&plan).await.unwrap(), "in_recovery", "standby").unwrap();
+    assert_eq!(finding.severity, FindingSeverity::Blocker);
+    run_each(&standby, "postgres", &finding.cure.unwrap());
+    let report = preflight::check(&plan).await.unwrap();
+    assert_eq!(found(&report, "in_recovery", "standby"), None);
+    assert_eq!(found(&report, "locale", ""), None, "{report:#?}");
+}
+
+async fn a_full_identity_with_generated_columns_is_a_blocker_where_the_server_refuses_it(pair: Arc<Pair>) {
+    let source = &pair.target;
+    let sql = "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); ALTER TABLE t REPLICA IDENTITY FULL";
+    source.psql("CREATE DATABASE generated").unwrap();
+    source.psql_in("generated", sql).unwrap();
+    let target = builder(Major::newest()).start().unwrap();
+    let plan = plan(system(source, "from"), system(&target, "to"), "generated");
+    let finding = found(&preflight::check(&plan).await.unwrap(), "generated_identity", "public.t");
+    if source.major < 18 {
+        assert_eq!(finding, None);
+        return;
+    }
+    // It is as the finding says.
+    source.psql_in("generated", "CREATE PUBLICATION p FOR TABLE t; INSERT INTO t VALUES (1)").unwrap();
+    source.psql_in("generated", "UPDATE t SET a = 2").unwrap_err();
+    run_each(source, "generated", &finding.unwrap().cure.unwrap());
+    source.psql_in("generated", "UPDATE t SET a = 2").unwrap();
+    assert_eq!(found(&preflight::check(&plan).await.unwrap(), "generated_identity", ""), None);
+}
