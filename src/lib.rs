@@ -69,3 +69,5 @@ pub mod session;
 pub mod system;
 
 pub mod control;
+
+pub mod admin;

@@ -1,0 +1,85 @@
+//! ADOPT DATABASE: an existing one, where it lies, with the roles it has.
+
+use super::answer::{Answer, Row, row};
+use super::commands;
+use super::databases::{Complete, place, verifier_kind};
+use super::execute::{Caller, Executor};
+use super::refuse::{AdminError, identifier, literal};
+use super::statement::AdoptDatabase;
+use crate::catalog::NewDatabase;
+use crate::control::lifecycle;
+use crate::error::{Severity, SqlState};
+use crate::model::{Lifecycle, Login, Place};
+
+impl Executor {
+    pub(super) async fn adopt_database(
+        &self,
+        adopt: &AdoptDatabase,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let at = format!(" ON SYSTEM {}", identifier(adopt.system.as_str()));
+        let rest =
+            adopt.dbname.as_ref().map_or_else(String::new, |dbname| format!(" DBNAME {}", literal(dbname)));
+        let command =
+            Complete { verb: "ADOPT DATABASE", name: &adopt.name, place: &at, tier: adopt.tier, rest: &rest };
+        let wanted = self.wanted(&command, adopt.owner.as_deref(), adopt.purpose.as_deref()).await?;
+        let system = self.system(&adopt.system).await?;
+        let place = place(&system, adopt.dbname.as_deref().unwrap_or(adopt.name.as_str()));
+        self.refuse_adopted(&place).await?;
+
+        let existing = lifecycle::existing(self.reach(&system, &self.mover()), &place.dbname).await?;
+        let mut new = self.new_database(&wanted, place, caller, Lifecycle::Active);
+        new.logins = existing.logins;
+        self.record(&new).await?;
+        for warning in &existing.warnings {
+            caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
+        }
+        let rows = self.adopted_rows(&new, &existing.warnings);
+        Ok(Answer::rows(commands::ADOPT_DATABASE, rows))
+    }
+
+    async fn refuse_adopted(&self, place: &Place) -> Result<(), AdminError> {
+        let routes = self.catalog().routes().await?.into_values();
+        let same = |known: &Place| known.system == place.system && known.dbname == place.dbname;
+        match routes.iter().find(|route| same(&route.place)) {
+            Some(route) => Err(AdminError::Adopted {
+                dbname: place.dbname.clone(),
+                system: place.system.to_string(),
+                name: route.name.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// A row for each login; warnings are repeated on each, because a client may show one row only.
+    fn adopted_rows(&self, new: &NewDatabase, warnings: &[String]) -> Vec<Row> {
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
+        let database = &new.database;
+        if new.logins.is_empty() {
+            let none = "no role can log in and connect".to_owned();
+            let dsn = self.dsn(&database.name, "role", None);
+            return vec![row![
+                &database.name,
+                &database.id,
+                dsn,
+                None::<String>,
+                None::<String>,
+                None::<String>,
+                none
+            ]];
+        }
+        let of = |login: &Login| {
+            let dsn = self.dsn(&database.name, login.role.as_str(), None);
+            row![
+                &database.name,
+                &database.id,
+                dsn,
+                &login.role,
+                login.superuser,
+                verifier_kind(login),
+                warning.clone()
+            ]
+        };
+        new.logins.iter().map(of).collect()
+    }
+}

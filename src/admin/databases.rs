@@ -1,0 +1,273 @@
+//! What all commands on databases share: an owner and a purpose are asked of each. And ALTER.
+
+use super::answer::Answer;
+use super::commands;
+use super::execute::{Caller, Executor};
+use super::refuse::{AdminError, identifier, literal};
+use super::statement::AlterDatabase;
+use super::teams::purpose_fault;
+use crate::catalog::{NewDatabase, NewDatabaseOutcome, Versioned};
+use crate::config::closest;
+use crate::model::{
+    Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, GateOrder, HistoryEntry, Lifecycle, Login,
+    Place, RouteRecord, Service, SystemRecord, TeamName, Tier,
+};
+
+const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
+
+/// What CREATE and ADOPT have in common, checked.
+pub(super) struct Wanted {
+    pub(super) name: DatabaseName,
+    pub(super) owner: TeamName,
+    pub(super) purpose: String,
+    pub(super) tier: Tier,
+}
+
+impl Executor {
+    /// Owner and purpose, or the complete right command.
+    pub(super) async fn wanted(
+        &self,
+        command: &Complete<'_>,
+        owner: Option<&str>,
+        purpose: Option<&str>,
+    ) -> Result<Wanted, AdminError> {
+        let fault = purpose_fault(command.name, purpose);
+        let right = |owner: &str| command.text(owner, purpose.filter(|_| fault.is_none()));
+        let Some(owner) = owner else {
+            return Err(AdminError::OwnerRequired { command: right(&self.example_team().await?) });
+        };
+        if let Some(why) = fault {
+            return Err(AdminError::PurposeRequired { why, command: right(owner) });
+        }
+        let owner = self.owner(owner).await?;
+        Ok(Wanted {
+            name: command.name.clone(),
+            owner,
+            purpose: purpose.unwrap_or_default().trim().to_owned(),
+            tier: command.tier.unwrap_or_default(),
+        })
+    }
+
+    pub(super) fn new_database(
+        &self,
+        wanted: &Wanted,
+        place: Place,
+        caller: &Caller,
+        lifecycle: Lifecycle,
+    ) -> NewDatabase {
+        let now = self.now();
+        let id = DatabaseId::from_ulid(ulid::Ulid::generate());
+        let contract = Contract::of_tier(wanted.tier);
+        let adopted = lifecycle == Lifecycle::Active;
+        let verb = if adopted { "adopted" } else { "created" };
+        let what = format!("{verb} on system {}, owner {}", place.system, wanted.owner);
+        let route = RouteRecord {
+            database: id.clone(),
+            name: wanted.name.clone(),
+            epoch: Epoch::FIRST,
+            place,
+            next: None,
+            order: 1,
+            gate: GateOrder::Open,
+            service: Service::Serving,
+            pooling: contract.pooling,
+            client_connections_max: contract.client_connections_max,
+        };
+        let database = DatabaseRecord {
+            id,
+            name: wanted.name.clone(),
+            owner: wanted.owner.clone(),
+            purpose: wanted.purpose.clone(),
+            lifecycle,
+            contract,
+            operation: None,
+            adopted,
+            created_at: now,
+            created_by: caller.who.clone(),
+            history: vec![HistoryEntry { at: now, who: caller.who.clone(), what, epoch: Some(Epoch::FIRST) }],
+        };
+        NewDatabase { database, route, logins: Vec::new() }
+    }
+
+    pub(super) async fn record(&self, new: &NewDatabase) -> Result<(), AdminError> {
+        match self.catalog().create_database(new).await? {
+            NewDatabaseOutcome::Created(_) => Ok(()),
+            NewDatabaseOutcome::NameTaken => {
+                Err(AdminError::Exists { kind: "database", name: new.database.name.to_string() })
+            }
+        }
+    }
+
+    pub(super) async fn alter_database(
+        &self,
+        alter: &AlterDatabase,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let database = self.database(&alter.name).await?;
+        let owner = match &alter.owner {
+            Some(owner) => Some(self.owner(owner).await?),
+            None => None,
+        };
+        if alter.purpose.is_some()
+            && let Some(why) = purpose_fault(&alter.name, alter.purpose.as_deref())
+        {
+            let command = format!(
+                "ALTER DATABASE {} PURPOSE {};",
+                identifier(alter.name.as_str()),
+                literal(EXAMPLE_PURPOSE)
+            );
+            return Err(AdminError::PurposeRequired { why, command });
+        }
+        let entry =
+            HistoryEntry { at: self.now(), who: caller.who.clone(), what: altered(alter), epoch: None };
+        let change = |record: &mut DatabaseRecord| {
+            if let Some(owner) = &owner {
+                record.owner = owner.clone();
+            }
+            if let Some(purpose) = &alter.purpose {
+                purpose.trim().clone_into(&mut record.purpose);
+            }
+            if let Some(tier) = alter.tier {
+                record.contract = Contract::of_tier(tier);
+            }
+            record.history.push(entry.clone());
+            Ok::<(), AdminError>(())
+        };
+        let changed = self.catalog().update_database(&database.value.id, change).await?;
+        let contract = changed.value.contract;
+        let limit = |route: &mut RouteRecord| {
+            route.client_connections_max = contract.client_connections_max;
+            route.pooling = contract.pooling;
+            Ok::<(), AdminError>(())
+        };
+        self.catalog().update_route(&database.value.id, limit).await?;
+        Ok(Answer::done(commands::ALTER_DATABASE))
+    }
+
+    pub(super) async fn refuse_moving(&self, database: &DatabaseRecord) -> Result<(), AdminError> {
+        let Some(id) = database.operation else { return Ok(()) };
+        match self.catalog().movement(id).await? {
+            Some(movement) if !movement.value.phase.has_ended() => Err(AdminError::MoveInProgress {
+                database: database.name.to_string(),
+                id,
+                phase: movement.value.phase,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A database that exists.
+    pub(super) async fn database(
+        &self,
+        name: &DatabaseName,
+    ) -> Result<Versioned<DatabaseRecord>, AdminError> {
+        match self.catalog().database_by_name(name).await? {
+            Some(database) => Ok(database),
+            None => {
+                let known = self.living(|_| true).await?;
+                let meant = closest(name.as_str(), known.iter().map(String::as_str)).map(str::to_owned);
+                Err(AdminError::Unknown { kind: "database", name: name.to_string(), meant })
+            }
+        }
+    }
+
+    /// What an application connects with.
+    pub(super) fn dsn(&self, name: &DatabaseName, role: &str, password: Option<&str>) -> String {
+        let config = self.parts.config.load();
+        let listen = config.proxy.listen;
+        let address = config.proxy.address.clone().unwrap_or_else(|| match listen.ip().is_unspecified() {
+            true => format!("127.0.0.1:{}", listen.port()),
+            false => listen.to_string(),
+        });
+        let secret = password.map_or_else(String::new, |password| format!(":{}", percent(password)));
+        format!("postgres://{}{secret}@{address}/{}", percent(role), percent(name.as_str()))
+    }
+}
+
+/// A command with everything that it needs.
+pub(super) struct Complete<'a> {
+    pub(super) verb: &'a str,
+    pub(super) name: &'a DatabaseName,
+    /// Before the owner.
+    pub(super) place: &'a str,
+    pub(super) tier: Option<Tier>,
+    /// After everything.
+    pub(super) rest: &'a str,
+}
+
+impl Complete<'_> {
+    fn text(&self, owner: &str, purpose: Option<&str>) -> String {
+        let tier = self.tier.map_or_else(String::new, |tier| format!(" TIER {}", tier.as_str()));
+        format!(
+            "{} {}{} OWNER {} PURPOSE {}{tier}{};",
+            self.verb,
+            identifier(self.name.as_str()),
+            self.place,
+            identifier(owner),
+            literal(purpose.unwrap_or(EXAMPLE_PURPOSE)),
+            self.rest
+        )
+    }
+}
+
+pub(super) fn place(system: &SystemRecord, dbname: &str) -> Place {
+    Place {
+        system: system.name.clone(),
+        address: system.address.clone(),
+        dbname: dbname.to_owned(),
+        sslmode: system.sslmode,
+    }
+}
+
+fn altered(alter: &AlterDatabase) -> String {
+    let changes = [
+        alter.owner.as_ref().map(|owner| format!("owner {owner}")),
+        alter.purpose.as_ref().map(|_| "purpose".to_owned()),
+        alter.tier.map(|tier| format!("tier {}", tier.as_str())),
+    ];
+    format!("changed: {}", changes.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+pub(super) fn verifier_kind(login: &Login) -> &'static str {
+    match login.verifier.as_deref() {
+        None => "none",
+        Some(verifier) if verifier.starts_with("SCRAM-SHA-256$") => "scram-sha-256",
+        Some(verifier) if verifier.starts_with("md5") => "md5",
+        Some(_) => "unknown",
+    }
+}
+
+/// Percent-encoding of what a URI's user, password or path may not hold.
+fn percent(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dsn_survives_any_name() {
+        assert_eq!(percent("Über/den?@Wolken"), "%C3%9Cber%2Fden%3F%40Wolken");
+    }
+
+    #[test]
+    fn the_complete_command_keeps_what_was_said() {
+        let name = DatabaseName::parse("Shop").unwrap();
+        let command = Complete {
+            verb: "CREATE DATABASE",
+            name: &name,
+            place: "",
+            tier: Some(Tier::Dev),
+            rest: " ON SYSTEM a",
+        };
+        assert_eq!(
+            command.text("payments", Some("orders of the shop, it's fine")),
+            "CREATE DATABASE \"Shop\" OWNER payments PURPOSE 'orders of the shop, it''s fine' TIER dev ON SYSTEM a;"
+        );
+        assert!(crate::admin::parse(&command.text("payments", None)).is_ok());
+    }
+}

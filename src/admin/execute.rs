@@ -1,0 +1,243 @@
+//! Carries out statements: the one door through which the catalogue is changed by people.
+//!
+//! Owns dispatch, the audit trail, and what belongs to this process (reload, shutdown). The commands of each noun are in a
+//! file of their own. It deliberately runs no move: it records what is wished, and the mover reads it.
+//!
+//! # Cancel safety
+//! [`Executor::execute`] must run to its end: half of a CREATE DATABASE is an undo that was never asked for. Only its waits
+//! end early, when the token of [`Caller`] is cancelled; what was recorded goes on.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{Answer, row};
+use super::chatter;
+use super::commands::{self, command};
+use super::parse::Parsed;
+use super::redact::redacted;
+use super::refuse::AdminError;
+use super::statement::{Chatter, Statement};
+use crate::catalog::Catalog;
+use crate::catalog::store::StoreError;
+use crate::config::Config;
+use crate::control::MoverSettings;
+use crate::control::lifecycle::Reach;
+use crate::error::{Explain, Refusal, Severity};
+use crate::model::{AuditEntry, SystemRecord, UnixMillis};
+use crate::route::RouteTable;
+use crate::telemetry::{Metrics, names};
+
+/// A step on a system that takes longer has failed.
+const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an administrator asks of the whole process; `app` answers.
+#[derive(Debug)]
+pub enum ProcessRequest {
+    /// Read the file again. The answer: each setting that differs and whether it is applied now; or the mistakes.
+    Reload {
+        answer: oneshot::Sender<Result<Vec<(String, bool)>, String>>,
+    },
+    Shutdown,
+}
+
+/// What commands act on.
+pub struct Parts {
+    pub catalog: Catalog,
+    /// Sessions and gates of this process.
+    pub routes: Arc<RouteTable>,
+    pub config: Arc<ArcSwap<Config>>,
+    /// As the mover has them now: PLAN MOVE looks with the same eyes.
+    pub mover: Arc<ArcSwap<MoverSettings>>,
+    pub requests: mpsc::Sender<ProcessRequest>,
+    /// Rung when roles may have changed.
+    pub logins: Arc<Notify>,
+    pub metrics: Metrics,
+    pub clock: fn() -> UnixMillis,
+}
+
+/// Who says it, and what reaches them before the answer.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub who: String,
+    /// Notices and progress. Full or closed: they are dropped.
+    pub notices: mpsc::Sender<Refusal>,
+    /// Ends a wait.
+    pub cancel: CancellationToken,
+}
+
+impl Caller {
+    pub(super) fn notice(
+        &self,
+        severity: Severity,
+        sqlstate: crate::error::SqlState,
+        message: impl Into<String>,
+    ) {
+        let _ = self.notices.try_send(Refusal::new(severity, sqlstate, message));
+    }
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("catalog", &self.catalog).finish_non_exhaustive()
+    }
+}
+
+/// Carries out statements. Cheap to clone.
+#[derive(Clone)]
+pub struct Executor {
+    pub(super) parts: Arc<Parts>,
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor").finish_non_exhaustive()
+    }
+}
+
+impl Executor {
+    pub fn new(parts: Parts) -> Executor {
+        Executor { parts: Arc::new(parts) }
+    }
+
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Carries out one statement and, if it changes anything, writes it down.
+    pub async fn execute(&self, parsed: &Parsed, caller: &Caller) -> Result<Answer, Refusal> {
+        let outcome = self.dispatch(&parsed.statement, caller).await;
+        let outcome = outcome.map_err(|error| {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a command is refused");
+            error.refusal(Severity::Error)
+        });
+        self.count(&parsed.statement, &outcome);
+        if parsed.statement.mutates() {
+            self.audit(parsed, caller, &outcome).await;
+        }
+        outcome
+    }
+
+    async fn dispatch(&self, statement: &Statement, caller: &Caller) -> Result<Answer, AdminError> {
+        match statement {
+            Statement::CreateTeam(team) => self.create_team(team).await,
+            Statement::AlterTeam(team) => self.alter_team(team).await,
+            Statement::DropTeam(team) => self.drop_team(team).await,
+            Statement::CreateSystem(create) => self.create_system(create, caller).await,
+            Statement::AlterSystem(alter) => self.alter_system(alter).await,
+            Statement::DropSystem(system) => self.drop_system(system).await,
+            Statement::CreateDatabase(create) => self.create_database(create, caller).await,
+            Statement::AlterDatabase(alter) => self.alter_database(alter, caller).await,
+            Statement::AdoptDatabase(adopt) => self.adopt_database(adopt, caller).await,
+            Statement::DropDatabase(drop) => self.drop_database(drop, caller).await,
+            Statement::PlanMove { database, system } => self.plan_move(database, system).await,
+            Statement::Move(movement) => self.start_move(movement, caller).await,
+            Statement::UndoMove { id, wait } => self.undo_move(*id, *wait, caller).await,
+            Statement::CancelMove { id, wait } => self.cancel_move(*id, *wait, caller).await,
+            Statement::FinishMove { id, source, wait } => self.finish_move(*id, *source, *wait, caller).await,
+            Statement::Pause(database) => self.pause(database.as_ref(), caller).await,
+            Statement::Resume(database) => self.resume(database.as_ref()).await,
+            Statement::Reload => self.reload().await,
+            Statement::Shutdown => self.shutdown().await,
+            Statement::Show(show) => self.show(show).await,
+            Statement::Chatter(chatter) => Ok(chat(statement, chatter, caller)),
+        }
+    }
+
+    fn count(&self, statement: &Statement, outcome: &Result<Answer, Refusal>) {
+        let verb = command(statement).tag;
+        let sqlstate =
+            outcome.as_ref().map_or_else(|refusal| refusal.sqlstate.to_string(), |_| "00000".to_owned());
+        self.parts.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
+    }
+
+    /// A command that was carried out but could not be written down stays carried out: the log says so.
+    async fn audit(&self, parsed: &Parsed, caller: &Caller, outcome: &Result<Answer, Refusal>) {
+        let entry = AuditEntry {
+            at: self.now(),
+            who: caller.who.clone(),
+            command: redacted(&parsed.text),
+            reason: parsed.statement.reason().map(str::to_owned),
+            outcome: match outcome {
+                Ok(_) => "ok".to_owned(),
+                Err(refusal) => format!("{}: {}", refusal.sqlstate, refusal.message),
+            },
+        };
+        tracing::info!(who = entry.who, command = entry.command, outcome = entry.outcome, "admin command");
+        if let Err(error) = self.parts.catalog.put_audit(ulid::Ulid::generate(), &entry).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                command = entry.command,
+                "the audit entry is lost"
+            );
+        }
+    }
+
+    async fn reload(&self) -> Result<Answer, AdminError> {
+        let (answer, outcome) = oneshot::channel();
+        let sent = self.parts.requests.send(ProcessRequest::Reload { answer }).await;
+        sent.map_err(|_| AdminError::ShuttingDown)?;
+        let changed = outcome.await.map_err(|_| AdminError::ShuttingDown)?;
+        let changed = changed.map_err(|problems| AdminError::Reload { problems })?;
+        let rows = changed
+            .into_iter()
+            .map(|(setting, now)| row![setting, if now { "now" } else { "at the next start" }])
+            .collect();
+        Ok(Answer::rows(commands::RELOAD, rows))
+    }
+
+    async fn shutdown(&self) -> Result<Answer, AdminError> {
+        let sent = self.parts.requests.send(ProcessRequest::Shutdown).await;
+        sent.map_err(|_| AdminError::ShuttingDown)?;
+        Ok(Answer::done(commands::SHUTDOWN))
+    }
+
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.parts.catalog
+    }
+
+    pub(super) fn now(&self) -> UnixMillis {
+        (self.parts.clock)()
+    }
+
+    /// A way to a system, with the mover's TLS settings.
+    pub(super) fn reach<'a>(&self, system: &'a SystemRecord, mover: &'a MoverSettings) -> Reach<'a> {
+        let deadline = Instant::now() + SYSTEM_TIMEOUT;
+        Reach { system, connector: mover.connector.as_ref(), deadline }
+    }
+
+    pub(super) fn mover(&self) -> Arc<MoverSettings> {
+        self.parts.mover.load_full()
+    }
+}
+
+fn chat(statement: &Statement, chatter: &Chatter, caller: &Caller) -> Answer {
+    let command = command(statement);
+    match chatter {
+        Chatter::SelectNumber(number) => Answer::rows(command, vec![row![*number]]),
+        Chatter::SelectFunction("pg_backend_pid") => Answer::rows(command, vec![row!["0"]]),
+        Chatter::SelectFunction(name) => {
+            let value = chatter::function_value(name).unwrap_or_else(|| caller.who.clone());
+            Answer::rows(command, vec![row![value]])
+        }
+        Chatter::Setting(_, value) => Answer::rows(command, vec![row![*value]]),
+        Chatter::Accepted(_) | Chatter::Begin | Chatter::Commit | Chatter::Rollback => Answer::done(command),
+    }
+}
+
+/// A change of a record that went wrong underneath.
+impl From<crate::system::SystemError> for AdminError {
+    fn from(error: crate::system::SystemError) -> AdminError {
+        AdminError::Lifecycle(error.into())
+    }
+}
+
+/// The store says that a record is gone: somebody dropped it meanwhile.
+pub(super) fn is_missing(error: &AdminError) -> bool {
+    matches!(error, AdminError::Store(StoreError::Missing { .. }))
+}

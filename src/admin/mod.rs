@@ -1,0 +1,43 @@
+//! Admin SQL on the management port.
+//!
+//! Owns the language of those who run the platform: [`parse()`] turns text into [`Statement`]s, [`commands`] is the one table
+//! of what there is, [`Executor`] carries it out, [`AdminServer`] speaks with psql and drivers. It deliberately decides nothing about a move: that is `control`'s.
+//!
+//! Start with [`statement::Statement`], then [`commands`], then [`execute`].
+
+mod adopt;
+mod answer;
+mod chatter;
+pub mod commands;
+mod conversation;
+mod create;
+mod databases;
+mod drop;
+mod error;
+pub mod execute;
+mod moves;
+mod parse;
+mod parser;
+mod pause;
+mod redact;
+mod refuse;
+pub mod serve;
+mod show;
+mod show_local;
+pub mod statement;
+mod systems;
+mod teams;
+mod token;
+pub mod users;
+
+pub use answer::{Answer, Row};
+pub use error::{ErrorKind, SyntaxError};
+pub use execute::{Caller, Executor, Parts, ProcessRequest};
+pub use parse::{Parsed, TEXT_BYTES_MAX, parse};
+pub use refuse::{identifier, literal};
+pub use serve::{AdminOptions, AdminServer};
+pub use statement::Statement;
+pub use users::{Users, UsersError, read_users, user_line};
+
+#[cfg(test)]
+mod parse_tests;

@@ -1,0 +1,441 @@
+//! From text to [`Statement`]s: one production for each command.
+//!
+//! # Why
+//! Written by hand, because an administrator at three in the morning needs "did you mean" with the exact place, and a
+//! grammar of sixty productions costs less than a generator that has to be taught that.
+
+use super::chatter;
+use super::parser::Parser;
+use super::statement::{
+    AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, DropDatabase, Move, Placement,
+    Show, SourceFate, Statement, TeamClause, Wait,
+};
+use super::{ErrorKind, SyntaxError};
+use crate::model::{DatabaseName, MoveId, RoleName, SslMode, SystemName, TeamName, Tier};
+
+/// A statement and where it stands in the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    pub statement: Statement,
+    /// Its own text, without the semicolon.
+    pub text: String,
+}
+
+/// The longest text that is parsed, in bytes.
+pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// Every statement of a text; none where it is empty. One mistake refuses the whole text, as in PostgreSQL.
+pub fn parse(text: &str) -> Result<Vec<Parsed>, SyntaxError> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(SyntaxError::new(0..0, format!("the command is longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    let mut parser = Parser::new(text)?;
+    let mut statements = Vec::new();
+    loop {
+        while parser.accept_symbol(';') {}
+        if parser.at_end_of_input() {
+            return Ok(statements);
+        }
+        let start = parser.span().start;
+        let statement = parser.statement()?;
+        let own = text.get(start..parser.span().start).unwrap_or("").trim_end();
+        statements.push(Parsed { statement, text: own.to_owned() });
+    }
+}
+
+const VERBS: [&str; 14] = [
+    "SHOW", "CREATE", "ALTER", "DROP", "ADOPT", "PLAN", "MOVE", "UNDO", "CANCEL", "FINISH", "PAUSE",
+    "RESUME", "RELOAD", "SHUTDOWN",
+];
+
+impl Parser {
+    fn statement(&mut self) -> Result<Statement, SyntaxError> {
+        if let Some(chatter) = chatter::parse(self)? {
+            self.end_of_statement()?;
+            return Ok(Statement::Chatter(chatter));
+        }
+        let statement = match self.one_of(&VERBS)? {
+            "SHOW" => self.show()?,
+            "CREATE" => self.create()?,
+            "ALTER" => self.alter()?,
+            "DROP" => self.drop_object()?,
+            "ADOPT" => self.adopt()?,
+            "PLAN" => self.plan()?,
+            "MOVE" => self.movement()?,
+            "UNDO" => self.undo()?,
+            "CANCEL" => self.cancel()?,
+            "FINISH" => self.finish()?,
+            "PAUSE" => Statement::Pause(self.optional_database()?),
+            "RESUME" => Statement::Resume(self.optional_database()?),
+            "RELOAD" => Statement::Reload,
+            _ => Statement::Shutdown,
+        };
+        self.end_of_statement()?;
+        Ok(statement)
+    }
+
+    fn show(&mut self) -> Result<Statement, SyntaxError> {
+        const WHAT: [&str; 17] = [
+            "DATABASES",
+            "DATABASE",
+            "SYSTEMS",
+            "TEAMS",
+            "MOVES",
+            "MOVE",
+            "SESSIONS",
+            "POOLS",
+            "CLIENTS",
+            "SERVERS",
+            "LISTS",
+            "STATE",
+            "CONFIG",
+            "VERSION",
+            "HELP",
+            "AUDIT",
+            "HISTORY",
+        ];
+        Ok(Statement::Show(match self.one_of(&WHAT)? {
+            "DATABASES" => Show::Databases,
+            "DATABASE" => Show::Database(self.database()?),
+            "SYSTEMS" => Show::Systems,
+            "TEAMS" => Show::Teams,
+            "MOVES" => Show::Moves,
+            "MOVE" => Show::Move(self.move_id()?),
+            "SESSIONS" => Show::Sessions,
+            "POOLS" => Show::Pools,
+            "CLIENTS" => Show::Clients,
+            "SERVERS" => Show::Servers,
+            "LISTS" => Show::Lists,
+            "STATE" => Show::State,
+            "CONFIG" => Show::Config,
+            "VERSION" => Show::Version,
+            "HELP" => Show::Help,
+            "AUDIT" => Show::Audit,
+            _ => {
+                self.accept("DATABASE");
+                Show::History(self.database()?)
+            }
+        }))
+    }
+
+    fn create(&mut self) -> Result<Statement, SyntaxError> {
+        match self.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+            "DATABASE" => self.create_database(),
+            "SYSTEM" => self.create_system(),
+            _ => Ok(Statement::CreateTeam(self.team_clause()?)),
+        }
+    }
+
+    fn alter(&mut self) -> Result<Statement, SyntaxError> {
+        match self.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+            "DATABASE" => self.alter_database(),
+            "SYSTEM" => self.alter_system(),
+            _ => Ok(Statement::AlterTeam(self.team_clause()?)),
+        }
+    }
+
+    fn drop_object(&mut self) -> Result<Statement, SyntaxError> {
+        match self.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+            "DATABASE" => self.drop_database(),
+            "SYSTEM" => Ok(Statement::DropSystem(self.system()?)),
+            _ => Ok(Statement::DropTeam(self.team()?)),
+        }
+    }
+
+    fn team_clause(&mut self) -> Result<TeamClause, SyntaxError> {
+        let name = self.team()?;
+        self.expect("CONTACT")?;
+        Ok(TeamClause { name, contact: self.text("where the team is reached")? })
+    }
+
+    fn create_database(&mut self) -> Result<Statement, SyntaxError> {
+        let name = self.database()?;
+        let (mut owner, mut purpose, mut tier, mut system) = (None, None, None, None);
+        self.clauses(&["OWNER", "PURPOSE", "TIER", "ON"], |parser, clause| {
+            match clause {
+                "OWNER" => owner = Some(parser.owner()?),
+                "PURPOSE" => purpose = Some(parser.text("a purpose")?),
+                "TIER" => tier = Some(parser.tier()?),
+                _ => system = Some(parser.on_system()?),
+            }
+            Ok(())
+        })?;
+        Ok(Statement::CreateDatabase(CreateDatabase { name, owner, purpose, tier, system }))
+    }
+
+    fn alter_database(&mut self) -> Result<Statement, SyntaxError> {
+        let name = self.database()?;
+        self.accept("SET");
+        let (mut owner, mut purpose, mut tier) = (None, None, None);
+        let clauses = ["OWNER", "PURPOSE", "TIER"];
+        if self.at_end_of_statement() {
+            self.one_of(&clauses)?;
+        }
+        self.clauses(&clauses, |parser, clause| {
+            match clause {
+                "OWNER" => owner = Some(parser.owner()?),
+                "PURPOSE" => purpose = Some(parser.text("a purpose")?),
+                _ => tier = Some(parser.tier()?),
+            }
+            Ok(())
+        })?;
+        Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, tier }))
+    }
+
+    fn adopt(&mut self) -> Result<Statement, SyntaxError> {
+        self.expect("DATABASE")?;
+        let name = self.database()?;
+        self.expect("ON")?;
+        let system = self.on_system()?;
+        let (mut owner, mut purpose, mut tier, mut dbname) = (None, None, None, None);
+        self.clauses(&["OWNER", "PURPOSE", "TIER", "DBNAME"], |parser, clause| {
+            match clause {
+                "OWNER" => owner = Some(parser.owner()?),
+                "PURPOSE" => purpose = Some(parser.text("a purpose")?),
+                "TIER" => tier = Some(parser.tier()?),
+                _ => dbname = Some(parser.text_or_identifier("the name on the system")?.0),
+            }
+            Ok(())
+        })?;
+        Ok(Statement::AdoptDatabase(AdoptDatabase { name, system, owner, purpose, tier, dbname }))
+    }
+
+    fn drop_database(&mut self) -> Result<Statement, SyntaxError> {
+        let name = self.database()?;
+        let (mut confirm, mut reason) = (None, None);
+        self.clauses(&["CONFIRM", "REASON"], |parser, clause| {
+            match clause {
+                "CONFIRM" => confirm = Some(parser.text("the name of the database")?),
+                _ => reason = Some(parser.text("a reason")?),
+            }
+            Ok(())
+        })?;
+        Ok(Statement::DropDatabase(DropDatabase { name, confirm, reason }))
+    }
+
+    fn create_system(&mut self) -> Result<Statement, SyntaxError> {
+        let name = self.system()?;
+        let mut clauses = SystemClauses::default();
+        self.clauses(&SystemClauses::KEYWORDS[..7], |parser, clause| {
+            parser.system_clause(clause, &mut clauses)
+        })?;
+        // Missing ones are asked for in the order of the syntax.
+        let Some(host) = clauses.host else { return Err(self.expected("HOST 'address'")) };
+        let Some(port) = clauses.port else { return Err(self.expected("PORT number")) };
+        let Some(role) = clauses.role else { return Err(self.expected("ROLE name")) };
+        Ok(Statement::CreateSystem(CreateSystem {
+            name,
+            host,
+            port,
+            role,
+            database: clauses.database.unwrap_or_else(|| "postgres".to_owned()),
+            password_file: clauses.password_file,
+            sslmode: clauses.sslmode.unwrap_or_default(),
+            replication: clauses.replication,
+        }))
+    }
+
+    fn alter_system(&mut self) -> Result<Statement, SyntaxError> {
+        let name = self.system()?;
+        self.accept("SET");
+        let mut clauses = SystemClauses::default();
+        if self.at_end_of_statement() {
+            self.one_of(&SystemClauses::KEYWORDS)?;
+        }
+        self.clauses(&SystemClauses::KEYWORDS, |parser, clause| parser.system_clause(clause, &mut clauses))?;
+        let SystemClauses { host, port, role, database, password_file, sslmode, replication, placement } =
+            clauses;
+        Ok(Statement::AlterSystem(AlterSystem {
+            name,
+            host,
+            port,
+            role,
+            database,
+            password_file,
+            sslmode,
+            replication,
+            placement,
+        }))
+    }
+
+    fn system_clause(
+        &mut self,
+        clause: &'static str,
+        clauses: &mut SystemClauses,
+    ) -> Result<(), SyntaxError> {
+        match clause {
+            "HOST" => clauses.host = Some(self.text_or_identifier("a host")?.0),
+            "PORT" => clauses.port = Some(self.port()?),
+            "ROLE" => clauses.role = Some(self.role()?),
+            "DATABASE" => clauses.database = Some(self.text_or_identifier("a database of the system")?.0),
+            "PASSWORD" => {
+                self.expect("FILE")?;
+                clauses.password_file = Some(self.text("a path")?);
+            }
+            "SSLMODE" => clauses.sslmode = Some(self.sslmode()?),
+            "REPLICATION" => {
+                self.expect("HOST")?;
+                let host = self.text_or_identifier("a host")?.0;
+                self.expect("PORT")?;
+                clauses.replication = Some((host, self.port()?));
+            }
+            "CORDON" => clauses.placement = Some(Placement::Refuse),
+            _ => clauses.placement = Some(Placement::Accept),
+        }
+        Ok(())
+    }
+
+    fn plan(&mut self) -> Result<Statement, SyntaxError> {
+        self.expect("MOVE")?;
+        let (database, system) = self.route()?;
+        Ok(Statement::PlanMove { database, system })
+    }
+
+    fn movement(&mut self) -> Result<Statement, SyntaxError> {
+        let (database, system) = self.route()?;
+        let (mut pause_max, mut reason, mut wait) = (None, None, Wait::No);
+        self.clauses(&["MAX", "REASON", "WAIT"], |parser, clause| {
+            match clause {
+                "MAX" => {
+                    parser.expect("PAUSE")?;
+                    pause_max = Some(parser.duration("a duration")?);
+                }
+                "REASON" => reason = Some(parser.text("a reason")?),
+                _ => wait = Wait::Yes,
+            }
+            Ok(())
+        })?;
+        Ok(Statement::Move(Move { database, system, pause_max, reason, wait }))
+    }
+
+    fn route(&mut self) -> Result<(DatabaseName, SystemName), SyntaxError> {
+        self.expect("DATABASE")?;
+        let database = self.database()?;
+        self.expect("TO")?;
+        Ok((database, self.noise_system()?))
+    }
+
+    fn undo(&mut self) -> Result<Statement, SyntaxError> {
+        self.expect("MOVE")?;
+        Ok(Statement::UndoMove { id: self.move_id()?, wait: self.wait()? })
+    }
+
+    fn cancel(&mut self) -> Result<Statement, SyntaxError> {
+        self.expect("MOVE")?;
+        Ok(Statement::CancelMove { id: self.move_id()?, wait: self.wait()? })
+    }
+
+    fn finish(&mut self) -> Result<Statement, SyntaxError> {
+        self.expect("MOVE")?;
+        let id = self.move_id()?;
+        let (mut source, mut wait) = (SourceFate::Keep, Wait::No);
+        self.clauses(&["DROP", "WAIT"], |parser, clause| {
+            match clause {
+                "DROP" => {
+                    parser.expect("SOURCE")?;
+                    source = SourceFate::Drop;
+                }
+                _ => wait = Wait::Yes,
+            }
+            Ok(())
+        })?;
+        Ok(Statement::FinishMove { id, source, wait })
+    }
+
+    fn wait(&mut self) -> Result<Wait, SyntaxError> {
+        if self.at_end_of_statement() {
+            return Ok(Wait::No);
+        }
+        self.expect("WAIT").map(|()| Wait::Yes)
+    }
+
+    fn move_id(&mut self) -> Result<MoveId, SyntaxError> {
+        self.number("the number of a move").map(MoveId)
+    }
+
+    fn optional_database(&mut self) -> Result<Option<DatabaseName>, SyntaxError> {
+        if self.at_end_of_statement() {
+            return Ok(None);
+        }
+        if self.word_ahead(1).is_some() {
+            self.accept("DATABASE");
+        }
+        self.database().map(Some)
+    }
+
+    fn database(&mut self) -> Result<DatabaseName, SyntaxError> {
+        self.name("the name of a database", DatabaseName::parse)
+    }
+
+    fn system(&mut self) -> Result<SystemName, SyntaxError> {
+        self.name("the name of a system", SystemName::parse)
+    }
+
+    fn team(&mut self) -> Result<TeamName, SyntaxError> {
+        self.name("the name of a team", TeamName::parse)
+    }
+
+    /// `[SYSTEM] name`
+    fn noise_system(&mut self) -> Result<SystemName, SyntaxError> {
+        self.accept("SYSTEM");
+        self.system()
+    }
+
+    /// After ON: `SYSTEM name`.
+    fn on_system(&mut self) -> Result<SystemName, SyntaxError> {
+        self.expect("SYSTEM")?;
+        self.system()
+    }
+
+    /// `[TEAM] name`. Not checked to be a team's name here: an owner that nobody knows gets its own answer.
+    fn owner(&mut self) -> Result<String, SyntaxError> {
+        self.accept("TEAM");
+        Ok(self.identifier("the name of a team")?.0)
+    }
+
+    fn role(&mut self) -> Result<RoleName, SyntaxError> {
+        let (role, span) = self.text_or_identifier("a role")?;
+        RoleName::parse(&role).map_err(|error| SyntaxError::new(span, error.to_string()).of_name())
+    }
+
+    fn port(&mut self) -> Result<u16, SyntaxError> {
+        let span = self.span();
+        match self.number("a port number")? {
+            0 => Err(SyntaxError::new(span, "0 is no port").of_kind(ErrorKind::Value)),
+            port => Ok(port),
+        }
+    }
+
+    fn tier(&mut self) -> Result<Tier, SyntaxError> {
+        match self.one_of(&["DEV", "STANDARD", "CRITICAL"])? {
+            "DEV" => Ok(Tier::Dev),
+            "STANDARD" => Ok(Tier::Standard),
+            _ => Ok(Tier::Critical),
+        }
+    }
+
+    fn sslmode(&mut self) -> Result<SslMode, SyntaxError> {
+        const MODES: &str = "disable, prefer, require, verify-ca or verify-full";
+        let expected = self.expected(MODES);
+        let (mode, _) = self.text_or_identifier(MODES)?;
+        SslMode::parse(&mode).ok_or(expected)
+    }
+}
+
+#[derive(Default)]
+struct SystemClauses {
+    host: Option<String>,
+    port: Option<u16>,
+    role: Option<RoleName>,
+    database: Option<String>,
+    password_file: Option<String>,
+    sslmode: Option<SslMode>,
+    replication: Option<(String, u16)>,
+    placement: Option<Placement>,
+}
+
+impl SystemClauses {
+    /// The last two belong to ALTER only.
+    const KEYWORDS: [&'static str; 9] =
+        ["HOST", "PORT", "ROLE", "DATABASE", "PASSWORD", "SSLMODE", "REPLICATION", "CORDON", "UNCORDON"];
+}

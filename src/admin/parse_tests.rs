@@ -1,0 +1,236 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::statement::{Chatter, Show, SourceFate, Wait};
+use super::*;
+use crate::model::{DatabaseName, MoveId, SslMode, Tier};
+
+/// A complete statement of every kind.
+const EXAMPLES: &[&str] = &[
+    "CREATE TEAM payments CONTACT '#pay-oncall'",
+    "ALTER TEAM payments CONTACT '#pay'",
+    "DROP TEAM payments",
+    "CREATE SYSTEM pg-17 HOST '10.0.0.7' PORT 5432 ROLE freehold DATABASE postgres PASSWORD FILE '/run/secret' \
+     SSLMODE verify-full REPLICATION HOST 'pg17' PORT 5433",
+    "ALTER SYSTEM pg-17 HOST 'x' CORDON",
+    "DROP SYSTEM pg-17",
+    "CREATE DATABASE shop OWNER TEAM payments PURPOSE 'orders of the shop' TIER critical ON SYSTEM pg-17",
+    "ALTER DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop' TIER dev",
+    "ADOPT DATABASE shop ON SYSTEM pg-17 OWNER payments PURPOSE 'orders' TIER standard DBNAME 'Shop'",
+    "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced'",
+    "PLAN MOVE DATABASE shop TO SYSTEM pg-18",
+    "MOVE DATABASE shop TO SYSTEM pg-18 MAX PAUSE '500ms' REASON 'upgrade' WAIT",
+    "UNDO MOVE 3 WAIT",
+    "CANCEL MOVE 3 WAIT",
+    "FINISH MOVE 3 DROP SOURCE WAIT",
+    "PAUSE shop",
+    "RESUME shop",
+    "RELOAD",
+    "SHUTDOWN",
+    "SHOW DATABASES",
+    "SHOW DATABASE shop",
+    "SHOW SYSTEMS",
+    "SHOW TEAMS",
+    "SHOW MOVES",
+    "SHOW MOVE 3",
+    "SHOW SESSIONS",
+    "SHOW POOLS",
+    "SHOW CLIENTS",
+    "SHOW SERVERS",
+    "SHOW LISTS",
+    "SHOW STATE",
+    "SHOW CONFIG",
+    "SHOW VERSION",
+    "SHOW HELP",
+    "SHOW AUDIT",
+    "SHOW HISTORY shop",
+];
+
+fn one(text: &str) -> Statement {
+    let mut parsed = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert_eq!(parsed.len(), 1, "{text}");
+    parsed.remove(0).statement
+}
+
+fn mistake(text: &str) -> SyntaxError {
+    parse(text).expect_err(text)
+}
+
+fn shop() -> DatabaseName {
+    DatabaseName::parse("shop").unwrap()
+}
+
+#[test]
+fn every_example_is_understood_in_any_case_and_with_comments() {
+    for example in EXAMPLES {
+        let statement = one(example);
+        assert_eq!(one(&format!("/* a */ {example} ; -- b")), statement);
+        let lower: String = example
+            .split('\'')
+            .enumerate()
+            .map(|(i, part)| {
+                let part = if i % 2 == 0 { part.to_lowercase() } else { part.to_owned() };
+                if i > 0 { format!("'{part}") } else { part }
+            })
+            .collect();
+        assert_eq!(one(&lower), statement, "{lower}");
+    }
+}
+
+#[test]
+fn every_prefix_that_is_no_statement_is_refused_with_a_place_inside_the_text() {
+    for example in EXAMPLES {
+        for cut in 1..example.len() {
+            if let Err(error) = parse(&example[..cut]) {
+                assert!(error.span.end <= cut && error.span.start <= error.span.end, "{}", &example[..cut]);
+                assert!(!error.message.is_empty());
+                assert!(error.position(example) <= cut + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn clauses_come_in_any_order_but_only_once() {
+    let expected = one("CREATE DATABASE shop OWNER payments PURPOSE 'x' TIER dev");
+    assert_eq!(one("CREATE DATABASE shop TIER dev PURPOSE 'x' OWNER TEAM payments"), expected);
+    let error = mistake("CREATE DATABASE shop OWNER a OWNER b");
+    assert_eq!((error.message.as_str(), error.span), ("OWNER is given twice", 29..34));
+}
+
+#[test]
+fn a_database_without_an_owner_is_well_formed_and_refused_later() {
+    let Statement::CreateDatabase(create) = one("CREATE DATABASE shop") else { panic!() };
+    assert_eq!((create.owner, create.purpose, create.tier), (None, None, None::<Tier>));
+}
+
+#[test]
+fn names_fold_to_lower_case_unless_quoted() {
+    assert_eq!(one("SHOW DATABASE Shop"), Statement::Show(Show::Database(shop())));
+    let quoted = Show::Database(DatabaseName::parse("Shop").unwrap());
+    assert_eq!(one("SHOW DATABASE \"Shop\""), Statement::Show(quoted));
+}
+
+#[test]
+fn a_misspelt_keyword_is_pointed_at_with_what_was_meant() {
+    let error = mistake("CREATE DATABSE shop");
+    assert_eq!(error.message, "expected DATABASE, SYSTEM or TEAM, found \"DATABSE\"");
+    assert_eq!(error.hint.as_deref(), Some("Did you mean DATABASE?"));
+    assert_eq!(error.span, 7..14);
+    assert_eq!(mistake("SHWO DATABASES").hint.as_deref(), Some("Did you mean SHOW?"));
+    assert_eq!(mistake("SHOW DATABASEZ").hint.as_deref(), Some("Did you mean DATABASES?"));
+}
+
+#[test]
+fn the_position_counts_characters() {
+    let text = "SHOW DATABASE \"Über\" x";
+    assert_eq!(mistake(text).position(text), 22);
+}
+
+#[test]
+fn a_reserved_or_overlong_name_is_refused() {
+    assert_eq!(mistake("CREATE DATABASE freehold").kind, ErrorKind::Name);
+    assert_eq!(mistake(&format!("SHOW DATABASE {}", "a".repeat(64))).kind, ErrorKind::Name);
+    assert_eq!(mistake("DROP SYSTEM \"PG\"").kind, ErrorKind::Name);
+}
+
+#[test]
+fn a_text_without_quotes_is_shown_with_quotes() {
+    assert_eq!(mistake("CREATE TEAM a CONTACT pay").hint.as_deref(), Some("Write 'pay'."));
+}
+
+#[test]
+fn a_move_has_its_budget_and_waits_if_told() {
+    let Statement::Move(movement) = one("MOVE DATABASE shop TO pg18 WAIT MAX PAUSE '250ms'") else {
+        panic!()
+    };
+    assert_eq!(movement.pause_max, Some(Duration::from_millis(250)));
+    assert_eq!(movement.wait, Wait::Yes);
+    let hint = mistake("MOVE DATABASE shop TO pg18 MAX PAUSE 'soon'").hint.unwrap();
+    assert!(hint.contains("'500ms'"), "{hint}");
+}
+
+#[test]
+fn finish_keeps_the_source_unless_told_to_drop_it() {
+    assert_eq!(
+        one("FINISH MOVE 7"),
+        Statement::FinishMove { id: MoveId(7), source: SourceFate::Keep, wait: Wait::No }
+    );
+}
+
+#[test]
+fn pause_takes_one_database_or_all() {
+    assert_eq!(one("PAUSE"), Statement::Pause(None));
+    assert_eq!(one("PAUSE DATABASE shop"), Statement::Pause(Some(shop())));
+    assert_eq!(one("PAUSE database"), Statement::Pause(Some(DatabaseName::parse("database").unwrap())));
+}
+
+#[test]
+fn a_system_asks_for_what_is_missing() {
+    assert!(mistake("CREATE SYSTEM a HOST 'b'").message.starts_with("expected PORT number"));
+    assert!(mistake("CREATE SYSTEM a HOST 'b' PORT 0 ROLE c").message.contains("no port"));
+    assert!(mistake("CREATE SYSTEM a HOST 'b' PORT 1 ROLE c SSLMODE none").message.contains("verify-full"));
+    let Statement::CreateSystem(create) = one("CREATE SYSTEM a HOST b PORT 1 ROLE c") else { panic!() };
+    assert_eq!((create.database.as_str(), create.sslmode), ("postgres", SslMode::Prefer));
+}
+
+#[test]
+fn statements_are_separated_by_semicolons_and_keep_their_text() {
+    let parsed = parse(";; SHOW TEAMS ;SHOW CONFIG;").unwrap();
+    let texts: Vec<&str> = parsed.iter().map(|parsed| parsed.text.as_str()).collect();
+    assert_eq!(texts, ["SHOW TEAMS", "SHOW CONFIG"]);
+    assert!(parse("").unwrap().is_empty());
+    assert!(parse(" -- nothing\n;").unwrap().is_empty());
+}
+
+#[test]
+fn one_mistake_refuses_the_whole_text() {
+    assert!(parse("DROP TEAM a; DROP TAEM b").is_err());
+}
+
+#[test]
+fn what_drivers_say_unasked_is_understood() {
+    let cases = [
+        ("SET extra_float_digits = 3", Chatter::Accepted("SET")),
+        ("set session characteristics as transaction read only", Chatter::Accepted("SET")),
+        ("DISCARD ALL", Chatter::Accepted("DISCARD ALL")),
+        ("DEALLOCATE \"_pg3_0\"", Chatter::Accepted("DEALLOCATE")),
+        ("BEGIN ISOLATION LEVEL READ COMMITTED", Chatter::Begin),
+        ("COMMIT", Chatter::Commit),
+        ("ROLLBACK", Chatter::Rollback),
+        ("SELECT 1", Chatter::SelectNumber(1)),
+        ("select 1 as one", Chatter::SelectNumber(1)),
+        ("SELECT version()", Chatter::SelectFunction("version")),
+        ("SHOW TRANSACTION ISOLATION LEVEL", Chatter::Setting("transaction_isolation", "read committed")),
+        ("SHOW transaction_isolation", Chatter::Setting("transaction_isolation", "read committed")),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(one(text), Statement::Chatter(expected), "{text}");
+    }
+    assert!(matches!(one("SHOW server_version"), Statement::Chatter(Chatter::Setting("server_version", _))));
+    assert_eq!(mistake("SELECT * FROM pg_class").kind, ErrorKind::Unsupported);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,80}") {
+        if let Err(error) = parse(&text) {
+            prop_assert!(error.span.end <= text.len());
+            let _ = error.position(&text);
+        }
+    }
+
+    #[test]
+    fn no_mix_of_known_words_makes_the_parser_panic(
+        words in proptest::collection::vec(proptest::sample::select(vec![
+            "CREATE", "MOVE", "DATABASE", "SYSTEM", "TEAM", "OWNER", "PURPOSE", "TO", "shop", "'x'", "\"Y\"", "3", ";",
+            "SHOW", "WAIT", "MAX", "PAUSE", "SELECT", "(", ")", "ON", "REPLICATION", "HOST", "PORT", "/*", "--", "\n",
+        ]), 0..12)
+    ) {
+        let text = words.join(" ");
+        if let Err(error) = parse(&text) {
+            prop_assert!(error.span.end <= text.len());
+        }
+    }
+}

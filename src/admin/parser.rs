@@ -1,0 +1,226 @@
+//! The cursor over tokens: what a production may ask for, and the errors that say what was expected.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::SyntaxError;
+use super::token::{Kind, Token, tokens};
+use crate::config::closest;
+use crate::model::NameError;
+
+pub(super) struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+}
+
+const END: Token = Token { kind: Kind::End, span: 0..0 };
+
+impl Parser {
+    pub(super) fn new(text: &str) -> Result<Parser, SyntaxError> {
+        Ok(Parser { tokens: tokens(text)?, at: 0 })
+    }
+
+    fn token(&self) -> &Token {
+        self.tokens.get(self.at).or_else(|| self.tokens.last()).unwrap_or(&END)
+    }
+
+    /// The unquoted word under the cursor, in capitals.
+    pub(super) fn word(&self) -> Option<String> {
+        self.word_ahead(0)
+    }
+
+    pub(super) fn word_ahead(&self, ahead: usize) -> Option<String> {
+        match &self.tokens.get(self.at + ahead)?.kind {
+            Kind::Word(word) => Some(word.to_uppercase()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn span(&self) -> Range<usize> {
+        self.token().span.clone()
+    }
+
+    pub(super) fn advance(&mut self) {
+        if self.at + 1 < self.tokens.len() {
+            self.at += 1;
+        }
+    }
+
+    pub(super) fn at_end_of_input(&self) -> bool {
+        self.token().kind == Kind::End
+    }
+
+    pub(super) fn at_end_of_statement(&self) -> bool {
+        matches!(self.token().kind, Kind::End | Kind::Symbol(';'))
+    }
+
+    pub(super) fn accept_symbol(&mut self, symbol: char) -> bool {
+        let found = self.token().kind == Kind::Symbol(symbol);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    pub(super) fn accept(&mut self, keyword: &str) -> bool {
+        let found = self.word().as_deref() == Some(keyword);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    pub(super) fn expect(&mut self, keyword: &'static str) -> Result<(), SyntaxError> {
+        self.one_of(&[keyword]).map(|_| ())
+    }
+
+    /// One of these keywords.
+    pub(super) fn one_of(&mut self, keywords: &[&'static str]) -> Result<&'static str, SyntaxError> {
+        let word = self.word();
+        match word.and_then(|word| keywords.iter().copied().find(|keyword| *keyword == word)) {
+            Some(keyword) => {
+                self.advance();
+                Ok(keyword)
+            }
+            None => Err(self.expected_keyword(keywords)),
+        }
+    }
+
+    fn expected_keyword(&self, keywords: &[&'static str]) -> SyntaxError {
+        let error = self.expected(&listed(keywords));
+        match self.word().and_then(|word| closest(&word, keywords.iter().copied())) {
+            Some(meant) => error.with_hint(format!("Did you mean {meant}?")),
+            None => error,
+        }
+    }
+
+    /// What was expected here and what was found.
+    pub(super) fn expected(&self, what: &str) -> SyntaxError {
+        let found = match &self.token().kind {
+            Kind::Word(word) => format!("\"{word}\""),
+            Kind::Quoted(name) => format!("\"{name}\""),
+            Kind::Text(text) => format!("'{text}'"),
+            Kind::Number(number) => number.clone(),
+            Kind::Symbol(symbol) => format!("\"{symbol}\""),
+            Kind::End => "the end of the command".to_owned(),
+        };
+        SyntaxError::new(self.span(), format!("expected {what}, found {found}"))
+    }
+
+    pub(super) fn end_of_statement(&mut self) -> Result<(), SyntaxError> {
+        match self.at_end_of_statement() {
+            true => Ok(()),
+            false => Err(self.expected("the end of the command")),
+        }
+    }
+
+    /// Everything up to the end of the statement is ignored.
+    pub(super) fn skip_statement(&mut self) {
+        while !self.at_end_of_statement() {
+            self.advance();
+        }
+    }
+
+    /// An identifier: unquoted ones are folded to lower case, as PostgreSQL does.
+    pub(super) fn identifier(&mut self, what: &str) -> Result<(String, Range<usize>), SyntaxError> {
+        let span = self.span();
+        let name = match &self.token().kind {
+            Kind::Word(word) => word.to_lowercase(),
+            Kind::Quoted(name) => name.clone(),
+            _ => return Err(self.expected(what)),
+        };
+        self.advance();
+        Ok((name, span))
+    }
+
+    /// A checked name.
+    pub(super) fn name<T>(
+        &mut self,
+        what: &str,
+        parse: impl Fn(&str) -> Result<T, NameError>,
+    ) -> Result<T, SyntaxError> {
+        let (name, span) = self.identifier(what)?;
+        parse(&name).map_err(|error| SyntaxError::new(span, error.to_string()).of_name())
+    }
+
+    /// `'text'`
+    pub(super) fn text(&mut self, what: &str) -> Result<String, SyntaxError> {
+        let Kind::Text(text) = &self.token().kind else {
+            let error = self.expected(&format!("{what} in single quotes"));
+            return Err(match &self.token().kind {
+                Kind::Word(word) => error.with_hint(format!("Write '{word}'.")),
+                Kind::Quoted(word) => {
+                    error.with_hint(format!("Write '{word}': double quotes are for names."))
+                }
+                _ => error,
+            });
+        };
+        let text = text.clone();
+        self.advance();
+        Ok(text)
+    }
+
+    /// `'text'`, or an identifier: a role, a mode.
+    pub(super) fn text_or_identifier(&mut self, what: &str) -> Result<(String, Range<usize>), SyntaxError> {
+        let span = self.span();
+        match &self.token().kind {
+            Kind::Text(text) => {
+                let text = text.clone();
+                self.advance();
+                Ok((text, span))
+            }
+            _ => self.identifier(what),
+        }
+    }
+
+    pub(super) fn number<T: std::str::FromStr>(&mut self, what: &str) -> Result<T, SyntaxError> {
+        let Kind::Number(number) = &self.token().kind else {
+            return Err(self.expected(what));
+        };
+        match number.parse() {
+            Ok(number) => {
+                self.advance();
+                Ok(number)
+            }
+            Err(_) => Err(self.expected(what)),
+        }
+    }
+
+    /// `'500ms'`
+    pub(super) fn duration(&mut self, what: &str) -> Result<Duration, SyntaxError> {
+        let span = self.span();
+        let text = self.text(what)?;
+        humantime::parse_duration(&text).map_err(|_| {
+            SyntaxError::new(span, format!("'{text}' is not a duration"))
+                .with_hint("Write a number with its unit: '500ms', '2s'.")
+        })
+    }
+
+    /// Clauses in any order, each at most once, up to the end of the statement.
+    pub(super) fn clauses(
+        &mut self,
+        allowed: &[&'static str],
+        mut clause: impl FnMut(&mut Parser, &'static str) -> Result<(), SyntaxError>,
+    ) -> Result<(), SyntaxError> {
+        let mut seen: Vec<&str> = Vec::new();
+        while !self.at_end_of_statement() {
+            let span = self.span();
+            let keyword = self.one_of(allowed)?;
+            if seen.contains(&keyword) {
+                return Err(SyntaxError::new(span, format!("{keyword} is given twice")));
+            }
+            seen.push(keyword);
+            clause(self, keyword)?;
+        }
+        Ok(())
+    }
+}
+
+/// `A, B or C`
+fn listed(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}

@@ -1,0 +1,212 @@
+//! Why a command that was understood is not carried out.
+
+use crate::catalog::store::StoreError;
+use crate::control::StepError;
+use crate::control::lifecycle::LifecycleError;
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::model::{MoveFailure, MoveId, MovePhase};
+
+/// The shortest purpose that says anything, in characters.
+pub(super) const PURPOSE_CHARS_MIN: usize = 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AdminError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// `command` is the complete right one.
+    #[error("a database needs an owner")]
+    OwnerRequired { command: String },
+    #[error("a database needs a purpose")]
+    PurposeRequired { why: PurposeFault, command: String },
+    #[error("team \"{team}\" does not exist")]
+    UnknownTeam { team: String, known: Vec<String>, meant: Option<String> },
+    #[error("{kind} \"{name}\" does not exist")]
+    Unknown { kind: &'static str, name: String, meant: Option<String> },
+    #[error("{kind} \"{name}\" exists")]
+    Exists { kind: &'static str, name: String },
+    #[error("this is the server that is known as system \"{other}\"")]
+    SameServer { other: String },
+    #[error("{kind} \"{name}\" cannot be dropped: databases depend on it")]
+    InUse { kind: &'static str, name: String, databases: Vec<String> },
+    #[error("no system takes new databases")]
+    NoSystem,
+    #[error("system \"{system}\" takes no new databases")]
+    Cordoned { system: String },
+    #[error("database \"{dbname}\" of system \"{system}\" is known as \"{name}\"")]
+    Adopted { dbname: String, system: String, name: String },
+    #[error("database \"{database}\" has a move that has not ended: {id}, {}", phase.as_str())]
+    MoveInProgress { database: String, id: MoveId, phase: MovePhase },
+    #[error("move {id} is {}: it cannot be {wish}", phase.as_str())]
+    NotInPhase { id: MoveId, phase: MovePhase, wish: &'static str },
+    #[error("move {id} of database \"{database}\" did not succeed: {}", failure.message)]
+    MoveFailed { id: MoveId, database: String, failure: Box<MoveFailure> },
+    #[error("database \"{database}\" is {state}")]
+    NotServed { database: String, state: String },
+    #[error("database \"{database}\" is on system \"{system}\" already")]
+    AlreadyThere { database: String, system: String },
+    #[error("clients of database \"{database}\" are held by {holder}")]
+    Held { database: String, holder: String },
+    #[error("dropping a database needs its name as CONFIRM and a REASON")]
+    Unconfirmed { command: String },
+    #[error("canceling the wait on user request")]
+    WaitCanceled,
+    #[error("the configuration was not applied")]
+    Reload { problems: String },
+    #[error("the process is shutting down")]
+    ShuttingDown,
+    #[error("current transaction is aborted, commands ignored until end of transaction block")]
+    TransactionAborted,
+}
+
+/// What is wrong with a purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PurposeFault {
+    Missing,
+    TooShort,
+    SameAsName,
+}
+
+impl Explain for AdminError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            AdminError::Store(error) => error.sqlstate(),
+            AdminError::Lifecycle(error) => error.sqlstate(),
+            AdminError::Step(error) => error.sqlstate(),
+            AdminError::OwnerRequired { .. } => SqlState::OWNER_REQUIRED,
+            AdminError::PurposeRequired { .. } => SqlState::PURPOSE_REQUIRED,
+            AdminError::UnknownTeam { .. } => SqlState::UNKNOWN_TEAM,
+            AdminError::Unknown { kind: "database", .. } => SqlState::INVALID_CATALOG_NAME,
+            AdminError::Unknown { .. } => SqlState::UNDEFINED_OBJECT,
+            AdminError::Exists { kind: "database", .. } | AdminError::Adopted { .. } => {
+                SqlState::DUPLICATE_DATABASE
+            }
+            AdminError::Exists { .. } | AdminError::SameServer { .. } => SqlState::DUPLICATE_OBJECT,
+            AdminError::InUse { .. } => SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+            AdminError::NoSystem | AdminError::Cordoned { .. } | AdminError::NotServed { .. } => {
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            AdminError::AlreadyThere { .. } | AdminError::Unconfirmed { .. } => {
+                SqlState::INVALID_PARAMETER_VALUE
+            }
+            AdminError::MoveInProgress { .. } => SqlState::OPERATION_IN_PROGRESS,
+            AdminError::NotInPhase { .. } => SqlState::MOVE_NOT_IN_PHASE,
+            AdminError::MoveFailed { failure, .. } => SqlState::parse(&failure.sqlstate),
+            AdminError::Held { .. } => SqlState::OBJECT_IN_USE,
+            AdminError::WaitCanceled => SqlState::QUERY_CANCELED,
+            AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
+            AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
+            AdminError::TransactionAborted => SqlState::parse("25P02"),
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            AdminError::Store(error) => error.blame(),
+            AdminError::Lifecycle(error) => error.blame(),
+            AdminError::Step(error) => error.blame(),
+            AdminError::NoSystem | AdminError::Reload { .. } => Blame::Platform,
+            _ => Blame::Client,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            AdminError::Store(error) => error.retry(),
+            AdminError::Lifecycle(error) => error.retry(),
+            AdminError::Step(error) => error.retry(),
+            AdminError::MoveInProgress { .. } | AdminError::Held { .. } | AdminError::NotInPhase { .. } => {
+                Retry::Later
+            }
+            _ => Retry::Never,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            AdminError::Store(error) => error.message(),
+            AdminError::Lifecycle(error) => error.message(),
+            AdminError::Step(error) => error.message(),
+            other => other.to_string(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            AdminError::Store(error) => error.detail(),
+            AdminError::Lifecycle(error) => error.detail(),
+            AdminError::Step(error) => error.detail(),
+            AdminError::PurposeRequired { why, .. } => Some(match why {
+                PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
+                PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
+                PurposeFault::SameAsName => "The name is no purpose.".to_owned(),
+            }),
+            AdminError::UnknownTeam { known, .. } if !known.is_empty() => {
+                Some(format!("Teams are {}.", known.join(", ")))
+            }
+            AdminError::InUse { databases, .. } => Some(format!("Databases: {}.", databases.join(", "))),
+            AdminError::MoveFailed { failure, .. } => failure.detail.clone(),
+            AdminError::Reload { problems } => Some(problems.clone()),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            AdminError::Store(error) => error.hint(),
+            AdminError::Lifecycle(error) => error.hint(),
+            AdminError::Step(error) => error.hint(),
+            AdminError::OwnerRequired { command }
+            | AdminError::PurposeRequired { command, .. }
+            | AdminError::Unconfirmed { command } => Some(command.clone()),
+            AdminError::UnknownTeam { meant: Some(meant), .. }
+            | AdminError::Unknown { meant: Some(meant), .. } => Some(format!("Did you mean \"{meant}\"?")),
+            AdminError::UnknownTeam { team, .. } => {
+                Some(format!("CREATE TEAM {} CONTACT 'where the team is reached';", identifier(team)))
+            }
+            AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
+            AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
+            AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),
+            AdminError::MoveFailed { failure, .. } => failure.hint.clone(),
+            AdminError::Held { database, holder } if holder == "PAUSE" => {
+                Some(format!("RESUME {};", identifier(database)))
+            }
+            AdminError::WaitCanceled => Some("The move goes on: SHOW MOVES.".to_owned()),
+            AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The command that ends a move in this phase.
+fn way_out(id: MoveId, phase: MovePhase) -> String {
+    match phase {
+        MovePhase::Kept => format!("FINISH MOVE {id}; or UNDO MOVE {id};"),
+        MovePhase::Preflight
+        | MovePhase::Provision
+        | MovePhase::Copy
+        | MovePhase::Catchup
+        | MovePhase::Cutover => {
+            format!("Wait for it, or CANCEL MOVE {id};")
+        }
+        _ => format!("SHOW MOVE {id};"),
+    }
+}
+
+/// A name as it can be typed.
+pub fn identifier(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    match starts && name.chars().all(plain) {
+        true => name.to_owned(),
+        false => format!("\"{}\"", name.replace('"', "\"\"")),
+    }
+}
+
+/// A text as it can be typed.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,211 @@
+//! The admin port: accepts administrators, and lets them end each other's waits.
+//!
+//! Owns the listener and the connections' tasks; what is said on a connection is in `conversation`. It deliberately runs no
+//! command itself.
+//!
+//! # Why not pgwire
+//! The crate was planned for this. Its `process_socket` carries bytes that were read before a TLS handshake over into the
+//! encrypted connection (the hole that PostgreSQL closed as CVE-2021-23214), and our own `wire`, `auth`, `tls` and
+//! `frontend` have everything that a server needs, tested once: so there is one way in which bytes become messages.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::conversation;
+use super::execute::Executor;
+use super::users::Users;
+use crate::auth::scram::MockSecret;
+use crate::frontend::{AdminVisitor, Encryption, Frontend};
+use crate::route::RouteTable;
+use crate::tls::Acceptor;
+use crate::wire::startup::CancelRequest;
+
+/// What the admin port needs to be opened.
+#[derive(Debug)]
+pub struct AdminOptions {
+    pub listen: SocketAddr,
+    pub acceptor: Option<Acceptor>,
+    pub users: Users,
+    pub connections_max: u32,
+    pub login_time_max: Duration,
+}
+
+/// The open port. Dropping it closes the port and every connection.
+#[derive(Debug)]
+pub struct AdminServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+pub(super) struct Shared {
+    pub(super) executor: Executor,
+    frontend: Frontend,
+    users: ArcSwap<Users>,
+    connections: Arc<Semaphore>,
+    /// By process id and key of BackendKeyData: the wait that a cancel request ends.
+    waits: Mutex<HashMap<(i32, Bytes), CancellationToken>>,
+    last_pid: AtomicI32,
+    /// Cancelled: every conversation ends with 57P01.
+    pub(super) closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl AdminServer {
+    pub async fn start(options: AdminOptions, executor: Executor) -> io::Result<AdminServer> {
+        let listener = TcpListener::bind(options.listen).await?;
+        clean_up(&executor).await;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            executor,
+            frontend: Frontend {
+                routes: RouteTable::new(1),
+                acceptor: options.acceptor,
+                encryption: Encryption::Optional,
+                login_time_max: options.login_time_max,
+                mock: MockSecret::from_random(rand::random()),
+            },
+            users: ArcSwap::from_pointee(options.users),
+            connections: Arc::new(Semaphore::new(options.connections_max as usize)),
+            waits: Mutex::default(),
+            last_pid: AtomicI32::new(0),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(AdminServer { address, shared, accepting })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on these are the administrators. Whoever is connected stays.
+    pub fn set_users(&self, users: Users) {
+        self.shared.users.store(Arc::new(users));
+    }
+
+    /// Closes the port, lets commands that run end for so long, and ends the connections.
+    pub async fn shutdown(self, grace: Duration) {
+        self.accepting.abort();
+        self.shared.closing.cancel();
+        self.shared.tasks.close();
+        if tokio::time::timeout(grace, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!("commands on the admin port did not end in time");
+        }
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.shared.closing.cancel();
+    }
+}
+
+/// Reads before the first command what is to be cleaned up, and does it beside the commands: a system may be slow.
+async fn clean_up(executor: &Executor) {
+    match executor.unfinished().await {
+        Ok(unfinished) if unfinished.is_empty() => {}
+        Ok(unfinished) => {
+            let executor = executor.clone();
+            tokio::spawn(async move { executor.clean_up(unfinished).await });
+        }
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "databases cannot be read"),
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((tcp, address)) => {
+                let shared = Arc::clone(&shared);
+                shared.tasks.clone().spawn(receive(tcp, address, shared));
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: without a pause this would spin.
+                tracing::warn!(%error, "the admin port cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
+    let _ = tcp.set_nodelay(true);
+    let users = shared.users.load_full();
+    let visitor = tokio::select! {
+        () = shared.closing.cancelled() => return,
+        visitor = shared.frontend.receive_administrator(tcp, address, &users) => visitor,
+    };
+    match visitor {
+        Ok(AdminVisitor::Cancel(request, _stream)) => shared.cancel(&request),
+        Ok(AdminVisitor::Administrator(administrator)) => {
+            let permit = Arc::clone(&shared.connections).try_acquire_owned().ok();
+            if let Err(error) = conversation::hold(administrator, permit, &shared).await {
+                tracing::debug!(%address, %error, "an administrator's connection broke");
+            }
+        }
+        Err(error) => tracing::info!(%address, error = &error as &dyn std::error::Error, "no administrator"),
+    }
+}
+
+/// A seat at the admin port; given back when dropped.
+pub(super) struct Seat {
+    pub(super) pid: i32,
+    pub(super) key: Bytes,
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.waits().remove(&(self.pid, self.key.clone()));
+    }
+}
+
+impl Seat {
+    /// A token for the next command: a cancel request for this connection cancels it.
+    pub(super) fn next_wait(&self) -> CancellationToken {
+        let token = self.shared.closing.child_token();
+        self.shared.waits().insert((self.pid, self.key.clone()), token.clone());
+        token
+    }
+}
+
+impl Shared {
+    pub(super) fn seat(self: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Seat {
+        let pid = self.last_pid.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & i32::MAX;
+        let key = Bytes::copy_from_slice(&rand::random::<[u8; 4]>());
+        Seat { pid, key, shared: Arc::clone(self), _permit: permit }
+    }
+
+    fn cancel(&self, request: &CancelRequest) {
+        if let Some(wait) = self.waits().get(&(request.pid, request.key.clone())) {
+            wait.cancel();
+        }
+    }
+
+    fn waits(&self) -> std::sync::MutexGuard<'_, HashMap<(i32, Bytes), CancellationToken>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

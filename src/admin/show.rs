@@ -1,0 +1,342 @@
+//! SHOW: what the catalogue knows.
+
+use super::answer::{Answer, Row, row};
+use super::commands::{self, COMMANDS};
+use super::databases::verifier_kind;
+use super::execute::Executor;
+use super::moves::{longest_stall_ms, milliseconds, percent, progress_line};
+use super::refuse::AdminError;
+use super::statement::Show;
+use super::systems::version;
+use crate::config::{Apply, Config};
+use crate::model::{
+    DatabaseName, DatabaseRecord, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport, Place,
+    RouteRecord, Service, StepEntry, SystemName, UnixMillis,
+};
+
+/// Entries of the audit trail that are shown.
+const AUDIT_ROWS_MAX: usize = 1_000;
+
+impl Executor {
+    pub(super) async fn show(&self, show: &Show) -> Result<Answer, AdminError> {
+        match show {
+            Show::Databases => self.show_databases().await,
+            Show::Database(name) => self.show_database(name).await,
+            Show::Systems => self.show_systems().await,
+            Show::Teams => self.show_teams().await,
+            Show::Moves => self.show_moves().await,
+            Show::Move(id) => self.show_move(*id).await,
+            Show::History(name) => self.show_history(name).await,
+            Show::Audit => self.show_audit().await,
+            Show::Lists => self.show_lists().await,
+            Show::Sessions => Ok(self.show_sessions()),
+            Show::Pools => Ok(self.show_pools()),
+            Show::Clients => Ok(self.show_clients()),
+            Show::Servers => Ok(self.show_servers()),
+            Show::State => Ok(self.show_state()),
+            Show::Config => Ok(self.show_config()),
+            Show::Version => Ok(Answer::rows(commands::SHOW_VERSION, vec![row![version_text()]])),
+            Show::Help => Ok(help()),
+        }
+    }
+
+    async fn show_databases(&self) -> Result<Answer, AdminError> {
+        let routes = self.catalog().routes().await?.into_values();
+        let mut databases = self.catalog().databases().await?.into_values();
+        databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
+        databases.sort_by(|a, b| a.name.cmp(&b.name));
+        let rows = databases.iter().map(|database| {
+            let route = routes.iter().find(|route| route.database == database.id);
+            self.database_row(database, route)
+        });
+        Ok(Answer::rows(commands::SHOW_DATABASES, rows.collect()))
+    }
+
+    fn database_row(&self, database: &DatabaseRecord, route: Option<&RouteRecord>) -> Row {
+        let place = route.map(|route| &route.place);
+        let contract = &database.contract;
+        let sessions = self.parts.routes.by_id(&database.id).map_or(0, |route| route.roster().len());
+        let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
+        let disabled = route.is_some_and(|route| matches!(route.service, Service::Refused { .. }));
+        row![
+            &database.name,
+            place.map(|place| place.address.host.clone()),
+            place.map(|place| place.address.port),
+            place.map(|place| place.dbname.clone()),
+            None::<String>,
+            contract.server_connections_max,
+            "0",
+            "0",
+            "0",
+            contract.pooling.as_str(),
+            None::<String>,
+            contract.server_connections_max,
+            sessions,
+            contract.client_connections_max,
+            sessions,
+            if paused { "1" } else { "0" },
+            if disabled { "1" } else { "0" },
+            &database.owner,
+            database.lifecycle.as_str(),
+            contract.tier.as_str(),
+            place.map(|place| place.system.to_string()),
+            route.map(|route| route.epoch),
+            database.operation.map(|id| format!("move {id}")),
+            database.purpose.as_str(),
+            &database.id,
+            database.adopted
+        ]
+    }
+
+    async fn show_database(&self, name: &DatabaseName) -> Result<Answer, AdminError> {
+        let database = self.database(name).await?.value;
+        let route = self.catalog().route(&database.id).await?.map(|route| route.value);
+        let contract = &database.contract;
+        let mut rows = vec![
+            row!["name", &database.name],
+            row!["id", &database.id],
+            row!["owner", &database.owner],
+            row!["purpose", database.purpose.as_str()],
+            row!["state", database.lifecycle.as_str()],
+            row!["tier", contract.tier.as_str()],
+            row!["pooling", contract.pooling.as_str()],
+            row!["client_connections_max", contract.client_connections_max],
+            row!["server_connections_max", contract.server_connections_max],
+            row![
+                "transaction_time_max",
+                humantime::format_duration(contract.transaction_time_max).to_string()
+            ],
+            row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
+            row!["operation", database.operation.map(|id| format!("move {id}"))],
+            row!["adopted", database.adopted],
+            row!["created_at", database.created_at],
+            row!["created_by", database.created_by.as_str()],
+        ];
+        if let Some(route) = &route {
+            rows.push(row!["system", &route.place.system]);
+            rows.push(row!["address", route.place.address.to_string()]);
+            rows.push(row!["dbname", route.place.dbname.as_str()]);
+            rows.push(row!["epoch", route.epoch]);
+            rows.push(row!["gate", gate(&route.gate)]);
+        }
+        for login in self.catalog().logins(&database.id).await?.into_values() {
+            let superuser = if login.superuser { ", superuser" } else { "" };
+            rows.push(row![format!("login {}", login.role), format!("{}{superuser}", verifier_kind(&login))]);
+        }
+        Ok(Answer::rows(commands::SHOW_DATABASE, rows))
+    }
+
+    async fn show_systems(&self) -> Result<Answer, AdminError> {
+        let routes = self.catalog().routes().await?.into_values();
+        let on = |name: &SystemName| routes.iter().filter(|route| route.place.system == *name).count();
+        let systems = self.catalog().systems().await?.into_values();
+        let rows = systems.iter().map(|system| {
+            let replication = system.replication_address.as_ref();
+            row![
+                &system.name,
+                system.address.host.as_str(),
+                system.address.port,
+                &system.admin_role,
+                version(system.version_num),
+                on(&system.name),
+                system.accepts_databases,
+                system.sslmode.as_str(),
+                replication.map(|address| address.host.clone()),
+                replication.map(|address| address.port),
+                system.created_at
+            ]
+        });
+        Ok(Answer::rows(commands::SHOW_SYSTEMS, rows.collect()))
+    }
+
+    async fn show_teams(&self) -> Result<Answer, AdminError> {
+        let mut rows = Vec::new();
+        for team in self.catalog().teams().await?.into_values() {
+            let owned = self.living(|database| database.owner == team.name).await?;
+            rows.push(row![&team.name, team.contact.as_str(), owned.len(), team.created_at]);
+        }
+        Ok(Answer::rows(commands::SHOW_TEAMS, rows))
+    }
+
+    async fn show_moves(&self) -> Result<Answer, AdminError> {
+        let mut rows = Vec::new();
+        for record in self.catalog().moves().await?.into_values().into_iter().rev() {
+            let progress = self.catalog().progress(record.id).await?.unwrap_or_default();
+            rows.push(move_row(&record, &progress));
+        }
+        Ok(Answer::rows(commands::SHOW_MOVES, rows))
+    }
+
+    async fn show_move(&self, id: MoveId) -> Result<Answer, AdminError> {
+        let record = self.movement(id).await?;
+        let progress = self.catalog().progress(id).await?.unwrap_or_default();
+        let mut rows = vec![
+            row!["id", record.id],
+            row!["database", &record.name],
+            row!["source", whereabouts(&record.source)],
+            row!["target", whereabouts(&record.target)],
+            row!["phase", record.phase.as_str()],
+            row!["progress", progress_line(&record, &progress)],
+            row!["bytes", format!("{} of {}", progress.bytes_copied, progress.bytes_total)],
+            row!["tables", format!("{} of {}", progress.tables_copied, progress.tables_total)],
+            row!["rows_copied", progress.rows_copied],
+            row!["bytes_per_second", progress.bytes_per_second],
+            row!["lag_bytes", progress.lag_bytes],
+            row!["lag_ms", progress.lag_ms],
+            row!["pause_max", record.pause_max.map(|pause| humantime::format_duration(pause).to_string())],
+            row!["requested_by", record.requested_by.as_str()],
+            row!["reason", record.reason.clone()],
+            row!["started_at", record.started_at],
+            row!["ended_at", record.ended_at],
+        ];
+        if let Some((equal, all)) = record.facts.tables_verified {
+            rows.push(row!["tables_verified", format!("{equal} of {all}")]);
+        }
+        for pinned in &progress.pinned {
+            let who = format!("pinned session {}", pinned.session);
+            rows.push(row![
+                who,
+                format!(
+                    "{} from {} ({}): {}",
+                    pinned.role, pinned.client, pinned.application_name, pinned.reason
+                )
+            ]);
+        }
+        pause_rows("cutover", record.cutover.as_ref(), &mut rows);
+        pause_rows("undo", record.undo.as_ref(), &mut rows);
+        if let Some(failure) = &record.failure {
+            rows.push(row![
+                "error",
+                format!("{} ({}) in {}", failure.message, failure.sqlstate, failure.step.as_str())
+            ]);
+            rows.push(row!["error_detail", failure.detail.clone()]);
+            rows.push(row!["error_hint", failure.hint.clone()]);
+        }
+        rows.extend(record.log.iter().map(step_row));
+        Ok(Answer::rows(commands::SHOW_MOVE, rows))
+    }
+
+    async fn show_history(&self, name: &DatabaseName) -> Result<Answer, AdminError> {
+        let database = match self.catalog().database_by_name(name).await? {
+            Some(database) => database.value,
+            None => self.last_deleted(name).await?,
+        };
+        let rows = database.history.iter();
+        let rows = rows.map(|entry| row![entry.at, entry.who.as_str(), entry.what.as_str(), entry.epoch]);
+        Ok(Answer::rows(commands::SHOW_HISTORY, rows.collect()))
+    }
+
+    /// History outlives the database.
+    async fn last_deleted(&self, name: &DatabaseName) -> Result<DatabaseRecord, AdminError> {
+        let all = self.catalog().databases().await?.into_values();
+        let newest = all.into_iter().filter(|database| database.name == *name).max_by_key(|d| d.created_at);
+        match newest {
+            Some(database) => Ok(database),
+            None => self.database(name).await.map(|database| database.value),
+        }
+    }
+
+    async fn show_audit(&self) -> Result<Answer, AdminError> {
+        let entries = self.catalog().audit(UnixMillis(0)).await?;
+        let rows = entries.into_iter().rev().take(AUDIT_ROWS_MAX);
+        let rows = rows.map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);
+        Ok(Answer::rows(commands::SHOW_AUDIT, rows.collect()))
+    }
+
+    async fn show_lists(&self) -> Result<Answer, AdminError> {
+        let routes = self.parts.routes.routes();
+        let clients: usize = routes.iter().map(|route| route.roster().len()).sum();
+        let sessions = || routes.iter().flat_map(|route| route.roster().sessions());
+        let servers = sessions().filter(|session| session.server_pid.is_some()).count();
+        let logins: usize = routes.iter().map(|route| route.logins().len()).sum();
+        let rows = vec![
+            row!["databases", self.living(|_| true).await?.len()],
+            row!["users", logins],
+            row!["pools", super::show_local::pools(&routes).len()],
+            row!["free_clients", "0"],
+            row!["used_clients", clients],
+            row!["login_clients", "0"],
+            row!["free_servers", "0"],
+            row!["used_servers", servers],
+            row!["systems", self.catalog().systems().await?.records.len()],
+            row!["teams", self.catalog().teams().await?.records.len()],
+            row!["moves", self.catalog().moves().await?.records.len()],
+        ];
+        Ok(Answer::rows(commands::SHOW_LISTS, rows))
+    }
+
+    fn show_config(&self) -> Answer {
+        let (config, defaults) = (self.parts.config.load(), Config::default());
+        let rows = Config::SETTINGS.iter().map(|setting| {
+            let changeable = if setting.apply == Apply::Reload { "yes" } else { "no" };
+            row![
+                setting.path(),
+                setting.show(&config),
+                setting.show(&defaults),
+                changeable,
+                setting.doc.trim()
+            ]
+        });
+        Answer::rows(commands::SHOW_CONFIG, rows.collect())
+    }
+}
+
+fn help() -> Answer {
+    let rows = COMMANDS.iter().map(|command| row![command.syntax, command.doc]);
+    Answer::rows(commands::SHOW_HELP, rows.collect())
+}
+
+fn version_text() -> String {
+    format!("Freehold {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn whereabouts(place: &Place) -> String {
+    format!("{} ({}, database \"{}\")", place.system, place.address, place.dbname)
+}
+
+pub(super) fn gate(order: &GateOrder) -> &'static str {
+    match order {
+        GateOrder::Open => "open",
+        GateOrder::Latched { .. } => "latched",
+        GateOrder::Held { .. } => "held",
+    }
+}
+
+fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
+    let running = !record.phase.has_ended();
+    let eta = progress.eta_ms.filter(|_| running).map(|ms| format!("{} s", ms.div_ceil(1000)));
+    row![
+        record.id,
+        &record.name,
+        &record.source.system,
+        &record.target.system,
+        record.phase.as_str(),
+        (running && !progress.activity.is_empty()).then(|| progress.activity.clone()),
+        percent(progress),
+        progress.lag_bytes.filter(|_| running),
+        eta,
+        longest_stall_ms(record),
+        record.requested_by.as_str(),
+        record.started_at,
+        record.ended_at,
+        record.failure.as_ref().map(|failure| failure.message.clone())
+    ]
+}
+
+fn pause_rows(name: &str, report: Option<&PauseReport>, rows: &mut Vec<Row>) {
+    let Some(report) = report else { return };
+    rows.push(row![format!("{name}_longest_stall_ms"), milliseconds(report.longest_stall)]);
+    rows.push(row![format!("{name}_median_stall_ms"), milliseconds(report.median_stall)]);
+    rows.push(row![format!("{name}_held_requests"), report.held_requests]);
+    rows.push(row![format!("{name}_hold_ms"), milliseconds(report.hold)]);
+    rows.push(row![format!("{name}_sessions"), report.sessions]);
+    rows.push(row![format!("{name}_aborted_attempts"), report.aborted_attempts]);
+    for (part, micros) in &report.parts_us {
+        rows.push(row![format!("{name}_{part}_ms"), milliseconds(std::time::Duration::from_micros(*micros))]);
+    }
+}
+
+fn step_row(entry: &StepEntry) -> Row {
+    let note = entry.note.as_ref().map_or_else(String::new, |note| format!(": {note}"));
+    row![format!("step {}", entry.step.as_str()), format!("{} {:?}{note}", entry.at, entry.event)]
+}

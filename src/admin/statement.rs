@@ -1,0 +1,199 @@
+//! What an administrator can say, parsed. A value of [`Statement`] is well-formed; whether it may be done is said by
+//! who executes it.
+
+use std::time::Duration;
+
+use crate::model::{DatabaseName, MoveId, RoleName, SslMode, SystemName, TeamName, Tier};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    CreateTeam(TeamClause),
+    AlterTeam(TeamClause),
+    DropTeam(TeamName),
+    CreateSystem(CreateSystem),
+    AlterSystem(AlterSystem),
+    DropSystem(SystemName),
+    CreateDatabase(CreateDatabase),
+    AlterDatabase(AlterDatabase),
+    AdoptDatabase(AdoptDatabase),
+    DropDatabase(DropDatabase),
+    PlanMove {
+        database: DatabaseName,
+        system: SystemName,
+    },
+    Move(Move),
+    UndoMove {
+        id: MoveId,
+        wait: Wait,
+    },
+    CancelMove {
+        id: MoveId,
+        wait: Wait,
+    },
+    FinishMove {
+        id: MoveId,
+        source: SourceFate,
+        wait: Wait,
+    },
+    /// None: every database.
+    Pause(Option<DatabaseName>),
+    Resume(Option<DatabaseName>),
+    Reload,
+    Shutdown,
+    Show(Show),
+    Chatter(Chatter),
+}
+
+/// Whether the answer comes when the work is recorded, or when it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    No,
+    Yes,
+}
+
+/// What FINISH MOVE does with the copy on the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceFate {
+    /// Closed and renamed.
+    Keep,
+    Drop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeamClause {
+    pub name: TeamName,
+    pub contact: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateSystem {
+    pub name: SystemName,
+    pub host: String,
+    pub port: u16,
+    pub role: RoleName,
+    /// The database that the platform's role connects to; `postgres` where not said.
+    pub database: String,
+    pub password_file: Option<String>,
+    pub sslmode: SslMode,
+    pub replication: Option<(String, u16)>,
+}
+
+/// What changes; None stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterSystem {
+    pub name: SystemName,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub role: Option<RoleName>,
+    pub database: Option<String>,
+    pub password_file: Option<String>,
+    pub sslmode: Option<SslMode>,
+    pub replication: Option<(String, u16)>,
+    /// CORDON: no new database comes here; UNCORDON: they do.
+    pub placement: Option<Placement>,
+}
+
+/// Whether a system takes new databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    Accept,
+    Refuse,
+}
+
+/// Owner and purpose may be missing: that is refused with the complete right command, not as a typing mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateDatabase {
+    pub name: DatabaseName,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub tier: Option<Tier>,
+    pub system: Option<SystemName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterDatabase {
+    pub name: DatabaseName,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub tier: Option<Tier>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdoptDatabase {
+    pub name: DatabaseName,
+    pub system: SystemName,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub tier: Option<Tier>,
+    /// Its name on the system, where that is another.
+    pub dbname: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropDatabase {
+    pub name: DatabaseName,
+    pub confirm: Option<String>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    pub database: DatabaseName,
+    pub system: SystemName,
+    pub pause_max: Option<Duration>,
+    pub reason: Option<String>,
+    pub wait: Wait,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Show {
+    Databases,
+    Database(DatabaseName),
+    Systems,
+    Teams,
+    Moves,
+    Move(MoveId),
+    Sessions,
+    Pools,
+    Clients,
+    Servers,
+    Lists,
+    State,
+    Config,
+    Version,
+    Help,
+    Audit,
+    History(DatabaseName),
+}
+
+/// What drivers and psql say unasked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chatter {
+    /// SET, RESET, DISCARD, DEALLOCATE, ...: accepted without effect. The command tag.
+    Accepted(&'static str),
+    Begin,
+    Commit,
+    Rollback,
+    /// `SELECT 1`
+    SelectNumber(i64),
+    /// `SELECT version()`: the function's name.
+    SelectFunction(&'static str),
+    /// `SHOW server_version`: name and value.
+    Setting(&'static str, &'static str),
+}
+
+impl Statement {
+    /// Whether it changes anything: such statements are audited.
+    pub fn mutates(&self) -> bool {
+        !matches!(self, Statement::Show(_) | Statement::Chatter(_) | Statement::PlanMove { .. })
+    }
+
+    /// The REASON that was given.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Statement::Move(movement) => movement.reason.as_deref(),
+            Statement::DropDatabase(drop) => drop.reason.as_deref(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Systems: known only after they were seen.
+
+use super::answer::{Answer, row};
+use super::commands;
+use super::execute::{Caller, Executor, is_missing};
+use super::refuse::AdminError;
+use super::statement::{AlterSystem, CreateSystem, Placement};
+use crate::catalog::{Swap, keys};
+use crate::config::closest;
+use crate::control::lifecycle;
+use crate::error::{Severity, SqlState};
+use crate::model::{Address, RouteRecord, SystemName, SystemRecord};
+use crate::system::facts::SystemFacts;
+
+impl Executor {
+    pub(super) async fn create_system(
+        &self,
+        create: &CreateSystem,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        if self.catalog().system(&create.name).await?.is_some() {
+            return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
+        }
+        let mut record = self.record_of(create);
+        let facts = lifecycle::survey(self.reach(&record, &self.mover())).await?;
+        record.version_num = facts.version_num;
+        record.system_identifier = facts.system_identifier.clone();
+        self.refuse_known_server(&record).await?;
+        if self.catalog().create_system(&record).await? == Swap::Conflict {
+            return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
+        }
+        let warning = warning(&facts);
+        if let Some(warning) = &warning {
+            caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
+        }
+        let row =
+            row![&record.name, version(facts.version_num), facts.wal_level, facts.role_is_superuser, warning];
+        Ok(Answer::rows(commands::CREATE_SYSTEM, vec![row]))
+    }
+
+    fn record_of(&self, create: &CreateSystem) -> SystemRecord {
+        SystemRecord {
+            name: create.name.clone(),
+            address: Address { host: create.host.clone(), port: create.port },
+            replication_address: create.replication.clone().map(|(host, port)| Address { host, port }),
+            admin_role: create.role.clone(),
+            admin_database: create.database.clone(),
+            password_file: create.password_file.clone(),
+            sslmode: create.sslmode,
+            accepts_databases: true,
+            version_num: 0,
+            system_identifier: String::new(),
+            created_at: self.now(),
+        }
+    }
+
+    /// Two names for one server would let a database be moved onto itself.
+    async fn refuse_known_server(&self, record: &SystemRecord) -> Result<(), AdminError> {
+        let systems = self.catalog().systems().await?.into_values();
+        let same = |known: &&SystemRecord| {
+            known.name != record.name && known.system_identifier == record.system_identifier
+        };
+        match systems.iter().find(same) {
+            Some(known) => Err(AdminError::SameServer { other: known.name.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn alter_system(&self, alter: &AlterSystem) -> Result<Answer, AdminError> {
+        let known = self.system(&alter.name).await?;
+        let mut record = known.clone();
+        apply(&mut record, alter);
+        let facts = lifecycle::survey(self.reach(&record, &self.mover())).await?;
+        if facts.system_identifier != known.system_identifier {
+            record.system_identifier = facts.system_identifier;
+            self.refuse_known_server(&record).await?;
+        }
+        let change = |stored: &mut SystemRecord| {
+            apply(stored, alter);
+            stored.version_num = facts.version_num;
+            stored.system_identifier.clone_from(&record.system_identifier);
+            Ok(())
+        };
+        match self.catalog().update::<SystemRecord, AdminError>(keys::system(&alter.name), change).await {
+            Ok(_) => self.tell_routes(&record).await?,
+            Err(error) if is_missing(&error) => return Err(self.unknown_system(&alter.name).await?),
+            Err(error) => return Err(error),
+        }
+        Ok(Answer::done(commands::ALTER_SYSTEM))
+    }
+
+    /// Routes hold the address, so that a proxy reads one record: they follow the system's.
+    async fn tell_routes(&self, system: &SystemRecord) -> Result<(), AdminError> {
+        for route in self.catalog().routes().await?.into_values() {
+            let change = |route: &mut RouteRecord| {
+                let places = [Some(&mut route.place), route.next.as_mut()];
+                for place in places.into_iter().flatten().filter(|place| place.system == system.name) {
+                    place.address = system.address.clone();
+                    place.sslmode = system.sslmode;
+                }
+                Ok::<(), AdminError>(())
+            };
+            match self.catalog().update_route(&route.database, change).await {
+                Err(error) if !is_missing(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn drop_system(&self, name: &SystemName) -> Result<Answer, AdminError> {
+        let Some(system) = self.catalog().system(name).await? else {
+            return Err(self.unknown_system(name).await?);
+        };
+        let routes = self.catalog().routes().await?.into_values();
+        let mut held: Vec<String> = routes
+            .iter()
+            .filter(|route| {
+                route.place.system == *name || route.next.as_ref().is_some_and(|next| next.system == *name)
+            })
+            .map(|route| route.name.to_string())
+            .collect();
+        for movement in self.catalog().moves().await?.into_values() {
+            let touched = movement.source.system == *name || movement.target.system == *name;
+            if touched && !movement.phase.has_ended() {
+                held.push(format!("{} (move {})", movement.name, movement.id));
+            }
+        }
+        if !held.is_empty() {
+            return Err(AdminError::InUse { kind: "system", name: name.to_string(), databases: held });
+        }
+        match self.catalog().delete(keys::system(name), system.revision).await? {
+            Swap::Committed(_) => Ok(Answer::done(commands::DROP_SYSTEM)),
+            Swap::Conflict => Err(self.unknown_system(name).await?),
+        }
+    }
+
+    /// A system that is known.
+    pub(super) async fn system(&self, name: &SystemName) -> Result<SystemRecord, AdminError> {
+        match self.catalog().system(name).await? {
+            Some(system) => Ok(system.value),
+            None => Err(self.unknown_system(name).await?),
+        }
+    }
+
+    /// Where a new database goes: where it was said, or the system with the fewest databases.
+    pub(super) async fn home(&self, wanted: Option<&SystemName>) -> Result<SystemRecord, AdminError> {
+        if let Some(name) = wanted {
+            let system = self.system(name).await?;
+            return match system.accepts_databases {
+                true => Ok(system),
+                false => Err(AdminError::Cordoned { system: name.to_string() }),
+            };
+        }
+        let routes = self.catalog().routes().await?.into_values();
+        let load =
+            |system: &SystemRecord| routes.iter().filter(|route| route.place.system == system.name).count();
+        let systems = self.catalog().systems().await?.into_values();
+        let open = systems.into_iter().filter(|system| system.accepts_databases);
+        open.min_by_key(|system| load(system)).ok_or(AdminError::NoSystem)
+    }
+
+    async fn unknown_system(&self, name: &SystemName) -> Result<AdminError, AdminError> {
+        let known = self.catalog().systems().await?.into_values();
+        let meant = closest(name.as_str(), known.iter().map(|system| system.name.as_str()));
+        Ok(AdminError::Unknown { kind: "system", name: name.to_string(), meant: meant.map(str::to_owned) })
+    }
+}
+
+fn apply(record: &mut SystemRecord, alter: &AlterSystem) {
+    if let Some(host) = &alter.host {
+        record.address.host.clone_from(host);
+    }
+    if let Some(port) = alter.port {
+        record.address.port = port;
+    }
+    if let Some(role) = &alter.role {
+        record.admin_role = role.clone();
+    }
+    if let Some(database) = &alter.database {
+        record.admin_database.clone_from(database);
+    }
+    if let Some(file) = &alter.password_file {
+        record.password_file = Some(file.clone());
+    }
+    if let Some(sslmode) = alter.sslmode {
+        record.sslmode = sslmode;
+    }
+    if let Some((host, port)) = &alter.replication {
+        record.replication_address = Some(Address { host: host.clone(), port: *port });
+    }
+    if let Some(placement) = alter.placement {
+        record.accepts_databases = placement == Placement::Accept;
+    }
+}
+
+/// What will hinder a move from or to this system.
+fn warning(facts: &SystemFacts) -> Option<String> {
+    if facts.wal_level != "logical" {
+        return Some(format!(
+            "wal_level is {}: databases cannot move away from here until it is logical (ALTER SYSTEM SET wal_level = logical, then a restart)",
+            facts.wal_level
+        ));
+    }
+    (!facts.role_is_superuser).then(|| {
+        format!("role \"{}\" is no superuser: PLAN MOVE names the rights that a move misses", facts.role)
+    })
+}
+
+/// `15.18`
+pub(super) fn version(version_num: u32) -> String {
+    format!("{}.{}", version_num / 10_000, version_num % 10_000)
+}

@@ -1,0 +1,119 @@
+//! Who may administer: a file with a name and a SCRAM verifier on each line, like PgBouncer's `userlist.txt`.
+//!
+//! ```text
+//! # freehold hash-password alice
+//! "alice" "SCRAM-SHA-256$4096:<salt>$<stored key>:<server key>"
+//! ```
+//!
+//! # Why verifiers only
+//! A verifier lets nobody in who reads it. A password in the file would, so it is refused.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
+
+/// Names and verifiers.
+pub type Users = HashMap<String, Verifier>;
+
+/// What is wrong with the file.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    #[error("cannot read the administrators from {path}: {source} (freehold hash-password NAME >> {path})")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path}:{line}: expected \"name\" \"verifier\"")]
+    Shape { path: PathBuf, line: usize },
+    #[error("{path}:{line}: this is no SCRAM verifier; `freehold hash-password NAME` prints one")]
+    Verifier { path: PathBuf, line: usize },
+    #[error("{path}:{line}: \"{name}\" is listed twice")]
+    Twice { path: PathBuf, line: usize, name: String },
+}
+
+/// Reads the file. Blocking.
+pub fn read_users(path: &Path) -> Result<Users, UsersError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| UsersError::Read { path: path.to_owned(), source })?;
+    parse_users(&text, path)
+}
+
+fn parse_users(text: &str, path: &Path) -> Result<Users, UsersError> {
+    let mut users = Users::new();
+    for (index, line) in text.lines().enumerate() {
+        let (line, number) = (line.trim(), index + 1);
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        let path = || path.to_owned();
+        let (name, verifier) = entry(line).ok_or_else(|| UsersError::Shape { path: path(), line: number })?;
+        let verifier =
+            Verifier::parse(verifier).map_err(|_| UsersError::Verifier { path: path(), line: number })?;
+        if users.insert(name.clone(), verifier).is_some() {
+            return Err(UsersError::Twice { path: path(), line: number, name });
+        }
+    }
+    Ok(users)
+}
+
+/// `"name" "verifier"`; a quote in a name is doubled.
+fn entry(line: &str) -> Option<(String, &str)> {
+    let rest = line.strip_prefix('"')?;
+    let mut end = 0;
+    loop {
+        end += rest.get(end..)?.find('"')?;
+        match rest.get(end + 1..)?.starts_with('"') {
+            true => end += 2,
+            false => break,
+        }
+    }
+    let name = rest.get(..end)?.replace("\"\"", "\"");
+    let verifier = rest.get(end + 1..)?.trim().strip_prefix('"')?.strip_suffix('"')?;
+    (!name.is_empty()).then_some((name, verifier))
+}
+
+/// The line for a name and a password.
+pub fn user_line(name: &str, password: &str) -> String {
+    format!("\"{}\" \"{}\"", name.replace('"', "\"\""), verifier_of(password))
+}
+
+/// What is stored instead of a password.
+pub(super) fn verifier_of(password: &str) -> String {
+    let salt: [u8; SALT_BYTES_DEFAULT] = rand::random();
+    let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
+    Verifier::from_password(password, &salt, iterations).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Users, UsersError> {
+        parse_users(text, Path::new("admins.txt"))
+    }
+
+    #[test]
+    fn a_line_that_was_printed_is_read_back() {
+        let text = format!("# comment\n\n{}\n{}\n", user_line("alice", "a"), user_line("b \"c\"", "d"));
+        let users = parsed(&text).unwrap();
+        assert!(users.contains_key("alice") && users.contains_key("b \"c\""));
+    }
+
+    #[test]
+    fn a_plain_password_is_refused_with_its_line() {
+        let error = parsed("\n\"alice\" \"secret\"\n").unwrap_err().to_string();
+        assert!(error.starts_with("admins.txt:2:") && error.contains("hash-password"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_is_listed_twice_or_a_line_of_another_shape_is_refused() {
+        let line = user_line("alice", "a");
+        assert!(matches!(parsed(&format!("{line}\n{line}")), Err(UsersError::Twice { line: 2, .. })));
+        for bad in ["alice", "\"alice\"", "\"alice", "\"\" \"x\"", "\"alice\" x"] {
+            assert!(matches!(parsed(bad), Err(UsersError::Shape { .. })), "{bad}");
+        }
+    }
+}

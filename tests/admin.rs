@@ -1,0 +1,508 @@
+//! The admin port as its users meet it: psql and a driver, against real systems.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use freehold::admin::serve::{AdminOptions, AdminServer};
+use freehold::admin::users::{read_users, user_line};
+use freehold::admin::{Executor, Parts, ProcessRequest};
+use freehold::catalog::Catalog;
+use freehold::catalog::embedded::EmbeddedStore;
+use freehold::config::Config;
+use freehold::control::MoverSettings;
+use freehold::control::keeper::Keeper;
+use freehold::lab::{Major, Postgres};
+use freehold::model::{DatabaseId, DatabaseName, Lifecycle, ProxyId, ProxyRecord, UnixMillis};
+use freehold::route::{Follower, FollowerOptions, RouteTable};
+use freehold::telemetry::Metrics;
+use tokio::sync::{mpsc, watch};
+use tokio_postgres::error::DbError;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// An admin port on an empty catalogue.
+struct Port {
+    server: AdminServer,
+    catalog: Catalog,
+    requests: mpsc::Receiver<ProcessRequest>,
+    _keeper: Keeper,
+    _interval: watch::Sender<Duration>,
+    _follower: Follower,
+    _dir: tempfile::TempDir,
+}
+
+impl Port {
+    async fn open() -> Port {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(EmbeddedStore::open(dir.path().join("store.redb")).unwrap());
+        let users = dir.path().join("admins.txt");
+        std::fs::write(&users, user_line("alice", "wonderland")).unwrap();
+        let routes = RouteTable::new(1);
+        let proxy = ProxyRecord {
+            id: ProxyId::parse("local").unwrap(),
+            version: String::new(),
+            started_at: UnixMillis::now(),
+            data_address: String::new(),
+        };
+        let follower =
+            Follower::start(catalog.clone(), Arc::clone(&routes), proxy, FollowerOptions::default());
+        follower.synced().await;
+        let (interval, interval_seen) = watch::channel(Duration::from_millis(100));
+        let keeper = Keeper::start(catalog.clone(), None, interval_seen);
+        let (ask, requests) = mpsc::channel(1);
+        let executor = Executor::new(Parts {
+            catalog: catalog.clone(),
+            routes,
+            config: Arc::new(ArcSwap::from_pointee(Config::default())),
+            mover: Arc::new(ArcSwap::from_pointee(MoverSettings::default())),
+            requests: ask,
+            logins: keeper.bell(),
+            metrics: Metrics::new(),
+            clock: UnixMillis::now,
+        });
+        let options = AdminOptions {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            acceptor: None,
+            users: read_users(&users).unwrap(),
+            connections_max: 4,
+            login_time_max: Duration::from_secs(10),
+        };
+        let server = AdminServer::start(options, executor).await.unwrap();
+        Port {
+            server,
+            catalog,
+            requests,
+            _keeper: keeper,
+            _interval: interval,
+            _follower: follower,
+            _dir: dir,
+        }
+    }
+
+    fn dsn(&self, password: &str, dbname: &str) -> String {
+        format!("postgres://alice:{password}@{}/{dbname}", self.server.local_addr())
+    }
+
+    async fn connect(&self) -> Client {
+        let (client, connection) =
+            tokio_postgres::connect(&self.dsn("wonderland", "freehold"), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Waits until the keeper has written exactly these roles.
+    async fn logins_become(&self, id: &DatabaseId, wanted: &[&str]) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let logins = self.catalog.logins(id).await.unwrap().into_values();
+            let roles: Vec<&str> = logins.iter().map(|login| login.role.as_str()).collect();
+            if roles == wanted {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{roles:?} and not {wanted:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// psql's output: rows on standard output, everything else on standard error.
+    async fn psql(&self, arguments: &[&str]) -> (String, String, bool) {
+        let mut command = Command::new("psql");
+        command
+            .arg(self.dsn("wonderland", "freehold"))
+            .args(["-X", "-A", "-t", "-v", "VERBOSITY=verbose"])
+            .args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        (text(output.stdout), text(output.stderr), output.status.success())
+    }
+}
+
+/// The first row of an answer, by column.
+async fn row(client: &Client, sql: &str) -> std::collections::BTreeMap<String, Option<String>> {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let found = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = found.unwrap_or_else(|| panic!("{sql}: no row"));
+    let value = |index: usize| row.get(index).map(str::to_owned);
+    row.columns().iter().enumerate().map(|(index, column)| (column.name().to_owned(), value(index))).collect()
+}
+
+async fn refused(client: &Client, sql: &str) -> DbError {
+    let error = client.simple_query(sql).await.expect_err(sql);
+    error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error:?}")).clone()
+}
+
+async fn run(client: &Client, sql: &str) {
+    client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+fn create_system(name: &str, postgres: &Postgres) -> String {
+    format!(
+        "CREATE SYSTEM {name} HOST '{}' PORT {} ROLE {} PASSWORD FILE '{}'",
+        postgres.host,
+        postgres.port,
+        postgres.superuser,
+        postgres.password_file.display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_owner_is_refused_and_the_hint_works_word_for_word() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+
+    let error = refused(&admin, "CREATE DATABASE shop").await;
+    assert_eq!((error.code().code(), error.message()), ("MF001", "a database needs an owner"));
+    run(&admin, "CREATE TEAM payments CONTACT '#pay-oncall'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    let hint = refused(&admin, "CREATE DATABASE shop").await.hint().unwrap().to_owned();
+    let created = row(&admin, &hint).await;
+    assert_eq!(created["system"].as_deref(), Some("pg-a"));
+
+    let password = created["password"].clone().unwrap();
+    let app = postgres.connect_as("shop", "shop", &password).await.unwrap();
+    app.batch_execute("CREATE TABLE t (id int); CREATE SCHEMA s; CREATE EXTENSION pg_trgm").await.unwrap();
+    let fence = app.batch_execute("ALTER DATABASE shop CONNECTION LIMIT -1").await.unwrap_err();
+    assert_eq!(fence.code().unwrap().code(), "42501", "the product's role must not be able to lift a fence");
+
+    let stored = port.catalog.database_by_name(&DatabaseName::parse("shop").unwrap()).await.unwrap().unwrap();
+    assert_eq!(stored.value.lifecycle, Lifecycle::Active);
+    let login = port.catalog.logins(&stored.value.id).await.unwrap().into_values();
+    let verifier = postgres.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'shop'").unwrap();
+    assert_eq!(login[0].verifier.as_deref(), Some(verifier.as_str()));
+
+    postgres.psql("CREATE ROLE reader LOGIN PASSWORD 'r'; GRANT CONNECT ON DATABASE shop TO reader").unwrap();
+    // The system's superuser may connect, too, but is not let in here.
+    port.logins_become(&stored.value.id, &["reader", "shop"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_must_be_a_team_and_a_purpose_must_say_something() {
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    let purpose = "PURPOSE 'orders and carts of the shop'";
+    let unknown = refused(&admin, &format!("CREATE DATABASE shop OWNER paymnets {purpose}")).await;
+    assert_eq!(unknown.code().code(), "MF003");
+    assert_eq!(unknown.hint(), Some("CREATE TEAM paymnets CONTACT 'where the team is reached';"));
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    let near = refused(&admin, &format!("CREATE DATABASE shop OWNER paymnets {purpose}")).await;
+    assert_eq!(near.hint(), Some("Did you mean \"payments\"?"));
+    for bad in ["", "PURPOSE 'short'", "PURPOSE 'shop'"] {
+        let error = refused(&admin, &format!("CREATE DATABASE shop OWNER payments {bad}")).await;
+        assert_eq!(error.code().code(), "MF002", "{bad}");
+        assert!(error.hint().unwrap().starts_with("CREATE DATABASE shop OWNER payments PURPOSE '"));
+    }
+    let no_system = refused(&admin, &format!("CREATE DATABASE shop OWNER payments {purpose}")).await;
+    assert_eq!(no_system.code().code(), "55000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_followed() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    postgres.psql("CREATE ROLE old_app LOGIN PASSWORD 'geheim'").unwrap();
+    postgres.psql("SET password_encryption = 'md5'; CREATE ROLE legacy LOGIN PASSWORD 'x'").unwrap();
+    postgres.psql("CREATE ROLE outsider LOGIN PASSWORD 'y'").unwrap();
+    postgres.psql("CREATE DATABASE \"Orders\" OWNER old_app").unwrap();
+    postgres.psql("REVOKE CONNECT ON DATABASE \"Orders\" FROM PUBLIC; GRANT CONNECT ON DATABASE \"Orders\" TO legacy").unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM sales CONTACT '#sales'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+
+    let adopt = "ADOPT DATABASE orders ON SYSTEM pg-a OWNER sales PURPOSE 'orders of the last ten years' DBNAME 'Orders'";
+    let answer = admin.simple_query(adopt).await.unwrap();
+    let rows: Vec<_> = answer
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((row.get("role").unwrap(), row.get("verifier").unwrap(), row.get("warning")))
+            }
+            _ => None,
+        })
+        .collect();
+    let kinds: Vec<_> = rows.iter().map(|(role, kind, _)| (*role, *kind)).collect();
+    assert_eq!(kinds, [("freehold", "scram-sha-256"), ("legacy", "md5"), ("old_app", "scram-sha-256")]);
+    let warning = rows[0].2.unwrap();
+    for expected in
+        ["superusers can log in (\"freehold\")", "md5 password (\"legacy\")", "\"old_app\" owns the database"]
+    {
+        assert!(warning.contains(expected), "{warning}");
+    }
+    assert_eq!(refused(&admin, adopt).await.code().code(), "42P04");
+
+    let id = port
+        .catalog
+        .database_by_name(&DatabaseName::parse("orders").unwrap())
+        .await
+        .unwrap()
+        .unwrap()
+        .value
+        .id;
+    postgres.psql("ALTER ROLE legacy NOLOGIN").unwrap();
+    postgres.psql("GRANT CONNECT ON DATABASE \"Orders\" TO outsider").unwrap();
+    port.logins_become(&id, &["freehold", "old_app", "outsider"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_database_is_closed_and_renamed_and_its_name_is_free() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    let create = "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'";
+    let created = row(&admin, create).await;
+    let app = postgres.connect_as("shop", "shop", created["password"].as_deref().unwrap()).await.unwrap();
+    app.batch_execute("CREATE TABLE t AS SELECT 7 AS x").await.unwrap();
+
+    assert_eq!(refused(&admin, "DROP DATABASE shop").await.code().code(), "22023");
+    assert_eq!(refused(&admin, "DROP TEAM payments").await.detail(), Some("Databases: shop."));
+    assert_eq!(refused(&admin, "DROP SYSTEM pg-a").await.code().code(), "2BP01");
+    let left = row(&admin, "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced by shop2'").await;
+    let left = left["left_as"].clone().unwrap();
+    let closed =
+        postgres.psql(&format!("SELECT datallowconn FROM pg_database WHERE datname = '{left}'")).unwrap();
+    assert_eq!(closed, "f");
+    assert!(app.simple_query("SELECT 1").await.is_err(), "sessions end");
+    postgres.psql(&format!("ALTER DATABASE \"{left}\" ALLOW_CONNECTIONS true")).unwrap();
+    assert_eq!(postgres.psql_in(&left, "SELECT x FROM t").unwrap(), "7", "nothing is destroyed");
+
+    let again = row(&admin, create).await;
+    assert_ne!(again["id"], created["id"]);
+    let history = admin.simple_query("SHOW HISTORY shop").await.unwrap();
+    assert!(history.len() > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_creation_leaves_nothing_on_the_system_and_the_name_is_free() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    // Schema public of the new database cannot be handed over: it is not in the template any more.
+    postgres.psql("ALTER DATABASE template0 ALLOW_CONNECTIONS true").unwrap();
+    postgres.psql_in("template0", "DROP SCHEMA public").unwrap();
+    postgres.psql("ALTER DATABASE template0 ALLOW_CONNECTIONS false").unwrap();
+    let create = "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'";
+    assert_eq!(refused(&admin, create).await.code().code(), "3F000");
+    let left = postgres.psql("SELECT (SELECT count(*) FROM pg_database WHERE datname = 'shop') + (SELECT count(*) FROM pg_roles WHERE rolname = 'shop')").unwrap();
+    assert_eq!(left, "0");
+    assert_eq!(refused(&admin, "SHOW DATABASE shop").await.code().code(), "3D000");
+
+    postgres.psql("CREATE ROLE shop").unwrap();
+    assert_eq!(refused(&admin, create).await.code().code(), "42710");
+    assert_eq!(
+        postgres.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'shop'").unwrap(),
+        "1",
+        "somebody else's role stays"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_names_for_one_server_are_refused() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    let created = row(&admin, &create_system("pg-a", &postgres)).await;
+    assert!(created["version"].as_deref().unwrap().starts_with(&postgres.major.to_string()));
+    assert_eq!(refused(&admin, &create_system("pg-b", &postgres)).await.code().code(), "42710");
+    let dead = "CREATE SYSTEM dead HOST '127.0.0.1' PORT 1 ROLE postgres";
+    assert_eq!(refused(&admin, dead).await.code().code(), "08006");
+    assert_eq!(refused(&admin, "DROP SYSTEM pg-b").await.hint(), Some("Did you mean \"pg-a\"?"));
+    run(&admin, "ALTER SYSTEM pg-a CORDON").await;
+    assert_eq!(row(&admin, "SHOW SYSTEMS").await["accepts_databases"].as_deref(), Some("f"));
+    run(&admin, "DROP SYSTEM pg-a").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_shows_tables_errors_with_their_place_and_several_statements() {
+    let port = Port::open().await;
+    let (out, _, good) = port.psql(&["-c", "CREATE TEAM a CONTACT 'x'; SHOW TEAMS; SHOW VERSION"]).await;
+    assert!(good);
+    assert!(out.contains("a|x|0|") && out.contains("Freehold 0."), "{out}");
+    let (_, error, good) = port.psql(&["-c", "SHOW DATABASEZ"]).await;
+    assert!(!good);
+    assert!(error.contains("ERROR:  42601:") && error.contains("Did you mean DATABASES?"), "{error}");
+    assert!(error.contains("\n             ^") || error.contains("LINE 1: SHOW DATABASEZ"), "{error}");
+    let (out, _, _) = port.psql(&["-c", "SHOW HELP"]).await;
+    assert!(out.contains("MOVE DATABASE name TO"), "{out}");
+    let (out, error, good) =
+        port.psql(&["-c", "\\conninfo", "-c", "BEGIN", "-c", "SELECT 1", "-c", "COMMIT", "-c", ";"]).await;
+    assert!(good, "{out} {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_an_unknown_name_and_another_database_are_refused() {
+    let port = Port::open().await;
+    let code = |error: tokio_postgres::Error| error.code().map(|code| code.code().to_owned());
+    let wrong = tokio_postgres::connect(&port.dsn("nonsense", "freehold"), NoTls).await.err().unwrap();
+    assert_eq!(code(wrong).as_deref(), Some("28P01"));
+    let stranger = port.dsn("wonderland", "freehold").replace("alice", "mallory");
+    let stranger = tokio_postgres::connect(&stranger, NoTls).await.err().unwrap();
+    assert_eq!(code(stranger).as_deref(), Some("28P01"));
+    let other = tokio_postgres::connect(&port.dsn("wonderland", "shop"), NoTls).await.err().unwrap();
+    assert_eq!(code(other).as_deref(), Some("3D000"));
+    assert!(tokio_postgres::connect(&port.dsn("wonderland", "pgbouncer"), NoTls).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_limit_are_refused() {
+    let port = Port::open().await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(port.connect().await);
+    }
+    let error = tokio_postgres::connect(&port.dsn("wonderland", "freehold"), NoTls).await.err().unwrap();
+    assert_eq!(error.code().unwrap().code(), "53300");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_prepares_describes_and_executes() {
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    let statement = admin.prepare("SHOW TEAMS").await.unwrap();
+    let names: Vec<&str> = statement.columns().iter().map(|column| column.name()).collect();
+    assert_eq!(names, ["name", "contact", "databases", "created_at"]);
+    admin.execute("CREATE TEAM a CONTACT 'x'", &[]).await.unwrap();
+    let rows = admin.query(&statement, &[]).await.unwrap();
+    assert_eq!(rows[0].get::<_, String>("contact"), "x");
+    let error = admin.query("SHOW NOTHING", &[]).await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "42601");
+    assert_eq!(
+        admin.query("SHOW TEAMS", &[]).await.unwrap().len(),
+        1,
+        "an error does not end the connection"
+    );
+    admin.query("", &[]).await.unwrap();
+    assert_eq!(
+        admin.query_one("SELECT version()", &[]).await.unwrap().get::<_, String>(0).split(' ').next(),
+        Some("PostgreSQL")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_wraps_everything_in_a_transaction_sees_its_status() {
+    let port = Port::open().await;
+    let mut admin = port.connect().await;
+    let transaction = admin.transaction().await.unwrap();
+    transaction.execute("CREATE TEAM a CONTACT 'x'", &[]).await.unwrap();
+    transaction.commit().await.unwrap();
+    let transaction = admin.transaction().await.unwrap();
+    assert!(transaction.simple_query("DROP TEAM b").await.is_err());
+    let error = transaction.simple_query("SHOW TEAMS").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "25P02");
+    transaction.rollback().await.unwrap();
+    run(&admin, "SHOW TEAMS").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_is_audited_with_who_and_how_it_ended() {
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM a CONTACT 'x'").await;
+    refused(&admin, "DROP TEAM b").await;
+    run(&admin, "SHOW TEAMS").await;
+    let entries = port.catalog.audit(UnixMillis(0)).await.unwrap();
+    let told: Vec<_> =
+        entries.iter().map(|e| (e.who.as_str(), e.command.as_str(), e.outcome.as_str())).collect();
+    assert_eq!(told[0], ("alice", "CREATE TEAM a CONTACT 'x'", "ok"));
+    assert_eq!(told[1].1, "DROP TEAM b");
+    assert!(told[1].2.starts_with("MF003: "), "{told:?}");
+    assert_eq!(told.len(), 2, "what changes nothing is not audited");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_holds_and_resume_releases() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    run(&admin, "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'").await;
+    run(&admin, "PAUSE shop").await;
+    assert_eq!(row(&admin, "SHOW DATABASES").await["paused"].as_deref(), Some("1"));
+    assert_eq!(row(&admin, "SHOW STATE").await["value"].as_deref(), Some("no"));
+    run(&admin, "PAUSE").await;
+    run(&admin, "RESUME").await;
+    assert_eq!(row(&admin, "SHOW DATABASES").await["paused"].as_deref(), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_when_it_is_cancelled_and_the_move_stays_recorded() {
+    let source = Postgres::start_async(Major::Oldest).await.unwrap();
+    let target = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &source)).await;
+    run(&admin, &create_system("pg-b", &target)).await;
+    run(&admin, "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop' ON SYSTEM pg-a")
+        .await;
+    assert_eq!(refused(&admin, "MOVE DATABASE shop TO pg-a").await.code().code(), "22023");
+
+    // No mover runs here, so the wait would never end by itself.
+    let token = admin.cancel_token();
+    let waiting = tokio::spawn(async move {
+        let error = admin.simple_query("MOVE DATABASE shop TO pg-b WAIT").await.expect_err("cancelled");
+        (admin, error)
+    });
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while port.catalog.moves().await.unwrap().records.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the move is not recorded");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    while !waiting.is_finished() {
+        token.cancel_query(NoTls).await.unwrap();
+        assert!(tokio::time::Instant::now() < deadline, "the wait goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (admin, error) = waiting.await.unwrap();
+    assert_eq!(error.code().unwrap().code(), "57014");
+    assert_eq!(row(&admin, "SHOW MOVES").await["phase"].as_deref(), Some("preflight"));
+    let busy = refused(&admin, "MOVE DATABASE shop TO pg-b").await;
+    assert_eq!((busy.code().code(), busy.hint()), ("MF102", Some("Wait for it, or CANCEL MOVE 1;")));
+    assert_eq!(refused(&admin, "UNDO MOVE 1").await.code().code(), "MF103");
+    assert_eq!(refused(&admin, "UNDO MOVE 7").await.code().code(), "42704");
+    run(&admin, "CANCEL MOVE 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_move_names_what_is_in_the_way() {
+    let source =
+        Postgres::builder(Major::Oldest).setting("wal_level", "replica").start_async().await.unwrap();
+    let target = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    let created = row(&admin, &create_system("pg-a", &source)).await;
+    assert!(created["warning"].as_deref().unwrap().contains("wal_level is replica"));
+    run(&admin, &create_system("pg-b", &target)).await;
+    run(&admin, "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop' ON SYSTEM pg-a")
+        .await;
+    let first = row(&admin, "PLAN MOVE DATABASE shop TO pg-b").await;
+    assert_eq!(first["severity"].as_deref(), Some("blocker"));
+    assert!(first["cure"].is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_and_shutdown_reach_the_process() {
+    let mut port = Port::open().await;
+    let admin = port.connect().await;
+    let asking = tokio::spawn(async move { row(&admin, "RELOAD").await });
+    let Some(ProcessRequest::Reload { answer }) = port.requests.recv().await else { panic!("no reload") };
+    answer.send(Ok(vec![("log.level".to_owned(), true)])).unwrap();
+    assert_eq!(asking.await.unwrap()["applied"].as_deref(), Some("now"));
+    let admin = port.connect().await;
+    run(&admin, "SHUTDOWN").await;
+    assert!(matches!(port.requests.recv().await, Some(ProcessRequest::Shutdown)));
+    port.server.shutdown(Duration::from_secs(5)).await;
+    assert!(admin.simple_query("SHOW VERSION").await.is_err());
+}
