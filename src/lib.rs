@@ -71,3 +71,5 @@ pub mod system;
 pub mod control;
 
 pub mod admin;
+
+pub mod app;

@@ -1,0 +1,250 @@
+//! Builds the parts of a process, joins them, and takes them apart in order.
+//!
+//! Owns [`Serve`]: proxy, admin port and control loop in one process on the embedded store. It deliberately holds no
+//! logic of its own: what a part does is in its module, what a setting means to it in [`settings`].
+//!
+//! ```text
+//!   clients -> DataPlane --- RouteTable <- Follower --+
+//!                                                     |-- Catalog -- EmbeddedStore
+//!   admins  -> AdminPort --- Executor ----------------+
+//!                            Mover, Keeper -----------+
+//! ```
+//!
+//! # Why
+//! The order of start and end is a fact of the whole, not of a part: clients come in after the routes are known, the
+//! mover ends before the proxies that it waits for, and a move in its pause is finished or aborted before anything else
+//! stops.
+
+mod health;
+mod process;
+mod requests;
+pub mod settings;
+
+pub use process::serve;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+
+use self::health::{Figures, HealthPort};
+use self::requests::Reloadable;
+use crate::admin::serve::{AdminOptions, AdminServer};
+use crate::admin::users::{UsersError, read_users};
+use crate::admin::{Executor, Parts, ProcessRequest};
+use crate::auth::scram::MockSecret;
+use crate::catalog::Catalog;
+use crate::catalog::embedded::EmbeddedStore;
+use crate::catalog::store::StoreError;
+use crate::config::Config;
+use crate::control::Mover;
+use crate::control::keeper::Keeper;
+use crate::model::{ProxyRecord, UnixMillis};
+use crate::route::RouteTable;
+use crate::route::follow::{Follower, FollowerOptions};
+use crate::session::{DataPlane, DataPlaneConfig};
+use crate::telemetry::Metrics;
+use crate::telemetry::log::LogHandle;
+use crate::tls::{Acceptor, TlsError};
+
+/// Commands that run when the process is asked to end have this long.
+const ADMIN_GRACE: Duration = Duration::from_secs(2);
+
+/// Why a process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    #[error("a certificate cannot be used")]
+    Tls(#[from] TlsError),
+    #[error("cannot listen for clients on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot listen for administrators on {address}")]
+    Admin {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the administrators cannot be read")]
+    Users(#[from] UsersError),
+    #[error("cannot listen for metrics on {address}")]
+    Metrics {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("\"{text}\" in {} is not a point of a move", settings::CRASH_AT)]
+    Fault { text: String },
+}
+
+/// Proxy, admin port and control loop in one process, running. End it with [`Serve::shutdown`].
+#[derive(Debug)]
+pub struct Serve {
+    /// Where applications connect.
+    pub proxy_addr: SocketAddr,
+    /// Where administrators connect.
+    pub admin_addr: SocketAddr,
+    /// Where metrics are served, if they are.
+    pub metrics_addr: Option<SocketAddr>,
+    requests: mpsc::Receiver<ProcessRequest>,
+    reloadable: Reloadable,
+    health: Option<HealthPort>,
+    admin: AdminServer,
+    mover: Mover,
+    keeper: Keeper,
+    data: DataPlane,
+    follower: Follower,
+}
+
+/// How the process ended its wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGTERM, SIGINT or SHUTDOWN.
+    Asked,
+}
+
+impl Serve {
+    /// Starts on the current runtime, without a file to reload from.
+    pub async fn start(config: Config) -> Result<Serve, ServeError> {
+        Serve::start_from(config, None, None).await
+    }
+
+    /// `file` is what RELOAD and SIGHUP read again; `log` is where a changed level goes.
+    pub async fn start_from(
+        config: Config,
+        file: Option<PathBuf>,
+        log: Option<LogHandle>,
+    ) -> Result<Serve, ServeError> {
+        let metrics = Metrics::new();
+        let catalog = Catalog::new(EmbeddedStore::open(&config.store.path)?);
+        let connector = settings::connector(&config)?;
+        let client_acceptor = settings::client_acceptor(&config)?;
+        let workers = settings::workers(&config);
+        let routes = RouteTable::new(workers);
+
+        let follower = follow(&config, &catalog, &routes);
+        follower.synced().await;
+        let (interval, interval_seen) = watch::channel(config.moves.logins_interval);
+        let keeper = Keeper::start(catalog.clone(), Some(connector.clone()), interval_seen);
+        let mover_settings = settings::mover(&config, &connector, settings::fault()?);
+        let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
+
+        let plane = DataPlaneConfig {
+            listen: vec![config.proxy.listen],
+            workers,
+            acceptor: client_acceptor.clone(),
+            encryption: settings::encryption(&config),
+            connector: connector.clone(),
+            login_time_max: config.proxy.login_timeout,
+            connect_time_max: config.proxy.server_connect_timeout,
+            mock: MockSecret::from_random(rand::random()),
+        };
+        let listen_failed = |source| ServeError::Listen { address: config.proxy.listen, source };
+        let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(listen_failed)?;
+        let proxy_addr = data.local_addr().unwrap_or(config.proxy.listen);
+
+        let shared = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (ask, requests) = mpsc::channel(8);
+        let executor = Executor::new(Parts {
+            catalog: catalog.clone(),
+            routes: Arc::clone(&routes),
+            config: Arc::clone(&shared),
+            mover: Arc::clone(&mover_settings),
+            requests: ask,
+            logins: keeper.bell(),
+            metrics: metrics.clone(),
+            clock: UnixMillis::now,
+        });
+        let admin_acceptor = settings::admin_acceptor(&config)?;
+        let admin = open_admin_port(&config, executor, admin_acceptor.clone()).await?;
+        let admin_addr = admin.local_addr();
+        let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
+        let health = open_health_port(&config, Figures { metrics, routes, catalog }).await?;
+
+        Ok(Serve {
+            proxy_addr,
+            admin_addr,
+            metrics_addr: health.as_ref().map(HealthPort::local_addr),
+            requests,
+            reloadable: Reloadable {
+                file,
+                config: shared,
+                mover: mover_settings,
+                logins_interval: interval,
+                acceptors: [client_acceptor, admin_acceptor].into_iter().flatten().collect(),
+                connector,
+                log,
+            },
+            health,
+            admin,
+            mover,
+            keeper,
+            data,
+            follower,
+        })
+    }
+
+    /// Serves until somebody asks for the end; carries out RELOAD and SIGHUP meanwhile.
+    pub async fn run(mut self) -> Ending {
+        let ending = requests::until_end(&mut self.requests, &self.reloadable, &self.admin).await;
+        self.shutdown().await;
+        ending
+    }
+
+    /// Ends in order: no new command, no move in its pause, no client in a transaction (within the drain time).
+    pub async fn shutdown(self) {
+        let drain = self.reloadable.config.load().proxy.drain_timeout;
+        self.shutdown_within(drain).await;
+    }
+
+    /// Like [`Serve::shutdown`], with another bound for running transactions.
+    pub async fn shutdown_within(self, drain: Duration) {
+        self.admin.shutdown(ADMIN_GRACE).await;
+        self.mover.stop().await;
+        drop(self.keeper);
+        self.data.shutdown(drain).await;
+        if let Err(error) = self.follower.stop().await {
+            tracing::warn!(%error, "this proxy stays listed in the store");
+        }
+        drop(self.health);
+    }
+}
+
+fn follow(config: &Config, catalog: &Catalog, routes: &Arc<RouteTable>) -> Follower {
+    let proxy = ProxyRecord {
+        id: config.proxy.id.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: UnixMillis::now(),
+        data_address: config.proxy.listen.to_string(),
+    };
+    Follower::start(catalog.clone(), Arc::clone(routes), proxy, FollowerOptions::default())
+}
+
+async fn open_admin_port(
+    config: &Config,
+    executor: Executor,
+    acceptor: Option<Acceptor>,
+) -> Result<AdminServer, ServeError> {
+    let options = AdminOptions {
+        listen: config.admin.listen,
+        acceptor,
+        users: read_users(&config.admin.users_file)?,
+        connections_max: config.admin.connections_max,
+        login_time_max: config.proxy.login_timeout,
+    };
+    let failed = |source| ServeError::Admin { address: config.admin.listen, source };
+    AdminServer::start(options, executor).await.map_err(failed)
+}
+
+async fn open_health_port(config: &Config, figures: Figures) -> Result<Option<HealthPort>, ServeError> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let failed = |source| ServeError::Metrics { address, source };
+    HealthPort::open(address, figures).await.map(Some).map_err(failed)
+}

@@ -1,0 +1,66 @@
+//! `freehold serve`: a configuration file in, an exit code out.
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{Serve, ServeError};
+use crate::config::{Config, LogFormat, LogLevel};
+use crate::telemetry::log::{self, Format, LogHandle};
+
+/// Threads for the control loop, the admin port and the store. Clients have threads of their own.
+const CONTROL_THREADS: usize = 2;
+
+/// Runs until it is asked to end. Mistakes go to standard error.
+///
+/// When clients and administrators are served, one line goes to standard output:
+/// `ready proxy=127.0.0.1:6432 admin=127.0.0.1:6433`.
+pub fn serve(file: &Path) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let format = match config.log.format {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    let log = log::install(LogLevel::as_str(config.log.level), format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("freehold: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(config, file, log)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config, file: &Path, log: Option<LogHandle>) -> Result<(), ServeError> {
+    let serve = Serve::start_from(config, Some(file.to_owned()), log).await?;
+    println!("ready proxy={} admin={}", serve.proxy_addr, serve.admin_addr);
+    serve.run().await;
+    Ok(())
+}
+
+fn report(error: &ServeError) {
+    eprintln!("freehold: {error}");
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        eprintln!("  because: {next}");
+        cause = next.source();
+    }
+}

@@ -1,0 +1,127 @@
+//! What the process is asked while it runs: signals, RELOAD, SHUTDOWN.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use super::{Ending, settings};
+use crate::admin::ProcessRequest;
+use crate::admin::serve::AdminServer;
+use crate::admin::users::read_users;
+use crate::config::{Apply, Config, LogLevel};
+use crate::control::MoverSettings;
+use crate::telemetry::log::LogHandle;
+use crate::tls::{Acceptor, Connector};
+
+/// What a change of the configuration reaches without a restart.
+#[derive(Debug)]
+pub(super) struct Reloadable {
+    pub(super) file: Option<PathBuf>,
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) mover: Arc<ArcSwap<MoverSettings>>,
+    pub(super) logins_interval: watch::Sender<Duration>,
+    /// Certificates are read again even where their paths are as they were: they are renewed in place.
+    pub(super) acceptors: Vec<Acceptor>,
+    pub(super) connector: Connector,
+    pub(super) log: Option<LogHandle>,
+}
+
+impl Reloadable {
+    /// Reads the file again and applies what can change now. The answer names each setting that differs, and whether
+    /// it is applied; on a mistake nothing changes.
+    pub(super) fn reload(&self, admin: &AdminServer) -> Result<Vec<(String, bool)>, String> {
+        let Some(file) = &self.file else {
+            return Err("this process was started without a configuration file".to_owned());
+        };
+        let fresh = read(file)?;
+        let users = read_users(&fresh.admin.users_file).map_err(|error| chain(&error))?;
+        for acceptor in &self.acceptors {
+            acceptor.reload().map_err(|error| chain(&error))?;
+        }
+        self.connector.reload().map_err(|error| chain(&error))?;
+        admin.set_users(users);
+        let fault = self.mover.load().fault.clone();
+        self.mover.store(Arc::new(settings::mover(&fresh, &self.connector, fault)));
+        self.logins_interval.send_replace(fresh.moves.logins_interval);
+        if let Some(log) = &self.log {
+            log.set_level(LogLevel::as_str(fresh.log.level));
+        }
+        let running = self.config.load();
+        let differences = running.differences(&fresh);
+        let answer =
+            differences.iter().map(|setting| (setting.path(), setting.apply == Apply::Reload)).collect();
+        tracing::info!(changed = differences.len(), "the configuration was read again");
+        self.config.store(Arc::new(fresh));
+        Ok(answer)
+    }
+}
+
+fn read(file: &Path) -> Result<Config, String> {
+    Config::load(file).map_err(|errors| errors.to_string())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
+/// Obeys until the end is asked for.
+pub(super) async fn until_end(
+    requests: &mut mpsc::Receiver<ProcessRequest>,
+    reloadable: &Reloadable,
+    admin: &AdminServer,
+) -> Ending {
+    let mut hangup = Listener::of(SignalKind::hangup());
+    let mut terminate = Listener::of(SignalKind::terminate());
+    let mut interrupt = Listener::of(SignalKind::interrupt());
+    loop {
+        // Each branch is cancel-safe: signals and channel messages are not lost when another branch is taken.
+        tokio::select! {
+            () = terminate.heard() => return Ending::Asked,
+            () = interrupt.heard() => return Ending::Asked,
+            () = hangup.heard() => {
+                if let Err(problems) = reloadable.reload(admin) {
+                    tracing::error!(problems, "the configuration stays as it was");
+                }
+            }
+            request = requests.recv() => match request {
+                Some(ProcessRequest::Reload { answer }) => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(reloadable.reload(admin));
+                }
+                Some(ProcessRequest::Shutdown) | None => return Ending::Asked,
+            },
+        }
+    }
+}
+
+/// A signal that may not be available: then it is never heard.
+struct Listener(Option<Signal>);
+
+impl Listener {
+    fn of(kind: SignalKind) -> Listener {
+        let listening = signal(kind);
+        if let Err(error) = &listening {
+            tracing::error!(%error, ?kind, "a signal cannot be listened to");
+        }
+        Listener(listening.ok())
+    }
+
+    async fn heard(&mut self) {
+        match &mut self.0 {
+            Some(signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What a configuration means for each part of the process.
+
+use std::path::{Path, PathBuf};
+
+use super::ServeError;
+use crate::config::{ClientTls, Config};
+use crate::control::MoverSettings;
+use crate::control::settings::{Fault, Verify};
+use crate::frontend::Encryption;
+use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls};
+
+/// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
+/// [`crate::control::settings::CrashPoint`].
+pub const CRASH_AT: &str = "FREEHOLD_CRASH_AT";
+
+/// What the mover may choose, from `[move]`.
+pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> MoverSettings {
+    let moves = &config.moves;
+    MoverSettings {
+        postgres_bin_dirs: moves.pg_bin_dirs.clone(),
+        connector: Some(connector.clone()),
+        copy_workers: usize::try_from(moves.copy_workers).unwrap_or(1),
+        copy_split_bytes: moves.copy_split.0,
+        index_workers: usize::try_from(moves.index_workers).unwrap_or(1),
+        connect_timeout: config.proxy.server_connect_timeout,
+        lock_timeout: moves.lock_timeout,
+        slot_timeout: moves.slot_timeout,
+        wal_retained_bytes_max: moves.wal_retained_max.0,
+        ready_lag: moves.lag_max,
+        verify: if moves.verify { Verify::Rows } else { Verify::Off },
+        warm_budget: moves.warm_timeout,
+        pin_budget: moves.pin_wait,
+        ack_budget: moves.ack_timeout,
+        cutover_attempts_max: moves.cutover_attempts,
+        cutover_backoff: moves.cutover_retry_delay,
+        step_attempts_max: moves.step_attempts,
+        step_backoff: moves.step_retry_delay,
+        close_grace: moves.close_grace,
+        fault,
+        ..MoverSettings::default()
+    }
+}
+
+/// The fault that the environment asks for. `Err`: it cannot be understood.
+pub fn fault() -> Result<Option<Fault>, ServeError> {
+    let Ok(text) = std::env::var(CRASH_AT) else { return Ok(None) };
+    let fault = Fault::parse(&text).ok_or(ServeError::Fault { text })?;
+    tracing::warn!(
+        step = fault.step.as_str(),
+        point = fault.point.as_str(),
+        "this process is to crash there"
+    );
+    Ok(Some(fault))
+}
+
+/// TLS towards clients; None where there is no certificate or it is switched off.
+pub fn client_acceptor(config: &Config) -> Result<Option<Acceptor>, ServeError> {
+    if config.proxy.tls == ClientTls::Disable {
+        return Ok(None);
+    }
+    let authorities = config.proxy.tls_client_ca.clone();
+    acceptor(config.proxy.tls_cert.as_deref(), config.proxy.tls_key.as_deref(), authorities)
+}
+
+/// TLS towards administrators; None where there is no certificate.
+pub fn admin_acceptor(config: &Config) -> Result<Option<Acceptor>, ServeError> {
+    acceptor(config.admin.tls_cert.as_deref(), config.admin.tls_key.as_deref(), None)
+}
+
+fn acceptor(
+    certificate: Option<&Path>,
+    key: Option<&Path>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<Acceptor>, ServeError> {
+    let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
+    let client_certificates = match client_ca {
+        Some(ca) => ClientCertificates::Optional { ca },
+        None => ClientCertificates::Ignored,
+    };
+    let files = ServerTls { certificate: certificate.to_owned(), key: key.to_owned(), client_certificates };
+    Ok(Some(Acceptor::open(files)?))
+}
+
+/// TLS towards systems.
+pub fn connector(config: &Config) -> Result<Connector, ServeError> {
+    let roots = match &config.server_tls.ca {
+        Some(file) => Roots::File(file.clone()),
+        None => Roots::Native,
+    };
+    Ok(Connector::open(tls::ClientTls { roots, identity: None })?)
+}
+
+pub fn encryption(config: &Config) -> Encryption {
+    match config.proxy.tls {
+        ClientTls::Disable | ClientTls::Prefer => Encryption::Optional,
+        ClientTls::Require => Encryption::Required,
+    }
+}
+
+/// Threads that serve clients.
+pub fn workers(config: &Config) -> usize {
+    match usize::try_from(config.proxy.workers) {
+        Ok(0) | Err(_) => std::thread::available_parallelism().map_or(1, usize::from),
+        Ok(workers) => workers,
+    }
+}
