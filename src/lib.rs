@@ -73,3 +73,4 @@ pub mod control;
 pub mod admin;
 
 pub mod app;
+pub mod cli;

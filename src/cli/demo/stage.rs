@@ -1,0 +1,154 @@
+//! The stage: two PostgreSQL servers and a Freehold of our own. Dropping it ends all three and removes their files.
+
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio_postgres::Config as Dsn;
+
+use crate::app::{Serve, ServeError};
+use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
+use crate::config::{Config, ConfigErrors};
+use crate::lab::{LabError, Major, Postgres, free_port};
+
+const ADMIN: &str = "admin";
+/// Whoever is still connected by hand has this long to end a transaction.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What the story plays on.
+#[derive(Debug)]
+pub(super) struct Stage {
+    // Dropped in this order: Freehold first, so that it never sees its systems vanish.
+    freehold: Serve,
+    source: System,
+    target: System,
+    admin_password: String,
+    _files: Files,
+}
+
+#[derive(Debug)]
+struct System {
+    name: String,
+    server: Postgres,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StageError {
+    #[error("a PostgreSQL server could not be started")]
+    Lab(#[from] LabError),
+    #[error("cannot write {}", path.display())]
+    Files { path: PathBuf, source: std::io::Error },
+    #[error("the demo's configuration is wrong")]
+    Config(#[from] ConfigErrors),
+    #[error("Freehold could not be started")]
+    Serve(#[from] ServeError),
+}
+
+impl Stage {
+    /// Starts a server of the oldest installed major, one of the newest, and Freehold on an empty store.
+    pub(super) async fn set() -> Result<Stage, StageError> {
+        // On disk: a commit is to cost here what it costs.
+        let start = |major| Postgres::builder(major).on_disk().start_async();
+        let (source, target) = tokio::try_join!(start(Major::oldest()), start(Major::newest()))?;
+        let files = Files::create()?;
+        let admin_password = format!("{:032x}", rand::random::<u128>());
+        let (proxy, admin) = (free_port()?, free_port()?);
+        files.write("admins.txt", &format!("\"{ADMIN}\" \"{}\"\n", verifier(&admin_password)))?;
+        let text = configuration(proxy, admin, &[&source.bin, &target.bin]);
+        files.write("freehold.toml", &text)?;
+        let config = Config::load(&files.0.join("freehold.toml"))?;
+        let freehold = Serve::start(config).await?;
+        let (source, target) = named(source, target);
+        Ok(Stage { freehold, source, target, admin_password, _files: files })
+    }
+
+    /// Names and servers: where the database begins, and where it moves.
+    pub(super) fn systems(&self) -> [(&str, &Postgres); 2] {
+        [self.source(), self.target()]
+    }
+
+    pub(super) fn source(&self) -> (&str, &Postgres) {
+        (&self.source.name, &self.source.server)
+    }
+
+    pub(super) fn target(&self) -> (&str, &Postgres) {
+        (&self.target.name, &self.target.server)
+    }
+
+    /// Where applications connect.
+    pub(super) fn proxy(&self) -> SocketAddr {
+        self.freehold.proxy_addr
+    }
+
+    /// Where administrators connect.
+    pub(super) fn admin(&self) -> SocketAddr {
+        self.freehold.admin_addr
+    }
+
+    pub(super) fn admin_dsn(&self) -> Dsn {
+        let mut dsn = Dsn::new();
+        dsn.host(Ipv4Addr::LOCALHOST.to_string()).port(self.admin().port());
+        dsn.user(ADMIN).password(&self.admin_password).dbname("freehold");
+        dsn
+    }
+
+    pub(super) fn admin_url(&self) -> String {
+        format!("postgres://{ADMIN}:{}@{}/freehold", self.admin_password, self.admin())
+    }
+
+    /// Lets Freehold end in order, then the servers.
+    pub(super) async fn strike(self) {
+        self.freehold.shutdown_within(DRAIN).await;
+    }
+}
+
+/// After their majors, `pg15` and `pg18`; by letters where there is only one major.
+fn named(source: Postgres, target: Postgres) -> (System, System) {
+    let suffixes = if source.major == target.major { ["a", "b"] } else { ["", ""] };
+    let name = |server: Postgres, suffix| System { name: format!("pg{}{suffix}", server.major), server };
+    (name(source, suffixes[0]), name(target, suffixes[1]))
+}
+
+fn verifier(password: &str) -> Verifier {
+    let salt: [u8; SALT_BYTES_DEFAULT] = rand::random();
+    let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
+    Verifier::from_password(password, &salt, iterations)
+}
+
+fn configuration(proxy: u16, admin: u16, programs: &[&Path]) -> String {
+    let programs: Vec<String> =
+        programs.iter().map(|path| format!("{:?}", path.display().to_string())).collect();
+    format!(
+        "[proxy]\nlisten = \"127.0.0.1:{proxy}\"\n\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\n\
+         [move]\npg_bin_dirs = [{}]\n\n[log]\nlevel = \"error\"\n",
+        programs.join(", ")
+    )
+}
+
+/// Freehold's own files: configuration, administrators, store.
+#[derive(Debug)]
+struct Files(PathBuf);
+
+impl Files {
+    fn create() -> Result<Files, StageError> {
+        let path = std::env::temp_dir().join(format!("freehold-demo-{:016x}", rand::random::<u64>()));
+        fs::create_dir(&path)
+            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o700)))
+            .map_err(|source| StageError::Files { path: path.clone(), source })?;
+        Ok(Files(path))
+    }
+
+    fn write(&self, name: &str, content: &str) -> Result<(), StageError> {
+        let path = self.0.join(name);
+        fs::write(&path, content).map_err(|source| StageError::Files { path, source })
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,308 @@
+//! The story, act by act.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Config, NoTls};
+
+use super::admin::{Admin, AdminError};
+use super::load::{Application, Distribution, create_schema};
+use super::stage::{Stage, StageError};
+use super::tell::{Teller, millis};
+use super::verdict::{Truth, Verdict};
+use super::watch::{self, Moved, WatchError};
+use super::{Options, digest, leftovers};
+
+/// How long the application is watched before anything happens to its database.
+const CALM: Duration = Duration::from_secs(2);
+const LIVELY_WITHIN: Duration = Duration::from_secs(20);
+/// Transactions that show that the application is at work.
+const LIVELY_TRANSACTIONS: u64 = 100;
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(20);
+
+/// How the facts of `SHOW MOVE` about a pause begin.
+const CUTOVER: &str = "cutover_";
+const UNDO: &str = "undo_";
+/// Those of them that are about the pause as a whole.
+const SUMMARY: [&str; 3] = ["longest_stall", "median_stall", "hold"];
+
+/// A story that came to its end, and its stage, still standing.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) verdict: Verdict,
+    pub(super) stage: Stage,
+    pub(super) dsn: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoryError {
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error("a system could not be looked at")]
+    Lab(#[from] crate::lab::LabError),
+    #[error("the application could not do its work")]
+    Application(#[from] tokio_postgres::Error),
+    #[error(
+        "CREATE DATABASE without an owner was expected to be refused with the right command in the hint: {0}"
+    )]
+    NotRefused(String),
+    #[error("the application was not lively within {} s", LIVELY_WITHIN.as_secs())]
+    NotLively,
+}
+
+/// Tells everything, and computes the verdict.
+pub(super) async fn tell(options: &Options, teller: &mut Teller) -> Result<Told, StoryError> {
+    let stage = set_the_stage(teller).await?;
+    let admin = Admin::connect(&stage.admin_dsn()).await?;
+    let dsn = a_database_has_an_owner(&stage, &admin, teller).await?;
+    let config: Config = dsn.parse()?;
+    let application = an_application_runs(&config, options, teller).await?;
+
+    let mut verdict = Verdict::default();
+    let there = the_database_moves(&stage, &admin, &application, teller).await?;
+    both_copies_are_compared(&stage, &application, &mut verdict, teller).await?;
+    let back = and_comes_back(&there, &admin, &application, teller).await?;
+
+    let calm = application_ends(application, &config, &mut verdict, teller).await?;
+    let left = leftovers::count(&stage).await?;
+    verdict.add("objects left behind on the systems", left.to_string(), left == 0);
+    for (question, moved, prefix) in
+        [("longest client stall, move", &there, CUTOVER), ("longest client stall, undo", &back, UNDO)]
+    {
+        let stall = moved.facts.millis(&format!("{prefix}longest_stall_ms"));
+        verdict.add(question, stall.map_or("unknown".to_owned(), millis), stall.is_some());
+    }
+    teller.chapter("Verdict");
+    teller.verdict(&verdict);
+    figures(calm, &there, &back, teller);
+    Ok(Told { verdict, stage, dsn })
+}
+
+async fn set_the_stage(teller: &mut Teller) -> Result<Stage, StoryError> {
+    teller.chapter("Two PostgreSQL systems, one Freehold");
+    let began = Instant::now();
+    let stage = Stage::set().await?;
+    for (name, server) in stage.systems() {
+        teller.say(&format!("{name}: PostgreSQL {}, {}:{}", server.major, server.host, server.port));
+    }
+    teller.say(&format!("Freehold: applications at {}, administrators at {}", stage.proxy(), stage.admin()));
+    teller.say(&format!("started in {:.1} s", began.elapsed().as_secs_f64()));
+    Ok(stage)
+}
+
+/// Registers systems and a team; a database without an owner is refused, one with an owner and a purpose is not.
+async fn a_database_has_an_owner(
+    stage: &Stage,
+    admin: &Admin,
+    teller: &mut Teller,
+) -> Result<String, StoryError> {
+    teller.chapter("A database has an owner");
+    for (name, server) in stage.systems() {
+        let command = format!(
+            "CREATE SYSTEM {name} HOST '{}' PORT {} ROLE {} PASSWORD FILE '{}'",
+            server.host,
+            server.port,
+            server.superuser,
+            server.password_file.display()
+        );
+        teller.command(&command);
+        admin.run(&command).await?;
+    }
+    let team = "CREATE TEAM payments CONTACT '#payments'";
+    teller.command(team);
+    admin.run(team).await?;
+    let create = refused_without_owner(stage, admin, teller).await?;
+    teller.command(&create);
+    let row = admin.row(&create).await?;
+    let dsn = row.needed(&create, "dsn")?;
+    teller.say(&format!("its address, for ever: {dsn}"));
+    Ok(with_password(dsn, row.text("password")))
+}
+
+/// The refusal's hint is the complete right command; it is what the story runs next, as it is.
+async fn refused_without_owner(
+    stage: &Stage,
+    admin: &Admin,
+    teller: &mut Teller,
+) -> Result<String, StoryError> {
+    let (source, _) = stage.source();
+    let command =
+        format!("CREATE DATABASE shop PURPOSE 'orders and payments of the shop' ON SYSTEM {source}");
+    teller.command(&command);
+    let Err(error) = admin.run(&command).await else {
+        return Err(StoryError::NotRefused("it was done".into()));
+    };
+    let Some(refused) = error.refused() else { return Err(error.into()) };
+    teller.refused(&refused);
+    let hint = refused.hint.unwrap_or_default();
+    if !hint.starts_with("CREATE DATABASE shop OWNER") {
+        return Err(StoryError::NotRefused(format!("{} (hint: {hint:?})", refused.message)));
+    }
+    Ok(hint.trim_end_matches(';').to_owned())
+}
+
+async fn an_application_runs(
+    dsn: &Config,
+    options: &Options,
+    teller: &mut Teller,
+) -> Result<Application, StoryError> {
+    teller.chapter("An application runs, and knows nothing but its DSN");
+    let (client, connection) = dsn.connect(NoTls).await?;
+    tokio::spawn(connection);
+    create_schema(&client).await?;
+    let application = Application::start(dsn.clone(), options.clients).await?;
+    lively(&application).await?;
+    tokio::time::sleep(CALM).await;
+    teller.say(&format!(
+        "{} clients in session mode move money between accounts (prepared statements, session settings, pipelines);",
+        options.clients
+    ));
+    teller.say("one more listens, one notifies, one holds an advisory lock and one tries to get it");
+    Ok(application)
+}
+
+/// Waits until more transactions have ended.
+async fn lively(application: &Application) -> Result<(), StoryError> {
+    let wanted = application.journal().transactions() + LIVELY_TRANSACTIONS;
+    let enough = async {
+        while application.journal().transactions() < wanted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIVELY_WITHIN, enough).await.map_err(|_| StoryError::NotLively)
+}
+
+async fn the_database_moves(
+    stage: &Stage,
+    admin: &Admin,
+    application: &Application,
+    teller: &mut Teller,
+) -> Result<Moved, StoryError> {
+    let (target, _) = stage.target();
+    teller.chapter(&format!("The database moves to {target}, under load"));
+    let command = format!("MOVE DATABASE shop TO SYSTEM {target}");
+    teller.command(&command);
+    let row = admin.row(&command).await?;
+    let id: u64 = row.needed(&command, "move")?.parse().unwrap_or(1);
+    let moved = watch::until("kept", id, admin, application.journal(), teller).await?;
+    pause(&moved, CUTOVER, teller);
+    lively(application).await?;
+    Ok(moved)
+}
+
+/// The application rests for a moment, so that nothing changes while every row is compared.
+async fn both_copies_are_compared(
+    stage: &Stage,
+    application: &Application,
+    verdict: &mut Verdict,
+    teller: &mut Teller,
+) -> Result<(), StoryError> {
+    let (source, target) = (stage.source().1, stage.target().1);
+    let (left, right) = (source.connect("shop").await?, target.connect("shop").await?);
+    let resting = application.rest().await;
+    let (left, right) = digest::compare(&left, &right, CAUGHT_UP_WITHIN).await?;
+    drop(resting);
+    verdict.judge_digests(&left, &right);
+    teller.say("the application rested for a moment; every row of both copies was compared");
+    Ok(())
+}
+
+async fn and_comes_back(
+    there: &Moved,
+    admin: &Admin,
+    application: &Application,
+    teller: &mut Teller,
+) -> Result<Moved, StoryError> {
+    teller.chapter("It comes back as cheaply, under load");
+    let id = there.id;
+    let command = format!("UNDO MOVE {id}");
+    teller.command(&command);
+    lively(application).await?;
+    admin.run(&command).await?;
+    let back = watch::until("undone", id, admin, application.journal(), teller).await?;
+    pause(&back, UNDO, teller);
+    lively(application).await?;
+    Ok(back)
+}
+
+/// Ends the application and holds what it knows against what its database says.
+async fn application_ends(
+    application: Application,
+    dsn: &Config,
+    verdict: &mut Verdict,
+    teller: &mut Teller,
+) -> Result<Distribution, StoryError> {
+    let journal = application.stop().await;
+    let (client, connection) = dsn.connect(NoTls).await?;
+    tokio::spawn(connection);
+    let truth = Truth::read(&client).await?;
+    let known = journal.snapshot();
+    for error in known.errors.iter().chain(&known.settings_lost).take(10) {
+        teller.say(&format!("seen by a client: {error}"));
+    }
+    verdict.judge(&known, &truth);
+    Ok(journal.latencies.all())
+}
+
+/// What the pause was made of, as the mover and the proxies measured it, and what the clients felt.
+fn pause(moved: &Moved, prefix: &str, teller: &mut Teller) {
+    let fact = |name: &str| format!("{prefix}{name}");
+    let stall = |name: &str| moved.facts.millis(&fact(name)).map_or("unknown".to_owned(), millis);
+    let phases: Vec<String> =
+        moved.phases.iter().map(|(phase, took)| format!("{phase} {:.1} s", took.as_secs_f64())).collect();
+    teller.say(&format!("done in {:.1} s: {}", moved.took.as_secs_f64(), phases.join(", ")));
+    teller.say(&format!(
+        "clients were held: longest {}, median {}, {} requests waited, {} sessions changed their system",
+        stall("longest_stall_ms"),
+        stall("median_stall_ms"),
+        moved.facts.text(&fact("held_requests")),
+        moved.facts.text(&fact("sessions")),
+    ));
+    teller.say(&format!("parts of the pause: {}", moved.facts.parts(prefix, &SUMMARY).join(", ")));
+}
+
+fn figures(all: Distribution, there: &Moved, back: &Moved, teller: &mut Teller) {
+    teller.chapter("What the clients felt");
+    teller.facts(&[
+        ("during the move", distribution(there.felt)),
+        ("during the undo", distribution(back.felt)),
+        ("all the time", distribution(all)),
+    ]);
+}
+
+fn distribution(felt: Distribution) -> String {
+    format!(
+        "{} requests: median {}, p99 {}, longest {}",
+        felt.requests,
+        millis(felt.median),
+        millis(felt.p99),
+        millis(felt.longest)
+    )
+}
+
+/// `postgres://shop@host:6432/shop` and `secret` make `postgres://shop:secret@host:6432/shop`.
+fn with_password(dsn: &str, password: &str) -> String {
+    match dsn.split_once('@') {
+        Some((before, after))
+            if !password.is_empty() && !before.trim_start_matches("postgres://").contains(':') =>
+        {
+            format!("{before}:{password}@{after}")
+        }
+        _ => dsn.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_goes_into_a_dsn_that_has_none() {
+        assert_eq!(with_password("postgres://a@h:1/d", "x"), "postgres://a:x@h:1/d");
+        assert_eq!(with_password("postgres://a:y@h:1/d", "x"), "postgres://a:y@h:1/d");
+        assert_eq!(with_password("postgres://a@h:1/d", ""), "postgres://a@h:1/d");
+    }
+}

@@ -1,0 +1,154 @@
+//! The binary as its users meet it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use freehold::lab::{Major, Postgres};
+
+fn freehold() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
+    command.env_remove("FREEHOLD_ADMIN").env_remove("PGPASSWORD").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end().to_owned()
+}
+
+fn hash_password(name: &str, password: &str) -> String {
+    let mut command = freehold();
+    let mut child =
+        command.args(["hash-password", name]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
+    text(&child.wait_with_output().unwrap().stdout)
+}
+
+fn write_config(dir: &Path) -> std::path::PathBuf {
+    std::fs::write(dir.join("admins.txt"), hash_password("admin", "secret")).unwrap();
+    let file = dir.join("freehold.toml");
+    std::fs::write(&file, "[proxy]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n").unwrap();
+    file
+}
+
+/// A process that serves; SIGTERM ends it.
+struct Serving {
+    child: Child,
+    admin: String,
+}
+
+impl Serving {
+    fn start(config: &Path) -> Serving {
+        let mut child =
+            freehold().arg("serve").arg("--config").arg(config).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let admin = line.trim().rsplit_once("admin=").expect("a line that says it is ready").1;
+        Serving { admin: format!("postgres://admin:secret@{admin}/freehold"), child }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        freehold().args(arguments).env("FREEHOLD_ADMIN", &self.admin).output().unwrap()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn check_explains_every_mistake_and_exits_with_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("freehold.toml");
+    std::fs::write(&file, "[proxy]\nlisen = \"x\"\n[move]\npause_max = 5\n").unwrap();
+    let output = freehold().arg("check").arg("--config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(
+        told.contains(":2:1: unknown setting proxy.lisen") && told.contains("Did you mean \"listen\"?"),
+        "{told}"
+    );
+    assert!(told.contains(":4:13: move.pause_max needs a unit"), "{told}");
+
+    let good = write_config(dir.path());
+    let output = freehold().arg("check").arg("--config").arg(&good).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn check_names_files_that_are_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("freehold.toml");
+    std::fs::write(&file, "[server_tls]\nca = \"missing.crt\"\n").unwrap();
+    let output = freehold().arg("check").arg("--config").arg(&file).output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.contains("server_tls.ca: cannot read") && told.contains("admin.users_file: "), "{told}");
+}
+
+#[test]
+fn hash_password_prints_a_verifier_and_never_the_password() {
+    let line = hash_password("alice", "wonderland");
+    assert!(line.starts_with("\"alice\" \"SCRAM-SHA-256$4096:"), "{line}");
+    assert!(!line.contains("wonderland"));
+}
+
+#[test]
+fn verbs_reach_the_admin_port_and_exit_codes_say_how_it_went() {
+    let postgres = Postgres::start(Major::Oldest).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let serving = Serving::start(&write_config(dir.path()));
+    let system = format!(
+        "CREATE SYSTEM pg-a HOST '{}' PORT {} ROLE {} PASSWORD FILE '{}'; CREATE TEAM payments CONTACT '#pay'",
+        postgres.host,
+        postgres.port,
+        postgres.superuser,
+        postgres.password_file.display()
+    );
+    let output = serving.run(&["sql", &system]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+
+    let purpose = "orders and carts of the shop";
+    let created = serving.run(&["create", "shop", "--owner", "payments", "--purpose", purpose, "-o", "json"]);
+    let created: serde_json::Value = serde_json::from_slice(&created.stdout).unwrap();
+    assert_eq!(created[0]["system"], "pg-a");
+    assert!(created[0]["dsn"].as_str().unwrap().contains("/shop"));
+
+    let listed = text(&serving.run(&["databases"]).stdout);
+    assert!(listed.contains("shop") && listed.contains(purpose), "{listed}");
+    let unknown = serving.run(&["move", "shop", "--to", "pg-b"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown.stderr).contains("HINT: Did you mean \"pg-a\"?"), "{}", text(&unknown.stderr));
+    let refused = serving.run(&["--admin", "postgres://admin:wrong@127.0.0.1:1/freehold", "systems"]);
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
+fn a_blocked_plan_exits_with_three() {
+    let source = Postgres::builder(Major::Oldest).setting("wal_level", "replica").start().unwrap();
+    let target = Postgres::start(Major::Oldest).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let serving = Serving::start(&write_config(dir.path()));
+    for (name, postgres) in [("pg-a", &source), ("pg-b", &target)] {
+        let sql = format!(
+            "CREATE SYSTEM {name} HOST '{}' PORT {} ROLE {} PASSWORD FILE '{}'",
+            postgres.host,
+            postgres.port,
+            postgres.superuser,
+            postgres.password_file.display()
+        );
+        assert!(serving.run(&["sql", &sql]).status.success());
+    }
+    let sql = "CREATE TEAM a CONTACT 'x'; CREATE DATABASE shop OWNER a PURPOSE 'orders and carts of the shop' ON SYSTEM pg-a";
+    assert!(serving.run(&["sql", sql]).status.success());
+    let plan = serving.run(&["plan", "shop", "--to", "pg-b"]);
+    assert_eq!(plan.status.code(), Some(3), "{}", text(&plan.stdout));
+    let moved = serving.run(&["move", "shop", "--to", "pg-b", "--wait"]);
+    assert_eq!(moved.status.code(), Some(3), "{}", text(&moved.stderr));
+    assert!(text(&moved.stderr).contains("MF101"), "{}", text(&moved.stderr));
+}

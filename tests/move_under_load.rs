@@ -1,0 +1,154 @@
+//! The whole story on real servers: a live database moves and moves back, and the application notices nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::process::Command;
+use std::time::Duration;
+
+use support::ledger::{self, Load};
+use support::{Stage, leftovers, texts, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_moves_and_moves_back_under_load_without_an_error() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    let admin = stage.freehold.admin().await;
+    let load = Load::start(&login, 16).await;
+    load.goes_on(200).await;
+
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["kept"]).await;
+    load.goes_on(200).await;
+    assert_eq!(major(&login).await, stage.target.major);
+
+    admin.run(&format!("UNDO MOVE {id}")).await;
+    let row = admin.wait_for_phase(&id, &["undone"]).await;
+    load.goes_on(200).await;
+    assert_eq!(major(&login).await, stage.source.major);
+
+    let verdict = load.finish().await;
+    verdict.assert_clean(&login.connect().await).await;
+    assert!(!row["longest_stall_ms"].is_empty(), "the stall was measured: {row:?}");
+    assert_eq!(leftovers(&stage.source).await, Vec::<String>::new());
+    assert_eq!(leftovers(&stage.target).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finished_move_leaves_nothing_behind_and_the_old_copy_closed() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    let admin = stage.freehold.admin().await;
+    let load = Load::start(&login, 4).await;
+
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["kept"]).await;
+    admin.run(&format!("FINISH MOVE {id}")).await;
+    admin.wait_for_phase(&id, &["finished"]).await;
+    load.goes_on(50).await;
+    load.finish().await.assert_clean(&login.connect().await).await;
+
+    assert_eq!(leftovers(&stage.source).await, Vec::<String>::new());
+    assert_eq!(leftovers(&stage.target).await, Vec::<String>::new());
+    let source = stage.source.connect("postgres").await.unwrap();
+    let closed = texts(
+        &source,
+        "SELECT datname::text FROM pg_database WHERE NOT datallowconn AND datname LIKE 'shop%'",
+    );
+    assert_eq!(closed.await, vec![format!("shop__moved_{id}")]);
+    login.connect().await.batch_execute("CREATE TABLE after_the_move (id int)").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_bypasses_the_proxy_is_refused_by_the_fence() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    let admin = stage.freehold.admin().await;
+    // An old pool that somebody forgot: connected to the source directly, before the move.
+    let bypass = stage.source.connect_as("shop", &login.role, &login.password).await.unwrap();
+    bypass.execute("UPDATE account SET balance = balance", &[]).await.unwrap();
+
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["kept"]).await;
+
+    let late = bypass.execute("UPDATE account SET balance = 0", &[]).await;
+    assert!(late.is_err(), "a session of before the fence must not write after it");
+    let again = stage.source.connect_as("shop", &login.role, &login.password).await;
+    assert!(again.is_err(), "a new session must not get in");
+    let sum = login.connect().await.query_one("SELECT sum(balance)::bigint FROM account", &[]).await.unwrap();
+    assert_eq!(sum.get::<_, i64>(0), 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cutover_over_its_budget_is_aborted_and_every_client_goes_on_at_the_source() {
+    let short =
+        "cutover_attempts = 2\ncutover_retry_delay = \"100ms\"\npin_wait = \"500ms\"\nwarm_timeout = \"1s\"";
+    let stage = Stage::set_with(short).await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    let admin = stage.freehold.admin().await;
+    let load = Load::start(&login, 8).await;
+    // A transaction that outlives every budget. It has no transaction id yet, so the slot does not wait for it.
+    let mut slow = login.connect().await;
+    let transaction = slow.transaction().await.unwrap();
+    transaction.execute("SELECT FROM account", &[]).await.unwrap();
+    let id = admin.run("MOVE DATABASE shop TO SYSTEM new MAX PAUSE '300ms'").await[0]["move"].clone();
+
+    admin.wait_for_phase(&id, &["rolled back"]).await;
+    let detail = admin.property(&id, "error_detail").await;
+    assert!(detail.contains("a transaction is open"), "it names what was in the way: {detail}");
+    transaction
+        .execute("INSERT INTO entry (token, source, target, amount) VALUES ('slow', 1, 2, 0)", &[])
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+    load.goes_on(100).await;
+    load.finish().await.assert_clean(&login.connect().await).await;
+    assert_eq!(major(&login).await, stage.source.major);
+    until("nothing is left", || async {
+        leftovers(&stage.source).await.is_empty() && leftovers(&stage.target).await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pgbench_does_not_lose_a_transaction_while_its_database_moves_and_moves_back() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    let pgbench = |arguments: &[&str]| {
+        let mut command = Command::new(stage.source.bin.join("pgbench"));
+        command.env("PGPASSWORD", &login.password).args(arguments);
+        command.args(["-h", "127.0.0.1", "-p", &login.port.to_string(), "-U", &login.role, "shop"]);
+        command
+    };
+    let filled = pgbench(&["-i", "-q", "-s", "2"]).output().unwrap();
+    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
+    let mut run = pgbench(&["-M", "prepared", "-c", "16", "-j", "2", "-T", "25"]);
+    let run = tokio::task::spawn_blocking(move || run.output());
+
+    let admin = stage.freehold.admin().await;
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["kept"]).await;
+    tokio::time::timeout(Duration::from_secs(2), std::future::pending::<()>()).await.unwrap_err();
+    admin.run(&format!("UNDO MOVE {id}")).await;
+    admin.wait_for_phase(&id, &["undone"]).await;
+
+    let output = run.await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("number of failed transactions: 0 "), "{text}");
+}
+
+async fn major(login: &support::Login) -> u32 {
+    let row = login
+        .connect()
+        .await
+        .query_one("SELECT current_setting('server_version_num')::int", &[])
+        .await
+        .unwrap();
+    u32::try_from(row.get::<_, i32>(0) / 10_000).unwrap()
+}
