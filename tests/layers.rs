@@ -1,0 +1,325 @@
+//! The rules that a compiler does not check: who imports whom, how long a function may be, what is absent.
+//!
+//! The layers and the extra prohibitions are read out of `src/lib.rs`, so that the map and the territory cannot differ.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// See "Shape" in the code style: the beauty of a codebase is in the tail of its functions.
+const FUNCTION_LINES_MAX: usize = 75;
+
+#[test]
+fn no_import_points_up_or_sideways() {
+    let map = Map::read();
+    let mut wrong = Vec::new();
+    for file in rust_files(&root().join("src")) {
+        let Some(from) = module_of(&file) else { continue };
+        for import in imports(&file) {
+            let allowed = map.row(&import.module) < map.row(&from) || import.module == from;
+            if !allowed {
+                wrong.push(format!("{}: {from} imports {}", import.place, import.module));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a module imports only from rows above its own:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn modules_that_must_not_know_each_other_do_not() {
+    let map = Map::read();
+    assert!(map.strangers.len() >= 5, "the sentence of prohibitions in src/lib.rs was not understood");
+    let mut wrong = Vec::new();
+    for file in rust_files(&root().join("src")) {
+        let Some(from) = module_of(&file) else { continue };
+        for import in imports(&file) {
+            if map.strangers.contains(&(from.clone(), import.module.clone())) {
+                wrong.push(format!("{}: {from} imports {}", import.place, import.module));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "src/lib.rs forbids:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_layer_table_names_every_module_once_and_no_other() {
+    let named: Vec<String> = Map::read().rows.into_keys().collect();
+    let mut present: Vec<String> = code(&root().join("src/lib.rs"))
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("pub mod ")?.strip_suffix(';')?.to_owned()))
+        .collect();
+    present.sort();
+    assert_eq!(named, present);
+}
+
+#[test]
+fn no_function_is_longer_than_a_screen() {
+    let mut long = Vec::new();
+    for file in sources() {
+        for (line, name, length) in functions(&code(&file)) {
+            if length > FUNCTION_LINES_MAX {
+                long.push(format!("{}:{line}: {name} has {length} lines", shown(&file)));
+            }
+        }
+    }
+    assert!(long.is_empty(), "at most {FUNCTION_LINES_MAX} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn there_is_no_global_state_no_gap_and_no_ignored_test() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        // A test may keep its own dice.
+        let is_test = file.to_string_lossy().ends_with("tests.rs") || !file.starts_with(root().join("src"));
+        for (number, line) in code(&file).lines().enumerate() {
+            let gap =
+                ["todo!(", "unimplemented!(", "#[ignore", "dbg!("].iter().any(|word| line.contains(word));
+            if gap || (!is_test && is_static(line)) {
+                wrong.push(format!("{}:{}: {}", shown(&file), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "two proxies run in one test process, and nothing is half done:\n{}",
+        wrong.join("\n")
+    );
+}
+
+fn is_static(line: &str) -> bool {
+    let item = line.trim_start();
+    let item = ["pub ", "pub(crate) ", "pub(super) "]
+        .iter()
+        .find_map(|word| item.strip_prefix(word))
+        .unwrap_or(item);
+    item.starts_with("static ") || item.starts_with("thread_local!")
+}
+
+/// The layer table and the prohibitions of `src/lib.rs`.
+struct Map {
+    rows: BTreeMap<String, u32>,
+    /// The first never imports the second, whatever the rows say.
+    strangers: Vec<(String, String)>,
+}
+
+impl Map {
+    fn read() -> Map {
+        let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+        let doc: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("//!")).collect();
+        let rows: BTreeMap<String, u32> = doc.iter().filter_map(|line| table_row(line)).flatten().collect();
+        assert!(rows.len() > 10, "the layer table in src/lib.rs was not understood");
+        Map { rows, strangers: prohibitions(&doc.join(" ")) }
+    }
+
+    fn row(&self, module: &str) -> u32 {
+        *self
+            .rows
+            .get(module)
+            .unwrap_or_else(|| panic!("{module} has no row in the layer table of src/lib.rs"))
+    }
+}
+
+/// `| 3 | wire, auth | no | ... |` puts `wire` and `auth` into row 3.
+fn table_row(line: &str) -> Option<Vec<(String, u32)>> {
+    let mut cells = line.trim().strip_prefix('|')?.split('|').map(str::trim);
+    let row: u32 = cells.next()?.parse().ok()?;
+    Some(cells.next()?.split(", ").map(|module| (module.to_owned(), row)).collect())
+}
+
+/// Reads "`a` never imports `b` nor `c`, `d` never imports `e`: ..." out of the text.
+fn prohibitions(doc: &str) -> Vec<(String, String)> {
+    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let parts: Vec<&str> = doc.split("never imports").collect();
+    let mut pairs = Vec::new();
+    for index in 1..parts.len() {
+        let subject = quoted(parts[index - 1]).pop().expect("a module before `never imports`");
+        let mut objects = quoted(parts[index].split(':').next().unwrap());
+        if index + 1 < parts.len() {
+            objects.pop();
+        }
+        pairs.extend(objects.into_iter().map(|object| (subject.clone(), object)));
+    }
+    pairs
+}
+
+struct Import {
+    module: String,
+    place: String,
+}
+
+/// The top-level modules that a file names by `crate::`, also in groups; `super::` where that is the crate's root.
+fn imports(file: &Path) -> Vec<Import> {
+    let code = code(file);
+    let mut imports = Vec::new();
+    for (offset, _) in code.match_indices("crate::") {
+        let own_word = code[..offset].chars().next_back().is_none_or(|c| !c.is_alphanumeric() && c != '_');
+        let after = &code[offset + "crate::".len()..];
+        if !own_word || code[..offset].ends_with('$') {
+            continue;
+        }
+        let line = code[..offset].lines().count();
+        for module in heads(after) {
+            imports.push(Import { module, place: format!("{}:{}", shown(file), line.max(1)) });
+        }
+    }
+    imports
+}
+
+/// The first names of a path: one, or those of a group `{a::b, c::{d, e}}`.
+fn heads(path: &str) -> Vec<String> {
+    let word = |text: &str| -> String {
+        text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let Some(group) = path.strip_prefix('{') else {
+        let head = word(path);
+        return if head.is_empty() { Vec::new() } else { vec![head] };
+    };
+    let mut heads = vec![word(group)];
+    let mut depth = 0;
+    for (offset, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => heads.push(word(&group[offset + 1..])),
+            _ => {}
+        }
+    }
+    heads.retain(|head| !head.is_empty());
+    heads
+}
+
+/// Line, name and number of lines of each function; relies on rustfmt putting the closing brace below the `fn`.
+fn functions(code: &str) -> Vec<(usize, String, usize)> {
+    let lines: Vec<&str> = code.lines().collect();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let Some(name) = function_name(line.trim_start()) else { continue };
+        let closing = format!("{}}}", " ".repeat(indent));
+        let bodiless = lines[start..].iter().find(|line| line.ends_with([';', '{', '}']));
+        if bodiless.is_none_or(|line| !line.ends_with('{')) {
+            continue;
+        }
+        if let Some(end) = lines[start..].iter().position(|line| *line == closing) {
+            found.push((start + 1, name, end + 1));
+        }
+    }
+    found
+}
+
+fn function_name(line: &str) -> Option<String> {
+    let mut rest = line;
+    for word in ["pub ", "pub(crate) ", "pub(super) ", "const ", "async "] {
+        rest = rest.strip_prefix(word).unwrap_or(rest);
+    }
+    Some(rest.strip_prefix("fn ")?.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+}
+
+/// The source without the contents of comments and literals; lines stay where they are.
+fn code(file: &Path) -> String {
+    strip(&fs::read_to_string(file).unwrap())
+}
+
+fn strip(source: &str) -> String {
+    let chars: Vec<char> = source.chars().collect();
+    let mut out = String::with_capacity(source.len());
+    let mut at = 0;
+    while at < chars.len() {
+        let end = end_of_blank(&chars, at);
+        if end == at {
+            out.push(chars[at]);
+            at += 1;
+            continue;
+        }
+        out.extend(chars[at..end].iter().map(|&c| if c == '\n' { '\n' } else { ' ' }));
+        at = end;
+    }
+    out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Where the comment or literal that begins at `at` ends; `at` itself if none begins there.
+fn end_of_blank(chars: &[char], at: usize) -> usize {
+    let next = |ahead: usize| chars.get(at + ahead).copied().unwrap_or(' ');
+    let find = |from: usize, wanted: &[char]| {
+        let found = chars[from.min(chars.len())..].windows(wanted.len()).position(|window| window == wanted);
+        found.map_or(chars.len(), |offset| from + offset + wanted.len())
+    };
+    match (chars[at], next(1)) {
+        ('/', '/') => find(at, &['\n']) - usize::from(find(at, &['\n']) < chars.len()),
+        ('/', '*') => find(at + 2, &['*', '/']),
+        ('"', _) => end_of_string(chars, at),
+        ('r', '"' | '#') if at == 0 || !chars[at - 1].is_alphanumeric() || chars[at - 1] == 'b' => {
+            let hashes = chars[at + 1..].iter().take_while(|&&c| c == '#').count();
+            if chars.get(at + 1 + hashes) != Some(&'"') {
+                return at;
+            }
+            let mut closing = vec!['"'];
+            closing.resize(hashes + 1, '#');
+            find(at + 2 + hashes, &closing)
+        }
+        ('\'', '\\') => find(at + 3, &['\'']),
+        ('\'', _) if next(2) == '\'' => at + 3,
+        _ => at,
+    }
+}
+
+fn end_of_string(chars: &[char], at: usize) -> usize {
+    let mut end = at + 1;
+    while end < chars.len() && chars[end] != '"' {
+        end += if chars[end] == '\\' { 2 } else { 1 };
+    }
+    (end + 1).min(chars.len())
+}
+
+/// The top-level module of a file; none for `lib.rs` and `main.rs`, which are above the layers.
+fn module_of(file: &Path) -> Option<String> {
+    let relative = file.strip_prefix(root().join("src")).unwrap();
+    let first = relative.components().next()?.as_os_str().to_str()?;
+    let module = first.strip_suffix(".rs").unwrap_or(first);
+    (!matches!(module, "lib" | "main")).then(|| module.to_owned())
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn shown(file: &Path) -> String {
+    file.strip_prefix(root()).unwrap().display().to_string()
+}
+
+fn sources() -> Vec<PathBuf> {
+    ["src", "tests", "benches"].iter().flat_map(|directory| rust_files(&root().join(directory))).collect()
+}
+
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in directory.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn the_checker_sees_imports_and_not_comments_or_strings() {
+    let source =
+        "use crate::{a::b, c::{d, e}, f};\n// crate::g\nlet h = \"crate::i\"; let j = '\"'; crate::k::l();";
+    let code = strip(source);
+    let seen: Vec<String> =
+        code.match_indices("crate::").flat_map(|(at, word)| heads(&code[at + word.len()..])).collect();
+    assert_eq!(seen, ["a", "c", "f", "k"]);
+}
+
+#[test]
+fn the_checker_measures_functions() {
+    let code = "impl A {\n    pub async fn long(\n        &self,\n    ) {\n        x;\n    }\n    fn none();\n}\nfn b() {}\n";
+    assert_eq!(functions(code), [(2, "long".to_owned(), 5)]);
+}
