@@ -1,0 +1,63 @@
+//! The README's "A first move by hand", run word for word; only ports and places are other ones.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use freehold::lab::free_port;
+
+/// Longer than the load that the README starts, and what it does before and after.
+const ENDS_WITHIN_S: u32 = 170;
+
+/// What a person does without being told: ends what was started, and types no faster than a server starts.
+const PRELUDE: &str = "set -e -m -o pipefail
+trap 'status=$?; kill -TERM $(jobs -p) 2>/dev/null || true; deploy/two-servers.sh stop PLAY 2>/dev/null || true; exit $status' EXIT
+typed_slowly() { for _ in $(seq 600); do pg_isready -q -h 127.0.0.1 -p ADMINPORT && return; sleep 0.1; done; false; }
+";
+
+#[test]
+fn the_readme_can_be_followed_word_for_word() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = tempfile::tempdir().unwrap();
+    // The servers' user must be able to enter; the script's own directory below is private to it.
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let play = directory.path().join("play").display().to_string();
+    let ports: Vec<String> = (0..4).map(|_| free_port().unwrap().to_string()).collect();
+    let script = commands(&std::fs::read_to_string(root.join("README.md")).unwrap())
+        .replace("make build\n", "")
+        .replace("-T 45", "-T 30")
+        .replace(
+            "$PWD/target/release",
+            Path::new(env!("CARGO_BIN_EXE_freehold")).parent().unwrap().to_str().unwrap(),
+        )
+        .replace("freehold.toml &\n", "freehold.toml &\ntyped_slowly\n");
+    let script = format!("{PRELUDE}{script}").replace("PLAY", &play).replace("/tmp/freehold-play", &play);
+    let script = script.replace("ADMINPORT", &ports[3]);
+    let script =
+        ["5433", "5434", "6432", "6433"].iter().zip(&ports).fold(script, |s, (old, new)| s.replace(old, new));
+
+    let output = Command::new("timeout")
+        .args(["--kill-after=10", &ENDS_WITHIN_S.to_string(), "bash", "-c", &script])
+        .current_dir(root)
+        .env("FREEHOLD_PLAY_SOURCE_PORT", &ports[0])
+        .env("FREEHOLD_PLAY_TARGET_PORT", &ports[1])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said =
+        format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    assert!(said.contains("number of failed transactions: 0 (0.000%)"), "{said}");
+    assert!(!Path::new(&play).exists(), "nothing is left behind");
+}
+
+/// The `sh` blocks of the section.
+fn commands(readme: &str) -> String {
+    let section = readme.split("\n## A first move by hand\n").nth(1).expect("the section");
+    let section = section.split("\n## ").next().unwrap();
+    let blocks: Vec<&str> =
+        section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 6, "the section's commands");
+    blocks.concat()
+}
