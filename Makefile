@@ -1,0 +1,35 @@
+# Freehold. A Rust toolchain (rustup.rs, or the one named in Cargo.toml under rust-version) is the only precondition;
+# everything else is named, and installed where that is possible, by `make setup`. Debian and Ubuntu.
+
+CARGO ?= cargo
+BIN := $(or $(CARGO_TARGET_DIR),target)/release/freehold
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test check fmt config
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## installs what is missing, by package name: PostgreSQL, a linker, a second PostgreSQL major
+	@deploy/setup.sh
+
+build: ## the freehold binary, in release mode
+	$(CARGO) build --release --locked --bin freehold
+
+demo: setup build ## moves a live database there and back under load, and computes the verdict
+	@$(BIN) demo $(DEMO_ARGS)
+
+# Without documentation examples (there are none to run), so that the runner's closing line comes last.
+test: setup ## all tests, on PostgreSQL servers that they start themselves
+	$(CARGO) test --locked --lib --bins --tests
+
+check: ## format, lints as errors, documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+fmt: ## formats the sources
+	$(CARGO) fmt
+
+config: ## renders config/freehold.toml anew from the table of settings
+	FREEHOLD_RENDER=1 $(CARGO) test --locked --quiet --lib the_reference_file_is_what_the_table_renders
