@@ -314,6 +314,8 @@ impl Server {
     }
 
     fn kill9(self) -> Result<(), LabError> {
+        // A postmaster that sees a child die tells the others to say goodbye, and they tell their clients.
+        send("STOP", &[self.pid])?;
         let mut processes = children_of(self.pid);
         processes.push(self.pid);
         send("KILL", &processes)?;
