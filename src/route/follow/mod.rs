@@ -37,7 +37,7 @@ use super::bell::Urgency;
 use super::table::{Logins, RouteTable};
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Change, Changes, RouteCommit, keys};
-use crate::model::{Ack, DatabaseId, GateOrder, Login, ProxyRecord, RouteRecord, UnixMillis};
+use crate::model::{Ack, DatabaseId, GateOrder, HoldReason, Login, ProxyRecord, RouteRecord, UnixMillis};
 
 /// How a follower behaves in time.
 #[derive(Debug, Clone)]
@@ -426,10 +426,10 @@ impl Task {
                 return self.arm_abort(id, self.options.reconnect_max);
             }
         };
-        let mut open = expected.value.clone();
-        open.gate = GateOrder::Open;
-        open.next = None;
-        match self.catalog.commit_route(&expected, open).await {
+        let mut released = expected.value.clone();
+        released.gate = after_overdue(released.gate);
+        released.next = None;
+        match self.catalog.commit_route(&expected, released).await {
             RouteCommit::Committed(_) => tracing::warn!(database = %id, order, "aborted a hold past its end"),
             RouteCommit::Conflict(_) => {}
             RouteCommit::Unknown(error) => {
@@ -437,6 +437,15 @@ impl Task {
                 self.arm_abort(id, self.options.reconnect_max);
             }
         }
+    }
+}
+
+/// The source of a move may still be fenced: who is connected goes on, and nobody new is let in to be refused there
+/// before the control plane has lifted the fence.
+fn after_overdue(gate: GateOrder) -> GateOrder {
+    match gate {
+        GateOrder::Held { by: by @ HoldReason::Move { .. }, .. } => GateOrder::Latched { by },
+        _ => GateOrder::Open,
     }
 }
 
