@@ -116,6 +116,8 @@ impl Frontend {
             Opened::Cancel(request) => Ok(Visitor::Cancel { request, stream: channel.take_stream()? }),
             Opened::Startup(startup) => {
                 let admitted = login::login(self, channel, &startup).await?;
+                let keys = Arc::new(admitted.keys);
+                admitted.route.remember_keys(startup.message.role(), &keys);
                 Ok(Visitor::Client(Box::new(Client {
                     stream: channel.take_stream()?,
                     early: std::mem::take(&mut channel.inbox),
@@ -123,7 +125,7 @@ impl Frontend {
                     route: admitted.route,
                     role: startup.message.role().to_owned(),
                     settings: owned(startup.message.settings()),
-                    keys: Arc::new(admitted.keys),
+                    keys,
                 })))
             }
         }

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use dashmap::DashMap;
 
 use super::bell::{Bell, Tower};
 use super::gate::{Gate, GateState};
 use super::roster::Roster;
+use crate::auth::scram::Verifier;
+use crate::auth::{ClientKeys, Fingerprint};
 use crate::error::SqlState;
 use crate::model::{DatabaseId, GateOrder, Login, RouteRecord, Service};
 
@@ -21,6 +24,9 @@ pub struct Route {
     id: DatabaseId,
     record: ArcSwap<RouteRecord>,
     logins: ArcSwap<Logins>,
+    /// What the newest login of each role has proved: a session that began before a change of the password needs it to
+    /// follow its database.
+    keys: DashMap<String, Arc<ClientKeys>>,
     gate: Gate,
     roster: Arc<Roster>,
     bell: Arc<Bell>,
@@ -35,6 +41,7 @@ impl Route {
             roster: Arc::new(Roster::new(Some(Arc::clone(&bell)))),
             record: ArcSwap::from_pointee(record),
             logins: ArcSwap::default(),
+            keys: DashMap::new(),
             bell,
         })
     }
@@ -64,6 +71,23 @@ impl Route {
         self.logins.load_full()
     }
 
+    /// A client of this role has proved that it knows the password.
+    pub fn remember_keys(&self, role: &str, keys: &Arc<ClientKeys>) {
+        self.keys.insert(role.to_owned(), Arc::clone(keys));
+    }
+
+    /// `own`, or what a later client of the role has proved, where the password has changed since.
+    pub fn newest_keys(&self, role: &str, own: &Arc<ClientKeys>) -> Arc<ClientKeys> {
+        let Some(wanted) = self.login(role).and_then(|login| fingerprint(&login)) else {
+            return Arc::clone(own);
+        };
+        if own.fingerprint() == wanted {
+            return Arc::clone(own);
+        }
+        let newer = self.keys.get(role).filter(|newer| newer.fingerprint() == wanted);
+        newer.map_or_else(|| Arc::clone(own), |newer| Arc::clone(&newer))
+    }
+
     /// Grows with every change of the record or the gate.
     pub fn turn(&self) -> u64 {
         self.gate.turn()
@@ -91,6 +115,10 @@ impl Route {
         record.gate = GateOrder::Open;
         self.apply(record);
     }
+}
+
+fn fingerprint(login: &Login) -> Option<Fingerprint> {
+    Verifier::parse(login.verifier.as_deref()?).ok().map(|verifier| verifier.fingerprint())
 }
 
 fn state_of(order: &GateOrder) -> GateState {
@@ -184,6 +212,9 @@ impl RouteTable {
     /// Replaces the logins of a database.
     pub fn set_logins(&self, id: &DatabaseId, logins: Logins) {
         if let Some(route) = self.by_id(id) {
+            route.keys.retain(|role, keys| {
+                logins.get(role).and_then(|login| fingerprint(login)) == Some(keys.fingerprint())
+            });
             route.logins.store(Arc::new(logins));
         }
     }

@@ -21,7 +21,7 @@ use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState};
 use crate::frontend::{Client, Visitor};
 use crate::model::{Place, RoleName, RouteRecord, UnixMillis};
-use crate::route::{Member, MemberFacts, Pass};
+use crate::route::{Member, MemberFacts, Pass, Route};
 use crate::wire::message::{TransactionStatus, backend as message};
 use crate::wire::startup::CancelRequest;
 
@@ -107,12 +107,13 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn request(&self, place: Place) -> ConnectRequest {
+    pub(super) fn request(&self, place: Place, route: &Route) -> ConnectRequest {
+        let keys = route.newest_keys(self.role.as_str(), &self.keys);
         ConnectRequest {
             place,
             role: self.role.clone(),
             startup: self.settings.clone(),
-            credential: Credential::Keys(Arc::clone(&self.keys)),
+            credential: Credential::Keys(keys),
         }
     }
 
@@ -157,7 +158,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
         .ok_or_else(|| Some(full(&record)))?;
     let origin = origin(client).map_err(Some)?;
     let (pass, record) = enter(worker, client).await?;
-    let request = origin.request(record.place.clone());
+    let request = origin.request(record.place.clone(), &route);
     let deadline = Instant::now() + worker.plane.connect_time_max;
     let connected = Box::pin(backend::connect(&request, &worker.plane.connector, deadline)).await;
     let server = connected.map_err(|error| {
