@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -16,6 +17,9 @@ use crate::wire::message::backend::{self, tag};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, TransactionStatus, frontend};
 
 const READ_BYTES: usize = 16 * 1024;
+
+/// How long a server is given to take our last word.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 /// A connection to PostgreSQL, logged in.
 ///
@@ -163,13 +167,44 @@ impl ServerConnection {
         }
     }
 
+    /// Whether the server still is there, as far as that can be known without asking it: what it has sent is read, and
+    /// kept. Between two exchanges only.
+    pub fn is_alive(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        loop {
+            let mut chunk = [0; READ_BYTES];
+            let mut chunk = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut self.stream).poll_read(&mut cx, &mut chunk) {
+                Poll::Pending => return !self.has_unread_error(),
+                Poll::Ready(Ok(())) if !chunk.filled().is_empty() => {
+                    self.unread.extend_from_slice(chunk.filled());
+                }
+                Poll::Ready(_) => return false,
+            }
+        }
+    }
+
+    /// A server that nobody asked anything sends an error only to say goodbye.
+    fn has_unread_error(&self) -> bool {
+        let mut rest = &self.unread[..];
+        while let Ok(Some(header)) = Header::parse(rest, MESSAGE_BYTES_MAX) {
+            if header.tag == tag::ERROR_RESPONSE {
+                return true;
+            }
+            rest = rest.get(header.message_bytes()..).unwrap_or_default();
+        }
+        false
+    }
+
     /// Says Terminate and closes. Whatever fails then, the connection is gone.
     pub async fn terminate(mut self) {
         let mut farewell = BytesMut::new();
         frontend::terminate(&mut farewell);
-        if self.stream.write_all(&farewell).await.is_ok() {
-            let _ = self.stream.shutdown().await;
-        }
+        let goodbye = async {
+            self.stream.write_all(&farewell).await?;
+            self.stream.shutdown().await
+        };
+        let _ = tokio::time::timeout(FAREWELL_MAX, goodbye).await;
     }
 
     /// Takes the next whole message out of `unread`.

@@ -33,7 +33,7 @@ use super::twin::Twin;
 use crate::backend::{self, QueryError};
 use crate::error::{Explain, Refusal, Retry, Severity, SqlState};
 use crate::model::{Epoch, GateOrder, Place, RouteRecord};
-use crate::route::Readiness;
+use crate::route::{Activity, Readiness};
 use crate::wire::exchange::Rest;
 
 /// How long the server may think about the question for a session's state before it is asked to stop; then as long again.
@@ -41,6 +41,9 @@ const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How long a lock that the session holds here may be missing there, inside a hold.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Why a session stays whose state cannot be asked for in the time that it gives its statements.
+pub(super) const TIMEOUT_TOO_SHORT: &str = "a statement_timeout too short to read its state in";
 
 /// How long the old server is asked for the last notifications, while the client waits.
 const LAST_NOTIFICATIONS_MAX: Duration = Duration::from_millis(250);
@@ -151,6 +154,7 @@ impl Session {
     /// The state is known and can travel: builds, brings in step, or is ready.
     fn advance(&mut self, record: &RouteRecord, next: &Place, state: Arc<SessionState>) -> Readiness {
         let order = record.order;
+        self.travel.slot.dismiss_dead();
         match std::mem::take(&mut self.travel.slot) {
             Slot::Ready { place, twin } => {
                 let wanted = self.relay.tracker.current(&state);
@@ -210,7 +214,7 @@ impl Session {
     fn plan(&self, place: &Place, state: Arc<SessionState>) -> Plan {
         let plane = &self.relay.worker.plane;
         Plan {
-            request: self.origin.request(place.clone()),
+            request: self.origin.request(place.clone(), &self.relay.route),
             connector: plane.connector.clone(),
             state,
             time_max: plane.connect_time_max,
@@ -223,7 +227,8 @@ impl Session {
         record: &RouteRecord,
     ) -> Result<Result<Arc<SessionState>, Unknown>, Ending> {
         if self.relay.exchange.rest() == Rest::Doubtful {
-            self.relay.settle().await?;
+            let settling = Box::pin(self.relay.settle());
+            timeout(SNAPSHOT_TIME_MAX, settling).await.map_err(|_| Ending::ServerVanished)??;
         }
         if let Some(state) = &self.travel.state
             && matches!(self.relay.tracker.freshness(), Freshness::Fresh | Freshness::Unnamed)
@@ -232,6 +237,9 @@ impl Session {
         }
         self.travel.in_step = false;
         self.travel.state = None;
+        if !is_held(record) {
+            self.relay.tracker.ask_for_all_locks();
+        }
         match Box::pin(self.ask(record)).await? {
             Ok(state) => {
                 let state = Arc::new(state);
@@ -240,7 +248,8 @@ impl Session {
             }
             Err(error) => {
                 tracing::warn!(database = %record.name, error = %chain(&error), "the state of a session is not known");
-                Ok(Err(Unknown("its state cannot be read".to_owned())))
+                let reason = if error.is_too_slow() { TIMEOUT_TOO_SHORT } else { "its state cannot be read" };
+                Ok(Err(Unknown(reason.to_owned())))
             }
         }
     }
@@ -290,6 +299,7 @@ impl Session {
     /// Goes on where the record says.
     async fn switch(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
         let began = Instant::now();
+        self.relay.set_activity(Activity::Switching);
         let twin = match self.take_twin(record).await {
             Some(twin) => twin,
             None => self.build_now(record).await?,
@@ -303,6 +313,7 @@ impl Session {
         self.relay.member.switched(record.epoch, server.pid);
         self.enlisted.point_to(target);
         let old = self.relay.replace_server(server);
+        self.relay.set_activity(Activity::Idle);
         tokio::task::spawn_local(old.terminate());
         self.travel = Travel::at(record.epoch);
         tracing::debug!(database = %record.name, epoch = %record.epoch, took = ?began.elapsed(), "switched");
@@ -311,8 +322,9 @@ impl Session {
 
     /// The twin for the record's place, if it has all that the session has.
     async fn take_twin(&mut self, record: &RouteRecord) -> Option<Box<Twin>> {
-        let slot = std::mem::take(&mut self.travel.slot);
-        let mut twin = match slot.ended().await {
+        let mut slot = std::mem::take(&mut self.travel.slot).ended().await;
+        slot.dismiss_dead();
+        let mut twin = match slot {
             Slot::Ready { place, twin } if place == record.place => twin,
             mut other => {
                 other.dismiss();

@@ -2,6 +2,7 @@
 
 use super::state::StateTracker;
 use crate::error::Severity;
+use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
 use crate::wire::message::backend::{ErrorFields, tag as answer};
 use crate::wire::message::frontend::tag as request;
@@ -39,10 +40,13 @@ pub(super) fn track_request(tracker: &mut StateTracker, piece: &Piece<'_>) {
 }
 
 /// Tells the tracker what came of it. Called where a message begins.
-pub(super) fn track_answer(tracker: &mut StateTracker, piece: &Piece<'_>) {
+pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
     match piece.tag {
         answer::COMMAND_COMPLETE => tracker.on_command_complete(piece.body()),
-        answer::EMPTY_QUERY_RESPONSE | answer::PORTAL_SUSPENDED => tracker.on_no_command(),
+        answer::EMPTY_QUERY_RESPONSE | answer::PORTAL_SUSPENDED | answer::FUNCTION_CALL_RESPONSE => {
+            tracker.on_no_command();
+        }
+        answer::ERROR_RESPONSE if exchange.goes_on_after_report() => tracker.on_error_in_pipeline(),
         answer::ERROR_RESPONSE => tracker.on_error(),
         answer::DATA_ROW if tracker.watches_rows() => tracker.on_data_row(piece.body()),
         _ => {}

@@ -111,7 +111,8 @@ pub(super) fn steps<'a>(
         steps.insert(0, Step::Begin(lock_wait));
         steps.push(Step::End(deferred));
     }
-    if let Some(unnamed) = new.unnamed.as_ref().filter(|_| old.unnamed != new.unnamed) {
+    // Every step above parses an unnamed statement of its own.
+    if let Some(unnamed) = new.unnamed.as_ref().filter(|_| !steps.is_empty() || old.unnamed != new.unnamed) {
         steps.push(Step::Unnamed(unnamed));
     }
     steps
@@ -331,6 +332,16 @@ mod tests {
             Step::End([None, None, None]),
         ];
         assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn any_step_brings_the_unnamed_statement_back_that_it_destroys() {
+        let mut old = plain();
+        old.unnamed = Some(Unnamed { sql: b"select $1".to_vec(), types: vec![TypeName::BuiltIn(23)] });
+        let mut new = old.clone();
+        new.channels.insert("c".to_owned());
+        let steps = steps(&old, &new, "app", LockPatience::Try);
+        assert!(matches!(steps.last(), Some(Step::Unnamed(_))), "{steps:?}");
     }
 
     #[test]

@@ -282,6 +282,7 @@ impl Scanner<'_> {
             match token {
                 Token::Symbol(b';') => return,
                 Token::Word(word) => self.word(word, lexer, context),
+                Token::Quoted(name) => self.quoted(name, lexer, context),
                 Token::Text(body) => self.literal(body, context),
                 _ => {}
             }
@@ -341,6 +342,15 @@ impl Scanner<'_> {
         }
         if lexer.peek() == Some(Token::Symbol(b'(')) {
             self.call(word, lexer, context);
+        }
+    }
+
+    fn quoted(&mut self, name: &[u8], lexer: &Lexer<'_>, context: Context) {
+        if starts(name, b"pg_temp") {
+            self.raise(Effect::Changes);
+        }
+        if lexer.peek() == Some(Token::Symbol(b'(')) {
+            self.call(name, lexer, context);
         }
     }
 

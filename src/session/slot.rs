@@ -170,6 +170,15 @@ impl Slot {
         self
     }
 
+    /// Lets go of a twin whose connection has ended while it waited: its system was restarted, or a timeout ended it.
+    pub(super) fn dismiss_dead(&mut self) {
+        if let Slot::Ready { twin, .. } = self
+            && !twin.is_alive()
+        {
+            self.dismiss();
+        }
+    }
+
     /// Ends what runs and closes what there is, beside the session.
     pub(super) fn dismiss(&mut self) {
         if let Slot::Ready { twin, .. } = std::mem::take(self) {

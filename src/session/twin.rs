@@ -59,6 +59,9 @@ impl TwinError {
                 parts.iter().map(|part| format!("{}: {}", part.what, part.message)).collect()
             }
             TwinError::Connect(error) if error.retry() == Retry::Never => vec![error.message()],
+            TwinError::Verify(error) if error.is_too_slow() => {
+                vec![super::hold::TIMEOUT_TOO_SHORT.to_owned()]
+            }
             _ => Vec::new(),
         }
     }
@@ -163,6 +166,11 @@ impl Twin {
     /// What it has.
     pub fn state(&self) -> &SessionState {
         &self.state
+    }
+
+    /// Whether its connection still stands, as far as that can be known without asking.
+    pub fn is_alive(&mut self) -> bool {
+        self.connection.is_alive()
     }
 
     pub fn pid(&self) -> i32 {
@@ -320,6 +328,8 @@ impl Twin {
             frontend::execute(&mut batch, b"", 0);
         }
         frontend::sync(&mut batch);
+        // The question takes the place of the unnamed statement.
+        self.state.unnamed = None;
         let results = self.connection.run(&batch).await?;
         for (name, result) in missing.into_iter().zip(&results) {
             if let Some(oid) = result.value(0, 0).and_then(|oid| oid.parse().ok()) {
@@ -332,16 +342,16 @@ impl Twin {
     /// What the server remarks on our steps is not for the client; what was sent to its LISTENs is.
     fn drop_notices(&mut self) {
         let messages = self.connection.take_async_messages();
-        let mut rest = &messages[..];
-        while let Ok(Some(header)) = Header::parse(rest, MESSAGE_BYTES_MAX) {
-            let Some((message, later)) = rest.split_at_checked(header.message_bytes()) else {
-                return;
-            };
+        let (mut rest, mut kept) = (&messages[..], BytesMut::new());
+        while let Ok(Some(header)) = Header::parse(rest, MESSAGE_BYTES_MAX)
+            && let Some((message, later)) = rest.split_at_checked(header.message_bytes())
+        {
             if header.tag != tag::NOTICE_RESPONSE {
-                self.connection.put_back(message);
+                kept.extend_from_slice(message);
             }
             rest = later;
         }
+        self.connection.put_back(&kept);
     }
 }
 

@@ -68,6 +68,13 @@ enum Owed {
     CopyEnd,
 }
 
+impl Owed {
+    /// ReadyForQuery comes for it.
+    fn reports(&self) -> bool {
+        matches!(self, Owed::Query | Owed::FunctionCall | Owed::Sync)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Copying {
     No,
@@ -157,6 +164,12 @@ impl Exchange {
     /// A ReadyForQuery will come without any further word of the client: what it sends now can wait for that.
     pub fn will_report(&self) -> bool {
         self.ledgers().all(Ledger::will_report)
+    }
+
+    /// More than one ReadyForQuery will come for what was sent already: what stands behind the first of them is carried
+    /// out, whatever happened before it.
+    pub fn goes_on_after_report(&self) -> bool {
+        self.ledgers().any(|ledger| ledger.reports() > 1)
     }
 
     /// Too much is owed: stop reading the client.
@@ -272,8 +285,11 @@ impl Ledger {
     }
 
     fn will_report(&self) -> bool {
-        let reports = |owed: &Owed| matches!(owed, Owed::Query | Owed::FunctionCall | Owed::Sync);
-        !matches!(self.copying, Copying::In | Copying::Both) && self.owed.iter().any(reports)
+        !matches!(self.copying, Copying::In | Copying::Both) && self.owed.iter().any(Owed::reports)
+    }
+
+    fn reports(&self) -> usize {
+        self.owed.iter().filter(|owed| owed.reports()).count()
     }
 
     /// Whether this answer can come now.

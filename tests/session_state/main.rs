@@ -475,6 +475,42 @@ async fn a_refresh_applies_only_what_differs(pair: &Pair) {
     }
 }
 
+async fn a_refresh_keeps_the_unnamed_statement_that_its_own_steps_destroy(pair: &Pair) {
+    let mut client = pair.client("app").await;
+    client.prepare("", "SELECT 'mine'", &[]).await;
+    let state = client.state().await;
+    let mut twin = client.twin(&state).await.unwrap();
+    client.query("SET work_mem = '11MB'").await;
+    client.prepare("", "SELECT 'mine'", &[]).await;
+    let state = client.state().await;
+    twin.refresh(&state, LockPatience::Try, deadline()).await.unwrap();
+    assert!(twin.is_complete(&state));
+    client.connection = twin.into_connection();
+    assert_eq!(client.execute("", &[]).await, "mine");
+}
+
+async fn a_twin_whose_server_process_ended_is_known_to_be_dead(pair: &Pair) {
+    let mut client = pair.client("app").await;
+    let state = client.state().await;
+    let mut twin = client.twin(&state).await.unwrap();
+    assert!(twin.is_alive());
+    pair.new.psql(&format!("SELECT pg_terminate_backend({}, 60000)", twin.pid())).unwrap();
+    let deadline = deadline();
+    while twin.is_alive() {
+        assert!(tokio::time::Instant::now() < deadline, "it still seems to live");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn a_lock_that_a_view_takes_pins(pair: &Pair) {
+    pair.old.psql("CREATE VIEW public.next_job AS SELECT pg_try_advisory_lock(4711) AS mine").unwrap();
+    pair.old.psql("GRANT SELECT ON public.next_job TO app").unwrap();
+    let mut client = pair.client("app").await;
+    assert_eq!(client.query("SELECT mine FROM next_job").await, "t");
+    assert_eq!(client.pins().await, ["advisory lock (4711) held an unknown number of times"]);
+    pair.old.psql("DROP VIEW public.next_job").unwrap();
+}
+
 /// The lock goes from one session to the other between the two snapshots.
 async fn a_lock_that_changed_hands_is_waited_for_in_the_hold(pair: &Pair) {
     let (mut giver, mut taker) = (pair.client("app").await, pair.client("app").await);
@@ -510,6 +546,9 @@ async fn what_cannot_travel_is_named_and_a_refresh_is_exact() {
         a_snapshot_leaves_no_trace,
         a_rolled_back_change_is_no_change,
         a_refresh_applies_only_what_differs,
+        a_refresh_keeps_the_unnamed_statement_that_its_own_steps_destroy,
+        a_twin_whose_server_process_ended_is_known_to_be_dead,
+        a_lock_that_a_view_takes_pins,
         a_lock_that_changed_hands_is_waited_for_in_the_hold,
     );
 }

@@ -175,12 +175,12 @@ impl<'a> Shape<'a> {
     fn lock_call(&mut self, statement: u16, column: u16) -> Option<LockCall> {
         let mut name = self.lexer.next()?;
         if self.accept(b'.') {
-            if !name.is_word(b"pg_catalog") {
+            if !name.is_name(b"pg_catalog") {
                 return None;
             }
             name = self.lexer.next()?;
         }
-        let Token::Word(word) = name else {
+        let (Token::Word(word) | Token::Quoted(word)) = name else {
             return None;
         };
         let function = LockFunction::named(word)?;
@@ -235,12 +235,16 @@ impl Argument<'_> {
     }
 }
 
-/// Reads one argument with the comma or parenthesis that ends it. None: the text ends first, or a lock call or a
-/// `set_config` stands inside.
+/// An argument of more tokens is not known: calls inside calls would be read again for each of them.
+const ARGUMENT_TOKENS_MAX: u32 = 64;
+
+/// Reads one argument with the comma or parenthesis that ends it. None: the text ends first, it is too long, or a lock
+/// call or a `set_config` stands inside.
 fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
     let mut value = None;
     let mut negative = false;
     let mut tokens = 0u32;
+    let mut read = 0u32;
     let mut depth = 0u32;
     // `::type`, `::type(n)`, `::schema.type` after a simple value leave it what it is.
     let mut cast = false;
@@ -258,9 +262,10 @@ fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
             Token::Symbol(b'(') => depth += 1,
             Token::Symbol(b')') => depth -= 1,
             Token::Symbol(b';') => return None,
-            Token::Word(word) if LockFunction::named(word).is_some() => return None,
-            token if token.is_word(b"set_config") => return None,
-            _ => {}
+            Token::Word(word) | Token::Quoted(word) if LockFunction::named(word).is_some() => return None,
+            token if token.is_name(b"set_config") => return None,
+            _ if read == ARGUMENT_TOKENS_MAX => return None,
+            _ => read += 1,
         }
         match token {
             Token::Symbol(b'-') if tokens == 0 && !negative => negative = true,

@@ -32,6 +32,11 @@ impl Token<'_> {
     pub(crate) fn is_word(&self, word: &[u8]) -> bool {
         matches!(self, Token::Word(found) if found.eq_ignore_ascii_case(word))
     }
+
+    /// A word, or the same between quotes.
+    pub(crate) fn is_name(&self, name: &[u8]) -> bool {
+        self.is_word(name) || *self == Token::Quoted(name)
+    }
 }
 
 const SPACE: u8 = 1;

@@ -47,6 +47,22 @@ fn transaction_control_changes_nothing_and_queries_change_only_through_what_they
 }
 
 #[test]
+fn quoted_names_of_functions_are_names_of_functions() {
+    assert_eq!(locks("SELECT \"pg_catalog\".\"pg_advisory_lock\"(1)").len(), 1);
+    assert_eq!(settings("SELECT \"set_config\"('a.b', 'x', false)"), ["a.b"]);
+    assert_eq!(effect("SELECT \"pg_catalog\".\"set_config\"('work_mem', '1MB', false)"), Effect::Changes);
+    assert_eq!(effect("INSERT INTO \"pg_temp\".t VALUES (1)"), Effect::Changes);
+}
+
+#[test]
+fn an_argument_is_read_so_far_and_no_further() {
+    let found =
+        |tokens: usize| findings(&format!("SELECT pg_advisory_lock(1 {})", "+ 1 ".repeat(tokens / 2))).1;
+    assert!(matches!(found(60)[..], [Finding::Lock(_)]));
+    assert_eq!(found(70), [Finding::LockUnclear]);
+}
+
+#[test]
 fn what_is_not_on_a_list_is_taken_as_a_change() {
     let cases = [
         "set x to 1",

@@ -58,18 +58,20 @@ pub(super) fn sql() -> String {
     let name = text("m.found[1]");
     let flags = "'gi'";
     format!(
-        "SELECT 'changes' AS kind, NULL::pg_catalog.text AS a WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p \
-           WHERE p.oid {user} AND (p.prosrc {matches} {changes} OR p.prosqlbody::pg_catalog.text {matches} {tree_changes})) \
-         UNION ALL SELECT 'locks', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p \
-           WHERE p.oid {user} AND (p.prosrc {matches} {locks} OR p.prosqlbody::pg_catalog.text {matches} {tree_locks})) \
-         UNION ALL SELECT DISTINCT 'name', {name} FROM pg_catalog.pg_proc p, \
-           LATERAL pg_catalog.regexp_matches(p.prosrc, {names}, {flags}) AS m(found) WHERE p.oid {user} \
-         UNION ALL SELECT DISTINCT 'constant', m.found[1] FROM ( \
+        "WITH t(tree) AS ( \
            SELECT p.prosqlbody::pg_catalog.text FROM pg_catalog.pg_proc p WHERE p.oid {user} AND p.prosqlbody IS NOT NULL \
            UNION ALL SELECT p.polqual::pg_catalog.text FROM pg_catalog.pg_policy p \
            UNION ALL SELECT p.polwithcheck::pg_catalog.text FROM pg_catalog.pg_policy p \
            UNION ALL SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d \
-           UNION ALL SELECT r.ev_action::pg_catalog.text FROM pg_catalog.pg_rewrite r WHERE r.oid {user}) AS t(tree), \
+           UNION ALL SELECT g.tgqual::pg_catalog.text FROM pg_catalog.pg_trigger g WHERE g.tgqual IS NOT NULL \
+           UNION ALL SELECT r.ev_action::pg_catalog.text FROM pg_catalog.pg_rewrite r WHERE r.oid {user}) \
+         SELECT 'changes' AS kind, NULL::pg_catalog.text AS a WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p \
+           WHERE p.oid {user} AND p.prosrc {matches} {changes}) OR EXISTS (SELECT FROM t WHERE t.tree {matches} {tree_changes}) \
+         UNION ALL SELECT 'locks', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p \
+           WHERE p.oid {user} AND p.prosrc {matches} {locks}) OR EXISTS (SELECT FROM t WHERE t.tree {matches} {tree_locks}) \
+         UNION ALL SELECT DISTINCT 'name', {name} FROM pg_catalog.pg_proc p, \
+           LATERAL pg_catalog.regexp_matches(p.prosrc, {names}, {flags}) AS m(found) WHERE p.oid {user} \
+         UNION ALL SELECT DISTINCT 'constant', m.found[1] FROM t, \
            LATERAL pg_catalog.regexp_matches(t.tree, {tree_names}, {flags}) AS m(found)"
     )
 }

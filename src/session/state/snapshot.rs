@@ -35,6 +35,13 @@ pub enum SnapshotError {
     Answer { what: String },
 }
 
+impl SnapshotError {
+    /// The session's own `statement_timeout` ended the question.
+    pub fn is_too_slow(&self) -> bool {
+        matches!(self, SnapshotError::Refused { fields } if fields.sqlstate() == SqlState::QUERY_CANCELED)
+    }
+}
+
 impl Explain for SnapshotError {
     fn sqlstate(&self) -> SqlState {
         SqlState::INTERNAL_ERROR

@@ -70,6 +70,7 @@ pub struct StateTracker {
     /// An error made the two counts incomparable until the next boundary.
     misaligned: bool,
     large: Pieces,
+    asks_for_all_locks: bool,
     hints: Option<Arc<Hints>>,
     notes: Option<Box<Notes>>,
 }
@@ -93,6 +94,7 @@ impl StateTracker {
             answered: 0,
             misaligned: false,
             large: Pieces::Other,
+            asks_for_all_locks: false,
             hints: None,
             notes: None,
         }
@@ -136,15 +138,22 @@ impl StateTracker {
         let Some(notes) = &mut self.notes else {
             return;
         };
-        if notes.statements.is_empty() && notes.portals.is_empty() {
+        if notes.statements.is_empty() && notes.portals.is_empty() && !notes.sql_prepared_lock {
             return;
         }
         let Ok(names) = parse_bind_names(body) else {
             return;
         };
-        let Some(suspect) = notes.statements.get(names.statement).cloned() else {
-            notes.portals.remove(names.portal);
-            return;
+        let suspect = match notes.statements.get(names.statement) {
+            Some(suspect) => suspect.clone(),
+            // It may be the one that SQL prepared.
+            None if notes.sql_prepared_lock && !names.statement.is_empty() => {
+                Suspect { unclear: true, changes: true, ..Suspect::default() }
+            }
+            None => {
+                notes.portals.remove(names.portal);
+                return;
+            }
         };
         let values = BindValues::parse(body);
         for &parameter in &suspect.settings {
@@ -199,7 +208,6 @@ impl StateTracker {
         const LARGE_OBJECTS: std::ops::RangeInclusive<u32> = 952..=964;
         const LARGE_OBJECTS_MORE: [u32; 7] = [715, 764, 765, 767, 1004, 3170, 3172];
         self.asked = self.asked.saturating_add(1);
-        self.answered = self.answered.saturating_add(1);
         let oid = body.first_chunk::<4>().map_or(0, |oid| u32::from_be_bytes(*oid));
         if !LARGE_OBJECTS.contains(&oid) && !LARGE_OBJECTS_MORE.contains(&oid) {
             self.changed();
@@ -314,13 +322,16 @@ impl StateTracker {
                 notes.statements.clear();
                 notes.sql_prepared_lock = false;
                 notes.suspects_overflow = false;
+                // RESET ALL is part of it; inside a transaction it is refused, so it cannot be rolled back.
+                notes.settings_computed = false;
+                notes.settings_overflow = false;
             }
             b"DEALLOCATE ALL" => notes.statements.clear(),
             _ => {}
         }
     }
 
-    /// EmptyQueryResponse or PortalSuspended.
+    /// EmptyQueryResponse, PortalSuspended or FunctionCallResponse.
     #[inline]
     pub fn on_no_command(&mut self) {
         let answered = self.answered;
@@ -330,7 +341,7 @@ impl StateTracker {
         }
     }
 
-    /// An ErrorResponse: what else was asked for until the next Sync is not run.
+    /// An ErrorResponse with nothing on its way that is run in spite of it: what was asked for until the next Sync is not.
     pub fn on_error(&mut self) {
         self.misaligned = true;
         let answered = self.answered;
@@ -338,11 +349,24 @@ impl StateTracker {
             return;
         };
         let running = notes.pending.iter().filter(|pending| pending.result == answered).count();
-        // One call that failed took nothing. Of several, the first ones may have; later ones may run after a Sync.
+        // One call that failed took nothing. Of several, the first ones may have.
         if running > 1 || notes.pending.len() > running {
             notes.ledger.lose_count();
         }
         notes.pending.clear();
+    }
+
+    /// An ErrorResponse, and behind the next Sync more is on its way, which runs: nobody can say any more which result
+    /// belongs to which call.
+    pub fn on_error_in_pipeline(&mut self) {
+        self.misaligned = true;
+        let Some(notes) = &mut self.notes else {
+            return;
+        };
+        if !notes.pending.is_empty() {
+            notes.pending.clear();
+            notes.ledger.lose_count();
+        }
     }
 
     /// `standard_conforming_strings` decides how texts are read.
@@ -431,7 +455,10 @@ impl StateTracker {
 
     fn remember(&mut self, statement: &[u8], suspect: Suspect) {
         if suspect.is_harmless() {
-            if let Some(notes) = &mut self.notes {
+            // A named one is still there if the server refuses this Parse, because the name is taken.
+            if let Some(notes) = &mut self.notes
+                && statement.is_empty()
+            {
                 notes.statements.remove(statement);
             }
             return;
@@ -508,8 +535,16 @@ impl StateTracker {
         self.notes.as_ref().map_or(&[], |notes| &notes.settings)
     }
 
+    /// The next question is to look for locks that nobody was seen to take: by a function written in C, for one.
+    pub(in crate::session) fn ask_for_all_locks(&mut self) {
+        self.asks_for_all_locks = true;
+    }
+
     /// Whether `pg_locks` is worth a look: it is costly where many locks are held.
     pub(super) fn may_hold_locks(&self) -> bool {
+        if self.asks_for_all_locks {
+            return true;
+        }
         let seen = self.notes.as_ref().is_some_and(|notes| !notes.ledger.is_empty());
         seen || self.hints.as_ref().is_none_or(|hints| hints.locks)
     }
@@ -561,6 +596,7 @@ impl StateTracker {
     /// The state of now was taken, with these locks held.
     pub(super) fn taken(&mut self, state: &mut SessionState, held: &[AdvisoryLock]) {
         self.freshness = Freshness::Fresh;
+        self.asks_for_all_locks = false;
         let others_lock = self.hints.as_ref().is_none_or(|hints| hints.locks);
         let notes = match &mut self.notes {
             Some(notes) => notes,
@@ -570,6 +606,8 @@ impl StateTracker {
         match notes.ledger.settle(held, others_lock) {
             Some(counts) => state.locks = counts,
             None => {
+                // They are asked for again until they are gone.
+                notes.ledger.lose_count();
                 state.pins.extend(held.iter().map(|lock| format!("{lock} held an unknown number of times")))
             }
         }

@@ -196,6 +196,44 @@ fn a_lock_call_that_failed_alone_took_nothing_and_one_of_several_is_unclear() {
 }
 
 #[test]
+fn an_error_before_a_pipelined_lock_call_leaves_the_count_unknown() {
+    let mut tracker = StateTracker::new();
+    tracker.on_query(b"select 1/0");
+    tracker.on_query(b"select pg_advisory_lock(1)");
+    tracker.on_error_in_pipeline();
+    tracker.on_data_row(&row(&[Some(b"")]));
+    tracker.on_command_complete(b"SELECT 1\0");
+    tracker.on_ready(TransactionStatus::Idle);
+    let state = settle(&mut tracker, &[lock(1)]);
+    assert_eq!(state.pins(), ["advisory lock (1) held an unknown number of times"]);
+}
+
+#[test]
+fn executing_by_the_protocol_what_sql_prepared_may_lock() {
+    let mut tracker = StateTracker::new();
+    simple(&mut tracker, "prepare l as select pg_advisory_lock(1)", &[]);
+    tracker.on_bind(b"\0l\0\0\0\0\0\0\0");
+    tracker.on_execute(b"\0\0\0\0\0");
+    tracker.on_data_row(&row(&[Some(b"")]));
+    tracker.on_command_complete(b"SELECT 1\0");
+    tracker.on_ready(TransactionStatus::Idle);
+    assert_eq!(settle(&mut tracker, &[lock(1)]).pins().len(), 1);
+}
+
+#[test]
+fn a_lock_that_nobody_was_seen_to_take_is_asked_for_until_it_is_gone() {
+    let mut tracker = StateTracker::new();
+    tracker.use_hints(Arc::default());
+    assert!(!tracker.may_hold_locks());
+    tracker.ask_for_all_locks();
+    assert!(tracker.may_hold_locks());
+    assert_eq!(settle(&mut tracker, &[lock(1)]).pins().len(), 1);
+    assert!(tracker.may_hold_locks());
+    assert_eq!(settle(&mut tracker, &[]).pins().len(), 0);
+    assert!(!tracker.may_hold_locks());
+}
+
+#[test]
 fn a_lock_that_the_text_does_not_tell_pins_until_everything_is_released() {
     let mut tracker = StateTracker::new();
     simple(&mut tracker, "select pg_advisory_lock(id) from jobs", &[]);
