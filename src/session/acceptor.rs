@@ -19,8 +19,11 @@ const BACKLOG: i32 = 1024;
 /// After an error that concerns the process and not the socket (no file descriptors left), instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A client whose machine has vanished is noticed after this and some probes.
+/// A client whose machine has vanished is noticed after this and some probes: its transaction keeps others waiting.
+/// No TCP_USER_TIMEOUT: it would end a client that reads a large result slowly, too.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Knows how many each worker has.
 pub(super) struct Desk {
@@ -94,7 +97,11 @@ async fn accept_all(listener: tokio::net::TcpListener, desk: Arc<Desk>, closing:
 
 fn prepare(socket: &std::net::TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    socket2::SockRef::from(socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
 /// The client was gone before it was accepted; the next one may be there.

@@ -23,6 +23,8 @@ pub(super) struct Inbox {
     pub(super) walker: Walker,
     /// Read and not taken: a message that is not complete, or one that must wait.
     pub(super) kept: BytesMut,
+    /// `kept` came by another way than [`Inbox::poll_fill`]: nobody has looked for messages in it.
+    pub(super) unseen: bool,
     /// Nothing more comes.
     pub(super) ended: bool,
 }
@@ -57,6 +59,16 @@ impl Inbox {
         if !rest.is_empty() {
             self.kept = BytesMut::from(rest);
         }
+    }
+
+    /// What begins with bytes that somebody else has read.
+    pub(super) fn beginning_with(received: BytesMut) -> Inbox {
+        Inbox { unseen: !received.is_empty(), kept: received, ..Inbox::default() }
+    }
+
+    /// The bytes that nobody has looked at; once.
+    pub(super) fn take_unseen(&mut self) -> Option<BytesMut> {
+        std::mem::take(&mut self.unseen).then(|| std::mem::take(&mut self.kept))
     }
 
     /// No message has been taken in part, and none waits in part.

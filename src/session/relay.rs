@@ -48,6 +48,9 @@ use crate::wire::message::frontend::tag as request;
 /// Rounds of both directions in one poll; then other sessions of the worker have their turn.
 const ROUNDS_MAX: usize = 8;
 
+/// The whole message.
+const TERMINATE: [u8; 5] = [request::TERMINATE, 0, 0, 0, 4];
+
 /// Why the relay stopped for now.
 #[derive(Debug)]
 pub(super) enum Pause {
@@ -120,6 +123,8 @@ impl Relay {
     ) -> Relay {
         let turns = route.gate().watch(worker.index());
         let requests = Inbox { kept: early, ..Inbox::default() };
+        let mut server = server;
+        let answers = Inbox::beginning_with(server.take_unread());
         let mut tracker = StateTracker::new();
         for (name, value) in &server.parameters {
             tracker.on_parameter_status(name, value);
@@ -136,7 +141,7 @@ impl Relay {
             // What came early is looked at before anything is read, as if it had been held back.
             wait: if requests.kept.is_empty() { Wait::Nothing } else { Wait::Answers },
             requests,
-            answers: Inbox::default(),
+            answers,
             to_server: Outbox::default(),
             turns,
             pass: None,
@@ -205,7 +210,7 @@ impl Relay {
             return Ok(self.poll_goodbye(cx));
         }
         if self.wait != Wait::Nothing {
-            return self.retry_requests(cx);
+            return self.retry_requests(cx, scratch);
         }
         match self.requests.poll_fill(cx, &mut self.client, scratch) {
             Poll::Pending => {
@@ -217,7 +222,8 @@ impl Relay {
             Poll::Ready(Ok(filled)) => {
                 let taken = self.forward_requests(cx, &scratch[..filled])?;
                 self.requests.keep(&scratch[taken..filled]);
-                Ok(taken > 0)
+                // Also where nothing was taken: a read that brought something has registered no waker.
+                Ok(true)
             }
         }
     }
@@ -236,13 +242,33 @@ impl Relay {
     }
 
     /// What was held back may go on now.
-    fn retry_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+    fn retry_requests(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
         let mut kept = std::mem::take(&mut self.requests.kept);
         let taken = self.forward_requests(cx, &kept)?;
         drop(kept.split_to(taken));
         // Room that is not needed is given back.
         self.requests.kept = if kept.is_empty() { BytesMut::new() } else { kept };
+        if let Wait::Gate(_) = self.wait {
+            self.listen_while_parked(cx, scratch)?;
+        }
         Ok(taken > 0 || self.wait == Wait::Nothing)
+    }
+
+    /// A client that gives up while it waits at the gate leaves its seat, and what it asked for is not done. Only one that
+    /// said Terminate behind its last request asked for it to be done without being there.
+    fn listen_while_parked(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Ending> {
+        while self.requests.kept.len() < scratch.len() {
+            match self.requests.poll_fill(cx, &mut self.client, scratch) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(filled @ 1..)) => self.requests.keep(&scratch[..filled]),
+                Poll::Ready(Err(_) | Ok(0)) if self.requests.kept.ends_with(&TERMINATE) => {
+                    self.requests.ended = false;
+                    break;
+                }
+                Poll::Ready(Err(_) | Ok(0)) => return Err(Ending::ClientVanished),
+            }
+        }
+        Ok(())
     }
 
     /// Takes messages off the front of `bytes` while they are admitted, and sends them. How many bytes that were.
@@ -256,7 +282,10 @@ impl Relay {
                 }
             }
             let next = self.requests.walker.next(&bytes[taken..], observe::wants_request);
-            let Some(piece) = next.map_err(Ending::ClientBroke)? else { break };
+            let Some(piece) = next.map_err(Ending::ClientBroke)? else {
+                self.give_back_unused_pass();
+                break;
+            };
             taken += piece.bytes.len();
             self.note_request(&piece);
             if self.requests.ended {
@@ -268,23 +297,36 @@ impl Relay {
         Ok(taken)
     }
 
+    /// The message that was let in is not complete: nobody waits for a client that may never finish it.
+    fn give_back_unused_pass(&mut self) {
+        if self.exchange.rest() != Rest::Busy {
+            self.pass = None;
+        }
+    }
+
     /// Whether the message that begins with this tag may be forwarded now.
     fn admit(&mut self, cx: &mut Context<'_>, tag: u8) -> Wait {
         if self.exchange.is_full() {
             return Wait::Answers;
         }
         match &self.pass {
-            // Inside a held gate a pipeline does not go on to its next transaction.
-            Some(_) if self.exchange.will_report() && self.gate().state() == GateState::Held => Wait::Answers,
+            // A pipeline does not go on to its next transaction where a boundary is wanted: one that never paused would
+            // keep its session from every order.
+            Some(_) if self.wants_boundary() && self.exchange.will_report() => Wait::Answers,
             Some(_) => Wait::Nothing,
             None if Exchange::begins_work(tag) => self.enter(cx),
             None => Wait::Nothing,
         }
     }
 
+    fn wants_boundary(&self) -> bool {
+        self.due || self.worker.is_stopping() || self.gate().state() == GateState::Held
+    }
+
     /// Through the gate, at a boundary.
     fn enter(&mut self, cx: &mut Context<'_>) -> Wait {
         let Ok(pass) = self.gate().try_enter(self.worker.index()) else {
+            self.set_activity(Activity::Held);
             return match self.wait {
                 Wait::Gate(since) => Wait::Gate(since),
                 // It may have come while the session was not listening.
@@ -331,17 +373,26 @@ impl Relay {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(Ending::ClientVanished),
         }
+        if let Some(unseen) = self.answers.take_unseen() {
+            self.forward_answers(cx, &unseen)?;
+            return Ok(true);
+        }
         match self.answers.poll_fill(cx, &mut self.server.stream, scratch) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_) | Ok(0)) => Err(self.on_server_end()),
             Poll::Ready(Ok(filled)) => {
-                let taken = self.walk_answers(&scratch[..filled])?;
-                let sent = self.to_client.send(cx, &mut self.client, &scratch[..taken]);
-                sent.map_err(|_| Ending::ClientVanished)?;
-                self.answers.keep(&scratch[taken..filled]);
-                Ok(taken > 0)
+                self.forward_answers(cx, &scratch[..filled])?;
+                Ok(true)
             }
         }
+    }
+
+    fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Ending> {
+        let taken = self.walk_answers(bytes)?;
+        let sent = self.to_client.send(cx, &mut self.client, &bytes[..taken]);
+        sent.map_err(|_| Ending::ClientVanished)?;
+        self.answers.keep(&bytes[taken..]);
+        Ok(())
     }
 
     fn walk_answers(&mut self, bytes: &[u8]) -> Result<usize, Ending> {
@@ -365,7 +416,7 @@ impl Relay {
             _ => {}
         }
         self.exchange.on_answer(piece.tag);
-        observe::track_answer(&mut self.tracker, piece);
+        observe::track_answer(&mut self.tracker, &self.exchange, piece);
         Ok(())
     }
 
@@ -410,7 +461,7 @@ impl Relay {
     }
 
     /// One store to memory of the session's own, and only when it changes.
-    fn set_activity(&mut self, activity: Activity) {
+    pub(super) fn set_activity(&mut self, activity: Activity) {
         if self.activity != activity {
             self.activity = activity;
             self.member.set_activity(activity);
@@ -422,8 +473,9 @@ impl Relay {
         self.due = true;
     }
 
-    /// What the server sent and nobody has taken.
+    /// What the server sent and nobody has taken; whoever asks takes some, and the rest is looked at afterwards.
     pub(super) fn kept_answers(&mut self) -> &mut BytesMut {
+        self.answers.unseen = true;
         &mut self.answers.kept
     }
 
@@ -438,14 +490,13 @@ impl Relay {
     pub(super) fn after_own_exchange(&mut self, known: &[(String, String)]) {
         let asynchronous = self.server.take_async_messages();
         self.to_client.queue(&asynchronous);
-        self.answers.kept = self.server.take_unread();
+        self.answers = Inbox::beginning_with(self.server.take_unread());
         self.tell_parameters(known);
     }
 
     /// The client goes on with another server connection, and is told what that one reports differently.
     pub(super) fn replace_server(&mut self, server: ServerConnection) -> ServerConnection {
         let old = std::mem::replace(&mut self.server, server);
-        self.answers = Inbox::default();
         self.last_words = LastWords::None;
         self.after_own_exchange(&old.parameters);
         old

@@ -1,5 +1,6 @@
 //! What sessions do when the record of their database changes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -105,6 +106,40 @@ async fn a_pipeline_is_held_between_two_of_its_transactions() {
     };
     let (answers, ()) = tokio::join!(all, hold);
     assert_eq!(answers, (0..5_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_client_that_always_has_a_request_on_its_way_can_be_moved() {
+    let (one, two) = (stage::server(Major::oldest()), stage::server(Major::oldest()));
+    stage::copy_verifier(&one, &two);
+    let stage = Stage::before(&one);
+    let client = Arc::new(stage.connect().await);
+    let loops = (0..8).map(|_| {
+        let client = Arc::clone(&client);
+        tokio::spawn(async move { while client.query_one("SELECT pg_sleep(0.001)", &[]).await.is_ok() {} })
+    });
+    let loops: Vec<_> = loops.collect();
+    move_to(&stage, &target(&two)).await;
+    assert_eq!(backends(&two), "1");
+    loops.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_session_that_began_before_its_password_changed_can_be_moved() {
+    let (one, two) = (stage::server(Major::oldest()), stage::server(Major::oldest()));
+    let stage = Stage::before(&one);
+    let before = stage.connect().await;
+    one.psql("ALTER ROLE app PASSWORD 'another'").unwrap();
+    stage::copy_verifier(&one, &two);
+    stage.read_logins(&one);
+    let mut config = stage.config();
+    let (after, connection) = config.password("another").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    move_to(&stage, &target(&two)).await;
+    for client in [&before, &after] {
+        client.batch_execute("SELECT 1").await.unwrap();
+    }
+    assert_eq!(backends(&two), "2");
 }
 
 #[tokio::test]

@@ -115,6 +115,60 @@ async fn a_flush_without_sync_brings_answers_and_keeps_the_transaction() {
 }
 
 #[tokio::test]
+async fn a_request_that_comes_byte_by_byte_is_answered() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    let mut query = BytesMut::new();
+    frontend::query(&mut query, "SELECT 1");
+    for byte in query {
+        client.stream.write_all(&[byte]).await.unwrap();
+        // Each byte is to arrive alone: the proxy has read the one before.
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    }
+    assert_eq!(hear(&mut client, "Z").await.0, "TDCZ");
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_inside_a_request_holds_nobody_up() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    let mut client = client(&stage, &server, &[]).await;
+    let mut query = BytesMut::new();
+    frontend::query(&mut query, "SELECT 1");
+    client.stream.write_all(&query[..7]).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    stage.hold();
+    stage.route.gate().drained().await.unwrap();
+    client.stream.write_all(&query[7..]).await.unwrap();
+    stage.open();
+    assert_eq!(hear(&mut client, "Z").await.0, "TDCZ");
+}
+
+#[tokio::test]
+async fn what_a_client_asked_for_before_it_gave_up_at_the_gate_is_not_done() {
+    let server = stage::server(Major::oldest());
+    server.psql_in("shop", "CREATE TABLE t (i int); GRANT ALL ON t TO app").unwrap();
+    let stage = Stage::before(&server);
+    let (mut gone, mut polite) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
+    stage.hold();
+    say(&mut gone, |out| frontend::query(out, "INSERT INTO t VALUES (1)")).await;
+    say(&mut polite, |out| {
+        frontend::query(out, "INSERT INTO t VALUES (2)");
+        frontend::terminate(out);
+    })
+    .await;
+    let held = |row: &freehold::route::SessionRow| row.activity == freehold::route::Activity::Held;
+    eventually("both wait", || stage.route.roster().sessions().iter().filter(|row| held(row)).count() == 2)
+        .await;
+    drop((gone, polite));
+    eventually("one has left its seat", || stage.route.roster().len() == 1).await;
+    stage.open();
+    eventually("both have left", || stage.route.roster().is_empty()).await;
+    assert_eq!(server.psql_in("shop", "SELECT i FROM t").unwrap(), "2");
+}
+
+#[tokio::test]
 async fn a_function_call_is_answered() {
     let server = stage::server(Major::oldest());
     let stage = Stage::before(&server);

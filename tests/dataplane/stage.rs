@@ -79,14 +79,6 @@ impl Stage {
             pooling: Pooling::Session,
             client_connections_max: 40,
         });
-        let login = Login {
-            role: RoleName::parse(ROLE).unwrap(),
-            verifier: Some(verifier(server, ROLE)),
-            can_login: true,
-            superuser: false,
-            valid_until: None,
-        };
-        routes.set_logins(route.id(), HashMap::from([(ROLE.to_owned(), Arc::new(login))]));
         let config = DataPlaneConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             workers: WORKERS,
@@ -98,7 +90,21 @@ impl Stage {
             mock: MockSecret::from_random([1; 32]),
         };
         let plane = DataPlane::start(config, Arc::clone(&routes)).unwrap();
-        Stage { routes, route, plane }
+        let stage = Stage { routes, route, plane };
+        stage.read_logins(server);
+        stage
+    }
+
+    /// As the control plane does every few seconds.
+    pub(crate) fn read_logins(&self, server: &Postgres) {
+        let login = Login {
+            role: RoleName::parse(ROLE).unwrap(),
+            verifier: Some(verifier(server, ROLE)),
+            can_login: true,
+            superuser: false,
+            valid_until: None,
+        };
+        self.routes.set_logins(self.route.id(), HashMap::from([(ROLE.to_owned(), Arc::new(login))]));
     }
 
     pub(crate) fn port(&self) -> u16 {
