@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::QueryError;
 use super::answers::{Answers, Reply, ResultSet, replies_to};
+use super::{Parameters, QueryError};
 use crate::tls::Stream;
 use crate::wire::Violation;
 use crate::wire::message::backend::{self, tag};
@@ -33,7 +33,7 @@ pub struct ServerConnection {
     /// A secret. Empty where the server gave none: then nothing can be cancelled.
     pub cancel_key: Bytes,
     /// What the server reported of its settings, as last heard by the login or by an exchange here.
-    pub parameters: Vec<(String, String)>,
+    pub parameters: Parameters,
     /// Received, not yet read.
     unread: BytesMut,
     /// Whole notices and notifications that came while something else was read.
@@ -55,7 +55,7 @@ pub struct Parts {
     pub stream: Stream,
     pub pid: i32,
     pub cancel_key: Bytes,
-    pub parameters: Vec<(String, String)>,
+    pub parameters: Parameters,
     /// Whole notices and notifications for the client; they came before `unread`.
     pub asynchronous: Bytes,
     /// Received, not yet read; may end inside a message.
@@ -67,7 +67,7 @@ impl ServerConnection {
         stream: Stream,
         pid: i32,
         cancel_key: Bytes,
-        parameters: Vec<(String, String)>,
+        parameters: Parameters,
         unread: BytesMut,
         asynchronous: BytesMut,
     ) -> ServerConnection {
@@ -77,7 +77,7 @@ impl ServerConnection {
 
     /// What the server last reported of a setting.
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.parameters.value(name)
     }
 
     /// As the last exchange here left it.
@@ -228,7 +228,7 @@ impl ServerConnection {
         match tag {
             tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => self.asynchronous.extend_from_slice(message),
             tag::PARAMETER_STATUS => match backend::parse_parameter_status(body) {
-                Ok((name, value)) => self.update(name, value),
+                Ok((name, value)) => self.parameters.set(name, value),
                 // A setting in another encoding, such as application_name: the client still has to hear of it.
                 Err(Violation::NotUtf8 { .. }) => self.asynchronous.extend_from_slice(message),
                 Err(source) => return Err(protocol(source)),
@@ -240,13 +240,6 @@ impl ServerConnection {
             tag => answers.read(tag, body)?,
         }
         Ok(())
-    }
-
-    fn update(&mut self, name: &str, value: &str) {
-        match self.parameters.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => value.clone_into(known),
-            None => self.parameters.push((name.to_owned(), value.to_owned())),
-        }
     }
 
     /// Sends and receives what can be sent and received now, at least something. The number of bytes received; 0 is

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::channel::{Channel, Message};
 use super::error::LoginStep;
-use super::{ConnectError, ConnectRequest, Credential, ServerConnection, scrub};
+use super::{ConnectError, ConnectRequest, Credential, Parameters, ServerConnection, scrub};
 use crate::auth::md5;
 use crate::auth::scram::{Challenge, ClientLogin, Nonce, Offer, ScramError};
 use crate::model::Address;
@@ -141,14 +141,14 @@ async fn receive(channel: &mut Channel, step: LoginStep) -> Result<Message, Conn
 
 /// Reads what the server tells about itself, up to ReadyForQuery.
 pub(super) async fn settle(mut channel: Channel) -> Result<ServerConnection, ConnectError> {
-    let mut parameters = Vec::new();
+    let mut parameters = Parameters::default();
     let mut asynchronous = BytesMut::new();
     let (mut pid, mut cancel_key) = (0, Bytes::new());
     loop {
         let message = channel.receive().await?;
         let read = match message.tag {
             tag::PARAMETER_STATUS => backend::parse_parameter_status(message.body())
-                .map(|(name, value)| parameters.push((name.to_owned(), value.to_owned()))),
+                .map(|(name, value)| parameters.set(name, value)),
             tag::BACKEND_KEY_DATA => backend::parse_backend_key_data(message.body()).map(|(id, key)| {
                 pid = id;
                 cancel_key = Bytes::copy_from_slice(key);

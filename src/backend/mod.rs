@@ -21,6 +21,7 @@ mod connect;
 mod connection;
 mod error;
 mod login;
+mod parameters;
 mod scrub;
 mod socket;
 
@@ -34,6 +35,7 @@ pub use cancel::cancel;
 pub use connect::connect;
 pub use connection::{Parts, ServerConnection};
 pub use error::{ConnectError, QueryError};
+pub use parameters::{Parameters, SharedParameters};
 pub use socket::{Opened, open};
 
 use crate::auth::ClientKeys;

@@ -15,6 +15,7 @@ mod doubt;
 mod ending;
 mod hold;
 mod observe;
+mod parking;
 mod pipe;
 mod registry;
 mod relay;

@@ -57,11 +57,3 @@ pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piec
 pub(super) fn is_fatal(body: &[u8]) -> bool {
     ErrorFields::parse(body).is_ok_and(|fields| fields.severity() == Severity::Fatal)
 }
-
-/// Takes a new value of a parameter that the server reports.
-pub(super) fn update(parameters: &mut Vec<(String, String)>, name: &str, value: &str) {
-    match parameters.iter_mut().find(|(known, _)| known == name) {
-        Some((_, known)) => value.clone_into(known),
-        None => parameters.push((name.to_owned(), value.to_owned())),
-    }
-}

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use dashmap::DashMap;
 
+use super::parking::Parking;
 use crate::model::RouteRecord;
 use crate::wire::startup::CancelRequest;
 
@@ -37,6 +38,13 @@ pub(super) struct Registry {
 struct Entry {
     secret: Secret,
     target: Arc<Mutex<Target>>,
+    parking: Arc<Parking>,
+}
+
+/// What a cancel request is meant for.
+pub(super) struct Found {
+    pub(super) target: Target,
+    pub(super) parking: Arc<Parking>,
 }
 
 /// A session's entry; it ends with the session.
@@ -44,6 +52,7 @@ pub(super) struct Enlisted {
     registry: Arc<Registry>,
     pub(super) pid: i32,
     pub(super) secret: Secret,
+    pub(super) parking: Arc<Parking>,
     target: Arc<Mutex<Target>>,
 }
 
@@ -56,6 +65,7 @@ impl Registry {
     ) -> Enlisted {
         let pid = target.pid;
         let target = Arc::new(Mutex::new(target));
+        let parking = Arc::<Parking>::default();
         let mut entries = self.by_pid.entry(pid).or_default();
         let secret = loop {
             let secret = secret();
@@ -63,15 +73,16 @@ impl Registry {
                 break secret;
             }
         };
-        entries.push(Entry { secret, target: Arc::clone(&target) });
-        Enlisted { registry: Arc::clone(self), pid, secret, target }
+        entries.push(Entry { secret, target: Arc::clone(&target), parking: Arc::clone(&parking) });
+        Enlisted { registry: Arc::clone(self), pid, secret, parking, target }
     }
 
-    /// The server connection that the request is meant for. Takes the same time for each wrong secret.
-    pub(super) fn find(&self, request: &CancelRequest) -> Option<Target> {
+    /// The session that the request is meant for. Takes the same time for each wrong secret.
+    pub(super) fn find(&self, request: &CancelRequest) -> Option<Found> {
         let entries = self.by_pid.get(&request.pid)?;
         let entry = entries.iter().find(|entry| is_same(&entry.secret, &request.key))?;
-        Some(entry.target.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        let target = entry.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(Found { target, parking: Arc::clone(&entry.parking) })
     }
 }
 
@@ -143,8 +154,8 @@ mod tests {
         let mut offered = [[1; 4], [2; 4]].into_iter();
         let two = registry.enlist(target(7, b"bbbb"), || offered.next().unwrap());
         assert_eq!((one.secret, two.secret), ([1; 4], [2; 4]), "a secret is given once");
-        assert_eq!(&registry.find(&request(7, &[1; 4])).unwrap().key[..], b"aaaa");
-        assert_eq!(&registry.find(&request(7, &[2; 4])).unwrap().key[..], b"bbbb");
+        assert_eq!(&registry.find(&request(7, &[1; 4])).unwrap().target.key[..], b"aaaa");
+        assert_eq!(&registry.find(&request(7, &[2; 4])).unwrap().target.key[..], b"bbbb");
         for wrong in [request(7, &[3; 4]), request(8, &[1; 4]), request(7, b"aaaa"), request(7, &[1; 5])] {
             assert!(registry.find(&wrong).is_none());
         }
@@ -155,7 +166,7 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let session = registry.enlist(target(7, b"aaaa"), || [1; 4]);
         session.point_to(target(99, b"zzzz"));
-        assert_eq!(registry.find(&request(7, &[1; 4])).unwrap().pid, 99);
+        assert_eq!(registry.find(&request(7, &[1; 4])).unwrap().target.pid, 99);
         assert!(registry.find(&request(99, &[1; 4])).is_none());
     }
 

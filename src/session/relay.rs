@@ -27,21 +27,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::ending::Ending;
 use super::observe;
+use super::parking::{self, Parking};
 use super::pipe::{Inbox, Outbox};
 use super::state::StateTracker;
 use super::worker::Worker;
-use crate::backend::ServerConnection;
+use crate::backend::{Parameters, ServerConnection};
+use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, Gate, GateState, Member, Pass, Route, TurnWatch};
 use crate::tls::Stream;
 use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::Piece;
 use crate::wire::message::backend::{
-    parameter_status, parse_parameter_status, parse_ready_for_query, tag as answer,
+    error_response, parameter_status, parse_parameter_status, parse_ready_for_query, ready_for_query,
+    tag as answer,
 };
 use crate::wire::message::frontend::tag as request;
 
@@ -86,11 +89,21 @@ enum Goodbye {
     Said,
 }
 
+/// What is relayed between.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) client: Stream,
+    pub(super) server: ServerConnection,
+    /// What the client sent before it was told that the server is ready.
+    pub(super) early: BytesMut,
+}
+
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) worker: Rc<Worker>,
     pub(super) route: Arc<Route>,
     pub(super) member: Member,
+    parking: Arc<Parking>,
     pub(super) client: Stream,
     pub(super) server: ServerConnection,
     pub(super) exchange: Exchange,
@@ -112,27 +125,27 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// `early` is what the client sent before it was told that the server is ready.
     pub(super) fn new(
         worker: Rc<Worker>,
         route: Arc<Route>,
         member: Member,
-        client: Stream,
-        server: ServerConnection,
-        early: BytesMut,
+        parking: Arc<Parking>,
+        ends: Ends,
     ) -> Relay {
+        let Ends { client, mut server, early } = ends;
         let turns = route.gate().watch(worker.index());
         let requests = Inbox { kept: early, ..Inbox::default() };
-        let mut server = server;
+        worker.share(&mut server.parameters);
         let answers = Inbox::beginning_with(server.take_unread());
         let mut tracker = StateTracker::new();
-        for (name, value) in &server.parameters {
+        for (name, value) in server.parameters.iter() {
             tracker.on_parameter_status(name, value);
         }
         Relay {
             worker,
             route,
             member,
+            parking,
             client,
             server,
             exchange: Exchange::new(),
@@ -248,10 +261,39 @@ impl Relay {
         drop(kept.split_to(taken));
         // Room that is not needed is given back.
         self.requests.kept = if kept.is_empty() { BytesMut::new() } else { kept };
-        if let Wait::Gate(_) = self.wait {
-            self.listen_while_parked(cx, scratch)?;
+        match self.wait {
+            Wait::Gate(_) => self.stay_parked(cx, scratch)?,
+            _ => self.parking.leave(),
         }
         Ok(taken > 0 || self.wait == Wait::Nothing)
+    }
+
+    fn stay_parked(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Ending> {
+        self.listen_while_parked(cx, scratch)?;
+        self.parking.park(cx.waker());
+        if self.parking.take_cancelled() {
+            self.take_back_parked();
+        }
+        Ok(())
+    }
+
+    /// The request that waits was cancelled: nobody has seen it, and nobody will.
+    fn take_back_parked(&mut self) {
+        let Some(unit) = parking::first_unit(&self.requests.kept) else { return };
+        self.requests.kept.advance(unit);
+        let refusal = Refusal::new(
+            Severity::Error,
+            SqlState::QUERY_CANCELED,
+            "canceling statement due to user request".to_owned(),
+        );
+        let mut answer = BytesMut::new();
+        error_response(&mut answer, &refusal);
+        ready_for_query(&mut answer, self.exchange.status());
+        self.to_client.queue(&answer);
+        if self.requests.kept.is_empty() {
+            self.wait = Wait::Nothing;
+            self.set_activity(Activity::Idle);
+        }
     }
 
     /// A client that gives up while it waits at the gate leaves its seat, and what it asked for is not done. Only one that
@@ -442,7 +484,8 @@ impl Relay {
             self.member.set_application_name(value.to_owned());
         }
         self.tracker.on_parameter_status(name, value);
-        observe::update(&mut self.server.parameters, name, value);
+        self.server.parameters.set(name, value);
+        self.worker.share(&mut self.server.parameters);
     }
 
     /// The server has closed the connection.
@@ -480,14 +523,14 @@ impl Relay {
     }
 
     /// Makes the connection ready for an exchange of Freehold's own. The parameters that the client has been told.
-    pub(super) fn before_own_exchange(&mut self) -> Vec<(String, String)> {
+    pub(super) fn before_own_exchange(&mut self) -> Parameters {
         self.server.put_back(&std::mem::take(&mut self.answers.kept));
         self.server.parameters.clone()
     }
 
     /// After Freehold's own exchange with the server: what came for the client meanwhile is sent to it. `known` are the
     /// parameters that it was told before.
-    pub(super) fn after_own_exchange(&mut self, known: &[(String, String)]) {
+    pub(super) fn after_own_exchange(&mut self, known: &Parameters) {
         let asynchronous = self.server.take_async_messages();
         self.to_client.queue(&asynchronous);
         self.answers = Inbox::beginning_with(self.server.take_unread());
@@ -497,15 +540,16 @@ impl Relay {
     /// The client goes on with another server connection, and is told what that one reports differently.
     pub(super) fn replace_server(&mut self, server: ServerConnection) -> ServerConnection {
         let old = std::mem::replace(&mut self.server, server);
+        self.worker.share(&mut self.server.parameters);
         self.last_words = LastWords::None;
         self.after_own_exchange(&old.parameters);
         old
     }
 
-    fn tell_parameters(&mut self, known: &[(String, String)]) {
+    fn tell_parameters(&mut self, known: &Parameters) {
         let mut news = BytesMut::new();
-        for (name, value) in &self.server.parameters {
-            if !known.iter().any(|(known, told)| known == name && told == value) {
+        for (name, value) in self.server.parameters.iter() {
+            if known.value(name) != Some(value) {
                 parameter_status(&mut news, name, value);
                 self.tracker.on_parameter_status(name, value);
             }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::ending::{self, Ending};
 use super::hold::Travel;
 use super::registry::{Enlisted, Target};
-use super::relay::{Pause, Relay};
+use super::relay::{Ends, Pause, Relay};
 use super::worker::Worker;
 use crate::auth::ClientKeys;
 use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
@@ -43,7 +43,11 @@ pub(super) async fn visitor(worker: Rc<Worker>, tcp: TcpStream, address: SocketA
 
 async fn cancel(worker: &Worker, request: &CancelRequest) {
     let plane = &worker.plane;
-    let Some(target) = plane.registry.find(request) else { return };
+    let Some(found) = plane.registry.find(request) else { return };
+    if found.parking.cancel() {
+        return;
+    }
+    let target = found.target;
     let deadline = Instant::now() + plane.connect_time_max;
     let sent =
         backend::cancel(&target.record.place, &plane.connector, target.pid, &target.key, deadline).await;
@@ -234,14 +238,15 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened) -> Session {
     let target = Target { record, pid: server.pid, key: server.cancel_key.clone() };
     let enlisted = worker.plane.registry.enlist(target, rand::random);
     let mut greeting = BytesMut::new();
-    for (name, value) in &server.parameters {
+    for (name, value) in server.parameters.iter() {
         message::parameter_status(&mut greeting, name, value);
     }
     message::backend_key_data(&mut greeting, enlisted.pid, &enlisted.secret);
     let notices: Bytes = server.take_async_messages();
     greeting.extend_from_slice(&notices);
     message::ready_for_query(&mut greeting, TransactionStatus::Idle);
-    let mut relay = Relay::new(Rc::clone(worker), client.route, member, client.stream, server, client.early);
+    let ends = Ends { client: client.stream, server, early: client.early };
+    let mut relay = Relay::new(Rc::clone(worker), client.route, member, Arc::clone(&enlisted.parking), ends);
     relay.to_client.queue(&greeting);
     Session { relay, enlisted, origin, travel }
 }

@@ -23,6 +23,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::state::Hints;
 use super::{Plane, serve};
+use crate::backend::{Parameters, SharedParameters};
 use crate::model::DatabaseId;
 
 /// One read of a session. Larger than any query, and large enough that bulk data needs few system calls.
@@ -70,6 +71,7 @@ pub(super) struct Worker {
     pub(super) warmers: Arc<Semaphore>,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
     hints: RefCell<HashMap<DatabaseId, HintsCell>>,
+    parameters: RefCell<SharedParameters>,
 }
 
 /// Filled by the first session that needs it.
@@ -93,6 +95,7 @@ impl Worker {
             next_session: Cell::new(0),
             warmers: Arc::new(Semaphore::new(WARMERS_MAX)),
             hints: RefCell::default(),
+            parameters: RefCell::default(),
         }
     }
 
@@ -125,6 +128,11 @@ impl Worker {
     /// The database stays where it is now; before the next time its functions may change.
     pub(super) fn forget_hints(&self, database: &DatabaseId) {
         self.hints.borrow_mut().remove(database);
+    }
+
+    /// What a server reports is kept once for all connections of which it reports the same.
+    pub(super) fn share(&self, parameters: &mut Parameters) {
+        self.parameters.borrow_mut().share(parameters);
     }
 
     fn stop(&self) {

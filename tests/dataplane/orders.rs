@@ -125,6 +125,35 @@ async fn a_client_that_always_has_a_request_on_its_way_can_be_moved() {
 }
 
 #[tokio::test]
+async fn what_waits_at_the_gate_can_be_cancelled_and_is_never_done() {
+    let server = stage::server(Major::oldest());
+    server.psql_in("shop", "CREATE TABLE t (i int); GRANT ALL ON t TO app").unwrap();
+    let stage = Stage::before(&server);
+    let client = Arc::new(stage.connect().await);
+    let token = client.cancel_token();
+    let insert = client.prepare("INSERT INTO t VALUES (1)").await.unwrap();
+    stage.hold();
+    for simple in [true, false] {
+        let (client, insert) = (Arc::clone(&client), insert.clone());
+        let parked = tokio::spawn(async move {
+            match simple {
+                true => client.batch_execute("INSERT INTO t VALUES (1)").await,
+                false => client.execute(&insert, &[]).await.map(drop),
+            }
+        });
+        let held = |row: &freehold::route::SessionRow| row.activity == freehold::route::Activity::Held;
+        eventually("it waits", || stage.route.roster().sessions().iter().any(held)).await;
+        token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        let error = parked.await.unwrap().unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+        eventually("it waits no longer", || !stage.route.roster().sessions().iter().any(held)).await;
+    }
+    stage.open();
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    assert_eq!(server.psql_in("shop", "SELECT i FROM t").unwrap(), "2");
+}
+
+#[tokio::test]
 async fn a_session_that_began_before_its_password_changed_can_be_moved() {
     let (one, two) = (stage::server(Major::oldest()), stage::server(Major::oldest()));
     let stage = Stage::before(&one);
