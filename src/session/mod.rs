@@ -16,6 +16,7 @@ mod ending;
 mod hold;
 mod observe;
 mod parking;
+mod pids;
 mod pipe;
 mod registry;
 mod relay;

@@ -33,6 +33,7 @@ use tokio::io::AsyncWrite;
 use super::ending::Ending;
 use super::observe;
 use super::parking::{self, Parking};
+use super::pids::Pids;
 use super::pipe::{Inbox, Outbox};
 use super::state::StateTracker;
 use super::worker::Worker;
@@ -104,6 +105,8 @@ pub(super) struct Relay {
     pub(super) route: Arc<Route>,
     pub(super) member: Member,
     parking: Arc<Parking>,
+    /// The server process that the client was told at its start.
+    told_pid: i32,
     pub(super) client: Stream,
     pub(super) server: ServerConnection,
     pub(super) exchange: Exchange,
@@ -146,6 +149,7 @@ impl Relay {
             route,
             member,
             parking,
+            told_pid: server.pid,
             client,
             server,
             exchange: Exchange::new(),
@@ -415,21 +419,21 @@ impl Relay {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(Ending::ClientVanished),
         }
-        if let Some(unseen) = self.answers.take_unseen() {
-            self.forward_answers(cx, &unseen)?;
+        if let Some(mut unseen) = self.answers.take_unseen() {
+            self.forward_answers(cx, &mut unseen)?;
             return Ok(true);
         }
         match self.answers.poll_fill(cx, &mut self.server.stream, scratch) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(_) | Ok(0)) => Err(self.on_server_end()),
             Poll::Ready(Ok(filled)) => {
-                self.forward_answers(cx, &scratch[..filled])?;
+                self.forward_answers(cx, &mut scratch[..filled])?;
                 Ok(true)
             }
         }
     }
 
-    fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Ending> {
+    fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Ending> {
         let taken = self.walk_answers(bytes)?;
         let sent = self.to_client.send(cx, &mut self.client, &bytes[..taken]);
         sent.map_err(|_| Ending::ClientVanished)?;
@@ -437,17 +441,27 @@ impl Relay {
         Ok(())
     }
 
-    fn walk_answers(&mut self, bytes: &[u8]) -> Result<usize, Ending> {
+    fn walk_answers(&mut self, bytes: &mut [u8]) -> Result<usize, Ending> {
         let mut taken = 0;
+        let pids = self.pids();
         loop {
-            let wanted = |tag| observe::wants_answer(tag, &self.tracker);
+            let is_named = |tag| tag == answer::NOTIFICATION_RESPONSE && pids.differ();
+            let wanted = |tag| observe::wants_answer(tag, &self.tracker) || is_named(tag);
             let next = self.answers.walker.next(&bytes[taken..], wanted);
             let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(taken) };
-            taken += piece.bytes.len();
+            let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
             if piece.part.begins() {
                 self.note_answer(&piece)?;
             }
+            if is_named {
+                pids.rename(&mut bytes[taken..taken + length]);
+            }
+            taken += length;
         }
+    }
+
+    fn pids(&self) -> Pids {
+        Pids { told: self.told_pid, actual: self.server.pid }
     }
 
     fn note_answer(&mut self, piece: &Piece<'_>) -> Result<(), Ending> {
@@ -531,7 +545,8 @@ impl Relay {
     /// After Freehold's own exchange with the server: what came for the client meanwhile is sent to it. `known` are the
     /// parameters that it was told before.
     pub(super) fn after_own_exchange(&mut self, known: &Parameters) {
-        let asynchronous = self.server.take_async_messages();
+        let mut asynchronous = BytesMut::from(self.server.take_async_messages());
+        self.pids().rename_all(&mut asynchronous);
         self.to_client.queue(&asynchronous);
         self.answers = Inbox::beginning_with(self.server.take_unread());
         self.tell_parameters(known);

@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 
 use super::stage::{self, Stage, eventually, text};
 
-fn target(server: &Postgres) -> Place {
+pub(crate) fn target(server: &Postgres) -> Place {
     Place { system: SystemName::parse("two").unwrap(), ..stage::place(server) }
 }
 
@@ -29,7 +29,7 @@ async fn all_ready(stage: &Stage) {
 }
 
 /// What the mover does, without moving data. How long the gate was shut.
-async fn move_to(stage: &Stage, place: &Place) -> Duration {
+pub(crate) async fn move_to(stage: &Stage, place: &Place) -> Duration {
     let by = || HoldReason::Move { id: MoveId(1) };
     stage.order(|record| record.next = Some(place.clone()));
     all_ready(stage).await;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
+use super::orders;
 use super::stage::{self, PASSWORD, PATIENCE, ROLE, Stage, eventually};
 
 /// A client of the data plane.
@@ -65,6 +66,26 @@ async fn the_process_id_that_a_client_is_given_is_its_backends_own() {
     let mut client = client(&stage, &server, &[]).await;
     let results = client.query("SELECT pg_backend_pid()").await.unwrap();
     assert_eq!(results[0].value(0, 0), Some(client.pid.to_string().as_str()));
+}
+
+#[tokio::test]
+async fn a_client_that_moved_still_knows_its_own_notifications() {
+    let (one, two) = (stage::server(Major::oldest()), stage::server(Major::newest()));
+    stage::copy_verifier(&one, &two);
+    let stage = Stage::before(&one);
+    let mut client = client(&stage, &one, &[]).await;
+    let told = client.pid;
+    client.query("LISTEN c").await.unwrap();
+    orders::move_to(&stage, &orders::target(&two)).await;
+    let actual = client.query("SELECT pg_backend_pid()").await.unwrap()[0].value(0, 0).unwrap().to_owned();
+    assert_ne!(actual, told.to_string());
+    client.query("NOTIFY c, 'mine'").await.unwrap();
+    let heard = client.take_async_messages();
+    assert_eq!(heard[0], tag::NOTIFICATION_RESPONSE);
+    assert_eq!(heard[5..9], told.to_be_bytes());
+    two.psql_in("shop", "NOTIFY c, 'a stranger''s'").unwrap();
+    let (tags, _) = hear(&mut client, "A").await;
+    assert!(tags.ends_with('A'));
 }
 
 #[tokio::test]
