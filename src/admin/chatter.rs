@@ -1,18 +1,37 @@
 //! What drivers and psql say unasked: settings, transactions, probes. Understood just far enough to live on.
 
-use super::SyntaxError;
 use super::parser::Parser;
 use super::statement::Chatter;
+use super::{ErrorKind, SyntaxError};
+use crate::config::{Apply, Config, Setting};
 
-/// Commands that are accepted without effect, and their tags.
-const ACCEPTED: [(&str, &str); 7] = [
-    ("SET", "SET"),
-    ("RESET", "RESET"),
+/// Commands on one name that are accepted without effect, and their tags.
+const ACCEPTED: [(&str, &str); 5] = [
     ("DISCARD", "DISCARD ALL"),
     ("DEALLOCATE", "DEALLOCATE"),
     ("LISTEN", "LISTEN"),
     ("UNLISTEN", "UNLISTEN"),
     ("CLOSE", "CLOSE CURSOR"),
+];
+
+/// What may follow BEGIN, COMMIT and their like. Nothing else: whoever writes ABORT MOVE 1 must not be told that it worked.
+const TRANSACTION_WORDS: [&str; 16] = [
+    "WORK",
+    "TRANSACTION",
+    "ISOLATION",
+    "LEVEL",
+    "SERIALIZABLE",
+    "REPEATABLE",
+    "READ",
+    "COMMITTED",
+    "UNCOMMITTED",
+    "ONLY",
+    "WRITE",
+    "NOT",
+    "DEFERRABLE",
+    "AND",
+    "NO",
+    "CHAIN",
 ];
 
 /// Settings that drivers ask for with SHOW.
@@ -81,24 +100,63 @@ pub(super) fn function_value(name: &str) -> Option<String> {
 pub(super) fn parse(parser: &mut Parser) -> Result<Option<Chatter>, SyntaxError> {
     let Some(word) = parser.word() else { return Ok(None) };
     if let Some((_, tag)) = ACCEPTED.iter().find(|(keyword, _)| *keyword == word) {
-        parser.skip_statement();
-        return Ok(Some(Chatter::Accepted(tag)));
-    }
-    let transaction = match word.as_str() {
-        "BEGIN" | "START" => Some(Chatter::Begin),
-        "COMMIT" | "END" => Some(Chatter::Commit),
-        "ROLLBACK" | "ABORT" => Some(Chatter::Rollback),
-        _ => None,
-    };
-    if transaction.is_some() {
-        parser.skip_statement();
-        return Ok(transaction);
+        return one_name(parser).map(|()| Some(Chatter::Accepted(tag)));
     }
     match word.as_str() {
+        "BEGIN" | "START" => transaction(parser, Chatter::Begin).map(Some),
+        "COMMIT" | "END" => transaction(parser, Chatter::Commit).map(Some),
+        "ROLLBACK" | "ABORT" => transaction(parser, Chatter::Rollback).map(Some),
+        "SET" => set(parser, "SET").map(Some),
+        "RESET" => set(parser, "RESET").map(Some),
         "SELECT" => select(parser).map(Some),
         "SHOW" => Ok(setting(parser)),
         _ => Ok(None),
     }
+}
+
+/// `LISTEN name`, `UNLISTEN *`, `DEALLOCATE PREPARE name`.
+fn one_name(parser: &mut Parser) -> Result<(), SyntaxError> {
+    parser.advance();
+    let noise = parser.accept("PREPARE") && parser.at_end_of_statement();
+    match noise || parser.accept_symbol('*') {
+        true => Ok(()),
+        false => parser.identifier("a name").map(drop),
+    }
+}
+
+fn transaction(parser: &mut Parser, chatter: Chatter) -> Result<Chatter, SyntaxError> {
+    parser.advance();
+    // The modes of BEGIN may be separated by commas.
+    while parser.accept_symbol(',') || parser.accept_any(&TRANSACTION_WORDS) {}
+    match parser.end_of_statement() {
+        Ok(()) => Ok(chatter),
+        Err(error) => {
+            Err(error.with_hint("A move is stopped by CANCEL MOVE n, UNDO MOVE n or FINISH MOVE n."))
+        }
+    }
+}
+
+/// Settings of a connection are nobody's business here. One of the process would be: it is not changed by a word.
+fn set(parser: &mut Parser, tag: &'static str) -> Result<Chatter, SyntaxError> {
+    parser.advance();
+    let _ = parser.accept("SESSION") || parser.accept("LOCAL");
+    let span = parser.span();
+    if let Some(setting) = setting_of_process(parser) {
+        let error = SyntaxError::new(span, format!("{} is set in the configuration file", setting.path()));
+        let hint = match setting.apply {
+            Apply::Reload => "Edit the file, then RELOAD;",
+            Apply::Restart => "Edit the file, then start the process again.",
+        };
+        return Err(error.with_hint(hint).of_kind(ErrorKind::Unsupported));
+    }
+    parser.skip_statement();
+    Ok(Chatter::Accepted(tag))
+}
+
+fn setting_of_process(parser: &mut Parser) -> Option<&'static Setting> {
+    let section = parser.identifier("a section").ok()?.0;
+    let name = parser.accept_symbol('.').then(|| parser.identifier("a setting").ok())??.0;
+    Config::SETTINGS.iter().find(|setting| setting.section == section && setting.name == name)
 }
 
 fn select(parser: &mut Parser) -> Result<Chatter, SyntaxError> {
@@ -115,7 +173,7 @@ fn select(parser: &mut Parser) -> Result<Chatter, SyntaxError> {
     });
     let Some(function) = known else {
         let error = SyntaxError::new(span, "this port speaks Freehold's commands, not queries");
-        return Err(error.with_hint("SHOW HELP lists the commands.").of_kind(super::ErrorKind::Unsupported));
+        return Err(error.with_hint("SHOW HELP lists the commands.").of_kind(ErrorKind::Unsupported));
     };
     parser.advance();
     if parser.accept_symbol('(') && !parser.accept_symbol(')') {
@@ -150,5 +208,51 @@ mod tests {
     fn every_answer_to_chatter_has_a_named_column() {
         let all = FUNCTIONS.into_iter().chain(SETTINGS.into_iter().map(|(name, _)| name));
         assert!(all.eq(NAMES.iter().copied()));
+    }
+
+    fn mistake(text: &str) -> SyntaxError {
+        crate::admin::parse(text).expect_err(text)
+    }
+
+    #[test]
+    fn words_of_transactions_take_their_modes_and_nothing_else() {
+        for good in [
+            "BEGIN",
+            "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE",
+            "COMMIT WORK AND NO CHAIN",
+            "END",
+            "ROLLBACK TRANSACTION",
+            "ABORT",
+        ] {
+            assert!(crate::admin::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["ABORT MOVE 1", "END MOVE 1", "START MOVE DATABASE a TO b", "ROLLBACK MOVE 1", "COMMIT 1"]
+        {
+            let error = mistake(bad);
+            assert_eq!(error.kind, ErrorKind::Syntax, "{bad}");
+            assert!(error.hint.unwrap().contains("CANCEL MOVE n"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_without_effect_takes_one_name() {
+        for good in ["LISTEN x", "UNLISTEN *", "CLOSE ALL", "DEALLOCATE PREPARE \"_s\"", "DISCARD ALL"] {
+            assert!(crate::admin::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["CLOSE DATABASE shop", "DISCARD", "LISTEN TO me"] {
+            mistake(bad);
+        }
+    }
+
+    #[test]
+    fn a_setting_of_the_process_is_not_set_by_a_word() {
+        for text in ["SET log.level = 'debug'", "set session move.pause_max to '1s'", "RESET proxy.address"] {
+            assert_eq!(mistake(text).hint.as_deref(), Some("Edit the file, then RELOAD;"), "{text}");
+        }
+        assert!(mistake("SET proxy.listen = 'x'").hint.unwrap().ends_with("start the process again."));
+        for text in ["SET extra_float_digits = 3", "SET log.unknown = 1", "RESET ALL", "SET TIME ZONE 'UTC'"]
+        {
+            assert!(crate::admin::parse(text).is_ok(), "{text}");
+        }
     }
 }

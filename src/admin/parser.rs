@@ -70,6 +70,10 @@ impl Parser {
         found
     }
 
+    pub(super) fn accept_any(&mut self, keywords: &[&str]) -> bool {
+        keywords.iter().any(|keyword| self.accept(keyword))
+    }
+
     pub(super) fn expect(&mut self, keyword: &'static str) -> Result<(), SyntaxError> {
         self.one_of(&[keyword]).map(|_| ())
     }
