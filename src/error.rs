@@ -235,9 +235,33 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// An error and its causes in one line, for a log or a person of the platform.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    for cause in causes(error) {
+        text.push_str(&format!(": {cause}"));
+    }
+    text
+}
+
+/// What led to an error, the nearest first.
+pub fn causes(error: &dyn std::error::Error) -> impl Iterator<Item = &dyn std::error::Error> {
+    std::iter::successors(error.source(), |cause| cause.source())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chain_names_every_cause_once() {
+        let outer = std::io::Error::other(Unwritten(std::io::Error::other("the disk is full")));
+        assert_eq!(chain(&outer), "nothing was written: the disk is full");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("nothing was written")]
+    struct Unwritten(#[source] std::io::Error);
 
     #[test]
     fn a_code_that_is_not_five_characters_becomes_internal_error() {

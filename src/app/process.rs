@@ -1,11 +1,11 @@
 //! `freehold serve`: a configuration file in, an exit code out.
 
-use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Serve, ServeError};
 use crate::config::{Config, LogFormat, LogLevel};
+use crate::error::causes;
 use crate::telemetry::log::{self, Format, LogHandle};
 
 /// Threads for the control loop, the admin port and the store. Clients have threads of their own.
@@ -58,9 +58,7 @@ async fn run(config: Config, file: &Path, log: Option<LogHandle>) -> Result<(), 
 
 fn report(error: &ServeError) {
     eprintln!("freehold: {error}");
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        eprintln!("  because: {next}");
-        cause = next.source();
+    for cause in causes(error) {
+        eprintln!("  because: {cause}");
     }
 }

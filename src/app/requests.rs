@@ -14,6 +14,7 @@ use crate::admin::serve::AdminServer;
 use crate::admin::users::read_users;
 use crate::config::{Apply, Config, LogLevel};
 use crate::control::MoverSettings;
+use crate::error::chain;
 use crate::telemetry::log::LogHandle;
 use crate::tls::{Acceptor, Connector};
 
@@ -62,16 +63,6 @@ impl Reloadable {
 
 fn read(file: &Path) -> Result<Config, String> {
     Config::load(file).map_err(|errors| errors.to_string())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 /// Obeys until the end is asked for.

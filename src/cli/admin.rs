@@ -12,6 +12,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage};
 
 use super::{BLOCKED, Connection, TIMED_OUT};
 use crate::backend;
+use crate::error::chain;
 use crate::model::{Address, SslMode};
 use crate::tls::{ClientTls, Connector, Roots, Stream};
 
@@ -167,17 +168,6 @@ async fn open(config: &Config, wanted: &Connection) -> Result<Stream, AdminPortE
     let connector = Connector::open(ClientTls { roots, identity: None }).map_err(|error| reach(&error))?;
     let opened = backend::open(&address, mode, &connector).await;
     opened.map(|opened| opened.stream).map_err(|error| reach(&error))
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(&format!(": {next}"));
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

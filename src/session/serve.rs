@@ -18,7 +18,7 @@ use super::relay::{Ends, Pause, Relay};
 use super::worker::Worker;
 use crate::auth::ClientKeys;
 use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
-use crate::error::{Explain, Refusal, Severity, SqlState};
+use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::frontend::{Client, Visitor};
 use crate::model::{Place, RoleName, RouteRecord, UnixMillis};
 use crate::route::{Member, MemberFacts, Pass, Route};
@@ -249,18 +249,6 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened) -> Session {
     let mut relay = Relay::new(Rc::clone(worker), client.route, member, Arc::clone(&enlisted.parking), ends);
     relay.to_client.queue(&greeting);
     Session { relay, enlisted, origin, travel }
-}
-
-/// An error with its causes, for the log.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

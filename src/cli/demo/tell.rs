@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::admin::Refused;
 use super::verdict::{Finding, Verdict};
+use crate::error::chain;
 
 /// Where the story goes.
 #[derive(Debug)]
@@ -135,12 +136,7 @@ impl Teller {
 
     /// The story ended before its end.
     pub(super) fn broke_off(&mut self, error: &dyn std::error::Error) {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(source) = cause {
-            text.push_str(&format!(": {source}"));
-            cause = source.source();
-        }
+        let text = chain(error);
         match self.form {
             Form::Json => self.event(&json!({"event": "failed", "error": text})),
             _ => self.line(&format!("\nfailed: {text}")),
