@@ -129,6 +129,16 @@ fn verbs_reach_the_admin_port_and_exit_codes_say_how_it_went() {
 }
 
 #[test]
+fn an_answer_is_shown_even_if_a_command_after_it_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let serving = Serving::start(&write_config(dir.path()));
+    let output = serving.run(&["sql", "SHOW VERSION; DROP TEAM nobody; SHOW TEAMS"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("Freehold"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("MF003"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_blocked_plan_exits_with_three() {
     let source = Postgres::builder(Major::Oldest).setting("wal_level", "replica").start().unwrap();
     let target = Postgres::start(Major::Oldest).unwrap();

@@ -212,7 +212,11 @@ impl Conversation<'_> {
             Ok(statements) => {
                 for parsed in &statements {
                     match self.execute(parsed).await? {
-                        Ok(answer) => self.answer(&answer).await?,
+                        Ok(answer) => {
+                            self.answer(&answer).await?;
+                            // It may hold a password that is shown once; the next command may take long, and fail.
+                            self.send().await?;
+                        }
                         Err(refusal) => {
                             self.refuse(&refusal);
                             break;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::str::FromStr as _;
 
+use futures_util::TryStreamExt as _;
 use futures_util::future::poll_fn;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -129,11 +130,13 @@ impl AdminPort {
         Ok(AdminPort { client, driver })
     }
 
-    /// Runs commands; an answer for each.
-    pub(super) async fn run(&self, sql: &str) -> Result<Vec<Table>, AdminPortError> {
-        let mut tables = Vec::new();
+    /// Runs commands. Each answer is handed on when it arrives: it may hold a password that is shown once, and a
+    /// command after it may fail.
+    pub(super) async fn run(&self, sql: &str, mut answer: impl FnMut(Table)) -> Result<(), AdminPortError> {
+        let messages = self.client.simple_query_raw(sql).await?;
+        tokio::pin!(messages);
         let mut table = Table::default();
-        for message in self.client.simple_query(sql).await? {
+        while let Some(message) = messages.try_next().await? {
             match message {
                 SimpleQueryMessage::RowDescription(columns) => {
                     table.columns = columns.iter().map(|column| column.name().to_owned()).collect();
@@ -141,11 +144,11 @@ impl AdminPort {
                 SimpleQueryMessage::Row(row) => {
                     table.rows.push((0..row.len()).map(|index| row.get(index).map(str::to_owned)).collect());
                 }
-                SimpleQueryMessage::CommandComplete(_) => tables.push(std::mem::take(&mut table)),
+                SimpleQueryMessage::CommandComplete(_) => answer(std::mem::take(&mut table)),
                 _ => {}
             }
         }
-        Ok(tables)
+        Ok(())
     }
 }
 

@@ -152,9 +152,8 @@ enum Shown {
 }
 
 pub(super) async fn run(verb: Verb, connection: Connection) -> ExitCode {
-    let request = request(verb);
-    match carry_out(&request, &connection).await {
-        Ok(tables) => show(tables, &request, connection.output),
+    match carry_out(&request(verb), &connection).await {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             error.exit_code()
@@ -162,27 +161,31 @@ pub(super) async fn run(verb: Verb, connection: Connection) -> ExitCode {
     }
 }
 
-async fn carry_out(request: &Request, connection: &Connection) -> Result<Vec<Table>, AdminPortError> {
+async fn carry_out(request: &Request, connection: &Connection) -> Result<ExitCode, AdminPortError> {
     let (sender, mut notices) = mpsc::unbounded_channel::<DbError>();
     let port = AdminPort::connect(connection, sender).await?;
     let watch = if request.sql.ends_with(" WAIT") { Watch::begin() } else { Watch::Lines };
-    watch.during(port.run(&request.sql), &mut notices).await
-}
-
-fn show(tables: Vec<Table>, request: &Request, output: Output) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
-    for table in tables {
-        let blocked = |row: usize| table.value(row, "severity") == Some("blocker");
-        if request.shown == Shown::Findings && (0..table.rows.len()).any(blocked) {
+    let answer = |table: Table| {
+        if request.shown == Shown::Findings && names_a_blocker(&table) {
             code = ExitCode::from(BLOCKED);
         }
-        let table = match request.shown {
-            Shown::Columns(columns) => table.only(columns),
-            Shown::Everything | Shown::Findings => table,
-        };
-        output::print(&table, output);
-    }
-    code
+        watch.beside(|| show(table, request.shown, connection.output));
+    };
+    watch.during(port.run(&request.sql, answer), &mut notices).await?;
+    Ok(code)
+}
+
+fn names_a_blocker(table: &Table) -> bool {
+    (0..table.rows.len()).any(|row| table.value(row, "severity") == Some("blocker"))
+}
+
+fn show(table: Table, shown: Shown, output: Output) {
+    let table = match shown {
+        Shown::Columns(columns) => table.only(columns),
+        Shown::Everything | Shown::Findings => table,
+    };
+    output::print(&table, output);
 }
 
 fn request(verb: Verb) -> Request {

@@ -59,6 +59,14 @@ impl Watch {
         }
     }
 
+    /// Prints something while the bar is out of the way.
+    pub(super) fn beside(&self, print: impl FnOnce()) {
+        match self {
+            Watch::Bar(bar) => bar.suspend(print),
+            Watch::Lines => print(),
+        }
+    }
+
     fn end(&self) {
         if let Watch::Bar(bar) = self {
             bar.finish_and_clear();
