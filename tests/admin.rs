@@ -404,6 +404,26 @@ async fn a_driver_that_wraps_everything_in_a_transaction_sees_its_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_portal_gives_its_rows_in_parts_until_its_transaction_ends() {
+    let port = Port::open().await;
+    let mut admin = port.connect().await;
+    for team in ["a", "b", "c"] {
+        run(&admin, &format!("CREATE TEAM {team} CONTACT 'x'")).await;
+    }
+    let transaction = admin.transaction().await.unwrap();
+    let portal = transaction.bind("SHOW TEAMS", &[]).await.unwrap();
+    let mut names = Vec::new();
+    for wanted in [2, 2] {
+        let rows = transaction.query_portal(&portal, wanted).await.unwrap();
+        names.extend(rows.iter().map(|row| row.get::<_, String>("name")));
+    }
+    assert_eq!(names, ["a", "b", "c"]);
+    transaction.simple_query("COMMIT").await.unwrap();
+    let gone = transaction.query_portal(&portal, 1).await.unwrap_err();
+    assert_eq!(gone.code().unwrap().code(), "34000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_change_is_audited_with_who_and_how_it_ended() {
     let port = Port::open().await;
     let admin = port.connect().await;

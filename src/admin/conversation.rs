@@ -5,7 +5,8 @@
 //!
 //! # Transactions
 //! Commands take effect at once. BEGIN, COMMIT and ROLLBACK only move the status that ReadyForQuery reports, because
-//! drivers that wrap everything in a transaction look at it.
+//! drivers that wrap everything in a transaction look at it; and portals live until the end of the transaction, because
+//! drivers fetch from them in parts.
 
 use std::collections::HashMap;
 use std::io;
@@ -182,9 +183,7 @@ impl Conversation<'_> {
             tag::TERMINATE => return Ok(Next::End),
             tag::SYNC => {
                 self.flow = Flow::Normal;
-                self.portals.clear();
-                backend::ready_for_query(&mut self.out, self.status);
-                self.send().await?;
+                self.ready().await?;
             }
             _ if self.flow == Flow::Skipping => {}
             tag::QUERY => self.query(body).await?,
@@ -224,6 +223,14 @@ impl Conversation<'_> {
                     }
                 }
             }
+        }
+        self.ready().await
+    }
+
+    /// Portals end with their transaction. See "Extended Query" in the chapter "Frontend/Backend Protocol".
+    async fn ready(&mut self) -> io::Result<()> {
+        if self.status == TransactionStatus::Idle {
+            self.portals.clear();
         }
         backend::ready_for_query(&mut self.out, self.status);
         self.send().await
@@ -407,7 +414,10 @@ impl Conversation<'_> {
         }
         match statement {
             Statement::Chatter(Chatter::Begin) => self.status = TransactionStatus::InTransaction,
-            _ if ends => self.status = TransactionStatus::Idle,
+            _ if ends => {
+                self.status = TransactionStatus::Idle;
+                self.portals.clear();
+            }
             _ => return None,
         }
         Some(Ok(Answer::done(command(statement))))
