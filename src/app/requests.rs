@@ -16,7 +16,7 @@ use crate::config::{Apply, Config, LogLevel};
 use crate::control::MoverSettings;
 use crate::error::chain;
 use crate::telemetry::log::LogHandle;
-use crate::tls::{Acceptor, Connector};
+use crate::tls::{Acceptor, Connector, TlsError};
 
 /// What a change of the configuration reaches without a restart.
 #[derive(Debug)]
@@ -40,24 +40,35 @@ impl Reloadable {
         };
         let fresh = read(file)?;
         let users = read_users(&fresh.admin.users_file).map_err(|error| chain(&error))?;
-        for acceptor in &self.acceptors {
-            acceptor.reload().map_err(|error| chain(&error))?;
-        }
-        self.connector.reload().map_err(|error| chain(&error))?;
+        let renewals = self.renewals().map_err(|error| chain(&error))?;
+        // Everything was read: nothing below can fail.
+        renewals.into_iter().for_each(|renew| renew());
         admin.set_users(users);
-        let fault = self.mover.load().fault.clone();
-        self.mover.store(Arc::new(settings::mover(&fresh, &self.connector, fault)));
-        self.logins_interval.send_replace(fresh.moves.logins_interval);
-        if let Some(log) = &self.log {
-            log.set_level(LogLevel::as_str(fresh.log.level));
-        }
-        let running = self.config.load();
+        let running = self.config.load_full();
         let differences = running.differences(&fresh);
-        let answer =
-            differences.iter().map(|setting| (setting.path(), setting.apply == Apply::Reload)).collect();
+        self.follow(running.reloaded(&fresh));
         tracing::info!(changed = differences.len(), "the configuration was read again");
-        self.config.store(Arc::new(fresh));
-        Ok(answer)
+        Ok(differences.iter().map(|setting| (setting.path(), setting.apply == Apply::Reload)).collect())
+    }
+
+    /// Every certificate read again, none in use yet.
+    fn renewals(&self) -> Result<Vec<Box<dyn FnOnce()>>, TlsError> {
+        let mut renewals: Vec<Box<dyn FnOnce()>> = vec![Box::new(self.connector.renewal()?)];
+        for acceptor in &self.acceptors {
+            renewals.push(Box::new(acceptor.renewal()?));
+        }
+        Ok(renewals)
+    }
+
+    /// `config` is what is in force now.
+    fn follow(&self, config: Config) {
+        let fault = self.mover.load().fault.clone();
+        self.mover.store(Arc::new(settings::mover(&config, &self.connector, fault)));
+        self.logins_interval.send_replace(config.moves.logins_interval);
+        if let Some(log) = &self.log {
+            log.set_level(LogLevel::as_str(config.log.level));
+        }
+        self.config.store(Arc::new(config));
     }
 }
 

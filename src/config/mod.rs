@@ -51,6 +51,15 @@ impl Config {
         Config::SETTINGS.iter().filter(|setting| setting.show(self) != setting.show(other)).collect()
     }
 
+    /// What is in force after `fresh` was read by a running process: a setting that needs a restart stays as it is.
+    pub fn reloaded(&self, fresh: &Config) -> Config {
+        let mut config = self.clone();
+        for setting in Config::SETTINGS.iter().filter(|setting| setting.apply == Apply::Reload) {
+            setting.copy(&mut config, fresh);
+        }
+        config
+    }
+
     /// Mistakes that no single setting makes.
     fn check_together(&self, places: &document::Places, problems: &mut Vec<Problem>) {
         let mut say = |setting: &str, message: &str, hint: &str| {

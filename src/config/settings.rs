@@ -40,6 +40,7 @@ pub struct Setting {
     pub(super) example: &'static str,
     show: fn(&Config) -> Option<String>,
     read: fn(&mut Config, &DeValue<'_>) -> Result<(), String>,
+    copy: fn(&mut Config, &Config),
 }
 
 impl Setting {
@@ -51,6 +52,10 @@ impl Setting {
     /// The value as TOML; `None` where it is not set.
     pub fn show(&self, config: &Config) -> Option<String> {
         (self.show)(config)
+    }
+
+    pub(super) fn copy(&self, config: &mut Config, other: &Config) {
+        (self.copy)(config, other);
     }
 
     pub(super) fn read(&self, config: &mut Config, value: &DeValue<'_>) -> Result<(), String> {
@@ -137,6 +142,7 @@ macro_rules! settings {
                         config.$group.$name = value?;
                         Ok(())
                     },
+                    copy: |config, other| config.$group.$name = other.$group.$name.clone(),
                 },
             )*)*];
         }

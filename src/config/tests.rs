@@ -147,3 +147,15 @@ fn differences_name_what_changed() {
     let names: Vec<String> = base.differences(&changed).iter().map(|s| s.path()).collect();
     assert_eq!(names, ["log.level"]);
 }
+
+#[test]
+fn a_reload_takes_what_needs_no_restart_and_nothing_else() {
+    let running = Config::default();
+    let text = "[proxy]\nlisten = \"127.0.0.1:1\"\nserver_connect_timeout = \"1s\"\ndrain_timeout = \"1s\"\n";
+    let fresh = Config::parse(text, Path::new("")).unwrap();
+    let now = running.reloaded(&fresh);
+    assert_eq!(now.proxy.drain_timeout, std::time::Duration::from_secs(1));
+    assert_eq!(now.proxy.listen, running.proxy.listen);
+    let waiting: Vec<String> = now.differences(&fresh).iter().map(|setting| setting.path()).collect();
+    assert_eq!(waiting, ["proxy.listen", "proxy.server_connect_timeout"]);
+}

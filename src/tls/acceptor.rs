@@ -76,8 +76,14 @@ impl Acceptor {
 
     /// Reads the files again. The next handshakes use them; whoever is connected stays. On an error nothing changes.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.served.store(Arc::new(Served::read(&self.files)?));
+        self.renewal()?();
         Ok(())
+    }
+
+    /// The files, read again; calling it lets the next handshakes use them. For who renews several at once, or none.
+    pub fn renewal(&self) -> Result<impl FnOnce() + use<>, TlsError> {
+        let (served, fresh) = (Arc::clone(&self.served), Arc::new(Served::read(&self.files)?));
+        Ok(move || served.store(fresh))
     }
 
     /// Shakes hands. `buffered` is what was read from the socket after the SSLRequest: anything but nothing ends the

@@ -92,8 +92,14 @@ impl Connector {
 
     /// Reads the files again, for the next handshakes. On an error nothing changes.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.trust.store(Arc::new(Trust::read(&self.files)?));
+        self.renewal()?();
         Ok(())
+    }
+
+    /// Like [`Acceptor::renewal`](super::Acceptor::renewal).
+    pub fn renewal(&self) -> Result<impl FnOnce() + use<>, TlsError> {
+        let (trust, fresh) = (Arc::clone(&self.trust), Arc::new(Trust::read(&self.files)?));
+        Ok(move || trust.store(fresh))
     }
 
     /// Shakes hands with a server that agreed to TLS. Nothing may have been read from the socket beyond its `S`.
