@@ -401,6 +401,12 @@ async fn a_driver_that_wraps_everything_in_a_transaction_sees_its_status() {
     assert_eq!(error.code().unwrap().code(), "25P02");
     transaction.rollback().await.unwrap();
     run(&admin, "SHOW TEAMS").await;
+    let mut transaction = admin.transaction().await.unwrap();
+    let inner = transaction.transaction().await.unwrap();
+    assert!(inner.simple_query("DROP TEAM b").await.is_err());
+    inner.rollback().await.unwrap();
+    transaction.simple_query("SHOW TEAMS").await.unwrap();
+    transaction.commit().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,12 +6,14 @@ use super::{ErrorKind, SyntaxError};
 use crate::config::{Apply, Config, Setting};
 
 /// Commands on one name that are accepted without effect, and their tags.
-const ACCEPTED: [(&str, &str); 5] = [
+const ACCEPTED: [(&str, &str); 7] = [
     ("DISCARD", "DISCARD ALL"),
     ("DEALLOCATE", "DEALLOCATE"),
     ("LISTEN", "LISTEN"),
     ("UNLISTEN", "UNLISTEN"),
     ("CLOSE", "CLOSE CURSOR"),
+    ("SAVEPOINT", "SAVEPOINT"),
+    ("RELEASE", "RELEASE"),
 ];
 
 /// What may follow BEGIN, COMMIT and their like. Nothing else: whoever writes ABORT MOVE 1 must not be told that it worked.
@@ -114,10 +116,10 @@ pub(super) fn parse(parser: &mut Parser) -> Result<Option<Chatter>, SyntaxError>
     }
 }
 
-/// `LISTEN name`, `UNLISTEN *`, `DEALLOCATE PREPARE name`.
+/// After the keyword: `LISTEN name`, `UNLISTEN *`, `DEALLOCATE PREPARE name`, `RELEASE SAVEPOINT name`.
 fn one_name(parser: &mut Parser) -> Result<(), SyntaxError> {
     parser.advance();
-    let noise = parser.accept("PREPARE") && parser.at_end_of_statement();
+    let noise = parser.accept_any(&["PREPARE", "SAVEPOINT"]) && parser.at_end_of_statement();
     match noise || parser.accept_symbol('*') {
         true => Ok(()),
         false => parser.identifier("a name").map(drop),
@@ -128,6 +130,9 @@ fn transaction(parser: &mut Parser, chatter: Chatter) -> Result<Chatter, SyntaxE
     parser.advance();
     // The modes of BEGIN may be separated by commas.
     while parser.accept_symbol(',') || parser.accept_any(&TRANSACTION_WORDS) {}
+    if chatter == Chatter::Rollback && parser.word().as_deref() == Some("TO") {
+        return one_name(parser).map(|()| Chatter::RollbackToSavepoint);
+    }
     match parser.end_of_statement() {
         Ok(()) => Ok(chatter),
         Err(error) => {
@@ -161,16 +166,20 @@ fn setting_of_process(parser: &mut Parser) -> Option<&'static Setting> {
 
 fn select(parser: &mut Parser) -> Result<Chatter, SyntaxError> {
     parser.advance();
+    if asks_for_types(&parser.words_left()) {
+        parser.skip_statement();
+        return Ok(Chatter::NoTypes);
+    }
     if let Ok(number) = parser.number("a number") {
         alias(parser)?;
         return Ok(Chatter::SelectNumber(number));
     }
     let span = parser.span();
-    let known = parser.word().and_then(|word| {
-        let word = word.to_lowercase();
-        let word = word.strip_prefix("pg_catalog.").unwrap_or(&word).to_owned();
-        FUNCTIONS.into_iter().find(|function| *function == word)
-    });
+    if parser.accept("PG_CATALOG") && !parser.accept_symbol('.') {
+        return Err(parser.expected("\".\""));
+    }
+    let word = parser.word().unwrap_or_default().to_lowercase();
+    let known = FUNCTIONS.into_iter().find(|function| *function == word);
     let Some(function) = known else {
         let error = SyntaxError::new(span, "this port speaks Freehold's commands, not queries");
         return Err(error.with_hint("SHOW HELP lists the commands.").of_kind(ErrorKind::Unsupported));
@@ -181,6 +190,16 @@ fn select(parser: &mut Parser) -> Result<Chatter, SyntaxError> {
     }
     alias(parser)?;
     Ok(Chatter::SelectFunction(function))
+}
+
+/// Drivers look for hstore and their like when they connect (SQLAlchemy, psycopg). There are none here.
+fn asks_for_types(words: &[String]) -> bool {
+    let from = words.iter().position(|word| word == "FROM");
+    let mut after = words.iter().skip(from.map_or(words.len(), |at| at + 1)).map(String::as_str);
+    match after.next() {
+        Some("PG_CATALOG") => after.next() == Some("PG_TYPE"),
+        first => first == Some("PG_TYPE"),
+    }
 }
 
 /// `[AS] name` changes nothing that a driver reads.
@@ -215,6 +234,25 @@ mod tests {
     }
 
     #[test]
+    fn functions_may_be_asked_for_with_their_schema() {
+        for good in
+            ["SELECT version()", "select pg_catalog.version()", "SELECT pg_catalog.current_schema() AS s"]
+        {
+            assert!(crate::admin::parse(good).is_ok(), "{good}");
+        }
+        let types = "SELECT t.oid, typarray FROM pg_type t JOIN pg_namespace n ON typnamespace = n.oid";
+        assert!(crate::admin::parse(types).is_ok());
+        for bad in [
+            "SELECT 1 FROM pg_catalog.pg_class",
+            "SELECT pg_catalog version()",
+            "SELECT pg_catalog.pg_class",
+            "SELECT * FROM t",
+        ] {
+            mistake(bad);
+        }
+    }
+
+    #[test]
     fn words_of_transactions_take_their_modes_and_nothing_else() {
         for good in [
             "BEGIN",
@@ -222,6 +260,10 @@ mod tests {
             "COMMIT WORK AND NO CHAIN",
             "END",
             "ROLLBACK TRANSACTION",
+            "SAVEPOINT \"_1\"",
+            "ROLLBACK TO SAVEPOINT a",
+            "ROLLBACK TO a",
+            "RELEASE a",
             "ABORT",
         ] {
             assert!(crate::admin::parse(good).is_ok(), "{good}");

@@ -215,7 +215,8 @@ fn said(chatter: &Chatter) -> Command {
         Chatter::Begin => Command { tag: "BEGIN", ..SILENT },
         Chatter::Commit => Command { tag: "COMMIT", ..SILENT },
         Chatter::Rollback => Command { tag: "ROLLBACK", ..SILENT },
-        Chatter::SelectNumber(_) => ONE_VALUE,
+        Chatter::RollbackToSavepoint => Command { tag: "ROLLBACK", ..SILENT },
+        Chatter::SelectNumber(_) | Chatter::NoTypes => ONE_VALUE,
         Chatter::SelectFunction(name) => {
             Command { columns: std::slice::from_ref(name_of(name)), ..ONE_VALUE }
         }

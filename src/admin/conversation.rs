@@ -409,11 +409,15 @@ impl Conversation<'_> {
     /// BEGIN and its like change the status only; in a failed transaction everything else is refused.
     fn transaction(&mut self, statement: &Statement) -> Option<Result<Answer, Refusal>> {
         let ends = matches!(statement, Statement::Chatter(Chatter::Commit | Chatter::Rollback));
-        if self.status == TransactionStatus::Failed && !ends {
+        let mends = matches!(statement, Statement::Chatter(Chatter::RollbackToSavepoint));
+        if self.status == TransactionStatus::Failed && !ends && !mends {
             return Some(Err(AdminError::TransactionAborted.refusal(Severity::Error)));
         }
         match statement {
             Statement::Chatter(Chatter::Begin) => self.status = TransactionStatus::InTransaction,
+            _ if mends && self.status == TransactionStatus::Failed => {
+                self.status = TransactionStatus::InTransaction;
+            }
             _ if ends => {
                 self.status = TransactionStatus::Idle;
                 self.portals.clear();

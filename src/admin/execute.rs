@@ -226,7 +226,12 @@ fn chat(statement: &Statement, chatter: &Chatter, caller: &Caller) -> Answer {
             Answer::rows(command, vec![row![value]])
         }
         Chatter::Setting(_, value) => Answer::rows(command, vec![row![*value]]),
-        Chatter::Accepted(_) | Chatter::Begin | Chatter::Commit | Chatter::Rollback => Answer::done(command),
+        Chatter::NoTypes => Answer::rows(command, Vec::new()),
+        Chatter::Accepted(_)
+        | Chatter::Begin
+        | Chatter::Commit
+        | Chatter::Rollback
+        | Chatter::RollbackToSavepoint => Answer::done(command),
     }
 }
 

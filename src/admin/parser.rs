@@ -70,6 +70,17 @@ impl Parser {
         found
     }
 
+    /// The unquoted words up to the end of the statement, in capitals.
+    pub(super) fn words_left(&self) -> Vec<String> {
+        let left = self.tokens.iter().skip(self.at);
+        let statement = left.take_while(|token| !matches!(token.kind, Kind::End | Kind::Symbol(';')));
+        let words = statement.filter_map(|token| match &token.kind {
+            Kind::Word(word) => Some(word.to_uppercase()),
+            _ => None,
+        });
+        words.collect()
+    }
+
     pub(super) fn accept_any(&mut self, keywords: &[&str]) -> bool {
         keywords.iter().any(|keyword| self.accept(keyword))
     }

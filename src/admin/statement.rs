@@ -174,6 +174,9 @@ pub enum Chatter {
     Begin,
     Commit,
     Rollback,
+    RollbackToSavepoint,
+    /// `SELECT ... FROM pg_type ...`: none but the built-in ones.
+    NoTypes,
     /// `SELECT 1`
     SelectNumber(i64),
     /// `SELECT version()`: the function's name.
