@@ -323,6 +323,26 @@ async fn two_names_for_one_server_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_system_that_cannot_be_added_says_what_is_wrong_and_what_helps() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    let create = create_system("pg-a", &postgres);
+    let (open, _) = create.split_once(" PASSWORD FILE").unwrap();
+    let error = refused(&admin, open).await;
+    assert_eq!(error.code().code(), "28P01");
+    assert!(error.message().contains("asks for a password"), "{error:?}");
+    assert!(error.hint().unwrap().contains("PASSWORD FILE '/path'"), "{error:?}");
+    let error = refused(&admin, &format!("{open} PASSWORD FILE '/nowhere/password'")).await;
+    assert!(error.detail().unwrap().contains("No such file"), "{error:?}");
+    let error = refused(&admin, &format!("{open} PASSWORD FILE 'password'")).await;
+    assert_eq!((error.code().code(), error.message()), ("22023", "'password' is no absolute path"));
+    let dead = "CREATE SYSTEM dead HOST '127.0.0.1' PORT 1 ROLE postgres";
+    let error = refused(&admin, dead).await;
+    assert!(error.detail().unwrap().contains("refused"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn psql_shows_tables_errors_with_their_place_and_several_statements() {
     let port = Port::open().await;
     let (out, _, good) = port.psql(&["-c", "CREATE TEAM a CONTACT 'x'; SHOW TEAMS; SHOW VERSION"]).await;

@@ -129,6 +129,17 @@ fn verbs_reach_the_admin_port_and_exit_codes_say_how_it_went() {
 }
 
 #[test]
+fn a_missing_password_is_named_with_the_ways_to_give_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let serving = Serving::start(&write_config(dir.path()));
+    let without = serving.admin.replace(":secret", "");
+    let output = serving.run(&["--admin", &without, "systems"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains("asks for a password") && told.contains("PGPASSWORD"), "{told}");
+}
+
+#[test]
 fn an_answer_is_shown_even_if_a_command_after_it_fails() {
     let dir = tempfile::tempdir().unwrap();
     let serving = Serving::start(&write_config(dir.path()));

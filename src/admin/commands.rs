@@ -86,7 +86,8 @@ commands! {
         "CREATE SYSTEM name HOST 'host' PORT number ROLE role [DATABASE name] [PASSWORD FILE 'path'] [SSLMODE mode] \
          [REPLICATION HOST 'host' PORT number]",
         ["name", "version", "wal_level", "superuser", "warning"],
-        "Makes a PostgreSQL server known, after connecting to it. REPLICATION: how other systems reach it, where that differs.";
+        "Makes a PostgreSQL server known, after connecting to it. PASSWORD FILE: an absolute path on the machine of Freehold. \
+         REPLICATION: how other systems reach it, where that differs.";
     ALTER_SYSTEM: "ALTER SYSTEM",
         "ALTER SYSTEM name [HOST 'host'] [PORT number] [ROLE role] [DATABASE name] [PASSWORD FILE 'path'] [SSLMODE mode] \
          [REPLICATION HOST 'host' PORT number] [CORDON|UNCORDON]", [],

@@ -270,7 +270,7 @@ impl Parser {
             "DATABASE" => clauses.database = Some(self.text_or_identifier("a database of the system")?.0),
             "PASSWORD" => {
                 self.expect("FILE")?;
-                clauses.password_file = Some(self.text("a path")?);
+                clauses.password_file = Some(self.absolute_path()?);
             }
             "SSLMODE" => clauses.sslmode = Some(self.sslmode()?),
             "REPLICATION" => {
@@ -283,6 +283,18 @@ impl Parser {
             _ => clauses.placement = Some(Placement::Accept),
         }
         Ok(())
+    }
+
+    /// What a relative path means depends on where somebody started the process, a long time ago.
+    fn absolute_path(&mut self) -> Result<String, SyntaxError> {
+        let span = self.span();
+        let path = self.text("a path")?;
+        match path.starts_with('/') {
+            true => Ok(path),
+            false => Err(SyntaxError::new(span, format!("'{path}' is no absolute path"))
+                .with_hint("Write the whole path, from / on, as it is on the machine of Freehold.")
+                .of_kind(ErrorKind::Value)),
+        }
     }
 
     fn plan(&mut self) -> Result<Statement, SyntaxError> {

@@ -46,7 +46,7 @@ impl Table {
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdminPortError {
-    #[error("the DSN of the admin port cannot be understood: {0}")]
+    #[error("the DSN of the admin port cannot be understood")]
     Dsn(#[source] tokio_postgres::Error),
     #[error("the DSN of the admin port names no host")]
     NoHost,
@@ -54,7 +54,12 @@ pub(super) enum AdminPortError {
     Reach(String),
     #[error("{}", told(.0))]
     Refused(Box<DbError>),
-    #[error("the connection to the admin port broke: {0}")]
+    #[error(
+        "the admin port asks for a password\nHINT: Set PGPASSWORD, or write it into the DSN: \
+         postgres://name:password@host:6433/freehold"
+    )]
+    NoPassword,
+    #[error("the connection to the admin port broke")]
     Broken(#[source] tokio_postgres::Error),
 }
 
@@ -119,7 +124,11 @@ impl AdminPort {
         }
         let stream = open(&config, wanted).await?;
         config.ssl_mode(tokio_postgres::config::SslMode::Disable).application_name("freehold");
-        let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
+        let connected = config.connect_raw(stream, NoTls).await;
+        let (client, mut connection) = connected.map_err(|error| match config.get_password() {
+            None if error.as_db_error().is_none() => AdminPortError::NoPassword,
+            _ => error.into(),
+        })?;
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notice(notice) = message {

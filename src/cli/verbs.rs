@@ -10,6 +10,7 @@ use super::admin::{AdminPort, AdminPortError, Table};
 use super::watch::Watch;
 use super::{BLOCKED, Connection, Output, output};
 use crate::admin::{identifier, literal};
+use crate::error::chain;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -155,7 +156,7 @@ pub(super) async fn run(verb: Verb, connection: Connection) -> ExitCode {
     match carry_out(&request(verb), &connection).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", chain(&error));
             error.exit_code()
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::backend::{ConnectError, QueryError};
-use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::error::{Blame, Explain, Retry, SqlState, chain};
 use crate::model::SystemName;
 use crate::wire::message::backend::ErrorFields;
 
@@ -19,6 +19,8 @@ pub enum SystemError {
         #[source]
         source: std::io::Error,
     },
+    #[error("system {system} asks for a password, and no password file is known")]
+    NoPassword { system: SystemName },
     #[error("system {system} refused TLS while {operation}: {reason}")]
     Tls { system: SystemName, operation: &'static str, reason: String },
     /// The server said no; its SQLSTATE is kept.
@@ -69,7 +71,10 @@ impl SystemError {
     ) -> SystemError {
         let system = system.clone();
         let Some(refused) = error.as_db_error() else {
-            return SystemError::Broken { system, operation, source: error };
+            return match asks_for_password(&error) {
+                true => SystemError::NoPassword { system },
+                false => SystemError::Broken { system, operation, source: error },
+            };
         };
         SystemError::Refused {
             system,
@@ -129,6 +134,7 @@ impl SystemError {
         match self {
             SystemError::Timeout { system, .. }
             | SystemError::PasswordFile { system, .. }
+            | SystemError::NoPassword { system }
             | SystemError::Tls { system, .. }
             | SystemError::Refused { system, .. }
             | SystemError::Broken { system, .. }
@@ -144,6 +150,7 @@ impl Explain for SystemError {
         match self {
             SystemError::Refused { sqlstate, .. } => *sqlstate,
             SystemError::PasswordFile { .. } => SqlState::IO_ERROR,
+            SystemError::NoPassword { .. } => SqlState::INVALID_PASSWORD,
             SystemError::Unexpected { .. } => SqlState::INTERNAL_ERROR,
             SystemError::Timeout { .. }
             | SystemError::Tls { .. }
@@ -155,7 +162,7 @@ impl Explain for SystemError {
 
     fn blame(&self) -> Blame {
         match self {
-            SystemError::PasswordFile { .. } => Blame::Platform,
+            SystemError::PasswordFile { .. } | SystemError::NoPassword { .. } => Blame::Platform,
             _ => Blame::Server,
         }
     }
@@ -166,9 +173,10 @@ impl Explain for SystemError {
             | SystemError::Connect { .. }
             | SystemError::Exchange { .. }
             | SystemError::Broken { .. } => Retry::Later,
-            SystemError::PasswordFile { .. } | SystemError::Tls { .. } | SystemError::Unexpected { .. } => {
-                Retry::Never
-            }
+            SystemError::PasswordFile { .. }
+            | SystemError::NoPassword { .. }
+            | SystemError::Tls { .. }
+            | SystemError::Unexpected { .. } => Retry::Never,
             SystemError::Refused { sqlstate, .. } => match sqlstate.as_str() {
                 "55P03" | "40001" | "40P01" => Retry::Now,
                 "53300" | "53400" | "55006" | "57P03" | "57014" => Retry::Later,
@@ -188,9 +196,10 @@ impl Explain for SystemError {
     fn detail(&self) -> Option<String> {
         let told = match self {
             SystemError::Refused { detail, .. } => detail.clone(),
-            SystemError::Broken { source, .. } => Some(format!("{source}.")),
-            SystemError::Connect { source, .. } => Some(format!("{source}.")),
-            SystemError::Exchange { source, .. } => Some(format!("{source}.")),
+            SystemError::Broken { source, .. } => Some(format!("{}.", chain(source))),
+            SystemError::Connect { source, .. } => Some(format!("{}.", chain(source))),
+            SystemError::Exchange { source, .. } => Some(format!("{}.", chain(source))),
+            SystemError::PasswordFile { source, .. } => Some(format!("{}.", chain(source))),
             _ => None,
         };
         told.or_else(|| Some(format!("Reported by system {}.", self.system())))
@@ -199,7 +208,19 @@ impl Explain for SystemError {
     fn hint(&self) -> Option<String> {
         match self {
             SystemError::Refused { hint, .. } => hint.clone(),
+            SystemError::NoPassword { .. } => Some(
+                "Add PASSWORD FILE '/path' to CREATE SYSTEM or ALTER SYSTEM: a file with the password of the platform's role."
+                    .to_owned(),
+            ),
+            SystemError::PasswordFile { .. } => {
+                Some("The file must be there on the machine of Freehold, and its user must be able to read it.".to_owned())
+            }
             _ => None,
         }
     }
+}
+
+/// The driver has no name for this; a test against a real server keeps the text honest.
+fn asks_for_password(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.to_string() == "password missing")
 }
