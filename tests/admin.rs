@@ -317,6 +317,8 @@ async fn two_names_for_one_server_are_refused() {
     let dead = "CREATE SYSTEM dead HOST '127.0.0.1' PORT 1 ROLE postgres";
     assert_eq!(refused(&admin, dead).await.code().code(), "08006");
     assert_eq!(refused(&admin, "DROP SYSTEM pg-b").await.hint(), Some("Did you mean \"pg-a\"?"));
+    drop(postgres);
+    refused(&admin, "ALTER SYSTEM pg-a ROLE other").await;
     run(&admin, "ALTER SYSTEM pg-a CORDON").await;
     assert_eq!(row(&admin, "SHOW SYSTEMS").await["accepts_databases"].as_deref(), Some("f"));
     run(&admin, "DROP SYSTEM pg-a").await;

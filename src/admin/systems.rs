@@ -70,15 +70,21 @@ impl Executor {
         let known = self.system(&alter.name).await?;
         let mut record = known.clone();
         apply(&mut record, alter);
-        let facts = lifecycle::survey(self.reach(&record, &self.mover())).await?;
-        if facts.system_identifier != known.system_identifier {
-            record.system_identifier = facts.system_identifier;
+        let seen = match changes_the_way(alter) {
+            true => Some(lifecycle::survey(self.reach(&record, &self.mover())).await?),
+            false => None,
+        };
+        if let Some(facts) = seen.as_ref().filter(|facts| facts.system_identifier != known.system_identifier)
+        {
+            record.system_identifier.clone_from(&facts.system_identifier);
             self.refuse_known_server(&record).await?;
         }
         let change = |stored: &mut SystemRecord| {
             apply(stored, alter);
-            stored.version_num = facts.version_num;
-            stored.system_identifier.clone_from(&record.system_identifier);
+            if let Some(facts) = &seen {
+                stored.version_num = facts.version_num;
+                stored.system_identifier.clone_from(&facts.system_identifier);
+            }
             Ok(())
         };
         match self.catalog().update::<SystemRecord, AdminError>(keys::system(&alter.name), change).await {
@@ -165,6 +171,18 @@ impl Executor {
         let meant = closest(name.as_str(), known.iter().map(|system| system.name.as_str()));
         Ok(AdminError::Unknown { kind: "system", name: name.to_string(), meant: meant.map(str::to_owned) })
     }
+}
+
+/// Whether Freehold itself will reach the system in another way. A system that is down must still be cordoned: that is
+/// when it is needed.
+fn changes_the_way(alter: &AlterSystem) -> bool {
+    let AlterSystem { host, port, role, database, password_file, sslmode, .. } = alter;
+    host.is_some()
+        || port.is_some()
+        || role.is_some()
+        || database.is_some()
+        || password_file.is_some()
+        || sslmode.is_some()
 }
 
 fn apply(record: &mut SystemRecord, alter: &AlterSystem) {
