@@ -281,6 +281,24 @@ async fn a_dropped_database_is_closed_and_renamed_and_its_name_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_could_not_be_dropped_is_served_again() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    let created =
+        row(&admin, "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'").await;
+    // The name that it would get is taken, so that the drop fails after the database was closed.
+    let id = created["id"].clone().unwrap();
+    postgres.psql(&format!("CREATE DATABASE shop__dropped_{}", &id[id.len() - 8..])).unwrap();
+    let drop = "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced by shop2'";
+    assert_eq!(refused(&admin, drop).await.code().code(), "42P04");
+    assert_eq!(row(&admin, "SHOW DATABASES").await["disabled"].as_deref(), Some("0"));
+    postgres.connect_as("shop", "shop", created["password"].as_deref().unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_creation_leaves_nothing_on_the_system_and_the_name_is_free() {
     let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
     let port = Port::open().await;

@@ -12,7 +12,7 @@ use super::refuse::{AdminError, identifier, literal};
 use super::statement::DropDatabase;
 use crate::catalog::keys;
 use crate::control::lifecycle;
-use crate::error::SqlState;
+use crate::error::{SqlState, chain};
 use crate::model::{DatabaseRecord, HistoryEntry, Lifecycle, Place, RouteRecord, Service};
 
 impl Executor {
@@ -40,7 +40,13 @@ impl Executor {
             Ok::<(), AdminError>(())
         };
         let place = self.catalog().update_route(&database.id, gone).await?.value.place;
-        let left_as = self.leave(&database, &place).await?;
+        let left_as = match self.leave(&database, &place).await {
+            Ok(left_as) => left_as,
+            Err(error) => {
+                self.serve_again(&database).await;
+                return Err(error);
+            }
+        };
         self.bury(
             &database,
             caller,
@@ -48,6 +54,21 @@ impl Executor {
         )
         .await?;
         Ok(Answer::rows(commands::DROP_DATABASE, vec![row![&database.name, &place.system, left_as]]))
+    }
+
+    /// Nothing was dropped, so nobody is refused. Where even that fails, the log says so; the command may be repeated.
+    async fn serve_again(&self, database: &DatabaseRecord) {
+        let serving = |route: &mut RouteRecord| {
+            route.service = Service::Serving;
+            Ok::<(), AdminError>(())
+        };
+        if let Err(error) = self.catalog().update_route(&database.id, serving).await {
+            tracing::error!(
+                database = %database.name,
+                error = chain(&error),
+                "a database that was not dropped stays refused"
+            );
+        }
     }
 
     /// A created database is closed and renamed; an adopted one goes back to who had it, as it is.

@@ -323,22 +323,27 @@ pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<Strin
             &[&dbname],
         )
         .await?;
-    if exists {
-        let (db, new) = (quote_ident(dbname), quote_ident(&closed));
-        session
-            .batch("closing the database", &format!("ALTER DATABASE {db} ALLOW_CONNECTIONS false"))
-            .await?;
-        session
-            .rows(
-                "ending its sessions",
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1",
-                &[&dbname],
-            )
-            .await?;
-        session.batch("renaming the database", &format!("ALTER DATABASE {db} RENAME TO {new}")).await?;
+    if exists && let Err(error) = rename_closed(&session, dbname, &closed).await {
+        // Closed under its old name it would be of use to nobody.
+        let open = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quote_ident(dbname));
+        session.batch("opening the database again", &open).await?;
+        return Err(error.into());
     }
     rename_product_role(&session, dbname, &closed).await?;
     Ok(closed)
+}
+
+async fn rename_closed(session: &Session, dbname: &str, closed: &str) -> Result<(), SystemError> {
+    let (db, new) = (quote_ident(dbname), quote_ident(closed));
+    session.batch("closing the database", &format!("ALTER DATABASE {db} ALLOW_CONNECTIONS false")).await?;
+    session
+        .rows(
+            "ending its sessions",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1",
+            &[&dbname],
+        )
+        .await?;
+    session.batch("renaming the database", &format!("ALTER DATABASE {db} RENAME TO {new}")).await
 }
 
 /// The product's role is named like the database and carries its mark; another's role of that name is left alone.
