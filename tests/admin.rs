@@ -13,11 +13,14 @@ use freehold::admin::users::{read_users, user_line};
 use freehold::admin::{Executor, Parts, ProcessRequest};
 use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
+use freehold::catalog::store::StoreError;
 use freehold::config::Config;
 use freehold::control::MoverSettings;
 use freehold::control::keeper::Keeper;
 use freehold::lab::{Major, Postgres};
-use freehold::model::{DatabaseId, DatabaseName, Lifecycle, ProxyId, ProxyRecord, UnixMillis};
+use freehold::model::{
+    DatabaseId, DatabaseName, GateOrder, Lifecycle, ProxyId, ProxyRecord, RouteRecord, UnixMillis,
+};
 use freehold::route::{Follower, FollowerOptions, RouteTable};
 use freehold::telemetry::Metrics;
 use tokio::sync::{mpsc, watch};
@@ -499,6 +502,35 @@ async fn pause_holds_and_resume_releases() {
     run(&admin, "PAUSE").await;
     run(&admin, "RESUME").await;
     assert_eq!(row(&admin, "SHOW DATABASES").await["paused"].as_deref(), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_of_all_databases_holds_none_where_one_is_moving() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    for name in ["shop", "stock", "users"] {
+        run(&admin, &format!("CREATE DATABASE {name} OWNER payments PURPOSE 'orders and carts of the shop'"))
+            .await;
+    }
+    let stock = port.catalog.database_by_name(&DatabaseName::parse("stock").unwrap()).await.unwrap().unwrap();
+    let prepare = |route: &mut RouteRecord| {
+        route.next = Some(route.place.clone());
+        Ok::<(), StoreError>(())
+    };
+    port.catalog.update_route(&stock.value.id, prepare).await.unwrap();
+
+    run(&admin, "PAUSE shop").await;
+    assert_eq!(refused(&admin, "PAUSE").await.code().code(), "55006");
+    let gates: Vec<bool> = routes(&port).await.iter().map(|route| route.gate == GateOrder::Open).collect();
+    assert_eq!(gates.iter().filter(|open| **open).count(), 2, "shop was paused before, and stays");
+}
+
+/// Every route as it is recorded.
+async fn routes(port: &Port) -> Vec<RouteRecord> {
+    port.catalog.routes().await.unwrap().into_values()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@
 use super::answer::Answer;
 use super::commands;
 use super::execute::{Caller, Executor};
-use super::refuse::AdminError;
+use super::refuse::{AdminError, identifier};
 use crate::model::{DatabaseId, DatabaseName, GateOrder, HoldReason, RouteRecord};
 use crate::route::GateState;
 
@@ -17,26 +17,59 @@ impl Executor {
         database: Option<&DatabaseName>,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
-        let mut held = Vec::new();
-        for id in self.meant(database).await? {
-            let hold = |route: &mut RouteRecord| match &route.gate {
-                GateOrder::Held { by: HoldReason::Pause, .. } => Ok(()),
-                GateOrder::Open if route.next.is_none() => {
-                    route.gate = GateOrder::Held { by: HoldReason::Pause, until: None };
-                    Ok(())
-                }
-                _ => Err(AdminError::Held { database: route.name.to_string(), holder: "a move".to_owned() }),
-            };
-            held.push(self.catalog().update_route(&id, hold).await?.value);
-        }
-        for route in &held {
-            self.drained(route, caller).await?;
+        for route in &self.hold_all(&self.meant(database).await?).await? {
+            let command = database
+                .map_or("RESUME;".to_owned(), |name| format!("RESUME {};", identifier(name.as_str())));
+            self.drained(route, caller, command).await?;
         }
         Ok(Answer::done(commands::PAUSE))
     }
 
+    /// All of them or none: where one cannot be held, those that were held for it are let go.
+    async fn hold_all(&self, ids: &[DatabaseId]) -> Result<Vec<RouteRecord>, AdminError> {
+        let (mut held, mut ours) = (Vec::new(), Vec::new());
+        for id in ids {
+            match self.hold(id).await {
+                Ok((route, was_open)) => {
+                    held.push(route);
+                    ours.extend(was_open.then_some(id));
+                }
+                Err(error) => {
+                    for id in ours {
+                        self.release(id).await?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// The route, and whether it was open before.
+    async fn hold(&self, id: &DatabaseId) -> Result<(RouteRecord, bool), AdminError> {
+        let mut was_open = false;
+        let hold = |route: &mut RouteRecord| {
+            was_open = route.gate == GateOrder::Open && route.next.is_none();
+            match &route.gate {
+                GateOrder::Held { by: HoldReason::Pause, .. } => Ok(()),
+                _ if was_open => {
+                    route.gate = GateOrder::Held { by: HoldReason::Pause, until: None };
+                    Ok(())
+                }
+                _ => Err(AdminError::Held { database: route.name.to_string(), holder: "a move".to_owned() }),
+            }
+        };
+        let route = self.catalog().update_route(id, hold).await?.value;
+        Ok((route, was_open))
+    }
+
     /// Waits until this process follows the order and lets nobody through. The pause stays if the wait is cancelled.
-    async fn drained(&self, record: &RouteRecord, caller: &Caller) -> Result<(), AdminError> {
+    async fn drained(
+        &self,
+        record: &RouteRecord,
+        caller: &Caller,
+        command: String,
+    ) -> Result<(), AdminError> {
         let Some(route) = self.parts.routes.by_id(&record.database) else { return Ok(()) };
         let mut turns = route.gate().watch(0);
         let follow = async {
@@ -54,22 +87,26 @@ impl Executor {
             }
         };
         tokio::select! {
-            () = caller.cancel.cancelled() => Err(AdminError::WaitCanceled),
+            () = caller.cancel.cancelled() => Err(AdminError::PauseCanceled { command }),
             () = follow => Ok(()),
         }
     }
 
     pub(super) async fn resume(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
         for id in self.meant(database).await? {
-            let open = |route: &mut RouteRecord| {
-                if matches!(route.gate, GateOrder::Held { by: HoldReason::Pause, .. }) {
-                    route.gate = GateOrder::Open;
-                }
-                Ok::<(), AdminError>(())
-            };
-            self.catalog().update_route(&id, open).await?;
+            self.release(&id).await?;
         }
         Ok(Answer::done(commands::RESUME))
+    }
+
+    async fn release(&self, id: &DatabaseId) -> Result<(), AdminError> {
+        let open = |route: &mut RouteRecord| {
+            if matches!(route.gate, GateOrder::Held { by: HoldReason::Pause, .. }) {
+                route.gate = GateOrder::Open;
+            }
+            Ok::<(), AdminError>(())
+        };
+        self.catalog().update_route(id, open).await.map(drop)
     }
 
     async fn meant(&self, database: Option<&DatabaseName>) -> Result<Vec<DatabaseId>, AdminError> {

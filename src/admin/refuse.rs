@@ -54,6 +54,9 @@ pub(super) enum AdminError {
     Unconfirmed { command: String },
     #[error("canceling the wait on user request")]
     WaitCanceled,
+    /// `command` ends the pause, which stays.
+    #[error("canceling the wait on user request")]
+    PauseCanceled { command: String },
     #[error("the configuration was not applied")]
     Reload { problems: String },
     #[error("the process is shutting down")]
@@ -96,7 +99,7 @@ impl Explain for AdminError {
             AdminError::NotInPhase { .. } => SqlState::MOVE_NOT_IN_PHASE,
             AdminError::MoveFailed { failure, .. } => SqlState::parse(&failure.sqlstate),
             AdminError::Held { .. } => SqlState::OBJECT_IN_USE,
-            AdminError::WaitCanceled => SqlState::QUERY_CANCELED,
+            AdminError::WaitCanceled | AdminError::PauseCanceled { .. } => SqlState::QUERY_CANCELED,
             AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
             AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             AdminError::TransactionAborted => SqlState::parse("25P02"),
@@ -175,6 +178,9 @@ impl Explain for AdminError {
                 Some(format!("RESUME {};", identifier(database)))
             }
             AdminError::WaitCanceled => Some("The move goes on: SHOW MOVES.".to_owned()),
+            AdminError::PauseCanceled { command } => {
+                Some(format!("New transactions are held on; {command} lets them go."))
+            }
             AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
             _ => None,
         }
