@@ -98,6 +98,8 @@ sqlstates! {
     OPERATION_IN_PROGRESS = b"MF102";
     /// The move is not in a phase that allows the command.
     MOVE_NOT_IN_PHASE = b"MF103";
+    /// The move that was waited for was called off by somebody.
+    MOVE_CANCELED = b"MF104";
     /// The target does not hold what the source holds.
     SHAPE_CHANGED = b"MF201";
 }

@@ -97,7 +97,11 @@ impl Explain for AdminError {
             }
             AdminError::MoveInProgress { .. } => SqlState::OPERATION_IN_PROGRESS,
             AdminError::NotInPhase { .. } => SqlState::MOVE_NOT_IN_PHASE,
-            AdminError::MoveFailed { failure, .. } => SqlState::parse(&failure.sqlstate),
+            AdminError::MoveFailed { failure, .. } => match SqlState::parse(&failure.sqlstate) {
+                // Said of a command, this is its own cancellation: whoever waited did not ask for it.
+                SqlState::QUERY_CANCELED => SqlState::MOVE_CANCELED,
+                other => other,
+            },
             AdminError::Held { .. } => SqlState::OBJECT_IN_USE,
             AdminError::WaitCanceled | AdminError::PauseCanceled { .. } => SqlState::QUERY_CANCELED,
             AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,

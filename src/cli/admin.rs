@@ -13,7 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage};
 
 use super::{BLOCKED, Connection, TIMED_OUT};
 use crate::backend;
-use crate::error::chain;
+use crate::error::{SqlState, chain};
 use crate::model::{Address, SslMode};
 use crate::tls::{ClientTls, Connector, Roots, Stream};
 
@@ -66,13 +66,18 @@ pub(super) enum AdminPortError {
 impl AdminPortError {
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
-            AdminPortError::Refused(error) => match error.code().code() {
-                "MF101" | "MF102" | "MF103" => ExitCode::from(BLOCKED),
-                "57014" => ExitCode::from(TIMED_OUT),
-                _ => ExitCode::FAILURE,
-            },
+            AdminPortError::Refused(error) => ExitCode::from(refused(SqlState::parse(error.code().code()))),
             _ => ExitCode::FAILURE,
         }
+    }
+}
+
+/// The exit code for a command that the admin port refused with this.
+fn refused(sqlstate: SqlState) -> u8 {
+    match sqlstate {
+        SqlState::MOVE_BLOCKED | SqlState::OPERATION_IN_PROGRESS | SqlState::MOVE_NOT_IN_PHASE => BLOCKED,
+        SqlState::QUERY_CANCELED => TIMED_OUT,
+        _ => 1,
     }
 }
 
@@ -185,6 +190,13 @@ async fn open(config: &Config, wanted: &Connection) -> Result<Stream, AdminPortE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_move_that_somebody_called_off_is_not_a_wait_that_ended() {
+        assert_eq!(refused(SqlState::QUERY_CANCELED), TIMED_OUT);
+        assert_eq!(refused(SqlState::MOVE_CANCELED), 1);
+        assert_eq!(refused(SqlState::MOVE_BLOCKED), BLOCKED);
+    }
 
     #[test]
     fn a_table_can_be_cut_to_some_columns() {
