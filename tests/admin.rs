@@ -266,8 +266,13 @@ async fn a_dropped_database_is_closed_and_renamed_and_its_name_is_free() {
     app.batch_execute("CREATE TABLE t AS SELECT 7 AS x").await.unwrap();
 
     assert_eq!(refused(&admin, "DROP DATABASE shop").await.code().code(), "22023");
-    assert_eq!(refused(&admin, "DROP TEAM payments").await.detail(), Some("Databases: shop."));
-    assert_eq!(refused(&admin, "DROP SYSTEM pg-a").await.code().code(), "2BP01");
+    let team = refused(&admin, "DROP TEAM payments").await;
+    assert_eq!(team.detail(), Some("Databases: shop."));
+    assert_eq!(team.hint(), Some("ALTER DATABASE shop OWNER team; gives it to another team."));
+    let system = refused(&admin, "DROP SYSTEM pg-a").await;
+    assert_eq!(system.code().code(), "2BP01");
+    assert_eq!(system.hint(), Some("MOVE DATABASE shop TO SYSTEM system; empties it."));
+    assert!(refused(&admin, create).await.hint().unwrap().contains("SHOW DATABASE shop;"));
     let left = row(&admin, "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced by shop2'").await;
     let left = left["left_as"].clone().unwrap();
     let closed =
@@ -567,7 +572,8 @@ async fn a_wait_ends_when_it_is_cancelled_and_the_move_stays_recorded() {
     assert_eq!(row(&admin, "SHOW MOVES").await["phase"].as_deref(), Some("preflight"));
     let busy = refused(&admin, "MOVE DATABASE shop TO pg-b").await;
     assert_eq!((busy.code().code(), busy.hint()), ("MF102", Some("Wait for it, or CANCEL MOVE 1;")));
-    assert_eq!(refused(&admin, "UNDO MOVE 1").await.code().code(), "MF103");
+    let early = refused(&admin, "UNDO MOVE 1").await;
+    assert_eq!((early.code().code(), early.hint()), ("MF103", Some("Wait for it, or CANCEL MOVE 1;")));
     assert_eq!(refused(&admin, "UNDO MOVE 7").await.code().code(), "42704");
     run(&admin, "CANCEL MOVE 1").await;
 }

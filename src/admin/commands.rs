@@ -158,6 +158,18 @@ fn title(command: &Command) -> String {
     command.syntax.split(' ').take_while(keyword).collect::<Vec<_>>().join(" ")
 }
 
+/// The command whose keywords have the most in common with these words, if it is the only one.
+pub(super) fn command_meant(words: &[String]) -> Option<Command> {
+    let common = |command: &Command| {
+        let title = title(command);
+        title.split(' ').zip(words).take_while(|(keyword, word)| keyword == word).count()
+    };
+    let most = COMMANDS.iter().map(common).max().filter(|most| *most > 0)?;
+    let mut best = COMMANDS.iter().filter(|command| common(command) == most);
+    let found = best.next().copied();
+    found.filter(|_| best.next().is_none())
+}
+
 const ONE_VALUE: Command = Command { syntax: "", doc: "", columns: &["?column?"], tag: "SELECT" };
 const SILENT: Command = Command { syntax: "", doc: "", columns: &[], tag: "SET" };
 

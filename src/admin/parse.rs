@@ -5,6 +5,7 @@
 //! grammar of sixty productions costs less than a generator that has to be taught that.
 
 use super::chatter;
+use super::commands::command_meant;
 use super::parser::Parser;
 use super::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, DropDatabase, Move, Placement,
@@ -37,9 +38,18 @@ pub fn parse(text: &str) -> Result<Vec<Parsed>, SyntaxError> {
             return Ok(statements);
         }
         let start = parser.span().start;
-        let statement = parser.statement()?;
+        let place = parser.place();
+        let statement = parser.statement().map_err(|error| with_syntax(error, &parser.words_from(place)))?;
         let own = text.get(start..parser.span().start).unwrap_or("").trim_end();
         statements.push(Parsed { statement, text: own.to_owned() });
+    }
+}
+
+/// Once the command is known, its syntax says more than what was expected in one place.
+fn with_syntax(error: SyntaxError, words: &[String]) -> SyntaxError {
+    match (&error.hint, error.kind, command_meant(words)) {
+        (None, ErrorKind::Syntax, Some(command)) => error.with_hint(command.syntax),
+        _ => error,
     }
 }
 

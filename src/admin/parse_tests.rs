@@ -234,3 +234,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_mistake_in_a_known_command_shows_its_syntax() {
+    for (text, syntax) in [
+        ("UNDO MOVE shop", commands::UNDO_MOVE.syntax),
+        ("MOVE shop", commands::MOVE_DATABASE.syntax),
+        ("CREATE SYSTEM a HOST 'x'", commands::CREATE_SYSTEM.syntax),
+        ("DROP TEAM 5", commands::DROP_TEAM.syntax),
+    ] {
+        assert_eq!(mistake(text).hint.as_deref(), Some(syntax), "{text}");
+    }
+    assert_eq!(mistake("CREATE 5").hint, None, "which command is meant is not known yet");
+}

@@ -70,6 +70,20 @@ impl Parser {
         found
     }
 
+    /// Where the cursor is: for [`Parser::words_from`].
+    pub(super) fn place(&self) -> usize {
+        self.at
+    }
+
+    /// The unquoted words in front of what follows a place, in capitals.
+    pub(super) fn words_from(&self, place: usize) -> Vec<String> {
+        let words = self.tokens.iter().skip(place).map_while(|token| match &token.kind {
+            Kind::Word(word) => Some(word.to_uppercase()),
+            _ => None,
+        });
+        words.collect()
+    }
+
     /// The unquoted words up to the end of the statement, in capitals.
     pub(super) fn words_left(&self) -> Vec<String> {
         let left = self.tokens.iter().skip(self.at);

@@ -177,7 +177,22 @@ impl Explain for AdminError {
             AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
             AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
             AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),
+            AdminError::NotInPhase { id, phase, .. } => Some(way_out(*id, *phase)),
             AdminError::MoveFailed { failure, .. } => failure.hint.clone(),
+            AdminError::Exists { kind, name } => Some(change_of(kind, name)),
+            AdminError::InUse { kind: "team", databases, .. } => Some(format!(
+                "{}; gives it to another team.",
+                of_each("ALTER DATABASE", databases, "OWNER team")
+            )),
+            AdminError::InUse { databases, .. } => {
+                Some(format!("{}; empties it.", of_each("MOVE DATABASE", databases, "TO SYSTEM system")))
+            }
+            AdminError::SameServer { other } => {
+                Some(format!("ALTER SYSTEM {} changes how it is reached.", identifier(other)))
+            }
+            AdminError::Adopted { name, .. } => Some(format!("SHOW DATABASE {};", identifier(name))),
+            AdminError::AlreadyThere { .. } => Some("SHOW SYSTEMS; lists the others.".to_owned()),
+            AdminError::NotServed { database, .. } => Some(format!("SHOW HISTORY {};", identifier(database))),
             AdminError::Held { database, holder } if holder == "PAUSE" => {
                 Some(format!("RESUME {};", identifier(database)))
             }
@@ -189,6 +204,25 @@ impl Explain for AdminError {
             _ => None,
         }
     }
+}
+
+/// What can be done with a thing that exists.
+fn change_of(kind: &str, name: &str) -> String {
+    let name = identifier(name);
+    match kind {
+        "team" => format!("ALTER TEAM {name} CONTACT 'text'; changes it."),
+        "system" => {
+            format!("ALTER SYSTEM {name} changes how it is reached; another name makes another system.")
+        }
+        "database" => format!("Choose another name; SHOW DATABASE {name}; says whose it is."),
+        _ => "Choose another name.".to_owned(),
+    }
+}
+
+/// The command for one of these databases, which may carry a remark in parentheses.
+fn of_each(verb: &str, databases: &[String], rest: &str) -> String {
+    let name = databases.first().and_then(|name| name.split(' ').next()).unwrap_or("name");
+    format!("{verb} {} {rest}", identifier(name))
 }
 
 /// The command that ends a move in this phase.
