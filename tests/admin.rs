@@ -483,6 +483,8 @@ async fn every_change_is_audited_with_who_and_how_it_ended() {
     let admin = port.connect().await;
     run(&admin, "CREATE TEAM a CONTACT 'x'").await;
     refused(&admin, "DROP TEAM b").await;
+    refused(&admin, "CREATE DATABASE password_vault PURPOSE 'secrets of the shop'").await;
+    refused(&admin, "CREATE SYSTEM a HOST 'x' PORT 1 ROLE r PASSWORD 'geheim'").await;
     run(&admin, "SHOW TEAMS").await;
     let entries = port.catalog.audit(UnixMillis(0)).await.unwrap();
     let told: Vec<_> =
@@ -490,7 +492,8 @@ async fn every_change_is_audited_with_who_and_how_it_ended() {
     assert_eq!(told[0], ("alice", "CREATE TEAM a CONTACT 'x'", "ok"));
     assert_eq!(told[1].1, "DROP TEAM b");
     assert!(told[1].2.starts_with("MF003: "), "{told:?}");
-    assert_eq!(told.len(), 2, "what changes nothing is not audited");
+    assert_eq!(told[2].1, "CREATE DATABASE password_vault PURPOSE 'secrets of the shop'");
+    assert_eq!(told.len(), 3, "what changes nothing, or is not understood, is not audited");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,6 @@ use super::answer::{Answer, row};
 use super::chatter;
 use super::commands::{self, command};
 use super::parse::Parsed;
-use super::redact::redacted;
 use super::refuse::AdminError;
 use super::statement::{Chatter, Statement};
 use crate::catalog::Catalog;
@@ -161,7 +160,7 @@ impl Executor {
         let entry = AuditEntry {
             at: self.now(),
             who: caller.who.clone(),
-            command: redacted(&parsed.text),
+            command: parsed.text.clone(),
             reason: parsed.statement.reason().map(str::to_owned),
             outcome: match outcome {
                 Ok(_) => "ok".to_owned(),

@@ -19,7 +19,6 @@ mod moves;
 mod parse;
 mod parser;
 mod pause;
-mod redact;
 mod refuse;
 pub mod serve;
 mod show;
