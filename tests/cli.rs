@@ -92,6 +92,35 @@ fn check_names_files_that_are_not_there() {
 }
 
 #[test]
+fn check_refuses_what_serve_would_refuse_and_says_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("freehold.toml");
+    let write = |name: &str, content: &str| std::fs::write(dir.path().join(name), content).unwrap();
+    write("admins.txt", "# nobody\n");
+    write("server.crt", "garbage");
+    write("server.key", "garbage");
+    std::fs::write(&file, "[proxy]\ntls_cert = \"server.crt\"\ntls_key = \"server.key\"\n").unwrap();
+    let check = || text(&freehold().arg("check").arg("--config").arg(&file).output().unwrap().stderr);
+    let told = check();
+    assert!(told.contains("freehold.toml:2:1: proxy.tls_cert: ") && told.contains("server.crt"), "{told}");
+    assert!(told.contains("admins.txt names no administrator"), "{told}");
+
+    let pem = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    write("server.crt", &pem(&["a"]).0);
+    write("server.key", &pem(&["b"]).1);
+    let told = check();
+    assert!(told.contains("freehold.toml:3:1: proxy.tls_key: certificate and key cannot be used"), "{told}");
+
+    std::fs::write(&file, "[proxy]\naddress = \"db.example.com\"\n").unwrap();
+    let told = check();
+    assert!(told.contains(":2:11: proxy.address needs a host and a port"), "{told}");
+}
+
+#[test]
 fn hash_password_prints_a_verifier_and_never_the_password() {
     let line = hash_password("alice", "wonderland");
     assert!(line.starts_with("\"alice\" \"SCRAM-SHA-256$4096:"), "{line}");

@@ -175,10 +175,11 @@ impl Executor {
     pub(super) fn dsn(&self, name: &DatabaseName, role: &str, password: Option<&str>) -> String {
         let config = self.parts.config.load();
         let listen = config.proxy.listen;
-        let address = config.proxy.address.clone().unwrap_or_else(|| match listen.ip().is_unspecified() {
-            true => format!("127.0.0.1:{}", listen.port()),
-            false => listen.to_string(),
-        });
+        let address = match &config.proxy.address {
+            Some(address) => address.to_string(),
+            None if listen.ip().is_unspecified() => format!("127.0.0.1:{}", listen.port()),
+            None => listen.to_string(),
+        };
         let secret = password.map_or_else(String::new, |password| format!(":{}", percent(password)));
         format!("postgres://{}{secret}@{address}/{}", percent(role), percent(name.as_str()))
     }

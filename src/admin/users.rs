@@ -20,12 +20,15 @@ pub type Users = HashMap<String, Verifier>;
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
-    #[error("cannot read the administrators from {path}: {source} (freehold hash-password NAME >> {path})")]
+    #[error("cannot read the administrators from {path} (freehold hash-password NAME >> {path})")]
     Read {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
+    /// Freehold could not be told anything, RELOAD neither.
+    #[error("{path} names no administrator (freehold hash-password NAME >> {path})")]
+    Nobody { path: PathBuf },
     #[error("{path}:{line}: expected \"name\" \"verifier\"")]
     Shape { path: PathBuf, line: usize },
     #[error("{path}:{line}: this is no SCRAM verifier; `freehold hash-password NAME` prints one")]
@@ -38,7 +41,11 @@ pub enum UsersError {
 pub fn read_users(path: &Path) -> Result<Users, UsersError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| UsersError::Read { path: path.to_owned(), source })?;
-    parse_users(&text, path)
+    let users = parse_users(&text, path)?;
+    if users.is_empty() {
+        return Err(UsersError::Nobody { path: path.to_owned() });
+    }
+    Ok(users)
 }
 
 fn parse_users(text: &str, path: &Path) -> Result<Users, UsersError> {

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::ServeError;
+use crate::admin::users::read_users;
 use crate::config::{ClientTls, Config};
 use crate::control::MoverSettings;
 use crate::control::settings::{Fault, Verify};
+use crate::error::chain;
 use crate::frontend::Encryption;
-use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls};
+use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls, TlsError};
 
 /// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
 /// [`crate::control::settings::CrashPoint`].
@@ -54,7 +56,7 @@ pub fn fault() -> Result<Option<Fault>, ServeError> {
 }
 
 /// TLS towards clients; None where there is no certificate or it is switched off.
-pub fn client_acceptor(config: &Config) -> Result<Option<Acceptor>, ServeError> {
+pub fn client_acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
     if config.proxy.tls == ClientTls::Disable {
         return Ok(None);
     }
@@ -63,7 +65,7 @@ pub fn client_acceptor(config: &Config) -> Result<Option<Acceptor>, ServeError> 
 }
 
 /// TLS towards administrators; None where there is no certificate.
-pub fn admin_acceptor(config: &Config) -> Result<Option<Acceptor>, ServeError> {
+pub fn admin_acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
     acceptor(config.admin.tls_cert.as_deref(), config.admin.tls_key.as_deref(), None)
 }
 
@@ -71,23 +73,23 @@ fn acceptor(
     certificate: Option<&Path>,
     key: Option<&Path>,
     client_ca: Option<PathBuf>,
-) -> Result<Option<Acceptor>, ServeError> {
+) -> Result<Option<Acceptor>, TlsError> {
     let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
     let client_certificates = match client_ca {
         Some(ca) => ClientCertificates::Optional { ca },
         None => ClientCertificates::Ignored,
     };
     let files = ServerTls { certificate: certificate.to_owned(), key: key.to_owned(), client_certificates };
-    Ok(Some(Acceptor::open(files)?))
+    Acceptor::open(files).map(Some)
 }
 
 /// TLS towards systems.
-pub fn connector(config: &Config) -> Result<Connector, ServeError> {
+pub fn connector(config: &Config) -> Result<Connector, TlsError> {
     let roots = match &config.server_tls.ca {
         Some(file) => Roots::File(file.clone()),
         None => Roots::Native,
     };
-    Ok(Connector::open(tls::ClientTls { roots, identity: None })?)
+    Connector::open(tls::ClientTls { roots, identity: None })
 }
 
 pub fn encryption(config: &Config) -> Encryption {
@@ -103,4 +105,34 @@ pub fn workers(config: &Config) -> usize {
         Ok(0) | Err(_) => std::thread::available_parallelism().map_or(1, usize::from),
         Ok(workers) => workers,
     }
+}
+
+/// What `serve` would refuse although the text is right: every file that a setting names, read as `serve` reads it.
+/// Pairs of a setting and what is wrong.
+pub fn mistakes(config: &Config) -> Vec<(&'static str, String)> {
+    let proxy = [
+        ("proxy.tls_key", &config.proxy.tls_key),
+        ("proxy.tls_cert", &config.proxy.tls_cert),
+        ("proxy.tls_client_ca", &config.proxy.tls_client_ca),
+    ];
+    let admin = [("admin.tls_key", &config.admin.tls_key), ("admin.tls_cert", &config.admin.tls_cert)];
+    let systems = [("server_tls.ca", &config.server_tls.ca)];
+    let mut mistakes = Vec::new();
+    mistakes.extend(client_acceptor(config).err().map(|error| (named(&error, &proxy), chain(&error))));
+    mistakes.extend(admin_acceptor(config).err().map(|error| (named(&error, &admin), chain(&error))));
+    mistakes.extend(connector(config).err().map(|error| (named(&error, &systems), chain(&error))));
+    mistakes
+        .extend(read_users(&config.admin.users_file).err().map(|error| ("admin.users_file", chain(&error))));
+    let home = config.store.path.parent().filter(|home| !home.as_os_str().is_empty());
+    if let Some(home) = home.filter(|home| !home.is_dir()) {
+        mistakes.push(("store.path", format!("{} is no directory", home.display())));
+    }
+    mistakes
+}
+
+/// The setting whose file an error is about; the first where it is about all of them together.
+fn named<const N: usize>(error: &TlsError, files: &[(&'static str, &Option<PathBuf>); N]) -> &'static str {
+    let of_file =
+        |(_, file): &&(&str, &Option<PathBuf>)| error.path().is_some() && file.as_deref() == error.path();
+    files.iter().find(of_file).or(files.first()).map_or("", |(setting, _)| *setting)
 }

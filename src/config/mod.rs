@@ -24,18 +24,53 @@ pub use reference::reference;
 pub use settings::{
     Admin, Apply, Config, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store, section_doc,
 };
-pub use value::{ByteSize, ClientTls, LogFormat, LogLevel};
+pub use value::{ByteSize, ClientTls, HostPort, LogFormat, LogLevel};
+
+/// A file that was read: its settings, and where each stands, for mistakes that show only when a setting is used.
+#[derive(Debug)]
+pub struct ConfigFile {
+    pub config: Config,
+    path: PathBuf,
+    text: String,
+    places: document::Places,
+}
+
+impl ConfigFile {
+    /// Reads a file. Relative paths in it are meant from the directory of the file.
+    pub fn read(path: &Path) -> Result<ConfigFile, ConfigErrors> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigErrors::unreadable(path, &error))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let (config, places) = Config::parse_placed(&text, base).map_err(|errors| errors.of_file(path))?;
+        Ok(ConfigFile { config, path: path.to_owned(), text, places })
+    }
+
+    /// An error if there are any mistakes: pairs of a setting, `section.name`, and what is wrong with it.
+    pub fn refuse(&self, mistakes: Vec<(&str, String)>) -> Result<(), ConfigErrors> {
+        let problem = |(setting, message): (&str, String)| {
+            Problem::new(self.places.of(setting), format!("{setting}: {message}"))
+        };
+        match mistakes.is_empty() {
+            true => Ok(()),
+            false => {
+                let problems = mistakes.into_iter().map(problem).collect();
+                Err(ConfigErrors::new(&self.text, problems).of_file(&self.path))
+            }
+        }
+    }
+}
 
 impl Config {
     /// Reads a file. Relative paths in it are meant from the directory of the file.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigErrors::unreadable(path, &error))?;
-        let base = path.parent().unwrap_or(Path::new(""));
-        Config::parse(&text, base).map_err(|errors| errors.of_file(path))
+        ConfigFile::read(path).map(|file| file.config)
     }
 
     /// Reads the text of a file. Every mistake is reported, in the order of the text.
     pub fn parse(text: &str, base: &Path) -> Result<Config, ConfigErrors> {
+        Config::parse_placed(text, base).map(|(config, _)| config)
+    }
+
+    fn parse_placed(text: &str, base: &Path) -> Result<(Config, document::Places), ConfigErrors> {
         let (mut config, mut problems, places) = document::read(text);
         config.check_together(&places, &mut problems);
         if !problems.is_empty() {
@@ -43,7 +78,7 @@ impl Config {
             return Err(ConfigErrors::new(text, problems));
         }
         config.resolve_paths(base);
-        Ok(config)
+        Ok((config, places))
     }
 
     /// Settings whose value differs, as `section.name`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::value::{ByteSize, ClientTls, LogFormat, LogLevel, Value};
+use super::value::{ByteSize, ClientTls, HostPort, LogFormat, LogLevel, Value};
 use crate::model::ProxyId;
 
 /// How a changed value reaches a running process.
@@ -174,7 +174,7 @@ settings! {
         /// Where applications connect.
         listen: SocketAddr = local(6432), Restart;
         /// The host and port that applications are told to use, in the DSNs that are handed out; `listen` where not set.
-        address: Option<String> = None, Reload, example "\"db.example.com:6432\"";
+        address: Option<HostPort> = None, Reload, example "\"db.example.com:6432\"";
         /// The name of this process among all that follow one store.
         id: ProxyId = proxy_id(), Restart;
         /// Threads that serve clients. 0: one for each core.

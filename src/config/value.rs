@@ -134,6 +134,41 @@ impl Value for SocketAddr {
     }
 }
 
+/// Where somebody connects: `db.example.com:6432`, `[::1]:6432`. A name is not resolved here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort(String);
+
+impl HostPort {
+    pub fn parse(text: &str) -> Option<HostPort> {
+        let (host, port) = text.rsplit_once(':')?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let plain = |c: char| c.is_alphanumeric() || "-._".contains(c);
+        let good = match bare {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && host.chars().all(plain),
+        };
+        let port: u16 = port.parse().ok()?;
+        (good && port != 0).then(|| HostPort(text.to_owned()))
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Value for HostPort {
+    const KIND: &'static str = "host and port";
+    fn read(value: &DeValue<'_>) -> Result<HostPort, String> {
+        let wanted = "a host and a port such as \"db.example.com:6432\"";
+        HostPort::parse(text(value, wanted)?).ok_or_else(|| format!("needs {wanted}"))
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.0))
+    }
+}
+
 impl Value for PathBuf {
     const KIND: &'static str = "path";
     fn read(value: &DeValue<'_>) -> Result<PathBuf, String> {

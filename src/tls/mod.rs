@@ -71,6 +71,14 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// The file that cannot be used, where it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            TlsError::File { path, .. } | TlsError::NoCertificate { path } => Some(path),
+            _ => None,
+        }
+    }
+
     fn of_setup(&self) -> bool {
         matches!(
             self,
