@@ -95,10 +95,11 @@ impl Config {
         config
     }
 
-    /// Mistakes that no single setting makes.
+    /// Mistakes that no single setting makes. Each stands where the first of its settings does that the file names.
     fn check_together(&self, places: &document::Places, problems: &mut Vec<Problem>) {
-        let mut say = |setting: &str, message: &str, hint: &str| {
-            problems.push(Problem::new(places.of(setting), message).with_hint(hint));
+        let mut say = |settings: &[&str], message: &str, hint: &str| {
+            let place = settings.iter().find_map(|setting| places.of(setting));
+            problems.push(Problem::new(place, message).with_hint(hint));
         };
         let pairs = [
             ("proxy.tls_cert", self.proxy.tls_cert.is_some(), "proxy.tls_key", self.proxy.tls_key.is_some()),
@@ -106,30 +107,23 @@ impl Config {
         ];
         for (cert, has_cert, key, has_key) in pairs {
             if has_cert && !has_key {
-                say(cert, &format!("{cert} is set, {key} is not"), "A certificate needs its private key.");
+                say(&[cert], &format!("{cert} is set, {key} is not"), "A certificate needs its private key.");
             }
             if has_key && !has_cert {
-                say(key, &format!("{key} is set, {cert} is not"), "A private key needs its certificate.");
+                say(&[key], &format!("{key} is set, {cert} is not"), "A private key needs its certificate.");
             }
         }
+        let both = "Set proxy.tls_cert and proxy.tls_key.";
         if self.proxy.tls == ClientTls::Require && self.proxy.tls_cert.is_none() {
-            say(
-                "proxy.tls",
-                "TLS is required, but there is no certificate",
-                "Set proxy.tls_cert and proxy.tls_key.",
-            );
+            say(&["proxy.tls"], "TLS is required, but there is no certificate", both);
         }
         if self.proxy.tls_client_ca.is_some() && self.proxy.tls_cert.is_none() {
-            say(
-                "proxy.tls_client_ca",
-                "client certificates need TLS",
-                "Set proxy.tls_cert and proxy.tls_key.",
-            );
+            say(&["proxy.tls_client_ca"], "client certificates need TLS", both);
         }
         self.check_ports(&mut say);
     }
 
-    fn check_ports(&self, say: &mut impl FnMut(&str, &str, &str)) {
+    fn check_ports(&self, say: &mut impl FnMut(&[&str], &str, &str)) {
         let mut seen = vec![("proxy.listen", self.proxy.listen)];
         for (setting, address) in
             [("admin.listen", Some(self.admin.listen)), ("metrics.listen", self.metrics.listen)]
@@ -137,11 +131,8 @@ impl Config {
             let Some(address) = address else { continue };
             match seen.iter().find(|(_, taken)| *taken == address && address.port() != 0) {
                 Some((other, _)) => {
-                    say(
-                        setting,
-                        &format!("{setting} and {other} are the same address"),
-                        "Choose another port.",
-                    );
+                    let message = format!("{setting} and {other} are the same address");
+                    say(&[setting, other], &message, "Choose another port.");
                 }
                 None => seen.push((setting, address)),
             }

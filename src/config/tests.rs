@@ -116,6 +116,12 @@ fn a_certificate_without_its_key_is_refused() {
 fn two_ports_on_one_address_are_refused() {
     let found = problems("[proxy]\nlisten = \"127.0.0.1:6433\"\n[metrics]\nlisten = \"127.0.0.1:6433\"\n");
     assert_eq!(found.len(), 2, "{found:?}");
+    let with_a_default = problems("\n[proxy]\nlisten = \"127.0.0.1:6433\"\n");
+    assert_eq!(
+        with_a_default,
+        [(3, "admin.listen and proxy.listen are the same address".to_owned())],
+        "it stands where the file names one of the two"
+    );
 }
 
 #[test]
