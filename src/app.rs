@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use self::health::{Figures, HealthPort};
 use self::requests::Reloadable;
@@ -48,7 +49,7 @@ use crate::route::follow::{Follower, FollowerOptions};
 use crate::session::{DataPlane, DataPlaneConfig};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogHandle;
-use crate::tls::{Acceptor, TlsError};
+use crate::tls::{Acceptor, Connector, TlsError};
 
 /// Commands that run when the process is asked to end have this long.
 const ADMIN_GRACE: Duration = Duration::from_secs(2);
@@ -96,6 +97,7 @@ pub struct Serve {
     requests: mpsc::Receiver<ProcessRequest>,
     reloadable: Reloadable,
     health: Option<HealthPort>,
+    draining: CancellationToken,
     admin: AdminServer,
     mover: Mover,
     keeper: Keeper,
@@ -136,16 +138,7 @@ impl Serve {
         let mover_settings = settings::mover(&config, &connector, settings::fault()?);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
 
-        let plane = DataPlaneConfig {
-            listen: vec![config.proxy.listen],
-            workers,
-            acceptor: client_acceptor.clone(),
-            encryption: settings::encryption(&config),
-            connector: connector.clone(),
-            login_time_max: config.proxy.login_timeout,
-            connect_time_max: config.proxy.server_connect_timeout,
-            mock: MockSecret::from_random(rand::random()),
-        };
+        let plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
         let listen_failed = |source| ServeError::Listen { address: config.proxy.listen, source };
         let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(listen_failed)?;
         let proxy_addr = data.local_addr().unwrap_or(config.proxy.listen);
@@ -166,7 +159,9 @@ impl Serve {
         let admin = open_admin_port(&config, executor, admin_acceptor.clone()).await?;
         let admin_addr = admin.local_addr();
         let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
-        let health = open_health_port(&config, Figures { metrics, routes, catalog }).await?;
+        let draining = CancellationToken::new();
+        let figures = Figures { metrics, routes, catalog, draining: draining.clone() };
+        let health = open_health_port(&config, figures).await?;
 
         Ok(Serve {
             proxy_addr,
@@ -183,6 +178,7 @@ impl Serve {
                 log,
             },
             health,
+            draining,
             admin,
             mover,
             keeper,
@@ -206,6 +202,8 @@ impl Serve {
 
     /// Like [`Serve::shutdown`], with another bound for running transactions.
     pub async fn shutdown_within(self, drain: Duration) {
+        // First, so that a load balancer looks elsewhere while running transactions end.
+        self.draining.cancel();
         self.admin.shutdown(ADMIN_GRACE).await;
         self.mover.stop().await;
         drop(self.keeper);
@@ -225,6 +223,24 @@ fn follow(config: &Config, catalog: &Catalog, routes: &Arc<RouteTable>) -> Follo
         data_address: config.proxy.listen.to_string(),
     };
     Follower::start(catalog.clone(), Arc::clone(routes), proxy, FollowerOptions::default())
+}
+
+fn data_plane(
+    config: &Config,
+    workers: usize,
+    acceptor: Option<Acceptor>,
+    connector: Connector,
+) -> DataPlaneConfig {
+    DataPlaneConfig {
+        listen: vec![config.proxy.listen],
+        workers,
+        acceptor,
+        encryption: settings::encryption(config),
+        connector,
+        login_time_max: config.proxy.login_timeout,
+        connect_time_max: config.proxy.server_connect_timeout,
+        mock: MockSecret::from_random(rand::random()),
+    }
 }
 
 async fn open_admin_port(

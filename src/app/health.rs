@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
@@ -36,6 +37,8 @@ pub(super) struct Figures {
     pub(super) metrics: Metrics,
     pub(super) routes: Arc<RouteTable>,
     pub(super) catalog: Catalog,
+    /// Cancelled: the process takes no more clients.
+    pub(super) draining: CancellationToken,
 }
 
 impl HealthPort {
@@ -104,6 +107,9 @@ impl Figures {
                     tracing::warn!(%error, "the figures of the catalogue are as they were");
                 }
                 ("200 OK", self.metrics.render())
+            }
+            ("GET", "/ready") if self.draining.is_cancelled() => {
+                ("503 Service Unavailable", "draining\n".to_owned())
             }
             // The port opens after the routes are known and clients are accepted.
             ("GET", "/health" | "/ready") => ("200 OK", "ok\n".to_owned()),
