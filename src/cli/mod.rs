@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
     match command {
         Command::Serve { config } => crate::app::serve(&config),
         Command::Check { config } => check::check(&config),
-        Command::HashPassword { name } => password::print_line(&name),
+        Command::HashPassword { name } => with_runtime(password::print_line(&name)),
         Command::Demo(options) => demo::main(&options),
         Command::Verb(verb) => with_runtime(verbs::run(verb, connection)),
     }

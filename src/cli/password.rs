@@ -3,12 +3,17 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::admin::users::user_line;
 
-pub(super) fn print_line(name: &str) -> ExitCode {
-    match read_password() {
+/// As a shell reports a process that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+pub(super) async fn print_line(name: &str) -> ExitCode {
+    match read_password().await {
         Ok(password) if password.is_empty() => {
             eprintln!("freehold: the password is empty");
             ExitCode::FAILURE
@@ -17,6 +22,7 @@ pub(super) fn print_line(name: &str) -> ExitCode {
             println!("{}", user_line(name, &password));
             ExitCode::SUCCESS
         }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => ExitCode::from(INTERRUPTED),
         Err(error) => {
             eprintln!("freehold: cannot read the password: {error}");
             ExitCode::FAILURE
@@ -24,9 +30,26 @@ pub(super) fn print_line(name: &str) -> ExitCode {
     }
 }
 
-/// One line of standard input; on a terminal it is asked for, and not shown.
-fn read_password() -> io::Result<Zeroizing<String>> {
-    let _silence = io::stdin().is_terminal().then(Silence::begin);
+/// One line of standard input; on a terminal it is asked for, and not shown. A signal that would end the process ends the
+/// silence first: [`io::ErrorKind::Interrupted`].
+async fn read_password() -> io::Result<Zeroizing<String>> {
+    if !io::stdin().is_terminal() {
+        return read_line();
+    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let _silence = Silence::begin();
+    let (tell, told) = oneshot::channel();
+    // A thread that nobody waits for: a blocking read ends with the process only.
+    std::thread::spawn(move || tell.send(read_line()));
+    tokio::select! {
+        line = told => line.unwrap_or_else(|_| Err(io::ErrorKind::UnexpectedEof.into())),
+        _ = interrupt.recv() => Err(io::ErrorKind::Interrupted.into()),
+        _ = terminate.recv() => Err(io::ErrorKind::Interrupted.into()),
+    }
+}
+
+fn read_line() -> io::Result<Zeroizing<String>> {
     let mut line = Zeroizing::new(String::new());
     io::stdin().lock().read_line(&mut line)?;
     Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
