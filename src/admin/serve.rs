@@ -28,7 +28,7 @@ use super::conversation;
 use super::execute::Executor;
 use super::users::Users;
 use crate::auth::scram::MockSecret;
-use crate::frontend::{AdminVisitor, Encryption, Frontend};
+use crate::frontend::{AdminVisitor, Encryption, Frontend, FrontendError};
 use crate::route::RouteTable;
 use crate::tls::Acceptor;
 use crate::wire::startup::CancelRequest;
@@ -165,6 +165,8 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }
+        // A port scan, or pg_isready: it comes every few seconds, and says nothing.
+        Err(FrontendError::Gone) => tracing::debug!(%address, "a visitor left without a word"),
         Err(error) => tracing::info!(%address, error = &error as &dyn std::error::Error, "no administrator"),
     }
 }
