@@ -12,10 +12,19 @@ if [ -s "$dsn" ]; then
     exit 0
 fi
 
+# It may have broken off anywhere the last time: each thing is made only where it is not there yet.
+has() { ask "SHOW $1" | cut -d ' ' -f 1 | grep -qx "$2"; }
+
 for major in 16 18; do
-    ask "CREATE SYSTEM pg$major HOST 'pg$major' PORT 5432 ROLE freehold PASSWORD FILE '/run/secrets/platform-password'"
+    has SYSTEMS "pg$major" ||
+        ask "CREATE SYSTEM pg$major HOST 'pg$major' PORT 5432 ROLE freehold PASSWORD FILE '/run/secrets/platform-password'"
 done
-ask "CREATE TEAM payments CONTACT '#payments'"
+has TEAMS payments || ask "CREATE TEAM payments CONTACT '#payments'"
+
+# A database whose password was never written down is of use to nobody, and the load has not begun: nothing is in it.
+if has DATABASES shop; then
+    ask "DROP DATABASE shop CONFIRM 'shop' REASON 'its password was lost when the setup broke off'"
+fi
 
 # The password is in this answer and nowhere else: name, id, dsn, role, password, system.
 answer=$(ask "CREATE DATABASE shop OWNER payments PURPOSE 'orders and payments of the shop' ON SYSTEM pg16")
