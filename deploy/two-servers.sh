@@ -11,19 +11,13 @@ usage() {
     exit 2
 }
 [ $# = 2 ] || usage
+. "$(dirname "$0")/postgresql.sh"
 action=$1 directory=$2
 ports=("${FREEHOLD_PLAY_SOURCE_PORT:-5433}" "${FREEHOLD_PLAY_TARGET_PORT:-5434}")
 
 # PostgreSQL refuses to run as root.
 as_server() {
     if [ "$(id -u)" = 0 ]; then runuser -u postgres -- "$@"; else "$@"; fi
-}
-
-programs() {
-    local homes=(/usr/lib/postgresql/* /usr/local/lib/freehold/postgresql/* "$HOME"/.local/share/freehold/postgresql/*)
-    for home in "${homes[@]}"; do
-        [ -x "$home/bin/initdb" ] && echo "$(basename "$home") $home/bin"
-    done | sort -n -k 1,1
 }
 
 start() { # name, programs, port
@@ -35,6 +29,19 @@ start() { # name, programs, port
     echo "$1: $("$2/postgres" --version), 127.0.0.1:$3"
 }
 
+# A pid file may outlive its server, and the number may be another process's by now: the server is where its data is.
+runs_in() { # data
+    local pid
+    pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) || return 1
+    [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$1" ]
+}
+
+stop() { # data
+    local bin
+    bin=$(postgresql_programs | awk -v major="$(cat "$1/PG_VERSION")" '$1 == major { print $2 }')
+    as_server "$bin/pg_ctl" -D "$1" -m fast -w stop >/dev/null
+}
+
 case $action in
 start)
     mkdir -p "$directory"
@@ -42,19 +49,16 @@ start)
     (umask 077 && head -c 18 /dev/urandom | base64 >"$directory/password")
     [ "$(id -u)" != 0 ] || chown -R postgres "$directory"
     cd "$directory" # the servers' user may not enter where we are
-    read -r _ oldest < <(programs | head -n 1) || { echo "no PostgreSQL found; make setup installs it" >&2; exit 1; }
-    read -r _ newest < <(programs | tail -n 1)
+    read -r _ oldest < <(postgresql_programs | head -n 1) || { echo "no PostgreSQL found; make setup installs it" >&2; exit 1; }
+    read -r _ newest < <(postgresql_programs | tail -n 1)
     start source "$oldest" "${ports[0]}"
     start target "$newest" "${ports[1]}"
     ;;
 stop)
-    directory=$(cd "$directory" && pwd)
+    directory=$(cd "$directory" && pwd -P)
     [ -f "$directory/source/PG_VERSION" ] || { echo "$directory was not made by this script" >&2; exit 1; }
     for data in "$directory"/source "$directory"/target; do
-        [ -f "$data/postmaster.pid" ] || continue
-        # The first line is the process; INT is a fast shutdown. Nothing is kept.
-        kill -INT "$(head -n 1 "$data/postmaster.pid")"
-        while [ -f "$data/postmaster.pid" ]; do sleep 0.1; done
+        if runs_in "$data"; then stop "$data" || echo "the server in $data does not stop" >&2; fi
     done
     cd / && rm -rf "$directory"
     ;;

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::path::Path;
+use std::process::Command;
 
 use freehold::admin::users::read_users;
 use freehold::config::Config;
+use freehold::lab::{Install, Majors};
 
 #[test]
 fn the_configuration_of_the_compose_file_is_good_and_its_administrator_can_log_in() {
@@ -14,4 +16,33 @@ fn the_configuration_of_the_compose_file_is_good_and_its_administrator_can_log_i
     assert!(config.proxy.listen.ip().is_unspecified(), "clients come from other containers");
     let users = read_users(&config.admin.users_file).unwrap();
     assert!(format!("{users:?}").contains("admin"), "{users:?}");
+}
+
+#[test]
+fn the_scripts_find_the_servers_that_the_lab_finds() {
+    let list = "set -euo pipefail; . deploy/postgresql.sh; postgresql_programs";
+    let output =
+        Command::new("bash").args(["-c", list]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = |install: &Install| format!("{} {}\n", install.major, install.bin.display());
+    let expected: String = Majors::discover().installs().map(line).collect();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+}
+
+#[test]
+fn two_servers_stop_although_a_pid_file_names_another_process() {
+    let files = tempfile::tempdir().unwrap();
+    let play = files.path().join("play");
+    std::fs::create_dir_all(play.join("source")).unwrap();
+    std::fs::write(play.join("source/PG_VERSION"), "15\n").unwrap();
+    // This very process: it must survive.
+    std::fs::write(play.join("source/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+    let stop = Command::new("deploy/two-servers.sh")
+        .arg("stop")
+        .arg(&play)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(stop.success());
+    assert!(!play.exists());
 }
