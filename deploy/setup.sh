@@ -11,16 +11,27 @@ command -v cargo >/dev/null || {
     exit 1
 }
 
+. deploy/postgresql.sh
 has_postgresql() { ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; }
-has_postgresql_of_ours() { ls {/usr/local/lib,"$HOME/.local/share"}/freehold/postgresql/*/bin/initdb >/dev/null 2>&1; }
+has_two_majors() { [ "$(postgresql_programs | wc -l)" -ge 2 ]; }
 
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 has_postgresql || [ -n "${FREEHOLD_PG_DIRS:-}" ] || missing+=(postgresql)
-has_postgresql_of_ours || python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+has_two_majors || python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+
+as_root=()
+
+# The next PostgreSQL that somebody installs here gets what the distribution gives it.
+give_back_default() {
+    local conf=/etc/postgresql-common/createcluster.conf
+    "${as_root[@]}" rm -f $conf
+    for default in $conf.ucf-dist $conf.dpkg-dist; do
+        [ ! -e $default ] || "${as_root[@]}" mv $default $conf
+    done
+}
 
 install_missing() {
-    local as_root=()
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || return 1
         sudo -n true 2>/dev/null || [ -t 0 ] || return 1
@@ -28,10 +39,12 @@ install_missing() {
     fi
     command -v apt-get >/dev/null || return 1
     say "installing the packages ${missing[*]}"
-    # The servers are started by Freehold's own lab; the distribution need not create and start one.
-    if [ ! -e /etc/postgresql-common/createcluster.conf ] && [[ " ${missing[*]} " == *" postgresql "* ]]; then
-        "${as_root[@]}" mkdir -p /etc/postgresql-common
-        echo "create_main_cluster = false" | "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+    local conf=/etc/postgresql-common/createcluster.conf
+    if [ ! -e $conf ] && [[ " ${missing[*]} " == *" postgresql "* ]]; then
+        say "no server is created by the package: Freehold starts its own ($conf, for as long as this takes)"
+        "${as_root[@]}" mkdir -p "$(dirname $conf)"
+        trap give_back_default EXIT
+        echo "create_main_cluster = false" | "${as_root[@]}" tee $conf >/dev/null
     fi
     "${as_root[@]}" apt-get update -q -o=Dpkg::Use-Pty=0 >/dev/null
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
@@ -46,4 +59,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # A second major version, so that a move can cross majors. Without it everything still works, within one major.
-deploy/get-postgresql.sh || say "no second PostgreSQL major; moves will stay within one major"
+has_two_majors || deploy/get-postgresql.sh || say "no second PostgreSQL major; moves will stay within one major"

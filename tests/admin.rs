@@ -17,7 +17,7 @@ use freehold::catalog::store::StoreError;
 use freehold::config::Config;
 use freehold::control::MoverSettings;
 use freehold::control::keeper::Keeper;
-use freehold::lab::{Major, Postgres};
+use freehold::lab::{Major, Majors, Postgres};
 use freehold::model::{
     DatabaseId, DatabaseName, GateOrder, Lifecycle, ProxyId, ProxyRecord, RouteRecord, UnixMillis,
 };
@@ -113,7 +113,8 @@ impl Port {
 
     /// psql's output: rows on standard output, everything else on standard error.
     async fn psql(&self, arguments: &[&str]) -> (String, String, bool) {
-        let mut command = Command::new("psql");
+        let newest = Majors::discover().find(Major::Newest).unwrap().bin.join("psql");
+        let mut command = Command::new(newest);
         command
             .arg(self.dsn("wonderland", "freehold"))
             .args(["-X", "-A", "-t", "-v", "VERBOSITY=verbose"])

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use freehold::lab::free_port;
+use freehold::lab::{Major, Majors, free_port};
 
 /// Longer than the load that the README starts, and what it does before and after.
 const ENDS_WITHIN_S: u32 = 170;
@@ -13,7 +14,7 @@ const ENDS_WITHIN_S: u32 = 170;
 /// What a person does without being told: ends what was started, and types no faster than a server starts.
 const PRELUDE: &str = "set -e -m -o pipefail
 trap 'status=$?; kill -TERM $(jobs -p) 2>/dev/null || true; deploy/two-servers.sh stop PLAY 2>/dev/null || true; exit $status' EXIT
-typed_slowly() { for _ in $(seq 600); do pg_isready -q -h 127.0.0.1 -p ADMINPORT && return; sleep 0.1; done; false; }
+typed_slowly() { for _ in $(seq 600); do (: </dev/tcp/127.0.0.1/ADMINPORT) 2>/dev/null && return; sleep 0.1; done; false; }
 ";
 
 #[test]
@@ -40,6 +41,7 @@ fn the_readme_can_be_followed_word_for_word() {
     let output = Command::new("timeout")
         .args(["--kill-after=10", &ENDS_WITHIN_S.to_string(), "bash", "-c", &script])
         .current_dir(root)
+        .env("PATH", path_with_programs())
         .env("FREEHOLD_PLAY_SOURCE_PORT", &ports[0])
         .env("FREEHOLD_PLAY_TARGET_PORT", &ports[1])
         .stdin(Stdio::null())
@@ -50,6 +52,13 @@ fn the_readme_can_be_followed_word_for_word() {
     assert!(output.status.success(), "{}\n{said}", output.status);
     assert!(said.contains("number of failed transactions: 0 (0.000%)"), "{said}");
     assert!(!Path::new(&play).exists(), "nothing is left behind");
+}
+
+/// psql and pgbench are where the servers are; not everybody has them in the PATH.
+fn path_with_programs() -> OsString {
+    let path = std::env::var_os("PATH").unwrap();
+    let programs = Majors::discover().find(Major::Newest).unwrap().bin.clone();
+    std::env::join_paths(std::env::split_paths(&path).chain([programs])).unwrap()
 }
 
 /// The `sh` blocks of the section.
