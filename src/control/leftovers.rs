@@ -1,28 +1,36 @@
-//! What a move may have left on a system: for tests, and for the doubtful.
+//! What moves may have left on a system: for tests, for the demo, and for the doubtful.
 
 use crate::model::MoveId;
-use crate::system::{MoveNames, Session, SystemError};
+use crate::system::{Session, SystemError};
+
+/// The one list of what a move makes outside of the product's own objects, as seen from one database: what it is, and
+/// whose: the number of a move, the empty text where it is ours and carries no number, NULL where it is not ours.
+/// Objects of a whole system are seen from each of its databases.
+pub const OBJECTS: &str = r"
+    WITH named (kind, name) AS (
+        SELECT 'slot', slot_name::text FROM pg_replication_slots
+        UNION ALL SELECT 'publication', pubname::text FROM pg_publication
+        UNION ALL SELECT 'subscription', subname::text FROM pg_subscription
+        UNION ALL SELECT 'role', rolname::text FROM pg_roles WHERE rolname ~ '^freehold_'
+        UNION ALL SELECT 'database', datname::text FROM pg_database WHERE datname ~ '^freehold_')
+    SELECT kind || ' ' || name AS what, substring(name from '^freehold_(?:move|back)_([0-9]+)$') AS move FROM named
+    UNION ALL SELECT 'schema ' || nspname, '' FROM pg_namespace WHERE nspname = 'freehold'
+    UNION ALL SELECT 'event trigger ' || evtname, CASE WHEN evtname ~ '^freehold' THEN '' END FROM pg_event_trigger
+    UNION ALL SELECT 'mark on database ' || datname, substring(setting from '[0-9]+$')
+        FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = 0,
+             unnest(s.setconfig) AS setting
+        WHERE setting ~ '^freehold\.move=[0-9]+$'
+    UNION ALL SELECT 'mark on role ' || rolname, substring(shobj_description(oid, 'pg_authid') from '[0-9]+$')
+        FROM pg_roles WHERE shobj_description(oid, 'pg_authid') ~ '^created by freehold move [0-9]+$'
+    UNION ALL SELECT 'replication origin ' || roname, CASE WHEN roname ~ '^pg_[0-9]+$' AND NOT EXISTS
+            (SELECT FROM pg_subscription s WHERE o.roname LIKE 'pg_' || s.oid || '%') THEN '' END
+        FROM pg_replication_origin o";
 
 /// Everything in the session's database and on its system that carries a name of the move, and everything of ours that
 /// carries none (helper schema, guard): `slot freehold_move_3`. Empty after a move has ended, however it ended.
 pub async fn leftovers(session: &Session, id: MoveId) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for what a move left";
-    let names = MoveNames(id);
-    let sql = "
-        SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE slot_name::text = ANY ($1)
-        UNION ALL SELECT 'publication ' || pubname FROM pg_publication WHERE pubname::text = ANY ($1)
-        UNION ALL SELECT 'subscription ' || subname FROM pg_subscription WHERE subname::text = ANY ($1)
-        UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname::text = ANY ($1)
-        UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname = 'freehold'
-        UNION ALL SELECT 'event trigger ' || evtname FROM pg_event_trigger WHERE evtname ~ '^freehold'
-        UNION ALL SELECT 'database ' || datname FROM pg_database WHERE datname::text = ANY ($1)
-        UNION ALL SELECT 'mark on database ' || datname FROM pg_database d
-            JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = 0 WHERE $2 = ANY (s.setconfig)
-        UNION ALL SELECT 'mark on role ' || rolname FROM pg_roles WHERE shobj_description(oid, 'pg_authid') = $3
-        UNION ALL SELECT 'replication origin ' || roname FROM pg_replication_origin o WHERE roname ~ '^pg_[0-9]+$'
-            AND NOT EXISTS (SELECT FROM pg_subscription s WHERE o.roname LIKE 'pg_' || s.oid || '%')";
-    let ours = vec![names.forward(), names.back(), names.replication_role(), names.unmarked_database()];
-    let mark = format!("{}={id}", crate::system::names::DATABASE_MARK);
-    let rows = session.rows(LOOKING, sql, &[&ours, &mark, &names.role_mark()]).await?;
+    let sql = format!("SELECT what FROM ({OBJECTS}) AS object WHERE move IN ($1, '')");
+    let rows = session.rows(LOOKING, &sql, &[&id.to_string()]).await?;
     rows.iter().map(|row| session.column(LOOKING, row, 0)).collect()
 }

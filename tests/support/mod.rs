@@ -24,6 +24,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use freehold::auth::scram::Verifier;
+use freehold::control::leftovers::OBJECTS;
 use freehold::lab::{Major, Postgres, free_port};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -297,29 +298,15 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnM
     }
 }
 
-/// What a move may have left on a server: slots, publications, subscriptions, roles, schemas, guards, in any database.
+/// What a move may have left on a server, seen from each of its databases. The server is the test's own: whatever is on
+/// the list was left by a move.
 pub async fn leftovers(server: &Postgres) -> Vec<String> {
     let cluster = server.connect("postgres").await.expect("a connection");
-    let mut found = texts(
-        &cluster,
-        "SELECT 'slot ' || slot_name FROM pg_replication_slots
-         UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
-         UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'freehold\\_%'
-         UNION ALL SELECT 'origin ' || roname FROM pg_replication_origin",
-    )
-    .await;
-    for dbname in
-        texts(&cluster, "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate").await
-    {
+    let databases = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate";
+    let mut found = Vec::new();
+    for dbname in texts(&cluster, databases).await {
         let database = server.connect(&dbname).await.expect("a connection");
-        let here = texts(
-            &database,
-            "SELECT 'publication ' || pubname FROM pg_publication
-             UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname = 'freehold'
-             UNION ALL SELECT 'event trigger ' || evtname FROM pg_event_trigger",
-        )
-        .await;
-        found.extend(here.into_iter().map(|what| format!("{dbname}: {what}")));
+        found.extend(texts(&database, OBJECTS).await.into_iter().map(|what| format!("{dbname}: {what}")));
     }
     found
 }

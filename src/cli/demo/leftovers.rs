@@ -1,42 +1,42 @@
-//! What a move must not leave on the systems: slots, publications, subscriptions, helper schemas, replication roles.
+//! What a move that was undone must not leave on the systems.
+
+use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
 use super::stage::Stage;
+use crate::control::leftovers::OBJECTS;
 use crate::lab::{LabError, Postgres};
 
-/// Objects of a whole server.
-const PER_SERVER: &str = "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_subscription) \
-     + (SELECT count(*) FROM pg_roles WHERE rolname ~ '^freehold_(move|back)_')";
-/// Objects of one database.
-const PER_DATABASE: &str = "SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_event_trigger) \
-     + (SELECT count(*) FROM pg_namespace WHERE nspname = 'freehold')";
+/// The copy that the database came back from, its role, and what either was renamed to.
+const COPY: &str = "SELECT 'database ' || datname FROM pg_database WHERE datname LIKE 'shop%'
+    UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'shop%'";
 
-/// How many such objects there are on both systems.
-pub(super) async fn count(stage: &Stage) -> Result<i64, LabError> {
-    let mut count = 0;
-    for (_, server) in stage.systems() {
-        count += count_on(server).await?;
+/// Everything that is left: `pg18: slot freehold_move_1`.
+pub(super) async fn all(stage: &Stage) -> Result<Vec<String>, LabError> {
+    let mut left = BTreeSet::new();
+    for (name, server) in stage.systems() {
+        left.extend(on(server).await?.into_iter().map(|what| format!("{name}: {what}")));
     }
-    Ok(count)
+    let (name, target) = stage.target();
+    let copy = texts(&target.connect("postgres").await?, COPY).await?;
+    left.extend(copy.into_iter().map(|what| format!("{name}: {what}")));
+    Ok(left.into_iter().collect())
 }
 
-async fn count_on(server: &Postgres) -> Result<i64, LabError> {
-    let client = server.connect("postgres").await?;
-    let mut count = number(&client, PER_SERVER).await?;
+/// The systems are the demo's own: whatever is on the list was left by its move.
+async fn on(server: &Postgres) -> Result<Vec<String>, LabError> {
     let databases = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate";
-    let rows = client.query(databases, &[]).await.map_err(|source| failed("postgres", source))?;
-    for row in rows {
-        count += number(&server.connect(row.get(0)).await?, PER_DATABASE).await?;
+    let mut left = Vec::new();
+    for dbname in texts(&server.connect("postgres").await?, databases).await? {
+        left.extend(texts(&server.connect(&dbname).await?, OBJECTS).await?);
     }
-    Ok(count)
+    Ok(left)
 }
 
-async fn number(client: &Client, sql: &str) -> Result<i64, LabError> {
-    let row = client.query_one(sql, &[]).await.map_err(|source| failed("a system", source))?;
-    Ok(row.get(0))
-}
-
-fn failed(dbname: &str, source: tokio_postgres::Error) -> LabError {
-    LabError::Connect { dbname: dbname.to_owned(), source }
+/// The first column.
+async fn texts(client: &Client, sql: &str) -> Result<Vec<String>, LabError> {
+    let failed = |source| LabError::Connect { dbname: "a system".to_owned(), source };
+    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -67,8 +67,9 @@ pub(super) async fn tell(options: &Options, teller: &mut Teller) -> Result<Told,
     let back = and_comes_back(&there, &admin, &application, teller).await?;
 
     let calm = application_ends(application, &config, &mut verdict, teller).await?;
-    let left = leftovers::count(&stage).await?;
-    verdict.add("objects left behind on the systems", left.to_string(), left == 0);
+    let left = leftovers::all(&stage).await?;
+    let told = if left.is_empty() { "none".to_owned() } else { left.join(", ") };
+    verdict.add("objects left behind on the systems", told, left.is_empty());
     for (question, moved, prefix) in
         [("longest client stall, move", &there, CUTOVER), ("longest client stall, undo", &back, UNDO)]
     {
