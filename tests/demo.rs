@@ -40,6 +40,18 @@ fn the_demo_tells_its_story_reaches_a_good_verdict_and_leaves_nothing_behind() {
         story.iter().find(|event| event["event"] == "verdict").unwrap_or_else(|| panic!("{story:#?}"));
     assert!(status.success() && verdict["good"] == true, "{verdict:#}");
     assert!(verdict["findings"].as_array().unwrap().len() > 10);
+    for question in ["longest wait of a client, move", "longest wait of a client, undo"] {
+        let findings = verdict["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["question"] == question).unwrap();
+        let number =
+            |name: &str| finding["numbers"][name].as_f64().unwrap_or_else(|| panic!("{name}: {finding:#}"));
+        assert!(number("clients_longest_ms") <= number("allowed_ms"), "{finding:#}");
+        for part in
+            ["longest_stall_ms", "hold_ms", "drain_ms", "fence_ms", "marker_ms", "seal_ms", "commit_ms"]
+        {
+            assert!(number(part) >= 0.0);
+        }
+    }
     assert!(story.iter().any(|event| event["event"] == "refused" && event["sqlstate"] == "MF001"));
     let phases: Vec<&str> = story.iter().filter_map(|event| event["move"]["phase"].as_str()).collect();
     for phase in ["copy", "kept", "undone"] {

@@ -1,5 +1,7 @@
 //! SHOW: what the catalogue knows.
 
+use std::time::Duration;
+
 use super::answer::{Answer, Row, row};
 use super::commands::{self, COMMANDS};
 use super::databases::verifier_kind;
@@ -326,17 +328,45 @@ fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
 fn pause_rows(name: &str, report: Option<&PauseReport>, rows: &mut Vec<Row>) {
     let Some(report) = report else { return };
     rows.push(row![format!("{name}_longest_stall_ms"), milliseconds(report.longest_stall)]);
+    for (quantile, permille) in [("p99", 990), ("p90", 900)] {
+        let stall = stall_quantile(report, permille).map(milliseconds);
+        rows.push(row![format!("{name}_{quantile}_stall_ms"), stall]);
+    }
     rows.push(row![format!("{name}_median_stall_ms"), milliseconds(report.median_stall)]);
     rows.push(row![format!("{name}_held_requests"), report.held_requests]);
     rows.push(row![format!("{name}_hold_ms"), milliseconds(report.hold)]);
     rows.push(row![format!("{name}_sessions"), report.sessions]);
     rows.push(row![format!("{name}_aborted_attempts"), report.aborted_attempts]);
     for (part, micros) in &report.parts_us {
-        rows.push(row![format!("{name}_{part}_ms"), milliseconds(std::time::Duration::from_micros(*micros))]);
+        rows.push(row![format!("{name}_{part}_ms"), milliseconds(Duration::from_micros(*micros))]);
     }
+}
+
+/// None where it is not among the waits that the report tells one by one, the longest.
+fn stall_quantile(report: &PauseReport, permille: u64) -> Option<Duration> {
+    let longer = u64::from(report.held_requests) * (1_000 - permille) / 1_000;
+    let wait = report.waits_us.get(usize::try_from(longer).ok()?)?;
+    Some(Duration::from_micros(*wait))
 }
 
 fn step_row(entry: &StepEntry) -> Row {
     let note = entry.note.as_ref().map_or_else(String::new, |note| format!(": {note}"));
     row![format!("step {}", entry.step.as_str()), format!("{} {:?}{note}", entry.at, entry.event)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_of_the_stalls_is_exact_where_it_is_told() {
+        let waits_us: Vec<u64> = (1..=100).rev().collect();
+        let report = PauseReport { held_requests: 100, waits_us, ..PauseReport::default() };
+        assert_eq!(stall_quantile(&report, 990), Some(Duration::from_micros(99)));
+        assert_eq!(stall_quantile(&report, 900), Some(Duration::from_micros(90)));
+        let more = PauseReport { held_requests: 5_000, ..report };
+        assert_eq!(stall_quantile(&more, 990), Some(Duration::from_micros(50)));
+        assert_eq!(stall_quantile(&more, 900), None);
+        assert_eq!(stall_quantile(&PauseReport::default(), 990), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! The demo's administrator: speaks admin SQL like `psql` would, and nothing else.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
@@ -112,6 +113,15 @@ impl Row {
         Duration::try_from_secs_f64(millis / 1000.0).ok()
     }
 
+    /// Every column `<prefix><name>_ms` that is a number, by `<name>_ms`.
+    pub(super) fn numbers(&self, prefix: &str) -> BTreeMap<String, f64> {
+        let number = |(column, value): &(String, String)| {
+            let name = column.strip_prefix(prefix).filter(|name| name.ends_with("_ms"))?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        self.0.iter().filter_map(number).collect()
+    }
+
     /// `name 1.2 ms` of each column `<prefix><name>_ms`, in order, except some names.
     pub(super) fn parts(&self, prefix: &str, except: &[&str]) -> Vec<String> {
         let name = |column: &str| column.strip_prefix(prefix)?.strip_suffix("_ms").map(str::to_owned);
@@ -149,6 +159,7 @@ mod tests {
         ];
         let row = Row(names.map(|(name, value)| pair(name, value)).to_vec());
         assert_eq!(row.parts("undo_", &["hold"]), ["drain 1.2 ms"]);
+        assert_eq!(row.numbers("undo_")["hold_ms"], 1.5);
         assert_eq!(row.millis("undo_hold_ms"), Some(Duration::from_micros(1500)));
     }
 }

@@ -23,7 +23,7 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(20);
 const CUTOVER: &str = "cutover_";
 const UNDO: &str = "undo_";
 /// Those of them that are about the pause as a whole.
-const SUMMARY: [&str; 3] = ["longest_stall", "median_stall", "hold"];
+const SUMMARY: [&str; 5] = ["longest_stall", "p99_stall", "p90_stall", "median_stall", "hold"];
 
 /// A story that came to its end, and its stage, still standing.
 #[derive(Debug)]
@@ -71,10 +71,10 @@ pub(super) async fn tell(options: &Options, teller: &mut Teller) -> Result<Told,
     let told = if left.is_empty() { "none".to_owned() } else { left.join(", ") };
     verdict.add("objects left behind on the systems", told, left.is_empty());
     for (question, moved, prefix) in
-        [("longest client stall, move", &there, CUTOVER), ("longest client stall, undo", &back, UNDO)]
+        [("longest wait of a client, move", &there, CUTOVER), ("longest wait of a client, undo", &back, UNDO)]
     {
-        let stall = moved.facts.millis(&format!("{prefix}longest_stall_ms"));
-        verdict.add(question, stall.map_or("unknown".to_owned(), millis), stall.is_some());
+        let pause_max = humantime::parse_duration(moved.facts.text("pause_max")).ok();
+        verdict.judge_stall(question, moved.felt, pause_max, moved.facts.numbers(prefix));
     }
     teller.chapter("Verdict");
     teller.verdict(&verdict);
@@ -256,8 +256,10 @@ fn pause(moved: &Moved, prefix: &str, teller: &mut Teller) {
         moved.phases.iter().map(|(phase, took)| format!("{phase} {:.1} s", took.as_secs_f64())).collect();
     teller.say(&format!("done in {:.1} s: {}", moved.took.as_secs_f64(), phases.join(", ")));
     teller.say(&format!(
-        "clients were held: longest {}, median {}, {} requests waited, {} sessions changed their system",
+        "clients were held: longest {}, p99 {}, p90 {}, median {}; {} requests waited, {} sessions changed their system",
         stall("longest_stall_ms"),
+        stall("p99_stall_ms"),
+        stall("p90_stall_ms"),
         stall("median_stall_ms"),
         moved.facts.text(&fact("held_requests")),
         moved.facts.text(&fact("sessions")),

@@ -1,12 +1,14 @@
 //! The judgement: computed from what the application knows for certain and what the database says, never assumed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio_postgres::{Client, Error};
 
 use super::digest::Digests;
-use super::load::{Entries, TOTAL_BALANCE};
+use super::load::{Distribution, Entries, TOTAL_BALANCE};
+use super::tell::millis;
 
 /// One line of the verdict.
 #[derive(Debug, Clone, Serialize)]
@@ -14,7 +16,14 @@ pub(super) struct Finding {
     pub(super) question: &'static str,
     pub(super) answer: String,
     pub(super) good: bool,
+    /// For machines; the answer says the same in words.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) numbers: BTreeMap<String, f64>,
 }
+
+/// What a request takes beside the hold: it waits for a core and for the disk like any other, on a small machine that runs
+/// two servers, a proxy and all clients.
+pub(super) const STALL_MARGIN: Duration = Duration::from_millis(500);
 
 /// Every line; good when each is.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -48,7 +57,29 @@ impl Verdict {
     }
 
     pub(super) fn add(&mut self, question: &'static str, answer: impl Into<String>, good: bool) {
-        self.findings.push(Finding { question, answer: answer.into(), good });
+        self.findings.push(Finding { question, answer: answer.into(), good, numbers: BTreeMap::new() });
+    }
+
+    /// The longest that a client waited for an answer, by its own clock, is held against what the contract allows.
+    /// `measured`: what the platform says of the same pause, in milliseconds.
+    pub(super) fn judge_stall(
+        &mut self,
+        question: &'static str,
+        felt: Distribution,
+        pause_max: Option<Duration>,
+        measured: BTreeMap<String, f64>,
+    ) {
+        let limit = pause_max.map(|pause| pause + STALL_MARGIN);
+        let good = limit.is_some_and(|limit| felt.longest <= limit)
+            && felt.requests > 0
+            && measured.contains_key("longest_stall_ms");
+        let limit_told = limit.map_or("unknown".to_owned(), millis);
+        let answer = format!("{} (allowed {limit_told})", millis(felt.longest));
+        let mut numbers = measured;
+        let times = [("median", felt.median), ("p99", felt.p99), ("longest", felt.longest)];
+        numbers.extend(times.map(|(name, time)| (format!("clients_{name}_ms"), in_ms(time))));
+        numbers.extend(limit.map(|limit| ("allowed_ms".to_owned(), in_ms(limit))));
+        self.findings.push(Finding { question, answer, good, numbers });
     }
 
     /// A count that must be zero.
@@ -108,6 +139,10 @@ impl Verdict {
         };
         self.add("row digests of source and target equal", answer, different == 0 && rows > 0);
     }
+}
+
+fn in_ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
 }
 
 fn counts(values: &[i64]) -> HashMap<i64, usize> {
@@ -171,6 +206,21 @@ mod tests {
         assert_eq!(bad(&deaf, &truth()), ["notifications missed by the listener"]);
         let unlocked = Entries { lock_held_to_the_end: Some(false), ..known() };
         assert_eq!(bad(&unlocked, &truth()), ["times another session got the held advisory lock"]);
+    }
+
+    #[test]
+    fn a_client_that_waited_longer_than_allowed_makes_a_bad_verdict() {
+        let judged = |longest, pause_max| {
+            let felt = Distribution { requests: 1, longest, ..Distribution::default() };
+            let mut verdict = Verdict::default();
+            let measured = BTreeMap::from([("longest_stall_ms".to_owned(), 1.0)]);
+            verdict.judge_stall("stall", felt, pause_max, measured);
+            verdict.is_good()
+        };
+        let pause_max = Duration::from_secs(1);
+        assert!(judged(pause_max + STALL_MARGIN, Some(pause_max)));
+        assert!(!judged(pause_max + STALL_MARGIN * 2, Some(pause_max)));
+        assert!(!judged(Duration::ZERO, None), "what is allowed must be known");
     }
 
     #[test]
