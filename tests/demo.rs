@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -28,6 +30,23 @@ fn events(child: &mut Child) -> impl Iterator<Item = Value> {
 
 fn is_empty(directory: &Path) -> bool {
     directory.read_dir().unwrap().next().is_none()
+}
+
+/// The ports that the story names: two servers, applications, administrators.
+fn ports(story: &[Value]) -> BTreeSet<u16> {
+    let notes = story.iter().filter_map(|event| event["text"].as_str());
+    let after = notes.flat_map(|note| note.split("127.0.0.1:").skip(1));
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+    let ports: BTreeSet<u16> = after.filter_map(|text| digits(text).parse().ok()).collect();
+    assert_eq!(ports.len(), 4, "{ports:?}");
+    ports
+}
+
+/// Files that are gone do not show that a server is.
+fn assert_silent(ports: &BTreeSet<u16>) {
+    for port in ports {
+        assert!(TcpStream::connect(("127.0.0.1", *port)).is_err(), "somebody still listens on {port}");
+    }
 }
 
 #[test]
@@ -58,6 +77,7 @@ fn the_demo_tells_its_story_reaches_a_good_verdict_and_leaves_nothing_behind() {
         assert!(phases.contains(&phase), "{phase} in {phases:?}");
     }
     assert!(is_empty(files.path()));
+    assert_silent(&ports(&story));
 }
 
 #[test]
@@ -66,10 +86,12 @@ fn a_demo_that_is_interrupted_in_a_move_ends_everything_it_started() {
     let mut child = demo(files.path());
     let pid = child.id();
     let mut moving = events(&mut child);
-    moving.find(|event| event["event"] == "progress").expect("a move that runs");
+    let before: Vec<Value> = moving.by_ref().take_while(|event| event["event"] != "progress").collect();
+    let ports = ports(&before);
     let killed = Command::new("sh").args(["-c", &format!("kill -s INT {pid}")]).status().unwrap();
     assert!(killed.success());
     moving.for_each(drop);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(is_empty(files.path()));
+    assert_silent(&ports);
 }

@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
 use freehold::admin::users::read_users;
+use freehold::auth::scram::Verifier;
 use freehold::config::Config;
 use freehold::lab::{Install, Majors};
 
@@ -14,8 +16,23 @@ fn the_configuration_of_the_compose_file_is_good_and_its_administrator_can_log_i
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose/freehold.toml");
     let config = Config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(config.proxy.listen.ip().is_unspecified(), "clients come from other containers");
-    let users = read_users(&config.admin.users_file).unwrap();
-    assert!(format!("{users:?}").contains("admin"), "{users:?}");
+    read_users(&config.admin.users_file).unwrap();
+    let line = std::fs::read_to_string(&config.admin.users_file).unwrap();
+    let stored = line.split('"').nth(3).unwrap();
+    assert!(line.starts_with("\"admin\" "), "{line}");
+    assert_eq!(
+        stored,
+        made_again(stored, "change-me"),
+        "the password that docker-compose.yml and setup.sh say"
+    );
+}
+
+/// The verifier of a password with the salt and the iterations of another: the same exactly if the password is.
+/// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>`
+fn made_again(verifier: &str, password: &str) -> String {
+    let (iterations, salt) = verifier.split('$').nth(1).unwrap().split_once(':').unwrap();
+    let salt = base64::engine::general_purpose::STANDARD.decode(salt).unwrap();
+    Verifier::from_password(password, &salt, iterations.parse().unwrap()).to_string()
 }
 
 #[test]

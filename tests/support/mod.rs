@@ -80,7 +80,7 @@ impl Stage {
     }
 }
 
-fn create_system(name: &str, server: &Postgres) -> String {
+pub fn create_system(name: &str, server: &Postgres) -> String {
     format!(
         "CREATE SYSTEM {name} HOST '{}' PORT {} ROLE {} PASSWORD FILE '{}'",
         server.host,
@@ -163,18 +163,23 @@ impl Freehold {
 
     /// Waits for the process to end by itself, and starts it again without a crash point.
     pub fn restart_after_crash(&mut self, within: Duration) -> ExitStatus {
-        let deadline = Instant::now() + within;
-        let status = loop {
-            if let Some(status) = self.process.try_wait().expect("a child") {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "freehold did not reach its crash point");
-            std::thread::sleep(Duration::from_millis(5));
-        };
+        let status = self.wait_for_end(within);
         assert_eq!(status.signal(), Some(6), "it ended by abort and not otherwise: {status}");
         self.process = spawn(&self.files.path().join("freehold.toml"), None);
         self.wait_until_ready();
         status
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait_for_end(&mut self, within: Duration) -> ExitStatus {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.process.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "freehold did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn pid(&self) -> u32 {

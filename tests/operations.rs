@@ -1,0 +1,159 @@
+//! What those who run Freehold do to a process that serves: adopt, pause, reload, ask, end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use freehold::admin::commands::COMMANDS;
+use freehold::lab::{Major, Postgres, free_port};
+use support::{Admin, Freehold, Login, Stage, create_system, until};
+
+/// Many times longer than a query takes that nobody holds.
+const HELD_FOR: Duration = Duration::from_millis(500);
+
+/// One system and a Freehold, with more lines in its configuration.
+async fn small_stage(config: &str) -> (Freehold, Postgres) {
+    let postgres = Postgres::start_async(Major::oldest()).await.unwrap();
+    let freehold = Freehold::start(config, &[&postgres]);
+    let admin = freehold.admin().await;
+    admin.run(&create_system("old", &postgres)).await;
+    admin.run("CREATE TEAM payments CONTACT '#payments'").await;
+    (freehold, postgres)
+}
+
+/// Database `orders` as somebody made it long ago, with a role of its own.
+async fn adopted(freehold: &Freehold, postgres: &Postgres) -> Login {
+    postgres.psql("CREATE ROLE old_app LOGIN PASSWORD 'geheim'").unwrap();
+    postgres.psql("CREATE DATABASE orders OWNER old_app").unwrap();
+    let adopt = "ADOPT DATABASE orders ON SYSTEM old OWNER payments PURPOSE 'orders of the last ten years'";
+    freehold.admin().await.run(adopt).await;
+    Login {
+        port: freehold.proxy_port,
+        dbname: "orders".to_owned(),
+        role: "old_app".to_owned(),
+        password: "geheim".to_owned(),
+    }
+}
+
+/// The value of a setting as the process has it.
+async fn setting(admin: &Admin, name: &str) -> String {
+    let rows = admin.run("SHOW CONFIG").await;
+    rows.iter().find(|row| row["key"] == name).unwrap()["value"].clone()
+}
+
+fn signal(freehold: &Freehold, name: &str) {
+    let sent = Command::new("kill").args(["-s", name, &freehold.pid().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// The status line and the body of an answer.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: freehold\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_an_adopted_database_comes_in_at_once_with_the_password_it_has() {
+    let (freehold, postgres) = small_stage("").await;
+    let client = adopted(&freehold, &postgres).await.connect().await;
+    let row = client.query_one("SELECT current_user::text, current_database()::text", &[]).await.unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("old_app", "orders"));
+    client.batch_execute("CREATE TABLE t (id int)").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_waits_for_the_transaction_that_runs_and_holds_the_next() {
+    let (freehold, postgres) = small_stage("").await;
+    let login = adopted(&freehold, &postgres).await;
+    let (mut running, next) = (login.connect().await, login.connect().await);
+    let (admin, pauser) = (freehold.admin().await, freehold.admin().await);
+    let transaction = running.transaction().await.unwrap();
+    transaction.batch_execute("CREATE TABLE t (id int)").await.unwrap();
+
+    let pausing = tokio::spawn(async move { pauser.run("PAUSE orders").await });
+    let paused = |row: &support::Row| row["key"] == "paused" && row["value"] == "yes";
+    until("the gate is held", || async { admin.run("SHOW STATE").await.iter().any(paused) }).await;
+    let mut waiting = tokio::spawn(async move { next.query_one("SELECT 1", &[]).await });
+    assert!(!pausing.is_finished(), "a transaction still runs");
+    transaction.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    transaction.commit().await.unwrap();
+    pausing.await.unwrap();
+
+    // That nothing comes can only be seen by giving it time to come.
+    assert!(tokio::time::timeout(HELD_FOR, &mut waiting).await.is_err(), "new transactions wait");
+    admin.run("RESUME orders").await;
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_and_sighup_apply_what_may_change_and_a_mistake_changes_nothing() {
+    let (freehold, _postgres) = small_stage("").await;
+    let admin = freehold.admin().await;
+    let file = freehold.config_path();
+    let original = std::fs::read_to_string(&file).unwrap();
+    let with = |lines: &str| std::fs::write(&file, format!("{original}{lines}")).unwrap();
+
+    with("pin_wait = \"7s\"\n[store]\npath = \"elsewhere.redb\"\n");
+    let answer = admin.run("RELOAD").await;
+    let applied = |name: &str| answer.iter().find(|row| row["setting"] == name).unwrap()["applied"].clone();
+    assert_eq!((applied("move.pin_wait"), applied("store.path")), ("now".into(), "at the next start".into()));
+    assert_eq!(setting(&admin, "move.pin_wait").await, "\"7s\"");
+    assert!(!setting(&admin, "store.path").await.contains("elsewhere"), "it is not in force");
+
+    with("pin_wait = \"8s\"\nlag_max = 5\n");
+    let refused = admin.try_run("RELOAD").await.unwrap_err();
+    assert!(refused.as_db_error().unwrap().detail().unwrap().contains("lag_max needs a unit"));
+    assert_eq!(setting(&admin, "move.pin_wait").await, "\"7s\"");
+
+    with("pin_wait = \"9s\"\n");
+    signal(&freehold, "HUP");
+    until("SIGHUP is obeyed", || async { setting(&admin, "move.pin_wait").await == "\"9s\"" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_lets_a_transaction_end_while_ready_says_no() {
+    let metrics = free_port().unwrap();
+    let (mut freehold, postgres) =
+        small_stage(&format!("[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n")).await;
+    let mut client = adopted(&freehold, &postgres).await.connect().await;
+    assert!(get(metrics, "/ready").contains("200 OK"));
+    let transaction = client.transaction().await.unwrap();
+    transaction.batch_execute("CREATE TABLE t (id int)").await.unwrap();
+
+    signal(&freehold, "TERM");
+    until("/ready says no", || async { get(metrics, "/ready").contains("503 ") }).await;
+    assert!(get(metrics, "/health").contains("200 OK"), "the process lives");
+    transaction.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    transaction.commit().await.unwrap();
+    assert!(freehold.wait_for_end(Duration::from_secs(20)).success());
+    assert_eq!(postgres.psql_in("orders", "SELECT count(*) FROM t").unwrap(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_show_command_is_answered_with_the_columns_of_the_table() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    let _client = login.connect().await;
+    let admin = stage.freehold.admin().await;
+    assert_eq!(admin.start_move("shop", "new").await, "1");
+    let shows: Vec<_> = COMMANDS.iter().filter(|command| command.syntax.starts_with("SHOW ")).collect();
+    assert!(shows.len() > 15);
+    for command in shows {
+        let sql = command.syntax.replace(" name", " shop").replace(" number", " 1");
+        let statement = admin.0.prepare(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let columns: Vec<&str> = statement.columns().iter().map(|column| column.name()).collect();
+        assert_eq!(columns, command.columns, "{sql}");
+        for row in admin.0.query(&statement, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")) {
+            assert_eq!(row.len(), columns.len(), "{sql}");
+        }
+    }
+    admin.wait_for_phase("1", &["kept"]).await;
+}
