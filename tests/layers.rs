@@ -44,6 +44,24 @@ fn modules_that_must_not_know_each_other_do_not() {
 }
 
 #[test]
+fn modules_that_may_not_await_know_no_runtime() {
+    let map = Map::read();
+    assert!(map.sans_io.len() >= 5, "the column \"may await\" of src/lib.rs was not understood");
+    let mut wrong = Vec::new();
+    for file in rust_files(&root().join("src")) {
+        if !module_of(&file).is_some_and(|module| map.sans_io.contains(&module)) {
+            continue;
+        }
+        for (number, line) in code(&file).lines().enumerate() {
+            if ["tokio::", "tokio_util::", ".await", "async "].iter().any(|word| line.contains(word)) {
+                wrong.push(format!("{}:{}: {}", shown(&file), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "src/lib.rs says that these may not await:\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn the_layer_table_names_every_module_once_and_no_other() {
     let named: Vec<String> = Map::read().rows.into_keys().collect();
     let mut present: Vec<String> = code(&root().join("src/lib.rs"))
@@ -100,6 +118,8 @@ fn is_static(line: &str) -> bool {
 /// The layer table and the prohibitions of `src/lib.rs`.
 struct Map {
     rows: BTreeMap<String, u32>,
+    /// Modules that may not await.
+    sans_io: Vec<String>,
     /// The first never imports the second, whatever the rows say.
     strangers: Vec<(String, String)>,
 }
@@ -108,9 +128,14 @@ impl Map {
     fn read() -> Map {
         let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
         let doc: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("//!")).collect();
-        let rows: BTreeMap<String, u32> = doc.iter().filter_map(|line| table_row(line)).flatten().collect();
+        let table: Vec<TableRow> = doc.iter().filter_map(|line| table_row(line)).collect();
+        let rows: BTreeMap<String, u32> = table
+            .iter()
+            .flat_map(|row| row.modules.iter().map(|module| (module.clone(), row.number)))
+            .collect();
         assert!(rows.len() > 10, "the layer table in src/lib.rs was not understood");
-        Map { rows, strangers: prohibitions(&doc.join(" ")) }
+        let sans_io = table.into_iter().filter(|row| !row.may_await).flat_map(|row| row.modules).collect();
+        Map { rows, sans_io, strangers: prohibitions(&doc.join(" ")) }
     }
 
     fn row(&self, module: &str) -> u32 {
@@ -121,11 +146,23 @@ impl Map {
     }
 }
 
-/// `| 3 | wire, auth | no | ... |` puts `wire` and `auth` into row 3.
-fn table_row(line: &str) -> Option<Vec<(String, u32)>> {
+struct TableRow {
+    number: u32,
+    modules: Vec<String>,
+    may_await: bool,
+}
+
+/// `| 3 | wire, auth | no | ... |` puts `wire` and `auth`, which may not await, into row 3.
+fn table_row(line: &str) -> Option<TableRow> {
     let mut cells = line.trim().strip_prefix('|')?.split('|').map(str::trim);
-    let row: u32 = cells.next()?.parse().ok()?;
-    Some(cells.next()?.split(", ").map(|module| (module.to_owned(), row)).collect())
+    let number: u32 = cells.next()?.parse().ok()?;
+    let modules = cells.next()?.split(", ").map(str::to_owned).collect();
+    let may_await = match cells.next()? {
+        "yes" => true,
+        "no" => false,
+        other => panic!("\"may await\" is yes or no, not {other}"),
+    };
+    Some(TableRow { number, modules, may_await })
 }
 
 /// Reads "`a` never imports `b` nor `c`, `d` never imports `e`: ..." out of the text.
@@ -149,7 +186,8 @@ struct Import {
     place: String,
 }
 
-/// The top-level modules that a file names by `crate::`, also in groups; `super::` where that is the crate's root.
+/// The top-level modules that a file names by `crate::`, also in groups; and by as many `super::` as lead to the crate's
+/// root.
 fn imports(file: &Path) -> Vec<Import> {
     let code = code(file);
     let mut imports = Vec::new();
@@ -164,7 +202,33 @@ fn imports(file: &Path) -> Vec<Import> {
             imports.push(Import { module, place: format!("{}:{}", shown(file), line.max(1)) });
         }
     }
+    for (line, module) in climbs(&code, depth(file)) {
+        imports.push(Import { module, place: format!("{}:{line}", shown(file)) });
+    }
     imports
+}
+
+/// How many `super::` lead from a file to the crate's root: one from `src/route.rs` and `src/route/mod.rs`.
+fn depth(file: &Path) -> usize {
+    let parts = file.strip_prefix(root().join("src")).unwrap().components().count();
+    if file.ends_with("mod.rs") { parts - 1 } else { parts }
+}
+
+/// Line and head of each path that climbs exactly so high. What is in an inline module stands one step lower, and is a
+/// test.
+fn climbs(code: &str, height: usize) -> Vec<(usize, String)> {
+    let climb = "super::".repeat(height);
+    let own = code.lines().take_while(|line| !(line.starts_with("mod ") && line.ends_with('{')));
+    let mut found = Vec::new();
+    for (number, line) in own.enumerate().filter(|_| height > 0) {
+        for (at, _) in line.match_indices(&climb) {
+            let after = &line[at + climb.len()..];
+            if !line[..at].ends_with("super::") && !after.starts_with("super::") {
+                found.extend(heads(after).into_iter().map(|head| (number + 1, head)));
+            }
+        }
+    }
+    found
 }
 
 /// The first names of a path: one, or those of a group `{a::b, c::{d, e}}`.
@@ -316,6 +380,16 @@ fn the_checker_sees_imports_and_not_comments_or_strings() {
     let seen: Vec<String> =
         code.match_indices("crate::").flat_map(|(at, word)| heads(&code[at + word.len()..])).collect();
     assert_eq!(seen, ["a", "c", "f", "k"]);
+}
+
+#[test]
+fn the_checker_sees_paths_that_climb_to_the_root() {
+    let code = "use super::session::X;\nuse super::super::gate;\nmod tests {\n    use super::control;\n}";
+    assert_eq!(climbs(code, 1), [(1, "session".to_owned())]);
+    assert_eq!(climbs(code, 2), [(2, "gate".to_owned())]);
+    assert_eq!(depth(&root().join("src/route/mod.rs")), 1);
+    assert_eq!(depth(&root().join("src/app.rs")), 1);
+    assert_eq!(depth(&root().join("src/route/follow/mod.rs")), 2);
 }
 
 #[test]
