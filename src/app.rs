@@ -149,6 +149,7 @@ impl Serve {
             catalog: catalog.clone(),
             routes: Arc::clone(&routes),
             config: Arc::clone(&shared),
+            applications: proxy_addr,
             mover: Arc::clone(&mover_settings),
             requests: ask,
             logins: keeper.bell(),

@@ -61,6 +61,7 @@ impl Port {
             catalog: catalog.clone(),
             routes,
             config: Arc::new(ArcSwap::from_pointee(Config::default())),
+            applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
             mover: Arc::new(ArcSwap::from_pointee(MoverSettings::default())),
             requests: ask,
             logins: keeper.bell(),

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use freehold::lab::{Major, Majors, free_port};
+use freehold::lab::{Major, Majors, free_ports};
 
 /// Longer than the load that the README starts, and what it does before and after.
 const ENDS_WITHIN_S: u32 = 170;
@@ -24,7 +24,7 @@ fn the_readme_can_be_followed_word_for_word() {
     // The servers' user must be able to enter; the script's own directory below is private to it.
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let play = directory.path().join("play").display().to_string();
-    let ports: Vec<String> = (0..4).map(|_| free_port().unwrap().to_string()).collect();
+    let ports: Vec<String> = free_ports(4).unwrap().iter().map(u16::to_string).collect();
     let script = commands(&std::fs::read_to_string(root.join("README.md")).unwrap())
         .replace("make build\n", "")
         .replace("-T 45", "-T 30")
@@ -34,9 +34,7 @@ fn the_readme_can_be_followed_word_for_word() {
         )
         .replace("freehold.toml &\n", "freehold.toml &\ntyped_slowly\n");
     let script = format!("{PRELUDE}{script}").replace("PLAY", &play).replace("/tmp/freehold-play", &play);
-    let script = script.replace("ADMINPORT", &ports[3]);
-    let script =
-        ["5433", "5434", "6432", "6433"].iter().zip(&ports).fold(script, |s, (old, new)| s.replace(old, new));
+    let script = with_ports(&script.replace("ADMINPORT", "6433"), &ports);
 
     let output = Command::new("timeout")
         .args(["--kill-after=10", &ENDS_WITHIN_S.to_string(), "bash", "-c", &script])
@@ -59,6 +57,15 @@ fn path_with_programs() -> OsString {
     let path = std::env::var_os("PATH").unwrap();
     let programs = Majors::discover().find(Major::Newest).unwrap().bin.clone();
     std::env::join_paths(std::env::split_paths(&path).chain([programs])).unwrap()
+}
+
+/// With other ports than the README's. In two steps, because a new port may look like an old one.
+fn with_ports(script: &str, ports: &[String]) -> String {
+    let old = ["5433", "5434", "6432", "6433"];
+    let places = old.map(|port| format!("<{port}>"));
+    let script =
+        old.iter().zip(&places).fold(script.to_owned(), |text, (port, place)| text.replace(port, place));
+    places.iter().zip(ports).fold(script, |text, (place, port)| text.replace(place, port))
 }
 
 /// The `sh` blocks of the section.

@@ -174,7 +174,7 @@ impl Executor {
     /// What an application connects with.
     pub(super) fn dsn(&self, name: &DatabaseName, role: &str, password: Option<&str>) -> String {
         let config = self.parts.config.load();
-        let listen = config.proxy.listen;
+        let listen = self.parts.applications;
         let address = match &config.proxy.address {
             Some(address) => address.to_string(),
             None if listen.ip().is_unspecified() => format!("127.0.0.1:{}", listen.port()),

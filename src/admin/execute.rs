@@ -8,6 +8,7 @@
 //! end early, when the token of [`Caller`] is cancelled; what was recorded goes on.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Parts {
     /// Sessions and gates of this process.
     pub routes: Arc<RouteTable>,
     pub config: Arc<ArcSwap<Config>>,
+    /// Where this process takes applications: the port is known once it is open.
+    pub applications: SocketAddr,
     /// As the mover has them now: PLAN MOVE looks with the same eyes.
     pub mover: Arc<ArcSwap<MoverSettings>>,
     pub requests: mpsc::Sender<ProcessRequest>,

@@ -25,4 +25,4 @@ mod postgres;
 pub use builder::Builder;
 pub use error::LabError;
 pub use majors::{Install, Major, Majors};
-pub use postgres::{Postgres, free_port};
+pub use postgres::{Postgres, free_port, free_ports};

@@ -274,6 +274,18 @@ pub fn free_port() -> Result<u16, LabError> {
         .ok_or(LabError::NoPort)
 }
 
+/// That many ports, no two of them the same.
+pub fn free_ports(count: usize) -> Result<Vec<u16>, LabError> {
+    let mut ports = Vec::with_capacity(count);
+    while ports.len() < count {
+        let port = free_port()?;
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    Ok(ports)
+}
+
 /// A postmaster and the thread that waits for it.
 #[derive(Debug)]
 struct Server {

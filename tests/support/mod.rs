@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use freehold::auth::scram::Verifier;
 use freehold::control::leftovers::OBJECTS;
-use freehold::lab::{Major, Postgres, free_port};
+use freehold::lab::{Major, Postgres, free_ports};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 pub const ADMIN: &str = "ops";
@@ -139,7 +139,9 @@ impl Freehold {
         let verifier = Verifier::from_password(ADMIN_PASSWORD, &salt, iterations);
         std::fs::write(files.path().join("admins.txt"), format!("\"{ADMIN}\" \"{verifier}\"\n"))
             .expect("a file");
-        let (proxy_port, admin_port) = (free_port().expect("a port"), free_port().expect("a port"));
+        // Not port 0: a process that is started again must be where it was.
+        let ports = free_ports(2).expect("two ports");
+        let (proxy_port, admin_port) = (ports[0], ports[1]);
         let programs: Vec<String> = systems.iter().map(|server| format!("{:?}", server.bin)).collect();
         let config = format!(
             "[proxy]\nlisten = \"127.0.0.1:{proxy_port}\"\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\

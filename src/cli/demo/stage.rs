@@ -12,7 +12,7 @@ use tokio_postgres::Config as Dsn;
 use crate::app::{Serve, ServeError};
 use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 use crate::config::{Config, ConfigErrors};
-use crate::lab::{LabError, Major, Postgres, free_port};
+use crate::lab::{LabError, Major, Postgres};
 
 const ADMIN: &str = "admin";
 /// Whoever is still connected by hand has this long to end a transaction.
@@ -55,9 +55,8 @@ impl Stage {
         let (source, target) = tokio::try_join!(start(Major::oldest()), start(Major::newest()))?;
         let files = Files::create()?;
         let admin_password = format!("{:032x}", rand::random::<u128>());
-        let (proxy, admin) = (free_port()?, free_port()?);
         files.write("admins.txt", &format!("\"{ADMIN}\" \"{}\"\n", verifier(&admin_password)))?;
-        let text = configuration(proxy, admin, &[&source.bin, &target.bin]);
+        let text = configuration(&[&source.bin, &target.bin]);
         files.write("freehold.toml", &text)?;
         let config = Config::load(&files.0.join("freehold.toml"))?;
         let freehold = Serve::start(config).await?;
@@ -118,11 +117,12 @@ fn verifier(password: &str) -> Verifier {
     Verifier::from_password(password, &salt, iterations)
 }
 
-fn configuration(proxy: u16, admin: u16, programs: &[&Path]) -> String {
+/// Port 0: the system chooses, and two demos never choose the same.
+fn configuration(programs: &[&Path]) -> String {
     let programs: Vec<String> =
         programs.iter().map(|path| format!("{:?}", path.display().to_string())).collect();
     format!(
-        "[proxy]\nlisten = \"127.0.0.1:{proxy}\"\n\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\n\
+        "[proxy]\nlisten = \"127.0.0.1:0\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
          [move]\npg_bin_dirs = [{}]\n\n[log]\nlevel = \"error\"\n",
         programs.join(", ")
     )
