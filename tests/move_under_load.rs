@@ -4,8 +4,9 @@
 
 mod support;
 
-use std::process::Command;
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader};
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use support::ledger::{self, Load};
 use support::{Stage, leftovers, texts, until};
@@ -127,20 +128,59 @@ async fn pgbench_does_not_lose_a_transaction_while_its_database_moves_and_moves_
     };
     let filled = pgbench(&["-i", "-q", "-s", "2"]).output().unwrap();
     assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
-    let mut run = pgbench(&["-M", "prepared", "-c", "16", "-j", "2", "-T", "25"]);
-    let run = tokio::task::spawn_blocking(move || run.output());
+    // It says how it goes every second, and at its end what failed: so it must come to its end by itself.
+    let mut run = pgbench(&["-M", "prepared", "-c", "16", "-j", "2", "-T", "40", "-P", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let progress = Progress::of(run.stderr.take().unwrap());
+    progress.goes_on().await;
 
     let admin = stage.freehold.admin().await;
     let id = admin.start_move("shop", "new").await;
     admin.wait_for_phase(&id, &["kept"]).await;
-    tokio::time::timeout(Duration::from_secs(2), std::future::pending::<()>()).await.unwrap_err();
+    progress.goes_on().await;
     admin.run(&format!("UNDO MOVE {id}")).await;
     admin.wait_for_phase(&id, &["undone"]).await;
+    progress.goes_on().await;
+    assert_eq!(run.try_wait().unwrap(), None, "the load was over before what it is to prove");
 
-    let output = run.await.unwrap().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let output = tokio::task::spawn_blocking(move || run.wait_with_output()).await.unwrap().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), progress.lines().join("\n"));
     assert!(output.status.success(), "{text}");
     assert!(text.contains("number of failed transactions: 0 "), "{text}");
+}
+
+/// What a running pgbench says.
+struct Progress(Arc<Mutex<Vec<String>>>);
+
+impl Progress {
+    fn of(stderr: ChildStderr) -> Progress {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            BufReader::new(stderr)
+                .lines()
+                .map_while(Result::ok)
+                .for_each(|line| told.lock().unwrap().push(line));
+        });
+        Progress(lines)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Two more reports, each of transactions that were done.
+    async fn goes_on(&self) {
+        let reports = || self.lines().iter().filter(|line| line.starts_with("progress: ")).count();
+        let before = reports();
+        until("pgbench goes on", || async { reports() >= before + 2 }).await;
+        let lines = self.lines();
+        let last = lines.iter().rfind(|line| line.starts_with("progress: ")).unwrap();
+        assert!(!last.contains(" 0.0 tps"), "{last}");
+    }
 }
 
 async fn major(login: &support::Login) -> u32 {

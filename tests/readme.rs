@@ -15,6 +15,7 @@ const ENDS_WITHIN_S: u32 = 170;
 const PRELUDE: &str = "set -e -m -o pipefail
 trap 'status=$?; kill -TERM $(jobs -p) 2>/dev/null || true; deploy/two-servers.sh stop PLAY 2>/dev/null || true; exit $status' EXIT
 typed_slowly() { for _ in $(seq 600); do (: </dev/tcp/127.0.0.1/ADMINPORT) 2>/dev/null && return; sleep 0.1; done; false; }
+still_running() { kill -0 %2 || { echo 'the load was over before what it is to prove'; false; }; }
 ";
 
 #[test]
@@ -27,12 +28,12 @@ fn the_readme_can_be_followed_word_for_word() {
     let ports: Vec<String> = free_ports(4).unwrap().iter().map(u16::to_string).collect();
     let script = commands(&std::fs::read_to_string(root.join("README.md")).unwrap())
         .replace("make build\n", "")
-        .replace("-T 45", "-T 30")
         .replace(
             "$PWD/target/release",
             Path::new(env!("CARGO_BIN_EXE_freehold")).parent().unwrap().to_str().unwrap(),
         )
-        .replace("freehold.toml &\n", "freehold.toml &\ntyped_slowly\n");
+        .replace("freehold.toml &\n", "freehold.toml &\ntyped_slowly\n")
+        .replace("wait %2\n", "still_running\nwait %2\n");
     let script = format!("{PRELUDE}{script}").replace("PLAY", &play).replace("/tmp/freehold-play", &play);
     let script = with_ports(&script.replace("ADMINPORT", "6433"), &ports);
 
