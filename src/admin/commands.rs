@@ -1,6 +1,6 @@
 //! The one table of commands: syntax, the columns of the answer, a sentence.
 //!
-//! `SHOW HELP`, the Describe of the extended protocol and the table in the README are rendered from it. Names of columns are
+//! `SHOW HELP`, the Describe of the extended protocol and `config/admin.md` are rendered from it. Names of columns are
 //! part of the interface: they may be added at the end, never renamed. Where a verb is PgBouncer's, its columns come
 //! first, in its order and with its units, because exporters read them.
 

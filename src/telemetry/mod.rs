@@ -1,7 +1,7 @@
 //! The one table of metrics, and logging.
 //!
 //! Owns what a process tells about itself: [`Metrics`] holds the figures and renders them for Prometheus, [`log`] sets up
-//! tracing. It deliberately opens no port (`admin` answers HTTP) and knows nothing of what is counted.
+//! tracing. It deliberately opens no port (`app` answers HTTP) and knows nothing of what is counted.
 //!
 //! # Why
 //! A metric that is not in the table cannot be registered, so each has a unit and a help text. The recorder belongs to
