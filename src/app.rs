@@ -105,13 +105,6 @@ pub struct Serve {
     follower: Follower,
 }
 
-/// How the process ended its wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// SIGTERM, SIGINT or SHUTDOWN.
-    Asked,
-}
-
 impl Serve {
     /// Starts on the current runtime, without a file to reload from.
     pub async fn start(config: Config) -> Result<Serve, ServeError> {
@@ -188,11 +181,10 @@ impl Serve {
         })
     }
 
-    /// Serves until somebody asks for the end; carries out RELOAD and SIGHUP meanwhile.
-    pub async fn run(mut self) -> Ending {
-        let ending = requests::until_end(&mut self.requests, &self.reloadable, &self.admin).await;
+    /// Serves until SIGTERM, SIGINT or SHUTDOWN; carries out RELOAD and SIGHUP meanwhile.
+    pub async fn run(mut self) {
+        requests::until_end(&mut self.requests, &self.reloadable, &self.admin).await;
         self.shutdown().await;
-        ending
     }
 
     /// Ends in order: no new command, no move in its pause, no client in a transaction (within the drain time).

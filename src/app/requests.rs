@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::{Ending, settings};
+use super::settings;
 use crate::admin::ProcessRequest;
 use crate::admin::serve::AdminServer;
 use crate::admin::users::read_users;
@@ -81,15 +81,15 @@ pub(super) async fn until_end(
     requests: &mut mpsc::Receiver<ProcessRequest>,
     reloadable: &Reloadable,
     admin: &AdminServer,
-) -> Ending {
+) {
     let mut hangup = Listener::of(SignalKind::hangup());
     let mut terminate = Listener::of(SignalKind::terminate());
     let mut interrupt = Listener::of(SignalKind::interrupt());
     loop {
         // Each branch is cancel-safe: signals and channel messages are not lost when another branch is taken.
         tokio::select! {
-            () = terminate.heard() => return Ending::Asked,
-            () = interrupt.heard() => return Ending::Asked,
+            () = terminate.heard() => return,
+            () = interrupt.heard() => return,
             () = hangup.heard() => {
                 if let Err(problems) = reloadable.reload(admin) {
                     tracing::error!(problems, "the configuration stays as it was");
@@ -100,7 +100,7 @@ pub(super) async fn until_end(
                     // Whoever asked may be gone.
                     let _ = answer.send(reloadable.reload(admin));
                 }
-                Some(ProcessRequest::Shutdown) | None => return Ending::Asked,
+                Some(ProcessRequest::Shutdown) | None => return,
             },
         }
     }

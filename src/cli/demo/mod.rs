@@ -75,7 +75,7 @@ pub async fn run(options: &Options) -> ExitCode {
     let told = match told {
         Ok(told) => told,
         Err(error) => {
-            teller.broke_off(&error);
+            teller.broke_off(&error, error.hint().as_deref());
             return ExitCode::FAILURE;
         }
     };

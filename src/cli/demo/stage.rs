@@ -2,15 +2,14 @@
 
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_postgres::Config as Dsn;
 
+use crate::admin::users::user_line;
 use crate::app::{Serve, ServeError};
-use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 use crate::config::{Config, ConfigErrors};
 use crate::lab::{LabError, Major, Postgres};
 
@@ -55,7 +54,7 @@ impl Stage {
         let (source, target) = tokio::try_join!(start(Major::oldest()), start(Major::newest()))?;
         let files = Files::create()?;
         let admin_password = format!("{:032x}", rand::random::<u128>());
-        files.write("admins.txt", &format!("\"{ADMIN}\" \"{}\"\n", verifier(&admin_password)))?;
+        files.write("admins.txt", &user_line(ADMIN, &admin_password))?;
         let text = configuration(&[&source.bin, &target.bin]);
         files.write("freehold.toml", &text)?;
         let config = Config::load(&files.0.join("freehold.toml"))?;
@@ -109,12 +108,6 @@ fn named(source: Postgres, target: Postgres) -> (System, System) {
     let suffixes = if source.major == target.major { ["a", "b"] } else { ["", ""] };
     let name = |server: Postgres, suffix| System { name: format!("pg{}{suffix}", server.major), server };
     (name(source, suffixes[0]), name(target, suffixes[1]))
-}
-
-fn verifier(password: &str) -> Verifier {
-    let salt: [u8; SALT_BYTES_DEFAULT] = rand::random();
-    let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
-    Verifier::from_password(password, &salt, iterations)
 }
 
 /// Port 0: the system chooses, and two demos never choose the same.

@@ -11,6 +11,7 @@ use super::tell::{Teller, millis};
 use super::verdict::{Truth, Verdict};
 use super::watch::{self, Moved, WatchError};
 use super::{Options, digest, leftovers};
+use crate::error::Explain as _;
 
 /// How long the application is watched before anything happens to its database.
 const CALM: Duration = Duration::from_secs(2);
@@ -51,6 +52,16 @@ pub(super) enum StoryError {
     NotRefused(String),
     #[error("the application was not lively within {} s", LIVELY_WITHIN.as_secs())]
     NotLively,
+}
+
+impl StoryError {
+    /// What helps, where that is known.
+    pub(super) fn hint(&self) -> Option<String> {
+        match self {
+            StoryError::Stage(StageError::Lab(error)) | StoryError::Lab(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// Tells everything, and computes the verdict.
@@ -120,7 +131,7 @@ async fn a_database_has_an_owner(
     let row = admin.row(&create).await?;
     let dsn = row.needed(&create, "dsn")?;
     teller.say(&format!("its address, for ever: {dsn}"));
-    Ok(with_password(dsn, row.text("password")))
+    Ok(dsn.to_owned())
 }
 
 /// The refusal's hint is the complete right command; it is what the story runs next, as it is.
@@ -284,28 +295,4 @@ fn distribution(felt: Distribution) -> String {
         millis(felt.p99),
         millis(felt.longest)
     )
-}
-
-/// `postgres://shop@host:6432/shop` and `secret` make `postgres://shop:secret@host:6432/shop`.
-fn with_password(dsn: &str, password: &str) -> String {
-    match dsn.split_once('@') {
-        Some((before, after))
-            if !password.is_empty() && !before.trim_start_matches("postgres://").contains(':') =>
-        {
-            format!("{before}:{password}@{after}")
-        }
-        _ => dsn.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_goes_into_a_dsn_that_has_none() {
-        assert_eq!(with_password("postgres://a@h:1/d", "x"), "postgres://a:x@h:1/d");
-        assert_eq!(with_password("postgres://a:y@h:1/d", "x"), "postgres://a:y@h:1/d");
-        assert_eq!(with_password("postgres://a@h:1/d", ""), "postgres://a@h:1/d");
-    }
 }

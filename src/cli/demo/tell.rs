@@ -135,11 +135,14 @@ impl Teller {
     }
 
     /// The story ended before its end.
-    pub(super) fn broke_off(&mut self, error: &dyn std::error::Error) {
+    pub(super) fn broke_off(&mut self, error: &dyn std::error::Error, hint: Option<&str>) {
         let text = chain(error);
-        match self.form {
-            Form::Json => self.event(&json!({"event": "failed", "error": text})),
-            _ => self.line(&format!("\nfailed: {text}")),
+        if self.form == Form::Json {
+            return self.event(&json!({"event": "failed", "error": text, "hint": hint}));
+        }
+        self.line(&format!("\nfailed: {text}"));
+        if let Some(hint) = hint {
+            self.line(&format!("hint: {hint}"));
         }
     }
 
