@@ -46,13 +46,21 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     until_near(ctx, stream).await
 }
 
-/// Removes the subscription and the way back. Safe to repeat, and after a `run` that never began.
+/// Removes the subscription and the way back. Safe to repeat, and after a `run` that never began. The source's slot goes
+/// with them, whether the target answers or not: nobody will read it any more, and it keeps WAL.
 pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     if standing(ctx.record(), MoveStep::Catchup) == Standing::Untouched {
         return Ok(());
     }
+    let source = Stream::new(Way::Forth, ctx.ends()).drop_slot().await;
+    let target = undo_target(ctx).await;
+    source.map_err(StepError::doing("dropping the slot on the source"))?;
+    target
+}
+
+/// The forward publication is the provision's; it goes with that.
+async fn undo_target(ctx: &StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("ending replication");
-    // The forward slot and publication are the copy's and the provision's; they go with those.
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(doing())?;
     let forward = Stream::new(Way::Forth, ctx.ends()).name();
@@ -113,7 +121,7 @@ pub(super) async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), 
         }
         let lag = watcher.look().await?;
         show(ctx, lag, &mut eta);
-        guard_wal(ctx, lag)?;
+        guard_wal(ctx, lag.retained_bytes)?;
         let bytes = lag.bytes.unwrap_or(u64::MAX);
         let near = lag.age.is_some_and(|age| age < NEAR);
         if bytes < moved.1 || near {
@@ -146,16 +154,16 @@ fn show(ctx: &StepContext, lag: Lag, eta: &mut Eta) {
 }
 
 /// Ends the move before the publisher's disk fills.
-pub(super) fn guard_wal(ctx: &StepContext, lag: Lag) -> Result<(), StepError> {
+pub(super) fn guard_wal(ctx: &StepContext, retained_bytes: u64) -> Result<(), StepError> {
     let allowed = ctx.settings.wal_retained_bytes_max;
-    if lag.retained_bytes <= allowed {
+    if retained_bytes <= allowed {
         return Ok(());
     }
     Err(StepError::Forbidden {
         sqlstate: SqlState::CONFIGURATION_LIMIT_EXCEEDED,
         blame: Blame::Platform,
-        message: format!("replication keeps {} bytes of WAL, {allowed} are allowed", lag.retained_bytes),
-        detail: Some("The target does not follow as fast as the source is written to.".to_owned()),
+        message: format!("replication keeps {retained_bytes} bytes of WAL, {allowed} are allowed"),
+        detail: Some("The other side does not follow as fast as this one is written to.".to_owned()),
         hint: Some("Move at a quieter time, or allow more retained WAL.".to_owned()),
     })
 }

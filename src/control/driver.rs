@@ -126,13 +126,13 @@ impl Driver {
         hear(ctx, Event::Restarted { clients }).await
     }
 
-    /// Waits for a wish, and watches the way back meanwhile.
+    /// Waits for a wish, and watches meanwhile what is kept for one.
     async fn rest(&mut self, ctx: &mut StepContext) {
         let kept = ctx.record().phase == MovePhase::Kept;
         let upkeep = async {
             match kept {
                 true => kept::watch(ctx).await,
-                false => std::future::pending().await,
+                false => kept::watch_parked(ctx).await,
             }
         };
         // The upkeep may be dropped anywhere: what it writes is written again.

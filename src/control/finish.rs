@@ -33,9 +33,12 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 }
 
 async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
-    // Subscribers before publishers: a slot in use is not dropped. The source subscribes to the target by now.
-    sweep::objects(&ends.source, ends.names()).await.map_err(StepError::doing("cleaning the source"))?;
-    sweep::objects(&ends.target, ends.names()).await.map_err(StepError::doing("cleaning the target"))?;
+    // Subscribers before publishers: a slot in use is not dropped. The source subscribes to the target by now. A source
+    // that is gone does not keep the target from being cleaned.
+    let source = sweep::objects(&ends.source, ends.names()).await;
+    let target = sweep::objects(&ends.target, ends.names()).await;
+    source.map_err(StepError::doing("cleaning the source"))?;
+    target.map_err(StepError::doing("cleaning the target"))?;
     sweep::marks(ends).await.map_err(StepError::doing("cleaning the target"))?;
     let doing = || StepError::doing("putting the old copy away");
     let admin = ends.source.admin_session().await.map_err(doing())?;
@@ -75,8 +78,10 @@ fn closed_name(dbname: &str, id: u64) -> String {
 
 async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
     verify_return(ctx, ends).await?;
-    sweep::objects(&ends.source, ends.names()).await.map_err(StepError::doing("cleaning the source"))?;
-    let stayed = sweep::made_database(ends).await.map_err(StepError::doing("cleaning the target"))?;
+    let source = sweep::objects(&ends.source, ends.names()).await;
+    let stayed = sweep::made_database(ends).await;
+    source.map_err(StepError::doing("cleaning the source"))?;
+    let stayed = stayed.map_err(StepError::doing("cleaning the target"))?;
     if !stayed.is_empty() {
         tracing::warn!(roles = stayed.join(", "), "roles that the move created stay: something uses them");
     }

@@ -1,7 +1,8 @@
 //! Kept: the database lives on the target, the source follows, and this watches that it does.
 //!
 //! No step: nothing is decided here, and it runs until somebody wishes something. Where the way back is lost it says so in
-//! the record; the database itself goes on.
+//! the record; the database itself goes on. A parked move is watched here, too, for the one thing that does not wait for a
+//! person: a slot that keeps WAL until the disk of a live system is full.
 
 use std::time::Duration;
 
@@ -10,21 +11,31 @@ use tokio::time::sleep;
 use crate::error::{Blame, Explain, Retry, SqlState};
 
 use super::error::StepError;
+use super::machine::is_committed;
 use super::step::StepContext;
 use super::stream::{Stream, Watcher};
 use super::way::Way;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Of a parked move, which may wait for days.
+const PARKED_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): why there is no undo any more.
 pub const NOTE_NO_WAY_BACK: &str = "no_way_back_because";
 
 /// Keeps heartbeats going, until the way back is lost; then removes what is left of it. Cancel-safe.
 pub(super) async fn watch(ctx: &mut StepContext) {
     while !is_lost(ctx) {
-        match watch_once(ctx).await {
-            Err(error) if error.retry() == Retry::Never => give_up(ctx, &error).await,
-            Err(error) => tracing::warn!(%error, "cannot watch the way back of a move"),
+        let verdict = match watch_once(ctx).await {
             Ok(never) => match never {},
+            Err(error) if error.retry() == Retry::Never => Err(error),
+            // A source that is gone is waited for, but only as long as the target has room for what it will need.
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch the way back of a move");
+                check_retained(ctx, Way::Back).await
+            }
+        };
+        if let Err(error) = verdict {
+            give_up(ctx, &error).await;
         }
         sleep(LOOK_EVERY).await;
     }
@@ -34,6 +45,40 @@ pub(super) async fn watch(ctx: &mut StepContext) {
         sleep(LOOK_EVERY).await;
     }
     std::future::pending().await
+}
+
+/// Watches a move that waits for a person: a slot of it that keeps too much WAL goes. Cancel-safe.
+pub(super) async fn watch_parked(ctx: &mut StepContext) {
+    loop {
+        for way in [Way::Forth, Way::Back] {
+            if let Err(error) = check_retained(ctx, way).await {
+                relieve(ctx, way, &error).await;
+            }
+        }
+        sleep(PARKED_LOOK_EVERY).await;
+    }
+}
+
+/// Drops the slot; without the one of the way back there is no undo.
+async fn relieve(ctx: &mut StepContext, way: Way, because: &StepError) {
+    if way == Way::Back && is_committed(ctx.record()) {
+        give_up(ctx, because).await;
+    }
+    match Stream::new(way, ctx.ends()).drop_slot().await {
+        Ok(()) => tracing::warn!(%because, ?way, "dropped a slot of a parked move"),
+        Err(error) => tracing::warn!(%error, ?way, "cannot drop a slot of a parked move"),
+    }
+}
+
+/// Fails where a publisher keeps more WAL for a stream than it may. One that does not answer has nothing to be saved.
+async fn check_retained(ctx: &StepContext, way: Way) -> Result<(), StepError> {
+    match Stream::new(way, ctx.ends()).retained_bytes().await {
+        Ok(retained) => super::catchup::guard_wal(ctx, retained.unwrap_or(0)),
+        Err(error) => {
+            tracing::warn!(%error, ?way, "cannot see how much WAL a move keeps");
+            Ok(())
+        }
+    }
 }
 
 /// Whether an undo has become impossible.
@@ -66,7 +111,7 @@ async fn watch_once(ctx: &StepContext) -> Result<std::convert::Infallible, StepE
             progress.lag_ms = lag.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
             progress.eta_ms = None;
         });
-        super::catchup::guard_wal(ctx, lag)?;
+        super::catchup::guard_wal(ctx, lag.retained_bytes)?;
     }
 }
 

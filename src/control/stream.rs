@@ -87,16 +87,38 @@ impl Stream {
         )
     }
 
-    /// Removes the subscription, the slot and the publication. Safe to repeat.
+    /// Removes the subscription, the slot and the publication. Safe to repeat. A side that does not answer does not keep
+    /// the other one from being cleaned: a slot that nobody reads would fill the disk of the side that lives.
     pub(super) async fn remove(&self) -> Result<(), SystemError> {
-        let name = self.name();
+        // The subscriber first: a slot in use is not dropped.
+        let unsubscribed = self.unsubscribe().await;
+        let unpublished = self.unpublish().await;
+        unsubscribed.and(unpublished)
+    }
+
+    async fn unsubscribe(&self) -> Result<(), SystemError> {
         let subscriber = self.subscriber.session().await?;
         subscriber.act_as_replica().await?;
-        subscriptions::drop(&subscriber, &name).await?;
+        subscriptions::drop(&subscriber, &self.name()).await
+    }
+
+    async fn unpublish(&self) -> Result<(), SystemError> {
         let publisher = self.publisher.session().await?;
         publisher.act_as_replica().await?;
-        slots::drop(&publisher, &name, self.publisher.deadline()).await?;
-        crate::system::publications::drop(&publisher, &name).await
+        slots::drop(&publisher, &self.name(), self.publisher.deadline()).await?;
+        crate::system::publications::drop(&publisher, &self.name()).await
+    }
+
+    /// Lets go of the WAL that the publisher keeps, and of nothing else.
+    pub(super) async fn drop_slot(&self) -> Result<(), SystemError> {
+        let publisher = self.publisher.admin_session().await?;
+        slots::drop(&publisher, &self.name(), self.publisher.deadline()).await
+    }
+
+    /// WAL that the publisher keeps; None without a slot. Asks the publisher alone: the subscriber may be gone.
+    pub(super) async fn retained_bytes(&self) -> Result<Option<u64>, SystemError> {
+        let publisher = self.publisher.admin_session().await?;
+        Ok(slots::state(&publisher, &self.name()).await?.map(|slot| slot.retained_bytes))
     }
 }
 

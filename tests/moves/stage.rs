@@ -293,6 +293,20 @@ impl Stage {
         record
     }
 
+    /// Waits until a server answers a query in this way.
+    pub(crate) async fn until_answer(&self, server: &Postgres, sql: &str, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            let answer = server.psql(sql);
+            if answer.as_deref().is_ok_and(|answer| answer == wanted) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{sql}: {answer:?} and never {wanted}");
+            looks.tick().await;
+        }
+    }
+
     pub(crate) async fn moved(&self) -> MoveId {
         let id = self.request_move().await;
         self.rests_in(id, MovePhase::Kept).await;

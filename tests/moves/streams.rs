@@ -73,6 +73,59 @@ async fn a_way_back_that_is_lost_is_said_and_the_database_goes_on() {
     load.end(&stage).await;
 }
 
+const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_gone_does_not_fill_the_disk_of_the_target() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 2).await;
+    let id = stage.moved().await;
+    stage.source.kill9().unwrap();
+    stage.change_settings(|settings| settings.wal_retained_bytes_max = 0);
+    stage.restart_mover();
+    stage.until(id, |record| record.facts.notes.contains_key("no_way_back_because")).await;
+    stage.until_answer(&stage.target, SLOTS, "0").await;
+    load.end(&stage).await;
+    stage.source.restart().unwrap();
+    stage.wish(id, MoveWish::Finish).await;
+    stage.rests_in(id, MovePhase::Finished).await;
+    assert_clean(&stage, id, "new").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| settings.step_attempts_max = 1);
+    // The target dies: its side of the undo fails, the source's slot goes all the same.
+    let near = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeOutcome);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    stage.target.kill9().unwrap();
+    stage.crash();
+    stage.rests_in(id, MovePhase::Parked).await;
+    assert_eq!(stage.source.psql(SLOTS).unwrap(), "0");
+    stage.target.restart().unwrap();
+    stage.wish(id, MoveWish::Cancel).await;
+    stage.rests_in(id, MovePhase::RolledBack).await;
+    assert_clean(&stage, id, "old").await;
+
+    // The source was away when its slot should have gone: once it is back, the slot goes when it keeps too much.
+    let near = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeOutcome);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    stage.source.kill9().unwrap();
+    stage.crash();
+    stage.rests_in(id, MovePhase::Parked).await;
+    stage.source.restart().unwrap();
+    assert_eq!(stage.source.psql(SLOTS).unwrap(), "1");
+    stage.change_settings(|settings| settings.wal_retained_bytes_max = 0);
+    stage.restart_mover();
+    stage.until_answer(&stage.source, SLOTS, "0").await;
+    stage.wish(id, MoveWish::Cancel).await;
+    stage.rests_in(id, MovePhase::RolledBack).await;
+    assert_clean(&stage, id, "old").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_crashes_while_the_target_follows_is_waited_for() {
     let stage = Stage::set().await;
