@@ -20,6 +20,9 @@ use super::ends::{End, Ends};
 use super::error::StepError;
 use super::way::Way;
 
+/// Errors of the apply worker without anything that arrives in between: the next one would be the same. The server starts
+/// the worker again after `wal_retrieve_retry_interval` (5 s).
+const APPLY_ERRORS_MAX: i64 = 4;
 /// Beats that are remembered: more than are ever on their way.
 const BEATS_MAX: usize = 256;
 
@@ -46,8 +49,7 @@ impl Stream {
         self.way.stream(self.names)
     }
 
-    /// Makes the subscription, if it is not there, and switches it on. One that switched itself off because of an error
-    /// stays off: what stopped it would stop it again.
+    /// Makes the subscription, if it is not there, and switches it on.
     pub(super) async fn start(&self, publisher: &Session, subscriber: &Session) -> Result<(), StepError> {
         let doing = || StepError::doing("starting replication");
         let name = self.name();
@@ -57,7 +59,6 @@ impl Stream {
         let state = subscriptions::state(subscriber, &name).await.map_err(doing())?;
         match state {
             Some(state) if state.enabled => Ok(()),
-            Some(state) if state.apply_errors > 0 => Err(stopped(&self.subscriber)),
             _ => subscriptions::enable(subscriber, &name).await.map_err(doing()),
         }
     }
@@ -127,7 +128,7 @@ fn random_password() -> String {
     rand::rng().sample_iter(rand::distr::Alphanumeric).take(32).map(char::from).collect()
 }
 
-/// The apply worker met an error that it would meet again.
+/// The apply worker meets the same error again and again.
 fn stopped(subscriber: &End) -> StepError {
     StepError::Forbidden {
         sqlstate: SqlState::DATA_CORRUPTED,
@@ -161,7 +162,11 @@ pub(super) struct Watcher {
     /// Makes the beats of this watcher distinct from those of an earlier process.
     run: u64,
     count: u64,
-    apply_errors: i64,
+    /// The newest beat that has arrived.
+    arrived: u64,
+    /// Errors of the apply worker so far, None before the first look; and as many when something last arrived.
+    apply_errors: Option<i64>,
+    apply_errors_before: i64,
 }
 
 impl Watcher {
@@ -169,8 +174,17 @@ impl Watcher {
         let publisher = stream.publisher.session().await?;
         let subscriber = stream.subscriber.session().await?;
         publisher.batch("preparing heartbeats", "SET synchronous_commit = off").await?;
-        let (run, beats) = (rand::random(), VecDeque::new());
-        Ok(Watcher { stream, publisher, subscriber, beats, run, count: 0, apply_errors: 0 })
+        Ok(Watcher {
+            stream,
+            publisher,
+            subscriber,
+            beats: VecDeque::new(),
+            run: rand::random(),
+            count: 0,
+            arrived: 0,
+            apply_errors: None,
+            apply_errors_before: 0,
+        })
     }
 
     /// Writes a heartbeat.
@@ -192,27 +206,42 @@ impl Watcher {
         let name = self.stream.name();
         let state = subscriptions::state(&self.subscriber, &name).await.map_err(doing())?;
         let state = state.ok_or_else(|| StepError::not_now("there is no replication"))?;
-        if !state.enabled {
-            return Err(stopped(&self.stream.subscriber));
-        }
         if state.conflicts > 0 {
             return Err(differs(state.conflicts));
         }
-        if state.apply_errors > self.apply_errors {
-            tracing::warn!(stream = name, errors = state.apply_errors, "replication met errors and goes on");
-            self.apply_errors = state.apply_errors;
+        if !state.enabled {
+            tracing::warn!(stream = name, "replication was switched off, and is switched on again");
+            subscriptions::enable(&self.subscriber, &name).await.map_err(doing())?;
         }
+        let age = self.age().await.map_err(doing())?;
+        self.judge(state.apply_errors)?;
         let slot = slots::state(&self.publisher, &name).await.map_err(doing())?;
         let slot = slot.ok_or_else(slot_lost)?;
         if slot.wal_status.as_deref() == Some("lost") {
             return Err(slot_lost());
         }
         let lag = slots::lag(&self.publisher, &name).await.map_err(doing())?;
-        Ok(Lag {
-            bytes: lag.map(|lag| lag.replay_bytes),
-            age: self.age().await.map_err(doing())?,
-            retained_bytes: slot.retained_bytes,
-        })
+        Ok(Lag { bytes: lag.map(|lag| lag.replay_bytes), age, retained_bytes: slot.retained_bytes })
+    }
+
+    /// Fails where the apply worker meets an error again and again, and gets no further. A connection that is lost counts
+    /// as an error, and passes.
+    fn judge(&mut self, apply_errors: i64) -> Result<(), StepError> {
+        if self.apply_errors.is_none() {
+            self.apply_errors_before = apply_errors;
+        }
+        if self.apply_errors.is_some_and(|before| apply_errors > before) {
+            tracing::warn!(
+                stream = self.stream.name(),
+                apply_errors,
+                "replication met an error and is tried again"
+            );
+        }
+        self.apply_errors = Some(apply_errors);
+        match apply_errors - self.apply_errors_before >= APPLY_ERRORS_MAX {
+            true => Err(stopped(&self.stream.subscriber)),
+            false => Ok(()),
+        }
     }
 
     /// The time since the newest heartbeat that has arrived was written; zero where every one of them has.
@@ -223,6 +252,10 @@ impl Watcher {
         };
         let arrived = token.split_once('/').filter(|(run, _)| *run == self.run.to_string());
         let Some(arrived) = arrived.and_then(|(_, count)| count.parse::<u64>().ok()) else { return Ok(None) };
+        if arrived > self.arrived {
+            self.arrived = arrived;
+            self.apply_errors_before = self.apply_errors.unwrap_or(0);
+        }
         while self.beats.front().is_some_and(|(count, _)| *count <= arrived) {
             self.beats.pop_front();
         }

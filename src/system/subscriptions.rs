@@ -1,7 +1,11 @@
 //! Subscriptions: a system following a publication of another.
 //!
-//! They are created switched off and without rows: the rows came by our own copy, from the slot's snapshot. A
-//! subscription that meets an error switches itself off (PostgreSQL 15) instead of trying for ever.
+//! They are created switched off and without rows: the rows came by our own copy, from the slot's snapshot.
+//!
+//! # Why
+//! `disable_on_error` is not used: to the server a connection that was lost is an error, too, and a subscription that
+//! switched itself off because its publisher restarted would stay off until somebody looks. The server tries again by
+//! itself; whoever watches tells an error that passes from one that stays by what arrives in between.
 
 use crate::model::Lsn;
 
@@ -10,7 +14,8 @@ use super::{Session, SystemError};
 
 /// `server_version_num` from which a subscription applies large transactions while they arrive.
 const STREAMING: u32 = 140_000;
-const DISABLE_ON_ERROR: u32 = 150_000;
+/// `pg_stat_subscription_stats`.
+const STATISTICS: u32 = 150_000;
 /// Parallel apply, and `run_as_owner`.
 const PARALLEL: u32 = 160_000;
 
@@ -49,9 +54,6 @@ pub async fn create_disabled(session: &Session, new: &NewSubscription<'_>) -> Re
         options.push("run_as_owner = true".into());
     } else if version >= STREAMING {
         options.push("streaming = on".into());
-    }
-    if version >= DISABLE_ON_ERROR {
-        options.push("disable_on_error = true".into());
     }
     let sql = format!(
         "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})",
@@ -102,7 +104,7 @@ pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
 /// How a subscription of the session's database does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionState {
-    /// `false`, though it was enabled: it met an error and switched itself off.
+    /// `false`, though it was enabled: somebody switched it off.
     pub enabled: bool,
     /// The leader of the apply workers, if it runs.
     pub worker_pid: Option<i32>,
@@ -117,7 +119,7 @@ pub struct SubscriptionState {
 pub async fn state(session: &Session, name: &str) -> Result<Option<SubscriptionState>, SystemError> {
     const READING: &str = "reading a subscription";
     // pg_stat_subscription_stats came with 15 and its conflict columns with 18; as JSON, what is missing is null.
-    let stats = match super::facts::version_num(session).await? >= DISABLE_ON_ERROR {
+    let stats = match super::facts::version_num(session).await? >= STATISTICS {
         true => "(SELECT to_jsonb(t) FROM pg_stat_subscription_stats t WHERE t.subid = s.oid)",
         false => "'{}'::jsonb",
     };

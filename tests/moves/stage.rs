@@ -295,10 +295,14 @@ impl Stage {
 
     /// Waits until a server answers a query in this way.
     pub(crate) async fn until_answer(&self, server: &Postgres, sql: &str, wanted: &str) {
+        self.until_answer_in("postgres", server, sql, wanted).await;
+    }
+
+    pub(crate) async fn until_answer_in(&self, dbname: &str, server: &Postgres, sql: &str, wanted: &str) {
         let deadline = Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(20));
         loop {
-            let answer = server.psql(sql);
+            let answer = server.psql_in(dbname, sql);
             if answer.as_deref().is_ok_and(|answer| answer == wanted) {
                 return;
             }

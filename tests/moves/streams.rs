@@ -73,6 +73,30 @@ async fn a_way_back_that_is_lost_is_said_and_the_database_goes_on() {
     load.end(&stage).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_connection_does_not_end_the_way_back_and_an_error_that_stays_does() {
+    let stage = Stage::set_with(&[("wal_retrieve_retry_interval", "100ms")]).await;
+    let id = stage.moved().await;
+    for _ in 0..2 {
+        let pid = stage.target.psql("SELECT active_pid FROM pg_replication_slots").unwrap();
+        stage.target.psql(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
+        let another = format!("SELECT count(*) FROM pg_replication_slots WHERE active_pid <> {pid}");
+        stage.until_answer(&stage.target, &another, "1").await;
+    }
+    // What is written after that still comes.
+    stage.target.psql_in("shop", "INSERT INTO ledger (id, client, number) VALUES (999998, 1, 1)").unwrap();
+    let has_come = "SELECT count(*) FROM ledger WHERE id = 999998";
+    stage.until_answer_in("shop", &stage.source, has_come, "1").await;
+
+    let row = "INSERT INTO ledger (id, client, number) VALUES (999999, 1, 1)";
+    stage.source.psql_in("shop", row).unwrap();
+    stage.target.psql_in("shop", row).unwrap();
+    let record = stage.until(id, |record| record.facts.notes.contains_key("no_way_back_because")).await;
+    let because = &record.facts.notes["no_way_back_because"];
+    assert!(because.contains("replication"), "{because}");
+    stage.assert_open_on("new").await;
+}
+
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
