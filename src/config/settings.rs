@@ -231,7 +231,8 @@ settings! {
         cutover_attempts: u32 = 5, Reload, within 1..=1_000;
         /// After the first aborted cutover; doubles with each.
         cutover_retry_delay: Duration = seconds(1), Reload, within ms(10)..=seconds(3_600);
-        /// Tries of a step that must go on (settle, finish, an undo) before a person is asked.
+        /// Tries of a step that must go on (settle, finish, an undo) before a person is asked. The abort of a cutover is tried
+        /// until it works.
         step_attempts: u32 = 5, Reload, within 1..=1_000;
         /// After the first of them; doubles with each.
         step_retry_delay: Duration = seconds(1), Reload, within ms(10)..=seconds(3_600);

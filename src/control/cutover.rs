@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::error::{Explain, Retry};
 use crate::model::{GateOrder, MoveStep, Pinned, RouteRecord};
 use crate::system::pause::{Arrival, Departure, LongTransaction, long_transactions};
 use crate::system::{Session, SystemError, TableName, fence, marker, sequences};
@@ -309,7 +310,8 @@ async fn report(
 }
 
 /// Everyone goes on where they were: gate latched, fence lifted, gate open. Safe to repeat, and after an attempt that
-/// never began. The gate opens also when the fence cannot be lifted; then this fails and is tried again.
+/// never began. Until the fence is lifted the gate stays latched: whoever is connected goes on, and a new connection
+/// waits instead of being refused. Only where no further try will lift it the gate opens, and the refusal is told.
 pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
     let database = ctx.record().database.clone();
     let by = crate::model::HoldReason::Move { id: ctx.id() };
@@ -334,6 +336,9 @@ pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
         .await?;
     let (from, to) = way.ends(ctx.ends());
     let lifted = lift(ctx, &from).await;
+    if lifted.as_ref().is_err_and(|error| error.retry() != Retry::Never) {
+        return lifted;
+    }
     let shut = shut_again(ctx, &to).await;
     ctx.catalog
         .update_route(&database, |route| {

@@ -24,7 +24,9 @@
 //! * **A copy that was interrupted is not resumed**: its snapshot died with the connection that exported it, and rows
 //!   copied under another snapshot would not fit the slot. Rolling back is right, and costs what the copy had cost.
 //! * **Attempts are counted in the log**, so a crash loop is as bounded as a row of failures.
-//! * **An interrupted cutover is undone like a step** (gate open, fence lifted): an abort is not an exception here.
+//! * **An interrupted cutover is undone like a step** (gate open, fence lifted): an abort is not an exception here. But it
+//!   is never given up while trying helps: until the fence is lifted nobody new can reach the database, and a server that
+//!   recovers from a crash takes longer than any number of tries.
 
 use std::time::Duration;
 
@@ -37,6 +39,8 @@ use super::settings::MoverSettings;
 
 /// The most that tries are apart, however many there were.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The same of the abort of a cutover: somebody waits for it.
+const ABORT_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Steps that leave something behind, in the order in which they run.
 const UNDOABLE: [MoveStep; 4] = [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Cutover];
@@ -201,7 +205,13 @@ fn step_wait(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> D
 }
 
 fn undo_wait(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Duration {
-    backoff(settings.step_backoff, tries(record, step, StepEvent::UndoFailed))
+    let wait = backoff(settings.step_backoff, tries(record, step, StepEvent::UndoFailed));
+    if is_abort(step) { wait.min(ABORT_BACKOFF_MAX) } else { wait }
+}
+
+/// Whether the undo of a step is what lets the clients go on.
+fn is_abort(step: MoveStep) -> bool {
+    matches!(step, MoveStep::Cutover | MoveStep::UndoCutover)
 }
 
 /// `base` after the first failure, doubled with each further one; zero before.
@@ -242,9 +252,13 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &M
             after_undo(record, step, at, settings);
         }
         Event::UndoFailed { failure, retry } => {
+            let spent = tries(record, failure.step, StepEvent::UndoFailed) + 1 >= settings.step_attempts_max;
+            let goes_on = is_abort(failure.step) && retry != Retry::Never;
+            if spent && goes_on {
+                forget_last_try(record, failure.step);
+            }
             note(record, failure.step, StepEvent::UndoFailed, at, Some(failure.message.clone()));
-            let spent = tries(record, failure.step, StepEvent::UndoFailed) >= settings.step_attempts_max;
-            if retry == Retry::Never || spent {
+            if !goes_on && (retry == Retry::Never || spent) {
                 park(record, failure);
             }
         }
@@ -255,6 +269,17 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &M
 
 fn note(record: &mut MoveRecord, step: MoveStep, event: StepEvent, at: UnixMillis, note: Option<String>) {
     record.log.push(StepEntry { step, event, at, note });
+}
+
+/// An abort that is tried for ever must not write a log for ever: its latest failure takes the place of the one before.
+fn forget_last_try(record: &mut MoveRecord, step: MoveStep) {
+    let is_end_of_log = |events: &[StepEvent]| {
+        let tail = record.log.iter().rev().zip(events.iter().rev());
+        record.log.len() >= events.len() && tail.clone().all(|(e, event)| e.step == step && e.event == *event)
+    };
+    if is_end_of_log(&[StepEvent::UndoStarted, StepEvent::UndoFailed, StepEvent::UndoStarted]) {
+        record.log.truncate(record.log.len() - 2);
+    }
 }
 
 fn after_done(record: &mut MoveRecord, step: MoveStep, at: UnixMillis) {

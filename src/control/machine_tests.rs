@@ -347,6 +347,27 @@ fn a_failing_undo_asks_for_a_person_and_cancel_tries_again() {
 }
 
 #[test]
+fn the_abort_of_a_cutover_is_tried_until_it_works_and_its_log_stays_short() {
+    let mut world = World::new();
+    while world.record.phase != MovePhase::Cutover {
+        world.act(Fate::Works);
+    }
+    let before = world.record.log.len();
+    world.act(Fate::FailsForNow);
+    for _ in 0..1_000 {
+        world.act(Fate::FailsForNow);
+        let Action::Undo { step: MoveStep::Cutover, after } = next(&world.record, &world.settings) else {
+            panic!("given up: {:?}", world.record);
+        };
+        assert!(after <= Duration::from_secs(2), "clients wait, and so does the abort: {after:?}");
+    }
+    assert!(world.record.log.len() - before < 20, "{} entries", world.record.log.len() - before);
+    world.act(Fate::Works);
+    assert_eq!(world.record.phase, MovePhase::Catchup);
+    assert_eq!(world.fenced, [Side::Target]);
+}
+
+#[test]
 fn cancel_before_the_commit_rolls_back_and_after_it_is_not_allowed() {
     for steps in 0..5 {
         let mut world = World::new();

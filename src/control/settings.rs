@@ -47,7 +47,8 @@ pub struct MoverSettings {
     pub cutover_attempts_max: u32,
     /// The wait after the first aborted cutover; doubles with each.
     pub cutover_backoff: Duration,
-    /// Tries of a step that must go on (settle, finish, an undo) before a person is asked.
+    /// Tries of a step that must go on (settle, finish, an undo) before a person is asked. The abort of a cutover is tried
+    /// until it works.
     pub step_attempts_max: u32,
     /// The wait after the first of them; doubles with each.
     pub step_backoff: Duration,

@@ -228,3 +228,34 @@ async fn a_mover_that_is_stopped_in_order_does_not_leave_clients_waiting() {
     stage.rests_in(id, MovePhase::Kept).await;
     load.end(&stage).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_crashes_behind_its_fence_is_waited_for_and_unfenced() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| {
+        settings.step_attempts_max = 2;
+        settings.step_backoff = Duration::from_millis(10);
+    });
+    let fenced = stage.freeze_at(MoveStep::Cutover, CrashPoint::FencedAhead);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, fenced.notified()).await.unwrap();
+    stage.source.kill9().unwrap();
+    stage.crash();
+    // More tries than any other step has.
+    let undone = |record: &MoveRecord| {
+        let failed = |entry: &&freehold::model::StepEntry| {
+            entry.step == MoveStep::Cutover && entry.event == StepEvent::UndoFailed
+        };
+        record.log.iter().rfind(failed).map(|entry| entry.at)
+    };
+    let first = undone(&stage.until(id, |record| undone(record).is_some()).await);
+    stage.until(id, |record| undone(record) > first.map(|at| at.after(Duration::from_millis(200)))).await;
+    let route = stage.catalog.route(&stage.database).await.unwrap().unwrap().value;
+    assert_eq!(route.gate, GateOrder::Latched { by: HoldReason::Move { id } }, "new clients wait");
+    stage.source.restart().unwrap();
+    stage.rests_in(id, MovePhase::Kept).await;
+    stage.assert_open_on("new").await;
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+}
