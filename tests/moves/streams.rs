@@ -26,6 +26,17 @@ async fn an_apply_error_rolls_the_move_back_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_tracks_where_rows_come_from_meets_no_conflict() {
+    let stage = Stage::set_with(&[("track_commit_timestamp", "on")]).await;
+    let load = Load::start(&stage, 4).await;
+    let id = stage.moved().await;
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+    load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_keeps_too_much_for_the_move_is_relieved_of_it() {
     let stage = Stage::set().await;
     stage.change_settings(|settings| settings.wal_retained_bytes_max = 0);
