@@ -152,7 +152,8 @@ async fn each_blocker_is_named_and_its_cure_clears_it() {
         surprises_are_warnings,
         a_locale_that_the_target_lacks_is_a_blocker,
         a_standby_is_a_blocker_until_it_is_promoted,
-        a_full_identity_with_generated_columns_is_a_blocker_where_the_server_refuses_it,
+        a_full_identity_with_generated_columns_is_a_blocker_where_either_server_refuses_it,
+        a_key_with_generated_columns_is_a_blocker,
     ];
     let mut failed = Vec::new();
     let mut waiting = Vec::from(scenarios).into_iter();
@@ -579,22 +580,35 @@ async fn a_standby_is_a_blocker_until_it_is_promoted(pair: Arc<Pair>) {
     assert_eq!(found(&report, "locale", ""), None, "{report:#?}");
 }
 
-async fn a_full_identity_with_generated_columns_is_a_blocker_where_the_server_refuses_it(pair: Arc<Pair>) {
-    let source = &pair.target;
+async fn a_full_identity_with_generated_columns_is_a_blocker_where_either_server_refuses_it(pair: Arc<Pair>) {
     let sql = "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); ALTER TABLE t REPLICA IDENTITY FULL";
-    source.psql("CREATE DATABASE generated").unwrap();
-    source.psql_in("generated", sql).unwrap();
-    let target = builder(Major::newest()).start().unwrap();
-    let plan = plan(system(source, "from"), system(&target, "to"), "generated");
-    let finding = found(&preflight::check(&plan).await.unwrap(), "generated_identity", "public.t");
-    if source.major < 18 {
-        assert_eq!(finding, None);
+    let fixture = Fixture::with(&pair, "generated", sql);
+    if pair.target.major < 18 {
+        assert_eq!(fixture.find("generated_identity", "").await, None);
         return;
     }
-    // It is as the finding says.
-    source.psql_in("generated", "CREATE PUBLICATION p FOR TABLE t; INSERT INTO t VALUES (1)").unwrap();
-    source.psql_in("generated", "UPDATE t SET a = 2").unwrap_err();
-    run_each(source, "generated", &finding.unwrap().cure.unwrap());
-    source.psql_in("generated", "UPDATE t SET a = 2").unwrap();
-    assert_eq!(found(&preflight::check(&plan).await.unwrap(), "generated_identity", ""), None);
+    // It is as the finding says: of the target, which tells of the table on the way back.
+    pair.target.psql("CREATE DATABASE generated_there").unwrap();
+    for sql in [sql, "CREATE PUBLICATION p FOR TABLE t; INSERT INTO t VALUES (1)"] {
+        pair.target.psql_in("generated_there", sql).unwrap();
+    }
+    pair.target.psql_in("generated_there", "UPDATE t SET a = 2").unwrap_err();
+    let cure = fixture.find("generated_identity", "public.t").await.unwrap().cure.unwrap();
+    run_each(&pair.target, "generated_there", &cure);
+    pair.target.psql_in("generated_there", "UPDATE t SET a = 2").unwrap();
+    fixture.blocks_until_cured("generated_identity", "public.t").await;
+}
+
+async fn a_key_with_generated_columns_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::with(
+        &pair,
+        "generated_key",
+        "CREATE TABLE p (a int, b int GENERATED ALWAYS AS (a + 1) STORED PRIMARY KEY);
+         CREATE TABLE i (a int, b int GENERATED ALWAYS AS (a + 1) STORED NOT NULL UNIQUE);
+         ALTER TABLE i REPLICA IDENTITY USING INDEX i_b_key;
+         CREATE TABLE fine (a int PRIMARY KEY, b int GENERATED ALWAYS AS (a + 1) STORED UNIQUE)",
+    );
+    fixture.blocks_until_cured("generated_identity", "public.p").await;
+    fixture.blocks_until_cured("generated_identity", "public.i").await;
+    assert_eq!(fixture.find("generated_identity", "").await, None);
 }

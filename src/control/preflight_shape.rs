@@ -232,7 +232,8 @@ async fn collations(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
 struct Look {
     check: &'static str,
     severity: FindingSeverity,
-    /// Answers (object, cure); `{db}` in it becomes the database's name as a string.
+    /// Answers (object, cure); `{db}` in it becomes the database's name as a string, `{newest}` the version of the newer one
+    /// of the two servers: each of them publishes, one now and one for the way back.
     sql: &'static str,
     /// `{}` becomes the object.
     message: &'static str,
@@ -241,7 +242,9 @@ struct Look {
 impl Look {
     async fn run(&self, scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
         const LOOKING: &str = "looking at the database";
+        let newest = scene.source_facts.version_num.max(scene.target_facts.version_num);
         let sql = self.sql.replace("{db}", &quote_literal(&scene.source_end().dbname));
+        let sql = sql.replace("{newest}", &newest.to_string());
         for row in &scene.source.rows(LOOKING, &sql, &[]).await? {
             let object: String = scene.source.column(LOOKING, row, 0)?;
             let cure: Option<String> = scene.source.column(LOOKING, row, 1)?;
@@ -319,15 +322,17 @@ const LOOKS: [Look; 14] = [
     Look {
         check: "generated_identity",
         severity: Blocker,
-        sql: "SELECT format('%I.%I', n.nspname, c.relname), format('ALTER TABLE %I.%I ADD COLUMN row_id bigint \
-              GENERATED ALWAYS AS IDENTITY PRIMARY KEY, REPLICA IDENTITY DEFAULT;', n.nspname, c.relname)
+        sql: "SELECT format('%I.%I', n.nspname, c.relname), format('ALTER TABLE %1$I.%2$I ADD COLUMN row_id bigint \
+              GENERATED ALWAYS AS IDENTITY CONSTRAINT %3$I UNIQUE; ALTER TABLE %1$I.%2$I REPLICA IDENTITY USING INDEX %3$I;', \
+              n.nspname, c.relname, left(c.relname, 50) || '_row_id')
               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-              WHERE c.relkind = 'r' AND c.relreplident = 'f' AND n.nspname !~ '^pg_'
-                AND current_setting('server_version_num')::int >= 180000
-                AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
-                            AND a.attgenerated <> '')",
-        message: "table {} is identified by its full row, and has generated columns: its UPDATEs would fail once it is \
-                  published",
+              WHERE c.relkind = 'r' AND n.nspname !~ '^pg_'
+                AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated <> ''
+                    AND (c.relreplident = 'f' AND {newest} >= 180000
+                         OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)
+                             AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))))",
+        message: "table {} is identified by generated columns, which are not replicated: its UPDATEs and DELETEs would fail, on \
+                  this side or on the other",
     },
     Look {
         check: "tablespace",
