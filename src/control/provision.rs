@@ -3,6 +3,7 @@
 //! ```text
 //!   target: roles -> empty database, shut -> helper schema
 //!   source: helper schema -> guard -> publication
+//!   both:   each lets the other one connect, as replication will
 //! ```
 //!
 //! The slot is not made here but by `copy`: its snapshot lives as long as one connection does, so a copy that is
@@ -11,6 +12,8 @@
 //! # Why
 //! The guard comes before the publication, so that the list of tables cannot grow stale; a transaction that made a
 //! table before the guard and commits after the list is found by `copy`, which compares the list with its snapshot.
+//!
+//! The way back is connected for the first time after the commit; that it can be is better known before a row is copied.
 
 use std::time::Duration;
 
@@ -28,7 +31,9 @@ use crate::system::{
 use super::ends::Ends;
 use super::error::StepError;
 use super::step::StepContext;
+use super::stream::Stream;
 use super::sweep;
+use super::way::Way;
 
 /// Tries for a lock that somebody else holds, each as long as `lock_timeout` allows.
 const LOCK_ATTEMPTS_MAX: u32 = 10;
@@ -49,7 +54,18 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.check()?;
 
     ctx.progress.say("preparing the source");
-    prepare_source(ctx, &ends, &source).await
+    prepare_source(ctx, &ends, &source).await?;
+    ctx.check()?;
+
+    ctx.progress.say("trying whether the systems reach each other");
+    probe_replication(ctx, &ends, &source).await
+}
+
+async fn probe_replication(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
+    let target = ctx.target_session().await?;
+    target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
+    Stream::new(Way::Forth, ends.clone()).probe(source, &target).await?;
+    Stream::new(Way::Back, ends.clone()).probe(&target, source).await
 }
 
 /// Removes it all from both systems. Safe to repeat, and after a `run` that never began. A system that does not answer

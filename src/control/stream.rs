@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::{Blame, SqlState};
+use crate::error::{Blame, Explain, SqlState};
 use crate::model::Address;
 use crate::system::names::quote_conninfo;
 use crate::system::subscriptions::{self, NewSubscription};
@@ -65,23 +65,63 @@ impl Stream {
 
     /// The role gets a new password each time; it is in the subscription and nowhere else.
     async fn subscribe(&self, publisher: &Session, subscriber: &Session) -> Result<(), SystemError> {
-        let role = self.names.replication_role();
-        let password = zeroize::Zeroizing::new(random_password());
-        roles::create_replication(publisher, &role, &password, &self.publisher.dbname).await?;
-        let conninfo = zeroize::Zeroizing::new(self.conninfo(&role, &password));
+        let conninfo = self.invite(publisher, &self.publisher.dbname).await?;
         let name = self.name();
         let new = NewSubscription { name: &name, conninfo: &conninfo, publication: &name, slot: &name };
         subscriptions::create_disabled(subscriber, &new).await
     }
 
+    /// Lets the subscriber connect to the publisher once, and leaves nothing there: whether a firewall, an address or
+    /// `pg_hba.conf` is in the way of replication is found out before it is needed. The publisher's own database may be shut
+    /// at that time, so its admin database is connected to.
+    pub(super) async fn probe(&self, publisher: &Session, subscriber: &Session) -> Result<(), StepError> {
+        let dbname = &self.publisher.system.admin_database;
+        let probed = async {
+            let conninfo = self.invite(publisher, dbname).await?;
+            let name = self.name();
+            let new = NewSubscription { name: &name, conninfo: &conninfo, publication: &name, slot: &name };
+            subscriptions::try_to_connect(subscriber, &new).await
+        };
+        let probed = probed.await;
+        let dropped = roles::drop_replication(publisher, &self.names.replication_role()).await;
+        probed.map_err(|error| self.unreachable(&error))?;
+        dropped.map_err(StepError::doing("dropping the replication role"))
+    }
+
+    fn unreachable(&self, error: &SystemError) -> StepError {
+        let (from, to) = (&self.subscriber.system.name, &self.publisher.system.name);
+        StepError::Forbidden {
+            sqlstate: error.sqlstate(),
+            blame: Blame::Platform,
+            message: format!("system {from} cannot connect to system {to} for replication"),
+            detail: Some(error.message()),
+            hint: Some(format!(
+                "Let roles named freehold_* log in with a password from system {from} in pg_hba.conf of system {to}, and say \
+                 how it is reached from there: ALTER SYSTEM {to} REPLICATION HOST ... PORT ..."
+            )),
+        }
+    }
+
+    /// Gives the replication role a new password. Returns how to connect with it.
+    async fn invite(
+        &self,
+        publisher: &Session,
+        dbname: &str,
+    ) -> Result<zeroize::Zeroizing<String>, SystemError> {
+        let role = self.names.replication_role();
+        let password = zeroize::Zeroizing::new(random_password());
+        roles::create_replication(publisher, &role, &password, dbname).await?;
+        Ok(zeroize::Zeroizing::new(self.conninfo(&role, &password, dbname)))
+    }
+
     /// How the subscriber reaches the publisher. Keepalives make it notice a publisher that is gone without a word.
-    fn conninfo(&self, role: &str, password: &str) -> String {
+    fn conninfo(&self, role: &str, password: &str, dbname: &str) -> String {
         let system = &self.publisher.system;
         let Address { host, port } = system.replication_address.as_ref().unwrap_or(&system.address);
         format!(
             "host={} port={port} dbname={} user={} password={} sslmode={} connect_timeout=10 keepalives_idle=10",
             quote_conninfo(host),
-            quote_conninfo(&self.publisher.dbname),
+            quote_conninfo(dbname),
             quote_conninfo(role),
             quote_conninfo(password),
             system.sslmode.as_str(),

@@ -179,7 +179,10 @@ impl Explain for SystemError {
             | SystemError::Unexpected { .. } => Retry::Never,
             SystemError::Refused { sqlstate, .. } => match sqlstate.as_str() {
                 "55P03" | "40001" | "40P01" => Retry::Now,
-                "53300" | "53400" | "55006" | "57P03" | "57014" => Retry::Later,
+                "53300" | "53400" | "55006" | "57014" => Retry::Later,
+                // A server that goes away or comes back, this one or the one that it is to follow.
+                "57P01" | "57P02" | "57P03" => Retry::Later,
+                code if code.starts_with("08") => Retry::Later,
                 _ => Retry::Never,
             },
         }

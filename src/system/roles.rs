@@ -272,7 +272,8 @@ pub async fn set_verifier(session: &Session, name: &str, verifier: Option<&str>)
 }
 
 /// Creates the role that a move's subscriptions log in with, or gives it a new password. It may connect to `dbname`
-/// and read what is published there.
+/// and read what is published there. The right is given only where the role has it not: a database whose rights were never
+/// changed stays one.
 pub async fn create_replication(
     session: &Session,
     name: &str,
@@ -284,14 +285,18 @@ pub async fn create_replication(
         session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&name]).await?;
     let verb = if exists { "ALTER" } else { "CREATE" };
     let (role, password) = (quote_ident(name), quote_literal(password));
-    let database = quote_ident(dbname);
     let sql = format!(
         "BEGIN; SET LOCAL log_statement = 'none';
          {verb} ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {password};
-         GRANT CONNECT ON DATABASE {database} TO {role};
          COMMIT"
     );
-    or_rolled_back(session, session.batch(CREATING, &sql).await).await
+    or_rolled_back(session, session.batch(CREATING, &sql).await).await?;
+    let may_connect = "SELECT has_database_privilege($1, $2, 'CONNECT')";
+    if session.value(CREATING, may_connect, &[&name, &dbname]).await? {
+        return Ok(());
+    }
+    let sql = format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(dbname));
+    session.batch(CREATING, &sql).await
 }
 
 /// Drops the replication role of a move, with the right that it was given.

@@ -9,6 +9,7 @@
 
 use crate::model::Lsn;
 
+use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
 use super::{Session, SystemError};
 
@@ -40,6 +41,18 @@ impl std::fmt::Debug for NewSubscription<'_> {
 /// `run_as_owner` makes the apply worker of 16 and later act as the subscription's owner, as it always did before: a
 /// table that forces row security on its owner would stop it.
 pub async fn create_disabled(session: &Session, new: &NewSubscription<'_>) -> Result<(), SystemError> {
+    let sql = create_sql(session, new).await?;
+    session.batch("creating a subscription", &sql).await
+}
+
+/// Creates a subscription, and takes it back: the server has connected to the publisher then, or says why it cannot.
+pub async fn try_to_connect(session: &Session, new: &NewSubscription<'_>) -> Result<(), SystemError> {
+    let sql = create_sql(session, new).await?;
+    let tried = session.batch("trying to connect to the publisher", &format!("BEGIN; {sql}; ROLLBACK")).await;
+    or_rolled_back(session, tried).await
+}
+
+async fn create_sql(session: &Session, new: &NewSubscription<'_>) -> Result<String, SystemError> {
     let version = super::facts::version_num(session).await?;
     let mut options = vec![
         "connect = true".to_owned(),
@@ -55,14 +68,13 @@ pub async fn create_disabled(session: &Session, new: &NewSubscription<'_>) -> Re
     } else if version >= STREAMING {
         options.push("streaming = on".into());
     }
-    let sql = format!(
+    Ok(format!(
         "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})",
         quote_ident(new.name),
         quote_literal(new.conninfo),
         quote_ident(new.publication),
         options.join(", "),
-    );
-    session.batch("creating a subscription", &sql).await
+    ))
 }
 
 pub async fn enable(session: &Session, name: &str) -> Result<(), SystemError> {

@@ -219,6 +219,16 @@ impl Stage {
         self.table.lookup("shop").unwrap()
     }
 
+    /// Says where the other system finds this one for replication.
+    pub(crate) async fn replicate_from(&self, system: &str, address: Option<Address>) {
+        let change = |record: &mut SystemRecord| {
+            record.replication_address.clone_from(&address);
+            Ok::<(), freehold::catalog::store::StoreError>(())
+        };
+        let key = freehold::catalog::keys::system(&SystemName::parse(system).unwrap());
+        self.catalog.update(key, change).await.unwrap();
+    }
+
     /// Records a move from the one system to the other.
     pub(crate) async fn request_move(&self) -> MoveId {
         self.request(None).await

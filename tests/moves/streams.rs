@@ -1,7 +1,7 @@
 //! Replication that stops, differs, or keeps too much.
 
 use freehold::control::settings::CrashPoint;
-use freehold::model::{MovePhase, MoveStep, MoveWish};
+use freehold::model::{Address, MovePhase, MoveStep, MoveWish};
 
 use crate::assert_clean;
 use crate::clients::Load;
@@ -34,6 +34,23 @@ async fn a_server_that_tracks_where_rows_come_from_meets_no_conflict() {
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
     load.end(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn systems_that_do_not_reach_each_other_are_found_before_a_row_is_copied() {
+    let stage = Stage::set().await;
+    // Nobody listens there.
+    let nowhere = Address { host: stage.target.host.clone(), port: freehold::lab::free_port().unwrap() };
+    for (system, other) in [("old", "new"), ("new", "old")] {
+        stage.replicate_from(system, Some(nowhere.clone())).await;
+        let id = stage.request_move().await;
+        let failure = stage.rests_in(id, MovePhase::RolledBack).await.failure.unwrap();
+        assert_eq!(failure.step, MoveStep::Provision);
+        let expected = format!("system {other} cannot connect to system {system} for replication");
+        assert_eq!(failure.message, expected);
+        stage.replicate_from(system, None).await;
+        assert_clean(&stage, id, "old").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
