@@ -385,5 +385,10 @@ async fn shut_again(ctx: &StepContext, to: &End) -> Result<(), StepError> {
     let doing = || StepError::doing("shutting the other side");
     let session = to.admin_session().await.map_err(doing())?;
     fence::shut(&session, &to.dbname).await.map_err(doing())?;
+    // Whoever came while it was open, not through the proxies: what it wrote there would be lost.
+    let ended = fence::terminate_others(&session, &to.dbname, &[], &[]).await.map_err(doing())?;
+    for writer in &ended {
+        tracing::warn!(%writer, "ended a session on the side that the clients did not reach");
+    }
     Ok(())
 }

@@ -259,3 +259,22 @@ async fn a_source_that_crashes_behind_its_fence_is_waited_for_and_unfenced() {
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_came_to_the_source_during_an_undo_does_not_stay_when_it_is_aborted() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
+    let id = stage.moved().await;
+    let open = stage.freeze_at(MoveStep::UndoCutover, CrashPoint::FencedAhead);
+    stage.wish(id, MoveWish::Undo).await;
+    tokio::time::timeout(PATIENCE, open.notified()).await.unwrap();
+    let client = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+    let write = "INSERT INTO ledger (client, number) VALUES (3000, 1)";
+    stage.crash();
+    stage.rests_in(id, MovePhase::Kept).await;
+    client.batch_execute(write).await.expect_err("a write that nobody will see");
+    assert!(stage.source.connect_as("shop", "app", APP_PASSWORD).await.is_err());
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+}
