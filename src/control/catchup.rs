@@ -20,6 +20,7 @@ use crate::model::MoveStep;
 use crate::system::guard::{self, Guard};
 use crate::system::{Session, publications, slots};
 
+use super::cutover::shut_again;
 use super::error::StepError;
 use super::machine::{Standing, standing};
 use super::step::StepContext;
@@ -36,6 +37,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(300);
 /// Makes the target follow, and waits until it is near. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.progress.say("starting replication");
+    // An aborted cutover may have left it open.
+    shut_again(ctx, &ctx.ends().target).await?;
     let stream = Stream::new(Way::Forth, ctx.ends());
     let source = ctx.source_session().await?;
     let target = ctx.target_session().await?;

@@ -19,6 +19,7 @@
 //!   only new ones wait (the gate is latched) until the fence is lifted.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,7 +35,7 @@ use super::error::StepError;
 use super::frozen::Viewer;
 use super::orders::{Orders, Standing, Waited};
 use super::pause_report::Stopwatch;
-use super::settings::CrashPoint;
+use super::settings::{CrashPoint, MoverSettings};
 use super::step::StepContext;
 use super::way::Way;
 
@@ -71,8 +72,8 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     let epoch = orders.route().epoch.next();
     ctx.remember(|facts| way.set_epoch(facts, epoch)).await?;
     let (from, to) = way.ends(ctx.ends());
-    let from_session = connect(&from, "connecting to the side that is left").await?;
-    let to_session = connect(&to, "connecting to the other side").await?;
+    let from_session = connect(ctx, &from, "connecting to the side that is left").await?;
+    let to_session = connect(ctx, &to, "connecting to the other side").await?;
 
     open_for_twins(ctx, &to, &to_session).await?;
     warm(ctx, &mut orders, way, &from_session).await?;
@@ -117,8 +118,10 @@ fn attempt(ctx: &StepContext, way: Way) -> usize {
     ctx.record().log.iter().filter(|entry| entry.step == way.step()).count()
 }
 
-async fn connect(end: &End, doing: &'static str) -> Result<Session, StepError> {
-    end.session().await.map_err(StepError::doing(doing))
+async fn connect(ctx: &StepContext, end: &End, doing: &'static str) -> Result<Session, StepError> {
+    let session = end.session().await.map_err(StepError::doing(doing))?;
+    session.bound_statements(ctx.settings.statement_timeout).await.map_err(StepError::doing(doing))?;
+    Ok(session)
 }
 
 /// Until now nobody but the platform could connect to the other side.
@@ -311,7 +314,8 @@ async fn report(
 
 /// Everyone goes on where they were: gate latched, fence lifted, gate open. Safe to repeat, and after an attempt that
 /// never began. Until the fence is lifted the gate stays latched: whoever is connected goes on, and a new connection
-/// waits instead of being refused. Only where no further try will lift it the gate opens, and the refusal is told.
+/// waits instead of being refused. Only where no further try will lift it the gate opens, and the refusal is told. Nobody
+/// waits for the other side: where it cannot be shut now, what comes next does it ([`shut_again`]).
 pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
     let database = ctx.record().database.clone();
     let by = crate::model::HoldReason::Move { id: ctx.id() };
@@ -335,11 +339,11 @@ pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
         })
         .await?;
     let (from, to) = way.ends(ctx.ends());
-    let lifted = lift(ctx, &from).await;
+    let settings = Arc::clone(&ctx.settings);
+    let lifted = within_statement_timeout(&settings, "lifting the fence", lift(ctx, &from)).await;
     if lifted.as_ref().is_err_and(|error| error.retry() != Retry::Never) {
         return lifted;
     }
-    let shut = shut_again(ctx, &to).await;
     ctx.catalog
         .update_route(&database, |route| {
             if is_ours(&route.gate) {
@@ -348,7 +352,25 @@ pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
             Ok::<(), StepError>(())
         })
         .await?;
-    lifted.and(shut)
+    if let Err(error) =
+        within_statement_timeout(&settings, "shutting the other side", shut_out(ctx, &to)).await
+    {
+        tracing::warn!(%error, "the side that the clients did not reach is still open");
+    }
+    lifted
+}
+
+/// A server that stops answering in the middle of a statement must not keep what waits for it.
+async fn within_statement_timeout(
+    settings: &MoverSettings,
+    doing: &str,
+    work: impl Future<Output = Result<(), StepError>>,
+) -> Result<(), StepError> {
+    let longest = settings.connect_timeout + settings.statement_timeout;
+    match tokio::time::timeout(longest, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StepError::over_budget(doing, longest, Vec::new())),
+    }
 }
 
 fn committed(step: MoveStep) -> StepError {
@@ -367,7 +389,7 @@ async fn lift(ctx: &mut StepContext, from: &End) -> Result<(), StepError> {
     let system = from.system.name.clone();
     let Some(saved) = ctx.facts().saved_fence.get(&system).cloned() else { return Ok(()) };
     let doing = || StepError::doing("lifting the fence");
-    let session = from.admin_session().await.map_err(doing())?;
+    let session = short_session(ctx, from).await.map_err(doing())?;
     if fence::read(&session, &from.dbname).await.map_err(doing())?.is_shut() {
         fence::restore(&session, &from.dbname, &saved).await.map_err(doing())?;
     }
@@ -377,13 +399,30 @@ async fn lift(ctx: &mut StepContext, from: &End) -> Result<(), StepError> {
     .await
 }
 
+/// Shuts the side that the clients did not reach, if an abort could not. Safe to repeat.
+pub(super) async fn shut_again(ctx: &StepContext, to: &End) -> Result<(), StepError> {
+    let doing = || StepError::doing("shutting the other side");
+    let session = short_session(ctx, to).await.map_err(doing())?;
+    match fence::read(&session, &to.dbname).await.map_err(doing())?.is_shut() {
+        true => Ok(()),
+        false => shut_out(ctx, to).await,
+    }
+}
+
+/// A session for statements that are quick.
+async fn short_session(ctx: &StepContext, end: &End) -> Result<Session, SystemError> {
+    let session = end.admin_session().await?;
+    session.bound_statements(ctx.settings.statement_timeout).await?;
+    Ok(session)
+}
+
 /// Nobody has business on the side that the clients did not reach.
-async fn shut_again(ctx: &StepContext, to: &End) -> Result<(), StepError> {
+async fn shut_out(ctx: &StepContext, to: &End) -> Result<(), StepError> {
     if !ctx.facts().saved_fence.contains_key(&to.system.name) {
         return Ok(());
     }
     let doing = || StepError::doing("shutting the other side");
-    let session = to.admin_session().await.map_err(doing())?;
+    let session = short_session(ctx, to).await.map_err(doing())?;
     fence::shut(&session, &to.dbname).await.map_err(doing())?;
     // Whoever came while it was open, not through the proxies: what it wrote there would be lost.
     let ended = fence::terminate_others(&session, &to.dbname, &[], &[]).await.map_err(doing())?;

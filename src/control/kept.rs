@@ -100,6 +100,8 @@ pub(super) fn check_way_back(ctx: &StepContext) -> Result<(), StepError> {
 
 async fn watch_once(ctx: &StepContext) -> Result<std::convert::Infallible, StepError> {
     let doing = || StepError::doing("watching the way back");
+    // An aborted undo may have left it open.
+    super::cutover::shut_again(ctx, &ctx.ends().source).await?;
     let mut watcher = Watcher::open(Stream::new(Way::Back, ctx.ends())).await.map_err(doing())?;
     ctx.progress.say("kept current for an undo");
     loop {

@@ -278,3 +278,24 @@ async fn whoever_came_to_the_source_during_an_undo_does_not_stay_when_it_is_abor
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_does_not_make_new_clients_wait_for_the_other_side() {
+    let stage = Stage::set().await;
+    stage.change_settings(|settings| {
+        settings.cutover_attempts_max = 1;
+        settings.step_attempts_max = 1;
+    });
+    let open = stage.freeze_at(MoveStep::Cutover, CrashPoint::FencedAhead);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, open.notified()).await.unwrap();
+    stage.target.kill9().unwrap();
+    stage.crash();
+    // Nothing of the target can be undone, and the clients go on as if there had never been a move.
+    stage.rests_in(id, MovePhase::Parked).await;
+    stage.assert_open_on("old").await;
+    stage.target.restart().unwrap();
+    stage.wish(id, MoveWish::Cancel).await;
+    stage.rests_in(id, MovePhase::RolledBack).await;
+    assert_clean(&stage, id, "old").await;
+}
