@@ -128,7 +128,7 @@ impl Tools {
         if let Some(password) = read_password(system).await? {
             command.env("PGPASSWORD", password.as_str());
         }
-        command.env("PGOPTIONS", OPTIONS).env("PGCONNECT_TIMEOUT", "30");
+        command.env("PGOPTIONS", options(system.version_num)).env("PGCONNECT_TIMEOUT", "30");
         command.arg("--no-password").arg("--dbname").arg(conninfo(system, dbname));
         Ok(command)
     }
@@ -150,6 +150,13 @@ impl Tools {
 /// a crash of the target before the cutover starts the copy again.
 const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
     -c default_transaction_read_only=off -c synchronous_commit=off -c maintenance_work_mem=256MB";
+
+/// With the limits that only newer servers know.
+fn options(version_num: u32) -> String {
+    let limits = [(140_000, "idle_session_timeout"), (170_000, "transaction_timeout")];
+    let known = limits.into_iter().filter(|(since, _)| version_num >= *since);
+    known.fold(OPTIONS.to_owned(), |options, (_, name)| format!("{options} -c {name}=0"))
+}
 
 /// Runs to the end and returns what was printed; a failure carries the program's own words. Dropped, the program is
 /// killed.

@@ -21,7 +21,7 @@ use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
 
 use super::SystemError;
-use super::session::{CONNECTING, connector_for, read_password, startup_options};
+use super::session::{CONNECTING, UNLIMITED, connector_for, read_password, startup_options};
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
@@ -66,7 +66,9 @@ impl RawSession {
         let connected = connecting.await;
         let connection =
             connected.map_err(|error| SystemError::from_connect(&system.name, CONNECTING, error))?;
-        Ok(RawSession { connection, system: system.name.clone() })
+        let mut session = RawSession { connection, system: system.name.clone() };
+        session.query(CONNECTING, UNLIMITED).await?;
+        Ok(session)
     }
 
     /// Runs SQL by the simple protocol.

@@ -5,7 +5,8 @@
 //!
 //! # Why
 //! Settings go in the startup packet and not in a `SET` afterwards: there they beat `ALTER ROLE SET` and `ALTER
-//! DATABASE SET` of the user's database, survive `RESET ALL`, and cost no round trip.
+//! DATABASE SET` of the user's database, survive `RESET ALL`, and cost no round trip. A setting that an older server does
+//! not know cannot be there, or it would refuse the connection: those are set right afterwards ([`UNLIMITED`]).
 
 use std::time::Duration;
 
@@ -38,6 +39,13 @@ const SETTINGS: [(&str, &str); 15] = [
     ("xmloption", "content"),
     ("lc_monetary", "C"),
 ];
+
+/// Ends the limits of newer versions, where they exist: `idle_session_timeout` (14), `transaction_timeout` (17). One that is
+/// set for the database or the role would end a session of ours in the middle of a copy.
+pub(super) const UNLIMITED: &str = "\
+SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false))
+FROM pg_catalog.unnest(ARRAY['idle_session_timeout', 'transaction_timeout']) AS name
+WHERE pg_catalog.current_setting(name, true) IS NOT NULL";
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
@@ -229,7 +237,8 @@ async fn open(
     let driver = tokio::spawn(drive(connection));
     let mut session =
         Session { client, driver, system: record.name.clone(), dbname: dbname.to_owned(), pid: 0 };
-    session.pid = session.value(CONNECTING, "SELECT pg_backend_pid()", &[]).await?;
+    let first = format!("SELECT pg_backend_pid(), ({UNLIMITED})");
+    session.pid = session.value(CONNECTING, &first, &[]).await?;
     Ok(session)
 }
 

@@ -89,3 +89,19 @@ async fn a_cancelled_move_leaves_nothing_in_whichever_phase_it_is() {
     }
     load.end(&stage).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_with_short_timeouts_moves() {
+    let stage = Stage::set().await;
+    for timeout in ["idle_session_timeout", "idle_in_transaction_session_timeout"] {
+        stage.source.psql(&format!("ALTER DATABASE shop SET {timeout} = '50ms'")).unwrap();
+    }
+    if stage.target.major >= 17 {
+        stage.target.psql("ALTER SYSTEM SET transaction_timeout = '100ms'").unwrap();
+        stage.target.psql("SELECT pg_reload_conf()").unwrap();
+    }
+    let id = stage.moved().await;
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+}
