@@ -128,7 +128,8 @@ impl Orders {
     }
 
     /// The point of no return. `Ok` means that the clients go to the new place, whatever happens to this process; an
-    /// error means that they do not. Where the answer is lost it asks until it knows.
+    /// error means that they do not. Where the answer is lost it asks until it knows; but a store that has stopped tells
+    /// this process nothing any more, and takes nothing from it: the next start reads what is on disk.
     pub(super) async fn commit(&mut self, wanted: RouteRecord) -> Result<(), StepError> {
         match self.catalog.commit_route(&self.route, wanted.clone()).await {
             RouteCommit::Committed(route) => {
@@ -162,6 +163,7 @@ impl Orders {
                     RouteCommit::Conflict(_) | RouteCommit::Unknown(_) => {}
                 },
                 Ok(None) => return Err(self.gone()),
+                Err(stopped @ StoreError::Stopped { .. }) => return Err(stopped.into()),
                 Err(error) => tracing::warn!(%error, "the store does not tell how the commit ended"),
             }
             tokio::time::sleep(ASK_AGAIN_AFTER).await;
@@ -253,3 +255,7 @@ pub(super) enum Waited {
     Enough,
     TooLong,
 }
+
+#[cfg(test)]
+#[path = "orders_tests.rs"]
+mod tests;
