@@ -10,10 +10,10 @@ use crate::system::{
 use super::ends::{End, Ends};
 
 /// Removes subscriptions, publications, slots, guard, helper schema and replication role of a move from one system. The
-/// database itself stays, if it is there.
+/// database itself stays, if it is there. One that takes no connections was swept before it was closed.
 pub async fn objects(end: &End, names: MoveNames) -> Result<(), SystemError> {
     let admin = end.admin_session().await?;
-    if database_exists(&admin, &end.dbname).await? {
+    if can_be_entered(&admin, &end.dbname).await? {
         let session = end.session().await?;
         // Our own DDL must not be stopped by an event trigger of the user's.
         session.act_as_replica().await?;
@@ -98,6 +98,11 @@ async fn comments_on_source(ends: &Ends, made: &[String]) -> Vec<(String, Option
             Vec::new()
         }
     }
+}
+
+async fn can_be_entered(admin: &Session, dbname: &str) -> Result<bool, SystemError> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1 AND datallowconn)";
+    admin.value("looking for a database", sql, &[&dbname]).await
 }
 
 pub(super) async fn database_exists(admin: &Session, dbname: &str) -> Result<bool, SystemError> {

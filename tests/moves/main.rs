@@ -63,6 +63,22 @@ async fn a_finished_move_leaves_nothing_but_the_closed_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_that_was_closed_and_not_yet_renamed_is_put_away_by_the_next_try() {
+    let stage = Stage::set().await;
+    let id = stage.moved().await;
+    let done = stage.freeze_at(MoveStep::Finish, CrashPoint::BeforeOutcome);
+    stage.wish(id, MoveWish::Finish).await;
+    tokio::time::timeout(stage::PATIENCE, done.notified()).await.unwrap();
+    // As a crash between the two statements leaves it.
+    stage.source.psql("ALTER DATABASE shop__moved_1 RENAME TO shop").unwrap();
+    stage.crash();
+    stage.rests_in(id, MovePhase::Finished).await;
+    assert_clean(&stage, id, "new").await;
+    let copies = "SELECT datname, datallowconn FROM pg_database WHERE datname ~ 'shop'";
+    assert_eq!(stage.source.psql(copies).unwrap(), "shop__moved_1|f");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_can_be_finished_with_the_old_copy_dropped() {
     let stage = Stage::set().await;
     let id = stage.moved().await;
