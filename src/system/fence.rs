@@ -252,12 +252,15 @@ impl std::fmt::Display for Writer {
     }
 }
 
-/// Every backend of a database that may write for a user: not ours, not a walsender, not a worker of the server itself.
-/// A pid of `$2` is left alone while it is idle. It may hold a snapshot then: a listener reads what it was notified of.
+/// Every backend of a database that may write for a user: not ours, not a walsender that serves a move, not a worker of the
+/// server itself. Another walsender counts: a replication connection runs SQL as well. A pid of `$2` is left alone while it
+/// is idle. It may hold a snapshot then: a listener reads what it was notified of.
 const OTHERS: &str = "\
 FROM pg_stat_activity a
 WHERE a.datname = $1 AND a.pid <> pg_backend_pid()
-  AND coalesce(a.backend_type, '') NOT IN ('walsender', 'autovacuum worker', 'autovacuum launcher',
+  AND a.pid NOT IN (SELECT s.active_pid FROM pg_replication_slots s
+                    WHERE s.active_pid IS NOT NULL AND s.slot_name ~ '^freehold_(move|back)_')
+  AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'autovacuum launcher',
       'logical replication launcher', 'logical replication worker', 'logical replication apply worker',
       'logical replication parallel worker', 'logical replication tablesync worker', 'slotsync worker')
   AND NOT (a.pid = ANY ($2) AND a.backend_xid IS NULL
@@ -324,7 +327,9 @@ pub(super) fn writers_sql() -> String {
          WHERE l.locktype = 'relation' AND l.granted AND l.pid <> pg_backend_pid() AND l.pid <> ALL ($3)
            AND l.database = (SELECT oid FROM pg_database WHERE datname = $1)
            AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-           AND coalesce(a.backend_type, 'client backend') IN ('client backend', 'background worker', 'parallel worker')
+           AND coalesce(a.backend_type, 'client backend') IN ('client backend', 'background worker', 'parallel worker', 'walsender')
+           AND l.pid NOT IN (SELECT s.active_pid FROM pg_replication_slots s
+                             WHERE s.active_pid IS NOT NULL AND s.slot_name ~ '^freehold_(move|back)_')
          GROUP BY l.pid, a.usename, a.application_name, a.backend_type
          UNION
          SELECT NULL, owner::text, '', 'prepared transaction', gid FROM pg_prepared_xacts WHERE database = $1"

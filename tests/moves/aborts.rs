@@ -299,3 +299,24 @@ async fn an_abort_does_not_make_new_clients_wait_for_the_other_side() {
     stage.rests_in(id, MovePhase::RolledBack).await;
     assert_clean(&stage, id, "old").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replication_connection_that_writes_is_shut_out_like_any_other() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 2).await;
+    let mut bypass = stage.replication_connection().await;
+    let writer = tokio::spawn(async move {
+        let mut acknowledged = 0;
+        let insert = "INSERT INTO public.ledger (client, number) VALUES (4000, 1)";
+        while bypass.query("writing", insert).await.is_ok() {
+            acknowledged += 1;
+        }
+        acknowledged
+    });
+    stage.moved().await;
+    let acknowledged: i32 = tokio::time::timeout(PATIENCE, writer).await.expect("it writes on").unwrap();
+    let sql = "SELECT count(*) FROM ledger WHERE client = 4000";
+    let stored: i32 = stage.target.psql_in("shop", sql).unwrap().parse().unwrap();
+    assert!((acknowledged..=acknowledged + 1).contains(&stored), "{stored} stored, {acknowledged} told");
+    load.end(&stage).await;
+}

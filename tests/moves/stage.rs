@@ -17,6 +17,7 @@ use freehold::model::{
 use freehold::route::follow::{Follower, FollowerOptions};
 use freehold::route::{GateState, Route, RouteTable};
 use freehold::system::Session;
+use freehold::system::pipe::RawSession;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -217,6 +218,14 @@ impl Stage {
 
     pub(crate) fn route(&self) -> Arc<Route> {
         self.table.lookup("shop").unwrap()
+    }
+
+    /// A connection in replication mode to the database on the source, not through the proxies.
+    pub(crate) async fn replication_connection(&self) -> RawSession {
+        let record = self.catalog.system(&SystemName::parse("old").unwrap()).await.unwrap().unwrap().value;
+        let startup = [("replication", "database")];
+        let deadline = Instant::now() + PATIENCE;
+        RawSession::connect(&record, "shop", None, &startup, deadline).await.unwrap()
     }
 
     /// Says where the other system finds this one for replication.
