@@ -73,14 +73,28 @@ pub async fn as_saved(session: &Session, dbname: &str, saved: &SavedFence) -> Re
     })
 }
 
-/// Spells out an ACL of a database; None is the default one.
+/// Spells out an ACL of a database; None is the default one. What names a role that does not exist any more is left out:
+/// the text was saved a while ago, and such a role would make all of it unreadable.
+const EXPLODE: &str = "\
+WITH item AS (
+    SELECT i AS text, regexp_match(i, '^(\"(?:[^\"]|\"\")*\"|[^=]*)=[^/]*/(.*)$') AS roles
+    FROM unnest($2::text::text[]) i),
+named AS (
+    SELECT text, ARRAY(SELECT CASE WHEN r ~ '^\"' THEN replace(substr(r, 2, length(r) - 2), '\"\"', '\"') ELSE r END
+                       FROM unnest(roles) r WHERE r <> '') AS roles
+    FROM item),
+known AS (
+    SELECT coalesce(array_agg(text::aclitem), '{}') AS acl FROM named
+    WHERE NOT EXISTS (SELECT FROM unnest(roles) r WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname::text = r)))
+SELECT pg_get_userbyid(a.grantor)::text,
+    CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
+FROM pg_database d, known,
+    aclexplode(CASE WHEN $2::text IS NULL THEN acldefault('d', d.datdba) ELSE known.acl END) a
+WHERE d.datname = $1";
+
 async fn explode(session: &Session, dbname: &str, acl: Option<&str>) -> Result<Vec<Grant>, SystemError> {
     const READING: &str = "reading the rights on a database";
-    let sql = "SELECT pg_get_userbyid(a.grantor)::text,
-            CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
-        FROM pg_database d, aclexplode(coalesce($2::text::aclitem[], acldefault('d', d.datdba))) a
-        WHERE d.datname = $1";
-    let rows = session.rows(READING, sql, &[&dbname, &acl]).await?;
+    let rows = session.rows(READING, EXPLODE, &[&dbname, &acl]).await?;
     let mut grants = Vec::with_capacity(rows.len());
     for row in &rows {
         grants.push(Grant {

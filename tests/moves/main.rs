@@ -121,3 +121,18 @@ async fn a_database_with_short_timeouts_moves() {
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_is_dropped_on_the_source_after_the_move_does_not_prevent_the_undo() {
+    let stage = Stage::set().await;
+    for sql in
+        ["CREATE ROLE \"Passing \"\"by\"\"\"", "GRANT CONNECT ON DATABASE shop TO \"Passing \"\"by\"\"\""]
+    {
+        stage.source.psql(sql).unwrap();
+    }
+    let id = stage.moved().await;
+    stage.source.psql("DROP ROLE \"Passing \"\"by\"\"\"").unwrap();
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+}
