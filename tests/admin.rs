@@ -373,6 +373,31 @@ async fn a_system_that_cannot_be_added_says_what_is_wrong_and_what_helps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_server_cannot_take_the_name_of_one_that_holds_databases() {
+    let (postgres, other) =
+        tokio::join!(Postgres::start_async(Major::Oldest), Postgres::start_async(Major::Oldest));
+    let (postgres, other) = (postgres.unwrap(), other.unwrap());
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    run(&admin, "CREATE TEAM retail CONTACT 'x'").await;
+    let create =
+        "CREATE DATABASE shop OWNER retail PURPOSE 'Orders and carts of the web shop' ON SYSTEM pg-a";
+    run(&admin, create).await;
+    let alter = |host: &str, server: &Postgres| {
+        let (port, file) = (server.port, server.password_file.display());
+        format!("ALTER SYSTEM pg-a HOST '{host}' PORT {port} PASSWORD FILE '{file}'")
+    };
+    let refusal = refused(&admin, &alter("127.0.0.1", &other)).await;
+    assert_eq!(refusal.code().code(), "2BP01");
+    assert!(refusal.hint().unwrap().contains("MOVE DATABASE"), "{refusal:?}");
+    assert!(refusal.detail().unwrap().contains("shop"), "{refusal:?}");
+    run(&admin, &alter("localhost", &postgres)).await;
+    run(&admin, "DROP DATABASE shop CONFIRM 'shop' REASON 'the end of a test'").await;
+    run(&admin, &alter("127.0.0.1", &other)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn psql_shows_tables_errors_with_their_place_and_several_statements() {
     let port = Port::open().await;
     let (out, _, good) = port.psql(&["-c", "CREATE TEAM a CONTACT 'x'; SHOW TEAMS; SHOW VERSION"]).await;

@@ -30,6 +30,8 @@ pub(super) enum AdminError {
     Exists { kind: &'static str, name: String },
     #[error("this is the server that is known as system \"{other}\"")]
     SameServer { other: String },
+    #[error("another server answers at this address, and system \"{system}\" holds databases")]
+    OtherServer { system: String, databases: Vec<String> },
     #[error("{kind} \"{name}\" cannot be dropped: databases depend on it")]
     InUse { kind: &'static str, name: String, databases: Vec<String> },
     #[error("no system takes new databases")]
@@ -88,7 +90,9 @@ impl Explain for AdminError {
                 SqlState::DUPLICATE_DATABASE
             }
             AdminError::Exists { .. } | AdminError::SameServer { .. } => SqlState::DUPLICATE_OBJECT,
-            AdminError::InUse { .. } => SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+            AdminError::InUse { .. } | AdminError::OtherServer { .. } => {
+                SqlState::DEPENDENT_OBJECTS_STILL_EXIST
+            }
             AdminError::NoSystem | AdminError::Cordoned { .. } | AdminError::NotServed { .. } => {
                 SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -154,7 +158,9 @@ impl Explain for AdminError {
             AdminError::UnknownTeam { known, .. } if !known.is_empty() => {
                 Some(format!("Teams are {}.", known.join(", ")))
             }
-            AdminError::InUse { databases, .. } => Some(format!("Databases: {}.", databases.join(", "))),
+            AdminError::InUse { databases, .. } | AdminError::OtherServer { databases, .. } => {
+                Some(format!("Databases: {}.", databases.join(", ")))
+            }
             AdminError::MoveFailed { failure, .. } => failure.detail.clone(),
             AdminError::Reload { problems } => Some(problems.clone()),
             _ => None,
@@ -174,6 +180,9 @@ impl Explain for AdminError {
             AdminError::UnknownTeam { team, .. } => {
                 Some(format!("CREATE TEAM {} CONTACT 'where the team is reached';", identifier(team)))
             }
+            AdminError::OtherServer { .. } => Some(
+                "CREATE SYSTEM makes it known under a name of its own; MOVE DATABASE or DROP DATABASE empties this one.".to_owned(),
+            ),
             AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
             AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
             AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),

@@ -78,6 +78,7 @@ impl Executor {
         {
             record.system_identifier.clone_from(&facts.system_identifier);
             self.refuse_known_server(&record).await?;
+            self.refuse_other_server(&alter.name).await?;
         }
         let change = |stored: &mut SystemRecord| {
             apply(stored, alter);
@@ -93,6 +94,15 @@ impl Executor {
             Err(error) => return Err(error),
         }
         Ok(Answer::done(commands::ALTER_SYSTEM))
+    }
+
+    /// Another server does not hold the databases that this one holds.
+    async fn refuse_other_server(&self, name: &SystemName) -> Result<(), AdminError> {
+        let databases = self.depending_on(name).await?;
+        match databases.is_empty() {
+            true => Ok(()),
+            false => Err(AdminError::OtherServer { system: name.to_string(), databases }),
+        }
     }
 
     /// Routes hold the address, so that a proxy reads one record: they follow the system's.
@@ -118,6 +128,18 @@ impl Executor {
         let Some(system) = self.catalog().system(name).await? else {
             return Err(self.unknown_system(name).await?);
         };
+        let held = self.depending_on(name).await?;
+        if !held.is_empty() {
+            return Err(AdminError::InUse { kind: "system", name: name.to_string(), databases: held });
+        }
+        match self.catalog().delete(keys::system(name), system.revision).await? {
+            Swap::Committed(_) => Ok(Answer::done(commands::DROP_SYSTEM)),
+            Swap::Conflict => Err(self.unknown_system(name).await?),
+        }
+    }
+
+    /// The databases on a system, and those with a move from or to it.
+    async fn depending_on(&self, name: &SystemName) -> Result<Vec<String>, AdminError> {
         let routes = self.catalog().routes().await?.into_values();
         let mut held: Vec<String> = routes
             .iter()
@@ -132,13 +154,7 @@ impl Executor {
                 held.push(format!("{} (move {})", movement.name, movement.id));
             }
         }
-        if !held.is_empty() {
-            return Err(AdminError::InUse { kind: "system", name: name.to_string(), databases: held });
-        }
-        match self.catalog().delete(keys::system(name), system.revision).await? {
-            Swap::Committed(_) => Ok(Answer::done(commands::DROP_SYSTEM)),
-            Swap::Conflict => Err(self.unknown_system(name).await?),
-        }
+        Ok(held)
     }
 
     /// A system that is known.

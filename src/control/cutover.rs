@@ -110,7 +110,7 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
 }
 
 fn has_arrived(ctx: &StepContext, way: Way, route: &RouteRecord) -> bool {
-    way.epoch(ctx.facts()) == Some(route.epoch) && route.place == *way.destination(ctx.record())
+    way.epoch(ctx.facts()) == Some(route.epoch) && route.place.is_same_database(way.destination(ctx.record()))
 }
 
 /// How often the step was begun; makes the markers of each attempt its own.
@@ -133,7 +133,7 @@ async fn open_for_twins(ctx: &StepContext, to: &End, session: &Session) -> Resul
 /// Every session prepares a twin connection on the other side. Pinned ones are waited for, and named.
 async fn warm(ctx: &StepContext, orders: &mut Orders, way: Way, from: &Session) -> Result<(), StepError> {
     ctx.progress.say("sessions prepare connections on the other side");
-    let next = way.destination(ctx.record()).clone();
+    let next = ctx.destination(way);
     orders.give(|route| route.next = Some(next.clone())).await?;
     let all_seen = |standing: &Standing| {
         show_pinned(ctx, &standing.pinned);
@@ -326,10 +326,10 @@ pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     };
     ctx.catalog
         .update_route(&database, |route| {
-            if route.place == destination {
+            if route.place.is_same_database(&destination) {
                 return Err(committed(way.step()));
             }
-            if route.next.as_ref() == Some(&destination) {
+            if route.next.as_ref().is_some_and(|next| next.is_same_database(&destination)) {
                 route.next = None;
             }
             if is_ours(&route.gate) {

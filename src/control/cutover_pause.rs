@@ -166,7 +166,7 @@ impl Crossing<'_> {
 
     fn new_route(&self, ctx: &StepContext, held: &RouteRecord) -> RouteRecord {
         RouteRecord {
-            place: self.way.destination(ctx.record()).clone(),
+            place: ctx.destination(self.way),
             next: None,
             epoch: self.epoch,
             gate: GateOrder::Open,

@@ -65,6 +65,7 @@ impl Driver {
         while !self.stop.is_cancelled() {
             self.wishes.mark_unchanged();
             ctx.journal.refresh().await?;
+            ctx.refresh_systems().await?;
             ctx.settings = self.settings.load_full();
             match machine::next(ctx.record(), &ctx.settings) {
                 Action::End => return Ok(()),
@@ -120,7 +121,7 @@ impl Driver {
             return Ok(());
         }
         let route = self.catalog.route(&ctx.record().database).await?;
-        let on_target = route.is_some_and(|route| route.value.place == ctx.record().target);
+        let on_target = route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().target));
         let clients = if on_target { Side::Target } else { Side::Source };
         tracing::info!(id = self.id.0, phase = ctx.record().phase.as_str(), ?clients, "taking up a move");
         hear(ctx, Event::Restarted { clients }).await

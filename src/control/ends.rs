@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::{MoveId, SystemRecord};
+use crate::model::{MoveId, Place, SystemRecord};
 use crate::system::pipe::RawSession;
 use crate::system::{MoveNames, Session, SystemError};
 use crate::tls::Connector;
 
 use super::error::StepError;
 use super::step::StepContext;
+use super::way::Way;
 
 /// A database on a system, and the time to reach it.
 #[derive(Debug, Clone)]
@@ -82,6 +83,12 @@ impl StepContext {
             source: end(&self.source, &record.source.dbname),
             target: end(&self.target, &record.target.dbname),
         }
+    }
+
+    /// Where the clients go, as its system is reached now.
+    pub(super) fn destination(&self, way: Way) -> Place {
+        let (_, End { system, dbname, .. }) = way.ends(self.ends());
+        Place { system: system.name, address: system.address, dbname, sslmode: system.sslmode }
     }
 
     /// A session in the database on the source.

@@ -25,6 +25,9 @@ pub const NOTE_NO_WAY_BACK: &str = "no_way_back_because";
 /// Keeps heartbeats going, until the way back is lost; then removes what is left of it. Cancel-safe.
 pub(super) async fn watch(ctx: &mut StepContext) {
     while !is_lost(ctx) {
+        if let Err(error) = ctx.refresh_systems().await {
+            tracing::warn!(%error, "cannot learn how the systems of a move are reached");
+        }
         let verdict = match watch_once(ctx).await {
             Ok(never) => match never {},
             Err(error) if error.retry() == Retry::Never => Err(error),
@@ -50,6 +53,9 @@ pub(super) async fn watch(ctx: &mut StepContext) {
 /// Watches a move that waits for a person: a slot of it that keeps too much WAL goes. Cancel-safe.
 pub(super) async fn watch_parked(ctx: &mut StepContext) {
     loop {
+        if let Err(error) = ctx.refresh_systems().await {
+            tracing::warn!(%error, "cannot learn how the systems of a move are reached");
+        }
         for way in [Way::Forth, Way::Back] {
             if let Err(error) = check_retained(ctx, way).await {
                 relieve(ctx, way, &error).await;
@@ -102,6 +108,8 @@ async fn watch_once(ctx: &StepContext) -> Result<std::convert::Infallible, StepE
     let doing = || StepError::doing("watching the way back");
     // An aborted undo may have left it open.
     super::cutover::shut_again(ctx, &ctx.ends().source).await?;
+    // The target may have got another address.
+    super::settle::start_way_back(ctx).await?;
     let mut watcher = Watcher::open(Stream::new(Way::Back, ctx.ends())).await.map_err(doing())?;
     ctx.progress.say("kept current for an undo");
     loop {

@@ -147,7 +147,7 @@ impl Orders {
     async fn learn_outcome(&mut self, wanted: &RouteRecord) -> Result<(), StepError> {
         loop {
             match self.catalog.route(&wanted.database).await {
-                Ok(Some(now)) if now.value.epoch == wanted.epoch && now.value.place == wanted.place => {
+                Ok(Some(now)) if is_committed(&now.value, wanted) => {
                     self.route = now;
                     return Ok(());
                 }
@@ -247,6 +247,11 @@ impl Orders {
         self.hear(acks);
         Ok(())
     }
+}
+
+/// Whether a route is the one that was wanted. Whoever changed since how the system is reached has not undone it.
+fn is_committed(now: &RouteRecord, wanted: &RouteRecord) -> bool {
+    now.epoch == wanted.epoch && now.place.is_same_database(&wanted.place)
 }
 
 /// How a wait ended.

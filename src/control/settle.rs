@@ -49,7 +49,7 @@ async fn freeze_source(ctx: &StepContext) -> Result<Option<Frozen>, StepError> {
     }
 }
 
-async fn start_way_back(ctx: &StepContext) -> Result<(), StepError> {
+pub(super) async fn start_way_back(ctx: &StepContext) -> Result<(), StepError> {
     let source = ctx.source_session().await?;
     source.act_as_replica().await.map_err(StepError::doing("preparing the source"))?;
     let target = ctx.target_session().await?;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
+use crate::catalog::store::StoreError;
 use crate::model::movement::{StepEntry, StepEvent};
 use crate::model::{Contract, MoveFacts, MoveId, MoveRecord, MoveStep, SystemRecord, UnixMillis};
 
@@ -68,6 +69,21 @@ impl StepContext {
 
     pub fn now(&self) -> UnixMillis {
         (self.clock)()
+    }
+
+    /// Learns how the systems are reached now: a server may get another address under a move that lasts for days.
+    pub(super) async fn refresh_systems(&mut self) -> Result<(), StoreError> {
+        let (source, target) = tokio::try_join!(
+            self.catalog.system(&self.source.name),
+            self.catalog.system(&self.target.name),
+        )?;
+        if let Some(source) = source {
+            self.source = source.value;
+        }
+        if let Some(target) = target {
+            self.target = target.value;
+        }
+        Ok(())
     }
 
     /// Fails with [`StepError::Cancelled`] once somebody asked the move to stop.

@@ -49,7 +49,8 @@ impl Stream {
         self.way.stream(self.names)
     }
 
-    /// Makes the subscription, if it is not there, and switches it on.
+    /// Makes the subscription, if it is not there, and switches it on. One that looks for the publisher where it is not any
+    /// more is told where it is.
     pub(super) async fn start(&self, publisher: &Session, subscriber: &Session) -> Result<(), StepError> {
         let doing = || StepError::doing("starting replication");
         let name = self.name();
@@ -57,6 +58,11 @@ impl Stream {
             self.subscribe(publisher, subscriber).await.map_err(doing())?;
         }
         let state = subscriptions::state(subscriber, &name).await.map_err(doing())?;
+        let reached_at = subscriptions::conninfo(subscriber, &name).await.map_err(doing())?;
+        if reached_at.is_some_and(|conninfo| !conninfo.starts_with(&self.address_conninfo())) {
+            let conninfo = self.invite(publisher, &self.publisher.dbname).await.map_err(doing())?;
+            subscriptions::set_conninfo(subscriber, &name, &conninfo).await.map_err(doing())?;
+        }
         match state {
             Some(state) if state.enabled => Ok(()),
             _ => subscriptions::enable(subscriber, &name).await.map_err(doing()),
@@ -116,16 +122,20 @@ impl Stream {
 
     /// How the subscriber reaches the publisher. Keepalives make it notice a publisher that is gone without a word.
     fn conninfo(&self, role: &str, password: &str, dbname: &str) -> String {
-        let system = &self.publisher.system;
-        let Address { host, port } = system.replication_address.as_ref().unwrap_or(&system.address);
         format!(
-            "host={} port={port} dbname={} user={} password={} sslmode={} connect_timeout=10 keepalives_idle=10",
-            quote_conninfo(host),
+            "{}dbname={} user={} password={} connect_timeout=10 keepalives_idle=10",
+            self.address_conninfo(),
             quote_conninfo(dbname),
             quote_conninfo(role),
             quote_conninfo(password),
-            system.sslmode.as_str(),
         )
+    }
+
+    /// What a conninfo begins with: where the publisher is.
+    fn address_conninfo(&self) -> String {
+        let system = &self.publisher.system;
+        let Address { host, port } = system.replication_address.as_ref().unwrap_or(&system.address);
+        format!("host={} port={port} sslmode={} ", quote_conninfo(host), system.sslmode.as_str())
     }
 
     /// Removes the subscription, the slot and the publication. Safe to repeat. A side that does not answer does not keep
@@ -213,6 +223,7 @@ impl Watcher {
     pub(super) async fn open(stream: Stream) -> Result<Watcher, SystemError> {
         let publisher = stream.publisher.session().await?;
         let subscriber = stream.subscriber.session().await?;
+        subscriber.act_as_replica().await?;
         publisher.batch("preparing heartbeats", "SET synchronous_commit = off").await?;
         Ok(Watcher {
             stream,

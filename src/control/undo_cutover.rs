@@ -27,5 +27,5 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
 
 async fn has_committed(ctx: &StepContext) -> Result<bool, StepError> {
     let route = ctx.catalog.route(&ctx.record().database).await?;
-    Ok(route.is_some_and(|route| route.value.place == ctx.record().source))
+    Ok(route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().source)))
 }

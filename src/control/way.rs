@@ -29,6 +29,7 @@ impl Way {
         }
     }
 
+    /// Which database the clients go to. The record is as old as the move, so how its system is reached now is not in it.
     pub fn destination(self, record: &MoveRecord) -> &Place {
         match self {
             Way::Forth => &record.target,

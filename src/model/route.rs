@@ -33,6 +33,13 @@ pub struct Place {
     pub sslmode: SslMode,
 }
 
+impl Place {
+    /// Whether both are one database, however its system is reached: that may change under a running move.
+    pub fn is_same_database(&self, other: &Place) -> bool {
+        self.system == other.system && self.dbname == other.dbname
+    }
+}
+
 /// Key `route/<database id>`. Written by the control plane only, always by compare-and-swap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteRecord {

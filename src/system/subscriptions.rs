@@ -93,6 +93,24 @@ pub fn disable_sql(name: &str) -> String {
     format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(name))
 }
 
+/// How a subscription of the session's database reaches its publisher; holds a password.
+pub async fn conninfo(
+    session: &Session,
+    name: &str,
+) -> Result<Option<zeroize::Zeroizing<String>>, SystemError> {
+    const READING: &str = "reading a subscription";
+    let sql = "SELECT subconninfo FROM pg_subscription WHERE subname = $1
+        AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let row = session.optional(READING, sql, &[&name]).await?;
+    row.map(|row| session.column(READING, &row, 0).map(zeroize::Zeroizing::new)).transpose()
+}
+
+/// Points a subscription at another address of the same publisher.
+pub async fn set_conninfo(session: &Session, name: &str, conninfo: &str) -> Result<(), SystemError> {
+    let sql = format!("ALTER SUBSCRIPTION {} CONNECTION {}", quote_ident(name), quote_literal(conninfo));
+    session.batch("changing a subscription", &sql).await
+}
+
 /// Learns of tables that were added to the publication, without copying their rows.
 pub async fn refresh(session: &Session, name: &str) -> Result<(), SystemError> {
     let sql =

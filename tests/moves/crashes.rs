@@ -112,3 +112,27 @@ async fn an_undo_that_is_killed_is_repeated() {
     }
     load.end(&stage).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_system_that_gets_another_address_under_a_move_changes_nothing_but_where_it_is_looked_for() {
+    let stage = Stage::set().await;
+    let load = Load::start(&stage, 2).await;
+    // Committed and not recorded: the route and the record name two addresses of one database.
+    let committed = stage.freeze_at(MoveStep::Cutover, CrashPoint::AfterCommit);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, committed.notified()).await.unwrap();
+    stage.readdress("new", "localhost").await;
+    stage.crash();
+    stage.rests_in(id, MovePhase::Kept).await;
+    assert_eq!(stage.route().current().place.address.host, "localhost");
+
+    // And while it is kept: the way back follows, and the undo goes to where the source is now.
+    stage.readdress("new", "127.0.0.1").await;
+    stage.readdress("old", "localhost").await;
+    stage.restart_mover();
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_eq!(stage.route().current().place.address.host, "localhost");
+    load.end(&stage).await;
+    assert_clean(&stage, id, "old").await;
+}

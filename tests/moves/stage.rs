@@ -228,6 +228,23 @@ impl Stage {
         RawSession::connect(&record, "shop", None, &startup, deadline).await.unwrap()
     }
 
+    /// What ALTER SYSTEM does: the system and the routes to it get another address.
+    pub(crate) async fn readdress(&self, system: &str, host: &str) {
+        let name = SystemName::parse(system).unwrap();
+        let change = |record: &mut SystemRecord| {
+            record.address.host = host.to_owned();
+            Ok::<(), freehold::catalog::store::StoreError>(())
+        };
+        self.catalog.update(freehold::catalog::keys::system(&name), change).await.unwrap();
+        let change = |route: &mut RouteRecord| {
+            if route.place.system == name {
+                route.place.address.host = host.to_owned();
+            }
+            Ok::<(), freehold::catalog::store::StoreError>(())
+        };
+        self.catalog.update_route(&self.database, change).await.unwrap();
+    }
+
     /// Says where the other system finds this one for replication.
     pub(crate) async fn replicate_from(&self, system: &str, address: Option<Address>) {
         let change = |record: &mut SystemRecord| {
