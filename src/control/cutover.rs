@@ -1,7 +1,8 @@
 //! The cutover: the clients go from one system to the other, in either direction.
 //!
 //! ```text
-//!  open the other side, shut until now -> warm: twins -> calm: no long transaction -> latch -> fence ahead
+//!  open the other side, shut until now -> warm: twins -> calm: no long transaction -> nothing that is not carried
+//!      -> latch -> fence ahead
 //!      -> HOLD -> drained -> fence, proof, marker (one round trip) -> marker seen, sequences set -> sealed by one synced
 //!         commit -> compare-and-swap of the route = the point of no return = RELEASE -> stalls are collected
 //! ```
@@ -36,6 +37,7 @@ use super::frozen::Viewer;
 use super::orders::{Orders, Standing, Waited};
 use super::pause_report::Stopwatch;
 use super::settings::{CrashPoint, MoverSettings};
+use super::shape;
 use super::step::StepContext;
 use super::way::Way;
 
@@ -87,6 +89,7 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     let attempt = attempt(ctx, way);
     let preset = preset_sequences(&departure, &to_session).await?;
     calm(ctx, &from_session).await?;
+    shape::check(&from_session, &way.stream(ctx.ends().names())).await?;
 
     latch(ctx, &mut orders).await?;
     fence_ahead(ctx, &from, &from_session).await?;

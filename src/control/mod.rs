@@ -36,6 +36,7 @@ pub mod progress;
 pub mod provision;
 pub mod settings;
 pub mod settle;
+mod shape;
 pub mod step;
 mod stream;
 pub mod sweep;

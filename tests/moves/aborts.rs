@@ -320,3 +320,47 @@ async fn a_replication_connection_that_writes_is_shut_out_like_any_other() {
     assert!((acknowledged..=acknowledged + 1).contains(&stored), "{stored} stored, {acknowledged} told");
     load.end(&stage).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_replication_does_not_carry_keeps_the_clients_where_they_are() {
+    let stage = Stage::set().await;
+    stage.source.psql_in("shop", "CREATE UNLOGGED TABLE public.cache (a int)").unwrap();
+    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
+    let appears = [
+        ("SELECT lo_from_bytea(77, 'abc')", "SELECT lo_unlink(77)", "large objects"),
+        ("INSERT INTO cache VALUES (1)", "TRUNCATE cache", "public.cache"),
+    ];
+    for (make, remove, named) in appears {
+        let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
+        let id = stage.request_move().await;
+        tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+        stage.source.psql_in("shop", make).unwrap();
+        stage.crash();
+        let failure = stage.rests_in(id, MovePhase::RolledBack).await.failure.unwrap();
+        assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains(named)), "{failure:?}");
+        stage.source.psql_in("shop", remove).unwrap();
+        assert_clean(&stage, id, "old").await;
+    }
+    // The platform's own role passes the guard.
+    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    stage.source.psql_in("shop", "CREATE TABLE public.sneaked (id int PRIMARY KEY)").unwrap();
+    stage.crash();
+    let failure = stage.rests_in(id, MovePhase::RolledBack).await.failure.unwrap();
+    assert!(failure.detail.unwrap().contains("public.sneaked"));
+    stage.source.psql_in("shop", "DROP TABLE public.sneaked").unwrap();
+
+    // The same on the way back, where it can be removed and asked for again.
+    let id = stage.moved().await;
+    for (make, remove, named) in appears {
+        stage.target.psql_in("shop", make).unwrap();
+        stage.wish(id, MoveWish::Undo).await;
+        let failure = stage.rests_in(id, MovePhase::Kept).await.failure.unwrap();
+        assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains(named)), "{failure:?}");
+        stage.target.psql_in("shop", remove).unwrap();
+    }
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_clean(&stage, id, "old").await;
+}

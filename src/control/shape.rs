@@ -1,0 +1,68 @@
+//! What must still be true of the side that is left, right before its clients are held.
+//!
+//! The preflight has looked at all of it once, days ago perhaps. Replication carries the rows of the tables that were
+//! published then; what came into being since and is not carried would be missing after the commit.
+//!
+//! # Why
+//! The guard refuses changes of the shape, but not large objects and not rows of unlogged tables, which are no change of
+//! it; and it lets the platform's own role pass.
+
+use crate::error::{Blame, SqlState};
+use crate::system::{Session, SystemError, TableName, publications, tables};
+
+use super::error::StepError;
+use super::provision::published_tables;
+
+/// Fails where something would be missing on the other side: for now where the product can remove it, for good where the
+/// tables are not those that were published.
+pub(super) async fn check(session: &Session, publication: &str) -> Result<(), StepError> {
+    let doing = || StepError::doing("looking for what replication does not carry");
+    let lost = uncarried(session).await.map_err(doing())?;
+    if !lost.is_empty() {
+        return Err(StepError::NotNow {
+            message: "the database holds what replication does not carry".to_owned(),
+            detail: Some(format!("{}.", lost.join("; "))),
+        });
+    }
+    let wanted = published_tables(session).await.map_err(doing())?;
+    let published = publications::tables(session, publication).await.map_err(doing())?.unwrap_or_default();
+    match differing(&wanted, &published).as_slice() {
+        [] => Ok(()),
+        names => Err(changed(names)),
+    }
+}
+
+/// Large objects, and unlogged tables with rows.
+async fn uncarried(session: &Session) -> Result<Vec<String>, SystemError> {
+    const LOOKING: &str = "looking for what replication does not carry";
+    let mut found = Vec::new();
+    let objects: i64 = session.value(LOOKING, "SELECT count(*) FROM pg_largeobject_metadata", &[]).await?;
+    if objects > 0 {
+        found.push(format!("{objects} large objects"));
+    }
+    for table in tables::list(session).await?.iter().filter(|table| table.unlogged) {
+        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {})", table.name.sql());
+        if session.value::<bool>(LOOKING, &sql, &[]).await? {
+            found.push(format!("rows of the unlogged table {}", table.name));
+        }
+    }
+    Ok(found)
+}
+
+/// Names that only one of the two lists has.
+fn differing(wanted: &[TableName], published: &[TableName]) -> Vec<String> {
+    let only = |these: &[TableName], those: &[TableName]| -> Vec<String> {
+        these.iter().filter(|name| !those.contains(name)).map(ToString::to_string).collect()
+    };
+    [only(wanted, published), only(published, wanted)].concat()
+}
+
+fn changed(names: &[String]) -> StepError {
+    StepError::Forbidden {
+        sqlstate: SqlState::SHAPE_CHANGED,
+        blame: Blame::Platform,
+        message: "the tables of the database are not those that were published".to_owned(),
+        detail: Some(format!("Differing: {}.", names.join(", "))),
+        hint: Some("Somebody passed the guard. Move again, or drop what was made.".to_owned()),
+    }
+}
