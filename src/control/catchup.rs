@@ -25,6 +25,7 @@ use super::error::StepError;
 use super::machine::{Standing, standing};
 use super::step::StepContext;
 use super::stream::{Lag, Stream, Watcher};
+use super::views;
 use super::way::Way;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -46,7 +47,18 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     stream.start(&source, &target).await?;
     prepare_way_back(ctx, &source, &target).await?;
     guard_target(ctx, &target).await?;
-    until_near(ctx, stream).await
+    drop((source, target));
+    until_ready(ctx, stream).await
+}
+
+/// Waits until the other side of a stream is near, and shows what it should: materialized views are made of rows that
+/// have arrived. Filling them may take long, so it is waited once more.
+pub(super) async fn until_ready(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
+    until_near(ctx, stream.clone()).await?;
+    match views::catch_up(ctx, &stream.publisher, &stream.subscriber).await? {
+        true => until_near(ctx, stream).await,
+        false => Ok(()),
+    }
 }
 
 /// Removes the subscription and the way back. Safe to repeat, and after a `run` that never began. The source's slot goes
@@ -108,7 +120,7 @@ async fn guard_target(ctx: &StepContext, target: &Session) -> Result<(), StepErr
 }
 
 /// Waits until the other side of a stream has been near for a while.
-pub(super) async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
+async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
     let doing = || StepError::doing("watching replication");
     let mut watcher = Watcher::open(stream).await.map_err(doing())?;
     let mut eta = Eta::default();

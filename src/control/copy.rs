@@ -25,7 +25,7 @@ use super::ends::Ends;
 use super::error::StepError;
 use super::step::StepContext;
 use super::tools::Tools;
-use super::{provision, sweep, verify};
+use super::{provision, sweep, verify, views};
 
 /// Tries to find a slot whose snapshot has exactly the published tables.
 const SLOT_ATTEMPTS_MAX: u32 = 5;
@@ -289,7 +289,7 @@ async fn finish(ctx: &StepContext, source: &Session, target: &Session) -> Result
     copy_sequences(source, target).await.map_err(doing("copying sequences"))?;
     ctx.check()?;
     ctx.progress.say("refreshing materialized views");
-    refresh_views(source, target).await.map_err(doing("refreshing materialized views"))?;
+    views::refresh(source, target).await.map_err(doing("refreshing materialized views"))?;
     ctx.check()?;
     ctx.progress.say("gathering statistics");
     let analyze = async {
@@ -308,44 +308,4 @@ async fn copy_sequences(source: &Session, target: &Session) -> Result<(), System
     let names = reader.sequences().iter().map(|sequence| sequence.name.clone());
     let now: Vec<_> = names.zip(positions).collect();
     sequences::set(target, &now).await
-}
-
-/// Fills the materialized views of the target that are filled on the source. One that reads another waits for it: what
-/// could not be filled in a round is tried in the next, as long as a round fills any.
-pub async fn refresh_views(source: &Session, target: &Session) -> Result<(), SystemError> {
-    let filled = filled_views(source).await?;
-    let mut waiting = filled;
-    loop {
-        let mut not_yet = Vec::new();
-        let mut last = None;
-        let before = waiting.len();
-        for view in waiting {
-            let sql = format!("REFRESH MATERIALIZED VIEW {}", view.sql());
-            match target.batch("refreshing a materialized view", &sql).await {
-                Ok(()) => {}
-                Err(error) if error.is_refused_with("55000") => {
-                    last = Some(error);
-                    not_yet.push(view);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        match last {
-            None => return Ok(()),
-            Some(error) if not_yet.len() == before => return Err(error),
-            Some(_) => waiting = not_yet,
-        }
-    }
-}
-
-async fn filled_views(session: &Session) -> Result<Vec<TableName>, SystemError> {
-    const LISTING: &str = "listing materialized views";
-    let sql = "SELECT schemaname::text, matviewname::text FROM pg_matviews WHERE ispopulated ORDER BY 1, 2";
-    let rows = session.rows(LISTING, sql, &[]).await?;
-    rows.iter()
-        .map(|row| {
-            let schema: String = session.column(LISTING, row, 0)?;
-            Ok(TableName::new(schema, session.column::<String>(LISTING, row, 1)?))
-        })
-        .collect()
 }

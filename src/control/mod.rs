@@ -43,6 +43,7 @@ pub mod sweep;
 pub mod tools;
 pub mod undo_cutover;
 pub mod verify;
+mod views;
 pub mod way;
 
 pub use drive::Mover;

@@ -15,7 +15,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let stream = Stream::new(Way::Back, ctx.ends());
     if !has_committed(ctx).await? {
         check_way_back(ctx)?;
-        catchup::until_near(ctx, stream).await?;
+        catchup::until_ready(ctx, stream).await?;
     }
     cross(ctx, Way::Back).await
 }

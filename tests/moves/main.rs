@@ -136,3 +136,29 @@ async fn a_role_that_is_dropped_on_the_source_after_the_move_does_not_prevent_th
     stage.rests_in(id, MovePhase::Undone).await;
     assert_clean(&stage, id, "old").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn materialized_views_show_no_older_rows_after_a_move_than_before_it() {
+    let stage = Stage::set().await;
+    let views = "CREATE MATERIALIZED VIEW newest AS SELECT max(id) AS id FROM ledger;
+        CREATE MATERIALIZED VIEW above AS SELECT id + 1 AS id FROM newest";
+    stage.source.psql_in("shop", views).unwrap();
+    let write = |id: u32| {
+        format!(
+            "INSERT INTO ledger (id, client, number) VALUES ({id}, 1, 1);
+             REFRESH MATERIALIZED VIEW newest; REFRESH MATERIALIZED VIEW above"
+        )
+    };
+    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(stage::PATIENCE, copied.notified()).await.unwrap();
+    stage.source.psql_in("shop", &write(1_000_000)).unwrap();
+    stage.crash();
+    stage.rests_in(id, MovePhase::Kept).await;
+    let shown = "SELECT n.id, a.id FROM newest n, above a";
+    assert_eq!(stage.target.psql_in("shop", shown).unwrap(), "1000000|1000001");
+    stage.target.psql_in("shop", &write(2_000_000)).unwrap();
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_eq!(stage.source.psql_in("shop", shown).unwrap(), "2000000|2000001");
+}
