@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use freehold::control::{copy, preflight, provision, verify};
-use freehold::lab::{Major, Postgres};
+use freehold::lab::{Major, Majors, Postgres};
 use freehold::model::movement::StepEvent;
 use freehold::model::{MoveStep, SslMode, SystemRecord};
 use freehold::system::{Session, SystemError, fence, marker, pipe, roles, slots, subscriptions};
@@ -475,4 +475,38 @@ async fn the_platforms_sessions_go_under_tls_as_the_systems_record_says() {
     record.address.host = "localhost".into();
     assert!(is_tls(&record, Some(&connector)).await.unwrap());
     assert!(is_tls(&record, None).await.is_err(), "nobody vouches for the certificate");
+}
+
+/// Two servers that know an extension whose tables refer to each other. PostgreSQL 18 finds one outside of its installation.
+fn with_an_extension_of_tables(directory: &std::path::Path) -> Option<Pair> {
+    Majors::discover().find(Major::Number(18)).ok()?;
+    let files = directory.join("extension");
+    std::fs::create_dir(&files).unwrap();
+    std::fs::write(files.join("refs.control"), "default_version = '1.0'").unwrap();
+    let script = "CREATE TABLE parent (id int PRIMARY KEY, note text);
+        CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent);
+        INSERT INTO parent VALUES (1, 'of the extension');
+        INSERT INTO child VALUES (1, 1);
+        SELECT pg_extension_config_dump('parent', '');
+        SELECT pg_extension_config_dump('child', '')";
+    std::fs::write(files.join("refs--1.0.sql"), format!("{script};")).unwrap();
+    let path = format!("{}:$system", directory.display());
+    let start =
+        || builder(Major::Number(18)).setting("extension_control_path", path.clone()).start().unwrap();
+    Some(Pair { source: start(), target: start() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tables_of_an_extension_have_the_rows_of_the_source_whatever_they_refer_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(pair) = with_an_extension_of_tables(directory.path()) else { return };
+    pair.source.psql("CREATE DATABASE extended").unwrap();
+    let sql =
+        "CREATE EXTENSION refs; UPDATE parent SET note = 'changed'; INSERT INTO parent VALUES (2, 'ours');
+        INSERT INTO child VALUES (2, 2)";
+    pair.source.psql_in("extended", sql).unwrap();
+    let mut moving = Moving::of(&pair.source, &pair.target, "extended", &[]).await;
+    copied(&mut moving).await;
+    let rows = "SELECT p.note, c.id FROM parent p JOIN child c ON c.parent = p.id ORDER BY c.id";
+    assert_eq!(pair.target.psql_in("extended", rows).unwrap(), "changed|1\nours|2");
 }

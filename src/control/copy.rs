@@ -264,13 +264,15 @@ async fn copy_rows(ctx: &StepContext, ends: &Ends, snapshot: &str) -> Result<(),
     tables.retain(|table| !table.unlogged);
     drop(reader);
     let target = ctx.target_session().await?;
+    target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
     empty_extension_tables(&target).await.map_err(StepError::doing("emptying the tables of extensions"))?;
     let jobs = copy_rows::jobs(&tables, ctx.settings.copy_split_bytes);
     let workers = ctx.settings.copy_workers;
     copy_rows::copy(ends, snapshot, jobs, workers, &ctx.progress, &ctx.cancellation()).await
 }
 
-/// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source.
+/// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source. They are deleted and not
+/// truncated: for a session that acts as a replica no foreign key between them has a say.
 async fn empty_extension_tables(target: &Session) -> Result<(), SystemError> {
     const EMPTYING: &str = "emptying the tables of extensions";
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -278,7 +280,7 @@ async fn empty_extension_tables(target: &Session) -> Result<(), SystemError> {
     for row in &target.rows(EMPTYING, sql, &[]).await? {
         let schema: String = target.column(EMPTYING, row, 0)?;
         let table = TableName::new(schema, target.column::<String>(EMPTYING, row, 1)?);
-        target.batch(EMPTYING, &format!("TRUNCATE ONLY {}", table.sql())).await?;
+        target.batch(EMPTYING, &format!("DELETE FROM ONLY {}", table.sql())).await?;
     }
     Ok(())
 }

@@ -6,7 +6,8 @@
 //!
 //! # Why
 //! Text format: it is right between any two majors, and it is the server that spends the time. A whole table is
-//! truncated and written FREEZE in one transaction, so nobody has to visit its pages again. The sessions speak the
+//! truncated and written FREEZE in one transaction, so nobody has to visit its pages again; but one that an extension made
+//! has its foreign keys already, and cannot be truncated by itself. The sessions speak the
 //! database's own encoding on both sides: no conversion, and what is not valid travels as it is.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,10 +63,15 @@ impl Job {
         }
     }
 
+    /// Whether it is written to a table that is truncated in the same transaction.
+    fn is_frozen(&self) -> bool {
+        self.part == Part::Whole && !self.table.of_extension
+    }
+
     fn target_sql(&self) -> String {
         let (table, columns) = (self.table.name.sql(), column_list(&self.table.columns));
         let columns = if columns.is_empty() { columns } else { format!(" ({columns})") };
-        let freeze = if self.part == Part::Whole { " WITH (FREEZE)" } else { "" };
+        let freeze = if self.is_frozen() { " WITH (FREEZE)" } else { "" };
         format!("COPY {table}{columns} FROM STDIN{freeze}")
     }
 }
@@ -212,9 +218,9 @@ async fn copy_one(
     job: &Job,
 ) -> Result<(), SystemError> {
     const BEGINNING: &str = "beginning to copy a table";
-    let begin = match job.part {
-        Part::Whole => format!("BEGIN; TRUNCATE ONLY {}", job.table.name.sql()),
-        Part::Pages { .. } => "BEGIN".to_owned(),
+    let begin = match job.is_frozen() {
+        true => format!("BEGIN; TRUNCATE ONLY {}", job.table.name.sql()),
+        false => "BEGIN".to_owned(),
     };
     target.query(BEGINNING, &begin).await?;
     let mut meter = Meter { shared, left: job.bytes };
@@ -291,6 +297,7 @@ mod tests {
             identity: Identity::Usable,
             writes: Writes::default(),
             unlogged: false,
+            of_extension: false,
             columns: vec!["a".into(), "B".into()],
         }
     }

@@ -64,6 +64,8 @@ pub struct Table {
     pub identity: Identity,
     pub writes: Writes,
     pub unlogged: bool,
+    /// An extension's table of configuration: `CREATE EXTENSION` makes it with its rows and its foreign keys.
+    pub of_extension: bool,
     /// Columns that are copied, in order: all but generated ones.
     pub columns: Vec<String>,
 }
@@ -81,7 +83,8 @@ SELECT n.nspname::text, c.relname::text, c.oid,
        coalesce(pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid), 0),
        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
              AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
-       current_setting('block_size')::bigint
+       current_setting('block_size')::bigint,
+       EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence <> 't'
   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND n.nspname <> $1
@@ -111,6 +114,7 @@ pub async fn list(session: &Session) -> Result<Vec<Table>, SystemError> {
             identity: if usable { Identity::Usable } else { Identity::Missing },
             writes: Writes { changes: session.column(LISTING, row, 8)? },
             unlogged: session.column(LISTING, row, 6)?,
+            of_extension: session.column(LISTING, row, 11)?,
             columns: session.column(LISTING, row, 9)?,
         });
     }
