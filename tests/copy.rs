@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use freehold::control::{copy, preflight, provision, verify};
+use freehold::control::{MoverSettings, copy, preflight, provision, verify};
 use freehold::lab::{Major, Majors, Postgres};
 use freehold::model::movement::StepEvent;
 use freehold::model::{MoveStep, SslMode, SystemRecord};
@@ -509,4 +509,42 @@ async fn the_tables_of_an_extension_have_the_rows_of_the_source_whatever_they_re
     copied(&mut moving).await;
     let rows = "SELECT p.note, c.id FROM parent p JOIN child c ON c.parent = p.id ORDER BY c.id";
     assert_eq!(pair.target.psql_in("extended", rows).unwrap(), "changed|1\nours|2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_copied_is_not_locked_until_the_last_one_is() {
+    let pair = Pair::start();
+    pair.source.psql("CREATE DATABASE locked").unwrap();
+    let tables = "CREATE TABLE public.large AS SELECT n AS id, repeat('x', 100) AS filler FROM generate_series(1, 400000) n;
+        CREATE TABLE public.small (id int PRIMARY KEY)";
+    pair.source.psql_in("locked", tables).unwrap();
+    let settings = MoverSettings { copy_workers: 1, ..MoverSettings::default() };
+    let mut moving = Moving::with(&pair.source, &pair.target, "locked", &[], settings).await;
+    provisioned(&mut moving).await;
+    moving.ctx.note(MoveStep::Copy, StepEvent::Started).await.unwrap();
+    let copying = tokio::spawn(async move { copy::run(&mut moving.ctx).await });
+    // The schema is there, and the large table is under way: the small one is kept from the worker.
+    let there = "SELECT to_regclass('public.small') IS NOT NULL";
+    until_answer(&pair.target, "locked", there, "t").await;
+    let holder = pair.source.connect("locked").await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE public.small IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'public.small'::regclass AND NOT granted";
+    until_answer(&pair.source, "locked", waits, "1").await;
+    let held = "SELECT count(*) FROM pg_locks WHERE relation = 'public.large'::regclass";
+    assert_eq!(pair.source.psql_in("locked", held).unwrap(), "0");
+    holder.batch_execute("COMMIT").await.unwrap();
+    copying.await.unwrap().unwrap();
+    assert_eq!(pair.target.psql_in("locked", "SELECT count(*) FROM public.large").unwrap(), "400000");
+}
+
+async fn until_answer(server: &Postgres, dbname: &str, sql: &str, wanted: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = server.psql_in(dbname, sql);
+        if answer.as_deref().is_ok_and(|answer| answer == wanted) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sql}: {answer:?} and never {wanted}");
+        tokio::task::yield_now().await;
+    }
 }

@@ -180,20 +180,33 @@ fn begin_progress(progress: &Progress, jobs: &[Job], tables: usize) {
     });
 }
 
-/// Returns its session on the source, which holds a lock on every table that it read: as long as one part of a table is
-/// still to be read, nobody may move its rows to other pages (VACUUM FULL, CLUSTER).
+/// Returns its session on the source, which may still hold a lock on a table that others read: as long as one part of a
+/// table is to be read, nobody may move its rows to other pages (VACUUM FULL, CLUSTER). Where all that it has read is
+/// done, it begins another transaction in the same snapshot, so that a lock is held no longer than that.
 async fn work(shared: Arc<Shared>) -> Result<RawSession, StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
     let mut source = shared.ends.source.raw_session().await.map_err(doing("connecting to the source"))?;
     let mut target = shared.ends.target.raw_session().await.map_err(doing("connecting to the target"))?;
     prepare(&shared, &mut source, &mut target).await.map_err(doing("preparing to copy"))?;
+    let mut locked = Vec::new();
     loop {
         let next = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).jobs.pop();
+        if !locked.is_empty() && shared.are_done(&locked) {
+            begin_again(&shared, &mut source).await.map_err(doing("preparing to copy"))?;
+            locked.clear();
+        }
         let Some(job) = next else { return Ok(source) };
+        locked.push(job.table.oid);
         let copied = copy_one(&shared, &mut source, &mut target, &job).await;
         copied.map_err(|error| StepError::failed(format!("copying table {}", job.table.name), error))?;
         shared.finished(&job);
     }
+}
+
+/// Lets go of every lock, and reads on in the same snapshot.
+async fn begin_again(shared: &Shared, source: &mut RawSession) -> Result<(), SystemError> {
+    let sql = format!("COMMIT; {}", import_sql(&shared.snapshot));
+    source.query("reading on in a snapshot", &sql).await.map(drop)
 }
 
 async fn prepare(
@@ -261,6 +274,12 @@ impl Shared {
             let left = u128::from(now.bytes_total.saturating_sub(now.bytes_copied));
             now.eta_ms = (rate > 0).then(|| u64::try_from(left * 1000 / rate).unwrap_or(u64::MAX));
         });
+    }
+
+    /// Whether no part of these tables is left.
+    fn are_done(&self, tables: &[u32]) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.iter().all(|table| waiting.parts_left.get(table).is_none_or(|left| *left == 0))
     }
 
     fn finished(&self, job: &Job) {

@@ -1,12 +1,16 @@
 //! The guard: refuses changes of a database's shape while a move runs, and says why.
 //!
 //! Three event triggers share one function. `ddl_command_end` and `sql_drop` know what a command changed, so what is
-//! temporary passes, and so does `CREATE TABLE IF NOT EXISTS` of a table that exists. Commands that build CONCURRENTLY
-//! commit before their end, so a third one refuses them at their start.
+//! temporary passes, and so does `CREATE TABLE IF NOT EXISTS` of a table that exists. A third one refuses at the start what
+//! cannot wait for its end: commands that build CONCURRENTLY commit before, and ALTER and DROP TABLE would have waited for
+//! a lock by then, with everybody else who uses the table behind them.
 //!
 //! # Why
 //! Logical replication carries rows, not shapes. A column that appears on the source stops the apply worker; a grant
 //! that appears is silently missing after the move. Better a clear refusal that can be retried in a minute.
+//!
+//! Nobody knows at a command's start whether it means a temporary table, but a session that has none cannot mean one. With
+//! IF EXISTS the table may not exist, and the command changes nothing.
 //!
 //! The platform's role passes, and so does whoever acts as a replica: event triggers do not fire there.
 
@@ -41,7 +45,7 @@ pub async fn install(session: &Session, guard: &Guard<'_>) -> Result<(), SystemE
          CREATE EVENT TRIGGER {at_end} ON ddl_command_end EXECUTE FUNCTION {function}();
          CREATE EVENT TRIGGER {at_drop} ON sql_drop EXECUTE FUNCTION {function}();
          CREATE EVENT TRIGGER {at_start} ON ddl_command_start
-             WHEN TAG IN ('CREATE INDEX', 'DROP INDEX', 'ALTER TABLE') EXECUTE FUNCTION {function}();
+             WHEN TAG IN ('CREATE INDEX', 'DROP INDEX', 'ALTER TABLE', 'DROP TABLE') EXECUTE FUNCTION {function}();
          COMMIT",
         body = quote_literal(&body(guard)),
     );
@@ -81,7 +85,10 @@ fn body(guard: &Guard<'_>) -> String {
                  RETURN;
              END IF;
              IF tg_event = 'ddl_command_start' THEN
-                 refused := coalesce(current_query(), '') ~* '\\mconcurrently\\M';
+                 refused := coalesce(current_query(), '') ~* '\\mconcurrently\\M'
+                     OR tg_tag IN ('ALTER TABLE', 'DROP TABLE')
+                         AND coalesce(current_query(), '') !~* '\\mif\\s+exists\\M'
+                         AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema());
              ELSIF tg_event = 'sql_drop' THEN
                  refused := EXISTS (
                      SELECT FROM pg_event_trigger_dropped_objects() o

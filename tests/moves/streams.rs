@@ -208,3 +208,24 @@ async fn schema_changes_are_refused_on_both_sides_until_the_move_has_ended() {
     stage.rests_in(id, MovePhase::Finished).await;
     app.batch_execute("CREATE TABLE more (id int)").await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_change_is_refused_before_it_makes_anybody_wait_for_its_lock() {
+    let stage = Stage::set().await;
+    stage.moved().await;
+    let reader = stage.target.connect_as("shop", "app", crate::stage::APP_PASSWORD).await.unwrap();
+    reader.batch_execute("BEGIN; SELECT FROM account").await.unwrap();
+    let app = stage.target.connect_as("shop", "app", crate::stage::APP_PASSWORD).await.unwrap();
+    for change in ["ALTER TABLE account ADD COLUMN more int", "DROP TABLE account"] {
+        let refused = tokio::time::timeout(PATIENCE, app.batch_execute(change)).await.expect("it waits");
+        assert_eq!(refused.unwrap_err().code().unwrap().code(), "55006", "{change}");
+    }
+    // What is temporary, or not there, is nobody's business.
+    let passes = "DROP TABLE IF EXISTS never_there; CREATE TEMP TABLE cart (a int);
+        ALTER TABLE cart ADD COLUMN b int; DROP TABLE cart";
+    app.batch_execute(passes).await.unwrap();
+    app.batch_execute("CREATE TEMP TABLE cart (a int)").await.unwrap();
+    reader.batch_execute("COMMIT").await.unwrap();
+    let refused = app.batch_execute("ALTER TABLE account ADD COLUMN more int").await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "55006");
+}
