@@ -308,6 +308,9 @@ async fn a_setting_that_the_target_does_not_know_is_a_blocker(pair: Arc<Pair>) {
         fixture.pair.source.psql(&sql).unwrap();
     }
     fixture.blocks_until_cured("setting", gone).await;
+    // Known, and written with capitals.
+    fixture.pair.source.psql("ALTER DATABASE unknown_setting SET timezone = 'UTC'").unwrap();
+    assert_eq!(fixture.find("setting", "").await, None);
     fixture.pair.source.psql(&format!("ALTER ROLE unknown_setting_app SET {gone} = '{value}'")).unwrap();
     fixture.blocks_until_cured("setting", gone).await;
 }

@@ -98,7 +98,7 @@ async fn unknown_settings(
     role: &Role,
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_settings WHERE name = lower($1))";
+    let sql = "SELECT EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))";
     for stored in &role.settings {
         let name = stored.split_once('=').map_or(stored.as_str(), |(name, _)| name);
         if name.contains('.') || scene.target.value::<bool>("reading settings", sql, &[&name]).await? {
