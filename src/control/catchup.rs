@@ -23,6 +23,7 @@ use crate::system::{Session, publications, slots};
 use super::cutover::shut_again;
 use super::error::StepError;
 use super::machine::{Standing, standing};
+use super::resync;
 use super::step::StepContext;
 use super::stream::{Lag, Stream, Watcher};
 use super::views;
@@ -40,6 +41,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.progress.say("starting replication");
     // An aborted cutover may have left it open.
     shut_again(ctx, &ctx.ends().target).await?;
+    resync::run(ctx, Way::Forth).await?;
     let stream = Stream::new(Way::Forth, ctx.ends());
     let source = ctx.source_session().await?;
     let target = ctx.target_session().await?;

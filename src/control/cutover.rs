@@ -1,8 +1,8 @@
 //! The cutover: the clients go from one system to the other, in either direction.
 //!
 //! ```text
-//!  open the other side, shut until now -> warm: twins -> calm: no long transaction -> nothing that is not carried
-//!      -> latch -> fence ahead
+//!  open the other side, shut until now -> warm: twins -> nothing that is not carried, roles and settings
+//!      are the same -> calm: no long transaction -> latch -> fence ahead
 //!      -> HOLD -> drained -> fence, proof, marker (one round trip) -> marker seen, sequences set -> sealed by one synced
 //!         commit -> compare-and-swap of the route = the point of no return = RELEASE -> stalls are collected
 //! ```
@@ -37,9 +37,9 @@ use super::frozen::Viewer;
 use super::orders::{Orders, Standing, Waited};
 use super::pause_report::Stopwatch;
 use super::settings::{CrashPoint, MoverSettings};
-use super::shape;
 use super::step::StepContext;
 use super::way::Way;
+use super::{resync, shape};
 
 /// So many sequences are set in the pause, exactly; more are set ahead, and in the pause only those that ran further.
 /// Setting them waits for nothing: it happens while the marker is on its way. But a thousand take longer than that.
@@ -88,8 +88,9 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     let arrival = Arrival::prepare(&to_session, id).await.map_err(StepError::doing("preparing the pause"))?;
     let attempt = attempt(ctx, way);
     let preset = preset_sequences(&departure, &to_session).await?;
-    calm(ctx, &from_session).await?;
     shape::check(&from_session, &way.stream(ctx.ends().names())).await?;
+    resync::run(ctx, way).await?;
+    calm(ctx, &from_session).await?;
 
     latch(ctx, &mut orders).await?;
     fence_ahead(ctx, &from, &from_session).await?;

@@ -34,6 +34,7 @@ mod preflight_shape;
 mod preflight_systems;
 pub mod progress;
 pub mod provision;
+mod resync;
 pub mod settings;
 pub mod settle;
 mod shape;

@@ -28,7 +28,7 @@ use crate::system::{
     Session, SystemError, databases, facts, fence, guard, marker, publications, roles, tables,
 };
 
-use super::ends::Ends;
+use super::ends::{End, Ends};
 use super::error::StepError;
 use super::step::StepContext;
 use super::stream::Stream;
@@ -102,23 +102,24 @@ struct Needed {
 
 async fn needed_roles(ctx: &StepContext, source: &Session, ends: &Ends) -> Result<Needed, StepError> {
     let doing = || StepError::doing("reading the roles on the source");
-    let names = needed_role_names(ctx, source, ends).await?;
+    let names = needed_role_names(ctx, source, &ends.source).await?;
     let roles = roles::read(source, &names).await.map_err(doing())?;
     let memberships = roles::memberships(source, &names).await.map_err(doing())?;
     Ok(Needed { roles, memberships })
 }
 
-async fn needed_role_names(
+/// The roles that a database needs where it is now.
+pub(super) async fn needed_role_names(
     ctx: &StepContext,
-    source: &Session,
-    ends: &Ends,
+    session: &Session,
+    end: &End,
 ) -> Result<Vec<String>, StepError> {
     let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
     let role_of = |key: &str| key.rsplit_once('/').map(|(_, role)| role.to_owned());
     let logins: Vec<String> = logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect();
-    roles::needed_by(source, &ends.source.dbname, &logins, &platform_roles(ends).each())
+    roles::needed_by(session, &end.dbname, &logins, &platform_roles(&ctx.ends()).each())
         .await
-        .map_err(StepError::doing("listing the roles on the source"))
+        .map_err(StepError::doing("listing the roles of the database"))
 }
 
 /// Roles that never travel.
@@ -192,7 +193,7 @@ pub(super) async fn create_database(
         }
         _ => access,
     };
-    let opened = opened_access(target, ends, &access).await.map_err(doing())?;
+    let opened = opened_access(target, &ends.source, &ends.target, &access).await.map_err(doing())?;
     let system = ends.target.system.name.clone();
     ctx.remember(|facts| {
         facts.saved_fence.insert(system.clone(), opened.clone());
@@ -203,14 +204,19 @@ pub(super) async fn create_database(
     marker::create_helper(&session).await.map_err(doing())
 }
 
-/// Who may connect to the database on the target, as they could on the source.
-async fn opened_access(target: &Session, ends: &Ends, access: &Access) -> Result<SavedFence, SystemError> {
-    let now = fence::read(target, &ends.target.dbname).await?;
+/// Who may connect to the database on the side that it goes to, as they can on the other.
+pub(super) async fn opened_access(
+    target: &Session,
+    from: &End,
+    to: &End,
+    access: &Access,
+) -> Result<SavedFence, SystemError> {
+    let now = fence::read(target, &to.dbname).await?;
     let grantees = access.grants.iter().filter_map(|grant| grant.grantee.clone());
     let names: Vec<String> = grantees.chain([access.owner.clone()]).collect();
     let known: Vec<String> = roles::read(target, &names).await?.into_iter().map(|role| role.name).collect();
-    let platform = ends.source.system.admin_role.as_str();
-    // The platform's role on the source has no business on the target, unless it is the same.
+    let platform = from.system.admin_role.as_str();
+    // The platform's role on the one side has no business on the other, unless it is the same.
     let knows =
         |role: &str| (role != platform || role == now.owner) && known.iter().any(|known| known == role);
     Ok(fence::translated(access, &now.owner, knows))

@@ -6,6 +6,7 @@ use super::catchup;
 use super::cutover::{abort, cross};
 use super::error::StepError;
 use super::kept::check_way_back;
+use super::resync;
 use super::step::StepContext;
 use super::stream::Stream;
 use super::way::Way;
@@ -15,6 +16,8 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let stream = Stream::new(Way::Back, ctx.ends());
     if !has_committed(ctx).await? {
         check_way_back(ctx)?;
+        // Before the twins, which log in there.
+        resync::run(ctx, Way::Back).await?;
         catchup::until_ready(ctx, stream).await?;
     }
     cross(ctx, Way::Back).await

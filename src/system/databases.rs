@@ -7,7 +7,7 @@
 
 use super::facts::{DatabaseFacts, LocaleProvider};
 use super::names::{DATABASE_MARK, MoveNames, quote_ident, quote_literal};
-use super::roles::set_clause;
+use super::roles::{reset_clause, set_clause};
 use super::{Session, SystemError};
 
 /// Whose a database of a name is.
@@ -128,6 +128,34 @@ pub async fn drop_by_oid(session: &Session, oid: u32) -> Result<(), SystemError>
 pub async fn unmark(session: &Session, dbname: &str) -> Result<(), SystemError> {
     let sql = format!("ALTER DATABASE {} RESET {DATABASE_MARK}", quote_ident(dbname));
     session.batch("taking the mark from a database", &sql).await
+}
+
+/// A setting of a database: of a role in it or of everybody, as `name=value`.
+pub type Setting = (Option<String>, String);
+
+/// The settings of a database, without the mark of a move.
+pub async fn settings(session: &Session, dbname: &str) -> Result<Vec<Setting>, SystemError> {
+    let mut settings = super::roles::database_settings(session, dbname).await?;
+    settings.retain(|(_, stored)| !stored.starts_with(DATABASE_MARK));
+    Ok(settings)
+}
+
+/// Takes settings of a database away.
+pub async fn reset_settings(
+    session: &Session,
+    dbname: &str,
+    settings: &[Setting],
+) -> Result<(), SystemError> {
+    let database = quote_ident(dbname);
+    for (role, stored) in settings {
+        let reset = reset_clause(stored);
+        let sql = match role {
+            Some(role) => format!("ALTER ROLE {} IN DATABASE {database} {reset}", quote_ident(role)),
+            None => format!("ALTER DATABASE {database} {reset}"),
+        };
+        session.batch("taking away the settings of a database", &sql).await?;
+    }
+    Ok(())
 }
 
 /// Sets what `ALTER DATABASE SET` and `ALTER ROLE IN DATABASE SET` had set elsewhere, and the comment.

@@ -41,7 +41,7 @@ impl std::fmt::Debug for Role {
 
 impl Role {
     /// Never set is the same as infinity.
-    fn ends_at(&self) -> Option<&str> {
+    pub(crate) fn ends_at(&self) -> Option<&str> {
         self.valid_until.as_deref().filter(|&until| until != "infinity")
     }
 
@@ -93,6 +93,16 @@ pub struct Membership {
     pub inherit: Option<bool>,
     /// PostgreSQL 16: the member may SET ROLE.
     pub set: Option<bool>,
+}
+
+impl Membership {
+    /// Whether `other` gives as much and no more. What an older server does not tell is the member's INHERIT.
+    pub fn is_met_by(&self, other: &Membership) -> bool {
+        let same = |a: Option<bool>, b: Option<bool>| a.is_none() || b.is_none() || a == b;
+        (&self.role, &self.member, self.admin) == (&other.role, &other.member, other.admin)
+            && same(self.inherit, other.inherit)
+            && same(self.set, other.set)
+    }
 }
 
 /// The roles that a database needs: those that own something in it, are named in a right, a policy or a default
@@ -215,6 +225,35 @@ pub async fn create(session: &Session, role: &Role, mark: &str) -> Result<(), Sy
     or_rolled_back(session, session.batch("creating a role", &sql).await).await
 }
 
+/// Makes a role what `wanted` says, its verifier and its settings too, all or nothing; `now` is what it is.
+pub async fn alter(session: &Session, wanted: &Role, now: &Role) -> Result<(), SystemError> {
+    let name = quote_ident(&wanted.name);
+    let mut sql =
+        format!("BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {name} {}", wanted.options_sql());
+    // What a role has not is not among its options.
+    if wanted.verifier.is_none() {
+        sql.push_str(" PASSWORD NULL");
+    }
+    if wanted.valid_until.is_none() && now.valid_until.is_some() {
+        sql.push_str(" VALID UNTIL 'infinity'");
+    }
+    sql.push(';');
+    for stored in now.settings.iter().filter(|stored| !wanted.settings.contains(stored)) {
+        sql.push_str(&format!("ALTER ROLE {name} {};", reset_clause(stored)));
+    }
+    for stored in wanted.settings.iter().filter(|stored| !now.settings.contains(stored)) {
+        sql.push_str(&format!("ALTER ROLE {name} {};", set_clause(stored)));
+    }
+    sql.push_str("COMMIT");
+    or_rolled_back(session, session.batch("changing a role", &sql).await).await
+}
+
+/// Ends a membership.
+pub async fn revoke_membership(session: &Session, membership: &Membership) -> Result<(), SystemError> {
+    let (role, member) = (quote_ident(&membership.role), quote_ident(&membership.member));
+    session.batch("revoking a membership", &format!("REVOKE {role} FROM {member}")).await
+}
+
 /// Makes `membership` true on this system, if it is not.
 pub async fn grant_membership(session: &Session, membership: &Membership) -> Result<(), SystemError> {
     let version = super::facts::version_num(session).await?;
@@ -259,16 +298,6 @@ pub async fn comment(session: &Session, name: &str, text: Option<&str>) -> Resul
     let text = text.map_or_else(|| "NULL".to_owned(), quote_literal);
     let sql = format!("COMMENT ON ROLE {} IS {text}", quote_ident(name));
     session.batch("commenting a role", &sql).await
-}
-
-/// Gives a role the verifier that it has elsewhere.
-pub async fn set_verifier(session: &Session, name: &str, verifier: Option<&str>) -> Result<(), SystemError> {
-    let password = verifier.map_or_else(|| "NULL".to_owned(), quote_literal);
-    let sql = format!(
-        "BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {} PASSWORD {password}; COMMIT",
-        quote_ident(name)
-    );
-    or_rolled_back(session, session.batch("setting a verifier", &sql).await).await
 }
 
 /// Creates the role that a move's subscriptions log in with, or gives it a new password. It may connect to `dbname`
@@ -348,9 +377,19 @@ pub fn set_clause(stored: &str) -> String {
         }
         false => quote_literal(value),
     };
-    // A custom setting has a dot that separates two identifiers.
-    let name: Vec<String> = name.split('.').map(quote_ident).collect();
-    format!("SET {} TO {value}", name.join("."))
+    format!("SET {} TO {value}", setting_name(name))
+}
+
+/// What takes a stored `name=value` away.
+pub fn reset_clause(stored: &str) -> String {
+    let name = stored.split_once('=').map_or(stored, |(name, _)| name);
+    format!("RESET {}", setting_name(name))
+}
+
+/// A custom setting has a dot that separates two identifiers.
+fn setting_name(name: &str) -> String {
+    let parts: Vec<String> = name.split('.').map(quote_ident).collect();
+    parts.join(".")
 }
 
 /// `"a b", c` as `a b` and `c`.

@@ -113,7 +113,7 @@ async fn a_database_with_short_timeouts_moves() {
         stage.source.psql(&format!("ALTER DATABASE shop SET {timeout} = '50ms'")).unwrap();
     }
     if stage.target.major >= 17 {
-        stage.target.psql("ALTER SYSTEM SET transaction_timeout = '100ms'").unwrap();
+        stage.target.psql("ALTER SYSTEM SET transaction_timeout = '500ms'").unwrap();
         stage.target.psql("SELECT pg_reload_conf()").unwrap();
     }
     let id = stage.moved().await;
@@ -161,4 +161,63 @@ async fn materialized_views_show_no_older_rows_after_a_move_than_before_it() {
     stage.wish(id, MoveWish::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(stage.source.psql_in("shop", shown).unwrap(), "2000000|2000001");
+}
+
+/// What a server knows of the application: its roles, their passwords, their memberships, what is set for the database.
+fn known(server: &freehold::lab::Postgres) -> String {
+    let sql = "SELECT rolname, rolpassword, rolconnlimit, rolvaliduntil FROM pg_authid WHERE rolname !~ '^(pg_|postgres|freehold)' ORDER BY 1;
+        SELECT m.roleid::regrole, m.member::regrole FROM pg_auth_members m WHERE m.member::regrole::text !~ '^(pg_|postgres)' ORDER BY 1, 2;
+        SELECT s.setrole::regrole, c FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE c !~ '^freehold' ORDER BY 1, 2";
+    server.psql(sql).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_and_settings_that_change_under_a_move_are_the_same_after_it_in_either_direction() {
+    let stage = Stage::set().await;
+    for sql in [
+        "CREATE ROLE team",
+        "CREATE ROLE left_team",
+        "GRANT left_team TO app",
+        "ALTER ROLE app SET work_mem = '5MB'",
+        "ALTER DATABASE shop SET search_path = public, pg_temp",
+        "ALTER DATABASE shop SET DateStyle = 'German'",
+    ] {
+        stage.source.psql(sql).unwrap();
+    }
+    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    let waited = tokio::time::timeout(stage::PATIENCE / 8, copied.notified()).await;
+    assert!(waited.is_ok(), "{:#?}", stage.movement(id).await);
+    let changes = |name: &str, secret: &str| {
+        [
+            format!("CREATE ROLE {name} LOGIN PASSWORD '{secret}'"),
+            format!("GRANT CONNECT ON DATABASE shop TO {name}"),
+            "ALTER ROLE app CONNECTION LIMIT 33 VALID UNTIL '2099-01-01'".to_owned(),
+            "ALTER ROLE app RESET work_mem".to_owned(),
+            format!("GRANT team TO app; GRANT team TO {name}; REVOKE left_team FROM app"),
+            format!("ALTER ROLE {name} IN DATABASE shop SET work_mem = '6MB'"),
+            "ALTER DATABASE shop RESET DateStyle".to_owned(),
+            format!("ALTER DATABASE shop SET application_name = '{name}'"),
+        ]
+    };
+    for sql in changes("first", "one") {
+        stage.source.psql(&sql).unwrap();
+    }
+    stage.crash();
+    stage.rests_in(id, MovePhase::Kept).await;
+    assert_eq!(known(&stage.target), known(&stage.source));
+    stage.target.connect_as("shop", "first", "one").await.expect("a role that was made during the move");
+
+    for sql in changes("second", "two") {
+        stage.target.psql(&sql).unwrap();
+    }
+    stage.target.psql("ALTER ROLE first PASSWORD 'three'; ALTER ROLE app CONNECTION LIMIT -1").unwrap();
+    let there = known(&stage.target);
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_eq!(known(&stage.source), there);
+    for (role, secret) in [("first", "three"), ("second", "two")] {
+        stage.source.connect_as("shop", role, secret).await.expect("a role that was changed after the move");
+    }
+    assert_clean(&stage, id, "old").await;
 }
