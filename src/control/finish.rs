@@ -18,6 +18,7 @@ use super::machine::went_back;
 use super::settle::NOTE_WENT_BACK;
 use super::step::StepContext;
 use super::sweep;
+use super::verify::Difference;
 
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): the object id of the copy that is closed or dropped.
 const NOTE_OLD_COPY: &str = "old_copy_oid";
@@ -77,8 +78,9 @@ fn closed_name(dbname: &str, id: u64) -> String {
 }
 
 async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
-    verify_return(ctx, ends).await?;
+    // The clients are there: nothing of the target keeps it from being cleaned.
     let source = sweep::objects(&ends.source, ends.names()).await;
+    verify_return(ctx, ends).await?;
     let stayed = sweep::made_database(ends).await;
     source.map_err(StepError::doing("cleaning the source"))?;
     let stayed = stayed.map_err(StepError::doing("cleaning the target"))?;
@@ -93,10 +95,14 @@ async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
 async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
     let is_known_to_differ = ctx.facts().notes.contains_key(NOTE_WENT_BACK);
     let Some(source) = ctx.frozen.take().filter(|_| !is_known_to_differ) else { return Ok(()) };
-    let doing = || StepError::doing("reading the target as it was");
-    let target = Frozen::of(&ends.target).await.map_err(doing())?;
-    ctx.progress.say("comparing the rows of both sides");
-    let (_, differences) = Frozen::compare(&source, &target, ctx.settings.copy_workers).await?;
+    let differences = match differences(ctx, &source, ends).await {
+        Ok(differences) => differences,
+        Err(error) => {
+            // It has proved nothing: the next try compares again.
+            ctx.frozen = Some(source);
+            return Err(error);
+        }
+    };
     if differences.is_empty() {
         return Ok(());
     }
@@ -107,6 +113,13 @@ async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepErr
         detail: Some(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
         hint: Some(format!("Both copies are kept. Compare them, then run FINISH MOVE {}.", ctx.id())),
     })
+}
+
+async fn differences(ctx: &StepContext, source: &Frozen, ends: &Ends) -> Result<Vec<Difference>, StepError> {
+    let target = Frozen::of(&ends.target).await.map_err(StepError::doing("reading the target as it was"))?;
+    ctx.progress.say("comparing the rows of both sides");
+    let (_, differences) = Frozen::compare(source, &target, ctx.settings.copy_workers).await?;
+    Ok(differences)
 }
 
 #[cfg(test)]
