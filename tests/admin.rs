@@ -624,6 +624,32 @@ async fn plan_move_names_what_is_in_the_way() {
     let first = row(&admin, "PLAN MOVE DATABASE shop TO pg-b").await;
     assert_eq!(first["severity"].as_deref(), Some("blocker"));
     assert!(first["cure"].is_some());
+
+    // What is Freehold's own to cure is cured by the words of the report.
+    run(&admin, "ALTER SYSTEM pg-b CORDON").await;
+    let cure = planned(&admin, "target_closed").await.expect("a cordoned target");
+    run(&admin, &cure).await;
+    assert_eq!(planned(&admin, "target_closed").await, None);
+    target.stop().unwrap();
+    let cure = planned(&admin, "target_unreachable").await.expect("a target that is down");
+    target.restart().unwrap();
+    run(&admin, &cure).await;
+    assert_eq!(planned(&admin, "target_unreachable").await, None);
+    source.stop().unwrap();
+    let cure = planned(&admin, "source_unreachable").await.expect("a source that is down");
+    source.restart().unwrap();
+    run(&admin, &cure).await;
+    assert_eq!(planned(&admin, "source_unreachable").await, None);
+}
+
+/// The cure of a finding; None where there is no such finding.
+async fn planned(admin: &Client, check: &str) -> Option<String> {
+    let messages = admin.simple_query("PLAN MOVE DATABASE shop TO pg-b").await.unwrap();
+    let found = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) if row.get("check") == Some(check) => Some(row),
+        _ => None,
+    });
+    found.map(|row| row.get("cure").unwrap_or_default().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,14 +35,92 @@ const ON_THE_WAY: &[(&str, &[&str])] = &[
 ];
 
 const ON_THE_WAY_BACK: &[&str] = &[
+    "undo_cutover:before_intent",
     "undo_cutover:after_intent",
     "undo_cutover:warmed",
+    "undo_cutover:fenced_ahead",
     "undo_cutover:held",
     "undo_cutover:fenced",
+    "undo_cutover:marker_seen",
     "undo_cutover:before_commit",
     "undo_cutover:after_commit",
     "undo_cutover:before_outcome",
 ];
+
+/// One move meets all of them, one after the other: the process that takes over ends at the next.
+const BEFORE_EACH_STEP: &[&str] = &[
+    "preflight:before_intent",
+    "provision:before_intent",
+    "copy:before_intent",
+    "catchup:before_intent",
+    "cutover:before_intent",
+    "settle:before_intent",
+];
+
+const AROUND_THE_FINISH: &[&str] =
+    &["finish:before_intent", "finish:after_intent", "finish:before_outcome", "finish:after_outcome"];
+
+const AROUND_EACH_UNDO: &[&str] =
+    &["before_undo_intent", "after_undo_intent", "before_undo_outcome", "after_undo_outcome"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_is_killed_before_each_step_and_around_its_end_is_finished_all_the_same() {
+    let mut stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    stage.freehold.restart(Some(BEFORE_EACH_STEP[0]));
+    let load = Load::start_named(&login, 4, "before").await;
+    let _ = stage.freehold.admin().await.try_run("MOVE DATABASE shop TO SYSTEM new").await;
+    crash_at_each(&mut stage, &BEFORE_EACH_STEP[1..]);
+    let admin = stage.freehold.admin().await;
+    let id = admin.run("SHOW MOVES").await[0]["id"].clone();
+    admin.wait_for_phase(&id, &["kept"]).await;
+    let mut acknowledged = load.finish().await.acknowledged;
+
+    stage.freehold.restart(Some(AROUND_THE_FINISH[0]));
+    let load = Load::start_named(&login, 4, "around").await;
+    let _ = stage.freehold.admin().await.try_run(&format!("FINISH MOVE {id}")).await;
+    crash_at_each(&mut stage, &AROUND_THE_FINISH[1..]);
+    stage.freehold.admin().await.wait_for_phase(&id, &["finished"]).await;
+    acknowledged.extend(load.finish().await.acknowledged);
+    writes_again(&login).await;
+    nothing_is_left(&stage, "the end").await;
+    nothing_is_lost(&login, &acknowledged, "the end").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_that_is_killed_around_each_undo_is_finished_all_the_same() {
+    let mut stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    let around = |step: &'static str| AROUND_EACH_UNDO.iter().map(move |point| format!("{step}:{point}"));
+    let points: Vec<String> =
+        ["cutover", "catchup", "copy", "provision"].into_iter().flat_map(around).collect();
+    let points: Vec<&str> = points.iter().map(String::as_str).collect();
+    stage.freehold.restart(Some(points[0]));
+    let load = Load::start_named(&login, 4, "rollback").await;
+    // What cannot travel keeps the cutover waiting until the move is cancelled: then there is everything to undo.
+    let pinned = login.connect().await;
+    pinned.batch_execute("CREATE TEMP TABLE cart (id int)").await.unwrap();
+    let admin = stage.freehold.admin().await;
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["cutover"]).await;
+    let _ = admin.try_run(&format!("CANCEL MOVE {id}")).await;
+    crash_at_each(&mut stage, &points[1..]);
+    stage.freehold.admin().await.wait_for_phase(&id, &["rolled back"]).await;
+    let acknowledged = load.finish().await.acknowledged;
+    writes_again(&login).await;
+    nothing_is_left(&stage, "the rollback").await;
+    nothing_is_lost(&login, &acknowledged, "the rollback").await;
+}
+
+/// The process is on its way to a crash; whoever takes over runs into the next one, and the last goes on.
+fn crash_at_each(stage: &mut Stage, points: &[&str]) {
+    for next in points.iter().copied().map(Some).chain([None]) {
+        eprintln!("crash, then {next:?}");
+        stage.freehold.crash_into(next, Duration::from_secs(120));
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_was_killed_anywhere_resumes_or_is_undone_and_loses_nothing() {

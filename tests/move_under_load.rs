@@ -85,6 +85,43 @@ async fn a_writer_that_bypasses_the_proxy_is_refused_by_the_fence() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_are_held_past_the_budget_go_on_at_the_source_without_an_error() {
+    let stage = Stage::set_with("cutover_attempts = 2\ncutover_retry_delay = \"100ms\"").await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    let admin = stage.freehold.admin().await;
+    let load = Load::start(&login, 8).await;
+    // Young enough for the hold to begin, and longer than the hold may last.
+    let slow = login.connect().await;
+    let sleeper = tokio::spawn(async move {
+        let mut slept = 0;
+        while slept < 1_000 {
+            match slow.batch_execute("SELECT pg_sleep(1)").await {
+                Ok(()) => slept += 1,
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    });
+    let id = admin.run("MOVE DATABASE shop TO SYSTEM new MAX PAUSE '300ms'").await[0]["move"].clone();
+    admin.wait_for_phase(&id, &["rolled back"]).await;
+    let failure = admin.property(&id, "failure").await;
+    load.goes_on(100).await;
+    sleeper.abort();
+    assert!(sleeper.await.is_err_and(|ended| ended.is_cancelled()), "the long statement met an error");
+    let verdict = load.finish().await;
+    verdict.assert_clean(&login.connect().await).await;
+    assert!(
+        verdict.longest > Duration::from_millis(200),
+        "nobody was held: {failure}, {:?}",
+        verdict.longest
+    );
+    assert_eq!(major(&login).await, stage.source.major);
+    assert_eq!(leftovers(&stage.source).await, Vec::<String>::new());
+    assert_eq!(leftovers(&stage.target).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cutover_over_its_budget_is_aborted_and_every_client_goes_on_at_the_source() {
     let short =
         "cutover_attempts = 2\ncutover_retry_delay = \"100ms\"\npin_wait = \"500ms\"\nwarm_timeout = \"1s\"";

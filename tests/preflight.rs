@@ -446,8 +446,14 @@ async fn a_system_that_does_not_answer_is_a_finding(pair: Arc<Pair>) {
     fixture.plan.ends.target.system.address.port = 1;
     let finding = fixture.find("target_unreachable", "new").await.unwrap();
     assert_eq!(finding.severity, FindingSeverity::Blocker);
+    assert!(finding.cure.unwrap().contains("ALTER SYSTEM new HOST '127.0.0.1' PORT 1;"));
     fixture.plan.ends.target.system.address.port = port;
     assert_eq!(fixture.find("target_unreachable", "").await, None);
+
+    fixture.plan.ends.source.system.address.port = 1;
+    let finding = fixture.find("source_unreachable", "old").await.unwrap();
+    assert_eq!(finding.severity, FindingSeverity::Blocker);
+    assert!(finding.cure.unwrap().contains("ALTER SYSTEM old HOST '127.0.0.1' PORT 1;"));
 }
 
 async fn an_older_target_and_missing_programs_are_blockers(pair: Arc<Pair>) {

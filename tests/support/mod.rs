@@ -165,10 +165,19 @@ impl Freehold {
 
     /// Waits for the process to end by itself, and starts it again without a crash point.
     pub fn restart_after_crash(&mut self, within: Duration) -> ExitStatus {
+        self.crash_into(None, within)
+    }
+
+    /// Waits for the process to end by itself, and starts one that will abort at the next point.
+    pub fn crash_into(&mut self, next: Option<&str>, within: Duration) -> ExitStatus {
         let status = self.wait_for_end(within);
         assert_eq!(status.signal(), Some(6), "it ended by abort and not otherwise: {status}");
-        self.process = spawn(&self.files.path().join("freehold.toml"), None);
-        self.wait_until_ready();
+        self.process = spawn(&self.files.path().join("freehold.toml"), next);
+        match next {
+            None => self.wait_until_ready(),
+            // It may be there before it is ready.
+            Some(_) => drop(self.listen()),
+        }
         status
     }
 
@@ -193,6 +202,12 @@ impl Freehold {
     }
 
     fn wait_until_ready(&mut self) {
+        let told = self.listen();
+        told.recv_timeout(Duration::from_secs(30)).expect("freehold says that it is ready");
+    }
+
+    /// Reads what the process prints until it ends; tells when it is ready.
+    fn listen(&mut self) -> mpsc::Receiver<()> {
         let stdout = self.process.stdout.take().expect("a pipe");
         let (ready, told) = mpsc::channel();
         std::thread::spawn(move || {
@@ -206,7 +221,7 @@ impl Freehold {
             }
             let _ = lines.read_to_end(&mut Vec::new());
         });
-        told.recv_timeout(Duration::from_secs(30)).expect("freehold says that it is ready");
+        told
     }
 
     pub async fn admin(&self) -> Admin {
