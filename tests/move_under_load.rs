@@ -7,6 +7,7 @@ mod support;
 use std::io::{BufRead as _, BufReader};
 use std::process::{ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use support::ledger::{self, Load};
 use support::{Stage, leftovers, texts, until};
