@@ -49,6 +49,8 @@ pub enum Finding {
     LockUnclear,
     /// PREPARE of a statement that calls lock functions.
     LockPrepared,
+    /// PREPARE of a statement that calls `set_config`.
+    ChangePrepared,
     /// EXECUTE of an SQL-level prepared statement.
     Executes,
     /// State outside of what can travel, and what to call it.
@@ -123,7 +125,8 @@ const QUIET: &[&[u8]] = &[
     b"CHECKPOINT",
 ];
 
-/// COMMIT runs deferred triggers; FETCH and MOVE run the cursor's query; maintenance runs index expressions.
+/// COMMIT runs deferred triggers; FETCH and MOVE run the cursor's query; maintenance runs index expressions. What EXECUTE
+/// runs was seen when it was prepared ([`Finding::Executes`]).
 const RUNS: &[&[u8]] = &[
     b"SELECT",
     b"INSERT",
@@ -140,6 +143,7 @@ const RUNS: &[&[u8]] = &[
     b"TABLE",
     b"TRUNCATE",
     b"CALL",
+    b"EXECUTE",
     b"ANALYZE",
     b"VACUUM",
     b"REFRESH",
@@ -164,8 +168,10 @@ fn screen(sql: &[u8]) -> Option<Effect> {
         return None;
     };
     let effect = effect_of(verb);
-    let names_settings = verb.eq_ignore_ascii_case(b"CALL") || verb.eq_ignore_ascii_case(b"SHOW");
-    if effect == Effect::Changes || names_settings {
+    // Their arguments may name settings, and what EXECUTE runs stands elsewhere.
+    let is_more_than_its_text =
+        [&b"CALL"[..], b"SHOW", b"EXECUTE"].iter().any(|known| verb.eq_ignore_ascii_case(known));
+    if effect == Effect::Changes || is_more_than_its_text {
         return None;
     }
     let mut from = lexer.offset();
@@ -358,6 +364,9 @@ impl Scanner<'_> {
         let is = |name: &[u8]| function.eq_ignore_ascii_case(name);
         if is(b"set_config") {
             self.raise(Effect::Changes);
+            if context == Context::Prepared {
+                (self.sink)(Finding::ChangePrepared);
+            }
             return calls::set_config(*lexer, self.sink);
         }
         if is(b"current_setting") {

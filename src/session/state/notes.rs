@@ -46,6 +46,8 @@ pub(super) struct Notes {
     pub(super) suspects_overflow: bool,
     /// SQL-level PREPARE of a statement that locks was seen.
     pub(super) sql_prepared_lock: bool,
+    /// SQL-level PREPARE of a statement that changes the session was seen.
+    pub(super) sql_prepared_change: bool,
     pub(super) ledger: Ledger,
     pub(super) pending: Vec<Pending>,
     pub(super) foreign: Vec<&'static str>,
@@ -63,10 +65,19 @@ impl Notes {
             Finding::Lock(call) => suspect.calls.push(call),
             Finding::LockUnclear => suspect.unclear = true,
             Finding::LockPrepared => self.sql_prepared_lock = true,
-            Finding::Executes => suspect.unclear |= self.sql_prepared_lock,
+            Finding::ChangePrepared => self.sql_prepared_change = true,
+            Finding::Executes => self.executes(suspect),
             Finding::Foreign(what) => self.foreign_state(what),
             Finding::SequenceMemory => self.sequence_memory = true,
         }
+    }
+
+    /// EXECUTE runs any prepared statement, whichever way it was made.
+    fn executes(&self, suspect: &mut Suspect) {
+        let locks = |known: &Suspect| known.unclear || !known.calls.is_empty();
+        suspect.unclear |=
+            self.sql_prepared_lock || self.suspects_overflow || self.statements.values().any(locks);
+        suspect.changes |= suspect.unclear || self.sql_prepared_change || !self.statements.is_empty();
     }
 
     /// Names of settings are compared as PostgreSQL compares them, without regard to case.

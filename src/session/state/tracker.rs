@@ -321,6 +321,7 @@ impl StateTracker {
                 notes.ledger.all_released();
                 notes.statements.clear();
                 notes.sql_prepared_lock = false;
+                notes.sql_prepared_change = false;
                 notes.suspects_overflow = false;
                 // RESET ALL is part of it; inside a transaction it is refused, so it cannot be rolled back.
                 notes.settings_computed = false;

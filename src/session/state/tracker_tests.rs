@@ -221,6 +221,30 @@ fn executing_by_the_protocol_what_sql_prepared_may_lock() {
 }
 
 #[test]
+fn an_execute_changes_the_session_only_where_something_that_was_prepared_does() {
+    let executed = |prepare: &dyn Fn(&mut StateTracker)| {
+        let mut tracker = StateTracker::new();
+        tracker.use_hints(Arc::default());
+        prepare(&mut tracker);
+        settle(&mut tracker, &[]);
+        simple(&mut tracker, "execute s (1)", &[]);
+        tracker.freshness()
+    };
+    let by_sql = |sql: &'static str| move |tracker: &mut StateTracker| simple(tracker, sql, &[]);
+    assert_eq!(executed(&by_sql("prepare s as select $1 + 1")), Freshness::Fresh);
+    assert_eq!(
+        executed(&by_sql("prepare s as select set_config('work_mem', '1MB', false)")),
+        Freshness::Stale
+    );
+    assert_eq!(executed(&by_sql("prepare s as select pg_advisory_lock(1)")), Freshness::Stale);
+    let by_protocol = |tracker: &mut StateTracker| {
+        tracker.on_parse(b"s\0select set_config('work_mem', '1MB', false)\0\0\0");
+        tracker.on_ready(TransactionStatus::Idle);
+    };
+    assert_eq!(executed(&by_protocol), Freshness::Stale);
+}
+
+#[test]
 fn a_lock_that_nobody_was_seen_to_take_is_asked_for_until_it_is_gone() {
     let mut tracker = StateTracker::new();
     tracker.use_hints(Arc::default());
