@@ -75,6 +75,13 @@ enum Wait {
     Order,
 }
 
+/// A word for each direction.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    requests: bool,
+    answers: bool,
+}
+
 /// What of the server's messages matters for the connection's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LastWords {
@@ -175,11 +182,12 @@ impl Relay {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch();
+        let mut round = Round { requests: true, answers: true };
         for _ in 0..ROUNDS_MAX {
             if self.turns.poll_turned(cx.waker()).is_ready() {
                 self.due = true;
             }
-            let moved = match self.poll_round(cx, &mut scratch) {
+            let moved = match self.poll_round(cx, &mut scratch, round) {
                 Ok(moved) => moved,
                 Err(ending) => return Poll::Ready(Pause::Ended(ending)),
             };
@@ -188,19 +196,35 @@ impl Relay {
                 self.deaf_since = Some(Instant::now());
                 return Poll::Ready(Pause::Boundary);
             }
-            if !moved {
+            if !moved.requests && !moved.answers {
                 return Poll::Pending;
             }
+            round = self.next_round(moved);
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Both directions once. `false`: neither can go on before something happens, and the waker is where it will.
-    fn poll_round(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
-        let asked = self.poll_requests(cx, scratch)?;
-        let answered = self.poll_answers(cx, scratch)?;
-        Ok(asked || answered)
+    /// Each direction once, where the round has it. Which of them moved; one that did not cannot go on before something
+    /// happens, and the waker is where it will.
+    fn poll_round(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        round: Round,
+    ) -> Result<Round, Ending> {
+        let requests = round.requests && self.poll_requests(cx, scratch)?;
+        let answers = round.answers && self.poll_answers(cx, scratch)?;
+        Ok(Round { requests, answers })
+    }
+
+    /// A direction that rests is polled again only where the other one may have set it free: each poll of a socket that
+    /// has nothing costs a lock.
+    fn next_round(&self, moved: Round) -> Round {
+        Round {
+            requests: moved.requests || self.wait != Wait::Nothing,
+            answers: moved.answers || !self.to_client.is_empty(),
+        }
     }
 
     /// Nothing runs and nothing is cut in the middle: the server connection may be used or exchanged.
