@@ -5,7 +5,7 @@ CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release/freehold
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check fmt config
+.PHONY: help setup build demo test bench check fmt config
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ demo: setup build ## moves a live database there and back under load, and comput
 # Without documentation examples (there are none to run), so that the runner's closing line comes last.
 test: setup ## all tests, on PostgreSQL servers that they start themselves
 	$(CARGO) test --locked --lib --bins --tests
+
+bench: ## the relay beside PgBouncer and HAProxy on one PostgreSQL; takes about 25 minutes, best on an idle machine
+	@deploy/setup.sh pgbouncer haproxy
+	$(CARGO) bench --locked --bench parts
+	$(CARGO) bench --locked --bench proxies -- $(BENCH_ARGS)
 
 check: ## format, lints as errors, documentation
 	$(CARGO) fmt --check

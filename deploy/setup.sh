@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building, the demo and the tests need and this machine lacks; says so by package name.
+# Installs what building, the demo and the tests need and this machine lacks; says so by package name. Packages named as
+# arguments are wanted, too: `deploy/setup.sh pgbouncer haproxy`, for the benchmarks.
 # Debian and Ubuntu; elsewhere, and without root or sudo, it says what to install. A second run does nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,6 +20,9 @@ missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 has_postgresql || [ -n "${FREEHOLD_PG_DIRS:-}" ] || missing+=(postgresql)
 has_two_majors || python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+for program in "$@"; do
+    command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing+=("$program")
+done
 
 as_root=()
 
