@@ -79,8 +79,7 @@ pub async fn check(plan: &Plan) -> Result<PreflightReport, StepError> {
             .await
             .map_err(StepError::doing("looking for what is in the way"))?;
     }
-    findings.list.sort_by_key(|finding| finding.severity);
-    Ok(PreflightReport { findings: findings.list })
+    Ok(PreflightReport { findings: findings.worst_first() })
 }
 
 fn reach(
@@ -172,6 +171,11 @@ pub(super) struct Findings {
 impl Findings {
     pub(super) fn add(&mut self, finding: Finding) {
         self.list.push(finding);
+    }
+
+    pub(super) fn worst_first(mut self) -> Vec<Finding> {
+        self.list.sort_by_key(|finding| finding.severity);
+        self.list
     }
 
     pub(super) fn product(&mut self, severity: FindingSeverity, check: &str) -> Draft<'_> {

@@ -1,5 +1,8 @@
 //! Preflight of the two systems: versions, settings, room for what replication needs, and the place of the database.
 
+use std::path::PathBuf;
+
+use crate::model::SystemName;
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
 use crate::system::facts::{LocaleProvider, SystemFacts};
 use crate::system::slots::{self, InTheWay};
@@ -52,13 +55,7 @@ fn other_target(scene: &Scene<'_>, which: &str) -> Option<String> {
 
 async fn versions(scene: &Scene<'_>, findings: &mut Findings) {
     let (source, target) = (scene.source_facts.major(), scene.target_facts.major());
-    if source < MAJOR_MIN {
-        findings
-            .platform(Blocker, "source_version")
-            .about(&scene.source_end().system.name)
-            .cure(Some(format!("-- upgrade system {} by pg_upgrade", scene.source_end().system.name)))
-            .say(format!("the source is PostgreSQL {source}; moves begin at PostgreSQL {MAJOR_MIN}"));
-    }
+    age(&scene.source_end().system.name, source, findings);
     if target < source {
         findings
             .platform(Blocker, "target_older")
@@ -68,10 +65,25 @@ async fn versions(scene: &Scene<'_>, findings: &mut Findings) {
                 "the target is PostgreSQL {target}, older than the source ({source}): its schema may not fit"
             ));
     }
-    if let Err(error) = Tools::find(&scene.plan.settings.postgres_bin_dirs, target.max(source)).await {
+    programs(&scene.plan.settings.postgres_bin_dirs, target.max(source), findings).await;
+}
+
+fn age(source: &SystemName, major: u32, findings: &mut Findings) {
+    if major < MAJOR_MIN {
+        findings
+            .platform(Blocker, "source_version")
+            .about(source)
+            .cure(Some(format!("-- upgrade system {source} by pg_upgrade")))
+            .say(format!("the source is PostgreSQL {major}; moves begin at PostgreSQL {MAJOR_MIN}"));
+    }
+}
+
+/// The schema is carried by the programs of the newer server, which run where this process does.
+async fn programs(directories: &[PathBuf], major: u32, findings: &mut Findings) {
+    if let Err(error) = Tools::find(directories, major).await {
         findings
             .platform(Blocker, "pg_dump")
-            .cure(Some(format!("apt-get install postgresql-client-{target}")))
+            .cure(Some(format!("apt-get install postgresql-client-{major}")))
             .say(error.to_string());
     }
 }
@@ -348,4 +360,34 @@ pub(super) async fn tried(session: &Session, sql: &str) -> Result<(), SystemErro
     let outcome = session.batch(TRYING, sql).await;
     session.batch(TRYING, "ROLLBACK").await?;
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What no server of this machine can show: the check and the cure of the one finding there is.
+    fn only(findings: Findings) -> (String, String) {
+        let [finding] = findings.worst_first().try_into().unwrap();
+        assert_eq!(finding.severity, Blocker);
+        (finding.check, finding.cure.unwrap())
+    }
+
+    #[test]
+    fn a_source_that_is_too_old_is_a_blocker_with_its_cure() {
+        let system = SystemName::parse("old").unwrap();
+        let mut findings = Findings::default();
+        age(&system, MAJOR_MIN, &mut findings);
+        age(&system, MAJOR_MIN - 1, &mut findings);
+        let expected = ("source_version".to_owned(), "-- upgrade system old by pg_upgrade".to_owned());
+        assert_eq!(only(findings), expected);
+    }
+
+    #[tokio::test]
+    async fn programs_that_are_not_installed_are_a_blocker_with_their_package() {
+        let mut findings = Findings::default();
+        programs(&[], 99, &mut findings).await;
+        let expected = ("pg_dump".to_owned(), "apt-get install postgresql-client-99".to_owned());
+        assert_eq!(only(findings), expected);
+    }
 }
