@@ -9,10 +9,7 @@ use std::hint::black_box;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use freehold::model::{
-    Address, DatabaseId, DatabaseName, Epoch, GateOrder, Place, Pooling, RouteRecord, Service, SslMode,
-    SystemName,
-};
+use freehold::model::{Address, DatabaseId, DatabaseName, Place, RouteRecord, SslMode, SystemName};
 use freehold::route::{Gate, RouteTable};
 use freehold::session::state::StateTracker;
 use freehold::wire::exchange::Exchange;
@@ -103,23 +100,17 @@ fn route(c: &mut Criterion) {
 }
 
 fn record(number: u32) -> RouteRecord {
-    RouteRecord {
-        database: DatabaseId::parse(&format!("db_{number}")).unwrap(),
-        name: DatabaseName::parse(&format!("shop_{number}")).unwrap(),
-        epoch: Epoch::FIRST,
-        place: Place {
+    RouteRecord::first(
+        DatabaseId::parse(&format!("db_{number}")).unwrap(),
+        DatabaseName::parse(&format!("shop_{number}")).unwrap(),
+        Place {
             system: SystemName::parse("one").unwrap(),
             address: Address { host: "127.0.0.1".to_owned(), port: 5432 },
             dbname: "shop".to_owned(),
             sslmode: SslMode::Disable,
         },
-        next: None,
-        order: 1,
-        gate: GateOrder::Open,
-        service: Service::Serving,
-        pooling: Pooling::Session,
-        client_connections_max: 100,
-    }
+        100,
+    )
 }
 
 criterion_group!(parts, codec, exchange, state, gate, route);

@@ -9,8 +9,8 @@ use super::teams::purpose_fault;
 use crate::catalog::{NewDatabase, NewDatabaseOutcome, Versioned};
 use crate::config::closest;
 use crate::model::{
-    Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, GateOrder, HistoryEntry, Lifecycle, Login,
-    Place, RouteRecord, Service, SystemRecord, TeamName, Tier,
+    Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, Place,
+    RouteRecord, SystemRecord, TeamName, Tier,
 };
 
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
@@ -62,16 +62,8 @@ impl Executor {
         let verb = if adopted { "adopted" } else { "created" };
         let what = format!("{verb} on system {}, owner {}", place.system, wanted.owner);
         let route = RouteRecord {
-            database: id.clone(),
-            name: wanted.name.clone(),
-            epoch: Epoch::FIRST,
-            place,
-            next: None,
-            order: 1,
-            gate: GateOrder::Open,
-            service: Service::Serving,
             pooling: contract.pooling,
-            client_connections_max: contract.client_connections_max,
+            ..RouteRecord::first(id.clone(), wanted.name.clone(), place, contract.client_connections_max)
         };
         let database = DatabaseRecord {
             id,

@@ -6,9 +6,8 @@ use super::embedded::EmbeddedStore;
 use super::store::{Durability, StoreError};
 use super::*;
 use crate::model::{
-    Ack, AckStage, Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, GateOrder, Lifecycle,
-    Login, Place, Pooling, ProxyId, RoleName, RouteRecord, Service, SslMode, SystemName, TeamName,
-    TeamRecord, Tier, UnixMillis,
+    Ack, AckStage, Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle, Login,
+    Place, ProxyId, RoleName, RouteRecord, SslMode, SystemName, TeamName, TeamRecord, Tier, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -40,18 +39,7 @@ fn shop(id: &str) -> NewDatabase {
             created_by: "test".to_owned(),
             history: Vec::new(),
         },
-        route: RouteRecord {
-            database: id,
-            name,
-            epoch: Epoch::FIRST,
-            place,
-            next: None,
-            order: 1,
-            gate: GateOrder::Open,
-            service: Service::Serving,
-            pooling: Pooling::Session,
-            client_connections_max: 10,
-        },
+        route: RouteRecord::first(id, name, place, 10),
         logins: vec![Login {
             role: RoleName::parse("app").unwrap(),
             verifier: None,

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{Entry, Outcome, Revision, Snapshot, Store, Txn, Watch};
-use crate::model::{Address, DatabaseId, DatabaseName, Epoch, Place, Pooling, Service, SslMode, SystemName};
+use crate::model::{Address, DatabaseId, DatabaseName, Place, SslMode, SystemName};
 
 #[derive(Debug)]
 struct Stoppable {
@@ -50,23 +50,17 @@ impl Store for Stoppable {
 }
 
 fn route(database: &DatabaseId) -> RouteRecord {
-    RouteRecord {
-        database: database.clone(),
-        name: DatabaseName::parse("shop").unwrap(),
-        epoch: Epoch::FIRST,
-        place: Place {
+    RouteRecord::first(
+        database.clone(),
+        DatabaseName::parse("shop").unwrap(),
+        Place {
             system: SystemName::parse("old").unwrap(),
             address: Address { host: "127.0.0.1".to_owned(), port: 1 },
             dbname: "shop".to_owned(),
             sslmode: SslMode::Disable,
         },
-        next: None,
-        order: 1,
-        gate: GateOrder::Open,
-        service: Service::Serving,
-        pooling: Pooling::Session,
-        client_connections_max: 1,
-    }
+        1,
+    )
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use super::*;
 use crate::auth::scram::{ClientLogin, Nonce, Offer, Verifier};
 use crate::error::SqlState;
 use crate::model::{
-    Address, DatabaseId, DatabaseName, Epoch, GateOrder, Login, Place, Pooling, RoleName, RouteRecord,
-    Service, SslMode, SystemName, UnixMillis,
+    Address, DatabaseId, DatabaseName, Login, Place, RoleName, RouteRecord, Service, SslMode, SystemName,
+    UnixMillis,
 };
 use crate::wire::message::Header;
 use crate::wire::message::backend::{Authentication, ErrorFields, parse_authentication, tag};
@@ -20,21 +20,18 @@ const PASSWORD: &str = "open sesame";
 
 fn record(service: Service) -> RouteRecord {
     RouteRecord {
-        database: DatabaseId::parse("db_1").unwrap(),
-        name: DatabaseName::parse("shop").unwrap(),
-        epoch: Epoch::FIRST,
-        place: Place {
-            system: SystemName::parse("one").unwrap(),
-            address: Address { host: "127.0.0.1".to_owned(), port: 1 },
-            dbname: "shop".to_owned(),
-            sslmode: SslMode::Disable,
-        },
-        next: None,
-        order: 1,
-        gate: GateOrder::Open,
         service,
-        pooling: Pooling::Session,
-        client_connections_max: 10,
+        ..RouteRecord::first(
+            DatabaseId::parse("db_1").unwrap(),
+            DatabaseName::parse("shop").unwrap(),
+            Place {
+                system: SystemName::parse("one").unwrap(),
+                address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+                dbname: "shop".to_owned(),
+                sslmode: SslMode::Disable,
+            },
+            10,
+        )
     }
 }
 

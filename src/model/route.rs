@@ -60,6 +60,29 @@ pub struct RouteRecord {
     pub client_connections_max: u32,
 }
 
+impl RouteRecord {
+    /// Of a database that begins: served where it is, nobody held, sessions pooled as they come.
+    pub fn first(
+        database: DatabaseId,
+        name: DatabaseName,
+        place: Place,
+        client_connections_max: u32,
+    ) -> RouteRecord {
+        RouteRecord {
+            database,
+            name,
+            epoch: Epoch::FIRST,
+            place,
+            next: None,
+            order: 1,
+            gate: GateOrder::Open,
+            service: Service::Serving,
+            pooling: Pooling::Session,
+            client_connections_max,
+        }
+    }
+}
+
 /// What the gate of a database is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "gate", rename_all = "lowercase")]

@@ -118,28 +118,20 @@ fn is_same(secret: &Secret, given: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        Address, DatabaseId, DatabaseName, Epoch, GateOrder, Place, Pooling, Service, SslMode, SystemName,
-    };
+    use crate::model::{Address, DatabaseId, DatabaseName, Place, SslMode, SystemName};
 
     fn target(pid: i32, key: &'static [u8]) -> Target {
-        let record = RouteRecord {
-            database: DatabaseId::parse("db_1").unwrap(),
-            name: DatabaseName::parse("shop").unwrap(),
-            epoch: Epoch::FIRST,
-            place: Place {
+        let record = RouteRecord::first(
+            DatabaseId::parse("db_1").unwrap(),
+            DatabaseName::parse("shop").unwrap(),
+            Place {
                 system: SystemName::parse("one").unwrap(),
                 address: Address { host: "127.0.0.1".to_owned(), port: 1 },
                 dbname: "shop".to_owned(),
                 sslmode: SslMode::Disable,
             },
-            next: None,
-            order: 1,
-            gate: GateOrder::Open,
-            service: Service::Serving,
-            pooling: Pooling::Session,
-            client_connections_max: 10,
-        };
+            10,
+        );
         Target { record: Arc::new(record), pid, key: Bytes::from_static(key) }
     }
 

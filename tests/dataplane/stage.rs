@@ -10,8 +10,8 @@ use freehold::auth::scram::MockSecret;
 use freehold::frontend::Encryption;
 use freehold::lab::{Major, Postgres};
 use freehold::model::{
-    Address, DatabaseId, DatabaseName, Epoch, GateOrder, HoldReason, Login, Place, Pooling, RoleName,
-    RouteRecord, Service, SslMode, SystemName,
+    Address, DatabaseId, DatabaseName, GateOrder, HoldReason, Login, Place, RoleName, RouteRecord, SslMode,
+    SystemName,
 };
 use freehold::route::{Route, RouteTable};
 use freehold::session::{DataPlane, DataPlaneConfig};
@@ -67,18 +67,12 @@ impl Stage {
 
     pub(crate) fn with(server: &Postgres, acceptor: Option<Acceptor>) -> Stage {
         let routes = RouteTable::new(WORKERS);
-        let route = routes.install(RouteRecord {
-            database: DatabaseId::parse("db_shop").unwrap(),
-            name: DatabaseName::parse("shop").unwrap(),
-            epoch: Epoch::FIRST,
-            place: place(server),
-            next: None,
-            order: 1,
-            gate: GateOrder::Open,
-            service: Service::Serving,
-            pooling: Pooling::Session,
-            client_connections_max: 40,
-        });
+        let route = routes.install(RouteRecord::first(
+            DatabaseId::parse("db_shop").unwrap(),
+            DatabaseName::parse("shop").unwrap(),
+            place(server),
+            40,
+        ));
         let config = DataPlaneConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             workers: WORKERS,

@@ -10,9 +10,9 @@ use freehold::control::settings::{CrashPoint, Fault, FaultKind};
 use freehold::control::{Mover, MoverSettings, leftovers, machine};
 use freehold::lab::{Major, Postgres};
 use freehold::model::{
-    Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, GateOrder, Lifecycle, Login,
-    MoveFacts, MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, Place, Pooling, ProxyId, ProxyRecord,
-    RoleName, RouteRecord, Service, SslMode, SystemName, SystemRecord, TeamName, Tier, UnixMillis,
+    Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,
+    MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, Place, ProxyId, ProxyRecord, RoleName, RouteRecord,
+    SslMode, SystemName, SystemRecord, TeamName, Tier, UnixMillis,
 };
 use freehold::route::follow::{Follower, FollowerOptions};
 use freehold::route::{GateState, Route, RouteTable};
@@ -123,18 +123,7 @@ impl Stage {
         catalog.create_system(&system(&target, "new")).await.unwrap();
         let database = DatabaseId::parse("db_1").unwrap();
         let record = database_record(&database);
-        let route = RouteRecord {
-            database: database.clone(),
-            name: record.name.clone(),
-            epoch: Epoch::FIRST,
-            place: place(&source, "old"),
-            next: None,
-            order: 1,
-            gate: GateOrder::Open,
-            service: Service::Serving,
-            pooling: Pooling::Session,
-            client_connections_max: 100,
-        };
+        let route = RouteRecord::first(database.clone(), record.name.clone(), place(&source, "old"), 100);
         let logins = vec![Login {
             role: RoleName::parse("app").unwrap(),
             verifier: None,

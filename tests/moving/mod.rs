@@ -10,9 +10,8 @@ use freehold::control::{MoverSettings, StepContext};
 use freehold::lab::{Builder, Major, Postgres};
 use freehold::model::movement::MoveFacts;
 use freehold::model::{
-    Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, GateOrder, Lifecycle, Login, MoveId,
-    MovePhase, MoveRecord, Place, Pooling, RoleName, RouteRecord, Service, SslMode, SystemName, SystemRecord,
-    TeamName, Tier, UnixMillis,
+    Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId, MovePhase,
+    MoveRecord, Place, RoleName, RouteRecord, SslMode, SystemName, SystemRecord, TeamName, Tier, UnixMillis,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -125,18 +124,7 @@ fn place(system: &SystemRecord, dbname: &str) -> Place {
 }
 
 fn route(database: &DatabaseRecord, place: Place) -> RouteRecord {
-    RouteRecord {
-        database: database.id.clone(),
-        name: database.name.clone(),
-        epoch: Epoch::FIRST,
-        place,
-        next: None,
-        order: 1,
-        gate: GateOrder::Open,
-        service: Service::Serving,
-        pooling: Pooling::Session,
-        client_connections_max: 100,
-    }
+    RouteRecord::first(database.id.clone(), database.name.clone(), place, 100)
 }
 
 fn login(role: &str) -> Login {

@@ -7,8 +7,7 @@ use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{Entry, Event, Outcome, Revision, Snapshot, Store, Txn, Watch, Write};
 use crate::catalog::{AckChanges, Versioned};
 use crate::model::{
-    AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Place, Pooling, ProxyId, RoleName, Service,
-    SslMode, SystemName,
+    AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Place, ProxyId, RoleName, SslMode, SystemName,
 };
 use crate::route::{GateState, Member, MemberFacts, Readiness, Route};
 
@@ -107,18 +106,7 @@ fn place(system: &str) -> Place {
 }
 
 fn shop(id: &DatabaseId) -> RouteRecord {
-    RouteRecord {
-        database: id.clone(),
-        name: DatabaseName::parse("shop").unwrap(),
-        epoch: Epoch::FIRST,
-        place: place("a"),
-        next: None,
-        order: 1,
-        gate: GateOrder::Open,
-        service: Service::Serving,
-        pooling: Pooling::Session,
-        client_connections_max: 100,
-    }
+    RouteRecord::first(id.clone(), DatabaseName::parse("shop").unwrap(), place("a"), 100)
 }
 
 fn login(role: &str) -> Login {
