@@ -55,6 +55,7 @@ macro_rules! sqlstates {
 }
 
 sqlstates! {
+    SUCCESSFUL_COMPLETION = b"00000";
     WARNING = b"01000";
     DEPRECATED_FEATURE = b"01P01";
     CONNECTION_FAILURE = b"08006";

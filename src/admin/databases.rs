@@ -63,6 +63,7 @@ impl Executor {
         let what = format!("{verb} on system {}, owner {}", place.system, wanted.owner);
         let route = RouteRecord {
             pooling: contract.pooling,
+            server_connections_max: contract.server_connections_max,
             ..RouteRecord::first(id.clone(), wanted.name.clone(), place, contract.client_connections_max)
         };
         let database = DatabaseRecord {
@@ -119,9 +120,7 @@ impl Executor {
             if let Some(purpose) = &alter.purpose {
                 purpose.trim().clone_into(&mut record.purpose);
             }
-            if let Some(tier) = alter.tier {
-                record.contract = Contract::of_tier(tier);
-            }
+            record.contract = record.contract.clone().altered(alter.tier, alter.pooling, alter.pool_size);
             record.history.push(entry.clone());
             Ok::<(), AdminError>(())
         };
@@ -129,6 +128,7 @@ impl Executor {
         let contract = changed.value.contract;
         let limit = |route: &mut RouteRecord| {
             route.client_connections_max = contract.client_connections_max;
+            route.server_connections_max = contract.server_connections_max;
             route.pooling = contract.pooling;
             Ok::<(), AdminError>(())
         };
@@ -217,6 +217,8 @@ fn altered(alter: &AlterDatabase) -> String {
         alter.owner.as_ref().map(|owner| format!("owner {owner}")),
         alter.purpose.as_ref().map(|_| "purpose".to_owned()),
         alter.tier.map(|tier| format!("tier {}", tier.as_str())),
+        alter.pooling.map(|pooling| format!("pooling {}", pooling.as_str())),
+        alter.pool_size.map(|size| format!("pool size {size}")),
     ];
     format!("changed: {}", changes.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }

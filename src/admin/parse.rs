@@ -12,7 +12,7 @@ use super::statement::{
     Show, SourceFate, Statement, TeamClause, Wait,
 };
 use super::{ErrorKind, SyntaxError};
-use crate::model::{DatabaseName, MoveId, RoleName, SslMode, SystemName, TeamName, Tier};
+use crate::model::{DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier};
 
 /// A statement and where it stands in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +177,8 @@ impl Parser {
         let name = self.database()?;
         self.accept("SET");
         let (mut owner, mut purpose, mut tier) = (None, None, None);
-        let clauses = ["OWNER", "PURPOSE", "TIER"];
+        let (mut pooling, mut pool_size) = (None, None);
+        let clauses = ["OWNER", "PURPOSE", "TIER", "POOLING", "POOL_SIZE"];
         if self.at_end_of_statement() {
             self.one_of(&clauses)?;
         }
@@ -185,11 +186,13 @@ impl Parser {
             match clause {
                 "OWNER" => owner = Some(parser.owner()?),
                 "PURPOSE" => purpose = Some(parser.text("a purpose")?),
-                _ => tier = Some(parser.tier()?),
+                "TIER" => tier = Some(parser.tier()?),
+                "POOLING" => pooling = Some(parser.pooling()?),
+                _ => pool_size = Some(parser.pool_size()?),
             }
             Ok(())
         })?;
-        Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, tier }))
+        Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, tier, pooling, pool_size }))
     }
 
     fn adopt(&mut self) -> Result<Statement, SyntaxError> {
@@ -433,6 +436,21 @@ impl Parser {
             "DEV" => Ok(Tier::Dev),
             "STANDARD" => Ok(Tier::Standard),
             _ => Ok(Tier::Critical),
+        }
+    }
+
+    fn pooling(&mut self) -> Result<Pooling, SyntaxError> {
+        match self.one_of(&["SESSION", "TRANSACTION"])? {
+            "SESSION" => Ok(Pooling::Session),
+            _ => Ok(Pooling::Transaction),
+        }
+    }
+
+    fn pool_size(&mut self) -> Result<u32, SyntaxError> {
+        let span = self.span();
+        match self.number("a number of connections")? {
+            0 => Err(SyntaxError::new(span, "a pool needs a connection").of_kind(ErrorKind::Value)),
+            size => Ok(size),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::model::{DatabaseName, MoveId, RoleName, SslMode, SystemName, TeamName, Tier};
+use crate::model::{DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
@@ -116,6 +116,9 @@ pub struct AlterDatabase {
     pub owner: Option<String>,
     pub purpose: Option<String>,
     pub tier: Option<Tier>,
+    pub pooling: Option<Pooling>,
+    /// Server connections, at least one.
+    pub pool_size: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

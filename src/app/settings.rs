@@ -9,6 +9,7 @@ use crate::control::MoverSettings;
 use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
+use crate::session::PoolSettings;
 use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls, TlsError};
 
 /// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
@@ -96,6 +97,21 @@ pub fn encryption(config: &Config) -> Encryption {
     match config.proxy.tls {
         ClientTls::Disable | ClientTls::Prefer => Encryption::Optional,
         ClientTls::Require => Encryption::Required,
+    }
+}
+
+/// How connections are kept that are lent from client to client.
+pub fn pool(config: &Config) -> PoolSettings {
+    let pool = &config.pool;
+    PoolSettings {
+        wait_time_max: pool.wait_timeout,
+        notice_after: pool.wait_notice,
+        idle_time_max: pool.idle_timeout,
+        age_max: pool.lifetime,
+        check_after: pool.check_after,
+        idle_min: pool.idle_min,
+        reserve: pool.reserve,
+        reserve_after: pool.reserve_after,
     }
 }
 

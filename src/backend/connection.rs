@@ -75,6 +75,16 @@ impl ServerConnection {
         ServerConnection { stream, pid, cancel_key, parameters, unread, asynchronous, status, progress }
     }
 
+    /// Stands in where a client has no server connection now: `parameters` are what it has been told.
+    pub fn absent(parameters: Parameters) -> ServerConnection {
+        let nothing = BytesMut::new;
+        ServerConnection::new(Stream::Absent, 0, Bytes::new(), parameters, nothing(), nothing())
+    }
+
+    pub fn is_absent(&self) -> bool {
+        matches!(self.stream, Stream::Absent)
+    }
+
     /// What the server last reported of a setting.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.value(name)

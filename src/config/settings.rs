@@ -194,6 +194,25 @@ settings! {
         /// At a shutdown: how long transactions may go on before they are ended.
         drain_timeout: Duration = seconds(30), Reload, within ms(0)..=seconds(86_400);
     }
+    /// Server connections of databases with transaction pooling; how many each may have is in its contract.
+    ["pool"] pool: Pool {
+        /// A client that has waited so long for a connection gets the error 53300, and stays connected. A hold does not count.
+        wait_timeout: Duration = seconds(120), Restart, within ms(10)..=seconds(86_400);
+        /// A client that has waited so long is told so by a NOTICE.
+        wait_notice: Duration = seconds(5), Restart, within ms(10)..=seconds(86_400);
+        /// A connection that nobody has used for so long is closed.
+        idle_timeout: Duration = seconds(600), Restart, within ms(100)..=seconds(86_400);
+        /// So many connections of a database stay open, however long they are idle.
+        idle_min: u32 = 0, Restart, within 0..=10_000;
+        /// A connection that is older is closed when it is given back.
+        lifetime: Duration = seconds(3_600), Restart, within seconds(1)..=seconds(86_400 * 30);
+        /// A connection that nobody has used for so long is asked whether it lives before it is lent.
+        check_after: Duration = seconds(30), Restart, within ms(0)..=seconds(86_400);
+        /// So many more connections than the contract says may be opened for a database while clients wait long.
+        reserve: u32 = 0, Restart, within 0..=10_000;
+        /// How long that is.
+        reserve_after: Duration = seconds(5), Restart, within ms(0)..=seconds(86_400);
+    }
     /// How PostgreSQL systems prove who they are; each system has its own SSLMODE.
     ["server_tls"] server_tls: ServerTls {
         /// Authorities that certificates of systems are checked against, PEM. Those of the machine where not set.

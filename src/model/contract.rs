@@ -66,6 +66,26 @@ pub struct Contract {
 }
 
 impl Contract {
+    /// Server connections of a database that begins to be pooled by transaction.
+    pub const POOL_SIZE: u32 = 20;
+
+    /// What it is after a change. A tier brings its own limits; the mode of pooling stays what it was.
+    pub fn altered(self, tier: Option<Tier>, pooling: Option<Pooling>, pool_size: Option<u32>) -> Contract {
+        let mut next = match tier {
+            Some(tier) => Contract { pooling: self.pooling, ..Contract::of_tier(tier) },
+            None => self.clone(),
+        };
+        next.pooling = pooling.unwrap_or(self.pooling);
+        next.server_connections_max = match (next.pooling, self.pooling) {
+            (Pooling::Session, Pooling::Session) => next.server_connections_max,
+            (Pooling::Session, Pooling::Transaction) => Contract::of_tier(next.tier).server_connections_max,
+            (Pooling::Transaction, Pooling::Session) => Contract::POOL_SIZE,
+            (Pooling::Transaction, Pooling::Transaction) => self.server_connections_max,
+        };
+        next.server_connections_max = pool_size.unwrap_or(next.server_connections_max);
+        next
+    }
+
     pub fn of_tier(tier: Tier) -> Contract {
         let (clients, servers, transaction_s, pause_ms) = match tier {
             Tier::Dev => (100, 100, 60, 5_000),
@@ -80,5 +100,24 @@ impl Contract {
             transaction_time_max: Duration::from_secs(transaction_s),
             move_pause_max: Duration::from_millis(pause_ms),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_begins_small_and_keeps_its_size_until_it_is_told_otherwise() {
+        let first = Contract::of_tier(Tier::Standard);
+        let pooled = first.clone().altered(None, Some(Pooling::Transaction), None);
+        assert_eq!(
+            (pooled.pooling, pooled.server_connections_max),
+            (Pooling::Transaction, Contract::POOL_SIZE)
+        );
+        let sized = pooled.altered(None, None, Some(7));
+        let critical = sized.altered(Some(Tier::Critical), None, None);
+        assert_eq!((critical.tier, critical.server_connections_max), (Tier::Critical, 7));
+        assert_eq!(critical.altered(Some(Tier::Standard), Some(Pooling::Session), None), first);
     }
 }

@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, RoleName, SslMode, SystemName,
-    UnixMillis,
+    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, RoleName, SslMode,
+    SystemName, Tier, UnixMillis,
 };
 use crate::error::{Refusal, SqlState};
 
@@ -58,6 +58,14 @@ pub struct RouteRecord {
     pub pooling: Pooling,
     /// Client connections per proxy process; more are refused with 53300.
     pub client_connections_max: u32,
+    /// Server connections per proxy process that transaction pooling opens.
+    #[serde(default = "server_connections_default")]
+    pub server_connections_max: u32,
+}
+
+/// Of a record that an older version wrote.
+fn server_connections_default() -> u32 {
+    Contract::of_tier(Tier::default()).server_connections_max
 }
 
 impl RouteRecord {
@@ -79,6 +87,7 @@ impl RouteRecord {
             service: Service::Serving,
             pooling: Pooling::Session,
             client_connections_max,
+            server_connections_max: client_connections_max,
         }
     }
 }

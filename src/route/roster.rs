@@ -42,6 +42,8 @@ pub enum Activity {
     Held = 3,
     /// Changes its server connection.
     Switching = 4,
+    /// Waits for a server connection that is lent to others.
+    Waiting = 5,
 }
 
 impl Activity {
@@ -52,6 +54,7 @@ impl Activity {
             Activity::InTransaction => "idle in transaction",
             Activity::Held => "held",
             Activity::Switching => "switching",
+            Activity::Waiting => "waiting",
         }
     }
 
@@ -61,7 +64,8 @@ impl Activity {
             1 => Activity::Active,
             2 => Activity::InTransaction,
             3 => Activity::Held,
-            _ => Activity::Switching,
+            4 => Activity::Switching,
+            _ => Activity::Waiting,
         }
     }
 }
@@ -137,6 +141,8 @@ struct Tally {
     /// Members that do not satisfy the goal.
     behind: u32,
     members: BTreeMap<u64, Seat>,
+    /// Server processes of connections that are lent from member to member.
+    lent: BTreeMap<u64, i32>,
     next: u64,
 }
 
@@ -203,6 +209,15 @@ impl Roster {
         Member { roster: Arc::clone(self), seat, activity }
     }
 
+    /// A server connection that belongs to no member: it is lent to one after the other.
+    pub fn enter_lent(self: &Arc<Roster>, pid: i32) -> LentPid {
+        let mut tally = self.tally();
+        tally.next += 1;
+        let entry = tally.next;
+        tally.lent.insert(entry, pid);
+        LentPid { roster: Arc::clone(self), entry }
+    }
+
     pub fn len(&self) -> usize {
         self.tally().members.len()
     }
@@ -239,7 +254,7 @@ impl Roster {
             sessions: u32::try_from(tally.members.len()).unwrap_or(u32::MAX),
             waiting: tally.behind,
             pinned,
-            server_pids: tally.members.values().filter_map(|seat| seat.server_pid).collect(),
+            server_pids: server_pids(&tally),
         }
     }
 
@@ -289,6 +304,15 @@ impl Roster {
     fn stamp(&self, activity: Activity) -> u64 {
         self.microseconds() << 8 | activity as u64
     }
+}
+
+/// All connections of this process to the database, each once.
+fn server_pids(tally: &Tally) -> Vec<i32> {
+    let own = tally.members.values().filter_map(|seat| seat.server_pid);
+    let mut pids: Vec<i32> = own.chain(tally.lent.values().copied()).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
 }
 
 /// A transaction that an order to travel waits for is named like a pin, once it is older than most.
@@ -362,6 +386,11 @@ impl Member {
         });
     }
 
+    /// The session, that has no server connection, goes on at the new epoch.
+    pub fn arrived(&self, epoch: Epoch) {
+        self.roster.change(self.seat, |seat| seat.facts.epoch = epoch);
+    }
+
     pub fn set_readiness(&self, readiness: Readiness) {
         self.roster.change(self.seat, |seat| seat.readiness = readiness);
     }
@@ -379,6 +408,19 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.roster.leave(self.seat);
+    }
+}
+
+/// A lent connection's entry in the roster; dropping it removes it.
+#[derive(Debug)]
+pub struct LentPid {
+    roster: Arc<Roster>,
+    entry: u64,
+}
+
+impl Drop for LentPid {
+    fn drop(&mut self) {
+        self.roster.tally().lent.remove(&self.entry);
     }
 }
 

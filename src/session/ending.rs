@@ -66,7 +66,7 @@ pub(super) async fn end(relay: Relay, ending: &Ending) {
         backend::error_response(&mut farewell, &refusal);
     }
     // A transaction that is abandoned ends with its connection.
-    if at_rest {
+    if at_rest && !relay.server.is_absent() {
         tokio::task::spawn_local(relay.server.terminate());
     }
     close(relay.client, farewell).await;

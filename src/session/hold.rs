@@ -71,7 +71,7 @@ impl Travel {
 }
 
 /// Why the state is not known: the session stays, for this reason.
-struct Unknown(String);
+pub(super) struct Unknown(pub(super) String);
 
 impl Session {
     /// Does what the record asks for. At a boundary only; the client's next request waits meanwhile.
@@ -81,6 +81,10 @@ impl Session {
         let record = self.relay.route.current();
         if let Some(refusal) = record.service.refusal() {
             return Err(Ending::Refused(refusal));
+        }
+        if self.relay.tenancy.as_ref().is_some_and(|tenancy| !tenancy.is_pinned()) {
+            self.follow_lent(&record);
+            return Ok(());
         }
         if record.epoch != self.travel.epoch {
             self.switch(&record).await?;
@@ -222,7 +226,7 @@ impl Session {
     }
 
     /// The state as it is now: the one that was taken, if nothing has changed it since.
-    async fn take_state(
+    pub(super) async fn take_state(
         &mut self,
         record: &RouteRecord,
     ) -> Result<Result<Arc<SessionState>, Unknown>, Ending> {
@@ -288,7 +292,7 @@ impl Session {
         if let Ok(answer) = timeout(SNAPSHOT_TIME_MAX, &mut asking).await {
             return Ok(answer);
         }
-        let target = self.enlisted.target();
+        let Some(target) = self.enlisted.target() else { return Err(Ending::ServerVanished) };
         let (place, connector) = (&target.record.place, &relay.worker.plane.connector);
         let deadline = Instant::now() + SNAPSHOT_TIME_MAX;
         let cancelled = Box::pin(backend::cancel(place, connector, target.pid, &target.key, deadline)).await;
@@ -312,6 +316,9 @@ impl Session {
         let target = Target { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
         self.relay.member.switched(record.epoch, server.pid);
         self.enlisted.point_to(target);
+        if let Some(tenancy) = &mut self.relay.tenancy {
+            tenancy.moved(record, server.pid);
+        }
         let old = self.relay.replace_server(server);
         self.relay.set_activity(Activity::Idle);
         tokio::task::spawn_local(old.terminate());
@@ -383,7 +390,7 @@ impl Session {
     }
 }
 
-fn is_held(record: &RouteRecord) -> bool {
+pub(super) fn is_held(record: &RouteRecord) -> bool {
     matches!(record.gate, GateOrder::Held { .. })
 }
 

@@ -18,6 +18,7 @@ mod observe;
 mod parking;
 mod pids;
 mod pipe;
+mod pool;
 mod registry;
 mod relay;
 pub mod restore;
@@ -25,6 +26,8 @@ pub mod scan;
 mod serve;
 mod slot;
 pub mod state;
+mod statements;
+mod tenancy;
 pub mod twin;
 mod worker;
 
@@ -40,6 +43,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::Desk;
+pub use self::pool::PoolSettings;
+use self::pool::Treasury;
 use self::registry::Registry;
 use self::worker::Errand;
 use crate::auth::scram::MockSecret;
@@ -63,6 +68,8 @@ pub struct DataPlaneConfig {
     pub login_time_max: Duration,
     /// For one server connection, its login included.
     pub connect_time_max: Duration,
+    /// How connections are kept that are lent from client to client.
+    pub pool: PoolSettings,
     /// For the logins of roles that do not exist; one for the fleet.
     pub mock: MockSecret,
 }
@@ -74,6 +81,8 @@ struct Plane {
     registry: Arc<Registry>,
     connect_time_max: Duration,
     workers: usize,
+    pool: PoolSettings,
+    treasury: Treasury,
 }
 
 impl fmt::Debug for Plane {
@@ -114,6 +123,8 @@ impl DataPlane {
             registry: Arc::default(),
             connect_time_max: config.connect_time_max,
             workers,
+            pool: config.pool,
+            treasury: Treasury::default(),
         });
         let listeners = acceptor::listen(&config.listen)?;
         let addresses = listeners.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>()?;

@@ -1,7 +1,8 @@
 //! Which messages are read in passing, and what is read of them.
 
 use super::state::StateTracker;
-use crate::error::Severity;
+use super::statements::Statements;
+use crate::error::{Severity, SqlState};
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
 use crate::wire::message::backend::{ErrorFields, tag as answer};
@@ -51,6 +52,25 @@ pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piec
         answer::DATA_ROW if tracker.watches_rows() => tracker.on_data_row(piece.body()),
         _ => {}
     }
+}
+
+/// Tells the client's statements what came of them. Called where a message begins, before the exchange is told.
+pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange, piece: &Piece<'_>) {
+    match piece.tag {
+        answer::COMMAND_COMPLETE => statements.on_command(piece.body()),
+        answer::ERROR_RESPONSE => {
+            statements.on_error(exchange.is_in_extended());
+            statements.schema_changed |= is_outdated_plan(piece.body());
+        }
+        _ => {}
+    }
+}
+
+/// "cached plan must not change result type": a statement was prepared before its tables were altered.
+fn is_outdated_plan(body: &[u8]) -> bool {
+    ErrorFields::parse(body).is_ok_and(|fields| {
+        fields.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED && fields.message().contains("cached plan")
+    })
 }
 
 /// Whether an ErrorResponse ends the connection.

@@ -77,6 +77,32 @@ impl Inbox {
     }
 }
 
+/// What is sent of a stretch of requests where some of them are replaced: nothing is copied where none is.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    altered: BytesMut,
+    /// So much of the stretch is in it, or replaced.
+    copied: usize,
+}
+
+impl Outgoing {
+    /// `replacement` goes out in place of the bytes at `at`; stretches come in their order.
+    pub(super) fn replace(&mut self, bytes: &[u8], at: std::ops::Range<usize>, replacement: &[u8]) {
+        self.altered.extend_from_slice(&bytes[self.copied..at.start]);
+        self.altered.extend_from_slice(replacement);
+        self.copied = at.end;
+    }
+
+    /// All of it; `bytes` is the whole stretch.
+    pub(super) fn finish<'a>(&'a mut self, bytes: &'a [u8]) -> &'a [u8] {
+        if self.copied == 0 {
+            return bytes;
+        }
+        self.altered.extend_from_slice(&bytes[self.copied..]);
+        &self.altered
+    }
+}
+
 /// What goes to one side.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {

@@ -9,10 +9,11 @@
 //! of two systems can be equal, so a process id may stand for several sessions and the secret tells them apart. The
 //! registry is written when a session begins, moves and ends, never for a query.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use tokio::sync::Notify;
 
 use super::parking::Parking;
 use crate::model::RouteRecord;
@@ -30,6 +31,84 @@ pub(super) struct Target {
     pub(super) key: Bytes,
 }
 
+/// What a session's cancel requests are aimed at now.
+///
+/// # Why
+/// A server connection that is lent to another client while a cancel request is on its way to it would have the other one's
+/// query cancelled. So a request that has been taken up keeps the aim where it is until the server has dealt with it.
+#[derive(Default)]
+pub(super) struct Aim {
+    state: Mutex<Aiming>,
+    carried_out: Notify,
+}
+
+#[derive(Default)]
+struct Aiming {
+    target: Option<Target>,
+    under_way: u32,
+}
+
+impl std::fmt::Debug for Aim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aim").finish_non_exhaustive()
+    }
+}
+
+impl Aim {
+    fn lock(&self) -> MutexGuard<'_, Aiming> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session has this server connection now.
+    pub(super) fn point_to(&self, target: Target) {
+        self.lock().target = Some(target);
+    }
+
+    /// The session has none any more. `false`: a request is on its way to it; see [`Aim::carried_out`].
+    pub(super) fn clear(&self) -> bool {
+        let mut state = self.lock();
+        let is_free = state.under_way == 0;
+        if is_free {
+            state.target = None;
+        }
+        is_free
+    }
+
+    /// Waits until no request is on its way.
+    pub(super) async fn carried_out(&self) {
+        loop {
+            // Created before looking: a request that ends between the look and the wait is not missed.
+            let notified = self.carried_out.notified();
+            if self.lock().under_way == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// A cancel request that is being carried out.
+pub(super) struct Shot {
+    aim: Arc<Aim>,
+    pub(super) target: Target,
+}
+
+impl Shot {
+    fn take(aim: &Arc<Aim>) -> Option<Shot> {
+        let mut state = aim.lock();
+        let target = state.target.clone()?;
+        state.under_way += 1;
+        Some(Shot { aim: Arc::clone(aim), target })
+    }
+}
+
+impl Drop for Shot {
+    fn drop(&mut self) {
+        self.aim.lock().under_way -= 1;
+        self.aim.carried_out.notify_waiters();
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Registry {
     by_pid: DashMap<i32, Vec<Entry>>,
@@ -37,14 +116,21 @@ pub(super) struct Registry {
 
 struct Entry {
     secret: Secret,
-    target: Arc<Mutex<Target>>,
+    aim: Arc<Aim>,
     parking: Arc<Parking>,
 }
 
 /// What a cancel request is meant for.
 pub(super) struct Found {
-    pub(super) target: Target,
+    aim: Arc<Aim>,
     pub(super) parking: Arc<Parking>,
+}
+
+impl Found {
+    /// The server connection, which stays the session's until this is dropped. `None`: it has none.
+    pub(super) fn shot(&self) -> Option<Shot> {
+        Shot::take(&self.aim)
+    }
 }
 
 /// A session's entry; it ends with the session.
@@ -53,18 +139,19 @@ pub(super) struct Enlisted {
     pub(super) pid: i32,
     pub(super) secret: Secret,
     pub(super) parking: Arc<Parking>,
-    target: Arc<Mutex<Target>>,
+    pub(super) aim: Arc<Aim>,
 }
 
 impl Registry {
-    /// Enters a session under its first backend's process id. `secret` gives random ones until one is free.
+    /// Enters a session under the process id that its client is told. `secret` gives random ones until one is free.
     pub(super) fn enlist(
         self: &Arc<Registry>,
-        target: Target,
+        pid: i32,
+        target: Option<Target>,
         mut secret: impl FnMut() -> Secret,
     ) -> Enlisted {
-        let pid = target.pid;
-        let target = Arc::new(Mutex::new(target));
+        let aim = Arc::<Aim>::default();
+        aim.lock().target = target;
         let parking = Arc::<Parking>::default();
         let mut entries = self.by_pid.entry(pid).or_default();
         let secret = loop {
@@ -73,28 +160,27 @@ impl Registry {
                 break secret;
             }
         };
-        entries.push(Entry { secret, target: Arc::clone(&target), parking: Arc::clone(&parking) });
-        Enlisted { registry: Arc::clone(self), pid, secret, parking, target }
+        entries.push(Entry { secret, aim: Arc::clone(&aim), parking: Arc::clone(&parking) });
+        Enlisted { registry: Arc::clone(self), pid, secret, parking, aim }
     }
 
     /// The session that the request is meant for. Takes the same time for each wrong secret.
     pub(super) fn find(&self, request: &CancelRequest) -> Option<Found> {
         let entries = self.by_pid.get(&request.pid)?;
         let entry = entries.iter().find(|entry| is_same(&entry.secret, &request.key))?;
-        let target = entry.target.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(Found { target, parking: Arc::clone(&entry.parking) })
+        Some(Found { aim: Arc::clone(&entry.aim), parking: Arc::clone(&entry.parking) })
     }
 }
 
 impl Enlisted {
     /// What a cancel request would reach.
-    pub(super) fn target(&self) -> Target {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn target(&self) -> Option<Target> {
+        self.aim.lock().target.clone()
     }
 
     /// The session has another server connection now.
     pub(super) fn point_to(&self, target: Target) {
-        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        self.aim.point_to(target);
     }
 }
 
@@ -135,6 +221,10 @@ mod tests {
         Target { record: Arc::new(record), pid, key: Bytes::from_static(key) }
     }
 
+    fn found(registry: &Registry, pid: i32, key: &[u8]) -> Target {
+        registry.find(&request(pid, key)).unwrap().shot().unwrap().target.clone()
+    }
+
     fn request(pid: i32, key: &[u8]) -> CancelRequest {
         CancelRequest { pid, key: Bytes::copy_from_slice(key) }
     }
@@ -142,12 +232,12 @@ mod tests {
     #[test]
     fn a_secret_opens_its_own_session_and_nothing_else() {
         let registry = Arc::new(Registry::default());
-        let one = registry.enlist(target(7, b"aaaa"), || [1; 4]);
+        let one = registry.enlist(7, Some(target(7, b"aaaa")), || [1; 4]);
         let mut offered = [[1; 4], [2; 4]].into_iter();
-        let two = registry.enlist(target(7, b"bbbb"), || offered.next().unwrap());
+        let two = registry.enlist(7, Some(target(7, b"bbbb")), || offered.next().unwrap());
         assert_eq!((one.secret, two.secret), ([1; 4], [2; 4]), "a secret is given once");
-        assert_eq!(&registry.find(&request(7, &[1; 4])).unwrap().target.key[..], b"aaaa");
-        assert_eq!(&registry.find(&request(7, &[2; 4])).unwrap().target.key[..], b"bbbb");
+        assert_eq!(&found(&registry, 7, &[1; 4]).key[..], b"aaaa");
+        assert_eq!(&found(&registry, 7, &[2; 4]).key[..], b"bbbb");
         for wrong in [request(7, &[3; 4]), request(8, &[1; 4]), request(7, b"aaaa"), request(7, &[1; 5])] {
             assert!(registry.find(&wrong).is_none());
         }
@@ -156,16 +246,29 @@ mod tests {
     #[test]
     fn what_the_client_knows_stays_when_the_server_connection_changes() {
         let registry = Arc::new(Registry::default());
-        let session = registry.enlist(target(7, b"aaaa"), || [1; 4]);
+        let session = registry.enlist(7, Some(target(7, b"aaaa")), || [1; 4]);
         session.point_to(target(99, b"zzzz"));
-        assert_eq!(registry.find(&request(7, &[1; 4])).unwrap().target.pid, 99);
+        assert_eq!(found(&registry, 7, &[1; 4]).pid, 99);
         assert!(registry.find(&request(99, &[1; 4])).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_stays_with_its_session_while_a_request_is_on_its_way_to_it() {
+        let registry = Arc::new(Registry::default());
+        let session = registry.enlist(7, Some(target(9, b"aaaa")), || [1; 4]);
+        let found = registry.find(&request(7, &[1; 4])).unwrap();
+        let shot = found.shot().unwrap();
+        assert!(!session.aim.clear());
+        assert_eq!(session.target().unwrap().pid, 9);
+        drop(shot);
+        session.aim.carried_out().await;
+        assert!(session.aim.clear() && found.shot().is_none());
     }
 
     #[test]
     fn a_session_that_ended_leaves_nothing() {
         let registry = Arc::new(Registry::default());
-        let session = registry.enlist(target(7, b"aaaa"), || [1; 4]);
+        let session = registry.enlist(7, Some(target(7, b"aaaa")), || [1; 4]);
         drop(session);
         assert!(registry.find(&request(7, &[1; 4])).is_none());
         assert!(registry.by_pid.is_empty());

@@ -34,20 +34,24 @@ use super::ending::Ending;
 use super::observe;
 use super::parking::{self, Parking};
 use super::pids::Pids;
-use super::pipe::{Inbox, Outbox};
-use super::state::StateTracker;
+use super::pipe::{Inbox, Outbox, Outgoing};
+use super::registry::Enlisted;
+use super::state::{Freshness, StateTracker};
+use super::statements::{FRONT_BYTES, Told, is_complete};
+use super::tenancy::Tenancy;
 use super::worker::Worker;
 use crate::backend::{Parameters, ServerConnection};
 use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, Gate, GateState, Member, Pass, Route, TurnWatch};
 use crate::tls::Stream;
 use crate::wire::exchange::{Exchange, Rest};
-use crate::wire::frame::Piece;
+use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
 use crate::wire::message::backend::{
     error_response, parameter_status, parse_parameter_status, parse_ready_for_query, ready_for_query,
     tag as answer,
 };
 use crate::wire::message::frontend::tag as request;
+use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
 /// Rounds of both directions in one poll; then other sessions of the worker have their turn.
 const ROUNDS_MAX: usize = 8;
@@ -60,6 +64,10 @@ const TERMINATE: [u8; 5] = [request::TERMINATE, 0, 0, 0, 4];
 pub(super) enum Pause {
     /// No transaction runs, no message is cut in the middle, and there is an order to follow.
     Boundary,
+    /// The same, and before the server connection is given back something is to be asked.
+    Rest,
+    /// The client's request needs a server connection.
+    Unserved,
     Ended(Ending),
 }
 
@@ -73,6 +81,8 @@ enum Wait {
     Gate(Instant),
     /// For an order to be followed.
     Order,
+    /// For a server connection that is lent.
+    Connection,
 }
 
 /// A word for each direction.
@@ -97,6 +107,14 @@ enum Goodbye {
     Said,
 }
 
+/// How far a stretch of answers has been looked at, and how much of it the client is told; what is not told was
+/// moved out of its way.
+#[derive(Debug, Clone, Copy)]
+struct Walked {
+    taken: usize,
+    told: usize,
+}
+
 /// What is relayed between.
 #[derive(Debug)]
 pub(super) struct Ends {
@@ -119,6 +137,8 @@ pub(super) struct Relay {
     pub(super) exchange: Exchange,
     pub(super) tracker: StateTracker,
     pub(super) to_client: Outbox,
+    /// Of a client whose server connection is lent.
+    pub(super) tenancy: Option<Box<Tenancy>>,
     requests: Inbox,
     answers: Inbox,
     to_server: Outbox,
@@ -127,6 +147,8 @@ pub(super) struct Relay {
     wait: Wait,
     /// Something is to be done at the next boundary.
     due: bool,
+    /// A transaction has begun since the server connection was lent.
+    used: bool,
     /// While an order was followed the client was not read: what is there now may have come then.
     deaf_since: Option<Instant>,
     last_words: LastWords,
@@ -139,15 +161,16 @@ impl Relay {
         worker: Rc<Worker>,
         route: Arc<Route>,
         member: Member,
-        parking: Arc<Parking>,
+        enlisted: &Enlisted,
         ends: Ends,
+        tracker: StateTracker,
     ) -> Relay {
         let Ends { client, mut server, early } = ends;
         let turns = route.gate().watch(worker.index());
         let requests = Inbox { kept: early, ..Inbox::default() };
         worker.share(&mut server.parameters);
         let answers = Inbox::beginning_with(server.take_unread());
-        let mut tracker = StateTracker::new();
+        let mut tracker = tracker;
         for (name, value) in server.parameters.iter() {
             tracker.on_parameter_status(name, value);
         }
@@ -155,13 +178,14 @@ impl Relay {
             worker,
             route,
             member,
-            parking,
-            told_pid: server.pid,
+            parking: Arc::clone(&enlisted.parking),
+            told_pid: enlisted.pid,
             client,
             server,
             exchange: Exchange::new(),
             tracker,
             to_client: Outbox::default(),
+            tenancy: None,
             // What came early is looked at before anything is read, as if it had been held back.
             wait: if requests.kept.is_empty() { Wait::Nothing } else { Wait::Answers },
             requests,
@@ -171,6 +195,7 @@ impl Relay {
             pass: None,
             // The record may have changed since the connection was opened.
             due: true,
+            used: false,
             deaf_since: None,
             last_words: LastWords::None,
             goodbye: Goodbye::Unsaid,
@@ -184,9 +209,7 @@ impl Relay {
         let mut scratch = worker.scratch();
         let mut round = Round { requests: true, answers: true };
         for _ in 0..ROUNDS_MAX {
-            if self.turns.poll_turned(cx.waker()).is_ready() {
-                self.due = true;
-            }
+            self.poll_turned(cx);
             let moved = match self.poll_round(cx, &mut scratch, round) {
                 Ok(moved) => moved,
                 Err(ending) => return Poll::Ready(Pause::Ended(ending)),
@@ -195,6 +218,11 @@ impl Relay {
                 self.due = false;
                 self.deaf_since = Some(Instant::now());
                 return Poll::Ready(Pause::Boundary);
+            }
+            if self.tenancy.is_some()
+                && let Some(pause) = self.lent_pause()
+            {
+                return Poll::Ready(pause);
             }
             if !moved.requests && !moved.answers {
                 return Poll::Pending;
@@ -227,15 +255,35 @@ impl Relay {
         }
     }
 
+    /// What there is to do where server connections are lent.
+    fn lent_pause(&mut self) -> Option<Pause> {
+        if self.requests.ended && (self.exchange.rest() != Rest::Busy || self.exchange.is_silent()) {
+            return Some(Pause::Ended(Ending::ClientLeft));
+        }
+        if self.used && self.is_at_boundary() {
+            self.used = false;
+            let stays = self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pinned());
+            let is_known = self.tracker.freshness() <= Freshness::Unnamed;
+            let may_stay = stays && is_known;
+            if !may_stay && !self.detach_settled() {
+                return Some(Pause::Rest);
+            }
+        }
+        (self.wait == Wait::Connection).then_some(Pause::Unserved)
+    }
+
     /// Nothing runs and nothing is cut in the middle: the server connection may be used or exchanged.
     fn is_at_boundary(&self) -> bool {
-        self.pass.is_none()
-            && self.exchange.rest() != Rest::Busy
+        self.pass.is_none() && self.is_clean() && !self.requests.ended
+    }
+
+    /// The server connection is between two transactions, and nothing of the client's is on its way.
+    pub(super) fn is_clean(&self) -> bool {
+        self.exchange.rest() != Rest::Busy
             && self.requests.is_between_messages()
             && self.answers.is_between_messages()
             && self.answers.kept.is_empty()
             && self.to_server.is_empty()
-            && !self.requests.ended
     }
 
     // ---- from the client to the server
@@ -249,6 +297,9 @@ impl Relay {
         }
         if self.requests.ended {
             return Ok(self.poll_goodbye(cx));
+        }
+        if self.wait == Wait::Connection && self.is_unserved() && !self.attach_fitting() {
+            return Ok(false);
         }
         if self.wait != Wait::Nothing {
             return self.retry_requests(cx, scratch);
@@ -272,7 +323,7 @@ impl Relay {
     /// The client sends nothing more, but may still read. The server is told, and does what it would without us: it
     /// answers what it was asked, then ends. `true`: it has been told just now.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.goodbye == Goodbye::Said {
+        if self.goodbye == Goodbye::Said || self.is_unserved() {
             return false;
         }
         if Pin::new(&mut self.server.stream).poll_shutdown(cx).is_pending() {
@@ -290,7 +341,7 @@ impl Relay {
         // Room that is not needed is given back.
         self.requests.kept = if kept.is_empty() { BytesMut::new() } else { kept };
         match self.wait {
-            Wait::Gate(_) => self.stay_parked(cx, scratch)?,
+            Wait::Gate(_) | Wait::Connection => self.stay_parked(cx, scratch)?,
             _ => self.parking.leave(),
         }
         Ok(taken > 0 || self.wait == Wait::Nothing)
@@ -307,21 +358,54 @@ impl Relay {
 
     /// The request that waits was cancelled: nobody has seen it, and nobody will.
     fn take_back_parked(&mut self) {
-        let Some(unit) = parking::first_unit(&self.requests.kept) else { return };
-        self.requests.kept.advance(unit);
-        let refusal = Refusal::new(
+        self.answer_waiting(&Refusal::new(
             Severity::Error,
             SqlState::QUERY_CANCELED,
             "canceling statement due to user request".to_owned(),
-        );
+        ));
+    }
+
+    /// Answers the request that waits in place of the server. `false`: it has not all come.
+    fn answer_waiting(&mut self, refusal: &Refusal) -> bool {
+        let Some(unit) = parking::first_unit(&self.requests.kept) else { return false };
+        self.requests.kept.advance(unit);
         let mut answer = BytesMut::new();
-        error_response(&mut answer, &refusal);
+        error_response(&mut answer, refusal);
         ready_for_query(&mut answer, self.exchange.status());
         self.to_client.queue(&answer);
         if self.requests.kept.is_empty() {
             self.wait = Wait::Nothing;
             self.set_activity(Activity::Idle);
         }
+        true
+    }
+
+    /// The request that waits for a server connection will not get one.
+    ///
+    /// Fails where the client cannot be answered but by ending its connection.
+    pub(super) fn refuse_waiting(&mut self, refusal: Refusal) -> Result<(), Ending> {
+        match self.answer_waiting(&refusal) {
+            true => Ok(()),
+            false => Err(Ending::Refused(Refusal { severity: Severity::Fatal, ..refusal })),
+        }
+    }
+
+    /// What a client can do that waits for a server connection. `false`: there is nothing to wait for any more.
+    pub(super) fn stay_in_line(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let worker = Rc::clone(&self.worker);
+        let drained = self.to_client.poll_drain(cx, &mut self.client);
+        if matches!(drained, Poll::Ready(Err(_))) {
+            return Err(Ending::ClientVanished);
+        }
+        self.stay_parked(cx, &mut worker.scratch())?;
+        Ok(self.wait == Wait::Connection)
+    }
+
+    /// Whether there was a turn of the gate; then there is something to do at the next boundary.
+    pub(super) fn poll_turned(&mut self, cx: &mut Context<'_>) -> bool {
+        let has_turned = self.turns.poll_turned(cx.waker()).is_ready();
+        self.due |= has_turned;
+        has_turned
     }
 
     /// A client that gives up while it waits at the gate leaves its seat, and what it asked for is not done. Only one that
@@ -344,8 +428,14 @@ impl Relay {
     /// Takes messages off the front of `bytes` while they are admitted, and sends them. How many bytes that were.
     fn forward_requests(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Ending> {
         let mut taken = 0;
+        let mut outgoing = Outgoing::default();
         while let Some(&tag) = bytes.get(taken) {
             if self.requests.is_between_messages() {
+                if self.tenancy.is_some() && !self.has_enough(&bytes[taken..]) {
+                    self.wait = Wait::Nothing;
+                    self.give_back_unused_pass();
+                    break;
+                }
                 self.wait = self.admit(cx, tag);
                 if self.wait != Wait::Nothing {
                     break;
@@ -356,15 +446,49 @@ impl Relay {
                 self.give_back_unused_pass();
                 break;
             };
-            taken += piece.bytes.len();
-            self.note_request(&piece);
+            let end = taken + piece.bytes.len();
+            let replaced = match self.replacement(&piece) {
+                Some(replacement) => {
+                    outgoing.replace(bytes, taken..end, replacement);
+                    true
+                }
+                None => false,
+            };
+            taken = end;
+            self.note_request(&piece, replaced);
             if self.requests.ended {
                 break;
             }
         }
         // Where the server cannot be written to, its last words are still to be read.
-        let _ = self.to_server.send(cx, &mut self.server.stream, &bytes[..taken]);
+        let _ = self.to_server.send(cx, &mut self.server.stream, outgoing.finish(&bytes[..taken]));
         Ok(taken)
+    }
+
+    /// Where connections are lent, messages are understood by the names at their front, and a connection is not borrowed
+    /// for a message that may never be complete.
+    fn has_enough(&self, bytes: &[u8]) -> bool {
+        let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else {
+            // The walker says what is wrong with it.
+            return bytes.len() >= HEADER_BYTES;
+        };
+        let wanted = if self.is_unserved() { WHOLE_BYTES_MAX } else { FRONT_BYTES };
+        bytes.len() >= header.message_bytes().min(wanted)
+    }
+
+    /// What is sent in place of a piece of the client's, where its connection is lent.
+    fn replacement(&mut self, piece: &Piece<'_>) -> Option<&[u8]> {
+        let tenancy = self.tenancy.as_deref_mut()?;
+        // Without a connection there is nothing that such a message could end or continue.
+        if self.server.is_absent() || piece.tag == request::TERMINATE {
+            return Some(&[]);
+        }
+        if !piece.part.begins() {
+            return None;
+        }
+        let unnamed = self.tracker.unnamed_parse();
+        let texts = &mut self.worker.texts.borrow_mut();
+        tenancy.statements.on_request(piece, &mut self.exchange, texts, unnamed)
     }
 
     /// The message that was let in is not complete: nobody waits for a client that may never finish it.
@@ -379,18 +503,22 @@ impl Relay {
         if self.exchange.is_full() {
             return Wait::Answers;
         }
-        match &self.pass {
+        match self.pass.is_some() {
             // A pipeline does not go on to its next transaction where a boundary is wanted: one that never paused would
             // keep its session from every order.
-            Some(_) if self.wants_boundary() && self.exchange.will_report() => Wait::Answers,
-            Some(_) => Wait::Nothing,
-            None if Exchange::begins_work(tag) => self.enter(cx),
-            None => Wait::Nothing,
+            true if self.wants_boundary() && self.exchange.will_report() => Wait::Answers,
+            true => Wait::Nothing,
+            false if !Exchange::begins_work(tag) => Wait::Nothing,
+            false if self.is_unserved() && !self.attach_fitting() => Wait::Connection,
+            false => self.enter(cx),
         }
     }
 
     fn wants_boundary(&self) -> bool {
-        self.due || self.worker.is_stopping() || self.gate().state() == GateState::Held
+        self.due
+            || self.worker.is_stopping()
+            || self.gate().state() == GateState::Held
+            || self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pressed())
     }
 
     /// Through the gate, at a boundary.
@@ -404,15 +532,14 @@ impl Relay {
             };
         };
         // A turn that was not followed yet may have moved the database: see `Gate`.
-        if self.turns.poll_turned(cx.waker()).is_ready() {
-            self.due = true;
-        }
+        self.poll_turned(cx);
         if self.due {
             return self.wait_for_order();
         }
         self.record_stall();
         self.deaf_since = None;
         self.pass = Some(pass);
+        self.used = true;
         Wait::Nothing
     }
 
@@ -424,8 +551,12 @@ impl Relay {
         }
     }
 
-    fn note_request(&mut self, piece: &Piece<'_>) {
-        observe::track_request(&mut self.tracker, piece);
+    /// `replaced`: the server is sent something else.
+    fn note_request(&mut self, piece: &Piece<'_>, replaced: bool) {
+        // Closing a statement that the tenancy knows changes nothing else.
+        if !(replaced && piece.tag == request::CLOSE) {
+            observe::track_request(&mut self.tracker, piece);
+        }
         if piece.part.begins() {
             self.exchange.on_request(piece.tag);
             self.requests.ended = piece.tag == request::TERMINATE;
@@ -458,29 +589,49 @@ impl Relay {
     }
 
     fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Ending> {
-        let taken = self.walk_answers(bytes)?;
-        let sent = self.to_client.send(cx, &mut self.client, &bytes[..taken]);
+        let walked = self.walk_answers(bytes)?;
+        let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.told]);
         sent.map_err(|_| Ending::ClientVanished)?;
-        self.answers.keep(&bytes[taken..]);
+        self.answers.keep(&bytes[walked.taken..]);
         Ok(())
     }
 
-    fn walk_answers(&mut self, bytes: &mut [u8]) -> Result<usize, Ending> {
-        let mut taken = 0;
+    fn walk_answers(&mut self, bytes: &mut [u8]) -> Result<Walked, Ending> {
+        let (mut taken, mut told) = (0, 0);
         let pids = self.pids();
         loop {
             let is_named = |tag| tag == answer::NOTIFICATION_RESPONSE && pids.differ();
             let wanted = |tag| observe::wants_answer(tag, &self.tracker) || is_named(tag);
             let next = self.answers.walker.next(&bytes[taken..], wanted);
-            let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(taken) };
+            let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(Walked { taken, told }) };
             let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
+            let tag = piece.tag;
             if piece.part.begins() {
                 self.note_answer(&piece)?;
             }
             if is_named {
                 pids.rename(&mut bytes[taken..taken + length]);
             }
+            match self.told_as(tag) {
+                Told::AsItCame => {}
+                Told::ParseComplete => bytes[taken] = answer::PARSE_COMPLETE,
+                Told::Nothing => {
+                    taken += length;
+                    continue;
+                }
+            }
+            if told < taken {
+                bytes.copy_within(taken..taken + length, told);
+            }
             taken += length;
+            told += length;
+        }
+    }
+
+    fn told_as(&mut self, tag: u8) -> Told {
+        match &mut self.tenancy {
+            Some(tenancy) if is_complete(tag) => tenancy.statements.on_complete(),
+            _ => Told::AsItCame,
         }
     }
 
@@ -495,6 +646,9 @@ impl Relay {
             answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
             _ => {}
         }
+        if let Some(tenancy) = &mut self.tenancy {
+            observe::track_statements(&mut tenancy.statements, &self.exchange, piece);
+        }
         self.exchange.on_answer(piece.tag);
         observe::track_answer(&mut self.tracker, &self.exchange, piece);
         Ok(())
@@ -504,6 +658,9 @@ impl Relay {
     fn on_ready(&mut self, body: &[u8]) -> Result<(), Ending> {
         let status = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
         self.exchange.on_ready(status);
+        if let Some(tenancy) = &mut self.tenancy {
+            tenancy.statements.on_ready(self.exchange.is_silent());
+        }
         if self.exchange.is_silent() {
             self.tracker.on_ready(status);
         }

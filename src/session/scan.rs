@@ -66,12 +66,14 @@ pub struct Scan {
     pub effect: Effect,
     /// Statements in it, empty ones not counted: so many CommandCompletes answer a simple Query.
     pub statements: u16,
+    /// It sets something until the end of the transaction.
+    pub sets_locally: bool,
 }
 
 /// Reads `sql` and calls `sink` for each finding, in the order of the text.
 pub fn scan(sql: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) -> Scan {
     match screen(sql) {
-        Some(effect) => Scan { effect, statements: 1 },
+        Some(effect) => Scan { effect, statements: 1, sets_locally: false },
         None => Scanner { sink, backslashes, scan: Scan::default(), depth: 0 }.run(sql),
     }
 }
@@ -101,6 +103,39 @@ pub fn prepare_statement<'a>(sql: &'a str, name: &str) -> Option<&'a str> {
             return found;
         }
     }
+}
+
+/// Where a text that begins with EXECUTE or DEALLOCATE names the prepared statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PreparedName {
+    /// Folded as PostgreSQL folds it.
+    pub(crate) name: Vec<u8>,
+    pub(crate) at: std::ops::Range<usize>,
+    pub(crate) deallocates: bool,
+}
+
+/// The statement that the first command of `sql` executes or deallocates, by name.
+pub(crate) fn prepared_name(sql: &[u8]) -> Option<PreparedName> {
+    let mut lexer = Lexer::new(sql, Backslashes::Literal);
+    let verb = lexer.next()?;
+    let deallocates = verb.is_word(b"DEALLOCATE");
+    if !deallocates && !verb.is_word(b"EXECUTE") {
+        return None;
+    }
+    lexer.skip_blank();
+    let mut start = lexer.offset();
+    let mut token = lexer.next()?;
+    if deallocates && token.is_word(b"PREPARE") && !matches!(lexer.peek(), None | Some(Token::Symbol(b';'))) {
+        lexer.skip_blank();
+        start = lexer.offset();
+        token = lexer.next()?;
+    }
+    let name = match token {
+        Token::Word(word) => word.to_ascii_lowercase(),
+        Token::Quoted(quoted) => String::from_utf8_lossy(quoted).replace("\"\"", "\"").into_bytes(),
+        _ => return None,
+    };
+    Some(PreparedName { name, at: start..lexer.offset(), deallocates })
 }
 
 /// Whether a token is the identifier `name`, folded as PostgreSQL folds it.
@@ -297,7 +332,10 @@ impl Scanner<'_> {
 
     fn verb(&mut self, word: &[u8], statement: Lexer<'_>) -> Context {
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-        self.raise(effect_of(word));
+        match is(b"SET") && ends_with_transaction(statement) {
+            true => self.scan.sets_locally = true,
+            false => self.raise(effect_of(word)),
+        }
         if self.depth > 0 {
             return Context::Block;
         }
@@ -363,7 +401,10 @@ impl Scanner<'_> {
     fn call(&mut self, function: &[u8], lexer: &Lexer<'_>, context: Context) {
         let is = |name: &[u8]| function.eq_ignore_ascii_case(name);
         if is(b"set_config") {
-            self.raise(Effect::Changes);
+            match calls::is_for_transaction(*lexer) {
+                true => self.scan.sets_locally = true,
+                false => self.raise(Effect::Changes),
+            }
             if context == Context::Prepared {
                 (self.sink)(Finding::ChangePrepared);
             }
@@ -436,6 +477,16 @@ impl Scanner<'_> {
 /// Whether a string, that may be SQL, has `word` in it; most strings are short.
 pub(crate) fn mentions(body: &[u8], word: &[u8]) -> bool {
     body.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+}
+
+/// `SET LOCAL a = b` and `SET TRANSACTION ...`, where nothing else may be meant. `rest` begins with the verb or behind it.
+fn ends_with_transaction(mut rest: Lexer<'_>) -> bool {
+    let mut token = rest.next();
+    if token.is_some_and(|token| token.is_word(b"SET")) {
+        token = rest.next();
+    }
+    token.is_some_and(|token| token.is_word(b"LOCAL") || token.is_word(b"TRANSACTION"))
+        && rest.peek() != Some(Token::Symbol(b'.'))
 }
 
 /// The custom name after SET: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.

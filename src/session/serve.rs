@@ -13,15 +13,18 @@ use tokio::time::Instant;
 
 use super::ending::{self, Ending};
 use super::hold::Travel;
+use super::pool::{Ground, Shelf};
 use super::registry::{Enlisted, Target};
 use super::relay::{Ends, Pause, Relay};
+use super::state::{SessionState, StateTracker};
+use super::tenancy::{self, Tenancy};
 use super::worker::Worker;
 use crate::auth::ClientKeys;
 use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::frontend::{Client, Visitor};
-use crate::model::{Place, RoleName, RouteRecord, UnixMillis};
-use crate::route::{Member, MemberFacts, Pass, Route};
+use crate::model::{Place, Pooling, RoleName, RouteRecord, UnixMillis};
+use crate::route::{GateState, Member, MemberFacts, Pass, Route};
 use crate::wire::message::{TransactionStatus, backend as message};
 use crate::wire::startup::CancelRequest;
 
@@ -47,7 +50,8 @@ async fn cancel(worker: &Worker, request: &CancelRequest) {
     if found.parking.cancel() {
         return;
     }
-    let target = found.target;
+    let Some(shot) = found.shot() else { return };
+    let target = &shot.target;
     let deadline = Instant::now() + plane.connect_time_max;
     let sent =
         backend::cancel(&target.record.place, &plane.connector, target.pid, &target.key, deadline).await;
@@ -67,7 +71,7 @@ async fn serve(worker: Rc<Worker>, client: Box<Client>) {
         match poll_fn(|cx| session.poll(cx)).await {
             Pause::Ended(ending) => break ending,
             Pause::Boundary if worker.is_stopping() => break Ending::Stopping,
-            Pause::Boundary => match Box::pin(session.follow()).await {
+            pause => match Box::pin(session.after(pause)).await {
                 Ok(()) => {}
                 Err(ending) => break ending,
             },
@@ -93,8 +97,18 @@ impl Session {
         self.relay.poll(cx)
     }
 
+    async fn after(&mut self, pause: Pause) -> Result<(), Ending> {
+        match pause {
+            Pause::Boundary => self.follow().await,
+            Pause::Rest => self.rest().await,
+            Pause::Unserved => self.borrow().await,
+            Pause::Ended(ending) => Err(ending),
+        }
+    }
+
     async fn end(mut self, ending: &Ending) {
         self.travel.slot.dismiss();
+        self.relay.leave_connection();
         // Nobody can cancel any more what does not run.
         drop(self.enlisted);
         ending::end(self.relay, ending).await;
@@ -102,12 +116,21 @@ impl Session {
 }
 
 /// Who the client is: enough to open a server connection for it anywhere.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Origin {
     role: RoleName,
     /// The startup parameters, in order.
     settings: Vec<(String, String)>,
     keys: Arc<ClientKeys>,
+}
+
+/// Whether a connection opened for the one would do for the other.
+impl PartialEq for Origin {
+    fn eq(&self, other: &Origin) -> bool {
+        self.role == other.role
+            && self.settings == other.settings
+            && self.keys.fingerprint() == other.keys.fingerprint()
+    }
 }
 
 impl Origin {
@@ -132,7 +155,7 @@ impl Origin {
 async fn begin(worker: &Rc<Worker>, client: Box<Client>, session: u64) -> Result<Session, ()> {
     let mut client = client;
     match open(worker, &mut client, session).await {
-        Ok(opened) => Ok(greet(worker, *client, opened)),
+        Ok(opened) => Ok(greet(worker, *client, opened, session)),
         Err(refusal) => {
             let mut farewell = BytesMut::new();
             if let Some(refusal) = refusal {
@@ -144,12 +167,14 @@ async fn begin(worker: &Rc<Worker>, client: Box<Client>, session: u64) -> Result
     }
 }
 
-/// A session with its first server connection.
+/// A session that has begun on the server.
 struct Opened {
     member: Member,
     server: ServerConnection,
     record: Arc<RouteRecord>,
     origin: Origin,
+    /// Its connections are lent: where from, and what they have at first.
+    lent: Option<(Rc<Shelf>, Arc<SessionState>)>,
 }
 
 /// Takes a seat and opens the server connection, when the gate lets it. `None`: the client has gone.
@@ -161,6 +186,9 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
         .join_within(record.client_connections_max, facts(client, &record, session))
         .ok_or_else(|| Some(full(&record)))?;
     let origin = origin(client).map_err(Some)?;
+    if record.pooling == Pooling::Transaction && !origin.is_replication() {
+        return open_lent(worker, client, member, origin).await;
+    }
     let (pass, record) = enter(worker, client).await?;
     let request = origin.request(record.place.clone(), &route);
     let deadline = Instant::now() + worker.plane.connect_time_max;
@@ -171,7 +199,67 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     })?;
     member.switched(record.epoch, server.pid);
     drop(pass);
-    Ok(Opened { member, server, record, origin })
+    Ok(Opened { member, server, record, origin, lent: None })
+}
+
+/// Greets a client as its connections greet, without one of its own. The first of its kind waits for one to be opened.
+async fn open_lent(
+    worker: &Worker,
+    client: &mut Client,
+    member: Member,
+    origin: Origin,
+) -> Result<Opened, Option<Refusal>> {
+    let route = Arc::clone(&client.route);
+    let shelf = worker.pool(&route).shelf(origin.clone());
+    let ground = match shelf.ground() {
+        Some(ground) => ground,
+        None => Box::pin(first_ground(worker, client, &shelf)).await?,
+    };
+    let record = route.current();
+    if let Some(refusal) = record.service.refusal() {
+        return Err(Some(refusal));
+    }
+    member.arrived(record.epoch);
+    let server = ServerConnection::absent(ground.parameters);
+    Ok(Opened { member, server, record, origin, lent: Some((shelf, ground.state)) })
+}
+
+async fn first_ground(
+    worker: &Worker,
+    client: &mut Client,
+    shelf: &Rc<Shelf>,
+) -> Result<Ground, Option<Refusal>> {
+    let patience = tokio::time::sleep(worker.plane.connect_time_max);
+    tokio::pin!(patience);
+    let mut given = shelf.wait();
+    loop {
+        let stopping = poll_fn(|_| if worker.is_stopping() { Poll::Ready(()) } else { Poll::Pending });
+        // Cancel-safe: a connection that is given and not taken goes to the next who waits; what was read is in the buffer.
+        tokio::select! {
+            lending = &mut given => match lending {
+                Ok(Ok(pooled)) => {
+                    shelf.give_back(pooled);
+                    return shelf.ground().ok_or(None);
+                }
+                Ok(Err(refusal)) => return Err(Some(Refusal { severity: Severity::Fatal, ..refusal })),
+                Err(_) => return Err(Ending::Stopping.refusal()),
+            },
+            // While the gate is shut nothing is opened, and that is no fault of the client's.
+            () = &mut patience => match client.route.gate().state() {
+                GateState::Open => {
+                    let refusal = tenancy::unreachable(shelf.failure());
+                    return Err(Some(Refusal { severity: Severity::Fatal, ..refusal }));
+                }
+                _ => patience.as_mut().reset(Instant::now() + worker.plane.connect_time_max),
+            },
+            () = stopping => return Err(Ending::Stopping.refusal()),
+            read = client.stream.read_buf(&mut client.early), if client.early.len() < EARLY_BYTES_MAX => {
+                if !matches!(read, Ok(1..)) {
+                    return Err(None);
+                }
+            }
+        }
+    }
 }
 
 /// Waits until a server connection may be opened, and says where.
@@ -232,11 +320,15 @@ fn origin(client: &Client) -> Result<Origin, Refusal> {
 }
 
 /// Tells the client what PostgreSQL would tell it, and begins to relay.
-fn greet(worker: &Rc<Worker>, client: Client, opened: Opened) -> Session {
-    let Opened { member, mut server, record, origin } = opened;
+fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> Session {
+    let Opened { member, mut server, record, origin, lent } = opened;
     let travel = Travel::at(record.epoch);
-    let target = Target { record, pid: server.pid, key: server.cancel_key.clone() };
-    let enlisted = worker.plane.registry.enlist(target, rand::random);
+    let (pid, target) = match server.is_absent() {
+        // It has no process of its own; a number of ours tells its notifications from others'.
+        true => (rand::random_range(1..=i32::MAX), None),
+        false => (server.pid, Some(Target { record, pid: server.pid, key: server.cancel_key.clone() })),
+    };
+    let enlisted = worker.plane.registry.enlist(pid, target, rand::random);
     let mut greeting = BytesMut::new();
     for (name, value) in server.parameters.iter() {
         message::parameter_status(&mut greeting, name, value);
@@ -246,7 +338,13 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened) -> Session {
     greeting.extend_from_slice(&notices);
     message::ready_for_query(&mut greeting, TransactionStatus::Idle);
     let ends = Ends { client: client.stream, server, early: client.early };
-    let mut relay = Relay::new(Rc::clone(worker), client.route, member, Arc::clone(&enlisted.parking), ends);
+    let tracker = match &lent {
+        Some(_) => StateTracker::of_lent(worker.hints(client.route.id()).get().cloned()),
+        None => StateTracker::new(),
+    };
+    let mut relay = Relay::new(Rc::clone(worker), client.route, member, &enlisted, ends, tracker);
+    relay.tenancy =
+        lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
     relay.to_client.queue(&greeting);
     Session { relay, enlisted, origin, travel }
 }

@@ -137,6 +137,49 @@ impl Twin {
         Ok(twin)
     }
 
+    /// Connects, and has no more state than a new session has.
+    ///
+    /// # Cancel safety
+    /// Dropped, the connection closes; nothing else happened.
+    pub(super) async fn open(
+        request: &ConnectRequest,
+        connector: &Connector,
+        deadline: Instant,
+    ) -> Result<Twin, TwinError> {
+        let connection = Box::pin(connect(request, connector, deadline)).await?;
+        let login = request.role.as_str().to_owned();
+        let bare = SessionState::default();
+        let mut twin = Twin { connection, state: bare, login, types: Types::new() };
+        let nothing = SessionState::default();
+        let reading = Box::pin(twin.read_back(&nothing));
+        twin.state = timeout_at(deadline, reading).await.map_err(|_| TwinError::Late)??;
+        Ok(twin)
+    }
+
+    /// The connection, for the relay; the twin remembers what it has.
+    pub(super) fn take_connection(&mut self) -> ServerConnection {
+        let absent = ServerConnection::absent(self.connection.parameters.clone());
+        std::mem::replace(&mut self.connection, absent)
+    }
+
+    /// The connection is back.
+    pub(super) fn put_connection(&mut self, connection: ServerConnection) {
+        self.connection = connection;
+    }
+
+    /// What the connection was seen to have.
+    pub(super) fn set_state(&mut self, state: SessionState) {
+        self.state = state;
+    }
+
+    /// Runs messages of our own, with whatever comes of them.
+    pub(super) async fn run_quietly(&mut self, batch: &[u8], deadline: Instant) -> Result<(), TwinError> {
+        let running = self.connection.run_each(batch);
+        timeout_at(deadline, running).await.map_err(|_| TwinError::Late)??;
+        self.drop_notices();
+        Ok(())
+    }
+
     /// Applies what differs between what the twin has and `state`, in one round trip (one more where a statement needs
     /// a type that none before it needed). After an error the twin is not to be used.
     ///

@@ -21,10 +21,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 
+use super::pool::{Pool, PoolParts};
 use super::state::Hints;
+use super::statements::Texts;
 use super::{Plane, serve};
 use crate::backend::{Parameters, SharedParameters};
 use crate::model::DatabaseId;
+use crate::route::Route;
 
 /// One read of a session. Larger than any query, and large enough that bulk data needs few system calls.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -72,6 +75,10 @@ pub(super) struct Worker {
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
     hints: RefCell<HashMap<DatabaseId, HintsCell>>,
     parameters: RefCell<SharedParameters>,
+    /// Connections that are lent.
+    pools: RefCell<HashMap<DatabaseId, Rc<Pool>>>,
+    /// Statements of clients whose connections are lent.
+    pub(super) texts: RefCell<Texts>,
 }
 
 /// Filled by the first session that needs it.
@@ -96,6 +103,8 @@ impl Worker {
             warmers: Arc::new(Semaphore::new(WARMERS_MAX)),
             hints: RefCell::default(),
             parameters: RefCell::default(),
+            pools: RefCell::default(),
+            texts: RefCell::default(),
         }
     }
 
@@ -128,6 +137,22 @@ impl Worker {
     /// The database stays where it is now; before the next time its functions may change.
     pub(super) fn forget_hints(&self, database: &DatabaseId) {
         self.hints.borrow_mut().remove(database);
+    }
+
+    /// Where sessions of this database get their connections.
+    pub(super) fn pool(&self, route: &Arc<Route>) -> Rc<Pool> {
+        let start = || {
+            let plane = &self.plane;
+            let parts = PoolParts {
+                worker: self.index,
+                workers: plane.workers,
+                connector: plane.connector.clone(),
+                connect_time_max: plane.connect_time_max,
+                settings: plane.pool,
+            };
+            Pool::start(route, &plane.treasury, parts)
+        };
+        Rc::clone(self.pools.borrow_mut().entry(route.id().clone()).or_insert_with(start))
     }
 
     /// What a server reports is kept once for all connections of which it reports the same.
@@ -170,6 +195,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                 }
                 Some(Errand::Stop { drain, stopped }) => {
                     drain_sessions(&worker, &mut sessions, drain).await;
+                    worker.pools.take().values().for_each(|pool| pool.close_all());
                     let _ = stopped.send(());
                     return;
                 }

@@ -1,7 +1,6 @@
 //! A connection to a client or a server, with TLS or without.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -20,6 +19,8 @@ pub enum Stream {
     TlsServer(Box<server::TlsStream<TcpStream>>),
     /// We are the TLS client: a server's connection.
     TlsClient(Box<client::TlsStream<TcpStream>>),
+    /// Nobody is there now: nothing comes, and nothing can be sent.
+    Absent,
 }
 
 impl Stream {
@@ -31,7 +32,7 @@ impl Stream {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Stream::Tcp(tcp) => Some(tcp),
-            Stream::Unix(_) => None,
+            Stream::Unix(_) | Stream::Absent => None,
             Stream::TlsServer(tls) => Some(tls.get_ref().0),
             Stream::TlsClient(tls) => Some(tls.get_ref().0),
         }
@@ -50,20 +51,8 @@ impl From<UnixStream> for Stream {
     }
 }
 
-/// The socket, for its options.
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Stream::Tcp(tcp) => tcp.as_fd(),
-            Stream::Unix(unix) => unix.as_fd(),
-            Stream::TlsServer(tls) => tls.get_ref().0.as_fd(),
-            Stream::TlsClient(tls) => tls.get_ref().0.as_fd(),
-        }
-    }
-}
-
 macro_rules! forward {
-    ($self:ident, $stream:ident => $call:expr) => {
+    ($self:ident, $stream:ident => $call:expr, absent => $absent:expr) => {
         match $self.get_mut() {
             Stream::Tcp(inner) => {
                 let $stream = Pin::new(inner);
@@ -81,27 +70,28 @@ macro_rules! forward {
                 let $stream = Pin::new(inner.as_mut());
                 $call
             }
+            Stream::Absent => $absent,
         }
     };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_read(cx, buf))
+        forward!(self, stream => stream.poll_read(cx, buf), absent => Poll::Pending)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        forward!(self, stream => stream.poll_write(cx, buf))
+        forward!(self, stream => stream.poll_write(cx, buf), absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_flush(cx))
+        forward!(self, stream => stream.poll_flush(cx), absent => Poll::Ready(Ok(())))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_shutdown(cx))
+        forward!(self, stream => stream.poll_shutdown(cx), absent => Poll::Ready(Ok(())))
     }
 
     fn poll_write_vectored(
@@ -109,7 +99,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        forward!(self, stream => stream.poll_write_vectored(cx, bufs))
+        forward!(self, stream => stream.poll_write_vectored(cx, bufs), absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -118,6 +108,7 @@ impl AsyncWrite for Stream {
             Stream::Unix(unix) => unix.is_write_vectored(),
             Stream::TlsServer(tls) => tls.is_write_vectored(),
             Stream::TlsClient(tls) => tls.is_write_vectored(),
+            Stream::Absent => false,
         }
     }
 }

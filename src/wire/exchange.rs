@@ -145,6 +145,11 @@ impl Exchange {
         }
     }
 
+    /// The server works on a message of the extended protocol: an error makes it skip what follows, up to a Sync.
+    pub fn is_in_extended(&self) -> bool {
+        matches!(self.ledger.owed.front(), Some(Owed::Extended { .. }))
+    }
+
     pub fn is_boundary(&self) -> bool {
         self.rest() == Rest::Settled
     }

@@ -5,6 +5,7 @@
 
 mod encryption;
 mod ledger;
+mod lent;
 mod orders;
 mod raw;
 mod relay;

@@ -14,7 +14,7 @@ use freehold::model::{
     SystemName,
 };
 use freehold::route::{Route, RouteTable};
-use freehold::session::{DataPlane, DataPlaneConfig};
+use freehold::session::{DataPlane, DataPlaneConfig, PoolSettings};
 use freehold::tls::{Acceptor, Connector};
 
 pub(crate) const ROLE: &str = "app";
@@ -81,6 +81,7 @@ impl Stage {
             connector: Connector::native().unwrap(),
             login_time_max: PATIENCE,
             connect_time_max: PATIENCE,
+            pool: PoolSettings::default(),
             mock: MockSecret::from_random([1; 32]),
         };
         let plane = DataPlane::start(config, Arc::clone(&routes)).unwrap();

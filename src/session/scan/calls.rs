@@ -298,6 +298,12 @@ pub(super) fn set_config(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(Finding)) {
     }
 }
 
+/// Whether a `set_config(` sets until the end of the transaction only.
+pub(super) fn is_for_transaction(mut lexer: Lexer<'_>) -> bool {
+    lexer.next();
+    argument(&mut lexer).is_some() && is_local(&mut lexer)
+}
+
 /// Reports the setting that a `current_setting(` names, where it is literal.
 pub(super) fn current_setting(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(Finding)) {
     lexer.next();

@@ -71,6 +71,8 @@ pub struct StateTracker {
     misaligned: bool,
     large: Pieces,
     asks_for_all_locks: bool,
+    /// Named statements are not the session's state: its connection is lent, and somebody else follows them.
+    lent: bool,
     hints: Option<Arc<Hints>>,
     notes: Option<Box<Notes>>,
 }
@@ -95,9 +97,15 @@ impl StateTracker {
             misaligned: false,
             large: Pieces::Other,
             asks_for_all_locks: false,
+            lent: false,
             hints: None,
             notes: None,
         }
+    }
+
+    /// Of a session whose connection is lent, and whose state at its beginning is known.
+    pub(in crate::session) fn of_lent(hints: Option<Arc<Hints>>) -> StateTracker {
+        StateTracker { freshness: Freshness::Fresh, lent: true, hints, ..StateTracker::new() }
     }
 
     pub fn freshness(&self) -> Freshness {
@@ -128,6 +136,7 @@ impl StateTracker {
         suspect.changes = read.effect == Effect::Changes;
         match parse.statement.is_empty() {
             true => self.keep_unnamed(body),
+            false if self.lent => {}
             false => self.changed(),
         }
         self.remember(parse.statement, suspect);
@@ -421,9 +430,15 @@ impl StateTracker {
     fn read(&mut self, sql: &[u8], suspect: &mut Suspect) -> scan::Scan {
         let backslashes = self.backslashes;
         let notes = &mut self.notes;
-        scan(sql, backslashes, &mut |finding| {
+        let mut read = scan(sql, backslashes, &mut |finding| {
             notes.get_or_insert_default().note(finding, suspect);
-        })
+        });
+        // A custom setting that ends with its transaction leaves an empty value behind. Where connections are lent it is
+        // taken for none.
+        if read.sets_locally && !self.lent {
+            read.effect = Effect::Changes;
+        }
+        read
     }
 
     fn notes(&mut self) -> &mut Notes {
@@ -550,7 +565,7 @@ impl StateTracker {
         seen || self.hints.as_ref().is_none_or(|hints| hints.locks)
     }
 
-    pub(super) fn hints(&self) -> Option<&Arc<Hints>> {
+    pub(in crate::session) fn hints(&self) -> Option<&Arc<Hints>> {
         self.hints.as_ref()
     }
 
@@ -562,19 +577,24 @@ impl StateTracker {
         tracker
     }
 
+    /// What functions do is to be read again: until then any may change the session.
+    pub(in crate::session) fn forget_hints(&mut self) {
+        self.hints = None;
+    }
+
     pub(super) fn use_hints(&mut self, hints: Arc<Hints>) {
         self.hints = Some(hints);
     }
 
     /// The body of the Parse that made the unnamed statement, to make it again.
-    pub(super) fn unnamed_parse(&self) -> Option<&[u8]> {
+    pub(in crate::session) fn unnamed_parse(&self) -> Option<&[u8]> {
         match &self.unnamed {
             UnnamedParse::Body(body) if !body.is_empty() => Some(body),
             _ => None,
         }
     }
 
-    pub(super) fn unnamed_is_too_large(&self) -> bool {
+    pub(in crate::session) fn unnamed_is_too_large(&self) -> bool {
         self.unnamed == UnnamedParse::TooLarge
     }
 

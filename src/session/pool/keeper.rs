@@ -1,0 +1,77 @@
+//! What happens to a pool without a client asking: connections of an older epoch, idle ones, and those who wait.
+
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Pool;
+
+/// After a connection that could not be opened; doubles with each.
+pub(super) const REST_MIN: Duration = Duration::from_millis(50);
+pub(super) const REST_MAX: Duration = Duration::from_secs(2);
+
+/// How often a pool is looked at while nothing happens, and while somebody waits.
+const LOOK_IDLE: Duration = Duration::from_secs(1);
+const LOOK_WAITING: Duration = Duration::from_millis(50);
+
+/// What functions of a database do to its sessions is read again after so many looks: they may be defined elsewhere.
+const LOOKS_PER_HINTS: u32 = 60;
+
+/// Runs as long as the pool lives.
+pub(super) async fn keep(pool: Weak<Pool>) {
+    let Some(first) = pool.upgrade() else { return };
+    let mut turns = first.route.gate().watch(first.parts.worker);
+    let (permits, worker) = (std::sync::Arc::clone(&first.permits), first.parts.worker);
+    drop(first);
+    let mut looks = 0u32;
+    loop {
+        let pause = match pool.upgrade() {
+            Some(pool) if pool.is_pressed() => LOOK_WAITING,
+            Some(_) => LOOK_IDLE,
+            None => return,
+        };
+        // All of them only wake: what there is to do is looked for below.
+        tokio::select! {
+            _ = turns.turned() => {}
+            () = permits.rung(worker) => {}
+            () = sleep(pause) => looks = looks.wrapping_add(1),
+        }
+        let Some(pool) = pool.upgrade() else { return };
+        if looks % LOOKS_PER_HINTS == LOOKS_PER_HINTS - 1 {
+            looks = looks.wrapping_add(1);
+            pool.permits.functions_changed();
+        }
+        pool.tidy();
+        pool.grow();
+    }
+}
+
+impl Pool {
+    /// Closes what is not to be lent any more, and what has been idle for too long.
+    fn tidy(self: &Rc<Pool>) {
+        let idle_max = self.parts.settings.idle_time_max;
+        let mut spared = self.permits.open().saturating_sub(self.parts.settings.idle_min);
+        for shelf in self.shelves.borrow().iter() {
+            let mut kept = Vec::new();
+            for pooled in shelf.idle.take() {
+                let is_old = pooled.rested_for() > idle_max && spared > 0;
+                if self.is_current(&pooled) && !is_old {
+                    kept.push(pooled);
+                    continue;
+                }
+                spared = spared.saturating_sub(1);
+                self.close(pooled);
+            }
+            *shelf.idle.borrow_mut() = kept;
+        }
+        // Nobody has used them, and nobody can.
+        self.shelves
+            .borrow_mut()
+            .retain(|shelf| !shelf.idle.borrow().is_empty() || Rc::strong_count(shelf) > 1);
+        while self.permits.is_needed_elsewhere(self.parts.worker) && self.close_longest_idle() {}
+        if self.rests_until.get().is_some_and(|until| until <= Instant::now()) {
+            self.rests_until.set(None);
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! Server connections that are lent: one client after the other, one transaction at a time.
+//!
+//! ```text
+//!   worker                     process
+//!   +-----------------------+  +---------+
+//!   | Pool of "shop"        |  | Permits |  so many connections to "shop", whichever worker has them
+//!   |   Shelf (app, {...})  |  +---------+
+//!   |     idle, idle, idle  |      lend:       the newest idle one of the shelf, or wait
+//!   |   Shelf (batch, {})   |      give back:  to who waits longest, or onto the shelf
+//!   |   waiting: 1, 2, 3    |
+//!   +-----------------------+
+//! ```
+//!
+//! Owns connections between two clients, who waits for one, and opening and closing them. It deliberately knows nothing
+//! of a client's state: that a connection has the state of the client who gets it is [`super::tenancy`]'s.
+//!
+//! # Why
+//! A shelf is for one role and one list of startup parameters: what a client set in its startup packet is the ground that
+//! RESET goes back to, and no SET can put it there. Clients wait in the order in which they came, whatever shelf
+//! they need: a connection of another shelf is closed for the one who waits longest. A connection that was opened before
+//! the database moved is never lent.
+
+mod keeper;
+mod permits;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use self::permits::{Permit, Permits};
+use super::serve::Origin;
+use super::state::SessionState;
+use super::statements::OnServer;
+use super::twin::{Twin, TwinError};
+use crate::backend::Parameters;
+use crate::error::{Explain, Refusal, Retry, Severity, chain};
+use crate::model::{DatabaseId, RouteRecord};
+use crate::route::{LentPid, Route};
+use crate::tls::Connector;
+
+/// How connections are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// A client that has waited so long for a connection gets an error.
+    pub wait_time_max: Duration,
+    /// A client that has waited so long is told that it waits.
+    pub notice_after: Duration,
+    /// An idle connection is closed after this.
+    pub idle_time_max: Duration,
+    /// A connection is closed when it is given back and older than this.
+    pub age_max: Duration,
+    /// An idle connection is asked whether it lives before it is lent, after so long.
+    pub check_after: Duration,
+    /// So many connections of a database are left open, however long they are idle.
+    pub idle_min: u32,
+    /// So many more may be opened while somebody has waited for `reserve_after`.
+    pub reserve: u32,
+    pub reserve_after: Duration,
+}
+
+impl Default for PoolSettings {
+    fn default() -> PoolSettings {
+        PoolSettings {
+            wait_time_max: Duration::from_secs(120),
+            notice_after: Duration::from_secs(5),
+            idle_time_max: Duration::from_secs(600),
+            age_max: Duration::from_secs(3600),
+            check_after: Duration::from_secs(30),
+            idle_min: 0,
+            reserve: 0,
+            reserve_after: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What the pools of all workers share.
+#[derive(Debug, Default)]
+pub(super) struct Treasury {
+    by_database: DashMap<DatabaseId, Arc<Permits>>,
+}
+
+impl Treasury {
+    fn permits(&self, database: &DatabaseId, workers: usize) -> Arc<Permits> {
+        Arc::clone(&self.by_database.entry(database.clone()).or_insert_with(|| Permits::new(workers)))
+    }
+}
+
+/// What a pool is told at its start.
+#[derive(Debug)]
+pub(super) struct PoolParts {
+    pub(super) worker: usize,
+    pub(super) workers: usize,
+    pub(super) connector: Connector,
+    pub(super) connect_time_max: Duration,
+    pub(super) settings: PoolSettings,
+}
+
+/// A connection, and what it has.
+#[derive(Debug)]
+pub(super) struct Pooled {
+    pub(super) number: u64,
+    pub(super) twin: Twin,
+    /// What the twin has; shared with sessions that have the same.
+    pub(super) state: Arc<SessionState>,
+    pub(super) on_server: OnServer,
+    pub(super) record: Arc<RouteRecord>,
+    /// [`Pool::schema`] when its statements were made.
+    pub(super) schema: u64,
+    /// It was not opened by this pool.
+    is_foreign: bool,
+    born: Instant,
+    rested: Instant,
+    _permit: Permit,
+    _pid: LentPid,
+}
+
+impl Pooled {
+    /// Its client has gone on with another connection: this one is closed when it comes back.
+    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: LentPid) {
+        self.record = Arc::clone(record);
+        self._pid = pid;
+        self.is_foreign = true;
+    }
+
+    /// How long nobody has used it.
+    pub(super) fn rested_for(&self) -> Duration {
+        self.rested.elapsed()
+    }
+}
+
+/// Connections of one role with the same startup parameters.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    origin: Origin,
+    pub(super) pool: Rc<Pool>,
+    #[allow(clippy::vec_box, reason = "a connection changes hands with each transaction")]
+    idle: RefCell<Vec<Box<Pooled>>>,
+    /// What a new client is told without a connection of its own, and the state that it begins with.
+    ground: RefCell<Option<Ground>>,
+    /// Why the last connection could not be opened, until one could.
+    failure: RefCell<Option<String>>,
+}
+
+/// What every new session of a shelf begins with.
+#[derive(Debug, Clone)]
+pub(super) struct Ground {
+    pub(super) parameters: Parameters,
+    pub(super) state: Arc<SessionState>,
+}
+
+/// What somebody who waits is given.
+pub(super) type Lending = Result<Box<Pooled>, Refusal>;
+
+#[derive(Debug)]
+struct Waiter {
+    shelf: Rc<Shelf>,
+    since: Instant,
+    gives: oneshot::Sender<Lending>,
+}
+
+/// The connections of one database on one worker.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) route: Arc<Route>,
+    parts: PoolParts,
+    permits: Arc<Permits>,
+    shelves: RefCell<Vec<Rc<Shelf>>>,
+    waiting: RefCell<VecDeque<Waiter>>,
+    opening: Cell<u32>,
+    /// After a failure nothing is opened before this.
+    rests_until: Cell<Option<Instant>>,
+    failures: Cell<u32>,
+    numbers: Cell<u64>,
+    /// [`Pool::functions`] when somebody of this worker was last told to read what they do.
+    functions_read: Cell<u64>,
+}
+
+impl Pool {
+    pub(super) fn start(route: &Arc<Route>, treasury: &Treasury, parts: PoolParts) -> Rc<Pool> {
+        let pool = Rc::new(Pool {
+            route: Arc::clone(route),
+            permits: treasury.permits(route.id(), parts.workers),
+            parts,
+            shelves: RefCell::default(),
+            waiting: RefCell::default(),
+            opening: Cell::new(0),
+            rests_until: Cell::new(None),
+            failures: Cell::new(0),
+            numbers: Cell::new(0),
+            functions_read: Cell::new(0),
+        });
+        tokio::task::spawn_local(keeper::keep(Rc::downgrade(&pool)));
+        pool
+    }
+
+    /// The shelf for clients like this one.
+    pub(super) fn shelf(self: &Rc<Pool>, origin: Origin) -> Rc<Shelf> {
+        let mut shelves = self.shelves.borrow_mut();
+        if let Some(known) = shelves.iter().find(|shelf| shelf.origin == origin) {
+            return Rc::clone(known);
+        }
+        let shelf = Rc::new(Shelf {
+            origin,
+            pool: Rc::clone(self),
+            idle: RefCell::default(),
+            ground: RefCell::default(),
+            failure: RefCell::default(),
+        });
+        shelves.push(Rc::clone(&shelf));
+        shelf
+    }
+
+    pub(super) fn settings(&self) -> &PoolSettings {
+        &self.parts.settings
+    }
+
+    pub(super) fn connect_time_max(&self) -> Duration {
+        self.parts.connect_time_max
+    }
+
+    /// Somebody waits: who has a connection at a boundary gives it back.
+    pub(super) fn is_pressed(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
+    /// Grows when statements that were prepared before may have results of another shape.
+    pub(super) fn schema(&self) -> u64 {
+        self.permits.schema()
+    }
+
+    /// Grows when functions of the database may do to sessions what they did not before.
+    pub(super) fn functions(&self) -> u64 {
+        self.permits.functions()
+    }
+
+    /// A definition has changed, or may have.
+    pub(super) fn schema_changed(&self) {
+        self.permits.schema_changed();
+    }
+
+    /// `true`, once after each change: what is known of functions is to be read again.
+    pub(super) fn take_functions_unread(&self) -> bool {
+        self.functions_read.replace(self.functions()) != self.functions()
+    }
+
+    /// It is where the database is, and the database is served.
+    fn is_current(&self, pooled: &Pooled) -> bool {
+        let record = self.route.current();
+        !pooled.is_foreign && pooled.record.epoch == record.epoch && record.service.refusal().is_none()
+    }
+
+    fn limit(&self) -> u32 {
+        self.route.current().server_connections_max.max(1)
+    }
+
+    /// The process stops: nothing is lent any more.
+    pub(super) fn close_all(&self) {
+        self.waiting.borrow_mut().clear();
+        for shelf in self.shelves.take() {
+            shelf.idle.take().into_iter().for_each(|pooled| self.close(pooled));
+        }
+    }
+
+    /// Takes a connection back: for who waits longest, or for the next who comes.
+    pub(super) fn give_back(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
+        pooled.rested = Instant::now();
+        let worn = pooled.born.elapsed() > self.parts.settings.age_max;
+        if worn
+            || !self.is_current(&pooled)
+            || self.permits.open() > self.limit() + self.parts.settings.reserve
+        {
+            self.close(pooled);
+            return self.grow();
+        }
+        if self.permits.is_needed_elsewhere(self.parts.worker) {
+            self.close(pooled);
+            return self.grow();
+        }
+        self.place(shelf, pooled);
+    }
+
+    fn place(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
+        loop {
+            let Some(waiter) = self.next_waiter() else {
+                return shelf.idle.borrow_mut().push(pooled);
+            };
+            if !Rc::ptr_eq(&waiter.shelf, shelf) {
+                self.waiting.borrow_mut().push_front(waiter);
+                self.close(pooled);
+                return self.grow();
+            }
+            match waiter.gives.send(Ok(pooled)) {
+                Ok(()) => return self.permits.sate(self.parts.worker),
+                // It has left in this instant.
+                Err(Ok(back)) => pooled = back,
+                Err(Err(_)) => return,
+            }
+        }
+    }
+
+    fn next_waiter(&self) -> Option<Waiter> {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(waiter) = waiting.pop_front() {
+            if !waiter.gives.is_closed() {
+                return Some(waiter);
+            }
+        }
+        None
+    }
+
+    fn close(&self, pooled: Box<Pooled>) {
+        tokio::task::spawn_local(async move {
+            let Pooled { mut twin, _permit, _pid, .. } = *pooled;
+            // The permit is free when the server has no such process any more, or nearly so.
+            twin.take_connection().terminate().await;
+        });
+    }
+
+    /// Opens connections for those who wait, as far as there may be more.
+    fn grow(self: &Rc<Pool>) {
+        let waiting: Vec<Rc<Shelf>> = {
+            let mut waiting = self.waiting.borrow_mut();
+            waiting.retain(|waiter| !waiter.gives.is_closed());
+            waiting.iter().map(|waiter| Rc::clone(&waiter.shelf)).collect()
+        };
+        if self.rests_until.get().is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        for shelf in waiting.iter().skip(self.opening.get() as usize) {
+            let Some(permit) = self.permit() else {
+                return self.permits.starve(self.parts.worker, self.limit());
+            };
+            self.opening.set(self.opening.get() + 1);
+            tokio::task::spawn_local(Rc::clone(self).open(Rc::clone(shelf), permit));
+        }
+        self.permits.sate(self.parts.worker);
+    }
+
+    /// A free one, or that of an idle connection which nobody waits for.
+    fn permit(&self) -> Option<Permit> {
+        let late = |waiter: &Waiter| waiter.since.elapsed() >= self.parts.settings.reserve_after;
+        let reserve = match self.waiting.borrow().front().is_some_and(late) {
+            true => self.parts.settings.reserve,
+            false => 0,
+        };
+        if let Some(permit) = self.permits.take(self.parts.worker, self.limit() + reserve) {
+            return Some(permit);
+        }
+        // Its permit comes back when it is closed, and that is heard.
+        self.close_longest_idle();
+        None
+    }
+
+    /// `false`: none is idle.
+    fn close_longest_idle(&self) -> bool {
+        let shelves = self.shelves.borrow();
+        let rested = |shelf: &&Rc<Shelf>| shelf.idle.borrow().first().map(|pooled| pooled.rested_for());
+        let Some(longest) = shelves.iter().filter(|shelf| rested(shelf).is_some()).max_by_key(rested) else {
+            return false;
+        };
+        let idle = longest.idle.borrow_mut().remove(0);
+        self.close(idle);
+        true
+    }
+
+    async fn open(self: Rc<Pool>, shelf: Rc<Shelf>, permit: Permit) {
+        let opened = Box::pin(self.connect(&shelf, permit)).await;
+        self.opening.set(self.opening.get().saturating_sub(1));
+        match opened {
+            Ok(Some(pooled)) => {
+                self.failures.set(0);
+                shelf.failure.take();
+                self.rests_until.set(None);
+                self.place(&shelf, Box::new(pooled));
+            }
+            // Not now; the keeper looks again at the next turn.
+            Ok(None) => {}
+            Err(error) => self.fail(&shelf, &error),
+        }
+    }
+
+    /// `None`: the gate lets no connection be opened now.
+    async fn connect(&self, shelf: &Rc<Shelf>, permit: Permit) -> Result<Option<Pooled>, TwinError> {
+        let Ok(_pass) = self.route.gate().try_connect(self.parts.worker) else { return Ok(None) };
+        // Read inside the gate: it cannot change before the pass is dropped.
+        let record = self.route.current();
+        let request = shelf.origin.request(record.place.clone(), &self.route);
+        let deadline = Instant::now() + self.parts.connect_time_max;
+        let twin = Twin::open(&request, &self.parts.connector, deadline).await?;
+        let pid = self.route.roster().enter_lent(twin.pid());
+        let ground = shelf.learn(&twin);
+        self.numbers.set(self.numbers.get() + 1);
+        let now = Instant::now();
+        Ok(Some(Pooled {
+            number: self.numbers.get(),
+            state: ground.state,
+            twin,
+            on_server: OnServer::default(),
+            record,
+            schema: self.schema(),
+            is_foreign: false,
+            born: now,
+            rested: now,
+            _permit: permit,
+            _pid: pid,
+        }))
+    }
+
+    /// Who waits longest is told what cannot get better; the rest waits on, and it is tried again after a while.
+    fn fail(self: &Rc<Pool>, shelf: &Rc<Shelf>, error: &TwinError) {
+        let name = &self.route.current().name;
+        tracing::warn!(database = %name, error = %chain(error), "no server connection for the pool");
+        if error.retry() == Retry::Never {
+            let mut waiting = self.waiting.borrow_mut();
+            if let Some(at) = waiting.iter().position(|waiter| Rc::ptr_eq(&waiter.shelf, shelf))
+                && let Some(waiter) = waiting.remove(at)
+            {
+                let _ = waiter.gives.send(Err(error.refusal(Severity::Error)));
+            }
+        }
+        *shelf.failure.borrow_mut() = Some(error.message());
+        self.failures.set(self.failures.get().saturating_add(1));
+        let rest = keeper::REST_MIN.saturating_mul(1 << self.failures.get().min(6)).min(keeper::REST_MAX);
+        self.rests_until.set(Some(Instant::now() + rest));
+    }
+}
+
+impl Shelf {
+    /// An idle connection: `before`, if it is one of them, because it knows the client's statements; else the newest.
+    pub(super) fn take_idle(&self, before: u64) -> Option<Box<Pooled>> {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().rposition(|pooled| pooled.number == before).or(idle.len().checked_sub(1))?;
+        let pooled = idle.remove(at);
+        drop(idle);
+        match self.pool.is_current(&pooled) {
+            true => Some(pooled),
+            false => {
+                self.pool.close(pooled);
+                self.take_idle(before)
+            }
+        }
+    }
+
+    /// One that was taken and not used.
+    pub(super) fn put_idle(&self, pooled: Box<Pooled>) {
+        self.idle.borrow_mut().push(pooled);
+    }
+
+    /// Gives one back.
+    pub(super) fn give_back(self: &Rc<Shelf>, pooled: Box<Pooled>) {
+        self.pool.give_back(self, pooled);
+    }
+
+    /// One that cannot be lent any more.
+    pub(super) fn discard(&self, pooled: Box<Pooled>) {
+        self.pool.close(pooled);
+        self.pool.grow();
+    }
+
+    /// Waits in line. Dropping the receiver leaves it.
+    pub(super) fn wait(self: &Rc<Shelf>) -> oneshot::Receiver<Lending> {
+        let (gives, given) = oneshot::channel();
+        let waiter = Waiter { shelf: Rc::clone(self), since: Instant::now(), gives };
+        self.pool.waiting.borrow_mut().push_back(waiter);
+        self.pool.grow();
+        given
+    }
+
+    /// What a new session begins with; `None`: no connection of this shelf has been opened yet.
+    pub(super) fn ground(&self) -> Option<Ground> {
+        self.ground.borrow().clone()
+    }
+
+    /// Why nobody gets a connection, as far as that is known.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    fn learn(&self, twin: &Twin) -> Ground {
+        let mut known = self.ground.borrow_mut();
+        let state = match &*known {
+            Some(ground) if *ground.state == *twin.state() => Arc::clone(&ground.state),
+            _ => Arc::new(twin.state().clone()),
+        };
+        let ground = Ground { parameters: twin.connection().parameters.clone(), state };
+        *known = Some(ground.clone());
+        ground
+    }
+}

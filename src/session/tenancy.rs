@@ -1,0 +1,504 @@
+//! A client whose server connection is lent for each transaction: what it takes along from one to the next.
+//!
+//! ```text
+//!   no connection --- a request ---> waits in line ---> made to fit ---> lent --- boundary ---> given back
+//!                                                                          |
+//!                                                                          +-- pinned: stays until the reason has gone
+//! ```
+//!
+//! Owns what makes a connection the client's own while it is lent: settings, role, statements made by SQL ([`Tenancy::state`]),
+//! statements made by Parse ([`Statements`]), and the reasons for keeping it ([`Tenancy::pins`]).
+//!
+//! # Why
+//! The state is asked from PostgreSQL, as for a move: after a transaction that may have changed it, and only then. Most
+//! transactions cannot, and most clients of a service have the same state, so most loans cost nothing but taking a
+//! connection off a shelf. What cannot be carried over (temporary tables, session locks, LISTEN, cursors WITH HOLD)
+//! keeps the connection, instead of getting lost without a word.
+
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::time::{Instant, sleep_until};
+
+use super::ending::Ending;
+use super::hold::{Travel, is_held};
+use super::pool::{Lending, Pooled, Shelf};
+use super::registry::{Aim, Target};
+use super::relay::Relay;
+use super::restore::LockPatience;
+use super::serve::Session;
+use super::state::{Freshness, SessionState};
+use super::statements::{PREFIX, Statements};
+use super::twin::TwinError;
+use crate::backend::ServerConnection;
+use crate::error::{Explain, Refusal, Severity, SqlState, chain};
+use crate::model::RouteRecord;
+use crate::route::{Activity, Readiness};
+use crate::wire::exchange::Rest;
+use crate::wire::message::backend::notice_response;
+
+/// Connections that are tried for one request before the client is told that none works.
+const TRIES_MAX: u32 = 5;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Tenancy {
+    shelf: Rc<Shelf>,
+    pub(super) statements: Statements,
+    /// What a connection must have to be this client's.
+    state: Arc<SessionState>,
+    /// The connection that is lent now; the relay has its socket.
+    lease: Option<Box<Pooled>>,
+    /// The number of the last one.
+    last: u64,
+    /// Why it stays, for a person.
+    pins: Vec<String>,
+    aim: Arc<Aim>,
+    /// [`Pool::functions`](super::pool::Pool::functions) as the tracker knows them.
+    functions: u64,
+}
+
+/// How a request that waits in line goes on.
+enum InLine {
+    Lent(Lending),
+    /// There is nothing to wait for any more: it was cancelled.
+    TakenBack,
+    Noticed,
+    Late,
+}
+
+/// Why a connection is not lent to a client.
+enum Unfit {
+    /// It is dead; another one may do.
+    Gone,
+    /// It does not take the client's state.
+    State(TwinError),
+}
+
+impl Tenancy {
+    /// `state` is what a new session on this shelf has.
+    pub(super) fn new(shelf: Rc<Shelf>, state: Arc<SessionState>, session: u64, aim: Arc<Aim>) -> Tenancy {
+        Tenancy {
+            functions: shelf.pool.functions(),
+            shelf,
+            statements: Statements::new(session),
+            state,
+            lease: None,
+            last: 0,
+            pins: Vec::new(),
+            aim,
+        }
+    }
+
+    pub(super) fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
+    }
+
+    /// Somebody waits for what this client has.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.shelf.pool.is_pressed()
+    }
+
+    /// The session has moved to another connection, which belongs to no pool.
+    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: i32) {
+        self.statements.server.close_all();
+        self.statements.server.lose_unnamed();
+        if let Some(lease) = &mut self.lease {
+            lease.moved(record, self.shelf.pool.route.roster().enter_lent(pid));
+        }
+    }
+
+    /// A connection that can be lent as it is: it lives, and has the client's state.
+    fn take_fitting(&mut self) -> Option<Box<Pooled>> {
+        let pool = &self.shelf.pool;
+        if pool.is_pressed() {
+            return None;
+        }
+        let mut pooled = self.shelf.take_idle(self.last)?;
+        let fits = Arc::ptr_eq(&pooled.state, &self.state)
+            && pooled.schema == pool.schema()
+            && pooled.rested_for() < pool.settings().check_after
+            && pooled.twin.is_alive();
+        if fits {
+            return Some(pooled);
+        }
+        self.shelf.put_idle(pooled);
+        None
+    }
+}
+
+/// What cannot be on another connection, or is there already.
+fn lendable(mut state: SessionState) -> SessionState {
+    state.unnamed = None;
+    state.statements.retain(|name, _| !name.starts_with(PREFIX));
+    // An empty custom setting is what SET LOCAL leaves behind on whatever connection it ran.
+    state.settings.retain(|name, value| !(name.contains('.') && value.is_empty()));
+    state.losses = BTreeSet::new();
+    state
+}
+
+fn pins(state: &SessionState) -> Vec<String> {
+    let channels = state.channels.iter().map(|channel| format!("LISTEN \"{channel}\""));
+    let locks = state.locks.keys().map(ToString::to_string);
+    state.pins().into_iter().chain(channels).chain(locks).collect()
+}
+
+impl Relay {
+    /// The client has no server connection now.
+    pub(super) fn is_unserved(&self) -> bool {
+        self.server.is_absent()
+    }
+
+    /// Gets a connection that needs nothing done to it. `false`: there is none.
+    pub(super) fn attach_fitting(&mut self) -> bool {
+        let Some(tenancy) = &mut self.tenancy else { return false };
+        match tenancy.take_fitting() {
+            Some(pooled) => {
+                self.attach(pooled);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn attach(&mut self, mut pooled: Box<Pooled>) {
+        let server = pooled.twin.take_connection();
+        let Some(tenancy) = &mut self.tenancy else { return };
+        tenancy.aim.point_to(Target {
+            record: Arc::clone(&pooled.record),
+            pid: server.pid,
+            key: server.cancel_key.clone(),
+        });
+        tenancy.last = pooled.number;
+        tenancy.statements.server = std::mem::take(&mut pooled.on_server);
+        if tenancy.functions != tenancy.shelf.pool.functions() {
+            tenancy.functions = tenancy.shelf.pool.functions();
+            self.tracker.forget_hints();
+            if tenancy.shelf.pool.take_functions_unread() {
+                self.worker.forget_hints(self.route.id());
+            }
+        }
+        tenancy.lease = Some(pooled);
+        self.replace_server(server);
+    }
+
+    /// Gives the connection back at a boundary where nothing is to be asked first. `false`: something is.
+    pub(super) fn detach_settled(&mut self) -> bool {
+        let is_known = self.tracker.freshness() <= Freshness::Unnamed && !self.tracker.unnamed_is_too_large();
+        let Some(tenancy) = &mut self.tenancy else { return false };
+        let nothing_to_ask = is_known
+            && tenancy.pins.is_empty()
+            && tenancy.statements.pin().is_none()
+            && self.exchange.rest() == Rest::Settled;
+        if !nothing_to_ask || !tenancy.aim.clear() {
+            return false;
+        }
+        self.detach();
+        true
+    }
+
+    fn detach(&mut self) {
+        let absent = ServerConnection::absent(self.server.parameters.clone());
+        let server = std::mem::replace(&mut self.server, absent);
+        let Some(tenancy) = &mut self.tenancy else { return };
+        let Some(mut pooled) = tenancy.lease.take() else { return };
+        pooled.twin.put_connection(server);
+        pooled.on_server = std::mem::take(&mut tenancy.statements.server);
+        if std::mem::take(&mut tenancy.statements.schema_changed) {
+            tenancy.shelf.pool.schema_changed();
+        }
+        tenancy.shelf.give_back(pooled);
+    }
+
+    /// A connection to where the database was is not to be used any more.
+    fn discard_lease_before(&mut self, record: &RouteRecord) {
+        let Some(tenancy) = &self.tenancy else { return };
+        if tenancy.lease.as_ref().is_none_or(|lease| lease.record.epoch == record.epoch) {
+            return;
+        }
+        let absent = ServerConnection::absent(self.server.parameters.clone());
+        let server = std::mem::replace(&mut self.server, absent);
+        let Some(tenancy) = &mut self.tenancy else { return };
+        let _ = tenancy.aim.clear();
+        tenancy.pins.clear();
+        if let Some(mut pooled) = tenancy.lease.take() {
+            pooled.twin.put_connection(server);
+            tenancy.shelf.discard(pooled);
+        }
+    }
+
+    /// The client leaves: what it does not need any more is for others.
+    pub(super) fn leave_connection(&mut self) {
+        if self.tenancy.is_some() && !self.is_unserved() && self.can_speak() && self.is_clean() {
+            self.detach_settled();
+        }
+    }
+
+    /// What a client can do that waits in line: leave, cancel, send more. Ready when there is nothing to wait for.
+    fn poll_in_line(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
+        if self.worker.is_stopping() {
+            return Poll::Ready(Err(Ending::Stopping));
+        }
+        if self.poll_turned(cx)
+            && let Some(refusal) = self.route.current().service.refusal()
+        {
+            return Poll::Ready(Err(Ending::Refused(refusal)));
+        }
+        match self.stay_in_line(cx) {
+            Ok(true) => Poll::Pending,
+            Ok(false) => Poll::Ready(Ok(())),
+            Err(ending) => Poll::Ready(Err(ending)),
+        }
+    }
+}
+
+impl Session {
+    /// The client's request needs a connection: waits for one and makes it the client's.
+    pub(super) async fn borrow(&mut self) -> Result<(), Ending> {
+        for _ in 0..TRIES_MAX {
+            let Some(lending) = self.next_lending().await? else { return Ok(()) };
+            let mut pooled = match lending {
+                Ok(pooled) => pooled,
+                Err(refusal) => return self.relay.refuse_waiting(refusal),
+            };
+            let Some(tenancy) = &mut self.relay.tenancy else { return Ok(()) };
+            match Box::pin(tenancy.make_fit(&mut pooled)).await {
+                Ok(()) => {
+                    self.travel = Travel::at(pooled.record.epoch);
+                    self.relay.attach(pooled);
+                    return Ok(());
+                }
+                Err(Unfit::Gone) => tenancy.shelf.discard(pooled),
+                Err(Unfit::State(error)) => {
+                    tracing::warn!(error = %chain(&error), "a connection does not take a client's state");
+                    tenancy.shelf.discard(pooled);
+                    return self.relay.refuse_waiting(error.refusal(Severity::Error));
+                }
+            }
+        }
+        self.relay.refuse_waiting(unreachable(None))
+    }
+
+    /// `None`: the request was taken back.
+    async fn next_lending(&mut self) -> Result<Option<Lending>, Ending> {
+        let Some(tenancy) = &mut self.relay.tenancy else { return Ok(None) };
+        if !tenancy.is_pressed()
+            && let Some(pooled) = tenancy.shelf.take_idle(tenancy.last)
+        {
+            return Ok(Some(Ok(pooled)));
+        }
+        let (shelf, settings) = (Rc::clone(&tenancy.shelf), *tenancy.shelf.pool.settings());
+        self.relay.set_activity(Activity::Waiting);
+        let mut given = shelf.wait();
+        let mut deadline = Instant::now() + settings.wait_time_max;
+        let mut notice = Some(Instant::now() + settings.notice_after);
+        loop {
+            let next = notice.unwrap_or(deadline).min(deadline);
+            match self.in_line(&mut given, next, deadline).await? {
+                InLine::Lent(lending) => return Ok(Some(lending)),
+                InLine::TakenBack => return Ok(None),
+                InLine::Noticed => {
+                    notice = None;
+                    let mut message = BytesMut::new();
+                    notice_response(&mut message, &long_wait(shelf.failure()));
+                    self.relay.to_client.queue(&message);
+                }
+                // A hold is no fault of the client's: the time begins anew when it is over.
+                InLine::Late if is_held(&self.relay.route.current()) => {
+                    deadline = Instant::now() + settings.wait_time_max;
+                }
+                InLine::Late => return Ok(Some(Err(none_free(settings.wait_time_max, shelf.failure())))),
+            }
+        }
+    }
+
+    async fn in_line(
+        &mut self,
+        given: &mut tokio::sync::oneshot::Receiver<Lending>,
+        next: Instant,
+        deadline: Instant,
+    ) -> Result<InLine, Ending> {
+        let mut timer = pin!(sleep_until(next));
+        poll_fn(|cx| {
+            if let Poll::Ready(lending) = Pin::new(&mut *given).poll(cx) {
+                let lending = lending.unwrap_or_else(|_| Err(unreachable(None)));
+                return Poll::Ready(Ok(InLine::Lent(lending)));
+            }
+            match self.relay.poll_in_line(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(InLine::TakenBack)),
+                Poll::Ready(Err(ending)) => return Poll::Ready(Err(ending)),
+                Poll::Pending => {}
+            }
+            timer.as_mut().poll(cx).map(|()| Ok(if next < deadline { InLine::Noticed } else { InLine::Late }))
+        })
+        .await
+    }
+
+    /// A transaction has ended that may have changed the state, or a pin: asks, and gives the connection back if it may go.
+    pub(super) async fn rest(&mut self) -> Result<(), Ending> {
+        if self.relay.is_unserved() || self.relay.detach_settled() {
+            return Ok(());
+        }
+        let record = self.relay.route.current();
+        let mut found = Vec::new();
+        match self.take_state(&record).await? {
+            Ok(state) => {
+                found = pins(&state);
+                if let Some(tenancy) = &mut self.relay.tenancy {
+                    tenancy.learn(&state);
+                }
+            }
+            Err(unknown) => found.push(unknown.0),
+        }
+        if self.relay.tracker.unnamed_is_too_large() {
+            found.push("an unnamed prepared statement of more than 64 KiB".to_owned());
+        }
+        self.set_pins(found, &record);
+        let Some(tenancy) = &self.relay.tenancy else { return Ok(()) };
+        if tenancy.is_pinned() {
+            return Ok(());
+        }
+        let aim = Arc::clone(&tenancy.aim);
+        while !self.relay.detach_settled() {
+            aim.carried_out().await;
+            if self.relay.exchange.rest() != Rest::Settled {
+                return Err(Ending::ServerVanished);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_pins(&mut self, mut found: Vec<String>, record: &RouteRecord) {
+        let Some(tenancy) = &mut self.relay.tenancy else { return };
+        found.extend(tenancy.statements.pin().map(str::to_owned));
+        if tenancy.pins == found {
+            return;
+        }
+        let member = &self.relay.member;
+        match found.is_empty() {
+            true => {
+                member.set_server_pid(None);
+                member.set_readiness(Readiness::Ready { order: record.order });
+            }
+            false => {
+                member.switched(self.travel.epoch, self.relay.server.pid);
+                member.set_readiness(Readiness::Pinned { order: record.order, reasons: found.clone() });
+            }
+        }
+        tenancy.pins = found;
+    }
+
+    /// Follows the record where the client has no connection that must come along.
+    pub(super) fn follow_lent(&mut self, record: &RouteRecord) {
+        if record.epoch != self.travel.epoch {
+            self.relay.discard_lease_before(record);
+            if let Some(tenancy) = &mut self.relay.tenancy {
+                tenancy.statements.on_move(&mut self.relay.worker.texts.borrow_mut());
+            }
+            self.travel = Travel::at(record.epoch);
+            self.relay.member.arrived(record.epoch);
+        }
+        if !is_held(record) {
+            self.relay.record_stall();
+        }
+        self.relay.member.set_readiness(Readiness::Ready { order: record.order });
+    }
+}
+
+impl Tenancy {
+    /// Brings a connection from the state that its last client left to this client's, in one round trip at most for each
+    /// kind of thing that differs.
+    async fn make_fit(&mut self, pooled: &mut Pooled) -> Result<(), Unfit> {
+        let pool = &self.shelf.pool;
+        let deadline = Instant::now() + pool.connect_time_max();
+        if !pooled.twin.is_alive() {
+            return Err(Unfit::Gone);
+        }
+        let schema = pool.schema();
+        if pooled.schema != schema {
+            let closes = pooled.on_server.close_all();
+            if !closes.is_empty() {
+                pooled.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
+            }
+            pooled.schema = schema;
+        } else if pooled.rested_for() > pool.settings().check_after {
+            let mut question = BytesMut::new();
+            crate::wire::message::frontend::query(&mut question, "");
+            pooled.on_server.lose_unnamed();
+            pooled.twin.run_quietly(&question, deadline).await.map_err(|_| Unfit::Gone)?;
+        }
+        if Arc::ptr_eq(&pooled.state, &self.state) {
+            return Ok(());
+        }
+        if pooled.state != self.state {
+            pooled.on_server.lose_unnamed();
+            let changed = Box::pin(pooled.twin.refresh(&self.state, LockPatience::Try, deadline)).await;
+            changed.map_err(|error| match error {
+                error @ TwinError::Parts(_) => Unfit::State(error),
+                _ => Unfit::Gone,
+            })?;
+        }
+        pooled.state = Arc::clone(&self.state);
+        Ok(())
+    }
+
+    /// What the client has now; its connection has the same.
+    fn learn(&mut self, state: &SessionState) {
+        let state = lendable(state.clone());
+        if *self.state != state {
+            self.state = match self.shelf.ground() {
+                Some(ground) if *ground.state == state => ground.state,
+                _ => Arc::new(state),
+            };
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.twin.set_state(SessionState::clone(&self.state));
+            lease.state = Arc::clone(&self.state);
+        }
+    }
+}
+
+fn long_wait(failure: Option<String>) -> Refusal {
+    let notice = Refusal::new(
+        Severity::Notice,
+        SqlState::SUCCESSFUL_COMPLETION,
+        "waiting for a connection to the database: all are in use".to_owned(),
+    );
+    match failure {
+        Some(failure) => notice.with_detail(format!("The last one could not be opened: {failure}.")),
+        None => {
+            notice.with_hint("Shorten transactions, or ask the platform team for more server connections.")
+        }
+    }
+}
+
+fn none_free(waited: std::time::Duration, failure: Option<String>) -> Refusal {
+    match failure {
+        Some(failure) => unreachable(Some(failure)),
+        None => Refusal::new(
+            Severity::Error,
+            SqlState::TOO_MANY_CONNECTIONS,
+            format!("no connection to the database became free within {} s", waited.as_secs()),
+        )
+        .with_hint("Shorten transactions, or ask the platform team for more server connections."),
+    }
+}
+
+/// Nobody could be connected with.
+pub(super) fn unreachable(failure: Option<String>) -> Refusal {
+    let refusal = Refusal::new(
+        Severity::Error,
+        SqlState::CANNOT_CONNECT_NOW,
+        "the database cannot be reached now".to_owned(),
+    );
+    match failure {
+        Some(failure) => refusal.with_detail(format!("The last connection could not be opened: {failure}.")),
+        None => refusal,
+    }
+    .with_hint("Try again.")
+}

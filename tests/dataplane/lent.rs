@@ -1,0 +1,260 @@
+//! Transaction pooling: connections that are lent for one transaction, and clients that must not notice.
+
+use freehold::lab::{Major, Postgres};
+use freehold::model::Pooling;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::stage::{PATIENCE, Stage, eventually, server};
+
+/// A server behind which so many connections are shared.
+fn stage(connections: u32) -> (Postgres, Stage) {
+    let server = server(Major::oldest());
+    let stage = Stage::before(&server);
+    share(&stage, connections);
+    (server, stage)
+}
+
+fn share(stage: &Stage, connections: u32) {
+    stage.order(|record| {
+        record.pooling = Pooling::Transaction;
+        record.server_connections_max = connections;
+    });
+}
+
+async fn ask(client: &Client, sql: &str) -> String {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let mut values = Vec::new();
+    for message in messages {
+        if let SimpleQueryMessage::Row(row) = message {
+            values.push((0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect::<Vec<_>>().join("|"));
+        }
+    }
+    values.join(",")
+}
+
+fn backends(server: &Postgres) -> String {
+    server.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_use_few_connections_and_each_keeps_its_settings() {
+    let (server, stage) = stage(2);
+    let mut clients = Vec::new();
+    for at in 0..8 {
+        let client = stage.connect().await;
+        ask(&client, &format!("SET app.me = 'client {at}'; SET work_mem = '{}kB'", 1025 + at)).await;
+        clients.push(client);
+    }
+    for _ in 0..3 {
+        for (at, client) in clients.iter().enumerate() {
+            let found = ask(client, "SELECT current_setting('app.me'), current_setting('work_mem')").await;
+            assert_eq!(found, format!("client {at}|{}kB", 1025 + at));
+        }
+    }
+    let fresh = stage.connect().await;
+    let found = ask(
+        &fresh,
+        "SELECT coalesce(nullif(current_setting('app.me', true), ''), 'none'), current_setting('work_mem')",
+    )
+    .await;
+    assert_eq!(found, "none|4MB");
+    assert!(backends(&server).parse::<u32>().unwrap() <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_stays_on_its_connection() {
+    let (_server, stage) = stage(2);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "CREATE TABLE t (n int)").await;
+    ask(&one, "BEGIN").await;
+    ask(&one, "INSERT INTO t VALUES (1)").await;
+    for _ in 0..5 {
+        assert_eq!(ask(&other, "SELECT count(*) FROM t").await, "0");
+        assert_eq!(ask(&one, "SELECT count(*) FROM t").await, "1");
+    }
+    ask(&one, "ROLLBACK").await;
+    assert_eq!(ask(&one, "SELECT count(*) FROM t").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_statements_follow_the_client_under_whatever_names_others_use() {
+    let (_server, stage) = stage(1);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    // tokio-postgres counts: both clients call their first statement s0.
+    let first = one.prepare("SELECT $1::int + 1").await.unwrap();
+    let second = other.prepare("SELECT $1::int * 100").await.unwrap();
+    for n in 0..4_i32 {
+        let a: i32 = one.query_one(&first, &[&n]).await.unwrap().get(0);
+        let b: i32 = other.query_one(&second, &[&n]).await.unwrap().get(0);
+        assert_eq!((a, b), (n + 1, n * 100));
+    }
+    drop(first);
+    let again = one.prepare("SELECT $1::int + 1").await.unwrap();
+    let a: i32 = one.query_one(&again, &[&1_i32]).await.unwrap().get(0);
+    assert_eq!(a, 2);
+    let error = one.prepare("SELECT nonsense").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "42703");
+    let b: i32 = other.query_one(&second, &[&5_i32]).await.unwrap().get(0);
+    assert_eq!(b, 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_made_by_sql_follow_the_client() {
+    let (_server, stage) = stage(1);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "PREPARE double(int) AS SELECT $1 * 2").await;
+    ask(&other, "PREPARE double(int) AS SELECT $1 * 2000").await;
+    for _ in 0..3 {
+        assert_eq!(ask(&one, "EXECUTE double(4)").await, "8");
+        assert_eq!(ask(&other, "EXECUTE double(4)").await, "8000");
+    }
+    ask(&one, "DEALLOCATE double").await;
+    let error = one.simple_query("EXECUTE double(4)").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "26000");
+    assert_eq!(ask(&other, "EXECUTE double(4)").await, "8000");
+    ask(&other, "DISCARD ALL").await;
+    let error = other.simple_query("EXECUTE double(4)").await.unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "26000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_and_local_settings_do_what_they_do_without_a_pool() {
+    let (server, stage) = stage(1);
+    server.psql("CREATE ROLE reader; GRANT reader TO app").unwrap();
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "SET ROLE reader").await;
+    assert_eq!(ask(&other, "SELECT current_user").await, "app");
+    assert_eq!(ask(&one, "SELECT current_user").await, "reader");
+    ask(&other, "BEGIN; SET LOCAL app.tenant = '7'; COMMIT").await;
+    assert_eq!(
+        ask(&one, "SELECT coalesce(nullif(current_setting('app.tenant', true), ''), 'none')").await,
+        "none"
+    );
+    ask(&one, "RESET ROLE").await;
+    assert_eq!(ask(&one, "SELECT current_user").await, "app");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_carried_over_keeps_its_connection_and_says_why() {
+    let (_server, stage) = stage(3);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    for (make, undo, reason) in [
+        ("CREATE TEMP TABLE cart (n int)", "DROP TABLE cart", "temporary table \"cart\""),
+        ("SELECT pg_advisory_lock(42)", "SELECT pg_advisory_unlock(42)", "advisory lock (42)"),
+        ("LISTEN news", "UNLISTEN news", "LISTEN \"news\""),
+        ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT", "CLOSE c", "cursor \"c\" WITH HOLD"),
+    ] {
+        ask(&one, make).await;
+        let pid = ask(&one, "SELECT pg_backend_pid()").await;
+        for _ in 0..3 {
+            assert_ne!(ask(&other, "SELECT pg_backend_pid()").await, pid, "{make}");
+            assert_eq!(ask(&one, "SELECT pg_backend_pid()").await, pid, "{make}");
+        }
+        let rows = stage.route.roster().sessions();
+        let shown = format!("{:?}", rows.iter().map(|row| &row.readiness).collect::<Vec<_>>());
+        assert!(shown.contains(&reason.replace('"', "\\\"")), "{shown}");
+        ask(&one, undo).await;
+        let free = || stage.route.roster().sessions().iter().all(|row| row.server_pid.is_none());
+        eventually(undo, free).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_wait_in_line_and_one_that_waits_too_long_is_told_and_stays() {
+    let (_server, stage) = stage(1);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "BEGIN").await;
+    let waiting = tokio::spawn(async move {
+        let found = ask(&other, "SELECT 'served'").await;
+        (found, other)
+    });
+    let waits = || stage.route.roster().sessions().iter().any(|row| row.activity.as_str() == "waiting");
+    eventually("the other waits", waits).await;
+    ask(&one, "COMMIT").await;
+    let (found, _other) = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert_eq!(found, "served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_in_line_can_cancel() {
+    let (_server, stage) = stage(1);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "BEGIN").await;
+    let token = other.cancel_token();
+    let waiting = tokio::spawn(async move { (other.simple_query("SELECT 1").await.unwrap_err(), other) });
+    let waits = || stage.route.roster().sessions().iter().any(|row| row.activity.as_str() == "waiting");
+    eventually("the other waits", waits).await;
+    token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    let (error, other) = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    assert_eq!(error.code().unwrap().code(), "57014");
+    ask(&one, "COMMIT").await;
+    assert_eq!(ask(&other, "SELECT 2").await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_in_a_transaction_leaves_nothing_behind() {
+    let (_server, stage) = stage(1);
+    let one = stage.connect().await;
+    ask(&one, "CREATE TABLE t (n int)").await;
+    ask(&one, "BEGIN; INSERT INTO t VALUES (1)").await;
+    drop(one);
+    let other = stage.connect().await;
+    assert_eq!(ask(&other, "SELECT count(*) FROM t").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_moves_and_nobody_notices() {
+    let (server, stage) = stage(2);
+    let target = super::stage::server(Major::newest());
+    super::stage::copy_verifier(&server, &target);
+    let mut clients = Vec::new();
+    for at in 0..6 {
+        let client = stage.connect().await;
+        ask(&client, &format!("SET app.me = '{at}'")).await;
+        let statement = client.prepare("SELECT current_setting('app.me') || $1::text").await.unwrap();
+        clients.push((client, statement));
+    }
+    let before = ask(&clients[0].0, "SHOW server_version_num").await;
+    stage.hold();
+    let place = super::stage::place(&target);
+    stage.order(|record| {
+        record.place = place;
+        record.epoch = record.epoch.next();
+        record.gate = freehold::model::GateOrder::Open;
+    });
+    for (at, (client, statement)) in clients.iter().enumerate() {
+        let found: String = client.query_one(statement, &[&"!"]).await.unwrap().get(0);
+        assert_eq!(found, format!("{at}!"));
+        assert_ne!(ask(client, "SHOW server_version_num").await, before);
+    }
+    eventually("connections to where it was are closed", || backends(&server) == "0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_connection_is_replaced_before_anybody_gets_it() {
+    let (server, stage) = stage(1);
+    let client = stage.connect().await;
+    for _ in 0..3 {
+        ask(&client, "SELECT 1").await;
+        server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'").unwrap();
+        eventually("it has ended", || backends(&server) == "0").await;
+    }
+    assert_eq!(ask(&client, "SELECT 'alive'").await, "alive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_tables_were_altered_is_prepared_anew() {
+    let (_server, stage) = stage(2);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await;
+    let text = "SELECT * FROM t";
+    let old = one.prepare(text).await.unwrap();
+    assert_eq!(one.query_one(&old, &[]).await.unwrap().len(), 1);
+    ask(&other, "ALTER TABLE t ADD b int").await;
+    let fresh = other.prepare(text).await.unwrap();
+    assert_eq!(other.query_one(&fresh, &[]).await.unwrap().len(), 2);
+    // A client that prepared before may be told what PostgreSQL tells it, and prepares again.
+    drop(old);
+    let again = one.prepare(text).await.unwrap();
+    assert_eq!(one.query_one(&again, &[]).await.unwrap().len(), 2);
+}
