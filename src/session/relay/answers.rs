@@ -1,0 +1,147 @@
+//! From the server to the client: what is told, and what is learned from it in passing.
+
+use std::task::{Context, Poll};
+
+use super::{LastWords, Relay};
+use crate::route::Activity;
+use crate::session::ending::Ending;
+use crate::session::observe;
+use crate::session::pids::Pids;
+use crate::session::statements::{Told, is_complete};
+use crate::wire::exchange::Rest;
+use crate::wire::frame::Piece;
+use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
+
+/// How far a stretch of answers has been looked at, and how much of it the client is told; what is not told was
+/// moved out of its way.
+#[derive(Debug, Clone, Copy)]
+struct Walked {
+    taken: usize,
+    told: usize,
+}
+
+impl Relay {
+    pub(super) fn poll_answers(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
+        match self.to_client.poll_drain(cx, &mut self.client) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Err(Ending::ClientVanished),
+        }
+        if let Some(mut unseen) = self.answers.take_unseen() {
+            self.forward_answers(cx, &mut unseen)?;
+            return Ok(true);
+        }
+        match self.answers.poll_fill(cx, &mut self.server.stream, scratch) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(_) | Ok(0)) => Err(self.on_server_end()),
+            Poll::Ready(Ok(filled)) => {
+                self.forward_answers(cx, &mut scratch[..filled])?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Ending> {
+        let walked = self.walk_answers(bytes)?;
+        let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.told]);
+        sent.map_err(|_| Ending::ClientVanished)?;
+        self.answers.keep(&bytes[walked.taken..]);
+        Ok(())
+    }
+
+    fn walk_answers(&mut self, bytes: &mut [u8]) -> Result<Walked, Ending> {
+        let (mut taken, mut told) = (0, 0);
+        let pids = self.pids();
+        loop {
+            let is_named = |tag| tag == answer::NOTIFICATION_RESPONSE && pids.differ();
+            let wanted = |tag| observe::wants_answer(tag, &self.tracker) || is_named(tag);
+            let next = self.answers.walker.next(&bytes[taken..], wanted);
+            let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(Walked { taken, told }) };
+            let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
+            let tag = piece.tag;
+            if piece.part.begins() {
+                self.note_answer(&piece)?;
+            }
+            if is_named {
+                pids.rename(&mut bytes[taken..taken + length]);
+            }
+            match self.told_as(tag) {
+                Told::AsItCame => {}
+                Told::ParseComplete => bytes[taken] = answer::PARSE_COMPLETE,
+                Told::Nothing => {
+                    taken += length;
+                    continue;
+                }
+            }
+            if told < taken {
+                bytes.copy_within(taken..taken + length, told);
+            }
+            taken += length;
+            told += length;
+        }
+    }
+
+    fn told_as(&mut self, tag: u8) -> Told {
+        match &mut self.tenancy {
+            Some(tenancy) if is_complete(tag) => tenancy.statements.on_complete(),
+            _ => Told::AsItCame,
+        }
+    }
+
+    pub(super) fn pids(&self) -> Pids {
+        Pids { told: self.told_pid, actual: self.server.pid }
+    }
+
+    fn note_answer(&mut self, piece: &Piece<'_>) -> Result<(), Ending> {
+        match piece.tag {
+            answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
+            answer::PARAMETER_STATUS => self.on_parameter(piece.body()),
+            answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
+            _ => {}
+        }
+        if let Some(tenancy) = &mut self.tenancy {
+            observe::track_statements(&mut tenancy.statements, &self.exchange, piece);
+        }
+        self.exchange.on_answer(piece.tag);
+        observe::track_answer(&mut self.tracker, &self.exchange, piece);
+        Ok(())
+    }
+
+    /// The end of a statement; at a boundary the way out of the gate.
+    fn on_ready(&mut self, body: &[u8]) -> Result<(), Ending> {
+        let status = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
+        self.exchange.on_ready(status);
+        if let Some(tenancy) = &mut self.tenancy {
+            tenancy.statements.on_ready(self.exchange.is_silent());
+        }
+        if self.exchange.is_silent() {
+            self.tracker.on_ready(status);
+        }
+        if self.exchange.rest() != Rest::Busy {
+            self.pass = None;
+            self.set_activity(Activity::Idle);
+        } else if self.exchange.is_silent() {
+            self.set_activity(Activity::InTransaction);
+        }
+        Ok(())
+    }
+
+    fn on_parameter(&mut self, body: &[u8]) {
+        let Ok((name, value)) = parse_parameter_status(body) else { return };
+        if name == "application_name" {
+            self.member.set_application_name(value.to_owned());
+        }
+        self.tracker.on_parameter_status(name, value);
+        self.server.parameters.set(name, value);
+        self.worker.share(&mut self.server.parameters);
+    }
+
+    /// The server has closed the connection.
+    fn on_server_end(&self) -> Ending {
+        match self.last_words {
+            _ if self.requests.ended => Ending::ClientLeft,
+            LastWords::Fatal => Ending::ServerSaidWhy,
+            LastWords::None => Ending::ServerVanished,
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! From the client to the server: what is let in, in which form it goes out, and what happens while it must wait.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+
+use super::{Goodbye, Relay, Wait};
+use crate::error::{Refusal, Severity, SqlState};
+use crate::route::{Activity, GateState};
+use crate::session::ending::Ending;
+use crate::session::observe;
+use crate::session::parking;
+use crate::session::pipe::{Outbox, Outgoing};
+use crate::session::statements::FRONT_BYTES;
+use crate::wire::exchange::{Exchange, Rest};
+use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
+use crate::wire::message::backend::{error_response, ready_for_query};
+use crate::wire::message::frontend::tag as request;
+use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
+
+/// The whole message.
+const TERMINATE: [u8; 5] = [request::TERMINATE, 0, 0, 0, 4];
+
+impl Relay {
+    pub(super) fn poll_requests(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
+        match self.to_server.poll_drain(cx, &mut self.server.stream) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) => {}
+            // Its last words are still to be read, and tell more than the error does.
+            Poll::Ready(Err(_)) => self.to_server = Outbox::default(),
+        }
+        if self.requests.ended {
+            return Ok(self.poll_goodbye(cx));
+        }
+        if self.wait == Wait::Connection && self.is_unserved() && !self.attach_fitting() {
+            return Ok(false);
+        }
+        if self.wait != Wait::Nothing {
+            return self.retry_requests(cx, scratch);
+        }
+        match self.requests.poll_fill(cx, &mut self.client, scratch) {
+            Poll::Pending => {
+                self.deaf_since = None;
+                Ok(false)
+            }
+            Poll::Ready(Err(_)) => Err(Ending::ClientVanished),
+            Poll::Ready(Ok(0)) => Ok(true),
+            Poll::Ready(Ok(filled)) => {
+                let taken = self.forward_requests(cx, &scratch[..filled])?;
+                self.requests.keep(&scratch[taken..filled]);
+                // Also where nothing was taken: a read that brought something has registered no waker.
+                Ok(true)
+            }
+        }
+    }
+
+    /// The client sends nothing more, but may still read. The server is told, and does what it would without us: it
+    /// answers what it was asked, then ends. `true`: it has been told just now.
+    fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.goodbye == Goodbye::Said || self.is_unserved() {
+            return false;
+        }
+        if Pin::new(&mut self.server.stream).poll_shutdown(cx).is_pending() {
+            return false;
+        }
+        self.goodbye = Goodbye::Said;
+        true
+    }
+
+    /// What was held back may go on now.
+    fn retry_requests(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
+        let mut kept = std::mem::take(&mut self.requests.kept);
+        let taken = self.forward_requests(cx, &kept)?;
+        drop(kept.split_to(taken));
+        // Room that is not needed is given back.
+        self.requests.kept = if kept.is_empty() { BytesMut::new() } else { kept };
+        match self.wait {
+            Wait::Gate(_) | Wait::Connection => self.stay_parked(cx, scratch)?,
+            _ => self.parking.leave(),
+        }
+        Ok(taken > 0 || self.wait == Wait::Nothing)
+    }
+
+    fn stay_parked(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Ending> {
+        self.listen_while_parked(cx, scratch)?;
+        self.parking.park(cx.waker());
+        if self.parking.take_cancelled() {
+            self.take_back_parked();
+        }
+        Ok(())
+    }
+
+    /// The request that waits was cancelled: nobody has seen it, and nobody will.
+    fn take_back_parked(&mut self) {
+        self.answer_waiting(&Refusal::new(
+            Severity::Error,
+            SqlState::QUERY_CANCELED,
+            "canceling statement due to user request".to_owned(),
+        ));
+    }
+
+    /// Answers the request that waits in place of the server. `false`: it has not all come.
+    fn answer_waiting(&mut self, refusal: &Refusal) -> bool {
+        let Some(unit) = parking::first_unit(&self.requests.kept) else { return false };
+        self.requests.kept.advance(unit);
+        let mut answer = BytesMut::new();
+        error_response(&mut answer, refusal);
+        ready_for_query(&mut answer, self.exchange.status());
+        self.to_client.queue(&answer);
+        if self.requests.kept.is_empty() {
+            self.wait = Wait::Nothing;
+            self.set_activity(Activity::Idle);
+        }
+        true
+    }
+
+    /// The request that waits for a server connection will not get one.
+    ///
+    /// Fails where the client cannot be answered but by ending its connection.
+    pub(in crate::session) fn refuse_waiting(&mut self, refusal: Refusal) -> Result<(), Ending> {
+        match self.answer_waiting(&refusal) {
+            true => Ok(()),
+            false => Err(Ending::Refused(Refusal { severity: Severity::Fatal, ..refusal })),
+        }
+    }
+
+    /// What a client can do that waits for a server connection. `false`: there is nothing to wait for any more.
+    pub(in crate::session) fn stay_in_line(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
+        let worker = Rc::clone(&self.worker);
+        let drained = self.to_client.poll_drain(cx, &mut self.client);
+        if matches!(drained, Poll::Ready(Err(_))) {
+            return Err(Ending::ClientVanished);
+        }
+        self.stay_parked(cx, &mut worker.scratch())?;
+        Ok(self.wait == Wait::Connection)
+    }
+
+    /// Whether there was a turn of the gate; then there is something to do at the next boundary.
+    pub(in crate::session) fn poll_turned(&mut self, cx: &mut Context<'_>) -> bool {
+        let has_turned = self.turns.poll_turned(cx.waker()).is_ready();
+        self.due |= has_turned;
+        has_turned
+    }
+
+    /// A client that gives up while it waits at the gate leaves its seat, and what it asked for is not done. Only one that
+    /// said Terminate behind its last request asked for it to be done without being there.
+    fn listen_while_parked(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Ending> {
+        while self.requests.kept.len() < scratch.len() {
+            match self.requests.poll_fill(cx, &mut self.client, scratch) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(filled @ 1..)) => self.requests.keep(&scratch[..filled]),
+                Poll::Ready(Err(_) | Ok(0)) if self.requests.kept.ends_with(&TERMINATE) => {
+                    self.requests.ended = false;
+                    break;
+                }
+                Poll::Ready(Err(_) | Ok(0)) => return Err(Ending::ClientVanished),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes messages off the front of `bytes` while they are admitted, and sends them. How many bytes that were.
+    fn forward_requests(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Ending> {
+        let mut taken = 0;
+        let mut outgoing = Outgoing::default();
+        while let Some(&tag) = bytes.get(taken) {
+            if self.requests.is_between_messages() {
+                if self.tenancy.is_some() && !self.has_enough(&bytes[taken..]) {
+                    self.wait = Wait::Nothing;
+                    self.give_back_unused_pass();
+                    break;
+                }
+                self.wait = self.admit(cx, tag);
+                if self.wait != Wait::Nothing {
+                    break;
+                }
+            }
+            let next = self.requests.walker.next(&bytes[taken..], observe::wants_request);
+            let Some(piece) = next.map_err(Ending::ClientBroke)? else {
+                self.give_back_unused_pass();
+                break;
+            };
+            let end = taken + piece.bytes.len();
+            let replaced = match self.replacement(&piece) {
+                Some(replacement) => {
+                    outgoing.replace(bytes, taken..end, replacement);
+                    true
+                }
+                None => false,
+            };
+            taken = end;
+            self.note_request(&piece, replaced);
+            if self.requests.ended {
+                break;
+            }
+        }
+        // Where the server cannot be written to, its last words are still to be read.
+        let _ = self.to_server.send(cx, &mut self.server.stream, outgoing.finish(&bytes[..taken]));
+        Ok(taken)
+    }
+
+    /// Where connections are lent, messages are understood by the names at their front, and a connection is not borrowed
+    /// for a message that may never be complete.
+    fn has_enough(&self, bytes: &[u8]) -> bool {
+        let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else {
+            // The walker says what is wrong with it.
+            return bytes.len() >= HEADER_BYTES;
+        };
+        let wanted = if self.is_unserved() { WHOLE_BYTES_MAX } else { FRONT_BYTES };
+        bytes.len() >= header.message_bytes().min(wanted)
+    }
+
+    /// What is sent in place of a piece of the client's, where its connection is lent.
+    fn replacement(&mut self, piece: &Piece<'_>) -> Option<&[u8]> {
+        let tenancy = self.tenancy.as_deref_mut()?;
+        // Without a connection there is nothing that such a message could end or continue.
+        if self.server.is_absent() || piece.tag == request::TERMINATE {
+            return Some(&[]);
+        }
+        if !piece.part.begins() {
+            return None;
+        }
+        let unnamed = self.tracker.unnamed_parse();
+        let texts = &mut self.worker.texts.borrow_mut();
+        tenancy.statements.on_request(piece, &mut self.exchange, texts, unnamed)
+    }
+
+    /// The message that was let in is not complete: nobody waits for a client that may never finish it.
+    fn give_back_unused_pass(&mut self) {
+        if self.exchange.rest() != Rest::Busy {
+            self.pass = None;
+        }
+    }
+
+    /// Whether the message that begins with this tag may be forwarded now.
+    fn admit(&mut self, cx: &mut Context<'_>, tag: u8) -> Wait {
+        if self.exchange.is_full() {
+            return Wait::Answers;
+        }
+        match self.pass.is_some() {
+            // A pipeline does not go on to its next transaction where a boundary is wanted: one that never paused would
+            // keep its session from every order.
+            true if self.wants_boundary() && self.exchange.will_report() => Wait::Answers,
+            true => Wait::Nothing,
+            false if !Exchange::begins_work(tag) => Wait::Nothing,
+            false if self.is_unserved() && !self.attach_fitting() => Wait::Connection,
+            false => self.enter(cx),
+        }
+    }
+
+    fn wants_boundary(&self) -> bool {
+        self.due
+            || self.worker.is_stopping()
+            || self.gate().state() == GateState::Held
+            || self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pressed())
+    }
+
+    /// Through the gate, at a boundary.
+    fn enter(&mut self, cx: &mut Context<'_>) -> Wait {
+        let Ok(pass) = self.gate().try_enter(self.worker.index()) else {
+            self.set_activity(Activity::Held);
+            return match self.wait {
+                Wait::Gate(since) => Wait::Gate(since),
+                // It may have come while the session was not listening.
+                _ => Wait::Gate(self.deaf_since.take().unwrap_or_else(Instant::now)),
+            };
+        };
+        // A turn that was not followed yet may have moved the database: see `Gate`.
+        self.poll_turned(cx);
+        if self.due {
+            return self.wait_for_order();
+        }
+        self.record_stall();
+        self.deaf_since = None;
+        self.pass = Some(pass);
+        self.used = true;
+        Wait::Nothing
+    }
+
+    /// The time at the gate is not over before the order that opened it has been followed.
+    fn wait_for_order(&self) -> Wait {
+        match self.wait {
+            Wait::Gate(since) => Wait::Gate(since),
+            _ => Wait::Order,
+        }
+    }
+
+    /// `replaced`: the server is sent something else.
+    fn note_request(&mut self, piece: &Piece<'_>, replaced: bool) {
+        // Closing a statement that the tenancy knows changes nothing else.
+        if !(replaced && piece.tag == request::CLOSE) {
+            observe::track_request(&mut self.tracker, piece);
+        }
+        if piece.part.begins() {
+            self.exchange.on_request(piece.tag);
+            self.requests.ended = piece.tag == request::TERMINATE;
+            if self.pass.is_some() {
+                self.set_activity(Activity::Active);
+            }
+        }
+    }
+}
