@@ -49,7 +49,7 @@ commands! {
         ["name", "id", "dsn", "role", "superuser", "verifier", "warning"],
         "Takes in a database that exists, where it lies, with the roles it has. A row for each role that can log in.";
     ALTER_DATABASE: "ALTER DATABASE",
-        "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n]", [],
+        "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n]", [],
         "Changes owner, purpose or contract. New connections are pooled by the new mode, those that exist keep theirs.";
     DROP_DATABASE: "DROP DATABASE", "DROP DATABASE name CONFIRM 'name' REASON 'text'", ["name", "system", "left_as"],
         "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is.";

@@ -120,7 +120,7 @@ impl Executor {
             if let Some(purpose) = &alter.purpose {
                 purpose.trim().clone_into(&mut record.purpose);
             }
-            record.contract = record.contract.clone().altered(alter.tier, alter.pooling, alter.pool_size);
+            record.contract = record.contract.altered(&alter.contract);
             record.history.push(entry.clone());
             Ok::<(), AdminError>(())
         };
@@ -216,9 +216,10 @@ fn altered(alter: &AlterDatabase) -> String {
     let changes = [
         alter.owner.as_ref().map(|owner| format!("owner {owner}")),
         alter.purpose.as_ref().map(|_| "purpose".to_owned()),
-        alter.tier.map(|tier| format!("tier {}", tier.as_str())),
-        alter.pooling.map(|pooling| format!("pooling {}", pooling.as_str())),
-        alter.pool_size.map(|size| format!("pool size {size}")),
+        alter.contract.tier.map(|tier| format!("tier {}", tier.as_str())),
+        alter.contract.pooling.map(|pooling| format!("pooling {}", pooling.as_str())),
+        alter.contract.pool_size.map(|size| format!("pool size {size}")),
+        alter.contract.clients_max.map(|clients| format!("at most {clients} clients")),
     ];
     format!("changed: {}", changes.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }

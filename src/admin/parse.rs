@@ -12,7 +12,9 @@ use super::statement::{
     Show, SourceFate, Statement, TeamClause, Wait,
 };
 use super::{ErrorKind, SyntaxError};
-use crate::model::{DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier};
+use crate::model::{
+    ContractChange, DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier,
+};
 
 /// A statement and where it stands in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,8 +179,8 @@ impl Parser {
         let name = self.database()?;
         self.accept("SET");
         let (mut owner, mut purpose, mut tier) = (None, None, None);
-        let (mut pooling, mut pool_size) = (None, None);
-        let clauses = ["OWNER", "PURPOSE", "TIER", "POOLING", "POOL_SIZE"];
+        let (mut pooling, mut pool_size, mut clients_max) = (None, None, None);
+        let clauses = ["OWNER", "PURPOSE", "TIER", "POOLING", "POOL_SIZE", "MAX_CLIENTS"];
         if self.at_end_of_statement() {
             self.one_of(&clauses)?;
         }
@@ -188,11 +190,13 @@ impl Parser {
                 "PURPOSE" => purpose = Some(parser.text("a purpose")?),
                 "TIER" => tier = Some(parser.tier()?),
                 "POOLING" => pooling = Some(parser.pooling()?),
-                _ => pool_size = Some(parser.pool_size()?),
+                "POOL_SIZE" => pool_size = Some(parser.connections()?),
+                _ => clients_max = Some(parser.connections()?),
             }
             Ok(())
         })?;
-        Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, tier, pooling, pool_size }))
+        let contract = ContractChange { tier, pooling, pool_size, clients_max };
+        Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, contract }))
     }
 
     fn adopt(&mut self) -> Result<Statement, SyntaxError> {
@@ -446,10 +450,10 @@ impl Parser {
         }
     }
 
-    fn pool_size(&mut self) -> Result<u32, SyntaxError> {
+    fn connections(&mut self) -> Result<u32, SyntaxError> {
         let span = self.span();
         match self.number("a number of connections")? {
-            0 => Err(SyntaxError::new(span, "a pool needs a connection").of_kind(ErrorKind::Value)),
+            0 => Err(SyntaxError::new(span, "no connection is too few").of_kind(ErrorKind::Value)),
             size => Ok(size),
         }
     }

@@ -16,7 +16,7 @@ const EXAMPLES: &[&str] = &[
     "ALTER SYSTEM pg-17 HOST 'x' CORDON",
     "DROP SYSTEM pg-17",
     "CREATE DATABASE shop OWNER TEAM payments PURPOSE 'orders of the shop' TIER critical ON SYSTEM pg-17",
-    "ALTER DATABASE shop POOLING transaction POOL_SIZE 20",
+    "ALTER DATABASE shop POOLING transaction POOL_SIZE 20 MAX_CLIENTS 5000",
     "ALTER DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop' TIER dev",
     "ADOPT DATABASE shop ON SYSTEM pg-17 OWNER payments PURPOSE 'orders' TIER standard DBNAME 'Shop'",
     "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced'",

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::model::{DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier};
+use crate::model::{ContractChange, DatabaseName, MoveId, RoleName, SslMode, SystemName, TeamName, Tier};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
@@ -115,10 +115,7 @@ pub struct AlterDatabase {
     pub name: DatabaseName,
     pub owner: Option<String>,
     pub purpose: Option<String>,
-    pub tier: Option<Tier>,
-    pub pooling: Option<Pooling>,
-    /// Server connections, at least one.
-    pub pool_size: Option<u32>,
+    pub contract: ContractChange,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

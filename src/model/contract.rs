@@ -50,6 +50,17 @@ impl Pooling {
     }
 }
 
+/// What of a contract is to change; `None` stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ContractChange {
+    pub tier: Option<Tier>,
+    pub pooling: Option<Pooling>,
+    /// Server connections where pooling is by transaction, at least one.
+    pub pool_size: Option<u32>,
+    /// Client connections, at least one.
+    pub clients_max: Option<u32>,
+}
+
 /// What is promised of a database and asked of its users. Durations are stored as whole milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contract {
@@ -70,19 +81,20 @@ impl Contract {
     pub const POOL_SIZE: u32 = 20;
 
     /// What it is after a change. A tier brings its own limits; the mode of pooling stays what it was.
-    pub fn altered(self, tier: Option<Tier>, pooling: Option<Pooling>, pool_size: Option<u32>) -> Contract {
-        let mut next = match tier {
+    pub fn altered(&self, change: &ContractChange) -> Contract {
+        let mut next = match change.tier {
             Some(tier) => Contract { pooling: self.pooling, ..Contract::of_tier(tier) },
             None => self.clone(),
         };
-        next.pooling = pooling.unwrap_or(self.pooling);
-        next.server_connections_max = match (next.pooling, self.pooling) {
+        next.pooling = change.pooling.unwrap_or(self.pooling);
+        next.client_connections_max = change.clients_max.unwrap_or(next.client_connections_max);
+        let unasked = match (next.pooling, self.pooling) {
             (Pooling::Session, Pooling::Session) => next.server_connections_max,
             (Pooling::Session, Pooling::Transaction) => Contract::of_tier(next.tier).server_connections_max,
             (Pooling::Transaction, Pooling::Session) => Contract::POOL_SIZE,
             (Pooling::Transaction, Pooling::Transaction) => self.server_connections_max,
         };
-        next.server_connections_max = pool_size.unwrap_or(next.server_connections_max);
+        next.server_connections_max = change.pool_size.unwrap_or(unasked);
         next
     }
 
@@ -110,14 +122,17 @@ mod tests {
     #[test]
     fn a_pool_begins_small_and_keeps_its_size_until_it_is_told_otherwise() {
         let first = Contract::of_tier(Tier::Standard);
-        let pooled = first.clone().altered(None, Some(Pooling::Transaction), None);
+        let change = ContractChange::default();
+        let pooled = first.altered(&ContractChange { pooling: Some(Pooling::Transaction), ..change });
         assert_eq!(
             (pooled.pooling, pooled.server_connections_max),
             (Pooling::Transaction, Contract::POOL_SIZE)
         );
-        let sized = pooled.altered(None, None, Some(7));
-        let critical = sized.altered(Some(Tier::Critical), None, None);
+        let sized = pooled.altered(&ContractChange { pool_size: Some(7), clients_max: Some(9), ..change });
+        assert_eq!((sized.server_connections_max, sized.client_connections_max), (7, 9));
+        let critical = sized.altered(&ContractChange { tier: Some(Tier::Critical), ..change });
         assert_eq!((critical.tier, critical.server_connections_max), (Tier::Critical, 7));
-        assert_eq!(critical.altered(Some(Tier::Standard), Some(Pooling::Session), None), first);
+        let back = ContractChange { tier: Some(Tier::Standard), pooling: Some(Pooling::Session), ..change };
+        assert_eq!(critical.altered(&back), first);
     }
 }

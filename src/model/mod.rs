@@ -14,7 +14,7 @@ pub mod movement;
 pub mod route;
 
 pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
-pub use contract::{Contract, Pooling, Tier};
+pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, SslMode, SystemName,
     TeamName, UnixMillis,
