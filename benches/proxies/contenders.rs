@@ -13,7 +13,11 @@ use tokio_postgres::NoTls;
 
 pub(crate) const ROLE: &str = "app";
 pub(crate) const PASSWORD: &str = "correct horse";
+/// Pooled by session.
 pub(crate) const DATABASE: &str = "bench";
+/// Pooled by transaction, over so many connections.
+pub(crate) const LENT: &str = "lent";
+const LENT_CONNECTIONS: u32 = 20;
 
 const ADMIN: &str = "admin";
 const SCALE: &str = "10";
@@ -62,6 +66,11 @@ pub(crate) struct Contender {
 impl Contender {
     pub(crate) fn is_proxy(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// By transaction.
+    pub(crate) fn pools(&self) -> bool {
+        self.is_proxy() && self.name != "haproxy"
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -187,12 +196,14 @@ fn postgres(certificate: &Certificate) -> Postgres {
 /// The role and its data; the role's verifier.
 fn prepare(server: &Postgres) -> String {
     server.psql(&format!("CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")).expect("a role");
-    server.psql(&format!("CREATE DATABASE {DATABASE} OWNER {ROLE}")).expect("a database");
-    let init = Command::new(server.bin.join("pgbench"))
-        .args(["-i", "-q", "-s", SCALE, &dsn(server.port, "disable")])
-        .output()
-        .expect("pgbench");
-    assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+    for database in [DATABASE, LENT] {
+        server.psql(&format!("CREATE DATABASE {database} OWNER {ROLE}")).expect("a database");
+        let init = Command::new(server.bin.join("pgbench"))
+            .args(["-i", "-q", "-s", SCALE, &dsn(server.port, database, "disable")])
+            .output()
+            .expect("pgbench");
+        assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+    }
     server
         .psql_in(DATABASE, "CREATE UNLOGGED TABLE sink (line text); GRANT ALL ON sink TO app")
         .expect("a table");
@@ -200,9 +211,9 @@ fn prepare(server: &Postgres) -> String {
     server.psql(&sql).expect("a verifier")
 }
 
-pub(crate) fn dsn(port: u16, sslmode: &str) -> String {
+pub(crate) fn dsn(port: u16, database: &str, sslmode: &str) -> String {
     format!(
-        "host=127.0.0.1 port={port} dbname={DATABASE} user={ROLE} password='{PASSWORD}' sslmode={sslmode}"
+        "host=127.0.0.1 port={port} dbname={database} user={ROLE} password='{PASSWORD}' sslmode={sslmode}"
     )
 }
 
@@ -239,7 +250,7 @@ fn freehold(server: &Postgres, directory: &Path, certificate: &Certificate, stag
 
 /// The database is taken in where it lies.
 fn adopt(server: &Postgres, admin_port: u16) {
-    let commands = [
+    let mut commands = vec![
         format!(
             "CREATE SYSTEM one HOST '{}' PORT {} ROLE {} PASSWORD FILE '{}' SSLMODE disable",
             server.host,
@@ -248,11 +259,16 @@ fn adopt(server: &Postgres, admin_port: u16) {
             server.password_file.display()
         ),
         "CREATE TEAM benchmarks CONTACT '#benchmarks'".to_owned(),
-        format!(
-            "ADOPT DATABASE {DATABASE} ON SYSTEM one OWNER benchmarks PURPOSE 'measured beside other proxies'"
-        ),
-        format!("ALTER DATABASE {DATABASE} TIER critical"),
     ];
+    for database in [DATABASE, LENT] {
+        commands.push(format!(
+            "ADOPT DATABASE {database} ON SYSTEM one OWNER benchmarks PURPOSE 'measured beside other proxies'"
+        ));
+        commands.push(format!("ALTER DATABASE {database} TIER critical"));
+    }
+    commands.push(format!(
+        "ALTER DATABASE {LENT} POOLING transaction POOL_SIZE {LENT_CONNECTIONS} MAX_CLIENTS 6000"
+    ));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut config = tokio_postgres::Config::new();
@@ -278,11 +294,13 @@ fn pgbouncer(
     fs::write(&users, format!("\"{ROLE}\" \"{verifier}\"\n")).expect("a file");
     let config = directory.join(format!("{name}.ini"));
     let text = format!(
-        "[databases]\n{DATABASE} = host=127.0.0.1 port={} dbname={DATABASE}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+        "[databases]\n{DATABASE} = host=127.0.0.1 port={} dbname={DATABASE}\n\
+         {LENT} = host=127.0.0.1 port={} dbname={LENT} pool_mode=transaction pool_size={LENT_CONNECTIONS}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
          listen_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {}\npool_mode = session\n\
          max_client_conn = 6000\ndefault_pool_size = {CLIENTS_MAX}\nlog_connections = 0\nlog_disconnections = 0\n\
          ignore_startup_parameters = extra_float_digits\nserver_tls_sslmode = disable\nclient_tls_sslmode = allow\n\
          client_tls_cert_file = {}\nclient_tls_key_file = {}\n",
+        server.port,
         server.port,
         users.display(),
         certificate.certificate.display(),
@@ -330,7 +348,7 @@ fn wait_for(port: u16) {
 
 fn wait_for_login(contender: &Contender) {
     let deadline = Instant::now() + READY_WITHIN;
-    let config: tokio_postgres::Config = dsn(contender.port, "disable").parse().expect("a DSN");
+    let config: tokio_postgres::Config = dsn(contender.port, DATABASE, "disable").parse().expect("a DSN");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     while let Err(error) = runtime.block_on(async { config.connect(NoTls).await.map(drop) }) {
         assert!(Instant::now() < deadline, "{}: {error:?}", contender.name);

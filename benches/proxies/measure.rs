@@ -54,7 +54,7 @@ pub(crate) fn measure(
         kib_per_client: None,
     };
     if let Kind::Idle { clients } = workload.kind {
-        sample.kib_per_client = Some(memory_per_client(contender, clients)?);
+        sample.kib_per_client = Some(memory_per_client(contender, workload.database, clients)?);
         return Some(sample);
     }
     let before = contender.pid().map(cpu_time);
@@ -115,7 +115,7 @@ fn pgbench(
         .arg(&prefix)
         .args(["-c", &clients.to_string(), "-j", "1", "-T", &seconds.to_string()])
         .args(arguments)
-        .arg(dsn(contender.port, sslmode(workload)));
+        .arg(dsn(contender.port, workload.database, sslmode(workload)));
     let mut work = run_pgbench(command)?;
     let mut latencies = take_latencies(&prefix);
     latencies.sort_unstable();
@@ -138,7 +138,7 @@ fn script(
     command
         .args(["-n", "-c", &clients.to_string(), "-j", "1", "-T", &time.as_secs().to_string(), "-f"])
         .arg(&file)
-        .arg(dsn(contender.port, sslmode(workload)));
+        .arg(dsn(contender.port, workload.database, sslmode(workload)));
     run_pgbench(command)
 }
 
@@ -179,7 +179,7 @@ fn psql(arena: &Arena, contender: &Contender, command: &str, bytes: u64, time: D
     while work.transactions < 2.0 || began.elapsed() < time {
         let output = Command::new(arena.bin.join("psql"))
             .args(["-X", "-q", "-v", "ON_ERROR_STOP=1"])
-            .arg(dsn(contender.port, "disable"))
+            .arg(dsn(contender.port, DATABASE, "disable"))
             .args(["-c", "TRUNCATE sink", "-c", &command])
             .output()
             .ok()?;
@@ -214,11 +214,11 @@ fn cpu_time(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-fn memory_per_client(contender: &Contender, clients: u32) -> Option<f64> {
+fn memory_per_client(contender: &Contender, database: &str, clients: u32) -> Option<f64> {
     let pid = contender.pid()?;
     let runtime = tokio::runtime::Runtime::new().ok()?;
     let mut config = tokio_postgres::Config::new();
-    config.host("127.0.0.1").port(contender.port).user(ROLE).password(PASSWORD).dbname(DATABASE);
+    config.host("127.0.0.1").port(contender.port).user(ROLE).password(PASSWORD).dbname(database);
     runtime.block_on(async {
         // What is needed once, for the first client, is not a client's.
         drop(config.connect(NoTls).await.ok()?);

@@ -1,6 +1,6 @@
 //! What is measured: one table.
 
-use super::contenders::Contender;
+use super::contenders::{Contender, DATABASE, LENT};
 
 /// How a workload is driven.
 pub(crate) enum Kind {
@@ -19,11 +19,16 @@ pub(crate) struct Workload {
     pub(crate) about: &'static str,
     pub(crate) kind: Kind,
     pub(crate) tls: bool,
+    pub(crate) database: &'static str,
 }
 
 impl Workload {
     pub(crate) fn suits(&self, contender: &Contender) -> bool {
-        contender.is_proxy() || !matches!(self.kind, Kind::Idle { .. })
+        let idles = matches!(self.kind, Kind::Idle { .. });
+        match self.database {
+            LENT => contender.pools(),
+            _ => contender.is_proxy() || !idles,
+        }
     }
 }
 
@@ -33,7 +38,17 @@ const fn pgbench(
     clients: u32,
     arguments: &'static [&'static str],
 ) -> Workload {
-    Workload { name, about, kind: Kind::Pgbench { clients, arguments }, tls: false }
+    Workload { name, about, kind: Kind::Pgbench { clients, arguments }, tls: false, database: DATABASE }
+}
+
+/// The same, where connections are lent.
+const fn lent(
+    name: &'static str,
+    about: &'static str,
+    clients: u32,
+    arguments: &'static [&'static str],
+) -> Workload {
+    Workload { database: LENT, ..pgbench(name, about, clients, arguments) }
 }
 
 const ROWS_BYTES: u64 = 10_000_000;
@@ -48,12 +63,23 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     pgbench("select200-prepared", "200 clients, pgbench -S, prepared", 200, &["-S", "-M", "prepared"]),
     pgbench("tpcb16-simple", "16 clients, TPC-B", 16, &["-M", "simple"]),
     pgbench("tpcb16-prepared", "16 clients, TPC-B, prepared", 16, &["-M", "prepared"]),
+    lent("lent16-simple", "16 clients, transaction pooling, pgbench -S", 16, &["-S", "-M", "simple"]),
+    lent(
+        "lent16-extended",
+        "16 clients, transaction pooling, pgbench -S, extended",
+        16,
+        &["-S", "-M", "extended"],
+    ),
+    lent("lent16-tpcb", "16 clients, transaction pooling, TPC-B", 16, &["-M", "simple"]),
+    lent("lent1000-simple", "1,000 clients over 20 connections, pgbench -S", 1000, &["-S", "-M", "simple"]),
+    lent("lent-churn", "4 clients that log in for each query, transaction pooling", 4, &["-S", "-C"]),
     pgbench("churn", "4 clients that log in by SCRAM for each query", 4, &["-S", "-C"]),
     Workload {
         name: "tls16-prepared",
         about: "16 clients under TLS, pgbench -S, prepared",
         kind: Kind::Pgbench { clients: 16, arguments: &["-S", "-M", "prepared"] },
         tls: true,
+        database: DATABASE,
     },
     Workload {
         name: "rows",
@@ -64,6 +90,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
             bytes: ROWS_BYTES,
         },
         tls: false,
+        database: DATABASE,
     },
     Workload {
         name: "copy-out",
@@ -73,18 +100,28 @@ pub(crate) const WORKLOADS: &[Workload] = &[
             bytes: COPY_BYTES,
         },
         tls: false,
+        database: DATABASE,
     },
     Workload {
         name: "copy-in",
         about: "COPY FROM STDIN of 50 MB, 500,000 rows",
         kind: Kind::Psql { command: "\\copy sink FROM '@rows'", bytes: COPY_BYTES },
         tls: false,
+        database: DATABASE,
     },
     Workload {
         name: "idle",
         about: "memory for each of 1,000 idle clients, session pooling",
         kind: Kind::Idle { clients: 1000 },
         tls: false,
+        database: DATABASE,
+    },
+    Workload {
+        name: "lent-idle",
+        about: "memory for each of 5,000 idle clients, transaction pooling",
+        kind: Kind::Idle { clients: 5000 },
+        tls: false,
+        database: LENT,
     },
 ];
 
