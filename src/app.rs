@@ -232,6 +232,7 @@ fn data_plane(
         connector,
         login_time_max: config.proxy.login_timeout,
         connect_time_max: config.proxy.server_connect_timeout,
+        limits: settings::limits(config),
         pool: settings::pool(config),
         mock: MockSecret::from_random(rand::random()),
     }

@@ -1,6 +1,7 @@
 //! What a configuration means for each part of the process.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::ServeError;
 use crate::admin::users::read_users;
@@ -9,7 +10,7 @@ use crate::control::MoverSettings;
 use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
-use crate::session::PoolSettings;
+use crate::session::{PoolSettings, TimeLimits};
 use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls, TlsError};
 
 /// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
@@ -112,6 +113,18 @@ pub fn pool(config: &Config) -> PoolSettings {
         idle_min: pool.idle_min,
         reserve: pool.reserve,
         reserve_after: pool.reserve_after,
+    }
+}
+
+/// How long clients may take.
+pub fn limits(config: &Config) -> TimeLimits {
+    let limit = |time: Duration| (!time.is_zero()).then_some(time);
+    let limits = &config.limits;
+    TimeLimits {
+        idle: limit(limits.idle_timeout),
+        idle_in_transaction: limit(limits.transaction_idle_timeout),
+        transaction: limit(limits.transaction_timeout),
+        query: limit(limits.query_timeout),
     }
 }
 

@@ -182,7 +182,8 @@ impl ServerConnection {
     pub fn is_alive(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
-            let mut chunk = [0; READ_BYTES];
+            // Small: almost always there is nothing, and it is asked for each loan.
+            let mut chunk = [0; 256];
             let mut chunk = ReadBuf::new(&mut chunk);
             match Pin::new(&mut self.stream).poll_read(&mut cx, &mut chunk) {
                 Poll::Pending => return !self.has_unread_error(),

@@ -213,6 +213,18 @@ settings! {
         /// How long that is.
         reserve_after: Duration = seconds(5), Restart, within ms(0)..=seconds(86_400);
     }
+    /// How long clients may take. 0 is no limit. Time at a shut gate or in line for a connection does not count. PostgreSQL's own
+    /// timeouts of roles and databases work as well, and move with the database.
+    ["limits"] limits: Limits {
+        /// A client without a transaction that has asked nothing for so long is ended with 57P05.
+        idle_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        /// A client that has asked nothing for so long inside a transaction is ended with 25P03.
+        transaction_idle_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        /// A client whose transaction takes longer is ended with 25P04.
+        transaction_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        /// A client whose query takes longer is ended with 57014, and the query with it.
+        query_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+    }
     /// How PostgreSQL systems prove who they are; each system has its own SSLMODE.
     ["server_tls"] server_tls: ServerTls {
         /// Authorities that certificates of systems are checked against, PEM. Those of the machine where not set.

@@ -22,5 +22,5 @@ pub mod table;
 
 pub use follow::{Follower, FollowerOptions};
 pub use gate::{Gate, GateClosed, GateReopened, GateState, Pass, Registration, TurnWatch};
-pub use roster::{Activity, LentPid, Member, MemberFacts, Readiness, Roster, SessionRow};
+pub use roster::{Activity, Clock, Doing, LentPid, Member, MemberFacts, Readiness, Roster, SessionRow};
 pub use table::{Logins, Route, RouteTable};

@@ -131,7 +131,7 @@ pub(crate) struct Standing {
 pub struct Roster {
     tally: Mutex<Tally>,
     bell: Option<Arc<Bell>>,
-    /// Activities carry microseconds since then.
+    /// What clocks count from.
     began: Instant,
 }
 
@@ -152,7 +152,66 @@ struct Seat {
     server_pid: Option<i32>,
     twin_pid: Option<i32>,
     readiness: Readiness,
-    activity: Arc<AtomicU64>,
+    clock: Arc<Clock>,
+}
+
+/// What a session does and since when; written by the session alone.
+#[derive(Debug)]
+pub struct Clock {
+    /// Microseconds since the roster began, and the [`Activity`] in the lowest byte.
+    stamp: AtomicU64,
+    /// When its transaction began, in the same microseconds.
+    transaction: AtomicU64,
+    began: Instant,
+}
+
+/// One look at a [`Clock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doing {
+    pub activity: Activity,
+    pub since: Duration,
+    /// Only while it is [`Activity::Active`] or [`Activity::InTransaction`].
+    pub in_transaction_since: Duration,
+    stamp: u64,
+}
+
+impl Clock {
+    fn new(began: Instant) -> Clock {
+        let clock = Clock { stamp: AtomicU64::new(0), transaction: AtomicU64::new(0), began };
+        clock.set(Activity::Idle);
+        clock
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn set(&self, activity: Activity) {
+        let is_open = |activity| matches!(activity, Activity::Active | Activity::InTransaction);
+        let now = self.now();
+        let before = self.stamp.load(Ordering::Relaxed);
+        if is_open(activity) && !is_open(Activity::of(before & 0xFF)) {
+            self.transaction.store(now, Ordering::Relaxed);
+        }
+        self.stamp.store(now << 8 | activity as u64, Ordering::Relaxed);
+    }
+
+    pub fn read(&self) -> Doing {
+        let stamp = self.stamp.load(Ordering::Relaxed);
+        let now = self.now();
+        let ago = |then: u64| Duration::from_micros(now.saturating_sub(then));
+        Doing {
+            activity: Activity::of(stamp & 0xFF),
+            since: ago(stamp >> 8),
+            in_transaction_since: ago(self.transaction.load(Ordering::Relaxed)),
+            stamp,
+        }
+    }
+
+    /// It has done nothing else since then.
+    pub fn is_still(&self, doing: Doing) -> bool {
+        self.stamp.load(Ordering::Relaxed) == doing.stamp
+    }
 }
 
 impl Seat {
@@ -197,16 +256,16 @@ impl Roster {
     }
 
     fn seat(self: &Arc<Roster>, tally: &mut Tally, facts: MemberFacts) -> Member {
-        let activity = Arc::new(AtomicU64::new(self.stamp(Activity::Idle)));
+        let clock = Arc::new(Clock::new(self.began));
         tally.next += 1;
         let seat = tally.next;
         let readiness = Readiness::Behind;
         tally.members.insert(
             seat,
-            Seat { facts, server_pid: None, twin_pid: None, readiness, activity: Arc::clone(&activity) },
+            Seat { facts, server_pid: None, twin_pid: None, readiness, clock: Arc::clone(&clock) },
         );
         self.ring(Urgency::Soon);
-        Member { roster: Arc::clone(self), seat, activity }
+        Member { roster: Arc::clone(self), seat, clock }
     }
 
     /// A server connection that belongs to no member: it is lent to one after the other.
@@ -228,8 +287,7 @@ impl Roster {
 
     /// The rows of SHOW SESSIONS, oldest session first.
     pub fn sessions(&self) -> Vec<SessionRow> {
-        let now = self.microseconds();
-        self.tally().members.values().map(|seat| row(seat, now)).collect()
+        self.tally().members.values().map(row).collect()
     }
 
     pub(crate) fn set_goal(&self, goal: Goal) {
@@ -245,10 +303,9 @@ impl Roster {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        let now = self.microseconds();
         let tally = self.tally();
         let busy = |seat: &&Seat| !seat.satisfies(tally.goal) && matches!(tally.goal, Goal::Travel { .. });
-        let busy = tally.members.values().filter(busy).filter_map(|seat| in_transaction(seat, now));
+        let busy = tally.members.values().filter(busy).filter_map(in_transaction);
         let pinned = tally.members.values().flat_map(pins).chain(busy).take(PINNED_MAX).collect();
         Standing {
             sessions: u32::try_from(tally.members.len()).unwrap_or(u32::MAX),
@@ -296,14 +353,6 @@ impl Roster {
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn microseconds(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn stamp(&self, activity: Activity) -> u64 {
-        self.microseconds() << 8 | activity as u64
-    }
 }
 
 /// All connections of this process to the database, each once.
@@ -316,10 +365,10 @@ fn server_pids(tally: &Tally) -> Vec<i32> {
 }
 
 /// A transaction that an order to travel waits for is named like a pin, once it is older than most.
-fn in_transaction(seat: &Seat, now: u64) -> Option<Pinned> {
-    let stamp = seat.activity.load(Ordering::Relaxed);
-    let open = matches!(Activity::of(stamp & 0xFF), Activity::InTransaction | Activity::Active);
-    let age = Duration::from_micros(now.saturating_sub(stamp >> 8));
+fn in_transaction(seat: &Seat) -> Option<Pinned> {
+    let doing = seat.clock.read();
+    let open = matches!(doing.activity, Activity::InTransaction | Activity::Active);
+    let age = doing.in_transaction_since;
     (open && age >= TRANSACTION_IS_NAMED_AFTER).then(|| Pinned {
         session: seat.facts.session,
         role: seat.facts.role.clone(),
@@ -329,8 +378,8 @@ fn in_transaction(seat: &Seat, now: u64) -> Option<Pinned> {
     })
 }
 
-fn row(seat: &Seat, now: u64) -> SessionRow {
-    let stamp = seat.activity.load(Ordering::Relaxed);
+fn row(seat: &Seat) -> SessionRow {
+    let doing = seat.clock.read();
     SessionRow {
         session: seat.facts.session,
         role: seat.facts.role.clone(),
@@ -338,8 +387,8 @@ fn row(seat: &Seat, now: u64) -> SessionRow {
         application_name: seat.facts.application_name.clone(),
         connected_at: seat.facts.connected_at,
         server_pid: seat.server_pid,
-        activity: Activity::of(stamp & 0xFF),
-        since: Duration::from_micros(now.saturating_sub(stamp >> 8)),
+        activity: doing.activity,
+        since: doing.since,
         readiness: seat.readiness.clone(),
         twin_pid: seat.twin_pid,
         epoch: seat.facts.epoch,
@@ -363,7 +412,7 @@ fn pins(seat: &Seat) -> Vec<Pinned> {
 pub struct Member {
     roster: Arc<Roster>,
     seat: u64,
-    activity: Arc<AtomicU64>,
+    clock: Arc<Clock>,
 }
 
 impl Member {
@@ -399,9 +448,13 @@ impl Member {
         self.roster.change(self.seat, |seat| seat.facts.application_name = name);
     }
 
-    /// One store to the session's own memory: cheap enough for every transaction.
+    /// A look at the time and a store to the session's own memory: cheap enough for every transaction.
     pub fn set_activity(&self, activity: Activity) {
-        self.activity.store(self.roster.stamp(activity), Ordering::Relaxed);
+        self.clock.set(activity);
+    }
+
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
+use super::limits::Overdue;
 use super::relay::Relay;
 use crate::error::{Explain, Refusal, Severity, SqlState};
 use crate::tls::Stream;
@@ -27,6 +28,8 @@ pub(super) enum Ending {
     /// The server's connection broke without a word.
     ServerVanished,
     ServerBroke(Violation),
+    /// It took longer than it may.
+    Overdue(Overdue),
     /// This process stops.
     Stopping,
     /// The database's lifecycle, or a move that could not take this session along, says so.
@@ -53,6 +56,7 @@ impl Ending {
             Ending::Stopping => {
                 Some(fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"))
             }
+            Ending::Overdue(overdue) => Some(overdue.refusal()),
             Ending::Refused(refusal) => Some(refusal.clone()),
         }
     }

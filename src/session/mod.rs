@@ -14,6 +14,7 @@ mod acceptor;
 mod doubt;
 mod ending;
 mod hold;
+mod limits;
 mod observe;
 mod parking;
 mod pids;
@@ -43,6 +44,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::acceptor::Desk;
+pub use self::limits::TimeLimits;
 pub use self::pool::PoolSettings;
 use self::pool::Treasury;
 use self::registry::Registry;
@@ -68,6 +70,8 @@ pub struct DataPlaneConfig {
     pub login_time_max: Duration,
     /// For one server connection, its login included.
     pub connect_time_max: Duration,
+    /// How long clients may take.
+    pub limits: TimeLimits,
     /// How connections are kept that are lent from client to client.
     pub pool: PoolSettings,
     /// For the logins of roles that do not exist; one for the fleet.
@@ -81,6 +85,7 @@ struct Plane {
     registry: Arc<Registry>,
     connect_time_max: Duration,
     workers: usize,
+    limits: TimeLimits,
     pool: PoolSettings,
     treasury: Treasury,
 }
@@ -123,6 +128,7 @@ impl DataPlane {
             registry: Arc::default(),
             connect_time_max: config.connect_time_max,
             workers,
+            limits: config.limits,
             pool: config.pool,
             treasury: Treasury::default(),
         });

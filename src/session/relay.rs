@@ -32,6 +32,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::ending::Ending;
+use super::limits::Watch;
 use super::parking::Parking;
 use super::pipe::{Inbox, Outbox};
 use super::registry::Enlisted;
@@ -134,6 +135,7 @@ pub(super) struct Relay {
     last_words: LastWords,
     goodbye: Goodbye,
     activity: Activity,
+    watch: Watch,
 }
 
 impl Relay {
@@ -146,6 +148,7 @@ impl Relay {
         tracker: StateTracker,
     ) -> Relay {
         let Ends { client, mut server, early } = ends;
+        let watch = Watch::new(member.clock());
         let turns = route.gate().watch(worker.index());
         let requests = Inbox { kept: early, ..Inbox::default() };
         worker.share(&mut server.parameters);
@@ -180,11 +183,15 @@ impl Relay {
             last_words: LastWords::None,
             goodbye: Goodbye::Unsaid,
             activity: Activity::Idle,
+            watch,
         }
     }
 
     /// Forwards until there is nothing to forward.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
+        if let Some(overdue) = self.watch.take() {
+            return Poll::Ready(Pause::Ended(Ending::Overdue(overdue)));
+        }
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch();
         let mut round = Round { requests: true, answers: true };
@@ -276,6 +283,10 @@ impl Relay {
             self.activity = activity;
             self.member.set_activity(activity);
         }
+    }
+
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// Something beside the relay has to be looked at, at the next boundary.

@@ -97,6 +97,19 @@ impl Session {
         self.relay.poll(cx)
     }
 
+    /// The server would work on what nobody waits for any more.
+    fn stop_server(&self) {
+        let Some(target) = self.enlisted.target() else { return };
+        let (connector, deadline) = (
+            self.relay.worker.plane.connector.clone(),
+            Instant::now() + self.relay.worker.plane.connect_time_max,
+        );
+        tokio::task::spawn_local(async move {
+            let _ =
+                backend::cancel(&target.record.place, &connector, target.pid, &target.key, deadline).await;
+        });
+    }
+
     async fn after(&mut self, pause: Pause) -> Result<(), Ending> {
         match pause {
             Pause::Boundary => self.follow().await,
@@ -109,6 +122,11 @@ impl Session {
     async fn end(mut self, ending: &Ending) {
         self.travel.slot.dismiss();
         self.relay.leave_connection();
+        if let Ending::Overdue(overdue) = ending
+            && overdue.is_working()
+        {
+            self.stop_server();
+        }
         // Nobody can cancel any more what does not run.
         drop(self.enlisted);
         ending::end(self.relay, ending).await;
@@ -345,6 +363,7 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> S
     let mut relay = Relay::new(Rc::clone(worker), client.route, member, &enlisted, ends, tracker);
     relay.tenancy =
         lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
+    worker.watch(session, relay.watch());
     relay.to_client.queue(&greeting);
     Session { relay, enlisted, origin, travel }
 }

@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 
+use super::limits::{self, Watch};
 use super::pool::{Pool, PoolParts};
 use super::state::Hints;
 use super::statements::Texts;
@@ -67,8 +68,8 @@ pub(super) struct Worker {
     pub(super) plane: Arc<Plane>,
     scratch: RefCell<Box<[u8]>>,
     stopping: Cell<bool>,
-    /// By session.
-    wakers: RefCell<HashMap<u64, Waker>>,
+    /// By session; with its clock, once it has begun.
+    wakers: RefCell<HashMap<u64, (Waker, Option<Watch>)>>,
     next_session: Cell<u64>,
     /// Asked for before a twin is built without haste.
     pub(super) warmers: Arc<Semaphore>,
@@ -126,8 +127,21 @@ impl Worker {
         let number = self.next_session.get() + 1;
         self.next_session.set(number);
         let session = number * self.plane.workers as u64 + self.index as u64;
-        self.wakers.borrow_mut().insert(session, waker.clone());
+        self.wakers.borrow_mut().insert(session, (waker.clone(), None));
         Registered { worker: Rc::clone(self), session }
+    }
+
+    /// From now on the session's time is limited.
+    pub(super) fn watch(&self, session: u64, watch: &Watch) {
+        if let Some((_, place)) = self.wakers.borrow_mut().get_mut(&session) {
+            *place = Some(watch.clone());
+        }
+    }
+
+    fn look_at_clocks(&self) {
+        let sessions = self.wakers.borrow();
+        let watched = sessions.values().filter_map(|(waker, watch)| Some((waker, watch.as_ref()?)));
+        limits::look_at(watched, &self.plane.limits);
     }
 
     pub(super) fn hints(&self, database: &DatabaseId) -> HintsCell {
@@ -162,7 +176,7 @@ impl Worker {
 
     fn stop(&self) {
         self.stopping.set(true);
-        self.wakers.borrow().values().for_each(Waker::wake_by_ref);
+        self.wakers.borrow().values().for_each(|(waker, _)| waker.wake_by_ref());
     }
 }
 
@@ -186,8 +200,10 @@ pub(super) fn run(
 
 async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
     let mut sessions = JoinSet::new();
+    let mut look = tokio::time::interval(limits::LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        // Both branches are cancel-safe: a message stays in the channel, a result in the set.
+        // All branches are cancel-safe: a message stays in the channel, a result in the set.
         tokio::select! {
             errand = errands.recv() => match errand {
                 Some(Errand::Receive(socket, address, load)) => {
@@ -202,6 +218,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                 None => return,
             },
             Some(ended) = sessions.join_next() => report(ended),
+            _ = look.tick(), if worker.plane.limits.any() => worker.look_at_clocks(),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod encryption;
 mod ledger;
 mod lent;
+mod limits;
 mod orders;
 mod raw;
 mod relay;

@@ -14,7 +14,7 @@ use freehold::model::{
     SystemName,
 };
 use freehold::route::{Route, RouteTable};
-use freehold::session::{DataPlane, DataPlaneConfig, PoolSettings};
+use freehold::session::{DataPlane, DataPlaneConfig, PoolSettings, TimeLimits};
 use freehold::tls::{Acceptor, Connector};
 
 pub(crate) const ROLE: &str = "app";
@@ -66,6 +66,14 @@ impl Stage {
     }
 
     pub(crate) fn with(server: &Postgres, acceptor: Option<Acceptor>) -> Stage {
+        Stage::configured(server, acceptor, TimeLimits::default())
+    }
+
+    pub(crate) fn limited(server: &Postgres, limits: TimeLimits) -> Stage {
+        Stage::configured(server, None, limits)
+    }
+
+    fn configured(server: &Postgres, acceptor: Option<Acceptor>, limits: TimeLimits) -> Stage {
         let routes = RouteTable::new(WORKERS);
         let route = routes.install(RouteRecord::first(
             DatabaseId::parse("db_shop").unwrap(),
@@ -81,6 +89,7 @@ impl Stage {
             connector: Connector::native().unwrap(),
             login_time_max: PATIENCE,
             connect_time_max: PATIENCE,
+            limits,
             pool: PoolSettings::default(),
             mock: MockSecret::from_random([1; 32]),
         };
