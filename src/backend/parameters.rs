@@ -19,6 +19,11 @@ impl Parameters {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
+    /// They are one and the same, without looking at each: `false` may also be said of equal ones.
+    pub fn is_same(&self, other: &Parameters) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The server reports a value.
     pub fn set(&mut self, name: &str, value: &str) {
         if self.value(name) == Some(value) {

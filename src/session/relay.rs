@@ -319,13 +319,18 @@ impl Relay {
     /// The client goes on with another server connection, and is told what that one reports differently.
     pub(super) fn replace_server(&mut self, server: ServerConnection) -> ServerConnection {
         let old = std::mem::replace(&mut self.server, server);
-        self.worker.share(&mut self.server.parameters);
+        if !old.parameters.is_same(&self.server.parameters) {
+            self.worker.share(&mut self.server.parameters);
+        }
         self.last_words = LastWords::None;
         self.after_own_exchange(&old.parameters);
         old
     }
 
     fn tell_parameters(&mut self, known: &Parameters) {
+        if known.is_same(&self.server.parameters) {
+            return;
+        }
         let mut news = BytesMut::new();
         for (name, value) in self.server.parameters.iter() {
             if known.value(name) != Some(value) {

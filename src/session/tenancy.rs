@@ -122,7 +122,7 @@ impl Tenancy {
         let mut pooled = self.shelf.take_idle(self.last)?;
         let fits = Arc::ptr_eq(&pooled.state, &self.state)
             && pooled.schema == pool.schema()
-            && pooled.rested_for() < pool.settings().check_after
+            && pool.rest_of(&pooled) < pool.settings().check_after
             && pooled.twin.is_alive();
         if fits {
             return Some(pooled);
@@ -426,7 +426,7 @@ impl Tenancy {
                 pooled.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
             }
             pooled.schema = schema;
-        } else if pooled.rested_for() > pool.settings().check_after {
+        } else if pool.rest_of(pooled) > pool.settings().check_after {
             let mut question = BytesMut::new();
             crate::wire::message::frontend::query(&mut question, "");
             pooled.on_server.lose_unnamed();

@@ -42,6 +42,7 @@ pub(super) async fn keep(pool: Weak<Pool>) {
             looks = looks.wrapping_add(1);
             pool.permits.functions_changed();
         }
+        pool.now.set(Instant::now());
         pool.tidy();
         pool.grow();
     }
@@ -54,9 +55,9 @@ impl Pool {
         let mut spared = self.permits.open().saturating_sub(self.parts.settings.idle_min);
         for shelf in self.shelves.borrow().iter() {
             let mut kept = Vec::new();
-            for pooled in shelf.idle.take() {
-                let is_old = pooled.rested_for() > idle_max && spared > 0;
-                if self.is_current(&pooled) && !is_old {
+            for mut pooled in shelf.idle.take() {
+                let is_old = self.rest_of(&pooled) > idle_max && spared > 0;
+                if self.is_current(&mut pooled) && !is_old {
                     kept.push(pooled);
                     continue;
                 }

@@ -114,6 +114,9 @@ pub(super) struct Pooled {
     pub(super) schema: u64,
     /// It was not opened by this pool.
     is_foreign: bool,
+    /// The turn of the gate at which it was last seen to be where the database is.
+    turn: u64,
+    /// Both as the keeper's clock shows it.
     born: Instant,
     rested: Instant,
     _permit: Permit,
@@ -128,10 +131,6 @@ impl Pooled {
         self.is_foreign = true;
     }
 
-    /// How long nobody has used it.
-    pub(super) fn rested_for(&self) -> Duration {
-        self.rested.elapsed()
-    }
 }
 
 /// Connections of one role with the same startup parameters.
@@ -177,6 +176,8 @@ pub(super) struct Pool {
     rests_until: Cell<Option<Instant>>,
     failures: Cell<u32>,
     numbers: Cell<u64>,
+    /// Set by the keeper, so that no loan reads the time.
+    now: Cell<Instant>,
     /// [`Pool::functions`] when somebody of this worker was last told to read what they do.
     functions_read: Cell<u64>,
 }
@@ -193,6 +194,7 @@ impl Pool {
             rests_until: Cell::new(None),
             failures: Cell::new(0),
             numbers: Cell::new(0),
+            now: Cell::new(Instant::now()),
             functions_read: Cell::new(0),
         });
         tokio::task::spawn_local(keeper::keep(Rc::downgrade(&pool)));
@@ -249,10 +251,27 @@ impl Pool {
         self.functions_read.replace(self.functions()) != self.functions()
     }
 
-    /// It is where the database is, and the database is served.
-    fn is_current(&self, pooled: &Pooled) -> bool {
+    /// How long nobody has used it, to a second.
+    pub(super) fn rest_of(&self, pooled: &Pooled) -> Duration {
+        self.now.get().duration_since(pooled.rested)
+    }
+
+    /// It is where the database is, and the database is served. Looks closer only after a turn of the gate.
+    fn is_current(&self, pooled: &mut Pooled) -> bool {
+        let turn = self.route.turn();
+        if pooled.turn == turn && !pooled.is_foreign {
+            return true;
+        }
         let record = self.route.current();
-        !pooled.is_foreign && pooled.record.epoch == record.epoch && record.service.refusal().is_none()
+        let is_surplus = self.permits.open() > self.limit() + self.parts.settings.reserve;
+        let is_current = !pooled.is_foreign
+            && !is_surplus
+            && pooled.record.epoch == record.epoch
+            && record.service.refusal().is_none();
+        if is_current {
+            pooled.turn = turn;
+        }
+        is_current
     }
 
     fn limit(&self) -> u32 {
@@ -269,12 +288,9 @@ impl Pool {
 
     /// Takes a connection back: for who waits longest, or for the next who comes.
     pub(super) fn give_back(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
-        pooled.rested = Instant::now();
-        let worn = pooled.born.elapsed() > self.parts.settings.age_max;
-        if worn
-            || !self.is_current(&pooled)
-            || self.permits.open() > self.limit() + self.parts.settings.reserve
-        {
+        pooled.rested = self.now.get();
+        let is_worn = pooled.rested.duration_since(pooled.born) > self.parts.settings.age_max;
+        if is_worn || !self.is_current(&mut pooled) {
             self.close(pooled);
             return self.grow();
         }
@@ -360,7 +376,7 @@ impl Pool {
     /// `false`: none is idle.
     fn close_longest_idle(&self) -> bool {
         let shelves = self.shelves.borrow();
-        let rested = |shelf: &&Rc<Shelf>| shelf.idle.borrow().first().map(|pooled| pooled.rested_for());
+        let rested = |shelf: &&Rc<Shelf>| shelf.idle.borrow().first().map(|pooled| self.rest_of(pooled));
         let Some(longest) = shelves.iter().filter(|shelf| rested(shelf).is_some()).max_by_key(rested) else {
             return false;
         };
@@ -397,6 +413,7 @@ impl Pool {
         let ground = shelf.learn(&twin);
         self.numbers.set(self.numbers.get() + 1);
         let now = Instant::now();
+        self.now.set(now);
         Ok(Some(Pooled {
             number: self.numbers.get(),
             state: ground.state,
@@ -405,6 +422,7 @@ impl Pool {
             record,
             schema: self.schema(),
             is_foreign: false,
+            turn: 0,
             born: now,
             rested: now,
             _permit: permit,
@@ -436,9 +454,9 @@ impl Shelf {
     pub(super) fn take_idle(&self, before: u64) -> Option<Box<Pooled>> {
         let mut idle = self.idle.borrow_mut();
         let at = idle.iter().rposition(|pooled| pooled.number == before).or(idle.len().checked_sub(1))?;
-        let pooled = idle.remove(at);
+        let mut pooled = idle.remove(at);
         drop(idle);
-        match self.pool.is_current(&pooled) {
+        match self.pool.is_current(&mut pooled) {
             true => Some(pooled),
             false => {
                 self.pool.close(pooled);
