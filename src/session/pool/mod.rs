@@ -119,7 +119,7 @@ pub(super) struct Pooled {
     /// Both as the keeper's clock shows it.
     born: Instant,
     rested: Instant,
-    _permit: Permit,
+    permit: Permit,
     _pid: LentPid,
 }
 
@@ -330,9 +330,10 @@ impl Pool {
         None
     }
 
-    fn close(&self, pooled: Box<Pooled>) {
+    fn close(&self, mut pooled: Box<Pooled>) {
+        pooled.permit.leave();
         tokio::task::spawn_local(async move {
-            let Pooled { mut twin, _permit, _pid, .. } = *pooled;
+            let Pooled { mut twin, permit: _permit, _pid, .. } = *pooled;
             // The permit is free when the server has no such process any more, or nearly so.
             twin.take_connection().terminate().await;
         });
@@ -425,7 +426,7 @@ impl Pool {
             turn: 0,
             born: now,
             rested: now,
-            _permit: permit,
+            permit,
             _pid: pid,
         }))
     }

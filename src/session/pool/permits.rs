@@ -35,6 +35,7 @@ struct Holding {
 pub(super) struct Permit {
     permits: Arc<Permits>,
     worker: usize,
+    is_leaving: bool,
 }
 
 impl Permits {
@@ -66,7 +67,7 @@ impl Permits {
         let one_more = |open: u32| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         self.workers[worker].held.fetch_add(1, Ordering::Relaxed);
-        Some(Permit { permits: Arc::clone(self), worker })
+        Some(Permit { permits: Arc::clone(self), worker, is_leaving: false })
     }
 
     pub(super) fn open(&self) -> u32 {
@@ -112,9 +113,18 @@ impl Permits {
     }
 }
 
+impl Permit {
+    /// Its connection is being closed: it does not count as the worker's any more, or more would be given up than needed.
+    pub(super) fn leave(&mut self) {
+        if !std::mem::replace(&mut self.is_leaving, true) {
+            self.permits.workers[self.worker].held.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.permits.workers[self.worker].held.fetch_sub(1, Ordering::Relaxed);
+        self.leave();
         self.permits.open.fetch_sub(1, Ordering::AcqRel);
         for holding in &self.permits.workers {
             if holding.starves.load(Ordering::Acquire) == 1 {
@@ -144,13 +154,19 @@ mod tests {
     #[test]
     fn a_worker_gives_up_only_what_is_more_than_another_that_starves_has() {
         let permits = Permits::new(2);
-        let _many: Vec<Permit> = (0..3).map(|_| permits.take(0, 4).unwrap()).collect();
+        let mut many: Vec<Permit> = (0..3).map(|_| permits.take(0, 4).unwrap()).collect();
         let one = permits.take(1, 4).unwrap();
         assert!(!permits.is_needed_elsewhere(0), "nobody starves");
         permits.starve(1, 4);
         assert!(permits.is_needed_elsewhere(0) && !permits.is_needed_elsewhere(1));
+        let mut leaving = permits.take(0, 5).unwrap();
+        let mut other = permits.take(0, 6).unwrap();
+        leaving.leave();
+        other.leave();
+        assert!(permits.is_needed_elsewhere(0), "three are more than one and one");
+        many[0].leave();
+        assert!(!permits.is_needed_elsewhere(0), "what is being closed does not count");
         permits.sate(1);
-        assert!(!permits.is_needed_elsewhere(0));
         drop(one);
         permits.starve(0, 4);
         assert!(!permits.is_needed_elsewhere(1), "who has its share does not starve");
