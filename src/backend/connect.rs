@@ -9,7 +9,7 @@ use super::{ConnectError, ConnectRequest, ServerConnection, login, socket};
 use crate::error::SqlState;
 use crate::model::SslMode;
 use crate::tls::Connector;
-use crate::wire::{PROTOCOL_MINOR, startup};
+use crate::wire::{PROTOCOL_MINOR_SERVER, startup};
 
 /// Connects, goes under TLS, logs in, and waits until the server is ready for a query.
 ///
@@ -64,7 +64,7 @@ async fn enter(
     end_point: Option<bytes::Bytes>,
 ) -> Result<ServerConnection, ConnectError> {
     let mut packet = BytesMut::new();
-    startup::startup_message(&mut packet, PROTOCOL_MINOR, parameters(request));
+    startup::startup_message(&mut packet, PROTOCOL_MINOR_SERVER, parameters(request));
     channel.send(&packet).await?;
     login::authenticate(&mut channel, request, end_point).await?;
     login::settle(channel).await

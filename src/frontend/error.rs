@@ -54,6 +54,8 @@ impl FrontendError {
     pub(super) fn is_told(&self) -> bool {
         match self {
             FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls => false,
+            // A cancel request is never answered.
+            FrontendError::Violation(Violation::CancelKey { .. }) => false,
             // A handshake that failed has no one to talk to.
             FrontendError::Tls(_) => false,
             _ => true,

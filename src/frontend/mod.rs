@@ -80,6 +80,8 @@ pub struct Client {
     pub address: SocketAddr,
     pub route: Arc<Route>,
     pub role: String,
+    /// The minor version of protocol 3 that is spoken.
+    pub protocol_minor: u16,
     /// The startup parameters other than `user` and `database`, in order.
     pub settings: Vec<(String, String)>,
     /// What opens the server: the keys learned from the proof.
@@ -124,6 +126,7 @@ impl Frontend {
                     address,
                     route: admitted.route,
                     role: startup.message.role().to_owned(),
+                    protocol_minor: startup.message.minor(),
                     settings: owned(startup.message.settings()),
                     keys,
                 })))

@@ -13,14 +13,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use super::parking::Parking;
 use crate::model::RouteRecord;
 use crate::wire::startup::CancelRequest;
 
-/// The secret of protocol 3.0.
-pub(super) type Secret = [u8; 4];
+/// What a session's client is given, and must show to cancel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secret {
+    /// All that protocol 3.0 has room for.
+    Short([u8; 4]),
+    /// As long as PostgreSQL's own since protocol 3.2.
+    Long([u8; 32]),
+}
+
+impl Secret {
+    /// For a client that speaks protocol `3.minor`.
+    pub(super) fn random(minor: u16) -> Secret {
+        match minor {
+            0 => Secret::Short(rand::random()),
+            _ => Secret::Long(rand::random()),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Secret::Short(bytes) => bytes,
+            Secret::Long(bytes) => bytes,
+        }
+    }
+
+    /// Without telling by its duration where the two differ.
+    fn is(&self, given: &[u8]) -> bool {
+        self.bytes().ct_eq(given).into()
+    }
+}
 
 /// A server connection, as far as cancelling needs it.
 #[derive(Clone)]
@@ -167,7 +196,7 @@ impl Registry {
     /// The session that the request is meant for. Takes the same time for each wrong secret.
     pub(super) fn find(&self, request: &CancelRequest) -> Option<Found> {
         let entries = self.by_pid.get(&request.pid)?;
-        let entry = entries.iter().find(|entry| is_same(&entry.secret, &request.key))?;
+        let entry = entries.iter().find(|entry| entry.secret.is(&request.key))?;
         Some(Found { aim: Arc::clone(&entry.aim), parking: Arc::clone(&entry.parking) })
     }
 }
@@ -194,11 +223,6 @@ impl Drop for Enlisted {
             self.registry.by_pid.remove_if(&self.pid, |_, entries| entries.is_empty());
         }
     }
-}
-
-/// Without telling by its duration where the two differ.
-fn is_same(secret: &Secret, given: &[u8]) -> bool {
-    secret.len() == given.len() && secret.iter().zip(given).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
 #[cfg(test)]
@@ -229,13 +253,15 @@ mod tests {
         CancelRequest { pid, key: Bytes::copy_from_slice(key) }
     }
 
+    const SHORT: Secret = Secret::Short([1; 4]);
+
     #[test]
     fn a_secret_opens_its_own_session_and_nothing_else() {
         let registry = Arc::new(Registry::default());
-        let one = registry.enlist(7, Some(target(7, b"aaaa")), || [1; 4]);
-        let mut offered = [[1; 4], [2; 4]].into_iter();
+        let one = registry.enlist(7, Some(target(7, b"aaaa")), || SHORT);
+        let mut offered = [SHORT, Secret::Short([2; 4])].into_iter();
         let two = registry.enlist(7, Some(target(7, b"bbbb")), || offered.next().unwrap());
-        assert_eq!((one.secret, two.secret), ([1; 4], [2; 4]), "a secret is given once");
+        assert_eq!((one.secret.bytes(), two.secret.bytes()), (&[1; 4][..], &[2; 4][..]), "one is given once");
         assert_eq!(&found(&registry, 7, &[1; 4]).key[..], b"aaaa");
         assert_eq!(&found(&registry, 7, &[2; 4]).key[..], b"bbbb");
         for wrong in [request(7, &[3; 4]), request(8, &[1; 4]), request(7, b"aaaa"), request(7, &[1; 5])] {
@@ -244,9 +270,23 @@ mod tests {
     }
 
     #[test]
+    fn a_long_secret_is_not_opened_by_its_beginning_or_by_more() {
+        let registry = Arc::new(Registry::default());
+        let session = registry.enlist(7, Some(target(7, b"aaaa")), || Secret::random(2));
+        let secret = session.secret.bytes();
+        assert_eq!(secret.len(), 32);
+        assert!(registry.find(&request(7, secret)).is_some());
+        let longer = [secret, &[0]].concat();
+        let last_differs = [&secret[..31], &[!secret[31]]].concat();
+        for wrong in [&secret[..4], &secret[..31], &longer, &last_differs] {
+            assert!(registry.find(&request(7, wrong)).is_none());
+        }
+    }
+
+    #[test]
     fn what_the_client_knows_stays_when_the_server_connection_changes() {
         let registry = Arc::new(Registry::default());
-        let session = registry.enlist(7, Some(target(7, b"aaaa")), || [1; 4]);
+        let session = registry.enlist(7, Some(target(7, b"aaaa")), || SHORT);
         session.point_to(target(99, b"zzzz"));
         assert_eq!(found(&registry, 7, &[1; 4]).pid, 99);
         assert!(registry.find(&request(99, &[1; 4])).is_none());
@@ -255,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_stays_with_its_session_while_a_request_is_on_its_way_to_it() {
         let registry = Arc::new(Registry::default());
-        let session = registry.enlist(7, Some(target(9, b"aaaa")), || [1; 4]);
+        let session = registry.enlist(7, Some(target(9, b"aaaa")), || SHORT);
         let found = registry.find(&request(7, &[1; 4])).unwrap();
         let shot = found.shot().unwrap();
         assert!(!session.aim.clear());
@@ -268,7 +308,7 @@ mod tests {
     #[test]
     fn a_session_that_ended_leaves_nothing() {
         let registry = Arc::new(Registry::default());
-        let session = registry.enlist(7, Some(target(7, b"aaaa")), || [1; 4]);
+        let session = registry.enlist(7, Some(target(7, b"aaaa")), || SHORT);
         drop(session);
         assert!(registry.find(&request(7, &[1; 4])).is_none());
         assert!(registry.by_pid.is_empty());

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::ending::{self, Ending};
 use super::hold::Travel;
 use super::pool::{Ground, Shelf};
-use super::registry::{Enlisted, Target};
+use super::registry::{Enlisted, Secret, Target};
 use super::relay::{Ends, Pause, Relay};
 use super::state::{SessionState, StateTracker};
 use super::tenancy::{self, Tenancy};
@@ -346,12 +346,13 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> S
         true => (rand::random_range(1..=i32::MAX), None),
         false => (server.pid, Some(Target { record, pid: server.pid, key: server.cancel_key.clone() })),
     };
-    let enlisted = worker.plane.registry.enlist(pid, target, rand::random);
+    let secret = || Secret::random(client.protocol_minor);
+    let enlisted = worker.plane.registry.enlist(pid, target, secret);
     let mut greeting = BytesMut::new();
     for (name, value) in server.parameters.iter() {
         message::parameter_status(&mut greeting, name, value);
     }
-    message::backend_key_data(&mut greeting, enlisted.pid, &enlisted.secret);
+    message::backend_key_data(&mut greeting, enlisted.pid, enlisted.secret.bytes());
     let notices: Bytes = server.take_async_messages();
     greeting.extend_from_slice(&notices);
     message::ready_for_query(&mut greeting, TransactionStatus::Idle);

@@ -2,6 +2,7 @@
 
 use memchr::memchr;
 
+use super::{PROTOCOL_MAJOR, PROTOCOL_MINOR_CLIENT};
 use crate::error::{Blame, Explain, Retry, SqlState};
 
 /// Bytes that are not what the protocol allows. SQLSTATE 08P01, except for a protocol version (0A000) and a startup
@@ -20,7 +21,12 @@ pub enum Violation {
     Length { what: &'static str, length: i64 },
     #[error("invalid value in {what}: {value}")]
     Value { what: &'static str, value: i64 },
-    #[error("unsupported frontend protocol {major}.{minor}")]
+    #[error("a cancel key of {bytes} bytes")]
+    CancelKey { bytes: usize },
+    #[error(
+        "unsupported frontend protocol {major}.{minor}: server supports {PROTOCOL_MAJOR}.0 to \
+         {PROTOCOL_MAJOR}.{PROTOCOL_MINOR_CLIENT}"
+    )]
     Protocol { major: u16, minor: u16 },
     #[error("no PostgreSQL user name specified in startup packet")]
     NoRole,

@@ -24,8 +24,10 @@ pub use cursor::Violation;
 
 /// Protocol major version 3: the only one.
 pub const PROTOCOL_MAJOR: u16 = 3;
-/// The newest minor version that is spoken to clients and to servers.
-pub const PROTOCOL_MINOR: u16 = 0;
+/// The newest minor version that is spoken to clients.
+pub const PROTOCOL_MINOR_CLIENT: u16 = 2;
+/// What servers are asked for: every one of them speaks it, and nothing newer is needed of them.
+pub const PROTOCOL_MINOR_SERVER: u16 = 0;
 
 /// The shortest secret of BackendKeyData and CancelRequest.
 pub const CANCEL_KEY_BYTES_MIN: usize = 4;

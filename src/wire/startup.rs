@@ -13,7 +13,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::cursor::Cursor;
 use super::message::put_cstr;
-use super::{CANCEL_KEY_BYTES_MAX, CANCEL_KEY_BYTES_MIN, PROTOCOL_MAJOR, PROTOCOL_MINOR, Violation};
+use super::{CANCEL_KEY_BYTES_MAX, CANCEL_KEY_BYTES_MIN, PROTOCOL_MAJOR, PROTOCOL_MINOR_CLIENT, Violation};
 
 pub const PACKET_BYTES_MIN: usize = 8;
 pub const PACKET_BYTES_MAX: usize = 10_000;
@@ -103,16 +103,24 @@ impl StartupMessage {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What to answer where the client asked for a newer minor version or for protocol extensions. At most one
-    /// NegotiateProtocolVersion is sent on a connection.
+    /// The minor version that is spoken on this connection. 3.1 does not exist: who asks for it is spoken to in 3.0.
+    pub fn minor(&self) -> u16 {
+        match self.version.minor {
+            0 | 1 => 0,
+            _ => PROTOCOL_MINOR_CLIENT,
+        }
+    }
+
+    /// What to answer where another minor version is spoken than the client asked for, or where it asked for protocol
+    /// extensions. At most one NegotiateProtocolVersion is sent on a connection.
     pub fn negotiation(&self) -> Option<Negotiation> {
         let names = self.parameters.iter().map(|(name, _)| name);
         let unrecognized: Vec<String> = names.filter(|name| name.starts_with("_pq_.")).cloned().collect();
-        // 3.0 is the oldest minor version, and the only one here: whatever else was asked for is newer.
-        if self.version.minor == PROTOCOL_MINOR && unrecognized.is_empty() {
+        let minor = self.minor();
+        if self.version.minor == minor && unrecognized.is_empty() {
             return None;
         }
-        Some(Negotiation { minor: PROTOCOL_MINOR, unrecognized })
+        Some(Negotiation { minor, unrecognized })
     }
 }
 
@@ -166,7 +174,7 @@ fn parse_cancel(mut cursor: Cursor<'_>) -> Result<CancelRequest, Violation> {
     let pid = cursor.i32()?;
     let key = cursor.rest();
     if !(CANCEL_KEY_BYTES_MIN..=CANCEL_KEY_BYTES_MAX).contains(&key.len()) {
-        return Err(Violation::Length { what: "cancel key", length: key.len() as i64 });
+        return Err(Violation::CancelKey { bytes: key.len() });
     }
     Ok(CancelRequest { pid, key: Bytes::copy_from_slice(key) })
 }
@@ -307,14 +315,24 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_minor_version_is_negotiated_down_and_another_major_is_refused() {
-        let mut newer = BytesMut::new();
-        startup_message(&mut newer, 9999, [("user", "ann")]);
-        let Ok(Opening::Startup(message)) = parse(&newer) else { panic!("not a startup message") };
-        assert_eq!(message.negotiation(), Some(Negotiation { minor: PROTOCOL_MINOR, unrecognized: vec![] }));
+    fn the_minor_version_that_is_spoken_is_told_where_it_is_not_the_one_that_was_asked_for() {
+        for (asked, spoken) in [(0, 0), (1, 0), (2, 2), (3, 2), (9999, 2), (u16::MAX, 2)] {
+            let mut packet = BytesMut::new();
+            startup_message(&mut packet, asked, [("user", "ann")]);
+            let Ok(Opening::Startup(message)) = parse(&packet) else { panic!("not a startup message") };
+            assert_eq!(message.minor(), spoken);
+            let told = (asked != spoken).then_some(Negotiation { minor: spoken, unrecognized: vec![] });
+            assert_eq!(message.negotiation(), told, "{asked}");
+        }
+    }
+
+    #[test]
+    fn another_major_version_is_refused_in_the_words_of_postgresql() {
         let mut older = startup(&[("user", "ann")]);
         older[4..8].copy_from_slice(&(2i32 << 16).to_be_bytes());
-        assert_eq!(parse(&older), Err(Violation::Protocol { major: 2, minor: 0 }));
+        let violation = parse(&older).unwrap_err();
+        assert_eq!(violation, Violation::Protocol { major: 2, minor: 0 });
+        assert_eq!(violation.message(), "unsupported frontend protocol 2.0: server supports 3.0 to 3.2");
     }
 
     #[test]

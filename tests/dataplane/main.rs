@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod encryption;
+mod guest;
 mod ledger;
 mod lent;
 mod limits;
@@ -11,3 +12,4 @@ mod orders;
 mod raw;
 mod relay;
 mod stage;
+mod versions;

@@ -348,7 +348,7 @@ pub fn parse_backend_key_data(body: &[u8]) -> Result<(i32, &[u8]), Violation> {
     let pid = cursor.i32()?;
     let key = cursor.rest();
     if !(CANCEL_KEY_BYTES_MIN..=CANCEL_KEY_BYTES_MAX).contains(&key.len()) {
-        return Err(Violation::Length { what: "cancel key", length: key.len() as i64 });
+        return Err(Violation::CancelKey { bytes: key.len() });
     }
     Ok((pid, key))
 }
