@@ -235,6 +235,7 @@ fn data_plane(
         limits: settings::limits(config),
         pool: settings::pool(config),
         mock: MockSecret::from_random(rand::random()),
+        cancels_per_second_max: config.proxy.cancels_per_second_max,
     }
 }
 

@@ -189,6 +189,8 @@ settings! {
         tls_client_ca: Option<PathBuf> = None, Restart, example "\"clients.crt\"";
         /// From the first byte of a client until it is authenticated.
         login_timeout: Duration = seconds(15), Restart, within ms(100)..=seconds(600);
+        /// Cancel requests that an address may send in a second; more are dropped, and no cancel request is ever answered. 0: any number.
+        cancels_per_second_max: u32 = 100, Restart, within 0..=1_000_000;
         /// To reach a PostgreSQL system and be authenticated there.
         server_connect_timeout: Duration = seconds(10), Restart, within ms(100)..=seconds(600);
         /// At a shutdown: how long transactions may go on before they are ended.

@@ -20,6 +20,7 @@ mod parking;
 mod pids;
 mod pipe;
 mod pool;
+mod quota;
 mod registry;
 mod relay;
 pub mod restore;
@@ -47,6 +48,7 @@ use self::acceptor::Desk;
 pub use self::limits::TimeLimits;
 pub use self::pool::PoolSettings;
 use self::pool::Treasury;
+use self::quota::Quota;
 use self::registry::Registry;
 use self::worker::Errand;
 use crate::auth::scram::MockSecret;
@@ -76,6 +78,8 @@ pub struct DataPlaneConfig {
     pub pool: PoolSettings,
     /// For the logins of roles that do not exist; one for the fleet.
     pub mock: MockSecret,
+    /// Cancel requests that an address may send; 0 is any number.
+    pub cancels_per_second_max: u32,
 }
 
 /// What all workers share; nothing in it is written for a query.
@@ -83,6 +87,7 @@ struct Plane {
     frontend: Frontend,
     connector: Connector,
     registry: Arc<Registry>,
+    cancels: Quota,
     connect_time_max: Duration,
     workers: usize,
     limits: TimeLimits,
@@ -126,6 +131,7 @@ impl DataPlane {
             },
             connector: config.connector,
             registry: Arc::default(),
+            cancels: Quota::new(config.cancels_per_second_max),
             connect_time_max: config.connect_time_max,
             workers,
             limits: config.limits,

@@ -37,7 +37,11 @@ pub(super) async fn visitor(worker: Rc<Worker>, tcp: TcpStream, address: SocketA
     match received {
         Ok(Visitor::Client(client)) => serve(worker, client).await,
         Ok(Visitor::Cancel { request, stream }) => {
-            Box::pin(cancel(&worker, &request)).await;
+            if worker.plane.cancels.admits(Some(address.ip()), Instant::now().into_std()) {
+                Box::pin(cancel(&worker, &request)).await;
+            } else {
+                tracing::debug!(client = %address, "a cancel request too many");
+            }
             drop(stream);
         }
         Err(error) => tracing::info!(client = %address, error = %chain(&error), "no session"),

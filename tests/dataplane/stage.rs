@@ -66,14 +66,14 @@ impl Stage {
     }
 
     pub(crate) fn with(server: &Postgres, acceptor: Option<Acceptor>) -> Stage {
-        Stage::configured(server, acceptor, TimeLimits::default())
+        Stage::configured(server, |config| config.acceptor = acceptor)
     }
 
     pub(crate) fn limited(server: &Postgres, limits: TimeLimits) -> Stage {
-        Stage::configured(server, None, limits)
+        Stage::configured(server, |config| config.limits = limits)
     }
 
-    fn configured(server: &Postgres, acceptor: Option<Acceptor>, limits: TimeLimits) -> Stage {
+    pub(crate) fn configured(server: &Postgres, change: impl FnOnce(&mut DataPlaneConfig)) -> Stage {
         let routes = RouteTable::new(WORKERS);
         let route = routes.install(RouteRecord::first(
             DatabaseId::parse("db_shop").unwrap(),
@@ -81,18 +81,20 @@ impl Stage {
             place(server),
             40,
         ));
-        let config = DataPlaneConfig {
+        let mut config = DataPlaneConfig {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             workers: WORKERS,
-            acceptor,
+            acceptor: None,
             encryption: Encryption::Optional,
             connector: Connector::native().unwrap(),
             login_time_max: PATIENCE,
             connect_time_max: PATIENCE,
-            limits,
+            limits: TimeLimits::default(),
             pool: PoolSettings::default(),
             mock: MockSecret::from_random([1; 32]),
+            cancels_per_second_max: 0,
         };
+        change(&mut config);
         let plane = DataPlane::start(config, Arc::clone(&routes)).unwrap();
         let stage = Stage { routes, route, plane };
         stage.read_logins(server);
