@@ -3,10 +3,12 @@
 use super::state::StateTracker;
 use super::statements::Statements;
 use crate::error::{Severity, SqlState};
+use crate::wire::Violation;
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
+use crate::wire::message::Header;
 use crate::wire::message::backend::{ErrorFields, tag as answer};
-use crate::wire::message::frontend::tag as request;
+use crate::wire::message::frontend::{SMALL_BODY_BYTES_MAX, body_bytes_max, tag as request};
 
 /// Requests that are read as a whole where they are small.
 pub(super) fn wants_request(tag: u8) -> bool {
@@ -22,6 +24,15 @@ pub(super) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool {
         DATA_ROW => tracker.watches_rows(),
         _ => false,
     }
+}
+
+/// Refuses a request longer than one of its kind can be, before any of it goes on.
+pub(super) fn check_length(piece: &Piece<'_>) -> Result<(), Violation> {
+    let is_short = piece.bytes.len() <= SMALL_BODY_BYTES_MAX && piece.part.ends();
+    if is_short || !piece.part.begins() {
+        return Ok(());
+    }
+    Header::parse(piece.bytes, body_bytes_max(piece.tag)).map(drop)
 }
 
 /// Tells the tracker what the client asks for.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::stage::{self, ROLE, Stage, text};
 
 /// A certificate for `localhost` and 127.0.0.1 that is its own authority.
-fn certificate(directory: &Path) -> (Acceptor, PathBuf) {
+pub(crate) fn certificate(directory: &Path) -> (Acceptor, PathBuf) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let (certificate, key) = (directory.join("server.crt"), directory.join("server.key"));
     std::fs::write(&certificate, made.cert.pem()).unwrap();
@@ -53,6 +53,27 @@ fn pgbench_works_under_tls_and_plaintext_clients_are_served_beside_it() {
     let output = pgbench.output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&stage.psql(&server, "SELECT count(*) FROM pgbench_history").stdout), "200");
+}
+
+/// libpq waits for its socket while something lies in its TLS buffer, unless records end where the data does.
+#[test]
+fn a_pipeline_under_tls_leaves_nothing_in_the_clients_buffer() {
+    let server = stage::server(Major::oldest());
+    let directory = tempfile::tempdir().unwrap();
+    let (acceptor, _) = certificate(directory.path());
+    let stage = Stage::with(&server, Some(acceptor));
+    let script = directory.path().join("pipeline.sql");
+    let lengths = [1, 8_170, 8_192, 16_383, 16_384, 16_385, 20_000, 70_000];
+    let selects: String = lengths.map(|length| format!("SELECT repeat('x', {length});\n")).concat();
+    std::fs::write(&script, format!("\\startpipeline\n{selects}\\endpipeline\n")).unwrap();
+    let mut pgbench = stage.program(&server, "pgbench");
+    pgbench
+        .env("PGSSLMODE", "require")
+        .args(["-n", "-M", "extended", "-c", "2", "-t", "50", "-f"])
+        .arg(&script);
+    let output = pgbench.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("actually processed: 100/100"), "{}", text(&output.stdout));
 }
 
 #[tokio::test]

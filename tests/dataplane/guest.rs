@@ -50,6 +50,13 @@ impl Guest {
         Guest::on(TcpStream::connect(("127.0.0.1", stage.port())).await.unwrap())
     }
 
+    /// Logged in to `shop` with protocol 3.0.
+    pub(crate) async fn in_session(stage: &Stage) -> Guest {
+        let mut guest = Guest::at(stage).await;
+        guest.log_in(0, &[]).await;
+        guest
+    }
+
     pub(crate) async fn say(&mut self, build: impl FnOnce(&mut BytesMut)) {
         let mut out = BytesMut::new();
         build(&mut out);
@@ -75,6 +82,11 @@ impl Guest {
                 return None;
             }
         }
+    }
+
+    /// The answer to a request for encryption; `None` at the end of the stream.
+    pub(crate) async fn byte(&mut self) -> Option<u8> {
+        timeout(PATIENCE, self.stream.read_u8()).await.expect("an answer").ok()
     }
 
     /// Listens until the tags end with `enough`, or to the end of the stream.

@@ -184,6 +184,7 @@ impl Relay {
                 self.give_back_unused_pass();
                 break;
             };
+            observe::check_length(&piece).map_err(Ending::ClientBroke)?;
             let end = taken + piece.bytes.len();
             let replaced = match self.replacement(&piece) {
                 Some(replacement) => {

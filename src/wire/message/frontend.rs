@@ -4,7 +4,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Target, put, put_count, put_cstr};
+use super::{MESSAGE_BYTES_MAX, Target, put, put_count, put_cstr};
 use crate::wire::Violation;
 use crate::wire::cursor::Cursor;
 
@@ -25,6 +25,18 @@ pub mod tag {
     pub const QUERY: u8 = b'Q';
     pub const SYNC: u8 = b'S';
     pub const TERMINATE: u8 = b'X';
+}
+
+/// The longest body of a message that only names something: `PQ_SMALL_MESSAGE_LIMIT` of PostgreSQL, which counts the length, too.
+pub const SMALL_BODY_BYTES_MAX: usize = 10_000 - 4;
+
+/// The longest body of a message in a session. Those that carry SQL or data may be as long as PostgreSQL lets them; of the
+/// rest none needs more than a name.
+pub fn body_bytes_max(tag: u8) -> usize {
+    match tag {
+        tag::QUERY | tag::FUNCTION_CALL | tag::PARSE | tag::BIND | tag::COPY_DATA => MESSAGE_BYTES_MAX,
+        _ => SMALL_BODY_BYTES_MAX,
+    }
 }
 
 /// Formats of values: 0 is text, 1 is binary.
@@ -227,7 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
+    use crate::wire::message::{HEADER_BYTES, Header};
 
     fn built(build: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
         let mut out = BytesMut::from(&b"before"[..]);
