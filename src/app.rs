@@ -61,9 +61,8 @@ pub enum ServeError {
     Store(#[from] StoreError),
     #[error("a certificate cannot be used")]
     Tls(#[from] TlsError),
-    #[error("cannot listen for clients on {address}")]
+    #[error("cannot listen for clients")]
     Listen {
-        address: SocketAddr,
         #[source]
         source: std::io::Error,
     },
@@ -88,12 +87,14 @@ pub enum ServeError {
 /// Proxy, admin port and control loop in one process, running. End it with [`Serve::shutdown`].
 #[derive(Debug)]
 pub struct Serve {
-    /// Where applications connect.
+    /// Where applications connect; port 0 where they do so by Unix sockets only.
     pub proxy_addr: SocketAddr,
     /// Where administrators connect.
     pub admin_addr: SocketAddr,
     /// Where metrics are served, if they are.
     pub metrics_addr: Option<SocketAddr>,
+    /// The Unix sockets where applications connect.
+    pub socket_paths: Vec<PathBuf>,
     requests: mpsc::Receiver<ProcessRequest>,
     reloadable: Reloadable,
     health: Option<HealthPort>,
@@ -132,9 +133,9 @@ impl Serve {
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
 
         let plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
-        let listen_failed = |source| ServeError::Listen { address: config.proxy.listen, source };
+        let listen_failed = |source| ServeError::Listen { source };
         let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(listen_failed)?;
-        let proxy_addr = data.local_addr().unwrap_or(config.proxy.listen);
+        let proxy_addr = data.local_addr().unwrap_or_else(settings::no_address);
 
         let shared = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (ask, requests) = mpsc::channel(8);
@@ -161,6 +162,7 @@ impl Serve {
             proxy_addr,
             admin_addr,
             metrics_addr: health.as_ref().map(HealthPort::local_addr),
+            socket_paths: data.socket_paths().to_vec(),
             requests,
             reloadable: Reloadable {
                 file,
@@ -225,7 +227,7 @@ fn data_plane(
     connector: Connector,
 ) -> DataPlaneConfig {
     DataPlaneConfig {
-        listen: vec![config.proxy.listen],
+        listen: settings::listen(config),
         workers,
         acceptor,
         encryption: settings::encryption(config),

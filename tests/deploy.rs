@@ -15,7 +15,10 @@ use freehold::lab::{Install, Majors};
 fn the_configuration_of_the_compose_file_is_good_and_its_administrator_can_log_in() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose/freehold.toml");
     let config = Config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
-    assert!(config.proxy.listen.ip().is_unspecified(), "clients come from other containers");
+    assert!(
+        config.proxy.listen.addresses().all(|address| address.ip().is_unspecified()),
+        "clients come from other containers"
+    );
     read_users(&config.admin.users_file).unwrap();
     let line = std::fs::read_to_string(&config.admin.users_file).unwrap();
     let stored = line.split('"').nth(3).unwrap();

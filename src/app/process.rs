@@ -51,9 +51,16 @@ pub fn serve(file: &Path) -> ExitCode {
 
 async fn run(config: Config, file: &Path, log: Option<LogHandle>) -> Result<(), ServeError> {
     let serve = Serve::start_from(config, Some(file.to_owned()), log).await?;
-    println!("ready proxy={} admin={}", serve.proxy_addr, serve.admin_addr);
+    println!("ready proxy={} admin={}", places(&serve), serve.admin_addr);
     serve.run().await;
     Ok(())
+}
+
+/// Where applications connect, separated by commas.
+fn places(serve: &Serve) -> String {
+    let address = (serve.proxy_addr.port() != 0).then(|| serve.proxy_addr.to_string());
+    let sockets = serve.socket_paths.iter().map(|path| path.display().to_string());
+    address.into_iter().chain(sockets).collect::<Vec<_>>().join(",")
 }
 
 fn report(error: &ServeError) {

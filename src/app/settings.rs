@@ -1,5 +1,6 @@
 //! What a configuration means for each part of the process.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::session::{PoolSettings, TimeLimits};
+use crate::frontend::listener::ListenOptions;
 use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls, TlsError};
 
 /// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
@@ -92,6 +94,16 @@ pub fn connector(config: &Config) -> Result<Connector, TlsError> {
         None => Roots::Native,
     };
     Connector::open(tls::ClientTls { roots, identity: None })
+}
+
+/// Where clients come in.
+pub fn listen(config: &Config) -> ListenOptions {
+    ListenOptions { on: config.proxy.listen.0.clone(), unix_mode: config.proxy.unix_socket_mode.0 }
+}
+
+/// Stands where there is no TCP address for clients.
+pub fn no_address() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 0))
 }
 
 pub fn encryption(config: &Config) -> Encryption {

@@ -16,6 +16,7 @@ mod reference;
 mod settings;
 mod value;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use closest::closest;
@@ -24,7 +25,7 @@ pub use reference::reference;
 pub use settings::{
     Admin, Apply, Config, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store, section_doc,
 };
-pub use value::{ByteSize, ClientTls, HostPort, LogFormat, LogLevel};
+pub use value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel};
 
 /// A file that was read: its settings, and where each stands, for mistakes that show only when a setting is used.
 #[derive(Debug)]
@@ -120,15 +121,19 @@ impl Config {
         if self.proxy.tls_client_ca.is_some() && self.proxy.tls_cert.is_none() {
             say(&["proxy.tls_client_ca"], "client certificates need TLS", both);
         }
+        if self.proxy.listen.addresses().next().is_none() && self.proxy.address.is_none() {
+            let message = "proxy.listen has no TCP address, and proxy.address is not set";
+            say(&["proxy.listen"], message, "proxy.address says what applications are told to connect to.");
+        }
         self.check_ports(&mut say);
     }
 
     fn check_ports(&self, say: &mut impl FnMut(&[&str], &str, &str)) {
-        let mut seen = vec![("proxy.listen", self.proxy.listen)];
-        for (setting, address) in
-            [("admin.listen", Some(self.admin.listen)), ("metrics.listen", self.metrics.listen)]
-        {
-            let Some(address) = address else { continue };
+        let mut seen: Vec<(&str, SocketAddr)> = Vec::new();
+        let clients = self.proxy.listen.addresses().map(|address| ("proxy.listen", address));
+        let others = [("admin.listen", Some(self.admin.listen)), ("metrics.listen", self.metrics.listen)];
+        let others = others.into_iter().filter_map(|(setting, address)| Some((setting, address?)));
+        for (setting, address) in clients.chain(others) {
             match seen.iter().find(|(_, taken)| *taken == address && address.port() != 0) {
                 Some((other, _)) => {
                     let message = format!("{setting} and {other} are the same address");

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::value::{ByteSize, ClientTls, HostPort, LogFormat, LogLevel, Value};
-use crate::model::ProxyId;
+use super::value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Value};
+use crate::model::{ListenOn, ProxyId};
 
 /// How a changed value reaches a running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,8 +171,10 @@ fn proxy_id() -> ProxyId {
 settings! {
     /// What applications connect to.
     ["proxy"] proxy: Proxy {
-        /// Where applications connect.
-        listen: SocketAddr = local(6432), Restart;
+        /// Where applications connect: a TCP address, or a directory for a Unix socket, or several of them in a list. The socket is named .s.PGSQL.PORT, with the port of the first address (6432 where there is none).
+        listen: Listen = Listen(vec![ListenOn::Tcp(local(6432))]), Restart;
+        /// Permissions of the Unix sockets: who may write may connect.
+        unix_socket_mode: FileMode = FileMode(0o777), Restart;
         /// The host and port that applications are told to use, in the DSNs that are handed out; `listen` where not set.
         address: Option<HostPort> = None, Reload, example "\"db.example.com:6432\"";
         /// The name of this process among all that follow one store.

@@ -125,6 +125,41 @@ fn two_ports_on_one_address_are_refused() {
 }
 
 #[test]
+fn a_place_to_listen_on_is_an_address_a_directory_or_a_list_of_them() {
+    let listen = |value: &str| {
+        let text = format!("[proxy]\nlisten = {value}\naddress = \"db:1\"\n");
+        Config::parse(&text, Path::new("")).map(|config| config.proxy.listen.to_string())
+    };
+    assert_eq!(listen("\"0.0.0.0:1\"").unwrap(), "0.0.0.0:1");
+    assert_eq!(
+        listen("[\"0.0.0.0:1\", \"/run/freehold\", \"[::]:2\"]").unwrap(),
+        "0.0.0.0:1, /run/freehold, [::]:2"
+    );
+    assert_eq!(listen("\"/run/freehold\"").unwrap(), "/run/freehold");
+    for wrong in ["[]", "\"run/freehold\"", "\"localhost:6432\"", "[\"6432\"]", "6432"] {
+        assert!(listen(wrong).is_err(), "{wrong}");
+    }
+    let bare = problems("[proxy]\nlisten = \"/run/freehold\"\n");
+    assert_eq!(bare[0].0, 2, "{bare:?}");
+    let twice =
+        problems("[proxy]\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\n[admin]\nlisten = \"127.0.0.1:2\"\n");
+    assert_eq!(twice.len(), 1, "{twice:?}");
+}
+
+#[test]
+fn permissions_are_octal() {
+    let mode = |value: &str| {
+        Config::parse(&format!("[proxy]\nunix_socket_mode = {value}\n"), Path::new(""))
+            .map(|config| config.proxy.unix_socket_mode.0)
+    };
+    assert_eq!(mode("\"0770\"").unwrap(), 0o770);
+    assert_eq!(mode("\"700\"").unwrap(), 0o700);
+    for wrong in ["\"0778\"", "\"+77\"", "\"1777\"", "\"\"", "770"] {
+        assert!(mode(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn relative_paths_are_meant_from_the_directory_of_the_file() {
     let config = Config::parse(
         "[store]\npath = \"x.redb\"\n[admin]\nusers_file = \"/a/b\"\n",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::closest;
-use crate::model::ProxyId;
+use crate::model::{ListenOn, ProxyId};
 
 /// A type that a setting can have.
 pub(super) trait Value: Sized {
@@ -131,6 +131,72 @@ impl Value for SocketAddr {
     }
     fn write(&self) -> Option<String> {
         Some(quoted(&self.to_string()))
+    }
+}
+
+/// One place to listen on, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen(pub Vec<ListenOn>);
+
+impl Listen {
+    /// The TCP addresses, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.iter().filter_map(ListenOn::tcp)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places: Vec<String> = self.0.iter().map(ListenOn::to_string).collect();
+        f.write_str(&places.join(", "))
+    }
+}
+
+impl Value for Listen {
+    const KIND: &'static str = "address and port, or absolute directory, or list of them";
+    fn read(value: &DeValue<'_>) -> Result<Listen, String> {
+        let place = |value: &DeValue<'_>| {
+            let wanted = "an IP address and a port such as \"0.0.0.0:6432\", or an absolute directory";
+            let text = text(value, wanted)?;
+            ListenOn::parse(text).ok_or_else(|| match text.strip_prefix("localhost:") {
+                Some(port) => format!("needs an IP address: \"127.0.0.1:{port}\""),
+                None => format!("needs {wanted}"),
+            })
+        };
+        match value.as_array() {
+            None => place(value).map(|place| Listen(vec![place])),
+            Some(places) if places.is_empty() => Err("needs at least one place to listen on".to_owned()),
+            Some(places) => {
+                places.iter().map(|item| place(item.get_ref())).collect::<Result<_, _>>().map(Listen)
+            }
+        }
+    }
+    fn write(&self) -> Option<String> {
+        let places: Vec<String> = self.0.iter().map(|place| quoted(&place.to_string())).collect();
+        match &places[..] {
+            [place] => Some(place.clone()),
+            places => Some(format!("[{}]", places.join(", "))),
+        }
+    }
+}
+
+/// Permissions of a file, in octal: `0770`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+impl Value for FileMode {
+    const KIND: &'static str = "octal permissions";
+    fn read(value: &DeValue<'_>) -> Result<FileMode, String> {
+        let wanted = "permissions in octal such as \"0770\"";
+        let text = text(value, wanted)?;
+        let octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+        match u32::from_str_radix(text, 8) {
+            Ok(mode @ 0..=0o777) if octal => Ok(FileMode(mode)),
+            _ => Err(format!("needs {wanted}")),
+        }
+    }
+    fn write(&self) -> Option<String> {
+        Some(quoted(&format!("{:04o}", self.0)))
     }
 }
 

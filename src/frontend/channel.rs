@@ -38,6 +38,11 @@ impl Channel {
         self.stream = Some(stream);
     }
 
+    /// Somebody on the way could read along. A Unix socket does not leave the machine.
+    pub(super) fn is_exposed(&self) -> bool {
+        matches!(self.stream, Some(Stream::Tcp(_)))
+    }
+
     pub(super) fn is_tls(&self) -> bool {
         self.stream.as_ref().is_some_and(Stream::is_tls)
     }

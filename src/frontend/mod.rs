@@ -12,17 +12,16 @@
 mod administrator;
 mod channel;
 mod error;
+pub mod listener;
 mod login;
 mod opening;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
 pub use administrator::{AdminVisitor, Administrator};
 pub use error::FrontendError;
@@ -33,6 +32,7 @@ use crate::auth::ClientKeys;
 use crate::auth::scram::MockSecret;
 use crate::error::Explain;
 use crate::error::Severity;
+use crate::model::Peer;
 use crate::route::{Route, RouteTable};
 use crate::tls::{Acceptor, Stream};
 use crate::wire::message::backend;
@@ -77,7 +77,7 @@ pub struct Client {
     pub stream: Stream,
     /// What it sent behind its login without waiting.
     pub early: BytesMut,
-    pub address: SocketAddr,
+    pub address: Peer,
     pub route: Arc<Route>,
     pub role: String,
     /// The minor version of protocol 3 that is spoken.
@@ -100,8 +100,8 @@ impl Frontend {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn receive(&self, tcp: TcpStream, address: SocketAddr) -> Result<Visitor, FrontendError> {
-        let mut channel = Channel::new(Stream::from(tcp));
+    pub async fn receive(&self, stream: Stream, address: Peer) -> Result<Visitor, FrontendError> {
+        let mut channel = Channel::new(stream);
         let meeting = Box::pin(self.meet(&mut channel, address));
         let met = match tokio::time::timeout(self.login_time_max, meeting).await {
             Ok(met) => met,
@@ -113,7 +113,7 @@ impl Frontend {
         met
     }
 
-    async fn meet(&self, channel: &mut Channel, address: SocketAddr) -> Result<Visitor, FrontendError> {
+    async fn meet(&self, channel: &mut Channel, address: Peer) -> Result<Visitor, FrontendError> {
         match opening::open(self, channel).await? {
             Opened::Cancel(request) => Ok(Visitor::Cancel { request, stream: channel.take_stream()? }),
             Opened::Startup(startup) => {

@@ -5,7 +5,7 @@
 //!   SSLRequest ----> 'S' TLS, or 'N' ----------+--> CancelRequest: done
 //!   GSSENCRequest -> 'N' ----------------------+--> StartupMessage
 //! ```
-//! Each request at most once, in any order; under TLS none of them comes again.
+//! Each request at most once, in any order; under TLS none of them comes again. On a Unix socket there is no TLS.
 
 use bytes::{BufMut, Bytes};
 
@@ -58,7 +58,7 @@ pub(super) async fn open(frontend: &Frontend, channel: &mut Channel) -> Result<O
             }
             Opening::Ssl | Opening::GssEnc => return Err(FrontendError::AskedTwice),
             Opening::Cancel(request) => return Ok(Opened::Cancel(request)),
-            Opening::Startup(_) if frontend.encryption == Encryption::Required && !channel.is_tls() => {
+            Opening::Startup(_) if frontend.encryption == Encryption::Required && channel.is_exposed() => {
                 return Err(FrontendError::TlsRequired);
             }
             Opening::Startup(message) => return Ok(Opened::Startup(Startup { message, end_point })),
@@ -78,11 +78,12 @@ async fn begins_with_tls(stream: &Stream) -> Result<bool, FrontendError> {
 
 async fn on_ssl_request(frontend: &Frontend, channel: &mut Channel) -> Result<Option<Bytes>, FrontendError> {
     match &frontend.acceptor {
-        None => answer(channel, b'N').await.map(|()| None),
-        Some(acceptor) => {
+        Some(acceptor) if channel.is_exposed() => {
             answer(channel, b'S').await?;
             encrypt(acceptor, channel, Handshake::Requested).await
         }
+        // On a Unix socket PostgreSQL, too, has no TLS.
+        _ => answer(channel, b'N').await.map(|()| None),
     }
 }
 

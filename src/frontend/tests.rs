@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::auth::scram::{ClientLogin, Nonce, Offer, Verifier};
@@ -80,7 +80,8 @@ impl Knock {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, address) = listener.accept().await.unwrap();
-        let receiving = tokio::spawn(async move { frontend.receive(accepted, address).await });
+        let receiving =
+            tokio::spawn(async move { frontend.receive(accepted.into(), Peer::tcp(address)).await });
         Knock { tcp, inbox: BytesMut::new(), receiving }
     }
 

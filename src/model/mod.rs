@@ -10,6 +10,7 @@
 pub mod catalogue;
 pub mod contract;
 pub mod ids;
+pub mod listen;
 pub mod movement;
 pub mod route;
 
@@ -19,6 +20,7 @@ pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, SslMode, SystemName,
     TeamName, UnixMillis,
 };
+pub use listen::{ListenOn, Peer};
 pub use movement::{
     Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveStep,
     MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent,

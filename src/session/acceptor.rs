@@ -1,20 +1,19 @@
 //! Accepting sockets and handing each to the worker with the fewest.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::TcpKeepalive;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::worker::{Errand, Load};
-
-/// Clients that have connected and are not yet accepted.
-const BACKLOG: i32 = 1024;
+use crate::frontend::listener::{Listener, SocketFile};
+use crate::model::Peer;
+use crate::tls::Stream;
 
 /// After an error that concerns the process and not the socket (no file descriptors left), instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,7 +34,7 @@ impl Desk {
         Desk { workers: workers.iter().map(|worker| (worker.clone(), Arc::default())).collect() }
     }
 
-    fn hand_over(&self, socket: std::net::TcpStream, address: SocketAddr) {
+    fn hand_over(&self, socket: Socket, address: Peer) {
         let least = self.workers.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed));
         if let Some((worker, load)) = least {
             // A worker that has ended drops it: the client sees its connection close.
@@ -44,47 +43,82 @@ impl Desk {
     }
 }
 
-pub(super) fn listen(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    addresses.iter().map(|&address| listen_on(address)).collect()
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// The thread. Returns when told to close.
-pub(super) fn run(listeners: Vec<TcpListener>, desk: Desk, closing: &CancellationToken) -> io::Result<()> {
+pub(super) fn run(listeners: Vec<Listener>, desk: Desk, closing: &CancellationToken) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let desk = Arc::new(desk);
     runtime.block_on(async {
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            accepting.spawn(accept_all(listener, Arc::clone(&desk), closing.clone()));
+            let place = Place::new(listener)?;
+            accepting.spawn(accept_all(place, Arc::clone(&desk), closing.clone()));
         }
         while accepting.join_next().await.is_some() {}
         Ok(())
     })
 }
 
-async fn accept_all(listener: tokio::net::TcpListener, desk: Arc<Desk>, closing: CancellationToken) {
+/// An accepted socket, on its way to its worker.
+pub(super) enum Socket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    /// On the runtime of the worker.
+    pub(super) fn into_stream(self) -> io::Result<Stream> {
+        match self {
+            Socket::Tcp(tcp) => tokio::net::TcpStream::from_std(tcp).map(Stream::from),
+            Socket::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Stream::from),
+        }
+    }
+}
+
+/// A listener on this thread's runtime.
+enum Place {
+    Tcp(tokio::net::TcpListener),
+    /// Its file goes first, so that nobody comes to a door that is about to close.
+    Unix {
+        _file: SocketFile,
+        listener: tokio::net::UnixListener,
+    },
+}
+
+impl Place {
+    fn new(listener: Listener) -> io::Result<Place> {
+        match listener {
+            Listener::Tcp(tcp) => tokio::net::TcpListener::from_std(tcp).map(Place::Tcp),
+            Listener::Unix(unix, file) => {
+                let listener = tokio::net::UnixListener::from_std(unix)?;
+                Ok(Place::Unix { _file: file, listener })
+            }
+        }
+    }
+
+    /// Cancel-safe: a connection that is not returned stays in the backlog.
+    async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        match self {
+            Place::Tcp(listener) => {
+                let (tcp, address) = listener.accept().await?;
+                let tcp = tcp.into_std()?;
+                prepare(&tcp)?;
+                Ok((Socket::Tcp(tcp), Peer::tcp(address)))
+            }
+            Place::Unix { listener, .. } => {
+                let (unix, _) = listener.accept().await?;
+                Ok((Socket::Unix(unix.into_std()?), Peer::Unix))
+            }
+        }
+    }
+}
+
+async fn accept_all(place: Place, desk: Arc<Desk>, closing: CancellationToken) {
     loop {
-        // Cancel-safe: a connection that is not returned stays in the backlog.
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = place.accept() => accepted,
             () = closing.cancelled() => return,
         };
-        let handed = accepted.and_then(|(tcp, address)| {
-            let socket = tcp.into_std()?;
-            prepare(&socket)?;
-            Ok((socket, address))
-        });
-        match handed {
+        match accepted {
             Ok((socket, address)) => desk.hand_over(socket, address),
             Err(error) if is_of_the_socket(&error) => {}
             Err(error) => {

@@ -36,6 +36,7 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -52,6 +53,7 @@ use self::quota::Quota;
 use self::registry::Registry;
 use self::worker::Errand;
 use crate::auth::scram::MockSecret;
+use crate::frontend::listener::{ListenOptions, Listener};
 use crate::frontend::{Encryption, Frontend};
 use crate::route::RouteTable;
 use crate::tls::{Acceptor, Connector};
@@ -60,7 +62,7 @@ use crate::tls::{Acceptor, Connector};
 #[derive(Debug)]
 pub struct DataPlaneConfig {
     /// Where clients come in; port 0 takes a free one.
-    pub listen: Vec<SocketAddr>,
+    pub listen: ListenOptions,
     /// Threads; should be what the [`RouteTable`] was made for.
     pub workers: usize,
     /// `None`: no TLS towards clients.
@@ -104,6 +106,7 @@ impl fmt::Debug for Plane {
 /// The running data plane. Dropping it ends every session at once; [`DataPlane::shutdown`] ends them in order.
 pub struct DataPlane {
     addresses: Vec<SocketAddr>,
+    sockets: Vec<PathBuf>,
     workers: Vec<UnboundedSender<Errand>>,
     threads: Vec<JoinHandle<()>>,
     closing: CancellationToken,
@@ -138,10 +141,10 @@ impl DataPlane {
             pool: config.pool,
             treasury: Treasury::default(),
         });
-        let listeners = acceptor::listen(&config.listen)?;
-        let addresses = listeners.iter().map(std::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let listeners = Listener::open_all(&config.listen).map_err(io::Error::other)?;
         let mut started = DataPlane {
-            addresses,
+            addresses: listeners.iter().filter_map(Listener::local_addr).collect(),
+            sockets: listeners.iter().filter_map(Listener::path).map(Path::to_owned).collect(),
             workers: Vec::new(),
             threads: Vec::new(),
             closing: CancellationToken::new(),
@@ -173,9 +176,14 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Where clients come in, in the order of the configuration.
+    /// Where clients come in over TCP, in the order of the configuration.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The Unix sockets where clients come in.
+    pub fn socket_paths(&self) -> &[PathBuf] {
+        &self.sockets
     }
 
     /// The first of them.

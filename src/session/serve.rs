@@ -1,14 +1,12 @@
 //! A session's life: a seat, a server connection, the greeting, then relay and orders until one side leaves.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::ending::{self, Ending};
@@ -23,8 +21,9 @@ use crate::auth::ClientKeys;
 use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::frontend::{Client, Visitor};
-use crate::model::{Place, Pooling, RoleName, RouteRecord, UnixMillis};
+use crate::model::{Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
 use crate::route::{GateState, Member, MemberFacts, Pass, Route};
+use crate::tls::Stream;
 use crate::wire::message::{TransactionStatus, backend as message};
 use crate::wire::startup::CancelRequest;
 
@@ -32,12 +31,12 @@ use crate::wire::startup::CancelRequest;
 const EARLY_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves whoever is behind an accepted socket.
-pub(super) async fn visitor(worker: Rc<Worker>, tcp: TcpStream, address: SocketAddr) {
-    let received = Box::pin(worker.plane.frontend.receive(tcp, address)).await;
+pub(super) async fn visitor(worker: Rc<Worker>, stream: Stream, address: Peer) {
+    let received = Box::pin(worker.plane.frontend.receive(stream, address)).await;
     match received {
         Ok(Visitor::Client(client)) => serve(worker, client).await,
         Ok(Visitor::Cancel { request, stream }) => {
-            if worker.plane.cancels.admits(Some(address.ip()), Instant::now().into_std()) {
+            if worker.plane.cancels.admits(address.ip(), Instant::now().into_std()) {
                 Box::pin(cancel(&worker, &request)).await;
             } else {
                 tracing::debug!(client = %address, "a cancel request too many");

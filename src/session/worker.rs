@@ -9,25 +9,24 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 
 use super::limits::{self, Watch};
+use super::acceptor::Socket;
 use super::pool::{Pool, PoolParts};
 use super::state::Hints;
 use super::statements::Texts;
 use super::{Plane, serve};
 use crate::backend::{Parameters, SharedParameters};
-use crate::model::DatabaseId;
+use crate::model::{DatabaseId, Peer};
 use crate::route::Route;
 
 /// One read of a session. Larger than any query, and large enough that bulk data needs few system calls.
@@ -39,8 +38,8 @@ const WARMERS_MAX: usize = 4;
 
 /// What the acceptor tells a worker.
 pub(super) enum Errand {
-    /// A socket, and the place in the worker's load that it takes.
-    Receive(std::net::TcpStream, SocketAddr, Load),
+    /// A socket, where it comes from, and the place in the worker's load that it takes.
+    Receive(Socket, Peer, Load),
     /// End every session at its next boundary, and all that are left after `drain`. Answered when none is left.
     Stop { drain: Duration, stopped: oneshot::Sender<()> },
 }
@@ -245,10 +244,10 @@ async fn drain_sessions(worker: &Worker, sessions: &mut JoinSet<()>, drain: Dura
     }
 }
 
-async fn receive(worker: Rc<Worker>, socket: std::net::TcpStream, address: SocketAddr, load: Load) {
+async fn receive(worker: Rc<Worker>, socket: Socket, address: Peer, load: Load) {
     let _load = load;
-    match TcpStream::from_std(socket) {
-        Ok(tcp) => serve::visitor(worker, tcp, address).await,
+    match socket.into_stream() {
+        Ok(stream) => serve::visitor(worker, stream, address).await,
         Err(error) => tracing::warn!(%error, "an accepted socket cannot be used"),
     }
 }

@@ -52,4 +52,5 @@ mod orders;
 mod raw;
 mod relay;
 mod stage;
+mod unix;
 mod versions;

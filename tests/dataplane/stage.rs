@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use freehold::auth::scram::MockSecret;
 use freehold::frontend::Encryption;
+use freehold::frontend::listener::ListenOptions;
 use freehold::lab::{Major, Postgres};
 use freehold::model::{
-    Address, DatabaseId, DatabaseName, GateOrder, HoldReason, Login, Place, RoleName, RouteRecord, SslMode,
-    SystemName,
+    Address, DatabaseId, DatabaseName, GateOrder, HoldReason, ListenOn, Login, Place, RoleName, RouteRecord,
+    SslMode, SystemName,
 };
 use freehold::route::{Route, RouteTable};
 use freehold::session::{DataPlane, DataPlaneConfig, PoolSettings, TimeLimits};
@@ -82,7 +83,10 @@ impl Stage {
             40,
         ));
         let mut config = DataPlaneConfig {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            listen: ListenOptions {
+                on: vec![ListenOn::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))],
+                unix_mode: 0o700,
+            },
             workers: WORKERS,
             acceptor: None,
             encryption: Encryption::Optional,
