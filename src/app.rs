@@ -43,6 +43,7 @@ use crate::catalog::store::StoreError;
 use crate::config::Config;
 use crate::control::Mover;
 use crate::control::keeper::Keeper;
+use crate::frontend::Balancers;
 use crate::model::{ProxyRecord, UnixMillis};
 use crate::route::RouteTable;
 use crate::route::follow::{Follower, FollowerOptions};
@@ -228,6 +229,7 @@ fn data_plane(
 ) -> DataPlaneConfig {
     DataPlaneConfig {
         listen: settings::listen(config),
+        balancers: Balancers(config.proxy.proxy_protocol_from.0.clone()),
         workers,
         acceptor,
         encryption: settings::encryption(config),

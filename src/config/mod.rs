@@ -25,7 +25,7 @@ pub use reference::reference;
 pub use settings::{
     Admin, Apply, Config, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store, section_doc,
 };
-pub use value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel};
+pub use value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks};
 
 /// A file that was read: its settings, and where each stands, for mistakes that show only when a setting is used.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Value};
+use super::value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks, Value};
 use crate::model::{ListenOn, ProxyId};
 
 /// How a changed value reaches a running process.
@@ -175,6 +175,8 @@ settings! {
         listen: Listen = Listen(vec![ListenOn::Tcp(local(6432))]), Restart;
         /// Permissions of the Unix sockets: who may write may connect.
         unix_socket_mode: FileMode = FileMode(0o777), Restart;
+        /// Load balancers that begin each connection with a PROXY header (version 2): the client's address is the one in it. Such a connection without a header is closed. From other networks no header is understood.
+        proxy_protocol_from: Networks = Networks::default(), Restart;
         /// The host and port that applications are told to use, in the DSNs that are handed out; `listen` where not set.
         address: Option<HostPort> = None, Reload, example "\"db.example.com:6432\"";
         /// The name of this process among all that follow one store.

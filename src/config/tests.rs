@@ -147,6 +147,19 @@ fn a_place_to_listen_on_is_an_address_a_directory_or_a_list_of_them() {
 }
 
 #[test]
+fn networks_are_a_list() {
+    let networks = |value: &str| {
+        let text = format!("[proxy]\nproxy_protocol_from = {value}\n");
+        Config::parse(&text, Path::new("")).map(|config| config.proxy.proxy_protocol_from.0.len())
+    };
+    assert_eq!(networks("[\"10.0.0.0/8\", \"fd00::1\"]").unwrap(), 2);
+    assert_eq!(networks("[]").unwrap(), 0);
+    for wrong in ["\"10.0.0.0/8\"", "[\"10.0.0.0/33\"]", "[8]"] {
+        assert!(networks(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn permissions_are_octal() {
     let mode = |value: &str| {
         Config::parse(&format!("[proxy]\nunix_socket_mode = {value}\n"), Path::new(""))

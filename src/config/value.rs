@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::closest;
-use crate::model::{ListenOn, ProxyId};
+use crate::model::{ListenOn, Network, ProxyId};
 
 /// A type that a setting can have.
 pub(super) trait Value: Sized {
@@ -177,6 +177,28 @@ impl Value for Listen {
             [place] => Some(place.clone()),
             places => Some(format!("[{}]", places.join(", "))),
         }
+    }
+}
+
+/// Ranges of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Networks(pub Vec<Network>);
+
+impl Value for Networks {
+    const KIND: &'static str = "list of networks";
+    fn read(value: &DeValue<'_>) -> Result<Networks, String> {
+        let wanted = "a list of networks such as [\"10.0.0.0/8\", \"fd00::1\"]";
+        let network = |value: &DeValue<'_>| {
+            let text = text(value, wanted)?;
+            Network::parse(text).ok_or_else(|| format!("needs {wanted}; \"{text}\" is no network"))
+        };
+        let items =
+            value.as_array().ok_or_else(|| format!("needs {wanted}, not {}", article(value.type_str())))?;
+        items.iter().map(|item| network(item.get_ref())).collect::<Result<_, _>>().map(Networks)
+    }
+    fn write(&self) -> Option<String> {
+        let networks: Vec<String> = self.0.iter().map(|network| quoted(&network.to_string())).collect();
+        Some(format!("[{}]", networks.join(", ")))
     }
 }
 

@@ -10,6 +10,7 @@
 //! and the same work; a database's state (deprecated, refused) is told only to those who have proved who they are.
 
 mod administrator;
+mod balancer;
 mod channel;
 mod error;
 pub mod listener;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 pub use administrator::{AdminVisitor, Administrator};
+pub use balancer::Balancers;
 pub use error::FrontendError;
 
 use self::channel::Channel;

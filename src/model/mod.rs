@@ -12,6 +12,7 @@ pub mod contract;
 pub mod ids;
 pub mod listen;
 pub mod movement;
+pub mod network;
 pub mod route;
 
 pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
@@ -25,6 +26,7 @@ pub use movement::{
     Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveStep,
     MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent,
 };
+pub use network::Network;
 pub use route::{
     Ack, AckStage, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
     StallReport,

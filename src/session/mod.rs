@@ -54,7 +54,7 @@ use self::registry::Registry;
 use self::worker::Errand;
 use crate::auth::scram::MockSecret;
 use crate::frontend::listener::{ListenOptions, Listener};
-use crate::frontend::{Encryption, Frontend};
+use crate::frontend::{Balancers, Encryption, Frontend};
 use crate::route::RouteTable;
 use crate::tls::{Acceptor, Connector};
 
@@ -65,6 +65,8 @@ pub struct DataPlaneConfig {
     pub listen: ListenOptions,
     /// Threads; should be what the [`RouteTable`] was made for.
     pub workers: usize,
+    /// Who brings clients from elsewhere.
+    pub balancers: Balancers,
     /// `None`: no TLS towards clients.
     pub acceptor: Option<Acceptor>,
     pub encryption: Encryption,
@@ -86,6 +88,7 @@ pub struct DataPlaneConfig {
 
 /// What all workers share; nothing in it is written for a query.
 struct Plane {
+    balancers: Balancers,
     frontend: Frontend,
     connector: Connector,
     registry: Arc<Registry>,
@@ -125,6 +128,7 @@ impl DataPlane {
     pub fn start(config: DataPlaneConfig, routes: Arc<RouteTable>) -> io::Result<DataPlane> {
         let workers = config.workers.max(1);
         let plane = Arc::new(Plane {
+            balancers: config.balancers,
             frontend: Frontend {
                 routes,
                 acceptor: config.acceptor,

@@ -31,7 +31,17 @@ use crate::wire::startup::CancelRequest;
 const EARLY_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves whoever is behind an accepted socket.
-pub(super) async fn visitor(worker: Rc<Worker>, stream: Stream, address: Peer) {
+pub(super) async fn visitor(worker: Rc<Worker>, mut stream: Stream, address: Peer) {
+    let plane = &worker.plane;
+    let located = plane.balancers.locate(&mut stream, address, plane.frontend.login_time_max).await;
+    let address = match located {
+        Ok(address) => address,
+        Err(error) => {
+            // Nobody would understand an answer.
+            tracing::warn!(balancer = %address, error = %chain(&error), "a balancer does not say who comes");
+            return;
+        }
+    };
     let received = Box::pin(worker.plane.frontend.receive(stream, address)).await;
     match received {
         Ok(Visitor::Client(client)) => serve(worker, client).await,

@@ -21,6 +21,8 @@ pub enum Violation {
     Length { what: &'static str, length: i64 },
     #[error("invalid value in {what}: {value}")]
     Value { what: &'static str, value: i64 },
+    #[error("no PROXY header of version 2")]
+    NoProxyHeader,
     #[error("a cancel key of {bytes} bytes")]
     CancelKey { bytes: usize },
     #[error(

@@ -1,6 +1,6 @@
 //! PostgreSQL's protocol 3 as bytes, sans-IO.
 //!
-//! Owns how messages look: [`startup`] the packets that open a connection, [`message`] everything with a type byte,
+//! Owns how messages look: [`proxy_header`] what a load balancer says first, [`startup`] the packets that open a connection, [`message`] everything with a type byte,
 //! built for the peer we speak to and parsed where we must know what is inside. [`frame`]
 //! finds where they begin and end in a stream, [`exchange`] knows who owes whom an answer. It deliberately owns no
 //! socket and no clock.
@@ -16,6 +16,7 @@
 pub mod exchange;
 pub mod frame;
 pub mod message;
+pub mod proxy_header;
 pub mod startup;
 
 mod cursor;

@@ -41,6 +41,7 @@
 // Helpers of tests fail like tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod balancer;
 mod edges;
 mod encryption;
 mod guest;

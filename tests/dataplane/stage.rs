@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use freehold::auth::scram::MockSecret;
-use freehold::frontend::Encryption;
 use freehold::frontend::listener::ListenOptions;
+use freehold::frontend::{Balancers, Encryption};
 use freehold::lab::{Major, Postgres};
 use freehold::model::{
     Address, DatabaseId, DatabaseName, GateOrder, HoldReason, ListenOn, Login, Place, RoleName, RouteRecord,
@@ -87,6 +87,7 @@ impl Stage {
                 on: vec![ListenOn::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))],
                 unix_mode: 0o700,
             },
+            balancers: Balancers::default(),
             workers: WORKERS,
             acceptor: None,
             encryption: Encryption::Optional,

@@ -1,0 +1,54 @@
+//! Load balancers in front of us, and whom they bring.
+
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+
+use super::FrontendError;
+use crate::model::{Network, Peer};
+use crate::tls::Stream;
+use crate::wire::proxy_header::{PREFIX_BYTES, Prefix, Source};
+
+/// Whose word is believed about where a client comes from.
+///
+/// A connection from one of these networks must begin with a PROXY header; it is believed, so nobody else may have an
+/// address there. From anywhere else a header is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Balancers(pub Vec<Network>);
+
+impl Balancers {
+    /// Reads the header of a connection that comes from a balancer. Where the client comes from.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn locate(
+        &self,
+        stream: &mut Stream,
+        address: Peer,
+        time_max: Duration,
+    ) -> Result<Peer, FrontendError> {
+        let is_balancer = |ip| self.0.iter().any(|network| network.holds(ip));
+        if !address.ip().is_some_and(is_balancer) {
+            return Ok(address);
+        }
+        let reading = Box::pin(read(stream));
+        match tokio::time::timeout(time_max, reading).await {
+            Err(_) => Err(FrontendError::TooSlow),
+            Ok(read) => Ok(match read? {
+                Source::Balancer | Source::Unknown => address,
+                Source::Tcp(client) => Peer::tcp(client),
+                Source::Unix => Peer::Unix,
+            }),
+        }
+    }
+}
+
+/// Exactly the header and not a byte more: what follows may be a TLS handshake.
+async fn read(stream: &mut Stream) -> Result<Source, FrontendError> {
+    let mut prefix = [0; PREFIX_BYTES];
+    stream.read_exact(&mut prefix).await?;
+    let prefix = Prefix::parse(&prefix)?;
+    let mut rest = vec![0; prefix.rest_bytes];
+    stream.read_exact(&mut rest).await?;
+    Ok(prefix.source(&rest)?)
+}

@@ -1,0 +1,71 @@
+//! A range of addresses.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// An address and how many of its bits count: `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// `10.0.0.0/8`, `fd00::/8`, or an address alone for itself.
+    pub fn parse(text: &str) -> Option<Network> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address.parse().ok()?, Some(bits)),
+            None => (text.parse::<IpAddr>().ok()?, None),
+        };
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => width,
+            Some(bits) if !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().ok()?
+            }
+            Some(_) => return None,
+        };
+        (bits <= width).then_some(Network { address, bits })
+    }
+
+    /// `address` as [`IpAddr::to_canonical`] gives it.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let (differing, unused) = match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => (u128::from(own.to_bits() ^ other.to_bits()), 96),
+            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits() ^ other.to_bits(), 0),
+            _ => return false,
+        };
+        differing.leading_zeros() >= unused + u32::from(self.bits)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(network: &str, address: &str) -> bool {
+        Network::parse(network).unwrap().holds(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_network_holds_the_addresses_that_share_its_bits() {
+        assert!(holds("10.0.0.0/8", "10.255.1.2") && !holds("10.0.0.0/8", "11.0.0.0"));
+        assert!(holds("0.0.0.0/0", "1.2.3.4") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("127.0.0.1", "127.0.0.1") && !holds("127.0.0.1", "127.0.0.2"));
+        assert!(holds("2001:db8::/33", "2001:db8:7fff::1") && !holds("2001:db8::/33", "2001:db8:8000::1"));
+        assert!(holds("::/0", "::2") && !holds("::/0", "1.2.3.4"));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/+8", "host/8", "/8"] {
+            assert_eq!(Network::parse(text), None, "{text}");
+        }
+    }
+}
