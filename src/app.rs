@@ -19,6 +19,7 @@ mod health;
 mod process;
 mod requests;
 pub mod settings;
+mod takeover;
 
 pub use process::serve;
 
@@ -33,12 +34,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::health::{Figures, HealthPort};
 use self::requests::Reloadable;
+use self::takeover::Successor;
 use crate::admin::serve::{AdminOptions, AdminServer};
 use crate::admin::users::{UsersError, read_users};
 use crate::admin::{Executor, Parts, ProcessRequest};
 use crate::auth::scram::MockSecret;
 use crate::catalog::Catalog;
-use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::StoreError;
 use crate::config::Config;
 use crate::control::Mover;
@@ -120,7 +121,8 @@ impl Serve {
         log: Option<LogHandle>,
     ) -> Result<Serve, ServeError> {
         let metrics = Metrics::new();
-        let catalog = Catalog::new(EmbeddedStore::open(&config.store.path)?);
+        let (store, turn) = takeover::open_store(&config).await?;
+        let catalog = Catalog::new(store);
         let connector = settings::connector(&config)?;
         let client_acceptor = settings::client_acceptor(&config)?;
         let workers = settings::workers(&config);
@@ -158,6 +160,8 @@ impl Serve {
         let draining = CancellationToken::new();
         let figures = Figures { metrics, routes, catalog, draining: draining.clone() };
         let health = open_health_port(&config, figures).await?;
+        // Clients are served here now: whoever was before may make way.
+        drop(turn);
 
         Ok(Serve {
             proxy_addr,
@@ -198,6 +202,30 @@ impl Serve {
 
     /// Like [`Serve::shutdown`], with another bound for running transactions.
     pub async fn shutdown_within(self, drain: Duration) {
+        match Successor::of(&self.reloadable.config.load()) {
+            Some(successor) => self.hand_over(&successor, drain).await,
+            None => self.end(drain).await,
+        }
+    }
+
+    /// Everything but the clients goes to the successor at once; it gets those who come, and they stay who have come. No
+    /// load balancer need look elsewhere.
+    async fn hand_over(self, successor: &Successor, drain: Duration) {
+        tracing::info!("another process takes over");
+        let proxy = self.reloadable.config.load().proxy.clone();
+        self.admin.shutdown(ADMIN_GRACE).await;
+        self.mover.stop().await;
+        drop((self.keeper, self.health));
+        if let Err(error) = self.follower.stop().await {
+            tracing::warn!(%error, "this proxy stays listed in the store");
+        }
+        successor.serves(proxy.takeover_wait).await;
+        self.data.make_way(proxy.login_timeout).await;
+        self.data.linger(proxy.takeover_linger).await;
+        self.data.shutdown(drain).await;
+    }
+
+    async fn end(self, drain: Duration) {
         // First, so that a load balancer looks elsewhere while running transactions end.
         self.draining.cancel();
         self.admin.shutdown(ADMIN_GRACE).await;

@@ -11,8 +11,8 @@ use crate::control::MoverSettings;
 use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
+use crate::frontend::listener::{ListenOptions, Sharing};
 use crate::session::{PoolSettings, TimeLimits};
-use crate::frontend::listener::ListenOptions;
 use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls, TlsError};
 
 /// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
@@ -98,7 +98,11 @@ pub fn connector(config: &Config) -> Result<Connector, TlsError> {
 
 /// Where clients come in.
 pub fn listen(config: &Config) -> ListenOptions {
-    ListenOptions { on: config.proxy.listen.0.clone(), unix_mode: config.proxy.unix_socket_mode.0 }
+    ListenOptions {
+        on: config.proxy.listen.0.clone(),
+        unix_mode: config.proxy.unix_socket_mode.0,
+        sharing: if config.proxy.takeover { Sharing::InTurn } else { Sharing::Alone },
+    }
 }
 
 /// Stands where there is no TCP address for clients.

@@ -177,6 +177,12 @@ settings! {
         unix_socket_mode: FileMode = FileMode(0o777), Restart;
         /// Load balancers that begin each connection with a PROXY header (version 2): the client's address is the one in it. Such a connection without a header is closed. From other networks no header is understood.
         proxy_protocol_from: Networks = Networks::default(), Restart;
+        /// Another process of the same configuration may take over: started beside this one, it waits until this one is asked to end, then listens on the same places (SO_REUSEPORT), and nobody is turned away.
+        takeover: bool = false, Restart;
+        /// How long the new process waits for the old one to be asked to end, and the old one for the new one to listen.
+        takeover_wait: Duration = seconds(60), Restart, within seconds(1)..=seconds(86_400);
+        /// How long clients of the old process may stay on, before their sessions end at their next boundary.
+        takeover_linger: Duration = seconds(10), Reload, within ms(0)..=seconds(86_400);
         /// The host and port that applications are told to use, in the DSNs that are handed out; `listen` where not set.
         address: Option<HostPort> = None, Reload, example "\"db.example.com:6432\"";
         /// The name of this process among all that follow one store.

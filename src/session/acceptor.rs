@@ -1,21 +1,31 @@
 //! Accepting sockets and handing each to the worker with the fewest.
+//!
+//! ```text
+//!   open --- close ---> what is in the backlog ---> closed
+//!     |                         ^
+//!     +--- make way ---> handshakes that have begun
+//! ```
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use socket2::TcpKeepalive;
+use futures_util::FutureExt;
+use socket2::{SockFilter, SockRef, TcpKeepalive};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::spare::Spare;
 use super::worker::{Errand, Load};
 use crate::frontend::listener::{Listener, SocketFile};
 use crate::model::Peer;
 use crate::tls::Stream;
 
-/// After an error that concerns the process and not the socket (no file descriptors left), instead of spinning.
+/// After an error that concerns the process and not the socket, where nobody could even be refused: instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A client whose machine has vanished is noticed after this and some probes: its transaction keeps others waiting.
@@ -24,41 +34,76 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
+/// A TCP handshake that has begun ends within this, or its client is farther away than anybody who runs a database's
+/// client. Shorter than the second after which a client asks again whose first packet was not answered.
+const HANDSHAKE_MAX: Duration = Duration::from_millis(500);
+
+/// What the door is told.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Doorbell {
+    /// Closes at once.
+    pub(super) closing: CancellationToken,
+    /// Another process listens on the same places: closes without turning anybody away.
+    pub(super) making_way: CancellationToken,
+    /// The door tells that it is closed, and everybody who came has been handed over.
+    pub(super) closed: CancellationToken,
+}
+
 /// Knows how many each worker has.
 pub(super) struct Desk {
     workers: Vec<(UnboundedSender<Errand>, Arc<AtomicUsize>)>,
+    entering: TaskTracker,
+    present: TaskTracker,
+}
+
+/// Somebody on the way to a worker.
+pub(super) struct Arrival {
+    pub(super) socket: Socket,
+    pub(super) address: Peer,
+    /// The place in the worker's load that it takes.
+    pub(super) load: Load,
+    /// Until it is a session, or nothing.
+    pub(super) entering: TaskTrackerToken,
 }
 
 impl Desk {
-    pub(super) fn new(workers: &[UnboundedSender<Errand>]) -> Desk {
-        Desk { workers: workers.iter().map(|worker| (worker.clone(), Arc::default())).collect() }
+    /// `entering` counts those who have come and have no session yet, `present` those who have come and have not left.
+    pub(super) fn new(
+        workers: &[UnboundedSender<Errand>],
+        entering: &TaskTracker,
+        present: &TaskTracker,
+    ) -> Desk {
+        let workers = workers.iter().map(|worker| (worker.clone(), Arc::default())).collect();
+        Desk { workers, entering: entering.clone(), present: present.clone() }
     }
 
     fn hand_over(&self, socket: Socket, address: Peer) {
         let least = self.workers.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed));
         if let Some((worker, load)) = least {
+            let (load, entering) = (Load::take(load, self.present.token()), self.entering.token());
             // A worker that has ended drops it: the client sees its connection close.
-            let _ = worker.send(Errand::Receive(socket, address, Load::take(load)));
+            let _ = worker.send(Errand::Receive(Arrival { socket, address, load, entering }));
         }
     }
 }
 
 /// The thread. Returns when told to close.
-pub(super) fn run(listeners: Vec<Listener>, desk: Desk, closing: &CancellationToken) -> io::Result<()> {
+pub(super) fn run(listeners: Vec<Listener>, desk: Desk, bell: &Doorbell) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _closed = bell.closed.clone().drop_guard();
     let desk = Arc::new(desk);
     runtime.block_on(async {
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            let place = Place::new(listener)?;
-            accepting.spawn(accept_all(place, Arc::clone(&desk), closing.clone()));
+            let door = Door { place: Place::new(listener)?, desk: Arc::clone(&desk), spare: Spare::new() };
+            accepting.spawn(door.serve(bell.clone()));
         }
         while accepting.join_next().await.is_some() {}
         Ok(())
     })
 }
 
-/// An accepted socket, on its way to its worker.
+/// An accepted socket.
 pub(super) enum Socket {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
@@ -70,6 +115,13 @@ impl Socket {
         match self {
             Socket::Tcp(tcp) => tokio::net::TcpStream::from_std(tcp).map(Stream::from),
             Socket::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Stream::from),
+        }
+    }
+
+    pub(super) fn as_socket(&self) -> SockRef<'_> {
+        match self {
+            Socket::Tcp(tcp) => SockRef::from(tcp),
+            Socket::Unix(unix) => SockRef::from(unix),
         }
     }
 }
@@ -110,22 +162,84 @@ impl Place {
             }
         }
     }
+
+    /// From now on nobody new comes here, as far as that can be arranged: another process listens.
+    fn turn_round(&self) -> io::Result<()> {
+        match self {
+            Place::Tcp(listener) => SockRef::from(listener).attach_filter(&NO_NEW_CONNECTIONS),
+            // The file of that name is the other process's.
+            Place::Unix { .. } => Ok(()),
+        }
+    }
 }
 
-async fn accept_all(place: Place, desk: Arc<Desk>, closing: CancellationToken) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = place.accept() => accepted,
-            () = closing.cancelled() => return,
-        };
-        match accepted {
-            Ok((socket, address)) => desk.hand_over(socket, address),
-            Err(error) if is_of_the_socket(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+/// For the kernel: drops a packet with SYN and without ACK, the first of a connection. Its client sends it again after a
+/// second, and the kernel gives it to whoever listens then.
+///
+/// Flags are byte 13 of a TCP header. "BPF" in `linux/filter.h`: load a byte, mask, compare, return.
+const NO_NEW_CONNECTIONS: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
+
+struct Door {
+    place: Place,
+    desk: Arc<Desk>,
+    spare: Spare,
+}
+
+impl Door {
+    async fn serve(mut self, bell: Doorbell) {
+        loop {
+            // Every branch is cancel-safe.
+            tokio::select! {
+                accepted = self.place.accept() => self.take(accepted).await,
+                () = bell.closing.cancelled() => break,
+                () = bell.making_way.cancelled() => {
+                    self.make_way().await;
+                    break;
+                }
             }
         }
+        // Whoever was quick enough to connect is heard.
+        while let Some(Ok((socket, address))) = self.place.accept().now_or_never() {
+            self.desk.hand_over(socket, address);
+        }
+    }
+
+    async fn take(&mut self, accepted: io::Result<(Socket, Peer)>) {
+        match accepted {
+            Ok((socket, address)) => {
+                self.spare.over();
+                self.desk.hand_over(socket, address);
+            }
+            Err(error) if is_of_the_socket(&error) => {}
+            Err(error) => {
+                let refused = self.spare.lend(&error).and_then(|()| self.place.accept().now_or_never());
+                match refused {
+                    Some(Ok((socket, _))) => self.spare.refuse(&socket),
+                    _ => tokio::time::sleep(ACCEPT_PAUSE).await,
+                }
+                self.spare.take_back();
+            }
+        }
+    }
+
+    /// Lets in those whose handshake has begun; the kernel gives the others to the other process.
+    async fn make_way(&mut self) {
+        if let Err(error) = self.place.turn_round() {
+            tracing::warn!(%error, "a client that connects just now may be turned away");
+        }
+        let rest = async {
+            loop {
+                let accepted = self.place.accept().await;
+                self.take(accepted).await;
+            }
+        };
+        let _ = tokio::time::timeout(HANDSHAKE_MAX, rest).await;
     }
 }
 
@@ -135,7 +249,7 @@ fn prepare(socket: &std::net::TcpStream) -> io::Result<()> {
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive)
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
 /// The client was gone before it was accepted; the next one may be there.
@@ -148,4 +262,47 @@ fn is_of_the_socket(error: &io::Error) -> bool {
             | io::ErrorKind::InvalidInput
             | io::ErrorKind::NotConnected
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+
+    use super::*;
+    use crate::frontend::listener::{ListenOptions, Sharing};
+    use crate::model::ListenOn;
+
+    fn listen(address: SocketAddr) -> std::net::TcpListener {
+        let on = vec![ListenOn::Tcp(address)];
+        let options = ListenOptions { on, unix_mode: 0, sharing: Sharing::InTurn };
+        match Listener::open_all(&options).unwrap().remove(0) {
+            Listener::Tcp(listener) => listener,
+            Listener::Unix(..) => unreachable!(),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_connects_while_a_listener_makes_way_comes_to_the_next_one_and_who_had_connected_stays() {
+        let old = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let address = old.local_addr().unwrap();
+        let mut early = TcpStream::connect(address).unwrap();
+        let place = Place::new(Listener::Tcp(old)).unwrap();
+        place.turn_round().unwrap();
+        // No listener but the old one: what comes now is for the one that follows.
+        let late = tokio::task::spawn_blocking(move || TcpStream::connect(address));
+        let Ok((Socket::Tcp(mut accepted), _)) = place.accept().await else { panic!("nobody came") };
+        early.write_all(b"still here").unwrap();
+        drop(early);
+        accepted.set_nonblocking(false).unwrap();
+        let mut said = String::new();
+        accepted.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "still here");
+        let grace = tokio::time::timeout(HANDSHAKE_MAX, place.accept()).await;
+        assert!(grace.is_err(), "the late one was let in here");
+        let new = listen(address);
+        drop(place);
+        late.await.unwrap().unwrap();
+        assert!(new.accept().is_ok());
+    }
 }

@@ -27,6 +27,7 @@ pub mod restore;
 pub mod scan;
 mod serve;
 mod slot;
+mod spare;
 pub mod state;
 mod statements;
 mod tenancy;
@@ -43,9 +44,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use self::acceptor::Desk;
+use self::acceptor::{Desk, Doorbell};
 pub use self::limits::TimeLimits;
 pub use self::pool::PoolSettings;
 use self::pool::Treasury;
@@ -112,7 +113,11 @@ pub struct DataPlane {
     sockets: Vec<PathBuf>,
     workers: Vec<UnboundedSender<Errand>>,
     threads: Vec<JoinHandle<()>>,
-    closing: CancellationToken,
+    door: Doorbell,
+    /// Those who have come and have no session yet.
+    entering: TaskTracker,
+    /// Those who have come and have not left.
+    present: TaskTracker,
 }
 
 impl fmt::Debug for DataPlane {
@@ -151,7 +156,9 @@ impl DataPlane {
             sockets: listeners.iter().filter_map(Listener::path).map(Path::to_owned).collect(),
             workers: Vec::new(),
             threads: Vec::new(),
-            closing: CancellationToken::new(),
+            door: Doorbell::default(),
+            entering: TaskTracker::new(),
+            present: TaskTracker::new(),
         };
         for index in 0..workers {
             let (sender, errands) = unbounded_channel();
@@ -159,9 +166,9 @@ impl DataPlane {
             started.workers.push(sender);
             started.spawn(format!("worker-{index}"), move || worker::run(index, plane, errands))?;
         }
-        let desk = Desk::new(&started.workers);
-        let closing = started.closing.clone();
-        started.spawn("acceptor".to_owned(), move || acceptor::run(listeners, desk, &closing))?;
+        let desk = Desk::new(&started.workers, &started.entering, &started.present);
+        let door = started.door.clone();
+        started.spawn("acceptor".to_owned(), move || acceptor::run(listeners, desk, &door))?;
         Ok(started)
     }
 
@@ -195,9 +202,25 @@ impl DataPlane {
         self.addresses.first().copied()
     }
 
+    /// Stops accepting, because another process listens on the same places, and turns nobody away: who has connected comes
+    /// in. Returns when everybody who came has a session, or has left; within `time_max`, and some.
+    pub async fn make_way(&self, time_max: Duration) {
+        self.door.making_way.cancel();
+        self.door.closed.cancelled().await;
+        self.entering.close();
+        let _ = tokio::time::timeout(time_max, self.entering.wait()).await;
+    }
+
+    /// After [`DataPlane::make_way`]: waits until everybody has left by himself, for so long at most.
+    pub async fn linger(&self, time_max: Duration) {
+        self.present.close();
+        let _ = tokio::time::timeout(time_max, self.present.wait()).await;
+    }
+
     /// Stops accepting; sessions end at their next boundary with 57P01, those that are left after `drain` at once.
     pub async fn shutdown(mut self, drain: Duration) {
-        self.closing.cancel();
+        self.door.closing.cancel();
+        self.door.closed.cancelled().await;
         let mut stopping = Vec::new();
         for worker in &self.workers {
             let (stopped, ended) = oneshot::channel();
@@ -218,6 +241,6 @@ impl DataPlane {
 
 impl Drop for DataPlane {
     fn drop(&mut self) {
-        self.closing.cancel();
+        self.door.closing.cancel();
     }
 }

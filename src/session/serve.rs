@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::ending::{self, Ending};
 use super::hold::Travel;
@@ -30,8 +31,13 @@ use crate::wire::startup::CancelRequest;
 /// Sent before the session is ready for it: more than a driver's first queries, less than a burden.
 const EARLY_BYTES_MAX: usize = 64 * 1024;
 
-/// Serves whoever is behind an accepted socket.
-pub(super) async fn visitor(worker: Rc<Worker>, mut stream: Stream, address: Peer) {
+/// Serves whoever is behind an accepted socket. `entering` is let go of when it has a session.
+pub(super) async fn visitor(
+    worker: Rc<Worker>,
+    mut stream: Stream,
+    address: Peer,
+    entering: TaskTrackerToken,
+) {
     let plane = &worker.plane;
     let located = plane.balancers.locate(&mut stream, address, plane.frontend.login_time_max).await;
     let address = match located {
@@ -44,7 +50,7 @@ pub(super) async fn visitor(worker: Rc<Worker>, mut stream: Stream, address: Pee
     };
     let received = Box::pin(worker.plane.frontend.receive(stream, address)).await;
     match received {
-        Ok(Visitor::Client(client)) => serve(worker, client).await,
+        Ok(Visitor::Client(client)) => serve(worker, client, entering).await,
         Ok(Visitor::Cancel { request, stream }) => {
             if worker.plane.cancels.admits(address.ip(), Instant::now().into_std()) {
                 Box::pin(cancel(&worker, &request)).await;
@@ -73,13 +79,14 @@ async fn cancel(worker: &Worker, request: &CancelRequest) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, client: Box<Client>) {
+async fn serve(worker: Rc<Worker>, client: Box<Client>, entering: TaskTrackerToken) {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let registered = worker.register(&waker);
     let mut session = match Box::pin(begin(&worker, client, registered.session)).await {
         Ok(session) => session,
         Err(()) => return,
     };
+    drop(entering);
     let ending = loop {
         match poll_fn(|cx| session.poll(cx)).await {
             Pause::Ended(ending) => break ending,
@@ -389,7 +396,7 @@ mod tests {
     /// An idle client is this task, its seat in the roster, and what it said at its start.
     const TASK_BYTES_MAX: usize = 2 * 1024;
 
-    fn future_bytes<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+    fn future_bytes<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

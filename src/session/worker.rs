@@ -18,15 +18,16 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, LocalSet};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::acceptor::Arrival;
 use super::limits::{self, Watch};
-use super::acceptor::Socket;
 use super::pool::{Pool, PoolParts};
 use super::state::Hints;
 use super::statements::Texts;
 use super::{Plane, serve};
 use crate::backend::{Parameters, SharedParameters};
-use crate::model::{DatabaseId, Peer};
+use crate::model::DatabaseId;
 use crate::route::Route;
 
 /// One read of a session. Larger than any query, and large enough that bulk data needs few system calls.
@@ -38,25 +39,30 @@ const WARMERS_MAX: usize = 4;
 
 /// What the acceptor tells a worker.
 pub(super) enum Errand {
-    /// A socket, where it comes from, and the place in the worker's load that it takes.
-    Receive(Socket, Peer, Load),
+    Receive(Arrival),
     /// End every session at its next boundary, and all that are left after `drain`. Answered when none is left.
-    Stop { drain: Duration, stopped: oneshot::Sender<()> },
+    Stop {
+        drain: Duration,
+        stopped: oneshot::Sender<()>,
+    },
 }
 
 /// One session's share of a worker's load.
-pub(super) struct Load(Arc<AtomicUsize>);
+pub(super) struct Load {
+    counter: Arc<AtomicUsize>,
+    _present: TaskTrackerToken,
+}
 
 impl Load {
-    pub(super) fn take(counter: &Arc<AtomicUsize>) -> Load {
+    pub(super) fn take(counter: &Arc<AtomicUsize>, present: TaskTrackerToken) -> Load {
         counter.fetch_add(1, Ordering::Relaxed);
-        Load(Arc::clone(counter))
+        Load { counter: Arc::clone(counter), _present: present }
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.counter.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -205,8 +211,8 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
         // All branches are cancel-safe: a message stays in the channel, a result in the set.
         tokio::select! {
             errand = errands.recv() => match errand {
-                Some(Errand::Receive(socket, address, load)) => {
-                    sessions.spawn_local(receive(Rc::clone(&worker), socket, address, load));
+                Some(Errand::Receive(arrival)) => {
+                    sessions.spawn_local(receive(Rc::clone(&worker), arrival));
                 }
                 Some(Errand::Stop { drain, stopped }) => {
                     drain_sessions(&worker, &mut sessions, drain).await;
@@ -244,10 +250,11 @@ async fn drain_sessions(worker: &Worker, sessions: &mut JoinSet<()>, drain: Dura
     }
 }
 
-async fn receive(worker: Rc<Worker>, socket: Socket, address: Peer, load: Load) {
+async fn receive(worker: Rc<Worker>, arrival: Arrival) {
+    let Arrival { socket, address, load, entering } = arrival;
     let _load = load;
     match socket.into_stream() {
-        Ok(stream) => serve::visitor(worker, stream, address).await,
+        Ok(stream) => serve::visitor(worker, stream, address, entering).await,
         Err(error) => tracing::warn!(%error, "an accepted socket cannot be used"),
     }
 }

@@ -36,6 +36,7 @@
 //! | TLS records and clients that poll | `encryption::a_pipeline_under_tls_leaves_nothing_in_the_clients_buffer` |
 //! | duplex deadlock | `edges::duplex_both_sides_write_more_than_any_buffer_holds` |
 //! | hold inside a transaction | `orders::a_held_gate_parks_requests_and_lets_running_transactions_finish` |
+//! | no descriptors left | `tests/door.rs`: `a_process_without_descriptors_says_so_does_not_spin_and_recovers` |
 //! | process id and `pg_backend_pid()` | `raw::the_process_id_that_a_client_is_given_is_its_backends_own` |
 
 // Helpers of tests fail like tests do.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use freehold::auth::scram::MockSecret;
-use freehold::frontend::listener::ListenOptions;
+use freehold::frontend::listener::{ListenOptions, Sharing};
 use freehold::frontend::{Balancers, Encryption};
 use freehold::lab::{Major, Postgres};
 use freehold::model::{
@@ -86,6 +86,7 @@ impl Stage {
             listen: ListenOptions {
                 on: vec![ListenOn::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))],
                 unix_mode: 0o700,
+                sharing: Sharing::Alone,
             },
             balancers: Balancers::default(),
             workers: WORKERS,

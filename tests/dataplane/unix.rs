@@ -70,6 +70,7 @@ async fn a_socket_goes_with_its_data_plane_and_never_before() {
         freehold::frontend::listener::Listener::open_all(&freehold::frontend::listener::ListenOptions {
             on: vec![ListenOn::Tcp(([127, 0, 0, 1], 0).into()), ListenOn::Unix(directory.path().to_owned())],
             unix_mode: 0o700,
+            sharing: freehold::frontend::listener::Sharing::Alone,
         });
     assert!(another.is_ok(), "another port is another name");
     drop(another);

@@ -133,6 +133,11 @@ pub struct Freehold {
 
 impl Freehold {
     pub fn start(movement: &str, systems: &[&Postgres]) -> Freehold {
+        Freehold::start_with("", movement, systems)
+    }
+
+    /// With more lines for the section `[proxy]`; beside its port it listens in [`Freehold::directory`].
+    pub fn start_with(proxy: &str, movement: &str, systems: &[&Postgres]) -> Freehold {
         let files = tempfile::tempdir().expect("a directory");
         let salt = [7; 16];
         let iterations = NonZeroU32::new(4096).expect("not zero");
@@ -144,8 +149,9 @@ impl Freehold {
         let (proxy_port, admin_port) = (ports[0], ports[1]);
         let programs: Vec<String> = systems.iter().map(|server| format!("{:?}", server.bin)).collect();
         let config = format!(
-            "[proxy]\nlisten = \"127.0.0.1:{proxy_port}\"\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
+            "[proxy]\nlisten = [\"127.0.0.1:{proxy_port}\", {:?}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
              [move]\npg_bin_dirs = [{}]\n{movement}\n",
+            files.path(),
             programs.join(", ")
         );
         std::fs::write(files.path().join("freehold.toml"), config).expect("a file");
@@ -161,6 +167,23 @@ impl Freehold {
         let _ = self.process.wait();
         self.process = spawn(&self.files.path().join("freehold.toml"), crash_at);
         self.wait_until_ready();
+    }
+
+    /// Starts another process on the same files, asks the first one to end when the other waits for its turn, and answers
+    /// when the other is ready; the first one ends by itself.
+    pub fn take_over(&mut self) -> Child {
+        let old = std::mem::replace(&mut self.process, spawn(&self.files.path().join("freehold.toml"), None));
+        let turn = std::fs::File::create(self.files.path().join("freehold.redb.next")).expect("a file");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while turn.try_lock().is_ok() {
+            turn.unlock().expect("a lock");
+            assert!(Instant::now() < deadline, "the second process waits for its turn");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = Command::new("kill").args(["-TERM", &old.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+        self.wait_until_ready();
+        old
     }
 
     /// Waits for the process to end by itself, and starts it again without a crash point.
@@ -195,6 +218,11 @@ impl Freehold {
 
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Where the process has its files, and a Unix socket.
+    pub fn directory(&self) -> &std::path::Path {
+        self.files.path()
     }
 
     pub fn config_path(&self) -> PathBuf {

@@ -28,6 +28,16 @@ pub struct ListenOptions {
     pub on: Vec<ListenOn>,
     /// Permissions of the Unix sockets: who may write may connect.
     pub unix_mode: u32,
+    pub sharing: Sharing,
+}
+
+/// Whether two processes may listen on the same places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    #[default]
+    Alone,
+    /// Another Freehold may: it takes over from this one, or this one from it.
+    InTurn,
 }
 
 /// Why nobody can come in there.
@@ -63,12 +73,14 @@ impl Listener {
     pub fn open_all(options: &ListenOptions) -> Result<Vec<Listener>, ListenError> {
         let mut listeners = Vec::new();
         for address in options.on.iter().filter_map(ListenOn::tcp) {
-            listeners.push(Listener::Tcp(listen_on(address).map_err(|source| failed(&address, source))?));
+            listeners.push(Listener::Tcp(
+                listen_on(address, options.sharing).map_err(|source| failed(&address, source))?,
+            ));
         }
         let port = listeners.iter().find_map(Listener::local_addr).map_or(PORT_DEFAULT, |it| it.port());
         for on in &options.on {
             if let ListenOn::Unix(directory) = on {
-                let (listener, file) = SocketFile::listen(directory, port, options.unix_mode)?;
+                let (listener, file) = SocketFile::listen(directory, port, options)?;
                 listeners.push(Listener::Unix(listener, file));
             }
         }
@@ -96,9 +108,10 @@ fn failed(on: &dyn Display, source: io::Error) -> ListenError {
     ListenError::Open { on: on.to_string(), source }
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(sharing == Sharing::InTurn)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

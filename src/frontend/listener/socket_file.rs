@@ -9,7 +9,7 @@
 //! and what was there before is replaced in one step.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{BACKLOG, ListenError, failed};
+use super::{BACKLOG, ListenError, ListenOptions, Sharing, failed};
 
 /// Whoever starts or ends beside us needs milliseconds.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -41,18 +41,21 @@ impl SocketFile {
         &self.path
     }
 
-    /// Listens in `directory`; a socket that a dead process has left is replaced.
+    /// Listens in `directory`; a socket that a dead process has left is replaced, and one of a Freehold whose turn is over.
     pub(super) fn listen(
         directory: &Path,
         port: u16,
-        mode: u32,
+        options: &ListenOptions,
     ) -> Result<(UnixListener, SocketFile), ListenError> {
         let path = directory.join(format!(".s.PGSQL.{port}"));
         let mut lock = Lock::take(&path, LOCK_WAIT_MAX)?;
         if is_occupied(&path)? {
-            return Err(ListenError::Occupied { pid: lock.holder(), path });
+            let holder = lock.holder();
+            if options.sharing == Sharing::Alone || !holder.is_freehold {
+                return Err(ListenError::Occupied { pid: holder.pid, path });
+            }
         }
-        let listener = make(&path, mode).map_err(|source| failed(&path.display(), source))?;
+        let listener = make(&path, options.unix_mode).map_err(|source| failed(&path.display(), source))?;
         let named = fs::symlink_metadata(&path).and_then(|file| lock.sign().map(|()| file));
         let file = named.map_err(|source| failed(&path.display(), source))?;
         Ok((listener, SocketFile { path, identity: identity(&file) }))
@@ -107,6 +110,12 @@ fn make(path: &Path, mode: u32) -> io::Result<UnixListener> {
     finished.map(|()| socket.into())
 }
 
+/// Whom a lock file names.
+struct Holder {
+    pid: Option<u32>,
+    is_freehold: bool,
+}
+
 /// The file beside a socket, locked until dropped.
 struct Lock {
     file: File,
@@ -144,14 +153,19 @@ impl Lock {
     }
 
     /// Who signed it last.
-    fn holder(&mut self) -> Option<u32> {
+    fn holder(&mut self) -> Holder {
         let mut text = String::new();
         let _ = (&mut self.file).take(LOCK_BYTES_MAX).read_to_string(&mut text);
-        text.lines().next()?.trim().parse().ok()
+        let mut lines = text.lines();
+        Holder {
+            pid: lines.next().and_then(|line| line.trim().parse().ok()),
+            is_freehold: lines.next() == Some(MARK),
+        }
     }
 
     fn sign(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
+        self.file.rewind()?;
         self.file.write_all(format!("{}\n{MARK}\n", std::process::id()).as_bytes())
     }
 
@@ -167,7 +181,11 @@ mod tests {
     const PORT: u16 = 5999;
 
     fn listen(directory: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
-        SocketFile::listen(directory, PORT, 0o700)
+        listen_as(directory, Sharing::Alone)
+    }
+
+    fn listen_as(directory: &Path, sharing: Sharing) -> Result<(UnixListener, SocketFile), ListenError> {
+        SocketFile::listen(directory, PORT, &ListenOptions { on: Vec::new(), unix_mode: 0o700, sharing })
     }
 
     fn files(directory: &Path) -> Vec<String> {
@@ -203,6 +221,22 @@ mod tests {
             "{error}"
         );
         assert_eq!(files(directory.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_socket_is_taken_over_from_a_freehold_and_from_nobody_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, old_file) = listen(directory.path()).unwrap();
+        let early = UnixStream::connect(old_file.path()).unwrap();
+        let (new, new_file) = listen_as(directory.path(), Sharing::InTurn).unwrap();
+        let late = UnixStream::connect(new_file.path()).unwrap();
+        assert!(old.accept().is_ok() && new.accept().is_ok(), "each finds the one that it came to");
+        drop((early, late, old_file));
+        assert_eq!(files(directory.path()).len(), 2, "what is the new one's stays");
+
+        fs::write(directory.path().join(".s.PGSQL.5999.lock"), "1\n/var/lib/postgresql\n").unwrap();
+        let error = listen_as(directory.path(), Sharing::InTurn).unwrap_err();
+        assert!(matches!(error, ListenError::Occupied { pid: Some(1), .. }), "{error}");
     }
 
     #[test]

@@ -1,0 +1,80 @@
+//! A descriptor that is kept back for the day when there are no others.
+//!
+//! # Why
+//! A process without descriptors cannot even refuse: who connects waits in the backlog without a word, and the listener
+//! reports him again and again. The spare one lets him in for as long as it takes to say why he cannot stay. That is work
+//! for each client and none beside: nothing spins, and the backlog empties.
+
+use std::fs::File;
+use std::io;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use bytes::BytesMut;
+
+use super::acceptor::Socket;
+use crate::error::{Refusal, SqlState};
+use crate::wire::message::backend;
+
+/// `EMFILE`: this process has no descriptor left; `ENFILE`: the machine has none.
+const EXHAUSTED: [i32; 2] = [libc::EMFILE, libc::ENFILE];
+
+/// What a client has sent before it is refused: read so that the end of the connection does not overtake the refusal.
+const FIRST_WORDS_BYTES: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Spare {
+    kept: Option<File>,
+    /// Clients that were refused since descriptors ran out.
+    refused: u64,
+}
+
+impl Spare {
+    pub(super) fn new() -> Spare {
+        let mut spare = Spare { kept: None, refused: 0 };
+        spare.take_back();
+        spare
+    }
+
+    /// Gives the descriptor away for the next accept, if the error says that there are no others. `None`: it says
+    /// something else, or there is none to give.
+    pub(super) fn lend(&mut self, error: &io::Error) -> Option<()> {
+        let exhausted = error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code));
+        if !exhausted {
+            tracing::warn!(%error, "cannot accept");
+            return None;
+        }
+        if self.refused == 0 {
+            tracing::error!(%error, "clients are refused");
+        }
+        self.refused += 1;
+        self.kept.take().map(drop)
+    }
+
+    pub(super) fn take_back(&mut self) {
+        if self.kept.is_none() {
+            self.kept = File::open("/dev/null").ok();
+        }
+    }
+
+    /// There are descriptors again.
+    pub(super) fn over(&mut self) {
+        if self.refused > 0 {
+            tracing::info!(refused = self.refused, "clients are accepted again");
+            self.refused = 0;
+        }
+    }
+
+    /// Says why, as far as the socket takes it at once, and ends the connection.
+    pub(super) fn refuse(&self, socket: &Socket) {
+        let refusal = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+            .with_detail("Freehold has no file descriptor left here.")
+            .with_hint("Try again later, or ask the platform team to raise the limit of open files.");
+        let mut farewell = BytesMut::new();
+        backend::error_response(&mut farewell, &refusal);
+        let mut socket = &*socket.as_socket();
+        let said = socket.write_all(&farewell).and_then(|()| socket.shutdown(Shutdown::Write));
+        let heard = socket.read(&mut [0; FIRST_WORDS_BYTES]);
+        tracing::debug!(?said, ?heard, "a client was refused");
+    }
+}
