@@ -45,6 +45,7 @@ use crate::config::Config;
 use crate::control::Mover;
 use crate::control::keeper::Keeper;
 use crate::frontend::Balancers;
+use crate::frontend::listener::Listener;
 use crate::model::{ProxyRecord, UnixMillis};
 use crate::route::RouteTable;
 use crate::route::follow::{Follower, FollowerOptions};
@@ -108,18 +109,25 @@ pub struct Serve {
     follower: Follower,
 }
 
+/// What a process has beside its configuration.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// What RELOAD and SIGHUP read again.
+    pub file: Option<PathBuf>,
+    /// Where a changed level goes.
+    pub log: Option<LogHandle>,
+    /// Where clients come in, opened by whoever started the process.
+    pub listeners: Vec<Listener>,
+}
+
 impl Serve {
     /// Starts on the current runtime, without a file to reload from.
     pub async fn start(config: Config) -> Result<Serve, ServeError> {
-        Serve::start_from(config, None, None).await
+        Serve::start_from(config, Given::default()).await
     }
 
-    /// `file` is what RELOAD and SIGHUP read again; `log` is where a changed level goes.
-    pub async fn start_from(
-        config: Config,
-        file: Option<PathBuf>,
-        log: Option<LogHandle>,
-    ) -> Result<Serve, ServeError> {
+    /// Starts on the current runtime, with what the process was given.
+    pub async fn start_from(config: Config, given: Given) -> Result<Serve, ServeError> {
         let metrics = Metrics::new();
         let (store, turn) = takeover::open_store(&config).await?;
         let catalog = Catalog::new(store);
@@ -135,7 +143,8 @@ impl Serve {
         let mover_settings = settings::mover(&config, &connector, settings::fault()?);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
 
-        let plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
+        let mut plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
+        plane.listen.handed_over = given.listeners;
         let listen_failed = |source| ServeError::Listen { source };
         let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(listen_failed)?;
         let proxy_addr = data.local_addr().unwrap_or_else(settings::no_address);
@@ -170,13 +179,13 @@ impl Serve {
             socket_paths: data.socket_paths().to_vec(),
             requests,
             reloadable: Reloadable {
-                file,
+                file: given.file,
                 config: shared,
                 mover: mover_settings,
                 logins_interval: interval,
                 acceptors: [client_acceptor, admin_acceptor].into_iter().flatten().collect(),
                 connector,
-                log,
+                log: given.log,
             },
             health,
             draining,

@@ -5,7 +5,8 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -116,6 +117,39 @@ async fn a_process_follows_another_and_no_client_is_turned_away() {
     coming.some_more().await;
     coming.end().await;
     freehold.admin().await.run("SHOW DATABASES").await;
+}
+
+/// Starts a process as a service manager does that has the listener.
+fn activate(config: &Path, listener: &TcpListener) -> std::process::Child {
+    let script =
+        "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" serve --config \"$1\"";
+    Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_freehold")])
+        .arg(config)
+        .stdin(OwnedFd::from(listener.try_clone().unwrap()))
+        .spawn()
+        .unwrap()
+}
+
+fn terminate(process: &std::process::Child) {
+    assert!(Command::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_while_no_process_runs_waits_at_the_service_managers_socket() {
+    let (mut freehold, _postgres, login) = stage("").await;
+    freehold.terminate();
+    freehold.wait_for_end(Duration::from_secs(30));
+    let listener = TcpListener::bind(("127.0.0.1", login.port)).unwrap();
+    for _ in 0..2 {
+        let config = login.config();
+        let waiting = tokio::spawn(async move { visit(&config).await });
+        let mut process = activate(&freehold.config_path(), &listener);
+        waiting.await.unwrap().unwrap();
+        terminate(&process);
+        assert!(process.wait().unwrap().success());
+    }
+    assert!(!freehold.directory().join(format!(".s.PGSQL.{}", login.port)).exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Serve, ServeError};
+use super::{Given, Serve, ServeError};
 use crate::config::{Config, LogFormat, LogLevel};
 use crate::error::causes;
-use crate::telemetry::log::{self, Format, LogHandle};
+use crate::frontend::listener::Listener;
+use crate::telemetry::log::{self, Format};
 
 /// Threads for the control loop, the admin port and the store. Clients have threads of their own.
 const CONTROL_THREADS: usize = 2;
@@ -16,6 +17,14 @@ const CONTROL_THREADS: usize = 2;
 /// When clients and administrators are served, one line goes to standard output:
 /// `ready proxy=127.0.0.1:6432 admin=127.0.0.1:6433`.
 pub fn serve(file: &Path) -> ExitCode {
+    // Before there are threads: it takes variables out of the environment.
+    let listeners = match Listener::from_service_manager() {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            eprintln!("freehold: what the service manager handed over cannot be listened on: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(errors) => {
@@ -40,7 +49,7 @@ pub fn serve(file: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config, file, log)) {
+    match runtime.block_on(run(config, Given { file: Some(file.to_owned()), log, listeners })) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
@@ -49,8 +58,8 @@ pub fn serve(file: &Path) -> ExitCode {
     }
 }
 
-async fn run(config: Config, file: &Path, log: Option<LogHandle>) -> Result<(), ServeError> {
-    let serve = Serve::start_from(config, Some(file.to_owned()), log).await?;
+async fn run(config: Config, given: Given) -> Result<(), ServeError> {
+    let serve = Serve::start_from(config, given).await?;
     println!("ready proxy={} admin={}", places(&serve), serve.admin_addr);
     serve.run().await;
     Ok(())

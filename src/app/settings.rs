@@ -100,6 +100,7 @@ pub fn connector(config: &Config) -> Result<Connector, TlsError> {
 pub fn listen(config: &Config) -> ListenOptions {
     ListenOptions {
         on: config.proxy.listen.0.clone(),
+        handed_over: Vec::new(),
         unix_mode: config.proxy.unix_socket_mode.0,
         sharing: if config.proxy.takeover { Sharing::InTurn } else { Sharing::Alone },
     }

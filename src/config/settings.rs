@@ -171,7 +171,7 @@ fn proxy_id() -> ProxyId {
 settings! {
     /// What applications connect to.
     ["proxy"] proxy: Proxy {
-        /// Where applications connect: a TCP address, or a directory for a Unix socket, or several of them in a list. The socket is named .s.PGSQL.PORT, with the port of the first address (6432 where there is none).
+        /// Where applications connect: a TCP address, or a directory for a Unix socket, or several of them in a list. The socket is named .s.PGSQL.PORT, with the port of the first address (6432 where there is none). Sockets that a service manager hands over (LISTEN_FDS) are used instead.
         listen: Listen = Listen(vec![ListenOn::Tcp(local(6432))]), Restart;
         /// Permissions of the Unix sockets: who may write may connect.
         unix_socket_mode: FileMode = FileMode(0o777), Restart;

@@ -38,6 +38,15 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// client. Shorter than the second after which a client asks again whose first packet was not answered.
 const HANDSHAKE_MAX: Duration = Duration::from_millis(500);
 
+/// Whose connections are that wait to be accepted when a door closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backlog {
+    /// Nobody else would take them.
+    Ours,
+    /// The socket stays open elsewhere: they wait for the next process.
+    Shared,
+}
+
 /// What the door is told.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Doorbell {
@@ -88,14 +97,15 @@ impl Desk {
 }
 
 /// The thread. Returns when told to close.
-pub(super) fn run(listeners: Vec<Listener>, desk: Desk, bell: &Doorbell) -> io::Result<()> {
+pub(super) fn run(listeners: Vec<Listener>, backlog: Backlog, desk: Desk, bell: &Doorbell) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _closed = bell.closed.clone().drop_guard();
     let desk = Arc::new(desk);
     runtime.block_on(async {
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            let door = Door { place: Place::new(listener)?, desk: Arc::clone(&desk), spare: Spare::new() };
+            let place = Place::new(listener)?;
+            let door = Door { place, backlog, desk: Arc::clone(&desk), spare: Spare::new() };
             accepting.spawn(door.serve(bell.clone()));
         }
         while accepting.join_next().await.is_some() {}
@@ -131,7 +141,7 @@ enum Place {
     Tcp(tokio::net::TcpListener),
     /// Its file goes first, so that nobody comes to a door that is about to close.
     Unix {
-        _file: SocketFile,
+        _file: Option<SocketFile>,
         listener: tokio::net::UnixListener,
     },
 }
@@ -187,6 +197,7 @@ const NO_NEW_CONNECTIONS: [SockFilter; 5] = [
 
 struct Door {
     place: Place,
+    backlog: Backlog,
     desk: Arc<Desk>,
     spare: Spare,
 }
@@ -199,10 +210,15 @@ impl Door {
                 accepted = self.place.accept() => self.take(accepted).await,
                 () = bell.closing.cancelled() => break,
                 () = bell.making_way.cancelled() => {
-                    self.make_way().await;
+                    if self.backlog == Backlog::Ours {
+                        self.make_way().await;
+                    }
                     break;
                 }
             }
+        }
+        if self.backlog == Backlog::Shared {
+            return;
         }
         // Whoever was quick enough to connect is heard.
         while let Some(Ok((socket, address))) = self.place.accept().now_or_never() {
@@ -275,8 +291,9 @@ mod tests {
 
     fn listen(address: SocketAddr) -> std::net::TcpListener {
         let on = vec![ListenOn::Tcp(address)];
-        let options = ListenOptions { on, unix_mode: 0, sharing: Sharing::InTurn };
-        match Listener::open_all(&options).unwrap().remove(0) {
+        let (handed_over, sharing) = (Vec::new(), Sharing::InTurn);
+        match Listener::open_all(ListenOptions { on, handed_over, unix_mode: 0, sharing }).unwrap().remove(0)
+        {
             Listener::Tcp(listener) => listener,
             Listener::Unix(..) => unreachable!(),
         }

@@ -37,7 +37,7 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -46,7 +46,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use self::acceptor::{Desk, Doorbell};
+use self::acceptor::{Backlog, Desk, Doorbell};
 pub use self::limits::TimeLimits;
 pub use self::pool::PoolSettings;
 use self::pool::Treasury;
@@ -150,10 +150,11 @@ impl DataPlane {
             pool: config.pool,
             treasury: Treasury::default(),
         });
-        let listeners = Listener::open_all(&config.listen).map_err(io::Error::other)?;
+        let backlog = if config.listen.handed_over.is_empty() { Backlog::Ours } else { Backlog::Shared };
+        let listeners = Listener::open_all(config.listen).map_err(io::Error::other)?;
         let mut started = DataPlane {
             addresses: listeners.iter().filter_map(Listener::local_addr).collect(),
-            sockets: listeners.iter().filter_map(Listener::path).map(Path::to_owned).collect(),
+            sockets: listeners.iter().filter_map(Listener::path).collect(),
             workers: Vec::new(),
             threads: Vec::new(),
             door: Doorbell::default(),
@@ -168,7 +169,7 @@ impl DataPlane {
         }
         let desk = Desk::new(&started.workers, &started.entering, &started.present);
         let door = started.door.clone();
-        started.spawn("acceptor".to_owned(), move || acceptor::run(listeners, desk, &door))?;
+        started.spawn("acceptor".to_owned(), move || acceptor::run(listeners, backlog, desk, &door))?;
         Ok(started)
     }
 

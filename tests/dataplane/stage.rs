@@ -85,6 +85,7 @@ impl Stage {
         let mut config = DataPlaneConfig {
             listen: ListenOptions {
                 on: vec![ListenOn::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))],
+                handed_over: Vec::new(),
                 unix_mode: 0o700,
                 sharing: Sharing::Alone,
             },

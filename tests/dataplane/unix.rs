@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use freehold::frontend::Encryption;
+use freehold::frontend::listener::{ListenOptions, Listener, Sharing};
 use freehold::lab::{Major, Postgres};
 use freehold::model::ListenOn;
 use freehold::wire::startup;
@@ -66,12 +67,9 @@ async fn a_socket_goes_with_its_data_plane_and_never_before() {
     let directory = tempfile::tempdir().unwrap();
     let stage = stage_in(directory.path(), &server);
     let socket = stage.plane.socket_paths()[0].clone();
-    let another =
-        freehold::frontend::listener::Listener::open_all(&freehold::frontend::listener::ListenOptions {
-            on: vec![ListenOn::Tcp(([127, 0, 0, 1], 0).into()), ListenOn::Unix(directory.path().to_owned())],
-            unix_mode: 0o700,
-            sharing: freehold::frontend::listener::Sharing::Alone,
-        });
+    let on = vec![ListenOn::Tcp(([127, 0, 0, 1], 0).into()), ListenOn::Unix(directory.path().to_owned())];
+    let options = ListenOptions { on, handed_over: Vec::new(), unix_mode: 0o700, sharing: Sharing::Alone };
+    let another = Listener::open_all(options);
     assert!(another.is_ok(), "another port is another name");
     drop(another);
     assert!(socket.exists());

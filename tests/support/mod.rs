@@ -204,6 +204,12 @@ impl Freehold {
         status
     }
 
+    /// Asks the process to end.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
     /// Waits for the process to end by itself.
     pub fn wait_for_end(&mut self, within: Duration) -> ExitStatus {
         let deadline = Instant::now() + within;

@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use self::socket_file::SocketFile;
@@ -23,9 +24,11 @@ const BACKLOG: i32 = 1024;
 pub const PORT_DEFAULT: u16 = 6432;
 
 /// How the places to listen on are opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct ListenOptions {
     pub on: Vec<ListenOn>,
+    /// Open already, and kept open by whoever has started this process. Where there are any, `on` stands for nothing.
+    pub handed_over: Vec<Listener>,
     /// Permissions of the Unix sockets: who may write may connect.
     pub unix_mode: u32,
     pub sharing: Sharing,
@@ -65,12 +68,31 @@ fn by(pid: Option<u32>) -> String {
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// With its file, where that is ours.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 impl Listener {
+    /// What a service manager has handed over (`LISTEN_FDS`, see sd_listen_fds(3)). Once, at the start of a process: the
+    /// variables are removed.
+    pub fn from_service_manager() -> io::Result<Vec<Listener>> {
+        let mut handed_over = ListenFd::from_env();
+        let mut listeners = Vec::new();
+        for index in 0..handed_over.len() {
+            let tcp = handed_over.take_tcp_listener(index).map(|tcp| tcp.map(Listener::Tcp));
+            let unix =
+                |_| handed_over.take_unix_listener(index).map(|it| it.map(|unix| Listener::Unix(unix, None)));
+            listeners.extend(tcp.or_else(unix)?);
+        }
+        Ok(listeners)
+    }
+
     /// Opens all of them, or none. The sockets do not block.
-    pub fn open_all(options: &ListenOptions) -> Result<Vec<Listener>, ListenError> {
+    pub fn open_all(options: ListenOptions) -> Result<Vec<Listener>, ListenError> {
+        if !options.handed_over.is_empty() {
+            let unblocked = options.handed_over.into_iter().map(Listener::unblocked);
+            return unblocked.collect::<io::Result<_>>().map_err(|source| failed(&"LISTEN_FDS", source));
+        }
         let mut listeners = Vec::new();
         for address in options.on.iter().filter_map(ListenOn::tcp) {
             listeners.push(Listener::Tcp(
@@ -80,11 +102,19 @@ impl Listener {
         let port = listeners.iter().find_map(Listener::local_addr).map_or(PORT_DEFAULT, |it| it.port());
         for on in &options.on {
             if let ListenOn::Unix(directory) = on {
-                let (listener, file) = SocketFile::listen(directory, port, options)?;
-                listeners.push(Listener::Unix(listener, file));
+                let (listener, file) = SocketFile::listen(directory, port, &options)?;
+                listeners.push(Listener::Unix(listener, Some(file)));
             }
         }
         Ok(listeners)
+    }
+
+    fn unblocked(self) -> io::Result<Listener> {
+        match &self {
+            Listener::Tcp(listener) => listener.set_nonblocking(true)?,
+            Listener::Unix(listener, _) => listener.set_nonblocking(true)?,
+        }
+        Ok(self)
     }
 
     /// `None`: it is a Unix socket.
@@ -96,10 +126,11 @@ impl Listener {
     }
 
     /// `None`: it is a TCP socket.
-    pub fn path(&self) -> Option<&Path> {
+    pub fn path(&self) -> Option<PathBuf> {
         match self {
             Listener::Tcp(_) => None,
-            Listener::Unix(_, file) => Some(file.path()),
+            Listener::Unix(_, Some(file)) => Some(file.path().to_owned()),
+            Listener::Unix(listener, None) => listener.local_addr().ok()?.as_pathname().map(Path::to_owned),
         }
     }
 }

@@ -185,7 +185,11 @@ mod tests {
     }
 
     fn listen_as(directory: &Path, sharing: Sharing) -> Result<(UnixListener, SocketFile), ListenError> {
-        SocketFile::listen(directory, PORT, &ListenOptions { on: Vec::new(), unix_mode: 0o700, sharing })
+        SocketFile::listen(
+            directory,
+            PORT,
+            &ListenOptions { on: Vec::new(), handed_over: Vec::new(), unix_mode: 0o700, sharing },
+        )
     }
 
     fn files(directory: &Path) -> Vec<String> {
