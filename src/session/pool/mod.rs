@@ -130,7 +130,6 @@ impl Pooled {
         self._pid = pid;
         self.is_foreign = true;
     }
-
 }
 
 /// Connections of one role with the same startup parameters.
