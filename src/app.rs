@@ -44,8 +44,8 @@ use crate::catalog::store::StoreError;
 use crate::config::Config;
 use crate::control::Mover;
 use crate::control::keeper::Keeper;
-use crate::frontend::Balancers;
 use crate::frontend::listener::Listener;
+use crate::frontend::{Access, Balancers};
 use crate::model::{ProxyRecord, UnixMillis};
 use crate::route::RouteTable;
 use crate::route::follow::{Follower, FollowerOptions};
@@ -143,7 +143,10 @@ impl Serve {
         let mover_settings = settings::mover(&config, &connector, settings::fault()?);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
 
+        let access = [(); 2].map(|()| Arc::new(Access::new(settings::policy(&config), metrics.clone())));
+        let [client_access, admin_access] = &access;
         let mut plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
+        plane.access = Arc::clone(client_access);
         plane.listen.handed_over = given.listeners;
         let listen_failed = |source| ServeError::Listen { source };
         let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(listen_failed)?;
@@ -163,7 +166,7 @@ impl Serve {
             clock: UnixMillis::now,
         });
         let admin_acceptor = settings::admin_acceptor(&config)?;
-        let admin = open_admin_port(&config, executor, admin_acceptor.clone()).await?;
+        let admin = open_admin_port(&config, executor, admin_acceptor.clone(), admin_access).await?;
         let admin_addr = admin.local_addr();
         let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
         let draining = CancellationToken::new();
@@ -185,6 +188,7 @@ impl Serve {
                 logins_interval: interval,
                 acceptors: [client_acceptor, admin_acceptor].into_iter().flatten().collect(),
                 connector,
+                access: access.to_vec(),
                 log: given.log,
             },
             health,
@@ -277,6 +281,7 @@ fn data_plane(
         pool: settings::pool(config),
         mock: MockSecret::from_random(rand::random()),
         cancels_per_second_max: config.proxy.cancels_per_second_max,
+        access: Arc::default(),
     }
 }
 
@@ -284,6 +289,7 @@ async fn open_admin_port(
     config: &Config,
     executor: Executor,
     acceptor: Option<Acceptor>,
+    access: &Arc<Access>,
 ) -> Result<AdminServer, ServeError> {
     let options = AdminOptions {
         listen: config.admin.listen,
@@ -291,6 +297,7 @@ async fn open_admin_port(
         users: read_users(&config.admin.users_file)?,
         connections_max: config.admin.connections_max,
         login_time_max: config.proxy.login_timeout,
+        access: Arc::clone(access),
     };
     let failed = |source| ServeError::Admin { address: config.admin.listen, source };
     AdminServer::start(options, executor).await.map_err(failed)

@@ -15,7 +15,7 @@
 //! |---|---|---|---|
 //! | 1 | error | no | SQLSTATE, blame, retry |
 //! | 2 | model | no | the nouns |
-//! | 3 | wire, auth | no | protocol 3 as bytes; SCRAM in both roles |
+//! | 3 | wire, auth | no | protocol 3 as bytes; SCRAM in both roles, how often one may try |
 //! | 3 | lab | yes | starts real PostgreSQL servers for the demo, the tests and the benchmarks |
 //! | 4 | config, telemetry | no | the one table of settings; the one table of metrics, logging |
 //! | 5 | tls | yes | rustls for both sides |

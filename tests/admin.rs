@@ -73,6 +73,7 @@ impl Port {
             acceptor: None,
             users: read_users(&users).unwrap(),
             connections_max: 4,
+            access: std::sync::Arc::default(),
             login_time_max: Duration::from_secs(10),
         };
         let server = AdminServer::start(options, executor).await.unwrap();

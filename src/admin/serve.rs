@@ -28,7 +28,7 @@ use super::conversation;
 use super::execute::Executor;
 use super::users::Users;
 use crate::auth::scram::MockSecret;
-use crate::frontend::{AdminVisitor, Encryption, Frontend, FrontendError};
+use crate::frontend::{Access, AdminVisitor, Encryption, Frontend, FrontendError};
 use crate::route::RouteTable;
 use crate::tls::Acceptor;
 use crate::wire::startup::CancelRequest;
@@ -41,6 +41,8 @@ pub struct AdminOptions {
     pub users: Users,
     pub connections_max: u32,
     pub login_time_max: Duration,
+    /// Of this port alone: guesses of applications' passwords lock out no administrator.
+    pub access: Arc<Access>,
 }
 
 /// The open port. Dropping it closes the port and every connection.
@@ -83,6 +85,7 @@ impl AdminServer {
                 encryption: Encryption::Optional,
                 login_time_max: options.login_time_max,
                 mock: MockSecret::from_random(rand::random()),
+                access: options.access,
             },
             users: ArcSwap::from_pointee(options.users),
             connections: Arc::new(Semaphore::new(options.connections_max as usize)),

@@ -15,6 +15,7 @@ use crate::admin::users::read_users;
 use crate::config::{Apply, Config, LogLevel};
 use crate::control::MoverSettings;
 use crate::error::chain;
+use crate::frontend::Access;
 use crate::telemetry::log::LogHandle;
 use crate::tls::{Acceptor, Connector, TlsError};
 
@@ -28,6 +29,8 @@ pub(super) struct Reloadable {
     /// Certificates are read again even where their paths are as they were: they are renewed in place.
     pub(super) acceptors: Vec<Acceptor>,
     pub(super) connector: Connector,
+    /// Of the ports.
+    pub(super) access: Vec<Arc<Access>>,
     pub(super) log: Option<LogHandle>,
 }
 
@@ -65,6 +68,7 @@ impl Reloadable {
         let fault = self.mover.load().fault.clone();
         self.mover.store(Arc::new(settings::mover(&config, &self.connector, fault)));
         self.logins_interval.send_replace(config.moves.logins_interval);
+        self.access.iter().for_each(|access| access.set_policy(settings::policy(&config)));
         if let Some(log) = &self.log {
             log.set_level(LogLevel::as_str(config.log.level));
         }

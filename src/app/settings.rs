@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::ServeError;
 use crate::admin::users::read_users;
+use crate::auth::throttle::Allowance;
 use crate::config::{ClientTls, Config};
 use crate::control::MoverSettings;
 use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
-use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
+use crate::frontend::{Encryption, Policy};
 use crate::session::{PoolSettings, TimeLimits};
 use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls, TlsError};
 
@@ -136,12 +137,27 @@ pub fn pool(config: &Config) -> PoolSettings {
 /// How long clients may take.
 pub fn limits(config: &Config) -> TimeLimits {
     let limit = |time: Duration| (!time.is_zero()).then_some(time);
-    let limits = &config.limits;
+    let timeouts = &config.timeouts;
     TimeLimits {
-        idle: limit(limits.idle_timeout),
-        idle_in_transaction: limit(limits.transaction_idle_timeout),
-        transaction: limit(limits.transaction_timeout),
-        query: limit(limits.query_timeout),
+        idle: limit(timeouts.idle),
+        idle_in_transaction: limit(timeouts.idle_in_transaction),
+        transaction: limit(timeouts.transaction),
+        query: limit(timeouts.query),
+    }
+}
+
+/// What holds for logins, of applications and of administrators.
+pub fn policy(config: &Config) -> Policy {
+    // A wait must end before the login is ended by its own timeout.
+    let bound = config.proxy.login_timeout / 2;
+    Policy {
+        failures: Allowance {
+            free: config.access.failures_free,
+            interval: config.access.failure_interval,
+            delay_max: config.access.failure_delay_max.min(bound),
+        },
+        logins_per_second_max: config.limits.logins_per_second_max,
+        login_wait_max: config.limits.login_wait_max.min(bound),
     }
 }
 

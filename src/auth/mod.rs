@@ -1,4 +1,4 @@
-//! Proving who one is: SCRAM-SHA-256 in both roles, md5 towards old servers. Sans-IO.
+//! Proving who one is: SCRAM-SHA-256 in both roles, md5 towards old servers; and how often one may try. Sans-IO.
 //!
 //! Owns the cryptography and the order of the SCRAM messages. It deliberately owns no frame (the messages travel inside
 //! those of `wire`), no random source and no thread: nonces come in, and the one slow step, deriving keys from a
@@ -11,7 +11,9 @@
 //! [`Fingerprint`] of its verifier so that it is never tried against another one.
 
 pub mod md5;
+pub mod pace;
 pub mod scram;
+pub mod throttle;
 
 use std::fmt;
 

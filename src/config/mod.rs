@@ -23,7 +23,8 @@ pub use closest::closest;
 pub use problem::{ConfigErrors, Problem};
 pub use reference::reference;
 pub use settings::{
-    Admin, Apply, Config, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store, section_doc,
+    Access, Admin, Apply, Config, Limits, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store,
+    section_doc,
 };
 pub use value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks};
 

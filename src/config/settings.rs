@@ -227,20 +227,36 @@ settings! {
     }
     /// How long clients may take. 0 is no limit. Time at a shut gate or in line for a connection does not count. PostgreSQL's own
     /// timeouts of roles and databases work as well, and move with the database.
-    ["limits"] limits: Limits {
+    ["timeouts"] timeouts: Timeouts {
         /// A client without a transaction that has asked nothing for so long is ended with 57P05.
-        idle_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        idle: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
         /// A client that has asked nothing for so long inside a transaction is ended with 25P03.
-        transaction_idle_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        idle_in_transaction: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
         /// A client whose transaction takes longer is ended with 25P04.
-        transaction_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        transaction: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
         /// A client whose query takes longer is ended with 57014, and the query with it.
-        query_timeout: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        query: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
     }
     /// How PostgreSQL systems prove who they are; each system has its own SSLMODE.
     ["server_tls"] server_tls: ServerTls {
         /// Authorities that certificates of systems are checked against, PEM. Those of the machine where not set.
         ca: Option<PathBuf> = None, Restart, example "\"systems.crt\"";
+    }
+    /// Who may come in. Holds for applications and administrators.
+    ["access"] access: Access {
+        /// Failed logins of a role from an address that are answered at once. An address may fail ten times as often, whatever the role.
+        failures_free: u32 = 5, Reload, within 0..=100_000;
+        /// Afterwards, one failure is answered in this time. A right password is never delayed. "0s": no limit.
+        failure_interval: Duration = seconds(2), Reload, within ms(0)..=seconds(3_600);
+        /// The longest that the answer to a failed login waits. More attempts than this has room for are refused with 53300, without a look at the password. At most half of proxy.login_timeout.
+        failure_delay_max: Duration = seconds(6), Reload, within ms(0)..=seconds(600);
+    }
+    /// How many may come in.
+    ["limits"] limits: Limits {
+        /// Logins of applications that begin in a second; others wait for their turn. 0: no limit.
+        logins_per_second_max: u32 = 0, Reload, within 0..=1_000_000;
+        /// The longest that one waits for its turn; others are refused with 53300. At most half of proxy.login_timeout.
+        login_wait_max: Duration = seconds(5), Reload, within ms(0)..=seconds(600);
     }
     /// The admin port: SQL for those who run the platform, with psql or any driver.
     ["admin"] admin: Admin {

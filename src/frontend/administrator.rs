@@ -69,7 +69,7 @@ impl Frontend {
         if let Some(negotiation) = startup.message.negotiation() {
             backend::negotiate_protocol_version(&mut channel.out, &negotiation);
         }
-        self.prove(channel, &startup, users).await?;
+        self.prove(channel, &startup, address, users).await?;
         refuse_other_databases(startup.message.database())?;
         backend::authentication_ok(&mut channel.out);
         channel.send().await?;
@@ -87,9 +87,12 @@ impl Frontend {
         &self,
         channel: &mut Channel,
         startup: &Startup,
+        address: SocketAddr,
         users: &HashMap<String, Verifier>,
     ) -> Result<(), FrontendError> {
         let name = startup.message.role();
+        let attempt = self.access.attempt(Some(address.ip()), name);
+        attempt.look()?;
         let offer = startup.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
         let login = match users.get(name) {
             Some(verifier) => ServerLogin::new(verifier.clone(), offer),
@@ -98,7 +101,7 @@ impl Frontend {
                 ServerLogin::unknown(&self.mock, name, iterations, offer)
             }
         };
-        login::scram(channel, name, login).await.map(drop)
+        login::scram(channel, &attempt, login).await.map(drop)
     }
 }
 

@@ -36,6 +36,11 @@ pub enum FrontendError {
         #[source]
         source: ScramError,
     },
+    /// The proof was not looked at.
+    #[error("too many logins of role \"{role}\" from there failed")]
+    Throttled { role: String },
+    #[error("more than {per_second} logins in a second")]
+    TooManyLogins { per_second: u32 },
     #[error("role \"{role}\" has an md5 password")]
     Md5Role { role: String },
     #[error("role \"{role}\" may not log in")]
@@ -75,6 +80,9 @@ impl Explain for FrontendError {
             | FrontendError::UnexpectedMessage { .. } => SqlState::PROTOCOL_VIOLATION,
             FrontendError::TlsRequired | FrontendError::MayNotLogIn { .. } => SqlState::INVALID_AUTHORIZATION,
             FrontendError::Password { source, .. } => source.sqlstate(),
+            FrontendError::Throttled { .. } | FrontendError::TooManyLogins { .. } => {
+                SqlState::TOO_MANY_CONNECTIONS
+            }
             FrontendError::Md5Role { .. } => SqlState::INVALID_PASSWORD,
             FrontendError::UnknownDatabase { .. } | FrontendError::AdminDatabase { .. } => {
                 SqlState::INVALID_CATALOG_NAME
@@ -94,7 +102,10 @@ impl Explain for FrontendError {
     fn retry(&self) -> Retry {
         match self {
             FrontendError::Gone | FrontendError::Io(_) | FrontendError::TooSlow => Retry::Now,
-            FrontendError::Refused { .. } | FrontendError::Md5Role { .. } => Retry::Later,
+            FrontendError::Refused { .. }
+            | FrontendError::Md5Role { .. }
+            | FrontendError::Throttled { .. }
+            | FrontendError::TooManyLogins { .. } => Retry::Later,
             _ => Retry::Never,
         }
     }
@@ -108,6 +119,10 @@ impl Explain for FrontendError {
             | FrontendError::Md5Role { role } => {
                 format!("password authentication failed for user \"{role}\"")
             }
+            FrontendError::Throttled { role } => {
+                format!("too many failed logins for user \"{role}\" from this address")
+            }
+            FrontendError::TooManyLogins { .. } => "too many clients log in at the same time".to_owned(),
             FrontendError::Password { source, .. } => source.message(),
             FrontendError::MayNotLogIn { role } => format!("role \"{role}\" is not permitted to log in"),
             FrontendError::UnknownDatabase { database } | FrontendError::AdminDatabase { database } => {
@@ -130,6 +145,12 @@ impl Explain for FrontendError {
             FrontendError::Md5Role { role } => Some(format!(
                 "The password of role \"{role}\" is stored as md5, which Freehold does not accept."
             )),
+            FrontendError::Throttled { .. } => {
+                Some("The password of this attempt was not looked at; it may be right.".to_owned())
+            }
+            FrontendError::TooManyLogins { per_second } => {
+                Some(format!("limits.logins_per_second_max allows {per_second} in a second."))
+            }
             FrontendError::Refused { refusal, .. } => refusal.detail.clone(),
             _ => None,
         }
@@ -142,6 +163,10 @@ impl Explain for FrontendError {
                 "Set the password again with password_encryption = 'scram-sha-256'; it may be the same password."
                     .to_owned(),
             ),
+            FrontendError::Throttled { .. } => Some(
+                "Try again in a while. Look for a program at this address that has an old password.".to_owned(),
+            ),
+            FrontendError::TooManyLogins { .. } => Some("Try again, each client after another time.".to_owned()),
             FrontendError::AdminDatabase { .. } => Some(
                 "This port serves the databases of applications. Freehold's own commands are on the admin port."
                     .to_owned(),

@@ -1,8 +1,10 @@
 //! Proving who one is: SCRAM against the verifier that the system has, or against a made-up one.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use super::access::Attempt;
 use super::channel::Channel;
 use super::opening::Startup;
 use super::{Frontend, FrontendError};
@@ -38,6 +40,7 @@ pub(super) async fn login(
     frontend: &Frontend,
     channel: &mut Channel,
     startup: &Startup,
+    address: SocketAddr,
 ) -> Result<Admitted, FrontendError> {
     let (role, database) = (startup.message.role(), startup.message.database());
     if ADMIN_DATABASES.contains(&database) {
@@ -46,10 +49,13 @@ pub(super) async fn login(
     if let Some(negotiation) = startup.message.negotiation() {
         backend::negotiate_protocol_version(&mut channel.out, &negotiation);
     }
+    frontend.access.turn().await?;
+    let attempt = frontend.access.attempt(Some(address.ip()), role);
+    attempt.look()?;
     let offer = startup.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
     match claim(frontend, role, database) {
         Claim::Known { route, login, verifier } => {
-            let keys = scram(channel, role, ServerLogin::new(verifier, offer)).await?;
+            let keys = scram(channel, &attempt, ServerLogin::new(verifier, offer)).await?;
             admit(channel, &route, &login)?;
             channel.send().await?;
             Ok(Admitted { route, keys })
@@ -57,7 +63,7 @@ pub(super) async fn login(
         Claim::Hopeless(reason) => {
             let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
             let mock = ServerLogin::unknown(&frontend.mock, role, iterations, offer);
-            match scram(channel, role, mock).await {
+            match scram(channel, &attempt, mock).await {
                 Err(FrontendError::Password { source: ScramError::Rejected, .. }) | Ok(_) => Err(reason),
                 Err(other) => Err(other),
             }
@@ -93,10 +99,10 @@ fn claim(frontend: &Frontend, role: &str, database: &str) -> Claim {
 /// The SASL exchange, up to and without AuthenticationOk.
 pub(super) async fn scram(
     channel: &mut Channel,
-    role: &str,
+    attempt: &Attempt<'_>,
     login: ServerLogin,
 ) -> Result<ClientKeys, FrontendError> {
-    let rejected = |source| FrontendError::Password { role: role.to_owned(), source };
+    let rejected = |source| FrontendError::Password { role: attempt.role.to_owned(), source };
     backend::authentication_sasl(&mut channel.out, login.mechanisms());
     channel.send().await?;
     let body = password_message(channel).await?;
@@ -107,9 +113,20 @@ pub(super) async fn scram(
     backend::authentication_sasl_continue(&mut channel.out, challenge.as_bytes());
     channel.send().await?;
     let proof = password_message(channel).await?;
-    let (outcome, keys) = next.finish(&proof).map_err(rejected)?;
-    backend::authentication_sasl_final(&mut channel.out, outcome.as_bytes());
-    Ok(keys)
+    attempt.look()?;
+    match next.finish(&proof) {
+        Ok((outcome, keys)) => {
+            attempt.succeeded();
+            backend::authentication_sasl_final(&mut channel.out, outcome.as_bytes());
+            Ok(keys)
+        }
+        Err(error) => {
+            if error == ScramError::Rejected {
+                attempt.failed().await;
+            }
+            Err(rejected(error))
+        }
+    }
 }
 
 async fn password_message(channel: &mut Channel) -> Result<bytes::Bytes, FrontendError> {

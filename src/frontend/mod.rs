@@ -9,6 +9,9 @@
 //! for the whole. A database that does not exist, a role that does not exist and a wrong password take the same messages
 //! and the same work; a database's state (deprecated, refused) is told only to those who have proved who they are.
 
+mod access;
+#[cfg(test)]
+mod access_tests;
 mod administrator;
 mod balancer;
 mod channel;
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+pub use access::{Access, Policy};
 pub use administrator::{AdminVisitor, Administrator};
 pub use balancer::Balancers;
 pub use error::FrontendError;
@@ -59,6 +63,7 @@ pub struct Frontend {
     pub login_time_max: Duration,
     /// For the logins of roles that do not exist.
     pub mock: MockSecret,
+    pub access: Arc<Access>,
 }
 
 /// Who came.
@@ -119,7 +124,7 @@ impl Frontend {
         match opening::open(self, channel).await? {
             Opened::Cancel(request) => Ok(Visitor::Cancel { request, stream: channel.take_stream()? }),
             Opened::Startup(startup) => {
-                let admitted = login::login(self, channel, &startup).await?;
+                let admitted = login::login(self, channel, &startup, address).await?;
                 let keys = Arc::new(admitted.keys);
                 admitted.route.remember_keys(startup.message.role(), &keys);
                 Ok(Visitor::Client(Box::new(Client {

@@ -16,7 +16,7 @@ use crate::wire::message::backend::{Authentication, ErrorFields, parse_authentic
 use crate::wire::message::frontend as ask;
 use crate::wire::startup;
 
-const PASSWORD: &str = "open sesame";
+pub(super) const PASSWORD: &str = "open sesame";
 
 fn record(service: Service) -> RouteRecord {
     RouteRecord {
@@ -45,7 +45,7 @@ fn role(name: &str, verifier: Option<String>) -> Login {
     }
 }
 
-fn frontend_with(service: Service) -> Frontend {
+pub(super) fn frontend_with(service: Service) -> Frontend {
     let routes = RouteTable::new(1);
     let route = routes.install(record(service));
     let verifier = Verifier::from_password(PASSWORD, &[7; 16], 4096.try_into().unwrap()).to_string();
@@ -65,18 +65,19 @@ fn frontend_with(service: Service) -> Frontend {
         encryption: Encryption::Optional,
         login_time_max: Duration::from_secs(20),
         mock: MockSecret::from_random([3; 32]),
+        access: Arc::default(),
     }
 }
 
 /// A client's socket, while the frontend receives the other end of it.
-struct Knock {
+pub(super) struct Knock {
     tcp: TcpStream,
     inbox: BytesMut,
     receiving: tokio::task::JoinHandle<Result<Visitor, FrontendError>>,
 }
 
 impl Knock {
-    async fn at(frontend: Frontend) -> Knock {
+    pub(super) async fn at(frontend: Frontend) -> Knock {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, address) = listener.accept().await.unwrap();
@@ -91,7 +92,7 @@ impl Knock {
         self.tcp.write_all(&out).await.unwrap();
     }
 
-    async fn startup(&mut self, role: &str, database: &str) {
+    pub(super) async fn startup(&mut self, role: &str, database: &str) {
         self.send(|out| startup::startup_message(out, 0, [("user", role), ("database", database)])).await;
     }
 
@@ -111,7 +112,7 @@ impl Knock {
     }
 
     /// Logs in like libpq; the tags that came, and the error if it ended with one.
-    async fn login(&mut self, password: &str) -> (String, Option<ErrorFields>) {
+    pub(super) async fn login(&mut self, password: &str) -> (String, Option<ErrorFields>) {
         let mut tags = String::new();
         let mut started = None;
         let mut challenged = None;

@@ -68,7 +68,7 @@ impl Overdue {
             Overdue::Query => (SqlState::QUERY_CANCELED, "query timeout"),
         };
         Refusal::fatal(sqlstate, format!("terminating connection due to {what}"))
-            .with_hint("The limit is one of the platform's, in the section [limits] of its configuration.")
+            .with_hint("The limit is one of the platform's, in the section [timeouts] of its configuration.")
     }
 
     /// The server still works for the client.

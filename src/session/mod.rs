@@ -55,7 +55,7 @@ use self::registry::Registry;
 use self::worker::Errand;
 use crate::auth::scram::MockSecret;
 use crate::frontend::listener::{ListenOptions, Listener};
-use crate::frontend::{Balancers, Encryption, Frontend};
+use crate::frontend::{Access, Balancers, Encryption, Frontend};
 use crate::route::RouteTable;
 use crate::tls::{Acceptor, Connector};
 
@@ -85,6 +85,8 @@ pub struct DataPlaneConfig {
     pub mock: MockSecret,
     /// Cancel requests that an address may send; 0 is any number.
     pub cancels_per_second_max: u32,
+    /// Who may come in, and how many.
+    pub access: Arc<Access>,
 }
 
 /// What all workers share; nothing in it is written for a query.
@@ -140,6 +142,7 @@ impl DataPlane {
                 encryption: config.encryption,
                 login_time_max: config.login_time_max,
                 mock: config.mock,
+                access: config.access,
             },
             connector: config.connector,
             registry: Arc::default(),

@@ -100,6 +100,7 @@ impl Stage {
             pool: PoolSettings::default(),
             mock: MockSecret::from_random([1; 32]),
             cancels_per_second_max: 0,
+            access: Arc::default(),
         };
         change(&mut config);
         let plane = DataPlane::start(config, Arc::clone(&routes)).unwrap();

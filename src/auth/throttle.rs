@@ -1,0 +1,314 @@
+//! How often somebody may guess a password.
+//!
+//! Owns two tables of fixed size: failed logins of a role from an address, and of an address whatever the role. It
+//! deliberately knows no clock: the time comes in.
+//!
+//! # Why
+//! A lock-out punishes the wrong ones: behind one address there may be a hundred services, and one of them has an old
+//! password. So a failure costs time instead. Each one puts its key into debt; while the debt is small, nothing
+//! happens; then the answer *that it failed* waits until the debt is paid down to the allowance. A right password is
+//! never delayed, and clears the debt of its role. Only where answers would wait for longer than is allowed are logins
+//! refused without a look at the password: that is reached by many attempts at once, not by one client that tries again.
+//!
+//! A table has no more memory than at its start. A slot that is needed is taken from the smallest debt among a few, so
+//! whoever wants to be forgotten must first get others into deeper debt, and pays for that.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Keys that a table remembers, in sets of [`SET_SLOTS`].
+const SETS: usize = 4096;
+const SET_SLOTS: usize = 4;
+
+/// An address may have many roles behind it: it is allowed so many times what one role is.
+const ADDRESS_FACTOR: u32 = 10;
+
+/// What is allowed of failed logins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Failures that are answered at once.
+    pub free: u32,
+    /// Afterwards, one in this time. Zero: no limit.
+    pub interval: Duration,
+    /// The longest that an answer waits; more failures than this has room for are refused unseen.
+    pub delay_max: Duration,
+}
+
+impl Allowance {
+    pub const UNLIMITED: Allowance =
+        Allowance { free: 0, interval: Duration::ZERO, delay_max: Duration::ZERO };
+
+    fn of_address(self) -> Allowance {
+        Allowance {
+            free: self.free.saturating_mul(ADDRESS_FACTOR),
+            interval: self.interval / ADDRESS_FACTOR,
+            delay_max: self.delay_max,
+        }
+    }
+
+    /// How long the answer to a failure waits, if that failure makes the debt so large.
+    fn delay(self, debt: Duration) -> Duration {
+        debt.saturating_sub(self.interval.saturating_mul(self.free))
+    }
+}
+
+/// Who guesses what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guess {
+    role: u64,
+    address: u64,
+}
+
+/// The failed logins of a process.
+#[derive(Debug)]
+pub struct Throttle {
+    /// Secret, so that nobody can choose keys that share a set.
+    hashes: RandomState,
+    begun: Instant,
+    by_role: Mutex<Table>,
+    by_address: Mutex<Table>,
+}
+
+impl Throttle {
+    pub fn new(now: Instant) -> Throttle {
+        Throttle {
+            hashes: RandomState::new(),
+            begun: now,
+            by_role: Mutex::new(Table::new(SETS)),
+            by_address: Mutex::new(Table::new(SETS)),
+        }
+    }
+
+    /// `address`: `None` for a Unix socket.
+    pub fn guess(&self, address: Option<IpAddr>, role: &str) -> Guess {
+        let neighbourhood = address.map(neighbourhood);
+        Guess {
+            role: self.hashes.hash_one((neighbourhood, role)),
+            address: self.hashes.hash_one(neighbourhood),
+        }
+    }
+
+    /// Whether a password is looked at. `false`: the login fails whatever it is.
+    pub fn may_try(&self, guess: Guess, allowance: Allowance, now: Instant) -> bool {
+        let now = self.clock(now);
+        let room = |table: &Mutex<Table>, key: u64, allowance: Allowance| {
+            let debt = lock(table).debt(key, now).saturating_add(allowance.interval);
+            allowance.delay(debt) <= allowance.delay_max
+        };
+        allowance.interval.is_zero()
+            || (room(&self.by_role, guess.role, allowance)
+                && room(&self.by_address, guess.address, allowance.of_address()))
+    }
+
+    /// A login failed. The answer: how long to wait before it is told.
+    pub fn failed(&self, guess: Guess, allowance: Allowance, now: Instant) -> Duration {
+        if allowance.interval.is_zero() {
+            return Duration::ZERO;
+        }
+        let now = self.clock(now);
+        let charge = |table: &Mutex<Table>, key: u64, allowance: Allowance| {
+            allowance.delay(lock(table).charge(key, allowance.interval, now))
+        };
+        let of_role = charge(&self.by_role, guess.role, allowance);
+        let of_address = charge(&self.by_address, guess.address, allowance.of_address());
+        of_role.max(of_address).min(allowance.delay_max)
+    }
+
+    /// A login succeeded: who knows the password did not guess it. What its address owes for other roles stays.
+    pub fn succeeded(&self, guess: Guess) {
+        lock(&self.by_role).clear(guess.role);
+    }
+
+    fn clock(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.begun)
+    }
+}
+
+/// A subscriber of IPv6 has at least a /64 to take addresses from.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(six) => {
+            let mut segments = six.segments();
+            segments.iter_mut().skip(4).for_each(|segment| *segment = 0);
+            IpAddr::from(segments)
+        }
+        four => four,
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Until when a key is in debt. Free where that has passed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    key: u64,
+    until: Duration,
+}
+
+struct Table(Vec<[Slot; SET_SLOTS]>);
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("sets", &self.0.len()).finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    fn new(sets: usize) -> Table {
+        Table(vec![[Slot::default(); SET_SLOTS]; sets])
+    }
+
+    fn set(&mut self, key: u64) -> &mut [Slot] {
+        let sets = self.0.len() as u64;
+        let index = usize::try_from(key.checked_rem(sets).unwrap_or(0)).unwrap_or(0);
+        self.0.get_mut(index).map_or(&mut [], |set| set.as_mut_slice())
+    }
+
+    fn debt(&mut self, key: u64, now: Duration) -> Duration {
+        let slot = self.set(key).iter().find(|slot| slot.key == key);
+        slot.map_or(Duration::ZERO, |slot| slot.until.saturating_sub(now))
+    }
+
+    /// Adds to the debt of a key, and says how large it is now.
+    fn charge(&mut self, key: u64, cost: Duration, now: Duration) -> Duration {
+        let set = self.set(key);
+        let slot = match set.iter().position(|slot| slot.key == key) {
+            Some(index) => set.get_mut(index),
+            None => set.iter_mut().min_by_key(|slot| slot.until),
+        };
+        let Some(slot) = slot else { return Duration::ZERO };
+        let begin = if slot.key == key { slot.until.max(now) } else { now };
+        *slot = Slot { key, until: begin.saturating_add(cost) };
+        slot.until.saturating_sub(now)
+    }
+
+    fn clear(&mut self, key: u64) {
+        self.set(key).iter_mut().filter(|slot| slot.key == key).for_each(|slot| *slot = Slot::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWANCE: Allowance =
+        Allowance { free: 3, interval: Duration::from_secs(2), delay_max: Duration::from_secs(6) };
+
+    fn address(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    /// A throttle with a clock.
+    struct Play {
+        throttle: Throttle,
+        now: Instant,
+    }
+
+    impl Play {
+        fn begin() -> Play {
+            let now = Instant::now();
+            Play { throttle: Throttle::new(now), now }
+        }
+
+        /// The seconds that the answer waits; `None`: it was refused unseen.
+        fn fail(&self, guess: Guess) -> Option<u64> {
+            let seen = self.throttle.may_try(guess, ALLOWANCE, self.now);
+            seen.then(|| self.throttle.failed(guess, ALLOWANCE, self.now).as_secs())
+        }
+
+        fn wait(&mut self, seconds: u64) {
+            self.now += Duration::from_secs(seconds);
+        }
+    }
+
+    #[test]
+    fn failures_are_free_then_slow_then_unseen() {
+        let play = Play::begin();
+        let guess = play.throttle.guess(address("10.0.0.1"), "app");
+        let answers: Vec<_> = (0..8).map(|_| play.fail(guess)).collect();
+        assert_eq!(answers, [Some(0), Some(0), Some(0), Some(2), Some(4), Some(6), None, None]);
+    }
+
+    #[test]
+    fn one_who_waits_for_each_answer_is_seen_for_ever_at_the_same_pace() {
+        let mut play = Play::begin();
+        let guess = play.throttle.guess(address("10.0.0.1"), "app");
+        for _ in 0..ALLOWANCE.free {
+            assert_eq!(play.fail(guess), Some(0));
+        }
+        for _ in 0..100 {
+            let delay = play.fail(guess).unwrap();
+            assert_eq!(delay, 2);
+            play.wait(delay);
+        }
+    }
+
+    #[test]
+    fn a_debt_is_paid_by_waiting_and_cleared_by_a_right_password() {
+        let mut play = Play::begin();
+        let guess = play.throttle.guess(address("10.0.0.1"), "app");
+        while play.fail(guess).is_some() {}
+        play.wait(12);
+        assert_eq!(play.fail(guess), Some(0));
+        while play.fail(guess).is_some() {}
+        play.throttle.succeeded(guess);
+        assert_eq!(play.fail(guess), Some(0));
+    }
+
+    #[test]
+    fn other_roles_and_other_addresses_are_not_concerned() {
+        let play = Play::begin();
+        let guess = play.throttle.guess(address("10.0.0.1"), "app");
+        while play.fail(guess).is_some() {}
+        assert_eq!(play.fail(play.throttle.guess(address("10.0.0.2"), "app")), Some(0));
+        assert_eq!(play.fail(play.throttle.guess(address("10.0.0.1"), "other")), Some(0));
+        assert_eq!(play.fail(play.throttle.guess(None, "app")), Some(0));
+    }
+
+    #[test]
+    fn one_address_may_not_try_every_role() {
+        let play = Play::begin();
+        let tried = (0..1000).filter(|role| {
+            play.fail(play.throttle.guess(address("10.0.0.1"), &format!("role{role}"))).is_some()
+        });
+        // Thirty free ones, and what six seconds have room for at five in a second.
+        assert_eq!(tried.count(), 60);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address_and_a_mapped_address_is_its_own() {
+        let throttle = Play::begin().throttle;
+        let guess = |text| throttle.guess(address(text), "app");
+        assert_eq!(guess("2001:db8:1:2::1"), guess("2001:db8:1:2:ffff::9"));
+        assert_ne!(guess("2001:db8:1:2::1"), guess("2001:db8:1:3::1"));
+        assert_eq!(guess("::ffff:10.0.0.1"), guess("10.0.0.1"));
+        assert_ne!(guess("10.0.0.1"), guess("10.0.0.2"));
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_smallest_debt() {
+        let mut table = Table::new(1);
+        let (now, second) = (Duration::ZERO, Duration::from_secs(1));
+        for key in 1..=4 {
+            table.charge(key, second * u32::try_from(key).unwrap(), now);
+        }
+        table.charge(5, second * 9, now);
+        assert_eq!(table.debt(1, now), Duration::ZERO);
+        assert_eq!((table.debt(2, now), table.debt(5, now)), (second * 2, second * 9));
+    }
+
+    #[test]
+    fn without_an_interval_nothing_is_throttled() {
+        let play = Play::begin();
+        let guess = play.throttle.guess(address("10.0.0.1"), "app");
+        for _ in 0..1000 {
+            assert!(play.throttle.may_try(guess, Allowance::UNLIMITED, play.now));
+            assert_eq!(play.throttle.failed(guess, Allowance::UNLIMITED, play.now), Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Who may come in, and how many of them: what all logins of a port have in common.
+//!
+//! ```text
+//!   startup packet -> pace: one's turn, or 53300
+//!   proof          -> throttle: looked at, or 53300 unseen
+//!   wrong          -> the answer waits, longer with each failure
+//!   right          -> the failures of this role and address are forgotten
+//! ```
+//!
+//! # Why 53300 and not 28P01 for a proof that is not looked at
+//! Drivers take 28P01 for the last word on a password. This one may be right: it was not read, and is to be sent again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use metrics::Counter;
+
+use super::FrontendError;
+use crate::auth::pace::Pace;
+use crate::auth::throttle::{Allowance, Guess, Throttle};
+use crate::telemetry::{Metrics, names};
+
+/// What the configuration says of logins. Replaced as a whole when it is read again.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Failed logins of one role from one address; see [`Throttle`].
+    pub failures: Allowance,
+    /// Logins that begin in a second, all together. 0: no limit.
+    pub logins_per_second_max: u32,
+    /// The longest that one waits for its turn.
+    pub login_wait_max: Duration,
+}
+
+impl Default for Policy {
+    /// No limits.
+    fn default() -> Policy {
+        Policy { failures: Allowance::UNLIMITED, logins_per_second_max: 0, login_wait_max: Duration::ZERO }
+    }
+}
+
+/// The logins of one port. What it counts outlives a change of the policy.
+#[derive(Debug)]
+pub struct Access {
+    policy: ArcSwap<Policy>,
+    throttle: Throttle,
+    pace: Pace,
+    metrics: Metrics,
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access::new(Policy::default(), Metrics::new())
+    }
+}
+
+impl Access {
+    pub fn new(policy: Policy, metrics: Metrics) -> Access {
+        let now = Instant::now();
+        Access {
+            policy: ArcSwap::from_pointee(policy),
+            throttle: Throttle::new(now),
+            pace: Pace::new(now),
+            metrics,
+        }
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Holds for the next login. Whoever is connected stays.
+    pub fn set_policy(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+    }
+
+    /// Waits for one's turn to log in.
+    pub(super) async fn turn(&self) -> Result<(), FrontendError> {
+        let (per_second, wait_max) = {
+            let policy = self.policy.load();
+            (policy.logins_per_second_max, policy.login_wait_max)
+        };
+        match self.pace.turn(per_second, wait_max, Instant::now()) {
+            Some(Duration::ZERO) => {}
+            Some(wait) => tokio::time::sleep(wait).await,
+            None => {
+                self.refused("rate").increment(1);
+                return Err(FrontendError::TooManyLogins { per_second });
+            }
+        }
+        Ok(())
+    }
+
+    /// A login of this role that begins.
+    pub(super) fn attempt<'a>(&'a self, address: Option<IpAddr>, role: &'a str) -> Attempt<'a> {
+        Attempt { access: self, guess: self.throttle.guess(address, role), role }
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn refused(&self, reason: &'static str) -> Counter {
+        self.metrics.counter(&names::LOGINS_REFUSED, &[reason])
+    }
+}
+
+/// One login, between its first message and its outcome.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    access: &'a Access,
+    guess: Guess,
+    pub(super) role: &'a str,
+}
+
+impl Attempt<'_> {
+    /// Whether the proof is looked at. Asked before the first message, to save the work, and again with the proof at hand:
+    /// many may have failed between the two.
+    pub(super) fn look(&self) -> Result<(), FrontendError> {
+        let allowance = self.access.policy.load().failures;
+        if self.access.throttle.may_try(self.guess, allowance, Instant::now()) {
+            return Ok(());
+        }
+        self.access.refused("throttled").increment(1);
+        Err(FrontendError::Throttled { role: self.role.to_owned() })
+    }
+
+    /// The proof was wrong, or could not have been right. Returns when that may be told.
+    pub(super) async fn failed(&self) {
+        let allowance = self.access.policy.load().failures;
+        let delay = self.access.throttle.failed(self.guess, allowance, Instant::now());
+        self.access.refused("failed").increment(1);
+        tokio::time::sleep(delay).await;
+    }
+
+    pub(super) fn succeeded(&self) {
+        self.access.throttle.succeeded(self.guess);
+    }
+}

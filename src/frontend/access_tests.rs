@@ -1,0 +1,88 @@
+//! How often one may try, through the door.
+
+use std::time::Duration;
+
+use super::access::{Access, Policy};
+use super::tests::{Knock, PASSWORD, frontend_with};
+use super::*;
+use crate::auth::throttle::Allowance;
+use crate::error::SqlState;
+use crate::model::Service;
+use crate::telemetry::Metrics;
+
+/// Failures beyond the free ones are refused at once, and stay so for longer than a test.
+const STRICT: Allowance =
+    Allowance { free: 3, interval: Duration::from_secs(3_600), delay_max: Duration::ZERO };
+
+fn guarded(policy: Policy) -> (Arc<Access>, impl Fn() -> Frontend) {
+    let access = Arc::new(Access::new(policy, Metrics::new()));
+    let kept = Arc::clone(&access);
+    (access, move || Frontend { access: Arc::clone(&kept), ..frontend_with(Service::Serving) })
+}
+
+async fn try_login(frontend: Frontend, role: &str, password: &str) -> (String, Option<SqlState>) {
+    let mut knock = Knock::at(frontend).await;
+    knock.startup(role, "shop").await;
+    let (tags, error) = knock.login(password).await;
+    (tags, error.map(|error| error.sqlstate()))
+}
+
+#[tokio::test]
+async fn after_some_failures_a_password_is_not_looked_at_whether_the_role_exists_or_not() {
+    let (_, door) = guarded(Policy { failures: STRICT, ..Policy::default() });
+    for role in ["app", "nobody", "old", "expired"] {
+        for _ in 0..3 {
+            let (tags, sqlstate) = try_login(door(), role, "wrong").await;
+            assert_eq!((tags.as_str(), sqlstate), ("RRE", Some(SqlState::INVALID_PASSWORD)), "{role}");
+        }
+        let (tags, sqlstate) = try_login(door(), role, PASSWORD).await;
+        assert_eq!((tags.as_str(), sqlstate), ("E", Some(SqlState::TOO_MANY_CONNECTIONS)), "{role}");
+    }
+    assert_eq!(try_login(door(), "group", PASSWORD).await.1, Some(SqlState::INVALID_AUTHORIZATION));
+}
+
+#[tokio::test]
+async fn a_right_password_forgives_the_wrong_ones_before_it() {
+    let (_, door) = guarded(Policy { failures: STRICT, ..Policy::default() });
+    for _ in 0..5 {
+        for _ in 0..2 {
+            assert_eq!(try_login(door(), "app", "wrong").await.1, Some(SqlState::INVALID_PASSWORD));
+        }
+        assert_eq!(try_login(door(), "app", PASSWORD).await.1, None);
+    }
+}
+
+#[tokio::test]
+async fn attempts_that_began_together_are_counted_before_each_is_looked_at() {
+    let (_, door) = guarded(Policy { failures: STRICT, ..Policy::default() });
+    let attempts = (0..20).map(|_| try_login(door(), "app", "wrong"));
+    let outcomes = futures_util::future::join_all(attempts).await;
+    let seen = outcomes.iter().filter(|(_, sqlstate)| *sqlstate == Some(SqlState::INVALID_PASSWORD)).count();
+    assert_eq!(seen, 3, "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_new_policy_holds_for_the_next_login() {
+    let (access, door) = guarded(Policy { failures: STRICT, ..Policy::default() });
+    for _ in 0..3 {
+        try_login(door(), "app", "wrong").await;
+    }
+    assert_eq!(try_login(door(), "app", PASSWORD).await.1, Some(SqlState::TOO_MANY_CONNECTIONS));
+    access.set_policy(Policy::default());
+    assert_eq!(try_login(door(), "app", PASSWORD).await.1, None);
+}
+
+#[tokio::test]
+async fn more_logins_than_a_second_may_have_are_refused_if_they_cannot_wait() {
+    let (access, door) = guarded(Policy { logins_per_second_max: 1, ..Policy::default() });
+    let outcomes = futures_util::future::join_all((0..50).map(|_| try_login(door(), "app", PASSWORD))).await;
+    let refused = outcomes.iter().filter(|outcome| outcome.1 == Some(SqlState::TOO_MANY_CONNECTIONS)).count();
+    let admitted = outcomes.iter().filter(|outcome| outcome.1.is_none()).count();
+    assert!(refused > 0 && admitted > 0 && refused + admitted == 50, "{outcomes:?}");
+    assert!(
+        access
+            .metrics()
+            .render()
+            .contains(&format!("freehold_logins_refused_total{{reason=\"rate\"}} {refused}"))
+    );
+}
