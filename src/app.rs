@@ -15,6 +15,7 @@
 //! mover ends before the proxies that it waits for, and a move in its pause is finished or aborted before anything else
 //! stops.
 
+pub mod access;
 mod health;
 mod process;
 mod requests;
@@ -32,6 +33,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::access::AccessErrors;
 use self::health::{Figures, HealthPort};
 use self::requests::Reloadable;
 use self::takeover::Successor;
@@ -75,6 +77,8 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the rules of access cannot be used")]
+    Access(#[from] AccessErrors),
     #[error("the administrators cannot be read")]
     Users(#[from] UsersError),
     #[error("cannot listen for metrics on {address}")]
@@ -143,7 +147,7 @@ impl Serve {
         let mover_settings = settings::mover(&config, &connector, settings::fault()?);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
 
-        let access = [(); 2].map(|()| Arc::new(Access::new(settings::policy(&config), metrics.clone())));
+        let access = doors(&config, &metrics)?;
         let [client_access, admin_access] = &access;
         let mut plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
         plane.access = Arc::clone(client_access);
@@ -162,6 +166,7 @@ impl Serve {
             mover: Arc::clone(&mover_settings),
             requests: ask,
             logins: keeper.bell(),
+            access: Arc::clone(client_access),
             metrics: metrics.clone(),
             clock: UnixMillis::now,
         });
@@ -250,6 +255,12 @@ impl Serve {
         }
         drop(self.health);
     }
+}
+
+/// The logins of applications, and those of administrators: counted apart, under one policy.
+fn doors(config: &Config, metrics: &Metrics) -> Result<[Arc<Access>; 2], AccessErrors> {
+    let policy = access::policy(config)?;
+    Ok([(); 2].map(|()| Arc::new(Access::new(policy.clone(), metrics.clone()))))
 }
 
 fn follow(config: &Config, catalog: &Catalog, routes: &Arc<RouteTable>) -> Follower {

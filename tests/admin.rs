@@ -65,6 +65,7 @@ impl Port {
             mover: Arc::new(ArcSwap::from_pointee(MoverSettings::default())),
             requests: ask,
             logins: keeper.bell(),
+            access: Arc::default(),
             metrics: Metrics::new(),
             clock: UnixMillis::now,
         });

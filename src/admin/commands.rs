@@ -120,6 +120,9 @@ commands! {
     SHOW_STATE: "SHOW", "SHOW STATE", ["key", "value"], "Whether this process is active or paused.";
     SHOW_CONFIG: "SHOW", "SHOW CONFIG", ["key", "value", "default", "changeable", "description"],
         "Every setting. changeable: RELOAD applies a change.";
+    SHOW_HBA: "SHOW", "SHOW HBA",
+        ["rule_number", "line_number", "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
+        "The rules by which applications come in, in their order; the first that is for a client decides.";
     SHOW_AUDIT: "SHOW", "SHOW AUDIT", ["at", "who", "command", "reason", "outcome"],
         "Who changed what, newest first.";
     SHOW_VERSION: "SHOW", "SHOW VERSION", ["version"], "The version that runs.";
@@ -218,6 +221,7 @@ fn shown(show: &Show) -> Command {
         Show::Version => SHOW_VERSION,
         Show::Help => SHOW_HELP,
         Show::Audit => SHOW_AUDIT,
+        Show::Hba => SHOW_HBA,
         Show::History(_) => SHOW_HISTORY,
     }
 }

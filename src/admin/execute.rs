@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::control::MoverSettings;
 use crate::control::lifecycle::Reach;
 use crate::error::{Explain, Refusal, Severity};
+use crate::frontend::Access;
 use crate::model::{AuditEntry, SystemRecord, UnixMillis};
 use crate::route::RouteTable;
 use crate::telemetry::{Metrics, names};
@@ -59,6 +60,8 @@ pub struct Parts {
     pub requests: mpsc::Sender<ProcessRequest>,
     /// Rung when roles may have changed.
     pub logins: Arc<Notify>,
+    /// Of applications.
+    pub access: Arc<Access>,
     pub metrics: Metrics,
     pub clock: fn() -> UnixMillis,
 }

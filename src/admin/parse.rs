@@ -87,7 +87,7 @@ impl Parser {
     }
 
     fn show(&mut self) -> Result<Statement, SyntaxError> {
-        const WHAT: [&str; 17] = [
+        const WHAT: [&str; 18] = [
             "DATABASES",
             "DATABASE",
             "SYSTEMS",
@@ -104,6 +104,7 @@ impl Parser {
             "VERSION",
             "HELP",
             "AUDIT",
+            "HBA",
             "HISTORY",
         ];
         Ok(Statement::Show(match self.one_of(&WHAT)? {
@@ -123,6 +124,7 @@ impl Parser {
             "VERSION" => Show::Version,
             "HELP" => Show::Help,
             "AUDIT" => Show::Audit,
+            "HBA" => Show::Hba,
             _ => {
                 self.accept("DATABASE");
                 Show::History(self.database()?)

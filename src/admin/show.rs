@@ -36,6 +36,7 @@ impl Executor {
             Show::Clients => Ok(self.show_clients()),
             Show::Servers => Ok(self.show_servers()),
             Show::State => Ok(self.show_state()),
+            Show::Hba => Ok(self.show_hba()),
             Show::Config => Ok(self.show_config()),
             Show::Version => Ok(Answer::rows(commands::SHOW_VERSION, vec![row![version_text()]])),
             Show::Help => Ok(help()),

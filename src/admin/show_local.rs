@@ -112,6 +112,19 @@ impl Executor {
         Answer::rows(commands::SHOW_POOLS, rows.collect())
     }
 
+    pub(super) fn show_hba(&self) -> Answer {
+        let file = self.parts.config.load().access.hba_file.clone();
+        let file = file.map(|file| file.display().to_string());
+        let policy = self.parts.access.policy();
+        let rows = policy.rules.iter().zip(1_u32..).map(|(rule, number)| {
+            let [databases, roles, address, options] = rule.shown();
+            let line = file.as_ref().map(|_| rule.line);
+            let method = rule.method.as_str();
+            row![number, line, rule.kind.as_str(), databases, roles, address, method, options, file.clone()]
+        });
+        Answer::rows(commands::SHOW_HBA, rows.collect())
+    }
+
     pub(super) fn show_clients(&self) -> Answer {
         let rows = self.each_session(|route, session| {
             let state = if session.activity == Activity::Held { "waiting" } else { "active" };

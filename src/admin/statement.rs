@@ -163,6 +163,7 @@ pub enum Show {
     Version,
     Help,
     Audit,
+    Hba,
     History(DatabaseName),
 }
 

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::settings;
+use super::{access, settings};
 use crate::admin::ProcessRequest;
 use crate::admin::serve::AdminServer;
 use crate::admin::users::read_users;
@@ -43,10 +43,12 @@ impl Reloadable {
         };
         let fresh = read(file)?;
         let users = read_users(&fresh.admin.users_file).map_err(|error| chain(&error))?;
+        let policy = access::policy(&fresh).map_err(|errors| errors.to_string())?;
         let renewals = self.renewals().map_err(|error| chain(&error))?;
         // Everything was read: nothing below can fail.
         renewals.into_iter().for_each(|renew| renew());
         admin.set_users(users);
+        self.access.iter().for_each(|access| access.set_policy(policy.clone()));
         let running = self.config.load_full();
         let differences = running.differences(&fresh);
         self.follow(running.reloaded(&fresh));
@@ -68,7 +70,6 @@ impl Reloadable {
         let fault = self.mover.load().fault.clone();
         self.mover.store(Arc::new(settings::mover(&config, &self.connector, fault)));
         self.logins_interval.send_replace(config.moves.logins_interval);
-        self.access.iter().for_each(|access| access.set_policy(settings::policy(&config)));
         if let Some(log) = &self.log {
             log.set_level(LogLevel::as_str(config.log.level));
         }

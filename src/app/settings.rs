@@ -4,17 +4,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::ServeError;
+use super::{ServeError, access};
 use crate::admin::users::read_users;
-use crate::auth::throttle::Allowance;
 use crate::config::{ClientTls, Config};
 use crate::control::MoverSettings;
 use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
+use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
-use crate::frontend::{Encryption, Policy};
 use crate::session::{PoolSettings, TimeLimits};
-use crate::tls::{self, Acceptor, ClientCertificates, Connector, Roots, ServerTls, TlsError};
+use crate::tls::{self, Acceptor, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError};
 
 /// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
 /// [`crate::control::settings::CrashPoint`].
@@ -94,7 +93,13 @@ pub fn connector(config: &Config) -> Result<Connector, TlsError> {
         Some(file) => Roots::File(file.clone()),
         None => Roots::Native,
     };
-    Connector::open(tls::ClientTls { roots, identity: None })
+    let identity = match (&config.server_tls.cert, &config.server_tls.key) {
+        (Some(certificate), Some(key)) => {
+            Some(Identity { certificate: certificate.clone(), key: key.clone() })
+        }
+        _ => None,
+    };
+    Connector::open(tls::ClientTls { roots, identity })
 }
 
 /// Where clients come in.
@@ -146,21 +151,6 @@ pub fn limits(config: &Config) -> TimeLimits {
     }
 }
 
-/// What holds for logins, of applications and of administrators.
-pub fn policy(config: &Config) -> Policy {
-    // A wait must end before the login is ended by its own timeout.
-    let bound = config.proxy.login_timeout / 2;
-    Policy {
-        failures: Allowance {
-            free: config.access.failures_free,
-            interval: config.access.failure_interval,
-            delay_max: config.access.failure_delay_max.min(bound),
-        },
-        logins_per_second_max: config.limits.logins_per_second_max,
-        login_wait_max: config.limits.login_wait_max.min(bound),
-    }
-}
-
 /// Threads that serve clients.
 pub fn workers(config: &Config) -> usize {
     match usize::try_from(config.proxy.workers) {
@@ -178,13 +168,18 @@ pub fn mistakes(config: &Config) -> Vec<(&'static str, String)> {
         ("proxy.tls_client_ca", &config.proxy.tls_client_ca),
     ];
     let admin = [("admin.tls_key", &config.admin.tls_key), ("admin.tls_cert", &config.admin.tls_cert)];
-    let systems = [("server_tls.ca", &config.server_tls.ca)];
+    let systems = [
+        ("server_tls.ca", &config.server_tls.ca),
+        ("server_tls.cert", &config.server_tls.cert),
+        ("server_tls.key", &config.server_tls.key),
+    ];
     let mut mistakes = Vec::new();
     mistakes.extend(client_acceptor(config).err().map(|error| (named(&error, &proxy), chain(&error))));
     mistakes.extend(admin_acceptor(config).err().map(|error| (named(&error, &admin), chain(&error))));
     mistakes.extend(connector(config).err().map(|error| (named(&error, &systems), chain(&error))));
     mistakes
         .extend(read_users(&config.admin.users_file).err().map(|error| ("admin.users_file", chain(&error))));
+    mistakes.extend(access::policy(config).err().into_iter().flat_map(|errors| errors.0));
     let home = config.store.path.parent().filter(|home| !home.as_os_str().is_empty());
     if let Some(home) = home.filter(|home| !home.is_dir()) {
         mistakes.push(("store.path", format!("{} is no directory", home.display())));

@@ -10,15 +10,20 @@
 //! as the password for that verifier: it lives in memory only, is wiped when dropped, and carries the
 //! [`Fingerprint`] of its verifier so that it is never tried against another one.
 
+pub mod hba;
 pub mod md5;
 pub mod pace;
+pub mod passwords;
 pub mod scram;
 pub mod throttle;
 
 use std::fmt;
+use std::sync::Arc;
 
 use ring::digest;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
+
+use self::md5::Md5Secret;
 
 /// Length of a SHA-256 key.
 pub const KEY_BYTES: usize = 32;
@@ -31,6 +36,19 @@ impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
     }
+}
+
+/// What there is to prove a role to a server, once its client is in.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// Learned from the client's own proof.
+    Keys(Arc<ClientKeys>),
+    /// The role has an md5 password, on the server as here.
+    Md5(Md5Secret),
+    /// The operator has written it down.
+    Password(Arc<Zeroizing<String>>),
+    /// The client brought nothing that opens a server.
+    Nothing,
 }
 
 /// What proves a role to every server that holds the same verifier. Wiped when dropped, never printed.

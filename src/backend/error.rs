@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::Credential;
 use crate::auth::scram::ScramError;
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::Address;
@@ -134,6 +135,11 @@ impl Explain for ConnectError {
     fn hint(&self) -> Option<String> {
         match self {
             ConnectError::Refused { fields, .. } => fields.hint().map(str::to_owned),
+            ConnectError::Authentication { held, .. } if *held == Credential::NOTHING => Some(
+                "This client came in without a password. The platform team gives Freehold one for the role \
+                 (access.server_passwords_file), or a certificate that the server maps to it (server_tls.cert)."
+                    .to_owned(),
+            ),
             ConnectError::Authentication { .. } => {
                 Some("Store the role's password as a SCRAM-SHA-256 verifier on the server.".to_owned())
             }

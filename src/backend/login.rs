@@ -31,10 +31,13 @@ pub(super) async fn authenticate(
             expect_ok(channel).await
         }
         Authentication::Md5Password { salt } => {
-            let Credential::Password(password) = &request.credential else {
-                return Err(impossible(channel, "an md5 password".to_owned(), request));
+            let answer = match &request.credential {
+                Credential::Password(password) => md5::answer(request.role.as_str(), password, salt),
+                Credential::Md5(secret) => secret.answer(salt),
+                Credential::Trust | Credential::Keys(_) => {
+                    return Err(impossible(channel, "an md5 password".to_owned(), request));
+                }
             };
-            let answer = md5::answer(request.role.as_str(), password, salt);
             send_password(channel, answer.as_bytes()).await
         }
         Authentication::CleartextPassword => {
@@ -75,7 +78,7 @@ async fn prove_by_scram(
     request: &ConnectRequest,
     login: ClientLogin,
 ) -> Result<(), ConnectError> {
-    if matches!(request.credential, Credential::Trust) {
+    if matches!(request.credential, Credential::Trust | Credential::Md5(_)) {
         return Err(impossible(channel, login.mechanism.to_owned(), request));
     }
     let mut out = BytesMut::new();
@@ -90,7 +93,7 @@ async fn prove_by_scram(
     let (answer, outcome) = match &request.credential {
         Credential::Keys(keys) => challenge.answer(keys),
         Credential::Password(password) => answer_by_password(channel, challenge, password).await?,
-        Credential::Trust => return Err(unexpected(channel, &message)),
+        Credential::Trust | Credential::Md5(_) => return Err(unexpected(channel, &message)),
     };
     out.clear();
     frontend::sasl_response(&mut out, answer.as_bytes());

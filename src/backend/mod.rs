@@ -38,7 +38,8 @@ pub use error::{ConnectError, QueryError};
 pub use parameters::{Parameters, SharedParameters};
 pub use socket::{Opened, open};
 
-use crate::auth::ClientKeys;
+use crate::auth::md5::Md5Secret;
+use crate::auth::{ClientKeys, Proof};
 use crate::model::{Place, RoleName};
 
 /// Where to connect, and as whom.
@@ -59,16 +60,33 @@ pub enum Credential {
     Trust,
     /// Learned from a client's own login. SCRAM only.
     Keys(Arc<ClientKeys>),
+    /// md5 only: the role's password is stored so on the server.
+    Md5(Md5Secret),
     /// SCRAM, and md5 or cleartext towards servers that know nothing better.
     Password(Zeroizing<String>),
 }
 
 impl Credential {
+    /// [`Credential::kind`] of none.
+    const NOTHING: &'static str = "nothing";
+
     fn kind(&self) -> &'static str {
         match self {
-            Credential::Trust => "nothing",
+            Credential::Trust => Credential::NOTHING,
             Credential::Keys(_) => "SCRAM keys",
+            Credential::Md5(_) => "an md5 secret",
             Credential::Password(_) => "a password",
+        }
+    }
+}
+
+impl From<Proof> for Credential {
+    fn from(proof: Proof) -> Credential {
+        match proof {
+            Proof::Keys(keys) => Credential::Keys(keys),
+            Proof::Md5(secret) => Credential::Md5(secret),
+            Proof::Password(password) => Credential::Password(Zeroizing::clone(&password)),
+            Proof::Nothing => Credential::Trust,
         }
     }
 }

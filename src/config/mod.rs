@@ -105,6 +105,12 @@ impl Config {
         };
         let pairs = [
             ("proxy.tls_cert", self.proxy.tls_cert.is_some(), "proxy.tls_key", self.proxy.tls_key.is_some()),
+            (
+                "server_tls.cert",
+                self.server_tls.cert.is_some(),
+                "server_tls.key",
+                self.server_tls.key.is_some(),
+            ),
             ("admin.tls_cert", self.admin.tls_cert.is_some(), "admin.tls_key", self.admin.tls_key.is_some()),
         ];
         for (cert, has_cert, key, has_key) in pairs {
@@ -156,6 +162,11 @@ impl Config {
             &mut self.proxy.tls_key,
             &mut self.proxy.tls_client_ca,
             &mut self.server_tls.ca,
+            &mut self.server_tls.cert,
+            &mut self.server_tls.key,
+            &mut self.access.hba_file,
+            &mut self.access.ident_file,
+            &mut self.access.server_passwords_file,
             &mut self.admin.tls_cert,
             &mut self.admin.tls_key,
         ];

@@ -241,9 +241,21 @@ settings! {
     ["server_tls"] server_tls: ServerTls {
         /// Authorities that certificates of systems are checked against, PEM. Those of the machine where not set.
         ca: Option<PathBuf> = None, Restart, example "\"systems.crt\"";
+        /// Freehold's own certificate, for systems that ask for one, PEM. RELOAD reads the file again.
+        cert: Option<PathBuf> = None, Restart, example "\"freehold.crt\"";
+        /// Its private key, PEM.
+        key: Option<PathBuf> = None, Restart, example "\"freehold.key\"";
     }
-    /// Who may come in. Holds for applications and administrators.
+    /// Who may come in. The limits of failed logins hold for administrators, too, and are counted for them alone.
     ["access"] access: Access {
+        /// Rules for applications in the format of pg_hba.conf; the first that is for a client decides. Not set: SCRAM from everywhere. RELOAD reads the file again.
+        hba_file: Option<PathBuf> = None, Reload, example "\"hba.conf\"";
+        /// Which names of client certificates stand for which roles, in the format of pg_ident.conf. RELOAD reads the file again.
+        ident_file: Option<PathBuf> = None, Reload, example "\"ident.conf\"";
+        /// What opens systems for clients without a password (methods cert and trust): a line for each role, `database role "password"`; database may be all. Mode 0600. RELOAD reads the file again.
+        server_passwords_file: Option<PathBuf> = None, Reload, example "\"server-passwords.txt\"";
+        /// Method password is allowed without TLS.
+        cleartext_passwords: bool = false, Reload;
         /// Failed logins of a role from an address that are answered at once. An address may fail ten times as often, whatever the role.
         failures_free: u32 = 5, Reload, within 0..=100_000;
         /// Afterwards, one failure is answered in this time. A right password is never delayed. "0s": no limit.

@@ -1,7 +1,8 @@
 //! Who may come in, and how many of them: what all logins of a port have in common.
 //!
 //! ```text
-//!   startup packet -> pace: one's turn, or 53300
+//!   startup packet -> rules: how to prove oneself, or 28000
+//!                  -> pace: one's turn, or 53300
 //!   proof          -> throttle: looked at, or 53300 unseen
 //!   wrong          -> the answer waits, longer with each failure
 //!   right          -> the failures of this role and address are forgotten
@@ -16,15 +17,28 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::Counter;
+use tokio::sync::Semaphore;
 
 use super::FrontendError;
+use crate::auth::hba::{IdentMaps, Rules};
 use crate::auth::pace::Pace;
+use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::{Allowance, Guess, Throttle};
 use crate::telemetry::{Metrics, names};
+
+/// Passwords that keys are derived from at the same time; others wait. Each takes a core for milliseconds.
+const DERIVATIONS_MAX: usize = 2;
 
 /// What the configuration says of logins. Replaced as a whole when it is read again.
 #[derive(Debug, Clone)]
 pub struct Policy {
+    pub rules: Rules,
+    /// Which names of certificates stand for which roles.
+    pub ident: IdentMaps,
+    /// What opens servers for clients that bring no password.
+    pub server_passwords: ServerPasswords,
+    /// Method `password` is allowed without TLS.
+    pub cleartext_passwords: bool,
     /// Failed logins of one role from one address; see [`Throttle`].
     pub failures: Allowance,
     /// Logins that begin in a second, all together. 0: no limit.
@@ -34,9 +48,17 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// No limits.
+    /// SCRAM for everybody, and no limits.
     fn default() -> Policy {
-        Policy { failures: Allowance::UNLIMITED, logins_per_second_max: 0, login_wait_max: Duration::ZERO }
+        Policy {
+            rules: Rules::default(),
+            ident: IdentMaps::default(),
+            server_passwords: ServerPasswords::default(),
+            cleartext_passwords: false,
+            failures: Allowance::UNLIMITED,
+            logins_per_second_max: 0,
+            login_wait_max: Duration::ZERO,
+        }
     }
 }
 
@@ -46,6 +68,7 @@ pub struct Access {
     policy: ArcSwap<Policy>,
     throttle: Throttle,
     pace: Pace,
+    derivations: Semaphore,
     metrics: Metrics,
 }
 
@@ -62,6 +85,7 @@ impl Access {
             policy: ArcSwap::from_pointee(policy),
             throttle: Throttle::new(now),
             pace: Pace::new(now),
+            derivations: Semaphore::new(DERIVATIONS_MAX),
             metrics,
         }
     }
@@ -132,6 +156,16 @@ impl Attempt<'_> {
         let delay = self.access.throttle.failed(self.guess, allowance, Instant::now());
         self.access.refused("failed").increment(1);
         tokio::time::sleep(delay).await;
+    }
+
+    /// Runs work that takes milliseconds where it keeps no session waiting.
+    pub(super) async fn off_the_loop<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FrontendError> {
+        let broken = |error| FrontendError::Io(std::io::Error::other(error));
+        let _permit = self.access.derivations.acquire().await.map_err(|_| FrontendError::Gone)?;
+        tokio::task::spawn_blocking(work).await.map_err(broken)
     }
 
     pub(super) fn succeeded(&self) {

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::access::{Access, Policy};
 use super::tests::{Knock, PASSWORD, frontend_with};
 use super::*;
+use crate::auth::Proof;
+use crate::auth::hba::Rules;
+use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::Allowance;
 use crate::error::SqlState;
 use crate::model::Service;
@@ -85,4 +88,80 @@ async fn more_logins_than_a_second_may_have_are_refused_if_they_cannot_wait() {
             .render()
             .contains(&format!("freehold_logins_refused_total{{reason=\"rate\"}} {refused}"))
     );
+}
+
+fn under(rules: &str) -> Policy {
+    Policy { rules: Rules::parse(rules).unwrap(), cleartext_passwords: true, ..Policy::default() }
+}
+
+#[tokio::test]
+async fn with_every_method_an_unknown_role_and_a_wrong_password_take_the_same_messages() {
+    for (method, failed, admitted) in
+        [("scram-sha-256", "RRE", "RRRR"), ("md5", "RRE", "RRRR"), ("password", "RE", "RR")]
+    {
+        let (_, door) = guarded(under(&format!("host all all all {method}")));
+        for role in ["app", "nobody", "bare", "expired"] {
+            let (tags, sqlstate) = try_login(door(), role, "wrong").await;
+            assert_eq!(
+                (tags.as_str(), sqlstate),
+                (failed, Some(SqlState::INVALID_PASSWORD)),
+                "{method} {role}"
+            );
+        }
+        assert_eq!(try_login(door(), "app", PASSWORD).await, (admitted.to_owned(), None), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn an_md5_password_is_proved_by_md5_and_by_itself() {
+    for (method, failed, admitted) in [("md5", "RE", "RR"), ("password", "RE", "RR")] {
+        let (_, door) = guarded(under(&format!("host all all all {method}")));
+        let wrong = try_login(door(), "old", "wrong").await;
+        assert_eq!(wrong, (failed.to_owned(), Some(SqlState::INVALID_PASSWORD)), "{method}");
+        assert_eq!(try_login(door(), "old", PASSWORD).await, (admitted.to_owned(), None), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn guesses_are_counted_with_every_method() {
+    for method in ["md5", "password"] {
+        let (_, door) = guarded(Policy { failures: STRICT, ..under(&format!("host all all all {method}")) });
+        for role in ["app", "old", "nobody"] {
+            for _ in 0..3 {
+                let (_, sqlstate) = try_login(door(), role, "wrong").await;
+                assert_eq!(sqlstate, Some(SqlState::INVALID_PASSWORD), "{method} {role}");
+            }
+            let (tags, sqlstate) = try_login(door(), role, PASSWORD).await;
+            assert_eq!(
+                (tags.as_str(), sqlstate),
+                ("E", Some(SqlState::TOO_MANY_CONNECTIONS)),
+                "{method} {role}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_rule_nobody_is_asked_for_a_password() {
+    let (_, door) =
+        guarded(under("host shop app 10.0.0.0/8 md5\nhost all old all reject\nhostssl all all all trust"));
+    for role in ["app", "old", "nobody"] {
+        let (tags, sqlstate) = try_login(door(), role, PASSWORD).await;
+        assert_eq!((tags.as_str(), sqlstate), ("E", Some(SqlState::INVALID_AUTHORIZATION)), "{role}");
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_client_gets_the_password_that_is_written_down_for_its_role() {
+    let server_passwords = ServerPasswords::parse("shop app secret").unwrap();
+    let (_, door) = guarded(Policy { server_passwords, ..under("host all all all trust") });
+    for (role, has_password) in [("app", true), ("bare", false)] {
+        let mut knock = Knock::at(door()).await;
+        knock.startup(role, "shop").await;
+        assert_eq!(knock.login("").await, ("R".to_owned(), None));
+        let Ok(Visitor::Client(client)) = knock.received().await else { panic!("not a client") };
+        assert_eq!(matches!(client.proof, Proof::Password(_)), has_password, "{role}");
+    }
+    assert_eq!(try_login(door(), "group", "").await.1, Some(SqlState::INVALID_AUTHORIZATION));
+    assert_eq!(try_login(door(), "nobody", "").await.1, Some(SqlState::INVALID_AUTHORIZATION));
 }

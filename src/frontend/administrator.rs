@@ -3,15 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::channel::Channel;
 use super::opening::{self, Opened, Startup};
-use super::{Frontend, FrontendError, login};
-use crate::auth::scram::{ITERATIONS_DEFAULT, Offer, ServerLogin, Verifier};
+use super::{Frontend, FrontendError, login, prove};
+use crate::auth::scram::{Offer, ServerLogin, Verifier};
 use crate::error::{Refusal, SqlState};
 use crate::tls::Stream;
 use crate::wire::message::backend;
@@ -93,15 +92,12 @@ impl Frontend {
         let name = startup.message.role();
         let attempt = self.access.attempt(Some(address.ip()), name);
         attempt.look()?;
-        let offer = startup.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
+        let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
         let login = match users.get(name) {
             Some(verifier) => ServerLogin::new(verifier.clone(), offer),
-            None => {
-                let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
-                ServerLogin::unknown(&self.mock, name, iterations, offer)
-            }
+            None => ServerLogin::unknown(&self.mock, name, prove::iterations_default(), offer),
         };
-        login::scram(channel, &attempt, login).await.map(drop)
+        prove::scram(channel, &attempt, login).await.map(drop)
     }
 }
 

@@ -36,6 +36,21 @@ pub enum FrontendError {
         #[source]
         source: ScramError,
     },
+    /// No rule is for this client.
+    #[error("no rule for {who}")]
+    NoRule { who: String },
+    #[error("a rule rejects {who}")]
+    RejectedByRule { who: String },
+    /// The rule asks for a certificate, and none was shown.
+    #[error("a client without a certificate")]
+    NoCertificate,
+    #[error("a certificate of {names} does not stand for role \"{role}\"")]
+    CertificateName { role: String, names: String },
+    #[error("a password would be sent without TLS")]
+    PasswordInTheClear,
+    /// Told only where the rule asks for no password.
+    #[error("role \"{role}\" is not known")]
+    UnknownRole { role: String },
     /// The proof was not looked at.
     #[error("too many logins of role \"{role}\" from there failed")]
     Throttled { role: String },
@@ -78,7 +93,14 @@ impl Explain for FrontendError {
             FrontendError::AskedTwice
             | FrontendError::EarlyBytes
             | FrontendError::UnexpectedMessage { .. } => SqlState::PROTOCOL_VIOLATION,
-            FrontendError::TlsRequired | FrontendError::MayNotLogIn { .. } => SqlState::INVALID_AUTHORIZATION,
+            FrontendError::TlsRequired
+            | FrontendError::MayNotLogIn { .. }
+            | FrontendError::NoRule { .. }
+            | FrontendError::RejectedByRule { .. }
+            | FrontendError::NoCertificate
+            | FrontendError::CertificateName { .. }
+            | FrontendError::PasswordInTheClear
+            | FrontendError::UnknownRole { .. } => SqlState::INVALID_AUTHORIZATION,
             FrontendError::Password { source, .. } => source.sqlstate(),
             FrontendError::Throttled { .. } | FrontendError::TooManyLogins { .. } => {
                 SqlState::TOO_MANY_CONNECTIONS
@@ -119,6 +141,17 @@ impl Explain for FrontendError {
             | FrontendError::Md5Role { role } => {
                 format!("password authentication failed for user \"{role}\"")
             }
+            FrontendError::NoRule { who } => format!("no pg_hba.conf entry for {who}"),
+            FrontendError::RejectedByRule { who } => match who.strip_prefix("replication connection from ") {
+                Some(who) => format!("pg_hba.conf rejects replication connection for {who}"),
+                None => format!("pg_hba.conf rejects connection for {who}"),
+            },
+            FrontendError::NoCertificate => "connection requires a valid client certificate".to_owned(),
+            FrontendError::CertificateName { role, .. } => {
+                format!("certificate authentication failed for user \"{role}\"")
+            }
+            FrontendError::PasswordInTheClear => "connection requires TLS for a password".to_owned(),
+            FrontendError::UnknownRole { role } => format!("role \"{role}\" does not exist"),
             FrontendError::Throttled { role } => {
                 format!("too many failed logins for user \"{role}\" from this address")
             }
@@ -145,6 +178,9 @@ impl Explain for FrontendError {
             FrontendError::Md5Role { role } => Some(format!(
                 "The password of role \"{role}\" is stored as md5, which Freehold does not accept."
             )),
+            FrontendError::NoRule { .. } | FrontendError::RejectedByRule { .. } => Some(
+                "The rules are Freehold's own (access.hba_file), not those of a server behind it.".to_owned(),
+            ),
             FrontendError::Throttled { .. } => {
                 Some("The password of this attempt was not looked at; it may be right.".to_owned())
             }
@@ -158,7 +194,7 @@ impl Explain for FrontendError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            FrontendError::TlsRequired => Some("Connect with sslmode=require or stricter.".to_owned()),
+            FrontendError::TlsRequired | FrontendError::PasswordInTheClear => Some("Connect with sslmode=require or stricter.".to_owned()),
             FrontendError::Md5Role { .. } => Some(
                 "Set the password again with password_encryption = 'scram-sha-256'; it may be the same password."
                     .to_owned(),

@@ -1,19 +1,21 @@
-//! Proving who one is: SCRAM against the verifier that the system has, or against a made-up one.
+//! Proving who one is: the rules say how, the system's own verifier says whether.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::access::Attempt;
+use super::access::{Attempt, Policy};
 use super::channel::Channel;
 use super::opening::Startup;
-use super::{Frontend, FrontendError};
-use crate::auth::ClientKeys;
-use crate::auth::scram::{ITERATIONS_DEFAULT, Nonce, Offer, ScramError, ServerLogin, Verifier};
+use super::prove::{self, Prover};
+use super::{Frontend, FrontendError, rules};
+use crate::auth::Proof;
+use crate::auth::hba::{Method, Rule};
+use crate::auth::md5::Md5Secret;
+use crate::auth::scram::{Offer, ScramError, Verifier};
 use crate::error::{Refusal, Severity, SqlState};
 use crate::model::{Login, Service, UnixMillis};
 use crate::route::Route;
-use crate::wire::message::{backend, frontend};
+use crate::wire::message::backend;
 
 /// Names under which the admin port may be looked for.
 pub(super) const ADMIN_DATABASES: [&str; 2] = ["freehold", "pgbouncer"];
@@ -22,18 +24,26 @@ pub(super) const ADMIN_DATABASES: [&str; 2] = ["freehold", "pgbouncer"];
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) route: Arc<Route>,
-    pub(super) keys: ClientKeys,
+    pub(super) proof: Proof,
 }
 
 /// Who claims to log in, as far as we know. Either way the same messages follow.
 enum Claim {
-    Known {
-        route: Arc<Route>,
-        login: Arc<Login>,
-        verifier: Verifier,
-    },
+    Known(Known),
     /// The login will fail; with this, if not for a malformed message before.
     Hopeless(FrontendError),
+}
+
+struct Known {
+    route: Arc<Route>,
+    login: Arc<Login>,
+    secret: Secret,
+}
+
+/// What the system keeps of a role's password.
+pub(super) enum Secret {
+    Scram(Verifier),
+    Md5(Md5Secret),
 }
 
 pub(super) async fn login(
@@ -46,33 +56,53 @@ pub(super) async fn login(
     if ADMIN_DATABASES.contains(&database) {
         return Err(FrontendError::AdminDatabase { database: database.to_owned() });
     }
+    let policy = frontend.access.policy();
+    let caller = rules::caller(channel, startup, address);
+    let rule = rules::decide(&policy, &caller, startup.agreed.identity.as_ref())?;
+    frontend.access.turn().await?;
     if let Some(negotiation) = startup.message.negotiation() {
         backend::negotiate_protocol_version(&mut channel.out, &negotiation);
     }
-    frontend.access.turn().await?;
-    let attempt = frontend.access.attempt(Some(address.ip()), role);
+    let admitted = match rule.method {
+        Method::Trust | Method::Cert => admit_unasked(frontend, channel, role, database, &policy),
+        _ => {
+            let attempt = frontend.access.attempt(caller.transport.address(), role);
+            ask(frontend, channel, startup, rule, &attempt).await
+        }
+    }?;
+    channel.send().await?;
+    Ok(admitted)
+}
+
+/// Lets the client prove that it knows the password.
+async fn ask(
+    frontend: &Frontend,
+    channel: &mut Channel,
+    startup: &Startup,
+    rule: &Rule,
+    attempt: &Attempt<'_>,
+) -> Result<Admitted, FrontendError> {
     attempt.look()?;
-    let offer = startup.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
-    match claim(frontend, role, database) {
-        Claim::Known { route, login, verifier } => {
-            let keys = scram(channel, &attempt, ServerLogin::new(verifier, offer)).await?;
-            admit(channel, &route, &login)?;
-            channel.send().await?;
-            Ok(Admitted { route, keys })
-        }
-        Claim::Hopeless(reason) => {
-            let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
-            let mock = ServerLogin::unknown(&frontend.mock, role, iterations, offer);
-            match scram(channel, &attempt, mock).await {
-                Err(FrontendError::Password { source: ScramError::Rejected, .. }) | Ok(_) => Err(reason),
-                Err(other) => Err(other),
+    let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
+    let prover = Prover { attempt, offer, mock: &frontend.mock };
+    match claim(frontend, attempt.role, startup.message.database(), rule.method) {
+        Claim::Known(known) => {
+            let proof = prover.prove(channel, rule.method, Some(known.secret)).await?;
+            admit(channel, &known.route, &known.login)?;
+            if let Proof::Keys(keys) = &proof {
+                known.route.remember_keys(attempt.role, keys);
             }
+            Ok(Admitted { route: known.route, proof })
         }
+        Claim::Hopeless(reason) => match prover.prove(channel, rule.method, None).await {
+            Err(FrontendError::Password { source: ScramError::Rejected, .. }) | Ok(_) => Err(reason),
+            Err(other) => Err(other),
+        },
     }
 }
 
-fn claim(frontend: &Frontend, role: &str, database: &str) -> Claim {
-    let rejected = || FrontendError::Password { role: role.to_owned(), source: ScramError::Rejected };
+fn claim(frontend: &Frontend, role: &str, database: &str, method: Method) -> Claim {
+    let rejected = || prove::rejected(role);
     let Some(route) = frontend.routes.lookup(database) else {
         return Claim::Hopeless(FrontendError::UnknownDatabase { database: database.to_owned() });
     };
@@ -81,60 +111,38 @@ fn claim(frontend: &Frontend, role: &str, database: &str) -> Claim {
     if login.valid_until.is_some_and(|until| until < UnixMillis::now()) {
         return Claim::Hopeless(rejected());
     }
-    match login.verifier.as_deref() {
-        Some(text) if text.starts_with("md5") => {
-            Claim::Hopeless(FrontendError::Md5Role { role: role.to_owned() })
+    let Some(text) = login.verifier.as_deref() else { return Claim::Hopeless(rejected()) };
+    let secret = match Md5Secret::parse(text) {
+        Some(_) if method == Method::ScramSha256 => {
+            return Claim::Hopeless(FrontendError::Md5Role { role: role.to_owned() });
         }
-        Some(text) => match Verifier::parse(text) {
-            Ok(verifier) => Claim::Known { route, login, verifier },
+        Some(secret) => Secret::Md5(secret),
+        None => match Verifier::parse(text) {
+            Ok(verifier) => Secret::Scram(verifier),
             Err(error) => {
                 tracing::error!(role, database, %error, "the verifier of a role cannot be read");
-                Claim::Hopeless(rejected())
+                return Claim::Hopeless(rejected());
             }
         },
-        None => Claim::Hopeless(rejected()),
-    }
+    };
+    Claim::Known(Known { route, login, secret })
 }
 
-/// The SASL exchange, up to and without AuthenticationOk.
-pub(super) async fn scram(
+/// By a rule that asks for no password; a certificate, where it demands one, has been looked at. As in PostgreSQL, a
+/// password's end of validity does not matter here.
+fn admit_unasked(
+    frontend: &Frontend,
     channel: &mut Channel,
-    attempt: &Attempt<'_>,
-    login: ServerLogin,
-) -> Result<ClientKeys, FrontendError> {
-    let rejected = |source| FrontendError::Password { role: attempt.role.to_owned(), source };
-    backend::authentication_sasl(&mut channel.out, login.mechanisms());
-    channel.send().await?;
-    let body = password_message(channel).await?;
-    let initial = frontend::parse_sasl_initial_response(&body)?;
-    let nonce = Nonce::from_random(rand::random());
-    let client_first = initial.response.unwrap_or_default();
-    let (challenge, next) = login.first(initial.mechanism, client_first, &nonce).map_err(rejected)?;
-    backend::authentication_sasl_continue(&mut channel.out, challenge.as_bytes());
-    channel.send().await?;
-    let proof = password_message(channel).await?;
-    attempt.look()?;
-    match next.finish(&proof) {
-        Ok((outcome, keys)) => {
-            attempt.succeeded();
-            backend::authentication_sasl_final(&mut channel.out, outcome.as_bytes());
-            Ok(keys)
-        }
-        Err(error) => {
-            if error == ScramError::Rejected {
-                attempt.failed().await;
-            }
-            Err(rejected(error))
-        }
-    }
-}
-
-async fn password_message(channel: &mut Channel) -> Result<bytes::Bytes, FrontendError> {
-    match channel.message().await? {
-        (frontend::tag::PASSWORD, body) => Ok(body),
-        (frontend::tag::TERMINATE, _) => Err(FrontendError::Gone),
-        (tag, _) => Err(FrontendError::UnexpectedMessage { tag }),
-    }
+    role: &str,
+    database: &str,
+    policy: &Policy,
+) -> Result<Admitted, FrontendError> {
+    let unknown = || FrontendError::UnknownDatabase { database: database.to_owned() };
+    let route = frontend.routes.lookup(database).ok_or_else(unknown)?;
+    let login = route.login(role).ok_or_else(|| FrontendError::UnknownRole { role: role.to_owned() })?;
+    admit(channel, &route, &login)?;
+    let proof = policy.server_passwords.of(database, role).map_or(Proof::Nothing, Proof::Password);
+    Ok(Admitted { route, proof })
 }
 
 /// What only those are told who have proved who they are.

@@ -19,6 +19,8 @@ mod error;
 pub mod listener;
 mod login;
 mod opening;
+mod prove;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +36,7 @@ pub use error::FrontendError;
 
 use self::channel::Channel;
 use self::opening::Opened;
-use crate::auth::ClientKeys;
+use crate::auth::Proof;
 use crate::auth::scram::MockSecret;
 use crate::error::Explain;
 use crate::error::Severity;
@@ -91,8 +93,8 @@ pub struct Client {
     pub protocol_minor: u16,
     /// The startup parameters other than `user` and `database`, in order.
     pub settings: Vec<(String, String)>,
-    /// What opens the server: the keys learned from the proof.
-    pub keys: Arc<ClientKeys>,
+    /// What opens the server.
+    pub proof: Proof,
 }
 
 impl Client {
@@ -125,8 +127,6 @@ impl Frontend {
             Opened::Cancel(request) => Ok(Visitor::Cancel { request, stream: channel.take_stream()? }),
             Opened::Startup(startup) => {
                 let admitted = login::login(self, channel, &startup, address).await?;
-                let keys = Arc::new(admitted.keys);
-                admitted.route.remember_keys(startup.message.role(), &keys);
                 Ok(Visitor::Client(Box::new(Client {
                     stream: channel.take_stream()?,
                     early: std::mem::take(&mut channel.inbox),
@@ -135,7 +135,7 @@ impl Frontend {
                     role: startup.message.role().to_owned(),
                     protocol_minor: startup.message.minor(),
                     settings: owned(startup.message.settings()),
-                    keys,
+                    proof: admitted.proof,
                 })))
             }
         }

@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes};
 
 use super::channel::Channel;
 use super::{Encryption, Frontend, FrontendError};
-use crate::tls::{Acceptor, Handshake, Stream};
+use crate::tls::{Acceptor, ClientIdentity, Handshake, Stream};
 use crate::wire::startup::{CancelRequest, Opening, StartupMessage, TLS_HANDSHAKE_BYTE};
 
 /// What came of the first packets.
@@ -25,8 +25,16 @@ pub(super) enum Opened {
 #[derive(Debug)]
 pub(super) struct Startup {
     pub(super) message: StartupMessage,
+    pub(super) agreed: Agreed,
+}
+
+/// What a handshake gave.
+#[derive(Debug, Default)]
+pub(super) struct Agreed {
     /// The hash of our certificate that a login can be bound to.
     pub(super) end_point: Option<Bytes>,
+    /// Of the client's certificate, where it showed a good one.
+    pub(super) identity: Option<ClientIdentity>,
 }
 
 /// Requests that may come once.
@@ -39,17 +47,17 @@ struct Asked {
 /// Reads up to the packet that says what the visitor wants. `channel` is under TLS afterwards where that was agreed.
 pub(super) async fn open(frontend: &Frontend, channel: &mut Channel) -> Result<Opened, FrontendError> {
     let mut asked = Asked::default();
-    let mut end_point = None;
+    let mut agreed = Agreed::default();
     if begins_with_tls(channel.stream()?).await? {
         let acceptor = frontend.acceptor.as_ref().ok_or(FrontendError::NoTls)?;
-        end_point = encrypt(acceptor, channel, Handshake::Direct).await?;
+        agreed = encrypt(acceptor, channel, Handshake::Direct).await?;
         asked = Asked { tls: true, gss: true };
     }
     loop {
         match channel.opening().await? {
             Opening::Ssl if !asked.tls => {
                 asked.tls = true;
-                end_point = on_ssl_request(frontend, channel).await?;
+                agreed = on_ssl_request(frontend, channel).await?;
                 asked.gss |= channel.is_tls();
             }
             Opening::GssEnc if !asked.gss => {
@@ -61,7 +69,7 @@ pub(super) async fn open(frontend: &Frontend, channel: &mut Channel) -> Result<O
             Opening::Startup(_) if frontend.encryption == Encryption::Required && channel.is_exposed() => {
                 return Err(FrontendError::TlsRequired);
             }
-            Opening::Startup(message) => return Ok(Opened::Startup(Startup { message, end_point })),
+            Opening::Startup(message) => return Ok(Opened::Startup(Startup { message, agreed })),
         }
     }
 }
@@ -76,14 +84,14 @@ async fn begins_with_tls(stream: &Stream) -> Result<bool, FrontendError> {
     }
 }
 
-async fn on_ssl_request(frontend: &Frontend, channel: &mut Channel) -> Result<Option<Bytes>, FrontendError> {
+async fn on_ssl_request(frontend: &Frontend, channel: &mut Channel) -> Result<Agreed, FrontendError> {
     match &frontend.acceptor {
         Some(acceptor) if channel.is_exposed() => {
             answer(channel, b'S').await?;
             encrypt(acceptor, channel, Handshake::Requested).await
         }
         // On a Unix socket PostgreSQL, too, has no TLS.
-        _ => answer(channel, b'N').await.map(|()| None),
+        _ => answer(channel, b'N').await.map(|()| Agreed::default()),
     }
 }
 
@@ -99,9 +107,10 @@ async fn encrypt(
     acceptor: &Acceptor,
     channel: &mut Channel,
     handshake: Handshake,
-) -> Result<Option<Bytes>, FrontendError> {
+) -> Result<Agreed, FrontendError> {
     let plain = channel.take_stream()?;
     let accepted = acceptor.accept(plain, &channel.inbox, handshake).await?;
     channel.put_stream(accepted.stream);
-    Ok(accepted.end_point)
+    let identity = accepted.client_certificate.as_deref().map(ClientIdentity::of);
+    Ok(Agreed { end_point: accepted.end_point, identity })
 }

@@ -51,7 +51,7 @@ pub(super) fn frontend_with(service: Service) -> Frontend {
     let verifier = Verifier::from_password(PASSWORD, &[7; 16], 4096.try_into().unwrap()).to_string();
     let logins = [
         role("app", Some(verifier.clone())),
-        role("old", Some("md5d41d8cd98f00b204e9800998ecf8427e".to_owned())),
+        role("old", Some("md55e87d63541cc6aa9db2f7201171d13c0".to_owned())),
         role("bare", None),
         Login { can_login: false, ..role("group", Some(verifier.clone())) },
         Login { valid_until: Some(UnixMillis(1)), ..role("expired", Some(verifier)) },
@@ -139,6 +139,13 @@ impl Knock {
                     self.send(|out| ask::sasl_response(out, proof.as_bytes())).await;
                 }
                 Authentication::SaslFinal(outcome) => challenged.take().unwrap().finish(outcome).unwrap(),
+                Authentication::CleartextPassword => {
+                    self.send(|out| ask::password(out, password.as_bytes())).await
+                }
+                Authentication::Md5Password { salt } => {
+                    let answer = crate::auth::md5::answer("old", password, salt);
+                    self.send(|out| ask::password(out, answer.as_bytes())).await;
+                }
                 Authentication::Ok => return (tags, None),
                 other => panic!("unexpected {other:?}"),
             }
@@ -146,7 +153,7 @@ impl Knock {
         (tags, None)
     }
 
-    async fn received(self) -> Result<Visitor, FrontendError> {
+    pub(super) async fn received(self) -> Result<Visitor, FrontendError> {
         drop(self.tcp);
         self.receiving.await.unwrap()
     }

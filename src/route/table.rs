@@ -9,8 +9,9 @@ use dashmap::DashMap;
 use super::bell::{Bell, Tower};
 use super::gate::{Gate, GateState};
 use super::roster::Roster;
+use crate::auth::md5::Md5Secret;
 use crate::auth::scram::Verifier;
-use crate::auth::{ClientKeys, Fingerprint};
+use crate::auth::{ClientKeys, Fingerprint, Proof};
 use crate::error::SqlState;
 use crate::model::{DatabaseId, GateOrder, Login, RouteRecord, Service};
 
@@ -76,8 +77,28 @@ impl Route {
         self.keys.insert(role.to_owned(), Arc::clone(keys));
     }
 
+    /// What opens the server for a client that came in with `own`: that, or something newer; for one that brought
+    /// nothing, what others of its role have proved.
+    pub fn newest_proof(&self, role: &str, own: &Proof) -> Proof {
+        match own {
+            Proof::Keys(keys) => Proof::Keys(self.newest_keys(role, keys)),
+            Proof::Password(_) => own.clone(),
+            Proof::Md5(_) | Proof::Nothing => self.known_proof(role).unwrap_or_else(|| own.clone()),
+        }
+    }
+
+    fn known_proof(&self, role: &str) -> Option<Proof> {
+        let login = self.login(role)?;
+        if let Some(secret) = login.verifier.as_deref().and_then(Md5Secret::parse) {
+            return Some(Proof::Md5(secret));
+        }
+        let wanted = fingerprint(&login)?;
+        let keys = self.keys.get(role).filter(|keys| keys.fingerprint() == wanted)?;
+        Some(Proof::Keys(Arc::clone(&keys)))
+    }
+
     /// `own`, or what a later client of the role has proved, where the password has changed since.
-    pub fn newest_keys(&self, role: &str, own: &Arc<ClientKeys>) -> Arc<ClientKeys> {
+    fn newest_keys(&self, role: &str, own: &Arc<ClientKeys>) -> Arc<ClientKeys> {
         let Some(wanted) = self.login(role).and_then(|login| fingerprint(&login)) else {
             return Arc::clone(own);
         };

@@ -18,8 +18,8 @@ use super::relay::{Ends, Pause, Relay};
 use super::state::{SessionState, StateTracker};
 use super::tenancy::{self, Tenancy};
 use super::worker::Worker;
-use crate::auth::ClientKeys;
-use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
+use crate::auth::Proof;
+use crate::backend::{self, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::frontend::{Client, Visitor};
 use crate::model::{Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
@@ -159,7 +159,7 @@ pub(super) struct Origin {
     role: RoleName,
     /// The startup parameters, in order.
     settings: Vec<(String, String)>,
-    keys: Arc<ClientKeys>,
+    proof: Proof,
 }
 
 /// Whether a connection opened for the one would do for the other.
@@ -173,12 +173,11 @@ impl PartialEq for Origin {
 
 impl Origin {
     pub(super) fn request(&self, place: Place, route: &Route) -> ConnectRequest {
-        let keys = route.newest_keys(self.role.as_str(), &self.keys);
         ConnectRequest {
             place,
             role: self.role.clone(),
             startup: self.settings.clone(),
-            credential: Credential::Keys(keys),
+            credential: route.newest_proof(self.role.as_str(), &self.proof).into(),
         }
     }
 
@@ -354,7 +353,7 @@ fn full(record: &RouteRecord) -> Refusal {
 fn origin(client: &Client) -> Result<Origin, Refusal> {
     let role = RoleName::parse(&client.role)
         .map_err(|error| Refusal::fatal(SqlState::INVALID_AUTHORIZATION, error.to_string()))?;
-    Ok(Origin { role, settings: client.settings.clone(), keys: Arc::clone(&client.keys) })
+    Ok(Origin { role, settings: client.settings.clone(), proof: client.proof.clone() })
 }
 
 /// Tells the client what PostgreSQL would tell it, and begins to relay.

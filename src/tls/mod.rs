@@ -13,6 +13,7 @@
 mod acceptor;
 mod binding;
 mod connector;
+mod identity;
 mod stream;
 mod verify;
 
@@ -25,6 +26,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 pub use acceptor::{Accepted, Acceptor, ClientCertificates, Handshake, ServerTls};
 pub use binding::server_end_point;
 pub use connector::{ClientTls, Connected, Connector, Identity, Roots};
+pub use identity::ClientIdentity;
 pub use stream::Stream;
 
 use crate::error::{Blame, Explain, Retry, SqlState};

@@ -300,3 +300,15 @@ fn unusable_files_are_named() {
     files.certificate = office.path("empty.crt");
     assert!(matches!(Acceptor::open(files), Err(TlsError::NoCertificate { .. })));
 }
+
+#[test]
+fn a_client_certificate_is_read_for_its_names_and_none_has_a_zero_byte() {
+    let key = KeyPair::generate().unwrap();
+    let of = |params: CertificateParams| ClientIdentity::of(params.self_signed(&key).unwrap().der());
+    let identity = of(named("ann", &["ann.example.com", "10.0.0.1"]));
+    assert_eq!(identity.common_name.as_deref(), Some("ann"));
+    assert_eq!(identity.alternative_names, ["ann.example.com"], "an address is no name");
+    assert_eq!(of(named("admin\0.example.com", &[])).common_name, None);
+    assert_eq!(of(named("", &[])).common_name, None);
+    assert_eq!(ClientIdentity::of(b"no certificate"), ClientIdentity::default());
+}

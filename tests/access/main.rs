@@ -6,5 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod guesses;
+mod office;
+mod passwords;
+mod rules;
 mod stage;

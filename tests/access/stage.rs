@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use freehold::lab::{Major, Postgres};
 
+use crate::office::Office;
 use crate::support::{Freehold, Login, create_system, until};
 
 pub(crate) struct Stage {
@@ -19,13 +20,21 @@ pub(crate) struct Stage {
 impl Stage {
     /// With these sections in the configuration.
     pub(crate) async fn set(sections: &str) -> Stage {
-        Stage::before(Postgres::start_async(Major::newest()).await.unwrap(), sections).await
+        Stage::before(Postgres::start_async(Major::oldest()).await.unwrap(), "", "", sections).await
     }
 
-    pub(crate) async fn before(server: Postgres, sections: &str) -> Stage {
-        let freehold = Freehold::start(&format!("logins_interval = \"100ms\"\n{sections}"), &[&server]);
+    /// With TLS of this office.
+    pub(crate) async fn set_with_tls(office: &Office, sections: &str) -> Stage {
+        let server = Postgres::start_async(Major::oldest()).await.unwrap();
+        Stage::before(server, &office.proxy_section(), "", sections).await
+    }
+
+    /// `proxy`: more lines of that section. `system`: more clauses of CREATE SYSTEM.
+    pub(crate) async fn before(server: Postgres, proxy: &str, system: &str, sections: &str) -> Stage {
+        let movement = format!("logins_interval = \"100ms\"\n{sections}");
+        let freehold = Freehold::start_with(proxy, &movement, &[&server]);
         let admin = freehold.admin().await;
-        admin.run(&create_system("one", &server)).await;
+        admin.run(&format!("{} {system}", create_system("one", &server))).await;
         admin.run("CREATE TEAM payments CONTACT '#payments'").await;
         let created =
             admin.run("CREATE DATABASE shop OWNER payments PURPOSE 'Orders and carts of the web shop'").await;
@@ -47,8 +56,18 @@ impl Stage {
 
     /// Other sections instead of those at the start, applied by RELOAD.
     pub(crate) async fn reload(&self, sections: &str) {
-        self.write("freehold.toml", &format!("{}{sections}\n", self.config));
+        self.write("freehold.toml", &self.configuration(sections));
         self.freehold.admin().await.run("RELOAD").await;
+    }
+
+    pub(crate) fn configuration(&self, sections: &str) -> String {
+        format!("{}{sections}\n", self.config)
+    }
+
+    /// These rules instead of those before, with more lines of `[access]`.
+    pub(crate) async fn rule(&self, rules: &str, access: &str) {
+        self.write("hba.conf", rules);
+        self.reload(&format!("[access]\nhba_file = \"hba.conf\"\n{access}\n")).await;
     }
 
     /// A file beside the configuration.

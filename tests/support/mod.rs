@@ -136,7 +136,8 @@ impl Freehold {
         Freehold::start_with("", movement, systems)
     }
 
-    /// With more lines for the section `[proxy]`; beside its port it listens in [`Freehold::directory`].
+    /// With more lines for the sections `[proxy]` and `[move]`; other sections may follow in the latter. Beside its port it
+    /// listens in [`Freehold::directory`].
     pub fn start_with(proxy: &str, movement: &str, systems: &[&Postgres]) -> Freehold {
         let files = tempfile::tempdir().expect("a directory");
         let salt = [7; 16];

@@ -90,10 +90,7 @@ impl fmt::Debug for Challenge {
 impl Challenge {
     /// The work that turns a password into the keys for this challenge. Fails for an absurd number of rounds.
     pub fn derivation(&self) -> Result<Derivation, ScramError> {
-        if self.iterations.get() > ITERATIONS_MAX {
-            return Err(ScramError::Iterations(u64::from(self.iterations.get())));
-        }
-        Ok(Derivation { salt: self.salt.clone(), iterations: self.iterations })
+        Derivation::new(self.salt.clone(), self.iterations)
     }
 
     /// Gives client-final for SASLResponse. Keys of another verifier give a proof that the server refuses.
@@ -114,6 +111,14 @@ pub struct Derivation {
 }
 
 impl Derivation {
+    /// Fails for an absurd number of rounds.
+    pub(super) fn new(salt: Vec<u8>, iterations: NonZeroU32) -> Result<Derivation, ScramError> {
+        match iterations.get() > ITERATIONS_MAX {
+            true => Err(ScramError::Iterations(u64::from(iterations.get()))),
+            false => Ok(Derivation { salt, iterations }),
+        }
+    }
+
     pub fn keys(&self, password: &str) -> ClientKeys {
         SaltedKeys::derive(password, &self.salt, self.iterations)
             .into_client_keys(&self.salt, self.iterations)

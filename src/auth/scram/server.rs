@@ -24,7 +24,8 @@ impl MockSecret {
         MockSecret(bytes)
     }
 
-    fn verifier(&self, role: &str, iterations: NonZeroU32) -> Verifier {
+    /// Of a role that does not exist. No password is right for it.
+    pub fn verifier(&self, role: &str, iterations: NonZeroU32) -> Verifier {
         let salt = hmac_sha256(&self.0, role.as_bytes());
         Verifier {
             iterations,

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::pbkdf2;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{decode, decode_key, hmac_sha256};
+use super::{Derivation, ScramError, decode, decode_key, hmac_sha256, same};
 use crate::auth::{ClientKeys, Fingerprint, KEY_BYTES, sha256};
 
 /// PostgreSQL's default of `scram_iterations`.
@@ -65,6 +65,16 @@ impl Verifier {
             stored_key: sha256(&keys.client_key),
             server_key: keys.server_key,
         }
+    }
+
+    /// The work that turns a password into the keys of this verifier, if it is the right one.
+    pub fn derivation(&self) -> Result<Derivation, ScramError> {
+        Derivation::new(self.salt.clone(), self.iterations)
+    }
+
+    /// Whether the keys come from the right password.
+    pub fn accepts(&self, keys: &ClientKeys) -> bool {
+        same(&sha256(&keys.client_key), &self.stored_key) & same(&keys.server_key, &self.server_key)
     }
 
     pub fn fingerprint(&self) -> Fingerprint {

@@ -74,6 +74,17 @@ pub fn authentication_ok(out: &mut BytesMut) {
     put(out, tag::AUTHENTICATION, |body| body.put_i32(0));
 }
 
+pub fn authentication_cleartext_password(out: &mut BytesMut) {
+    put(out, tag::AUTHENTICATION, |body| body.put_i32(3));
+}
+
+pub fn authentication_md5_password(out: &mut BytesMut, salt: [u8; 4]) {
+    put(out, tag::AUTHENTICATION, |body| {
+        body.put_i32(5);
+        body.put_slice(&salt);
+    });
+}
+
 pub fn authentication_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
     put(out, tag::AUTHENTICATION, |body| {
         body.put_i32(10);

@@ -1,0 +1,156 @@
+//! The exchanges by which a client proves that it knows a password.
+//!
+//! # Why a role that does not exist is asked, too
+//! It goes through the same messages and the same work, against a verifier that is made up and that no password fits. So
+//! neither the answer nor its time tells whether there is such a role.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::FrontendError;
+use super::access::Attempt;
+use super::channel::Channel;
+use super::login::Secret;
+use crate::auth::hba::Method;
+use crate::auth::md5::Md5Secret;
+use crate::auth::scram::{ITERATIONS_DEFAULT, MockSecret, Nonce, Offer, ScramError, ServerLogin, Verifier};
+use crate::auth::{ClientKeys, Proof};
+use crate::wire::message::{backend, frontend};
+
+/// One client's proof.
+pub(super) struct Prover<'a> {
+    pub(super) attempt: &'a Attempt<'a>,
+    pub(super) offer: Offer,
+    pub(super) mock: &'a MockSecret,
+}
+
+/// The password is wrong, or there is no such role: nobody outside can tell which.
+pub(super) fn rejected(role: &str) -> FrontendError {
+    FrontendError::Password { role: role.to_owned(), source: ScramError::Rejected }
+}
+
+pub(super) fn iterations_default() -> NonZeroU32 {
+    NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN)
+}
+
+impl Prover<'_> {
+    /// Up to and without AuthenticationOk. `secret`: `None` for a login that must fail.
+    pub(super) async fn prove(
+        &self,
+        channel: &mut Channel,
+        method: Method,
+        secret: Option<Secret>,
+    ) -> Result<Proof, FrontendError> {
+        match (method, secret) {
+            (Method::Password, secret) => self.cleartext(channel, secret).await,
+            (_, Some(Secret::Md5(secret))) => self.md5(channel, secret).await,
+            (_, Some(Secret::Scram(verifier))) => {
+                let keys =
+                    scram(channel, self.attempt, ServerLogin::new(verifier, self.offer.clone())).await?;
+                Ok(Proof::Keys(Arc::new(keys)))
+            }
+            (_, None) => {
+                let role = self.attempt.role;
+                let login = ServerLogin::unknown(self.mock, role, iterations_default(), self.offer.clone());
+                let keys = scram(channel, self.attempt, login).await?;
+                Ok(Proof::Keys(Arc::new(keys)))
+            }
+        }
+    }
+
+    async fn md5(&self, channel: &mut Channel, secret: Md5Secret) -> Result<Proof, FrontendError> {
+        let salt = rand::random();
+        backend::authentication_md5_password(&mut channel.out, salt);
+        channel.send().await?;
+        let answer = password_message(channel).await?;
+        self.attempt.look()?;
+        match secret.accepts(salt, answer.strip_suffix(&[0]).unwrap_or(&answer)) {
+            true => {
+                self.attempt.succeeded();
+                Ok(Proof::Md5(secret))
+            }
+            false => self.wrong().await,
+        }
+    }
+
+    async fn cleartext(&self, channel: &mut Channel, secret: Option<Secret>) -> Result<Proof, FrontendError> {
+        backend::authentication_cleartext_password(&mut channel.out);
+        channel.send().await?;
+        let body = password_message(channel).await?;
+        self.attempt.look()?;
+        let password = std::str::from_utf8(body.strip_suffix(&[0]).unwrap_or(&body));
+        // PostgreSQL refuses an empty password, too, without a look at what is stored.
+        let (Ok(password), false) = (password, body.len() <= 1) else { return self.wrong().await };
+        let role = self.attempt.role;
+        let proof = match secret {
+            Some(Secret::Md5(secret)) => secret.is_of(role, password).then_some(Proof::Md5(secret)),
+            Some(Secret::Scram(verifier)) => self.derive(verifier, password).await?,
+            None => self.derive(self.mock.verifier(role, iterations_default()), password).await?,
+        };
+        match proof {
+            Some(proof) => {
+                self.attempt.succeeded();
+                Ok(proof)
+            }
+            None => self.wrong().await,
+        }
+    }
+
+    /// The keys of a password, if it is the right one. On a thread for blocking work: PBKDF2 takes milliseconds.
+    async fn derive(&self, verifier: Verifier, password: &str) -> Result<Option<Proof>, FrontendError> {
+        let source = |source| FrontendError::Password { role: self.attempt.role.to_owned(), source };
+        let derivation = verifier.derivation().map_err(source)?;
+        let password = Zeroizing::new(password.to_owned());
+        let keys = self.attempt.off_the_loop(move || derivation.keys(&password)).await?;
+        Ok(verifier.accepts(&keys).then(|| Proof::Keys(Arc::new(keys))))
+    }
+
+    async fn wrong(&self) -> Result<Proof, FrontendError> {
+        self.attempt.failed().await;
+        Err(rejected(self.attempt.role))
+    }
+}
+
+/// The SASL exchange, up to and without AuthenticationOk.
+pub(super) async fn scram(
+    channel: &mut Channel,
+    attempt: &Attempt<'_>,
+    login: ServerLogin,
+) -> Result<ClientKeys, FrontendError> {
+    let failed = |source| FrontendError::Password { role: attempt.role.to_owned(), source };
+    backend::authentication_sasl(&mut channel.out, login.mechanisms());
+    channel.send().await?;
+    let body = password_message(channel).await?;
+    let initial = frontend::parse_sasl_initial_response(&body)?;
+    let nonce = Nonce::from_random(rand::random());
+    let client_first = initial.response.unwrap_or_default();
+    let (challenge, next) = login.first(initial.mechanism, client_first, &nonce).map_err(failed)?;
+    backend::authentication_sasl_continue(&mut channel.out, challenge.as_bytes());
+    channel.send().await?;
+    let proof = password_message(channel).await?;
+    attempt.look()?;
+    match next.finish(&proof) {
+        Ok((outcome, keys)) => {
+            attempt.succeeded();
+            backend::authentication_sasl_final(&mut channel.out, outcome.as_bytes());
+            Ok(keys)
+        }
+        Err(error) => {
+            if error == ScramError::Rejected {
+                attempt.failed().await;
+            }
+            Err(failed(error))
+        }
+    }
+}
+
+async fn password_message(channel: &mut Channel) -> Result<Bytes, FrontendError> {
+    match channel.message().await? {
+        (frontend::tag::PASSWORD, body) => Ok(body),
+        (frontend::tag::TERMINATE, _) => Err(FrontendError::Gone),
+        (tag, _) => Err(FrontendError::UnexpectedMessage { tag }),
+    }
+}

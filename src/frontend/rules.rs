@@ -1,0 +1,88 @@
+//! Which rule a client meets, and whether its certificate is good enough for it.
+
+use std::net::SocketAddr;
+
+use super::FrontendError;
+use super::access::Policy;
+use super::channel::Channel;
+use super::opening::Startup;
+use crate::auth::hba::{Caller, ClientCert, ClientName, Method, Rule, Transport};
+use crate::tls::{ClientIdentity, Stream};
+
+pub(super) fn caller<'a>(channel: &Channel, startup: &'a Startup, address: SocketAddr) -> Caller<'a> {
+    let transport = match channel.seen() {
+        Some(Stream::Unix(_)) => Transport::Local,
+        Some(stream) if stream.is_tls() => Transport::Tls(address.ip()),
+        _ => Transport::Plain(address.ip()),
+    };
+    let mut settings = startup.message.settings();
+    Caller {
+        transport,
+        database: startup.message.database(),
+        role: startup.message.role(),
+        replication: settings.any(|(name, value)| name == "replication" && is_true(value)),
+    }
+}
+
+/// As PostgreSQL reads a boolean. `replication=database` is none: it belongs to its database.
+fn is_true(value: &str) -> bool {
+    matches!(value.to_ascii_lowercase().as_str(), "true" | "t" | "on" | "yes" | "y" | "1")
+}
+
+/// The rule that lets this client prove itself; or why there is none.
+pub(super) fn decide<'a>(
+    policy: &'a Policy,
+    caller: &Caller<'_>,
+    identity: Option<&ClientIdentity>,
+) -> Result<&'a Rule, FrontendError> {
+    let rule = policy.rules.decide(caller).ok_or_else(|| FrontendError::NoRule { who: who(caller) })?;
+    match (rule.method, caller.transport) {
+        (Method::Reject, _) => return Err(FrontendError::RejectedByRule { who: who(caller) }),
+        (Method::Password, Transport::Plain(_)) if !policy.cleartext_passwords => {
+            return Err(FrontendError::PasswordInTheClear);
+        }
+        _ => {}
+    }
+    check_certificate(policy, rule, caller.role, identity)?;
+    Ok(rule)
+}
+
+fn check_certificate(
+    policy: &Policy,
+    rule: &Rule,
+    role: &str,
+    identity: Option<&ClientIdentity>,
+) -> Result<(), FrontendError> {
+    let identity = match (rule.client_cert, identity) {
+        (ClientCert::Nothing, _) | (ClientCert::VerifyCa, Some(_)) => return Ok(()),
+        (_, None) => return Err(FrontendError::NoCertificate),
+        (ClientCert::VerifyFull, Some(identity)) => identity,
+    };
+    let names = match rule.client_name {
+        ClientName::Cn => identity.common_name.as_slice(),
+        ClientName::San => identity.alternative_names.as_slice(),
+    };
+    let map = rule.map.as_deref();
+    match names.iter().any(|name| policy.ident.allows(map, name, role)) {
+        true => Ok(()),
+        false => Err(FrontendError::CertificateName { role: role.to_owned(), names: names.join(", ") }),
+    }
+}
+
+/// As PostgreSQL names who was refused.
+fn who(caller: &Caller<'_>) -> String {
+    let host = caller.transport.address().map_or("[local]".to_owned(), |address| address.to_string());
+    let encryption = match caller.transport {
+        Transport::Tls(_) => "SSL encryption",
+        Transport::Plain(_) | Transport::Local => "no encryption",
+    };
+    match caller.replication {
+        true => {
+            format!("replication connection from host \"{host}\", user \"{}\", {encryption}", caller.role)
+        }
+        false => format!(
+            "host \"{host}\", user \"{}\", database \"{}\", {encryption}",
+            caller.role, caller.database
+        ),
+    }
+}
