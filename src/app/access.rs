@@ -8,7 +8,7 @@ use crate::auth::hba::{ClientCert, IdentMaps, Kind, Method, Problem, Rule, Rules
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::Allowance;
 use crate::config::{ClientTls, Config};
-use crate::frontend::Policy;
+use crate::frontend::{CrowdLimits, Policy};
 
 /// Every mistake: the setting that names a file, and what is wrong in it.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,11 @@ fn limits(config: &Config) -> Policy {
             free: config.access.failures_free,
             interval: config.access.failure_interval,
             delay_max: config.access.failure_delay_max.min(bound),
+        },
+        crowd: CrowdLimits {
+            clients_max: config.limits.clients_max,
+            per_role_max: config.limits.clients_per_role_max,
+            per_database_role_max: config.limits.clients_per_database_role_max,
         },
         cleartext_passwords: config.access.cleartext_passwords,
         logins_per_second_max: config.limits.logins_per_second_max,

@@ -263,8 +263,14 @@ settings! {
         /// The longest that the answer to a failed login waits. More attempts than this has room for are refused with 53300, without a look at the password. At most half of proxy.login_timeout.
         failure_delay_max: Duration = seconds(6), Reload, within ms(0)..=seconds(600);
     }
-    /// How many may come in.
+    /// How many may come in. Beside these, the contract of each database limits its clients.
     ["limits"] limits: Limits {
+        /// Clients of applications in this process, those that are logging in included; more are refused with 53300. 0: no limit.
+        clients_max: u32 = 10_000, Reload, within 0..=10_000_000;
+        /// Clients of one role, whatever the database. 0: no limit.
+        clients_per_role_max: u32 = 0, Reload, within 0..=10_000_000;
+        /// Clients of one role in one database. 0: no limit.
+        clients_per_database_role_max: u32 = 0, Reload, within 0..=10_000_000;
         /// Logins of applications that begin in a second; others wait for their turn. 0: no limit.
         logins_per_second_max: u32 = 0, Reload, within 0..=1_000_000;
         /// The longest that one waits for its turn; others are refused with 53300. At most half of proxy.login_timeout.

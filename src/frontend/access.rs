@@ -1,6 +1,7 @@
 //! Who may come in, and how many of them: what all logins of a port have in common.
 //!
 //! ```text
+//!   accepted       -> an admission, or 53300
 //!   startup packet -> rules: how to prove oneself, or 28000
 //!                  -> pace: one's turn, or 53300
 //!   proof          -> throttle: looked at, or 53300 unseen
@@ -20,10 +21,12 @@ use metrics::Counter;
 use tokio::sync::Semaphore;
 
 use super::FrontendError;
+use super::crowd::{Admission, Crowd, CrowdLimits};
 use crate::auth::hba::{IdentMaps, Rules};
 use crate::auth::pace::Pace;
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::{Allowance, Guess, Throttle};
+use crate::model::DatabaseId;
 use crate::telemetry::{Metrics, names};
 
 /// Passwords that keys are derived from at the same time; others wait. Each takes a core for milliseconds.
@@ -39,6 +42,7 @@ pub struct Policy {
     pub server_passwords: ServerPasswords,
     /// Method `password` is allowed without TLS.
     pub cleartext_passwords: bool,
+    pub crowd: CrowdLimits,
     /// Failed logins of one role from one address; see [`Throttle`].
     pub failures: Allowance,
     /// Logins that begin in a second, all together. 0: no limit.
@@ -55,6 +59,7 @@ impl Default for Policy {
             ident: IdentMaps::default(),
             server_passwords: ServerPasswords::default(),
             cleartext_passwords: false,
+            crowd: CrowdLimits::default(),
             failures: Allowance::UNLIMITED,
             logins_per_second_max: 0,
             login_wait_max: Duration::ZERO,
@@ -69,6 +74,7 @@ pub struct Access {
     throttle: Throttle,
     pace: Pace,
     derivations: Semaphore,
+    crowd: Arc<Crowd>,
     metrics: Metrics,
 }
 
@@ -86,6 +92,7 @@ impl Access {
             throttle: Throttle::new(now),
             pace: Pace::new(now),
             derivations: Semaphore::new(DERIVATIONS_MAX),
+            crowd: Arc::default(),
             metrics,
         }
     }
@@ -97,6 +104,31 @@ impl Access {
     /// Holds for the next login. Whoever is connected stays.
     pub fn set_policy(&self, policy: Policy) {
         self.policy.store(Arc::new(policy));
+    }
+
+    /// An admission for somebody who has just come.
+    pub(super) fn admission(&self) -> Result<Admission, FrontendError> {
+        self.crowd.admit(self.policy.load().crowd).ok_or_else(|| {
+            self.refused("full").increment(1);
+            FrontendError::Overrun
+        })
+    }
+
+    /// An error if the admission is only one for being refused.
+    pub(super) fn check_admission(&self, admission: Option<&Admission>) -> Result<(), FrontendError> {
+        let checked = admission.map_or(Ok(()), |admission| admission.check(self.policy.load().crowd));
+        checked.inspect_err(|_| self.refused("full").increment(1))
+    }
+
+    /// The admission's client is known now.
+    pub(super) fn sit(
+        &self,
+        admission: &mut Admission,
+        database: &DatabaseId,
+        role: &str,
+    ) -> Result<(), FrontendError> {
+        let sat = admission.sit(database, role, self.policy.load().crowd);
+        sat.inspect_err(|_| self.refused("full").increment(1))
     }
 
     /// Waits for one's turn to log in.

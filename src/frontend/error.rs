@@ -36,6 +36,15 @@ pub enum FrontendError {
         #[source]
         source: ScramError,
     },
+    /// So many are being told that they are too many that this one is not.
+    #[error("too many clients, and too many who are told so")]
+    Overrun,
+    #[error("more than {clients_max} clients")]
+    Full { clients_max: u32 },
+    #[error("more than {max} clients of role \"{role}\"")]
+    RoleFull { role: String, max: u32 },
+    #[error("more than {max} clients of role \"{role}\" in one database")]
+    DatabaseRoleFull { role: String, max: u32 },
     /// No rule is for this client.
     #[error("no rule for {who}")]
     NoRule { who: String },
@@ -73,7 +82,9 @@ impl FrontendError {
     /// Whether there is anybody who would read an answer.
     pub(super) fn is_told(&self) -> bool {
         match self {
-            FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls => false,
+            FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls | FrontendError::Overrun => {
+                false
+            }
             // A cancel request is never answered.
             FrontendError::Violation(Violation::CancelKey { .. }) => false,
             // A handshake that failed has no one to talk to.
@@ -102,9 +113,12 @@ impl Explain for FrontendError {
             | FrontendError::PasswordInTheClear
             | FrontendError::UnknownRole { .. } => SqlState::INVALID_AUTHORIZATION,
             FrontendError::Password { source, .. } => source.sqlstate(),
-            FrontendError::Throttled { .. } | FrontendError::TooManyLogins { .. } => {
-                SqlState::TOO_MANY_CONNECTIONS
-            }
+            FrontendError::Throttled { .. }
+            | FrontendError::TooManyLogins { .. }
+            | FrontendError::Overrun
+            | FrontendError::Full { .. }
+            | FrontendError::RoleFull { .. }
+            | FrontendError::DatabaseRoleFull { .. } => SqlState::TOO_MANY_CONNECTIONS,
             FrontendError::Md5Role { .. } => SqlState::INVALID_PASSWORD,
             FrontendError::UnknownDatabase { .. } | FrontendError::AdminDatabase { .. } => {
                 SqlState::INVALID_CATALOG_NAME
@@ -127,7 +141,11 @@ impl Explain for FrontendError {
             FrontendError::Refused { .. }
             | FrontendError::Md5Role { .. }
             | FrontendError::Throttled { .. }
-            | FrontendError::TooManyLogins { .. } => Retry::Later,
+            | FrontendError::TooManyLogins { .. }
+            | FrontendError::Overrun
+            | FrontendError::Full { .. }
+            | FrontendError::RoleFull { .. }
+            | FrontendError::DatabaseRoleFull { .. } => Retry::Later,
             _ => Retry::Never,
         }
     }
@@ -140,6 +158,13 @@ impl Explain for FrontendError {
             FrontendError::Password { role, source: ScramError::Rejected }
             | FrontendError::Md5Role { role } => {
                 format!("password authentication failed for user \"{role}\"")
+            }
+            FrontendError::Overrun | FrontendError::Full { .. } => {
+                "sorry, too many clients already".to_owned()
+            }
+            FrontendError::RoleFull { role, .. } => format!("too many connections for role \"{role}\""),
+            FrontendError::DatabaseRoleFull { role, .. } => {
+                format!("too many connections for role \"{role}\" in this database")
             }
             FrontendError::NoRule { who } => format!("no pg_hba.conf entry for {who}"),
             FrontendError::RejectedByRule { who } => match who.strip_prefix("replication connection from ") {
@@ -176,7 +201,16 @@ impl Explain for FrontendError {
     fn detail(&self) -> Option<String> {
         match self {
             FrontendError::Md5Role { role } => Some(format!(
-                "The password of role \"{role}\" is stored as md5, which Freehold does not accept."
+                "The password of role \"{role}\" is stored as md5, which this client's rule does not accept."
+            )),
+            FrontendError::Full { clients_max } => {
+                Some(format!("Freehold takes {clients_max} clients here (limits.clients_max)."))
+            }
+            FrontendError::RoleFull { max, .. } => {
+                Some(format!("A role may have {max} connections here (limits.clients_per_role_max)."))
+            }
+            FrontendError::DatabaseRoleFull { max, .. } => Some(format!(
+                "A role may have {max} connections to one database here (limits.clients_per_database_role_max)."
             )),
             FrontendError::NoRule { .. } | FrontendError::RejectedByRule { .. } => Some(
                 "The rules are Freehold's own (access.hba_file), not those of a server behind it.".to_owned(),
@@ -194,7 +228,14 @@ impl Explain for FrontendError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            FrontendError::TlsRequired | FrontendError::PasswordInTheClear => Some("Connect with sslmode=require or stricter.".to_owned()),
+            FrontendError::TlsRequired | FrontendError::PasswordInTheClear => {
+                Some("Connect with sslmode=require or stricter.".to_owned())
+            }
+            FrontendError::Full { .. }
+            | FrontendError::RoleFull { .. }
+            | FrontendError::DatabaseRoleFull { .. } => {
+                Some("Use fewer connections, or ask the platform team to raise the limit.".to_owned())
+            }
             FrontendError::Md5Role { .. } => Some(
                 "Set the password again with password_encryption = 'scram-sha-256'; it may be the same password."
                     .to_owned(),

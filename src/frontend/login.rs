@@ -46,6 +46,7 @@ pub(super) enum Secret {
     Md5(Md5Secret),
 }
 
+/// Up to AuthenticationOk, which is built and not yet sent.
 pub(super) async fn login(
     frontend: &Frontend,
     channel: &mut Channel,
@@ -63,15 +64,13 @@ pub(super) async fn login(
     if let Some(negotiation) = startup.message.negotiation() {
         backend::negotiate_protocol_version(&mut channel.out, &negotiation);
     }
-    let admitted = match rule.method {
+    match rule.method {
         Method::Trust | Method::Cert => admit_unasked(frontend, channel, role, database, &policy),
         _ => {
             let attempt = frontend.access.attempt(caller.transport.address(), role);
             ask(frontend, channel, startup, rule, &attempt).await
         }
-    }?;
-    channel.send().await?;
-    Ok(admitted)
+    }
 }
 
 /// Lets the client prove that it knows the password.

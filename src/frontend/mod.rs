@@ -15,6 +15,7 @@ mod access_tests;
 mod administrator;
 mod balancer;
 mod channel;
+mod crowd;
 mod error;
 pub mod listener;
 mod login;
@@ -32,6 +33,7 @@ use bytes::BytesMut;
 pub use access::{Access, Policy};
 pub use administrator::{AdminVisitor, Administrator};
 pub use balancer::Balancers;
+pub use crowd::{Admission, CrowdLimits};
 pub use error::FrontendError;
 
 use self::channel::Channel;
@@ -95,6 +97,8 @@ pub struct Client {
     pub settings: Vec<(String, String)>,
     /// What opens the server.
     pub proof: Proof,
+    /// Its share of the limits; to be kept while it is connected.
+    pub admission: Admission,
 }
 
 impl Client {
@@ -110,8 +114,10 @@ impl Frontend {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn receive(&self, stream: Stream, address: Peer) -> Result<Visitor, FrontendError> {
+        // Kept until a refusal has been read, too.
+        let mut admission = Some(self.access.admission()?);
         let mut channel = Channel::new(stream);
-        let meeting = Box::pin(self.meet(&mut channel, address));
+        let meeting = Box::pin(self.meet(&mut channel, address, &mut admission));
         let met = match tokio::time::timeout(self.login_time_max, meeting).await {
             Ok(met) => met,
             Err(_) => Err(FrontendError::TooSlow),
@@ -122,11 +128,20 @@ impl Frontend {
         met
     }
 
-    async fn meet(&self, channel: &mut Channel, address: Peer) -> Result<Visitor, FrontendError> {
+    async fn meet(
+        &self,
+        channel: &mut Channel,
+        address: Peer,
+        admission: &mut Option<Admission>,
+    ) -> Result<Visitor, FrontendError> {
         match opening::open(self, channel).await? {
             Opened::Cancel(request) => Ok(Visitor::Cancel { request, stream: channel.take_stream()? }),
             Opened::Startup(startup) => {
+                self.access.check_admission(admission.as_ref())?;
                 let admitted = login::login(self, channel, &startup, address).await?;
+                let mut admission = admission.take().ok_or(FrontendError::Gone)?;
+                self.access.sit(&mut admission, admitted.route.id(), startup.message.role())?;
+                channel.send().await?;
                 Ok(Visitor::Client(Box::new(Client {
                     stream: channel.take_stream()?,
                     early: std::mem::take(&mut channel.inbox),
@@ -136,6 +151,7 @@ impl Frontend {
                     protocol_minor: startup.message.minor(),
                     settings: owned(startup.message.settings()),
                     proof: admitted.proof,
+                    admission,
                 })))
             }
         }

@@ -21,7 +21,7 @@ use super::worker::Worker;
 use crate::auth::Proof;
 use crate::backend::{self, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
-use crate::frontend::{Client, Visitor};
+use crate::frontend::{Admission, Client, Visitor};
 use crate::model::{Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
 use crate::route::{GateState, Member, MemberFacts, Pass, Route};
 use crate::tls::Stream;
@@ -107,6 +107,8 @@ pub(super) struct Session {
     pub(super) enlisted: Enlisted,
     pub(super) origin: Origin,
     pub(super) travel: Travel,
+    /// Counted while the client is connected.
+    _admission: Admission,
 }
 
 impl Session {
@@ -385,7 +387,7 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> S
         lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
     worker.watch(session, relay.watch());
     relay.to_client.queue(&greeting);
-    Session { relay, enlisted, origin, travel }
+    Session { relay, enlisted, origin, travel, _admission: client.admission }
 }
 
 #[cfg(test)]

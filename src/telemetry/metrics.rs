@@ -47,7 +47,7 @@ metrics! {
     /// Always 1; the label is the version that runs.
     BUILD = Gauge "freehold_build_info" ["version"];
     /// Logins that failed or were refused, by reason: failed (wrong password or unknown), throttled (too many failures), rate (too
-    /// many logins at once).
+    /// many logins at once), full (too many clients).
     LOGINS_REFUSED = Counter "freehold_logins_refused_total" ["reason"];
     /// Databases by state of life.
     DATABASES = Gauge "freehold_databases" ["state"];

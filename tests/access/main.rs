@@ -8,6 +8,7 @@ mod support;
 
 mod certificates;
 mod guesses;
+mod limits;
 mod office;
 mod passwords;
 mod rules;

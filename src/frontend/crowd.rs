@@ -1,0 +1,187 @@
+//! How many are in: all together, of a role, of a role in a database.
+//!
+//! # Why the refused are counted, too
+//! Whoever is one too many is told so behind the startup packet, under TLS if it asked for TLS: an answer before that is one
+//! that libpq does not believe (CVE-2024-10977). That costs a handshake, so it is done for a few at a time; those beyond are
+//! closed without a word.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::FrontendError;
+use crate::model::DatabaseId;
+
+/// Clients that are told at the same time that they are too many.
+const REFUSED_MAX: u32 = 128;
+
+/// How many clients this process takes. 0: no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CrowdLimits {
+    /// From the accepted socket on, so logins that are under way count.
+    pub clients_max: u32,
+    pub per_role_max: u32,
+    pub per_database_role_max: u32,
+}
+
+/// Who is in.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    admitted: AtomicU32,
+    refused: AtomicU32,
+    groups: Mutex<Groups>,
+}
+
+/// Written when a client comes and when it goes. Only roles that have somebody in are in it.
+#[derive(Debug, Default)]
+struct Groups {
+    by_role: HashMap<String, u32>,
+    by_database_role: HashMap<(DatabaseId, String), u32>,
+}
+
+impl Crowd {
+    /// An admission for somebody at the door. `None`: there is not even time to say that there is none.
+    pub(super) fn admit(self: &Arc<Crowd>, limits: CrowdLimits) -> Option<Admission> {
+        let admission = |standing| Some(Admission { crowd: Arc::clone(self), standing, member: None });
+        if add_below(&self.admitted, limits.clients_max) {
+            return admission(Standing::Admitted);
+        }
+        add_below(&self.refused, REFUSED_MAX).then(|| admission(Standing::Refused)).flatten()
+    }
+}
+
+/// Adds one, unless that would be more than the limit (0: none).
+fn add_below(counter: &AtomicU32, max: u32) -> bool {
+    let more = |count: u32| (max == 0 || count < max).then(|| count.saturating_add(1));
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Admitted,
+    Refused,
+}
+
+/// One client's share of the limits, for as long as it lives.
+#[derive(Debug)]
+pub struct Admission {
+    crowd: Arc<Crowd>,
+    standing: Standing,
+    member: Option<(DatabaseId, String)>,
+}
+
+impl Admission {
+    /// An error if it is one too many, and may only be told so.
+    pub(super) fn check(&self, limits: CrowdLimits) -> Result<(), FrontendError> {
+        match self.standing {
+            Standing::Admitted => Ok(()),
+            Standing::Refused => Err(FrontendError::Full { clients_max: limits.clients_max }),
+        }
+    }
+
+    /// The client is known now: it counts for its role, too.
+    pub(super) fn sit(
+        &mut self,
+        database: &DatabaseId,
+        role: &str,
+        limits: CrowdLimits,
+    ) -> Result<(), FrontendError> {
+        let key = (database.clone(), role.to_owned());
+        let mut groups = self.crowd.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_role = groups.by_role.get(role).copied().unwrap_or(0);
+        let of_both = groups.by_database_role.get(&key).copied().unwrap_or(0);
+        let full = |count: u32, max: u32| max != 0 && count >= max;
+        if full(of_role, limits.per_role_max) {
+            return Err(FrontendError::RoleFull { role: role.to_owned(), max: limits.per_role_max });
+        }
+        if full(of_both, limits.per_database_role_max) {
+            let max = limits.per_database_role_max;
+            return Err(FrontendError::DatabaseRoleFull { role: role.to_owned(), max });
+        }
+        groups.by_role.insert(role.to_owned(), of_role.saturating_add(1));
+        groups.by_database_role.insert(key.clone(), of_both.saturating_add(1));
+        self.member = Some(key);
+        Ok(())
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let counter = match self.standing {
+            Standing::Admitted => &self.crowd.admitted,
+            Standing::Refused => &self.crowd.refused,
+        };
+        counter.fetch_sub(1, Ordering::Relaxed);
+        if let Some(key) = self.member.take() {
+            let mut groups = self.crowd.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            leave(&mut groups.by_role, key.1.clone());
+            leave(&mut groups.by_database_role, key);
+        }
+    }
+}
+
+fn leave<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: K) {
+    if let Entry::Occupied(mut count) = counts.entry(key) {
+        match count.get().checked_sub(1) {
+            None | Some(0) => drop(count.remove()),
+            Some(left) => *count.get_mut() = left,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: CrowdLimits = CrowdLimits { clients_max: 3, per_role_max: 2, per_database_role_max: 1 };
+
+    fn database(id: &str) -> DatabaseId {
+        DatabaseId::parse(id).unwrap()
+    }
+
+    #[test]
+    fn a_place_is_taken_until_it_is_dropped() {
+        let crowd = Arc::new(Crowd::default());
+        let mut places: Vec<Admission> = (0..3).map(|_| crowd.admit(LIMITS).unwrap()).collect();
+        assert!(places.iter().all(|admission| admission.check(LIMITS).is_ok()));
+        let one_too_many = crowd.admit(LIMITS).unwrap();
+        assert!(one_too_many.check(LIMITS).is_err());
+        places.pop();
+        assert!(crowd.admit(LIMITS).unwrap().check(LIMITS).is_ok());
+        assert!(one_too_many.check(LIMITS).is_err(), "it stays refused");
+    }
+
+    #[test]
+    fn those_who_are_told_that_they_are_too_many_are_not_too_many_either() {
+        let crowd = Arc::new(Crowd::default());
+        let admitted: Vec<_> = (0..3).map(|_| crowd.admit(LIMITS)).collect();
+        let told: Vec<_> = std::iter::from_fn(|| crowd.admit(LIMITS)).take(1_000).collect();
+        assert_eq!(told.len(), REFUSED_MAX as usize);
+        drop(told);
+        assert!(crowd.admit(LIMITS).is_some());
+        drop(admitted);
+    }
+
+    #[test]
+    fn a_role_has_a_limit_of_its_own_in_each_database_and_in_all() {
+        let crowd = Arc::new(Crowd::default());
+        let open = CrowdLimits { clients_max: 0, ..LIMITS };
+        let sit = |id: &str, role: &str| {
+            let mut admission = crowd.admit(open).unwrap();
+            admission.sit(&database(id), role, open).map(|()| admission)
+        };
+        let first = sit("db_1", "app").unwrap();
+        assert!(matches!(sit("db_1", "app"), Err(FrontendError::DatabaseRoleFull { max: 1, .. })));
+        let second = sit("db_2", "app").unwrap();
+        assert!(matches!(sit("db_3", "app"), Err(FrontendError::RoleFull { max: 2, .. })));
+        let other = sit("db_1", "other").unwrap();
+        drop(first);
+        let third = sit("db_3", "app").unwrap();
+        drop((second, third, other));
+        let groups = crowd.groups.lock().unwrap();
+        assert!(groups.by_role.is_empty() && groups.by_database_role.is_empty(), "{groups:?}");
+        assert_eq!(crowd.admitted.load(Ordering::Relaxed), 0);
+    }
+}

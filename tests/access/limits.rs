@@ -1,0 +1,86 @@
+//! How many come in.
+
+use tokio_postgres::NoTls;
+
+use crate::office::Office;
+use crate::stage::{Stage, refused, text};
+use crate::support::until;
+
+#[tokio::test]
+async fn one_client_too_many_is_told_so_and_the_next_place_is_taken() {
+    let office = Office::open();
+    let stage = Stage::set_with_tls(&office, "[limits]\nclients_max = 3\n").await;
+    let owner = stage.owner.clone();
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(owner.connect().await);
+    }
+    assert_eq!(refused(&owner).await, "53300");
+    let told = |conninfo: &str| text(&stage.psql(conninfo).stderr);
+    for sslmode in ["disable", "require"] {
+        let told = told(&format!("user=nobody password=x sslmode={sslmode}"));
+        assert!(
+            told.contains("sorry, too many clients already") && told.contains("limits.clients_max"),
+            "{told}"
+        );
+    }
+
+    // A full house still hears who wants a query to end.
+    let busy = clients.pop().unwrap();
+    let cancel = busy.cancel_token();
+    let (slept, ()) = tokio::join!(busy.simple_query("SELECT pg_sleep(600)"), async {
+        until("it runs and is cancelled", || async {
+            cancel.cancel_query(NoTls).await.unwrap();
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
+            stage.server.psql(waiting).unwrap() == "0"
+        })
+        .await;
+    });
+    assert_eq!(slept.unwrap_err().code().unwrap().code(), "57014");
+
+    drop(busy);
+    until("the place is free", || async { owner.try_connect().await.is_ok() }).await;
+    stage.reload("[limits]\nclients_max = 0\n").await;
+    for _ in 0..5 {
+        clients.push(owner.connect().await);
+    }
+}
+
+#[tokio::test]
+async fn a_role_has_a_limit_in_each_database_and_over_all() {
+    let stage = Stage::set("[limits]\nclients_per_role_max = 3\nclients_per_database_role_max = 2\n").await;
+    stage.create_role("second", "PASSWORD 'two'").await;
+    let (owner, second) = (stage.owner.clone(), stage.login("second", "two"));
+    let admin = stage.freehold.admin().await;
+    admin.run("CREATE DATABASE other OWNER payments PURPOSE 'Another one beside the shop'").await;
+    stage.server.psql("GRANT CONNECT ON DATABASE other TO second").unwrap();
+    let elsewhere = crate::support::Login { dbname: "other".into(), ..second.clone() };
+    until("the other database is known", || async {
+        let shown = admin.run("SHOW DATABASE other").await;
+        shown.iter().any(|row| row["property"] == "login second")
+    })
+    .await;
+    until("the other database takes clients", || async { elsewhere.try_connect().await.is_ok() }).await;
+
+    let kept = [second.connect().await, second.connect().await];
+    assert_eq!(refused(&second).await, "53300");
+    let told = text(&stage.psql("user=second password=two").stderr);
+    assert!(told.contains("too many connections for role \"second\" in this database"), "{told}");
+    assert_eq!(
+        refused(&stage.login("second", "wrong")).await,
+        "28P01",
+        "only who knows the password is told"
+    );
+    owner.connect().await;
+
+    until("the connection to the other database has ended", || async {
+        let sessions = admin.run("SHOW SESSIONS").await;
+        sessions.iter().all(|row| row["database"] != "other")
+    })
+    .await;
+    let third = elsewhere.connect().await;
+    assert_eq!(refused(&elsewhere).await, "53300");
+    drop(kept);
+    until("seats are free again", || async { second.try_connect().await.is_ok() }).await;
+    third.simple_query("SELECT 1").await.unwrap();
+}
