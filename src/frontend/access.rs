@@ -19,12 +19,15 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::FrontendError;
 use super::crowd::{Admission, Crowd, CrowdLimits};
+use crate::auth::ClientKeys;
 use crate::auth::hba::{IdentMaps, Rules};
 use crate::auth::pace::Pace;
 use crate::auth::passwords::ServerPasswords;
+use crate::auth::scram::Verifier;
 use crate::auth::throttle::{Allowance, Guess, Throttle};
 use crate::model::DatabaseId;
 use crate::telemetry::{Metrics, names};
@@ -148,6 +151,20 @@ impl Access {
         Ok(())
     }
 
+    /// The keys of a password, if it is the one of the verifier. PBKDF2 takes milliseconds, so it runs where it keeps no
+    /// session waiting, and a few at a time.
+    pub(super) async fn keys_of(
+        &self,
+        verifier: Verifier,
+        password: Zeroizing<String>,
+    ) -> Result<Option<ClientKeys>, FrontendError> {
+        let Ok(derivation) = verifier.derivation() else { return Ok(None) };
+        let broken = |error| FrontendError::Io(std::io::Error::other(error));
+        let _permit = self.derivations.acquire().await.map_err(|_| FrontendError::Gone)?;
+        let keys = tokio::task::spawn_blocking(move || derivation.keys(&password)).await.map_err(broken)?;
+        Ok(verifier.accepts(&keys).then_some(keys))
+    }
+
     /// A login of this role that begins.
     pub(super) fn attempt<'a>(&'a self, address: Option<IpAddr>, role: &'a str) -> Attempt<'a> {
         Attempt { access: self, guess: self.throttle.guess(address, role), role }
@@ -165,7 +182,7 @@ impl Access {
 /// One login, between its first message and its outcome.
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
-    access: &'a Access,
+    pub(super) access: &'a Access,
     guess: Guess,
     pub(super) role: &'a str,
 }
@@ -188,16 +205,6 @@ impl Attempt<'_> {
         let delay = self.access.throttle.failed(self.guess, allowance, Instant::now());
         self.access.refused("failed").increment(1);
         tokio::time::sleep(delay).await;
-    }
-
-    /// Runs work that takes milliseconds where it keeps no session waiting.
-    pub(super) async fn off_the_loop<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, FrontendError> {
-        let broken = |error| FrontendError::Io(std::io::Error::other(error));
-        let _permit = self.access.derivations.acquire().await.map_err(|_| FrontendError::Gone)?;
-        tokio::task::spawn_blocking(work).await.map_err(broken)
     }
 
     pub(super) fn succeeded(&self) {

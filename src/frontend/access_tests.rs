@@ -152,15 +152,22 @@ async fn without_a_rule_nobody_is_asked_for_a_password() {
 }
 
 #[tokio::test]
-async fn a_trusted_client_gets_the_password_that_is_written_down_for_its_role() {
-    let server_passwords = ServerPasswords::parse("shop app secret").unwrap();
+async fn a_trusted_client_gets_what_opens_the_server_as_far_as_it_is_known() {
+    let written = format!("shop app \"{PASSWORD}\"\nall group stale\nshop bare secret");
+    let server_passwords = ServerPasswords::parse(&written).unwrap();
     let (_, door) = guarded(Policy { server_passwords, ..under("host all all all trust") });
-    for (role, has_password) in [("app", true), ("bare", false)] {
+    for (role, expected) in [("app", "keys"), ("bare", "password"), ("expired", "nothing"), ("old", "md5")] {
         let mut knock = Knock::at(door()).await;
         knock.startup(role, "shop").await;
         assert_eq!(knock.login("").await, ("R".to_owned(), None));
         let Ok(Visitor::Client(client)) = knock.received().await else { panic!("not a client") };
-        assert_eq!(matches!(client.proof, Proof::Password(_)), has_password, "{role}");
+        let proof = match client.proof {
+            Proof::Keys(_) => "keys",
+            Proof::Md5(_) => "md5",
+            Proof::Password(_) => "password",
+            Proof::Nothing => "nothing",
+        };
+        assert_eq!(proof, expected, "{role}");
     }
     assert_eq!(try_login(door(), "group", "").await.1, Some(SqlState::INVALID_AUTHORIZATION));
     assert_eq!(try_login(door(), "nobody", "").await.1, Some(SqlState::INVALID_AUTHORIZATION));

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::access::{Attempt, Policy};
+use zeroize::Zeroizing;
+
+use super::access::{Access, Attempt, Policy};
 use super::channel::Channel;
 use super::opening::Startup;
 use super::prove::{self, Prover};
@@ -65,7 +67,7 @@ pub(super) async fn login(
         backend::negotiate_protocol_version(&mut channel.out, &negotiation);
     }
     match rule.method {
-        Method::Trust | Method::Cert => admit_unasked(frontend, channel, role, database, &policy),
+        Method::Trust | Method::Cert => admit_unasked(frontend, channel, role, database, &policy).await,
         _ => {
             let attempt = frontend.access.attempt(caller.transport.address(), role);
             ask(frontend, channel, startup, rule, &attempt).await
@@ -83,8 +85,10 @@ async fn ask(
 ) -> Result<Admitted, FrontendError> {
     attempt.look()?;
     let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
-    let prover = Prover { attempt, offer, mock: &frontend.mock };
-    match claim(frontend, attempt.role, startup.message.database(), rule.method) {
+    let route = frontend.routes.lookup(startup.message.database());
+    let typical = route.as_deref().map_or_else(prove::iterations_default, Route::typical_iterations);
+    let prover = Prover { attempt, offer, mock: &frontend.mock, iterations: typical };
+    match claim(route, attempt.role, startup.message.database(), rule.method) {
         Claim::Known(known) => {
             let proof = prover.prove(channel, rule.method, Some(known.secret)).await?;
             admit(channel, &known.route, &known.login)?;
@@ -100,9 +104,9 @@ async fn ask(
     }
 }
 
-fn claim(frontend: &Frontend, role: &str, database: &str, method: Method) -> Claim {
+fn claim(route: Option<Arc<Route>>, role: &str, database: &str, method: Method) -> Claim {
     let rejected = || prove::rejected(role);
-    let Some(route) = frontend.routes.lookup(database) else {
+    let Some(route) = route else {
         return Claim::Hopeless(FrontendError::UnknownDatabase { database: database.to_owned() });
     };
     let Some(login) = route.login(role) else { return Claim::Hopeless(rejected()) };
@@ -129,7 +133,7 @@ fn claim(frontend: &Frontend, role: &str, database: &str, method: Method) -> Cla
 
 /// By a rule that asks for no password; a certificate, where it demands one, has been looked at. As in PostgreSQL, a
 /// password's end of validity does not matter here.
-fn admit_unasked(
+async fn admit_unasked(
     frontend: &Frontend,
     channel: &mut Channel,
     role: &str,
@@ -140,8 +144,30 @@ fn admit_unasked(
     let route = frontend.routes.lookup(database).ok_or_else(unknown)?;
     let login = route.login(role).ok_or_else(|| FrontendError::UnknownRole { role: role.to_owned() })?;
     admit(channel, &route, &login)?;
-    let proof = policy.server_passwords.of(database, role).map_or(Proof::Nothing, Proof::Password);
+    let proof = borrowed_proof(&frontend.access, &route, &login, policy).await?;
     Ok(Admitted { route, proof })
+}
+
+/// For a client that brought nothing: what others of its role have proved, or the password that the operator wrote down.
+/// Its keys are derived once for all such clients of the role.
+async fn borrowed_proof(
+    access: &Access,
+    route: &Route,
+    login: &Login,
+    policy: &Policy,
+) -> Result<Proof, FrontendError> {
+    let role = login.role.as_str();
+    let known = route.newest_proof(role, &Proof::Nothing);
+    let written = policy.server_passwords.of(route.current().name.as_str(), role);
+    let (Proof::Nothing, Some(password)) = (&known, written) else { return Ok(known) };
+    if let Some(Ok(verifier)) = login.verifier.as_deref().map(Verifier::parse)
+        && let Some(keys) = access.keys_of(verifier, Zeroizing::clone(&password)).await?
+    {
+        let keys = Arc::new(keys);
+        route.remember_keys(role, &keys);
+        return Ok(Proof::Keys(keys));
+    }
+    Ok(Proof::Password(password))
 }
 
 /// What only those are told who have proved who they are.

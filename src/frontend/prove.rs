@@ -25,6 +25,8 @@ pub(super) struct Prover<'a> {
     pub(super) attempt: &'a Attempt<'a>,
     pub(super) offer: Offer,
     pub(super) mock: &'a MockSecret,
+    /// Of the made-up verifier, where there is no real one.
+    pub(super) iterations: NonZeroU32,
 }
 
 /// The password is wrong, or there is no such role: nobody outside can tell which.
@@ -54,7 +56,7 @@ impl Prover<'_> {
             }
             (_, None) => {
                 let role = self.attempt.role;
-                let login = ServerLogin::unknown(self.mock, role, iterations_default(), self.offer.clone());
+                let login = ServerLogin::unknown(self.mock, role, self.iterations, self.offer.clone());
                 let keys = scram(channel, self.attempt, login).await?;
                 Ok(Proof::Keys(Arc::new(keys)))
             }
@@ -88,7 +90,7 @@ impl Prover<'_> {
         let proof = match secret {
             Some(Secret::Md5(secret)) => secret.is_of(role, password).then_some(Proof::Md5(secret)),
             Some(Secret::Scram(verifier)) => self.derive(verifier, password).await?,
-            None => self.derive(self.mock.verifier(role, iterations_default()), password).await?,
+            None => self.derive(self.mock.verifier(role, self.iterations), password).await?,
         };
         match proof {
             Some(proof) => {
@@ -99,13 +101,9 @@ impl Prover<'_> {
         }
     }
 
-    /// The keys of a password, if it is the right one. On a thread for blocking work: PBKDF2 takes milliseconds.
     async fn derive(&self, verifier: Verifier, password: &str) -> Result<Option<Proof>, FrontendError> {
-        let source = |source| FrontendError::Password { role: self.attempt.role.to_owned(), source };
-        let derivation = verifier.derivation().map_err(source)?;
-        let password = Zeroizing::new(password.to_owned());
-        let keys = self.attempt.off_the_loop(move || derivation.keys(&password)).await?;
-        Ok(verifier.accepts(&keys).then(|| Proof::Keys(Arc::new(keys))))
+        let keys = self.attempt.access.keys_of(verifier, Zeroizing::new(password.to_owned())).await?;
+        Ok(keys.map(|keys| Proof::Keys(Arc::new(keys))))
     }
 
     async fn wrong(&self) -> Result<Proof, FrontendError> {

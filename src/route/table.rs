@@ -1,6 +1,8 @@
 //! The routes of this process, by name.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -10,7 +12,7 @@ use super::bell::{Bell, Tower};
 use super::gate::{Gate, GateState};
 use super::roster::Roster;
 use crate::auth::md5::Md5Secret;
-use crate::auth::scram::Verifier;
+use crate::auth::scram::{ITERATIONS_DEFAULT, Verifier};
 use crate::auth::{ClientKeys, Fingerprint, Proof};
 use crate::error::SqlState;
 use crate::model::{DatabaseId, GateOrder, Login, RouteRecord, Service};
@@ -25,6 +27,8 @@ pub struct Route {
     id: DatabaseId,
     record: ArcSwap<RouteRecord>,
     logins: ArcSwap<Logins>,
+    /// What most verifiers of the database have.
+    iterations: AtomicU32,
     /// What the newest login of each role has proved: a session that began before a change of the password needs it to
     /// follow its database.
     keys: DashMap<String, Arc<ClientKeys>>,
@@ -42,6 +46,7 @@ impl Route {
             roster: Arc::new(Roster::new(Some(Arc::clone(&bell)))),
             record: ArcSwap::from_pointee(record),
             logins: ArcSwap::default(),
+            iterations: AtomicU32::new(ITERATIONS_DEFAULT),
             keys: DashMap::new(),
             bell,
         })
@@ -70,6 +75,11 @@ impl Route {
 
     pub fn logins(&self) -> Arc<Logins> {
         self.logins.load_full()
+    }
+
+    /// What a made-up verifier should have, to look like the others of this database.
+    pub fn typical_iterations(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.iterations.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
     }
 
     /// A client of this role has proved that it knows the password.
@@ -136,6 +146,17 @@ impl Route {
         record.gate = GateOrder::Open;
         self.apply(record);
     }
+}
+
+/// The most frequent number of rounds; of several, the largest.
+fn typical_iterations(logins: &Logins) -> u32 {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    let texts = logins.values().filter_map(|login| login.verifier.as_deref());
+    for verifier in texts.filter_map(|text| Verifier::parse(text).ok()) {
+        *counts.entry(verifier.iterations().get()).or_default() += 1;
+    }
+    let most = counts.into_iter().max_by_key(|&(iterations, count)| (count, iterations));
+    most.map_or(ITERATIONS_DEFAULT, |(iterations, _)| iterations)
 }
 
 fn fingerprint(login: &Login) -> Option<Fingerprint> {
@@ -236,6 +257,7 @@ impl RouteTable {
             route.keys.retain(|role, keys| {
                 logins.get(role).and_then(|login| fingerprint(login)) == Some(keys.fingerprint())
             });
+            route.iterations.store(typical_iterations(&logins), Ordering::Relaxed);
             route.logins.store(Arc::new(logins));
         }
     }
@@ -252,5 +274,33 @@ impl Tables {
         if self.by_name.get(&name).is_some_and(|known| Arc::ptr_eq(known, route)) {
             self.by_name.remove(&name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RoleName;
+
+    fn logins(iterations: &[u32]) -> Logins {
+        let login = |(index, rounds): (usize, &u32)| {
+            let verifier = Verifier::from_password("x", b"salt", NonZeroU32::new(*rounds).unwrap());
+            let login = Login {
+                role: RoleName::parse(&format!("role{index}")).unwrap(),
+                verifier: Some(verifier.to_string()),
+                can_login: true,
+                superuser: false,
+                valid_until: None,
+            };
+            (login.role.to_string(), Arc::new(login))
+        };
+        iterations.iter().enumerate().map(login).collect()
+    }
+
+    #[test]
+    fn a_made_up_verifier_has_as_many_rounds_as_most() {
+        assert_eq!(typical_iterations(&logins(&[])), ITERATIONS_DEFAULT);
+        assert_eq!(typical_iterations(&logins(&[10, 20, 20, 30])), 20);
+        assert_eq!(typical_iterations(&logins(&[10, 20])), 20);
     }
 }

@@ -13,3 +13,4 @@ mod office;
 mod passwords;
 mod rules;
 mod stage;
+mod travels;
