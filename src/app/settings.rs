@@ -13,7 +13,9 @@ use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
 use crate::session::{PoolSettings, TimeLimits};
-use crate::tls::{self, Acceptor, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError};
+use crate::tls::{
+    self, Acceptor, ClientAuthority, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError,
+};
 
 /// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
 /// [`crate::control::settings::CrashPoint`].
@@ -64,7 +66,8 @@ pub fn client_acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
     if config.proxy.tls == ClientTls::Disable {
         return Ok(None);
     }
-    let authorities = config.proxy.tls_client_ca.clone();
+    let crl = config.proxy.tls_client_crl.clone();
+    let authorities = config.proxy.tls_client_ca.clone().map(|ca| ClientAuthority { ca, crl });
     acceptor(config.proxy.tls_cert.as_deref(), config.proxy.tls_key.as_deref(), authorities)
 }
 
@@ -76,11 +79,11 @@ pub fn admin_acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
 fn acceptor(
     certificate: Option<&Path>,
     key: Option<&Path>,
-    client_ca: Option<PathBuf>,
+    authority: Option<ClientAuthority>,
 ) -> Result<Option<Acceptor>, TlsError> {
     let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(None) };
-    let client_certificates = match client_ca {
-        Some(ca) => ClientCertificates::Optional { ca },
+    let client_certificates = match authority {
+        Some(authority) => ClientCertificates::Optional(authority),
         None => ClientCertificates::Ignored,
     };
     let files = ServerTls { certificate: certificate.to_owned(), key: key.to_owned(), client_certificates };
@@ -166,6 +169,7 @@ pub fn mistakes(config: &Config) -> Vec<(&'static str, String)> {
         ("proxy.tls_key", &config.proxy.tls_key),
         ("proxy.tls_cert", &config.proxy.tls_cert),
         ("proxy.tls_client_ca", &config.proxy.tls_client_ca),
+        ("proxy.tls_client_crl", &config.proxy.tls_client_crl),
     ];
     let admin = [("admin.tls_key", &config.admin.tls_key), ("admin.tls_cert", &config.admin.tls_cert)];
     let systems = [

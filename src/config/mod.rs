@@ -132,6 +132,10 @@ impl Config {
             let message = "proxy.listen has no TCP address, and proxy.address is not set";
             say(&["proxy.listen"], message, "proxy.address says what applications are told to connect to.");
         }
+        if self.proxy.tls_client_crl.is_some() && self.proxy.tls_client_ca.is_none() {
+            let message = "revoked certificates are known, their authority is not";
+            say(&["proxy.tls_client_crl"], message, "Set proxy.tls_client_ca.");
+        }
         self.check_ports(&mut say);
     }
 
@@ -161,6 +165,7 @@ impl Config {
             &mut self.proxy.tls_cert,
             &mut self.proxy.tls_key,
             &mut self.proxy.tls_client_ca,
+            &mut self.proxy.tls_client_crl,
             &mut self.server_tls.ca,
             &mut self.server_tls.cert,
             &mut self.server_tls.key,

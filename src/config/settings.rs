@@ -197,6 +197,8 @@ settings! {
         tls_key: Option<PathBuf> = None, Restart, example "\"server.key\"";
         /// Certificates of clients are checked against these authorities, PEM.
         tls_client_ca: Option<PathBuf> = None, Restart, example "\"clients.crt\"";
+        /// What those authorities have revoked, PEM. Where it is set, a list that is missing or has expired refuses its authority's clients. RELOAD reads the file again.
+        tls_client_crl: Option<PathBuf> = None, Restart, example "\"clients.crl\"";
         /// From the first byte of a client until it is authenticated.
         login_timeout: Duration = seconds(15), Restart, within ms(100)..=seconds(600);
         /// Cancel requests that an address may send in a second; more are dropped, and no cancel request is ever answered. 0: any number.

@@ -11,7 +11,8 @@ use rustls_pki_types::CertificateDer;
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    ALPN_POSTGRESQL, Stream, TlsError, provider, read_certificates, read_key, read_roots, server_end_point,
+    ALPN_POSTGRESQL, Stream, TlsError, provider, read_certificates, read_key, read_revocations, read_roots,
+    server_end_point,
 };
 
 /// The files that TLS towards clients needs.
@@ -30,9 +31,19 @@ pub enum ClientCertificates {
     /// Not asked for.
     Ignored,
     /// Asked for; one that is shown must be signed by this CA.
-    Optional { ca: PathBuf },
+    Optional(ClientAuthority),
     /// No handshake without one.
-    Required { ca: PathBuf },
+    Required(ClientAuthority),
+}
+
+/// Who vouches for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientAuthority {
+    /// PEM.
+    pub ca: PathBuf,
+    /// PEM: what it has revoked. Where it is set, every certificate of a chain needs a list of its issuer that has not expired,
+    /// as with PostgreSQL's `ssl_crl_file`.
+    pub crl: Option<PathBuf>,
 }
 
 /// How a client came to TLS.
@@ -142,13 +153,16 @@ impl Served {
 fn client_verifier(
     certificates: &ClientCertificates,
 ) -> Result<Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>, TlsError> {
-    let ca = match certificates {
+    let authority = match certificates {
         ClientCertificates::Ignored => return Ok(None),
-        ClientCertificates::Optional { ca } | ClientCertificates::Required { ca } => ca,
+        ClientCertificates::Optional(authority) | ClientCertificates::Required(authority) => authority,
     };
-    let roots = Arc::new(read_roots(&read_certificates(ca)?)?);
+    let roots = Arc::new(read_roots(&read_certificates(&authority.ca)?)?);
     let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
-    if matches!(certificates, ClientCertificates::Optional { .. }) {
+    if let Some(crl) = &authority.crl {
+        builder = builder.with_crls(read_revocations(crl)?).enforce_revocation_expiration();
+    }
+    if matches!(certificates, ClientCertificates::Optional(_)) {
         builder = builder.allow_unauthenticated();
     }
     builder.build().map(Some).map_err(|source| TlsError::Roots { source })

@@ -21,9 +21,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-pub use acceptor::{Accepted, Acceptor, ClientCertificates, Handshake, ServerTls};
+pub use acceptor::{Accepted, Acceptor, ClientAuthority, ClientCertificates, Handshake, ServerTls};
 pub use binding::server_end_point;
 pub use connector::{ClientTls, Connected, Connector, Identity, Roots};
 pub use identity::ClientIdentity;
@@ -44,6 +44,8 @@ pub enum TlsError {
     },
     #[error("{} holds no certificate", path.display())]
     NoCertificate { path: PathBuf },
+    #[error("{} holds no list of revoked certificates", path.display())]
+    NoRevocationList { path: PathBuf },
     #[error("certificate and key cannot be used")]
     Config {
         #[source]
@@ -76,7 +78,9 @@ impl TlsError {
     /// The file that cannot be used, where it is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            TlsError::File { path, .. } | TlsError::NoCertificate { path } => Some(path),
+            TlsError::File { path, .. }
+            | TlsError::NoCertificate { path }
+            | TlsError::NoRevocationList { path } => Some(path),
             _ => None,
         }
     }
@@ -86,6 +90,7 @@ impl TlsError {
             self,
             TlsError::File { .. }
                 | TlsError::NoCertificate { .. }
+                | TlsError::NoRevocationList { .. }
                 | TlsError::Config { .. }
                 | TlsError::Roots { .. }
                 | TlsError::NoRoots
@@ -129,6 +134,19 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
         return Err(TlsError::NoCertificate { path: path.to_owned() });
     }
     Ok(certificates)
+}
+
+fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let unreadable = |source| TlsError::File { path: path.to_owned(), source };
+    let lists = CertificateRevocationListDer::pem_file_iter(path)
+        .map_err(unreadable)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(unreadable)?;
+    // None at all would mean that nothing is checked.
+    match lists.is_empty() {
+        true => Err(TlsError::NoRevocationList { path: path.to_owned() }),
+        false => Ok(lists),
+    }
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {

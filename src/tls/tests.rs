@@ -242,16 +242,16 @@ async fn a_client_certificate_is_asked_for_as_configured() {
     office.issue("server", &named("server", &["db.example"]));
     office.issue("ann", &named("ann", &[]));
     stranger.issue("eve", &named("eve", &[]));
-    let ca = || office.path("ca.crt");
+    let authority = || ClientAuthority { ca: office.path("ca.crt"), crl: None };
     let open = |clients| Acceptor::open(office.files("server", clients)).unwrap();
-    let optional = open(ClientCertificates::Optional { ca: ca() });
-    let required = open(ClientCertificates::Required { ca: ca() });
+    let optional = open(ClientCertificates::Optional(authority()));
+    let required = open(ClientCertificates::Required(authority()));
     let as_client = |from: &Office, name: &str| {
         let identity = Identity {
             certificate: from.path(&format!("{name}.crt")),
             key: from.path(&format!("{name}.key")),
         };
-        Connector::open(ClientTls { roots: Roots::File(ca()), identity: Some(identity) }).unwrap()
+        Connector::open(ClientTls { roots: Roots::File(office.path("ca.crt")), identity: Some(identity) }).unwrap()
     };
     let (ann, eve, nobody) =
         (as_client(&office, "ann"), as_client(&stranger, "eve"), office.trusting("ca.crt"));

@@ -9,7 +9,10 @@ const PASSWORDS: &str = "server_passwords_file = \"passwords.txt\"\nident_file =
 
 /// A stage on which role `app` has a password that Freehold knows.
 async fn set(office: &Office) -> Stage {
-    let stage = Stage::set_with_tls(office, "").await;
+    prepare(Stage::set_with_tls(office, "").await).await
+}
+
+async fn prepare(stage: Stage) -> Stage {
     stage.create_role("app", "PASSWORD 'secret'").await;
     stage.create_role("second", "PASSWORD 'two'").await;
     let passwords = stage.write("passwords.txt", "all app secret\n");
@@ -112,4 +115,23 @@ async fn freeholds_own_certificate_opens_the_server_for_a_client_that_showed_one
     stage.reload(&format!("{server_tls}[access]\nhba_file = \"hba.conf\"\n")).await;
     let psql = stage.psql(&format!("user=app {}", office.shown("app")));
     assert_eq!(text(&psql.stdout), "app", "no password anywhere: {}", text(&psql.stderr));
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_lets_nobody_in_and_a_reload_brings_the_list() {
+    let office = Office::open();
+    office.issue("app", "app", &[]);
+    office.issue("lost", "app", &[]);
+    office.revoke(&[], 2100);
+    let proxy = format!("{}tls_client_crl = {:?}\n", office.proxy_section(), office.path("clients.crl"));
+    let stage = prepare(Stage::set_with_proxy(&proxy, "").await).await;
+    stage.rule("hostssl all all all cert\n", PASSWORDS).await;
+    let came_in = |file: &str| text(&stage.psql(&format!("user=app {}", office.shown(file))).stdout) == "app";
+    assert!(came_in("app") && came_in("lost"));
+    office.revoke(&["lost"], 2100);
+    stage.rule("hostssl all all all cert\n", PASSWORDS).await;
+    assert!(came_in("app") && !came_in("lost"));
+    office.revoke(&[], 2021);
+    stage.rule("hostssl all all all cert\n", PASSWORDS).await;
+    assert!(!came_in("app"), "a list that has expired says nothing");
 }

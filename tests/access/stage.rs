@@ -25,8 +25,12 @@ impl Stage {
 
     /// With TLS of this office.
     pub(crate) async fn set_with_tls(office: &Office, sections: &str) -> Stage {
+        Stage::set_with_proxy(&office.proxy_section(), sections).await
+    }
+
+    pub(crate) async fn set_with_proxy(proxy: &str, sections: &str) -> Stage {
         let server = Postgres::start_async(Major::oldest()).await.unwrap();
-        Stage::before(server, &office.proxy_section(), "", sections).await
+        Stage::before(server, proxy, "", sections).await
     }
 
     /// `proxy`: more lines of that section. `system`: more clauses of CREATE SYSTEM.
