@@ -41,6 +41,10 @@ impl Md5Secret {
         self.answer(salt).as_bytes().ct_eq(answer).into()
     }
 
+    pub(super) fn is_same(&self, other: &Md5Secret) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+
     pub fn is_of(&self, role: &str, password: &str) -> bool {
         self.0.as_bytes().ct_eq(Md5Secret::from_password(role, password).0.as_bytes()).into()
     }

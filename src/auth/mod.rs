@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ring::digest;
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use self::md5::Md5Secret;
@@ -49,6 +50,19 @@ pub enum Proof {
     Password(Arc<Zeroizing<String>>),
     /// The client brought nothing that opens a server.
     Nothing,
+}
+
+impl Proof {
+    /// Whether a connection of one role that this has opened could have been opened by the other.
+    pub fn opens_the_same(&self, other: &Proof) -> bool {
+        match (self, other) {
+            (Proof::Keys(own), Proof::Keys(other)) => own.fingerprint() == other.fingerprint(),
+            (Proof::Md5(own), Proof::Md5(other)) => own.is_same(other),
+            (Proof::Password(own), Proof::Password(other)) => own.as_bytes().ct_eq(other.as_bytes()).into(),
+            (Proof::Nothing, Proof::Nothing) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What proves a role to every server that holds the same verifier. Wiped when dropped, never printed.

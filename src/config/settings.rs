@@ -259,9 +259,9 @@ settings! {
         /// Method password is allowed without TLS.
         cleartext_passwords: bool = false, Reload;
         /// Failed logins of a role from an address that are answered at once. An address may fail ten times as often, whatever the role.
-        failures_free: u32 = 5, Reload, within 0..=100_000;
+        failures_free: u32 = 10, Reload, within 0..=100_000;
         /// Afterwards, one failure is answered in this time. A right password is never delayed. "0s": no limit.
-        failure_interval: Duration = seconds(2), Reload, within ms(0)..=seconds(3_600);
+        failure_interval: Duration = seconds(1), Reload, within ms(0)..=seconds(3_600);
         /// The longest that the answer to a failed login waits. More attempts than this has room for are refused with 53300, without a look at the password. At most half of proxy.login_timeout.
         failure_delay_max: Duration = seconds(6), Reload, within ms(0)..=seconds(600);
     }

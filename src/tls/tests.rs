@@ -251,7 +251,8 @@ async fn a_client_certificate_is_asked_for_as_configured() {
             certificate: from.path(&format!("{name}.crt")),
             key: from.path(&format!("{name}.key")),
         };
-        Connector::open(ClientTls { roots: Roots::File(office.path("ca.crt")), identity: Some(identity) }).unwrap()
+        Connector::open(ClientTls { roots: Roots::File(office.path("ca.crt")), identity: Some(identity) })
+            .unwrap()
     };
     let (ann, eve, nobody) =
         (as_client(&office, "ann"), as_client(&stranger, "eve"), office.trusting("ca.crt"));

@@ -9,14 +9,8 @@ use crate::support::create_system;
 const HBA: &str = "local all all trust\nhost all old 127.0.0.1/32 md5\nhost all all 127.0.0.1/32 scram-sha-256\n\
                    host replication all 127.0.0.1/32 scram-sha-256\n";
 
-#[tokio::test]
-async fn clients_move_whatever_the_method_that_let_them_in() {
-    let office = Office::open();
-    let start = || Postgres::builder(Major::oldest()).file("pg_hba.conf", HBA).start_async();
-    let (source, target) = tokio::try_join!(start(), start()).unwrap();
-    let stage = Stage::before(source, &office.proxy_section(), "", "").await;
-    let admin = stage.freehold.admin().await;
-    admin.run(&create_system("two", &target)).await;
+/// Roles with a SCRAM verifier and an md5 password, and a rule for each method.
+async fn prepare(stage: &Stage) {
     stage.create_role("app", "PASSWORD 'secret'").await;
     stage.create_role("cron", "PASSWORD 'tick tock'").await;
     let old = "SET password_encryption = 'md5'; CREATE ROLE old LOGIN PASSWORD 'ancient'; \
@@ -31,6 +25,17 @@ async fn clients_move_whatever_the_method_that_let_them_in() {
             "cleartext_passwords = true\nserver_passwords_file = \"passwords.txt\"",
         )
         .await;
+}
+
+#[tokio::test]
+async fn clients_move_whatever_the_method_that_let_them_in() {
+    let office = Office::open();
+    let start = || Postgres::builder(Major::oldest()).file("pg_hba.conf", HBA).start_async();
+    let (source, target) = tokio::try_join!(start(), start()).unwrap();
+    let stage = Stage::before(source, &office.proxy_section(), "", "").await;
+    let admin = stage.freehold.admin().await;
+    admin.run(&create_system("two", &target)).await;
+    prepare(&stage).await;
 
     let mut clients = Vec::new();
     for (role, password) in [("app", "secret"), ("cron", ""), ("old", "ancient")] {
@@ -45,5 +50,23 @@ async fn clients_move_whatever_the_method_that_let_them_in() {
     }
     for (role, password) in [("app", "secret"), ("cron", ""), ("old", "ancient")] {
         stage.login(role, password).connect().await;
+    }
+}
+
+/// Each of them twice, so that a connection is lent from one client to the next.
+#[tokio::test]
+async fn connections_are_lent_to_clients_whatever_the_method_that_let_them_in() {
+    let office = Office::open();
+    let server = Postgres::builder(Major::oldest()).file("pg_hba.conf", HBA).start_async().await.unwrap();
+    let stage = Stage::before(server, &office.proxy_section(), "", "").await;
+    stage.freehold.admin().await.run("ALTER DATABASE shop POOLING transaction POOL_SIZE 2").await;
+    prepare(&stage).await;
+    for (role, password) in [("app", "secret"), ("cron", ""), ("old", "ancient")] {
+        let (one, two) =
+            (stage.login(role, password).connect().await, stage.login(role, password).connect().await);
+        for client in [&one, &two, &one] {
+            let row = client.query_one("SELECT current_user::text", &[]).await.unwrap();
+            assert_eq!(row.get::<_, String>(0), role);
+        }
     }
 }
