@@ -43,11 +43,6 @@ impl Channel {
         matches!(self.stream, Some(Stream::Tcp(_)))
     }
 
-    /// To look at, not to use.
-    pub(super) fn seen(&self) -> Option<&Stream> {
-        self.stream.as_ref()
-    }
-
     pub(super) fn is_tls(&self) -> bool {
         self.stream.as_ref().is_some_and(Stream::is_tls)
     }

@@ -1,6 +1,5 @@
 //! Proving who one is: the rules say how, the system's own verifier says whether.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -15,7 +14,7 @@ use crate::auth::hba::{Method, Rule};
 use crate::auth::md5::Md5Secret;
 use crate::auth::scram::{Offer, ScramError, Verifier};
 use crate::error::{Refusal, Severity, SqlState};
-use crate::model::{Login, Service, UnixMillis};
+use crate::model::{Login, Peer, Service, UnixMillis};
 use crate::route::Route;
 use crate::wire::message::backend;
 
@@ -53,7 +52,7 @@ pub(super) async fn login(
     frontend: &Frontend,
     channel: &mut Channel,
     startup: &Startup,
-    address: SocketAddr,
+    address: Peer,
 ) -> Result<Admitted, FrontendError> {
     let (role, database) = (startup.message.role(), startup.message.database());
     if ADMIN_DATABASES.contains(&database) {

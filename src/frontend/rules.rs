@@ -1,19 +1,18 @@
 //! Which rule a client meets, and whether its certificate is good enough for it.
 
-use std::net::SocketAddr;
-
 use super::FrontendError;
 use super::access::Policy;
 use super::channel::Channel;
 use super::opening::Startup;
 use crate::auth::hba::{Caller, ClientCert, ClientName, Method, Rule, Transport};
-use crate::tls::{ClientIdentity, Stream};
+use crate::model::Peer;
+use crate::tls::ClientIdentity;
 
-pub(super) fn caller<'a>(channel: &Channel, startup: &'a Startup, address: SocketAddr) -> Caller<'a> {
-    let transport = match channel.seen() {
-        Some(Stream::Unix(_)) => Transport::Local,
-        Some(stream) if stream.is_tls() => Transport::Tls(address.ip()),
-        _ => Transport::Plain(address.ip()),
+pub(super) fn caller<'a>(channel: &Channel, startup: &'a Startup, address: Peer) -> Caller<'a> {
+    let transport = match address.ip() {
+        None => Transport::Local,
+        Some(ip) if channel.is_tls() => Transport::Tls(ip),
+        Some(ip) => Transport::Plain(ip),
     };
     let mut settings = startup.message.settings();
     Caller {
