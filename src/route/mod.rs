@@ -14,13 +14,17 @@
 //! Start with [`Gate`], then [`Follower`].
 
 mod bell;
+pub mod counters;
 pub mod follow;
 pub mod gate;
 pub mod roster;
 mod stall;
 pub mod table;
 
+pub use counters::{Counters, Figure, Totals};
 pub use follow::{Follower, FollowerOptions};
 pub use gate::{Gate, GateClosed, GateReopened, GateState, Pass, Registration, TurnWatch};
-pub use roster::{Activity, Clock, Doing, LentPid, Member, MemberFacts, Readiness, Roster, SessionRow};
+pub use roster::{
+    Activity, Clock, Doing, Entrance, LentPid, Member, MemberFacts, Readiness, Replication, Roster, SessionRow,
+};
 pub use table::{Logins, Route, RouteTable};

@@ -10,11 +10,15 @@
 //! ([`Member::set_activity`]) is one store to the session's own memory.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_utils::CachePadded;
+
 use super::bell::{Bell, Urgency};
+use super::counters::{Counters, Figure, Ledger, Totals};
 use crate::model::{Epoch, Pinned, UnixMillis};
 
 /// Pinned sessions that are named in one acknowledgement.
@@ -58,6 +62,11 @@ impl Activity {
         }
     }
 
+    /// Within a transaction.
+    pub fn is_inside(self) -> bool {
+        matches!(self, Activity::Active | Activity::InTransaction)
+    }
+
     fn of(number: u64) -> Activity {
         match number {
             0 => Activity::Idle,
@@ -73,10 +82,41 @@ impl Activity {
 /// A younger transaction is about to end by itself, most likely.
 const TRANSACTION_IS_NAMED_AFTER: Duration = Duration::from_millis(250);
 
+/// How a client came in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entrance {
+    /// Where it connected to; `None`: not over TCP.
+    pub local: Option<SocketAddr>,
+    /// Version and cipher of its TLS.
+    pub tls: Option<Box<str>>,
+    pub replication: Replication,
+}
+
+/// What a client asked to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Replication {
+    #[default]
+    None,
+    Logical,
+    Physical,
+}
+
+impl Replication {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Replication::None => "none",
+            Replication::Logical => "logical",
+            Replication::Physical => "physical",
+        }
+    }
+}
+
 /// What is known of a session when it joins.
 #[derive(Debug, Clone)]
 pub struct MemberFacts {
     pub session: u64,
+    /// Whose thread the session lives on.
+    pub worker: usize,
     pub role: String,
     /// The client's address.
     pub client: String,
@@ -84,6 +124,7 @@ pub struct MemberFacts {
     pub connected_at: UnixMillis,
     /// Of the route at that time.
     pub epoch: Epoch,
+    pub entrance: Entrance,
 }
 
 /// One row of SHOW SESSIONS.
@@ -104,6 +145,7 @@ pub struct SessionRow {
     pub twin_pid: Option<i32>,
     /// The epoch of its server connection.
     pub epoch: Epoch,
+    pub entrance: Entrance,
 }
 
 /// What an order asks of every session.
@@ -130,6 +172,7 @@ pub(crate) struct Standing {
 #[derive(Debug)]
 pub struct Roster {
     tally: Mutex<Tally>,
+    ledger: Ledger,
     bell: Option<Arc<Bell>>,
     /// What clocks count from.
     began: Instant,
@@ -186,14 +229,16 @@ impl Clock {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn set(&self, activity: Activity) {
-        let is_open = |activity| matches!(activity, Activity::Active | Activity::InTransaction);
+    /// What it did before, and for how many microseconds.
+    fn set(&self, activity: Activity) -> (Activity, u64) {
         let now = self.now();
-        let before = self.stamp.load(Ordering::Relaxed);
-        if is_open(activity) && !is_open(Activity::of(before & 0xFF)) {
+        let stamp = self.stamp.load(Ordering::Relaxed);
+        let before = Activity::of(stamp & 0xFF);
+        if activity.is_inside() && !before.is_inside() {
             self.transaction.store(now, Ordering::Relaxed);
         }
         self.stamp.store(now << 8 | activity as u64, Ordering::Relaxed);
+        (before, now.saturating_sub(stamp >> 8))
     }
 
     pub fn read(&self) -> Doing {
@@ -235,13 +280,19 @@ impl Seat {
 
 impl Default for Roster {
     fn default() -> Roster {
-        Roster::new(None)
+        Roster::new(1, None)
     }
 }
 
 impl Roster {
-    pub(crate) fn new(bell: Option<Arc<Bell>>) -> Roster {
-        Roster { tally: Mutex::default(), bell, began: Instant::now() }
+    /// For sessions of so many workers.
+    pub(crate) fn new(workers: usize, bell: Option<Arc<Bell>>) -> Roster {
+        Roster { tally: Mutex::default(), ledger: Ledger::new(workers), bell, began: Instant::now() }
+    }
+
+    /// What was counted of this database's traffic since the process began.
+    pub fn totals(&self) -> Totals {
+        self.ledger.totals()
     }
 
     /// A session begins. It is [`Readiness::Behind`], idle, and without a server connection.
@@ -260,12 +311,14 @@ impl Roster {
         tally.next += 1;
         let seat = tally.next;
         let readiness = Readiness::Behind;
+        let counters = self.ledger.of(facts.worker);
+        counters.add(Figure::Logins, 1);
         tally.members.insert(
             seat,
             Seat { facts, server_pid: None, twin_pid: None, readiness, clock: Arc::clone(&clock) },
         );
         self.ring(Urgency::Soon);
-        Member { roster: Arc::clone(self), seat, clock }
+        Member { roster: Arc::clone(self), seat, clock, counters }
     }
 
     /// A server connection that belongs to no member: it is lent to one after the other.
@@ -279,6 +332,11 @@ impl Roster {
 
     pub fn len(&self) -> usize {
         self.tally().members.len()
+    }
+
+    /// Sessions that have a server connection now.
+    pub fn server_connections(&self) -> usize {
+        self.tally().members.values().filter(|seat| seat.server_pid.is_some()).count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -392,6 +450,7 @@ fn row(seat: &Seat) -> SessionRow {
         readiness: seat.readiness.clone(),
         twin_pid: seat.twin_pid,
         epoch: seat.facts.epoch,
+        entrance: seat.facts.entrance.clone(),
     }
 }
 
@@ -413,9 +472,15 @@ pub struct Member {
     roster: Arc<Roster>,
     seat: u64,
     clock: Arc<Clock>,
+    counters: Arc<CachePadded<Counters>>,
 }
 
 impl Member {
+    /// Where the session counts what it relays.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// The process of its server connection at the database's place; `None`: it has none.
     pub fn set_server_pid(&self, pid: Option<i32>) {
         self.roster.change(self.seat, |seat| seat.server_pid = pid);
@@ -428,6 +493,7 @@ impl Member {
 
     /// The session is on the new epoch with this server process: its twin is now its connection.
     pub fn switched(&self, epoch: Epoch, pid: i32) {
+        self.counters.add(Figure::ServerAssignments, 1);
         self.roster.change(self.seat, |seat| {
             seat.facts.epoch = epoch;
             seat.server_pid = Some(pid);
@@ -448,9 +514,11 @@ impl Member {
         self.roster.change(self.seat, |seat| seat.facts.application_name = name);
     }
 
-    /// A look at the time and a store to the session's own memory: cheap enough for every transaction.
+    /// A look at the time, a store to the session's own memory, and what is counted to the worker's: cheap enough for every
+    /// transaction.
     pub fn set_activity(&self, activity: Activity) {
-        self.clock.set(activity);
+        let (before, micros) = self.clock.set(activity);
+        self.counters.on_activity(before, activity, micros);
     }
 
     pub fn clock(&self) -> &Arc<Clock> {
@@ -484,11 +552,13 @@ mod tests {
     fn facts(session: u64) -> MemberFacts {
         MemberFacts {
             session,
+            worker: 0,
             role: "app".to_owned(),
             client: "127.0.0.1:5000".to_owned(),
             application_name: "till".to_owned(),
             connected_at: UnixMillis(0),
             epoch: Epoch::FIRST,
+            entrance: Entrance::default(),
         }
     }
 

@@ -43,7 +43,7 @@ impl Route {
         Arc::new(Route {
             id: record.database.clone(),
             gate: Gate::with_bell(workers, state_of(&record.gate), Some(Arc::clone(&bell))),
-            roster: Arc::new(Roster::new(Some(Arc::clone(&bell)))),
+            roster: Arc::new(Roster::new(workers, Some(Arc::clone(&bell)))),
             record: ArcSwap::from_pointee(record),
             logins: ArcSwap::default(),
             iterations: AtomicU32::new(ITERATIONS_DEFAULT),

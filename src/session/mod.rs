@@ -11,6 +11,7 @@
 //! thread and writes no memory that another one writes. The acceptor hands a socket to the worker with the fewest.
 
 mod acceptor;
+mod counters;
 mod doubt;
 mod ending;
 mod hold;

@@ -23,7 +23,7 @@ use crate::backend::{self, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::frontend::{Admission, Client, Visitor};
 use crate::model::{Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
-use crate::route::{GateState, Member, MemberFacts, Pass, Route};
+use crate::route::{Entrance, GateState, Member, MemberFacts, Pass, Replication, Route};
 use crate::tls::Stream;
 use crate::wire::message::{TransactionStatus, backend as message};
 use crate::wire::startup::CancelRequest;
@@ -220,7 +220,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     let record = route.current();
     let member = route
         .roster()
-        .join_within(record.client_connections_max, facts(client, &record, session))
+        .join_within(record.client_connections_max, facts(worker, client, &record, session))
         .ok_or_else(|| Some(full(&record)))?;
     let origin = origin(client).map_err(Some)?;
     if record.pooling == Pooling::Transaction && !origin.is_replication() {
@@ -330,14 +330,29 @@ async fn enter(worker: &Worker, client: &mut Client) -> Result<(Pass, Arc<RouteR
     }
 }
 
-fn facts(client: &Client, record: &RouteRecord, session: u64) -> MemberFacts {
+fn facts(worker: &Worker, client: &Client, record: &RouteRecord, session: u64) -> MemberFacts {
     MemberFacts {
         session,
+        worker: worker.index(),
         role: client.role.clone(),
         client: client.address.to_string(),
         application_name: client.setting("application_name").unwrap_or_default().to_owned(),
         connected_at: UnixMillis::now(),
         epoch: record.epoch,
+        entrance: entrance(client),
+    }
+}
+
+fn entrance(client: &Client) -> Entrance {
+    let replication = match client.setting("replication") {
+        None | Some("false" | "off" | "no" | "0") => Replication::None,
+        Some("database") => Replication::Logical,
+        Some(_) => Replication::Physical,
+    };
+    Entrance {
+        local: client.stream.tcp().and_then(|tcp| tcp.local_addr().ok()),
+        tls: client.stream.tls_summary().map(String::into_boxed_str),
+        replication,
     }
 }
 

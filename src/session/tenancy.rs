@@ -25,6 +25,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep_until};
 
+use super::counters;
 use super::ending::Ending;
 use super::hold::{Travel, is_held};
 use super::pool::{Lending, Pooled, Shelf};
@@ -184,6 +185,7 @@ impl Relay {
             }
         }
         tenancy.lease = Some(pooled);
+        counters::lent(&self.member);
         self.replace_server(server);
     }
 

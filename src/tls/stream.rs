@@ -28,6 +28,24 @@ impl Stream {
         matches!(self, Stream::TlsServer(_) | Stream::TlsClient(_))
     }
 
+    /// `TLSv1.3/TLS_AES_256_GCM_SHA384`; `None`: without TLS.
+    pub fn tls_summary(&self) -> Option<String> {
+        let (version, suite) = match self {
+            Stream::Absent | Stream::Tcp(_) | Stream::Unix(_) => return None,
+            Stream::TlsServer(tls) => {
+                let connection = tls.get_ref().1;
+                (connection.protocol_version()?, connection.negotiated_cipher_suite()?)
+            }
+            Stream::TlsClient(tls) => {
+                let connection = tls.get_ref().1;
+                (connection.protocol_version()?, connection.negotiated_cipher_suite()?)
+            }
+        };
+        let version = version.as_str()?.replace('_', ".");
+        let suite = suite.suite().as_str()?.replace("TLS13_", "TLS_");
+        Some(format!("{version}/{suite}"))
+    }
+
     /// The TCP socket, also below TLS. `None`: it is a unix socket.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use freehold::model::{Epoch, Place, UnixMillis};
 use freehold::route::Route;
-use freehold::route::roster::{Member, MemberFacts, Readiness};
+use freehold::route::roster::{Entrance, Member, MemberFacts, Readiness};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
@@ -18,11 +18,13 @@ use crate::stage::{APP_PASSWORD, Stage};
 pub(crate) fn pin(route: &Arc<Route>, reason: &str) -> Pin {
     let member = Arc::new(route.roster().join(MemberFacts {
         session: 77,
+        worker: 0,
         role: "app".to_owned(),
         client: "127.0.0.1:1".to_owned(),
         application_name: "pinned".to_owned(),
         connected_at: UnixMillis::now(),
         epoch: route.current().epoch,
+        entrance: Entrance::default(),
     }));
     member.set_server_pid(Some(-1));
     let (route, reason, held) = (Arc::clone(route), reason.to_owned(), Arc::clone(&member));
@@ -143,11 +145,13 @@ impl Session {
         let record = route.current();
         let member = route.roster().join(MemberFacts {
             session: u64::try_from(number).unwrap(),
+            worker: 0,
             role: "app".to_owned(),
             client: "127.0.0.1:1".to_owned(),
             application_name: "shop".to_owned(),
             connected_at: UnixMillis::now(),
             epoch: record.epoch,
+            entrance: Entrance::default(),
         });
         let (server, pid) = connect(&record.place).await;
         member.set_server_pid(Some(pid));

@@ -9,7 +9,7 @@ use crate::catalog::{AckChanges, Versioned};
 use crate::model::{
     AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Place, ProxyId, RoleName, SslMode, SystemName,
 };
-use crate::route::{GateState, Member, MemberFacts, Readiness, Route};
+use crate::route::{Entrance, GateState, Member, MemberFacts, Readiness, Route};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -240,11 +240,13 @@ impl Proxy {
     fn session(&self, number: u64) -> Member {
         let member = self.route().roster().join(MemberFacts {
             session: number,
+            worker: 0,
             role: "app".to_owned(),
             client: "127.0.0.1:5000".to_owned(),
             application_name: "till".to_owned(),
             connected_at: UnixMillis(0),
             epoch: Epoch::FIRST,
+            entrance: Entrance::default(),
         });
         member.set_server_pid(Some(1_000 + i32::try_from(number).unwrap()));
         member

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use super::{LastWords, Relay};
 use crate::route::Activity;
+use crate::session::counters;
 use crate::session::ending::Ending;
 use crate::session::observe;
 use crate::session::pids::Pids;
@@ -45,6 +46,7 @@ impl Relay {
         let walked = self.walk_answers(bytes)?;
         let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.told]);
         sent.map_err(|_| Ending::ClientVanished)?;
+        counters::sent(&self.member, walked.told);
         self.answers.keep(&bytes[walked.taken..]);
         Ok(())
     }

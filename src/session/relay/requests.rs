@@ -11,6 +11,7 @@ use tokio::io::AsyncWrite;
 use super::{Goodbye, Relay, Wait};
 use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, GateState};
+use crate::session::counters;
 use crate::session::ending::Ending;
 use crate::session::observe;
 use crate::session::parking;
@@ -186,14 +187,16 @@ impl Relay {
             };
             observe::check_length(&piece).map_err(Ending::ClientBroke)?;
             let end = taken + piece.bytes.len();
-            let replaced = match self.replacement(&piece) {
+            let (replaced, first) = match self.replacement(&piece) {
                 Some(replacement) => {
+                    let first = replacement.first().copied();
                     outgoing.replace(bytes, taken..end, replacement);
-                    true
+                    (true, first)
                 }
-                None => false,
+                None => (false, piece.part.begins().then_some(piece.tag)),
             };
             taken = end;
+            counters::forwarded(&self.member, first);
             self.note_request(&piece, replaced);
             if self.requests.ended {
                 break;
@@ -201,6 +204,7 @@ impl Relay {
         }
         // Where the server cannot be written to, its last words are still to be read.
         let _ = self.to_server.send(cx, &mut self.server.stream, outgoing.finish(&bytes[..taken]));
+        counters::received(&self.member, taken);
         Ok(taken)
     }
 
@@ -298,6 +302,7 @@ impl Relay {
         }
         if piece.part.begins() {
             self.exchange.on_request(piece.tag);
+            counters::on_request(&self.member, piece.tag);
             self.requests.ended = piece.tag == request::TERMINATE;
             if self.pass.is_some() {
                 self.set_activity(Activity::Active);

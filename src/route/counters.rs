@@ -1,0 +1,195 @@
+//! What is counted of a database's traffic, for SHOW STATS.
+//!
+//! Owns [`Counters`], one worker's sums for one database, and [`Totals`], all workers' at an instant. It deliberately
+//! reads no clock and knows no protocol: the times are those of [`Member::set_activity`](super::Member::set_activity),
+//! the events are told by the session.
+//!
+//! # Why
+//! A query may not write memory that another thread writes, so each worker has counters of its own, on cache lines of
+//! their own, and whoever asks adds them up. Only the worker's thread writes them: a load and a store do what a locked
+//! addition would, for a twentieth of its price.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use super::roster::Activity;
+
+/// What is counted, in PgBouncer's order. Times are in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Figure {
+    /// A session got a server connection.
+    ServerAssignments,
+    Transactions,
+    /// Requests that began while none was being answered: a pipeline counts once, as in PgBouncer.
+    Queries,
+    /// Bytes from clients.
+    Received,
+    /// Bytes to clients.
+    Sent,
+    /// Within transactions, idle in them or not.
+    TransactionTime,
+    /// From a request to the answer's end.
+    QueryTime,
+    /// Of clients for a server: at a shut gate, or for a connection.
+    WaitTime,
+    ClientParses,
+    ServerParses,
+    Binds,
+    Logins,
+}
+
+impl Figure {
+    pub const COUNT: usize = 12;
+
+    pub const ALL: [Figure; Figure::COUNT] = [
+        Figure::ServerAssignments,
+        Figure::Transactions,
+        Figure::Queries,
+        Figure::Received,
+        Figure::Sent,
+        Figure::TransactionTime,
+        Figure::QueryTime,
+        Figure::WaitTime,
+        Figure::ClientParses,
+        Figure::ServerParses,
+        Figure::Binds,
+        Figure::Logins,
+    ];
+}
+
+/// One worker's sums for one database, since the process began.
+#[derive(Debug, Default)]
+pub struct Counters {
+    figures: [AtomicU64; Figure::COUNT],
+}
+
+impl Counters {
+    /// By the worker's own thread only: another one's additions could be lost.
+    #[inline]
+    pub fn add(&self, figure: Figure, amount: u64) {
+        let counter = &self.figures[figure as usize];
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// A session did one thing for so many microseconds, and now does another.
+    pub(super) fn on_activity(&self, before: Activity, now: Activity, micros: u64) {
+        let was_inside = before.is_inside();
+        if was_inside {
+            self.add(Figure::TransactionTime, micros);
+        }
+        match before {
+            Activity::Active => self.add(Figure::QueryTime, micros),
+            Activity::Held | Activity::Waiting => self.add(Figure::WaitTime, micros),
+            Activity::Idle | Activity::InTransaction | Activity::Switching => {}
+        }
+        if now == Activity::Active && before != Activity::Active {
+            self.add(Figure::Queries, 1);
+            self.add(Figure::Transactions, u64::from(!was_inside));
+        }
+    }
+}
+
+/// The counters of one database, one for each worker.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    workers: Vec<Arc<CachePadded<Counters>>>,
+}
+
+impl Ledger {
+    pub(super) fn new(workers: usize) -> Ledger {
+        Ledger { workers: (0..workers.max(1)).map(|_| Arc::default()).collect() }
+    }
+
+    pub(super) fn of(&self, worker: usize) -> Arc<CachePadded<Counters>> {
+        Arc::clone(&self.workers[worker % self.workers.len()])
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        self.workers.iter().fold(Totals::default(), |sum, worker| sum.plus(&Totals::from(&***worker)))
+    }
+}
+
+/// All workers' sums at an instant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals([u64; Figure::COUNT]);
+
+impl From<&Counters> for Totals {
+    fn from(counters: &Counters) -> Totals {
+        Totals(counters.figures.each_ref().map(|counter| counter.load(Ordering::Relaxed)))
+    }
+}
+
+impl Totals {
+    pub fn of(&self, figure: Figure) -> u64 {
+        self.0[figure as usize]
+    }
+
+    /// In the order of [`Figure::ALL`].
+    pub fn values(&self) -> [u64; Figure::COUNT] {
+        self.0
+    }
+
+    pub fn plus(mut self, other: &Totals) -> Totals {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
+        self
+    }
+
+    /// What was added since `earlier`.
+    pub fn since(mut self, earlier: &Totals) -> Totals {
+        self.0.iter_mut().zip(earlier.0).for_each(|(sum, value)| *sum = sum.saturating_sub(value));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_counts_follow_what_a_session_does() {
+        let ledger = Ledger::new(2);
+        let counters = ledger.of(1);
+        for (before, now, micros) in [
+            (Activity::Idle, Activity::Held, 1_000),
+            (Activity::Held, Activity::Active, 20),
+            (Activity::Active, Activity::InTransaction, 3),
+            (Activity::InTransaction, Activity::Active, 500),
+            (Activity::Active, Activity::Idle, 4),
+            (Activity::Idle, Activity::Active, 9_000),
+            (Activity::Active, Activity::Idle, 5),
+        ] {
+            counters.on_activity(before, now, micros);
+        }
+        let totals = ledger.totals();
+        assert_eq!((totals.of(Figure::Transactions), totals.of(Figure::Queries)), (2, 3));
+        assert_eq!(totals.of(Figure::WaitTime), 20);
+        assert_eq!(totals.of(Figure::QueryTime), 3 + 4 + 5);
+        assert_eq!(totals.of(Figure::TransactionTime), 3 + 500 + 4 + 5);
+    }
+
+    #[test]
+    fn totals_are_the_sum_of_all_workers() {
+        let ledger = Ledger::new(2);
+        ledger.of(0).add(Figure::Received, 7);
+        ledger.of(1).add(Figure::Received, 8);
+        let earlier = ledger.totals();
+        assert_eq!(earlier.of(Figure::Received), 15);
+        ledger.of(2).add(Figure::Received, 5);
+        assert_eq!(
+            ledger.totals().since(&earlier).of(Figure::Received),
+            5,
+            "an unknown worker is one of them"
+        );
+        assert_eq!(earlier.plus(&earlier).of(Figure::Received), 30);
+    }
+
+    #[test]
+    fn every_figure_has_its_place() {
+        for (index, figure) in Figure::ALL.into_iter().enumerate() {
+            assert_eq!(figure as usize, index);
+        }
+    }
+}

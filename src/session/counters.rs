@@ -1,0 +1,44 @@
+//! What the relay counts, one call for each event. The figures are [`route::counters`](crate::route::counters)'.
+//!
+//! # Why
+//! Transactions, queries and their times are not here: they follow from what the session does
+//! ([`Member::set_activity`]), whose clock is read anyway.
+
+use crate::route::{Figure, Member};
+use crate::wire::message::frontend::tag as request;
+
+/// So many bytes of the client were forwarded.
+#[inline]
+pub(super) fn received(member: &Member, bytes: usize) {
+    member.counters().add(Figure::Received, bytes as u64);
+}
+
+/// So many bytes were forwarded to the client.
+#[inline]
+pub(super) fn sent(member: &Member, bytes: usize) {
+    member.counters().add(Figure::Sent, bytes as u64);
+}
+
+/// A message of the client has come.
+#[inline]
+pub(super) fn on_request(member: &Member, tag: u8) {
+    match tag {
+        request::PARSE => member.counters().add(Figure::ClientParses, 1),
+        request::BIND => member.counters().add(Figure::Binds, 1),
+        _ => {}
+    }
+}
+
+/// What was sent to the server for it begins with a message of this tag.
+#[inline]
+pub(super) fn forwarded(member: &Member, tag: Option<u8>) {
+    if tag == Some(request::PARSE) {
+        member.counters().add(Figure::ServerParses, 1);
+    }
+}
+
+/// A server connection was lent to the client.
+#[inline]
+pub(super) fn lent(member: &Member) {
+    member.counters().add(Figure::ServerAssignments, 1);
+}
