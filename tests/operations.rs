@@ -150,7 +150,7 @@ async fn every_show_command_is_answered_with_the_columns_of_the_table() {
         let sql = command.syntax.replace(" name", " shop").replace(" number", " 1");
         let statement = admin.0.prepare(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         let columns: Vec<&str> = statement.columns().iter().map(|column| column.name()).collect();
-        assert_eq!(columns, command.columns, "{sql}");
+        assert_eq!(columns, command.columns.iter().map(|column| column.name).collect::<Vec<_>>(), "{sql}");
         for row in admin.0.query(&statement, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")) {
             assert_eq!(row.len(), columns.len(), "{sql}");
         }

@@ -1,5 +1,6 @@
 //! What a statement answers: rows of text under the columns of its [`Command`].
 
+use super::column::Column;
 use super::commands::Command;
 
 /// One row; None is NULL.
@@ -8,7 +9,7 @@ pub type Row = Vec<Option<String>>;
 /// The answer to one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    pub columns: &'static [&'static str],
+    pub columns: &'static [Column],
     pub rows: Vec<Row>,
     /// Of CommandComplete.
     pub tag: String,

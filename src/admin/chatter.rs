@@ -1,5 +1,6 @@
 //! What drivers and psql say unasked: settings, transactions, probes. Understood just far enough to live on.
 
+use super::column::Column;
 use super::parser::Parser;
 use super::statement::Chatter;
 use super::{ErrorKind, SyntaxError};
@@ -62,30 +63,30 @@ pub(super) const SERVER_VERSION: &str = concat!("17.0 (Freehold ", env!("CARGO_P
 const FUNCTIONS: [&str; 6] =
     ["version", "current_database", "current_user", "current_schema", "session_user", "pg_backend_pid"];
 
-/// Names of columns that answers to chatter have.
-pub(super) const NAMES: &[&str] = &[
-    "version",
-    "current_database",
-    "current_user",
-    "current_schema",
-    "session_user",
-    "pg_backend_pid",
-    "server_version",
-    "server_version_num",
-    "server_encoding",
-    "client_encoding",
-    "transaction_isolation",
-    "default_transaction_isolation",
-    "transaction_read_only",
-    "default_transaction_read_only",
-    "in_hot_standby",
-    "standard_conforming_strings",
-    "integer_datetimes",
-    "datestyle",
-    "intervalstyle",
-    "timezone",
-    "search_path",
-    "extra_float_digits",
+/// The columns that answers to chatter have.
+pub(super) const COLUMNS: &[Column] = &[
+    Column::text("version"),
+    Column::text("current_database"),
+    Column::text("current_user"),
+    Column::text("current_schema"),
+    Column::text("session_user"),
+    Column::text("pg_backend_pid"),
+    Column::text("server_version"),
+    Column::text("server_version_num"),
+    Column::text("server_encoding"),
+    Column::text("client_encoding"),
+    Column::text("transaction_isolation"),
+    Column::text("default_transaction_isolation"),
+    Column::text("transaction_read_only"),
+    Column::text("default_transaction_read_only"),
+    Column::text("in_hot_standby"),
+    Column::text("standard_conforming_strings"),
+    Column::text("integer_datetimes"),
+    Column::text("datestyle"),
+    Column::text("intervalstyle"),
+    Column::text("timezone"),
+    Column::text("search_path"),
+    Column::text("extra_float_digits"),
 ];
 
 /// The value that a function of `FUNCTIONS` has by itself; None: it depends on the connection.
@@ -226,7 +227,7 @@ mod tests {
     #[test]
     fn every_answer_to_chatter_has_a_named_column() {
         let all = FUNCTIONS.into_iter().chain(SETTINGS.into_iter().map(|(name, _)| name));
-        assert!(all.eq(NAMES.iter().copied()));
+        assert!(all.eq(COLUMNS.iter().map(|column| column.name)));
     }
 
     fn mistake(text: &str) -> SyntaxError {

@@ -4,24 +4,34 @@
 //! part of the interface: they may be added at the end, never renamed. Where a verb is PgBouncer's, its columns come
 //! first, in its order and with its units, because exporters read them.
 
-use super::statement::{Chatter, Show, Statement};
+use super::column::{Column, Kind};
 
 /// One row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Command {
     pub syntax: &'static str,
     pub doc: &'static str,
-    /// Of the rows in the answer; none where there are no rows. All are of type text.
-    pub columns: &'static [&'static str],
+    /// Of the rows in the answer; none where there are no rows.
+    pub columns: &'static [Column],
     /// The tag of CommandComplete; where there are rows, their number follows a SELECT or SHOW.
     pub tag: &'static str,
 }
 
+/// `column!("name")` is of type text, `column!("name" Int4)` of another.
+macro_rules! column {
+    ($name:literal) => {
+        Column::text($name)
+    };
+    ($name:literal $kind:ident) => {
+        Column { name: $name, kind: Kind::$kind }
+    };
+}
+
 macro_rules! commands {
-    ($($name:ident: $tag:literal, $syntax:literal, [$($column:literal),* $(,)?], $doc:literal;)*) => {
+    ($($name:ident: $tag:literal, $syntax:literal, [$($column:literal $($kind:ident)?),* $(,)?], $doc:literal;)*) => {
         $(
             pub const $name: Command =
-                Command { syntax: $syntax, doc: $doc, columns: &[$($column),*], tag: $tag };
+                Command { syntax: $syntax, doc: $doc, columns: &[$(column!($column $($kind)?)),*], tag: $tag };
         )*
 
         /// Every command, in the order of SHOW HELP.
@@ -31,9 +41,9 @@ macro_rules! commands {
 
 commands! {
     SHOW_DATABASES: "SHOW", "SHOW DATABASES",
-        ["name", "host", "port", "database", "force_user", "pool_size", "min_pool_size", "reserve_pool_size",
-         "server_lifetime", "pool_mode", "load_balance_hosts", "max_connections", "current_connections",
-         "max_client_connections", "current_client_connections", "paused", "disabled",
+        ["name", "host", "port" Int4, "database", "force_user", "pool_size" Int4, "min_pool_size" Int4, "reserve_pool_size" Int4,
+         "server_lifetime" Int4, "pool_mode", "load_balance_hosts", "max_connections" Int4, "current_connections" Int4,
+         "max_client_connections" Int4, "current_client_connections" Int4, "paused" Int4, "disabled" Int4,
          "owner", "state", "tier", "system", "epoch", "operation", "purpose", "id", "adopted"],
         "Every database: where it is, whose it is, what for.";
     SHOW_DATABASE: "SHOW", "SHOW DATABASE name", ["property", "value"],
@@ -102,26 +112,79 @@ commands! {
          "epoch", "readiness", "pinned_by", "connected_at"],
         "Clients of this process, and what keeps one from travelling.";
     SHOW_POOLS: "SHOW", "SHOW POOLS",
-        ["database", "user", "cl_active", "cl_waiting", "cl_active_cancel_req", "cl_waiting_cancel_req", "sv_active",
-         "sv_active_cancel", "sv_being_canceled", "sv_idle", "sv_used", "sv_tested", "sv_login", "maxwait",
-         "maxwait_us", "pool_mode", "load_balance_hosts", "gate", "epoch"],
+        ["database", "user", "cl_active" Int4, "cl_waiting" Int4, "cl_active_cancel_req" Int4, "cl_waiting_cancel_req" Int4, "sv_active" Int4,
+         "sv_active_cancel" Int4, "sv_being_canceled" Int4, "sv_idle" Int4, "sv_used" Int4, "sv_tested" Int4, "sv_login" Int4, "maxwait" Int4,
+         "maxwait_us" Int4, "pool_mode", "load_balance_hosts", "gate", "epoch"],
         "Clients and server connections of this process by database and role.";
     SHOW_CLIENTS: "SHOW", "SHOW CLIENTS",
-        ["type", "user", "database", "replication", "state", "addr", "port", "local_addr", "local_port",
-         "connect_time", "request_time", "wait", "wait_us", "close_needed", "ptr", "link", "remote_pid", "tls",
-         "application_name", "prepared_statements", "id"],
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link", "remote_pid" Int4, "tls",
+         "application_name", "prepared_statements" Int4, "id" Int8],
         "Client connections, as PgBouncer shows them.";
     SHOW_SERVERS: "SHOW", "SHOW SERVERS",
-        ["type", "user", "database", "replication", "state", "addr", "port", "local_addr", "local_port",
-         "connect_time", "request_time", "wait", "wait_us", "close_needed", "ptr", "link", "remote_pid", "tls",
-         "application_name", "prepared_statements", "id"],
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link", "remote_pid" Int4, "tls",
+         "application_name", "prepared_statements" Int4, "id" Int8],
         "Server connections, as PgBouncer shows them.";
-    SHOW_LISTS: "SHOW", "SHOW LISTS", ["list", "items"], "How many there are of each thing.";
+    SHOW_SOCKETS: "SHOW", "SHOW SOCKETS",
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link",
+         "remote_pid" Int4, "tls", "application_name", "prepared_statements" Int4, "id" Int8,
+         "recv_pos" Int4, "pkt_pos" Int4, "pkt_remain" Int4, "send_pos" Int4, "send_remain" Int4, "pkt_avail" Int4, "send_avail" Int4],
+        "SHOW CLIENTS and SHOW SERVERS together.";
+    SHOW_ACTIVE_SOCKETS: "SHOW", "SHOW ACTIVE_SOCKETS",
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link",
+         "remote_pid" Int4, "tls", "application_name", "prepared_statements" Int4, "id" Int8,
+         "recv_pos" Int4, "pkt_pos" Int4, "pkt_remain" Int4, "send_pos" Int4, "send_remain" Int4, "pkt_avail" Int4, "send_avail" Int4],
+        "SHOW SOCKETS, without those that are idle.";
+    SHOW_USERS: "SHOW", "SHOW USERS",
+        ["name", "pool_size", "reserve_pool_size", "pool_mode", "max_user_connections" Int4,
+         "current_connections" Int4, "max_user_client_connections" Int4, "current_client_connections" Int4, "databases"],
+        "Every role that a client of this process can have, and in how many databases.";
+    SHOW_MEM: "SHOW", "SHOW MEM", ["name", "size" Int4, "used" Int4, "free" Int4, "memtotal" Int8],
+        "The memory of this process: its resident pages.";
+    SHOW_DNS_HOSTS: "SHOW", "SHOW DNS_HOSTS", ["hostname", "ttl" Int8, "addrs"],
+        "No row: names of hosts are looked up for each connection, none is kept.";
+    SHOW_DNS_ZONES: "SHOW", "SHOW DNS_ZONES", ["zonename", "serial" Int8, "count" Int4],
+        "No row, for the same reason.";
+    SHOW_PEERS: "SHOW", "SHOW PEERS", ["peer_id" Int4, "host", "port" Int4, "pool_size" Int4],
+        "No row: a process has no peers.";
+    SHOW_PEER_POOLS: "SHOW", "SHOW PEER_POOLS",
+        ["peer_id" Int4, "cl_active_cancel_req" Int4, "cl_waiting_cancel_req" Int4, "sv_active_cancel" Int4,
+         "sv_login" Int4],
+        "No row, for the same reason.";
+    SHOW_STATS: "SHOW", "SHOW STATS",
+        ["database", "total_server_assignment_count" Numeric, "total_xact_count" Numeric,
+         "total_query_count" Numeric, "total_received" Numeric, "total_sent" Numeric,
+         "total_xact_time" Numeric, "total_query_time" Numeric, "total_wait_time" Numeric,
+         "total_client_parse_count" Numeric, "total_server_parse_count" Numeric, "total_bind_count" Numeric,
+         "total_client_login_count" Numeric, "avg_server_assignment_count" Numeric,
+         "avg_xact_count" Numeric, "avg_query_count" Numeric, "avg_recv" Numeric, "avg_sent" Numeric,
+         "avg_xact_time" Numeric, "avg_query_time" Numeric, "avg_wait_time" Numeric,
+         "avg_client_parse_count" Numeric, "avg_server_parse_count" Numeric, "avg_bind_count" Numeric,
+         "avg_client_login_count" Numeric],
+        "What was relayed for each database by this process: since its start, and on average. Times are in microseconds, \
+         averages for a second or for one, over the last one to two admin.stats_period.";
+    SHOW_STATS_TOTALS: "SHOW", "SHOW STATS_TOTALS",
+        ["database", "server_assignment_count" Numeric, "xact_count" Numeric, "query_count" Numeric,
+         "bytes_received" Numeric, "bytes_sent" Numeric, "xact_time" Numeric, "query_time" Numeric,
+         "wait_time" Numeric, "client_parse_count" Numeric, "server_parse_count" Numeric,
+         "bind_count" Numeric, "client_login_count" Numeric],
+        "The totals of SHOW STATS.";
+    SHOW_STATS_AVERAGES: "SHOW", "SHOW STATS_AVERAGES",
+        ["database", "server_assignment_count" Numeric, "xact_count" Numeric, "query_count" Numeric,
+         "bytes_received" Numeric, "bytes_sent" Numeric, "xact_time" Numeric, "query_time" Numeric,
+         "wait_time" Numeric, "avg_client_parse_count" Numeric, "avg_server_parse_count" Numeric,
+         "avg_bind_count" Numeric, "avg_client_login_count" Numeric],
+        "The averages of SHOW STATS.";
+    SHOW_TOTALS: "SHOW", "SHOW TOTALS", ["name", "value" Numeric], "SHOW STATS for all databases together.";
+    SHOW_LISTS: "SHOW", "SHOW LISTS", ["list", "items" Int4], "How many there are of each thing.";
     SHOW_STATE: "SHOW", "SHOW STATE", ["key", "value"], "Whether this process is active or paused.";
-    SHOW_CONFIG: "SHOW", "SHOW CONFIG", ["key", "value", "default", "changeable", "description"],
-        "Every setting. changeable: RELOAD applies a change.";
+    SHOW_CONFIG: "SHOW", "SHOW CONFIG", ["key", "value", "default", "changeable"],
+        "Every setting. changeable: RELOAD applies a change. What each is for: config/freehold.toml.";
     SHOW_HBA: "SHOW", "SHOW HBA",
-        ["rule_number", "line_number", "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
+        ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
         "The rules by which applications come in, in their order; the first that is for a client decides.";
     SHOW_AUDIT: "SHOW", "SHOW AUDIT", ["at", "who", "command", "reason", "outcome"],
         "Who changed what, newest first.";
@@ -137,7 +200,7 @@ pub fn reference() -> String {
     let mut text = String::from(
         "# Commands of the admin port\n\n\
          Rendered from the table in `src/admin/commands.rs`; `FREEHOLD_RENDER=1 cargo test --lib the_reference` writes it\n\
-         anew. All columns are of type text. Their names stay as they are; new ones are added at the end. Keywords may be\n\
+         anew. Columns are of type text where no other is said. Their names stay as they are; new ones are added at the end. Keywords may be\n\
          written in any case; `[...]` may be left out, `a|b` is a choice; the clauses after the first name may come in any\n\
          order. Several commands are separated by `;`.\n",
     );
@@ -149,15 +212,26 @@ pub fn reference() -> String {
             command.doc
         ));
         if !command.columns.is_empty() {
-            text.push_str(&format!("\nColumns: `{}`.\n", command.columns.join("`, `")));
+            let columns: Vec<String> = command.columns.iter().map(described).collect();
+            text.push_str(&format!("\nColumns: {}.\n", columns.join(", ")));
         }
     }
     text
 }
 
+/// `` `name` ``, with its type where that is not text.
+fn described(column: &Column) -> String {
+    match column.kind {
+        Kind::Text => format!("`{}`", column.name),
+        Kind::Int4 => format!("`{}` int4", column.name),
+        Kind::Int8 => format!("`{}` int8", column.name),
+        Kind::Numeric => format!("`{}` numeric", column.name),
+    }
+}
+
 /// The keywords in front.
 fn title(command: &Command) -> String {
-    let keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase());
+    let keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     command.syntax.split(' ').take_while(keyword).collect::<Vec<_>>().join(" ")
 }
 
@@ -171,81 +245,6 @@ pub(super) fn command_meant(words: &[String]) -> Option<Command> {
     let mut best = COMMANDS.iter().filter(|command| common(command) == most);
     let found = best.next().copied();
     found.filter(|_| best.next().is_none())
-}
-
-const ONE_VALUE: Command = Command { syntax: "", doc: "", columns: &["?column?"], tag: "SELECT" };
-const SILENT: Command = Command { syntax: "", doc: "", columns: &[], tag: "SET" };
-
-/// The row of the table that a statement belongs to.
-pub fn command(statement: &Statement) -> Command {
-    match statement {
-        Statement::CreateTeam(_) => CREATE_TEAM,
-        Statement::AlterTeam(_) => ALTER_TEAM,
-        Statement::DropTeam(_) => DROP_TEAM,
-        Statement::CreateSystem(_) => CREATE_SYSTEM,
-        Statement::AlterSystem(_) => ALTER_SYSTEM,
-        Statement::DropSystem(_) => DROP_SYSTEM,
-        Statement::CreateDatabase(_) => CREATE_DATABASE,
-        Statement::AlterDatabase(_) => ALTER_DATABASE,
-        Statement::AdoptDatabase(_) => ADOPT_DATABASE,
-        Statement::DropDatabase(_) => DROP_DATABASE,
-        Statement::PlanMove { .. } => PLAN_MOVE,
-        Statement::Move(_) => MOVE_DATABASE,
-        Statement::UndoMove { .. } => UNDO_MOVE,
-        Statement::CancelMove { .. } => CANCEL_MOVE,
-        Statement::FinishMove { .. } => FINISH_MOVE,
-        Statement::Pause(_) => PAUSE,
-        Statement::Resume(_) => RESUME,
-        Statement::Reload => RELOAD,
-        Statement::Shutdown => SHUTDOWN,
-        Statement::Show(show) => shown(show),
-        Statement::Chatter(chatter) => said(chatter),
-    }
-}
-
-fn shown(show: &Show) -> Command {
-    match show {
-        Show::Databases => SHOW_DATABASES,
-        Show::Database(_) => SHOW_DATABASE,
-        Show::Systems => SHOW_SYSTEMS,
-        Show::Teams => SHOW_TEAMS,
-        Show::Moves => SHOW_MOVES,
-        Show::Move(_) => SHOW_MOVE,
-        Show::Sessions => SHOW_SESSIONS,
-        Show::Pools => SHOW_POOLS,
-        Show::Clients => SHOW_CLIENTS,
-        Show::Servers => SHOW_SERVERS,
-        Show::Lists => SHOW_LISTS,
-        Show::State => SHOW_STATE,
-        Show::Config => SHOW_CONFIG,
-        Show::Version => SHOW_VERSION,
-        Show::Help => SHOW_HELP,
-        Show::Audit => SHOW_AUDIT,
-        Show::Hba => SHOW_HBA,
-        Show::History(_) => SHOW_HISTORY,
-    }
-}
-
-fn said(chatter: &Chatter) -> Command {
-    match chatter {
-        Chatter::Accepted(tag) => Command { tag, ..SILENT },
-        Chatter::Begin => Command { tag: "BEGIN", ..SILENT },
-        Chatter::Commit => Command { tag: "COMMIT", ..SILENT },
-        Chatter::Rollback => Command { tag: "ROLLBACK", ..SILENT },
-        Chatter::RollbackToSavepoint => Command { tag: "ROLLBACK", ..SILENT },
-        Chatter::SelectNumber(_) | Chatter::NoTypes => ONE_VALUE,
-        Chatter::SelectFunction(name) => {
-            Command { columns: std::slice::from_ref(name_of(name)), ..ONE_VALUE }
-        }
-        Chatter::Setting(name, _) => {
-            Command { columns: std::slice::from_ref(name_of(name)), tag: "SHOW", ..ONE_VALUE }
-        }
-    }
-}
-
-/// A reference that lives as long as the table it comes from.
-fn name_of(name: &str) -> &'static &'static str {
-    super::chatter::NAMES.iter().find(|known| **known == name).unwrap_or(&"?column?")
 }
 
 #[cfg(test)]
@@ -262,7 +261,7 @@ mod tests {
                 "{}",
                 command.syntax
             );
-            let mut columns = command.columns.to_vec();
+            let mut columns: Vec<&str> = command.columns.iter().map(|column| column.name).collect();
             columns.sort_unstable();
             columns.dedup();
             assert_eq!(columns.len(), command.columns.len(), "{}", command.syntax);
@@ -277,12 +276,5 @@ mod tests {
         }
         let stored = std::fs::read_to_string(path).unwrap();
         assert!(stored == reference(), "stale: run FREEHOLD_RENDER=1 cargo test --lib the_reference");
-    }
-
-    #[test]
-    fn the_columns_of_pgbouncer_come_first() {
-        assert_eq!(SHOW_POOLS.columns[..4], ["database", "user", "cl_active", "cl_waiting"]);
-        assert_eq!(SHOW_DATABASES.columns[15..17], ["paused", "disabled"]);
-        assert_eq!(SHOW_CLIENTS.columns[20], "id");
     }
 }

@@ -1,7 +1,6 @@
 //! One administrator's connection: the simple and the extended protocol over the [`Executor`](super::Executor).
 //!
-//! Every column is of type text, whose text and binary formats are the same bytes: so whatever format a Bind asks for, a
-//! row is right. No statement has parameters.
+//! No statement has parameters; rows come in the formats that a Bind asks for.
 //!
 //! # Transactions
 //! Commands take effect at once. BEGIN, COMMIT and ROLLBACK only move the status that ReadyForQuery reports, because
@@ -10,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,8 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::answer::Answer;
 use super::chatter::SERVER_VERSION;
-use super::commands::command;
+use super::column::Column;
 use super::execute::Caller;
+use super::formats::Formats;
+use super::lookup::command;
 use super::parse::{Parsed, TEXT_BYTES_MAX, parse};
 use super::refuse::AdminError;
 use super::serve::{Seat, Shared};
@@ -119,6 +121,7 @@ enum Next {
 struct Portal {
     statement: Option<Parsed>,
     answer: Option<Answer>,
+    formats: Formats,
     sent: usize,
 }
 
@@ -238,18 +241,16 @@ impl Conversation<'_> {
 
     async fn answer(&mut self, answer: &Answer) -> io::Result<()> {
         if !answer.columns.is_empty() {
-            backend::text_row_description(&mut self.out, answer.columns);
+            Formats::default().describe(&mut self.out, answer.columns);
         }
-        self.rows(answer, 0, answer.rows.len()).await?;
+        self.rows(answer, &Formats::default(), 0..answer.rows.len()).await?;
         backend::command_complete(&mut self.out, &answer.tag);
         Ok(())
     }
 
-    async fn rows(&mut self, answer: &Answer, from: usize, to: usize) -> io::Result<()> {
-        for row in answer.rows.get(from..to).unwrap_or_default() {
-            let values: Vec<Option<&[u8]>> =
-                row.iter().map(|cell| cell.as_deref().map(str::as_bytes)).collect();
-            backend::data_row(&mut self.out, &values);
+    async fn rows(&mut self, answer: &Answer, formats: &Formats, range: Range<usize>) -> io::Result<()> {
+        for row in answer.rows.get(range).unwrap_or_default() {
+            formats.row(&mut self.out, answer.columns, row);
             if self.out.len() > SEND_BYTES {
                 self.send().await?;
             }
@@ -292,8 +293,10 @@ impl Conversation<'_> {
     fn on_bind(&mut self, body: &Bytes) -> Result<(), Refusal> {
         let names = frontend::parse_bind_names(body).map_err(|v| v.refusal(Severity::Error))?;
         let statement = self.statement(names.statement)?.clone();
+        let codes = frontend::parse_bind_result_formats(body).map_err(|v| v.refusal(Severity::Error))?;
+        let formats = Formats::new(codes, columns(statement.as_ref()).len())?;
         bounded(self.portals.len())?;
-        let portal = Portal { statement, answer: None, sent: 0 };
+        let portal = Portal { statement, answer: None, formats, sent: 0 };
         self.portals.insert(Bytes::copy_from_slice(names.portal), portal);
         backend::bind_complete(&mut self.out);
         Ok(())
@@ -308,19 +311,21 @@ impl Conversation<'_> {
 
     fn on_describe(&mut self, body: &Bytes) -> Result<(), Refusal> {
         let (target, name) = frontend::parse_target(body).map_err(|v| v.refusal(Severity::Error))?;
-        let columns = match target {
+        let text = Formats::default();
+        let (columns, formats) = match target {
             Target::Statement => {
                 let columns = columns(self.statement(name)?.as_ref());
                 backend::parameter_description(&mut self.out, &[]);
-                columns
+                (columns, &text)
             }
             Target::Portal => {
-                columns(self.portals.get(name).ok_or_else(|| no_portal(name))?.statement.as_ref())
+                let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+                (columns(portal.statement.as_ref()), &portal.formats)
             }
         };
         match columns.is_empty() {
             true => backend::no_data(&mut self.out),
-            false => backend::text_row_description(&mut self.out, columns),
+            false => formats.describe(&mut self.out, columns),
         }
         Ok(())
     }
@@ -354,7 +359,7 @@ impl Conversation<'_> {
         };
         let left = answer.rows.len() - portal.sent;
         let count = usize::try_from(rows_max).ok().filter(|max| *max > 0).map_or(left, |max| max.min(left));
-        self.rows(&answer, portal.sent, portal.sent + count).await?;
+        self.rows(&answer, &portal.formats, portal.sent..portal.sent + count).await?;
         portal.sent += count;
         if portal.sent < answer.rows.len() {
             backend::portal_suspended(&mut self.out);
@@ -458,7 +463,7 @@ fn understood(sql: Result<&[u8], Refusal>) -> Result<Vec<Parsed>, Refusal> {
     parse(sql).map_err(|error| error.refusal(Severity::Error).at_position(error.position(sql)))
 }
 
-fn columns(parsed: Option<&Parsed>) -> &'static [&'static str] {
+fn columns(parsed: Option<&Parsed>) -> &'static [Column] {
     parsed.map_or(&[], |parsed| command(&parsed.statement).columns)
 }
 

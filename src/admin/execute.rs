@@ -19,10 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, row};
 use super::chatter;
-use super::commands::{self, command};
+use super::commands;
+use super::lookup::command;
 use super::parse::Parsed;
 use super::refuse::AdminError;
 use super::statement::{Chatter, Statement};
+use super::stats::Samples;
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
 use crate::config::Config;
@@ -97,6 +99,7 @@ impl fmt::Debug for Parts {
 #[derive(Clone)]
 pub struct Executor {
     pub(super) parts: Arc<Parts>,
+    pub(super) samples: Arc<Samples>,
 }
 
 impl fmt::Debug for Executor {
@@ -107,7 +110,15 @@ impl fmt::Debug for Executor {
 
 impl Executor {
     pub fn new(parts: Parts) -> Executor {
-        Executor { parts: Arc::new(parts) }
+        Executor { parts: Arc::new(parts), samples: Arc::new(Samples::begin(std::time::Instant::now())) }
+    }
+
+    /// Takes samples for the averages of SHOW STATS, for ever.
+    pub(super) async fn sample(self) {
+        loop {
+            tokio::time::sleep(self.parts.config.load().admin.stats_period).await;
+            self.samples.take(&self.parts.routes, std::time::Instant::now());
+        }
     }
 
     pub fn parts(&self) -> &Parts {

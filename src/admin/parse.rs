@@ -9,7 +9,7 @@ use super::commands::command_meant;
 use super::parser::Parser;
 use super::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, DropDatabase, Move, Placement,
-    Show, SourceFate, Statement, TeamClause, Wait,
+    SourceFate, Statement, TeamClause, Wait,
 };
 use super::{ErrorKind, SyntaxError};
 use crate::model::{
@@ -84,52 +84,6 @@ impl Parser {
         };
         self.end_of_statement()?;
         Ok(statement)
-    }
-
-    fn show(&mut self) -> Result<Statement, SyntaxError> {
-        const WHAT: [&str; 18] = [
-            "DATABASES",
-            "DATABASE",
-            "SYSTEMS",
-            "TEAMS",
-            "MOVES",
-            "MOVE",
-            "SESSIONS",
-            "POOLS",
-            "CLIENTS",
-            "SERVERS",
-            "LISTS",
-            "STATE",
-            "CONFIG",
-            "VERSION",
-            "HELP",
-            "AUDIT",
-            "HBA",
-            "HISTORY",
-        ];
-        Ok(Statement::Show(match self.one_of(&WHAT)? {
-            "DATABASES" => Show::Databases,
-            "DATABASE" => Show::Database(self.database()?),
-            "SYSTEMS" => Show::Systems,
-            "TEAMS" => Show::Teams,
-            "MOVES" => Show::Moves,
-            "MOVE" => Show::Move(self.move_id()?),
-            "SESSIONS" => Show::Sessions,
-            "POOLS" => Show::Pools,
-            "CLIENTS" => Show::Clients,
-            "SERVERS" => Show::Servers,
-            "LISTS" => Show::Lists,
-            "STATE" => Show::State,
-            "CONFIG" => Show::Config,
-            "VERSION" => Show::Version,
-            "HELP" => Show::Help,
-            "AUDIT" => Show::Audit,
-            "HBA" => Show::Hba,
-            _ => {
-                self.accept("DATABASE");
-                Show::History(self.database()?)
-            }
-        }))
     }
 
     fn create(&mut self) -> Result<Statement, SyntaxError> {
@@ -380,7 +334,7 @@ impl Parser {
         self.expect("WAIT").map(|()| Wait::Yes)
     }
 
-    fn move_id(&mut self) -> Result<MoveId, SyntaxError> {
+    pub(super) fn move_id(&mut self) -> Result<MoveId, SyntaxError> {
         self.number("the number of a move").map(MoveId)
     }
 
@@ -394,7 +348,7 @@ impl Parser {
         self.database().map(Some)
     }
 
-    fn database(&mut self) -> Result<DatabaseName, SyntaxError> {
+    pub(super) fn database(&mut self) -> Result<DatabaseName, SyntaxError> {
         self.name("the name of a database", DatabaseName::parse)
     }
 

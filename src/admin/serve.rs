@@ -51,6 +51,7 @@ pub struct AdminServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
+    sampling: JoinHandle<()>,
 }
 
 pub(super) struct Shared {
@@ -77,6 +78,7 @@ impl AdminServer {
         let listener = TcpListener::bind(options.listen).await?;
         clean_up(&executor).await;
         let address = listener.local_addr()?;
+        let sampling = tokio::spawn(executor.clone().sample());
         let shared = Arc::new(Shared {
             executor,
             frontend: Frontend {
@@ -95,7 +97,7 @@ impl AdminServer {
             tasks: TaskTracker::new(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(AdminServer { address, shared, accepting })
+        Ok(AdminServer { address, shared, accepting, sampling })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -121,6 +123,7 @@ impl AdminServer {
 impl Drop for AdminServer {
     fn drop(&mut self) {
         self.accepting.abort();
+        self.sampling.abort();
         self.shared.closing.cancel();
     }
 }

@@ -8,9 +8,9 @@ use super::databases::verifier_kind;
 use super::execute::Executor;
 use super::moves::{longest_stall_ms, milliseconds, percent, progress_line};
 use super::refuse::AdminError;
+use super::show_process;
 use super::statement::Show;
 use super::systems::version;
-use crate::config::{Apply, Config};
 use crate::model::{
     DatabaseName, DatabaseRecord, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport, Place,
     RouteRecord, Service, StepEntry, SystemName, UnixMillis,
@@ -35,6 +35,18 @@ impl Executor {
             Show::Pools => Ok(self.show_pools()),
             Show::Clients => Ok(self.show_clients()),
             Show::Servers => Ok(self.show_servers()),
+            Show::Sockets => Ok(self.show_sockets()),
+            Show::ActiveSockets => Ok(self.show_active_sockets()),
+            Show::Users => Ok(self.show_users()),
+            Show::Mem => Ok(show_process::show_mem()),
+            Show::DnsHosts => Ok(Answer::rows(commands::SHOW_DNS_HOSTS, Vec::new())),
+            Show::DnsZones => Ok(Answer::rows(commands::SHOW_DNS_ZONES, Vec::new())),
+            Show::Peers => Ok(Answer::rows(commands::SHOW_PEERS, Vec::new())),
+            Show::PeerPools => Ok(Answer::rows(commands::SHOW_PEER_POOLS, Vec::new())),
+            Show::Stats => Ok(self.show_stats()),
+            Show::StatsTotals => Ok(self.show_stats_totals()),
+            Show::StatsAverages => Ok(self.show_stats_averages()),
+            Show::Totals => Ok(self.show_totals()),
             Show::State => Ok(self.show_state()),
             Show::Hba => Ok(self.show_hba()),
             Show::Config => Ok(self.show_config()),
@@ -58,7 +70,9 @@ impl Executor {
     fn database_row(&self, database: &DatabaseRecord, route: Option<&RouteRecord>) -> Row {
         let place = route.map(|route| &route.place);
         let contract = &database.contract;
-        let sessions = self.parts.routes.by_id(&database.id).map_or(0, |route| route.roster().len());
+        let here = self.parts.routes.by_id(&database.id);
+        let clients = here.as_ref().map_or(0, |route| route.roster().len());
+        let servers = here.as_ref().map_or(0, |route| route.roster().server_connections());
         let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
         let disabled = route.is_some_and(|route| matches!(route.service, Service::Refused { .. }));
         row![
@@ -74,9 +88,9 @@ impl Executor {
             contract.pooling.as_str(),
             None::<String>,
             contract.server_connections_max,
-            sessions,
+            servers,
             contract.client_connections_max,
-            sessions,
+            clients,
             if paused { "1" } else { "0" },
             if disabled { "1" } else { "0" },
             &database.owner,
@@ -244,43 +258,6 @@ impl Executor {
         let rows = entries.into_iter().rev().take(AUDIT_ROWS_MAX);
         let rows = rows.map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);
         Ok(Answer::rows(commands::SHOW_AUDIT, rows.collect()))
-    }
-
-    async fn show_lists(&self) -> Result<Answer, AdminError> {
-        let routes = self.parts.routes.routes();
-        let clients: usize = routes.iter().map(|route| route.roster().len()).sum();
-        let sessions = || routes.iter().flat_map(|route| route.roster().sessions());
-        let servers = sessions().filter(|session| session.server_pid.is_some()).count();
-        let logins: usize = routes.iter().map(|route| route.logins().len()).sum();
-        let rows = vec![
-            row!["databases", self.living(|_| true).await?.len()],
-            row!["users", logins],
-            row!["pools", super::show_local::pools(&routes).len()],
-            row!["free_clients", "0"],
-            row!["used_clients", clients],
-            row!["login_clients", "0"],
-            row!["free_servers", "0"],
-            row!["used_servers", servers],
-            row!["systems", self.catalog().systems().await?.records.len()],
-            row!["teams", self.catalog().teams().await?.records.len()],
-            row!["moves", self.catalog().moves().await?.records.len()],
-        ];
-        Ok(Answer::rows(commands::SHOW_LISTS, rows))
-    }
-
-    fn show_config(&self) -> Answer {
-        let (config, defaults) = (self.parts.config.load(), Config::default());
-        let rows = Config::SETTINGS.iter().map(|setting| {
-            let changeable = if setting.apply == Apply::Reload { "yes" } else { "no" };
-            row![
-                setting.path(),
-                setting.show(&config),
-                setting.show(&defaults),
-                changeable,
-                setting.doc.trim()
-            ]
-        });
-        Answer::rows(commands::SHOW_CONFIG, rows.collect())
     }
 }
 

@@ -10,7 +10,7 @@ use super::answer::{Answer, Row, row};
 use super::commands;
 use super::execute::Executor;
 use super::show::gate;
-use crate::model::UnixMillis;
+use crate::model::{GateOrder, Pooling, RouteRecord};
 use crate::route::{Activity, GateState, Readiness, Route, SessionRow};
 
 /// What SHOW POOLS counts for one database and role.
@@ -19,7 +19,7 @@ pub(super) struct Pool {
     active: u32,
     waiting: u32,
     servers_active: u32,
-    servers_idle: u32,
+    servers_login: u32,
     longest_wait: Duration,
 }
 
@@ -27,32 +27,40 @@ pub(super) struct Pool {
 pub(super) fn pools(routes: &[Arc<Route>]) -> BTreeMap<(String, String), Pool> {
     let mut pools: BTreeMap<(String, String), Pool> = BTreeMap::new();
     for route in routes {
-        let name = route.current().name.to_string();
+        let record = route.current();
         for session in route.roster().sessions() {
-            let pool = pools.entry((name.clone(), session.role.clone())).or_default();
-            count(pool, &session);
+            let pool = pools.entry((record.name.to_string(), session.role.clone())).or_default();
+            count(pool, &session, &record);
         }
     }
     pools
 }
 
-fn count(pool: &mut Pool, session: &SessionRow) {
-    let waits = session.activity == Activity::Held;
-    pool.active += u32::from(!waits);
-    pool.waiting += u32::from(waits);
-    if waits {
-        pool.longest_wait = pool.longest_wait.max(session.since);
-    }
-    let works = matches!(session.activity, Activity::Active | Activity::InTransaction);
-    let connected = session.server_pid.is_some();
-    pool.servers_active += u32::from(connected && works);
-    pool.servers_idle += u32::from(connected && !works);
+/// A server connection that a client has is not usable for another one: active, whatever it does.
+fn count(pool: &mut Pool, session: &SessionRow, record: &RouteRecord) {
+    let wait = wait(session, record);
+    pool.active += u32::from(wait.is_none());
+    pool.waiting += u32::from(wait.is_some());
+    pool.longest_wait = pool.longest_wait.max(wait.unwrap_or_default());
+    pool.servers_active += u32::from(session.server_pid.is_some());
+    pool.servers_login += u32::from(logs_in(session, record));
+}
+
+/// How long a client has waited for a server: at the gate, or for its first connection.
+pub(super) fn wait(session: &SessionRow, record: &RouteRecord) -> Option<Duration> {
+    let first = record.pooling == Pooling::Session && session.server_pid.is_none();
+    (session.activity == Activity::Held || first).then_some(session.since)
+}
+
+/// Its server connection is being opened.
+fn logs_in(session: &SessionRow, record: &RouteRecord) -> bool {
+    record.pooling == Pooling::Session && session.server_pid.is_none() && record.gate == GateOrder::Open
 }
 
 impl Executor {
-    fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
-        let mut routes = self.parts.routes.routes();
-        routes.sort_by(|a, b| a.current().name.cmp(&b.current().name));
+    /// Sorted by database.
+    pub(super) fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
+        let routes = self.parts.routes.routes();
         let of = |route: &Arc<Route>| {
             let sessions = route.roster().sessions();
             sessions.iter().filter_map(|session| shown(route, session)).collect::<Vec<Row>>()
@@ -97,10 +105,10 @@ impl Executor {
                 pool.servers_active,
                 "0",
                 "0",
-                pool.servers_idle,
                 "0",
                 "0",
                 "0",
+                pool.servers_login,
                 pool.longest_wait.as_secs(),
                 pool.longest_wait.subsec_micros(),
                 record.as_ref().map(|record| record.pooling.as_str()),
@@ -125,39 +133,6 @@ impl Executor {
         Answer::rows(commands::SHOW_HBA, rows.collect())
     }
 
-    pub(super) fn show_clients(&self) -> Answer {
-        let rows = self.each_session(|route, session| {
-            let state = if session.activity == Activity::Held { "waiting" } else { "active" };
-            Some(pgbouncer_row(
-                "C",
-                route,
-                session,
-                state,
-                client_address(&session.client),
-                session.server_pid,
-            ))
-        });
-        Answer::rows(commands::SHOW_CLIENTS, rows)
-    }
-
-    pub(super) fn show_servers(&self) -> Answer {
-        let rows = self.each_session(|route, session| {
-            let pid = session.server_pid?;
-            let works = matches!(session.activity, Activity::Active | Activity::InTransaction);
-            let address = &route.current().place.address;
-            let address = (address.host.clone(), Some(address.port.to_string()));
-            Some(pgbouncer_row(
-                "S",
-                route,
-                session,
-                if works { "active" } else { "idle" },
-                address,
-                Some(pid),
-            ))
-        });
-        Answer::rows(commands::SHOW_SERVERS, rows)
-    }
-
     pub(super) fn show_state(&self) -> Answer {
         let routes = self.parts.routes.routes();
         let held = |route: &Arc<Route>| route.gate().state() == GateState::Held;
@@ -176,82 +151,57 @@ fn standing(readiness: &Readiness) -> (String, Option<String>) {
     }
 }
 
-/// `127.0.0.1:5000` as address and port; a unix socket has no port.
-fn client_address(client: &str) -> (String, Option<String>) {
-    match client.parse::<std::net::SocketAddr>() {
-        Ok(address) => (address.ip().to_string(), Some(address.port().to_string())),
-        Err(_) => (client.to_owned(), None),
-    }
-}
-
-fn pgbouncer_row(
-    kind: &str,
-    route: &Route,
-    session: &SessionRow,
-    state: &str,
-    (address, port): (String, Option<String>),
-    server_pid: Option<i32>,
-) -> Row {
-    let wait = if session.activity == Activity::Held { session.since } else { Duration::ZERO };
-    row![
-        kind,
-        session.role.as_str(),
-        &route.current().name,
-        "none",
-        state,
-        address,
-        port,
-        None::<String>,
-        None::<String>,
-        seconds(session.connected_at),
-        seconds(session.connected_at),
-        wait.as_secs(),
-        wait.subsec_micros(),
-        "0",
-        session.session,
-        None::<String>,
-        server_pid,
-        None::<String>,
-        session.application_name.as_str(),
-        "0",
-        session.session
-    ]
-}
-
-/// As PgBouncer writes times: `2026-11-23 20:45:53 UTC`.
-fn seconds(at: UnixMillis) -> String {
-    let text = humantime::format_rfc3339_seconds(at.to_system_time()).to_string();
-    text.replace('T', " ").replace('Z', " UTC")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Address, DatabaseId, DatabaseName, Epoch, Place, SslMode, SystemName, UnixMillis};
+    use crate::route::Entrance;
 
-    #[test]
-    fn a_client_that_waits_is_not_active() {
-        let session = |activity| SessionRow {
+    fn record() -> RouteRecord {
+        let place = Place {
+            system: SystemName::parse("one").unwrap(),
+            address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+            dbname: "shop".to_owned(),
+            sslmode: SslMode::Disable,
+        };
+        let (id, name) = (DatabaseId::parse("db_1").unwrap(), DatabaseName::parse("shop").unwrap());
+        RouteRecord::first(id, name, place, 10)
+    }
+
+    fn session(activity: Activity, server_pid: Option<i32>) -> SessionRow {
+        SessionRow {
             session: 1,
             role: "app".to_owned(),
             client: "127.0.0.1:1".to_owned(),
             application_name: String::new(),
             connected_at: UnixMillis(0),
-            server_pid: Some(7),
+            server_pid,
             activity,
             since: Duration::from_millis(1_500),
             readiness: Readiness::Behind,
             twin_pid: None,
-            epoch: crate::model::Epoch::FIRST,
-        };
+            epoch: Epoch::FIRST,
+            entrance: Entrance::default(),
+        }
+    }
+
+    #[test]
+    fn a_client_that_waits_is_not_active() {
         let mut pool = Pool::default();
-        count(&mut pool, &session(Activity::Held));
-        count(&mut pool, &session(Activity::Active));
-        assert_eq!((pool.active, pool.waiting, pool.servers_active, pool.servers_idle), (1, 1, 1, 1));
+        count(&mut pool, &session(Activity::Held, Some(7)), &record());
+        count(&mut pool, &session(Activity::Active, Some(8)), &record());
+        count(&mut pool, &session(Activity::Idle, Some(9)), &record());
+        assert_eq!((pool.active, pool.waiting, pool.servers_active, pool.servers_login), (2, 1, 3, 0));
         assert_eq!(pool.longest_wait, Duration::from_millis(1_500));
     }
 
     #[test]
-    fn times_are_written_as_pgbouncer_does() {
-        assert_eq!(seconds(UnixMillis(0)), "1970-01-01 00:00:00 UTC");
+    fn a_client_without_a_server_logs_in_there_unless_the_gate_is_shut() {
+        let (mut open, mut shut) = (Pool::default(), Pool::default());
+        let mut held = record();
+        held.gate = GateOrder::Held { by: crate::model::HoldReason::Pause, until: None };
+        count(&mut open, &session(Activity::Idle, None), &record());
+        count(&mut shut, &session(Activity::Idle, None), &held);
+        assert_eq!((open.waiting, open.servers_login, shut.waiting, shut.servers_login), (1, 1, 1, 0));
     }
 }

@@ -290,6 +290,8 @@ settings! {
         tls_key: Option<PathBuf> = None, Restart, example "\"server.key\"";
         /// Connections of administrators; more are refused with 53300.
         connections_max: u32 = 100, Restart, within 1..=10_000;
+        /// The averages of SHOW STATS are over the last one to two of these.
+        stats_period: Duration = seconds(60), Reload, within seconds(1)..=seconds(86_400);
     }
     /// What outlives the process: teams, systems, databases, moves.
     ["store"] store: Store {

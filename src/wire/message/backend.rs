@@ -178,24 +178,34 @@ pub fn notification_response(out: &mut BytesMut, pid: i32, channel: &str, payloa
     });
 }
 
-/// Names of result columns, all of type text.
-pub fn text_row_description(out: &mut BytesMut, names: &[&str]) {
-    const TEXT_OID: u32 = 25;
+/// A result column of no table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResultColumn<'a> {
+    pub name: &'a str,
+    pub type_oid: u32,
+    /// `pg_type.typlen`
+    pub type_bytes: i16,
+    /// Of the values: [`TEXT`](crate::wire::message::frontend::TEXT) or binary.
+    pub format: i16,
+}
+
+/// What the columns of the rows to come are.
+pub fn row_description<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<Item = ResultColumn<'a>>) {
     put(out, tag::ROW_DESCRIPTION, |body| {
-        put_count(body, names.len());
-        for name in names {
-            put_cstr(body, name.as_bytes());
+        put_count(body, columns.len());
+        for column in columns {
+            put_cstr(body, column.name.as_bytes());
             body.put_u32(0);
             body.put_i16(0);
-            body.put_u32(TEXT_OID);
-            body.put_i16(-1);
+            body.put_u32(column.type_oid);
+            body.put_i16(column.type_bytes);
             body.put_i32(-1);
-            body.put_i16(crate::wire::message::frontend::TEXT);
+            body.put_i16(column.format);
         }
     });
 }
 
-/// Values in text format; `None` is NULL.
+/// Values, each in the format that was announced; `None` is NULL.
 pub fn data_row(out: &mut BytesMut, values: &[Option<&[u8]>]) {
     put(out, tag::DATA_ROW, |body| {
         put_count(body, values.len());

@@ -188,6 +188,21 @@ pub fn parse_bind_names(body: &[u8]) -> Result<BindNames<'_>, Violation> {
     Ok(BindNames { portal: cursor.cstr()?, statement: cursor.cstr()? })
 }
 
+/// The format codes that a Bind asks for its results in: none is text for all, one is for all columns.
+pub fn parse_bind_result_formats(body: &[u8]) -> Result<Vec<i16>, Violation> {
+    let mut cursor = Cursor::new("Bind", body);
+    let _ = (cursor.cstr()?, cursor.cstr()?);
+    for _ in 0..cursor.count()? {
+        cursor.i16()?;
+    }
+    for _ in 0..cursor.count()? {
+        cursor.value()?;
+    }
+    let formats = (0..cursor.count()?).map(|_| cursor.i16()).collect::<Result<_, _>>()?;
+    cursor.end()?;
+    Ok(formats)
+}
+
 /// What a Describe or a Close names.
 pub fn parse_target(body: &[u8]) -> Result<(Target, &[u8]), Violation> {
     let mut cursor = Cursor::new("Describe or Close", body);
@@ -299,6 +314,17 @@ mod tests {
     }
 
     #[test]
+    fn the_formats_of_results_are_behind_the_parameters() {
+        let body = b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x017\xff\xff\xff\xff\0\x02\0\x01\0\0";
+        assert_eq!(parse_bind_result_formats(body).unwrap(), [1, 0]);
+        for cut in 0..body.len() {
+            assert!(parse_bind_result_formats(&body[..cut]).is_err(), "cut at {cut}");
+        }
+        let plain = built(|out| bind(out, b"", b"", &[]));
+        assert!(parse_bind_result_formats(&plain).unwrap().iter().all(|format| *format == TEXT));
+    }
+
+    #[test]
     fn a_negative_count_or_length_is_refused() {
         assert!(matches!(parse_parse(b"\0\0\xff\xff"), Err(Violation::Value { value: -1, .. })));
         assert!(matches!(
@@ -313,6 +339,7 @@ mod tests {
             let _ = parse_query(&body);
             let _ = parse_parse(&body).map(|parse| parse.parameter_types().count());
             let _ = parse_bind_names(&body);
+            let _ = parse_bind_result_formats(&body);
             let _ = parse_target(&body);
             let _ = parse_execute(&body);
             let _ = parse_password(&body);

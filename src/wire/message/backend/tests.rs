@@ -94,9 +94,11 @@ fn what_a_server_tells_at_startup_is_read_back_and_refused_when_cut() {
 
 #[test]
 fn rows_are_read_back_and_refused_when_cut() {
-    let body = built(|out| text_row_description(out, &["a", "b"]));
+    let column = |name| ResultColumn { name, type_oid: 23, type_bytes: 4, format: 1 };
+    let body = built(|out| row_description(out, ["a", "b"].into_iter().map(column)));
     let columns = parse_row_description(&body).unwrap();
     assert_eq!(columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((columns[1].type_oid, columns[1].type_bytes, columns[1].format), (23, 4, 1));
     refused_when_cut_or_longer(&body, parse_row_description);
 
     let body = built(|out| data_row(out, &[Some(b"1"), None, Some(b"")]));

@@ -1,0 +1,99 @@
+//! SHOW: the process itself: its lists, users, settings, memory.
+
+use std::collections::BTreeMap;
+
+use super::answer::{Answer, row};
+use super::commands;
+use super::execute::Executor;
+use super::refuse::AdminError;
+use crate::config::{Apply, Config};
+
+/// One role in all databases.
+#[derive(Debug, Default)]
+struct User {
+    databases: usize,
+    clients: usize,
+    servers: usize,
+    /// The sum of what the databases' contracts allow here.
+    clients_max: u64,
+}
+
+impl Executor {
+    pub(super) async fn show_lists(&self) -> Result<Answer, AdminError> {
+        let routes = self.parts.routes.routes();
+        let clients: usize = routes.iter().map(|route| route.roster().len()).sum();
+        let servers: usize = routes.iter().map(|route| route.roster().server_connections()).sum();
+        let rows = vec![
+            row!["databases", self.living(|_| true).await?.len()],
+            row!["users", self.users().len()],
+            row!["peers", "0"],
+            row!["pools", super::show_local::pools(&routes).len()],
+            row!["peer_pools", "0"],
+            row!["free_clients", "0"],
+            row!["used_clients", clients],
+            row!["login_clients", "0"],
+            row!["free_servers", "0"],
+            row!["used_servers", servers],
+            row!["dns_names", "0"],
+            row!["dns_zones", "0"],
+            row!["dns_queries", "0"],
+            row!["dns_pending", "0"],
+            row!["systems", self.catalog().systems().await?.records.len()],
+            row!["teams", self.catalog().teams().await?.records.len()],
+            row!["moves", self.catalog().moves().await?.records.len()],
+        ];
+        Ok(Answer::rows(commands::SHOW_LISTS, rows))
+    }
+
+    pub(super) fn show_users(&self) -> Answer {
+        let rows = self.users().into_iter().map(|(name, user)| {
+            row![
+                name,
+                None::<String>,
+                None::<String>,
+                None::<String>,
+                "0",
+                user.servers,
+                user.clients_max.min(i32::MAX as u64),
+                user.clients,
+                user.databases
+            ]
+        });
+        Answer::rows(commands::SHOW_USERS, rows.collect())
+    }
+
+    fn users(&self) -> BTreeMap<String, User> {
+        let mut users: BTreeMap<String, User> = BTreeMap::new();
+        for route in self.parts.routes.routes() {
+            for role in route.logins().keys() {
+                let user = users.entry(role.clone()).or_default();
+                user.databases += 1;
+                user.clients_max += u64::from(route.current().client_connections_max);
+            }
+            for session in route.roster().sessions() {
+                let user = users.entry(session.role).or_default();
+                user.clients += 1;
+                user.servers += usize::from(session.server_pid.is_some());
+            }
+        }
+        users
+    }
+
+    pub(super) fn show_config(&self) -> Answer {
+        let (config, defaults) = (self.parts.config.load(), Config::default());
+        let rows = Config::SETTINGS.iter().map(|setting| {
+            let changeable = if setting.apply == Apply::Reload { "yes" } else { "no" };
+            row![setting.path(), setting.show(&config), setting.show(&defaults), changeable]
+        });
+        Answer::rows(commands::SHOW_CONFIG, rows.collect())
+    }
+}
+
+/// The one cache here is the process: what of it is resident, in KiB.
+pub(super) fn show_mem() -> Answer {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let rows = kib.map(|kib| row!["resident_kib", "1024", kib, "0", kib * 1024]);
+    Answer::rows(commands::SHOW_MEM, rows.into_iter().collect())
+}

@@ -1,0 +1,101 @@
+//! SHOW STATS and its relatives.
+
+use std::time::Instant;
+
+use super::answer::{Answer, Cell, Row, row};
+use super::commands;
+use super::execute::Executor;
+use super::stats::Recent;
+use crate::route::{Figure, Totals};
+
+/// One database, with what it is sorted by.
+struct Traffic {
+    database: String,
+    totals: Totals,
+    recent: Recent,
+}
+
+impl Traffic {
+    fn totals(&self) -> impl Iterator<Item = Option<String>> {
+        self.totals.values().into_iter().map(Cell::cell)
+    }
+
+    fn averages(&self) -> impl Iterator<Item = Option<String>> {
+        Figure::ALL.into_iter().map(|figure| self.recent.average(figure).cell())
+    }
+}
+
+impl Executor {
+    pub(super) fn show_stats(&self) -> Answer {
+        let rows = self.each_traffic(|traffic| traffic.totals().chain(traffic.averages()).collect());
+        Answer::rows(commands::SHOW_STATS, rows)
+    }
+
+    pub(super) fn show_stats_totals(&self) -> Answer {
+        let rows = self.each_traffic(|traffic| traffic.totals().collect());
+        Answer::rows(commands::SHOW_STATS_TOTALS, rows)
+    }
+
+    pub(super) fn show_stats_averages(&self) -> Answer {
+        let rows = self.each_traffic(|traffic| traffic.averages().collect());
+        Answer::rows(commands::SHOW_STATS_AVERAGES, rows)
+    }
+
+    /// The database's name, and what follows it.
+    fn each_traffic(&self, figures: impl Fn(&Traffic) -> Row) -> Vec<Row> {
+        let traffic = self.traffic();
+        let row = |traffic: &Traffic| {
+            let name = std::iter::once(traffic.database.as_str().cell());
+            name.chain(figures(traffic)).collect()
+        };
+        traffic.iter().map(row).collect()
+    }
+
+    fn traffic(&self) -> Vec<Traffic> {
+        let now = Instant::now();
+        let routes = self.parts.routes.routes();
+        let traffic = routes.iter().map(|route| {
+            let totals = route.roster().totals();
+            let recent = self.samples.since(route.id(), &totals, now);
+            Traffic { database: route.current().name.to_string(), totals, recent }
+        });
+        traffic.collect()
+    }
+
+    pub(super) fn show_totals(&self) -> Answer {
+        let traffic = self.traffic();
+        let sum = |totals: fn(&Traffic) -> &Totals| {
+            traffic.iter().fold(Totals::default(), |sum, one| sum.plus(totals(one)))
+        };
+        let totals = sum(|one| &one.totals);
+        let window = traffic.iter().map(|one| one.recent.window).max().unwrap_or_default();
+        let recent = Recent { added: sum(|one| &one.recent.added), window };
+        let named = |prefix: &'static str, value: fn(&Totals, &Recent, Figure) -> u64| {
+            let row = move |figure| {
+                row![format!("{prefix}_{}", name_in_totals(figure)), value(&totals, &recent, figure)]
+            };
+            Figure::ALL.into_iter().map(row)
+        };
+        let rows = named("total", |totals, _, figure| totals.of(figure));
+        let rows = rows.chain(named("avg", |_, recent, figure| recent.average(figure)));
+        Answer::rows(commands::SHOW_TOTALS, rows.collect())
+    }
+}
+
+/// PgBouncer's words.
+fn name_in_totals(figure: Figure) -> &'static str {
+    match figure {
+        Figure::ServerAssignments => "server_assignment_count",
+        Figure::Transactions => "xact_count",
+        Figure::Queries => "query_count",
+        Figure::Received => "client_bytes",
+        Figure::Sent => "server_bytes",
+        Figure::TransactionTime => "xact_time",
+        Figure::QueryTime => "query_time",
+        Figure::WaitTime => "wait_time",
+        Figure::ClientParses => "ps_client_parse_count",
+        Figure::ServerParses => "ps_server_parse_count",
+        Figure::Binds => "ps_bind_count",
+        Figure::Logins => "client_login_count",
+    }
+}

@@ -1,0 +1,126 @@
+//! Averages of what is relayed, over PgBouncer's window.
+//!
+//! # Why two samples
+//! A sample is taken every `admin.stats_period`, and an average reaches from the last but one to now: so it is never over
+//! less than a period, except in the first one, when it is over the life of the process. This is how PgBouncer does it,
+//! and what its dashboards are drawn for.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::model::DatabaseId;
+use crate::route::{Figure, RouteTable, Totals};
+
+/// The samples of this process.
+#[derive(Debug)]
+pub(super) struct Samples {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    older: Sample,
+    newer: Sample,
+}
+
+#[derive(Debug, Clone)]
+struct Sample {
+    at: Instant,
+    /// A database that is not there had no traffic yet.
+    totals: HashMap<DatabaseId, Totals>,
+}
+
+impl Samples {
+    pub(super) fn begin(now: Instant) -> Samples {
+        let nothing = Sample { at: now, totals: HashMap::new() };
+        Samples { kept: Mutex::new(Kept { older: nothing.clone(), newer: nothing }) }
+    }
+
+    /// A period is over.
+    pub(super) fn take(&self, routes: &RouteTable, now: Instant) {
+        let routes = routes.routes();
+        let totals = routes.iter().map(|route| (route.id().clone(), route.roster().totals())).collect();
+        let mut kept = self.kept();
+        kept.older = std::mem::replace(&mut kept.newer, Sample { at: now, totals });
+    }
+
+    /// What was added since the last sample but one, and in what time.
+    pub(super) fn since(&self, database: &DatabaseId, totals: &Totals, now: Instant) -> Recent {
+        let older = &self.kept().older;
+        let earlier = older.totals.get(database).copied().unwrap_or_default();
+        Recent { added: totals.since(&earlier), window: now.saturating_duration_since(older.at) }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was counted within a window.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recent {
+    pub(super) added: Totals,
+    pub(super) window: Duration,
+}
+
+impl Recent {
+    /// Times for one query, transaction or assignment; everything else for a second.
+    pub(super) fn average(&self, figure: Figure) -> u64 {
+        let each = |count: Figure| self.added.of(figure).checked_div(self.added.of(count)).unwrap_or(0);
+        match figure {
+            Figure::TransactionTime => each(Figure::Transactions),
+            Figure::QueryTime => each(Figure::Queries),
+            Figure::WaitTime => each(Figure::ServerAssignments),
+            _ => {
+                let micros = self.window.as_micros();
+                let scaled = u128::from(self.added.of(figure)) * 1_000_000;
+                scaled.checked_div(micros).and_then(|rate| u64::try_from(rate).ok()).unwrap_or(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::counters::Counters;
+
+    fn totals(amounts: &[(Figure, u64)]) -> Totals {
+        let counters = Counters::default();
+        amounts.iter().for_each(|(figure, amount)| counters.add(*figure, *amount));
+        Totals::from(&counters)
+    }
+
+    #[test]
+    fn an_average_is_for_a_second_or_for_one() {
+        let added = totals(&[
+            (Figure::Queries, 40),
+            (Figure::QueryTime, 2_000),
+            (Figure::Transactions, 20),
+            (Figure::TransactionTime, 3_000),
+            (Figure::WaitTime, 9),
+        ]);
+        let recent = Recent { added, window: Duration::from_secs(4) };
+        assert_eq!(recent.average(Figure::Queries), 10);
+        assert_eq!(recent.average(Figure::QueryTime), 50);
+        assert_eq!(recent.average(Figure::TransactionTime), 150);
+        assert_eq!(recent.average(Figure::WaitTime), 0, "nobody got a server");
+        let instant = Recent { window: Duration::ZERO, ..recent };
+        assert_eq!(instant.average(Figure::Queries), 0);
+    }
+
+    #[test]
+    fn an_average_reaches_back_to_the_last_sample_but_one() {
+        let start = Instant::now();
+        let (routes, database) = (RouteTable::new(1), DatabaseId::parse("db_1").unwrap());
+        let samples = Samples::begin(start);
+        let now = |seconds| start + Duration::from_secs(seconds);
+        let recent = |at| samples.since(&database, &totals(&[(Figure::Queries, 600)]), at);
+        assert_eq!(recent(now(30)).average(Figure::Queries), 20, "in the first period: since the beginning");
+        samples.take(&routes, now(60));
+        assert_eq!(recent(now(90)).window, Duration::from_secs(90));
+        samples.take(&routes, now(120));
+        assert_eq!(recent(now(150)).window, Duration::from_secs(90));
+    }
+}
