@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::access::AccessErrors;
 use self::health::{Figures, HealthPort};
-use self::requests::Reloadable;
+use self::requests::{Leaving, Reloadable};
 use self::takeover::Successor;
 use crate::admin::serve::{AdminOptions, AdminServer};
 use crate::admin::users::{UsersError, read_users};
@@ -106,6 +106,7 @@ pub struct Serve {
     reloadable: Reloadable,
     health: Option<HealthPort>,
     draining: CancellationToken,
+    routes: Arc<RouteTable>,
     admin: AdminServer,
     mover: Mover,
     keeper: Keeper,
@@ -175,7 +176,7 @@ impl Serve {
         let admin_addr = admin.local_addr();
         let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
         let draining = CancellationToken::new();
-        let figures = Figures { metrics, routes, catalog, draining: draining.clone() };
+        let figures = Figures { metrics, routes: Arc::clone(&routes), catalog, draining: draining.clone() };
         let health = open_health_port(&config, figures).await?;
         // Clients are served here now: whoever was before may make way.
         drop(turn);
@@ -198,6 +199,7 @@ impl Serve {
             },
             health,
             draining,
+            routes,
             admin,
             mover,
             keeper,
@@ -208,7 +210,8 @@ impl Serve {
 
     /// Serves until SIGTERM, SIGINT or SHUTDOWN; carries out RELOAD and SIGHUP meanwhile.
     pub async fn run(mut self) {
-        requests::until_end(&mut self.requests, &self.reloadable, &self.admin).await;
+        let leaving = Leaving { data: &self.data, routes: &self.routes, draining: &self.draining };
+        requests::until_end(&mut self.requests, &self.reloadable, &self.admin, &leaving).await;
         self.shutdown().await;
     }
 

@@ -1,6 +1,7 @@
 //! What drivers and psql say unasked: settings, transactions, probes. Understood just far enough to live on.
 
 use super::column::Column;
+use super::foreign::is_of_pgbouncer;
 use super::parser::Parser;
 use super::statement::Chatter;
 use super::{ErrorKind, SyntaxError};
@@ -147,6 +148,12 @@ fn set(parser: &mut Parser, tag: &'static str) -> Result<Chatter, SyntaxError> {
     parser.advance();
     let _ = parser.accept("SESSION") || parser.accept("LOCAL");
     let span = parser.span();
+    if let Some(word) = parser.word().filter(|word| is_of_pgbouncer(word)) {
+        let error = SyntaxError::new(span, format!("{} is a setting of PgBouncer", word.to_lowercase()));
+        let hint =
+            "Freehold's are in its configuration file: SHOW CONFIG; lists them. Edit the file, then RELOAD;";
+        return Err(error.with_hint(hint).of_kind(ErrorKind::Unsupported));
+    }
     if let Some(setting) = setting_of_process(parser) {
         let error = SyntaxError::new(span, format!("{} is set in the configuration file", setting.path()));
         let hint = match setting.apply {
@@ -293,6 +300,11 @@ mod tests {
             assert_eq!(mistake(text).hint.as_deref(), Some("Edit the file, then RELOAD;"), "{text}");
         }
         assert!(mistake("SET proxy.listen = 'x'").hint.unwrap().ends_with("start the process again."));
+        let foreign = mistake("SET default_pool_size = 20");
+        assert_eq!(
+            (foreign.kind, foreign.hint.unwrap().contains("SHOW CONFIG;")),
+            (ErrorKind::Unsupported, true)
+        );
         for text in ["SET extra_float_digits = 3", "SET log.unknown = 1", "RESET ALL", "SET TIME ZONE 'UTC'"]
         {
             assert!(crate::admin::parse(text).is_ok(), "{text}");

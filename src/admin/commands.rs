@@ -63,9 +63,25 @@ commands! {
         "Changes owner, purpose or contract. New connections are pooled by the new mode, those that exist keep theirs.";
     DROP_DATABASE: "DROP DATABASE", "DROP DATABASE name CONFIRM 'name' REASON 'text'", ["name", "system", "left_as"],
         "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is.";
-    PAUSE: "PAUSE", "PAUSE [name]", [],
-        "Lets running transactions end and holds new ones, without an error; returns when none runs. All databases without a name.";
-    RESUME: "RESUME", "RESUME [name]", [], "Ends a PAUSE.";
+    PAUSE: "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],
+        "Everywhere: lets running transactions end and holds new ones, without an error; all databases without a name. Returns \
+         when no transaction runs in this process. Where that takes longer than WITHIN (admin.wait_timeout), it says who holds \
+         it up, and the pause is taken back.";
+    RESUME: "RESUME", "RESUME [name]", [], "Everywhere: ends a PAUSE or a KILL.";
+    DISABLE: "DISABLE", "DISABLE name", [],
+        "Everywhere: refuses new clients of a database. Those that are connected go on.";
+    ENABLE: "ENABLE", "ENABLE name", [], "Everywhere: ends a DISABLE.";
+    RECONNECT: "RECONNECT", "RECONNECT [name]", [],
+        "Everywhere: server connections are replaced by new ones between transactions, with the state of their session. A \
+         session that would lose something keeps its connection until its client leaves: close_needed in SHOW SERVERS.";
+    WAIT_CLOSE: "WAIT_CLOSE", "WAIT_CLOSE [name] [WITHIN 'duration']", [],
+        "Returns when every server connection of this process that RECONNECT meant is replaced or closed, or says after WITHIN \
+         (admin.wait_timeout) who still has one.";
+    KILL: "KILL", "KILL [name]", [],
+        "Holds as PAUSE does, everywhere, and ends the sessions of this process at once, with what they run. New clients wait for \
+         RESUME. All databases without a name.";
+    KILL_CLIENT: "KILL_CLIENT", "KILL_CLIENT number", [],
+        "Ends one session of this process at once, with what it runs. The number is the id of SHOW CLIENTS.";
     PLAN_MOVE: "PLAN MOVE", "PLAN MOVE DATABASE name TO [SYSTEM] system",
         ["severity", "check", "object", "message", "cure", "responsible"],
         "Says what would hinder a move, with the cure. Changes nothing.";
@@ -192,7 +208,10 @@ commands! {
     SHOW_HELP: "SHOW", "SHOW HELP", ["command", "description"], "This table.";
     RELOAD: "RELOAD", "RELOAD", ["setting", "applied"],
         "Reads the configuration file again and applies what can change. Nobody is dropped.";
-    SHUTDOWN: "SHUTDOWN", "SHUTDOWN", [], "Lets transactions end, then stops the process.";
+    SHUTDOWN: "SHUTDOWN", "SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]", [],
+        "Lets transactions end (proxy.drain_timeout), then stops this process. With WAIT_FOR_CLIENTS no client comes in any more, and \
+         the process stops when the last one has left; with WAIT_FOR_SERVERS when no session has a server connection. Another \
+         SHUTDOWN ends that wait.";
 }
 
 /// The table for the documentation, in Markdown.

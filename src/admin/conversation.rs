@@ -25,6 +25,7 @@ use super::parse::{Parsed, TEXT_BYTES_MAX, parse};
 use super::refuse::AdminError;
 use super::serve::{Seat, Shared};
 use super::statement::{Chatter, Statement};
+use super::users::Rights;
 use crate::error::{Explain as _, Refusal, Severity, SqlState};
 use crate::frontend::Administrator;
 use crate::tls::Stream;
@@ -42,6 +43,7 @@ const SEND_BYTES: usize = 64 * 1024;
 /// Speaks with an administrator until one of the two ends it.
 pub(super) async fn hold(
     administrator: Administrator,
+    rights: Rights,
     permit: Option<OwnedSemaphorePermit>,
     shared: &std::sync::Arc<Shared>,
 ) -> io::Result<()> {
@@ -63,6 +65,7 @@ pub(super) async fn hold(
         inbox: early,
         out,
         name,
+        rights,
         seat,
         shared,
         statements: HashMap::new(),
@@ -130,6 +133,7 @@ struct Conversation<'a> {
     inbox: BytesMut,
     out: BytesMut,
     name: String,
+    rights: Rights,
     seat: Seat,
     shared: &'a std::sync::Arc<Shared>,
     /// None: an empty statement.
@@ -377,7 +381,8 @@ impl Conversation<'_> {
             return Ok(outcome);
         }
         let (notices, mut incoming) = mpsc::channel(NOTICES_MAX);
-        let caller = Caller { who: self.name.clone(), notices, cancel: self.seat.next_wait() };
+        let caller =
+            Caller { who: self.name.clone(), rights: self.rights, notices, cancel: self.seat.next_wait() };
         let executor = self.shared.executor.clone();
         let mut work = Box::pin(executor.execute(parsed, &caller));
         let mut presence = Presence::Here;

@@ -23,8 +23,9 @@ use super::commands;
 use super::lookup::command;
 use super::parse::Parsed;
 use super::refuse::AdminError;
-use super::statement::{Chatter, Statement};
+use super::statement::{Chatter, Departure, Statement};
 use super::stats::Samples;
+use super::users::Rights;
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
 use crate::config::Config;
@@ -46,7 +47,7 @@ pub enum ProcessRequest {
     Reload {
         answer: oneshot::Sender<Result<Vec<(String, bool)>, String>>,
     },
-    Shutdown,
+    Shutdown(Departure),
 }
 
 /// What commands act on.
@@ -72,6 +73,7 @@ pub struct Parts {
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub who: String,
+    pub rights: Rights,
     /// Notices and progress. Full or closed: they are dropped.
     pub notices: mpsc::Sender<Refusal>,
     /// Ends a wait.
@@ -139,7 +141,11 @@ impl Executor {
         outcome
     }
 
+    /// The one place where it is asked who may: what is not said to be a look needs the right to change.
     async fn dispatch(&self, statement: &Statement, caller: &Caller) -> Result<Answer, AdminError> {
+        if caller.rights == Rights::Look && !statement.only_looks() {
+            return Err(AdminError::MayOnlyLook { name: caller.who.clone() });
+        }
         match statement {
             Statement::CreateTeam(team) => self.create_team(team).await,
             Statement::AlterTeam(team) => self.alter_team(team).await,
@@ -156,10 +162,16 @@ impl Executor {
             Statement::UndoMove { id, wait } => self.undo_move(*id, *wait, caller).await,
             Statement::CancelMove { id, wait } => self.cancel_move(*id, *wait, caller).await,
             Statement::FinishMove { id, source, wait } => self.finish_move(*id, *source, *wait, caller).await,
-            Statement::Pause(database) => self.pause(database.as_ref(), caller).await,
+            Statement::Pause(drain) => self.pause(drain, caller).await,
             Statement::Resume(database) => self.resume(database.as_ref()).await,
+            Statement::Disable(database) => self.disable(database).await,
+            Statement::Enable(database) => self.enable(database).await,
+            Statement::Reconnect(database) => self.reconnect(database.as_ref()).await,
+            Statement::WaitClose(drain) => self.wait_close(drain, caller).await,
+            Statement::Kill(database) => self.kill(database.as_ref()).await,
+            Statement::KillClient(session) => self.kill_client(*session).await,
             Statement::Reload => self.reload().await,
-            Statement::Shutdown => self.shutdown().await,
+            Statement::Shutdown(departure) => self.shutdown(*departure).await,
             Statement::Show(show) => self.show(show).await,
             Statement::Chatter(chatter) => Ok(chat(statement, chatter, caller)),
         }
@@ -207,8 +219,8 @@ impl Executor {
         Ok(Answer::rows(commands::RELOAD, rows))
     }
 
-    async fn shutdown(&self) -> Result<Answer, AdminError> {
-        let sent = self.parts.requests.send(ProcessRequest::Shutdown).await;
+    async fn shutdown(&self, departure: Departure) -> Result<Answer, AdminError> {
+        let sent = self.parts.requests.send(ProcessRequest::Shutdown(departure)).await;
         sent.map_err(|_| AdminError::ShuttingDown)?;
         Ok(Answer::done(commands::SHUTDOWN))
     }

@@ -55,9 +55,28 @@ fn with_syntax(error: SyntaxError, words: &[String]) -> SyntaxError {
     }
 }
 
-const VERBS: [&str; 14] = [
-    "SHOW", "CREATE", "ALTER", "DROP", "ADOPT", "PLAN", "MOVE", "UNDO", "CANCEL", "FINISH", "PAUSE",
-    "RESUME", "RELOAD", "SHUTDOWN",
+const VERBS: [&str; 21] = [
+    "SHOW",
+    "CREATE",
+    "ALTER",
+    "DROP",
+    "ADOPT",
+    "PLAN",
+    "MOVE",
+    "UNDO",
+    "CANCEL",
+    "FINISH",
+    "PAUSE",
+    "RESUME",
+    "DISABLE",
+    "ENABLE",
+    "RECONNECT",
+    "WAIT_CLOSE",
+    "KILL",
+    "KILL_CLIENT",
+    "SUSPEND",
+    "RELOAD",
+    "SHUTDOWN",
 ];
 
 impl Parser {
@@ -77,10 +96,8 @@ impl Parser {
             "UNDO" => self.undo()?,
             "CANCEL" => self.cancel()?,
             "FINISH" => self.finish()?,
-            "PAUSE" => Statement::Pause(self.optional_database()?),
-            "RESUME" => Statement::Resume(self.optional_database()?),
             "RELOAD" => Statement::Reload,
-            _ => Statement::Shutdown,
+            verb => self.process_verb(verb)?,
         };
         self.end_of_statement()?;
         Ok(statement)
@@ -336,16 +353,6 @@ impl Parser {
 
     pub(super) fn move_id(&mut self) -> Result<MoveId, SyntaxError> {
         self.number("the number of a move").map(MoveId)
-    }
-
-    fn optional_database(&mut self) -> Result<Option<DatabaseName>, SyntaxError> {
-        if self.at_end_of_statement() {
-            return Ok(None);
-        }
-        if self.word_ahead(1).is_some() {
-            self.accept("DATABASE");
-        }
-        self.database().map(Some)
     }
 
     pub(super) fn database(&mut self) -> Result<DatabaseName, SyntaxError> {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::statement::{Chatter, Show, SourceFate, Wait};
+use super::statement::{Chatter, Departure, Drain, Show, SourceFate, Wait};
 use super::*;
 use crate::model::{DatabaseName, MoveId, SslMode, Tier};
 
@@ -25,10 +25,16 @@ const EXAMPLES: &[&str] = &[
     "UNDO MOVE 3 WAIT",
     "CANCEL MOVE 3 WAIT",
     "FINISH MOVE 3 DROP SOURCE WAIT",
-    "PAUSE shop",
+    "PAUSE shop WITHIN '10s'",
     "RESUME shop",
+    "DISABLE shop",
+    "ENABLE shop",
+    "RECONNECT shop",
+    "WAIT_CLOSE shop WITHIN '10s'",
+    "KILL shop",
+    "KILL_CLIENT 12",
     "RELOAD",
-    "SHUTDOWN",
+    "SHUTDOWN WAIT_FOR_CLIENTS",
     "SHOW DATABASES",
     "SHOW DATABASE shop",
     "SHOW SYSTEMS",
@@ -161,10 +167,22 @@ fn finish_keeps_the_source_unless_told_to_drop_it() {
 }
 
 #[test]
-fn pause_takes_one_database_or_all() {
-    assert_eq!(one("PAUSE"), Statement::Pause(None));
-    assert_eq!(one("PAUSE DATABASE shop"), Statement::Pause(Some(shop())));
-    assert_eq!(one("PAUSE database"), Statement::Pause(Some(DatabaseName::parse("database").unwrap())));
+fn verbs_take_one_database_or_all_and_some_a_bound() {
+    let pause = |database, within| Statement::Pause(Drain { database, within });
+    let second = Some(Duration::from_secs(1));
+    assert_eq!(one("PAUSE"), pause(None, None));
+    assert_eq!(one("PAUSE WITHIN '1s'"), pause(None, second));
+    assert_eq!(one("PAUSE DATABASE shop WITHIN '1s'"), pause(Some(shop()), second));
+    assert_eq!(one("PAUSE shop WITHIN '1s'"), pause(Some(shop()), second));
+    assert_eq!(one("PAUSE database"), pause(Some(DatabaseName::parse("database").unwrap()), None));
+    assert_eq!(one("disable shop"), Statement::Disable(shop()));
+    assert_eq!(one("ENABLE DATABASE shop"), Statement::Enable(shop()));
+    assert_eq!(one("RECONNECT"), Statement::Reconnect(None));
+    assert_eq!(one("WAIT_CLOSE shop"), Statement::WaitClose(Drain { database: Some(shop()), within: None }));
+    assert_eq!(one("KILL shop"), Statement::Kill(Some(shop())));
+    assert_eq!(one("KILL_CLIENT 12"), Statement::KillClient(12));
+    assert_eq!(one("SHUTDOWN"), Statement::Shutdown(Departure::Now));
+    assert_eq!(one("SHUTDOWN WAIT_FOR_SERVERS"), Statement::Shutdown(Departure::WaitForServers));
 }
 
 #[test]

@@ -3,46 +3,82 @@
 //! # Why through the store
 //! PgBouncer pauses one process. Here the gate is a fact of the route, so that every proxy of a fleet holds, and a process
 //! that starts meanwhile holds too. PAUSE returns when no transaction runs any more on this process.
+//!
+//! # Why a pause that does not drain is taken back
+//! Behind one transaction that somebody forgot, every client of the database would wait for as long as that somebody
+//! does, and nobody would be told: an outage that was meant as a pause of milliseconds. So the wait has a bound; past it
+//! everybody goes on, and the error names the sessions. A database that was paused before stays so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
 use super::commands;
 use super::execute::{Caller, Executor};
+use super::holders::Holders;
 use super::refuse::{AdminError, identifier};
+use super::statement::Drain;
+use crate::error::{Severity, SqlState};
 use crate::model::{DatabaseId, DatabaseName, GateOrder, HoldReason, RouteRecord};
-use crate::route::GateState;
+use crate::route::{GateState, Route};
+
+/// A drain that takes longer is told of while it goes on.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
+
+/// How long this process may take to hear of a change that it wrote itself.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Databases that are held.
+pub(super) struct Paused {
+    pub(super) routes: Vec<RouteRecord>,
+    /// Those that were open before.
+    ours: Vec<DatabaseId>,
+}
 
 impl Executor {
-    pub(super) async fn pause(
-        &self,
-        database: Option<&DatabaseName>,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        for route in &self.hold_all(&self.meant(database).await?).await? {
-            let command = database
-                .map_or("RESUME;".to_owned(), |name| format!("RESUME {};", identifier(name.as_str())));
-            self.drained(route, caller, command).await?;
+    pub(super) async fn pause(&self, drain: &Drain, caller: &Caller) -> Result<Answer, AdminError> {
+        let paused = self.hold_all(&self.meant(drain.database.as_ref()).await?).await?;
+        let within = self.wait_bound(drain);
+        let deadline = Instant::now() + within;
+        for record in &paused.routes {
+            let drained = async { timeout_at(deadline, self.drained(record, caller)).await };
+            let drained = tokio::select! {
+                () = caller.cancel.cancelled() => return Err(canceled(drain.database.as_ref())),
+                drained = drained => drained,
+            };
+            if drained.is_err() {
+                let taken_back = !paused.ours.is_empty();
+                self.release_all(&paused.ours).await?;
+                let (database, holders) = (record.name.to_string(), self.holders(record));
+                return Err(AdminError::NotDrained { database, within, holders, taken_back });
+            }
         }
         Ok(Answer::done(commands::PAUSE))
     }
 
+    /// How long a wait may take.
+    pub(super) fn wait_bound(&self, drain: &Drain) -> Duration {
+        drain.within.unwrap_or(self.parts.config.load().admin.wait_timeout)
+    }
+
     /// All of them or none: where one cannot be held, those that were held for it are let go.
-    async fn hold_all(&self, ids: &[DatabaseId]) -> Result<Vec<RouteRecord>, AdminError> {
-        let (mut held, mut ours) = (Vec::new(), Vec::new());
+    pub(super) async fn hold_all(&self, ids: &[DatabaseId]) -> Result<Paused, AdminError> {
+        let mut paused = Paused { routes: Vec::new(), ours: Vec::new() };
         for id in ids {
             match self.hold(id).await {
                 Ok((route, was_open)) => {
-                    held.push(route);
-                    ours.extend(was_open.then_some(id));
+                    paused.routes.push(route);
+                    paused.ours.extend(was_open.then(|| id.clone()));
                 }
                 Err(error) => {
-                    for id in ours {
-                        self.release(id).await?;
-                    }
+                    self.release_all(&paused.ours).await?;
                     return Err(error);
                 }
             }
         }
-        Ok(held)
+        Ok(paused)
     }
 
     /// The route, and whether it was open before.
@@ -63,53 +99,59 @@ impl Executor {
         Ok((route, was_open))
     }
 
-    /// Waits until this process follows the order and lets nobody through. The pause stays if the wait is cancelled.
-    async fn drained(
-        &self,
-        record: &RouteRecord,
-        caller: &Caller,
-        command: String,
-    ) -> Result<(), AdminError> {
-        let Some(route) = self.parts.routes.by_id(&record.database) else { return Ok(()) };
-        let mut turns = route.gate().watch(0);
-        let follow = async {
-            loop {
-                let current = route.current();
-                if current.order > record.order {
-                    return;
-                }
-                if current.order == record.order && route.gate().state() == GateState::Held {
-                    // An error: somebody resumed meanwhile. Then there is nothing to wait for.
-                    let _ = route.gate().drained().await;
-                    return;
-                }
-                turns.turned().await;
-            }
-        };
-        tokio::select! {
-            () = caller.cancel.cancelled() => Err(AdminError::PauseCanceled { command }),
-            () = follow => Ok(()),
+    /// Waits until this process follows the order and lets nobody through.
+    ///
+    /// # Cancel safety
+    /// It only observes; the pause stays.
+    async fn drained(&self, record: &RouteRecord, caller: &Caller) {
+        let Some(route) = self.parts.routes.by_id(&record.database) else { return };
+        heard(&route, record.order).await;
+        if route.current().order > record.order || route.gate().state() != GateState::Held {
+            return;
         }
+        // An error: somebody resumed meanwhile. Then there is nothing to wait for.
+        let drained = route.gate().drained();
+        tokio::pin!(drained);
+        if tokio::time::timeout(TOLD_AFTER, &mut drained).await.is_err() {
+            let text =
+                format!("database \"{}\" is being drained: {}", record.name, self.holders(record).detail());
+            caller.notice(Severity::Notice, SqlState::WARNING, text);
+            let _ = drained.await;
+        }
+    }
+
+    /// Who keeps this process from having drained a database.
+    fn holders(&self, record: &RouteRecord) -> Holders {
+        let route = self.parts.routes.by_id(&record.database);
+        Holders::in_transactions(route.map(|route| route.roster().sessions()).unwrap_or_default())
+    }
+
+    /// Waits until this process obeys what was written, within a bound: a store that is slow is no reason to fail.
+    pub(super) async fn obeyed(&self, record: &RouteRecord) -> Option<Arc<Route>> {
+        let route = self.parts.routes.by_id(&record.database)?;
+        let _ = tokio::time::timeout(HEARD_WITHIN, heard(&route, record.order)).await;
+        Some(route)
     }
 
     pub(super) async fn resume(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
-        for id in self.meant(database).await? {
-            self.release(&id).await?;
-        }
+        self.release_all(&self.meant(database).await?).await?;
         Ok(Answer::done(commands::RESUME))
     }
 
-    async fn release(&self, id: &DatabaseId) -> Result<(), AdminError> {
-        let open = |route: &mut RouteRecord| {
-            if matches!(route.gate, GateOrder::Held { by: HoldReason::Pause, .. }) {
-                route.gate = GateOrder::Open;
-            }
-            Ok::<(), AdminError>(())
-        };
-        self.catalog().update_route(id, open).await.map(drop)
+    async fn release_all(&self, ids: &[DatabaseId]) -> Result<(), AdminError> {
+        for id in ids {
+            let open = |route: &mut RouteRecord| {
+                if matches!(route.gate, GateOrder::Held { by: HoldReason::Pause, .. }) {
+                    route.gate = GateOrder::Open;
+                }
+                Ok::<(), AdminError>(())
+            };
+            self.catalog().update_route(id, open).await?;
+        }
+        Ok(())
     }
 
-    async fn meant(&self, database: Option<&DatabaseName>) -> Result<Vec<DatabaseId>, AdminError> {
+    pub(super) async fn meant(&self, database: Option<&DatabaseName>) -> Result<Vec<DatabaseId>, AdminError> {
         match database {
             Some(name) => Ok(vec![self.database(name).await?.value.id]),
             None => Ok(self
@@ -122,4 +164,19 @@ impl Executor {
                 .collect()),
         }
     }
+}
+
+/// Waits until the route is at this order.
+async fn heard(route: &Route, order: u64) {
+    let mut turns = route.gate().watch(0);
+    while route.current().order < order {
+        turns.turned().await;
+    }
+}
+
+/// The pause stays.
+fn canceled(database: Option<&DatabaseName>) -> AdminError {
+    let command =
+        database.map_or("RESUME;".to_owned(), |name| format!("RESUME {};", identifier(name.as_str())));
+    AdminError::PauseCanceled { command }
 }

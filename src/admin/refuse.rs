@@ -1,5 +1,8 @@
 //! Why a command that was understood is not carried out.
 
+use std::time::Duration;
+
+use super::holders::Holders;
 use crate::catalog::store::StoreError;
 use crate::control::StepError;
 use crate::control::lifecycle::LifecycleError;
@@ -56,11 +59,20 @@ pub(super) enum AdminError {
     Unconfirmed { command: String },
     #[error("canceling the wait on user request")]
     WaitCanceled,
+    #[error("canceling the wait on user request")]
+    CloseCanceled,
     /// `command` ends the pause, which stays.
     #[error("canceling the wait on user request")]
     PauseCanceled { command: String },
+    /// `holders` for a person; `taken_back`: the pause, which was this command's own.
+    #[error("database \"{database}\" was not drained within {}", humantime::format_duration(*within))]
+    NotDrained { database: String, within: Duration, holders: Holders, taken_back: bool },
+    #[error("database \"{database}\" still has old server connections after {}", humantime::format_duration(*within))]
+    NotClosed { database: String, within: Duration, holders: Holders },
     #[error("the configuration was not applied")]
     Reload { problems: String },
+    #[error("permission denied: \"{name}\" may only look")]
+    MayOnlyLook { name: String },
     #[error("the process is shutting down")]
     ShuttingDown,
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
@@ -107,7 +119,11 @@ impl Explain for AdminError {
                 other => other,
             },
             AdminError::Held { .. } => SqlState::OBJECT_IN_USE,
-            AdminError::WaitCanceled | AdminError::PauseCanceled { .. } => SqlState::QUERY_CANCELED,
+            AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => SqlState::LOCK_NOT_AVAILABLE,
+            AdminError::MayOnlyLook { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
+            AdminError::WaitCanceled | AdminError::CloseCanceled | AdminError::PauseCanceled { .. } => {
+                SqlState::QUERY_CANCELED
+            }
             AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
             AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             AdminError::TransactionAborted => SqlState::parse("25P02"),
@@ -129,9 +145,11 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.retry(),
             AdminError::Lifecycle(error) => error.retry(),
             AdminError::Step(error) => error.retry(),
-            AdminError::MoveInProgress { .. } | AdminError::Held { .. } | AdminError::NotInPhase { .. } => {
-                Retry::Later
-            }
+            AdminError::MoveInProgress { .. }
+            | AdminError::Held { .. }
+            | AdminError::NotInPhase { .. }
+            | AdminError::NotDrained { .. }
+            | AdminError::NotClosed { .. } => Retry::Later,
             _ => Retry::Never,
         }
     }
@@ -163,6 +181,18 @@ impl Explain for AdminError {
             }
             AdminError::MoveFailed { failure, .. } => failure.detail.clone(),
             AdminError::Reload { problems } => Some(problems.clone()),
+            AdminError::NotDrained { holders, taken_back, .. } => Some(format!(
+                "{} {}",
+                holders.detail(),
+                match taken_back {
+                    true => "The pause was taken back: nobody is held.",
+                    false => "It was paused before, and stays so.",
+                }
+            )),
+            AdminError::NotClosed { holders, .. } => Some(format!(
+                "{} Their connections are closed when they can be, or when the client leaves.",
+                holders.detail()
+            )),
             _ => None,
         }
     }
@@ -205,6 +235,15 @@ impl Explain for AdminError {
             AdminError::Held { database, holder } if holder == "PAUSE" => {
                 Some(format!("RESUME {};", identifier(database)))
             }
+            AdminError::NotDrained { database, holders, .. } => Some(longer("PAUSE", database, holders)),
+            AdminError::NotClosed { database, holders, .. } => Some(longer("WAIT_CLOSE", database, holders)),
+            AdminError::CloseCanceled => {
+                Some("Connections are replaced on: close_needed in SHOW SERVERS.".to_owned())
+            }
+            AdminError::MayOnlyLook { .. } => {
+                Some("It is listed as \"stats\" in admin.users_file: SHOW is what it may.".to_owned())
+            }
+            AdminError::Unknown { kind: "client", .. } => Some("SHOW CLIENTS; lists them.".to_owned()),
             AdminError::WaitCanceled => Some("The move goes on: SHOW MOVES.".to_owned()),
             AdminError::PauseCanceled { command } => {
                 Some(format!("New transactions are held on; {command} lets them go."))
@@ -213,6 +252,12 @@ impl Explain for AdminError {
             _ => None,
         }
     }
+}
+
+/// What helps a wait that was not long enough.
+fn longer(verb: &str, database: &str, holders: &Holders) -> String {
+    let wait = format!("{verb} {} WITHIN '10min'; waits longer.", identifier(database));
+    holders.cure().map_or(wait.clone(), |cure| format!("{cure}; {wait}"))
 }
 
 /// What can be done with a thing that exists.

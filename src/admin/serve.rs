@@ -161,13 +161,14 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
     let users = shared.users.load_full();
     let visitor = tokio::select! {
         () = shared.closing.cancelled() => return,
-        visitor = shared.frontend.receive_administrator(tcp, address, &users) => visitor,
+        visitor = shared.frontend.receive_administrator(tcp, address, &users.verifiers) => visitor,
     };
     match visitor {
         Ok(AdminVisitor::Cancel(request, _stream)) => shared.cancel(&request),
         Ok(AdminVisitor::Administrator(administrator)) => {
             let permit = Arc::clone(&shared.connections).try_acquire_owned().ok();
-            if let Err(error) = conversation::hold(administrator, permit, &shared).await {
+            let rights = users.rights(&administrator.name);
+            if let Err(error) = conversation::hold(administrator, rights, permit, &shared).await {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }

@@ -12,8 +12,8 @@ use super::show_process;
 use super::statement::Show;
 use super::systems::version;
 use crate::model::{
-    DatabaseName, DatabaseRecord, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport, Place,
-    RouteRecord, Service, StepEntry, SystemName, UnixMillis,
+    DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport,
+    Place, RouteRecord, Service, StepEntry, SystemName, UnixMillis,
 };
 
 /// Entries of the audit trail that are shown.
@@ -74,7 +74,9 @@ impl Executor {
         let clients = here.as_ref().map_or(0, |route| route.roster().len());
         let servers = here.as_ref().map_or(0, |route| route.roster().server_connections());
         let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
-        let disabled = route.is_some_and(|route| matches!(route.service, Service::Refused { .. }));
+        let disabled = route.is_some_and(|route| {
+            matches!(route.service, Service::Refused { .. }) || route.door == Door::Disabled
+        });
         row![
             &database.name,
             place.map(|place| place.address.host.clone()),

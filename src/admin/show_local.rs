@@ -178,6 +178,8 @@ mod tests {
             server_pid,
             activity,
             since: Duration::from_millis(1_500),
+            transaction_age: None,
+            generation: 0,
             readiness: Readiness::Behind,
             twin_pid: None,
             epoch: Epoch::FIRST,

@@ -80,7 +80,7 @@ impl Executor {
             seconds(self.last_request(session)),
             wait.unwrap_or_default().as_secs(),
             wait.unwrap_or_default().subsec_micros(),
-            "0",
+            if end == End::Server && session.generation != record.generation { "1" } else { "0" },
             own,
             other.unwrap_or_default(),
             pid,

@@ -35,11 +35,18 @@ pub enum Statement {
         source: SourceFate,
         wait: Wait,
     },
+    Pause(Drain),
     /// None: every database.
-    Pause(Option<DatabaseName>),
     Resume(Option<DatabaseName>),
+    Disable(DatabaseName),
+    Enable(DatabaseName),
+    Reconnect(Option<DatabaseName>),
+    WaitClose(Drain),
+    Kill(Option<DatabaseName>),
+    /// The number of a session.
+    KillClient(u64),
     Reload,
-    Shutdown,
+    Shutdown(Departure),
     Show(Show),
     Chatter(Chatter),
 }
@@ -49,6 +56,26 @@ pub enum Statement {
 pub enum Wait {
     No,
     Yes,
+}
+
+/// A wait for what clients do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// None: every database.
+    pub database: Option<DatabaseName>,
+    /// Its bound, where it is another than the configured one.
+    pub within: Option<Duration>,
+}
+
+/// When a process that is told to end does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// When running transactions have ended, or after `proxy.drain_timeout`.
+    Now,
+    /// When no session has a server connection any more. No client comes in.
+    WaitForServers,
+    /// When every client has left. No client comes in.
+    WaitForClients,
 }
 
 /// What FINISH MOVE does with the copy on the source.
@@ -199,6 +226,11 @@ pub enum Chatter {
 }
 
 impl Statement {
+    /// Whether those may say it who may only look: nothing else, so that what is added is refused.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Statement::Show(_) | Statement::Chatter(_))
+    }
+
     /// Whether it changes anything: such statements are audited.
     pub fn mutates(&self) -> bool {
         !matches!(self, Statement::Show(_) | Statement::Chatter(_) | Statement::PlanMove { .. })

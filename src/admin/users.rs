@@ -3,19 +3,43 @@
 //! ```text
 //! # freehold hash-password alice
 //! "alice" "SCRAM-SHA-256$4096:<salt>$<stored key>:<server key>"
+//! "grafana" "SCRAM-SHA-256$4096:<salt>$<stored key>:<server key>" stats
 //! ```
+//!
+//! `stats` at the end of a line: that one may SHOW, and change nothing, as PgBouncer's `stats_users`.
 //!
 //! # Why verifiers only
 //! A verifier lets nobody in who reads it. A password in the file would, so it is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 
-/// Names and verifiers.
-pub type Users = HashMap<String, Verifier>;
+/// Names, verifiers and rights.
+#[derive(Debug, Clone, Default)]
+pub struct Users {
+    pub verifiers: HashMap<String, Verifier>,
+    lookers: HashSet<String>,
+}
+
+impl Users {
+    /// What somebody may who has proved to be this one.
+    pub fn rights(&self, name: &str) -> Rights {
+        match self.lookers.contains(name) {
+            true => Rights::Look,
+            false => Rights::Change,
+        }
+    }
+}
+
+/// What somebody may on the admin port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    Look,
+    Change,
+}
 
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +53,7 @@ pub enum UsersError {
     /// Freehold could not be told anything, RELOAD neither.
     #[error("{path} names no administrator (freehold hash-password NAME >> {path})")]
     Nobody { path: PathBuf },
-    #[error("{path}:{line}: expected \"name\" \"verifier\"")]
+    #[error("{path}:{line}: expected \"name\" \"verifier\", and behind it stats or nothing")]
     Shape { path: PathBuf, line: usize },
     #[error("{path}:{line}: this is no SCRAM verifier; `freehold hash-password NAME` prints one")]
     Verifier { path: PathBuf, line: usize },
@@ -42,32 +66,36 @@ pub fn read_users(path: &Path) -> Result<Users, UsersError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| UsersError::Read { path: path.to_owned(), source })?;
     let users = parse_users(&text, path)?;
-    if users.is_empty() {
+    if users.verifiers.is_empty() {
         return Err(UsersError::Nobody { path: path.to_owned() });
     }
     Ok(users)
 }
 
 fn parse_users(text: &str, path: &Path) -> Result<Users, UsersError> {
-    let mut users = Users::new();
+    let mut users = Users::default();
     for (index, line) in text.lines().enumerate() {
         let (line, number) = (line.trim(), index + 1);
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
         let path = || path.to_owned();
-        let (name, verifier) = entry(line).ok_or_else(|| UsersError::Shape { path: path(), line: number })?;
+        let (name, verifier, rights) =
+            entry(line).ok_or_else(|| UsersError::Shape { path: path(), line: number })?;
         let verifier =
             Verifier::parse(verifier).map_err(|_| UsersError::Verifier { path: path(), line: number })?;
-        if users.insert(name.clone(), verifier).is_some() {
+        if rights == Rights::Look {
+            users.lookers.insert(name.clone());
+        }
+        if users.verifiers.insert(name.clone(), verifier).is_some() {
             return Err(UsersError::Twice { path: path(), line: number, name });
         }
     }
     Ok(users)
 }
 
-/// `"name" "verifier"`; a quote in a name is doubled.
-fn entry(line: &str) -> Option<(String, &str)> {
+/// `"name" "verifier" [stats]`; a quote in a name is doubled.
+fn entry(line: &str) -> Option<(String, &str, Rights)> {
     let rest = line.strip_prefix('"')?;
     let mut end = 0;
     loop {
@@ -78,8 +106,13 @@ fn entry(line: &str) -> Option<(String, &str)> {
         }
     }
     let name = rest.get(..end)?.replace("\"\"", "\"");
-    let verifier = rest.get(end + 1..)?.trim().strip_prefix('"')?.strip_suffix('"')?;
-    (!name.is_empty()).then_some((name, verifier))
+    let (verifier, behind) = rest.get(end + 1..)?.trim().strip_prefix('"')?.split_once('"')?;
+    let rights = match behind.trim() {
+        "" => Rights::Change,
+        "stats" => Rights::Look,
+        _ => return None,
+    };
+    (!name.is_empty()).then_some((name, verifier, rights))
 }
 
 /// The line for a name and a password.
@@ -106,7 +139,17 @@ mod tests {
     fn a_line_that_was_printed_is_read_back() {
         let text = format!("# comment\n\n{}\n{}\n", user_line("alice", "a"), user_line("b \"c\"", "d"));
         let users = parsed(&text).unwrap();
-        assert!(users.contains_key("alice") && users.contains_key("b \"c\""));
+        assert!(users.verifiers.contains_key("alice") && users.verifiers.contains_key("b \"c\""));
+        assert_eq!(users.rights("alice"), Rights::Change);
+    }
+
+    #[test]
+    fn stats_behind_a_verifier_is_the_right_to_look() {
+        let users =
+            parsed(&format!("{} stats\n{}", user_line("grafana", "a"), user_line("alice", "b"))).unwrap();
+        assert_eq!((users.rights("grafana"), users.rights("alice")), (Rights::Look, Rights::Change));
+        let other = parsed(&format!("{} admin", user_line("grafana", "a")));
+        assert!(matches!(other, Err(UsersError::Shape { line: 1, .. })));
     }
 
     #[test]

@@ -7,17 +7,23 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{access, settings};
-use crate::admin::ProcessRequest;
 use crate::admin::serve::AdminServer;
 use crate::admin::users::read_users;
+use crate::admin::{Departure, ProcessRequest};
 use crate::config::{Apply, Config, LogLevel};
 use crate::control::MoverSettings;
 use crate::error::chain;
 use crate::frontend::Access;
+use crate::route::RouteTable;
+use crate::session::DataPlane;
 use crate::telemetry::log::LogHandle;
 use crate::tls::{Acceptor, Connector, TlsError};
+
+/// How often it is looked whether clients have left.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a change of the configuration reaches without a restart.
 #[derive(Debug)]
@@ -81,18 +87,56 @@ fn read(file: &Path) -> Result<Config, String> {
     Config::load(file).map_err(|errors| errors.to_string())
 }
 
-/// Obeys until the end is asked for.
+/// What must be known, and done, to wait for clients to leave.
+pub(super) struct Leaving<'a> {
+    pub(super) data: &'a DataPlane,
+    pub(super) routes: &'a RouteTable,
+    /// Cancelled: the process takes no more clients.
+    pub(super) draining: &'a CancellationToken,
+}
+
+impl Leaving<'_> {
+    /// Nobody comes in any more.
+    fn begin(&self) {
+        tracing::info!("no client comes in any more; the process ends when those that are here have left");
+        self.draining.cancel();
+        self.data.stop_accepting();
+    }
+
+    /// Waits until clients have left as the departure asks; for ever where none was asked for.
+    async fn done(&self, departure: Option<Departure>) {
+        loop {
+            let routes = self.routes.routes();
+            let mut rosters = routes.iter().map(|route| route.roster());
+            match departure {
+                None => std::future::pending().await,
+                Some(Departure::WaitForClients) if rosters.all(|roster| roster.is_empty()) => return,
+                Some(Departure::WaitForServers) if rosters.all(|roster| roster.server_connections() == 0) => {
+                    return;
+                }
+                Some(Departure::Now) => return,
+                Some(Departure::WaitForClients | Departure::WaitForServers) => {}
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Obeys until the end is asked for, and may come.
 pub(super) async fn until_end(
     requests: &mut mpsc::Receiver<ProcessRequest>,
     reloadable: &Reloadable,
     admin: &AdminServer,
+    leaving: &Leaving<'_>,
 ) {
+    let mut departure = None;
     let mut hangup = Listener::of(SignalKind::hangup());
     let mut terminate = Listener::of(SignalKind::terminate());
     let mut interrupt = Listener::of(SignalKind::interrupt());
     loop {
         // Each branch is cancel-safe: signals and channel messages are not lost when another branch is taken.
         tokio::select! {
+            () = leaving.done(departure) => return,
             () = terminate.heard() => return,
             () = interrupt.heard() => return,
             () = hangup.heard() => {
@@ -105,7 +149,12 @@ pub(super) async fn until_end(
                     // Whoever asked may be gone.
                     let _ = answer.send(reloadable.reload(admin));
                 }
-                Some(ProcessRequest::Shutdown) | None => return,
+                // A second one ends the wait of the first.
+                Some(ProcessRequest::Shutdown(later)) if later != Departure::Now && departure.is_none() => {
+                    leaving.begin();
+                    departure = Some(later);
+                }
+                Some(ProcessRequest::Shutdown(_)) | None => return,
             },
         }
     }

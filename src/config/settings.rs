@@ -282,7 +282,8 @@ settings! {
     ["admin"] admin: Admin {
         /// Where administrators connect, to the database "freehold".
         listen: SocketAddr = local(6433), Restart;
-        /// Who may: a line for each administrator, `"name" "SCRAM-SHA-256$..."`, as `freehold hash-password` prints it.
+        /// Who may: a line for each administrator, `"name" "SCRAM-SHA-256$..."`, as `freehold hash-password` prints it; with the
+        /// word stats behind it, one who may look and change nothing.
         users_file: PathBuf = PathBuf::from("admins.txt"), Reload;
         /// The certificate chain shown to administrators, PEM. RELOAD reads the file again.
         tls_cert: Option<PathBuf> = None, Restart, example "\"server.crt\"";
@@ -290,6 +291,8 @@ settings! {
         tls_key: Option<PathBuf> = None, Restart, example "\"server.key\"";
         /// Connections of administrators; more are refused with 53300.
         connections_max: u32 = 100, Restart, within 1..=10_000;
+        /// How long PAUSE waits for transactions that run, and WAIT_CLOSE for connections, where the command does not say.
+        wait_timeout: Duration = seconds(60), Reload, within ms(100)..=seconds(86_400);
         /// The averages of SHOW STATS are over the last one to two of these.
         stats_period: Duration = seconds(60), Reload, within seconds(1)..=seconds(86_400);
     }

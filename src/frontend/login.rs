@@ -175,7 +175,7 @@ fn admit(channel: &mut Channel, route: &Route, login: &Login) -> Result<(), Fron
         return Err(FrontendError::MayNotLogIn { role: login.role.to_string() });
     }
     let record = route.current();
-    if let Some(refusal) = record.service.refusal() {
+    if let Some(refusal) = record.login_refusal() {
         return Err(FrontendError::Refused { database: record.name.to_string(), refusal });
     }
     backend::authentication_ok(&mut channel.out);

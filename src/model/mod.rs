@@ -28,6 +28,6 @@ pub use movement::{
 };
 pub use network::Network;
 pub use route::{
-    Ack, AckStage, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
+    Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
     StallReport,
 };

@@ -61,6 +61,12 @@ pub struct RouteRecord {
     /// Server connections per proxy process that transaction pooling opens.
     #[serde(default = "server_connections_default")]
     pub server_connections_max: u32,
+    /// Whether clients may come in.
+    #[serde(default)]
+    pub door: Door,
+    /// Grows by one with each RECONNECT: server connections of an older generation are replaced as soon as they can be.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// Of a record that an older version wrote.
@@ -88,8 +94,31 @@ impl RouteRecord {
             pooling: Pooling::Session,
             client_connections_max,
             server_connections_max: client_connections_max,
+            door: Door::Open,
+            generation: 0,
         }
     }
+
+    /// The refusal that a client gets that comes in now, if it gets one.
+    pub fn login_refusal(&self) -> Option<Refusal> {
+        let disabled = (self.door == Door::Disabled).then(|| {
+            let text = format!("database \"{}\" takes no new connections", self.name);
+            Refusal::fatal(SqlState::CANNOT_CONNECT_NOW, text)
+                .with_detail("It was disabled by an administrator. Connections that exist go on.")
+                .with_hint("Connect again later, or ask the platform team.")
+        });
+        self.service.refusal().or(disabled)
+    }
+}
+
+/// Whether clients may come in; those that are in stay either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    #[default]
+    Open,
+    /// By DISABLE, until ENABLE.
+    Disabled,
 }
 
 /// What the gate of a database is to be.

@@ -209,6 +209,11 @@ impl Gate {
             tracing::debug!(before = before.as_str(), now = state.as_str(), turn, "gate moved");
         }
         self.shared.drained.notify_waiters();
+        self.wake_all();
+    }
+
+    /// Has every session look around, without a turn.
+    pub(crate) fn wake_all(&self) {
         for wakers in &self.shared.wakers {
             lock(wakers).registered.values().for_each(Waker::wake_by_ref);
         }

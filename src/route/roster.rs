@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -140,11 +140,15 @@ pub struct SessionRow {
     pub activity: Activity,
     /// How long it has been doing that.
     pub since: Duration,
+    /// How old the transaction is that it is in.
+    pub transaction_age: Option<Duration>,
     pub readiness: Readiness,
     /// The server process of its twin connection, if it has one.
     pub twin_pid: Option<i32>,
     /// The epoch of its server connection.
     pub epoch: Epoch,
+    /// The generation of its server connection; see [`RouteRecord`](crate::model::RouteRecord).
+    pub generation: u64,
     pub entrance: Entrance,
 }
 
@@ -195,16 +199,20 @@ struct Seat {
     server_pid: Option<i32>,
     twin_pid: Option<i32>,
     readiness: Readiness,
+    /// Of its server connection.
+    generation: u64,
     clock: Arc<Clock>,
 }
 
-/// What a session does and since when; written by the session alone.
+/// What a session does and since when; written by the session alone, except for one word to it.
 #[derive(Debug)]
 pub struct Clock {
     /// Microseconds since the roster began, and the [`Activity`] in the lowest byte.
     stamp: AtomicU64,
     /// When its transaction began, in the same microseconds.
     transaction: AtomicU64,
+    /// An administrator wants it to end.
+    dismissed: AtomicBool,
     began: Instant,
 }
 
@@ -220,7 +228,8 @@ pub struct Doing {
 
 impl Clock {
     fn new(began: Instant) -> Clock {
-        let clock = Clock { stamp: AtomicU64::new(0), transaction: AtomicU64::new(0), began };
+        let (stamp, transaction) = (AtomicU64::new(0), AtomicU64::new(0));
+        let clock = Clock { stamp, transaction, dismissed: AtomicBool::new(false), began };
         clock.set(Activity::Idle);
         clock
     }
@@ -315,7 +324,14 @@ impl Roster {
         counters.add(Figure::Logins, 1);
         tally.members.insert(
             seat,
-            Seat { facts, server_pid: None, twin_pid: None, readiness, clock: Arc::clone(&clock) },
+            Seat {
+                facts,
+                server_pid: None,
+                twin_pid: None,
+                readiness,
+                generation: 0,
+                clock: Arc::clone(&clock),
+            },
         );
         self.ring(Urgency::Soon);
         Member { roster: Arc::clone(self), seat, clock, counters }
@@ -346,6 +362,19 @@ impl Roster {
     /// The rows of SHOW SESSIONS, oldest session first.
     pub fn sessions(&self) -> Vec<SessionRow> {
         self.tally().members.values().map(row).collect()
+    }
+
+    /// Sessions with a server connection of another generation.
+    pub fn outdated(&self, generation: u64) -> Vec<SessionRow> {
+        let outdated = |row: &SessionRow| row.server_pid.is_some() && row.generation != generation;
+        self.sessions().into_iter().filter(outdated).collect()
+    }
+
+    /// Marks the sessions that `chosen` says: how many. Whoever calls this wakes them.
+    pub(super) fn dismiss(&self, chosen: impl Fn(u64) -> bool) -> usize {
+        let tally = self.tally();
+        let seats = tally.members.values().filter(|seat| chosen(seat.facts.session));
+        seats.map(|seat| seat.clock.dismissed.store(true, Ordering::Relaxed)).count()
     }
 
     pub(crate) fn set_goal(&self, goal: Goal) {
@@ -422,12 +451,15 @@ fn server_pids(tally: &Tally) -> Vec<i32> {
     pids
 }
 
+/// How old the transaction is that it is in.
+fn transaction_age(doing: Doing) -> Option<Duration> {
+    doing.activity.is_inside().then_some(doing.in_transaction_since)
+}
+
 /// A transaction that an order to travel waits for is named like a pin, once it is older than most.
 fn in_transaction(seat: &Seat) -> Option<Pinned> {
-    let doing = seat.clock.read();
-    let open = matches!(doing.activity, Activity::InTransaction | Activity::Active);
-    let age = doing.in_transaction_since;
-    (open && age >= TRANSACTION_IS_NAMED_AFTER).then(|| Pinned {
+    let age = transaction_age(seat.clock.read())?;
+    (age >= TRANSACTION_IS_NAMED_AFTER).then(|| Pinned {
         session: seat.facts.session,
         role: seat.facts.role.clone(),
         application_name: seat.facts.application_name.clone(),
@@ -447,9 +479,11 @@ fn row(seat: &Seat) -> SessionRow {
         server_pid: seat.server_pid,
         activity: doing.activity,
         since: doing.since,
+        transaction_age: transaction_age(doing),
         readiness: seat.readiness.clone(),
         twin_pid: seat.twin_pid,
         epoch: seat.facts.epoch,
+        generation: seat.generation,
         entrance: seat.facts.entrance.clone(),
     }
 }
@@ -504,6 +538,16 @@ impl Member {
     /// The session, that has no server connection, goes on at the new epoch.
     pub fn arrived(&self, epoch: Epoch) {
         self.roster.change(self.seat, |seat| seat.facts.epoch = epoch);
+    }
+
+    /// Its server connection is of this generation.
+    pub fn set_generation(&self, generation: u64) {
+        self.roster.change(self.seat, |seat| seat.generation = generation);
+    }
+
+    /// An administrator wants the session to end.
+    pub fn is_dismissed(&self) -> bool {
+        self.clock.dismissed.load(Ordering::Relaxed)
     }
 
     pub fn set_readiness(&self, readiness: Readiness) {

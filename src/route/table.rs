@@ -119,6 +119,13 @@ impl Route {
         newer.map_or_else(|| Arc::clone(own), |newer| Arc::clone(&newer))
     }
 
+    /// Ends one session, or all; a statement that runs is cancelled. How many there are.
+    pub fn dismiss(&self, session: Option<u64>) -> usize {
+        let dismissed = self.roster.dismiss(|number| session.is_none_or(|session| session == number));
+        self.gate.wake_all();
+        dismissed
+    }
+
     /// Grows with every change of the record or the gate.
     pub fn turn(&self) -> u64 {
         self.gate.turn()

@@ -32,6 +32,8 @@ pub(super) enum Ending {
     Overdue(Overdue),
     /// This process stops.
     Stopping,
+    /// An administrator ended it.
+    Dismissed,
     /// The database's lifecycle, or a move that could not take this session along, says so.
     Refused(Refusal),
 }
@@ -53,7 +55,7 @@ impl Ending {
                 fatal(SqlState::INTERNAL_ERROR, "the database sent an answer that is not understood")
                     .with_detail(format!("It is: {violation}.")),
             ),
-            Ending::Stopping => {
+            Ending::Stopping | Ending::Dismissed => {
                 Some(fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command"))
             }
             Ending::Overdue(overdue) => Some(overdue.refusal()),

@@ -6,6 +6,7 @@
 //! | `next` is set | has its state taken, a twin built; brings it in step at each further order |
 //! | `next`, and held | brings the twin in step to the last lock, then is ready |
 //! | no `next` | lets go of its twin |
+//! | no `next`, another generation | goes on with a new connection to the same place: [`renew`](super::renew) |
 //! | refused | ends, with the record's own text |
 //!
 //! Owns [`Session::follow`] and the standing that the roster is told of. It deliberately decides nothing about a
@@ -53,8 +54,9 @@ const LAST_NOTIFICATIONS_MAX: Duration = Duration::from_millis(250);
 pub(super) struct Travel {
     /// Of the server connection.
     pub(super) epoch: Epoch,
+    pub(super) generation: u64,
     /// As it was last asked for; still right while the tracker says so.
-    state: Option<Arc<SessionState>>,
+    pub(super) state: Option<Arc<SessionState>>,
     pub(super) slot: Slot,
     /// The twin was built from `state`, or is being brought to it.
     in_step: bool,
@@ -65,8 +67,16 @@ pub(super) struct Travel {
 }
 
 impl Travel {
-    pub(super) fn at(epoch: Epoch) -> Travel {
-        Travel { epoch, state: None, slot: Slot::default(), in_step: false, tried_for: 0, pressed_for: 0 }
+    pub(super) fn at(record: &RouteRecord) -> Travel {
+        Travel {
+            epoch: record.epoch,
+            generation: record.generation,
+            state: None,
+            slot: Slot::default(),
+            in_step: false,
+            tried_for: 0,
+            pressed_for: 0,
+        }
     }
 }
 
@@ -91,6 +101,7 @@ impl Session {
         }
         let readiness = match &record.next {
             Some(next) => self.prepare(&record, next).await?,
+            None if record.generation != self.travel.generation => self.renew(&record).await?,
             None => self.stay(&record),
         };
         if !is_held(&record) {
@@ -109,7 +120,7 @@ impl Session {
     }
 
     /// Nobody leaves.
-    fn stay(&mut self, record: &RouteRecord) -> Readiness {
+    pub(super) fn stay(&mut self, record: &RouteRecord) -> Readiness {
         self.travel.slot.dismiss();
         self.travel.state = None;
         self.relay.worker.forget_hints(&record.database);
@@ -215,7 +226,7 @@ impl Session {
         Readiness::Behind
     }
 
-    fn plan(&self, place: &Place, state: Arc<SessionState>) -> Plan {
+    pub(super) fn plan(&self, place: &Place, state: Arc<SessionState>) -> Plan {
         let plane = &self.relay.worker.plane;
         Plan {
             request: self.origin.request(place.clone(), &self.relay.route),
@@ -311,10 +322,18 @@ impl Session {
         if !twin.state().channels.is_empty() {
             self.hear_last_notifications().await;
         }
+        self.go_on_with(*twin, record);
+        tracing::debug!(database = %record.name, epoch = %record.epoch, took = ?began.elapsed(), "switched");
+        Ok(())
+    }
+
+    /// The twin's connection is the session's from here on.
+    pub(super) fn go_on_with(&mut self, twin: Twin, record: &Arc<RouteRecord>) {
         self.relay.tracker.on_switch(&twin.unnamed_types());
         let server = twin.into_connection();
         let target = Target { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
         self.relay.member.switched(record.epoch, server.pid);
+        self.relay.member.set_generation(record.generation);
         self.enlisted.point_to(target);
         if let Some(tenancy) = &mut self.relay.tenancy {
             tenancy.moved(record, server.pid);
@@ -322,13 +341,11 @@ impl Session {
         let old = self.relay.replace_server(server);
         self.relay.set_activity(Activity::Idle);
         tokio::task::spawn_local(old.terminate());
-        self.travel = Travel::at(record.epoch);
-        tracing::debug!(database = %record.name, epoch = %record.epoch, took = ?began.elapsed(), "switched");
-        Ok(())
+        self.travel = Travel::at(record);
     }
 
     /// The twin for the record's place, if it has all that the session has.
-    async fn take_twin(&mut self, record: &RouteRecord) -> Option<Box<Twin>> {
+    pub(super) async fn take_twin(&mut self, record: &RouteRecord) -> Option<Box<Twin>> {
         let mut slot = std::mem::take(&mut self.travel.slot).ended().await;
         slot.dismiss_dead();
         let mut twin = match slot {

@@ -24,6 +24,7 @@ mod pool;
 mod quota;
 mod registry;
 mod relay;
+mod renew;
 pub mod restore;
 pub mod scan;
 mod serve;
@@ -220,6 +221,11 @@ impl DataPlane {
     pub async fn linger(&self, time_max: Duration) {
         self.present.close();
         let _ = tokio::time::timeout(time_max, self.present.wait()).await;
+    }
+
+    /// Nobody comes in any more: the listeners close. Sessions go on.
+    pub fn stop_accepting(&self) {
+        self.door.closing.cancel();
     }
 
     /// Stops accepting; sessions end at their next boundary with 57P01, those that are left after `drain` at once.

@@ -25,6 +25,7 @@ use crate::frontend::{Admission, Client, Visitor};
 use crate::model::{Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
 use crate::route::{Entrance, GateState, Member, MemberFacts, Pass, Replication, Route};
 use crate::tls::Stream;
+use crate::wire::exchange::Rest;
 use crate::wire::message::{TransactionStatus, backend as message};
 use crate::wire::startup::CancelRequest;
 
@@ -116,7 +117,12 @@ impl Session {
         if self.travel.slot.poll(cx) {
             self.relay.look_up();
         }
-        self.relay.poll(cx)
+        let polled = self.relay.poll(cx);
+        // Afterwards: by now whoever dismisses it would wake it.
+        if polled.is_pending() && self.relay.member.is_dismissed() {
+            return Poll::Ready(Pause::Ended(Ending::Dismissed));
+        }
+        polled
     }
 
     /// The server would work on what nobody waits for any more.
@@ -144,9 +150,12 @@ impl Session {
     async fn end(mut self, ending: &Ending) {
         self.travel.slot.dismiss();
         self.relay.leave_connection();
-        if let Ending::Overdue(overdue) = ending
-            && overdue.is_working()
-        {
+        let is_working = match ending {
+            Ending::Overdue(overdue) => overdue.is_working(),
+            Ending::Dismissed => self.relay.exchange.rest() == Rest::Busy,
+            _ => false,
+        };
+        if is_working {
             self.stop_server();
         }
         // Nobody can cancel any more what does not run.
@@ -226,7 +235,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     if record.pooling == Pooling::Transaction && !origin.is_replication() {
         return open_lent(worker, client, member, origin).await;
     }
-    let (pass, record) = enter(worker, client).await?;
+    let (pass, record) = enter(worker, client, &member).await?;
     let request = origin.request(record.place.clone(), &route);
     let deadline = Instant::now() + worker.plane.connect_time_max;
     let connected = Box::pin(backend::connect(&request, &worker.plane.connector, deadline)).await;
@@ -235,6 +244,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
         Some(error.refusal(Severity::Fatal))
     })?;
     member.switched(record.epoch, server.pid);
+    member.set_generation(record.generation);
     drop(pass);
     Ok(Opened { member, server, record, origin, lent: None })
 }
@@ -253,7 +263,7 @@ async fn open_lent(
         None => Box::pin(first_ground(worker, client, &shelf)).await?,
     };
     let record = route.current();
-    if let Some(refusal) = record.service.refusal() {
+    if let Some(refusal) = record.login_refusal() {
         return Err(Some(refusal));
     }
     member.arrived(record.epoch);
@@ -300,23 +310,31 @@ async fn first_ground(
 }
 
 /// Waits until a server connection may be opened, and says where.
-async fn enter(worker: &Worker, client: &mut Client) -> Result<(Pass, Arc<RouteRecord>), Option<Refusal>> {
+async fn enter(
+    worker: &Worker,
+    client: &mut Client,
+    member: &Member,
+) -> Result<(Pass, Arc<RouteRecord>), Option<Refusal>> {
     let route = Arc::clone(&client.route);
     let mut turns = route.gate().watch(worker.index());
     loop {
         if worker.is_stopping() {
             return Err(Ending::Stopping.refusal());
         }
+        if member.is_dismissed() {
+            return Err(Ending::Dismissed.refusal());
+        }
         if let Ok(pass) = route.gate().try_connect(worker.index()) {
             // Read inside the gate: it cannot change before the pass is dropped.
             let record = route.current();
-            return match record.service.refusal() {
+            return match record.login_refusal() {
                 Some(refusal) => Err(Some(refusal)),
                 None => Ok((pass, record)),
             };
         }
-        // The worker wakes the session when it stops.
-        let stopping = poll_fn(|_| if worker.is_stopping() { Poll::Ready(()) } else { Poll::Pending });
+        // The worker wakes the session when it stops, the gate when it is dismissed.
+        let ends = || worker.is_stopping() || member.is_dismissed();
+        let stopping = poll_fn(|_| if ends() { Poll::Ready(()) } else { Poll::Pending });
         // Cancel-safe: a turn is taken only when it is seen, and what was read is in the buffer.
         tokio::select! {
             _ = turns.turned() => {}
@@ -374,7 +392,7 @@ fn origin(client: &Client) -> Result<Origin, Refusal> {
 /// Tells the client what PostgreSQL would tell it, and begins to relay.
 fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> Session {
     let Opened { member, mut server, record, origin, lent } = opened;
-    let travel = Travel::at(record.epoch);
+    let travel = Travel::at(&record);
     let (pid, target) = match server.is_absent() {
         // It has no process of its own; a number of ours tells its notifications from others'.
         true => (rand::random_range(1..=i32::MAX), None),

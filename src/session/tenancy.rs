@@ -271,7 +271,7 @@ impl Session {
             let Some(tenancy) = &mut self.relay.tenancy else { return Ok(()) };
             match Box::pin(tenancy.make_fit(&mut pooled)).await {
                 Ok(()) => {
-                    self.travel = Travel::at(pooled.record.epoch);
+                    self.travel = Travel::at(&pooled.record);
                     self.relay.attach(pooled);
                     return Ok(());
                 }
@@ -402,7 +402,7 @@ impl Session {
             if let Some(tenancy) = &mut self.relay.tenancy {
                 tenancy.statements.on_move(&mut self.relay.worker.texts.borrow_mut());
             }
-            self.travel = Travel::at(record.epoch);
+            self.travel = Travel::at(record);
             self.relay.member.arrived(record.epoch);
         }
         if !is_held(record) {

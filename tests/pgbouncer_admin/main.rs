@@ -4,9 +4,16 @@
 
 mod columns;
 mod exporter;
+mod kill;
+mod pause;
+mod reconnect;
+mod rights;
+mod shutdown;
 mod statistics;
 #[path = "../support/mod.rs"]
 mod support;
+
+use tokio_postgres::error::DbError;
 
 use freehold::lab::{Major, Postgres};
 use support::{Admin, Freehold, Login, Row, create_system};
@@ -44,6 +51,12 @@ impl Platform {
     async fn admin(&self) -> Admin {
         self.freehold.admin().await
     }
+}
+
+/// What an administrator is told instead.
+async fn refused(admin: &Admin, sql: &str) -> DbError {
+    let error = admin.try_run(sql).await.expect_err(sql);
+    error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error:?}")).clone()
 }
 
 /// The one row in which a column has this value.

@@ -1,0 +1,33 @@
+//! DISABLE and ENABLE: whether new clients of a database come in.
+
+use super::answer::Answer;
+use super::commands::{self, Command};
+use super::execute::Executor;
+use super::refuse::AdminError;
+use crate::model::{DatabaseName, Door, RouteRecord};
+
+impl Executor {
+    pub(super) async fn disable(&self, name: &DatabaseName) -> Result<Answer, AdminError> {
+        self.set_door(name, Door::Disabled, commands::DISABLE).await
+    }
+
+    pub(super) async fn enable(&self, name: &DatabaseName) -> Result<Answer, AdminError> {
+        self.set_door(name, Door::Open, commands::ENABLE).await
+    }
+
+    async fn set_door(
+        &self,
+        name: &DatabaseName,
+        door: Door,
+        command: Command,
+    ) -> Result<Answer, AdminError> {
+        let database = self.database(name).await?.value;
+        let set = |route: &mut RouteRecord| {
+            route.door = door;
+            Ok::<(), AdminError>(())
+        };
+        let record = self.catalog().update_route(&database.id, set).await?.value;
+        self.obeyed(&record).await;
+        Ok(Answer::done(command))
+    }
+}

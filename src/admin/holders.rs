@@ -1,0 +1,78 @@
+//! Who holds something up, for a person.
+
+use std::time::Duration;
+
+use crate::route::SessionRow;
+
+/// Sessions that are named; the others are counted.
+const NAMED_MAX: usize = 10;
+
+/// Sessions that a wait is for, the one that is in it for longest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Holders {
+    named: Vec<String>,
+    others: usize,
+    first: Option<u64>,
+}
+
+impl Holders {
+    /// Those that are in a transaction.
+    pub(super) fn in_transactions(mut sessions: Vec<SessionRow>) -> Holders {
+        sessions.retain(|session| session.transaction_age.is_some());
+        sessions.sort_by_key(|session| std::cmp::Reverse(session.transaction_age));
+        let what = |session: &SessionRow| {
+            let age = rounded(session.transaction_age.unwrap_or_default());
+            format!(
+                "in a transaction for {age}, {} for {}",
+                session.activity.as_str(),
+                rounded(session.since)
+            )
+        };
+        Holders::of(&sessions, what)
+    }
+
+    /// Those that have an old server connection.
+    pub(super) fn of_connections(sessions: &[SessionRow]) -> Holders {
+        Holders::of(sessions, |session| format!("connected since {}", session.connected_at))
+    }
+
+    fn of(sessions: &[SessionRow], what: impl Fn(&SessionRow) -> String) -> Holders {
+        let named = sessions.iter().take(NAMED_MAX);
+        Holders {
+            named: named.map(|session| format!("{}: {}", who(session), what(session))).collect(),
+            others: sessions.len().saturating_sub(NAMED_MAX),
+            first: sessions.first().map(|session| session.session),
+        }
+    }
+
+    /// A sentence.
+    pub(super) fn detail(&self) -> String {
+        let named = self.named.join("; ");
+        match (self.named.is_empty(), self.others) {
+            (true, _) => "Held up by something that has ended since.".to_owned(),
+            (false, 0) => format!("Held up by {named}."),
+            (false, others) => format!("Held up by {named}; and {others} more."),
+        }
+    }
+
+    /// The command that ends the first.
+    pub(super) fn cure(&self) -> Option<String> {
+        self.first.map(|session| format!("KILL_CLIENT {session}; ends the first of them"))
+    }
+}
+
+fn who(session: &SessionRow) -> String {
+    let application = match session.application_name.as_str() {
+        "" => String::new(),
+        name => format!(", application \"{name}\""),
+    };
+    format!("session {} (role \"{}\"{application}, from {})", session.session, session.role, session.client)
+}
+
+/// Nobody reads microseconds.
+fn rounded(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        seconds => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+    }
+}

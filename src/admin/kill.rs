@@ -1,0 +1,46 @@
+//! KILL and KILL_CLIENT: sessions that end at once.
+
+use std::time::Duration;
+
+use super::answer::Answer;
+use super::commands;
+use super::execute::Executor;
+use super::refuse::AdminError;
+use crate::model::DatabaseName;
+use crate::route::Roster;
+
+/// How long a session may take to be gone; it ends without being waited for any longer.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+impl Executor {
+    pub(super) async fn kill(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
+        let paused = self.hold_all(&self.meant(database).await?).await?;
+        for record in &paused.routes {
+            let Some(route) = self.obeyed(record).await else { continue };
+            let there: Vec<u64> = route.roster().sessions().iter().map(|session| session.session).collect();
+            route.dismiss(None);
+            gone(route.roster(), |session| there.contains(&session)).await;
+        }
+        Ok(Answer::done(commands::KILL))
+    }
+
+    pub(super) async fn kill_client(&self, session: u64) -> Result<Answer, AdminError> {
+        let routes = self.parts.routes.routes();
+        let Some(route) = routes.iter().find(|route| route.dismiss(Some(session)) > 0) else {
+            return Err(AdminError::Unknown { kind: "client", name: session.to_string(), meant: None });
+        };
+        gone(route.roster(), |other| other == session).await;
+        Ok(Answer::done(commands::KILL_CLIENT))
+    }
+}
+
+/// Waits until none of these sessions is there, within a bound.
+async fn gone(roster: &Roster, meant: impl Fn(u64) -> bool) {
+    let all_gone = async {
+        while roster.sessions().iter().any(|session| meant(session.session)) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let _ = tokio::time::timeout(GONE_WITHIN, all_gone).await;
+}

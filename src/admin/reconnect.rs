@@ -1,0 +1,66 @@
+//! RECONNECT and WAIT_CLOSE: server connections that are replaced.
+//!
+//! # Why a generation in the record
+//! Who holds a server connection, a session or a pool, compares its generation with the record's where it follows the
+//! record anyway. So the whole fleet reconnects, and so does a process that was not reached at that moment.
+
+use std::time::Duration;
+
+use super::answer::Answer;
+use super::commands;
+use super::execute::{Caller, Executor};
+use super::holders::Holders;
+use super::refuse::AdminError;
+use super::statement::Drain;
+use crate::model::{DatabaseId, DatabaseName, RouteRecord};
+
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+impl Executor {
+    pub(super) async fn reconnect(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
+        let ids = self.meant(database).await?;
+        let mut records = Vec::with_capacity(ids.len());
+        for id in &ids {
+            records.push(self.next_generation(id).await?);
+        }
+        for record in &records {
+            self.obeyed(record).await;
+        }
+        Ok(Answer::done(commands::RECONNECT))
+    }
+
+    /// Under a move, too: its switch replaces all connections, and so does its end without one.
+    async fn next_generation(&self, id: &DatabaseId) -> Result<RouteRecord, AdminError> {
+        let next = |route: &mut RouteRecord| {
+            route.generation += 1;
+            Ok::<(), AdminError>(())
+        };
+        Ok(self.catalog().update_route(id, next).await?.value)
+    }
+
+    pub(super) async fn wait_close(&self, drain: &Drain, caller: &Caller) -> Result<Answer, AdminError> {
+        let ids = self.meant(drain.database.as_ref()).await?;
+        let within = self.wait_bound(drain);
+        let deadline = tokio::time::Instant::now() + within;
+        for id in &ids {
+            while let Some((database, holders)) = self.outdated(id) {
+                if tokio::time::Instant::now() >= deadline {
+                    return Err(AdminError::NotClosed { database, within, holders });
+                }
+                tokio::select! {
+                    () = caller.cancel.cancelled() => return Err(AdminError::CloseCanceled),
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+            }
+        }
+        Ok(Answer::done(commands::WAIT_CLOSE))
+    }
+
+    /// Who has an older connection; None: nobody.
+    fn outdated(&self, id: &DatabaseId) -> Option<(String, Holders)> {
+        let route = self.parts.routes.by_id(id)?;
+        let record = route.current();
+        let outdated = route.roster().outdated(record.generation);
+        (!outdated.is_empty()).then(|| (record.name.to_string(), Holders::of_connections(&outdated)))
+    }
+}

@@ -1,0 +1,88 @@
+//! RECONNECT: a session goes on with a new connection to the place where its database is.
+//!
+//! Owns [`Session::renew`]. It is a move without a target: a twin is built beside the session with its state, and at a
+//! boundary it takes over. It deliberately ends no session: one that cannot go on elsewhere keeps its connection, which
+//! is closed when its client leaves, as PgBouncer does with every session.
+//!
+//! # Who stays
+//! Two connections to one database see each other, which those of a move do not. A session that listens would be told
+//! twice of what is notified while both listen, a session that holds an advisory lock keeps its own twin out, and what a
+//! session would not find again (`currval`) is not worth a connection. They are looked at again after a while.
+
+use std::sync::Arc;
+
+use super::ending::Ending;
+use super::serve::Session;
+use super::slot::Slot;
+use super::state::SessionState;
+use crate::model::{GateOrder, RouteRecord};
+use crate::route::Readiness;
+
+/// Failures in a row after which a session looks again no sooner than after the longest rest.
+const TRIES_MANY: u32 = u32::MAX;
+
+impl Session {
+    /// One step nearer to a connection of the record's generation. At a boundary only.
+    ///
+    /// Fails where the session cannot go on: its server is gone.
+    pub(super) async fn renew(&mut self, record: &Arc<RouteRecord>) -> Result<Readiness, Ending> {
+        if record.gate != GateOrder::Open || self.origin.is_replication() {
+            return Ok(self.stay(record));
+        }
+        self.renew_step(record).await?;
+        Ok(Readiness::Ready { order: record.order })
+    }
+
+    async fn renew_step(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
+        if self.travel.slot.place().is_some_and(|place| *place != record.place) {
+            self.travel.slot.dismiss();
+        }
+        match &self.travel.slot {
+            Slot::Queued(_) | Slot::Preparing { .. } | Slot::Resting { .. } => return Ok(()),
+            Slot::Empty { .. } => {
+                self.travel.slot = Slot::queued(&self.relay.worker.warmers);
+                return Ok(());
+            }
+            Slot::Admitted(_) | Slot::Ready { .. } | Slot::Failed { .. } => {}
+        }
+        let state = match self.take_state(record).await? {
+            Ok(state) if may_leave(&state) => state,
+            _ => return self.look_again_later(),
+        };
+        match std::mem::take(&mut self.travel.slot) {
+            Slot::Admitted(permit) => {
+                self.travel.slot = Slot::building(self.plan(&record.place, state), 0, permit);
+                Ok(())
+            }
+            ready @ Slot::Ready { .. } => {
+                self.travel.slot = ready;
+                self.take_over(record).await
+            }
+            _ => self.look_again_later(),
+        }
+    }
+
+    async fn take_over(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
+        match self.take_twin(record).await {
+            Some(twin) => {
+                self.go_on_with(*twin, record);
+                tracing::debug!(database = %record.name, generation = record.generation, "renewed");
+                Ok(())
+            }
+            None => self.look_again_later(),
+        }
+    }
+
+    fn look_again_later(&mut self) -> Result<(), Ending> {
+        self.travel.slot.dismiss();
+        self.travel.slot = Slot::resting(TRIES_MANY);
+        Ok(())
+    }
+}
+
+fn may_leave(state: &SessionState) -> bool {
+    state.pins().is_empty()
+        && state.losses().is_empty()
+        && state.channels.is_empty()
+        && state.locks.is_empty()
+}
