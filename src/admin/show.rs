@@ -137,6 +137,7 @@ impl Executor {
             rows.push(row!["dbname", route.place.dbname.as_str()]);
             rows.push(row!["epoch", route.epoch]);
             rows.push(row!["gate", gate(&route.gate)]);
+            rows.push(row!["new_clients", if route.door == Door::Disabled { "refused" } else { "served" }]);
         }
         for login in self.catalog().logins(&database.id).await?.into_values() {
             let superuser = if login.superuser { ", superuser" } else { "" };

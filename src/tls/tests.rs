@@ -104,6 +104,9 @@ async fn both_sides_exchange_bytes_and_agree_on_the_end_point() {
     assert_eq!(server.end_point, client.end_point);
     let (mut server, mut client) = (server.stream, client.stream);
     assert!(server.is_tls() && client.is_tls());
+    let summary = server.tls_summary().unwrap();
+    assert!(summary.starts_with("TLSv1.3/TLS_AES_"), "{summary}");
+    assert_eq!(client.tls_summary(), Some(summary));
     client.write_all(b"ping").await.unwrap();
     client.flush().await.unwrap();
     let mut heard = [0; 4];

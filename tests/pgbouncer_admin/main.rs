@@ -12,6 +12,7 @@ mod shutdown;
 mod statistics;
 #[path = "../support/mod.rs"]
 mod support;
+mod values;
 
 use tokio_postgres::error::DbError;
 
