@@ -12,6 +12,8 @@ const NAMED_MAX: usize = 10;
 pub(super) struct Holders {
     named: Vec<String>,
     others: usize,
+    /// Connections that nobody has, and that are still to be closed.
+    idle: usize,
     first: Option<u64>,
 }
 
@@ -31,9 +33,10 @@ impl Holders {
         Holders::of(&sessions, what)
     }
 
-    /// Those that have an old server connection.
-    pub(super) fn of_connections(sessions: &[SessionRow]) -> Holders {
-        Holders::of(sessions, |session| format!("connected since {}", session.connected_at))
+    /// Those that have an old server connection; so many others are idle.
+    pub(super) fn of_connections(sessions: &[SessionRow], idle: usize) -> Holders {
+        let holders = Holders::of(sessions, |session| format!("connected since {}", session.connected_at));
+        Holders { idle, ..holders }
     }
 
     fn of(sessions: &[SessionRow], what: impl Fn(&SessionRow) -> String) -> Holders {
@@ -41,6 +44,7 @@ impl Holders {
         Holders {
             named: named.map(|session| format!("{}: {}", who(session), what(session))).collect(),
             others: sessions.len().saturating_sub(NAMED_MAX),
+            idle: 0,
             first: sessions.first().map(|session| session.session),
         }
     }
@@ -49,6 +53,7 @@ impl Holders {
     pub(super) fn detail(&self) -> String {
         let named = self.named.join("; ");
         match (self.named.is_empty(), self.others) {
+            (true, _) if self.idle > 0 => format!("Held up by {} idle connections.", self.idle),
             (true, _) => "Held up by something that has ended since.".to_owned(),
             (false, 0) => format!("Held up by {named}."),
             (false, others) => format!("Held up by {named}; and {others} more."),

@@ -17,7 +17,9 @@ impl Executor {
     pub(super) async fn kill(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
         let paused = self.hold_all(&self.meant(database).await?).await?;
         for record in &paused.routes {
-            let Some(route) = self.obeyed(record).await else { continue };
+            // Connections that nobody has are closed as well.
+            let record = self.next_generation(&record.database).await?;
+            let Some(route) = self.obeyed(&record).await else { continue };
             let there: Vec<u64> = route.roster().sessions().iter().map(|session| session.session).collect();
             route.dismiss(None);
             gone(route.roster(), |session| there.contains(&session)).await;

@@ -30,7 +30,7 @@ impl Executor {
     }
 
     /// Under a move, too: its switch replaces all connections, and so does its end without one.
-    async fn next_generation(&self, id: &DatabaseId) -> Result<RouteRecord, AdminError> {
+    pub(super) async fn next_generation(&self, id: &DatabaseId) -> Result<RouteRecord, AdminError> {
         let next = |route: &mut RouteRecord| {
             route.generation += 1;
             Ok::<(), AdminError>(())
@@ -60,7 +60,8 @@ impl Executor {
     fn outdated(&self, id: &DatabaseId) -> Option<(String, Holders)> {
         let route = self.parts.routes.by_id(id)?;
         let record = route.current();
-        let outdated = route.roster().outdated(record.generation);
-        (!outdated.is_empty()).then(|| (record.name.to_string(), Holders::of_connections(&outdated)))
+        let (sessions, idle) = route.roster().outdated(record.generation);
+        let holders = || Holders::of_connections(&sessions, idle);
+        (!sessions.is_empty() || idle > 0).then(|| (record.name.to_string(), holders()))
     }
 }

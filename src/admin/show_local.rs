@@ -11,7 +11,7 @@ use super::commands;
 use super::execute::Executor;
 use super::show::gate;
 use crate::model::{GateOrder, Pooling, RouteRecord};
-use crate::route::{Activity, GateState, Readiness, Route, SessionRow};
+use crate::route::{Activity, GateState, LentRow, Readiness, Route, SessionRow};
 
 /// What SHOW POOLS counts for one database and role.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub(super) struct Pool {
     active: u32,
     waiting: u32,
     servers_active: u32,
+    servers_idle: u32,
     servers_login: u32,
     longest_wait: Duration,
 }
@@ -28,28 +29,42 @@ pub(super) fn pools(routes: &[Arc<Route>]) -> BTreeMap<(String, String), Pool> {
     let mut pools: BTreeMap<(String, String), Pool> = BTreeMap::new();
     for route in routes {
         let record = route.current();
+        let key = |role: &str| (record.name.to_string(), role.to_owned());
+        let lent = route.roster().lent();
         for session in route.roster().sessions() {
-            let pool = pools.entry((record.name.to_string(), session.role.clone())).or_default();
+            let pool = pools.entry(key(&session.role)).or_default();
             count(pool, &session, &record);
+            // A server connection that a client has is not usable for another one: active, whatever it does.
+            let own = session.server_pid.is_some() && !is_lent(&session, &lent);
+            pool.servers_active += u32::from(own);
+        }
+        for connection in &lent {
+            let pool = pools.entry(key(&connection.facts.role)).or_default();
+            pool.servers_active += u32::from(connection.session.is_some());
+            pool.servers_idle += u32::from(connection.session.is_none());
         }
     }
     pools
 }
 
-/// A server connection that a client has is not usable for another one: active, whatever it does.
 fn count(pool: &mut Pool, session: &SessionRow, record: &RouteRecord) {
     let wait = wait(session, record);
     pool.active += u32::from(wait.is_none());
     pool.waiting += u32::from(wait.is_some());
     pool.longest_wait = pool.longest_wait.max(wait.unwrap_or_default());
-    pool.servers_active += u32::from(session.server_pid.is_some());
     pool.servers_login += u32::from(logs_in(session, record));
+}
+
+/// The server connection that it has is one of those that are lent.
+pub(super) fn is_lent(session: &SessionRow, lent: &[LentRow]) -> bool {
+    lent.iter().any(|connection| Some(connection.facts.pid) == session.server_pid)
 }
 
 /// How long a client has waited for a server: at the gate, or for its first connection.
 pub(super) fn wait(session: &SessionRow, record: &RouteRecord) -> Option<Duration> {
     let first = record.pooling == Pooling::Session && session.server_pid.is_none();
-    (session.activity == Activity::Held || first).then_some(session.since)
+    let waits = matches!(session.activity, Activity::Held | Activity::Waiting);
+    (waits || first).then_some(session.since)
 }
 
 /// Its server connection is being opened.
@@ -59,7 +74,7 @@ fn logs_in(session: &SessionRow, record: &RouteRecord) -> bool {
 
 impl Executor {
     /// Sorted by database.
-    pub(super) fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
+    fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
         let routes = self.parts.routes.routes();
         let of = |route: &Arc<Route>| {
             let sessions = route.roster().sessions();
@@ -105,7 +120,7 @@ impl Executor {
                 pool.servers_active,
                 "0",
                 "0",
-                "0",
+                pool.servers_idle,
                 "0",
                 "0",
                 pool.servers_login,
@@ -193,7 +208,7 @@ mod tests {
         count(&mut pool, &session(Activity::Held, Some(7)), &record());
         count(&mut pool, &session(Activity::Active, Some(8)), &record());
         count(&mut pool, &session(Activity::Idle, Some(9)), &record());
-        assert_eq!((pool.active, pool.waiting, pool.servers_active, pool.servers_login), (2, 1, 3, 0));
+        assert_eq!((pool.active, pool.waiting, pool.servers_login), (2, 1, 0));
         assert_eq!(pool.longest_wait, Duration::from_millis(1_500));
     }
 

@@ -70,10 +70,15 @@ impl Executor {
                 user.databases += 1;
                 user.clients_max += u64::from(route.current().client_connections_max);
             }
+            let lent = route.roster().lent();
             for session in route.roster().sessions() {
+                let own = session.server_pid.is_some() && !super::show_local::is_lent(&session, &lent);
                 let user = users.entry(session.role).or_default();
                 user.clients += 1;
-                user.servers += usize::from(session.server_pid.is_some());
+                user.servers += usize::from(own);
+            }
+            for connection in lent {
+                users.entry(connection.facts.role).or_default().servers += 1;
             }
         }
         users

@@ -4,33 +4,135 @@
 //! What Freehold does not have: PgBouncer's buffer positions, and the address of our end of a server connection. `ptr`
 //! and `link` are not addresses of memory, but they pair a client with its server as PgBouncer's do.
 
+use std::time::Duration;
+
 use super::answer::{Answer, Row, row};
 use super::commands;
 use super::execute::Executor;
-use crate::model::UnixMillis;
-use crate::route::{Route, SessionRow};
+use super::show_local::{is_lent, wait};
+use crate::model::{RouteRecord, UnixMillis};
+use crate::route::{Entrance, LentRow, Route, SessionRow};
 
 /// The positions in buffers at the end of SHOW SOCKETS.
 const BUFFER_COLUMNS: usize = 7;
 
-/// Which end of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Client,
-    Server,
+/// A server connection, a session's own or one that is lent.
+struct Server {
+    /// As the column `ptr`.
+    name: String,
+    id: u64,
+    pid: i32,
+    role: String,
+    opened_at: UnixMillis,
+    generation: u64,
+    session: Option<u64>,
+}
+
+impl Server {
+    fn own(session: &SessionRow) -> Option<Server> {
+        Some(Server {
+            name: format!("s{}", session.session),
+            id: session.session,
+            pid: session.server_pid?,
+            role: session.role.clone(),
+            opened_at: session.connected_at,
+            generation: session.generation,
+            session: Some(session.session),
+        })
+    }
+
+    fn lent(lent: LentRow) -> Server {
+        Server {
+            name: format!("l{}", lent.number),
+            id: lent.number,
+            pid: lent.facts.pid,
+            role: lent.facts.role,
+            opened_at: lent.facts.opened_at,
+            generation: lent.facts.generation,
+            session: lent.session,
+        }
+    }
+}
+
+/// A row before it is text.
+struct Socket<'a> {
+    kind: &'a str,
+    role: &'a str,
+    state: &'a str,
+    remote: (String, Option<String>),
+    local: Option<(String, Option<String>)>,
+    connected_at: UnixMillis,
+    request_at: UnixMillis,
+    wait: Duration,
+    close_needed: bool,
+    name: String,
+    link: String,
+    pid: i32,
+    application_name: &'a str,
+    id: u64,
+}
+
+impl Socket<'_> {
+    fn row(self, record: &RouteRecord, entrance: Option<&Entrance>) -> Row {
+        let (local_address, local_port) = self.local.map_or((None, None), |(host, port)| (Some(host), port));
+        let tls = entrance.and_then(|entrance| entrance.tls.as_deref()).filter(|_| self.kind == "C");
+        row![
+            self.kind,
+            self.role,
+            &record.name,
+            entrance.map_or("none", |entrance| entrance.replication.as_str()),
+            self.state,
+            self.remote.0,
+            self.remote.1.unwrap_or_else(|| "0".to_owned()),
+            local_address,
+            local_port,
+            seconds(self.connected_at),
+            seconds(self.request_at),
+            self.wait.as_secs(),
+            self.wait.subsec_micros(),
+            if self.close_needed { "1" } else { "0" },
+            self.name,
+            self.link,
+            self.pid,
+            tls.unwrap_or_default(),
+            self.application_name,
+            "0",
+            self.id
+        ]
+    }
+}
+
+/// The sessions of a database and all its server connections.
+struct Connections {
+    sessions: Vec<SessionRow>,
+    servers: Vec<Server>,
+}
+
+impl Connections {
+    fn of(route: &Route) -> Connections {
+        let (sessions, lent) = (route.roster().sessions(), route.roster().lent());
+        let own = sessions.iter().filter(|session| !is_lent(session, &lent)).filter_map(Server::own);
+        let mut servers: Vec<Server> = own.collect();
+        servers.extend(lent.into_iter().map(Server::lent));
+        Connections { sessions, servers }
+    }
+
+    fn server_of(&self, session: u64) -> Option<&Server> {
+        self.servers.iter().find(|server| server.session == Some(session))
+    }
+
+    fn session_of(&self, server: &Server) -> Option<&SessionRow> {
+        self.sessions.iter().find(|session| Some(session.session) == server.session)
+    }
 }
 
 impl Executor {
     pub(super) fn show_clients(&self) -> Answer {
-        let rows = self.each_session(|route, session| Some(self.socket(End::Client, route, session)));
-        Answer::rows(commands::SHOW_CLIENTS, rows)
+        Answer::rows(commands::SHOW_CLIENTS, self.each_route(|route| self.client_rows(route)))
     }
 
     pub(super) fn show_servers(&self) -> Answer {
-        let rows = self.each_session(|route, session| {
-            session.server_pid.map(|_| self.socket(End::Server, route, session))
-        });
-        Answer::rows(commands::SHOW_SERVERS, rows)
+        Answer::rows(commands::SHOW_SERVERS, self.each_route(|route| self.server_rows(route)))
     }
 
     pub(super) fn show_sockets(&self) -> Answer {
@@ -47,48 +149,65 @@ impl Executor {
         Answer::rows(commands::SHOW_ACTIVE_SOCKETS, rows)
     }
 
-    fn socket(&self, end: End, route: &Route, session: &SessionRow) -> Row {
-        let record = route.current();
-        let (remote, local, pid) = match end {
-            End::Client => {
-                (split(&session.client), session.entrance.local.map(|local| split(&local.to_string())), 0)
-            }
-            End::Server => {
-                let place = &record.place.address;
-                let pid = session.server_pid.unwrap_or_default();
-                ((place.host.clone(), Some(place.port.to_string())), None, pid)
-            }
+    fn each_route(&self, rows: impl Fn(&Route) -> Vec<Row>) -> Vec<Row> {
+        self.parts.routes.routes().iter().flat_map(|route| rows(route)).collect()
+    }
+
+    fn client_rows(&self, route: &Route) -> Vec<Row> {
+        let (record, connections) = (route.current(), Connections::of(route));
+        let row = |session: &SessionRow| {
+            let (server, wait) = (connections.server_of(session.session), wait(session, &record));
+            let state = match (wait, server) {
+                (Some(_), _) => "waiting",
+                (None, Some(_)) => "active",
+                (None, None) => "idle",
+            };
+            let socket = Socket {
+                kind: "C",
+                role: &session.role,
+                state,
+                remote: split(&session.client),
+                local: session.entrance.local.map(|local| split(&local.to_string())),
+                connected_at: session.connected_at,
+                request_at: self.last_request(session),
+                wait: wait.unwrap_or_default(),
+                close_needed: false,
+                name: format!("c{}", session.session),
+                link: server.map(|server| server.name.clone()).unwrap_or_default(),
+                pid: 0,
+                application_name: &session.application_name,
+                id: session.session,
+            };
+            socket.row(&record, Some(&session.entrance))
         };
-        let (local_address, local_port) = local.map_or((None, None), |(address, port)| (Some(address), port));
-        let wait = super::show_local::wait(session, &record);
-        let (client, server) = (format!("c{}", session.session), format!("s{}", session.session));
-        let (own, other) = match end {
-            End::Client => (client, session.server_pid.map(|_| server)),
-            End::Server => (server, Some(client)),
+        connections.sessions.iter().map(row).collect()
+    }
+
+    fn server_rows(&self, route: &Route) -> Vec<Row> {
+        let (record, connections) = (route.current(), Connections::of(route));
+        let place = &record.place.address;
+        let row = |server: &Server| {
+            let session = connections.session_of(server);
+            let socket = Socket {
+                kind: "S",
+                role: &server.role,
+                // As in PgBouncer: whoever is paired is active, whether or not it works at this instant.
+                state: if server.session.is_some() { "active" } else { "idle" },
+                remote: (place.host.clone(), Some(place.port.to_string())),
+                local: None,
+                connected_at: server.opened_at,
+                request_at: session.map_or(server.opened_at, |session| self.last_request(session)),
+                wait: Duration::ZERO,
+                close_needed: server.generation != record.generation,
+                name: server.name.clone(),
+                link: session.map(|session| format!("c{}", session.session)).unwrap_or_default(),
+                pid: server.pid,
+                application_name: session.map_or("", |session| &session.application_name),
+                id: server.id,
+            };
+            socket.row(&record, session.map(|session| &session.entrance))
         };
-        row![
-            if end == End::Client { "C" } else { "S" },
-            session.role.as_str(),
-            &record.name,
-            session.entrance.replication.as_str(),
-            state(end, session, wait.is_some()),
-            remote.0,
-            remote.1.unwrap_or_else(|| "0".to_owned()),
-            local_address,
-            local_port,
-            seconds(session.connected_at),
-            seconds(self.last_request(session)),
-            wait.unwrap_or_default().as_secs(),
-            wait.unwrap_or_default().subsec_micros(),
-            if end == End::Server && session.generation != record.generation { "1" } else { "0" },
-            own,
-            other.unwrap_or_default(),
-            pid,
-            if end == End::Client { session.entrance.tls.as_deref().unwrap_or_default() } else { "" },
-            session.application_name.as_str(),
-            "0",
-            session.session
-        ]
+        connections.servers.iter().map(row).collect()
     }
 
     /// When it last began or ended a request.
@@ -100,15 +219,6 @@ impl Executor {
 
 fn with_buffers(row: &mut Row) {
     row.extend(std::iter::repeat_n(Some("0".to_owned()), BUFFER_COLUMNS));
-}
-
-/// As in PgBouncer, whoever is paired is active, whether or not it works at this instant.
-fn state(end: End, session: &SessionRow, waits: bool) -> &'static str {
-    match end {
-        End::Client if waits => "waiting",
-        End::Client if session.server_pid.is_none() => "idle",
-        End::Client | End::Server => "active",
-    }
 }
 
 /// `127.0.0.1:5000` as address and port; a unix socket has no port.

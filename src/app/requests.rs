@@ -111,7 +111,7 @@ impl Leaving<'_> {
             match departure {
                 None => std::future::pending().await,
                 Some(Departure::WaitForClients) if rosters.all(|roster| roster.is_empty()) => return,
-                Some(Departure::WaitForServers) if rosters.all(|roster| roster.server_connections() == 0) => {
+                Some(Departure::WaitForServers) if rosters.all(|roster| roster.servers_in_use() == 0) => {
                     return;
                 }
                 Some(Departure::Now) => return,

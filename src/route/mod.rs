@@ -17,6 +17,7 @@ mod bell;
 pub mod counters;
 pub mod follow;
 pub mod gate;
+mod lent;
 pub mod roster;
 mod stall;
 pub mod table;
@@ -24,7 +25,9 @@ pub mod table;
 pub use counters::{Counters, Figure, Totals};
 pub use follow::{Follower, FollowerOptions};
 pub use gate::{Gate, GateClosed, GateReopened, GateState, Pass, Registration, TurnWatch};
+pub use lent::{LentFacts, LentRow};
 pub use roster::{
-    Activity, Clock, Doing, Entrance, LentPid, Member, MemberFacts, Readiness, Replication, Roster, SessionRow,
+    Activity, Clock, Doing, Entrance, LentPid, Member, MemberFacts, Readiness, Replication, Roster,
+    SessionRow,
 };
 pub use table::{Logins, Route, RouteTable};

@@ -19,6 +19,7 @@ use crossbeam_utils::CachePadded;
 
 use super::bell::{Bell, Urgency};
 use super::counters::{Counters, Figure, Ledger, Totals};
+use super::lent::{Borrower, Lent, LentFacts, LentRow};
 use crate::model::{Epoch, Pinned, UnixMillis};
 
 /// Pinned sessions that are named in one acknowledgement.
@@ -188,8 +189,8 @@ struct Tally {
     /// Members that do not satisfy the goal.
     behind: u32,
     members: BTreeMap<u64, Seat>,
-    /// Server processes of connections that are lent from member to member.
-    lent: BTreeMap<u64, i32>,
+    /// Connections that are lent from member to member.
+    lent: BTreeMap<u64, Lent>,
     next: u64,
 }
 
@@ -320,7 +321,7 @@ impl Roster {
         tally.next += 1;
         let seat = tally.next;
         let readiness = Readiness::Behind;
-        let counters = self.ledger.of(facts.worker);
+        let (session, counters) = (facts.session, self.ledger.of(facts.worker));
         counters.add(Figure::Logins, 1);
         tally.members.insert(
             seat,
@@ -334,25 +335,38 @@ impl Roster {
             },
         );
         self.ring(Urgency::Soon);
-        Member { roster: Arc::clone(self), seat, clock, counters }
+        Member { roster: Arc::clone(self), seat, session, clock, counters }
     }
 
     /// A server connection that belongs to no member: it is lent to one after the other.
-    pub fn enter_lent(self: &Arc<Roster>, pid: i32) -> LentPid {
+    pub fn enter_lent(self: &Arc<Roster>, facts: LentFacts) -> LentPid {
+        let borrower = Borrower::default();
         let mut tally = self.tally();
         tally.next += 1;
         let entry = tally.next;
-        tally.lent.insert(entry, pid);
-        LentPid { roster: Arc::clone(self), entry }
+        tally.lent.insert(entry, Lent { facts, borrower: borrower.clone() });
+        LentPid { roster: Arc::clone(self), entry, borrower }
+    }
+
+    /// The connections that are lent from member to member, oldest first.
+    pub fn lent(&self) -> Vec<LentRow> {
+        self.tally().lent.iter().map(|(number, lent)| lent.row(*number)).collect()
     }
 
     pub fn len(&self) -> usize {
         self.tally().members.len()
     }
 
-    /// Sessions that have a server connection now.
+    /// Server connections that are open.
     pub fn server_connections(&self) -> usize {
-        self.tally().members.values().filter(|seat| seat.server_pid.is_some()).count()
+        server_pids(&self.tally()).len()
+    }
+
+    /// Server connections that a session has now.
+    pub fn servers_in_use(&self) -> usize {
+        let tally = self.tally();
+        let idle = tally.lent.values().filter(|lent| lent.borrower.get().is_none()).count();
+        server_pids(&tally).len().saturating_sub(idle)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -364,10 +378,22 @@ impl Roster {
         self.tally().members.values().map(row).collect()
     }
 
-    /// Sessions with a server connection of another generation.
-    pub fn outdated(&self, generation: u64) -> Vec<SessionRow> {
-        let outdated = |row: &SessionRow| row.server_pid.is_some() && row.generation != generation;
-        self.sessions().into_iter().filter(outdated).collect()
+    /// Sessions that have a server connection of another generation, and how many of those are idle.
+    pub fn outdated(&self, generation: u64) -> (Vec<SessionRow>, usize) {
+        let tally = self.tally();
+        let lent = tally.lent.values().filter(|lent| lent.facts.generation != generation);
+        let (mut borrowers, mut idle) = (Vec::new(), 0);
+        for lent in lent {
+            match lent.borrower.get() {
+                Some(session) => borrowers.push(session),
+                None => idle += 1,
+            }
+        }
+        let has = |seat: &&Seat| {
+            let own = seat.server_pid.is_some() && seat.generation != generation;
+            own || borrowers.contains(&seat.facts.session)
+        };
+        (tally.members.values().filter(has).map(row).collect(), idle)
     }
 
     /// Marks the sessions that `chosen` says: how many. Whoever calls this wakes them.
@@ -445,7 +471,7 @@ impl Roster {
 /// All connections of this process to the database, each once.
 fn server_pids(tally: &Tally) -> Vec<i32> {
     let own = tally.members.values().filter_map(|seat| seat.server_pid);
-    let mut pids: Vec<i32> = own.chain(tally.lent.values().copied()).collect();
+    let mut pids: Vec<i32> = own.chain(tally.lent.values().map(|lent| lent.facts.pid)).collect();
     pids.sort_unstable();
     pids.dedup();
     pids
@@ -505,11 +531,17 @@ fn pins(seat: &Seat) -> Vec<Pinned> {
 pub struct Member {
     roster: Arc<Roster>,
     seat: u64,
+    session: u64,
     clock: Arc<Clock>,
     counters: Arc<CachePadded<Counters>>,
 }
 
 impl Member {
+    /// The session's number.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
     /// Where the session counts what it relays.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -527,7 +559,6 @@ impl Member {
 
     /// The session is on the new epoch with this server process: its twin is now its connection.
     pub fn switched(&self, epoch: Epoch, pid: i32) {
-        self.counters.add(Figure::ServerAssignments, 1);
         self.roster.change(self.seat, |seat| {
             seat.facts.epoch = epoch;
             seat.server_pid = Some(pid);
@@ -581,6 +612,18 @@ impl Drop for Member {
 pub struct LentPid {
     roster: Arc<Roster>,
     entry: u64,
+    borrower: Borrower,
+}
+
+impl LentPid {
+    /// The session that has the connection from now on; `None`: it is idle.
+    pub fn set_borrower(&self, session: Option<u64>) {
+        self.borrower.set(session);
+    }
+
+    pub fn borrower(&self) -> Option<u64> {
+        self.borrower.get()
+    }
 }
 
 impl Drop for LentPid {

@@ -37,8 +37,8 @@ pub(super) fn forwarded(member: &Member, tag: Option<u8>) {
     }
 }
 
-/// A server connection was lent to the client.
+/// The client has got a server connection, for good or for a transaction.
 #[inline]
-pub(super) fn lent(member: &Member) {
+pub(super) fn assigned(member: &Member) {
     member.counters().add(Figure::ServerAssignments, 1);
 }

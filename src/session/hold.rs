@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::counters;
 use super::ending::Ending;
 use super::registry::Target;
 use super::restore::LockPatience;
@@ -334,6 +335,7 @@ impl Session {
         let target = Target { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
         self.relay.member.switched(record.epoch, server.pid);
         self.relay.member.set_generation(record.generation);
+        counters::assigned(&self.relay.member);
         self.enlisted.point_to(target);
         if let Some(tenancy) = &mut self.relay.tenancy {
             tenancy.moved(record, server.pid);

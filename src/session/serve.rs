@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::counters;
 use super::ending::{self, Ending};
 use super::hold::Travel;
 use super::pool::{Ground, Shelf};
@@ -190,6 +191,10 @@ impl Origin {
         }
     }
 
+    pub(super) fn role(&self) -> &RoleName {
+        &self.role
+    }
+
     /// It asked to be a walsender.
     pub(super) fn is_replication(&self) -> bool {
         let off = |value: &str| matches!(value, "false" | "off" | "no" | "0");
@@ -245,6 +250,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     })?;
     member.switched(record.epoch, server.pid);
     member.set_generation(record.generation);
+    counters::assigned(&member);
     drop(pass);
     Ok(Opened { member, server, record, origin, lent: None })
 }
@@ -260,7 +266,7 @@ async fn open_lent(
     let shelf = worker.pool(&route).shelf(origin.clone());
     let ground = match shelf.ground() {
         Some(ground) => ground,
-        None => Box::pin(first_ground(worker, client, &shelf)).await?,
+        None => Box::pin(first_ground(worker, client, &shelf, &member)).await?,
     };
     let record = route.current();
     if let Some(refusal) = record.login_refusal() {
@@ -275,11 +281,18 @@ async fn first_ground(
     worker: &Worker,
     client: &mut Client,
     shelf: &Rc<Shelf>,
+    member: &Member,
 ) -> Result<Ground, Option<Refusal>> {
+    // Only to be woken when it is dismissed.
+    let mut turns = client.route.gate().watch(worker.index());
     let patience = tokio::time::sleep(worker.plane.connect_time_max);
     tokio::pin!(patience);
     let mut given = shelf.wait();
     loop {
+        if member.is_dismissed() {
+            return Err(Ending::Dismissed.refusal());
+        }
+        let dismissed = poll_fn(|_| if member.is_dismissed() { Poll::Ready(()) } else { Poll::Pending });
         let stopping = poll_fn(|_| if worker.is_stopping() { Poll::Ready(()) } else { Poll::Pending });
         // Cancel-safe: a connection that is given and not taken goes to the next who waits; what was read is in the buffer.
         tokio::select! {
@@ -300,6 +313,8 @@ async fn first_ground(
                 _ => patience.as_mut().reset(Instant::now() + worker.plane.connect_time_max),
             },
             () = stopping => return Err(Ending::Stopping.refusal()),
+            _ = turns.turned() => {}
+            () = dismissed => {}
             read = client.stream.read_buf(&mut client.early), if client.early.len() < EARLY_BYTES_MAX => {
                 if !matches!(read, Ok(1..)) {
                     return Err(None);

@@ -110,7 +110,8 @@ impl Tenancy {
         self.statements.server.close_all();
         self.statements.server.lose_unnamed();
         if let Some(lease) = &mut self.lease {
-            lease.moved(record, self.shelf.pool.route.roster().enter_lent(pid));
+            let facts = self.shelf.facts(pid, record);
+            lease.moved(record, self.shelf.pool.route.roster().enter_lent(facts));
         }
     }
 
@@ -184,8 +185,9 @@ impl Relay {
                 self.worker.forget_hints(self.route.id());
             }
         }
+        pooled.lent_to(Some(self.member.session()));
         tenancy.lease = Some(pooled);
-        counters::lent(&self.member);
+        counters::assigned(&self.member);
         self.replace_server(server);
     }
 
@@ -210,6 +212,7 @@ impl Relay {
         let Some(tenancy) = &mut self.tenancy else { return };
         let Some(mut pooled) = tenancy.lease.take() else { return };
         pooled.twin.put_connection(server);
+        pooled.lent_to(None);
         pooled.on_server = std::mem::take(&mut tenancy.statements.server);
         if std::mem::take(&mut tenancy.statements.schema_changed) {
             tenancy.shelf.pool.schema_changed();
@@ -252,6 +255,7 @@ impl Relay {
             return Poll::Ready(Err(Ending::Refused(refusal)));
         }
         match self.stay_in_line(cx) {
+            Ok(true) if self.member.is_dismissed() => Poll::Ready(Err(Ending::Dismissed)),
             Ok(true) => Poll::Pending,
             Ok(false) => Poll::Ready(Ok(())),
             Err(ending) => Poll::Ready(Err(ending)),
@@ -388,7 +392,11 @@ impl Session {
                 member.set_readiness(Readiness::Ready { order: record.order });
             }
             false => {
+                if let Some(lease) = &tenancy.lease {
+                    self.travel.generation = lease.record.generation;
+                }
                 member.switched(self.travel.epoch, self.relay.server.pid);
+                member.set_generation(self.travel.generation);
                 member.set_readiness(Readiness::Pinned { order: record.order, reasons: found.clone() });
             }
         }

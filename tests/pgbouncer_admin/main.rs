@@ -6,6 +6,7 @@ mod columns;
 mod exporter;
 mod kill;
 mod pause;
+mod pool;
 mod reconnect;
 mod rights;
 mod shutdown;

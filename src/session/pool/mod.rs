@@ -40,8 +40,8 @@ use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::backend::Parameters;
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
-use crate::model::{DatabaseId, RouteRecord};
-use crate::route::{LentPid, Route};
+use crate::model::{DatabaseId, RouteRecord, UnixMillis};
+use crate::route::{LentFacts, LentPid, Route};
 use crate::tls::Connector;
 
 /// How connections are kept.
@@ -120,15 +120,21 @@ pub(super) struct Pooled {
     born: Instant,
     rested: Instant,
     permit: Permit,
-    _pid: LentPid,
+    pid: LentPid,
 }
 
 impl Pooled {
     /// Its client has gone on with another connection: this one is closed when it comes back.
     pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: LentPid) {
+        pid.set_borrower(self.pid.borrower());
         self.record = Arc::clone(record);
-        self._pid = pid;
+        self.pid = pid;
         self.is_foreign = true;
+    }
+
+    /// The session that has it from now on; `None`: it is idle.
+    pub(super) fn lent_to(&self, session: Option<u64>) {
+        self.pid.set_borrower(session);
     }
 }
 
@@ -255,7 +261,7 @@ impl Pool {
         self.now.get().duration_since(pooled.rested)
     }
 
-    /// It is where the database is, and the database is served. Looks closer only after a turn of the gate.
+    /// It is where the database is, no RECONNECT came after it, and the database is served. Looks closer only after a turn of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
         let turn = self.route.turn();
         if pooled.turn == turn && !pooled.is_foreign {
@@ -266,6 +272,7 @@ impl Pool {
         let is_current = !pooled.is_foreign
             && !is_surplus
             && pooled.record.epoch == record.epoch
+            && pooled.record.generation == record.generation
             && record.service.refusal().is_none();
         if is_current {
             pooled.turn = turn;
@@ -332,7 +339,7 @@ impl Pool {
     fn close(&self, mut pooled: Box<Pooled>) {
         pooled.permit.leave();
         tokio::task::spawn_local(async move {
-            let Pooled { mut twin, permit: _permit, _pid, .. } = *pooled;
+            let Pooled { mut twin, permit: _permit, pid: _pid, .. } = *pooled;
             // The permit is free when the server has no such process any more, or nearly so.
             twin.take_connection().terminate().await;
         });
@@ -409,7 +416,7 @@ impl Pool {
         let request = shelf.origin.request(record.place.clone(), &self.route);
         let deadline = Instant::now() + self.parts.connect_time_max;
         let twin = Twin::open(&request, &self.parts.connector, deadline).await?;
-        let pid = self.route.roster().enter_lent(twin.pid());
+        let pid = self.route.roster().enter_lent(shelf.facts(twin.pid(), &record));
         let ground = shelf.learn(&twin);
         self.numbers.set(self.numbers.get() + 1);
         let now = Instant::now();
@@ -426,7 +433,7 @@ impl Pool {
             born: now,
             rested: now,
             permit,
-            _pid: pid,
+            pid,
         }))
     }
 
@@ -450,6 +457,16 @@ impl Pool {
 }
 
 impl Shelf {
+    /// Of a connection that was opened for it.
+    pub(super) fn facts(&self, pid: i32, record: &RouteRecord) -> LentFacts {
+        LentFacts {
+            pid,
+            role: self.origin.role().to_string(),
+            generation: record.generation,
+            opened_at: UnixMillis::now(),
+        }
+    }
+
     /// An idle connection: `before`, if it is one of them, because it knows the client's statements; else the newest.
     pub(super) fn take_idle(&self, before: u64) -> Option<Box<Pooled>> {
         let mut idle = self.idle.borrow_mut();
