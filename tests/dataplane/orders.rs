@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use freehold::lab::{Major, Postgres};
 use freehold::model::{GateOrder, HoldReason, MoveId, Place, SystemName};
-use freehold::route::{GateState, Readiness};
+use freehold::route::{Activity, GateState, Readiness};
 use futures_util::{SinkExt, pin_mut};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_postgres::AsyncMessage;
@@ -80,6 +80,8 @@ async fn a_held_gate_parks_requests_and_lets_running_transactions_finish() {
     let parked = tokio::spawn(async move { waiting.query_one("SELECT 42", &[]).await });
     running.batch_execute("COMMIT").await.unwrap();
     stage.route.gate().drained().await.unwrap();
+    let is_parked = || stage.route.roster().sessions().iter().any(|row| row.activity == Activity::Held);
+    eventually("the request waits at the gate", is_parked).await;
     assert!(!parked.is_finished());
     stage.open();
     assert_eq!(parked.await.unwrap().unwrap().get::<_, i32>(0), 42);
