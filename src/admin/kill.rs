@@ -1,5 +1,6 @@
 //! KILL and KILL_CLIENT: sessions that end at once.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::answer::Answer;
@@ -20,7 +21,8 @@ impl Executor {
             // Connections that nobody has are closed as well.
             let record = self.next_generation(&record.database).await?;
             let Some(route) = self.obeyed(&record).await else { continue };
-            let there: Vec<u64> = route.roster().sessions().iter().map(|session| session.session).collect();
+            let there: HashSet<u64> =
+                route.roster().sessions().iter().map(|session| session.session).collect();
             route.dismiss(None);
             gone(route.roster(), |session| there.contains(&session)).await;
         }

@@ -4,6 +4,7 @@
 //! What Freehold does not have: PgBouncer's buffer positions, and the address of our end of a server connection. `ptr`
 //! and `link` are not addresses of memory, but they pair a client with its server as PgBouncer's do.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::answer::{Answer, Row, row};
@@ -106,6 +107,8 @@ impl Socket<'_> {
 struct Connections {
     sessions: Vec<SessionRow>,
     servers: Vec<Server>,
+    /// By the session that has it, the place among the servers.
+    server_of: HashMap<u64, usize>,
 }
 
 impl Connections {
@@ -114,15 +117,18 @@ impl Connections {
         let own = sessions.iter().filter(|session| !is_lent(session, &lent)).filter_map(Server::own);
         let mut servers: Vec<Server> = own.collect();
         servers.extend(lent.into_iter().map(Server::lent));
-        Connections { sessions, servers }
+        let paired = servers.iter().enumerate();
+        let server_of = paired.filter_map(|(at, server)| Some((server.session?, at))).collect();
+        Connections { sessions, servers, server_of }
     }
 
     fn server_of(&self, session: u64) -> Option<&Server> {
-        self.servers.iter().find(|server| server.session == Some(session))
+        self.servers.get(*self.server_of.get(&session)?)
     }
 
-    fn session_of(&self, server: &Server) -> Option<&SessionRow> {
-        self.sessions.iter().find(|session| Some(session.session) == server.session)
+    /// By their numbers.
+    fn by_number(&self) -> HashMap<u64, &SessionRow> {
+        self.sessions.iter().map(|session| (session.session, session)).collect()
     }
 }
 
@@ -185,9 +191,9 @@ impl Executor {
 
     fn server_rows(&self, route: &Route) -> Vec<Row> {
         let (record, connections) = (route.current(), Connections::of(route));
-        let place = &record.place.address;
+        let (place, sessions) = (&record.place.address, connections.by_number());
         let row = |server: &Server| {
-            let session = connections.session_of(server);
+            let session = server.session.and_then(|number| sessions.get(&number).copied());
             let socket = Socket {
                 kind: "S",
                 role: &server.role,
