@@ -44,9 +44,10 @@ impl Relay {
 
     fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Ending> {
         let walked = self.walk_answers(bytes)?;
+        // First: a client that has an answer finds it counted.
+        counters::sent(&self.member, walked.told);
         let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.told]);
         sent.map_err(|_| Ending::ClientVanished)?;
-        counters::sent(&self.member, walked.told);
         self.answers.keep(&bytes[walked.taken..]);
         Ok(())
     }
