@@ -5,7 +5,7 @@ use super::statement::{Show, Statement};
 use super::{ErrorKind, SyntaxError};
 
 /// What is shown without a name or a number behind it.
-const PLAIN: [(&str, Show); 26] = [
+const PLAIN: [(&str, Show); 27] = [
     ("DATABASES", Show::Databases),
     ("SYSTEMS", Show::Systems),
     ("TEAMS", Show::Teams),
