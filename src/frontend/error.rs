@@ -87,6 +87,9 @@ impl FrontendError {
             }
             // A cancel request is never answered.
             FrontendError::Violation(Violation::CancelKey { .. }) => false,
+            // What does not speak the protocol would not read it. PostgreSQL closes without a word, too, and clients
+            // that leave before they have begun count on it: their Terminate looks like this.
+            FrontendError::Violation(Violation::Length { .. }) => false,
             // A handshake that failed has no one to talk to.
             FrontendError::Tls(_) => false,
             _ => true,

@@ -277,6 +277,16 @@ async fn bytes_that_follow_a_request_for_encryption_unasked_end_the_connection()
 }
 
 #[tokio::test]
+async fn what_is_no_startup_packet_is_closed_without_a_word() {
+    // node-postgres says Terminate where it is told to leave before it has begun.
+    for opening in [ask::terminate as fn(&mut BytesMut), |out| out.put_slice(b"GET / HTTP/1.1\r\n\r\n")] {
+        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+        knock.send(opening).await;
+        assert_eq!(knock.message().await, None);
+    }
+}
+
+#[tokio::test]
 async fn a_client_without_tls_is_refused_where_tls_is_required() {
     let frontend = Frontend { encryption: Encryption::Required, ..frontend_with(Service::Serving) };
     let mut knock = Knock::at(frontend).await;
