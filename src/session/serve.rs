@@ -59,7 +59,8 @@ pub(super) async fn visitor(
             } else {
                 tracing::debug!(client = %address, "a cancel request too many");
             }
-            drop(stream);
+            // In order: over TLS libpq takes a connection that breaks off for a cancel that failed.
+            Box::pin(ending::close(stream, BytesMut::new())).await;
         }
         Err(error) => tracing::info!(client = %address, error = %chain(&error), "no session"),
     }

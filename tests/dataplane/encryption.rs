@@ -93,6 +93,22 @@ async fn direct_tls_needs_no_request() {
 }
 
 #[tokio::test]
+async fn a_cancel_request_under_tls_ends_in_order() {
+    let server = stage::server(Major::oldest());
+    let directory = tempfile::tempdir().unwrap();
+    let (acceptor, certificate) = certificate(directory.path());
+    let stage = Stage::with(&server, Some(acceptor));
+    let roots = ClientTls { roots: Roots::File(certificate), identity: None };
+    let connector = Connector::open(roots).unwrap();
+    let tcp = TcpStream::connect(("127.0.0.1", stage.port())).await.unwrap();
+    let mut stream = connector.connect(tcp, "localhost", SslMode::VerifyFull).await.unwrap().stream;
+    let mut packet = BytesMut::new();
+    startup::cancel_request(&mut packet, 1, &[1, 2, 3, 4]);
+    stream.write_all(&packet).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "nothing is answered");
+}
+
+#[tokio::test]
 async fn bytes_sent_in_the_clear_behind_an_ssl_request_end_the_connection() {
     let server = stage::server(Major::oldest());
     let directory = tempfile::tempdir().unwrap();
