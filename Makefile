@@ -5,10 +5,10 @@ CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release/freehold
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench check fmt config
+.PHONY: help setup build demo test bench compatibility check fmt config
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## installs what is missing, by package name: PostgreSQL, a linker, a second PostgreSQL major
 	@deploy/setup.sh
@@ -27,6 +27,10 @@ bench: ## the relay beside PgBouncer and HAProxy on one PostgreSQL; takes about 
 	@deploy/setup.sh pgbouncer haproxy
 	$(CARGO) bench --locked --bench parts
 	$(CARGO) bench --locked --bench proxies -- $(BENCH_ARGS)
+
+# SUITES="regress asyncpg" runs only those.
+compatibility: setup build ## drivers' own test suites and PostgreSQL's, directly and through Freehold; fetches them; 15 minutes
+	@FREEHOLD_BIN=$(BIN) tests/compatibility/run.sh $(SUITES)
 
 check: ## format, lints as errors, documentation
 	$(CARGO) fmt --check
