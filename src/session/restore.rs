@@ -10,7 +10,7 @@
 //!    the path that was set when the client prepared does not matter, only its parameter types do.
 //! 4. LISTEN, and locks last: they may wait.
 //! 5. the settings that would have disturbed all this: encoding and timeouts. After them the unnamed statement, whose
-//!    text is in the client's encoding.
+//!    text is in the client's encoding; the steps' own is closed where the session has none.
 //!
 //! # Why values and not SQL text
 //! Everything a client chose travels as a parameter of the extended protocol, so there is nothing to quote. PREPARE and
@@ -51,6 +51,8 @@ pub(super) enum Step<'a> {
     /// Undoes `Begin`: the session's own values, in the order of [`DEFERRED`].
     End([Option<&'a str>; 3]),
     Unnamed(&'a Unnamed),
+    /// The session has none: the one that the steps before this left must not answer for it.
+    CloseUnnamed,
 }
 
 impl fmt::Display for Step<'_> {
@@ -63,7 +65,7 @@ impl fmt::Display for Step<'_> {
             Step::Prepare(name, _) | Step::Deallocate(name) => write!(f, "prepared statement \"{name}\""),
             Step::Listen(channel) | Step::Unlisten(channel) => write!(f, "LISTEN \"{channel}\""),
             Step::Lock(lock) | Step::TryLock(lock) | Step::Unlock(lock) => lock.fmt(f),
-            Step::Unnamed(_) => f.write_str("unnamed prepared statement"),
+            Step::Unnamed(_) | Step::CloseUnnamed => f.write_str("unnamed prepared statement"),
         }
     }
 }
@@ -112,8 +114,8 @@ pub(super) fn steps<'a>(
         steps.push(Step::End(deferred));
     }
     // Every step above parses an unnamed statement of its own.
-    if let Some(unnamed) = new.unnamed.as_ref().filter(|_| !steps.is_empty() || old.unnamed != new.unnamed) {
-        steps.push(Step::Unnamed(unnamed));
+    if !steps.is_empty() || old.unnamed != new.unnamed {
+        steps.push(new.unnamed.as_ref().map_or(Step::CloseUnnamed, Step::Unnamed));
     }
     steps
 }
@@ -218,6 +220,7 @@ fn encode_step(out: &mut BytesMut, step: &Step<'_>, types: &Types) {
         }
         Step::Prepare(_, Statement::Sql { sql }) => execute(out, sql, &[], &[]),
         Step::Unnamed(unnamed) => frontend::parse(out, b"", &unnamed.sql, &oids(&unnamed.types)),
+        Step::CloseUnnamed => frontend::close(out, Target::Statement, b""),
         Step::Listen(channel) => execute(out, &format!("LISTEN {}", quoted(channel)), &[], &[]),
         Step::Unlisten(channel) => execute(out, &format!("UNLISTEN {}", quoted(channel)), &[], &[]),
         Step::Lock(lock) => call_lock(out, "pg_advisory_lock", lock),
@@ -292,6 +295,7 @@ mod tests {
             "Prepare(\"s\", Sql { sql: \"PREPARE s AS SELECT 1\" })",
             "Listen(\"c\")",
             "End([None, None, None])",
+            "CloseUnnamed",
         ];
         assert_eq!(described(&plain(), &new), expected);
     }
@@ -309,6 +313,7 @@ mod tests {
             "Set(\"a.b\", Some(\"1\"))",
             "Set(\"role\", Some(\"reader\"))",
             "End([None, None, None])",
+            "CloseUnnamed",
         ];
         assert_eq!(described(&old, &new), expected);
     }
@@ -330,6 +335,7 @@ mod tests {
             Step::Lock(lock(2)),
             Step::Lock(lock(2)),
             Step::End([None, None, None]),
+            Step::CloseUnnamed,
         ];
         assert_eq!(steps, expected);
     }
@@ -342,6 +348,13 @@ mod tests {
         new.channels.insert("c".to_owned());
         let steps = steps(&old, &new, "app", LockPatience::Try);
         assert!(matches!(steps.last(), Some(Step::Unnamed(_))), "{steps:?}");
+    }
+
+    #[test]
+    fn a_session_without_an_unnamed_statement_does_not_get_one_of_ours() {
+        let mut old = plain();
+        old.unnamed = Some(Unnamed { sql: b"select $1".to_vec(), types: Vec::new() });
+        assert_eq!(steps(&old, &plain(), "app", LockPatience::Try), [Step::CloseUnnamed]);
     }
 
     #[test]

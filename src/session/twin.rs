@@ -21,7 +21,7 @@ use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConn
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::tls::Connector;
 use crate::wire::message::backend::{ErrorFields, tag};
-use crate::wire::message::{Header, MESSAGE_BYTES_MAX, frontend};
+use crate::wire::message::{Header, MESSAGE_BYTES_MAX, Target, frontend};
 
 /// A part of a state that the target did not take.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -370,8 +370,9 @@ impl Twin {
             frontend::bind(&mut batch, b"", b"", &[Some(name.as_bytes())]);
             frontend::execute(&mut batch, b"", 0);
         }
+        // The question takes the place of the unnamed statement, and does not stay there.
+        frontend::close(&mut batch, Target::Statement, b"");
         frontend::sync(&mut batch);
-        // The question takes the place of the unnamed statement.
         self.state.unnamed = None;
         let results = self.connection.run(&batch).await?;
         for (name, result) in missing.into_iter().zip(&results) {

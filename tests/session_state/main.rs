@@ -8,6 +8,7 @@ use freehold::error::Explain;
 use freehold::session::restore::LockPatience;
 use freehold::session::state::Freshness;
 use freehold::session::twin::TwinError;
+use freehold::wire::message::frontend;
 use harness::{PATIENCE, Pair, Session, deadline};
 
 async fn settings_travel(pair: &Pair) {
@@ -489,6 +490,21 @@ async fn a_refresh_keeps_the_unnamed_statement_that_its_own_steps_destroy(pair: 
     assert_eq!(client.execute("", &[]).await, "mine");
 }
 
+async fn no_statement_of_our_own_is_left_where_the_session_has_none(pair: &Pair) {
+    let mut client = pair.client("app").await;
+    let state = client.state().await;
+    let mut twin = client.twin(&state).await.unwrap();
+    client.query("SET work_mem = '12MB'").await;
+    let state = client.state().await;
+    twin.refresh(&state, LockPatience::Try, deadline()).await.unwrap();
+    client.connection = twin.into_connection();
+    let mut batch = bytes::BytesMut::new();
+    frontend::bind(&mut batch, b"", b"", &[]);
+    frontend::sync(&mut batch);
+    let replies = client.send(&batch).await;
+    assert_eq!(replies[0].error.as_ref().unwrap().sqlstate().as_str(), "26000");
+}
+
 async fn a_twin_whose_server_process_ended_is_known_to_be_dead(pair: &Pair) {
     let mut client = pair.client("app").await;
     let state = client.state().await;
@@ -547,6 +563,7 @@ async fn what_cannot_travel_is_named_and_a_refresh_is_exact() {
         a_rolled_back_change_is_no_change,
         a_refresh_applies_only_what_differs,
         a_refresh_keeps_the_unnamed_statement_that_its_own_steps_destroy,
+        no_statement_of_our_own_is_left_where_the_session_has_none,
         a_twin_whose_server_process_ended_is_known_to_be_dead,
         a_lock_that_a_view_takes_pins,
         a_lock_that_changed_hands_is_waited_for_in_the_hold,
