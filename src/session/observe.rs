@@ -35,9 +35,15 @@ pub(super) fn check_length(piece: &Piece<'_>) -> Result<(), Violation> {
     Header::parse(piece.bytes, body_bytes_max(piece.tag)).map(drop)
 }
 
-/// Tells the tracker what the client asks for.
-pub(super) fn track_request(tracker: &mut StateTracker, piece: &Piece<'_>) {
+/// Tells the tracker what the client asks for. `exchange` does not know of the message yet.
+pub(super) fn track_request(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
     let body = piece.body();
+    if exchange.skips() && piece.tag != request::SYNC {
+        return;
+    }
+    if piece.part.begins() {
+        tracker.on_request(piece.tag);
+    }
     match (piece.part, piece.tag) {
         (Part::Whole, request::QUERY) => tracker.on_query(body),
         (Part::Whole, request::PARSE) => tracker.on_parse(body),
@@ -48,6 +54,13 @@ pub(super) fn track_request(tracker: &mut StateTracker, piece: &Piece<'_>) {
         (_, tag) if !wants_request(tag) => {}
         (Part::First, tag) => tracker.on_large(tag, body),
         (Part::Whole | Part::Middle | Part::Last, _) => tracker.on_large_part(body),
+    }
+}
+
+/// Tells the tracker what an answer means for requests behind it. `exchange` does not know of the answer yet.
+pub(super) fn track_error(tracker: &mut StateTracker, exchange: &Exchange, tag: u8) {
+    if tag == answer::ERROR_RESPONSE {
+        tracker.on_skipped(exchange.skipped_by_error());
     }
 }
 

@@ -26,6 +26,7 @@
 //! PostgreSQL's own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter 55.2 of the manual.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::message::TransactionStatus;
 use super::message::backend::tag as answer;
@@ -175,6 +176,24 @@ impl Exchange {
     /// out, whatever happened before it.
     pub fn goes_on_after_report(&self) -> bool {
         self.ledgers().any(|ledger| ledger.reports() > 1)
+    }
+
+    /// What is sent now is skipped: an error came, and no Sync has been sent since.
+    pub fn skips(&self) -> bool {
+        self.ledgers().all(|ledger| ledger.skipping)
+    }
+
+    /// The requests that are skipped, or may be, if an error comes now; counted from the one sent last, which is 0.
+    pub fn skipped_by_error(&self) -> Range<usize> {
+        let owed = self.ledger.requests_from(0);
+        match self.ledger.owed.front() {
+            _ if !self.others.is_empty() || self.ledger.syncs_in_copy() > 0 => 0..owed,
+            Some(Owed::Extended { .. }) => {
+                let sync = self.ledger.owed.iter().position(|owed| *owed == Owed::Sync);
+                sync.map_or(0, |at| self.ledger.requests_from(at))..owed - 1
+            }
+            _ => 0..0,
+        }
     }
 
     /// Too much is owed: stop reading the client.
@@ -358,6 +377,16 @@ impl Ledger {
             Copying::No | Copying::InEnded if self.may_ask_for_data() => self.owed.push_back(Owed::CopyEnd),
             Copying::No | Copying::InEnded => {}
         }
+    }
+
+    /// How many requests are owed an answer, from this place on.
+    fn requests_from(&self, at: usize) -> usize {
+        let requests = |owed: &Owed| match owed {
+            Owed::Extended { answers } => *answers as usize,
+            Owed::CopyEnd => 0,
+            Owed::Query | Owed::FunctionCall | Owed::Sync | Owed::SyncInCopy => 1,
+        };
+        self.owed.iter().skip(at).map(requests).sum()
     }
 
     fn may_ask_for_data(&self) -> bool {
@@ -597,6 +626,24 @@ mod tests {
     fn an_error_in_the_extended_protocol_skips_to_the_sync() {
         play(&[("> P B E B E S", Busy), ("< 1 E", Busy), ("< ZI", Settled)]);
         play(&[("> P B E H", Busy), ("< E", Busy), ("> B E", Busy), ("> S", Busy), ("< ZI", Settled)]);
+    }
+
+    #[test]
+    fn an_error_skips_what_stands_behind_the_failing_message_and_before_its_sync() {
+        let mut exchange = Exchange::new();
+        feed(&mut exchange, "> P B E P S P S", 0);
+        assert_eq!(exchange.skipped_by_error(), 3..6);
+        feed(&mut exchange, "< 1 2", 0);
+        assert_eq!(exchange.skipped_by_error(), 3..4, "E fails: P behind it is skipped");
+        feed(&mut exchange, "< E", 0);
+        assert!(!exchange.skips());
+        assert_eq!(exchange.skipped_by_error(), 0..0, "a Sync that fails skips nothing");
+        feed(&mut exchange, "< ZI 1 ZI", 0);
+        feed(&mut exchange, "> P H", 0);
+        feed(&mut exchange, "< E", 0);
+        assert!(exchange.skips());
+        feed(&mut exchange, "> Q S", 0);
+        assert!(!exchange.skips());
     }
 
     #[test]

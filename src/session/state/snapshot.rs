@@ -66,8 +66,8 @@ impl Explain for SnapshotError {
 /// Takes the state of the session at a boundary, in one round trip; in two for the first session of a database, which
 /// fills `hints`.
 ///
-/// The tracker is `Fresh` afterwards. A session whose unnamed statement is too large to be kept is not asked: the
-/// question would destroy it; its state is empty but for the pin.
+/// The tracker is `Fresh` afterwards. A session whose unnamed statement is too large to be kept, or unclear, is not
+/// asked: the question would destroy it; its state is empty but for the pin.
 ///
 /// # Cancel safety
 /// Not cancel safe: dropped in the middle, the connection owes answers and must be closed.
@@ -76,9 +76,9 @@ pub async fn snapshot(
     tracker: &mut StateTracker,
     hints: &OnceLock<Arc<Hints>>,
 ) -> Result<SessionState, SnapshotError> {
-    if tracker.unnamed_is_too_large() {
+    if let Some(pin) = tracker.unnamed_pin() {
         let mut state = SessionState::default();
-        state.pins.insert("an unnamed prepared statement of more than 64 KiB".to_owned());
+        state.pins.insert(pin.to_owned());
         return Ok(state);
     }
     let known = match hints.get() {

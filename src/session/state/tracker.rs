@@ -6,6 +6,7 @@
 //! branch. What it remembers is bounded; where a bound is hit, the session is pinned and says so.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -48,6 +49,8 @@ enum UnnamedParse {
     Body(Vec<u8>),
     /// It was too large to keep.
     TooLarge,
+    /// The request that made or destroyed it was skipped, or may have been.
+    Unclear,
 }
 
 /// What the further pieces of a large message are.
@@ -64,6 +67,8 @@ pub struct StateTracker {
     freshness: Freshness,
     backslashes: Backslashes,
     unnamed: UnnamedParse,
+    /// Requests that came after the one that made or destroyed it.
+    behind_unnamed: usize,
     /// Results that were asked for since the last boundary, and those that came.
     asked: u32,
     answered: u32,
@@ -92,6 +97,7 @@ impl StateTracker {
             freshness: Freshness::Never,
             backslashes: Backslashes::Literal,
             unnamed: UnnamedParse::None,
+            behind_unnamed: 0,
             asked: 0,
             answered: 0,
             misaligned: false,
@@ -110,6 +116,23 @@ impl StateTracker {
 
     pub fn freshness(&self) -> Freshness {
         self.freshness
+    }
+
+    /// Any request, before what is in it.
+    #[inline]
+    pub fn on_request(&mut self, tag: u8) {
+        use frontend::tag::{BIND, CLOSE, DESCRIBE, EXECUTE, FUNCTION_CALL, PARSE, QUERY, SYNC};
+        if matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | QUERY | FUNCTION_CALL | SYNC) {
+            self.behind_unnamed = self.behind_unnamed.saturating_add(1);
+        }
+    }
+
+    /// These requests, counted from the last one, are not carried out, or nobody knows whether they are.
+    pub fn on_skipped(&mut self, requests: Range<usize>) {
+        if requests.contains(&self.behind_unnamed) {
+            self.unnamed = UnnamedParse::Unclear;
+            self.changed();
+        }
     }
 
     /// A Query; `body` with or without its closing NUL. It destroys the unnamed statement.
@@ -237,6 +260,7 @@ impl StateTracker {
             }
             frontend::tag::PARSE => {
                 if start.first() == Some(&0) {
+                    self.behind_unnamed = 0;
                     self.unnamed = UnnamedParse::TooLarge;
                 }
                 let name = memchr::memchr(0, start).unwrap_or(start.len());
@@ -506,6 +530,7 @@ impl StateTracker {
         if matches!(&self.unnamed, UnnamedParse::None) || self.unnamed_is_empty() {
             return;
         }
+        self.behind_unnamed = 0;
         self.freshness = self.freshness.max(Freshness::Unnamed);
         match &mut self.unnamed {
             // The room is kept for the next one.
@@ -519,6 +544,7 @@ impl StateTracker {
     }
 
     fn keep_unnamed(&mut self, body: &[u8]) {
+        self.behind_unnamed = 0;
         let changed = match self.has_unstable_types(body) {
             true => Freshness::Stale,
             false => Freshness::Unnamed,
@@ -594,8 +620,15 @@ impl StateTracker {
         }
     }
 
-    pub(in crate::session) fn unnamed_is_too_large(&self) -> bool {
-        self.unnamed == UnnamedParse::TooLarge
+    /// Why it cannot travel.
+    pub(in crate::session) fn unnamed_pin(&self) -> Option<&'static str> {
+        match self.unnamed {
+            UnnamedParse::None | UnnamedParse::Body(_) => None,
+            UnnamedParse::TooLarge => Some("an unnamed prepared statement of more than 64 KiB"),
+            UnnamedParse::Unclear => {
+                Some("an unnamed prepared statement that a failed pipeline left unclear")
+            }
+        }
     }
 
     /// The types of the unnamed statement that must be asked for by name.

@@ -88,10 +88,28 @@ fn a_named_parse_is_a_change_and_an_unnamed_one_is_known_to_the_tracker() {
 fn an_unnamed_statement_that_is_too_large_pins_until_it_is_replaced() {
     let mut tracker = fresh();
     prepare(&mut tracker, "", &format!("select '{}'", "x".repeat(UNNAMED_BYTES_MAX)));
-    assert!(tracker.unnamed_is_too_large());
+    assert!(tracker.unnamed_pin().is_some());
     assert_eq!(tracker.freshness(), Freshness::Stale);
     prepare(&mut tracker, "", "select 1");
-    assert!(!tracker.unnamed_is_too_large());
+    assert_eq!(tracker.unnamed_pin(), None);
+}
+
+#[test]
+fn an_unnamed_statement_that_an_error_may_have_skipped_pins_until_it_is_replaced() {
+    let asks = |tracker: &mut StateTracker, sql| {
+        tracker.on_request(frontend::tag::PARSE);
+        prepare(tracker, "", sql);
+        tracker.on_request(frontend::tag::SYNC);
+    };
+    let mut tracker = fresh();
+    asks(&mut tracker, "select 1");
+    tracker.on_skipped(2..5);
+    assert_eq!(tracker.unnamed_pin(), None, "the error was of another one");
+    tracker.on_skipped(1..3);
+    assert!(tracker.unnamed_pin().is_some());
+    assert_eq!(tracker.freshness(), Freshness::Stale);
+    asks(&mut tracker, "select 2");
+    assert_eq!(tracker.unnamed_pin(), None);
 }
 
 #[test]

@@ -89,6 +89,7 @@ impl Talk {
                 assert!(server.is_at_rest() && server.said.iter().all(is_ready), "at work: {self:?}");
             }
         }
+        assert!(!self.exchange.skips() || server.is_skipping(), "it is carried out: {self:?}");
         // Whoever waits for a report when everything has been heard waits for ever.
         if self.server.has_no_more_to_say() {
             assert!(!self.exchange.will_report(), "nothing is reported: {self:?}");

@@ -74,6 +74,10 @@ impl Server {
             && !self.unsynced
     }
 
+    pub(super) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
     pub(super) fn has_no_more_to_say(&self) -> bool {
         self.unread.is_empty() && self.said.is_empty()
     }
