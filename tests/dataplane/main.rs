@@ -44,6 +44,7 @@
 
 mod balancer;
 mod edges;
+mod conversations;
 mod encryption;
 mod guest;
 mod ledger;
@@ -56,3 +57,4 @@ mod relay;
 mod stage;
 mod unix;
 mod versions;
+mod talk;
