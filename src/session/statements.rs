@@ -186,6 +186,7 @@ pub(super) struct Statements {
     pub(super) server: OnServer,
     /// A statement's result may have another shape than when it was prepared.
     pub(super) schema_changed: bool,
+    injected: usize,
     out: BytesMut,
 }
 
@@ -201,6 +202,7 @@ impl Statements {
             skipping: false,
             server: OnServer::default(),
             schema_changed: false,
+            injected: 0,
             out: BytesMut::new(),
         }
     }
@@ -361,7 +363,7 @@ impl Statements {
         self.make_room(exchange);
         self.server.known.insert(prepared.key, self.server.uses);
         put(&mut self.out, request::PARSE, body);
-        exchange.on_request(request::PARSE);
+        self.inject(exchange, request::PARSE);
         self.dues.push_back(Due::Swallowed(Undo { not_made: Some(prepared.key), ..Undo::default() }));
     }
 
@@ -373,9 +375,19 @@ impl Statements {
         };
         self.server.unnamed = mine;
         put(&mut self.out, request::PARSE, body);
-        exchange.on_request(request::PARSE);
+        self.inject(exchange, request::PARSE);
         self.dues.push_back(Due::Swallowed(Undo { unnamed: true, ..Undo::default() }));
         true
+    }
+
+    fn inject(&mut self, exchange: &mut Exchange, tag: u8) {
+        exchange.on_request(tag);
+        self.injected += 1;
+    }
+
+    /// Requests of ours that were put before the client's since this was last asked.
+    pub(super) fn take_injected(&mut self) -> usize {
+        std::mem::take(&mut self.injected)
     }
 
     fn make_room(&mut self, exchange: &mut Exchange) {
@@ -385,7 +397,7 @@ impl Statements {
         let Some(oldest) = self.server.oldest() else { return };
         self.server.known.remove(&oldest);
         frontend::close(&mut self.out, Target::Statement, &name_of(oldest));
-        exchange.on_request(request::CLOSE);
+        self.inject(exchange, request::CLOSE);
         self.dues.push_back(Due::Swallowed(Undo { not_closed: Some(oldest), ..Undo::default() }));
     }
 

@@ -193,7 +193,7 @@ impl Relay {
 
     /// Gives the connection back at a boundary where nothing is to be asked first. `false`: something is.
     pub(super) fn detach_settled(&mut self) -> bool {
-        let is_known = self.tracker.freshness() <= Freshness::Unnamed && !self.tracker.unnamed_is_too_large();
+        let is_known = self.tracker.freshness() <= Freshness::Unnamed && self.tracker.unnamed_pin().is_none();
         let Some(tenancy) = &mut self.tenancy else { return false };
         let nothing_to_ask = is_known
             && tenancy.pins.is_empty()
@@ -361,9 +361,8 @@ impl Session {
             }
             Err(unknown) => found.push(unknown.0),
         }
-        if self.relay.tracker.unnamed_is_too_large() {
-            found.push("an unnamed prepared statement of more than 64 KiB".to_owned());
-        }
+        found.extend(self.relay.tracker.unnamed_pin().map(str::to_owned));
+        found.dedup();
         self.set_pins(found, &record);
         let Some(tenancy) = &self.relay.tenancy else { return Ok(()) };
         if tenancy.is_pinned() {

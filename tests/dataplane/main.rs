@@ -43,8 +43,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod balancer;
-mod edges;
 mod conversations;
+mod edges;
 mod encryption;
 mod guest;
 mod ledger;
@@ -55,6 +55,6 @@ mod orders;
 mod raw;
 mod relay;
 mod stage;
+mod talk;
 mod unix;
 mod versions;
-mod talk;

@@ -105,6 +105,7 @@ impl Relay {
         if let Some(tenancy) = &mut self.tenancy {
             observe::track_statements(&mut tenancy.statements, &self.exchange, piece);
         }
+        observe::track_error(&mut self.tracker, &self.exchange, piece.tag);
         self.exchange.on_answer(piece.tag);
         observe::track_answer(&mut self.tracker, &self.exchange, piece);
         Ok(())

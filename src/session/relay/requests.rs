@@ -191,6 +191,7 @@ impl Relay {
                 Some(replacement) => {
                     let first = replacement.first().copied();
                     outgoing.replace(bytes, taken..end, replacement);
+                    self.count_injected();
                     (true, first)
                 }
                 None => (false, piece.part.begins().then_some(piece.tag)),
@@ -294,11 +295,20 @@ impl Relay {
         }
     }
 
+    /// The tracker counts every request, ours between the client's too.
+    fn count_injected(&mut self) {
+        let Some(tenancy) = &mut self.tenancy else { return };
+        for _ in 0..tenancy.statements.take_injected() {
+            self.tracker.on_request(request::PARSE);
+        }
+    }
+
     /// `replaced`: the server is sent something else.
     fn note_request(&mut self, piece: &Piece<'_>, replaced: bool) {
         // Closing a statement that the tenancy knows changes nothing else.
-        if !(replaced && piece.tag == request::CLOSE) {
-            observe::track_request(&mut self.tracker, piece);
+        match replaced && piece.tag == request::CLOSE {
+            true => self.tracker.on_request(piece.tag),
+            false => observe::track_request(&mut self.tracker, &self.exchange, piece),
         }
         if piece.part.begins() {
             self.exchange.on_request(piece.tag);
