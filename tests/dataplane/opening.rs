@@ -97,8 +97,8 @@ async fn startup_length() {
     for length in [i32::MIN, -1, 0, 3, 7, 10_001, 0x0100_0000, i32::MAX] {
         let mut guest = Guest::at(&stage).await;
         guest.say(|out| out.put_i32(length)).await;
-        let heard = guest.hear("").await;
-        assert_eq!((heard.tags.as_str(), heard.sqlstate().as_str()), ("E", "08P01"), "{length}");
+        // As PostgreSQL does: what sends this does not speak the protocol.
+        assert_eq!(guest.rest().await, b"", "{length}");
     }
     // As long as a packet may be.
     let mut bare = BytesMut::new();
