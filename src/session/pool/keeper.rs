@@ -70,7 +70,12 @@ impl Pool {
         self.shelves
             .borrow_mut()
             .retain(|shelf| !shelf.idle.borrow().is_empty() || Rc::strong_count(shelf) > 1);
-        while self.permits.is_needed_elsewhere(self.parts.worker) && self.close_longest_idle() {}
+        while let Some(other) = self.permits.needier(self.parts.worker)
+            && let Some(mut idle) = self.take_longest_idle()
+        {
+            idle.permit.give_to(other);
+            self.close(idle);
+        }
         if self.rests_until.get().is_some_and(|until| until <= Instant::now()) {
             self.rests_until.set(None);
         }

@@ -300,9 +300,9 @@ impl Pool {
             self.close(pooled);
             return self.grow();
         }
-        if self.permits.is_needed_elsewhere(self.parts.worker) {
-            self.close(pooled);
-            return self.grow();
+        if let Some(other) = self.permits.needier(self.parts.worker) {
+            pooled.permit.give_to(other);
+            return self.close(pooled);
         }
         self.place(shelf, pooled);
     }
@@ -310,6 +310,7 @@ impl Pool {
     fn place(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
         loop {
             let Some(waiter) = self.next_waiter() else {
+                self.nobody_waits();
                 return shelf.idle.borrow_mut().push(pooled);
             };
             if !Rc::ptr_eq(&waiter.shelf, shelf) {
@@ -318,12 +319,17 @@ impl Pool {
                 return self.grow();
             }
             match waiter.gives.send(Ok(pooled)) {
-                Ok(()) => return self.permits.sate(self.parts.worker),
+                Ok(()) => return,
                 // It has left in this instant.
                 Err(Ok(back)) => pooled = back,
                 Err(Err(_)) => return,
             }
         }
+    }
+
+    fn nobody_waits(&self) {
+        self.permits.sate(self.parts.worker);
+        self.permits.return_unused(self.parts.worker);
     }
 
     fn next_waiter(&self) -> Option<Waiter> {
@@ -336,8 +342,7 @@ impl Pool {
         None
     }
 
-    fn close(&self, mut pooled: Box<Pooled>) {
-        pooled.permit.leave();
+    fn close(&self, pooled: Box<Pooled>) {
         tokio::task::spawn_local(async move {
             let Pooled { mut twin, permit: _permit, pid: _pid, .. } = *pooled;
             // The permit is free when the server has no such process any more, or nearly so.
@@ -362,7 +367,10 @@ impl Pool {
             self.opening.set(self.opening.get() + 1);
             tokio::task::spawn_local(Rc::clone(self).open(Rc::clone(shelf), permit));
         }
-        self.permits.sate(self.parts.worker);
+        match waiting.is_empty() {
+            true => self.nobody_waits(),
+            false => self.permits.sate(self.parts.worker),
+        }
     }
 
     /// A free one, or that of an idle connection which nobody waits for.
@@ -376,20 +384,18 @@ impl Pool {
             return Some(permit);
         }
         // Its permit comes back when it is closed, and that is heard.
-        self.close_longest_idle();
+        if let Some(idle) = self.take_longest_idle() {
+            self.close(idle);
+        }
         None
     }
 
-    /// `false`: none is idle.
-    fn close_longest_idle(&self) -> bool {
+    fn take_longest_idle(&self) -> Option<Box<Pooled>> {
         let shelves = self.shelves.borrow();
         let rested = |shelf: &&Rc<Shelf>| shelf.idle.borrow().first().map(|pooled| self.rest_of(pooled));
-        let Some(longest) = shelves.iter().filter(|shelf| rested(shelf).is_some()).max_by_key(rested) else {
-            return false;
-        };
+        let longest = shelves.iter().filter(|shelf| rested(shelf).is_some()).max_by_key(rested)?;
         let idle = longest.idle.borrow_mut().remove(0);
-        self.close(idle);
-        true
+        Some(idle)
     }
 
     async fn open(self: Rc<Pool>, shelf: Rc<Shelf>, permit: Permit) {
@@ -453,6 +459,7 @@ impl Pool {
         self.failures.set(self.failures.get().saturating_add(1));
         let rest = keeper::REST_MIN.saturating_mul(1 << self.failures.get().min(6)).min(keeper::REST_MAX);
         self.rests_until.set(Some(Instant::now() + rest));
+        self.permits.ring(self.parts.worker);
     }
 }
 

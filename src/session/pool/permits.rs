@@ -2,8 +2,11 @@
 //!
 //! # Why
 //! A connection stays on the worker that opened it, because its socket is known to that worker's event loop; what
-//! moves between workers is the right to have one. So workers share three words for each database and write them only when a
-//! connection opens or closes, or when a worker runs out: no query touches them.
+//! moves between workers is the right to have one. So workers share a few words for each database and write them only
+//! when a connection opens or closes, or when a worker runs out: no query touches them.
+//!
+//! A right that moves counts as the other worker's from the moment at which it is given away, although the connection must
+//! close before it can be used there: or each connection that comes back meanwhile would be given away, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -25,7 +28,10 @@ pub(super) struct Permits {
 
 #[derive(Debug, Default)]
 struct Holding {
+    /// Permits that are this worker's, those included that it cannot use yet.
     held: AtomicU32,
+    /// Of them, those that were given to it and are ready to be used.
+    ready: AtomicU32,
     starves: AtomicU32,
     bell: Notify,
 }
@@ -35,7 +41,8 @@ struct Holding {
 pub(super) struct Permit {
     permits: Arc<Permits>,
     worker: usize,
-    is_leaving: bool,
+    /// It is another worker's when it is dropped.
+    is_given: bool,
 }
 
 impl Permits {
@@ -62,12 +69,33 @@ impl Permits {
         self.functions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One more, if that is not more than `max` in the process.
+    /// One more: that another worker gave away, or a new one if that is not more than `max` in the process.
     pub(super) fn take(self: &Arc<Permits>, worker: usize, max: u32) -> Option<Permit> {
+        let permit = || Permit { permits: Arc::clone(self), worker, is_given: false };
+        if take_one(&self.workers[worker].ready) {
+            return Some(permit());
+        }
         let one_more = |open: u32| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         self.workers[worker].held.fetch_add(1, Ordering::Relaxed);
-        Some(Permit { permits: Arc::clone(self), worker, is_leaving: false })
+        Some(permit())
+    }
+
+    /// Nobody waits on this worker any more: what it was given is anybody's.
+    pub(super) fn return_unused(&self, worker: usize) {
+        while take_one(&self.workers[worker].ready) {
+            self.free(worker);
+        }
+    }
+
+    fn free(&self, worker: usize) {
+        self.workers[worker].held.fetch_sub(1, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        for holding in &self.workers {
+            if holding.starves.load(Ordering::Acquire) == 1 {
+                holding.bell.notify_one();
+            }
+        }
     }
 
     pub(super) fn open(&self) -> u32 {
@@ -85,7 +113,7 @@ impl Permits {
         }
     }
 
-    /// It has one, or nobody waits there any more.
+    /// It has enough, or nobody waits there any more.
     pub(super) fn sate(&self, worker: usize) {
         if self.workers[worker].starves.load(Ordering::Relaxed) != 0
             && self.workers[worker].starves.swap(0, Ordering::AcqRel) == 1
@@ -94,49 +122,63 @@ impl Permits {
         }
     }
 
-    /// Whether a connection that comes back to this worker is needed more elsewhere.
-    pub(super) fn is_needed_elsewhere(&self, worker: usize) -> bool {
+    /// Who needs a connection that comes back to this worker more than this worker does.
+    pub(super) fn needier(&self, worker: usize) -> Option<usize> {
         if self.starving.load(Ordering::Relaxed) == 0 {
-            return false;
+            return None;
         }
         let own = self.workers[worker].held.load(Ordering::Relaxed);
         let needs = |(other, holding): (usize, &Holding)| {
             let held = holding.held.load(Ordering::Relaxed);
-            other != worker && holding.starves.load(Ordering::Relaxed) == 1 && (held == 0 || held + 1 < own)
+            let starves = holding.starves.load(Ordering::Relaxed) == 1;
+            (other != worker && starves && (held == 0 || held + 1 < own)).then_some((held, other))
         };
-        self.workers.iter().enumerate().any(needs)
+        self.workers.iter().enumerate().filter_map(needs).min().map(|(_, other)| other)
     }
 
-    /// Rings when a permit has become free while this worker starved, and when another begins to.
+    pub(super) fn ring(&self, worker: usize) {
+        self.workers[worker].bell.notify_one();
+    }
+
+    /// Rings when a permit is to be had while this worker starves, and when another begins to.
     pub(super) async fn rung(&self, worker: usize) {
         self.workers[worker].bell.notified().await;
     }
 }
 
+fn take_one(counter: &AtomicU32) -> bool {
+    let one_less = |count: u32| count.checked_sub(1);
+    counter.load(Ordering::Relaxed) > 0
+        && counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less).is_ok()
+}
+
 impl Permit {
-    /// Its connection is being closed: it does not count as the worker's any more, or more would be given up than needed.
-    pub(super) fn leave(&mut self) {
-        if !std::mem::replace(&mut self.is_leaving, true) {
-            self.permits.workers[self.worker].held.fetch_sub(1, Ordering::Relaxed);
-        }
+    /// Its connection is being closed so that `other` can have one.
+    pub(super) fn give_to(&mut self, other: usize) {
+        self.permits.workers[self.worker].held.fetch_sub(1, Ordering::Relaxed);
+        self.permits.workers[other].held.fetch_add(1, Ordering::Relaxed);
+        (self.worker, self.is_given) = (other, true);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.leave();
-        self.permits.open.fetch_sub(1, Ordering::AcqRel);
-        for holding in &self.permits.workers {
-            if holding.starves.load(Ordering::Acquire) == 1 {
-                holding.bell.notify_one();
-            }
+        if !self.is_given {
+            return self.permits.free(self.worker);
         }
+        let holding = &self.permits.workers[self.worker];
+        holding.ready.fetch_add(1, Ordering::AcqRel);
+        holding.bell.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn many(permits: &Arc<Permits>, worker: usize, count: usize) -> Vec<Permit> {
+        (0..count).map(|_| permits.take(worker, 100).unwrap()).collect()
+    }
 
     #[test]
     fn no_more_are_given_than_there_may_be_and_one_that_is_dropped_is_given_again() {
@@ -152,24 +194,41 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_gives_up_only_what_is_more_than_another_that_starves_has() {
+    fn a_worker_gives_up_as_many_as_make_both_equal_and_no_more() {
         let permits = Permits::new(2);
-        let mut many: Vec<Permit> = (0..3).map(|_| permits.take(0, 4).unwrap()).collect();
-        let one = permits.take(1, 4).unwrap();
-        assert!(!permits.is_needed_elsewhere(0), "nobody starves");
+        let mut rich = many(&permits, 0, 9);
+        let _poor = many(&permits, 1, 1);
+        assert_eq!(permits.needier(0), None, "nobody starves");
+        permits.starve(1, 10);
+        let mut given = Vec::new();
+        while let Some(other) = permits.needier(0) {
+            let mut permit = rich.pop().unwrap();
+            permit.give_to(other);
+            given.push(permit);
+        }
+        assert_eq!((rich.len(), given.len()), (5, 4), "although none of them is closed yet");
+        assert!(permits.take(1, 10).is_none());
+        drop(given);
+        assert_eq!(permits.open(), 10);
+        assert!(permits.take(0, 10).is_none(), "they are the other's");
+        let taken: Vec<Permit> = (0..4).map(|_| permits.take(1, 10).unwrap()).collect();
+        assert!(permits.take(1, 10).is_none());
+        drop(taken);
+        assert_eq!(permits.open(), 6);
+    }
+
+    #[test]
+    fn who_has_its_share_does_not_starve_and_what_nobody_waits_for_is_anybodys() {
+        let permits = Permits::new(2);
+        let (mut rich, _half) = (many(&permits, 0, 3), many(&permits, 1, 2));
         permits.starve(1, 4);
-        assert!(permits.is_needed_elsewhere(0) && !permits.is_needed_elsewhere(1));
-        let mut leaving = permits.take(0, 5).unwrap();
-        let mut other = permits.take(0, 6).unwrap();
-        leaving.leave();
-        other.leave();
-        assert!(permits.is_needed_elsewhere(0), "three are more than one and one");
-        many[0].leave();
-        assert!(!permits.is_needed_elsewhere(0), "what is being closed does not count");
-        permits.sate(1);
-        drop(one);
-        permits.starve(0, 4);
-        assert!(!permits.is_needed_elsewhere(1), "who has its share does not starve");
+        assert_eq!(permits.needier(0), None);
+        let mut permit = rich.pop().unwrap();
+        permit.give_to(1);
+        drop(permit);
+        assert!(permits.take(0, 5).is_none());
+        permits.return_unused(1);
+        assert!(permits.take(0, 5).is_some());
     }
 
     #[tokio::test]
