@@ -152,3 +152,17 @@ async fn cancel_requests_are_limited_per_address() {
     }
     assert_eq!(client.hear("Z").await.sqlstate(), "57014");
 }
+
+#[tokio::test]
+async fn nobody_who_has_not_proved_who_he_is_takes_much_memory() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    for length in [65_540, 1 << 20, i32::MAX] {
+        let mut guest = Guest::at(&stage).await;
+        guest.startup(0, &[]).await;
+        assert_eq!(guest.hear("R").await.tags, "R");
+        // The length alone is enough to be refused: nothing is waited for, and nothing kept.
+        guest.say(|out| (out.put_u8(b'p'), out.put_i32(length)).1).await;
+        assert_eq!(guest.hear("").await.sqlstate(), "08P01", "{length}");
+    }
+}
