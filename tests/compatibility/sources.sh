@@ -47,11 +47,11 @@ repository() { # name, address, tag
     git clone -q --depth 1 --branch "$3" "$2" "$cache/$1"
 }
 
-# A Debian package that a suite is built with.
-debian_packages() { # packages...
+# Debian packages that a suite is built with, in this version where one is named.
+debian_packages() { # package or package=version...
     local package missing=()
     for package in "$@"; do
-        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+        dpkg-query -W -f '${db:Status-Status}' "${package%%=*}" 2>/dev/null | grep -qx installed || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] || (apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
 }

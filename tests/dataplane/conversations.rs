@@ -27,7 +27,7 @@ use super::orders;
 use super::stage::{self, PASSWORD, PATIENCE, ROLE, Stage};
 use super::talk::{self, Step};
 
-const CONVERSATIONS: u64 = 160;
+const CONVERSATIONS: u64 = 120;
 const LANES: u64 = 4;
 /// The direct server has nothing more to say. Where it is only slow, less is waited for in the other conversation.
 const QUIET: Duration = Duration::from_millis(3);

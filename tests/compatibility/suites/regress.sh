@@ -5,9 +5,10 @@
 database=regression
 
 prepare() {
-    debian_packages "postgresql-server-dev-$pg_major" gcc
     local version
     version=$(dpkg-query -W -f '${Version}' "postgresql-$pg_major")
+    # In the version of the server: another one would bring another server along.
+    debian_packages "postgresql-server-dev-$pg_major=$version" gcc
     debian_source "postgresql-$pg_major" "$version"
     local regress=$cache/postgresql-$pg_major/src/test/regress
     local library
