@@ -112,3 +112,24 @@ async fn check_names_every_mistake_of_the_rules() {
     stage.write("absent", "");
     assert!(check().status.success(), "{}", text(&check().stderr));
 }
+
+#[tokio::test]
+async fn a_unix_socket_is_local_and_may_have_passwords_in_clear() {
+    let stage = Stage::set("").await;
+    let directory = stage.freehold.directory().display().to_string();
+    let came_in = |conninfo: &str| {
+        let owner = format!("user={} password={} {conninfo}", stage.owner.role, stage.owner.password);
+        let output = stage.psql(&owner);
+        (text(&output.stdout) == stage.owner.role, text(&output.stderr))
+    };
+    let local = format!("host={directory}");
+    for method in ["scram-sha-256", "password"] {
+        stage.rule(&format!("local shop all {method}\nhost all all all reject\n"), "").await;
+        assert!(came_in(&local).0, "{method}: {}", came_in(&local).1);
+        assert!(came_in("").1.contains("pg_hba.conf rejects connection"), "{method}");
+    }
+    stage.rule("host all all all scram-sha-256\n", "").await;
+    assert!(came_in("").0);
+    let told = came_in(&local).1;
+    assert!(told.contains("no pg_hba.conf entry for host \"[local]\""), "{told}");
+}
