@@ -172,3 +172,17 @@ async fn a_trusted_client_gets_what_opens_the_server_as_far_as_it_is_known() {
     assert_eq!(try_login(door(), "group", "").await.1, Some(SqlState::INVALID_AUTHORIZATION));
     assert_eq!(try_login(door(), "nobody", "").await.1, Some(SqlState::INVALID_AUTHORIZATION));
 }
+
+#[tokio::test]
+async fn the_replication_that_is_checked_is_the_one_that_is_served() {
+    let cases: [(&[&str], bool); 4] =
+        [(&["true"], true), (&["tru"], true), (&["true", "false"], false), (&["false", "true"], true)];
+    for (values, rejected) in cases {
+        let (_, door) = guarded(under("host replication all all reject\nhost all all all scram-sha-256"));
+        let mut knock = Knock::at(door()).await;
+        let mut parameters = vec![("user", "app"), ("database", "shop")];
+        parameters.extend(values.iter().map(|value| ("replication", *value)));
+        knock.send(|out| crate::wire::startup::startup_message(out, 0, parameters)).await;
+        assert_eq!(knock.login(PASSWORD).await.1.is_some(), rejected, "{values:?}");
+    }
+}

@@ -14,18 +14,21 @@ pub(super) fn caller<'a>(channel: &Channel, startup: &'a Startup, address: Peer)
         Some(ip) if channel.is_tls() => Transport::Tls(ip),
         Some(ip) => Transport::Plain(ip),
     };
-    let mut settings = startup.message.settings();
+    // As with PostgreSQL, the last of a name counts: another one would be checked than is served.
+    let replication = startup.message.settings().filter(|(name, _)| *name == "replication").last();
     Caller {
         transport,
         database: startup.message.database(),
         role: startup.message.role(),
-        replication: settings.any(|(name, value)| name == "replication" && is_true(value)),
+        replication: replication.is_some_and(|(_, value)| is_true(value)),
     }
 }
 
-/// As PostgreSQL reads a boolean. `replication=database` is none: it belongs to its database.
+/// As PostgreSQL reads a boolean, whose words may be cut short. `replication=database` is none: it belongs to its database.
 fn is_true(value: &str) -> bool {
-    matches!(value.to_ascii_lowercase().as_str(), "true" | "t" | "on" | "yes" | "y" | "1")
+    let value = value.to_ascii_lowercase();
+    let begins = |word: &str| !value.is_empty() && word.starts_with(&value);
+    begins("true") || begins("yes") || value == "on" || value == "1"
 }
 
 /// The rule that lets this client prove itself; or why there is none.
@@ -83,5 +86,20 @@ fn who(caller: &Caller<'_>) -> String {
             "host \"{host}\", user \"{}\", database \"{}\", {encryption}",
             caller.role, caller.database
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_postgresql_takes_for_true_asks_for_replication() {
+        for value in ["true", "TRUE", "t", "tru", "yes", "y", "Ye", "on", "1"] {
+            assert!(is_true(value), "{value}");
+        }
+        for value in ["", "false", "f", "off", "o", "no", "0", "database", "trues", "yess"] {
+            assert!(!is_true(value), "{value}");
+        }
     }
 }

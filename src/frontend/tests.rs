@@ -86,7 +86,7 @@ impl Knock {
         Knock { tcp, inbox: BytesMut::new(), receiving }
     }
 
-    async fn send(&mut self, build: impl FnOnce(&mut BytesMut)) {
+    pub(super) async fn send(&mut self, build: impl FnOnce(&mut BytesMut)) {
         let mut out = BytesMut::new();
         build(&mut out);
         self.tcp.write_all(&out).await.unwrap();
