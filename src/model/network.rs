@@ -17,15 +17,20 @@ impl Network {
             Some((address, bits)) => (address.parse().ok()?, Some(bits)),
             None => (text.parse::<IpAddr>().ok()?, None),
         };
-        let width = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
-            None => width,
+            None => width(address),
             Some(bits) if !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 bits.parse().ok()?
             }
             Some(_) => return None,
         };
-        (bits <= width).then_some(Network { address, bits })
+        (bits <= width(address)).then_some(Network { address, bits })
+    }
+
+    /// `10.0.0.0` and `255.0.0.0`.
+    pub fn with_mask(address: &str, mask: &str) -> Option<Network> {
+        let address: IpAddr = address.parse().ok()?;
+        Some(Network { address, bits: bits_of(mask.parse().ok()?, address)? })
     }
 
     /// `address` as [`IpAddr::to_canonical`] gives it.
@@ -45,6 +50,21 @@ impl fmt::Display for Network {
     }
 }
 
+fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// Of a mask that is ones, then zeros, of the same family.
+fn bits_of(mask: IpAddr, address: IpAddr) -> Option<u8> {
+    let (ones, zeros) = match (mask, address) {
+        (IpAddr::V4(mask), IpAddr::V4(_)) => (mask.to_bits().leading_ones(), mask.to_bits().trailing_zeros()),
+        (IpAddr::V6(mask), IpAddr::V6(_)) => (mask.to_bits().leading_ones(), mask.to_bits().trailing_zeros()),
+        _ => return None,
+    };
+    let ones = u8::try_from(ones).ok()?;
+    (u32::from(ones) + zeros == u32::from(width(mask))).then_some(ones)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +80,20 @@ mod tests {
         assert!(holds("127.0.0.1", "127.0.0.1") && !holds("127.0.0.1", "127.0.0.2"));
         assert!(holds("2001:db8::/33", "2001:db8:7fff::1") && !holds("2001:db8::/33", "2001:db8:8000::1"));
         assert!(holds("::/0", "::2") && !holds("::/0", "1.2.3.4"));
+    }
+
+    #[test]
+    fn a_mask_is_written_as_bits() {
+        let network = |address, mask| Network::with_mask(address, mask).map(|network| network.to_string());
+        assert_eq!(network("10.0.0.0", "255.0.0.0").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(network("10.0.0.1", "255.255.255.255").as_deref(), Some("10.0.0.1/32"));
+        assert_eq!(network("10.0.0.1", "0.0.0.0").as_deref(), Some("10.0.0.1/0"));
+        assert_eq!(network("fe80::", "ffff::").as_deref(), Some("fe80::/16"));
+        for (address, mask) in
+            [("10.0.0.0", "255.0.255.0"), ("10.0.0.0", "ffff::"), ("10.0.0.0/8", "255.0.0.0")]
+        {
+            assert_eq!(network(address, mask), None, "{address} {mask}");
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ struct Plane {
     workers: usize,
     limits: TimeLimits,
     pool: PoolSettings,
-    treasury: Treasury,
+    treasury: Arc<Treasury>,
 }
 
 impl fmt::Debug for Plane {
@@ -153,7 +153,7 @@ impl DataPlane {
             workers,
             limits: config.limits,
             pool: config.pool,
-            treasury: Treasury::default(),
+            treasury: Arc::default(),
         });
         let backlog = if config.listen.handed_over.is_empty() { Backlog::Ours } else { Backlog::Shared };
         let listeners = Listener::open_all(config.listen).map_err(io::Error::other)?;

@@ -10,7 +10,7 @@
 //!   Close "s1"                 ->   Close of a portal that is not there       3: others may need the statement
 //! ```
 //!
-//! Owns the names of one client ([`Names`]), what one server connection has ([`OnServer`]), and which answers are altered.
+//! Owns the names of one client ([`Statements`]), what one server connection has ([`OnServer`]), and which answers are altered.
 //! It deliberately sends nothing: the relay asks what goes out in place of a message.
 //!
 //! # Why

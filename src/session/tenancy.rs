@@ -185,6 +185,12 @@ impl Relay {
                 self.worker.forget_hints(self.route.id());
             }
         }
+        // Another session may have read meanwhile what they do.
+        if self.tracker.hints().is_none()
+            && let Some(known) = self.worker.hints(self.route.id()).get()
+        {
+            self.tracker.use_hints(Arc::clone(known));
+        }
         pooled.lent_to(Some(self.member.session()));
         tenancy.lease = Some(pooled);
         counters::assigned(&self.member);

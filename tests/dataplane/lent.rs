@@ -176,6 +176,19 @@ async fn clients_wait_in_line_and_one_that_waits_too_long_is_told_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_can_log_in_while_every_connection_is_in_use() {
+    let (_server, stage) = stage(1);
+    let busy = stage.connect().await;
+    ask(&busy, "BEGIN").await;
+    // On each of the workers.
+    for _ in 0..4 {
+        let (client, connection) = stage.config().connect(tokio_postgres::NoTls).await.unwrap();
+        drop((client, connection));
+    }
+    ask(&busy, "COMMIT").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_in_line_can_cancel() {
     let (_server, stage) = stage(1);
     let (one, other) = (stage.connect().await, stage.connect().await);

@@ -10,7 +10,6 @@
 //! decide who comes in.
 
 mod ident;
-mod network;
 mod parse;
 pub(super) mod words;
 
@@ -19,8 +18,8 @@ use std::net::IpAddr;
 
 use regex::Regex;
 
+use crate::model::Network;
 pub use ident::IdentMaps;
-pub use network::Network;
 
 /// A mistake in a file, with its line.
 #[derive(Debug, Clone, PartialEq, Eq)]

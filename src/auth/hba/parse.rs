@@ -3,7 +3,8 @@
 use regex::Regex;
 
 use super::words::{self, Field, Line, Word};
-use super::{ClientCert, ClientName, DatabaseWord, Kind, Method, Network, Problem, RoleWord, Rule};
+use super::{ClientCert, ClientName, DatabaseWord, Kind, Method, Problem, RoleWord, Rule};
+use crate::model::Network;
 
 /// A pattern larger than this when compiled was not meant well.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
@@ -137,7 +138,12 @@ pub(super) fn pattern(source: &str) -> Result<Regex, String> {
 
 fn network(address: &Word, mask: Option<&str>) -> Result<Network, String> {
     let shown = mask.map_or(address.text.clone(), |mask| format!("{} {mask}", address.text));
-    Network::parse(&address.text, mask).ok_or_else(|| format!("\"{shown}\" is no network such as 10.0.0.0/8"))
+    let network = match mask {
+        Some(mask) => Network::with_mask(&address.text, mask),
+        // Not an address alone: PostgreSQL, too, wants to be told how much of it counts.
+        None => Network::parse(&address.text).filter(|_| address.text.contains('/')),
+    };
+    network.ok_or_else(|| format!("\"{shown}\" is no network such as 10.0.0.0/8"))
 }
 
 fn network_with_mask<'a>(

@@ -83,11 +83,29 @@ impl Default for PoolSettings {
 #[derive(Debug, Default)]
 pub(super) struct Treasury {
     by_database: DashMap<DatabaseId, Arc<Permits>>,
+    /// So that a client can be greeted on a worker that has no connection yet, however busy all others are.
+    grounds: DashMap<DatabaseId, Vec<(Origin, Ground)>>,
 }
+
+/// Greetings that are kept for each database; of more, each worker opens a connection first.
+const GROUNDS_MAX: usize = 1_000;
 
 impl Treasury {
     fn permits(&self, database: &DatabaseId, workers: usize) -> Arc<Permits> {
         Arc::clone(&self.by_database.entry(database.clone()).or_insert_with(|| Permits::new(workers)))
+    }
+
+    fn ground(&self, database: &DatabaseId, origin: &Origin) -> Option<Ground> {
+        let grounds = self.grounds.get(database)?;
+        grounds.iter().find(|(known, _)| known == origin).map(|(_, ground)| ground.clone())
+    }
+
+    fn remember(&self, database: &DatabaseId, origin: &Origin, ground: &Ground) {
+        let mut grounds = self.grounds.entry(database.clone()).or_default();
+        grounds.retain(|(known, _)| known != origin);
+        if grounds.len() < GROUNDS_MAX {
+            grounds.push((origin.clone(), ground.clone()));
+        }
     }
 }
 
@@ -174,6 +192,7 @@ pub(super) struct Pool {
     pub(super) route: Arc<Route>,
     parts: PoolParts,
     permits: Arc<Permits>,
+    treasury: Arc<Treasury>,
     shelves: RefCell<Vec<Rc<Shelf>>>,
     waiting: RefCell<VecDeque<Waiter>>,
     opening: Cell<u32>,
@@ -188,10 +207,11 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn start(route: &Arc<Route>, treasury: &Treasury, parts: PoolParts) -> Rc<Pool> {
+    pub(super) fn start(route: &Arc<Route>, treasury: &Arc<Treasury>, parts: PoolParts) -> Rc<Pool> {
         let pool = Rc::new(Pool {
             route: Arc::clone(route),
             permits: treasury.permits(route.id(), parts.workers),
+            treasury: Arc::clone(treasury),
             parts,
             shelves: RefCell::default(),
             waiting: RefCell::default(),
@@ -213,10 +233,10 @@ impl Pool {
             return Rc::clone(known);
         }
         let shelf = Rc::new(Shelf {
+            ground: RefCell::new(self.treasury.ground(self.route.id(), &origin)),
             origin,
             pool: Rc::clone(self),
             idle: RefCell::default(),
-            ground: RefCell::default(),
             failure: RefCell::default(),
         });
         shelves.push(Rc::clone(&shelf));
@@ -531,6 +551,7 @@ impl Shelf {
             _ => Arc::new(twin.state().clone()),
         };
         let ground = Ground { parameters: twin.connection().parameters.clone(), state };
+        self.pool.treasury.remember(self.pool.route.id(), &self.origin, &ground);
         *known = Some(ground.clone());
         ground
     }

@@ -608,7 +608,7 @@ impl StateTracker {
         self.hints = None;
     }
 
-    pub(super) fn use_hints(&mut self, hints: Arc<Hints>) {
+    pub(in crate::session) fn use_hints(&mut self, hints: Arc<Hints>) {
         self.hints = Some(hints);
     }
 
