@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::roster::Activity;
+use super::clock::Activity;
 
 /// What is counted, in PgBouncer's order. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

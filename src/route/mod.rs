@@ -14,6 +14,7 @@
 //! Start with [`Gate`], then [`Follower`].
 
 mod bell;
+mod clock;
 pub mod counters;
 pub mod follow;
 pub mod gate;
@@ -22,12 +23,10 @@ pub mod roster;
 mod stall;
 pub mod table;
 
+pub use clock::{Activity, Clock, Doing};
 pub use counters::{Counters, Figure, Totals};
 pub use follow::{Follower, FollowerOptions};
 pub use gate::{Gate, GateClosed, GateReopened, GateState, Pass, Registration, TurnWatch};
 pub use lent::{LentFacts, LentRow};
-pub use roster::{
-    Activity, Clock, Doing, Entrance, LentPid, Member, MemberFacts, Readiness, Replication, Roster,
-    SessionRow,
-};
+pub use roster::{Entrance, LentPid, Member, MemberFacts, Readiness, Replication, Roster, SessionRow};
 pub use table::{Logins, Route, RouteTable};

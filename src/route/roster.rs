@@ -11,13 +11,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
 use super::bell::{Bell, Urgency};
+use super::clock::{Activity, Clock, Doing};
 use super::counters::{Counters, Figure, Ledger, Totals};
 use super::lent::{Borrower, Lent, LentFacts, LentRow};
 use crate::model::{Epoch, Pinned, UnixMillis};
@@ -34,50 +35,6 @@ pub enum Readiness {
     Ready { order: u64 },
     /// It looked at this order and holds something that cannot travel; one sentence for each thing.
     Pinned { order: u64, reasons: Vec<String> },
-}
-
-/// What a session does, for people. Whether transactions run is decided by passes, not by this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Activity {
-    Idle = 0,
-    Active = 1,
-    InTransaction = 2,
-    /// Waits at the gate.
-    Held = 3,
-    /// Changes its server connection.
-    Switching = 4,
-    /// Waits for a server connection that is lent to others.
-    Waiting = 5,
-}
-
-impl Activity {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Activity::Idle => "idle",
-            Activity::Active => "active",
-            Activity::InTransaction => "idle in transaction",
-            Activity::Held => "held",
-            Activity::Switching => "switching",
-            Activity::Waiting => "waiting",
-        }
-    }
-
-    /// Within a transaction.
-    pub fn is_inside(self) -> bool {
-        matches!(self, Activity::Active | Activity::InTransaction)
-    }
-
-    fn of(number: u64) -> Activity {
-        match number {
-            0 => Activity::Idle,
-            1 => Activity::Active,
-            2 => Activity::InTransaction,
-            3 => Activity::Held,
-            4 => Activity::Switching,
-            _ => Activity::Waiting,
-        }
-    }
 }
 
 /// A younger transaction is about to end by itself, most likely.
@@ -203,70 +160,6 @@ struct Seat {
     /// Of its server connection.
     generation: u64,
     clock: Arc<Clock>,
-}
-
-/// What a session does and since when; written by the session alone, except for one word to it.
-#[derive(Debug)]
-pub struct Clock {
-    /// Microseconds since the roster began, and the [`Activity`] in the lowest byte.
-    stamp: AtomicU64,
-    /// When its transaction began, in the same microseconds.
-    transaction: AtomicU64,
-    /// An administrator wants it to end.
-    dismissed: AtomicBool,
-    began: Instant,
-}
-
-/// One look at a [`Clock`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Doing {
-    pub activity: Activity,
-    pub since: Duration,
-    /// Only while it is [`Activity::Active`] or [`Activity::InTransaction`].
-    pub in_transaction_since: Duration,
-    stamp: u64,
-}
-
-impl Clock {
-    fn new(began: Instant) -> Clock {
-        let (stamp, transaction) = (AtomicU64::new(0), AtomicU64::new(0));
-        let clock = Clock { stamp, transaction, dismissed: AtomicBool::new(false), began };
-        clock.set(Activity::Idle);
-        clock
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// What it did before, and for how many microseconds.
-    fn set(&self, activity: Activity) -> (Activity, u64) {
-        let now = self.now();
-        let stamp = self.stamp.load(Ordering::Relaxed);
-        let before = Activity::of(stamp & 0xFF);
-        if activity.is_inside() && !before.is_inside() {
-            self.transaction.store(now, Ordering::Relaxed);
-        }
-        self.stamp.store(now << 8 | activity as u64, Ordering::Relaxed);
-        (before, now.saturating_sub(stamp >> 8))
-    }
-
-    pub fn read(&self) -> Doing {
-        let stamp = self.stamp.load(Ordering::Relaxed);
-        let now = self.now();
-        let ago = |then: u64| Duration::from_micros(now.saturating_sub(then));
-        Doing {
-            activity: Activity::of(stamp & 0xFF),
-            since: ago(stamp >> 8),
-            in_transaction_since: ago(self.transaction.load(Ordering::Relaxed)),
-            stamp,
-        }
-    }
-
-    /// It has done nothing else since then.
-    pub fn is_still(&self, doing: Doing) -> bool {
-        self.stamp.load(Ordering::Relaxed) == doing.stamp
-    }
 }
 
 impl Seat {

@@ -22,6 +22,8 @@
 
 mod keeper;
 mod permits;
+mod shelf;
+mod treasury;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,19 +31,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::permits::{Permit, Permits};
+pub(super) use self::shelf::Shelf;
+pub(super) use self::treasury::{Ground, Treasury};
 use super::serve::Origin;
 use super::state::SessionState;
 use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
-use crate::backend::Parameters;
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
-use crate::model::{DatabaseId, RouteRecord, UnixMillis};
-use crate::route::{LentFacts, LentPid, Route};
+use crate::model::RouteRecord;
+use crate::route::{LentPid, Route};
 use crate::tls::Connector;
 
 /// How connections are kept.
@@ -75,36 +77,6 @@ impl Default for PoolSettings {
             idle_min: 0,
             reserve: 0,
             reserve_after: Duration::from_secs(5),
-        }
-    }
-}
-
-/// What the pools of all workers share.
-#[derive(Debug, Default)]
-pub(super) struct Treasury {
-    by_database: DashMap<DatabaseId, Arc<Permits>>,
-    /// So that a client can be greeted on a worker that has no connection yet, however busy all others are.
-    grounds: DashMap<DatabaseId, Vec<(Origin, Ground)>>,
-}
-
-/// Greetings that are kept for each database; of more, each worker opens a connection first.
-const GROUNDS_MAX: usize = 1_000;
-
-impl Treasury {
-    fn permits(&self, database: &DatabaseId, workers: usize) -> Arc<Permits> {
-        Arc::clone(&self.by_database.entry(database.clone()).or_insert_with(|| Permits::new(workers)))
-    }
-
-    fn ground(&self, database: &DatabaseId, origin: &Origin) -> Option<Ground> {
-        let grounds = self.grounds.get(database)?;
-        grounds.iter().find(|(known, _)| known == origin).map(|(_, ground)| ground.clone())
-    }
-
-    fn remember(&self, database: &DatabaseId, origin: &Origin, ground: &Ground) {
-        let mut grounds = self.grounds.entry(database.clone()).or_default();
-        grounds.retain(|(known, _)| known != origin);
-        if grounds.len() < GROUNDS_MAX {
-            grounds.push((origin.clone(), ground.clone()));
         }
     }
 }
@@ -154,26 +126,6 @@ impl Pooled {
     pub(super) fn lent_to(&self, session: Option<u64>) {
         self.pid.set_borrower(session);
     }
-}
-
-/// Connections of one role with the same startup parameters.
-#[derive(Debug)]
-pub(super) struct Shelf {
-    origin: Origin,
-    pub(super) pool: Rc<Pool>,
-    #[allow(clippy::vec_box, reason = "a connection changes hands with each transaction")]
-    idle: RefCell<Vec<Box<Pooled>>>,
-    /// What a new client is told without a connection of its own, and the state that it begins with.
-    ground: RefCell<Option<Ground>>,
-    /// Why the last connection could not be opened, until one could.
-    failure: RefCell<Option<String>>,
-}
-
-/// What every new session of a shelf begins with.
-#[derive(Debug, Clone)]
-pub(super) struct Ground {
-    pub(super) parameters: Parameters,
-    pub(super) state: Arc<SessionState>,
 }
 
 /// What somebody who waits is given.
@@ -480,79 +432,5 @@ impl Pool {
         let rest = keeper::REST_MIN.saturating_mul(1 << self.failures.get().min(6)).min(keeper::REST_MAX);
         self.rests_until.set(Some(Instant::now() + rest));
         self.permits.ring(self.parts.worker);
-    }
-}
-
-impl Shelf {
-    /// Of a connection that was opened for it.
-    pub(super) fn facts(&self, pid: i32, record: &RouteRecord) -> LentFacts {
-        LentFacts {
-            pid,
-            role: self.origin.role().to_string(),
-            generation: record.generation,
-            opened_at: UnixMillis::now(),
-        }
-    }
-
-    /// An idle connection: `before`, if it is one of them, because it knows the client's statements; else the newest.
-    pub(super) fn take_idle(&self, before: u64) -> Option<Box<Pooled>> {
-        let mut idle = self.idle.borrow_mut();
-        let at = idle.iter().rposition(|pooled| pooled.number == before).or(idle.len().checked_sub(1))?;
-        let mut pooled = idle.remove(at);
-        drop(idle);
-        match self.pool.is_current(&mut pooled) {
-            true => Some(pooled),
-            false => {
-                self.pool.close(pooled);
-                self.take_idle(before)
-            }
-        }
-    }
-
-    /// One that was taken and not used.
-    pub(super) fn put_idle(&self, pooled: Box<Pooled>) {
-        self.idle.borrow_mut().push(pooled);
-    }
-
-    /// Gives one back.
-    pub(super) fn give_back(self: &Rc<Shelf>, pooled: Box<Pooled>) {
-        self.pool.give_back(self, pooled);
-    }
-
-    /// One that cannot be lent any more.
-    pub(super) fn discard(&self, pooled: Box<Pooled>) {
-        self.pool.close(pooled);
-        self.pool.grow();
-    }
-
-    /// Waits in line. Dropping the receiver leaves it.
-    pub(super) fn wait(self: &Rc<Shelf>) -> oneshot::Receiver<Lending> {
-        let (gives, given) = oneshot::channel();
-        let waiter = Waiter { shelf: Rc::clone(self), since: Instant::now(), gives };
-        self.pool.waiting.borrow_mut().push_back(waiter);
-        self.pool.grow();
-        given
-    }
-
-    /// What a new session begins with; `None`: no connection of this shelf has been opened yet.
-    pub(super) fn ground(&self) -> Option<Ground> {
-        self.ground.borrow().clone()
-    }
-
-    /// Why nobody gets a connection, as far as that is known.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.failure.borrow().clone()
-    }
-
-    fn learn(&self, twin: &Twin) -> Ground {
-        let mut known = self.ground.borrow_mut();
-        let state = match &*known {
-            Some(ground) if *ground.state == *twin.state() => Arc::clone(&ground.state),
-            _ => Arc::new(twin.state().clone()),
-        };
-        let ground = Ground { parameters: twin.connection().parameters.clone(), state };
-        self.pool.treasury.remember(self.pool.route.id(), &self.origin, &ground);
-        *known = Some(ground.clone());
-        ground
     }
 }

@@ -1,0 +1,102 @@
+//! Connections that are alike: any of them will do for a client of the same kind.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::treasury::Ground;
+use super::{Lending, Pool, Pooled, Waiter};
+use crate::model::{RouteRecord, UnixMillis};
+use crate::route::LentFacts;
+use crate::session::serve::Origin;
+use crate::session::twin::Twin;
+
+/// Connections of one role with the same startup parameters.
+#[derive(Debug)]
+pub(in crate::session) struct Shelf {
+    pub(super) origin: Origin,
+    pub(in crate::session) pool: Rc<Pool>,
+    #[allow(clippy::vec_box, reason = "a connection changes hands with each transaction")]
+    pub(super) idle: RefCell<Vec<Box<Pooled>>>,
+    /// What a new client is told without a connection of its own, and the state that it begins with.
+    pub(super) ground: RefCell<Option<Ground>>,
+    /// Why the last connection could not be opened, until one could.
+    pub(super) failure: RefCell<Option<String>>,
+}
+
+impl Shelf {
+    /// Of a connection that was opened for it.
+    pub(in crate::session) fn facts(&self, pid: i32, record: &RouteRecord) -> LentFacts {
+        LentFacts {
+            pid,
+            role: self.origin.role().to_string(),
+            generation: record.generation,
+            opened_at: UnixMillis::now(),
+        }
+    }
+
+    /// An idle connection: `before`, if it is one of them, because it knows the client's statements; else the newest.
+    pub(in crate::session) fn take_idle(&self, before: u64) -> Option<Box<Pooled>> {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().rposition(|pooled| pooled.number == before).or(idle.len().checked_sub(1))?;
+        let mut pooled = idle.remove(at);
+        drop(idle);
+        match self.pool.is_current(&mut pooled) {
+            true => Some(pooled),
+            false => {
+                self.pool.close(pooled);
+                self.take_idle(before)
+            }
+        }
+    }
+
+    /// One that was taken and not used.
+    pub(in crate::session) fn put_idle(&self, pooled: Box<Pooled>) {
+        self.idle.borrow_mut().push(pooled);
+    }
+
+    /// Gives one back.
+    pub(in crate::session) fn give_back(self: &Rc<Shelf>, pooled: Box<Pooled>) {
+        self.pool.give_back(self, pooled);
+    }
+
+    /// One that cannot be lent any more.
+    pub(in crate::session) fn discard(&self, pooled: Box<Pooled>) {
+        self.pool.close(pooled);
+        self.pool.grow();
+    }
+
+    /// Waits in line. Dropping the receiver leaves it.
+    pub(in crate::session) fn wait(self: &Rc<Shelf>) -> oneshot::Receiver<Lending> {
+        let (gives, given) = oneshot::channel();
+        let waiter = Waiter { shelf: Rc::clone(self), since: Instant::now(), gives };
+        self.pool.waiting.borrow_mut().push_back(waiter);
+        self.pool.grow();
+        given
+    }
+
+    /// What a new session begins with; `None`: no connection of this shelf has been opened yet.
+    pub(in crate::session) fn ground(&self) -> Option<Ground> {
+        self.ground.borrow().clone()
+    }
+
+    /// Why nobody gets a connection, as far as that is known.
+    pub(in crate::session) fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    pub(super) fn learn(&self, twin: &Twin) -> Ground {
+        let mut known = self.ground.borrow_mut();
+        let state = match &*known {
+            Some(ground) if *ground.state == *twin.state() => Arc::clone(&ground.state),
+            _ => Arc::new(twin.state().clone()),
+        };
+        let ground = Ground { parameters: twin.connection().parameters.clone(), state };
+        self.pool.treasury.remember(self.pool.route.id(), &self.origin, &ground);
+        *known = Some(ground.clone());
+        ground
+    }
+}
