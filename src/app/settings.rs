@@ -139,6 +139,7 @@ pub fn pool(config: &Config) -> PoolSettings {
         idle_min: pool.idle_min,
         reserve: pool.reserve,
         reserve_after: pool.reserve_after,
+        caches_unnamed: pool.cache_unnamed,
     }
 }
 

@@ -226,6 +226,8 @@ settings! {
         reserve: u32 = 0, Restart, within 0..=10_000;
         /// How long that is.
         reserve_after: Duration = seconds(5), Restart, within ms(0)..=seconds(86_400);
+        /// Statements that clients parse without a name are kept on the server connections, too, so that the server need not parse them again. As with named ones, PostgreSQL may then choose a plan that is the same for all values (plan_cache_mode).
+        cache_unnamed: bool = false, Restart;
     }
     /// How long clients may take. 0 is no limit. Time at a shut gate or in line for a connection does not count. PostgreSQL's own
     /// timeouts of roles and databases work as well, and move with the database.

@@ -173,6 +173,8 @@ pub(super) enum Told {
 #[derive(Debug)]
 pub(super) struct Statements {
     session: u64,
+    /// The unnamed statement is one of those that are kept on servers: `pool.cache_unnamed`.
+    caches_unnamed: bool,
     names: HashMap<Box<[u8]>, Rc<Prepared>>,
     /// Grows with each unnamed statement.
     serial: u64,
@@ -191,9 +193,10 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    pub(super) fn new(session: u64) -> Statements {
+    pub(super) fn new(session: u64, caches_unnamed: bool) -> Statements {
         Statements {
             session,
+            caches_unnamed,
             names: HashMap::new(),
             serial: 0,
             has_unnamed: false,
@@ -242,6 +245,7 @@ impl Statements {
 
     fn on_query(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
         self.has_unnamed = false;
+        self.forget_name(b"");
         self.server.lose_unnamed();
         if piece.part == Part::Whole && !self.names.is_empty() {
             self.rename_in_sql(piece.body(), exchange);
@@ -268,7 +272,12 @@ impl Statements {
         let Some((name, rest)) = split_name(body) else {
             return self.dues.push_back(Due::Own(Undo::default()));
         };
+        if name.is_empty() && self.caches_unnamed && piece.part == Part::Whole && parse_parse(body).is_ok() {
+            self.forget_name(b"");
+            return self.on_new_name(piece, name, texts.share(rest), exchange);
+        }
         if name.is_empty() {
+            self.forget_name(b"");
             self.serial += 1;
             self.has_unnamed = true;
             self.server.unnamed = Some((self.session, self.serial));
@@ -284,6 +293,17 @@ impl Statements {
             true => texts.share(rest),
             false => self.oversized(),
         };
+        self.on_new_name(piece, name, prepared, exchange);
+    }
+
+    /// From now on the client's name stands for this statement.
+    fn on_new_name(
+        &mut self,
+        piece: &Piece<'_>,
+        name: &[u8],
+        prepared: Rc<Prepared>,
+        exchange: &mut Exchange,
+    ) {
         let mut undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
         self.names.insert(name.into(), Rc::clone(&prepared));
         if self.server.has(prepared.key) {
@@ -305,7 +325,7 @@ impl Statements {
 
     fn on_bind(&mut self, piece: &Piece<'_>, exchange: &mut Exchange, unnamed: Option<&[u8]>) {
         let Ok(names) = parse_bind_names(piece.body()) else { return };
-        if names.statement.is_empty() {
+        if names.statement.is_empty() && !self.names.contains_key(&b""[..]) {
             if self.ensure_unnamed(exchange, unnamed) {
                 self.out.extend_from_slice(piece.bytes);
             }
@@ -319,7 +339,7 @@ impl Statements {
 
     fn on_describe(&mut self, body: &[u8], exchange: &mut Exchange, unnamed: Option<&[u8]>) {
         let Ok((Target::Statement, name)) = parse_target(body) else { return };
-        if name.is_empty() {
+        if name.is_empty() && !self.names.contains_key(&b""[..]) {
             if self.ensure_unnamed(exchange, unnamed) {
                 frontend::describe(&mut self.out, Target::Statement, b"");
             }

@@ -84,10 +84,11 @@ enum Unfit {
 impl Tenancy {
     /// `state` is what a new session on this shelf has.
     pub(super) fn new(shelf: Rc<Shelf>, state: Arc<SessionState>, session: u64, aim: Arc<Aim>) -> Tenancy {
+        let caches_unnamed = shelf.pool.settings().caches_unnamed;
         Tenancy {
             functions: shelf.pool.functions(),
             shelf,
-            statements: Statements::new(session),
+            statements: Statements::new(session, caches_unnamed),
             state,
             lease: None,
             last: 0,

@@ -4,7 +4,7 @@ use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::stage::{PATIENCE, Stage, eventually, server};
+use super::stage::{PATIENCE, Stage, WORKERS, eventually, server};
 
 /// A server behind which so many connections are shared.
 fn stage(connections: u32) -> (Postgres, Stage) {
@@ -96,6 +96,31 @@ async fn named_statements_follow_the_client_under_whatever_names_others_use() {
     assert_eq!(error.code().unwrap().code(), "42703");
     let b: i32 = other.query_one(&second, &[&5_i32]).await.unwrap().get(0);
     assert_eq!(b, 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unnamed_statements_are_parsed_once_for_all_where_that_is_asked_for() {
+    use tokio_postgres::types::Type;
+    for caches in [true, false] {
+        let server = server(Major::oldest());
+        let stage = Stage::configured(&server, |config| config.pool.caches_unnamed = caches);
+        // One for each worker: they stay open.
+        share(&stage, WORKERS as u32);
+        let (one, other) = (stage.connect().await, stage.connect().await);
+        for n in 0..4_i32 {
+            let a = one.query_typed("SELECT $1 + 1", &[(&n, Type::INT4)]).await.unwrap();
+            let b = other.query_typed("SELECT $1 + 1", &[(&n, Type::INT4)]).await.unwrap();
+            let c = other.query_typed("SELECT $1 * 3", &[(&n, Type::INT4)]).await.unwrap();
+            let found: Vec<i32> = [a, b, c].iter().map(|rows| rows[0].get(0)).collect();
+            assert_eq!(found, [n + 1, n + 1, n * 3]);
+        }
+        let error = one.query_typed("SELECT nonsense", &[]).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "42703");
+        assert_eq!(ask(&other, "SELECT 'goes on'").await, "goes on");
+        let kept =
+            ask(&other, "SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'freehold%'").await;
+        assert_eq!(kept, if caches { "2" } else { "0" });
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

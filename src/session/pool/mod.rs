@@ -64,6 +64,8 @@ pub struct PoolSettings {
     /// So many more may be opened while somebody has waited for `reserve_after`.
     pub reserve: u32,
     pub reserve_after: Duration,
+    /// The unnamed statement of the extended protocol is served from one that is kept on the server.
+    pub caches_unnamed: bool,
 }
 
 impl Default for PoolSettings {
@@ -77,6 +79,7 @@ impl Default for PoolSettings {
             idle_min: 0,
             reserve: 0,
             reserve_after: Duration::from_secs(5),
+            caches_unnamed: false,
         }
     }
 }
