@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::system::names::{GUARD_TRIGGERS, HELPER_SCHEMA, PREFIX};
 
+use super::archive;
 use super::ends::{End, Ends};
 use super::tools::{self, ToolError, Tools};
 
@@ -52,8 +53,25 @@ impl SchemaDump {
         command.args(["--no-subscriptions", "--exclude-schema", HELPER_SCHEMA, "--lock-wait-timeout=10s"]);
         command.arg(format!("--snapshot={snapshot}")).arg("--file").arg(dump.archive());
         tools::run(command).await?;
+        dump.leave_out_column_versions().await?;
         dump.write_list().await?;
         Ok(dump)
+    }
+
+    /// What the source keeps for itself in the options of columns is for no other server.
+    async fn leave_out_column_versions(&self) -> Result<(), ToolError> {
+        let path = self.archive();
+        let failed = |source| ToolError::File { program: "pg_dump".into(), path: path.clone(), source };
+        let mut archive = tokio::fs::read(&path).await.map_err(failed)?;
+        let columns = archive::leave_out_column_versions(&mut archive)?;
+        if columns > 0 {
+            tracing::debug!(
+                columns,
+                "pg_dump wrote down what the source keeps for itself in the options of columns"
+            );
+            tokio::fs::write(&path, archive).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn archive(&self) -> PathBuf {

@@ -16,6 +16,8 @@ use crate::model::SystemRecord;
 use crate::system::session::read_password;
 use crate::system::{SystemError, names::quote_conninfo};
 
+use super::archive::Unreadable;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     #[error("no pg_dump of PostgreSQL {major} or newer was found in {}", listed(searched))]
@@ -35,6 +37,8 @@ pub enum ToolError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Archive(#[from] Unreadable),
     #[error(transparent)]
     System(#[from] SystemError),
 }
