@@ -131,7 +131,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 const BAR_HEIGHT: f64 = 12.0;
 const GROUP_GAP: f64 = 14.0;
-const LEFT: f64 = 300.0;
+const LEFT: f64 = 380.0;
 const UNIT: f64 = 220.0;
 const COLOURS: &[(&str, &str)] = &[("freehold", "#0b6e4f"), (REFERENCE, "#8d99ae"), ("haproxy", "#c9ada7")];
 
