@@ -257,7 +257,10 @@ impl Session {
             self.relay.tracker.ask_for_all_locks();
         }
         match Box::pin(self.ask(record)).await? {
-            Ok(state) => {
+            Ok(mut state) => {
+                if let Some(tenancy) = &self.relay.tenancy {
+                    tenancy.without_shared(&mut state);
+                }
                 let state = Arc::new(state);
                 self.travel.state = Some(Arc::clone(&state));
                 Ok(Ok(state))
@@ -338,7 +341,7 @@ impl Session {
         counters::assigned(&self.relay.member);
         self.enlisted.point_to(target);
         if let Some(tenancy) = &mut self.relay.tenancy {
-            tenancy.moved(record, server.pid);
+            tenancy.moved(record, server.pid, &mut self.relay.worker.texts.borrow_mut());
         }
         let old = self.relay.replace_server(server);
         self.relay.set_activity(Activity::Idle);

@@ -1,7 +1,7 @@
 //! Which messages are read in passing, and what is read of them.
 
 use super::state::StateTracker;
-use super::statements::Statements;
+use super::statements::{Statements, Told};
 use crate::error::{Severity, SqlState};
 use crate::wire::Violation;
 use crate::wire::exchange::Exchange;
@@ -78,16 +78,20 @@ pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piec
     }
 }
 
-/// Tells the client's statements what came of them. Called where a message begins, before the exchange is told.
-pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange, piece: &Piece<'_>) {
+/// Tells the client's statements what came of them; what the client is told of it. Called where a message begins, before
+/// the exchange is told.
+pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange, piece: &Piece<'_>) -> Told {
     match piece.tag {
+        answer::PARSE_COMPLETE | answer::CLOSE_COMPLETE => return statements.on_complete(),
         answer::COMMAND_COMPLETE => statements.on_command(piece.body()),
         answer::ERROR_RESPONSE => {
-            statements.on_error(exchange.is_in_extended());
             statements.schema_changed |= is_outdated_plan(piece.body());
+            let told = statements.on_error(exchange.is_in_extended());
+            return if is_fatal(piece.body()) { Told::AsItCame } else { told };
         }
         _ => {}
     }
+    Told::AsItCame
 }
 
 /// "cached plan must not change result type": a statement was prepared before its tables were altered.

@@ -37,6 +37,7 @@ use super::parking::Parking;
 use super::pipe::{Inbox, Outbox};
 use super::registry::Enlisted;
 use super::state::{Freshness, StateTracker};
+use super::statements::Told;
 use super::tenancy::Tenancy;
 use super::worker::Worker;
 use crate::backend::{Parameters, ServerConnection};
@@ -133,6 +134,10 @@ pub(super) struct Relay {
     /// While an order was followed the client was not read: what is there now may have come then.
     deaf_since: Option<Instant>,
     last_words: LastWords,
+    /// Of the server's message that is being taken.
+    told: Told,
+    /// The server connection was lent just now, and nobody has looked at it.
+    pub(super) is_newly_lent: bool,
     goodbye: Goodbye,
     activity: Activity,
     watch: Watch,
@@ -181,6 +186,8 @@ impl Relay {
             used: false,
             deaf_since: None,
             last_words: LastWords::None,
+            told: Told::AsItCame,
+            is_newly_lent: false,
             goodbye: Goodbye::Unsaid,
             activity: Activity::Idle,
             watch,
@@ -211,7 +218,7 @@ impl Relay {
             {
                 return Poll::Ready(pause);
             }
-            if !moved.requests && !moved.answers {
+            if !moved.requests && !moved.answers && !self.is_newly_lent {
                 return Poll::Pending;
             }
             round = self.next_round(moved);
@@ -235,10 +242,11 @@ impl Relay {
 
     /// A direction that rests is polled again only where the other one may have set it free: each poll of a socket that
     /// has nothing costs a lock.
-    fn next_round(&self, moved: Round) -> Round {
+    fn next_round(&mut self, moved: Round) -> Round {
+        let is_newly_lent = std::mem::take(&mut self.is_newly_lent);
         Round {
             requests: moved.requests || self.wait != Wait::Nothing,
-            answers: moved.answers || !self.to_client.is_empty(),
+            answers: moved.answers || !self.to_client.is_empty() || is_newly_lent,
         }
     }
 
@@ -271,6 +279,7 @@ impl Relay {
             && self.answers.is_between_messages()
             && self.answers.kept.is_empty()
             && self.to_server.is_empty()
+            && self.goodbye == Goodbye::Unsaid
     }
 
     fn gate(&self) -> &Gate {
@@ -302,6 +311,10 @@ impl Relay {
 
     /// Makes the connection ready for an exchange of Freehold's own. The parameters that the client has been told.
     pub(super) fn before_own_exchange(&mut self) -> Parameters {
+        if let Some(tenancy) = &mut self.tenancy {
+            // It may take the place of whatever unnamed statement the connection has.
+            tenancy.statements.server.lose_unnamed();
+        }
         self.server.put_back(&std::mem::take(&mut self.answers.kept));
         self.server.parameters.clone()
     }

@@ -151,7 +151,6 @@ impl Session {
 
     async fn end(mut self, ending: &Ending) {
         self.travel.slot.dismiss();
-        self.relay.leave_connection();
         let is_working = match ending {
             Ending::Overdue(overdue) => overdue.is_working(),
             Ending::Dismissed => self.relay.exchange.rest() == Rest::Busy,
@@ -160,6 +159,7 @@ impl Session {
         if is_working {
             self.stop_server();
         }
+        self.relay.leave_connection();
         // Nobody can cancel any more what does not run.
         drop(self.enlisted);
         ending::end(self.relay, ending).await;

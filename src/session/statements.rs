@@ -27,7 +27,6 @@ use bytes::{BufMut, BytesMut};
 use super::scan;
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
-use crate::wire::message::backend::tag as answer;
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, parse_target, tag as request};
 use crate::wire::message::{HEADER_BYTES, Target};
 
@@ -39,6 +38,12 @@ pub(super) const PREFIX: &str = "freehold_";
 
 /// Asked to be closed where nothing is to be done: the client's own portals may have any name but this.
 const NO_PORTAL: &[u8] = b"freehold has no such portal";
+
+/// Stands for an unnamed statement that is not there.
+const NO_STATEMENT: &[u8] = b"freehold_unnamed";
+
+/// Made to be deallocated.
+const DEALLOCATED: &[u8] = b"freehold_deallocated";
 
 /// A message is looked at when this much of it is there: enough for the names at its front.
 pub(super) const FRONT_BYTES: usize = 1024;
@@ -61,8 +66,12 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    fn share(&mut self, sql_and_types: &[u8]) -> Rc<Prepared> {
-        let key = digest(sql_and_types);
+    /// `ground` is what decides with the text what the statement means.
+    fn share(&mut self, sql_and_types: &[u8], ground: &[u8]) -> Rc<Prepared> {
+        let key = match means_now(sql_and_types) {
+            true => rand::random(),
+            false => digest(&[sql_and_types, ground]),
+        };
         if let Some(known) = self.known.get(&key).and_then(Weak::upgrade) {
             return known;
         }
@@ -78,9 +87,18 @@ impl Texts {
     }
 }
 
-fn digest(sql_and_types: &[u8]) -> u128 {
-    let digest = ring::digest::digest(&ring::digest::SHA256, sql_and_types);
-    digest.as_ref().first_chunk::<16>().map_or(0, |half| u128::from_be_bytes(*half))
+/// Literals such as 'now' are read when a statement is parsed: another client's is of another time.
+fn means_now(sql: &[u8]) -> bool {
+    [&b"'now"[..], b"'today", b"'tomorrow", b"'yesterday"].iter().any(|word| scan::mentions(sql, word))
+}
+
+fn digest(parts: &[&[u8]]) -> u128 {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    context.finish().as_ref().first_chunk::<16>().map_or(0, |half| u128::from_be_bytes(*half))
 }
 
 fn name_of(key: u128) -> Box<[u8]> {
@@ -158,7 +176,9 @@ enum Due {
     /// ReadyForQuery for a Sync.
     Sync,
     /// ReadyForQuery for a Query or FunctionCall.
-    Call,
+    Call(Undo),
+    /// ReadyForQuery for a Sync of ours.
+    SwallowedSync,
 }
 
 /// What the client is told instead of an answer.
@@ -216,13 +236,14 @@ impl Statements {
     }
 
     /// A client's message is about to be sent. `Some`: this goes out in its place. `unnamed` is the body of the Parse of the
-    /// client's unnamed statement.
+    /// client's unnamed statement; `ground` gives what decides, beside its text, what a statement means.
     pub(super) fn on_request(
         &mut self,
         piece: &Piece<'_>,
         exchange: &mut Exchange,
         texts: &mut Texts,
         unnamed: Option<&[u8]>,
+        ground: impl FnOnce() -> Vec<u8>,
     ) -> Option<&[u8]> {
         self.out.clear();
         let body = piece.body();
@@ -233,8 +254,8 @@ impl Statements {
             }
             _ if self.skipping => {}
             request::QUERY => self.on_query(piece, exchange),
-            request::FUNCTION_CALL => self.dues.push_back(Due::Call),
-            request::PARSE => self.on_parse(piece, exchange, texts),
+            request::FUNCTION_CALL => self.dues.push_back(Due::Call(Undo::default())),
+            request::PARSE => self.on_parse(piece, exchange, texts, ground),
             request::BIND => self.on_bind(piece, exchange, unnamed),
             request::DESCRIBE => self.on_describe(body, exchange, unnamed),
             request::CLOSE => self.on_close(body),
@@ -247,34 +268,56 @@ impl Statements {
         self.has_unnamed = false;
         self.forget_name(b"");
         self.server.lose_unnamed();
-        if piece.part == Part::Whole && !self.names.is_empty() {
-            self.rename_in_sql(piece.body(), exchange);
-        }
-        self.dues.push_back(Due::Call);
+        // Where the query stands among others its name is left as it is: nothing can be put before it.
+        let undo = match piece.part == Part::Whole && !self.names.is_empty() && exchange.is_between_cycles() {
+            true => self.rename_in_sql(piece.body(), exchange),
+            false => Undo::default(),
+        };
+        self.dues.push_back(Due::Call(undo));
     }
 
     /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse.
-    fn rename_in_sql(&mut self, body: &[u8], exchange: &mut Exchange) {
+    fn rename_in_sql(&mut self, body: &[u8], exchange: &mut Exchange) -> Undo {
         let sql = body.strip_suffix(b"\0").unwrap_or(body);
-        let Some(named) = scan::prepared_name(sql) else { return };
-        let Some(prepared) = self.names.get(&named.name[..]).cloned() else { return };
-        self.ensure(&prepared, exchange);
+        let Some(named) = scan::prepared_name(sql) else { return Undo::default() };
+        let Some(prepared) = self.names.get(&named.name[..]).cloned() else { return Undo::default() };
+        let (mut undo, mut name) = (Undo::default(), &prepared.name[..]);
         if named.deallocates {
+            // Others may need the statement; this one is there to be deallocated.
             self.forget_name(&named.name);
-            self.server.known.remove(&prepared.key);
+            undo.name = Some((named.name.into(), Some(Rc::clone(&prepared))));
+            name = DEALLOCATED;
+            frontend::parse(&mut self.out, DEALLOCATED, b"SELECT NULL", &[]);
+            self.inject(exchange, request::PARSE);
+            self.dues.push_back(Due::Swallowed(Undo::default()));
+        } else {
+            self.ensure(&prepared, exchange);
         }
-        let text = [&sql[..named.at.start], &prepared.name, &sql[named.at.end..], b"\0"].concat();
+        if !self.out.is_empty() {
+            // Or the query would be skipped, and nobody would send a Sync, where the statement cannot be made.
+            frontend::sync(&mut self.out);
+            self.inject(exchange, request::SYNC);
+            self.dues.push_back(Due::SwallowedSync);
+        }
+        let text = [&sql[..named.at.start], name, &sql[named.at.end..], b"\0"].concat();
         put(&mut self.out, request::QUERY, &text);
+        undo
     }
 
-    fn on_parse(&mut self, piece: &Piece<'_>, exchange: &mut Exchange, texts: &mut Texts) {
+    fn on_parse(
+        &mut self,
+        piece: &Piece<'_>,
+        exchange: &mut Exchange,
+        texts: &mut Texts,
+        ground: impl FnOnce() -> Vec<u8>,
+    ) {
         let body = piece.body();
         let Some((name, rest)) = split_name(body) else {
             return self.dues.push_back(Due::Own(Undo::default()));
         };
         if name.is_empty() && self.caches_unnamed && piece.part == Part::Whole && parse_parse(body).is_ok() {
             self.forget_name(b"");
-            return self.on_new_name(piece, name, texts.share(rest), exchange);
+            return self.on_new_name(piece, name, texts.share(rest, &ground()), exchange);
         }
         if name.is_empty() {
             self.forget_name(b"");
@@ -287,10 +330,13 @@ impl Statements {
             // The server says that it exists.
             self.ensure(&known, exchange);
             self.dues.push_back(Due::Own(Undo::default()));
-            return put_renamed(&mut self.out, piece, 0, name.len(), &known.name);
+            return match &known.body {
+                Some(body) => put(&mut self.out, request::PARSE, body),
+                None => put_renamed(&mut self.out, piece, 0, name.len(), &known.name),
+            };
         }
         let prepared = match piece.part == Part::Whole && parse_parse(body).is_ok() {
-            true => texts.share(rest),
+            true => texts.share(rest, &ground()),
             false => self.oversized(),
         };
         self.on_new_name(piece, name, prepared, exchange);
@@ -328,6 +374,9 @@ impl Statements {
         if names.statement.is_empty() && !self.names.contains_key(&b""[..]) {
             if self.ensure_unnamed(exchange, unnamed) {
                 self.out.extend_from_slice(piece.bytes);
+            } else if !self.has_unnamed {
+                // Whoever's the connection has: it is not this client's.
+                put_renamed(&mut self.out, piece, names.portal.len() + 1, 0, NO_STATEMENT);
             }
             return;
         }
@@ -342,6 +391,8 @@ impl Statements {
         if name.is_empty() && !self.names.contains_key(&b""[..]) {
             if self.ensure_unnamed(exchange, unnamed) {
                 frontend::describe(&mut self.out, Target::Statement, b"");
+            } else if !self.has_unnamed {
+                frontend::describe(&mut self.out, Target::Statement, NO_STATEMENT);
             }
             return;
         }
@@ -352,6 +403,10 @@ impl Statements {
 
     fn on_close(&mut self, body: &[u8]) {
         let mut undo = Undo::default();
+        if let Ok((Target::Statement, b"")) = parse_target(body) {
+            self.has_unnamed = false;
+            self.server.lose_unnamed();
+        }
         if let Ok((Target::Statement, name)) = parse_target(body)
             && let Some(prepared) = self.forget_name(name)
         {
@@ -426,7 +481,7 @@ impl Statements {
         loop {
             match self.dues.pop_front() {
                 // A Sync that a COPY has swallowed.
-                Some(Due::Sync | Due::Call) => {}
+                Some(Due::Sync | Due::Call(_) | Due::SwallowedSync) => {}
                 Some(Due::Swallowed(_)) => return Told::Nothing,
                 Some(Due::AsParse(_)) => return Told::ParseComplete,
                 Some(Due::Own(_)) | None => return Told::AsItCame,
@@ -435,18 +490,37 @@ impl Statements {
     }
 
     /// An ErrorResponse came. `in_extended`: the server skips what was sent up to the next Sync.
-    pub(super) fn on_error(&mut self, in_extended: bool) {
+    pub(super) fn on_error(&mut self, in_extended: bool) -> Told {
         if !in_extended {
-            return;
+            if let Some(Due::Call(undo)) = self.dues.front_mut() {
+                let undo = std::mem::take(undo);
+                self.undo(undo);
+            }
+            return Told::AsItCame;
         }
-        while let Some(due) = self.dues.pop_front() {
-            match due {
-                Due::Sync => return self.dues.push_front(Due::Sync),
-                Due::Own(undo) | Due::Swallowed(undo) | Due::AsParse(undo) => self.undo(undo),
-                Due::Call => {}
+        let mut undos = Vec::new();
+        let mut told = Told::AsItCame;
+        loop {
+            match self.dues.pop_front() {
+                Some(Due::Own(undo) | Due::Swallowed(undo) | Due::AsParse(undo) | Due::Call(undo)) => {
+                    undos.push(undo);
+                }
+                Some(sync @ (Due::Sync | Due::SwallowedSync)) => {
+                    // What was put before a Query failed: the Query tells the client so.
+                    if matches!(sync, Due::SwallowedSync) {
+                        told = Told::Nothing;
+                    }
+                    self.dues.push_front(sync);
+                    break;
+                }
+                None => {
+                    self.skipping = true;
+                    break;
+                }
             }
         }
-        self.skipping = true;
+        undos.into_iter().rev().for_each(|undo| self.undo(undo));
+        told
     }
 
     fn undo(&mut self, undo: Undo) {
@@ -468,15 +542,19 @@ impl Statements {
     }
 
     /// ReadyForQuery came. `silent`: nothing else is owed.
-    pub(super) fn on_ready(&mut self, silent: bool) {
+    pub(super) fn on_ready(&mut self, silent: bool) -> Told {
         if silent {
-            return self.dues.clear();
+            self.dues.clear();
+            return Told::AsItCame;
         }
         while let Some(due) = self.dues.pop_front() {
-            if matches!(due, Due::Sync | Due::Call) {
-                return;
+            match due {
+                Due::SwallowedSync => return Told::Nothing,
+                Due::Sync | Due::Call(_) => return Told::AsItCame,
+                Due::Own(_) | Due::Swallowed(_) | Due::AsParse(_) => {}
             }
         }
+        Told::AsItCame
     }
 
     /// A command is complete; `command` is its tag.
@@ -499,7 +577,7 @@ impl Statements {
     fn all_deallocated(&mut self) {
         let undos = self.dues.iter().filter_map(|due| match due {
             Due::Own(undo) | Due::Swallowed(undo) | Due::AsParse(undo) => Some(undo),
-            Due::Sync | Due::Call => None,
+            Due::Sync | Due::Call(_) | Due::SwallowedSync => None,
         });
         let (mut keys, mut names) = (Vec::new(), Vec::new());
         for undo in undos {
@@ -520,7 +598,8 @@ impl Statements {
                     parse.parameter_types().map(|oid| if is_unstable(oid) { 0 } else { oid }).collect();
                 let mut message = BytesMut::new();
                 frontend::parse(&mut message, b"", parse.sql, &types);
-                *prepared = texts.share(message.get(HEADER_BYTES + 1..).unwrap_or_default());
+                let text = message.get(HEADER_BYTES + 1..).unwrap_or_default();
+                *prepared = texts.share(text, &prepared.key.to_be_bytes());
             }
         }
     }
@@ -556,9 +635,4 @@ fn put_renamed(out: &mut BytesMut, piece: &Piece<'_>, at: usize, length: usize, 
     out.put_slice(&body[..at]);
     out.put_slice(name);
     out.put_slice(&body[at + length..]);
-}
-
-/// Whether an answer is one that [`Statements::on_complete`] judges.
-pub(super) fn is_complete(tag: u8) -> bool {
-    matches!(tag, answer::PARSE_COMPLETE | answer::CLOSE_COMPLETE)
 }

@@ -34,7 +34,7 @@ use super::relay::Relay;
 use super::restore::LockPatience;
 use super::serve::Session;
 use super::state::{Freshness, SessionState};
-use super::statements::{PREFIX, Statements};
+use super::statements::{PREFIX, Statements, Texts};
 use super::twin::TwinError;
 use crate::backend::ServerConnection;
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
@@ -106,8 +106,22 @@ impl Tenancy {
         self.shelf.pool.is_pressed()
     }
 
+    /// What the client has, to be read while its statements change.
+    pub(super) fn state_settings(&self) -> Arc<SessionState> {
+        Arc::clone(&self.state)
+    }
+
+    /// Statements that clients share are not this one's state; one of its own that cannot be made again keeps it here.
+    pub(super) fn without_shared(&self, state: &mut SessionState) {
+        state.statements.retain(|name, _| !name.starts_with(PREFIX));
+        state.pins.extend(self.statements.pin().map(str::to_owned));
+    }
+
     /// The session has moved to another connection, which belongs to no pool.
-    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: i32) {
+    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: i32, texts: &mut Texts) {
+        if self.lease.as_ref().is_some_and(|lease| lease.record.epoch != record.epoch) {
+            self.statements.on_move(texts);
+        }
         self.statements.server.close_all();
         self.statements.server.lose_unnamed();
         if let Some(lease) = &mut self.lease {
@@ -194,6 +208,8 @@ impl Relay {
         }
         pooled.lent_to(Some(self.member.session()));
         tenancy.lease = Some(pooled);
+        // Whether it lives was asked without a waker: its answers are to be waited for.
+        self.is_newly_lent = true;
         counters::assigned(&self.member);
         self.replace_server(server);
     }
@@ -230,9 +246,12 @@ impl Relay {
     /// A connection to where the database was is not to be used any more.
     fn discard_lease_before(&mut self, record: &RouteRecord) {
         let Some(tenancy) = &self.tenancy else { return };
-        if tenancy.lease.as_ref().is_none_or(|lease| lease.record.epoch == record.epoch) {
-            return;
+        if tenancy.lease.as_ref().is_some_and(|lease| lease.record.epoch != record.epoch) {
+            self.discard_lease();
         }
+    }
+
+    fn discard_lease(&mut self) {
         let absent = ServerConnection::absent(self.server.parameters.clone());
         let server = std::mem::replace(&mut self.server, absent);
         let Some(tenancy) = &mut self.tenancy else { return };
@@ -246,8 +265,12 @@ impl Relay {
 
     /// The client leaves: what it does not need any more is for others.
     pub(super) fn leave_connection(&mut self) {
-        if self.tenancy.is_some() && !self.is_unserved() && self.can_speak() && self.is_clean() {
-            self.detach_settled();
+        if self.tenancy.is_none() || self.is_unserved() {
+            return;
+        }
+        if !(self.can_speak() && self.is_clean() && self.detach_settled()) {
+            // An open transaction ends now, whatever the client still has to read.
+            self.discard_lease();
         }
     }
 
@@ -282,7 +305,8 @@ impl Session {
             let Some(tenancy) = &mut self.relay.tenancy else { return Ok(()) };
             match Box::pin(tenancy.make_fit(&mut pooled)).await {
                 Ok(()) => {
-                    self.travel = Travel::at(&pooled.record);
+                    let record = Arc::clone(&pooled.record);
+                    self.arrive(&record);
                     self.relay.attach(pooled);
                     return Ok(());
                 }
@@ -409,16 +433,25 @@ impl Session {
         tenancy.pins = found;
     }
 
+    /// The client goes on where the record says.
+    fn arrive(&mut self, record: &RouteRecord) {
+        if record.epoch == self.travel.epoch {
+            return;
+        }
+        if let Some(tenancy) = &mut self.relay.tenancy {
+            tenancy.statements.on_move(&mut self.relay.worker.texts.borrow_mut());
+            self.relay.tracker.forget_unstable_types();
+        }
+        self.travel = Travel::at(record);
+        self.relay.member.arrived(record.epoch);
+    }
+
     /// Follows the record where the client has no connection that must come along.
     pub(super) fn follow_lent(&mut self, record: &RouteRecord) {
         if record.epoch != self.travel.epoch {
             self.relay.discard_lease_before(record);
-            if let Some(tenancy) = &mut self.relay.tenancy {
-                tenancy.statements.on_move(&mut self.relay.worker.texts.borrow_mut());
-            }
-            self.travel = Travel::at(record);
-            self.relay.member.arrived(record.epoch);
         }
+        self.arrive(record);
         if !is_held(record) {
             self.relay.record_stall();
         }

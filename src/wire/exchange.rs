@@ -178,6 +178,11 @@ impl Exchange {
         self.ledgers().any(|ledger| ledger.reports() > 1)
     }
 
+    /// Nothing is owed, and no message of the extended protocol waits for its Sync: a Sync of ours would change nothing.
+    pub fn is_between_cycles(&self) -> bool {
+        self.ledgers().all(|ledger| ledger.owed.is_empty() && !ledger.unsynced && !ledger.skipping)
+    }
+
     /// What is sent now is skipped: an error came, and no Sync has been sent since.
     pub fn skips(&self) -> bool {
         self.ledgers().all(|ledger| ledger.skipping)

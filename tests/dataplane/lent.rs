@@ -1,10 +1,14 @@
 //! Transaction pooling: connections that are lent for one transaction, and clients that must not notice.
 
+use bytes::BytesMut;
 use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;
+use freehold::wire::message::frontend;
+use tokio::io::AsyncWriteExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::stage::{PATIENCE, Stage, WORKERS, eventually, server};
+use super::{orders, raw};
 
 /// A server behind which so many connections are shared.
 fn stage(connections: u32) -> (Postgres, Stage) {
@@ -297,4 +301,125 @@ async fn a_statement_whose_tables_were_altered_is_prepared_anew() {
     drop(old);
     let again = one.prepare(text).await.unwrap();
     assert_eq!(one.query_one(&again, &[]).await.unwrap().len(), 2);
+}
+
+/// Two clients that use one worker's only connection by turns: nothing of the one may be the other's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unnamed_statement_is_its_clients_own() {
+    let server = server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    share(&stage, 1);
+    // Each boundary asks for the state: any query may have changed it.
+    server
+        .psql_in(
+            "shop",
+            "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT set_config('a.b', '1', false) $$",
+        )
+        .unwrap();
+    let mut one = raw::client(&stage, &server, &[]).await;
+    let mut other = raw::client(&stage, &server, &[]).await;
+    let parse = |sql: &str| built(|out| frontend::parse(out, b"", sql.as_bytes(), &[]));
+    let bind = || {
+        built(|out| {
+            frontend::bind(out, b"", b"", &[]);
+            frontend::execute(out, b"", 0);
+        })
+    };
+    one.run(&parse("SELECT 'one'")).await.unwrap();
+    other.run(&bind()).await.unwrap_err();
+    other.run(&parse("SELECT 'other'")).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(one.run(&bind()).await.unwrap()[0].value(0, 0), Some("one"));
+        assert_eq!(other.run(&bind()).await.unwrap()[0].value(0, 0), Some("other"));
+    }
+    other.query("SELECT 1").await.unwrap();
+    other.run(&bind()).await.unwrap_err();
+    assert_eq!(one.run(&bind()).await.unwrap()[0].value(0, 0), Some("one"));
+}
+
+fn built(build: impl FnOnce(&mut BytesMut)) -> BytesMut {
+    let mut out = BytesMut::new();
+    build(&mut out);
+    frontend::sync(&mut out);
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_means_what_its_clients_settings_say() {
+    let (_server, stage) = stage(1);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "SET DateStyle = 'ISO, MDY'").await;
+    ask(&other, "SET DateStyle = 'ISO, DMY'").await;
+    let text = "SELECT '01/02/2020'::date::text";
+    let (first, second) = (one.prepare(text).await.unwrap(), other.prepare(text).await.unwrap());
+    for _ in 0..2 {
+        let found: String = one.query_one(&first, &[]).await.unwrap().get(0);
+        assert_eq!(found, "2020-01-02");
+        let found: String = other.query_one(&second, &[]).await.unwrap().get(0);
+        assert_eq!(found, "2020-02-01");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_driver_prepared_can_be_executed_and_deallocated_by_sql() {
+    let server = server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    share(&stage, 1);
+    let mut one = raw::client(&stage, &server, &[]).await;
+    let mut other = raw::client(&stage, &server, &[]).await;
+    one.query("CREATE TABLE t (n int)").await.unwrap();
+    let text = b"SELECT count(*) FROM t";
+    one.run(&built(|out| frontend::parse(out, b"S_1", text, &[]))).await.unwrap();
+    other.run(&built(|out| frontend::parse(out, b"S_9", text, &[]))).await.unwrap();
+    assert_eq!(one.query("EXECUTE \"S_1\"").await.unwrap()[0].value(0, 0), Some("0"));
+    // In a transaction that has failed nothing is deallocated.
+    one.query("BEGIN").await.unwrap();
+    one.query("SELECT nonsense").await.unwrap_err();
+    one.query("DEALLOCATE \"S_1\"").await.unwrap_err();
+    one.query("ROLLBACK").await.unwrap();
+    assert_eq!(one.query("EXECUTE \"S_1\"").await.unwrap()[0].value(0, 0), Some("0"));
+    // On a connection where it cannot be made any more.
+    other.query("DROP TABLE t").await.unwrap();
+    let execute = tokio::time::timeout(PATIENCE, one.query("EXECUTE \"S_1\"")).await.unwrap();
+    execute.unwrap_err();
+    tokio::time::timeout(PATIENCE, one.query("DEALLOCATE \"S_1\"")).await.unwrap().unwrap();
+    one.query("EXECUTE \"S_1\"").await.unwrap_err();
+    other.query("CREATE TABLE t (n int)").await.unwrap();
+    assert_eq!(other.query("EXECUTE \"S_9\"").await.unwrap()[0].value(0, 0), Some("0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_client_moves_with_the_statements_that_its_driver_prepared() {
+    let (server, stage) = stage(2);
+    let target = super::stage::server(Major::newest());
+    super::stage::copy_verifier(&server, &target);
+    let client = stage.connect().await;
+    let statement = client.prepare("SELECT $1::int + 1").await.unwrap();
+    ask(&client, "LISTEN news").await;
+    let pinned = || stage.route.roster().sessions().iter().any(|row| row.server_pid.is_some());
+    eventually("it is pinned", pinned).await;
+    orders::move_to(&stage, &orders::target(&target)).await;
+    for n in 0..3_i32 {
+        let found: i32 = client.query_one(&statement, &[&n]).await.unwrap().get(0);
+        assert_eq!(found, n + 1);
+    }
+    ask(&client, "UNLISTEN news").await;
+    let found: i32 = client.query_one(&statement, &[&7_i32]).await.unwrap().get(0);
+    assert_eq!(found, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_in_the_middle_of_a_query_spoils_no_connection() {
+    let server = server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    share(&stage, 1);
+    let other = stage.connect().await;
+    for _ in 0..3 {
+        let mut one = raw::client(&stage, &server, &[]).await;
+        let mut out = BytesMut::new();
+        frontend::query(&mut out, "SELECT pg_sleep(0.1)");
+        frontend::terminate(&mut out);
+        one.stream.write_all(&out).await.unwrap();
+        assert_eq!(ask(&other, "SELECT 'served'").await, "served");
+    }
 }

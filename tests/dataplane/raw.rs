@@ -15,7 +15,7 @@ use super::orders;
 use super::stage::{self, PASSWORD, PATIENCE, ROLE, Stage, eventually};
 
 /// A client of the data plane.
-async fn client(
+pub(crate) async fn client(
     stage: &Stage,
     server: &freehold::lab::Postgres,
     settings: &[(&str, &str)],

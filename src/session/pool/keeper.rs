@@ -76,8 +76,5 @@ impl Pool {
             idle.permit.give_to(other);
             self.close(idle);
         }
-        if self.rests_until.get().is_some_and(|until| until <= Instant::now()) {
-            self.rests_until.set(None);
-        }
     }
 }

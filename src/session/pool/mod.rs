@@ -43,7 +43,7 @@ use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
 use crate::model::RouteRecord;
-use crate::route::{LentPid, Route};
+use crate::route::{GateState, LentPid, Route};
 use crate::tls::Connector;
 
 /// How connections are kept.
@@ -151,9 +151,6 @@ pub(super) struct Pool {
     shelves: RefCell<Vec<Rc<Shelf>>>,
     waiting: RefCell<VecDeque<Waiter>>,
     opening: Cell<u32>,
-    /// After a failure nothing is opened before this.
-    rests_until: Cell<Option<Instant>>,
-    failures: Cell<u32>,
     numbers: Cell<u64>,
     /// Set by the keeper, so that no loan reads the time.
     now: Cell<Instant>,
@@ -171,8 +168,6 @@ impl Pool {
             shelves: RefCell::default(),
             waiting: RefCell::default(),
             opening: Cell::new(0),
-            rests_until: Cell::new(None),
-            failures: Cell::new(0),
             numbers: Cell::new(0),
             now: Cell::new(Instant::now()),
             functions_read: Cell::new(0),
@@ -193,6 +188,7 @@ impl Pool {
             pool: Rc::clone(self),
             idle: RefCell::default(),
             failure: RefCell::default(),
+            failures: Cell::default(),
         });
         shelves.push(Rc::clone(&shelf));
         shelf
@@ -289,9 +285,14 @@ impl Pool {
                 return shelf.idle.borrow_mut().push(pooled);
             };
             if !Rc::ptr_eq(&waiter.shelf, shelf) {
+                let opens = self.may_open() && !waiter.shelf.rests();
                 self.waiting.borrow_mut().push_front(waiter);
-                self.close(pooled);
-                return self.grow();
+                if opens {
+                    self.close(pooled);
+                    return self.grow();
+                }
+                // Who is first cannot be served now, with this permit or another.
+                return self.place_alike(shelf, pooled);
             }
             match waiter.gives.send(Ok(pooled)) {
                 Ok(()) => return,
@@ -300,6 +301,28 @@ impl Pool {
                 Err(Err(_)) => return,
             }
         }
+    }
+
+    /// For who waits longest of those that it suits.
+    fn place_alike(&self, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
+        loop {
+            let mut waiting = self.waiting.borrow_mut();
+            let alike = |waiter: &Waiter| Rc::ptr_eq(&waiter.shelf, shelf) && !waiter.gives.is_closed();
+            let next = waiting.iter().position(alike).and_then(|at| waiting.remove(at));
+            drop(waiting);
+            let Some(waiter) = next else {
+                return shelf.idle.borrow_mut().push(pooled);
+            };
+            match waiter.gives.send(Ok(pooled)) {
+                Err(Ok(back)) => pooled = back,
+                _ => return,
+            }
+        }
+    }
+
+    /// The gate lets connections be opened.
+    fn may_open(&self) -> bool {
+        self.route.gate().state() == GateState::Open
     }
 
     fn nobody_waits(&self) {
@@ -332,10 +355,11 @@ impl Pool {
             waiting.retain(|waiter| !waiter.gives.is_closed());
             waiting.iter().map(|waiter| Rc::clone(&waiter.shelf)).collect()
         };
-        if self.rests_until.get().is_some_and(|until| until > Instant::now()) {
+        if !self.may_open() {
             return;
         }
-        for shelf in waiting.iter().skip(self.opening.get() as usize) {
+        let openable = waiting.iter().filter(|shelf| !shelf.rests());
+        for shelf in openable.skip(self.opening.get() as usize) {
             let Some(permit) = self.permit() else {
                 return self.permits.starve(self.parts.worker, self.limit());
             };
@@ -378,9 +402,7 @@ impl Pool {
         self.opening.set(self.opening.get().saturating_sub(1));
         match opened {
             Ok(Some(pooled)) => {
-                self.failures.set(0);
-                shelf.failure.take();
-                self.rests_until.set(None);
+                shelf.succeeded();
                 self.place(&shelf, Box::new(pooled));
             }
             // Not now; the keeper looks again at the next turn.
@@ -430,10 +452,7 @@ impl Pool {
                 let _ = waiter.gives.send(Err(error.refusal(Severity::Error)));
             }
         }
-        *shelf.failure.borrow_mut() = Some(error.message());
-        self.failures.set(self.failures.get().saturating_add(1));
-        let rest = keeper::REST_MIN.saturating_mul(1 << self.failures.get().min(6)).min(keeper::REST_MAX);
-        self.rests_until.set(Some(Instant::now() + rest));
+        shelf.failed(error.message());
         self.permits.ring(self.parts.worker);
     }
 }

@@ -1,12 +1,13 @@
 //! Connections that are alike: any of them will do for a client of the same kind.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::keeper::{REST_MAX, REST_MIN};
 use super::treasury::Ground;
 use super::{Lending, Pool, Pooled, Waiter};
 use crate::model::{RouteRecord, UnixMillis};
@@ -25,9 +26,28 @@ pub(in crate::session) struct Shelf {
     pub(super) ground: RefCell<Option<Ground>>,
     /// Why the last connection could not be opened, until one could.
     pub(super) failure: RefCell<Option<String>>,
+    /// How many could not be opened in a row, and until when none is tried.
+    pub(super) failures: Cell<(u32, Option<Instant>)>,
 }
 
 impl Shelf {
+    /// A connection could not be opened a moment ago.
+    pub(super) fn rests(&self) -> bool {
+        self.failures.get().1.is_some_and(|until| until > Instant::now())
+    }
+
+    pub(super) fn succeeded(&self) {
+        self.failure.take();
+        self.failures.set((0, None));
+    }
+
+    pub(super) fn failed(&self, why: String) {
+        *self.failure.borrow_mut() = Some(why);
+        let count = self.failures.get().0.saturating_add(1);
+        let rest = REST_MIN.saturating_mul(1 << count.min(6)).min(REST_MAX);
+        self.failures.set((count, Some(Instant::now() + rest)));
+    }
+
     /// Of a connection that was opened for it.
     pub(in crate::session) fn facts(&self, pid: i32, record: &RouteRecord) -> LentFacts {
         LentFacts {

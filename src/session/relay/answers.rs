@@ -8,7 +8,7 @@ use crate::session::counters;
 use crate::session::ending::Ending;
 use crate::session::observe;
 use crate::session::pids::Pids;
-use crate::session::statements::{Told, is_complete};
+use crate::session::statements::Told;
 use crate::wire::exchange::Rest;
 use crate::wire::frame::Piece;
 use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
@@ -61,14 +61,13 @@ impl Relay {
             let next = self.answers.walker.next(&bytes[taken..], wanted);
             let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(Walked { taken, told }) };
             let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
-            let tag = piece.tag;
             if piece.part.begins() {
-                self.note_answer(&piece)?;
+                self.told = self.note_answer(&piece)?;
             }
             if is_named {
                 pids.rename(&mut bytes[taken..taken + length]);
             }
-            match self.told_as(tag) {
+            match self.told {
                 Told::AsItCame => {}
                 Told::ParseComplete => bytes[taken] = answer::PARSE_COMPLETE,
                 Told::Nothing => {
@@ -84,40 +83,36 @@ impl Relay {
         }
     }
 
-    fn told_as(&mut self, tag: u8) -> Told {
-        match &mut self.tenancy {
-            Some(tenancy) if is_complete(tag) => tenancy.statements.on_complete(),
-            _ => Told::AsItCame,
-        }
-    }
-
     pub(super) fn pids(&self) -> Pids {
         Pids { told: self.told_pid, actual: self.server.pid }
     }
 
-    fn note_answer(&mut self, piece: &Piece<'_>) -> Result<(), Ending> {
+    /// What the client is told of the message that begins here.
+    fn note_answer(&mut self, piece: &Piece<'_>) -> Result<Told, Ending> {
         match piece.tag {
             answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
             answer::PARAMETER_STATUS => self.on_parameter(piece.body()),
             answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
             _ => {}
         }
-        if let Some(tenancy) = &mut self.tenancy {
-            observe::track_statements(&mut tenancy.statements, &self.exchange, piece);
-        }
+        let told = match &mut self.tenancy {
+            Some(tenancy) => observe::track_statements(&mut tenancy.statements, &self.exchange, piece),
+            None => Told::AsItCame,
+        };
         observe::track_error(&mut self.tracker, &self.exchange, piece.tag);
         self.exchange.on_answer(piece.tag);
         observe::track_answer(&mut self.tracker, &self.exchange, piece);
-        Ok(())
+        Ok(told)
     }
 
     /// The end of a statement; at a boundary the way out of the gate.
-    fn on_ready(&mut self, body: &[u8]) -> Result<(), Ending> {
+    fn on_ready(&mut self, body: &[u8]) -> Result<Told, Ending> {
         let status = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
         self.exchange.on_ready(status);
-        if let Some(tenancy) = &mut self.tenancy {
-            tenancy.statements.on_ready(self.exchange.is_silent());
-        }
+        let told = match &mut self.tenancy {
+            Some(tenancy) => tenancy.statements.on_ready(self.exchange.is_silent()),
+            None => Told::AsItCame,
+        };
         if self.exchange.is_silent() {
             self.tracker.on_ready(status);
         }
@@ -127,7 +122,7 @@ impl Relay {
         } else if self.exchange.is_silent() {
             self.set_activity(Activity::InTransaction);
         }
-        Ok(())
+        Ok(told)
     }
 
     fn on_parameter(&mut self, body: &[u8]) {

@@ -9,6 +9,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::{Goodbye, Relay, Wait};
+use crate::backend::Parameters;
 use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, GateState};
 use crate::session::counters;
@@ -16,6 +17,7 @@ use crate::session::ending::Ending;
 use crate::session::observe;
 use crate::session::parking;
 use crate::session::pipe::{Outbox, Outgoing};
+use crate::session::state::SessionState;
 use crate::session::statements::FRONT_BYTES;
 use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
@@ -114,6 +116,9 @@ impl Relay {
         self.to_client.queue(&answer);
         if self.requests.kept.is_empty() {
             self.wait = Wait::Nothing;
+            self.parking.leave();
+            // A connection that was lent for it is given back.
+            self.used |= self.tenancy.is_some() && !self.is_unserved();
             self.set_activity(Activity::Idle);
         }
         true
@@ -232,7 +237,9 @@ impl Relay {
         }
         let unnamed = self.tracker.unnamed_parse();
         let texts = &mut self.worker.texts.borrow_mut();
-        tenancy.statements.on_request(piece, &mut self.exchange, texts, unnamed)
+        let (parameters, settings) = (&self.server.parameters, tenancy.state_settings());
+        let ground = || ground(parameters, &settings);
+        tenancy.statements.on_request(piece, &mut self.exchange, texts, unnamed, ground)
     }
 
     /// The message that was let in is not complete: nobody waits for a client that may never finish it.
@@ -319,4 +326,16 @@ impl Relay {
             }
         }
     }
+}
+
+/// Settings that decide what a text means when it is parsed, as the server reports them.
+const READ_BY_PARSE: [&str; 5] =
+    ["client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"];
+
+/// What decides, beside its text, what a statement means: those, and whatever the session has set (its search path).
+fn ground(parameters: &Parameters, settings: &SessionState) -> Vec<u8> {
+    let reported = READ_BY_PARSE.iter().map(|name| parameters.value(name).unwrap_or_default());
+    let own = settings.settings.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let role = [settings.session_user.as_str(), settings.role.as_str()];
+    reported.chain(role).chain(own).flat_map(|part| part.bytes().chain([0])).collect()
 }

@@ -442,6 +442,16 @@ impl StateTracker {
         self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
     }
 
+    /// The OIDs of types in the unnamed statement are another server's now: it finds them anew.
+    pub(in crate::session) fn forget_unstable_types(&mut self) {
+        let Some(Ok(parse)) = self.unnamed_parse().map(parse_parse) else { return };
+        let known = |oid: u32| if oid >= TypeName::FIRST_UNSTABLE_OID { 0 } else { oid };
+        let types: Vec<u32> = parse.parameter_types().map(known).collect();
+        let mut message = BytesMut::new();
+        frontend::parse(&mut message, b"", parse.sql, &types);
+        self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
+    }
+
     /// `last` with the unnamed statement of this moment. Only where [`Freshness`] is `Fresh` or `Unnamed`.
     pub fn current(&self, last: &SessionState) -> SessionState {
         let mut state = last.clone();
