@@ -39,11 +39,8 @@ pub(super) const PREFIX: &str = "freehold_";
 /// Asked to be closed where nothing is to be done: the client's own portals may have any name but this.
 const NO_PORTAL: &[u8] = b"freehold has no such portal";
 
-/// Stands for an unnamed statement that is not there.
-const NO_STATEMENT: &[u8] = b"freehold_unnamed";
-
-/// Made to be deallocated.
-const DEALLOCATED: &[u8] = b"freehold_deallocated";
+/// A statement that is made to be deallocated, or to be in the way, in place of one that others need.
+const STAND_IN: &[u8] = b"freehold_stand_in";
 
 /// A message is looked at when this much of it is there: enough for the names at its front.
 pub(super) const FRONT_BYTES: usize = 1024;
@@ -159,6 +156,8 @@ struct Undo {
     /// What the client's name meant before.
     name: Option<Renamed>,
     unnamed: bool,
+    /// The unnamed one was not destroyed after all.
+    unnamed_stays: bool,
 }
 
 /// A name of the client's, and what it stood for.
@@ -199,6 +198,8 @@ pub(super) struct Statements {
     /// Grows with each unnamed statement.
     serial: u64,
     has_unnamed: bool,
+    /// The Parse of one failed, or was skipped because another request had failed.
+    unnamed_failed: bool,
     /// Those that are too large to be made again elsewhere.
     oversized: usize,
     dues: VecDeque<Due>,
@@ -220,6 +221,7 @@ impl Statements {
             names: HashMap::new(),
             serial: 0,
             has_unnamed: false,
+            unnamed_failed: false,
             oversized: 0,
             dues: VecDeque::new(),
             skipping: false,
@@ -233,6 +235,28 @@ impl Statements {
     /// Why the session cannot give its connection back, for a person.
     pub(super) fn pin(&self) -> Option<&'static str> {
         (self.oversized > 0).then_some("a prepared statement too large to be kept")
+    }
+
+    /// What goes out for this message depends on answers that are still to come: on whether an earlier Parse fails, or an
+    /// earlier Close is skipped. `front` is the message, or as much of it as there is.
+    pub(super) fn is_doubtful(&self, front: &[u8]) -> bool {
+        let (Some(&tag), Some(body)) = (front.first(), front.get(HEADER_BYTES..)) else { return false };
+        let is_missing = |name: &[u8]| match name {
+            b"" => !self.has_unnamed && !self.names.contains_key(name),
+            name => !self.names.contains_key(name),
+        };
+        match tag {
+            _ if self.dues.is_empty() => false,
+            request::PARSE => {
+                split_name(body).is_some_and(|(name, _)| !name.is_empty() && self.names.contains_key(name))
+            }
+            request::BIND => parse_bind_names(body).is_ok_and(|names| is_missing(names.statement)),
+            request::DESCRIBE => {
+                matches!(parse_target(body), Ok((Target::Statement, name)) if is_missing(name))
+            }
+            request::QUERY if !self.names.is_empty() => scan::prepared_name(body).is_some(),
+            _ => false,
+        }
     }
 
     /// A client's message is about to be sent. `Some`: this goes out in its place. `unnamed` is the body of the Parse of the
@@ -265,7 +289,7 @@ impl Statements {
     }
 
     fn on_query(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
-        self.has_unnamed = false;
+        let unnamed_stays = std::mem::take(&mut self.has_unnamed);
         self.forget_name(b"");
         self.server.lose_unnamed();
         // Where the query stands among others its name is left as it is: nothing can be put before it.
@@ -273,7 +297,7 @@ impl Statements {
             true => self.rename_in_sql(piece.body(), exchange),
             false => Undo::default(),
         };
-        self.dues.push_back(Due::Call(undo));
+        self.dues.push_back(Due::Call(Undo { unnamed_stays, ..undo }));
     }
 
     /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse.
@@ -286,10 +310,8 @@ impl Statements {
             // Others may need the statement; this one is there to be deallocated.
             self.forget_name(&named.name);
             undo.name = Some((named.name.into(), Some(Rc::clone(&prepared))));
-            name = DEALLOCATED;
-            frontend::parse(&mut self.out, DEALLOCATED, b"SELECT NULL", &[]);
-            self.inject(exchange, request::PARSE);
-            self.dues.push_back(Due::Swallowed(Undo::default()));
+            name = STAND_IN;
+            self.make_stand_in(exchange);
         } else {
             self.ensure(&prepared, exchange);
         }
@@ -326,14 +348,14 @@ impl Statements {
             self.server.unnamed = Some((self.session, self.serial));
             return self.dues.push_back(Due::Own(Undo { unnamed: true, ..Undo::default() }));
         }
-        if let Some(known) = self.names.get(name).cloned() {
-            // The server says that it exists.
-            self.ensure(&known, exchange);
+        if self.names.contains_key(name) {
+            // The server says that it exists, or what else is wrong with the text.
+            frontend::close(&mut self.out, Target::Statement, STAND_IN);
+            self.inject(exchange, request::CLOSE);
+            self.dues.push_back(Due::Swallowed(Undo::default()));
+            self.make_stand_in(exchange);
             self.dues.push_back(Due::Own(Undo::default()));
-            return match &known.body {
-                Some(body) => put(&mut self.out, request::PARSE, body),
-                None => put_renamed(&mut self.out, piece, 0, name.len(), &known.name),
-            };
+            return put_renamed(&mut self.out, piece, 0, name.len(), STAND_IN);
         }
         let prepared = match piece.part == Part::Whole && parse_parse(body).is_ok() {
             true => texts.share(rest, &ground()),
@@ -375,8 +397,8 @@ impl Statements {
             if self.ensure_unnamed(exchange, unnamed) {
                 self.out.extend_from_slice(piece.bytes);
             } else if !self.has_unnamed {
-                // Whoever's the connection has: it is not this client's.
-                put_renamed(&mut self.out, piece, names.portal.len() + 1, 0, NO_STATEMENT);
+                self.close_strangers(exchange);
+                self.out.extend_from_slice(piece.bytes);
             }
             return;
         }
@@ -392,7 +414,8 @@ impl Statements {
             if self.ensure_unnamed(exchange, unnamed) {
                 frontend::describe(&mut self.out, Target::Statement, b"");
             } else if !self.has_unnamed {
-                frontend::describe(&mut self.out, Target::Statement, NO_STATEMENT);
+                self.close_strangers(exchange);
+                frontend::describe(&mut self.out, Target::Statement, b"");
             }
             return;
         }
@@ -404,7 +427,7 @@ impl Statements {
     fn on_close(&mut self, body: &[u8]) {
         let mut undo = Undo::default();
         if let Ok((Target::Statement, b"")) = parse_target(body) {
-            self.has_unnamed = false;
+            undo.unnamed_stays = std::mem::take(&mut self.has_unnamed);
             self.server.lose_unnamed();
         }
         if let Ok((Target::Statement, name)) = parse_target(body)
@@ -455,6 +478,21 @@ impl Statements {
         true
     }
 
+    /// Its text is one that can be parsed in a transaction that has failed, too. It is never run.
+    fn make_stand_in(&mut self, exchange: &mut Exchange) {
+        frontend::parse(&mut self.out, STAND_IN, b"ROLLBACK", &[]);
+        self.inject(exchange, request::PARSE);
+        self.dues.push_back(Due::Swallowed(Undo::default()));
+    }
+
+    /// Whoever's unnamed statement the connection has, it is not this client's.
+    fn close_strangers(&mut self, exchange: &mut Exchange) {
+        self.server.lose_unnamed();
+        frontend::close(&mut self.out, Target::Statement, b"");
+        self.inject(exchange, request::CLOSE);
+        self.dues.push_back(Due::Swallowed(Undo::default()));
+    }
+
     fn inject(&mut self, exchange: &mut Exchange, tag: u8) {
         exchange.on_request(tag);
         self.injected += 1;
@@ -493,7 +531,8 @@ impl Statements {
     pub(super) fn on_error(&mut self, in_extended: bool) -> Told {
         if !in_extended {
             if let Some(Due::Call(undo)) = self.dues.front_mut() {
-                let undo = std::mem::take(undo);
+                // A Query that fails has destroyed the unnamed statement before.
+                let undo = Undo { unnamed_stays: false, ..std::mem::take(undo) };
                 self.undo(undo);
             }
             return Told::AsItCame;
@@ -523,6 +562,19 @@ impl Statements {
         told
     }
 
+    /// After an error: whether the client still has an unnamed statement. `was_skipped`: the one before may be there.
+    pub(super) fn settle_unnamed(&mut self, was_skipped: bool) {
+        if !std::mem::take(&mut self.unnamed_failed) {
+            return;
+        }
+        match was_skipped {
+            // It keeps its connection, and what that has is its own.
+            true => self.server.unnamed = Some((self.session, self.serial)),
+            // A Parse that fails has destroyed the one before.
+            false => self.has_unnamed = false,
+        }
+    }
+
     fn undo(&mut self, undo: Undo) {
         if let Some(key) = undo.not_made {
             self.server.known.remove(&key);
@@ -532,6 +584,11 @@ impl Statements {
         }
         if undo.unnamed {
             self.server.unnamed = None;
+            self.unnamed_failed = true;
+        }
+        if undo.unnamed_stays {
+            self.has_unnamed = true;
+            self.unnamed_failed = true;
         }
         let Some((name, before)) = undo.name else { return };
         self.forget_name(&name);

@@ -70,7 +70,7 @@ impl Pool {
         self.shelves
             .borrow_mut()
             .retain(|shelf| !shelf.idle.borrow().is_empty() || Rc::strong_count(shelf) > 1);
-        while let Some(other) = self.permits.needier(self.parts.worker)
+        while let Some(other) = self.permits.needier(self.parts.worker, self.is_pressed())
             && let Some(mut idle) = self.take_longest_idle()
         {
             idle.permit.give_to(other);

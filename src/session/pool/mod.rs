@@ -271,7 +271,7 @@ impl Pool {
             self.close(pooled);
             return self.grow();
         }
-        if let Some(other) = self.permits.needier(self.parts.worker) {
+        if let Some(other) = self.permits.needier(self.parts.worker, self.is_pressed()) {
             pooled.permit.give_to(other);
             return self.close(pooled);
         }
@@ -361,7 +361,7 @@ impl Pool {
         let openable = waiting.iter().filter(|shelf| !shelf.rests());
         for shelf in openable.skip(self.opening.get() as usize) {
             let Some(permit) = self.permit() else {
-                return self.permits.starve(self.parts.worker, self.limit());
+                return self.permits.starve(self.parts.worker);
             };
             self.opening.set(self.opening.get() + 1);
             tokio::task::spawn_local(Rc::clone(self).open(Rc::clone(shelf), permit));

@@ -102,11 +102,11 @@ impl Permits {
         self.open.load(Ordering::Acquire)
     }
 
-    /// This worker has clients that wait, and no connection is to be had: others that have more than their share give one up.
-    pub(super) fn starve(&self, worker: usize, max: u32) {
+    /// This worker has clients that wait, and no connection is to be had: others give one up that have more, or that nobody
+    /// waits for.
+    pub(super) fn starve(&self, worker: usize) {
         let holding = &self.workers[worker];
-        let share = (max / self.workers.len() as u32).max(1);
-        if holding.held.load(Ordering::Relaxed) < share && holding.starves.swap(1, Ordering::AcqRel) == 0 {
+        if holding.starves.load(Ordering::Relaxed) == 0 && holding.starves.swap(1, Ordering::AcqRel) == 0 {
             self.starving.fetch_add(1, Ordering::AcqRel);
             let others = self.workers.iter().enumerate().filter(|(other, _)| *other != worker);
             others.for_each(|(_, other)| other.bell.notify_one());
@@ -122,8 +122,9 @@ impl Permits {
         }
     }
 
-    /// Who needs a connection that comes back to this worker more than this worker does.
-    pub(super) fn needier(&self, worker: usize) -> Option<usize> {
+    /// Who needs a connection that comes back to this worker more than this worker does. `is_waited_for`: clients of this
+    /// worker wait, too.
+    pub(super) fn needier(&self, worker: usize, is_waited_for: bool) -> Option<usize> {
         if self.starving.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -131,7 +132,8 @@ impl Permits {
         let needs = |(other, holding): (usize, &Holding)| {
             let held = holding.held.load(Ordering::Relaxed);
             let starves = holding.starves.load(Ordering::Relaxed) == 1;
-            (other != worker && starves && (held == 0 || held + 1 < own)).then_some((held, other))
+            let needs_more = held == 0 || held + 1 < own || !is_waited_for;
+            (other != worker && starves && needs_more).then_some((held, other))
         };
         self.workers.iter().enumerate().filter_map(needs).min().map(|(_, other)| other)
     }
@@ -198,10 +200,10 @@ mod tests {
         let permits = Permits::new(2);
         let mut rich = many(&permits, 0, 9);
         let _poor = many(&permits, 1, 1);
-        assert_eq!(permits.needier(0), None, "nobody starves");
-        permits.starve(1, 10);
+        assert_eq!(permits.needier(0, true), None, "nobody starves");
+        permits.starve(1);
         let mut given = Vec::new();
-        while let Some(other) = permits.needier(0) {
+        while let Some(other) = permits.needier(0, true) {
             let mut permit = rich.pop().unwrap();
             permit.give_to(other);
             given.push(permit);
@@ -218,11 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn who_has_its_share_does_not_starve_and_what_nobody_waits_for_is_anybodys() {
+    fn what_nobody_waits_for_is_anybodys() {
         let permits = Permits::new(2);
         let (mut rich, _half) = (many(&permits, 0, 3), many(&permits, 1, 2));
-        permits.starve(1, 4);
-        assert_eq!(permits.needier(0), None);
+        permits.starve(1);
+        assert_eq!(permits.needier(0, true), None, "both wait, and neither has more");
+        assert_eq!(permits.needier(0, false), Some(1));
         let mut permit = rich.pop().unwrap();
         permit.give_to(1);
         drop(permit);
@@ -235,7 +238,7 @@ mod tests {
     async fn a_worker_that_starves_hears_of_a_permit_that_is_free() {
         let permits = Permits::new(2);
         let only = permits.take(0, 1).unwrap();
-        permits.starve(1, 1);
+        permits.starve(1);
         permits.rung(0).await;
         drop(only);
         permits.rung(1).await;

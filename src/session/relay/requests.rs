@@ -180,6 +180,10 @@ impl Relay {
                     self.give_back_unused_pass();
                     break;
                 }
+                if self.waits_for_doubt(&bytes[taken..]) {
+                    self.wait = Wait::Answers;
+                    break;
+                }
                 self.wait = self.admit(cx, tag);
                 if self.wait != Wait::Nothing {
                     break;
@@ -225,11 +229,25 @@ impl Relay {
         bytes.len() >= header.message_bytes().min(wanted)
     }
 
+    /// A client that pipelines over an error: what its next message means, the answers that are on their way will tell.
+    fn waits_for_doubt(&self, bytes: &[u8]) -> bool {
+        let Some(tenancy) = &self.tenancy else { return false };
+        let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else { return false };
+        let message = &bytes[..bytes.len().min(header.message_bytes())];
+        self.exchange.will_report() && tenancy.statements.is_doubtful(message)
+    }
+
     /// What is sent in place of a piece of the client's, where its connection is lent.
     fn replacement(&mut self, piece: &Piece<'_>) -> Option<&[u8]> {
         let tenancy = self.tenancy.as_deref_mut()?;
         // Without a connection there is nothing that such a message could end or continue.
-        if self.server.is_absent() || piece.tag == request::TERMINATE {
+        if self.server.is_absent() {
+            return Some(&[]);
+        }
+        // A connection at rest outlives its client; one that works for it ends with it.
+        if piece.tag == request::TERMINATE
+            && (self.exchange.rest() != Rest::Busy || self.exchange.is_silent())
+        {
             return Some(&[]);
         }
         if !piece.part.begins() {
