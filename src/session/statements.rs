@@ -339,7 +339,7 @@ impl Statements {
         };
         if name.is_empty() && self.caches_unnamed && piece.part == Part::Whole && parse_parse(body).is_ok() {
             self.forget_name(b"");
-            return self.on_new_name(piece, name, texts.share(rest, &ground()), exchange);
+            return self.on_new_name(piece, name, &texts.share(rest, &ground()), exchange);
         }
         if name.is_empty() {
             self.forget_name(b"");
@@ -361,7 +361,7 @@ impl Statements {
             true => texts.share(rest, &ground()),
             false => self.oversized(),
         };
-        self.on_new_name(piece, name, prepared, exchange);
+        self.on_new_name(piece, name, &prepared, exchange);
     }
 
     /// From now on the client's name stands for this statement.
@@ -369,11 +369,11 @@ impl Statements {
         &mut self,
         piece: &Piece<'_>,
         name: &[u8],
-        prepared: Rc<Prepared>,
+        prepared: &Rc<Prepared>,
         exchange: &mut Exchange,
     ) {
         let mut undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
-        self.names.insert(name.into(), Rc::clone(&prepared));
+        self.names.insert(name.into(), Rc::clone(prepared));
         if self.server.has(prepared.key) {
             frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
             return self.dues.push_back(Due::AsParse(undo));
@@ -562,16 +562,12 @@ impl Statements {
         told
     }
 
-    /// After an error: whether the client still has an unnamed statement. `was_skipped`: the one before may be there.
-    pub(super) fn settle_unnamed(&mut self, was_skipped: bool) {
-        if !std::mem::take(&mut self.unnamed_failed) {
-            return;
-        }
-        match was_skipped {
-            // It keeps its connection, and what that has is its own.
-            true => self.server.unnamed = Some((self.session, self.serial)),
-            // A Parse that fails has destroyed the one before.
-            false => self.has_unnamed = false,
+    /// After an error that took an unnamed statement with it, or may have: the client has none any more. Where an earlier one
+    /// would have survived it has to be parsed again; a stranger's is never taken for it.
+    pub(super) fn settle_unnamed(&mut self) {
+        if std::mem::take(&mut self.unnamed_failed) {
+            self.has_unnamed = false;
+            self.server.lose_unnamed();
         }
     }
 

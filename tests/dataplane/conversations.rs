@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use freehold::backend::{ConnectRequest, Credential, ServerConnection, connect};
 use freehold::lab::{Major, Postgres};
-use freehold::model::{Address, GateOrder, HoldReason, MoveId, Place, Pooling, RoleName};
+use freehold::model::{Address, GateOrder, HoldReason, MoveId, Place, RoleName};
 use freehold::route::Readiness;
 use freehold::tls::{Connector, Stream};
 use freehold::wire::message::backend::tag;
@@ -29,8 +29,6 @@ use super::talk::{self, Step};
 
 const CONVERSATIONS: u64 = 120;
 const LANES: u64 = 4;
-/// Connections that are lent: fewer than there are clients, one for each worker at least.
-const LENT: u32 = 3;
 /// The direct server has nothing more to say. Where it is only slow, less is waited for in the other conversation.
 const QUIET: Duration = Duration::from_millis(3);
 
@@ -107,13 +105,7 @@ async fn converse(
                 let enough = count.wait_for(|count| *count >= counts[number]);
                 let waited = timeout(PATIENCE, enough).await;
                 let what = waited.map(|ended| ended.is_ok());
-                assert!(
-                    what.is_ok(),
-                    "seed {seed}: step {number} is not answered, {} of {}: {:?}",
-                    *count.borrow(),
-                    counts[number],
-                    steps.iter().map(|step| step.said.join(" ")).collect::<Vec<_>>()
-                );
+                assert!(what.is_ok(), "seed {seed}: step {number} is not answered: {:?}", step.said);
             }
         }
         counts.push(*count.borrow());
@@ -143,34 +135,13 @@ fn is_same(direct: &Heard, through: &Heard) -> bool {
         && (direct.len() == through.len() || (ends_badly(direct) || ends_badly(through)))
 }
 
-/// Servers know the statements of clients whose connections are lent by other names.
-fn without_names(heard: Heard) -> Heard {
-    let unnamed = |(tag, body): (u8, Vec<u8>)| {
-        let text = String::from_utf8_lossy(&body);
-        let Some((before, rest)) = text.split_once("prepared statement \"") else { return (tag, body) };
-        let after = rest.split_once('"').map_or("", |(_, after)| after);
-        (tag, format!("{before}prepared statement \"{after}").into_bytes())
-    };
-    heard.into_iter().map(unnamed).collect()
-}
-
-async fn compare(server: &Postgres, port: u16, lane: u64, seed: u64, pooling: Pooling) {
+async fn compare(server: &Postgres, port: u16, lane: u64, seed: u64) {
     let steps = talk::conversation(&mut StdRng::seed_from_u64(seed), lane);
-    // What differs, and is said to: names of statements, NULL that SET LOCAL has left empty, what sequences remember.
-    const DIFFER: [&str; 4] = ["pg_prepared_statements", "app.word", "lastval", "currval"];
-    let differs = |said: &String| DIFFER.iter().any(|word| said.contains(word));
-    if pooling == Pooling::Transaction && steps.iter().any(|step| step.said.iter().any(differs)) {
-        return;
-    }
     let alone = open(Place { dbname: "alone".to_owned(), ..stage::place(server) }).await;
     let (direct, counts) = converse(alone, &steps, seed, Pace::UntilQuiet).await;
     let address = Address { host: "127.0.0.1".to_owned(), port };
     let proxied = open(Place { address, ..stage::place(server) }).await;
     let (through, _) = converse(proxied, &steps, seed, Pace::Counts(&counts)).await;
-    let (direct, through) = match pooling {
-        Pooling::Session => (direct, through),
-        Pooling::Transaction => (without_names(direct), without_names(through)),
-    };
     assert!(
         is_same(&direct, &through),
         "seed {seed}, lane {lane}: {}",
@@ -180,10 +151,6 @@ async fn compare(server: &Postgres, port: u16, lane: u64, seed: u64, pooling: Po
 
 /// Has all conversations while `meanwhile` runs.
 async fn all_are_same(meanwhile: impl AsyncFn(&Stage, &Postgres)) {
-    all_are_same_as(Pooling::Session, meanwhile).await;
-}
-
-async fn all_are_same_as(pooling: Pooling, meanwhile: impl AsyncFn(&Stage, &Postgres)) {
     let server = Postgres::builder(Major::oldest())
         .setting("max_connections", "60")
         .setting("autovacuum", "off")
@@ -194,7 +161,6 @@ async fn all_are_same_as(pooling: Pooling, meanwhile: impl AsyncFn(&Stage, &Post
     // With the same object ids.
     server.psql(&format!("CREATE DATABASE alone OWNER {ROLE} TEMPLATE shop")).unwrap();
     let stage = Stage::before(&server);
-    stage.order(|record| (record.pooling, record.server_connections_max) = (pooling, LENT));
     let server = Arc::new(server);
     let first = std::env::var("FREEHOLD_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok());
     let first = first.unwrap_or_else(|| rand::random::<u64>() >> 16);
@@ -204,7 +170,7 @@ async fn all_are_same_as(pooling: Pooling, meanwhile: impl AsyncFn(&Stage, &Post
             let (server, port) = (Arc::clone(&server), stage.port());
             tokio::spawn(async move {
                 for seed in (first + lane..first + CONVERSATIONS).step_by(LANES as usize) {
-                    compare(&server, port, lane, seed, pooling).await;
+                    compare(&server, port, lane, seed).await;
                 }
             })
         })
@@ -303,9 +269,4 @@ async fn all_can_leave(stage: &Stage) -> bool {
         );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_said_the_answers_are_the_same_where_connections_are_lent() {
-    all_are_same_as(Pooling::Transaction, async |_, _| std::future::pending().await).await;
 }

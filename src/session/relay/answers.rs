@@ -103,7 +103,7 @@ impl Relay {
         if piece.tag == answer::ERROR_RESPONSE
             && let Some(tenancy) = &mut self.tenancy
         {
-            tenancy.statements.settle_unnamed(self.tracker.unnamed_pin().is_some());
+            tenancy.statements.settle_unnamed();
         }
         self.exchange.on_answer(piece.tag);
         observe::track_answer(&mut self.tracker, &self.exchange, piece);
