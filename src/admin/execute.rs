@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -102,6 +102,8 @@ impl fmt::Debug for Parts {
 pub struct Executor {
     pub(super) parts: Arc<Parts>,
     pub(super) samples: Arc<Samples>,
+    /// Entries of one millisecond stay in their order.
+    audit_ids: Arc<Mutex<ulid::Generator>>,
 }
 
 impl fmt::Debug for Executor {
@@ -112,7 +114,11 @@ impl fmt::Debug for Executor {
 
 impl Executor {
     pub fn new(parts: Parts) -> Executor {
-        Executor { parts: Arc::new(parts), samples: Arc::new(Samples::begin(std::time::Instant::now())) }
+        Executor {
+            parts: Arc::new(parts),
+            samples: Arc::new(Samples::begin(std::time::Instant::now())),
+            audit_ids: Arc::new(Mutex::new(ulid::Generator::new())),
+        }
     }
 
     /// Takes samples for the averages of SHOW STATS, for ever.
@@ -197,7 +203,9 @@ impl Executor {
             },
         };
         tracing::info!(who = entry.who, command = entry.command, outcome = entry.outcome, "admin command");
-        if let Err(error) = self.parts.catalog.put_audit(ulid::Ulid::generate(), &entry).await {
+        let id = self.audit_ids.lock().unwrap_or_else(PoisonError::into_inner).generate().ok();
+        let id = id.unwrap_or_else(ulid::Ulid::generate);
+        if let Err(error) = self.parts.catalog.put_audit(id, &entry).await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 command = entry.command,
