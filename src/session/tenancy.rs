@@ -152,7 +152,6 @@ impl Tenancy {
 /// What cannot be on another connection, or is there already.
 fn lendable(mut state: SessionState) -> SessionState {
     state.unnamed = None;
-    state.statements.retain(|name, _| !name.starts_with(PREFIX));
     // An empty custom setting is what SET LOCAL leaves behind on whatever connection it ran.
     state.settings.retain(|name, value| !(name.contains('.') && value.is_empty()));
     state.losses = BTreeSet::new();
@@ -392,8 +391,13 @@ impl Session {
             }
             Err(unknown) => found.push(unknown.0),
         }
-        found.extend(self.relay.tracker.unnamed_pin().map(str::to_owned));
-        found.dedup();
+        let of_statements = self.relay.tenancy.as_ref().and_then(|tenancy| tenancy.statements.pin());
+        for pin in [self.relay.tracker.unnamed_pin(), of_statements].into_iter().flatten() {
+            // The state may name it already, or have been taken before there was one.
+            if !found.iter().any(|known| known == pin) {
+                found.push(pin.to_owned());
+            }
+        }
         self.set_pins(found, &record);
         let Some(tenancy) = &self.relay.tenancy else { return Ok(()) };
         if tenancy.is_pinned() {
@@ -409,9 +413,8 @@ impl Session {
         Ok(())
     }
 
-    fn set_pins(&mut self, mut found: Vec<String>, record: &RouteRecord) {
+    fn set_pins(&mut self, found: Vec<String>, record: &RouteRecord) {
         let Some(tenancy) = &mut self.relay.tenancy else { return };
-        found.extend(tenancy.statements.pin().map(str::to_owned));
         if tenancy.pins == found {
             return;
         }

@@ -128,13 +128,21 @@ impl Twin {
         deadline: Instant,
         state: &SessionState,
     ) -> Result<Twin, TwinError> {
-        let connection = Box::pin(connect(request, connector, deadline)).await?;
-        let login = request.role.as_str().to_owned();
-        let bare = SessionState::default();
-        let mut twin = Twin { connection, state: bare, login, types: Types::new() };
+        let mut twin = Twin::bare(request, connector, deadline).await?;
         let restoring = Box::pin(twin.restore(state));
         timeout_at(deadline, restoring).await.map_err(|_| TwinError::Late)??;
         Ok(twin)
+    }
+
+    /// Connected, and nothing is known yet of what it has.
+    async fn bare(
+        request: &ConnectRequest,
+        connector: &Connector,
+        deadline: Instant,
+    ) -> Result<Twin, ConnectError> {
+        let connection = Box::pin(connect(request, connector, deadline)).await?;
+        let login = request.role.as_str().to_owned();
+        Ok(Twin { connection, state: SessionState::default(), login, types: Types::new() })
     }
 
     /// Connects, and has no more state than a new session has.
@@ -146,10 +154,7 @@ impl Twin {
         connector: &Connector,
         deadline: Instant,
     ) -> Result<Twin, TwinError> {
-        let connection = Box::pin(connect(request, connector, deadline)).await?;
-        let login = request.role.as_str().to_owned();
-        let bare = SessionState::default();
-        let mut twin = Twin { connection, state: bare, login, types: Types::new() };
+        let mut twin = Twin::bare(request, connector, deadline).await?;
         let nothing = SessionState::default();
         let reading = Box::pin(twin.read_back(&nothing));
         twin.state = timeout_at(deadline, reading).await.map_err(|_| TwinError::Late)??;
