@@ -74,7 +74,7 @@ impl Frontend {
         channel.send().await?;
         Ok(AdminVisitor::Administrator(Administrator {
             stream: channel.take_stream()?,
-            early: std::mem::take(&mut channel.inbox),
+            early: channel.take_early(),
             address,
             name: startup.message.role().to_owned(),
             application_name: startup.message.parameter("application_name").unwrap_or_default().to_owned(),

@@ -12,6 +12,9 @@ use crate::wire::startup::{self, Opening};
 /// own limit is `PG_MAX_AUTH_TOKEN_LENGTH`.
 const MESSAGE_BYTES_MAX: usize = 65_535;
 
+/// Room for a read: no message of an ordinary login is longer.
+const READ_BYTES: usize = 1024;
+
 /// A stream with what was read from it and not yet understood. What is sent is built in `out`.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -23,7 +26,7 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new(stream: Stream) -> Channel {
-        Channel { stream: Some(stream), inbox: BytesMut::new(), out: BytesMut::new() }
+        Channel { stream: Some(stream), inbox: BytesMut::with_capacity(READ_BYTES), out: BytesMut::new() }
     }
 
     pub(super) fn stream(&mut self) -> Result<&mut Stream, FrontendError> {
@@ -32,6 +35,14 @@ impl Channel {
 
     pub(super) fn take_stream(&mut self) -> Result<Stream, FrontendError> {
         self.stream.take().ok_or(FrontendError::Gone)
+    }
+
+    /// What has come and was not asked for. No room is kept for more.
+    pub(super) fn take_early(&mut self) -> BytesMut {
+        match std::mem::take(&mut self.inbox) {
+            nothing if nothing.is_empty() => BytesMut::new(),
+            early => early,
+        }
     }
 
     pub(super) fn put_stream(&mut self, stream: Stream) {
@@ -88,6 +99,7 @@ impl Channel {
 
     async fn fill(&mut self) -> Result<(), FrontendError> {
         let stream = self.stream.as_mut().ok_or(FrontendError::Gone)?;
+        self.inbox.reserve(READ_BYTES);
         match stream.read_buf(&mut self.inbox).await? {
             0 => Err(FrontendError::Gone),
             _ => Ok(()),

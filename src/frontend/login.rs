@@ -89,10 +89,10 @@ async fn ask(
     let prover = Prover { attempt, offer, mock: &frontend.mock, iterations: typical };
     match claim(route, attempt.role, startup.message.database(), rule.method) {
         Claim::Known(known) => {
-            let proof = prover.prove(channel, rule.method, Some(known.secret)).await?;
+            let mut proof = prover.prove(channel, rule.method, Some(known.secret)).await?;
             admit(channel, &known.route, &known.login)?;
-            if let Proof::Keys(keys) = &proof {
-                known.route.remember_keys(attempt.role, keys);
+            if let Proof::Keys(keys) = proof {
+                proof = Proof::Keys(known.route.remember_keys(attempt.role, keys));
             }
             Ok(Admitted { route: known.route, proof })
         }
@@ -162,9 +162,7 @@ async fn borrowed_proof(
     if let Some(Ok(verifier)) = login.verifier.as_deref().map(Verifier::parse)
         && let Some(keys) = access.keys_of(verifier, Zeroizing::clone(&password)).await?
     {
-        let keys = Arc::new(keys);
-        route.remember_keys(role, &keys);
-        return Ok(Proof::Keys(keys));
+        return Ok(Proof::Keys(route.remember_keys(role, Arc::new(keys))));
     }
     Ok(Proof::Password(password))
 }

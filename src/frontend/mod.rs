@@ -81,13 +81,14 @@ pub enum Visitor {
     Client(Box<Client>),
 }
 
-/// Somebody who proved who he is. AuthenticationOk has been sent; ParameterStatus, BackendKeyData and ReadyForQuery have
-/// not.
+/// Somebody who proved who he is.
 #[derive(Debug)]
 pub struct Client {
     pub stream: Stream,
     /// What it sent behind its login without waiting.
     pub early: BytesMut,
+    /// The end of its login, up to AuthenticationOk, to be sent before anything else: with it, in one piece.
+    pub unsent: BytesMut,
     pub address: Peer,
     pub route: Arc<Route>,
     pub role: String,
@@ -141,10 +142,10 @@ impl Frontend {
                 let admitted = login::login(self, channel, &startup, address).await?;
                 let mut admission = admission.take().ok_or(FrontendError::Gone)?;
                 self.access.sit(&mut admission, admitted.route.id(), startup.message.role())?;
-                channel.send().await?;
                 Ok(Visitor::Client(Box::new(Client {
                     stream: channel.take_stream()?,
-                    early: std::mem::take(&mut channel.inbox),
+                    early: channel.take_early(),
+                    unsent: std::mem::take(&mut channel.out),
                     address,
                     route: admitted.route,
                     role: startup.message.role().to_owned(),

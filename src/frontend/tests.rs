@@ -81,8 +81,14 @@ impl Knock {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, address) = listener.accept().await.unwrap();
-        let receiving =
-            tokio::spawn(async move { frontend.receive(accepted.into(), Peer::tcp(address)).await });
+        let receiving = tokio::spawn(async move {
+            let mut received = frontend.receive(accepted.into(), Peer::tcp(address)).await;
+            if let Ok(Visitor::Client(client)) = &mut received {
+                // As the session does, which has more to say.
+                client.stream.write_all_buf(&mut client.unsent).await.unwrap();
+            }
+            received
+        });
         Knock { tcp, inbox: BytesMut::new(), receiving }
     }
 

@@ -145,10 +145,17 @@ struct Tally {
     goal: Goal,
     /// Members that do not satisfy the goal.
     behind: u32,
-    members: BTreeMap<u64, Seat>,
+    /// Boxed: a node of the tree has room for eleven, and is half empty.
+    members: BTreeMap<u64, Box<Seat>>,
     /// Connections that are lent from member to member.
     lent: BTreeMap<u64, Lent>,
     next: u64,
+}
+
+impl Tally {
+    fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.members.values().map(|seat| &**seat)
+    }
 }
 
 #[derive(Debug)]
@@ -218,14 +225,14 @@ impl Roster {
         counters.add(Figure::Logins, 1);
         tally.members.insert(
             seat,
-            Seat {
+            Box::new(Seat {
                 facts,
                 server_pid: None,
                 twin_pid: None,
                 readiness,
                 generation: 0,
                 clock: Arc::clone(&clock),
-            },
+            }),
         );
         self.ring(Urgency::Soon);
         Member { roster: Arc::clone(self), seat, session, clock, counters }
@@ -268,7 +275,7 @@ impl Roster {
 
     /// The rows of SHOW SESSIONS, oldest session first.
     pub fn sessions(&self) -> Vec<SessionRow> {
-        self.tally().members.values().map(row).collect()
+        self.tally().seats().map(row).collect()
     }
 
     /// Sessions that have a server connection of another generation, and how many of those are idle.
@@ -286,20 +293,20 @@ impl Roster {
             let own = seat.server_pid.is_some() && seat.generation != generation;
             own || borrowers.contains(&seat.facts.session)
         };
-        (tally.members.values().filter(has).map(row).collect(), idle)
+        (tally.seats().filter(has).map(row).collect(), idle)
     }
 
     /// Marks the sessions that `chosen` says: how many. Whoever calls this wakes them.
     pub(super) fn dismiss(&self, chosen: impl Fn(u64) -> bool) -> usize {
         let tally = self.tally();
-        let seats = tally.members.values().filter(|seat| chosen(seat.facts.session));
+        let seats = tally.seats().filter(|seat| chosen(seat.facts.session));
         seats.map(|seat| seat.clock.dismissed.store(true, Ordering::Relaxed)).count()
     }
 
     pub(crate) fn set_goal(&self, goal: Goal) {
         let mut tally = self.tally();
         tally.goal = goal;
-        let behind = tally.members.values().filter(|seat| !seat.satisfies(goal)).count();
+        let behind = tally.seats().filter(|seat| !seat.satisfies(goal)).count();
         tally.behind = u32::try_from(behind).unwrap_or(u32::MAX);
     }
 
@@ -311,8 +318,8 @@ impl Roster {
     pub(crate) fn standing(&self) -> Standing {
         let tally = self.tally();
         let busy = |seat: &&Seat| !seat.satisfies(tally.goal) && matches!(tally.goal, Goal::Travel { .. });
-        let busy = tally.members.values().filter(busy).filter_map(in_transaction);
-        let pinned = tally.members.values().flat_map(pins).chain(busy).take(PINNED_MAX).collect();
+        let busy = tally.seats().filter(busy).filter_map(in_transaction);
+        let pinned = tally.seats().flat_map(pins).chain(busy).take(PINNED_MAX).collect();
         Standing {
             sessions: u32::try_from(tally.members.len()).unwrap_or(u32::MAX),
             waiting: tally.behind,
@@ -363,7 +370,7 @@ impl Roster {
 
 /// All connections of this process to the database, each once.
 fn server_pids(tally: &Tally) -> Vec<i32> {
-    let own = tally.members.values().filter_map(|seat| seat.server_pid);
+    let own = tally.seats().filter_map(|seat| seat.server_pid);
     let mut pids: Vec<i32> = own.chain(tally.lent.values().map(|lent| lent.facts.pid)).collect();
     pids.sort_unstable();
     pids.dedup();

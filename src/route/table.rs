@@ -82,9 +82,15 @@ impl Route {
         NonZeroU32::new(self.iterations.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// A client of this role has proved that it knows the password.
-    pub fn remember_keys(&self, role: &str, keys: &Arc<ClientKeys>) {
-        self.keys.insert(role.to_owned(), Arc::clone(keys));
+    /// A client of this role has proved that it knows the password. Its keys, which all share who have proved the same.
+    pub fn remember_keys(&self, role: &str, keys: Arc<ClientKeys>) -> Arc<ClientKeys> {
+        if let Some(known) = self.keys.get(role)
+            && known.fingerprint() == keys.fingerprint()
+        {
+            return Arc::clone(&known);
+        }
+        self.keys.insert(role.to_owned(), Arc::clone(&keys));
+        keys
     }
 
     /// What opens the server for a client that came in with `own`: that, or something newer; for one that brought

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use socket2::{SockFilter, SockRef, TcpKeepalive};
+use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,18 +21,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::spare::Spare;
 use super::worker::{Errand, Load};
-use crate::frontend::listener::{Listener, SocketFile};
+use crate::frontend::listener::{self, Listener, SocketFile};
 use crate::model::Peer;
 use crate::tls::Stream;
 
 /// After an error that concerns the process and not the socket, where nobody could even be refused: instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A client whose machine has vanished is noticed after this and some probes: its transaction keeps others waiting.
-/// No TCP_USER_TIMEOUT: it would end a client that reads a large result slowly, too.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
 
 /// A TCP handshake that has begun ends within this, or its client is farther away than anybody who runs a database's
 /// client. Shorter than the second after which a client asks again whose first packet was not answered.
@@ -91,7 +85,7 @@ impl Desk {
         if let Some((worker, load)) = least {
             let (load, entering) = (Load::take(load, self.present.token()), self.entering.token());
             // A worker that has ended drops it: the client sees its connection close.
-            let _ = worker.send(Errand::Receive(Arrival { socket, address, load, entering }));
+            let _ = worker.send(Errand::Receive(Box::new(Arrival { socket, address, load, entering })));
         }
     }
 }
@@ -138,18 +132,23 @@ impl Socket {
 
 /// A listener on this thread's runtime.
 enum Place {
-    Tcp(tokio::net::TcpListener),
-    /// Its file goes first, so that nobody comes to a door that is about to close.
-    Unix {
-        _file: Option<SocketFile>,
-        listener: tokio::net::UnixListener,
+    Tcp {
+        listener: tokio::net::TcpListener,
+        /// What it accepts has what it has. Not so where somebody else opened it: then each socket is asked for it.
+        is_prepared: bool,
     },
+    /// Its file goes first, so that nobody comes to a door that is about to close.
+    Unix { _file: Option<SocketFile>, listener: tokio::net::UnixListener },
 }
 
 impl Place {
     fn new(listener: Listener) -> io::Result<Place> {
         match listener {
-            Listener::Tcp(tcp) => tokio::net::TcpListener::from_std(tcp).map(Place::Tcp),
+            Listener::Tcp(tcp) => {
+                let is_prepared = listener::is_prepared(&tcp)?;
+                let listener = tokio::net::TcpListener::from_std(tcp)?;
+                Ok(Place::Tcp { listener, is_prepared })
+            }
             Listener::Unix(unix, file) => {
                 let listener = tokio::net::UnixListener::from_std(unix)?;
                 Ok(Place::Unix { _file: file, listener })
@@ -160,10 +159,12 @@ impl Place {
     /// Cancel-safe: a connection that is not returned stays in the backlog.
     async fn accept(&self) -> io::Result<(Socket, Peer)> {
         match self {
-            Place::Tcp(listener) => {
+            Place::Tcp { listener, is_prepared } => {
                 let (tcp, address) = listener.accept().await?;
                 let tcp = tcp.into_std()?;
-                prepare(&tcp)?;
+                if !is_prepared {
+                    listener::prepare(SockRef::from(&tcp))?;
+                }
                 Ok((Socket::Tcp(tcp), Peer::tcp(address)))
             }
             Place::Unix { listener, .. } => {
@@ -176,7 +177,7 @@ impl Place {
     /// From now on nobody new comes here, as far as that can be arranged: another process listens.
     fn turn_round(&self) -> io::Result<()> {
         match self {
-            Place::Tcp(listener) => SockRef::from(listener).attach_filter(&NO_NEW_CONNECTIONS),
+            Place::Tcp { listener, .. } => SockRef::from(listener).attach_filter(&NO_NEW_CONNECTIONS),
             // The file of that name is the other process's.
             Place::Unix { .. } => Ok(()),
         }
@@ -259,15 +260,6 @@ impl Door {
     }
 }
 
-fn prepare(socket: &std::net::TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive)
-}
-
 /// The client was gone before it was accepted; the next one may be there.
 fn is_of_the_socket(error: &io::Error) -> bool {
     matches!(
@@ -296,6 +288,20 @@ mod tests {
         {
             Listener::Tcp(listener) => listener,
             Listener::Unix(..) => unreachable!(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_accepted_is_prepared_whoever_opened_the_listener() {
+        let ours = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let handed_over = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        handed_over.set_nonblocking(true).unwrap();
+        for listener in [ours, handed_over] {
+            // Before the place is made: it waits in the backlog.
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let place = Place::new(Listener::Tcp(listener)).unwrap();
+            let (socket, _) = place.accept().await.unwrap();
+            assert!(listener::is_prepared(&*socket.as_socket()).unwrap());
         }
     }
 

@@ -80,6 +80,10 @@ pub(super) async fn end(relay: Relay, ending: &Ending) {
 
 /// Sends the last bytes and closes, within a bound.
 pub(super) async fn close(mut client: Stream, mut farewell: BytesMut) {
+    if farewell.is_empty() && !client.is_tls() {
+        // To close it is enough.
+        return;
+    }
     let closing = async {
         if !farewell.is_empty() {
             client.write_all_buf(&mut farewell).await?;

@@ -197,7 +197,7 @@ impl Session {
     fn bring_in_step(
         &mut self,
         record: &RouteRecord,
-        place: Place,
+        place: Box<Place>,
         twin: Box<Twin>,
         wanted: SessionState,
     ) -> Readiness {
@@ -354,7 +354,7 @@ impl Session {
         let mut slot = std::mem::take(&mut self.travel.slot).ended().await;
         slot.dismiss_dead();
         let mut twin = match slot {
-            Slot::Ready { place, twin } if place == record.place => twin,
+            Slot::Ready { place, twin } if *place == record.place => twin,
             mut other => {
                 other.dismiss();
                 return None;

@@ -182,7 +182,8 @@ impl Registry {
         let aim = Arc::<Aim>::default();
         aim.lock().target = target;
         let parking = Arc::<Parking>::default();
-        let mut entries = self.by_pid.entry(pid).or_default();
+        // Two systems seldom give two backends the same.
+        let mut entries = self.by_pid.entry(pid).or_insert_with(|| Vec::with_capacity(1));
         let secret = loop {
             let secret = secret();
             if entries.iter().all(|entry| entry.secret != secret) {

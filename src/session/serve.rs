@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::acceptor::Arrival;
 use super::counters;
 use super::ending::{self, Ending};
 use super::hold::Travel;
@@ -18,7 +18,7 @@ use super::registry::{Enlisted, Secret, Target};
 use super::relay::{Ends, Pause, Relay};
 use super::state::{SessionState, StateTracker};
 use super::tenancy::{self, Tenancy};
-use super::worker::Worker;
+use super::worker::{Load, Registered, Worker};
 use crate::auth::Proof;
 use crate::backend::{self, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
@@ -33,13 +33,42 @@ use crate::wire::startup::CancelRequest;
 /// Sent before the session is ready for it: more than a driver's first queries, less than a burden.
 const EARLY_BYTES_MAX: usize = 64 * 1024;
 
-/// Serves whoever is behind an accepted socket. `entering` is let go of when it has a session.
-pub(super) async fn visitor(
-    worker: Rc<Worker>,
-    mut stream: Stream,
-    address: Peer,
-    entering: TaskTrackerToken,
-) {
+/// Serves whoever has come, from the first byte to the last.
+///
+/// # Why
+/// Nearly all sessions are idle nearly always, and an idle one is this future: so it holds a [`Session`] and nothing else.
+/// What a login needs, an order or an end, is boxed while it lasts.
+pub(super) async fn visitor(worker: Rc<Worker>, arrival: Box<Arrival>) {
+    let Some(mut session) = Box::pin(receive(worker, arrival)).await else { return };
+    let ending = loop {
+        match poll_fn(|cx| session.poll(cx)).await {
+            Pause::Ended(ending) => break ending,
+            Pause::Boundary if session.relay.worker.is_stopping() => break Ending::Stopping,
+            pause => match Box::pin(session.after(pause)).await {
+                Ok(()) => {}
+                Err(ending) => break ending,
+            },
+        }
+    };
+    Box::pin(session.end(ending)).await;
+}
+
+/// Up to ReadyForQuery. `None`: nobody is to be served; who has come has been told why.
+async fn receive(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Session> {
+    let Arrival { socket, address, load, entering } = *arrival;
+    let stream = socket.into_stream();
+    let stream =
+        stream.inspect_err(|error| tracing::warn!(%error, "an accepted socket cannot be used")).ok()?;
+    let client = arrive(&worker, stream, address).await?;
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let presence = Presence { registered: worker.register(&waker), _load: load };
+    let session = begin(&worker, client, presence).await;
+    drop(entering);
+    session
+}
+
+/// Up to the end of the login. `None`: there is no session to begin.
+async fn arrive(worker: &Worker, mut stream: Stream, address: Peer) -> Option<Box<Client>> {
     let plane = &worker.plane;
     let located = plane.balancers.locate(&mut stream, address, plane.frontend.login_time_max).await;
     let address = match located {
@@ -47,23 +76,23 @@ pub(super) async fn visitor(
         Err(error) => {
             // Nobody would understand an answer.
             tracing::warn!(balancer = %address, error = %chain(&error), "a balancer does not say who comes");
-            return;
+            return None;
         }
     };
-    let received = Box::pin(worker.plane.frontend.receive(stream, address)).await;
-    match received {
-        Ok(Visitor::Client(client)) => serve(worker, client, entering).await,
+    match plane.frontend.receive(stream, address).await {
+        Ok(Visitor::Client(client)) => return Some(client),
         Ok(Visitor::Cancel { request, stream }) => {
-            if worker.plane.cancels.admits(address.ip(), Instant::now().into_std()) {
-                Box::pin(cancel(&worker, &request)).await;
+            if plane.cancels.admits(address.ip(), Instant::now().into_std()) {
+                cancel(worker, &request).await;
             } else {
                 tracing::debug!(client = %address, "a cancel request too many");
             }
             // In order: over TLS libpq takes a connection that breaks off for a cancel that failed.
-            Box::pin(ending::close(stream, BytesMut::new())).await;
+            ending::close(stream, BytesMut::new()).await;
         }
         Err(error) => tracing::info!(client = %address, error = %chain(&error), "no session"),
     }
+    None
 }
 
 async fn cancel(worker: &Worker, request: &CancelRequest) {
@@ -82,36 +111,21 @@ async fn cancel(worker: &Worker, request: &CancelRequest) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, client: Box<Client>, entering: TaskTrackerToken) {
-    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-    let registered = worker.register(&waker);
-    let mut session = match Box::pin(begin(&worker, client, registered.session)).await {
-        Ok(session) => session,
-        Err(()) => return,
-    };
-    drop(entering);
-    let ending = loop {
-        match poll_fn(|cx| session.poll(cx)).await {
-            Pause::Ended(ending) => break ending,
-            Pause::Boundary if worker.is_stopping() => break Ending::Stopping,
-            pause => match Box::pin(session.after(pause)).await {
-                Ok(()) => {}
-                Err(ending) => break ending,
-            },
-        }
-    };
-    tracing::debug!(session = registered.session, ?ending, "session ends");
-    Box::pin(session.end(&ending)).await;
+/// A session's share of its worker.
+struct Presence {
+    registered: Registered,
+    _load: Load,
 }
 
 /// A client with its server connection.
 pub(super) struct Session {
     pub(super) relay: Relay,
     pub(super) enlisted: Enlisted,
-    pub(super) origin: Origin,
+    pub(super) origin: Arc<Origin>,
     pub(super) travel: Travel,
     /// Counted while the client is connected.
     _admission: Admission,
+    _presence: Presence,
 }
 
 impl Session {
@@ -149,9 +163,10 @@ impl Session {
         }
     }
 
-    async fn end(mut self, ending: &Ending) {
+    async fn end(mut self, ending: Ending) {
+        tracing::debug!(session = self.relay.member.session(), ?ending, "session ends");
         self.travel.slot.dismiss();
-        let is_working = match ending {
+        let is_working = match &ending {
             Ending::Overdue(overdue) => overdue.is_working(),
             Ending::Dismissed => self.relay.exchange.rest() == Rest::Busy,
             _ => false,
@@ -162,7 +177,7 @@ impl Session {
         self.relay.leave_connection();
         // Nobody can cancel any more what does not run.
         drop(self.enlisted);
-        ending::end(self.relay, ending).await;
+        ending::end(self.relay, &ending).await;
     }
 }
 
@@ -203,18 +218,17 @@ impl Origin {
     }
 }
 
-/// Up to ReadyForQuery. On an error the client has been told.
-async fn begin(worker: &Rc<Worker>, client: Box<Client>, session: u64) -> Result<Session, ()> {
+/// `None`: the client has been told why it gets no session.
+async fn begin(worker: &Rc<Worker>, client: Box<Client>, presence: Presence) -> Option<Session> {
     let mut client = client;
-    match open(worker, &mut client, session).await {
-        Ok(opened) => Ok(greet(worker, *client, opened, session)),
+    match open(worker, &mut client, presence.registered.session).await {
+        Ok(opened) => Some(greet(worker, *client, opened, presence)),
         Err(refusal) => {
-            let mut farewell = BytesMut::new();
             if let Some(refusal) = refusal {
-                message::error_response(&mut farewell, &refusal);
+                message::error_response(&mut client.unsent, &refusal);
             }
-            ending::close(client.stream, farewell).await;
-            Err(())
+            ending::close(client.stream, client.unsent).await;
+            None
         }
     }
 }
@@ -224,7 +238,7 @@ struct Opened {
     member: Member,
     server: ServerConnection,
     record: Arc<RouteRecord>,
-    origin: Origin,
+    origin: Arc<Origin>,
     /// Its connections are lent: where from, and what they have at first.
     lent: Option<(Rc<Shelf>, Arc<SessionState>)>,
 }
@@ -253,7 +267,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     member.set_generation(record.generation);
     counters::assigned(&member);
     drop(pass);
-    Ok(Opened { member, server, record, origin, lent: None })
+    Ok(Opened { member, server, record, origin: Arc::new(origin), lent: None })
 }
 
 /// Greets a client as its connections greet, without one of its own. The first of its kind waits for one to be opened.
@@ -264,7 +278,7 @@ async fn open_lent(
     origin: Origin,
 ) -> Result<Opened, Option<Refusal>> {
     let route = Arc::clone(&client.route);
-    let shelf = worker.pool(&route).shelf(origin.clone());
+    let shelf = worker.pool(&route).shelf(origin);
     let ground = match shelf.ground() {
         Some(ground) => ground,
         None => Box::pin(first_ground(worker, client, &shelf, &member)).await?,
@@ -275,6 +289,7 @@ async fn open_lent(
     }
     member.arrived(record.epoch);
     let server = ServerConnection::absent(ground.parameters);
+    let origin = Arc::clone(&shelf.origin);
     Ok(Opened { member, server, record, origin, lent: Some((shelf, ground.state)) })
 }
 
@@ -406,7 +421,8 @@ fn origin(client: &Client) -> Result<Origin, Refusal> {
 }
 
 /// Tells the client what PostgreSQL would tell it, and begins to relay.
-fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> Session {
+fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence) -> Session {
+    let session = presence.registered.session;
     let Opened { member, mut server, record, origin, lent } = opened;
     let travel = Travel::at(&record);
     let (pid, target) = match server.is_absent() {
@@ -416,7 +432,7 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> S
     };
     let secret = || Secret::random(client.protocol_minor);
     let enlisted = worker.plane.registry.enlist(pid, target, secret);
-    let mut greeting = BytesMut::new();
+    let mut greeting = client.unsent;
     for (name, value) in server.parameters.iter() {
         message::parameter_status(&mut greeting, name, value);
     }
@@ -434,7 +450,7 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, session: u64) -> S
         lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
     worker.watch(session, relay.watch());
     relay.to_client.queue(&greeting);
-    Session { relay, enlisted, origin, travel, _admission: client.admission }
+    Session { relay, enlisted, origin, travel, _admission: client.admission, _presence: presence }
 }
 
 #[cfg(test)]
@@ -442,9 +458,9 @@ mod tests {
     use super::*;
 
     /// An idle client is this task, its seat in the roster, and what it said at its start.
-    const TASK_BYTES_MAX: usize = 2 * 1024;
+    const TASK_BYTES_MAX: usize = 1024;
 
-    fn future_bytes<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn future_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
         size_of::<F>()
     }
 

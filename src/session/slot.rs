@@ -62,17 +62,17 @@ pub(super) enum Slot {
     /// May take its state now. The permit goes along to the end of the building.
     Admitted(Option<OwnedSemaphorePermit>),
     Preparing {
-        place: Place,
+        place: Box<Place>,
         tries: u32,
         task: Task<Result<Twin, TwinError>>,
     },
     Ready {
-        place: Place,
+        place: Box<Place>,
         twin: Box<Twin>,
     },
     /// The target does not take the session's state, or its role.
     Failed {
-        place: Place,
+        place: Box<Place>,
         reasons: Vec<String>,
     },
     /// Something failed that may not fail again, or a reason to stay may pass.
@@ -104,7 +104,7 @@ impl Slot {
     }
 
     pub(super) fn building(plan: Plan, tries: u32, permit: Option<OwnedSemaphorePermit>) -> Slot {
-        let place = plan.request.place.clone();
+        let place = Box::new(plan.request.place.clone());
         let task = Task::spawn(async move {
             let _permit = permit;
             let deadline = Instant::now() + plan.time_max;
@@ -114,7 +114,7 @@ impl Slot {
     }
 
     pub(super) fn refreshing(
-        place: Place,
+        place: Box<Place>,
         mut twin: Box<Twin>,
         state: SessionState,
         patience: LockPatience,
@@ -189,13 +189,13 @@ impl Slot {
 
 fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinError>, JoinError>) -> Slot {
     match outcome {
-        Ok(Ok(twin)) => Slot::Ready { place: place.clone(), twin: Box::new(twin) },
+        Ok(Ok(twin)) => Slot::Ready { place: Box::new(place.clone()), twin: Box::new(twin) },
         Ok(Err(error)) => match error.reasons() {
             reasons if reasons.is_empty() => {
                 tracing::warn!(system = %place.system, %error, tries, "a twin was not made; trying again");
                 Slot::resting(tries.saturating_add(1))
             }
-            reasons => Slot::Failed { place: place.clone(), reasons },
+            reasons => Slot::Failed { place: Box::new(place.clone()), reasons },
         },
         Err(_) => Slot::resting(tries.saturating_add(1)),
     }

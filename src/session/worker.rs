@@ -39,7 +39,7 @@ const WARMERS_MAX: usize = 4;
 
 /// What the acceptor tells a worker.
 pub(super) enum Errand {
-    Receive(Arrival),
+    Receive(Box<Arrival>),
     /// End every session at its next boundary, and all that are left after `drain`. Answered when none is left.
     Stop {
         drain: Duration,
@@ -212,7 +212,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
         tokio::select! {
             errand = errands.recv() => match errand {
                 Some(Errand::Receive(arrival)) => {
-                    sessions.spawn_local(receive(Rc::clone(&worker), arrival));
+                    sessions.spawn_local(serve::visitor(Rc::clone(&worker), arrival));
                 }
                 Some(Errand::Stop { drain, stopped }) => {
                     drain_sessions(&worker, &mut sessions, drain).await;
@@ -247,14 +247,5 @@ async fn drain_sessions(worker: &Worker, sessions: &mut JoinSet<()>, drain: Dura
     if tokio::time::timeout(drain, all_ended).await.is_err() {
         tracing::warn!(worker = worker.index, left = sessions.len(), "sessions did not end in time");
         sessions.shutdown().await;
-    }
-}
-
-async fn receive(worker: Rc<Worker>, arrival: Arrival) {
-    let Arrival { socket, address, load, entering } = arrival;
-    let _load = load;
-    match socket.into_stream() {
-        Ok(stream) => serve::visitor(worker, stream, address, entering).await,
-        Err(error) => tracing::warn!(%error, "an accepted socket cannot be used"),
     }
 }

@@ -8,14 +8,22 @@ mod socket_file;
 use std::fmt::Display;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 pub use self::socket_file::SocketFile;
 use crate::model::ListenOn;
+
+/// A client whose machine has vanished is noticed after this and some probes: its transaction keeps others waiting.
+/// No TCP_USER_TIMEOUT: it would end a client that reads a large result slowly, too.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Clients that have connected and are not yet accepted.
 const BACKLOG: i32 = 1024;
@@ -139,12 +147,33 @@ fn failed(on: &dyn Display, source: io::Error) -> ListenError {
     ListenError::Open { on: on.to_string(), source }
 }
 
+/// How a client's socket is to be; or a listener, before it listens: what it accepts inherits it.
+pub fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Whether [`prepare`] has seen to it.
+pub fn is_prepared(socket: &impl AsFd) -> io::Result<bool> {
+    let socket = SockRef::from(socket);
+    Ok(socket.tcp_nodelay()?
+        && socket.keepalive()?
+        && socket.tcp_keepalive_time()? == KEEPALIVE_AFTER
+        && socket.tcp_keepalive_interval()? == KEEPALIVE_INTERVAL
+        && socket.tcp_keepalive_retries()? == KEEPALIVE_PROBES)
+}
+
 fn listen_on(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(sharing == Sharing::InTurn)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    prepare(SockRef::from(&socket))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -179,12 +179,12 @@ impl Pool {
     /// The shelf for clients like this one.
     pub(super) fn shelf(self: &Rc<Pool>, origin: Origin) -> Rc<Shelf> {
         let mut shelves = self.shelves.borrow_mut();
-        if let Some(known) = shelves.iter().find(|shelf| shelf.origin == origin) {
+        if let Some(known) = shelves.iter().find(|shelf| *shelf.origin == origin) {
             return Rc::clone(known);
         }
         let shelf = Rc::new(Shelf {
             ground: RefCell::new(self.treasury.ground(self.route.id(), &origin)),
-            origin,
+            origin: Arc::new(origin),
             pool: Rc::clone(self),
             idle: RefCell::default(),
             failure: RefCell::default(),

@@ -18,7 +18,7 @@ use crate::session::twin::Twin;
 /// Connections of one role with the same startup parameters.
 #[derive(Debug)]
 pub(in crate::session) struct Shelf {
-    pub(super) origin: Origin,
+    pub(in crate::session) origin: Arc<Origin>,
     pub(in crate::session) pool: Rc<Pool>,
     #[allow(clippy::vec_box, reason = "a connection changes hands with each transaction")]
     pub(super) idle: RefCell<Vec<Box<Pooled>>>,

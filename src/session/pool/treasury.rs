@@ -22,7 +22,7 @@ pub(in crate::session) struct Ground {
 pub(in crate::session) struct Treasury {
     by_database: DashMap<DatabaseId, Arc<Permits>>,
     /// So that a client can be greeted on a worker that has no connection yet, however busy all others are.
-    grounds: DashMap<DatabaseId, Vec<(Origin, Ground)>>,
+    grounds: DashMap<DatabaseId, Vec<(Arc<Origin>, Ground)>>,
 }
 
 /// Greetings that are kept for each database; of more, each worker opens a connection first.
@@ -35,14 +35,14 @@ impl Treasury {
 
     pub(super) fn ground(&self, database: &DatabaseId, origin: &Origin) -> Option<Ground> {
         let grounds = self.grounds.get(database)?;
-        grounds.iter().find(|(known, _)| known == origin).map(|(_, ground)| ground.clone())
+        grounds.iter().find(|(known, _)| **known == *origin).map(|(_, ground)| ground.clone())
     }
 
-    pub(super) fn remember(&self, database: &DatabaseId, origin: &Origin, ground: &Ground) {
+    pub(super) fn remember(&self, database: &DatabaseId, origin: &Arc<Origin>, ground: &Ground) {
         let mut grounds = self.grounds.entry(database.clone()).or_default();
         grounds.retain(|(known, _)| known != origin);
         if grounds.len() < GROUNDS_MAX {
-            grounds.push((origin.clone(), ground.clone()));
+            grounds.push((Arc::clone(origin), ground.clone()));
         }
     }
 }
