@@ -2,6 +2,8 @@
 
 FROM rust:1-slim-bookworm AS build
 WORKDIR /build
+# The memory allocator is built from its C sources.
+RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 # Dependencies first: they change seldom, so their layer is kept. The benchmarks that Cargo.toml names must be files.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches/proxies && touch benches/parts.rs benches/proxies/main.rs \

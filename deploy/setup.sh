@@ -18,6 +18,7 @@ has_two_majors() { [ "$(postgresql_programs | wc -l)" -ge 2 ]; }
 
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v make >/dev/null || missing+=(make)
 has_postgresql || [ -n "${FREEHOLD_PG_DIRS:-}" ] || missing+=(postgresql)
 has_two_majors || python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 for program in "$@"; do
