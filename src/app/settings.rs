@@ -140,6 +140,7 @@ pub fn pool(config: &Config) -> PoolSettings {
         reserve: pool.reserve,
         reserve_after: pool.reserve_after,
         caches_unnamed: pool.cache_unnamed,
+        reuses: pool.reuse_connections,
     }
 }
 

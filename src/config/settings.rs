@@ -208,7 +208,7 @@ settings! {
         /// At a shutdown: how long transactions may go on before they are ended.
         drain_timeout: Duration = seconds(30), Reload, within ms(0)..=seconds(86_400);
     }
-    /// Server connections of databases with transaction pooling; how many each may have is in its contract.
+    /// Server connections that are not one client's for good. How many a database with transaction pooling may have is in its contract.
     ["pool"] pool: Pool {
         /// A client that has waited so long for a connection gets the error 53300, and stays connected. A hold does not count.
         wait_timeout: Duration = seconds(120), Restart, within ms(10)..=seconds(86_400);
@@ -228,6 +228,8 @@ settings! {
         reserve_after: Duration = seconds(5), Restart, within ms(0)..=seconds(86_400);
         /// Statements that clients parse without a name are kept on the server connections, too, so that the server need not parse them again. As with named ones, PostgreSQL may then choose a plan that is the same for all values (plan_cache_mode).
         cache_unnamed: bool = false, Restart;
+        /// With session pooling, too, a server connection goes to another client when its client has left: to one of the same role with the same startup parameters, after DISCARD ALL, and not if a custom setting or a library would stay behind. Logins become several times cheaper. ALTER ROLE ... SET and ALTER DATABASE ... SET then show after RECONNECT, or when `lifetime` is over. At most as many are kept as the contract allows server connections.
+        reuse_connections: bool = false, Restart;
     }
     /// How long clients may take. 0 is no limit. Time at a shut gate or in line for a connection does not count. PostgreSQL's own
     /// timeouts of roles and databases work as well, and move with the database.

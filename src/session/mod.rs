@@ -26,6 +26,7 @@ mod registry;
 mod relay;
 mod renew;
 pub mod restore;
+mod reuse;
 pub mod scan;
 mod serve;
 mod slot;

@@ -139,6 +139,8 @@ pub(super) struct Relay {
     /// The server connection was lent just now, and nobody has looked at it.
     pub(super) is_newly_lent: bool,
     goodbye: Goodbye,
+    /// The server connection may go to another client when this one has left.
+    pub(super) keeps_server: bool,
     activity: Activity,
     watch: Watch,
 }
@@ -189,6 +191,7 @@ impl Relay {
             told: Told::AsItCame,
             is_newly_lent: false,
             goodbye: Goodbye::Unsaid,
+            keeps_server: false,
             activity: Activity::Idle,
             watch,
         }
@@ -212,6 +215,9 @@ impl Relay {
                 self.due = false;
                 self.deaf_since = Some(Instant::now());
                 return Poll::Ready(Pause::Boundary);
+            }
+            if self.has_left() {
+                return Poll::Ready(Pause::Ended(Ending::ClientLeft));
             }
             if self.tenancy.is_some()
                 && let Some(pause) = self.lent_pause()
@@ -250,11 +256,22 @@ impl Relay {
         }
     }
 
+    /// The client has left and was not followed by its server connection.
+    fn has_left(&self) -> bool {
+        self.requests.ended && self.server_stays()
+    }
+
+    /// The server need not be told that the client leaves, if it leaves now: the connection outlives it, or ends otherwise.
+    fn server_stays(&self) -> bool {
+        match self.tenancy.is_some() {
+            // A connection at rest outlives its client; one that works for it ends with it.
+            true => self.exchange.rest() != Rest::Busy || self.exchange.is_silent(),
+            false => self.keeps_server && self.exchange.rest() == Rest::Settled,
+        }
+    }
+
     /// What there is to do where server connections are lent.
     fn lent_pause(&mut self) -> Option<Pause> {
-        if self.requests.ended && (self.exchange.rest() != Rest::Busy || self.exchange.is_silent()) {
-            return Some(Pause::Ended(Ending::ClientLeft));
-        }
         if self.used && self.is_at_boundary() {
             self.used = false;
             let stays = self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pinned());
@@ -352,6 +369,12 @@ impl Relay {
             }
         }
         self.to_client.queue(&news);
+    }
+
+    /// The client has left: the server connection is somebody else's.
+    pub(super) fn give_up_server(&mut self) -> (ServerConnection, StateTracker) {
+        let absent = ServerConnection::absent(self.server.parameters.clone());
+        (std::mem::replace(&mut self.server, absent), std::mem::take(&mut self.tracker))
     }
 
     /// The request that waited at the gate goes on: now, or in an instant.

@@ -16,11 +16,12 @@ use super::hold::Travel;
 use super::pool::{Ground, Shelf};
 use super::registry::{Enlisted, Secret, Target};
 use super::relay::{Ends, Pause, Relay};
+use super::reuse::{self, Left};
 use super::state::{SessionState, StateTracker};
 use super::tenancy::{self, Tenancy};
 use super::worker::{Load, Registered, Worker};
 use crate::auth::Proof;
-use crate::backend::{self, ConnectRequest, ServerConnection};
+use crate::backend::{self, ConnectError, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::frontend::{Admission, Client, Visitor};
 use crate::model::{Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
@@ -123,6 +124,8 @@ pub(super) struct Session {
     pub(super) enlisted: Enlisted,
     pub(super) origin: Arc<Origin>,
     pub(super) travel: Travel,
+    /// Its server connection, or the first one of those that it has had.
+    server_opened_at: UnixMillis,
     /// Counted while the client is connected.
     _admission: Admission,
     _presence: Presence,
@@ -154,6 +157,24 @@ impl Session {
         });
     }
 
+    /// The server connection is for the next client, if it may be.
+    fn leave_server(&mut self) {
+        let Some(target) = self.enlisted.target() else { return };
+        let is_free = self.relay.keeps_server && self.relay.is_clean() && self.enlisted.aim.clear();
+        if is_free && self.relay.exchange.rest() == Rest::Settled {
+            let (connection, tracker) = self.relay.give_up_server();
+            let left = Left {
+                route: Arc::clone(&self.relay.route),
+                origin: Arc::clone(&self.origin),
+                connection,
+                tracker,
+                record: target.record,
+                opened_at: self.server_opened_at,
+            };
+            reuse::keep(&self.relay.worker, left);
+        }
+    }
+
     async fn after(&mut self, pause: Pause) -> Result<(), Ending> {
         match pause {
             Pause::Boundary => self.follow().await,
@@ -175,6 +196,9 @@ impl Session {
             self.stop_server();
         }
         self.relay.leave_connection();
+        if matches!(ending, Ending::ClientLeft) {
+            self.leave_server();
+        }
         // Nobody can cancel any more what does not run.
         drop(self.enlisted);
         ending::end(self.relay, &ending).await;
@@ -239,6 +263,7 @@ struct Opened {
     server: ServerConnection,
     record: Arc<RouteRecord>,
     origin: Arc<Origin>,
+    opened_at: UnixMillis,
     /// Its connections are lent: where from, and what they have at first.
     lent: Option<(Rc<Shelf>, Arc<SessionState>)>,
 }
@@ -256,18 +281,41 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
         return open_lent(worker, client, member, origin).await;
     }
     let (pass, record) = enter(worker, client, &member).await?;
-    let request = origin.request(record.place.clone(), &route);
-    let deadline = Instant::now() + worker.plane.connect_time_max;
-    let connected = Box::pin(backend::connect(&request, &worker.plane.connector, deadline)).await;
-    let server = connected.map_err(|error| {
-        tracing::warn!(database = %record.name, role = %client.role, error = %chain(&error), "no server connection");
-        Some(error.refusal(Severity::Fatal))
-    })?;
+    let kept = match worker.plane.pool.reuses {
+        true => worker.kept.take(&record, &origin, worker.plane.pool.check_after).await,
+        false => None,
+    };
+    let (server, opened_at) = match kept {
+        Some(kept) => kept,
+        None => {
+            let request = origin.request(record.place.clone(), &route);
+            let server = Box::pin(connect(worker, &request)).await.map_err(|error| {
+                tracing::warn!(database = %record.name, role = %client.role, error = %chain(&error), "no server connection");
+                Some(error.refusal(Severity::Fatal))
+            })?;
+            (server, UnixMillis::now())
+        }
+    };
     member.switched(record.epoch, server.pid);
     member.set_generation(record.generation);
     counters::assigned(&member);
     drop(pass);
-    Ok(Opened { member, server, record, origin: Arc::new(origin), lent: None })
+    Ok(Opened { member, server, record, origin: Arc::new(origin), opened_at, lent: None })
+}
+
+/// Where the system has no connection to spare, one that is kept for others makes room.
+async fn connect(worker: &Worker, request: &ConnectRequest) -> Result<ServerConnection, ConnectError> {
+    let deadline = Instant::now() + worker.plane.connect_time_max;
+    let connected = backend::connect(request, &worker.plane.connector, deadline).await;
+    match connected {
+        Err(error)
+            if error.sqlstate() == SqlState::TOO_MANY_CONNECTIONS
+                && worker.kept.make_room(&request.place.system).await =>
+        {
+            backend::connect(request, &worker.plane.connector, deadline).await
+        }
+        connected => connected,
+    }
 }
 
 /// Greets a client as its connections greet, without one of its own. The first of its kind waits for one to be opened.
@@ -290,7 +338,8 @@ async fn open_lent(
     member.arrived(record.epoch);
     let server = ServerConnection::absent(ground.parameters);
     let origin = Arc::clone(&shelf.origin);
-    Ok(Opened { member, server, record, origin, lent: Some((shelf, ground.state)) })
+    let opened_at = UnixMillis::now();
+    Ok(Opened { member, server, record, origin, opened_at, lent: Some((shelf, ground.state)) })
 }
 
 async fn first_ground(
@@ -423,7 +472,8 @@ fn origin(client: &Client) -> Result<Origin, Refusal> {
 /// Tells the client what PostgreSQL would tell it, and begins to relay.
 fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence) -> Session {
     let session = presence.registered.session;
-    let Opened { member, mut server, record, origin, lent } = opened;
+    let Opened { member, mut server, record, origin, opened_at, lent } = opened;
+    let keeps_server = worker.plane.pool.reuses && lent.is_none() && !origin.is_replication();
     let travel = Travel::at(&record);
     let (pid, target) = match server.is_absent() {
         // It has no process of its own; a number of ours tells its notifications from others'.
@@ -448,9 +498,18 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
     let mut relay = Relay::new(Rc::clone(worker), client.route, member, &enlisted, ends, tracker);
     relay.tenancy =
         lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
+    relay.keeps_server = keeps_server;
     worker.watch(session, relay.watch());
     relay.to_client.queue(&greeting);
-    Session { relay, enlisted, origin, travel, _admission: client.admission, _presence: presence }
+    Session {
+        relay,
+        enlisted,
+        origin,
+        travel,
+        server_opened_at: opened_at,
+        _admission: client.admission,
+        _presence: presence,
+    }
 }
 
 #[cfg(test)]

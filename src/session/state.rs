@@ -40,6 +40,7 @@ mod bind;
 mod hints;
 mod ledger;
 mod notes;
+mod reset;
 mod snapshot;
 mod tracker;
 
@@ -47,6 +48,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use hints::Hints;
+pub use reset::reset;
 pub use snapshot::{SnapshotError, snapshot};
 pub use tracker::{Freshness, StateTracker};
 

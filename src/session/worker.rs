@@ -23,6 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::acceptor::Arrival;
 use super::limits::{self, Watch};
 use super::pool::{Pool, PoolParts};
+use super::reuse::Kept;
 use super::state::Hints;
 use super::statements::Texts;
 use super::{Plane, serve};
@@ -36,6 +37,9 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Sessions of a worker that take their state and build their twin at the same time, while nobody is held. Few, because a
 /// client that asks for something meanwhile waits for its own session's question to the server, not for a crowd's.
 const WARMERS_MAX: usize = 4;
+
+/// How often connections are looked at that wait for a client.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 
 /// What the acceptor tells a worker.
 pub(super) enum Errand {
@@ -83,6 +87,8 @@ pub(super) struct Worker {
     parameters: RefCell<SharedParameters>,
     /// Connections that are lent.
     pools: RefCell<HashMap<DatabaseId, Rc<Pool>>>,
+    /// Connections of clients that have left, for those who come.
+    pub(super) kept: Kept,
     /// Statements of clients whose connections are lent.
     pub(super) texts: RefCell<Texts>,
 }
@@ -110,6 +116,7 @@ impl Worker {
             hints: RefCell::default(),
             parameters: RefCell::default(),
             pools: RefCell::default(),
+            kept: Kept::default(),
             texts: RefCell::default(),
         }
     }
@@ -207,6 +214,8 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
     let mut sessions = JoinSet::new();
     let mut look = tokio::time::interval(limits::LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut tidying = tokio::time::interval(TIDY_EVERY);
+    tidying.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // All branches are cancel-safe: a message stays in the channel, a result in the set.
         tokio::select! {
@@ -217,6 +226,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                 Some(Errand::Stop { drain, stopped }) => {
                     drain_sessions(&worker, &mut sessions, drain).await;
                     worker.pools.take().values().for_each(|pool| pool.close_all());
+                    worker.kept.close_all();
                     let _ = stopped.send(());
                     return;
                 }
@@ -224,6 +234,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
             },
             Some(ended) = sessions.join_next() => report(ended),
             _ = look.tick(), if worker.plane.limits.any() => worker.look_at_clocks(),
+            _ = tidying.tick() => worker.kept.tidy(worker.plane.pool.idle_time_max),
         }
     }
 }

@@ -25,7 +25,7 @@ fn share(stage: &Stage, connections: u32) {
     });
 }
 
-async fn ask(client: &Client, sql: &str) -> String {
+pub(crate) async fn ask(client: &Client, sql: &str) -> String {
     let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let mut values = Vec::new();
     for message in messages {

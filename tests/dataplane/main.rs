@@ -54,6 +54,7 @@ mod opening;
 mod orders;
 mod raw;
 mod relay;
+mod reuse;
 mod stage;
 mod talk;
 mod unix;

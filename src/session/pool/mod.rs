@@ -66,6 +66,8 @@ pub struct PoolSettings {
     pub reserve_after: Duration,
     /// The unnamed statement of the extended protocol is served from one that is kept on the server.
     pub caches_unnamed: bool,
+    /// Where databases are pooled by session, a connection outlives its client.
+    pub reuses: bool,
 }
 
 impl Default for PoolSettings {
@@ -80,6 +82,7 @@ impl Default for PoolSettings {
             reserve: 0,
             reserve_after: Duration::from_secs(5),
             caches_unnamed: false,
+            reuses: false,
         }
     }
 }

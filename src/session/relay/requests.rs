@@ -237,17 +237,14 @@ impl Relay {
         self.exchange.will_report() && tenancy.statements.is_doubtful(message)
     }
 
-    /// What is sent in place of a piece of the client's, where its connection is lent.
+    /// What is sent in place of a piece of the client's, where its connection is lent or outlives it.
     fn replacement(&mut self, piece: &Piece<'_>) -> Option<&[u8]> {
+        if piece.tag == request::TERMINATE && self.server_stays() {
+            return Some(&[]);
+        }
         let tenancy = self.tenancy.as_deref_mut()?;
         // Without a connection there is nothing that such a message could end or continue.
         if self.server.is_absent() {
-            return Some(&[]);
-        }
-        // A connection at rest outlives its client; one that works for it ends with it.
-        if piece.tag == request::TERMINATE
-            && (self.exchange.rest() != Rest::Busy || self.exchange.is_silent())
-        {
             return Some(&[]);
         }
         if !piece.part.begins() {

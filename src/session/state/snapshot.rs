@@ -99,7 +99,7 @@ pub async fn snapshot(
 
 /// Runs `sql`, and parses the unnamed statement again in the same round trip. Where the server refuses that now (its
 /// table is gone), the client could not have run it either.
-async fn ask(
+pub(super) async fn ask(
     connection: &mut ServerConnection,
     sql: &str,
     unnamed: Option<&[u8]>,
@@ -142,7 +142,7 @@ pub(super) fn unhex(hex: &str) -> Option<String> {
 }
 
 /// The names of two settings lists: those the client was seen to set, and those the database's code mentions.
-fn candidates(tracker: &StateTracker) -> String {
+pub(super) fn candidates(tracker: &StateTracker) -> String {
     let hinted = tracker.hints().map_or(&[][..], |hints| &hints.names);
     let names = tracker.setting_names().iter().chain(hinted);
     names.map(|name| format!("'{}'", hex(name))).collect::<Vec<_>>().join(",")

@@ -592,6 +592,13 @@ impl StateTracker {
         self.asks_for_all_locks = true;
     }
 
+    /// It has done what DISCARD ALL does not undo, or what nobody can tell by its name.
+    pub(super) fn has_done_what_stays(&self) -> bool {
+        let stays =
+            |notes: &Notes| notes.settings_overflow || notes.settings_computed || !notes.foreign.is_empty();
+        self.notes.as_deref().is_some_and(stays)
+    }
+
     /// Whether `pg_locks` is worth a look: it is costly where many locks are held.
     pub(super) fn may_hold_locks(&self) -> bool {
         if self.asks_for_all_locks {

@@ -1,0 +1,54 @@
+//! Makes a server connection whose client has left as new, or finds that it cannot be made so.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::BytesMut;
+
+use super::snapshot::{SnapshotError, ask, candidates};
+use super::{Hints, StateTracker, hints};
+use crate::backend::ServerConnection;
+use crate::wire::message::frontend;
+
+/// DISCARD ALL undoes what a session has done, with two exceptions: what a library or an extension keeps for itself, and
+/// that a custom setting, once set, is empty from then on and not NULL. `false`: one of these was found, or may be there.
+///
+/// One round trip; two for the first connection of a database, which fills `hints`.
+///
+/// # Cancel safety
+/// Not cancel safe: dropped in the middle, the connection owes answers and must be closed.
+pub async fn reset(
+    connection: &mut ServerConnection,
+    tracker: &mut StateTracker,
+    hints: &OnceLock<Arc<Hints>>,
+) -> Result<bool, SnapshotError> {
+    if tracker.has_done_what_stays() {
+        return Ok(false);
+    }
+    let known = match hints.get() {
+        Some(known) => Arc::clone(known),
+        None => {
+            let rows = ask(connection, &hints::sql(), None).await?;
+            Arc::clone(hints.get_or_init(|| Arc::new(Hints::from_rows(&rows))))
+        }
+    };
+    tracker.use_hints(known);
+    let mut batch = BytesMut::new();
+    frontend::query(&mut batch, "DISCARD ALL");
+    let names = candidates(tracker);
+    if !names.is_empty() {
+        frontend::query(&mut batch, &SET_CUSTOM.replace("@names", &names));
+    }
+    let mut is_as_new = true;
+    for reply in connection.run_each(&batch).await? {
+        if let Some(fields) = reply.error {
+            return Err(SnapshotError::Refused { fields: Box::new(fields) });
+        }
+        is_as_new &= reply.results.iter().all(|result| result.rows.is_empty());
+    }
+    Ok(is_as_new)
+}
+
+/// A row where one of the custom settings has been set.
+const SET_CUSTOM: &str = "SELECT true FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name) \
+    WHERE pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true) IS NOT NULL \
+    LIMIT 1";
