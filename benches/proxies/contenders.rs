@@ -61,6 +61,8 @@ pub(crate) struct Contender {
     pub(crate) name: String,
     pub(crate) port: u16,
     process: Option<Child>,
+    /// Named statements work where connections are lent.
+    pub(crate) lends_prepared: bool,
 }
 
 impl Contender {
@@ -91,8 +93,8 @@ impl Drop for Contender {
 pub(crate) struct Arena {
     pub(crate) stage: Stage,
     pub(crate) contenders: Vec<Contender>,
-    /// Who could not be had, and why.
-    pub(crate) absent: Vec<String>,
+    /// Who they are, and who could not be had.
+    pub(crate) notes: Vec<String>,
     pub(crate) bin: PathBuf,
     pub(crate) files: tempfile::TempDir,
     _postgres: Postgres,
@@ -114,7 +116,7 @@ impl Arena {
         let mut arena = Arena {
             stage,
             contenders: Vec::new(),
-            absent: Vec::new(),
+            notes: Vec::new(),
             bin: postgres.bin.clone(),
             files,
             _postgres: postgres,
@@ -125,21 +127,30 @@ impl Arena {
 
     fn enter(&mut self, certificate: &Certificate, verifier: &str) {
         let (server, directory, stage) = (&self._postgres, self.files.path(), self.stage);
-        self.contenders.push(Contender { name: "direct".to_owned(), port: server.port, process: None });
+        self.contenders.push(Contender {
+            name: "direct".to_owned(),
+            port: server.port,
+            process: None,
+            lends_prepared: false,
+        });
         self.contenders.push(freehold(server, directory, certificate, stage));
-        let mut pgbouncers = vec![("pgbouncer".to_owned(), PathBuf::from("pgbouncer"))];
-        if let Some(other) = std::env::var_os("FREEHOLD_BENCH_PGBOUNCER") {
-            pgbouncers.push(("pgbouncer (other)".to_owned(), other.into()));
-        }
+        let packaged = PathBuf::from("pgbouncer");
+        let pgbouncers = match std::env::var_os("FREEHOLD_BENCH_PGBOUNCER") {
+            Some(named) => vec![("pgbouncer", named.into()), ("pgbouncer (packaged)", packaged)],
+            None => vec![("pgbouncer", packaged)],
+        };
         for (name, program) in pgbouncers {
-            match pgbouncer(&name, &program, server, directory, certificate, verifier) {
-                Some(contender) => self.contenders.push(contender),
-                None => self.absent.push(format!("{name}: {} does not run here", program.display())),
+            match pgbouncer(name, &program, server, directory, certificate, verifier) {
+                Some(contender) => {
+                    self.notes.push(format!("{name} is {}", version(&program)));
+                    self.contenders.push(contender);
+                }
+                None => self.notes.push(format!("{name} is absent: {} does not run here", program.display())),
             }
         }
         match haproxy(server, directory, stage) {
             Some(contender) => self.contenders.push(contender),
-            None => self.absent.push("haproxy: not installed".to_owned()),
+            None => self.notes.push("haproxy is absent: it is not installed".to_owned()),
         }
     }
 }
@@ -227,7 +238,7 @@ fn freehold(server: &Postgres, directory: &Path, certificate: &Certificate, stag
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:{port}\"\nworkers = {}\ntls_cert = {:?}\ntls_key = {:?}\n\
          [admin]\nlisten = \"127.0.0.1:{admin_port}\"\nusers_file = {:?}\n\
-         [store]\npath = {:?}\n[log]\nlevel = \"warn\"\n",
+         [store]\npath = {:?}\n[log]\nlevel = \"warn\"\n[pool]\nreuse_connections = true\n",
         stage.threads(),
         certificate.certificate,
         certificate.key,
@@ -241,7 +252,8 @@ fn freehold(server: &Postgres, directory: &Path, certificate: &Certificate, stag
         .stdout(Stdio::null())
         .spawn()
         .expect("freehold starts");
-    let contender = Contender { name: "freehold".to_owned(), port, process: Some(process) };
+    let contender =
+        Contender { name: "freehold".to_owned(), port, process: Some(process), lends_prepared: true };
     wait_for(admin_port);
     adopt(server, admin_port);
     wait_for_login(&contender);
@@ -313,10 +325,27 @@ fn pgbouncer(
     if fs::metadata("/proc/self").is_ok_and(|owner| std::os::unix::fs::MetadataExt::uid(&owner) == 0) {
         command.args(["-u", "postgres"]);
     }
-    let contender = Contender { name: name.to_owned(), port, process: Some(command.spawn().ok()?) };
+    let process = Some(command.spawn().ok()?);
+    let contender =
+        Contender { name: name.to_owned(), port, process, lends_prepared: lends_prepared(program) };
     wait_for(port);
     wait_for_login(&contender);
     Some(contender)
+}
+
+/// `PgBouncer 1.25.2`
+fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output().ok();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// PgBouncer can since 1.21.
+fn lends_prepared(program: &Path) -> bool {
+    let version = version(program);
+    let numbers = version.rsplit(' ').next().unwrap_or_default();
+    let mut numbers = numbers.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (1, 21)
 }
 
 fn haproxy(server: &Postgres, directory: &Path, stage: Stage) -> Option<Contender> {
@@ -335,7 +364,7 @@ fn haproxy(server: &Postgres, directory: &Path, stage: Stage) -> Option<Contende
     let process =
         Command::new(program).arg("-db").arg("-f").arg(&config).stdout(Stdio::null()).spawn().ok()?;
     wait_for(port);
-    Some(Contender { name: "haproxy".to_owned(), port, process: Some(process) })
+    Some(Contender { name: "haproxy".to_owned(), port, process: Some(process), lends_prepared: false })
 }
 
 fn wait_for(port: u16) {

@@ -14,7 +14,7 @@
 //!
 //! | variable | adds |
 //! |---|---|
-//! | `FREEHOLD_BENCH_PGBOUNCER` | another PgBouncer, by the path of its program |
+//! | `FREEHOLD_BENCH_PGBOUNCER` | another PgBouncer, by the path of its program: the others are compared with it then |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on stops")]
 
@@ -42,13 +42,13 @@ struct Wanted {
 fn main() {
     let wanted = wanted(std::env::args().skip(1));
     let mut samples = Vec::new();
-    let mut absent = Vec::new();
+    let mut notes = Vec::new();
     for &stage in &wanted.stages {
         let arena = Arena::open(stage);
-        absent = arena.absent.clone();
+        notes = arena.notes.clone();
         samples.extend(run(&arena, &wanted));
     }
-    report::write(&wanted.out, &samples, &absent).expect("the results can be written");
+    report::write(&wanted.out, &samples, &notes).expect("the results can be written");
     println!("\nresults: {}", wanted.out.join("results.md").display());
 }
 

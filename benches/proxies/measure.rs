@@ -21,8 +21,8 @@ pub(crate) struct Sample {
     pub(crate) round: u32,
     /// Transactions per second.
     pub(crate) tps: Option<f64>,
-    pub p50_us: Option<f64>,
-    pub p99_us: Option<f64>,
+    pub(crate) p50_us: Option<f64>,
+    pub(crate) p99_us: Option<f64>,
     /// CPU time of the proxy for one transaction, microseconds.
     pub(crate) cpu_us: Option<f64>,
     pub(crate) mb_per_s: Option<f64>,
@@ -30,6 +30,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_us_per_mb: Option<f64>,
     /// Resident memory of the proxy for one client, KiB.
     pub(crate) kib_per_client: Option<f64>,
+    /// Resident memory of the proxy before these clients came, KiB.
+    pub(crate) kib_before: Option<f64>,
 }
 
 /// `None`: it did not run to its end.
@@ -52,9 +54,11 @@ pub(crate) fn measure(
         mb_per_s: None,
         cpu_us_per_mb: None,
         kib_per_client: None,
+        kib_before: None,
     };
     if let Kind::Idle { clients } = workload.kind {
-        sample.kib_per_client = Some(memory_per_client(contender, workload.database, clients)?);
+        let (before, each) = memory_per_client(contender, workload.database, clients)?;
+        (sample.kib_before, sample.kib_per_client) = (Some(before), Some(each));
         return Some(sample);
     }
     let before = contender.pid().map(cpu_time);
@@ -214,7 +218,7 @@ fn cpu_time(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-fn memory_per_client(contender: &Contender, database: &str, clients: u32) -> Option<f64> {
+fn memory_per_client(contender: &Contender, database: &str, clients: u32) -> Option<(f64, f64)> {
     let pid = contender.pid()?;
     let runtime = tokio::runtime::Runtime::new().ok()?;
     let mut config = tokio_postgres::Config::new();
@@ -233,7 +237,7 @@ fn memory_per_client(contender: &Contender, database: &str, clients: u32) -> Opt
             client.simple_query("SELECT 1").await.ok()?;
         }
         let after = resident_kib(pid)?;
-        Some(after.saturating_sub(before) as f64 / f64::from(clients))
+        Some((before as f64, after.saturating_sub(before) as f64 / f64::from(clients)))
     })
 }
 

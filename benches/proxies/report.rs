@@ -24,6 +24,7 @@ const FIGURES: &[Figure] = &[
     Figure { title: "CPU of the proxy, microseconds per megabyte", of: |sample| sample.cpu_us_per_mb },
     Figure { title: "Megabytes per second", of: |sample| sample.mb_per_s },
     Figure { title: "Memory of the proxy, KiB per idle client", of: |sample| sample.kib_per_client },
+    Figure { title: "Memory of the proxy before they came, KiB", of: |sample| sample.kib_before },
 ];
 
 /// One sample as it comes.
@@ -37,6 +38,7 @@ pub(crate) fn line(sample: &Sample) -> String {
         ("MB/s", sample.mb_per_s),
         ("us CPU/MB", sample.cpu_us_per_mb),
         ("KiB/client", sample.kib_per_client),
+        ("KiB before", sample.kib_before),
     ] {
         if let Some(value) = value {
             let _ = write!(text, "  {value:.1} {unit}");
@@ -45,20 +47,20 @@ pub(crate) fn line(sample: &Sample) -> String {
     text
 }
 
-pub(crate) fn write(directory: &Path, samples: &[Sample], absent: &[String]) -> io::Result<()> {
+pub(crate) fn write(directory: &Path, samples: &[Sample], notes: &[String]) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     fs::write(directory.join("results.json"), serde_json::to_string_pretty(samples)?)?;
-    fs::write(directory.join("results.md"), markdown(samples, absent))?;
+    fs::write(directory.join("results.md"), markdown(samples, notes))?;
     fs::write(directory.join("results.svg"), chart(samples))
 }
 
-fn markdown(samples: &[Sample], absent: &[String]) -> String {
+fn markdown(samples: &[Sample], notes: &[String]) -> String {
     let mut text = String::from(
         "Each cell: median over the rounds; in brackets the ratio to PgBouncer in the same round, median (minimum to \
          maximum).\n",
     );
-    for line in absent {
-        let _ = writeln!(text, "\nAbsent: {line}.");
+    for note in notes {
+        let _ = writeln!(text, "\n{note}.");
     }
     for stage in ["pinned", "free"] {
         let of_stage: Vec<&Sample> = samples.iter().filter(|sample| sample.stage == stage).collect();

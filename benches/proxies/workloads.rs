@@ -26,9 +26,14 @@ impl Workload {
     pub(crate) fn suits(&self, contender: &Contender) -> bool {
         let idles = matches!(self.kind, Kind::Idle { .. });
         match self.database {
+            LENT if self.prepares() => contender.lends_prepared,
             LENT => contender.pools(),
             _ => contender.is_proxy() || !idles,
         }
+    }
+
+    fn prepares(&self) -> bool {
+        matches!(self.kind, Kind::Pgbench { arguments, .. } if arguments.contains(&"prepared"))
     }
 }
 
@@ -52,6 +57,7 @@ const fn lent(
 }
 
 const ROWS_BYTES: u64 = 10_000_000;
+const MANY_ROWS_BYTES: u64 = 100_000_000;
 const COPY_BYTES: u64 = 50_000_000;
 
 pub(crate) const WORKLOADS: &[Workload] = &[
@@ -69,6 +75,12 @@ pub(crate) const WORKLOADS: &[Workload] = &[
         "16 clients, transaction pooling, pgbench -S, extended",
         16,
         &["-S", "-M", "extended"],
+    ),
+    lent(
+        "lent16-prepared",
+        "16 clients, transaction pooling, pgbench -S, prepared",
+        16,
+        &["-S", "-M", "prepared"],
     ),
     lent("lent16-tpcb", "16 clients, transaction pooling, TPC-B", 16, &["-M", "simple"]),
     lent("lent1000-simple", "1,000 clients over 20 connections, pgbench -S", 1000, &["-S", "-M", "simple"]),
@@ -88,6 +100,17 @@ pub(crate) const WORKLOADS: &[Workload] = &[
             clients: 1,
             sql: "SELECT repeat('x', 1000) FROM generate_series(1, 10000);",
             bytes: ROWS_BYTES,
+        },
+        tls: false,
+        database: DATABASE,
+    },
+    Workload {
+        name: "rows-100mb",
+        about: "results of 100 MB, 100,000 rows",
+        kind: Kind::Script {
+            clients: 1,
+            sql: "SELECT repeat('x', 1000) FROM generate_series(1, 100000);",
+            bytes: MANY_ROWS_BYTES,
         },
         tls: false,
         database: DATABASE,

@@ -163,7 +163,7 @@ impl Place {
                 let (tcp, address) = listener.accept().await?;
                 let tcp = tcp.into_std()?;
                 if !is_prepared {
-                    listener::prepare(SockRef::from(&tcp))?;
+                    listener::prepare(&tcp)?;
                 }
                 Ok((Socket::Tcp(tcp), Peer::tcp(address)))
             }

@@ -148,7 +148,8 @@ fn failed(on: &dyn Display, source: io::Error) -> ListenError {
 }
 
 /// How a client's socket is to be; or a listener, before it listens: what it accepts inherits it.
-pub fn prepare(socket: SockRef<'_>) -> io::Result<()> {
+pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_AFTER)
@@ -173,7 +174,7 @@ fn listen_on(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     socket.set_reuse_port(sharing == Sharing::InTurn)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    prepare(SockRef::from(&socket))?;
+    prepare(&socket)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
