@@ -148,7 +148,7 @@ impl Serve {
         let mover_settings = settings::mover(&config, &connector, settings::fault()?);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
 
-        let access = doors(&config, &metrics)?;
+        let access = doors(&config, &metrics, &keeper)?;
         let [client_access, admin_access] = &access;
         let mut plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
         plane.access = Arc::clone(client_access);
@@ -261,9 +261,10 @@ impl Serve {
 }
 
 /// The logins of applications, and those of administrators: counted apart, under one policy.
-fn doors(config: &Config, metrics: &Metrics) -> Result<[Arc<Access>; 2], AccessErrors> {
+fn doors(config: &Config, metrics: &Metrics, keeper: &Keeper) -> Result<[Arc<Access>; 2], AccessErrors> {
     let policy = access::policy(config)?;
-    Ok([(); 2].map(|()| Arc::new(Access::new(policy.clone(), metrics.clone()))))
+    let [applications, administrators] = [(); 2].map(|()| Access::new(policy.clone(), metrics.clone()));
+    Ok([applications.with_doubts(keeper.doubts()), administrators].map(Arc::new))
 }
 
 fn follow(config: &Config, catalog: &Catalog, routes: &Arc<RouteTable>) -> Follower {

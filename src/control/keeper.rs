@@ -1,6 +1,6 @@
 //! Keeps `login/<database>/<role>` in step with each system's `pg_authid`.
 //!
-//! Owns one task: every few seconds, and when asked, it reads the roles that may log in to each database and writes what
+//! Owns one task: every few seconds, when asked, and soon after a login has failed, it reads the roles that may log in to each database and writes what
 //! changed. It deliberately changes nothing on a system.
 //!
 //! # Why it looks twice at the route
@@ -27,12 +27,16 @@ use crate::model::{GateOrder, Login, RoleName, RouteRecord, Service, SystemName,
 use crate::system::{Session, SystemError};
 use crate::tls::Connector;
 
+/// However many logins fail, systems are not asked more often on their account.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+
 const SYSTEM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The task; ends with the value.
 #[derive(Debug)]
 pub struct Keeper {
     wanted: Arc<Notify>,
+    doubts: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -49,14 +53,20 @@ impl Keeper {
         connector: Option<Connector>,
         interval: watch::Receiver<Duration>,
     ) -> Keeper {
-        let wanted = Arc::new(Notify::new());
-        let task = tokio::spawn(keep(Rounds::new(catalog, connector), interval, Arc::clone(&wanted)));
-        Keeper { wanted, task }
+        let (wanted, doubts) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let rounds = Rounds::new(catalog, connector);
+        let task = tokio::spawn(keep(rounds, interval, Arc::clone(&wanted), Arc::clone(&doubts)));
+        Keeper { wanted, doubts, task }
     }
 
     /// Reads soon, whatever the interval.
     pub fn refresh(&self) {
         self.wanted.notify_one();
+    }
+
+    /// A handle for those who turn clients away: a role or a password may have changed a moment ago.
+    pub fn doubts(&self) -> Arc<Notify> {
+        Arc::clone(&self.doubts)
     }
 
     /// A handle for those who make changes.
@@ -65,16 +75,27 @@ impl Keeper {
     }
 }
 
-async fn keep(mut rounds: Rounds, mut interval: watch::Receiver<Duration>, wanted: Arc<Notify>) {
+async fn keep(
+    mut rounds: Rounds,
+    mut interval: watch::Receiver<Duration>,
+    wanted: Arc<Notify>,
+    doubts: Arc<Notify>,
+) {
     loop {
         if let Err(error) = rounds.once().await {
             tracing::warn!(%error, "the logins cannot be read or written");
         }
+        let read_at = Instant::now();
+        let doubted = async {
+            doubts.notified().await;
+            tokio::time::sleep_until(read_at + DOUBT_INTERVAL).await;
+        };
         let pause = *interval.borrow_and_update();
-        // Every branch is cancel-safe: a notification that is not taken stays.
+        // Every branch is cancel-safe: a notification that is not taken stays, and whichever is taken, all is read.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = wanted.notified() => {}
+            () = doubted => {}
             Ok(()) = interval.changed() => {}
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::Counter;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use zeroize::Zeroizing;
 
 use super::FrontendError;
@@ -79,6 +79,7 @@ pub struct Access {
     derivations: Semaphore,
     crowd: Arc<Crowd>,
     metrics: Metrics,
+    doubts: Option<Arc<Notify>>,
 }
 
 impl Default for Access {
@@ -97,7 +98,17 @@ impl Access {
             derivations: Semaphore::new(DERIVATIONS_MAX),
             crowd: Arc::default(),
             metrics,
+            doubts: None,
         }
+    }
+
+    /// Whom to tell of a client that was turned away for what is known of its role: it may be out of date.
+    pub fn with_doubts(self, doubts: Arc<Notify>) -> Access {
+        Access { doubts: Some(doubts), ..self }
+    }
+
+    pub(super) fn doubt(&self) {
+        self.doubts.iter().for_each(|doubts| doubts.notify_one());
     }
 
     pub fn policy(&self) -> Arc<Policy> {

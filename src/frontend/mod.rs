@@ -124,6 +124,9 @@ impl Frontend {
             Err(_) => Err(FrontendError::TooSlow),
         };
         if let Err(error) = &met {
+            if error.is_of_the_role() {
+                self.access.doubt();
+            }
             self.refuse(channel, error).await;
         }
         met

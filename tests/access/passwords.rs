@@ -4,6 +4,7 @@ use freehold::lab::{Major, Postgres};
 
 use crate::office::Office;
 use crate::stage::{Stage, refused, text};
+use crate::support::until;
 
 /// A server that has role `old` with an md5 password, and role `app` with a SCRAM verifier.
 async fn set() -> (Office, Stage) {
@@ -82,4 +83,16 @@ async fn the_end_of_a_role_and_of_its_password_are_honoured_by_every_method() {
         alter("PASSWORD 'secret'");
         comes_in(true).await;
     }
+}
+
+#[tokio::test]
+async fn who_was_turned_away_for_a_role_that_is_new_comes_in_soon_however_seldom_roles_are_read() {
+    let stage = Stage::set_reading_roles_every("1h").await;
+    let login = stage.login("late", "secret");
+    let create = "CREATE ROLE late LOGIN PASSWORD 'secret'; GRANT CONNECT ON DATABASE shop TO late";
+    stage.server.psql(create).unwrap();
+    until("the new role is known", || async { login.try_connect().await.is_ok() }).await;
+    stage.server.psql("ALTER ROLE late PASSWORD 'other'").unwrap();
+    let login = stage.login("late", "other");
+    until("the new password is known", || async { login.try_connect().await.is_ok() }).await;
 }

@@ -33,9 +33,19 @@ impl Stage {
         Stage::before(server, proxy, "", sections).await
     }
 
+    /// With roles that are read so seldom.
+    pub(crate) async fn set_reading_roles_every(interval: &str) -> Stage {
+        let server = Postgres::start_async(Major::oldest()).await.unwrap();
+        Stage::begin(server, "", "", interval, "").await
+    }
+
     /// `proxy`: more lines of that section. `system`: more clauses of CREATE SYSTEM.
     pub(crate) async fn before(server: Postgres, proxy: &str, system: &str, sections: &str) -> Stage {
-        let movement = format!("logins_interval = \"100ms\"\n{sections}");
+        Stage::begin(server, proxy, system, "100ms", sections).await
+    }
+
+    async fn begin(server: Postgres, proxy: &str, system: &str, interval: &str, sections: &str) -> Stage {
+        let movement = format!("logins_interval = \"{interval}\"\n{sections}");
         let freehold = Freehold::start_with(proxy, &movement, &[&server]);
         let admin = freehold.admin().await;
         admin.run(&format!("{} {system}", create_system("one", &server))).await;
