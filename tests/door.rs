@@ -100,8 +100,17 @@ async fn ended(mut process: std::process::Child) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_follows_another_and_no_client_is_turned_away() {
-    let settings = "takeover = true\ntakeover_linger = \"1h\"\n";
-    let (mut freehold, _postgres, login) = stage(settings).await;
+    follow("").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_whose_only_worker_accepts_for_itself_follows_another_such() {
+    follow("workers = 1\n").await;
+}
+
+async fn follow(workers: &str) {
+    let settings = format!("takeover = true\ntakeover_linger = \"1h\"\n{workers}");
+    let (mut freehold, _postgres, login) = stage(&settings).await;
     let socket = by_socket(&login, freehold.directory());
     let coming = Coming::begin(vec![login.config(), login.config(), login.config(), socket.clone(), socket]);
     let faithful = login.connect().await;
@@ -180,7 +189,16 @@ fn limit_descriptors(pid: u32, most: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_without_descriptors_says_so_does_not_spin_and_recovers() {
-    let (freehold, _postgres, login) = stage("").await;
+    run_out_of_descriptors("").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_only_worker_without_descriptors_serves_those_it_has() {
+    run_out_of_descriptors("workers = 1\n").await;
+}
+
+async fn run_out_of_descriptors(workers: &str) {
+    let (freehold, _postgres, login) = stage(workers).await;
     let before = login.connect().await;
     before.simple_query("SELECT 1").await.unwrap();
     let pid = freehold.pid();

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -90,21 +90,32 @@ impl Desk {
     }
 }
 
-/// The thread. Returns when told to close.
-pub(super) fn run(listeners: Vec<Listener>, backlog: Backlog, desk: Desk, bell: &Doorbell) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let _closed = bell.closed.clone().drop_guard();
-    let desk = Arc::new(desk);
-    runtime.block_on(async {
-        let mut accepting = JoinSet::new();
-        for listener in listeners {
+/// Where clients come in, and to whom they are led.
+pub(super) struct Lobby {
+    pub(super) listeners: Vec<Listener>,
+    pub(super) backlog: Backlog,
+    pub(super) desk: Desk,
+    pub(super) bell: Doorbell,
+}
+
+impl Lobby {
+    /// A thread of its own. Returns when told to close.
+    pub(super) fn run(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve())
+    }
+
+    /// Ends when told to close.
+    pub(super) async fn serve(self) -> io::Result<()> {
+        let _closed = self.bell.closed.clone().drop_guard();
+        let door = |listener| {
             let place = Place::new(listener)?;
-            let door = Door { place, backlog, desk: Arc::clone(&desk), spare: Spare::new() };
-            accepting.spawn(door.serve(bell.clone()));
-        }
-        while accepting.join_next().await.is_some() {}
+            Ok(Door { place, backlog: self.backlog, desk: &self.desk, spare: Spare::new() })
+        };
+        let doors: io::Result<Vec<Door<'_>>> = self.listeners.into_iter().map(door).collect();
+        join_all(doors?.into_iter().map(|door| door.serve(self.bell.clone()))).await;
         Ok(())
-    })
+    }
 }
 
 /// An accepted socket.
@@ -196,14 +207,14 @@ const NO_NEW_CONNECTIONS: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
 
-struct Door {
+struct Door<'a> {
     place: Place,
     backlog: Backlog,
-    desk: Arc<Desk>,
+    desk: &'a Desk,
     spare: Spare,
 }
 
-impl Door {
+impl Door<'_> {
     async fn serve(mut self, bell: Doorbell) {
         loop {
             // Every branch is cancel-safe.

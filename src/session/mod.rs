@@ -8,7 +8,8 @@
 //!
 //! # Why
 //! A session, its buffers and its server connection stay on one thread, so that a query takes no lock, wakes no other
-//! thread and writes no memory that another one writes. The acceptor hands a socket to the worker with the fewest.
+//! thread and writes no memory that another one writes. The acceptor hands a socket to the worker with the fewest; a
+//! single worker accepts for itself.
 
 mod acceptor;
 mod counters;
@@ -49,7 +50,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use self::acceptor::{Backlog, Desk, Doorbell};
+use self::acceptor::{Backlog, Desk, Doorbell, Lobby};
 pub use self::limits::TimeLimits;
 pub use self::pool::PoolSettings;
 use self::pool::Treasury;
@@ -174,8 +175,12 @@ impl DataPlane {
             started.spawn(format!("worker-{index}"), move || worker::run(index, plane, errands))?;
         }
         let desk = Desk::new(&started.workers, &started.entering, &started.present);
-        let door = started.door.clone();
-        started.spawn("acceptor".to_owned(), move || acceptor::run(listeners, backlog, desk, &door))?;
+        let lobby = Lobby { listeners, backlog, desk, bell: started.door.clone() };
+        match &started.workers[..] {
+            // Nobody to choose from: to wake another thread for each client would be a waste.
+            [only] => drop(only.send(Errand::Accept(lobby))),
+            _ => started.spawn("acceptor".to_owned(), move || lobby.run())?,
+        }
         Ok(started)
     }
 

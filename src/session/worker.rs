@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::acceptor::Arrival;
+use super::acceptor::{Arrival, Lobby};
 use super::limits::{self, Watch};
 use super::pool::{Pool, PoolParts};
 use super::reuse::Kept;
@@ -44,6 +44,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// What the acceptor tells a worker.
 pub(super) enum Errand {
     Receive(Box<Arrival>),
+    /// Accept clients as well.
+    Accept(Lobby),
     /// End every session at its next boundary, and all that are left after `drain`. Answered when none is left.
     Stop {
         drain: Duration,
@@ -222,6 +224,13 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
             errand = errands.recv() => match errand {
                 Some(Errand::Receive(arrival)) => {
                     sessions.spawn_local(serve::visitor(Rc::clone(&worker), arrival));
+                }
+                Some(Errand::Accept(lobby)) => {
+                    tokio::task::spawn_local(async move {
+                        if let Err(error) = lobby.serve().await {
+                            tracing::error!(%error, "clients cannot be accepted");
+                        }
+                    });
                 }
                 Some(Errand::Stop { drain, stopped }) => {
                     drain_sessions(&worker, &mut sessions, drain).await;
