@@ -42,13 +42,10 @@ pub(super) struct Server {
     unread: VecDeque<Request>,
     /// What the client has not received.
     pub(super) said: VecDeque<Answer>,
-    /// Syncs that the running COPY has read, and the most that any has.
-    syncs_in_copy: usize,
-    pub(super) syncs_in_copy_max: usize,
 }
 
-impl Server {
-    pub(super) fn new() -> Server {
+impl Default for Server {
+    fn default() -> Server {
         Server {
             status: TransactionStatus::Idle,
             copying: Copying::No,
@@ -57,11 +54,11 @@ impl Server {
             gone: false,
             unread: VecDeque::new(),
             said: VecDeque::new(),
-            syncs_in_copy: 0,
-            syncs_in_copy_max: 0,
         }
     }
+}
 
+impl Server {
     pub(super) fn receive(&mut self, request: Request) {
         self.unread.push_back(request);
     }
@@ -216,18 +213,13 @@ impl Server {
 
     fn begin_copy(&mut self, copying: Copying) {
         self.copying = copying;
-        self.syncs_in_copy = 0;
         self.say(&[answer::COPY_IN_RESPONSE]);
     }
 
     fn copy(&mut self, Request { tag, fate }: Request) {
         match tag {
             request::COPY_DATA if fate.is_multiple_of(6) => self.fail_copy(),
-            request::COPY_DATA | request::FLUSH => {}
-            request::SYNC => {
-                self.syncs_in_copy += 1;
-                self.syncs_in_copy_max = self.syncs_in_copy_max.max(self.syncs_in_copy);
-            }
+            request::COPY_DATA | request::FLUSH | request::SYNC => {}
             request::COPY_DONE if fate % 5 != 0 => self.end_copy(),
             request::COPY_DONE | request::COPY_FAIL => self.fail_copy(),
             _ => self.gone = true,
