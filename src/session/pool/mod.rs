@@ -281,29 +281,17 @@ impl Pool {
         self.place(shelf, pooled);
     }
 
-    fn place(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
-        loop {
-            let Some(waiter) = self.next_waiter() else {
-                self.nobody_waits();
-                return shelf.idle.borrow_mut().push(pooled);
-            };
-            if !Rc::ptr_eq(&waiter.shelf, shelf) {
-                let opens = self.may_open() && !waiter.shelf.rests();
-                self.waiting.borrow_mut().push_front(waiter);
-                if opens {
-                    self.close(pooled);
-                    return self.grow();
-                }
-                // Who is first cannot be served now, with this permit or another.
-                return self.place_alike(shelf, pooled);
-            }
-            match waiter.gives.send(Ok(pooled)) {
-                Ok(()) => return,
-                // It has left in this instant.
-                Err(Ok(back)) => pooled = back,
-                Err(Err(_)) => return,
-            }
+    fn place(self: &Rc<Pool>, shelf: &Rc<Shelf>, pooled: Box<Pooled>) {
+        let Some(first) = self.first_in_line() else {
+            self.nobody_waits();
+            return shelf.idle.borrow_mut().push(pooled);
+        };
+        if !Rc::ptr_eq(&first, shelf) && self.may_open() && !first.rests() {
+            self.close(pooled);
+            return self.grow();
         }
+        // Who is first is of its kind, or cannot be served now, with this permit or another.
+        self.place_alike(shelf, pooled);
     }
 
     /// For who waits longest of those that it suits.
@@ -333,14 +321,13 @@ impl Pool {
         self.permits.return_unused(self.parts.worker);
     }
 
-    fn next_waiter(&self) -> Option<Waiter> {
+    /// What kind of connection the one needs who waits longest.
+    fn first_in_line(&self) -> Option<Rc<Shelf>> {
         let mut waiting = self.waiting.borrow_mut();
-        while let Some(waiter) = waiting.pop_front() {
-            if !waiter.gives.is_closed() {
-                return Some(waiter);
-            }
+        while waiting.front().is_some_and(|waiter| waiter.gives.is_closed()) {
+            waiting.pop_front();
         }
-        None
+        waiting.front().map(|waiter| Rc::clone(&waiter.shelf))
     }
 
     fn close(&self, pooled: Box<Pooled>) {
