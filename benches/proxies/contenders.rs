@@ -148,6 +148,13 @@ impl Arena {
                 None => self.notes.push(format!("{name} is absent: {} does not run here", program.display())),
             }
         }
+        if let Some(script) = std::env::var_os("FREEHOLD_BENCH_OTHER") {
+            let script = PathBuf::from(script);
+            match other(&script, server, directory, stage) {
+                Some(contender) => self.contenders.push(contender),
+                None => self.notes.push(format!("{} does not run here", script.display())),
+            }
+        }
         match haproxy(server, directory, stage) {
             Some(contender) => self.contenders.push(contender),
             None => self.notes.push("haproxy is absent: it is not installed".to_owned()),
@@ -328,6 +335,26 @@ fn pgbouncer(
     let process = Some(command.spawn().ok()?);
     let contender =
         Contender { name: name.to_owned(), port, process, lends_prepared: lends_prepared(program) };
+    wait_for(port);
+    wait_for_login(&contender);
+    Some(contender)
+}
+
+/// Any pooler. The script is started with the port to listen on, the port of PostgreSQL on 127.0.0.1, the number of threads to
+/// use, and a directory that has `server.crt`, `server.key` and `pgbouncer.users` (a role and its SCRAM verifier); it
+/// replaces itself (`exec`) by a pooler that takes clients of both databases as the others do: `bench` by session, `lent` by
+/// transaction over 20 connections.
+pub(crate) fn other(script: &Path, server: &Postgres, directory: &Path, stage: Stage) -> Option<Contender> {
+    let port = free_port().expect("a port");
+    let process = Command::new(script)
+        .args([port, server.port].map(|port| port.to_string()))
+        .arg(stage.threads().to_string())
+        .arg(directory)
+        .stdout(Stdio::null())
+        .spawn()
+        .ok()?;
+    let name = script.file_stem()?.to_string_lossy().into_owned();
+    let contender = Contender { name, port, process: Some(process), lends_prepared: true };
     wait_for(port);
     wait_for_login(&contender);
     Some(contender)

@@ -15,6 +15,7 @@
 //! | variable | adds |
 //! |---|---|
 //! | `FREEHOLD_BENCH_PGBOUNCER` | another PgBouncer, by the path of its program: the others are compared with it then |
+//! | `FREEHOLD_BENCH_OTHER` | any other pooler, by the path of a script that becomes it: see [`contenders::other`] |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on stops")]
 
