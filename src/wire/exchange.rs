@@ -38,8 +38,12 @@ pub const OWED_MAX: usize = 16 * 1024;
 /// More room than this is given back once everything is paid.
 const OWED_KEPT: usize = 64;
 
-/// Possibilities that are followed. A client that sends more Syncs into one COPY that fails is at no boundary any more.
-const LEDGERS_MAX: usize = 16;
+/// Possibilities that are followed: one more for each Sync that a COPY that fails may have read, times as many for the next
+/// such COPY. A client that pipelines more of them is at no boundary any more.
+const LEDGERS_MAX: usize = 256;
+
+/// What they may owe together, about: the longer they are the fewer are followed.
+const OWED_IN_ALL_MAX: usize = 64 * 1024;
 
 /// How a connection stands between two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +106,7 @@ pub struct Exchange {
     ledger: Ledger,
     /// The other possibilities; almost always none.
     others: Vec<Ledger>,
-    /// There were too many possibilities to follow.
+    /// There were too many possibilities to follow: what is left of them proves nothing any more.
     lost: bool,
 }
 
@@ -169,7 +173,7 @@ impl Exchange {
 
     /// A ReadyForQuery will come without any further word of the client: what it sends now can wait for that.
     pub fn will_report(&self) -> bool {
-        self.ledgers().all(Ledger::will_report)
+        !self.lost && self.ledgers().all(Ledger::will_report)
     }
 
     /// More than one ReadyForQuery will come for what was sent already: what stands behind the first of them is carried
@@ -180,12 +184,13 @@ impl Exchange {
 
     /// Nothing is owed, and no message of the extended protocol waits for its Sync: a Sync of ours would change nothing.
     pub fn is_between_cycles(&self) -> bool {
-        self.ledgers().all(|ledger| ledger.owed.is_empty() && !ledger.unsynced && !ledger.skipping)
+        !self.lost
+            && self.ledgers().all(|ledger| ledger.owed.is_empty() && !ledger.unsynced && !ledger.skipping)
     }
 
     /// What is sent now is skipped: an error came, and no Sync has been sent since.
     pub fn skips(&self) -> bool {
-        self.ledgers().all(|ledger| ledger.skipping)
+        !self.lost && self.ledgers().all(|ledger| ledger.skipping)
     }
 
     /// The requests that are skipped, or may be, if an error comes now; counted from the one sent last, which is 0.
@@ -250,11 +255,14 @@ impl Exchange {
         if self.others.is_empty() && self.ledger.syncs_in_copy() == 0 {
             return self.ledger.on_error();
         }
-        let failures =
-            |ledger: &Ledger| (0..=ledger.syncs_in_copy()).map(|read| ledger.failed(read)).collect();
-        let mut possible: Vec<Ledger> = self.ledgers().flat_map::<Vec<_>, _>(failures).collect();
-        self.lost |= possible.len() > LEDGERS_MAX;
-        possible.truncate(LEDGERS_MAX);
+        let failed = self
+            .ledgers()
+            .flat_map(|ledger| (0..=ledger.syncs_in_copy()).map(move |read| ledger.failed(read)));
+        let max = (OWED_IN_ALL_MAX / self.ledger.owed.len().max(1)).clamp(1, LEDGERS_MAX);
+        // Each is made when it is taken: there may be very many.
+        let mut possible: Vec<Ledger> = failed.take(max + 1).collect();
+        self.lost |= possible.len() > max;
+        possible.truncate(max);
         if let Some(ledger) = possible.pop() {
             self.ledger = ledger;
             self.others = possible;
