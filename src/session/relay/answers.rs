@@ -100,11 +100,6 @@ impl Relay {
             None => Told::AsItCame,
         };
         observe::track_error(&mut self.tracker, &self.exchange, piece.tag);
-        if piece.tag == answer::ERROR_RESPONSE
-            && let Some(tenancy) = &mut self.tenancy
-        {
-            tenancy.statements.settle_unnamed();
-        }
         self.exchange.on_answer(piece.tag);
         observe::track_answer(&mut self.tracker, &self.exchange, piece);
         Ok(told)

@@ -22,7 +22,7 @@ use crate::session::statements::FRONT_BYTES;
 use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
 use crate::wire::message::backend::{error_response, ready_for_query};
-use crate::wire::message::frontend::tag as request;
+use crate::wire::message::frontend::{is_request, tag as request};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
 /// The whole message.
@@ -250,11 +250,10 @@ impl Relay {
         if !piece.part.begins() {
             return None;
         }
-        let unnamed = self.tracker.unnamed_parse();
         let texts = &mut self.worker.texts.borrow_mut();
         let (parameters, settings) = (&self.server.parameters, tenancy.state_settings());
         let ground = || ground(parameters, &settings);
-        tenancy.statements.on_request(piece, &mut self.exchange, texts, unnamed, ground)
+        tenancy.statements.on_request(piece, &mut self.exchange, texts, ground)
     }
 
     /// The message that was let in is not complete: nobody waits for a client that may never finish it.
@@ -336,6 +335,10 @@ impl Relay {
             self.exchange.on_request(piece.tag);
             counters::on_request(&self.member, piece.tag);
             self.requests.ended = piece.tag == request::TERMINATE;
+            if (self.requests.ended && !replaced) || !is_request(piece.tag) {
+                // The server connection ends when it gets there: it is nobody else's.
+                self.goodbye = Goodbye::Said;
+            }
             if self.pass.is_some() {
                 self.set_activity(Activity::Active);
             }

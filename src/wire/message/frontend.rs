@@ -27,6 +27,26 @@ pub mod tag {
     pub const TERMINATE: u8 = b'X';
 }
 
+/// Whether a server takes a message with this tag once a client is logged in; of others it says so, and ends the connection.
+pub fn is_request(tag: u8) -> bool {
+    use tag::*;
+    matches!(
+        tag,
+        BIND | CLOSE
+            | COPY_DATA
+            | COPY_DONE
+            | COPY_FAIL
+            | DESCRIBE
+            | EXECUTE
+            | FLUSH
+            | FUNCTION_CALL
+            | PARSE
+            | QUERY
+            | SYNC
+            | TERMINATE
+    )
+}
+
 /// The longest body of a message that only names something: `PQ_SMALL_MESSAGE_LIMIT` of PostgreSQL, which counts the length, too.
 pub const SMALL_BODY_BYTES_MAX: usize = 10_000 - 4;
 
