@@ -1,7 +1,7 @@
 //! Which messages are read in passing, and what is read of them.
 
 use super::state::StateTracker;
-use super::statements::{Statements, Told};
+use super::statements::{Failure, Statements, Told};
 use crate::error::{Severity, SqlState};
 use crate::wire::Violation;
 use crate::wire::exchange::Exchange;
@@ -85,8 +85,16 @@ pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange,
         answer::PARSE_COMPLETE | answer::CLOSE_COMPLETE => return statements.on_complete(),
         answer::COMMAND_COMPLETE => statements.on_command(piece.body()),
         answer::ERROR_RESPONSE => {
+            let sqlstate = ErrorFields::parse(piece.body()).map(|fields| fields.sqlstate());
+            let sqlstate = sqlstate.unwrap_or(SqlState::INTERNAL_ERROR);
             statements.schema_changed |= is_outdated_plan(piece.body());
-            let told = statements.on_error(exchange.is_in_extended());
+            let told = statements.on_error(Failure {
+                in_extended: exchange.is_in_extended(),
+                request: exchange.failing_request(),
+                is_unclear: exchange.would_skip_unclearly(),
+                is_malformed: [SqlState::PROTOCOL_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE]
+                    .contains(&sqlstate),
+            });
             return if is_fatal(piece.body()) { Told::AsItCame } else { told };
         }
         _ => {}

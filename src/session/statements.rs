@@ -10,7 +10,8 @@
 //!   Close "s1"                 ->   Close of a portal that is not there       3: others may need the statement
 //! ```
 //!
-//! Owns the names of one client ([`Statements`]), what one server connection has ([`OnServer`]), and which answers are altered.
+//! Owns the names of one client and its unnamed statement ([`Statements`]), what one server connection has ([`OnServer`]), and
+//! which answers are altered.
 //! It deliberately sends nothing: the relay asks what goes out in place of a message.
 //!
 //! # Why
@@ -19,16 +20,27 @@
 //! answer that a client waits for is never made up but obtained from the server, by a message that does nothing there: so
 //! answers keep their order, and errors take with them what PostgreSQL would have skipped.
 
+mod dues;
+mod on_server;
+mod texts;
+mod unnamed;
+
 use std::collections::{HashMap, VecDeque};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
+
+use self::dues::{Before, Due, Kind, Undo};
+pub(super) use self::on_server::OnServer;
+pub(super) use self::texts::Texts;
+use self::texts::{Prepared, name_of};
+use self::unnamed::{Mark, Text, Unnamed};
 
 use super::scan;
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, parse_target, tag as request};
-use crate::wire::message::{HEADER_BYTES, Target};
+use crate::wire::message::{HEADER_BYTES, Target, TransactionStatus};
 
 /// Statements that one server connection keeps; the one that was used longest ago makes room.
 const STATEMENTS_MAX: usize = 1_000;
@@ -45,141 +57,6 @@ const STAND_IN: &[u8] = b"freehold_stand_in";
 /// A message is looked at when this much of it is there: enough for the names at its front.
 pub(super) const FRONT_BYTES: usize = 1024;
 
-/// A text with its types, once for all sessions of a worker that have prepared it.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    key: u128,
-    /// `freehold_` and the key.
-    name: Box<[u8]>,
-    /// The body of the Parse that makes it, under that name. `None`: it was too large to keep.
-    body: Option<Box<[u8]>>,
-}
-
-/// The different ones among the sessions of a worker.
-#[derive(Debug, Default)]
-pub(super) struct Texts {
-    known: HashMap<u128, Weak<Prepared>>,
-    swept_at: usize,
-}
-
-impl Texts {
-    /// `ground` is what decides with the text what the statement means.
-    fn share(&mut self, sql_and_types: &[u8], ground: &[u8]) -> Rc<Prepared> {
-        let key = match means_now(sql_and_types) {
-            true => rand::random(),
-            false => digest(&[sql_and_types, ground]),
-        };
-        if let Some(known) = self.known.get(&key).and_then(Weak::upgrade) {
-            return known;
-        }
-        if self.known.len() > self.swept_at {
-            self.known.retain(|_, prepared| prepared.strong_count() > 0);
-            self.swept_at = 64 + 2 * self.known.len();
-        }
-        let name = name_of(key);
-        let body = [&name, &b"\0"[..], sql_and_types].concat();
-        let prepared = Rc::new(Prepared { key, name, body: Some(body.into()) });
-        self.known.insert(key, Rc::downgrade(&prepared));
-        prepared
-    }
-}
-
-/// Literals such as 'now' are read when a statement is parsed: another client's is of another time.
-fn means_now(sql: &[u8]) -> bool {
-    [&b"'now"[..], b"'today", b"'tomorrow", b"'yesterday"].iter().any(|word| scan::mentions(sql, word))
-}
-
-fn digest(parts: &[&[u8]]) -> u128 {
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
-    context.finish().as_ref().first_chunk::<16>().map_or(0, |half| u128::from_be_bytes(*half))
-}
-
-fn name_of(key: u128) -> Box<[u8]> {
-    format!("{PREFIX}{key:032x}").into_bytes().into()
-}
-
-/// What one server connection has; it stays with the connection.
-#[derive(Debug, Default)]
-pub(super) struct OnServer {
-    /// With when each was used last.
-    known: HashMap<u128, u64>,
-    uses: u64,
-    /// Whose unnamed statement it has, and which of them.
-    unnamed: Option<(u64, u64)>,
-}
-
-impl OnServer {
-    fn has(&mut self, key: u128) -> bool {
-        self.uses += 1;
-        match self.known.get_mut(&key) {
-            Some(used) => {
-                *used = self.uses;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn oldest(&self) -> Option<u128> {
-        self.known.iter().min_by_key(|(_, used)| **used).map(|(&key, _)| key)
-    }
-
-    /// An exchange of Freehold's own took the place of the unnamed statement.
-    pub(super) fn lose_unnamed(&mut self) {
-        self.unnamed = None;
-    }
-
-    /// Messages that close all of them, a Sync behind. Empty where there are none.
-    pub(super) fn close_all(&mut self) -> BytesMut {
-        let mut out = BytesMut::new();
-        for (key, _) in self.known.drain() {
-            frontend::close(&mut out, Target::Statement, &name_of(key));
-        }
-        if !out.is_empty() {
-            frontend::sync(&mut out);
-        }
-        out
-    }
-}
-
-/// What a request that the server skips would have done.
-#[derive(Debug, Default)]
-struct Undo {
-    /// The server does not have it after all.
-    not_made: Option<u128>,
-    /// The server still has it.
-    not_closed: Option<u128>,
-    /// What the client's name meant before.
-    name: Option<Renamed>,
-    unnamed: bool,
-    /// The unnamed one was not destroyed after all.
-    unnamed_stays: bool,
-}
-
-/// A name of the client's, and what it stood for.
-type Renamed = (Box<[u8]>, Option<Rc<Prepared>>);
-
-/// What is owed to the client for one request.
-#[derive(Debug)]
-enum Due {
-    /// ParseComplete or CloseComplete, as it comes.
-    Own(Undo),
-    /// One of them, for a request of ours.
-    Swallowed(Undo),
-    /// CloseComplete, told as ParseComplete.
-    AsParse(Undo),
-    /// ReadyForQuery for a Sync.
-    Sync,
-    /// ReadyForQuery for a Query or FunctionCall.
-    Call(Undo),
-    /// ReadyForQuery for a Sync of ours.
-    SwallowedSync,
-}
-
 /// What the client is told instead of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
@@ -195,13 +72,11 @@ pub(super) struct Statements {
     /// The unnamed statement is one of those that are kept on servers: `pool.cache_unnamed`.
     caches_unnamed: bool,
     names: HashMap<Box<[u8]>, Rc<Prepared>>,
-    /// Grows with each unnamed statement.
-    serial: u64,
-    has_unnamed: bool,
-    /// The Parse of one failed, or was skipped because another request had failed.
-    unnamed_failed: bool,
+    unnamed: Unnamed,
     /// Those that are too large to be made again elsewhere.
     oversized: usize,
+    /// Requests that were sent, ours among them.
+    requests: u64,
     dues: VecDeque<Due>,
     /// The server skips everything until a Sync that was not sent yet.
     skipping: bool,
@@ -213,16 +88,28 @@ pub(super) struct Statements {
     out: BytesMut,
 }
 
+/// An error, as far as statements are concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure {
+    /// The server skips what was sent up to the next Sync.
+    pub(super) in_extended: bool,
+    /// Which request failed, counted from the one sent last, which is 0; `None` where nobody can know.
+    pub(super) request: Option<usize>,
+    /// Nobody can know which Sync that is.
+    pub(super) is_unclear: bool,
+    /// The message could not be read: nothing of what it asks for was begun.
+    pub(super) is_malformed: bool,
+}
+
 impl Statements {
     pub(super) fn new(session: u64, caches_unnamed: bool) -> Statements {
         Statements {
             session,
             caches_unnamed,
             names: HashMap::new(),
-            serial: 0,
-            has_unnamed: false,
-            unnamed_failed: false,
+            unnamed: Unnamed::default(),
             oversized: 0,
+            requests: 0,
             dues: VecDeque::new(),
             skipping: false,
             server: OnServer::default(),
@@ -234,7 +121,11 @@ impl Statements {
 
     /// Why the session cannot give its connection back, for a person.
     pub(super) fn pin(&self) -> Option<&'static str> {
-        (self.oversized > 0).then_some("a prepared statement too large to be kept")
+        match self.unnamed.text() {
+            _ if self.oversized > 0 => Some("a prepared statement too large to be kept"),
+            Text::TooLarge => Some("an unnamed prepared statement of more than 64 KiB"),
+            _ => None,
+        }
     }
 
     /// What goes out for this message depends on answers that are still to come: on whether an earlier Parse fails, or an
@@ -242,14 +133,14 @@ impl Statements {
     pub(super) fn is_doubtful(&self, front: &[u8]) -> bool {
         let (Some(&tag), Some(body)) = (front.first(), front.get(HEADER_BYTES..)) else { return false };
         let is_missing = |name: &[u8]| match name {
-            b"" => !self.has_unnamed && !self.names.contains_key(name),
+            b"" => self.unnamed.is_none() || self.is_unnamed_doubtful(),
             name => !self.names.contains_key(name),
         };
         match tag {
             _ if self.dues.is_empty() => false,
-            request::PARSE => {
-                split_name(body).is_some_and(|(name, _)| !name.is_empty() && self.names.contains_key(name))
-            }
+            request::PARSE => split_name(body).is_some_and(|(name, _)| {
+                !name.is_empty() && (self.names.contains_key(name) || self.is_closed_doubtfully(name))
+            }),
             request::BIND => parse_bind_names(body).is_ok_and(|names| is_missing(names.statement)),
             request::DESCRIBE => {
                 matches!(parse_target(body), Ok((Target::Statement, name)) if is_missing(name))
@@ -259,14 +150,30 @@ impl Statements {
         }
     }
 
-    /// A client's message is about to be sent. `Some`: this goes out in its place. `unnamed` is the body of the Parse of the
-    /// client's unnamed statement; `ground` gives what decides, beside its text, what a statement means.
+    /// The unnamed statement was changed before a Sync, and nobody knows yet whether that was skipped. What is sent in the same
+    /// cycle is skipped together with it.
+    fn is_unnamed_doubtful(&self) -> bool {
+        let mut later = self.dues.iter().rev();
+        let changes = |due: &&Due| due.before.is_some();
+        match later.find(|due| due.before.is_some() || due.kind.is_sync()) {
+            Some(due) if due.kind.is_sync() => later.any(|due| changes(&due)),
+            _ => false,
+        }
+    }
+
+    /// It may still be there: nobody knows yet whether the request that closed it was skipped.
+    fn is_closed_doubtfully(&self, name: &[u8]) -> bool {
+        let closed = self.dues.iter().filter_map(|due| due.undo.as_ref()?.name.as_ref());
+        closed.filter(|(_, before)| before.is_some()).any(|(closed, _)| **closed == *name)
+    }
+
+    /// A client's message is about to be sent. `Some`: this goes out in its place. `ground` gives what decides, beside its text,
+    /// what a statement means.
     pub(super) fn on_request(
         &mut self,
         piece: &Piece<'_>,
         exchange: &mut Exchange,
         texts: &mut Texts,
-        unnamed: Option<&[u8]>,
         ground: impl FnOnce() -> Vec<u8>,
     ) -> Option<&[u8]> {
         self.out.clear();
@@ -274,42 +181,70 @@ impl Statements {
         match piece.tag {
             request::SYNC => {
                 self.skipping = false;
-                self.dues.push_back(Due::Sync);
+                self.owe(Kind::Sync, None, None);
             }
             _ if self.skipping => {}
             request::QUERY => self.on_query(piece, exchange),
-            request::FUNCTION_CALL => self.dues.push_back(Due::Call(Undo::default())),
+            request::FUNCTION_CALL => self.owe(Kind::Call, None, None),
             request::PARSE => self.on_parse(piece, exchange, texts, ground),
-            request::BIND => self.on_bind(piece, exchange, unnamed),
-            request::DESCRIBE => self.on_describe(body, exchange, unnamed),
+            request::BIND => self.on_bind(piece, exchange),
+            request::DESCRIBE => self.on_describe(body, exchange),
             request::CLOSE => self.on_close(body),
             _ => {}
+        }
+        if is_counted(piece.tag) {
+            self.requests += 1;
         }
         (!self.out.is_empty()).then_some(&self.out[..])
     }
 
+    /// For the client's request that is sent next.
+    fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
+        let (request, undo) = (self.requests + 1, undo.map(Box::new));
+        self.dues.push_back(Due { kind, request, before, undo });
+    }
+
+    /// For a request of ours that was put before it, the last one of them.
+    fn owe_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
+        let (request, undo) = (self.requests, undo.map(Box::new));
+        self.dues.push_back(Due { kind, request, before, undo });
+    }
+
+    /// The client's unnamed statement was another one up to now; the server has `now` when the request arrives there.
+    fn changes(&mut self, client: Mark, now: Option<(u64, u64)>) -> Option<Before> {
+        let server = std::mem::replace(&mut self.server.unnamed, now);
+        Some(Before { client: Some(client), server })
+    }
+
+    /// The unnamed statement as the server would have it.
+    fn mine(&self) -> Option<(u64, u64)> {
+        Some((self.session, self.unnamed.serial()))
+    }
+
     fn on_query(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
-        let unnamed_stays = std::mem::take(&mut self.has_unnamed);
-        self.forget_name(b"");
-        self.server.lose_unnamed();
+        let before = match self.unnamed.destroy() {
+            Some(mark) => self.changes(mark, None),
+            None => self.server.unnamed.take().map(|theirs| Before { client: None, server: Some(theirs) }),
+        };
         // Where the query stands among others its name is left as it is: nothing can be put before it.
         let undo = match piece.part == Part::Whole && !self.names.is_empty() && exchange.is_between_cycles() {
             true => self.rename_in_sql(piece.body(), exchange),
-            false => Undo::default(),
+            false => None,
         };
-        self.dues.push_back(Due::Call(Undo { unnamed_stays, ..undo }));
+        self.owe(Kind::Call, before, undo);
     }
 
     /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse.
-    fn rename_in_sql(&mut self, body: &[u8], exchange: &mut Exchange) -> Undo {
+    fn rename_in_sql(&mut self, body: &[u8], exchange: &mut Exchange) -> Option<Undo> {
         let sql = body.strip_suffix(b"\0").unwrap_or(body);
-        let Some(named) = scan::prepared_name(sql) else { return Undo::default() };
-        let Some(prepared) = self.names.get(&named.name[..]).cloned() else { return Undo::default() };
-        let (mut undo, mut name) = (Undo::default(), &prepared.name[..]);
+        let named = scan::prepared_name(sql)?;
+        let prepared = self.names.get(&named.name[..]).cloned()?;
+        let (mut undo, mut name) = (None, &prepared.name[..]);
         if named.deallocates {
             // Others may need the statement; this one is there to be deallocated.
             self.forget_name(&named.name);
-            undo.name = Some((named.name.into(), Some(Rc::clone(&prepared))));
+            let name_before = Some((named.name.into(), Some(Rc::clone(&prepared))));
+            undo = Some(Undo { name: name_before, ..Undo::default() });
             name = STAND_IN;
             self.make_stand_in(exchange);
         } else {
@@ -319,7 +254,7 @@ impl Statements {
             // Or the query would be skipped, and nobody would send a Sync, where the statement cannot be made.
             frontend::sync(&mut self.out);
             self.inject(exchange, request::SYNC);
-            self.dues.push_back(Due::SwallowedSync);
+            self.owe_ours(Kind::SwallowedSync, None, None);
         }
         let text = [&sql[..named.at.start], name, &sql[named.at.end..], b"\0"].concat();
         put(&mut self.out, request::QUERY, &text);
@@ -335,54 +270,72 @@ impl Statements {
     ) {
         let body = piece.body();
         let Some((name, rest)) = split_name(body) else {
-            return self.dues.push_back(Due::Own(Undo::default()));
+            return self.owe(Kind::Own, None, None);
         };
-        if name.is_empty() && self.caches_unnamed && piece.part == Part::Whole && parse_parse(body).is_ok() {
-            self.forget_name(b"");
-            return self.on_new_name(piece, name, &texts.share(rest, &ground()), exchange);
+        let is_known = piece.part == Part::Whole && parse_parse(body).is_ok();
+        if name.is_empty() && self.caches_unnamed && is_known {
+            let prepared = texts.share(rest, &ground());
+            let before = Before {
+                client: Some(self.unnamed.share(Rc::clone(&prepared))),
+                server: self.server.unnamed,
+            };
+            return self.make(piece, &prepared, Some(before), None, exchange);
         }
         if name.is_empty() {
-            self.forget_name(b"");
-            self.serial += 1;
-            self.has_unnamed = true;
-            self.server.unnamed = Some((self.session, self.serial));
-            return self.dues.push_back(Due::Own(Undo { unnamed: true, ..Undo::default() }));
+            let mark = self.unnamed.parse(body, piece.part == Part::Whole);
+            let before = self.changes(mark, self.mine());
+            return self.owe(Kind::Own, before, None);
         }
         if self.names.contains_key(name) {
             // The server says that it exists, or what else is wrong with the text.
-            frontend::close(&mut self.out, Target::Statement, STAND_IN);
-            self.inject(exchange, request::CLOSE);
-            self.dues.push_back(Due::Swallowed(Undo::default()));
+            self.clear_stand_in(exchange);
             self.make_stand_in(exchange);
-            self.dues.push_back(Due::Own(Undo::default()));
+            self.owe(Kind::Own, None, None);
             return put_renamed(&mut self.out, piece, 0, name.len(), STAND_IN);
         }
-        let prepared = match piece.part == Part::Whole && parse_parse(body).is_ok() {
+        let prepared = match is_known {
             true => texts.share(rest, &ground()),
             false => self.oversized(),
         };
-        self.on_new_name(piece, name, &prepared, exchange);
+        // From now on the client's name stands for this statement.
+        self.names.insert(name.into(), Rc::clone(&prepared));
+        let undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
+        self.make(piece, &prepared, None, Some(undo), exchange);
     }
 
-    /// From now on the client's name stands for this statement.
-    fn on_new_name(
+    /// The client's Parse goes out, under the name that the statement has on servers; or, where it is there already, something
+    /// that is answered like it.
+    fn make(
         &mut self,
         piece: &Piece<'_>,
-        name: &[u8],
         prepared: &Rc<Prepared>,
+        before: Option<Before>,
+        undo: Option<Undo>,
         exchange: &mut Exchange,
     ) {
-        let mut undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
-        self.names.insert(name.into(), Rc::clone(prepared));
+        // In a transaction that has failed, or may fail by what is on its way, the server decides whether it may be parsed; and
+        // what is on its way may deallocate it.
+        let is_sure = exchange.status() != TransactionStatus::Failed && exchange.is_silent();
+        if self.server.has(prepared.key) && !is_sure {
+            self.server.known.remove(&prepared.key);
+            frontend::close(&mut self.out, Target::Statement, &prepared.name);
+            self.inject(exchange, request::CLOSE);
+            self.owe_ours(
+                Kind::Swallowed,
+                None,
+                Some(Undo { not_closed: Some(prepared.key), ..Undo::default() }),
+            );
+        }
         if self.server.has(prepared.key) {
             frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
-            return self.dues.push_back(Due::AsParse(undo));
+            return self.owe(Kind::AsParse, before, undo);
         }
         self.make_room(exchange);
-        undo.not_made = Some(prepared.key);
         self.server.known.insert(prepared.key, self.server.uses);
-        self.dues.push_back(Due::Own(undo));
-        put_renamed(&mut self.out, piece, 0, name.len(), &prepared.name);
+        let undo = Undo { not_made: Some(prepared.key), ..undo.unwrap_or_default() };
+        self.owe(Kind::Own, before, Some(undo));
+        let name_bytes = split_name(piece.body()).map_or(0, |(name, _)| name.len());
+        put_renamed(&mut self.out, piece, 0, name_bytes, &prepared.name);
     }
 
     fn oversized(&mut self) -> Rc<Prepared> {
@@ -391,59 +344,80 @@ impl Statements {
         Rc::new(Prepared { key, name: name_of(key), body: None })
     }
 
-    fn on_bind(&mut self, piece: &Piece<'_>, exchange: &mut Exchange, unnamed: Option<&[u8]>) {
+    fn on_bind(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
         let Ok(names) = parse_bind_names(piece.body()) else { return };
-        if names.statement.is_empty() && !self.names.contains_key(&b""[..]) {
-            if self.ensure_unnamed(exchange, unnamed) {
-                self.out.extend_from_slice(piece.bytes);
-            } else if !self.has_unnamed {
-                self.close_strangers(exchange);
-                self.out.extend_from_slice(piece.bytes);
+        match self.renamed(names.statement, exchange) {
+            Some(prepared) => {
+                let at = names.portal.len() + 1;
+                put_renamed(&mut self.out, piece, at, names.statement.len(), &prepared.name);
             }
-            return;
+            None if !self.out.is_empty() => self.out.extend_from_slice(piece.bytes),
+            None => {}
         }
-        let Some(prepared) = self.names.get(names.statement).cloned() else { return };
-        self.ensure(&prepared, exchange);
-        let at = names.portal.len() + 1;
-        put_renamed(&mut self.out, piece, at, names.statement.len(), &prepared.name);
     }
 
-    fn on_describe(&mut self, body: &[u8], exchange: &mut Exchange, unnamed: Option<&[u8]>) {
+    fn on_describe(&mut self, body: &[u8], exchange: &mut Exchange) {
         let Ok((Target::Statement, name)) = parse_target(body) else { return };
-        if name.is_empty() && !self.names.contains_key(&b""[..]) {
-            if self.ensure_unnamed(exchange, unnamed) {
-                frontend::describe(&mut self.out, Target::Statement, b"");
-            } else if !self.has_unnamed {
-                self.close_strangers(exchange);
-                frontend::describe(&mut self.out, Target::Statement, b"");
-            }
-            return;
+        match self.renamed(name, exchange) {
+            Some(prepared) => frontend::describe(&mut self.out, Target::Statement, &prepared.name),
+            None if !self.out.is_empty() => frontend::describe(&mut self.out, Target::Statement, name),
+            None => {}
         }
-        let Some(prepared) = self.names.get(name).cloned() else { return };
+    }
+
+    /// Sees to it that the server has the statement with this name of the client's when what is sent next arrives there, under
+    /// the name of what is returned. `None`: the name is the same there.
+    fn renamed(&mut self, name: &[u8], exchange: &mut Exchange) -> Option<Rc<Prepared>> {
+        let prepared = match (name, self.unnamed.text()) {
+            (b"", Text::Shared(prepared)) => Rc::clone(prepared),
+            (b"", _) => {
+                self.ensure_unnamed(exchange);
+                return None;
+            }
+            (name, _) => Rc::clone(self.names.get(name)?),
+        };
         self.ensure(&prepared, exchange);
-        frontend::describe(&mut self.out, Target::Statement, &prepared.name);
+        Some(prepared)
     }
 
     fn on_close(&mut self, body: &[u8]) {
-        let mut undo = Undo::default();
-        if let Ok((Target::Statement, b"")) = parse_target(body) {
-            undo.unnamed_stays = std::mem::take(&mut self.has_unnamed);
-            self.server.lose_unnamed();
+        match parse_target(body) {
+            Ok((Target::Statement, b"")) => self.close_unnamed(),
+            Ok((Target::Statement, name)) => self.close_named(name),
+            _ => self.owe(Kind::Own, None, None),
         }
-        if let Ok((Target::Statement, name)) = parse_target(body)
-            && let Some(prepared) = self.forget_name(name)
-        {
-            match prepared.body {
-                Some(_) => frontend::close(&mut self.out, Target::Portal, NO_PORTAL),
-                None => {
-                    self.server.known.remove(&prepared.key);
-                    undo.not_closed = Some(prepared.key);
-                    frontend::close(&mut self.out, Target::Statement, &prepared.name);
-                }
+    }
+
+    fn close_unnamed(&mut self) {
+        let before = match (self.unnamed.text(), self.server.unnamed) {
+            (Text::Shared(_), theirs) => {
+                frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
+                self.unnamed.destroy().map(|mark| Before { client: Some(mark), server: theirs })
             }
-            undo.name = Some((name.into(), Some(prepared)));
+            (_, theirs) => match self.unnamed.destroy() {
+                Some(mark) => self.changes(mark, None),
+                None => {
+                    self.server.lose_unnamed();
+                    Some(Before { client: None, server: theirs })
+                }
+            },
+        };
+        self.owe(Kind::Own, before, None);
+    }
+
+    fn close_named(&mut self, name: &[u8]) {
+        let Some(prepared) = self.forget_name(name) else { return self.owe(Kind::Own, None, None) };
+        let mut undo = Undo::default();
+        match prepared.body {
+            Some(_) => frontend::close(&mut self.out, Target::Portal, NO_PORTAL),
+            None => {
+                self.server.known.remove(&prepared.key);
+                undo.not_closed = Some(prepared.key);
+                frontend::close(&mut self.out, Target::Statement, &prepared.name);
+            }
         }
-        self.dues.push_back(Due::Own(undo));
+        undo.name = Some((name.into(), Some(prepared)));
+        self.owe(Kind::Own, None, Some(undo));
     }
 
     fn forget_name(&mut self, name: &[u8]) -> Option<Rc<Prepared>> {
@@ -462,39 +436,45 @@ impl Statements {
         self.server.known.insert(prepared.key, self.server.uses);
         put(&mut self.out, request::PARSE, body);
         self.inject(exchange, request::PARSE);
-        self.dues.push_back(Due::Swallowed(Undo { not_made: Some(prepared.key), ..Undo::default() }));
+        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_made: Some(prepared.key), ..Undo::default() }));
     }
 
-    /// The same for the unnamed one. `true`: something is sent before.
-    fn ensure_unnamed(&mut self, exchange: &mut Exchange, unnamed: Option<&[u8]>) -> bool {
-        let mine = Some((self.session, self.serial));
-        let Some(body) = unnamed.filter(|_| self.has_unnamed && self.server.unnamed != mine) else {
-            return false;
+    /// The same for the unnamed one; and where the client has none, the server has none: not another client's.
+    fn ensure_unnamed(&mut self, exchange: &mut Exchange) {
+        let mine = self.mine();
+        let (tag, now) = match self.unnamed.text() {
+            Text::Body(body) if self.server.unnamed != mine => {
+                put(&mut self.out, request::PARSE, body);
+                (request::PARSE, mine)
+            }
+            Text::None => {
+                frontend::close(&mut self.out, Target::Statement, b"");
+                (request::CLOSE, None)
+            }
+            // It is there; one that is too large was parsed on this connection.
+            Text::Body(_) | Text::TooLarge | Text::Shared(_) => return,
         };
-        self.server.unnamed = mine;
-        put(&mut self.out, request::PARSE, body);
-        self.inject(exchange, request::PARSE);
-        self.dues.push_back(Due::Swallowed(Undo { unnamed: true, ..Undo::default() }));
-        true
+        let server = std::mem::replace(&mut self.server.unnamed, now);
+        self.inject(exchange, tag);
+        self.owe_ours(Kind::Swallowed, Some(Before { client: None, server }), None);
+    }
+
+    fn clear_stand_in(&mut self, exchange: &mut Exchange) {
+        frontend::close(&mut self.out, Target::Statement, STAND_IN);
+        self.inject(exchange, request::CLOSE);
+        self.owe_ours(Kind::Swallowed, None, None);
     }
 
     /// Its text is one that can be parsed in a transaction that has failed, too. It is never run.
     fn make_stand_in(&mut self, exchange: &mut Exchange) {
         frontend::parse(&mut self.out, STAND_IN, b"ROLLBACK", &[]);
         self.inject(exchange, request::PARSE);
-        self.dues.push_back(Due::Swallowed(Undo::default()));
-    }
-
-    /// Whoever's unnamed statement the connection has, it is not this client's.
-    fn close_strangers(&mut self, exchange: &mut Exchange) {
-        self.server.lose_unnamed();
-        frontend::close(&mut self.out, Target::Statement, b"");
-        self.inject(exchange, request::CLOSE);
-        self.dues.push_back(Due::Swallowed(Undo::default()));
+        self.owe_ours(Kind::Swallowed, None, None);
     }
 
     fn inject(&mut self, exchange: &mut Exchange, tag: u8) {
         exchange.on_request(tag);
+        self.requests += 1;
         self.injected += 1;
     }
 
@@ -511,80 +491,117 @@ impl Statements {
         self.server.known.remove(&oldest);
         frontend::close(&mut self.out, Target::Statement, &name_of(oldest));
         self.inject(exchange, request::CLOSE);
-        self.dues.push_back(Due::Swallowed(Undo { not_closed: Some(oldest), ..Undo::default() }));
+        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_closed: Some(oldest), ..Undo::default() }));
     }
 
     /// A ParseComplete or CloseComplete came.
     pub(super) fn on_complete(&mut self) -> Told {
-        loop {
-            match self.dues.pop_front() {
+        while let Some(due) = self.dues.pop_front() {
+            self.settle(due.before);
+            match due.kind {
                 // A Sync that a COPY has swallowed.
-                Some(Due::Sync | Due::Call(_) | Due::SwallowedSync) => {}
-                Some(Due::Swallowed(_)) => return Told::Nothing,
-                Some(Due::AsParse(_)) => return Told::ParseComplete,
-                Some(Due::Own(_)) | None => return Told::AsItCame,
+                Kind::Sync | Kind::Call | Kind::SwallowedSync => {}
+                Kind::Swallowed => return Told::Nothing,
+                Kind::AsParse => return Told::ParseComplete,
+                Kind::Own => return Told::AsItCame,
             }
+        }
+        Told::AsItCame
+    }
+
+    /// The request was carried out.
+    fn settle(&mut self, before: Option<Before>) {
+        if let Some(mark) = before.and_then(|before| before.client) {
+            self.unnamed.settle(mark);
         }
     }
 
-    /// An ErrorResponse came. `in_extended`: the server skips what was sent up to the next Sync.
-    pub(super) fn on_error(&mut self, in_extended: bool) -> Told {
-        if !in_extended {
-            if let Some(Due::Call(undo)) = self.dues.front_mut() {
-                // A Query that fails has destroyed the unnamed statement before.
-                let undo = Undo { unnamed_stays: false, ..std::mem::take(undo) };
+    /// An ErrorResponse came.
+    pub(super) fn on_error(&mut self, failure: Failure) -> Told {
+        // The first of them is the one that failed, or was skipped, too.
+        let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
+        self.drop_swallowed(failed);
+        if !failure.in_extended {
+            if let Some(Due { kind: Kind::Call, before, undo, .. }) = self.dues.front_mut() {
+                let (before, undo) = (before.take(), undo.take());
+                match before {
+                    Some(before) if failure.is_malformed => self.restore(before),
+                    // A Query that fails has destroyed the unnamed statement before.
+                    before => self.settle(before),
+                }
                 self.undo(undo);
             }
             return Told::AsItCame;
         }
-        let mut undos = Vec::new();
+        let mut skipped = Vec::new();
         let mut told = Told::AsItCame;
         loop {
             match self.dues.pop_front() {
-                Some(Due::Own(undo) | Due::Swallowed(undo) | Due::AsParse(undo) | Due::Call(undo)) => {
-                    undos.push(undo);
-                }
-                Some(sync @ (Due::Sync | Due::SwallowedSync)) => {
+                Some(sync) if sync.kind.is_sync() => {
                     // What was put before a Query failed: the Query tells the client so.
-                    if matches!(sync, Due::SwallowedSync) {
+                    if sync.kind == Kind::SwallowedSync {
                         told = Told::Nothing;
                     }
                     self.dues.push_front(sync);
                     break;
                 }
+                Some(due) => skipped.push(due),
                 None => {
                     self.skipping = true;
                     break;
                 }
             }
         }
-        undos.into_iter().rev().for_each(|undo| self.undo(undo));
+        let is_lost = failure.is_unclear && skipped.iter().chain(&self.dues).any(|due| due.before.is_some());
+        for Due { request, before, undo, .. } in skipped.into_iter().rev() {
+            match before {
+                Some(before) if failed == Some(request) && !failure.is_malformed => self.fail(before),
+                Some(before) => self.restore(before),
+                None => {}
+            }
+            self.undo(undo);
+        }
+        if is_lost {
+            // Whichever it is now, it is not to be taken for another.
+            self.unnamed.lose();
+            self.server.lose_unnamed();
+        }
         told
     }
 
-    /// After an error that took an unnamed statement with it, or may have: the client has none any more. Where an earlier one
-    /// would have survived it has to be parsed again; a stranger's is never taken for it.
-    pub(super) fn settle_unnamed(&mut self) {
-        if std::mem::take(&mut self.unnamed_failed) {
-            self.has_unnamed = false;
-            self.server.lose_unnamed();
+    /// Syncs in front that a COPY has swallowed, or may have, are not answered any more.
+    fn drop_swallowed(&mut self, failed: Option<u64>) {
+        while let Some(front) = self.dues.front()
+            && front.kind.is_sync()
+            && failed.is_none_or(|failed| front.request < failed)
+        {
+            self.dues.pop_front();
         }
     }
 
-    fn undo(&mut self, undo: Undo) {
+    /// The request was skipped.
+    fn restore(&mut self, before: Before) {
+        if let Some(mark) = before.client {
+            self.unnamed.restore(mark);
+        }
+        self.server.unnamed = before.server;
+    }
+
+    /// It failed: a Parse has destroyed what there was before.
+    fn fail(&mut self, before: Before) {
+        if let Some(mark) = before.client {
+            self.unnamed.fail(mark);
+        }
+        self.server.lose_unnamed();
+    }
+
+    fn undo(&mut self, undo: Option<Box<Undo>>) {
+        let Some(undo) = undo else { return };
         if let Some(key) = undo.not_made {
             self.server.known.remove(&key);
         }
         if let Some(key) = undo.not_closed {
             self.server.known.insert(key, self.server.uses);
-        }
-        if undo.unnamed {
-            self.server.unnamed = None;
-            self.unnamed_failed = true;
-        }
-        if undo.unnamed_stays {
-            self.has_unnamed = true;
-            self.unnamed_failed = true;
         }
         let Some((name, before)) = undo.name else { return };
         self.forget_name(&name);
@@ -598,13 +615,15 @@ impl Statements {
     pub(super) fn on_ready(&mut self, silent: bool) -> Told {
         if silent {
             self.dues.clear();
+            self.unnamed.settle_all();
             return Told::AsItCame;
         }
         while let Some(due) = self.dues.pop_front() {
-            match due {
-                Due::SwallowedSync => return Told::Nothing,
-                Due::Sync | Due::Call(_) => return Told::AsItCame,
-                Due::Own(_) | Due::Swallowed(_) | Due::AsParse(_) => {}
+            self.settle(due.before);
+            match due.kind {
+                Kind::SwallowedSync => return Told::Nothing,
+                Kind::Sync | Kind::Call => return Told::AsItCame,
+                Kind::Own | Kind::Swallowed | Kind::AsParse => {}
             }
         }
         Told::AsItCame
@@ -626,16 +645,17 @@ impl Statements {
         }
     }
 
-    /// What was sent behind the command is made after it.
+    /// What was sent behind the command is made after it; what was to be closed behind it is gone, even if that is skipped.
     fn all_deallocated(&mut self) {
-        let undos = self.dues.iter().filter_map(|due| match due {
-            Due::Own(undo) | Due::Swallowed(undo) | Due::AsParse(undo) => Some(undo),
-            Due::Sync | Due::Call(_) | Due::SwallowedSync => None,
-        });
         let (mut keys, mut names) = (Vec::new(), Vec::new());
-        for undo in undos {
+        for undo in self.dues.iter_mut().filter_map(|due| due.undo.as_deref_mut()) {
             keys.extend(undo.not_made);
-            names.extend(undo.name.as_ref().map(|(name, _)| name.clone()));
+            undo.not_closed = None;
+            match &mut undo.name {
+                Some((_, before @ Some(_))) => *before = None,
+                Some((name, None)) => names.push(name.clone()),
+                None => {}
+            }
         }
         self.server.known.retain(|key, _| keys.contains(key));
         self.names.retain(|name, _| names.contains(name));
@@ -644,6 +664,7 @@ impl Statements {
 
     /// The database has moved: the OIDs of types that it made itself are others now, and the server finds them anew.
     pub(super) fn on_move(&mut self, texts: &mut Texts) {
+        self.unnamed.forget_unstable_types();
         for prepared in self.names.values_mut() {
             let Some(Ok(parse)) = prepared.body.as_deref().map(parse_parse) else { continue };
             if parse.parameter_types().any(is_unstable) {
@@ -656,6 +677,12 @@ impl Statements {
             }
         }
     }
+}
+
+/// Requests that [`Exchange::failing_request`] counts.
+fn is_counted(tag: u8) -> bool {
+    use request::{BIND, CLOSE, DESCRIBE, EXECUTE, FUNCTION_CALL, PARSE, QUERY, SYNC};
+    matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | QUERY | FUNCTION_CALL | SYNC)
 }
 
 fn is_unstable(oid: u32) -> bool {

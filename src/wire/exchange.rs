@@ -193,6 +193,17 @@ impl Exchange {
         !self.lost && self.ledgers().all(|ledger| ledger.skipping)
     }
 
+    /// Which request has failed if an error comes now, counted from the one sent last, which is 0. `None`: nobody can know.
+    pub fn failing_request(&self) -> Option<usize> {
+        let is_known = self.others.is_empty() && !self.lost;
+        is_known.then(|| self.ledger.requests_from(0).checked_sub(1)).flatten()
+    }
+
+    /// Where an error comes now, nobody can know up to which Sync the server skips.
+    pub fn would_skip_unclearly(&self) -> bool {
+        !self.others.is_empty() || self.lost || self.ledger.syncs_in_copy() > 0
+    }
+
     /// The requests that are skipped, or may be, if an error comes now; counted from the one sent last, which is 0.
     pub fn skipped_by_error(&self) -> Range<usize> {
         let owed = self.ledger.requests_from(0);

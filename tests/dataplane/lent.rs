@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;
-use freehold::wire::message::frontend;
+use freehold::wire::message::{Target, frontend};
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -335,6 +335,54 @@ async fn an_unnamed_statement_is_its_clients_own() {
     other.query("SELECT 1").await.unwrap();
     other.run(&bind()).await.unwrap_err();
     assert_eq!(one.run(&bind()).await.unwrap()[0].value(0, 0), Some("one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unnamed_statement_survives_what_the_server_skips_and_nothing_else() {
+    let server = server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    share(&stage, 1);
+    let mut one = raw::client(&stage, &server, &[]).await;
+    let mut other = raw::client(&stage, &server, &[]).await;
+    let parse = |sql: &str| built(|out| frontend::parse(out, b"", sql.as_bytes(), &[]));
+    let run = built(|out| {
+        frontend::bind(out, b"", b"", &[]);
+        frontend::execute(out, b"", 0);
+    });
+    let skipped = built(|out| {
+        frontend::bind(out, b"", b"there is none", &[]);
+        frontend::parse(out, b"", b"SELECT 'skipped'", &[]);
+        frontend::close(out, Target::Statement, b"");
+    });
+    one.run(&parse("SELECT 'first'")).await.unwrap();
+    for between in ["SELECT 'other'", "SELECT 'another'"] {
+        one.run(&skipped).await.unwrap_err();
+        other.run(&parse(between)).await.unwrap();
+        assert_eq!(one.run(&run).await.unwrap()[0].value(0, 0), Some("first"));
+    }
+    // Sent in one piece: what the last one means is known when the error has come.
+    other.run(&parse("SELECT 'other'")).await.unwrap();
+    let replies = one.run_each(&[&skipped[..], &run].concat()).await.unwrap();
+    assert!(replies[0].error.is_some());
+    assert_eq!(replies[1].results[0].value(0, 0), Some("first"));
+    one.run(&parse("SELECT nonsense")).await.unwrap_err();
+    one.run(&run).await.unwrap_err();
+    assert_eq!(other.run(&run).await.unwrap()[0].value(0, 0), Some("other"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_what_is_no_message_spoils_no_connection() {
+    let server = server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    share(&stage, 1);
+    let other = stage.connect().await;
+    for _ in 0..20 {
+        let mut one = raw::client(&stage, &server, &[]).await;
+        let mut out = BytesMut::from(&b"y\0\0\0\x04"[..]);
+        frontend::sync(&mut out);
+        one.stream.write_all(&out).await.unwrap();
+        assert_eq!(ask(&other, "SELECT 'served'").await, "served");
+    }
 }
 
 fn built(build: impl FnOnce(&mut BytesMut)) -> BytesMut {

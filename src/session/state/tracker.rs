@@ -76,7 +76,7 @@ pub struct StateTracker {
     misaligned: bool,
     large: Pieces,
     asks_for_all_locks: bool,
-    /// Named statements are not the session's state: its connection is lent, and somebody else follows them.
+    /// Statements made by Parse are not the session's state: its connection is lent, and somebody else follows them.
     lent: bool,
     hints: Option<Arc<Hints>>,
     notes: Option<Box<Notes>>,
@@ -129,7 +129,7 @@ impl StateTracker {
 
     /// These requests, counted from the last one, are not carried out, or nobody knows whether they are.
     pub fn on_skipped(&mut self, requests: Range<usize>) {
-        if requests.contains(&self.behind_unnamed) {
+        if !self.lent && requests.contains(&self.behind_unnamed) {
             self.unnamed = UnnamedParse::Unclear;
             self.changed();
         }
@@ -554,6 +554,10 @@ impl StateTracker {
     }
 
     fn keep_unnamed(&mut self, body: &[u8]) {
+        if self.lent && body.len() <= UNNAMED_BYTES_MAX {
+            self.unnamed = UnnamedParse::None;
+            return;
+        }
         self.behind_unnamed = 0;
         let changed = match self.has_unstable_types(body) {
             true => Freshness::Stale,

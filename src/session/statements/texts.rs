@@ -1,0 +1,64 @@
+//! Texts that clients have prepared, once for all sessions of a worker, and the names that they have on servers.
+
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use super::PREFIX;
+use crate::session::scan;
+
+/// A text with its types, once for all sessions of a worker that have prepared it.
+#[derive(Debug)]
+pub(in crate::session) struct Prepared {
+    pub(super) key: u128,
+    /// `freehold_` and the key.
+    pub(super) name: Box<[u8]>,
+    /// The body of the Parse that makes it, under that name. `None`: it was too large to keep.
+    pub(super) body: Option<Box<[u8]>>,
+}
+
+/// The different ones among the sessions of a worker.
+#[derive(Debug, Default)]
+pub(in crate::session) struct Texts {
+    known: HashMap<u128, Weak<Prepared>>,
+    swept_at: usize,
+}
+
+impl Texts {
+    /// `ground` is what decides with the text what the statement means.
+    pub(super) fn share(&mut self, sql_and_types: &[u8], ground: &[u8]) -> Rc<Prepared> {
+        let key = match means_now(sql_and_types) {
+            true => rand::random(),
+            false => digest(&[sql_and_types, ground]),
+        };
+        if let Some(known) = self.known.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        if self.known.len() > self.swept_at {
+            self.known.retain(|_, prepared| prepared.strong_count() > 0);
+            self.swept_at = 64 + 2 * self.known.len();
+        }
+        let name = name_of(key);
+        let body = [&name, &b"\0"[..], sql_and_types].concat();
+        let prepared = Rc::new(Prepared { key, name, body: Some(body.into()) });
+        self.known.insert(key, Rc::downgrade(&prepared));
+        prepared
+    }
+}
+
+/// Literals such as 'now' are read when a statement is parsed: another client's is of another time.
+fn means_now(sql: &[u8]) -> bool {
+    [&b"'now"[..], b"'today", b"'tomorrow", b"'yesterday"].iter().any(|word| scan::mentions(sql, word))
+}
+
+fn digest(parts: &[&[u8]]) -> u128 {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    context.finish().as_ref().first_chunk::<16>().map_or(0, |half| u128::from_be_bytes(*half))
+}
+
+pub(super) fn name_of(key: u128) -> Box<[u8]> {
+    format!("{PREFIX}{key:032x}").into_bytes().into()
+}

@@ -1,0 +1,226 @@
+//! The unnamed statement of one client: what it is, and what it was before requests that the server may skip.
+//!
+//! # Why
+//! A client may pipeline over an error. Then the server skips what was sent up to the next Sync, and the unnamed statement is
+//! the one of before. So each that gives way is kept until the request that replaced it has been carried out.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::texts::Prepared;
+use crate::session::state::TypeName;
+use crate::wire::message::HEADER_BYTES;
+use crate::wire::message::frontend::{self, parse_parse};
+
+/// One above this is not kept: it pins the session until the next one takes its place.
+const BYTES_MAX: usize = 64 * 1024;
+/// Room that is kept for the next one.
+const ROOM_BYTES_MAX: usize = 2 * 1024;
+
+/// What a client has parsed without a name.
+#[derive(Debug, Default)]
+pub(super) enum Text {
+    #[default]
+    None,
+    /// The body of the Parse.
+    Body(Vec<u8>),
+    TooLarge,
+    /// One that the server keeps under a name: `pool.cache_unnamed`.
+    Shared(Rc<Prepared>),
+}
+
+/// A moment in the life of the unnamed statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark(u64);
+
+#[derive(Debug, Default)]
+struct Version {
+    serial: u64,
+    text: Text,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Unnamed {
+    now: Version,
+    /// Those that may come back, oldest first.
+    past: VecDeque<Version>,
+    serials: u64,
+    room: Vec<u8>,
+}
+
+impl Unnamed {
+    pub(super) fn text(&self) -> &Text {
+        &self.now.text
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self.now.text, Text::None)
+    }
+
+    /// Tells the statement from all others of the session.
+    pub(super) fn serial(&self) -> u64 {
+        self.now.serial
+    }
+
+    /// The client parses another one; `whole`: this is all of its Parse.
+    pub(super) fn parse(&mut self, body: &[u8], whole: bool) -> Mark {
+        if !whole || body.len() > BYTES_MAX {
+            return self.replace(Text::TooLarge);
+        }
+        let mut room = std::mem::take(&mut self.room);
+        room.clear();
+        room.extend_from_slice(body);
+        self.replace(Text::Body(room))
+    }
+
+    pub(super) fn share(&mut self, prepared: Rc<Prepared>) -> Mark {
+        self.replace(Text::Shared(prepared))
+    }
+
+    /// It is destroyed. `None`: there was none.
+    pub(super) fn destroy(&mut self) -> Option<Mark> {
+        (!self.is_none()).then(|| self.replace(Text::None))
+    }
+
+    fn replace(&mut self, text: Text) -> Mark {
+        self.serials += 1;
+        let before = std::mem::replace(&mut self.now, Version { serial: self.serials, text });
+        let mark = Mark(before.serial);
+        self.past.push_back(before);
+        mark
+    }
+
+    /// The request was carried out before which there was this one.
+    pub(super) fn settle(&mut self, before: Mark) {
+        while self.past.front().is_some_and(|version| version.serial <= before.0) {
+            let version = self.past.pop_front();
+            self.recycle(version);
+        }
+    }
+
+    /// All requests were carried out.
+    pub(super) fn settle_all(&mut self) {
+        self.settle(Mark(u64::MAX));
+    }
+
+    /// The request was skipped before which there was this one: what came next never was.
+    pub(super) fn restore(&mut self, before: Mark) {
+        let Some(at) = self.position(before) else { return };
+        let skipped = match at + 1 < self.past.len() {
+            true => self.past.remove(at + 1),
+            false => self.past.pop_back().map(|version| std::mem::replace(&mut self.now, version)),
+        };
+        self.recycle(skipped);
+    }
+
+    /// The Parse failed before which there was this one: PostgreSQL has none after it.
+    pub(super) fn fail(&mut self, before: Mark) {
+        let Some(at) = self.position(before) else { return };
+        self.past.get_mut(at + 1).unwrap_or(&mut self.now).text = Text::None;
+        self.settle(before);
+    }
+
+    /// Where the last one is that is no younger.
+    fn position(&self, mark: Mark) -> Option<usize> {
+        self.past.iter().rposition(|version| version.serial <= mark.0)
+    }
+
+    /// Nobody knows any more which one the server has.
+    pub(super) fn lose(&mut self) {
+        self.destroy();
+        self.settle_all();
+    }
+
+    fn recycle(&mut self, version: Option<Version>) {
+        if let Some(Version { text: Text::Body(body), .. }) = version
+            && body.capacity() <= ROOM_BYTES_MAX
+        {
+            self.room = body;
+        }
+    }
+
+    /// The database has moved: the OIDs of types that it made itself are others now, and the server finds them anew.
+    pub(super) fn forget_unstable_types(&mut self) {
+        let Text::Body(body) = &mut self.now.text else { return };
+        let Ok(parse) = parse_parse(body) else { return };
+        if !parse.parameter_types().any(|oid| oid >= TypeName::FIRST_UNSTABLE_OID) {
+            return;
+        }
+        let known = |oid: u32| if oid >= TypeName::FIRST_UNSTABLE_OID { 0 } else { oid };
+        let types: Vec<u32> = parse.parameter_types().map(known).collect();
+        let mut message = BytesMut::new();
+        frontend::parse(&mut message, b"", parse.sql, &types);
+        *body = message.get(HEADER_BYTES..).unwrap_or_default().to_vec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(unnamed: &Unnamed) -> &[u8] {
+        match unnamed.text() {
+            Text::Body(body) => body,
+            _ => b"",
+        }
+    }
+
+    #[test]
+    fn what_was_before_a_skipped_request_comes_back_and_nothing_else() {
+        let mut unnamed = Unnamed::default();
+        let nothing = unnamed.parse(b"one", true);
+        let one = unnamed.parse(b"two", true);
+        let two = unnamed.destroy().unwrap();
+        assert_eq!(unnamed.destroy(), None);
+        unnamed.settle(nothing);
+        unnamed.restore(two);
+        assert_eq!(body(&unnamed), b"two");
+        unnamed.restore(one);
+        assert_eq!(body(&unnamed), b"one");
+        assert!(unnamed.past.is_empty());
+        let one = unnamed.parse(b"three", true);
+        unnamed.settle(one);
+        assert_eq!((body(&unnamed), unnamed.past.len()), (&b"three"[..], 0));
+    }
+
+    #[test]
+    fn what_was_sent_behind_the_next_sync_is_not_touched() {
+        let mut unnamed = Unnamed::default();
+        let nothing = unnamed.parse(b"one", true);
+        let one = unnamed.parse(b"skipped", true);
+        let skipped = unnamed.parse(b"two", true);
+        let two = unnamed.parse(b"wrong", true);
+        let wrong = unnamed.parse(b"three", true);
+        unnamed.settle(nothing);
+        unnamed.restore(one);
+        assert_eq!((body(&unnamed), unnamed.past.len()), (&b"three"[..], 3));
+        unnamed.settle(skipped);
+        unnamed.fail(two);
+        unnamed.restore(wrong);
+        assert!(unnamed.is_none() && unnamed.past.is_empty());
+    }
+
+    #[test]
+    fn one_after_the_other_needs_room_for_two() {
+        let mut unnamed = Unnamed::default();
+        let mut rooms = std::collections::BTreeSet::new();
+        for _ in 0..10 {
+            let before = unnamed.parse(b"select 1", true);
+            unnamed.settle(before);
+            rooms.insert(body(&unnamed).as_ptr());
+        }
+        assert!(rooms.len() <= 2, "{rooms:?}");
+    }
+
+    #[test]
+    fn one_that_is_too_large_is_known_and_not_kept() {
+        let mut unnamed = Unnamed::default();
+        unnamed.parse(&vec![b'x'; BYTES_MAX + 1], true);
+        assert!(matches!(unnamed.text(), Text::TooLarge));
+        unnamed.parse(b"only the beginning", false);
+        assert!(matches!(unnamed.text(), Text::TooLarge));
+    }
+}
