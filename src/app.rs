@@ -292,7 +292,7 @@ fn data_plane(
         connector,
         login_time_max: config.proxy.login_timeout,
         connect_time_max: config.proxy.server_connect_timeout,
-        limits: settings::limits(config),
+        limits: Arc::new(ArcSwap::from_pointee(settings::limits(config))),
         pool: settings::pool(config),
         mock: MockSecret::from_random(rand::random()),
         cancels_per_second_max: config.proxy.cancels_per_second_max,

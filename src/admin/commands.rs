@@ -44,7 +44,7 @@ commands! {
         ["name", "host", "port" Int4, "database", "force_user", "pool_size" Int4, "min_pool_size" Int4, "reserve_pool_size" Int4,
          "server_lifetime" Int4, "pool_mode", "load_balance_hosts", "max_connections" Int4, "current_connections" Int4,
          "max_client_connections" Int4, "current_client_connections" Int4, "paused" Int4, "disabled" Int4,
-         "owner", "state", "tier", "system", "epoch", "operation", "purpose", "id", "adopted"],
+         "owner", "state", "tier", "system", "epoch", "operation", "purpose", "id", "adopted", "timeouts"],
         "Every database: where it is, whose it is, what for.";
     SHOW_DATABASE: "SHOW", "SHOW DATABASE name", ["property", "value"],
         "One database with its contract and its logins.";
@@ -59,8 +59,11 @@ commands! {
         ["name", "id", "dsn", "role", "superuser", "verifier", "warning"],
         "Takes in a database that exists, where it lies, with the roles it has. A row for each role that can log in.";
     ALTER_DATABASE: "ALTER DATABASE",
-        "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n]", [],
-        "Changes owner, purpose or contract. New connections are pooled by the new mode, those that exist keep theirs.";
+        "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n] \
+         [IDLE_TIMEOUT time] [IDLE_IN_TRANSACTION_TIMEOUT time] [TRANSACTION_TIMEOUT time] [QUERY_TIMEOUT time] [WAIT_TIMEOUT time]", [],
+        "Changes owner, purpose or contract. New connections are pooled by the new mode, those that exist keep theirs. A time is \
+         'duration', 0 (no limit) or DEFAULT (the process's: sections [timeouts] and [pool]); it holds at once for clients that are \
+         connected, too. WAIT_TIMEOUT is the longest wait for a server connection, and has to have an end.";
     DROP_DATABASE: "DROP DATABASE", "DROP DATABASE name CONFIRM 'name' REASON 'text'", ["name", "system", "left_as"],
         "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is.";
     PAUSE: "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],

@@ -10,7 +10,7 @@ use crate::catalog::{NewDatabase, NewDatabaseOutcome, Versioned};
 use crate::config::closest;
 use crate::model::{
     Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, Place,
-    RouteRecord, SystemRecord, TeamName, Tier,
+    RouteRecord, SystemRecord, TeamName, Tier, Timeout, timeout_text,
 };
 
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
@@ -64,6 +64,7 @@ impl Executor {
         let route = RouteRecord {
             pooling: contract.pooling,
             server_connections_max: contract.server_connections_max,
+            timeouts: contract.timeouts,
             ..RouteRecord::first(id.clone(), wanted.name.clone(), place, contract.client_connections_max)
         };
         let database = DatabaseRecord {
@@ -130,6 +131,7 @@ impl Executor {
             route.client_connections_max = contract.client_connections_max;
             route.server_connections_max = contract.server_connections_max;
             route.pooling = contract.pooling;
+            route.timeouts = contract.timeouts;
             Ok::<(), AdminError>(())
         };
         self.catalog().update_route(&database.value.id, limit).await?;
@@ -221,7 +223,12 @@ fn altered(alter: &AlterDatabase) -> String {
         alter.contract.pool_size.map(|size| format!("pool size {size}")),
         alter.contract.clients_max.map(|clients| format!("at most {clients} clients")),
     ];
-    format!("changed: {}", changes.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    let timeouts = Timeout::ALL.into_iter().filter_map(|timeout| {
+        let set = alter.contract.timeouts[timeout]?.map_or_else(|| "default".to_owned(), timeout_text);
+        Some(format!("{} timeout {set}", timeout.name().replace('_', " ")))
+    });
+    let changes: Vec<String> = changes.into_iter().flatten().chain(timeouts).collect();
+    format!("changed: {}", changes.join(", "))
 }
 
 pub(super) fn verifier_kind(login: &Login) -> &'static str {

@@ -4,6 +4,8 @@
 //! Written by hand, because an administrator at three in the morning needs "did you mean" with the exact place, and a
 //! grammar of sixty productions costs less than a generator that has to be taught that.
 
+use std::time::Duration;
+
 use super::chatter;
 use super::commands::command_meant;
 use super::parser::Parser;
@@ -13,7 +15,8 @@ use super::statement::{
 };
 use super::{ErrorKind, SyntaxError};
 use crate::model::{
-    ContractChange, DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier,
+    ContractChange, DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier, Timeout,
+    TimeoutsChange,
 };
 
 /// A statement and where it stands in the text.
@@ -153,22 +156,25 @@ impl Parser {
         self.accept("SET");
         let (mut owner, mut purpose, mut tier) = (None, None, None);
         let (mut pooling, mut pool_size, mut clients_max) = (None, None, None);
+        let mut timeouts = TimeoutsChange::default();
         let clauses = ["OWNER", "PURPOSE", "TIER", "POOLING", "POOL_SIZE", "MAX_CLIENTS"];
+        let clauses: Vec<&str> = clauses.into_iter().chain(Timeout::ALL.map(Timeout::clause)).collect();
         if self.at_end_of_statement() {
             self.one_of(&clauses)?;
         }
         self.clauses(&clauses, |parser, clause| {
-            match clause {
-                "OWNER" => owner = Some(parser.owner()?),
-                "PURPOSE" => purpose = Some(parser.text("a purpose")?),
-                "TIER" => tier = Some(parser.tier()?),
-                "POOLING" => pooling = Some(parser.pooling()?),
-                "POOL_SIZE" => pool_size = Some(parser.connections()?),
-                _ => clients_max = Some(parser.connections()?),
+            match (clause, Timeout::of_clause(clause)) {
+                ("OWNER", _) => owner = Some(parser.owner()?),
+                ("PURPOSE", _) => purpose = Some(parser.text("a purpose")?),
+                ("TIER", _) => tier = Some(parser.tier()?),
+                ("POOLING", _) => pooling = Some(parser.pooling()?),
+                ("POOL_SIZE", _) => pool_size = Some(parser.connections()?),
+                (_, Some(timeout)) => timeouts[timeout] = Some(parser.timeout(timeout)?),
+                (_, None) => clients_max = Some(parser.connections()?),
             }
             Ok(())
         })?;
-        let contract = ContractChange { tier, pooling, pool_size, clients_max };
+        let contract = ContractChange { tier, pooling, pool_size, clients_max, timeouts };
         Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, contract }))
     }
 
@@ -419,6 +425,26 @@ impl Parser {
             0 => Err(SyntaxError::new(span, "no connection is too few").of_kind(ErrorKind::Value)),
             size => Ok(size),
         }
+    }
+
+    /// `'30s'`, `0` or DEFAULT; `None` is what the process has.
+    fn timeout(&mut self, timeout: Timeout) -> Result<Option<Duration>, SyntaxError> {
+        if self.accept("DEFAULT") {
+            return Ok(None);
+        }
+        let span = self.span();
+        let time = match self.number::<u64>("no limit") {
+            Ok(0) => Duration::ZERO,
+            Ok(_) => {
+                return Err(SyntaxError::new(span, "a duration needs a unit")
+                    .with_hint("Write a number with its unit: '500ms', '2s'. 0 is no limit.")
+                    .of_kind(ErrorKind::Value));
+            }
+            Err(_) => self.duration("DEFAULT, 0 or a duration")?,
+        };
+        let refused = |rest| SyntaxError::new(span, format!("{} {rest}", timeout.clause()));
+        timeout.check(time).map_err(|rest| refused(rest).of_kind(ErrorKind::Value))?;
+        Ok(Some(time))
     }
 
     fn sslmode(&mut self) -> Result<SslMode, SyntaxError> {

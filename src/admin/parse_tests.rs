@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::statement::{Chatter, Departure, Drain, Show, SourceFate, Wait};
 use super::*;
-use crate::model::{DatabaseName, MoveId, SslMode, Tier};
+use crate::model::{DatabaseName, MoveId, SslMode, Tier, TimeoutsChange};
 
 /// A complete statement of every kind.
 const EXAMPLES: &[&str] = &[
@@ -17,6 +17,8 @@ const EXAMPLES: &[&str] = &[
     "DROP SYSTEM pg-17",
     "CREATE DATABASE shop OWNER TEAM payments PURPOSE 'orders of the shop' TIER critical ON SYSTEM pg-17",
     "ALTER DATABASE shop POOLING transaction POOL_SIZE 20 MAX_CLIENTS 5000",
+    "ALTER DATABASE shop IDLE_TIMEOUT '1h' IDLE_IN_TRANSACTION_TIMEOUT '1m' TRANSACTION_TIMEOUT 0 QUERY_TIMEOUT DEFAULT \
+     WAIT_TIMEOUT '5s'",
     "ALTER DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop' TIER dev",
     "ADOPT DATABASE shop ON SYSTEM pg-17 OWNER payments PURPOSE 'orders' TIER standard DBNAME 'Shop'",
     "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced'",
@@ -104,6 +106,29 @@ fn clauses_come_in_any_order_but_only_once() {
     assert_eq!(one("CREATE DATABASE shop TIER dev PURPOSE 'x' OWNER TEAM payments"), expected);
     let error = mistake("CREATE DATABASE shop OWNER a OWNER b");
     assert_eq!((error.message.as_str(), error.span), ("OWNER is given twice", 29..34));
+}
+
+#[test]
+fn a_timeout_is_a_duration_none_or_what_the_process_has() {
+    let set = |clause: &str| match one(&format!("ALTER DATABASE shop {clause}")) {
+        Statement::AlterDatabase(alter) => alter.contract.timeouts,
+        other => panic!("{other:?}"),
+    };
+    let change = TimeoutsChange::default();
+    let minute = Some(Some(Duration::from_secs(60)));
+    assert_eq!(set("QUERY_TIMEOUT '1m'"), TimeoutsChange { query: minute, ..change });
+    assert_eq!(set("SET IDLE_TIMEOUT 0"), TimeoutsChange { idle: Some(Some(Duration::ZERO)), ..change });
+    assert_eq!(set("WAIT_TIMEOUT DEFAULT"), TimeoutsChange { wait: Some(None), ..change });
+    for (clause, message) in [
+        ("QUERY_TIMEOUT 30", "a duration needs a unit"),
+        ("QUERY_TIMEOUT '30'", "'30' is not a duration"),
+        ("QUERY_TIMEOUT none", "expected DEFAULT, 0 or a duration in single quotes, found \"none\""),
+        ("WAIT_TIMEOUT 0", "WAIT_TIMEOUT needs a duration between 10ms and 1day"),
+        ("IDLE_TIMEOUT '400days'", "IDLE_TIMEOUT needs a duration of at most 365days"),
+        ("QUERY_TIMEOUT '1s' QUERY_TIMEOUT '2s'", "QUERY_TIMEOUT is given twice"),
+    ] {
+        assert_eq!(mistake(&format!("ALTER DATABASE shop {clause}")).message, message);
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::statement::Show;
 use super::systems::version;
 use crate::model::{
     DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport,
-    Place, RouteRecord, Service, StepEntry, SystemName, UnixMillis,
+    Place, RouteRecord, Service, StepEntry, SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
 };
 
 /// Entries of the audit trail that are shown.
@@ -103,7 +103,8 @@ impl Executor {
             database.operation.map(|id| format!("move {id}")),
             database.purpose.as_str(),
             &database.id,
-            database.adopted
+            database.adopted,
+            timeouts(&contract.timeouts)
         ]
     }
 
@@ -126,11 +127,17 @@ impl Executor {
                 humantime::format_duration(contract.transaction_time_max).to_string()
             ],
             row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
+        ];
+        rows.extend(Timeout::ALL.into_iter().map(|timeout| {
+            let set = contract.timeouts[timeout].map_or_else(|| "default".to_owned(), timeout_text);
+            row![timeout.clause().to_lowercase(), set]
+        }));
+        rows.extend([
             row!["operation", database.operation.map(|id| format!("move {id}"))],
             row!["adopted", database.adopted],
             row!["created_at", database.created_at],
             row!["created_by", database.created_by.as_str()],
-        ];
+        ]);
         if let Some(route) = &route {
             rows.push(row!["system", &route.place.system]);
             rows.push(row!["address", route.place.address.to_string()]);
@@ -275,6 +282,14 @@ fn version_text() -> String {
 
 fn whereabouts(place: &Place) -> String {
     format!("{} ({}, database \"{}\")", place.system, place.address, place.dbname)
+}
+
+/// Those that a contract sets: `idle 5m, query none`.
+fn timeouts(timeouts: &Timeouts) -> Option<String> {
+    let one =
+        |timeout: Timeout| timeouts[timeout].map(|time| format!("{} {}", timeout.name(), timeout_text(time)));
+    let set: Vec<String> = Timeout::ALL.into_iter().filter_map(one).collect();
+    (!set.is_empty()).then(|| set.join(", "))
 }
 
 pub(super) fn gate(order: &GateOrder) -> &'static str {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::{ServeError, access};
 use crate::admin::users::read_users;
@@ -12,7 +11,8 @@ use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
-use crate::session::{PoolSettings, TimeLimits};
+use crate::model::Timeouts;
+use crate::session::{PoolSettings, TimePolicy};
 use crate::tls::{
     self, Acceptor, ClientAuthority, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError,
 };
@@ -131,7 +131,6 @@ pub fn encryption(config: &Config) -> Encryption {
 pub fn pool(config: &Config) -> PoolSettings {
     let pool = &config.pool;
     PoolSettings {
-        wait_time_max: pool.wait_timeout,
         notice_after: pool.wait_notice,
         idle_time_max: pool.idle_timeout,
         age_max: pool.lifetime,
@@ -145,14 +144,16 @@ pub fn pool(config: &Config) -> PoolSettings {
 }
 
 /// How long clients may take.
-pub fn limits(config: &Config) -> TimeLimits {
-    let limit = |time: Duration| (!time.is_zero()).then_some(time);
+pub fn limits(config: &Config) -> TimePolicy {
     let timeouts = &config.timeouts;
-    TimeLimits {
-        idle: limit(timeouts.idle),
-        idle_in_transaction: limit(timeouts.idle_in_transaction),
-        transaction: limit(timeouts.transaction),
-        query: limit(timeouts.query),
+    TimePolicy {
+        process: Timeouts {
+            idle: Some(timeouts.idle),
+            idle_in_transaction: Some(timeouts.idle_in_transaction),
+            transaction: Some(timeouts.transaction),
+            query: Some(timeouts.query),
+            wait: Some(config.pool.wait_timeout),
+        },
     }
 }
 

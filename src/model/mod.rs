@@ -14,6 +14,7 @@ pub mod listen;
 pub mod movement;
 pub mod network;
 pub mod route;
+pub mod timeouts;
 
 pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
@@ -31,3 +32,4 @@ pub use route::{
     Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
     StallReport,
 };
+pub use timeouts::{EachTimeout, Timeout, Timeouts, TimeoutsChange, timeout_text};

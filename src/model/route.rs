@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, RoleName, SslMode,
-    SystemName, Tier, UnixMillis,
+    SystemName, Tier, Timeouts, UnixMillis,
 };
 use crate::error::{Refusal, SqlState};
 
@@ -67,6 +67,9 @@ pub struct RouteRecord {
     /// Grows by one with each RECONNECT: server connections of an older generation are replaced as soon as they can be.
     #[serde(default)]
     pub generation: u64,
+    /// How long clients may take, as the contract says.
+    #[serde(default)]
+    pub timeouts: Timeouts,
 }
 
 /// Of a record that an older version wrote.
@@ -96,6 +99,7 @@ impl RouteRecord {
             server_connections_max: client_connections_max,
             door: Door::Open,
             generation: 0,
+            timeouts: Timeouts::default(),
         }
     }
 

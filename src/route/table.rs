@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -191,6 +191,8 @@ pub struct RouteTable {
     tables: ArcSwap<Tables>,
     /// Held while the table is copied.
     changing: Mutex<()>,
+    /// Databases whose contracts set timeouts.
+    timed: AtomicUsize,
     workers: usize,
     tower: Arc<Tower>,
 }
@@ -207,6 +209,7 @@ impl RouteTable {
         Arc::new(RouteTable {
             tables: ArcSwap::default(),
             changing: Mutex::default(),
+            timed: AtomicUsize::new(0),
             workers,
             tower: Arc::default(),
         })
@@ -232,6 +235,7 @@ impl RouteTable {
     pub fn install(&self, record: RouteRecord) -> Arc<Route> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.by_id(&record.database);
+        self.count_timed(known.as_deref(), record.timeouts.any());
         if let Some(route) = &known
             && route.current().name == record.name
         {
@@ -259,9 +263,24 @@ impl RouteTable {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tables = Tables::clone(&self.tables.load());
         let Some(route) = tables.by_id.remove(id) else { return };
+        self.count_timed(Some(&route), false);
         tables.forget_name(&route);
         self.tables.store(Arc::new(tables));
         route.retire();
+    }
+
+    /// Whether the contract of any database sets a timeout.
+    pub fn sets_timeouts(&self) -> bool {
+        self.timed.load(Ordering::Relaxed) > 0
+    }
+
+    /// Of a route, or of none, that sets timeouts from now on or does not. While `changing` is held.
+    fn count_timed(&self, before: Option<&Route>, after: bool) {
+        match (before.is_some_and(|route| route.current().timeouts.any()), after) {
+            (false, true) => self.timed.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.timed.fetch_sub(1, Ordering::Relaxed),
+            (true, true) | (false, false) => return,
+        };
     }
 
     /// Replaces the logins of a database.

@@ -1,79 +1,186 @@
-//! How long a client may be idle, and how long its transaction and its query may take.
+//! How long a client may be idle, and how long its transaction, its query and its wait in line may take.
 //!
 //! # Why
 //! A timer for each query would cost every query something. So a worker looks at the clocks of its sessions now and then,
-//! which are kept for people anyway, and wakes only those whose time is over. Waiting at the gate or in line is no
-//! activity of the client's: no limit counts it.
+//! which are kept for people anyway, and wakes only those whose time is over. Before it looks it reads once for each role in
+//! each database what holds for it now: so a change reaches those who are there, and costs no session anything. Waiting
+//! at the gate or in line is no activity of the client's: only the limit of waits counts it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use crate::error::{Refusal, SqlState};
-use crate::route::{Activity, Clock, Doing};
+use crate::model::{DatabaseId, EachTimeout, Timeout, Timeouts};
+use crate::route::{Activity, Clock, Doing, Route};
 
 /// How exact the limits are.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// `None`: no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TimeLimits {
-    /// Without a transaction.
-    pub idle: Option<Duration>,
-    /// In a transaction, between two queries.
-    pub idle_in_transaction: Option<Duration>,
-    pub transaction: Option<Duration>,
-    pub query: Option<Duration>,
+/// A wait in line that nobody has bounded.
+const WAIT_UNSAID: Duration = Duration::from_secs(120);
+
+/// What the configuration says of the time that clients may take. Replaced as a whole when it is read again.
+#[derive(Debug, Clone, Default)]
+pub struct TimePolicy {
+    /// Of everybody for whom nothing else is set.
+    pub process: Timeouts,
 }
 
-/// Whose time is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Overdue {
-    Idle,
-    IdleInTransaction,
-    Transaction,
-    Query,
-}
-
-impl TimeLimits {
+impl TimePolicy {
+    /// Whether anything bounds what clients do.
     pub(super) fn any(&self) -> bool {
-        *self != TimeLimits::default()
+        let bounds = |timeout: &Timeout| self.process[*timeout].is_some_and(|time| !time.is_zero());
+        Timeout::ALL.iter().filter(|timeout| **timeout != Timeout::Wait).any(bounds)
     }
+}
 
-    fn overdue(&self, doing: Doing) -> Option<Overdue> {
-        let past = |limit: Option<Duration>, time: Duration| limit.is_some_and(|limit| time > limit);
-        let is_open = matches!(doing.activity, Activity::Active | Activity::InTransaction);
-        match doing.activity {
-            Activity::Idle if past(self.idle, doing.since) => Some(Overdue::Idle),
-            Activity::InTransaction if past(self.idle_in_transaction, doing.since) => {
-                Some(Overdue::IdleInTransaction)
+/// Where a limit is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Source {
+    #[default]
+    Process,
+    Contract,
+}
+
+impl Source {
+    /// For whoever met the limit.
+    pub(super) fn hint(self, timeout: Timeout) -> String {
+        match (self, timeout) {
+            (Source::Process, Timeout::Wait) => {
+                "The limit is one of the platform's, pool.wait_timeout in its configuration.".to_owned()
             }
-            Activity::Active if past(self.query, doing.since) => Some(Overdue::Query),
-            _ if is_open && past(self.transaction, doing.in_transaction_since) => Some(Overdue::Transaction),
-            _ => None,
+            (Source::Process, _) => {
+                "The limit is one of the platform's, in the section [timeouts] of its configuration."
+                    .to_owned()
+            }
+            (Source::Contract, _) => {
+                format!("The limit is in the contract of the database ({}).", timeout.clause())
+            }
         }
     }
 }
 
+/// A limit and where it is set; `None`: there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Term {
+    limit: Option<Duration>,
+    source: Source,
+}
+
+/// Of several that say something, the first that sets a limit decides about it.
+fn in_force(layers: &[(&Timeouts, Source)]) -> EachTimeout<Term> {
+    let mut terms = EachTimeout::default();
+    for timeout in Timeout::ALL {
+        let set = |(timeouts, source): &(&Timeouts, Source)| timeouts[timeout].map(|time| (time, *source));
+        if let Some((time, source)) = layers.iter().find_map(set) {
+            terms[timeout] = Term { limit: (!time.is_zero()).then_some(time), source };
+        }
+    }
+    terms
+}
+
+impl EachTimeout<Term> {
+    fn overdue(&self, doing: Doing) -> Option<Overdue> {
+        let past = |timeout: Timeout, time: Duration| {
+            let term = &self[timeout];
+            let is_past = term.limit.is_some_and(|limit| time > limit);
+            is_past.then_some(Overdue { timeout, source: term.source })
+        };
+        let of_activity = match doing.activity {
+            Activity::Idle => past(Timeout::Idle, doing.since),
+            Activity::InTransaction => past(Timeout::IdleInTransaction, doing.since),
+            Activity::Active => past(Timeout::Query, doing.since),
+            Activity::Held | Activity::Switching | Activity::Waiting => None,
+        };
+        let of_transaction = || match doing.activity.is_inside() {
+            true => past(Timeout::Transaction, doing.in_transaction_since),
+            false => None,
+        };
+        of_activity.or_else(of_transaction)
+    }
+}
+
+/// Whose time is over, and who says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overdue {
+    timeout: Timeout,
+    source: Source,
+}
+
 impl Overdue {
     pub(super) fn refusal(self) -> Refusal {
-        let (sqlstate, what) = match self {
-            Overdue::Idle => (SqlState::IDLE_SESSION_TIMEOUT, "idle-session timeout"),
-            Overdue::IdleInTransaction => {
+        let (sqlstate, what) = match self.timeout {
+            Timeout::Idle => (SqlState::IDLE_SESSION_TIMEOUT, "idle-session timeout"),
+            Timeout::IdleInTransaction => {
                 (SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "idle-in-transaction timeout")
             }
-            Overdue::Transaction => (SqlState::TRANSACTION_TIMEOUT, "transaction timeout"),
-            Overdue::Query => (SqlState::QUERY_CANCELED, "query timeout"),
+            Timeout::Transaction => (SqlState::TRANSACTION_TIMEOUT, "transaction timeout"),
+            Timeout::Query => (SqlState::QUERY_CANCELED, "query timeout"),
+            Timeout::Wait => (SqlState::TOO_MANY_CONNECTIONS, "wait timeout"),
         };
         Refusal::fatal(sqlstate, format!("terminating connection due to {what}"))
-            .with_hint("The limit is one of the platform's, in the section [timeouts] of its configuration.")
+            .with_hint(self.source.hint(self.timeout))
     }
 
     /// The server still works for the client.
     pub(super) fn is_working(self) -> bool {
-        matches!(self, Overdue::Transaction | Overdue::Query)
+        matches!(self.timeout, Timeout::Transaction | Timeout::Query)
+    }
+}
+
+/// The limits of one role in one database, shared by its sessions on a worker.
+#[derive(Debug)]
+pub(super) struct Terms {
+    route: Arc<Route>,
+    /// As of the last look.
+    in_force: RefCell<EachTimeout<Term>>,
+}
+
+impl Terms {
+    fn new(route: &Arc<Route>) -> Terms {
+        Terms { route: Arc::clone(route), in_force: RefCell::default() }
+    }
+
+    pub(super) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    fn read(&self, policy: &TimePolicy) -> EachTimeout<Term> {
+        let record = self.route.current();
+        in_force(&[(&record.timeouts, Source::Contract), (&policy.process, Source::Process)])
+    }
+
+    /// How long one may wait in line that comes now, and who says so.
+    pub(super) fn wait(&self, policy: &TimePolicy) -> (Duration, Source) {
+        let term = self.read(policy).wait;
+        (term.limit.unwrap_or(WAIT_UNSAID), term.source)
+    }
+}
+
+/// The terms of all roles that have sessions on a worker.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(HashMap<(DatabaseId, String), Rc<Terms>>);
+
+impl Ledger {
+    pub(super) fn terms(&mut self, route: &Arc<Route>, role: &str) -> Rc<Terms> {
+        let key = (route.id().clone(), role.to_owned());
+        Rc::clone(self.0.entry(key).or_insert_with(|| Rc::new(Terms::new(route))))
+    }
+
+    /// Of roles whose sessions have left.
+    pub(super) fn forget_unused(&mut self) {
+        self.0.retain(|_, terms| Rc::strong_count(terms) > 1);
+    }
+
+    /// Reads what holds now.
+    pub(super) fn renew(&self, policy: &TimePolicy) {
+        for terms in self.0.values() {
+            terms.in_force.replace(terms.read(policy));
+        }
     }
 }
 
@@ -81,18 +188,23 @@ impl Overdue {
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     clock: Arc<Clock>,
+    terms: Rc<Terms>,
     found: Rc<Cell<Option<(Overdue, Doing)>>>,
 }
 
 impl Watch {
-    pub(super) fn new(clock: &Arc<Clock>) -> Watch {
-        Watch { clock: Arc::clone(clock), found: Rc::default() }
+    pub(super) fn new(clock: &Arc<Clock>, terms: Rc<Terms>) -> Watch {
+        Watch { clock: Arc::clone(clock), terms, found: Rc::default() }
+    }
+
+    pub(super) fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// The worker looks. `true`: the session is to be woken.
-    fn look(&self, limits: &TimeLimits) -> bool {
+    fn look(&self) -> bool {
         let doing = self.clock.read();
-        let overdue = limits.overdue(doing);
+        let overdue = self.terms.in_force.borrow().overdue(doing);
         self.found.set(overdue.map(|overdue| (overdue, doing)));
         overdue.is_some()
     }
@@ -106,6 +218,32 @@ impl Watch {
 }
 
 /// Looks at one session after the other.
-pub(super) fn look_at<'a>(sessions: impl Iterator<Item = (&'a Waker, &'a Watch)>, limits: &TimeLimits) {
-    sessions.filter(|(_, watch)| watch.look(limits)).for_each(|(waker, _)| waker.wake_by_ref());
+pub(super) fn look_at<'a>(sessions: impl Iterator<Item = (&'a Waker, &'a Watch)>) {
+    sessions.filter(|(_, watch)| watch.look()).for_each(|(waker, _)| waker.wake_by_ref());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Option<Duration> = Some(Duration::from_secs(1));
+    const HOUR: Option<Duration> = Some(Duration::from_secs(3_600));
+
+    #[test]
+    fn the_first_that_sets_a_limit_decides_even_that_there_is_none() {
+        let contract = Timeouts { idle: SECOND, query: Some(Duration::ZERO), ..Timeouts::default() };
+        let process = Timeouts { idle: HOUR, query: HOUR, transaction: HOUR, ..Timeouts::default() };
+        let terms = in_force(&[(&contract, Source::Contract), (&process, Source::Process)]);
+        assert_eq!(terms.idle, Term { limit: SECOND, source: Source::Contract });
+        assert_eq!(terms.query, Term { limit: None, source: Source::Contract });
+        assert_eq!(terms.transaction, Term { limit: HOUR, source: Source::Process });
+        assert_eq!(terms.idle_in_transaction, Term::default());
+    }
+
+    #[test]
+    fn who_met_a_limit_is_told_where_it_is_set() {
+        let hint = |source, timeout| Overdue { timeout, source }.refusal().hint.unwrap_or_default();
+        assert!(hint(Source::Process, Timeout::Idle).contains("section [timeouts]"));
+        assert!(hint(Source::Contract, Timeout::Query).contains("contract of the database (QUERY_TIMEOUT)"));
+    }
 }

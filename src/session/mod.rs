@@ -46,12 +46,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use self::acceptor::{Backlog, Desk, Doorbell, Lobby};
-pub use self::limits::TimeLimits;
+pub use self::limits::TimePolicy;
 pub use self::pool::PoolSettings;
 use self::pool::Treasury;
 use self::quota::Quota;
@@ -81,8 +82,8 @@ pub struct DataPlaneConfig {
     pub login_time_max: Duration,
     /// For one server connection, its login included.
     pub connect_time_max: Duration,
-    /// How long clients may take.
-    pub limits: TimeLimits,
+    /// How long clients may take; what is put there holds for those who are in, too.
+    pub limits: Arc<ArcSwap<TimePolicy>>,
     /// How connections are kept that are lent from client to client.
     pub pool: PoolSettings,
     /// For the logins of roles that do not exist; one for the fleet.
@@ -102,7 +103,7 @@ struct Plane {
     cancels: Quota,
     connect_time_max: Duration,
     workers: usize,
-    limits: TimeLimits,
+    limits: Arc<ArcSwap<TimePolicy>>,
     pool: PoolSettings,
     treasury: Arc<Treasury>,
 }

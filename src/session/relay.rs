@@ -32,7 +32,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::ending::Ending;
-use super::limits::Watch;
+use super::limits::{Terms, Watch};
 use super::parking::Parking;
 use super::pipe::{Inbox, Outbox};
 use super::registry::Enlisted;
@@ -148,14 +148,15 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn new(
         worker: Rc<Worker>,
-        route: Arc<Route>,
+        terms: Rc<Terms>,
         member: Member,
         enlisted: &Enlisted,
         ends: Ends,
         tracker: StateTracker,
     ) -> Relay {
         let Ends { client, mut server, early } = ends;
-        let watch = Watch::new(member.clock());
+        let route = Arc::clone(terms.route());
+        let watch = Watch::new(member.clock(), terms);
         let turns = route.gate().watch(worker.index());
         let requests = Inbox { kept: early, ..Inbox::default() };
         worker.share(&mut server.parameters);

@@ -495,7 +495,8 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
         Some(_) => StateTracker::of_lent(worker.hints(client.route.id()).get().cloned()),
         None => StateTracker::new(),
     };
-    let mut relay = Relay::new(Rc::clone(worker), client.route, member, &enlisted, ends, tracker);
+    let terms = worker.terms(&client.route, origin.role.as_str());
+    let mut relay = Relay::new(Rc::clone(worker), terms, member, &enlisted, ends, tracker);
     relay.tenancy =
         lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
     relay.keeps_server = keeps_server;

@@ -21,6 +21,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep_until};
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep_until};
 use super::counters;
 use super::ending::Ending;
 use super::hold::{Travel, is_held};
+use super::limits::Source;
 use super::pool::{Lending, Pooled, Shelf};
 use super::registry::{Aim, Target};
 use super::relay::Relay;
@@ -38,7 +40,7 @@ use super::statements::{PREFIX, Statements, Texts};
 use super::twin::TwinError;
 use crate::backend::ServerConnection;
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
-use crate::model::RouteRecord;
+use crate::model::{RouteRecord, Timeout, timeout_text};
 use crate::route::{Activity, Readiness};
 use crate::wire::exchange::Rest;
 use crate::wire::message::backend::notice_response;
@@ -262,6 +264,11 @@ impl Relay {
         }
     }
 
+    /// How long the client may wait in line now, and who says so.
+    fn patience(&self) -> (Duration, Source) {
+        self.watch().terms().wait(&self.worker.plane.limits.load())
+    }
+
     /// The client leaves: what it does not need any more is for others.
     pub(super) fn leave_connection(&mut self) {
         if self.tenancy.is_none() || self.is_unserved() {
@@ -329,9 +336,10 @@ impl Session {
             return Ok(Some(Ok(pooled)));
         }
         let (shelf, settings) = (Rc::clone(&tenancy.shelf), *tenancy.shelf.pool.settings());
+        let (patience, source) = self.relay.patience();
         self.relay.set_activity(Activity::Waiting);
         let mut given = shelf.wait();
-        let mut deadline = Instant::now() + settings.wait_time_max;
+        let mut deadline = Instant::now() + patience;
         let mut notice = Some(Instant::now() + settings.notice_after);
         loop {
             let next = notice.unwrap_or(deadline).min(deadline);
@@ -346,9 +354,9 @@ impl Session {
                 }
                 // A hold is no fault of the client's: the time begins anew when it is over.
                 InLine::Late if is_held(&self.relay.route.current()) => {
-                    deadline = Instant::now() + settings.wait_time_max;
+                    deadline = Instant::now() + patience;
                 }
-                InLine::Late => return Ok(Some(Err(none_free(settings.wait_time_max, shelf.failure())))),
+                InLine::Late => return Ok(Some(Err(none_free(patience, source, shelf.failure())))),
             }
         }
     }
@@ -529,15 +537,18 @@ fn long_wait(failure: Option<String>) -> Refusal {
     }
 }
 
-fn none_free(waited: std::time::Duration, failure: Option<String>) -> Refusal {
+fn none_free(waited: Duration, source: Source, failure: Option<String>) -> Refusal {
     match failure {
         Some(failure) => unreachable(Some(failure)),
         None => Refusal::new(
             Severity::Error,
             SqlState::TOO_MANY_CONNECTIONS,
-            format!("no connection to the database became free within {} s", waited.as_secs()),
+            format!("no connection to the database became free within {}", timeout_text(waited)),
         )
-        .with_hint("Shorten transactions, or ask the platform team for more server connections."),
+        .with_hint(format!(
+            "Shorten transactions, or ask the platform team for more server connections. {}",
+            source.hint(Timeout::Wait)
+        )),
     }
 }
 

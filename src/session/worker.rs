@@ -21,7 +21,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::acceptor::{Arrival, Lobby};
-use super::limits::{self, Watch};
+use super::limits::{self, Ledger, Terms, Watch};
 use super::pool::{Pool, PoolParts};
 use super::reuse::Kept;
 use super::state::Hints;
@@ -81,6 +81,8 @@ pub(super) struct Worker {
     stopping: Cell<bool>,
     /// By session; with its clock, once it has begun.
     wakers: RefCell<HashMap<u64, (Waker, Option<Watch>)>>,
+    /// How long the clients of each role may take.
+    terms: RefCell<Ledger>,
     next_session: Cell<u64>,
     /// Asked for before a twin is built without haste.
     pub(super) warmers: Arc<Semaphore>,
@@ -113,6 +115,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             stopping: Cell::new(false),
             wakers: RefCell::default(),
+            terms: RefCell::default(),
             next_session: Cell::new(0),
             warmers: Arc::new(Semaphore::new(WARMERS_MAX)),
             hints: RefCell::default(),
@@ -145,6 +148,10 @@ impl Worker {
         Registered { worker: Rc::clone(self), session }
     }
 
+    pub(super) fn terms(&self, route: &Arc<Route>, role: &str) -> Rc<Terms> {
+        self.terms.borrow_mut().terms(route, role)
+    }
+
     /// From now on the session's time is limited.
     pub(super) fn watch(&self, session: u64, watch: &Watch) {
         if let Some((_, place)) = self.wakers.borrow_mut().get_mut(&session) {
@@ -153,9 +160,15 @@ impl Worker {
     }
 
     fn look_at_clocks(&self) {
+        let policy = self.plane.limits.load();
+        let mut terms = self.terms.borrow_mut();
+        terms.forget_unused();
+        if !policy.any() && !self.plane.frontend.routes.sets_timeouts() {
+            return;
+        }
+        terms.renew(&policy);
         let sessions = self.wakers.borrow();
-        let watched = sessions.values().filter_map(|(waker, watch)| Some((waker, watch.as_ref()?)));
-        limits::look_at(watched, &self.plane.limits);
+        limits::look_at(sessions.values().filter_map(|(waker, watch)| Some((waker, watch.as_ref()?))));
     }
 
     pub(super) fn hints(&self, database: &DatabaseId) -> HintsCell {
@@ -242,7 +255,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                 None => return,
             },
             Some(ended) = sessions.join_next() => report(ended),
-            _ = look.tick(), if worker.plane.limits.any() => worker.look_at_clocks(),
+            _ = look.tick() => worker.look_at_clocks(),
             _ = tidying.tick() => worker.kept.tidy(worker.plane.pool.idle_time_max),
         }
     }

@@ -84,3 +84,26 @@ async fn a_role_has_a_limit_in_each_database_and_over_all() {
     until("seats are free again", || async { second.try_connect().await.is_ok() }).await;
     third.simple_query("SELECT 1").await.unwrap();
 }
+
+#[tokio::test]
+async fn an_altered_contract_times_those_who_are_in() {
+    let stage = Stage::set("").await;
+    let admin = stage.freehold.admin().await;
+    let owner = stage.owner.connect().await;
+    owner.batch_execute("BEGIN").await.unwrap();
+    admin.run("ALTER DATABASE shop IDLE_IN_TRANSACTION_TIMEOUT '200ms' QUERY_TIMEOUT 0").await;
+    until("it is ended", || async { owner.is_closed() }).await;
+    let shown = admin.run("SHOW DATABASE shop").await;
+    let value = |property: &str| {
+        shown.iter().find(|row| row["property"] == property).map(|row| row["value"].clone()).unwrap()
+    };
+    let properties = ["idle_in_transaction_timeout", "query_timeout", "wait_timeout"];
+    assert_eq!(properties.map(value), ["200ms", "none", "default"]);
+    let timeouts = &admin.run("SHOW DATABASES").await[0]["timeouts"];
+    assert_eq!(timeouts, "idle_in_transaction 200ms, query none");
+
+    admin.run("ALTER DATABASE shop IDLE_IN_TRANSACTION_TIMEOUT DEFAULT").await;
+    let history = admin.run("SHOW HISTORY shop").await;
+    assert_eq!(history.last().unwrap()["what"], "changed: idle in transaction timeout default");
+    assert_eq!(&admin.run("SHOW DATABASES").await[0]["timeouts"], "query none");
+}

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use freehold::lab::Major;
-use freehold::session::TimeLimits;
+use freehold::model::{Pooling, RouteRecord, Timeouts};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Error};
 
 use super::stage::{PATIENCE, Stage, eventually, server};
 
 const SHORT: Option<Duration> = Some(Duration::from_millis(300));
 
-/// Does what `sql` says and waits for the end of the connection; the code of the last error.
-async fn ending(stage: &Stage, sql: &str) -> String {
+/// A client, and the error that its connection ends with.
+async fn observed(stage: &Stage) -> (Client, JoinHandle<Option<Error>>) {
     let (client, mut connection) = stage.config().connect(tokio_postgres::NoTls).await.unwrap();
     let ended = tokio::spawn(async move {
         std::future::poll_fn(|cx| {
@@ -24,25 +26,40 @@ async fn ending(stage: &Stage, sql: &str) -> String {
         })
         .await
     });
-    let asked = client.batch_execute(sql).await;
-    let error = match asked {
-        Err(error) => Some(error),
-        Ok(()) => tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap(),
-    };
-    error.and_then(|error| error.code().map(|code| code.code().to_owned())).unwrap_or_default()
+    (client, ended)
+}
+
+/// Code and hint.
+fn told(error: Option<Error>) -> (String, String) {
+    let error = error.unwrap();
+    let error = error.as_db_error().unwrap_or_else(|| panic!("{error}"));
+    (error.code().code().to_owned(), error.hint().unwrap_or_default().to_owned())
+}
+
+async fn last_words(ended: JoinHandle<Option<Error>>) -> (String, String) {
+    told(tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap())
+}
+
+/// Does what `sql` says and waits for the end of the connection; the code of the last error.
+async fn ending(stage: &Stage, sql: &str) -> String {
+    let (client, ended) = observed(stage).await;
+    match client.batch_execute(sql).await {
+        Err(error) => told(Some(error)).0,
+        Ok(()) => last_words(ended).await.0,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_nothing_is_ended_and_one_that_works_is_not() {
     let server = server(Major::oldest());
-    let stage = Stage::limited(&server, TimeLimits { idle: SHORT, ..TimeLimits::default() });
+    let stage = Stage::limited(&server, Timeouts { idle: SHORT, ..Timeouts::default() });
     assert_eq!(ending(&stage, "SELECT pg_sleep(1)").await, "57P05", "after its query, not in it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_nobody_goes_on_with_is_ended_and_rolled_back() {
     let server = server(Major::oldest());
-    let limits = TimeLimits { idle_in_transaction: SHORT, ..TimeLimits::default() };
+    let limits = Timeouts { idle_in_transaction: SHORT, ..Timeouts::default() };
     let stage = Stage::limited(&server, limits);
     server.psql_in("shop", "CREATE TABLE t (n int); GRANT ALL ON t TO app").unwrap();
     assert_eq!(ending(&stage, "BEGIN; LOCK TABLE t").await, "25P03");
@@ -55,7 +72,7 @@ async fn a_transaction_that_nobody_goes_on_with_is_ended_and_rolled_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_of_many_short_queries_may_not_take_for_ever() {
     let server = server(Major::oldest());
-    let limits = TimeLimits { transaction: SHORT, ..TimeLimits::default() };
+    let limits = Timeouts { transaction: SHORT, ..Timeouts::default() };
     let stage = Stage::limited(&server, limits);
     let client = stage.connect().await;
     client.batch_execute("BEGIN").await.unwrap();
@@ -70,7 +87,7 @@ async fn a_transaction_of_many_short_queries_may_not_take_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_takes_too_long_is_ended_on_the_server_too() {
     let server = server(Major::oldest());
-    let stage = Stage::limited(&server, TimeLimits { query: SHORT, ..TimeLimits::default() });
+    let stage = Stage::limited(&server, Timeouts { query: SHORT, ..Timeouts::default() });
     assert_eq!(ending(&stage, "SELECT pg_sleep(600)").await, "57014");
     let runs = || {
         server.psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)' AND pid <> pg_backend_pid()").unwrap()
@@ -81,7 +98,8 @@ async fn a_query_that_takes_too_long_is_ended_on_the_server_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn time_at_a_shut_gate_is_nobodys_fault() {
     let server = server(Major::oldest());
-    let limits = TimeLimits { query: SHORT, transaction: SHORT, idle: None, idle_in_transaction: SHORT };
+    let limits =
+        Timeouts { query: SHORT, transaction: SHORT, idle_in_transaction: SHORT, ..Timeouts::default() };
     let stage = Stage::limited(&server, limits);
     let client = stage.connect().await;
     client.batch_execute("SELECT 1").await.unwrap();
@@ -93,4 +111,50 @@ async fn time_at_a_shut_gate_is_nobodys_fault() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     stage.open();
     tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_limits_those_who_are_there_and_says_so() {
+    let server = server(Major::oldest());
+    let stage = Stage::before(&server);
+    let (client, ended) = observed(&stage).await;
+    client.batch_execute("SELECT 1").await.unwrap();
+    stage.order(|record| record.timeouts.idle = SHORT);
+    let (code, hint) = last_words(ended).await;
+    assert_eq!(code, "57P05");
+    assert!(hint.contains("contract of the database (IDLE_TIMEOUT)"), "{hint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_frees_a_database_from_the_limits_of_the_process() {
+    let server = server(Major::oldest());
+    let stage = Stage::limited(&server, Timeouts { query: SHORT, idle: SHORT, ..Timeouts::default() });
+    let none = Some(Duration::ZERO);
+    stage.order(|record| record.timeouts = Timeouts { query: none, idle: none, ..Timeouts::default() });
+    let (client, ended) = observed(&stage).await;
+    client.batch_execute("SELECT pg_sleep(1)").await.unwrap();
+    // Back to what the process says.
+    stage.order(|record| record.timeouts = Timeouts::default());
+    let (code, hint) = last_words(ended).await;
+    assert_eq!(code, "57P05");
+    assert!(hint.contains("section [timeouts]"), "{hint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_says_how_long_clients_wait_in_line() {
+    let server = server(Major::oldest());
+    let stage = Stage::before(&server);
+    let pooled = |record: &mut RouteRecord| {
+        record.pooling = Pooling::Transaction;
+        record.server_connections_max = 1;
+        record.timeouts.wait = SHORT;
+    };
+    stage.order(pooled);
+    let (one, two) = (stage.connect().await, stage.connect().await);
+    one.batch_execute("BEGIN").await.unwrap();
+    let (code, hint) = told(two.batch_execute("SELECT 1").await.err());
+    assert_eq!(code, "53300");
+    assert!(hint.contains("contract of the database (WAIT_TIMEOUT)"), "{hint}");
+    one.batch_execute("COMMIT").await.unwrap();
+    two.batch_execute("SELECT 1").await.unwrap();
 }

@@ -12,10 +12,10 @@ use freehold::frontend::{Balancers, Encryption};
 use freehold::lab::{Major, Postgres};
 use freehold::model::{
     Address, DatabaseId, DatabaseName, GateOrder, HoldReason, ListenOn, Login, Place, RoleName, RouteRecord,
-    SslMode, SystemName,
+    SslMode, SystemName, Timeouts,
 };
 use freehold::route::{Route, RouteTable};
-use freehold::session::{DataPlane, DataPlaneConfig, PoolSettings, TimeLimits};
+use freehold::session::{DataPlane, DataPlaneConfig, PoolSettings, TimePolicy};
 use freehold::tls::{Acceptor, Connector};
 
 pub(crate) const ROLE: &str = "app";
@@ -70,8 +70,8 @@ impl Stage {
         Stage::configured(server, |config| config.acceptor = acceptor)
     }
 
-    pub(crate) fn limited(server: &Postgres, limits: TimeLimits) -> Stage {
-        Stage::configured(server, |config| config.limits = limits)
+    pub(crate) fn limited(server: &Postgres, process: Timeouts) -> Stage {
+        Stage::configured(server, |config| config.limits.store(Arc::new(TimePolicy { process })))
     }
 
     pub(crate) fn configured(server: &Postgres, change: impl FnOnce(&mut DataPlaneConfig)) -> Stage {
@@ -96,7 +96,7 @@ impl Stage {
             connector: Connector::native().unwrap(),
             login_time_max: PATIENCE,
             connect_time_max: PATIENCE,
-            limits: TimeLimits::default(),
+            limits: Arc::default(),
             pool: PoolSettings::default(),
             mock: MockSecret::from_random([1; 32]),
             cancels_per_second_max: 0,

@@ -49,8 +49,6 @@ use crate::tls::Connector;
 /// How connections are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// A client that has waited so long for a connection gets an error.
-    pub wait_time_max: Duration,
     /// A client that has waited so long is told that it waits.
     pub notice_after: Duration,
     /// An idle connection is closed after this.
@@ -73,7 +71,6 @@ pub struct PoolSettings {
 impl Default for PoolSettings {
     fn default() -> PoolSettings {
         PoolSettings {
-            wait_time_max: Duration::from_secs(120),
             notice_after: Duration::from_secs(5),
             idle_time_max: Duration::from_secs(600),
             age_max: Duration::from_secs(3600),
