@@ -153,6 +153,7 @@ impl Serve {
         let mut plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
         plane.access = Arc::clone(client_access);
         plane.listen.handed_over = given.listeners;
+        let limits = Arc::clone(&plane.limits);
         let listen_failed = |source| ServeError::Listen { source };
         let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(listen_failed)?;
         let proxy_addr = data.local_addr().unwrap_or_else(settings::no_address);
@@ -195,6 +196,7 @@ impl Serve {
                 acceptors: [client_acceptor, admin_acceptor].into_iter().flatten().collect(),
                 connector,
                 access: access.to_vec(),
+                limits,
                 log: given.log,
             },
             health,

@@ -18,7 +18,7 @@ use crate::control::MoverSettings;
 use crate::error::chain;
 use crate::frontend::Access;
 use crate::route::RouteTable;
-use crate::session::DataPlane;
+use crate::session::{DataPlane, TimePolicy};
 use crate::telemetry::log::LogHandle;
 use crate::tls::{Acceptor, Connector, TlsError};
 
@@ -37,6 +37,8 @@ pub(super) struct Reloadable {
     pub(super) connector: Connector,
     /// Of the ports.
     pub(super) access: Vec<Arc<Access>>,
+    /// How long clients may take.
+    pub(super) limits: Arc<ArcSwap<TimePolicy>>,
     pub(super) log: Option<LogHandle>,
 }
 
@@ -75,6 +77,7 @@ impl Reloadable {
     fn follow(&self, config: Config) {
         let fault = self.mover.load().fault.clone();
         self.mover.store(Arc::new(settings::mover(&config, &self.connector, fault)));
+        self.limits.store(Arc::new(settings::limits(&config)));
         self.logins_interval.send_replace(config.moves.logins_interval);
         if let Some(log) = &self.log {
             log.set_level(LogLevel::as_str(config.log.level));

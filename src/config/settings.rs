@@ -211,7 +211,7 @@ settings! {
     /// Server connections that are not one client's for good. How many a database with transaction pooling may have is in its contract.
     ["pool"] pool: Pool {
         /// A client that has waited so long for a connection gets the error 53300, and stays connected. A hold does not count.
-        wait_timeout: Duration = seconds(120), Restart, within ms(10)..=seconds(86_400);
+        wait_timeout: Duration = seconds(120), Reload, within ms(10)..=seconds(86_400);
         /// A client that has waited so long is told so by a NOTICE.
         wait_notice: Duration = seconds(5), Restart, within ms(10)..=seconds(86_400);
         /// A connection that nobody has used for so long is closed.
@@ -231,17 +231,18 @@ settings! {
         /// With session pooling, too, a server connection goes to another client when its client has left: to one of the same role with the same startup parameters, after DISCARD ALL, and not if a custom setting or a library would stay behind. Logins become several times cheaper. ALTER ROLE ... SET and ALTER DATABASE ... SET then show after RECONNECT, or when `lifetime` is over. At most as many are kept as the contract allows server connections.
         reuse_connections: bool = false, Restart;
     }
-    /// How long clients may take. 0 is no limit. Time at a shut gate or in line for a connection does not count. PostgreSQL's own
+    /// How long clients may take. 0 is no limit. Time at a shut gate or in line for a connection does not count. A change holds for
+    /// those who are connected, too. The contract of a database may say otherwise for its clients (ALTER DATABASE). PostgreSQL's own
     /// timeouts of roles and databases work as well, and move with the database.
     ["timeouts"] timeouts: Timeouts {
         /// A client without a transaction that has asked nothing for so long is ended with 57P05.
-        idle: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        idle: Duration = seconds(0), Reload, within ms(0)..=seconds(86_400 * 365);
         /// A client that has asked nothing for so long inside a transaction is ended with 25P03.
-        idle_in_transaction: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        idle_in_transaction: Duration = seconds(0), Reload, within ms(0)..=seconds(86_400 * 365);
         /// A client whose transaction takes longer is ended with 25P04.
-        transaction: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        transaction: Duration = seconds(0), Reload, within ms(0)..=seconds(86_400 * 365);
         /// A client whose query takes longer is ended with 57014, and the query with it.
-        query: Duration = seconds(0), Restart, within ms(0)..=seconds(86_400 * 365);
+        query: Duration = seconds(0), Reload, within ms(0)..=seconds(86_400 * 365);
     }
     /// How PostgreSQL systems prove who they are; each system has its own SSLMODE.
     ["server_tls"] server_tls: ServerTls {

@@ -107,3 +107,15 @@ async fn an_altered_contract_times_those_who_are_in() {
     assert_eq!(history.last().unwrap()["what"], "changed: idle in transaction timeout default");
     assert_eq!(&admin.run("SHOW DATABASES").await[0]["timeouts"], "query none");
 }
+
+#[tokio::test]
+async fn timeouts_that_are_read_again_hold_for_those_who_are_in() {
+    let stage = Stage::set("[timeouts]\nidle = \"1h\"\n").await;
+    let owner = stage.owner.connect().await;
+    stage.reload("[timeouts]\nidle = \"200ms\"\n").await;
+    until("it is ended", || async { owner.is_closed() }).await;
+    stage.reload("[timeouts]\nidle = \"0s\"\n").await;
+    let kept = stage.owner.connect().await;
+    kept.batch_execute("SELECT pg_sleep(1)").await.unwrap();
+    assert!(!kept.is_closed());
+}
