@@ -387,20 +387,27 @@ impl Ledger {
 
     fn on_sync(&mut self) {
         self.skipping = false;
-        self.owed.push_back(match self.copying {
-            Copying::In => Owed::SyncInCopy,
-            _ => Owed::Sync,
+        self.owed.push_back(match self.may_still_copy() {
+            true => Owed::SyncInCopy,
+            false => Owed::Sync,
         });
     }
 
     fn on_copy_end(&mut self) {
         match self.copying {
-            Copying::In => self.copying = Copying::InEnded,
+            Copying::In if self.may_still_copy() => self.copying = Copying::InEnded,
             Copying::Both => {}
             // Blindly pipelined behind a COPY; without one in the queue the server ignores it.
-            Copying::No | Copying::InEnded if self.may_ask_for_data() => self.owed.push_back(Owed::CopyEnd),
-            Copying::No | Copying::InEnded => {}
+            _ if self.may_ask_for_data() => self.owed.push_back(Owed::CopyEnd),
+            _ => {}
         }
+    }
+
+    /// What is sent now the COPY reads that runs, if it does not fail before. Behind another request it has failed before, or the
+    /// server ends the connection.
+    fn may_still_copy(&self) -> bool {
+        let is_next = self.owed.len() <= 1 || self.owed.back() == Some(&Owed::SyncInCopy);
+        self.copying == Copying::In && is_next
     }
 
     /// How many requests are owed an answer, from this place on.
