@@ -150,12 +150,11 @@ impl Serve {
 
         let access = doors(&config, &metrics, &keeper)?;
         let [client_access, admin_access] = &access;
-        let mut plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone());
-        plane.access = Arc::clone(client_access);
+        let mut plane =
+            data_plane(&config, workers, client_acceptor.clone(), connector.clone(), client_access);
         plane.listen.handed_over = given.listeners;
         let limits = Arc::clone(&plane.limits);
-        let listen_failed = |source| ServeError::Listen { source };
-        let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(listen_failed)?;
+        let data = start(plane, &routes)?;
         let proxy_addr = data.local_addr().unwrap_or_else(settings::no_address);
 
         let shared = Arc::new(ArcSwap::from_pointee(config.clone()));
@@ -174,7 +173,6 @@ impl Serve {
         });
         let admin_acceptor = settings::admin_acceptor(&config)?;
         let admin = open_admin_port(&config, executor, admin_acceptor.clone(), admin_access).await?;
-        let admin_addr = admin.local_addr();
         let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
         let draining = CancellationToken::new();
         let figures = Figures { metrics, routes: Arc::clone(&routes), catalog, draining: draining.clone() };
@@ -184,7 +182,7 @@ impl Serve {
 
         Ok(Serve {
             proxy_addr,
-            admin_addr,
+            admin_addr: admin.local_addr(),
             metrics_addr: health.as_ref().map(HealthPort::local_addr),
             socket_paths: data.socket_paths().to_vec(),
             requests,
@@ -284,6 +282,7 @@ fn data_plane(
     workers: usize,
     acceptor: Option<Acceptor>,
     connector: Connector,
+    access: &Arc<Access>,
 ) -> DataPlaneConfig {
     DataPlaneConfig {
         listen: settings::listen(config),
@@ -298,8 +297,12 @@ fn data_plane(
         pool: settings::pool(config),
         mock: MockSecret::from_random(rand::random()),
         cancels_per_second_max: config.proxy.cancels_per_second_max,
-        access: Arc::default(),
+        access: Arc::clone(access),
     }
+}
+
+fn start(plane: DataPlaneConfig, routes: &Arc<RouteTable>) -> Result<DataPlane, ServeError> {
+    DataPlane::start(plane, Arc::clone(routes)).map_err(|source| ServeError::Listen { source })
 }
 
 async fn open_admin_port(
