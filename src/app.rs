@@ -91,6 +91,12 @@ pub enum ServeError {
     Fault { text: String },
 }
 
+impl ServeError {
+    fn listen(source: std::io::Error) -> ServeError {
+        ServeError::Listen { source }
+    }
+}
+
 /// Proxy, admin port and control loop in one process, running. End it with [`Serve::shutdown`].
 #[derive(Debug)]
 pub struct Serve {
@@ -153,8 +159,7 @@ impl Serve {
         let mut plane =
             data_plane(&config, workers, client_acceptor.clone(), connector.clone(), client_access);
         plane.listen.handed_over = given.listeners;
-        let limits = Arc::clone(&plane.limits);
-        let data = start(plane, &routes)?;
+        let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(ServeError::listen)?;
         let proxy_addr = data.local_addr().unwrap_or_else(settings::no_address);
 
         let shared = Arc::new(ArcSwap::from_pointee(config.clone()));
@@ -194,7 +199,7 @@ impl Serve {
                 acceptors: [client_acceptor, admin_acceptor].into_iter().flatten().collect(),
                 connector,
                 access: access.to_vec(),
-                limits,
+                limits: Arc::clone(data.limits()),
                 log: given.log,
             },
             health,
@@ -299,10 +304,6 @@ fn data_plane(
         cancels_per_second_max: config.proxy.cancels_per_second_max,
         access: Arc::clone(access),
     }
-}
-
-fn start(plane: DataPlaneConfig, routes: &Arc<RouteTable>) -> Result<DataPlane, ServeError> {
-    DataPlane::start(plane, Arc::clone(routes)).map_err(|source| ServeError::Listen { source })
 }
 
 async fn open_admin_port(

@@ -57,6 +57,7 @@ fn limits(config: &Config) -> Policy {
             per_role_max: config.limits.clients_per_role_max,
             per_database_role_max: config.limits.clients_per_database_role_max,
         },
+        roles: config.limits.roles.clone(),
         cleartext_passwords: config.access.cleartext_passwords,
         logins_per_second_max: config.limits.logins_per_second_max,
         login_wait_max: config.limits.login_wait_max.min(bound),

@@ -154,6 +154,7 @@ pub fn limits(config: &Config) -> TimePolicy {
             query: Some(timeouts.query),
             wait: Some(config.pool.wait_timeout),
         },
+        roles: config.limits.roles.clone(),
     }
 }
 

@@ -64,8 +64,8 @@ impl Reading {
             return;
         };
         self.places.0.insert(setting.path(), key.span());
-        if let Err(message) = setting.read(&mut self.config, value.get_ref()) {
-            self.problems.push(Problem::new(Some(value.span()), format!("{section}.{name} {message}")));
+        if let Err(problems) = setting.read(&mut self.config, value) {
+            self.problems.extend(problems);
         }
     }
 

@@ -13,6 +13,7 @@ mod closest;
 mod document;
 mod problem;
 mod reference;
+mod roles;
 mod settings;
 mod value;
 

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
+use super::Problem;
 use super::value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks, Value};
-use crate::model::{ListenOn, ProxyId};
+use crate::model::{ListenOn, ProxyId, RolesLimits};
 
 /// How a changed value reaches a running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,9 @@ impl Apply {
     }
 }
 
+/// Puts a value, of the setting with this path, where it belongs.
+type Read = fn(&mut Config, &str, &Spanned<DeValue<'_>>) -> Result<(), Vec<Problem>>;
+
 /// One row of the table.
 #[derive(Clone, Copy)]
 pub struct Setting {
@@ -39,7 +44,7 @@ pub struct Setting {
     /// A value for the reference file where there is no default.
     pub(super) example: &'static str,
     show: fn(&Config) -> Option<String>,
-    read: fn(&mut Config, &DeValue<'_>) -> Result<(), String>,
+    read: Read,
     copy: fn(&mut Config, &Config),
 }
 
@@ -58,8 +63,8 @@ impl Setting {
         (self.copy)(config, other);
     }
 
-    pub(super) fn read(&self, config: &mut Config, value: &DeValue<'_>) -> Result<(), String> {
-        (self.read)(config, value)
+    pub(super) fn read(&self, config: &mut Config, value: &Spanned<DeValue<'_>>) -> Result<(), Vec<Problem>> {
+        (self.read)(config, &self.path(), value)
     }
 }
 
@@ -136,10 +141,11 @@ macro_rules! settings {
                     apply: Apply::$apply,
                     example: concat!($($example)?),
                     show: |config| config.$group.$name.write(),
-                    read: |config, value| {
-                        let value = <$type as Value>::read(value)?;
-                        let value: Result<$type, String> = bounded!(value $(, $bounds)?);
-                        config.$group.$name = value?;
+                    read: |config, path, value| {
+                        let read = <$type as Value>::read_placed(path, value)?;
+                        let read: Result<$type, String> = bounded!(read $(, $bounds)?);
+                        let wrong = |message| vec![Problem::new(Some(value.span()), format!("{path} {message}"))];
+                        config.$group.$name = read.map_err(wrong)?;
                         Ok(())
                     },
                     copy: |config, other| config.$group.$name = other.$group.$name.clone(),
@@ -232,7 +238,7 @@ settings! {
         reuse_connections: bool = false, Restart;
     }
     /// How long clients may take. 0 is no limit. Time at a shut gate or in line for a connection does not count. A change holds for
-    /// those who are connected, too. The contract of a database may say otherwise for its clients (ALTER DATABASE). PostgreSQL's own
+    /// those who are connected, too. The contract of a database (ALTER DATABASE) and [[limits.roles]] may say otherwise. PostgreSQL's own
     /// timeouts of roles and databases work as well, and move with the database.
     ["timeouts"] timeouts: Timeouts {
         /// A client without a transaction that has asked nothing for so long is ended with 57P05.
@@ -278,6 +284,8 @@ settings! {
         clients_per_role_max: u32 = 0, Reload, within 0..=10_000_000;
         /// Clients of one role in one database. 0: no limit.
         clients_per_database_role_max: u32 = 0, Reload, within 0..=10_000_000;
+        /// Roles with limits of their own, each a table [[limits.roles]]: name, and as far as wanted database (all where not set), clients_max instead of the two above, idle, idle_in_transaction, transaction and query as in [timeouts], and wait as pool.wait_timeout. The most specific that is set wins: the role in the database, the role, the contract of the database, the process.
+        roles: RolesLimits = RolesLimits::default(), Reload;
         /// Logins of applications that begin in a second; others wait for their turn. 0: no limit.
         logins_per_second_max: u32 = 0, Reload, within 0..=1_000_000;
         /// The longest that one waits for its turn; others are refused with 53300. At most half of proxy.login_timeout.

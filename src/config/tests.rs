@@ -213,3 +213,36 @@ fn a_reload_takes_what_needs_no_restart_and_nothing_else() {
     let waiting: Vec<String> = now.differences(&fresh).iter().map(|setting| setting.path()).collect();
     assert_eq!(waiting, ["proxy.listen", "proxy.server_connect_timeout"]);
 }
+
+#[test]
+fn roles_have_limits_of_their_own() {
+    let text = "[limits]\nclients_max = 5\n[[limits.roles]]\nname = \"b\"\nquery = \"30s\"\n\
+                [[limits.roles]]\nname = \"a\"\ndatabase = \"shop\"\nclients_max = 3\nidle = \"0s\"\n";
+    let config = Config::parse(text, Path::new("")).unwrap();
+    let shown = config.limits.roles.iter().map(|limits| limits.role.as_str()).collect::<Vec<_>>();
+    assert_eq!(shown, ["a", "b"]);
+    let in_shop = config.limits.roles.in_database("a", "shop").unwrap();
+    assert_eq!((in_shop.clients_max, in_shop.timeouts.idle), (Some(3), Some(std::time::Duration::ZERO)));
+    assert!(config.limits.roles.everywhere("a").is_none());
+    assert!(config.limits.roles.everywhere("b").is_some_and(|limits| limits.timeouts.query.is_some()));
+    let setting = Config::SETTINGS.iter().find(|setting| setting.path() == "limits.roles").unwrap();
+    let again = format!("[limits]\nclients_max = 5\nroles = {}\n", setting.show(&config).unwrap());
+    assert_eq!(Config::parse(&again, Path::new("")).unwrap(), config, "it is written as it is read");
+}
+
+#[test]
+fn every_mistake_in_the_limits_of_roles_stands_where_it_was_made() {
+    let text = "[[limits.roles]]\nname = \"a\"\nquer = \"30s\"\nidle = 5\n[[limits.roles]]\nwait = \"0s\"\n\
+                [[limits.roles]]\nname = \"b\"\n[[limits.roles]]\nname = \"b\"\n";
+    assert_eq!(
+        problems(text),
+        vec![
+            (3, "unknown setting limits.roles.quer".to_owned()),
+            (4, "limits.roles.idle needs a unit: \"5ms\" or \"5s\"".to_owned()),
+            (5, "limits.roles needs the name of a role".to_owned()),
+            (6, "limits.roles.wait needs a duration between 10ms and 1day".to_owned()),
+            (9, "limits.roles has two tables for role \"b\"".to_owned()),
+        ]
+    );
+    assert_eq!(problems("[limits]\nroles = 5\n")[0].1, "limits.roles needs tables: [[limits.roles]]");
+}

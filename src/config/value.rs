@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
-use super::closest;
+use super::{Problem, closest};
 use crate::model::{ListenOn, Network, ProxyId};
 
 /// A type that a setting can have.
@@ -16,6 +17,11 @@ pub(super) trait Value: Sized {
     const KIND: &'static str;
     /// The value, or a sentence's rest: `needs a duration such as "500ms"`.
     fn read(value: &DeValue<'_>) -> Result<Self, String>;
+    /// The value, or every mistake where it was made; `path` is the setting's.
+    fn read_placed(path: &str, value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Problem>> {
+        let wrong = |message| vec![Problem::new(Some(value.span()), format!("{path} {message}"))];
+        Self::read(value.get_ref()).map_err(wrong)
+    }
     /// As TOML; `None` where nothing is set.
     fn write(&self) -> Option<String>;
 }

@@ -29,7 +29,8 @@ use crate::auth::pace::Pace;
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::scram::Verifier;
 use crate::auth::throttle::{Allowance, Guess, Throttle};
-use crate::model::DatabaseId;
+use crate::model::RolesLimits;
+use crate::route::Route;
 use crate::telemetry::{Metrics, names};
 
 /// Passwords that keys are derived from at the same time; others wait. Each takes a core for milliseconds.
@@ -46,6 +47,8 @@ pub struct Policy {
     /// Method `password` is allowed without TLS.
     pub cleartext_passwords: bool,
     pub crowd: CrowdLimits,
+    /// Roles for which that is said otherwise.
+    pub roles: RolesLimits,
     /// Failed logins of one role from one address; see [`Throttle`].
     pub failures: Allowance,
     /// Logins that begin in a second, all together. 0: no limit.
@@ -63,9 +66,23 @@ impl Default for Policy {
             server_passwords: ServerPasswords::default(),
             cleartext_passwords: false,
             crowd: CrowdLimits::default(),
+            roles: RolesLimits::default(),
             failures: Allowance::UNLIMITED,
             logins_per_second_max: 0,
             login_wait_max: Duration::ZERO,
+        }
+    }
+}
+
+impl Policy {
+    /// How many clients of this role may be in.
+    fn crowd_of(&self, role: &str, database: &str) -> CrowdLimits {
+        let everywhere = self.roles.everywhere(role).and_then(|limits| limits.clients_max);
+        let in_database = self.roles.in_database(role, database).and_then(|limits| limits.clients_max);
+        CrowdLimits {
+            per_role_max: everywhere.unwrap_or(self.crowd.per_role_max),
+            per_database_role_max: in_database.unwrap_or(self.crowd.per_database_role_max),
+            ..self.crowd
         }
     }
 }
@@ -138,10 +155,11 @@ impl Access {
     pub(super) fn sit(
         &self,
         admission: &mut Admission,
-        database: &DatabaseId,
+        route: &Route,
         role: &str,
     ) -> Result<(), FrontendError> {
-        let sat = admission.sit(database, role, self.policy.load().crowd);
+        let limits = self.policy.load().crowd_of(role, route.current().name.as_str());
+        let sat = admission.sit(route.id(), role, limits);
         sat.inspect_err(|_| self.refused("full").increment(1))
     }
 

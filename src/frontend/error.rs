@@ -220,11 +220,11 @@ impl Explain for FrontendError {
             FrontendError::Full { clients_max } => {
                 Some(format!("Freehold takes {clients_max} clients here (limits.clients_max)."))
             }
-            FrontendError::RoleFull { max, .. } => {
-                Some(format!("A role may have {max} connections here (limits.clients_per_role_max)."))
-            }
+            FrontendError::RoleFull { max, .. } => Some(format!(
+                "This role may have {max} connections here (limits.clients_per_role_max, [[limits.roles]])."
+            )),
             FrontendError::DatabaseRoleFull { max, .. } => Some(format!(
-                "A role may have {max} connections to one database here (limits.clients_per_database_role_max)."
+                "This role may have {max} connections to one database here (limits.clients_per_database_role_max, [[limits.roles]])."
             )),
             FrontendError::NoRule { .. } | FrontendError::RejectedByRule { .. } => Some(
                 "The rules are Freehold's own (access.hba_file), not those of a server behind it.".to_owned(),

@@ -144,7 +144,7 @@ impl Frontend {
                 self.access.check_admission(admission.as_ref())?;
                 let admitted = login::login(self, channel, &startup, address).await?;
                 let mut admission = admission.take().ok_or(FrontendError::Gone)?;
-                self.access.sit(&mut admission, admitted.route.id(), startup.message.role())?;
+                self.access.sit(&mut admission, &admitted.route, startup.message.role())?;
                 Ok(Visitor::Client(Box::new(Client {
                     stream: channel.take_stream()?,
                     early: channel.take_early(),

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod listen;
 pub mod movement;
 pub mod network;
+pub mod role_limits;
 pub mod route;
 pub mod timeouts;
 
@@ -28,6 +29,7 @@ pub use movement::{
     MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent,
 };
 pub use network::Network;
+pub use role_limits::{RoleLimits, RolesLimits};
 pub use route::{
     Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
     StallReport,

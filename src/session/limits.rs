@@ -14,7 +14,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::error::{Refusal, SqlState};
-use crate::model::{DatabaseId, EachTimeout, Timeout, Timeouts};
+use crate::model::{DatabaseId, EachTimeout, RoleLimits, RolesLimits, Timeout, Timeouts};
 use crate::route::{Activity, Clock, Doing, Route};
 
 /// How exact the limits are.
@@ -28,13 +28,16 @@ const WAIT_UNSAID: Duration = Duration::from_secs(120);
 pub struct TimePolicy {
     /// Of everybody for whom nothing else is set.
     pub process: Timeouts,
+    /// Of roles.
+    pub roles: RolesLimits,
 }
 
 impl TimePolicy {
     /// Whether anything bounds what clients do.
     pub(super) fn any(&self) -> bool {
         let bounds = |timeout: &Timeout| self.process[*timeout].is_some_and(|time| !time.is_zero());
-        Timeout::ALL.iter().filter(|timeout| **timeout != Timeout::Wait).any(bounds)
+        let of_process = Timeout::ALL.iter().filter(|timeout| **timeout != Timeout::Wait).any(bounds);
+        of_process || self.roles.iter().any(|limits| limits.timeouts.any())
     }
 }
 
@@ -44,6 +47,8 @@ pub(super) enum Source {
     #[default]
     Process,
     Contract,
+    Role,
+    RoleInDatabase,
 }
 
 impl Source {
@@ -60,6 +65,14 @@ impl Source {
             (Source::Contract, _) => {
                 format!("The limit is in the contract of the database ({}).", timeout.clause())
             }
+            (Source::Role, _) => format!(
+                "The limit is the role's, in [[limits.roles]] of the platform's configuration ({}).",
+                timeout.name()
+            ),
+            (Source::RoleInDatabase, _) => format!(
+                "The limit is the role's in this database, in [[limits.roles]] of the platform's configuration ({}).",
+                timeout.name()
+            ),
         }
     }
 }
@@ -136,22 +149,34 @@ impl Overdue {
 #[derive(Debug)]
 pub(super) struct Terms {
     route: Arc<Route>,
+    role: String,
     /// As of the last look.
     in_force: RefCell<EachTimeout<Term>>,
 }
 
 impl Terms {
-    fn new(route: &Arc<Route>) -> Terms {
-        Terms { route: Arc::clone(route), in_force: RefCell::default() }
+    fn new(route: &Arc<Route>, role: &str) -> Terms {
+        Terms { route: Arc::clone(route), role: role.to_owned(), in_force: RefCell::default() }
     }
 
     pub(super) fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
-    fn read(&self, policy: &TimePolicy) -> EachTimeout<Term> {
+    fn read<'a>(&self, policy: &'a TimePolicy) -> EachTimeout<Term> {
         let record = self.route.current();
-        in_force(&[(&record.timeouts, Source::Contract), (&policy.process, Source::Process)])
+        let unset = Timeouts::default();
+        let of = |limits: Option<&'a RoleLimits>| limits.map(|limits| &limits.timeouts);
+        let (in_database, everywhere) = (
+            of(policy.roles.in_database(&self.role, record.name.as_str())),
+            of(policy.roles.everywhere(&self.role)),
+        );
+        in_force(&[
+            (in_database.unwrap_or(&unset), Source::RoleInDatabase),
+            (everywhere.unwrap_or(&unset), Source::Role),
+            (&record.timeouts, Source::Contract),
+            (&policy.process, Source::Process),
+        ])
     }
 
     /// How long one may wait in line that comes now, and who says so.
@@ -168,7 +193,7 @@ pub(super) struct Ledger(HashMap<(DatabaseId, String), Rc<Terms>>);
 impl Ledger {
     pub(super) fn terms(&mut self, route: &Arc<Route>, role: &str) -> Rc<Terms> {
         let key = (route.id().clone(), role.to_owned());
-        Rc::clone(self.0.entry(key).or_insert_with(|| Rc::new(Terms::new(route))))
+        Rc::clone(self.0.entry(key).or_insert_with(|| Rc::new(Terms::new(route, role))))
     }
 
     /// Of roles whose sessions have left.
@@ -238,6 +263,22 @@ mod tests {
         assert_eq!(terms.query, Term { limit: None, source: Source::Contract });
         assert_eq!(terms.transaction, Term { limit: HOUR, source: Source::Process });
         assert_eq!(terms.idle_in_transaction, Term::default());
+    }
+
+    #[test]
+    fn the_most_specific_that_is_set_wins() {
+        let set = |query| Timeouts { query, ..Timeouts::default() };
+        let all = [
+            (set(SECOND), Source::RoleInDatabase),
+            (set(HOUR), Source::Role),
+            (set(SECOND), Source::Contract),
+            (set(HOUR), Source::Process),
+        ];
+        for first in 0..all.len() {
+            let layers: Vec<_> = all[first..].iter().map(|(timeouts, source)| (timeouts, *source)).collect();
+            let expected = Term { limit: all[first].0.query, source: all[first].1 };
+            assert_eq!(in_force(&layers).query, expected);
+        }
     }
 
     #[test]

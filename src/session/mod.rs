@@ -116,6 +116,7 @@ impl fmt::Debug for Plane {
 
 /// The running data plane. Dropping it ends every session at once; [`DataPlane::shutdown`] ends them in order.
 pub struct DataPlane {
+    limits: Arc<ArcSwap<TimePolicy>>,
     addresses: Vec<SocketAddr>,
     sockets: Vec<PathBuf>,
     workers: Vec<UnboundedSender<Errand>>,
@@ -139,6 +140,7 @@ impl DataPlane {
     /// Fails where an address cannot be listened on or a thread cannot be started.
     pub fn start(config: DataPlaneConfig, routes: Arc<RouteTable>) -> io::Result<DataPlane> {
         let workers = config.workers.max(1);
+        let limits = Arc::clone(&config.limits);
         let plane = Arc::new(Plane {
             balancers: config.balancers,
             frontend: Frontend {
@@ -161,6 +163,7 @@ impl DataPlane {
         let backlog = if config.listen.handed_over.is_empty() { Backlog::Ours } else { Backlog::Shared };
         let listeners = Listener::open_all(config.listen).map_err(io::Error::other)?;
         let mut started = DataPlane {
+            limits,
             addresses: listeners.iter().filter_map(Listener::local_addr).collect(),
             sockets: listeners.iter().filter_map(Listener::path).collect(),
             workers: Vec::new(),
@@ -198,6 +201,11 @@ impl DataPlane {
         })?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    /// How long clients may take; what is put there holds for those who are in, too.
+    pub fn limits(&self) -> &Arc<ArcSwap<TimePolicy>> {
+        &self.limits
     }
 
     /// Where clients come in over TCP, in the order of the configuration.

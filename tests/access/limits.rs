@@ -119,3 +119,27 @@ async fn timeouts_that_are_read_again_hold_for_those_who_are_in() {
     kept.batch_execute("SELECT pg_sleep(1)").await.unwrap();
     assert!(!kept.is_closed());
 }
+
+#[tokio::test]
+async fn a_role_has_limits_of_its_own() {
+    let stage = Stage::set("").await;
+    stage.create_role("second", "PASSWORD 'two'").await;
+    let second = stage.login("second", "two");
+    let (kept, ended) = (stage.owner.connect().await, second.connect().await);
+    let roles = "[timeouts]\nidle = \"1h\"\n[[limits.roles]]\nname = \"second\"\nclients_max = 1\nidle = \"1h\"\n\
+                 [[limits.roles]]\nname = \"second\"\ndatabase = \"shop\"\nidle = \"200ms\"\nquery = \"200ms\"\n";
+    stage.reload(roles).await;
+    until("it is ended", || async { ended.is_closed() }).await;
+    kept.batch_execute("SELECT pg_sleep(0.6)").await.unwrap();
+    let told = text(&stage.psql_asking("user=second password=two", "SELECT pg_sleep(600)").stderr);
+    assert!(told.contains("query timeout") && told.contains("role's in this database"), "{told}");
+
+    stage.reload("[[limits.roles]]\nname = \"second\"\nclients_max = 1\n").await;
+    until("the place is free", || async {
+        stage.freehold.admin().await.run("SHOW CLIENTS").await.len() == 1
+    })
+    .await;
+    let _only = second.connect().await;
+    assert_eq!(refused(&second).await, "53300");
+    stage.owner.connect().await;
+}

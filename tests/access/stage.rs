@@ -120,9 +120,13 @@ impl Stage {
 
     /// `psql` with a conninfo of its own beside host, port and database; the query is `select current_user`.
     pub(crate) fn psql(&self, conninfo: &str) -> Output {
+        self.psql_asking(conninfo, "SELECT current_user")
+    }
+
+    pub(crate) fn psql_asking(&self, conninfo: &str, sql: &str) -> Output {
         let dsn = format!("host=127.0.0.1 port={} dbname=shop {conninfo}", self.freehold.proxy_port);
         Command::new(self.server.bin.join("psql"))
-            .args(["-X", "-A", "-t", "-w", "-d", &dsn, "-c", "SELECT current_user"])
+            .args(["-X", "-A", "-t", "-w", "-d", &dsn, "-c", sql])
             .env_remove("PGPASSWORD")
             .stdin(Stdio::null())
             .output()

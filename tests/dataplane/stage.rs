@@ -71,7 +71,9 @@ impl Stage {
     }
 
     pub(crate) fn limited(server: &Postgres, process: Timeouts) -> Stage {
-        Stage::configured(server, |config| config.limits.store(Arc::new(TimePolicy { process })))
+        Stage::configured(server, |config| {
+            config.limits.store(Arc::new(TimePolicy { process, ..TimePolicy::default() }));
+        })
     }
 
     pub(crate) fn configured(server: &Postgres, change: impl FnOnce(&mut DataPlaneConfig)) -> Stage {

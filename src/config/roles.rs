@@ -1,0 +1,116 @@
+//! The list of roles with limits of their own: each mistake stands where it was made.
+
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::value::{Value, quoted};
+use super::{Problem, closest};
+use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits, Timeout, Timeouts};
+
+const CLIENTS_MAX: u32 = 10_000_000;
+
+const KEYS: [&str; 8] =
+    ["name", "database", "clients_max", "idle", "idle_in_transaction", "transaction", "query", "wait"];
+
+impl Value for RolesLimits {
+    const KIND: &'static str = "list of tables";
+
+    fn read(_: &DeValue<'_>) -> Result<RolesLimits, String> {
+        Err("needs a list of tables".to_owned())
+    }
+
+    fn read_placed(path: &str, value: &Spanned<DeValue<'_>>) -> Result<RolesLimits, Vec<Problem>> {
+        let wanted = |span| vec![Problem::new(Some(span), format!("{path} needs tables: [[{path}]]"))];
+        let items = value.get_ref().as_array().ok_or_else(|| wanted(value.span()))?;
+        let (mut roles, mut problems) = (RolesLimits::default(), Vec::new());
+        for item in items.iter() {
+            let DeValue::Table(table) = item.get_ref() else {
+                problems.extend(wanted(item.span()));
+                continue;
+            };
+            match role(path, item, table) {
+                Ok(limits) => {
+                    let message = format!("{path} has two tables for role \"{}\"", limits.role);
+                    if !roles.add(limits) {
+                        problems.push(Problem::new(Some(item.span()), message));
+                    }
+                }
+                Err(wrong) => problems.extend(wrong),
+            }
+        }
+        if problems.is_empty() { Ok(roles) } else { Err(problems) }
+    }
+
+    fn write(&self) -> Option<String> {
+        let tables: Vec<String> = self.iter().map(written).collect();
+        Some(format!("[{}]", tables.join(", ")))
+    }
+}
+
+fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<RoleLimits, Vec<Problem>> {
+    let (mut name, mut database, mut clients_max) = (None, None, None);
+    let mut timeouts = Timeouts::default();
+    let mut problems = Vec::new();
+    for (key, value) in table {
+        let (word, value, span) = (key.get_ref().as_ref(), value.get_ref(), value.span());
+        let timeout = Timeout::ALL.into_iter().find(|timeout| timeout.name() == word);
+        let read = match (word, timeout) {
+            ("name", _) => named(value, RoleName::parse).map(|role| name = Some(role)),
+            ("database", _) => named(value, DatabaseName::parse).map(|name| database = Some(name)),
+            ("clients_max", _) => clients(value).map(|clients| clients_max = Some(clients)),
+            (_, Some(timeout)) => time(timeout, value).map(|time| timeouts[timeout] = Some(time)),
+            (_, None) => {
+                let problem = Problem::new(Some(key.span()), format!("unknown setting {path}.{word}"));
+                let hint = match closest(word, KEYS) {
+                    Some(meant) => format!("Did you mean \"{meant}\"?"),
+                    None => format!("Settings of [[{path}]] are {}.", KEYS.join(", ")),
+                };
+                problems.push(problem.with_hint(hint));
+                continue;
+            }
+        };
+        if let Err(message) = read {
+            problems.push(Problem::new(Some(span), format!("{path}.{word} {message}")));
+        }
+    }
+    match name {
+        Some(role) if problems.is_empty() => Ok(RoleLimits { role, database, clients_max, timeouts }),
+        None if !table.contains_key("name") => {
+            problems.push(Problem::new(Some(item.span()), format!("{path} needs the name of a role")));
+            Err(problems)
+        }
+        _ => Err(problems),
+    }
+}
+
+fn named<T, E: std::fmt::Display>(
+    value: &DeValue<'_>,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, String> {
+    parse(&String::read(value)?).map_err(|error| format!("needs a name: {error}"))
+}
+
+fn clients(value: &DeValue<'_>) -> Result<u32, String> {
+    match u32::read(value)? {
+        clients @ 0..=CLIENTS_MAX => Ok(clients),
+        _ => Err(format!("needs a value between 0 and {CLIENTS_MAX}")),
+    }
+}
+
+fn time(timeout: Timeout, value: &DeValue<'_>) -> Result<Duration, String> {
+    let time = Duration::read(value)?;
+    timeout.check(time).map(|()| time).map_err(str::to_owned)
+}
+
+fn written(limits: &RoleLimits) -> String {
+    let mut parts = vec![format!("name = {}", quoted(limits.role.as_str()))];
+    parts.extend(limits.database.as_ref().map(|name| format!("database = {}", quoted(name.as_str()))));
+    parts.extend(limits.clients_max.map(|clients| format!("clients_max = {clients}")));
+    for timeout in Timeout::ALL {
+        let time = limits.timeouts[timeout].and_then(|time| time.write());
+        parts.extend(time.map(|time| format!("{} = {time}", timeout.name())));
+    }
+    format!("{{{}}}", parts.join(", "))
+}
