@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 
-use super::snapshot::{SnapshotError, ask, candidates};
-use super::{Hints, StateTracker, hints};
+use super::snapshot::{SnapshotError, candidates, learn};
+use super::{Hints, StateTracker};
 use crate::backend::ServerConnection;
 use crate::wire::message::frontend;
 
@@ -24,14 +24,7 @@ pub async fn reset(
     if tracker.has_done_what_stays() {
         return Ok(false);
     }
-    let known = match hints.get() {
-        Some(known) => Arc::clone(known),
-        None => {
-            let rows = ask(connection, &hints::sql(), None).await?;
-            Arc::clone(hints.get_or_init(|| Arc::new(Hints::from_rows(&rows))))
-        }
-    };
-    tracker.use_hints(known);
+    learn(connection, tracker, hints).await?;
     let mut batch = BytesMut::new();
     frontend::query(&mut batch, "DISCARD ALL");
     let names = candidates(tracker);

@@ -81,14 +81,7 @@ pub async fn snapshot(
         state.pins.insert(pin.to_owned());
         return Ok(state);
     }
-    let known = match hints.get() {
-        Some(known) => known.clone(),
-        None => {
-            let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
-            hints.get_or_init(|| Arc::new(Hints::from_rows(&rows))).clone()
-        }
-    };
-    tracker.use_hints(known);
+    learn(connection, tracker, hints).await?;
     let rows = ask(connection, &sql(tracker), tracker.unnamed_parse()).await?;
     let mut reading = Reading::default();
     for row in &rows {
@@ -97,9 +90,26 @@ pub async fn snapshot(
     Ok(reading.finish(tracker))
 }
 
+/// Tells the tracker what functions of the database do; asks for it where nobody has.
+pub(super) async fn learn(
+    connection: &mut ServerConnection,
+    tracker: &mut StateTracker,
+    hints: &OnceLock<Arc<Hints>>,
+) -> Result<(), SnapshotError> {
+    let known = match hints.get() {
+        Some(known) => Arc::clone(known),
+        None => {
+            let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
+            Arc::clone(hints.get_or_init(|| Arc::new(Hints::from_rows(&rows))))
+        }
+    };
+    tracker.use_hints(known);
+    Ok(())
+}
+
 /// Runs `sql`, and parses the unnamed statement again in the same round trip. Where the server refuses that now (its
 /// table is gone), the client could not have run it either.
-pub(super) async fn ask(
+async fn ask(
     connection: &mut ServerConnection,
     sql: &str,
     unnamed: Option<&[u8]>,
