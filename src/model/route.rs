@@ -103,6 +103,11 @@ impl RouteRecord {
         }
     }
 
+    /// A server connection that was opened as this record says is where the database is served now.
+    pub fn is_in_force(&self, now: &RouteRecord) -> bool {
+        self.epoch == now.epoch && self.generation == now.generation && now.service.refusal().is_none()
+    }
+
     /// The refusal that a client gets that comes in now, if it gets one.
     pub fn login_refusal(&self) -> Option<Refusal> {
         let disabled = (self.door == Door::Disabled).then(|| {

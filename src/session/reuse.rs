@@ -69,15 +69,12 @@ pub(super) struct Left {
     pub(super) opened_at: UnixMillis,
 }
 
-impl Idle {
-    /// One that is opened now would be the same.
-    fn is_current(&self, now: &RouteRecord) -> bool {
-        self.record.epoch == now.epoch
-            && self.record.generation == now.generation
-            && now.pooling == Pooling::Session
-            && now.service.refusal().is_none()
-    }
+/// One that is opened now would be the same.
+fn is_current(opened: &RouteRecord, now: &RouteRecord) -> bool {
+    opened.is_in_force(now) && now.pooling == Pooling::Session
+}
 
+impl Idle {
     fn close(self) {
         tokio::task::spawn_local(async move {
             let Idle { connection, _pid, .. } = self;
@@ -95,7 +92,7 @@ impl Kept {
         check_after: Duration,
     ) -> Option<(ServerConnection, UnixMillis)> {
         while let Some(mut idle) = self.pop(record, origin) {
-            if idle.is_current(record)
+            if is_current(&idle.record, record)
                 && idle.connection.is_alive()
                 && (idle.since.elapsed() < check_after || answers(&mut idle.connection).await)
             {
@@ -131,9 +128,9 @@ impl Kept {
     /// Closes what has been idle for too long, and what is not where its database is.
     pub(super) fn tidy(&self, idle_max: Duration) {
         self.idle.borrow_mut().retain(|_, all| {
-            let (kept, rest) = std::mem::take(all)
-                .into_iter()
-                .partition(|idle| idle.since.elapsed() < idle_max && idle.is_current(&idle.route.current()));
+            let (kept, rest) = std::mem::take(all).into_iter().partition(|idle| {
+                idle.since.elapsed() < idle_max && is_current(&idle.record, &idle.route.current())
+            });
             *all = kept;
             let rest: Vec<Idle> = rest;
             rest.into_iter().for_each(Idle::close);
@@ -199,10 +196,7 @@ async fn is_as_new(worker: &Rc<Worker>, left: &mut Left) -> bool {
     // Nothing is sent to a server that a move is about to leave.
     let Ok(_pass) = left.route.gate().try_connect(worker.index()) else { return false };
     let record = left.route.current();
-    let is_wanted = record.epoch == left.record.epoch
-        && record.generation == left.record.generation
-        && record.pooling == Pooling::Session
-        && record.service.refusal().is_none()
+    let is_wanted = is_current(&left.record, &record)
         && left.opened_at.until(UnixMillis::now()) < worker.plane.pool.age_max
         && worker.kept.has_room(&record, worker.plane.workers)
         && !worker.is_stopping();

@@ -33,6 +33,14 @@ async fn leave(server: &Postgres, client: Client, pid: i32) {
     eventually("the connection is settled", || server.psql(&sql).unwrap() == "0").await;
 }
 
+/// The process of a client that has come and left.
+async fn left_behind(server: &Postgres, stage: &Stage) -> i32 {
+    let client = stage.connect().await;
+    let own = pid(&client).await;
+    leave(server, client, own).await;
+    own
+}
+
 fn lives(server: &Postgres, pid: i32) -> bool {
     server.psql(&format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}")).unwrap() == "1"
 }
@@ -132,9 +140,7 @@ async fn a_client_of_another_kind_gets_another_connection() {
 async fn connections_are_not_kept_where_they_are_not_wanted_any_more() {
     let (server, stage) = stage();
     for change in ["reconnect", "transaction pooling"] {
-        let client = stage.connect().await;
-        let before = pid(&client).await;
-        leave(&server, client, before).await;
+        let before = left_behind(&server, &stage).await;
         stage.order(|record| match change {
             "reconnect" => record.generation += 1,
             _ => record.pooling = Pooling::Transaction,
@@ -173,9 +179,7 @@ async fn a_kept_connection_makes_room_where_the_server_has_none_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_has_died_meanwhile_is_nobodys() {
     let (server, stage) = stage();
-    let client = stage.connect().await;
-    let before = pid(&client).await;
-    leave(&server, client, before).await;
+    let before = left_behind(&server, &stage).await;
     server.psql(&format!("SELECT pg_terminate_backend({before})")).unwrap();
     eventually("it ends", || !lives(&server, before)).await;
     let next = stage.connect().await;
@@ -187,9 +191,7 @@ async fn clients_that_come_and_go_while_the_database_moves_are_served_by_the_new
     let (from, stage) = stage();
     let to = server(Major::oldest());
     super::stage::copy_verifier(&from, &to);
-    let client = stage.connect().await;
-    let before = pid(&client).await;
-    leave(&from, client, before).await;
+    left_behind(&from, &stage).await;
     orders::move_to(&stage, &orders::target(&to)).await;
     let next = stage.connect().await;
     assert_eq!(ask(&next, "SHOW port").await, to.port.to_string());

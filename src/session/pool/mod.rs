@@ -240,11 +240,7 @@ impl Pool {
         }
         let record = self.route.current();
         let is_surplus = self.permits.open() > self.limit() + self.parts.settings.reserve;
-        let is_current = !pooled.is_foreign
-            && !is_surplus
-            && pooled.record.epoch == record.epoch
-            && pooled.record.generation == record.generation
-            && record.service.refusal().is_none();
+        let is_current = !pooled.is_foreign && !is_surplus && pooled.record.is_in_force(&record);
         if is_current {
             pooled.turn = turn;
         }
