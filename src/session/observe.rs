@@ -85,17 +85,16 @@ pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange,
         answer::PARSE_COMPLETE | answer::CLOSE_COMPLETE => return statements.on_complete(),
         answer::COMMAND_COMPLETE => statements.on_command(piece.body()),
         answer::ERROR_RESPONSE => {
-            let sqlstate = ErrorFields::parse(piece.body()).map(|fields| fields.sqlstate());
-            let sqlstate = sqlstate.unwrap_or(SqlState::INTERNAL_ERROR);
-            statements.schema_changed |= is_outdated_plan(piece.body());
+            let fields = ErrorFields::parse(piece.body()).ok();
+            statements.schema_changed |= fields.as_ref().is_some_and(is_outdated_plan);
             let told = statements.on_error(Failure {
                 in_extended: exchange.is_in_extended(),
                 request: exchange.failing_request(),
                 is_unclear: exchange.would_skip_unclearly(),
-                is_malformed: [SqlState::PROTOCOL_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE]
-                    .contains(&sqlstate),
+                is_malformed: fields.as_ref().is_some_and(is_malformed),
             });
-            return if is_fatal(piece.body()) { Told::AsItCame } else { told };
+            let ends = fields.is_some_and(|fields| fields.severity() == Severity::Fatal);
+            return if ends { Told::AsItCame } else { told };
         }
         _ => {}
     }
@@ -103,10 +102,13 @@ pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange,
 }
 
 /// "cached plan must not change result type": a statement was prepared before its tables were altered.
-fn is_outdated_plan(body: &[u8]) -> bool {
-    ErrorFields::parse(body).is_ok_and(|fields| {
-        fields.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED && fields.message().contains("cached plan")
-    })
+fn is_outdated_plan(fields: &ErrorFields) -> bool {
+    fields.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED && fields.message().contains("cached plan")
+}
+
+/// The message could not be read.
+fn is_malformed(fields: &ErrorFields) -> bool {
+    [SqlState::PROTOCOL_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(&fields.sqlstate())
 }
 
 /// Whether an ErrorResponse ends the connection.
