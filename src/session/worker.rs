@@ -38,9 +38,6 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// client that asks for something meanwhile waits for its own session's question to the server, not for a crowd's.
 const WARMERS_MAX: usize = 4;
 
-/// How often connections are looked at that wait for a client.
-const TIDY_EVERY: Duration = Duration::from_secs(1);
-
 /// What the acceptor tells a worker.
 pub(super) enum Errand {
     Receive(Box<Arrival>),
@@ -229,8 +226,6 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
     let mut sessions = JoinSet::new();
     let mut look = tokio::time::interval(limits::LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut tidying = tokio::time::interval(TIDY_EVERY);
-    tidying.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // All branches are cancel-safe: a message stays in the channel, a result in the set.
         tokio::select! {
@@ -255,8 +250,10 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                 None => return,
             },
             Some(ended) = sessions.join_next() => report(ended),
-            _ = look.tick() => worker.look_at_clocks(),
-            _ = tidying.tick() => worker.kept.tidy(worker.plane.pool.idle_time_max),
+            _ = look.tick() => {
+                worker.look_at_clocks();
+                worker.kept.tidy(worker.plane.pool.idle_time_max);
+            }
         }
     }
 }
