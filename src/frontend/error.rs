@@ -79,7 +79,6 @@ pub enum FrontendError {
 }
 
 impl FrontendError {
-    /// Whether there is anybody who would read an answer.
     /// What is known of the role may be out of date: PostgreSQL might have let it in.
     pub(super) fn is_of_the_role(&self) -> bool {
         matches!(
@@ -91,6 +90,7 @@ impl FrontendError {
         )
     }
 
+    /// Whether there is anybody who would read an answer.
     pub(super) fn is_told(&self) -> bool {
         match self {
             FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls | FrontendError::Overrun => {
