@@ -51,6 +51,7 @@ pub use hints::Hints;
 pub use reset::reset;
 pub use snapshot::{SnapshotError, snapshot};
 pub use tracker::{Freshness, StateTracker};
+pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
 /// The key of an advisory lock. `pg_locks` tells both kinds apart by `objsubid` 1 and 2, and so do the locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -37,6 +37,7 @@ use self::texts::{Prepared, name_of};
 use self::unnamed::{Mark, Text, Unnamed};
 
 use super::scan;
+use super::state::UNNAMED_TOO_LARGE;
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, parse_target, tag as request};
@@ -123,7 +124,7 @@ impl Statements {
     pub(super) fn pin(&self) -> Option<&'static str> {
         match self.unnamed.text() {
             _ if self.oversized > 0 => Some("a prepared statement too large to be kept"),
-            Text::TooLarge => Some("an unnamed prepared statement of more than 64 KiB"),
+            Text::TooLarge => Some(UNNAMED_TOO_LARGE),
             _ => None,
         }
     }
@@ -153,12 +154,9 @@ impl Statements {
     /// The unnamed statement was changed before a Sync, and nobody knows yet whether that was skipped. What is sent in the same
     /// cycle is skipped together with it.
     fn is_unnamed_doubtful(&self) -> bool {
-        let mut later = self.dues.iter().rev();
-        let changes = |due: &&Due| due.before.is_some();
-        match later.find(|due| due.before.is_some() || due.kind.is_sync()) {
-            Some(due) if due.kind.is_sync() => later.any(|due| changes(&due)),
-            _ => false,
-        }
+        let changes = |due: &Due| due.before.is_some();
+        let mut newest_first = self.dues.iter().rev().skip_while(|due| !changes(due) && !due.kind.is_sync());
+        newest_first.next().is_some_and(|due| due.kind.is_sync()) && newest_first.any(changes)
     }
 
     /// It may still be there: nobody knows yet whether the request that closed it was skipped.
@@ -192,7 +190,7 @@ impl Statements {
             request::CLOSE => self.on_close(body),
             _ => {}
         }
-        if is_counted(piece.tag) {
+        if Exchange::counts(piece.tag) {
             self.requests += 1;
         }
         (!self.out.is_empty()).then_some(&self.out[..])
@@ -317,14 +315,7 @@ impl Statements {
         // what is on its way may deallocate it.
         let is_sure = exchange.status() != TransactionStatus::Failed && exchange.is_silent();
         if self.server.has(prepared.key) && !is_sure {
-            self.server.known.remove(&prepared.key);
-            frontend::close(&mut self.out, Target::Statement, &prepared.name);
-            self.inject(exchange, request::CLOSE);
-            self.owe_ours(
-                Kind::Swallowed,
-                None,
-                Some(Undo { not_closed: Some(prepared.key), ..Undo::default() }),
-            );
+            self.close_on_server(prepared.key, exchange);
         }
         if self.server.has(prepared.key) {
             frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
@@ -487,11 +478,16 @@ impl Statements {
         if self.server.known.len() < STATEMENTS_MAX {
             return;
         }
-        let Some(oldest) = self.server.oldest() else { return };
-        self.server.known.remove(&oldest);
-        frontend::close(&mut self.out, Target::Statement, &name_of(oldest));
+        if let Some(oldest) = self.server.oldest() {
+            self.close_on_server(oldest, exchange);
+        }
+    }
+
+    fn close_on_server(&mut self, key: u128, exchange: &mut Exchange) {
+        self.server.known.remove(&key);
+        frontend::close(&mut self.out, Target::Statement, &name_of(key));
         self.inject(exchange, request::CLOSE);
-        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_closed: Some(oldest), ..Undo::default() }));
+        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_closed: Some(key), ..Undo::default() }));
     }
 
     /// A ParseComplete or CloseComplete came.
@@ -666,27 +662,12 @@ impl Statements {
     pub(super) fn on_move(&mut self, texts: &mut Texts) {
         self.unnamed.forget_unstable_types();
         for prepared in self.names.values_mut() {
-            let Some(Ok(parse)) = prepared.body.as_deref().map(parse_parse) else { continue };
-            if parse.parameter_types().any(is_unstable) {
-                let types: Vec<u32> =
-                    parse.parameter_types().map(|oid| if is_unstable(oid) { 0 } else { oid }).collect();
-                let mut message = BytesMut::new();
-                frontend::parse(&mut message, b"", parse.sql, &types);
-                let text = message.get(HEADER_BYTES + 1..).unwrap_or_default();
+            let stable = prepared.body.as_deref().and_then(texts::with_stable_types);
+            if let Some((_, text)) = stable.as_deref().and_then(split_name) {
                 *prepared = texts.share(text, &prepared.key.to_be_bytes());
             }
         }
     }
-}
-
-/// Requests that [`Exchange::failing_request`] counts.
-fn is_counted(tag: u8) -> bool {
-    use request::{BIND, CLOSE, DESCRIBE, EXECUTE, FUNCTION_CALL, PARSE, QUERY, SYNC};
-    matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | QUERY | FUNCTION_CALL | SYNC)
-}
-
-fn is_unstable(oid: u32) -> bool {
-    oid >= super::state::TypeName::FIRST_UNSTABLE_OID
 }
 
 /// The name at the front of a Parse, and what follows it.

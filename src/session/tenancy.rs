@@ -451,7 +451,6 @@ impl Session {
         }
         if let Some(tenancy) = &mut self.relay.tenancy {
             tenancy.statements.on_move(&mut self.relay.worker.texts.borrow_mut());
-            self.relay.tracker.forget_unstable_types();
         }
         self.travel = Travel::at(record);
         self.relay.member.arrived(record.epoch);

@@ -171,6 +171,12 @@ impl Exchange {
         !matches!(tag, TERMINATE | COPY_DATA | COPY_DONE | COPY_FAIL | FLUSH)
     }
 
+    /// Whether a message with this tag is a request, where requests are counted: what the server answers for itself, or skips.
+    pub fn counts(tag: u8) -> bool {
+        use request::*;
+        matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | QUERY | FUNCTION_CALL | SYNC)
+    }
+
     /// A ReadyForQuery will come without any further word of the client: what it sends now can wait for that.
     pub fn will_report(&self) -> bool {
         !self.lost && self.ledgers().all(Ledger::will_report)

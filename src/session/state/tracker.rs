@@ -16,16 +16,19 @@ use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
 use super::{AdvisoryLock, Hints, SessionState, TypeName, Unnamed};
 use crate::session::scan::{self, Backslashes, Effect, LockCall, LockOperation, scan};
+use crate::wire::exchange::Exchange;
 use crate::wire::message::backend::parse_data_row;
 use crate::wire::message::frontend::{self, parse_bind_names, parse_execute, parse_parse, parse_target};
 use crate::wire::message::{HEADER_BYTES, Target, TransactionStatus};
 
 /// An unnamed statement above this is not kept: it pins the session until the next one takes its place.
-const UNNAMED_BYTES_MAX: usize = 64 * 1024;
+pub(in crate::session) const UNNAMED_BYTES_MAX: usize = 64 * 1024;
 /// Prepared statements and portals with lock calls or settings named by a parameter.
 const SUSPECTS_MAX: usize = 256;
 /// Room for an unnamed statement that is kept when a shorter one takes its place.
-const UNNAMED_BYTES_KEPT: usize = 2 * 1024;
+pub(in crate::session) const UNNAMED_BYTES_KEPT: usize = 2 * 1024;
+/// Why it pins the session, for a person.
+pub(in crate::session) const UNNAMED_TOO_LARGE: &str = "an unnamed prepared statement of more than 64 KiB";
 
 /// Whether the state that was last taken still is the session's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,8 +124,7 @@ impl StateTracker {
     /// Any request, before what is in it.
     #[inline]
     pub fn on_request(&mut self, tag: u8) {
-        use frontend::tag::{BIND, CLOSE, DESCRIBE, EXECUTE, FUNCTION_CALL, PARSE, QUERY, SYNC};
-        if matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | QUERY | FUNCTION_CALL | SYNC) {
+        if Exchange::counts(tag) {
             self.behind_unnamed = self.behind_unnamed.saturating_add(1);
         }
     }
@@ -442,16 +444,6 @@ impl StateTracker {
         self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
     }
 
-    /// The OIDs of types in the unnamed statement are another server's now: it finds them anew.
-    pub(in crate::session) fn forget_unstable_types(&mut self) {
-        let Some(Ok(parse)) = self.unnamed_parse().map(parse_parse) else { return };
-        let known = |oid: u32| if oid >= TypeName::FIRST_UNSTABLE_OID { 0 } else { oid };
-        let types: Vec<u32> = parse.parameter_types().map(known).collect();
-        let mut message = BytesMut::new();
-        frontend::parse(&mut message, b"", parse.sql, &types);
-        self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
-    }
-
     /// `last` with the unnamed statement of this moment. Only where [`Freshness`] is `Fresh` or `Unnamed`.
     pub fn current(&self, last: &SessionState) -> SessionState {
         let mut state = last.clone();
@@ -645,7 +637,7 @@ impl StateTracker {
     pub(in crate::session) fn unnamed_pin(&self) -> Option<&'static str> {
         match self.unnamed {
             UnnamedParse::None | UnnamedParse::Body(_) => None,
-            UnnamedParse::TooLarge => Some("an unnamed prepared statement of more than 64 KiB"),
+            UnnamedParse::TooLarge => Some(UNNAMED_TOO_LARGE),
             UnnamedParse::Unclear => {
                 Some("an unnamed prepared statement that a failed pipeline left unclear")
             }

@@ -7,17 +7,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use bytes::BytesMut;
-
-use super::texts::Prepared;
-use crate::session::state::TypeName;
-use crate::wire::message::HEADER_BYTES;
-use crate::wire::message::frontend::{self, parse_parse};
-
-/// One above this is not kept: it pins the session until the next one takes its place.
-const BYTES_MAX: usize = 64 * 1024;
-/// Room that is kept for the next one.
-const ROOM_BYTES_MAX: usize = 2 * 1024;
+use super::texts::{Prepared, with_stable_types};
+use crate::session::state::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX};
 
 /// What a client has parsed without a name.
 #[derive(Debug, Default)]
@@ -67,7 +58,7 @@ impl Unnamed {
 
     /// The client parses another one; `whole`: this is all of its Parse.
     pub(super) fn parse(&mut self, body: &[u8], whole: bool) -> Mark {
-        if !whole || body.len() > BYTES_MAX {
+        if !whole || body.len() > UNNAMED_BYTES_MAX {
             return self.replace(Text::TooLarge);
         }
         let mut room = std::mem::take(&mut self.room);
@@ -136,7 +127,7 @@ impl Unnamed {
 
     fn recycle(&mut self, version: Option<Version>) {
         if let Some(Version { text: Text::Body(body), .. }) = version
-            && body.capacity() <= ROOM_BYTES_MAX
+            && body.capacity() <= UNNAMED_BYTES_KEPT
         {
             self.room = body;
         }
@@ -144,16 +135,11 @@ impl Unnamed {
 
     /// The database has moved: the OIDs of types that it made itself are others now, and the server finds them anew.
     pub(super) fn forget_unstable_types(&mut self) {
-        let Text::Body(body) = &mut self.now.text else { return };
-        let Ok(parse) = parse_parse(body) else { return };
-        if !parse.parameter_types().any(|oid| oid >= TypeName::FIRST_UNSTABLE_OID) {
-            return;
+        if let Text::Body(body) = &mut self.now.text
+            && let Some(stable) = with_stable_types(body)
+        {
+            *body = stable.to_vec();
         }
-        let known = |oid: u32| if oid >= TypeName::FIRST_UNSTABLE_OID { 0 } else { oid };
-        let types: Vec<u32> = parse.parameter_types().map(known).collect();
-        let mut message = BytesMut::new();
-        frontend::parse(&mut message, b"", parse.sql, &types);
-        *body = message.get(HEADER_BYTES..).unwrap_or_default().to_vec();
     }
 }
 
@@ -218,7 +204,7 @@ mod tests {
     #[test]
     fn one_that_is_too_large_is_known_and_not_kept() {
         let mut unnamed = Unnamed::default();
-        unnamed.parse(&vec![b'x'; BYTES_MAX + 1], true);
+        unnamed.parse(&vec![b'x'; UNNAMED_BYTES_MAX + 1], true);
         assert!(matches!(unnamed.text(), Text::TooLarge));
         unnamed.parse(b"only the beginning", false);
         assert!(matches!(unnamed.text(), Text::TooLarge));
