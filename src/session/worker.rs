@@ -15,9 +15,10 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::acceptor::{Arrival, Lobby};
@@ -216,9 +217,10 @@ pub(super) fn run(
     plane: Arc<Plane>,
     errands: UnboundedReceiver<Errand>,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker::new(index, plane));
-    LocalSet::new().block_on(&runtime, work(worker, errands));
+    runtime.block_on(work(worker, errands));
     Ok(())
 }
 
