@@ -180,9 +180,12 @@ impl ServerConnection {
     /// Whether the server still is there, as far as that can be known without asking it: what it has sent is read, and
     /// kept. Between two exchanges only.
     pub fn is_alive(&mut self) -> bool {
+        if self.unread.is_empty() && !self.stream.may_be_readable() {
+            return true;
+        }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
-            // Small: almost always there is nothing, and it is asked for each loan.
+            // Small: it is asked for each loan.
             let mut chunk = [0; 256];
             let mut chunk = ReadBuf::new(&mut chunk);
             match Pin::new(&mut self.stream).poll_read(&mut cx, &mut chunk) {

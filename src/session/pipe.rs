@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
 use crate::tls::Stream;
 use crate::wire::frame::Walker;
@@ -27,6 +28,8 @@ pub(super) struct Inbox {
     pub(super) unseen: bool,
     /// Nothing more comes.
     pub(super) ended: bool,
+    /// The session is woken when there is something to read: nobody has read since that was arranged.
+    pub(super) will_wake: bool,
 }
 
 impl Inbox {
@@ -39,9 +42,15 @@ impl Inbox {
         stream: &mut Stream,
         scratch: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if self.will_wake && !stream.may_be_readable() {
+            return Poll::Pending;
+        }
         let kept = self.kept.len();
         let mut free = ReadBuf::new(scratch.get_mut(kept..).unwrap_or_default());
-        ready!(Pin::new(stream).poll_read(cx, &mut free))?;
+        let polled = Pin::new(stream).poll_read(cx, &mut free);
+        // A task that has used up its turn is told to wait as well, and is woken for that alone.
+        self.will_wake = polled.is_pending() && coop::has_budget_remaining();
+        ready!(polled)?;
         let read = free.filled().len();
         if read == 0 {
             self.ended = true;
@@ -166,5 +175,39 @@ impl Outbox {
         ready!(Pin::new(stream).poll_flush(cx))?;
         self.unflushed = false;
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_has_used_up_its_turn_is_woken_for_what_comes_later() {
+        let (mut peer, own) = UnixStream::pair().unwrap();
+        let (mut inbox, mut stream, mut scratch) = (Inbox::default(), Stream::from(own), [0; 64]);
+        poll_fn(|cx| {
+            while let Poll::Ready(turn) = coop::poll_proceed(cx) {
+                turn.made_progress();
+            }
+            assert!(inbox.poll_fill(cx, &mut stream, &mut scratch).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let filled = poll_fn(|cx| inbox.poll_fill(cx, &mut stream, &mut scratch));
+        let later = async {
+            tokio::task::yield_now().await;
+            peer.write_all(b"later").await.unwrap();
+        };
+        let both = async { tokio::join!(filled, later) };
+        let (filled, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+        assert_eq!(filled.unwrap(), 5);
+        assert_eq!(&scratch[..5], b"later");
     }
 }

@@ -14,6 +14,7 @@ mod acceptor;
 mod binding;
 mod connector;
 mod identity;
+mod socket;
 mod stream;
 mod verify;
 

@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
+use super::socket::{self, Socket};
+
 /// Bytes in both directions.
 ///
 /// What was written over TLS may wait inside for the socket: end a batch of writes with a flush.
@@ -44,6 +46,18 @@ impl Stream {
         let version = version.as_str()?.replace('_', ".");
         let suite = suite.suite().as_str()?.replace("TLS13_", "TLS_");
         Some(format!("{version}/{suite}"))
+    }
+
+    /// `false`: nothing has come that was not read, and whoever has been told to wait for more is still waiting.
+    ///
+    /// With TLS nobody knows: something may have come and wait inside.
+    pub fn may_be_readable(&self) -> bool {
+        match self {
+            Stream::Tcp(tcp) => tcp.is_readable(),
+            Stream::Unix(unix) => unix.is_readable(),
+            Stream::TlsServer(_) | Stream::TlsClient(_) => true,
+            Stream::Absent => false,
+        }
     }
 
     /// The TCP socket, also below TLS. `None`: it is a unix socket.
@@ -95,13 +109,25 @@ macro_rules! forward {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_read(cx, buf), absent => Poll::Pending)
+        match self.get_mut() {
+            Stream::Tcp(tcp) => socket::poll_receive(tcp, cx, buf),
+            Stream::Unix(unix) => socket::poll_receive(unix, cx, buf),
+            Stream::TlsServer(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+            Stream::TlsClient(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
+            Stream::Absent => Poll::Pending,
+        }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        forward!(self, stream => stream.poll_write(cx, buf), absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())))
+        match self.get_mut() {
+            Stream::Tcp(tcp) => socket::poll_send(tcp, cx, buf),
+            Stream::Unix(unix) => socket::poll_send(unix, cx, buf),
+            Stream::TlsServer(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+            Stream::TlsClient(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
+            Stream::Absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
