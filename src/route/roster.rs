@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -136,8 +136,6 @@ pub struct Roster {
     tally: Mutex<Tally>,
     ledger: Ledger,
     bell: Option<Arc<Bell>>,
-    /// What clocks count from.
-    began: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -197,7 +195,7 @@ impl Default for Roster {
 impl Roster {
     /// For sessions of so many workers.
     pub(crate) fn new(workers: usize, bell: Option<Arc<Bell>>) -> Roster {
-        Roster { tally: Mutex::default(), ledger: Ledger::new(workers), bell, began: Instant::now() }
+        Roster { tally: Mutex::default(), ledger: Ledger::new(workers), bell }
     }
 
     /// What was counted of this database's traffic since the process began.
@@ -217,7 +215,7 @@ impl Roster {
     }
 
     fn seat(self: &Arc<Roster>, tally: &mut Tally, facts: MemberFacts) -> Member {
-        let clock = Arc::new(Clock::new(self.began));
+        let clock = Arc::new(Clock::new());
         tally.next += 1;
         let seat = tally.next;
         let readiness = Readiness::Behind;
