@@ -10,9 +10,19 @@ use super::{Problem, closest};
 use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits, Timeout, Timeouts};
 
 const CLIENTS_MAX: u32 = 10_000_000;
+const LOGINS_MAX: u32 = 1_000_000;
 
-const KEYS: [&str; 8] =
-    ["name", "database", "clients_max", "idle", "idle_in_transaction", "transaction", "query", "wait"];
+const KEYS: [&str; 9] = [
+    "name",
+    "database",
+    "clients_max",
+    "logins_per_second_max",
+    "idle",
+    "idle_in_transaction",
+    "transaction",
+    "query",
+    "wait",
+];
 
 impl Value for RolesLimits {
     const KIND: &'static str = "list of tables";
@@ -50,7 +60,7 @@ impl Value for RolesLimits {
 }
 
 fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<RoleLimits, Vec<Problem>> {
-    let (mut name, mut database, mut clients_max) = (None, None, None);
+    let (mut name, mut database, mut clients_max, mut logins_max) = (None, None, None, None);
     let mut timeouts = Timeouts::default();
     let mut problems = Vec::new();
     for (key, value) in table {
@@ -59,7 +69,8 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
         let read = match (word, timeout) {
             ("name", _) => named(value, RoleName::parse).map(|role| name = Some(role)),
             ("database", _) => named(value, DatabaseName::parse).map(|name| database = Some(name)),
-            ("clients_max", _) => clients(value).map(|clients| clients_max = Some(clients)),
+            ("clients_max", _) => count(value, CLIENTS_MAX).map(|clients| clients_max = Some(clients)),
+            ("logins_per_second_max", _) => count(value, LOGINS_MAX).map(|logins| logins_max = Some(logins)),
             (_, Some(timeout)) => time(timeout, value).map(|time| timeouts[timeout] = Some(time)),
             (_, None) => {
                 let problem = Problem::new(Some(key.span()), format!("unknown setting {path}.{word}"));
@@ -76,7 +87,9 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
         }
     }
     match name {
-        Some(role) if problems.is_empty() => Ok(RoleLimits { role, database, clients_max, timeouts }),
+        Some(role) if problems.is_empty() => {
+            Ok(RoleLimits { role, database, clients_max, logins_per_second_max: logins_max, timeouts })
+        }
         None if !table.contains_key("name") => {
             problems.push(Problem::new(Some(item.span()), format!("{path} needs the name of a role")));
             Err(problems)
@@ -92,10 +105,10 @@ fn named<T, E: std::fmt::Display>(
     parse(&String::read(value)?).map_err(|error| format!("needs a name: {error}"))
 }
 
-fn clients(value: &DeValue<'_>) -> Result<u32, String> {
+fn count(value: &DeValue<'_>, max: u32) -> Result<u32, String> {
     match u32::read(value)? {
-        clients @ 0..=CLIENTS_MAX => Ok(clients),
-        _ => Err(format!("needs a value between 0 and {CLIENTS_MAX}")),
+        count if count <= max => Ok(count),
+        _ => Err(format!("needs a value between 0 and {max}")),
     }
 }
 
@@ -108,6 +121,7 @@ fn written(limits: &RoleLimits) -> String {
     let mut parts = vec![format!("name = {}", quoted(limits.role.as_str()))];
     parts.extend(limits.database.as_ref().map(|name| format!("database = {}", quoted(name.as_str()))));
     parts.extend(limits.clients_max.map(|clients| format!("clients_max = {clients}")));
+    parts.extend(limits.logins_per_second_max.map(|logins| format!("logins_per_second_max = {logins}")));
     for timeout in Timeout::ALL {
         let time = limits.timeouts[timeout].and_then(|time| time.write());
         parts.extend(time.map(|time| format!("{} = {time}", timeout.name())));

@@ -284,7 +284,7 @@ settings! {
         clients_per_role_max: u32 = 0, Reload, within 0..=10_000_000;
         /// Clients of one role in one database. 0: no limit.
         clients_per_database_role_max: u32 = 0, Reload, within 0..=10_000_000;
-        /// Roles with limits of their own, each a table [[limits.roles]]: name, and as far as wanted database (all where not set), clients_max instead of the two above, idle, idle_in_transaction, transaction and query as in the section of timeouts, and wait as pool.wait_timeout. The most specific that is set wins: the role in the database, the role, the contract of the database, the process.
+        /// Roles with limits of their own, each a table [[limits.roles]]: name, and as far as wanted database (all where not set), clients_max instead of the two above, logins_per_second_max (those that succeed, beside the limit of all), idle, idle_in_transaction, transaction and query as in the section of timeouts, and wait as pool.wait_timeout. The most specific that is set wins: the role in the database, the role, the contract of the database, the process.
         roles: RolesLimits = RolesLimits::default(), Reload;
         /// Logins of applications that begin in a second; others wait for their turn. 0: no limit.
         logins_per_second_max: u32 = 0, Reload, within 0..=1_000_000;

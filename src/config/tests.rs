@@ -217,12 +217,13 @@ fn a_reload_takes_what_needs_no_restart_and_nothing_else() {
 #[test]
 fn roles_have_limits_of_their_own() {
     let text = "[limits]\nclients_max = 5\n[[limits.roles]]\nname = \"b\"\nquery = \"30s\"\n\
-                [[limits.roles]]\nname = \"a\"\ndatabase = \"shop\"\nclients_max = 3\nidle = \"0s\"\n";
+                [[limits.roles]]\nname = \"a\"\ndatabase = \"shop\"\nclients_max = 3\nlogins_per_second_max = 2\nidle = \"0s\"\n";
     let config = Config::parse(text, Path::new("")).unwrap();
     let shown = config.limits.roles.iter().map(|limits| limits.role.as_str()).collect::<Vec<_>>();
     assert_eq!(shown, ["a", "b"]);
     let in_shop = config.limits.roles.in_database("a", "shop").unwrap();
-    assert_eq!((in_shop.clients_max, in_shop.timeouts.idle), (Some(3), Some(std::time::Duration::ZERO)));
+    assert_eq!((in_shop.clients_max, in_shop.logins_per_second_max), (Some(3), Some(2)));
+    assert_eq!(in_shop.timeouts.idle, Some(std::time::Duration::ZERO));
     assert!(config.limits.roles.everywhere("a").is_none());
     assert!(config.limits.roles.everywhere("b").is_some_and(|limits| limits.timeouts.query.is_some()));
     let setting = Config::SETTINGS.iter().find(|setting| setting.path() == "limits.roles").unwrap();

@@ -7,13 +7,15 @@
 //!   proof          -> throttle: looked at, or 53300 unseen
 //!   wrong          -> the answer waits, longer with each failure
 //!   right          -> the failures of this role and address are forgotten
+//!                  -> pace of the role, where it has one: its turn, or 53300
 //! ```
 //!
 //! # Why 53300 and not 28P01 for a proof that is not looked at
 //! Drivers take 28P01 for the last word on a password. This one may be right: it was not read, and is to be sent again.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -29,7 +31,7 @@ use crate::auth::pace::Pace;
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::scram::Verifier;
 use crate::auth::throttle::{Allowance, Guess, Throttle};
-use crate::model::RolesLimits;
+use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits};
 use crate::route::Route;
 use crate::telemetry::{Metrics, names};
 
@@ -87,12 +89,36 @@ impl Policy {
     }
 }
 
+/// The paces of roles that have a limit of their own, as they were first needed.
+#[derive(Debug, Default)]
+struct RolePaces(Mutex<HashMap<(RoleName, Option<DatabaseName>), Pace>>);
+
+impl RolePaces {
+    /// As [`Pace::turn`], for whom these limits are set.
+    fn turn(&self, limits: &RoleLimits, per_second: u32, wait_max: Duration) -> Option<Duration> {
+        let (key, now) = ((limits.role.clone(), limits.database.clone()), Instant::now());
+        let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        paces.entry(key).or_insert_with(|| Pace::new(now)).turn(per_second, wait_max, now)
+    }
+
+    /// Those of limits that are set no more.
+    fn forget_unset(&self, roles: &RolesLimits) {
+        let is_set = |role: &RoleName, database: &Option<DatabaseName>| match database {
+            Some(database) => roles.in_database(role.as_str(), database.as_str()).is_some(),
+            None => roles.everywhere(role.as_str()).is_some(),
+        };
+        let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        paces.retain(|(role, database), _| is_set(role, database));
+    }
+}
+
 /// The logins of one port. What it counts outlives a change of the policy.
 #[derive(Debug)]
 pub struct Access {
     policy: ArcSwap<Policy>,
     throttle: Throttle,
     pace: Pace,
+    role_paces: RolePaces,
     derivations: Semaphore,
     crowd: Arc<Crowd>,
     metrics: Metrics,
@@ -112,6 +138,7 @@ impl Access {
             policy: ArcSwap::from_pointee(policy),
             throttle: Throttle::new(now),
             pace: Pace::new(now),
+            role_paces: RolePaces::default(),
             derivations: Semaphore::new(DERIVATIONS_MAX),
             crowd: Arc::default(),
             metrics,
@@ -134,6 +161,7 @@ impl Access {
 
     /// Holds for the next login. Whoever is connected stays.
     pub fn set_policy(&self, policy: Policy) {
+        self.role_paces.forget_unset(&policy.roles);
         self.policy.store(Arc::new(policy));
     }
 
@@ -169,13 +197,29 @@ impl Access {
             let policy = self.policy.load();
             (policy.logins_per_second_max, policy.login_wait_max)
         };
-        match self.pace.turn(per_second, wait_max, Instant::now()) {
-            Some(Duration::ZERO) => {}
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => {
-                self.refused("rate").increment(1);
-                return Err(FrontendError::TooManyLogins { per_second });
-            }
+        let wait = self.pace.turn(per_second, wait_max, Instant::now());
+        self.wait_for_turn(wait.ok_or(FrontendError::TooManyLogins { per_second })).await
+    }
+
+    /// Waits for a turn of the role's, where it has a limit of its own. Asked for when it has proved that it is this
+    /// role: nobody else takes its turns.
+    pub(super) async fn turn_of_role(&self, route: &Route, role: &str) -> Result<(), FrontendError> {
+        let policy = self.policy.load_full();
+        let record = route.current();
+        let limits = [policy.roles.everywhere(role), policy.roles.in_database(role, record.name.as_str())];
+        for limits in limits.into_iter().flatten() {
+            let Some(per_second) = limits.logins_per_second_max else { continue };
+            let wait = self.role_paces.turn(limits, per_second, policy.login_wait_max);
+            let refused = || FrontendError::TooManyLoginsOfRole { role: role.to_owned(), per_second };
+            self.wait_for_turn(wait.ok_or_else(refused)).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_turn(&self, wait: Result<Duration, FrontendError>) -> Result<(), FrontendError> {
+        match wait.inspect_err(|_| self.refused("rate").increment(1))? {
+            Duration::ZERO => {}
+            wait => tokio::time::sleep(wait).await,
         }
         Ok(())
     }

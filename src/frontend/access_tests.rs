@@ -10,7 +10,7 @@ use crate::auth::hba::Rules;
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::Allowance;
 use crate::error::SqlState;
-use crate::model::Service;
+use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits, Service, Timeouts};
 use crate::telemetry::Metrics;
 
 /// Failures beyond the free ones are refused at once, and stay so for longer than a test.
@@ -88,6 +88,44 @@ async fn more_logins_than_a_second_may_have_are_refused_if_they_cannot_wait() {
             .render()
             .contains(&format!("freehold_logins_refused_total{{reason=\"rate\"}} {refused}"))
     );
+}
+
+fn paced(database: Option<&str>) -> Policy {
+    let mut roles = RolesLimits::default();
+    roles.add(RoleLimits {
+        role: RoleName::parse("app").unwrap(),
+        database: database.map(|name| DatabaseName::parse(name).unwrap()),
+        clients_max: None,
+        logins_per_second_max: Some(1),
+        timeouts: Timeouts::default(),
+    });
+    Policy { roles, ..Policy::default() }
+}
+
+#[tokio::test]
+async fn a_role_has_turns_of_its_own_that_only_it_can_take() {
+    for database in [None, Some("shop")] {
+        let (access, door) = guarded(paced(database));
+        for _ in 0..3 {
+            assert_eq!(try_login(door(), "app", "wrong").await.1, Some(SqlState::INVALID_PASSWORD));
+        }
+        assert_eq!(try_login(door(), "app", PASSWORD).await.1, None, "no turn is taken by who fails");
+        let many = (0..30).map(|_| try_login(door(), "app", PASSWORD));
+        let outcomes = futures_util::future::join_all(many).await;
+        let refused =
+            |outcome: &(String, Option<SqlState>)| outcome.1 == Some(SqlState::TOO_MANY_CONNECTIONS);
+        assert!(outcomes.iter().any(refused), "{outcomes:?}");
+        assert!(outcomes.iter().all(|outcome| outcome.1.is_none() || refused(outcome)), "{outcomes:?}");
+        access.set_policy(Policy::default());
+        assert_eq!(try_login(door(), "app", PASSWORD).await.1, None);
+    }
+}
+
+#[tokio::test]
+async fn turns_in_another_database_are_not_taken_here() {
+    let (_, door) = guarded(paced(Some("other")));
+    let outcomes = futures_util::future::join_all((0..30).map(|_| try_login(door(), "app", PASSWORD))).await;
+    assert!(outcomes.iter().all(|outcome| outcome.1.is_none()), "{outcomes:?}");
 }
 
 fn under(rules: &str) -> Policy {

@@ -65,6 +65,8 @@ pub enum FrontendError {
     Throttled { role: String },
     #[error("more than {per_second} logins in a second")]
     TooManyLogins { per_second: u32 },
+    #[error("more than {per_second} logins of role \"{role}\" in a second")]
+    TooManyLoginsOfRole { role: String, per_second: u32 },
     #[error("role \"{role}\" has an md5 password")]
     Md5Role { role: String },
     #[error("role \"{role}\" may not log in")]
@@ -129,6 +131,7 @@ impl Explain for FrontendError {
             FrontendError::Password { source, .. } => source.sqlstate(),
             FrontendError::Throttled { .. }
             | FrontendError::TooManyLogins { .. }
+            | FrontendError::TooManyLoginsOfRole { .. }
             | FrontendError::Overrun
             | FrontendError::Full { .. }
             | FrontendError::RoleFull { .. }
@@ -156,6 +159,7 @@ impl Explain for FrontendError {
             | FrontendError::Md5Role { .. }
             | FrontendError::Throttled { .. }
             | FrontendError::TooManyLogins { .. }
+            | FrontendError::TooManyLoginsOfRole { .. }
             | FrontendError::Overrun
             | FrontendError::Full { .. }
             | FrontendError::RoleFull { .. }
@@ -195,6 +199,9 @@ impl Explain for FrontendError {
                 format!("too many failed logins for user \"{role}\" from this address")
             }
             FrontendError::TooManyLogins { .. } => "too many clients log in at the same time".to_owned(),
+            FrontendError::TooManyLoginsOfRole { role, .. } => {
+                format!("too many clients of role \"{role}\" log in at the same time")
+            }
             FrontendError::Password { source, .. } => source.message(),
             FrontendError::MayNotLogIn { role } => format!("role \"{role}\" is not permitted to log in"),
             FrontendError::UnknownDatabase { database } | FrontendError::AdminDatabase { database } => {
@@ -235,6 +242,9 @@ impl Explain for FrontendError {
             FrontendError::TooManyLogins { per_second } => {
                 Some(format!("limits.logins_per_second_max allows {per_second} in a second."))
             }
+            FrontendError::TooManyLoginsOfRole { per_second, .. } => Some(format!(
+                "This role may log in {per_second} times in a second here ([[limits.roles]], logins_per_second_max)."
+            )),
             FrontendError::Refused { refusal, .. } => refusal.detail.clone(),
             _ => None,
         }
@@ -257,7 +267,9 @@ impl Explain for FrontendError {
             FrontendError::Throttled { .. } => Some(
                 "Try again in a while. Look for a program at this address that has an old password.".to_owned(),
             ),
-            FrontendError::TooManyLogins { .. } => Some("Try again, each client after another time.".to_owned()),
+            FrontendError::TooManyLogins { .. } | FrontendError::TooManyLoginsOfRole { .. } => {
+                Some("Try again, each client after another time.".to_owned())
+            }
             FrontendError::AdminDatabase { .. } => Some(
                 "This port serves the databases of applications. Freehold's own commands are on the admin port."
                     .to_owned(),

@@ -10,6 +10,8 @@ pub struct RoleLimits {
     pub database: Option<DatabaseName>,
     /// Clients of the role, in the database or in all together. Zero: no limit.
     pub clients_max: Option<u32>,
+    /// Logins of the role that succeed in a second, in the database or in all together. Zero: no limit.
+    pub logins_per_second_max: Option<u32>,
     pub timeouts: Timeouts,
 }
 
