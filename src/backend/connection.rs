@@ -151,12 +151,15 @@ impl ServerConnection {
 
     /// The notices and notifications, whole messages, that came since this was last called.
     pub fn take_async_messages(&mut self) -> Bytes {
-        self.asynchronous.split().freeze()
+        std::mem::take(&mut self.asynchronous).freeze()
     }
 
     /// What was received and not read yet; may end inside a message.
     pub fn take_unread(&mut self) -> BytesMut {
-        self.unread.split()
+        match self.unread.is_empty() {
+            true => BytesMut::new(),
+            false => self.unread.split(),
+        }
     }
 
     /// Puts bytes that came from `stream` before everything that is still to be read.

@@ -340,9 +340,12 @@ impl Relay {
     /// After Freehold's own exchange with the server: what came for the client meanwhile is sent to it. `known` are the
     /// parameters that it was told before.
     pub(super) fn after_own_exchange(&mut self, known: &Parameters) {
-        let mut asynchronous = BytesMut::from(self.server.take_async_messages());
-        self.pids().rename_all(&mut asynchronous);
-        self.to_client.queue(&asynchronous);
+        let asynchronous = self.server.take_async_messages();
+        if !asynchronous.is_empty() {
+            let mut asynchronous = BytesMut::from(asynchronous);
+            self.pids().rename_all(&mut asynchronous);
+            self.to_client.queue(&asynchronous);
+        }
         self.answers = Inbox::beginning_with(self.server.take_unread());
         self.tell_parameters(known);
     }
