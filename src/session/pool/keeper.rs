@@ -49,8 +49,9 @@ pub(super) async fn keep(pool: Weak<Pool>) {
 }
 
 impl Pool {
-    /// Closes what is not to be lent any more, and what has been idle for too long.
+    /// Closes what is not to be lent any more, and what has been idle for too long; forgets who has left the line.
     fn tidy(self: &Rc<Pool>) {
+        self.waiting.borrow_mut().retain(|waiter| !waiter.gives.is_closed());
         let idle_max = self.parts.settings.idle_time_max;
         let mut spared = self.permits.open().saturating_sub(self.parts.settings.idle_min);
         for shelf in self.shelves.borrow().iter() {

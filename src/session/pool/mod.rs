@@ -333,26 +333,28 @@ impl Pool {
 
     /// Opens connections for those who wait, as far as there may be more.
     fn grow(self: &Rc<Pool>) {
-        let waiting: Vec<Rc<Shelf>> = {
-            let mut waiting = self.waiting.borrow_mut();
-            waiting.retain(|waiter| !waiter.gives.is_closed());
-            waiting.iter().map(|waiter| Rc::clone(&waiter.shelf)).collect()
-        };
         if !self.may_open() {
             return;
         }
-        let openable = waiting.iter().filter(|shelf| !shelf.rests());
-        for shelf in openable.skip(self.opening.get() as usize) {
+        while let Some(shelf) = self.next_to_open() {
             let Some(permit) = self.permit() else {
                 return self.permits.starve(self.parts.worker);
             };
             self.opening.set(self.opening.get() + 1);
-            tokio::task::spawn_local(Rc::clone(self).open(Rc::clone(shelf), permit));
+            tokio::task::spawn_local(Rc::clone(self).open(shelf, permit));
         }
-        match waiting.is_empty() {
-            true => self.nobody_waits(),
-            false => self.permits.sate(self.parts.worker),
+        match self.first_in_line() {
+            None => self.nobody_waits(),
+            Some(_) => self.permits.sate(self.parts.worker),
         }
+    }
+
+    /// What the first one needs for whom no connection is being opened. Called whenever somebody begins to wait: it must not
+    /// look at everybody who does.
+    fn next_to_open(&self) -> Option<Rc<Shelf>> {
+        let waiting = self.waiting.borrow();
+        let mut openable = waiting.iter().filter(|waiter| !waiter.gives.is_closed() && !waiter.shelf.rests());
+        openable.nth(self.opening.get() as usize).map(|waiter| Rc::clone(&waiter.shelf))
     }
 
     /// A free one, or that of an idle connection which nobody waits for.
