@@ -60,7 +60,8 @@ impl Value for RolesLimits {
 }
 
 fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<RoleLimits, Vec<Problem>> {
-    let (mut name, mut database, mut clients_max, mut logins_max) = (None, None, None, None);
+    let (mut name, mut database) = (None, None);
+    let (mut clients_max, mut logins_per_second_max) = (None, None);
     let mut timeouts = Timeouts::default();
     let mut problems = Vec::new();
     for (key, value) in table {
@@ -70,7 +71,9 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
             ("name", _) => named(value, RoleName::parse).map(|role| name = Some(role)),
             ("database", _) => named(value, DatabaseName::parse).map(|name| database = Some(name)),
             ("clients_max", _) => count(value, CLIENTS_MAX).map(|clients| clients_max = Some(clients)),
-            ("logins_per_second_max", _) => count(value, LOGINS_MAX).map(|logins| logins_max = Some(logins)),
+            ("logins_per_second_max", _) => {
+                count(value, LOGINS_MAX).map(|logins| logins_per_second_max = Some(logins))
+            }
             (_, Some(timeout)) => time(timeout, value).map(|time| timeouts[timeout] = Some(time)),
             (_, None) => {
                 let problem = Problem::new(Some(key.span()), format!("unknown setting {path}.{word}"));
@@ -88,7 +91,7 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
     }
     match name {
         Some(role) if problems.is_empty() => {
-            Ok(RoleLimits { role, database, clients_max, logins_per_second_max: logins_max, timeouts })
+            Ok(RoleLimits { role, database, clients_max, logins_per_second_max, timeouts })
         }
         None if !table.contains_key("name") => {
             problems.push(Problem::new(Some(item.span()), format!("{path} needs the name of a role")));

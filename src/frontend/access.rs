@@ -103,12 +103,10 @@ impl RolePaces {
 
     /// Those of limits that are set no more.
     fn forget_unset(&self, roles: &RolesLimits) {
-        let is_set = |role: &RoleName, database: &Option<DatabaseName>| match database {
-            Some(database) => roles.in_database(role.as_str(), database.as_str()).is_some(),
-            None => roles.everywhere(role.as_str()).is_some(),
-        };
         let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        paces.retain(|(role, database), _| is_set(role, database));
+        paces.retain(|(role, database), _| {
+            roles.iter().any(|limits| limits.role == *role && limits.database == *database)
+        });
     }
 }
 

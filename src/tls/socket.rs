@@ -116,7 +116,8 @@ mod tests {
     use super::*;
     use crate::tls::Stream;
 
-    const MEGABYTES: usize = 8 << 20;
+    /// More than a socket takes at once.
+    const MANY: usize = 8 << 20;
 
     fn pair() -> (Stream, Stream) {
         let (one, other) = UnixStream::pair().unwrap();
@@ -130,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn what_one_end_writes_the_other_reads_however_much_it_is() {
         let (mut one, mut other) = pair();
-        let sent: Vec<u8> = (0..MEGABYTES).map(|at| (at % 251) as u8).collect();
+        let sent: Vec<u8> = (0..MANY).map(|at| (at % 251) as u8).collect();
         let mut received = Vec::new();
         let write = async {
             one.write_all(&sent).await.unwrap();
