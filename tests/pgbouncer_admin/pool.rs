@@ -41,6 +41,7 @@ async fn lent_connections_are_active_while_a_client_has_them_and_idle_else() {
 
     let waiting = tokio::spawn(async move { two.batch_execute("SELECT 1").await.map(|()| two) });
     until("the other waits for it", || async { number(&pool(&admin).await, "cl_waiting") == 1 }).await;
+    until("its wait has a length", || async { number(&pool(&admin).await, "maxwait_us") > 0 }).await;
     transaction.commit().await.unwrap();
     let _two = waiting.await.unwrap().unwrap();
     until("it is given back", || async { number(&pool(&admin).await, "sv_idle") == 1 }).await;

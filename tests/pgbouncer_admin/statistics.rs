@@ -1,4 +1,5 @@
-//! The figures of SHOW STATS are those of the traffic.
+//! The figures of SHOW STATS are those of the traffic. A single time is right to a tick of the kernel, 10 ms at most, so what is
+//! timed here takes longer.
 
 use super::support::{Admin, Row, until};
 use super::{Platform, number, only};
@@ -18,7 +19,7 @@ async fn transactions_queries_and_bytes_are_counted_as_they_pass() {
     // A transaction of five queries (BEGIN, three, COMMIT), and two of one each.
     let transaction = one.transaction().await.unwrap();
     for _ in 0..3 {
-        transaction.batch_execute("SELECT pg_sleep(0.01)").await.unwrap();
+        transaction.batch_execute("SELECT pg_sleep(0.05)").await.unwrap();
     }
     transaction.commit().await.unwrap();
     one.batch_execute("SELECT 1").await.unwrap();
@@ -29,7 +30,7 @@ async fn transactions_queries_and_bytes_are_counted_as_they_pass() {
     assert_eq!((grown("xact_count"), grown("query_count")), (3, 7));
     assert!((100..1_000).contains(&grown("bytes_received")), "{after:?}");
     assert!((100_000..110_000).contains(&grown("bytes_sent")), "{after:?}");
-    assert!(grown("query_time") >= 30_000, "three hundredths of a second were slept: {after:?}");
+    assert!(grown("query_time") >= 3 * (50_000 - 10_000), "three times a twentieth of a second was slept: {after:?}");
     assert!(grown("xact_time") >= grown("query_time"), "{after:?}");
     assert_eq!((grown("bind_count"), grown("client_parse_count"), grown("wait_time")), (0, 0, 0));
 }
@@ -58,7 +59,7 @@ async fn time_at_a_shut_gate_is_time_that_a_client_waited() {
     let client = platform.login().connect().await;
     client.batch_execute("SELECT 1").await.unwrap();
     admin.run("PAUSE orders").await;
-    let held = tokio::spawn(async move { client.batch_execute("SELECT 1").await.map(|()| client) });
+    let held = tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(0.05)").await.map(|()| client) });
     let waiting = || async {
         let pools = admin.run("SHOW POOLS").await;
         number(only(&pools, "database", "orders"), "cl_waiting") == 1
@@ -74,7 +75,7 @@ async fn time_at_a_shut_gate_is_time_that_a_client_waited() {
     let _client = held.await.unwrap().unwrap();
     let after = totals(&admin).await;
     assert!(number(&after, "wait_time") > 20_000, "{after:?}");
-    assert!(number(&after, "query_time") > 0 && number(&after, "xact_count") >= 2, "{after:?}");
+    assert!(number(&after, "query_time") >= 50_000 - 10_000 && number(&after, "xact_count") >= 2, "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,20 +84,20 @@ async fn totals_of_all_databases_and_averages_have_the_names_of_pgbouncer() {
     let admin = platform.admin().await;
     let client = platform.login().connect().await;
     let busy = || async {
-        for _ in 0..50 {
-            client.batch_execute("SELECT pg_sleep(0.001)").await.unwrap();
+        for _ in 0..10 {
+            client.batch_execute("SELECT pg_sleep(0.02)").await.unwrap();
         }
         number(only(&admin.run("SHOW STATS").await, "database", "orders"), "avg_query_count") > 0
     };
     until("there is an average", busy).await;
     let stats = only(&admin.run("SHOW STATS").await, "database", "orders").clone();
-    assert!(number(&stats, "avg_query_time") >= 1_000, "{stats:?}");
+    assert!(number(&stats, "avg_query_time") >= 20_000 - 10_000, "{stats:?}");
     let totals = admin.run("SHOW TOTALS").await;
     assert_eq!(totals.len(), 24);
     let total = number(only(&totals, "name", "total_query_count"), "value");
     assert_eq!(total, number(&stats, "total_query_count"));
     let averages = admin.run("SHOW STATS_AVERAGES").await;
-    assert!(number(only(&averages, "database", "orders"), "query_time") >= 1_000);
+    assert!(number(only(&averages, "database", "orders"), "query_time") >= 20_000 - 10_000);
     for name in ["avg_client_bytes", "total_server_bytes", "total_ps_bind_count", "avg_client_login_count"] {
         only(&totals, "name", name);
     }
