@@ -58,7 +58,7 @@ admin() { # statement
 freehold_binary() {
     local binary
     for binary in "${FREEHOLD_BIN:-}" "$root/target/release/freehold" "$root/target/debug/freehold"; do
-        [ ! -x "$binary" ] || { echo "$binary"; return; }
+        [ ! -x "$binary" ] || { realpath "$binary"; return; }
     done
     echo "no freehold binary; make build makes it" >&2
     exit 1
