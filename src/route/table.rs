@@ -125,6 +125,14 @@ impl Route {
         newer.map_or_else(|| Arc::clone(own), |newer| Arc::clone(&newer))
     }
 
+    fn set_logins(&self, logins: Logins) {
+        self.keys.retain(|role, keys| {
+            logins.get(role).and_then(|login| fingerprint(login)) == Some(keys.fingerprint())
+        });
+        self.iterations.store(typical_iterations(&logins), Ordering::Relaxed);
+        self.logins.store(Arc::new(logins));
+    }
+
     /// Ends one session, or all; a statement that runs is cancelled. How many there are.
     pub fn dismiss(&self, session: Option<u64>) -> usize {
         let dismissed = self.roster.dismiss(|number| session.is_none_or(|session| session == number));
@@ -233,6 +241,15 @@ impl RouteTable {
 
     /// Takes a record: a new route, or a turn of the one that exists. For the follower, and for tests without a catalogue.
     pub fn install(&self, record: RouteRecord) -> Arc<Route> {
+        self.install_with(record, None)
+    }
+
+    /// Takes the record of a database that is not known yet: whoever finds its name finds its logins, too.
+    pub(super) fn welcome(&self, record: RouteRecord, logins: Logins) -> Arc<Route> {
+        self.install_with(record, Some(logins))
+    }
+
+    fn install_with(&self, record: RouteRecord, logins: Option<Logins>) -> Arc<Route> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.by_id(&record.database);
         self.count_timed(known.as_deref(), record.timeouts.any());
@@ -252,6 +269,7 @@ impl RouteTable {
             }
             None => Route::new(record, self.workers, Arc::clone(&self.tower)),
         };
+        logins.into_iter().for_each(|logins| route.set_logins(logins));
         tables.by_id.insert(route.id.clone(), Arc::clone(&route));
         tables.by_name.insert(name, Arc::clone(&route));
         self.tables.store(Arc::new(tables));
@@ -286,11 +304,7 @@ impl RouteTable {
     /// Replaces the logins of a database.
     pub fn set_logins(&self, id: &DatabaseId, logins: Logins) {
         if let Some(route) = self.by_id(id) {
-            route.keys.retain(|role, keys| {
-                logins.get(role).and_then(|login| fingerprint(login)) == Some(keys.fingerprint())
-            });
-            route.iterations.store(typical_iterations(&logins), Ordering::Relaxed);
-            route.logins.store(Arc::new(logins));
+            route.set_logins(logins);
         }
     }
 

@@ -273,11 +273,11 @@ impl Task {
         let id = record.database.clone();
         match self.duties.get_mut(&id) {
             None => {
-                let route = self.table.install(record);
+                let logins = self.logins.get(&id).cloned().unwrap_or_default();
+                let route = self.table.welcome(record, logins);
                 route.bell().rearm(Urgency::Now);
                 route.bell().rearm(Urgency::Soon);
                 self.duties.insert(id.clone(), Duty::new(route));
-                self.table.set_logins(&id, self.logins.get(&id).cloned().unwrap_or_default());
             }
             Some(duty) => {
                 let known = duty.route.current();
