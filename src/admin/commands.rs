@@ -60,10 +60,11 @@ commands! {
         "Takes in a database that exists, where it lies, with the roles it has. A row for each role that can log in.";
     ALTER_DATABASE: "ALTER DATABASE",
         "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n] \
-         [IDLE_TIMEOUT time] [IDLE_IN_TRANSACTION_TIMEOUT time] [TRANSACTION_TIMEOUT time] [QUERY_TIMEOUT time] [WAIT_TIMEOUT time]", [],
+         [MAX_MESSAGE_SIZE size] [MAX_LOGIN_RATE n] [IDLE_TIMEOUT time] [IDLE_IN_TRANSACTION_TIMEOUT time] [TRANSACTION_TIMEOUT time] [QUERY_TIMEOUT time] [WAIT_TIMEOUT time]", [],
         "Changes owner, purpose or contract. New connections are pooled by the new mode, those that exist keep theirs. A time is \
          'duration', 0 (no limit) or DEFAULT (the process's: sections [timeouts] and [pool]); it holds at once for clients that are \
-         connected, too. WAIT_TIMEOUT is the longest wait for a server connection, and has to have an end.";
+         connected, too. WAIT_TIMEOUT is the longest wait for a server connection, and has to have an end. A size is 'size' or DEFAULT \
+         (limits.message_size_max), and holds at once as well; MAX_LOGIN_RATE is the logins in a second, 0 or DEFAULT for no limit.";
     DROP_DATABASE: "DROP DATABASE", "DROP DATABASE name CONFIRM 'name' REASON 'text'", ["name", "system", "left_as"],
         "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is.";
     PAUSE: "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],

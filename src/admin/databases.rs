@@ -64,6 +64,7 @@ impl Executor {
         let route = RouteRecord {
             pooling: contract.pooling,
             server_connections_max: contract.server_connections_max,
+            quotas: contract.quotas,
             timeouts: contract.timeouts,
             ..RouteRecord::first(id.clone(), wanted.name.clone(), place, contract.client_connections_max)
         };
@@ -131,6 +132,7 @@ impl Executor {
             route.client_connections_max = contract.client_connections_max;
             route.server_connections_max = contract.server_connections_max;
             route.pooling = contract.pooling;
+            route.quotas = contract.quotas;
             route.timeouts = contract.timeouts;
             Ok::<(), AdminError>(())
         };
@@ -222,6 +224,14 @@ fn altered(alter: &AlterDatabase) -> String {
         alter.contract.pooling.map(|pooling| format!("pooling {}", pooling.as_str())),
         alter.contract.pool_size.map(|size| format!("pool size {size}")),
         alter.contract.clients_max.map(|clients| format!("at most {clients} clients")),
+        alter.contract.quotas.message_size_max.map(|size| match size {
+            Some(size) => format!("messages up to {size}"),
+            None => "message size default".to_owned(),
+        }),
+        alter.contract.quotas.logins_per_second_max.map(|rate| match rate {
+            Some(rate) => format!("at most {rate} logins in a second"),
+            None => "login rate default".to_owned(),
+        }),
     ];
     let timeouts = Timeout::ALL.into_iter().filter_map(|timeout| {
         let set = alter.contract.timeouts[timeout]?.map_or_else(|| "default".to_owned(), timeout_text);

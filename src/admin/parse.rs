@@ -14,9 +14,10 @@ use super::statement::{
     SourceFate, Statement, TeamClause, Wait,
 };
 use super::{ErrorKind, SyntaxError};
+use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
-    ContractChange, DatabaseName, MoveId, Pooling, RoleName, SslMode, SystemName, TeamName, Tier, Timeout,
-    TimeoutsChange,
+    ByteSize, ContractChange, DatabaseName, MoveId, Pooling, QuotasChange, RoleName, SslMode, SystemName,
+    TeamName, Tier, Timeout, TimeoutsChange,
 };
 
 /// A statement and where it stands in the text.
@@ -156,8 +157,17 @@ impl Parser {
         self.accept("SET");
         let (mut owner, mut purpose, mut tier) = (None, None, None);
         let (mut pooling, mut pool_size, mut clients_max) = (None, None, None);
-        let mut timeouts = TimeoutsChange::default();
-        let clauses = ["OWNER", "PURPOSE", "TIER", "POOLING", "POOL_SIZE", "MAX_CLIENTS"];
+        let (mut quotas, mut timeouts) = (QuotasChange::default(), TimeoutsChange::default());
+        let clauses = [
+            "OWNER",
+            "PURPOSE",
+            "TIER",
+            "POOLING",
+            "POOL_SIZE",
+            "MAX_CLIENTS",
+            "MAX_MESSAGE_SIZE",
+            "MAX_LOGIN_RATE",
+        ];
         let clauses: Vec<&str> = clauses.into_iter().chain(Timeout::ALL.map(Timeout::clause)).collect();
         if self.at_end_of_statement() {
             self.one_of(&clauses)?;
@@ -169,12 +179,14 @@ impl Parser {
                 ("TIER", _) => tier = Some(parser.tier()?),
                 ("POOLING", _) => pooling = Some(parser.pooling()?),
                 ("POOL_SIZE", _) => pool_size = Some(parser.connections()?),
+                ("MAX_MESSAGE_SIZE", _) => quotas.message_size_max = Some(parser.message_size()?),
+                ("MAX_LOGIN_RATE", _) => quotas.logins_per_second_max = Some(parser.login_rate()?),
                 (_, Some(timeout)) => timeouts[timeout] = Some(parser.timeout(timeout)?),
                 (_, None) => clients_max = Some(parser.connections()?),
             }
             Ok(())
         })?;
-        let contract = ContractChange { tier, pooling, pool_size, clients_max, timeouts };
+        let contract = ContractChange { tier, pooling, pool_size, clients_max, quotas, timeouts };
         Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, contract }))
     }
 
@@ -424,6 +436,38 @@ impl Parser {
         match self.number("a number of connections")? {
             0 => Err(SyntaxError::new(span, "no connection is too few").of_kind(ErrorKind::Value)),
             size => Ok(size),
+        }
+    }
+
+    /// `'64MB'` or DEFAULT; `None` is what the process has.
+    fn message_size(&mut self) -> Result<Option<ByteSize>, SyntaxError> {
+        if self.accept("DEFAULT") {
+            return Ok(None);
+        }
+        let span = self.span();
+        let text = self.text("DEFAULT or a size such as '64MB'")?;
+        let (least, most) = (MESSAGE_SIZES.start(), MESSAGE_SIZES.end());
+        let error = match ByteSize::parse(&text) {
+            Some(size) if MESSAGE_SIZES.contains(&size) => return Ok(Some(size)),
+            Some(_) => {
+                SyntaxError::new(span, format!("MAX_MESSAGE_SIZE needs a size between {least} and {most}"))
+            }
+            None => SyntaxError::new(span, format!("'{text}' is no size"))
+                .with_hint("Write a number with its unit: '512kB', '64MB'."),
+        };
+        Err(error.of_kind(ErrorKind::Value))
+    }
+
+    /// `50`, `0` (no limit) or DEFAULT; `None` is no limit of the database's own.
+    fn login_rate(&mut self) -> Result<Option<u32>, SyntaxError> {
+        if self.accept("DEFAULT") {
+            return Ok(None);
+        }
+        let span = self.span();
+        match self.number("DEFAULT or a number of logins in a second")? {
+            rate if rate <= LOGINS_PER_SECOND_MAX => Ok(Some(rate)),
+            _ => Err(SyntaxError::new(span, format!("MAX_LOGIN_RATE needs at most {LOGINS_PER_SECOND_MAX}"))
+                .of_kind(ErrorKind::Value)),
         }
     }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::statement::{Chatter, Departure, Drain, Show, SourceFate, Wait};
 use super::*;
-use crate::model::{DatabaseName, MoveId, SslMode, Tier, TimeoutsChange};
+use crate::model::{ByteSize, DatabaseName, MoveId, QuotasChange, SslMode, Tier, TimeoutsChange};
 
 /// A complete statement of every kind.
 const EXAMPLES: &[&str] = &[
@@ -19,6 +19,8 @@ const EXAMPLES: &[&str] = &[
     "ALTER DATABASE shop POOLING transaction POOL_SIZE 20 MAX_CLIENTS 5000",
     "ALTER DATABASE shop IDLE_TIMEOUT '1h' IDLE_IN_TRANSACTION_TIMEOUT '1m' TRANSACTION_TIMEOUT 0 QUERY_TIMEOUT DEFAULT \
      WAIT_TIMEOUT '5s'",
+    "ALTER DATABASE shop MAX_MESSAGE_SIZE '64MB' MAX_LOGIN_RATE 50",
+    "ALTER DATABASE shop MAX_MESSAGE_SIZE DEFAULT MAX_LOGIN_RATE DEFAULT",
     "ALTER DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop' TIER dev",
     "ADOPT DATABASE shop ON SYSTEM pg-17 OWNER payments PURPOSE 'orders' TIER standard DBNAME 'Shop'",
     "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced'",
@@ -126,6 +128,29 @@ fn a_timeout_is_a_duration_none_or_what_the_process_has() {
         ("WAIT_TIMEOUT 0", "WAIT_TIMEOUT needs a duration between 10ms and 1day"),
         ("IDLE_TIMEOUT '400days'", "IDLE_TIMEOUT needs a duration of at most 365days"),
         ("QUERY_TIMEOUT '1s' QUERY_TIMEOUT '2s'", "QUERY_TIMEOUT is given twice"),
+    ] {
+        assert_eq!(mistake(&format!("ALTER DATABASE shop {clause}")).message, message);
+    }
+}
+
+#[test]
+fn a_quota_is_a_number_or_what_the_process_has() {
+    let set = |clause: &str| match one(&format!("ALTER DATABASE shop {clause}")) {
+        Statement::AlterDatabase(alter) => alter.contract.quotas,
+        other => panic!("{other:?}"),
+    };
+    let change = QuotasChange::default();
+    let size = Some(Some(ByteSize::megabytes(64)));
+    assert_eq!(set("MAX_MESSAGE_SIZE '64MB'"), QuotasChange { message_size_max: size, ..change });
+    assert_eq!(set("MAX_MESSAGE_SIZE DEFAULT"), QuotasChange { message_size_max: Some(None), ..change });
+    assert_eq!(set("MAX_LOGIN_RATE 0"), QuotasChange { logins_per_second_max: Some(Some(0)), ..change });
+    assert_eq!(set("MAX_LOGIN_RATE DEFAULT"), QuotasChange { logins_per_second_max: Some(None), ..change });
+    for (clause, message) in [
+        ("MAX_MESSAGE_SIZE '64'", "'64' is no size"),
+        ("MAX_MESSAGE_SIZE '1kB'", "MAX_MESSAGE_SIZE needs a size between 16kB and 1GB"),
+        ("MAX_MESSAGE_SIZE 64", "expected DEFAULT or a size such as '64MB' in single quotes, found 64"),
+        ("MAX_LOGIN_RATE 1000001", "MAX_LOGIN_RATE needs at most 1000000"),
+        ("MAX_LOGIN_RATE '5'", "expected DEFAULT or a number of logins in a second, found '5'"),
     ] {
         assert_eq!(mistake(&format!("ALTER DATABASE shop {clause}")).message, message);
     }

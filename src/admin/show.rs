@@ -13,7 +13,7 @@ use super::statement::Show;
 use super::systems::version;
 use crate::model::{
     DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport,
-    Place, RouteRecord, Service, StepEntry, SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
+    Place, Quotas, RouteRecord, Service, StepEntry, SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
 };
 
 /// Entries of the audit trail that are shown.
@@ -128,6 +128,12 @@ impl Executor {
             ],
             row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
         ];
+        let Quotas { message_size_max, logins_per_second_max } = contract.quotas;
+        let default = || "default".to_owned();
+        rows.extend([
+            row!["max_message_size", message_size_max.map_or_else(default, |size| size.to_string())],
+            row!["max_login_rate", logins_per_second_max.map_or_else(default, |rate| rate.to_string())],
+        ]);
         rows.extend(Timeout::ALL.into_iter().map(|timeout| {
             let set = contract.timeouts[timeout].map_or_else(|| "default".to_owned(), timeout_text);
             row![timeout.clause().to_lowercase(), set]

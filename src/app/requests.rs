@@ -18,7 +18,7 @@ use crate::control::MoverSettings;
 use crate::error::chain;
 use crate::frontend::Access;
 use crate::route::RouteTable;
-use crate::session::{DataPlane, TimePolicy};
+use crate::session::{DataPlane, LimitsPolicy};
 use crate::telemetry::log::LogHandle;
 use crate::tls::{Acceptor, Connector, TlsError};
 
@@ -38,7 +38,7 @@ pub(super) struct Reloadable {
     /// Of the ports.
     pub(super) access: Vec<Arc<Access>>,
     /// How long clients may take.
-    pub(super) limits: Arc<ArcSwap<TimePolicy>>,
+    pub(super) limits: Arc<ArcSwap<LimitsPolicy>>,
     pub(super) log: Option<LogHandle>,
 }
 

@@ -12,7 +12,7 @@ use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
 use crate::model::Timeouts;
-use crate::session::{PoolSettings, TimePolicy};
+use crate::session::{LimitsPolicy, PoolSettings};
 use crate::tls::{
     self, Acceptor, ClientAuthority, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError,
 };
@@ -144,9 +144,9 @@ pub fn pool(config: &Config) -> PoolSettings {
 }
 
 /// How long clients may take.
-pub fn limits(config: &Config) -> TimePolicy {
+pub fn limits(config: &Config) -> LimitsPolicy {
     let timeouts = &config.timeouts;
-    TimePolicy {
+    LimitsPolicy {
         process: Timeouts {
             idle: Some(timeouts.idle),
             idle_in_transaction: Some(timeouts.idle_in_transaction),
@@ -154,6 +154,7 @@ pub fn limits(config: &Config) -> TimePolicy {
             query: Some(timeouts.query),
             wait: Some(config.pool.wait_timeout),
         },
+        message_size_max: Some(config.limits.message_size_max),
         roles: config.limits.roles.clone(),
     }
 }

@@ -27,7 +27,7 @@ pub use settings::{
     Access, Admin, Apply, Config, Limits, Log, Metrics, Movement, Proxy, ServerTls, Setting, Store,
     section_doc,
 };
-pub use value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks};
+pub use value::{ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks};
 
 /// A file that was read: its settings, and where each stands, for mistakes that show only when a setting is used.
 #[derive(Debug)]

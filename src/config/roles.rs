@@ -5,18 +5,20 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::settings::within;
 use super::value::{Value, quoted};
 use super::{Problem, closest};
-use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits, Timeout, Timeouts};
+use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
+use crate::model::{ByteSize, DatabaseName, Quotas, RoleLimits, RoleName, RolesLimits, Timeout, Timeouts};
 
 const CLIENTS_MAX: u32 = 10_000_000;
-const LOGINS_MAX: u32 = 1_000_000;
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "name",
     "database",
     "clients_max",
     "logins_per_second_max",
+    "message_size_max",
     "idle",
     "idle_in_transaction",
     "transaction",
@@ -61,7 +63,7 @@ impl Value for RolesLimits {
 
 fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<RoleLimits, Vec<Problem>> {
     let (mut name, mut database) = (None, None);
-    let (mut clients_max, mut logins_per_second_max) = (None, None);
+    let (mut clients_max, mut quotas) = (None, Quotas::default());
     let mut timeouts = Timeouts::default();
     let mut problems = Vec::new();
     for (key, value) in table {
@@ -72,8 +74,9 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
             ("database", _) => named(value, DatabaseName::parse).map(|name| database = Some(name)),
             ("clients_max", _) => count(value, CLIENTS_MAX).map(|clients| clients_max = Some(clients)),
             ("logins_per_second_max", _) => {
-                count(value, LOGINS_MAX).map(|logins| logins_per_second_max = Some(logins))
+                count(value, LOGINS_PER_SECOND_MAX).map(|logins| quotas.logins_per_second_max = Some(logins))
             }
+            ("message_size_max", _) => size(value).map(|size| quotas.message_size_max = Some(size)),
             (_, Some(timeout)) => time(timeout, value).map(|time| timeouts[timeout] = Some(time)),
             (_, None) => {
                 let problem = Problem::new(Some(key.span()), format!("unknown setting {path}.{word}"));
@@ -90,9 +93,7 @@ fn role(path: &str, item: &Spanned<DeValue<'_>>, table: &DeTable<'_>) -> Result<
         }
     }
     match name {
-        Some(role) if problems.is_empty() => {
-            Ok(RoleLimits { role, database, clients_max, logins_per_second_max, timeouts })
-        }
+        Some(role) if problems.is_empty() => Ok(RoleLimits { role, database, clients_max, quotas, timeouts }),
         None if !table.contains_key("name") => {
             problems.push(Problem::new(Some(item.span()), format!("{path} needs the name of a role")));
             Err(problems)
@@ -109,10 +110,11 @@ fn named<T, E: std::fmt::Display>(
 }
 
 fn count(value: &DeValue<'_>, max: u32) -> Result<u32, String> {
-    match u32::read(value)? {
-        count if count <= max => Ok(count),
-        _ => Err(format!("needs a value between 0 and {max}")),
-    }
+    within(u32::read(value)?, &(0..=max))
+}
+
+fn size(value: &DeValue<'_>) -> Result<ByteSize, String> {
+    within(ByteSize::read(value)?, &MESSAGE_SIZES)
 }
 
 fn time(timeout: Timeout, value: &DeValue<'_>) -> Result<Duration, String> {
@@ -124,7 +126,9 @@ fn written(limits: &RoleLimits) -> String {
     let mut parts = vec![format!("name = {}", quoted(limits.role.as_str()))];
     parts.extend(limits.database.as_ref().map(|name| format!("database = {}", quoted(name.as_str()))));
     parts.extend(limits.clients_max.map(|clients| format!("clients_max = {clients}")));
-    parts.extend(limits.logins_per_second_max.map(|logins| format!("logins_per_second_max = {logins}")));
+    let Quotas { message_size_max, logins_per_second_max } = limits.quotas;
+    parts.extend(logins_per_second_max.map(|logins| format!("logins_per_second_max = {logins}")));
+    parts.extend(message_size_max.and_then(|size| Some(format!("message_size_max = {}", size.write()?))));
     for timeout in Timeout::ALL {
         let time = limits.timeouts[timeout].and_then(|time| time.write());
         parts.extend(time.map(|time| format!("{} = {time}", timeout.name())));

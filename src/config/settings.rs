@@ -8,8 +8,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::Problem;
-use super::value::{ByteSize, ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks, Value};
-use crate::model::{ListenOn, ProxyId, RolesLimits};
+use super::value::{ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks, Value};
+use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
+use crate::model::{ByteSize, ListenOn, ProxyId, RolesLimits};
 
 /// How a changed value reaches a running process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,10 @@ pub fn section_doc(section: &str) -> Option<&'static str> {
     Config::SECTIONS.iter().find(|(name, _)| *name == section).map(|(_, doc)| *doc)
 }
 
-fn within<T: Value + PartialOrd>(value: T, bounds: &std::ops::RangeInclusive<T>) -> Result<T, String> {
+pub(super) fn within<T: Value + PartialOrd>(
+    value: T,
+    bounds: &std::ops::RangeInclusive<T>,
+) -> Result<T, String> {
     if bounds.contains(&value) {
         return Ok(value);
     }
@@ -284,10 +288,12 @@ settings! {
         clients_per_role_max: u32 = 0, Reload, within 0..=10_000_000;
         /// Clients of one role in one database. 0: no limit.
         clients_per_database_role_max: u32 = 0, Reload, within 0..=10_000_000;
-        /// Roles with limits of their own, each a table [[limits.roles]]: name, and as far as wanted database (all where not set), clients_max instead of the two above, logins_per_second_max (those that succeed, beside the limit of all), idle, idle_in_transaction, transaction and query as in the section of timeouts, and wait as pool.wait_timeout. The most specific that is set wins: the role in the database, the role, the contract of the database, the process.
+        /// Roles with limits of their own, each a table [[limits.roles]]: name, and as far as wanted database (all where not set), clients_max instead of the two above, logins_per_second_max (those that succeed, beside the limits of all and of the database), message_size_max, idle, idle_in_transaction, transaction and query as in the section of timeouts, and wait as pool.wait_timeout. The most specific that is set wins: the role in the database, the role, the contract of the database, the process.
         roles: RolesLimits = RolesLimits::default(), Reload;
-        /// Logins of applications that begin in a second; others wait for their turn. 0: no limit.
-        logins_per_second_max: u32 = 0, Reload, within 0..=1_000_000;
+        /// The longest message of a client: a query, its values, a part of a COPY. A client that sends a longer one is ended with 54000 before any of it is forwarded. The contract of a database (ALTER DATABASE) and the tables of roles may say otherwise.
+        message_size_max: ByteSize = *MESSAGE_SIZES.end(), Reload, within MESSAGE_SIZES;
+        /// Logins of applications that begin in a second; others wait for their turn. 0: no limit. The contract of a database may limit those that succeed there.
+        logins_per_second_max: u32 = 0, Reload, within 0..=LOGINS_PER_SECOND_MAX;
         /// The longest that one waits for its turn; others are refused with 53300. At most half of proxy.login_timeout.
         login_wait_max: Duration = seconds(5), Reload, within ms(0)..=seconds(600);
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::{ByteSize, Quotas};
 
 fn problems(text: &str) -> Vec<(usize, String)> {
     let errors = Config::parse(text, Path::new("/etc")).expect_err("a mistake");
@@ -184,16 +185,6 @@ fn relative_paths_are_meant_from_the_directory_of_the_file() {
 }
 
 #[test]
-fn sizes_are_written_in_the_largest_whole_unit() {
-    for text in ["64MB", "1GB", "1536kB", "7B", "0B"] {
-        assert_eq!(ByteSize::parse(text).unwrap().to_string(), text);
-    }
-    for bad in ["", "64", "MB", "1.5GB", "-1MB", "99999999999TB", "64 parsecs"] {
-        assert_eq!(ByteSize::parse(bad), None, "{bad}");
-    }
-}
-
-#[test]
 fn differences_name_what_changed() {
     let changed =
         Config::parse("[log]\nlevel = \"debug\"\n[store]\npath = \"/x\"\n", Path::new("/")).unwrap();
@@ -217,12 +208,13 @@ fn a_reload_takes_what_needs_no_restart_and_nothing_else() {
 #[test]
 fn roles_have_limits_of_their_own() {
     let text = "[limits]\nclients_max = 5\n[[limits.roles]]\nname = \"b\"\nquery = \"30s\"\n\
-                [[limits.roles]]\nname = \"a\"\ndatabase = \"shop\"\nclients_max = 3\nlogins_per_second_max = 2\nidle = \"0s\"\n";
+                [[limits.roles]]\nname = \"a\"\ndatabase = \"shop\"\nclients_max = 3\nlogins_per_second_max = 2\nmessage_size_max = \"1MB\"\nidle = \"0s\"\n";
     let config = Config::parse(text, Path::new("")).unwrap();
     let shown = config.limits.roles.iter().map(|limits| limits.role.as_str()).collect::<Vec<_>>();
     assert_eq!(shown, ["a", "b"]);
     let in_shop = config.limits.roles.in_database("a", "shop").unwrap();
-    assert_eq!((in_shop.clients_max, in_shop.logins_per_second_max), (Some(3), Some(2)));
+    let quotas = Quotas { message_size_max: Some(ByteSize::megabytes(1)), logins_per_second_max: Some(2) };
+    assert_eq!((in_shop.clients_max, in_shop.quotas), (Some(3), quotas));
     assert_eq!(in_shop.timeouts.idle, Some(std::time::Duration::ZERO));
     assert!(config.limits.roles.everywhere("a").is_none());
     assert!(config.limits.roles.everywhere("b").is_some_and(|limits| limits.timeouts.query.is_some()));
@@ -233,16 +225,17 @@ fn roles_have_limits_of_their_own() {
 
 #[test]
 fn every_mistake_in_the_limits_of_roles_stands_where_it_was_made() {
-    let text = "[[limits.roles]]\nname = \"a\"\nquer = \"30s\"\nidle = 5\n[[limits.roles]]\nwait = \"0s\"\n\
+    let text = "[[limits.roles]]\nname = \"a\"\nquer = \"30s\"\nidle = 5\nmessage_size_max = \"2GB\"\n[[limits.roles]]\nwait = \"0s\"\n\
                 [[limits.roles]]\nname = \"b\"\n[[limits.roles]]\nname = \"b\"\n";
     assert_eq!(
         problems(text),
         vec![
             (3, "unknown setting limits.roles.quer".to_owned()),
             (4, "limits.roles.idle needs a unit: \"5ms\" or \"5s\"".to_owned()),
-            (5, "limits.roles needs the name of a role".to_owned()),
-            (6, "limits.roles.wait needs a duration between 10ms and 1day".to_owned()),
-            (9, "limits.roles has two tables for role \"b\"".to_owned()),
+            (5, "limits.roles.message_size_max needs a value between \"16kB\" and \"1GB\"".to_owned()),
+            (6, "limits.roles needs the name of a role".to_owned()),
+            (7, "limits.roles.wait needs a duration between 10ms and 1day".to_owned()),
+            (10, "limits.roles has two tables for role \"b\"".to_owned()),
         ]
     );
     assert_eq!(problems("[limits]\nroles = 5\n")[0].1, "limits.roles needs tables: [[limits.roles]]");

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::{Problem, closest};
-use crate::model::{ListenOn, Network, ProxyId};
+use crate::model::{ByteSize, ListenOn, Network, ProxyId};
 
 /// A type that a setting can have.
 pub(super) trait Value: Sized {
@@ -79,34 +79,6 @@ impl Value for Duration {
     }
     fn write(&self) -> Option<String> {
         Some(quoted(&humantime::format_duration(*self).to_string()))
-    }
-}
-
-/// A size in bytes, written as PostgreSQL does: `64MB`, units of 1024.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
-
-const UNITS: [(&str, u32); 5] = [("TB", 40), ("GB", 30), ("MB", 20), ("kB", 10), ("B", 0)];
-
-impl ByteSize {
-    pub const fn megabytes(count: u64) -> ByteSize {
-        ByteSize(count << 20)
-    }
-
-    pub fn parse(text: &str) -> Option<ByteSize> {
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at(digits);
-        let unit = unit.trim();
-        let shift = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1;
-        number.parse::<u64>().ok()?.checked_mul(1 << shift).map(ByteSize)
-    }
-}
-
-impl fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = |shift: u32| self.0 != 0 && self.0.trailing_zeros() >= shift;
-        let (unit, shift) = UNITS.into_iter().find(|(_, shift)| whole(*shift)).unwrap_or(("B", 0));
-        write!(f, "{}{unit}", self.0 >> shift)
     }
 }
 

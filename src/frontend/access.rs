@@ -7,7 +7,7 @@
 //!   proof          -> throttle: looked at, or 53300 unseen
 //!   wrong          -> the answer waits, longer with each failure
 //!   right          -> the failures of this role and address are forgotten
-//!                  -> pace of the role, where it has one: its turn, or 53300
+//!                  -> paces of the database and of the role, where they have one: their turn, or 53300
 //! ```
 //!
 //! # Why 53300 and not 28P01 for a proof that is not looked at
@@ -199,14 +199,20 @@ impl Access {
         self.wait_for_turn(wait.ok_or(FrontendError::TooManyLogins { per_second })).await
     }
 
-    /// Waits for a turn of the role's, where it has a limit of its own. Asked for when it has proved that it is this
-    /// role: nobody else takes its turns.
-    pub(super) async fn turn_of_role(&self, route: &Route, role: &str) -> Result<(), FrontendError> {
+    /// Waits for a turn of the database's and of the role's, where they have limits of their own. Asked for when it has
+    /// proved that it is this role: a stranger takes nobody's turns.
+    pub(super) async fn turn_of_client(&self, route: &Route, role: &str) -> Result<(), FrontendError> {
         let policy = self.policy.load_full();
         let record = route.current();
+        if let Some(per_second) = record.quotas.logins_per_second_max {
+            let wait = route.logins_pace().turn(per_second, policy.login_wait_max, Instant::now());
+            let database = record.name.to_string();
+            let refused = || FrontendError::TooManyLoginsOfDatabase { database, per_second };
+            self.wait_for_turn(wait.ok_or_else(refused)).await?;
+        }
         let limits = [policy.roles.everywhere(role), policy.roles.in_database(role, record.name.as_str())];
         for limits in limits.into_iter().flatten() {
-            let Some(per_second) = limits.logins_per_second_max else { continue };
+            let Some(per_second) = limits.quotas.logins_per_second_max else { continue };
             let wait = self.role_paces.turn(limits, per_second, policy.login_wait_max);
             let refused = || FrontendError::TooManyLoginsOfRole { role: role.to_owned(), per_second };
             self.wait_for_turn(wait.ok_or_else(refused)).await?;

@@ -10,7 +10,7 @@ use crate::auth::hba::Rules;
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::throttle::Allowance;
 use crate::error::SqlState;
-use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits, Service, Timeouts};
+use crate::model::{DatabaseName, Quotas, RoleLimits, RoleName, RolesLimits, RouteRecord, Service, Timeouts};
 use crate::telemetry::Metrics;
 
 /// Failures beyond the free ones are refused at once, and stay so for longer than a test.
@@ -96,7 +96,7 @@ fn paced(database: Option<&str>) -> Policy {
         role: RoleName::parse("app").unwrap(),
         database: database.map(|name| DatabaseName::parse(name).unwrap()),
         clients_max: None,
-        logins_per_second_max: Some(1),
+        quotas: Quotas { logins_per_second_max: Some(1), ..Quotas::default() },
         timeouts: Timeouts::default(),
     });
     Policy { roles, ..Policy::default() }
@@ -126,6 +126,31 @@ async fn turns_in_another_database_are_not_taken_here() {
     let (_, door) = guarded(paced(Some("other")));
     let outcomes = futures_util::future::join_all((0..30).map(|_| try_login(door(), "app", PASSWORD))).await;
     assert!(outcomes.iter().all(|outcome| outcome.1.is_none()), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_database_has_turns_that_all_its_roles_share_and_no_stranger_takes() {
+    let routes = frontend_with(Service::Serving).routes;
+    let route = routes.lookup("shop").unwrap();
+    let mut record = RouteRecord::clone(&route.current());
+    record.quotas.logins_per_second_max = Some(1);
+    routes.install(record);
+    let access = Arc::new(Access::default());
+    let door = || Frontend {
+        access: Arc::clone(&access),
+        routes: Arc::clone(&routes),
+        ..frontend_with(Service::Serving)
+    };
+    for _ in 0..3 {
+        assert_eq!(try_login(door(), "app", "wrong").await.1, Some(SqlState::INVALID_PASSWORD));
+    }
+    let outcomes = futures_util::future::join_all((0..20).map(|_| try_login(door(), "app", PASSWORD))).await;
+    assert!(outcomes.iter().any(|outcome| outcome.1.is_none()), "{outcomes:?}");
+    let mut knock = Knock::at(door()).await;
+    knock.startup("app", "shop").await;
+    let refusal = knock.login(PASSWORD).await.1.expect("its turns are taken");
+    assert_eq!(refusal.sqlstate(), SqlState::TOO_MANY_CONNECTIONS);
+    assert!(refusal.refusal().detail.unwrap().contains("MAX_LOGIN_RATE"));
 }
 
 fn under(rules: &str) -> Policy {

@@ -65,6 +65,8 @@ pub enum FrontendError {
     Throttled { role: String },
     #[error("more than {per_second} logins in a second")]
     TooManyLogins { per_second: u32 },
+    #[error("more than {per_second} logins to database \"{database}\" in a second")]
+    TooManyLoginsOfDatabase { database: String, per_second: u32 },
     #[error("more than {per_second} logins of role \"{role}\" in a second")]
     TooManyLoginsOfRole { role: String, per_second: u32 },
     #[error("role \"{role}\" has an md5 password")]
@@ -131,6 +133,7 @@ impl Explain for FrontendError {
             FrontendError::Password { source, .. } => source.sqlstate(),
             FrontendError::Throttled { .. }
             | FrontendError::TooManyLogins { .. }
+            | FrontendError::TooManyLoginsOfDatabase { .. }
             | FrontendError::TooManyLoginsOfRole { .. }
             | FrontendError::Overrun
             | FrontendError::Full { .. }
@@ -159,6 +162,7 @@ impl Explain for FrontendError {
             | FrontendError::Md5Role { .. }
             | FrontendError::Throttled { .. }
             | FrontendError::TooManyLogins { .. }
+            | FrontendError::TooManyLoginsOfDatabase { .. }
             | FrontendError::TooManyLoginsOfRole { .. }
             | FrontendError::Overrun
             | FrontendError::Full { .. }
@@ -199,6 +203,9 @@ impl Explain for FrontendError {
                 format!("too many failed logins for user \"{role}\" from this address")
             }
             FrontendError::TooManyLogins { .. } => "too many clients log in at the same time".to_owned(),
+            FrontendError::TooManyLoginsOfDatabase { database, .. } => {
+                format!("too many clients of database \"{database}\" log in at the same time")
+            }
             FrontendError::TooManyLoginsOfRole { role, .. } => {
                 format!("too many clients of role \"{role}\" log in at the same time")
             }
@@ -242,6 +249,9 @@ impl Explain for FrontendError {
             FrontendError::TooManyLogins { per_second } => {
                 Some(format!("limits.logins_per_second_max allows {per_second} in a second."))
             }
+            FrontendError::TooManyLoginsOfDatabase { per_second, .. } => {
+                Some(format!("Its contract (MAX_LOGIN_RATE) allows {per_second} in a second."))
+            }
             FrontendError::TooManyLoginsOfRole { per_second, .. } => Some(format!(
                 "This role may log in {per_second} times in a second here ([[limits.roles]], logins_per_second_max)."
             )),
@@ -267,7 +277,9 @@ impl Explain for FrontendError {
             FrontendError::Throttled { .. } => Some(
                 "Try again in a while. Look for a program at this address that has an old password.".to_owned(),
             ),
-            FrontendError::TooManyLogins { .. } | FrontendError::TooManyLoginsOfRole { .. } => {
+            FrontendError::TooManyLogins { .. }
+            | FrontendError::TooManyLoginsOfDatabase { .. }
+            | FrontendError::TooManyLoginsOfRole { .. } => {
                 Some("Try again, each client after another time.".to_owned())
             }
             FrontendError::AdminDatabase { .. } => Some(

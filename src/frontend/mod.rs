@@ -145,7 +145,7 @@ impl Frontend {
                 let admitted = login::login(self, channel, &startup, address).await?;
                 let mut admission = admission.take().ok_or(FrontendError::Gone)?;
                 self.access.sit(&mut admission, &admitted.route, startup.message.role())?;
-                self.access.turn_of_role(&admitted.route, startup.message.role()).await?;
+                self.access.turn_of_client(&admitted.route, startup.message.role()).await?;
                 Ok(Visitor::Client(Box::new(Client {
                     stream: channel.take_stream()?,
                     early: channel.take_early(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Timeouts, TimeoutsChange};
+use super::{Quotas, QuotasChange, Timeouts, TimeoutsChange};
 
 /// A set of defaults that a database starts from. Opinionated on purpose: three, not a matrix of options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -61,6 +61,7 @@ pub struct ContractChange {
     pub pool_size: Option<u32>,
     /// Client connections, at least one.
     pub clients_max: Option<u32>,
+    pub quotas: QuotasChange,
     pub timeouts: TimeoutsChange,
 }
 
@@ -77,6 +78,9 @@ pub struct Contract {
     pub transaction_time_max: Duration,
     /// The longest a client may be held by a move. Past it the cutover is aborted and everyone goes on at the source.
     pub move_pause_max: Duration,
+    /// How much clients may ask for, where that is not left to the process.
+    #[serde(default)]
+    pub quotas: Quotas,
     /// How long clients may take, where that is not left to the process.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -86,7 +90,7 @@ impl Contract {
     /// Server connections of a database that begins to be pooled by transaction.
     pub const POOL_SIZE: u32 = 20;
 
-    /// What it is after a change. A tier brings its own limits; the mode of pooling and the timeouts stay what they were.
+    /// What it is after a change. A tier brings its own limits; the mode of pooling, the quotas and the timeouts stay what they were.
     pub fn altered(&self, change: &ContractChange) -> Contract {
         let mut next = match change.tier {
             Some(tier) => Contract { pooling: self.pooling, ..Contract::of_tier(tier) },
@@ -101,6 +105,7 @@ impl Contract {
             (Pooling::Transaction, Pooling::Transaction) => self.server_connections_max,
         };
         next.server_connections_max = change.pool_size.unwrap_or(unasked);
+        next.quotas = self.quotas.altered(&change.quotas);
         next.timeouts = self.timeouts.altered(&change.timeouts);
         next
     }
@@ -118,6 +123,7 @@ impl Contract {
             server_connections_max: servers,
             transaction_time_max: Duration::from_secs(transaction_s),
             move_pause_max: Duration::from_millis(pause_ms),
+            quotas: Quotas::default(),
             timeouts: Timeouts::default(),
         }
     }
@@ -145,16 +151,18 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_stay_when_the_tier_changes() {
+    fn quotas_and_timeouts_stay_when_the_tier_changes() {
         let timeouts = TimeoutsChange { query: Some(Some(Duration::ZERO)), ..TimeoutsChange::default() };
-        let change = ContractChange { timeouts, ..ContractChange::default() };
+        let quotas = QuotasChange { logins_per_second_max: Some(Some(7)), ..QuotasChange::default() };
+        let change = ContractChange { quotas, timeouts, ..ContractChange::default() };
         let set = Contract::of_tier(Tier::Standard).altered(&change);
         let critical = set.altered(&ContractChange { tier: Some(Tier::Critical), ..Default::default() });
         assert_eq!(critical.timeouts.query, Some(Duration::ZERO));
+        assert_eq!(critical.quotas.logins_per_second_max, Some(7));
     }
 
     #[test]
-    fn a_contract_that_an_older_version_wrote_has_no_timeouts() {
+    fn a_contract_that_an_older_version_wrote_has_no_quotas_and_no_timeouts() {
         let old = r#"{"tier":"standard","pooling":"session","client_connections_max":500,
             "server_connections_max":500,"transaction_time_max":{"secs":300,"nanos":0},
             "move_pause_max":{"secs":1,"nanos":0}}"#;

@@ -7,16 +7,19 @@
 //! The types derive serde. The catalogue stores them as they are, so a noun has one definition and not a noun beside
 //! its record; the derives add no behaviour. Versioning of stored values is the catalogue's business.
 
+pub mod byte_size;
 pub mod catalogue;
 pub mod contract;
 pub mod ids;
 pub mod listen;
 pub mod movement;
 pub mod network;
+pub mod quotas;
 pub mod role_limits;
 pub mod route;
 pub mod timeouts;
 
+pub use byte_size::ByteSize;
 pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use ids::{
@@ -29,6 +32,7 @@ pub use movement::{
     MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent,
 };
 pub use network::Network;
+pub use quotas::{Quotas, QuotasChange};
 pub use role_limits::{RoleLimits, RolesLimits};
 pub use route::{
     Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,

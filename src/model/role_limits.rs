@@ -1,6 +1,6 @@
 //! Limits of roles, which are PostgreSQL's and therefore in no catalogue of ours.
 
-use super::{DatabaseName, RoleName, Timeouts};
+use super::{DatabaseName, Quotas, RoleName, Timeouts};
 
 /// What is set for a role, in one database or in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,8 +10,8 @@ pub struct RoleLimits {
     pub database: Option<DatabaseName>,
     /// Clients of the role, in the database or in all together. Zero: no limit.
     pub clients_max: Option<u32>,
-    /// Logins of the role that succeed in a second, in the database or in all together. Zero: no limit.
-    pub logins_per_second_max: Option<u32>,
+    /// Logins are those of the role, in the database or in all together.
+    pub quotas: Quotas,
     pub timeouts: Timeouts,
 }
 

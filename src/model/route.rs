@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, RoleName, SslMode,
+    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, Quotas, RoleName, SslMode,
     SystemName, Tier, Timeouts, UnixMillis,
 };
 use crate::error::{Refusal, SqlState};
@@ -67,6 +67,9 @@ pub struct RouteRecord {
     /// Grows by one with each RECONNECT: server connections of an older generation are replaced as soon as they can be.
     #[serde(default)]
     pub generation: u64,
+    /// How much clients may ask for, as the contract says.
+    #[serde(default)]
+    pub quotas: Quotas,
     /// How long clients may take, as the contract says.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -99,6 +102,7 @@ impl RouteRecord {
             server_connections_max: client_connections_max,
             door: Door::Open,
             generation: 0,
+            quotas: Quotas::default(),
             timeouts: Timeouts::default(),
         }
     }

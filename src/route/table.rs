@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -12,6 +13,7 @@ use super::bell::{Bell, Tower};
 use super::gate::{Gate, GateState};
 use super::roster::Roster;
 use crate::auth::md5::Md5Secret;
+use crate::auth::pace::Pace;
 use crate::auth::scram::{ITERATIONS_DEFAULT, Verifier};
 use crate::auth::{ClientKeys, Fingerprint, Proof};
 use crate::error::SqlState;
@@ -32,6 +34,8 @@ pub struct Route {
     /// What the newest login of each role has proved: a session that began before a change of the password needs it to
     /// follow its database.
     keys: DashMap<String, Arc<ClientKeys>>,
+    /// Of all its logins, where the contract limits them.
+    logins_pace: Pace,
     gate: Gate,
     roster: Arc<Roster>,
     bell: Arc<Bell>,
@@ -48,6 +52,7 @@ impl Route {
             logins: ArcSwap::default(),
             iterations: AtomicU32::new(ITERATIONS_DEFAULT),
             keys: DashMap::new(),
+            logins_pace: Pace::new(Instant::now()),
             bell,
         })
     }
@@ -75,6 +80,11 @@ impl Route {
 
     pub fn logins(&self) -> Arc<Logins> {
         self.logins.load_full()
+    }
+
+    /// Turns of clients that have proved who they are.
+    pub fn logins_pace(&self) -> &Pace {
+        &self.logins_pace
     }
 
     /// What a made-up verifier should have, to look like the others of this database.

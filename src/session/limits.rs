@@ -1,10 +1,11 @@
-//! How long a client may be idle, and how long its transaction, its query and its wait in line may take.
+//! How long a client may be idle, how long its transaction, its query and its wait in line may take, and how long its
+//! messages may be.
 //!
 //! # Why
 //! A timer for each query would cost every query something. So a worker looks at the clocks of its sessions now and then,
 //! which are kept for people anyway, and wakes only those whose time is over. Before it looks it reads once for each role in
-//! each database what holds for it now: so a change reaches those who are there, and costs no session anything. Waiting
-//! at the gate or in line is no activity of the client's: only the limit of waits counts it.
+//! each database what holds for it now, where something has changed: so a change reaches those who are there, and costs no
+//! session anything. Waiting at the gate or in line is no activity of the client's: only the limit of waits counts it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,8 +15,12 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::error::{Refusal, SqlState};
-use crate::model::{DatabaseId, EachTimeout, RoleLimits, RolesLimits, Timeout, Timeouts};
+use crate::model::quotas::MESSAGE_SIZES;
+use crate::model::{
+    ByteSize, DatabaseId, EachTimeout, Quotas, RoleLimits, RolesLimits, RouteRecord, Timeout, Timeouts,
+};
 use crate::route::{Activity, Clock, Doing, Route};
+use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
 /// How exact the limits are.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -23,18 +28,20 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A wait in line that nobody has bounded.
 const WAIT_UNSAID: Duration = Duration::from_secs(120);
 
-/// What the configuration says of the time that clients may take. Replaced as a whole when it is read again.
+/// What the configuration says of the time that clients may take, and of their messages. Replaced as a whole when it is read again.
 #[derive(Debug, Clone, Default)]
-pub struct TimePolicy {
+pub struct LimitsPolicy {
     /// Of everybody for whom nothing else is set.
     pub process: Timeouts,
+    /// The longest message of a client for whom nothing else is set; PostgreSQL's own limit where `None`.
+    pub message_size_max: Option<ByteSize>,
     /// Of roles.
     pub roles: RolesLimits,
 }
 
-impl TimePolicy {
-    /// Whether anything bounds what clients do.
-    pub(super) fn any(&self) -> bool {
+impl LimitsPolicy {
+    /// Whether anything bounds the time that clients take.
+    pub(super) fn is_timed(&self) -> bool {
         let bounds = |timeout: &Timeout| self.process[*timeout].is_some_and(|time| !time.is_zero());
         let of_process = Timeout::ALL.iter().filter(|timeout| **timeout != Timeout::Wait).any(bounds);
         of_process || self.roles.iter().any(|limits| limits.timeouts.any())
@@ -52,36 +59,43 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// For whoever met the limit.
-    pub(super) fn hint(self, timeout: Timeout) -> String {
-        match (self, timeout) {
-            (Source::Process, Timeout::Wait) => {
-                "The limit is one of the platform's, pool.wait_timeout in its configuration.".to_owned()
+    /// For whoever met the limit that the configuration calls `setting`, in a role's table `name`, in a contract `clause`.
+    fn hint(self, setting: &str, name: &str, clause: &str) -> String {
+        match self {
+            Source::Process => format!("The limit is one of the platform's, {setting} in its configuration."),
+            Source::Contract => format!("The limit is in the contract of the database ({clause})."),
+            Source::Role => {
+                format!(
+                    "The limit is the role's, in [[limits.roles]] of the platform's configuration ({name})."
+                )
             }
-            (Source::Process, _) => {
-                "The limit is one of the platform's, in the section [timeouts] of its configuration."
-                    .to_owned()
-            }
-            (Source::Contract, _) => {
-                format!("The limit is in the contract of the database ({}).", timeout.clause())
-            }
-            (Source::Role, _) => format!(
-                "The limit is the role's, in [[limits.roles]] of the platform's configuration ({}).",
-                timeout.name()
-            ),
-            (Source::RoleInDatabase, _) => format!(
-                "The limit is the role's in this database, in [[limits.roles]] of the platform's configuration ({}).",
-                timeout.name()
+            Source::RoleInDatabase => format!(
+                "The limit is the role's in this database, in [[limits.roles]] of the platform's configuration ({name})."
             ),
         }
+    }
+
+    /// For whoever took too long.
+    pub(super) fn timeout_hint(self, timeout: Timeout) -> String {
+        let setting = match timeout {
+            Timeout::Wait => "pool.wait_timeout".to_owned(),
+            _ => format!("timeouts.{}", timeout.name()),
+        };
+        self.hint(&setting, timeout.name(), timeout.clause())
     }
 }
 
 /// A limit and where it is set; `None`: there is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Term {
-    limit: Option<Duration>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Term<T = Duration> {
+    limit: Option<T>,
     source: Source,
+}
+
+impl<T> Default for Term<T> {
+    fn default() -> Term<T> {
+        Term { limit: None, source: Source::default() }
+    }
 }
 
 /// Of several that say something, the first that sets a limit decides about it.
@@ -136,12 +150,51 @@ impl Overdue {
             Timeout::Wait => (SqlState::TOO_MANY_CONNECTIONS, "wait timeout"),
         };
         Refusal::fatal(sqlstate, format!("terminating connection due to {what}"))
-            .with_hint(self.source.hint(self.timeout))
+            .with_hint(self.source.timeout_hint(self.timeout))
     }
 
     /// The server still works for the client.
     pub(super) fn is_working(self) -> bool {
         matches!(self.timeout, Timeout::Transaction | Timeout::Query)
+    }
+}
+
+/// What holds for one role in one database.
+#[derive(Debug)]
+struct InForce {
+    /// What says so.
+    record: Arc<RouteRecord>,
+    policy: Arc<LimitsPolicy>,
+    times: EachTimeout<Term>,
+    message_size: Term<ByteSize>,
+}
+
+impl InForce {
+    fn read(role: &str, record: Arc<RouteRecord>, policy: Arc<LimitsPolicy>) -> InForce {
+        let in_database = policy.roles.in_database(role, record.name.as_str());
+        let everywhere = policy.roles.everywhere(role);
+        let unset = Timeouts::default();
+        let times = |limits: Option<&RoleLimits>| limits.map_or(unset, |limits| limits.timeouts);
+        let sizes = |quotas: Option<&Quotas>| quotas.and_then(|quotas| quotas.message_size_max);
+        let times = in_force(&[
+            (&times(in_database), Source::RoleInDatabase),
+            (&times(everywhere), Source::Role),
+            (&record.timeouts, Source::Contract),
+            (&policy.process, Source::Process),
+        ]);
+        let sizes = [
+            (sizes(in_database.map(|limits| &limits.quotas)), Source::RoleInDatabase),
+            (sizes(everywhere.map(|limits| &limits.quotas)), Source::Role),
+            (sizes(Some(&record.quotas)), Source::Contract),
+            (policy.message_size_max, Source::Process),
+        ];
+        let message_size =
+            sizes.into_iter().find_map(|(size, source)| Some(Term { limit: Some(size?), source }));
+        InForce { times, message_size: message_size.unwrap_or_default(), record, policy }
+    }
+
+    fn is_said_by(&self, record: &Arc<RouteRecord>, policy: &Arc<LimitsPolicy>) -> bool {
+        Arc::ptr_eq(&self.record, record) && Arc::ptr_eq(&self.policy, policy)
     }
 }
 
@@ -151,39 +204,59 @@ pub(super) struct Terms {
     route: Arc<Route>,
     role: String,
     /// As of the last look.
-    in_force: RefCell<EachTimeout<Term>>,
+    in_force: RefCell<InForce>,
+    /// Of it, for every message.
+    message_bytes_max: Cell<usize>,
 }
 
 impl Terms {
-    fn new(route: &Arc<Route>, role: &str) -> Terms {
-        Terms { route: Arc::clone(route), role: role.to_owned(), in_force: RefCell::default() }
+    fn new(route: &Arc<Route>, role: &str, policy: &Arc<LimitsPolicy>) -> Terms {
+        let in_force = InForce::read(role, route.current(), Arc::clone(policy));
+        let message_bytes_max = Cell::new(message_bytes_max(&in_force));
+        let (route, role) = (Arc::clone(route), role.to_owned());
+        Terms { route, role, in_force: RefCell::new(in_force), message_bytes_max }
     }
 
     pub(super) fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
-    fn read<'a>(&self, policy: &'a TimePolicy) -> EachTimeout<Term> {
+    /// Reads what holds now, where that has changed.
+    fn renew(&self, policy: &Arc<LimitsPolicy>) {
         let record = self.route.current();
-        let unset = Timeouts::default();
-        let of = |limits: Option<&'a RoleLimits>| limits.map(|limits| &limits.timeouts);
-        let (in_database, everywhere) = (
-            of(policy.roles.in_database(&self.role, record.name.as_str())),
-            of(policy.roles.everywhere(&self.role)),
-        );
-        in_force(&[
-            (in_database.unwrap_or(&unset), Source::RoleInDatabase),
-            (everywhere.unwrap_or(&unset), Source::Role),
-            (&record.timeouts, Source::Contract),
-            (&policy.process, Source::Process),
-        ])
+        let mut in_force = self.in_force.borrow_mut();
+        if !in_force.is_said_by(&record, policy) {
+            *in_force = InForce::read(&self.role, record, Arc::clone(policy));
+            self.message_bytes_max.set(message_bytes_max(&in_force));
+        }
     }
 
     /// How long one may wait in line that comes now, and who says so.
-    pub(super) fn wait(&self, policy: &TimePolicy) -> (Duration, Source) {
-        let term = self.read(policy).wait;
+    pub(super) fn wait(&self, policy: &Arc<LimitsPolicy>) -> (Duration, Source) {
+        self.renew(policy);
+        let term = self.in_force.borrow().times.wait;
         (term.limit.unwrap_or(WAIT_UNSAID), term.source)
     }
+
+    /// Refuses a client's message that is longer than it may be, of which `bytes` are the first. What is no header is let
+    /// pass.
+    pub(super) fn check_message(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else { return Ok(()) };
+        let max = self.message_bytes_max.get();
+        if header.message_bytes() <= max {
+            return Ok(());
+        }
+        let source = self.in_force.borrow().message_size.source;
+        let detail = format!("It has {} bytes, and may have {max}.", header.message_bytes());
+        let hint = source.hint("limits.message_size_max", "message_size_max", "MAX_MESSAGE_SIZE");
+        let refusal = Refusal::fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, "a message of the client is too long");
+        Err(refusal.with_detail(detail).with_hint(hint))
+    }
+}
+
+fn message_bytes_max(in_force: &InForce) -> usize {
+    let limit = in_force.message_size.limit.unwrap_or(*MESSAGE_SIZES.end());
+    usize::try_from(limit.0).unwrap_or(usize::MAX).min(MESSAGE_BYTES_MAX + HEADER_BYTES)
 }
 
 /// The terms of all roles that have sessions on a worker.
@@ -191,9 +264,9 @@ impl Terms {
 pub(super) struct Ledger(HashMap<(DatabaseId, String), Rc<Terms>>);
 
 impl Ledger {
-    pub(super) fn terms(&mut self, route: &Arc<Route>, role: &str) -> Rc<Terms> {
+    pub(super) fn terms(&mut self, route: &Arc<Route>, role: &str, policy: &Arc<LimitsPolicy>) -> Rc<Terms> {
         let key = (route.id().clone(), role.to_owned());
-        Rc::clone(self.0.entry(key).or_insert_with(|| Rc::new(Terms::new(route, role))))
+        Rc::clone(self.0.entry(key).or_insert_with(|| Rc::new(Terms::new(route, role, policy))))
     }
 
     /// Of roles whose sessions have left.
@@ -202,10 +275,8 @@ impl Ledger {
     }
 
     /// Reads what holds now.
-    pub(super) fn renew(&self, policy: &TimePolicy) {
-        for terms in self.0.values() {
-            terms.in_force.replace(terms.read(policy));
-        }
+    pub(super) fn renew(&self, policy: &Arc<LimitsPolicy>) {
+        self.0.values().for_each(|terms| terms.renew(policy));
     }
 }
 
@@ -229,7 +300,7 @@ impl Watch {
     /// The worker looks. `true`: the session is to be woken.
     fn look(&self) -> bool {
         let doing = self.clock.read();
-        let overdue = self.terms.in_force.borrow().overdue(doing);
+        let overdue = self.terms.in_force.borrow().times.overdue(doing);
         self.found.set(overdue.map(|overdue| (overdue, doing)));
         overdue.is_some()
     }
@@ -284,7 +355,8 @@ mod tests {
     #[test]
     fn who_met_a_limit_is_told_where_it_is_set() {
         let hint = |source, timeout| Overdue { timeout, source }.refusal().hint.unwrap_or_default();
-        assert!(hint(Source::Process, Timeout::Idle).contains("section [timeouts]"));
+        assert!(hint(Source::Process, Timeout::Idle).contains("timeouts.idle in its configuration"));
+        assert!(hint(Source::Process, Timeout::Wait).contains("pool.wait_timeout in its configuration"));
         assert!(hint(Source::Contract, Timeout::Query).contains("contract of the database (QUERY_TIMEOUT)"));
     }
 }

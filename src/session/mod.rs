@@ -52,7 +52,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use self::acceptor::{Backlog, Desk, Doorbell, Lobby};
-pub use self::limits::TimePolicy;
+pub use self::limits::LimitsPolicy;
 pub use self::pool::PoolSettings;
 use self::pool::Treasury;
 use self::quota::Quota;
@@ -83,7 +83,7 @@ pub struct DataPlaneConfig {
     /// For one server connection, its login included.
     pub connect_time_max: Duration,
     /// How long clients may take; what is put there holds for those who are in, too.
-    pub limits: Arc<ArcSwap<TimePolicy>>,
+    pub limits: Arc<ArcSwap<LimitsPolicy>>,
     /// How connections are kept that are lent from client to client.
     pub pool: PoolSettings,
     /// For the logins of roles that do not exist; one for the fleet.
@@ -103,7 +103,7 @@ struct Plane {
     cancels: Quota,
     connect_time_max: Duration,
     workers: usize,
-    limits: Arc<ArcSwap<TimePolicy>>,
+    limits: Arc<ArcSwap<LimitsPolicy>>,
     pool: PoolSettings,
     treasury: Arc<Treasury>,
 }
@@ -116,7 +116,7 @@ impl fmt::Debug for Plane {
 
 /// The running data plane. Dropping it ends every session at once; [`DataPlane::shutdown`] ends them in order.
 pub struct DataPlane {
-    limits: Arc<ArcSwap<TimePolicy>>,
+    limits: Arc<ArcSwap<LimitsPolicy>>,
     addresses: Vec<SocketAddr>,
     sockets: Vec<PathBuf>,
     workers: Vec<UnboundedSender<Errand>>,
@@ -204,7 +204,7 @@ impl DataPlane {
     }
 
     /// How long clients may take; what is put there holds for those who are in, too.
-    pub fn limits(&self) -> &Arc<ArcSwap<TimePolicy>> {
+    pub fn limits(&self) -> &Arc<ArcSwap<LimitsPolicy>> {
         &self.limits
     }
 

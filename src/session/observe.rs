@@ -3,6 +3,7 @@
 use super::state::StateTracker;
 use super::statements::{Failure, Statements, Told};
 use crate::error::{Severity, SqlState};
+use crate::model::quotas::MESSAGE_SIZES;
 use crate::wire::Violation;
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
@@ -26,12 +27,17 @@ pub(super) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool {
     }
 }
 
+// What no limit can be about is not looked at.
+const _: () = assert!(MESSAGE_SIZES.start().0 > SMALL_BODY_BYTES_MAX as u64);
+
+/// Whether a limit of lengths can be about the request that begins with this piece.
+#[inline]
+pub(super) fn may_be_too_long(piece: &Piece<'_>) -> bool {
+    piece.part.begins() && (!piece.part.ends() || piece.bytes.len() > SMALL_BODY_BYTES_MAX)
+}
+
 /// Refuses a request longer than one of its kind can be, before any of it goes on.
 pub(super) fn check_length(piece: &Piece<'_>) -> Result<(), Violation> {
-    let is_short = piece.bytes.len() <= SMALL_BODY_BYTES_MAX && piece.part.ends();
-    if is_short || !piece.part.begins() {
-        return Ok(());
-    }
     Header::parse(piece.bytes, body_bytes_max(piece.tag)).map(drop)
 }
 

@@ -546,7 +546,7 @@ fn none_free(waited: Duration, source: Source, failure: Option<String>) -> Refus
         )
         .with_hint(format!(
             "Shorten transactions, or ask the platform team for more server connections. {}",
-            source.hint(Timeout::Wait)
+            source.timeout_hint(Timeout::Wait)
         )),
     }
 }

@@ -147,7 +147,7 @@ impl Worker {
     }
 
     pub(super) fn terms(&self, route: &Arc<Route>, role: &str) -> Rc<Terms> {
-        self.terms.borrow_mut().terms(route, role)
+        self.terms.borrow_mut().terms(route, role, &self.plane.limits.load())
     }
 
     /// From now on the session's time is limited.
@@ -161,10 +161,10 @@ impl Worker {
         let policy = self.plane.limits.load();
         let mut terms = self.terms.borrow_mut();
         terms.forget_unused();
-        if !policy.any() && !self.plane.frontend.routes.sets_timeouts() {
+        terms.renew(&policy);
+        if !policy.is_timed() && !self.plane.frontend.routes.sets_timeouts() {
             return;
         }
-        terms.renew(&policy);
         let sessions = self.wakers.borrow();
         limits::look_at(sessions.values().filter_map(|(waker, watch)| Some((waker, watch.as_ref()?))));
     }

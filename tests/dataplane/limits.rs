@@ -1,9 +1,15 @@
-//! How long clients may take.
+//! How long clients may take, and how long their messages may be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use freehold::lab::Major;
-use freehold::model::{Pooling, RouteRecord, Timeouts};
+use freehold::model::quotas::MESSAGE_SIZES;
+use freehold::model::{
+    ByteSize, DatabaseName, Pooling, Quotas, RoleLimits, RoleName, RolesLimits, RouteRecord, Timeouts,
+};
+use freehold::session::LimitsPolicy;
+use freehold::wire::message::HEADER_BYTES;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error};
 
@@ -137,7 +143,7 @@ async fn a_contract_frees_a_database_from_the_limits_of_the_process() {
     stage.order(|record| record.timeouts = Timeouts::default());
     let (code, hint) = last_words(ended).await;
     assert_eq!(code, "57P05");
-    assert!(hint.contains("section [timeouts]"), "{hint}");
+    assert!(hint.contains("timeouts."), "{hint}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,4 +163,87 @@ async fn a_contract_says_how_long_clients_wait_in_line() {
     assert!(hint.contains("contract of the database (WAIT_TIMEOUT)"), "{hint}");
     one.batch_execute("COMMIT").await.unwrap();
     two.batch_execute("SELECT 1").await.unwrap();
+}
+
+const SMALLEST: ByteSize = *MESSAGE_SIZES.start();
+
+/// A query of so many bytes, as a message.
+fn query_of(size: ByteSize) -> String {
+    let rest = "SELECT ''".len() + HEADER_BYTES + 1;
+    format!("SELECT '{}'", "x".repeat(usize::try_from(size.0).unwrap() - rest))
+}
+
+/// What a client is told of a message that is one byte too long; nothing of it reaches the server.
+async fn too_long(client: Client, ended: JoinHandle<Option<Error>>, size: ByteSize) -> String {
+    client.batch_execute(&query_of(size)).await.expect("as long as it may be");
+    let longer = query_of(ByteSize(size.0 + 1));
+    let error = match client.batch_execute(&longer).await {
+        Err(error) if error.as_db_error().is_some() => Some(error),
+        _ => tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap(),
+    };
+    let (code, hint) = told(error);
+    assert_eq!(code, "54000");
+    hint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_long_ends_its_client_in_both_modes_and_its_transaction_is_undone() {
+    let server = server(Major::oldest());
+    let stage = Stage::before(&server);
+    server.psql_in("shop", "CREATE TABLE t (n int); GRANT ALL ON t TO app").unwrap();
+    for pooling in [Pooling::Session, Pooling::Transaction] {
+        stage.order(|record| {
+            record.pooling = pooling;
+            record.quotas.message_size_max = Some(SMALLEST);
+        });
+        let (client, ended) = observed(&stage).await;
+        client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+        let hint = too_long(client, ended, SMALLEST).await;
+        assert!(hint.contains("contract of the database (MAX_MESSAGE_SIZE)"), "{hint}");
+        let gone =
+            || server.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'").unwrap() == "0";
+        eventually("its server connection has ended", gone).await;
+        assert_eq!(server.psql_in("shop", "SELECT count(*) FROM t").unwrap(), "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_size_of_messages_is_limited_for_the_process_a_database_or_a_role_and_for_those_who_are_there() {
+    let server = server(Major::oldest());
+    let mut limits = None;
+    let stage = Stage::configured(&server, |config| limits = Some(Arc::clone(&config.limits)));
+    let limits = limits.unwrap();
+    let sizes = [1, 2, 3, 4].map(|factor| ByteSize(SMALLEST.0 * factor));
+    let of_role = |database: Option<&str>, size| RoleLimits {
+        role: RoleName::parse("app").unwrap(),
+        database: database.map(|name| DatabaseName::parse(name).unwrap()),
+        clients_max: None,
+        quotas: Quotas { message_size_max: Some(size), ..Quotas::default() },
+        timeouts: Timeouts::default(),
+    };
+    let mut roles = RolesLimits::default();
+    roles.add(of_role(Some("other"), SMALLEST));
+    // The most specific comes last, and each time somebody is there already.
+    for (size, said) in
+        sizes.into_iter().zip(["limits.message_size_max", "contract", "role's, in", "in this database"])
+    {
+        let (client, ended) = observed(&stage).await;
+        client.batch_execute("SELECT 1").await.unwrap();
+        match said {
+            "contract" => stage.order(|record| record.quotas.message_size_max = Some(size)),
+            "role's, in" => assert!(roles.add(of_role(None, size))),
+            "in this database" => assert!(roles.add(of_role(Some("shop"), size))),
+            _ => {}
+        }
+        let process = LimitsPolicy {
+            message_size_max: Some(sizes[0]),
+            roles: roles.clone(),
+            ..LimitsPolicy::default()
+        };
+        limits.store(Arc::new(process));
+        // Longer than workers take to look.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let hint = too_long(client, ended, size).await;
+        assert!(hint.contains(said), "{hint}");
+    }
 }

@@ -15,7 +15,7 @@ use freehold::model::{
     SslMode, SystemName, Timeouts,
 };
 use freehold::route::{Route, RouteTable};
-use freehold::session::{DataPlane, DataPlaneConfig, PoolSettings, TimePolicy};
+use freehold::session::{DataPlane, DataPlaneConfig, LimitsPolicy, PoolSettings};
 use freehold::tls::{Acceptor, Connector};
 
 pub(crate) const ROLE: &str = "app";
@@ -72,7 +72,7 @@ impl Stage {
 
     pub(crate) fn limited(server: &Postgres, process: Timeouts) -> Stage {
         Stage::configured(server, |config| {
-            config.limits.store(Arc::new(TimePolicy { process, ..TimePolicy::default() }));
+            config.limits.store(Arc::new(LimitsPolicy { process, ..LimitsPolicy::default() }));
         })
     }
 

@@ -30,7 +30,10 @@ async fn transactions_queries_and_bytes_are_counted_as_they_pass() {
     assert_eq!((grown("xact_count"), grown("query_count")), (3, 7));
     assert!((100..1_000).contains(&grown("bytes_received")), "{after:?}");
     assert!((100_000..110_000).contains(&grown("bytes_sent")), "{after:?}");
-    assert!(grown("query_time") >= 3 * (50_000 - 10_000), "three times a twentieth of a second was slept: {after:?}");
+    assert!(
+        grown("query_time") >= 3 * (50_000 - 10_000),
+        "three times a twentieth of a second was slept: {after:?}"
+    );
     assert!(grown("xact_time") >= grown("query_time"), "{after:?}");
     assert_eq!((grown("bind_count"), grown("client_parse_count"), grown("wait_time")), (0, 0, 0));
 }
@@ -59,7 +62,8 @@ async fn time_at_a_shut_gate_is_time_that_a_client_waited() {
     let client = platform.login().connect().await;
     client.batch_execute("SELECT 1").await.unwrap();
     admin.run("PAUSE orders").await;
-    let held = tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(0.05)").await.map(|()| client) });
+    let held =
+        tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(0.05)").await.map(|()| client) });
     let waiting = || async {
         let pools = admin.run("SHOW POOLS").await;
         number(only(&pools, "database", "orders"), "cl_waiting") == 1
@@ -75,7 +79,10 @@ async fn time_at_a_shut_gate_is_time_that_a_client_waited() {
     let _client = held.await.unwrap().unwrap();
     let after = totals(&admin).await;
     assert!(number(&after, "wait_time") > 20_000, "{after:?}");
-    assert!(number(&after, "query_time") >= 50_000 - 10_000 && number(&after, "xact_count") >= 2, "{after:?}");
+    assert!(
+        number(&after, "query_time") >= 50_000 - 10_000 && number(&after, "xact_count") >= 2,
+        "{after:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -194,7 +194,10 @@ impl Relay {
                 self.give_back_unused_pass();
                 break;
             };
-            observe::check_length(&piece).map_err(Ending::ClientBroke)?;
+            if observe::may_be_too_long(&piece) {
+                observe::check_length(&piece).map_err(Ending::ClientBroke)?;
+                self.watch.terms().check_message(piece.bytes).map_err(Ending::Refused)?;
+            }
             let end = taken + piece.bytes.len();
             let (replaced, first) = match self.replacement(&piece) {
                 Some(replacement) => {
