@@ -87,6 +87,7 @@ impl Executor {
             can_login: true,
             superuser: false,
             valid_until: None,
+            groups: Vec::new(),
         };
         self.catalog().sync_logins(id, &[login]).await?;
         let activate = |database: &mut DatabaseRecord| {

@@ -180,7 +180,7 @@ mod tests {
     fn every_mistake_of_every_file_is_reported() {
         let files = Files(tempfile::tempdir().unwrap());
         let mut config = Config::default();
-        config.access.hba_file = files.write("hba.conf", "nonsense\nhost all +a all md5\n");
+        config.access.hba_file = files.write("hba.conf", "nonsense\nhost all @a all md5\n");
         config.access.ident_file = files.write("ident.conf", "one two\n");
         config.access.server_passwords_file = Some(files.0.path().join("absent"));
         let errors = refused(&config);

@@ -46,6 +46,7 @@ fn shop(id: &str) -> NewDatabase {
             can_login: true,
             superuser: false,
             valid_until: None,
+            groups: Vec::new(),
         }],
     }
 }

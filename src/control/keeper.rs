@@ -224,11 +224,19 @@ pub async fn read_logins(
 ) -> Result<HashMap<String, Vec<Login>>, SystemError> {
     const READING: &str = "reading the roles";
     // pg_authid holds the verifiers; only superusers may read it, or those it was granted to.
-    let sql = "SELECT d.datname, r.rolname, r.rolpassword, r.rolsuper,
-                      CASE WHEN isfinite(r.rolvaliduntil) THEN (extract(epoch FROM r.rolvaliduntil) * 1000)::bigint END
+    let sql = "WITH RECURSIVE memberships(member, above) AS (
+                   SELECT member, roleid FROM pg_auth_members
+                   UNION SELECT m.member, a.roleid FROM memberships m JOIN pg_auth_members a ON a.member = m.above),
+               groups(member, names) AS (
+                   SELECT m.member, array_agg(g.rolname::text ORDER BY g.rolname)
+                   FROM memberships m JOIN pg_authid g ON g.oid = m.above GROUP BY 1)
+               SELECT d.datname, r.rolname, r.rolpassword, r.rolsuper,
+                      CASE WHEN isfinite(r.rolvaliduntil) THEN (extract(epoch FROM r.rolvaliduntil) * 1000)::bigint END,
+                      coalesce(g.names, '{}')
                FROM pg_database d
                LEFT JOIN pg_authid r ON r.rolcanlogin AND has_database_privilege(r.oid, d.oid, 'CONNECT')
                     AND r.rolname NOT LIKE 'freehold\\_move\\_%'
+               LEFT JOIN groups g ON g.member = r.oid
                WHERE d.datname = ANY($1) AND d.datconnlimit <> 0
                ORDER BY 1, 2";
     let rows = session.rows(READING, sql, &[&dbnames]).await?;
@@ -238,12 +246,14 @@ pub async fn read_logins(
         let Some(role) = session.column::<Option<String>>(READING, row, 1)? else { continue };
         let Ok(role) = RoleName::parse(&role) else { continue };
         let until: Option<i64> = session.column(READING, row, 4)?;
+        let groups: Vec<String> = session.column(READING, row, 5)?;
         logins.push(Login {
             role,
             verifier: session.column(READING, row, 2)?,
             can_login: true,
             superuser: session.column(READING, row, 3)?,
             valid_until: until.map(|millis| UnixMillis(u64::try_from(millis).unwrap_or(0))),
+            groups: groups.iter().filter_map(|group| RoleName::parse(group).ok()).collect(),
         });
     }
     Ok(found)

@@ -59,7 +59,8 @@ pub(super) async fn login(
         return Err(FrontendError::AdminDatabase { database: database.to_owned() });
     }
     let policy = frontend.access.policy();
-    let caller = rules::caller(channel, startup, address);
+    let login = frontend.routes.lookup(database).and_then(|route| route.login(role));
+    let caller = rules::caller(channel, startup, address, login.as_deref());
     let rule = rules::decide(&policy, &caller, startup.agreed.identity.as_ref())?;
     frontend.access.turn().await?;
     if let Some(negotiation) = startup.message.negotiation() {

@@ -5,10 +5,16 @@ use super::access::Policy;
 use super::channel::Channel;
 use super::opening::Startup;
 use crate::auth::hba::{Caller, ClientCert, ClientName, Method, Rule, Transport};
-use crate::model::Peer;
+use crate::model::{Login, Peer};
 use crate::tls::ClientIdentity;
 
-pub(super) fn caller<'a>(channel: &Channel, startup: &'a Startup, address: Peer) -> Caller<'a> {
+/// `login` is what is known of the role it wants to be.
+pub(super) fn caller<'a>(
+    channel: &Channel,
+    startup: &'a Startup,
+    address: Peer,
+    login: Option<&'a Login>,
+) -> Caller<'a> {
     let transport = match address.ip() {
         None => Transport::Local,
         Some(ip) if channel.is_tls() => Transport::Tls(ip),
@@ -20,6 +26,7 @@ pub(super) fn caller<'a>(channel: &Channel, startup: &'a Startup, address: Peer)
         transport,
         database: startup.message.database(),
         role: startup.message.role(),
+        groups: login.map_or(&[], |login| &login.groups),
         replication: replication.is_some_and(|(_, value)| is_true(value)),
     }
 }

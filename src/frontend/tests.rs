@@ -42,6 +42,7 @@ fn role(name: &str, verifier: Option<String>) -> Login {
         can_login: true,
         superuser: false,
         valid_until: None,
+        groups: Vec::new(),
     }
 }
 

@@ -203,6 +203,9 @@ pub struct Login {
     pub superuser: bool,
     /// `rolvaliduntil`; None is infinity.
     pub valid_until: Option<UnixMillis>,
+    /// The roles that it is a member of, directly or through others, in their order.
+    #[serde(default)]
+    pub groups: Vec<RoleName>,
 }
 
 impl std::fmt::Debug for Login {

@@ -347,6 +347,7 @@ mod tests {
                 can_login: true,
                 superuser: false,
                 valid_until: None,
+                groups: Vec::new(),
             };
             (login.role.to_string(), Arc::new(login))
         };

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::stage::{Stage, refused, text};
+use crate::support::until;
 
 #[tokio::test]
 async fn the_first_rule_for_a_client_decides_and_a_reload_brings_others() {
@@ -34,16 +35,30 @@ async fn the_first_rule_for_a_client_decides_and_a_reload_brings_others() {
     assert_eq!(shown(&rows[1]), format!("3 host shop {} 127.0.0.0/8 scram-sha-256 ", owner.role));
     assert!(rows[0]["file_name"].ends_with("hba.conf"), "{rows:?}");
 
-    stage.write("hba.conf", "host all all all trust\nhost all +admins all md5\n");
+    stage.write("hba.conf", "host all all all trust\nhost all + all md5\n");
     let error = admin.try_run("RELOAD").await.unwrap_err();
     let error = error.as_db_error().unwrap();
     let told = format!("{} {}", error.message(), error.detail().unwrap_or_default());
-    assert!(told.contains("hba.conf:2: ") && told.contains("members of a role"), "{told}");
+    assert!(told.contains("hba.conf:2: ") && told.contains("the name of a role"), "{told}");
     assert_eq!(refused(&second).await, "28000", "the rules before stay");
 
     stage.reload("").await;
     second.connect().await;
     assert_eq!(admin.run("SHOW HBA").await[0]["auth_method"], "scram-sha-256");
+}
+
+#[tokio::test]
+async fn who_is_a_member_of_a_role_is_known_from_the_system() {
+    let stage = Stage::set("").await;
+    stage.create_role("second", "PASSWORD 'two'").await;
+    stage.server.psql("CREATE ROLE staff; CREATE ROLE team ROLE second; GRANT staff TO team").unwrap();
+    stage.rule("host shop +staff all scram-sha-256\n", "").await;
+    let second = stage.login("second", "two");
+    until("a member of a member comes in", || async { second.try_connect().await.is_ok() }).await;
+    assert_eq!(refused(&stage.owner).await, "28000");
+    stage.server.psql("REVOKE staff FROM team").unwrap();
+    until("who is no member any more is refused", || async { second.try_connect().await.is_err() }).await;
+    assert_eq!(refused(&second).await, "28000");
 }
 
 #[tokio::test]

@@ -39,15 +39,22 @@ play_side() { # side, directory of the results
     sort -o "$2/outcomes" "$2/outcomes"
 }
 
-# In a shell of its own, so that suites share nothing but the servers.
+# In a shell of its own, so that suites share nothing but the servers. Not to be called where the shell ignores that a command
+# fails (if, ||): it is meant to end there.
 play() ( # suite
+    set -e
     suite=$1 results=$work/results/$1
     database=compatibility_${suite//[^a-z0-9]/_}
     rm -rf "$results"
     mkdir -p "$results"
     . "$here/suites/$suite.sh"
     say "$suite: fetching and building"
-    prepare >"$results/prepare.log" 2>&1 || { tail -n 20 "$results/prepare.log"; say "$suite: cannot be prepared here"; exit 3; }
+    local prepared
+    set +e
+    (set -e; prepare) >"$results/prepare.log" 2>&1
+    prepared=$?
+    set -e
+    [ $prepared = 0 ] || { tail -n 20 "$results/prepare.log"; say "$suite: cannot be prepared here"; exit 3; }
     create_database "$database"
     local attempt
     for attempt in 1 2; do
@@ -65,6 +72,9 @@ start_stage
 code=0
 for suite in "${suites[@]}"; do
     [ -f "$here/suites/$suite.sh" ] || { say "no suite $suite" >&2; exit 2; }
-    play "$suite" || code=1
+    set +e
+    play "$suite"
+    [ $? = 0 ] || code=1
+    set -e
 done
 exit $code

@@ -119,6 +119,7 @@ impl Stage {
             can_login: true,
             superuser: false,
             valid_until: None,
+            groups: Vec::new(),
         };
         self.routes.set_logins(self.route.id(), HashMap::from([(ROLE.to_owned(), Arc::new(login))]));
     }

@@ -130,6 +130,7 @@ impl Stage {
             can_login: true,
             superuser: false,
             valid_until: None,
+            groups: Vec::new(),
         }];
         catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
 

@@ -134,6 +134,7 @@ fn login(role: &str) -> Login {
         can_login: true,
         superuser: false,
         valid_until: None,
+        groups: Vec::new(),
     }
 }
 

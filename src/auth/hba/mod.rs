@@ -5,9 +5,9 @@
 //!
 //! # Why PostgreSQL's format
 //! Who runs PostgreSQL has these files, and PgBouncer reads them, too. What cannot be kept here is refused when the file
-//! is read, with the reason, and never ignored: a rule that does not hold protects nobody. So are groups of roles
-//! (`+admins`, `samerole`): memberships are known to the server alone. Host names are refused, because a name server would
-//! decide who comes in.
+//! is read, with the reason, and never ignored: a rule that does not hold protects nobody. So are host names: a name server
+//! would decide who comes in. Who is a member of a role (`+admins`, `samerole`) was read from the database's system, with
+//! its passwords.
 
 mod ident;
 mod parse;
@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 use regex::Regex;
 
-use crate::model::Network;
+use crate::model::{Network, RoleName};
 pub use ident::IdentMaps;
 
 /// A mistake in a file, with its line.
@@ -52,8 +52,17 @@ pub struct Caller<'a> {
     pub transport: Transport,
     pub database: &'a str,
     pub role: &'a str,
+    /// Whose member the role is, directly or through others.
+    pub groups: &'a [RoleName],
     /// Asked for physical replication, which belongs to no database.
     pub replication: bool,
+}
+
+impl Caller<'_> {
+    /// As PostgreSQL sees it, a role is a member of itself; a superuser is no member of everything.
+    fn is_member_of(&self, role: &str) -> bool {
+        self.role == role || self.groups.iter().any(|group| group.as_str() == role)
+    }
 }
 
 /// The first word of a rule.
@@ -126,6 +135,8 @@ pub enum ClientName {
 pub(super) enum DatabaseWord {
     All,
     SameUser,
+    /// The database has the name of a role that the client's is a member of.
+    SameRole,
     Replication,
     Name(String),
     Pattern(Regex),
@@ -135,6 +146,8 @@ pub(super) enum DatabaseWord {
 pub(super) enum RoleWord {
     All,
     Name(String),
+    /// `+name`
+    MemberOf(String),
     Pattern(Regex),
 }
 
@@ -165,7 +178,7 @@ impl Rule {
             |network: Network| caller.transport.address().is_some_and(|from| network.holds(from));
         kind && self.network.is_none_or(from_there)
             && self.databases.iter().any(|word| word.holds(caller))
-            && self.roles.iter().any(|word| word.holds(caller.role))
+            && self.roles.iter().any(|word| word.holds(caller))
     }
 
     /// As SHOW HBA writes them: databases, roles, address, options.
@@ -200,6 +213,7 @@ impl DatabaseWord {
             _ if caller.replication => false,
             DatabaseWord::All => true,
             DatabaseWord::SameUser => caller.database == caller.role,
+            DatabaseWord::SameRole => caller.is_member_of(caller.database),
             DatabaseWord::Name(name) => caller.database == name,
             DatabaseWord::Pattern(pattern) => pattern.is_match(caller.database),
         }
@@ -207,11 +221,12 @@ impl DatabaseWord {
 }
 
 impl RoleWord {
-    fn holds(&self, role: &str) -> bool {
+    fn holds(&self, caller: &Caller<'_>) -> bool {
         match self {
             RoleWord::All => true,
-            RoleWord::Name(name) => role == name,
-            RoleWord::Pattern(pattern) => pattern.is_match(role),
+            RoleWord::Name(name) => caller.role == name,
+            RoleWord::MemberOf(role) => caller.is_member_of(role),
+            RoleWord::Pattern(pattern) => pattern.is_match(caller.role),
         }
     }
 }
@@ -221,6 +236,7 @@ impl fmt::Display for DatabaseWord {
         match self {
             DatabaseWord::All => f.write_str("all"),
             DatabaseWord::SameUser => f.write_str("sameuser"),
+            DatabaseWord::SameRole => f.write_str("samerole"),
             DatabaseWord::Replication => f.write_str("replication"),
             DatabaseWord::Name(name) => f.write_str(name),
             DatabaseWord::Pattern(pattern) => write!(f, "/{pattern}"),
@@ -233,6 +249,7 @@ impl fmt::Display for RoleWord {
         match self {
             RoleWord::All => f.write_str("all"),
             RoleWord::Name(name) => f.write_str(name),
+            RoleWord::MemberOf(role) => write!(f, "+{role}"),
             RoleWord::Pattern(pattern) => write!(f, "/{pattern}"),
         }
     }

@@ -88,7 +88,7 @@ fn database(word: &Word) -> Result<DatabaseWord, String> {
         "all" if special => DatabaseWord::All,
         "sameuser" if special => DatabaseWord::SameUser,
         "replication" if special => DatabaseWord::Replication,
-        "samerole" | "samegroup" if special => return Err(group(&word.text)),
+        "samerole" | "samegroup" if special => DatabaseWord::SameRole,
         text => match text.strip_prefix('/') {
             Some(source) => DatabaseWord::Pattern(pattern(source)?),
             None => DatabaseWord::Name(name(word)?),
@@ -100,19 +100,16 @@ fn role(word: &Word) -> Result<RoleWord, String> {
     if word.is("all") {
         return Ok(RoleWord::All);
     }
-    if !word.quoted && word.text.starts_with('+') {
-        return Err(group(&word.text));
+    if let Some(group) = word.text.strip_prefix('+').filter(|_| !word.quoted) {
+        return match group {
+            "" => Err("+ needs the name of a role".to_owned()),
+            group => Ok(RoleWord::MemberOf(group.to_owned())),
+        };
     }
     match word.text.strip_prefix('/') {
         Some(source) => Ok(RoleWord::Pattern(pattern(source)?)),
         None => name(word).map(RoleWord::Name),
     }
-}
-
-fn group(word: &str) -> String {
-    format!(
-        "\"{word}\" asks for members of a role, and those are known to the server alone; name the roles, or write a pattern such as /^team_"
-    )
 }
 
 fn name(word: &Word) -> Result<String, String> {

@@ -5,7 +5,7 @@ fn rules(text: &str) -> Rules {
 }
 
 fn caller<'a>(transport: Transport, database: &'a str, role: &'a str) -> Caller<'a> {
-    Caller { transport, database, role, replication: false }
+    Caller { transport, database, role, groups: &[], replication: false }
 }
 
 fn plain(address: &str) -> Transport {
@@ -70,6 +70,22 @@ fn databases_and_roles_are_lists_of_names_keywords_and_patterns() {
     for (database, role, expected) in cases {
         assert_eq!(line(&rules, &caller(from, database, role)), expected, "{database} {role}");
     }
+}
+
+#[test]
+fn members_of_a_role_are_meant_by_a_plus_and_by_samerole() {
+    let rules =
+        rules("host shop +team all md5\nhost samerole all all trust\nhost samegroup +all all reject\n");
+    let groups = ["team", "staff"].map(|name| RoleName::parse(name).unwrap());
+    let member = |database| Caller { groups: &groups, ..caller(plain("1.2.3.4"), database, "ann") };
+    assert_eq!(line(&rules, &member("shop")), 1);
+    assert_eq!(line(&rules, &member("staff")), 2);
+    assert_eq!(line(&rules, &member("ann")), 2, "a role is a member of itself");
+    assert_eq!(line(&rules, &member("other")), 0);
+    assert_eq!(line(&rules, &caller(plain("1.2.3.4"), "shop", "team")), 1);
+    assert_eq!(line(&rules, &caller(plain("1.2.3.4"), "shop", "bob")), 0);
+    let shown: Vec<String> = rules.iter().map(|rule| rule.shown().join(";")).collect();
+    assert_eq!(shown, ["shop;+team;all;", "samerole;all;all;", "samerole;+all;all;"]);
 }
 
 #[test]
@@ -141,8 +157,7 @@ fn what_cannot_be_kept_is_refused_with_its_line_and_the_reason() {
         ("host all all", "the address is missing"),
         ("host all all all", "the method is missing"),
         ("local all all", "the method is missing"),
-        ("host samerole all all md5", "members of a role"),
-        ("host all +admins all md5", "members of a role"),
+        ("host all + all md5", "the name of a role"),
         ("host @list all all md5", "not read"),
         ("host all /( all md5", "no regular expression"),
         ("host all all db.example.com md5", "is a name"),
@@ -171,7 +186,7 @@ fn what_cannot_be_kept_is_refused_with_its_line_and_the_reason() {
 
 #[test]
 fn every_mistake_is_reported() {
-    let problems = Rules::parse("x\nlocal all all trust\nhost all +a all md5\n").unwrap_err();
+    let problems = Rules::parse("x\nlocal all all trust\nhost all @a all md5\n").unwrap_err();
     assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [1, 3]);
 }
 

@@ -5,14 +5,18 @@ version=8.23.0
 prepare() {
     repository node-postgres https://github.com/brianc/node-postgres "pg@$version"
     [ ! -d "$cache/node-pg" ] || return 0
-    mkdir "$cache/node-pg"
-    cd "$cache/node-pg"
+    # What was left half made is made anew.
+    local new=$cache/node-pg.new
+    rm -rf "$new"
+    mkdir "$new"
+    cd "$new"
     npm pack --silent "pg@$version"
     tar -xzf pg-*.tgz
     cd package
     cp -r "$cache/node-postgres/packages/pg/test" test
     npm install --silent --ignore-scripts --no-save async@2 bluebird co pg-copy-streams
     [ -d node_modules/pg ] || ln -s .. node_modules/pg
+    mv "$new" "$cache/node-pg"
 }
 
 run() { # directory of the results
