@@ -147,57 +147,52 @@ fn names(token: Token<'_>, name: &str) -> bool {
     }
 }
 
-const QUIET: &[&[u8]] = &[
-    b"BEGIN",
-    b"START",
-    b"SHOW",
-    b"SAVEPOINT",
-    b"RELEASE",
-    b"NOTIFY",
-    b"LOCK",
-    b"ROLLBACK",
-    b"ABORT",
-    b"CHECKPOINT",
-];
+/// The longest verb that is known.
+const VERB_BYTES_MAX: usize = 10;
 
+/// What a statement does that begins with this word.
+///
 /// COMMIT runs deferred triggers; FETCH and MOVE run the cursor's query; maintenance runs index expressions. What EXECUTE
 /// runs was seen when it was prepared ([`Finding::Executes`]).
-const RUNS: &[&[u8]] = &[
-    b"SELECT",
-    b"INSERT",
-    b"UPDATE",
-    b"DELETE",
-    b"COMMIT",
-    b"END",
-    b"WITH",
-    b"VALUES",
-    b"MERGE",
-    b"COPY",
-    b"FETCH",
-    b"MOVE",
-    b"TABLE",
-    b"TRUNCATE",
-    b"CALL",
-    b"EXECUTE",
-    b"ANALYZE",
-    b"VACUUM",
-    b"REFRESH",
-    b"REINDEX",
-    b"GRANT",
-    b"REVOKE",
-    b"COMMENT",
-];
-
 fn effect_of(verb: &[u8]) -> Effect {
-    let is_in = |list: &[&[u8]]| list.iter().any(|known| known.eq_ignore_ascii_case(verb));
-    if is_in(RUNS) {
-        return Effect::Runs;
+    let mut upper = [0; VERB_BYTES_MAX];
+    let Some(upper) = upper.get_mut(..verb.len()) else { return Effect::Changes };
+    upper.copy_from_slice(verb);
+    upper.make_ascii_uppercase();
+    match &*upper {
+        b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"COMMIT" | b"END" | b"WITH" | b"VALUES"
+        | b"MERGE" | b"COPY" | b"FETCH" | b"MOVE" | b"TABLE" | b"TRUNCATE" | b"CALL" | b"EXECUTE"
+        | b"ANALYZE" | b"VACUUM" | b"REFRESH" | b"REINDEX" | b"GRANT" | b"REVOKE" | b"COMMENT" => {
+            Effect::Runs
+        }
+        b"BEGIN" | b"START" | b"SHOW" | b"SAVEPOINT" | b"RELEASE" | b"NOTIFY" | b"LOCK" | b"ROLLBACK"
+        | b"ABORT" | b"CHECKPOINT" => Effect::None,
+        _ => Effect::Changes,
     }
-    if is_in(QUIET) { Effect::None } else { Effect::Changes }
 }
 
 /// Answers for a text that is one well-known statement with nothing of interest inside; None asks for the full scan.
 fn screen(sql: &[u8]) -> Option<Effect> {
+    let (effect, from) = match sql {
+        // Nearly all of them.
+        [b'S', b'E', b'L', b'E', b'C', b'T', b' ', ..] | [b's', b'e', b'l', b'e', b'c', b't', b' ', ..] => {
+            (Effect::Runs, b"SELECT ".len())
+        }
+        _ => first_word(sql)?,
+    };
+    let mut from = from;
+    while let Some(found) = next_marker(&sql[from..]) {
+        let at = from + found;
+        if is_interesting(sql, at) {
+            return None;
+        }
+        from = at + 1;
+    }
+    Some(effect)
+}
+
+/// The effect of a statement whose text tells all that there is to tell, and where its first word ends.
+fn first_word(sql: &[u8]) -> Option<(Effect, usize)> {
     let mut lexer = Lexer::new(sql, Backslashes::Literal);
     let Some(Token::Word(verb)) = lexer.next() else {
         return None;
@@ -206,18 +201,7 @@ fn screen(sql: &[u8]) -> Option<Effect> {
     // Their arguments may name settings, and what EXECUTE runs stands elsewhere.
     let is_more_than_its_text =
         [&b"CALL"[..], b"SHOW", b"EXECUTE"].iter().any(|known| verb.eq_ignore_ascii_case(known));
-    if effect == Effect::Changes || is_more_than_its_text {
-        return None;
-    }
-    let mut from = lexer.offset();
-    while let Some(found) = sql[from..].iter().position(|&byte| MARKERS[usize::from(byte)]) {
-        let at = from + found;
-        if is_interesting(sql, at) {
-            return None;
-        }
-        from = at + 1;
-    }
-    Some(effect)
+    (effect != Effect::Changes && !is_more_than_its_text).then(|| (effect, lexer.offset()))
 }
 
 /// The bytes that stand inside or after everything of interest. A table, because every byte of every text is looked up.
@@ -234,15 +218,31 @@ const fn markers() -> [bool; 256] {
     markers
 }
 
+/// Where the next marker is. Most bytes are none: eight are looked up before anything is decided.
+fn next_marker(text: &[u8]) -> Option<usize> {
+    let is_marker = |byte: &u8| MARKERS[usize::from(*byte)];
+    let (stretches, rest) = text.as_chunks::<8>();
+    for (number, stretch) in stretches.iter().enumerate() {
+        if stretch.iter().fold(false, |found, byte| found | is_marker(byte)) {
+            return stretch.iter().position(is_marker).map(|at| number * 8 + at);
+        }
+    }
+    rest.iter().position(is_marker).map(|at| stretches.len() * 8 + at)
+}
+
 /// Whether the marker at `at` belongs to something that the full scan must look at.
 fn is_interesting(sql: &[u8], at: usize) -> bool {
     let before = &sql[..at];
     let after = &sql[at + 1..];
     match sql[at] {
         b';' => !after.iter().all(u8::is_ascii_whitespace),
-        b'_' => [&b"config"[..], b"setting", b"advisory", b"origin", b"connect"]
-            .iter()
-            .any(|word| starts(after, word)),
+        b'_' => match after.first() {
+            Some(b'c' | b'C') => starts(after, b"config") || starts(after, b"connect"),
+            Some(b's' | b'S') => starts(after, b"setting"),
+            Some(b'a' | b'A') => starts(after, b"advisory"),
+            Some(b'o' | b'O') => starts(after, b"origin"),
+            _ => false,
+        },
         b'(' => {
             let name = before.trim_ascii_end();
             ends(name, b"currval") || ends(name, b"lastval")
