@@ -163,7 +163,7 @@ impl Gate {
     }
 
     fn enter(&self, worker: usize, purpose: Purpose) -> Result<Pass, GateClosed> {
-        let door = &self.doors[worker % self.doors.len()];
+        let door = self.door(worker);
         // A look without a promise: who waits at a shut gate shall not make it look busy.
         self.state().admits(purpose)?;
         step();
@@ -173,6 +173,11 @@ impl Gate {
         step();
         self.state().admits(purpose)?;
         Ok(pass)
+    }
+
+    /// Of the worker; whoever is none has that of the first.
+    fn door(&self, worker: usize) -> &Arc<CachePadded<Door>> {
+        self.doors.get(worker).unwrap_or(&self.doors[0])
     }
 
     pub fn state(&self) -> GateState {
@@ -260,12 +265,12 @@ impl Gate {
     /// Has `waker` woken at every turn, until the registration is dropped. The worker's own list is locked for an instant,
     /// so: once for a session, not for a query.
     pub fn register(&self, worker: usize, waker: &Waker) -> Registration {
-        register(&self.doors[worker % self.doors.len()], waker)
+        register(self.door(worker), waker)
     }
 
     /// Follows the turns of this gate, beginning with the next one. One for each session, for its life.
     pub fn watch(&self, worker: usize) -> TurnWatch {
-        let door = Arc::clone(&self.doors[worker % self.doors.len()]);
+        let door = Arc::clone(self.door(worker));
         TurnWatch { seen: self.turn(), door, registered: None }
     }
 

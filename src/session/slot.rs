@@ -144,7 +144,13 @@ impl Slot {
 
     /// `true`: a task has ended, and the session should look at what there is now. Where no task runs, nothing is
     /// polled and nothing will wake.
+    #[inline]
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        // Nearly always, and looked at whenever a session is.
+        !matches!(self, Slot::Empty { .. }) && self.poll_task(cx)
+    }
+
+    fn poll_task(&mut self, cx: &mut Context<'_>) -> bool {
         let next = match self {
             Slot::Queued(task) => task.poll(cx).map(|permit| Slot::Admitted(permit.ok().flatten())),
             Slot::Resting { tries, task } => task.poll(cx).map(|_| Slot::Empty { tries: *tries }),

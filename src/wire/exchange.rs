@@ -237,12 +237,15 @@ impl Exchange {
     }
 
     /// The server's message with this tag arrived; not for ReadyForQuery.
+    #[inline]
     pub fn on_answer(&mut self, tag: u8) {
         use answer::*;
         if matches!(tag, NOTICE_RESPONSE | NOTIFICATION_RESPONSE | PARAMETER_STATUS) {
             return;
         }
-        self.strike_impossible(tag);
+        if !self.others.is_empty() {
+            self.strike_impossible(tag);
+        }
         if tag == ERROR_RESPONSE {
             return self.on_error();
         }
@@ -254,13 +257,15 @@ impl Exchange {
 
     /// ReadyForQuery arrived.
     pub fn on_ready(&mut self, status: TransactionStatus) {
-        self.strike_impossible(answer::READY_FOR_QUERY);
+        if !self.others.is_empty() {
+            self.strike_impossible(answer::READY_FOR_QUERY);
+        }
         self.status = status;
         self.ledger.on_ready();
-        for ledger in &mut self.others {
-            ledger.on_ready();
+        if !self.others.is_empty() {
+            self.others.iter_mut().for_each(Ledger::on_ready);
+            self.merge();
         }
-        self.merge();
     }
 
     fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
@@ -289,7 +294,7 @@ impl Exchange {
 
     /// Possibilities in which this answer cannot come were none. If it can come in none, nothing is known better.
     fn strike_impossible(&mut self, tag: u8) {
-        if self.others.is_empty() || !self.ledgers().any(|ledger| ledger.expects(tag)) {
+        if !self.ledgers().any(|ledger| ledger.expects(tag)) {
             return;
         }
         self.others.retain(|ledger| ledger.expects(tag));
@@ -302,9 +307,6 @@ impl Exchange {
 
     /// Possibilities that have become the same are one.
     fn merge(&mut self) {
-        if self.others.is_empty() {
-            return;
-        }
         for ledger in std::mem::take(&mut self.others) {
             if !self.ledgers().any(|known| *known == ledger) {
                 self.others.push(ledger);
@@ -330,9 +332,13 @@ struct Ledger {
 
 impl Ledger {
     fn debt(&self) -> Debt {
+        if self.unsynced {
+            return Debt::Work;
+        }
+        if self.owed.is_empty() {
+            return Debt::None;
+        }
         match self.owed.iter().all(|owed| *owed == Owed::Sync) {
-            _ if self.unsynced => Debt::Work,
-            true if self.owed.is_empty() => Debt::None,
             true => Debt::Syncs,
             false => Debt::Work,
         }
@@ -431,6 +437,7 @@ impl Ledger {
     }
 
     /// Not for ReadyForQuery, an error, or what may come at any time.
+    #[inline]
     fn on_answer(&mut self, tag: u8) {
         use answer::*;
         self.spoken = true;
