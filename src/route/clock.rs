@@ -4,8 +4,7 @@
 //! The session alone writes it: a look at the time and a store to memory of its own, cheap enough for every query.
 //! Whoever wants to know, a person or a limit of time, reads it without a lock and without waking anybody.
 //!
-//! The time is the kernel's coarse one, which goes on every 1 to 10 ms: a look at it costs a tenth. A single duration is right
-//! to a tick, and the mean of many is right.
+//! What time it is, the session says: see [`Moment`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -77,23 +76,43 @@ pub struct Doing {
     stamp: u64,
 }
 
-/// The kernel has had this clock since 2.6.32; without it every time would be 0.
-fn now() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from).unwrap_or_default();
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+/// A time on the machine's monotonic clock, in microseconds, small enough to be stored at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// There is no kernel without this clock; on one, every time would be 0.
+    pub fn now() -> Moment {
+        let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        Moment(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub fn from_micros(micros: u64) -> Moment {
+        Moment(micros)
+    }
+
+    pub fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Whether `time` or more has passed since then.
+    #[inline]
+    pub fn is_over(self, time: Duration, now: Moment) -> bool {
+        let micros = time.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(time.subsec_micros()));
+        now.0.saturating_sub(self.0) >= micros
+    }
 }
 
 impl Clock {
     pub(super) fn new() -> Clock {
         let (stamp, transaction) = (AtomicU64::new(0), AtomicU64::new(0));
         let clock = Clock { stamp, transaction, dismissed: AtomicBool::new(false) };
-        clock.set(Activity::Idle);
+        clock.set(Activity::Idle, Moment::now());
         clock
     }
 
     /// What it did before, and for how many microseconds.
-    pub(super) fn set(&self, activity: Activity) -> (Activity, u64) {
-        let now = now();
+    pub(super) fn set(&self, activity: Activity, Moment(now): Moment) -> (Activity, u64) {
         let stamp = self.stamp.load(Ordering::Relaxed);
         let before = Activity::of(stamp & 0xFF);
         if activity.is_inside() && !before.is_inside() {
@@ -105,7 +124,7 @@ impl Clock {
 
     pub fn read(&self) -> Doing {
         let stamp = self.stamp.load(Ordering::Relaxed);
-        let now = now();
+        let Moment(now) = Moment::now();
         let ago = |then: u64| Duration::from_micros(now.saturating_sub(then));
         Doing {
             activity: Activity::of(stamp & 0xFF),

@@ -23,7 +23,7 @@ pub mod roster;
 mod stall;
 pub mod table;
 
-pub use clock::{Activity, Clock, Doing};
+pub use clock::{Activity, Clock, Doing, Moment};
 pub use counters::{Counters, Figure, Totals};
 pub use follow::{Follower, FollowerOptions};
 pub use gate::{Gate, GateClosed, GateReopened, GateState, Pass, Registration, TurnWatch};

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::bell::{Bell, Urgency};
-use super::clock::{Activity, Clock, Doing};
+use super::clock::{Activity, Clock, Doing, Moment};
 use super::counters::{Counters, Figure, Ledger, Totals};
 use super::lent::{Borrower, Lent, LentFacts, LentRow};
 use crate::model::{Epoch, Pinned, UnixMillis};
@@ -487,10 +487,9 @@ impl Member {
         self.roster.change(self.seat, |seat| seat.facts.application_name = name);
     }
 
-    /// A look at the time, a store to the session's own memory, and what is counted to the worker's: cheap enough for every
-    /// transaction.
-    pub fn set_activity(&self, activity: Activity) {
-        let (before, micros) = self.clock.set(activity);
+    /// A store to the session's own memory, and what is counted to the worker's: cheap enough for every transaction.
+    pub fn set_activity(&self, activity: Activity, now: Moment) {
+        let (before, micros) = self.clock.set(activity, now);
         self.counters.on_activity(before, activity, micros);
     }
 
@@ -602,7 +601,7 @@ mod tests {
     fn a_row_tells_what_a_session_does() {
         let roster = Arc::new(Roster::default());
         let member = roster.join(facts(9));
-        member.set_activity(Activity::InTransaction);
+        member.set_activity(Activity::InTransaction, Moment::now());
         let rows = roster.sessions();
         assert_eq!((rows[0].session, rows[0].activity), (9, Activity::InTransaction));
         assert!(rows[0].since < Duration::from_secs(60));

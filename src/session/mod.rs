@@ -35,6 +35,7 @@ mod spare;
 pub mod state;
 mod statements;
 mod tenancy;
+mod turn_clock;
 pub mod twin;
 mod worker;
 

@@ -308,7 +308,7 @@ impl Relay {
     pub(super) fn set_activity(&mut self, activity: Activity) {
         if self.activity != activity {
             self.activity = activity;
-            self.member.set_activity(activity);
+            self.member.set_activity(activity, self.worker.clock.now());
         }
     }
 

@@ -141,7 +141,7 @@ impl Tenancy {
         let mut pooled = self.shelf.take_idle(self.last)?;
         let fits = Arc::ptr_eq(&pooled.state, &self.state)
             && pooled.schema == pool.schema()
-            && pool.rest_of(&pooled) < pool.settings().check_after
+            && !pool.has_rested(&pooled, pool.settings().check_after)
             && pooled.twin.is_alive();
         if fits {
             return Some(pooled);
@@ -485,7 +485,7 @@ impl Tenancy {
                 pooled.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
             }
             pooled.schema = schema;
-        } else if pool.rest_of(pooled) > pool.settings().check_after {
+        } else if pool.has_rested(pooled, pool.settings().check_after) {
             let mut question = BytesMut::new();
             crate::wire::message::frontend::query(&mut question, "");
             pooled.on_server.lose_unnamed();

@@ -27,6 +27,7 @@ use super::pool::{Pool, PoolParts};
 use super::reuse::Kept;
 use super::state::Hints;
 use super::statements::Texts;
+use super::turn_clock::TurnClock;
 use super::{Plane, serve};
 use crate::backend::{Parameters, SharedParameters};
 use crate::model::DatabaseId;
@@ -75,6 +76,7 @@ impl Drop for Load {
 pub(super) struct Worker {
     index: usize,
     pub(super) plane: Arc<Plane>,
+    pub(super) clock: Arc<TurnClock>,
     scratch: RefCell<Box<[u8]>>,
     stopping: Cell<bool>,
     /// By session; with its clock, once it has begun.
@@ -106,10 +108,11 @@ pub(super) struct Registered {
 }
 
 impl Worker {
-    fn new(index: usize, plane: Arc<Plane>) -> Worker {
+    fn new(index: usize, plane: Arc<Plane>, clock: Arc<TurnClock>) -> Worker {
         Worker {
             index,
             plane,
+            clock,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             stopping: Cell::new(false),
             wakers: RefCell::default(),
@@ -217,9 +220,13 @@ pub(super) fn run(
     plane: Arc<Plane>,
     errands: UnboundedReceiver<Errand>,
 ) -> std::io::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let worker = Rc::new(Worker::new(index, plane));
+    let clock = Arc::new(TurnClock::default());
+    let hook = Arc::clone(&clock);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || hook.forget())
+        .build_local(LocalOptions::default())?;
+    let worker = Rc::new(Worker::new(index, plane, clock));
     runtime.block_on(work(worker, errands));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The figures of SHOW STATS are those of the traffic. A single time is right to a tick of the kernel, 10 ms at most, so what is
+//! The figures of SHOW STATS are those of the traffic. A worker looks at the time now and then, not for each query, so what is
 //! timed here takes longer.
 
 use super::support::{Admin, Row, until};

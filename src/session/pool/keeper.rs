@@ -3,9 +3,10 @@
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::Pool;
+use crate::route::Moment;
 
 /// After a connection that could not be opened; doubles with each.
 pub(super) const REST_MIN: Duration = Duration::from_millis(50);
@@ -42,7 +43,7 @@ pub(super) async fn keep(pool: Weak<Pool>) {
             looks = looks.wrapping_add(1);
             pool.permits.functions_changed();
         }
-        pool.now.set(Instant::now());
+        pool.now.set(Moment::now());
         pool.tidy();
         pool.grow();
     }
@@ -57,7 +58,7 @@ impl Pool {
         for shelf in self.shelves.borrow().iter() {
             let mut kept = Vec::new();
             for mut pooled in shelf.idle.take() {
-                let is_old = self.rest_of(&pooled) > idle_max && spared > 0;
+                let is_old = self.has_rested(&pooled, idle_max) && spared > 0;
                 if self.is_current(&mut pooled) && !is_old {
                     kept.push(pooled);
                     continue;

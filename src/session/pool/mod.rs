@@ -43,7 +43,7 @@ use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
 use crate::model::RouteRecord;
-use crate::route::{GateState, LentPid, Route};
+use crate::route::{GateState, LentPid, Moment, Route};
 use crate::tls::Connector;
 
 /// How connections are kept.
@@ -110,8 +110,8 @@ pub(super) struct Pooled {
     /// The turn of the gate at which it was last seen to be where the database is.
     turn: u64,
     /// Both as the keeper's clock shows it.
-    born: Instant,
-    rested: Instant,
+    born: Moment,
+    rested: Moment,
     permit: Permit,
     pid: LentPid,
 }
@@ -153,7 +153,7 @@ pub(super) struct Pool {
     opening: Cell<u32>,
     numbers: Cell<u64>,
     /// Set by the keeper, so that no loan reads the time.
-    now: Cell<Instant>,
+    now: Cell<Moment>,
     /// [`Pool::functions`] when somebody of this worker was last told to read what they do.
     functions_read: Cell<u64>,
 }
@@ -169,7 +169,7 @@ impl Pool {
             waiting: RefCell::default(),
             opening: Cell::new(0),
             numbers: Cell::new(0),
-            now: Cell::new(Instant::now()),
+            now: Cell::new(Moment::now()),
             functions_read: Cell::new(0),
         });
         tokio::task::spawn_local(keeper::keep(Rc::downgrade(&pool)));
@@ -227,9 +227,9 @@ impl Pool {
         self.functions_read.replace(self.functions()) != self.functions()
     }
 
-    /// How long nobody has used it, to a second.
-    pub(super) fn rest_of(&self, pooled: &Pooled) -> Duration {
-        self.now.get().duration_since(pooled.rested)
+    /// Nobody has used it for so long, give or take a second.
+    pub(super) fn has_rested(&self, pooled: &Pooled, time: Duration) -> bool {
+        pooled.rested.is_over(time, self.now.get())
     }
 
     /// It is where the database is, no RECONNECT came after it, and the database is served. Looks closer only after a turn of the gate.
@@ -262,7 +262,7 @@ impl Pool {
     /// Takes a connection back: for who waits longest, or for the next who comes.
     pub(super) fn give_back(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
         pooled.rested = self.now.get();
-        let is_worn = pooled.rested.duration_since(pooled.born) > self.parts.settings.age_max;
+        let is_worn = pooled.born.is_over(self.parts.settings.age_max, pooled.rested);
         if is_worn || !self.is_current(&mut pooled) {
             self.close(pooled);
             return self.grow();
@@ -376,8 +376,8 @@ impl Pool {
 
     fn take_longest_idle(&self) -> Option<Box<Pooled>> {
         let shelves = self.shelves.borrow();
-        let rested = |shelf: &&Rc<Shelf>| shelf.idle.borrow().first().map(|pooled| self.rest_of(pooled));
-        let longest = shelves.iter().filter(|shelf| rested(shelf).is_some()).max_by_key(rested)?;
+        let rested = |shelf: &&Rc<Shelf>| shelf.idle.borrow().first().map(|pooled| pooled.rested);
+        let longest = shelves.iter().filter(|shelf| rested(shelf).is_some()).min_by_key(rested)?;
         let idle = longest.idle.borrow_mut().remove(0);
         Some(idle)
     }
@@ -407,7 +407,7 @@ impl Pool {
         let pid = self.route.roster().enter_lent(shelf.facts(twin.pid(), &record));
         let ground = shelf.learn(&twin);
         self.numbers.set(self.numbers.get() + 1);
-        let now = Instant::now();
+        let now = Moment::now();
         self.now.set(now);
         Ok(Some(Pooled {
             number: self.numbers.get(),

@@ -1,0 +1,67 @@
+//! The time, as a worker's sessions see it: read at most once for each turn of its loop.
+//!
+//! # Why
+//! What a session does is timed twice for each query, and to read the clock would be a fiftieth of a query's cost. Between two
+//! waits a worker serves whoever has something to do, in some hundred microseconds: for all of them it is the same time.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::route::Moment;
+
+/// A worker that never has to wait reads the clock after so many looks.
+const LOOKS_MAX: u32 = 32;
+
+/// Used by one thread. It is shared with the runtime's hook, which wants it to be one that could be used by several.
+#[derive(Debug, Default)]
+pub(super) struct TurnClock {
+    micros: AtomicU64,
+    looks_left: AtomicU32,
+}
+
+impl TurnClock {
+    /// Now, or a moment ago.
+    #[inline]
+    pub(super) fn now(&self) -> Moment {
+        match self.looks_left.load(Ordering::Relaxed) {
+            0 => self.read(),
+            looks => {
+                self.looks_left.store(looks - 1, Ordering::Relaxed);
+                Moment::from_micros(self.micros.load(Ordering::Relaxed))
+            }
+        }
+    }
+
+    #[cold]
+    fn read(&self) -> Moment {
+        let now = Moment::now();
+        self.micros.store(now.as_micros(), Ordering::Relaxed);
+        self.looks_left.store(LOOKS_MAX - 1, Ordering::Relaxed);
+        now
+    }
+
+    /// The worker waits: nobody knows for how long.
+    pub(super) fn forget(&self) {
+        self.looks_left.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_time_stands_still_until_the_worker_waits_or_many_have_looked() {
+        let clock = TurnClock::default();
+        let first = clock.now();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!((1..LOOKS_MAX).all(|_| clock.now() == first));
+        let second = clock.now();
+        assert!(second > first);
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(clock.now(), second);
+        clock.forget();
+        assert!(clock.now() > second);
+    }
+}
