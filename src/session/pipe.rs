@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::task::coop;
 
 use crate::tls::Stream;
@@ -29,7 +29,7 @@ pub(super) struct Inbox {
     /// Nothing more comes.
     pub(super) ended: bool,
     /// The session is woken when there is something to read: nobody has read since that was arranged.
-    pub(super) will_wake: bool,
+    will_wake: bool,
 }
 
 impl Inbox {
@@ -46,12 +46,10 @@ impl Inbox {
             return Poll::Pending;
         }
         let kept = self.kept.len();
-        let mut free = ReadBuf::new(scratch.get_mut(kept..).unwrap_or_default());
-        let polled = Pin::new(stream).poll_read(cx, &mut free);
+        let polled = stream.poll_receive(cx, scratch.get_mut(kept..).unwrap_or_default());
         // A task that has used up its turn is told to wait as well, and is woken for that alone.
         self.will_wake = polled.is_pending() && coop::has_budget_remaining();
-        ready!(polled)?;
-        let read = free.filled().len();
+        let read = ready!(polled)?;
         if read == 0 {
             self.ended = true;
             return Poll::Ready(Ok(0));
@@ -63,11 +61,23 @@ impl Inbox {
         Poll::Ready(Ok(kept + read))
     }
 
+    /// Arranges to be woken for more, where all that had come was read. `false`: there may be something to read now.
+    #[inline]
+    pub(super) fn rests(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> bool {
+        self.will_wake = self.will_wake || stream.will_wake(cx);
+        self.will_wake
+    }
+
     /// Keeps what was not taken.
     pub(super) fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
             self.kept = BytesMut::from(rest);
         }
+    }
+
+    /// What was read before, and is looked at when it is asked for.
+    pub(super) fn keeping(kept: BytesMut) -> Inbox {
+        Inbox { kept, ..Inbox::default() }
     }
 
     /// What begins with bytes that somebody else has read.
@@ -135,11 +145,15 @@ impl Outbox {
         if bytes.is_empty() {
             return Ok(());
         }
-        while self.unsent.is_empty() && !bytes.is_empty() {
+        while self.unsent.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, bytes)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) if written == bytes.len() && !stream.is_tls() => return Ok(()),
                 Poll::Ready(written) => bytes = &bytes[written..],
                 Poll::Pending => break,
+            }
+            if bytes.is_empty() {
+                break;
             }
         }
         self.unsent.extend_from_slice(bytes);
@@ -161,10 +175,15 @@ impl Outbox {
     }
 
     /// Ready when everything has been handed to the socket.
+    #[inline]
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
-        if self.is_empty() {
-            return Poll::Ready(Ok(()));
+        match self.is_empty() {
+            true => Poll::Ready(Ok(())),
+            false => self.poll_unsent(cx, stream),
         }
+    }
+
+    fn poll_unsent(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             match ready!(Pin::new(&mut *stream).poll_write(cx, &self.unsent))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

@@ -158,7 +158,7 @@ impl Relay {
         let route = Arc::clone(terms.route());
         let watch = Watch::new(member.clock(), terms);
         let turns = route.gate().watch(worker.index());
-        let requests = Inbox { kept: early, ..Inbox::default() };
+        let requests = Inbox::keeping(early);
         worker.share(&mut server.parameters);
         let answers = Inbox::beginning_with(server.take_unread());
         let mut tracker = tracker;

@@ -48,12 +48,22 @@ macro_rules! socket {
 socket!(TcpStream, UnixStream);
 
 /// As [`AsyncRead::poll_read`](tokio::io::AsyncRead::poll_read).
-pub(super) fn poll_receive(
+pub(super) fn poll_read(
     socket: &impl Socket,
     cx: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
-    let free = buffer.initialize_unfilled();
+    let received = ready!(poll_receive(socket, cx, buffer.initialize_unfilled()))?;
+    buffer.advance(received);
+    Poll::Ready(Ok(()))
+}
+
+/// How many bytes have come; 0 is the end.
+pub(super) fn poll_receive(
+    socket: &impl Socket,
+    cx: &mut Context<'_>,
+    free: &mut [u8],
+) -> Poll<io::Result<usize>> {
     loop {
         let turn = ready!(coop::poll_proceed(cx));
         let received = transfer(socket, Interest::READABLE, free.len(), || {
@@ -62,13 +72,18 @@ pub(super) fn poll_receive(
         })?;
         if let Some(bytes) = received {
             turn.made_progress();
-            buffer.advance(bytes);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(bytes));
         }
         // Gives the turn back: with none left, nobody would be registered.
         drop(turn);
         ready!(socket.poll_read_ready(cx))?;
     }
+}
+
+/// `true`: nothing is there to be read, as far as is known, and the task is woken when something comes.
+pub(super) fn will_wake(socket: &impl Socket, cx: &mut Context<'_>) -> bool {
+    // A task that has used up its turn is told to wait as well, and is woken for that alone.
+    socket.poll_read_ready(cx).is_pending() && coop::has_budget_remaining()
 }
 
 /// As [`AsyncWrite::poll_write`](tokio::io::AsyncWrite::poll_write).

@@ -60,6 +60,33 @@ impl Stream {
         }
     }
 
+    /// As [`AsyncRead::poll_read`] into plain memory: how many bytes have come, 0 at the end.
+    #[inline]
+    pub fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Stream::Tcp(tcp) => socket::poll_receive(tcp, cx, buffer),
+            Stream::Unix(unix) => socket::poll_receive(unix, cx, buffer),
+            Stream::TlsServer(_) | Stream::TlsClient(_) => {
+                let mut buffer = ReadBuf::new(buffer);
+                let polled = Pin::new(self).poll_read(cx, &mut buffer);
+                polled.map_ok(|()| buffer.filled().len())
+            }
+            Stream::Absent => Poll::Pending,
+        }
+    }
+
+    /// `true`: nothing is there to be read, and the task is woken when something comes.
+    ///
+    /// With TLS nobody knows.
+    #[inline]
+    pub fn will_wake(&self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Stream::Tcp(tcp) => socket::will_wake(tcp, cx),
+            Stream::Unix(unix) => socket::will_wake(unix, cx),
+            Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Absent => false,
+        }
+    }
+
     /// The TCP socket, also below TLS. `None`: it is a unix socket.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
@@ -110,8 +137,8 @@ macro_rules! forward {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => socket::poll_receive(tcp, cx, buf),
-            Stream::Unix(unix) => socket::poll_receive(unix, cx, buf),
+            Stream::Tcp(tcp) => socket::poll_read(tcp, cx, buf),
+            Stream::Unix(unix) => socket::poll_read(unix, cx, buf),
             Stream::TlsServer(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
             Stream::TlsClient(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
             Stream::Absent => Poll::Pending,

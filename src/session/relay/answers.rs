@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::{LastWords, Relay};
+use super::{LastWords, Relay, Wait};
 use crate::route::Activity;
 use crate::session::counters;
 use crate::session::ending::Ending;
@@ -33,13 +33,23 @@ impl Relay {
             return Ok(true);
         }
         match self.answers.poll_fill(cx, &mut self.server.stream, scratch) {
-            Poll::Pending => Ok(false),
+            Poll::Pending => {
+                self.is_newly_lent = false;
+                Ok(false)
+            }
             Poll::Ready(Err(_) | Ok(0)) => Err(self.on_server_end()),
             Poll::Ready(Ok(filled)) => {
                 self.forward_answers(cx, &mut scratch[..filled])?;
-                Ok(true)
+                Ok(!self.answers_rest(cx))
             }
         }
+    }
+
+    /// Nothing is to be done before more comes from the server. A connection that is about to be given back is not waited
+    /// for.
+    fn answers_rest(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_given_back = self.tenancy.is_some() && self.exchange.rest() != Rest::Busy;
+        self.wait == Wait::Nothing && !is_given_back && self.answers.rests(cx, &mut self.server.stream)
     }
 
     fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Ending> {

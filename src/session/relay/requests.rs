@@ -56,7 +56,8 @@ impl Relay {
                 let taken = self.forward_requests(cx, &scratch[..filled])?;
                 self.requests.keep(&scratch[taken..filled]);
                 // Also where nothing was taken: a read that brought something has registered no waker.
-                Ok(true)
+                let goes_on = self.wait != Wait::Nothing || self.requests.ended;
+                Ok(goes_on || !self.requests.rests(cx, &mut self.client))
             }
         }
     }
