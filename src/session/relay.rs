@@ -101,7 +101,7 @@ enum Goodbye {
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) client: Stream,
-    pub(super) server: ServerConnection,
+    pub(super) server: Box<ServerConnection>,
     /// What the client sent before it was told that the server is ready.
     pub(super) early: BytesMut,
 }
@@ -115,7 +115,7 @@ pub(super) struct Relay {
     /// The server process that the client was told at its start.
     told_pid: i32,
     pub(super) client: Stream,
-    pub(super) server: ServerConnection,
+    pub(super) server: Box<ServerConnection>,
     pub(super) exchange: Exchange,
     pub(super) tracker: StateTracker,
     pub(super) to_client: Outbox,
@@ -351,14 +351,19 @@ impl Relay {
     }
 
     /// The client goes on with another server connection, and is told what that one reports differently.
-    pub(super) fn replace_server(&mut self, server: ServerConnection) -> ServerConnection {
+    pub(super) fn replace_server(&mut self, server: Box<ServerConnection>) -> Box<ServerConnection> {
         let old = std::mem::replace(&mut self.server, server);
-        if !old.parameters.is_same(&self.server.parameters) {
+        self.server_replaced(&old.parameters);
+        old
+    }
+
+    /// The server connection is another one than the client, which knows these parameters, had before.
+    pub(super) fn server_replaced(&mut self, known: &Parameters) {
+        if !known.is_same(&self.server.parameters) {
             self.worker.share(&mut self.server.parameters);
         }
         self.last_words = LastWords::None;
-        self.after_own_exchange(&old.parameters);
-        old
+        self.after_own_exchange(known);
     }
 
     fn tell_parameters(&mut self, known: &Parameters) {
@@ -376,9 +381,9 @@ impl Relay {
     }
 
     /// The client has left: the server connection is somebody else's.
-    pub(super) fn give_up_server(&mut self) -> (ServerConnection, StateTracker) {
+    pub(super) fn give_up_server(&mut self) -> (Box<ServerConnection>, StateTracker) {
         let absent = ServerConnection::absent(self.server.parameters.clone());
-        (std::mem::replace(&mut self.server, absent), std::mem::take(&mut self.tracker))
+        (std::mem::replace(&mut self.server, Box::new(absent)), std::mem::take(&mut self.tracker))
     }
 
     /// The request that waited at the gate goes on: now, or in an instant.

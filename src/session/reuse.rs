@@ -41,7 +41,7 @@ const HINTS_MAX: Duration = Duration::from_secs(60);
 /// A connection that waits for its next client.
 #[derive(Debug)]
 struct Idle {
-    connection: ServerConnection,
+    connection: Box<ServerConnection>,
     origin: Arc<Origin>,
     record: Arc<RouteRecord>,
     route: Arc<Route>,
@@ -62,7 +62,7 @@ pub(super) struct Kept {
 pub(super) struct Left {
     pub(super) route: Arc<Route>,
     pub(super) origin: Arc<Origin>,
-    pub(super) connection: ServerConnection,
+    pub(super) connection: Box<ServerConnection>,
     pub(super) tracker: StateTracker,
     /// Where it is.
     pub(super) record: Arc<RouteRecord>,
@@ -90,7 +90,7 @@ impl Kept {
         record: &RouteRecord,
         origin: &Origin,
         check_after: Duration,
-    ) -> Option<(ServerConnection, UnixMillis)> {
+    ) -> Option<(Box<ServerConnection>, UnixMillis)> {
         while let Some(mut idle) = self.pop(record, origin) {
             if is_current(&idle.record, record)
                 && idle.connection.is_alive()

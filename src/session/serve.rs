@@ -260,7 +260,7 @@ async fn begin(worker: &Rc<Worker>, client: Box<Client>, presence: Presence) -> 
 /// A session that has begun on the server.
 struct Opened {
     member: Member,
-    server: ServerConnection,
+    server: Box<ServerConnection>,
     record: Arc<RouteRecord>,
     origin: Arc<Origin>,
     opened_at: UnixMillis,
@@ -293,7 +293,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
                 tracing::warn!(database = %record.name, role = %client.role, error = %chain(&error), "no server connection");
                 Some(error.refusal(Severity::Fatal))
             })?;
-            (server, UnixMillis::now())
+            (Box::new(server), UnixMillis::now())
         }
     };
     member.switched(record.epoch, server.pid);
@@ -336,7 +336,7 @@ async fn open_lent(
         return Err(Some(refusal));
     }
     member.arrived(record.epoch);
-    let server = ServerConnection::absent(ground.parameters);
+    let server = Box::new(ServerConnection::absent(ground.parameters));
     let origin = Arc::clone(&shelf.origin);
     let opened_at = UnixMillis::now();
     Ok(Opened { member, server, record, origin, opened_at, lent: Some((shelf, ground.state)) })

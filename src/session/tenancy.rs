@@ -151,6 +151,12 @@ impl Tenancy {
     }
 }
 
+/// A client's connection is in the pool again; the absent one that the client has instead remembers what it was told.
+fn take_back(pooled: &mut Pooled, server: &mut Box<ServerConnection>) {
+    pooled.twin.exchange_connection(server);
+    server.parameters.clone_from(&pooled.twin.connection().parameters);
+}
+
 /// What cannot be on another connection, or is there already.
 fn lendable(mut state: SessionState) -> SessionState {
     state.unnamed = None;
@@ -185,12 +191,13 @@ impl Relay {
     }
 
     fn attach(&mut self, mut pooled: Box<Pooled>) {
-        let server = pooled.twin.take_connection();
         let Some(tenancy) = &mut self.tenancy else { return };
+        pooled.twin.exchange_connection(&mut self.server);
+        let known = pooled.twin.connection().parameters.clone();
         tenancy.aim.point_to(Target {
             record: Arc::clone(&pooled.record),
-            pid: server.pid,
-            key: server.cancel_key.clone(),
+            pid: self.server.pid,
+            key: self.server.cancel_key.clone(),
         });
         tenancy.last = pooled.number;
         tenancy.statements.server = std::mem::take(&mut pooled.on_server);
@@ -212,7 +219,7 @@ impl Relay {
         // Whether it lives was asked without a waker: its answers are to be waited for.
         self.is_newly_lent = true;
         counters::assigned(&self.member);
-        self.replace_server(server);
+        self.server_replaced(&known);
     }
 
     /// Gives the connection back at a boundary where nothing is to be asked first. `false`: something is.
@@ -231,11 +238,9 @@ impl Relay {
     }
 
     fn detach(&mut self) {
-        let absent = ServerConnection::absent(self.server.parameters.clone());
-        let server = std::mem::replace(&mut self.server, absent);
         let Some(tenancy) = &mut self.tenancy else { return };
-        let Some(mut pooled) = tenancy.lease.take() else { return };
-        pooled.twin.put_connection(server);
+        let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
+        take_back(&mut pooled, &mut self.server);
         pooled.lent_to(None);
         pooled.on_server = std::mem::take(&mut tenancy.statements.server);
         if std::mem::take(&mut tenancy.statements.schema_changed) {
@@ -253,15 +258,18 @@ impl Relay {
     }
 
     fn discard_lease(&mut self) {
-        let absent = ServerConnection::absent(self.server.parameters.clone());
-        let server = std::mem::replace(&mut self.server, absent);
         let Some(tenancy) = &mut self.tenancy else { return };
         let _ = tenancy.aim.clear();
         tenancy.pins.clear();
-        if let Some(mut pooled) = tenancy.lease.take() {
-            pooled.twin.put_connection(server);
-            tenancy.shelf.discard(pooled);
-        }
+        let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
+        take_back(&mut pooled, &mut self.server);
+        tenancy.shelf.discard(pooled);
+    }
+
+    /// One that came from no pool.
+    fn drop_server(&mut self) {
+        let absent = ServerConnection::absent(self.server.parameters.clone());
+        *self.server = absent;
     }
 
     /// How long the client may wait in line now, and who says so.

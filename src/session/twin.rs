@@ -107,7 +107,7 @@ impl Explain for TwinError {
 /// A connection that is ready to take the session over.
 #[derive(Debug)]
 pub struct Twin {
-    connection: ServerConnection,
+    connection: Box<ServerConnection>,
     /// What it has.
     state: SessionState,
     login: String,
@@ -142,6 +142,7 @@ impl Twin {
     ) -> Result<Twin, ConnectError> {
         let connection = Box::pin(connect(request, connector, deadline)).await?;
         let login = request.role.as_str().to_owned();
+        let connection = Box::new(connection);
         Ok(Twin { connection, state: SessionState::default(), login, types: Types::new() })
     }
 
@@ -162,14 +163,14 @@ impl Twin {
     }
 
     /// The connection, for the relay; the twin remembers what it has.
-    pub(super) fn take_connection(&mut self) -> ServerConnection {
+    pub(super) fn take_connection(&mut self) -> Box<ServerConnection> {
         let absent = ServerConnection::absent(self.connection.parameters.clone());
-        std::mem::replace(&mut self.connection, absent)
+        std::mem::replace(&mut self.connection, Box::new(absent))
     }
 
-    /// The connection is back.
-    pub(super) fn put_connection(&mut self, connection: ServerConnection) {
-        self.connection = connection;
+    /// The connection goes to who gives an absent one for it, or comes back for that one.
+    pub(super) fn exchange_connection(&mut self, other: &mut Box<ServerConnection>) {
+        std::mem::swap(&mut self.connection, other);
     }
 
     /// What the connection was seen to have.
@@ -235,7 +236,7 @@ impl Twin {
     }
 
     /// The connection, to go on with. Its `parameters` are what the client is to be told of, where they differ.
-    pub fn into_connection(self) -> ServerConnection {
+    pub fn into_connection(self) -> Box<ServerConnection> {
         self.connection
     }
 

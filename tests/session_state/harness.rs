@@ -191,7 +191,7 @@ impl Session {
         twin.refresh(&state, LockPatience::Wait(PATIENCE), deadline()).await.unwrap();
         assert!(twin.is_complete(&state));
         self.tracker.on_switch(&twin.unnamed_types());
-        let old = std::mem::replace(&mut self.connection, twin.into_connection());
+        let old = std::mem::replace(&mut self.connection, *twin.into_connection());
         old.terminate().await;
         assert_eq!(self.state().await.differences(&state), [""; 0], "as the session itself tells it");
     }

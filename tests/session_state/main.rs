@@ -462,7 +462,7 @@ async fn a_refresh_applies_only_what_differs(pair: &Pair) {
     twin.refresh(&state, LockPatience::Wait(PATIENCE), deadline()).await.unwrap();
     println!("  asked in {asked:?}, refreshed in {:?}", started.elapsed() - asked);
     assert!(twin.is_complete(&state));
-    client.connection = twin.into_connection();
+    client.connection = *twin.into_connection();
     client.tracker.on_switch(&[]);
     assert_eq!(client.execute("", &[]).await, "3");
     assert_eq!(client.state().await.differences(&state), [""; 0]);
@@ -486,7 +486,7 @@ async fn a_refresh_keeps_the_unnamed_statement_that_its_own_steps_destroy(pair: 
     let state = client.state().await;
     twin.refresh(&state, LockPatience::Try, deadline()).await.unwrap();
     assert!(twin.is_complete(&state));
-    client.connection = twin.into_connection();
+    client.connection = *twin.into_connection();
     assert_eq!(client.execute("", &[]).await, "mine");
 }
 
@@ -497,7 +497,7 @@ async fn no_statement_of_our_own_is_left_where_the_session_has_none(pair: &Pair)
     client.query("SET work_mem = '12MB'").await;
     let state = client.state().await;
     twin.refresh(&state, LockPatience::Try, deadline()).await.unwrap();
-    client.connection = twin.into_connection();
+    client.connection = *twin.into_connection();
     let mut batch = bytes::BytesMut::new();
     frontend::bind(&mut batch, b"", b"", &[]);
     frontend::sync(&mut batch);
@@ -653,7 +653,7 @@ async fn a_refreshed_twin_is_the_session_whatever_it_did() {
         assert!(stale == Freshness::Stale || now.differences(&state).is_empty(), "fresh, but changed");
         assert_eq!(now.pins(), [""; 0]);
         twin.refresh(&now, LockPatience::Wait(PATIENCE), deadline()).await.unwrap();
-        let old = std::mem::replace(&mut client.connection, twin.into_connection());
+        let old = std::mem::replace(&mut client.connection, *twin.into_connection());
         old.terminate().await;
         client.tracker.on_switch(&[]);
         let there = client.state().await;
