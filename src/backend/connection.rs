@@ -149,6 +149,12 @@ impl ServerConnection {
         answers.into_replies()
     }
 
+    /// Something came that nobody has taken.
+    #[inline]
+    pub fn has_received(&self) -> bool {
+        !self.asynchronous.is_empty() || !self.unread.is_empty()
+    }
+
     /// The notices and notifications, whole messages, that came since this was last called.
     pub fn take_async_messages(&mut self) -> Bytes {
         std::mem::take(&mut self.asynchronous).freeze()

@@ -208,7 +208,7 @@ impl Relay {
         let mut round = Round { requests: true, answers: true };
         for _ in 0..ROUNDS_MAX {
             self.poll_turned(cx);
-            let moved = match self.poll_round(cx, &mut scratch, round) {
+            let mut moved = match self.poll_round(cx, &mut scratch, round) {
                 Ok(moved) => moved,
                 Err(ending) => return Poll::Ready(Pause::Ended(ending)),
             };
@@ -220,10 +220,12 @@ impl Relay {
             if self.has_left() {
                 return Poll::Ready(Pause::Ended(Ending::ClientLeft));
             }
-            if self.tenancy.is_some()
-                && let Some(pause) = self.lent_pause()
-            {
-                return Poll::Ready(pause);
+            if self.tenancy.is_some() {
+                if let Some(pause) = self.lent_pause() {
+                    return Poll::Ready(pause);
+                }
+                // Given back: nothing more comes, unless it is asked for.
+                moved.answers &= !self.is_unserved() || self.wait != Wait::Nothing;
             }
             if !moved.requests && !moved.answers && !self.is_newly_lent {
                 return Poll::Pending;
@@ -340,13 +342,13 @@ impl Relay {
     /// After Freehold's own exchange with the server: what came for the client meanwhile is sent to it. `known` are the
     /// parameters that it was told before.
     pub(super) fn after_own_exchange(&mut self, known: &Parameters) {
-        let asynchronous = self.server.take_async_messages();
-        if !asynchronous.is_empty() {
-            let mut asynchronous = BytesMut::from(asynchronous);
+        self.answers = Inbox::default();
+        if self.server.has_received() {
+            let mut asynchronous = BytesMut::from(self.server.take_async_messages());
             self.pids().rename_all(&mut asynchronous);
             self.to_client.queue(&asynchronous);
+            self.answers = Inbox::beginning_with(self.server.take_unread());
         }
-        self.answers = Inbox::beginning_with(self.server.take_unread());
         self.tell_parameters(known);
     }
 

@@ -193,7 +193,6 @@ impl Relay {
     fn attach(&mut self, mut pooled: Box<Pooled>) {
         let Some(tenancy) = &mut self.tenancy else { return };
         pooled.twin.exchange_connection(&mut self.server);
-        let known = pooled.twin.connection().parameters.clone();
         tenancy.aim.point_to(Target {
             record: Arc::clone(&pooled.record),
             pid: self.server.pid,
@@ -215,11 +214,13 @@ impl Relay {
             self.tracker.use_hints(Arc::clone(known));
         }
         pooled.lent_to(Some(self.member.session()));
-        tenancy.lease = Some(pooled);
         // Whether it lives was asked without a waker: its answers are to be waited for.
         self.is_newly_lent = true;
         counters::assigned(&self.member);
-        self.server_replaced(&known);
+        self.server_replaced(&pooled.twin.connection().parameters);
+        if let Some(tenancy) = &mut self.tenancy {
+            tenancy.lease = Some(pooled);
+        }
     }
 
     /// Gives the connection back at a boundary where nothing is to be asked first. `false`: something is.
