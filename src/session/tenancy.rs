@@ -132,13 +132,18 @@ impl Tenancy {
         }
     }
 
+    /// The connection that it had last, if the client has prepared statements: it may know them.
+    fn take_idle(&self) -> Option<Box<Pooled>> {
+        self.shelf.take_idle(self.statements.are_named().then_some(self.last))
+    }
+
     /// A connection that can be lent as it is: it lives, and has the client's state.
     fn take_fitting(&mut self) -> Option<Box<Pooled>> {
         let pool = &self.shelf.pool;
         if pool.is_pressed() {
             return None;
         }
-        let mut pooled = self.shelf.take_idle(self.last)?;
+        let mut pooled = self.take_idle()?;
         let fits = Arc::ptr_eq(&pooled.state, &self.state)
             && pooled.schema == pool.schema()
             && !pool.has_rested(&pooled, pool.settings().check_after)
@@ -340,7 +345,7 @@ impl Session {
     async fn next_lending(&mut self) -> Result<Option<Lending>, Ending> {
         let Some(tenancy) = &mut self.relay.tenancy else { return Ok(None) };
         if !tenancy.is_pressed()
-            && let Some(pooled) = tenancy.shelf.take_idle(tenancy.last)
+            && let Some(pooled) = tenancy.take_idle()
         {
             return Ok(Some(Ok(pooled)));
         }

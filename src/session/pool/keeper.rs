@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Pool;
+use super::{Pool, Pooled};
 use crate::route::Moment;
 
 /// After a connection that could not be opened; doubles with each.
@@ -15,6 +15,9 @@ pub(super) const REST_MAX: Duration = Duration::from_secs(2);
 /// How often a pool is looked at while nothing happens, and while somebody waits.
 const LOOK_IDLE: Duration = Duration::from_secs(1);
 const LOOK_WAITING: Duration = Duration::from_millis(50);
+
+/// What a worker has not needed for so long is for another one whose clients wait.
+const SURVEY_EVERY: Duration = Duration::from_millis(200);
 
 /// What functions of a database do to its sessions is read again after so many looks: they may be defined elsewhere.
 const LOOKS_PER_HINTS: u32 = 60;
@@ -28,7 +31,7 @@ pub(super) async fn keep(pool: Weak<Pool>) {
     let mut looks = 0u32;
     loop {
         let pause = match pool.upgrade() {
-            Some(pool) if pool.is_pressed() => LOOK_WAITING,
+            Some(pool) if pool.is_pressed() || pool.permits.anybody_starves() => LOOK_WAITING,
             Some(_) => LOOK_IDLE,
             None => return,
         };
@@ -72,11 +75,36 @@ impl Pool {
         self.shelves
             .borrow_mut()
             .retain(|shelf| !shelf.idle.borrow().is_empty() || Rc::strong_count(shelf) > 1);
-        while let Some(other) = self.permits.needier(self.parts.worker, self.is_pressed())
-            && let Some(mut idle) = self.take_longest_idle()
+        while let Some(other) = self.permits.needier(self.parts.worker, false)
+            && let Some(idle) = self.take_longest_idle()
         {
-            idle.permit.give_to(other);
-            self.close(idle);
+            self.give_away(idle, other);
         }
+        if self.surveyed.get().is_over(SURVEY_EVERY, self.now.get()) {
+            self.survey();
+        }
+    }
+
+    /// Gives away what was not needed since the last survey, where clients of another worker wait.
+    fn survey(&self) {
+        for shelf in self.shelves.borrow().iter() {
+            for _ in 0..shelf.surplus.get() {
+                let Some(other) = self.permits.needier(self.parts.worker, true) else { break };
+                let mut idle = shelf.idle.borrow_mut();
+                if idle.is_empty() {
+                    break;
+                }
+                let pooled = idle.remove(0);
+                drop(idle);
+                self.give_away(pooled, other);
+            }
+            shelf.surplus.set(shelf.idle.borrow().len());
+        }
+        self.surveyed.set(self.now.get());
+    }
+
+    fn give_away(&self, mut pooled: Box<Pooled>, other: usize) {
+        pooled.permit.give_to(other);
+        self.close(pooled);
     }
 }

@@ -154,6 +154,8 @@ pub(super) struct Pool {
     numbers: Cell<u64>,
     /// Set by the keeper, so that no loan reads the time.
     now: Cell<Moment>,
+    /// When the keeper last looked how many connections are not needed.
+    surveyed: Cell<Moment>,
     /// [`Pool::functions`] when somebody of this worker was last told to read what they do.
     functions_read: Cell<u64>,
 }
@@ -170,6 +172,7 @@ impl Pool {
             opening: Cell::new(0),
             numbers: Cell::new(0),
             now: Cell::new(Moment::now()),
+            surveyed: Cell::new(Moment::now()),
             functions_read: Cell::new(0),
         });
         tokio::task::spawn_local(keeper::keep(Rc::downgrade(&pool)));
@@ -187,6 +190,7 @@ impl Pool {
             origin: Arc::new(origin),
             pool: Rc::clone(self),
             idle: RefCell::default(),
+            surplus: Cell::default(),
             failure: RefCell::default(),
             failures: Cell::default(),
         });
@@ -267,7 +271,7 @@ impl Pool {
             self.close(pooled);
             return self.grow();
         }
-        if let Some(other) = self.permits.needier(self.parts.worker, self.is_pressed()) {
+        if let Some(other) = self.permits.needier(self.parts.worker, false) {
             pooled.permit.give_to(other);
             return self.close(pooled);
         }

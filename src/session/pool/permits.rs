@@ -122,9 +122,15 @@ impl Permits {
         }
     }
 
-    /// Who needs a connection that comes back to this worker more than this worker does. `is_waited_for`: clients of this
-    /// worker wait, too.
-    pub(super) fn needier(&self, worker: usize, is_waited_for: bool) -> Option<usize> {
+    /// Workers that wait and have less than their share.
+    pub(super) fn anybody_starves(&self) -> bool {
+        self.starving.load(Ordering::Relaxed) > 0
+    }
+
+    /// Who needs a connection of this worker more than this worker does. `is_surplus`: this worker has not needed it for a
+    /// while. That nobody waits for it at this instant says nothing: those who do may be on their way, and a connection
+    /// that changes its worker is opened anew.
+    pub(super) fn needier(&self, worker: usize, is_surplus: bool) -> Option<usize> {
         if self.starving.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -132,7 +138,7 @@ impl Permits {
         let needs = |(other, holding): (usize, &Holding)| {
             let held = holding.held.load(Ordering::Relaxed);
             let starves = holding.starves.load(Ordering::Relaxed) == 1;
-            let needs_more = held == 0 || held + 1 < own || !is_waited_for;
+            let needs_more = held == 0 || held + 1 < own || is_surplus;
             (other != worker && starves && needs_more).then_some((held, other))
         };
         self.workers.iter().enumerate().filter_map(needs).min().map(|(_, other)| other)
@@ -200,10 +206,10 @@ mod tests {
         let permits = Permits::new(2);
         let mut rich = many(&permits, 0, 9);
         let _poor = many(&permits, 1, 1);
-        assert_eq!(permits.needier(0, true), None, "nobody starves");
+        assert_eq!(permits.needier(0, false), None, "nobody starves");
         permits.starve(1);
         let mut given = Vec::new();
-        while let Some(other) = permits.needier(0, true) {
+        while let Some(other) = permits.needier(0, false) {
             let mut permit = rich.pop().unwrap();
             permit.give_to(other);
             given.push(permit);
@@ -220,12 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_is_anybodys() {
+    fn what_a_worker_does_not_need_is_anybodys() {
         let permits = Permits::new(2);
         let (mut rich, _half) = (many(&permits, 0, 3), many(&permits, 1, 2));
         permits.starve(1);
-        assert_eq!(permits.needier(0, true), None, "both wait, and neither has more");
-        assert_eq!(permits.needier(0, false), Some(1));
+        assert_eq!(permits.needier(0, false), None, "neither has more");
+        assert_eq!(permits.needier(0, true), Some(1));
         let mut permit = rich.pop().unwrap();
         permit.give_to(1);
         drop(permit);

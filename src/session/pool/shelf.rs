@@ -22,6 +22,8 @@ pub(in crate::session) struct Shelf {
     pub(in crate::session) pool: Rc<Pool>,
     #[allow(clippy::vec_box, reason = "a connection changes hands with each transaction")]
     pub(super) idle: RefCell<Vec<Box<Pooled>>>,
+    /// The fewest that were idle at the same time since the keeper's last survey: so many were not needed.
+    pub(super) surplus: Cell<usize>,
     /// What a new client is told without a connection of its own, and the state that it begins with.
     pub(super) ground: RefCell<Option<Ground>>,
     /// Why the last connection could not be opened, until one could.
@@ -58,18 +60,22 @@ impl Shelf {
         }
     }
 
-    /// An idle connection: `before`, if it is one of them, because it knows the client's statements; else the newest.
-    pub(in crate::session) fn take_idle(&self, before: u64) -> Option<Box<Pooled>> {
-        let mut idle = self.idle.borrow_mut();
-        let at = idle.iter().rposition(|pooled| pooled.number == before).or(idle.len().checked_sub(1))?;
-        let mut pooled = idle.remove(at);
-        drop(idle);
-        match self.pool.is_current(&mut pooled) {
-            true => Some(pooled),
-            false => {
-                self.pool.close(pooled);
-                self.take_idle(before)
+    /// An idle connection: the one of this number, if there is one; else the one that was used last, whose server process
+    /// has most of what it needs at hand.
+    pub(in crate::session) fn take_idle(&self, preferred: Option<u64>) -> Option<Box<Pooled>> {
+        loop {
+            let mut idle = self.idle.borrow_mut();
+            let found = preferred.and_then(|number| idle.iter().rposition(|pooled| pooled.number == number));
+            let mut pooled = match found {
+                Some(at) => idle.remove(at),
+                None => idle.pop()?,
+            };
+            self.surplus.set(self.surplus.get().min(idle.len()));
+            drop(idle);
+            if self.pool.is_current(&mut pooled) {
+                return Some(pooled);
             }
+            self.pool.close(pooled);
         }
     }
 
@@ -92,6 +98,7 @@ impl Shelf {
     /// Waits in line. Dropping the receiver leaves it.
     pub(in crate::session) fn wait(self: &Rc<Shelf>) -> oneshot::Receiver<Lending> {
         let (gives, given) = oneshot::channel();
+        self.surplus.set(0);
         let waiter = Waiter { shelf: Rc::clone(self), since: Instant::now(), gives };
         self.pool.waiting.borrow_mut().push_back(waiter);
         self.pool.grow();
