@@ -25,6 +25,8 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use self::md5::Md5Secret;
+use self::scram::Verifier;
+use crate::model::Login;
 
 /// Length of a SHA-256 key.
 pub const KEY_BYTES: usize = 32;
@@ -53,6 +55,20 @@ pub enum Proof {
 }
 
 impl Proof {
+    /// Whether it is what the system keeps of this role's password, as far as that can be told.
+    pub fn is_of(&self, login: &Login) -> bool {
+        let verifier = login.verifier.as_deref();
+        match self {
+            Proof::Keys(keys) => verifier
+                .and_then(|text| Verifier::parse(text).ok())
+                .is_some_and(|verifier| verifier.fingerprint() == keys.fingerprint()),
+            Proof::Md5(secret) => {
+                verifier.and_then(Md5Secret::parse).is_some_and(|kept| kept.is_same(secret))
+            }
+            Proof::Password(_) | Proof::Nothing => true,
+        }
+    }
+
     /// Whether a connection of one role that this has opened could have been opened by the other.
     pub fn opens_the_same(&self, other: &Proof) -> bool {
         match (self, other) {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::answers::{Answers, Reply, ResultSet, replies_to};
 use super::{Parameters, QueryError};
@@ -221,13 +221,24 @@ impl ServerConnection {
 
     /// Says Terminate and closes. Whatever fails then, the connection is gone.
     pub async fn terminate(mut self) {
-        let mut farewell = BytesMut::new();
-        frontend::terminate(&mut farewell);
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.say_goodbye()).await;
+    }
+
+    /// The same, and waits until the server has closed its side: its process is gone then, or nearly so.
+    pub async fn terminate_fully(mut self) {
         let goodbye = async {
-            self.stream.write_all(&farewell).await?;
-            self.stream.shutdown().await
+            self.say_goodbye().await?;
+            while self.stream.read(&mut [0; 1024]).await? > 0 {}
+            io::Result::Ok(())
         };
         let _ = tokio::time::timeout(FAREWELL_MAX, goodbye).await;
+    }
+
+    async fn say_goodbye(&mut self) -> io::Result<()> {
+        let mut farewell = BytesMut::new();
+        frontend::terminate(&mut farewell);
+        self.stream.write_all(&farewell).await?;
+        self.stream.shutdown().await
     }
 
     /// Takes the next whole message out of `unread`.

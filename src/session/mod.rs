@@ -107,6 +107,7 @@ struct Plane {
     limits: Arc<ArcSwap<LimitsPolicy>>,
     pool: PoolSettings,
     treasury: Arc<Treasury>,
+    door: Doorbell,
 }
 
 impl fmt::Debug for Plane {
@@ -142,6 +143,7 @@ impl DataPlane {
     pub fn start(config: DataPlaneConfig, routes: Arc<RouteTable>) -> io::Result<DataPlane> {
         let workers = config.workers.max(1);
         let limits = Arc::clone(&config.limits);
+        let door = Doorbell::default();
         let plane = Arc::new(Plane {
             balancers: config.balancers,
             frontend: Frontend {
@@ -160,6 +162,7 @@ impl DataPlane {
             limits: config.limits,
             pool: config.pool,
             treasury: Arc::default(),
+            door: door.clone(),
         });
         let backlog = if config.listen.handed_over.is_empty() { Backlog::Ours } else { Backlog::Shared };
         let listeners = Listener::open_all(config.listen).map_err(io::Error::other)?;
@@ -169,7 +172,7 @@ impl DataPlane {
             sockets: listeners.iter().filter_map(Listener::path).collect(),
             workers: Vec::new(),
             threads: Vec::new(),
-            door: Doorbell::default(),
+            door,
             entering: TaskTracker::new(),
             present: TaskTracker::new(),
         };

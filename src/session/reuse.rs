@@ -25,18 +25,21 @@ use tokio::time::{Instant, timeout};
 
 use super::serve::Origin;
 use super::state::{StateTracker, reset};
-use super::worker::Worker;
-use crate::backend::ServerConnection;
+use super::worker::{HintsCell, Worker};
+use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
-use crate::model::{DatabaseId, Pooling, RouteRecord, SystemName, UnixMillis};
+use crate::model::{DatabaseId, Login, Pooling, RouteRecord, UnixMillis};
 use crate::route::{LentFacts, LentPid, Route};
 use crate::wire::message::frontend;
 
 /// A server that does not do it in so long is busy, and better off without the connection.
 const RESET_MAX: Duration = Duration::from_secs(1);
 
-/// What functions of a database do is read again after this.
+/// What functions of a database do is read again after this, also where it could not be read.
 const HINTS_MAX: Duration = Duration::from_secs(60);
+
+/// How often those look who wait until somebody else has read it.
+const HINTS_POLL: Duration = Duration::from_millis(20);
 
 /// A connection that waits for its next client.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ struct Idle {
     route: Arc<Route>,
     opened_at: UnixMillis,
     since: Instant,
+    /// With which its role was last seen to come in.
+    login: Arc<Login>,
     _pid: LentPid,
 }
 
@@ -54,8 +59,34 @@ struct Idle {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     idle: RefCell<HashMap<DatabaseId, Vec<Idle>>>,
-    /// When what functions do was read for the first of its connections.
-    hints_at: RefCell<HashMap<DatabaseId, Instant>>,
+    hints: RefCell<HashMap<DatabaseId, Reading>>,
+}
+
+/// What functions of a database do to sessions, or the question for it.
+#[derive(Debug, Clone)]
+struct Reading {
+    asked: Instant,
+    /// Filled by whoever asked.
+    answer: HintsCell,
+}
+
+impl Reading {
+    fn is_known(&self) -> bool {
+        self.answer.get().is_some()
+    }
+
+    /// Whoever asked may still get the answer.
+    fn is_awaited(&self) -> bool {
+        !self.is_known() && self.asked.elapsed() < RESET_MAX
+    }
+}
+
+/// What a server does that is asked whether it is there.
+#[derive(Debug, PartialEq, Eq)]
+enum Sign {
+    Lives,
+    Ended,
+    Silent,
 }
 
 /// A connection whose client has left.
@@ -75,6 +106,21 @@ fn is_current(opened: &RouteRecord, now: &RouteRecord) -> bool {
 }
 
 impl Idle {
+    /// Somebody may come who can go on with it.
+    fn is_wanted(&mut self) -> bool {
+        if !is_current(&self.record, &self.route.current()) {
+            return false;
+        }
+        match self.route.login(self.origin.role().as_str()) {
+            Some(login) if Arc::ptr_eq(&login, &self.login) => true,
+            Some(login) if self.origin.comes_in_by(&login) => {
+                self.login = login;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn close(self) {
         tokio::task::spawn_local(async move {
             let Idle { connection, _pid, .. } = self;
@@ -84,7 +130,8 @@ impl Idle {
 }
 
 impl Kept {
-    /// The newest connection that a client with this origin can go on with, and when it was opened.
+    /// The newest connection that a client with this origin can go on with, and when it was opened. A server that does not
+    /// answer is asked once: the others that it has are closed.
     pub(super) async fn take(
         &self,
         record: &RouteRecord,
@@ -92,13 +139,20 @@ impl Kept {
         check_after: Duration,
     ) -> Option<(Box<ServerConnection>, UnixMillis)> {
         while let Some(mut idle) = self.pop(record, origin) {
-            if is_current(&idle.record, record)
-                && idle.connection.is_alive()
-                && (idle.since.elapsed() < check_after || answers(&mut idle.connection).await)
-            {
-                return Some((idle.connection, idle.opened_at));
+            let sign = match is_current(&idle.record, record) && idle.connection.is_alive() {
+                false => Sign::Ended,
+                true if idle.since.elapsed() < check_after => Sign::Lives,
+                true => ask(&mut idle.connection).await,
+            };
+            match sign {
+                Sign::Lives => return Some((idle.connection, idle.opened_at)),
+                Sign::Ended => idle.close(),
+                Sign::Silent => {
+                    idle.close();
+                    let others = self.idle.borrow_mut().remove(&record.database);
+                    others.into_iter().flatten().for_each(Idle::close);
+                }
             }
-            idle.close();
         }
         None
     }
@@ -110,114 +164,152 @@ impl Kept {
         Some(idle.remove(at))
     }
 
-    /// Closes one on this system, where it has none to spare for a client. `false`: none is kept there.
-    pub(super) async fn make_room(&self, system: &SystemName) -> bool {
-        let oldest = {
+    /// Closes one on the system of this request, which has none to spare for it: one that counts against the same limits
+    /// if there is one, of the role and the database. Returns when it is gone; `false`: none is kept there.
+    pub(super) async fn make_room(&self, request: &ConnectRequest) -> bool {
+        let closest = {
             let mut all = self.idle.borrow_mut();
-            let mut there = all.values_mut().filter_map(|idle| {
-                let at = idle.iter().position(|idle| idle.record.place.system == *system)?;
-                Some((idle, at))
+            let alike = |idle: &Idle| {
+                let place = &idle.record.place;
+                let (same_role, same_database) =
+                    (*idle.origin.role() == request.role, place.dbname == request.place.dbname);
+                (place.system == request.place.system).then_some((same_role, same_database))
+            };
+            let there = all.values_mut().filter_map(|idle| {
+                let (at, likeness) = idle
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(at, idle)| Some((at, alike(idle)?)))
+                    .max_by_key(|&(at, likeness)| (likeness, std::cmp::Reverse(at)))?;
+                Some((likeness, at, idle))
             });
-            there.next().map(|(idle, at)| idle.remove(at))
+            there.max_by_key(|(likeness, ..)| *likeness).map(|(_, at, idle)| idle.remove(at))
         };
-        let Some(Idle { connection, .. }) = oldest else { return false };
-        connection.terminate().await;
+        let Some(Idle { connection, .. }) = closest else { return false };
+        connection.terminate_fully().await;
         true
     }
 
-    /// Closes what has been idle for too long, and what is not where its database is.
+    /// Closes what has been idle for too long, what is not where its database is, and what is of roles that may not log in
+    /// any more, or not with this password.
     pub(super) fn tidy(&self, idle_max: Duration) {
         self.idle.borrow_mut().retain(|_, all| {
-            let (kept, rest) = std::mem::take(all).into_iter().partition(|idle| {
-                idle.since.elapsed() < idle_max && is_current(&idle.record, &idle.route.current())
-            });
-            *all = kept;
-            let rest: Vec<Idle> = rest;
-            rest.into_iter().for_each(Idle::close);
+            for mut idle in std::mem::take(all) {
+                match idle.since.elapsed() < idle_max && idle.is_wanted() {
+                    true => all.push(idle),
+                    false => idle.close(),
+                }
+            }
             !all.is_empty()
         });
+        self.hints.borrow_mut().retain(|_, reading| reading.asked.elapsed() < HINTS_MAX);
     }
 
     pub(super) fn close_all(&self) {
         self.idle.take().into_values().flatten().for_each(Idle::close);
     }
 
-    fn has_room(&self, record: &RouteRecord, workers: usize) -> bool {
-        let max = record.server_connections_max as usize;
+    /// All workers together keep as many as the contract allows.
+    fn has_room(&self, record: &RouteRecord, worker: &Worker) -> bool {
+        let (max, workers) = (record.server_connections_max as usize, worker.plane.workers.max(1));
+        let share = max / workers + usize::from(worker.index() < max % workers);
         let kept = self.idle.borrow().get(&record.database).map_or(0, Vec::len);
-        kept < max.div_ceil(workers.max(1))
+        kept < share
     }
 
-    fn are_hints_old(&self, database: &DatabaseId) -> bool {
-        let mut read = self.hints_at.borrow_mut();
-        match read.get(database) {
-            Some(at) if at.elapsed() < HINTS_MAX => false,
+    /// What is known of the functions of a database. `true`: nobody has asked for a while, and whoever called this does.
+    ///
+    /// The question may be long, so it is asked once, and others wait for the answer. Where there is none nothing is kept,
+    /// and it is asked again after a while.
+    fn hints(&self, database: &DatabaseId) -> (Reading, bool) {
+        let mut all = self.hints.borrow_mut();
+        match all.get(database) {
+            Some(reading) if reading.asked.elapsed() < HINTS_MAX => (reading.clone(), false),
             _ => {
-                read.insert(database.clone(), Instant::now());
-                true
+                let reading = Reading { asked: Instant::now(), answer: HintsCell::default() };
+                all.insert(database.clone(), reading.clone());
+                (reading, true)
             }
         }
     }
 }
 
 /// It has not been heard of for a while.
-async fn answers(connection: &mut ServerConnection) -> bool {
+async fn ask(connection: &mut ServerConnection) -> Sign {
     let mut question = BytesMut::new();
     frontend::query(&mut question, "");
-    matches!(timeout(RESET_MAX, connection.run(&question)).await, Ok(Ok(_)))
+    match timeout(RESET_MAX, connection.run(&question)).await {
+        Ok(Ok(_)) => Sign::Lives,
+        Ok(Err(_)) => Sign::Ended,
+        Err(_) => Sign::Silent,
+    }
 }
 
 /// Keeps the connection for the next client, or closes it. Returns at once.
 pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
     let worker = Rc::clone(worker);
+    let facts = LentFacts {
+        pid: left.connection.pid,
+        role: left.origin.role().to_string(),
+        generation: left.record.generation,
+        opened_at: left.opened_at,
+    };
+    // While the client still has its seat: the connection is always somebody's.
+    let pid = left.route.roster().enter_lent(facts);
     tokio::task::spawn_local(async move {
         let mut left = left;
-        let facts = LentFacts {
-            pid: left.connection.pid,
-            role: left.origin.role().to_string(),
-            generation: left.record.generation,
-            opened_at: left.opened_at,
-        };
-        let pid = left.route.roster().enter_lent(facts);
-        let is_kept = is_as_new(&worker, &mut left).await
-            // Others may have come back meanwhile.
-            && worker.kept.has_room(&left.record, worker.plane.workers);
-        if !is_kept {
-            return left.connection.terminate().await;
-        }
+        let login =
+            left.route.login(left.origin.role().as_str()).filter(|login| left.origin.comes_in_by(login));
+        let is_as_new = login.is_some() && is_as_new(&worker, &mut left).await;
+        // Others may have come back meanwhile.
+        let login = login.filter(|_| is_as_new && worker.kept.has_room(&left.record, &worker));
+        let Some(login) = login else { return left.connection.terminate().await };
         let Left { route, origin, connection, record, opened_at, .. } = left;
-        let idle = Idle { connection, origin, record, route, opened_at, since: Instant::now(), _pid: pid };
+        let since = Instant::now();
+        let idle = Idle { connection, origin, record, route, opened_at, since, login, _pid: pid };
         worker.kept.idle.borrow_mut().entry(idle.record.database.clone()).or_default().push(idle);
     });
 }
 
 /// The next client would find nothing of the one that has left.
 async fn is_as_new(worker: &Rc<Worker>, left: &mut Left) -> bool {
+    let (hints, asks) = worker.kept.hints(left.route.id());
+    while !asks && hints.is_awaited() {
+        tokio::time::sleep(HINTS_POLL).await;
+    }
+    if !asks && !hints.is_known() {
+        return false;
+    }
+    let outcome = make_as_new(worker, left, &hints.answer).await;
+    if asks && !hints.is_known() && outcome.is_some() {
+        // There was no need to ask: the next one may.
+        worker.kept.hints.borrow_mut().remove(left.route.id());
+    }
+    outcome.unwrap_or(false)
+}
+
+/// `None`: the server did not do what it was asked to.
+async fn make_as_new(worker: &Rc<Worker>, left: &mut Left, hints: &HintsCell) -> Option<bool> {
     // Nothing is sent to a server that a move is about to leave.
-    let Ok(_pass) = left.route.gate().try_connect(worker.index()) else { return false };
+    let Ok(_pass) = left.route.gate().try_connect(worker.index()) else { return Some(false) };
     let record = left.route.current();
     let is_wanted = is_current(&left.record, &record)
         && left.opened_at.until(UnixMillis::now()) < worker.plane.pool.age_max
-        && worker.kept.has_room(&record, worker.plane.workers)
-        && !worker.is_stopping();
+        && worker.kept.has_room(&record, worker)
+        && worker.takes_clients();
     if !is_wanted {
-        return false;
+        return Some(false);
     }
-    if worker.kept.are_hints_old(&record.database) {
-        worker.forget_hints(&record.database);
-    }
-    let hints = worker.hints(&record.database);
-    let resetting = Box::pin(reset(&mut left.connection, &mut left.tracker, &hints));
-    match timeout(RESET_MAX, resetting).await {
-        Ok(Ok(is_as_new)) => {
+    let resetting = Box::pin(reset(&mut left.connection, &mut left.tracker, hints));
+    match timeout(RESET_MAX, resetting).await.ok()? {
+        Ok(is_as_new) => {
             // What it still had to say was for the client that has left.
             left.connection.take_async_messages();
-            is_as_new
+            Some(is_as_new)
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             tracing::debug!(database = %record.name, error = %chain(&error), "a connection is not reused");
-            false
+            None
         }
-        Err(_) => false,
     }
 }

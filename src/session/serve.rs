@@ -24,7 +24,7 @@ use crate::auth::Proof;
 use crate::backend::{self, ConnectError, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::frontend::{Admission, Client, Visitor};
-use crate::model::{Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
+use crate::model::{Login, Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
 use crate::route::{Entrance, GateState, Member, MemberFacts, Pass, Replication, Route};
 use crate::tls::Stream;
 use crate::wire::exchange::Rest;
@@ -235,6 +235,11 @@ impl Origin {
         &self.role
     }
 
+    /// Its role may log in with what it proved, where this is what is known of the role.
+    pub(super) fn comes_in_by(&self, login: &Login) -> bool {
+        login.can_login && self.proof.is_of(login)
+    }
+
     /// It asked to be a walsender.
     pub(super) fn is_replication(&self) -> bool {
         let off = |value: &str| matches!(value, "false" | "off" | "no" | "0");
@@ -309,8 +314,7 @@ async fn connect(worker: &Worker, request: &ConnectRequest) -> Result<ServerConn
     let connected = backend::connect(request, &worker.plane.connector, deadline).await;
     match connected {
         Err(error)
-            if error.sqlstate() == SqlState::TOO_MANY_CONNECTIONS
-                && worker.kept.make_room(&request.place.system).await =>
+            if error.sqlstate() == SqlState::TOO_MANY_CONNECTIONS && worker.kept.make_room(request).await =>
         {
             backend::connect(request, &worker.plane.connector, deadline).await
         }

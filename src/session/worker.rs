@@ -140,6 +140,12 @@ impl Worker {
         self.stopping.get()
     }
 
+    /// Somebody may still come in.
+    pub(super) fn takes_clients(&self) -> bool {
+        let door = &self.plane.door;
+        !self.is_stopping() && !door.closing.is_cancelled() && !door.making_way.is_cancelled()
+    }
+
     /// A number for a new session: unique in the process, and it tells the worker.
     pub(super) fn register(self: &Rc<Worker>, waker: &Waker) -> Registered {
         let number = self.next_session.get() + 1;
@@ -261,7 +267,10 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
             Some(ended) = sessions.join_next() => report(ended),
             _ = look.tick() => {
                 worker.look_at_clocks();
-                worker.kept.tidy(worker.plane.pool.idle_time_max);
+                match worker.takes_clients() {
+                    true => worker.kept.tidy(worker.plane.pool.idle_time_max),
+                    false => worker.kept.close_all(),
+                }
             }
         }
     }
@@ -278,6 +287,7 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 
 async fn drain_sessions(worker: &Worker, sessions: &mut JoinSet<()>, drain: Duration) {
     worker.stop();
+    worker.kept.close_all();
     let all_ended = async {
         while let Some(ended) = sessions.join_next().await {
             report(ended);

@@ -2,11 +2,12 @@
 
 use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;
+use freehold::route::Logins;
 use tokio_postgres::Client;
 
 use super::lent::ask;
 use super::orders;
-use super::stage::{ROLE, Stage, WORKERS, eventually, server};
+use super::stage::{PASSWORD, ROLE, Stage, WORKERS, eventually, server};
 
 fn stage() -> (Postgres, Stage) {
     let server = server(Major::oldest());
@@ -88,10 +89,11 @@ async fn a_connection_that_cannot_be_made_as_new_is_closed() {
             "CREATE FUNCTION quietly() RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.who', 'me', false) $$",
         )
         .unwrap();
-    let works: [&[&str]; 4] = [
+    let works: [&[&str]; 5] = [
         &["SET app.word = 'x'"],
         &["BEGIN; SET LOCAL app.word = 'x'; COMMIT"],
         &["SELECT set_config('app.' || 'word', 'x', false)"],
+        &["SELECT set_config('app.' || 'word', 'x', false)", "DISCARD ALL"],
         &["SELECT quietly()"],
     ];
     for work in works {
@@ -147,6 +149,44 @@ async fn connections_are_not_kept_where_they_are_not_wanted_any_more() {
         });
         eventually(change, || !lives(&server, before)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_a_role_that_may_not_come_in_any_more_are_closed() {
+    let (server, stage) = stage();
+    for change in ["PASSWORD 'another one'", "NOLOGIN"] {
+        let before = left_behind(&server, &stage).await;
+        server.psql(&format!("ALTER ROLE {ROLE} {change}")).unwrap();
+        match change {
+            "NOLOGIN" => stage.routes.set_logins(stage.route.id(), Logins::default()),
+            _ => stage.read_logins(&server),
+        }
+        eventually(change, || !lives(&server, before)).await;
+        server.psql(&format!("ALTER ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")).unwrap();
+        stage.read_logins(&server);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_of_the_role_that_is_full_makes_room_and_others_stay() {
+    let (server, stage) = stage();
+    server.psql(&format!("ALTER ROLE {ROLE} CONNECTION LIMIT 2")).unwrap();
+    let with_name = |name: &str| {
+        let mut config = stage.config();
+        config.application_name(name);
+        async move {
+            let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client
+        }
+    };
+    let (one, two) = (with_name("one").await, with_name("two").await);
+    let (first, second) = (pid(&one).await, pid(&two).await);
+    leave(&server, one, first).await;
+    leave(&server, two, second).await;
+    let three = with_name("three").await;
+    ask(&three, "SELECT 1").await;
+    assert!(!lives(&server, first) && lives(&server, second), "the one that was kept first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

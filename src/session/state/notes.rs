@@ -41,6 +41,8 @@ pub(super) struct Notes {
     pub(super) settings: Vec<String>,
     pub(super) settings_overflow: bool,
     pub(super) settings_computed: bool,
+    /// There were such before a DISCARD ALL of the client's, which leaves them empty and not as they were.
+    pub(super) settings_untold: bool,
     pub(super) statements: BTreeMap<Vec<u8>, Suspect>,
     pub(super) portals: BTreeMap<Vec<u8>, (Suspect, Vec<Which>)>,
     pub(super) suspects_overflow: bool,

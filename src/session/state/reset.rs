@@ -10,7 +10,8 @@ use crate::backend::ServerConnection;
 use crate::wire::message::frontend;
 
 /// DISCARD ALL undoes what a session has done, with two exceptions: what a library or an extension keeps for itself, and
-/// that a custom setting, once set, is empty from then on and not NULL. `false`: one of these was found, or may be there.
+/// that a custom setting, once set, is empty from then on and not NULL. And a trigger may do something for each login.
+/// `false`: one of these was found, or may be there.
 ///
 /// One round trip; two for the first connection of a database, which fills `hints`.
 ///
@@ -27,10 +28,9 @@ pub async fn reset(
     learn(connection, tracker, hints).await?;
     let mut batch = BytesMut::new();
     frontend::query(&mut batch, "DISCARD ALL");
-    let names = candidates(tracker);
-    if !names.is_empty() {
-        frontend::query(&mut batch, &SET_CUSTOM.replace("@names", &names));
-    }
+    // Releases before November 2024 leave it at none, whatever the connection began with.
+    frontend::query(&mut batch, "RESET ROLE");
+    frontend::query(&mut batch, &WHAT_STAYS.replace("@names", &candidates(tracker)));
     let mut is_as_new = true;
     for reply in connection.run_each(&batch).await? {
         if let Some(fields) = reply.error {
@@ -41,7 +41,7 @@ pub async fn reset(
     Ok(is_as_new)
 }
 
-/// A row where one of the custom settings has been set.
-const SET_CUSTOM: &str = "SELECT true FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name) \
+/// A row for each thing that is not as in a new session.
+const WHAT_STAYS: &str = "SELECT true FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name) \
     WHERE pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true) IS NOT NULL \
-    LIMIT 1";
+    UNION ALL SELECT true FROM pg_catalog.pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D' LIMIT 1";

@@ -359,6 +359,7 @@ impl StateTracker {
                 notes.sql_prepared_change = false;
                 notes.suspects_overflow = false;
                 // RESET ALL is part of it; inside a transaction it is refused, so it cannot be rolled back.
+                notes.settings_untold |= notes.settings_computed || notes.settings_overflow;
                 notes.settings_computed = false;
                 notes.settings_overflow = false;
             }
@@ -590,8 +591,10 @@ impl StateTracker {
 
     /// It has done what DISCARD ALL does not undo, or what nobody can tell by its name.
     pub(super) fn has_done_what_stays(&self) -> bool {
-        let stays =
-            |notes: &Notes| notes.settings_overflow || notes.settings_computed || !notes.foreign.is_empty();
+        let stays = |notes: &Notes| {
+            let untold = notes.settings_overflow || notes.settings_computed || notes.settings_untold;
+            untold || !notes.foreign.is_empty()
+        };
         self.notes.as_deref().is_some_and(stays)
     }
 
