@@ -19,8 +19,8 @@ const LOOK_WAITING: Duration = Duration::from_millis(50);
 /// What a worker has not needed for so long is for another one whose clients wait.
 const SURVEY_EVERY: Duration = Duration::from_millis(200);
 
-/// What functions of a database do to its sessions is read again after so many looks: they may be defined elsewhere.
-const LOOKS_PER_HINTS: u32 = 60;
+/// What functions of a database do to its sessions is read again after so long: they may be defined elsewhere.
+const HINTS_MAX: Duration = Duration::from_secs(60);
 
 /// Runs as long as the pool lives.
 pub(super) async fn keep(pool: Weak<Pool>) {
@@ -28,7 +28,7 @@ pub(super) async fn keep(pool: Weak<Pool>) {
     let mut turns = first.route.gate().watch(first.parts.worker);
     let (permits, worker) = (std::sync::Arc::clone(&first.permits), first.parts.worker);
     drop(first);
-    let mut looks = 0u32;
+    let mut hints_read = Moment::now();
     loop {
         let pause = match pool.upgrade() {
             Some(pool) if pool.is_pressed() || pool.permits.anybody_starves() => LOOK_WAITING,
@@ -39,14 +39,15 @@ pub(super) async fn keep(pool: Weak<Pool>) {
         tokio::select! {
             _ = turns.turned() => {}
             () = permits.rung(worker) => {}
-            () = sleep(pause) => looks = looks.wrapping_add(1),
+            () = sleep(pause) => {}
         }
         let Some(pool) = pool.upgrade() else { return };
-        if looks % LOOKS_PER_HINTS == LOOKS_PER_HINTS - 1 {
-            looks = looks.wrapping_add(1);
+        let now = Moment::now();
+        pool.now.set(now);
+        if hints_read.is_over(HINTS_MAX, now) {
+            hints_read = now;
             pool.permits.functions_changed();
         }
-        pool.now.set(Moment::now());
         pool.tidy();
         pool.grow();
     }
