@@ -64,20 +64,10 @@ pub(super) fn poll_receive(
     cx: &mut Context<'_>,
     free: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    loop {
-        let turn = ready!(coop::poll_proceed(cx));
-        let received = transfer(socket, Interest::READABLE, free.len(), || {
-            let (_, bytes) = rustix::net::recv(socket, &mut *free, RecvFlags::empty())?;
-            Ok(bytes)
-        })?;
-        if let Some(bytes) = received {
-            turn.made_progress();
-            return Poll::Ready(Ok(bytes));
-        }
-        // Gives the turn back: with none left, nobody would be registered.
-        drop(turn);
-        ready!(socket.poll_read_ready(cx))?;
-    }
+    poll_transfer(socket, cx, Interest::READABLE, free.len(), || {
+        let (_, bytes) = rustix::net::recv(socket, &mut *free, RecvFlags::empty())?;
+        Ok(bytes)
+    })
 }
 
 /// `true`: nothing is there to be read, as far as is known, and the task is woken when something comes.
@@ -88,17 +78,32 @@ pub(super) fn will_wake(socket: &impl Socket, cx: &mut Context<'_>) -> bool {
 
 /// As [`AsyncWrite::poll_write`](tokio::io::AsyncWrite::poll_write).
 pub(super) fn poll_send(socket: &impl Socket, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    poll_transfer(socket, cx, Interest::WRITABLE, bytes.len(), || {
+        Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
+    })
+}
+
+/// Ready with how many of `wanted` bytes `call` has transferred.
+#[inline]
+fn poll_transfer(
+    socket: &impl Socket,
+    cx: &mut Context<'_>,
+    interest: Interest,
+    wanted: usize,
+    mut call: impl FnMut() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
     loop {
         let turn = ready!(coop::poll_proceed(cx));
-        let sent = transfer(socket, Interest::WRITABLE, bytes.len(), || {
-            Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
-        })?;
-        if let Some(sent) = sent {
+        if let Some(bytes) = transfer(socket, interest, wanted, &mut call)? {
             turn.made_progress();
-            return Poll::Ready(Ok(sent));
+            return Poll::Ready(Ok(bytes));
         }
+        // Gives the turn back: with none left, nobody would be registered.
         drop(turn);
-        ready!(socket.poll_write_ready(cx))?;
+        ready!(match interest.is_readable() {
+            true => socket.poll_read_ready(cx),
+            false => socket.poll_write_ready(cx),
+        })?;
     }
 }
 
