@@ -35,6 +35,13 @@ pub const KEY_BYTES: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; KEY_BYTES]);
 
+impl Fingerprint {
+    /// Of the verifier that the system keeps of a role; `None`: it keeps none.
+    pub fn of(login: &Login) -> Option<Fingerprint> {
+        Verifier::parse(login.verifier.as_deref()?).ok().map(|verifier| verifier.fingerprint())
+    }
+}
+
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -57,13 +64,11 @@ pub enum Proof {
 impl Proof {
     /// Whether it is what the system keeps of this role's password, as far as that can be told.
     pub fn is_of(&self, login: &Login) -> bool {
-        let verifier = login.verifier.as_deref();
         match self {
-            Proof::Keys(keys) => verifier
-                .and_then(|text| Verifier::parse(text).ok())
-                .is_some_and(|verifier| verifier.fingerprint() == keys.fingerprint()),
+            Proof::Keys(keys) => Fingerprint::of(login) == Some(keys.fingerprint()),
             Proof::Md5(secret) => {
-                verifier.and_then(Md5Secret::parse).is_some_and(|kept| kept.is_same(secret))
+                let kept = login.verifier.as_deref().and_then(Md5Secret::parse);
+                kept.is_some_and(|kept| kept.is_same(secret))
             }
             Proof::Password(_) | Proof::Nothing => true,
         }

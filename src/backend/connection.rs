@@ -81,6 +81,12 @@ impl ServerConnection {
         ServerConnection::new(Stream::Absent, 0, Bytes::new(), parameters, nothing(), nothing())
     }
 
+    /// The connection; an absent one stands in for it from now on.
+    pub fn take(self: &mut Box<ServerConnection>) -> Box<ServerConnection> {
+        let absent = ServerConnection::absent(self.parameters.clone());
+        std::mem::replace(self, Box::new(absent))
+    }
+
     pub fn is_absent(&self) -> bool {
         matches!(self.stream, Stream::Absent)
     }

@@ -118,14 +118,14 @@ impl Route {
         if let Some(secret) = login.verifier.as_deref().and_then(Md5Secret::parse) {
             return Some(Proof::Md5(secret));
         }
-        let wanted = fingerprint(&login)?;
+        let wanted = Fingerprint::of(&login)?;
         let keys = self.keys.get(role).filter(|keys| keys.fingerprint() == wanted)?;
         Some(Proof::Keys(Arc::clone(&keys)))
     }
 
     /// `own`, or what a later client of the role has proved, where the password has changed since.
     fn newest_keys(&self, role: &str, own: &Arc<ClientKeys>) -> Arc<ClientKeys> {
-        let Some(wanted) = self.login(role).and_then(|login| fingerprint(&login)) else {
+        let Some(wanted) = self.login(role).and_then(|login| Fingerprint::of(&login)) else {
             return Arc::clone(own);
         };
         if own.fingerprint() == wanted {
@@ -137,7 +137,7 @@ impl Route {
 
     fn set_logins(&self, logins: Logins) {
         self.keys.retain(|role, keys| {
-            logins.get(role).and_then(|login| fingerprint(login)) == Some(keys.fingerprint())
+            logins.get(role).and_then(|login| Fingerprint::of(login)) == Some(keys.fingerprint())
         });
         self.iterations.store(typical_iterations(&logins), Ordering::Relaxed);
         self.logins.store(Arc::new(logins));
@@ -188,10 +188,6 @@ fn typical_iterations(logins: &Logins) -> u32 {
     }
     let most = counts.into_iter().max_by_key(|&(iterations, count)| (count, iterations));
     most.map_or(ITERATIONS_DEFAULT, |(iterations, _)| iterations)
-}
-
-fn fingerprint(login: &Login) -> Option<Fingerprint> {
-    Verifier::parse(login.verifier.as_deref()?).ok().map(|verifier| verifier.fingerprint())
 }
 
 fn state_of(order: &GateOrder) -> GateState {

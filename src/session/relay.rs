@@ -384,8 +384,7 @@ impl Relay {
 
     /// The client has left: the server connection is somebody else's.
     pub(super) fn give_up_server(&mut self) -> (Box<ServerConnection>, StateTracker) {
-        let absent = ServerConnection::absent(self.server.parameters.clone());
-        (std::mem::replace(&mut self.server, Box::new(absent)), std::mem::take(&mut self.tracker))
+        (self.server.take(), std::mem::take(&mut self.tracker))
     }
 
     /// The request that waited at the gate goes on: now, or in an instant.

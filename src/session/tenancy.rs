@@ -274,8 +274,7 @@ impl Relay {
 
     /// One that came from no pool.
     fn drop_server(&mut self) {
-        let absent = ServerConnection::absent(self.server.parameters.clone());
-        *self.server = absent;
+        drop(self.server.take());
     }
 
     /// How long the client may wait in line now, and who says so.

@@ -164,8 +164,7 @@ impl Twin {
 
     /// The connection, for the relay; the twin remembers what it has.
     pub(super) fn take_connection(&mut self) -> Box<ServerConnection> {
-        let absent = ServerConnection::absent(self.connection.parameters.clone());
-        std::mem::replace(&mut self.connection, Box::new(absent))
+        self.connection.take()
     }
 
     /// The connection goes to who gives an absent one for it, or comes back for that one.
