@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::error::{Refusal, SqlState};
 use crate::model::quotas::MESSAGE_SIZES;
 use crate::model::{
-    ByteSize, DatabaseId, EachTimeout, Quotas, RoleLimits, RolesLimits, RouteRecord, Timeout, Timeouts,
+    ByteSize, DatabaseId, EachTimeout, RoleLimits, RolesLimits, RouteRecord, Timeout, Timeouts,
 };
 use crate::route::{Activity, Clock, Doing, Route};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
@@ -98,12 +98,16 @@ impl<T> Default for Term<T> {
     }
 }
 
-/// Of several that say something, the first that sets a limit decides about it.
+/// Of several that say something of a limit, the first that sets it decides.
+fn first_set<T>(said: impl IntoIterator<Item = (Option<T>, Source)>) -> Option<(T, Source)> {
+    said.into_iter().find_map(|(set, source)| Some((set?, source)))
+}
+
 fn in_force(layers: &[(&Timeouts, Source)]) -> EachTimeout<Term> {
     let mut terms = EachTimeout::default();
     for timeout in Timeout::ALL {
-        let set = |(timeouts, source): &(&Timeouts, Source)| timeouts[timeout].map(|time| (time, *source));
-        if let Some((time, source)) = layers.iter().find_map(set) {
+        let said = layers.iter().map(|(timeouts, source)| (timeouts[timeout], *source));
+        if let Some((time, source)) = first_set(said) {
             terms[timeout] = Term { limit: (!time.is_zero()).then_some(time), source };
         }
     }
@@ -175,22 +179,22 @@ impl InForce {
         let everywhere = policy.roles.everywhere(role);
         let unset = Timeouts::default();
         let times = |limits: Option<&RoleLimits>| limits.map_or(unset, |limits| limits.timeouts);
-        let sizes = |quotas: Option<&Quotas>| quotas.and_then(|quotas| quotas.message_size_max);
+        let size = |limits: Option<&RoleLimits>| limits.and_then(|limits| limits.quotas.message_size_max);
         let times = in_force(&[
             (&times(in_database), Source::RoleInDatabase),
             (&times(everywhere), Source::Role),
             (&record.timeouts, Source::Contract),
             (&policy.process, Source::Process),
         ]);
-        let sizes = [
-            (sizes(in_database.map(|limits| &limits.quotas)), Source::RoleInDatabase),
-            (sizes(everywhere.map(|limits| &limits.quotas)), Source::Role),
-            (sizes(Some(&record.quotas)), Source::Contract),
+        let message_size = first_set([
+            (size(in_database), Source::RoleInDatabase),
+            (size(everywhere), Source::Role),
+            (record.quotas.message_size_max, Source::Contract),
             (policy.message_size_max, Source::Process),
-        ];
+        ]);
         let message_size =
-            sizes.into_iter().find_map(|(size, source)| Some(Term { limit: Some(size?), source }));
-        InForce { times, message_size: message_size.unwrap_or_default(), record, policy }
+            message_size.map_or_else(Term::default, |(size, source)| Term { limit: Some(size), source });
+        InForce { times, message_size, record, policy }
     }
 
     fn is_said_by(&self, record: &Arc<RouteRecord>, policy: &Arc<LimitsPolicy>) -> bool {

@@ -15,6 +15,7 @@
 //! goes to clients alone that would have opened the same: same role, same password, same startup parameters.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use tokio::time::{Instant, timeout};
 
 use super::serve::Origin;
 use super::state::{StateTracker, reset};
-use super::worker::{HintsCell, Worker};
+use super::worker::{HINTS_MAX, HintsCell, Worker};
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
 use crate::model::{DatabaseId, Login, Pooling, RouteRecord, UnixMillis};
@@ -34,9 +35,6 @@ use crate::wire::message::frontend;
 
 /// A server that does not do it in so long is busy, and better off without the connection.
 const RESET_MAX: Duration = Duration::from_secs(1);
-
-/// What functions of a database do is read again after this, also where it could not be read.
-const HINTS_MAX: Duration = Duration::from_secs(60);
 
 /// How often those look who wait until somebody else has read it.
 const HINTS_POLL: Duration = Duration::from_millis(20);
@@ -167,27 +165,26 @@ impl Kept {
     /// Closes one on the system of this request, which has none to spare for it: one that counts against the same limits
     /// if there is one, of the role and the database. Returns when it is gone; `false`: none is kept there.
     pub(super) async fn make_room(&self, request: &ConnectRequest) -> bool {
-        let closest = {
-            let mut all = self.idle.borrow_mut();
-            let alike = |idle: &Idle| {
-                let place = &idle.record.place;
-                let (same_role, same_database) =
-                    (*idle.origin.role() == request.role, place.dbname == request.place.dbname);
-                (place.system == request.place.system).then_some((same_role, same_database))
-            };
-            let there = all.values_mut().filter_map(|idle| {
-                let (at, likeness) = idle
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(at, idle)| Some((at, alike(idle)?)))
-                    .max_by_key(|&(at, likeness)| (likeness, std::cmp::Reverse(at)))?;
-                Some((likeness, at, idle))
-            });
-            there.max_by_key(|(likeness, ..)| *likeness).map(|(_, at, idle)| idle.remove(at))
-        };
-        let Some(Idle { connection, .. }) = closest else { return false };
+        let Some(Idle { connection, .. }) = self.take_closest(request) else { return false };
         connection.terminate_fully().await;
         true
+    }
+
+    /// The oldest of those on its system that are most like what is requested.
+    fn take_closest(&self, request: &ConnectRequest) -> Option<Idle> {
+        let mut all = self.idle.borrow_mut();
+        let there = all.iter().flat_map(|(database, kept)| {
+            let numbered = kept.iter().enumerate();
+            numbered.map(move |(at, idle)| (database, at, idle))
+        });
+        let likeness = |idle: &Idle| {
+            (*idle.origin.role() == request.role, idle.record.place.dbname == request.place.dbname)
+        };
+        let (database, at, _) = there
+            .filter(|(.., idle)| idle.record.place.system == request.place.system)
+            .max_by_key(|&(_, at, idle)| (likeness(idle), Reverse(at)))?;
+        let database = database.clone();
+        Some(all.get_mut(&database)?.remove(at))
     }
 
     /// Closes what has been idle for too long, what is not where its database is, and what is of roles that may not log in

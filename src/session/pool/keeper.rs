@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::{Pool, Pooled};
 use crate::route::Moment;
+use crate::session::worker::HINTS_MAX;
 
 /// After a connection that could not be opened; doubles with each.
 pub(super) const REST_MIN: Duration = Duration::from_millis(50);
@@ -18,9 +19,6 @@ const LOOK_WAITING: Duration = Duration::from_millis(50);
 
 /// What a worker has not needed for so long is for another one whose clients wait.
 const SURVEY_EVERY: Duration = Duration::from_millis(200);
-
-/// What functions of a database do to its sessions is read again after so long: they may be defined elsewhere.
-const HINTS_MAX: Duration = Duration::from_secs(60);
 
 /// Runs as long as the pool lives.
 pub(super) async fn keep(pool: Weak<Pool>) {
