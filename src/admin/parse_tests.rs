@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::statement::{Chatter, Departure, Drain, Show, SourceFate, Wait};
 use super::*;
-use crate::model::{ByteSize, DatabaseName, MoveId, QuotasChange, SslMode, Tier, TimeoutsChange};
+use crate::model::{
+    ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, SslMode, Tier, TimeoutsChange,
+};
 
 /// A complete statement of every kind.
 const EXAMPLES: &[&str] = &[
@@ -110,12 +112,16 @@ fn clauses_come_in_any_order_but_only_once() {
     assert_eq!((error.message.as_str(), error.span), ("OWNER is given twice", 29..34));
 }
 
+fn contract_change(clause: &str) -> ContractChange {
+    match one(&format!("ALTER DATABASE shop {clause}")) {
+        Statement::AlterDatabase(alter) => alter.contract,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_timeout_is_a_duration_none_or_what_the_process_has() {
-    let set = |clause: &str| match one(&format!("ALTER DATABASE shop {clause}")) {
-        Statement::AlterDatabase(alter) => alter.contract.timeouts,
-        other => panic!("{other:?}"),
-    };
+    let set = |clause: &str| contract_change(clause).timeouts;
     let change = TimeoutsChange::default();
     let minute = Some(Some(Duration::from_secs(60)));
     assert_eq!(set("QUERY_TIMEOUT '1m'"), TimeoutsChange { query: minute, ..change });
@@ -135,10 +141,7 @@ fn a_timeout_is_a_duration_none_or_what_the_process_has() {
 
 #[test]
 fn a_quota_is_a_number_or_what_the_process_has() {
-    let set = |clause: &str| match one(&format!("ALTER DATABASE shop {clause}")) {
-        Statement::AlterDatabase(alter) => alter.contract.quotas,
-        other => panic!("{other:?}"),
-    };
+    let set = |clause: &str| contract_change(clause).quotas;
     let change = QuotasChange::default();
     let size = Some(Some(ByteSize::megabytes(64)));
     assert_eq!(set("MAX_MESSAGE_SIZE '64MB'"), QuotasChange { message_size_max: size, ..change });

@@ -1,10 +1,8 @@
 //! What a session does and since when.
 //!
 //! # Why
-//! The session alone writes it: a look at the time and a store to memory of its own, cheap enough for every query.
+//! The session alone writes it, and says what time it is: a store to memory of its own, cheap enough for every query.
 //! Whoever wants to know, a person or a limit of time, reads it without a lock and without waking anybody.
-//!
-//! What time it is, the session says: see [`Moment`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -196,12 +196,12 @@ impl Statements {
         (!self.out.is_empty()).then_some(&self.out[..])
     }
 
-    /// For the client's request that is sent next.
     /// There are statements that the client will ask for by name.
     pub(super) fn are_named(&self) -> bool {
         !self.names.is_empty()
     }
 
+    /// For the client's request that is sent next.
     fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests + 1, undo.map(Box::new));
         self.dues.push_back(Due { kind, request, before, undo });
