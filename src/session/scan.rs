@@ -180,15 +180,17 @@ fn screen(sql: &[u8]) -> Option<Effect> {
         }
         _ => first_word(sql)?,
     };
-    let mut from = from;
-    while let Some(found) = next_marker(&sql[from..]) {
-        let at = from + found;
-        if is_interesting(sql, at) {
+    let (stretches, rest) = sql[from..].as_chunks::<8>();
+    let mut start = from;
+    for stretch in stretches {
+        if has_interesting(sql, start, *stretch) {
             return None;
         }
-        from = at + 1;
+        start += stretch.len();
     }
-    Some(effect)
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    (!has_interesting(sql, start, last)).then_some(effect)
 }
 
 /// The effect of a statement whose text tells all that there is to tell, and where its first word ends.
@@ -204,30 +206,33 @@ fn first_word(sql: &[u8]) -> Option<(Effect, usize)> {
     (effect != Effect::Changes && !is_more_than_its_text).then(|| (effect, lexer.offset()))
 }
 
-/// The bytes that stand inside or after everything of interest. A table, because every byte of every text is looked up.
-const MARKERS: [bool; 256] = markers();
-
-const fn markers() -> [bool; 256] {
-    let mut markers = [false; 256];
-    let bytes = b";_pP(";
-    let mut at = 0;
-    while at < bytes.len() {
-        markers[bytes[at] as usize] = true;
-        at += 1;
-    }
-    markers
+/// Where bytes of the stretch are that stand inside or after everything of interest: the highest bit of each is set.
+///
+/// `_`, `p`, `P`, `(` and `;`, and two control characters, which differ from them by the bit that makes a letter small.
+/// Eight bytes are looked at together, because most are none of these.
+#[inline]
+fn markers(stretch: [u8; 8]) -> u64 {
+    const LOW_BITS: u64 = u64::from_ne_bytes([0x7f; 8]);
+    let folded = u64::from_le_bytes(stretch) | u64::from_ne_bytes([0x20; 8]);
+    // The highest bit of each byte that is not zero.
+    let differs = |from: u8| {
+        let difference = folded ^ u64::from_ne_bytes([from; 8]);
+        ((difference & LOW_BITS) + LOW_BITS) | difference
+    };
+    !(differs(b'_' | 0x20) & differs(b'p') & differs(b'(') & differs(b';')) & !LOW_BITS
 }
 
-/// Where the next marker is. Most bytes are none: eight are looked up before anything is decided.
-fn next_marker(text: &[u8]) -> Option<usize> {
-    let is_marker = |byte: &u8| MARKERS[usize::from(*byte)];
-    let (stretches, rest) = text.as_chunks::<8>();
-    for (number, stretch) in stretches.iter().enumerate() {
-        if stretch.iter().fold(false, |found, byte| found | is_marker(byte)) {
-            return stretch.iter().position(is_marker).map(|at| number * 8 + at);
+/// Whether something of interest begins or ends in the stretch of `sql` that begins at `start`.
+#[inline]
+fn has_interesting(sql: &[u8], start: usize, stretch: [u8; 8]) -> bool {
+    let mut markers = markers(stretch);
+    while markers != 0 {
+        if is_interesting(sql, start + markers.trailing_zeros() as usize / 8) {
+            return true;
         }
+        markers &= markers - 1;
     }
-    rest.iter().position(is_marker).map(|at| stretches.len() * 8 + at)
+    false
 }
 
 /// Whether the marker at `at` belongs to something that the full scan must look at.
@@ -247,7 +252,8 @@ fn is_interesting(sql: &[u8], at: usize) -> bool {
             let name = before.trim_ascii_end();
             ends(name, b"currval") || ends(name, b"lastval")
         }
-        _ => ends(before, b"tem"),
+        b'p' | b'P' => ends(before, b"tem"),
+        _ => false,
     }
 }
 
