@@ -223,6 +223,12 @@ impl Exchange {
         }
     }
 
+    /// The request that is being answered has had no answer yet, as far as is known: a row changes nothing after the first.
+    #[inline]
+    pub fn awaits_first_answer(&self) -> bool {
+        !self.ledger.spoken || !self.others.is_empty()
+    }
+
     /// Too much is owed: stop reading the client.
     pub fn is_full(&self) -> bool {
         self.ledger.owed.len() >= OWED_MAX

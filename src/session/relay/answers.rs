@@ -11,6 +11,7 @@ use crate::session::pids::Pids;
 use crate::session::statements::Told;
 use crate::wire::exchange::Rest;
 use crate::wire::frame::Piece;
+use crate::wire::message::HEADER_BYTES;
 use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
 
 /// How far a stretch of answers has been looked at, and how much of it the client is told; what is not told was
@@ -66,6 +67,10 @@ impl Relay {
         let (mut taken, mut told) = (0, 0);
         let pids = self.pids();
         loop {
+            if told == taken && self.answers.is_between_messages() {
+                taken += self.plain_rows(&bytes[taken..]);
+                told = taken;
+            }
             let is_named = |tag| tag == answer::NOTIFICATION_RESPONSE && pids.differ();
             let wanted = |tag| observe::wants_answer(tag, &self.tracker) || is_named(tag);
             let next = self.answers.walker.next(&bytes[taken..], wanted);
@@ -91,6 +96,19 @@ impl Relay {
             taken += length;
             told += length;
         }
+    }
+
+    /// How many bytes at the front are whole rows of which nobody wants to know anything but where they end: most of what
+    /// comes, nearly always.
+    #[inline]
+    fn plain_rows(&self, bytes: &[u8]) -> usize {
+        let mut plain = 0;
+        if !self.exchange.awaits_first_answer() && !self.tracker.watches_rows() {
+            while let Some(length) = whole_row(&bytes[plain..]) {
+                plain += length;
+            }
+        }
+        plain
     }
 
     pub(super) fn pids(&self) -> Pids {
@@ -153,4 +171,12 @@ impl Relay {
             LastWords::None => Ending::ServerVanished,
         }
     }
+}
+
+/// The length of the row that these bytes begin with. `None`: it is something else, or not complete, or no message at all.
+#[inline]
+fn whole_row(bytes: &[u8]) -> Option<usize> {
+    let (&[tag, a, b, c, d], _) = bytes.split_first_chunk()?;
+    let length = 1 + u32::from_be_bytes([a, b, c, d]) as usize;
+    (tag == answer::DATA_ROW && length >= HEADER_BYTES && length <= bytes.len()).then_some(length)
 }
