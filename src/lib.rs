@@ -16,6 +16,7 @@
 //! | 1 | error | no | SQLSTATE, blame, retry |
 //! | 2 | model | no | the nouns |
 //! | 3 | wire, auth | no | protocol 3 as bytes; SCRAM in both roles, how often one may try |
+//! | 3 | event_loop | yes | a thread's tasks and sockets |
 //! | 3 | lab | yes | starts real PostgreSQL servers for the demo, the tests and the benchmarks |
 //! | 4 | config, telemetry | no | the one table of settings; the one table of metrics, logging |
 //! | 5 | tls | yes | rustls for both sides |
@@ -41,13 +42,14 @@
 //! through [`system`], records the outcome; the proxies follow the [`model::RouteRecord`] and acknowledge.
 //!
 //! # What is absent
-//! No `static` state: two proxies run in one test process. No SQL text decides a transaction boundary. No plaintext
+//! No `static` state, but that a thread knows the event loop that it runs: two proxies run in one test process. No SQL text decides a transaction boundary. No plaintext
 //! password is stored. No message to a client names a system.
 
 pub mod error;
 pub mod model;
 
 pub mod auth;
+pub mod event_loop;
 pub mod lab;
 pub mod wire;
 

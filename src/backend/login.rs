@@ -8,6 +8,7 @@ use super::{ConnectError, ConnectRequest, Credential, Parameters, ServerConnecti
 use crate::auth::md5;
 use crate::auth::scram::{Challenge, ClientLogin, Nonce, Offer, ScramError};
 use crate::model::Address;
+use crate::tls::{Family, Socket};
 use crate::wire::Violation;
 use crate::wire::message::backend::{self, Authentication, ErrorFields, tag};
 use crate::wire::message::{TransactionStatus, frontend};
@@ -58,12 +59,11 @@ pub(super) async fn authenticate(
 
 /// Nobody between us and the server can read along: libpq does not care, we do.
 fn is_private(channel: &Channel) -> bool {
-    let peer = channel.stream.tcp().map(tokio::net::TcpStream::peer_addr);
-    match peer {
-        _ if channel.stream.is_tls() => true,
-        None => true,
-        Some(peer) => peer.is_ok_and(|peer| peer.ip().to_canonical().is_loopback()),
-    }
+    let is_near = |socket: &Socket| match socket.family() {
+        Family::Unix => true,
+        Family::Tcp => socket.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback()),
+    };
+    channel.stream.is_tls() || channel.stream.socket().is_none_or(is_near)
 }
 
 async fn send_password(channel: &mut Channel, password: &[u8]) -> Result<(), ConnectError> {

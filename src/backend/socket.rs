@@ -6,11 +6,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 
 use super::ConnectError;
 use crate::model::{Address, SslMode};
-use crate::tls::{Connector, Stream};
+use crate::tls::{Connector, Socket, Stream};
 use crate::wire::startup;
 
 /// Silence after which the kernel asks whether the server is still there. The kernel's default is two hours.
@@ -31,19 +30,19 @@ pub async fn open(address: &Address, mode: SslMode, connector: &Connector) -> Re
     let unreachable = |source| ConnectError::Unreachable { address: address.clone(), source };
     if address.host.starts_with('/') {
         let path = format!("{}/.s.PGSQL.{}", address.host, address.port);
-        let unix = UnixStream::connect(path).await.map_err(unreachable)?;
-        return Ok(Opened { stream: Stream::Unix(unix), end_point: None });
+        let unix = Socket::connect_unix(path).await.map_err(unreachable)?;
+        return Ok(Opened { stream: Stream::from(unix), end_point: None });
     }
     let tcp = connect_tcp(address).await.map_err(unreachable)?;
     if mode == SslMode::Disable {
-        return Ok(Opened { stream: Stream::Tcp(tcp), end_point: None });
+        return Ok(Opened { stream: Stream::from(tcp), end_point: None });
     }
     encrypt(tcp, address, mode, connector).await
 }
 
-async fn connect_tcp(address: &Address) -> io::Result<TcpStream> {
-    let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
-    tcp.set_nodelay(true)?;
+async fn connect_tcp(address: &Address) -> io::Result<Socket> {
+    let tcp = Socket::connect_tcp(&address.host, address.port).await?;
+    SockRef::from(&tcp).set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -53,7 +52,7 @@ async fn connect_tcp(address: &Address) -> io::Result<TcpStream> {
 }
 
 async fn encrypt(
-    mut tcp: TcpStream,
+    mut tcp: Socket,
     address: &Address,
     mode: SslMode,
     connector: &Connector,
@@ -67,7 +66,7 @@ async fn encrypt(
     match tcp.read_u8().await.map_err(broken)? {
         b'S' => {}
         b'N' if mode == SslMode::Prefer => {
-            return Ok(Opened { stream: Stream::Tcp(tcp), end_point: None });
+            return Ok(Opened { stream: Stream::from(tcp), end_point: None });
         }
         b'N' => return Err(ConnectError::NoTls { address: address.clone() }),
         b'E' => return Err(ConnectError::ErrorBeforeTls { address: address.clone() }),

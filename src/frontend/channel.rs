@@ -51,7 +51,7 @@ impl Channel {
 
     /// Somebody on the way could read along. A Unix socket does not leave the machine.
     pub(super) fn is_exposed(&self) -> bool {
-        matches!(self.stream, Some(Stream::Tcp(_)))
+        self.stream.as_ref().is_some_and(Stream::is_exposed)
     }
 
     pub(super) fn is_tls(&self) -> bool {

@@ -76,9 +76,9 @@ pub(super) async fn open(frontend: &Frontend, channel: &mut Channel) -> Result<O
 
 /// Looks at the first byte without taking it: a handshake needs all of them.
 async fn begins_with_tls(stream: &Stream) -> Result<bool, FrontendError> {
-    let Stream::Tcp(tcp) = stream else { return Ok(false) };
+    let Stream::Plain(socket) = stream else { return Ok(false) };
     let mut first = [0];
-    match tcp.peek(&mut first).await? {
+    match socket.peek(&mut first).await? {
         0 => Err(FrontendError::Gone),
         _ => Ok(first == [TLS_HANDSHAKE_BYTE]),
     }

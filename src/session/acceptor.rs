@@ -6,13 +6,18 @@
 //!     +--- make way ---> handshakes that have begun
 //! ```
 
+use std::future::poll_fn;
 use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +26,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::spare::Spare;
 use super::worker::{Errand, Load};
+use crate::event_loop::{self, Direction, More, Source};
 use crate::frontend::listener::{self, Listener, SocketFile};
 use crate::model::Peer;
-use crate::tls::Stream;
+use crate::tls::{Socket, Stream};
 
 /// After an error that concerns the process and not the socket, where nobody could even be refused: instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -61,7 +67,7 @@ pub(super) struct Desk {
 
 /// Somebody on the way to a worker.
 pub(super) struct Arrival {
-    pub(super) socket: Socket,
+    pub(super) socket: Accepted,
     pub(super) address: Peer,
     /// The place in the worker's load that it takes.
     pub(super) load: Load,
@@ -80,7 +86,7 @@ impl Desk {
         Desk { workers, entering: entering.clone(), present: present.clone() }
     }
 
-    fn hand_over(&self, socket: Socket, address: Peer) {
+    fn hand_over(&self, socket: Accepted, address: Peer) {
         let least = self.workers.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed));
         if let Some((worker, load)) = least {
             let (load, entering) = (Load::take(load, self.present.token()), self.entering.token());
@@ -101,8 +107,7 @@ pub(super) struct Lobby {
 impl Lobby {
     /// A thread of its own. Returns when told to close.
     pub(super) fn run(self) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.serve())
+        event_loop::run(self.serve(), || ())?
     }
 
     /// Ends when told to close.
@@ -119,37 +124,37 @@ impl Lobby {
 }
 
 /// An accepted socket.
-pub(super) enum Socket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
+pub(super) enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
-impl Socket {
-    /// On the runtime of the worker.
+impl Accepted {
+    /// On the thread of the worker.
     pub(super) fn into_stream(self) -> io::Result<Stream> {
         match self {
-            Socket::Tcp(tcp) => tokio::net::TcpStream::from_std(tcp).map(Stream::from),
-            Socket::Unix(unix) => tokio::net::UnixStream::from_std(unix).map(Stream::from),
+            Accepted::Tcp(tcp) => Socket::tcp(tcp).map(Stream::from),
+            Accepted::Unix(unix) => Socket::unix(unix).map(Stream::from),
         }
     }
 
     pub(super) fn as_socket(&self) -> SockRef<'_> {
         match self {
-            Socket::Tcp(tcp) => SockRef::from(tcp),
-            Socket::Unix(unix) => SockRef::from(unix),
+            Accepted::Tcp(tcp) => SockRef::from(tcp),
+            Accepted::Unix(unix) => SockRef::from(unix),
         }
     }
 }
 
-/// A listener on this thread's runtime.
+/// A listener on this thread's event loop.
 enum Place {
     Tcp {
-        listener: tokio::net::TcpListener,
+        listener: Source<TcpListener>,
         /// What it accepts has what it has. Not so where somebody else opened it: then each socket is asked for it.
         is_prepared: bool,
     },
     /// Its file goes first, so that nobody comes to a door that is about to close.
-    Unix { _file: Option<SocketFile>, listener: tokio::net::UnixListener },
+    Unix { _file: Option<SocketFile>, listener: Source<UnixListener> },
 }
 
 impl Place {
@@ -157,30 +162,29 @@ impl Place {
         match listener {
             Listener::Tcp(tcp) => {
                 let is_prepared = listener::is_prepared(&tcp)?;
-                let listener = tokio::net::TcpListener::from_std(tcp)?;
-                Ok(Place::Tcp { listener, is_prepared })
+                Ok(Place::Tcp { listener: Source::new(tcp)?, is_prepared })
             }
-            Listener::Unix(unix, file) => {
-                let listener = tokio::net::UnixListener::from_std(unix)?;
-                Ok(Place::Unix { _file: file, listener })
-            }
+            Listener::Unix(unix, file) => Ok(Place::Unix { _file: file, listener: Source::new(unix)? }),
         }
     }
 
     /// Cancel-safe: a connection that is not returned stays in the backlog.
-    async fn accept(&self) -> io::Result<(Socket, Peer)> {
+    async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Place::Tcp { listener, is_prepared } => {
-                let (tcp, address) = listener.accept().await?;
-                let tcp = tcp.into_std()?;
+                let (socket, address) = accept(listener).await?;
+                let tcp = TcpStream::from(socket);
                 if !is_prepared {
                     listener::prepare(&tcp)?;
                 }
-                Ok((Socket::Tcp(tcp), Peer::tcp(address)))
+                // Without an address the client has left again.
+                let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
+                let address = SocketAddr::try_from(address).map_err(|_| io::ErrorKind::ConnectionAborted)?;
+                Ok((Accepted::Tcp(tcp), Peer::tcp(address)))
             }
             Place::Unix { listener, .. } => {
-                let (unix, _) = listener.accept().await?;
-                Ok((Socket::Unix(unix.into_std()?), Peer::Unix))
+                let (socket, _) = accept(listener).await?;
+                Ok((Accepted::Unix(socket.into()), Peer::Unix))
             }
         }
     }
@@ -188,11 +192,24 @@ impl Place {
     /// From now on nobody new comes here, as far as that can be arranged: another process listens.
     fn turn_round(&self) -> io::Result<()> {
         match self {
-            Place::Tcp { listener, .. } => SockRef::from(listener).attach_filter(&NO_NEW_CONNECTIONS),
+            Place::Tcp { listener, .. } => {
+                SockRef::from(listener.get_ref()).attach_filter(&NO_NEW_CONNECTIONS)
+            }
             // The file of that name is the other process's.
             Place::Unix { .. } => Ok(()),
         }
     }
+}
+
+/// A socket that does not block, and where it comes from.
+async fn accept(listener: &Source<impl AsFd>) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    poll_fn(|cx| {
+        listener.poll_transfer(Direction::Read, cx, |listener| {
+            Ok((acceptfrom_with(listener, flags)?, More::MayFollow))
+        })
+    })
+    .await
 }
 
 /// For the kernel: drops a packet with SYN and without ACK, the first of a connection. Its client sends it again after a
@@ -238,7 +255,7 @@ impl Door<'_> {
         }
     }
 
-    async fn take(&mut self, accepted: io::Result<(Socket, Peer)>) {
+    async fn take(&mut self, accepted: io::Result<(Accepted, Peer)>) {
         match accepted {
             Ok((socket, address)) => {
                 self.spare.over();
@@ -286,11 +303,11 @@ fn is_of_the_socket(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpStream};
 
     use super::*;
     use crate::frontend::listener::{ListenOptions, Sharing};
     use crate::model::ListenOn;
+    use crate::session::Aside;
 
     fn listen(address: SocketAddr) -> std::net::TcpListener {
         let on = vec![ListenOn::Tcp(address)];
@@ -302,8 +319,19 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_socket_that_is_accepted_is_prepared_whoever_opened_the_listener() {
+    /// As a thread of the data plane runs it.
+    fn on_loop<F: Future>(what: F) -> F::Output {
+        let aside = Aside::start().unwrap();
+        let _entered = aside.handle.enter();
+        event_loop::run(what, || ()).unwrap()
+    }
+
+    #[test]
+    fn a_socket_that_is_accepted_is_prepared_whoever_opened_the_listener() {
+        on_loop(accepted_sockets_are_prepared());
+    }
+
+    async fn accepted_sockets_are_prepared() {
         let ours = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
         let handed_over = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         handed_over.set_nonblocking(true).unwrap();
@@ -316,8 +344,12 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_connects_while_a_listener_makes_way_comes_to_the_next_one_and_who_had_connected_stays() {
+    #[test]
+    fn who_connects_while_a_listener_makes_way_comes_to_the_next_one_and_who_had_connected_stays() {
+        on_loop(a_listener_makes_way());
+    }
+
+    async fn a_listener_makes_way() {
         let old = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
         let address = old.local_addr().unwrap();
         let mut early = TcpStream::connect(address).unwrap();
@@ -325,7 +357,7 @@ mod tests {
         place.turn_round().unwrap();
         // No listener but the old one: what comes now is for the one that follows.
         let late = tokio::task::spawn_blocking(move || TcpStream::connect(address));
-        let Ok((Socket::Tcp(mut accepted), _)) = place.accept().await else { panic!("nobody came") };
+        let Ok((Accepted::Tcp(mut accepted), _)) = place.accept().await else { panic!("nobody came") };
         early.write_all(b"still here").unwrap();
         drop(early);
         accepted.set_nonblocking(false).unwrap();

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use super::limits::Overdue;
 use super::relay::Relay;
 use crate::error::{Explain, Refusal, Severity, SqlState};
+use crate::event_loop;
 use crate::tls::Stream;
 use crate::wire::Violation;
 use crate::wire::exchange::Rest;
@@ -73,7 +74,7 @@ pub(super) async fn end(relay: Relay, ending: &Ending) {
     }
     // A transaction that is abandoned ends with its connection.
     if at_rest && !relay.server.is_absent() {
-        tokio::task::spawn_local(relay.server.terminate());
+        event_loop::spawn(relay.server.terminate());
     }
     close(relay.client, farewell).await;
 }

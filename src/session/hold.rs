@@ -34,6 +34,7 @@ use super::state::{Freshness, SessionState, SnapshotError, snapshot};
 use super::twin::Twin;
 use crate::backend::{self, QueryError};
 use crate::error::{Explain, Refusal, Retry, Severity, SqlState, chain};
+use crate::event_loop;
 use crate::model::{Epoch, GateOrder, Place, RouteRecord};
 use crate::route::{Activity, Readiness};
 use crate::wire::exchange::Rest;
@@ -345,7 +346,7 @@ impl Session {
         }
         let old = self.relay.replace_server(server);
         self.relay.set_activity(Activity::Idle);
-        tokio::task::spawn_local(old.terminate());
+        event_loop::spawn(old.terminate());
         self.travel = Travel::at(record);
     }
 

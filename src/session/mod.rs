@@ -48,6 +48,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::{self, Handle, Runtime};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -95,6 +96,31 @@ pub struct DataPlaneConfig {
     pub access: Arc<Access>,
 }
 
+/// What the threads of the data plane do not do themselves: a runtime whose one thread keeps their timers, and whose others
+/// do what blocks.
+struct Aside {
+    handle: Handle,
+    /// `None` when it is being dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Aside {
+    fn start() -> io::Result<Aside> {
+        let mut builder = runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).thread_name("timers").enable_all().build()?;
+        Ok(Aside { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Whoever drops the last of them may be a task, which must not wait for a thread.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// What all workers share; nothing in it is written for a query.
 struct Plane {
     balancers: Balancers,
@@ -123,6 +149,7 @@ pub struct DataPlane {
     sockets: Vec<PathBuf>,
     workers: Vec<UnboundedSender<Errand>>,
     threads: Vec<JoinHandle<()>>,
+    aside: Arc<Aside>,
     door: Doorbell,
     /// Those who have come and have no session yet.
     entering: TaskTracker,
@@ -172,6 +199,7 @@ impl DataPlane {
             sockets: listeners.iter().filter_map(Listener::path).collect(),
             workers: Vec::new(),
             threads: Vec::new(),
+            aside: Arc::new(Aside::start()?),
             door,
             entering: TaskTracker::new(),
             present: TaskTracker::new(),
@@ -197,8 +225,9 @@ impl DataPlane {
         name: String,
         body: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let log_name = name.clone();
+        let (log_name, aside) = (name.clone(), Arc::clone(&self.aside));
         let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let _entered = aside.handle.enter();
             if let Err(error) = body() {
                 tracing::error!(thread = log_name, %error, "a thread of the data plane ended");
             }

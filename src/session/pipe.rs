@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
-use tokio::task::coop;
 
 use crate::tls::Stream;
 use crate::wire::frame::Walker;
@@ -48,7 +47,7 @@ impl Inbox {
         let kept = self.kept.len();
         let polled = stream.poll_receive(cx, scratch.get_mut(kept..).unwrap_or_default());
         // A task that has used up its turn is told to wait as well, and is woken for that alone.
-        self.will_wake = polled.is_pending() && coop::has_budget_remaining();
+        self.will_wake = polled.is_pending() && stream.will_wake(cx);
         let read = ready!(polled)?;
         if read == 0 {
             self.ended = true;
@@ -200,33 +199,44 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
-
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::UnixStream;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::event_loop;
+    use crate::tls::Socket;
 
-    #[tokio::test]
-    async fn a_session_that_has_used_up_its_turn_is_woken_for_what_comes_later() {
+    /// More than a session may transfer in one turn, byte by byte.
+    const MANY: usize = 1000;
+
+    #[test]
+    fn a_session_that_has_used_up_its_turn_is_woken_for_what_is_there_and_for_what_comes_later() {
         let (mut peer, own) = UnixStream::pair().unwrap();
-        let (mut inbox, mut stream, mut scratch) = (Inbox::default(), Stream::from(own), [0; 64]);
-        poll_fn(|cx| {
-            while let Poll::Ready(turn) = coop::poll_proceed(cx) {
-                turn.made_progress();
-            }
-            assert!(inbox.poll_fill(cx, &mut stream, &mut scratch).is_pending());
-            Poll::Ready(())
-        })
-        .await;
-        let filled = poll_fn(|cx| inbox.poll_fill(cx, &mut stream, &mut scratch));
-        let later = async {
-            tokio::task::yield_now().await;
-            peer.write_all(b"later").await.unwrap();
-        };
-        let both = async { tokio::join!(filled, later) };
-        let (filled, ()) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
-        assert_eq!(filled.unwrap(), 5);
-        assert_eq!(&scratch[..5], b"later");
+        own.set_nonblocking(true).unwrap();
+        peer.write_all(&[b'x'; MANY]).unwrap();
+        let received = event_loop::run(
+            async {
+                let mut stream = Stream::from(Socket::unix(own).unwrap());
+                let (mut inbox, mut scratch, mut turns) = (Inbox::default(), [0; 1], 0);
+                let mut received = 0;
+                poll_fn(|cx| {
+                    turns += 1;
+                    while let Poll::Ready(filled) = inbox.poll_fill(cx, &mut stream, &mut scratch) {
+                        received += filled.unwrap();
+                        if received == MANY {
+                            return Poll::Ready(());
+                        }
+                    }
+                    Poll::Pending
+                })
+                .await;
+                assert!(turns > 1, "its turn did not end");
+                std::thread::spawn(move || peer.write_all(b"later").unwrap());
+                let mut scratch = [0; 64];
+                poll_fn(|cx| inbox.poll_fill(cx, &mut stream, &mut scratch)).await.unwrap()
+            },
+            || (),
+        );
+        assert_eq!(received.unwrap(), 5);
     }
 }

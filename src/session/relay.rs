@@ -206,8 +206,9 @@ impl Relay {
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch();
         let mut round = Round { requests: true, answers: true };
+        // Once: whoever turns the gate from here on wakes the session again.
+        self.poll_turned(cx);
         for _ in 0..ROUNDS_MAX {
-            self.poll_turned(cx);
             let mut moved = match self.poll_round(cx, &mut scratch, round) {
                 Ok(moved) => moved,
                 Err(ending) => return Poll::Ready(Pause::Ended(ending)),

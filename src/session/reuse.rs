@@ -29,6 +29,7 @@ use super::state::{StateTracker, reset};
 use super::worker::{HINTS_MAX, HintsCell, Worker};
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
+use crate::event_loop;
 use crate::model::{DatabaseId, Login, Pooling, RouteRecord, UnixMillis};
 use crate::route::{LentFacts, LentPid, Route};
 use crate::wire::message::frontend;
@@ -120,7 +121,7 @@ impl Idle {
     }
 
     fn close(self) {
-        tokio::task::spawn_local(async move {
+        event_loop::spawn(async move {
             let Idle { connection, _pid, .. } = self;
             connection.terminate().await;
         });
@@ -253,7 +254,7 @@ pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
     };
     // While the client still has its seat: the connection is always somebody's.
     let pid = left.route.roster().enter_lent(facts);
-    tokio::task::spawn_local(async move {
+    event_loop::spawn(async move {
         let mut left = left;
         let login =
             left.route.login(left.origin.role().as_str()).filter(|login| left.origin.comes_in_by(login));

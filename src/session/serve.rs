@@ -23,10 +23,11 @@ use super::worker::{Load, Registered, Worker};
 use crate::auth::Proof;
 use crate::backend::{self, ConnectError, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
+use crate::event_loop;
 use crate::frontend::{Admission, Client, Visitor};
 use crate::model::{Login, Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
 use crate::route::{Entrance, GateState, Member, MemberFacts, Pass, Replication, Route};
-use crate::tls::Stream;
+use crate::tls::{Socket, Stream};
 use crate::wire::exchange::Rest;
 use crate::wire::message::{TransactionStatus, backend as message};
 use crate::wire::startup::CancelRequest;
@@ -151,7 +152,7 @@ impl Session {
             self.relay.worker.plane.connector.clone(),
             Instant::now() + self.relay.worker.plane.connect_time_max,
         );
-        tokio::task::spawn_local(async move {
+        event_loop::spawn(async move {
             let _ =
                 backend::cancel(&target.record.place, &connector, target.pid, &target.key, deadline).await;
         });
@@ -452,7 +453,7 @@ fn entrance(client: &Client) -> Entrance {
         Some(_) => Replication::Physical,
     };
     Entrance {
-        local: client.stream.tcp().and_then(|tcp| tcp.local_addr().ok()),
+        local: client.stream.socket().and_then(Socket::local_addr),
         tls: client.stream.tls_summary().map(String::into_boxed_str),
         replication,
     }

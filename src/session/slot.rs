@@ -10,45 +10,24 @@
 //! Connecting and restoring take many round trips on another system. The session goes on meanwhile; it only polls
 //! the task's handle, and looks at the result when its client is at a boundary. A task ends with its handle.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use super::restore::LockPatience;
 use super::state::SessionState;
 use super::twin::{Twin, TwinError};
 use crate::backend::ConnectRequest;
+use crate::event_loop::{self, Lost, Task};
 use crate::model::Place;
 use crate::tls::Connector;
 
 const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_secs(2);
-
-/// A task that is aborted with its handle.
-#[derive(Debug)]
-pub(super) struct Task<T>(JoinHandle<T>);
-
-impl<T: 'static> Task<T> {
-    fn spawn(future: impl Future<Output = T> + 'static) -> Task<T> {
-        Task(tokio::task::spawn_local(future))
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -188,12 +167,12 @@ impl Slot {
     /// Ends what runs and closes what there is, beside the session.
     pub(super) fn dismiss(&mut self) {
         if let Slot::Ready { twin, .. } = std::mem::take(self) {
-            tokio::task::spawn_local(twin.into_connection().terminate());
+            event_loop::spawn(twin.into_connection().terminate());
         }
     }
 }
 
-fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinError>, JoinError>) -> Slot {
+fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinError>, Lost>) -> Slot {
     match outcome {
         Ok(Ok(twin)) => Slot::Ready { place: Box::new(place.clone()), twin: Box::new(twin) },
         Ok(Err(error)) => match error.reasons() {

@@ -12,7 +12,7 @@ use std::net::Shutdown;
 
 use bytes::BytesMut;
 
-use super::acceptor::Socket;
+use super::acceptor::Accepted;
 use crate::error::{Refusal, SqlState};
 use crate::wire::message::backend;
 
@@ -66,7 +66,7 @@ impl Spare {
     }
 
     /// Says why, as far as the socket takes it at once, and ends the connection.
-    pub(super) fn refuse(&self, socket: &Socket) {
+    pub(super) fn refuse(&self, socket: &Accepted) {
         let refusal = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .with_detail("Freehold has no file descriptor left here.")
             .with_hint("Try again later, or ask the platform team to raise the limit of open files.");

@@ -4,29 +4,29 @@
 //! What a session does is timed twice for each query, and to read the clock would be a fiftieth of a query's cost. Between two
 //! waits a worker serves whoever has something to do, in some hundred microseconds: for all of them it is the same time.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::cell::Cell;
 
 use crate::route::Moment;
 
 /// A worker that never has to wait reads the clock after so many looks.
 const LOOKS_MAX: u32 = 32;
 
-/// Used by one thread. It is shared with the runtime's hook, which wants it to be one that could be used by several.
+/// A worker's.
 #[derive(Debug, Default)]
 pub(super) struct TurnClock {
-    micros: AtomicU64,
-    looks_left: AtomicU32,
+    micros: Cell<u64>,
+    looks_left: Cell<u32>,
 }
 
 impl TurnClock {
     /// Now, or a moment ago.
     #[inline]
     pub(super) fn now(&self) -> Moment {
-        match self.looks_left.load(Ordering::Relaxed) {
+        match self.looks_left.get() {
             0 => self.read(),
             looks => {
-                self.looks_left.store(looks - 1, Ordering::Relaxed);
-                Moment::from_micros(self.micros.load(Ordering::Relaxed))
+                self.looks_left.set(looks - 1);
+                Moment::from_micros(self.micros.get())
             }
         }
     }
@@ -34,14 +34,14 @@ impl TurnClock {
     #[cold]
     fn read(&self) -> Moment {
         let now = Moment::now();
-        self.micros.store(now.as_micros(), Ordering::Relaxed);
-        self.looks_left.store(LOOKS_MAX - 1, Ordering::Relaxed);
+        self.micros.set(now.as_micros());
+        self.looks_left.set(LOOKS_MAX - 1);
         now
     }
 
-    /// The worker waits: nobody knows for how long.
+    /// The worker has waited: nobody knows for how long.
     pub(super) fn forget(&self) {
-        self.looks_left.store(0, Ordering::Relaxed);
+        self.looks_left.set(0);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A worker: one thread, one runtime, the sessions that were handed to it.
+//! A worker: one thread, one event loop, the sessions that were handed to it.
 //!
 //! Owns the thread's event loop, the scratch buffer that its sessions borrow, and the list of whom to wake when the
 //! process stops. A session never leaves its worker.
@@ -15,10 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
-use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::acceptor::{Arrival, Lobby};
@@ -30,6 +28,7 @@ use super::statements::Texts;
 use super::turn_clock::TurnClock;
 use super::{Plane, serve};
 use crate::backend::{Parameters, SharedParameters};
+use crate::event_loop::{self, TaskGroup};
 use crate::model::DatabaseId;
 use crate::route::Route;
 
@@ -76,7 +75,7 @@ impl Drop for Load {
 pub(super) struct Worker {
     index: usize,
     pub(super) plane: Arc<Plane>,
-    pub(super) clock: Arc<TurnClock>,
+    pub(super) clock: TurnClock,
     scratch: RefCell<Box<[u8]>>,
     stopping: Cell<bool>,
     /// By session; with its clock, once it has begun.
@@ -111,11 +110,11 @@ pub(super) struct Registered {
 }
 
 impl Worker {
-    fn new(index: usize, plane: Arc<Plane>, clock: Arc<TurnClock>) -> Worker {
+    fn new(index: usize, plane: Arc<Plane>) -> Worker {
         Worker {
             index,
             plane,
-            clock,
+            clock: TurnClock::default(),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             stopping: Cell::new(false),
             wakers: RefCell::default(),
@@ -229,37 +228,30 @@ pub(super) fn run(
     plane: Arc<Plane>,
     errands: UnboundedReceiver<Errand>,
 ) -> std::io::Result<()> {
-    let clock = Arc::new(TurnClock::default());
-    let hook = Arc::clone(&clock);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .on_thread_park(move || hook.forget())
-        .build_local(LocalOptions::default())?;
-    let worker = Rc::new(Worker::new(index, plane, clock));
-    runtime.block_on(work(worker, errands));
-    Ok(())
+    let worker = Rc::new(Worker::new(index, plane));
+    event_loop::run(work(Rc::clone(&worker), errands), || worker.clock.forget())
 }
 
 async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
-    let mut sessions = JoinSet::new();
+    let sessions = TaskGroup::default();
     let mut look = tokio::time::interval(limits::LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        // All branches are cancel-safe: a message stays in the channel, a result in the set.
+        // Both branches are cancel-safe: a message stays in the channel.
         tokio::select! {
             errand = errands.recv() => match errand {
                 Some(Errand::Receive(arrival)) => {
-                    sessions.spawn_local(serve::visitor(Rc::clone(&worker), arrival));
+                    sessions.spawn(serve::visitor(Rc::clone(&worker), arrival));
                 }
                 Some(Errand::Accept(lobby)) => {
-                    tokio::task::spawn_local(async move {
+                    event_loop::spawn(async move {
                         if let Err(error) = lobby.serve().await {
                             tracing::error!(%error, "clients cannot be accepted");
                         }
                     });
                 }
                 Some(Errand::Stop { drain, stopped }) => {
-                    drain_sessions(&worker, &mut sessions, drain).await;
+                    drain_sessions(&worker, &sessions, drain).await;
                     worker.pools.take().values().for_each(|pool| pool.close_all());
                     worker.kept.close_all();
                     let _ = stopped.send(());
@@ -267,7 +259,6 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                 }
                 None => return,
             },
-            Some(ended) = sessions.join_next() => report(ended),
             _ = look.tick() => {
                 worker.look_at_clocks();
                 match worker.takes_clients() {
@@ -279,25 +270,12 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
     }
 }
 
-/// A panic ends the session that had it, and no other.
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a session panicked");
-    }
-}
-
-async fn drain_sessions(worker: &Worker, sessions: &mut JoinSet<()>, drain: Duration) {
+async fn drain_sessions(worker: &Worker, sessions: &TaskGroup, drain: Duration) {
     worker.stop();
     worker.kept.close_all();
-    let all_ended = async {
-        while let Some(ended) = sessions.join_next().await {
-            report(ended);
-        }
-    };
-    if tokio::time::timeout(drain, all_ended).await.is_err() {
+    if tokio::time::timeout(drain, sessions.emptied()).await.is_err() {
         tracing::warn!(worker = worker.index, left = sessions.len(), "sessions did not end in time");
-        sessions.shutdown().await;
+        sessions.abort_all();
+        sessions.emptied().await;
     }
 }

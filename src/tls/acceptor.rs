@@ -11,8 +11,8 @@ use rustls_pki_types::CertificateDer;
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    ALPN_POSTGRESQL, Stream, TlsError, provider, read_certificates, read_key, read_revocations, read_roots,
-    server_end_point,
+    ALPN_POSTGRESQL, Family, Stream, TlsError, provider, read_certificates, read_key, read_revocations,
+    read_roots, server_end_point,
 };
 
 /// The files that TLS towards clients needs.
@@ -108,8 +108,9 @@ impl Acceptor {
         if !buffered.is_empty() {
             return Err(TlsError::EarlyBytes { bytes: buffered.len() });
         }
-        let Stream::Tcp(tcp) = stream else {
-            return Err(TlsError::NotTcp);
+        let tcp = match stream {
+            Stream::Plain(socket) if socket.family() == Family::Tcp => socket,
+            _ => return Err(TlsError::NotTcp),
         };
         let served = self.served.load_full();
         let tls = TlsAcceptor::from(Arc::clone(&served.config))

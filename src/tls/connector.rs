@@ -8,12 +8,12 @@ use bytes::Bytes;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::verify::{Demand, ServerVerifier};
 use super::{
-    ALPN_POSTGRESQL, Stream, TlsError, provider, read_certificates, read_key, read_roots, server_end_point,
+    ALPN_POSTGRESQL, Socket, Stream, TlsError, provider, read_certificates, read_key, read_roots,
+    server_end_point,
 };
 use crate::model::SslMode;
 
@@ -103,10 +103,15 @@ impl Connector {
     }
 
     /// Shakes hands with a server that agreed to TLS. Nothing may have been read from the socket beyond its `S`.
-    pub async fn connect(&self, tcp: TcpStream, host: &str, mode: SslMode) -> Result<Connected, TlsError> {
+    pub async fn connect(
+        &self,
+        tcp: impl Into<Socket>,
+        host: &str,
+        mode: SslMode,
+    ) -> Result<Connected, TlsError> {
         let (config, name) = self.config(host, mode)?;
         let tls = TlsConnector::from(config)
-            .connect(name, tcp)
+            .connect(name, tcp.into())
             .await
             .map_err(|source| TlsError::Handshake { source })?;
         let end_point = tls

@@ -28,6 +28,7 @@ pub use acceptor::{Accepted, Acceptor, ClientAuthority, ClientCertificates, Hand
 pub use binding::server_end_point;
 pub use connector::{ClientTls, Connected, Connector, Identity, Roots};
 pub use identity::ClientIdentity;
+pub use socket::{Family, Socket};
 pub use stream::Stream;
 
 use crate::error::{Blame, Explain, Retry, SqlState};

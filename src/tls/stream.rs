@@ -8,19 +8,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
-use super::socket::{self, Socket};
+use super::socket::{Family, Socket};
 
 /// Bytes in both directions.
 ///
 /// What was written over TLS may wait inside for the socket: end a batch of writes with a flush.
 #[derive(Debug)]
 pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Plain(Socket),
     /// We are the TLS server: a client's connection.
-    TlsServer(Box<server::TlsStream<TcpStream>>),
+    TlsServer(Box<server::TlsStream<Socket>>),
     /// We are the TLS client: a server's connection.
-    TlsClient(Box<client::TlsStream<TcpStream>>),
+    TlsClient(Box<client::TlsStream<Socket>>),
     /// Nobody is there now: nothing comes, and nothing can be sent.
     Absent,
 }
@@ -30,10 +29,15 @@ impl Stream {
         matches!(self, Stream::TlsServer(_) | Stream::TlsClient(_))
     }
 
+    /// Over TCP, and without TLS: somebody on the way could read along.
+    pub fn is_exposed(&self) -> bool {
+        matches!(self, Stream::Plain(socket) if socket.family() == Family::Tcp)
+    }
+
     /// `TLSv1.3/TLS_AES_256_GCM_SHA384`; `None`: without TLS.
     pub fn tls_summary(&self) -> Option<String> {
         let (version, suite) = match self {
-            Stream::Absent | Stream::Tcp(_) | Stream::Unix(_) => return None,
+            Stream::Absent | Stream::Plain(_) => return None,
             Stream::TlsServer(tls) => {
                 let connection = tls.get_ref().1;
                 (connection.protocol_version()?, connection.negotiated_cipher_suite()?)
@@ -51,10 +55,10 @@ impl Stream {
     /// `false`: nothing has come that was not read, and whoever has been told to wait for more is still waiting.
     ///
     /// With TLS nobody knows: something may have come and wait inside.
+    #[inline]
     pub fn may_be_readable(&self) -> bool {
         match self {
-            Stream::Tcp(tcp) => tcp.is_readable(),
-            Stream::Unix(unix) => unix.is_readable(),
+            Stream::Plain(socket) => socket.is_readable(),
             Stream::TlsServer(_) | Stream::TlsClient(_) => true,
             Stream::Absent => false,
         }
@@ -64,8 +68,7 @@ impl Stream {
     #[inline]
     pub fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Tcp(tcp) => socket::poll_receive(tcp, cx, buffer),
-            Stream::Unix(unix) => socket::poll_receive(unix, cx, buffer),
+            Stream::Plain(socket) => socket.poll_receive(cx, buffer),
             Stream::TlsServer(_) | Stream::TlsClient(_) => {
                 let mut buffer = ReadBuf::new(buffer);
                 let polled = Pin::new(self).poll_read(cx, &mut buffer);
@@ -81,43 +84,44 @@ impl Stream {
     #[inline]
     pub fn will_wake(&self, cx: &mut Context<'_>) -> bool {
         match self {
-            Stream::Tcp(tcp) => socket::will_wake(tcp, cx),
-            Stream::Unix(unix) => socket::will_wake(unix, cx),
+            Stream::Plain(socket) => socket.will_wake(cx),
             Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Absent => false,
         }
     }
 
-    /// The TCP socket, also below TLS. `None`: it is a unix socket.
-    pub fn tcp(&self) -> Option<&TcpStream> {
+    /// The socket, also below TLS. `None`: nobody is there.
+    pub fn socket(&self) -> Option<&Socket> {
         match self {
-            Stream::Tcp(tcp) => Some(tcp),
-            Stream::Unix(_) | Stream::Absent => None,
+            Stream::Plain(socket) => Some(socket),
             Stream::TlsServer(tls) => Some(tls.get_ref().0),
             Stream::TlsClient(tls) => Some(tls.get_ref().0),
+            Stream::Absent => None,
         }
+    }
+}
+
+impl From<Socket> for Stream {
+    fn from(socket: Socket) -> Stream {
+        Stream::Plain(socket)
     }
 }
 
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Stream {
-        Stream::Tcp(tcp)
+        Socket::from(tcp).into()
     }
 }
 
 impl From<UnixStream> for Stream {
     fn from(unix: UnixStream) -> Stream {
-        Stream::Unix(unix)
+        Socket::from(unix).into()
     }
 }
 
 macro_rules! forward {
     ($self:ident, $stream:ident => $call:expr, absent => $absent:expr) => {
         match $self.get_mut() {
-            Stream::Tcp(inner) => {
-                let $stream = Pin::new(inner);
-                $call
-            }
-            Stream::Unix(inner) => {
+            Stream::Plain(inner) => {
                 let $stream = Pin::new(inner);
                 $call
             }
@@ -135,28 +139,19 @@ macro_rules! forward {
 }
 
 impl AsyncRead for Stream {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => socket::poll_read(tcp, cx, buf),
-            Stream::Unix(unix) => socket::poll_read(unix, cx, buf),
-            Stream::TlsServer(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
-            Stream::TlsClient(tls) => Pin::new(tls.as_mut()).poll_read(cx, buf),
-            Stream::Absent => Poll::Pending,
-        }
+        forward!(self, stream => stream.poll_read(cx, buf), absent => Poll::Pending)
     }
 }
 
 impl AsyncWrite for Stream {
+    #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(tcp) => socket::poll_send(tcp, cx, buf),
-            Stream::Unix(unix) => socket::poll_send(unix, cx, buf),
-            Stream::TlsServer(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
-            Stream::TlsClient(tls) => Pin::new(tls.as_mut()).poll_write(cx, buf),
-            Stream::Absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
+        forward!(self, stream => stream.poll_write(cx, buf), absent => Poll::Ready(Err(io::ErrorKind::NotConnected.into())))
     }
 
+    #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         forward!(self, stream => stream.poll_flush(cx), absent => Poll::Ready(Ok(())))
     }
@@ -175,8 +170,7 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Stream::Tcp(tcp) => tcp.is_write_vectored(),
-            Stream::Unix(unix) => unix.is_write_vectored(),
+            Stream::Plain(socket) => socket.is_write_vectored(),
             Stream::TlsServer(tls) => tls.is_write_vectored(),
             Stream::TlsClient(tls) => tls.is_write_vectored(),
             Stream::Absent => false,

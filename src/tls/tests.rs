@@ -87,7 +87,7 @@ type Sides = (Result<Accepted, TlsError>, Result<Connected, TlsError>);
 async fn shake(acceptor: &Acceptor, connector: &Connector, host: &str, mode: SslMode) -> Sides {
     let (server, client) = sockets().await;
     tokio::join!(
-        acceptor.accept(Stream::Tcp(server), &[], Handshake::Requested),
+        acceptor.accept(Stream::from(server), &[], Handshake::Requested),
         connector.connect(client, host, mode),
     )
 }
@@ -185,7 +185,7 @@ async fn bytes_before_the_handshake_end_the_connection() {
     let office = Office::open();
     office.issue("server", &named("server", &["db.example"]));
     let (server, _client) = sockets().await;
-    let outcome = office.acceptor("server").accept(Stream::Tcp(server), b"Q", Handshake::Requested).await;
+    let outcome = office.acceptor("server").accept(Stream::from(server), b"Q", Handshake::Requested).await;
     assert!(matches!(outcome, Err(TlsError::EarlyBytes { bytes: 1 })));
 }
 
@@ -207,7 +207,7 @@ async fn direct_tls_must_name_the_protocol() {
         let (server, client) = sockets().await;
         let name = ServerName::try_from("db.example").unwrap();
         let (server, _client) = tokio::join!(
-            acceptor.accept(Stream::Tcp(server), &[], Handshake::Direct),
+            acceptor.accept(Stream::from(server), &[], Handshake::Direct),
             connector.connect(name, client),
         );
         assert_eq!(server.is_ok(), accepted, "{offered:?}");

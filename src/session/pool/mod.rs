@@ -42,6 +42,7 @@ use super::state::SessionState;
 use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
+use crate::event_loop;
 use crate::model::RouteRecord;
 use crate::route::{GateState, LentPid, Moment, Route};
 use crate::tls::Connector;
@@ -175,7 +176,7 @@ impl Pool {
             surveyed: Cell::new(Moment::now()),
             functions_read: Cell::new(0),
         });
-        tokio::task::spawn_local(keeper::keep(Rc::downgrade(&pool)));
+        event_loop::spawn(keeper::keep(Rc::downgrade(&pool)));
         pool
     }
 
@@ -328,7 +329,7 @@ impl Pool {
     }
 
     fn close(&self, pooled: Box<Pooled>) {
-        tokio::task::spawn_local(async move {
+        event_loop::spawn(async move {
             let Pooled { mut twin, permit: _permit, pid: _pid, .. } = *pooled;
             // The permit is free when the server has no such process any more, or nearly so.
             twin.take_connection().terminate().await;
@@ -345,7 +346,7 @@ impl Pool {
                 return self.permits.starve(self.parts.worker);
             };
             self.opening.set(self.opening.get() + 1);
-            tokio::task::spawn_local(Rc::clone(self).open(shelf, permit));
+            event_loop::spawn(Rc::clone(self).open(shelf, permit));
         }
         match self.first_in_line() {
             None => self.nobody_waits(),

@@ -1,0 +1,250 @@
+//! One thread's event loop: tasks and sockets that never leave the thread.
+//!
+//! ```text
+//!   +--> run whoever is ready --> wait for a socket, or for word from another thread --+
+//!   +---------------------------------------------------------------------------------+
+//! ```
+//!
+//! Owns the order in which tasks run ([`run`], [`spawn`], [`Task`], [`TaskGroup`]) and who is woken by which socket
+//! ([`Source`]). It deliberately knows no timers and no threads for work that blocks: a thread that runs a loop enters the
+//! handle of a tokio runtime for those, and is woken by them like by any other thread.
+//!
+//! # Why
+//! Four system calls are most of what a query costs a proxy, and what tokio does around them is most of the rest: it has to
+//! reckon with threads that steal tasks and sockets from each other. Here nobody does. An event finds its socket by an index,
+//! a wake-up is a number in a queue, and nothing of it takes a lock: a fifth of the CPU that a query takes outside the
+//! kernel. See the README for what that is in figures.
+//!
+//! # A thread knows its loop
+//! As a thread of tokio knows its runtime: a socket and a task find it without being told, so that code above need not know
+//! whether it runs here or on a runtime. That is the only state that belongs to a thread and not to a value.
+
+mod mailbox;
+mod poller;
+mod readiness;
+mod source;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+
+pub use self::source::{Direction, More, Source};
+pub use self::task::{Lost, Task, TaskGroup};
+
+use self::mailbox::Mailbox;
+use self::poller::Poller;
+use self::readiness::{Waiting, begin_turn, end_turns};
+use self::task::{Entry, Member, Signal};
+
+/// So many tasks run before sockets are looked at again.
+const RUNS_MAX: usize = 64;
+
+/// The number of the future that [`run`] was given; no other task has it.
+const MAIN: usize = usize::MAX;
+
+thread_local! {
+    /// The loop that this thread runs.
+    static CURRENT: RefCell<Option<Rc<EventLoop>>> = const { RefCell::new(None) };
+}
+
+/// What one thread runs.
+#[derive(Debug)]
+struct EventLoop {
+    /// Numbers of tasks that are to run, in this order.
+    ready: RefCell<VecDeque<usize>>,
+    tasks: RefCell<Slab<Rc<Entry>>>,
+    /// Of the future that [`run`] was given.
+    main: Arc<Signal>,
+    /// What other threads have woken.
+    mailbox: Arc<Mailbox>,
+    poller: Poller,
+}
+
+/// Runs a loop on this thread until `main` is ready. Tasks that have not ended by then are dropped. `on_wake` is called
+/// whenever the thread has waited, or has looked at its sockets, before anything else runs.
+///
+/// Fails where the kernel gives no descriptors for it, or where this thread runs a loop already.
+pub fn run<F: Future>(main: F, mut on_wake: impl FnMut()) -> io::Result<F::Output> {
+    let running = Running::start()?;
+    let event_loop = &*running.0;
+    let waker = Waker::from(Arc::clone(&event_loop.main));
+    waker.wake_by_ref();
+    let mut main = pin!(main);
+    loop {
+        for _ in 0..RUNS_MAX {
+            let Some(number) = event_loop.next_ready() else { break };
+            if number != MAIN {
+                event_loop.run_task(number);
+                continue;
+            }
+            event_loop.main.begin();
+            begin_turn(&event_loop.mailbox, None, &waker);
+            if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return Ok(output);
+            }
+        }
+        event_loop.wait()?;
+        on_wake();
+    }
+}
+
+/// Runs the future on this thread's loop, until it ends. A panic in it is logged, and ends nothing else.
+///
+/// # Panics
+/// On a thread that runs no loop.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    spawn_boxed(Box::pin(future), None);
+}
+
+/// Whether this thread runs a loop.
+pub fn is_here() -> bool {
+    CURRENT.try_with(|current| current.borrow().is_some()).unwrap_or(false)
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "like tokio's: a task without a loop is a mistake of the code, not of the moment"
+)]
+fn spawn_boxed(future: task::Boxed, member: Option<Member>) -> Rc<Entry> {
+    with_current(|current| current.spawn(future, member))
+        .expect("a task is spawned by a thread that runs an event loop")
+}
+
+/// `None`: this thread runs no loop.
+#[inline]
+fn with_current<R>(act: impl FnOnce(&EventLoop) -> R) -> Option<R> {
+    CURRENT.try_with(|current| current.borrow().as_deref().map(act)).ok().flatten()
+}
+
+/// The loop of this thread, while it runs.
+struct Running(Rc<EventLoop>);
+
+impl Running {
+    fn start() -> io::Result<Running> {
+        let poller = Poller::new()?;
+        let mailbox = Arc::new(Mailbox::new()?);
+        poller.listen(mailbox.bell())?;
+        let event_loop = Rc::new(EventLoop {
+            ready: RefCell::default(),
+            tasks: RefCell::default(),
+            main: Signal::new(MAIN, &mailbox),
+            mailbox,
+            poller,
+        });
+        CURRENT.with_borrow_mut(|current| match current {
+            Some(_) => Err(io::Error::other("this thread runs an event loop already")),
+            None => {
+                *current = Some(Rc::clone(&event_loop));
+                begin_turn(&event_loop.mailbox, None, Waker::noop());
+                Ok(Running(event_loop))
+            }
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // What a task does when it is dropped may spawn others.
+        loop {
+            let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+            if tasks.is_empty() {
+                break;
+            }
+            tasks.into_iter().for_each(|(_, entry)| entry.abort());
+        }
+        CURRENT.with_borrow_mut(Option::take);
+        end_turns();
+    }
+}
+
+impl EventLoop {
+    fn is_of(&self, mailbox: &Arc<Mailbox>) -> bool {
+        Arc::ptr_eq(&self.mailbox, mailbox)
+    }
+
+    fn next_ready(&self) -> Option<usize> {
+        self.ready.borrow_mut().pop_front()
+    }
+
+    fn spawn(&self, future: task::Boxed, member: Option<Member>) -> Rc<Entry> {
+        let mut tasks = self.tasks.borrow_mut();
+        let place = tasks.vacant_entry();
+        let signal = Signal::new(place.key(), &self.mailbox);
+        let entry = Rc::new(Entry {
+            future: Cell::new(Some(future)),
+            is_over: Cell::new(false),
+            waker: Waker::from(Arc::clone(&signal)),
+            signal,
+            member,
+        });
+        place.insert(Rc::clone(&entry));
+        entry.waker.wake_by_ref();
+        Rc::clone(&entry)
+    }
+
+    fn run_task(&self, number: usize) {
+        // It may have ended since it was woken; then another one may have its number, which looks in vain.
+        let Some(entry) = self.tasks.borrow().get(number).map(Rc::clone) else { return };
+        entry.signal.begin();
+        let Some(mut future) = entry.future.take() else { return self.forget(number) };
+        begin_turn(&self.mailbox, Some(number), &entry.waker);
+        let mut cx = Context::from_waker(&entry.waker);
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx))) {
+            Ok(Poll::Pending) if !entry.is_over.get() => return entry.future.set(Some(future)),
+            Ok(_) => {}
+            Err(_) => tracing::error!("a task panicked"),
+        }
+        entry.is_over.set(true);
+        drop(future);
+        self.forget(number);
+    }
+
+    #[inline]
+    fn wake(&self, number: usize) {
+        let is_new = match number {
+            MAIN => self.main.queue(),
+            number => self.tasks.borrow().get(number).is_some_and(|entry| entry.signal.queue()),
+        };
+        if is_new {
+            self.ready.borrow_mut().push_back(number);
+        }
+    }
+
+    fn wake_posted(&self, number: usize) {
+        match number {
+            MAIN => self.main.taken_from_mailbox(),
+            number => {
+                if let Some(entry) = self.tasks.borrow().get(number) {
+                    entry.signal.taken_from_mailbox();
+                }
+            }
+        }
+        self.wake(number);
+    }
+
+    fn forget(&self, number: usize) {
+        // Outside the borrow: what is dropped may look at the tasks.
+        let ended = self.tasks.borrow_mut().try_remove(number);
+        drop(ended);
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let is_idle = self.ready.borrow().is_empty() && self.mailbox.lie_down();
+        let waited = self.poller.wait(is_idle, |waiting| match waiting {
+            Waiting::Task(number) => self.wake(number),
+            Waiting::Waker(waker) => waker.wake(),
+        });
+        self.mailbox.get_up(|number| self.wake_posted(number));
+        waited
+    }
+}

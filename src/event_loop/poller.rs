@@ -1,0 +1,107 @@
+//! The kernel's queue of news of a loop's sockets.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use slab::Slab;
+
+use super::readiness::{Direction, Readiness, Waiting};
+
+/// News that are taken from the kernel at once.
+const NEWS_MAX: usize = 256;
+
+/// Told once for each change, whoever is listening: a socket is registered once and never again.
+const INTERESTS: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// The number of the bell in the kernel's queue; no socket has it.
+const BELL: u64 = u64::MAX;
+
+pub(super) struct Poller {
+    epoll: OwnedFd,
+    sockets: RefCell<Slab<Arc<Readiness>>>,
+    news: RefCell<Vec<epoll::Event>>,
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller")
+            .field("epoll", &self.epoll)
+            .field("sockets", &self.sockets)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Poller {
+    pub(super) fn new() -> io::Result<Poller> {
+        Ok(Poller {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            sockets: RefCell::default(),
+            news: RefCell::new(Vec::with_capacity(NEWS_MAX)),
+        })
+    }
+
+    /// Wakes the loop, and nobody in it.
+    pub(super) fn listen(&self, bell: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?)
+    }
+
+    /// The number by which the socket is known from now on.
+    pub(super) fn register(&self, socket: impl AsFd, readiness: &Arc<Readiness>) -> io::Result<usize> {
+        let number = self.sockets.borrow_mut().insert(Arc::clone(readiness));
+        match epoll::add(&self.epoll, socket, EventData::new_u64(number as u64), INTERESTS) {
+            Ok(()) => Ok(number),
+            Err(error) => {
+                self.sockets.borrow_mut().remove(number);
+                Err(error.into())
+            }
+        }
+    }
+
+    pub(super) fn deregister(&self, number: usize, socket: impl AsFd) {
+        // Closing is not enough where another process has the same socket.
+        let _ = epoll::delete(&self.epoll, socket);
+        // Outside the borrow: a waker may be the last that knows of its task.
+        let readiness = self.sockets.borrow_mut().try_remove(number);
+        drop(readiness);
+    }
+
+    /// Waits for news, if nobody is ready to run, and tells who waited for them. A bell that rings ends the wait.
+    pub(super) fn wait(&self, is_idle: bool, mut wake: impl FnMut(Waiting)) -> io::Result<()> {
+        let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut news = self.news.borrow_mut();
+        news.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut news), (!is_idle).then_some(&no_time)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        let sockets = self.sockets.borrow();
+        for one in news.iter() {
+            let (flags, number) = (one.flags, one.data.u64());
+            // The bell is no socket; nor is what was closed since.
+            let Some(readiness) = usize::try_from(number).ok().and_then(|number| sockets.get(number)) else {
+                continue;
+            };
+            let is_over = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+            let ends = is_over || flags.contains(EventFlags::RDHUP);
+            let news = [
+                (Direction::Read, ends || flags.contains(EventFlags::IN), ends),
+                (Direction::Write, is_over || flags.contains(EventFlags::OUT), is_over),
+            ];
+            for (direction, has_news, is_closed) in news {
+                if has_news && let Some(waiting) = readiness.news(direction, is_closed) {
+                    wake(waiting);
+                }
+            }
+        }
+        Ok(())
+    }
+}

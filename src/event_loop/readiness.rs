@@ -1,0 +1,196 @@
+//! What is known of one socket, and who waits for it.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::mailbox::Mailbox;
+
+/// A way of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Read,
+    Write,
+}
+
+/// A call may transfer something, as far as is known.
+const READY: u8 = 1;
+/// For good: the next call says that it is over, and so do all others.
+const CLOSED: u8 = 2;
+
+/// Nobody waits.
+const NOBODY: u32 = u32::MAX;
+/// Somebody waits by a waker that is not a task's own.
+const BY_WAKER: u32 = u32::MAX - 1;
+
+/// What a task may transfer before others have their turn.
+const TRANSFERS_MAX: u32 = 128;
+
+thread_local! {
+    static TURN: Turn = const { Turn::none() };
+}
+
+/// The task that a thread runs just now: what a socket has to know of it, without a detour.
+struct Turn {
+    /// The mailbox of its loop; 0 where none runs.
+    home: Cell<usize>,
+    number: Cell<u32>,
+    /// What its waker refers to; nothing where a socket has to keep the waker.
+    waker: Cell<usize>,
+    transfers_left: Cell<u32>,
+}
+
+impl Turn {
+    const fn none() -> Turn {
+        Turn {
+            home: Cell::new(0),
+            number: Cell::new(BY_WAKER),
+            waker: Cell::new(0),
+            transfers_left: Cell::new(0),
+        }
+    }
+}
+
+fn id(home: &Arc<Mailbox>) -> usize {
+    Arc::as_ptr(home).addr()
+}
+
+/// A task begins to run, on the loop with this mailbox. `number`: what wakes it alone; `None`: its waker has to.
+#[inline]
+pub(super) fn begin_turn(home: &Arc<Mailbox>, number: Option<usize>, waker: &Waker) {
+    let number = number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number < BY_WAKER);
+    TURN.with(|turn| {
+        turn.home.set(id(home));
+        turn.number.set(number.unwrap_or(BY_WAKER));
+        turn.waker.set(number.map_or(0, |_| waker.data().addr()));
+        turn.transfers_left.set(TRANSFERS_MAX);
+    });
+}
+
+/// The loop of this thread has ended.
+pub(super) fn end_turns() {
+    TURN.with(|turn| turn.home.set(0));
+}
+
+/// Who is to be woken.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Task(usize),
+    Waker(Waker),
+}
+
+/// Written by the thread of its loop alone, so nothing here is ever contended, or ordered against anything else.
+#[derive(Debug)]
+struct Way {
+    flags: AtomicU8,
+    /// The number of the task that waits.
+    waiter: AtomicU32,
+}
+
+impl Default for Way {
+    fn default() -> Way {
+        Way { flags: AtomicU8::new(0), waiter: AtomicU32::new(NOBODY) }
+    }
+}
+
+/// A socket: what can be read, what can be written.
+#[derive(Debug)]
+pub(super) struct Readiness {
+    /// Where it is watched. Kept, so that no other loop has an address that could be taken for it.
+    home: Arc<Mailbox>,
+    ways: [Way; 2],
+    /// Rarely used: most who wait are a task and nothing else.
+    wakers: Mutex<Option<Box<[Option<Waker>; 2]>>>,
+}
+
+impl Readiness {
+    pub(super) fn new(home: &Arc<Mailbox>) -> Readiness {
+        Readiness { home: Arc::clone(home), ways: Default::default(), wakers: Mutex::default() }
+    }
+
+    fn way(&self, direction: Direction) -> &Way {
+        &self.ways[direction as usize]
+    }
+
+    /// This thread runs its loop.
+    #[inline]
+    pub(super) fn is_at_home(&self) -> bool {
+        TURN.try_with(|turn| turn.home.get() == id(&self.home)).unwrap_or(false)
+    }
+
+    #[inline]
+    pub(super) fn is_ready(&self, direction: Direction) -> bool {
+        self.way(direction).flags.load(Ordering::Relaxed) & READY != 0
+    }
+
+    /// Ready when a transfer may be tried; a task that has used up its turn is woken for the next one.
+    #[inline]
+    pub(super) fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_ready(direction) {
+            self.wait(direction, cx);
+            return Poll::Pending;
+        }
+        let left = TURN.with(|turn| turn.transfers_left.replace(turn.transfers_left.get().saturating_sub(1)));
+        if left == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    /// Whoever polls is woken by the next news.
+    #[inline]
+    pub(super) fn wait(&self, direction: Direction, cx: &mut Context<'_>) {
+        let task = TURN.with(|turn| match turn.waker.get() == cx.waker().data().addr() {
+            true => turn.number.get(),
+            false => BY_WAKER,
+        });
+        if task == BY_WAKER {
+            self.keep(direction, cx.waker());
+        }
+        self.way(direction).waiter.store(task, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn keep(&self, direction: Direction, waker: &Waker) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = &mut wakers.get_or_insert_default()[direction as usize];
+        match place {
+            Some(known) => known.clone_from(waker),
+            None => *place = Some(waker.clone()),
+        }
+    }
+
+    /// The last transfer said that the next one would block.
+    #[inline]
+    pub(super) fn exhausted(&self, direction: Direction) {
+        let flags = &self.way(direction).flags;
+        if flags.load(Ordering::Relaxed) & CLOSED == 0 {
+            flags.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Something may be transferred again, or nothing more ever. Who waited for that.
+    #[inline]
+    pub(super) fn news(&self, direction: Direction, is_closed: bool) -> Option<Waiting> {
+        let way = self.way(direction);
+        let known = way.flags.load(Ordering::Relaxed);
+        way.flags.store(known | READY | if is_closed { CLOSED } else { 0 }, Ordering::Relaxed);
+        let waiter = way.waiter.load(Ordering::Relaxed);
+        if waiter == NOBODY {
+            return None;
+        }
+        way.waiter.store(NOBODY, Ordering::Relaxed);
+        match waiter {
+            BY_WAKER => self.kept(direction).map(Waiting::Waker),
+            number => Some(Waiting::Task(number as usize)),
+        }
+    }
+
+    #[cold]
+    fn kept(&self, direction: Direction) -> Option<Waker> {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.as_mut()?[direction as usize].take()
+    }
+}
