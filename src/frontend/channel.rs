@@ -15,6 +15,9 @@ const MESSAGE_BYTES_MAX: usize = 65_535;
 /// Room for a read: no message of an ordinary login is longer.
 const READ_BYTES: usize = 1024;
 
+/// Room for what is sent at once: the longest is the greeting, with all that the server reports.
+const WRITE_BYTES: usize = 1024;
+
 /// A stream with what was read from it and not yet understood. What is sent is built in `out`.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -26,7 +29,11 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new(stream: Stream) -> Channel {
-        Channel { stream: Some(stream), inbox: BytesMut::with_capacity(READ_BYTES), out: BytesMut::new() }
+        Channel {
+            stream: Some(stream),
+            inbox: BytesMut::with_capacity(READ_BYTES),
+            out: BytesMut::with_capacity(WRITE_BYTES),
+        }
     }
 
     pub(super) fn stream(&mut self) -> Result<&mut Stream, FrontendError> {

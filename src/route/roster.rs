@@ -21,7 +21,7 @@ use super::bell::{Bell, Urgency};
 use super::clock::{Activity, Clock, Doing, Moment};
 use super::counters::{Counters, Figure, Ledger, Totals};
 use super::lent::{Borrower, Lent, LentFacts, LentRow};
-use crate::model::{Epoch, Pinned, UnixMillis};
+use crate::model::{Epoch, Peer, Pinned, UnixMillis};
 
 /// Pinned sessions that are named in one acknowledgement.
 const PINNED_MAX: usize = 100;
@@ -76,8 +76,7 @@ pub struct MemberFacts {
     /// Whose thread the session lives on.
     pub worker: usize,
     pub role: String,
-    /// The client's address.
-    pub client: String,
+    pub client: Peer,
     pub application_name: String,
     pub connected_at: UnixMillis,
     /// Of the route at that time.
@@ -387,7 +386,7 @@ fn in_transaction(seat: &Seat) -> Option<Pinned> {
         session: seat.facts.session,
         role: seat.facts.role.clone(),
         application_name: seat.facts.application_name.clone(),
-        client: seat.facts.client.clone(),
+        client: seat.facts.client.to_string(),
         reason: format!("a transaction is open for {} s", age.as_secs().max(1)),
     })
 }
@@ -397,7 +396,7 @@ fn row(seat: &Seat) -> SessionRow {
     SessionRow {
         session: seat.facts.session,
         role: seat.facts.role.clone(),
-        client: seat.facts.client.clone(),
+        client: seat.facts.client.to_string(),
         application_name: seat.facts.application_name.clone(),
         connected_at: seat.facts.connected_at,
         server_pid: seat.server_pid,
@@ -418,7 +417,7 @@ fn pins(seat: &Seat) -> Vec<Pinned> {
         session: seat.facts.session,
         role: seat.facts.role.clone(),
         application_name: seat.facts.application_name.clone(),
-        client: seat.facts.client.clone(),
+        client: seat.facts.client.to_string(),
         reason: reason.clone(),
     };
     reasons.iter().map(pin).collect()
@@ -538,7 +537,7 @@ mod tests {
             session,
             worker: 0,
             role: "app".to_owned(),
-            client: "127.0.0.1:5000".to_owned(),
+            client: Peer::tcp(([127, 0, 0, 1], 5000).into()),
             application_name: "till".to_owned(),
             connected_at: UnixMillis(0),
             epoch: Epoch::FIRST,

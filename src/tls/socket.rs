@@ -303,6 +303,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [one] = slices {
+            return self.poll_send(cx, one);
+        }
         let wanted = slices.iter().map(|slice| slice.len()).sum();
         self.poll_transfer(cx, Direction::Write, wanted, || {
             let mut nothing = rustix::net::SendAncillaryBuffer::default();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use freehold::model::{Epoch, Place, UnixMillis};
+use freehold::model::{Epoch, Peer, Place, UnixMillis};
 use freehold::route::Route;
 use freehold::route::roster::{Entrance, Member, MemberFacts, Readiness};
 use tokio::task::JoinHandle;
@@ -20,7 +20,7 @@ pub(crate) fn pin(route: &Arc<Route>, reason: &str) -> Pin {
         session: 77,
         worker: 0,
         role: "app".to_owned(),
-        client: "127.0.0.1:1".to_owned(),
+        client: Peer::tcp(([127, 0, 0, 1], 1).into()),
         application_name: "pinned".to_owned(),
         connected_at: UnixMillis::now(),
         epoch: route.current().epoch,
@@ -147,7 +147,7 @@ impl Session {
             session: u64::try_from(number).unwrap(),
             worker: 0,
             role: "app".to_owned(),
-            client: "127.0.0.1:1".to_owned(),
+            client: Peer::tcp(([127, 0, 0, 1], 1).into()),
             application_name: "shop".to_owned(),
             connected_at: UnixMillis::now(),
             epoch: record.epoch,

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::pbkdf2;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Derivation, ScramError, decode, decode_key, hmac_sha256, same};
+use super::{Derivation, ScramError, decode, decode_key, hmac_sha256, same, xor};
 use crate::auth::{ClientKeys, Fingerprint, KEY_BYTES, sha256};
 
 /// PostgreSQL's default of `scram_iterations`.
@@ -78,7 +78,7 @@ impl Verifier {
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint(sha256(self.to_string().as_bytes()))
+        Fingerprint(xor(&self.stored_key, &self.server_key))
     }
 
     pub fn iterations(&self) -> NonZeroU32 {

@@ -7,7 +7,8 @@ use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{Entry, Event, Outcome, Revision, Snapshot, Store, Txn, Watch, Write};
 use crate::catalog::{AckChanges, Versioned};
 use crate::model::{
-    AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Place, ProxyId, RoleName, SslMode, SystemName,
+    AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Peer, Place, ProxyId, RoleName, SslMode,
+    SystemName,
 };
 use crate::route::{Entrance, GateState, Member, MemberFacts, Readiness, Route};
 
@@ -243,7 +244,7 @@ impl Proxy {
             session: number,
             worker: 0,
             role: "app".to_owned(),
-            client: "127.0.0.1:5000".to_owned(),
+            client: Peer::tcp(([127, 0, 0, 1], 5000).into()),
             application_name: "till".to_owned(),
             connected_at: UnixMillis(0),
             epoch: Epoch::FIRST,
