@@ -173,10 +173,30 @@ impl Relay {
     }
 }
 
-/// The length of the row that these bytes begin with. `None`: it is something else, or not complete, or no message at all.
+/// The length of the row, of a result or of COPY, that these bytes begin with. `None`: it is something else, or not complete, or
+/// no message at all.
 #[inline]
 fn whole_row(bytes: &[u8]) -> Option<usize> {
     let (&[tag, a, b, c, d], _) = bytes.split_first_chunk()?;
     let length = 1 + u32::from_be_bytes([a, b, c, d]) as usize;
-    (tag == answer::DATA_ROW && length >= HEADER_BYTES && length <= bytes.len()).then_some(length)
+    let is_row = matches!(tag, answer::DATA_ROW | answer::COPY_DATA);
+    (is_row && (HEADER_BYTES..=bytes.len()).contains(&length)).then_some(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_rows_are_told_from_everything_else() {
+        for tag in [answer::DATA_ROW, answer::COPY_DATA] {
+            let row = [tag, 0, 0, 0, 6, 0, 0];
+            assert_eq!(whole_row(&row), Some(7));
+            assert_eq!(whole_row(&[&row[..], b"Z"].concat()), Some(7));
+            (0..row.len()).for_each(|cut| assert_eq!(whole_row(&row[..cut]), None, "{cut}"));
+        }
+        assert_eq!(whole_row(&[answer::COMMAND_COMPLETE, 0, 0, 0, 4]), None);
+        assert_eq!(whole_row(&[answer::DATA_ROW, 0, 0, 0, 3, 0]), None);
+        assert_eq!(whole_row(&[answer::DATA_ROW, 0xff, 0xff, 0xff, 0xff, 0]), None);
+    }
 }
