@@ -4,8 +4,8 @@
 //! process stops. A session never leaves its worker.
 //!
 //! # Why
-//! Measured on one machine: a bare relay on a work-stealing runtime costs half as much CPU again as on one
-//! current-thread runtime for each core. What sessions share they share within a thread, so it needs no lock.
+//! Measured on one machine: a bare relay on a work-stealing runtime costs half as much CPU again as on a thread of its own
+//! for each core. What sessions share they share within a thread, so it needs no lock, and nor does the loop that runs them.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
