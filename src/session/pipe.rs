@@ -67,6 +67,14 @@ impl Inbox {
         self.will_wake
     }
 
+    /// What has come, for somebody else who takes from it and may read more behind it. What is left is looked at afterwards,
+    /// and the session no longer knows whether it is woken for more.
+    pub(super) fn lend(&mut self) -> &mut BytesMut {
+        self.unseen = true;
+        self.will_wake = false;
+        &mut self.kept
+    }
+
     /// Keeps what was not taken.
     pub(super) fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
@@ -208,6 +216,34 @@ mod tests {
 
     /// More than a session may transfer in one turn, byte by byte.
     const MANY: usize = 1000;
+
+    #[test]
+    fn a_session_is_woken_for_what_comes_after_somebody_else_has_read() {
+        let (mut peer, own) = UnixStream::pair().unwrap();
+        own.set_nonblocking(true).unwrap();
+        let received = event_loop::run(
+            async {
+                let mut stream = Stream::from(Socket::unix(own).unwrap());
+                let (mut inbox, mut scratch) = (Inbox::default(), [0; 64]);
+                poll_fn(|cx| {
+                    assert!(inbox.poll_fill(cx, &mut stream, &mut scratch).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+                peer.write_all(b"for somebody else").unwrap();
+                poll_fn(|cx| stream.poll_receive(cx, &mut scratch)).await.unwrap();
+                inbox.lend();
+                inbox.take_unseen();
+                std::thread::spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    peer.write_all(b"later").unwrap();
+                });
+                poll_fn(|cx| inbox.poll_fill(cx, &mut stream, &mut scratch)).await.unwrap()
+            },
+            || (),
+        );
+        assert_eq!(received.unwrap(), 5);
+    }
 
     #[test]
     fn a_session_that_has_used_up_its_turn_is_woken_for_what_is_there_and_for_what_comes_later() {

@@ -326,8 +326,7 @@ impl Relay {
 
     /// What the server sent and nobody has taken; whoever asks takes some, and the rest is looked at afterwards.
     pub(super) fn kept_answers(&mut self) -> &mut BytesMut {
-        self.answers.unseen = true;
-        &mut self.answers.kept
+        self.answers.lend()
     }
 
     /// Makes the connection ready for an exchange of Freehold's own. The parameters that the client has been told.
