@@ -44,7 +44,7 @@ pub use self::task::{Lost, Task, TaskGroup};
 use self::mailbox::Mailbox;
 use self::poller::Poller;
 use self::readiness::{Waiting, begin_turn, end_turns};
-use self::task::{Entry, Member, Signal};
+use self::task::{Entry, Member, Signal, discard};
 
 /// So many tasks run before sockets are looked at again.
 const RUNS_MAX: usize = 64;
@@ -205,7 +205,7 @@ impl EventLoop {
             Err(_) => tracing::error!("a task panicked"),
         }
         entry.is_over.set(true);
-        drop(future);
+        discard(Some(future));
         self.forget(number);
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,9 +38,16 @@ impl Entry {
     /// Drops its future, now or when it has run. Its loop forgets it at its next turn.
     pub(super) fn abort(&self) {
         if !self.is_over.replace(true) {
-            drop(self.future.take());
+            discard(self.future.take());
             self.waker.wake_by_ref();
         }
+    }
+}
+
+/// Drops a future; a panic in that concerns nobody else.
+pub(super) fn discard(future: Option<Boxed>) {
+    if catch_unwind(AssertUnwindSafe(|| drop(future))).is_err() {
+        tracing::error!("a task panicked when it was dropped");
     }
 }
 

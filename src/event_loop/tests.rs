@@ -253,6 +253,25 @@ fn a_task_that_panics_ends_alone_and_who_waits_for_it_learns_that() {
 }
 
 #[test]
+fn a_task_that_panics_when_it_is_dropped_ends_nobody_else() {
+    struct PanicsAtItsEnd;
+    impl Drop for PanicsAtItsEnd {
+        fn drop(&mut self) {
+            panic!("a test's");
+        }
+    }
+    on_loop(async {
+        let task = Task::<()>::spawn(async {
+            let _end = PanicsAtItsEnd;
+            pending().await
+        });
+        yield_now().await;
+        drop(task);
+        yield_now().await;
+    });
+}
+
+#[test]
 fn a_task_is_dropped_with_its_handle() {
     on_loop(async {
         let alive = Rc::new(());

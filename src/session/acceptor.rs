@@ -20,7 +20,7 @@ use futures_util::future::join_all;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -87,7 +87,8 @@ impl Desk {
     }
 
     fn hand_over(&self, socket: Accepted, address: Peer) {
-        let least = self.workers.iter().min_by_key(|(_, load)| load.load(Ordering::Relaxed));
+        let open = self.workers.iter().filter(|(worker, _)| !worker.is_closed());
+        let least = open.min_by_key(|(_, load)| load.load(Ordering::Relaxed));
         if let Some((worker, load)) = least {
             let (load, entering) = (Load::take(load, self.present.token()), self.entering.token());
             // A worker that has ended drops it: the client sees its connection close.
@@ -98,13 +99,20 @@ impl Desk {
 
 /// Where clients come in, and to whom they are led.
 pub(super) struct Lobby {
-    pub(super) listeners: Vec<Listener>,
-    pub(super) backlog: Backlog,
-    pub(super) desk: Desk,
-    pub(super) bell: Doorbell,
+    listeners: Vec<Listener>,
+    backlog: Backlog,
+    desk: Desk,
+    bell: Doorbell,
+    /// Tells that it is closed, also where it could not be opened.
+    closed: DropGuard,
 }
 
 impl Lobby {
+    pub(super) fn new(listeners: Vec<Listener>, backlog: Backlog, desk: Desk, bell: Doorbell) -> Lobby {
+        let closed = bell.closed.clone().drop_guard();
+        Lobby { listeners, backlog, desk, bell, closed }
+    }
+
     /// A thread of its own. Returns when told to close.
     pub(super) fn run(self) -> io::Result<()> {
         event_loop::run(self.serve(), || ())?
@@ -112,7 +120,7 @@ impl Lobby {
 
     /// Ends when told to close.
     pub(super) async fn serve(self) -> io::Result<()> {
-        let _closed = self.bell.closed.clone().drop_guard();
+        let _closed = self.closed;
         let door = |listener| {
             let place = Place::new(listener)?;
             Ok(Door { place, backlog: self.backlog, desk: &self.desk, spare: Spare::new() })

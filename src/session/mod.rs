@@ -211,7 +211,7 @@ impl DataPlane {
             started.spawn(format!("worker-{index}"), move || worker::run(index, plane, errands))?;
         }
         let desk = Desk::new(&started.workers, &started.entering, &started.present);
-        let lobby = Lobby { listeners, backlog, desk, bell: started.door.clone() };
+        let lobby = Lobby::new(listeners, backlog, desk, started.door.clone());
         match &started.workers[..] {
             // Nobody to choose from: to wake another thread for each client would be a waste.
             [only] => drop(only.send(Errand::Accept(lobby))),
