@@ -5,6 +5,7 @@
 //! points of cancellation, which take two atomic writes each in a process of several threads, and a socket is asked
 //! before anybody registers to be woken.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -102,7 +103,7 @@ impl Socket {
             Family::Tcp => Socket::tcp(new.into())?,
             Family::Unix => Socket::unix(new.into())?,
         };
-        std::future::poll_fn(|cx| socket.poll_connected(cx)).await?;
+        poll_fn(|cx| socket.poll_connected(cx)).await?;
         Ok(socket)
     }
 
@@ -138,14 +139,12 @@ impl Socket {
 
     /// What comes next, at least one byte of it, without taking it: how many bytes; 0 is the end.
     pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let peek = |cx: &mut Context<'_>| {
-            self.poll_transfer(cx, Direction::Read, 0, || {
-                let (_, bytes) = rustix::net::recv(self, &mut *buffer, RecvFlags::PEEK)?;
-                Ok(bytes)
-            })
+        let mut peek = || {
+            let (_, bytes) = rustix::net::recv(self, &mut *buffer, RecvFlags::PEEK)?;
+            Ok(bytes)
         };
-        let mut peek = peek;
-        std::future::poll_fn(move |cx| peek(cx)).await
+        // Nothing is wanted: what lies there stays, and may be read.
+        poll_fn(|cx| self.poll_transfer(cx, Direction::Read, 0, &mut peek)).await
     }
 
     /// As far as is known, without a system call.
@@ -396,7 +395,7 @@ mod tests {
                 }
             };
             let mut reads = std::pin::pin!(reads);
-            let finished = std::future::poll_fn(|cx| Poll::Ready(reads.as_mut().poll(cx).is_ready())).await;
+            let finished = poll_fn(|cx| Poll::Ready(reads.as_mut().poll(cx).is_ready())).await;
             assert!(!finished);
             in_time(reads).await;
         });
