@@ -83,17 +83,20 @@ impl Signal {
     pub(super) fn taken_from_mailbox(&self) {
         self.is_posted.swap(false, Ordering::AcqRel);
     }
-}
 
-impl Signal {
-    /// On the thread of its loop: `true`, it is not queued yet, and has to be.
+    /// On the thread of its loop: `true`, it was not queued, and has to be now.
     #[inline]
-    pub(super) fn queue(&self) -> bool {
+    pub(super) fn mark_queued(&self) -> bool {
         let is_new = !self.is_queued.load(Ordering::Relaxed);
         if is_new {
             self.is_queued.store(true, Ordering::Relaxed);
         }
         is_new
+    }
+
+    #[inline]
+    pub(super) fn number(&self) -> usize {
+        self.number
     }
 }
 
@@ -106,8 +109,8 @@ impl Wake for Signal {
     fn wake_by_ref(self: &Arc<Self>) {
         let is_here = with_current(|current| {
             let is_here = current.is_of(&self.mailbox);
-            if is_here && self.queue() {
-                current.ready.borrow_mut().push_back(self.number);
+            if is_here {
+                current.queue(self);
             }
             is_here
         });
