@@ -1,6 +1,6 @@
 //! Which messages are read in passing, and what is read of them.
 
-use super::state::StateTracker;
+use super::state::{Bound, StateTracker};
 use super::statements::{Failure, Statements, Told};
 use crate::error::{Severity, SqlState};
 use crate::model::quotas::MESSAGE_SIZES;
@@ -41,8 +41,14 @@ pub(super) fn check_length(piece: &Piece<'_>) -> Result<(), Violation> {
     Header::parse(piece.bytes, body_bytes_max(piece.tag)).map(drop)
 }
 
-/// Tells the tracker what the client asks for. `exchange` does not know of the message yet.
-pub(super) fn track_request(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
+/// Tells the tracker what the client asks for. `exchange` does not know of the message yet. `bound` is what a Bind binds, where
+/// its connection is lent.
+pub(super) fn track_request(
+    tracker: &mut StateTracker,
+    exchange: &Exchange,
+    piece: &Piece<'_>,
+    bound: Option<Bound<'_>>,
+) {
     let body = piece.body();
     if exchange.skips() && piece.tag != request::SYNC {
         return;
@@ -53,12 +59,12 @@ pub(super) fn track_request(tracker: &mut StateTracker, exchange: &Exchange, pie
     match (piece.part, piece.tag) {
         (Part::Whole, request::QUERY) => tracker.on_query(body),
         (Part::Whole, request::PARSE) => tracker.on_parse(body),
-        (Part::Whole, request::BIND) => tracker.on_bind(body),
+        (Part::Whole, request::BIND) => tracker.on_bind(body, bound),
         (Part::Whole, request::EXECUTE) => tracker.on_execute(body),
         (Part::Whole, request::CLOSE) => tracker.on_close(body),
         (Part::Whole, request::FUNCTION_CALL) => tracker.on_function_call(body),
         (_, tag) if !wants_request(tag) => {}
-        (Part::First, tag) => tracker.on_large(tag, body),
+        (Part::First, tag) => tracker.on_large(tag, body, bound),
         (Part::Whole | Part::Middle | Part::Last, _) => tracker.on_large_part(body),
     }
 }

@@ -25,7 +25,7 @@ use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
 use super::serve::Origin;
-use super::state::{StateTracker, reset};
+use super::state::{Hints, StateTracker, reset};
 use super::worker::{HINTS_MAX, HintsCell, Worker};
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
@@ -213,6 +213,11 @@ impl Kept {
         let share = max / workers + usize::from(worker.index() < max % workers);
         let kept = self.idle.borrow().get(&record.database).map_or(0, Vec::len);
         kept < share
+    }
+
+    /// What is known of the functions of a database without asking.
+    pub(super) fn known_hints(&self, database: &DatabaseId) -> Option<Arc<Hints>> {
+        self.hints.borrow().get(database)?.answer.get().cloned()
     }
 
     /// What is known of the functions of a database. `true`: nobody has asked for a while, and whoever called this does.

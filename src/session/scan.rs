@@ -11,13 +11,22 @@
 //! full parser would cost more, would differ between majors, and would still not see into functions and triggers.
 //!
 //! # Cost
-//! Most texts are one statement with a well-known first word and nothing of interest inside: [`screen`] answers for
-//! them in one pass without cutting tokens. Neither path allocates, unless a setting's name is found.
+//! Most texts are harmless: [`judge`] says so in one pass, and only those that hold something of interest are scanned. Neither
+//! allocates, unless a setting's name is found.
 
 mod calls;
+mod effects;
+mod judge;
 mod lexer;
+mod unicode;
+mod words;
 
 use lexer::{Lexer, Token};
+
+pub(crate) use effects::Effects;
+pub(crate) use judge::{Dialect, Names, Verdict, judge, judge_body};
+pub(crate) use unicode::plain;
+pub(crate) use words::{Meaning, meaning, not_harmless};
 
 pub use calls::{KeySource, LockCall, LockOperation, Operand};
 pub use lexer::Backslashes;
@@ -72,9 +81,22 @@ pub struct Scan {
 
 /// Reads `sql` and calls `sink` for each finding, in the order of the text.
 pub fn scan(sql: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) -> Scan {
-    match screen(sql) {
-        Some(effect) => Scan { effect, statements: 1, sets_locally: false },
-        None => Scanner { sink, backslashes, scan: Scan::default(), depth: 0 }.run(sql),
+    Scanner { sink, backslashes, scan: Scan::default(), depth: 0 }.run(sql)
+}
+
+/// Reads the body of a function, or of a DO block, as far as it is code of a session.
+pub(crate) fn scan_body(body: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) {
+    Scanner { sink, backslashes, scan: Scan::default(), depth: 1 }.text(body);
+}
+
+/// What a call may do of a function whose calls the full scan looks at, where it stands in a body.
+pub(crate) fn effects_in_body(function: &[u8]) -> Effects {
+    let is = |name: &[u8]| function.eq_ignore_ascii_case(name);
+    match () {
+        () if is(b"current_setting") || is(b"currval") || is(b"lastval") => Effects::NONE,
+        () if is(b"set_config") => Effects::ASKS,
+        () if calls::LockFunction::named(function).is_some() => Effects::ASKS | Effects::LOCKS,
+        () => Effects::ANY,
     }
 }
 
@@ -168,92 +190,6 @@ fn effect_of(verb: &[u8]) -> Effect {
         b"BEGIN" | b"START" | b"SHOW" | b"SAVEPOINT" | b"RELEASE" | b"NOTIFY" | b"LOCK" | b"ROLLBACK"
         | b"ABORT" | b"CHECKPOINT" => Effect::None,
         _ => Effect::Changes,
-    }
-}
-
-/// Answers for a text that is one well-known statement with nothing of interest inside; None asks for the full scan.
-fn screen(sql: &[u8]) -> Option<Effect> {
-    let (effect, from) = match sql {
-        // Nearly all of them.
-        [b'S', b'E', b'L', b'E', b'C', b'T', b' ', ..] | [b's', b'e', b'l', b'e', b'c', b't', b' ', ..] => {
-            (Effect::Runs, b"SELECT ".len())
-        }
-        _ => first_word(sql)?,
-    };
-    let (stretches, rest) = sql[from..].as_chunks::<8>();
-    let mut start = from;
-    for stretch in stretches {
-        if has_interesting(sql, start, *stretch) {
-            return None;
-        }
-        start += stretch.len();
-    }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    (!has_interesting(sql, start, last)).then_some(effect)
-}
-
-/// The effect of a statement whose text tells all that there is to tell, and where its first word ends.
-fn first_word(sql: &[u8]) -> Option<(Effect, usize)> {
-    let mut lexer = Lexer::new(sql, Backslashes::Literal);
-    let Some(Token::Word(verb)) = lexer.next() else {
-        return None;
-    };
-    let effect = effect_of(verb);
-    // Their arguments may name settings, and what EXECUTE runs stands elsewhere.
-    let is_more_than_its_text =
-        [&b"CALL"[..], b"SHOW", b"EXECUTE"].iter().any(|known| verb.eq_ignore_ascii_case(known));
-    (effect != Effect::Changes && !is_more_than_its_text).then(|| (effect, lexer.offset()))
-}
-
-/// Where bytes of the stretch are that stand inside or after everything of interest: the highest bit of each is set.
-///
-/// `_`, `p`, `P`, `(` and `;`, and two control characters, which differ from them by the bit that makes a letter small.
-/// Eight bytes are looked at together, because most are none of these.
-#[inline]
-fn markers(stretch: [u8; 8]) -> u64 {
-    const LOW_BITS: u64 = u64::from_ne_bytes([0x7f; 8]);
-    let folded = u64::from_le_bytes(stretch) | u64::from_ne_bytes([0x20; 8]);
-    // The highest bit of each byte that is not zero.
-    let differs = |from: u8| {
-        let difference = folded ^ u64::from_ne_bytes([from; 8]);
-        ((difference & LOW_BITS) + LOW_BITS) | difference
-    };
-    !(differs(b'_' | 0x20) & differs(b'p') & differs(b'(') & differs(b';')) & !LOW_BITS
-}
-
-/// Whether something of interest begins or ends in the stretch of `sql` that begins at `start`.
-#[inline]
-fn has_interesting(sql: &[u8], start: usize, stretch: [u8; 8]) -> bool {
-    let mut markers = markers(stretch);
-    while markers != 0 {
-        if is_interesting(sql, start + markers.trailing_zeros() as usize / 8) {
-            return true;
-        }
-        markers &= markers - 1;
-    }
-    false
-}
-
-/// Whether the marker at `at` belongs to something that the full scan must look at.
-fn is_interesting(sql: &[u8], at: usize) -> bool {
-    let before = &sql[..at];
-    let after = &sql[at + 1..];
-    match sql[at] {
-        b';' => !after.iter().all(u8::is_ascii_whitespace),
-        b'_' => match after.first() {
-            Some(b'c' | b'C') => starts(after, b"config") || starts(after, b"connect"),
-            Some(b's' | b'S') => starts(after, b"setting"),
-            Some(b'a' | b'A') => starts(after, b"advisory"),
-            Some(b'o' | b'O') => starts(after, b"origin"),
-            _ => false,
-        },
-        b'(' => {
-            let name = before.trim_ascii_end();
-            ends(name, b"currval") || ends(name, b"lastval")
-        }
-        b'p' | b'P' => ends(before, b"tem"),
-        _ => false,
     }
 }
 
@@ -379,14 +315,17 @@ impl Scanner<'_> {
 
     fn word(&mut self, word: &[u8], lexer: &Lexer<'_>, context: Context) {
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-        if is(b"TEMP") || is(b"TEMPORARY") || starts(word, b"pg_temp") {
+        if starts(word, b"pg_temp") {
             self.raise(Effect::Changes);
         }
         if (is(b"SET") || is(b"SHOW"))
             && matches!(context, Context::Assigns | Context::Block | Context::Stored)
         {
-            if let Some(name) = set_name(*lexer) {
-                (self.sink)(Finding::Setting(name));
+            let finding = set_name(*lexer).and_then(SettingName::finding);
+            if let Some(finding) = finding.filter(|finding| is(b"SET") || matches!(finding, Finding::Setting(_))) {
+                (self.sink)(finding);
+            } else if is(b"SET") && sets_seed(*lexer) {
+                (self.sink)(Finding::Foreign(SEED));
             }
             return;
         }
@@ -414,7 +353,7 @@ impl Scanner<'_> {
             if context == Context::Prepared {
                 (self.sink)(Finding::ChangePrepared);
             }
-            return calls::set_config(*lexer, self.sink);
+            return calls::set_config(*lexer, context == Context::Prepared, self.sink);
         }
         if is(b"current_setting") {
             return calls::current_setting(*lexer, self.sink);
@@ -424,6 +363,12 @@ impl Scanner<'_> {
         }
         if is(b"pg_replication_origin_session_setup") {
             return (self.sink)(Finding::Foreign("a replication origin"));
+        }
+        if is(b"setseed") {
+            return (self.sink)(Finding::Foreign(SEED));
+        }
+        if is(b"pg_backup_start") {
+            return (self.sink)(Finding::Foreign("a base backup under way"));
         }
         if is(b"dblink_connect") || is(b"dblink_connect_u") {
             return (self.sink)(Finding::Foreign("a dblink connection"));
@@ -442,7 +387,7 @@ impl Scanner<'_> {
     /// A string may be the name of a setting, or SQL that the statement runs.
     fn literal(&mut self, body: &[u8], context: Context) {
         if matches!(context, Context::Block | Context::Arguments)
-            && let Some(name) = custom_name(body)
+            && let SettingName::Custom(name) = SettingName::of(body)
         {
             return (self.sink)(Finding::Setting(name));
         }
@@ -495,8 +440,17 @@ fn ends_with_transaction(mut rest: Lexer<'_>) -> bool {
         && rest.peek() != Some(Token::Symbol(b'.'))
 }
 
-/// The custom name after SET: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.
-fn set_name(mut lexer: Lexer<'_>) -> Option<String> {
+/// The state of `random()`; PostgreSQL does not tell it.
+const SEED: &str = "a seed of random()";
+
+/// Whether `seed` is what SET sets.
+fn sets_seed(mut lexer: Lexer<'_>) -> bool {
+    let named = |token: Token<'_>| token.is_name(b"seed");
+    lexer.next().is_some_and(|token| named(token) || (token.is_word(b"SESSION") && lexer.next().is_some_and(named)))
+}
+
+/// What SET sets: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.
+fn set_name(mut lexer: Lexer<'_>) -> Option<SettingName> {
     let mut token = lexer.next()?;
     if (token.is_word(b"SESSION") || token.is_word(b"LOCAL")) && lexer.peek() != Some(Token::Symbol(b'.')) {
         token = lexer.next()?;
@@ -507,32 +461,57 @@ fn set_name(mut lexer: Lexer<'_>) -> Option<String> {
         name.push('.');
         name.push_str(&part(lexer.next()?)?);
     }
-    custom_name(name.as_bytes())
+    Some(SettingName::of(name.as_bytes()))
 }
 
+/// An identifier, cut as PostgreSQL cuts it.
 fn part(token: Token<'_>) -> Option<String> {
     match token {
-        Token::Word(word) => Some(String::from_utf8_lossy(word).into_owned()),
-        Token::Quoted(quoted) => Some(String::from_utf8_lossy(quoted).replace("\"\"", "\"")),
+        Token::Word(word) => Some(String::from_utf8_lossy(judge::cut(word)).into_owned()),
+        Token::Quoted(quoted) => {
+            let name = String::from_utf8_lossy(quoted).replace("\"\"", "\"");
+            Some(String::from_utf8_lossy(judge::cut(name.as_bytes())).into_owned())
+        }
         _ => None,
     }
 }
 
-/// `bytes` as the name of a custom setting: two or more identifiers joined by dots (`valid_custom_variable_name`).
-fn custom_name(bytes: &[u8]) -> Option<String> {
-    const NAME_BYTES_MAX: usize = 255;
-    if bytes.len() > NAME_BYTES_MAX || !bytes.contains(&b'.') {
-        return None;
+/// A name as the name of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SettingName {
+    /// Two or more identifiers joined by dots (`valid_custom_variable_name`): `pg_settings` may not list it.
+    Custom(String),
+    /// One identifier: it is listed, or there is none.
+    Listed,
+    /// Neither, or too long to be kept.
+    Odd,
+}
+
+impl SettingName {
+    pub(crate) fn of(bytes: &[u8]) -> SettingName {
+        const NAME_BYTES_MAX: usize = 255;
+        let is_start = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80;
+        let is_part = |part: &[u8]| {
+            part.first().is_some_and(|&byte| is_start(byte))
+                && part.iter().all(|&byte| is_start(byte) || byte.is_ascii_digit() || byte == b'$')
+        };
+        if bytes.len() > NAME_BYTES_MAX || !bytes.split(|&byte| byte == b'.').all(is_part) {
+            return SettingName::Odd;
+        }
+        match String::from_utf8(bytes.to_vec()) {
+            Ok(name) if name.contains('.') => SettingName::Custom(name),
+            Ok(_) => SettingName::Listed,
+            Err(_) => SettingName::Odd,
+        }
     }
-    let is_start = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80;
-    let is_part = |part: &[u8]| {
-        part.first().is_some_and(|&byte| is_start(byte))
-            && part.iter().all(|&byte| is_start(byte) || byte.is_ascii_digit() || byte == b'$')
-    };
-    if !bytes.split(|&byte| byte == b'.').all(is_part) {
-        return None;
+
+    fn finding(self) -> Option<Finding> {
+        match self {
+            SettingName::Custom(name) => Some(Finding::Setting(name)),
+            SettingName::Listed => None,
+            SettingName::Odd => Some(Finding::SettingComputed),
+        }
     }
-    String::from_utf8(bytes.to_vec()).ok()
 }
 
 /// What a piece of a text that is too large to be held mentions.
@@ -541,6 +520,17 @@ pub(crate) struct Glance {
     pub(crate) locks: bool,
     /// `set_config`, or SET of a name with a dot in it.
     pub(crate) sets: bool,
+}
+
+/// Whether a piece of a text that is too large to be held may run what cannot be asked for later. `names` are those of the
+/// database that do. Whoever calls one writes its name out, or an escaped one.
+pub(crate) fn mentions_opaque<'n>(part: &[u8], mut names: impl Iterator<Item = &'n [u8]>) -> bool {
+    const TEXTS: [&[u8]; 7] = [b"&\"", b"_to_xml", b"ts_stat", b"ts_rewrite", b"pg_settings", b"execute", b"language"];
+    let mut folded = part.to_vec();
+    folded.make_ascii_lowercase();
+    let holds = |name: &[u8]| memchr::memmem::find(&folded, name).is_some();
+    TEXTS.iter().any(|text| holds(text))
+        || names.any(|name| !name.is_ascii() || name.contains(&b'"') || holds(&name.to_ascii_lowercase()))
 }
 
 /// Looks at bytes, not tokens: the piece may begin and end anywhere. Large texts are mostly data, and rarely mention.
@@ -553,16 +543,11 @@ pub(crate) fn glance(part: &[u8]) -> Glance {
     let set = |word: &[u8]| {
         memchr::memmem::find_iter(part, word).any(|at| {
             let mut lexer = Lexer::new(&part[at + word.len()..], Backslashes::Literal);
-            set_name(lexer).is_some() && lexer.next().is_some()
+            set_name(lexer).is_some_and(|name| name != SettingName::Listed) && lexer.next().is_some()
         })
     };
     glance.sets |= set(b"set ") || set(b"SET ");
     glance
-}
-
-/// The value of a Bind parameter as the name of a custom setting.
-pub(crate) fn custom_name_of(value: &[u8]) -> Option<String> {
-    custom_name(value)
 }
 
 #[cfg(test)]

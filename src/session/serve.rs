@@ -498,7 +498,10 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
     let ends = Ends { client: client.stream, server, early: client.early };
     let tracker = match &lent {
         Some(_) => StateTracker::of_lent(worker.hints(client.route.id()).get().cloned()),
-        None => StateTracker::new(),
+        None => StateTracker::knowing(match keeps_server {
+            true => worker.kept.known_hints(client.route.id()),
+            false => None,
+        }),
     };
     let terms = worker.terms(&client.route, origin.role.as_str());
     let mut relay = Relay::new(Rc::clone(worker), terms, member, &enlisted, ends, tracker);

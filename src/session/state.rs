@@ -50,7 +50,7 @@ use std::fmt;
 pub use hints::Hints;
 pub use reset::reset;
 pub use snapshot::{SnapshotError, snapshot};
-pub use tracker::{Freshness, StateTracker};
+pub use tracker::{Bound, Freshness, StateTracker};
 pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
 /// The key of an advisory lock. `pg_locks` tells both kinds apart by `objsubid` 1 and 2, and so do the locks.

@@ -37,7 +37,7 @@ use self::texts::{Prepared, name_of};
 use self::unnamed::{Mark, Text, Unnamed};
 
 use super::scan;
-use super::state::UNNAMED_TOO_LARGE;
+use super::state::{Bound, UNNAMED_TOO_LARGE};
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, parse_target, tag as request};
@@ -86,6 +86,8 @@ pub(super) struct Statements {
     /// A statement's result may have another shape than when it was prepared.
     pub(super) schema_changed: bool,
     injected: usize,
+    /// What the last message binds, where that has a name.
+    bound: Option<Rc<Prepared>>,
     out: BytesMut,
 }
 
@@ -116,6 +118,7 @@ impl Statements {
             server: OnServer::default(),
             schema_changed: false,
             injected: 0,
+            bound: None,
             out: BytesMut::new(),
         }
     }
@@ -175,6 +178,7 @@ impl Statements {
         ground: impl FnOnce() -> Vec<u8>,
     ) -> Option<&[u8]> {
         self.out.clear();
+        self.bound = None;
         let body = piece.body();
         match piece.tag {
             request::SYNC => {
@@ -194,6 +198,11 @@ impl Statements {
             self.requests += 1;
         }
         (!self.out.is_empty()).then_some(&self.out[..])
+    }
+
+    /// The statement that the message binds which was asked about last, where the client's name for it is known.
+    pub(super) fn bound(&self) -> Option<Bound<'_>> {
+        self.bound.as_ref()?.bound()
     }
 
     /// There are statements that the client will ask for by name.
@@ -337,7 +346,7 @@ impl Statements {
     fn oversized(&mut self) -> Rc<Prepared> {
         self.oversized += 1;
         let key = rand::random();
-        Rc::new(Prepared { key, name: name_of(key), body: None })
+        Rc::new(Prepared::of(key, name_of(key), None))
     }
 
     fn on_bind(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
@@ -346,6 +355,7 @@ impl Statements {
             Some(prepared) => {
                 let at = names.portal.len() + 1;
                 put_renamed(&mut self.out, piece, at, names.statement.len(), &prepared.name);
+                self.bound = Some(prepared);
             }
             None if !self.out.is_empty() => self.out.extend_from_slice(piece.bytes),
             None => {}

@@ -64,6 +64,8 @@ pub(super) struct Tenancy {
     aim: Arc<Aim>,
     /// [`Pool::functions`](super::pool::Pool::functions) as the tracker knows them.
     functions: u64,
+    /// [`Pool::definitions`](super::pool::Pool::definitions) when the connection was lent.
+    definitions: u64,
 }
 
 /// How a request that waits in line goes on.
@@ -89,6 +91,7 @@ impl Tenancy {
         let caches_unnamed = shelf.pool.settings().caches_unnamed;
         Tenancy {
             functions: shelf.pool.functions(),
+            definitions: shelf.pool.definitions(),
             shelf,
             statements: Statements::new(session, caches_unnamed),
             state,
@@ -205,6 +208,7 @@ impl Relay {
         });
         tenancy.last = pooled.number;
         tenancy.statements.server = std::mem::take(&mut pooled.on_server);
+        tenancy.definitions = tenancy.shelf.pool.definitions();
         if tenancy.functions != tenancy.shelf.pool.functions() {
             tenancy.functions = tenancy.shelf.pool.functions();
             self.tracker.forget_hints();
@@ -230,8 +234,13 @@ impl Relay {
 
     /// Gives the connection back at a boundary where nothing is to be asked first. `false`: something is.
     pub(super) fn detach_settled(&mut self) -> bool {
-        let is_known = self.tracker.freshness() <= Freshness::Unnamed && self.tracker.unnamed_pin().is_none();
         let Some(tenancy) = &mut self.tenancy else { return false };
+        if tenancy.definitions != tenancy.shelf.pool.definitions() {
+            // What ran since then may have been something else than what was known.
+            tenancy.definitions = tenancy.shelf.pool.definitions();
+            self.tracker.definitions_changed();
+        }
+        let is_known = self.tracker.freshness() <= Freshness::Unnamed && self.tracker.unnamed_pin().is_none();
         let nothing_to_ask = is_known
             && tenancy.pins.is_empty()
             && tenancy.statements.pin().is_none()
@@ -253,6 +262,21 @@ impl Relay {
             tenancy.shelf.pool.schema_changed();
         }
         tenancy.shelf.give_back(pooled);
+    }
+
+    /// What functions do is read again, by every session of the database, where it may have changed.
+    fn follow_definitions(&mut self) {
+        let Some(tenancy) = &mut self.tenancy else { return };
+        if !self.tracker.take_defined() {
+            return;
+        }
+        let pool = &tenancy.shelf.pool;
+        pool.definitions_changed();
+        pool.take_functions_unread();
+        tenancy.functions = pool.functions();
+        tenancy.definitions = pool.definitions();
+        self.worker.forget_hints(self.route.id());
+        self.tracker.forget_hints();
     }
 
     /// A connection to where the database was is not to be used any more.
@@ -403,8 +427,10 @@ impl Session {
         }
         let record = self.relay.route.current();
         let mut found = Vec::new();
+        self.relay.follow_definitions();
         match self.take_state(&record).await? {
             Ok(state) => {
+                self.relay.follow_definitions();
                 found = pins(&state);
                 if let Some(tenancy) = &mut self.relay.tenancy {
                     tenancy.learn(&state);

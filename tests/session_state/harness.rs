@@ -104,7 +104,7 @@ impl Session {
             match header.tag {
                 frontend::tag::QUERY => self.tracker.on_query(body),
                 frontend::tag::PARSE => self.tracker.on_parse(body),
-                frontend::tag::BIND => self.tracker.on_bind(body),
+                frontend::tag::BIND => self.tracker.on_bind(body, None),
                 frontend::tag::EXECUTE => self.tracker.on_execute(body),
                 frontend::tag::CLOSE => self.tracker.on_close(body),
                 _ => {}

@@ -222,9 +222,18 @@ impl Pool {
         self.permits.functions()
     }
 
-    /// A definition has changed, or may have.
+    /// The shape of a result has changed, or may have.
     pub(super) fn schema_changed(&self) {
         self.permits.schema_changed();
+    }
+
+    /// Grows when what functions, views or triggers do has changed, or may have.
+    pub(super) fn definitions(&self) -> u64 {
+        self.permits.definitions()
+    }
+
+    pub(super) fn definitions_changed(&self) {
+        self.permits.definitions_changed();
     }
 
     /// `true`, once after each change: what is known of functions is to be read again.

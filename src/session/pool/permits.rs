@@ -24,6 +24,8 @@ pub(super) struct Permits {
     schema: AtomicU64,
     /// Grows when functions of the database may do to sessions what they did not before.
     functions: AtomicU64,
+    /// Grows when definitions have changed, or may have.
+    definitions: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +51,8 @@ impl Permits {
     pub(super) fn new(workers: usize) -> Arc<Permits> {
         let workers = (0..workers.max(1)).map(|_| Holding::default()).collect();
         let (open, starving) = (AtomicU32::new(0), AtomicU32::new(0));
-        Arc::new(Permits { open, starving, workers, schema: AtomicU64::new(0), functions: AtomicU64::new(0) })
+        let (schema, functions, definitions) = Default::default();
+        Arc::new(Permits { open, starving, workers, schema, functions, definitions })
     }
 
     pub(super) fn schema(&self) -> u64 {
@@ -62,6 +65,14 @@ impl Permits {
 
     pub(super) fn schema_changed(&self) {
         self.schema.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn definitions(&self) -> u64 {
+        self.definitions.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn definitions_changed(&self) {
+        self.definitions.fetch_add(1, Ordering::Relaxed);
         self.functions_changed();
     }
 

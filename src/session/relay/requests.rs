@@ -333,7 +333,10 @@ impl Relay {
         // Closing a statement that the tenancy knows changes nothing else.
         match replaced && piece.tag == request::CLOSE {
             true => self.tracker.on_request(piece.tag),
-            false => observe::track_request(&mut self.tracker, &self.exchange, piece),
+            false => {
+                let bound = self.tenancy.as_ref().and_then(|tenancy| tenancy.statements.bound());
+                observe::track_request(&mut self.tracker, &self.exchange, piece, bound);
+            }
         }
         if piece.part.begins() {
             self.exchange.on_request(piece.tag);

@@ -2,7 +2,7 @@
 //! advisory locks (manual, 9.28.1 and 9.28.10). `_xact_` locks end with their transaction and are of no interest.
 
 use super::lexer::{Lexer, Token};
-use super::{Finding, custom_name};
+use super::{Finding, SettingName};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOperation {
@@ -280,19 +280,22 @@ fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
     }
 }
 
-/// Reports the setting that a `set_config(` names. The lexer stands before the parenthesis.
-pub(super) fn set_config(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(Finding)) {
+/// Reports the setting that a `set_config(` names. The lexer stands before the parenthesis. `is_prepared`: it runs later, with
+/// parameters that are not seen.
+pub(super) fn set_config(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(Finding)) {
     lexer.next();
     let Some(name) = argument(&mut lexer) else {
         return sink(Finding::SettingComputed);
     };
     match name.value {
-        Some(Token::Text(text)) => {
-            if let Some(name) = custom_name(text) {
-                sink(Finding::Setting(name));
-            }
-        }
-        Some(Token::Parameter(number)) => sink(Finding::SettingParameter(number)),
+        Some(Token::Text(text)) if text.eq_ignore_ascii_case(b"seed") => sink(Finding::Foreign(super::SEED)),
+        Some(Token::Text(text)) => match SettingName::of(text) {
+            SettingName::Custom(name) => sink(Finding::Setting(name)),
+            SettingName::Listed => {}
+            // Escapes may stand in it.
+            SettingName::Odd => sink(Finding::SettingComputed),
+        },
+        Some(Token::Parameter(number)) if !is_prepared => sink(Finding::SettingParameter(number)),
         _ if is_local(&mut lexer) => {}
         _ => sink(Finding::SettingComputed),
     }
@@ -308,7 +311,7 @@ pub(super) fn is_for_transaction(mut lexer: Lexer<'_>) -> bool {
 pub(super) fn current_setting(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(Finding)) {
     lexer.next();
     if let Some(Argument { value: Some(Token::Text(text)), .. }) = argument(&mut lexer)
-        && let Some(name) = custom_name(text)
+        && let SettingName::Custom(name) = SettingName::of(text)
     {
         sink(Finding::Setting(name));
     }

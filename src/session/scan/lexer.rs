@@ -19,6 +19,8 @@ pub(crate) enum Token<'a> {
     Word(&'a [u8]),
     /// A quoted name: what stands between the quotes, doubled quotes left doubled.
     Quoted(&'a [u8]),
+    /// A quoted name in Unicode escapes, `U&"..."`: what stands between the quotes. See [`super::unicode`].
+    Escaped(&'a [u8]),
     /// A string literal of any kind: what stands between its quotes, escapes left as they are.
     Text(&'a [u8]),
     Number(&'a [u8]),
@@ -178,7 +180,36 @@ impl<'a> Lexer<'a> {
 
     fn text(&mut self, escapes: Backslashes) -> Token<'a> {
         self.at += 1;
-        Token::Text(self.quoted(b'\'', escapes))
+        let start = self.at;
+        let mut text = self.quoted(b'\'', escapes);
+        // The next part of the same literal is read as its first one was.
+        while let Some(next) = self.continuation() {
+            self.at = next + 1;
+            self.quoted(b'\'', escapes);
+            text = self.slice(start, self.at.saturating_sub(1));
+        }
+        Token::Text(text)
+    }
+
+    /// Where the literal goes on that has just been closed: behind a new line, with nothing between but white space and
+    /// comments of one line.
+    fn continuation(&self) -> Option<usize> {
+        let mut at = self.at;
+        let mut has_new_line = false;
+        loop {
+            match (self.byte(at), self.byte(at + 1)) {
+                (b'\'', _) if has_new_line => return Some(at),
+                (b'-', b'-') => {
+                    let rest = self.slice(at, self.sql.len());
+                    at += memchr::memchr2(b'\n', b'\r', rest)?;
+                }
+                (byte, _) if is(byte, SPACE) => {
+                    has_new_line |= matches!(byte, b'\n' | b'\r');
+                    at += 1;
+                }
+                _ => return None,
+            }
+        }
     }
 
     /// `U&'...'` and `U&"..."`.
@@ -190,7 +221,7 @@ impl<'a> Lexer<'a> {
             }
             b'"' => {
                 self.at += 2;
-                Token::Quoted(self.quoted(b'"', Backslashes::Literal))
+                Token::Escaped(self.quoted(b'"', Backslashes::Literal))
             }
             _ => Token::Word(word),
         }
@@ -224,12 +255,33 @@ impl<'a> Lexer<'a> {
         Token::Text(self.slice(body, body + length))
     }
 
+    /// Ends before a letter that is no part of it: `1and` is two tokens, as it was before PostgreSQL 15. `1..2` is a range.
     fn number(&mut self) -> Token<'a> {
         let start = self.at;
-        while is(self.byte(self.at), NAME_START | DIGIT) || self.byte(self.at) == b'.' {
+        if self.byte(start) == b'0' && matches!(self.byte(start + 1), b'x' | b'X' | b'o' | b'O' | b'b' | b'B') {
+            self.at += 2;
+            while self.byte(self.at).is_ascii_hexdigit() || self.byte(self.at) == b'_' {
+                self.at += 1;
+            }
+            return Token::Number(self.slice(start, self.at));
+        }
+        self.digits();
+        if self.byte(self.at) == b'.' && self.byte(self.at + 1) != b'.' {
             self.at += 1;
+            self.digits();
+        }
+        let sign = usize::from(matches!(self.byte(self.at + 1), b'+' | b'-'));
+        if matches!(self.byte(self.at), b'e' | b'E') && is(self.byte(self.at + 1 + sign), DIGIT) {
+            self.at += 1 + sign;
+            self.digits();
         }
         Token::Number(self.slice(start, self.at))
+    }
+
+    fn digits(&mut self) {
+        while is(self.byte(self.at), DIGIT) || (self.byte(self.at) == b'_' && is(self.byte(self.at + 1), DIGIT)) {
+            self.at += 1;
+        }
     }
 }
 
@@ -272,6 +324,7 @@ mod tests {
         let shape = |token| match token {
             Token::Word(word) => text(word),
             Token::Quoted(name) => format!("[{}]", text(name)),
+            Token::Escaped(name) => format!("&[{}]", text(name)),
             Token::Text(body) => format!("<{}>", text(body)),
             Token::Number(number) => text(number),
             Token::Parameter(number) => format!("${number}"),
@@ -289,8 +342,12 @@ mod tests {
             (r"'a\' x", r"<a\> x"),
             ("$$a;b$$ $t$ $$ $t$ $1 $", "<a;b> < $$ > $1 $"),
             ("a$b$ c", "a$b$ c"),
-            ("U&'x' u&\"n\" u & 1 N'n' x'1F'", "<x> [n] u & 1 <n> <1F>"),
+            ("U&'x' u&\"n\" u & 1 N'n' x'1F'", "<x> &[n] u & 1 <n> <1F>"),
             ("1.5e3 1_000 $12::int", "1.5e3 1_000 $12 : : int"),
+            ("1and 1..f() 1e 0x1F .5", "1 and 1 . . f ( ) 1 e 0x1F . 5"),
+            ("E'a'\n '\\'' x", "<a'\n '\\'> x"),
+            ("E'a' -- '\n'\\'' x", "<a' -- '\n'\\'> x"),
+            ("E'a' '\\' x", "<a> <\\> x"),
             ("'open", "<open>"),
             ("/* open", ""),
         ];

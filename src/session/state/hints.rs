@@ -1,105 +1,466 @@
-//! What the functions, policies and defaults of a database can do to a session: read once per database and warm order.
+//! What the functions, views, policies, triggers and defaults of a database can do to a session: read from its catalogue.
+//!
+//! Owns the question ([`sql`]) and the answer ([`Hints`]): for each name of the database, what may happen where a text
+//! holds it. [`scan::judge`](crate::session::scan::judge) looks names up here.
 //!
 //! # Why
 //! No text of a client shows what a function does. Without this, every query could have changed the session, and each
-//! session would ask again inside the pause; with it, databases whose functions touch no session state (most of them)
-//! are known as such. It also finds the names of custom settings that row security policies, views, defaults and
-//! functions read or set by a literal name: those are the ones an application cannot afford to lose.
+//! session would ask again at each boundary; with it, only those texts are asked about that name something which is not
+//! known to be harmless.
+//! A function is harmless if every word of its body is: it is read like a text of a client's. A function in C is harmless if it
+//! is declared stable or immutable, or belongs to an extension that is known; in another language, never. A table is as
+//! harmless as its triggers, rules, policies, defaults, checks and index expressions, and as the tables whose rows go
+//! with its own. Names are looked up without regard to schemas, so a search path cannot hide one.
 //!
-//! Expressions are stored as trees. They are searched as text, because `pg_get_expr` may wait for a table's lock. The
-//! OIDs of built-in functions that appear there never change between majors.
+//! It also finds the names of custom settings that the database's own code sets or reads by a literal name: those are the
+//! ones an application cannot afford to lose.
+//!
+//! Expressions are stored as trees. They are searched as text, because `pg_get_expr` may wait for a table's lock.
 
-use super::snapshot::{Rows, literal, text};
-use crate::session::scan;
+use std::collections::{HashMap, HashSet};
 
-/// Shared by the sessions of a database: `Arc<OnceLock<Hints>>`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+use super::snapshot::{Fields, Rows, SnapshotError, expand};
+use crate::session::scan::{self, Backslashes, Dialect, Effects, Finding, Meaning, Names, SettingName, judge_body};
+
+/// Shared by the sessions of a database on one worker.
+#[derive(Debug, Default)]
 pub struct Hints {
-    /// A function of the database may change a session's state.
-    pub(super) changes_sessions: bool,
-    /// A function of the database may take or release session-level advisory locks.
-    pub(super) locks: bool,
+    /// Tells one reading from another; 0 is none.
+    id: u32,
+    /// Names of whatever is not known to be harmless.
+    names: HashMap<Box<[u8]>, Effects>,
+    /// Names of functions that are.
+    functions: HashSet<Box<[u8]>>,
+    /// What any text may do that runs: an operator or a cast calls what is not harmless.
+    implied: Effects,
+    /// What any change of a definition may do: an event trigger.
+    on_definition: Effects,
+    /// What all names together may do.
+    any: Effects,
+    /// What those may do that hold other characters than ASCII's.
+    beyond_ascii: Effects,
     /// Names of custom settings that the database's own code mentions.
-    pub(super) names: Vec<String>,
+    pub(super) settings: Vec<String>,
+    /// [`DEFINITIONS`] at that moment; `None`: the server does not count.
+    pub(super) definitions: Option<i64>,
 }
 
-/// The first OID that is given to an object of a user's (`FirstNormalObjectId`).
-const FIRST_USER_OID: u32 = 16_384;
-const NAMES_MAX: usize = 200;
+/// The newest major whose functions are all on a list.
+const MAJOR_KNOWN_MAX: u32 = 18;
 
-/// Statements that change a session, at a place where a statement can begin; and functions that do.
-const CHANGES: &str = concat!(
-    r"(^|;|\mbegin\M|\mthen\M|\melse\M|\mloop\M|'|\$|\*/|--[^\n]*\n)\s*",
-    r"(set|reset|listen|unlisten|prepare|deallocate|discard|load|declare)\s",
-    r"|set_config|advisory_(lock|unlock)|\mtemp(orary)?\M|pg_temp|dblink_(dis)?connect",
-);
-const LOCKS: &str = "advisory_(lock|unlock)";
-/// set_config and the session-level lock functions as they stand in a stored tree.
-const TREE_CHANGES: &str = r":funcid (2078|288[0-9]|289[0-2]) ";
-const TREE_LOCKS: &str = r":funcid (288[0-9]|289[0-2]) ";
-/// `set_config('a.b'`, `current_setting('a.b'`, `set a.b =`.
-const NAMES: &str = concat!(
-    r"(?:(?:set_config|current_setting)\s*\(\s*''?|\mset\s+(?:local\s+|session\s+)?)",
-    r"([[:alpha:]_][[:alnum:]_$]*(?:\.[[:alpha:]_][[:alnum:]_$]*)+)",
-);
-/// The first constant after a call of `set_config` or `current_setting` in a stored tree, as signed bytes.
-const TREE_NAMES: &str = r":funcid (?:2077|2078|3294) [^\[]*?:constvalue [0-9]+ \[ ([0-9 -]+) \]";
+/// Names of settings that are kept.
+const SETTINGS_MAX: usize = 200;
 
-/// One statement; see [`super::snapshot()`] for how its rows look.
+/// A longer body is not read.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Extensions whose functions in C change no session, whatever their volatility says.
+const PLAIN_EXTENSIONS: [&str; 21] = [
+    "plpgsql", "uuid-ossp", "pgcrypto", "hstore", "citext", "unaccent", "fuzzystrmatch", "ltree", "cube", "seg", "intarray", "btree_gin",
+    "btree_gist", "earthdistance", "postgis", "vector", "moddatetime", "autoinc", "insert_username", "lo", "tcn",
+];
+
+/// Extensions that run text which they are given.
+const TEXT_EXTENSIONS: [&str; 3] = ["tablefunc", "xml2", "dblink"];
+
+/// Grows with every change of a function, a rule or view, a trigger, a policy, an operator or a cast that this session has made,
+/// and soon after one that another has made. A view of statistics: it costs nothing to read.
+pub(super) const DEFINITIONS: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
+    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(\
+    ARRAY[1255,2618,2620,3256,2617,2605]::pg_catalog.oid[]) c(oid)) END";
+
+/// The question. Each row of the answer is a kind and up to five texts, as [`super::snapshot()`] has them.
 pub(super) fn sql() -> String {
-    let changes = literal(CHANGES);
-    let locks = literal(LOCKS);
-    let tree_changes = literal(TREE_CHANGES);
-    let tree_locks = literal(TREE_LOCKS);
-    let names = literal(NAMES);
-    let tree_names = literal(TREE_NAMES);
-    let user = format!("OPERATOR(pg_catalog.>=) '{FIRST_USER_OID}'::pg_catalog.oid");
-    let matches = "OPERATOR(pg_catalog.~*)";
-    let name = text("m.found[1]");
-    let flags = "'gi'";
-    format!(
-        "WITH t(tree) AS ( \
-           SELECT p.prosqlbody::pg_catalog.text FROM pg_catalog.pg_proc p WHERE p.oid {user} AND p.prosqlbody IS NOT NULL \
-           UNION ALL SELECT p.polqual::pg_catalog.text FROM pg_catalog.pg_policy p \
-           UNION ALL SELECT p.polwithcheck::pg_catalog.text FROM pg_catalog.pg_policy p \
-           UNION ALL SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d \
-           UNION ALL SELECT g.tgqual::pg_catalog.text FROM pg_catalog.pg_trigger g WHERE g.tgqual IS NOT NULL \
-           UNION ALL SELECT r.ev_action::pg_catalog.text FROM pg_catalog.pg_rewrite r WHERE r.oid {user}) \
-         SELECT 'changes' AS kind, NULL::pg_catalog.text AS a WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p \
-           WHERE p.oid {user} AND p.prosrc {matches} {changes}) OR EXISTS (SELECT FROM t WHERE t.tree {matches} {tree_changes}) \
-         UNION ALL SELECT 'locks', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_proc p \
-           WHERE p.oid {user} AND p.prosrc {matches} {locks}) OR EXISTS (SELECT FROM t WHERE t.tree {matches} {tree_locks}) \
-         UNION ALL SELECT DISTINCT 'name', {name} FROM pg_catalog.pg_proc p, \
-           LATERAL pg_catalog.regexp_matches(p.prosrc, {names}, {flags}) AS m(found) WHERE p.oid {user} \
-         UNION ALL SELECT DISTINCT 'constant', m.found[1] FROM t, \
-           LATERAL pg_catalog.regexp_matches(t.tree, {tree_names}, {flags}) AS m(found)"
-    )
+    let names: Vec<&str> = scan::not_harmless().collect();
+    let sql = READING.replace("@names", &names.join(",")).replace("@definitions", DEFINITIONS);
+    expand(&sql, ("<<", ">>"))
+}
+
+/// Its names are found in `pg_catalog`, whatever the session's search path is: that holds for this one transaction.
+/// No backslash stands in it: `standard_conforming_strings` may be off.
+const READING: &str = r"
+SET LOCAL search_path TO pg_catalog, pg_temp;
+WITH special(oid, name) AS MATERIALIZED (
+  SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
+    AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
+pattern(ids) AS (SELECT string_agg(oid::text, '|') FROM special),
+tree(owner, tree) AS MATERIALIZED (
+  SELECT c.relname, r.ev_action::text || r.ev_qual::text FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+    WHERE r.oid >= 16384
+  UNION ALL SELECT c.relname, concat(p.polqual::text, p.polwithcheck::text)
+    FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+  UNION ALL SELECT c.relname, d.adbin::text FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid
+  UNION ALL SELECT c.relname, t.tgqual::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE t.tgqual IS NOT NULL
+  UNION ALL SELECT coalesce(c.relname, ''), k.conbin::text FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conrelid
+    WHERE k.oid >= 16384 AND k.conbin IS NOT NULL
+  UNION ALL SELECT c.relname, concat(i.indexprs::text, i.indpred::text) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+    WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+  UNION ALL SELECT c.relname, s.stxexprs::text FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
+    WHERE s.stxexprs IS NOT NULL
+  UNION ALL SELECT c.relname, p.partexprs::text FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
+    WHERE p.partexprs IS NOT NULL
+  UNION ALL SELECT p.proname, p.prosqlbody::text FROM pg_proc p WHERE p.oid >= 10000 AND p.prosqlbody IS NOT NULL),
+owner(classid, objid, name) AS (
+  SELECT 'pg_rewrite'::regclass, r.oid, c.relname FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+  UNION ALL SELECT 'pg_policy'::regclass, p.oid, c.relname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+  UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, c.relname FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid
+  UNION ALL SELECT 'pg_trigger'::regclass, t.oid, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE NOT t.tgisinternal
+  UNION ALL SELECT 'pg_constraint'::regclass, k.oid, coalesce(c.relname, '') FROM pg_constraint k
+    LEFT JOIN pg_class c ON c.oid = k.conrelid WHERE k.contype = 'c'
+  UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+  UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c WHERE c.relkind = 'p'
+  UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid, c.relname
+    FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
+  UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384),
+used(classid, objid, name) AS (
+  SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384
+  UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c
+    WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')),
+uses(owner, used) AS (
+  SELECT o.name, u.name FROM owner o JOIN pg_depend d ON d.classid = o.classid AND d.objid = o.objid
+    JOIN used u ON u.classid = d.refclassid AND u.objid = d.refobjid
+  UNION SELECT t.owner, s.name FROM tree t, pattern p,
+    LATERAL regexp_matches(t.tree, ':(?:funcid|aggfnoid|winfnoid|opfuncid) (' || p.ids || ') ', 'g') AS m(found)
+    JOIN special s ON s.oid = m.found[1]::oid
+  UNION SELECT c.relname, p.proname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE NOT t.tgisinternal
+  UNION SELECT a.relname, b.relname FROM pg_constraint k JOIN pg_class a ON a.oid = k.confrelid
+    JOIN pg_class b ON b.oid = k.conrelid WHERE k.contype = 'f'
+  UNION SELECT a.relname, b.relname FROM pg_inherits i JOIN pg_class a ON a.oid = i.inhparent
+    JOIN pg_class b ON b.oid = i.inhrelid
+  UNION SELECT f.proname, p.proname FROM pg_aggregate a JOIN pg_proc f ON f.oid = a.aggfnoid, LATERAL unnest(ARRAY[
+      a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn,
+      a.aggmfinalfn]::oid[]) x(oid) JOIN pg_proc p ON p.oid = x.oid WHERE f.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_operator o, LATERAL unnest(ARRAY[o.oprcode, o.oprrest, o.oprjoin]::oid[]) x(oid)
+    JOIN pg_proc p ON p.oid = x.oid WHERE o.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc WHERE c.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_amproc a JOIN pg_proc p ON p.oid = a.amproc WHERE a.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_range r, LATERAL unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) x(oid)
+    JOIN pg_proc p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
+SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b, NULL AS c, NULL AS d, NULL AS e
+UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<(SELECT x.extname FROM pg_depend d
+    JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    AND d.refclassid = 'pg_extension'::regclass)>>,
+    <<CASE WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
+  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 10000
+    AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
+    AND p.prorettype::regtype::text !~ '^(internal|cstring|.*_handler)$'
+UNION ALL SELECT 'uses', <<u.owner>>, <<u.used>>, NULL, NULL, NULL FROM uses u WHERE u.owner <> u.used
+UNION ALL SELECT 'trigger', <<p.proname>>, NULL, NULL, NULL, NULL FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid
+  WHERE t.evtenabled <> 'D' AND t.evtevent <> 'login'
+UNION ALL SELECT DISTINCT 'opaque', <<t.owner>>, NULL, NULL, NULL, NULL FROM tree t WHERE t.tree ~
+  ':funcid 2078 [^{]*:args [(](?![{]CONST )' OR t.tree ~ (':relid ' || 'pg_settings'::regclass::oid || ' ')
+UNION ALL SELECT DISTINCT 'constant', NULL, m.found[1], NULL, NULL, NULL FROM tree t, LATERAL regexp_matches(t.tree,
+  ':funcid (?:2077|2078|3294) [^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]', 'g') AS m(found)";
+
+/// A function, as far as its row tells.
+struct Function {
+    name: Box<[u8]>,
+    language: String,
+    /// Declared volatile.
+    is_volatile: bool,
+    extension: Option<String>,
+    /// `None`: in C, or kept as a tree.
+    body: Option<String>,
+}
+
+impl Function {
+    fn read(fields: &Fields<'_>) -> Result<Function, SnapshotError> {
+        let optional = |at| if fields.is_there(at) { fields.text(at).map(Some) } else { Ok(None) };
+        Ok(Function {
+            name: fields.text(1)?.into_bytes().into(),
+            language: fields.text(2)?,
+            is_volatile: fields.plain(3)? == "v",
+            extension: optional(4)?,
+            body: optional(5)?,
+        })
+    }
+
+    fn is_of(&self, extensions: &[&str]) -> bool {
+        self.extension.as_deref().is_some_and(|extension| extensions.contains(&extension))
+    }
+}
+
+/// What is known while the answer is read.
+#[derive(Default)]
+struct Reading {
+    /// What each name does by itself.
+    effects: HashMap<Box<[u8]>, Effects>,
+    /// Whose effects a name's effects are, too: by the name that is used.
+    users: HashMap<Box<[u8]>, Vec<Box<[u8]>>>,
+    functions: HashSet<Box<[u8]>>,
+    settings: Vec<String>,
+    triggers: Vec<Box<[u8]>>,
+}
+
+/// The names that a body holds.
+#[derive(Default)]
+struct Mentioned {
+    names: HashSet<Box<[u8]>>,
+    /// It may reach any of the database.
+    reaches_any: bool,
+}
+
+impl Names for Mentioned {
+    fn are_all_harmless(&self) -> bool {
+        false
+    }
+
+    fn effects(&mut self, name: &[u8]) -> Effects {
+        if !self.names.contains(name) {
+            self.names.insert(name.into());
+        }
+        Effects::NONE
+    }
+
+    fn call(&mut self, _: &[u8]) -> Effects {
+        Effects::NONE
+    }
+
+    fn implied(&mut self) -> Effects {
+        Effects::NONE
+    }
+
+    fn on_definition(&mut self) -> Effects {
+        self.any()
+    }
+
+    fn any(&mut self) -> Effects {
+        self.reaches_any = true;
+        Effects::NONE
+    }
+}
+
+/// The owner of what is not named where it is used: operators, casts, checks of domains.
+const IMPLIED: &[u8] = b"";
+/// Stands for every name in [`Reading::users`]; nothing is called so.
+const ANY_NAME: &[u8] = b"\0";
+
+impl Reading {
+    fn uses(&mut self, owner: &[u8], used: &[u8]) {
+        self.users.entry(used.into()).or_default().push(owner.into());
+        let effects = match scan::meaning(used) {
+            Some(Meaning::Asks) => Effects::ASKS,
+            Some(Meaning::RunsText) => Effects::ANY,
+            // Names and keys of settings are looked for in the trees themselves.
+            Some(Meaning::Scanned) => scan::effects_in_body(used),
+            _ => return,
+        };
+        self.add(owner, effects);
+    }
+
+    fn add(&mut self, name: &[u8], effects: Effects) {
+        if !effects.is_none() {
+            *self.effects.entry(name.into()).or_default() |= effects;
+        }
+    }
+
+    fn function(&mut self, function: Function) {
+        let effects = match (&*function.language, &function.body) {
+            ("c", _) if function.is_of(&TEXT_EXTENSIONS) => Effects::ANY,
+            ("c", _) if function.is_volatile && !function.is_of(&PLAIN_EXTENSIONS) => Effects::ANY,
+            // What is kept as a tree is told by what it uses.
+            ("c", _) | ("sql", None) => Effects::NONE,
+            ("internal", Some(symbol)) if scan::meaning(symbol.as_bytes()) == Some(Meaning::Harmless) => Effects::NONE,
+            ("sql", Some(body)) => self.body(&function.name, body, Dialect::Sql),
+            ("plpgsql", Some(body)) => self.body(&function.name, body, Dialect::PlPgSql),
+            _ => Effects::ANY,
+        };
+        self.add(&function.name, effects);
+        self.functions.insert(function.name);
+    }
+
+    fn body(&mut self, owner: &[u8], body: &str, dialect: Dialect) -> Effects {
+        if body.len() > BODY_BYTES_MAX {
+            return Effects::ANY;
+        }
+        let mut mentioned = Mentioned::default();
+        let mut effects = judge_body(body.as_bytes(), dialect, &mut mentioned);
+        for name in mentioned.names {
+            self.users.entry(name).or_default().push(owner.into());
+        }
+        if mentioned.reaches_any {
+            self.users.entry(ANY_NAME.into()).or_default().push(owner.into());
+        }
+        scan::scan_body(body.as_bytes(), Backslashes::Literal, &mut |finding| match finding {
+            Finding::Setting(name) => self.setting(name),
+            Finding::SettingComputed | Finding::SettingParameter(_) => effects |= Effects::ASKS | Effects::OPAQUE,
+            _ => {}
+        });
+        effects
+    }
+
+    fn setting(&mut self, name: String) {
+        let is_known = self.settings.iter().any(|known| known.eq_ignore_ascii_case(&name));
+        if !is_known && self.settings.len() < SETTINGS_MAX {
+            self.settings.push(name);
+        }
+    }
+
+    fn row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
+        match fields.kind() {
+            "function" => self.function(Function::read(fields)?),
+            "uses" => self.uses(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
+            "opaque" => self.add(fields.text(1)?.as_bytes(), Effects::ANY),
+            "trigger" => self.triggers.push(fields.text(1)?.into_bytes().into()),
+            "constant" => {
+                if let SettingName::Custom(name) = SettingName::of(&constant(fields.plain(2)?)) {
+                    self.setting(name);
+                }
+            }
+            _ => return Err(fields.odd(0)),
+        }
+        Ok(())
+    }
+
+    /// Whoever uses something has its effects, and so has whoever uses that one.
+    fn spread(&mut self) {
+        let mut changed: Vec<Box<[u8]>> = self.effects.keys().cloned().collect();
+        while let Some(name) = changed.pop() {
+            let effects = self.effects.get(&name).copied().unwrap_or_default();
+            let users = self.users.get(&name).into_iter().chain(self.users.get(ANY_NAME)).flatten();
+            for user in users {
+                let known = self.effects.entry(user.clone()).or_default();
+                if *known | effects != *known {
+                    *known |= effects;
+                    changed.push(user.clone());
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Hints {
+        self.spread();
+        let implied = self.effects.remove(IMPLIED).unwrap_or_default();
+        let of = |name: &Box<[u8]>| self.effects.get(name).copied().unwrap_or_default();
+        let on_definition = self.triggers.iter().map(of).fold(Effects::NONE, |all, one| all | one);
+        let mut hints = Hints { id: rand::random_range(1..u32::MAX), implied, on_definition, settings: self.settings, ..Hints::default() };
+        for (name, effects) in self.effects {
+            hints.any |= effects;
+            if !name.is_ascii() {
+                hints.beyond_ascii |= effects;
+            }
+            hints.names.insert(name, effects);
+        }
+        self.functions.retain(|name| !hints.names.contains_key(name));
+        hints.functions = self.functions;
+        hints
+    }
 }
 
 impl Hints {
-    pub(super) fn from_rows(rows: &Rows) -> Hints {
-        let mut hints = Hints::default();
+    /// Reads the answer to [`sql`].
+    pub(super) fn from_rows(rows: &Rows) -> Result<Hints, SnapshotError> {
+        let mut reading = Reading::default();
+        let (mut major, mut definitions) = (0, None);
         for row in rows {
-            let value = row.get(1).cloned().flatten().unwrap_or_default();
-            match row.first().and_then(Option::as_deref) {
-                Some("changes") => hints.changes_sessions = true,
-                Some("locks") => hints.locks = true,
-                Some("name") => hints.name(super::snapshot::unhex(&value).unwrap_or_default().as_bytes()),
-                Some("constant") => hints.name(&constant(&value)),
-                _ => {}
+            let fields = Fields::of(row);
+            if fields.kind() == "server" {
+                major = fields.number::<u32>(1)? / 10_000;
+                definitions = if fields.is_there(2) { Some(fields.number(2)?) } else { None };
+            } else {
+                reading.row(&fields)?;
             }
         }
-        hints
+        let mut hints = reading.finish();
+        hints.definitions = definitions;
+        if major > MAJOR_KNOWN_MAX {
+            // Functions that it brings are on no list, and views of its own may call them.
+            hints.implied |= Effects::ANY;
+        }
+        Ok(hints)
     }
 
-    fn name(&mut self, bytes: &[u8]) {
-        let Some(name) = scan::custom_name_of(bytes) else {
-            return;
-        };
-        let is_known = self.names.iter().any(|known| known.eq_ignore_ascii_case(&name));
-        if !is_known && self.names.len() < NAMES_MAX {
-            self.names.push(name);
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    #[cfg(test)]
+    pub(super) fn with(name: &str, effects: Effects) -> Hints {
+        Hints { id: 1, names: HashMap::from([(name.as_bytes().into(), effects)]), any: effects, ..Hints::default() }
+    }
+
+    /// What all of it together may do to a session.
+    pub(super) fn any(&self) -> Effects {
+        self.any | self.implied
+    }
+
+    /// The names of those that do more than can be asked for.
+    pub(super) fn opaque_names(&self) -> impl Iterator<Item = &[u8]> {
+        let unseen = Effects::OPAQUE | Effects::LOCKS;
+        self.names.iter().filter(move |(_, effects)| effects.has(unseen)).map(|(name, _)| &**name)
+    }
+
+    pub(super) fn names(&self) -> Known<'_> {
+        Known(self)
+    }
+}
+
+/// The names of a database, to judge a text by.
+pub(super) struct Known<'h>(&'h Hints);
+
+impl Names for Known<'_> {
+    fn are_all_harmless(&self) -> bool {
+        self.0.names.is_empty()
+    }
+
+    fn effects(&mut self, name: &[u8]) -> Effects {
+        let known = self.0.names.get(name).copied().unwrap_or_default();
+        // In another encoding it is written in other bytes, or folded in another way.
+        if name.is_ascii() { known } else { known | self.0.beyond_ascii }
+    }
+
+    fn call(&mut self, name: &[u8]) -> Effects {
+        match self.0.functions.contains(name) || self.0.names.contains_key(name) {
+            true => Effects::NONE,
+            false => Effects::ASKS,
         }
+    }
+
+    fn implied(&mut self) -> Effects {
+        self.0.implied
+    }
+
+    fn on_definition(&mut self) -> Effects {
+        self.0.on_definition
+    }
+
+    fn any(&mut self) -> Effects {
+        self.0.any()
+    }
+}
+
+/// While nothing is known of a database.
+pub(super) struct Unknown;
+
+impl Names for Unknown {
+    fn are_all_harmless(&self) -> bool {
+        true
+    }
+
+    fn effects(&mut self, _: &[u8]) -> Effects {
+        Effects::NONE
+    }
+
+    fn call(&mut self, _: &[u8]) -> Effects {
+        Effects::NONE
+    }
+
+    fn implied(&mut self) -> Effects {
+        Effects::NONE
+    }
+
+    fn on_definition(&mut self) -> Effects {
+        Effects::NONE
+    }
+
+    fn any(&mut self) -> Effects {
+        Effects::NONE
     }
 }
 
@@ -111,20 +472,5 @@ fn constant(numbers: &str) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_read_from_rows_and_from_the_constants_of_trees() {
-        let row = |kind: &str, value: Option<&str>| vec![Some(kind.to_owned()), value.map(str::to_owned)];
-        let rows = vec![
-            row("locks", None),
-            row("name", Some("6170702e75736572")),
-            row("constant", Some("48 0 0 0 97 112 112 46 100 102 108 116")),
-            row("constant", Some("1 0 0 0 0 0 0 0")),
-        ];
-        let hints = Hints::from_rows(&rows);
-        assert_eq!(hints.names, ["app.user", "app.dflt"]);
-        assert!(hints.locks && !hints.changes_sessions);
-    }
-}
+#[path = "hints_tests.rs"]
+mod tests;

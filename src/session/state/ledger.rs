@@ -76,18 +76,13 @@ impl Ledger {
         self.unclear = true;
     }
 
-    /// The count of each lock that PostgreSQL says is held. `others_lock`: functions of the database may have taken some.
-    /// None: the calls do not settle it.
-    pub(super) fn settle(
-        &mut self,
-        held: &[AdvisoryLock],
-        others_lock: bool,
-    ) -> Option<BTreeMap<AdvisoryLock, u32>> {
+    /// The count of each lock that PostgreSQL says is held. None: the calls do not settle it.
+    pub(super) fn settle(&mut self, held: &[AdvisoryLock]) -> Option<BTreeMap<AdvisoryLock, u32>> {
         if held.is_empty() {
             self.all_released();
             return Some(BTreeMap::new());
         }
-        if self.unclear || others_lock {
+        if self.unclear {
             return None;
         }
         let named: u32 = self.named.values().sum();
@@ -140,10 +135,10 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.taken(known(1));
         ledger.taken(known(1));
-        assert_eq!(ledger.settle(&[lock(1)], false), Some(BTreeMap::from([(lock(1), 2)])));
+        assert_eq!(ledger.settle(&[lock(1)]), Some(BTreeMap::from([(lock(1), 2)])));
         ledger.taken(known(2));
         let both = BTreeMap::from([(lock(1), 2), (lock(2), 1)]);
-        assert_eq!(ledger.settle(&[lock(1), lock(2)], false), Some(both));
+        assert_eq!(ledger.settle(&[lock(1), lock(2)]), Some(both));
     }
 
     #[test]
@@ -151,27 +146,24 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.taken(Which::Computed);
         ledger.taken(Which::Computed);
-        assert_eq!(ledger.settle(&[lock(1), lock(2)], false), Some([(lock(1), 1), (lock(2), 1)].into()));
+        assert_eq!(ledger.settle(&[lock(1), lock(2)]), Some([(lock(1), 1), (lock(2), 1)].into()));
         ledger.taken(Which::Computed);
-        assert_eq!(ledger.settle(&[lock(1), lock(2)], false), None, "which of them is held twice?");
+        assert_eq!(ledger.settle(&[lock(1), lock(2)]), None, "which of them is held twice?");
     }
 
     #[test]
     fn an_unclear_ledger_is_clear_again_once_nothing_is_held() {
         let mut ledger = Ledger::default();
         ledger.lose_count();
-        assert_eq!(ledger.settle(&[lock(1)], false), None);
-        assert_eq!(ledger.settle(&[], false), Some(BTreeMap::new()));
+        assert_eq!(ledger.settle(&[lock(1)]), None);
+        assert_eq!(ledger.settle(&[]), Some(BTreeMap::new()));
         ledger.taken(known(1));
-        assert!(ledger.settle(&[lock(1)], false).is_some());
+        assert!(ledger.settle(&[lock(1)]).is_some());
     }
 
     #[test]
     fn locks_that_nobody_was_seen_to_take_are_not_guessed() {
-        assert_eq!(Ledger::default().settle(&[lock(1)], false), None);
-        let mut ledger = Ledger::default();
-        ledger.taken(known(1));
-        assert_eq!(ledger.settle(&[lock(1)], true), None, "a function of the database may lock");
+        assert_eq!(Ledger::default().settle(&[lock(1)]), None);
     }
 
     #[test]
@@ -203,7 +195,7 @@ mod tests {
             }
             truth.retain(|_, count| *count > 0);
             let held: Vec<AdvisoryLock> = truth.keys().copied().collect();
-            if let Some(settled) = ledger.settle(&held, false) {
+            if let Some(settled) = ledger.settle(&held) {
                 prop_assert_eq!(settled, truth);
             }
         }

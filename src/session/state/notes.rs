@@ -43,13 +43,15 @@ pub(super) struct Notes {
     pub(super) settings_computed: bool,
     /// There were such before a DISCARD ALL of the client's, which leaves them empty and not as they were.
     pub(super) settings_untold: bool,
+    /// What ran last that may have set one of any name.
+    pub(super) opaque: Option<String>,
+    /// Texts that ran before it was known what the database's functions do.
+    pub(super) unjudged: Vec<Vec<u8>>,
     pub(super) statements: BTreeMap<Vec<u8>, Suspect>,
     pub(super) portals: BTreeMap<Vec<u8>, (Suspect, Vec<Which>)>,
     pub(super) suspects_overflow: bool,
     /// SQL-level PREPARE of a statement that locks was seen.
     pub(super) sql_prepared_lock: bool,
-    /// SQL-level PREPARE of a statement that changes the session was seen.
-    pub(super) sql_prepared_change: bool,
     pub(super) ledger: Ledger,
     pub(super) pending: Vec<Pending>,
     pub(super) foreign: Vec<&'static str>,
@@ -67,7 +69,7 @@ impl Notes {
             Finding::Lock(call) => suspect.calls.push(call),
             Finding::LockUnclear => suspect.unclear = true,
             Finding::LockPrepared => self.sql_prepared_lock = true,
-            Finding::ChangePrepared => self.sql_prepared_change = true,
+            Finding::ChangePrepared => {}
             Finding::Executes => self.executes(suspect),
             Finding::Foreign(what) => self.foreign_state(what),
             Finding::SequenceMemory => self.sequence_memory = true,
@@ -79,7 +81,8 @@ impl Notes {
         let locks = |known: &Suspect| known.unclear || !known.calls.is_empty();
         suspect.unclear |=
             self.sql_prepared_lock || self.suspects_overflow || self.statements.values().any(locks);
-        suspect.changes |= suspect.unclear || self.sql_prepared_change || !self.statements.is_empty();
+        // What it runs may do something else now than when it was prepared.
+        suspect.changes = true;
     }
 
     /// Names of settings are compared as PostgreSQL compares them, without regard to case.

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 
+use super::hints::DEFINITIONS;
 use super::snapshot::{SnapshotError, candidates, learn};
 use super::{Hints, StateTracker};
 use crate::backend::ServerConnection;
@@ -25,12 +26,22 @@ pub async fn reset(
     if tracker.has_done_what_stays() {
         return Ok(false);
     }
+    let has_defined = tracker.take_defined();
     learn(connection, tracker, hints).await?;
+    // By what it is known now that functions do.
+    if has_defined || tracker.has_done_what_stays() {
+        return Ok(false);
+    }
+    let definitions = tracker.hints().and_then(|hints| hints.definitions).unwrap_or(i64::MAX);
+    let what_stays = WHAT_STAYS
+        .replace("@names", &candidates(tracker))
+        .replace("@definitions", DEFINITIONS)
+        .replace("@known", &definitions.to_string());
     let mut batch = BytesMut::new();
     frontend::query(&mut batch, "DISCARD ALL");
     // Releases before November 2024 leave it at none, whatever the connection began with.
     frontend::query(&mut batch, "RESET ROLE");
-    frontend::query(&mut batch, &WHAT_STAYS.replace("@names", &candidates(tracker)));
+    frontend::query(&mut batch, &what_stays);
     let mut is_as_new = true;
     for reply in connection.run_each(&batch).await? {
         if let Some(fields) = reply.error {
@@ -44,4 +55,5 @@ pub async fn reset(
 /// A row for each thing that is not as in a new session.
 const WHAT_STAYS: &str = "SELECT true FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name) \
     WHERE pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true) IS NOT NULL \
+    UNION ALL SELECT true WHERE (@definitions) > @known \
     UNION ALL SELECT true FROM pg_catalog.pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D' LIMIT 1";

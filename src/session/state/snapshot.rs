@@ -15,7 +15,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::{BufMut, BytesMut};
 
 use super::ledger::key_of_row;
-use super::{AdvisoryLock, Hints, SessionState, StateTracker, Statement, TypeName, hints};
+use super::hints::{self, DEFINITIONS};
+use super::{AdvisoryLock, Hints, SessionState, StateTracker, Statement, TypeName};
 use crate::backend::{QueryError, ServerConnection};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::session::scan;
@@ -100,7 +101,8 @@ pub(super) async fn learn(
         Some(known) => Arc::clone(known),
         None => {
             let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
-            Arc::clone(hints.get_or_init(|| Arc::new(Hints::from_rows(&rows))))
+            let read = Arc::new(Hints::from_rows(&rows)?);
+            Arc::clone(hints.get_or_init(|| read))
         }
     };
     tracker.use_hints(known);
@@ -129,10 +131,6 @@ async fn ask(
     }
 }
 
-/// `text` as a literal that no setting can change the meaning of.
-pub(super) fn literal(text: &str) -> String {
-    format!("pg_catalog.convert_from(pg_catalog.decode('{}', 'hex'), 'UTF8')", hex(text))
-}
 
 /// An SQL expression of type text, as hexadecimal UTF-8.
 pub(super) fn text(expression: &str) -> String {
@@ -153,7 +151,7 @@ pub(super) fn unhex(hex: &str) -> Option<String> {
 
 /// The names of two settings lists: those the client was seen to set, and those the database's code mentions.
 pub(super) fn candidates(tracker: &StateTracker) -> String {
-    let hinted = tracker.hints().map_or(&[][..], |hints| &hints.names);
+    let hinted = tracker.hints().map_or(&[][..], |hints| &hints.settings);
     let names = tracker.setting_names().iter().chain(hinted);
     names.map(|name| format!("'{}'", hex(name))).collect::<Vec<_>>().join(",")
 }
@@ -173,16 +171,19 @@ fn sql(tracker: &StateTracker) -> String {
     if tracker.may_hold_locks() {
         parts.push_str(LOCKS);
     }
-    expand(&parts)
+    if tracker.asks_for_definitions() {
+        parts.push_str(&DEFINED.replace("@definitions", DEFINITIONS));
+    }
+    expand(&parts, ("{", "}"))
 }
 
-/// `{expression}` in the parts below stands for [`text()`] of it.
-fn expand(parts: &str) -> String {
+/// An expression between these marks stands for [`text()`] of it.
+pub(super) fn expand(parts: &str, marks: (&str, &str)) -> String {
     let mut sql = String::with_capacity(parts.len() * 2);
     let mut rest = parts;
-    while let Some((before, after)) = rest.split_once('{') {
+    while let Some((before, after)) = rest.split_once(marks.0) {
         sql.push_str(before);
-        let (expression, tail) = after.split_once('}').unwrap_or((after, ""));
+        let (expression, tail) = after.split_once(marks.1).unwrap_or((after, ""));
         sql.push_str(&text(expression));
         rest = tail;
     }
@@ -235,6 +236,9 @@ const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.obj
     AND l.granted AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.database OPERATOR(pg_catalog.=) \
     (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
 
+/// How many definitions have changed, to be compared with when the hints were read.
+const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catalog.text, NULL, NULL, NULL";
+
 /// The answer, row by row.
 #[derive(Debug, Default)]
 struct Reading {
@@ -243,12 +247,13 @@ struct Reading {
     statements: Vec<(String, String, bool, Vec<u32>)>,
     types: BTreeMap<u32, Option<String>>,
     held: Vec<AdvisoryLock>,
+    definitions: Option<i64>,
 }
 
 impl Reading {
     fn row(&mut self, row: &[Option<String>]) -> Result<(), SnapshotError> {
-        let kind = row.first().and_then(Option::as_deref).unwrap_or_default();
-        let fields = Fields { kind, row };
+        let fields = Fields::of(row);
+        let kind = fields.kind;
         let state = &mut self.state;
         match kind {
             "identity" => {
@@ -278,6 +283,9 @@ impl Reading {
             "temporary" => {
                 state.pins.insert(format!("temporary {} \"{}\"", fields.plain(1)?, fields.text(2)?));
             }
+            "definitions" => {
+                self.definitions = if fields.is_there(1) { Some(fields.number(1)?) } else { None };
+            }
             "lock" => {
                 let key = key_of_row(fields.number(1)?, fields.number(2)?, fields.number(3)?);
                 self.held.push(AdvisoryLock { key, shared: fields.plain(4)? == "ShareLock" });
@@ -294,6 +302,7 @@ impl Reading {
         let names = self.types.into_iter().filter_map(|(oid, name)| Some((oid, name?))).collect();
         self.state.unnamed = tracker.unnamed_statement(&names);
         tracker.taken(&mut self.state, &self.held);
+        tracker.saw_definitions(self.definitions);
         self.state
     }
 
@@ -328,31 +337,39 @@ impl Reading {
 }
 
 /// A row's fields, by position.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     kind: &'a str,
     row: &'a [Option<String>],
 }
 
-impl Fields<'_> {
-    fn odd(&self, field: usize) -> SnapshotError {
+impl<'a> Fields<'a> {
+    pub(super) fn of(row: &'a [Option<String>]) -> Fields<'a> {
+        Fields { kind: row.first().and_then(Option::as_deref).unwrap_or_default(), row }
+    }
+
+    pub(super) fn kind(&self) -> &'a str {
+        self.kind
+    }
+
+    pub(super) fn odd(&self, field: usize) -> SnapshotError {
         SnapshotError::Answer {
             what: format!("field {field} of \"{}\" as {:?}", self.kind, self.row.get(field)),
         }
     }
 
-    fn is_there(&self, field: usize) -> bool {
+    pub(super) fn is_there(&self, field: usize) -> bool {
         matches!(self.row.get(field), Some(Some(_)))
     }
 
-    fn plain(&self, field: usize) -> Result<&str, SnapshotError> {
+    pub(super) fn plain(&self, field: usize) -> Result<&str, SnapshotError> {
         self.row.get(field).and_then(Option::as_deref).ok_or_else(|| self.odd(field))
     }
 
-    fn text(&self, field: usize) -> Result<String, SnapshotError> {
+    pub(super) fn text(&self, field: usize) -> Result<String, SnapshotError> {
         unhex(self.plain(field)?).ok_or_else(|| self.odd(field))
     }
 
-    fn number<N: std::str::FromStr>(&self, field: usize) -> Result<N, SnapshotError> {
+    pub(super) fn number<N: std::str::FromStr>(&self, field: usize) -> Result<N, SnapshotError> {
         self.plain(field)?.parse().map_err(|_| self.odd(field))
     }
 
@@ -379,14 +396,15 @@ mod tests {
     fn every_name_and_operator_of_the_question_is_qualified() {
         let mut tracker = StateTracker::new();
         tracker.on_query(b"set a.b = 1");
-        let (state, hints) = (sql(&tracker), hints::sql());
-        for text in [&state, &hints] {
-            let bare: Vec<&str> = text
-                .split_whitespace()
-                .filter(|word| ["=", "<>", "<", ">=", ">", "~", "||", "IN", "LIKE", "BETWEEN"].contains(word))
-                .collect();
-            assert!(bare.is_empty(), "{bare:?} in {text}");
-        }
+        let state = sql(&tracker);
+        let bare: Vec<&str> = state
+            .split_whitespace()
+            .filter(|word| ["=", "<>", "<", ">=", ">", "~", "||", "IN", "LIKE", "BETWEEN"].contains(word))
+            .collect();
+        assert!(bare.is_empty(), "{bare:?} in {state}");
+        // The other question sets its own search path.
+        assert!(hints::sql().trim_start().starts_with("SET LOCAL search_path TO pg_catalog, pg_temp;"));
+        assert!(!hints::sql().contains('\\'), "a setting decides what a backslash means");
         assert!(state.contains("612e62"), "the candidate is asked for");
     }
 }

@@ -5,6 +5,7 @@
 //! never sets a custom setting, locks or listens keeps a few words, and each Bind and Execute returns at its first
 //! branch. What it remembers is bounded; where a bound is hit, the session is pinned and says so.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,8 +15,11 @@ use bytes::BytesMut;
 use super::bind::BindValues;
 use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
+use super::hints::Unknown;
 use super::{AdvisoryLock, Hints, SessionState, TypeName, Unnamed};
-use crate::session::scan::{self, Backslashes, Effect, LockCall, LockOperation, scan};
+use crate::session::scan::{
+    self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Verdict, judge, scan,
+};
 use crate::wire::exchange::Exchange;
 use crate::wire::message::backend::parse_data_row;
 use crate::wire::message::frontend::{self, parse_bind_names, parse_execute, parse_parse, parse_target};
@@ -27,6 +31,10 @@ pub(in crate::session) const UNNAMED_BYTES_MAX: usize = 64 * 1024;
 const SUSPECTS_MAX: usize = 256;
 /// Room for an unnamed statement that is kept when a shorter one takes its place.
 pub(in crate::session) const UNNAMED_BYTES_KEPT: usize = 2 * 1024;
+/// Texts that ran before it was known what the database's functions do, to be judged when it is.
+const UNJUDGED_BYTES_MAX: usize = 64 * 1024;
+/// Why code that cannot be read pins the session, for a person.
+const OPAQUE: &str = "code that may have set a setting of any name";
 /// Why it pins the session, for a person.
 pub(in crate::session) const UNNAMED_TOO_LARGE: &str = "an unnamed prepared statement of more than 64 KiB";
 
@@ -64,11 +72,27 @@ enum Pieces {
     Other,
 }
 
+/// A statement that is bound, whichever session parsed it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound<'s> {
+    pub(in crate::session) sql: &'s [u8],
+    /// What it does, by the hints of that number; kept with the text.
+    pub(in crate::session) judged: &'s Cell<(u32, Effects)>,
+}
+
 /// Follows one session. Idle cost: the size of this struct, and the unnamed statement of the client.
 #[derive(Debug)]
 pub struct StateTracker {
     freshness: Freshness,
     backslashes: Backslashes,
+    /// The client's encoding has characters whose second byte is a backslash.
+    hides_backslashes: bool,
+    /// Something ran that could not be judged, and is not kept.
+    ran_unjudged: bool,
+    /// Definitions have changed, or may have.
+    defined: bool,
+    /// What the unnamed statement does, by the hints of that number.
+    unnamed_effects: (u32, Effects),
     unnamed: UnnamedParse,
     /// Requests that came after the one that made or destroyed it.
     behind_unnamed: usize,
@@ -85,6 +109,16 @@ pub struct StateTracker {
     notes: Option<Box<Notes>>,
 }
 
+/// Encodings of clients alone: the second byte of a character may be that of a backslash (manual, 24.3.1).
+const HIDING_ENCODINGS: [&str; 7] =
+    ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
+
+/// What was read of a text.
+struct Read {
+    verdict: Verdict,
+    statements: u16,
+}
+
 /// A word that a large text's pieces cut in two is at most this long.
 const SEAM_BYTES: usize = 160;
 
@@ -99,6 +133,10 @@ impl StateTracker {
         StateTracker {
             freshness: Freshness::Never,
             backslashes: Backslashes::Literal,
+            hides_backslashes: false,
+            ran_unjudged: false,
+            defined: false,
+            unnamed_effects: (0, Effects::NONE),
             unnamed: UnnamedParse::None,
             behind_unnamed: 0,
             asked: 0,
@@ -110,6 +148,11 @@ impl StateTracker {
             hints: None,
             notes: None,
         }
+    }
+
+    /// Of a session that begins.
+    pub(in crate::session) fn knowing(hints: Option<Arc<Hints>>) -> StateTracker {
+        StateTracker { hints, ..StateTracker::new() }
     }
 
     /// Of a session whose connection is lent, and whose state at its beginning is known.
@@ -143,7 +186,7 @@ impl StateTracker {
         self.forget_unnamed();
         let mut suspect = Suspect::default();
         let read = self.read(sql, &mut suspect);
-        self.ran(read.effect);
+        self.ran(read.verdict.effects, || read.verdict.culprit(sql));
         let first = self.asked;
         self.asked = self.asked.saturating_add(u32::from(read.statements.max(1)));
         if !suspect.is_harmless() {
@@ -158,17 +201,74 @@ impl StateTracker {
         };
         let mut suspect = Suspect::default();
         let read = self.read(parse.sql, &mut suspect);
-        suspect.changes = read.effect == Effect::Changes;
+        let effects = read.verdict.effects;
+        suspect.changes = effects.has(Effects::ASKS);
+        if effects.has(Effects::OPAQUE | Effects::LOCKS) {
+            // Whether it is run is not looked at: what it may do counts as done.
+            self.ran(effects.without(Effects::DEFINES), || read.verdict.culprit(parse.sql));
+        }
         match parse.statement.is_empty() {
-            true => self.keep_unnamed(body),
+            true => {
+                self.unnamed_effects = (self.hints.as_ref().map_or(0, |hints| hints.id()), effects);
+                self.keep_unnamed(body);
+            }
             false if self.lent => {}
             false => self.changed(),
         }
         self.remember(parse.statement, suspect);
     }
 
-    /// A Bind. The body is read beyond its names only for a statement that was suspicious.
-    pub fn on_bind(&mut self, body: &[u8]) {
+    /// A Bind of a statement that this tracker saw parsed. The body is read beyond its names only for one that was suspicious.
+    pub fn on_bind(&mut self, body: &[u8], bound: Option<Bound<'_>>) {
+        self.run_bound(body, bound);
+        self.bind_suspect(body);
+    }
+
+    /// What the statement does that a Bind, of which this is the front, names.
+    fn run_bound(&mut self, front: &[u8], bound: Option<Bound<'_>>) {
+        let Some(Bound { sql, judged }) = bound else {
+            return match parse_bind_names(front) {
+                Ok(names) if names.statement.is_empty() => self.run_unnamed(),
+                // It may be one that SQL prepared, or one that was parsed before functions changed.
+                _ => self.run_unread(),
+            };
+        };
+        let (id, known) = judged.get();
+        match &self.hints {
+            Some(hints) if hints.id() == id => self.ran(known, String::new),
+            Some(hints) => {
+                let id = hints.id();
+                let verdict = self.judge(sql);
+                judged.set((id, verdict.effects));
+                self.ran(verdict.effects, || verdict.culprit(sql));
+            }
+            None => self.ran(Effects::RUNS, String::new),
+        }
+        if self.hints.is_none() {
+            self.keep_unjudged(sql);
+        }
+    }
+
+    fn run_unnamed(&mut self) {
+        let (id, effects) = self.unnamed_effects;
+        match &self.hints {
+            Some(hints) if hints.id() == id => self.ran(effects, String::new),
+            _ => self.run_unread(),
+        }
+    }
+
+    /// Something runs whose text is not at hand.
+    fn run_unread(&mut self) {
+        match self.hints.as_ref().map(|hints| hints.any()) {
+            Some(any) => self.ran(any, String::new),
+            None => {
+                self.ran_unjudged = true;
+                self.changed();
+            }
+        }
+    }
+
+    fn bind_suspect(&mut self, body: &[u8]) {
         let Some(notes) = &mut self.notes else {
             return;
         };
@@ -191,11 +291,11 @@ impl StateTracker {
         };
         let values = BindValues::parse(body);
         for &parameter in &suspect.settings {
-            match values.as_ref().and_then(|values| values.text(parameter)).map(scan::custom_name_of) {
-                Some(Some(name)) => notes.setting(name),
-                // An ordinary setting, or NULL: PostgreSQL lists it.
-                Some(None) => {}
-                None => notes.settings_computed = true,
+            match values.as_ref().and_then(|values| values.text(parameter)).map(SettingName::of) {
+                Some(SettingName::Custom(name)) => notes.setting(name),
+                // PostgreSQL lists it.
+                Some(SettingName::Listed) => {}
+                Some(SettingName::Odd) | None => notes.settings_computed = true,
             }
         }
         let number = |parameter| values.as_ref().and_then(|values| values.number(parameter));
@@ -207,10 +307,10 @@ impl StateTracker {
         }
     }
 
+    /// An Execute; what its statement may do counted when it was bound.
     pub fn on_execute(&mut self, body: &[u8]) {
         let result = self.asked;
         self.asked = self.asked.saturating_add(1);
-        self.ran(Effect::Runs);
         let Some(notes) = &self.notes else {
             return;
         };
@@ -244,13 +344,12 @@ impl StateTracker {
         self.asked = self.asked.saturating_add(1);
         let oid = body.first_chunk::<4>().map_or(0, |oid| u32::from_be_bytes(*oid));
         if !LARGE_OBJECTS.contains(&oid) && !LARGE_OBJECTS_MORE.contains(&oid) {
-            self.changed();
-            self.notes().ledger.lose_count();
+            self.ran(Effects::ANY, || format!("a FunctionCall of {oid}"));
         }
     }
 
     /// A request of kind `tag` that is too large to be held as a whole, with its first bytes.
-    pub fn on_large(&mut self, tag: u8, start: &[u8]) {
+    pub fn on_large(&mut self, tag: u8, start: &[u8], bound: Option<Bound<'_>>) {
         self.large = Pieces::Other;
         let text = match tag {
             frontend::tag::QUERY => {
@@ -266,14 +365,20 @@ impl StateTracker {
                     self.unnamed = UnnamedParse::TooLarge;
                 }
                 let name = memchr::memchr(0, start).unwrap_or(start.len());
+                let statement = start.get(..name).unwrap_or_default();
+                self.remember(statement, Suspect { changes: true, ..Suspect::default() });
                 start.get(name + 1..).unwrap_or_default()
             }
-            frontend::tag::BIND => return self.on_large_bind(start),
+            frontend::tag::BIND => {
+                self.run_bound(start, bound);
+                return self.on_large_bind(start);
+            }
             _ => return self.changed(),
         };
         self.changed();
         self.large = Pieces::Sql;
-        self.read(text, &mut Suspect::default());
+        let read = self.read(text, &mut Suspect::default());
+        self.ran(read.verdict.effects, || read.verdict.culprit(text));
         self.cut_text(text);
     }
 
@@ -289,6 +394,16 @@ impl StateTracker {
     }
 
     fn cut_text(&mut self, part: &[u8]) {
+        let unseen = match &self.hints {
+            Some(hints) => scan::mentions_opaque(part, hints.opaque_names()),
+            None => {
+                self.ran_unjudged = true;
+                scan::mentions_opaque(part, std::iter::empty())
+            }
+        };
+        if unseen {
+            self.ran(Effects::ANY, || "a text too large to be read".to_owned());
+        }
         let notes = self.notes();
         let seen = scan::glance(part);
         if seen.locks {
@@ -356,11 +471,12 @@ impl StateTracker {
                 notes.ledger.all_released();
                 notes.statements.clear();
                 notes.sql_prepared_lock = false;
-                notes.sql_prepared_change = false;
                 notes.suspects_overflow = false;
                 // RESET ALL is part of it; inside a transaction it is refused, so it cannot be rolled back.
-                notes.settings_untold |= notes.settings_computed || notes.settings_overflow;
+                notes.settings_untold |=
+                    notes.settings_computed || notes.settings_overflow || notes.opaque.is_some();
                 notes.settings_computed = false;
+                notes.opaque = None;
                 notes.settings_overflow = false;
             }
             b"DEALLOCATE ALL" => notes.statements.clear(),
@@ -406,10 +522,14 @@ impl StateTracker {
         }
     }
 
-    /// `standard_conforming_strings` decides how texts are read.
+    /// Two settings decide how texts are read.
     pub fn on_parameter_status(&mut self, name: &str, value: &str) {
-        if name == "standard_conforming_strings" {
-            self.backslashes = if value == "off" { Backslashes::Escape } else { Backslashes::Literal };
+        match name {
+            "standard_conforming_strings" => {
+                self.backslashes = if value == "off" { Backslashes::Escape } else { Backslashes::Literal };
+            }
+            "client_encoding" => self.hides_backslashes = HIDING_ENCODINGS.contains(&value),
+            _ => {}
         }
     }
 
@@ -454,18 +574,63 @@ impl StateTracker {
         state
     }
 
-    fn read(&mut self, sql: &[u8], suspect: &mut Suspect) -> scan::Scan {
+    fn read(&mut self, sql: &[u8], suspect: &mut Suspect) -> Read {
+        let mut verdict = self.judge(sql);
+        if self.hints.is_none() && verdict.effects.has(Effects::RUNS) {
+            self.keep_unjudged(sql);
+        }
+        if !verdict.effects.has(Effects::SCAN) {
+            return Read { verdict, statements: 1 };
+        }
+        let plain = verdict.effects.has(Effects::ESCAPED).then(|| scan::plain(sql, self.backslashes));
         let backslashes = self.backslashes;
         let notes = &mut self.notes;
-        let mut read = scan(sql, backslashes, &mut |finding| {
+        let read = scan(plain.as_deref().unwrap_or(sql), backslashes, &mut |finding| {
             notes.get_or_insert_default().note(finding, suspect);
         });
         // A custom setting that ends with its transaction leaves an empty value behind. Where connections are lent it is
         // taken for none.
-        if read.sets_locally && !self.lent {
-            read.effect = Effect::Changes;
+        if read.effect == Effect::Changes || (read.sets_locally && !self.lent) {
+            verdict.effects |= Effects::ASKS;
         }
-        read
+        Read { verdict, statements: read.statements }
+    }
+
+    /// What running the text may do, as far as that is known now.
+    fn judge(&self, sql: &[u8]) -> Verdict {
+        let judged = |backslashes| match &self.hints {
+            Some(hints) => judge(sql, backslashes, &mut hints.names()),
+            None => judge(sql, backslashes, &mut Unknown),
+        };
+        let mut verdict = judged(self.backslashes);
+        // How literals are read may have changed since the server last said so.
+        let is_stale = self.freshness == Freshness::Stale || self.hides_backslashes;
+        if is_stale && memchr::memchr(b'\\', sql).is_some() {
+            let other = match self.backslashes {
+                Backslashes::Literal => Backslashes::Escape,
+                Backslashes::Escape => Backslashes::Literal,
+            };
+            verdict = verdict.or(judged(other));
+            if sql.windows(2).any(|pair| pair[0] >= 0x80 && pair[1] == b'\\') {
+                verdict.effects |= Effects::ANY;
+            }
+        }
+        verdict
+    }
+
+    /// Kept until it is known what the database's functions do.
+    fn keep_unjudged(&mut self, sql: &[u8]) {
+        if !self.lent {
+            self.ran_unjudged = true;
+            return;
+        }
+        let unjudged = &mut self.notes().unjudged;
+        let bytes: usize = unjudged.iter().map(Vec::len).sum();
+        if bytes + sql.len() <= UNJUDGED_BYTES_MAX {
+            unjudged.push(sql.to_vec());
+        } else {
+            self.ran_unjudged = true;
+        }
     }
 
     fn notes(&mut self) -> &mut Notes {
@@ -514,14 +679,29 @@ impl StateTracker {
         }
     }
 
-    fn ran(&mut self, effect: Effect) {
-        if self.freshness == Freshness::Never {
-            return;
-        }
+    /// Something ran that may have done this. `culprit` names it for a person.
+    #[inline]
+    fn ran(&mut self, effects: Effects, culprit: impl FnOnce() -> String) {
         // Without hints, any expression may call a function that changes the session.
-        let runs_stateful = self.hints.as_ref().is_none_or(|hints| hints.changes_sessions);
-        if effect == Effect::Changes || (effect == Effect::Runs && runs_stateful) {
+        let is_unknown = effects.has(Effects::RUNS) && self.hints.is_none();
+        if effects.has(Effects::ANY | Effects::DEFINES) || is_unknown {
             self.changed();
+            self.ran_more(effects, culprit);
+        }
+    }
+
+    fn ran_more(&mut self, effects: Effects, culprit: impl FnOnce() -> String) {
+        if effects.has(Effects::OPAQUE) {
+            self.asks_for_all_locks = true;
+            self.notes().opaque.get_or_insert_with(culprit);
+        }
+        if effects.has(Effects::OPAQUE | Effects::LOCKS) {
+            self.notes().ledger.lose_count();
+        }
+        if effects.has(Effects::DEFINES) {
+            self.defined = true;
+            // What runs from here on may be something else than it was.
+            self.hints = None;
         }
     }
 
@@ -593,7 +773,7 @@ impl StateTracker {
     pub(super) fn has_done_what_stays(&self) -> bool {
         let stays = |notes: &Notes| {
             let untold = notes.settings_overflow || notes.settings_computed || notes.settings_untold;
-            untold || !notes.foreign.is_empty()
+            untold || notes.opaque.is_some() || !notes.foreign.is_empty()
         };
         self.notes.as_deref().is_some_and(stays)
     }
@@ -603,8 +783,24 @@ impl StateTracker {
         if self.asks_for_all_locks {
             return true;
         }
-        let seen = self.notes.as_ref().is_some_and(|notes| !notes.ledger.is_empty());
-        seen || self.hints.as_ref().is_none_or(|hints| hints.locks)
+        self.notes.as_ref().is_some_and(|notes| !notes.ledger.is_empty())
+    }
+
+    /// Whether it is worth asking if definitions have changed: only where connections are lent, which rely on it.
+    pub(super) fn asks_for_definitions(&self) -> bool {
+        self.lent
+    }
+
+    /// The server's count of changed definitions, as the state was taken.
+    pub(super) fn saw_definitions(&mut self, count: Option<i64>) {
+        let read = self.hints.as_ref().and_then(|hints| hints.definitions);
+        let is_newer = count.zip(read).is_some_and(|(count, read)| count > read);
+        self.defined |= self.lent && is_newer;
+    }
+
+    /// Definitions have changed, or may have, since this was last asked.
+    pub(in crate::session) fn take_defined(&mut self) -> bool {
+        std::mem::take(&mut self.defined)
     }
 
     pub(in crate::session) fn hints(&self) -> Option<&Arc<Hints>> {
@@ -619,13 +815,33 @@ impl StateTracker {
         tracker
     }
 
+    /// Somebody has changed what functions do while this session ran some of them.
+    pub(in crate::session) fn definitions_changed(&mut self) {
+        self.hints = None;
+        self.ran_unjudged = true;
+        self.changed();
+    }
+
     /// What functions do is to be read again: until then any may change the session.
     pub(in crate::session) fn forget_hints(&mut self) {
         self.hints = None;
     }
 
+    /// What ran meanwhile is judged now.
     pub(in crate::session) fn use_hints(&mut self, hints: Arc<Hints>) {
+        let any = hints.any();
         self.hints = Some(hints);
+        let texts = match &mut self.notes {
+            Some(notes) => std::mem::take(&mut notes.unjudged),
+            None => Vec::new(),
+        };
+        for sql in texts {
+            let verdict = self.judge(&sql);
+            self.ran(verdict.effects.without(Effects::DEFINES), || verdict.culprit(&sql));
+        }
+        if std::mem::take(&mut self.ran_unjudged) {
+            self.ran(any.without(Effects::DEFINES), String::new);
+        }
     }
 
     /// The body of the Parse that made the unnamed statement, to make it again.
@@ -667,13 +883,12 @@ impl StateTracker {
     pub(super) fn taken(&mut self, state: &mut SessionState, held: &[AdvisoryLock]) {
         self.freshness = Freshness::Fresh;
         self.asks_for_all_locks = false;
-        let others_lock = self.hints.as_ref().is_none_or(|hints| hints.locks);
         let notes = match &mut self.notes {
             Some(notes) => notes,
             None if held.is_empty() => return,
             None => self.notes.get_or_insert_default(),
         };
-        match notes.ledger.settle(held, others_lock) {
+        match notes.ledger.settle(held) {
             Some(counts) => state.locks = counts,
             None => {
                 // They are asked for again until they are gone.
@@ -686,6 +901,12 @@ impl StateTracker {
         }
         if notes.settings_computed {
             state.pins.insert("a setting whose name was computed".to_owned());
+        }
+        if let Some(culprit) = notes.opaque.as_deref().filter(|_| self.lent) {
+            state.pins.insert(match culprit {
+                "" => OPAQUE.to_owned(),
+                culprit => format!("{OPAQUE}: {culprit}"),
+            });
         }
         state.pins.extend(notes.foreign.iter().map(|&what| what.to_owned()));
         if notes.sequence_memory {

@@ -46,7 +46,7 @@ fn prepare(tracker: &mut StateTracker, name: &str, sql: &str) {
 }
 
 fn bind_execute(tracker: &mut StateTracker, name: &str, values: &[Option<&[u8]>]) {
-    tracker.on_bind(&body(|out| frontend::bind(out, b"", name.as_bytes(), values)));
+    tracker.on_bind(&body(|out| frontend::bind(out, b"", name.as_bytes(), values)), None);
     tracker.on_execute(&body(|out| frontend::execute(out, b"", 0)));
 }
 
@@ -62,13 +62,37 @@ fn queries_leave_a_session_fresh_where_the_database_has_no_functions_that_change
 }
 
 #[test]
-fn any_query_makes_a_session_stale_where_functions_may_change_it() {
+fn a_query_makes_a_session_stale_where_it_names_what_may_change_it() {
     let mut tracker = fresh();
-    tracker.use_hints(Arc::new(Hints { changes_sessions: true, ..Hints::default() }));
-    simple(&mut tracker, "begin", &[]);
-    assert_eq!(tracker.freshness(), Freshness::Fresh);
-    simple(&mut tracker, "insert into t values (1)", &[]);
+    tracker.use_hints(Arc::new(Hints::with("audited", Effects::ASKS)));
+    for sql in ["begin", "select * from t", "select 'audited'"] {
+        simple(&mut tracker, sql, &[]);
+        assert_eq!(tracker.freshness(), Freshness::Fresh, "{sql}");
+    }
+    simple(&mut tracker, "insert into audited values (1)", &[]);
     assert_eq!(tracker.freshness(), Freshness::Stale);
+}
+
+#[test]
+fn what_ran_before_anything_was_known_of_the_database_is_judged_afterwards() {
+    let pins = |sql: &str| {
+        let mut tracker = StateTracker::of_lent(None);
+        simple(&mut tracker, sql, &[]);
+        assert_eq!(tracker.freshness(), Freshness::Stale);
+        tracker.use_hints(Arc::new(Hints::with("evil", Effects::ANY)));
+        settle(&mut tracker, &[]).pins()
+    };
+    assert!(pins("select 1").is_empty());
+    assert_eq!(pins("select evil(1)"), ["code that may have set a setting of any name: evil"]);
+}
+
+#[test]
+fn a_change_of_definitions_makes_what_was_known_unknown() {
+    let mut tracker = StateTracker::of_lent(Some(Arc::new(Hints::with("evil", Effects::ANY))));
+    simple(&mut tracker, "create function evil() returns int language sql as 'select 1'", &[]);
+    assert!(tracker.hints().is_none() && tracker.take_defined() && !tracker.take_defined());
+    simple(&mut tracker, "create temporary table t (a int)", &[]);
+    assert!(!tracker.take_defined());
 }
 
 #[test]
@@ -168,7 +192,7 @@ fn a_lock_by_parameter_is_known_in_text_and_in_binary() {
         body.extend_from_slice(&[0, 0]);
         body
     };
-    tracker.on_bind(&binary);
+    tracker.on_bind(&binary, None);
     tracker.on_execute(&body(|out| frontend::execute(out, b"", 0)));
     tracker.on_data_row(&row(&[Some(b"")]));
     tracker.on_command_complete(b"SELECT 1\0");
@@ -230,7 +254,7 @@ fn an_error_before_a_pipelined_lock_call_leaves_the_count_unknown() {
 fn executing_by_the_protocol_what_sql_prepared_may_lock() {
     let mut tracker = StateTracker::new();
     simple(&mut tracker, "prepare l as select pg_advisory_lock(1)", &[]);
-    tracker.on_bind(b"\0l\0\0\0\0\0\0\0");
+    tracker.on_bind(b"\0l\0\0\0\0\0\0\0", None);
     tracker.on_execute(b"\0\0\0\0\0");
     tracker.on_data_row(&row(&[Some(b"")]));
     tracker.on_command_complete(b"SELECT 1\0");
@@ -239,27 +263,13 @@ fn executing_by_the_protocol_what_sql_prepared_may_lock() {
 }
 
 #[test]
-fn an_execute_changes_the_session_only_where_something_that_was_prepared_does() {
-    let executed = |prepare: &dyn Fn(&mut StateTracker)| {
-        let mut tracker = StateTracker::new();
-        tracker.use_hints(Arc::default());
-        prepare(&mut tracker);
-        settle(&mut tracker, &[]);
-        simple(&mut tracker, "execute s (1)", &[]);
-        tracker.freshness()
-    };
-    let by_sql = |sql: &'static str| move |tracker: &mut StateTracker| simple(tracker, sql, &[]);
-    assert_eq!(executed(&by_sql("prepare s as select $1 + 1")), Freshness::Fresh);
-    assert_eq!(
-        executed(&by_sql("prepare s as select set_config('work_mem', '1MB', false)")),
-        Freshness::Stale
-    );
-    assert_eq!(executed(&by_sql("prepare s as select pg_advisory_lock(1)")), Freshness::Stale);
-    let by_protocol = |tracker: &mut StateTracker| {
-        tracker.on_parse(b"s\0select set_config('work_mem', '1MB', false)\0\0\0");
-        tracker.on_ready(TransactionStatus::Idle);
-    };
-    assert_eq!(executed(&by_protocol), Freshness::Stale);
+fn an_execute_may_change_the_session_because_what_it_calls_may_have_changed() {
+    let mut tracker = StateTracker::new();
+    tracker.use_hints(Arc::default());
+    simple(&mut tracker, "prepare s as select $1 + 1", &[]);
+    settle(&mut tracker, &[]);
+    simple(&mut tracker, "execute s (1)", &[]);
+    assert_eq!(tracker.freshness(), Freshness::Stale);
 }
 
 #[test]
@@ -296,7 +306,7 @@ fn a_word_cut_in_two_by_the_pieces_of_a_large_text_is_seen() {
     let text = b"insert into t values ('x'); select pg_catalog.set_config('a' || 'b', '1', false)";
     for cut in 1..text.len() {
         let mut tracker = StateTracker::new();
-        tracker.on_large(frontend::tag::QUERY, &text[..cut]);
+        tracker.on_large(frontend::tag::QUERY, &text[..cut], None);
         tracker.on_large_part(&text[cut..]);
         assert_eq!(settle(&mut tracker, &[]).pins().len(), 1, "cut at {cut}");
     }
@@ -305,7 +315,7 @@ fn a_word_cut_in_two_by_the_pieces_of_a_large_text_is_seen() {
 #[test]
 fn large_values_of_a_bind_are_not_read_as_sql() {
     let mut tracker = StateTracker::new();
-    tracker.on_large(frontend::tag::BIND, b"\0\0\0\0\0\x01set_config(");
+    tracker.on_large(frontend::tag::BIND, b"\0\0\0\0\0\x01set_config(", None);
     tracker.on_large_part(b"select set_config('a' || 'b'), pg_advisory_lock(1) from t");
     assert!(tracker.notes.is_none());
 }
@@ -329,15 +339,15 @@ proptest::proptest! {
         for body in &bodies {
             tracker.on_query(body);
             tracker.on_parse(body);
-            tracker.on_bind(body);
-            tracker.on_bind(&[b"\0s\0", &body[..]].concat());
+            tracker.on_bind(body, None);
+            tracker.on_bind(&[b"\0s\0", &body[..]].concat(), None);
             tracker.on_execute(body);
             tracker.on_close(body);
             tracker.on_function_call(body);
             tracker.on_data_row(body);
             tracker.on_command_complete(body);
             tracker.on_error();
-            tracker.on_large(b'Q', body);
+            tracker.on_large(b'Q', body, None);
             tracker.on_large_part(body);
         }
         tracker.on_ready(TransactionStatus::Idle);

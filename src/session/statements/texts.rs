@@ -1,5 +1,6 @@
 //! Texts that clients have prepared, once for all sessions of a worker, and the names that they have on servers.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
@@ -7,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::PREFIX;
 use crate::session::scan;
-use crate::session::state::TypeName;
+use crate::session::state::{Bound, TypeName};
 use crate::wire::message::HEADER_BYTES;
 use crate::wire::message::frontend::{self, parse_parse};
 
@@ -19,6 +20,20 @@ pub(in crate::session) struct Prepared {
     pub(super) name: Box<[u8]>,
     /// The body of the Parse that makes it, under that name. `None`: it was too large to keep.
     pub(super) body: Option<Box<[u8]>>,
+    /// What it does, by the hints of that number.
+    pub(super) judged: Cell<(u32, scan::Effects)>,
+}
+
+impl Prepared {
+    pub(super) fn of(key: u128, name: Box<[u8]>, body: Option<Box<[u8]>>) -> Prepared {
+        Prepared { key, name, body, judged: Cell::default() }
+    }
+
+    /// Its text. `None`: it was too large to keep.
+    pub(super) fn bound(&self) -> Option<Bound<'_>> {
+        let sql = parse_parse(self.body.as_deref()?).ok()?.sql;
+        Some(Bound { sql, judged: &self.judged })
+    }
 }
 
 /// The different ones among the sessions of a worker.
@@ -44,7 +59,7 @@ impl Texts {
         }
         let name = name_of(key);
         let body = [&name, &b"\0"[..], sql_and_types].concat();
-        let prepared = Rc::new(Prepared { key, name, body: Some(body.into()) });
+        let prepared = Rc::new(Prepared::of(key, name, Some(body.into())));
         self.known.insert(key, Rc::downgrade(&prepared));
         prepared
     }

@@ -1,0 +1,54 @@
+//! What running something may do to the state of its session.
+
+use std::ops::{BitOr, BitOrAssign};
+
+/// A set of effects; the empty set is harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Effects(u8);
+
+impl Effects {
+    pub(crate) const NONE: Effects = Effects(0);
+    /// It may leave something behind: PostgreSQL is asked for the state at the next boundary.
+    pub(crate) const ASKS: Effects = Effects(1);
+    /// It may leave what PostgreSQL cannot be asked for, such as a custom setting of any name.
+    pub(crate) const OPAQUE: Effects = Effects(2);
+    /// It may take or release session-level advisory locks, nobody knows how often.
+    pub(crate) const LOCKS: Effects = Effects(4);
+    /// It may change what functions, views or triggers do.
+    pub(crate) const DEFINES: Effects = Effects(8);
+    /// The text holds something whose name or count must be kept: the full scan has to read it.
+    pub(crate) const SCAN: Effects = Effects(16);
+    /// It runs expressions, which may call what the database defines.
+    pub(crate) const RUNS: Effects = Effects(32);
+    /// It holds a name in Unicode escapes: it is to be read again without them.
+    pub(crate) const ESCAPED: Effects = Effects(64);
+
+    /// Of code that nobody can read. Whether it has changed definitions is asked together with the state.
+    pub(crate) const ANY: Effects = Effects(Effects::ASKS.0 | Effects::OPAQUE.0 | Effects::LOCKS.0);
+
+    pub(crate) const fn has(self, other: Effects) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(crate) const fn without(self, other: Effects) -> Effects {
+        Effects(self.0 & !other.0)
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == Effects::NONE
+    }
+}
+
+impl BitOr for Effects {
+    type Output = Effects;
+
+    fn bitor(self, other: Effects) -> Effects {
+        Effects(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Effects {
+    fn bitor_assign(&mut self, other: Effects) {
+        self.0 |= other.0;
+    }
+}

@@ -1,0 +1,643 @@
+//! Whether a text of SQL is understood and harmless, or what running it may do to its session.
+//!
+//! Owns the verdict ([`judge`] for what a client sends, [`judge_body`] for the body of a function). It deliberately keeps no names
+//! of settings and counts no locks: that is [`super::scan()`], which reads those texts that hold any.
+//!
+//! # Why
+//! The search is turned round: a text is harmless only where each token is understood. A word is a word of the grammar, a
+//! built-in function on the list of harmless ones, or a name; and names are looked up in what the catalogue of the database says
+//! of them ([`Names`]), without regard to schemas, because a search path may put any of them in front. Whatever is not
+//! understood is asked for at the boundary, and what PostgreSQL cannot be asked for keeps the connection.
+//!
+//! # What it does not see
+//! Operators, casts, and checks of domains are not named in a text. Where one of them calls something that is not harmless,
+//! [`Names::implied`] holds for every text.
+
+use super::effects::Effects;
+use super::lexer::{Backslashes, Lexer, Token};
+use super::words::{Meaning, WORD_BYTES_MAX, meaning};
+use super::{Effect, effect_of, ends_with_transaction, unicode};
+
+/// What a database says of the names that it has defined itself.
+pub(crate) trait Names {
+    /// There is no name that has effects.
+    fn are_all_harmless(&self) -> bool;
+    /// Of anything that has this name, as PostgreSQL folds and cuts it: a function, a table, a view.
+    fn effects(&mut self, name: &[u8]) -> Effects;
+    /// Of a call of something that has this name and is not built in, beside its [`Names::effects`].
+    fn call(&mut self, name: &[u8]) -> Effects;
+    /// Of whatever runs at all.
+    fn implied(&mut self) -> Effects;
+    /// Of changing a definition.
+    fn on_definition(&mut self) -> Effects;
+    /// Of something whose name is not known.
+    fn any(&mut self) -> Effects;
+}
+
+/// The verdict on a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Verdict {
+    pub(crate) effects: Effects,
+    /// Where the first name of an opaque effect lies in the text.
+    culprit: (u32, u32),
+}
+
+impl Verdict {
+    /// It is this or that.
+    pub(crate) fn or(self, other: Verdict) -> Verdict {
+        let culprit = if self.effects.has(Effects::OPAQUE) { self.culprit } else { other.culprit };
+        Verdict { effects: self.effects | other.effects, culprit }
+    }
+
+    /// What made it opaque, as it is written.
+    pub(crate) fn culprit(self, sql: &[u8]) -> String {
+        let (start, end) = (self.culprit.0 as usize, self.culprit.1 as usize);
+        String::from_utf8_lossy(sql.get(start..end).unwrap_or_default()).into_owned()
+    }
+}
+
+/// The verdict on a text of a client's.
+pub(crate) fn judge(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
+    let mut judge = Judge::new(sql, names, Dialect::Sql);
+    judge.text(sql, backslashes);
+    let verdict = judge.verdict();
+    match verdict.effects.has(Effects::ESCAPED) {
+        false => verdict,
+        true => {
+            let plain = unicode::plain(sql, backslashes);
+            let mut judge = Judge::new(&plain, names, Dialect::Sql);
+            judge.text(&plain, backslashes);
+            let effects = judge.verdict().effects | Effects::ESCAPED | Effects::SCAN;
+            Verdict { effects, culprit: verdict.culprit }
+        }
+    }
+}
+
+/// What the body of a function may do.
+pub(crate) fn judge_body(body: &[u8], dialect: Dialect, names: &mut impl Names) -> Effects {
+    judge_body_at(body, dialect, 1, names)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sql,
+    /// The body of a function in PL/pgSQL, or of DO.
+    PlPgSql,
+}
+
+/// Text inside text that is deeper than this is not read.
+const DEPTH_MAX: u8 = 3;
+
+/// What the next literals of a statement are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Literals {
+    Values,
+    /// CREATE FUNCTION and DO: bodies.
+    Code,
+}
+
+/// Whether a name stands where the text makes or fills what it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Introduced {
+    No,
+    /// The next name does.
+    Next,
+    /// The last name did.
+    Last,
+}
+
+/// A CASE that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Case {
+    Expression,
+    Statement,
+}
+
+struct Judge<'n, N> {
+    names: &'n mut N,
+    dialect: Dialect,
+    /// Where the text lies of which culprits are told.
+    base: usize,
+    found: Effects,
+    culprit: (u32, u32),
+    depth: u8,
+    literals: Literals,
+    /// A statement begins here.
+    at_start: bool,
+    /// A name that is not called, whatever follows it.
+    introduced: Introduced,
+    /// The name before the last dot is that of the temporary schema.
+    in_temporary: bool,
+    statements: u32,
+    sees_settings_view: bool,
+    sees_update: bool,
+    /// PL/pgSQL: names of variables begin what looks like statements.
+    declares: bool,
+    cases: Vec<Case>,
+}
+
+impl<'n, N: Names> Judge<'n, N> {
+    fn new(sql: &[u8], names: &'n mut N, dialect: Dialect) -> Judge<'n, N> {
+        Judge {
+            names,
+            dialect,
+            base: sql.as_ptr() as usize,
+            found: Effects::NONE,
+            culprit: (0, 0),
+            depth: 0,
+            literals: Literals::Values,
+            at_start: true,
+            introduced: Introduced::No,
+            in_temporary: false,
+            statements: 0,
+            sees_settings_view: false,
+            sees_update: false,
+            declares: false,
+            cases: Vec::new(),
+        }
+    }
+
+    fn verdict(self) -> Verdict {
+        let mut effects = self.found;
+        if self.sees_settings_view && self.sees_update {
+            effects |= Effects::ANY;
+        }
+        if effects.has(Effects::RUNS) {
+            effects |= self.names.implied();
+        }
+        if self.statements > 1 {
+            effects |= Effects::SCAN;
+        }
+        Verdict { effects, culprit: self.culprit }
+    }
+
+    fn add(&mut self, effects: Effects, culprit: &[u8]) {
+        if effects.has(Effects::OPAQUE) && !self.found.has(Effects::OPAQUE) && !culprit.is_empty() {
+            let start = (culprit.as_ptr() as usize).wrapping_sub(self.base);
+            self.culprit = (start as u32, start.wrapping_add(culprit.len()) as u32);
+        }
+        self.found |= effects;
+    }
+
+    fn text(&mut self, sql: &[u8], backslashes: Backslashes) {
+        let mut lexer = Lexer::new(sql, backslashes);
+        // The last token, where it was a word or a name.
+        let mut before: Option<Token<'_>> = None;
+        while let Some(token) = lexer.next() {
+            match token {
+                Token::Word(word) => {
+                    self.word(word, before, &mut lexer);
+                    before = Some(token);
+                    continue;
+                }
+                Token::Quoted(name) => {
+                    self.begin_without_verb(&lexer);
+                    self.introduced = match self.introduced {
+                        Introduced::Next => Introduced::Last,
+                        _ => Introduced::No,
+                    };
+                    self.name(name, true);
+                    before = Some(token);
+                    continue;
+                }
+                Token::Escaped(_) => self.add(Effects::ESCAPED, b""),
+                Token::Symbol(b'(') => {
+                    if let Some(name) = before {
+                        self.call(name);
+                    }
+                }
+                Token::Symbol(b'.') => {
+                    self.in_temporary = before.is_some_and(is_temporary);
+                    if self.introduced == Introduced::Last {
+                        self.introduced = Introduced::Next;
+                    }
+                    before = None;
+                    continue;
+                }
+                Token::Symbol(b';') => self.end_statement(),
+                Token::Symbol(b'<') if self.at_start && self.dialect == Dialect::PlPgSql => {
+                    skip_label(&mut lexer);
+                    continue;
+                }
+                Token::Text(body) => self.literal(body, sql),
+                Token::Symbol(_) | Token::Number(_) | Token::Parameter(_) => {}
+            }
+            if self.at_start && !matches!(token, Token::Symbol(b'(' | b';')) {
+                self.begin_without_verb(&lexer);
+            }
+            self.introduced = Introduced::No;
+            self.in_temporary = false;
+            before = None;
+        }
+    }
+
+    fn end_statement(&mut self) {
+        self.at_start = true;
+        self.introduced = Introduced::No;
+        self.literals = Literals::Values;
+    }
+
+    /// A statement that begins with no word is none that is known.
+    fn begin_without_verb(&mut self, lexer: &Lexer<'_>) {
+        if !std::mem::take(&mut self.at_start) {
+            return;
+        }
+        self.statements += 1;
+        let assigns = self.dialect == Dialect::PlPgSql && self.is_assignment(lexer);
+        if !assigns {
+            self.add(Effects::ASKS | Effects::SCAN | Effects::RUNS, b"");
+        }
+    }
+
+    /// A variable with its new value, or a declaration of it. The lexer stands behind its name.
+    fn is_assignment(&self, lexer: &Lexer<'_>) -> bool {
+        match lexer.peek() {
+            Some(Token::Symbol(b':' | b'=' | b'[' | b'.')) => true,
+            _ => self.declares,
+        }
+    }
+
+    fn word<'a>(&mut self, word: &'a [u8], before: Option<Token<'a>>, lexer: &mut Lexer<'a>) {
+        if self.at_start {
+            self.begin(word, lexer);
+            return;
+        }
+        if self.dialect == Dialect::PlPgSql && self.block_word(word, lexer) {
+            self.introduced = Introduced::No;
+            return;
+        }
+        if self.literals == Literals::Code && word.eq_ignore_ascii_case(b"language") {
+            self.language(lexer);
+        }
+        let introduced = std::mem::replace(&mut self.introduced, Introduced::No);
+        match meaning(word) {
+            Some(Meaning::Reserved) => {}
+            Some(Meaning::Introduces) => self.introduced = Introduced::Next,
+            Some(Meaning::Into) => {
+                let inserts = before.is_some_and(|token| token.is_word(b"INSERT") || token.is_word(b"MERGE"));
+                if !inserts && self.dialect == Dialect::Sql {
+                    // A table is made, which may be a temporary one, whatever stands in front of its name.
+                    self.add(Effects::ASKS | Effects::SCAN, b"");
+                }
+                self.introduced = Introduced::Next;
+            }
+            Some(Meaning::Update) => self.sees_update = true,
+            Some(Meaning::SettingsView) => self.sees_settings_view = true,
+            _ => {
+                if introduced == Introduced::Next {
+                    self.introduced = Introduced::Last;
+                }
+                self.name(word, false);
+            }
+        }
+    }
+
+    /// `LANGUAGE name`, of a body that stands beside it.
+    fn language(&mut self, lexer: &Lexer<'_>) {
+        let is_read = match lexer.peek() {
+            Some(Token::Word(name) | Token::Quoted(name) | Token::Text(name)) => {
+                name.eq_ignore_ascii_case(b"plpgsql") || name.eq_ignore_ascii_case(b"sql")
+            }
+            _ => false,
+        };
+        if !is_read {
+            self.add(Effects::ANY, b"");
+        }
+    }
+
+    /// The first word of a statement.
+    fn begin<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) {
+        if self.dialect == Dialect::PlPgSql && self.begin_in_block(word, lexer) {
+            return;
+        }
+        self.at_start = false;
+        self.statements += 1;
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        let effect = effect_of(word);
+        self.sees_update |= is(b"UPDATE");
+        if is(b"WITH") || is(b"COPY") {
+            self.introduced = Introduced::Next;
+        }
+        match effect {
+            Effect::None if is(b"SHOW") => self.add(Effects::SCAN, b""),
+            Effect::None => {}
+            Effect::Runs => {
+                self.add(Effects::RUNS, b"");
+                if [&b"ANALYZE"[..], b"VACUUM", b"REFRESH", b"REINDEX"].iter().any(|verb| is(verb)) {
+                    let any = self.names.any();
+                    self.add(any | Effects::ASKS, word);
+                } else if is(b"EXECUTE") {
+                    let any = self.names.any();
+                    self.add(any | Effects::SCAN, word);
+                } else if is(b"CALL") {
+                    self.add(Effects::ASKS | Effects::SCAN, b"");
+                }
+            }
+            Effect::Changes if is(b"SET") && ends_with_transaction(*lexer) => self.add(Effects::SCAN, b""),
+            Effect::Changes => self.begin_change(word, lexer),
+        }
+    }
+
+    fn begin_change(&mut self, word: &[u8], lexer: &Lexer<'_>) {
+        self.add(Effects::ASKS | Effects::SCAN | Effects::RUNS, b"");
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        if is(b"DO") {
+            self.literals = Literals::Code;
+        }
+        if !is(b"CREATE") && !is(b"ALTER") && !is(b"IMPORT") {
+            return;
+        }
+        let on_definition = self.names.on_definition();
+        self.add(on_definition, word);
+        let mut ahead = *lexer;
+        let mut is_temporary = false;
+        for token in ahead.by_ref().take(6) {
+            is_temporary |= token.is_word(b"TEMP") || token.is_word(b"TEMPORARY");
+            if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") {
+                self.literals = Literals::Code;
+                is_temporary = false;
+                break;
+            }
+        }
+        if !is_temporary {
+            self.add(Effects::DEFINES, b"");
+        }
+    }
+
+    /// The first word of a statement of PL/pgSQL. `false`: it is one of SQL.
+    fn begin_in_block<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        if is(b"DECLARE") {
+            self.declares = true;
+            return true;
+        }
+        if is(b"BEGIN") {
+            self.declares = false;
+            return true;
+        }
+        if self.block_word(word, lexer) {
+            return true;
+        }
+        const CONTROL: [&[u8]; 21] = [
+            b"IF", b"ELSIF", b"ELSEIF", b"WHILE", b"FOR", b"FOREACH", b"EXIT", b"CONTINUE", b"RETURN", b"RAISE", b"ASSERT",
+            b"GET", b"NULL", b"WHEN", b"EXCEPTION", b"OPEN", b"CLOSE", b"PERFORM", b"STRICT", b"COMMIT", b"ROLLBACK",
+        ];
+        let is_control = CONTROL.iter().any(|verb| is(verb));
+        if is_control || (meaning(word).is_none_or(|word| word != Meaning::Reserved) && self.is_assignment(lexer)) {
+            self.at_start = false;
+            if !is_control {
+                self.name(word, false);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Words of PL/pgSQL behind which a statement begins, wherever they stand. `true`: it is one.
+    fn block_word<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        match () {
+            () if is(b"THEN") || is(b"ELSE") => self.at_start = self.cases.last() != Some(&Case::Expression),
+            () if is(b"LOOP") => self.at_start = true,
+            () if is(b"CASE") => {
+                let case = if self.at_start { Case::Statement } else { Case::Expression };
+                self.cases.push(case);
+                self.at_start = false;
+            }
+            () if is(b"END") => {
+                if let Some(Token::Word(next)) = lexer.peek()
+                    && [&b"CASE"[..], b"IF", b"LOOP"].iter().any(|word| next.eq_ignore_ascii_case(word))
+                {
+                    lexer.next();
+                    if next.eq_ignore_ascii_case(b"CASE") {
+                        self.cases.pop();
+                    }
+                } else if self.cases.last() == Some(&Case::Expression) {
+                    self.cases.pop();
+                }
+                self.at_start = false;
+            }
+            () if is(b"EXECUTE") => {
+                self.at_start = false;
+                self.dynamic(*lexer);
+            }
+            () => return false,
+        }
+        true
+    }
+
+    /// EXECUTE of a text, in PL/pgSQL. The lexer stands behind the word.
+    fn dynamic(&mut self, mut lexer: Lexer<'_>) {
+        let known = match lexer.next() {
+            // A trigger is made.
+            Some(token) if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") => return,
+            Some(Token::Text(text)) => {
+                let ends = match lexer.next() {
+                    None | Some(Token::Symbol(b';')) => true,
+                    Some(token) => [&b"INTO"[..], b"USING", b"LOOP"].iter().any(|word| token.is_word(word)),
+                };
+                ends.then(|| undoubled(text))
+            }
+            Some(token) if token.is_word(b"FORMAT") && lexer.next() == Some(Token::Symbol(b'(')) => {
+                match (lexer.next(), lexer.next()) {
+                    (Some(Token::Text(template)), Some(Token::Symbol(b',' | b')'))) => {
+                        template_sql(&undoubled(template))
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        match known {
+            Some(text) if self.depth < DEPTH_MAX && !text.contains(&b'\\') => {
+                self.nested(&text, Dialect::Sql);
+            }
+            _ => self.add(Effects::ANY, b"EXECUTE"),
+        }
+    }
+
+    fn nested(&mut self, text: &[u8], dialect: Dialect) {
+        let mut inner = Judge::new(text, &mut *self.names, dialect);
+        inner.depth = self.depth + 1;
+        inner.text(text, Backslashes::Literal);
+        let effects = inner.verdict().effects;
+        self.add(effects.without(Effects::SCAN), b"");
+    }
+
+    fn literal(&mut self, body: &[u8], sql: &[u8]) {
+        if self.literals != Literals::Code {
+            return;
+        }
+        if self.depth >= DEPTH_MAX {
+            return self.add(Effects::ANY, b"");
+        }
+        let start = (body.as_ptr() as usize).wrapping_sub(sql.as_ptr() as usize);
+        let is_dollar_quoted = start.checked_sub(1).and_then(|at| sql.get(at)) == Some(&b'$');
+        let text = if is_dollar_quoted { body.to_vec() } else { undoubled(body) };
+        if text.contains(&b'\\') && !is_dollar_quoted {
+            return self.add(Effects::ANY, b"");
+        }
+        // Its language may be told behind it.
+        for dialect in [Dialect::PlPgSql, Dialect::Sql] {
+            let effects = judge_body_at(&text, dialect, self.depth + 1, &mut *self.names);
+            self.add(effects, b"");
+        }
+    }
+
+    /// A name that is not a word of the grammar.
+    fn name(&mut self, written: &[u8], is_quoted: bool) {
+        if is_temporary(Token::Quoted(written)) {
+            self.add(Effects::ASKS | Effects::SCAN, b"");
+        }
+        if is_quoted && written == b"pg_settings" {
+            self.sees_settings_view = true;
+        }
+        if written == TEMPLATE_NAME {
+            self.sees_settings_view = true;
+            let any = self.names.any();
+            return self.add(any | Effects::ASKS, written);
+        }
+        if !self.names.are_all_harmless() {
+            let effects = with_folded(written, is_quoted, |name| self.names.effects(name));
+            self.add(effects, written);
+        }
+    }
+
+    /// A parenthesis stands behind `name`.
+    fn call(&mut self, name: Token<'_>) {
+        let (written, is_quoted) = match name {
+            Token::Word(word) => (word, false),
+            Token::Quoted(name) => (name, true),
+            _ => return,
+        };
+        if self.in_temporary {
+            return self.add(Effects::ANY, written);
+        }
+        let is_plain = !is_quoted || !written.iter().any(u8::is_ascii_uppercase);
+        let known = if is_plain { meaning(written) } else { None };
+        match known {
+            Some(Meaning::Harmless) => {}
+            Some(Meaning::Scanned) => self.scanned(written),
+            Some(Meaning::Asks) => self.add(Effects::ASKS, b""),
+            Some(Meaning::RunsText) => self.add(Effects::ANY, written),
+            Some(_) if !is_quoted => {}
+            _ if self.introduced == Introduced::Last => {}
+            _ => {
+                let effects = with_folded(written, is_quoted, |name| self.names.call(name));
+                self.add(effects, written);
+            }
+        }
+    }
+
+    /// A call that the full scan reads; where there is none, in a body, what it may do.
+    fn scanned(&mut self, function: &[u8]) {
+        match self.depth {
+            0 => self.add(Effects::SCAN, b""),
+            _ => self.add(super::effects_in_body(function), function),
+        }
+    }
+}
+
+fn judge_body_at<N: Names>(body: &[u8], dialect: Dialect, depth: u8, names: &mut N) -> Effects {
+    // How its literals are read is a setting of the session that runs it.
+    let both = [Backslashes::Literal, Backslashes::Escape];
+    let ways = if body.contains(&b'\\') { &both[..] } else { &both[..1] };
+    let mut effects = Effects::NONE;
+    for &backslashes in ways {
+        let mut judge = Judge::new(body, &mut *names, dialect);
+        judge.depth = depth;
+        judge.text(body, backslashes);
+        effects |= judge.verdict().effects;
+    }
+    match effects.has(Effects::ESCAPED) {
+        // Hardly anybody writes so: it is not read again.
+        true => Effects::ANY,
+        false => effects.without(Effects::SCAN | Effects::RUNS),
+    }
+}
+
+/// `<<label>>`, behind its first byte.
+fn skip_label(lexer: &mut Lexer<'_>) {
+    while let Some(token) = lexer.next() {
+        if token == Token::Symbol(b'>') && lexer.peek() == Some(Token::Symbol(b'>')) {
+            lexer.next();
+            return;
+        }
+    }
+}
+
+fn is_temporary(name: Token<'_>) -> bool {
+    let (Token::Word(name) | Token::Quoted(name)) = name else { return false };
+    name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp"))
+}
+
+/// What stands in a template of `format` for a name that is put in.
+const TEMPLATE_NAME: &[u8] = b"%";
+
+/// A template of `format` as SQL. `None`: it puts in more than names and values.
+fn template_sql(template: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
+        let digits = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        if digits > 0 && rest.get(digits) == Some(&b'$') {
+            rest = &rest[digits + 1..];
+        }
+        let (kind, after) = rest.split_first()?;
+        match kind {
+            b'%' => out.push(b'%'),
+            b'I' => out.extend_from_slice(b"\"%\""),
+            b'L' => out.extend_from_slice(b"''"),
+            _ => return None,
+        }
+        rest = after;
+    }
+    out.extend_from_slice(rest);
+    Some(out)
+}
+
+fn undoubled(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = memchr::memmem::find(rest, b"''") {
+        out.extend_from_slice(&rest[..=at]);
+        rest = &rest[at + 2..];
+    }
+    out.extend_from_slice(rest);
+    out
+}
+
+/// The name as PostgreSQL folds it, and cuts it to 63 bytes.
+fn with_folded<T>(written: &[u8], is_quoted: bool, look: impl FnOnce(&[u8]) -> T) -> T {
+    if is_quoted && written.windows(2).any(|pair| pair == b"\"\"") {
+        let name = String::from_utf8_lossy(written).replace("\"\"", "\"").into_bytes();
+        return look(cut(&name));
+    }
+    let name = cut(written);
+    if is_quoted || !name.iter().any(u8::is_ascii_uppercase) {
+        return look(name);
+    }
+    let mut folded = [0; WORD_BYTES_MAX];
+    let Some(folded) = folded.get_mut(..name.len()) else { return look(name) };
+    folded.copy_from_slice(name);
+    folded.make_ascii_lowercase();
+    look(folded)
+}
+
+/// An identifier is as long as PostgreSQL keeps it.
+pub(super) fn cut(name: &[u8]) -> &[u8] {
+    if name.len() <= WORD_BYTES_MAX {
+        return name;
+    }
+    let cut = &name[..WORD_BYTES_MAX];
+    match std::str::from_utf8(cut) {
+        Ok(_) => cut,
+        Err(error) => &cut[..error.valid_up_to()],
+    }
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -1,0 +1,104 @@
+use super::*;
+
+fn row(kind: &str, values: &[Option<&str>]) -> Vec<Option<String>> {
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut row = vec![Some(kind.to_owned())];
+    row.extend(values.iter().map(|value| value.map(hex)));
+    row.resize(6, None);
+    row
+}
+
+fn function(name: &str, language: &str, volatility: &str, extension: Option<&str>, body: Option<&str>) -> Vec<Option<String>> {
+    let mut row = row("function", &[Some(name), Some(language), None, extension, body]);
+    row[3] = Some(volatility.to_owned());
+    row
+}
+
+fn server(major: u32) -> Vec<Option<String>> {
+    let mut row = row("server", &[]);
+    row[1] = Some((major * 10_000 + 3).to_string());
+    row[2] = Some("7".to_owned());
+    row
+}
+
+fn effects(hints: &Hints, name: &str) -> Effects {
+    hints.names().effects(name.as_bytes())
+}
+
+#[test]
+fn a_name_has_the_effects_of_whatever_it_uses() {
+    let rows = vec![
+        server(18),
+        function("plain", "plpgsql", "v", None, Some("BEGIN RETURN 1; END")),
+        function("sets", "plpgsql", "v", None, Some("BEGIN PERFORM set_config('app.user', '1', false); END")),
+        function("calls", "sql", "v", None, Some("SELECT sets()")),
+        function("dynamic", "plpgsql", "v", None, Some("BEGIN EXECUTE a; END")),
+        row("uses", &[Some("a_view"), Some("calls")]),
+        row("uses", &[Some("a_table"), Some("dynamic")]),
+        row("uses", &[Some("parent"), Some("a_table")]),
+        row("uses", &[Some("lock_view"), Some("pg_advisory_lock")]),
+        row("opaque", &[Some("settings_view")]),
+    ];
+    let hints = Hints::from_rows(&rows).unwrap();
+    assert!(effects(&hints, "plain").is_none());
+    for name in ["sets", "calls", "a_view"] {
+        assert_eq!(effects(&hints, name), Effects::ASKS, "{name}");
+    }
+    for name in ["dynamic", "a_table", "parent", "settings_view"] {
+        assert!(effects(&hints, name).has(Effects::OPAQUE), "{name}");
+    }
+    assert_eq!(effects(&hints, "lock_view"), Effects::ASKS | Effects::LOCKS);
+    assert_eq!(hints.settings, ["app.user"]);
+    assert_eq!(hints.definitions, Some(7));
+    assert!(hints.names().call(b"plain").is_none());
+    assert_eq!(hints.names().call(b"nobody"), Effects::ASKS);
+}
+
+#[test]
+fn functions_in_other_languages_are_as_harmless_as_they_are_known() {
+    let rows = vec![
+        server(18),
+        function("similar", "c", "i", Some("anything"), None),
+        function("uuid", "c", "v", Some("uuid-ossp"), None),
+        function("odd", "c", "v", Some("anything"), None),
+        function("crosstab", "c", "s", Some("tablefunc"), None),
+        function("python", "plpython3u", "i", None, Some("return 1")),
+        function("alias", "internal", "v", None, Some("set_config")),
+        function("sine", "internal", "i", None, Some("dsin")),
+    ];
+    let hints = Hints::from_rows(&rows).unwrap();
+    for name in ["similar", "uuid"] {
+        assert!(effects(&hints, name).is_none(), "{name}");
+    }
+    for name in ["odd", "crosstab", "python", "alias", "sine"] {
+        assert!(effects(&hints, name).has(Effects::OPAQUE), "{name}");
+    }
+}
+
+#[test]
+fn operators_and_newer_majors_hold_for_every_text() {
+    let operator = vec![
+        server(18),
+        function("dynamic", "plpgsql", "v", None, Some("BEGIN EXECUTE a; END")),
+        row("uses", &[Some(""), Some("dynamic")]),
+    ];
+    assert!(Hints::from_rows(&operator).unwrap().names().implied().has(Effects::OPAQUE));
+    assert!(Hints::from_rows(&vec![server(18)]).unwrap().names().implied().is_none());
+    assert!(Hints::from_rows(&vec![server(99)]).unwrap().names().implied().has(Effects::OPAQUE));
+}
+
+#[test]
+fn names_in_other_characters_count_however_they_are_encoded() {
+    let rows = vec![server(18), function("größe", "plpgsql", "v", None, Some("BEGIN EXECUTE a; END"))];
+    let hints = Hints::from_rows(&rows).unwrap();
+    assert!(hints.names().effects(b"gr\xf6\xdfe").has(Effects::OPAQUE));
+    assert!(hints.names().effects(b"groesse").is_none());
+}
+
+#[test]
+fn a_setting_is_read_from_the_constant_of_a_tree() {
+    let mut constant = row("constant", &[]);
+    constant[2] = Some("48 0 0 0 97 112 112 46 100 102 108 116".to_owned());
+    let hints = Hints::from_rows(&vec![server(18), constant]).unwrap();
+    assert_eq!(hints.settings, ["app.dflt"]);
+}
