@@ -25,7 +25,7 @@ use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
 use super::serve::Origin;
-use super::state::{Hints, StateTracker, reset};
+use super::state::{Hints, ResetOutcome, StateTracker, reset};
 use super::worker::{HINTS_MAX, HintsCell, Worker};
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
@@ -305,10 +305,13 @@ async fn make_as_new(worker: &Rc<Worker>, left: &mut Left, hints: &HintsCell) ->
     }
     let resetting = Box::pin(reset(&mut left.connection, &mut left.tracker, hints));
     match timeout(RESET_MAX, resetting).await.ok()? {
-        Ok(is_as_new) => {
+        Ok(outcome) => {
             // What it still had to say was for the client that has left.
             left.connection.take_async_messages();
-            Some(is_as_new)
+            if outcome == ResetOutcome::Outdated {
+                worker.kept.hints.borrow_mut().remove(left.route.id());
+            }
+            Some(outcome == ResetOutcome::AsNew)
         }
         Err(error) => {
             tracing::debug!(database = %record.name, error = %chain(&error), "a connection is not reused");

@@ -84,6 +84,12 @@ pub fn scan(sql: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding))
     Scanner { sink, backslashes, scan: Scan::default(), depth: 0 }.run(sql)
 }
 
+/// Whether somebody has decided what a function of `pg_catalog` may do to a session.
+pub fn is_classified(function: &str) -> bool {
+    use Meaning::*;
+    matches!(meaning(function.as_bytes()), Some(Reserved | Harmless | Asks | RunsText | Scanned))
+}
+
 /// Reads the body of a function, or of a DO block, as far as it is code of a session.
 pub(crate) fn scan_body(body: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) {
     Scanner { sink, backslashes, scan: Scan::default(), depth: 1 }.text(body);

@@ -48,7 +48,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use hints::Hints;
-pub use reset::reset;
+pub use reset::{Outcome as ResetOutcome, reset};
 pub use snapshot::{SnapshotError, snapshot};
 pub use tracker::{Bound, Freshness, StateTracker};
 pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};

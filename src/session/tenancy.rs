@@ -422,9 +422,17 @@ impl Session {
 
     /// A transaction has ended that may have changed the state, or a pin: asks, and gives the connection back if it may go.
     pub(super) async fn rest(&mut self) -> Result<(), Ending> {
-        if self.relay.is_unserved() || self.relay.detach_settled() {
-            return Ok(());
+        // Asks once more where somebody has changed a function while it asked.
+        while !self.relay.is_unserved() && !self.relay.detach_settled() {
+            self.ask_and_rest().await?;
+            if self.relay.tenancy.as_ref().is_none_or(|tenancy| tenancy.is_pinned()) {
+                return Ok(());
+            }
         }
+        Ok(())
+    }
+
+    async fn ask_and_rest(&mut self) -> Result<(), Ending> {
         let record = self.relay.route.current();
         let mut found = Vec::new();
         self.relay.follow_definitions();
@@ -451,7 +459,7 @@ impl Session {
             return Ok(());
         }
         let aim = Arc::clone(&tenancy.aim);
-        while !self.relay.detach_settled() {
+        while !self.relay.detach_settled() && self.relay.tracker.freshness() <= Freshness::Unnamed {
             aim.carried_out().await;
             if self.relay.exchange.rest() != Rest::Settled {
                 return Err(Ending::ServerVanished);

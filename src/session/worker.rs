@@ -97,7 +97,7 @@ pub(super) struct Worker {
 }
 
 /// What functions of a database do to its sessions is read again after so long: they may be defined elsewhere.
-pub(super) const HINTS_MAX: Duration = Duration::from_secs(60);
+pub(super) const HINTS_MAX: Duration = Duration::from_secs(10);
 
 /// Filled by the first session that needs it.
 pub(super) type HintsCell = Arc<OnceLock<Arc<Hints>>>;

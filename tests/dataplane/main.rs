@@ -47,6 +47,7 @@ mod conversations;
 mod edges;
 mod encryption;
 mod guest;
+mod isolation;
 mod ledger;
 mod lent;
 mod limits;

@@ -284,6 +284,17 @@ fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
 /// parameters that are not seen.
 pub(super) fn set_config(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(Finding)) {
     lexer.next();
+    set_config_of(lexer, is_prepared, sink);
+}
+
+/// Whether what a `set_config` sets is known from its text. The lexer stands behind the parenthesis.
+pub(super) fn is_set_by_name(lexer: Lexer<'_>) -> bool {
+    let mut is_known = true;
+    set_config_of(lexer, true, &mut |finding| is_known &= matches!(finding, Finding::Setting(_)));
+    is_known
+}
+
+fn set_config_of(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(Finding)) {
     let Some(name) = argument(&mut lexer) else {
         return sink(Finding::SettingComputed);
     };

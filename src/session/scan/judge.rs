@@ -16,7 +16,7 @@
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, WORD_BYTES_MAX, meaning};
-use super::{Effect, effect_of, ends_with_transaction, unicode};
+use super::{Effect, calls, effect_of, ends_with_transaction, unicode};
 
 /// What a database says of the names that it has defined itself.
 pub(crate) trait Names {
@@ -203,7 +203,7 @@ impl<'n, N: Names> Judge<'n, N> {
                 Token::Escaped(_) => self.add(Effects::ESCAPED, b""),
                 Token::Symbol(b'(') => {
                     if let Some(name) = before {
-                        self.call(name);
+                        self.call(name, lexer);
                     }
                 }
                 Token::Symbol(b'.') => {
@@ -344,7 +344,10 @@ impl<'n, N: Names> Judge<'n, N> {
         if is(b"DO") {
             self.literals = Literals::Code;
         }
-        if !is(b"CREATE") && !is(b"ALTER") && !is(b"IMPORT") {
+        // Tables come and go, temporary ones above all; a function that is gone may have been the reason for asking.
+        let drops = is(b"DROP")
+            && ![&b"TABLE"[..], b"INDEX", b"SEQUENCE"].iter().any(|kind| lexer.peek().is_some_and(|next| next.is_word(kind)));
+        if !drops && !is(b"CREATE") && !is(b"ALTER") && !is(b"IMPORT") {
             return;
         }
         let on_definition = self.names.on_definition();
@@ -503,8 +506,8 @@ impl<'n, N: Names> Judge<'n, N> {
         }
     }
 
-    /// A parenthesis stands behind `name`.
-    fn call(&mut self, name: Token<'_>) {
+    /// A parenthesis stands behind `name`, and the lexer behind it.
+    fn call(&mut self, name: Token<'_>, arguments: Lexer<'_>) {
         let (written, is_quoted) = match name {
             Token::Word(word) => (word, false),
             Token::Quoted(name) => (name, true),
@@ -517,7 +520,7 @@ impl<'n, N: Names> Judge<'n, N> {
         let known = if is_plain { meaning(written) } else { None };
         match known {
             Some(Meaning::Harmless) => {}
-            Some(Meaning::Scanned) => self.scanned(written),
+            Some(Meaning::Scanned) => self.scanned(written, arguments),
             Some(Meaning::Asks) => self.add(Effects::ASKS, b""),
             Some(Meaning::RunsText) => self.add(Effects::ANY, written),
             Some(_) if !is_quoted => {}
@@ -530,9 +533,12 @@ impl<'n, N: Names> Judge<'n, N> {
     }
 
     /// A call that the full scan reads; where there is none, in a body, what it may do.
-    fn scanned(&mut self, function: &[u8]) {
+    fn scanned(&mut self, function: &[u8], arguments: Lexer<'_>) {
         match self.depth {
             0 => self.add(Effects::SCAN, b""),
+            _ if function.eq_ignore_ascii_case(b"set_config") && !calls::is_set_by_name(arguments) => {
+                self.add(Effects::ANY, function);
+            }
             _ => self.add(super::effects_in_body(function), function),
         }
     }

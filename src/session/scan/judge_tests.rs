@@ -214,6 +214,8 @@ fn bodies_that_change_the_session_are_not() {
         "BEGIN PERFORM U&\"set\\005fconfig\"('a.b', '', false); END",
         "BEGIN PERFORM query_to_xml('', true, true, ''); END",
         "BEGIN PERFORM dblink_connect(''); END",
+        "BEGIN PERFORM set_config('a' || '.b', '1', false); END",
+        "BEGIN PERFORM set_config(E'a\\x2eb', '1', false); END",
         "BEGIN x := '\\'' , EXECUTE a; --'; END",
     ];
     for body in opaque {
@@ -250,4 +252,33 @@ fn nothing_that_the_scan_finds_is_harmless() {
         assert!(effects(sql).has(Effects::SCAN), "{sql}");
         let _ = scan(sql.as_bytes(), Backslashes::Literal, &mut |_| {});
     }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_judged_without_a_panic(sql in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        for backslashes in [Backslashes::Literal, Backslashes::Escape] {
+            let verdict = judge(&sql, backslashes, &mut database());
+            verdict.culprit(&sql);
+        }
+        judge_body(&sql, Dialect::PlPgSql, &mut database());
+    }
+
+    /// What is opaque stays opaque, whatever stands around it.
+    #[test]
+    fn nothing_hides_a_call_that_runs_text(before in fragments(), after in fragments()) {
+        let sql = format!("select 1 {before}\n, query_to_xml('', true, true, '') {after}");
+        proptest::prop_assert!(effects(&sql).has(Effects::OPAQUE), "{}", sql);
+    }
+}
+
+/// Closed pieces of SQL, in any order.
+fn fragments() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::strategy::Strategy;
+    let pieces = [
+        " as x", " into t", " from a", " join b on true", " left join lateral (select 2) c on true", "; ", " ( ", " ) ", " 'it''s' ",
+        " E'\\'' ", " $$ ' $$ ", " $a$ $$ $a$ ", " \"a\"\"b\" ", " U&'\\0041' ", " /* /* */ */ ", " -- x\n", " 1.5e3", " 1..", " 0x1f ", " .",
+        " copy", " with", " recursive", " insert into", " update", " $1", " a$b ", " é ", " <<l>> ", " end", " case", " then",
+    ];
+    proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..8).prop_map(|pieces| pieces.concat())
 }

@@ -280,17 +280,17 @@ impl Reading {
             return Effects::ANY;
         }
         let mut mentioned = Mentioned::default();
-        let mut effects = judge_body(body.as_bytes(), dialect, &mut mentioned);
+        let effects = judge_body(body.as_bytes(), dialect, &mut mentioned);
         for name in mentioned.names {
             self.users.entry(name).or_default().push(owner.into());
         }
         if mentioned.reaches_any {
             self.users.entry(ANY_NAME.into()).or_default().push(owner.into());
         }
-        scan::scan_body(body.as_bytes(), Backslashes::Literal, &mut |finding| match finding {
-            Finding::Setting(name) => self.setting(name),
-            Finding::SettingComputed | Finding::SettingParameter(_) => effects |= Effects::ASKS | Effects::OPAQUE,
-            _ => {}
+        scan::scan_body(body.as_bytes(), Backslashes::Literal, &mut |finding| {
+            if let Finding::Setting(name) = finding {
+                self.setting(name);
+            }
         });
         effects
     }

@@ -12,7 +12,6 @@ use crate::wire::message::frontend;
 
 /// DISCARD ALL undoes what a session has done, with two exceptions: what a library or an extension keeps for itself, and
 /// that a custom setting, once set, is empty from then on and not NULL. And a trigger may do something for each login.
-/// `false`: one of these was found, or may be there.
 ///
 /// One round trip; two for the first connection of a database, which fills `hints`.
 ///
@@ -22,15 +21,18 @@ pub async fn reset(
     connection: &mut ServerConnection,
     tracker: &mut StateTracker,
     hints: &OnceLock<Arc<Hints>>,
-) -> Result<bool, SnapshotError> {
+) -> Result<Outcome, SnapshotError> {
     if tracker.has_done_what_stays() {
-        return Ok(false);
+        return Ok(Outcome::Stays);
     }
     let has_defined = tracker.take_defined();
     learn(connection, tracker, hints).await?;
     // By what it is known now that functions do.
-    if has_defined || tracker.has_done_what_stays() {
-        return Ok(false);
+    if has_defined {
+        return Ok(Outcome::Outdated);
+    }
+    if tracker.has_done_what_stays() {
+        return Ok(Outcome::Stays);
     }
     let definitions = tracker.hints().and_then(|hints| hints.definitions).unwrap_or(i64::MAX);
     let what_stays = WHAT_STAYS
@@ -42,18 +44,34 @@ pub async fn reset(
     // Releases before November 2024 leave it at none, whatever the connection began with.
     frontend::query(&mut batch, "RESET ROLE");
     frontend::query(&mut batch, &what_stays);
-    let mut is_as_new = true;
+    let mut found = Vec::new();
     for reply in connection.run_each(&batch).await? {
         if let Some(fields) = reply.error {
             return Err(SnapshotError::Refused { fields: Box::new(fields) });
         }
-        is_as_new &= reply.results.iter().all(|result| result.rows.is_empty());
+        found.extend(reply.results.into_iter().flat_map(|result| result.rows).flatten().flatten());
     }
-    Ok(is_as_new)
+    Ok(match found {
+        found if found.is_empty() => Outcome::AsNew,
+        found if found.iter().any(|what| what == OUTDATED) => Outcome::Outdated,
+        _ => Outcome::Stays,
+    })
 }
 
+/// What has become of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    AsNew,
+    /// Something was found that stays, or it may be there.
+    Stays,
+    /// Definitions have changed since the hints were read: nobody knows what the client ran.
+    Outdated,
+}
+
+const OUTDATED: &str = "outdated";
+
 /// A row for each thing that is not as in a new session.
-const WHAT_STAYS: &str = "SELECT true FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name) \
+const WHAT_STAYS: &str = "SELECT 'stays' FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name) \
     WHERE pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true) IS NOT NULL \
-    UNION ALL SELECT true WHERE (@definitions) > @known \
-    UNION ALL SELECT true FROM pg_catalog.pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D' LIMIT 1";
+    UNION ALL SELECT 'outdated' WHERE (@definitions) OPERATOR(pg_catalog.>) @known \
+    UNION ALL SELECT 'stays' FROM pg_catalog.pg_event_trigger WHERE evtevent = 'login' AND evtenabled <> 'D'";

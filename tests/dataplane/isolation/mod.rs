@@ -1,0 +1,228 @@
+//! A lent connection carries nothing over: a generator of attacks, and the next borrower's view of the session.
+//!
+//! One client of a pool does what it can to leave something behind; then another client of the same role looks at what it
+//! was lent. What it sees must be what a fresh connection of PostgreSQL's shows: settings, role, advisory locks,
+//! temporary objects, LISTEN, prepared statements, cursors.
+//!
+//! `make isolation` runs all of it on every installed major, in both forms of pooling; the tests here run a part.
+
+mod attacks;
+
+use std::time::{Duration, Instant};
+
+use freehold::lab::{Major, Majors, Postgres};
+use freehold::model::Pooling;
+use freehold::session::scan;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use self::attacks::{Attack, Made};
+use super::stage::{PASSWORD, PATIENCE, ROLE, Stage, server};
+
+/// What a session has that another one could notice, in one row. That PL/pgSQL's library is loaded is no state.
+const VIEW: &str = "SELECT (SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings \
+    WHERE name NOT LIKE 'plpgsql.%'), \
+    current_user || session_user || current_setting('role'), \
+    (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
+    (SELECT count(*) FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) + \
+    (SELECT count(*) FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()), \
+    (SELECT count(*) FROM pg_catalog.pg_listening_channels()), \
+    (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE name NOT LIKE 'freehold%' AND name NOT LIKE 's_'), \
+    (SELECT count(*) FROM pg_catalog.pg_cursors WHERE name <> ''), \
+    coalesce(@custom, 'none')";
+
+/// How connections outlive a transaction or a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Transaction,
+    Reuse,
+}
+
+impl Form {
+    /// A custom setting that was set is empty from then on, and not NULL: where connections are lent that is PostgreSQL's own
+    /// doing at the end of SET LOCAL, and taken for none.
+    fn view(self) -> String {
+        let custom = |name: &str| match self {
+            Form::Transaction => format!("nullif(pg_catalog.current_setting('{name}', true), '')"),
+            Form::Reuse => format!("pg_catalog.current_setting('{name}', true)"),
+        };
+        VIEW.replace("@custom", &format!("{}, {}", custom("attack.x"), custom("attack.y")))
+    }
+}
+
+struct Arena {
+    _server: Postgres,
+    /// The platform, beside Freehold.
+    admin: Client,
+    stage: Stage,
+    form: Form,
+    expected: String,
+    /// The next borrower had the very connection of the one before.
+    same: usize,
+    found: Vec<String>,
+}
+
+async fn row(client: &Client, sql: &str) -> String {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = row.unwrap();
+    (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect::<Vec<_>>().join("|")
+}
+
+impl Arena {
+    async fn start(major: u32, form: Form, attacks: &[Attack]) -> Arena {
+        let server = server(Major::Number(major));
+        server.psql(&format!("CREATE ROLE other; GRANT other TO {ROLE}")).unwrap();
+        let (admin, connection) = tokio_postgres::connect(&server.dsn("shop"), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        admin.batch_execute(&format!("SET ROLE {ROLE}; {}", attacks::GROUND)).await.unwrap();
+        for attack in attacks.iter().filter(|attack| attack.made == Made::Before) {
+            for sql in &attack.makes {
+                // Not every payload fits through every door: a CHECK takes no set.
+                let _ = admin.batch_execute(sql).await;
+            }
+        }
+        admin.batch_execute("RESET SESSION AUTHORIZATION").await.unwrap();
+        admin.batch_execute("DISCARD ALL").await.unwrap();
+        let stage = Stage::configured(&server, |config| {
+            config.workers = 1;
+            config.pool.reuses = form == Form::Reuse;
+        });
+        stage.order(|record| {
+            record.pooling = if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
+            record.server_connections_max = 2;
+        });
+        let direct = format!("postgres://{ROLE}@127.0.0.1:{}/shop", server.port).parse::<tokio_postgres::Config>();
+        let (client, connection) = direct.unwrap().password(PASSWORD).connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let expected = row(&client, &form.view()).await;
+        Arena { _server: server, admin, stage, form, expected, same: 0, found: Vec::new() }
+    }
+
+    async fn carry_out(&mut self, attack: &Attack) {
+        let client = self.stage.connect().await;
+        let pid = row(&client, "SELECT pg_backend_pid()").await;
+        if attack.made == Made::Through {
+            for sql in &attack.makes {
+                let _ = client.simple_query(sql).await;
+            }
+        }
+        for step in &attack.steps {
+            let _ = tokio::time::timeout(Duration::from_secs(20), step.run(&client)).await;
+        }
+        if self.form == Form::Transaction {
+            self.look(attack, &pid, "while it is connected").await;
+        }
+        drop(client);
+        self.settle(&pid).await;
+        self.look(attack, &pid, "after it has left").await;
+    }
+
+    /// The connection of who has left is closed, or can be lent.
+    async fn settle(&self, pid: &str) {
+        let busy = match self.form {
+            Form::Transaction => format!("pid = {pid} AND state <> 'idle'"),
+            Form::Reuse => format!(
+                "pid = {pid} AND NOT (state = 'idle' AND (query = 'DISCARD ALL' OR query LIKE '%evtevent = ''login''%'))"
+            ),
+        };
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {busy}");
+        let deadline = Instant::now() + PATIENCE;
+        while row(&self.admin, &sql).await != "0" {
+            assert!(Instant::now() < deadline, "the connection {pid} does not settle");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn look(&mut self, attack: &Attack, pid: &str, when: &str) {
+        let next = self.stage.connect().await;
+        let seen = row(&next, &self.form.view()).await;
+        self.same += usize::from(row(&next, "SELECT pg_backend_pid()").await == pid);
+        if seen != self.expected {
+            let differs = differences(&self.expected, &seen);
+            self.found.push(format!("{} {when}: {differs}", attack.name));
+        }
+        drop(next);
+    }
+}
+
+/// The words that differ.
+fn differences(expected: &str, seen: &str) -> String {
+    let words = |text: &str| text.split([' ', '|']).map(str::to_owned).collect::<Vec<_>>();
+    let (expected, seen) = (words(expected), words(seen));
+    let pairs = expected.iter().zip(&seen).filter(|(one, other)| one != other);
+    pairs.map(|(one, other)| format!("{one} -> {other}")).collect::<Vec<_>>().join(", ")
+}
+
+async fn run(major: u32, form: Form, attacks: Vec<Attack>) -> usize {
+    let mut arena = Arena::start(major, form, &attacks).await;
+    for attack in &attacks {
+        arena.carry_out(attack).await;
+    }
+    println!(
+        "{form:?} on {major}: {} attacks, {} looks at the same connection, {} differences",
+        attacks.len(),
+        arena.same,
+        arena.found.len()
+    );
+    assert!(arena.found.is_empty(), "{form:?} on {major}:\n{}", arena.found.join("\n"));
+    arena.same
+}
+
+async fn attack(form: Form) {
+    for major in majors() {
+        let same = run(major, form, attacks::generate(is_full(), false)).await;
+        assert!(same > 20, "{same} connections were lent on: hardly anything was tried");
+        run(major, form, attacks::generate(is_full(), true)).await;
+    }
+}
+
+fn is_full() -> bool {
+    std::env::var_os("FREEHOLD_ISOLATION").is_some_and(|how| how == "full")
+}
+
+fn majors() -> Vec<u32> {
+    let all: Vec<u32> = Majors::discover().installs().map(|install| install.major).collect();
+    match is_full() {
+        true => all,
+        false => all.into_iter().take(1).collect(),
+    }
+}
+
+/// A function that a new major brings is on no list, and somebody has to decide.
+#[test]
+fn every_built_in_function_of_every_installed_major_is_classified() {
+    for install in Majors::discover().installs() {
+        let server = server(Major::Number(install.major));
+        let sql = "SELECT DISTINCT proname FROM pg_proc WHERE oid < 10000 AND pronamespace = 'pg_catalog'::regnamespace";
+        let names = server.psql(sql).unwrap();
+        let unknown: Vec<&str> = names.lines().filter(|name| !scan::is_classified(name)).collect();
+        assert!(names.lines().count() > 2_000, "{}", install.version);
+        assert!(unknown.is_empty(), "{} has {unknown:?}", install.version);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lent_connection_carries_nothing_over() {
+    attack(Form::Transaction).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reused_connection_carries_nothing_over() {
+    attack(Form::Reuse).await;
+}
+
+/// Every function of `pg_proc` that SQL can call, with arguments that would do harm where it runs, names or sets them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_built_in_function_carries_anything_over() {
+    for major in majors() {
+        let server = server(Major::Number(major));
+        let functions = attacks::functions(&server, is_full());
+        drop(server);
+        for form in [Form::Transaction, Form::Reuse] {
+            run(major, form, functions.clone()).await;
+        }
+    }
+}
