@@ -150,9 +150,9 @@ impl Serve {
         let follower = follow(&config, &catalog, &routes);
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(config.moves.logins_interval);
-        let keeper = Keeper::start(catalog.clone(), Some(connector.clone()), interval_seen);
         let mover_settings = settings::mover(&config, &connector, settings::fault()?);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
+        let keeper = Keeper::start(catalog.clone(), Arc::clone(&mover_settings), interval_seen);
 
         let access = doors(&config, &metrics, &keeper)?;
         let [client_access, admin_access] = &access;

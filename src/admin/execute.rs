@@ -241,10 +241,10 @@ impl Executor {
         (self.parts.clock)()
     }
 
-    /// A way to a system, with the mover's TLS settings.
+    /// A way to a system, with the mover's settings.
     pub(super) fn reach<'a>(&self, system: &'a SystemRecord, mover: &'a MoverSettings) -> Reach<'a> {
         let deadline = Instant::now() + SYSTEM_TIMEOUT;
-        Reach { system, connector: mover.connector.as_ref(), deadline }
+        Reach { system, access: &mover.access, deadline }
     }
 
     pub(super) fn mover(&self) -> Arc<MoverSettings> {

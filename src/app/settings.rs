@@ -13,6 +13,8 @@ use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
 use crate::model::Timeouts;
 use crate::session::{LimitsPolicy, PoolSettings};
+use crate::system::SystemAccess;
+use crate::system::secret_file::PasswordPlaces;
 use crate::tls::{
     self, Acceptor, ClientAuthority, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError,
 };
@@ -26,7 +28,7 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
     let moves = &config.moves;
     MoverSettings {
         postgres_bin_dirs: moves.pg_bin_dirs.clone(),
-        connector: Some(connector.clone()),
+        access: SystemAccess { connector: Some(connector.clone()), passwords: password_places(config) },
         copy_workers: usize::try_from(moves.copy_workers).unwrap_or(1),
         copy_split_bytes: moves.copy_split.0,
         index_workers: usize::try_from(moves.index_workers).unwrap_or(1),
@@ -46,6 +48,14 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
         close_grace: moves.close_grace,
         fault,
         ..MoverSettings::default()
+    }
+}
+
+/// Where passwords of the platform's roles are read from: never from a file that Freehold has for itself.
+fn password_places(config: &Config) -> PasswordPlaces {
+    PasswordPlaces {
+        directories: config.admin.password_dirs.clone(),
+        except: config.secret_files().into_iter().map(|(_, file)| file.to_owned()).collect(),
     }
 }
 
