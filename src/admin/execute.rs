@@ -157,7 +157,7 @@ impl Executor {
             Statement::AlterTeam(team) => self.alter_team(team).await,
             Statement::DropTeam(team) => self.drop_team(team).await,
             Statement::CreateSystem(create) => self.create_system(create, caller).await,
-            Statement::AlterSystem(alter) => self.alter_system(alter).await,
+            Statement::AlterSystem(alter) => self.alter_system(alter, caller).await,
             Statement::DropSystem(system) => self.drop_system(system).await,
             Statement::CreateDatabase(create) => self.create_database(create, caller).await,
             Statement::AlterDatabase(alter) => self.alter_database(alter, caller).await,

@@ -1,5 +1,7 @@
 //! Systems: known only after they were seen.
 
+use std::path::Path;
+
 use super::answer::{Answer, row};
 use super::commands;
 use super::execute::{Caller, Executor, is_missing};
@@ -11,6 +13,7 @@ use crate::control::lifecycle;
 use crate::error::{Severity, SqlState};
 use crate::model::{Address, RouteRecord, ServerAuth, SslMode, SystemName, SystemRecord};
 use crate::system::facts::SystemFacts;
+use crate::system::secret_file::exposure;
 use crate::tls::Certificate;
 
 impl Executor {
@@ -31,6 +34,7 @@ impl Executor {
         if self.catalog().create_system(&record).await? == Swap::Conflict {
             return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
         }
+        warn_of_exposure(record.password_file.as_deref(), caller);
         let warning = warning(&facts);
         if let Some(warning) = &warning {
             caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
@@ -85,7 +89,11 @@ impl Executor {
         }
     }
 
-    pub(super) async fn alter_system(&self, alter: &AlterSystem) -> Result<Answer, AdminError> {
+    pub(super) async fn alter_system(
+        &self,
+        alter: &AlterSystem,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
         let known = self.system(&alter.name).await?;
         let mut record = known.clone();
         apply(&mut record, alter);
@@ -116,6 +124,7 @@ impl Executor {
             Err(error) if is_missing(&error) => return Err(self.unknown_system(&alter.name).await?),
             Err(error) => return Err(error),
         }
+        warn_of_exposure(alter.password_file.as_deref(), caller);
         Ok(Answer::done(commands::ALTER_SYSTEM))
     }
 
@@ -253,6 +262,13 @@ fn apply(record: &mut SystemRecord, alter: &AlterSystem) {
     }
     if let Some(placement) = alter.placement {
         record.accepts_databases = placement == Placement::Accept;
+    }
+}
+
+/// The file is good, and others can read it, too.
+fn warn_of_exposure(password_file: Option<&str>, caller: &Caller) {
+    if let Some(exposed) = password_file.and_then(|file| exposure(Path::new(file))) {
+        caller.notice(Severity::Warning, SqlState::WARNING, exposed);
     }
 }
 

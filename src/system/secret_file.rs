@@ -1,4 +1,4 @@
-//! Files that hold a password: from where one is read.
+//! Files that hold a secret: from where one is read, and who else could read it.
 //!
 //! # Why
 //! An administrator names a password file by SQL, and may name a server of his own beside it: without a bound he could have
@@ -11,7 +11,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -58,6 +58,11 @@ impl PasswordPlaces {
         }
     }
 
+    /// Whether a password would be read from there, as far as its place says.
+    pub fn allow(&self, path: &Path) -> bool {
+        !matches!(self.locate(path), Err(PasswordError::Place))
+    }
+
     fn open(&self, path: &Path) -> Result<File, PasswordError> {
         let real = self.locate(path)?;
         // Not waited for, should it be a pipe by now.
@@ -98,9 +103,27 @@ impl PasswordPlaces {
     }
 }
 
+/// Who else can read a file, as far as its permissions say, and the cure: `others can read or change /x (mode 0644): chmod 600 /x`.
+/// `None`: nobody, or it is not there.
+///
+/// As for PostgreSQL's keys, a group may where the file is root's: that is how an operating system gives a key to a service.
+/// A directory on the way that others cannot enter is not looked for.
+pub fn exposure(path: &Path) -> Option<String> {
+    let facts = path.metadata().ok()?;
+    let mode = facts.mode() & 0o7777;
+    let by_group = if facts.uid() == 0 { 0o030 } else { 0o070 };
+    let who = match (mode & 0o007 != 0, mode & by_group != 0) {
+        (true, _) => "others",
+        (false, true) => "its group",
+        (false, false) => return None,
+    };
+    let path = path.display();
+    Some(format!("{who} can read or change {path} (mode {mode:04o}): chmod 600 {path}"))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -201,5 +224,23 @@ mod tests {
         }
         fs::write(stage.path("in/password"), " with spaces \r\n\n").unwrap();
         assert_eq!(stage.read("in/password").unwrap(), " with spaces ");
+    }
+
+    #[test]
+    fn a_file_is_exposed_where_others_can_read_it() {
+        let stage = stage();
+        let path = stage.path("in/password");
+        let exposed = |mode: u32| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            exposure(&path)
+        };
+        assert_eq!(exposed(0o600), None);
+        assert_eq!(exposed(0o400), None);
+        let told = exposed(0o644).unwrap();
+        assert!(told.starts_with("others ") && told.contains("(mode 0644): chmod 600 /"), "{told}");
+        assert!(exposed(0o660).unwrap().starts_with("its group"));
+        let is_roots = path.metadata().unwrap().uid() == 0;
+        assert_eq!(exposed(0o640).is_none(), is_roots);
+        assert_eq!(exposure(&stage.path("nothing")), None);
     }
 }

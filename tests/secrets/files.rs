@@ -1,10 +1,12 @@
-//! Files that hold passwords: which are read.
+//! Files that hold secrets: which are read, and which are warned of.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use freehold::lab::{Major, Postgres};
 
+use crate::stage::text;
 use crate::support::{Admin, Freehold, create_system, write_private};
 
 /// How a password file is refused, without its path and its system.
@@ -89,4 +91,80 @@ async fn a_link_that_is_changed_after_the_command_leads_nowhere_else() {
     symlink(&secret, &link).unwrap();
     let error = admin.try_run(&format!("ALTER SYSTEM one PORT {}", server.port)).await.unwrap_err();
     assert_eq!(error.as_db_error().unwrap().code().code(), "42501", "{error:?}");
+}
+
+fn check(config: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
+    command.args(["check", "--config"]).arg(config).output().unwrap()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_others_can_read_are_named_by_check_and_at_the_start() {
+    let server = Postgres::start_async(Major::oldest()).await.unwrap();
+    let mut freehold = Freehold::start("", &[&server]);
+    let (home, config) = (freehold.directory().to_owned(), freehold.config_path());
+    let password = home.join("platform.txt");
+    write_private(&password, &server.password);
+    let create = create_system("one", &server);
+    let (create, _) = create.split_once(" PASSWORD FILE").unwrap();
+    let create = format!("{create} PASSWORD FILE '{}'", password.display());
+    freehold.admin().await.run(&create).await;
+    let told = text(&check(&config).stderr);
+    assert!(told.contains("while a process uses it") && !told.contains("warning"), "{told}");
+    freehold.terminate();
+    freehold.wait_for_end(std::time::Duration::from_secs(30));
+    assert_eq!(text(&check(&config).stderr), "");
+
+    for name in ["admins.txt", "platform.txt", "freehold.redb"] {
+        set_mode(&home.join(name), 0o644);
+    }
+    let output = check(&config);
+    let told = text(&output.stderr);
+    assert!(output.status.success() && text(&output.stdout).ends_with(": good"), "{told}");
+    for what in ["admin.users_file", "store.path", "system one"] {
+        assert!(told.contains(&format!("warning: {what}: others can read or change ")), "{told}");
+    }
+    assert!(told.contains("(mode 0644): chmod 600 ") && !told.contains(&server.password), "{told}");
+
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_freehold"));
+    serve.args(["serve", "--config"]).arg(&config).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut serving = serve.env_remove("RUST_LOG").spawn().unwrap();
+    let mut ready = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(serving.stdout.take().unwrap()), &mut ready)
+        .unwrap();
+    serving.kill().unwrap();
+    let told = text(&serving.wait_with_output().unwrap().stderr);
+    assert!(told.contains("WARN") && told.contains("admin.users_file: others can read"), "{told}");
+    assert!(told.contains("system one: others can read"), "{told}");
+
+    // A password that lies where it is not read from any more is named as well.
+    let narrow = std::fs::read_to_string(&config).unwrap();
+    let narrow: String = narrow
+        .lines()
+        .map(|line| match line.starts_with("password_dirs") {
+            true => "password_dirs = [\"/run/secrets\"]\n".to_owned(),
+            false => format!("{line}\n"),
+        })
+        .collect();
+    std::fs::write(&config, narrow).unwrap();
+    let told = text(&check(&config).stderr);
+    assert!(told.contains("warning: system one: its password is not read from "), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_is_told_of_a_password_file_that_others_can_read() {
+    let server = Postgres::start_async(Major::oldest()).await.unwrap();
+    let freehold = Freehold::start("", &[&server]);
+    set_mode(&server.password_file, 0o604);
+    let create = create_system("one", &server);
+    let dsn = format!("postgres://ops@127.0.0.1:{}/freehold", freehold.admin_port);
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_freehold"));
+    command.args(["--admin", &dsn, "sql", &create]).env("PGPASSWORD", crate::support::ADMIN_PASSWORD);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("others can read or change"), "{}", text(&output.stderr));
 }
