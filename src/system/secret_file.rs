@@ -18,6 +18,8 @@ use zeroize::Zeroizing;
 
 /// A password is one line. A longer file is none.
 const PASSWORD_BYTES_MAX: u64 = 4096;
+/// Room for all that is read, so that no copy is left behind when a text grows.
+const PASSWORD_CAPACITY: usize = PASSWORD_BYTES_MAX as usize + 64;
 
 /// Where password files may lie.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,7 +51,7 @@ impl PasswordPlaces {
         if !file.metadata()?.is_file() {
             return Err(PasswordError::NoFile);
         }
-        let mut text = Zeroizing::new(String::new());
+        let mut text = Zeroizing::new(String::with_capacity(PASSWORD_CAPACITY));
         file.take(PASSWORD_BYTES_MAX + 1).read_to_string(&mut text)?;
         let line = text.trim_end_matches(['\r', '\n']);
         match text.len() as u64 > PASSWORD_BYTES_MAX || line.contains(['\n', '\r', '\0']) {

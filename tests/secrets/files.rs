@@ -93,6 +93,26 @@ async fn a_link_that_is_changed_after_the_command_leads_nowhere_else() {
     assert_eq!(error.as_db_error().unwrap().code().code(), "42501", "{error:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_added_and_taken_away_by_reload() {
+    let server = Postgres::start_async(Major::oldest()).await.unwrap();
+    let freehold = Freehold::start("", &[&server]);
+    let admin = freehold.admin().await;
+    admin.run(&create_system("one", &server)).await;
+    let config = std::fs::read_to_string(freehold.config_path()).unwrap();
+    for (directories, expected) in [("[]", Some("42501")), ("[\"/dev/shm\", \"/tmp\"]", None)] {
+        let line = |line: &str| match line.starts_with("password_dirs") {
+            true => format!("password_dirs = {directories}\n"),
+            false => format!("{line}\n"),
+        };
+        std::fs::write(freehold.config_path(), config.lines().map(line).collect::<String>()).unwrap();
+        admin.run("RELOAD").await;
+        let altered = admin.try_run(&format!("ALTER SYSTEM one PORT {}", server.port)).await;
+        let code = altered.err().map(|error| error.as_db_error().unwrap().code().code().to_owned());
+        assert_eq!(code.as_deref(), expected, "{directories}");
+    }
+}
+
 fn check(config: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
     command.args(["check", "--config"]).arg(config).output().unwrap()

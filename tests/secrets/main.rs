@@ -17,4 +17,5 @@ mod files;
 mod impostor;
 mod leave;
 mod login;
+mod moves;
 mod planes;
