@@ -35,7 +35,7 @@ pub(super) enum AdminError {
     SameServer { other: String },
     #[error("another server answers at this address, and system \"{system}\" holds databases")]
     OtherServer { system: String, databases: Vec<String> },
-    #[error("AUTH {} needs a server that proves itself, and SSLMODE {} verifies nothing", auth.as_str(), sslmode.as_str())]
+    #[error("AUTH {} needs a server that proves itself, and SSLMODE {} does not demand it", auth.as_str(), sslmode.as_str())]
     WeakProof { auth: ServerAuth, sslmode: SslMode },
     /// With verify-ca and the authorities of the operating system.
     #[error("AUTH {} needs a server that proves itself, and SSLMODE verify-ca has no authority of your own here", auth.as_str())]

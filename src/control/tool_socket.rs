@@ -31,7 +31,7 @@ use super::ends::End;
 const PORT: u16 = 5432;
 /// To reach the system and be logged in there.
 const LOGIN_WITHIN: Duration = Duration::from_secs(30);
-/// libpq refuses nothing of what it is offered less than.
+/// The answer to a wish for encryption: nobody else can read what goes through the socket.
 const NO_ENCRYPTION: &[u8] = b"N";
 
 /// Where a program connects. Dropped, nobody can any more, and connections end.

@@ -37,10 +37,7 @@ async fn a_password_is_read_from_named_directories_and_refused_from_elsewhere_in
 
     let expected = refusal(&admin, &server, &secret).await;
     assert_eq!(expected[0], "42501");
-    assert!(
-        expected[2].contains(&home.canonicalize().unwrap().display().to_string())
-            || expected[2].contains("/")
-    );
+    assert!(expected[2].contains("after symbolic links are followed"), "{expected:?}");
     assert!(expected[3].contains("admin.password_dirs"), "{expected:?}");
     let up = |name: &str| home.join("..").join("..").join("..").join(name);
     for path in [
