@@ -108,6 +108,7 @@ fn record(number: u32) -> RouteRecord {
             address: Address { host: "127.0.0.1".to_owned(), port: 5432 },
             dbname: "shop".to_owned(),
             sslmode: SslMode::Disable,
+            auth: Default::default(),
         },
         100,
     )

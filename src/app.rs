@@ -142,6 +142,7 @@ impl Serve {
         let metrics = Metrics::new();
         let (store, turn) = takeover::open_store(&config).await?;
         let catalog = Catalog::new(store);
+        warn_of_secrets(&config, &catalog).await?;
         let connector = settings::connector(&config)?;
         let client_acceptor = settings::client_acceptor(&config)?;
         let workers = settings::workers(&config);
@@ -150,9 +151,9 @@ impl Serve {
         let follower = follow(&config, &catalog, &routes);
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(config.moves.logins_interval);
-        let keeper = Keeper::start(catalog.clone(), Some(connector.clone()), interval_seen);
         let mover_settings = settings::mover(&config, &connector, settings::fault()?);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
+        let keeper = Keeper::start(catalog.clone(), Arc::clone(&mover_settings), interval_seen);
 
         let access = doors(&config, &metrics, &keeper)?;
         let [client_access, admin_access] = &access;
@@ -270,6 +271,15 @@ fn doors(config: &Config, metrics: &Metrics, keeper: &Keeper) -> Result<[Arc<Acc
     let policy = access::policy(config)?;
     let [applications, administrators] = [(); 2].map(|()| Access::new(policy.clone(), metrics.clone()));
     Ok([applications.with_doubts(keeper.doubts()), administrators].map(Arc::new))
+}
+
+/// Files that others can read are no reason not to start: whoever runs the process is told.
+async fn warn_of_secrets(config: &Config, catalog: &Catalog) -> Result<(), StoreError> {
+    let systems = catalog.systems().await?.into_values();
+    for (what, warning) in settings::warnings(config, &systems) {
+        tracing::warn!("{what}: {warning}");
+    }
+    Ok(())
 }
 
 fn follow(config: &Config, catalog: &Catalog, routes: &Arc<RouteTable>) -> Follower {

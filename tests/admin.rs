@@ -17,7 +17,7 @@ use freehold::catalog::store::StoreError;
 use freehold::config::Config;
 use freehold::control::MoverSettings;
 use freehold::control::keeper::Keeper;
-use freehold::lab::{Major, Majors, Postgres};
+use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
     DatabaseId, DatabaseName, GateOrder, Lifecycle, ProxyId, ProxyRecord, RouteRecord, UnixMillis,
 };
@@ -55,14 +55,17 @@ impl Port {
             Follower::start(catalog.clone(), Arc::clone(&routes), proxy, FollowerOptions::default());
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(Duration::from_millis(100));
-        let keeper = Keeper::start(catalog.clone(), None, interval_seen);
+        let mut settings = MoverSettings::default();
+        settings.access.passwords.directories = roots();
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let keeper = Keeper::start(catalog.clone(), Arc::clone(&settings), interval_seen);
         let (ask, requests) = mpsc::channel(1);
         let executor = Executor::new(Parts {
             catalog: catalog.clone(),
             routes,
             config: Arc::new(ArcSwap::from_pointee(Config::default())),
             applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
-            mover: Arc::new(ArcSwap::from_pointee(MoverSettings::default())),
+            mover: settings,
             requests: ask,
             logins: keeper.bell(),
             access: Arc::default(),
@@ -365,7 +368,8 @@ async fn a_system_that_cannot_be_added_says_what_is_wrong_and_what_helps() {
     assert_eq!(error.code().code(), "28P01");
     assert!(error.message().contains("asks for a password"), "{error:?}");
     assert!(error.hint().unwrap().contains("PASSWORD FILE '/path'"), "{error:?}");
-    let error = refused(&admin, &format!("{open} PASSWORD FILE '/nowhere/password'")).await;
+    let missing = postgres.password_file.with_file_name("nothing");
+    let error = refused(&admin, &format!("{open} PASSWORD FILE '{}'", missing.display())).await;
     assert!(error.detail().unwrap().contains("No such file"), "{error:?}");
     let error = refused(&admin, &format!("{open} PASSWORD FILE 'password'")).await;
     assert_eq!((error.code().code(), error.message()), ("22023", "'password' is no absolute path"));

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use freehold::auth::ClientKeys;
+use freehold::auth::md5::Md5Secret;
 use freehold::auth::scram::{ClientLogin, Nonce, Offer, SCRAM_SHA_256, ServerLogin, Verifier};
 use freehold::backend::{
     ConnectError, ConnectRequest, Credential, QueryError, ServerConnection, cancel, connect,
 };
 use freehold::error::{Explain, SqlState};
 use freehold::lab::{Major, Postgres};
-use freehold::model::{Address, Place, RoleName, SslMode, SystemName};
+use freehold::model::{Address, Place, RoleName, ServerAuth, SslMode, SystemName};
 use freehold::tls::{ClientTls, Connector, Roots};
 use freehold::wire::message::{Target, backend, frontend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,6 +45,7 @@ fn place(host: &str, port: u16, sslmode: SslMode) -> Place {
         address: Address { host: host.to_owned(), port },
         dbname: "postgres".to_owned(),
         sslmode,
+        auth: ServerAuth::Scram,
     }
 }
 
@@ -178,12 +180,14 @@ async fn a_refusal_keeps_the_servers_words_and_loses_its_addresses() {
 }
 
 #[tokio::test]
-async fn old_methods_need_a_password_and_no_method_needs_nothing() {
-    let hba = "local all all trust\n\
-               host all old 127.0.0.1/32 md5\n\
-               host all older 127.0.0.1/32 password\n\
-               host all friend 127.0.0.1/32 trust\n\
-               host all all 127.0.0.1/32 scram-sha-256\n";
+async fn old_methods_need_a_password_and_permission_and_no_method_needs_nothing() {
+    let methods = |kind: &str, from: &str| {
+        format!(
+            "{kind} all old {from} md5\n{kind} all older {from} password\n{kind} all friend {from} trust\n\
+             {kind} all all {from} scram-sha-256\n"
+        )
+    };
+    let hba = methods("local", "") + &methods("host", "127.0.0.1/32");
     let server = Postgres::builder(Major::oldest()).file("pg_hba.conf", hba).start_async().await.unwrap();
     server.psql("set password_encryption = md5; create role old login password 'pencil'").unwrap();
     server.psql("create role older login password 'pencil'; create role friend login").unwrap();
@@ -191,25 +195,44 @@ async fn old_methods_need_a_password_and_no_method_needs_nothing() {
         let verifier = Verifier::from_password("pencil", &[7; 16], NonZeroU32::new(4096).unwrap());
         Credential::Keys(Arc::new(keys_learned_by_a_proxy(&verifier.to_string(), "pencil")))
     };
-    for (role, credential, opens) in [
-        ("old", password("pencil"), true),
-        ("old", keys(), false),
-        ("old", Credential::Trust, false),
-        ("older", password("pencil"), true),
-        ("older", keys(), false),
-        ("freehold", Credential::Trust, false),
-        ("friend", Credential::Trust, true),
+    let socket = server.psql("show unix_socket_directories").unwrap();
+    use ServerAuth::{Md5, Password, Scram};
+    for (role, credential, least) in [
+        ("old", password("pencil"), Some(Md5)),
+        ("old", Credential::Md5(Md5Secret::from_password("old", "pencil")), Some(Md5)),
+        ("old", keys(), None),
+        ("old", Credential::Trust, None),
+        ("older", password("pencil"), Some(Password)),
+        ("older", keys(), None),
+        ("freehold", Credential::Trust, None),
+        ("freehold", password(&server.password), Some(Scram)),
+        ("friend", Credential::Trust, Some(Scram)),
         // The server decides who needs a proof, as with libpq.
-        ("friend", keys(), true),
-        ("friend", password("whatever"), true),
+        ("friend", keys(), Some(Scram)),
+        ("friend", password("whatever"), Some(Scram)),
     ] {
-        let mut request = as_superuser(&server);
-        request.role = RoleName::parse(role).unwrap();
-        request.credential = credential;
-        match open(&request).await {
-            Ok(_) => assert!(opens, "{request:?}"),
-            Err(ConnectError::Authentication { .. }) => assert!(!opens, "{request:?}"),
-            Err(other) => panic!("{request:?}: {other:?}"),
+        for (host, auth) in [socket.as_str(), &server.host]
+            .into_iter()
+            .flat_map(|host| [Scram, Md5, Password].map(|auth| (host, auth)))
+        {
+            let mut request = as_superuser(&server);
+            request.place.address.host = host.to_owned();
+            request.place.auth = auth;
+            request.role = RoleName::parse(role).unwrap();
+            request.credential = credential.clone();
+            // On the network nothing has proved the server.
+            let is_allowed = |least| auth >= least && (host == socket || least == Scram);
+            match (open(&request).await, least) {
+                (Ok(_), Some(least)) => assert!(is_allowed(least), "{request:?}"),
+                (Err(ConnectError::Authentication { .. }), None) => {}
+                (Err(ConnectError::Withheld { .. }), Some(least)) => {
+                    assert!(auth < least || auth == Scram, "{request:?}")
+                }
+                (Err(ConnectError::Unverified { .. }), Some(least)) => {
+                    assert!(host != socket && auth > Scram && least > Scram, "{request:?}");
+                }
+                (outcome, _) => panic!("{request:?}: {outcome:?}"),
+            }
         }
     }
 }
@@ -487,11 +510,18 @@ async fn a_server_that_does_not_answer_ends_at_the_deadline() {
 async fn a_server_that_skips_its_own_proof_is_refused() {
     let asked = built(|out| backend::authentication_sasl(out, &[SCRAM_SHA_256]));
     let ok = built(backend::authentication_ok);
-    for lines in [vec![asked.clone(), ok.clone()], vec![asked.clone(), asked.clone()]] {
+    for (lines, skips) in
+        [(vec![asked.clone(), ok.clone()], true), (vec![asked.clone(), asked.clone()], false)]
+    {
         let port = impostor(lines).await;
         let request = request(place("127.0.0.1", port, SslMode::Disable), "ann", password("pencil"));
         let outcome = timeout(PATIENCE, open(&request)).await.unwrap();
-        assert!(matches!(outcome, Err(ConnectError::Unexpected { tag: b'R', .. })), "{outcome:?}");
+        match skips {
+            true => assert!(matches!(outcome, Err(ConnectError::Unproven { .. })), "{outcome:?}"),
+            false => {
+                assert!(matches!(outcome, Err(ConnectError::Unexpected { tag: b'R', .. })), "{outcome:?}")
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use freehold::lab::{Major, Postgres};
+use freehold::lab::{Major, Postgres, roots};
 
 fn freehold() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_freehold"));
@@ -27,9 +27,15 @@ fn hash_password(name: &str, password: &str) -> String {
 }
 
 fn write_config(dir: &Path) -> std::path::PathBuf {
-    std::fs::write(dir.join("admins.txt"), hash_password("admin", "secret")).unwrap();
+    let admins = dir.join("admins.txt");
+    std::fs::write(&admins, hash_password("admin", "secret")).unwrap();
+    std::fs::set_permissions(admins, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let file = dir.join("freehold.toml");
-    std::fs::write(&file, "[proxy]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n").unwrap();
+    let text = format!(
+        "[proxy]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\npassword_dirs = {:?}\n",
+        roots()
+    );
+    std::fs::write(&file, text).unwrap();
     file
 }
 

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use freehold::control::{MoverSettings, copy, preflight, provision, verify};
-use freehold::lab::{Major, Majors, Postgres};
+use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::movement::StepEvent;
 use freehold::model::{MoveStep, SslMode, SystemRecord};
-use freehold::system::{Session, SystemError, fence, marker, pipe, roles, slots, subscriptions};
+use freehold::system::{
+    Session, SystemAccess, SystemError, fence, marker, pipe, roles, slots, subscriptions,
+};
 use freehold::tls::{ClientTls, Connector, Roots};
 use moving::{Moving, Pair, builder, fingerprint};
 use tokio::time::Instant;
@@ -475,7 +477,9 @@ async fn the_platforms_sessions_go_under_tls_as_the_systems_record_says() {
     let mut record = moving::system(&server, "tls");
     let is_tls = async |record: &SystemRecord, connector: Option<&Connector>| {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let session = Session::connect_by(record, "postgres", "freehold", connector, deadline).await?;
+        let mut access = SystemAccess { connector: connector.cloned(), ..SystemAccess::default() };
+        access.passwords.directories = roots();
+        let session = Session::connect(&access, record, "postgres", "freehold", deadline).await?;
         session.value::<bool>("x", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]).await
     };
     for (mode, expected) in [(SslMode::Disable, false), (SslMode::Prefer, true), (SslMode::Require, true)] {

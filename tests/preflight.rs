@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use freehold::control::preflight::{self, Plan, PreflightReport};
 use freehold::control::{End, Ends, MoverSettings};
-use freehold::lab::{Major, Postgres};
+use freehold::lab::{Major, Postgres, roots};
 use freehold::model::movement::{Finding, FindingSeverity};
 use freehold::model::{MoveId, RoleName, SystemRecord};
+use freehold::system::SystemAccess;
 use moving::{Pair, builder, system};
 use tokio::task::JoinSet;
 
@@ -86,12 +87,18 @@ fn found(report: &PreflightReport, check: &str, object: &str) -> Option<Finding>
     report.findings.iter().find(is_it).cloned()
 }
 
+fn access() -> SystemAccess {
+    let mut access = SystemAccess::default();
+    access.passwords.directories = roots();
+    access
+}
+
 fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
     let end = |system: SystemRecord| End {
         system,
         dbname: dbname.into(),
         connect_timeout: Duration::from_secs(20),
-        connector: None,
+        access: access(),
         application_name: "freehold preflight".into(),
     };
     Plan {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use freehold::auth::scram::Verifier;
-use freehold::lab::{Major, Postgres, free_port};
+use freehold::lab::{Major, Postgres, free_port, roots};
 use tokio_postgres::NoTls;
 
 pub(crate) const ROLE: &str = "app";
@@ -244,12 +244,13 @@ fn freehold(server: &Postgres, directory: &Path, certificate: &Certificate, stag
     let config = directory.join("freehold.toml");
     let text = format!(
         "[proxy]\nlisten = \"127.0.0.1:{port}\"\nworkers = {}\ntls_cert = {:?}\ntls_key = {:?}\n\
-         [admin]\nlisten = \"127.0.0.1:{admin_port}\"\nusers_file = {:?}\n\
+         [admin]\nlisten = \"127.0.0.1:{admin_port}\"\nusers_file = {:?}\npassword_dirs = {:?}\n\
          [store]\npath = {:?}\n[log]\nlevel = \"warn\"\n[pool]\nreuse_connections = true\n",
         stage.threads(),
         certificate.certificate,
         certificate.key,
         users,
+        roots(),
         directory.join("freehold.redb"),
     );
     fs::write(&config, text).expect("a file");

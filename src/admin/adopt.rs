@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Row, row};
 use super::commands;
-use super::databases::{Complete, place, verifier_kind};
+use super::databases::{Complete, verifier_kind};
 use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier, literal};
 use super::statement::AdoptDatabase;
@@ -24,7 +24,7 @@ impl Executor {
             Complete { verb: "ADOPT DATABASE", name: &adopt.name, place: &at, tier: adopt.tier, rest: &rest };
         let wanted = self.wanted(&command, adopt.owner.as_deref(), adopt.purpose.as_deref()).await?;
         let system = self.system(&adopt.system).await?;
-        let place = place(&system, adopt.dbname.as_deref().unwrap_or(adopt.name.as_str()));
+        let place = system.place(adopt.dbname.as_deref().unwrap_or(adopt.name.as_str()));
         self.refuse_adopted(&place).await?;
 
         let existing = lifecycle::existing(self.reach(&system, &self.mover()), &place.dbname).await?;

@@ -110,17 +110,18 @@ commands! {
     SHOW_MOVE: "SHOW", "SHOW MOVE number", ["property", "value"], "One move: steps, progress, the parts of its pause.";
     SHOW_SYSTEMS: "SHOW", "SHOW SYSTEMS",
         ["name", "host", "port", "role", "version", "databases", "accepts_databases", "sslmode", "replication_host",
-         "replication_port", "created_at"],
+         "replication_port", "created_at", "auth"],
         "Every PostgreSQL server.";
     CREATE_SYSTEM: "CREATE SYSTEM",
         "CREATE SYSTEM name HOST 'host' PORT number ROLE role [DATABASE name] [PASSWORD FILE 'path'] [SSLMODE mode] \
-         [REPLICATION HOST 'host' PORT number]",
+         [AUTH scram|md5|password] [REPLICATION HOST 'host' PORT number]",
         ["name", "version", "wal_level", "superuser", "warning"],
-        "Makes a PostgreSQL server known, after connecting to it. PASSWORD FILE: an absolute path on the machine of Freehold. \
-         REPLICATION: how other systems reach it, where that differs.";
+        "Makes a PostgreSQL server known, after connecting to it. PASSWORD FILE: an absolute path on the machine of Freehold, \
+         in a directory of the setting admin.password_dirs. AUTH: the weakest proof that the server may ask Freehold for, SCRAM-SHA-256 where not said; \
+         md5 and password only with SSLMODE 'verify-ca' or 'verify-full', or by a Unix socket. REPLICATION: how other systems reach it, where that differs.";
     ALTER_SYSTEM: "ALTER SYSTEM",
         "ALTER SYSTEM name [HOST 'host'] [PORT number] [ROLE role] [DATABASE name] [PASSWORD FILE 'path'] [SSLMODE mode] \
-         [REPLICATION HOST 'host' PORT number] [CORDON|UNCORDON]", [],
+         [AUTH scram|md5|password] [REPLICATION HOST 'host' PORT number] [CORDON|UNCORDON]", [],
         "Changes how a system is reached; CORDON: no database comes here any more.";
     DROP_SYSTEM: "DROP SYSTEM", "DROP SYSTEM name", [], "Forgets a system that holds no database.";
     SHOW_TEAMS: "SHOW", "SHOW TEAMS", ["name", "contact", "databases", "created_at"], "Every team.";

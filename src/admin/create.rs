@@ -4,7 +4,7 @@ use rand::RngExt as _;
 
 use super::answer::{Answer, row};
 use super::commands;
-use super::databases::{Complete, place};
+use super::databases::Complete;
 use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier};
 use super::statement::CreateDatabase;
@@ -39,7 +39,7 @@ impl Executor {
         let role = RoleName::parse(create.name.as_str())
             .map_err(|_| AdminError::Exists { kind: "role", name: create.name.to_string() })?;
 
-        let place = place(&system, create.name.as_str());
+        let place = system.place(create.name.as_str());
         let mut new = self.new_database(&wanted, place, caller, Lifecycle::Provisioning);
         new.route.service = being_created(&wanted.name);
         self.record(&new).await?;

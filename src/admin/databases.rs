@@ -10,7 +10,7 @@ use crate::catalog::{NewDatabase, NewDatabaseOutcome, Versioned};
 use crate::config::closest;
 use crate::model::{
     Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, Place,
-    RouteRecord, SystemRecord, TeamName, Tier, Timeout, timeout_text,
+    RouteRecord, TeamName, Tier, Timeout, timeout_text,
 };
 
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
@@ -204,15 +204,6 @@ impl Complete<'_> {
             literal(purpose.unwrap_or(EXAMPLE_PURPOSE)),
             self.rest
         )
-    }
-}
-
-pub(super) fn place(system: &SystemRecord, dbname: &str) -> Place {
-    Place {
-        system: system.name.clone(),
-        address: system.address.clone(),
-        dbname: dbname.to_owned(),
-        sslmode: system.sslmode,
     }
 }
 

@@ -157,7 +157,7 @@ impl Executor {
             Statement::AlterTeam(team) => self.alter_team(team).await,
             Statement::DropTeam(team) => self.drop_team(team).await,
             Statement::CreateSystem(create) => self.create_system(create, caller).await,
-            Statement::AlterSystem(alter) => self.alter_system(alter).await,
+            Statement::AlterSystem(alter) => self.alter_system(alter, caller).await,
             Statement::DropSystem(system) => self.drop_system(system).await,
             Statement::CreateDatabase(create) => self.create_database(create, caller).await,
             Statement::AlterDatabase(alter) => self.alter_database(alter, caller).await,
@@ -241,10 +241,10 @@ impl Executor {
         (self.parts.clock)()
     }
 
-    /// A way to a system, with the mover's TLS settings.
+    /// A way to a system, with the mover's settings.
     pub(super) fn reach<'a>(&self, system: &'a SystemRecord, mover: &'a MoverSettings) -> Reach<'a> {
         let deadline = Instant::now() + SYSTEM_TIMEOUT;
-        Reach { system, connector: mover.connector.as_ref(), deadline }
+        Reach { system, access: &mover.access, deadline }
     }
 
     pub(super) fn mover(&self) -> Arc<MoverSettings> {

@@ -39,7 +39,7 @@ impl Executor {
             system,
             dbname: place.dbname.clone(),
             connect_timeout: settings.connect_timeout,
-            connector: settings.connector.clone(),
+            access: settings.access.clone(),
             application_name: "freehold plan".to_owned(),
         };
         let ends = Ends { id: MoveId(0), source: end(source), target: end(target) };
@@ -112,12 +112,7 @@ impl Executor {
         caller: &Caller,
     ) -> Result<MoveRecord, AdminError> {
         let asked = wanted.pause_max.unwrap_or(database.contract.move_pause_max);
-        let target = Place {
-            system: target.name.clone(),
-            address: target.address.clone(),
-            dbname: source.dbname.clone(),
-            sslmode: target.sslmode,
-        };
+        let target = target.place(source.dbname.as_str());
         Ok(MoveRecord {
             id: self.catalog().next_move_id().await?,
             database: database.id.clone(),

@@ -16,8 +16,8 @@ use super::statement::{
 use super::{ErrorKind, SyntaxError};
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
-    ByteSize, ContractChange, DatabaseName, MoveId, Pooling, QuotasChange, RoleName, SslMode, SystemName,
-    TeamName, Tier, Timeout, TimeoutsChange,
+    ByteSize, ContractChange, DatabaseName, MoveId, Pooling, QuotasChange, RoleName, ServerAuth, SslMode,
+    SystemName, TeamName, Tier, Timeout, TimeoutsChange,
 };
 
 /// A statement and where it stands in the text.
@@ -224,7 +224,7 @@ impl Parser {
     fn create_system(&mut self) -> Result<Statement, SyntaxError> {
         let name = self.system()?;
         let mut clauses = SystemClauses::default();
-        self.clauses(&SystemClauses::KEYWORDS[..7], |parser, clause| {
+        self.clauses(&SystemClauses::KEYWORDS[..8], |parser, clause| {
             parser.system_clause(clause, &mut clauses)
         })?;
         // Missing ones are asked for in the order of the syntax.
@@ -239,6 +239,7 @@ impl Parser {
             database: clauses.database.unwrap_or_else(|| "postgres".to_owned()),
             password_file: clauses.password_file,
             sslmode: clauses.sslmode.unwrap_or_default(),
+            auth: clauses.auth.unwrap_or_default(),
             replication: clauses.replication,
         }))
     }
@@ -251,8 +252,17 @@ impl Parser {
             self.one_of(&SystemClauses::KEYWORDS)?;
         }
         self.clauses(&SystemClauses::KEYWORDS, |parser, clause| parser.system_clause(clause, &mut clauses))?;
-        let SystemClauses { host, port, role, database, password_file, sslmode, replication, placement } =
-            clauses;
+        let SystemClauses {
+            host,
+            port,
+            role,
+            database,
+            password_file,
+            sslmode,
+            auth,
+            replication,
+            placement,
+        } = clauses;
         Ok(Statement::AlterSystem(AlterSystem {
             name,
             host,
@@ -261,6 +271,7 @@ impl Parser {
             database,
             password_file,
             sslmode,
+            auth,
             replication,
             placement,
         }))
@@ -281,6 +292,7 @@ impl Parser {
                 clauses.password_file = Some(self.absolute_path()?);
             }
             "SSLMODE" => clauses.sslmode = Some(self.sslmode()?),
+            "AUTH" => clauses.auth = Some(self.server_auth()?),
             "REPLICATION" => {
                 self.expect("HOST")?;
                 let host = self.text_or_identifier("a host")?.0;
@@ -497,6 +509,13 @@ impl Parser {
         let (mode, _) = self.text_or_identifier(MODES)?;
         SslMode::parse(&mode).ok_or(expected)
     }
+
+    fn server_auth(&mut self) -> Result<ServerAuth, SyntaxError> {
+        const METHODS: &str = "scram, md5 or password";
+        let expected = self.expected(METHODS);
+        let (method, _) = self.text_or_identifier(METHODS)?;
+        ServerAuth::parse(&method).ok_or(expected)
+    }
 }
 
 #[derive(Default)]
@@ -507,12 +526,23 @@ struct SystemClauses {
     database: Option<String>,
     password_file: Option<String>,
     sslmode: Option<SslMode>,
+    auth: Option<ServerAuth>,
     replication: Option<(String, u16)>,
     placement: Option<Placement>,
 }
 
 impl SystemClauses {
     /// The last two belong to ALTER only.
-    const KEYWORDS: [&'static str; 9] =
-        ["HOST", "PORT", "ROLE", "DATABASE", "PASSWORD", "SSLMODE", "REPLICATION", "CORDON", "UNCORDON"];
+    const KEYWORDS: [&'static str; 10] = [
+        "HOST",
+        "PORT",
+        "ROLE",
+        "DATABASE",
+        "PASSWORD",
+        "SSLMODE",
+        "AUTH",
+        "REPLICATION",
+        "CORDON",
+        "UNCORDON",
+    ];
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::statement::{Chatter, Departure, Drain, Show, SourceFate, Wait};
 use super::*;
 use crate::model::{
-    ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, SslMode, Tier, TimeoutsChange,
+    ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, ServerAuth, SslMode, Tier, TimeoutsChange,
 };
 
 /// A complete statement of every kind.
@@ -14,7 +14,7 @@ const EXAMPLES: &[&str] = &[
     "ALTER TEAM payments CONTACT '#pay'",
     "DROP TEAM payments",
     "CREATE SYSTEM pg-17 HOST '10.0.0.7' PORT 5432 ROLE freehold DATABASE postgres PASSWORD FILE '/run/secret' \
-     SSLMODE verify-full REPLICATION HOST 'pg17' PORT 5433",
+     SSLMODE verify-full AUTH password REPLICATION HOST 'pg17' PORT 5433",
     "ALTER SYSTEM pg-17 HOST 'x' CORDON",
     "DROP SYSTEM pg-17",
     "CREATE DATABASE shop OWNER TEAM payments PURPOSE 'orders of the shop' TIER critical ON SYSTEM pg-17",
@@ -245,6 +245,10 @@ fn a_system_asks_for_what_is_missing() {
     assert!(mistake("CREATE SYSTEM a HOST 'b' PORT 1 ROLE c SSLMODE none").message.contains("verify-full"));
     let Statement::CreateSystem(create) = one("CREATE SYSTEM a HOST b PORT 1 ROLE c") else { panic!() };
     assert_eq!((create.database.as_str(), create.sslmode), ("postgres", SslMode::Prefer));
+    assert_eq!(create.auth, ServerAuth::Scram);
+    assert!(
+        mistake("CREATE SYSTEM a HOST b PORT 1 ROLE c AUTH gss").message.contains("scram, md5 or password")
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::catalog::store::StoreError;
 use crate::control::StepError;
 use crate::control::lifecycle::LifecycleError;
 use crate::error::{Blame, Explain, Retry, SqlState};
-use crate::model::{MoveFailure, MoveId, MovePhase};
+use crate::model::{MoveFailure, MoveId, MovePhase, ServerAuth, SslMode};
 
 /// The shortest purpose that says anything, in characters.
 pub(super) const PURPOSE_CHARS_MIN: usize = 20;
@@ -35,6 +35,11 @@ pub(super) enum AdminError {
     SameServer { other: String },
     #[error("another server answers at this address, and system \"{system}\" holds databases")]
     OtherServer { system: String, databases: Vec<String> },
+    #[error("AUTH {} needs a server that proves itself, and SSLMODE {} does not demand it", auth.as_str(), sslmode.as_str())]
+    WeakProof { auth: ServerAuth, sslmode: SslMode },
+    /// With verify-ca and the authorities of the operating system.
+    #[error("AUTH {} needs a server that proves itself, and SSLMODE verify-ca has no authority of your own here", auth.as_str())]
+    NobodysAuthority { auth: ServerAuth },
     #[error("{kind} \"{name}\" cannot be dropped: databases depend on it")]
     InUse { kind: &'static str, name: String, databases: Vec<String> },
     #[error("no system takes new databases")]
@@ -104,6 +109,9 @@ impl Explain for AdminError {
             AdminError::Exists { .. } | AdminError::SameServer { .. } => SqlState::DUPLICATE_OBJECT,
             AdminError::InUse { .. } | AdminError::OtherServer { .. } => {
                 SqlState::DEPENDENT_OBJECTS_STILL_EXIST
+            }
+            AdminError::WeakProof { .. } | AdminError::NobodysAuthority { .. } => {
+                SqlState::INVALID_PARAMETER_VALUE
             }
             AdminError::NoSystem | AdminError::Cordoned { .. } | AdminError::NotServed { .. } => {
                 SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
@@ -180,6 +188,13 @@ impl Explain for AdminError {
                 Some(format!("Databases: {}.", databases.join(", ")))
             }
             AdminError::MoveFailed { failure, .. } => failure.detail.clone(),
+            AdminError::WeakProof { auth, .. } => Some(match auth {
+                ServerAuth::Password => "Whoever answers in the server's place would be sent the password.".to_owned(),
+                _ => "Whoever answers in the server's place could hand the answer on to the server, and be let in.".to_owned(),
+            }),
+            AdminError::NobodysAuthority { .. } => Some(
+                "The authorities of the operating system vouch for everybody, and verify-ca does not look at the name.".to_owned(),
+            ),
             AdminError::Reload { problems } => Some(problems.clone()),
             AdminError::NotDrained { holders, taken_back, .. } => Some(format!(
                 "{} {}",
@@ -213,6 +228,13 @@ impl Explain for AdminError {
             AdminError::OtherServer { .. } => Some(
                 "CREATE SYSTEM makes it known under a name of its own; MOVE DATABASE or DROP DATABASE empties this one.".to_owned(),
             ),
+            AdminError::WeakProof { .. } => Some(
+                "Add SSLMODE 'verify-full' (server_tls.ca names the authority), or leave AUTH out and give the role a \
+                 SCRAM-SHA-256 verifier: SET password_encryption = 'scram-sha-256'; ALTER ROLE ... PASSWORD '...'".to_owned(),
+            ),
+            AdminError::NobodysAuthority { .. } => {
+                Some("Add SSLMODE 'verify-full', or name the authority of your servers in server_tls.ca.".to_owned())
+            }
             AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
             AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
             AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),

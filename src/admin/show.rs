@@ -176,7 +176,8 @@ impl Executor {
                 system.sslmode.as_str(),
                 replication.map(|address| address.host.clone()),
                 replication.map(|address| address.port),
-                system.created_at
+                system.created_at,
+                system.auth.as_str()
             ]
         });
         Ok(Answer::rows(commands::SHOW_SYSTEMS, rows.collect()))

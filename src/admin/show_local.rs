@@ -178,6 +178,7 @@ mod tests {
             address: Address { host: "127.0.0.1".to_owned(), port: 1 },
             dbname: "shop".to_owned(),
             sslmode: SslMode::Disable,
+            auth: Default::default(),
         };
         let (id, name) = (DatabaseId::parse("db_1").unwrap(), DatabaseName::parse("shop").unwrap());
         RouteRecord::first(id, name, place, 10)

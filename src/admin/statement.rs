@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::model::{ContractChange, DatabaseName, MoveId, RoleName, SslMode, SystemName, TeamName, Tier};
+use crate::model::{
+    ContractChange, DatabaseName, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
@@ -102,6 +104,7 @@ pub struct CreateSystem {
     pub database: String,
     pub password_file: Option<String>,
     pub sslmode: SslMode,
+    pub auth: ServerAuth,
     pub replication: Option<(String, u16)>,
 }
 
@@ -115,6 +118,7 @@ pub struct AlterSystem {
     pub database: Option<String>,
     pub password_file: Option<String>,
     pub sslmode: Option<SslMode>,
+    pub auth: Option<ServerAuth>,
     pub replication: Option<(String, u16)>,
     /// CORDON: no new database comes here; UNCORDON: they do.
     pub placement: Option<Placement>,

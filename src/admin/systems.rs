@@ -1,5 +1,7 @@
 //! Systems: known only after they were seen.
 
+use std::path::Path;
+
 use super::answer::{Answer, row};
 use super::commands;
 use super::execute::{Caller, Executor, is_missing};
@@ -9,8 +11,10 @@ use crate::catalog::{Swap, keys};
 use crate::config::closest;
 use crate::control::lifecycle;
 use crate::error::{Severity, SqlState};
-use crate::model::{Address, RouteRecord, SystemName, SystemRecord};
+use crate::model::{Address, RouteRecord, ServerAuth, SslMode, SystemName, SystemRecord};
 use crate::system::facts::SystemFacts;
+use crate::system::secret_file::exposure;
+use crate::tls::Certificate;
 
 impl Executor {
     pub(super) async fn create_system(
@@ -22,6 +26,7 @@ impl Executor {
             return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
         }
         let mut record = self.record_of(create);
+        self.refuse_weak_proof(&record)?;
         let facts = lifecycle::survey(self.reach(&record, &self.mover())).await?;
         record.version_num = facts.version_num;
         record.system_identifier = facts.system_identifier.clone();
@@ -29,6 +34,7 @@ impl Executor {
         if self.catalog().create_system(&record).await? == Swap::Conflict {
             return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
         }
+        warn_of_exposure(record.password_file.as_deref(), caller);
         let warning = warning(&facts);
         if let Some(warning) = &warning {
             caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
@@ -47,10 +53,27 @@ impl Executor {
             admin_database: create.database.clone(),
             password_file: create.password_file.clone(),
             sslmode: create.sslmode,
+            auth: create.auth,
             accepts_databases: true,
             version_num: 0,
             system_identifier: String::new(),
             created_at: self.now(),
+        }
+    }
+
+    /// An md5 answer or a password goes to a server alone that has proved which one it is.
+    fn refuse_weak_proof(&self, record: &SystemRecord) -> Result<(), AdminError> {
+        let SystemRecord { address, sslmode, auth, .. } = record;
+        if !auth.suits(address, *sslmode) {
+            return Err(AdminError::WeakProof { auth: *auth, sslmode: *sslmode });
+        }
+        let verified = match &self.mover().access.connector {
+            Some(connector) => connector.certificate(*sslmode) == Certificate::Verified,
+            None => *sslmode == SslMode::VerifyFull,
+        };
+        match *auth == ServerAuth::Scram || address.is_local() || verified {
+            true => Ok(()),
+            false => Err(AdminError::NobodysAuthority { auth: *auth }),
         }
     }
 
@@ -66,12 +89,19 @@ impl Executor {
         }
     }
 
-    pub(super) async fn alter_system(&self, alter: &AlterSystem) -> Result<Answer, AdminError> {
+    pub(super) async fn alter_system(
+        &self,
+        alter: &AlterSystem,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
         let known = self.system(&alter.name).await?;
         let mut record = known.clone();
         apply(&mut record, alter);
         let seen = match changes_the_way(alter) {
-            true => Some(lifecycle::survey(self.reach(&record, &self.mover())).await?),
+            true => {
+                self.refuse_weak_proof(&record)?;
+                Some(lifecycle::survey(self.reach(&record, &self.mover())).await?)
+            }
             false => None,
         };
         if let Some(facts) = seen.as_ref().filter(|facts| facts.system_identifier != known.system_identifier)
@@ -83,6 +113,7 @@ impl Executor {
         let change = |stored: &mut SystemRecord| {
             apply(stored, alter);
             if let Some(facts) = &seen {
+                self.refuse_weak_proof(stored)?;
                 stored.version_num = facts.version_num;
                 stored.system_identifier.clone_from(&facts.system_identifier);
             }
@@ -93,6 +124,7 @@ impl Executor {
             Err(error) if is_missing(&error) => return Err(self.unknown_system(&alter.name).await?),
             Err(error) => return Err(error),
         }
+        warn_of_exposure(alter.password_file.as_deref(), caller);
         Ok(Answer::done(commands::ALTER_SYSTEM))
     }
 
@@ -113,6 +145,7 @@ impl Executor {
                 for place in places.into_iter().flatten().filter(|place| place.system == system.name) {
                     place.address = system.address.clone();
                     place.sslmode = system.sslmode;
+                    place.auth = system.auth;
                 }
                 Ok::<(), AdminError>(())
             };
@@ -192,13 +225,14 @@ impl Executor {
 /// Whether Freehold itself will reach the system in another way. A system that is down must still be cordoned: that is
 /// when it is needed.
 fn changes_the_way(alter: &AlterSystem) -> bool {
-    let AlterSystem { host, port, role, database, password_file, sslmode, .. } = alter;
+    let AlterSystem { host, port, role, database, password_file, sslmode, auth, .. } = alter;
     host.is_some()
         || port.is_some()
         || role.is_some()
         || database.is_some()
         || password_file.is_some()
         || sslmode.is_some()
+        || auth.is_some()
 }
 
 fn apply(record: &mut SystemRecord, alter: &AlterSystem) {
@@ -220,11 +254,21 @@ fn apply(record: &mut SystemRecord, alter: &AlterSystem) {
     if let Some(sslmode) = alter.sslmode {
         record.sslmode = sslmode;
     }
+    if let Some(auth) = alter.auth {
+        record.auth = auth;
+    }
     if let Some((host, port)) = &alter.replication {
         record.replication_address = Some(Address { host: host.clone(), port: *port });
     }
     if let Some(placement) = alter.placement {
         record.accepts_databases = placement == Placement::Accept;
+    }
+}
+
+/// The file is good, and others can read it, too.
+fn warn_of_exposure(password_file: Option<&str>, caller: &Caller) {
+    if let Some(exposed) = password_file.and_then(|file| exposure(Path::new(file))) {
+        caller.notice(Severity::Warning, SqlState::WARNING, exposed);
     }
 }
 

@@ -11,8 +11,10 @@ use crate::control::settings::{Fault, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
-use crate::model::Timeouts;
+use crate::model::{SystemRecord, Timeouts};
 use crate::session::{LimitsPolicy, PoolSettings};
+use crate::system::SystemAccess;
+use crate::system::secret_file::{PasswordPlaces, exposure};
 use crate::tls::{
     self, Acceptor, ClientAuthority, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError,
 };
@@ -26,7 +28,7 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
     let moves = &config.moves;
     MoverSettings {
         postgres_bin_dirs: moves.pg_bin_dirs.clone(),
-        connector: Some(connector.clone()),
+        access: SystemAccess { connector: Some(connector.clone()), passwords: password_places(config) },
         copy_workers: usize::try_from(moves.copy_workers).unwrap_or(1),
         copy_split_bytes: moves.copy_split.0,
         index_workers: usize::try_from(moves.index_workers).unwrap_or(1),
@@ -46,6 +48,14 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
         close_grace: moves.close_grace,
         fault,
         ..MoverSettings::default()
+    }
+}
+
+/// Where passwords of the platform's roles are read from: never from a file that Freehold has for itself.
+fn password_places(config: &Config) -> PasswordPlaces {
+    PasswordPlaces {
+        directories: config.admin.password_dirs.clone(),
+        except: config.secret_files().into_iter().map(|(_, file)| file.to_owned()).collect(),
     }
 }
 
@@ -194,6 +204,26 @@ pub fn mistakes(config: &Config) -> Vec<(&'static str, String)> {
         mistakes.push(("store.path", format!("{} is no directory", home.display())));
     }
     mistakes
+}
+
+/// What `serve` would do although it is risky: a setting, or a system, and what is wrong with its file. Blocking.
+pub fn warnings(config: &Config, systems: &[SystemRecord]) -> Vec<(String, String)> {
+    let files = config.secret_files().into_iter();
+    let mut warnings: Vec<(String, String)> =
+        files.filter_map(|(setting, file)| Some((setting.to_owned(), exposure(file)?))).collect();
+    let places = password_places(config);
+    for system in systems {
+        let Some(file) = system.password_file.as_deref().map(Path::new) else { continue };
+        let misplaced = (!places.allow(file)).then(|| {
+            format!(
+                "its password is not read from {}, which is in none of the directories of admin.password_dirs",
+                file.display()
+            )
+        });
+        let warning = misplaced.or_else(|| exposure(file));
+        warnings.extend(warning.map(|warning| (format!("system {}", system.name), warning)));
+    }
+    warnings
 }
 
 /// The setting whose file an error is about; the first where it is about all of them together.

@@ -5,7 +5,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::channel::Channel;
 use super::error::LoginStep;
-use super::{ConnectError, ConnectRequest, ServerConnection, login, socket};
+use super::{ConnectError, ConnectRequest, Opened, ServerConnection, login, socket};
 use crate::error::SqlState;
 use crate::model::SslMode;
 use crate::tls::Connector;
@@ -53,20 +53,17 @@ async fn attempt(
     let late = |stage| ConnectError::Timeout { address: address.clone(), stage };
     let opening = Box::pin(socket::open(address, mode, connector));
     let opened = timeout_at(deadline, opening).await.map_err(|_| late("connection"))??;
-    let channel = Channel::new(opened.stream, address.clone());
-    let login = Box::pin(enter(channel, request, opened.end_point));
+    let login = Box::pin(enter(opened, request));
     timeout_at(deadline, login).await.map_err(|_| late("login"))?
 }
 
-async fn enter(
-    mut channel: Channel,
-    request: &ConnectRequest,
-    end_point: Option<bytes::Bytes>,
-) -> Result<ServerConnection, ConnectError> {
+async fn enter(opened: Opened, request: &ConnectRequest) -> Result<ServerConnection, ConnectError> {
+    let Opened { stream, end_point, peer } = opened;
+    let mut channel = Channel::new(stream, request.place.address.clone());
     let mut packet = BytesMut::new();
     startup::startup_message(&mut packet, PROTOCOL_MINOR_SERVER, parameters(request));
     channel.send(&packet).await?;
-    login::authenticate(&mut channel, request, end_point).await?;
+    login::authenticate(&mut channel, request, end_point, peer).await?;
     login::settle(channel).await
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use super::Credential;
 use crate::auth::scram::ScramError;
 use crate::error::{Blame, Explain, Retry, SqlState};
-use crate::model::Address;
+use crate::model::{Address, ServerAuth};
 use crate::tls::TlsError;
 use crate::wire::Violation;
 use crate::wire::message::backend::ErrorFields;
@@ -40,8 +40,18 @@ pub enum ConnectError {
     Refused { fields: Box<ErrorFields>, step: LoginStep },
     #[error("{address} asks for {asked}, and {held} is at hand")]
     Authentication { address: Address, asked: String, held: &'static str },
-    #[error("{address} asks for the password in the clear on an unencrypted connection")]
-    PasswordInTheClear { address: Address },
+    /// Nothing was sent: the system may not ask for it.
+    #[error("{address} asks for {asked}, which is not sent to this system (AUTH {} allows it)", needed.as_str())]
+    Withheld { address: Address, asked: &'static str, needed: ServerAuth },
+    /// Nothing was sent: whoever asks need not be the system.
+    #[error("{address} asks for {asked}, and nothing has proved that it is the system")]
+    Unverified { address: Address, asked: &'static str },
+    /// A login that began with SCRAM was declared good without the server's own proof.
+    #[error("{address} accepted the login without proving that it knows the password")]
+    Unproven { address: Address },
+    /// The certificate is not verified, and the login cannot be bound to it either.
+    #[error("{address} does not bind the login to its certificate, which is not verified")]
+    Unbound { address: Address },
     #[error("SCRAM with {address} failed")]
     Scram {
         address: Address,
@@ -73,6 +83,11 @@ pub enum LoginStep {
 }
 
 impl ConnectError {
+    /// The server asks for a proof, and there is none at all.
+    pub fn lacks_a_secret(&self) -> bool {
+        matches!(self, ConnectError::Authentication { held, .. } if *held == Credential::NOTHING)
+    }
+
     /// What the server said, where it was the server that refused.
     pub fn refusal_fields(&self) -> Option<&ErrorFields> {
         match self {
@@ -94,7 +109,9 @@ impl Explain for ConnectError {
         match self {
             ConnectError::Tls { source, .. } if source.blame() == Blame::Platform => Blame::Platform,
             ConnectError::Authentication { .. }
-            | ConnectError::PasswordInTheClear { .. }
+            | ConnectError::Withheld { .. }
+            | ConnectError::Unverified { .. }
+            | ConnectError::Unbound { .. }
             | ConnectError::NoTls { .. } => Blame::Platform,
             _ => Blame::Server,
         }
@@ -115,7 +132,10 @@ impl Explain for ConnectError {
             ConnectError::Refused { fields, .. } => fields.message().to_owned(),
             ConnectError::Timeout { .. } => "the database did not answer in time".to_owned(),
             ConnectError::Unreachable { .. } => "the database cannot be reached".to_owned(),
-            ConnectError::Authentication { .. } | ConnectError::PasswordInTheClear { .. } => {
+            ConnectError::Authentication { .. }
+            | ConnectError::Withheld { .. }
+            | ConnectError::Unverified { .. }
+            | ConnectError::Unbound { .. } => {
                 "the database asks for a proof of identity that cannot be given".to_owned()
             }
             _ => "the connection to the database could not be established".to_owned(),
@@ -128,6 +148,18 @@ impl Explain for ConnectError {
             ConnectError::Authentication { asked, held, .. } => {
                 Some(format!("The server asks for {asked}, and {held} is at hand."))
             }
+            ConnectError::Withheld { asked, .. } => {
+                Some(format!("The server asks for {asked}, which is not sent to it. Nothing was sent."))
+            }
+            ConnectError::Unverified { asked, .. } => Some(format!(
+                "The server asks for {asked}, and nothing has proved which server it is. Nothing was sent."
+            )),
+            ConnectError::Unproven { .. } => {
+                Some("The server accepted the login without proving that it knows the password.".to_owned())
+            }
+            ConnectError::Unbound { .. } => Some(
+                "The server's certificate is not verified, and the login is not bound to it (SCRAM-SHA-256-PLUS).".to_owned(),
+            ),
             _ => None,
         }
     }
@@ -135,13 +167,29 @@ impl Explain for ConnectError {
     fn hint(&self) -> Option<String> {
         match self {
             ConnectError::Refused { fields, .. } => fields.hint().map(str::to_owned),
-            ConnectError::Authentication { held, .. } if *held == Credential::NOTHING => Some(
+            error if error.lacks_a_secret() => Some(
                 "This client came in without a password. The platform team gives Freehold one for the role \
                  (access.server_passwords_file), or a certificate that the server maps to it (server_tls.cert)."
                     .to_owned(),
             ),
+            ConnectError::Withheld { needed, .. } => Some(format!(
+                "The platform team sets the role's password anew under password_encryption = 'scram-sha-256' and lets the server \
+                 ask by scram-sha-256 (pg_hba.conf). If that cannot be: ALTER SYSTEM name SSLMODE 'verify-full' AUTH {};",
+                needed.as_str()
+            )),
+            ConnectError::Unverified { .. } => Some(
+                "The platform team makes the server's certificate verified: server_tls.ca, and ALTER SYSTEM name SSLMODE 'verify-full';"
+                    .to_owned(),
+            ),
+            ConnectError::Unbound { .. } => Some(
+                "The platform team names the authority of its servers in server_tls.ca, or sets ALTER SYSTEM name SSLMODE 'verify-full';"
+                    .to_owned(),
+            ),
             ConnectError::Authentication { .. } => {
-                Some("Store the role's password as a SCRAM-SHA-256 verifier on the server.".to_owned())
+                Some(
+                "Let the server ask by scram-sha-256 (pg_hba.conf), and store the role's password as a SCRAM-SHA-256 verifier there."
+                    .to_owned(),
+            )
             }
             _ => None,
         }

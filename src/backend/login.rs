@@ -1,53 +1,76 @@
 //! What happens between the startup packet and the first ReadyForQuery.
+//!
+//! | the server asks for | who may be there: the system for sure | whoever shows the certificate | anybody |
+//! |---|---|---|---|
+//! | SCRAM-SHA-256 | answered, bound where offered | answered where it can be bound | answered, bound where offered |
+//! | md5, if the system may | answered | nothing | nothing |
+//! | the password, if the system may | answered | nothing | nothing |
+//! | nothing at all | accepted | refused, if we hold a secret | accepted |
+//!
+//! # Why
+//! Whoever asks chooses the method, and whoever sits between us and the system can ask in its name. What is sent for SCRAM opens
+//! nothing else; an md5 answer can be handed on to the real server, and a password is a password. So a system must have been
+//! proved before it gets either, and somebody must have said that it needs it ([`ServerAuth`]).
+//!
+//! With `sslmode=require` and no authority to verify certificates by, only a login that is bound to the certificate
+//! (SCRAM-SHA-256-PLUS) tells the system from somebody in between with a certificate of his own; so it must be bound, as by
+//! libpq's `channel_binding=require`, and a server that asks for nothing has not proved itself. `prefer` demands less: who could
+//! take PLUS out of the offer could answer that there is no TLS, and be asked for nothing.
 
 use bytes::{Bytes, BytesMut};
 
 use super::channel::{Channel, Message};
 use super::error::LoginStep;
-use super::{ConnectError, ConnectRequest, Credential, Parameters, ServerConnection, scrub};
+use super::{ConnectError, ConnectRequest, Credential, Parameters, Peer, ServerConnection, scrub};
 use crate::auth::md5;
-use crate::auth::scram::{Challenge, ClientLogin, Nonce, Offer, ScramError};
-use crate::model::Address;
-use crate::tls::{Family, Socket};
+use crate::auth::scram::{
+    Challenge, ClientLogin, ITERATIONS_DEFAULT, Nonce, Offer, SCRAM_SHA_256_PLUS, ScramError,
+};
+use crate::model::{Address, ServerAuth};
 use crate::wire::Violation;
 use crate::wire::message::backend::{self, Authentication, ErrorFields, tag};
 use crate::wire::message::{TransactionStatus, frontend};
 
-/// Answers what the server asks until it is content.
+/// Answers what the server asks, as far as it may be answered, until the server is content.
 pub(super) async fn authenticate(
     channel: &mut Channel,
     request: &ConnectRequest,
     end_point: Option<Bytes>,
+    peer: Peer,
 ) -> Result<(), ConnectError> {
     let message = receive(channel, LoginStep::First).await?;
     match parse(channel, &message)? {
-        Authentication::Ok => Ok(()),
+        Authentication::Ok => match (peer, &request.credential) {
+            (Peer::Certified, Credential::Keys(_) | Credential::Password(_)) => Err(unbound(channel)),
+            _ => Ok(()),
+        },
         Authentication::Sasl(mechanisms) => {
             let offer = end_point.map_or(Offer::Plain, Offer::EndPoint);
             let nonce = Nonce::from_random(rand::random());
             let Some(login) = ClientLogin::start(&mechanisms, &offer, &nonce) else {
                 return Err(impossible(channel, format!("SASL {}", mechanisms.join(", ")), request));
             };
-            prove_by_scram(channel, request, login).await?;
+            prove_by_scram(channel, request, login, peer).await?;
             expect_ok(channel).await
         }
         Authentication::Md5Password { salt } => {
+            const ASKED: &str = "an md5 password";
             let answer = match &request.credential {
                 Credential::Password(password) => md5::answer(request.role.as_str(), password, salt),
                 Credential::Md5(secret) => secret.answer(salt),
                 Credential::Trust | Credential::Keys(_) => {
-                    return Err(impossible(channel, "an md5 password".to_owned(), request));
+                    return Err(impossible(channel, ASKED.to_owned(), request));
                 }
             };
+            may_be_answered(channel, request, peer, ServerAuth::Md5, ASKED)?;
             send_password(channel, answer.as_bytes()).await
         }
         Authentication::CleartextPassword => {
+            const ASKED: &str = "a cleartext password";
             let Credential::Password(password) = &request.credential else {
-                return Err(impossible(channel, "a cleartext password".to_owned(), request));
+                return Err(impossible(channel, ASKED.to_owned(), request));
             };
-            if !is_private(channel) {
-                return Err(ConnectError::PasswordInTheClear { address: channel.address.clone() });
-            }
+            may_be_answered(channel, request, peer, ServerAuth::Password, ASKED)?;
             send_password(channel, password.as_bytes()).await
         }
         Authentication::Other(code) => {
@@ -57,13 +80,21 @@ pub(super) async fn authenticate(
     }
 }
 
-/// Nobody between us and the server can read along: libpq does not care, we do.
-fn is_private(channel: &Channel) -> bool {
-    let is_near = |socket: &Socket| match socket.family() {
-        Family::Unix => true,
-        Family::Tcp => socket.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback()),
-    };
-    channel.stream.is_tls() || channel.stream.socket().is_none_or(is_near)
+/// Fails where this would tell more than the system may ask for, or where it may not be the system who asks.
+fn may_be_answered(
+    channel: &Channel,
+    request: &ConnectRequest,
+    peer: Peer,
+    needed: ServerAuth,
+    asked: &'static str,
+) -> Result<(), ConnectError> {
+    match (peer, request.place.auth) {
+        (Peer::Proven, allowed) if allowed >= needed => Ok(()),
+        (Peer::Proven, _) | (_, ServerAuth::Scram) => {
+            Err(ConnectError::Withheld { address: channel.address.clone(), asked, needed })
+        }
+        _ => Err(ConnectError::Unverified { address: channel.address.clone(), asked }),
+    }
 }
 
 async fn send_password(channel: &mut Channel, password: &[u8]) -> Result<(), ConnectError> {
@@ -77,22 +108,31 @@ async fn prove_by_scram(
     channel: &mut Channel,
     request: &ConnectRequest,
     login: ClientLogin,
+    peer: Peer,
 ) -> Result<(), ConnectError> {
     if matches!(request.credential, Credential::Trust | Credential::Md5(_)) {
         return Err(impossible(channel, login.mechanism.to_owned(), request));
+    }
+    if peer == Peer::Certified && login.mechanism != SCRAM_SHA_256_PLUS {
+        return Err(unbound(channel));
     }
     let mut out = BytesMut::new();
     frontend::sasl_initial_response(&mut out, login.mechanism, login.message.as_bytes());
     channel.send(&out).await?;
 
     let message = receive(channel, LoginStep::Later).await?;
-    let Authentication::SaslContinue(server_first) = parse(channel, &message)? else {
-        return Err(unexpected(channel, &message));
+    let server_first = match parse(channel, &message)? {
+        Authentication::SaslContinue(server_first) => server_first,
+        Authentication::Ok => return Err(unproven(channel)),
+        _ => return Err(unexpected(channel, &message)),
     };
     let challenge = login.next.challenge(server_first).map_err(|error| scram(channel, error))?;
     let (answer, outcome) = match &request.credential {
         Credential::Keys(keys) => challenge.answer(keys),
-        Credential::Password(password) => answer_by_password(channel, challenge, password).await?,
+        Credential::Password(password) => {
+            demand_work(channel, &challenge, peer)?;
+            answer_by_password(channel, challenge, password).await?
+        }
         Credential::Trust | Credential::Md5(_) => return Err(unexpected(channel, &message)),
     };
     out.clear();
@@ -100,11 +140,22 @@ async fn prove_by_scram(
     channel.send(&out).await?;
 
     let message = receive(channel, LoginStep::Later).await?;
-    // A server that skips its own proof by an AuthenticationOk ends here, too.
-    let Authentication::SaslFinal(server_final) = parse(channel, &message)? else {
-        return Err(unexpected(channel, &message));
+    let server_final = match parse(channel, &message)? {
+        Authentication::SaslFinal(server_final) => server_final,
+        Authentication::Ok => return Err(unproven(channel)),
+        _ => return Err(unexpected(channel, &message)),
     };
     outcome.finish(server_final).map_err(|error| scram(channel, error))
+}
+
+/// The answer lets whoever asked try passwords on his own machine, and the rounds are what each try costs him. So somebody who
+/// may not be the system has no say in them.
+fn demand_work(channel: &Channel, challenge: &Challenge, peer: Peer) -> Result<(), ConnectError> {
+    let rounds = challenge.iterations().get();
+    match peer != Peer::Proven && rounds < ITERATIONS_DEFAULT {
+        true => Err(scram(channel, ScramError::Iterations(u64::from(rounds)))),
+        false => Ok(()),
+    }
 }
 
 /// PBKDF2 takes milliseconds, and sessions of the same worker would wait for it.
@@ -185,6 +236,14 @@ fn protocol(address: &Address, source: Violation) -> ConnectError {
 
 fn unexpected(channel: &Channel, message: &Message) -> ConnectError {
     ConnectError::Unexpected { address: channel.address.clone(), tag: message.tag }
+}
+
+fn unproven(channel: &Channel) -> ConnectError {
+    ConnectError::Unproven { address: channel.address.clone() }
+}
+
+fn unbound(channel: &Channel) -> ConnectError {
+    ConnectError::Unbound { address: channel.address.clone() }
 }
 
 fn scram(channel: &Channel, source: ScramError) -> ConnectError {

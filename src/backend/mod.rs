@@ -9,10 +9,9 @@
 //! tokio-postgres cannot hand over its socket, log in with keys instead of a password, or speak the replication
 //! protocol. A session needs the first two, a move the third, so the login is ours, over our own `wire` and `auth`.
 //!
-//! A server that asks for no proof (`trust`, `peer`, a client certificate) is accepted whatever the [`Credential`] is,
-//! as by libpq with its default `require_auth`: who may come in is the server's decision, and an adopted system may
-//! trust its network. What protects against a server that only *claims* to be ours is verify-full, and the SCRAM
-//! signature wherever SCRAM is spoken; a login that began with SCRAM cannot end without it.
+//! A server that asks for no proof (`trust`, `peer`, a client certificate) is accepted whatever the [`Credential`] is, unless
+//! it would have to prove itself by one: who may come in is the server's decision, and an adopted system may trust its
+//! network. It has proved nothing by that. What a server gets that asks is in `login`.
 
 mod answers;
 mod cancel;
@@ -20,6 +19,7 @@ mod channel;
 mod connect;
 mod connection;
 mod error;
+mod introduced;
 mod login;
 mod parameters;
 mod scrub;
@@ -35,8 +35,9 @@ pub use cancel::cancel;
 pub use connect::connect;
 pub use connection::{Parts, ServerConnection};
 pub use error::{ConnectError, QueryError};
+pub use introduced::Introduced;
 pub use parameters::{Parameters, SharedParameters};
-pub use socket::{Opened, open};
+pub use socket::{Opened, Peer, open};
 
 use crate::auth::md5::Md5Secret;
 use crate::auth::{ClientKeys, Proof};
@@ -62,7 +63,7 @@ pub enum Credential {
     Keys(Arc<ClientKeys>),
     /// md5 only: the role's password is stored so on the server.
     Md5(Md5Secret),
-    /// SCRAM, and md5 or cleartext towards servers that know nothing better.
+    /// SCRAM; md5 or cleartext towards systems that may ask for it ([`ServerAuth`](crate::model::ServerAuth)).
     Password(Zeroizing<String>),
 }
 

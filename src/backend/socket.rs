@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ConnectError;
 use crate::model::{Address, SslMode};
-use crate::tls::{Connector, Socket, Stream};
+use crate::tls::{Certificate, Connected, Connector, Socket, Stream};
 use crate::wire::startup;
 
 /// Silence after which the kernel asks whether the server is still there. The kernel's default is two hours.
@@ -23,19 +23,31 @@ pub struct Opened {
     pub stream: Stream,
     /// Hash of the server's certificate, where it is known.
     pub end_point: Option<Bytes>,
+    pub peer: Peer,
+}
+
+/// Who may be at the other end, as far as that is known before anything of PostgreSQL was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// The system: its certificate was verified, or it is behind a Unix socket.
+    Proven,
+    /// Whoever shows this certificate. TLS is demanded, so a login that is bound to the certificate proves the system.
+    Certified,
+    /// Anybody on the way.
+    Anybody,
 }
 
 /// Connects, and goes under TLS as `mode` says. On a unix socket `mode` means nothing, as in libpq.
 pub async fn open(address: &Address, mode: SslMode, connector: &Connector) -> Result<Opened, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable { address: address.clone(), source };
-    if address.host.starts_with('/') {
+    if address.is_local() {
         let path = format!("{}/.s.PGSQL.{}", address.host, address.port);
         let unix = Socket::connect_unix(path).await.map_err(unreachable)?;
-        return Ok(Opened { stream: Stream::from(unix), end_point: None });
+        return Ok(Opened { stream: Stream::from(unix), end_point: None, peer: Peer::Proven });
     }
     let tcp = connect_tcp(address).await.map_err(unreachable)?;
     if mode == SslMode::Disable {
-        return Ok(Opened { stream: Stream::from(tcp), end_point: None });
+        return Ok(plain(tcp));
     }
     encrypt(tcp, address, mode, connector).await
 }
@@ -66,14 +78,26 @@ async fn encrypt(
     match tcp.read_u8().await.map_err(broken)? {
         b'S' => {}
         b'N' if mode == SslMode::Prefer => {
-            return Ok(Opened { stream: Stream::from(tcp), end_point: None });
+            return Ok(plain(tcp));
         }
         b'N' => return Err(ConnectError::NoTls { address: address.clone() }),
         b'E' => return Err(ConnectError::ErrorBeforeTls { address: address.clone() }),
         tag => return Err(ConnectError::Unexpected { address: address.clone(), tag }),
     }
     match connector.connect(tcp, &address.host, mode).await {
-        Ok(connected) => Ok(Opened { stream: connected.stream, end_point: connected.end_point }),
+        Ok(Connected { stream, end_point, certificate }) => {
+            let peer = match certificate {
+                Certificate::Verified => Peer::Proven,
+                // Who can put a certificate of his own here can as well say that there is no TLS.
+                Certificate::Unverified if mode == SslMode::Prefer => Peer::Anybody,
+                Certificate::Unverified => Peer::Certified,
+            };
+            Ok(Opened { stream, end_point, peer })
+        }
         Err(source) => Err(ConnectError::Tls { address: address.clone(), source }),
     }
+}
+
+fn plain(tcp: Socket) -> Opened {
+    Opened { stream: Stream::from(tcp), end_point: None, peer: Peer::Anybody }
 }

@@ -24,6 +24,7 @@ fn shop(id: &str) -> NewDatabase {
         address: Address { host: "127.0.0.1".to_owned(), port: 1 },
         dbname: "shop".to_owned(),
         sslmode: SslMode::Disable,
+        auth: Default::default(),
     };
     NewDatabase {
         database: DatabaseRecord {

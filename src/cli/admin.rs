@@ -2,20 +2,27 @@
 
 use std::process::ExitCode;
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use futures_util::future::poll_fn;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage};
+use zeroize::Zeroizing;
 
 use super::{BLOCKED, Connection, TIMED_OUT};
-use crate::backend;
+use crate::backend::{self, ConnectError, ConnectRequest, Credential, Introduced, ServerConnection};
 use crate::error::{SqlState, chain};
-use crate::model::{Address, SslMode};
-use crate::tls::{ClientTls, Connector, Roots, Stream};
+use crate::model::{Address, Place, RoleName, ServerAuth, SslMode, SystemName};
+use crate::tls::{ClientTls, Connector, Roots};
+use crate::wire::message::backend::ErrorFields;
+
+/// To reach the admin port and be let in, where the DSN does not say.
+const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// The answer to one command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +61,10 @@ pub(super) enum AdminPortError {
     Reach(String),
     #[error("{}", told(.0))]
     Refused(Box<DbError>),
+    #[error("{}", denied(.0))]
+    Denied(Box<ErrorFields>),
+    #[error("\"{0}\" can be the name of no administrator")]
+    Name(String),
     #[error(
         "the admin port asks for a password\nHINT: Set PGPASSWORD, or write it into the DSN: \
          postgres://name:password@host:6433/freehold"
@@ -67,6 +78,7 @@ impl AdminPortError {
     pub(super) fn exit_code(&self) -> ExitCode {
         match self {
             AdminPortError::Refused(error) => ExitCode::from(refused(SqlState::parse(error.code().code()))),
+            AdminPortError::Denied(fields) => ExitCode::from(refused(fields.sqlstate())),
             _ => ExitCode::FAILURE,
         }
     }
@@ -90,10 +102,19 @@ impl From<tokio_postgres::Error> for AdminPortError {
     }
 }
 
-/// As psql shows it.
 fn told(error: &DbError) -> String {
-    let mut text = format!("{}: {}: {}", error.severity(), error.code().code(), error.message());
-    for (name, value) in [("DETAIL", error.detail()), ("HINT", error.hint())] {
+    let head = format!("{}: {}: {}", error.severity(), error.code().code(), error.message());
+    as_psql(head, error.detail(), error.hint())
+}
+
+fn denied(fields: &ErrorFields) -> String {
+    let severity = fields.severity().as_str();
+    let head = format!("{severity}: {}: {}", fields.sqlstate(), fields.message());
+    as_psql(head, fields.detail(), fields.hint())
+}
+
+fn as_psql(mut text: String, detail: Option<&str>, hint: Option<&str>) -> String {
+    for (name, value) in [("DETAIL", detail), ("HINT", hint)] {
         if let Some(value) = value {
             text.push_str(&format!("\n{name}: {value}"));
         }
@@ -127,13 +148,11 @@ impl AdminPort {
         if let (None, Ok(password)) = (config.get_password(), std::env::var("PGPASSWORD")) {
             config.password(password);
         }
-        let stream = open(&config, wanted).await?;
-        config.ssl_mode(tokio_postgres::config::SslMode::Disable).application_name("freehold");
-        let connected = config.connect_raw(stream, NoTls).await;
-        let (client, mut connection) = connected.map_err(|error| match config.get_password() {
-            None if error.as_db_error().is_none() => AdminPortError::NoPassword,
-            _ => error.into(),
-        })?;
+        let connection = log_in(&config, wanted).await?;
+        // The driver would answer whatever somebody in the place of the admin port asks for; it is told that it is in.
+        let mut driver = Config::new();
+        driver.user("freehold").ssl_mode(tokio_postgres::config::SslMode::Disable);
+        let (client, mut connection) = driver.connect_raw(Introduced::from(connection), NoTls).await?;
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
                 if let AsyncMessage::Notice(notice) = message {
@@ -166,8 +185,8 @@ impl AdminPort {
     }
 }
 
-/// The stream goes under TLS before the driver sees it: one implementation for all of Freehold.
-async fn open(config: &Config, wanted: &Connection) -> Result<Stream, AdminPortError> {
+/// TLS and the login are Freehold's own, with the same rules as towards systems: a password goes to nobody who asks for it.
+async fn log_in(config: &Config, wanted: &Connection) -> Result<ServerConnection, AdminPortError> {
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host.clone(),
         Some(Host::Unix(path)) => path.display().to_string(),
@@ -183,8 +202,39 @@ async fn open(config: &Config, wanted: &Connection) -> Result<Stream, AdminPortE
     let reach = |error: &dyn std::error::Error| AdminPortError::Reach(chain(error));
     let roots = wanted.ca.clone().map_or(Roots::Native, Roots::File);
     let connector = Connector::open(ClientTls { roots, identity: None }).map_err(|error| reach(&error))?;
-    let opened = backend::open(&address, mode, &connector).await;
-    opened.map(|opened| opened.stream).map_err(|error| reach(&error))
+    let request = request(config, address, mode)?;
+    let deadline = Instant::now() + config.get_connect_timeout().copied().unwrap_or(CONNECT_WITHIN);
+    match Box::pin(backend::connect(&request, &connector, deadline)).await {
+        Ok(connection) => Ok(connection),
+        Err(ConnectError::Refused { fields, .. }) => Err(AdminPortError::Denied(fields)),
+        Err(error) if error.lacks_a_secret() => Err(AdminPortError::NoPassword),
+        Err(error) => Err(reach(&error)),
+    }
+}
+
+fn request(config: &Config, address: Address, sslmode: SslMode) -> Result<ConnectRequest, AdminPortError> {
+    let user = config.get_user().map(str::to_owned).or_else(|| std::env::var("USER").ok());
+    let name = |text: &str| AdminPortError::Name(text.to_owned());
+    let user = user.unwrap_or_default();
+    let mut startup = vec![
+        ("application_name".to_owned(), "freehold".to_owned()),
+        ("client_encoding".to_owned(), "UTF8".to_owned()),
+    ];
+    startup.extend(config.get_options().map(|options| ("options".to_owned(), options.to_owned())));
+    let password = config.get_password().map(|password| String::from_utf8_lossy(password).into_owned());
+    Ok(ConnectRequest {
+        place: Place {
+            system: SystemName::parse("admin").map_err(|_| name("admin"))?,
+            address,
+            dbname: config.get_dbname().unwrap_or("freehold").to_owned(),
+            sslmode,
+            auth: ServerAuth::Scram,
+        },
+        role: RoleName::parse(&user).map_err(|_| name(&user))?,
+        startup,
+        credential: password
+            .map_or(Credential::Trust, |password| Credential::Password(Zeroizing::new(password))),
+    })
 }
 
 #[cfg(test)]

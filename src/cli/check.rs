@@ -1,14 +1,16 @@
-//! `freehold check`: what `serve` would stumble over, without serving.
+//! `freehold check`: what `serve` would stumble over, without serving, and what it would warn of.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::app::settings;
-use crate::config::{ConfigErrors, ConfigFile};
+use crate::catalog::embedded::EmbeddedStore;
+use crate::config::{Config, ConfigErrors, ConfigFile};
 
 pub(super) fn check(file: &Path) -> ExitCode {
-    match refused(file) {
-        Ok(()) => {
+    match checked(file) {
+        Ok(config) => {
+            warn(&config);
             println!("{}: good", file.display());
             ExitCode::SUCCESS
         }
@@ -19,7 +21,26 @@ pub(super) fn check(file: &Path) -> ExitCode {
     }
 }
 
-fn refused(file: &Path) -> Result<(), ConfigErrors> {
+fn checked(file: &Path) -> Result<Config, ConfigErrors> {
     let file = ConfigFile::read(file)?;
-    file.refuse(settings::mistakes(&file.config))
+    file.refuse(settings::mistakes(&file.config))?;
+    Ok(file.config)
+}
+
+/// Files with secrets that others can read, those of systems included as far as the store can be looked into.
+fn warn(config: &Config) {
+    let store = &config.store.path;
+    let systems = match store.exists() {
+        true => EmbeddedStore::peek_systems(store),
+        false => Ok(Vec::new()),
+    };
+    for (what, warning) in settings::warnings(config, systems.as_deref().unwrap_or_default()) {
+        eprintln!("warning: {what}: {warning}");
+    }
+    if systems.is_err() {
+        eprintln!(
+            "note: {} cannot be looked into while a process uses it: the password files of systems were not looked at",
+            store.display()
+        );
+    }
 }

@@ -180,6 +180,23 @@ impl Config {
         resolve(&mut self.admin.users_file);
         resolve(&mut self.store.path);
         self.moves.pg_bin_dirs.iter_mut().for_each(resolve);
+        for directory in &mut self.admin.password_dirs {
+            // Without the dot of the default, for those who read it.
+            *directory = base.join(&*directory).components().collect();
+        }
+    }
+
+    /// The files that hold a secret, and the settings that name them.
+    pub fn secret_files(&self) -> Vec<(&'static str, &Path)> {
+        let optional = [
+            ("proxy.tls_key", &self.proxy.tls_key),
+            ("server_tls.key", &self.server_tls.key),
+            ("access.server_passwords_file", &self.access.server_passwords_file),
+            ("admin.tls_key", &self.admin.tls_key),
+        ];
+        let always = [("admin.users_file", &self.admin.users_file), ("store.path", &self.store.path)];
+        let named = optional.into_iter().filter_map(|(setting, file)| Some((setting, file.as_deref()?)));
+        named.chain(always.map(|(setting, file)| (setting, file.as_path()))).collect()
     }
 }
 

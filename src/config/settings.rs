@@ -308,6 +308,8 @@ settings! {
         tls_cert: Option<PathBuf> = None, Restart, example "\"server.crt\"";
         /// Its private key, PEM.
         tls_key: Option<PathBuf> = None, Restart, example "\"server.key\"";
+        /// PASSWORD FILE of CREATE SYSTEM and ALTER SYSTEM is read from these directories and below, wherever symbolic links lead; never from a file that another setting names. Without this bound an administrator could send every file of this machine to a server of his own.
+        password_dirs: Vec<PathBuf> = vec![PathBuf::from("."), PathBuf::from("/run/secrets")], Reload;
         /// Connections of administrators; more are refused with 53300.
         connections_max: u32 = 100, Restart, within 1..=10_000;
         /// How long PAUSE waits for transactions that run, and WAIT_CLOSE for connections, where the command does not say.

@@ -198,7 +198,7 @@ async fn exported_slot(
             system: &ends.source.system,
             dbname: &ends.source.dbname,
             name,
-            connector: ends.source.connector.as_ref(),
+            access: &ends.source.access,
             lock_timeout: SLOT_LOCK_TIMEOUT.min(ctx.settings.slot_timeout),
         };
         let deadline = tokio::time::Instant::now() + ctx.settings.slot_timeout + ends.source.connect_timeout;

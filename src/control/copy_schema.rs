@@ -12,6 +12,8 @@ use super::archive;
 use super::ends::{End, Ends};
 use super::tools::{self, ToolError, Tools};
 
+const TEMPORARY_BYTES_MAX: usize = 40;
+
 /// A directory of the move's own with the dump in it; removed with the value.
 #[derive(Debug)]
 pub(super) struct SchemaDump {
@@ -47,8 +49,7 @@ impl SchemaDump {
     /// Writes the schema down as the snapshot sees it.
     pub(super) async fn take(ends: &Ends, tools: Tools, snapshot: &str) -> Result<SchemaDump, ToolError> {
         let dump = SchemaDump { tools, directory: private_directory(ends)? };
-        let source = &ends.source;
-        let mut command = dump.tools.command("pg_dump", &source.system, &source.dbname).await?;
+        let (mut command, _socket) = dump.tools.command("pg_dump", &ends.source, &dump.directory)?;
         command.args(["--format=custom", "--compress=0", "--schema-only", "--no-tablespaces"]);
         command.args(["--no-subscriptions", "--exclude-schema", HELPER_SCHEMA, "--lock-wait-timeout=10s"]);
         command.arg(format!("--snapshot={snapshot}")).arg("--file").arg(dump.archive());
@@ -101,7 +102,7 @@ impl SchemaDump {
         section: Section,
         workers: usize,
     ) -> Result<(), ToolError> {
-        let mut command = self.tools.command("pg_restore", &target.system, &target.dbname).await?;
+        let (mut command, _socket) = self.tools.command("pg_restore", target, &self.directory)?;
         command.args(["--exit-on-error", "--no-tablespaces"]);
         command.arg(format!("--section={}", section.as_str()));
         if section == Section::PostData {
@@ -131,11 +132,17 @@ fn is_ours(line: &str) -> bool {
 /// Named by the source and the move, so that a leftover of a crash is found and replaced.
 fn private_directory(ends: &Ends) -> Result<PathBuf, ToolError> {
     let name = format!("freehold-{}-move-{}", ends.source.system.system_identifier, ends.id);
-    let directory = std::env::temp_dir().join(name);
+    let directory = temporary().join(name);
     let failed = |source| ToolError::File { program: "pg_dump".into(), path: directory.clone(), source };
     let _ = std::fs::remove_dir_all(&directory);
     make_private(&directory).map_err(failed)?;
     Ok(directory)
+}
+
+/// There is a socket in the directory, whose path has at most 107 bytes.
+fn temporary() -> PathBuf {
+    let wanted = std::env::temp_dir();
+    if wanted.as_os_str().len() <= TEMPORARY_BYTES_MAX { wanted } else { "/tmp".into() }
 }
 
 #[cfg(unix)]

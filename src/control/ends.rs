@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use crate::model::{MoveId, Place, SystemRecord};
 use crate::system::pipe::RawSession;
-use crate::system::{MoveNames, Session, SystemError};
-use crate::tls::Connector;
+use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
 use super::error::StepError;
 use super::step::StepContext;
@@ -19,8 +18,7 @@ pub struct End {
     pub system: SystemRecord,
     pub dbname: String,
     pub connect_timeout: Duration,
-    /// How to go under TLS; None is with the operating system's roots.
-    pub connector: Option<Connector>,
+    pub access: SystemAccess,
     /// What the platform's sessions are called in `pg_stat_activity`.
     pub application_name: String,
 }
@@ -46,15 +44,13 @@ impl End {
 
     async fn session_in(&self, dbname: &str) -> Result<Session, SystemError> {
         let deadline = Instant::now() + self.connect_timeout;
-        let connector = self.connector.as_ref();
-        Session::connect_by(&self.system, dbname, &self.application_name, connector, deadline).await
+        Session::connect(&self.access, &self.system, dbname, &self.application_name, deadline).await
     }
 
     /// A connection of our own in the product's database, for COPY.
     pub async fn raw_session(&self) -> Result<RawSession, SystemError> {
         let startup = [("application_name", self.application_name.as_str())];
-        let connector = self.connector.as_ref();
-        RawSession::connect(&self.system, &self.dbname, connector, &startup, self.deadline()).await
+        RawSession::connect(&self.access, &self.system, &self.dbname, &startup, self.deadline()).await
     }
 
     pub fn deadline(&self) -> Instant {
@@ -75,7 +71,7 @@ impl StepContext {
             system: system.clone(),
             dbname: dbname.to_owned(),
             connect_timeout: self.settings.connect_timeout,
-            connector: self.settings.connector.clone(),
+            access: self.settings.access.clone(),
             application_name: MoveNames(record.id).application_name(),
         };
         Ends {
@@ -88,7 +84,7 @@ impl StepContext {
     /// Where the clients go, as its system is reached now.
     pub(super) fn destination(&self, way: Way) -> Place {
         let (_, End { system, dbname, .. }) = way.ends(self.ends());
-        Place { system: system.name, address: system.address, dbname, sslmode: system.sslmode }
+        system.place(dbname)
     }
 
     /// A session in the database on the source.

@@ -16,16 +16,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::MoverSettings;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Versioned};
 use crate::error::Explain;
 use crate::model::{GateOrder, Login, RoleName, RouteRecord, Service, SystemName, UnixMillis};
 use crate::system::{Session, SystemError};
-use crate::tls::Connector;
 
 /// However many logins fail, systems are not asked more often on their account.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,14 +48,14 @@ impl Drop for Keeper {
 }
 
 impl Keeper {
-    /// `interval` may change while it runs. `connector`: how to go under TLS.
+    /// `interval` and `settings`, of which it takes how systems are reached, may change while it runs.
     pub fn start(
         catalog: Catalog,
-        connector: Option<Connector>,
+        settings: Arc<ArcSwap<MoverSettings>>,
         interval: watch::Receiver<Duration>,
     ) -> Keeper {
         let (wanted, doubts) = (Arc::<Notify>::default(), Arc::<Notify>::default());
-        let rounds = Rounds::new(catalog, connector);
+        let rounds = Rounds::new(catalog, settings);
         let task = tokio::spawn(keep(rounds, interval, Arc::clone(&wanted), Arc::clone(&doubts)));
         Keeper { wanted, doubts, task }
     }
@@ -103,15 +104,15 @@ async fn keep(
 
 struct Rounds {
     catalog: Catalog,
-    connector: Option<Connector>,
+    settings: Arc<ArcSwap<MoverSettings>>,
     sessions: HashMap<SystemName, Session>,
     /// Systems that could not be read in the last round: each is reported once.
     failing: HashSet<SystemName>,
 }
 
 impl Rounds {
-    fn new(catalog: Catalog, connector: Option<Connector>) -> Rounds {
-        Rounds { catalog, connector, sessions: HashMap::new(), failing: HashSet::new() }
+    fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> Rounds {
+        Rounds { catalog, settings, sessions: HashMap::new(), failing: HashSet::new() }
     }
 
     async fn once(&mut self) -> Result<(), StoreError> {
@@ -162,14 +163,10 @@ impl Rounds {
         if self.sessions.get(system).is_none_or(Session::is_closed) {
             let record = self.catalog.system(system).await?.ok_or(ReadError::Unknown)?.value;
             let deadline = Instant::now() + SYSTEM_TIMEOUT;
-            let session = Session::connect_by(
-                &record,
-                &record.admin_database,
-                "freehold keeper",
-                self.connector.as_ref(),
-                deadline,
-            )
-            .await?;
+            let access = self.settings.load().access.clone();
+            let session =
+                Session::connect(&access, &record, &record.admin_database, "freehold keeper", deadline)
+                    .await?;
             self.sessions.insert(system.clone(), session);
         }
         let session = self.sessions.get(system).ok_or(ReadError::Unknown)?;

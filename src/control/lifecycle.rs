@@ -15,8 +15,7 @@ use super::keeper;
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{DatabaseId, Login, RoleName, SystemRecord};
 use crate::system::facts::{self, DatabaseFacts, SystemFacts};
-use crate::system::{Session, SystemError, quote_ident, quote_literal};
-use crate::tls::Connector;
+use crate::system::{Session, SystemAccess, SystemError, quote_ident, quote_literal};
 
 /// Why a system cannot do what a lifecycle command asks.
 #[derive(Debug, thiserror::Error)]
@@ -105,14 +104,13 @@ impl Explain for LifecycleError {
 #[derive(Debug, Clone, Copy)]
 pub struct Reach<'a> {
     pub system: &'a SystemRecord,
-    /// How to go under TLS; None is with the operating system's roots.
-    pub connector: Option<&'a Connector>,
+    pub access: &'a SystemAccess,
     pub deadline: Instant,
 }
 
 impl Reach<'_> {
     async fn session(&self, dbname: &str) -> Result<Session, SystemError> {
-        Session::connect_by(self.system, dbname, "freehold", self.connector, self.deadline).await
+        Session::connect(self.access, self.system, dbname, "freehold", self.deadline).await
     }
 
     async fn admin_session(&self) -> Result<Session, SystemError> {

@@ -14,6 +14,7 @@ fn place(system: &str) -> Place {
         address: Address { host: "127.0.0.1".to_owned(), port: 5432 },
         dbname: "shop".to_owned(),
         sslmode: SslMode::Disable,
+        auth: Default::default(),
     }
 }
 

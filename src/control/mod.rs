@@ -42,6 +42,7 @@ mod shape;
 pub mod step;
 mod stream;
 pub mod sweep;
+mod tool_socket;
 pub mod tools;
 pub mod undo_cutover;
 pub mod verify;

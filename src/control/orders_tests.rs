@@ -58,6 +58,7 @@ fn route(database: &DatabaseId) -> RouteRecord {
             address: Address { host: "127.0.0.1".to_owned(), port: 1 },
             dbname: "shop".to_owned(),
             sslmode: SslMode::Disable,
+            auth: Default::default(),
         },
         1,
     )

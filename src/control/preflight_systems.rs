@@ -10,6 +10,7 @@ use crate::system::{Session, SystemError, quote_ident, quote_literal};
 
 use super::ends::End;
 use super::preflight::{Findings, Scene, on_system};
+use super::stream::tells_a_password;
 use super::sweep::database_exists;
 use super::tools::Tools;
 
@@ -40,6 +41,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
         connections(scene, end, facts, findings);
         slot_limits(end, facts, findings);
     }
+    passwords(scene, findings);
     if source.in_recovery || target.in_recovery {
         // The rest tries things that a standby refuses.
         return Ok(());
@@ -106,6 +108,27 @@ fn privileges(end: &End, facts: &SystemFacts, findings: &mut Findings) {
                  subscribe",
                 facts.role, end.system.name
             ));
+    }
+}
+
+/// A move's own password, which reads the database, is in the subscription. An old server gives it to whoever asks.
+fn passwords(scene: &Scene<'_>, findings: &mut Findings) {
+    let source = (scene.source_end(), &scene.source_facts);
+    let target = (scene.target_end(), &scene.target_facts);
+    for ((publisher, _), (subscriber, facts)) in [(source, target), (target, source)] {
+        if tells_a_password(&publisher.system, facts.version_num) {
+            let name = &publisher.system.name;
+            findings
+                .platform(Warning, "replication_password")
+                .about(name)
+                .cure(Some(format!("-- on the admin port of Freehold:\nALTER SYSTEM {} SSLMODE 'require';", quote_ident(name.as_str()))))
+                .say(format!(
+                    "system {} is PostgreSQL {} and cannot be told to answer SCRAM alone: somebody between it and system {name} could \
+                     ask for the password of the replication role",
+                    subscriber.system.name,
+                    facts.major()
+                ));
+        }
     }
 }
 

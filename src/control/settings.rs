@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::model::MoveStep;
+use crate::system::SystemAccess;
 
 /// The bounds of a move. Every wait of the mover is bounded by one of these, or by the database's contract.
 #[derive(Debug, Clone)]
 pub struct MoverSettings {
     /// Directories with `pg_dump` and `pg_restore`, searched in order for the right major.
     pub postgres_bin_dirs: Vec<PathBuf>,
-    /// How to go under TLS towards systems; None is with the operating system's roots.
-    pub connector: Option<crate::tls::Connector>,
+    /// How systems are reached.
+    pub access: SystemAccess,
     /// Connections that copy rows, on each side.
     pub copy_workers: usize,
     /// Tables larger than this are copied in ranges of their pages, by several workers.
@@ -62,7 +63,7 @@ impl Default for MoverSettings {
     fn default() -> MoverSettings {
         MoverSettings {
             postgres_bin_dirs: Vec::new(),
-            connector: None,
+            access: SystemAccess::default(),
             copy_workers: 4,
             copy_split_bytes: 256 << 20,
             index_workers: 2,

@@ -6,12 +6,13 @@
 //! compared. A stream is near when both say so.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::error::{Blame, Explain, SqlState};
-use crate::model::Address;
+use crate::model::{Address, ServerAuth, SslMode, SystemRecord};
 use crate::system::names::quote_conninfo;
 use crate::system::subscriptions::{self, NewSubscription};
 use crate::system::{MoveNames, Session, SystemError, marker, roles, slots};
@@ -23,6 +24,8 @@ use super::way::Way;
 /// Errors of the apply worker without anything that arrives in between: the next one would be the same. The server starts
 /// the worker again after `wal_retrieve_retry_interval` (5 s).
 const APPLY_ERRORS_MAX: i64 = 4;
+/// `server_version_num` from which libpq can be told what not to answer.
+const REQUIRE_AUTH: u32 = 160_000;
 /// Beats that are remembered: more than are ever on their way.
 const BEATS_MAX: usize = 256;
 
@@ -123,11 +126,12 @@ impl Stream {
     /// How the subscriber reaches the publisher. Keepalives make it notice a publisher that is gone without a word.
     fn conninfo(&self, role: &str, password: &str, dbname: &str) -> String {
         format!(
-            "{}dbname={} user={} password={} connect_timeout=10 keepalives_idle=10",
+            "{}dbname={} user={} password={} connect_timeout=10 keepalives_idle=10{}",
             self.address_conninfo(),
             quote_conninfo(dbname),
             quote_conninfo(role),
             quote_conninfo(password),
+            answers(&self.publisher.system, self.subscriber.system.version_num),
         )
     }
 
@@ -171,6 +175,35 @@ impl Stream {
         let publisher = self.publisher.admin_session().await?;
         Ok(slots::state(&publisher, &self.name()).await?.map(|slot| slot.retained_bytes))
     }
+}
+
+/// What the subscriber's libpq may answer whoever asks in the publisher's name: what Freehold itself would, as far as that
+/// libpq can be told. The preflight names a pair that cannot be told.
+fn answers(publisher: &SystemRecord, subscriber_version_num: u32) -> String {
+    let mut options = String::new();
+    if publisher.sslmode == SslMode::Require {
+        // The certificate is not verified: the login must be bound to it.
+        options.push_str(" channel_binding=require");
+    }
+    if subscriber_version_num >= REQUIRE_AUTH {
+        let further = match publisher.auth {
+            ServerAuth::Scram => "",
+            ServerAuth::Md5 => ",md5",
+            ServerAuth::Password => ",md5,password",
+        };
+        options.push_str(&format!(" require_auth=scram-sha-256,none{further}"));
+    }
+    options
+}
+
+/// Whether a password of the subscription could be asked for in clear text by somebody between the two systems.
+pub(super) fn tells_a_password(publisher: &SystemRecord, subscriber_version_num: u32) -> bool {
+    let Address { host, .. } = publisher.replication_address.as_ref().unwrap_or(&publisher.address);
+    let near = host == "localhost"
+        || host.starts_with('/')
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    let open = matches!(publisher.sslmode, SslMode::Disable | SslMode::Prefer);
+    open && !near && subscriber_version_num < REQUIRE_AUTH
 }
 
 fn random_password() -> String {
@@ -331,5 +364,54 @@ fn differs(rows: i64) -> StepError {
         message: "replication met rows that the two sides do not agree on".to_owned(),
         detail: Some(format!("{rows} changes met a conflict on the side that applies them.")),
         hint: Some("Somebody wrote to the other side. Cancel the move, and move again.".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{RoleName, SystemName, UnixMillis};
+
+    fn publisher(host: &str, sslmode: SslMode, auth: ServerAuth) -> SystemRecord {
+        SystemRecord {
+            name: SystemName::parse("one").unwrap(),
+            address: Address { host: host.into(), port: 5432 },
+            replication_address: None,
+            admin_role: RoleName::parse("freehold").unwrap(),
+            admin_database: "postgres".into(),
+            password_file: None,
+            sslmode,
+            auth,
+            accepts_databases: true,
+            version_num: 180_000,
+            system_identifier: String::new(),
+            created_at: UnixMillis(0),
+        }
+    }
+
+    #[test]
+    fn a_subscriber_is_told_what_it_may_answer_as_far_as_it_can_be() {
+        let scram = |sslmode| publisher("db", sslmode, ServerAuth::Scram);
+        assert_eq!(answers(&scram(SslMode::Prefer), 180_000), " require_auth=scram-sha-256,none");
+        assert_eq!(
+            answers(&scram(SslMode::Require), 160_000),
+            " channel_binding=require require_auth=scram-sha-256,none"
+        );
+        assert_eq!(answers(&scram(SslMode::Require), 150_018), " channel_binding=require");
+        assert_eq!(answers(&scram(SslMode::VerifyFull), 150_018), "");
+        let old = publisher("db", SslMode::VerifyFull, ServerAuth::Password);
+        assert_eq!(answers(&old, 180_000), " require_auth=scram-sha-256,none,md5,password");
+    }
+
+    #[test]
+    fn an_old_subscriber_tells_its_password_where_nothing_binds_it() {
+        let tells =
+            |host, sslmode, version| tells_a_password(&publisher(host, sslmode, ServerAuth::Scram), version);
+        assert!(tells("10.0.0.7", SslMode::Prefer, 150_018));
+        assert!(!tells("10.0.0.7", SslMode::Prefer, 160_000));
+        assert!(!tells("10.0.0.7", SslMode::Require, 150_018));
+        for near in ["127.0.0.1", "::1", "localhost", "/run/postgresql"] {
+            assert!(!tells(near, SslMode::Disable, 150_018), "{near}");
+        }
     }
 }

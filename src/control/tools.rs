@@ -1,4 +1,4 @@
-//! `pg_dump` and `pg_restore`: found, run, and listened to.
+//! `pg_dump` and `pg_restore`: found, run, and listened to. They are given no secret: see `tool_socket`.
 //!
 //! # Why
 //! Nobody knows how to write down a schema better than `pg_dump`, and it must be the one of the target's major: an
@@ -11,12 +11,10 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::error::{Blame, Explain, Retry, SqlState};
-use crate::model::SystemRecord;
-use crate::system::session::read_password;
-use crate::system::{SystemError, names::quote_conninfo};
-
 use super::archive::Unreadable;
+use super::ends::End;
+use super::tool_socket::ToolSocket;
+use crate::error::{Blame, Explain, Retry, SqlState};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
@@ -39,8 +37,6 @@ pub enum ToolError {
     },
     #[error(transparent)]
     Archive(#[from] Unreadable),
-    #[error(transparent)]
-    System(#[from] SystemError),
 }
 
 fn listed(directories: &[PathBuf]) -> String {
@@ -51,22 +47,17 @@ fn listed(directories: &[PathBuf]) -> String {
 impl Explain for ToolError {
     fn sqlstate(&self) -> SqlState {
         match self {
-            ToolError::System(error) => error.sqlstate(),
             ToolError::File { .. } => SqlState::IO_ERROR,
             _ => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
         }
     }
 
     fn blame(&self) -> Blame {
-        match self {
-            ToolError::System(error) => error.blame(),
-            _ => Blame::Platform,
-        }
+        Blame::Platform
     }
 
     fn retry(&self) -> Retry {
         match self {
-            ToolError::System(error) => error.retry(),
             // The program's words are all there is to tell a race or a lost connection from a refusal.
             ToolError::Failed { stderr, .. } if PASSING.iter().any(|words| stderr.contains(words)) => {
                 Retry::Later
@@ -121,20 +112,21 @@ impl Tools {
         best.ok_or(ToolError::Missing { major, searched })
     }
 
-    /// A program that is connected to a database of a system. Its password goes by the environment.
-    pub async fn command(
+    /// A program that is connected to a database of a system, by way of a socket in a directory that nobody else can enter.
+    /// Keep the socket as long as the program runs.
+    pub(super) fn command(
         &self,
         program: &str,
-        system: &SystemRecord,
-        dbname: &str,
-    ) -> Result<Command, ToolError> {
+        end: &End,
+        directory: &Path,
+    ) -> Result<(Command, ToolSocket), ToolError> {
+        let failed =
+            |source| ToolError::File { program: program.to_owned(), path: directory.to_owned(), source };
+        let socket = ToolSocket::open(directory, end, options(end.system.version_num)).map_err(failed)?;
         let mut command = self.plain(program);
-        if let Some(password) = read_password(system).await? {
-            command.env("PGPASSWORD", password.as_str());
-        }
-        command.env("PGOPTIONS", options(system.version_num)).env("PGCONNECT_TIMEOUT", "30");
-        command.arg("--no-password").arg("--dbname").arg(conninfo(system, dbname));
-        Ok(command)
+        command.env("PGCONNECT_TIMEOUT", "60");
+        command.arg("--no-password").arg("--dbname").arg(socket.conninfo());
+        Ok((command, socket))
     }
 
     /// A program without a connection.
@@ -176,18 +168,6 @@ pub async fn run(mut command: Command) -> Result<Vec<u8>, ToolError> {
     let cut = output.stderr.len().min(STDERR_BYTES_MAX);
     let stderr = String::from_utf8_lossy(output.stderr.get(..cut).unwrap_or_default());
     Err(ToolError::Failed { program, stderr: stderr.trim().to_owned() })
-}
-
-/// A libpq connection string without a password.
-pub fn conninfo(system: &SystemRecord, dbname: &str) -> String {
-    format!(
-        "host={} port={} user={} dbname={} sslmode={} application_name='freehold'",
-        quote_conninfo(&system.address.host),
-        system.address.port,
-        quote_conninfo(system.admin_role.as_str()),
-        quote_conninfo(dbname),
-        system.sslmode.as_str()
-    )
 }
 
 fn searched(directories: &[PathBuf]) -> Vec<PathBuf> {

@@ -14,7 +14,7 @@ use crate::auth::hba::{Method, Rule};
 use crate::auth::md5::Md5Secret;
 use crate::auth::scram::{Offer, ScramError, Verifier};
 use crate::error::{Refusal, Severity, SqlState};
-use crate::model::{Login, Peer, Service, UnixMillis};
+use crate::model::{Login, Peer, ServerAuth, Service, UnixMillis};
 use crate::route::Route;
 use crate::wire::message::backend;
 
@@ -149,7 +149,7 @@ async fn admit_unasked(
 }
 
 /// For a client that brought nothing: what others of its role have proved, or the password that the operator wrote down.
-/// Its keys are derived once for all such clients of the role.
+/// Its keys are derived once for all such clients of the role, unless the system may ask for the password itself.
 async fn borrowed_proof(
     access: &Access,
     route: &Route,
@@ -157,8 +157,12 @@ async fn borrowed_proof(
     policy: &Policy,
 ) -> Result<Proof, FrontendError> {
     let role = login.role.as_str();
+    let record = route.current();
+    let written = policy.server_passwords.of(record.name.as_str(), role);
+    if let (ServerAuth::Password, Some(password)) = (record.place.auth, &written) {
+        return Ok(Proof::Password(Arc::clone(password)));
+    }
     let known = route.newest_proof(role, &Proof::Nothing);
-    let written = policy.server_passwords.of(route.current().name.as_str(), role);
     let (Proof::Nothing, Some(password)) = (&known, written) else { return Ok(known) };
     if let Some(Ok(verifier)) = login.verifier.as_deref().map(Verifier::parse)
         && let Some(keys) = access.keys_of(verifier, Zeroizing::clone(&password)).await?

@@ -47,6 +47,8 @@ impl Account {
                 command.env_remove(name);
             }
         }
+        // The files of a person are not the server's: libpq inside it would look for certificates there.
+        command.env("HOME", directory);
         // A process group of its own: Ctrl-C on our terminal is for us, who then stop the server in order.
         command.current_dir(directory).stdin(Stdio::null()).process_group(0);
         command

@@ -24,5 +24,6 @@ mod postgres;
 
 pub use builder::Builder;
 pub use error::LabError;
+pub use home::roots;
 pub use majors::{Install, Major, Majors};
 pub use postgres::{Postgres, free_port, free_ports};

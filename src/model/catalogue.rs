@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, RoleName, SslMode, SystemName, TeamName,
-    UnixMillis,
+    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Place, RoleName, ServerAuth, SslMode,
+    SystemName, TeamName, UnixMillis,
 };
 
 /// An owner: a team with a contact.
@@ -30,6 +30,9 @@ pub struct SystemRecord {
     /// A file with the platform role's password, read at each connect; never stored. None: trust, peer or certificate.
     pub password_file: Option<String>,
     pub sslmode: SslMode,
+    /// The weakest proof that may be given there; of a record that an older version wrote, SCRAM.
+    #[serde(default)]
+    pub auth: ServerAuth,
     /// `false`: no new database is placed here and no move comes here.
     pub accepts_databases: bool,
     /// `server_version_num` when last seen.
@@ -37,6 +40,19 @@ pub struct SystemRecord {
     /// `pg_control_system().system_identifier` when first seen: two names for one server are refused.
     pub system_identifier: String,
     pub created_at: UnixMillis,
+}
+
+impl SystemRecord {
+    /// A database of this system, as the system is reached now.
+    pub fn place(&self, dbname: impl Into<String>) -> Place {
+        Place {
+            system: self.name.clone(),
+            address: self.address.clone(),
+            dbname: dbname.into(),
+            sslmode: self.sslmode,
+            auth: self.auth,
+        }
+    }
 }
 
 /// Where a database is in its life. What a client sees in each state: `RouteRecord::service`.

@@ -255,6 +255,13 @@ pub struct Address {
     pub port: u16,
 }
 
+impl Address {
+    /// The directory of a Unix socket: nobody else of the network can answer there.
+    pub fn is_local(&self) -> bool {
+        self.host.starts_with('/')
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host.contains(':') {
@@ -291,6 +298,44 @@ impl SslMode {
         [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull]
             .into_iter()
             .find(|mode| mode.as_str() == text)
+    }
+}
+
+/// The weakest proof that a system may ask for. Each one allows those above it.
+///
+/// What is below `Scram` gives the server, and whoever answers in its place, something that opens the role: it is allowed for
+/// a system alone that has proved who it is first. See `backend::login`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerAuth {
+    /// SCRAM-SHA-256, with channel binding where it can be had.
+    #[default]
+    Scram,
+    Md5,
+    /// The password itself.
+    Password,
+}
+
+impl ServerAuth {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ServerAuth::Scram => "scram",
+            ServerAuth::Md5 => "md5",
+            ServerAuth::Password => "password",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<ServerAuth> {
+        [ServerAuth::Scram, ServerAuth::Md5, ServerAuth::Password]
+            .into_iter()
+            .find(|auth| auth.as_str() == text)
+    }
+
+    /// Whether it can be kept for a system that is reached so: its certificate is verified at each connection, or it is on this
+    /// machine and only who may write its directory can answer in its place.
+    pub fn suits(self, address: &Address, sslmode: SslMode) -> bool {
+        let proven = matches!(sslmode, SslMode::VerifyCa | SslMode::VerifyFull) || address.is_local();
+        self == ServerAuth::Scram || proven
     }
 }
 

@@ -23,8 +23,8 @@ pub use byte_size::ByteSize;
 pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use ids::{
-    Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, SslMode, SystemName,
-    TeamName, UnixMillis,
+    Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, ServerAuth, SslMode,
+    SystemName, TeamName, UnixMillis,
 };
 pub use listen::{ListenOn, Peer};
 pub use movement::{

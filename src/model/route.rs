@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, Quotas, RoleName, SslMode,
-    SystemName, Tier, Timeouts, UnixMillis,
+    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, Quotas, RoleName,
+    ServerAuth, SslMode, SystemName, Tier, Timeouts, UnixMillis,
 };
 use crate::error::{Refusal, SqlState};
 
@@ -31,6 +31,9 @@ pub struct Place {
     /// The name of the database on that system; need not be the product's name.
     pub dbname: String,
     pub sslmode: SslMode,
+    /// The weakest proof that may be given there; of a record that an older version wrote, SCRAM.
+    #[serde(default)]
+    pub auth: ServerAuth,
 }
 
 impl Place {

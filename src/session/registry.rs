@@ -240,6 +240,7 @@ mod tests {
                 address: Address { host: "127.0.0.1".to_owned(), port: 1 },
                 dbname: "shop".to_owned(),
                 sslmode: SslMode::Disable,
+                auth: Default::default(),
             },
             10,
         );

@@ -1,7 +1,9 @@
 //! What can go wrong between the platform and a system.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::secret_file::PasswordError;
 use crate::backend::{ConnectError, QueryError};
 use crate::error::{Blame, Explain, Retry, SqlState, chain};
 use crate::model::SystemName;
@@ -17,8 +19,11 @@ pub enum SystemError {
         system: SystemName,
         path: String,
         #[source]
-        source: std::io::Error,
+        source: PasswordError,
     },
+    /// Says nothing of whether the file exists.
+    #[error("the password of system {system} is not read from {path}")]
+    PasswordPlace { system: SystemName, path: String, directories: Vec<PathBuf> },
     #[error("system {system} asks for a password, and no password file is known")]
     NoPassword { system: SystemName },
     #[error("system {system} refused TLS while {operation}: {reason}")]
@@ -71,10 +76,7 @@ impl SystemError {
     ) -> SystemError {
         let system = system.clone();
         let Some(refused) = error.as_db_error() else {
-            return match asks_for_password(&error) {
-                true => SystemError::NoPassword { system },
-                false => SystemError::Broken { system, operation, source: error },
-            };
+            return SystemError::Broken { system, operation, source: error };
         };
         SystemError::Refused {
             system,
@@ -95,6 +97,7 @@ impl SystemError {
         let system = system.clone();
         match error.refusal_fields() {
             Some(fields) => SystemError::refused(system, operation, fields),
+            None if error.lacks_a_secret() => SystemError::NoPassword { system },
             None => SystemError::Connect { system, operation, source: Box::new(error) },
         }
     }
@@ -134,6 +137,7 @@ impl SystemError {
         match self {
             SystemError::Timeout { system, .. }
             | SystemError::PasswordFile { system, .. }
+            | SystemError::PasswordPlace { system, .. }
             | SystemError::NoPassword { system }
             | SystemError::Tls { system, .. }
             | SystemError::Refused { system, .. }
@@ -150,6 +154,7 @@ impl Explain for SystemError {
         match self {
             SystemError::Refused { sqlstate, .. } => *sqlstate,
             SystemError::PasswordFile { .. } => SqlState::IO_ERROR,
+            SystemError::PasswordPlace { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             SystemError::NoPassword { .. } => SqlState::INVALID_PASSWORD,
             SystemError::Unexpected { .. } => SqlState::INTERNAL_ERROR,
             SystemError::Timeout { .. }
@@ -162,7 +167,10 @@ impl Explain for SystemError {
 
     fn blame(&self) -> Blame {
         match self {
-            SystemError::PasswordFile { .. } | SystemError::NoPassword { .. } => Blame::Platform,
+            SystemError::PasswordFile { .. }
+            | SystemError::PasswordPlace { .. }
+            | SystemError::NoPassword { .. } => Blame::Platform,
+            SystemError::Connect { source, .. } => source.blame(),
             _ => Blame::Server,
         }
     }
@@ -174,6 +182,7 @@ impl Explain for SystemError {
             | SystemError::Exchange { .. }
             | SystemError::Broken { .. } => Retry::Later,
             SystemError::PasswordFile { .. }
+            | SystemError::PasswordPlace { .. }
             | SystemError::NoPassword { .. }
             | SystemError::Tls { .. }
             | SystemError::Unexpected { .. } => Retry::Never,
@@ -203,6 +212,11 @@ impl Explain for SystemError {
             SystemError::Connect { source, .. } => Some(format!("{}.", chain(source))),
             SystemError::Exchange { source, .. } => Some(format!("{}.", chain(source))),
             SystemError::PasswordFile { source, .. } => Some(format!("{}.", chain(source))),
+            SystemError::PasswordPlace { directories, .. } => Some(format!(
+                "Passwords are read from files in these directories and below, after symbolic links are followed: {}. Files that \
+                 Freehold has for itself are not among them.",
+                listed(directories)
+            )),
             _ => None,
         };
         told.or_else(|| Some(format!("Reported by system {}.", self.system())))
@@ -215,6 +229,10 @@ impl Explain for SystemError {
                 "Add PASSWORD FILE '/path' to CREATE SYSTEM or ALTER SYSTEM: a file with the password of the platform's role."
                     .to_owned(),
             ),
+            SystemError::PasswordPlace { .. } => Some(
+                "Put the file into one of them, or name its directory in the setting admin.password_dirs and RELOAD.".to_owned(),
+            ),
+            SystemError::Connect { source, .. } => source.hint(),
             SystemError::PasswordFile { .. } => {
                 Some("The file must be there on the machine of Freehold, and its user must be able to read it.".to_owned())
             }
@@ -223,7 +241,7 @@ impl Explain for SystemError {
     }
 }
 
-/// The driver has no name for this; a test against a real server keeps the text honest.
-fn asks_for_password(error: &tokio_postgres::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|cause| cause.to_string() == "password missing")
+fn listed(directories: &[PathBuf]) -> String {
+    let each: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
+    each.join(", ")
 }

@@ -11,11 +11,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::model::{Lsn, SystemRecord};
-use crate::tls::Connector;
 
-use super::SystemError;
 use super::names::quote_ident;
 use super::pipe::RawSession;
+use super::{SystemAccess, SystemError};
 
 const CREATING: &str = "creating a slot with a snapshot";
 
@@ -36,7 +35,7 @@ pub struct NewSlot<'a> {
     pub system: &'a SystemRecord,
     pub dbname: &'a str,
     pub name: &'a str,
-    pub connector: Option<&'a Connector>,
+    pub access: &'a SystemAccess,
     /// The wait for each transaction of the system that holds a transaction id. `statement_timeout` would not end it.
     pub lock_timeout: Duration,
 }
@@ -47,7 +46,7 @@ pub async fn create(new: &NewSlot<'_>, deadline: Instant) -> Result<ExportedSlot
     let name = &new.system.name;
     let started = Instant::now();
     let startup = [("replication", "database"), ("application_name", "freehold snapshot")];
-    let mut holder = RawSession::connect(new.system, new.dbname, new.connector, &startup, deadline).await?;
+    let mut holder = RawSession::connect(new.access, new.system, new.dbname, &startup, deadline).await?;
     let lock_timeout = format!("SET lock_timeout = {}", new.lock_timeout.as_millis().max(1));
     holder.query(CREATING, &lock_timeout).await?;
     // "15.18 (Debian 15.18-0+deb12u1)"

@@ -6,6 +6,7 @@
 //!
 //! Start with [`Session`], then the file of the thing you need; each is a handful of functions over a `&Session`.
 
+pub mod access;
 pub mod databases;
 pub mod error;
 pub mod export;
@@ -18,12 +19,14 @@ pub mod pause;
 pub mod pipe;
 pub mod publications;
 pub mod roles;
+pub mod secret_file;
 pub mod sequences;
 pub mod session;
 pub mod slots;
 pub mod subscriptions;
 pub mod tables;
 
+pub use access::SystemAccess;
 pub use error::SystemError;
 pub use names::{MoveNames, quote_ident, quote_literal, quote_qualified};
 pub use session::Session;

@@ -14,14 +14,14 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::backend::{self, ConnectRequest, Credential, QueryError, ServerConnection};
-use crate::model::{Place, SystemName, SystemRecord};
-use crate::tls::Connector;
+use crate::backend::{self, QueryError, ServerConnection};
+use crate::model::{SystemName, SystemRecord};
 use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
 
 use super::SystemError;
-use super::session::{CONNECTING, UNLIMITED, connector_for, read_password, startup_options};
+use super::access::{self, SystemAccess};
+use super::session::{CONNECTING, UNLIMITED};
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
@@ -38,34 +38,13 @@ pub struct RawSession {
 impl RawSession {
     /// Connects with the settings of every session of ours, and `startup` after them.
     pub async fn connect(
+        access: &SystemAccess,
         system: &SystemRecord,
         dbname: &str,
-        connector: Option<&Connector>,
         startup: &[(&str, &str)],
         deadline: Instant,
     ) -> Result<RawSession, SystemError> {
-        let options = startup_options();
-        let ours = [("options", options.as_str())];
-        let startup = ours.iter().chain(startup).map(|(name, value)| (name.to_string(), value.to_string()));
-        let request = ConnectRequest {
-            place: Place {
-                system: system.name.clone(),
-                address: system.address.clone(),
-                dbname: dbname.to_owned(),
-                sslmode: system.sslmode,
-            },
-            role: system.admin_role.clone(),
-            startup: startup.collect(),
-            credential: match read_password(system).await? {
-                Some(password) => Credential::Password(password),
-                None => Credential::Trust,
-            },
-        };
-        let connector = connector_for(system, connector).await?;
-        let connecting = Box::pin(backend::connect(&request, &connector, deadline));
-        let connected = connecting.await;
-        let connection =
-            connected.map_err(|error| SystemError::from_connect(&system.name, CONNECTING, error))?;
+        let connection = access.connect(system, dbname, access::startup(startup), deadline).await?;
         let mut session = RawSession { connection, system: system.name.clone() };
         session.query(CONNECTING, UNLIMITED).await?;
         Ok(session)

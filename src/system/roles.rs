@@ -6,7 +6,11 @@
 //!
 //! [`MoveNames::role_mark`]: super::names::MoveNames::role_mark
 
+use std::num::NonZeroU32;
+
 use serde_json::Value;
+
+use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 
 use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
@@ -313,10 +317,10 @@ pub async fn create_replication(
     let exists: bool =
         session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&name]).await?;
     let verb = if exists { "ALTER" } else { "CREATE" };
-    let (role, password) = (quote_ident(name), quote_literal(password));
+    let (role, verifier) = (quote_ident(name), quote_literal(&verifier_of(session, password).await?));
     let sql = format!(
         "BEGIN; SET LOCAL log_statement = 'none';
-         {verb} ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {password};
+         {verb} ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {verifier};
          COMMIT"
     );
     or_rolled_back(session, session.batch(CREATING, &sql).await).await?;
@@ -326,6 +330,18 @@ pub async fn create_replication(
     }
     let sql = format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_ident(dbname));
     session.batch(CREATING, &sql).await
+}
+
+/// What the publisher keeps: the password itself does not go there, and the publisher asks for SCRAM whatever its
+/// `password_encryption` is.
+async fn verifier_of(session: &Session, password: &str) -> Result<String, SystemError> {
+    let password = zeroize::Zeroizing::new(password.to_owned());
+    let salt: [u8; SALT_BYTES_DEFAULT] = rand::random();
+    let rounds = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
+    // Milliseconds of work.
+    tokio::task::spawn_blocking(move || Verifier::from_password(&password, &salt, rounds).to_string())
+        .await
+        .map_err(|error| session.unexpected("creating the replication role", error.to_string()))
 }
 
 /// Drops the replication role of a move, with the right that it was given.

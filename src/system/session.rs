@@ -16,9 +16,9 @@ use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::SystemError;
-use crate::backend::{self, ConnectError};
-use crate::model::{SslMode, SystemName, SystemRecord};
-use crate::tls::{ClientTls, Connector, Roots};
+use super::access::{self, SystemAccess};
+use crate::backend::Introduced;
+use crate::model::{SystemName, SystemRecord};
 
 /// Settings of every session of ours: nothing of the user's is found by an unqualified name, nothing waits for ever
 /// for a lock, nothing is ended for being idle, and values are written the same way on every system.
@@ -67,36 +67,16 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Connects as the system's admin role. The password file is read now and not kept. Certificates are checked
-    /// against the operating system's roots.
+    /// Connects as the system's admin role; `application_name` says what the session is for.
     pub async fn connect(
-        record: &SystemRecord,
-        dbname: &str,
-        deadline: Instant,
-    ) -> Result<Session, SystemError> {
-        Session::connect_named(record, dbname, "freehold", deadline).await
-    }
-
-    /// Like [`Session::connect`], with an `application_name` that says what the session is for.
-    pub async fn connect_named(
+        access: &SystemAccess,
         record: &SystemRecord,
         dbname: &str,
         application_name: &str,
-        deadline: Instant,
-    ) -> Result<Session, SystemError> {
-        Session::connect_by(record, dbname, application_name, None, deadline).await
-    }
-
-    /// Like [`Session::connect_named`], with TLS by a connector of the caller's; None is the operating system's roots.
-    pub async fn connect_by(
-        record: &SystemRecord,
-        dbname: &str,
-        application_name: &str,
-        connector: Option<&Connector>,
         deadline: Instant,
     ) -> Result<Session, SystemError> {
         let started = Instant::now();
-        let connecting = Box::pin(open(record, dbname, application_name, connector));
+        let connecting = Box::pin(open(access, record, dbname, application_name, deadline));
         let late = |_| SystemError::Timeout {
             system: record.name.clone(),
             operation: CONNECTING,
@@ -215,68 +195,26 @@ impl Session {
 pub(super) const CONNECTING: &str = "connecting";
 
 async fn open(
+    access: &SystemAccess,
     record: &SystemRecord,
     dbname: &str,
     application_name: &str,
-    connector: Option<&Connector>,
+    deadline: Instant,
 ) -> Result<Session, SystemError> {
+    let startup = access::startup(&[("application_name", application_name)]);
+    let connection = access.connect(record, dbname, startup, deadline).await?;
+    // The driver answers whatever a server asks, so it is never asked: it is told that it is in.
     let mut config = Config::new();
-    config
-        .user(record.admin_role.as_str())
-        .dbname(dbname)
-        .application_name(application_name)
-        .options(startup_options())
-        .ssl_mode(tokio_postgres::config::SslMode::Disable);
-    if let Some(password) = read_password(record).await? {
-        config.password(password.as_str());
-    }
-    let socket = open_socket(record, connector).await?;
+    config.user(record.admin_role.as_str()).ssl_mode(tokio_postgres::config::SslMode::Disable);
     let failed = |error| SystemError::from_driver(&record.name, CONNECTING, error);
-    // The stream is under TLS already where it has to be; the driver only sees bytes.
-    let (client, connection) = config.connect_raw(socket, NoTls).await.map_err(failed)?;
+    let connected = config.connect_raw(Introduced::from(connection), NoTls).await;
+    let (client, connection) = connected.map_err(failed)?;
     let driver = tokio::spawn(drive(connection));
     let mut session =
         Session { client, driver, system: record.name.clone(), dbname: dbname.to_owned(), pid: 0 };
     let first = format!("SELECT pg_backend_pid(), ({UNLIMITED})");
     session.pid = session.value(CONNECTING, &first, &[]).await?;
     Ok(session)
-}
-
-/// Goes under TLS as the record's `sslmode` says; as in libpq, `prefer` goes on without where TLS fails.
-async fn open_socket(
-    record: &SystemRecord,
-    connector: Option<&Connector>,
-) -> Result<crate::tls::Stream, SystemError> {
-    let connector = connector_for(record, connector).await?;
-    let opened = match backend::open(&record.address, record.sslmode, &connector).await {
-        Err(ConnectError::Tls { .. }) if record.sslmode == SslMode::Prefer => {
-            backend::open(&record.address, SslMode::Disable, &connector).await
-        }
-        outcome => outcome,
-    };
-    match opened {
-        Ok(opened) => Ok(opened.stream),
-        Err(error) => Err(SystemError::from_connect(&record.name, CONNECTING, error)),
-    }
-}
-
-/// The caller's connector, or one with the operating system's roots, which are read from files.
-pub(super) async fn connector_for(
-    record: &SystemRecord,
-    connector: Option<&Connector>,
-) -> Result<Connector, SystemError> {
-    if let Some(connector) = connector {
-        return Ok(connector.clone());
-    }
-    let refused =
-        |reason: String| SystemError::Tls { system: record.name.clone(), operation: CONNECTING, reason };
-    if matches!(record.sslmode, SslMode::Disable | SslMode::Prefer | SslMode::Require) {
-        // Nobody looks at the certificate, as in libpq without a root file.
-        let connector = Connector::open(ClientTls { roots: Roots::Nobody, identity: None });
-        return connector.map_err(|error| refused(error.to_string()));
-    }
-    let read = tokio::task::spawn_blocking(Connector::native).await;
-    read.map_err(|error| refused(error.to_string()))?.map_err(|error| refused(error.to_string()))
 }
 
 async fn drive<F: Future<Output = Result<(), tokio_postgres::Error>>>(connection: F) {
@@ -288,15 +226,4 @@ async fn drive<F: Future<Output = Result<(), tokio_postgres::Error>>>(connection
 pub(super) fn startup_options() -> String {
     let one = |(name, value): &(&str, &str)| format!("-c {name}={value}");
     SETTINGS.iter().map(one).collect::<Vec<_>>().join(" ")
-}
-
-/// The platform role's password, without the line end that editors add.
-pub(crate) async fn read_password(
-    record: &SystemRecord,
-) -> Result<Option<zeroize::Zeroizing<String>>, SystemError> {
-    let Some(path) = &record.password_file else { return Ok(None) };
-    let failed =
-        |source| SystemError::PasswordFile { system: record.name.clone(), path: path.clone(), source };
-    let text = zeroize::Zeroizing::new(tokio::fs::read_to_string(path).await.map_err(failed)?);
-    Ok(Some(zeroize::Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())))
 }

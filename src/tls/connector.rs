@@ -49,6 +49,17 @@ pub struct Connected {
     pub stream: Stream,
     /// Hash of the server's certificate, for SCRAM-SHA-256-PLUS.
     pub end_point: Option<Bytes>,
+    pub certificate: Certificate,
+}
+
+/// What a server's certificate says of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificate {
+    /// An authority that the operator named for its systems vouches for it, or any known one for its name.
+    Verified,
+    /// Anybody could have shown it. A chain that ends at an authority of the operating system's, without a look at the name, is
+    /// no more than that: everybody can have such a certificate. libpq refuses this combination.
+    Unverified,
 }
 
 /// Makes TLS connections to servers. Clones share the trusted certificates.
@@ -109,7 +120,7 @@ impl Connector {
         host: &str,
         mode: SslMode,
     ) -> Result<Connected, TlsError> {
-        let (config, name) = self.config(host, mode)?;
+        let (config, name, certificate) = self.config(host, mode)?;
         let tls = TlsConnector::from(config)
             .connect(name, tcp.into())
             .await
@@ -120,14 +131,23 @@ impl Connector {
             .peer_certificates()
             .and_then(|chain| chain.first())
             .and_then(|certificate| server_end_point(certificate));
-        Ok(Connected { stream: Stream::TlsClient(Box::new(tls)), end_point })
+        Ok(Connected { stream: Stream::TlsClient(Box::new(tls)), end_point, certificate })
+    }
+
+    /// What a certificate will be worth that `mode` accepts.
+    pub fn certificate(&self, mode: SslMode) -> Certificate {
+        match (mode, &self.files.roots) {
+            (SslMode::VerifyFull, _) => Certificate::Verified,
+            (SslMode::Require | SslMode::VerifyCa, Roots::File(_)) => Certificate::Verified,
+            _ => Certificate::Unverified,
+        }
     }
 
     fn config(
         &self,
         host: &str,
         mode: SslMode,
-    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsError> {
+    ) -> Result<(Arc<ClientConfig>, ServerName<'static>, Certificate), TlsError> {
         let trust = self.trust.load();
         let config = match mode {
             SslMode::Disable | SslMode::Prefer => &trust.encrypt,
@@ -146,7 +166,7 @@ impl Connector {
             // Nobody looks at the name, and an IP address is not sent as SNI.
             Err(_) => ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1]))),
         };
-        Ok((Arc::clone(config), name))
+        Ok((Arc::clone(config), name, self.certificate(mode)))
     }
 }
 

@@ -26,7 +26,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 
 pub use acceptor::{Accepted, Acceptor, ClientAuthority, ClientCertificates, Handshake, ServerTls};
 pub use binding::server_end_point;
-pub use connector::{ClientTls, Connected, Connector, Identity, Roots};
+pub use connector::{Certificate, ClientTls, Connected, Connector, Identity, Roots};
 pub use identity::ClientIdentity;
 pub use socket::{Family, Socket};
 pub use stream::Stream;

@@ -9,9 +9,9 @@ use crate::support::until;
 /// A server that has role `old` with an md5 password, and role `app` with a SCRAM verifier.
 async fn set() -> (Office, Stage) {
     let office = Office::open();
-    let hba = "local all all trust\nhost all old 127.0.0.1/32 md5\nhost all all 127.0.0.1/32 scram-sha-256\n";
+    let hba = "local all old md5\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n";
     let server = Postgres::builder(Major::oldest()).file("pg_hba.conf", hba).start_async().await.unwrap();
-    let stage = Stage::before(server, &office.proxy_section(), "", "").await;
+    let stage = Stage::by_socket(server, &office.proxy_section(), "md5").await;
     stage.create_role("app", "PASSWORD 'secret'").await;
     let create = "SET password_encryption = 'md5'; CREATE ROLE old LOGIN PASSWORD 'ancient'; \
                   GRANT CONNECT ON DATABASE shop TO old";

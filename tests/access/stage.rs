@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use freehold::lab::{Major, Postgres};
 
 use crate::office::Office;
-use crate::support::{Freehold, Login, create_system, until};
+use crate::support::{Freehold, Login, create_system, create_system_by_socket, until};
 
 pub(crate) struct Stage {
     // Dropped in this order: Freehold never sees its system vanish.
@@ -36,19 +36,27 @@ impl Stage {
     /// With roles that are read so seldom.
     pub(crate) async fn set_reading_roles_every(interval: &str) -> Stage {
         let server = Postgres::start_async(Major::oldest()).await.unwrap();
-        Stage::begin(server, "", "", interval, "").await
+        let system = create_system("one", &server);
+        Stage::begin(server, "", &system, interval, "").await
     }
 
     /// `proxy`: more lines of that section. `system`: more clauses of CREATE SYSTEM.
     pub(crate) async fn before(server: Postgres, proxy: &str, system: &str, sections: &str) -> Stage {
-        Stage::begin(server, proxy, system, "100ms", sections).await
+        let system = format!("{} {system}", create_system("one", &server));
+        Stage::begin(server, proxy, &system, "100ms", sections).await
+    }
+
+    /// By its Unix socket, with what it may ask for.
+    pub(crate) async fn by_socket(server: Postgres, proxy: &str, auth: &str) -> Stage {
+        let system = create_system_by_socket("one", &server, auth);
+        Stage::begin(server, proxy, &system, "100ms", "").await
     }
 
     async fn begin(server: Postgres, proxy: &str, system: &str, interval: &str, sections: &str) -> Stage {
         let movement = format!("logins_interval = \"{interval}\"\n{sections}");
         let freehold = Freehold::start_with(proxy, &movement, &[&server]);
         let admin = freehold.admin().await;
-        admin.run(&format!("{} {system}", create_system("one", &server))).await;
+        admin.run(system).await;
         admin.run("CREATE TEAM payments CONTACT '#payments'").await;
         let created =
             admin.run("CREATE DATABASE shop OWNER payments PURPOSE 'Orders and carts of the web shop'").await;

@@ -4,9 +4,9 @@ use freehold::lab::{Major, Postgres};
 
 use crate::office::Office;
 use crate::stage::Stage;
-use crate::support::create_system;
+use crate::support::create_system_by_socket;
 
-const HBA: &str = "local all all trust\nhost all old 127.0.0.1/32 md5\nhost all all 127.0.0.1/32 scram-sha-256\n\
+const HBA: &str = "local all old md5\nlocal all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n\
                    host replication all 127.0.0.1/32 scram-sha-256\n";
 
 /// Roles with a SCRAM verifier and an md5 password, and a rule for each method.
@@ -32,9 +32,9 @@ async fn clients_move_whatever_the_method_that_let_them_in() {
     let office = Office::open();
     let start = || Postgres::builder(Major::oldest()).file("pg_hba.conf", HBA).start_async();
     let (source, target) = tokio::try_join!(start(), start()).unwrap();
-    let stage = Stage::before(source, &office.proxy_section(), "", "").await;
+    let stage = Stage::by_socket(source, &office.proxy_section(), "md5").await;
     let admin = stage.freehold.admin().await;
-    admin.run(&create_system("two", &target)).await;
+    admin.run(&create_system_by_socket("two", &target, "md5")).await;
     prepare(&stage).await;
 
     let mut clients = Vec::new();
@@ -58,7 +58,7 @@ async fn clients_move_whatever_the_method_that_let_them_in() {
 async fn connections_are_lent_to_clients_whatever_the_method_that_let_them_in() {
     let office = Office::open();
     let server = Postgres::builder(Major::oldest()).file("pg_hba.conf", HBA).start_async().await.unwrap();
-    let stage = Stage::before(server, &office.proxy_section(), "", "").await;
+    let stage = Stage::by_socket(server, &office.proxy_section(), "md5").await;
     stage.freehold.admin().await.run("ALTER DATABASE shop POOLING transaction POOL_SIZE 2").await;
     prepare(&stage).await;
     for (role, password) in [("app", "secret"), ("cron", ""), ("old", "ancient")] {

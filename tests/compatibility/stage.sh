@@ -76,6 +76,7 @@ tls_cert = "server.crt"
 tls_key = "server.key"
 [admin]
 listen = "127.0.0.1:$admin_port"
+password_dirs = ["$stage"]
 [move]
 logins_interval = "1s"
 END

@@ -52,6 +52,7 @@ pub(crate) fn place(server: &Postgres) -> Place {
         address: Address { host: server.host.clone(), port: server.port },
         dbname: "shop".to_owned(),
         sslmode: SslMode::Disable,
+        auth: Default::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase};
 use freehold::control::settings::{CrashPoint, Fault, FaultKind};
 use freehold::control::{Mover, MoverSettings, leftovers, machine};
-use freehold::lab::{Major, Postgres};
+use freehold::lab::{Major, Postgres, roots};
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,
     MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, Place, ProxyId, ProxyRecord, RoleName, RouteRecord,
@@ -16,8 +16,8 @@ use freehold::model::{
 };
 use freehold::route::follow::{Follower, FollowerOptions};
 use freehold::route::{GateState, Route, RouteTable};
-use freehold::system::Session;
 use freehold::system::pipe::RawSession;
+use freehold::system::{Session, SystemAccess};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -54,6 +54,7 @@ pub(crate) fn place(server: &Postgres, system: &str) -> Place {
         address: Address { host: server.host.clone(), port: server.port },
         dbname: "shop".to_owned(),
         sslmode: SslMode::Disable,
+        auth: Default::default(),
     }
 }
 
@@ -67,6 +68,7 @@ fn system(server: &Postgres, name: &str) -> SystemRecord {
         admin_database: "postgres".to_owned(),
         password_file: Some(server.password_file.to_string_lossy().into_owned()),
         sslmode: SslMode::Disable,
+        auth: Default::default(),
         accepts_databases: true,
         version_num: major,
         system_identifier: server.psql("SELECT system_identifier FROM pg_control_system()").unwrap(),
@@ -135,7 +137,10 @@ impl Stage {
         catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
 
         let table = RouteTable::new(2);
+        let mut access = SystemAccess::default();
+        access.passwords.directories = roots();
         let settings = MoverSettings {
+            access,
             postgres_bin_dirs: vec![target.bin.clone(), source.bin.clone()],
             copy_workers: 2,
             ready_for: Duration::from_millis(200),
@@ -215,7 +220,7 @@ impl Stage {
         let record = self.catalog.system(&SystemName::parse("old").unwrap()).await.unwrap().unwrap().value;
         let startup = [("replication", "database")];
         let deadline = Instant::now() + PATIENCE;
-        RawSession::connect(&record, "shop", None, &startup, deadline).await.unwrap()
+        RawSession::connect(&self.settings.load().access, &record, "shop", &startup, deadline).await.unwrap()
     }
 
     /// What ALTER SYSTEM does: the system and the routes to it get another address.
@@ -405,12 +410,13 @@ impl Stage {
     /// Everything with a name of the move's on either system; empty after it has ended.
     pub(crate) async fn left_behind(&self, id: MoveId) -> Vec<String> {
         let mut found = Vec::new();
+        let access = self.settings.load().access.clone();
         for (server, name) in [(&self.source, "old"), (&self.target, "new")] {
             let record = self.catalog.system(&SystemName::parse(name).unwrap()).await.unwrap().unwrap().value;
             let names = server.psql("SELECT datname FROM pg_database WHERE datallowconn").unwrap();
             for dbname in names.lines().filter(|dbname| *dbname != "template1") {
                 let deadline = Instant::now() + PATIENCE;
-                let session = Session::connect(&record, dbname, deadline).await.unwrap();
+                let session = Session::connect(&access, &record, dbname, "freehold", deadline).await.unwrap();
                 let left = leftovers(&session, id).await.unwrap();
                 found.extend(left.into_iter().map(|left| format!("{left} in {dbname} on {name}")));
             }

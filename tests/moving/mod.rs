@@ -7,7 +7,7 @@ use std::time::Duration;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase};
 use freehold::control::{MoverSettings, StepContext};
-use freehold::lab::{Builder, Major, Postgres};
+use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::movement::MoveFacts;
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId, MovePhase,
@@ -45,6 +45,7 @@ pub(crate) fn system(postgres: &Postgres, name: &str) -> SystemRecord {
         admin_database: "postgres".into(),
         password_file: Some(postgres.password_file.display().to_string()),
         sslmode: SslMode::Disable,
+        auth: Default::default(),
         accepts_databases: true,
         version_num: version.parse().unwrap(),
         system_identifier: identifier,
@@ -74,8 +75,9 @@ impl Moving {
         target: &Postgres,
         dbname: &str,
         logins: &[&str],
-        settings: MoverSettings,
+        mut settings: MoverSettings,
     ) -> Moving {
+        settings.access.passwords.directories = roots();
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("catalog.redb")).unwrap());
         let (source, target) = (system(source, "old"), system(target, "new"));
@@ -83,13 +85,13 @@ impl Moving {
         catalog.create_system(&target).await.unwrap();
         let database = database(dbname);
         let new = NewDatabase {
-            route: route(&database, place(&source, dbname)),
+            route: route(&database, source.place(dbname)),
             logins: logins.iter().map(|role| login(role)).collect(),
             database: database.clone(),
         };
         catalog.create_database(&new).await.unwrap();
         let stored = catalog.database(&database.id).await.unwrap().unwrap();
-        let record = movement(&database, place(&source, dbname), place(&target, dbname));
+        let record = movement(&database, source.place(dbname), target.place(dbname));
         catalog.create_move(&stored, &record).await.unwrap();
         let cancel = CancellationToken::new();
         let opened =
@@ -111,15 +113,6 @@ fn database(name: &str) -> DatabaseRecord {
         created_at: UnixMillis(0),
         created_by: "test".into(),
         history: Vec::new(),
-    }
-}
-
-fn place(system: &SystemRecord, dbname: &str) -> Place {
-    Place {
-        system: system.name.clone(),
-        address: system.address.clone(),
-        dbname: dbname.into(),
-        sslmode: system.sslmode,
     }
 }
 

@@ -85,6 +85,7 @@ async fn raw(platform: &Platform) -> ServerConnection {
         address: Address { host: "127.0.0.1".to_owned(), port: platform.freehold.admin_port },
         dbname: "pgbouncer".to_owned(),
         sslmode: SslMode::Disable,
+        auth: Default::default(),
     };
     let request = ConnectRequest {
         place,

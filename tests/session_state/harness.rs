@@ -73,6 +73,7 @@ fn request(server: &Postgres, role: &str, startup: &[(&str, &str)]) -> ConnectRe
             address: Address { host: server.host.clone(), port: server.port },
             dbname: "postgres".to_owned(),
             sslmode: SslMode::Disable,
+            auth: Default::default(),
         },
         role: RoleName::parse(role).unwrap(),
         startup: startup.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),

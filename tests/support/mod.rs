@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read};
 use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use freehold::auth::scram::Verifier;
 use freehold::control::leftovers::OBJECTS;
-use freehold::lab::{Major, Postgres, free_ports};
+use freehold::lab::{Major, Postgres, free_ports, roots};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 pub const ADMIN: &str = "ops";
@@ -90,6 +91,23 @@ pub fn create_system(name: &str, server: &Postgres) -> String {
     )
 }
 
+/// By its Unix socket, where a server may ask for less than SCRAM; other systems reach it over TCP.
+pub fn create_system_by_socket(name: &str, server: &Postgres, auth: &str) -> String {
+    let Postgres { host, port, superuser, password_file, .. } = server;
+    let socket = server.psql("SHOW unix_socket_directories").expect("psql runs");
+    format!(
+        "CREATE SYSTEM {name} HOST '{socket}' PORT {port} ROLE {superuser} PASSWORD FILE '{}' AUTH {auth} \
+         REPLICATION HOST '{host}' PORT {port}",
+        password_file.display()
+    )
+}
+
+/// As a file with secrets should be.
+pub fn write_private(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).expect("a file");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+}
+
 /// How an application connects.
 #[derive(Debug, Clone)]
 pub struct Login {
@@ -143,16 +161,16 @@ impl Freehold {
         let salt = [7; 16];
         let iterations = NonZeroU32::new(4096).expect("not zero");
         let verifier = Verifier::from_password(ADMIN_PASSWORD, &salt, iterations);
-        std::fs::write(files.path().join("admins.txt"), format!("\"{ADMIN}\" \"{verifier}\"\n"))
-            .expect("a file");
+        write_private(&files.path().join("admins.txt"), &format!("\"{ADMIN}\" \"{verifier}\"\n"));
         // Not port 0: a process that is started again must be where it was.
         let ports = free_ports(2).expect("two ports");
         let (proxy_port, admin_port) = (ports[0], ports[1]);
         let programs: Vec<String> = systems.iter().map(|server| format!("{:?}", server.bin)).collect();
         let config = format!(
             "[proxy]\nlisten = [\"127.0.0.1:{proxy_port}\", {:?}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:{admin_port}\"\n\
-             [move]\npg_bin_dirs = [{}]\n{movement}\n",
+             password_dirs = {:?}\n[move]\npg_bin_dirs = [{}]\n{movement}\n",
             files.path(),
+            roots(),
             programs.join(", ")
         );
         std::fs::write(files.path().join("freehold.toml"), config).expect("a file");

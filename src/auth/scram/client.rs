@@ -88,6 +88,11 @@ impl fmt::Debug for Challenge {
 }
 
 impl Challenge {
+    /// Rounds of PBKDF2 that the server asks for.
+    pub fn iterations(&self) -> NonZeroU32 {
+        self.iterations
+    }
+
     /// The work that turns a password into the keys for this challenge. Fails for an absurd number of rounds.
     pub fn derivation(&self) -> Result<Derivation, ScramError> {
         Derivation::new(self.salt.clone(), self.iterations)

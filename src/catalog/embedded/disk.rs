@@ -18,11 +18,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use bytes::Bytes;
-use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::memory::{Commit, Image, LEAD};
-use crate::catalog::store::{Event, Revision, StoreError};
+use crate::catalog::store::{Entry, Event, Revision, StoreError};
 
 const FORMAT: u64 = 1;
 /// redb's default is 1 GiB; the content is in memory already.
@@ -67,6 +67,37 @@ impl Disk {
         }
         let image = disk.load().map_err(failed)?;
         Ok((disk, image))
+    }
+
+    /// What a file holds below a prefix. Changes nothing, and fails while a process has the file open: a copy in memory is
+    /// looked into, because a file that was left in the middle of something must be repaired first.
+    pub(super) fn peek(path: &Path, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let failed = |source: Cause| StoreError::Open { path: path.display().to_string(), source };
+        let copied = || -> Result<Disk, Cause> {
+            let file = File::open(path)?;
+            file.try_lock_shared()?;
+            let copy = InMemoryBackend::new();
+            let content = std::fs::read(path)?;
+            copy.set_len(content.len() as u64)?;
+            copy.write(0, &content)?;
+            let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(copy)?;
+            Ok(Disk { database })
+        };
+        copied().and_then(|disk| disk.below(prefix)).map_err(failed)
+    }
+
+    fn below(&self, prefix: &str) -> Result<Vec<Entry>, Cause> {
+        let mut found = Vec::new();
+        for row in self.database.begin_read()?.open_table(KV)?.range(prefix..)? {
+            let (key, stored) = row?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            let (revision, value) = stored.value();
+            let value = Bytes::copy_from_slice(value);
+            found.push(Entry { key: key.value().to_owned(), value, revision: Revision(revision) });
+        }
+        Ok(found)
     }
 
     /// Makes the tables in a new file.

@@ -25,7 +25,10 @@ use tokio::sync::oneshot;
 use self::disk::Disk;
 use self::memory::{Found, Memory, Relaxed};
 use self::writer::{Message, Request, lock};
+use super::keys;
 use super::store::{Durability, Entry, Event, Outcome, Revision, Snapshot, Store, StoreError, Txn, Watch};
+use super::typed::decode;
+use crate::model::SystemRecord;
 
 /// Commits that a watch may be behind before it must read everything again.
 pub const HISTORY_MAX: usize = 1_024;
@@ -60,6 +63,12 @@ impl EmbeddedStore {
             .spawn(move || writer::run(&disk, &shared, &inbox))
             .map_err(|e| StoreError::Open { path: path.display().to_string(), source: e.into() })?;
         Ok(Arc::new(EmbeddedStore { path, memory, writer: Some(sender), thread: Some(thread) }))
+    }
+
+    /// The systems that a file knows, for a look at it without serving. Changes nothing, and fails while a process serves.
+    pub fn peek_systems(path: &Path) -> Result<Vec<SystemRecord>, StoreError> {
+        let entries = Disk::peek(path, keys::SYSTEMS)?;
+        entries.iter().map(|entry| decode(entry).map(|system| system.value)).collect()
     }
 
     fn send(&self, message: Message) -> Result<(), StoreError> {

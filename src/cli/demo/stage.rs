@@ -55,7 +55,7 @@ impl Stage {
         let files = Files::create()?;
         let admin_password = format!("{:032x}", rand::random::<u128>());
         files.write("admins.txt", &user_line(ADMIN, &admin_password))?;
-        let text = configuration(&[&source.bin, &target.bin]);
+        let text = configuration(&[&source, &target]);
         files.write("freehold.toml", &text)?;
         let config = Config::load(&files.0.join("freehold.toml"))?;
         let freehold = Serve::start(config).await?;
@@ -111,12 +111,15 @@ fn named(source: Postgres, target: Postgres) -> (System, System) {
 }
 
 /// Port 0: the system chooses, and two demos never choose the same.
-fn configuration(programs: &[&Path]) -> String {
-    let programs: Vec<String> =
-        programs.iter().map(|path| format!("{:?}", path.display().to_string())).collect();
+fn configuration(servers: &[&Postgres]) -> String {
+    let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    let programs: Vec<String> = servers.iter().map(|server| quoted(&server.bin)).collect();
+    let passwords = servers.iter().filter_map(|server| server.password_file.parent());
+    let passwords: Vec<String> = passwords.map(quoted).collect();
     format!(
-        "[proxy]\nlisten = \"127.0.0.1:0\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
+        "[proxy]\nlisten = \"127.0.0.1:0\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\npassword_dirs = [{}]\n\n\
          [move]\npg_bin_dirs = [{}]\n\n[log]\nlevel = \"error\"\n",
+        passwords.join(", "),
         programs.join(", ")
     )
 }
@@ -136,7 +139,9 @@ impl Files {
 
     fn write(&self, name: &str, content: &str) -> Result<(), StageError> {
         let path = self.0.join(name);
-        fs::write(&path, content).map_err(|source| StageError::Files { path, source })
+        fs::write(&path, content)
+            .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o600)))
+            .map_err(|source| StageError::Files { path, source })
     }
 }
 

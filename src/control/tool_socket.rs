@@ -1,0 +1,145 @@
+//! A Unix socket of our own, where a program of PostgreSQL finds a database of a system, logged in.
+//!
+//! Owns the task that listens there; it ends with the value, and the socket with it. Who may connect is said by the directory: it
+//! is the move's own, and nobody else can enter it.
+//!
+//! # Why
+//! libpq gives a server whatever it asks for, and only from version 16 on can it be told not to (`require_auth`); the one that
+//! a program uses is not even known. So a program gets no password: the login is ours, with our rules, and so are TLS and the
+//! authorities of the configuration, which libpq knows nothing of.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::backend::{self, Introduced};
+use crate::error::{Explain, Severity};
+use crate::system::names::quote_conninfo;
+use crate::wire::message::backend as answer;
+use crate::wire::startup::{self, CancelRequest, Opening};
+
+use super::ends::End;
+
+/// Part of the file's name alone: a Unix socket has no port.
+const PORT: u16 = 5432;
+/// To reach the system and be logged in there.
+const LOGIN_WITHIN: Duration = Duration::from_secs(30);
+/// The answer to a wish for encryption: nobody else can read what goes through the socket.
+const NO_ENCRYPTION: &[u8] = b"N";
+
+/// Where a program connects. Dropped, nobody can any more, and connections end.
+#[derive(Debug)]
+pub(super) struct ToolSocket {
+    directory: PathBuf,
+    file: PathBuf,
+    conninfo: String,
+    task: JoinHandle<()>,
+}
+
+impl Drop for ToolSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+#[derive(Debug)]
+struct Destination {
+    end: End,
+    /// Of the startup packet: whatever the program asks for is not looked at.
+    startup: Vec<(String, String)>,
+}
+
+impl ToolSocket {
+    /// Listens in a directory that nobody else can enter; `options` are settings of the connections.
+    pub(super) fn open(directory: &Path, end: &End, options: String) -> io::Result<ToolSocket> {
+        let file = directory.join(format!(".s.PGSQL.{PORT}"));
+        let _ = std::fs::remove_file(&file);
+        let listener = UnixListener::bind(&file)?;
+        let startup =
+            vec![("options".to_owned(), options), ("application_name".to_owned(), "freehold".to_owned())];
+        let conninfo = format!(
+            "user={} dbname={}",
+            quote_conninfo(end.system.admin_role.as_str()),
+            quote_conninfo(&end.dbname)
+        );
+        let destination = Arc::new(Destination { end: end.clone(), startup });
+        let task = tokio::spawn(listen(listener, destination));
+        Ok(ToolSocket { directory: directory.to_owned(), file, conninfo, task })
+    }
+
+    /// A libpq connection string: no address of the system, no secret.
+    pub(super) fn conninfo(&self) -> String {
+        let directory = quote_conninfo(&self.directory.to_string_lossy());
+        format!("host={directory} port={PORT} {}", self.conninfo)
+    }
+}
+
+/// Connections end with this task.
+async fn listen(listener: UnixListener, destination: Arc<Destination>) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((program, _)) => {
+                let destination = Arc::clone(&destination);
+                connections.spawn(async move {
+                    if let Err(error) = serve(program, &destination).await {
+                        tracing::debug!(%error, "a connection of a program ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a program cannot connect");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(mut program: UnixStream, destination: &Destination) -> io::Result<()> {
+    let mut received = BytesMut::new();
+    loop {
+        match startup::take(&mut received).map_err(io::Error::other)? {
+            Some(Opening::Cancel(request)) => return destination.cancel(&request).await,
+            Some(Opening::Startup(_)) => break,
+            Some(_) => program.write_all(NO_ENCRYPTION).await?,
+            None if program.read_buf(&mut received).await? == 0 => return Ok(()),
+            None => {}
+        }
+    }
+    let End { access, system, dbname, .. } = &destination.end;
+    let deadline = Instant::now() + LOGIN_WITHIN;
+    let connected = access.connect(system, dbname, destination.startup.clone(), deadline).await;
+    let mut server = match connected {
+        Ok(connection) => Introduced::after_startup(connection),
+        Err(error) => {
+            tracing::warn!(system = %system.name, %error, "a program cannot be connected");
+            let mut told = BytesMut::new();
+            answer::error_response(&mut told, &error.refusal(Severity::Fatal));
+            program.write_all(&told).await?;
+            return program.shutdown().await;
+        }
+    };
+    server.write_all(&received).await?;
+    copy_bidirectional(&mut program, &mut server).await.map(drop)
+}
+
+impl Destination {
+    /// The program knows the server's own key.
+    async fn cancel(&self, request: &CancelRequest) -> io::Result<()> {
+        let End { access, system, dbname, .. } = &self.end;
+        let connector = access.connector(system).await.map_err(io::Error::other)?;
+        let deadline = Instant::now() + LOGIN_WITHIN;
+        backend::cancel(&system.place(dbname.as_str()), &connector, request.pid, &request.key, deadline)
+            .await
+            .map_err(io::Error::other)
+    }
+}

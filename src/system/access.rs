@@ -1,0 +1,89 @@
+//! How the platform comes to a system: by which TLS, with which password.
+//!
+//! There is one login for both planes, [`backend::connect`]: what may be answered to a server is decided there. The driver
+//! and the programs of PostgreSQL are given connections that are logged in, and no password.
+
+use std::path::PathBuf;
+
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::secret_file::{PasswordError, PasswordPlaces};
+use super::session::CONNECTING;
+use super::{SystemError, session};
+use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
+use crate::model::{SslMode, SystemRecord};
+use crate::tls::{ClientTls, Connector, Roots};
+
+/// What is the same for all systems.
+#[derive(Debug, Clone, Default)]
+pub struct SystemAccess {
+    /// How to go under TLS; None is with the operating system's roots.
+    pub connector: Option<Connector>,
+    /// Where the passwords of the platform's roles may lie.
+    pub passwords: PasswordPlaces,
+}
+
+impl SystemAccess {
+    /// Connects as the system's admin role with these parameters of the startup packet. The password file is read now and not
+    /// kept.
+    pub async fn connect(
+        &self,
+        system: &SystemRecord,
+        dbname: &str,
+        startup: Vec<(String, String)>,
+        deadline: Instant,
+    ) -> Result<ServerConnection, SystemError> {
+        let request = ConnectRequest {
+            place: system.place(dbname),
+            role: system.admin_role.clone(),
+            startup,
+            credential: match self.password(system).await? {
+                Some(password) => Credential::Password(password),
+                None => Credential::Trust,
+            },
+        };
+        let connector = self.connector(system).await?;
+        let connected = Box::pin(backend::connect(&request, &connector, deadline)).await;
+        connected.map_err(|error| SystemError::from_connect(&system.name, CONNECTING, error))
+    }
+
+    /// The connector, or one with the operating system's roots, which are read from files.
+    pub async fn connector(&self, system: &SystemRecord) -> Result<Connector, SystemError> {
+        if let Some(connector) = &self.connector {
+            return Ok(connector.clone());
+        }
+        let refused =
+            |reason: String| SystemError::Tls { system: system.name.clone(), operation: CONNECTING, reason };
+        if matches!(system.sslmode, SslMode::Disable | SslMode::Prefer | SslMode::Require) {
+            // Nobody looks at the certificate, as in libpq without a root file.
+            let connector = Connector::open(ClientTls { roots: Roots::Nobody, identity: None });
+            return connector.map_err(|error| refused(error.to_string()));
+        }
+        let read = tokio::task::spawn_blocking(Connector::native).await;
+        read.map_err(|error| refused(error.to_string()))?.map_err(|error| refused(error.to_string()))
+    }
+
+    /// The platform role's password; `None`: the system has no password file.
+    async fn password(&self, system: &SystemRecord) -> Result<Option<Zeroizing<String>>, SystemError> {
+        let Some(path) = &system.password_file else { return Ok(None) };
+        let (places, file) = (self.passwords.clone(), PathBuf::from(path));
+        let read = tokio::task::spawn_blocking(move || places.read(&file)).await;
+        let read = read.unwrap_or_else(|error| Err(PasswordError::Io(std::io::Error::other(error))));
+        read.map(Some).map_err(|source| match source {
+            PasswordError::Place => SystemError::PasswordPlace {
+                system: system.name.clone(),
+                path: path.clone(),
+                directories: self.passwords.directories.clone(),
+            },
+            source => SystemError::PasswordFile { system: system.name.clone(), path: path.clone(), source },
+        })
+    }
+}
+
+/// The startup packet of every session of ours.
+pub(super) fn startup(further: &[(&str, &str)]) -> Vec<(String, String)> {
+    let options = session::startup_options();
+    let ours = [("options", options.as_str()), ("client_encoding", "UTF8")];
+    ours.iter().chain(further).map(|(name, value)| (name.to_string(), value.to_string())).collect()
+}

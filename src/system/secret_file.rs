@@ -1,0 +1,248 @@
+//! Files that hold a secret: from where one is read, and who else could read it.
+//!
+//! # Why
+//! An administrator names a password file by SQL, and may name a server of his own beside it: without a bound he could have
+//! every file sent there that this process can read. So a password is read from the directories alone that whoever has the
+//! machine has named, and never from a file that Freehold has for itself. What counts is where the file is once every symbolic
+//! link is followed, at each read: a link that is changed later leads nowhere else.
+//!
+//! A refusal is the same for what is there and what is not, so that nobody can ask which files a machine has.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// A password is one line. A longer file is none.
+const PASSWORD_BYTES_MAX: u64 = 4096;
+/// Room for all that is read, so that no copy is left behind when a text grows.
+const PASSWORD_CAPACITY: usize = PASSWORD_BYTES_MAX as usize + 64;
+
+/// Where password files may lie.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PasswordPlaces {
+    /// In these directories, and below them.
+    pub directories: Vec<PathBuf>,
+    /// But not these files: they are Freehold's own.
+    pub except: Vec<PathBuf>,
+}
+
+/// Why a password was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordError {
+    /// Nothing is said of whether the file exists.
+    #[error("passwords are not read from there")]
+    Place,
+    #[error("it is no file")]
+    NoFile,
+    #[error("it holds more than one line of at most {PASSWORD_BYTES_MAX} bytes")]
+    NoPassword,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl PasswordPlaces {
+    /// The line that a file holds. Blocking.
+    pub fn read(&self, path: &Path) -> Result<Zeroizing<String>, PasswordError> {
+        let file = self.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(PasswordError::NoFile);
+        }
+        let mut text = Zeroizing::new(String::with_capacity(PASSWORD_CAPACITY));
+        file.take(PASSWORD_BYTES_MAX + 1).read_to_string(&mut text)?;
+        let line = text.trim_end_matches(['\r', '\n']);
+        match text.len() as u64 > PASSWORD_BYTES_MAX || line.contains(['\n', '\r', '\0']) {
+            true => Err(PasswordError::NoPassword),
+            false => Ok(Zeroizing::new(line.to_owned())),
+        }
+    }
+
+    /// Whether a password would be read from there, as far as its place says.
+    pub fn allow(&self, path: &Path) -> bool {
+        !matches!(self.locate(path), Err(PasswordError::Place))
+    }
+
+    fn open(&self, path: &Path) -> Result<File, PasswordError> {
+        let real = self.locate(path)?;
+        // Not waited for, should it be a pipe by now.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(real)?;
+        // A directory on the way may have become a link since: what is open now counts.
+        let opened = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        match self.hold(&opened) {
+            true => Ok(file),
+            false => Err(PasswordError::Place),
+        }
+    }
+
+    /// Where the file really is, if it may be there.
+    fn locate(&self, path: &Path) -> Result<PathBuf, PasswordError> {
+        match path.canonicalize() {
+            Ok(real) if self.hold(&real) => Ok(real),
+            Ok(_) => Err(PasswordError::Place),
+            Err(error) if self.would_hold(path) => Err(error.into()),
+            Err(_) => Err(PasswordError::Place),
+        }
+    }
+
+    /// `real` has no symbolic link in it.
+    fn hold(&self, real: &Path) -> bool {
+        let leads_to = |known: &PathBuf| known.canonicalize().ok();
+        let below = self.directories.iter().filter_map(leads_to).any(|directory| real.starts_with(directory));
+        below && !self.except.iter().filter_map(leads_to).any(|own| own == real)
+    }
+
+    /// Nothing is there, not even a link to somewhere else, and it could be.
+    fn would_hold(&self, path: &Path) -> bool {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
+        let Ok(parent) = parent.canonicalize() else { return false };
+        let real = parent.join(name);
+        let missing = real.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        missing && self.hold(&real)
+    }
+}
+
+/// Who else can read a file, as far as its permissions say, and the cure: `others can read or change /x (mode 0644): chmod 600 /x`.
+/// `None`: nobody, or it is not there.
+///
+/// As for PostgreSQL's keys, a group may where the file is root's: that is how an operating system gives a key to a service.
+/// A directory on the way that others cannot enter is not looked for.
+pub fn exposure(path: &Path) -> Option<String> {
+    let facts = path.metadata().ok()?;
+    let mode = facts.mode() & 0o7777;
+    let by_group = if facts.uid() == 0 { 0o030 } else { 0o070 };
+    let who = match (mode & 0o007 != 0, mode & by_group != 0) {
+        (true, _) => "others",
+        (false, true) => "its group",
+        (false, false) => return None,
+    };
+    let path = path.display();
+    Some(format!("{who} can read or change {path} (mode {mode:04o}): chmod 600 {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    struct Stage {
+        root: tempfile::TempDir,
+        places: PasswordPlaces,
+    }
+
+    /// `in/password`, `in/own`, `out/secret`.
+    fn stage() -> Stage {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in [("in/password", "one\n"), ("in/own", "two"), ("out/secret", "three")] {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let places = PasswordPlaces {
+            directories: vec![root.path().join("missing"), root.path().join("in")],
+            except: vec![root.path().join("in/own")],
+        };
+        Stage { root, places }
+    }
+
+    impl Stage {
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.path().join(name)
+        }
+
+        fn read(&self, name: &str) -> Result<String, PasswordError> {
+            self.places.read(&self.path(name)).map(|text| text.as_str().to_owned())
+        }
+
+        fn is_out_of_place(&self, name: &str) -> bool {
+            matches!(self.read(name), Err(PasswordError::Place))
+        }
+    }
+
+    #[test]
+    fn a_password_is_read_from_a_directory_that_was_named() {
+        let stage = stage();
+        assert_eq!(stage.read("in/password").unwrap(), "one");
+        assert_eq!(stage.read("out/../in/password").unwrap(), "one");
+        fs::create_dir(stage.path("in/deep")).unwrap();
+        symlink(stage.path("in/password"), stage.path("in/deep/link")).unwrap();
+        assert_eq!(stage.read("in/deep/link").unwrap(), "one");
+        symlink(stage.path("in"), stage.path("door")).unwrap();
+        assert_eq!(stage.read("door/password").unwrap(), "one");
+        assert!(matches!(stage.read("in/nothing"), Err(PasswordError::Io(_))));
+        assert!(matches!(stage.read("in"), Err(PasswordError::NoFile)));
+    }
+
+    #[test]
+    fn whatever_leads_out_is_refused_alike_whether_it_exists_or_not() {
+        let stage = stage();
+        symlink(stage.path("out/secret"), stage.path("in/link")).unwrap();
+        symlink(stage.path("out/nothing"), stage.path("in/dangling")).unwrap();
+        symlink(stage.path("out"), stage.path("in/door")).unwrap();
+        for name in [
+            "out/secret",
+            "out/nothing",
+            "in/../out/secret",
+            "in/../out/nothing",
+            "in/link",
+            "in/dangling",
+            "in/door/secret",
+            "in/door/nothing",
+            "in/door/nowhere/nothing",
+            "in/own",
+        ] {
+            assert!(stage.is_out_of_place(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_changed_afterwards_leads_nowhere_else() {
+        let stage = stage();
+        let link = stage.path("in/link");
+        symlink(stage.path("in/password"), &link).unwrap();
+        assert_eq!(stage.read("in/link").unwrap(), "one");
+        fs::remove_file(&link).unwrap();
+        symlink(stage.path("out/secret"), &link).unwrap();
+        assert!(stage.is_out_of_place("in/link"));
+        fs::remove_dir_all(stage.path("in/deep")).unwrap_or_default();
+        fs::create_dir(stage.path("in/deep")).unwrap();
+        fs::write(stage.path("in/deep/secret"), "four").unwrap();
+        assert_eq!(stage.read("in/deep/secret").unwrap(), "four");
+        fs::remove_dir_all(stage.path("in/deep")).unwrap();
+        symlink(stage.path("out"), stage.path("in/deep")).unwrap();
+        assert!(stage.is_out_of_place("in/deep/secret"));
+    }
+
+    #[test]
+    fn what_is_not_one_line_is_no_password() {
+        let stage = stage();
+        for text in ["-----BEGIN-----\nkey\n", &"x".repeat(5000), "a\0b"] {
+            fs::write(stage.path("in/password"), text).unwrap();
+            assert!(matches!(stage.read("in/password"), Err(PasswordError::NoPassword)), "{text:?}");
+        }
+        fs::write(stage.path("in/password"), " with spaces \r\n\n").unwrap();
+        assert_eq!(stage.read("in/password").unwrap(), " with spaces ");
+    }
+
+    #[test]
+    fn a_file_is_exposed_where_others_can_read_it() {
+        let stage = stage();
+        let path = stage.path("in/password");
+        let exposed = |mode: u32| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            exposure(&path)
+        };
+        assert_eq!(exposed(0o600), None);
+        assert_eq!(exposed(0o400), None);
+        let told = exposed(0o644).unwrap();
+        assert!(told.starts_with("others ") && told.contains("(mode 0644): chmod 600 /"), "{told}");
+        assert!(exposed(0o660).unwrap().starts_with("its group"));
+        let is_roots = path.metadata().unwrap().uid() == 0;
+        assert_eq!(exposed(0o640).is_none(), is_roots);
+        assert_eq!(exposure(&stage.path("nothing")), None);
+    }
+}
