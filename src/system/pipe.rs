@@ -12,11 +12,12 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{self, ConnectRequest, Credential, QueryError, ServerConnection};
 use crate::model::{Place, SystemName, SystemRecord};
 use crate::tls::Connector;
+use crate::wire::Violation;
 use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
 
@@ -25,6 +26,8 @@ use super::session::{CONNECTING, UNLIMITED, connector_for, read_password, startu
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
+/// Whatever is no row: an error tells the row that it is about.
+const BODY_BYTES_MAX: usize = 1 << 20;
 /// A message to the target, without its header.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -44,6 +47,7 @@ impl RawSession {
         startup: &[(&str, &str)],
         deadline: Instant,
     ) -> Result<RawSession, SystemError> {
+        let started = Instant::now();
         let options = startup_options();
         let ours = [("options", options.as_str())];
         let startup = ours.iter().chain(startup).map(|(name, value)| (name.to_string(), value.to_string()));
@@ -67,7 +71,12 @@ impl RawSession {
         let connection =
             connected.map_err(|error| SystemError::from_connect(&system.name, CONNECTING, error))?;
         let mut session = RawSession { connection, system: system.name.clone() };
-        session.query(CONNECTING, UNLIMITED).await?;
+        let late = |_| SystemError::Timeout {
+            system: system.name.clone(),
+            operation: CONNECTING,
+            waited: started.elapsed(),
+        };
+        timeout_at(deadline, session.query(CONNECTING, UNLIMITED)).await.map_err(late)??;
         Ok(session)
     }
 
@@ -210,6 +219,10 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
     /// The whole message at the front.
     async fn message(&mut self) -> Result<(u8, BytesMut), SystemError> {
         let header = self.header().await?;
+        if header.body_bytes > BODY_BYTES_MAX {
+            let source = Violation::Length { what: "message", length: header.message_bytes() as i64 };
+            return Err(SystemError::from_query(self.system, COPYING, QueryError::Protocol { source }));
+        }
         while self.unread.len() < header.message_bytes() {
             self.fill().await?;
         }

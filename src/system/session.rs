@@ -16,6 +16,7 @@ use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::SystemError;
+use super::bounded::Bounded;
 use crate::backend::{self, ConnectError};
 use crate::model::{SslMode, SystemName, SystemRecord};
 use crate::tls::{ClientTls, Connector, Roots};
@@ -232,8 +233,8 @@ async fn open(
     }
     let socket = open_socket(record, connector).await?;
     let failed = |error| SystemError::from_driver(&record.name, CONNECTING, error);
-    // The stream is under TLS already where it has to be; the driver only sees bytes.
-    let (client, connection) = config.connect_raw(socket, NoTls).await.map_err(failed)?;
+    // The stream is under TLS already where it has to be; the driver only sees bytes, and no more than it should.
+    let (client, connection) = config.connect_raw(Bounded::new(socket), NoTls).await.map_err(failed)?;
     let driver = tokio::spawn(drive(connection));
     let mut session =
         Session { client, driver, system: record.name.clone(), dbname: dbname.to_owned(), pid: 0 };
