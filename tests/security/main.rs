@@ -4,9 +4,16 @@
 // Helpers of tests fail like tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[allow(dead_code, reason = "another test binary's, of which this one uses its own part")]
+#[path = "../access/office.rs"]
+mod office;
+#[allow(dead_code, reason = "another test binary's, of which this one uses its own part")]
+#[path = "../access/stage.rs"]
+mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod hostile;
 mod impostor;
 mod raw;
+mod scram;
