@@ -13,7 +13,9 @@ mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod hba;
 mod hostile;
 mod impostor;
 mod raw;
 mod scram;
+mod secrets;
