@@ -16,6 +16,7 @@ mod support;
 mod hba;
 mod hostile;
 mod impostor;
+mod names;
 mod raw;
 mod scram;
 mod secrets;
