@@ -13,6 +13,7 @@ mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cves;
 mod hba;
 mod hostile;
 mod impostor;
