@@ -19,5 +19,6 @@ mod hostile;
 mod impostor;
 mod names;
 mod raw;
+mod resources;
 mod scram;
 mod secrets;
