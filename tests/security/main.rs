@@ -14,6 +14,7 @@ mod stage;
 mod support;
 
 mod cves;
+mod encryption;
 mod hba;
 mod hostile;
 mod impostor;
