@@ -260,6 +260,45 @@ async fn a_server_connection_that_is_flooded_while_nobody_has_it_harms_nobody() 
     }
 }
 
+/// PgBouncer's was a pointer to nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cve_2026_6666_an_error_of_a_server_without_a_sqlstate_is_an_internal_one() {
+    let ring = Ring::set().await;
+    for fields in ["SFATAL\0Mno code\0\0", "M\0\0", "SFATAL\0VFATAL\0C\0Mempty code\0\0", "Cxx\0\0", "\0"] {
+        ring.impostor.instead(Whose::Clients, move |visitor| {
+            use std::io::Write;
+            let _ = visitor.write_all(&message(b'E', fields.as_bytes()));
+        });
+        let told = told(&ring.bad, fields).await;
+        assert!(told.len() == 5, "{fields:?}: {told}");
+        ring.impostor.be_honest();
+        let mut client = crate::raw::Client::logged_in(&ring.bad).await;
+        ring.impostor.turn(Whose::Clients, move |visitor| {
+            use std::io::Write;
+            let _ = visitor.write_all(&message(b'E', fields.as_bytes()));
+        });
+        assert_ne!(client.outcome().await, "", "{fields:?}");
+    }
+    ring.others_are_served("afterwards").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_request_that_a_server_answers_without_an_end_ends() {
+    let ring = Ring::set().await;
+    let mut client = crate::raw::Client::logged_in(&ring.bad).await;
+    let (pid, key) = (client.pid, client.key.clone());
+    let waiting = tokio::spawn(async move { client.ask("SELECT pg_sleep(600)").await });
+    let before = ring.memory();
+    ring.impostor.instead(Whose::Clients, |visitor| flood(visitor, |_| vec![b'x'; 65_536]));
+    for _ in 0..20 {
+        let mut packet = bytes::BytesMut::new();
+        freehold::wire::startup::cancel_request(&mut packet, pid, &key);
+        crate::raw::Client::at(ring.bad.port).await.send(&packet).await;
+    }
+    ring.stands(before, "answers to cancel requests").await;
+    waiting.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_deceives_the_platform_itself_holds_up_nothing_else() {
     let ring = Ring::set().await;

@@ -324,3 +324,25 @@ async fn a_client_that_is_let_in_while_its_server_connection_has_no_descriptor_i
     let psql = stage.psql(&format!("user={} password={}", login.role, login.password));
     assert_eq!(text(&psql.stdout), login.role);
 }
+
+#[tokio::test]
+async fn a_health_check_is_answered_though_others_sit_at_the_port_and_say_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let port = freehold::lab::free_port().unwrap();
+    let stage = Stage::set(&format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n")).await;
+    let connect = || tokio::net::TcpStream::connect(("127.0.0.1", port));
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        let mut visitor = connect().await.unwrap();
+        visitor.write_all(b"GET /").await.unwrap();
+        silent.push(visitor);
+    }
+    for path in ["/health", "/ready", "/metrics"] {
+        let mut visitor = connect().await.unwrap();
+        visitor.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within(2, path, visitor.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{path}: {answer}");
+    }
+    stage.owner.connect().await;
+}
