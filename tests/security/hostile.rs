@@ -15,7 +15,7 @@ struct Ring {
     shop: Login,
     bad: Login,
     impostor: Impostor,
-    _servers: [Postgres; 2],
+    servers: [Postgres; 2],
 }
 
 /// More than this is taken by nobody's misbehaviour.
@@ -45,7 +45,7 @@ impl Ring {
             logins.push(login);
         }
         let bad = logins.pop().unwrap();
-        Ring { freehold, shop: logins.pop().unwrap(), bad, impostor, _servers: [honest, taken] }
+        Ring { freehold, shop: logins.pop().unwrap(), bad, impostor, servers: [honest, taken] }
     }
 
     /// Memory of the process.
@@ -234,6 +234,8 @@ async fn a_session_whose_server_floods_it_takes_no_memory_and_no_time_of_others(
         ring.impostor.turn(Whose::Clients, move |visitor| flood(visitor, next));
         ring.stands(before, what).await;
         drop((reading, deaf));
+        let admin = ring.freehold.admin().await;
+        until("both have ended", || async { admin.run("SHOW CLIENTS").await.is_empty() }).await;
     }
 }
 
@@ -347,6 +349,20 @@ async fn a_server_that_deceives_the_platform_itself_holds_up_nothing_else() {
         let connecting = connect_as_platform(&ring, ring.impostor.port);
         ring.stands(before, what).await;
         connecting.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_answer_keeps_no_other_servers_roles_from_being_read() {
+    let ring = Ring::set().await;
+    ring.impostor.turn(Whose::Platform, wait);
+    let [honest, _] = &ring.servers;
+    for password in ["one", "two"] {
+        honest.psql(&format!("ALTER ROLE {} PASSWORD '{password}'", ring.shop.role)).unwrap();
+        let changed = Instant::now();
+        let login = Login { password: password.to_owned(), ..ring.shop.clone() };
+        until("the new password is known", || async { login.try_connect().await.is_ok() }).await;
+        assert!(changed.elapsed() < Duration::from_secs(3), "{:?}", changed.elapsed());
     }
 }
 

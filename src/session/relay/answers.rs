@@ -137,6 +137,10 @@ impl Relay {
     fn on_ready(&mut self, body: &[u8]) -> Result<Told, Ending> {
         let status = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
         self.exchange.on_ready(status);
+        // Not with each report: to look for equal ones takes longer than a server needs to report another value.
+        if std::mem::take(&mut self.is_unshared) {
+            self.worker.share(&mut self.server.parameters);
+        }
         let told = match &mut self.tenancy {
             Some(tenancy) => tenancy.statements.on_ready(self.exchange.is_silent()),
             None => Told::AsItCame,
@@ -157,7 +161,7 @@ impl Relay {
     fn on_parameter(&mut self, body: &[u8]) -> Result<(), Ending> {
         let Ok((name, value)) = parse_parameter_status(body) else { return Ok(()) };
         self.server.parameters.set(name, value).map_err(Ending::ServerBroke)?;
-        self.worker.share(&mut self.server.parameters);
+        self.is_unshared = true;
         if name == "application_name" {
             self.member.set_application_name(value.to_owned());
         }
