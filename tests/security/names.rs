@@ -1,8 +1,9 @@
 //! Names that are meant for whoever reads them: quotes, new lines, escapes of terminals.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::raw::Client;
+use crate::resources::{Process, ended};
 use crate::stage::{Stage, text};
 use crate::support::{ADMIN, ADMIN_PASSWORD, Login, until};
 
@@ -28,17 +29,8 @@ fn cli(stage: &Stage, arguments: &[&str]) -> (String, String) {
 #[tokio::test]
 async fn what_a_client_calls_itself_reaches_no_terminal_and_no_log_as_it_is() {
     let mut stage = Stage::set("").await;
-    let log = stage.write("log", "");
-    stage.freehold.terminate();
-    stage.freehold.wait_for_end(std::time::Duration::from_secs(30));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_freehold"))
-        .args(["serve", "--config"])
-        .arg(stage.freehold.config_path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
+    ended(&mut stage).await;
+    let process = Process::start(&stage, "");
     let owner = stage.owner.clone();
     until("it is ready", || async { owner.try_connect().await.is_ok() }).await;
 
@@ -58,7 +50,7 @@ async fn what_a_client_calls_itself_reaches_no_terminal_and_no_log_as_it_is() {
     for command in [format!("SHOW DATABASE \"{HOSTILE}\""), format!("CREATE TEAM x CONTACT '{HOSTILE}'")] {
         let _ = admin.try_run(&command).await;
     }
-    let logged = std::fs::read_to_string(&log).unwrap();
+    let logged = process.logged();
     assert!(logged.contains("owned"), "{logged}");
     assert!(!logged.contains("\n2026 INFO all is well"), "a line of its own: {logged:?}");
     assert!(is_tame(&logged), "{logged:?}");
@@ -71,8 +63,6 @@ async fn what_a_client_calls_itself_reaches_no_terminal_and_no_log_as_it_is() {
     }
     let (_, error) = cli(&stage, &["sql", &format!("SHOW DATABASE \"{HOSTILE}\"")]);
     assert!(error.contains("owned") && is_tame(&error), "{error:?}");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[tokio::test]
