@@ -114,7 +114,7 @@ async fn at_both(
 }
 
 #[tokio::test]
-async fn what_a_client_says_first_is_taken_and_refused_as_by_postgresql() {
+async fn cve_2026_6664_what_a_client_says_first_is_taken_and_refused_as_by_postgresql() {
     let stage = Stage::set("").await;
     let password = stage.owner.password.clone();
     let good = format!("n,,n=,r={NONCE}");
