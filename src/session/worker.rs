@@ -230,11 +230,12 @@ pub(super) fn run(
     begun: Begun,
 ) -> std::io::Result<()> {
     let worker = Rc::new(Worker::new(index, plane));
-    let working = async {
+    let clock = Rc::clone(&worker);
+    let working = async move {
         let _ = begun.send(());
-        work(Rc::clone(&worker), errands).await;
+        work(worker, errands).await;
     };
-    event_loop::run(working, || worker.clock.forget())
+    event_loop::run(working, || clock.clock.forget())
 }
 
 async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {

@@ -8,6 +8,11 @@ use freehold::lab::{Major, Postgres};
 use crate::impostor::{Impostor, Whose, authentication, flood, heard, message, wait};
 use crate::support::{Freehold, Login, create_system, until};
 
+/// What a flood goes on with, by number.
+type Next = fn(u64) -> Vec<u8>;
+/// A challenge for a client's nonce.
+type Answer = Box<dyn Fn(&str) -> String + Send + Sync>;
+
 /// Database `shop` on an honest system, `bad` on one that is not; one worker serves both.
 struct Ring {
     // Dropped in this order.
@@ -152,7 +157,7 @@ async fn cve_2026_6665_fields_of_a_servers_scram_messages_have_bounds() {
     let ring = Ring::set().await;
     let salt = "c2FsdA==";
     let long = |letter: &str, bytes: usize| letter.repeat(bytes);
-    let challenges: Vec<(&str, Box<dyn Fn(&str) -> String + Send + Sync>)> = vec![
+    let challenges: Vec<(&str, Answer)> = vec![
         ("no nonce", Box::new(move |_| format!("s={salt},i=4096"))),
         ("another nonce", Box::new(move |_| format!("r=other,s={salt},i=4096"))),
         ("the client's nonce alone", Box::new(move |nonce| format!("r={nonce},s={salt},i=4096"))),
@@ -182,7 +187,7 @@ async fn a_flood_in_a_login_ends_it() {
     let ring = Ring::set().await;
     let before = ring.memory();
     let ok = authentication(0, b"");
-    let floods: Vec<(&str, bool, fn(u64) -> Vec<u8>)> = vec![
+    let floods: Vec<(&str, bool, Next)> = vec![
         ("notices before the login", false, |_| notice(&"x".repeat(1000))),
         ("notices behind the login", true, |_| notice(&"x".repeat(1000))),
         ("parameters", true, |number| parameter(&format!("name_{number}"), "value")),
@@ -211,7 +216,7 @@ async fn a_flood_in_a_login_ends_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_whose_server_floods_it_takes_no_memory_and_no_time_of_others() {
     let ring = Ring::set().await;
-    let floods: Vec<(&str, fn(u64) -> Vec<u8>)> = vec![
+    let floods: Vec<(&str, Next)> = vec![
         ("parameters", |number| {
             let some = (0..200).map(|more| parameter(&format!("name_{number}_{more}"), "value"));
             some.collect::<Vec<_>>().concat()
@@ -244,7 +249,7 @@ async fn a_server_connection_that_is_flooded_while_nobody_has_it_harms_nobody() 
     let ring = Ring::set().await;
     let admin = ring.freehold.admin().await;
     admin.run("ALTER DATABASE bad POOLING transaction POOL_SIZE 2").await;
-    let floods: Vec<(&str, fn(u64) -> Vec<u8>)> = vec![
+    let floods: Vec<(&str, Next)> = vec![
         ("notices", |_| notice(&"x".repeat(60_000))),
         ("parameters", |number| parameter(&format!("name_{number}"), &"x".repeat(60_000))),
         ("ready", |_| message(b'Z', b"I").repeat(10_000)),
@@ -328,7 +333,7 @@ async fn a_server_that_deceives_the_platform_itself_holds_up_nothing_else() {
         ring.stands(before, what).await;
         connecting.abort();
     }
-    let floods: Vec<(&str, fn(u64) -> Vec<u8>)> = vec![
+    let floods: Vec<(&str, Next)> = vec![
         ("parameters", |number| parameter(&format!("n{number}"), &"x".repeat(60_000))),
         ("notices", |_| notice(&"x".repeat(60_000))),
         ("rows", |_| message(b'D', b"\0\x01\0\0\0\x01x").repeat(1000)),
