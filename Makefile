@@ -32,10 +32,11 @@ bench: ## the relay beside PgBouncer and HAProxy on one PostgreSQL; takes about 
 compatibility: setup build ## drivers' own test suites and PostgreSQL's, directly and through Freehold; fetches them; 15 minutes
 	@FREEHOLD_BIN=$(BIN) tests/compatibility/run.sh $(SUITES)
 
-check: ## format, lints as errors, documentation
+check: ## format, lints as errors, documentation, licences and sources and known faults of crates
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+	@deploy/check-crates.sh
 
 fmt: ## formats the sources
 	$(CARGO) fmt

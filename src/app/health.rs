@@ -3,6 +3,7 @@
 //! # Why
 //! Three fixed answers to GET do not need an HTTP library; the console, when it comes, brings one, and takes these over.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -60,21 +60,34 @@ impl Drop for HealthPort {
     }
 }
 
+/// Where there are too many, the oldest ends: it has had the longest time to ask. Whoever connects and says nothing must not
+/// keep a health check out, after which the process would be restarted.
 async fn accept(listener: TcpListener, figures: Figures) {
-    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut visitors: VecDeque<Visitor> = VecDeque::new();
     loop {
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file descriptors, most likely: do not spin.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        visitors.retain(|visitor| !visitor.0.is_finished());
+        if visitors.len() >= CONNECTIONS_MAX {
+            visitors.pop_front();
+        }
         let figures = figures.clone();
-        tokio::spawn(async move {
+        visitors.push_back(Visitor(tokio::spawn(async move {
             // A scraper that is slow or gone is its own business.
             let _ = tokio::time::timeout(REQUEST_TIME_MAX, answer(stream, figures)).await;
-            drop(seat);
-        });
+        })));
+    }
+}
+
+/// One that is being answered; ends with the value.
+struct Visitor(JoinHandle<()>);
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

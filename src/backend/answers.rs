@@ -11,6 +11,9 @@ use crate::wire::message::{Header, frontend};
 /// All answers to one batch together. Sessions' states and catalogue queries are far below.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What a value takes here beside its text: an empty one has four bytes on its way.
+const VALUE_BYTES: usize = size_of::<Option<String>>();
+
 /// The answer to one statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResultSet {
@@ -79,7 +82,7 @@ pub(super) struct Answers {
     /// FATAL: the server is about to close.
     last_words: Option<ErrorFields>,
     encoding: Encoding,
-    /// Of whole messages taken so far.
+    /// Of whole messages taken so far, and of what they became.
     pub(super) bytes: usize,
 }
 
@@ -145,6 +148,8 @@ impl Answers {
             }
             tag::DATA_ROW => {
                 let row = backend::parse_data_row(body).and_then(owned).map_err(protocol)?;
+                self.make_room(row.len() * VALUE_BYTES)?;
+                self.bytes += row.len() * VALUE_BYTES;
                 self.result.rows.push(row);
             }
             tag::COMMAND_COMPLETE => {

@@ -18,6 +18,12 @@ use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, TransactionS
 
 const READ_BYTES: usize = 16 * 1024;
 
+/// A server that nobody asked anything says little: a notice, a setting that was changed in its files, a farewell.
+const UNASKED_BYTES_MAX: usize = 64 * 1024;
+
+/// Notices and notifications that come during one exchange are kept for the client.
+const ASYNCHRONOUS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// How long a server is given to take our last word.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
@@ -193,7 +199,7 @@ impl ServerConnection {
     }
 
     /// Whether the server still is there, as far as that can be known without asking it: what it has sent is read, and
-    /// kept. Between two exchanges only.
+    /// kept. One that answers what nobody asked, or talks without an end, is as good as dead. Between two exchanges only.
     pub fn is_alive(&mut self) -> bool {
         if self.unread.is_empty() && !self.stream.may_be_readable() {
             return true;
@@ -203,8 +209,11 @@ impl ServerConnection {
             // Small: it is asked for each loan.
             let mut chunk = [0; 256];
             let mut chunk = ReadBuf::new(&mut chunk);
+            if self.unread.len() > UNASKED_BYTES_MAX {
+                return false;
+            }
             match Pin::new(&mut self.stream).poll_read(&mut cx, &mut chunk) {
-                Poll::Pending => return !self.has_unread_error(),
+                Poll::Pending => return self.unread_is_unasked(),
                 Poll::Ready(Ok(())) if !chunk.filled().is_empty() => {
                     self.unread.extend_from_slice(chunk.filled());
                 }
@@ -213,16 +222,19 @@ impl ServerConnection {
         }
     }
 
-    /// A server that nobody asked anything sends an error only to say goodbye.
-    fn has_unread_error(&self) -> bool {
+    /// A server that nobody asked anything sends an error only to say goodbye. An answer would be taken for the next
+    /// question's.
+    fn unread_is_unasked(&self) -> bool {
         let mut rest = &self.unread[..];
-        while let Ok(Some(header)) = Header::parse(rest, MESSAGE_BYTES_MAX) {
-            if header.tag == tag::ERROR_RESPONSE {
-                return true;
+        loop {
+            match Header::parse(rest, UNASKED_BYTES_MAX) {
+                Ok(None) => return true,
+                Ok(Some(header)) if is_asynchronous(header.tag) => {
+                    rest = rest.get(header.message_bytes()..).unwrap_or_default();
+                }
+                _ => return false,
             }
-            rest = rest.get(header.message_bytes()..).unwrap_or_default();
         }
-        false
     }
 
     /// Says Terminate and closes. Whatever fails then, the connection is gone.
@@ -266,11 +278,11 @@ impl ServerConnection {
         let body = message.get(HEADER_BYTES..).unwrap_or_default();
         let protocol = |source| QueryError::Protocol { source };
         match tag {
-            tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => self.asynchronous.extend_from_slice(message),
+            tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => self.keep_asynchronous(message)?,
             tag::PARAMETER_STATUS => match backend::parse_parameter_status(body) {
-                Ok((name, value)) => self.parameters.set(name, value),
+                Ok((name, value)) => self.parameters.set(name, value).map_err(protocol)?,
                 // A setting in another encoding, such as application_name: the client still has to hear of it.
-                Err(Violation::NotUtf8 { .. }) => self.asynchronous.extend_from_slice(message),
+                Err(Violation::NotUtf8 { .. }) => self.keep_asynchronous(message)?,
                 Err(source) => return Err(protocol(source)),
             },
             tag::READY_FOR_QUERY => {
@@ -279,6 +291,14 @@ impl ServerConnection {
             }
             tag => answers.read(tag, body)?,
         }
+        Ok(())
+    }
+
+    fn keep_asynchronous(&mut self, message: &[u8]) -> Result<(), QueryError> {
+        if self.asynchronous.len() + message.len() > ASYNCHRONOUS_BYTES_MAX {
+            return Err(QueryError::TooLarge { bytes_max: ASYNCHRONOUS_BYTES_MAX });
+        }
+        self.asynchronous.extend_from_slice(message);
         Ok(())
     }
 
@@ -300,6 +320,11 @@ impl ServerConnection {
         })
         .await
     }
+}
+
+/// What a server may say at any time.
+fn is_asynchronous(tag: u8) -> bool {
+    matches!(tag, tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE | tag::PARAMETER_STATUS)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

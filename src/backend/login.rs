@@ -202,7 +202,7 @@ pub(super) async fn settle(mut channel: Channel) -> Result<ServerConnection, Con
         let message = channel.receive().await?;
         let read = match message.tag {
             tag::PARAMETER_STATUS => backend::parse_parameter_status(message.body())
-                .map(|(name, value)| parameters.set(name, value)),
+                .and_then(|(name, value)| parameters.set(name, value)),
             tag::BACKEND_KEY_DATA => backend::parse_backend_key_data(message.body()).map(|(id, key)| {
                 pid = id;
                 cancel_key = Bytes::copy_from_slice(key);

@@ -3,8 +3,19 @@
 //! # Why they are shared
 //! Some fifteen names with their values are nearly two kilobytes for each connection, and the same for nearly all of
 //! them: more than everything else that an idle session needs. So equal ones are one, until one of them changes.
+//!
+//! # Why they have bounds
+//! Every report is looked for among all that is known, and kept. A server that an attacker has taken could report new
+//! names for ever: the worker of that connection would serve nobody else, and memory would end.
 
 use std::sync::Arc;
+
+use crate::wire::Violation;
+
+/// PostgreSQL 18 reports 15 settings; forks and extensions a few more.
+const NAMES_MAX: usize = 128;
+/// Names and values together. `search_path` is the only one that is long where somebody makes it so.
+const BYTES_MAX: usize = 64 * 1024;
 
 /// Names and values in the order in which they were first reported. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,16 +35,35 @@ impl Parameters {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The server reports a value.
-    pub fn set(&mut self, name: &str, value: &str) {
-        if self.value(name) == Some(value) {
-            return;
+    /// The server reports a value. Fails where it has reported more than any server does; nothing changes then.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Violation> {
+        let index = self.0.iter().position(|(known, _)| known.as_ref() == name);
+        let known = index.and_then(|index| self.0.get(index)).map(|(_, value)| value.as_ref());
+        if known == Some(value) {
+            return Ok(());
         }
+        self.check_room(name, known, value)?;
         let all = Arc::make_mut(&mut self.0);
-        match all.iter_mut().find(|(known, _)| known.as_ref() == name) {
+        match index.and_then(|index| all.get_mut(index)) {
             Some((_, known)) => *known = value.into(),
             None => all.push((name.into(), value.into())),
         }
+        Ok(())
+    }
+
+    /// `known`: the value that the new one takes the place of.
+    fn check_room(&self, name: &str, known: Option<&str>, value: &str) -> Result<(), Violation> {
+        let too_much = |length: usize| Violation::Length {
+            what: "the settings that a server reports",
+            length: i64::try_from(length).unwrap_or(i64::MAX),
+        };
+        if known.is_none() && self.0.len() >= NAMES_MAX {
+            return Err(too_much(self.0.len() + 1));
+        }
+        let held: usize = self.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let replaced = known.map_or(0, |known| name.len() + known.len());
+        let bytes = held - replaced + name.len() + value.len();
+        if bytes > BYTES_MAX { Err(too_much(bytes)) } else { Ok(()) }
     }
 }
 
@@ -66,8 +96,8 @@ mod tests {
 
     fn reported(application: &str) -> Parameters {
         let mut parameters = Parameters::default();
-        parameters.set("server_version", "18.1");
-        parameters.set("application_name", application);
+        parameters.set("server_version", "18.1").unwrap();
+        parameters.set("application_name", application).unwrap();
         parameters
     }
 
@@ -78,9 +108,24 @@ mod tests {
         shared.share(&mut one);
         shared.share(&mut two);
         assert!(Arc::ptr_eq(&one.0, &two.0));
-        two.set("application_name", "b");
+        two.set("application_name", "b").unwrap();
         assert_eq!((one.value("application_name"), two.value("application_name")), (Some("a"), Some("b")));
         assert_eq!(two.iter().next(), Some(("server_version", "18.1")));
+    }
+
+    #[test]
+    fn no_more_is_kept_than_a_server_has_to_report() {
+        let mut names = Parameters::default();
+        let reported = (0..1000).take_while(|number| names.set(&number.to_string(), "on").is_ok());
+        assert_eq!(reported.count(), NAMES_MAX);
+        names.set("0", "off").expect("what is known changes");
+
+        let mut values = Parameters::default();
+        values.set("search_path", &"x".repeat(60_000)).unwrap();
+        assert!(values.set("application_name", &"x".repeat(10_000)).is_err());
+        values.set("search_path", &"y".repeat(60_000)).expect("it takes the place of the other");
+        assert!(values.set("search_path", &"y".repeat(70_000)).is_err());
+        assert_eq!(values.value("search_path").map(str::len), Some(60_000));
     }
 
     #[test]

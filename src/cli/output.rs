@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 
 use super::Output;
 use super::admin::Table;
+use crate::telemetry::printable;
 
 pub(super) fn print(table: &Table, output: Output) {
     match output {
-        Output::Json => println!("{}", json(table)),
+        Output::Json => println!("{}", printable::json(&json(table).to_string())),
         Output::Table if table.columns.is_empty() => {}
         Output::Table => println!("{}", text(table)),
     }
@@ -18,9 +19,9 @@ pub(super) fn print(table: &Table, output: Output) {
 fn text(table: &Table) -> String {
     let mut shown = comfy_table::Table::new();
     shown.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    shown.set_header(&table.columns);
+    shown.set_header(table.columns.iter().map(|name| printable::lines(name)));
     for row in &table.rows {
-        shown.add_row(row.iter().map(|value| Cell::new(value.as_deref().unwrap_or(""))));
+        shown.add_row(row.iter().map(|value| Cell::new(printable::lines(value.as_deref().unwrap_or("")))));
     }
     shown.trim_fmt()
 }

@@ -11,6 +11,7 @@ use super::watch::Watch;
 use super::{BLOCKED, Connection, Output, output};
 use crate::admin::{identifier, literal};
 use crate::error::chain;
+use crate::telemetry::printable;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -156,7 +157,7 @@ pub(super) async fn run(verb: Verb, connection: Connection) -> ExitCode {
     match carry_out(&request(verb), &connection).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{}", chain(&error));
+            eprintln!("{}", printable::lines(&chain(&error)));
             error.exit_code()
         }
     }

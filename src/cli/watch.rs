@@ -7,6 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio_postgres::error::DbError;
 
+use crate::telemetry::printable;
+
 /// How the notices of a waiting command are shown.
 pub(super) enum Watch {
     /// On a terminal: a bar that moves.
@@ -30,12 +32,12 @@ impl Watch {
     fn show(&self, notice: &DbError) {
         match self {
             Watch::Bar(bar) => {
-                bar.set_message(notice.message().to_owned());
+                bar.set_message(printable::one_line(notice.message()).into_owned());
                 if let Some(position) = position(notice.message()) {
                     bar.set_position(position);
                 }
             }
-            Watch::Lines => eprintln!("{}", notice.message()),
+            Watch::Lines => eprintln!("{}", printable::lines(notice.message())),
         }
     }
 

@@ -13,10 +13,13 @@
 //! adopted keeps those it had, and is told about them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -26,6 +29,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Versioned};
 use crate::error::Explain;
 use crate::model::{GateOrder, Login, RoleName, RouteRecord, Service, SystemName, UnixMillis};
+use crate::system::access::SystemAccess;
 use crate::system::{Session, SystemError};
 
 /// However many logins fail, systems are not asked more often on their account.
@@ -82,8 +86,9 @@ async fn keep(
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
 ) {
+    let mut wish = Wish::Time;
     loop {
-        if let Err(error) = rounds.once().await {
+        if let Err(error) = rounds.begin(wish).await {
             tracing::warn!(%error, "the logins cannot be read or written");
         }
         let read_at = Instant::now();
@@ -92,90 +97,149 @@ async fn keep(
             tokio::time::sleep_until(read_at + DOUBT_INTERVAL).await;
         };
         let pause = *interval.borrow_and_update();
-        // Every branch is cancel-safe: a notification that is not taken stays, and whichever is taken, all is read.
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = wanted.notified() => {}
-            () = doubted => {}
-            Ok(()) = interval.changed() => {}
-        }
+        let next = async {
+            // Every branch is cancel-safe: a notification that is not taken stays, and whichever is taken, all is read.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => Wish::Time,
+                () = wanted.notified() => Wish::Somebody,
+                () = doubted => Wish::Somebody,
+                Ok(()) = interval.changed() => Wish::Time,
+            }
+        };
+        tokio::pin!(next);
+        wish = loop {
+            // Cancel-safe: a reading that is not taken stays among the others.
+            tokio::select! {
+                wish = &mut next => break wish,
+                Some(reading) = rounds.readings.next() => {
+                    if let Err(error) = rounds.take(reading).await {
+                        tracing::warn!(%error, "the logins cannot be read or written");
+                    }
+                }
+            }
+        };
     }
+}
+
+/// Why systems are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// It is time again.
+    Time,
+    /// Somebody has changed something, or was turned away.
+    Somebody,
 }
 
 struct Rounds {
     catalog: Catalog,
     settings: Arc<ArcSwap<MoverSettings>>,
     sessions: HashMap<SystemName, Session>,
+    /// Under way, each by itself: a system that does not answer must not keep the others' changes from being known.
+    readings: FuturesUnordered<Pin<Box<dyn Future<Output = Reading> + Send>>>,
+    /// Whose reading is under way, and whether it was asked for again meanwhile.
+    under_way: HashMap<SystemName, Again>,
     /// Systems that could not be read in the last round: each is reported once.
     failing: HashSet<SystemName>,
 }
 
+/// Whether a system is read once more when its reading has ended: what that one has seen may be older than the wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    No,
+    AtOnce,
+}
+
 impl Rounds {
     fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> Rounds {
-        Rounds { catalog, settings, sessions: HashMap::new(), failing: HashSet::new() }
+        Rounds {
+            catalog,
+            settings,
+            sessions: HashMap::new(),
+            readings: FuturesUnordered::new(),
+            under_way: HashMap::new(),
+            failing: HashSet::new(),
+        }
     }
 
-    async fn once(&mut self) -> Result<(), StoreError> {
+    /// Begins to read every system that holds a quiet database.
+    async fn begin(&mut self, wish: Wish) -> Result<(), StoreError> {
+        let by_system = self.quiet_routes().await?;
+        self.sessions.retain(|system, _| by_system.contains_key(system));
+        for (system, routes) in by_system {
+            self.begin_one(system, routes, wish);
+        }
+        Ok(())
+    }
+
+    async fn quiet_routes(
+        &mut self,
+    ) -> Result<BTreeMap<SystemName, Vec<Versioned<RouteRecord>>>, StoreError> {
         let mut by_system: BTreeMap<SystemName, Vec<Versioned<RouteRecord>>> = BTreeMap::new();
         for route in self.catalog.routes().await?.records {
             if is_quiet(&route.value) {
                 by_system.entry(route.value.place.system.clone()).or_default().push(route);
             }
         }
-        self.sessions.retain(|system, _| by_system.contains_key(system));
-        for (system, routes) in by_system {
-            let outcome = timeout(SYSTEM_TIMEOUT, self.read(&system, &routes)).await;
-            let found = match outcome {
-                Ok(Ok(found)) => found,
-                Ok(Err(error)) => {
-                    self.failed(&system, &error.refused());
-                    continue;
-                }
-                Err(_) => {
-                    self.failed(&system, "no answer in time");
-                    continue;
-                }
-            };
-            if self.failing.remove(&system) {
-                tracing::info!(%system, "its roles can be read again");
+        Ok(by_system)
+    }
+
+    fn begin_one(&mut self, system: SystemName, routes: Vec<Versioned<RouteRecord>>, wish: Wish) {
+        if let Some(again) = self.under_way.get_mut(&system) {
+            if wish == Wish::Somebody {
+                *again = Again::AtOnce;
             }
-            for route in routes {
-                if let Some(logins) = found.get(&route.value.place.dbname) {
-                    self.write(&route, logins).await?;
-                }
+            return;
+        }
+        self.under_way.insert(system.clone(), Again::No);
+        let session = self.sessions.remove(&system);
+        let access = self.settings.load().access.clone();
+        let reading = read_one(self.catalog.clone(), access, system, session, routes);
+        self.readings.push(Box::pin(reading));
+    }
+
+    /// Takes what came of one system, and reads it once more where that was wanted meanwhile.
+    async fn take(&mut self, reading: Reading) -> Result<(), StoreError> {
+        let system = reading.system.clone();
+        let again = self.under_way.remove(&system);
+        let written = self.write_all(reading).await;
+        if again == Some(Again::AtOnce)
+            && let Some(routes) = self.quiet_routes().await?.remove(&system)
+        {
+            self.begin_one(system, routes, Wish::Somebody);
+        }
+        written
+    }
+
+    /// Writes what one system has.
+    async fn write_all(&mut self, reading: Reading) -> Result<(), StoreError> {
+        let Reading { system, session, routes, outcome } = reading;
+        let found = match outcome {
+            Ok(found) => found,
+            Err(error) => {
+                self.failed(&system, &error);
+                return Ok(());
+            }
+        };
+        if self.failing.remove(&system) {
+            tracing::info!(%system, "its roles can be read again");
+        }
+        self.sessions.extend(session.map(|session| (system, session)));
+        for route in routes {
+            if let Some(logins) = found.get(&route.value.place.dbname) {
+                self.write(&route, logins).await?;
             }
         }
         Ok(())
     }
 
     fn failed(&mut self, system: &SystemName, error: &str) {
-        self.sessions.remove(system);
         if self.failing.insert(system.clone()) {
             tracing::warn!(%system, error, "its roles cannot be read; those known stay");
         }
     }
 
-    async fn read(
-        &mut self,
-        system: &SystemName,
-        routes: &[Versioned<RouteRecord>],
-    ) -> Result<HashMap<String, Vec<Login>>, ReadError> {
-        if self.sessions.get(system).is_none_or(Session::is_closed) {
-            let record = self.catalog.system(system).await?.ok_or(ReadError::Unknown)?.value;
-            let deadline = Instant::now() + SYSTEM_TIMEOUT;
-            let access = self.settings.load().access.clone();
-            let session =
-                Session::connect(&access, &record, &record.admin_database, "freehold keeper", deadline)
-                    .await?;
-            self.sessions.insert(system.clone(), session);
-        }
-        let session = self.sessions.get(system).ok_or(ReadError::Unknown)?;
-        let names: Vec<String> = routes.iter().map(|route| route.value.place.dbname.clone()).collect();
-        Ok(read_logins(session, &names).await?)
-    }
-
     /// Writes if the route did not change while the system was read.
-    async fn write(&self, before: &Versioned<RouteRecord>, logins: &[Login]) -> Result<(), StoreError> {
+    async fn write(&mut self, before: &Versioned<RouteRecord>, logins: &[Login]) -> Result<(), StoreError> {
         let id = &before.value.database;
         let Some(database) = self.catalog.database(id).await? else { return Ok(()) };
         let after = self.catalog.route(id).await?;
@@ -186,6 +250,51 @@ impl Rounds {
         }
         Ok(())
     }
+}
+
+/// What came of one system.
+struct Reading {
+    system: SystemName,
+    /// For the next round; `None` where this one failed.
+    session: Option<Session>,
+    routes: Vec<Versioned<RouteRecord>>,
+    outcome: Result<HashMap<String, Vec<Login>>, String>,
+}
+
+/// Within [`SYSTEM_TIMEOUT`], by the session of the last round where it still stands.
+async fn read_one(
+    catalog: Catalog,
+    access: SystemAccess,
+    system: SystemName,
+    session: Option<Session>,
+    routes: Vec<Versioned<RouteRecord>>,
+) -> Reading {
+    let reading = async {
+        let session = match session.filter(|session| !session.is_closed()) {
+            Some(session) => session,
+            None => connect(&catalog, &access, &system).await?,
+        };
+        let names: Vec<String> = routes.iter().map(|route| route.value.place.dbname.clone()).collect();
+        let found = read_logins(&session, &names).await?;
+        Ok::<_, ReadError>((session, found))
+    };
+    let (session, outcome) = match timeout(SYSTEM_TIMEOUT, Box::pin(reading)).await {
+        Ok(Ok((session, found))) => (Some(session), Ok(found)),
+        Ok(Err(error)) => (None, Err(error.refused())),
+        Err(_) => (None, Err("no answer in time".to_owned())),
+    };
+    Reading { system, session, routes, outcome }
+}
+
+async fn connect(
+    catalog: &Catalog,
+    access: &SystemAccess,
+    system: &SystemName,
+) -> Result<Session, ReadError> {
+    let record = catalog.system(system).await?.ok_or(ReadError::Unknown)?.value;
+    let deadline = Instant::now() + SYSTEM_TIMEOUT;
+    let name = "freehold keeper";
+    Ok(Session::connect(access, &record, &record.admin_database, name, deadline).await?)
 }
 
 #[derive(Debug, thiserror::Error)]

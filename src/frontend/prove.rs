@@ -124,7 +124,17 @@ pub(super) async fn scram(
     let body = password_message(channel).await?;
     let initial = frontend::parse_sasl_initial_response(&body)?;
     let nonce = Nonce::from_random(rand::random());
-    let client_first = initial.response.unwrap_or_default();
+    let asked_again;
+    let client_first = match initial.response {
+        Some(response) => response,
+        // Allowed by SASL, and by PostgreSQL: a client that names a mechanism first is given the word again.
+        None => {
+            backend::authentication_sasl_continue(&mut channel.out, b"");
+            channel.send().await?;
+            asked_again = password_message(channel).await?;
+            &asked_again
+        }
+    };
     let (challenge, next) = login.first(initial.mechanism, client_first, &nonce).map_err(failed)?;
     backend::authentication_sasl_continue(&mut channel.out, challenge.as_bytes());
     channel.send().await?;

@@ -10,6 +10,9 @@ pub struct Network {
     bits: u8,
 }
 
+/// What comes before the address of IPv4 in one of IPv6 that stands for it.
+const MAPPED_BITS: u8 = 96;
+
 impl Network {
     /// `10.0.0.0/8`, `fd00::/8`, or an address alone for itself.
     pub fn parse(text: &str) -> Option<Network> {
@@ -24,13 +27,24 @@ impl Network {
             }
             Some(_) => return None,
         };
-        (bits <= width(address)).then_some(Network { address, bits })
+        (bits <= width(address)).then_some(Network { address, bits }.canonical())
     }
 
     /// `10.0.0.0` and `255.0.0.0`.
     pub fn with_mask(address: &str, mask: &str) -> Option<Network> {
         let address: IpAddr = address.parse().ok()?;
-        Some(Network { address, bits: bits_of(mask.parse().ok()?, address)? })
+        Some(Network { address, bits: bits_of(mask.parse().ok()?, address)? }.canonical())
+    }
+
+    /// `::ffff:10.0.0.0/104` is `10.0.0.0/8`: an address is looked up by its canonical form.
+    fn canonical(self) -> Network {
+        match (self.address, self.bits.checked_sub(MAPPED_BITS)) {
+            (IpAddr::V6(six), Some(bits)) => match six.to_ipv4_mapped() {
+                Some(four) => Network { address: IpAddr::V4(four), bits },
+                None => self,
+            },
+            _ => self,
+        }
     }
 
     /// `address` as [`IpAddr::to_canonical`] gives it.
@@ -75,6 +89,8 @@ mod tests {
 
     #[test]
     fn a_network_holds_the_addresses_that_share_its_bits() {
+        assert!(holds("::ffff:10.0.0.0/104", "10.255.1.2") && !holds("::ffff:10.0.0.0/104", "11.0.0.0"));
+        assert!(holds("::ffff:10.0.0.1", "10.0.0.1") && !holds("::ffff:10.0.0.1", "10.0.0.2"));
         assert!(holds("10.0.0.0/8", "10.255.1.2") && !holds("10.0.0.0/8", "11.0.0.0"));
         assert!(holds("0.0.0.0/0", "1.2.3.4") && !holds("0.0.0.0/0", "::1"));
         assert!(holds("127.0.0.1", "127.0.0.1") && !holds("127.0.0.1", "127.0.0.2"));

@@ -179,11 +179,13 @@ impl Route {
     }
 }
 
-/// The most frequent number of rounds; of several, the largest.
+/// The most frequent number of rounds; of several, the largest. A number that no client works off is not asked of those who
+/// mistype a role.
 fn typical_iterations(logins: &Logins) -> u32 {
     let mut counts: HashMap<u32, usize> = HashMap::new();
     let texts = logins.values().filter_map(|login| login.verifier.as_deref());
-    for verifier in texts.filter_map(|text| Verifier::parse(text).ok()) {
+    let verifiers = texts.filter_map(|text| Verifier::parse(text).ok());
+    for verifier in verifiers.filter(|verifier| verifier.derivation().is_ok()) {
         *counts.entry(verifier.iterations().get()).or_default() += 1;
     }
     let most = counts.into_iter().max_by_key(|&(iterations, count)| (count, iterations));

@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::Begun;
 use super::spare::Spare;
 use super::worker::{Errand, Load};
 use crate::event_loop::{self, Direction, More, Source};
@@ -99,7 +100,7 @@ impl Desk {
 
 /// Where clients come in, and to whom they are led.
 pub(super) struct Lobby {
-    listeners: Vec<Listener>,
+    listeners: Vec<(Listener, Spare)>,
     backlog: Backlog,
     desk: Desk,
     bell: Doorbell,
@@ -108,25 +109,35 @@ pub(super) struct Lobby {
 }
 
 impl Lobby {
-    pub(super) fn new(listeners: Vec<Listener>, backlog: Backlog, desk: Desk, bell: Doorbell) -> Lobby {
+    /// Fails where there are too few descriptors to refuse anybody.
+    pub(super) fn new(
+        listeners: Vec<Listener>,
+        backlog: Backlog,
+        desk: Desk,
+        bell: Doorbell,
+    ) -> io::Result<Lobby> {
         let closed = bell.closed.clone().drop_guard();
-        Lobby { listeners, backlog, desk, bell, closed }
+        let with_spare = |listener| Ok((listener, Spare::open()?));
+        let listeners: io::Result<Vec<_>> = listeners.into_iter().map(with_spare).collect();
+        Ok(Lobby { listeners: listeners?, backlog, desk, bell, closed })
     }
 
     /// A thread of its own. Returns when told to close.
-    pub(super) fn run(self) -> io::Result<()> {
-        event_loop::run(self.serve(), || ())?
+    pub(super) fn run(self, begun: Begun) -> io::Result<()> {
+        event_loop::run(self.serve(begun), || ())?
     }
 
-    /// Ends when told to close.
-    pub(super) async fn serve(self) -> io::Result<()> {
+    /// Ends when told to close. `begun` is told when clients can come in.
+    pub(super) async fn serve(self, begun: Begun) -> io::Result<()> {
         let _closed = self.closed;
-        let door = |listener| {
+        let door = |(listener, spare)| {
             let place = Place::new(listener)?;
-            Ok(Door { place, backlog: self.backlog, desk: &self.desk, spare: Spare::new() })
+            Ok(Door { place, backlog: self.backlog, desk: &self.desk, spare })
         };
         let doors: io::Result<Vec<Door<'_>>> = self.listeners.into_iter().map(door).collect();
-        join_all(doors?.into_iter().map(|door| door.serve(self.bell.clone()))).await;
+        let doors = doors?;
+        let _ = begun.send(());
+        join_all(doors.into_iter().map(|door| door.serve(self.bell.clone()))).await;
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -163,6 +163,15 @@ impl fmt::Debug for DataPlane {
     }
 }
 
+/// A thread tells that it runs; dropped, that it does not.
+type Begun = mpsc::Sender<()>;
+
+fn begins(has_begun: &mpsc::Receiver<()>, what: &str) -> io::Result<()> {
+    has_begun
+        .recv()
+        .map_err(|_| io::Error::other(format!("{what} of the data plane could not begin, see above")))
+}
+
 impl DataPlane {
     /// Opens the listeners and starts the threads. Needs no runtime.
     ///
@@ -208,23 +217,34 @@ impl DataPlane {
             let (sender, errands) = unbounded_channel();
             let plane = Arc::clone(&plane);
             started.workers.push(sender);
-            started.spawn(format!("worker-{index}"), move || worker::run(index, plane, errands))?;
+            started.spawn(format!("worker-{index}"), |begun| {
+                move || worker::run(index, plane, errands, begun)
+            })?;
         }
         let desk = Desk::new(&started.workers, &started.entering, &started.present);
-        let lobby = Lobby::new(listeners, backlog, desk, started.door.clone());
+        let lobby = Lobby::new(listeners, backlog, desk, started.door.clone())?;
         match &started.workers[..] {
             // Nobody to choose from: to wake another thread for each client would be a waste.
-            [only] => drop(only.send(Errand::Accept(lobby))),
-            _ => started.spawn("acceptor".to_owned(), move || lobby.run())?,
+            [only] => {
+                let (begun, has_begun) = mpsc::channel();
+                drop(only.send(Errand::Accept(lobby, begun)));
+                begins(&has_begun, "the door")?;
+            }
+            _ => started.spawn("acceptor".to_owned(), |begun| move || lobby.run(begun))?,
         }
         Ok(started)
     }
 
-    fn spawn(
+    /// Returns when the thread has what it needs. Fails where it ended before: a process without it would take clients and
+    /// serve nobody.
+    fn spawn<B: FnOnce() -> io::Result<()> + Send + 'static>(
         &mut self,
         name: String,
-        body: impl FnOnce() -> io::Result<()> + Send + 'static,
+        body: impl FnOnce(Begun) -> B,
     ) -> io::Result<()> {
+        let (begun, has_begun) = mpsc::channel();
+        let body = body(begun);
+        let shown = name.clone();
         let (log_name, aside) = (name.clone(), Arc::clone(&self.aside));
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let _entered = aside.handle.enter();
@@ -233,7 +253,7 @@ impl DataPlane {
             }
         })?;
         self.threads.push(thread);
-        Ok(())
+        begins(&has_begun, &shown)
     }
 
     /// How long clients may take; what is put there holds for those who are in, too.

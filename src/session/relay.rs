@@ -139,6 +139,8 @@ pub(super) struct Relay {
     /// The server connection was lent just now, and nobody has looked at it.
     pub(super) is_newly_lent: bool,
     goodbye: Goodbye,
+    /// The server has reported a setting since its parameters were shared with other connections.
+    is_unshared: bool,
     /// The server connection may go to another client when this one has left.
     pub(super) keeps_server: bool,
     activity: Activity,
@@ -192,6 +194,7 @@ impl Relay {
             told: Told::AsItCame,
             is_newly_lent: false,
             goodbye: Goodbye::Unsaid,
+            is_unshared: false,
             keeps_server: false,
             activity: Activity::Idle,
             watch,

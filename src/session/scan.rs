@@ -328,7 +328,9 @@ impl Scanner<'_> {
             && matches!(context, Context::Assigns | Context::Block | Context::Stored)
         {
             let finding = set_name(*lexer).and_then(SettingName::finding);
-            if let Some(finding) = finding.filter(|finding| is(b"SET") || matches!(finding, Finding::Setting(_))) {
+            if let Some(finding) =
+                finding.filter(|finding| is(b"SET") || matches!(finding, Finding::Setting(_)))
+            {
                 (self.sink)(finding);
             } else if is(b"SET") && sets_seed(*lexer) {
                 (self.sink)(Finding::Foreign(SEED));
@@ -452,7 +454,9 @@ const SEED: &str = "a seed of random()";
 /// Whether `seed` is what SET sets.
 fn sets_seed(mut lexer: Lexer<'_>) -> bool {
     let named = |token: Token<'_>| token.is_name(b"seed");
-    lexer.next().is_some_and(|token| named(token) || (token.is_word(b"SESSION") && lexer.next().is_some_and(named)))
+    lexer
+        .next()
+        .is_some_and(|token| named(token) || (token.is_word(b"SESSION") && lexer.next().is_some_and(named)))
 }
 
 /// What SET sets: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.
@@ -531,7 +535,8 @@ pub(crate) struct Glance {
 /// Whether a piece of a text that is too large to be held may run what cannot be asked for later. `names` are those of the
 /// database that do. Whoever calls one writes its name out, or an escaped one.
 pub(crate) fn mentions_opaque<'n>(part: &[u8], mut names: impl Iterator<Item = &'n [u8]>) -> bool {
-    const TEXTS: [&[u8]; 7] = [b"&\"", b"_to_xml", b"ts_stat", b"ts_rewrite", b"pg_settings", b"execute", b"language"];
+    const TEXTS: [&[u8]; 7] =
+        [b"&\"", b"_to_xml", b"ts_stat", b"ts_rewrite", b"pg_settings", b"execute", b"language"];
     let mut folded = part.to_vec();
     folded.make_ascii_lowercase();
     let holds = |name: &[u8]| memchr::memmem::find(&folded, name).is_some();

@@ -22,6 +22,9 @@ const EXHAUSTED: [i32; 2] = [libc::EMFILE, libc::ENFILE];
 /// What a client has sent before it is refused: read so that the end of the connection does not overtake the refusal.
 const FIRST_WORDS_BYTES: usize = 16 * 1024;
 
+/// What the spare descriptor is open for.
+const NOTHING: &str = "/dev/null";
+
 #[derive(Debug)]
 pub(super) struct Spare {
     kept: Option<File>,
@@ -30,10 +33,9 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    pub(super) fn new() -> Spare {
-        let mut spare = Spare { kept: None, refused: 0 };
-        spare.take_back();
-        spare
+    /// Fails where there is none to keep back: with so few nobody can be served.
+    pub(super) fn open() -> io::Result<Spare> {
+        Ok(Spare { kept: Some(File::open(NOTHING)?), refused: 0 })
     }
 
     /// Gives the descriptor away for the next accept, if the error says that there are no others. `None`: it says
@@ -53,7 +55,7 @@ impl Spare {
 
     pub(super) fn take_back(&mut self) {
         if self.kept.is_none() {
-            self.kept = File::open("/dev/null").ok();
+            self.kept = File::open(NOTHING).ok();
         }
     }
 

@@ -26,7 +26,7 @@ use super::reuse::Kept;
 use super::state::Hints;
 use super::statements::Texts;
 use super::turn_clock::TurnClock;
-use super::{Plane, serve};
+use super::{Begun, Plane, serve};
 use crate::backend::{Parameters, SharedParameters};
 use crate::event_loop::{self, TaskGroup};
 use crate::model::DatabaseId;
@@ -43,7 +43,7 @@ const WARMERS_MAX: usize = 4;
 pub(super) enum Errand {
     Receive(Box<Arrival>),
     /// Accept clients as well.
-    Accept(Lobby),
+    Accept(Lobby, Begun),
     /// End every session at its next boundary, and all that are left after `drain`. Answered when none is left.
     Stop {
         drain: Duration,
@@ -227,9 +227,15 @@ pub(super) fn run(
     index: usize,
     plane: Arc<Plane>,
     errands: UnboundedReceiver<Errand>,
+    begun: Begun,
 ) -> std::io::Result<()> {
     let worker = Rc::new(Worker::new(index, plane));
-    event_loop::run(work(Rc::clone(&worker), errands), || worker.clock.forget())
+    let clock = Rc::clone(&worker);
+    let working = async move {
+        let _ = begun.send(());
+        work(worker, errands).await;
+    };
+    event_loop::run(working, || clock.clock.forget())
 }
 
 async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
@@ -243,9 +249,9 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                 Some(Errand::Receive(arrival)) => {
                     sessions.spawn(serve::visitor(Rc::clone(&worker), arrival));
                 }
-                Some(Errand::Accept(lobby)) => {
+                Some(Errand::Accept(lobby, begun)) => {
                     event_loop::spawn(async move {
-                        if let Err(error) = lobby.serve().await {
+                        if let Err(error) = lobby.serve(begun).await {
                             tracing::error!(%error, "clients cannot be accepted");
                         }
                     });

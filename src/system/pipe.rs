@@ -12,10 +12,11 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backend::{self, QueryError, ServerConnection};
 use crate::model::{SystemName, SystemRecord};
+use crate::wire::Violation;
 use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
 
@@ -25,6 +26,8 @@ use super::session::{CONNECTING, UNLIMITED};
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
+/// Whatever is no row: an error tells the row that it is about.
+const BODY_BYTES_MAX: usize = 1 << 20;
 /// A message to the target, without its header.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -44,9 +47,15 @@ impl RawSession {
         startup: &[(&str, &str)],
         deadline: Instant,
     ) -> Result<RawSession, SystemError> {
+        let started = Instant::now();
         let connection = access.connect(system, dbname, access::startup(startup), deadline).await?;
         let mut session = RawSession { connection, system: system.name.clone() };
-        session.query(CONNECTING, UNLIMITED).await?;
+        let late = |_| SystemError::Timeout {
+            system: system.name.clone(),
+            operation: CONNECTING,
+            waited: started.elapsed(),
+        };
+        timeout_at(deadline, session.query(CONNECTING, UNLIMITED)).await.map_err(late)??;
         Ok(session)
     }
 
@@ -189,6 +198,10 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
     /// The whole message at the front.
     async fn message(&mut self) -> Result<(u8, BytesMut), SystemError> {
         let header = self.header().await?;
+        if header.body_bytes > BODY_BYTES_MAX {
+            let source = Violation::Length { what: "message", length: header.message_bytes() as i64 };
+            return Err(SystemError::from_query(self.system, COPYING, QueryError::Protocol { source }));
+        }
         while self.unread.len() < header.message_bytes() {
             self.fill().await?;
         }

@@ -17,6 +17,7 @@ use tokio_postgres::{Client, Config, NoTls, Row};
 
 use super::SystemError;
 use super::access::{self, SystemAccess};
+use super::bounded::Bounded;
 use crate::backend::Introduced;
 use crate::model::{SystemName, SystemRecord};
 
@@ -207,7 +208,8 @@ async fn open(
     let mut config = Config::new();
     config.user(record.admin_role.as_str()).ssl_mode(tokio_postgres::config::SslMode::Disable);
     let failed = |error| SystemError::from_driver(&record.name, CONNECTING, error);
-    let connected = config.connect_raw(Introduced::from(connection), NoTls).await;
+    // It reads no more than a session of ours can have asked for.
+    let connected = config.connect_raw(Bounded::new(Introduced::from(connection)), NoTls).await;
     let (client, connection) = connected.map_err(failed)?;
     let driver = tokio::spawn(drive(connection));
     let mut session =

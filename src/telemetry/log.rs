@@ -1,11 +1,18 @@
 //! Logging: tracing to standard error, as text or JSON, at a level that can change while the process runs.
+//!
+//! An event is one line whatever is in it: see [`printable`].
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write};
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use super::printable;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +46,46 @@ pub fn install(level: &str, format: Format) -> Option<LogHandle> {
     let installed = match format {
         Format::Text => registry
             .with(
-                fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_target(false),
+                fmt::layer()
+                    .with_writer(io::stderr)
+                    .with_ansi(io::stderr().is_terminal())
+                    .with_target(false)
+                    .fmt_fields(Fields),
             )
             .try_init(),
         Format::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(|| JsonLines)).try_init()
         }
     };
     installed.ok().map(|()| LogHandle(handle))
+}
+
+/// The fields of an event in one line; a value that is displayed brings its own ends of lines and escape sequences.
+struct Fields;
+
+impl<'writer> FormatFields<'writer> for Fields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> std::fmt::Result {
+        let mut text = String::new();
+        DefaultFields::new().format_fields(Writer::new(&mut text), fields)?;
+        writer.write_str(&printable::one_line(&text))
+    }
+}
+
+/// An event of JSON is written at once; what JSON lets stand in strings, terminals may still obey.
+struct JsonLines;
+
+impl Write for JsonLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => io::stderr().write_all(printable::json(text).as_bytes())?,
+            Err(_) => io::stderr().write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 fn filter(level: &str) -> EnvFilter {

@@ -9,5 +9,6 @@
 
 pub mod log;
 mod metrics;
+pub mod printable;
 
 pub use metrics::{Kind, METRICS, Metric, Metrics, names};

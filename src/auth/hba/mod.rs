@@ -231,6 +231,18 @@ impl RoleWord {
     }
 }
 
+const DATABASE_KEYWORDS: [&str; 5] = ["all", "sameuser", "samerole", "samegroup", "replication"];
+const ROLE_KEYWORDS: [&str; 1] = ["all"];
+
+/// With the quotes that it needs to be a name in a file.
+fn write_name(f: &mut fmt::Formatter<'_>, name: &str, keywords: &[&str]) -> fmt::Result {
+    let is_plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-' | '.');
+    match name.chars().all(is_plain) && !keywords.contains(&name) {
+        true => f.write_str(name),
+        false => write!(f, "\"{}\"", name.replace('"', "\"\"")),
+    }
+}
+
 impl fmt::Display for DatabaseWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -238,7 +250,7 @@ impl fmt::Display for DatabaseWord {
             DatabaseWord::SameUser => f.write_str("sameuser"),
             DatabaseWord::SameRole => f.write_str("samerole"),
             DatabaseWord::Replication => f.write_str("replication"),
-            DatabaseWord::Name(name) => f.write_str(name),
+            DatabaseWord::Name(name) => write_name(f, name, &DATABASE_KEYWORDS),
             DatabaseWord::Pattern(pattern) => write!(f, "/{pattern}"),
         }
     }
@@ -248,7 +260,7 @@ impl fmt::Display for RoleWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RoleWord::All => f.write_str("all"),
-            RoleWord::Name(name) => f.write_str(name),
+            RoleWord::Name(name) => write_name(f, name, &ROLE_KEYWORDS),
             RoleWord::MemberOf(role) => write!(f, "+{role}"),
             RoleWord::Pattern(pattern) => write!(f, "/{pattern}"),
         }

@@ -90,6 +90,7 @@ impl ServerLogin {
         let mut attributes = Attributes::new(client_first)?;
         let header = take_header(&mut attributes)?;
         let binding = self.expected_binding(mechanism, header)?;
+        let is_bound = mechanism == SCRAM_SHA_256_PLUS;
         let bare = attributes.message.get(header.len()..).unwrap_or_default();
         // The role is the one of the startup packet: PostgreSQL ignores the name here, and so do we.
         attributes.expect('n')?;
@@ -101,8 +102,8 @@ impl ServerLogin {
         let salt = STANDARD.encode(&self.verifier.salt);
         let server_first = format!("r={nonce},s={salt},i={}", self.verifier.iterations);
         let transcript = format!("{bare},{server_first},");
-        let next =
-            AwaitFinal { verifier: self.verifier, standing: self.standing, binding, nonce, transcript };
+        let (verifier, standing) = (self.verifier, self.standing);
+        let next = AwaitFinal { verifier, standing, binding, is_bound, nonce, transcript };
         Ok((server_first, next))
     }
 
@@ -127,8 +128,8 @@ fn take_header<'a>(attributes: &mut Attributes<'a>) -> Result<&'a str, ScramErro
     let (flag, identity) = (parts.next().unwrap_or_default(), parts.next());
     match identity {
         Some("") => {}
-        Some(_) => return Err(ScramError::AuthorizationIdentity),
-        None => return Err(ScramError::Malformed("header")),
+        Some(identity) if identity.starts_with('a') => return Err(ScramError::AuthorizationIdentity),
+        _ => return Err(ScramError::Malformed("header")),
     }
     if flag != "n" && flag != "y" && !flag.starts_with("p=") {
         return Err(ScramError::Malformed("channel binding flag"));
@@ -143,6 +144,8 @@ pub struct AwaitFinal {
     standing: Standing,
     /// Base64 that `c` must be.
     binding: String,
+    /// The hash of our certificate is in it.
+    is_bound: bool,
     /// Both nonces.
     nonce: String,
     /// client-first-bare, server-first, and the comma after them.
@@ -160,8 +163,10 @@ impl AwaitFinal {
     pub fn finish(self, client_final: &[u8]) -> Result<(String, ClientKeys), ScramError> {
         let mut attributes = Attributes::new(client_final)?;
         let binding = attributes.expect('c')?;
-        if binding != self.binding {
-            return Err(ScramError::Binding);
+        match (binding == self.binding, self.is_bound) {
+            (true, _) => {}
+            (false, true) => return Err(ScramError::Binding),
+            (false, false) => return Err(ScramError::Malformed("unexpected channel binding")),
         }
         if attributes.nonce()? != self.nonce {
             return Err(ScramError::Malformed("nonce does not match"));

@@ -54,7 +54,7 @@ impl EmbeddedStore {
         history_max: usize,
     ) -> Result<Arc<EmbeddedStore>, StoreError> {
         let path = path.as_ref().to_owned();
-        let (disk, image) = Disk::open(&path)?;
+        let (disk, image) = open_disk(&path)?;
         let memory = Arc::new(Mutex::new(Memory::new(image, history_max)));
         let (sender, inbox) = mpsc::channel();
         let shared = Arc::clone(&memory);
@@ -88,6 +88,14 @@ impl EmbeddedStore {
             Err(_) => Err(StoreError::Unknown { source: "its writer has ended".into() }),
         }
     }
+}
+
+/// Damage that redb does not notice makes it panic; whoever starts the process hears which file it is.
+fn open_disk(path: &Path) -> Result<(Disk, memory::Image), StoreError> {
+    let opened = std::panic::catch_unwind(|| Disk::open(path));
+    opened.unwrap_or_else(|_| {
+        Err(StoreError::Open { path: path.display().to_string(), source: "the file is damaged".into() })
+    })
 }
 
 #[async_trait]

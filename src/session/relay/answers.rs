@@ -119,7 +119,7 @@ impl Relay {
     fn note_answer(&mut self, piece: &Piece<'_>) -> Result<Told, Ending> {
         match piece.tag {
             answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
-            answer::PARAMETER_STATUS => self.on_parameter(piece.body()),
+            answer::PARAMETER_STATUS => self.on_parameter(piece.body())?,
             answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
             _ => {}
         }
@@ -137,6 +137,10 @@ impl Relay {
     fn on_ready(&mut self, body: &[u8]) -> Result<Told, Ending> {
         let status = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
         self.exchange.on_ready(status);
+        // Not with each report: to look for equal ones takes longer than a server needs to report another value.
+        if std::mem::take(&mut self.is_unshared) {
+            self.worker.share(&mut self.server.parameters);
+        }
         let told = match &mut self.tenancy {
             Some(tenancy) => tenancy.statements.on_ready(self.exchange.is_silent()),
             None => Told::AsItCame,
@@ -153,14 +157,16 @@ impl Relay {
         Ok(told)
     }
 
-    fn on_parameter(&mut self, body: &[u8]) {
-        let Ok((name, value)) = parse_parameter_status(body) else { return };
+    /// First it is kept: that fails where a server reports without an end.
+    fn on_parameter(&mut self, body: &[u8]) -> Result<(), Ending> {
+        let Ok((name, value)) = parse_parameter_status(body) else { return Ok(()) };
+        self.server.parameters.set(name, value).map_err(Ending::ServerBroke)?;
+        self.is_unshared = true;
         if name == "application_name" {
             self.member.set_application_name(value.to_owned());
         }
         self.tracker.on_parameter_status(name, value);
-        self.server.parameters.set(name, value);
-        self.worker.share(&mut self.server.parameters);
+        Ok(())
     }
 
     /// The server has closed the connection.

@@ -346,7 +346,9 @@ impl<'n, N: Names> Judge<'n, N> {
         }
         // Tables come and go, temporary ones above all; a function that is gone may have been the reason for asking.
         let drops = is(b"DROP")
-            && ![&b"TABLE"[..], b"INDEX", b"SEQUENCE"].iter().any(|kind| lexer.peek().is_some_and(|next| next.is_word(kind)));
+            && ![&b"TABLE"[..], b"INDEX", b"SEQUENCE"]
+                .iter()
+                .any(|kind| lexer.peek().is_some_and(|next| next.is_word(kind)));
         if !drops && !is(b"CREATE") && !is(b"ALTER") && !is(b"IMPORT") {
             return;
         }
@@ -382,11 +384,32 @@ impl<'n, N: Names> Judge<'n, N> {
             return true;
         }
         const CONTROL: [&[u8]; 21] = [
-            b"IF", b"ELSIF", b"ELSEIF", b"WHILE", b"FOR", b"FOREACH", b"EXIT", b"CONTINUE", b"RETURN", b"RAISE", b"ASSERT",
-            b"GET", b"NULL", b"WHEN", b"EXCEPTION", b"OPEN", b"CLOSE", b"PERFORM", b"STRICT", b"COMMIT", b"ROLLBACK",
+            b"IF",
+            b"ELSIF",
+            b"ELSEIF",
+            b"WHILE",
+            b"FOR",
+            b"FOREACH",
+            b"EXIT",
+            b"CONTINUE",
+            b"RETURN",
+            b"RAISE",
+            b"ASSERT",
+            b"GET",
+            b"NULL",
+            b"WHEN",
+            b"EXCEPTION",
+            b"OPEN",
+            b"CLOSE",
+            b"PERFORM",
+            b"STRICT",
+            b"COMMIT",
+            b"ROLLBACK",
         ];
         let is_control = CONTROL.iter().any(|verb| is(verb));
-        if is_control || (meaning(word).is_none_or(|word| word != Meaning::Reserved) && self.is_assignment(lexer)) {
+        if is_control
+            || (meaning(word).is_none_or(|word| word != Meaning::Reserved) && self.is_assignment(lexer))
+        {
             self.at_start = false;
             if !is_control {
                 self.name(word, false);

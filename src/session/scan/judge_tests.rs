@@ -157,15 +157,23 @@ fn what_runs_text_or_cannot_be_read_is_opaque() {
     ] {
         assert!(effects(sql).has(Effects::OPAQUE), "{sql}: {:?}", effects(sql));
     }
-    assert!(!effects("select \"mixed\", MIXED from t").has(Effects::OPAQUE), "names between quotes keep their case");
+    assert!(
+        !effects("select \"mixed\", MIXED from t").has(Effects::OPAQUE),
+        "names between quotes keep their case"
+    );
 }
 
 #[test]
 fn names_are_cut_to_63_bytes_as_postgresql_cuts_them() {
     const LONG: &str = "a23456789b123456789c123456789d123456789e123456789f123456789g123";
     let mut names = Database { names: HashMap::from([(LONG, Effects::ANY)]), harmless: Vec::new() };
-    for sql in [format!("select {LONG}()"), format!("select {LONG}tail()"), format!("select \"{LONG}tail\"()")] {
-        assert!(judge(sql.as_bytes(), Backslashes::Literal, &mut names).effects.has(Effects::OPAQUE), "{sql}");
+    for sql in
+        [format!("select {LONG}()"), format!("select {LONG}tail()"), format!("select \"{LONG}tail\"()")]
+    {
+        assert!(
+            judge(sql.as_bytes(), Backslashes::Literal, &mut names).effects.has(Effects::OPAQUE),
+            "{sql}"
+        );
     }
     assert_eq!(cut("ä".repeat(40).as_bytes()).len(), 62, "no character is cut in two");
 }
@@ -183,7 +191,8 @@ fn bodies_that_are_understood_are_harmless() {
         let effects = judge_body(body.as_bytes(), Dialect::PlPgSql, &mut database()).without(Effects::RUNS);
         assert!(effects.is_none(), "{body}: {effects:?}");
     }
-    let audit = "BEGIN EXECUTE format('INSERT INTO %I.%I SELECT ($1).* WHERE %L = 1', s, t, v) USING NEW; END";
+    let audit =
+        "BEGIN EXECUTE format('INSERT INTO %I.%I SELECT ($1).* WHERE %L = 1', s, t, v) USING NEW; END";
     let effects = judge_body(audit.as_bytes(), Dialect::PlPgSql, &mut Database::default());
     assert!(!effects.has(Effects::OPAQUE), "{effects:?}");
 }
@@ -276,9 +285,39 @@ proptest::proptest! {
 fn fragments() -> impl proptest::strategy::Strategy<Value = String> {
     use proptest::strategy::Strategy;
     let pieces = [
-        " as x", " into t", " from a", " join b on true", " left join lateral (select 2) c on true", "; ", " ( ", " ) ", " 'it''s' ",
-        " E'\\'' ", " $$ ' $$ ", " $a$ $$ $a$ ", " \"a\"\"b\" ", " U&'\\0041' ", " /* /* */ */ ", " -- x\n", " 1.5e3", " 1..", " 0x1f ", " .",
-        " copy", " with", " recursive", " insert into", " update", " $1", " a$b ", " é ", " <<l>> ", " end", " case", " then",
+        " as x",
+        " into t",
+        " from a",
+        " join b on true",
+        " left join lateral (select 2) c on true",
+        "; ",
+        " ( ",
+        " ) ",
+        " 'it''s' ",
+        " E'\\'' ",
+        " $$ ' $$ ",
+        " $a$ $$ $a$ ",
+        " \"a\"\"b\" ",
+        " U&'\\0041' ",
+        " /* /* */ */ ",
+        " -- x\n",
+        " 1.5e3",
+        " 1..",
+        " 0x1f ",
+        " .",
+        " copy",
+        " with",
+        " recursive",
+        " insert into",
+        " update",
+        " $1",
+        " a$b ",
+        " é ",
+        " <<l>> ",
+        " end",
+        " case",
+        " then",
     ];
-    proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..8).prop_map(|pieces| pieces.concat())
+    proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..8)
+        .prop_map(|pieces| pieces.concat())
 }

@@ -258,7 +258,8 @@ impl<'a> Lexer<'a> {
     /// Ends before a letter that is no part of it: `1and` is two tokens, as it was before PostgreSQL 15. `1..2` is a range.
     fn number(&mut self) -> Token<'a> {
         let start = self.at;
-        if self.byte(start) == b'0' && matches!(self.byte(start + 1), b'x' | b'X' | b'o' | b'O' | b'b' | b'B') {
+        if self.byte(start) == b'0' && matches!(self.byte(start + 1), b'x' | b'X' | b'o' | b'O' | b'b' | b'B')
+        {
             self.at += 2;
             while self.byte(self.at).is_ascii_hexdigit() || self.byte(self.at) == b'_' {
                 self.at += 1;
@@ -279,7 +280,9 @@ impl<'a> Lexer<'a> {
     }
 
     fn digits(&mut self) {
-        while is(self.byte(self.at), DIGIT) || (self.byte(self.at) == b'_' && is(self.byte(self.at + 1), DIGIT)) {
+        while is(self.byte(self.at), DIGIT)
+            || (self.byte(self.at) == b'_' && is(self.byte(self.at + 1), DIGIT))
+        {
             self.at += 1;
         }
     }

@@ -181,7 +181,10 @@ mod tests {
             for word in list.split_ascii_whitespace() {
                 if let Some(other) = seen.insert(word, meaning) {
                     // Some functions are named like words of the grammar.
-                    assert!([other, meaning].contains(&Meaning::Harmless), "{word}: {other:?} and {meaning:?}");
+                    assert!(
+                        [other, meaning].contains(&Meaning::Harmless),
+                        "{word}: {other:?} and {meaning:?}"
+                    );
                 }
             }
         }

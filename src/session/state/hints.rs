@@ -20,7 +20,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::snapshot::{Fields, Rows, SnapshotError, expand};
-use crate::session::scan::{self, Backslashes, Dialect, Effects, Finding, Meaning, Names, SettingName, judge_body};
+use crate::session::scan::{
+    self, Backslashes, Dialect, Effects, Finding, Meaning, Names, SettingName, judge_body,
+};
 
 /// Shared by the sessions of a database on one worker.
 #[derive(Debug, Default)]
@@ -56,8 +58,27 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Extensions whose functions in C change no session, whatever their volatility says.
 const PLAIN_EXTENSIONS: [&str; 21] = [
-    "plpgsql", "uuid-ossp", "pgcrypto", "hstore", "citext", "unaccent", "fuzzystrmatch", "ltree", "cube", "seg", "intarray", "btree_gin",
-    "btree_gist", "earthdistance", "postgis", "vector", "moddatetime", "autoinc", "insert_username", "lo", "tcn",
+    "plpgsql",
+    "uuid-ossp",
+    "pgcrypto",
+    "hstore",
+    "citext",
+    "unaccent",
+    "fuzzystrmatch",
+    "ltree",
+    "cube",
+    "seg",
+    "intarray",
+    "btree_gin",
+    "btree_gist",
+    "earthdistance",
+    "postgis",
+    "vector",
+    "moddatetime",
+    "autoinc",
+    "insert_username",
+    "lo",
+    "tcn",
 ];
 
 /// Extensions that run text which they are given.
@@ -266,7 +287,9 @@ impl Reading {
             ("c", _) if function.is_volatile && !function.is_of(&PLAIN_EXTENSIONS) => Effects::ANY,
             // What is kept as a tree is told by what it uses.
             ("c", _) | ("sql", None) => Effects::NONE,
-            ("internal", Some(symbol)) if scan::meaning(symbol.as_bytes()) == Some(Meaning::Harmless) => Effects::NONE,
+            ("internal", Some(symbol)) if scan::meaning(symbol.as_bytes()) == Some(Meaning::Harmless) => {
+                Effects::NONE
+            }
             ("sql", Some(body)) => self.body(&function.name, body, Dialect::Sql),
             ("plpgsql", Some(body)) => self.body(&function.name, body, Dialect::PlPgSql),
             _ => Effects::ANY,
@@ -339,7 +362,13 @@ impl Reading {
         let implied = self.effects.remove(IMPLIED).unwrap_or_default();
         let of = |name: &Box<[u8]>| self.effects.get(name).copied().unwrap_or_default();
         let on_definition = self.triggers.iter().map(of).fold(Effects::NONE, |all, one| all | one);
-        let mut hints = Hints { id: rand::random_range(1..u32::MAX), implied, on_definition, settings: self.settings, ..Hints::default() };
+        let mut hints = Hints {
+            id: rand::random_range(1..u32::MAX),
+            implied,
+            on_definition,
+            settings: self.settings,
+            ..Hints::default()
+        };
         for (name, effects) in self.effects {
             hints.any |= effects;
             if !name.is_ascii() {
@@ -382,7 +411,12 @@ impl Hints {
 
     #[cfg(test)]
     pub(super) fn with(name: &str, effects: Effects) -> Hints {
-        Hints { id: 1, names: HashMap::from([(name.as_bytes().into(), effects)]), any: effects, ..Hints::default() }
+        Hints {
+            id: 1,
+            names: HashMap::from([(name.as_bytes().into(), effects)]),
+            any: effects,
+            ..Hints::default()
+        }
     }
 
     /// What all of it together may do to a session.

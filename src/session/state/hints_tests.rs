@@ -8,7 +8,13 @@ fn row(kind: &str, values: &[Option<&str>]) -> Vec<Option<String>> {
     row
 }
 
-fn function(name: &str, language: &str, volatility: &str, extension: Option<&str>, body: Option<&str>) -> Vec<Option<String>> {
+fn function(
+    name: &str,
+    language: &str,
+    volatility: &str,
+    extension: Option<&str>,
+    body: Option<&str>,
+) -> Vec<Option<String>> {
     let mut row = row("function", &[Some(name), Some(language), None, extension, body]);
     row[3] = Some(volatility.to_owned());
     row

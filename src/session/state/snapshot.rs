@@ -14,8 +14,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, BytesMut};
 
-use super::ledger::key_of_row;
 use super::hints::{self, DEFINITIONS};
+use super::ledger::key_of_row;
 use super::{AdvisoryLock, Hints, SessionState, StateTracker, Statement, TypeName};
 use crate::backend::{QueryError, ServerConnection};
 use crate::error::{Blame, Explain, Retry, SqlState};
@@ -130,7 +130,6 @@ async fn ask(
         None => Ok(reply.results.into_iter().flat_map(|result| result.rows).collect()),
     }
 }
-
 
 /// An SQL expression of type text, as hexadecimal UTF-8.
 pub(super) fn text(expression: &str) -> String {

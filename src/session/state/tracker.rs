@@ -13,9 +13,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::bind::BindValues;
+use super::hints::Unknown;
 use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
-use super::hints::Unknown;
 use super::{AdvisoryLock, Hints, SessionState, TypeName, Unnamed};
 use crate::session::scan::{
     self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Verdict, judge, scan,
@@ -110,8 +110,7 @@ pub struct StateTracker {
 }
 
 /// Encodings of clients alone: the second byte of a character may be that of a backslash (manual, 24.3.1).
-const HIDING_ENCODINGS: [&str; 7] =
-    ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
+const HIDING_ENCODINGS: [&str; 7] = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
 
 /// What was read of a text.
 struct Read {

@@ -116,124 +116,387 @@ struct Door {
 const DOORS: &[Door] = &[
     Door { name: "select", is_implied: false, makes: &[], steps: &["SELECT @call"] },
     Door { name: "prepared", is_implied: false, makes: &[], steps: &["P:SELECT @call"] },
-    Door { name: "where", is_implied: false, makes: &[], steps: &["SELECT 1 FROM plain WHERE (@call) IS NOT NULL"] },
+    Door {
+        name: "where",
+        is_implied: false,
+        makes: &[],
+        steps: &["SELECT 1 FROM plain WHERE (@call) IS NOT NULL"],
+    },
     Door { name: "from", is_implied: false, makes: &[], steps: &["SELECT 1 FROM @call AS f(x)"] },
-    Door { name: "lateral", is_implied: false, makes: &[], steps: &["SELECT 1 FROM plain AS p LEFT JOIN LATERAL @call AS f ON true"] },
-    Door { name: "cte", is_implied: false, makes: &[], steps: &["WITH a AS MATERIALIZED (SELECT @call) SELECT * FROM a"] },
+    Door {
+        name: "lateral",
+        is_implied: false,
+        makes: &[],
+        steps: &["SELECT 1 FROM plain AS p LEFT JOIN LATERAL @call AS f ON true"],
+    },
+    Door {
+        name: "cte",
+        is_implied: false,
+        makes: &[],
+        steps: &["WITH a AS MATERIALIZED (SELECT @call) SELECT * FROM a"],
+    },
     Door { name: "values", is_implied: false, makes: &[], steps: &["VALUES ((@call)::text)"] },
-    Door { name: "insert", is_implied: false, makes: &[], steps: &["BEGIN", "INSERT INTO plain (b) VALUES ((@call)::text)", "COMMIT"] },
+    Door {
+        name: "insert",
+        is_implied: false,
+        makes: &[],
+        steps: &["BEGIN", "INSERT INTO plain (b) VALUES ((@call)::text)", "COMMIT"],
+    },
     Door { name: "update", is_implied: false, makes: &[], steps: &["UPDATE plain SET b = (@call)::text"] },
-    Door { name: "delete", is_implied: false, makes: &[], steps: &["DELETE FROM plain WHERE (@call) IS NULL RETURNING @call"] },
-    Door { name: "merge", is_implied: false, makes: &[], steps: &["MERGE INTO plain p USING (SELECT @call) x ON false WHEN NOT MATCHED THEN INSERT (a) VALUES (1)"] },
+    Door {
+        name: "delete",
+        is_implied: false,
+        makes: &[],
+        steps: &["DELETE FROM plain WHERE (@call) IS NULL RETURNING @call"],
+    },
+    Door {
+        name: "merge",
+        is_implied: false,
+        makes: &[],
+        steps: &[
+            "MERGE INTO plain p USING (SELECT @call) x ON false WHEN NOT MATCHED THEN INSERT (a) VALUES (1)",
+        ],
+    },
     Door { name: "several", is_implied: false, makes: &[], steps: &["SELECT 1; SELECT @call; SELECT 2"] },
     Door { name: "explain analyze", is_implied: false, makes: &[], steps: &["EXPLAIN ANALYZE SELECT @call"] },
-    Door { name: "create table as", is_implied: false, makes: &[], steps: &["CREATE TABLE made_@n AS SELECT @call", "DROP TABLE IF EXISTS made_@n"] },
-    Door { name: "select into", is_implied: false, makes: &[], steps: &["SELECT @call INTO made_@n", "DROP TABLE IF EXISTS made_@n"] },
+    Door {
+        name: "create table as",
+        is_implied: false,
+        makes: &[],
+        steps: &["CREATE TABLE made_@n AS SELECT @call", "DROP TABLE IF EXISTS made_@n"],
+    },
+    Door {
+        name: "select into",
+        is_implied: false,
+        makes: &[],
+        steps: &["SELECT @call INTO made_@n", "DROP TABLE IF EXISTS made_@n"],
+    },
     Door { name: "copy", is_implied: false, makes: &[], steps: &["C:COPY (SELECT @call) TO STDOUT"] },
-    Door { name: "cursor", is_implied: false, makes: &[], steps: &["BEGIN", "DECLARE c CURSOR FOR SELECT @call", "FETCH ALL FROM c", "COMMIT"] },
-    Door { name: "prepare", is_implied: false, makes: &[], steps: &["PREPARE p AS SELECT @call", "EXECUTE p", "DEALLOCATE p"] },
+    Door {
+        name: "cursor",
+        is_implied: false,
+        makes: &[],
+        steps: &["BEGIN", "DECLARE c CURSOR FOR SELECT @call", "FETCH ALL FROM c", "COMMIT"],
+    },
+    Door {
+        name: "prepare",
+        is_implied: false,
+        makes: &[],
+        steps: &["PREPARE p AS SELECT @call", "EXECUTE p", "DEALLOCATE p"],
+    },
     Door { name: "do", is_implied: false, makes: &[], steps: &["DO $do$ BEGIN PERFORM @call; END $do$"] },
-    Door { name: "do with execute", is_implied: false, makes: &[], steps: &["DO $do$ BEGIN EXECUTE 'SEL' || $sql$ECT @call$sql$; END $do$"] },
-    Door { name: "alter default", is_implied: false, makes: &[], steps: &[
-        "CREATE TABLE made_@n (a int, b text)", "ALTER TABLE made_@n ALTER b SET DEFAULT (@call)::text",
-        "INSERT INTO made_@n (a) VALUES (1)", "DROP TABLE made_@n"] },
-    Door { name: "sql function", is_implied: false, makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql AS $f$ SELECT (@call)::text $f$"],
-        steps: &["SELECT f_@n()", "SELECT F_@N()", "SELECT \"f_@n\"()"] },
-    Door { name: "sql body", is_implied: false, makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT (@call)::text; END"],
-        steps: &["SELECT f_@n()"] },
-    Door { name: "plpgsql function", is_implied: false, makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$"],
-        steps: &["P:SELECT f_@n()"] },
-    Door { name: "function in execute", is_implied: false, makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS \
-        $f$ DECLARE r text; BEGIN EXECUTE 'SELECT ' || $s$@call$s$ INTO r; RETURN r; END $f$"], steps: &["SELECT f_@n()"] },
-    Door { name: "function in a range", is_implied: false, makes: &["CREATE FUNCTION f_@n() RETURNS void LANGUAGE plpgsql AS \
-        $f$ BEGIN FOR i IN 1..length((@call)::text) LOOP NULL; END LOOP; END $f$"], steps: &["SELECT f_@n()"] },
-    Door { name: "function of a function", is_implied: false, makes: &[
-        "CREATE FUNCTION g_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
-        "CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql AS $f$ SELECT g_@n() $f$"], steps: &["TABLE plain; SELECT f_@n()"] },
-    Door { name: "attribute notation", is_implied: false, makes: &["CREATE FUNCTION f_@n(plain) RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$"],
-        steps: &["SELECT p.f_@n FROM plain p"] },
-    Door { name: "procedure", is_implied: false, makes: &["CREATE PROCEDURE f_@n() LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; END $f$"], steps: &["CALL f_@n()"] },
-    Door { name: "view", is_implied: false, makes: &["CREATE VIEW v_@n AS SELECT @call AS x"], steps: &["SELECT * FROM v_@n"] },
-    Door { name: "view of a view", is_implied: false, makes: &["CREATE VIEW w_@n AS SELECT @call AS x", "CREATE VIEW v_@n AS TABLE w_@n"], steps: &["TABLE v_@n"] },
-    Door { name: "materialized view", is_implied: false, makes: &["CREATE MATERIALIZED VIEW v_@n AS SELECT (@call)::text AS x WITH NO DATA"],
-        steps: &["REFRESH MATERIALIZED VIEW v_@n"] },
-    Door { name: "rule", is_implied: false, makes: &["CREATE TABLE t_@n (a int)", "CREATE RULE r AS ON INSERT TO t_@n DO ALSO SELECT @call"],
-        steps: &["INSERT INTO t_@n VALUES (1)"] },
-    Door { name: "default", is_implied: false, makes: &["CREATE TABLE t_@n (a int, b text DEFAULT (@call)::text)"], steps: &["INSERT INTO t_@n (a) VALUES (1)"] },
-    Door { name: "check", is_implied: false, makes: &["CREATE TABLE t_@n (a int CHECK ((@call) IS NOT NULL))"], steps: &["INSERT INTO t_@n (a) VALUES (1)"] },
-    Door { name: "partition", is_implied: false, makes: &["CREATE TABLE t_@n (a int) PARTITION BY RANGE (a)",
-        "CREATE TABLE u_@n PARTITION OF t_@n (CHECK ((@call) IS NOT NULL)) FOR VALUES FROM (0) TO (9)"],
-        steps: &["INSERT INTO t_@n (a) VALUES (1)"] },
-    Door { name: "trigger", is_implied: false, makes: &["CREATE TABLE t_@n (a int)",
-        "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN NEW; END $f$",
-        "CREATE TRIGGER r BEFORE INSERT ON t_@n FOR EACH ROW EXECUTE FUNCTION f_@n()"], steps: &["INSERT INTO t_@n VALUES (1)"] },
-    Door { name: "deferred trigger", is_implied: false, makes: &["CREATE TABLE t_@n (a int)",
-        "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN NEW; END $f$",
-        "CREATE CONSTRAINT TRIGGER r AFTER INSERT ON t_@n DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION f_@n()"],
-        steps: &["BEGIN", "INSERT INTO t_@n VALUES (1)", "COMMIT"] },
-    Door { name: "cascade", is_implied: false, makes: &["CREATE TABLE t_@n (a int PRIMARY KEY)", "CREATE TABLE u_@n (a int REFERENCES t_@n ON DELETE CASCADE)",
-        "INSERT INTO t_@n VALUES (1)", "INSERT INTO u_@n VALUES (1)",
-        "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN OLD; END $f$",
-        "CREATE TRIGGER r BEFORE DELETE ON u_@n FOR EACH ROW EXECUTE FUNCTION f_@n()"], steps: &["DELETE FROM t_@n"] },
-    Door { name: "trigger condition", is_implied: false, makes: &["CREATE TABLE t_@n (a int)",
-        "CREATE TRIGGER r BEFORE INSERT ON t_@n FOR EACH ROW WHEN ((@call) IS NOT NULL) EXECUTE FUNCTION suppress_redundant_updates_trigger()"],
-        steps: &["INSERT INTO t_@n VALUES (1)"] },
-    Door { name: "policy", is_implied: false, makes: &["CREATE TABLE t_@n (a int)", "INSERT INTO t_@n VALUES (1)",
-        "ALTER TABLE t_@n ENABLE ROW LEVEL SECURITY", "ALTER TABLE t_@n FORCE ROW LEVEL SECURITY",
-        "CREATE POLICY p ON t_@n USING ((@call) IS NOT NULL)"], steps: &["SELECT * FROM t_@n"] },
-    Door { name: "domain", is_implied: true, makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
-        "CREATE DOMAIN d_@n AS int CHECK (f_@n() IS NOT NULL)"], steps: &["SELECT 1::d_@n", "DROP DOMAIN d_@n"] },
-    Door { name: "operator", is_implied: true, makes: &["CREATE FUNCTION f_@n(int) RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
-        "CREATE SCHEMA o_@n", "CREATE OPERATOR o_@n.!#! (FUNCTION = f_@n, RIGHTARG = int)"],
-        steps: &["SELECT OPERATOR(o_@n.!#!) 1", "DROP OPERATOR o_@n.!#! (NONE, int)"] },
-    Door { name: "operator on a built-in", is_implied: true, makes: &["CREATE SCHEMA o_@n",
-        "CREATE OPERATOR o_@n.!!! (FUNCTION = pg_advisory_lock, RIGHTARG = bigint)"],
-        steps: &["SELECT OPERATOR(o_@n.!!!) 79::bigint", "DROP OPERATOR o_@n.!!! (NONE, bigint)"] },
-    Door { name: "cast", is_implied: true, makes: &["CREATE TYPE c_@n AS (a int)",
-        "CREATE FUNCTION f_@n(c_@n) RETURNS int LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN 1; END $f$",
-        "CREATE CAST (c_@n AS int) WITH FUNCTION f_@n(c_@n) AS ASSIGNMENT"],
-        steps: &["INSERT INTO plain (a) VALUES (ROW(1)::c_@n)", "DROP TYPE c_@n CASCADE"] },
-    Door { name: "aggregate", is_implied: false, makes: &["CREATE FUNCTION f_@n(text, int) RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
-        "CREATE AGGREGATE a_@n(int) (SFUNC = f_@n, STYPE = text, INITCOND = '')"], steps: &["SELECT a_@n(1)"] },
-    Door { name: "index", is_implied: false, makes: &["CREATE TABLE t_@n (a int)",
-        "CREATE FUNCTION f_@n(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
-        "CREATE INDEX ON t_@n (f_@n(a))"], steps: &["INSERT INTO t_@n VALUES (1)"] },
-    Door { name: "cursor of a function", is_implied: false, makes: &["CREATE FUNCTION f_@n() RETURNS refcursor LANGUAGE plpgsql AS \
+    Door {
+        name: "do with execute",
+        is_implied: false,
+        makes: &[],
+        steps: &["DO $do$ BEGIN EXECUTE 'SEL' || $sql$ECT @call$sql$; END $do$"],
+    },
+    Door {
+        name: "alter default",
+        is_implied: false,
+        makes: &[],
+        steps: &[
+            "CREATE TABLE made_@n (a int, b text)",
+            "ALTER TABLE made_@n ALTER b SET DEFAULT (@call)::text",
+            "INSERT INTO made_@n (a) VALUES (1)",
+            "DROP TABLE made_@n",
+        ],
+    },
+    Door {
+        name: "sql function",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql AS $f$ SELECT (@call)::text $f$"],
+        steps: &["SELECT f_@n()", "SELECT F_@N()", "SELECT \"f_@n\"()"],
+    },
+    Door {
+        name: "sql body",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT (@call)::text; END"],
+        steps: &["SELECT f_@n()"],
+    },
+    Door {
+        name: "plpgsql function",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$"],
+        steps: &["P:SELECT f_@n()"],
+    },
+    Door {
+        name: "function in execute",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS \
+        $f$ DECLARE r text; BEGIN EXECUTE 'SELECT ' || $s$@call$s$ INTO r; RETURN r; END $f$"],
+        steps: &["SELECT f_@n()"],
+    },
+    Door {
+        name: "function in a range",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS void LANGUAGE plpgsql AS \
+        $f$ BEGIN FOR i IN 1..length((@call)::text) LOOP NULL; END LOOP; END $f$"],
+        steps: &["SELECT f_@n()"],
+    },
+    Door {
+        name: "function of a function",
+        is_implied: false,
+        makes: &[
+            "CREATE FUNCTION g_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql AS $f$ SELECT g_@n() $f$",
+        ],
+        steps: &["TABLE plain; SELECT f_@n()"],
+    },
+    Door {
+        name: "attribute notation",
+        is_implied: false,
+        makes: &[
+            "CREATE FUNCTION f_@n(plain) RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+        ],
+        steps: &["SELECT p.f_@n FROM plain p"],
+    },
+    Door {
+        name: "procedure",
+        is_implied: false,
+        makes: &["CREATE PROCEDURE f_@n() LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; END $f$"],
+        steps: &["CALL f_@n()"],
+    },
+    Door {
+        name: "view",
+        is_implied: false,
+        makes: &["CREATE VIEW v_@n AS SELECT @call AS x"],
+        steps: &["SELECT * FROM v_@n"],
+    },
+    Door {
+        name: "view of a view",
+        is_implied: false,
+        makes: &["CREATE VIEW w_@n AS SELECT @call AS x", "CREATE VIEW v_@n AS TABLE w_@n"],
+        steps: &["TABLE v_@n"],
+    },
+    Door {
+        name: "materialized view",
+        is_implied: false,
+        makes: &["CREATE MATERIALIZED VIEW v_@n AS SELECT (@call)::text AS x WITH NO DATA"],
+        steps: &["REFRESH MATERIALIZED VIEW v_@n"],
+    },
+    Door {
+        name: "rule",
+        is_implied: false,
+        makes: &["CREATE TABLE t_@n (a int)", "CREATE RULE r AS ON INSERT TO t_@n DO ALSO SELECT @call"],
+        steps: &["INSERT INTO t_@n VALUES (1)"],
+    },
+    Door {
+        name: "default",
+        is_implied: false,
+        makes: &["CREATE TABLE t_@n (a int, b text DEFAULT (@call)::text)"],
+        steps: &["INSERT INTO t_@n (a) VALUES (1)"],
+    },
+    Door {
+        name: "check",
+        is_implied: false,
+        makes: &["CREATE TABLE t_@n (a int CHECK ((@call) IS NOT NULL))"],
+        steps: &["INSERT INTO t_@n (a) VALUES (1)"],
+    },
+    Door {
+        name: "partition",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int) PARTITION BY RANGE (a)",
+            "CREATE TABLE u_@n PARTITION OF t_@n (CHECK ((@call) IS NOT NULL)) FOR VALUES FROM (0) TO (9)",
+        ],
+        steps: &["INSERT INTO t_@n (a) VALUES (1)"],
+    },
+    Door {
+        name: "trigger",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN NEW; END $f$",
+            "CREATE TRIGGER r BEFORE INSERT ON t_@n FOR EACH ROW EXECUTE FUNCTION f_@n()",
+        ],
+        steps: &["INSERT INTO t_@n VALUES (1)"],
+    },
+    Door {
+        name: "deferred trigger",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN NEW; END $f$",
+            "CREATE CONSTRAINT TRIGGER r AFTER INSERT ON t_@n DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION f_@n()",
+        ],
+        steps: &["BEGIN", "INSERT INTO t_@n VALUES (1)", "COMMIT"],
+    },
+    Door {
+        name: "cascade",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int PRIMARY KEY)",
+            "CREATE TABLE u_@n (a int REFERENCES t_@n ON DELETE CASCADE)",
+            "INSERT INTO t_@n VALUES (1)",
+            "INSERT INTO u_@n VALUES (1)",
+            "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN OLD; END $f$",
+            "CREATE TRIGGER r BEFORE DELETE ON u_@n FOR EACH ROW EXECUTE FUNCTION f_@n()",
+        ],
+        steps: &["DELETE FROM t_@n"],
+    },
+    Door {
+        name: "trigger condition",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "CREATE TRIGGER r BEFORE INSERT ON t_@n FOR EACH ROW WHEN ((@call) IS NOT NULL) EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        ],
+        steps: &["INSERT INTO t_@n VALUES (1)"],
+    },
+    Door {
+        name: "policy",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "INSERT INTO t_@n VALUES (1)",
+            "ALTER TABLE t_@n ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE t_@n FORCE ROW LEVEL SECURITY",
+            "CREATE POLICY p ON t_@n USING ((@call) IS NOT NULL)",
+        ],
+        steps: &["SELECT * FROM t_@n"],
+    },
+    Door {
+        name: "domain",
+        is_implied: true,
+        makes: &[
+            "CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE DOMAIN d_@n AS int CHECK (f_@n() IS NOT NULL)",
+        ],
+        steps: &["SELECT 1::d_@n", "DROP DOMAIN d_@n"],
+    },
+    Door {
+        name: "operator",
+        is_implied: true,
+        makes: &[
+            "CREATE FUNCTION f_@n(int) RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE SCHEMA o_@n",
+            "CREATE OPERATOR o_@n.!#! (FUNCTION = f_@n, RIGHTARG = int)",
+        ],
+        steps: &["SELECT OPERATOR(o_@n.!#!) 1", "DROP OPERATOR o_@n.!#! (NONE, int)"],
+    },
+    Door {
+        name: "operator on a built-in",
+        is_implied: true,
+        makes: &[
+            "CREATE SCHEMA o_@n",
+            "CREATE OPERATOR o_@n.!!! (FUNCTION = pg_advisory_lock, RIGHTARG = bigint)",
+        ],
+        steps: &["SELECT OPERATOR(o_@n.!!!) 79::bigint", "DROP OPERATOR o_@n.!!! (NONE, bigint)"],
+    },
+    Door {
+        name: "cast",
+        is_implied: true,
+        makes: &[
+            "CREATE TYPE c_@n AS (a int)",
+            "CREATE FUNCTION f_@n(c_@n) RETURNS int LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN 1; END $f$",
+            "CREATE CAST (c_@n AS int) WITH FUNCTION f_@n(c_@n) AS ASSIGNMENT",
+        ],
+        steps: &["INSERT INTO plain (a) VALUES (ROW(1)::c_@n)", "DROP TYPE c_@n CASCADE"],
+    },
+    Door {
+        name: "aggregate",
+        is_implied: false,
+        makes: &[
+            "CREATE FUNCTION f_@n(text, int) RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE AGGREGATE a_@n(int) (SFUNC = f_@n, STYPE = text, INITCOND = '')",
+        ],
+        steps: &["SELECT a_@n(1)"],
+    },
+    Door {
+        name: "index",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "CREATE FUNCTION f_@n(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE INDEX ON t_@n (f_@n(a))",
+        ],
+        steps: &["INSERT INTO t_@n VALUES (1)"],
+    },
+    Door {
+        name: "cursor of a function",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS refcursor LANGUAGE plpgsql AS \
         $f$ DECLARE c refcursor := 'rc'; BEGIN OPEN c FOR SELECT @call; RETURN c; END $f$"],
-        steps: &["BEGIN", "SELECT f_@n()", "FETCH ALL FROM rc", "COMMIT"] },
-    Door { name: "replaced function", is_implied: false, makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql AS 'SELECT 1::text'"],
-        steps: &["SELECT f_@n()", "BEGIN",
+        steps: &["BEGIN", "SELECT f_@n()", "FETCH ALL FROM rc", "COMMIT"],
+    },
+    Door {
+        name: "replaced function",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE sql AS 'SELECT 1::text'"],
+        steps: &[
+            "SELECT f_@n()",
+            "BEGIN",
             "CREATE OR REPLACE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
-            "SELECT f_@n()", "COMMIT", "SELECT f_@n()"] },
-    Door { name: "made and dropped", is_implied: false, makes: &[], steps: &[
-        "CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$; SELECT f_@n(); DROP FUNCTION f_@n()"] },
+            "SELECT f_@n()",
+            "COMMIT",
+            "SELECT f_@n()",
+        ],
+    },
+    Door {
+        name: "made and dropped",
+        is_implied: false,
+        makes: &[],
+        steps: &[
+            "CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$; SELECT f_@n(); DROP FUNCTION f_@n()",
+        ],
+    },
 ];
 
 /// What needs no call.
 const PLAIN: &[(&str, &[&str])] = &[
     ("update of pg_settings", &["UPDATE pg_settings SET setting = 'attack_path' WHERE name = 'search_path'"]),
-    ("update in a cte", &["WITH a AS (UPDATE \"pg_settings\" SET setting = '7MB' WHERE name = 'work_mem' RETURNING 1) SELECT 1"]),
+    (
+        "update in a cte",
+        &[
+            "WITH a AS (UPDATE \"pg_settings\" SET setting = '7MB' WHERE name = 'work_mem' RETURNING 1) SELECT 1",
+        ],
+    ),
     ("update, escaped", &["UPDATE U&\"pg\\005fsettings\" SET setting = '7MB' WHERE name = 'work_mem'"]),
     ("temporary table by escapes", &["SELECT 'poison' AS v INTO U&\"pg_t\\0065mp\".orders"]),
-    ("temporary table by search path", &["SET search_path = pg_temp, public", "SELECT 'poison' AS v INTO orders"]),
+    (
+        "temporary table by search path",
+        &["SET search_path = pg_temp, public", "SELECT 'poison' AS v INTO orders"],
+    ),
     ("temporary table", &["CREATE TEMP TABLE orders AS SELECT 'poison' AS v"]),
     ("temporary view", &["CREATE TEMP VIEW orders AS SELECT 'poison' AS v"]),
     ("temporary function", &["CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"]),
-    ("temporary function that sets", &[
-        "CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN set_config('attack' || '.x', '1', false); END $$",
-        "SELECT pg_temp.f()", "DROP FUNCTION pg_temp.f()"]),
+    (
+        "temporary function that sets",
+        &[
+            "CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN set_config('attack' || '.x', '1', false); END $$",
+            "SELECT pg_temp.f()",
+            "DROP FUNCTION pg_temp.f()",
+        ],
+    ),
     ("listen", &["LISTEN a"]),
     ("set", &["SET attack.x = 1", "SET U&\"attack\".\"y\" = 1", "SET work_mem = '7MB'", "SET ROLE other"]),
     ("set session", &["SET SESSION attack.x TO 'a'", "SET TIME ZONE 'Asia/Tokyo'", "SET NAMES 'LATIN1'"]),
-    ("set a long name", &["SET attack.a23456789b123456789c123456789d123456789e123456789f123456789g123456789 = 1"]),
+    (
+        "set a long name",
+        &["SET attack.a23456789b123456789c123456789d123456789e123456789f123456789g123456789 = 1"],
+    ),
     ("cursor with hold", &["DECLARE c CURSOR WITH HOLD FOR SELECT 1"]),
     ("prepare", &["PREPARE x AS SELECT 1"]),
     ("session authorization", &["SET SESSION AUTHORIZATION app"]),
     ("isolation", &["SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"]),
-    ("literals by another rule", &["SET standard_conforming_strings = off; SELECT '\\'', set_config('attack.x', '1', false) --'"]),
-    ("literals by another rule, later", &["BEGIN; SET standard_conforming_strings = off", "SELECT '\\'', set_config('attack.x', '1', false) --'", "COMMIT"]),
+    (
+        "literals by another rule",
+        &["SET standard_conforming_strings = off; SELECT '\\'', set_config('attack.x', '1', false) --'"],
+    ),
+    (
+        "literals by another rule, later",
+        &[
+            "BEGIN; SET standard_conforming_strings = off",
+            "SELECT '\\'', set_config('attack.x', '1', false) --'",
+            "COMMIT",
+        ],
+    ),
     ("a literal that goes on", &["SELECT E'a'\n'\\'', set_config('attack' || '.x', '1', false) --'"]),
-    ("an encoding that hides a backslash", &["SET client_encoding = 'SJIS'", "SELECT E'\u{8a}\\', set_config('attack.x', '1', false) --'"]),
+    (
+        "an encoding that hides a backslash",
+        &["SET client_encoding = 'SJIS'", "SELECT E'\u{8a}\\', set_config('attack.x', '1', false) --'"],
+    ),
 ];
 
 /// A part of all combinations, or all of them. `implied`: of the doors that need not be named.
@@ -286,7 +549,8 @@ fn attack(payload: &Payload, door: &Door, call: &str, made: Made, number: usize)
 
 /// A call of each function that SQL can call, twenty of them for each client.
 pub(super) fn functions(server: &Postgres, all: bool) -> Vec<Attack> {
-    let harmless = if all { "true" } else { "provolatile = 'v' OR proname LIKE '%xml%' OR proname LIKE 'ts\\_%'" };
+    let harmless =
+        if all { "true" } else { "provolatile = 'v' OR proname LIKE '%xml%' OR proname LIKE 'ts\\_%'" };
     let sql = format!(
         "SELECT proname || '(' || coalesce((SELECT string_agg(CASE \
             WHEN t.typname IN ('text', 'varchar', 'cstring') AND proname LIKE '%config%' THEN \

@@ -94,7 +94,8 @@ impl Arena {
             record.pooling = if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
             record.server_connections_max = 2;
         });
-        let direct = format!("postgres://{ROLE}@127.0.0.1:{}/shop", server.port).parse::<tokio_postgres::Config>();
+        let direct =
+            format!("postgres://{ROLE}@127.0.0.1:{}/shop", server.port).parse::<tokio_postgres::Config>();
         let (client, connection) = direct.unwrap().password(PASSWORD).connect(NoTls).await.unwrap();
         tokio::spawn(connection);
         let expected = row(&client, &form.view()).await;

@@ -1,0 +1,176 @@
+//! A stream from a server that sends no more than a session of the platform can have asked for.
+//!
+//! # Why
+//! The driver keeps whatever comes: a message until it is complete, rows until the last, the name of each setting that is
+//! reported. A server that an attacker has taken would fill the memory of the process that every other database depends on.
+//! So the stream is walked message by message before the driver sees it, and breaks where it is too much.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::wire::Violation;
+use crate::wire::frame::{Piece, Walker};
+use crate::wire::message::Header;
+use crate::wire::message::backend::tag;
+
+/// The longest answers hold a row for each table of a database.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// From one ReadyForQuery to the next.
+const EXCHANGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What the driver keeps of a message beside its bytes, at least.
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
+/// Reports of settings in the whole life of a session.
+const REPORTED_BYTES_MAX: usize = 1024 * 1024;
+
+const READ_BYTES: usize = 16 * 1024;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Bounded<S> {
+    stream: S,
+    tally: Tally,
+    /// Read, and not handed on.
+    held: BytesMut,
+    /// So much at its front has been looked at.
+    seen: usize,
+}
+
+/// What has come.
+#[derive(Debug, Default)]
+struct Tally {
+    walker: Walker,
+    exchange_bytes: usize,
+    reported_bytes: usize,
+}
+
+impl<S> Bounded<S> {
+    pub(super) fn new(stream: S) -> Bounded<S> {
+        Bounded { stream, tally: Tally::default(), held: BytesMut::new(), seen: 0 }
+    }
+}
+
+impl Tally {
+    /// Looks at what has come, and says how much of it may be handed on: all but the beginning of a header.
+    fn look(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
+        let mut seen = 0;
+        while let Some(piece) = self.walker.next(bytes.get(seen..).unwrap_or_default(), |_| false)? {
+            seen += piece.bytes.len();
+            if piece.part.begins() {
+                self.begin(&piece)?;
+            }
+        }
+        Ok(seen)
+    }
+
+    fn begin(&mut self, piece: &Piece<'_>) -> Result<(), Violation> {
+        let header = Header::parse(piece.bytes, MESSAGE_BYTES_MAX)?;
+        let bytes = header.map_or(0, |header| header.message_bytes()) + MESSAGE_OVERHEAD_BYTES;
+        self.exchange_bytes += bytes;
+        match piece.tag {
+            tag::READY_FOR_QUERY => self.exchange_bytes = 0,
+            tag::PARAMETER_STATUS => self.reported_bytes += bytes,
+            _ => {}
+        }
+        let too_much =
+            |what, bytes| Violation::Length { what, length: i64::try_from(bytes).unwrap_or(i64::MAX) };
+        if self.exchange_bytes > EXCHANGE_BYTES_MAX {
+            return Err(too_much("an answer", self.exchange_bytes));
+        }
+        if self.reported_bytes > REPORTED_BYTES_MAX {
+            return Err(too_much("the settings that a server reports", self.reported_bytes));
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.seen == 0 {
+            let mut chunk = [0; READ_BYTES];
+            let mut chunk = ReadBuf::new(&mut chunk);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut chunk))?;
+            if chunk.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.held.extend_from_slice(chunk.filled());
+            this.seen = this
+                .tally
+                .look(&this.held)
+                .map_err(|violation| io::Error::new(io::ErrorKind::InvalidData, violation))?;
+        }
+        let length = this.seen.min(out.remaining());
+        out.put_slice(this.held.get(..length).unwrap_or_default());
+        this.held.advance(length);
+        this.seen -= length;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn message(tag: u8, body_bytes: usize) -> Vec<u8> {
+        let length = u32::try_from(body_bytes + 4).unwrap();
+        [&[tag], &length.to_be_bytes()[..], &vec![b'x'; body_bytes]].concat()
+    }
+
+    /// What comes through; an error for what is too much.
+    async fn through(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut read = Vec::new();
+        Bounded::new(bytes).read_to_end(&mut read).await.map(|_| read)
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_comes_as_it_is() {
+        let rows = [message(b'T', 100), message(b'D', 20_000).repeat(1000), message(b'Z', 1)].concat();
+        let twice = rows.repeat(2);
+        assert_eq!(through(&twice).await.unwrap(), twice, "each answer counts for itself");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_ends_the_session() {
+        let endless: [&[u8]; 5] = [
+            b"D\x7f\xff\xff\xff",
+            b"D\x01\x00\x00\x05",
+            b"D\xff\xff\xff\xff",
+            &message(b'D', 1 << 20).repeat(65),
+            &message(b'N', 6).repeat(EXCHANGE_BYTES_MAX / MESSAGE_OVERHEAD_BYTES),
+        ];
+        for bytes in endless {
+            assert!(through(bytes).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_that_are_reported_without_an_end_end_the_session_however_slowly_they_come() {
+        let slowly = [message(b'S', 900), message(b'Z', 1)].concat();
+        assert!(through(&slowly.repeat(900)).await.is_ok());
+        assert!(through(&slowly.repeat(1100)).await.is_err());
+    }
+}
