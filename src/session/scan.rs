@@ -18,6 +18,7 @@ mod calls;
 mod effects;
 mod judge;
 mod lexer;
+mod screen;
 mod unicode;
 mod words;
 

@@ -69,6 +69,15 @@ fn is(byte: u8, class: u8) -> bool {
     CLASS[byte as usize] & class != 0
 }
 
+/// A byte of a name or a number.
+pub(super) fn is_name_byte(byte: u8) -> bool {
+    is(byte, NAME)
+}
+
+pub(super) fn is_space(byte: u8) -> bool {
+    is(byte, SPACE)
+}
+
 /// A cursor over the tokens of a text. `Copy`: looking ahead is walking a copy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lexer<'a> {

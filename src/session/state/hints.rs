@@ -440,7 +440,7 @@ pub(super) struct Known<'h>(&'h Hints);
 
 impl Names for Known<'_> {
     fn are_all_harmless(&self) -> bool {
-        self.0.names.is_empty()
+        self.0.names.is_empty() && self.0.implied.is_none()
     }
 
     fn effects(&mut self, name: &[u8]) -> Effects {

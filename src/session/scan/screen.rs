@@ -1,0 +1,127 @@
+//! The short way to a verdict: a text that makes no call but of harmless built-in functions, in a database whose names are all
+//! harmless.
+//!
+//! # Why
+//! Nearly all texts are of this kind, and cutting each into tokens would cost more than all the rest that is done for a query.
+//! Each byte is looked at once, and every byte counts as code: what stands in a literal or in a comment can only make a text
+//! look worse. What could make it look better (a comment between a name and its parenthesis, a name in quotes) ends the short
+//! way, and [`super::judge`] cuts tokens.
+
+use super::effects::Effects;
+use super::lexer::{Backslashes, Lexer, Token, is_name_byte, is_space};
+use super::words::{Meaning, meaning};
+use super::{Effect, effect_of};
+
+/// What a byte may begin or end that has to be looked at.
+const LOOKED_AT: [bool; 256] = {
+    let mut looked_at = [false; 256];
+    let mut at = 0;
+    let bytes = b"(;\"-/_nN";
+    while at < bytes.len() {
+        looked_at[bytes[at] as usize] = true;
+        at += 1;
+    }
+    looked_at
+};
+
+/// The effects of a text that is harmless for all that is built in. `None`: it has to be read by its tokens.
+pub(super) fn screen(sql: &[u8]) -> Option<Effects> {
+    let (effects, from) = match sql {
+        // Nearly all of them.
+        [b'S', b'E', b'L', b'E', b'C', b'T', b' ', ..] | [b's', b'e', b'l', b'e', b'c', b't', b' ', ..] => {
+            (Effects::RUNS, b"SELECT ".len())
+        }
+        _ => first_words(sql)?,
+    };
+    let rest = sql.get(from..)?;
+    for (at, &byte) in rest.iter().enumerate() {
+        if LOOKED_AT[byte as usize] && !is_fine(sql, from + at) {
+            return None;
+        }
+    }
+    Some(effects)
+}
+
+/// The effects of the verb, and where its operands begin; the table that an INSERT fills belongs to the verb.
+fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
+    let mut lexer = Lexer::new(sql, Backslashes::Literal);
+    let Some(Token::Word(verb)) = lexer.next() else { return None };
+    let effects = match effect_of(verb) {
+        Effect::None => Effects::NONE,
+        Effect::Runs => Effects::RUNS,
+        Effect::Changes => return None,
+    };
+    let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
+    // They run what is not in the text, or name settings.
+    let more: [&[u8]; 8] =
+        [b"CALL", b"SHOW", b"EXECUTE", b"ANALYZE", b"VACUUM", b"REFRESH", b"REINDEX", b"MERGE"];
+    if more.iter().any(|known| is(known)) {
+        return None;
+    }
+    if is(b"INSERT") {
+        lexer.next().filter(|token| token.is_word(b"INTO"))?;
+        table_name(&mut lexer)?;
+    }
+    Some((effects, lexer.offset()))
+}
+
+/// `name` or `schema.name`, with the parenthesis behind it.
+fn table_name(lexer: &mut Lexer<'_>) -> Option<()> {
+    loop {
+        let Some(Token::Word(name)) = lexer.next() else { return None };
+        if meaning(name).is_some_and(|word| word != Meaning::Harmless) || is_temporary(name) {
+            return None;
+        }
+        match lexer.peek() {
+            Some(Token::Symbol(b'.')) => lexer.next(),
+            Some(Token::Symbol(b'(')) => {
+                lexer.next();
+                return Some(());
+            }
+            _ => return Some(()),
+        };
+    }
+}
+
+fn is_temporary(name: &[u8]) -> bool {
+    name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp"))
+}
+
+/// Whether the byte at `at` belongs to nothing that has to be read by its tokens.
+fn is_fine(sql: &[u8], at: usize) -> bool {
+    let before = &sql[..at];
+    let after = &sql[at + 1..];
+    match sql[at] {
+        b'(' => is_no_call(before),
+        b';' => after.iter().all(|&byte| is_space(byte)),
+        b'-' => after.first() != Some(&b'-'),
+        b'/' => after.first() != Some(&b'*'),
+        // pg_temp, pg_settings
+        b'_' => !ends(before, b"pg"),
+        b'n' | b'N' => {
+            let is_into = ends(before, b"i") && starts(after, b"to");
+            !is_into || before.get(before.len().wrapping_sub(2)).is_some_and(|&byte| is_name_byte(byte))
+        }
+        _ => false,
+    }
+}
+
+/// What stands before a parenthesis is no name, or that of something harmless.
+fn is_no_call(before: &[u8]) -> bool {
+    let end = before.iter().rposition(|&byte| !is_space(byte)).map_or(0, |last| last + 1);
+    let start = before[..end].iter().rposition(|&byte| !is_name_byte(byte)).map_or(0, |last| last + 1);
+    let word = &before[start..end];
+    word.is_empty()
+        || matches!(
+            meaning(word),
+            Some(Meaning::Harmless | Meaning::Grammar | Meaning::Reserved | Meaning::Introduces)
+        )
+}
+
+fn starts(text: &[u8], word: &[u8]) -> bool {
+    text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+}
+
+fn ends(text: &[u8], word: &[u8]) -> bool {
+    text.len().checked_sub(word.len()).is_some_and(|from| text[from..].eq_ignore_ascii_case(word))
+}
