@@ -135,6 +135,8 @@ struct Judge<'n, N> {
     literals: Literals,
     /// A statement begins here.
     at_start: bool,
+    /// With a parenthesis.
+    is_opened: bool,
     /// A name that is not called, whatever follows it.
     introduced: Introduced,
     /// The name before the last dot is that of the temporary schema.
@@ -158,6 +160,7 @@ impl<'n, N: Names> Judge<'n, N> {
             depth: 0,
             literals: Literals::Values,
             at_start: true,
+            is_opened: false,
             introduced: Introduced::No,
             in_temporary: false,
             statements: 0,
@@ -213,6 +216,7 @@ impl<'n, N: Names> Judge<'n, N> {
                 }
                 Token::Escaped(_) => self.add(Effects::ESCAPED, b""),
                 Token::Symbol(b'(') => {
+                    self.is_opened |= self.at_start;
                     if let Some(name) = before {
                         self.call(name, lexer);
                     }
@@ -225,7 +229,7 @@ impl<'n, N: Names> Judge<'n, N> {
                     before = None;
                     continue;
                 }
-                Token::Symbol(b';') => self.end_statement(),
+                Token::Symbol(b';') => self.end_statement(&lexer),
                 Token::Symbol(b'<') if self.at_start && self.dialect == Dialect::PlPgSql => {
                     skip_label(&mut lexer);
                     continue;
@@ -240,9 +244,13 @@ impl<'n, N: Names> Judge<'n, N> {
             self.in_temporary = false;
             before = None;
         }
+        self.end_statement(&lexer);
     }
 
-    fn end_statement(&mut self) {
+    fn end_statement(&mut self, lexer: &Lexer<'_>) {
+        if std::mem::take(&mut self.is_opened) {
+            self.begin_without_verb(lexer);
+        }
         self.at_start = true;
         self.introduced = Introduced::No;
         self.literals = Literals::Values;
@@ -253,6 +261,7 @@ impl<'n, N: Names> Judge<'n, N> {
         if !std::mem::take(&mut self.at_start) {
             return;
         }
+        self.is_opened = false;
         self.statements += 1;
         let assigns = self.dialect == Dialect::PlPgSql && self.is_assignment(lexer);
         if !assigns {
@@ -318,6 +327,7 @@ impl<'n, N: Names> Judge<'n, N> {
 
     /// The first word of a statement.
     fn begin<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) {
+        self.is_opened = false;
         if self.dialect == Dialect::PlPgSql && self.begin_in_block(word, lexer) {
             return;
         }
