@@ -126,7 +126,7 @@ mod tests {
 
     fn introduced(stream: UnixStream) -> Introduced {
         let mut parameters = Parameters::default();
-        parameters.set("server_version", "18.1");
+        parameters.set("server_version", "18.1").unwrap();
         let key = Bytes::from_static(&[1, 2, 3, 4]);
         let unread = BytesMut::from(&b"later"[..]);
         ServerConnection::new(Stream::from(stream), 7, key, parameters, unread, BytesMut::new()).into()

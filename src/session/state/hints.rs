@@ -360,8 +360,8 @@ impl Reading {
     fn finish(mut self) -> Hints {
         self.spread();
         let implied = self.effects.remove(IMPLIED).unwrap_or_default();
-        let of = |name: &Box<[u8]>| self.effects.get(name).copied().unwrap_or_default();
-        let on_definition = self.triggers.iter().map(of).fold(Effects::NONE, |all, one| all | one);
+        let effects = self.triggers.iter().filter_map(|name| self.effects.get(name));
+        let on_definition = effects.fold(Effects::NONE, |all, &one| all | one);
         let mut hints = Hints {
             id: rand::random_range(1..u32::MAX),
             implied,
