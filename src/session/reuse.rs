@@ -25,8 +25,8 @@ use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
 use super::serve::Origin;
-use super::state::{Hints, ResetOutcome, StateTracker, reset};
-use super::worker::{HINTS_MAX, HintsCell, Worker};
+use super::state::{Hints, HintsCell, ResetOutcome, StateTracker, reset};
+use super::worker::{HINTS_MAX, Worker};
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
 use crate::event_loop;
@@ -36,6 +36,9 @@ use crate::wire::message::frontend;
 
 /// A server that does not do it in so long is busy, and better off without the connection.
 const RESET_MAX: Duration = Duration::from_secs(1);
+
+/// What nobody has asked for in so long is forgotten.
+const READING_KEPT_MAX: Duration = Duration::from_secs(600);
 
 /// How often those look who wait until somebody else has read it.
 const HINTS_POLL: Duration = Duration::from_millis(20);
@@ -66,7 +69,7 @@ pub(super) struct Kept {
 struct Reading {
     asked: Instant,
     /// Filled by whoever asked.
-    answer: HintsCell,
+    answer: Arc<HintsCell>,
 }
 
 impl Reading {
@@ -200,7 +203,7 @@ impl Kept {
             }
             !all.is_empty()
         });
-        self.hints.borrow_mut().retain(|_, reading| reading.asked.elapsed() < HINTS_MAX);
+        self.hints.borrow_mut().retain(|_, reading| reading.asked.elapsed() < READING_KEPT_MAX);
     }
 
     pub(super) fn close_all(&self) {
@@ -229,7 +232,8 @@ impl Kept {
         match all.get(database) {
             Some(reading) if reading.asked.elapsed() < HINTS_MAX => (reading.clone(), false),
             _ => {
-                let reading = Reading { asked: Instant::now(), answer: HintsCell::default() };
+                let before = all.get(database).map(|reading| reading.answer.doubted());
+                let reading = Reading { asked: Instant::now(), answer: Arc::new(before.unwrap_or_default()) };
                 all.insert(database.clone(), reading.clone());
                 (reading, true)
             }

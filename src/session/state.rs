@@ -47,7 +47,7 @@ mod tracker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use hints::Hints;
+pub use hints::{Hints, HintsCell};
 pub use reset::{Outcome as ResetOutcome, reset};
 pub use snapshot::{SnapshotError, snapshot};
 pub use tracker::{Bound, Freshness, StateTracker};

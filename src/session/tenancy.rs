@@ -30,7 +30,7 @@ use super::counters;
 use super::ending::Ending;
 use super::hold::{Travel, is_held};
 use super::limits::Source;
-use super::pool::{Lending, Pooled, Shelf};
+use super::pool::{Knowledge, Lending, Pooled, Shelf};
 use super::registry::{Aim, Target};
 use super::relay::Relay;
 use super::restore::LockPatience;
@@ -212,8 +212,10 @@ impl Relay {
         if tenancy.functions != tenancy.shelf.pool.functions() {
             tenancy.functions = tenancy.shelf.pool.functions();
             self.tracker.forget_hints();
-            if tenancy.shelf.pool.take_functions_unread() {
-                self.worker.forget_hints(self.route.id());
+            match tenancy.shelf.pool.take_knowledge() {
+                Knowledge::Told => {}
+                Knowledge::Doubted => self.worker.doubt_hints(self.route.id()),
+                Knowledge::Outdated => self.worker.forget_hints(self.route.id()),
             }
         }
         // Another session may have read meanwhile what they do.
@@ -272,7 +274,7 @@ impl Relay {
         }
         let pool = &tenancy.shelf.pool;
         pool.definitions_changed();
-        pool.take_functions_unread();
+        pool.take_knowledge();
         tenancy.functions = pool.functions();
         tenancy.definitions = pool.definitions();
         self.worker.forget_hints(self.route.id());

@@ -10,13 +10,13 @@
 //! named. Inside the pause only the difference is applied, in one round trip.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_names};
-use super::state::{Hints, SessionState, SnapshotError, StateTracker, snapshot};
+use super::state::{Hints, HintsCell, SessionState, SnapshotError, StateTracker, snapshot};
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::tls::Connector;
@@ -340,7 +340,7 @@ impl Twin {
     /// Reads the state of the twin itself. It has functions of the same database, but none ran here.
     async fn read_back(&mut self, like: &SessionState) -> Result<SessionState, TwinError> {
         let mut tracker = StateTracker::asking_for(like.settings.keys());
-        let hints = OnceLock::from(Arc::new(Hints::default()));
+        let hints = HintsCell::of(Arc::new(Hints::default()));
         Ok(snapshot(&mut self.connection, &mut tracker, &hints).await?)
     }
 

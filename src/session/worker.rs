@@ -10,8 +10,8 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use super::acceptor::{Arrival, Lobby};
 use super::limits::{self, Ledger, Terms, Watch};
 use super::pool::{Pool, PoolParts};
 use super::reuse::Kept;
-use super::state::Hints;
+use super::state::HintsCell;
 use super::statements::Texts;
 use super::turn_clock::TurnClock;
 use super::{Begun, Plane, serve};
@@ -86,7 +86,7 @@ pub(super) struct Worker {
     /// Asked for before a twin is built without haste.
     pub(super) warmers: Arc<Semaphore>,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
-    hints: RefCell<HashMap<DatabaseId, HintsCell>>,
+    hints: RefCell<HashMap<DatabaseId, Arc<HintsCell>>>,
     parameters: RefCell<SharedParameters>,
     /// Connections that are lent.
     pools: RefCell<HashMap<DatabaseId, Rc<Pool>>>,
@@ -98,9 +98,6 @@ pub(super) struct Worker {
 
 /// What functions of a database do to its sessions is read again after so long: they may be defined elsewhere.
 pub(super) const HINTS_MAX: Duration = Duration::from_secs(10);
-
-/// Filled by the first session that needs it.
-pub(super) type HintsCell = Arc<OnceLock<Arc<Hints>>>;
 
 /// A session that is woken when the worker stops, while this lives.
 #[derive(Debug)]
@@ -180,13 +177,20 @@ impl Worker {
         limits::look_at(sessions.values().filter_map(|(waker, watch)| Some((waker, watch.as_ref()?))));
     }
 
-    pub(super) fn hints(&self, database: &DatabaseId) -> HintsCell {
+    pub(super) fn hints(&self, database: &DatabaseId) -> Arc<HintsCell> {
         Arc::clone(self.hints.borrow_mut().entry(database.clone()).or_default())
     }
 
     /// The database stays where it is now; before the next time its functions may change.
     pub(super) fn forget_hints(&self, database: &DatabaseId) {
         self.hints.borrow_mut().remove(database);
+    }
+
+    /// Somebody beside Freehold may have changed them.
+    pub(super) fn doubt_hints(&self, database: &DatabaseId) {
+        if let Some(known) = self.hints.borrow_mut().get_mut(database) {
+            *known = Arc::new(known.doubted());
+        }
     }
 
     /// Where sessions of this database get their connections.

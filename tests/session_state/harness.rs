@@ -1,6 +1,5 @@
 //! Two servers of different majors with the same database, and a session that is told of its traffic as by a relay.
 
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -8,7 +7,7 @@ use freehold::backend::{ConnectRequest, Credential, Reply, ServerConnection, con
 use freehold::lab::{Major, Postgres};
 use freehold::model::{Address, Place, RoleName, SslMode, SystemName};
 use freehold::session::restore::LockPatience;
-use freehold::session::state::{Hints, SessionState, StateTracker, snapshot};
+use freehold::session::state::{HintsCell, SessionState, StateTracker, snapshot};
 use freehold::session::twin::{Twin, TwinError};
 use freehold::tls::Connector;
 use freehold::wire::message::{
@@ -84,7 +83,7 @@ fn request(server: &Postgres, role: &str, startup: &[(&str, &str)]) -> ConnectRe
 pub(crate) struct Session {
     pub(crate) connection: ServerConnection,
     pub(crate) tracker: StateTracker,
-    hints: OnceLock<Arc<Hints>>,
+    hints: HintsCell,
     next: ConnectRequest,
 }
 
@@ -93,7 +92,7 @@ impl Session {
         let connector = Connector::native().unwrap();
         let connection = connect(&request(from, role, startup), &connector, deadline()).await.unwrap();
         let next = request(to, role, startup);
-        Session { connection, tracker: StateTracker::new(), hints: OnceLock::new(), next }
+        Session { connection, tracker: StateTracker::new(), hints: HintsCell::default(), next }
     }
 
     /// Sends messages as a client does, and tells the tracker of both directions as a relay does.

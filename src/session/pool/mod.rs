@@ -159,6 +159,19 @@ pub(super) struct Pool {
     surveyed: Cell<Moment>,
     /// [`Pool::functions`] when somebody of this worker was last told to read what they do.
     functions_read: Cell<u64>,
+    /// [`Pool::definitions`] at that moment.
+    definitions_read: Cell<u64>,
+}
+
+/// What a worker knows of the functions of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Knowledge {
+    /// Somebody of this worker was told already.
+    Told,
+    /// It may not be right any more.
+    Doubted,
+    /// It is not right any more.
+    Outdated,
 }
 
 impl Pool {
@@ -175,6 +188,7 @@ impl Pool {
             now: Cell::new(Moment::now()),
             surveyed: Cell::new(Moment::now()),
             functions_read: Cell::new(0),
+            definitions_read: Cell::new(0),
         });
         event_loop::spawn(keeper::keep(Rc::downgrade(&pool)));
         pool
@@ -236,9 +250,15 @@ impl Pool {
         self.permits.definitions_changed();
     }
 
-    /// `true`, once after each change: what is known of functions is to be read again.
-    pub(super) fn take_functions_unread(&self) -> bool {
-        self.functions_read.replace(self.functions()) != self.functions()
+    /// What has become of what is known of functions, once after each change.
+    pub(super) fn take_knowledge(&self) -> Knowledge {
+        let is_outdated = self.definitions_read.replace(self.definitions()) != self.definitions();
+        let is_doubted = self.functions_read.replace(self.functions()) != self.functions();
+        match (is_outdated, is_doubted) {
+            (true, _) => Knowledge::Outdated,
+            (false, true) => Knowledge::Doubted,
+            (false, false) => Knowledge::Told,
+        }
     }
 
     /// Nobody has used it for so long, give or take a second.

@@ -18,6 +18,7 @@
 //! Expressions are stored as trees. They are searched as text, because `pg_get_expr` may wait for a table's lock.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
 
 use super::snapshot::{Fields, Rows, SnapshotError, expand};
 use crate::session::scan::{
@@ -45,6 +46,40 @@ pub struct Hints {
     pub(super) settings: Vec<String>,
     /// [`DEFINITIONS`] at that moment; `None`: the server does not count.
     pub(super) definitions: Option<i64>,
+    /// [`CATALOGUE`] at that moment.
+    catalogue: Option<i64>,
+}
+
+/// The hints of a database, or room for them: filled by the first session that asks.
+#[derive(Debug, Default)]
+pub struct HintsCell {
+    answer: OnceLock<Arc<Hints>>,
+    /// Those of before, which may still be right.
+    before: Option<Arc<Hints>>,
+}
+
+impl HintsCell {
+    pub fn of(hints: Arc<Hints>) -> HintsCell {
+        HintsCell { answer: OnceLock::from(hints), before: None }
+    }
+
+    /// To be filled anew; where the catalogue has not changed, by what it was filled with.
+    pub(in crate::session) fn doubted(&self) -> HintsCell {
+        HintsCell { answer: OnceLock::new(), before: self.answer.get().or(self.before.as_ref()).cloned() }
+    }
+
+    pub fn get(&self) -> Option<&Arc<Hints>> {
+        self.answer.get()
+    }
+
+    /// The hints of before, with the question that tells whether they are right.
+    pub(super) fn before(&self) -> Option<(&Arc<Hints>, String)> {
+        self.before.as_ref().map(|before| (before, format!("SELECT ({CATALOGUE})::pg_catalog.text")))
+    }
+
+    pub(super) fn fill(&self, hints: Arc<Hints>) -> Arc<Hints> {
+        Arc::clone(self.answer.get_or_init(|| hints))
+    }
 }
 
 /// The newest major whose functions are all on a list.
@@ -93,10 +128,21 @@ pub(super) const DEFINITIONS: &str = "CASE WHEN pg_catalog.current_setting('trac
     pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(\
     ARRAY[1255,2618,2620,3256,2617,2605]::pg_catalog.oid[]) c(oid)) END";
 
+/// Grows with every change of a catalogue that the question reads, a while after it was made. Those of a session's own count at
+/// once, those of others when they have told.
+const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
+    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_tuples_deleted(c.oid)) FROM pg_catalog.unnest(ARRAY[1255,1259,2600,2603,2604,2605,2606,2610,\
+    2611,2617,2618,2620,3079,3256,3350,3381,3466,3541]::pg_catalog.oid[]) c(oid)) END";
+
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::snapshot()`] has them.
 pub(super) fn sql() -> String {
     let names: Vec<&str> = scan::not_harmless().collect();
-    let sql = READING.replace("@names", &names.join(",")).replace("@definitions", DEFINITIONS);
+    let sql = READING
+        .replace("@names", &names.join(","))
+        .replace("@definitions", DEFINITIONS)
+        .replace("@catalogue", CATALOGUE);
     expand(&sql, ("<<", ">>"))
 }
 
@@ -104,10 +150,12 @@ pub(super) fn sql() -> String {
 /// No backslash stands in it: `standard_conforming_strings` may be off.
 const READING: &str = r"
 SET LOCAL search_path TO pg_catalog, pg_temp;
+SET LOCAL jit TO off;
+SET LOCAL max_parallel_workers_per_gather TO 0;
+SET LOCAL enable_nestloop TO off;
 WITH special(oid, name) AS MATERIALIZED (
   SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
-pattern(ids) AS (SELECT string_agg(oid::text, '|') FROM special),
 tree(owner, tree) AS MATERIALIZED (
   SELECT c.relname, r.ev_action::text || r.ev_qual::text FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
     WHERE r.oid >= 16384
@@ -125,6 +173,10 @@ tree(owner, tree) AS MATERIALIZED (
   UNION ALL SELECT c.relname, p.partexprs::text FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
     WHERE p.partexprs IS NOT NULL
   UNION ALL SELECT p.proname, p.prosqlbody::text FROM pg_proc p WHERE p.oid >= 10000 AND p.prosqlbody IS NOT NULL),
+part(owner, called, after) AS MATERIALIZED (
+  SELECT t.owner, split_part(x.after, ' ', 1), x.after FROM tree t, LATERAL string_to_table(t.tree, 'funcid ') x(after)),
+calls(owner, oid, after) AS MATERIALIZED (
+  SELECT p.owner, s.oid, p.after FROM part p JOIN special s ON s.oid::text = p.called),
 owner(classid, objid, name) AS (
   SELECT 'pg_rewrite'::regclass, r.oid, c.relname FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
   UNION ALL SELECT 'pg_policy'::regclass, p.oid, c.relname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
@@ -145,9 +197,7 @@ used(classid, objid, name) AS (
 uses(owner, used) AS (
   SELECT o.name, u.name FROM owner o JOIN pg_depend d ON d.classid = o.classid AND d.objid = o.objid
     JOIN used u ON u.classid = d.refclassid AND u.objid = d.refobjid
-  UNION SELECT t.owner, s.name FROM tree t, pattern p,
-    LATERAL regexp_matches(t.tree, ':(?:funcid|aggfnoid|winfnoid|opfuncid) (' || p.ids || ') ', 'g') AS m(found)
-    JOIN special s ON s.oid = m.found[1]::oid
+  UNION SELECT c.owner, s.name FROM calls c JOIN special s ON s.oid = c.oid
   UNION SELECT c.relname, p.proname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
     WHERE NOT t.tgisinternal
   UNION SELECT a.relname, b.relname FROM pg_constraint k JOIN pg_class a ON a.oid = k.confrelid
@@ -163,7 +213,8 @@ uses(owner, used) AS (
   UNION SELECT '', p.proname FROM pg_amproc a JOIN pg_proc p ON p.oid = a.amproc WHERE a.oid >= 16384
   UNION SELECT '', p.proname FROM pg_range r, LATERAL unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) x(oid)
     JOIN pg_proc p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
-SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b, NULL AS c, NULL AS d, NULL AS e
+SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
+  (@catalogue)::text AS c, NULL AS d, NULL AS e
 UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<(SELECT x.extname FROM pg_depend d
     JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
     AND d.refclassid = 'pg_extension'::regclass)>>,
@@ -174,10 +225,12 @@ UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, 
 UNION ALL SELECT 'uses', <<u.owner>>, <<u.used>>, NULL, NULL, NULL FROM uses u WHERE u.owner <> u.used
 UNION ALL SELECT 'trigger', <<p.proname>>, NULL, NULL, NULL, NULL FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid
   WHERE t.evtenabled <> 'D' AND t.evtevent <> 'login'
-UNION ALL SELECT DISTINCT 'opaque', <<t.owner>>, NULL, NULL, NULL, NULL FROM tree t WHERE t.tree ~
-  ':funcid 2078 [^{]*:args [(](?![{]CONST )' OR t.tree ~ (':relid ' || 'pg_settings'::regclass::oid || ' ')
-UNION ALL SELECT DISTINCT 'constant', NULL, m.found[1], NULL, NULL, NULL FROM tree t, LATERAL regexp_matches(t.tree,
-  ':funcid (?:2077|2078|3294) [^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]', 'g') AS m(found)";
+UNION ALL SELECT DISTINCT 'opaque', <<c.owner>>, NULL, NULL, NULL, NULL FROM calls c
+  WHERE c.oid = 2078 AND c.after !~ '^[^{]*:args [(][{]CONST '
+UNION ALL SELECT DISTINCT 'opaque', <<t.owner>>, NULL, NULL, NULL, NULL FROM tree t
+  WHERE strpos(t.tree, ':relid ' || 'pg_settings'::regclass::oid || ' ') > 0
+UNION ALL SELECT DISTINCT 'constant', NULL, m.found[1], NULL, NULL, NULL FROM calls c, LATERAL regexp_matches(c.after,
+  '^[^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]') AS m(found) WHERE c.oid = ANY (ARRAY[2077, 2078, 3294]::oid[])";
 
 /// A function, as far as its row tells.
 struct Function {
@@ -386,18 +439,19 @@ impl Hints {
     /// Reads the answer to [`sql`].
     pub(super) fn from_rows(rows: &Rows) -> Result<Hints, SnapshotError> {
         let mut reading = Reading::default();
-        let (mut major, mut definitions) = (0, None);
+        let (mut major, mut definitions, mut catalogue) = (0, None, None);
         for row in rows {
             let fields = Fields::of(row);
             if fields.kind() == "server" {
                 major = fields.number::<u32>(1)? / 10_000;
-                definitions = if fields.is_there(2) { Some(fields.number(2)?) } else { None };
+                definitions = fields.optional_number(2)?;
+                catalogue = fields.optional_number(3)?;
             } else {
                 reading.row(&fields)?;
             }
         }
         let mut hints = reading.finish();
-        hints.definitions = definitions;
+        (hints.definitions, hints.catalogue) = (definitions, catalogue);
         if major > MAJOR_KNOWN_MAX {
             // Functions that it brings are on no list, and views of its own may call them.
             hints.implied |= Effects::ANY;
@@ -407,6 +461,12 @@ impl Hints {
 
     pub(super) fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Whether the catalogue is as it was, by the answer to [`HintsCell::before`].
+    pub(super) fn are_right(&self, answer: &Rows) -> bool {
+        let now = answer.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+        now.is_some() && now == self.catalogue
     }
 
     #[cfg(test)]

@@ -1,12 +1,10 @@
 //! Makes a server connection whose client has left as new, or finds that it cannot be made so.
 
-use std::sync::{Arc, OnceLock};
-
 use bytes::BytesMut;
 
 use super::hints::DEFINITIONS;
 use super::snapshot::{SnapshotError, candidates, learn};
-use super::{Hints, StateTracker};
+use super::{HintsCell, StateTracker};
 use crate::backend::ServerConnection;
 use crate::wire::message::frontend;
 
@@ -20,7 +18,7 @@ use crate::wire::message::frontend;
 pub async fn reset(
     connection: &mut ServerConnection,
     tracker: &mut StateTracker,
-    hints: &OnceLock<Arc<Hints>>,
+    hints: &HintsCell,
 ) -> Result<Outcome, SnapshotError> {
     if tracker.has_done_what_stays() {
         return Ok(Outcome::Stays);

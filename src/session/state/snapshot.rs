@@ -10,13 +10,13 @@
 //! client sent. Nothing else that SQL can see is touched: no named statement, no setting, no sequence, no lock.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
 use super::hints::{self, DEFINITIONS};
 use super::ledger::key_of_row;
-use super::{AdvisoryLock, Hints, SessionState, StateTracker, Statement, TypeName};
+use super::{AdvisoryLock, Hints, HintsCell, SessionState, StateTracker, Statement, TypeName};
 use crate::backend::{QueryError, ServerConnection};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::session::scan;
@@ -75,7 +75,7 @@ impl Explain for SnapshotError {
 pub async fn snapshot(
     connection: &mut ServerConnection,
     tracker: &mut StateTracker,
-    hints: &OnceLock<Arc<Hints>>,
+    hints: &HintsCell,
 ) -> Result<SessionState, SnapshotError> {
     if let Some(pin) = tracker.unnamed_pin() {
         let mut state = SessionState::default();
@@ -95,18 +95,28 @@ pub async fn snapshot(
 pub(super) async fn learn(
     connection: &mut ServerConnection,
     tracker: &mut StateTracker,
-    hints: &OnceLock<Arc<Hints>>,
+    hints: &HintsCell,
 ) -> Result<(), SnapshotError> {
     let known = match hints.get() {
         Some(known) => Arc::clone(known),
-        None => {
-            let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
-            let read = Arc::new(Hints::from_rows(&rows)?);
-            Arc::clone(hints.get_or_init(|| read))
-        }
+        None => hints.fill(read_hints(connection, tracker, hints).await?),
     };
     tracker.use_hints(known);
     Ok(())
+}
+
+async fn read_hints(
+    connection: &mut ServerConnection,
+    tracker: &StateTracker,
+    hints: &HintsCell,
+) -> Result<Arc<Hints>, SnapshotError> {
+    if let Some((before, question)) = hints.before()
+        && before.are_right(&ask(connection, &question, tracker.unnamed_parse()).await?)
+    {
+        return Ok(Arc::clone(before));
+    }
+    let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
+    Ok(Arc::new(Hints::from_rows(&rows)?))
 }
 
 /// Runs `sql`, and parses the unnamed statement again in the same round trip. Where the server refuses that now (its
@@ -283,7 +293,7 @@ impl Reading {
                 state.pins.insert(format!("temporary {} \"{}\"", fields.plain(1)?, fields.text(2)?));
             }
             "definitions" => {
-                self.definitions = if fields.is_there(1) { Some(fields.number(1)?) } else { None };
+                self.definitions = fields.optional_number(1)?;
             }
             "lock" => {
                 let key = key_of_row(fields.number(1)?, fields.number(2)?, fields.number(3)?);
@@ -370,6 +380,13 @@ impl<'a> Fields<'a> {
 
     pub(super) fn number<N: std::str::FromStr>(&self, field: usize) -> Result<N, SnapshotError> {
         self.plain(field)?.parse().map_err(|_| self.odd(field))
+    }
+
+    pub(super) fn optional_number<N: std::str::FromStr>(
+        &self,
+        field: usize,
+    ) -> Result<Option<N>, SnapshotError> {
+        if self.is_there(field) { self.number(field).map(Some) } else { Ok(None) }
     }
 
     fn list(&self, field: usize) -> Result<Vec<u32>, SnapshotError> {
