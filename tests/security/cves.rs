@@ -8,8 +8,8 @@ use freehold::admin::user_line;
 use freehold::auth::scram::Offer;
 use freehold::backend::{ConnectError, ConnectRequest, Credential, connect};
 use freehold::lab::{Major, Postgres};
-use freehold::model::{Address, Place, RoleName, SslMode, SystemName, SystemRecord, UnixMillis};
-use freehold::system::{Session, TableName};
+use freehold::model::{Address, Place, RoleName, ServerAuth, SslMode, SystemName, SystemRecord, UnixMillis};
+use freehold::system::{Session, SystemAccess, TableName};
 use freehold::tls::Connector;
 use freehold::wire::startup;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,6 +77,7 @@ fn to(port: u16, sslmode: SslMode) -> ConnectRequest {
             address: Address { host: "127.0.0.1".to_owned(), port },
             dbname: "shop".to_owned(),
             sslmode,
+            auth: ServerAuth::default(),
         },
         role: RoleName::parse("app").unwrap(),
         startup: Vec::new(),
@@ -187,6 +188,7 @@ fn record(server: &Postgres) -> SystemRecord {
         admin_database: "postgres".to_owned(),
         password_file: Some(server.password_file.display().to_string()),
         sslmode: SslMode::Disable,
+        auth: ServerAuth::default(),
         accepts_databases: true,
         version_num: 0,
         system_identifier: String::new(),
@@ -204,7 +206,9 @@ async fn a_cast_of_the_users_own_is_not_run_by_the_platform() {
         CREATE DOMAIN d AS int; CREATE TABLE u (a t, b d, c text); INSERT INTO u VALUES (ROW(1), 2, 'x')";
     server.psql(trap).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    let session = Session::connect(&record(&server), "postgres", deadline).await.unwrap();
+    let mut access = SystemAccess::default();
+    access.passwords.directories = vec![server.password_file.parent().unwrap().to_owned()];
+    let session = Session::connect(&access, &record(&server), "postgres", "test", deadline).await.unwrap();
     for (table, rows) in [("t", 2), ("u", 1)] {
         let digest =
             freehold::control::verify::digest(&session, &TableName::new("public", table)).await.unwrap();
