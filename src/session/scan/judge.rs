@@ -13,10 +13,16 @@
 //! Operators, casts, and checks of domains are not named in a text. Where one of them calls something that is not harmless,
 //! [`Names::implied`] holds for every text.
 
+mod block;
+mod names;
+
+use self::block::skip_label;
+pub(super) use self::names::cut;
+use self::names::{TEMPLATE_NAME, undoubled, with_folded};
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token};
 use super::screen::screen;
-use super::words::{Meaning, WORD_BYTES_MAX, meaning};
+use super::words::{Meaning, meaning};
 use super::{Effect, calls, effect_of, ends_with_transaction, unicode};
 
 /// What a database says of the names that it has defined itself.
@@ -269,14 +275,6 @@ impl<'n, N: Names> Judge<'n, N> {
         }
     }
 
-    /// A variable with its new value, or a declaration of it. The lexer stands behind its name.
-    fn is_assignment(&self, lexer: &Lexer<'_>) -> bool {
-        match lexer.peek() {
-            Some(Token::Symbol(b':' | b'=' | b'[' | b'.')) => true,
-            _ => self.declares,
-        }
-    }
-
     fn word<'a>(&mut self, word: &'a [u8], before: Option<Token<'a>>, lexer: &mut Lexer<'a>) {
         if self.at_start {
             self.begin(word, lexer);
@@ -390,127 +388,6 @@ impl<'n, N: Names> Judge<'n, N> {
         }
     }
 
-    /// The first word of a statement of PL/pgSQL. `false`: it is one of SQL.
-    fn begin_in_block<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
-        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-        if is(b"DECLARE") {
-            self.declares = true;
-            return true;
-        }
-        if is(b"BEGIN") {
-            self.declares = false;
-            return true;
-        }
-        if self.block_word(word, lexer) {
-            return true;
-        }
-        const CONTROL: [&[u8]; 21] = [
-            b"IF",
-            b"ELSIF",
-            b"ELSEIF",
-            b"WHILE",
-            b"FOR",
-            b"FOREACH",
-            b"EXIT",
-            b"CONTINUE",
-            b"RETURN",
-            b"RAISE",
-            b"ASSERT",
-            b"GET",
-            b"NULL",
-            b"WHEN",
-            b"EXCEPTION",
-            b"OPEN",
-            b"CLOSE",
-            b"PERFORM",
-            b"STRICT",
-            b"COMMIT",
-            b"ROLLBACK",
-        ];
-        let is_control = CONTROL.iter().any(|verb| is(verb));
-        if is_control
-            || (meaning(word).is_none_or(|word| word != Meaning::Reserved) && self.is_assignment(lexer))
-        {
-            self.at_start = false;
-            if !is_control {
-                self.name(word, false);
-            }
-            return true;
-        }
-        false
-    }
-
-    /// Words of PL/pgSQL behind which a statement begins, wherever they stand. `true`: it is one.
-    fn block_word<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
-        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-        match () {
-            () if is(b"THEN") || is(b"ELSE") => self.at_start = self.cases.last() != Some(&Case::Expression),
-            () if is(b"LOOP") => self.at_start = true,
-            () if is(b"CASE") => {
-                let case = if self.at_start { Case::Statement } else { Case::Expression };
-                self.cases.push(case);
-                self.at_start = false;
-            }
-            () if is(b"END") => {
-                if let Some(Token::Word(next)) = lexer.peek()
-                    && [&b"CASE"[..], b"IF", b"LOOP"].iter().any(|word| next.eq_ignore_ascii_case(word))
-                {
-                    lexer.next();
-                    if next.eq_ignore_ascii_case(b"CASE") {
-                        self.cases.pop();
-                    }
-                } else if self.cases.last() == Some(&Case::Expression) {
-                    self.cases.pop();
-                }
-                self.at_start = false;
-            }
-            () if is(b"EXECUTE") => {
-                self.at_start = false;
-                self.dynamic(*lexer);
-            }
-            () => return false,
-        }
-        true
-    }
-
-    /// EXECUTE of a text, in PL/pgSQL. The lexer stands behind the word.
-    fn dynamic(&mut self, mut lexer: Lexer<'_>) {
-        let known = match lexer.next() {
-            // A trigger is made.
-            Some(token) if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") => return,
-            Some(Token::Text(text)) => {
-                let ends = match lexer.next() {
-                    None | Some(Token::Symbol(b';')) => true,
-                    Some(token) => [&b"INTO"[..], b"USING", b"LOOP"].iter().any(|word| token.is_word(word)),
-                };
-                ends.then(|| undoubled(text))
-            }
-            Some(token) if token.is_word(b"FORMAT") && lexer.next() == Some(Token::Symbol(b'(')) => {
-                match (lexer.next(), lexer.next()) {
-                    (Some(Token::Text(template)), Some(Token::Symbol(b',' | b')'))) => {
-                        template_sql(&undoubled(template))
-                    }
-                    _ => None,
-                }
-            }
-            _ => None,
-        };
-        match known {
-            Some(text) if self.depth < DEPTH_MAX && !text.contains(&b'\\') => {
-                self.nested(&text, Dialect::Sql);
-            }
-            _ => self.add(Effects::ANY, b"EXECUTE"),
-        }
-    }
-
-    fn nested(&mut self, text: &[u8], dialect: Dialect) {
-        let mut inner = Judge::new(text, &mut *self.names, dialect);
-        inner.depth = self.depth + 1;
-        inner.text(text, Backslashes::Literal);
-        let effects = inner.verdict().effects;
-        self.add(effects.without(Effects::SCAN), b"");
-    }
-
     fn literal(&mut self, body: &[u8], sql: &[u8]) {
         if self.literals != Literals::Code {
             return;
@@ -606,88 +483,11 @@ fn judge_body_at<N: Names>(body: &[u8], dialect: Dialect, depth: u8, names: &mut
     }
 }
 
-/// `<<label>>`, behind its first byte.
-fn skip_label(lexer: &mut Lexer<'_>) {
-    while let Some(token) = lexer.next() {
-        if token == Token::Symbol(b'>') && lexer.peek() == Some(Token::Symbol(b'>')) {
-            lexer.next();
-            return;
-        }
-    }
-}
-
 fn is_temporary(name: Token<'_>) -> bool {
     let (Token::Word(name) | Token::Quoted(name)) = name else { return false };
     name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp"))
 }
 
-/// What stands in a template of `format` for a name that is put in.
-const TEMPLATE_NAME: &[u8] = b"%";
-
-/// A template of `format` as SQL. `None`: it puts in more than names and values.
-fn template_sql(template: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(template.len());
-    let mut rest = template;
-    while let Some(at) = memchr::memchr(b'%', rest) {
-        out.extend_from_slice(&rest[..at]);
-        rest = &rest[at + 1..];
-        let digits = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
-        if digits > 0 && rest.get(digits) == Some(&b'$') {
-            rest = &rest[digits + 1..];
-        }
-        let (kind, after) = rest.split_first()?;
-        match kind {
-            b'%' => out.push(b'%'),
-            b'I' => out.extend_from_slice(b"\"%\""),
-            b'L' => out.extend_from_slice(b"''"),
-            _ => return None,
-        }
-        rest = after;
-    }
-    out.extend_from_slice(rest);
-    Some(out)
-}
-
-fn undoubled(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = memchr::memmem::find(rest, b"''") {
-        out.extend_from_slice(&rest[..=at]);
-        rest = &rest[at + 2..];
-    }
-    out.extend_from_slice(rest);
-    out
-}
-
-/// The name as PostgreSQL folds it, and cuts it to 63 bytes.
-fn with_folded<T>(written: &[u8], is_quoted: bool, look: impl FnOnce(&[u8]) -> T) -> T {
-    if is_quoted && written.windows(2).any(|pair| pair == b"\"\"") {
-        let name = String::from_utf8_lossy(written).replace("\"\"", "\"").into_bytes();
-        return look(cut(&name));
-    }
-    let name = cut(written);
-    if is_quoted || !name.iter().any(u8::is_ascii_uppercase) {
-        return look(name);
-    }
-    let mut folded = [0; WORD_BYTES_MAX];
-    let Some(folded) = folded.get_mut(..name.len()) else { return look(name) };
-    folded.copy_from_slice(name);
-    folded.make_ascii_lowercase();
-    look(folded)
-}
-
-/// An identifier is as long as PostgreSQL keeps it.
-pub(super) fn cut(name: &[u8]) -> &[u8] {
-    if name.len() <= WORD_BYTES_MAX {
-        return name;
-    }
-    let cut = &name[..WORD_BYTES_MAX];
-    match std::str::from_utf8(cut) {
-        Ok(_) => cut,
-        Err(error) => &cut[..error.valid_up_to()],
-    }
-}
-
 #[cfg(test)]
-#[path = "judge_tests.rs"]
+#[path = "judge/tests.rs"]
 mod tests;

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
-use super::super::scan;
 use super::*;
+use crate::session::scan::scan;
 
 /// A database with these names; every other call is unknown.
 #[derive(Default)]

@@ -1,0 +1,151 @@
+//! Statements of PL/pgSQL: where they begin, and what EXECUTE runs.
+//!
+//! Owns what the body of a function or of a DO block is beside SQL (manual, chapter 43). What it does not know counts as a statement
+//! that is asked for.
+
+use super::super::effects::Effects;
+use super::super::lexer::{Backslashes, Lexer, Token};
+use super::super::words::{Meaning, meaning};
+use super::names::{template_sql, undoubled};
+use super::{Case, DEPTH_MAX, Dialect, Judge, Names};
+
+impl<N: Names> Judge<'_, N> {
+    /// A variable with its new value, or a declaration of it. The lexer stands behind its name.
+    pub(super) fn is_assignment(&self, lexer: &Lexer<'_>) -> bool {
+        match lexer.peek() {
+            Some(Token::Symbol(b':' | b'=' | b'[' | b'.')) => true,
+            _ => self.declares,
+        }
+    }
+
+    /// The first word of a statement of PL/pgSQL. `false`: it is one of SQL.
+    pub(super) fn begin_in_block<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        if is(b"DECLARE") {
+            self.declares = true;
+            return true;
+        }
+        if is(b"BEGIN") {
+            self.declares = false;
+            return true;
+        }
+        if self.block_word(word, lexer) {
+            return true;
+        }
+        const CONTROL: [&[u8]; 21] = [
+            b"IF",
+            b"ELSIF",
+            b"ELSEIF",
+            b"WHILE",
+            b"FOR",
+            b"FOREACH",
+            b"EXIT",
+            b"CONTINUE",
+            b"RETURN",
+            b"RAISE",
+            b"ASSERT",
+            b"GET",
+            b"NULL",
+            b"WHEN",
+            b"EXCEPTION",
+            b"OPEN",
+            b"CLOSE",
+            b"PERFORM",
+            b"STRICT",
+            b"COMMIT",
+            b"ROLLBACK",
+        ];
+        let is_control = CONTROL.iter().any(|verb| is(verb));
+        if is_control
+            || (meaning(word).is_none_or(|word| word != Meaning::Reserved) && self.is_assignment(lexer))
+        {
+            self.at_start = false;
+            if !is_control {
+                self.name(word, false);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Words of PL/pgSQL behind which a statement begins, wherever they stand. `true`: it is one.
+    pub(super) fn block_word<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        match () {
+            () if is(b"THEN") || is(b"ELSE") => self.at_start = self.cases.last() != Some(&Case::Expression),
+            () if is(b"LOOP") => self.at_start = true,
+            () if is(b"CASE") => {
+                let case = if self.at_start { Case::Statement } else { Case::Expression };
+                self.cases.push(case);
+                self.at_start = false;
+            }
+            () if is(b"END") => {
+                if let Some(Token::Word(next)) = lexer.peek()
+                    && [&b"CASE"[..], b"IF", b"LOOP"].iter().any(|word| next.eq_ignore_ascii_case(word))
+                {
+                    lexer.next();
+                    if next.eq_ignore_ascii_case(b"CASE") {
+                        self.cases.pop();
+                    }
+                } else if self.cases.last() == Some(&Case::Expression) {
+                    self.cases.pop();
+                }
+                self.at_start = false;
+            }
+            () if is(b"EXECUTE") => {
+                self.at_start = false;
+                self.dynamic(*lexer);
+            }
+            () => return false,
+        }
+        true
+    }
+
+    /// EXECUTE of a text, in PL/pgSQL. The lexer stands behind the word.
+    fn dynamic(&mut self, mut lexer: Lexer<'_>) {
+        let known = match lexer.next() {
+            // A trigger is made.
+            Some(token) if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") => return,
+            Some(Token::Text(text)) => {
+                let ends = match lexer.next() {
+                    None | Some(Token::Symbol(b';')) => true,
+                    Some(token) => [&b"INTO"[..], b"USING", b"LOOP"].iter().any(|word| token.is_word(word)),
+                };
+                ends.then(|| undoubled(text))
+            }
+            Some(token) if token.is_word(b"FORMAT") && lexer.next() == Some(Token::Symbol(b'(')) => {
+                match (lexer.next(), lexer.next()) {
+                    (Some(Token::Text(template)), Some(Token::Symbol(b',' | b')'))) => {
+                        template_sql(&undoubled(template))
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        match known {
+            Some(text) if self.depth < DEPTH_MAX && !text.contains(&b'\\') => {
+                self.nested(&text, Dialect::Sql);
+            }
+            _ => self.add(Effects::ANY, b"EXECUTE"),
+        }
+    }
+
+    fn nested(&mut self, text: &[u8], dialect: Dialect) {
+        let mut inner = Judge::new(text, &mut *self.names, dialect);
+        inner.depth = self.depth + 1;
+        inner.text(text, Backslashes::Literal);
+        let effects = inner.verdict().effects;
+        self.add(effects.without(Effects::SCAN), b"");
+    }
+}
+
+/// `<<label>>`, behind its first byte.
+pub(super) fn skip_label(lexer: &mut Lexer<'_>) {
+    while let Some(token) = lexer.next() {
+        if token == Token::Symbol(b'>') && lexer.peek() == Some(Token::Symbol(b'>')) {
+            lexer.next();
+            return;
+        }
+    }
+}
