@@ -5,7 +5,7 @@ CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release/freehold
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench compatibility check fmt config
+.PHONY: help setup build demo test bench compatibility isolation check fmt config
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: ## format, lints as errors, documentation, licences and sources and known
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --no-deps --document-private-items --quiet
 	@deploy/check-crates.sh
+
+isolation: setup ## every attack on lent connections, on every installed major, in both forms of pooling; 20 minutes
+	FREEHOLD_ISOLATION=full $(CARGO) test --locked --test dataplane isolation:: -- --test-threads 1 --nocapture
 
 fmt: ## formats the sources
 	$(CARGO) fmt

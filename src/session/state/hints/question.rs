@@ -1,0 +1,117 @@
+//! The question for what a database has defined, and two cheap ones for whether that has changed.
+
+use super::super::snapshot::expand;
+use crate::session::scan;
+
+/// Grows with every change of a function, a rule or view, a trigger, a policy, an operator or a cast that this session has made,
+/// and soon after one that another has made. A view of statistics: it costs nothing to read.
+pub(in super::super) const DEFINITIONS: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
+    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(\
+    ARRAY[1255,2618,2620,3256,2617,2605]::pg_catalog.oid[]) c(oid)) END";
+
+/// Grows with every change of a catalogue that the question reads, a while after it was made. Those of a session's own count at
+/// once, those of others when they have told.
+pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
+    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_tuples_deleted(c.oid)) FROM pg_catalog.unnest(ARRAY[1255,1259,2600,2603,2604,2605,2606,2610,\
+    2611,2617,2618,2620,3079,3256,3350,3381,3466,3541]::pg_catalog.oid[]) c(oid)) END";
+
+/// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has them.
+pub(in super::super) fn sql() -> String {
+    let names: Vec<&str> = scan::not_harmless().collect();
+    let sql = READING
+        .replace("@names", &names.join(","))
+        .replace("@definitions", DEFINITIONS)
+        .replace("@catalogue", CATALOGUE);
+    expand(&sql, ("<<", ">>"))
+}
+
+/// Its names are found in `pg_catalog`, whatever the session's search path is: that holds for this one transaction.
+/// No backslash stands in it: `standard_conforming_strings` may be off.
+const READING: &str = r"
+SET LOCAL search_path TO pg_catalog, pg_temp;
+SET LOCAL jit TO off;
+SET LOCAL max_parallel_workers_per_gather TO 0;
+SET LOCAL enable_nestloop TO off;
+WITH special(oid, name) AS MATERIALIZED (
+  SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
+    AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
+tree(owner, tree) AS MATERIALIZED (
+  SELECT c.relname, r.ev_action::text || r.ev_qual::text FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+    WHERE r.oid >= 16384
+  UNION ALL SELECT c.relname, concat(p.polqual::text, p.polwithcheck::text)
+    FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+  UNION ALL SELECT c.relname, d.adbin::text FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid
+  UNION ALL SELECT c.relname, t.tgqual::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE t.tgqual IS NOT NULL
+  UNION ALL SELECT coalesce(c.relname, ''), k.conbin::text FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conrelid
+    WHERE k.oid >= 16384 AND k.conbin IS NOT NULL
+  UNION ALL SELECT c.relname, concat(i.indexprs::text, i.indpred::text) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+    WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+  UNION ALL SELECT c.relname, s.stxexprs::text FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
+    WHERE s.stxexprs IS NOT NULL
+  UNION ALL SELECT c.relname, p.partexprs::text FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
+    WHERE p.partexprs IS NOT NULL
+  UNION ALL SELECT p.proname, p.prosqlbody::text FROM pg_proc p WHERE p.oid >= 10000 AND p.prosqlbody IS NOT NULL),
+part(owner, called, after) AS MATERIALIZED (
+  SELECT t.owner, split_part(x.after, ' ', 1), x.after FROM tree t, LATERAL string_to_table(t.tree, 'funcid ') x(after)),
+calls(owner, oid, after) AS MATERIALIZED (
+  SELECT p.owner, s.oid, p.after FROM part p JOIN special s ON s.oid::text = p.called),
+owner(classid, objid, name) AS (
+  SELECT 'pg_rewrite'::regclass, r.oid, c.relname FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+  UNION ALL SELECT 'pg_policy'::regclass, p.oid, c.relname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+  UNION ALL SELECT 'pg_attrdef'::regclass, d.oid, c.relname FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid
+  UNION ALL SELECT 'pg_trigger'::regclass, t.oid, c.relname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE NOT t.tgisinternal
+  UNION ALL SELECT 'pg_constraint'::regclass, k.oid, coalesce(c.relname, '') FROM pg_constraint k
+    LEFT JOIN pg_class c ON c.oid = k.conrelid WHERE k.contype = 'c'
+  UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+  UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c WHERE c.relkind = 'p'
+  UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid, c.relname
+    FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
+  UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384),
+used(classid, objid, name) AS (
+  SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384
+  UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c
+    WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')),
+uses(owner, used) AS (
+  SELECT o.name, u.name FROM owner o JOIN pg_depend d ON d.classid = o.classid AND d.objid = o.objid
+    JOIN used u ON u.classid = d.refclassid AND u.objid = d.refobjid
+  UNION SELECT c.owner, s.name FROM calls c JOIN special s ON s.oid = c.oid
+  UNION SELECT c.relname, p.proname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE NOT t.tgisinternal
+  UNION SELECT a.relname, b.relname FROM pg_constraint k JOIN pg_class a ON a.oid = k.confrelid
+    JOIN pg_class b ON b.oid = k.conrelid WHERE k.contype = 'f'
+  UNION SELECT a.relname, b.relname FROM pg_inherits i JOIN pg_class a ON a.oid = i.inhparent
+    JOIN pg_class b ON b.oid = i.inhrelid
+  UNION SELECT f.proname, p.proname FROM pg_aggregate a JOIN pg_proc f ON f.oid = a.aggfnoid, LATERAL unnest(ARRAY[
+      a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn,
+      a.aggmfinalfn]::oid[]) x(oid) JOIN pg_proc p ON p.oid = x.oid WHERE f.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_operator o, LATERAL unnest(ARRAY[o.oprcode, o.oprrest, o.oprjoin]::oid[]) x(oid)
+    JOIN pg_proc p ON p.oid = x.oid WHERE o.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc WHERE c.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_amproc a JOIN pg_proc p ON p.oid = a.amproc WHERE a.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_range r, LATERAL unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) x(oid)
+    JOIN pg_proc p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
+SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
+  (@catalogue)::text AS c, NULL AS d, NULL AS e
+UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<(SELECT x.extname FROM pg_depend d
+    JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    AND d.refclassid = 'pg_extension'::regclass)>>,
+    <<CASE WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
+  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 10000
+    AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
+    AND p.prorettype::regtype::text !~ '^(internal|cstring|.*_handler)$'
+UNION ALL SELECT 'uses', <<u.owner>>, <<u.used>>, NULL, NULL, NULL FROM uses u WHERE u.owner <> u.used
+UNION ALL SELECT 'trigger', <<p.proname>>, NULL, NULL, NULL, NULL FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid
+  WHERE t.evtenabled <> 'D' AND t.evtevent <> 'login'
+UNION ALL SELECT DISTINCT 'opaque', <<c.owner>>, NULL, NULL, NULL, NULL FROM calls c
+  WHERE c.oid = 2078 AND c.after !~ '^[^{]*:args [(][{]CONST '
+UNION ALL SELECT DISTINCT 'opaque', <<t.owner>>, NULL, NULL, NULL, NULL FROM tree t
+  WHERE strpos(t.tree, ':relid ' || 'pg_settings'::regclass::oid || ' ') > 0
+UNION ALL SELECT DISTINCT 'constant', NULL, m.found[1], NULL, NULL, NULL FROM calls c, LATERAL regexp_matches(c.after,
+  '^[^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]') AS m(found) WHERE c.oid = ANY (ARRAY[2077, 2078, 3294]::oid[])";

@@ -1,0 +1,253 @@
+//! The answer as it is read: what each name does by itself, and whose effects it has, too.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::snapshot::{Fields, SnapshotError};
+use super::Hints;
+use crate::session::scan::{
+    self, Backslashes, Dialect, Effects, Finding, Meaning, Names, SettingName, judge_body,
+};
+
+/// Names of settings that are kept.
+const SETTINGS_MAX: usize = 200;
+
+/// A longer body is not read.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Extensions whose functions in C change no session, whatever their volatility says.
+const PLAIN_EXTENSIONS: [&str; 21] = [
+    "plpgsql",
+    "uuid-ossp",
+    "pgcrypto",
+    "hstore",
+    "citext",
+    "unaccent",
+    "fuzzystrmatch",
+    "ltree",
+    "cube",
+    "seg",
+    "intarray",
+    "btree_gin",
+    "btree_gist",
+    "earthdistance",
+    "postgis",
+    "vector",
+    "moddatetime",
+    "autoinc",
+    "insert_username",
+    "lo",
+    "tcn",
+];
+
+/// Extensions that run text which they are given.
+const TEXT_EXTENSIONS: [&str; 3] = ["tablefunc", "xml2", "dblink"];
+
+/// A function, as far as its row tells.
+struct Function {
+    name: Box<[u8]>,
+    language: String,
+    /// Declared volatile.
+    is_volatile: bool,
+    extension: Option<String>,
+    /// `None`: in C, or kept as a tree.
+    body: Option<String>,
+}
+
+impl Function {
+    fn read(fields: &Fields<'_>) -> Result<Function, SnapshotError> {
+        let optional = |at| if fields.is_there(at) { fields.text(at).map(Some) } else { Ok(None) };
+        Ok(Function {
+            name: fields.text(1)?.into_bytes().into(),
+            language: fields.text(2)?,
+            is_volatile: fields.plain(3)? == "v",
+            extension: optional(4)?,
+            body: optional(5)?,
+        })
+    }
+
+    fn is_of(&self, extensions: &[&str]) -> bool {
+        self.extension.as_deref().is_some_and(|extension| extensions.contains(&extension))
+    }
+}
+
+/// What is known while the answer is read.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// What each name does by itself.
+    effects: HashMap<Box<[u8]>, Effects>,
+    /// Whose effects a name's effects are, too: by the name that is used.
+    users: HashMap<Box<[u8]>, Vec<Box<[u8]>>>,
+    functions: HashSet<Box<[u8]>>,
+    settings: Vec<String>,
+    triggers: Vec<Box<[u8]>>,
+}
+
+/// The names that a body holds.
+#[derive(Default)]
+struct Mentioned {
+    names: HashSet<Box<[u8]>>,
+    /// It may reach any of the database.
+    reaches_any: bool,
+}
+
+impl Names for Mentioned {
+    fn are_all_harmless(&self) -> bool {
+        false
+    }
+
+    fn effects(&mut self, name: &[u8]) -> Effects {
+        if !self.names.contains(name) {
+            self.names.insert(name.into());
+        }
+        Effects::NONE
+    }
+
+    fn call(&mut self, _: &[u8]) -> Effects {
+        Effects::NONE
+    }
+
+    fn implied(&mut self) -> Effects {
+        Effects::NONE
+    }
+
+    fn on_definition(&mut self) -> Effects {
+        self.any()
+    }
+
+    fn any(&mut self) -> Effects {
+        self.reaches_any = true;
+        Effects::NONE
+    }
+}
+
+/// The owner of what is not named where it is used: operators, casts, checks of domains.
+const IMPLIED: &[u8] = b"";
+/// Stands for every name in [`Reading::users`]; nothing is called so.
+const ANY_NAME: &[u8] = b"\0";
+
+impl Reading {
+    fn uses(&mut self, owner: &[u8], used: &[u8]) {
+        self.users.entry(used.into()).or_default().push(owner.into());
+        let effects = match scan::meaning(used) {
+            Some(Meaning::Asks) => Effects::ASKS,
+            Some(Meaning::RunsText) => Effects::ANY,
+            // Names and keys of settings are looked for in the trees themselves.
+            Some(Meaning::Scanned) => scan::effects_in_body(used),
+            _ => return,
+        };
+        self.add(owner, effects);
+    }
+
+    fn add(&mut self, name: &[u8], effects: Effects) {
+        if !effects.is_none() {
+            *self.effects.entry(name.into()).or_default() |= effects;
+        }
+    }
+
+    fn function(&mut self, function: Function) {
+        let effects = match (&*function.language, &function.body) {
+            ("c", _) if function.is_of(&TEXT_EXTENSIONS) => Effects::ANY,
+            ("c", _) if function.is_volatile && !function.is_of(&PLAIN_EXTENSIONS) => Effects::ANY,
+            // What is kept as a tree is told by what it uses.
+            ("c", _) | ("sql", None) => Effects::NONE,
+            ("internal", Some(symbol)) if scan::meaning(symbol.as_bytes()) == Some(Meaning::Harmless) => {
+                Effects::NONE
+            }
+            ("sql", Some(body)) => self.body(&function.name, body, Dialect::Sql),
+            ("plpgsql", Some(body)) => self.body(&function.name, body, Dialect::PlPgSql),
+            _ => Effects::ANY,
+        };
+        self.add(&function.name, effects);
+        self.functions.insert(function.name);
+    }
+
+    fn body(&mut self, owner: &[u8], body: &str, dialect: Dialect) -> Effects {
+        if body.len() > BODY_BYTES_MAX {
+            return Effects::ANY;
+        }
+        let mut mentioned = Mentioned::default();
+        let effects = judge_body(body.as_bytes(), dialect, &mut mentioned);
+        for name in mentioned.names {
+            self.users.entry(name).or_default().push(owner.into());
+        }
+        if mentioned.reaches_any {
+            self.users.entry(ANY_NAME.into()).or_default().push(owner.into());
+        }
+        scan::scan_body(body.as_bytes(), Backslashes::Literal, &mut |finding| {
+            if let Finding::Setting(name) = finding {
+                self.setting(name);
+            }
+        });
+        effects
+    }
+
+    fn setting(&mut self, name: String) {
+        let is_known = self.settings.iter().any(|known| known.eq_ignore_ascii_case(&name));
+        if !is_known && self.settings.len() < SETTINGS_MAX {
+            self.settings.push(name);
+        }
+    }
+
+    pub(super) fn row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
+        match fields.kind() {
+            "function" => self.function(Function::read(fields)?),
+            "uses" => self.uses(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
+            "opaque" => self.add(fields.text(1)?.as_bytes(), Effects::ANY),
+            "trigger" => self.triggers.push(fields.text(1)?.into_bytes().into()),
+            "constant" => {
+                if let SettingName::Custom(name) = SettingName::of(&constant(fields.plain(2)?)) {
+                    self.setting(name);
+                }
+            }
+            _ => return Err(fields.odd(0)),
+        }
+        Ok(())
+    }
+
+    /// Whoever uses something has its effects, and so has whoever uses that one.
+    fn spread(&mut self) {
+        let mut changed: Vec<Box<[u8]>> = self.effects.keys().cloned().collect();
+        while let Some(name) = changed.pop() {
+            let effects = self.effects.get(&name).copied().unwrap_or_default();
+            let users = self.users.get(&name).into_iter().chain(self.users.get(ANY_NAME)).flatten();
+            for user in users {
+                let known = self.effects.entry(user.clone()).or_default();
+                if *known | effects != *known {
+                    *known |= effects;
+                    changed.push(user.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Hints {
+        self.spread();
+        let implied = self.effects.remove(IMPLIED).unwrap_or_default();
+        let effects = self.triggers.iter().filter_map(|name| self.effects.get(name));
+        let on_definition = effects.fold(Effects::NONE, |all, &one| all | one);
+        let mut hints = Hints {
+            id: rand::random_range(1..u32::MAX),
+            implied,
+            on_definition,
+            settings: self.settings,
+            ..Hints::default()
+        };
+        for (name, effects) in self.effects {
+            hints.any |= effects;
+            if !name.is_ascii() {
+                hints.beyond_ascii |= effects;
+            }
+            hints.names.insert(name, effects);
+        }
+        self.functions.retain(|name| !hints.names.contains_key(name));
+        hints.functions = self.functions;
+        hints
+    }
+}
+
+/// The text of a constant in a stored tree: `48 0 0 0 97 112 112`, bytes as signed numbers, the first four its length.
+fn constant(numbers: &str) -> Vec<u8> {
+    const LENGTH_BYTES: usize = 4;
+    let byte = |number: &str| number.parse::<i16>().ok().map(|number| number as u8);
+    numbers.split_ascii_whitespace().skip(LENGTH_BYTES).filter_map(byte).collect()
+}
