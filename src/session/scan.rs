@@ -11,7 +11,7 @@
 //! full parser would cost more, would differ between majors, and would still not see into functions and triggers.
 //!
 //! # Cost
-//! Most texts are harmless: [`judge`] says so in one pass, and only those that hold something of interest are scanned. Neither
+//! Most texts are harmless: [`screen()`] says so in one pass, and only those that hold something of interest are scanned. Neither
 //! allocates, unless a setting's name is found.
 
 mod calls;
@@ -25,7 +25,8 @@ mod words;
 use lexer::{Lexer, Token};
 
 pub(crate) use effects::Effects;
-pub(crate) use judge::{Dialect, Names, Verdict, judge, judge_body};
+pub(crate) use judge::{Dialect, Names, Verdict, judge_body, read};
+pub(crate) use screen::screen;
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};
 

@@ -1,6 +1,6 @@
 //! Whether a text of SQL is understood and harmless, or what running it may do to its session.
 //!
-//! Owns the verdict ([`judge`] for what a client sends, [`judge_body`] for the body of a function). It deliberately keeps no names
+//! Owns the verdict ([`read()`] for what a client sends, [`judge_body`] for the body of a function). It deliberately keeps no names
 //! of settings and counts no locks: that is [`super::scan()`], which reads those texts that hold any.
 //!
 //! # Why
@@ -21,7 +21,6 @@ pub(super) use self::names::cut;
 use self::names::{TEMPLATE_NAME, undoubled, with_folded};
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token};
-use super::screen::screen;
 use super::words::{Meaning, meaning};
 use super::{Effect, calls, effect_of, ends_with_transaction, unicode};
 
@@ -50,6 +49,11 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Nothing of it is opaque.
+    pub(crate) fn of(effects: Effects) -> Verdict {
+        Verdict { effects, culprit: (0, 0) }
+    }
+
     /// It is this or that.
     pub(crate) fn or(self, other: Verdict) -> Verdict {
         let culprit = if self.effects.has(Effects::OPAQUE) { self.culprit } else { other.culprit };
@@ -63,18 +67,9 @@ impl Verdict {
     }
 }
 
-/// The verdict on a text of a client's.
-pub(crate) fn judge(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
-    if names.are_all_harmless()
-        && let Some(effects) = screen(sql)
-    {
-        return Verdict { effects, culprit: (0, 0) };
-    }
-    read(sql, backslashes, names)
-}
-
-/// The same, token by token.
-fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
+/// The verdict on a text of a client's, token by token. In a database whose names are all harmless, [`super::screen`] gives the
+/// same for most texts in less time.
+pub(crate) fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
     let mut judge = Judge::new(sql, names, Dialect::Sql);
     judge.text(sql, backslashes);
     let verdict = judge.verdict();

@@ -25,7 +25,7 @@ const LOOKED_AT: [bool; 256] = {
 };
 
 /// The effects of a text that is harmless for all that is built in. `None`: it has to be read by its tokens.
-pub(super) fn screen(sql: &[u8]) -> Option<Effects> {
+pub(crate) fn screen(sql: &[u8]) -> Option<Effects> {
     let (effects, from) = match sql {
         // Nearly all of them.
         [b'S', b'E', b'L', b'E', b'C', b'T', b' ', ..] | [b's', b'e', b'l', b'e', b'c', b't', b' ', ..] => {

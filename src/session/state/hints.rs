@@ -1,7 +1,7 @@
 //! What the functions, views, policies, triggers and defaults of a database can do to a session: read from its catalogue.
 //!
 //! Owns the question ([`sql`]) and the answer ([`Hints`]): for each name of the database, what may happen where a text
-//! holds it. [`scan::judge`](crate::session::scan::judge) looks names up here.
+//! holds it. [`scan::read`](crate::session::scan::read()) looks names up here.
 //!
 //! # Why
 //! No text of a client shows what a function does. Without this, every query could have changed the session, and each
@@ -19,6 +19,7 @@
 
 mod question;
 mod reading;
+mod verdicts;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -26,8 +27,9 @@ use std::sync::{Arc, OnceLock};
 use self::question::CATALOGUE;
 pub(super) use self::question::{DEFINITIONS, sql};
 use self::reading::Reading;
+use self::verdicts::Verdicts;
 use super::snapshot::{Fields, Rows, SnapshotError};
-use crate::session::scan::{Effects, Names};
+use crate::session::scan::{self, Backslashes, Effects, Names, Verdict};
 
 /// Shared by the sessions of a database on one worker.
 #[derive(Debug, Default)]
@@ -52,6 +54,7 @@ pub struct Hints {
     pub(super) definitions: Option<i64>,
     /// [`CATALOGUE`] at that moment.
     catalogue: Option<i64>,
+    verdicts: Verdicts,
 }
 
 /// The hints of a database, or room for them: filled by the first session that asks.
@@ -144,8 +147,16 @@ impl Hints {
         self.names.iter().filter(move |(_, effects)| effects.has(unseen)).map(|(name, _)| &**name)
     }
 
-    pub(super) fn names(&self) -> Known<'_> {
+    fn names(&self) -> Known<'_> {
         Known(self)
+    }
+
+    /// What running the text may do to a session.
+    pub(super) fn judge(&self, sql: &[u8], backslashes: Backslashes) -> Verdict {
+        match scan::screen(sql).filter(|_| self.names().are_all_harmless()) {
+            Some(effects) => Verdict::of(effects),
+            None => self.verdicts.find(sql, backslashes, || scan::read(sql, backslashes, &mut self.names())),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
 use super::{AdvisoryLock, Hints, SessionState, TypeName, Unnamed};
 use crate::session::scan::{
-    self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Verdict, judge, scan,
+    self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Verdict, scan,
 };
 use crate::wire::exchange::Exchange;
 use crate::wire::message::backend::parse_data_row;
@@ -598,8 +598,12 @@ impl StateTracker {
     /// What running the text may do, as far as that is known now.
     fn judge(&self, sql: &[u8]) -> Verdict {
         let judged = |backslashes| match &self.hints {
-            Some(hints) => judge(sql, backslashes, &mut hints.names()),
-            None => judge(sql, backslashes, &mut Unknown),
+            Some(hints) => hints.judge(sql, backslashes),
+            // Nothing is known of any name, so it is asked for whatever it is.
+            None => match scan::screen(sql) {
+                Some(effects) => Verdict::of(effects),
+                None => scan::read(sql, backslashes, &mut Unknown),
+            },
         };
         let mut verdict = judged(self.backslashes);
         // How literals are read may have changed since the server last said so.

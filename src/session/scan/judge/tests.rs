@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::session::scan::scan;
+use crate::session::scan::{scan, screen};
 
 /// A database with these names; every other call is unknown.
 #[derive(Default)]
@@ -52,7 +52,7 @@ fn database() -> Database {
 }
 
 fn effects(sql: &str) -> Effects {
-    judge(sql.as_bytes(), Backslashes::Literal, &mut database()).effects
+    read(sql.as_bytes(), Backslashes::Literal, &mut database()).effects
 }
 
 /// Nothing is to be asked or scanned after it.
@@ -170,10 +170,7 @@ fn names_are_cut_to_63_bytes_as_postgresql_cuts_them() {
     for sql in
         [format!("select {LONG}()"), format!("select {LONG}tail()"), format!("select \"{LONG}tail\"()")]
     {
-        assert!(
-            judge(sql.as_bytes(), Backslashes::Literal, &mut names).effects.has(Effects::OPAQUE),
-            "{sql}"
-        );
+        assert!(read(sql.as_bytes(), Backslashes::Literal, &mut names).effects.has(Effects::OPAQUE), "{sql}");
     }
     assert_eq!(cut("ä".repeat(40).as_bytes()).len(), 62, "no character is cut in two");
 }
@@ -238,7 +235,7 @@ fn bodies_that_change_the_session_are_not() {
 #[test]
 fn the_verdict_names_what_made_it() {
     let sql = "select a, Query_To_XML('x', true, true, '')";
-    let verdict = judge(sql.as_bytes(), Backslashes::Literal, &mut database());
+    let verdict = read(sql.as_bytes(), Backslashes::Literal, &mut database());
     assert_eq!(verdict.culprit(sql.as_bytes()), "Query_To_XML");
 }
 
@@ -267,7 +264,7 @@ proptest::proptest! {
     #[test]
     fn any_text_is_judged_without_a_panic(sql in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
         for backslashes in [Backslashes::Literal, Backslashes::Escape] {
-            let verdict = judge(&sql, backslashes, &mut database());
+            let verdict = read(&sql, backslashes, &mut database());
             verdict.culprit(&sql);
         }
         judge_body(&sql, Dialect::PlPgSql, &mut database());
