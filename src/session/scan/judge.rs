@@ -67,7 +67,7 @@ impl Verdict {
     }
 }
 
-/// The verdict on a text of a client's, token by token. In a database whose names are all harmless, [`super::screen`] gives the
+/// The verdict on a text of a client's, token by token. In a database whose names are all harmless, [`super::screen()`] gives the
 /// same for most texts in less time.
 pub(crate) fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
     let mut judge = Judge::new(sql, names, Dialect::Sql);

@@ -5,7 +5,7 @@
 //! Nearly all texts are of this kind, and cutting each into tokens would cost more than all the rest that is done for a query.
 //! Each byte is looked at once, and every byte counts as code: what stands in a literal or in a comment can only make a text
 //! look worse. What could make it look better (a comment between a name and its parenthesis, a name in quotes) ends the short
-//! way, and [`super::judge`] cuts tokens.
+//! way, and [`super::read()`] cuts tokens.
 
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token, is_name_byte, is_space};

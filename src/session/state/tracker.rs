@@ -226,8 +226,10 @@ impl StateTracker {
     /// What the statement does that a Bind, of which this is the front, names.
     fn run_bound(&mut self, front: &[u8], bound: Option<Bound<'_>>) {
         let Some(Bound { sql, judged }) = bound else {
-            return match parse_bind_names(front) {
-                Ok(names) if names.statement.is_empty() => self.run_unnamed(),
+            // The name of the portal, then that of the statement.
+            let end = memchr::memchr(0, front).unwrap_or(front.len());
+            return match front.get(end + 1) {
+                Some(0) => self.run_unnamed(),
                 // It may be one that SQL prepared, or one that was parsed before functions changed.
                 _ => self.run_unread(),
             };

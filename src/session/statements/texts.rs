@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use bytes::{Bytes, BytesMut};
@@ -20,18 +21,25 @@ pub(in crate::session) struct Prepared {
     pub(super) name: Box<[u8]>,
     /// The body of the Parse that makes it, under that name. `None`: it was too large to keep.
     pub(super) body: Option<Box<[u8]>>,
+    /// Where its text lies in the body.
+    sql: Range<usize>,
     /// What it does, by the hints of that number.
-    pub(super) judged: Cell<(u32, scan::Effects)>,
+    judged: Cell<(u32, scan::Effects)>,
 }
 
 impl Prepared {
     pub(super) fn of(key: u128, name: Box<[u8]>, body: Option<Box<[u8]>>) -> Prepared {
-        Prepared { key, name, body, judged: Cell::default() }
+        let sql = body.as_deref().map_or(0..0, |body| {
+            let mut ends = memchr::memchr_iter(0, body);
+            let start = ends.next().map_or(body.len(), |end| end + 1);
+            start..ends.next().unwrap_or(body.len())
+        });
+        Prepared { key, name, body, sql, judged: Cell::default() }
     }
 
     /// Its text. `None`: it was too large to keep.
     pub(super) fn bound(&self) -> Option<Bound<'_>> {
-        let sql = parse_parse(self.body.as_deref()?).ok()?.sql;
+        let sql = self.body.as_deref()?.get(self.sql.clone())?;
         Some(Bound { sql, judged: &self.judged })
     }
 }
