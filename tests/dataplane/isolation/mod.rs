@@ -205,6 +205,32 @@ fn every_built_in_function_of_every_installed_major_is_classified() {
     }
 }
 
+/// What PostgreSQL ships beside itself may be installed, and connections are still lent on.
+#[tokio::test(flavor = "multi_thread")]
+async fn extensions_keep_no_connection() {
+    let server = server(Major::oldest());
+    let names = server
+        .psql("SELECT name FROM pg_available_extensions WHERE name !~ 'python|perl|tcl|pltcl'")
+        .unwrap();
+    for name in names.lines() {
+        server.psql_in("shop", &format!("CREATE EXTENSION IF NOT EXISTS \"{name}\" CASCADE")).unwrap();
+    }
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    stage.order(|record| {
+        record.pooling = Pooling::Transaction;
+        record.server_connections_max = 1;
+    });
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    for _ in 0..3 {
+        for client in [&one, &other] {
+            assert_eq!(
+                row(client, "SELECT min(x), max(x), count(*) FROM generate_series(1, 3) AS s(x)").await,
+                "1|3|3"
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lent_connection_carries_nothing_over() {
     attack(Form::Transaction).await;

@@ -40,6 +40,8 @@ SET LOCAL enable_nestloop TO off;
 WITH special(oid, name) AS MATERIALIZED (
   SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
+callable(oid, proname) AS (
+  SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid >= 10000 OR NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
 tree(owner, tree) AS MATERIALIZED (
   SELECT c.relname, r.ev_action::text || r.ev_qual::text FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
     WHERE r.oid >= 16384
@@ -90,19 +92,21 @@ uses(owner, used) AS (
     JOIN pg_class b ON b.oid = i.inhrelid
   UNION SELECT f.proname, p.proname FROM pg_aggregate a JOIN pg_proc f ON f.oid = a.aggfnoid, LATERAL unnest(ARRAY[
       a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn,
-      a.aggmfinalfn]::oid[]) x(oid) JOIN pg_proc p ON p.oid = x.oid WHERE f.oid >= 16384
+      a.aggmfinalfn]::oid[]) x(oid) JOIN callable p ON p.oid = x.oid WHERE f.oid >= 16384
   UNION SELECT '', p.proname FROM pg_operator o, LATERAL unnest(ARRAY[o.oprcode, o.oprrest, o.oprjoin]::oid[]) x(oid)
-    JOIN pg_proc p ON p.oid = x.oid WHERE o.oid >= 16384
-  UNION SELECT '', p.proname FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc WHERE c.oid >= 16384
-  UNION SELECT '', p.proname FROM pg_amproc a JOIN pg_proc p ON p.oid = a.amproc WHERE a.oid >= 16384
+    JOIN callable p ON p.oid = x.oid WHERE o.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_cast c JOIN callable p ON p.oid = c.castfunc WHERE c.oid >= 16384
+  UNION SELECT '', p.proname FROM pg_amproc a JOIN callable p ON p.oid = a.amproc WHERE a.oid >= 16384
   UNION SELECT '', p.proname FROM pg_range r, LATERAL unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) x(oid)
-    JOIN pg_proc p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
+    JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
 SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
   (@catalogue)::text AS c, NULL AS d, NULL AS e
 UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<(SELECT x.extname FROM pg_depend d
     JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
     AND d.refclassid = 'pg_extension'::regclass)>>,
-    <<CASE WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
+    <<CASE WHEN l.lanname = 'internal' THEN (SELECT min(b.proname) FROM pg_proc b JOIN special s ON s.oid = b.oid
+      WHERE b.prosrc = p.prosrc AND p.prokind <> 'a')
+    WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
   FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 10000
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
     AND p.prorettype::regtype::text !~ '^(internal|cstring|.*_handler)$'

@@ -14,33 +14,18 @@ const SETTINGS_MAX: usize = 200;
 /// A longer body is not read.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Extensions whose functions in C change no session, whatever their volatility says.
-const PLAIN_EXTENSIONS: [&str; 21] = [
-    "plpgsql",
-    "uuid-ossp",
-    "pgcrypto",
-    "hstore",
-    "citext",
-    "unaccent",
-    "fuzzystrmatch",
-    "ltree",
-    "cube",
-    "seg",
-    "intarray",
-    "btree_gin",
-    "btree_gist",
-    "earthdistance",
-    "postgis",
-    "vector",
-    "moddatetime",
-    "autoinc",
-    "insert_username",
-    "lo",
-    "tcn",
-];
+/// Extensions whose functions in C change no session, whatever their volatility says: PostgreSQL's own (manual, appendix F), and
+/// some that many databases have.
+const PLAIN_EXTENSIONS: &str = "plpgsql adminpack amcheck autoinc bloom btree_gin btree_gist citext cube earthdistance file_fdw \
+    fuzzystrmatch hstore insert_username intagg intarray isn lo ltree moddatetime old_snapshot pageinspect pg_buffercache \
+    pg_freespacemap pg_prewarm pg_stat_statements pg_surgery pg_visibility pg_walinspect pgcrypto pgrowlocks pgstattuple \
+    postgres_fdw refint seg sslinfo tcn unaccent uuid-ossp postgis vector";
+
+/// Extensions whose functions in C change settings that PostgreSQL lists.
+const SETTING_EXTENSIONS: &str = "pg_trgm";
 
 /// Extensions that run text which they are given.
-const TEXT_EXTENSIONS: [&str; 3] = ["tablefunc", "xml2", "dblink"];
+const TEXT_EXTENSIONS: &str = "tablefunc xml2 dblink";
 
 /// A function, as far as its row tells.
 struct Function {
@@ -49,7 +34,8 @@ struct Function {
     /// Declared volatile.
     is_volatile: bool,
     extension: Option<String>,
-    /// `None`: in C, or kept as a tree.
+    /// Of one in SQL or another language; of an internal one, the built-in function that it is, where that is not harmless. `None`:
+    /// in C, or kept as a tree.
     body: Option<String>,
 }
 
@@ -65,8 +51,9 @@ impl Function {
         })
     }
 
-    fn is_of(&self, extensions: &[&str]) -> bool {
-        self.extension.as_deref().is_some_and(|extension| extensions.contains(&extension))
+    fn is_of(&self, extensions: &str) -> bool {
+        let mut extensions = extensions.split_ascii_whitespace();
+        self.extension.as_deref().is_some_and(|own| extensions.any(|extension| extension == own))
     }
 }
 
@@ -128,14 +115,10 @@ const ANY_NAME: &[u8] = b"\0";
 impl Reading {
     fn uses(&mut self, owner: &[u8], used: &[u8]) {
         self.users.entry(used.into()).or_default().push(owner.into());
-        let effects = match scan::meaning(used) {
-            Some(Meaning::Asks) => Effects::ASKS,
-            Some(Meaning::RunsText) => Effects::ANY,
-            // Names and keys of settings are looked for in the trees themselves.
-            Some(Meaning::Scanned) => scan::effects_in_body(used),
-            _ => return,
-        };
-        self.add(owner, effects);
+        // Names and keys of settings are looked for in the trees themselves.
+        if let Some(effects) = built_in_effects(used) {
+            self.add(owner, effects);
+        }
     }
 
     fn add(&mut self, name: &[u8], effects: Effects) {
@@ -146,13 +129,17 @@ impl Reading {
 
     fn function(&mut self, function: Function) {
         let effects = match (&*function.language, &function.body) {
-            ("c", _) if function.is_of(&TEXT_EXTENSIONS) => Effects::ANY,
-            ("c", _) if function.is_volatile && !function.is_of(&PLAIN_EXTENSIONS) => Effects::ANY,
-            // What is kept as a tree is told by what it uses.
-            ("c", _) | ("sql", None) => Effects::NONE,
-            ("internal", Some(symbol)) if scan::meaning(symbol.as_bytes()) == Some(Meaning::Harmless) => {
-                Effects::NONE
-            }
+            ("c", _) if function.is_of(TEXT_EXTENSIONS) => Effects::ANY,
+            ("c", _) if function.is_volatile && function.is_of(SETTING_EXTENSIONS) => Effects::ASKS,
+            ("c", _) if function.is_volatile && !function.is_of(PLAIN_EXTENSIONS) => Effects::ANY,
+            // What is kept as a tree is told by what it uses; an aggregate, too.
+            ("c", _) | ("sql" | "internal", None) => Effects::NONE,
+            // Another name of a built-in function that is not harmless.
+            ("internal", Some(other)) => match scan::meaning(other.as_bytes()) {
+                Some(Meaning::Asks) => Effects::ASKS,
+                // Its calls are not looked at by name.
+                _ => Effects::ANY,
+            },
             ("sql", Some(body)) => self.body(&function.name, body, Dialect::Sql),
             ("plpgsql", Some(body)) => self.body(&function.name, body, Dialect::PlPgSql),
             _ => Effects::ANY,
@@ -242,6 +229,16 @@ impl Reading {
         self.functions.retain(|name| !hints.names.contains_key(name));
         hints.functions = self.functions;
         hints
+    }
+}
+
+/// What a built-in function may do that is not harmless, where it stands in a body or a tree.
+fn built_in_effects(name: &[u8]) -> Option<Effects> {
+    match scan::meaning(name) {
+        Some(Meaning::Asks) => Some(Effects::ASKS),
+        Some(Meaning::RunsText) => Some(Effects::ANY),
+        Some(Meaning::Scanned) => Some(scan::effects_in_body(name)),
+        _ => None,
     }
 }
 
