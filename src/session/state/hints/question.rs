@@ -34,6 +34,7 @@ pub(in super::super) fn sql() -> String {
 /// No backslash stands in it: `standard_conforming_strings` may be off.
 const READING: &str = r"
 SET LOCAL search_path TO pg_catalog, pg_temp;
+SET LOCAL statement_timeout TO 0;
 SET LOCAL jit TO off;
 SET LOCAL max_parallel_workers_per_gather TO 0;
 SET LOCAL enable_nestloop TO off;
