@@ -19,6 +19,7 @@ use crate::system::export::{self, ExportedSlot, NewSlot};
 use crate::system::quote_ident;
 use crate::system::{Session, SystemError, TableName, databases, publications, sequences, slots, tables};
 
+use super::applier::{self, Applier};
 use super::copy_rows;
 use super::copy_schema::{SchemaDump, Section};
 use super::ends::Ends;
@@ -268,7 +269,13 @@ async fn copy_rows(ctx: &StepContext, ends: &Ends, snapshot: &str) -> Result<(),
     empty_extension_tables(&target).await.map_err(StepError::doing("emptying the tables of extensions"))?;
     let jobs = copy_rows::jobs(&tables, ctx.settings.copy_split_bytes);
     let workers = ctx.settings.copy_workers;
-    copy_rows::copy(ends, snapshot, jobs, workers, &ctx.progress, &ctx.cancellation()).await
+    let admitting = Applier::admit(ends, &target).await;
+    let applier = admitting.map_err(StepError::doing("preparing the role that writes rows"))?;
+    let who = copy_rows::Who { ends, applier };
+    let copied = copy_rows::copy(who, snapshot, jobs, workers, &ctx.progress, &ctx.cancellation()).await;
+    let dismissed = applier::dismiss(ends, &target).await;
+    copied?;
+    dismissed.map_err(StepError::doing("shutting out the role that wrote the rows"))
 }
 
 /// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source. They are deleted and not

@@ -5,6 +5,9 @@
 //! COPY TO to COPY FROM unread; a slow target stops the source, because nothing is buffered in between but one chunk.
 //!
 //! # Why
+//! The target is written to by a role that is no superuser: rows run code of the database's users (checks, domains, generated
+//! columns).
+//!
 //! Text format: it is right between any two majors, and it is the server that spends the time. A whole table is
 //! truncated and written FREEZE in one transaction, so nobody has to visit its pages again; but one that an extension made
 //! has its foreign keys already, and cannot be truncated by itself. The sessions speak the
@@ -19,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::system::pipe::{self, RawSession};
 use crate::system::{SystemError, Table, quote_ident, quote_literal};
 
+use super::applier::Applier;
 use super::ends::Ends;
 use super::error::StepError;
 use super::progress::Progress;
@@ -104,10 +108,18 @@ fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
         .collect()
 }
 
+/// Between which ends, and as whom the target is written to.
+#[derive(Debug)]
+pub(super) struct Who<'a> {
+    pub(super) ends: &'a Ends,
+    pub(super) applier: Applier,
+}
+
 /// What all workers of one copy share.
 #[derive(Debug)]
 struct Shared {
     ends: Ends,
+    applier: Applier,
     snapshot: String,
     /// Of both databases.
     encoding: String,
@@ -125,7 +137,7 @@ struct Waiting {
 
 /// Copies all rows. The first error, or a wish to stop, ends every worker.
 pub(super) async fn copy(
-    ends: &Ends,
+    Who { ends, applier }: Who<'_>,
     snapshot: &str,
     jobs: Vec<Job>,
     workers: usize,
@@ -141,6 +153,7 @@ pub(super) async fn copy(
     begin_progress(progress, &jobs, parts_left.len());
     let shared = Arc::new(Shared {
         ends: ends.clone(),
+        applier,
         snapshot: snapshot.to_owned(),
         encoding,
         waiting: Mutex::new(Waiting { jobs, parts_left }),
@@ -186,7 +199,8 @@ fn begin_progress(progress: &Progress, jobs: &[Job], tables: usize) {
 async fn work(shared: Arc<Shared>) -> Result<RawSession, StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
     let mut source = shared.ends.source.raw_session().await.map_err(doing("connecting to the source"))?;
-    let mut target = shared.ends.target.raw_session().await.map_err(doing("connecting to the target"))?;
+    let target = shared.ends.target.writing_session(&shared.applier).await;
+    let mut target = target.map_err(doing("connecting to the target"))?;
     prepare(&shared, &mut source, &mut target).await.map_err(doing("preparing to copy"))?;
     let mut locked = Vec::new();
     loop {
@@ -218,8 +232,8 @@ async fn prepare(
     let encoding = format!("SET client_encoding = {}", quote_literal(&shared.encoding));
     source.query(PREPARING, &format!("{encoding}; SET synchronize_seqscans = off")).await?;
     source.query(PREPARING, &import_sql(&shared.snapshot)).await?;
-    let settings = "SET session_replication_role = replica; SET synchronous_commit = off";
-    target.query(PREPARING, &format!("{encoding}; {settings}")).await?;
+    // That it acts as a replica is a setting of its role.
+    target.query(PREPARING, &format!("{encoding}; SET synchronous_commit = off")).await?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use crate::model::{MoveId, Place, SystemRecord};
 use crate::system::pipe::RawSession;
 use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
+use super::applier::Applier;
 use super::error::StepError;
 use super::step::StepContext;
 use super::way::Way;
@@ -51,6 +52,14 @@ impl End {
     pub async fn raw_session(&self) -> Result<RawSession, SystemError> {
         let startup = [("application_name", self.application_name.as_str())];
         RawSession::connect(&self.access, &self.system, &self.dbname, &startup, self.deadline()).await
+    }
+
+    /// The same as the role that writes rows.
+    pub(super) async fn writing_session(&self, applier: &Applier) -> Result<RawSession, SystemError> {
+        let startup = [("application_name", self.application_name.as_str())];
+        let login = (&applier.role, &applier.password);
+        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, &startup, self.deadline())
+            .await
     }
 
     pub fn deadline(&self) -> Instant {

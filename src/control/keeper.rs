@@ -341,7 +341,7 @@ pub async fn read_logins(
                       coalesce(g.names, '{}')
                FROM pg_database d
                LEFT JOIN pg_authid r ON r.rolcanlogin AND has_database_privilege(r.oid, d.oid, 'CONNECT')
-                    AND r.rolname NOT LIKE 'freehold\\_move\\_%'
+                    AND r.rolname NOT LIKE 'freehold\\_move\\_%' AND r.rolname NOT LIKE 'freehold\\_apply\\_%'
                LEFT JOIN groups g ON g.member = r.oid
                WHERE d.datname = ANY($1) AND d.datconnlimit <> 0
                ORDER BY 1, 2";

@@ -13,7 +13,7 @@ pub const OBJECTS: &str = r"
         UNION ALL SELECT 'subscription', subname::text FROM pg_subscription
         UNION ALL SELECT 'role', rolname::text FROM pg_roles WHERE rolname ~ '^freehold_'
         UNION ALL SELECT 'database', datname::text FROM pg_database WHERE datname ~ '^freehold_')
-    SELECT kind || ' ' || name AS what, substring(name from '^freehold_(?:move|back)_([0-9]+)$') AS move FROM named
+    SELECT kind || ' ' || name AS what, substring(name from '^freehold_(?:move|back|apply)_([0-9]+)$') AS move FROM named
     UNION ALL SELECT 'schema ' || nspname, '' FROM pg_namespace WHERE nspname = 'freehold'
     UNION ALL SELECT 'event trigger ' || evtname, CASE WHEN evtname ~ '^freehold' THEN '' END FROM pg_event_trigger
     UNION ALL SELECT 'mark on database ' || datname, substring(setting from '[0-9]+$')

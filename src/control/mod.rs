@@ -7,6 +7,7 @@
 //! Start with [`machine`] for the order of things, then [`step`] for what every step has in its hands, then `cutover`
 //! for the pause.
 
+mod applier;
 mod archive;
 pub mod catchup;
 pub mod copy;

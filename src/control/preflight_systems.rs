@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::model::SystemName;
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
+use crate::system::applier;
 use crate::system::facts::{LocaleProvider, SystemFacts};
 use crate::system::slots::{self, InTheWay};
 use crate::system::{Session, SystemError, quote_ident, quote_literal};
@@ -40,6 +41,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
         replication(end, facts, findings);
         connections(scene, end, facts, findings);
         slot_limits(end, facts, findings);
+        release(end, facts, findings);
     }
     passwords(scene, findings);
     if source.in_recovery || target.in_recovery {
@@ -53,6 +55,23 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
 
 fn other_target(scene: &Scene<'_>, which: &str) -> Option<String> {
     Some(format!("MOVE DATABASE {} TO SYSTEM ...; -- {which}", quote_ident(&scene.source_end().dbname)))
+}
+
+/// Either system applies rows of the other one: the target now, the source on the way back.
+fn release(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+    if applier::can_apply(facts.version_num) || facts.major() < MAJOR_MIN {
+        return;
+    }
+    findings
+        .platform(Warning, "minor_release")
+        .about(&end.system.name)
+        .cure(Some(format!("-- install the latest minor release of PostgreSQL {}", facts.major())))
+        .say(format!(
+            "system {} is an old release of PostgreSQL {}: code of the database that runs when a row is applied there (checks, \
+             generated columns, indexes) runs as the platform's superuser",
+            end.system.name,
+            facts.major()
+        ));
 }
 
 async fn versions(scene: &Scene<'_>, findings: &mut Findings) {

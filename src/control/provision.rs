@@ -3,6 +3,7 @@
 //! ```text
 //!   target: roles -> empty database, shut -> helper schema
 //!   source: helper schema -> guard -> publication
+//!   target: lets the role that writes rows log in
 //!   both:   each lets the other one connect, as replication will
 //! ```
 //!
@@ -28,6 +29,7 @@ use crate::system::{
     Session, SystemError, databases, facts, fence, guard, marker, publications, roles, tables,
 };
 
+use super::applier;
 use super::ends::{End, Ends};
 use super::error::StepError;
 use super::step::StepContext;
@@ -64,6 +66,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 async fn probe_replication(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
+    applier::probe(ends, &target).await?;
     Stream::new(Way::Forth, ends.clone()).probe(source, &target).await?;
     Stream::new(Way::Back, ends.clone()).probe(&target, source).await
 }
@@ -127,6 +130,7 @@ pub(super) struct PlatformRoles {
     source: String,
     target: String,
     replication: String,
+    applier: String,
 }
 
 pub(super) fn platform_roles(ends: &Ends) -> PlatformRoles {
@@ -134,12 +138,13 @@ pub(super) fn platform_roles(ends: &Ends) -> PlatformRoles {
         source: ends.source.system.admin_role.to_string(),
         target: ends.target.system.admin_role.to_string(),
         replication: ends.names().replication_role(),
+        applier: ends.names().applier_role(),
     }
 }
 
 impl PlatformRoles {
-    pub(super) fn each(&self) -> [&str; 3] {
-        [&self.source, &self.target, &self.replication]
+    pub(super) fn each(&self) -> [&str; 4] {
+        [&self.source, &self.target, &self.replication, &self.applier]
     }
 }
 

@@ -17,6 +17,7 @@ use crate::system::names::quote_conninfo;
 use crate::system::subscriptions::{self, NewSubscription};
 use crate::system::{MoveNames, Session, SystemError, marker, roles, slots};
 
+use super::applier;
 use super::ends::{End, Ends};
 use super::error::StepError;
 use super::way::Way;
@@ -60,6 +61,7 @@ impl Stream {
         if subscriptions::state(subscriber, &name).await.map_err(doing())?.is_none() {
             self.subscribe(publisher, subscriber).await.map_err(doing())?;
         }
+        applier::take_over(subscriber, self.names, &name).await.map_err(doing())?;
         let state = subscriptions::state(subscriber, &name).await.map_err(doing())?;
         let reached_at = subscriptions::conninfo(subscriber, &name).await.map_err(doing())?;
         if reached_at.is_some_and(|conninfo| !conninfo.starts_with(&self.address_conninfo())) {
@@ -142,7 +144,7 @@ impl Stream {
         format!("host={} port={port} sslmode={} ", quote_conninfo(host), system.sslmode.as_str())
     }
 
-    /// Removes the subscription, the slot and the publication. Safe to repeat. A side that does not answer does not keep
+    /// Removes the subscription, the role that it acted as, the slot and the publication. Safe to repeat. A side that does not answer does not keep
     /// the other one from being cleaned: a slot that nobody reads would fill the disk of the side that lives.
     pub(super) async fn remove(&self) -> Result<(), SystemError> {
         // The subscriber first: a slot in use is not dropped.
@@ -154,7 +156,8 @@ impl Stream {
     async fn unsubscribe(&self) -> Result<(), SystemError> {
         let subscriber = self.subscriber.session().await?;
         subscriber.act_as_replica().await?;
-        subscriptions::drop(&subscriber, &self.name()).await
+        subscriptions::drop(&subscriber, &self.name()).await?;
+        applier::remove(&subscriber, self.names).await
     }
 
     async fn unpublish(&self) -> Result<(), SystemError> {
@@ -206,7 +209,7 @@ pub(super) fn tells_a_password(publisher: &SystemRecord, subscriber_version_num:
     open && !near && subscriber_version_num < REQUIRE_AUTH
 }
 
-fn random_password() -> String {
+pub(super) fn random_password() -> String {
     use rand::RngExt;
     rand::rng().sample_iter(rand::distr::Alphanumeric).take(32).map(char::from).collect()
 }

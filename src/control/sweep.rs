@@ -4,12 +4,13 @@
 //! function is safe to repeat and finds nothing to do where nothing is.
 
 use crate::system::{
-    MoveNames, Session, SystemError, databases, guard, marker, publications, roles, slots, subscriptions,
+    MoveNames, Session, SystemError, applier, databases, guard, marker, publications, roles, slots,
+    subscriptions,
 };
 
 use super::ends::{End, Ends};
 
-/// Removes subscriptions, publications, slots, guard, helper schema and replication role of a move from one system. The
+/// Removes subscriptions, publications, slots, guard, helper schema and the roles of a move's own from one system. The
 /// database itself stays, if it is there. One that takes no connections was swept before it was closed.
 pub async fn objects(end: &End, names: MoveNames) -> Result<(), SystemError> {
     let admin = end.admin_session().await?;
@@ -30,6 +31,7 @@ async fn in_database(session: &Session, names: MoveNames) -> Result<(), SystemEr
     for name in [names.forward(), names.back()] {
         publications::drop(session, &name).await?;
     }
+    applier::take_back(session, &names.applier_role()).await?;
     guard::remove(session).await?;
     marker::drop_helper(session).await
 }
@@ -39,7 +41,8 @@ async fn on_system(admin: &Session, end: &End, names: MoveNames) -> Result<(), S
     for name in [names.forward(), names.back()] {
         slots::drop(admin, &name, end.deadline()).await?;
     }
-    roles::drop_replication(admin, &names.replication_role()).await
+    roles::drop_replication(admin, &names.replication_role()).await?;
+    roles::drop_replication(admin, &names.applier_role()).await
 }
 
 /// Drops the database that the move made on the target, and the roles. Returns the roles that must stay because

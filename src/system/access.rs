@@ -12,7 +12,7 @@ use super::secret_file::{PasswordError, PasswordPlaces};
 use super::session::CONNECTING;
 use super::{SystemError, session};
 use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
-use crate::model::{SslMode, SystemRecord};
+use crate::model::{RoleName, SslMode, SystemRecord};
 use crate::tls::{ClientTls, Connector, Roots};
 
 /// What is the same for all systems.
@@ -34,15 +34,23 @@ impl SystemAccess {
         startup: Vec<(String, String)>,
         deadline: Instant,
     ) -> Result<ServerConnection, SystemError> {
-        let request = ConnectRequest {
-            place: system.place(dbname),
-            role: system.admin_role.clone(),
-            startup,
-            credential: match self.password(system).await? {
-                Some(password) => Credential::Password(password),
-                None => Credential::Trust,
-            },
+        let credential = match self.password(system).await? {
+            Some(password) => Credential::Password(password),
+            None => Credential::Trust,
         };
+        self.connect_as(system, dbname, (&system.admin_role, credential), startup, deadline).await
+    }
+
+    /// The same as another role.
+    pub(super) async fn connect_as(
+        &self,
+        system: &SystemRecord,
+        dbname: &str,
+        (role, credential): (&RoleName, Credential),
+        startup: Vec<(String, String)>,
+        deadline: Instant,
+    ) -> Result<ServerConnection, SystemError> {
+        let request = ConnectRequest { place: system.place(dbname), role: role.clone(), startup, credential };
         let connector = self.connector(system).await?;
         let connected = Box::pin(backend::connect(&request, &connector, deadline)).await;
         connected.map_err(|error| SystemError::from_connect(&system.name, CONNECTING, error))

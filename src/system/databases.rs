@@ -124,6 +124,17 @@ pub async fn drop_by_oid(session: &Session, oid: u32) -> Result<(), SystemError>
     session.batch("dropping a database", &format!("DROP DATABASE {} WITH (FORCE)", quote_ident(&name))).await
 }
 
+/// How many may be connected besides superusers; None is as many as the server takes.
+pub async fn limit_connections(
+    session: &Session,
+    dbname: &str,
+    limit: Option<u32>,
+) -> Result<(), SystemError> {
+    let limit = limit.map_or(-1, i64::from);
+    let sql = format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(dbname));
+    session.batch("limiting the connections to a database", &sql).await
+}
+
 /// Takes the mark away: from now on the database is nobody's but its users'.
 pub async fn unmark(session: &Session, dbname: &str) -> Result<(), SystemError> {
     let sql = format!("ALTER DATABASE {} RESET {DATABASE_MARK}", quote_ident(dbname));

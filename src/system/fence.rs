@@ -32,7 +32,7 @@ impl Access {
         SavedFence { connection_limit: self.connection_limit, acl: self.acl.clone() }
     }
 
-    /// No one but a superuser can connect.
+    /// No one but a superuser can connect, and no worker of replication but a move's.
     pub fn is_shut(&self) -> bool {
         self.connection_limit == 0 && !self.grants.iter().any(|grant| grant.privilege == "CONNECT")
     }
@@ -73,7 +73,8 @@ pub async fn as_saved(session: &Session, dbname: &str, saved: &SavedFence) -> Re
     })
 }
 
-/// Spells out an ACL of a database; None is the default one. What names a role that does not exist any more is left out:
+/// Spells out an ACL of a database; None is the default one. The right of the role that writes a move's rows is no part of it:
+/// it is there to write while the database is shut. What names a role that does not exist any more is left out:
 /// the text was saved a while ago, and such a role would make all of it unreadable.
 const EXPLODE: &str = "\
 WITH item AS (
@@ -90,7 +91,7 @@ SELECT pg_get_userbyid(a.grantor)::text,
     CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
 FROM pg_database d, known,
     aclexplode(CASE WHEN $2::text IS NULL THEN acldefault('d', d.datdba) ELSE known.acl END) a
-WHERE d.datname = $1";
+WHERE d.datname = $1 AND pg_get_userbyid(a.grantee) !~ '^freehold_apply_[0-9]+$'";
 
 async fn explode(session: &Session, dbname: &str, acl: Option<&str>) -> Result<Vec<Grant>, SystemError> {
     const READING: &str = "reading the rights on a database";

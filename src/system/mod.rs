@@ -7,6 +7,7 @@
 //! Start with [`Session`], then the file of the thing you need; each is a handful of functions over a `&Session`.
 
 pub mod access;
+pub mod applier;
 mod bounded;
 pub mod databases;
 pub mod error;

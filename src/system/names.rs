@@ -38,6 +38,11 @@ impl MoveNames {
         format!("freehold_move_{}", self.0)
     }
 
+    /// The role that writes rows where they arrive; no superuser. Made for the move and dropped with it.
+    pub fn applier_role(self) -> String {
+        format!("freehold_apply_{}", self.0)
+    }
+
     /// What the target's database is called until it carries the mark of its move.
     pub fn unmarked_database(self) -> String {
         format!("freehold_move_{}", self.0)

@@ -13,9 +13,10 @@ use std::io;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
 
-use crate::backend::{self, QueryError, ServerConnection};
-use crate::model::{SystemName, SystemRecord};
+use crate::backend::{self, Credential, QueryError, ServerConnection};
+use crate::model::{RoleName, SystemName, SystemRecord};
 use crate::wire::Violation;
 use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
@@ -49,6 +50,32 @@ impl RawSession {
     ) -> Result<RawSession, SystemError> {
         let started = Instant::now();
         let connection = access.connect(system, dbname, access::startup(startup), deadline).await?;
+        RawSession::opened(connection, system, started, deadline).await
+    }
+
+    /// Connects as another role, by its password.
+    pub async fn connect_as(
+        access: &SystemAccess,
+        system: &SystemRecord,
+        dbname: &str,
+        login: (&RoleName, &Zeroizing<String>),
+        startup: &[(&str, &str)],
+        deadline: Instant,
+    ) -> Result<RawSession, SystemError> {
+        let started = Instant::now();
+        let (role, password) = login;
+        let credential = Credential::Password(password.clone());
+        let startup = access::startup(startup);
+        let connection = access.connect_as(system, dbname, (role, credential), startup, deadline).await?;
+        RawSession::opened(connection, system, started, deadline).await
+    }
+
+    async fn opened(
+        connection: ServerConnection,
+        system: &SystemRecord,
+        started: Instant,
+        deadline: Instant,
+    ) -> Result<RawSession, SystemError> {
         let mut session = RawSession { connection, system: system.name.clone() };
         let late = |_| SystemError::Timeout {
             system: system.name.clone(),

@@ -334,14 +334,14 @@ pub async fn create_replication(
 
 /// What the publisher keeps: the password itself does not go there, and the publisher asks for SCRAM whatever its
 /// `password_encryption` is.
-async fn verifier_of(session: &Session, password: &str) -> Result<String, SystemError> {
+pub(super) async fn verifier_of(session: &Session, password: &str) -> Result<String, SystemError> {
     let password = zeroize::Zeroizing::new(password.to_owned());
     let salt: [u8; SALT_BYTES_DEFAULT] = rand::random();
     let rounds = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
     // Milliseconds of work.
     tokio::task::spawn_blocking(move || Verifier::from_password(&password, &salt, rounds).to_string())
         .await
-        .map_err(|error| session.unexpected("creating the replication role", error.to_string()))
+        .map_err(|error| session.unexpected("hashing a password", error.to_string()))
 }
 
 /// Drops the replication role of a move, with the right that it was given.

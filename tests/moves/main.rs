@@ -6,6 +6,7 @@
 mod aborts;
 mod clients;
 mod crashes;
+mod rights;
 mod stage;
 mod streams;
 
@@ -166,8 +167,8 @@ async fn materialized_views_show_no_older_rows_after_a_move_than_before_it() {
 /// What a server knows of the application: its roles, their passwords, their memberships, what is set for the database.
 fn known(server: &freehold::lab::Postgres) -> String {
     let sql = "SELECT rolname, rolpassword, rolconnlimit, rolvaliduntil FROM pg_authid WHERE rolname !~ '^(pg_|postgres|freehold)' ORDER BY 1;
-        SELECT m.roleid::regrole, m.member::regrole FROM pg_auth_members m WHERE m.member::regrole::text !~ '^(pg_|postgres)' ORDER BY 1, 2;
-        SELECT s.setrole::regrole, c FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE c !~ '^freehold' ORDER BY 1, 2";
+        SELECT m.roleid::regrole, m.member::regrole FROM pg_auth_members m WHERE m.member::regrole::text !~ '^(pg_|postgres|freehold)' ORDER BY 1, 2;
+        SELECT s.setrole::regrole, c FROM pg_db_role_setting s, unnest(s.setconfig) c WHERE c !~ '^freehold' AND s.setrole::regrole::text !~ '^freehold' ORDER BY 1, 2";
     server.psql(sql).unwrap()
 }
 

@@ -103,13 +103,17 @@ impl Stage {
 
     /// With settings of both servers.
     pub(crate) async fn set_with(server: &[(&str, &str)]) -> Stage {
+        Stage::between(Major::oldest(), Major::newest(), server).await
+    }
+
+    /// From one major to another.
+    pub(crate) async fn between(source: Major, target: Major, server: &[(&str, &str)]) -> Stage {
         let builder = |major| {
             server
                 .iter()
                 .fold(Postgres::builder(major), |builder, (name, value)| builder.setting(*name, *value))
         };
-        let (source, target) =
-            tokio::join!(builder(Major::oldest()).start_async(), builder(Major::newest()).start_async());
+        let (source, target) = tokio::join!(builder(source).start_async(), builder(target).start_async());
         let (source, target) = (source.unwrap(), target.unwrap());
         source.psql(&format!("CREATE ROLE app LOGIN PASSWORD '{APP_PASSWORD}'")).unwrap();
         source.psql("CREATE DATABASE shop").unwrap();

@@ -1,0 +1,177 @@
+//! The role that writes rows where they arrive: in the copy, and as the owner of the subscription.
+//!
+//! Writing a row runs code of the database's users: checks, domains, generated columns, expressions of indexes. The
+//! role is no superuser, so that code gets no more than the roles that own the tables have. It belongs to those owners, as far as
+//! none of them leads to rights on the whole server; on what others own it has rights of its own.
+//!
+//! # Why
+//! `SET ROLE` in a session of the platform is no barrier: the code can RESET it. A session that was logged in as the role has
+//! nothing to reset to. `run_as_owner = false` (PostgreSQL 16) would be one, but stops at tables that force row security and
+//! at owners that took rights from themselves, and older servers do not know it.
+
+use super::marker::or_rolled_back;
+use super::names::{quote_ident, quote_literal, quote_qualified};
+use super::roles::verifier_of;
+use super::{Session, SystemError};
+
+const LENDING: &str = "giving rights to the role that writes rows";
+/// The first releases whose workers of replication may enter a database with CONNECTION LIMIT 0 though their role is no
+/// superuser (February 2025).
+const WORKERS_ENTER_SINCE: [u32; 4] = [140_016, 150_011, 160_007, 170_003];
+/// `password_required`, and GRANT ... WITH INHERIT.
+const OPTIONS: u32 = 160_000;
+
+/// Whether a subscription of a shut database can belong to a role that is no superuser.
+pub fn can_apply(version_num: u32) -> bool {
+    let major = version_num / 10_000;
+    match WORKERS_ENTER_SINCE.iter().find(|since| *since / 10_000 == major) {
+        Some(since) => version_num >= *since,
+        None => major > 17,
+    }
+}
+
+/// Creates the role if it is not there, without rights and without a password. Safe to repeat; one that exists loses its
+/// password. The setting is for its sessions: only a superuser could make them act as replication does.
+pub async fn create(session: &Session, role: &str) -> Result<(), SystemError> {
+    const CREATING: &str = "creating the role that writes rows";
+    let exists: bool =
+        session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&role]).await?;
+    let (verb, role) = (if exists { "ALTER" } else { "CREATE" }, quote_ident(role));
+    let sql = format!(
+        "BEGIN;
+         {verb} ROLE {role} WITH NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION LOGIN INHERIT BYPASSRLS PASSWORD NULL;
+         ALTER ROLE {role} SET session_replication_role = replica;
+         COMMIT"
+    );
+    or_rolled_back(session, session.batch(CREATING, &sql).await).await
+}
+
+/// Lets the role log in by a password.
+pub async fn set_password(session: &Session, role: &str, password: &str) -> Result<(), SystemError> {
+    let verifier = quote_literal(&verifier_of(session, password).await?);
+    let sql = format!(
+        "BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {} PASSWORD {verifier}; COMMIT",
+        quote_ident(role)
+    );
+    or_rolled_back(session, session.batch("letting the role that writes rows log in", &sql).await).await
+}
+
+/// Owners of the database's tables and of their functions whose rights end at databases: neither they nor any role that they
+/// belong to can do anything to the server.
+const OWNERS: &str = "\
+WITH RECURSIVE owned AS (
+    SELECT c.relowner AS oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
+    UNION SELECT p.proowner FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')),
+above AS (
+    SELECT oid AS owner, oid AS role FROM owned
+    UNION SELECT a.owner, m.roleid FROM above a JOIN pg_auth_members m ON m.member = a.role)
+SELECT pg_get_userbyid(a.owner)::text FROM above a LEFT JOIN pg_roles r ON r.oid = a.role
+GROUP BY a.owner
+HAVING bool_and(r.oid IS NOT NULL AND r.rolname !~ '^pg_' AND NOT (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication))
+ORDER BY 1";
+
+/// Roles that the role belongs to.
+const BELONGS_TO: &str = "SELECT pg_get_userbyid(m.roleid)::text FROM pg_auth_members m
+    WHERE m.member = (SELECT oid FROM pg_roles WHERE rolname = $1) ORDER BY 1";
+
+/// Schemas and tables on which the role has not what it needs: (schema, table or None). The table of a serial number is
+/// looked at by what the rows' code may do with it.
+const LACKING: &str = "\
+SELECT n.nspname::text, NULL::text FROM pg_namespace n
+ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT has_schema_privilege($1, n.oid, 'USAGE')
+   AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p'))
+UNION ALL
+SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+   AND NOT (has_table_privilege($1, c.oid, 'SELECT') AND has_table_privilege($1, c.oid, 'INSERT')
+        AND has_table_privilege($1, c.oid, 'UPDATE') AND has_table_privilege($1, c.oid, 'DELETE')
+        AND has_table_privilege($1, c.oid, 'TRUNCATE'))";
+
+/// Gives the role what it needs to write every row of the session's database, and no more. Safe to repeat.
+pub async fn lend(session: &Session, role: &str) -> Result<(), SystemError> {
+    let version = super::facts::version_num(session).await?;
+    let owners = names(session, OWNERS, &[]).await?;
+    let now = names(session, BELONGS_TO, &[&role]).await?;
+    let quoted = quote_ident(role);
+    // A member that may not SET ROLE has the rights on objects and no others.
+    let with = if version >= OPTIONS { " WITH INHERIT TRUE, SET FALSE, ADMIN FALSE" } else { "" };
+    for owner in owners.iter().filter(|owner| !now.contains(owner)) {
+        session.batch(LENDING, &format!("GRANT {} TO {quoted}{with}", quote_ident(owner))).await?;
+    }
+    for former in now.iter().filter(|name| !owners.contains(name)) {
+        session.batch(LENDING, &format!("REVOKE {} FROM {quoted}", quote_ident(former))).await?;
+    }
+    for row in &session.rows(LENDING, LACKING, &[&role]).await? {
+        let (schema, table): (String, Option<String>) =
+            (session.column(LENDING, row, 0)?, session.column(LENDING, row, 1)?);
+        let what = match table {
+            None => format!("USAGE ON SCHEMA {}", quote_ident(&schema)),
+            Some(table) => {
+                format!("SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {}", quote_qualified(&schema, &table))
+            }
+        };
+        session.batch(LENDING, &format!("GRANT {what} TO {quoted}")).await?;
+    }
+    let database = quote_ident(session.dbname());
+    session.batch(LENDING, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}")).await
+}
+
+async fn names(
+    session: &Session,
+    sql: &str,
+    params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Vec<String>, SystemError> {
+    let rows = session.rows(LENDING, sql, params).await?;
+    rows.iter().map(|row| session.column(LENDING, row, 0)).collect()
+}
+
+/// Gives a subscription of the session's database to the role; its worker acts as that. Safe to repeat.
+pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Result<(), SystemError> {
+    const GIVING: &str = "giving a subscription to the role that writes rows";
+    let sql = "SELECT pg_get_userbyid(subowner)::text FROM pg_subscription WHERE subname = $1
+        AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let owner = session.optional(GIVING, sql, &[&subscription]).await?;
+    let owner: Option<String> = owner.map(|row| session.column(GIVING, &row, 0)).transpose()?;
+    if owner.is_none_or(|owner| owner == role) {
+        return Ok(());
+    }
+    let (subscription, role) = (quote_ident(subscription), quote_ident(role));
+    let give = format!("ALTER SUBSCRIPTION {subscription} OWNER TO {role}");
+    let sql = match super::facts::version_num(session).await? >= OPTIONS {
+        // The publisher decides whether a password is asked for, as it does for the platform.
+        true => format!(
+            "BEGIN; ALTER SUBSCRIPTION {subscription} SET (password_required = false); {give}; COMMIT"
+        ),
+        // Only a superuser may be given one; one that has it may lose that. Nobody sees the role in between.
+        false => {
+            format!("BEGIN; ALTER ROLE {role} SUPERUSER; {give}; ALTER ROLE {role} NOSUPERUSER; COMMIT")
+        }
+    };
+    or_rolled_back(session, session.batch(GIVING, &sql).await).await
+}
+
+/// Takes every right in the session's database from the role, if it exists. What its rows' code made there stays, as the
+/// platform's.
+pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError> {
+    const TAKING: &str = "taking rights from the role that wrote rows";
+    let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
+    if !session.value::<bool>(TAKING, exists, &[&role]).await? {
+        return Ok(());
+    }
+    let role = quote_ident(role);
+    let sql = format!("BEGIN; REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; COMMIT");
+    or_rolled_back(session, session.batch(TAKING, &sql).await).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_without_a_superuser_enter_a_shut_database_since_these_releases() {
+        assert!(!can_apply(150_010) && can_apply(150_011));
+        assert!(!can_apply(170_002) && can_apply(170_003) && can_apply(180_000));
+    }
+}
