@@ -553,13 +553,16 @@ pub(crate) fn glance(part: &[u8]) -> Glance {
         glance.locks |= starts(&part[at + 1..], b"advisory");
         glance.sets |= starts(&part[at + 1..], b"config") && ends(&part[..at], b"set");
     }
-    let set = |word: &[u8]| {
-        memchr::memmem::find_iter(part, word).any(|at| {
-            let mut lexer = Lexer::new(&part[at + word.len()..], Backslashes::Literal);
-            set_name(lexer).is_some_and(|name| name != SettingName::Listed) && lexer.next().is_some()
-        })
-    };
-    glance.sets |= set(b"set ") || set(b"SET ");
+    glance.sets |= memchr::memchr2_iter(b's', b'S', part).any(|at| {
+        let rest = &part[at..];
+        let ends =
+            rest.get(3).is_some_and(|&byte| lexer::is_space(byte) || matches!(byte, b'/' | b'-' | b'"'));
+        if !starts(rest, b"set") || !ends {
+            return false;
+        }
+        let mut lexer = Lexer::new(&rest[3..], Backslashes::Literal);
+        set_name(lexer).is_some_and(|name| name != SettingName::Listed) && lexer.next().is_some()
+    });
     glance
 }
 

@@ -270,7 +270,8 @@ fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
         match token {
             Token::Symbol(b'-') if tokens == 0 && !negative => negative = true,
             Token::Symbol(b':') if tokens == 1 => cast = true,
-            Token::Word(_) | Token::Quoted(_) | Token::Symbol(b'.') if cast => {}
+            Token::Word(word) if cast && is_plain_type(word) => {}
+            Token::Symbol(b'.') if cast => {}
             token => {
                 tokens += 1;
                 value = Some(token);
@@ -278,6 +279,24 @@ fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
             }
         }
     }
+}
+
+/// A cast to it leaves a literal what it is.
+fn is_plain_type(word: &[u8]) -> bool {
+    let types: [&[u8]; 11] = [
+        b"pg_catalog",
+        b"text",
+        b"varchar",
+        b"name",
+        b"int",
+        b"integer",
+        b"int2",
+        b"int4",
+        b"int8",
+        b"bigint",
+        b"smallint",
+    ];
+    types.iter().any(|known| word.eq_ignore_ascii_case(known))
 }
 
 /// Reports the setting that a `set_config(` names. The lexer stands before the parenthesis. `is_prepared`: it runs later, with

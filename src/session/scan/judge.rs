@@ -79,7 +79,11 @@ pub(crate) fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names)
             let plain = unicode::plain(sql, backslashes);
             let mut judge = Judge::new(&plain, names, Dialect::Sql);
             judge.text(&plain, backslashes);
-            let effects = judge.verdict().effects | Effects::ESCAPED | Effects::SCAN;
+            let mut effects = judge.verdict().effects | Effects::ESCAPED | Effects::SCAN;
+            if super::mentions(sql, b"uescape") {
+                // How the escape character is written is read in one way of several.
+                effects |= Effects::ANY;
+            }
             Verdict { effects, culprit: verdict.culprit }
         }
     }
@@ -142,6 +146,8 @@ struct Judge<'n, N> {
     introduced: Introduced,
     /// The name before the last dot is that of the temporary schema.
     in_temporary: bool,
+    /// The last name stands behind a dot, where key words are names.
+    is_qualified: bool,
     statements: u32,
     sees_settings_view: bool,
     sees_update: bool,
@@ -164,6 +170,7 @@ impl<'n, N: Names> Judge<'n, N> {
             is_opened: false,
             introduced: Introduced::No,
             in_temporary: false,
+            is_qualified: false,
             statements: 0,
             sees_settings_view: false,
             sees_update: false,
@@ -198,10 +205,22 @@ impl<'n, N: Names> Judge<'n, N> {
         let mut lexer = Lexer::new(sql, backslashes);
         // The last token, where it was a word or a name.
         let mut before: Option<Token<'_>> = None;
+        let mut is_behind_dot = false;
         while let Some(token) = lexer.next() {
+            let was_qualified = std::mem::replace(&mut self.is_qualified, std::mem::take(&mut is_behind_dot));
             match token {
+                Token::Word(word) if self.is_qualified => {
+                    self.qualified(word, false, &lexer);
+                    before = Some(token);
+                    continue;
+                }
                 Token::Word(word) => {
                     self.word(word, before, &mut lexer);
+                    before = Some(token);
+                    continue;
+                }
+                Token::Quoted(name) if self.is_qualified => {
+                    self.qualified(name, true, &lexer);
                     before = Some(token);
                     continue;
                 }
@@ -219,10 +238,11 @@ impl<'n, N: Names> Judge<'n, N> {
                 Token::Symbol(b'(') => {
                     self.is_opened |= self.at_start;
                     if let Some(name) = before {
-                        self.call(name, lexer);
+                        self.call(name, was_qualified, lexer);
                     }
                 }
                 Token::Symbol(b'.') => {
+                    is_behind_dot = true;
                     self.in_temporary = before.is_some_and(is_temporary);
                     if self.introduced == Introduced::Last {
                         self.introduced = Introduced::Next;
@@ -285,23 +305,56 @@ impl<'n, N: Names> Judge<'n, N> {
         let introduced = std::mem::replace(&mut self.introduced, Introduced::No);
         match meaning(word) {
             Some(Meaning::Reserved) => {}
-            Some(Meaning::Introduces) => self.introduced = Introduced::Next,
+            Some(Meaning::Introduces) => {
+                self.introduced = Introduced::Next;
+                self.name(word, false);
+            }
             Some(Meaning::Into) => {
                 let inserts = before.is_some_and(|token| token.is_word(b"INSERT") || token.is_word(b"MERGE"));
                 if !inserts && self.dialect == Dialect::Sql {
                     // A table is made, which may be a temporary one, whatever stands in front of its name.
-                    self.add(Effects::ASKS | Effects::SCAN, b"");
+                    let on_definition = self.names.on_definition();
+                    self.add(on_definition | Effects::ASKS | Effects::SCAN, word);
                 }
                 self.introduced = Introduced::Next;
             }
-            Some(Meaning::Update) => self.sees_update = true,
-            Some(Meaning::SettingsView) => self.sees_settings_view = true,
+            Some(Meaning::Update) => {
+                self.sees_update = true;
+                self.name(word, false);
+            }
+            Some(Meaning::SettingsView) => {
+                self.sees_settings_view = true;
+                self.name(word, false);
+            }
             _ => {
                 if introduced == Introduced::Next {
                     self.introduced = Introduced::Last;
                 }
                 self.name(word, false);
             }
+        }
+    }
+
+    /// A name behind a dot: of a column, or of a function, which may be called without a parenthesis (manual, 38.5.3).
+    fn qualified(&mut self, name: &[u8], is_quoted: bool, lexer: &Lexer<'_>) {
+        if self.introduced == Introduced::Next {
+            self.introduced = Introduced::Last;
+        }
+        self.name(name, is_quoted);
+        if name.eq_ignore_ascii_case(b"pg_settings") {
+            self.sees_settings_view = true;
+        }
+        if lexer.peek() == Some(Token::Symbol(b'(')) {
+            return;
+        }
+        match meaning(name) {
+            Some(Meaning::Asks) => self.add(Effects::ASKS, b""),
+            Some(Meaning::RunsText) => self.add(Effects::ANY, name),
+            Some(Meaning::Scanned) => self.add(super::effects_in_body(name) | Effects::SCAN, name),
+            _ => {}
+        }
+        if super::calls::LockFunction::named(name).is_some() || name.eq_ignore_ascii_case(b"set_config") {
+            self.add(Effects::ANY, name);
         }
     }
 
@@ -328,6 +381,12 @@ impl<'n, N: Names> Judge<'n, N> {
         self.statements += 1;
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
         let effect = effect_of(word);
+        let defines: [&[u8]; 7] =
+            [b"GRANT", b"REVOKE", b"COMMENT", b"DROP", b"SECURITY", b"REFRESH", b"REINDEX"];
+        if defines.iter().any(|verb| is(verb)) {
+            let on_definition = self.names.on_definition();
+            self.add(on_definition, word);
+        }
         self.sees_update |= is(b"UPDATE");
         if is(b"WITH") || is(b"COPY") {
             self.introduced = Introduced::Next;
@@ -340,6 +399,9 @@ impl<'n, N: Names> Judge<'n, N> {
                 if [&b"ANALYZE"[..], b"VACUUM", b"REFRESH", b"REINDEX"].iter().any(|verb| is(verb)) {
                     let any = self.names.any();
                     self.add(any | Effects::ASKS, word);
+                } else if is(b"EXECUTE") && self.depth > 0 {
+                    // Of a statement that stands nowhere here.
+                    self.add(Effects::ANY, word);
                 } else if is(b"EXECUTE") {
                     let any = self.names.any();
                     self.add(any | Effects::SCAN, word);
@@ -392,6 +454,10 @@ impl<'n, N: Names> Judge<'n, N> {
         }
         let start = (body.as_ptr() as usize).wrapping_sub(sql.as_ptr() as usize);
         let is_dollar_quoted = start.checked_sub(1).and_then(|at| sql.get(at)) == Some(&b'$');
+        let is_escaped = start.checked_sub(2).and_then(|at| sql.get(at)) == Some(&b'&');
+        if is_escaped {
+            return self.add(Effects::ANY, b"");
+        }
         let text = if is_dollar_quoted { body.to_vec() } else { undoubled(body) };
         if text.contains(&b'\\') && !is_dollar_quoted {
             return self.add(Effects::ANY, b"");
@@ -423,13 +489,14 @@ impl<'n, N: Names> Judge<'n, N> {
     }
 
     /// A parenthesis stands behind `name`, and the lexer behind it.
-    fn call(&mut self, name: Token<'_>, arguments: Lexer<'_>) {
+    fn call(&mut self, name: Token<'_>, is_qualified: bool, arguments: Lexer<'_>) {
         let (written, is_quoted) = match name {
             Token::Word(word) => (word, false),
             Token::Quoted(name) => (name, true),
             _ => return,
         };
-        if self.in_temporary {
+        let is_put_in = written == TEMPLATE_NAME && self.introduced != Introduced::Last;
+        if self.in_temporary || is_put_in {
             return self.add(Effects::ANY, written);
         }
         let is_plain = !is_quoted || !written.iter().any(u8::is_ascii_uppercase);
@@ -439,7 +506,7 @@ impl<'n, N: Names> Judge<'n, N> {
             Some(Meaning::Scanned) => self.scanned(written, arguments),
             Some(Meaning::Asks) => self.add(Effects::ASKS, b""),
             Some(Meaning::RunsText) => self.add(Effects::ANY, written),
-            Some(_) if !is_quoted => {}
+            Some(_) if !is_quoted && !is_qualified => {}
             _ if self.introduced == Introduced::Last => {}
             _ => {
                 let effects = with_folded(written, is_quoted, |name| self.names.call(name));

@@ -145,6 +145,12 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// Whether a literal of this text is one in Unicode escapes: `U&'...'`.
+    pub(crate) fn is_escaped(&self, literal: &[u8]) -> bool {
+        let start = (literal.as_ptr() as usize).wrapping_sub(self.sql.as_ptr() as usize);
+        start.checked_sub(2).and_then(|at| self.sql.get(at)) == Some(&b'&')
+    }
+
     fn name_end(&self, from: usize) -> usize {
         let rest = self.slice(from, self.sql.len());
         from + rest.iter().position(|&byte| !is(byte, NAME)).unwrap_or(rest.len())

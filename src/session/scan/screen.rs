@@ -16,7 +16,7 @@ use super::{Effect, effect_of};
 const LOOKED_AT: [bool; 256] = {
     let mut looked_at = [false; 256];
     let mut at = 0;
-    let bytes = b"(;\"-/_nN";
+    let bytes = b"(;\"-/_nN.";
     while at < bytes.len() {
         looked_at[bytes[at] as usize] = true;
         at += 1;
@@ -93,6 +93,16 @@ fn is_fine(sql: &[u8], at: usize) -> bool {
     let after = &sql[at + 1..];
     match sql[at] {
         b'(' => is_no_call(before),
+        // A function may be called like a column.
+        b'.' => {
+            let start = after.iter().position(|&byte| !is_space(byte)).unwrap_or(after.len());
+            let length =
+                after[start..].iter().position(|&byte| !is_name_byte(byte)).unwrap_or(after.len() - start);
+            !matches!(
+                meaning(&after[start..start + length]),
+                Some(Meaning::Asks | Meaning::RunsText | Meaning::Scanned)
+            )
+        }
         b';' => after.iter().all(|&byte| is_space(byte)),
         b'-' => after.first() != Some(&b'-'),
         b'/' => after.first() != Some(&b'*'),

@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use self::question::CATALOGUE;
-pub(super) use self::question::{DEFINITIONS, sql};
+pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, sql};
 use self::reading::Reading;
 use self::verdicts::Verdicts;
 use super::snapshot::{Fields, Rows, SnapshotError};
@@ -52,6 +52,8 @@ pub struct Hints {
     pub(super) settings: Vec<String>,
     /// [`DEFINITIONS`] at that moment; `None`: the server does not count.
     pub(super) definitions: Option<i64>,
+    /// [`ALL_DEFINITIONS`] at that moment.
+    pub(super) all_definitions: Option<i64>,
     /// [`CATALOGUE`] at that moment.
     catalogue: Option<i64>,
     verdicts: Verdicts,
@@ -96,19 +98,21 @@ impl Hints {
     /// Reads the answer to [`sql`].
     pub(super) fn from_rows(rows: &Rows) -> Result<Hints, SnapshotError> {
         let mut reading = Reading::default();
-        let (mut major, mut definitions, mut catalogue) = (0, None, None);
+        let (mut major, mut definitions, mut catalogue, mut all_definitions) = (0, None, None, None);
         for row in rows {
             let fields = Fields::of(row);
             if fields.kind() == "server" {
                 major = fields.number::<u32>(1)? / 10_000;
                 definitions = fields.optional_number(2)?;
                 catalogue = fields.optional_number(3)?;
+                all_definitions = fields.optional_number(4)?;
             } else {
                 reading.row(&fields)?;
             }
         }
         let mut hints = reading.finish();
         (hints.definitions, hints.catalogue) = (definitions, catalogue);
+        hints.all_definitions = all_definitions;
         if major > MAJOR_KNOWN_MAX {
             // Functions that it brings are on no list, and views of its own may call them.
             hints.implied |= Effects::ANY;

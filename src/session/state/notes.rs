@@ -52,6 +52,8 @@ pub(super) struct Notes {
     pub(super) suspects_overflow: bool,
     /// SQL-level PREPARE of a statement that locks was seen.
     pub(super) sql_prepared_lock: bool,
+    /// SQL-level PREPARE of a statement that changes the session was seen.
+    pub(super) sql_prepared_change: bool,
     pub(super) ledger: Ledger,
     pub(super) pending: Vec<Pending>,
     pub(super) foreign: Vec<&'static str>,
@@ -69,7 +71,7 @@ impl Notes {
             Finding::Lock(call) => suspect.calls.push(call),
             Finding::LockUnclear => suspect.unclear = true,
             Finding::LockPrepared => self.sql_prepared_lock = true,
-            Finding::ChangePrepared => {}
+            Finding::ChangePrepared => self.sql_prepared_change = true,
             Finding::Executes => self.executes(suspect),
             Finding::Foreign(what) => self.foreign_state(what),
             Finding::SequenceMemory => self.sequence_memory = true,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
-use super::hints::{self, DEFINITIONS};
+use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS};
 use super::ledger::key_of_row;
 use super::{AdvisoryLock, Hints, HintsCell, SessionState, StateTracker, Statement, TypeName};
 use crate::backend::{QueryError, ServerConnection};
@@ -181,7 +181,9 @@ fn sql(tracker: &StateTracker) -> String {
         parts.push_str(LOCKS);
     }
     if tracker.asks_for_definitions() {
-        parts.push_str(&DEFINED.replace("@definitions", DEFINITIONS));
+        parts.push_str(
+            &DEFINED.replace("@definitions", DEFINITIONS).replace("@all_definitions", ALL_DEFINITIONS),
+        );
     }
     expand(&parts, ("{", "}"))
 }
@@ -238,7 +240,8 @@ const TEMPORARY: &str = " UNION ALL SELECT 'temporary', o.type, {coalesce(o.name
     AND d.refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend s \
     WHERE s.classid OPERATOR(pg_catalog.=) d.classid AND s.objid OPERATOR(pg_catalog.=) d.objid \
     AND s.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass \
-    AND s.refobjsubid OPERATOR(pg_catalog.>) 0)";
+    AND s.refobjsubid OPERATOR(pg_catalog.>) 0 AND s.deptype OPERATOR(pg_catalog.<>) 'n' \
+    AND s.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass)";
 
 const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.objid::pg_catalog.text, \
     l.objsubid::pg_catalog.text, l.mode FROM pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' \
@@ -246,7 +249,8 @@ const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.obj
     (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
 
 /// How many definitions have changed, to be compared with when the hints were read.
-const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catalog.text, NULL, NULL, NULL";
+const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catalog.text, \
+    (@all_definitions)::pg_catalog.text, NULL, NULL";
 
 /// The answer, row by row.
 #[derive(Debug, Default)]
@@ -256,7 +260,8 @@ struct Reading {
     statements: Vec<(String, String, bool, Vec<u32>)>,
     types: BTreeMap<u32, Option<String>>,
     held: Vec<AdvisoryLock>,
-    definitions: Option<i64>,
+    /// The counts of the definitions that are watched always, and of all.
+    definitions: (Option<i64>, Option<i64>),
 }
 
 impl Reading {
@@ -293,7 +298,7 @@ impl Reading {
                 state.pins.insert(format!("temporary {} \"{}\"", fields.plain(1)?, fields.text(2)?));
             }
             "definitions" => {
-                self.definitions = fields.optional_number(1)?;
+                self.definitions = (fields.optional_number(1)?, fields.optional_number(2)?);
             }
             "lock" => {
                 let key = key_of_row(fields.number(1)?, fields.number(2)?, fields.number(3)?);

@@ -87,6 +87,8 @@ pub struct StateTracker {
     backslashes: Backslashes,
     /// The client's encoding has characters whose second byte is a backslash.
     hides_backslashes: bool,
+    /// A setting that decides how literals are read may have been set in this transaction.
+    doubts_literals: bool,
     /// Something ran that could not be judged, and is not kept.
     ran_unjudged: bool,
     /// Definitions have changed, or may have.
@@ -133,6 +135,7 @@ impl StateTracker {
             freshness: Freshness::Never,
             backslashes: Backslashes::Literal,
             hides_backslashes: false,
+            doubts_literals: false,
             ran_unjudged: false,
             defined: false,
             unnamed_effects: (0, Effects::NONE),
@@ -260,8 +263,10 @@ impl StateTracker {
 
     /// Something runs whose text is not at hand.
     fn run_unread(&mut self) {
+        let is_prepared = self.notes.as_ref().is_some_and(|notes| notes.sql_prepared_change);
+        let asks = if self.lent || is_prepared { Effects::ASKS } else { Effects::NONE };
         match self.hints.as_ref().map(|hints| hints.any()) {
-            Some(any) => self.ran(any, String::new),
+            Some(any) => self.ran(any | asks, String::new),
             None => {
                 self.ran_unjudged = true;
                 self.changed();
@@ -467,7 +472,10 @@ impl StateTracker {
         let Some(notes) = &mut self.notes else {
             return;
         };
+        // What was asked for behind it may have been noted already.
+        let is_last = self.asked <= self.answered;
         match command.strip_suffix(b"\0").unwrap_or(command) {
+            b"DISCARD ALL" if !is_last => {}
             b"DISCARD ALL" => {
                 notes.ledger.all_released();
                 notes.statements.clear();
@@ -540,6 +548,7 @@ impl StateTracker {
         self.asked = 0;
         self.answered = 0;
         self.misaligned = false;
+        self.doubts_literals &= status != TransactionStatus::Idle;
         let Some(notes) = &mut self.notes else {
             return;
         };
@@ -589,6 +598,7 @@ impl StateTracker {
         let read = scan(plain.as_deref().unwrap_or(sql), backslashes, &mut |finding| {
             notes.get_or_insert_default().note(finding, suspect);
         });
+        self.doubts_literals |= read.sets_locally;
         // A custom setting that ends with its transaction leaves an empty value behind. Where connections are lent it is
         // taken for none.
         if read.effect == Effect::Changes || (read.sets_locally && !self.lent) {
@@ -609,7 +619,7 @@ impl StateTracker {
         };
         let mut verdict = judged(self.backslashes);
         // How literals are read may have changed since the server last said so.
-        let is_stale = self.freshness == Freshness::Stale || self.hides_backslashes;
+        let is_stale = self.freshness >= Freshness::Stale || self.doubts_literals || self.hides_backslashes;
         if is_stale && memchr::memchr(b'\\', sql).is_some() {
             let other = match self.backslashes {
                 Backslashes::Literal => Backslashes::Escape,
@@ -796,11 +806,15 @@ impl StateTracker {
         self.lent
     }
 
-    /// The server's count of changed definitions, as the state was taken.
-    pub(super) fn saw_definitions(&mut self, count: Option<i64>) {
-        let read = self.hints.as_ref().and_then(|hints| hints.definitions);
-        let is_newer = count.zip(read).is_some_and(|(count, read)| count > read);
-        self.defined |= self.lent && is_newer;
+    /// The server's counts of changed definitions, as the state was taken. All of them matter where something ran that nobody can
+    /// read.
+    pub(super) fn saw_definitions(&mut self, (watched, all): (Option<i64>, Option<i64>)) {
+        let Some(hints) = self.hints.as_ref().filter(|_| self.lent) else { return };
+        let is_newer =
+            |count: Option<i64>, read: Option<i64>| count.zip(read).is_some_and(|(count, read)| count > read);
+        let ran_opaque = self.notes.as_ref().is_some_and(|notes| notes.opaque.is_some());
+        self.defined |=
+            is_newer(watched, hints.definitions) || (ran_opaque && is_newer(all, hints.all_definitions));
     }
 
     /// Definitions have changed, or may have, since this was last asked.

@@ -445,6 +445,79 @@ const DOORS: &[Door] = &[
 
 /// What needs no call.
 const PLAIN: &[(&str, &[&str])] = &[
+    (
+        "escape character by an escape",
+        &["SELECT U&\"set!005fconfig\" UESCAPE E'\\x21'('search_path', 'attack_path', false)"],
+    ),
+    (
+        "body by escapes",
+        &["DO U&'begin perform set!005fconfig(''attack.x'', ''1'', false); end' UESCAPE '!'"],
+    ),
+    ("template of a setting", &["DO $$ BEGIN EXECUTE format('SET attack.%I = %L', 'x', '1'); END $$"]),
+    (
+        "template of a function",
+        &["DO $$ BEGIN EXECUTE format('SELECT %I(%L, %L, false)', 'set_config', 'attack.x', '1'); END $$"],
+    ),
+    (
+        "function called like a column",
+        &[
+            "CREATE TYPE ct AS (a int)",
+            "CREATE FUNCTION c2b(ct) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT ($1).a::bigint'",
+            "CREATE CAST (ct AS bigint) WITH FUNCTION c2b(ct) AS IMPLICIT",
+            "SELECT (row(42)::ct).pg_advisory_lock",
+        ],
+    ),
+    (
+        "default of an argument",
+        &[
+            "CREATE FUNCTION fd(x text DEFAULT set_config('search_path', 'attack_path', false)) RETURNS text LANGUAGE sql AS 'SELECT $1'",
+            "SELECT fd()",
+        ],
+    ),
+    (
+        "a function of a type named like a handler",
+        &[
+            "CREATE DOMAIN x_handler AS text",
+            "CREATE FUNCTION eh() RETURNS x_handler LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM set_config('search_path', 'attack_path', false); RETURN 'x'; END $$",
+            "CREATE VIEW veh AS SELECT eh()",
+            "SELECT * FROM veh",
+        ],
+    ),
+    (
+        "a key word as a view",
+        &["CREATE VIEW copy AS SELECT set_config('search_path', 'attack_path', false)", "SELECT * FROM copy"],
+    ),
+    (
+        "a reserved word as a view",
+        &[
+            "CREATE VIEW public.user AS SELECT set_config('search_path', 'attack_path', false)",
+            "TABLE public.user",
+        ],
+    ),
+    (
+        "a prepared statement run by a function",
+        &[
+            "CREATE FUNCTION runp() RETURNS int LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'execute p'; RETURN 1; END $$",
+            "PREPARE p AS SELECT set_config('search_path', 'attack_path', false)",
+            "SELECT 1",
+            "SELECT runp()",
+            "DEALLOCATE p",
+        ],
+    ),
+    (
+        "temporary domain that depends on a column",
+        &["CREATE DOMAIN pg_temp.text AS pg_catalog.int4 DEFAULT +(NULL::public.plain).a"],
+    ),
+    (
+        "setting of a cast name",
+        &[
+            "CREATE TYPE en AS ENUM ('attack.z')",
+            "CREATE FUNCTION en2t(en) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT ''attack.x''::text'",
+            "CREATE CAST (en AS text) WITH FUNCTION en2t(en)",
+            "SELECT set_config('attack.z'::en::text, '1', false)",
+        ],
+    ),
     ("update of pg_settings", &["UPDATE pg_settings SET setting = 'attack_path' WHERE name = 'search_path'"]),
     (
         "update in a cte",

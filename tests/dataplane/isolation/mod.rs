@@ -24,7 +24,8 @@ const VIEW: &str = "SELECT (SELECT string_agg(name || '=' || setting, ' ' ORDER 
     current_user || session_user || current_setting('role'), \
     (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
     (SELECT count(*) FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) + \
-    (SELECT count(*) FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()), \
+    (SELECT count(*) FROM pg_catalog.pg_proc WHERE pronamespace = pg_catalog.pg_my_temp_schema()) + \
+    (SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema()), \
     (SELECT count(*) FROM pg_catalog.pg_listening_channels()), \
     (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE name NOT LIKE 'freehold%' AND name NOT LIKE 's_'), \
     (SELECT count(*) FROM pg_catalog.pg_cursors WHERE name <> ''), \

@@ -106,6 +106,7 @@ impl<N: Names> Judge<'_, N> {
         let known = match lexer.next() {
             // A trigger is made.
             Some(token) if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") => return,
+            Some(Token::Text(text)) if lexer.is_escaped(text) => None,
             Some(Token::Text(text)) => {
                 let ends = match lexer.next() {
                     None | Some(Token::Symbol(b';')) => true,
@@ -115,8 +116,10 @@ impl<N: Names> Judge<'_, N> {
             }
             Some(token) if token.is_word(b"FORMAT") && lexer.next() == Some(Token::Symbol(b'(')) => {
                 match (lexer.next(), lexer.next()) {
-                    (Some(Token::Text(template)), Some(Token::Symbol(b',' | b')'))) => {
-                        template_sql(&undoubled(template))
+                    (Some(Token::Text(template)), Some(Token::Symbol(b',' | b')')))
+                        if !lexer.is_escaped(template) =>
+                    {
+                        template_sql(&undoubled(template)).filter(|sql| !sets(sql))
                     }
                     _ => None,
                 }
@@ -148,4 +151,22 @@ pub(super) fn skip_label(lexer: &mut Lexer<'_>) {
             return;
         }
     }
+}
+
+/// The names that are put in may be those of settings or of prepared statements.
+fn sets(template: &[u8]) -> bool {
+    let first = Lexer::new(template, Backslashes::Literal).next();
+    let may_name: [&[u8]; 10] = [
+        b"SELECT",
+        b"INSERT",
+        b"UPDATE",
+        b"DELETE",
+        b"TRUNCATE",
+        b"CREATE",
+        b"ALTER",
+        b"DROP",
+        b"GRANT",
+        b"REVOKE",
+    ];
+    !first.is_some_and(|token| may_name.iter().any(|verb| token.is_word(verb)))
 }

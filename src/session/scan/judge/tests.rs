@@ -132,6 +132,14 @@ fn what_is_not_understood_is_asked_for() {
 #[test]
 fn what_runs_text_or_cannot_be_read_is_opaque() {
     for sql in [
+        "select U&\"set!005fconfig\" UESCAPE E'\\x21'('search_path', 'evil', false)",
+        "select (row(42)::ct).pg_advisory_lock",
+        "select (row('x')::cq).\"ts_stat\"",
+        "select public.evil()",
+        "do U&'begin null; end' UESCAPE '!'",
+        "do $$ begin execute format('SET app.%I = %L', 'tenant', 'evil'); end $$",
+        "do $$ begin execute format('select %I(%L)', 'set_config', 'x'); end $$",
+        "do $$ begin execute 'execute p'; end $$",
         "select query_to_xml('select set_' || 'config(''a.b'','''',false)', true, true, '')",
         "select * from ts_stat('select 1')",
         "select \"query_to_xml\"('x', true, true, '')",
@@ -341,4 +349,27 @@ fn fragments() -> impl proptest::strategy::Strategy<Value = String> {
     ];
     proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..8)
         .prop_map(|pieces| pieces.concat())
+}
+
+#[test]
+fn key_words_are_names_where_the_database_has_them() {
+    let words =
+        ["copy", "recursive", "update", "pg_settings", "all", "with", "select", "end", "user", "table"];
+    let names = words.map(|word| (word, Effects::ANY));
+    let mut names = Database { names: HashMap::from(names), harmless: Vec::new() };
+    for word in ["copy", "recursive", "update", "pg_settings"] {
+        let sql = format!("select * from {word}");
+        assert!(read(sql.as_bytes(), Backslashes::Literal, &mut names).effects.has(Effects::OPAQUE), "{sql}");
+    }
+    for word in words {
+        let sql = format!("insert into public.{word} default values");
+        assert!(read(sql.as_bytes(), Backslashes::Literal, &mut names).effects.has(Effects::OPAQUE), "{sql}");
+    }
+}
+
+#[test]
+fn the_short_way_ends_at_a_function_that_is_called_like_a_column() {
+    assert!(screen(b"select (row(42)::ct).pg_advisory_lock").is_none());
+    assert!(screen(b"select t . ts_stat from t").is_none());
+    assert!(screen(b"select t.a, t.b from s.t").is_some());
 }

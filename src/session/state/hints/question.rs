@@ -12,12 +12,21 @@ pub(in super::super) const DEFINITIONS: &str = "CASE WHEN pg_catalog.current_set
     pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(\
     ARRAY[1255,2618,2620,3256,2617,2605]::pg_catalog.oid[]) c(oid)) END";
 
+/// The same with types, aggregates, defaults, checks, indexes, inheritance and event triggers: temporary tables count here, too.
+pub(in super::super) const ALL_DEFINITIONS: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
+    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+    pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(\
+    ARRAY[1255,2618,2620,3256,2617,2605,\
+    1247,2600,2604,2606,2610,2611,3466]::pg_catalog.oid[]) c(oid)) END";
+
 /// Grows with every change of a catalogue that the question reads, a while after it was made. Those of a session's own count at
 /// once, those of others when they have told.
 pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
     (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
     pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
-    pg_catalog.pg_stat_get_tuples_deleted(c.oid)) FROM pg_catalog.unnest(ARRAY[1255,1259,2600,2603,2604,2605,2606,2610,\
+    pg_catalog.pg_stat_get_tuples_deleted(c.oid)) FROM pg_catalog.unnest(ARRAY[1247,1255,1259,2600,2603,2604,2605,2606,2610,\
     2611,2617,2618,2620,3079,3256,3350,3381,3466,3541]::pg_catalog.oid[]) c(oid)) END";
 
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has them.
@@ -26,6 +35,7 @@ pub(in super::super) fn sql() -> String {
     let sql = READING
         .replace("@names", &names.join(","))
         .replace("@definitions", DEFINITIONS)
+        .replace("@all_definitions", ALL_DEFINITIONS)
         .replace("@catalogue", CATALOGUE);
     expand(&sql, ("<<", ">>"))
 }
@@ -59,7 +69,9 @@ tree(owner, tree) AS MATERIALIZED (
     WHERE s.stxexprs IS NOT NULL
   UNION ALL SELECT c.relname, p.partexprs::text FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
     WHERE p.partexprs IS NOT NULL
-  UNION ALL SELECT p.proname, p.prosqlbody::text FROM pg_proc p WHERE p.oid >= 10000 AND p.prosqlbody IS NOT NULL),
+  UNION ALL SELECT p.proname, p.prosqlbody::text FROM pg_proc p WHERE p.oid >= 10000 AND p.prosqlbody IS NOT NULL
+  UNION ALL SELECT p.proname, p.proargdefaults::text FROM pg_proc p WHERE p.oid >= 10000 AND p.proargdefaults IS NOT NULL
+  UNION ALL SELECT '', t.typdefaultbin::text FROM pg_type t WHERE t.typdefaultbin IS NOT NULL),
 part(owner, called, after) AS MATERIALIZED (
   SELECT t.owner, split_part(x.after, ' ', 1), x.after FROM tree t, LATERAL string_to_table(t.tree, 'funcid ') x(after)),
 calls(owner, oid, after) AS MATERIALIZED (
@@ -76,6 +88,7 @@ owner(classid, objid, name) AS (
   UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c WHERE c.relkind = 'p'
   UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid, c.relname
     FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
+  UNION ALL SELECT 'pg_type'::regclass, t.oid, '' FROM pg_type t WHERE t.typtype = 'd'
   UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384),
 used(classid, objid, name) AS (
   SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384
@@ -101,7 +114,7 @@ uses(owner, used) AS (
   UNION SELECT '', p.proname FROM pg_range r, LATERAL unnest(ARRAY[r.rngcanonical, r.rngsubdiff]::oid[]) x(oid)
     JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
 SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
-  (@catalogue)::text AS c, NULL AS d, NULL AS e
+  (@catalogue)::text AS c, (@all_definitions)::text AS d, NULL AS e
 UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<(SELECT x.extname FROM pg_depend d
     JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
     AND d.refclassid = 'pg_extension'::regclass)>>,
@@ -110,7 +123,8 @@ UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, 
     WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
   FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 10000
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
-    AND p.prorettype::regtype::text !~ '^(internal|cstring|.*_handler)$'
+    AND p.prorettype <> ALL (ARRAY['internal', 'cstring', 'language_handler', 'fdw_handler', 'index_am_handler',
+      'table_am_handler', 'tsm_handler']::regtype[]::oid[])
 UNION ALL SELECT 'uses', <<u.owner>>, <<u.used>>, NULL, NULL, NULL FROM uses u WHERE u.owner <> u.used
 UNION ALL SELECT 'trigger', <<p.proname>>, NULL, NULL, NULL, NULL FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid
   WHERE t.evtenabled <> 'D' AND t.evtevent <> 'login'
