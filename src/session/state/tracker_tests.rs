@@ -86,6 +86,56 @@ fn what_ran_before_anything_was_known_of_the_database_is_judged_afterwards() {
     assert_eq!(pins("select evil(1)"), ["code that may have set a setting of any name: evil"]);
 }
 
+fn lent() -> StateTracker {
+    StateTracker::of_lent(Some(Arc::new(Hints::default())))
+}
+
+#[test]
+fn what_was_asked_for_behind_a_discard_all_is_not_discarded() {
+    let mut tracker = lent();
+    tracker.on_query(b"discard all");
+    tracker.on_query(b"select set_config('app.' || 'tenant', 'evil', false)");
+    tracker.on_command_complete(b"DISCARD ALL\0");
+    tracker.on_command_complete(b"SELECT 1\0");
+    tracker.on_ready(TransactionStatus::Idle);
+    assert_eq!(settle(&mut tracker, &[]).pins().len(), 1);
+}
+
+#[test]
+fn a_bind_of_a_statement_that_sql_prepared_is_asked_about() {
+    let mut tracker = lent();
+    simple(&mut tracker, "prepare p as select set_config('search_path', 'evil', false)", &[]);
+    settle(&mut tracker, &[]);
+    simple(&mut tracker, "select 1", &[]);
+    assert_eq!(tracker.freshness(), Freshness::Fresh);
+    bind_execute(&mut tracker, "p", &[]);
+    assert_eq!(tracker.freshness(), Freshness::Stale);
+}
+
+#[test]
+fn literals_are_read_in_both_ways_while_a_transaction_may_have_changed_it() {
+    let hidden = r"select '\'', set_config($$search_path$$, $$evil$$, false), '\''";
+    let mut tracker = lent();
+    tracker.on_query(hidden.as_bytes());
+    assert_eq!(tracker.freshness(), Freshness::Fresh, "it is a literal");
+    tracker.on_query(b"begin; set local standard_conforming_strings = off");
+    tracker.on_query(hidden.as_bytes());
+    assert_eq!(tracker.freshness(), Freshness::Stale, "it may be none");
+}
+
+#[test]
+fn a_large_text_that_sets_is_seen_however_it_is_written() {
+    for set in ["SeT app.tenant = 'evil'", "set\tapp.tenant = 'evil'", "SET/**/app.tenant = 'evil'"] {
+        let mut tracker = lent();
+        tracker.on_large(frontend::tag::QUERY, format!("select 'x';{set}").as_bytes(), None);
+        assert_eq!(settle(&mut tracker, &[]).pins().len(), 1, "{set}");
+        let mut tracker = lent();
+        tracker.on_large(frontend::tag::QUERY, b"select 'x", None);
+        tracker.on_large_part(format!("';{set}").as_bytes());
+        assert_eq!(settle(&mut tracker, &[]).pins().len(), 1, "{set}, in a later piece");
+    }
+}
+
 #[test]
 fn a_change_of_definitions_makes_what_was_known_unknown() {
     let mut tracker = StateTracker::of_lent(Some(Arc::new(Hints::with("evil", Effects::ANY))));
