@@ -25,7 +25,7 @@ mod words;
 use lexer::{Lexer, Token};
 
 pub(crate) use effects::Effects;
-pub(crate) use judge::{Dialect, Names, Verdict, judge_body, read};
+pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
 pub(crate) use screen::screen;
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};

@@ -40,6 +40,35 @@ pub(crate) trait Names {
     fn any(&mut self) -> Effects;
 }
 
+/// While nothing is known of a database.
+pub(crate) struct Unknown;
+
+impl Names for Unknown {
+    fn are_all_harmless(&self) -> bool {
+        true
+    }
+
+    fn effects(&mut self, _: &[u8]) -> Effects {
+        Effects::NONE
+    }
+
+    fn call(&mut self, _: &[u8]) -> Effects {
+        Effects::NONE
+    }
+
+    fn implied(&mut self) -> Effects {
+        Effects::NONE
+    }
+
+    fn on_definition(&mut self) -> Effects {
+        Effects::NONE
+    }
+
+    fn any(&mut self) -> Effects {
+        Effects::NONE
+    }
+}
+
 /// The verdict on a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Verdict {
@@ -546,8 +575,7 @@ fn judge_body_at<N: Names>(body: &[u8], dialect: Dialect, depth: u8, names: &mut
 }
 
 fn is_temporary(name: Token<'_>) -> bool {
-    let (Token::Word(name) | Token::Quoted(name)) = name else { return false };
-    name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp"))
+    matches!(name, Token::Word(name) | Token::Quoted(name) if super::starts(name, b"pg_temp"))
 }
 
 #[cfg(test)]

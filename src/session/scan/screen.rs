@@ -10,7 +10,7 @@
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token, is_name_byte, is_space};
 use super::words::{Meaning, meaning};
-use super::{Effect, effect_of};
+use super::{Effect, effect_of, ends, starts};
 
 /// What a byte may begin or end that has to be looked at.
 const LOOKED_AT: [bool; 256] = {
@@ -69,7 +69,7 @@ fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
 fn table_name(lexer: &mut Lexer<'_>) -> Option<()> {
     loop {
         let Some(Token::Word(name)) = lexer.next() else { return None };
-        if meaning(name).is_some_and(|word| word != Meaning::Harmless) || is_temporary(name) {
+        if meaning(name).is_some_and(|word| word != Meaning::Harmless) || starts(name, b"pg_temp") {
             return None;
         }
         match lexer.peek() {
@@ -81,10 +81,6 @@ fn table_name(lexer: &mut Lexer<'_>) -> Option<()> {
             _ => return Some(()),
         };
     }
-}
-
-fn is_temporary(name: &[u8]) -> bool {
-    name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case(b"pg_temp"))
 }
 
 /// Whether the byte at `at` belongs to nothing that has to be read by its tokens.
@@ -126,12 +122,4 @@ fn is_no_call(before: &[u8]) -> bool {
             meaning(word),
             Some(Meaning::Harmless | Meaning::Grammar | Meaning::Reserved | Meaning::Introduces)
         )
-}
-
-fn starts(text: &[u8], word: &[u8]) -> bool {
-    text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
-}
-
-fn ends(text: &[u8], word: &[u8]) -> bool {
-    text.len().checked_sub(word.len()).is_some_and(|from| text[from..].eq_ignore_ascii_case(word))
 }

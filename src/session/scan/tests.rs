@@ -214,7 +214,7 @@ proptest! {
         let sql = words.concat();
         let mut found = 0;
         let full = scan(sql.as_bytes(), Backslashes::Literal, &mut |_| found += 1);
-        let verdict = read(sql.as_bytes(), Backslashes::Literal, &mut Anything).effects;
+        let verdict = read(sql.as_bytes(), Backslashes::Literal, &mut Unknown).effects;
         if !verdict.has(Effects::SCAN) {
             prop_assert_eq!(found, 0, "{}", sql);
             prop_assert!(full.statements <= 1 && full.effect != Effect::Changes, "{}", sql);
@@ -224,35 +224,6 @@ proptest! {
     #[test]
     fn any_text_is_scanned_without_a_panic(sql in proptest::collection::vec(any::<u8>(), 0..300)) {
         scan(&sql, Backslashes::Escape, &mut |_| {});
-    }
-}
-
-/// A database whose names are all harmless.
-struct Anything;
-
-impl Names for Anything {
-    fn are_all_harmless(&self) -> bool {
-        true
-    }
-
-    fn effects(&mut self, _: &[u8]) -> Effects {
-        Effects::NONE
-    }
-
-    fn call(&mut self, _: &[u8]) -> Effects {
-        Effects::NONE
-    }
-
-    fn implied(&mut self) -> Effects {
-        Effects::NONE
-    }
-
-    fn on_definition(&mut self) -> Effects {
-        Effects::NONE
-    }
-
-    fn any(&mut self) -> Effects {
-        Effects::NONE
     }
 }
 
@@ -317,7 +288,7 @@ fn judging_a_usual_text_costs_nanoseconds_not_microseconds() {
         for _ in 0..ROUNDS {
             let sql = std::hint::black_box(sql.as_bytes());
             std::hint::black_box(
-                screen(sql).map_or_else(|| read(sql, Backslashes::Literal, &mut Anything), Verdict::of),
+                screen(sql).map_or_else(|| read(sql, Backslashes::Literal, &mut Unknown), Verdict::of),
             );
         }
         let each = started.elapsed() / ROUNDS;

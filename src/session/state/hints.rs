@@ -198,35 +198,6 @@ impl Names for Known<'_> {
     }
 }
 
-/// While nothing is known of a database.
-pub(super) struct Unknown;
-
-impl Names for Unknown {
-    fn are_all_harmless(&self) -> bool {
-        true
-    }
-
-    fn effects(&mut self, _: &[u8]) -> Effects {
-        Effects::NONE
-    }
-
-    fn call(&mut self, _: &[u8]) -> Effects {
-        Effects::NONE
-    }
-
-    fn implied(&mut self) -> Effects {
-        Effects::NONE
-    }
-
-    fn on_definition(&mut self) -> Effects {
-        Effects::NONE
-    }
-
-    fn any(&mut self) -> Effects {
-        Effects::NONE
-    }
-}
-
 #[cfg(test)]
 #[path = "hints/tests.rs"]
 mod tests;

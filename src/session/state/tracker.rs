@@ -13,12 +13,11 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::bind::BindValues;
-use super::hints::Unknown;
 use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
 use super::{AdvisoryLock, Hints, SessionState, TypeName, Unnamed};
 use crate::session::scan::{
-    self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Verdict, scan,
+    self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Unknown, Verdict, scan,
 };
 use crate::wire::exchange::Exchange;
 use crate::wire::message::backend::parse_data_row;
