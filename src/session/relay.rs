@@ -48,6 +48,9 @@ use crate::wire::message::backend::parameter_status;
 
 /// Rounds of both directions in one poll; then other sessions of the worker have their turn.
 const ROUNDS_MAX: usize = 8;
+/// Messages of both directions that are looked at in one poll, before the round in which there are more is its last: a round may
+/// bring thousands, and each is work. Rows that nobody looks into do not count.
+const MESSAGES_MAX: usize = 512;
 
 /// Why the relay stopped for now.
 #[derive(Debug)]
@@ -136,6 +139,8 @@ pub(super) struct Relay {
     last_words: LastWords,
     /// Of the server's message that is being taken.
     told: Told,
+    /// Messages that were looked at in this poll.
+    looked_at: usize,
     /// The server connection was lent just now, and nobody has looked at it.
     pub(super) is_newly_lent: bool,
     goodbye: Goodbye,
@@ -192,6 +197,7 @@ impl Relay {
             deaf_since: None,
             last_words: LastWords::None,
             told: Told::AsItCame,
+            looked_at: 0,
             is_newly_lent: false,
             goodbye: Goodbye::Unsaid,
             is_unshared: false,
@@ -211,6 +217,7 @@ impl Relay {
         let mut round = Round { requests: true, answers: true };
         // Once: whoever turns the gate from here on wakes the session again.
         self.poll_turned(cx);
+        self.looked_at = 0;
         for _ in 0..ROUNDS_MAX {
             let mut moved = match self.poll_round(cx, &mut scratch, round) {
                 Ok(moved) => moved,
@@ -233,6 +240,9 @@ impl Relay {
             }
             if !moved.requests && !moved.answers && !self.is_newly_lent {
                 return Poll::Pending;
+            }
+            if self.looked_at > MESSAGES_MAX {
+                break;
             }
             round = self.next_round(moved);
         }

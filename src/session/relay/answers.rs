@@ -77,6 +77,7 @@ impl Relay {
             let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(Walked { taken, told }) };
             let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
             if piece.part.begins() {
+                self.looked_at += 1;
                 self.told = self.note_answer(&piece)?;
             }
             if is_named {

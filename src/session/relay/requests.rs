@@ -210,6 +210,7 @@ impl Relay {
                 None => (false, piece.part.begins().then_some(piece.tag)),
             };
             taken = end;
+            self.looked_at += 1;
             counters::forwarded(&self.member, first);
             self.note_request(&piece, replaced);
             if self.requests.ended {
