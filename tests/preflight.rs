@@ -95,6 +95,7 @@ fn access() -> SystemAccess {
 
 fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
     let end = |system: SystemRecord| End {
+        move_id: MoveId(0),
         system,
         dbname: dbname.into(),
         connect_timeout: Duration::from_secs(20),
@@ -102,7 +103,7 @@ fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
         application_name: "freehold preflight".into(),
     };
     Plan {
-        ends: Ends { id: MoveId(0), source: end(source), target: end(target) },
+        ends: Ends { source: end(source), target: end(target) },
         settings: MoverSettings::default(),
         logins: Vec::new(),
     }

@@ -40,9 +40,10 @@ impl Executor {
             dbname: place.dbname.clone(),
             connect_timeout: settings.connect_timeout,
             access: settings.access.clone(),
+            move_id: MoveId(0),
             application_name: "freehold plan".to_owned(),
         };
-        let ends = Ends { id: MoveId(0), source: end(source), target: end(target) };
+        let ends = Ends { source: end(source), target: end(target) };
         let logins = self.catalog().logins(&database.id).await?.into_values();
         let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
         let report = preflight::check(&Plan { ends, settings, logins }).await?;

@@ -1,4 +1,4 @@
-//! How the role that writes rows comes into the target while its rows are copied.
+//! How the role that restores the schema and writes rows comes into the target while both are done.
 //!
 //! The database is shut then. For the time of the copy it takes connections, but nobody has the right to connect except
 //! this role, which gets a password that is kept nowhere.
@@ -7,13 +7,14 @@ use zeroize::Zeroizing;
 
 use crate::error::{Blame, Explain};
 use crate::model::RoleName;
+use crate::system::applier::Rows;
 use crate::system::{MoveNames, Session, SystemError, applier, databases, fence};
 
 use super::ends::{End, Ends};
 use super::error::StepError;
 use super::stream::random_password;
 
-/// Who writes the rows, and by which password.
+/// Who restores the schema and writes the rows, and by which password.
 #[derive(Clone)]
 pub(super) struct Applier {
     pub(super) role: RoleName,
@@ -36,7 +37,7 @@ impl Applier {
         fence::shut(target, &ends.target.dbname).await?;
         applier::create(target, &name).await?;
         applier::set_password(target, &name, &password).await?;
-        applier::lend(target, &name).await?;
+        applier::lend(target, &name, Rows::Write).await?;
         databases::limit_connections(target, &ends.target.dbname, None).await?;
         Ok(Applier { role, password })
     }
@@ -83,7 +84,7 @@ pub(super) async fn take_over(
     }
     let role = names.applier_role();
     applier::create(subscriber, &role).await?;
-    applier::lend(subscriber, &role).await?;
+    applier::lend(subscriber, &role, Rows::Write).await?;
     applier::take_over(subscriber, subscription, &role).await
 }
 

@@ -17,16 +17,20 @@ use crate::model::MoveStep;
 use crate::model::movement::StepEvent;
 use crate::system::export::{self, ExportedSlot, NewSlot};
 use crate::system::quote_ident;
-use crate::system::{Session, SystemError, TableName, databases, publications, sequences, slots, tables};
+use crate::system::{
+    Session, SystemError, TableName, databases, ownership, publications, sequences, slots, tables,
+};
 
 use super::applier::{self, Applier};
 use super::copy_rows;
 use super::copy_schema::{SchemaDump, Section};
 use super::ends::Ends;
 use super::error::StepError;
+use super::reader::Reader;
+use super::restore::Restore;
 use super::step::StepContext;
 use super::tools::Tools;
-use super::{provision, sweep, verify, views};
+use super::{provision, reader, sweep, verify, views};
 
 /// Tries to find a slot whose snapshot has exactly the published tables.
 const SLOT_ATTEMPTS_MAX: u32 = 5;
@@ -64,24 +68,45 @@ async fn carry(
     slot: ExportedSlot,
 ) -> Result<(), StepError> {
     ctx.progress.say("copying the schema");
-    let dump = SchemaDump::take(ends, tools, &slot.snapshot);
-    let dump =
-        ctx.unless_cancelled(async { dump.await.map_err(StepError::doing("reading the schema")) }).await?;
-    restore(ctx, ends, &dump, Section::PreData).await?;
+    let dump = ctx.unless_cancelled(write_down(ends, tools, source, &slot.snapshot)).await?;
     let target = ctx.target_session().await?;
     // An event trigger of the users' comes with the schema, and is not for us.
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
+    let admitting = Applier::admit(ends, &target).await;
+    let applier = admitting.map_err(StepError::doing("preparing the role that writes rows"))?;
+    let restored = restore(ctx, &Restore { ends, dump, applier, source, target: &target }, slot).await;
+    let dismissed = applier::dismiss(ends, &target).await;
+    restored?;
+    dismissed.map_err(StepError::doing("shutting out the role that wrote the rows"))?;
     keep_schema_owners(ends, source, &target)
         .await
         .map_err(StepError::doing("giving schemas their owners"))?;
+    finish(ctx, source, &target).await
+}
 
-    copy_rows(ctx, ends, &slot.snapshot).await?;
+/// What has rows, the rows, and what is built over them.
+async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -> Result<(), StepError> {
+    let workers = ctx.settings.index_workers;
+    ctx.unless_cancelled(restore.section(Section::PreData, workers)).await?;
+    copy_rows(ctx, restore, &slot.snapshot).await?;
     // Every reader is done: the source may forget the snapshot.
     drop(slot);
-
     ctx.progress.say("building indexes and constraints");
-    restore(ctx, ends, &dump, Section::PostData).await?;
-    finish(ctx, source, &target).await
+    ctx.unless_cancelled(restore.section(Section::PostData, workers)).await?;
+    ctx.progress.say("giving objects their owners and rights");
+    ctx.unless_cancelled(restore.owners_and_rights()).await
+}
+
+/// The schema as the slot's snapshot has it.
+async fn write_down(
+    ends: &Ends,
+    tools: Tools,
+    source: &Session,
+    snapshot: &str,
+) -> Result<SchemaDump, StepError> {
+    const READING: &str = "reading the schema";
+    let alone = ownership::of_superusers(source).await.map_err(StepError::doing(READING))?;
+    SchemaDump::take(ends, tools, snapshot, alone).await.map_err(StepError::doing(READING))
 }
 
 /// Ends once the slot keeps more WAL on the source than is allowed: before the source's disk fills.
@@ -133,6 +158,8 @@ async fn begin_from_nothing(ctx: &mut StepContext, ends: &Ends) -> Result<(), St
     let doing = || StepError::doing("beginning the copy from nothing");
     let source = ctx.source_session().await?;
     slots::drop(&source, &ends.names().forward(), ends.source.deadline()).await.map_err(doing())?;
+    // Or its rights would be written down with the schema.
+    reader::remove(&ends.source).await.map_err(doing())?;
     let admin = ends.target.admin_session().await.map_err(doing())?;
     let claim = databases::claim(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
     if claim == databases::Claim::Ours {
@@ -224,20 +251,6 @@ async fn exported_slot(
     }
 }
 
-async fn restore(
-    ctx: &StepContext,
-    ends: &Ends,
-    dump: &SchemaDump,
-    section: Section,
-) -> Result<(), StepError> {
-    let restoring = async {
-        dump.restore(&ends.target, section, ctx.settings.index_workers)
-            .await
-            .map_err(StepError::doing("restoring the schema on the target"))
-    };
-    ctx.unless_cancelled(restoring).await
-}
-
 /// The owner of the source's database was, by `pg_database_owner`, the owner of its schema `public`. On the target the
 /// platform owns the database, so such schemas are given to the former owner by name.
 async fn keep_schema_owners(ends: &Ends, source: &Session, target: &Session) -> Result<(), SystemError> {
@@ -256,26 +269,25 @@ async fn keep_schema_owners(ends: &Ends, source: &Session, target: &Session) -> 
     Ok(())
 }
 
-async fn copy_rows(ctx: &StepContext, ends: &Ends, snapshot: &str) -> Result<(), StepError> {
+async fn copy_rows(ctx: &StepContext, restore: &Restore<'_>, snapshot: &str) -> Result<(), StepError> {
     let doing = || StepError::doing("listing the tables to copy");
+    let Restore { ends, applier, target, .. } = restore;
     let reader = ends.source.session().await.map_err(doing())?;
     verify::import_snapshot(&reader, snapshot).await.map_err(doing())?;
     let mut tables = tables::list(&reader).await.map_err(doing())?;
     // Rows that are not in the log cannot be followed; the preflight has said so.
     tables.retain(|table| !table.unlogged);
     drop(reader);
-    let target = ctx.target_session().await?;
-    target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
-    empty_extension_tables(&target).await.map_err(StepError::doing("emptying the tables of extensions"))?;
+    empty_extension_tables(target).await.map_err(StepError::doing("emptying the tables of extensions"))?;
     let jobs = copy_rows::jobs(&tables, ctx.settings.copy_split_bytes);
     let workers = ctx.settings.copy_workers;
-    let admitting = Applier::admit(ends, &target).await;
-    let applier = admitting.map_err(StepError::doing("preparing the role that writes rows"))?;
-    let who = copy_rows::Who { ends, applier };
+    const PREPARING: &str = "preparing the role that reads rows";
+    let reader = Reader::admit(&ends.source).await.map_err(StepError::doing(PREPARING))?;
+    let who = copy_rows::Who { ends, reader: reader.clone(), applier: applier.clone() };
     let copied = copy_rows::copy(who, snapshot, jobs, workers, &ctx.progress, &ctx.cancellation()).await;
-    let dismissed = applier::dismiss(ends, &target).await;
+    let dismissed = reader.dismiss(&ends.source).await;
     copied?;
-    dismissed.map_err(StepError::doing("shutting out the role that wrote the rows"))
+    dismissed.map_err(StepError::doing("shutting out the role that read the rows"))
 }
 
 /// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source. They are deleted and not

@@ -5,8 +5,8 @@
 //! COPY TO to COPY FROM unread; a slow target stops the source, because nothing is buffered in between but one chunk.
 //!
 //! # Why
-//! The target is written to by a role that is no superuser: rows run code of the database's users (checks, domains, generated
-//! columns).
+//! The source is read and the target is written to by roles that are no superusers: both run code of the database's users (predicates of
+//! indexes; checks, domains, generated columns).
 //!
 //! Text format: it is right between any two majors, and it is the server that spends the time. A whole table is
 //! truncated and written FREEZE in one transaction, so nobody has to visit its pages again; but one that an extension made
@@ -26,6 +26,7 @@ use super::applier::Applier;
 use super::ends::Ends;
 use super::error::StepError;
 use super::progress::Progress;
+use super::reader::Reader;
 use super::verify::import_sql;
 
 /// A table is not cut into more parts than this.
@@ -108,10 +109,11 @@ fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
         .collect()
 }
 
-/// Between which ends, and as whom the target is written to.
+/// Between which ends, and as whom rows are read and written.
 #[derive(Debug)]
 pub(super) struct Who<'a> {
     pub(super) ends: &'a Ends,
+    pub(super) reader: Reader,
     pub(super) applier: Applier,
 }
 
@@ -119,6 +121,7 @@ pub(super) struct Who<'a> {
 #[derive(Debug)]
 struct Shared {
     ends: Ends,
+    reader: Reader,
     applier: Applier,
     snapshot: String,
     /// Of both databases.
@@ -137,7 +140,7 @@ struct Waiting {
 
 /// Copies all rows. The first error, or a wish to stop, ends every worker.
 pub(super) async fn copy(
-    Who { ends, applier }: Who<'_>,
+    Who { ends, reader, applier }: Who<'_>,
     snapshot: &str,
     jobs: Vec<Job>,
     workers: usize,
@@ -153,6 +156,7 @@ pub(super) async fn copy(
     begin_progress(progress, &jobs, parts_left.len());
     let shared = Arc::new(Shared {
         ends: ends.clone(),
+        reader,
         applier,
         snapshot: snapshot.to_owned(),
         encoding,
@@ -198,7 +202,8 @@ fn begin_progress(progress: &Progress, jobs: &[Job], tables: usize) {
 /// done, it begins another transaction in the same snapshot, so that a lock is held no longer than that.
 async fn work(shared: Arc<Shared>) -> Result<RawSession, StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
-    let mut source = shared.ends.source.raw_session().await.map_err(doing("connecting to the source"))?;
+    let source = shared.ends.source.raw_reading_session(&shared.reader).await;
+    let mut source = source.map_err(doing("connecting to the source"))?;
     let target = shared.ends.target.writing_session(&shared.applier).await;
     let mut target = target.map_err(doing("connecting to the target"))?;
     prepare(&shared, &mut source, &mut target).await.map_err(doing("preparing to copy"))?;

@@ -1,24 +1,54 @@
 //! The schema of a database: written down in the slot's snapshot, restored before and after the rows.
 //!
 //! # Why
-//! The restore list leaves out what is the move's own (guard, publications) and what must not travel: a publication of
+//! PostgreSQL runs code of the database's users while it creates what they defined: to compute a constant of a type with checks, to simplify
+//! an expression of a column or of a partition key, to check rows. So objects are created by the role that writes the rows, which is no
+//! superuser and owns them for that time; only what PostgreSQL lets nobody but a superuser create, and what is said about objects afterwards
+//! (owners, rights, comments), comes from the platform. None of that runs users' code.
+//!
+//! The lists leave out what is the move's own (guard, publications) and what must not travel: a publication of
 //! the user's does, a subscription does not, because two subscribers of one slot would share its changes.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::system::names::{GUARD_TRIGGERS, HELPER_SCHEMA, PREFIX};
 
+use super::applier::Applier;
 use super::archive;
 use super::ends::{End, Ends};
+use super::tool_socket::As;
 use super::tools::{self, ToolError, Tools};
 
 const TEMPORARY_BYTES_MAX: usize = 40;
+
+/// Kinds of entries that only a superuser can restore.
+const OF_SUPERUSERS: [&str; 14] = [
+    "EXTENSION",
+    "PROCEDURAL LANGUAGE",
+    "SHELL TYPE",
+    "CAST",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "TEXT SEARCH PARSER",
+    "TEXT SEARCH TEMPLATE",
+    "FOREIGN DATA WRAPPER",
+    "SERVER",
+    "USER MAPPING",
+    "ACCESS METHOD",
+    "TRANSFORM",
+    "PUBLICATION TABLES IN SCHEMA",
+];
+/// Kinds of entries about objects that have their owners by then.
+const AFTERWARDS: [&str; 5] = ["ACL", "DEFAULT ACL", "COMMENT", "SECURITY LABEL", "EVENT TRIGGER"];
 
 /// A directory of the move's own with the dump in it; removed with the value.
 #[derive(Debug)]
 pub(super) struct SchemaDump {
     tools: Tools,
     directory: PathBuf,
+    /// What only a superuser can create, of kinds that others may create: (catalog, oid).
+    of_superusers: HashSet<(u32, u32)>,
 }
 
 /// Which part of the schema.
@@ -26,8 +56,24 @@ pub(super) struct SchemaDump {
 pub(super) enum Section {
     /// Types, tables, functions, views.
     PreData,
-    /// Indexes, constraints, triggers, publications, event triggers.
+    /// Indexes, constraints, triggers, publications.
     PostData,
+}
+
+/// Who restores an entry, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Applier,
+    Platform,
+    /// The platform, when everything is there and has its owner.
+    PlatformAfterwards,
+}
+
+/// Entries that are restored together, in their order.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) by: By,
+    list: String,
 }
 
 impl Section {
@@ -46,16 +92,21 @@ impl Drop for SchemaDump {
 }
 
 impl SchemaDump {
-    /// Writes the schema down as the snapshot sees it.
-    pub(super) async fn take(ends: &Ends, tools: Tools, snapshot: &str) -> Result<SchemaDump, ToolError> {
-        let dump = SchemaDump { tools, directory: private_directory(ends)? };
-        let (mut command, _socket) = dump.tools.command("pg_dump", &ends.source, &dump.directory)?;
+    /// Writes the schema down as the snapshot sees it. `of_superusers`: what only a superuser can create there.
+    pub(super) async fn take(
+        ends: &Ends,
+        tools: Tools,
+        snapshot: &str,
+        of_superusers: HashSet<(u32, u32)>,
+    ) -> Result<SchemaDump, ToolError> {
+        let dump = SchemaDump { tools, directory: private_directory(ends)?, of_superusers };
+        let source = (&ends.source, As::Platform);
+        let (mut command, _socket) = dump.tools.command("pg_dump", source, &dump.directory)?;
         command.args(["--format=custom", "--compress=0", "--schema-only", "--no-tablespaces"]);
         command.args(["--no-subscriptions", "--exclude-schema", HELPER_SCHEMA, "--lock-wait-timeout=10s"]);
         command.arg(format!("--snapshot={snapshot}")).arg("--file").arg(dump.archive());
         tools::run(command).await?;
         dump.leave_out_column_versions().await?;
-        dump.write_list().await?;
         Ok(dump)
     }
 
@@ -83,33 +134,89 @@ impl SchemaDump {
         self.directory.join("schema.list")
     }
 
-    /// Writes the list of what is to be restored.
-    async fn write_list(&self) -> Result<(), ToolError> {
-        let mut command = self.tools.plain("pg_restore");
-        command.arg("--list").arg(self.archive());
-        let all = String::from_utf8_lossy(&tools::run(command).await?).into_owned();
-        let kept: String =
-            all.lines().filter(|line| !is_ours(line)).map(|line| format!("{line}\n")).collect();
-        let path = self.list();
-        let failed = |source| ToolError::File { program: "pg_restore".into(), path: path.clone(), source };
-        tokio::fs::write(&path, kept).await.map_err(failed)
+    /// What of a section is created before anything is said about it.
+    pub(super) async fn runs(&self, section: Section) -> Result<Vec<Run>, ToolError> {
+        let mut runs = self.runs_of(Some(section)).await?;
+        runs.retain(|run| run.by != By::PlatformAfterwards);
+        Ok(match section {
+            Section::PreData => runs,
+            // What the applier makes there waits for nothing of the platform's, and is made in parallel.
+            Section::PostData => [By::Applier, By::Platform].map(|by| Run::of(by, &runs)).into(),
+        })
     }
 
-    /// Restores one section; the first error ends it.
+    /// What is said about the objects of both sections.
+    pub(super) async fn afterwards(&self) -> Result<Run, ToolError> {
+        Ok(Run::of(By::PlatformAfterwards, &self.runs_of(None).await?))
+    }
+
+    async fn runs_of(&self, section: Option<Section>) -> Result<Vec<Run>, ToolError> {
+        let mut command = self.tools.plain("pg_restore");
+        command.arg("--list").args(section.map(|section| format!("--section={}", section.as_str())));
+        command.arg(self.archive());
+        let all = tools::run(command).await?;
+        Ok(Run::split(&String::from_utf8_lossy(&all), &self.of_superusers))
+    }
+
+    /// Restores one run; the first error ends it.
     pub(super) async fn restore(
         &self,
         target: &End,
-        section: Section,
+        applier: &Applier,
+        run: &Run,
         workers: usize,
     ) -> Result<(), ToolError> {
-        let (mut command, _socket) = self.tools.command("pg_restore", target, &self.directory)?;
-        command.args(["--exit-on-error", "--no-tablespaces"]);
-        command.arg(format!("--section={}", section.as_str()));
-        if section == Section::PostData {
-            command.arg(format!("--jobs={}", workers.max(1)));
+        if run.list.is_empty() {
+            return Ok(());
         }
-        command.arg("--use-list").arg(self.list()).arg(self.archive());
+        let path = self.list();
+        let failed = |source| ToolError::File { program: "pg_restore".into(), path: path.clone(), source };
+        tokio::fs::write(&path, &run.list).await.map_err(failed)?;
+        let who = match run.by {
+            By::Applier => As::Applier(applier.clone()),
+            By::Platform | By::PlatformAfterwards => As::Platform,
+        };
+        let (mut command, _socket) = self.tools.command("pg_restore", (target, who), &self.directory)?;
+        // Owners come by themselves.
+        command.args(["--exit-on-error", "--no-tablespaces", "--no-owner"]);
+        command.arg(format!("--jobs={}", workers.max(1)));
+        command.arg("--use-list").arg(path).arg(self.archive());
         tools::run(command).await.map(drop)
+    }
+}
+
+impl Run {
+    /// Splits what `pg_restore --list` prints where another one restores.
+    fn split(list: &str, of_superusers: &HashSet<(u32, u32)>) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for line in list.lines().filter(|line| !line.starts_with(';') && !is_ours(line)) {
+            let by = who_restores(line, of_superusers);
+            match runs.last_mut().filter(|run| run.by == by) {
+                Some(run) => run.list.push_str(&format!("{line}\n")),
+                None => runs.push(Run { by, list: format!("{line}\n") }),
+            }
+        }
+        runs
+    }
+
+    /// All that one restores.
+    fn of(by: By, runs: &[Run]) -> Run {
+        Run { by, list: runs.iter().filter(|run| run.by == by).map(|run| run.list.as_str()).collect() }
+    }
+}
+
+/// Who restores the entry in a line of `pg_restore --list`: `215; 1259 16386 TABLE public accounts app`.
+fn who_restores(line: &str, of_superusers: &HashSet<(u32, u32)>) -> By {
+    let entry = line.split_once("; ").map_or(line, |(_, entry)| entry);
+    let mut parts = entry.splitn(3, ' ');
+    let mut number = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+    let object = (number(), number());
+    let what = parts.next().unwrap_or_default();
+    let is = |kind: &&str| what.strip_prefix(*kind).is_some_and(|rest| rest.starts_with(' '));
+    match () {
+        () if AFTERWARDS.iter().any(is) => By::PlatformAfterwards,
+        () if OF_SUPERUSERS.iter().any(is) || of_superusers.contains(&object) => By::Platform,
+        () => By::Applier,
     }
 }
 
@@ -126,12 +233,12 @@ fn is_ours(line: &str) -> bool {
         };
         named(" PUBLICATION - ") || named(" PUBLICATION TABLE ")
     };
-    !line.starts_with(';') && (guard(line) || publication(line))
+    guard(line) || publication(line)
 }
 
 /// Named by the source and the move, so that a leftover of a crash is found and replaced.
 fn private_directory(ends: &Ends) -> Result<PathBuf, ToolError> {
-    let name = format!("freehold-{}-move-{}", ends.source.system.system_identifier, ends.id);
+    let name = format!("freehold-{}-move-{}", ends.source.system.system_identifier, ends.move_id());
     let directory = temporary().join(name);
     let failed = |source| ToolError::File { program: "pg_dump".into(), path: directory.clone(), source };
     let _ = std::fs::remove_dir_all(&directory);
@@ -164,6 +271,35 @@ mod tests {
         assert!(!is_ours("3460; 6104 16420 PUBLICATION - outbox postgres"));
         assert!(!is_ours("215; 1259 16386 TABLE public freehold_move_7 app"));
         assert!(!is_ours("3461; 3466 16415 EVENT TRIGGER - guard postgres"));
-        assert!(!is_ours("; Archive created at 2026-11-23"));
+    }
+
+    #[test]
+    fn entries_are_restored_by_a_superuser_only_where_nobody_else_could() {
+        let list = "\
+; Archive created at 2026-11-23
+5; 2615 16400 SCHEMA - sales app
+2; 3079 16401 EXTENSION - hstore
+3600; 0 0 COMMENT - EXTENSION hstore
+650; 1247 16499 TYPE public mood app
+229; 1255 16501 FUNCTION public in_c(integer) postgres
+230; 1255 16502 FUNCTION public in_sql(integer) app
+215; 1259 16386 TABLE public extension app
+3461; 3466 16415 EVENT TRIGGER - freehold_guard postgres
+3601; 0 0 ACL - SCHEMA public postgres
+";
+        let runs = Run::split(list, &HashSet::from([(1255, 16501)]));
+        let shown: Vec<(By, usize)> = runs.iter().map(|run| (run.by, run.list.lines().count())).collect();
+        let (applier, platform, afterwards) = (By::Applier, By::Platform, By::PlatformAfterwards);
+        let wanted = [
+            (applier, 1),
+            (platform, 1),
+            (afterwards, 1),
+            (applier, 1),
+            (platform, 1),
+            (applier, 2),
+            (afterwards, 1),
+        ];
+        assert_eq!(shown, wanted);
+        assert_eq!(Run::of(afterwards, &runs).list.lines().count(), 2);
     }
 }

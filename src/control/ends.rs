@@ -10,6 +10,7 @@ use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
 use super::applier::Applier;
 use super::error::StepError;
+use super::reader::Reader;
 use super::step::StepContext;
 use super::way::Way;
 
@@ -20,6 +21,8 @@ pub struct End {
     pub dbname: String,
     pub connect_timeout: Duration,
     pub access: SystemAccess,
+    /// Zero where only a plan is made.
+    pub move_id: MoveId,
     /// What the platform's sessions are called in `pg_stat_activity`.
     pub application_name: String,
 }
@@ -27,7 +30,6 @@ pub struct End {
 /// Where a database is, and where it goes.
 #[derive(Debug, Clone)]
 pub struct Ends {
-    pub id: MoveId,
     pub source: End,
     pub target: End,
 }
@@ -48,18 +50,34 @@ impl End {
         Session::connect(&self.access, &self.system, dbname, &self.application_name, deadline).await
     }
 
-    /// A connection of our own in the product's database, for COPY.
-    pub async fn raw_session(&self) -> Result<RawSession, SystemError> {
-        let startup = [("application_name", self.application_name.as_str())];
-        RawSession::connect(&self.access, &self.system, &self.dbname, &startup, self.deadline()).await
-    }
-
-    /// The same as the role that writes rows.
+    /// A connection of our own in the product's database as the role that writes rows, for COPY.
     pub(super) async fn writing_session(&self, applier: &Applier) -> Result<RawSession, SystemError> {
         let startup = [("application_name", self.application_name.as_str())];
         let login = (&applier.role, &applier.password);
         RawSession::connect_as(&self.access, &self.system, &self.dbname, login, &startup, self.deadline())
             .await
+    }
+
+    /// The same as the role that reads rows.
+    pub(super) async fn raw_reading_session(&self, reader: &Reader) -> Result<RawSession, SystemError> {
+        let startup = [("application_name", self.application_name.as_str())];
+        let login = (&reader.role, &reader.password);
+        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, &startup, self.deadline())
+            .await
+    }
+
+    /// A session in the product's database as the role that reads rows.
+    pub(super) async fn reading_session(&self, reader: &Reader) -> Result<Session, SystemError> {
+        let login = (&reader.role, &reader.password);
+        Session::connect_as(
+            &self.access,
+            &self.system,
+            &self.dbname,
+            login,
+            &self.application_name,
+            self.deadline(),
+        )
+        .await
     }
 
     pub fn deadline(&self) -> Instant {
@@ -68,8 +86,12 @@ impl End {
 }
 
 impl Ends {
+    pub fn move_id(&self) -> MoveId {
+        self.source.move_id
+    }
+
     pub fn names(&self) -> MoveNames {
-        MoveNames(self.id)
+        MoveNames(self.move_id())
     }
 }
 
@@ -81,10 +103,10 @@ impl StepContext {
             dbname: dbname.to_owned(),
             connect_timeout: self.settings.connect_timeout,
             access: self.settings.access.clone(),
+            move_id: record.id,
             application_name: MoveNames(record.id).application_name(),
         };
         Ends {
-            id: record.id,
             source: end(&self.source, &record.source.dbname),
             target: end(&self.target, &record.target.dbname),
         }

@@ -36,6 +36,8 @@ mod preflight_shape;
 mod preflight_systems;
 pub mod progress;
 pub mod provision;
+mod reader;
+mod restore;
 mod resync;
 pub mod settings;
 pub mod settle;

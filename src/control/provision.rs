@@ -32,6 +32,7 @@ use crate::system::{
 use super::applier;
 use super::ends::{End, Ends};
 use super::error::StepError;
+use super::reader;
 use super::step::StepContext;
 use super::stream::Stream;
 use super::sweep;
@@ -67,6 +68,7 @@ async fn probe_replication(ctx: &StepContext, ends: &Ends, source: &Session) -> 
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
     applier::probe(ends, &target).await?;
+    reader::probe(&ends.source).await?;
     Stream::new(Way::Forth, ends.clone()).probe(source, &target).await?;
     Stream::new(Way::Back, ends.clone()).probe(&target, source).await
 }
@@ -242,9 +244,9 @@ async fn prepare_source(ctx: &StepContext, ends: &Ends, source: &Session) -> Res
     let doing = || StepError::doing("preparing the source");
     source.act_as_replica().await.map_err(doing())?;
     marker::create_helper(source).await.map_err(doing())?;
-    let remedy = format!("CANCEL MOVE {}", ends.id);
+    let remedy = format!("CANCEL MOVE {}", ends.move_id());
     let guard = Guard {
-        id: ends.id,
+        id: ends.move_id(),
         database: ctx.record().name.as_str(),
         platform_role: ends.source.system.admin_role.as_str(),
         remedy: &remedy,

@@ -31,7 +31,9 @@ async fn in_database(session: &Session, names: MoveNames) -> Result<(), SystemEr
     for name in [names.forward(), names.back()] {
         publications::drop(session, &name).await?;
     }
-    applier::take_back(session, &names.applier_role()).await?;
+    for role in [names.applier_role(), names.reader_role()] {
+        applier::take_back(session, &role).await?;
+    }
     guard::remove(session).await?;
     marker::drop_helper(session).await
 }
@@ -41,8 +43,10 @@ async fn on_system(admin: &Session, end: &End, names: MoveNames) -> Result<(), S
     for name in [names.forward(), names.back()] {
         slots::drop(admin, &name, end.deadline()).await?;
     }
-    roles::drop_replication(admin, &names.replication_role()).await?;
-    roles::drop_replication(admin, &names.applier_role()).await
+    for role in [names.replication_role(), names.applier_role(), names.reader_role()] {
+        roles::drop_replication(admin, &role).await?;
+    }
+    Ok(())
 }
 
 /// Drops the database that the move made on the target, and the roles. Returns the roles that must stay because

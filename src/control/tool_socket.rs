@@ -19,12 +19,15 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::backend::{self, Introduced};
+use crate::backend::{self, Credential, Introduced, ServerConnection};
 use crate::error::{Explain, Severity};
+use crate::model::RoleName;
+use crate::system::SystemError;
 use crate::system::names::quote_conninfo;
 use crate::wire::message::backend as answer;
 use crate::wire::startup::{self, CancelRequest, Opening};
 
+use super::applier::Applier;
 use super::ends::End;
 
 /// Part of the file's name alone: a Unix socket has no port.
@@ -33,6 +36,14 @@ const PORT: u16 = 5432;
 const LOGIN_WITHIN: Duration = Duration::from_secs(30);
 /// The answer to a wish for encryption: nobody else can read what goes through the socket.
 const NO_ENCRYPTION: &[u8] = b"N";
+
+/// Who a program is on the server.
+#[derive(Debug, Clone)]
+pub(super) enum As {
+    Platform,
+    /// The role without rights on the server.
+    Applier(Applier),
+}
 
 /// Where a program connects. Dropped, nobody can any more, and connections end.
 #[derive(Debug)]
@@ -53,24 +64,22 @@ impl Drop for ToolSocket {
 #[derive(Debug)]
 struct Destination {
     end: End,
+    who: As,
     /// Of the startup packet: whatever the program asks for is not looked at.
     startup: Vec<(String, String)>,
 }
 
 impl ToolSocket {
     /// Listens in a directory that nobody else can enter; `options` are settings of the connections.
-    pub(super) fn open(directory: &Path, end: &End, options: String) -> io::Result<ToolSocket> {
+    pub(super) fn open(directory: &Path, end: &End, who: As, options: String) -> io::Result<ToolSocket> {
         let file = directory.join(format!(".s.PGSQL.{PORT}"));
         let _ = std::fs::remove_file(&file);
         let listener = UnixListener::bind(&file)?;
         let startup =
             vec![("options".to_owned(), options), ("application_name".to_owned(), "freehold".to_owned())];
-        let conninfo = format!(
-            "user={} dbname={}",
-            quote_conninfo(end.system.admin_role.as_str()),
-            quote_conninfo(&end.dbname)
-        );
-        let destination = Arc::new(Destination { end: end.clone(), startup });
+        let conninfo =
+            format!("user={} dbname={}", quote_conninfo(who.role(end).as_str()), quote_conninfo(&end.dbname));
+        let destination = Arc::new(Destination { end: end.clone(), who, startup });
         let task = tokio::spawn(listen(listener, destination));
         Ok(ToolSocket { directory: directory.to_owned(), file, conninfo, task })
     }
@@ -115,13 +124,10 @@ async fn serve(mut program: UnixStream, destination: &Destination) -> io::Result
             None => {}
         }
     }
-    let End { access, system, dbname, .. } = &destination.end;
-    let deadline = Instant::now() + LOGIN_WITHIN;
-    let connected = access.connect(system, dbname, destination.startup.clone(), deadline).await;
-    let mut server = match connected {
+    let mut server = match destination.connect().await {
         Ok(connection) => Introduced::after_startup(connection),
         Err(error) => {
-            tracing::warn!(system = %system.name, %error, "a program cannot be connected");
+            tracing::warn!(system = %destination.end.system.name, %error, "a program cannot be connected");
             let mut told = BytesMut::new();
             answer::error_response(&mut told, &error.refusal(Severity::Fatal));
             program.write_all(&told).await?;
@@ -132,7 +138,28 @@ async fn serve(mut program: UnixStream, destination: &Destination) -> io::Result
     copy_bidirectional(&mut program, &mut server).await.map(drop)
 }
 
+impl As {
+    fn role<'a>(&'a self, end: &'a End) -> &'a RoleName {
+        match self {
+            As::Platform => &end.system.admin_role,
+            As::Applier(applier) => &applier.role,
+        }
+    }
+}
+
 impl Destination {
+    async fn connect(&self) -> Result<ServerConnection, SystemError> {
+        let End { access, system, dbname, .. } = &self.end;
+        let (startup, deadline) = (self.startup.clone(), Instant::now() + LOGIN_WITHIN);
+        match &self.who {
+            As::Platform => access.connect(system, dbname, startup, deadline).await,
+            As::Applier(Applier { role, password }) => {
+                let login = (role, Credential::Password(password.clone()));
+                access.connect_as(system, dbname, login, startup, deadline).await
+            }
+        }
+    }
+
     /// The program knows the server's own key.
     async fn cancel(&self, request: &CancelRequest) -> io::Result<()> {
         let End { access, system, dbname, .. } = &self.end;

@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use super::archive::Unreadable;
 use super::ends::End;
-use super::tool_socket::ToolSocket;
+use super::tool_socket::{As, ToolSocket};
 use crate::error::{Blame, Explain, Retry, SqlState};
 
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,11 @@ impl Explain for ToolError {
                 "Install the client programs of PostgreSQL {major} (Debian and Ubuntu: postgresql-client-{major}), or name \
                  their directory in the setting moves.pg_bin_dirs."
             )),
+            ToolError::Failed { stderr, .. } if NO_RIGHT.iter().any(|words| stderr.contains(words)) => Some(
+                "A move restores the schema as a role that is no superuser, because PostgreSQL runs code of the database's users \
+                 meanwhile. It owns what it creates; of extensions and of the server it has what everybody has."
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -91,6 +96,9 @@ pub struct Tools {
 /// What a failure says that may not happen again.
 const PASSING: [&str; 4] =
     ["lock timeout", "connection to server", "server closed the connection", "terminating connection"];
+
+/// What a failure says that comes from the role's missing rights.
+const NO_RIGHT: [&str; 2] = ["permission denied", "must be "];
 
 /// Longer error output of a program is cut.
 const STDERR_BYTES_MAX: usize = 4096;
@@ -117,12 +125,13 @@ impl Tools {
     pub(super) fn command(
         &self,
         program: &str,
-        end: &End,
+        (end, who): (&End, As),
         directory: &Path,
     ) -> Result<(Command, ToolSocket), ToolError> {
         let failed =
             |source| ToolError::File { program: program.to_owned(), path: directory.to_owned(), source };
-        let socket = ToolSocket::open(directory, end, options(end.system.version_num)).map_err(failed)?;
+        let socket =
+            ToolSocket::open(directory, end, who, options(end.system.version_num)).map_err(failed)?;
         let mut command = self.plain(program);
         command.env("PGCONNECT_TIMEOUT", "60");
         command.arg("--no-password").arg("--dbname").arg(socket.conninfo());

@@ -19,6 +19,7 @@ use crate::system::{Session, SystemError, TableName};
 
 use super::ends::End;
 use super::error::StepError;
+use super::reader::Reader;
 
 /// What a table holds, whatever the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,11 +82,25 @@ pub async fn digest_in_snapshot(
     let mut waiting: Vec<Table> = tables::list(session).await?;
     waiting.retain(|table| !table.unlogged);
     waiting.reverse();
+    let reader = Reader::admit(end).await?;
+    let read = digest_as(end, &reader, snapshot, waiting, workers).await;
+    reader.dismiss(end).await?;
+    read
+}
+
+async fn digest_as(
+    end: &End,
+    reader: &Reader,
+    snapshot: Option<&str>,
+    waiting: Vec<Table>,
+    workers: usize,
+) -> Result<BTreeMap<TableName, Digest>, SystemError> {
     let workers = workers.clamp(1, waiting.len().max(1));
     let waiting = Arc::new(Mutex::new(waiting));
     let mut running = JoinSet::new();
     for _ in 0..workers {
-        running.spawn(digest_some(end.clone(), snapshot.map(str::to_owned), Arc::clone(&waiting)));
+        let snapshot = snapshot.map(str::to_owned);
+        running.spawn(digest_some(end.clone(), reader.clone(), snapshot, Arc::clone(&waiting)));
     }
     let mut digests = BTreeMap::new();
     while let Some(finished) = running.join_next().await {
@@ -99,10 +114,11 @@ pub async fn digest_in_snapshot(
 
 async fn digest_some(
     end: End,
+    reader: Reader,
     snapshot: Option<String>,
     waiting: Arc<Mutex<Vec<Table>>>,
 ) -> Result<Vec<(TableName, Digest)>, SystemError> {
-    let session = end.session().await?;
+    let session = end.reading_session(&reader).await?;
     if let Some(snapshot) = snapshot {
         import_snapshot(&session, &snapshot).await?;
     }

@@ -42,7 +42,7 @@ impl SystemAccess {
     }
 
     /// The same as another role.
-    pub(super) async fn connect_as(
+    pub async fn connect_as(
         &self,
         system: &SystemRecord,
         dbname: &str,

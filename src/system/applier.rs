@@ -1,8 +1,11 @@
-//! The role that writes rows where they arrive: in the copy, and as the owner of the subscription.
+//! The roles that touch what belongs to a database's users: one restores the schema and writes rows where they arrive (in the copy, and as
+//! the owner of the subscription), one reads rows.
 //!
-//! Writing a row runs code of the database's users: checks, domains, generated columns, expressions of indexes. The
-//! role is no superuser, so that code gets no more than the roles that own the tables have. It belongs to those owners, as far as
-//! none of them leads to rights on the whole server; on what others own it has rights of its own.
+//! All of it runs code of the users: checks, domains, generated columns, expressions of indexes and of partition keys. To read is enough:
+//! for each query PostgreSQL simplifies the predicates of a table's indexes, and calls functions of constants. So neither is a
+//! superuser, and that code gets no more than the roles that own the tables have. While the schema is restored the writing role
+//! owns everything. Otherwise the roles belong to the owners, as far as none of them leads to rights on the whole server; on what others own
+//! they have rights of their own.
 //!
 //! # Why
 //! `SET ROLE` in a session of the platform is no barrier: the code can RESET it. A session that was logged in as the role has
@@ -14,7 +17,7 @@ use super::names::{quote_ident, quote_literal, quote_qualified};
 use super::roles::verifier_of;
 use super::{Session, SystemError};
 
-const LENDING: &str = "giving rights to the role that writes rows";
+const LENDING: &str = "giving rights to a role that reads or writes rows";
 /// The first releases whose workers of replication may enter a database with CONNECTION LIMIT 0 though their role is no
 /// superuser (February 2025).
 const WORKERS_ENTER_SINCE: [u32; 4] = [140_016, 150_011, 160_007, 170_003];
@@ -33,7 +36,7 @@ pub fn can_apply(version_num: u32) -> bool {
 /// Creates the role if it is not there, without rights and without a password. Safe to repeat; one that exists loses its
 /// password. The setting is for its sessions: only a superuser could make them act as replication does.
 pub async fn create(session: &Session, role: &str) -> Result<(), SystemError> {
-    const CREATING: &str = "creating the role that writes rows";
+    const CREATING: &str = "creating a role that reads or writes rows";
     let exists: bool =
         session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&role]).await?;
     let (verb, role) = (if exists { "ALTER" } else { "CREATE" }, quote_ident(role));
@@ -53,7 +56,8 @@ pub async fn set_password(session: &Session, role: &str, password: &str) -> Resu
         "BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {} PASSWORD {verifier}; COMMIT",
         quote_ident(role)
     );
-    or_rolled_back(session, session.batch("letting the role that writes rows log in", &sql).await).await
+    or_rolled_back(session, session.batch("letting a role that reads or writes rows log in", &sql).await)
+        .await
 }
 
 /// Owners of the database's tables and of their functions whose rights end at databases: neither they nor any role that they
@@ -76,6 +80,21 @@ ORDER BY 1";
 const BELONGS_TO: &str = "SELECT pg_get_userbyid(m.roleid)::text FROM pg_auth_members m
     WHERE m.member = (SELECT oid FROM pg_roles WHERE rolname = $1) ORDER BY 1";
 
+/// What the role cannot create objects in, or with, though a database that is being restored needs it.
+const CLOSED: &str = "\
+SELECT 'CREATE, USAGE ON SCHEMA ' || quote_ident(nspname) FROM pg_namespace
+ WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'freehold')
+   AND NOT (has_schema_privilege($1, oid, 'CREATE') AND has_schema_privilege($1, oid, 'USAGE'))
+UNION ALL
+SELECT 'USAGE ON FOREIGN DATA WRAPPER ' || quote_ident(fdwname) FROM pg_foreign_data_wrapper
+ WHERE NOT has_foreign_data_wrapper_privilege($1, oid, 'USAGE')
+UNION ALL
+SELECT 'USAGE ON FOREIGN SERVER ' || quote_ident(srvname) FROM pg_foreign_server WHERE NOT has_server_privilege($1, oid, 'USAGE')
+UNION ALL
+SELECT format('ALL ON %I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
+   AND NOT has_table_privilege($1, c.oid, 'REFERENCES')";
+
 /// Schemas and tables on which the role has not what it needs: (schema, table or None). The table of a serial number is
 /// looked at by what the rows' code may do with it.
 const LACKING: &str = "\
@@ -85,37 +104,64 @@ SELECT n.nspname::text, NULL::text FROM pg_namespace n
 UNION ALL
 SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-   AND NOT (has_table_privilege($1, c.oid, 'SELECT') AND has_table_privilege($1, c.oid, 'INSERT')
-        AND has_table_privilege($1, c.oid, 'UPDATE') AND has_table_privilege($1, c.oid, 'DELETE')
-        AND has_table_privilege($1, c.oid, 'TRUNCATE'))";
+   AND EXISTS (SELECT FROM unnest($2::text[]) wanted WHERE NOT has_table_privilege($1, c.oid, wanted))";
 
-/// Gives the role what it needs to write every row of the session's database, and no more. Safe to repeat.
-pub async fn lend(session: &Session, role: &str) -> Result<(), SystemError> {
+/// What a role of a move's own does with the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    Read,
+    Write,
+}
+
+impl Rows {
+    fn rights(self) -> &'static [&'static str] {
+        match self {
+            Rows::Read => &["SELECT"],
+            Rows::Write => &["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE"],
+        }
+    }
+}
+
+/// Gives the role what it needs to read or write every row of the session's database, and no more. Safe to repeat.
+pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
     let version = super::facts::version_num(session).await?;
     let owners = names(session, OWNERS, &[]).await?;
     let now = names(session, BELONGS_TO, &[&role]).await?;
     let quoted = quote_ident(role);
     // A member that may not SET ROLE has the rights on objects and no others.
     let with = if version >= OPTIONS { " WITH INHERIT TRUE, SET FALSE, ADMIN FALSE" } else { "" };
-    for owner in owners.iter().filter(|owner| !now.contains(owner)) {
+    for owner in owners.iter().filter(|owner| *owner != role && !now.contains(owner)) {
         session.batch(LENDING, &format!("GRANT {} TO {quoted}{with}", quote_ident(owner))).await?;
     }
     for former in now.iter().filter(|name| !owners.contains(name)) {
         session.batch(LENDING, &format!("REVOKE {} FROM {quoted}", quote_ident(former))).await?;
     }
-    for row in &session.rows(LENDING, LACKING, &[&role]).await? {
+    for row in &session.rows(LENDING, LACKING, &[&role, &rows.rights()]).await? {
         let (schema, table): (String, Option<String>) =
             (session.column(LENDING, row, 0)?, session.column(LENDING, row, 1)?);
         let what = match table {
             None => format!("USAGE ON SCHEMA {}", quote_ident(&schema)),
             Some(table) => {
-                format!("SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {}", quote_qualified(&schema, &table))
+                format!("{} ON {}", rows.rights().join(", "), quote_qualified(&schema, &table))
             }
         };
         session.batch(LENDING, &format!("GRANT {what} TO {quoted}")).await?;
     }
     let database = quote_ident(session.dbname());
     session.batch(LENDING, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}")).await
+}
+
+/// Lets the role create what a schema consists of. Safe to repeat: what was created since by others is opened, too.
+pub async fn let_create(session: &Session, role: &str) -> Result<(), SystemError> {
+    const LETTING: &str = "letting the role that restores the schema create objects";
+    let quoted = quote_ident(role);
+    let database = quote_ident(session.dbname());
+    let mut grants = format!("GRANT CREATE ON DATABASE {database} TO {quoted}");
+    for row in &session.rows(LETTING, CLOSED, &[&role]).await? {
+        let right: String = session.column(LETTING, row, 0)?;
+        grants.push_str(&format!("; GRANT {right} TO {quoted}"));
+    }
+    session.batch(LETTING, &grants).await
 }
 
 async fn names(
@@ -155,7 +201,7 @@ pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Res
 /// Takes every right in the session's database from the role, if it exists. What its rows' code made there stays, as the
 /// platform's.
 pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError> {
-    const TAKING: &str = "taking rights from the role that wrote rows";
+    const TAKING: &str = "taking rights from a role that read or wrote rows";
     let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
     if !session.value::<bool>(TAKING, exists, &[&role]).await? {
         return Ok(());

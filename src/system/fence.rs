@@ -32,9 +32,10 @@ impl Access {
         SavedFence { connection_limit: self.connection_limit, acl: self.acl.clone() }
     }
 
-    /// No one but a superuser can connect, and no worker of replication but a move's.
+    /// No one but a superuser can connect, and no worker of replication but a move's. The limit is not asked: it is raised for as
+    /// long as a role of a move's own reads or writes rows.
     pub fn is_shut(&self) -> bool {
-        self.connection_limit == 0 && !self.grants.iter().any(|grant| grant.privilege == "CONNECT")
+        !self.grants.iter().any(|grant| grant.privilege == "CONNECT")
     }
 }
 
@@ -73,8 +74,8 @@ pub async fn as_saved(session: &Session, dbname: &str, saved: &SavedFence) -> Re
     })
 }
 
-/// Spells out an ACL of a database; None is the default one. The right of the role that writes a move's rows is no part of it:
-/// it is there to write while the database is shut. What names a role that does not exist any more is left out:
+/// Spells out an ACL of a database; None is the default one. The rights of the roles that read and write a move's rows are no
+/// part of it: they are there to do so while the database is shut. What names a role that does not exist any more is left out:
 /// the text was saved a while ago, and such a role would make all of it unreadable.
 const EXPLODE: &str = "\
 WITH item AS (
@@ -91,7 +92,7 @@ SELECT pg_get_userbyid(a.grantor)::text,
     CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
 FROM pg_database d, known,
     aclexplode(CASE WHEN $2::text IS NULL THEN acldefault('d', d.datdba) ELSE known.acl END) a
-WHERE d.datname = $1 AND pg_get_userbyid(a.grantee) !~ '^freehold_apply_[0-9]+$'";
+WHERE d.datname = $1 AND pg_get_userbyid(a.grantee) !~ '^freehold_(apply|read)_[0-9]+$'";
 
 async fn explode(session: &Session, dbname: &str, acl: Option<&str>) -> Result<Vec<Grant>, SystemError> {
     const READING: &str = "reading the rights on a database";
@@ -123,7 +124,7 @@ pub async fn shut(session: &Session, dbname: &str) -> Result<Access, SystemError
     sql.push_str("COMMIT");
     or_rolled_back(session, session.batch("shutting a database", &sql).await).await?;
     let after = read(session, dbname).await?;
-    match after.is_shut() {
+    match after.is_shut() && after.connection_limit == 0 {
         true => Ok(before),
         false => Err(session.unexpected("shutting a database", "somebody still may connect")),
     }

@@ -17,6 +17,7 @@ pub mod fence;
 pub mod guard;
 pub mod marker;
 pub mod names;
+pub mod ownership;
 pub mod pause;
 pub mod pipe;
 pub mod publications;

@@ -43,6 +43,11 @@ impl MoveNames {
         format!("freehold_apply_{}", self.0)
     }
 
+    /// The role that reads the rows of users' tables; no superuser. Made whenever rows are read, and dropped with that.
+    pub fn reader_role(self) -> String {
+        format!("freehold_read_{}", self.0)
+    }
+
     /// What the target's database is called until it carries the mark of its move.
     pub fn unmarked_database(self) -> String {
         format!("freehold_move_{}", self.0)

@@ -14,12 +14,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{Client, Config, NoTls, Row};
+use zeroize::Zeroizing;
 
 use super::SystemError;
 use super::access::{self, SystemAccess};
 use super::bounded::Bounded;
-use crate::backend::Introduced;
-use crate::model::{SystemName, SystemRecord};
+use crate::backend::{Credential, Introduced, ServerConnection};
+use crate::model::{RoleName, SystemName, SystemRecord};
 
 /// Settings of every session of ours: nothing of the user's is found by an unqualified name, nothing waits for ever
 /// for a lock, nothing is ended for being idle, and values are written the same way on every system.
@@ -50,7 +51,7 @@ WHERE pg_catalog.current_setting(name, true) IS NOT NULL";
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// A session of the platform's role.
+/// A session of the platform's role, or of a role of a move's own.
 #[derive(Debug)]
 pub struct Session {
     client: Client,
@@ -76,8 +77,32 @@ impl Session {
         application_name: &str,
         deadline: Instant,
     ) -> Result<Session, SystemError> {
+        let opened = access.connect(record, dbname, startup(application_name), deadline);
+        Session::begin(opened, record, dbname, deadline).await
+    }
+
+    /// Connects as another role, by its password.
+    pub async fn connect_as(
+        access: &SystemAccess,
+        record: &SystemRecord,
+        dbname: &str,
+        (role, password): (&RoleName, &Zeroizing<String>),
+        application_name: &str,
+        deadline: Instant,
+    ) -> Result<Session, SystemError> {
+        let login = (role, Credential::Password(password.clone()));
+        let opened = access.connect_as(record, dbname, login, startup(application_name), deadline);
+        Session::begin(opened, record, dbname, deadline).await
+    }
+
+    async fn begin(
+        opened: impl Future<Output = Result<ServerConnection, SystemError>>,
+        record: &SystemRecord,
+        dbname: &str,
+        deadline: Instant,
+    ) -> Result<Session, SystemError> {
         let started = Instant::now();
-        let connecting = Box::pin(open(access, record, dbname, application_name, deadline));
+        let connecting = Box::pin(async { open(opened.await?, record, dbname).await });
         let late = |_| SystemError::Timeout {
             system: record.name.clone(),
             operation: CONNECTING,
@@ -195,15 +220,15 @@ impl Session {
 
 pub(super) const CONNECTING: &str = "connecting";
 
+fn startup(application_name: &str) -> Vec<(String, String)> {
+    access::startup(&[("application_name", application_name)])
+}
+
 async fn open(
-    access: &SystemAccess,
+    connection: ServerConnection,
     record: &SystemRecord,
     dbname: &str,
-    application_name: &str,
-    deadline: Instant,
 ) -> Result<Session, SystemError> {
-    let startup = access::startup(&[("application_name", application_name)]);
-    let connection = access.connect(record, dbname, startup, deadline).await?;
     // The driver answers whatever a server asks, so it is never asked: it is told that it is in.
     let mut config = Config::new();
     config.user(record.admin_role.as_str()).ssl_mode(tokio_postgres::config::SslMode::Disable);

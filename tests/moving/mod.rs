@@ -172,8 +172,8 @@ pub(crate) fn fingerprint(postgres: &Postgres, dbname: &str) -> String {
     let inside = "
         SELECT 'publication', pubname FROM pg_publication ORDER BY 2;
         SELECT 'event trigger', evtname FROM pg_event_trigger ORDER BY 2;
-        SELECT 'schema', nspname, nspowner, nspacl FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp' ORDER BY 2;
-        SELECT 'class', relname, relkind, relacl FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace
+        SELECT 'schema', nspname, nspowner, coalesce(nspacl, acldefault('n', nspowner)) FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp' ORDER BY 2;
+        SELECT 'class', relname, relkind, coalesce(relacl, acldefault('r', relowner)) FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace
             AND relnamespace::regnamespace::text !~ '^pg_(toast_)?temp' ORDER BY 2, relnamespace;
         SELECT 'function', proname FROM pg_proc WHERE oid >= 16384 ORDER BY 2";
     let mut text = postgres.psql(shared).unwrap();

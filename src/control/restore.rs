@@ -1,0 +1,50 @@
+//! The schema on its way into the target: who creates what, who owns it in the end, who may use it.
+//!
+//! See [`copy_schema`](super::copy_schema) for why it is not simply restored by the platform.
+
+use crate::system::applier::Rows;
+use crate::system::{Session, applier, ownership};
+
+use super::applier::Applier;
+use super::copy_schema::{SchemaDump, Section};
+use super::ends::Ends;
+use super::error::StepError;
+
+const RESTORING: &str = "restoring the schema on the target";
+const GIVING: &str = "giving objects their owners and rights";
+
+/// Everything that a schema is restored with.
+#[derive(Debug)]
+pub(super) struct Restore<'a> {
+    pub(super) ends: &'a Ends,
+    pub(super) dump: SchemaDump,
+    /// Owns what it creates.
+    pub(super) applier: Applier,
+    /// The platform in the source, and in the target.
+    pub(super) source: &'a Session,
+    pub(super) target: &'a Session,
+}
+
+impl Restore<'_> {
+    /// Creates a section's objects; then the applier may read and write all of them.
+    pub(super) async fn section(&self, section: Section, workers: usize) -> Result<(), StepError> {
+        let role = self.applier.role.as_str();
+        for run in self.dump.runs(section).await.map_err(StepError::doing(RESTORING))? {
+            // Also into what the platform has just created.
+            applier::let_create(self.target, role).await.map_err(StepError::doing(RESTORING))?;
+            let workers = if section == Section::PostData { workers } else { 1 };
+            self.dump
+                .restore(&self.ends.target, &self.applier, &run, workers)
+                .await
+                .map_err(StepError::doing(RESTORING))?;
+        }
+        applier::lend(self.target, role, Rows::Write).await.map_err(StepError::doing(RESTORING))
+    }
+
+    /// Gives everything to whom it belongs, and says what is said about it.
+    pub(super) async fn owners_and_rights(&self) -> Result<(), StepError> {
+        ownership::carry(self.source, self.target).await.map_err(StepError::doing(GIVING))?;
+        let run = self.dump.afterwards().await.map_err(StepError::doing(GIVING))?;
+        self.dump.restore(&self.ends.target, &self.applier, &run, 1).await.map_err(StepError::doing(GIVING))
+    }
+}

@@ -1,0 +1,85 @@
+//! Who owns what in a database, and what only a superuser can create there.
+//!
+//! # Why
+//! What a move restores is created by a role without rights on the server, because PostgreSQL runs code of the database's users
+//! while it creates objects. That role could give nothing away: a new owner would need rights that the role cannot lend. So the
+//! owners are set afterwards, by the platform: ALTER ... OWNER runs nobody's code. Each statement is written by the server that runs it;
+//! of the other server only the names are compared.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Session, SystemError, quote_ident};
+
+/// Statements that are sent at once.
+const STATEMENTS_MAX: usize = 200;
+
+/// Objects that have an owner of their own: (kind and name as ALTER takes them, the owner). Members of extensions, types of rows, indexes,
+/// arrays, and sequences of columns have their owner by another object. ALTER ROUTINE knows an aggregate without arguments, ALTER AGGREGATE does not.
+const OWNED: &str = "\
+WITH owned (classid, oid, owner) AS (
+    SELECT 'pg_namespace'::regclass, oid, nspowner FROM pg_namespace WHERE nspname <> 'freehold' AND nspname !~ '^pg_'
+    UNION ALL SELECT 'pg_class'::regclass, oid, relowner FROM pg_class c WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND c.relkind = 'S'
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i'))
+    UNION ALL SELECT 'pg_type'::regclass, t.oid, typowner FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid
+        WHERE coalesce(c.relkind, 'c') = 'c' AND t.typtype <> 'm' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
+    UNION ALL SELECT 'pg_proc'::regclass, oid, proowner FROM pg_proc
+        WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = pg_proc.oid AND d.deptype = 'i')
+    UNION ALL SELECT 'pg_operator'::regclass, oid, oprowner FROM pg_operator
+    UNION ALL SELECT 'pg_opclass'::regclass, oid, opcowner FROM pg_opclass
+    UNION ALL SELECT 'pg_opfamily'::regclass, oid, opfowner FROM pg_opfamily
+    UNION ALL SELECT 'pg_collation'::regclass, oid, collowner FROM pg_collation
+    UNION ALL SELECT 'pg_conversion'::regclass, oid, conowner FROM pg_conversion
+    UNION ALL SELECT 'pg_ts_dict'::regclass, oid, dictowner FROM pg_ts_dict
+    UNION ALL SELECT 'pg_ts_config'::regclass, oid, cfgowner FROM pg_ts_config
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, oid, stxowner FROM pg_statistic_ext
+    UNION ALL SELECT 'pg_language'::regclass, oid, lanowner FROM pg_language
+    UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, oid, fdwowner FROM pg_foreign_data_wrapper
+    UNION ALL SELECT 'pg_foreign_server'::regclass, oid, srvowner FROM pg_foreign_server
+    UNION ALL SELECT 'pg_publication'::regclass, oid, pubowner FROM pg_publication
+    UNION ALL SELECT 'pg_event_trigger'::regclass, oid, evtowner FROM pg_event_trigger)
+SELECT CASE WHEN i.type IN ('function', 'procedure', 'aggregate') THEN 'routine'
+            WHEN i.type = 'statistics object' THEN 'statistics' ELSE i.type END || ' ' || i.identity,
+    pg_get_userbyid(o.owner)::text
+FROM owned o, pg_identify_object(o.classid, o.oid, 0) i
+WHERE (o.oid >= 16384 OR o.classid = 'pg_namespace'::regclass AND i.identity = 'public')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')";
+
+/// Objects that PostgreSQL lets nobody but a superuser create, of kinds that others may create: (catalog, oid).
+const OF_SUPERUSERS: &str = "\
+SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+ WHERE NOT l.lanpltrusted AND p.prokind <> 'a' OR p.proleakproof OR p.prosupport <> 0
+    OR EXISTS (SELECT FROM unnest(p.proconfig) c WHERE split_part(c, '=', 1) NOT IN (SELECT name FROM pg_settings WHERE context = 'user'))
+UNION ALL SELECT 'pg_proc'::regclass::oid, aggfnoid FROM pg_aggregate WHERE 'internal'::regtype IN (aggtranstype, aggmtranstype)
+UNION ALL SELECT 'pg_type'::regclass::oid, t.oid FROM pg_type t LEFT JOIN pg_range r ON r.rngtypid = t.oid
+ WHERE t.typtype IN ('b', 'p') OR r.rngcanonical <> 0
+UNION ALL SELECT 'pg_publication'::regclass::oid, oid FROM pg_publication WHERE puballtables";
+
+/// See [`OF_SUPERUSERS`]. What belongs to the system itself is among them.
+pub async fn of_superusers(session: &Session) -> Result<HashSet<(u32, u32)>, SystemError> {
+    const READING: &str = "reading what only a superuser can create";
+    let rows = session.rows(READING, OF_SUPERUSERS, &[]).await?;
+    rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
+}
+
+/// Gives the objects of one database the owners that objects of their names have in the other. Safe to repeat.
+pub async fn carry(from: &Session, to: &Session) -> Result<(), SystemError> {
+    const GIVING: &str = "giving objects their owners";
+    let wanted: HashMap<String, String> = owned(from).await?.into_iter().collect();
+    let mut statements = Vec::new();
+    for (object, owner) in owned(to).await? {
+        if let Some(wanted) = wanted.get(&object).filter(|wanted| **wanted != owner) {
+            statements.push(format!("ALTER {object} OWNER TO {}", quote_ident(wanted)));
+        }
+    }
+    for some in statements.chunks(STATEMENTS_MAX) {
+        to.batch(GIVING, &some.join(";\n")).await?;
+    }
+    Ok(())
+}
+
+async fn owned(session: &Session) -> Result<Vec<(String, String)>, SystemError> {
+    const READING: &str = "reading the owners of objects";
+    let rows = session.rows(READING, OWNED, &[]).await?;
+    rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
+}
