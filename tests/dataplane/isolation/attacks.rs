@@ -2,8 +2,10 @@
 
 use std::pin::pin;
 
+use bytes::Bytes;
 use freehold::lab::Postgres;
-use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::Client;
 
 /// Who makes the objects that an attack uses.
@@ -23,6 +25,10 @@ pub(super) enum Step {
     Prepared(String),
     /// COPY ... TO STDOUT.
     CopyOut(String),
+    /// COPY ... FROM STDIN of one row.
+    CopyIn(String),
+    /// Sent at once, each with a Sync, the answers read afterwards.
+    Pipelined(Vec<String>),
 }
 
 impl Step {
@@ -40,6 +46,17 @@ impl Step {
                     while let Some(Ok(_)) = rows.next().await {}
                 }
             }
+            Step::CopyIn(sql) => {
+                if let Ok(rows) = client.copy_in(sql).await {
+                    let mut rows = pin!(rows);
+                    let _ = rows.send(Bytes::from_static(b"1\n")).await;
+                    let _ = rows.close().await;
+                }
+            }
+            Step::Pipelined(texts) => {
+                let queries = texts.iter().map(|sql| client.query_typed(sql, &[]));
+                let _ = join_all(queries).await;
+            }
         }
     }
 }
@@ -51,6 +68,8 @@ pub(super) struct Attack {
     pub(super) makes: Vec<String>,
     pub(super) steps: Vec<Step>,
 }
+
+const PAD_BYTES: usize = 200_000;
 
 /// What all attacks may use.
 pub(super) const GROUND: &str = "CREATE TABLE plain (a int, b text); INSERT INTO plain VALUES (1, 'x'); \
@@ -112,7 +131,8 @@ struct Door {
     steps: &'static [&'static str],
 }
 
-/// Of steps: `P:` prepares and executes, `C:` copies out; everything else is a simple query.
+/// Of steps: `P:` prepares and executes, `C:` copies out, `I:` copies in, `|` is between what is sent at once; everything else is a simple
+/// query. `@pad` is longer than any buffer.
 const DOORS: &[Door] = &[
     Door { name: "select", is_implied: false, makes: &[], steps: &["SELECT @call"] },
     Door { name: "prepared", is_implied: false, makes: &[], steps: &["P:SELECT @call"] },
@@ -433,6 +453,137 @@ const DOORS: &[Door] = &[
             "SELECT f_@n()",
         ],
     },
+    Door { name: "pipelined", is_implied: false, makes: &[], steps: &["SELECT 1|SELECT @call|SELECT 2"] },
+    Door {
+        name: "pipelined in a transaction",
+        is_implied: false,
+        makes: &[],
+        steps: &["BEGIN|SELECT 1|SELECT @call|COMMIT|SELECT 1"],
+    },
+    Door {
+        name: "pipelined behind an error",
+        is_implied: false,
+        makes: &[],
+        steps: &["SELECT 1/0|SELECT @call|SELECT 1/0"],
+    },
+    Door { name: "large comment", is_implied: false, makes: &[], steps: &["SELECT @call /* @pad */"] },
+    Door { name: "large literal", is_implied: false, makes: &[], steps: &["P:SELECT length('@pad'), @call"] },
+    Door {
+        name: "behind a large text",
+        is_implied: false,
+        makes: &[],
+        steps: &["SELECT length('@pad'); SELECT @call"],
+    },
+    Door {
+        name: "copy in",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN NEW; END $f$",
+            "CREATE TRIGGER r BEFORE INSERT ON t_@n FOR EACH ROW EXECUTE FUNCTION f_@n()",
+        ],
+        steps: &["I:COPY t_@n FROM STDIN"],
+    },
+    Door {
+        name: "copy in of a default",
+        is_implied: false,
+        makes: &["CREATE TABLE t_@n (a int, b text DEFAULT (@call)::text)"],
+        steps: &["I:COPY t_@n (a) FROM STDIN"],
+    },
+    Door {
+        name: "two phases",
+        is_implied: false,
+        makes: &[],
+        steps: &["BEGIN", "SELECT @call", "PREPARE TRANSACTION 'attack_@n'", "ROLLBACK PREPARED 'attack_@n'"],
+    },
+    Door {
+        name: "savepoint",
+        is_implied: false,
+        makes: &[],
+        steps: &[
+            "BEGIN",
+            "SAVEPOINT s",
+            "SELECT @call",
+            "RELEASE s",
+            "SAVEPOINT s",
+            "SELECT 1/0",
+            "ROLLBACK TO s",
+            "COMMIT",
+        ],
+    },
+    Door {
+        name: "predicate",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "CREATE FUNCTION f_@n() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE INDEX ON t_@n (a) WHERE f_@n() IS NOT NULL",
+        ],
+        steps: &["SELECT * FROM t_@n WHERE a = 1", "ANALYZE t_@n"],
+    },
+    Door {
+        name: "statistics",
+        is_implied: false,
+        makes: &[
+            "CREATE TABLE t_@n (a int)",
+            "INSERT INTO t_@n SELECT generate_series(1, 100)",
+            "CREATE FUNCTION f_@n(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE STATISTICS s_@n ON f_@n(a), a FROM t_@n",
+        ],
+        steps: &["ANALYZE t_@n"],
+    },
+    Door {
+        name: "generated",
+        is_implied: false,
+        makes: &[
+            "CREATE FUNCTION f_@n(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE TABLE t_@n (a int, g text GENERATED ALWAYS AS (f_@n(a)) STORED)",
+        ],
+        steps: &["INSERT INTO t_@n VALUES (1)"],
+    },
+    Door {
+        name: "partition key",
+        is_implied: false,
+        makes: &[
+            "CREATE FUNCTION f_@n(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$",
+            "CREATE TABLE t_@n (a int) PARTITION BY LIST (f_@n(a))",
+            "CREATE TABLE u_@n PARTITION OF t_@n DEFAULT",
+        ],
+        steps: &["INSERT INTO t_@n VALUES (1)"],
+    },
+    Door {
+        name: "exclusion",
+        is_implied: false,
+        makes: &[
+            "CREATE FUNCTION f_@n(int) RETURNS int4range IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN int4range($1, $1 + 1); END $f$",
+            "CREATE TABLE t_@n (a int, EXCLUDE USING gist (f_@n(a) WITH &&))",
+        ],
+        steps: &["INSERT INTO t_@n VALUES (1) ON CONFLICT DO NOTHING"],
+    },
+    Door {
+        name: "instead of",
+        is_implied: false,
+        makes: &[
+            "CREATE VIEW v_@n AS SELECT 1 AS a",
+            "CREATE FUNCTION f_@n() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM @call; RETURN NEW; END $f$",
+            "CREATE TRIGGER r INSTEAD OF UPDATE ON v_@n FOR EACH ROW EXECUTE FUNCTION f_@n()",
+        ],
+        steps: &["UPDATE v_@n SET a = 2"],
+    },
+    Door {
+        name: "cursor with hold",
+        is_implied: false,
+        makes: &["CREATE FUNCTION f_@n() RETURNS text LANGUAGE plpgsql AS $f$ BEGIN RETURN @call; END $f$"],
+        steps: &["BEGIN", "DECLARE h_@n CURSOR WITH HOLD FOR SELECT f_@n()", "COMMIT", "CLOSE h_@n"],
+    },
+    Door {
+        name: "procedure that commits",
+        is_implied: false,
+        makes: &[
+            "CREATE PROCEDURE f_@n() LANGUAGE plpgsql AS $f$ BEGIN COMMIT; PERFORM @call; ROLLBACK; PERFORM @call; COMMIT; END $f$",
+        ],
+        steps: &["CALL f_@n()"],
+    },
     Door {
         name: "made and dropped",
         is_implied: false,
@@ -567,10 +718,70 @@ const PLAIN: &[(&str, &[&str])] = &[
     ),
     ("a literal that goes on", &["SELECT E'a'\n'\\'', set_config('attack' || '.x', '1', false) --'"]),
     (
+        "another encoding that hides a backslash",
+        &["SET client_encoding = 'GBK'", "SELECT E'\u{304a}\\', set_config('attack.x', '1', false) --'"],
+    ),
+    (
+        "an encoding of Taiwan that hides a backslash",
+        &["SET client_encoding = 'BIG5'", "SELECT E'\u{304a}\\', set_config('attack.x', '1', false) --'"],
+    ),
+    (
+        "an encoding of four bytes that hides a backslash",
+        &["SET client_encoding = 'GB18030'", "SELECT E'\u{8a}\\', set_config('attack.x', '1', false) --'"],
+    ),
+    (
         "an encoding that hides a backslash",
         &["SET client_encoding = 'SJIS'", "SELECT E'\u{8a}\\', set_config('attack.x', '1', false) --'"],
     ),
 ];
+
+/// Events at which a superuser's trigger may run.
+pub(super) const EVENTS: [&str; 3] = ["ddl_command_start", "ddl_command_end", "sql_drop"];
+
+/// Changes of definitions where an event trigger carries out every payload that PostgreSQL can be asked about; with another one, nobody's
+/// connection is lent on. All other attacks would meet the trigger, so these are by themselves.
+pub(super) fn definitions(event: &str) -> Vec<Attack> {
+    const CHANGES: [&str; 17] = [
+        "CREATE TABLE made (a int)",
+        "ALTER TABLE made ADD b int",
+        "ALTER TABLE made ALTER a TYPE bigint",
+        "COMMENT ON TABLE made IS 'x'",
+        "GRANT SELECT ON made TO other",
+        "REVOKE SELECT ON made FROM other",
+        "SELECT 1 AS x INTO made_so",
+        "CREATE VIEW seen AS SELECT 1",
+        "DO $do$ BEGIN EXECUTE 'CREA' || 'TE INDEX ON made (a)'; END $do$",
+        "REINDEX TABLE made",
+        "CREATE MATERIALIZED VIEW stored AS SELECT 1",
+        "REFRESH MATERIALIZED VIEW stored",
+        "SECURITY LABEL ON TABLE made IS 'x'",
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO other",
+        "DROP TABLE made",
+        "SELECT 1|CREATE TABLE late (a int)|SELECT 1",
+        "P:CREATE TABLE held (a int)",
+    ];
+    let calls: String = PAYLOADS
+        .iter()
+        .filter(|payload| !payload.name.starts_with("text that"))
+        .map(|Payload { function, arguments, .. }| {
+            format!("BEGIN PERFORM {function}({arguments}); EXCEPTION WHEN OTHERS THEN NULL; END; ")
+        })
+        .collect();
+    let trigger = [
+        "RESET ROLE".to_owned(),
+        format!(
+            "CREATE FUNCTION on_event() RETURNS event_trigger LANGUAGE plpgsql AS $f$ BEGIN {calls} END $f$"
+        ),
+        format!("CREATE EVENT TRIGGER attack ON {event} EXECUTE FUNCTION on_event()"),
+    ];
+    let attack = |(at, change): (usize, &&str)| Attack {
+        name: format!("{event}: {change}"),
+        made: Made::Before,
+        makes: if at == 0 { trigger.to_vec() } else { Vec::new() },
+        steps: vec![step(change, &str::to_owned)],
+    };
+    CHANGES.iter().enumerate().map(attack).collect()
+}
 
 /// A part of all combinations, or all of them. `implied`: of the doors that need not be named.
 pub(super) fn generate(all: bool, implied: bool) -> Vec<Attack> {
@@ -605,18 +816,27 @@ pub(super) fn generate(all: bool, implied: bool) -> Vec<Attack> {
 
 fn attack(payload: &Payload, door: &Door, call: &str, made: Made, number: usize) -> Attack {
     let fill = |text: &str| {
-        text.replace("@call", call).replace("@n", &number.to_string()).replace("@N", &number.to_string())
-    };
-    let step = |text: &&str| match text.split_at_checked(2) {
-        Some(("P:", sql)) => Step::Prepared(fill(sql)),
-        Some(("C:", sql)) => Step::CopyOut(fill(sql)),
-        _ => Step::Simple(fill(text)),
+        let text = text.replace("@call", call).replace("@n", &number.to_string());
+        text.replace("@N", &number.to_string()).replace("@pad", &"x".repeat(PAD_BYTES))
     };
     Attack {
         name: format!("{}, {} {made:?}: {call}", payload.name, door.name),
         made,
         makes: door.makes.iter().map(|text| fill(text)).collect(),
-        steps: door.steps.iter().map(step).collect(),
+        steps: door.steps.iter().map(|text| step(text, &fill)).collect(),
+    }
+}
+
+/// A step as it is written in [`DOORS`].
+fn step(text: &str, fill: &dyn Fn(&str) -> String) -> Step {
+    match text.split_at_checked(2) {
+        Some(("P:", sql)) => Step::Prepared(fill(sql)),
+        Some(("C:", sql)) => Step::CopyOut(fill(sql)),
+        Some(("I:", sql)) => Step::CopyIn(fill(sql)),
+        _ if text.contains('|') && !text.contains("||") => {
+            Step::Pipelined(text.split('|').map(fill).collect())
+        }
+        _ => Step::Simple(fill(text)),
     }
 }
 

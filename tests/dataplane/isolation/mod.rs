@@ -16,7 +16,7 @@ use freehold::session::scan;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use self::attacks::{Attack, Made};
-use super::stage::{PASSWORD, PATIENCE, ROLE, Stage, server};
+use super::stage::{self, PASSWORD, PATIENCE, ROLE, Stage, server};
 
 /// What a session has that another one could notice, in one row. That PL/pgSQL's library is loaded is no state.
 const VIEW: &str = "SELECT (SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings \
@@ -74,7 +74,9 @@ async fn row(client: &Client, sql: &str) -> String {
 
 impl Arena {
     async fn start(major: u32, form: Form, attacks: &[Attack]) -> Arena {
-        let server = server(Major::Number(major));
+        let builder = Postgres::builder(Major::Number(major)).setting("max_connections", "60");
+        let server = builder.setting("max_prepared_transactions", "5").start().unwrap();
+        stage::prepare(&server);
         server.psql(&format!("CREATE ROLE other; GRANT other TO {ROLE}")).unwrap();
         let (admin, connection) = tokio_postgres::connect(&server.dsn("shop"), NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -240,6 +242,17 @@ async fn a_lent_connection_carries_nothing_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reused_connection_carries_nothing_over() {
     attack(Form::Reuse).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_trigger_carries_nothing_over() {
+    for major in majors() {
+        for form in [Form::Transaction, Form::Reuse] {
+            for event in attacks::EVENTS {
+                run(major, form, attacks::definitions(event)).await;
+            }
+        }
+    }
 }
 
 /// Every function of `pg_proc` that SQL can call, with arguments that would do harm where it runs, names or sets them.
