@@ -18,6 +18,7 @@ mod calls;
 mod effects;
 mod judge;
 mod lexer;
+mod proof;
 mod screen;
 mod unicode;
 mod words;
@@ -26,6 +27,7 @@ use lexer::{Lexer, Token};
 
 pub(crate) use effects::Effects;
 pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
+pub(crate) use proof::touches_statements;
 pub(crate) use screen::screen;
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};
@@ -371,17 +373,9 @@ impl Scanner<'_> {
         if is(b"currval") || is(b"lastval") {
             return (self.sink)(Finding::SequenceMemory);
         }
-        if is(b"pg_replication_origin_session_setup") {
-            return (self.sink)(Finding::Foreign("a replication origin"));
-        }
-        if is(b"setseed") {
-            return (self.sink)(Finding::Foreign(SEED));
-        }
-        if is(b"pg_backup_start") {
-            return (self.sink)(Finding::Foreign("a base backup under way"));
-        }
-        if is(b"dblink_connect") || is(b"dblink_connect_u") {
-            return (self.sink)(Finding::Foreign("a dblink connection"));
+        if let Some((_, what)) = FOREIGN.iter().find(|(names, _)| names.iter().any(|name| is(name))) {
+            self.raise(Effect::Changes);
+            return (self.sink)(Finding::Foreign(what));
         }
         if calls::LockFunction::named(function).is_none() {
             return;
@@ -452,6 +446,23 @@ fn ends_with_transaction(mut rest: Lexer<'_>) -> bool {
 
 /// The state of `random()`; PostgreSQL does not tell it.
 const SEED: &str = "a seed of random()";
+
+/// Functions that leave what PostgreSQL does not tell, or does not take away.
+const FOREIGN: [(&[&[u8]], &str); 5] = [
+    (&[b"pg_replication_origin_session_setup"], "a replication origin"),
+    (&[b"setseed"], SEED),
+    (&[b"pg_backup_start"], "a base backup under way"),
+    (&[b"dblink_connect", b"dblink_connect_u"], "a dblink connection"),
+    (
+        &[
+            b"pg_create_physical_replication_slot",
+            b"pg_create_logical_replication_slot",
+            b"pg_copy_physical_replication_slot",
+            b"pg_copy_logical_replication_slot",
+        ],
+        "a replication slot, which may be a temporary one",
+    ),
+];
 
 /// Whether `seed` is what SET sets.
 fn sets_seed(mut lexer: Lexer<'_>) -> bool {

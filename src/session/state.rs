@@ -42,6 +42,7 @@ mod ledger;
 mod notes;
 mod reset;
 mod snapshot;
+mod soil;
 mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +51,7 @@ use std::fmt;
 pub use hints::{Hints, HintsCell};
 pub use reset::{Outcome as ResetOutcome, reset};
 pub use snapshot::{SnapshotError, snapshot};
+pub use soil::Soil;
 pub use tracker::{Bound, Freshness, StateTracker};
 pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 

@@ -35,7 +35,7 @@ use super::registry::{Aim, Target};
 use super::relay::Relay;
 use super::restore::LockPatience;
 use super::serve::Session;
-use super::state::{Freshness, SessionState};
+use super::state::{Freshness, SessionState, Soil};
 use super::statements::{PREFIX, Statements, Texts};
 use super::twin::TwinError;
 use crate::backend::ServerConnection;
@@ -263,7 +263,10 @@ impl Relay {
         if std::mem::take(&mut tenancy.statements.schema_changed) {
             tenancy.shelf.pool.schema_changed();
         }
-        tenancy.shelf.give_back(pooled);
+        match self.tracker.take_soil() {
+            Soil::Clean => tenancy.shelf.give_back(pooled),
+            soil => tenancy.shelf.clean_and_give_back(pooled, soil),
+        }
     }
 
     /// What functions do is read again, by every session of the database, where it may have changed.

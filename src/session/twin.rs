@@ -16,7 +16,7 @@ use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_names};
-use super::state::{Hints, HintsCell, SessionState, SnapshotError, StateTracker, snapshot};
+use super::state::{Hints, HintsCell, SessionState, SnapshotError, Soil, StateTracker, snapshot};
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::tls::Connector;
@@ -183,6 +183,26 @@ impl Twin {
         timeout_at(deadline, running).await.map_err(|_| TwinError::Late)??;
         self.drop_notices();
         Ok(())
+    }
+
+    /// Takes away what a client may have left; the twin then has the state that it began with. After an error it is not to be used.
+    pub(super) async fn clean(
+        &mut self,
+        soil: Soil,
+        began_with: &SessionState,
+        deadline: Instant,
+    ) -> Result<(), TwinError> {
+        let batch = soil.cleaning();
+        let cleaning = self.connection.run_each(&batch);
+        let replies = timeout_at(deadline, cleaning).await.map_err(|_| TwinError::Late)??;
+        self.drop_notices();
+        match replies.into_iter().find_map(|reply| reply.error) {
+            Some(fields) => Err(SnapshotError::Refused { fields: Box::new(fields) }.into()),
+            None => {
+                self.state = began_with.clone();
+                Ok(())
+            }
+        }
     }
 
     /// Applies what differs between what the twin has and `state`, in one round trip (one more where a statement needs

@@ -290,3 +290,150 @@ async fn a_walsender_is_served_and_pinned() {
     };
     eventually("it is pinned", pinned).await;
 }
+
+/// What a client left under pooling by transaction, as the next one sees it who has the same server connection.
+async fn left_by(stage: &Stage, server: &freehold::lab::Postgres, batches: &[BytesMut]) -> String {
+    let mut attacker = client(stage, server, &[]).await;
+    // What the database's functions do is known from here on.
+    for _ in 0..2 {
+        attacker.query("SELECT 1").await.unwrap();
+    }
+    for batch in batches {
+        attacker.stream.write_all(batch).await.unwrap();
+        // Some of it fails, on purpose.
+        hear(&mut attacker, "Z").await;
+    }
+    attacker.query("SELECT 1").await.unwrap();
+    drop(attacker);
+    let mut next = client(stage, server, &[]).await;
+    let seen = "SELECT current_setting('work_mem'), coalesce(current_setting('attack.x', true), ''), \
+                (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')";
+    let results = next.query(seen).await.unwrap();
+    (0..3).map(|at| results[0].value(0, at).unwrap().to_owned()).collect::<Vec<_>>().join("|")
+}
+
+fn messages(build: impl FnOnce(&mut BytesMut)) -> BytesMut {
+    let mut out = BytesMut::new();
+    build(&mut out);
+    out
+}
+
+fn bound(out: &mut BytesMut, portal: &[u8], statement: &[u8], values: &[&str]) {
+    let mut body = BytesMut::new();
+    for name in [portal, statement] {
+        body.put_slice(name);
+        body.put_u8(0);
+    }
+    body.put_i16(0);
+    body.put_i16(values.len() as i16);
+    for value in values {
+        body.put_i32(value.len() as i32);
+        body.put_slice(value.as_bytes());
+    }
+    body.put_i16(0);
+    out.put_u8(frontend::tag::BIND);
+    out.put_i32(body.len() as i32 + 4);
+    out.put_slice(&body);
+}
+
+/// Each confuses whoever keeps count of what was parsed, bound and refused.
+#[tokio::test]
+async fn a_client_that_confuses_the_tracker_leaves_nothing_to_the_next_one() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::before(&server);
+    stage.order(|record| {
+        record.pooling = freehold::model::Pooling::Transaction;
+        record.server_connections_max = 1;
+    });
+    let sets = b"select set_config($1,$2,false)";
+    let run = |out: &mut BytesMut, statement: &[u8], values: &[&str]| {
+        bound(out, b"", statement, values);
+        frontend::execute(out, b"", 0);
+    };
+    let both = |out: &mut BytesMut, statement: &[u8]| {
+        run(out, statement, &["work_mem", "7MB"]);
+        run(out, statement, &["attack.x", "1"]);
+        frontend::sync(out);
+    };
+    let behind_deallocate = [
+        messages(|out| {
+            frontend::query(out, "deallocate all");
+            frontend::parse(out, b"s", sets, &[]);
+            frontend::sync(out);
+        }),
+        messages(|out| both(out, b"s")),
+    ];
+    let of_many_portals = [
+        messages(|out| frontend::query(out, "begin")),
+        messages(|out| {
+            frontend::parse(out, b"p", sets, &[]);
+            for portal in 0..300 {
+                bound(out, format!("portal {portal}").as_bytes(), b"p", &["work_mem", "7MB"]);
+            }
+            frontend::execute(out, b"portal 299", 0);
+            bound(out, b"last", b"p", &["attack.x", "1"]);
+            frontend::execute(out, b"last", 0);
+            frontend::sync(out);
+        }),
+        messages(|out| frontend::query(out, "commit")),
+    ];
+    let of_many_statements = [
+        messages(|out| {
+            for statement in 0..300 {
+                frontend::parse(out, format!("m{statement}").as_bytes(), sets, &[]);
+            }
+            frontend::sync(out);
+        }),
+        messages(|out| both(out, b"m299")),
+    ];
+    let behind_a_refused_parse = [
+        messages(|out| {
+            frontend::parse(out, b"r", sets, &[]);
+            frontend::sync(out);
+        }),
+        messages(|out| {
+            frontend::parse(out, b"r", b"select set_config('work_mem','4MB',false)", &[]);
+            frontend::sync(out);
+        }),
+        messages(|out| both(out, b"r")),
+    ];
+    let behind_a_skipped_parse = [
+        messages(|out| {
+            let text = b"select set_config('work_mem','7MB',false), set_config('attack.x','1',false)";
+            frontend::parse(out, b"", text, &[]);
+            frontend::sync(out);
+        }),
+        messages(|out| {
+            bound(out, b"", b"nope", &[]);
+            frontend::parse(out, b"", b"select 1", &[]);
+            frontend::sync(out);
+        }),
+        messages(|out| {
+            run(out, b"", &[]);
+            frontend::sync(out);
+        }),
+    ];
+    let another_rule = messages(|out| {
+        frontend::query(out, "set standard_conforming_strings=off");
+        frontend::query(out, "select '\\'', U&\"set\\005fconfig\"('attack.x','1',false) --'");
+    });
+    let large = messages(|out| {
+        let padding = "x".repeat(9000);
+        frontend::query(
+            out,
+            &format!("/*{padding}*/ select set_config('attack.x','1',false), pg_advisory_lock(77)"),
+        );
+    });
+    let attacks: [(&str, &[BytesMut]); 7] = [
+        ("behind DEALLOCATE ALL", &behind_deallocate),
+        ("more portals than are counted", &of_many_portals),
+        ("more statements than are counted", &of_many_statements),
+        ("behind a Parse that is refused", &behind_a_refused_parse),
+        ("behind a Parse that is skipped", &behind_a_skipped_parse),
+        ("a rule of literals in the same write", &[another_rule]),
+        ("a large text", &[large]),
+    ];
+    for (what, batches) in attacks {
+        assert_eq!(left_by(&stage, &server, batches).await, "4MB||0", "{what}");
+    }
+}

@@ -38,7 +38,7 @@ use self::permits::{Permit, Permits};
 pub(super) use self::shelf::Shelf;
 pub(super) use self::treasury::{Ground, Treasury};
 use super::serve::Origin;
-use super::state::SessionState;
+use super::state::{SessionState, Soil};
 use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
@@ -102,6 +102,8 @@ pub(super) struct Pooled {
     pub(super) twin: Twin,
     /// What the twin has; shared with sessions that have the same.
     pub(super) state: Arc<SessionState>,
+    /// What it began with.
+    ground: Arc<SessionState>,
     pub(super) on_server: OnServer,
     pub(super) record: Arc<RouteRecord>,
     /// [`Pool::schema`] when its statements were made.
@@ -124,6 +126,17 @@ impl Pooled {
         self.record = Arc::clone(record);
         self.pid = pid;
         self.is_foreign = true;
+    }
+
+    /// Takes away what its client may have left.
+    async fn clean(&mut self, soil: Soil, deadline: Instant) -> Result<(), TwinError> {
+        self.twin.clean(soil, &self.ground, deadline).await?;
+        self.state = Arc::clone(&self.ground);
+        self.on_server.lose_unnamed();
+        if soil == Soil::Statements {
+            self.on_server = OnServer::default();
+        }
+        Ok(())
     }
 
     /// The session that has it from now on; `None`: it is idle.
@@ -445,6 +458,7 @@ impl Pool {
         self.now.set(now);
         Ok(Some(Pooled {
             number: self.numbers.get(),
+            ground: Arc::clone(&ground.state),
             state: ground.state,
             twin,
             on_server: OnServer::default(),

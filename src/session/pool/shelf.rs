@@ -10,9 +10,12 @@ use tokio::time::Instant;
 use super::keeper::{REST_MAX, REST_MIN};
 use super::treasury::Ground;
 use super::{Lending, Pool, Pooled, Waiter};
+use crate::error::chain;
+use crate::event_loop;
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::LentFacts;
 use crate::session::serve::Origin;
+use crate::session::state::Soil;
 use crate::session::twin::Twin;
 
 /// Connections of one role with the same startup parameters.
@@ -87,6 +90,21 @@ impl Shelf {
     /// Gives one back.
     pub(in crate::session) fn give_back(self: &Rc<Shelf>, pooled: Box<Pooled>) {
         self.pool.give_back(self, pooled);
+    }
+
+    /// Gives one back in which its client may have left something: when that is gone.
+    pub(in crate::session) fn clean_and_give_back(self: &Rc<Shelf>, mut pooled: Box<Pooled>, soil: Soil) {
+        let shelf = Rc::clone(self);
+        event_loop::spawn(async move {
+            let deadline = Instant::now() + shelf.pool.connect_time_max();
+            match pooled.clean(soil, deadline).await {
+                Ok(()) => shelf.give_back(pooled),
+                Err(error) => {
+                    tracing::debug!(error = %chain(&error), "a connection could not be cleaned, and is closed");
+                    shelf.discard(pooled);
+                }
+            }
+        });
     }
 
     /// One that cannot be lent any more.

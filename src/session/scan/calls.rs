@@ -353,6 +353,7 @@ fn is_local(lexer: &mut Lexer<'_>) -> bool {
     let local = argument(lexer);
     value.is_some()
         && local.is_some_and(|local| match local.value {
+            _ if local.negative => false,
             Some(Token::Text(text)) => text.eq_ignore_ascii_case(b"true") || text.eq_ignore_ascii_case(b"t"),
             Some(token) => token.is_word(b"TRUE"),
             None => false,

@@ -4,7 +4,7 @@ use std::ops::{BitOr, BitOrAssign};
 
 /// A set of effects; the empty set is harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Effects(u8);
+pub(crate) struct Effects(u16);
 
 impl Effects {
     pub(crate) const NONE: Effects = Effects(0);
@@ -22,6 +22,12 @@ impl Effects {
     pub(crate) const RUNS: Effects = Effects(32);
     /// It holds a name in Unicode escapes: it is to be read again without them.
     pub(crate) const ESCAPED: Effects = Effects(64);
+
+    /// Nothing proves that it leaves nothing behind: it runs code of the database's users, or is none of the plain texts. Whatever was
+    /// understood of it, the connection is cleaned before another client gets it. See [`super::proof`].
+    pub(crate) const UNPROVEN: Effects = Effects(128);
+    /// It may prepare or deallocate statements.
+    pub(crate) const STATEMENTS: Effects = Effects(256);
 
     /// Of code that nobody can read. Whether it has changed definitions is asked together with the state.
     pub(crate) const ANY: Effects = Effects(Effects::ASKS.0 | Effects::OPAQUE.0 | Effects::LOCKS.0);

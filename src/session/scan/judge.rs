@@ -17,12 +17,12 @@ mod block;
 mod names;
 
 use self::block::skip_label;
-pub(super) use self::names::cut;
-use self::names::{TEMPLATE_NAME, undoubled, with_folded};
+use self::names::{TEMPLATE_NAME, undoubled};
+pub(super) use self::names::{cut, with_folded};
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
-use super::{Effect, calls, effect_of, ends_with_transaction, unicode};
+use super::{Effect, calls, effect_of, ends_with_transaction, proof, unicode};
 
 /// What a database says of the names that it has defined itself.
 pub(crate) trait Names {
@@ -99,6 +99,17 @@ impl Verdict {
 /// The verdict on a text of a client's, token by token. In a database whose names are all harmless, [`super::screen()`] gives the
 /// same for most texts in less time.
 pub(crate) fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
+    let mut verdict = understood(sql, backslashes, names);
+    if !verdict.effects.has(Effects::UNPROVEN) && !proof::is_proven(sql, names) {
+        verdict.effects |= Effects::UNPROVEN;
+    }
+    if verdict.effects.has(Effects::UNPROVEN) && proof::touches_statements(sql) {
+        verdict.effects |= Effects::STATEMENTS;
+    }
+    verdict
+}
+
+fn understood(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
     let mut judge = Judge::new(sql, names, Dialect::Sql);
     judge.text(sql, backslashes);
     let verdict = judge.verdict();
@@ -280,7 +291,11 @@ impl<'n, N: Names> Judge<'n, N> {
                     continue;
                 }
                 Token::Symbol(b';') => self.end_statement(&lexer),
-                Token::Symbol(b'<') if self.at_start && self.dialect == Dialect::PlPgSql => {
+                Token::Symbol(b'<')
+                    if self.at_start
+                        && self.dialect == Dialect::PlPgSql
+                        && lexer.peek() == Some(Token::Symbol(b'<')) =>
+                {
                     skip_label(&mut lexer);
                     continue;
                 }
@@ -420,6 +435,11 @@ impl<'n, N: Names> Judge<'n, N> {
         if is(b"WITH") || is(b"COPY") {
             self.introduced = Introduced::Next;
         }
+        // Of a transaction that was prepared somewhere else.
+        if (is(b"COMMIT") || is(b"ROLLBACK")) && lexer.peek().is_some_and(|next| next.is_word(b"PREPARED")) {
+            let on_definition = self.names.on_definition();
+            self.add(on_definition | Effects::ASKS | Effects::DEFINES, word);
+        }
         match effect {
             Effect::None if is(b"SHOW") => self.add(Effects::SCAN, b""),
             Effect::None => {}
@@ -459,16 +479,12 @@ impl<'n, N: Names> Judge<'n, N> {
         }
         let on_definition = self.names.on_definition();
         self.add(on_definition, word);
-        let mut ahead = *lexer;
-        let mut is_temporary = false;
-        for token in ahead.by_ref().take(6) {
-            is_temporary |= token.is_word(b"TEMP") || token.is_word(b"TEMPORARY");
-            if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") {
-                self.literals = Literals::Code;
-                is_temporary = false;
-                break;
-            }
+        let is_routine = |token: Token<'_>| token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE");
+        let makes_routine = lexer.take(6).any(is_routine);
+        if makes_routine {
+            self.literals = Literals::Code;
         }
+        let is_temporary = is(b"CREATE") && !makes_routine && creates_temporary(*lexer);
         if !is_temporary {
             self.add(Effects::DEFINES, b"");
         }
@@ -485,6 +501,9 @@ impl<'n, N: Names> Judge<'n, N> {
         let is_dollar_quoted = start.checked_sub(1).and_then(|at| sql.get(at)) == Some(&b'$');
         let is_escaped = start.checked_sub(2).and_then(|at| sql.get(at)) == Some(&b'&');
         if is_escaped {
+            return self.add(Effects::ANY, b"");
+        }
+        if !is_dollar_quoted && proof::goes_on(body) {
             return self.add(Effects::ANY, b"");
         }
         let text = if is_dollar_quoted { body.to_vec() } else { undoubled(body) };
@@ -572,6 +591,13 @@ fn judge_body_at<N: Names>(body: &[u8], dialect: Dialect, depth: u8, names: &mut
         true => Effects::ANY,
         false => effects.without(Effects::SCAN | Effects::RUNS),
     }
+}
+
+/// `CREATE [OR REPLACE] [LOCAL] TEMP ...`; what follows may be called so, too.
+fn creates_temporary(mut lexer: Lexer<'_>) -> bool {
+    let before: [&[u8]; 4] = [b"OR", b"REPLACE", b"LOCAL", b"GLOBAL"];
+    let kind = lexer.find(|token| !before.iter().any(|word| token.is_word(word)));
+    kind.is_some_and(|kind| kind.is_word(b"TEMP") || kind.is_word(b"TEMPORARY"))
 }
 
 fn is_temporary(name: Token<'_>) -> bool {

@@ -10,7 +10,7 @@
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token, is_name_byte, is_space};
 use super::words::{Meaning, meaning};
-use super::{Effect, effect_of, ends, starts};
+use super::{Effect, effect_of, ends, proof, starts};
 
 /// What a byte may begin or end that has to be looked at.
 const LOOKED_AT: [bool; 256] = {
@@ -46,16 +46,18 @@ pub(crate) fn screen(sql: &[u8]) -> Option<Effects> {
 fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
     let mut lexer = Lexer::new(sql, Backslashes::Literal);
     let Some(Token::Word(verb)) = lexer.next() else { return None };
+    // Of others nothing is proven.
+    if !proof::is_verb(verb) {
+        return None;
+    }
     let effects = match effect_of(verb) {
         Effect::None => Effects::NONE,
         Effect::Runs => Effects::RUNS,
         Effect::Changes => return None,
     };
     let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
-    // They run what is not in the text, or name settings.
-    let more: [&[u8]; 8] =
-        [b"CALL", b"SHOW", b"EXECUTE", b"ANALYZE", b"VACUUM", b"REFRESH", b"REINDEX", b"MERGE"];
-    if more.iter().any(|known| is(known)) {
+    // A transaction that was prepared runs nothing now, and changes definitions.
+    if [&b"COMMIT"[..], b"ROLLBACK"].iter().any(|known| is(known)) && !ends_plainly(lexer) {
         return None;
     }
     if is(b"INSERT") {
@@ -63,6 +65,11 @@ fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
         table_name(&mut lexer)?;
     }
     Some((effects, lexer.offset()))
+}
+
+/// Nothing stands behind the verb but words of ROLLBACK TO and COMMIT AND CHAIN.
+fn ends_plainly(mut lexer: Lexer<'_>) -> bool {
+    lexer.all(|token| !token.is_word(b"PREPARED"))
 }
 
 /// `name` or `schema.name`, with the parenthesis behind it.
@@ -117,9 +124,11 @@ fn is_no_call(before: &[u8]) -> bool {
     let end = before.iter().rposition(|&byte| !is_space(byte)).map_or(0, |last| last + 1);
     let start = before[..end].iter().rposition(|&byte| !is_name_byte(byte)).map_or(0, |last| last + 1);
     let word = &before[start..end];
-    word.is_empty()
-        || matches!(
-            meaning(word),
-            Some(Meaning::Harmless | Meaning::Grammar | Meaning::Reserved | Meaning::Introduces)
-        )
+    // Behind a dot every word is a name.
+    let is_qualified = || before[..start].iter().rfind(|&&byte| !is_space(byte)) == Some(&b'.');
+    match meaning(word) {
+        Some(Meaning::Harmless) => true,
+        Some(Meaning::Grammar | Meaning::Reserved | Meaning::Introduces) => !is_qualified(),
+        _ => word.is_empty(),
+    }
 }

@@ -40,7 +40,8 @@ const RUNS_TEXT: &str = include_str!("words/runs_text.txt");
 const SCANNED: &str = "set_config current_setting currval lastval setseed pg_backup_start \
     pg_replication_origin_session_setup pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock \
     pg_try_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all \
-    dblink_connect dblink_connect_u";
+    dblink_connect dblink_connect_u pg_create_physical_replication_slot pg_create_logical_replication_slot \
+    pg_copy_physical_replication_slot pg_copy_logical_replication_slot";
 /// Category R of `pg_get_keywords()`, but for words that are read by themselves.
 const RESERVED: &str = "all analyse analyze and any array asc asymmetric both case cast check collate column \
     constraint create current_catalog current_date current_role current_time current_timestamp current_user default \

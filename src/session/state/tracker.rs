@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use super::bind::BindValues;
 use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
-use super::{AdvisoryLock, Hints, SessionState, TypeName, Unnamed};
+use super::{AdvisoryLock, Hints, SessionState, Soil, TypeName, Unnamed};
 use crate::session::scan::{
     self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Unknown, Verdict, scan,
 };
@@ -94,6 +94,14 @@ pub struct StateTracker {
     defined: bool,
     /// What the unnamed statement does, by the hints of that number.
     unnamed_effects: (u32, Effects),
+    /// What the present loan may have left.
+    soil: Soil,
+    /// What any unnamed statement of this loan may leave, and the one before: a refused Parse leaves the former one in place.
+    unnamed_soil: Soil,
+    /// What the last one of this loan may leave.
+    unnamed_last: Option<Soil>,
+    /// An error came in this loan: requests were skipped.
+    skipped: bool,
     unnamed: UnnamedParse,
     /// Requests that came after the one that made or destroyed it.
     behind_unnamed: usize,
@@ -138,6 +146,10 @@ impl StateTracker {
             ran_unjudged: false,
             defined: false,
             unnamed_effects: (0, Effects::NONE),
+            soil: Soil::Clean,
+            unnamed_soil: Soil::Clean,
+            unnamed_last: None,
+            skipped: false,
             unnamed: UnnamedParse::None,
             behind_unnamed: 0,
             asked: 0,
@@ -175,6 +187,7 @@ impl StateTracker {
 
     /// These requests, counted from the last one, are not carried out, or nobody knows whether they are.
     pub fn on_skipped(&mut self, requests: Range<usize>) {
+        self.skipped = true;
         if !self.lent && requests.contains(&self.behind_unnamed) {
             self.unnamed = UnnamedParse::Unclear;
             self.changed();
@@ -210,6 +223,9 @@ impl StateTracker {
         }
         match parse.statement.is_empty() {
             true => {
+                let soil = self.soil_of(effects);
+                self.unnamed_soil = self.unnamed_soil.max(soil);
+                self.unnamed_last = Some(soil);
                 self.unnamed_effects = (self.hints.as_ref().map_or(0, |hints| hints.id()), effects);
                 self.keep_unnamed(body);
             }
@@ -253,6 +269,7 @@ impl StateTracker {
     }
 
     fn run_unnamed(&mut self) {
+        self.soil = self.soil.max(self.unnamed_soil);
         let (id, effects) = self.unnamed_effects;
         match &self.hints {
             Some(hints) if hints.id() == id => self.ran(effects, String::new),
@@ -262,6 +279,7 @@ impl StateTracker {
 
     /// Something runs whose text is not at hand.
     fn run_unread(&mut self) {
+        self.soil = Soil::Statements;
         let is_prepared = self.notes.as_ref().is_some_and(|notes| notes.sql_prepared_change);
         let asks = if self.lent || is_prepared { Effects::ASKS } else { Effects::NONE };
         match self.hints.as_ref().map(|hints| hints.any()) {
@@ -309,6 +327,7 @@ impl StateTracker {
             notes.portals.insert(names.portal.to_vec(), (suspect, keys));
         } else {
             notes.ledger.lose_count();
+            self.changed();
         }
     }
 
@@ -381,6 +400,10 @@ impl StateTracker {
             _ => return self.changed(),
         };
         self.changed();
+        // What stands in the pieces may be cut anywhere.
+        self.soil = Soil::Statements;
+        self.unnamed_soil = Soil::Statements;
+        self.unnamed_last = Some(Soil::Statements);
         self.large = Pieces::Sql;
         let read = self.read(text, &mut Suspect::default());
         self.ran(read.verdict.effects, || read.verdict.culprit(text));
@@ -505,6 +528,7 @@ impl StateTracker {
     /// An ErrorResponse with nothing on its way that is run in spite of it: what was asked for until the next Sync is not.
     pub fn on_error(&mut self) {
         self.misaligned = true;
+        self.skipped = true;
         let answered = self.answered;
         let Some(notes) = &mut self.notes else {
             return;
@@ -521,6 +545,7 @@ impl StateTracker {
     /// belongs to which call.
     pub fn on_error_in_pipeline(&mut self) {
         self.misaligned = true;
+        self.skipped = true;
         let Some(notes) = &mut self.notes else {
             return;
         };
@@ -629,6 +654,10 @@ impl StateTracker {
                 verdict.effects |= Effects::ANY;
             }
         }
+        // The server reads what it has converted, which may be a backslash.
+        if self.hides_backslashes && !sql.is_ascii() {
+            verdict.effects |= Effects::UNPROVEN | Effects::STATEMENTS;
+        }
         verdict
     }
 
@@ -690,6 +719,8 @@ impl StateTracker {
             notes.statements.insert(statement.to_vec(), suspect);
         } else {
             notes.suspects_overflow = true;
+            // Which settings its parameters name will not be seen.
+            notes.settings_computed |= !suspect.settings.is_empty();
         }
     }
 
@@ -698,6 +729,10 @@ impl StateTracker {
     fn ran(&mut self, effects: Effects, culprit: impl FnOnce() -> String) {
         // Without hints, any expression may call a function that changes the session.
         let is_unknown = effects.has(Effects::RUNS) && self.hints.is_none();
+        if effects.without(Effects::RUNS).is_none() && !is_unknown {
+            return;
+        }
+        self.soil = self.soil.max(self.soil_of(effects));
         if effects.has(Effects::ANY | Effects::DEFINES) || is_unknown {
             self.changed();
             self.ran_more(effects, culprit);
@@ -719,8 +754,17 @@ impl StateTracker {
         }
     }
 
+    /// What something with these effects may leave, by what is known now.
+    fn soil_of(&self, effects: Effects) -> Soil {
+        match self.hints {
+            None if effects.has(Effects::RUNS) => Soil::Statements,
+            _ => Soil::of(effects),
+        }
+    }
+
     fn changed(&mut self) {
         self.freshness = self.freshness.max(Freshness::Stale);
+        self.soil = self.soil.max(Soil::Session);
     }
 
     fn forget_unnamed(&mut self) {
@@ -814,6 +858,15 @@ impl StateTracker {
         let ran_opaque = self.notes.as_ref().is_some_and(|notes| notes.opaque.is_some());
         self.defined |=
             is_newer(watched, hints.definitions) || (ran_opaque && is_newer(all, hints.all_definitions));
+    }
+
+    /// What the loan that ends now may have left.
+    pub(in crate::session) fn take_soil(&mut self) -> Soil {
+        let last = self.unnamed_last.take();
+        if !std::mem::take(&mut self.skipped) {
+            self.unnamed_soil = last.unwrap_or(self.unnamed_soil);
+        }
+        std::mem::take(&mut self.soil)
     }
 
     /// Definitions have changed, or may have, since this was last asked.

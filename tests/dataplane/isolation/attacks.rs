@@ -717,6 +717,135 @@ const PLAIN: &[(&str, &[&str])] = &[
         ],
     ),
     ("a literal that goes on", &["SELECT E'a'\n'\\'', set_config('attack' || '.x', '1', false) --'"]),
+    ("an alias that is called insert", &["SELECT 'poison' AS v, 1 AS insert INTO TEMP orders"]),
+    ("an alias that is called merge", &["SELECT 'poison' AS v, 1 AS merge INTO TEMP orders"]),
+    ("an alias without a word before it", &["SELECT ('poison') AS v, (1) insert INTO TEMP orders"]),
+    ("a setting behind a tab", &["DO $$ begin set\tattack.x='1'; end $$"]),
+    (
+        "a body that goes on in the next line",
+        &["DO 'begin perform set_con'\n'fig(''attack.x'',''1'',false); end'"],
+    ),
+    (
+        "a function whose text goes on in the next line",
+        &[
+            "CREATE FUNCTION goes_on() RETURNS void LANGUAGE plpgsql AS $$ begin execute 'select set_con'\n'fig(''work_mem'',''7MB'',false), pg_adv'\n'isory_lock(77)'; end $$",
+            "SELECT goes_on()",
+        ],
+    ),
+    (
+        "a name that is read as the beginning of a loop",
+        &[
+            "CREATE FUNCTION loops() RETURNS void LANGUAGE plpgsql AS $$ begin perform 1 from (select 1 as \"loop\") q \
+             where loop < length(set_config('work_mem','7MB',false)) and 1 >> null is null; end $$",
+            "SELECT loops()",
+        ],
+    ),
+    (
+        "a name that is read as the end of an if",
+        &[
+            "CREATE FUNCTION ends() RETURNS void LANGUAGE plpgsql AS $$ begin perform case when true then 1 end if; \
+             if true then set work_mem='7MB'; end if; end $$",
+            "SELECT ends()",
+        ],
+    ),
+    (
+        "a function that is called format",
+        &[
+            "CREATE FUNCTION public.format(text,text) RETURNS text LANGUAGE sql AS 'select $2'",
+            "CREATE FUNCTION formats() RETURNS void LANGUAGE plpgsql AS $$ begin execute format('SELECT 1', 'select set_'||'config(''work_mem'',''7MB'',false)'); end $$",
+            "SELECT formats()",
+            "DROP FUNCTION public.format(text,text)",
+        ],
+    ),
+    (
+        "an operator on a truth value",
+        &[
+            "CREATE FUNCTION negb(bool) RETURNS bool LANGUAGE sql AS 'select not $1'",
+            "CREATE OPERATOR - (rightarg=bool, function=negb)",
+            "SELECT set_config('work_mem','7MB',- true)",
+            "DROP OPERATOR - (NONE, bool)",
+        ],
+    ),
+    (
+        "a partition's parent",
+        &[
+            "CREATE FUNCTION keyed(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ begin perform set_config('work_mem','7MB',false); return 1; end $$",
+            "CREATE TABLE keyed_by (a int) PARTITION BY RANGE (keyed(a))",
+            "CREATE TABLE keyed_part PARTITION OF keyed_by FOR VALUES FROM (0) TO (9)",
+            "INSERT INTO keyed_part VALUES (1)",
+        ],
+    ),
+    (
+        "a table that is called temp",
+        &[
+            "CREATE FUNCTION defaults() RETURNS text LANGUAGE plpgsql AS $$ begin return set_config('work_mem','7MB',false); end $$",
+            "CREATE TABLE temp (a int, b text DEFAULT defaults())",
+            "INSERT INTO temp (a) VALUES (1)",
+            "DROP TABLE temp",
+        ],
+    ),
+    (
+        "a domain that is called temp",
+        &[
+            "CREATE FUNCTION checks() RETURNS text LANGUAGE plpgsql AS $$ begin return set_config('work_mem','7MB',false); end $$",
+            "CREATE DOMAIN temp AS int CHECK (checks() IS NOT NULL)",
+            "SELECT 1::temp",
+            "DROP DOMAIN temp",
+        ],
+    ),
+    (
+        "a definition that is committed in two phases",
+        &[
+            "CREATE FUNCTION phased() RETURNS text LANGUAGE sql AS 'select 1::text'",
+            "SELECT phased()",
+            "BEGIN",
+            "CREATE OR REPLACE FUNCTION phased() RETURNS text LANGUAGE plpgsql AS $$ begin return set_config('work_mem','7MB',false); end $$",
+            "PREPARE TRANSACTION 'phased'",
+            "COMMIT PREPARED 'phased'",
+            "SELECT phased()",
+        ],
+    ),
+    (
+        "a statement that was prepared before its function changed",
+        &[
+            "CREATE FUNCTION changes() RETURNS text LANGUAGE sql AS 'select 1::text'",
+            "PREPARE before AS SELECT changes()",
+            "CREATE OR REPLACE FUNCTION changes() RETURNS text LANGUAGE plpgsql AS $$ declare r text; begin execute 'select set_' || 'config(''attack.x'',''1'',false)' into r; return r; end $$",
+            "EXPLAIN ANALYZE EXECUTE before",
+            "CREATE TABLE executed AS EXECUTE before",
+            "DEALLOCATE before",
+        ],
+    ),
+    (
+        "a rule of literals that a function changes for a transaction",
+        &[
+            "CREATE FUNCTION escapes() RETURNS text LANGUAGE plpgsql AS $$ begin set local standard_conforming_strings = off; return 1; end $$",
+            "BEGIN",
+            "SELECT escapes()",
+            "SELECT '\\'', set_config('work_mem','7MB',false), set_config('attack.x','1',false) --'",
+            "COMMIT",
+        ],
+    ),
+    (
+        "an encoding that has a backslash of two bytes",
+        &[
+            "SET client_encoding = 'SHIFT_JIS_2004'",
+            "SELECT E'\u{e05f}\\', set_config('attack.x', '1', false) --'",
+        ],
+    ),
+    ("a seed", &["SELECT setseed(0.5)"]),
+    ("a seed of a transaction", &["BEGIN", "SET LOCAL seed = 0.5", "COMMIT"]),
+    ("statements of others", &["DO $$ begin execute 'deallocate all'; end $$"]),
+    (
+        "a temporary table in a session that does not end well",
+        &[
+            "BEGIN",
+            "SELECT 1/0",
+            "SELECT 'poison' AS v INTO TEMP orders",
+            "ROLLBACK",
+            "SELECT 1 AS insert INTO TEMP orders",
+        ],
+    ),
     (
         "another encoding that hides a backslash",
         &["SET client_encoding = 'GBK'", "SELECT E'\u{304a}\\', set_config('attack.x', '1', false) --'"],

@@ -5,6 +5,7 @@
 
 use super::super::effects::Effects;
 use super::super::lexer::{Backslashes, Lexer, Token};
+use super::super::proof::goes_on;
 use super::super::words::{Meaning, meaning};
 use super::names::{template_sql, undoubled};
 use super::{Case, DEPTH_MAX, Dialect, Judge, Names};
@@ -106,7 +107,7 @@ impl<N: Names> Judge<'_, N> {
         let known = match lexer.next() {
             // A trigger is made.
             Some(token) if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") => return,
-            Some(Token::Text(text)) if lexer.is_escaped(text) => None,
+            Some(Token::Text(text)) if lexer.is_escaped(text) || goes_on(text) => None,
             Some(Token::Text(text)) => {
                 let ends = match lexer.next() {
                     None | Some(Token::Symbol(b';')) => true,
@@ -117,7 +118,7 @@ impl<N: Names> Judge<'_, N> {
             Some(token) if token.is_word(b"FORMAT") && lexer.next() == Some(Token::Symbol(b'(')) => {
                 match (lexer.next(), lexer.next()) {
                     (Some(Token::Text(template)), Some(Token::Symbol(b',' | b')')))
-                        if !lexer.is_escaped(template) =>
+                        if !lexer.is_escaped(template) && !goes_on(template) =>
                     {
                         template_sql(&undoubled(template)).filter(|sql| !sets(sql))
                     }

@@ -42,7 +42,11 @@ pub(super) fn undoubled(text: &[u8]) -> Vec<u8> {
 }
 
 /// The name as PostgreSQL folds it, and cuts it to 63 bytes.
-pub(super) fn with_folded<T>(written: &[u8], is_quoted: bool, look: impl FnOnce(&[u8]) -> T) -> T {
+pub(in crate::session::scan) fn with_folded<T>(
+    written: &[u8],
+    is_quoted: bool,
+    look: impl FnOnce(&[u8]) -> T,
+) -> T {
     if is_quoted && written.windows(2).any(|pair| pair == b"\"\"") {
         let name = String::from_utf8_lossy(written).replace("\"\"", "\"").into_bytes();
         return look(cut(&name));

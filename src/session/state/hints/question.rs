@@ -104,6 +104,8 @@ uses(owner, used) AS (
     JOIN pg_class b ON b.oid = k.conrelid WHERE k.contype = 'f'
   UNION SELECT a.relname, b.relname FROM pg_inherits i JOIN pg_class a ON a.oid = i.inhparent
     JOIN pg_class b ON b.oid = i.inhrelid
+  UNION SELECT b.relname, a.relname FROM pg_inherits i JOIN pg_class a ON a.oid = i.inhparent
+    JOIN pg_class b ON b.oid = i.inhrelid WHERE b.relispartition
   UNION SELECT f.proname, p.proname FROM pg_aggregate a JOIN pg_proc f ON f.oid = a.aggfnoid, LATERAL unnest(ARRAY[
       a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn,
       a.aggmfinalfn]::oid[]) x(oid) JOIN callable p ON p.oid = x.oid WHERE f.oid >= 16384

@@ -17,15 +17,15 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Extensions whose functions in C change no session, whatever their volatility says: PostgreSQL's own (manual, appendix F), and
 /// some that many databases have.
 const PLAIN_EXTENSIONS: &str = "plpgsql adminpack amcheck autoinc bloom btree_gin btree_gist citext cube earthdistance file_fdw \
-    fuzzystrmatch hstore insert_username intagg intarray isn lo ltree moddatetime old_snapshot pageinspect pg_buffercache \
+    fuzzystrmatch hstore insert_username intagg intarray lo ltree moddatetime old_snapshot pageinspect pg_buffercache \
     pg_freespacemap pg_prewarm pg_stat_statements pg_surgery pg_visibility pg_walinspect pgcrypto pgrowlocks pgstattuple \
-    postgres_fdw refint seg sslinfo tcn unaccent uuid-ossp postgis vector";
+    postgres_fdw seg sslinfo tcn unaccent uuid-ossp postgis vector";
 
 /// Extensions whose functions in C change settings that PostgreSQL lists.
 const SETTING_EXTENSIONS: &str = "pg_trgm";
 
 /// Extensions that run text which they are given.
-const TEXT_EXTENSIONS: &str = "tablefunc xml2 dblink";
+const TEXT_EXTENSIONS: &str = "tablefunc xml2 dblink refint";
 
 /// A function, as far as its row tells.
 struct Function {
@@ -49,6 +49,17 @@ impl Function {
             extension: optional(4)?,
             body: optional(5)?,
         })
+    }
+
+    /// What is to be taken away after it, whatever was read in its body: a mistake there must not reach another client.
+    fn unproven(&self) -> Effects {
+        match (&*self.language, &self.body) {
+            ("c" | "internal", _) => Effects::NONE,
+            (_, Some(body)) if scan::touches_statements(body.as_bytes()) => {
+                Effects::UNPROVEN | Effects::STATEMENTS
+            }
+            _ => Effects::UNPROVEN,
+        }
     }
 
     fn is_of(&self, extensions: &str) -> bool {
@@ -144,7 +155,7 @@ impl Reading {
             ("plpgsql", Some(body)) => self.body(&function.name, body, Dialect::PlPgSql),
             _ => Effects::ANY,
         };
-        self.add(&function.name, effects);
+        self.add(&function.name, effects | function.unproven());
         self.functions.insert(function.name);
     }
 

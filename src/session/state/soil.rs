@@ -1,0 +1,79 @@
+//! What a client may have left in a lent connection without anybody knowing, and what takes it away.
+//!
+//! # Why
+//! That a connection carries nothing over must not depend on how well texts and bodies of functions are understood. So it does not: after
+//! anything but the plainest texts (`scan::proof`) a connection is cleaned before another client gets it, whatever was made of
+//! them. The understanding serves the client itself: what is found is its own, and is given to it again with its next connection.
+
+use bytes::BytesMut;
+
+use crate::session::scan::Effects;
+use crate::wire::message::frontend;
+
+/// How much is to be taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Soil {
+    /// Nothing: all that ran leaves nothing behind.
+    #[default]
+    Clean,
+    /// Settings, role, locks, temporary objects, cursors, LISTEN, sequences, the state of `random()`.
+    Session,
+    /// Prepared statements, too, with those that clients share.
+    Statements,
+}
+
+impl Soil {
+    /// What something with these effects may leave.
+    pub(super) fn of(effects: Effects) -> Soil {
+        match effects.without(Effects::RUNS) {
+            left if left.is_none() => Soil::Clean,
+            left if left.has(Effects::STATEMENTS | Effects::OPAQUE) => Soil::Statements,
+            _ => Soil::Session,
+        }
+    }
+
+    /// Messages that take it away, of a connection that is outside of a transaction: a Query, or two.
+    pub(in crate::session) fn cleaning(self) -> BytesMut {
+        let mut batch = BytesMut::new();
+        if self == Soil::Clean {
+            return batch;
+        }
+        let seed: f64 = rand::random_range(-1.0..=1.0);
+        // The role first: others may be refused to reset. Names are qualified: what the search path is now, nobody knows.
+        frontend::query(
+            &mut batch,
+            &format!(
+                "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; \
+                 SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed({seed}); \
+                 DISCARD TEMP; DISCARD SEQUENCES"
+            ),
+        );
+        if self == Soil::Statements {
+            frontend::query(&mut batch, "DEALLOCATE ALL");
+        }
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_runs_and_nothing_else_leaves_a_connection_clean() {
+        assert_eq!(Soil::of(Effects::NONE), Soil::Clean);
+        assert_eq!(Soil::of(Effects::RUNS), Soil::Clean);
+        for effects in [
+            Effects::UNPROVEN,
+            Effects::ASKS,
+            Effects::LOCKS,
+            Effects::SCAN,
+            Effects::DEFINES | Effects::RUNS,
+        ] {
+            assert_eq!(Soil::of(effects), Soil::Session, "{effects:?}");
+        }
+        assert_eq!(Soil::of(Effects::UNPROVEN | Effects::STATEMENTS), Soil::Statements);
+        assert_eq!(Soil::of(Effects::ANY), Soil::Statements);
+        assert!(Soil::Clean.cleaning().is_empty());
+    }
+}
