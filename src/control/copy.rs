@@ -17,13 +17,14 @@ use crate::model::MoveStep;
 use crate::model::movement::StepEvent;
 use crate::system::export::{self, ExportedSlot, NewSlot};
 use crate::system::quote_ident;
+use crate::system::type_oids::Outcome;
 use crate::system::{
     Session, SystemError, TableName, databases, ownership, publications, sequences, slots, tables,
 };
 
 use super::applier::{self, Applier};
 use super::copy_rows;
-use super::copy_schema::{SchemaDump, Section};
+use super::copy_schema::SchemaDump;
 use super::ends::Ends;
 use super::error::StepError;
 use super::reader::Reader;
@@ -37,6 +38,9 @@ const SLOT_ATTEMPTS_MAX: u32 = 5;
 /// One try to create the slot waits this long for each transaction in its way.
 const SLOT_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const WAL_LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): types that have another OID on the target.
+pub const NOTE_OTHER_OIDS: &str = "types_with_another_oid";
 
 /// Copies schema and rows. Safe to repeat: it begins from nothing each time.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
@@ -52,11 +56,29 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 
     let watcher = ctx.source_session().await?;
     // Cancel-safe: what the loser was doing is begun again from nothing, or undone.
-    tokio::select! {
+    let types = tokio::select! {
         biased;
         error = too_much_wal(ctx, &ends, &watcher) => Err(error),
         copied = Box::pin(carry(ctx, &ends, tools, &source, slot)) => copied,
+    }?;
+    note_types(ctx, &types).await
+}
+
+/// Says which types have another OID than on the source.
+async fn note_types(ctx: &mut StepContext, types: &Outcome) -> Result<(), StepError> {
+    tracing::info!(
+        kept = types.kept,
+        others = types.others.len(),
+        "types have the OIDs that they have on the source"
+    );
+    if types.others.is_empty() {
+        return Ok(());
     }
+    let named = types.others.join(", ");
+    ctx.remember(|facts| {
+        facts.notes.insert(NOTE_OTHER_OIDS.to_owned(), named.clone());
+    })
+    .await
 }
 
 /// Everything between the slot and a target that is ready to follow.
@@ -66,7 +88,7 @@ async fn carry(
     tools: Tools,
     source: &Session,
     slot: ExportedSlot,
-) -> Result<(), StepError> {
+) -> Result<Outcome, StepError> {
     ctx.progress.say("copying the schema");
     let dump = ctx.unless_cancelled(write_down(ends, tools, source, &slot.snapshot)).await?;
     let target = ctx.target_session().await?;
@@ -76,25 +98,27 @@ async fn carry(
     let applier = admitting.map_err(StepError::doing("preparing the role that writes rows"))?;
     let restored = restore(ctx, &Restore { ends, dump, applier, source, target: &target }, slot).await;
     let dismissed = applier::dismiss(ends, &target).await;
-    restored?;
+    let types = restored?;
     dismissed.map_err(StepError::doing("shutting out the role that wrote the rows"))?;
     keep_schema_owners(ends, source, &target)
         .await
         .map_err(StepError::doing("giving schemas their owners"))?;
-    finish(ctx, source, &target).await
+    finish(ctx, source, &target).await?;
+    Ok(types)
 }
 
 /// What has rows, the rows, and what is built over them.
-async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -> Result<(), StepError> {
+async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -> Result<Outcome, StepError> {
     let workers = ctx.settings.index_workers;
-    ctx.unless_cancelled(restore.section(Section::PreData, workers)).await?;
+    let types = ctx.unless_cancelled(restore.before_rows()).await?;
     copy_rows(ctx, restore, &slot.snapshot).await?;
     // Every reader is done: the source may forget the snapshot.
     drop(slot);
     ctx.progress.say("building indexes and constraints");
-    ctx.unless_cancelled(restore.section(Section::PostData, workers)).await?;
+    ctx.unless_cancelled(restore.after_rows(workers)).await?;
     ctx.progress.say("giving objects their owners and rights");
-    ctx.unless_cancelled(restore.owners_and_rights()).await
+    ctx.unless_cancelled(restore.owners_and_rights()).await?;
+    Ok(types)
 }
 
 /// The schema as the slot's snapshot has it.

@@ -3,6 +3,7 @@
 //! See [`copy_schema`](super::copy_schema) for why it is not simply restored by the platform.
 
 use crate::system::applier::Rows;
+use crate::system::type_oids::{self, Outcome};
 use crate::system::{Session, applier, ownership};
 
 use super::applier::Applier;
@@ -26,19 +27,32 @@ pub(super) struct Restore<'a> {
 }
 
 impl Restore<'_> {
+    /// Creates what has rows, each type with the OID that it has on the source.
+    pub(super) async fn before_rows(&self) -> Result<Outcome, StepError> {
+        const KEEPING: &str = "keeping the OIDs of types";
+        let wanted = type_oids::read(self.source).await.map_err(StepError::doing(KEEPING))?;
+        type_oids::keep(self.target, &wanted).await.map_err(StepError::doing(KEEPING))?;
+        self.section(Section::PreData, 1).await?;
+        type_oids::finish(self.target).await.map_err(StepError::doing(KEEPING))
+    }
+
     /// Creates a section's objects; then the applier may read and write all of them.
-    pub(super) async fn section(&self, section: Section, workers: usize) -> Result<(), StepError> {
+    async fn section(&self, section: Section, workers: usize) -> Result<(), StepError> {
         let role = self.applier.role.as_str();
         for run in self.dump.runs(section).await.map_err(StepError::doing(RESTORING))? {
             // Also into what the platform has just created.
             applier::let_create(self.target, role).await.map_err(StepError::doing(RESTORING))?;
-            let workers = if section == Section::PostData { workers } else { 1 };
             self.dump
                 .restore(&self.ends.target, &self.applier, &run, workers)
                 .await
                 .map_err(StepError::doing(RESTORING))?;
         }
         applier::lend(self.target, role, Rows::Write).await.map_err(StepError::doing(RESTORING))
+    }
+
+    /// Creates what is built over the rows, by several workers.
+    pub(super) async fn after_rows(&self, workers: usize) -> Result<(), StepError> {
+        self.section(Section::PostData, workers).await
     }
 
     /// Gives everything to whom it belongs, and says what is said about it.

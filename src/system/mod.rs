@@ -28,6 +28,7 @@ pub mod session;
 pub mod slots;
 pub mod subscriptions;
 pub mod tables;
+pub mod type_oids;
 
 pub use access::SystemAccess;
 pub use error::SystemError;

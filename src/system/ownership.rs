@@ -42,7 +42,7 @@ SELECT CASE WHEN i.type IN ('function', 'procedure', 'aggregate') THEN 'routine'
             WHEN i.type = 'statistics object' THEN 'statistics' ELSE i.type END || ' ' || i.identity,
     pg_get_userbyid(o.owner)::text
 FROM owned o, pg_identify_object(o.classid, o.oid, 0) i
-WHERE (o.oid >= 16384 OR o.classid = 'pg_namespace'::regclass AND i.identity = 'public')
+WHERE i.schema IS DISTINCT FROM 'freehold' AND (o.oid >= 16384 OR o.classid = 'pg_namespace'::regclass AND i.identity = 'public')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')";
 
 /// Objects that PostgreSQL lets nobody but a superuser create, of kinds that others may create: (catalog, oid).

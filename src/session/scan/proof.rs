@@ -77,9 +77,7 @@ pub(crate) fn touches_statements(sql: &[u8]) -> bool {
     let mut folded = sql.to_vec();
     folded.make_ascii_lowercase();
     let is_spelled = |word: &&[u8]| memchr::memmem::find(&folded, word).is_some();
-    folded.contains(&b'\\')
-        || memchr::memmem::find(&folded, b"u&").is_some()
-        || WORDS.iter().any(|word| is_spelled(word))
+    folded.contains(&b'\\') || memchr::memmem::find(&folded, b"u&").is_some() || WORDS.iter().any(is_spelled)
 }
 
 /// A dollar that begins no `$1` begins a literal.
