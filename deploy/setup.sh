@@ -20,6 +20,8 @@ missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v make >/dev/null || missing+=(make)
 has_postgresql || [ -n "${FREEHOLD_PG_DIRS:-}" ] || missing+=(postgresql)
+# Tests make locales of it that differ between two servers.
+[ -e /usr/share/i18n/locales/de_DE ] || missing+=(locales)
 has_two_majors || python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 for program in "$@"; do
     command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || missing+=("$program")

@@ -43,6 +43,7 @@ pub struct Builder {
     storage: Storage,
     settings: Vec<(String, String)>,
     files: Vec<(String, Vec<u8>)>,
+    locales: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -53,6 +54,7 @@ impl Builder {
             storage: Storage::MemoryIfPossible,
             settings: Vec::new(),
             files: Vec::new(),
+            locales: Vec::new(),
         }
     }
 
@@ -91,6 +93,14 @@ impl Builder {
         self
     }
 
+    /// A locale that the server finds whether the machine has it or not: `de_DE`, `UTF-8` becomes `de_DE.UTF-8`. Needs its
+    /// definition (Debian and Ubuntu: the package `locales`).
+    #[must_use]
+    pub fn locale(mut self, definition: impl Into<String>, charmap: impl Into<String>) -> Builder {
+        self.locales.push((definition.into(), charmap.into()));
+        self
+    }
+
     /// Starts the server and returns when it accepts connections, after about a second; the calling thread waits.
     pub fn start(self) -> Result<Postgres, LabError> {
         let install = Majors::discover().find(self.major)?.clone();
@@ -100,6 +110,9 @@ impl Builder {
         cluster.write("pg_hba.conf", self.hba().as_bytes())?;
         for (name, content) in &self.files {
             cluster.write(name, content)?;
+        }
+        for (definition, charmap) in &self.locales {
+            cluster.compile_locale(definition, charmap)?;
         }
         let configuration = self.configuration(&cluster.socket_directory());
         cluster.write("postgresql.auto.conf", configuration.as_bytes())?;

@@ -64,6 +64,11 @@ impl Home {
         self.path.join("log")
     }
 
+    /// Locales of this server's own, if it has any.
+    pub(super) fn locales(&self) -> PathBuf {
+        self.path.join("locale")
+    }
+
     pub(super) fn password_file(&self) -> PathBuf {
         self.path.join("password")
     }

@@ -190,12 +190,31 @@ impl Cluster {
         self.home.write_private(self.account, &self.home.data().join(name), content)
     }
 
+    /// Makes a locale that this server alone finds.
+    pub(super) fn compile_locale(&self, definition: &str, charmap: &str) -> Result<(), LabError> {
+        let directory = self.home.locales();
+        let failed = |source| LabError::Directory { path: directory.clone(), source };
+        fs::create_dir_all(&directory).map_err(failed)?;
+        self.account.own(&directory)?;
+        let mut command = self.account.command("localedef", &self.home.path);
+        command.args(["-i", definition, "-f", charmap]);
+        run(command.arg(directory.join(format!("{definition}.{charmap}")))).map(drop)
+    }
+
     pub(super) fn socket_directory(&self) -> PathBuf {
         self.home.run()
     }
 
     fn command(&self, program: &str) -> Command {
-        self.account.command(self.install.bin.join(program), &self.home.path)
+        self.program(&self.install.bin.join(program))
+    }
+
+    fn program(&self, path: &Path) -> Command {
+        let mut command = self.account.command(path, &self.home.path);
+        if self.home.locales().is_dir() {
+            command.env("LOCPATH", self.home.locales());
+        }
+        command
     }
 
     fn log(&self) -> String {
@@ -236,7 +255,7 @@ impl Cluster {
         if !setpriv.is_file() {
             return self.command("postgres");
         }
-        let mut command = self.account.command(setpriv, &self.home.path);
+        let mut command = self.program(setpriv);
         command.args(["--pdeathsig", "QUIT"]).arg(self.install.bin.join("postgres"));
         command
     }
