@@ -25,6 +25,7 @@ pub mod roles;
 pub mod secret_file;
 pub mod sequences;
 pub mod session;
+pub mod settings;
 pub mod slots;
 pub mod subscriptions;
 pub mod tables;
