@@ -307,7 +307,7 @@ fn same_surroundings(pair: &Pair) {
     same(
         "shop",
         "SELECT pg_get_userbyid(setrole), setdatabase <> 0, c FROM pg_db_role_setting, unnest(setconfig) c
-        WHERE c NOT LIKE 'freehold.move=%' ORDER BY 1, 2, 3",
+        WHERE c NOT LIKE 'freehold.move=%' AND pg_get_userbyid(setrole) NOT LIKE 'freehold%' ORDER BY 1, 2, 3",
     );
     same("shop", "SELECT datname, pg_encoding_to_char(encoding), datcollate, datctype, shobj_description(oid, 'pg_database')
         FROM pg_database WHERE datname = 'shop'");

@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 use crate::model::{MoveId, Place, SystemRecord};
 use crate::system::pipe::RawSession;
+use crate::system::session::{Setup, Where};
+use crate::system::settings::{self, ServerSettings};
 use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
 use super::applier::Applier;
@@ -46,23 +48,41 @@ impl End {
     }
 
     async fn session_in(&self, dbname: &str) -> Result<Session, SystemError> {
-        let deadline = Instant::now() + self.connect_timeout;
-        Session::connect(&self.access, &self.system, dbname, &self.application_name, deadline).await
+        self.session_with(Setup::Fixed, dbname).await
+    }
+
+    /// A session in the product's database that computes what an application's would: only limits are ours. Its search path is
+    /// the users', so what it runs is named in full.
+    pub(super) async fn application_session(&self) -> Result<Session, SystemError> {
+        self.session_with(Setup::Application, &self.dbname).await
+    }
+
+    /// What the server says to every session of any database.
+    pub(super) async fn server_settings(&self, platform: &Session) -> Result<ServerSettings, SystemError> {
+        let bare = self.session_with(Setup::Bare, &self.system.admin_database).await?;
+        settings::of_server(&bare, platform).await
+    }
+
+    async fn session_with(&self, setup: Setup, dbname: &str) -> Result<Session, SystemError> {
+        let place = Where { access: &self.access, record: &self.system, dbname };
+        Session::connect_with(setup, place, &self.application_name, self.deadline()).await
     }
 
     /// A connection of our own in the product's database as the role that writes rows, for COPY.
     pub(super) async fn writing_session(&self, applier: &Applier) -> Result<RawSession, SystemError> {
         let startup = [("application_name", self.application_name.as_str())];
+        let startup = (Setup::Writing, startup.as_slice());
         let login = (&applier.role, &applier.password);
-        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, &startup, self.deadline())
+        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, startup, self.deadline())
             .await
     }
 
     /// The same as the role that reads rows.
     pub(super) async fn raw_reading_session(&self, reader: &Reader) -> Result<RawSession, SystemError> {
         let startup = [("application_name", self.application_name.as_str())];
+        let startup = (Setup::Fixed, startup.as_slice());
         let login = (&reader.role, &reader.password);
-        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, &startup, self.deadline())
+        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, startup, self.deadline())
             .await
     }
 

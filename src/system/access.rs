@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::SystemError;
 use super::secret_file::{PasswordError, PasswordPlaces};
-use super::session::CONNECTING;
-use super::{SystemError, session};
+use super::session::{CONNECTING, Setup};
 use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
 use crate::model::{RoleName, SslMode, SystemRecord};
 use crate::tls::{ClientTls, Connector, Roots};
@@ -89,9 +89,10 @@ impl SystemAccess {
     }
 }
 
-/// The startup packet of every session of ours.
-pub(super) fn startup(further: &[(&str, &str)]) -> Vec<(String, String)> {
-    let options = session::startup_options();
+/// The startup packet of a session of ours.
+pub(super) fn startup(setup: Setup, further: &[(&str, &str)]) -> Vec<(String, String)> {
+    let options = setup.options();
     let ours = [("options", options.as_str()), ("client_encoding", "UTF8")];
+    let ours = if setup == Setup::Bare { &[] } else { ours.as_slice() };
     ours.iter().chain(further).map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }

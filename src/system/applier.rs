@@ -15,6 +15,7 @@
 use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal, quote_qualified};
 use super::roles::verifier_of;
+use super::session::Setup;
 use super::{Session, SystemError};
 
 const LENDING: &str = "giving rights to a role that reads or writes rows";
@@ -34,16 +35,20 @@ pub fn can_apply(version_num: u32) -> bool {
 }
 
 /// Creates the role if it is not there, without rights and without a password. Safe to repeat; one that exists loses its
-/// password. The setting is for its sessions: only a superuser could make them act as replication does.
+/// password. The settings are for its sessions: only a superuser could make them act as replication does, and values are read as
+/// they were written, whatever is set for the database.
 pub async fn create(session: &Session, role: &str) -> Result<(), SystemError> {
     const CREATING: &str = "creating a role that reads or writes rows";
     let exists: bool =
         session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&role]).await?;
     let (verb, role) = (if exists { "ALTER" } else { "CREATE" }, quote_ident(role));
+    // A worker of replication has no startup packet: the settings of its role beat those of the database.
+    let settings = Setup::Writing.role_settings_sql(&role, super::facts::version_num(session).await?);
     let sql = format!(
         "BEGIN;
          {verb} ROLE {role} WITH NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION LOGIN INHERIT BYPASSRLS PASSWORD NULL;
          ALTER ROLE {role} SET session_replication_role = replica;
+         {settings}
          COMMIT"
     );
     or_rolled_back(session, session.batch(CREATING, &sql).await).await

@@ -151,20 +151,32 @@ pub async fn settings(session: &Session, dbname: &str) -> Result<Vec<Setting>, S
     Ok(settings)
 }
 
+/// Sets it; with its semicolon.
+pub fn set_sql(dbname: &str, (role, stored): &Setting) -> String {
+    format!("{} {};", altered(dbname, role.as_deref()), set_clause(stored))
+}
+
+/// Takes it away; with its semicolon.
+pub fn reset_sql(dbname: &str, (role, stored): &Setting) -> String {
+    format!("{} {};", altered(dbname, role.as_deref()), reset_clause(stored))
+}
+
+fn altered(dbname: &str, role: Option<&str>) -> String {
+    let database = quote_ident(dbname);
+    match role {
+        Some(role) => format!("ALTER ROLE {} IN DATABASE {database}", quote_ident(role)),
+        None => format!("ALTER DATABASE {database}"),
+    }
+}
+
 /// Takes settings of a database away.
 pub async fn reset_settings(
     session: &Session,
     dbname: &str,
     settings: &[Setting],
 ) -> Result<(), SystemError> {
-    let database = quote_ident(dbname);
-    for (role, stored) in settings {
-        let reset = reset_clause(stored);
-        let sql = match role {
-            Some(role) => format!("ALTER ROLE {} IN DATABASE {database} {reset}", quote_ident(role)),
-            None => format!("ALTER DATABASE {database} {reset}"),
-        };
-        session.batch("taking away the settings of a database", &sql).await?;
+    for setting in settings {
+        session.batch("taking away the settings of a database", &reset_sql(dbname, setting)).await?;
     }
     Ok(())
 }
@@ -173,20 +185,15 @@ pub async fn reset_settings(
 pub async fn apply_settings(
     session: &Session,
     dbname: &str,
-    settings: &[(Option<String>, String)],
+    settings: &[Setting],
     comment: Option<&str>,
 ) -> Result<(), SystemError> {
     const SETTING: &str = "copying the settings of a database";
-    let database = quote_ident(dbname);
     let is_ours = |stored: &str| stored.starts_with(DATABASE_MARK);
-    for (role, stored) in settings.iter().filter(|(_, stored)| !is_ours(stored)) {
-        let set = set_clause(stored);
-        let sql = match role {
-            Some(role) => format!("ALTER ROLE {} IN DATABASE {database} {set}", quote_ident(role)),
-            None => format!("ALTER DATABASE {database} {set}"),
-        };
-        session.batch(SETTING, &sql).await?;
+    for setting in settings.iter().filter(|(_, stored)| !is_ours(stored)) {
+        session.batch(SETTING, &set_sql(dbname, setting)).await?;
     }
+    let database = quote_ident(dbname);
     if let Some(comment) = comment {
         let sql = format!("COMMENT ON DATABASE {database} IS {}", quote_literal(comment));
         session.batch(SETTING, &sql).await?;

@@ -23,7 +23,7 @@ use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
 
 use super::SystemError;
 use super::access::{self, SystemAccess};
-use super::session::{CONNECTING, UNLIMITED};
+use super::session::{CONNECTING, Setup, UNLIMITED};
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
@@ -49,23 +49,24 @@ impl RawSession {
         deadline: Instant,
     ) -> Result<RawSession, SystemError> {
         let started = Instant::now();
-        let connection = access.connect(system, dbname, access::startup(startup), deadline).await?;
+        let connection =
+            access.connect(system, dbname, access::startup(Setup::Fixed, startup), deadline).await?;
         RawSession::opened(connection, system, started, deadline).await
     }
 
-    /// Connects as another role, by its password.
+    /// Connects as another role, by its password, with these settings.
     pub async fn connect_as(
         access: &SystemAccess,
         system: &SystemRecord,
         dbname: &str,
         login: (&RoleName, &Zeroizing<String>),
-        startup: &[(&str, &str)],
+        (setup, startup): (Setup, &[(&str, &str)]),
         deadline: Instant,
     ) -> Result<RawSession, SystemError> {
         let started = Instant::now();
         let (role, password) = login;
         let credential = Credential::Password(password.clone());
-        let startup = access::startup(startup);
+        let startup = access::startup(setup, startup);
         let connection = access.connect_as(system, dbname, (role, credential), startup, deadline).await?;
         RawSession::opened(connection, system, started, deadline).await
     }

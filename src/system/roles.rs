@@ -14,10 +14,11 @@ use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 
 use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
+use super::session::Setup;
 use super::{Session, SystemError};
 
 /// A role as `pg_authid` has it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Role {
     pub name: String,
     pub superuser: bool,
@@ -305,7 +306,8 @@ pub async fn comment(session: &Session, name: &str, text: Option<&str>) -> Resul
 }
 
 /// Creates the role that a move's subscriptions log in with, or gives it a new password. It may connect to `dbname`
-/// and read what is published there. The right is given only where the role has it not: a database whose rights were never
+/// and read what is published there; values are written the same way on every system, and no limit of the database ends it.
+/// The right is given only where the role has it not: a database whose rights were never
 /// changed stays one.
 pub async fn create_replication(
     session: &Session,
@@ -318,9 +320,11 @@ pub async fn create_replication(
         session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&name]).await?;
     let verb = if exists { "ALTER" } else { "CREATE" };
     let (role, verifier) = (quote_ident(name), quote_literal(&verifier_of(session, password).await?));
+    let settings = Setup::Fixed.role_settings_sql(&role, super::facts::version_num(session).await?);
     let sql = format!(
         "BEGIN; SET LOCAL log_statement = 'none';
          {verb} ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {verifier};
+         {settings}
          COMMIT"
     );
     or_rolled_back(session, session.batch(CREATING, &sql).await).await?;
@@ -409,7 +413,7 @@ fn setting_name(name: &str) -> String {
 }
 
 /// `"a b", c` as `a b` and `c`.
-fn split_names(list: &str) -> Vec<String> {
+pub fn split_names(list: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut rest = list.trim_start();
     while !rest.is_empty() {

@@ -7,6 +7,9 @@
 //! Settings go in the startup packet and not in a `SET` afterwards: there they beat `ALTER ROLE SET` and `ALTER
 //! DATABASE SET` of the user's database, survive `RESET ALL`, and cost no round trip. A setting that an older server does
 //! not know cannot be there, or it would refuse the connection: those are set right afterwards ([`UNLIMITED`]).
+//!
+//! Which settings those are depends on what the session is for ([`Setup`]): values travel as text, so how it is written and read
+//! is fixed on both sides; but what the database computes from them is computed as its applications would.
 
 use std::time::Duration;
 
@@ -19,28 +22,91 @@ use zeroize::Zeroizing;
 use super::SystemError;
 use super::access::{self, SystemAccess};
 use super::bounded::Bounded;
+use super::names::{quote_ident, quote_literal};
 use crate::backend::{Credential, Introduced, ServerConnection};
 use crate::model::{RoleName, SystemName, SystemRecord};
 
-/// Settings of every session of ours: nothing of the user's is found by an unqualified name, nothing waits for ever
-/// for a lock, nothing is ended for being idle, and values are written the same way on every system.
-const SETTINGS: [(&str, &str); 15] = [
-    ("search_path", "pg_catalog"),
+/// Limits of every session of ours but a [`Setup::Bare`] one: nothing waits for ever for a lock, nothing is ended for being
+/// idle, everything may write.
+const LIMITS: [(&str, &str); 5] = [
     ("lock_timeout", "10s"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("default_transaction_read_only", "off"),
-    ("default_transaction_isolation", "read\\ committed"),
-    ("row_security", "off"),
-    ("standard_conforming_strings", "on"),
-    ("DateStyle", "ISO,\\ MDY"),
+    ("default_transaction_isolation", "read committed"),
+];
+
+/// Nothing of the user's is found by an unqualified name, and no policy hides a row.
+const NAMES: [(&str, &str); 3] =
+    [("search_path", "pg_catalog"), ("row_security", "off"), ("standard_conforming_strings", "on")];
+
+/// Values are written the same way on every system.
+const OUTPUT: [(&str, &str); 5] = [
+    ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
     ("extra_float_digits", "1"),
     ("bytea_output", "hex"),
-    ("xmloption", "content"),
-    ("lc_monetary", "C"),
 ];
+
+/// Text that was written with [`OUTPUT`] and these is read with these as the value that it was, whatever else is set: an amount
+/// of money has the same point and the same cents, NULL in an array is no string, XML may be a fragment.
+pub const INPUT: [(&str, &str); 3] = [("lc_monetary", "C"), ("array_nulls", "on"), ("xmloption", "content")];
+
+/// With which settings a session of ours begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// Values are written and read the same way on every system.
+    Fixed,
+    /// Reads values as [`Setup::Fixed`] wrote them. What is computed when a row is written (generated columns, checks, indexes)
+    /// follows the settings of the database, as it does for its applications.
+    Writing,
+    /// Everything but limits is as the server, the database and the role set it.
+    Application,
+    /// Nothing is ours, not even limits: it shows what a server gives to anybody.
+    Bare,
+}
+
+impl Setup {
+    /// What is set, by name.
+    fn settings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let (limits, names, output, input): (&[_], &[_], &[_], &[_]) = match self {
+            Setup::Fixed => (&LIMITS, &NAMES, &OUTPUT, &INPUT),
+            Setup::Writing => (&LIMITS, &NAMES, &[], &INPUT),
+            Setup::Application => (&LIMITS, &[], &[], &[]),
+            Setup::Bare => (&[], &[], &[], &[]),
+        };
+        [limits, names, output, input].into_iter().flatten().copied()
+    }
+
+    /// Asks who answers, and lifts what [`LIMITS`] cannot. What it calls is named in full: the path may be the users'.
+    fn first_statement(self) -> String {
+        let unlimited = if self == Setup::Bare { "NULL" } else { UNLIMITED };
+        format!("SELECT pg_catalog.pg_backend_pid(), ({unlimited})")
+    }
+
+    /// The parameter `options` of a startup packet: backslashes escape what would separate two of them.
+    pub(super) fn options(self) -> String {
+        let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
+        let one = |(name, value): (&str, &str)| format!("-c {name}={}", escaped(value));
+        self.settings().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The same as settings of a role, for processes of the server that log in as it: walsenders and workers that apply rows.
+    /// The limits of newer versions are among them.
+    pub(super) fn role_settings_sql(self, role: &str, version_num: u32) -> String {
+        let newer = [(140_000, "idle_session_timeout"), (170_000, "transaction_timeout")];
+        let newer = newer.into_iter().filter(|(since, _)| version_num >= *since).map(|(_, name)| (name, "0"));
+        // Nobody waits for these processes, so they wait for locks as long as it takes.
+        let waits = [("lock_timeout", "0")];
+        let all = self.settings().filter(|(name, _)| *name != "lock_timeout").chain(waits).chain(newer);
+        let one = |(name, value): (&str, &str)| {
+            let list = value.split(", ").map(quote_literal).collect::<Vec<_>>().join(", ");
+            format!("ALTER ROLE {role} SET {} TO {list};", quote_ident(name))
+        };
+        all.map(one).collect::<Vec<_>>().join(" ")
+    }
+}
 
 /// Ends the limits of newer versions, where they exist: `idle_session_timeout` (14), `transaction_timeout` (17). One that is
 /// set for the database or the role would end a session of ours in the middle of a copy.
@@ -61,6 +127,14 @@ pub struct Session {
     pid: i32,
 }
 
+/// Which database of which system, and how it is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Where<'a> {
+    pub access: &'a SystemAccess,
+    pub record: &'a SystemRecord,
+    pub dbname: &'a str,
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         // Without its driver the socket closes, and the server ends whatever still runs at its next write or check.
@@ -77,8 +151,20 @@ impl Session {
         application_name: &str,
         deadline: Instant,
     ) -> Result<Session, SystemError> {
-        let opened = access.connect(record, dbname, startup(application_name), deadline);
-        Session::begin(opened, record, dbname, deadline).await
+        let place = Where { access, record, dbname };
+        Session::connect_with(Setup::Fixed, place, application_name, deadline).await
+    }
+
+    /// The same with other settings.
+    pub async fn connect_with(
+        setup: Setup,
+        Where { access, record, dbname }: Where<'_>,
+        application_name: &str,
+        deadline: Instant,
+    ) -> Result<Session, SystemError> {
+        let opened = access.connect(record, dbname, startup(setup, application_name), deadline);
+        let first = setup.first_statement();
+        Session::begin(opened, &first, record, dbname, deadline).await
     }
 
     /// Connects as another role, by its password.
@@ -91,18 +177,20 @@ impl Session {
         deadline: Instant,
     ) -> Result<Session, SystemError> {
         let login = (role, Credential::Password(password.clone()));
-        let opened = access.connect_as(record, dbname, login, startup(application_name), deadline);
-        Session::begin(opened, record, dbname, deadline).await
+        let startup = startup(Setup::Fixed, application_name);
+        let opened = access.connect_as(record, dbname, login, startup, deadline);
+        Session::begin(opened, &Setup::Fixed.first_statement(), record, dbname, deadline).await
     }
 
     async fn begin(
         opened: impl Future<Output = Result<ServerConnection, SystemError>>,
+        first: &str,
         record: &SystemRecord,
         dbname: &str,
         deadline: Instant,
     ) -> Result<Session, SystemError> {
         let started = Instant::now();
-        let connecting = Box::pin(async { open(opened.await?, record, dbname).await });
+        let connecting = Box::pin(async { open(opened.await?, first, record, dbname).await });
         let late = |_| SystemError::Timeout {
             system: record.name.clone(),
             operation: CONNECTING,
@@ -220,12 +308,13 @@ impl Session {
 
 pub(super) const CONNECTING: &str = "connecting";
 
-fn startup(application_name: &str) -> Vec<(String, String)> {
-    access::startup(&[("application_name", application_name)])
+fn startup(setup: Setup, application_name: &str) -> Vec<(String, String)> {
+    access::startup(setup, &[("application_name", application_name)])
 }
 
 async fn open(
     connection: ServerConnection,
+    first: &str,
     record: &SystemRecord,
     dbname: &str,
 ) -> Result<Session, SystemError> {
@@ -239,8 +328,7 @@ async fn open(
     let driver = tokio::spawn(drive(connection));
     let mut session =
         Session { client, driver, system: record.name.clone(), dbname: dbname.to_owned(), pid: 0 };
-    let first = format!("SELECT pg_backend_pid(), ({UNLIMITED})");
-    session.pid = session.value(CONNECTING, &first, &[]).await?;
+    session.pid = session.value(CONNECTING, first, &[]).await?;
     Ok(session)
 }
 
@@ -250,7 +338,25 @@ async fn drive<F: Future<Output = Result<(), tokio_postgres::Error>>>(connection
     }
 }
 
-pub(super) fn startup_options() -> String {
-    let one = |(name, value): &(&str, &str)| format!("-c {name}={value}");
-    SETTINGS.iter().map(one).collect::<Vec<_>>().join(" ")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_with_a_blank_is_one_option_and_a_list_of_a_role_stays_a_list() {
+        assert!(Setup::Fixed.options().contains("-c DateStyle=ISO,\\ MDY -c"));
+        assert_eq!(Setup::Bare.options(), "");
+        let settings = Setup::Fixed.role_settings_sql("\"r\"", 170_000);
+        assert!(settings.contains("ALTER ROLE \"r\" SET \"DateStyle\" TO 'ISO', 'MDY';"), "{settings}");
+        assert!(settings.contains("SET \"transaction_timeout\" TO '0';") && !settings.contains("10s"));
+    }
+
+    #[test]
+    fn what_is_computed_when_a_row_is_written_follows_the_database() {
+        let writing: Vec<&str> = Setup::Writing.settings().map(|(name, _)| name).collect();
+        for name in ["TimeZone", "DateStyle", "IntervalStyle", "bytea_output", "extra_float_digits"] {
+            assert!(!writing.contains(&name), "{name}");
+        }
+        assert!(["lc_monetary", "array_nulls", "xmloption"].iter().all(|name| writing.contains(name)));
+    }
 }
