@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use freehold::control::preflight::{self, Plan, PreflightReport};
 use freehold::control::{End, Ends, MoverSettings};
-use freehold::lab::{Major, Postgres, roots};
+use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::movement::{Finding, FindingSeverity};
 use freehold::model::{MoveId, RoleName, SystemRecord};
 use freehold::system::SystemAccess;
@@ -122,6 +122,134 @@ async fn a_plain_database_has_no_blocker_and_the_report_says_how_large_it_is() {
     assert_eq!(report.of_severity(FindingSeverity::Warning).count(), 0, "{report:#?}");
     assert!(found(&report, "size", "plain").unwrap().message.contains(" MB"));
     assert_eq!((moving::fingerprint(&source, "plain"), moving::fingerprint(&target, "plain")), before);
+}
+
+/// A plan between two servers of their own: what they say to their sessions is for every database.
+async fn plan_between(source: Builder, target: Builder) -> (Fixture, Arc<Pair>) {
+    let (source, target) = tokio::join!(source.start_async(), target.start_async());
+    let pair = Arc::new(Pair { source: source.unwrap(), target: target.unwrap() });
+    (Fixture::of(&pair, "shop"), pair)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_servers_say_differently_is_carried_or_named() {
+    let source = builder(Major::oldest()).setting("timezone", "Asia/Tokyo").setting("temp_file_limit", "-1");
+    let target = builder(Major::newest())
+        .setting("max_prepared_transactions", "0")
+        .setting("synchronous_commit", "off")
+        .setting("temp_file_limit", "5GB")
+        .setting("work_mem", "99MB")
+        .setting("app.of_target", "x")
+        .setting("auto_explain.log_min_duration", "1s");
+    let (fixture, pair) = plan_between(source, target).await;
+    let report = fixture.report().await;
+    assert!(report.is_clear(), "{report:#?}");
+    let carried = found(&report, "setting_carried", "TimeZone").unwrap();
+    assert_eq!(carried.severity, FindingSeverity::Note);
+    assert!(
+        carried.message.starts_with("TimeZone is 'Asia/Tokyo' on system old and 'UTC' on system new"),
+        "{carried:?}"
+    );
+    assert_eq!(
+        report.findings.iter().filter(|found| found.check == "setting_carried").count(),
+        1,
+        "{report:#?}"
+    );
+    // The cure of each is pasted, and nothing else is left but what needs a restart.
+    for (check, name) in [
+        ("setting_of_target", "app.of_target"),
+        ("server_setting", "synchronous_commit"),
+        ("server_setting", "temp_file_limit"),
+        ("server_setting", "max_prepared_transactions"),
+    ] {
+        let finding = found(&report, check, name).unwrap_or_else(|| panic!("{name}: {report:#?}"));
+        assert_eq!(finding.severity, FindingSeverity::Warning);
+        let cure = finding.cure.unwrap();
+        let on_target = cure.contains("on system new");
+        let (server, dbname) = if on_target { (&pair.target, "postgres") } else { (&pair.source, "shop") };
+        run_each(server, dbname, &cure);
+    }
+    pair.target.restart().unwrap();
+    let after = fixture.report().await;
+    assert_eq!(after.of_severity(FindingSeverity::Warning).count(), 0, "{after:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_and_libraries_that_the_target_refuses_are_blockers() {
+    let locale = |builder: Builder| builder.locale("de_DE", "UTF-8");
+    let source = locale(builder(Major::oldest())).setting("lc_numeric", "de_DE.UTF-8");
+    let (fixture, pair) = plan_between(source, builder(Major::newest())).await;
+    fixture.blocks_until_cured("setting_refused", "lc_numeric").await;
+    let told = "CREATE FUNCTION told(money) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1::text';
+        CREATE TABLE m (id int PRIMARY KEY, a money, told text GENERATED ALWAYS AS (told(a)) STORED, d money DEFAULT '1'::money);
+        CREATE INDEX by_amount ON m (a); CREATE INDEX by_text ON m (told(a))";
+    pair.source.psql_in("shop", told).unwrap();
+    assert_eq!(fixture.find("money_computed", "").await, None, "the form is the same");
+    pair.source.psql("ALTER DATABASE shop SET lc_monetary = 'de_DE.UTF-8'").unwrap();
+    let report = fixture.report().await;
+    let told = report.findings.iter().filter(|finding| finding.check == "money_computed");
+    let told: Vec<&str> = told.filter_map(|finding| finding.object.as_deref()).collect();
+    assert_eq!(told, ["column public.m.told", "index public.by_text"]);
+    fixture.blocks_until_cured("setting_refused", "lc_monetary").await;
+    // The database's own, and that of a role that is to be created.
+    pair.source.psql("CREATE ROLE app LOGIN; GRANT CONNECT ON DATABASE shop TO app").unwrap();
+    for whose in ["DATABASE shop", "ROLE app", "ROLE app IN DATABASE shop"] {
+        pair.source.psql(&format!("ALTER {whose} SET lc_time = 'de_DE.UTF-8'")).unwrap();
+        fixture.blocks_until_cured("setting_refused", "lc_time").await;
+    }
+    if pair.source.major == pair.target.major {
+        // A library of another major is what cannot be loaded.
+        return;
+    }
+    let library =
+        pair.source.psql("SELECT setting || '/plpgsql' FROM pg_config WHERE name = 'PKGLIBDIR'").unwrap();
+    for whose in ["DATABASE shop", "ROLE app", "ROLE app IN DATABASE shop"] {
+        pair.source
+            .psql(&format!("ALTER {whose} SET session_preload_libraries = '{library}', 'plpgsql'"))
+            .unwrap();
+        fixture.blocks_until_cured("library", &library).await;
+    }
+    assert!(fixture.report().await.is_clear());
+    // What every session of the source loads: where the target cannot, its cure tells the target nothing that would shut everybody out.
+    for (name, list) in
+        [("session_preload_libraries", library.clone()), ("shared_preload_libraries", library)]
+    {
+        pair.source.psql(&format!("ALTER SYSTEM SET {name} = '{list}', 'plpgsql'")).unwrap();
+        pair.source.restart().unwrap();
+        let finding = fixture.find("server_library", name).await.unwrap();
+        assert_eq!(finding.severity, FindingSeverity::Warning);
+        let cure = finding.cure.unwrap();
+        assert!(cure.starts_with("-- install") && !cure.contains("SET"), "{cure}");
+        // Where it can, the cure is pasted.
+        pair.source.psql(&format!("ALTER SYSTEM SET {name} = 'plpgsql'")).unwrap();
+        pair.source.restart().unwrap();
+        let cure = fixture.find("server_library", name).await.unwrap().cure.unwrap();
+        let server = if cure.contains("ALTER SYSTEM") { &pair.target } else { &pair.source };
+        run_each(server, "postgres", &cure);
+        pair.target.restart().unwrap();
+        assert_eq!(fixture.find("server_library", name).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_the_platforms_own_role_hide_nothing_of_the_server() {
+    let source =
+        builder(Major::oldest()).setting("timezone", "Asia/Tokyo").setting("statement_timeout", "7min");
+    let (fixture, pair) = plan_between(source, builder(Major::newest())).await;
+    pair.source.psql("ALTER ROLE ALL SET datestyle = 'iso, dmy'").unwrap();
+    let own =
+        ["timezone = 'Europe/Rome'", "statement_timeout = '9min'", "datestyle = 'German'", "xmlbinary = hex"];
+    for setting in own {
+        pair.source.psql(&format!("ALTER ROLE freehold SET {setting}")).unwrap();
+    }
+    for (name, value) in
+        [("TimeZone", "Asia/Tokyo"), ("statement_timeout", "420000"), ("DateStyle", "ISO, DMY")]
+    {
+        let finding = fixture.find("setting_carried", name).await.unwrap();
+        assert!(finding.message.contains(&format!("{name} is '{value}' on system old")), "{finding:?}");
+    }
+    let report = fixture.report().await;
+    assert_eq!(found(&report, "setting_carried", "xmlbinary"), None, "{report:#?}");
 }
 
 /// Every scenario, a few at a time; the names of those that fail are what the test fails with.

@@ -88,6 +88,41 @@ async fn a_session_that_cannot_travel_is_named_delays_the_move_and_then_lets_it_
     client.batch_execute("CREATE TEMP TABLE cart (id int)").await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_session_stores_and_sees_the_same_whatever_the_servers_are_set_to() {
+    let stage = Stage::set().await;
+    for sql in [
+        "timezone = 'Asia/Tokyo'",
+        "datestyle = 'ISO, DMY'",
+        "default_text_search_config = 'pg_catalog.german'",
+    ] {
+        stage.source.psql(&format!("ALTER SYSTEM SET {sql}")).unwrap();
+    }
+    for sql in ["default_transaction_read_only = on", "statement_timeout = '500ms'"] {
+        stage.target.psql(&format!("ALTER SYSTEM SET {sql}")).unwrap();
+    }
+    for server in [&stage.source, &stage.target] {
+        server.psql("SELECT pg_reload_conf()").unwrap();
+    }
+    let login = stage.create_shop().await;
+    let client = login.connect().await;
+    client.batch_execute("CREATE TABLE t (d date, at timestamp, words tsvector)").await.unwrap();
+    let write = "INSERT INTO t VALUES ('03/04/2026', '2026-11-28 20:03:38+00'::timestamptz, to_tsvector('die Häuser'))
+        RETURNING concat_ws('|', d, at, words, pg_sleep(0.6))";
+    let before = support::texts(&client, write).await;
+    assert!(before.iter().any(|row| row.contains("2026-04-03")), "{before:?}");
+    let admin = stage.freehold.admin().await;
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["kept"]).await;
+    assert_eq!(support::texts(&client, write).await, before, "the same session");
+    assert_eq!(support::texts(&login.connect().await, write).await, before, "a new one");
+    admin.run(&format!("UNDO MOVE {id}")).await;
+    admin.wait_for_phase(&id, &["undone"]).await;
+    assert_eq!(support::texts(&client, write).await, before, "the same session, back");
+    let settings = "SELECT count(*) FROM pg_db_role_setting WHERE setdatabase <> 0";
+    assert_eq!(stage.source.psql(settings).unwrap(), "0");
+}
+
 async fn check(client: &Client, word: &str) {
     let row = client
         .query_one(

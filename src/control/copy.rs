@@ -103,7 +103,7 @@ async fn carry(
     keep_schema_owners(ends, source, &target)
         .await
         .map_err(StepError::doing("giving schemas their owners"))?;
-    finish(ctx, source, &target).await?;
+    finish(ctx, ends, source, &target).await?;
     Ok(types)
 }
 
@@ -329,12 +329,12 @@ async fn empty_extension_tables(target: &Session) -> Result<(), SystemError> {
 }
 
 /// What is made of rows: sequences, materialized views, statistics.
-async fn finish(ctx: &StepContext, source: &Session, target: &Session) -> Result<(), StepError> {
+async fn finish(ctx: &StepContext, ends: &Ends, source: &Session, target: &Session) -> Result<(), StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
     copy_sequences(source, target).await.map_err(doing("copying sequences"))?;
     ctx.check()?;
     ctx.progress.say("refreshing materialized views");
-    views::refresh(source, target).await.map_err(doing("refreshing materialized views"))?;
+    views::refresh(source, &ends.target).await.map_err(doing("refreshing materialized views"))?;
     ctx.check()?;
     ctx.progress.say("gathering statistics");
     let analyze = async {

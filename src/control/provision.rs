@@ -32,6 +32,7 @@ use crate::system::{
 use super::applier;
 use super::ends::{End, Ends};
 use super::error::StepError;
+use super::meaning;
 use super::reader;
 use super::step::StepContext;
 use super::stream::Stream;
@@ -189,8 +190,10 @@ pub(super) async fn create_database(
     let like = facts::of_database(source, &ends.source.dbname).await.map_err(doing())?;
     let like = like.ok_or_else(|| no_database(ends))?;
     databases::create(target, ends.names(), dbname, &like).await.map_err(doing())?;
-    let settings = roles::database_settings(source, &ends.source.dbname).await.map_err(doing())?;
-    databases::apply_settings(target, dbname, &settings, like.comment.as_deref()).await.map_err(doing())?;
+    // Before a row is written: what is computed from it is computed as it would be on the source.
+    let names = needed_role_names(ctx, source, &ends.source).await?;
+    meaning::bring(ctx, Way::Forth, (source, target), &names).await?;
+    databases::apply_settings(target, dbname, &[], like.comment.as_deref()).await.map_err(doing())?;
 
     let access = fence::read(source, &ends.source.dbname).await.map_err(doing())?;
     let access = match ctx.facts().saved_fence.get(&ends.source.system.name) {

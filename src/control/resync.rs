@@ -15,10 +15,11 @@ use std::collections::BTreeSet;
 use crate::model::movement::SavedFence;
 use crate::system::fence::{self, Access};
 use crate::system::roles::{self, Membership, Role};
-use crate::system::{Session, SystemError, databases};
+use crate::system::{Session, SystemError};
 
 use super::ends::End;
 use super::error::StepError;
+use super::meaning;
 use super::provision;
 use super::step::StepContext;
 use super::way::Way;
@@ -44,7 +45,7 @@ pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError
         drop_gone(ctx, &from_session, &to_session, &ours).await.map_err(doing())?;
     }
     memberships(&from_session, &to_session, &names, &ours).await.map_err(doing())?;
-    settings(&from_session, &from, &to_session, &to).await.map_err(doing())?;
+    meaning::bring(ctx, way, (&from_session, &to_session), &names).await?;
     rights(ctx, way, &from_session, &to_session).await
 }
 
@@ -141,16 +142,6 @@ async fn memberships(
         roles::revoke_membership(to, gone).await?;
     }
     Ok(())
-}
-
-/// Settings of the database, and of roles in it.
-async fn settings(from: &Session, here: &End, to: &Session, there: &End) -> Result<(), SystemError> {
-    let wanted = databases::settings(from, &here.dbname).await?;
-    let now = databases::settings(to, &there.dbname).await?;
-    let gone: Vec<_> = now.iter().filter(|setting| !wanted.contains(setting)).cloned().collect();
-    databases::reset_settings(to, &there.dbname, &gone).await?;
-    let new: Vec<_> = wanted.into_iter().filter(|setting| !now.contains(setting)).collect();
-    databases::apply_settings(to, &there.dbname, &new, None).await
 }
 
 /// Who may connect on the other side once it opens; where it is open, from now on.

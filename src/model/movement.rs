@@ -209,6 +209,10 @@ pub struct MoveFacts {
     pub old_copy: Option<OldCopy>,
     /// Roles that the move created on the target, removed if it rolls back.
     pub roles_created: Vec<String>,
+    /// Settings that a system's copy of the database has because the other system's server said so: of a role in it or of
+    /// everybody, as `name=value`. They are the move's, not the database's.
+    #[serde(default)]
+    pub carried_settings: BTreeMap<SystemName, Vec<(Option<String>, String)>>,
     /// What the preflight found and let pass: warnings and notes. Blockers end a move before it began.
     #[serde(default)]
     pub findings: Vec<Finding>,

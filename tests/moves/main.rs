@@ -6,6 +6,7 @@
 mod aborts;
 mod clients;
 mod crashes;
+mod meaning;
 mod rights;
 mod stage;
 mod streams;

@@ -7,8 +7,8 @@ use arc_swap::ArcSwap;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase};
 use freehold::control::settings::{CrashPoint, Fault, FaultKind};
-use freehold::control::{Mover, MoverSettings, leftovers, machine};
-use freehold::lab::{Major, Postgres, roots};
+use freehold::control::{End, Ends, Mover, MoverSettings, leftovers, machine, preflight};
+use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,
     MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, Place, ProxyId, ProxyRecord, RoleName, RouteRecord,
@@ -113,7 +113,12 @@ impl Stage {
                 .iter()
                 .fold(Postgres::builder(major), |builder, (name, value)| builder.setting(*name, *value))
         };
-        let (source, target) = tokio::join!(builder(source).start_async(), builder(target).start_async());
+        Stage::of(builder(source), builder(target)).await
+    }
+
+    /// From one server to another.
+    pub(crate) async fn of(source: Builder, target: Builder) -> Stage {
+        let (source, target) = tokio::join!(source.start_async(), target.start_async());
         let (source, target) = (source.unwrap(), target.unwrap());
         source.psql(&format!("CREATE ROLE app LOGIN PASSWORD '{APP_PASSWORD}'")).unwrap();
         source.psql("CREATE DATABASE shop").unwrap();
@@ -350,6 +355,26 @@ impl Stage {
         let id = self.request_move().await;
         self.rests_in(id, MovePhase::Kept).await;
         id
+    }
+
+    /// What PLAN MOVE finds.
+    pub(crate) async fn plan(&self) -> preflight::PreflightReport {
+        let settings = MoverSettings::clone(&self.settings.load());
+        let mut ends = Vec::new();
+        for name in ["old", "new"] {
+            let system = self.catalog.system(&SystemName::parse(name).unwrap()).await.unwrap().unwrap().value;
+            ends.push(End {
+                system,
+                dbname: "shop".to_owned(),
+                connect_timeout: settings.connect_timeout,
+                access: settings.access.clone(),
+                move_id: MoveId(0),
+                application_name: "freehold plan".to_owned(),
+            });
+        }
+        let (target, source) = (ends.pop().unwrap(), ends.pop().unwrap());
+        let ends = Ends { source, target };
+        preflight::check(&preflight::Plan { ends, settings, logins: vec!["app".to_owned()] }).await.unwrap()
     }
 
     /// Makes the next move freeze at an instant; wait with [`Frozen::reached`].
