@@ -290,6 +290,7 @@ async fn each_blocker_is_named_and_its_cure_clears_it() {
         a_standby_is_a_blocker_until_it_is_promoted,
         a_full_identity_with_generated_columns_is_a_blocker_where_either_server_refuses_it,
         a_key_with_generated_columns_is_a_blocker,
+        values_that_belong_to_one_server_are_named_with_what_they_will_do,
     ];
     let mut failed = Vec::new();
     let mut waiting = Vec::from(scenarios).into_iter();
@@ -756,4 +757,29 @@ async fn a_key_with_generated_columns_is_a_blocker(pair: Arc<Pair>) {
     fixture.blocks_until_cured("generated_identity", "public.p").await;
     fixture.blocks_until_cured("generated_identity", "public.i").await;
     assert_eq!(fixture.find("generated_identity", "").await, None);
+}
+
+async fn values_that_belong_to_one_server_are_named_with_what_they_will_do(pair: Arc<Pair>) {
+    let sql = "CREATE DOMAIN place_in_log AS pg_lsn; CREATE TYPE pair AS (a int, x xid8);
+        CREATE TABLE outbox (id int PRIMARY KEY, at xid8[], read_to place_in_log, tables regclass, f pair) PARTITION BY RANGE (id);
+        CREATE TABLE outbox_1 PARTITION OF outbox FOR VALUES FROM (1) TO (9);
+        CREATE TABLE big (id oid PRIMARY KEY, place tid);
+        CREATE VIEW versions AS SELECT id, xmin FROM big; CREATE VIEW plain AS SELECT id AS x_min FROM big;
+        CREATE FUNCTION version_of(oid) RETURNS xid LANGUAGE sql AS 'SELECT xmin FROM big WHERE id = $1'";
+    let fixture = Fixture::with(&pair, "bound", sql);
+    let report = fixture.report().await;
+    let columns = [
+        ("xid8", "public.outbox.at, public.outbox.f"),
+        ("pg_lsn", "public.outbox.read_to"),
+        ("oid", "public.big.id"),
+        ("tid", "public.big.place"),
+        ("xmin", "function public.version_of, view public.versions"),
+    ];
+    for (what, columns) in columns {
+        let finding = found(&report, "server_value", what).unwrap_or_else(|| panic!("{what}: {report:#?}"));
+        assert_eq!(finding.severity, FindingSeverity::Warning);
+        assert!(finding.message.ends_with(&format!(": {columns}")), "{finding:?}");
+    }
+    let count = report.findings.iter().filter(|finding| finding.check == "server_value").count();
+    assert_eq!(count, columns.len(), "{report:#?}");
 }

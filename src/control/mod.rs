@@ -36,6 +36,7 @@ mod preflight_roles;
 mod preflight_settings;
 mod preflight_shape;
 mod preflight_systems;
+mod preflight_values;
 pub mod progress;
 pub mod provision;
 mod reader;
