@@ -336,7 +336,85 @@ fn bound(out: &mut BytesMut, portal: &[u8], statement: &[u8], values: &[&str]) {
     out.put_slice(&body);
 }
 
-/// Each confuses whoever keeps count of what was parsed, bound and refused.
+const SETS: &[u8] = b"select set_config($1,$2,false)";
+
+fn run(out: &mut BytesMut, statement: &[u8], values: &[&str]) {
+    bound(out, b"", statement, values);
+    frontend::execute(out, b"", 0);
+}
+
+/// Sets one setting that PostgreSQL lists, and one that it does not.
+fn run_twice(statement: &[u8]) -> BytesMut {
+    messages(|out| {
+        run(out, statement, &["work_mem", "7MB"]);
+        run(out, statement, &["attack.x", "1"]);
+        frontend::sync(out);
+    })
+}
+
+fn parsed(statement: &[u8], sql: &[u8]) -> BytesMut {
+    messages(|out| {
+        frontend::parse(out, statement, sql, &[]);
+        frontend::sync(out);
+    })
+}
+
+/// Each confuses whoever keeps count of what was parsed and refused.
+fn confusions_of_statements() -> Vec<(&'static str, Vec<BytesMut>)> {
+    let deallocates = messages(|out| {
+        frontend::query(out, "deallocate all");
+        frontend::parse(out, b"s", SETS, &[]);
+        frontend::sync(out);
+    });
+    let many = messages(|out| {
+        (0..300).for_each(|number| frontend::parse(out, format!("m{number}").as_bytes(), SETS, &[]));
+        frontend::sync(out);
+    });
+    let refused = parsed(b"r", b"select set_config('work_mem','4MB',false)");
+    let unnamed = b"select set_config('work_mem','7MB',false), set_config('attack.x','1',false)";
+    let skipped = messages(|out| {
+        bound(out, b"", b"nope", &[]);
+        frontend::parse(out, b"", b"select 1", &[]);
+        frontend::sync(out);
+    });
+    let run_unnamed = messages(|out| {
+        run(out, b"", &[]);
+        frontend::sync(out);
+    });
+    vec![
+        ("behind DEALLOCATE ALL", vec![deallocates, run_twice(b"s")]),
+        ("more statements than are counted", vec![many, run_twice(b"m299")]),
+        ("behind a Parse that is refused", vec![parsed(b"r", SETS), refused, run_twice(b"r")]),
+        ("behind a Parse that is skipped", vec![parsed(b"", unnamed), skipped, run_unnamed]),
+    ]
+}
+
+/// Each confuses whoever keeps count of portals, or reads a text before the server does.
+fn confusions_of_texts() -> Vec<(&'static str, Vec<BytesMut>)> {
+    let portals = messages(|out| {
+        frontend::parse(out, b"p", SETS, &[]);
+        for portal in 0..300 {
+            bound(out, format!("portal {portal}").as_bytes(), b"p", &["work_mem", "7MB"]);
+        }
+        frontend::execute(out, b"portal 299", 0);
+        bound(out, b"last", b"p", &["attack.x", "1"]);
+        frontend::execute(out, b"last", 0);
+        frontend::sync(out);
+    });
+    let query = |sql: &str| messages(|out| frontend::query(out, sql));
+    let another_rule = messages(|out| {
+        frontend::query(out, "set standard_conforming_strings=off");
+        frontend::query(out, "select '\\'', U&\"set\\005fconfig\"('attack.x','1',false) --'");
+    });
+    let large =
+        format!("/*{}*/ select set_config('attack.x','1',false), pg_advisory_lock(77)", "x".repeat(9000));
+    vec![
+        ("more portals than are counted", vec![query("begin"), portals, query("commit")]),
+        ("a rule of literals in the same write", vec![another_rule]),
+        ("a large text", vec![query(&large)]),
+    ]
+}
+
 #[tokio::test]
 async fn a_client_that_confuses_the_tracker_leaves_nothing_to_the_next_one() {
     let server = stage::server(Major::oldest());
@@ -345,95 +423,7 @@ async fn a_client_that_confuses_the_tracker_leaves_nothing_to_the_next_one() {
         record.pooling = freehold::model::Pooling::Transaction;
         record.server_connections_max = 1;
     });
-    let sets = b"select set_config($1,$2,false)";
-    let run = |out: &mut BytesMut, statement: &[u8], values: &[&str]| {
-        bound(out, b"", statement, values);
-        frontend::execute(out, b"", 0);
-    };
-    let both = |out: &mut BytesMut, statement: &[u8]| {
-        run(out, statement, &["work_mem", "7MB"]);
-        run(out, statement, &["attack.x", "1"]);
-        frontend::sync(out);
-    };
-    let behind_deallocate = [
-        messages(|out| {
-            frontend::query(out, "deallocate all");
-            frontend::parse(out, b"s", sets, &[]);
-            frontend::sync(out);
-        }),
-        messages(|out| both(out, b"s")),
-    ];
-    let of_many_portals = [
-        messages(|out| frontend::query(out, "begin")),
-        messages(|out| {
-            frontend::parse(out, b"p", sets, &[]);
-            for portal in 0..300 {
-                bound(out, format!("portal {portal}").as_bytes(), b"p", &["work_mem", "7MB"]);
-            }
-            frontend::execute(out, b"portal 299", 0);
-            bound(out, b"last", b"p", &["attack.x", "1"]);
-            frontend::execute(out, b"last", 0);
-            frontend::sync(out);
-        }),
-        messages(|out| frontend::query(out, "commit")),
-    ];
-    let of_many_statements = [
-        messages(|out| {
-            for statement in 0..300 {
-                frontend::parse(out, format!("m{statement}").as_bytes(), sets, &[]);
-            }
-            frontend::sync(out);
-        }),
-        messages(|out| both(out, b"m299")),
-    ];
-    let behind_a_refused_parse = [
-        messages(|out| {
-            frontend::parse(out, b"r", sets, &[]);
-            frontend::sync(out);
-        }),
-        messages(|out| {
-            frontend::parse(out, b"r", b"select set_config('work_mem','4MB',false)", &[]);
-            frontend::sync(out);
-        }),
-        messages(|out| both(out, b"r")),
-    ];
-    let behind_a_skipped_parse = [
-        messages(|out| {
-            let text = b"select set_config('work_mem','7MB',false), set_config('attack.x','1',false)";
-            frontend::parse(out, b"", text, &[]);
-            frontend::sync(out);
-        }),
-        messages(|out| {
-            bound(out, b"", b"nope", &[]);
-            frontend::parse(out, b"", b"select 1", &[]);
-            frontend::sync(out);
-        }),
-        messages(|out| {
-            run(out, b"", &[]);
-            frontend::sync(out);
-        }),
-    ];
-    let another_rule = messages(|out| {
-        frontend::query(out, "set standard_conforming_strings=off");
-        frontend::query(out, "select '\\'', U&\"set\\005fconfig\"('attack.x','1',false) --'");
-    });
-    let large = messages(|out| {
-        let padding = "x".repeat(9000);
-        frontend::query(
-            out,
-            &format!("/*{padding}*/ select set_config('attack.x','1',false), pg_advisory_lock(77)"),
-        );
-    });
-    let attacks: [(&str, &[BytesMut]); 7] = [
-        ("behind DEALLOCATE ALL", &behind_deallocate),
-        ("more portals than are counted", &of_many_portals),
-        ("more statements than are counted", &of_many_statements),
-        ("behind a Parse that is refused", &behind_a_refused_parse),
-        ("behind a Parse that is skipped", &behind_a_skipped_parse),
-        ("a rule of literals in the same write", &[another_rule]),
-        ("a large text", &[large]),
-    ];
-    for (what, batches) in attacks {
-        assert_eq!(left_by(&stage, &server, batches).await, "4MB||0", "{what}");
+    for (what, batches) in confusions_of_statements().into_iter().chain(confusions_of_texts()) {
+        assert_eq!(left_by(&stage, &server, &batches).await, "4MB||0", "{what}");
     }
 }
