@@ -106,6 +106,7 @@ fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
         ends: Ends { source: end(source), target: end(target) },
         settings: MoverSettings::default(),
         logins: Vec::new(),
+        logins_there: Vec::new(),
     }
 }
 
@@ -496,34 +497,86 @@ async fn a_name_that_is_taken_on_the_target_is_a_blocker(pair: Arc<Pair>) {
 }
 
 async fn a_role_with_another_password_on_the_target_is_a_blocker(pair: Arc<Pair>) {
-    let fixture = Fixture::of(&pair, "passwords");
-    let grant = "GRANT CONNECT ON DATABASE passwords TO unused_app, used_app";
+    let mut fixture = Fixture::of(&pair, "passwords");
+    let roles = ["unused_app", "owner_app", "member_app", "public_app"];
     for (server, secret) in [(&fixture.pair.source, "a"), (&fixture.pair.target, "b")] {
-        for role in ["unused_app", "used_app"] {
+        for role in roles {
             server.psql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{secret}'")).unwrap();
+            fixture
+                .pair
+                .source
+                .psql(&format!("GRANT CONNECT ON DATABASE passwords TO {role}"))
+                .unwrap_or_default();
         }
     }
-    fixture.pair.source.psql(grant).unwrap();
-    fixture.pair.target.psql("CREATE TABLE its_table (); ALTER TABLE its_table OWNER TO used_app").unwrap();
     let target = &fixture.pair.target;
-    let cure = fixture.find("role_password", "unused_app").await.unwrap().cure.unwrap();
-    assert!(cure.contains("DROP ROLE"), "{cure}");
-    fixture.blocks_until_cured_on(target, "postgres", "role_password", "unused_app").await;
-    fixture.blocks_until_cured_on(target, "postgres", "role_password", "used_app").await;
+    target.psql("CREATE TABLE its_table (); ALTER TABLE its_table OWNER TO owner_app").unwrap();
+    target.psql("CREATE ROLE readers; CREATE TABLE read (); GRANT SELECT ON read TO readers").unwrap();
+    // A superuser's GRANT of a group: nothing depends on the member.
+    target.psql("GRANT readers TO member_app").unwrap();
+    fixture.plan.logins_there = vec!["public_app".into()];
+    let (source, target) = (&fixture.pair.source, &fixture.pair.target);
+    let verifier = |server: &Postgres, role: &str| {
+        server.psql(&format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{role}'")).unwrap()
+    };
+    let before: Vec<String> = roles.iter().map(|role| verifier(target, role)).collect();
+    let mut cures = Vec::new();
+    for role in roles {
+        let finding = fixture.find("role_password", role).await.unwrap();
+        assert_eq!(finding.severity, FindingSeverity::Blocker, "{finding:?}");
+        cures.push(finding.cure.unwrap());
+    }
     let report = format!("{:?}", fixture.report().await);
     assert!(!report.contains("SCRAM-SHA-256$"), "a verifier in a report: {report}");
+
+    // Pasted on either system, no cure locks anybody out.
+    for cure in &cures {
+        run_each(source, "postgres", cure);
+        run_each(target, "postgres", cure);
+    }
+    let after: Vec<String> = roles.iter().map(|role| verifier(target, role)).collect();
+    assert_eq!(before, after);
+    // What the source prints cures the role that nobody uses, and so does the line that a person chose of the others'.
+    for (role, cure) in roles.iter().zip(&cures) {
+        let is_print = |line: &&str| line.trim_start_matches("-- ").starts_with("SELECT format");
+        let print = cure.lines().find(is_print).unwrap();
+        assert_eq!(print.starts_with("--"), *role != "unused_app", "{cure}");
+        target.psql(&source.psql(print.trim_start_matches("-- ")).unwrap()).unwrap();
+        assert_eq!(fixture.find("role_password", role).await, None, "{cure}");
+    }
+    target.psql("DROP TABLE read; DROP ROLE readers").unwrap();
 }
 
 async fn a_role_with_other_rights_on_the_target_is_a_blocker(pair: Arc<Pair>) {
     let fixture = Fixture::of(&pair, "attributes");
-    fixture
-        .pair
-        .source
-        .psql("CREATE ROLE differs LOGIN; GRANT CONNECT ON DATABASE attributes TO differs")
-        .unwrap();
-    fixture.pair.target.psql("CREATE ROLE differs BYPASSRLS CREATEDB VALID UNTIL '2030-01-01'").unwrap();
+    let setup = "CREATE ROLE differs LOGIN CONNECTION LIMIT 5; CREATE ROLE locked LOGIN; CREATE ROLE raised LOGIN SUPERUSER;
+        GRANT CONNECT ON DATABASE attributes TO differs, locked, raised";
+    fixture.pair.source.psql(setup).unwrap();
     let target = &fixture.pair.target;
+    target
+        .psql("CREATE ROLE differs BYPASSRLS CREATEDB VALID UNTIL '2030-01-01' CONNECTION LIMIT 7")
+        .unwrap();
+    target
+        .psql("CREATE ROLE locked; CREATE TABLE of_locked (); ALTER TABLE of_locked OWNER TO locked")
+        .unwrap();
+    target.psql("CREATE ROLE raised LOGIN").unwrap();
     fixture.blocks_until_cured_on(target, "postgres", "role_attributes", "differs").await;
+    let limit = "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'differs'";
+    assert_eq!(target.psql(limit).unwrap(), "7", "a cure changes what was not the matter");
+
+    // An account that is locked where others use it, and a superuser, are nobody's to make by a cure.
+    for role in ["locked", "raised"] {
+        let finding = fixture.find("role_attributes", role).await.unwrap();
+        let cure = finding.cure.unwrap();
+        run_each(target, "postgres", &cure);
+        assert!(fixture.find("role_attributes", role).await.is_some(), "{cure}");
+        let alter = cure.lines().find(|line| line.starts_with("-- on system new: ")).unwrap();
+        assert!(alter.contains(if role == "locked" { "LOGIN" } else { "SUPERUSER" }), "{cure}");
+    }
+    let states = "SELECT string_agg(rolname || rolcanlogin || rolsuper, ' ' ORDER BY rolname) FROM pg_roles
+        WHERE rolname IN ('locked', 'raised')";
+    assert_eq!(target.psql(states).unwrap(), "lockedfalsefalse raisedtruefalse");
+    target.psql("DROP TABLE of_locked").unwrap();
 }
 
 async fn a_membership_that_the_target_lacks_is_a_blocker(pair: Arc<Pair>) {

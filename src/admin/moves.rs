@@ -35,6 +35,7 @@ impl Executor {
     ) -> Result<Answer, AdminError> {
         let (database, (source, place), target) = self.journey(database, system).await?;
         let settings = MoverSettings::clone(&self.parts.mover.load());
+        let target_name = target.name.clone();
         let end = |system: SystemRecord| End {
             system,
             dbname: place.dbname.clone(),
@@ -46,7 +47,8 @@ impl Executor {
         let ends = Ends { source: end(source), target: end(target) };
         let logins = self.catalog().logins(&database.id).await?.into_values();
         let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
-        let report = preflight::check(&Plan { ends, settings, logins }).await?;
+        let logins_there = preflight::logins_on(self.catalog(), &target_name, &database.id).await?;
+        let report = preflight::check(&Plan { ends, settings, logins, logins_there }).await?;
         Ok(Answer::rows(commands::PLAN_MOVE, report.findings.iter().map(finding_row).collect()))
     }
 

@@ -11,6 +11,7 @@ use super::refuse::AdminError;
 use super::show_process;
 use super::statement::Show;
 use super::systems::version;
+use crate::control::provision::NOTE_ROLES_THAT_STAY;
 use crate::model::{
     DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport,
     Place, Quotas, RouteRecord, Service, StepEntry, SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
@@ -225,6 +226,9 @@ impl Executor {
         ];
         if let Some((equal, all)) = record.facts.tables_verified {
             rows.push(row!["tables_verified", format!("{equal} of {all}")]);
+        }
+        if let Some(roles) = record.facts.notes.get(NOTE_ROLES_THAT_STAY) {
+            rows.push(row![NOTE_ROLES_THAT_STAY, roles.as_str()]);
         }
         for pinned in &progress.pinned {
             let who = format!("pinned session {}", pinned.session);

@@ -15,6 +15,7 @@ use super::ends::{End, Ends};
 use super::error::StepError;
 use super::frozen::Frozen;
 use super::machine::went_back;
+use super::provision::release_roles;
 use super::settle::NOTE_WENT_BACK;
 use super::step::StepContext;
 use super::sweep;
@@ -81,13 +82,9 @@ async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
     // The clients are there: nothing of the target keeps it from being cleaned.
     let source = sweep::objects(&ends.source, ends.names()).await;
     verify_return(ctx, ends).await?;
-    let stayed = sweep::made_database(ends).await;
+    let stayed = sweep::made_database(ctx).await;
     source.map_err(StepError::doing("cleaning the source"))?;
-    let stayed = stayed.map_err(StepError::doing("cleaning the target"))?;
-    if !stayed.is_empty() {
-        tracing::warn!(roles = stayed.join(", "), "roles that the move created stay: something uses them");
-    }
-    Ok(())
+    release_roles(ctx, ends, &stayed?).await
 }
 
 /// The target's copy is dropped only if the source has all of it. Without a snapshot of the return (the process was

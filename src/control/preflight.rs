@@ -11,9 +11,13 @@
 //! Every mover that was looked at lets its user find at least one of these after days of copying. Here each blocker has
 //! a test that makes it, and shows that its cure clears it.
 
-use crate::catalog::keys;
+use std::collections::BTreeSet;
+
+use crate::catalog::store::StoreError;
+use crate::catalog::{Catalog, keys};
 use crate::error::Blame;
 use crate::model::movement::{Finding, FindingSeverity};
+use crate::model::{DatabaseId, SystemName};
 use crate::system::facts::{self, DatabaseFacts, SystemFacts};
 use crate::system::{Session, SystemError};
 
@@ -31,6 +35,24 @@ pub struct Plan {
     pub settings: MoverSettings,
     /// Roles that applications log in as through Freehold; they travel even if nothing else names them.
     pub logins: Vec<String>,
+    /// Roles that applications of other databases log in as on the target: whose passwords nobody changes for a move.
+    pub logins_there: Vec<String>,
+}
+
+/// The logins of every other database that lives on a system.
+pub async fn logins_on(
+    catalog: &Catalog,
+    system: &SystemName,
+    except: &DatabaseId,
+) -> Result<Vec<String>, StoreError> {
+    let mut names = BTreeSet::new();
+    for route in catalog.routes().await?.into_values() {
+        if route.place.system == *system && route.database != *except {
+            let logins = catalog.logins(&route.database).await?.into_values();
+            names.extend(logins.into_iter().map(|login| login.role.to_string()));
+        }
+    }
+    Ok(names.into_iter().collect())
 }
 
 /// What was found, blockers first.
@@ -58,7 +80,9 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.progress.say("looking for what is in the way");
     let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
     let role_of = |key: &str| key.rsplit_once('/').map(|(_, role)| role.to_owned());
+    let target = &ctx.record().target.system;
     let plan = Plan {
+        logins_there: logins_on(&ctx.catalog, target, &ctx.record().database).await?,
         ends: ctx.ends(),
         settings: (*ctx.settings).clone(),
         logins: logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect(),

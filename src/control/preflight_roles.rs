@@ -1,6 +1,7 @@
 //! Preflight of the roles: whether those that exist on the target are the same, and who would pass the fence.
 
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
+use crate::system::role_uses::{self, Asked};
 use crate::system::roles::{self, Role};
 use crate::system::{SystemError, quote_ident, quote_literal};
 
@@ -42,8 +43,6 @@ async fn compare(
     there: &Role,
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
-    let end = scene.target_end();
-    let name = quote_ident(&here.name);
     if here.superuser && there.superuser {
         if here.can_login && here.verifier != there.verifier {
             findings.platform(Warning, "role_password").about(&here.name).say(format!(
@@ -53,43 +52,86 @@ async fn compare(
         }
         return Ok(());
     }
-    let differing = here.differing_attributes(there);
-    if !differing.is_empty() {
-        let attributes = Role { verifier: None, ..here.clone() };
-        // VALID UNTIL that was never set is the same as infinity, and can only be written so.
-        let until = if here.valid_until.is_none() { " VALID UNTIL 'infinity'" } else { "" };
-        findings
-            .platform(Blocker, "role_attributes")
-            .about(&here.name)
-            .cure(on_system(end, format!("ALTER ROLE {name} {}{until};", attributes.options_sql())))
-            .say(format!("role {} exists on the target with another {}", here.name, differing.join(", ")));
-    }
+    let used = is_used(scene, &here.name).await?;
+    attributes(scene, here, there, used, findings);
     if here.can_login && here.verifier != there.verifier {
-        let used = is_used(scene, &here.name).await?;
-        let cure = match used {
-            false => {
-                format!(
-                    "DROP ROLE {name}; -- nothing uses it, and the move creates it as it is on the source"
-                )
-            }
-            true => format!(
-                "ALTER ROLE {name} RENAME TO {}; -- its clients there must follow",
-                quote_ident(&format!("{}_{}", here.name, end.system.name))
-            ),
-        };
-        findings.platform(Blocker, "role_password").about(&here.name).cure(on_system(end, cure)).say(format!(
-            "role {} exists on the target with another password: its clients could not log in after the move",
-            here.name
-        ));
+        findings
+            .platform(Blocker, "role_password")
+            .about(&here.name)
+            .cure(password_cure(scene, here, used))
+            .say(format!(
+                "role {} exists on the target with another password: its clients could not log in after the move",
+                here.name
+            ));
     }
     Ok(())
 }
 
-/// Whether anything on the target depends on a role.
+/// What a role may do is another thing there. Where something on the target uses the role a person decides: either way
+/// somebody gets or loses a right.
+fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings: &mut Findings) {
+    let differing = here.differing_attributes(there);
+    if differing.is_empty() {
+        return;
+    }
+    let (end, name) = (scene.target_end(), quote_ident(&here.name));
+    let alter = format!("ALTER ROLE {name} {};", here.attributes_sql(&differing));
+    // No cure makes an application a superuser.
+    let makes_superuser = here.superuser && !there.superuser;
+    let cure = match used || makes_superuser {
+        false => on_system(end, alter),
+        true => Some(format!(
+            "-- system {to} has clients of role {name}, or the source has made it a superuser. Decide which is right, and make it \
+             so on both:\n-- on system {to}: {alter}\n-- on system {from}: ALTER ROLE {name} {back};",
+            to = end.system.name,
+            from = scene.source_end().system.name,
+            back = there.attributes_sql(&differing),
+        )),
+    };
+    findings.platform(Blocker, "role_attributes").about(&here.name).cure(cure).say(format!(
+        "role {} exists on the target with another {}",
+        here.name,
+        differing.join(", ")
+    ));
+}
+
+/// A report holds no verifier, so the statement that carries it is printed by the source. Where something on the target
+/// uses the role its clients log in by the password that it has there: whether they are the same client a person knows.
+fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Option<String> {
+    let (from, to) = (&scene.source_end().system.name, &scene.target_end().system.name);
+    let name = quote_ident(&role.name);
+    let print = format!(
+        "SELECT format('ALTER ROLE %I PASSWORD %s', rolname, coalesce(quote_literal(rolpassword), 'NULL')) FROM pg_authid \
+         WHERE rolname = {};",
+        quote_literal(&role.name)
+    );
+    Some(match used {
+        false => format!(
+            "-- on system {from}; run what it prints on system {to}, where nobody uses the role:\n{print}"
+        ),
+        true => format!(
+            "-- system {to} has clients of role {name}, which log in by another password than those of the source.\n\
+             -- Where both are one application: let it use one password, then run on system {from} the next line, and on system {to} \
+             what it prints.\n-- {print}\n\
+             -- Where they are two: give one of them another name, by which its clients must then log in.\n\
+             -- ALTER ROLE {name} RENAME TO {other};",
+            other = quote_ident(&format!("{}_{to}", role.name)),
+        ),
+    })
+}
+
+/// Whether anything on the target uses a role: what is there, or an application that comes through Freehold.
 async fn is_used(scene: &Scene<'_>, role: &str) -> Result<bool, SystemError> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
-        AND refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1))";
-    scene.target.value("looking whether a role is used", sql, &[&role]).await
+    let platform = platform_roles(&scene.plan.ends);
+    let role = [role.to_owned()];
+    let asked = Asked {
+        dbname: "",
+        roles: &role,
+        in_use: &scene.plan.logins_there,
+        platform: &platform.each(),
+        memberships: &[],
+    };
+    Ok(!role_uses::elsewhere(scene.target, &asked).await?.is_empty())
 }
 
 /// Settings of a role that will be created, and that the target does not know.

@@ -42,6 +42,8 @@ use super::way::Way;
 /// Tries for a lock that somebody else holds, each as long as `lock_timeout` allows.
 const LOCK_ATTEMPTS_MAX: u32 = 10;
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(200);
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): roles that the move created and did not drop when it went back.
+pub const NOTE_ROLES_THAT_STAY: &str = "roles_that_stay";
 
 /// Makes it all. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
@@ -86,18 +88,27 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
         return Ok(());
     }
     ctx.progress.say("removing what the move made");
-    let target = sweep::made_database(&ends).await;
+    let target = sweep::made_database(ctx).await;
     let source = sweep::objects(&ends.source, ends.names()).await;
     source.map_err(StepError::doing("cleaning the source"))?;
-    let stayed = target.map_err(StepError::doing("cleaning the target"))?;
-    if !stayed.is_empty() {
-        tracing::warn!(roles = stayed.join(", "), "roles that the move created stay: something uses them");
-        ctx.remember(|facts| {
-            facts.notes.insert("roles_that_stay".into(), stayed.join(", "));
-        })
-        .await?;
+    release_roles(ctx, &ends, &target?).await
+}
+
+/// Roles that the move created, and that something else uses by now: it is said in the record, and their mark goes.
+pub(super) async fn release_roles(
+    ctx: &mut StepContext,
+    ends: &Ends,
+    stayed: &[String],
+) -> Result<(), StepError> {
+    if stayed.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    tracing::warn!(roles = stayed.join(", "), "roles that the move created stay: something uses them");
+    ctx.remember(|facts| {
+        facts.notes.insert(NOTE_ROLES_THAT_STAY.to_owned(), stayed.join(", "));
+    })
+    .await?;
+    sweep::release_roles(ends, stayed).await.map_err(StepError::doing("releasing roles on the target"))
 }
 
 /// What the database needs of the source's roles.
@@ -165,15 +176,22 @@ async fn create_roles(ctx: &mut StepContext, target: &Session, needed: &Needed) 
         .chain(missing.iter().copied())
         .map(|role| role.name.clone())
         .collect();
-    ctx.remember(|facts| facts.roles_created.clone_from(&ours)).await?;
+    // A membership is made only where the move made one of its two roles: it ends with that role.
+    let concerned = |pair: &&Membership| ours.contains(&pair.member) || ours.contains(&pair.role);
+    let granted: Vec<&Membership> = needed.memberships.iter().filter(concerned).collect();
+    let pairs: Vec<(String, String)> =
+        granted.iter().map(|pair| (pair.role.clone(), pair.member.clone())).collect();
+    ctx.remember(|facts| {
+        facts.roles_created.clone_from(&ours);
+        facts.roles_needed.clone_from(&names);
+        facts.memberships_granted.clone_from(&pairs);
+    })
+    .await?;
     for role in missing {
         roles::create(target, role, &mark).await.map_err(doing())?;
     }
-    // A membership is made only where the move made one of its two roles: it ends with that role.
-    for membership in &needed.memberships {
-        if ours.contains(&membership.member) || ours.contains(&membership.role) {
-            roles::grant_membership(target, membership).await.map_err(doing())?;
-        }
+    for membership in granted {
+        roles::grant_membership(target, membership).await.map_err(doing())?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use super::error::StepError;
 use super::meaning;
 use super::provision;
 use super::step::StepContext;
+use super::sweep;
 use super::way::Way;
 
 /// Makes the side that the clients go to know what the other one knows now. Cheap where nothing has changed. Safe to repeat.
@@ -42,7 +43,7 @@ pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError
         }
     }
     if way == Way::Forth {
-        drop_gone(ctx, &from_session, &to_session, &ours).await.map_err(doing())?;
+        drop_gone(ctx, &from_session, &to_session, &ours).await?;
     }
     memberships(&from_session, &to_session, &names, &ours).await.map_err(doing())?;
     meaning::bring(ctx, way, (&from_session, &to_session), &names).await?;
@@ -88,12 +89,12 @@ async fn drop_gone(
     from: &Session,
     to: &Session,
     ours: &[String],
-) -> Result<(), SystemError> {
-    let here: Vec<String> = roles::read(from, ours).await?.into_iter().map(|role| role.name).collect();
-    let marked = roles::marked(to, &ctx.ends().names().role_mark()).await?;
-    for gone in marked.iter().filter(|name| !here.contains(name)) {
-        roles::drop_unless_used(to, gone).await?;
-    }
+) -> Result<(), StepError> {
+    let doing = || StepError::doing("looking for roles that are gone");
+    let here = roles::read(from, ours).await.map_err(doing())?;
+    let mut gone = roles::marked(to, &ctx.ends().names().role_mark()).await.map_err(doing())?;
+    gone.retain(|name| !here.iter().any(|role| role.name == *name));
+    sweep::drop_roles(ctx, to, &gone).await?;
     Ok(())
 }
 

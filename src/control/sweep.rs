@@ -2,13 +2,23 @@
 //!
 //! Used by the undo of every step, and at the end of a move. Needs no memory of what was made: the names say it. Each
 //! function is safe to repeat and finds nothing to do where nothing is.
+//!
+//! # Why
+//! Roles are the server's: between the move and its undo another database may have come to need one. Who logs in as a role
+//! depends on nothing that `DROP ROLE` looks at, so it is looked for (`system/role_uses.rs`), and other moves remember what
+//! their databases need.
 
+use crate::model::MoveRecord;
+use crate::system::role_uses::{self, Asked};
 use crate::system::{
     MoveNames, Session, SystemError, applier, databases, guard, marker, publications, roles, slots,
     subscriptions,
 };
 
 use super::ends::{End, Ends};
+use super::error::StepError;
+use super::provision::platform_roles;
+use super::step::StepContext;
 
 /// Removes subscriptions, publications, slots, guard, helper schema and the roles of a move's own from one system. The
 /// database itself stays, if it is there. One that takes no connections was swept before it was closed.
@@ -49,31 +59,89 @@ async fn on_system(admin: &Session, end: &End, names: MoveNames) -> Result<(), S
     Ok(())
 }
 
-/// Drops the database that the move made on the target, and the roles. Returns the roles that must stay because
-/// something else uses them by now.
-pub async fn made_database(ends: &Ends) -> Result<Vec<String>, SystemError> {
+/// Drops the database that the move made on the target, and the roles that nothing else uses. Returns those that stay;
+/// they still carry the mark, see [`release_roles`].
+pub async fn made_database(ctx: &StepContext) -> Result<Vec<String>, StepError> {
+    let doing = || StepError::doing("cleaning the target");
+    let ends = ctx.ends();
     let names = ends.names();
-    let admin = ends.target.admin_session().await?;
+    let admin = ends.target.admin_session().await.map_err(doing())?;
     use databases::Claim;
-    if databases::claim(&admin, names, &ends.target.dbname).await? == Claim::Ours {
-        objects(&ends.target, names).await?;
+    if databases::claim(&admin, names, &ends.target.dbname).await.map_err(doing())? == Claim::Ours {
+        objects(&ends.target, names).await.map_err(doing())?;
     }
-    on_system(&admin, &ends.target, names).await?;
-    databases::drop_ours(&admin, names, &ends.target.dbname).await?;
-    let mut left = roles::marked(&admin, &names.role_mark()).await?;
+    on_system(&admin, &ends.target, names).await.map_err(doing())?;
+    databases::drop_ours(&admin, names, &ends.target.dbname).await.map_err(doing())?;
+    let made = roles::marked(&admin, &names.role_mark()).await.map_err(doing())?;
+    drop_roles(ctx, &admin, &made).await
+}
+
+/// Drops those of the roles, made by the move, that nothing but its database uses. Returns the others.
+pub(super) async fn drop_roles(
+    ctx: &StepContext,
+    admin: &Session,
+    made: &[String],
+) -> Result<Vec<String>, StepError> {
+    let doing = || StepError::doing("dropping roles on the target");
+    let mut stay = used_elsewhere(ctx, admin, made).await?;
+    let mut left: Vec<&String> = made.iter().filter(|role| !stay.contains(role)).collect();
     // A role can wait for another one to go first; each round drops at least one, or none can be dropped.
     loop {
         let mut stayed = Vec::new();
         for role in &left {
-            if !roles::drop_unless_used(&admin, role).await? {
-                stayed.push(role.clone());
+            if !roles::drop_unless_used(admin, role).await.map_err(doing())? {
+                stayed.push(*role);
             }
         }
         if stayed.is_empty() || stayed.len() == left.len() {
-            return Ok(stayed);
+            stay.extend(stayed.into_iter().cloned());
+            return Ok(stay);
         }
         left = stayed;
     }
+}
+
+/// Those of the roles that another database has, needs by another move, or that somebody uses on the target.
+async fn used_elsewhere(
+    ctx: &StepContext,
+    admin: &Session,
+    made: &[String],
+) -> Result<Vec<String>, StepError> {
+    let ends = ctx.ends();
+    let in_use = needed_by_other_moves(ctx).await?;
+    let platform = platform_roles(&ends);
+    let asked = Asked {
+        dbname: &ends.target.dbname,
+        roles: made,
+        in_use: &in_use,
+        platform: &platform.each(),
+        memberships: &ctx.facts().memberships_granted,
+    };
+    role_uses::elsewhere(admin, &asked).await.map_err(StepError::doing("looking for who else uses a role"))
+}
+
+/// Roles of databases that other moves have brought to the target, or can bring back there.
+async fn needed_by_other_moves(ctx: &StepContext) -> Result<Vec<String>, StepError> {
+    let system = &ctx.record().target.system;
+    let routes = ctx.catalog.routes().await?.into_values().into_iter();
+    let here: Vec<_> =
+        routes.filter(|route| route.place.system == *system).map(|route| route.database).collect();
+    let concerned = |other: &MoveRecord| {
+        other.database != ctx.record().database
+            && [&other.source.system, &other.target.system].contains(&system)
+            && (!other.phase.has_ended() || here.contains(&other.database))
+    };
+    let moves = ctx.catalog.moves().await?.into_values().into_iter().filter(concerned);
+    Ok(moves.flat_map(|other| other.facts.roles_needed).collect())
+}
+
+/// Ends the move's claim on roles that stay although it went back: they are the target's from now on.
+pub async fn release_roles(ends: &Ends, stayed: &[String]) -> Result<(), SystemError> {
+    if stayed.is_empty() {
+        return Ok(());
+    }
+    let admin = ends.target.admin_session().await?;
+    unmark_roles(ends, &admin, stayed).await
 }
 
 /// Ends the move's claim on what it made: marks go, database and roles stay. For the end of a move that was not undone.
@@ -84,10 +152,15 @@ pub async fn marks(ends: &Ends) -> Result<(), SystemError> {
         databases::unmark(&admin, &ends.target.dbname).await?;
     }
     let made = roles::marked(&admin, &names.role_mark()).await?;
-    let comments = comments_on_source(ends, &made).await;
-    for role in &made {
+    unmark_roles(ends, &admin, &made).await
+}
+
+/// The mark makes room for the comment that the role has on the source.
+async fn unmark_roles(ends: &Ends, admin: &Session, made: &[String]) -> Result<(), SystemError> {
+    let comments = comments_on_source(ends, made).await;
+    for role in made {
         let comment = comments.iter().find(|(name, _)| name == role).and_then(|(_, text)| text.as_deref());
-        roles::comment(&admin, role, comment).await?;
+        roles::comment(admin, role, comment).await?;
     }
     Ok(())
 }

@@ -213,6 +213,12 @@ pub struct MoveFacts {
     /// everybody, as `name=value`. They are the move's, not the database's.
     #[serde(default)]
     pub carried_settings: BTreeMap<SystemName, Vec<(Option<String>, String)>>,
+    /// Roles that the database needs on either system, whoever made them: another move drops none of them.
+    #[serde(default)]
+    pub roles_needed: Vec<String>,
+    /// (role, member) of the memberships that the move granted on the target.
+    #[serde(default)]
+    pub memberships_granted: Vec<(String, String)>,
     /// What the preflight found and let pass: warnings and notes. Blockers end a move before it began.
     #[serde(default)]
     pub findings: Vec<Finding>,

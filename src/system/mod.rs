@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod pause;
 pub mod pipe;
 pub mod publications;
+pub mod role_uses;
 pub mod roles;
 pub mod secret_file;
 pub mod sequences;

@@ -65,9 +65,25 @@ impl Role {
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 
+    /// Some of the attributes, named as in [`Role::differing_attributes`], as options of ALTER ROLE.
+    pub fn attributes_sql(&self, names: &[&str]) -> String {
+        let until = self.valid_until.as_deref().unwrap_or("infinity");
+        let all = [
+            ("SUPERUSER", word(self.superuser, "SUPERUSER")),
+            ("INHERIT", word(self.inherit, "INHERIT")),
+            ("CREATEROLE", word(self.create_role, "CREATEROLE")),
+            ("CREATEDB", word(self.create_db, "CREATEDB")),
+            ("LOGIN", word(self.can_login, "LOGIN")),
+            ("REPLICATION", word(self.replication, "REPLICATION")),
+            ("BYPASSRLS", word(self.bypass_rls, "BYPASSRLS")),
+            ("VALID UNTIL", format!("VALID UNTIL {}", quote_literal(until))),
+        ];
+        let chosen = all.into_iter().filter(|(name, _)| names.contains(name)).map(|(_, option)| option);
+        chosen.collect::<Vec<_>>().join(" ")
+    }
+
     /// `WITH` and everything after it in CREATE ROLE and ALTER ROLE.
     pub fn options_sql(&self) -> String {
-        let word = |yes: bool, word: &str| if yes { word.to_owned() } else { format!("NO{word}") };
         let mut options = vec![
             word(self.superuser, "SUPERUSER"),
             word(self.inherit, "INHERIT"),
@@ -86,6 +102,11 @@ impl Role {
         }
         format!("WITH {}", options.join(" "))
     }
+}
+
+/// An option of a role, or its opposite.
+fn word(yes: bool, word: &str) -> String {
+    if yes { word.to_owned() } else { format!("NO{word}") }
 }
 
 /// `member` belongs to `role`.

@@ -8,6 +8,7 @@ mod clients;
 mod crashes;
 mod meaning;
 mod rights;
+mod roles;
 mod stage;
 mod streams;
 

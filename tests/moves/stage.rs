@@ -49,10 +49,14 @@ pub(crate) struct Stage {
 }
 
 pub(crate) fn place(server: &Postgres, system: &str) -> Place {
+    place_of(server, system, "shop")
+}
+
+fn place_of(server: &Postgres, system: &str, dbname: &str) -> Place {
     Place {
         system: SystemName::parse(system).unwrap(),
         address: Address { host: server.host.clone(), port: server.port },
-        dbname: "shop".to_owned(),
+        dbname: dbname.to_owned(),
         sslmode: SslMode::Disable,
         auth: Default::default(),
     }
@@ -76,10 +80,21 @@ fn system(server: &Postgres, name: &str) -> SystemRecord {
     }
 }
 
-fn database_record(id: &DatabaseId) -> DatabaseRecord {
+fn login(role: &str) -> Login {
+    Login {
+        role: RoleName::parse(role).unwrap(),
+        verifier: None,
+        can_login: true,
+        superuser: false,
+        valid_until: None,
+        groups: Vec::new(),
+    }
+}
+
+fn database_record(id: &DatabaseId, name: &str) -> DatabaseRecord {
     DatabaseRecord {
         id: id.clone(),
-        name: DatabaseName::parse("shop").unwrap(),
+        name: DatabaseName::parse(name).unwrap(),
         owner: TeamName::parse("retail").unwrap(),
         purpose: "orders".to_owned(),
         lifecycle: Lifecycle::Active,
@@ -133,16 +148,9 @@ impl Stage {
         catalog.create_system(&system(&source, "old")).await.unwrap();
         catalog.create_system(&system(&target, "new")).await.unwrap();
         let database = DatabaseId::parse("db_1").unwrap();
-        let record = database_record(&database);
+        let record = database_record(&database, "shop");
         let route = RouteRecord::first(database.clone(), record.name.clone(), place(&source, "old"), 100);
-        let logins = vec![Login {
-            role: RoleName::parse("app").unwrap(),
-            verifier: None,
-            can_login: true,
-            superuser: false,
-            valid_until: None,
-            groups: Vec::new(),
-        }];
+        let logins = vec![login("app")];
         catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
 
         let table = RouteTable::new(2);
@@ -269,14 +277,24 @@ impl Stage {
     }
 
     async fn request(&self, pause_max: Option<Duration>) -> MoveId {
-        let database = self.catalog.database(&self.database).await.unwrap().unwrap();
+        let (source, target) = (place(&self.source, "old"), place(&self.target, "new"));
+        self.request_of(&self.database, (source, target), pause_max).await
+    }
+
+    async fn request_of(
+        &self,
+        database: &DatabaseId,
+        (source, target): (Place, Place),
+        pause_max: Option<Duration>,
+    ) -> MoveId {
+        let database = self.catalog.database(database).await.unwrap().unwrap();
         let id = self.catalog.next_move_id().await.unwrap();
         let record = MoveRecord {
             id,
-            database: self.database.clone(),
+            database: database.value.id.clone(),
             name: database.value.name.clone(),
-            source: place(&self.source, "old"),
-            target: place(&self.target, "new"),
+            source,
+            target,
             phase: MovePhase::Preflight,
             wish: None,
             pause_max,
@@ -291,6 +309,25 @@ impl Stage {
             ended_at: None,
         };
         self.catalog.create_move(&database, &record).await.unwrap();
+        id
+    }
+
+    /// Another database of the source in the catalogue, with the roles that its applications log in as.
+    pub(crate) async fn adopt(&self, name: &str, logins: &[&str]) -> DatabaseId {
+        let id = DatabaseId::parse(&format!("db_{name}")).unwrap();
+        let record = database_record(&id, name);
+        let place = place_of(&self.source, "old", name);
+        let route = RouteRecord::first(id.clone(), record.name.clone(), place, 100);
+        let logins = logins.iter().map(|role| login(role)).collect();
+        self.catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
+        id
+    }
+
+    /// Moves a database that was adopted.
+    pub(crate) async fn moved_too(&self, database: &DatabaseId, name: &str) -> MoveId {
+        let ends = (place_of(&self.source, "old", name), place_of(&self.target, "new", name));
+        let id = self.request_of(database, ends, None).await;
+        self.rests_in(id, MovePhase::Kept).await;
         id
     }
 
