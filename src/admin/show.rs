@@ -13,8 +13,9 @@ use super::statement::Show;
 use super::systems::version;
 use crate::control::provision::NOTE_ROLES_THAT_STAY;
 use crate::model::{
-    DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, MoveId, MoveProgress, MoveRecord, PauseReport,
-    Place, Quotas, RouteRecord, Service, StepEntry, SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
+    DatabaseName, DatabaseRecord, Door, FindingSeverity, GateOrder, Lifecycle, MoveId, MoveProgress,
+    MoveRecord, PauseReport, Place, Quotas, RouteRecord, Service, StepEntry, SystemName, Timeout, Timeouts,
+    UnixMillis, timeout_text,
 };
 
 /// Entries of the audit trail that are shown.
@@ -227,6 +228,9 @@ impl Executor {
         if let Some((equal, all)) = record.facts.tables_verified {
             rows.push(row!["tables_verified", format!("{equal} of {all}")]);
         }
+        let warnings =
+            record.facts.findings.iter().filter(|found| found.severity == FindingSeverity::Warning);
+        rows.extend(warnings.map(|found| row![format!("warning {}", found.check), found.message.as_str()]));
         if let Some(roles) = record.facts.notes.get(NOTE_ROLES_THAT_STAY) {
             rows.push(row![NOTE_ROLES_THAT_STAY, roles.as_str()]);
         }

@@ -113,7 +113,7 @@ impl fmt::Debug for ClientKeys {
     }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; KEY_BYTES] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; KEY_BYTES] {
     let mut hash = [0; KEY_BYTES];
     hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     hash

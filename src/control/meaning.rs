@@ -151,7 +151,11 @@ pub(super) async fn bring(
     let carried = carried(&from, &ours, &to);
     remember(ctx, &to_end, &carried).await?;
     let own = from.database.into_iter().filter(|setting| !ours.contains(setting));
-    let wanted: Vec<Setting> = own.chain(carried).collect();
+    let mut wanted: Vec<Setting> = own.chain(carried).collect();
+    // A role that somebody has dropped on the other side has no settings there.
+    let of_roles: Vec<String> = wanted.iter().filter_map(|(role, _)| role.clone()).collect();
+    let known = crate::system::roles::read(to_session, &of_roles).await.map_err(doing())?;
+    wanted.retain(|(role, _)| role.as_ref().is_none_or(|role| known.iter().any(|known| known.name == *role)));
     let gone: Vec<Setting> = to.database.iter().filter(|now| !wanted.contains(now)).cloned().collect();
     databases::reset_settings(to_session, &to_end.dbname, &gone).await.map_err(doing())?;
     let new: Vec<Setting> = wanted.into_iter().filter(|wanted| !to.database.contains(wanted)).collect();

@@ -42,6 +42,7 @@ pub mod provision;
 mod reader;
 mod restore;
 mod resync;
+mod role_merge;
 pub mod settings;
 pub mod settle;
 mod shape;

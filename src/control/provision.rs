@@ -34,6 +34,7 @@ use super::ends::{End, Ends};
 use super::error::StepError;
 use super::meaning;
 use super::reader;
+use super::resync;
 use super::step::StepContext;
 use super::stream::Stream;
 use super::sweep;
@@ -52,7 +53,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let source = ctx.source_session().await?;
     let target = ends.target.admin_session().await.map_err(StepError::doing("connecting to the target"))?;
     let needed = needed_roles(ctx, &source, &ends).await?;
-    create_roles(ctx, &target, &needed).await?;
+    create_roles(ctx, &source, &target, &needed).await?;
     ctx.check()?;
 
     ctx.progress.say("preparing the database");
@@ -163,7 +164,12 @@ impl PlatformRoles {
 }
 
 /// Creates the roles that the target lacks. One that exists is left as it is: the preflight has compared it.
-async fn create_roles(ctx: &mut StepContext, target: &Session, needed: &Needed) -> Result<(), StepError> {
+async fn create_roles(
+    ctx: &mut StepContext,
+    source: &Session,
+    target: &Session,
+    needed: &Needed,
+) -> Result<(), StepError> {
     let doing = || StepError::doing("creating roles on the target");
     let names: Vec<String> = needed.roles.iter().map(|role| role.name.clone()).collect();
     let there = roles::read(target, &names).await.map_err(doing())?;
@@ -193,7 +199,7 @@ async fn create_roles(ctx: &mut StepContext, target: &Session, needed: &Needed) 
     for membership in granted {
         roles::grant_membership(target, membership).await.map_err(doing())?;
     }
-    Ok(())
+    resync::note_seen(ctx, Way::Forth, (source, target), &names).await
 }
 
 /// Creates the database, shut, with its settings; and remembers who may connect once it opens.

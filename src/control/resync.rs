@@ -6,13 +6,16 @@
 //! the clients are held; in either direction.
 //!
 //! # Why
-//! Only roles that the move made are changed: those are one role on two systems. A role that both systems had before may
-//! have another database's clients on the other side; where its password differs now, the move stops and says so, as the
-//! preflight would.
+//! Only roles that the move made are changed: those are one role on two systems. And of those only what changed on the side
+//! that is left since both were seen last (`role_merge`): either system has databases that never moved, and what somebody
+//! does to a role for their sake is no business of this move. What both have changed is left as it is, and named in the
+//! record. A role that both systems had before is not touched; where its password was changed, the move stops and says so,
+//! as the preflight would.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::movement::SavedFence;
+use crate::model::SystemName;
+use crate::model::movement::{Finding, SavedFence, SeenRoles};
 use crate::system::fence::{self, Access};
 use crate::system::roles::{self, Membership, Role};
 use crate::system::{Session, SystemError};
@@ -21,47 +24,142 @@ use super::ends::End;
 use super::error::StepError;
 use super::meaning;
 use super::provision;
+use super::role_merge::{self, Known, Merged, Seen, Unseen, finding};
 use super::step::StepContext;
 use super::sweep;
 use super::way::Way;
 
-/// Makes the side that the clients go to know what the other one knows now. Cheap where nothing has changed. Safe to repeat.
+/// Makes the side that the clients go to know what the other one has learned. Cheap where nothing has changed. Safe to
+/// repeat.
 pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing roles and settings");
     let (from, to) = way.ends(ctx.ends());
     let from_session = from.session().await.map_err(doing())?;
     let to_session = to.admin_session().await.map_err(doing())?;
     let names = provision::needed_role_names(ctx, &from_session, &from).await?;
+    let seen = seen(ctx, way);
+    let mut findings = Vec::new();
     let here = roles::read(&from_session, &names).await.map_err(doing())?;
-    let ours = create_missing(ctx, way, &to_session, &here).await?;
+    let ours = create_missing(ctx, way, (&to_session, &to), &here, &seen, &mut findings).await?;
     let there = roles::read(&to_session, &names).await.map_err(doing())?;
     for role in &here {
         let Some(other) = there.iter().find(|other| other.name == role.name) else { continue };
-        match ours.contains(&role.name) {
-            true => follow(&to_session, role, other).await.map_err(doing())?,
-            false => refuse_other_password(&to, role, other)?,
+        let merged = seen.merge(role, other);
+        let is_ours = ours.contains(&role.name);
+        if is_ours && merged.wanted != *other {
+            roles::alter(&to_session, &merged.wanted, other).await.map_err(doing())?;
         }
+        let is_lost = match way {
+            Way::Forth => (if is_ours { &merged.wanted } else { other }).verifier != role.verifier,
+            Way::Back => !is_ours && merged.wanted.verifier != other.verifier,
+        };
+        if is_lost && role.can_login && !role.superuser {
+            return Err(other_password(&to, role));
+        }
+        findings.extend(tell(&to, is_ours, &merged));
     }
     if way == Way::Forth {
         drop_gone(ctx, &from_session, &to_session, &ours).await?;
     }
-    memberships(&from_session, &to_session, &names, &ours).await.map_err(doing())?;
+    memberships(ctx, way, (&from_session, &to_session), (&names, &ours), &seen, &mut findings).await?;
+    note(ctx, findings).await?;
+    note_seen(ctx, way, (&from_session, &to_session), &names).await?;
     meaning::bring(ctx, way, (&from_session, &to_session), &names).await?;
     rights(ctx, way, &from_session, &to_session).await
+}
+
+fn seen(ctx: &StepContext, way: Way) -> Seen {
+    let (from, to) = way.ends(ctx.ends());
+    let all = match way {
+        Way::Forth => &ctx.facts().roles_seen,
+        Way::Back => &ctx.facts().roles_seen_back,
+    };
+    let of = |end: &End| all.get(&end.system.name).cloned().unwrap_or_default();
+    Seen { from: of(&from), to: of(&to) }
+}
+
+/// Remembers what the roles of both sides are now.
+pub(super) async fn note_seen(
+    ctx: &mut StepContext,
+    way: Way,
+    (from, to): (&Session, &Session),
+    names: &[String],
+) -> Result<(), StepError> {
+    let doing = || StepError::doing("reading the roles of both sides");
+    let here = known(from, names).await.map_err(doing())?;
+    let there = known(to, names).await.map_err(doing())?;
+    let (from, to) = way.ends(ctx.ends());
+    let of_systems = |seen: Seen| -> BTreeMap<SystemName, SeenRoles> {
+        [(from.system.name.clone(), seen.from), (to.system.name.clone(), seen.to)].into()
+    };
+    let mut facts = ctx.facts().clone();
+    match way {
+        Way::Forth => {
+            facts.roles_seen = of_systems(seen(ctx, way).renew(&here, &there, Unseen::Counts));
+            facts.roles_seen_back = of_systems(Seen::default().renew(&here, &there, Unseen::Counts));
+        }
+        Way::Back => {
+            facts.roles_seen_back = of_systems(seen(ctx, way).renew(&here, &there, Unseen::IsForeign));
+        }
+    }
+    facts.roles_needed.extend(names.iter().filter(|name| !ctx.facts().roles_needed.contains(name)).cloned());
+    if facts == *ctx.facts() {
+        return Ok(());
+    }
+    ctx.remember(|now| {
+        now.roles_seen.clone_from(&facts.roles_seen);
+        now.roles_seen_back.clone_from(&facts.roles_seen_back);
+        now.roles_needed.clone_from(&facts.roles_needed);
+    })
+    .await
+}
+
+async fn known(session: &Session, names: &[String]) -> Result<Known, SystemError> {
+    Ok(Known {
+        roles: roles::read(session, names).await?,
+        memberships: roles::memberships(session, names).await?,
+    })
+}
+
+/// What was not brought along, in the place of what was not brought before.
+async fn note(ctx: &mut StepContext, findings: Vec<Finding>) -> Result<(), StepError> {
+    let old = ctx.facts().findings.iter().filter(|finding| finding.check == role_merge::CHECK);
+    if old.eq(findings.iter()) {
+        return Ok(());
+    }
+    for finding in &findings {
+        tracing::warn!(id = ctx.id().0, finding = finding.message, "a role is not the same on both sides");
+    }
+    ctx.remember(|facts| {
+        facts.findings.retain(|finding| finding.check != role_merge::CHECK);
+        facts.findings.extend(findings.iter().cloned());
+    })
+    .await
 }
 
 /// Creates the roles that appeared since. Returns the names of those that are one role on both systems.
 async fn create_missing(
     ctx: &mut StepContext,
     way: Way,
-    to: &Session,
+    (session, to): (&Session, &End),
     here: &[Role],
+    seen: &Seen,
+    findings: &mut Vec<Finding>,
 ) -> Result<Vec<String>, StepError> {
     let doing = || StepError::doing("creating roles");
     let names: Vec<String> = here.iter().map(|role| role.name.clone()).collect();
-    let there = roles::read(to, &names).await.map_err(doing())?;
-    let missing: Vec<&Role> =
-        here.iter().filter(|role| !there.iter().any(|other| other.name == role.name)).collect();
+    let there = roles::read(session, &names).await.map_err(doing())?;
+    let missing = here.iter().filter(|role| !there.iter().any(|other| other.name == role.name));
+    // On the way forth the move's own roles are its to create, again too.
+    let is_dropped = |role: &&Role| way == Way::Back && seen.was_there(&role.name);
+    let (dropped, missing): (Vec<&Role>, Vec<&Role>) = missing.partition(is_dropped);
+    findings.extend(dropped.iter().map(|role| {
+        let message = format!(
+            "role {} was dropped on system {} since the move, and is not created again",
+            role.name, to.system.name
+        );
+        finding(&role.name, message)
+    }));
     let made: Vec<String> = missing.iter().map(|role| role.name.clone()).collect();
     if !made.is_empty() {
         ctx.remember(|facts| {
@@ -78,9 +176,35 @@ async fn create_missing(
             Way::Forth => mark.as_str(),
             Way::Back => role.comment.as_deref().filter(|text| *text != mark).unwrap_or_default(),
         };
-        roles::create(to, role, comment).await.map_err(doing())?;
+        roles::create(session, role, comment).await.map_err(doing())?;
     }
     Ok(ctx.facts().roles_created.clone())
+}
+
+/// What a person should know of a role that is not the same on both sides.
+fn tell(to: &End, is_ours: bool, merged: &Merged) -> Vec<Finding> {
+    let (name, system) = (&merged.wanted.name, &to.system.name);
+    let mut findings = Vec::new();
+    let barred = ["LOGIN", Role::PASSWORD, "VALID UNTIL"];
+    let matters = |property: &&str| is_ours || barred.contains(property);
+    let conflicts: Vec<&str> = merged.conflicts.iter().map(String::as_str).filter(matters).collect();
+    if !conflicts.is_empty() {
+        let what = conflicts.join(", ");
+        let message = format!(
+            "{what} of role {name} changed on both systems since the move: system {system} keeps its own"
+        );
+        findings.push(finding(name, message));
+    }
+    let barred: Vec<&str> =
+        merged.theirs.iter().map(String::as_str).filter(|name| barred.contains(name)).collect();
+    if !barred.is_empty() {
+        let what = barred.join(", ");
+        let message = format!(
+            "{what} of role {name} changed on system {system} since the move: its clients must log in by what holds there"
+        );
+        findings.push(finding(name, message));
+    }
+    findings
 }
 
 /// Roles that the move has made, and that somebody has dropped where they came from. What still needs one keeps it.
@@ -98,50 +222,59 @@ async fn drop_gone(
     Ok(())
 }
 
-/// Makes a role what it is on the other side; its comment is the platform's.
-async fn follow(session: &Session, role: &Role, now: &Role) -> Result<(), SystemError> {
-    let comparable =
-        |role: &Role| Role { comment: None, valid_until: role.ends_at().map(str::to_owned), ..role.clone() };
-    if comparable(role) == comparable(now) {
-        return Ok(());
-    }
-    roles::alter(session, role, now).await
-}
-
-fn refuse_other_password(to: &End, role: &Role, other: &Role) -> Result<(), StepError> {
-    if !role.can_login || role.superuser || role.verifier == other.verifier {
-        return Ok(());
-    }
-    Err(StepError::NotNow {
+/// Its clients could not log in on the other side. On the way back that is so only where nobody has changed it there: what
+/// somebody did there, for databases that are there, is a finding.
+fn other_password(to: &End, role: &Role) -> StepError {
+    StepError::NotNow {
         message: format!("role {} has another password on system {}", role.name, to.system.name),
         detail: Some(
-            "Both systems had the role before the move, and its password was changed on one of them. Give it the same \
-             verifier on both."
+            "Its password was changed on one of the systems, and is not the move's to change. Give it the same verifier on both."
                 .to_owned(),
         ),
-    })
+    }
 }
 
 /// Memberships of the roles that are one role on both systems.
 async fn memberships(
-    from: &Session,
-    to: &Session,
-    names: &[String],
-    ours: &[String],
-) -> Result<(), SystemError> {
-    let here = roles::memberships(from, names).await?;
-    let there = roles::memberships(to, names).await?;
-    let is_ours = |pair: &&Membership| ours.contains(&pair.member) || ours.contains(&pair.role);
-    for wanted in here.iter().filter(is_ours) {
-        if !there.iter().any(|now| wanted.is_met_by(now)) {
-            roles::grant_membership(to, wanted).await?;
-        }
+    ctx: &mut StepContext,
+    way: Way,
+    (from, to): (&Session, &Session),
+    (names, ours): (&[String], &[String]),
+    seen: &Seen,
+    findings: &mut Vec<Finding>,
+) -> Result<(), StepError> {
+    let doing = || StepError::doing("comparing memberships");
+    let is_ours = |pair: &Membership| ours.contains(&pair.member) || ours.contains(&pair.role);
+    let mut here = roles::memberships(from, names).await.map_err(doing())?;
+    let mut there = roles::memberships(to, names).await.map_err(doing())?;
+    here.retain(is_ours);
+    there.retain(is_ours);
+    let merged = seen.memberships(&here, &there);
+    let of_roles: Vec<String> =
+        merged.grant.iter().flat_map(|pair| [pair.role.clone(), pair.member.clone()]).collect();
+    let known: BTreeSet<String> =
+        roles::read(to, &of_roles).await.map_err(doing())?.into_iter().map(|role| role.name).collect();
+    let exist = |pair: &&&Membership| known.contains(&pair.role) && known.contains(&pair.member);
+    let grant: Vec<&Membership> = merged.grant.iter().filter(exist).copied().collect();
+    if way == Way::Forth && !grant.is_empty() {
+        let pairs: Vec<_> = grant.iter().map(|pair| (pair.role.clone(), pair.member.clone())).collect();
+        ctx.remember(|facts| {
+            let new = pairs.iter().filter(|pair| !facts.memberships_granted.contains(pair)).cloned();
+            let new: Vec<_> = new.collect();
+            facts.memberships_granted.extend(new);
+        })
+        .await?;
     }
-    let is_wanted =
-        |now: &Membership| here.iter().any(|pair| (&pair.role, &pair.member) == (&now.role, &now.member));
-    for gone in there.iter().filter(is_ours).filter(|now| !is_wanted(now)) {
-        roles::revoke_membership(to, gone).await?;
+    for pair in grant {
+        roles::grant_membership(to, pair).await.map_err(doing())?;
     }
+    for gone in merged.revoke {
+        roles::revoke_membership(to, gone).await.map_err(doing())?;
+    }
+    findings.extend(merged.conflicts.into_iter().map(|pair| {
+        let (role, member) = (&pair.role, &pair.member);
+        finding(member, format!("that role {member} belongs to {role} changed on both systems since the move, and is left as it is"))
+    }));
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 //!                    RollingBack -> RolledBack, or Parked (gate open on the source, a person is needed)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -219,13 +219,32 @@ pub struct MoveFacts {
     /// (role, member) of the memberships that the move granted on the target.
     #[serde(default)]
     pub memberships_granted: Vec<(String, String)>,
-    /// What the preflight found and let pass: warnings and notes. Blockers end a move before it began.
+    /// What the roles of each side were when they were compared last, on the way forth.
+    #[serde(default)]
+    pub roles_seen: BTreeMap<SystemName, SeenRoles>,
+    /// The same for the way back: it begins with what they were at the cutover, equal or not.
+    #[serde(default)]
+    pub roles_seen_back: BTreeMap<SystemName, SeenRoles>,
+    /// What the preflight found and let pass: warnings and notes. Blockers end a move before it began. And what was not
+    /// brought along later, because the other side has changed it, too.
     #[serde(default)]
     pub findings: Vec<Finding>,
     /// Tables whose rows were compared and found equal, of how many.
     pub tables_verified: Option<(u32, u32)>,
     /// Free for steps: small facts by name.
     pub notes: BTreeMap<String, String>,
+}
+
+/// What a role was when it was seen: by the name of the property (`LOGIN`, `SET work_mem`) its value; of a password the
+/// digest of its verifier.
+pub type SeenRole = BTreeMap<String, String>;
+
+/// The roles of one system when they were seen last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenRoles {
+    pub roles: BTreeMap<String, SeenRole>,
+    /// (role, member, options)
+    pub memberships: BTreeSet<(String, String, String)>,
 }
 
 /// What becomes of the copy that nobody uses any more.

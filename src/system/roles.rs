@@ -6,11 +6,13 @@
 //!
 //! [`MoveNames::role_mark`]: super::names::MoveNames::role_mark
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use serde_json::Value;
 
 use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
+use crate::auth::sha256;
 
 use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
@@ -65,6 +67,56 @@ impl Role {
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 
+    /// The name of the password among the properties.
+    pub const PASSWORD: &'static str = "PASSWORD";
+
+    /// Everything that a role is besides what CREATE ROLE gives to each, by the words of ALTER ROLE; of a password only a
+    /// digest of the verifier.
+    pub fn properties(&self) -> BTreeMap<String, String> {
+        let mut all: BTreeMap<String, String> = ATTRIBUTES
+            .iter()
+            .map(|&(name, plain)| (name, plain, self.attributes_sql(&[name])))
+            .filter(|(_, plain, option)| plain != option)
+            .map(|(name, _, option)| (name.to_owned(), option))
+            .collect();
+        if self.connection_limit != -1 {
+            all.insert("CONNECTION LIMIT".to_owned(), self.connection_limit.to_string());
+        }
+        if let Some(verifier) = &self.verifier {
+            let digest = sha256(verifier.as_bytes());
+            let digest = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+            all.insert(Role::PASSWORD.to_owned(), digest);
+        }
+        for stored in &self.settings {
+            let (name, value) = stored.split_once('=').unwrap_or((stored, ""));
+            all.insert(format!("{SET}{name}"), value.to_owned());
+        }
+        all
+    }
+
+    /// Makes one of the properties what it is of another role.
+    pub fn take(&mut self, property: &str, from: &Role) {
+        match property {
+            "SUPERUSER" => self.superuser = from.superuser,
+            "INHERIT" => self.inherit = from.inherit,
+            "CREATEROLE" => self.create_role = from.create_role,
+            "CREATEDB" => self.create_db = from.create_db,
+            "LOGIN" => self.can_login = from.can_login,
+            "REPLICATION" => self.replication = from.replication,
+            "BYPASSRLS" => self.bypass_rls = from.bypass_rls,
+            "VALID UNTIL" => self.valid_until.clone_from(&from.valid_until),
+            "CONNECTION LIMIT" => self.connection_limit = from.connection_limit,
+            Role::PASSWORD => self.verifier.clone_from(&from.verifier),
+            _ => self.take_setting(property.strip_prefix(SET).unwrap_or(property), from),
+        }
+    }
+
+    fn take_setting(&mut self, name: &str, from: &Role) {
+        let is_it = |stored: &&String| stored.split_once('=').is_some_and(|(other, _)| other == name);
+        self.settings.retain(|stored| !is_it(&stored));
+        self.settings.extend(from.settings.iter().find(is_it).cloned());
+    }
+
     /// Some of the attributes, named as in [`Role::differing_attributes`], as options of ALTER ROLE.
     pub fn attributes_sql(&self, names: &[&str]) -> String {
         let until = self.valid_until.as_deref().unwrap_or("infinity");
@@ -104,6 +156,20 @@ impl Role {
     }
 }
 
+/// What a role may do, by the words of [`Role::differing_attributes`], and what it may if nothing is said.
+const ATTRIBUTES: [(&str, &str); 8] = [
+    ("SUPERUSER", "NOSUPERUSER"),
+    ("INHERIT", "INHERIT"),
+    ("CREATEROLE", "NOCREATEROLE"),
+    ("CREATEDB", "NOCREATEDB"),
+    ("LOGIN", "NOLOGIN"),
+    ("REPLICATION", "NOREPLICATION"),
+    ("BYPASSRLS", "NOBYPASSRLS"),
+    ("VALID UNTIL", "VALID UNTIL 'infinity'"),
+];
+/// What the name of a setting begins with among the properties.
+const SET: &str = "SET ";
+
 /// An option of a role, or its opposite.
 fn word(yes: bool, word: &str) -> String {
     if yes { word.to_owned() } else { format!("NO{word}") }
@@ -128,6 +194,18 @@ impl Membership {
         (&self.role, &self.member, self.admin) == (&other.role, &other.member, other.admin)
             && same(self.inherit, other.inherit)
             && same(self.set, other.set)
+    }
+
+    pub fn is_same_pair(&self, other: &Membership) -> bool {
+        (&self.role, &self.member) == (&other.role, &other.member)
+    }
+
+    /// What stands behind WITH in GRANT; what the server does not tell is left out.
+    pub fn options(&self) -> String {
+        let mut options = vec![format!("ADMIN {}", yes_or_no(self.admin))];
+        options.extend(self.inherit.map(|yes| format!("INHERIT {}", yes_or_no(yes))));
+        options.extend(self.set.map(|yes| format!("SET {}", yes_or_no(yes))));
+        options.join(", ")
     }
 }
 
@@ -251,19 +329,23 @@ pub async fn create(session: &Session, role: &Role, mark: &str) -> Result<(), Sy
     or_rolled_back(session, session.batch("creating a role", &sql).await).await
 }
 
-/// Makes a role what `wanted` says, its verifier and its settings too, all or nothing; `now` is what it is.
+/// Makes a role what `wanted` says, its verifier and its settings too, all or nothing; `now` is what it is. What is the
+/// same is not written: somebody may be changing it.
 pub async fn alter(session: &Session, wanted: &Role, now: &Role) -> Result<(), SystemError> {
     let name = quote_ident(&wanted.name);
-    let mut sql =
-        format!("BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {name} {}", wanted.options_sql());
-    // What a role has not is not among its options.
-    if wanted.verifier.is_none() {
-        sql.push_str(" PASSWORD NULL");
+    let mut options = vec![wanted.attributes_sql(&wanted.differing_attributes(now))];
+    if wanted.connection_limit != now.connection_limit {
+        options.push(format!("CONNECTION LIMIT {}", wanted.connection_limit));
     }
-    if wanted.valid_until.is_none() && now.valid_until.is_some() {
-        sql.push_str(" VALID UNTIL 'infinity'");
+    if wanted.verifier != now.verifier {
+        let verifier = wanted.verifier.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
+        options.push(format!("PASSWORD {verifier}"));
     }
-    sql.push(';');
+    options.retain(|option| !option.is_empty());
+    let mut sql = String::from("BEGIN; SET LOCAL log_statement = 'none';");
+    if !options.is_empty() {
+        sql.push_str(&format!("ALTER ROLE {name} WITH {};", options.join(" ")));
+    }
     for stored in now.settings.iter().filter(|stored| !wanted.settings.contains(stored)) {
         sql.push_str(&format!("ALTER ROLE {name} {};", reset_clause(stored)));
     }
@@ -289,13 +371,16 @@ pub async fn grant_membership(session: &Session, membership: &Membership) -> Res
     }
     // Since 16 options are named, and inheriting is one of them.
     if version >= 160_000 {
-        options = vec![format!("ADMIN {}", yes_or_no(membership.admin))];
-        options.extend(membership.inherit.map(|yes| format!("INHERIT {}", yes_or_no(yes))));
-        options.extend(membership.set.map(|yes| format!("SET {}", yes_or_no(yes))));
+        options = vec![membership.options()];
     }
     let with = if options.is_empty() { String::new() } else { format!(" WITH {}", options.join(", ")) };
     let (role, member) = (quote_ident(&membership.role), quote_ident(&membership.member));
-    session.batch("granting a membership", &format!("GRANT {role} TO {member}{with}")).await
+    let mut sql = format!("GRANT {role} TO {member}{with}");
+    // Before 16 GRANT cannot take the option away.
+    if version < 160_000 && !membership.admin {
+        sql.push_str(&format!("; REVOKE ADMIN OPTION FOR {role} FROM {member}"));
+    }
+    session.batch("granting a membership", &sql).await
 }
 
 fn yes_or_no(yes: bool) -> &'static str {

@@ -135,3 +135,141 @@ async fn a_role_that_goes_on_the_source_during_a_move_stays_where_another_databa
     stage.rests_in(id, MovePhase::Finished).await;
     assert_clean(&stage, id, "new").await;
 }
+
+/// What somebody changed on one server and nobody on the other.
+fn attributes(server: &Postgres, role: &str) -> String {
+    let sql = format!(
+        "SELECT rolcanlogin, rolconnlimit, rolvaliduntil, coalesce(array_to_string(setconfig, ','), '')
+         FROM pg_roles r LEFT JOIN pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0 WHERE rolname = '{role}'"
+    );
+    server.psql(&sql).unwrap()
+}
+
+fn groups(server: &Postgres, role: &str) -> String {
+    let sql = format!(
+        "SELECT coalesce(string_agg(roleid::regrole::text, ' ' ORDER BY 1), '') FROM pg_auth_members WHERE member = '{role}'::regrole"
+    );
+    server.psql(&sql).unwrap()
+}
+
+fn told(record: &freehold::model::MoveRecord) -> String {
+    let findings = record.facts.findings.iter().filter(|finding| finding.check == "role_conflict");
+    let lines: Vec<String> = findings.map(|finding| finding.message.clone()).collect();
+    lines.join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_leaves_what_changed_on_the_source_for_other_databases() {
+    let stage = Stage::set().await;
+    let setup = "CREATE ROLE temp_admin; GRANT temp_admin TO app; CREATE ROLE contractor LOGIN PASSWORD 'c';
+        CREATE ROLE leaver LOGIN PASSWORD 'l'; CREATE ROLE expired LOGIN PASSWORD 'e';
+        GRANT CONNECT ON DATABASE shop TO contractor, leaver, expired; CREATE ROLE later_admin;
+        ALTER ROLE leaver IN DATABASE shop SET work_mem = '6MB'";
+    stage.source.psql(setup).unwrap();
+    let id = stage.moved().await;
+    for sql in [
+        "ALTER ROLE app PASSWORD 'rotated' CONNECTION LIMIT 50",
+        "ALTER ROLE app SET work_mem = '9MB'",
+        "ALTER ROLE contractor NOLOGIN",
+        "ALTER ROLE expired VALID UNTIL '2020-01-01' PASSWORD NULL",
+        "REVOKE temp_admin FROM app",
+        "REVOKE ALL ON DATABASE shop FROM leaver",
+        "ALTER ROLE leaver IN DATABASE shop RESET ALL",
+        "DROP ROLE leaver",
+    ] {
+        stage.source.psql(sql).unwrap();
+    }
+    // Only this has changed on the copy.
+    stage.target.psql("CREATE ROLE later_admin; GRANT later_admin TO contractor").unwrap();
+    stage.target.psql("ALTER ROLE contractor CONNECTION LIMIT 7").unwrap();
+    stage.wish(id, MoveWish::Undo).await;
+    let record = stage.rests_in(id, MovePhase::Undone).await;
+
+    assert_eq!(attributes(&stage.source, "app"), "t|50||work_mem=9MB");
+    assert_eq!(groups(&stage.source, "app"), "");
+    assert_eq!(attributes(&stage.source, "contractor"), "f|7||");
+    assert_eq!(groups(&stage.source, "contractor"), "later_admin");
+    assert!(attributes(&stage.source, "expired").starts_with("t|-1|2020-01-01"));
+    let none = "SELECT count(*) FROM pg_authid WHERE rolname = 'expired' AND rolpassword IS NULL";
+    assert_eq!(stage.source.psql(none).unwrap(), "1");
+    assert_eq!(existing(&stage.source, "leaver"), "");
+    stage.source.connect_as("shop", "app", "rotated").await.expect("the password that was rotated");
+    for (role, what) in [("app", "PASSWORD"), ("contractor", "LOGIN"), ("expired", "PASSWORD, VALID UNTIL")] {
+        let expected = format!("{what} of role {role} changed on system old since the move");
+        assert!(told(&record).contains(&expected), "{}", told(&record));
+    }
+    assert!(told(&record).contains("role leaver was dropped on system old"), "{}", told(&record));
+    assert_eq!(stage.left_behind(id).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_both_sides_have_changed_since_the_move_is_named_and_stays_on_the_source() {
+    let stage = Stage::set().await;
+    stage
+        .source
+        .psql("CREATE ROLE team; GRANT team TO app; CREATE ROLE svc LOGIN PASSWORD 'first' IN ROLE team")
+        .unwrap();
+    stage.source.psql("ALTER ROLE svc SET work_mem = '5MB'").unwrap();
+    stage.source.psql("GRANT CONNECT ON DATABASE shop TO svc, team").unwrap();
+    let id = stage.moved().await;
+    stage
+        .target
+        .psql("ALTER ROLE svc PASSWORD 'there' CONNECTION LIMIT 33 VALID UNTIL '2099-01-01'")
+        .unwrap();
+    stage.target.psql("ALTER ROLE svc SET work_mem = '6MB'; ALTER ROLE app CONNECTION LIMIT 44").unwrap();
+    stage
+        .source
+        .psql("ALTER ROLE svc PASSWORD 'here' CONNECTION LIMIT 50; ALTER ROLE svc SET work_mem = '7MB'")
+        .unwrap();
+    // Both end the same membership, and begin one with other options.
+    stage.target.psql("REVOKE team FROM app; GRANT team TO svc WITH ADMIN OPTION").unwrap();
+    stage.source.psql("REVOKE team FROM app, svc").unwrap();
+    stage.wish(id, MoveWish::Undo).await;
+    let record = stage.rests_in(id, MovePhase::Undone).await;
+    assert_eq!(attributes(&stage.source, "svc"), "t|50|2099-01-01 00:00:00+00|work_mem=7MB");
+    assert_eq!(attributes(&stage.source, "app"), "t|44||");
+    assert_eq!((groups(&stage.source, "app"), groups(&stage.source, "svc")), (String::new(), String::new()));
+    stage.source.connect_as("shop", "svc", "here").await.expect("the source's password was overwritten");
+    let expected = "CONNECTION LIMIT, PASSWORD, SET work_mem of role svc changed on both systems";
+    assert!(told(&record).contains(expected), "{}", told(&record));
+    assert!(
+        told(&record).contains("that role svc belongs to team changed on both systems"),
+        "{}",
+        told(&record)
+    );
+    assert_clean(&stage, id, "old").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_on_the_target_during_a_move_for_other_databases_stays() {
+    let stage = Stage::set().await;
+    stage.source.psql("CREATE ROLE svc LOGIN PASSWORD 'svc'; GRANT CONNECT ON DATABASE shop TO svc").unwrap();
+    stage
+        .source
+        .psql("CREATE ROLE locked LOGIN PASSWORD 'l'; GRANT CONNECT ON DATABASE shop TO locked")
+        .unwrap();
+    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    tokio::time::timeout(PATIENCE, copied.notified()).await.unwrap();
+    stage.target.psql("ALTER ROLE svc CONNECTION LIMIT 50; ALTER ROLE locked NOLOGIN").unwrap();
+    stage.source.psql("ALTER ROLE svc SET work_mem = '6MB'; ALTER ROLE svc CONNECTION LIMIT 33").unwrap();
+    stage.crash();
+    let record = stage.rests_in(id, MovePhase::Kept).await;
+    assert_eq!(attributes(&stage.target, "svc"), "t|50||work_mem=6MB");
+    assert_eq!(attributes(&stage.target, "locked"), "f|-1||");
+    assert!(told(&record).contains("CONNECTION LIMIT of role svc changed on both"), "{}", told(&record));
+    assert!(told(&record).contains("LOGIN of role locked changed on system new"), "{}", told(&record));
+
+    // Nothing of that goes back, and what is done now does.
+    stage.target.psql("ALTER ROLE svc PASSWORD 'second'").unwrap();
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_eq!(attributes(&stage.source, "svc"), "t|33||work_mem=6MB");
+    assert_eq!(attributes(&stage.source, "locked"), "t|-1||");
+    stage
+        .source
+        .connect_as("shop", "svc", "second")
+        .await
+        .expect("the password that was changed on the copy");
+    assert_clean(&stage, id, "old").await;
+}
