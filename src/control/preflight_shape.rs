@@ -159,7 +159,8 @@ fn version_numbers(version: &str) -> Vec<u32> {
 async fn settings(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading the settings of a database";
     let end = scene.source_end();
-    let sql = "SELECT EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))";
+    // Not pg_settings: that leaves out `role`.
+    let sql = "SELECT current_setting($1, true) IS NOT NULL";
     for (role, stored) in roles::database_settings(scene.source, &end.dbname).await? {
         let name = stored.split_once('=').map_or(stored.as_str(), |(name, _)| name);
         // A setting of an application has a dot, and every server takes it.

@@ -151,10 +151,10 @@ impl Tools {
     }
 }
 
-/// Of the connections that the programs open. Index builds get memory; nothing of the copy is waited for on disk, since
+/// Of the connections that the programs open, as the role that logged in. Index builds get memory; nothing of the copy is waited for on disk, since
 /// a crash of the target before the cutover starts the copy again. Constants in the schema (defaults, checks) are read as they were
 /// written; what is computed from rows (indexes) follows the settings of the database.
-const OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+const OPTIONS: &str = "-c role=none -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
     -c default_transaction_read_only=off -c lc_monetary=C -c array_nulls=on -c synchronous_commit=off \
     -c maintenance_work_mem=256MB";
 

@@ -36,7 +36,7 @@ pub fn can_apply(version_num: u32) -> bool {
 
 /// Creates the role if it is not there, without rights and without a password. Safe to repeat; one that exists loses its
 /// password. The settings are for its sessions: only a superuser could make them act as replication does, and values are read as
-/// they were written, whatever is set for the database.
+/// they were written, whatever is set for the database; a role that its owner set for it is not theirs.
 pub async fn create(session: &Session, role: &str) -> Result<(), SystemError> {
     const CREATING: &str = "creating a role that reads or writes rows";
     let exists: bool =

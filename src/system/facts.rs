@@ -55,7 +55,7 @@ impl SystemFacts {
 
 pub async fn of_system(session: &Session) -> Result<SystemFacts, SystemError> {
     const READING: &str = "reading the facts of a system";
-    let superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user";
+    let superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = session_user";
     let superuser: bool = session.value(READING, superuser, &[]).await?;
     // Only a superuser may look, and nobody else is going to subscribe.
     let origins = match superuser {
@@ -67,7 +67,7 @@ pub async fn of_system(session: &Session) -> Result<SystemFacts, SystemError> {
         'version_num', current_setting('server_version_num')::bigint,
         'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
         'in_recovery', pg_is_in_recovery(),
-        'role', current_user,
+        'role', session_user,
         'wal_level', current_setting('wal_level'),
         'slots_max', current_setting('max_replication_slots')::bigint,
         'slots_used', (SELECT count(*) FROM pg_replication_slots),

@@ -26,9 +26,10 @@ use super::names::{quote_ident, quote_literal};
 use crate::backend::{Credential, Introduced, ServerConnection};
 use crate::model::{RoleName, SystemName, SystemRecord};
 
-/// Limits of every session of ours but a [`Setup::Bare`] one: nothing waits for ever for a lock, nothing is ended for being
+/// Limits of every session of ours but a [`Setup::Bare`] one: it acts as the role that logged in, nothing waits for ever for a lock, nothing is ended for being
 /// idle, everything may write.
-const LIMITS: [(&str, &str); 5] = [
+const LIMITS: [(&str, &str); 6] = [
+    ("role", "none"),
     ("lock_timeout", "10s"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),

@@ -273,3 +273,38 @@ async fn what_changed_on_the_target_during_a_move_for_other_databases_stays() {
         .expect("the password that was changed on the copy");
     assert_clean(&stage, id, "old").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_whose_sessions_take_on_a_role_moves_and_comes_back() {
+    let stage = Stage::set().await;
+    // Another owner than the role that sessions take on, and more than that role may do.
+    let other = "CREATE ROLE other; CREATE TABLE of_other (i int PRIMARY KEY); ALTER TABLE of_other OWNER TO other;
+        INSERT INTO of_other VALUES (1); CREATE MATERIALIZED VIEW seen AS SELECT * FROM of_other; ALTER TABLE seen OWNER TO other";
+    stage.source.psql_in("shop", other).unwrap();
+    let platform = &stage.source.superuser;
+    stage.source.psql(&format!("ALTER ROLE {platform} IN DATABASE shop SET role = 'app'")).unwrap();
+    stage.source.psql("ALTER DATABASE shop SET role = 'app'").unwrap();
+    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
+    let id = stage.request_move().await;
+    let waited = tokio::time::timeout(PATIENCE / 4, copied.notified()).await;
+    assert!(waited.is_ok(), "{:#?}", stage.movement(id).await);
+    stage.source.psql_in("shop", "SET ROLE NONE; INSERT INTO of_other VALUES (2)").unwrap();
+    stage.crash();
+    let record = stage.rests_in(id, MovePhase::Kept).await;
+    assert!(
+        record.facts.tables_verified.is_some_and(|(equal, all)| equal == all),
+        "{:?}",
+        record.facts.notes
+    );
+    let rows = "SET ROLE NONE; SELECT string_agg(i::text, ' ' ORDER BY i) FROM of_other";
+    let last = |answer: String| answer.lines().last().map(str::to_owned);
+    assert_eq!(last(stage.target.psql_in("shop", rows).unwrap()).as_deref(), Some("1 2"));
+    stage.target.psql_in("shop", "SET ROLE NONE; INSERT INTO of_other VALUES (3)").unwrap();
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_eq!(last(stage.source.psql_in("shop", rows).unwrap()).as_deref(), Some("1 2 3"));
+    let clients = stage.source.connect_as("shop", "app", crate::stage::APP_PASSWORD).await.unwrap();
+    let who = clients.query_one("SELECT current_user::text", &[]).await.unwrap();
+    assert_eq!(who.get::<_, String>(0), "app");
+    assert_clean(&stage, id, "old").await;
+}
