@@ -251,6 +251,30 @@ async fn settings_of_the_platforms_own_role_hide_nothing_of_the_server() {
     }
     let report = fixture.report().await;
     assert_eq!(found(&report, "setting_carried", "xmlbinary"), None, "{report:#?}");
+#[tokio::test]
+async fn a_membership_that_gives_less_between_new_majors_is_named_before_a_right_is_lost() {
+    let (source, target) =
+        (builder(Major::newest()).start().unwrap(), builder(Major::newest()).start().unwrap());
+    source.psql("CREATE DATABASE lent").unwrap();
+    for server in [&source, &target] {
+        server.psql("CREATE ROLE grp; CREATE ROLE u1; CREATE ROLE u2").unwrap();
+    }
+    source.psql_in("lent", "CREATE TABLE a (i int PRIMARY KEY); GRANT SELECT ON a TO grp").unwrap();
+    source
+        .psql("GRANT grp TO u1 WITH INHERIT TRUE, SET TRUE, ADMIN TRUE; GRANT grp TO u2 WITH SET FALSE")
+        .unwrap();
+    target.psql("GRANT grp TO u1 WITH INHERIT FALSE, SET FALSE, ADMIN FALSE; GRANT grp TO u2").unwrap();
+    let plan = plan(system(&source, "old"), system(&target, "new"), "lent");
+    let report = preflight::check(&plan).await.unwrap();
+    let finding = found(&report, "membership", "u1").unwrap();
+    assert_eq!(finding.severity, FindingSeverity::Blocker, "{finding:?}");
+    assert_eq!(found(&report, "membership_gained", "u2").unwrap().severity, FindingSeverity::Warning);
+    run_each(&target, "postgres", &finding.cure.unwrap());
+    let report = preflight::check(&plan).await.unwrap();
+    assert!(report.is_clear(), "{report:#?}");
+    let memberships = "SELECT member::regrole, admin_option, inherit_option, set_option FROM pg_auth_members
+        WHERE roleid = 'grp'::regrole AND member = 'u1'::regrole";
+    assert_eq!(source.psql(memberships).unwrap(), target.psql(memberships).unwrap());
 }
 
 /// Every scenario, a few at a time; the names of those that fail are what the test fails with.
@@ -280,6 +304,8 @@ async fn each_blocker_is_named_and_its_cure_clears_it() {
         a_role_with_another_password_on_the_target_is_a_blocker,
         a_role_with_other_rights_on_the_target_is_a_blocker,
         a_membership_that_the_target_lacks_is_a_blocker,
+        a_membership_with_other_options_is_a_blocker,
+        a_role_that_sessions_take_on_makes_nobody_a_superuser,
         whoever_passes_the_fence_is_reported,
         a_platform_role_that_is_no_superuser_is_a_blocker,
         a_target_that_takes_no_databases_or_is_the_source_is_a_blocker,
@@ -581,16 +607,51 @@ async fn a_role_with_other_rights_on_the_target_is_a_blocker(pair: Arc<Pair>) {
 
 async fn a_membership_that_the_target_lacks_is_a_blocker(pair: Arc<Pair>) {
     let fixture = Fixture::of(&pair, "memberships");
-    for server in [&fixture.pair.source, &fixture.pair.target] {
-        server.psql("CREATE ROLE club; CREATE ROLE member_of_club").unwrap();
-    }
-    fixture
-        .pair
-        .source
-        .psql("GRANT club TO member_of_club; GRANT CONNECT ON DATABASE memberships TO member_of_club")
-        .unwrap();
     let target = &fixture.pair.target;
+    for server in [&fixture.pair.source, target] {
+        server
+            .psql("CREATE ROLE club; CREATE ROLE member_of_club; CREATE ROLE staff; CREATE ROLE clerk")
+            .unwrap();
+    }
+    target.psql("CREATE TABLE of_staff (); GRANT SELECT ON of_staff TO staff").unwrap();
+    let setup = "GRANT club TO member_of_club; GRANT staff, pg_read_all_data TO clerk;
+        GRANT CONNECT ON DATABASE memberships TO member_of_club, clerk";
+    fixture.pair.source.psql(setup).unwrap();
     fixture.blocks_until_cured_on(target, "postgres", "membership", "member_of_club").await;
+    // Rights on what others have there are nothing to be pasted.
+    for _ in ["staff", "pg_read_all_data"] {
+        let cure = fixture.find("membership", "clerk").await.unwrap().cure.unwrap();
+        run_each(target, "postgres", &cure);
+        assert!(fixture.find("membership", "clerk").await.is_some(), "{cure}");
+        let grant = cure.lines().find(|line| line.starts_with("-- GRANT")).unwrap();
+        target.psql(grant.trim_start_matches("-- ")).unwrap();
+    }
+    assert_eq!(fixture.find("membership", "clerk").await, None);
+    target.psql("DROP TABLE of_staff").unwrap();
+}
+
+/// The rights of a member on a table of the database, on the target.
+async fn a_membership_with_other_options_is_a_blocker(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "options");
+    let target = &fixture.pair.target;
+    let is_new = target.major >= 16;
+    for server in [&fixture.pair.source, target] {
+        server.psql("CREATE ROLE grp; CREATE ROLE less; CREATE ROLE more; CREATE ROLE other_grp").unwrap();
+    }
+    let source = &fixture.pair.source;
+    source.psql("GRANT grp TO less WITH ADMIN OPTION; GRANT grp TO more").unwrap();
+    source.psql("GRANT CONNECT ON DATABASE options TO less, more, other_grp").unwrap();
+    let less = if is_new { " WITH INHERIT FALSE, SET FALSE, ADMIN FALSE" } else { "" };
+    target.psql(&format!("GRANT grp TO less{less}; GRANT grp TO more WITH ADMIN OPTION")).unwrap();
+    target.psql("GRANT other_grp TO more").unwrap();
+    fixture.blocks_until_cured_on(target, "postgres", "membership", "less").await;
+    let usage =
+        "SELECT pg_has_role('less', 'grp', 'USAGE'), pg_has_role('less', 'grp', 'MEMBER WITH GRANT OPTION')";
+    assert_eq!(target.psql(usage).unwrap(), "t|t");
+    let gained =
+        fixture.report().await.findings.into_iter().filter(|found| found.check == "membership_gained");
+    let gained: Vec<String> = gained.map(|found| found.message).collect();
+    assert_eq!(gained.len(), 2, "{gained:#?}");
 }
 
 async fn whoever_passes_the_fence_is_reported(pair: Arc<Pair>) {
@@ -613,6 +674,21 @@ async fn a_platform_role_that_is_no_superuser_is_a_blocker(pair: Arc<Pair>) {
     fixture.pair.source.psql(&format!("CREATE ROLE weak LOGIN PASSWORD '{secret}'")).unwrap();
     fixture.plan.ends.source.system.admin_role = RoleName::parse("weak").unwrap();
     fixture.blocks_until_cured("platform_role", "weak").await;
+}
+
+async fn a_role_that_sessions_take_on_makes_nobody_a_superuser(pair: Arc<Pair>) {
+    let fixture = Fixture::with(&pair, "acts_as", "CREATE TABLE t (id int PRIMARY KEY)");
+    let source = &fixture.pair.source;
+    source.psql("CREATE ROLE acts_as_app; GRANT CONNECT ON DATABASE acts_as TO acts_as_app").unwrap();
+    for sql in [
+        "ALTER DATABASE acts_as SET role = 'acts_as_app'".to_owned(),
+        format!("ALTER ROLE {} IN DATABASE acts_as SET role = 'acts_as_app'", source.superuser),
+    ] {
+        source.psql(&sql).unwrap();
+        let report = fixture.report().await;
+        assert!(report.is_clear(), "{sql}: {report:#?}");
+        assert!(!format!("{report:?}").contains(" SUPERUSER"), "{sql}: {report:#?}");
+    }
 }
 
 async fn a_target_that_takes_no_databases_or_is_the_source_is_a_blocker(pair: Arc<Pair>) {

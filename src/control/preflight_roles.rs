@@ -2,7 +2,7 @@
 
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
 use crate::system::role_uses::{self, Asked};
-use crate::system::roles::{self, Role};
+use crate::system::roles::{self, Membership, Role};
 use crate::system::{SystemError, quote_ident, quote_literal};
 
 use super::preflight::{Findings, Scene, on_system};
@@ -24,7 +24,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
             None => unknown_settings(scene, role, findings).await?,
         }
     }
-    memberships(scene, &names, &there, findings).await
+    memberships(scene, &names, (&here, &there), findings).await
 }
 
 fn superuser(scene: &Scene<'_>, role: &Role, findings: &mut Findings) {
@@ -122,6 +122,15 @@ fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Option<String> {
 
 /// Whether anything on the target uses a role: what is there, or an application that comes through Freehold.
 async fn is_used(scene: &Scene<'_>, role: &str) -> Result<bool, SystemError> {
+    is_used_besides(scene, role, &[]).await
+}
+
+/// The same without some of its memberships, (role, member).
+async fn is_used_besides(
+    scene: &Scene<'_>,
+    role: &str,
+    memberships: &[(String, String)],
+) -> Result<bool, SystemError> {
     let platform = platform_roles(&scene.plan.ends);
     let role = [role.to_owned()];
     let asked = Asked {
@@ -129,7 +138,7 @@ async fn is_used(scene: &Scene<'_>, role: &str) -> Result<bool, SystemError> {
         roles: &role,
         in_use: &scene.plan.logins_there,
         platform: &platform.each(),
-        memberships: &[],
+        memberships,
     };
     Ok(!role_uses::elsewhere(scene.target, &asked).await?.is_empty())
 }
@@ -140,7 +149,7 @@ async fn unknown_settings(
     role: &Role,
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
-    let sql = "SELECT EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))";
+    let sql = "SELECT current_setting($1, true) IS NOT NULL";
     for stored in &role.settings {
         let name = stored.split_once('=').map_or(stored.as_str(), |(name, _)| name);
         if name.contains('.') || scene.target.value::<bool>("reading settings", sql, &[&name]).await? {
@@ -156,31 +165,96 @@ async fn unknown_settings(
     Ok(())
 }
 
-/// Memberships between roles that both exist on the target are not changed by the move.
+/// Memberships between roles that both exist on the target are not changed by the move: they must give the same there.
 async fn memberships(
     scene: &Scene<'_>,
     names: &[String],
-    there: &[Role],
+    (here, there): (&[Role], &[Role]),
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
-    let here = roles::memberships(scene.source, names).await?;
-    let on_target = roles::memberships(scene.target, names).await?;
+    let wanted = spelled_out(roles::memberships(scene.source, names).await?, here);
+    let on_target = spelled_out(roles::memberships(scene.target, names).await?, there);
+    let pairs: Vec<(String, String)> =
+        on_target.iter().map(|pair| (pair.role.clone(), pair.member.clone())).collect();
     let exists = |name: &str| name.starts_with("pg_") || there.iter().any(|role| role.name == name);
-    for wanted in here.iter().filter(|pair| exists(&pair.member) && exists(&pair.role)) {
-        let is_there = |pair: &&roles::Membership| pair.member == wanted.member && pair.role == wanted.role;
-        if on_target.iter().any(|pair| is_there(&pair)) {
-            continue;
+    for pair in wanted.iter().filter(|pair| exists(&pair.member) && exists(&pair.role)) {
+        match on_target.iter().find(|other| other.is_same_pair(pair)) {
+            None => {
+                membership(scene, pair, &pairs, "and not on the target, where both exist", findings).await?
+            }
+            Some(other) if gives_less(other, pair) => {
+                let what = format!(
+                    "by {}, and on the target, where both exist, by {}",
+                    pair.options(),
+                    other.options()
+                );
+                membership(scene, pair, &pairs, &what, findings).await?;
+            }
+            Some(other) if other != pair => {
+                gains(pair, &format!("by {}, on the target by {}", pair.options(), other.options()), findings)
+            }
+            Some(_) => {}
         }
-        let cure = format!("GRANT {} TO {};", quote_ident(&wanted.role), quote_ident(&wanted.member));
-        findings
-            .platform(Blocker, "membership")
-            .about(&wanted.member)
-            .cure(on_system(scene.target_end(), cure))
-            .say(format!(
-                "role {} belongs to {} on the source and not on the target, where both exist",
-                quote_literal(&wanted.member),
-                quote_literal(&wanted.role)
-            ));
+    }
+    // What the role may do elsewhere on the target is not the database's business.
+    let known_here = |name: &String| here.iter().any(|role| role.name == *name);
+    let extra = on_target.iter().filter(|pair| known_here(&pair.role) && known_here(&pair.member));
+    for pair in extra.filter(|pair| !wanted.iter().any(|other| other.is_same_pair(pair))) {
+        gains(pair, "on the target and not on the source", findings);
     }
     Ok(())
+}
+
+/// Before 16 the member's INHERIT decides, and every member may SET ROLE.
+fn spelled_out(mut memberships: Vec<Membership>, of: &[Role]) -> Vec<Membership> {
+    for pair in &mut memberships {
+        let member = of.iter().find(|role| role.name == pair.member);
+        pair.inherit.get_or_insert(member.is_none_or(|member| member.inherit));
+        pair.set.get_or_insert(true);
+    }
+    memberships
+}
+
+fn gives_less(there: &Membership, here: &Membership) -> bool {
+    let lacks = |here: Option<bool>, there: Option<bool>| here == Some(true) && there != Some(true);
+    here.admin && !there.admin || lacks(here.inherit, there.inherit) || lacks(here.set, there.set)
+}
+
+/// Who belongs to a role gets its rights in every database of the target. Where it has some a person decides.
+async fn membership(
+    scene: &Scene<'_>,
+    pair: &Membership,
+    on_target: &[(String, String)],
+    what: &str,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
+    let end = scene.target_end();
+    let with = match scene.target_facts.major() >= 16 {
+        true => format!(" WITH {}", pair.options()),
+        false if pair.admin => " WITH ADMIN OPTION".to_owned(),
+        false => String::new(),
+    };
+    let grant = format!("GRANT {} TO {}{with};", quote_ident(&pair.role), quote_ident(&pair.member));
+    let cure = match pair.role.starts_with("pg_") || is_used_besides(scene, &pair.role, on_target).await? {
+        false => on_system(end, grant),
+        true => Some(format!(
+            "-- on system {}, where the role has rights for others as well; whoever is {} gets those, too:\n-- {grant}",
+            end.system.name,
+            quote_ident(&pair.member)
+        )),
+    };
+    findings.platform(Blocker, "membership").about(&pair.member).cure(cure).say(format!(
+        "role {} belongs to {} on the source {what}",
+        quote_literal(&pair.member),
+        quote_literal(&pair.role)
+    ));
+    Ok(())
+}
+
+fn gains(pair: &Membership, what: &str, findings: &mut Findings) {
+    findings.platform(Warning, "membership_gained").about(&pair.member).say(format!(
+        "role {} belongs to {} {what}: it can do more in the database after the move",
+        quote_literal(&pair.member),
+        quote_literal(&pair.role)
+    ));
 }
