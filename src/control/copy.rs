@@ -350,7 +350,5 @@ async fn finish(ctx: &StepContext, ends: &Ends, source: &Session, target: &Sessi
 async fn copy_sequences(source: &Session, target: &Session) -> Result<(), SystemError> {
     let reader = sequences::Reader::prepare(source).await?;
     let positions = reader.read().await?;
-    let names = reader.sequences().iter().map(|sequence| sequence.name.clone());
-    let now: Vec<_> = names.zip(positions).collect();
-    sequences::set(target, &now).await
+    sequences::set(target, &sequences::exact(reader.sequences(), &positions)).await
 }

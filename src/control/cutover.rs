@@ -30,7 +30,7 @@ use crate::model::{GateOrder, MoveStep, Pinned, RouteRecord};
 use crate::system::pause::{Arrival, Departure, LongTransaction, long_transactions};
 use crate::system::{Session, SystemError, TableName, fence, marker, sequences};
 
-use super::cutover_pause::Crossing;
+use super::cutover_pause::{Crossing, EXACT_SEQUENCES_MAX};
 use super::ends::End;
 use super::error::StepError;
 use super::frozen::Viewer;
@@ -41,11 +41,11 @@ use super::step::StepContext;
 use super::way::Way;
 use super::{resync, shape};
 
-/// So many sequences are set in the pause, exactly; more are set ahead, and in the pause only those that ran further.
-/// Setting them waits for nothing: it happens while the marker is on its way. But a thousand take longer than that.
-const EXACT_SEQUENCES_MAX: usize = 200;
-/// Steps that a sequence may take on the old side between being set ahead and the end of the pause. A gap in its values.
+/// Steps that a sequence may take on the old side between being set ahead and the end of the pause. A gap in its values, for
+/// those that move all the time where many do.
 const SEQUENCE_HEAD_ROOM: u32 = 10_000;
+/// Sequences that do not move for so long get no head-room.
+const SEQUENCES_LOOK_FOR: Duration = Duration::from_secs(1);
 /// Between two looks for long transactions.
 const CALM_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between two probes whether the other side is near, and their kind.
@@ -87,9 +87,10 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
         Departure::prepare(&from_session, ours).await.map_err(StepError::doing("preparing the pause"))?;
     let arrival = Arrival::prepare(&to_session, id).await.map_err(StepError::doing("preparing the pause"))?;
     let attempt = attempt(ctx, way);
-    let preset = preset_sequences(&departure, &to_session).await?;
+    let mut sequences = SequencesAhead::set(&departure, &to_session).await?;
     shape::check(&from_session, &way.stream(ctx.ends().names())).await?;
     resync::run(ctx, way).await?;
+    sequences.add_head_room(ctx, &departure, &to_session).await?;
     calm(ctx, &from_session).await?;
 
     latch(ctx, &mut orders).await?;
@@ -97,7 +98,7 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     near(ctx, &from_session, &arrival, attempt).await?;
     ctx.reach(way.step(), CrashPoint::FencedAhead).await?;
 
-    let (budget, viewer) = (budget(ctx), Some(viewer));
+    let (budget, viewer, preset) = (budget(ctx), Some(viewer), sequences.preset);
     let mut crossing = Crossing { way, epoch, attempt, budget, preset, departure, arrival, viewer };
     let mut watch = Stopwatch::start();
     if let Err(error) = crossing.run(ctx, &mut orders, &mut watch).await {
@@ -176,20 +177,54 @@ fn show_pinned(ctx: &StepContext, pinned: &[Pinned]) {
     }
 }
 
-/// Sets many sequences ahead, so that in the pause only those are set that ran further than that. Returns what they were
-/// set to; nothing where all are set in the pause.
-async fn preset_sequences(
-    departure: &Departure<'_>,
-    to: &Session,
-) -> Result<HashMap<TableName, sequences::Position>, StepError> {
-    if departure.sequences().len() <= EXACT_SEQUENCES_MAX {
-        return Ok(HashMap::new());
+/// The sequences of the other side, set before the pause where there are too many to be set in it.
+#[derive(Debug, Default)]
+struct SequencesAhead {
+    /// As they were read from the side that is left, in the order of [`Departure::sequences`].
+    positions: Vec<sequences::Position>,
+    /// What they are on the other side; nothing where all are set in the pause.
+    preset: HashMap<TableName, sequences::Position>,
+    read_at: Option<Instant>,
+}
+
+impl SequencesAhead {
+    /// Sets them as they are now.
+    async fn set(departure: &Departure<'_>, to: &Session) -> Result<SequencesAhead, StepError> {
+        let all = departure.sequences();
+        if all.len() <= EXACT_SEQUENCES_MAX {
+            return Ok(SequencesAhead::default());
+        }
+        let doing = || StepError::doing("setting sequences ahead");
+        let read_at = Some(Instant::now());
+        let positions = departure.positions().await.map_err(doing())?;
+        let exact = sequences::exact(all, &positions);
+        sequences::set(to, &exact).await.map_err(doing())?;
+        Ok(SequencesAhead { positions, preset: exact.into_iter().collect(), read_at })
     }
-    let doing = || StepError::doing("setting sequences ahead");
-    let positions = departure.positions().await.map_err(doing())?;
-    let ahead = sequences::with_head_room(departure.sequences(), &positions, SEQUENCE_HEAD_ROOM);
-    sequences::set(to, &ahead).await.map_err(doing())?;
-    Ok(ahead.into_iter().collect())
+
+    /// Gives head-room to those that have moved since, if they are too many to be set in the pause.
+    async fn add_head_room(
+        &mut self,
+        ctx: &StepContext,
+        departure: &Departure<'_>,
+        to: &Session,
+    ) -> Result<(), StepError> {
+        let Some(read_at) = self.read_at else { return Ok(()) };
+        let doing = || StepError::doing("setting sequences ahead");
+        let looked = async {
+            tokio::time::sleep_until(read_at + SEQUENCES_LOOK_FOR).await;
+            Ok(())
+        };
+        ctx.unless_cancelled(looked).await?;
+        let now = departure.positions().await.map_err(doing())?;
+        let ahead = sequences::moved_ahead(departure.sequences(), &self.positions, &now, SEQUENCE_HEAD_ROOM);
+        if ahead.len() <= EXACT_SEQUENCES_MAX / 2 {
+            return Ok(());
+        }
+        sequences::set(to, &ahead).await.map_err(doing())?;
+        self.preset.extend(ahead);
+        Ok(())
+    }
 }
 
 /// Waits for a moment without a long transaction: it would hold everybody until it ends.

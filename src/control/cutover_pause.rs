@@ -22,6 +22,9 @@ use super::way::Way;
 
 /// Between two looks whether those who were ended are gone.
 const CLEAR_LOOK_EVERY: Duration = Duration::from_millis(1);
+/// So many sequences are set in the pause even where they need not be. Setting them waits for nothing: it happens while the
+/// marker is on its way. But a thousand take longer than that.
+pub(super) const EXACT_SEQUENCES_MAX: usize = 200;
 /// Kept of the pause's budget for the release, so that an abort is within it.
 const RELEASE_PART_OF_BUDGET: u32 = 20;
 
@@ -64,7 +67,8 @@ impl Crossing<'_> {
         watch.part("fence");
         ctx.reach(step, CrashPoint::Fenced).await?;
 
-        let rest = sequences::delta(self.departure.sequences(), &fenced.positions, &self.preset);
+        let all = self.departure.sequences();
+        let rest = sequences::rest(all, &fenced.positions, &self.preset, EXACT_SEQUENCES_MAX);
         self.arrival
             .receive(&self.marker_kind(), &token, &rest, deadline)
             .await

@@ -1,21 +1,32 @@
 //! Sequences: read exactly, set many at once.
 //!
-//! Replication does not carry them. Ahead of the pause they are set on the target with head-room; in the pause they are
-//! read once more, and only those are set whose source came near the head-room's end.
+//! Replication does not carry them. Ahead of the pause all are set on the other side as they are; in the pause they are read
+//! once more, and those that moved are set. Where many move all the time they are set ahead with head-room, and in the
+//! pause exactly as far as there is time ([`rest`]).
 //!
 //! # Why
 //! `pg_sequences.last_value` hides whether the value was handed out, and `max(column)` forgets values that were drawn
 //! and not stored. The sequences themselves know both. One by one 1001 of them cost half a second, in one statement a
-//! few milliseconds.
+//! few milliseconds; but the parser is recursive, and each sequence of a statement is locked until it ends, so a statement
+//! has a limited number of them.
+//!
+//! Head-room is a gap in the values, for good: a `smallserial` has lost its range after three such moves. So one that did not
+//! move gets none.
 
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use futures_util::future::try_join_all;
 use tokio_postgres::Statement;
 
 use super::names::{HELPER_SCHEMA, quote_literal};
 use super::tables::TableName;
 use super::{Session, SystemError};
+
+/// Sequences in one statement.
+const CHUNK: usize = 500;
+/// Head-room is at most this part of the values that a sequence has at all.
+const PART_OF_RANGE: i128 = 100;
 
 /// How a sequence counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +60,21 @@ impl Sequence {
         within.then_some(Position { last_value, is_called: true })
     }
 
+    /// So many values can be handed out between the bounds.
+    fn steps(&self) -> i128 {
+        (i128::from(self.max) - i128::from(self.min)) / i128::from(self.increment).abs().max(1)
+    }
+
+    /// With head-room where there is room, as it is where there is none.
+    fn with_head_room(&self, position: Position, steps: u32) -> Position {
+        let cached = u32::try_from(self.cache).unwrap_or(u32::MAX);
+        let most = u32::try_from(self.steps() / PART_OF_RANGE).unwrap_or(u32::MAX);
+        match steps.saturating_add(cached).min(most) {
+            0 => position,
+            steps => self.ahead(position, steps).unwrap_or(position),
+        }
+    }
+
     /// Whether a sequence that is at `here` hands out only values that one at `there` has not handed out yet.
     pub fn is_past(&self, here: Position, there: Position) -> bool {
         if self.cycle || here == there {
@@ -66,40 +92,43 @@ impl Sequence {
     }
 }
 
-/// Reads the position of every sequence by one prepared statement.
+/// Reads the position of every sequence by prepared statements.
 #[derive(Debug)]
 pub struct Reader<'a> {
     session: &'a Session,
     sequences: Vec<Sequence>,
-    /// None where there is no sequence.
-    statement: Option<Statement>,
+    /// One for each [`CHUNK`] of the sequences.
+    statements: Vec<Statement>,
 }
 
 impl<'a> Reader<'a> {
     /// Lists the sequences and prepares the read. The guard keeps the list right while a move runs.
     pub async fn prepare(session: &'a Session) -> Result<Reader<'a>, SystemError> {
         let sequences = list(session).await?;
-        let statement = match sequences.is_empty() {
-            true => None,
-            false => {
-                let prepared = session.client().prepare(&read_sql(&sequences)).await;
-                Some(prepared.map_err(|error| session.failed("preparing to read sequences", error))?)
-            }
-        };
-        Ok(Reader { session, sequences, statement })
+        let mut statements = Vec::with_capacity(sequences.len().div_ceil(CHUNK));
+        for chunk in sequences.chunks(CHUNK) {
+            let prepared = session.client().prepare(&read_sql(chunk)).await;
+            statements.push(prepared.map_err(|error| session.failed("preparing to read sequences", error))?);
+        }
+        Ok(Reader { session, sequences, statements })
     }
 
     pub fn sequences(&self) -> &[Sequence] {
         &self.sequences
     }
 
-    /// Positions in the order of [`Reader::sequences`]. One round trip.
+    /// Positions in the order of [`Reader::sequences`]. One round trip: all statements are sent when it is polled first.
     pub async fn read(&self) -> Result<Vec<Position>, SystemError> {
+        let chunks = self.sequences.chunks(CHUNK).map(<[Sequence]>::len).zip(&self.statements);
+        let all = try_join_all(chunks.map(|(count, statement)| self.read_chunk(count, statement))).await?;
+        Ok(all.concat())
+    }
+
+    async fn read_chunk(&self, count: usize, statement: &Statement) -> Result<Vec<Position>, SystemError> {
         const READING: &str = "reading sequences";
-        let Some(statement) = &self.statement else { return Ok(Vec::new()) };
         let rows = self.session.client().query(statement, &[]).await;
         let rows = rows.map_err(|error| self.session.failed(READING, error))?;
-        let mut positions = vec![None; self.sequences.len()];
+        let mut positions = vec![None; count];
         for row in &rows {
             let index: i32 = self.session.column(READING, row, 0)?;
             let position = Position {
@@ -148,17 +177,16 @@ fn read_sql(sequences: &[Sequence]) -> String {
     sql
 }
 
-/// Sets many sequences by one statement.
+/// Sets many sequences. `setval` is not transactional: what was set stays set when a later statement fails, which does no
+/// harm where nobody is.
 pub async fn set(session: &Session, positions: &[(TableName, Position)]) -> Result<(), SystemError> {
-    if positions.is_empty() {
-        return Ok(());
+    for chunk in positions.chunks(CHUNK) {
+        session.batch("setting sequences", &set_sql(chunk)).await?;
     }
-    session.batch("setting sequences", &set_sql(positions)).await
+    Ok(())
 }
 
-/// The statement of [`set`], for a caller that sends it with others as one commit. `setval` is not transactional: it
-/// stays also when the commit fails, which does no harm on a target that nobody uses.
-pub fn set_sql(positions: &[(TableName, Position)]) -> String {
+fn set_sql(positions: &[(TableName, Position)]) -> String {
     let mut sql = String::from("SELECT count(setval(n::regclass, v, c)) FROM (VALUES ");
     for (index, (name, position)) in positions.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
@@ -175,30 +203,42 @@ pub fn set_sql(positions: &[(TableName, Position)]) -> String {
     sql
 }
 
-/// What must still be set, given what was set with head-room before: sequences whose source has run past it, and those
-/// that were never set. Both slices are in the order of `sequences`.
-pub fn delta(
+/// Every sequence as it is.
+pub fn exact(sequences: &[Sequence], source: &[Position]) -> Vec<(TableName, Position)> {
+    sequences.iter().zip(source).map(|(sequence, &position)| (sequence.name.clone(), position)).collect()
+}
+
+/// Those that moved between two reads: where they are now, with head-room where there is room.
+pub fn moved_ahead(
+    sequences: &[Sequence],
+    before: &[Position],
+    now: &[Position],
+    steps: u32,
+) -> Vec<(TableName, Position)> {
+    let moved = sequences.iter().zip(before.iter().zip(now)).filter(|(_, (before, now))| before != now);
+    moved.map(|(sequence, (_, &now))| (sequence.name.clone(), sequence.with_head_room(now, steps))).collect()
+}
+
+/// What is set in the pause, given what was set before. What the other side could hand out a second time is set in any
+/// case; the others, whose head-room was not used up, are set back as long as there are no more than `most`, those with the
+/// fewest values first. The slices are in the order of `sequences`.
+pub fn rest(
     sequences: &[Sequence],
     source: &[Position],
     set_before: &HashMap<TableName, Position>,
+    most: usize,
 ) -> Vec<(TableName, Position)> {
-    let mut rest = Vec::new();
-    for (sequence, &position) in sequences.iter().zip(source) {
-        let covered = set_before.get(&sequence.name).is_some_and(|&ahead| sequence.is_past(ahead, position));
-        if !covered {
-            rest.push((sequence.name.clone(), position));
-        }
-    }
-    rest
-}
-
-/// Positions with head-room where the sequence has room, exact ones where it has not.
-pub fn with_head_room(sequences: &[Sequence], source: &[Position], steps: u32) -> Vec<(TableName, Position)> {
-    let far = |(sequence, &position): (&Sequence, &Position)| {
-        let wanted = steps.saturating_add(u32::try_from(sequence.cache).unwrap_or(u32::MAX));
-        (sequence.name.clone(), sequence.ahead(position, wanted).unwrap_or(position))
+    let is_set = |sequence: &Sequence, position| set_before.get(&sequence.name) == Some(&position);
+    let differing = sequences.iter().zip(source).filter(|(sequence, position)| !is_set(sequence, **position));
+    let is_covered = |sequence: &Sequence, position| {
+        set_before.get(&sequence.name).is_some_and(|&ahead| sequence.is_past(ahead, position))
     };
-    sequences.iter().zip(source).map(far).collect()
+    let (mut covered, mut rest): (Vec<_>, Vec<_>) =
+        differing.partition(|(sequence, position)| is_covered(sequence, **position));
+    covered.sort_by_key(|(sequence, _)| sequence.steps());
+    covered.truncate(most.saturating_sub(rest.len()));
+    rest.extend(covered);
+    rest.into_iter().map(|(sequence, &position)| (sequence.name.clone(), position)).collect()
 }
 
 #[cfg(test)]
@@ -236,12 +276,35 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_sets_only_what_ran_past_its_head_room() {
-        let sequences = [counting_by(1)];
-        let ahead: HashMap<_, _> = with_head_room(&sequences, &[at(10, true)], 100).into_iter().collect();
-        assert_eq!(delta(&sequences, &[at(50, true)], &ahead), []);
-        let past = at(500, true);
-        assert_eq!(delta(&sequences, &[past], &ahead), [(TableName::new("public", "s"), past)]);
-        assert_eq!(delta(&sequences, &[past], &HashMap::new()).len(), 1);
+    fn only_what_moved_gets_head_room_and_a_short_sequence_little() {
+        let short =
+            Sequence { max: 32_767, min: 1, name: TableName::new("public", "short"), ..counting_by(1) };
+        let long =
+            Sequence { max: i64::MAX, min: 1, name: TableName::new("public", "long"), ..counting_by(1) };
+        let still = Sequence { name: TableName::new("public", "still"), ..counting_by(1) };
+        let sequences = [short, long, still];
+        let before = [at(1, true), at(1, true), at(7, true)];
+        let now = [at(2, true), at(2, true), at(7, true)];
+        let ahead = moved_ahead(&sequences, &before, &now, 10_000);
+        let values: Vec<i64> = ahead.iter().map(|(_, position)| position.last_value).collect();
+        assert_eq!(values, [2 + 327, 2 + 10_001]);
+    }
+
+    #[test]
+    fn the_pause_sets_back_as_many_as_it_may_and_always_what_ran_past_its_head_room() {
+        let short = Sequence { max: 100, min: 1, name: TableName::new("public", "short"), ..counting_by(1) };
+        let still = Sequence { name: TableName::new("public", "still"), ..counting_by(1) };
+        let sequences = [counting_by(1), short, still];
+        let before: HashMap<_, _> = [("s", 200), ("short", 20), ("still", 7)]
+            .map(|(name, value)| (TableName::new("public", name), at(value, true)))
+            .into();
+        let names = |source: &[Position], most| -> Vec<String> {
+            rest(&sequences, source, &before, most).into_iter().map(|(name, _)| name.name).collect()
+        };
+        let within = [at(150, true), at(12, true), at(7, true)];
+        assert_eq!(names(&within, 2), ["short", "s"]);
+        assert_eq!(names(&within, 1), ["short"]);
+        assert_eq!(names(&[at(201, true), at(12, true), at(7, true)], 1), ["s"]);
+        assert_eq!(names(&[at(201, true), at(21, true), at(8, true)], 0), ["s", "short", "still"]);
     }
 }

@@ -7,6 +7,7 @@ mod aborts;
 mod clients;
 mod crashes;
 mod meaning;
+mod numbers;
 mod rights;
 mod roles;
 mod stage;
