@@ -12,11 +12,13 @@ use super::show_process;
 use super::statement::Show;
 use super::systems::version;
 use crate::control::provision::NOTE_ROLES_THAT_STAY;
+use crate::control::{finish, machine};
 use crate::model::{
-    DatabaseName, DatabaseRecord, Door, FindingSeverity, GateOrder, Lifecycle, MoveId, MoveProgress,
-    MoveRecord, PauseReport, Place, Quotas, RouteRecord, Service, StepEntry, SystemName, Timeout, Timeouts,
-    UnixMillis, timeout_text,
+    DatabaseName, DatabaseRecord, Door, FindingSeverity, GateOrder, Lifecycle, MoveId, MovePhase,
+    MoveProgress, MoveRecord, OldCopy, PauseReport, Place, Quotas, RouteRecord, Service, StepEntry,
+    SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
 };
+use crate::system::quote_ident;
 
 /// Entries of the audit trail that are shown.
 const AUDIT_ROWS_MAX: usize = 1_000;
@@ -244,6 +246,9 @@ impl Executor {
                 )
             ]);
         }
+        if let Some(copy) = closed_copy(&record) {
+            rows.push(row!["old_copy", copy]);
+        }
         pause_rows("cutover", record.cutover.as_ref(), &mut rows);
         pause_rows("undo", record.undo.as_ref(), &mut rows);
         if let Some(failure) = &record.failure {
@@ -284,6 +289,21 @@ impl Executor {
         let rows = rows.map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);
         Ok(Answer::rows(commands::SHOW_AUDIT, rows.collect()))
     }
+}
+
+/// What became of the copy that the clients left, and how it is opened again.
+fn closed_copy(record: &MoveRecord) -> Option<String> {
+    let is_closed = record.phase == MovePhase::Finished
+        && !machine::went_back(record)
+        && record.facts.old_copy != Some(OldCopy::Dropped);
+    let name = finish::closed_name(&record.source.dbname, record.id.0);
+    is_closed.then(|| {
+        format!(
+            "closed on system {}; ALTER DATABASE {} ALLOW_CONNECTIONS true; opens it there, to those who could connect before",
+            record.source.system,
+            quote_ident(&name)
+        )
+    })
 }
 
 fn help() -> Answer {

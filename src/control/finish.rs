@@ -9,7 +9,7 @@
 
 use crate::error::{Blame, SqlState};
 use crate::model::OldCopy;
-use crate::system::{Session, databases};
+use crate::system::{Session, databases, fence};
 
 use super::ends::{End, Ends};
 use super::error::StepError;
@@ -48,9 +48,20 @@ async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
     match ctx.facts().old_copy.unwrap_or(OldCopy::Closed) {
         OldCopy::Closed => {
             let name = closed_name(&ends.source.dbname, ctx.id().0);
-            databases::close(&admin, oid, &name).await.map_err(doing())
+            databases::close(&admin, oid, &name).await.map_err(doing())?;
+            give_rights_back(ctx, &admin, ends, &name).await;
+            Ok(())
         }
         OldCopy::Dropped => databases::drop_by_oid(&admin, oid).await.map_err(doing()),
+    }
+}
+
+/// Nobody can connect to the closed copy, whatever rights there are. So it gets those back that the fence took: one
+/// statement opens it again as it was. What fails here keeps no move from its end.
+async fn give_rights_back(ctx: &StepContext, admin: &Session, ends: &Ends, name: &str) {
+    let Some(saved) = ctx.facts().saved_fence.get(&ends.source.system.name) else { return };
+    if let Err(error) = fence::restore(admin, name, saved).await {
+        tracing::warn!(%error, database = name, "the closed copy has not its rights back");
     }
 }
 
@@ -69,7 +80,7 @@ async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &End) -> Result<O
 }
 
 /// `shop__moved_3`; a long name is cut, because PostgreSQL would cut the end.
-fn closed_name(dbname: &str, id: u64) -> String {
+pub fn closed_name(dbname: &str, id: u64) -> String {
     let suffix = format!("__moved_{id}");
     let mut room = crate::model::ids::NAME_BYTES_MAX - suffix.len();
     while !dbname.is_char_boundary(room.min(dbname.len())) {

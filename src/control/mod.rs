@@ -19,6 +19,7 @@ pub mod drive;
 mod driver;
 pub mod ends;
 pub mod error;
+mod extensions;
 pub mod finish;
 pub mod frozen;
 mod history;

@@ -3,7 +3,7 @@
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
 use crate::system::role_uses::{self, Asked};
 use crate::system::roles::{self, Membership, Role};
-use crate::system::{SystemError, quote_ident, quote_literal};
+use crate::system::{SystemError, ownership, quote_ident, quote_literal};
 
 use super::preflight::{Findings, Scene, on_system};
 use super::provision::platform_roles;
@@ -24,7 +24,66 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
             None => unknown_settings(scene, role, findings).await?,
         }
     }
+    platform_owner(scene, findings).await?;
+    platform_namesake(scene, findings).await?;
     memberships(scene, &names, (&here, &there), findings).await
+}
+
+/// The platform's role of the source does not travel. What is its in the database needs a role of that name.
+async fn platform_owner(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    let role = scene.source_end().system.admin_role.to_string();
+    if !roles::read(scene.target, std::slice::from_ref(&role)).await?.is_empty() {
+        return Ok(());
+    }
+    let objects = ownership::of_role(scene.source, &role).await?;
+    let Some(first) = objects.first() else { return Ok(()) };
+    let end = scene.target_end();
+    findings
+        .platform(Blocker, "platform_owner")
+        .about(&role)
+        .cure(on_system(end, format!("CREATE ROLE {} NOLOGIN;", quote_ident(&role))))
+        .say(format!(
+            "{} object(s) of the database, first {first}, name role {role}, the platform's on the source, which system {} does not have; \
+             there the role would be no superuser, which matters to functions that run as their owner",
+            objects.len(),
+            end.system.name
+        ));
+    Ok(())
+}
+
+/// An application's role that is called like the platform's of the target would be a superuser there.
+async fn platform_namesake(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    let (source, target) = (scene.source_end(), scene.target_end());
+    let role = target.system.admin_role.to_string();
+    if role == source.system.admin_role.as_str() {
+        return Ok(());
+    }
+    let here = roles::read(scene.source, std::slice::from_ref(&role)).await?;
+    let Some(here) = here.first().filter(|here| !here.superuser) else { return Ok(()) };
+    let needed = roles::needed_by(
+        scene.source,
+        &source.dbname,
+        &scene.plan.logins,
+        &[source.system.admin_role.as_str()],
+    )
+    .await?;
+    if !needed.contains(&here.name) {
+        return Ok(());
+    }
+    findings
+        .platform(Blocker, "platform_name")
+        .about(&role)
+        .cure(Some(format!(
+            "-- on system {}; its clients there must log in by the new name:\n-- ALTER ROLE {} RENAME TO {};",
+            source.system.name,
+            quote_ident(&role),
+            quote_ident(&format!("{role}_of_mine"))
+        )))
+        .say(format!(
+            "role {role} is an application's on the source, and the platform's on system {}: what belongs to it would be a superuser's",
+            target.system.name
+        ));
+    Ok(())
 }
 
 fn superuser(scene: &Scene<'_>, role: &Role, findings: &mut Findings) {

@@ -6,8 +6,10 @@ use crate::system::names::HELPER_SCHEMA;
 use crate::system::tables::{self, Identity, Table};
 use crate::system::{SystemError, TableName, quote_ident, quote_literal, roles};
 
+use super::extensions;
 use super::preflight::{Findings, Scene};
 use super::preflight_systems::{probe, tried};
+use super::provision::platform_roles;
 
 pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let tables = tables::list(scene.source).await?;
@@ -15,6 +17,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     unlogged(scene, &tables, findings);
     helper_schema(scene, findings).await?;
     extensions(scene, findings).await?;
+    extension_owners(scene, findings).await?;
     settings(scene, findings).await?;
     collations(scene, findings).await?;
     for look in LOOKS {
@@ -143,6 +146,23 @@ async fn extensions(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
                  fence ends it"
             ));
         }
+    }
+    Ok(())
+}
+
+/// Extensions whose owner could not drop or update them any more.
+async fn extension_owners(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    let platform = platform_roles(&scene.plan.ends);
+    let target = scene.target_end();
+    for extension in extensions::owned(scene.source, &platform.each()).await? {
+        if extensions::can_be_carried(scene.target, &extension).await? {
+            continue;
+        }
+        findings.product(Warning, "extension_owner").about(&extension.name).say(format!(
+            "extension {} belongs to {} and would belong to {} on system {}, where nobody else can be given it: {} cannot update or \
+             drop it there",
+            extension.name, extension.owner, target.system.admin_role, target.system.name, extension.owner
+        ));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use super::applier::Applier;
 use super::copy_schema::{SchemaDump, Section};
 use super::ends::Ends;
 use super::error::StepError;
+use super::{extensions, provision};
 
 const RESTORING: &str = "restoring the schema on the target";
 const GIVING: &str = "giving objects their owners and rights";
@@ -32,6 +33,10 @@ impl Restore<'_> {
         const KEEPING: &str = "keeping the OIDs of types";
         let wanted = type_oids::read(self.source).await.map_err(StepError::doing(KEEPING))?;
         type_oids::keep(self.target, &wanted).await.map_err(StepError::doing(KEEPING))?;
+        let platform = provision::platform_roles(self.ends);
+        extensions::create(self.source, self.target, &platform.each())
+            .await
+            .map_err(StepError::doing("creating extensions on the target"))?;
         self.section(Section::PreData, 1).await?;
         type_oids::finish(self.target).await.map_err(StepError::doing(KEEPING))
     }

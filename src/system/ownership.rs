@@ -78,6 +78,30 @@ pub async fn carry(from: &Session, to: &Session) -> Result<(), SystemError> {
     Ok(())
 }
 
+/// What belongs to a role in the session's database, and on what of others it has rights there.
+pub async fn of_role(session: &Session, role: &str) -> Result<Vec<String>, SystemError> {
+    const READING: &str = "reading what belongs to a role";
+    // A right of the role that the server was made with is no dependency.
+    let sql = "WITH rights (object, acl) AS (
+            SELECT oid::regclass::text, relacl FROM pg_class
+            UNION ALL SELECT oid::regprocedure::text, proacl FROM pg_proc
+            UNION ALL SELECT 'schema ' || nspname, nspacl FROM pg_namespace
+            UNION ALL SELECT 'type ' || oid::regtype::text, typacl FROM pg_type)
+        SELECT 'rights on ' || object FROM rights, aclexplode(acl) a
+         WHERE a.grantee = (SELECT oid FROM pg_roles WHERE rolname = $1) AND object !~ '^(schema |type )?(pg_|information_schema)'
+        UNION SELECT 'default privileges' FROM pg_default_acl d
+         WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = $1)
+            OR EXISTS (SELECT FROM aclexplode(d.defaclacl) a WHERE a.grantee = (SELECT oid FROM pg_roles WHERE rolname = $1))
+        UNION SELECT 'policy ' || polname FROM pg_policy WHERE (SELECT oid FROM pg_roles WHERE rolname = $1) = ANY (polroles)
+        ORDER BY 1";
+    let owned = owned(session).await?.into_iter().filter(|(_, owner)| owner == role);
+    let mut found: Vec<String> = owned.map(|(object, _)| object).collect();
+    for row in &session.rows(READING, sql, &[&role]).await? {
+        found.push(session.column(READING, row, 0)?);
+    }
+    Ok(found)
+}
+
 async fn owned(session: &Session) -> Result<Vec<(String, String)>, SystemError> {
     const READING: &str = "reading the owners of objects";
     let rows = session.rows(READING, OWNED, &[]).await?;

@@ -211,7 +211,7 @@ impl Membership {
 
 /// The roles that a database needs: those that own something in it, are named in a right, a policy or a default
 /// privilege of it, have settings for it; whoever belongs to one of them; and, again and again, the roles they belong
-/// to. Predefined roles (`pg_...`) exist everywhere and are left out, and so are `$2`; `$3` are needed in any case.
+/// to. Predefined roles (`pg_...`) exist everywhere and are left out, and so are roles of moves, which belong to owners of tables, and `$2`; `$3` are needed in any case.
 ///
 /// That PUBLIC may connect makes nobody needed: on a shared system that would be everybody.
 const NEEDED: &str = "\
@@ -236,7 +236,7 @@ needed AS (
     UNION SELECT m.roleid FROM needed JOIN pg_auth_members m ON m.member = needed.oid
 )
 SELECT DISTINCT r.rolname::text FROM needed JOIN pg_roles r USING (oid)
-WHERE r.rolname !~ '^pg_' AND r.rolname::text <> ALL ($2) ORDER BY 1";
+WHERE r.rolname !~ '^(pg_|freehold_(move|apply|read)_)' AND r.rolname::text <> ALL ($2) ORDER BY 1";
 
 /// Names of the roles that a database needs, with `logins`, without `except`.
 pub async fn needed_by(

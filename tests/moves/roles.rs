@@ -1,11 +1,11 @@
 //! Roles are a server's, and other databases use them: what a move does to those of one database, and what it must not.
 
 use freehold::control::settings::CrashPoint;
-use freehold::lab::Postgres;
+use freehold::lab::{Major, Postgres};
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 
 use crate::assert_clean;
-use crate::stage::{PATIENCE, Stage};
+use crate::stage::{APP_PASSWORD, PATIENCE, Stage};
 
 /// Those of the roles that exist, with their comments.
 fn existing(server: &Postgres, names: &str) -> String {
@@ -303,8 +303,120 @@ async fn a_database_whose_sessions_take_on_a_role_moves_and_comes_back() {
     stage.wish(id, MoveWish::Undo).await;
     stage.rests_in(id, MovePhase::Undone).await;
     assert_eq!(last(stage.source.psql_in("shop", rows).unwrap()).as_deref(), Some("1 2 3"));
-    let clients = stage.source.connect_as("shop", "app", crate::stage::APP_PASSWORD).await.unwrap();
+    let clients = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     let who = clients.query_one("SELECT current_user::text", &[]).await.unwrap();
     assert_eq!(who.get::<_, String>(0), "app");
     assert_clean(&stage, id, "old").await;
+}
+
+fn extension_owners(server: &Postgres) -> String {
+    let sql = "SELECT extname, extowner::regrole FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1";
+    server.psql_in("shop", sql).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_keeps_its_owner_or_the_plan_says_that_it_does_not() {
+    let stage = Stage::between(Major::oldest(), Major::oldest(), &[]).await;
+    stage.source.psql("CREATE ROLE boss SUPERUSER; GRANT CONNECT ON DATABASE shop TO boss").unwrap();
+    stage.source.psql("CREATE ROLE second; GRANT CREATE ON DATABASE shop TO second").unwrap();
+    let app = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+    let own = "CREATE EXTENSION citext; CREATE TABLE people (name citext PRIMARY KEY); INSERT INTO people VALUES ('Ann');
+        CREATE SCHEMA apart; CREATE EXTENSION hstore WITH SCHEMA apart";
+    app.batch_execute(own).await.unwrap();
+    let others =
+        "SET ROLE second; CREATE EXTENSION pgcrypto; SET ROLE boss; CREATE EXTENSION pageinspect; RESET ROLE";
+    stage.source.psql_in("shop", others).unwrap();
+    let id = stage.moved().await;
+    let platform = stage.target.superuser.clone();
+    let expected = format!("citext|app\nhstore|{platform}\npageinspect|boss\npgcrypto|second");
+    assert_eq!(extension_owners(&stage.target), expected);
+    let findings = stage.movement(id).await.facts.findings;
+    let named: Vec<_> = findings.iter().filter(|finding| finding.check == "extension_owner").collect();
+    let objects: Vec<_> = named.iter().filter_map(|finding| finding.object.as_deref()).collect();
+    assert_eq!(objects, ["hstore"], "{named:#?}");
+    let oids = "SELECT 'citext'::regtype::oid, 'citext[]'::regtype::oid, 'apart.hstore'::regtype::oid";
+    assert_eq!(stage.target.psql_in("shop", oids).unwrap(), stage.source.psql_in("shop", oids).unwrap());
+    // What was lent for that is gone.
+    let second = "SELECT has_database_privilege('second', 'shop', 'CREATE'), has_database_privilege('app', 'shop', 'CREATE')";
+    assert_eq!(stage.target.psql(second).unwrap(), stage.source.psql(second).unwrap());
+    stage.wish(id, MoveWish::Finish).await;
+    stage.rests_in(id, MovePhase::Finished).await;
+    let app = stage.target.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+    app.batch_execute("ALTER EXTENSION citext UPDATE").await.expect("the owner cannot update its extension");
+    assert_clean(&stage, id, "new").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_a_platform_of_another_name_is_named_and_moves_once_the_role_is_there() {
+    let stage = Stage::set().await;
+    let secret = std::fs::read_to_string(&stage.source.password_file).unwrap();
+    stage.source.psql(&format!("CREATE ROLE pgadmin SUPERUSER LOGIN PASSWORD '{secret}'")).unwrap();
+    stage.act_as("old", "pgadmin").await;
+    let setup = "CREATE TABLE of_admin (i int PRIMARY KEY); ALTER TABLE of_admin OWNER TO pgadmin;
+        GRANT SELECT ON account TO pgadmin; ALTER DEFAULT PRIVILEGES FOR ROLE pgadmin GRANT SELECT ON TABLES TO app;
+        ALTER TABLE of_admin ENABLE ROW LEVEL SECURITY; CREATE POLICY all_of_it ON of_admin TO pgadmin USING (true)";
+    stage.source.psql_in("shop", setup).unwrap();
+    let id = stage.request_move().await;
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    let failure = record.failure.unwrap();
+    assert!(failure.detail.unwrap().contains("4 object(s) of the database"), "{:?}", failure.message);
+    let cure = failure.hint.unwrap();
+    stage.target.psql(cure.lines().last().unwrap()).unwrap();
+    let role = "SELECT rolsuper, rolcanlogin FROM pg_roles WHERE rolname = 'pgadmin'";
+    assert_eq!(stage.target.psql(role).unwrap(), "f|f");
+
+    let id = stage.moved().await;
+    let owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'of_admin'";
+    assert_eq!(stage.target.psql_in("shop", owner).unwrap(), "pgadmin");
+    stage.wish(id, MoveWish::Undo).await;
+    stage.rests_in(id, MovePhase::Undone).await;
+    assert_eq!(existing(&stage.target, "pgadmin"), "pgadmin");
+    assert_clean(&stage, id, "old").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_is_called_like_the_targets_platform_becomes_no_superuser() {
+    let stage = Stage::set().await;
+    let secret = std::fs::read_to_string(&stage.target.password_file).unwrap();
+    stage.target.psql(&format!("CREATE ROLE app SUPERUSER LOGIN PASSWORD '{}'", secret.trim())).unwrap();
+    stage.act_as("new", "app").await;
+    let id = stage.request_move().await;
+    let record = stage.rests_in(id, MovePhase::RolledBack).await;
+    let failure = record.failure.unwrap();
+    assert!(failure.detail.unwrap().contains("would be a superuser's"), "{:?}", failure.message);
+    for line in failure.hint.unwrap().lines() {
+        assert!(line.starts_with("--"), "a cure that renames an application's role by itself: {line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_copy_is_opened_again_for_those_who_could_connect() {
+    let stage = Stage::set().await;
+    for sql in [
+        "CREATE ROLE reader LOGIN PASSWORD 'r'; CREATE ROLE stranger LOGIN PASSWORD 's'",
+        "REVOKE ALL ON DATABASE shop FROM PUBLIC",
+        "GRANT CONNECT ON DATABASE shop TO reader WITH GRANT OPTION",
+        "ALTER DATABASE shop CONNECTION LIMIT 7",
+    ] {
+        stage.source.psql(sql).unwrap();
+    }
+    let access = |dbname: &str| {
+        format!(
+            "SELECT datconnlimit, (SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(datacl) a)
+             FROM pg_database WHERE datname = '{dbname}'"
+        )
+    };
+    let before = stage.source.psql(&access("shop")).unwrap();
+    let id = stage.moved().await;
+    stage.wish(id, MoveWish::Finish).await;
+    stage.rests_in(id, MovePhase::Finished).await;
+    let copy = format!("shop__moved_{id}");
+    assert!(stage.source.connect_as(&copy, "reader", "r").await.is_err(), "the closed copy is open");
+    assert_eq!(stage.source.psql(&access(&copy)).unwrap(), before);
+    stage.source.psql(&format!("ALTER DATABASE {copy} ALLOW_CONNECTIONS true")).unwrap();
+    for (role, secret, comes_in) in
+        [("reader", "r", true), ("app", APP_PASSWORD, true), ("stranger", "s", false)]
+    {
+        assert_eq!(stage.source.connect_as(&copy, role, secret).await.is_ok(), comes_in, "{role}");
+    }
 }

@@ -257,6 +257,16 @@ impl Stage {
         self.catalog.update_route(&self.database, change).await.unwrap();
     }
 
+    /// The platform comes to a system as another role.
+    pub(crate) async fn act_as(&self, system: &str, role: &str) {
+        let change = |record: &mut SystemRecord| {
+            record.admin_role = RoleName::parse(role).unwrap();
+            Ok::<(), freehold::catalog::store::StoreError>(())
+        };
+        let key = freehold::catalog::keys::system(&SystemName::parse(system).unwrap());
+        self.catalog.update(key, change).await.unwrap();
+    }
+
     /// Says where the other system finds this one for replication.
     pub(crate) async fn replicate_from(&self, system: &str, address: Option<Address>) {
         let change = |record: &mut SystemRecord| {
