@@ -277,6 +277,74 @@ async fn a_membership_that_gives_less_between_new_majors_is_named_before_a_right
     assert_eq!(source.psql(memberships).unwrap(), target.psql(memberships).unwrap());
 }
 
+/// Replaces `pg_hba.conf` of a server, below what its superuser needs.
+fn set_hba(server: &Postgres, lines: &str) {
+    let file = server.psql("SHOW hba_file").unwrap();
+    let own = format!("local all {0} scram-sha-256\nhost all {0} all scram-sha-256\n", server.superuser);
+    std::fs::write(&file, format!("{own}{lines}\n")).unwrap();
+    server.psql("SELECT pg_reload_conf()").unwrap();
+    let read = "SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL";
+    assert_eq!(server.psql(read).unwrap(), "0", "{lines}");
+}
+
+#[tokio::test]
+async fn a_role_that_pg_hba_of_the_target_does_not_let_in_is_named_before_its_clients_are_locked_out() {
+    let (source, target) =
+        (builder(Major::oldest()).start().unwrap(), builder(Major::newest()).start().unwrap());
+    for server in [&source, &target] {
+        server.psql("CREATE DATABASE barred").unwrap();
+    }
+    let setup = "SET password_encryption = 'md5'; CREATE ROLE aged LOGIN PASSWORD 'x'; RESET password_encryption;
+        CREATE ROLE team; CREATE ROLE app LOGIN PASSWORD 'x'; CREATE ROLE member LOGIN PASSWORD 'x' IN ROLE team;
+        CREATE ROLE nowhere LOGIN PASSWORD 'x'; GRANT CONNECT ON DATABASE barred TO app, member, aged, nowhere";
+    source.psql(setup).unwrap();
+    target.psql("CREATE ROLE app LOGIN PASSWORD 'x'; CREATE ROLE nobody").unwrap();
+    set_hba(
+        &source,
+        "host all nowhere all reject\nhost all aged all md5\nhost all all all scram-sha-256\nlocal all all md5",
+    );
+    let plan = plan(system(&source, "old"), system(&target, "new"), "barred");
+    // What the target's file says, and whom it bars.
+    let scenarios = [
+        ("host all /^freehold_ all scram-sha-256", "aged, app, member"),
+        (
+            "host all +team all reject\nhost all all 0.0.0.0/0 md5\nhost all all ::/0 md5\nlocal all all md5",
+            "member",
+        ),
+        (
+            "host barred app,member 127.0.0.0/8 scram-sha-256\nhost barred app,member ::1/128 scram-sha-256",
+            "aged",
+        ),
+        (
+            "host sameuser all all md5\nhost other all all md5\nhost all all 192.0.2.0/24 md5\nhost all all 2001:db8::/32 md5",
+            "aged, app, member",
+        ),
+        ("host all all all scram-sha-256\nlocal all all scram-sha-256", "aged"),
+        ("host all aged all md5\nhost all app all ident\nlocal all app peer\nhost all all all trust", "app"),
+        ("host all aged all md5\nhost samerole,barred all samehost md5\nhost all all all reject", ""),
+    ];
+    for (lines, barred) in scenarios {
+        set_hba(&target, lines);
+        let report = preflight::check(&plan).await.unwrap();
+        let Some(finding) = found(&report, "pg_hba", "new") else {
+            assert_eq!(barred, "", "{lines}: {report:#?}");
+            continue;
+        };
+        assert_eq!(finding.severity, FindingSeverity::Blocker);
+        assert!(finding.message.contains(&format!("{barred},")), "{lines}: {finding:?}");
+        // The cure is a line for the beginning of the file.
+        let cure = finding.cure.unwrap();
+        let line = cure.lines().last().unwrap().trim_start_matches("-- ");
+        set_hba(&target, &format!("{line}\n{lines}"));
+        let report = preflight::check(&plan).await.unwrap();
+        assert_eq!(found(&report, "pg_hba", "new"), None, "{line}");
+        if barred.contains("app") {
+            target.connect_as("barred", "app", "x").await.expect("the cure does not let the role in");
+            assert!(target.connect_as("postgres", "nobody", "x").await.is_err());
+        }
+    }
+}
+
 /// Every scenario, a few at a time; the names of those that fail are what the test fails with.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_blocker_is_named_and_its_cure_clears_it() {

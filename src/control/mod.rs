@@ -33,6 +33,7 @@ mod meaning;
 mod orders;
 mod pause_report;
 pub mod preflight;
+mod preflight_access;
 mod preflight_roles;
 mod preflight_settings;
 mod preflight_shape;

@@ -3,9 +3,9 @@
 //! Every finding has a word for machines, a sentence for people, who has to act, and the complete SQL or command that
 //! cures it. Blockers would make the move fail or lose something; warnings are surprises that somebody may not want.
 //!
-//! The checks are in five files: `preflight_systems` (room, versions, place), `preflight_settings` (what the servers say to
+//! The checks are in six files: `preflight_systems` (room, versions, place), `preflight_settings` (what the servers say to
 //! every session), `preflight_shape` (what is in the database), `preflight_values` (what only means something on one server),
-//! `preflight_roles` (who uses it).
+//! `preflight_roles` (who uses it), `preflight_access` (how they come in).
 //!
 //! # Why
 //! Every mover that was looked at lets its user find at least one of these after days of copying. Here each blocker has
@@ -25,7 +25,10 @@ use super::ends::{End, Ends};
 use super::error::StepError;
 use super::settings::MoverSettings;
 use super::step::StepContext;
-use super::{preflight_roles, preflight_settings, preflight_shape, preflight_systems, preflight_values};
+use super::{
+    preflight_access, preflight_roles, preflight_settings, preflight_shape, preflight_systems,
+    preflight_values,
+};
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -165,7 +168,8 @@ async fn look(
     preflight_settings::check(&scene, findings).await?;
     preflight_shape::check(&scene, findings).await?;
     preflight_values::check(&scene, findings).await?;
-    preflight_roles::check(&scene, findings).await
+    preflight_roles::check(&scene, findings).await?;
+    preflight_access::check(&scene, findings).await
 }
 
 impl Scene<'_> {

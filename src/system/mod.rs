@@ -15,6 +15,7 @@ pub mod export;
 pub mod facts;
 pub mod fence;
 pub mod guard;
+pub mod hba;
 pub mod marker;
 pub mod names;
 pub mod ownership;

@@ -47,6 +47,11 @@ impl std::fmt::Debug for Role {
 }
 
 impl Role {
+    /// Its password is kept as an md5 digest, which proves nothing to a server that asks for SCRAM.
+    pub fn has_md5(&self) -> bool {
+        self.verifier.as_deref().is_some_and(|verifier| verifier.starts_with("md5"))
+    }
+
     /// Never set is the same as infinity.
     pub(crate) fn ends_at(&self) -> Option<&str> {
         self.valid_until.as_deref().filter(|&until| until != "infinity")
