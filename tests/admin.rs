@@ -19,7 +19,8 @@ use freehold::control::MoverSettings;
 use freehold::control::keeper::Keeper;
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
-    DatabaseId, DatabaseName, GateOrder, Lifecycle, ProxyId, ProxyRecord, RouteRecord, UnixMillis,
+    DatabaseId, DatabaseName, Finding, FindingSeverity, GateOrder, Lifecycle, MoveId, MovePhase, MoveRecord,
+    ProxyId, ProxyRecord, RouteRecord, UnixMillis,
 };
 use freehold::route::{Follower, FollowerOptions, RouteTable};
 use freehold::telemetry::Metrics;
@@ -671,4 +672,55 @@ async fn reload_and_shutdown_reach_the_process() {
     assert!(matches!(port.requests.recv().await, Some(ProcessRequest::Shutdown(Departure::Now))));
     port.server.shutdown(Duration::from_secs(5)).await;
     assert!(admin.simple_query("SHOW VERSION").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_locks_out_no_client_of_another_database_and_a_move_says_what_it_left() {
+    let source = Postgres::start_async(Major::Oldest).await.unwrap();
+    let target = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &source)).await;
+    run(&admin, &create_system("pg-b", &target)).await;
+    for (server, dbname, secret) in [(&source, "shop", "here"), (&target, "qa", "there")] {
+        server.psql(&format!("CREATE ROLE svc LOGIN PASSWORD '{secret}'")).unwrap();
+        server.psql(&format!("CREATE DATABASE {dbname}")).unwrap();
+    }
+    run(&admin, "ADOPT DATABASE shop ON SYSTEM pg-a OWNER payments PURPOSE 'orders and carts of the shop'")
+        .await;
+    // Whoever may connect to it at all is a client of it, for all that the platform knows.
+    run(&admin, "ADOPT DATABASE qa ON SYSTEM pg-b OWNER payments PURPOSE 'trying things before a release'")
+        .await;
+    let qa = port.catalog.database_by_name(&DatabaseName::parse("qa").unwrap()).await.unwrap().unwrap().value;
+    port.logins_become(&qa.id, &[target.superuser.as_str(), "svc"]).await;
+    let cure = planned(&admin, "role_password").await.expect("another password");
+    assert!(cure.lines().all(|line| line.starts_with("--")), "{cure}");
+    target.connect_as("qa", "svc", "there").await.expect("a client of qa");
+
+    run(&admin, "MOVE DATABASE shop TO pg-b").await;
+    let change = |record: &mut MoveRecord| {
+        record.phase = MovePhase::Finished;
+        record.facts.notes.insert("roles_that_stay".into(), "svc".into());
+        record.facts.findings.push(Finding {
+            severity: FindingSeverity::Warning,
+            check: "role_conflict".into(),
+            object: Some("svc".into()),
+            message: "PASSWORD of role svc changed on both systems".into(),
+            cure: None,
+            responsible: freehold::error::Blame::Platform,
+        });
+        Ok::<(), StoreError>(())
+    };
+    port.catalog.update_move(MoveId(1), change).await.unwrap();
+    let messages = admin.simple_query("SHOW MOVE 1").await.unwrap();
+    let value = |name: &str| {
+        messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) if row.get("property") == Some(name) => row.get("value"),
+            _ => None,
+        })
+    };
+    assert_eq!(value("warning role_conflict"), Some("PASSWORD of role svc changed on both systems"));
+    assert_eq!(value("roles_that_stay"), Some("svc"));
+    assert!(value("old_copy").unwrap().contains("ALTER DATABASE \"shop__moved_1\" ALLOW_CONNECTIONS true;"));
 }
