@@ -251,6 +251,8 @@ async fn settings_of_the_platforms_own_role_hide_nothing_of_the_server() {
     }
     let report = fixture.report().await;
     assert_eq!(found(&report, "setting_carried", "xmlbinary"), None, "{report:#?}");
+}
+
 #[tokio::test]
 async fn a_membership_that_gives_less_between_new_majors_is_named_before_a_right_is_lost() {
     let (source, target) =

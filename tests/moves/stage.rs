@@ -421,7 +421,14 @@ impl Stage {
         }
         let (target, source) = (ends.pop().unwrap(), ends.pop().unwrap());
         let ends = Ends { source, target };
-        preflight::check(&preflight::Plan { ends, settings, logins: vec!["app".to_owned()] }).await.unwrap()
+        preflight::check(&preflight::Plan {
+            ends,
+            settings,
+            logins: vec!["app".to_owned()],
+            logins_there: Vec::new(),
+        })
+        .await
+        .unwrap()
     }
 
     /// Makes the next move freeze at an instant; wait with [`Frozen::reached`].
