@@ -117,9 +117,9 @@ uses(owner, used) AS (
     JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
 SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
   (@catalogue)::text AS c, (@all_definitions)::text AS d, NULL AS e
-UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<(SELECT x.extname FROM pg_depend d
+UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<CASE WHEN p.oid < 16384 THEN 'initdb' ELSE (SELECT x.extname FROM pg_depend d
     JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-    AND d.refclassid = 'pg_extension'::regclass)>>,
+    AND d.refclassid = 'pg_extension'::regclass) END>>,
     <<CASE WHEN l.lanname = 'internal' THEN (SELECT min(b.proname) FROM pg_proc b JOIN special s ON s.oid = b.oid
       WHERE b.prosrc = p.prosrc AND p.prokind <> 'a')
     WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
