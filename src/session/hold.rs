@@ -259,7 +259,7 @@ impl Session {
         }
         match Box::pin(self.ask(record)).await? {
             Ok(mut state) => {
-                if let Some(tenancy) = &self.relay.tenancy {
+                if let Some(tenancy) = &mut self.relay.tenancy {
                     tenancy.without_shared(&mut state);
                 }
                 let state = Arc::new(state);

@@ -14,6 +14,8 @@
 //! Most texts are harmless: [`screen()`] says so in one pass, and only those that hold something of interest are scanned. Neither
 //! allocates, unless a setting's name is found.
 
+use std::collections::HashMap;
+
 mod calls;
 mod effects;
 mod judge;
@@ -110,54 +112,152 @@ pub(crate) fn effects_in_body(function: &[u8]) -> Effects {
     }
 }
 
-/// Whether `sql` is exactly one PREPARE statement of that name; where it is one among several, the text of that one.
+/// Every statement that a text prepares, with the part of the text that does so; `None`: it cannot be told apart.
 ///
 /// `pg_prepared_statements.statement` holds the whole text that the client sent (measured on 15 and 18), so replaying
-/// it as it stands could run the statements around the PREPARE. None: the statement cannot be told apart.
-pub fn prepare_statement<'a>(sql: &'a str, name: &str) -> Option<&'a str> {
+/// it as it stands could run the statements around the PREPARE.
+pub(crate) fn prepare_statements(sql: &str) -> HashMap<String, Option<&str>> {
     let mut lexer = Lexer::new(sql.as_bytes(), Backslashes::Literal);
-    let mut found = None;
+    let mut found = HashMap::new();
     loop {
         lexer.skip_blank();
         let start = lexer.offset();
-        let first = lexer.next()?;
-        let prepares = first.is_word(b"PREPARE") && lexer.peek().is_some_and(|token| names(token, name));
+        let Some(first) = lexer.next() else { return found };
+        let name = lexer.peek().filter(|_| first.is_word(b"PREPARE")).and_then(folded);
         let mut end = lexer.offset();
         let mut token = Some(first);
         while token.is_some_and(|token| token != Token::Symbol(b';')) {
             end = lexer.offset();
             token = lexer.next();
         }
-        if prepares && found.replace(sql.get(start..end)?).is_some() {
-            return None;
-        }
-        if lexer.peek().is_none() {
-            return found;
+        if let Some(name) = name {
+            let is_known = found.contains_key(&name);
+            found.insert(name, sql.get(start..end).filter(|_| !is_known));
         }
     }
 }
 
-/// Where a text that begins with EXECUTE or DEALLOCATE names the prepared statement.
+/// An identifier as PostgreSQL folds it; as far as it is known, as bytes that are no UTF-8 are in no name of a statement here.
+fn folded(token: Token<'_>) -> Option<String> {
+    match token {
+        Token::Word(word) => String::from_utf8(word.to_ascii_lowercase()).ok(),
+        Token::Quoted(quoted) => Some(String::from_utf8_lossy(quoted).replace("\"\"", "\"")),
+        _ => None,
+    }
+}
+
+/// Whether a literal of the text may hold one of these words, however it is quoted, escaped or continued.
+pub(crate) fn may_hold_in_literal(sql: &[u8], words: &[&[u8]]) -> bool {
+    if memchr::memchr2(b'\'', b'$', sql).is_none() {
+        return false;
+    }
+    let holds = |text: &[u8]| words.iter().any(|word| mentions(text, word));
+    if mentions(sql, b"uescape") {
+        return true;
+    }
+    if memchr::memchr(b'\\', sql).is_none() {
+        let is_continued =
+            |text: &[u8]| text.contains(&b'\'') && memchr::memchr2(b'\n', b'\r', text).is_some();
+        let literals = Lexer::new(sql, Backslashes::Literal);
+        return literals
+            .into_iter()
+            .any(|token| matches!(token, Token::Text(text) if holds(text) || is_continued(text)));
+    }
+    // Where a literal ends is a setting's to say: all of the text counts.
+    let plain: Vec<u8> = sql.iter().copied().filter(|&byte| byte != b'\\').collect();
+    let spells = |at: usize| {
+        let after = &sql[at + 1..];
+        let is_number = |byte: &u8| matches!(byte, b'0'..=b'7' | b'x' | b'u' | b'U' | b'+');
+        after.first().is_some_and(is_number)
+            || after.get(..4).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    holds(&plain) || memchr::memchr_iter(b'\\', sql).any(spells)
+}
+
+/// Names of prepared statements that Freehold makes begin so.
+pub(crate) const OURS: &str = "freehold_";
+
+/// Whether the text may run, by SQL, a prepared statement whose name begins like those that Freehold keeps for all clients.
+pub(crate) fn executes_ours(sql: &[u8]) -> bool {
+    mentions(sql, b"execute") && (mentions(sql, OURS.as_bytes()) || mentions(sql, b"u&\""))
+}
+
+/// Whether the text does nothing but begin a transaction and set something until its end that decides nothing about what is parsed
+/// behind it. Only the plainest way to write so counts.
+pub(crate) fn leaves_parsing_alone(sql: &[u8]) -> bool {
+    let is_plain = |&byte: &u8| byte.is_ascii() && !matches!(byte, b'\\' | b'"' | b'*');
+    let text = sql.trim_ascii().to_ascii_lowercase();
+    let leaves = |statement: &[u8]| {
+        let calls = statement.iter().filter(|&&byte| byte == b'(').count();
+        if let Some(setting) = statement.strip_prefix(b"set local ") {
+            return calls == 0 && decides_nothing(setting);
+        }
+        if let Some(setting) = statement.strip_prefix(b"select set_config('") {
+            return calls == 1 && statement.ends_with(b")") && decides_nothing(setting);
+        }
+        let begins = statement.starts_with(b"begin") || statement.starts_with(b"start transaction");
+        begins && statement.iter().all(|&byte| byte.is_ascii_alphabetic() || byte == b' ')
+    };
+    let mut statements = text.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+    text.iter().all(is_plain) && statements.all(|statement| statement.is_empty() || leaves(statement))
+}
+
+/// The name of a setting stands here, in lower case, and it decides neither how texts are read nor which objects their names mean: a
+/// custom one, a limit, a cost.
+fn decides_nothing(rest: &[u8]) -> bool {
+    let end = rest.iter().position(|&byte| !lexer::is_name_byte(byte) && byte != b'.').unwrap_or(rest.len());
+    let name = &rest[..end];
+    const NAMES: [&[u8]; 9] = [
+        b"application_name",
+        b"client_min_messages",
+        b"hash_mem_multiplier",
+        b"jit",
+        b"maintenance_work_mem",
+        b"random_page_cost",
+        b"seq_page_cost",
+        b"synchronous_commit",
+        b"work_mem",
+    ];
+    name.contains(&b'.')
+        || name.ends_with(b"_timeout")
+        || [&b"enable_"[..], b"log_", b"track_", b"max_parallel_"].iter().any(|start| name.starts_with(start))
+        || NAMES.contains(&name)
+}
+
+/// What a text does by its first word with the prepared statement that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NamedUse {
+    Prepares,
+    Executes,
+    Deallocates,
+}
+
+/// Where a text that begins with PREPARE, EXECUTE or DEALLOCATE names the prepared statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PreparedName {
     /// Folded as PostgreSQL folds it.
     pub(crate) name: Vec<u8>,
     pub(crate) at: std::ops::Range<usize>,
-    pub(crate) deallocates: bool,
+    pub(crate) does: NamedUse,
 }
 
-/// The statement that the first command of `sql` executes or deallocates, by name.
+/// The statement that the first command of `sql` makes, executes or deallocates, by name.
 pub(crate) fn prepared_name(sql: &[u8]) -> Option<PreparedName> {
     let mut lexer = Lexer::new(sql, Backslashes::Literal);
     let verb = lexer.next()?;
-    let deallocates = verb.is_word(b"DEALLOCATE");
-    if !deallocates && !verb.is_word(b"EXECUTE") {
-        return None;
-    }
+    let does = match () {
+        () if verb.is_word(b"PREPARE") => NamedUse::Prepares,
+        () if verb.is_word(b"EXECUTE") => NamedUse::Executes,
+        () if verb.is_word(b"DEALLOCATE") => NamedUse::Deallocates,
+        () => return None,
+    };
     lexer.skip_blank();
     let mut start = lexer.offset();
     let mut token = lexer.next()?;
-    if deallocates && token.is_word(b"PREPARE") && !matches!(lexer.peek(), None | Some(Token::Symbol(b';'))) {
+    if does == NamedUse::Deallocates
+        && token.is_word(b"PREPARE")
+        && !matches!(lexer.peek(), None | Some(Token::Symbol(b';')))
+    {
         lexer.skip_blank();
         start = lexer.offset();
         token = lexer.next()?;
@@ -167,16 +267,7 @@ pub(crate) fn prepared_name(sql: &[u8]) -> Option<PreparedName> {
         Token::Quoted(quoted) => String::from_utf8_lossy(quoted).replace("\"\"", "\"").into_bytes(),
         _ => return None,
     };
-    Some(PreparedName { name, at: start..lexer.offset(), deallocates })
-}
-
-/// Whether a token is the identifier `name`, folded as PostgreSQL folds it.
-fn names(token: Token<'_>, name: &str) -> bool {
-    match token {
-        Token::Word(word) => word.to_ascii_lowercase() == name.as_bytes(),
-        Token::Quoted(quoted) => String::from_utf8_lossy(quoted).replace("\"\"", "\"") == name,
-        _ => false,
-    }
+    Some(PreparedName { name, at: start..lexer.offset(), does })
 }
 
 /// The longest verb that is known.

@@ -7,6 +7,7 @@
 //!   Parse "s1" (text A)        ->   Close of a portal that is not there       3, told as 1: text A is there already
 //!   Bind "s1"                  ->   Bind "freehold_<A>"                       2
 //!   Bind "s1", elsewhere       ->   Parse "freehold_<A>", Bind                1 is kept from the client, 2
+//!   Bind "freehold_<B>"        ->   Bind of one that is not there             E: the client has none of that name
 //!   Close "s1"                 ->   Close of a portal that is not there       3: others may need the statement
 //! ```
 //!
@@ -15,7 +16,9 @@
 //! It deliberately sends nothing: the relay asks what goes out in place of a message.
 //!
 //! # Why
-//! A statement's name on the server is a digest of its text and types. So sessions that prepare the same text share one
+//! A statement's name on the server is a digest of its text and types, and of what else decides what it means ([`Ground`]). Where
+//! that is not known for sure, inside a transaction that has set something or made a table, the name is made up, and the statement
+//! closed before the connection is lent on. So sessions that prepare the same text share one
 //! statement on each connection, whatever they call it and in whatever order; and no registry is shared by threads. An
 //! answer that a client waits for is never made up but obtained from the server, by a message that does nothing there: so
 //! answers keep their order, and errors take with them what PostgreSQL would have skipped.
@@ -32,12 +35,14 @@ use bytes::{BufMut, BytesMut};
 
 use self::dues::{Before, Due, Kind, Undo};
 pub(super) use self::on_server::OnServer;
-pub(super) use self::texts::Texts;
+pub(super) use self::texts::{Ground, Texts, digest};
 use self::texts::{Prepared, name_of};
 use self::unnamed::{Mark, Text, Unnamed};
 
-use super::scan;
+pub(super) use super::scan::OURS as PREFIX;
+use super::scan::{self, NamedUse};
 use super::state::{Bound, UNNAMED_TOO_LARGE};
+use crate::error::{Refusal, Severity, SqlState};
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, parse_target, tag as request};
@@ -46,14 +51,22 @@ use crate::wire::message::{HEADER_BYTES, Target, TransactionStatus};
 /// Statements that one server connection keeps; the one that was used longest ago makes room.
 const STATEMENTS_MAX: usize = 1_000;
 
-/// Names of statements on servers begin so.
-pub(super) const PREFIX: &str = "freehold_";
+/// Texts of named statements that are kept for one client, with their names. One beyond it is not kept: it cannot be made again
+/// elsewhere, and pins the session.
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Names of statements that one client can have, and what they may hold together: beyond it the session ends.
+const NAMES_MAX: usize = 50_000;
+const NAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Asked to be closed where nothing is to be done: the client's own portals may have any name but this.
 const NO_PORTAL: &[u8] = b"freehold has no such portal";
 
 /// A statement that is made to be deallocated, or to be in the way, in place of one that others need.
 const STAND_IN: &[u8] = b"freehold_stand_in";
+
+/// What stands before a name that begins with [`PREFIX`] and is no statement of the client's: there is no such statement.
+const NOT_OURS: &[u8] = b"client's ";
 
 /// A message is looked at when this much of it is there: enough for the names at its front.
 pub(super) const FRONT_BYTES: usize = 1024;
@@ -76,8 +89,13 @@ pub(super) struct Statements {
     unnamed: Unnamed,
     /// Those that are too large to be made again elsewhere.
     oversized: usize,
+    /// Bytes of the texts that can, and of all names.
+    kept: usize,
+    name_bytes: usize,
     /// Requests that were sent, ours among them.
     requests: u64,
+    /// The last of them that may have to be undone.
+    undoable: u64,
     dues: VecDeque<Due>,
     /// The server skips everything until a Sync that was not sent yet.
     skipping: bool,
@@ -112,7 +130,10 @@ impl Statements {
             names: HashMap::new(),
             unnamed: Unnamed::default(),
             oversized: 0,
+            kept: 0,
+            name_bytes: 0,
             requests: 0,
+            undoable: 0,
             dues: VecDeque::new(),
             skipping: false,
             server: OnServer::default(),
@@ -126,7 +147,7 @@ impl Statements {
     /// Why the session cannot give its connection back, for a person.
     pub(super) fn pin(&self) -> Option<&'static str> {
         match self.unnamed.text() {
-            _ if self.oversized > 0 => Some("a prepared statement too large to be kept"),
+            _ if self.oversized > 0 => Some("a prepared statement too large to be kept, or one of too many"),
             Text::TooLarge => Some(UNNAMED_TOO_LARGE),
             _ => None,
         }
@@ -145,10 +166,12 @@ impl Statements {
             request::PARSE => split_name(body).is_some_and(|(name, _)| {
                 !name.is_empty() && (self.names.contains_key(name) || self.is_closed_doubtfully(name))
             }),
-            request::BIND => parse_bind_names(body).is_ok_and(|names| is_missing(names.statement)),
-            request::DESCRIBE => {
-                matches!(parse_target(body), Ok((Target::Statement, name)) if is_missing(name))
-            }
+            request::BIND => parse_bind_names(body)
+                .is_ok_and(|names| is_missing(names.statement) || self.is_undone_doubtfully(names.statement)),
+            request::DESCRIBE => matches!(
+                parse_target(body),
+                Ok((Target::Statement, name)) if is_missing(name) || self.is_undone_doubtfully(name)
+            ),
             request::QUERY if !self.names.is_empty() => scan::prepared_name(body).is_some(),
             _ => false,
         }
@@ -168,14 +191,57 @@ impl Statements {
         closed.filter(|(_, before)| before.is_some()).any(|(closed, _)| **closed == *name)
     }
 
-    /// A client's message is about to be sent. `Some`: this goes out in its place. `ground` gives what decides, beside its text,
-    /// what a statement means.
+    /// Nobody knows yet whether the Parse that gave the name its meaning was skipped, and what is sent now would not be skipped
+    /// together with it.
+    fn is_undone_doubtfully(&self, name: &[u8]) -> bool {
+        let names = self.undos_before_sync().filter_map(|undo| undo.name.as_ref());
+        names.into_iter().any(|(changed, _)| **changed == *name)
+    }
+
+    /// The same for what the server has: whether the statement was made there, or closed.
+    fn is_unsettled(&self, key: u128) -> bool {
+        self.undos_before_sync().any(|undo| undo.not_made == Some(key) || undo.not_closed == Some(key))
+    }
+
+    /// Of requests before the last Sync that are not answered yet.
+    fn undos_before_sync(&self) -> impl Iterator<Item = &Undo> {
+        // Most often there are none, however many requests are on their way.
+        let is_due = self.dues.front().is_some_and(|due| due.request <= self.undoable);
+        let newest_first = self.dues.iter().rev().take(if is_due { usize::MAX } else { 0 });
+        newest_first.skip_while(|due| !due.kind.is_sync()).filter_map(|due| due.undo.as_deref())
+    }
+
+    /// Why the session ends instead of sending the message that begins here.
+    pub(super) fn refusal(&self, piece: &Piece<'_>) -> Option<Refusal> {
+        let limit = |what: String| {
+            Refusal::new(Severity::Fatal, SqlState::PROGRAM_LIMIT_EXCEEDED, what).with_detail(
+                "The connection to the server is shared, and what clients have is kept for each.".to_owned(),
+            )
+        };
+        match (piece.tag, piece.part) {
+            (request::PARSE, Part::Whole | Part::First)
+                if self.names.len() >= NAMES_MAX || self.name_bytes >= NAME_BYTES_MAX =>
+            {
+                let hint = "Close statements that are not needed any more.".to_owned();
+                Some(limit(format!("more than {} prepared statements", self.names.len())).with_hint(hint))
+            }
+            // The name of the statement could be one that is not the client's.
+            (request::BIND, Part::First) if parse_bind_names(piece.body()).is_err() => {
+                Some(limit("the names in a Bind message are too long".to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    /// A client's message is about to be sent. `Some`: this goes out in its place. `ground` is what decides, beside its text, what
+    /// a statement means. `is_taken`: the client has prepared a statement of that name by SQL.
     pub(super) fn on_request(
         &mut self,
         piece: &Piece<'_>,
         exchange: &mut Exchange,
         texts: &mut Texts,
-        ground: impl FnOnce() -> Vec<u8>,
+        ground: Ground,
+        is_taken: impl FnOnce(&str) -> bool,
     ) -> Option<&[u8]> {
         self.out.clear();
         self.bound = None;
@@ -186,11 +252,11 @@ impl Statements {
                 self.owe(Kind::Sync, None, None);
             }
             _ if self.skipping => {}
-            request::QUERY => self.on_query(piece, exchange),
+            request::QUERY => self.on_query(piece, exchange, texts, ground),
             request::FUNCTION_CALL => self.owe(Kind::Call, None, None),
-            request::PARSE => self.on_parse(piece, exchange, texts, ground),
-            request::BIND => self.on_bind(piece, exchange),
-            request::DESCRIBE => self.on_describe(body, exchange),
+            request::PARSE => self.on_parse(piece, exchange, texts, ground, is_taken),
+            request::BIND => self.on_bind(piece, exchange, texts, ground),
+            request::DESCRIBE => self.on_describe(body, exchange, texts, ground),
             request::CLOSE => self.on_close(body),
             _ => {}
         }
@@ -213,12 +279,14 @@ impl Statements {
     /// For the client's request that is sent next.
     fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests + 1, undo.map(Box::new));
+        self.undoable = if undo.is_some() { request } else { self.undoable };
         self.dues.push_back(Due { kind, request, before, undo });
     }
 
     /// For a request of ours that was put before it, the last one of them.
     fn owe_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests, undo.map(Box::new));
+        self.undoable = if undo.is_some() { request } else { self.undoable };
         self.dues.push_back(Due { kind, request, before, undo });
     }
 
@@ -233,34 +301,50 @@ impl Statements {
         Some((self.session, self.unnamed.serial()))
     }
 
-    fn on_query(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
+    fn on_query(&mut self, piece: &Piece<'_>, exchange: &mut Exchange, texts: &mut Texts, ground: Ground) {
         let before = match self.unnamed.destroy() {
             Some(mark) => self.changes(mark, None),
             None => self.server.unnamed.take().map(|theirs| Before { client: None, server: Some(theirs) }),
         };
         // Where the query stands among others its name is left as it is: nothing can be put before it.
         let undo = match piece.part == Part::Whole && !self.names.is_empty() && exchange.is_between_cycles() {
-            true => self.rename_in_sql(piece.body(), exchange),
+            true => self.rename_in_sql(piece.body(), exchange, texts, ground),
             false => None,
         };
         self.owe(Kind::Call, before, undo);
     }
 
-    /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse.
-    fn rename_in_sql(&mut self, body: &[u8], exchange: &mut Exchange) -> Option<Undo> {
+    /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse, and `PREPARE s1` be refused for it.
+    fn rename_in_sql(
+        &mut self,
+        body: &[u8],
+        exchange: &mut Exchange,
+        texts: &mut Texts,
+        ground: Ground,
+    ) -> Option<Undo> {
         let sql = body.strip_suffix(b"\0").unwrap_or(body);
         let named = scan::prepared_name(sql)?;
         let prepared = self.names.get(&named.name[..]).cloned()?;
-        let (mut undo, mut name) = (None, &prepared.name[..]);
-        if named.deallocates {
-            // Others may need the statement; this one is there to be deallocated.
-            self.forget_name(&named.name);
-            let name_before = Some((named.name.into(), Some(Rc::clone(&prepared))));
-            undo = Some(Undo { name: name_before, ..Undo::default() });
-            name = STAND_IN;
-            self.make_stand_in(exchange);
-        } else {
-            self.ensure(&prepared, exchange);
+        let renamed;
+        let (mut undo, mut name) = (None, STAND_IN);
+        match named.does {
+            // Others may need the statement; the stand-in is there to be deallocated.
+            NamedUse::Deallocates => {
+                self.forget_name(&named.name);
+                let name_before = Some((named.name.into(), Some(Rc::clone(&prepared))));
+                undo = Some(Undo { name: name_before, ..Undo::default() });
+                self.make_stand_in(exchange);
+            }
+            NamedUse::Prepares => {
+                self.clear_stand_in(exchange);
+                self.make_stand_in(exchange);
+                self.server.has_stand_in = true;
+            }
+            NamedUse::Executes => {
+                renamed = self.fitting(&named.name, prepared, texts, ground);
+                self.ensure(&renamed, exchange);
+                name = &renamed.name;
+            }
         }
         if !self.out.is_empty() {
             // Or the query would be skipped, and nobody would send a Sync, where the statement cannot be made.
@@ -278,15 +362,16 @@ impl Statements {
         piece: &Piece<'_>,
         exchange: &mut Exchange,
         texts: &mut Texts,
-        ground: impl FnOnce() -> Vec<u8>,
+        ground: Ground,
+        is_taken: impl FnOnce(&str) -> bool,
     ) {
         let body = piece.body();
         let Some((name, rest)) = split_name(body) else {
             return self.owe(Kind::Own, None, None);
         };
         let is_known = piece.part == Part::Whole && parse_parse(body).is_ok();
-        if name.is_empty() && self.caches_unnamed && is_known {
-            let prepared = texts.share(rest, &ground());
+        if name.is_empty() && self.caches_unnamed && is_known && ground != Ground::Unsure {
+            let prepared = texts.share(rest, ground);
             let before = Before {
                 client: Some(self.unnamed.share(Rc::clone(&prepared))),
                 server: self.server.unnamed,
@@ -298,19 +383,20 @@ impl Statements {
             let before = self.changes(mark, self.mine());
             return self.owe(Kind::Own, before, None);
         }
-        if self.names.contains_key(name) {
+        if self.names.contains_key(name) || std::str::from_utf8(name).is_ok_and(is_taken) {
+            self.server.has_stand_in = true;
             // The server says that it exists, or what else is wrong with the text.
             self.clear_stand_in(exchange);
             self.make_stand_in(exchange);
             self.owe(Kind::Own, None, None);
             return put_renamed(&mut self.out, piece, 0, name.len(), STAND_IN);
         }
-        let prepared = match is_known {
-            true => texts.share(rest, &ground()),
-            false => self.oversized(),
+        let prepared = match is_known && self.kept + name.len() + rest.len() <= KEPT_BYTES_MAX {
+            true => texts.share(rest, ground),
+            false => Rc::new(Prepared::not_kept()),
         };
         // From now on the client's name stands for this statement.
-        self.names.insert(name.into(), Rc::clone(&prepared));
+        self.give_name(name.into(), Rc::clone(&prepared));
         let undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
         self.make(piece, &prepared, None, Some(undo), exchange);
     }
@@ -328,32 +414,45 @@ impl Statements {
         // In a transaction that has failed, or may fail by what is on its way, the server decides whether it may be parsed; and
         // what is on its way may deallocate it.
         let is_sure = exchange.status() != TransactionStatus::Failed && exchange.is_silent();
-        if self.server.has(prepared.key) && !is_sure {
+        if (self.server.has(prepared.key) && !is_sure) || self.may_be_there(prepared.key) {
             self.close_on_server(prepared.key, exchange);
         }
         if self.server.has(prepared.key) {
             frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
             return self.owe(Kind::AsParse, before, undo);
         }
-        self.make_room(exchange);
-        self.server.known.insert(prepared.key, self.server.uses);
-        let undo = Undo { not_made: Some(prepared.key), ..undo.unwrap_or_default() };
+        let undo = Undo { not_made: self.will_have(prepared, exchange), ..undo.unwrap_or_default() };
         self.owe(Kind::Own, before, Some(undo));
         let name_bytes = split_name(piece.body()).map_or(0, |(name, _)| name.len());
         put_renamed(&mut self.out, piece, 0, name_bytes, &prepared.name);
     }
 
-    fn oversized(&mut self) -> Rc<Prepared> {
-        self.oversized += 1;
-        let key = rand::random();
-        Rc::new(Prepared::of(key, name_of(key), None))
+    /// The server has it when what is sent next arrives there. What can be made again may have to make room; its key.
+    fn will_have(&mut self, prepared: &Prepared, exchange: &mut Exchange) -> Option<u128> {
+        prepared.body.as_ref()?;
+        self.make_room(exchange);
+        self.server.known.insert(prepared.key, self.server.uses);
+        if prepared.is_for_this_loan() {
+            self.server.for_this_loan.push(prepared.key);
+        }
+        Some(prepared.key)
     }
 
-    fn on_bind(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
+    /// The server may have it, though it is not counted on: nothing of that name can be made before it is closed.
+    fn may_be_there(&self, key: u128) -> bool {
+        self.server.doubted.contains(&key)
+            || self.undos_before_sync().any(|undo| undo.not_closed == Some(key))
+    }
+
+    fn on_bind(&mut self, piece: &Piece<'_>, exchange: &mut Exchange, texts: &mut Texts, ground: Ground) {
         let Ok(names) = parse_bind_names(piece.body()) else { return };
-        match self.renamed(names.statement, exchange) {
+        let at = names.portal.len() + 1;
+        match self.renamed(names.statement, exchange, texts, ground) {
+            None if names.statement.starts_with(PREFIX.as_bytes()) => {
+                let name = [NOT_OURS, names.statement].concat();
+                put_renamed(&mut self.out, piece, at, names.statement.len(), &name);
+            }
             Some(prepared) => {
-                let at = names.portal.len() + 1;
                 put_renamed(&mut self.out, piece, at, names.statement.len(), &prepared.name);
                 self.bound = Some(prepared);
             }
@@ -362,9 +461,12 @@ impl Statements {
         }
     }
 
-    fn on_describe(&mut self, body: &[u8], exchange: &mut Exchange) {
+    fn on_describe(&mut self, body: &[u8], exchange: &mut Exchange, texts: &mut Texts, ground: Ground) {
         let Ok((Target::Statement, name)) = parse_target(body) else { return };
-        match self.renamed(name, exchange) {
+        match self.renamed(name, exchange, texts, ground) {
+            None if name.starts_with(PREFIX.as_bytes()) => {
+                frontend::describe(&mut self.out, Target::Statement, &[NOT_OURS, name].concat());
+            }
             Some(prepared) => frontend::describe(&mut self.out, Target::Statement, &prepared.name),
             None if !self.out.is_empty() => frontend::describe(&mut self.out, Target::Statement, name),
             None => {}
@@ -373,7 +475,13 @@ impl Statements {
 
     /// Sees to it that the server has the statement with this name of the client's when what is sent next arrives there, under
     /// the name of what is returned. `None`: the name is the same there.
-    fn renamed(&mut self, name: &[u8], exchange: &mut Exchange) -> Option<Rc<Prepared>> {
+    fn renamed(
+        &mut self,
+        name: &[u8],
+        exchange: &mut Exchange,
+        texts: &mut Texts,
+        ground: Ground,
+    ) -> Option<Rc<Prepared>> {
         let prepared = match (name, self.unnamed.text()) {
             (b"", Text::Shared(prepared)) => Rc::clone(prepared),
             (b"", _) => {
@@ -382,8 +490,27 @@ impl Statements {
             }
             (name, _) => Rc::clone(self.names.get(name)?),
         };
+        let prepared = self.fitting(name, prepared, texts, ground);
         self.ensure(&prepared, exchange);
         Some(prepared)
+    }
+
+    /// The statement of the same text for what holds now. A server may analyze a text again whenever it is bound; what comes of that
+    /// must not be found by those for whom something else holds.
+    fn fitting(
+        &mut self,
+        name: &[u8],
+        prepared: Rc<Prepared>,
+        texts: &mut Texts,
+        ground: Ground,
+    ) -> Rc<Prepared> {
+        let Some(text) = prepared.sql_and_types().filter(|_| !prepared.fits(ground)) else { return prepared };
+        let fitting = texts.share(text, ground);
+        match self.names.get_mut(name) {
+            Some(named) => *named = Rc::clone(&fitting),
+            None => self.unnamed.refit(Rc::clone(&fitting)),
+        }
+        fitting
     }
 
     fn on_close(&mut self, body: &[u8]) {
@@ -412,37 +539,49 @@ impl Statements {
     }
 
     fn close_named(&mut self, name: &[u8]) {
-        let Some(prepared) = self.forget_name(name) else { return self.owe(Kind::Own, None, None) };
-        let mut undo = Undo::default();
+        let Some(prepared) = self.forget_name(name) else {
+            if name.starts_with(PREFIX.as_bytes()) {
+                frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
+            }
+            return self.owe(Kind::Own, None, None);
+        };
         match prepared.body {
             Some(_) => frontend::close(&mut self.out, Target::Portal, NO_PORTAL),
-            None => {
-                self.server.known.remove(&prepared.key);
-                undo.not_closed = Some(prepared.key);
-                frontend::close(&mut self.out, Target::Statement, &prepared.name);
-            }
+            None => frontend::close(&mut self.out, Target::Statement, &prepared.name),
         }
-        undo.name = Some((name.into(), Some(prepared)));
+        let undo = Undo { name: Some((name.into(), Some(prepared))), ..Undo::default() };
         self.owe(Kind::Own, None, Some(undo));
     }
 
     fn forget_name(&mut self, name: &[u8]) -> Option<Rc<Prepared>> {
         let prepared = self.names.remove(name)?;
         self.oversized -= usize::from(prepared.body.is_none());
+        self.kept -= prepared.body.as_ref().map_or(0, |body| body.len());
+        self.name_bytes -= name.len();
         Some(prepared)
+    }
+
+    /// The name is not given to another one.
+    fn give_name(&mut self, name: Box<[u8]>, prepared: Rc<Prepared>) {
+        self.oversized += usize::from(prepared.body.is_none());
+        self.kept += prepared.body.as_ref().map_or(0, |body| body.len());
+        self.name_bytes += name.len();
+        self.names.insert(name, prepared);
     }
 
     /// The server has the statement when what is sent next arrives there.
     fn ensure(&mut self, prepared: &Prepared, exchange: &mut Exchange) {
         let Some(body) = &prepared.body else { return };
+        if self.is_unsettled(prepared.key) || self.server.doubted.contains(&prepared.key) {
+            self.close_on_server(prepared.key, exchange);
+        }
         if self.server.has(prepared.key) {
             return;
         }
-        self.make_room(exchange);
-        self.server.known.insert(prepared.key, self.server.uses);
+        let not_made = self.will_have(prepared, exchange);
         put(&mut self.out, request::PARSE, body);
         self.inject(exchange, request::PARSE);
-        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_made: Some(prepared.key), ..Undo::default() }));
+        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_made, ..Undo::default() }));
     }
 
     /// The same for the unnamed one; and where the client has none, the server has none: not another client's.
@@ -500,6 +639,7 @@ impl Statements {
 
     fn close_on_server(&mut self, key: u128, exchange: &mut Exchange) {
         self.server.known.remove(&key);
+        self.server.doubted.remove(&key);
         frontend::close(&mut self.out, Target::Statement, &name_of(key));
         self.inject(exchange, request::CLOSE);
         self.owe_ours(Kind::Swallowed, None, Some(Undo { not_closed: Some(key), ..Undo::default() }));
@@ -608,17 +748,21 @@ impl Statements {
 
     fn undo(&mut self, undo: Option<Box<Undo>>) {
         let Some(undo) = undo else { return };
-        if let Some(key) = undo.not_made {
+        let is_made_later = |dues: &VecDeque<Due>, key| {
+            dues.iter().filter_map(|due| due.undo.as_deref()).any(|later| later.not_made == Some(key))
+        };
+        if let Some(key) = undo.not_made.filter(|&key| !is_made_later(&self.dues, key)) {
             self.server.known.remove(&key);
         }
-        if let Some(key) = undo.not_closed {
-            self.server.known.insert(key, self.server.uses);
+        // Whether it was there is not known for sure.
+        if let Some(key) = undo.not_closed.filter(|&key| !is_made_later(&self.dues, key)) {
+            self.server.known.remove(&key);
+            self.server.doubted.insert(key);
         }
         let Some((name, before)) = undo.name else { return };
         self.forget_name(&name);
         if let Some(prepared) = before {
-            self.oversized += usize::from(prepared.body.is_none());
-            self.names.insert(name, prepared);
+            self.give_name(name, prepared);
         }
     }
 
@@ -669,8 +813,9 @@ impl Statements {
             }
         }
         self.server.known.retain(|key, _| keys.contains(key));
-        self.names.retain(|name, _| names.contains(name));
-        self.oversized = self.names.values().filter(|prepared| prepared.body.is_none()).count();
+        for name in self.names.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>() {
+            self.forget_name(&name);
+        }
     }
 
     /// The database has moved: the OIDs of types that it made itself are others now, and the server finds them anew.
@@ -679,7 +824,8 @@ impl Statements {
         for prepared in self.names.values_mut() {
             let stable = prepared.body.as_deref().and_then(texts::with_stable_types);
             if let Some((_, text)) = stable.as_deref().and_then(split_name) {
-                *prepared = texts.share(text, &prepared.key.to_be_bytes());
+                // The ground is looked at when it is used.
+                *prepared = texts.share(text, Ground::Unsure);
             }
         }
     }

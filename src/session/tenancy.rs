@@ -15,7 +15,7 @@
 //! connection off a shelf. What cannot be carried over (temporary tables, session locks, LISTEN, cursors WITH HOLD)
 //! keeps the connection, instead of getting lost without a word.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -35,14 +35,15 @@ use super::registry::{Aim, Target};
 use super::relay::Relay;
 use super::restore::LockPatience;
 use super::serve::Session;
-use super::state::{Freshness, SessionState, Soil};
-use super::statements::{PREFIX, Statements, Texts};
+use super::state::{Freshness, SessionState, Soil, Statement};
+use super::statements::{Ground, PREFIX, Statements, Texts, digest};
 use super::twin::TwinError;
-use crate::backend::ServerConnection;
+use crate::backend::{Parameters, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::model::{RouteRecord, Timeout, timeout_text};
 use crate::route::{Activity, Readiness};
-use crate::wire::exchange::Rest;
+use crate::wire::exchange::{Exchange, Rest};
+use crate::wire::frame::Piece;
 use crate::wire::message::backend::notice_response;
 
 /// Connections that are tried for one request before the client is told that none works.
@@ -66,6 +67,8 @@ pub(super) struct Tenancy {
     functions: u64,
     /// [`Pool::definitions`](super::pool::Pool::definitions) when the connection was lent.
     definitions: u64,
+    /// [`Tenancy::ground`] as it was computed last, of these parameters and this state.
+    ground: (Parameters, Arc<SessionState>, u128),
 }
 
 /// How a request that waits in line goes on.
@@ -89,7 +92,10 @@ impl Tenancy {
     /// `state` is what a new session on this shelf has.
     pub(super) fn new(shelf: Rc<Shelf>, state: Arc<SessionState>, session: u64, aim: Arc<Aim>) -> Tenancy {
         let caches_unnamed = shelf.pool.settings().caches_unnamed;
+        let parameters = Parameters::default();
+        let ground = ground_of(&parameters, &state);
         Tenancy {
+            ground: (parameters, Arc::clone(&state), ground),
             functions: shelf.pool.functions(),
             definitions: shelf.pool.definitions(),
             shelf,
@@ -111,14 +117,50 @@ impl Tenancy {
         self.shelf.pool.is_pressed()
     }
 
-    /// What the client has, to be read while its statements change.
-    pub(super) fn state_settings(&self) -> Arc<SessionState> {
-        Arc::clone(&self.state)
+    /// What decides, beside its text, what a statement means that is parsed now, where the server reports these parameters. `as_known`:
+    /// nothing may have changed it since the state was known.
+    pub(super) fn ground(&mut self, parameters: &Parameters, as_known: bool) -> Ground {
+        // What keeps a connection may be what a name means on it: a temporary table.
+        if !as_known || self.is_pinned() {
+            return Ground::Unsure;
+        }
+        let (seen, state, known) = &self.ground;
+        if !(seen.is_same(parameters) && Arc::ptr_eq(state, &self.state)) {
+            let known = ground_of(parameters, &self.state);
+            self.ground = (parameters.clone(), Arc::clone(&self.state), known);
+            return Ground::Known(known);
+        }
+        Ground::Known(*known)
     }
 
-    /// Statements that clients share are not this one's state; one of its own that cannot be made again keeps it here.
-    pub(super) fn without_shared(&self, state: &mut SessionState) {
-        state.statements.retain(|name, _| !name.starts_with(PREFIX));
+    /// A message of the client's is about to be sent: see [`Statements::on_request`].
+    pub(super) fn replacement(
+        &mut self,
+        piece: &Piece<'_>,
+        exchange: &mut Exchange,
+        texts: &mut Texts,
+        ground: Ground,
+    ) -> Option<&[u8]> {
+        let is_taken = |name: &str| self.state.statements.contains_key(name);
+        self.statements.on_request(piece, exchange, texts, ground, is_taken)
+    }
+
+    /// Statements that clients share are not this one's state; one of its own that cannot be made again keeps it here. So does one
+    /// that it made itself by SQL under a name like theirs: nobody else is to find that.
+    pub(super) fn without_shared(&mut self, state: &mut SessionState) {
+        let mut made_by_parse = HashSet::new();
+        let pins = &mut state.pins;
+        state.statements.retain(|name, statement| {
+            let Some(key) = name.strip_prefix(PREFIX) else { return true };
+            match statement {
+                Statement::Protocol { .. } => made_by_parse.extend(u128::from_str_radix(key, 16).ok()),
+                Statement::Sql { .. } => {
+                    pins.insert(format!("prepared statement \"{name}\", a name that Freehold uses itself"));
+                }
+            }
+            false
+        });
+        self.statements.server.found(&made_by_parse);
         state.pins.extend(self.statements.pin().map(str::to_owned));
     }
 
@@ -148,6 +190,7 @@ impl Tenancy {
         }
         let mut pooled = self.take_idle()?;
         let fits = Arc::ptr_eq(&pooled.state, &self.state)
+            && pooled.on_server.is_clean()
             && pooled.schema == pool.schema()
             && !pool.has_rested(&pooled, pool.settings().check_after)
             && pooled.twin.is_alive();
@@ -157,6 +200,19 @@ impl Tenancy {
         self.shelf.put_idle(pooled);
         None
     }
+}
+
+/// Settings that decide what a text means when it is parsed, as the server reports them.
+const READ_BY_PARSE: [&str; 5] =
+    ["client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"];
+
+/// A digest of what decides, beside its text, what a statement means: those, and whatever the session has set (its search path).
+fn ground_of(parameters: &Parameters, state: &SessionState) -> u128 {
+    let reported = READ_BY_PARSE.iter().map(|name| parameters.value(name).unwrap_or_default());
+    let own = state.settings.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let role = [state.session_user.as_str(), state.role.as_str()];
+    let parts: Vec<&[u8]> = reported.chain(role).chain(own).map(str::as_bytes).collect();
+    digest(&parts)
 }
 
 /// A client's connection is in the pool again; the absent one that the client has instead remembers what it was told.
@@ -260,6 +316,7 @@ impl Relay {
         take_back(&mut pooled, &mut self.server);
         pooled.lent_to(None);
         pooled.on_server = std::mem::take(&mut tenancy.statements.server);
+        pooled.on_server.end_loan();
         if std::mem::take(&mut tenancy.statements.schema_changed) {
             tenancy.shelf.pool.schema_changed();
         }
@@ -537,6 +594,9 @@ impl Tenancy {
                 pooled.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
             }
             pooled.schema = schema;
+        } else if !pooled.on_server.is_clean() {
+            let closes = pooled.on_server.close_doubted();
+            pooled.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
         } else if pool.has_rested(pooled, pool.settings().check_after) {
             let mut question = BytesMut::new();
             crate::wire::message::frontend::query(&mut question, "");

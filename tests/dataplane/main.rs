@@ -57,6 +57,7 @@ mod raw;
 mod relay;
 mod reuse;
 mod stage;
+mod statements;
 mod talk;
 mod unix;
 mod versions;

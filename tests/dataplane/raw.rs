@@ -33,7 +33,7 @@ pub(crate) async fn client(
 }
 
 /// The tags of what comes until the connection ends or `enough` has come, and the last error.
-async fn hear(client: &mut ServerConnection, enough: &str) -> (String, Option<ErrorFields>) {
+pub(crate) async fn hear(client: &mut ServerConnection, enough: &str) -> (String, Option<ErrorFields>) {
     let (mut inbox, mut tags, mut error) = (BytesMut::new(), String::new(), None);
     while enough.is_empty() || !tags.ends_with(enough) {
         let read = timeout(PATIENCE, client.stream.read_buf(&mut inbox)).await.unwrap();
@@ -53,7 +53,7 @@ async fn hear(client: &mut ServerConnection, enough: &str) -> (String, Option<Er
     (tags, error)
 }
 
-async fn say(client: &mut ServerConnection, build: impl FnOnce(&mut BytesMut)) {
+pub(crate) async fn say(client: &mut ServerConnection, build: impl FnOnce(&mut BytesMut)) {
     let mut out = BytesMut::new();
     build(&mut out);
     client.stream.write_all(&out).await.unwrap();

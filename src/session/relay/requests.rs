@@ -9,7 +9,6 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
 use super::{Goodbye, Relay, Wait};
-use crate::backend::Parameters;
 use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, GateState};
 use crate::session::counters;
@@ -17,7 +16,6 @@ use crate::session::ending::Ending;
 use crate::session::observe;
 use crate::session::parking;
 use crate::session::pipe::{Outbox, Outgoing};
-use crate::session::state::SessionState;
 use crate::session::statements::FRONT_BYTES;
 use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
@@ -199,6 +197,11 @@ impl Relay {
                 observe::check_length(&piece).map_err(Ending::ClientBroke)?;
                 self.watch.terms().check_message(piece.bytes).map_err(Ending::Refused)?;
             }
+            if let Some(refusal) =
+                self.tenancy.as_ref().and_then(|tenancy| tenancy.statements.refusal(&piece))
+            {
+                return Err(Ending::Refused(refusal));
+            }
             let end = taken + piece.bytes.len();
             let (replaced, first) = match self.replacement(&piece) {
                 Some(replacement) => {
@@ -255,10 +258,9 @@ impl Relay {
         if !piece.part.begins() {
             return None;
         }
+        let ground = tenancy.ground(&self.server.parameters, self.tracker.parses_as_known());
         let texts = &mut self.worker.texts.borrow_mut();
-        let (parameters, settings) = (&self.server.parameters, tenancy.state_settings());
-        let ground = || ground(parameters, &settings);
-        tenancy.statements.on_request(piece, &mut self.exchange, texts, ground)
+        tenancy.replacement(piece, &mut self.exchange, texts, ground)
     }
 
     /// The message that was let in is not complete: nobody waits for a client that may never finish it.
@@ -352,16 +354,4 @@ impl Relay {
             }
         }
     }
-}
-
-/// Settings that decide what a text means when it is parsed, as the server reports them.
-const READ_BY_PARSE: [&str; 5] =
-    ["client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"];
-
-/// What decides, beside its text, what a statement means: those, and whatever the session has set (its search path).
-fn ground(parameters: &Parameters, settings: &SessionState) -> Vec<u8> {
-    let reported = READ_BY_PARSE.iter().map(|name| parameters.value(name).unwrap_or_default());
-    let own = settings.settings.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
-    let role = [settings.session_user.as_str(), settings.role.as_str()];
-    reported.chain(role).chain(own).flat_map(|part| part.bytes().chain([0])).collect()
 }

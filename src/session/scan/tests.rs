@@ -197,14 +197,84 @@ fn state_that_cannot_travel_is_named() {
 }
 
 #[test]
+fn a_literal_may_hold_a_word_however_it_is_written() {
+    let holds = |sql: &str| may_hold_in_literal(sql.as_bytes(), &[b"now", b"today"]);
+    for sql in [
+        "select ' now'",
+        "select $$now$$::date",
+        "select '[now,infinity)'::tstzrange",
+        r"select E'n\x6fw'",
+        r"select E'\156ow'",
+        r"select 'n\ow'",
+        r"select U&'\006eow'",
+        "select U&'!006eow' uescape '!'",
+        "select 'no'\n'w'",
+        "select N'TODAY'",
+    ] {
+        assert!(holds(sql), "{sql}");
+    }
+    for sql in ["select now()", "select now() - $1", "select 'open', now()", r"select a ~ '\.'"] {
+        assert!(!holds(sql), "{sql}");
+    }
+}
+
+#[test]
+fn settings_of_a_transaction_count_unless_they_are_known_to_decide_nothing() {
+    for sql in [
+        "set local datestyle = 'SQL, DMY'",
+        "SET LOCAL /* x */ work_mem = '1MB'",
+        "set local role x",
+        "set local \"app.x\" = 1",
+        "select set_config('timezone', 'UTC', true)",
+        "select set_config($1, $2, true)",
+        "select set_config('app.x', '1', true), set_config('search_path', 'a', true)",
+        "set local app.x = 'a'; set datestyle = 'SQL'",
+        "set local app.x = 'a;b'",
+        "select f()",
+    ] {
+        assert!(!leaves_parsing_alone(sql.as_bytes()), "{sql}");
+    }
+    for sql in [
+        "set local app.tenant = '7'",
+        "begin; SET LOCAL statement_timeout = 5;",
+        "select set_config('app.tenant', $1, true)",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE",
+    ] {
+        assert!(leaves_parsing_alone(sql.as_bytes()), "{sql}");
+    }
+}
+
+#[test]
+fn an_execute_of_ours_is_seen() {
+    for sql in ["EXECUTE freehold_1", "explain execute \"freehold_1\"", "execute U&\"fr\\0065ehold_1\""] {
+        assert!(executes_ours(sql.as_bytes()), "{sql}");
+    }
+    assert!(!executes_ours(b"execute s1") && !executes_ours(b"select * from freehold_estates"));
+}
+
+#[test]
+fn reading_many_statements_of_one_text_takes_one_pass() {
+    let text: String = (0..20_000).map(|at| format!("prepare a{at} as select {at};")).collect();
+    let begun = std::time::Instant::now();
+    let made = prepare_statements(&text);
+    assert_eq!((made.len(), made["a19999"]), (20_000, Some("prepare a19999 as select 19999")));
+    // In one pass for each it would take minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+}
+
+fn prepared<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    prepare_statements(text).get(name).copied().flatten()
+}
+
+#[test]
 fn one_prepare_is_cut_out_of_the_text_around_it() {
     let text =
         "delete from t; PREPARE a AS SELECT ';' ; prepare \"B \"\"x\" (int) as select $1 -- end\n; select 1";
-    assert_eq!(prepare_statement(text, "a"), Some("PREPARE a AS SELECT ';'"));
-    assert_eq!(prepare_statement(text, "B \"x"), Some("prepare \"B \"\"x\" (int) as select $1"));
-    assert_eq!(prepare_statement(text, "c"), None);
-    assert_eq!(prepare_statement("prepare a as select 1", "a"), Some("prepare a as select 1"));
-    assert_eq!(prepare_statement("prepare A as select 1;deallocate a;prepare a as select 2", "a"), None);
+    assert_eq!(prepared(text, "a"), Some("PREPARE a AS SELECT ';'"));
+    assert_eq!(prepared(text, "B \"x"), Some("prepare \"B \"\"x\" (int) as select $1"));
+    assert_eq!(prepared(text, "c"), None);
+    assert_eq!(prepared("prepare a as select 1", "a"), Some("prepare a as select 1"));
+    assert_eq!(prepared("prepare A as select 1;deallocate a;prepare a as select 2", "a"), None);
 }
 
 proptest! {

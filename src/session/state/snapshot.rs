@@ -9,7 +9,7 @@
 //! A simple Query destroys the client's unnamed statement; so it is parsed again afterwards, from the bytes that the
 //! client sent. Nothing else that SQL can see is touched: no named statement, no setting, no sequence, no lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
@@ -214,8 +214,12 @@ const CUSTOM: &str = " UNION ALL SELECT 'setting', n.name, \
     {pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true)}, NULL, NULL \
     FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name)";
 
-const STATEMENTS: &str = " UNION ALL SELECT 'statement', {p.name}, {p.statement}, p.from_sql::pg_catalog.text, \
-    pg_catalog.array_to_string(p.parameter_types::pg_catalog.oid[], ',') FROM pg_catalog.pg_prepared_statements p";
+/// The text of each is the whole one that the client sent. Many made by one text are told it once, with the first of them by name,
+/// which all of them name.
+const STATEMENTS: &str = " UNION ALL SELECT 'statement', {p.name}, CASE WHEN p.name OPERATOR(pg_catalog.=) p.first \
+    THEN {p.statement} END, pg_catalog.concat(p.from_sql, ' ', {p.first}), \
+    pg_catalog.array_to_string(p.parameter_types::pg_catalog.oid[], ',') FROM (SELECT s.*, \
+    pg_catalog.min(s.name) OVER (PARTITION BY s.statement) AS first FROM pg_catalog.pg_prepared_statements s) p";
 
 /// Names of the types whose OIDs mean nothing on another server. An array is named by its element.
 const TYPES: &str = " UNION ALL SELECT 'type', o.oid::pg_catalog.text, {(SELECT CASE WHEN e.oid IS NULL \
@@ -252,12 +256,23 @@ const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.obj
 const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catalog.text, \
     (@all_definitions)::pg_catalog.text, NULL, NULL";
 
+/// A prepared statement as the server lists it.
+#[derive(Debug)]
+struct Listed {
+    name: String,
+    /// Whose text is also its own.
+    first: String,
+    from_sql: bool,
+    oids: Vec<u32>,
+}
+
 /// The answer, row by row.
 #[derive(Debug, Default)]
 struct Reading {
     state: SessionState,
-    /// Name, text, made by SQL, OIDs of its parameters.
-    statements: Vec<(String, String, bool, Vec<u32>)>,
+    statements: Vec<Listed>,
+    /// Texts that hold a PREPARE; one may have made many statements, and is sent with the first of them alone.
+    texts: HashMap<String, String>,
     types: BTreeMap<u32, Option<String>>,
     held: Vec<AdvisoryLock>,
     /// The counts of the definitions that are watched always, and of all.
@@ -281,8 +296,14 @@ impl Reading {
                 }
             }
             "statement" => {
-                let types = fields.list(4)?;
-                self.statements.push((fields.text(1)?, fields.text(2)?, fields.plain(3)? == "true", types));
+                let oids = fields.list(4)?;
+                let (from_sql, first) = fields.plain(3)?.split_once(' ').ok_or_else(|| fields.odd(3))?;
+                let first = unhex(first).ok_or_else(|| fields.odd(3))?;
+                let name = fields.text(1)?;
+                if fields.is_there(2) {
+                    self.texts.insert(name.clone(), fields.text(2)?);
+                }
+                self.statements.push(Listed { name, first, from_sql: from_sql == "t", oids });
             }
             "type" => {
                 let name = if fields.is_there(2) { Some(fields.text(2)?) } else { None };
@@ -310,8 +331,18 @@ impl Reading {
     }
 
     fn finish(mut self, tracker: &mut StateTracker) -> SessionState {
-        for (name, text, from_sql, oids) in std::mem::take(&mut self.statements) {
-            self.statement(name, &text, from_sql, &oids);
+        let texts = std::mem::take(&mut self.texts);
+        // Each is read once, however many statements it has made.
+        let mut made: HashMap<&str, HashMap<String, Option<&str>>> = HashMap::new();
+        for listed in std::mem::take(&mut self.statements) {
+            let Some((first, text)) = texts.get_key_value(&listed.first) else { continue };
+            match listed.from_sql {
+                true => {
+                    let made = made.entry(first).or_insert_with(|| scan::prepare_statements(text));
+                    self.prepared(listed.name, made);
+                }
+                false => self.parsed(listed.name, text, &listed.oids),
+            }
         }
         let names = self.types.into_iter().filter_map(|(oid, name)| Some((oid, name?))).collect();
         self.state.unnamed = tracker.unnamed_statement(&names);
@@ -320,19 +351,19 @@ impl Reading {
         self.state
     }
 
-    fn statement(&mut self, name: String, text: &str, from_sql: bool, oids: &[u32]) {
-        if from_sql {
-            match scan::prepare_statement(text, &name) {
-                Some(sql) => self.state.statements.insert(name, Statement::Sql { sql: sql.to_owned() }),
-                None => {
-                    self.state
-                        .pins
-                        .insert(format!("prepared statement \"{name}\", made among other statements"));
-                    None
-                }
-            };
-            return;
+    /// `made`: what its text prepares.
+    fn prepared(&mut self, name: String, made: &HashMap<String, Option<&str>>) {
+        match made.get(&name).copied().flatten() {
+            Some(sql) => {
+                self.state.statements.insert(name, Statement::Sql { sql: sql.to_owned() });
+            }
+            None => {
+                self.state.pins.insert(format!("prepared statement \"{name}\", made among other statements"));
+            }
         }
+    }
+
+    fn parsed(&mut self, name: String, text: &str, oids: &[u32]) {
         let type_of = |&oid: &u32| match self.types.get(&oid) {
             Some(name) => name.clone().map(TypeName::Named),
             None => Some(TypeName::BuiltIn(oid)),

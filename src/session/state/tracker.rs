@@ -88,6 +88,10 @@ pub struct StateTracker {
     hides_backslashes: bool,
     /// A setting that decides how literals are read may have been set in this transaction.
     doubts_literals: bool,
+    /// Something ran in this loan that may decide what a text means when it is parsed.
+    parses_otherwise: bool,
+    /// Binding the unnamed statement is such a thing.
+    unnamed_parses_otherwise: bool,
     /// Something ran that could not be judged, and is not kept.
     ran_unjudged: bool,
     /// Definitions have changed, or may have.
@@ -143,6 +147,8 @@ impl StateTracker {
             backslashes: Backslashes::Literal,
             hides_backslashes: false,
             doubts_literals: false,
+            parses_otherwise: false,
+            unnamed_parses_otherwise: false,
             ran_unjudged: false,
             defined: false,
             unnamed_effects: (0, Effects::NONE),
@@ -177,6 +183,12 @@ impl StateTracker {
         self.freshness
     }
 
+    /// Nothing was asked for since the state was known that may have changed what a text means when it is parsed: settings, or
+    /// what there is by a name.
+    pub(in crate::session) fn parses_as_known(&self) -> bool {
+        self.freshness <= Freshness::Unnamed && !self.parses_otherwise
+    }
+
     /// Any request, before what is in it.
     #[inline]
     pub fn on_request(&mut self, tag: u8) {
@@ -200,7 +212,7 @@ impl StateTracker {
         self.forget_unnamed();
         let mut suspect = Suspect::default();
         let read = self.read(sql, &mut suspect);
-        self.ran(read.verdict.effects, || read.verdict.culprit(sql));
+        self.ran_text(sql, read.verdict.effects, || read.verdict.culprit(sql));
         let first = self.asked;
         self.asked = self.asked.saturating_add(u32::from(read.statements.max(1)));
         if !suspect.is_harmless() {
@@ -225,6 +237,8 @@ impl StateTracker {
             true => {
                 let soil = self.soil_of(effects);
                 self.unnamed_soil = self.unnamed_soil.max(soil);
+                self.unnamed_parses_otherwise |=
+                    soil != Soil::Clean && !scan::leaves_parsing_alone(parse.sql);
                 self.unnamed_last = Some(soil);
                 self.unnamed_effects = (self.hints.as_ref().map_or(0, |hints| hints.id()), effects);
                 self.keep_unnamed(body);
@@ -254,12 +268,12 @@ impl StateTracker {
         };
         let (id, known) = judged.get();
         match &self.hints {
-            Some(hints) if hints.id() == id => self.ran(known, String::new),
+            Some(hints) if hints.id() == id => self.ran_text(sql, known, String::new),
             Some(hints) => {
                 let id = hints.id();
                 let verdict = self.judge(sql);
                 judged.set((id, verdict.effects));
-                self.ran(verdict.effects, || verdict.culprit(sql));
+                self.ran_text(sql, verdict.effects, || verdict.culprit(sql));
             }
             None => self.ran(Effects::RUNS, String::new),
         }
@@ -272,7 +286,11 @@ impl StateTracker {
         self.soil = self.soil.max(self.unnamed_soil);
         let (id, effects) = self.unnamed_effects;
         match &self.hints {
-            Some(hints) if hints.id() == id => self.ran(effects, String::new),
+            Some(hints) if hints.id() == id => {
+                let otherwise = self.parses_otherwise || self.unnamed_parses_otherwise;
+                self.ran(effects, String::new);
+                self.parses_otherwise = otherwise;
+            }
             _ => self.run_unread(),
         }
     }
@@ -623,6 +641,9 @@ impl StateTracker {
             notes.get_or_insert_default().note(finding, suspect);
         });
         self.doubts_literals |= read.sets_locally;
+        if self.lent && scan::executes_ours(sql) {
+            verdict.effects |= Effects::ANY;
+        }
         // A custom setting that ends with its transaction leaves an empty value behind. Where connections are lent it is
         // taken for none.
         if read.effect == Effect::Changes || (read.sets_locally && !self.lent) {
@@ -724,6 +745,15 @@ impl StateTracker {
         }
     }
 
+    /// The same of a text that is at hand.
+    fn ran_text(&mut self, sql: &[u8], effects: Effects, culprit: impl FnOnce() -> String) {
+        let before = self.parses_otherwise;
+        self.ran(effects, culprit);
+        if !before && self.parses_otherwise {
+            self.parses_otherwise = !scan::leaves_parsing_alone(sql);
+        }
+    }
+
     /// Something ran that may have done this. `culprit` names it for a person.
     #[inline]
     fn ran(&mut self, effects: Effects, culprit: impl FnOnce() -> String) {
@@ -733,6 +763,7 @@ impl StateTracker {
             return;
         }
         self.soil = self.soil.max(self.soil_of(effects));
+        self.parses_otherwise = true;
         if effects.has(Effects::ANY | Effects::DEFINES) || is_unknown {
             self.changed();
             self.ran_more(effects, culprit);
@@ -865,7 +896,9 @@ impl StateTracker {
         let last = self.unnamed_last.take();
         if !std::mem::take(&mut self.skipped) {
             self.unnamed_soil = last.unwrap_or(self.unnamed_soil);
+            self.unnamed_parses_otherwise &= self.unnamed_soil != Soil::Clean;
         }
+        self.parses_otherwise = false;
         std::mem::take(&mut self.soil)
     }
 

@@ -1,9 +1,10 @@
 //! What one server connection has of the statements of those who have had it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::BytesMut;
 
+use super::STAND_IN;
 use super::texts::name_of;
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
@@ -14,6 +15,12 @@ pub(in crate::session) struct OnServer {
     /// With when each was used last.
     pub(super) known: HashMap<u128, u64>,
     pub(super) uses: u64,
+    /// Those of them that are closed before the connection is lent on.
+    pub(super) for_this_loan: Vec<u128>,
+    /// It may have these, and nobody is to use them: they are closed before one of that name is made, or the connection lent on.
+    pub(super) doubted: HashSet<u128>,
+    /// The same for what was made to be in the way of a client's Parse.
+    pub(super) has_stand_in: bool,
     /// Whose unnamed statement it has, and which of them; `None` where nobody knows.
     pub(super) unnamed: Option<(u64, u64)>,
 }
@@ -39,11 +46,42 @@ impl OnServer {
         self.unnamed = None;
     }
 
+    /// What the server was seen to have under names of ours, the keys of all that were made by Parse.
+    pub(in crate::session) fn found(&mut self, keys: &HashSet<u128>) {
+        let gone = self.known.extract_if(|key, _| !keys.contains(key)).map(|(key, _)| key);
+        self.doubted.extend(gone);
+        self.doubted.extend(keys.iter().filter(|key| !self.known.contains_key(key)));
+    }
+
+    /// The client gives the connection back.
+    pub(in crate::session) fn end_loan(&mut self) {
+        for key in self.for_this_loan.drain(..) {
+            if self.known.remove(&key).is_some() {
+                self.doubted.insert(key);
+            }
+        }
+    }
+
+    /// It has nothing that is to be closed before somebody gets the connection.
+    pub(in crate::session) fn is_clean(&self) -> bool {
+        self.doubted.is_empty() && !self.has_stand_in
+    }
+
     /// Messages that close all of them, a Sync behind. Empty where there are none.
     pub(in crate::session) fn close_all(&mut self) -> BytesMut {
+        self.doubted.extend(self.known.drain().map(|(key, _)| key));
+        self.for_this_loan.clear();
+        self.close_doubted()
+    }
+
+    /// The same for those that nobody is to use.
+    pub(in crate::session) fn close_doubted(&mut self) -> BytesMut {
         let mut out = BytesMut::new();
-        for (key, _) in self.known.drain() {
+        for key in self.doubted.drain() {
             frontend::close(&mut out, Target::Statement, &name_of(key));
+        }
+        if std::mem::take(&mut self.has_stand_in) {
+            frontend::close(&mut out, Target::Statement, STAND_IN);
         }
         if !out.is_empty() {
             frontend::sync(&mut out);

@@ -13,6 +13,26 @@ use crate::session::state::{Bound, TypeName};
 use crate::wire::message::HEADER_BYTES;
 use crate::wire::message::frontend::{self, parse_parse};
 
+/// What decides, beside its text, what a statement means that is parsed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::session) enum Ground {
+    /// A digest of it: where it is the same, the same text means the same.
+    Known(u128),
+    /// Something may have changed it since it was known: a setting of this transaction, a table of it.
+    Unsure,
+}
+
+/// On which ground a statement may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fits {
+    /// Of the clients that share it.
+    On(u128),
+    /// Made for one client while the ground is not known for sure; closed before the connection is lent on.
+    Unsure,
+    /// One client's own, whatever happens.
+    Any,
+}
+
 /// A text with its types, once for all sessions of a worker that have prepared it.
 #[derive(Debug)]
 pub(in crate::session) struct Prepared {
@@ -21,6 +41,8 @@ pub(in crate::session) struct Prepared {
     pub(super) name: Box<[u8]>,
     /// The body of the Parse that makes it, under that name. `None`: it was too large to keep.
     pub(super) body: Option<Box<[u8]>>,
+    /// Where it means what it should.
+    fits: Fits,
     /// Where its text lies in the body.
     sql: Range<usize>,
     /// What it does, by the hints of that number.
@@ -28,13 +50,38 @@ pub(in crate::session) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn of(key: u128, name: Box<[u8]>, body: Option<Box<[u8]>>) -> Prepared {
+    /// One that is too large to be kept, under a name that nobody else has.
+    pub(super) fn not_kept() -> Prepared {
+        let key = rand::random();
+        Prepared::of(key, name_of(key), None, Fits::Any)
+    }
+
+    fn of(key: u128, name: Box<[u8]>, body: Option<Box<[u8]>>, fits: Fits) -> Prepared {
         let sql = body.as_deref().map_or(0..0, |body| {
             let mut ends = memchr::memchr_iter(0, body);
             let start = ends.next().map_or(body.len(), |end| end + 1);
             start..ends.next().unwrap_or(body.len())
         });
-        Prepared { key, name, body, sql, judged: Cell::default() }
+        Prepared { key, name, body, fits, sql, judged: Cell::default() }
+    }
+
+    /// On this ground it means what the client was told that it means.
+    pub(super) fn fits(&self, ground: Ground) -> bool {
+        match (self.fits, ground) {
+            (Fits::Any, _) | (Fits::Unsure, Ground::Unsure) => true,
+            (Fits::On(its), Ground::Known(now)) => its == now,
+            (Fits::On(_), Ground::Unsure) | (Fits::Unsure, Ground::Known(_)) => false,
+        }
+    }
+
+    /// It is made for this loan of a connection alone.
+    pub(super) fn is_for_this_loan(&self) -> bool {
+        self.fits == Fits::Unsure
+    }
+
+    /// Its text and types, as they follow the name in a Parse. `None`: it was too large to keep.
+    pub(super) fn sql_and_types(&self) -> Option<&[u8]> {
+        self.body.as_deref()?.get(self.sql.start..)
     }
 
     /// Its text. `None`: it was too large to keep.
@@ -45,18 +92,29 @@ impl Prepared {
 }
 
 /// The different ones among the sessions of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::session) struct Texts {
     known: HashMap<u128, Weak<Prepared>>,
     swept_at: usize,
+    /// Part of every key, so that nobody can tell beforehand which name a text will have.
+    secret: [u8; 16],
+}
+
+impl Default for Texts {
+    fn default() -> Texts {
+        Texts { known: HashMap::new(), swept_at: 0, secret: rand::random() }
+    }
 }
 
 impl Texts {
-    /// `ground` is what decides with the text what the statement means.
-    pub(super) fn share(&mut self, sql_and_types: &[u8], ground: &[u8]) -> Rc<Prepared> {
-        let key = match means_now(sql_and_types) {
-            true => rand::random(),
-            false => digest(&[sql_and_types, ground]),
+    /// The statement of this text and these types, for everybody on the same ground.
+    pub(super) fn share(&mut self, sql_and_types: &[u8], ground: Ground) -> Rc<Prepared> {
+        let (key, fits) = match ground {
+            _ if means_now(sql_and_types) => (rand::random(), Fits::Any),
+            Ground::Known(ground) => {
+                (digest(&[&self.secret, sql_and_types, &ground.to_be_bytes()]), Fits::On(ground))
+            }
+            Ground::Unsure => (rand::random(), Fits::Unsure),
         };
         if let Some(known) = self.known.get(&key).and_then(Weak::upgrade) {
             return known;
@@ -67,18 +125,20 @@ impl Texts {
         }
         let name = name_of(key);
         let body = [&name, &b"\0"[..], sql_and_types].concat();
-        let prepared = Rc::new(Prepared::of(key, name, Some(body.into())));
+        let prepared = Rc::new(Prepared::of(key, name, Some(body.into()), fits));
         self.known.insert(key, Rc::downgrade(&prepared));
         prepared
     }
 }
 
-/// Literals such as 'now' are read when a statement is parsed: another client's is of another time.
-fn means_now(sql: &[u8]) -> bool {
-    [&b"'now"[..], b"'today", b"'tomorrow", b"'yesterday"].iter().any(|word| scan::mentions(sql, word))
+/// Literals such as 'now' are read when a statement is parsed: another client's is of another time. Whatever may be one counts:
+/// `' now'`, `$$now$$`, `'[now,infinity)'`, `E'n\\x6fw'`.
+fn means_now(sql_and_types: &[u8]) -> bool {
+    let end = memchr::memchr(0, sql_and_types).unwrap_or(sql_and_types.len());
+    scan::may_hold_in_literal(&sql_and_types[..end], &[b"now", b"today", b"tomorrow", b"yesterday"])
 }
 
-fn digest(parts: &[&[u8]]) -> u128 {
+pub(in crate::session) fn digest(parts: &[&[u8]]) -> u128 {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());

@@ -71,6 +71,11 @@ impl Unnamed {
         self.replace(Text::Shared(prepared))
     }
 
+    /// The same text, as it stands for on another ground.
+    pub(super) fn refit(&mut self, prepared: Rc<Prepared>) {
+        self.now.text = Text::Shared(prepared);
+    }
+
     /// It is destroyed. `None`: there was none.
     pub(super) fn destroy(&mut self) -> Option<Mark> {
         (!self.is_none()).then(|| self.replace(Text::None))
