@@ -1,5 +1,6 @@
 //! Proving who one is: the rules say how, the system's own verifier says whether.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -33,6 +34,8 @@ enum Claim {
     Known(Known),
     /// The login will fail; with this, if not for a malformed message before.
     Hopeless(FrontendError),
+    /// There is no such database, which those are told who prove that they are this role of another one.
+    NoDatabase,
 }
 
 struct Known {
@@ -45,6 +48,8 @@ struct Known {
 pub(super) enum Secret {
     Scram(Verifier),
     Md5(Md5Secret),
+    /// Of a login that must fail: made up, or the role's verifier of another database. No password is right for it.
+    Decoy(Verifier),
 }
 
 /// Up to AuthenticationOk, which is built and not yet sent.
@@ -85,30 +90,55 @@ async fn ask(
 ) -> Result<Admitted, FrontendError> {
     attempt.look()?;
     let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
-    let route = frontend.routes.lookup(startup.message.database());
-    let typical = route.as_deref().map_or_else(prove::iterations_default, Route::typical_iterations);
-    let prover = Prover { attempt, offer, mock: &frontend.mock, iterations: typical };
-    match claim(route, attempt.role, startup.message.database(), rule.method) {
+    let database = startup.message.database();
+    let route = frontend.routes.lookup(database);
+    let prover = Prover { attempt, offer };
+    let made_up = |route| frontend.mock.verifier(attempt.role, typical_iterations(frontend, route));
+    let claim = match &route {
+        Some(route) => claim(Arc::clone(route), attempt.role, database, rule.method),
+        None => Claim::NoDatabase,
+    };
+    match claim {
         Claim::Known(known) => {
-            let mut proof = prover.prove(channel, rule.method, Some(known.secret)).await?;
+            let mut proof = prover.prove(channel, rule.method, known.secret).await?;
             admit(channel, &known.route, &known.login)?;
             if let Proof::Keys(keys) = proof {
                 proof = Proof::Keys(known.route.remember_keys(attempt.role, keys));
             }
             Ok(Admitted { route: known.route, proof })
         }
-        Claim::Hopeless(reason) => match prover.prove(channel, rule.method, None).await {
-            Err(FrontendError::Password { source: ScramError::Rejected, .. }) | Ok(_) => Err(reason),
-            Err(other) => Err(other),
-        },
+        Claim::NoDatabase => {
+            let secret = elsewhere(frontend, attempt.role).map(Secret::Scram);
+            prover
+                .prove(channel, rule.method, secret.unwrap_or_else(|| Secret::Decoy(made_up(None))))
+                .await?;
+            Err(FrontendError::UnknownDatabase { database: database.to_owned() })
+        }
+        Claim::Hopeless(reason) => {
+            let verifier = elsewhere(frontend, attempt.role).unwrap_or_else(|| made_up(route.as_deref()));
+            match prover.prove(channel, rule.method, Secret::Decoy(verifier)).await {
+                Err(FrontendError::Password { source: ScramError::Rejected, .. }) | Ok(_) => Err(reason),
+                Err(other) => Err(other),
+            }
+        }
     }
 }
 
-fn claim(route: Option<Arc<Route>>, role: &str, database: &str, method: Method) -> Claim {
+/// The verifier of a role where it can log in: of its first database by name, so that asking twice tells nothing.
+fn elsewhere(frontend: &Frontend, role: &str) -> Option<Verifier> {
+    let logins = frontend.routes.routes().into_iter().filter_map(|route| route.login(role));
+    let valid = logins.filter(|login| login.valid_until.is_none_or(|until| until >= UnixMillis::now()));
+    valid.filter_map(|login| Verifier::parse(login.verifier.as_deref()?).ok()).next()
+}
+
+/// Of a made-up verifier: as in the database, or, where there is none of that name, in the first one.
+fn typical_iterations(frontend: &Frontend, route: Option<&Route>) -> NonZeroU32 {
+    let first = || frontend.routes.routes().first().map(|route| route.typical_iterations());
+    route.map(Route::typical_iterations).or_else(first).unwrap_or_else(prove::iterations_default)
+}
+
+fn claim(route: Arc<Route>, role: &str, database: &str, method: Method) -> Claim {
     let rejected = || prove::rejected(role);
-    let Some(route) = route else {
-        return Claim::Hopeless(FrontendError::UnknownDatabase { database: database.to_owned() });
-    };
     let Some(login) = route.login(role) else { return Claim::Hopeless(rejected()) };
     // PostgreSQL, too, treats a password past its time as a wrong one.
     if login.valid_until.is_some_and(|until| until < UnixMillis::now()) {

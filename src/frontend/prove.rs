@@ -2,7 +2,8 @@
 //!
 //! # Why a role that does not exist is asked, too
 //! It goes through the same messages and the same work, against a verifier that is made up and that no password fits. So
-//! neither the answer nor its time tells whether there is such a role.
+//! neither the answer nor its time tells whether there is such a role. One that exists in another database alone is asked with its
+//! salt of there, and fails: a salt that differs by database would tell that there is such a role somewhere.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::channel::Channel;
 use super::login::Secret;
 use crate::auth::hba::Method;
 use crate::auth::md5::Md5Secret;
-use crate::auth::scram::{ITERATIONS_DEFAULT, MockSecret, Nonce, Offer, ScramError, ServerLogin, Verifier};
+use crate::auth::scram::{ITERATIONS_DEFAULT, Nonce, Offer, ScramError, ServerLogin, Verifier};
 use crate::auth::{ClientKeys, Proof};
 use crate::wire::message::{backend, frontend};
 
@@ -24,9 +25,6 @@ use crate::wire::message::{backend, frontend};
 pub(super) struct Prover<'a> {
     pub(super) attempt: &'a Attempt<'a>,
     pub(super) offer: Offer,
-    pub(super) mock: &'a MockSecret,
-    /// Of the made-up verifier, where there is no real one.
-    pub(super) iterations: NonZeroU32,
 }
 
 /// The password is wrong, or there is no such role: nobody outside can tell which.
@@ -39,24 +37,23 @@ pub(super) fn iterations_default() -> NonZeroU32 {
 }
 
 impl Prover<'_> {
-    /// Up to and without AuthenticationOk. `secret`: `None` for a login that must fail.
+    /// Up to and without AuthenticationOk.
     pub(super) async fn prove(
         &self,
         channel: &mut Channel,
         method: Method,
-        secret: Option<Secret>,
+        secret: Secret,
     ) -> Result<Proof, FrontendError> {
         match (method, secret) {
             (Method::Password, secret) => self.cleartext(channel, secret).await,
-            (_, Some(Secret::Md5(secret))) => self.md5(channel, secret).await,
-            (_, Some(Secret::Scram(verifier))) => {
+            (_, Secret::Md5(secret)) => self.md5(channel, secret).await,
+            (_, Secret::Scram(verifier)) => {
                 let keys =
                     scram(channel, self.attempt, ServerLogin::new(verifier, self.offer.clone())).await?;
                 Ok(Proof::Keys(Arc::new(keys)))
             }
-            (_, None) => {
-                let role = self.attempt.role;
-                let login = ServerLogin::unknown(self.mock, role, self.iterations, self.offer.clone());
+            (_, Secret::Decoy(verifier)) => {
+                let login = ServerLogin::hopeless(verifier, self.offer.clone());
                 let keys = scram(channel, self.attempt, login).await?;
                 Ok(Proof::Keys(Arc::new(keys)))
             }
@@ -78,7 +75,7 @@ impl Prover<'_> {
         }
     }
 
-    async fn cleartext(&self, channel: &mut Channel, secret: Option<Secret>) -> Result<Proof, FrontendError> {
+    async fn cleartext(&self, channel: &mut Channel, secret: Secret) -> Result<Proof, FrontendError> {
         backend::authentication_cleartext_password(&mut channel.out);
         channel.send().await?;
         let body = password_message(channel).await?;
@@ -88,9 +85,9 @@ impl Prover<'_> {
         let (Ok(password), false) = (password, body.len() <= 1) else { return self.wrong().await };
         let role = self.attempt.role;
         let proof = match secret {
-            Some(Secret::Md5(secret)) => secret.is_of(role, password).then_some(Proof::Md5(secret)),
-            Some(Secret::Scram(verifier)) => self.derive(verifier, password).await?,
-            None => self.derive(self.mock.verifier(role, self.iterations), password).await?,
+            Secret::Md5(secret) => secret.is_of(role, password).then_some(Proof::Md5(secret)),
+            Secret::Scram(verifier) => self.derive(verifier, password).await?,
+            Secret::Decoy(verifier) => self.derive(verifier, password).await?.and(None),
         };
         match proof {
             Some(proof) => {

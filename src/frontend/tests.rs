@@ -161,6 +161,15 @@ impl Knock {
         (tags, None)
     }
 
+    /// The salt and the iterations that the role is asked with.
+    async fn salt(&mut self) -> String {
+        self.message().await.unwrap();
+        self.send(|out| ask::sasl_initial_response(out, "SCRAM-SHA-256", b"n,,n=,r=abc")).await;
+        let (_, body) = self.message().await.unwrap();
+        let challenge = String::from_utf8_lossy(&body).into_owned();
+        challenge.split_once(",s=").unwrap().1.to_owned()
+    }
+
     pub(super) async fn received(self) -> Result<Visitor, FrontendError> {
         drop(self.tcp);
         self.receiving.await.unwrap()
@@ -185,7 +194,9 @@ async fn a_wrong_password_an_unknown_role_and_an_unknown_database_take_the_same_
         ("bare", "shop", SqlState::INVALID_PASSWORD),
         ("expired", "shop", SqlState::INVALID_PASSWORD),
         ("old", "shop", SqlState::INVALID_PASSWORD),
-        ("app", "nowhere", SqlState::INVALID_CATALOG_NAME),
+        ("app", "nowhere", SqlState::INVALID_PASSWORD),
+        ("nobody", "nowhere", SqlState::INVALID_PASSWORD),
+        ("expired", "nowhere", SqlState::INVALID_PASSWORD),
     ];
     for (role, database, sqlstate) in cases {
         let mut knock = Knock::at(frontend_with(Service::Serving)).await;
@@ -194,6 +205,54 @@ async fn a_wrong_password_an_unknown_role_and_an_unknown_database_take_the_same_
         assert_eq!((tags.as_str(), error.unwrap().sqlstate()), ("RRE", sqlstate), "{role} {database}");
         assert!(knock.received().await.is_err());
     }
+}
+
+#[tokio::test]
+async fn who_proves_to_be_a_role_of_another_database_is_told_that_there_is_no_such_database() {
+    for (role, sqlstate) in [
+        ("app", SqlState::INVALID_CATALOG_NAME),
+        ("nobody", SqlState::INVALID_PASSWORD),
+        ("expired", SqlState::INVALID_PASSWORD),
+    ] {
+        let mut knock = Knock::at(frontend_with(Service::Serving)).await;
+        knock.startup(role, "nowhere").await;
+        assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), sqlstate, "{role}");
+    }
+}
+
+#[tokio::test]
+async fn a_salt_tells_neither_whether_there_is_a_role_nor_a_database() {
+    for role in ["app", "nobody", "bare", "expired"] {
+        let mut salts = std::collections::HashSet::new();
+        for database in ["shop", "till", "nowhere"] {
+            let frontend = frontend_with(Service::Serving);
+            let till = RouteRecord {
+                database: DatabaseId::parse("db_2").unwrap(),
+                name: DatabaseName::parse("till").unwrap(),
+                ..record(Service::Serving)
+            };
+            frontend.routes.install(till);
+            let mut knock = Knock::at(frontend).await;
+            knock.startup(role, database).await;
+            salts.insert(knock.salt().await);
+        }
+        assert_eq!(salts.len(), 1, "{role}: {salts:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_is_right_elsewhere_opens_no_other_database() {
+    let frontend = frontend_with(Service::Serving);
+    let till = RouteRecord {
+        database: DatabaseId::parse("db_2").unwrap(),
+        name: DatabaseName::parse("till").unwrap(),
+        ..record(Service::Serving)
+    };
+    frontend.routes.install(till);
+    let mut knock = Knock::at(frontend).await;
+    knock.startup("app", "till").await;
+    let (tags, error) = knock.login(PASSWORD).await;
+    assert_eq!((tags.as_str(), error.unwrap().sqlstate()), ("RRE", SqlState::INVALID_PASSWORD));
 }
 
 #[tokio::test]

@@ -71,7 +71,11 @@ impl ServerLogin {
     /// For a role that does not exist, may not log in, or has no SCRAM verifier. Looks and costs like any other login,
     /// and fails like one with a wrong password. `iterations` should be what the real verifiers have.
     pub fn unknown(secret: &MockSecret, role: &str, iterations: NonZeroU32, offer: Offer) -> ServerLogin {
-        let verifier = secret.verifier(role, iterations);
+        ServerLogin::hopeless(secret.verifier(role, iterations), offer)
+    }
+
+    /// The same, with the salt and the iterations of this verifier, which no password is compared with.
+    pub fn hopeless(verifier: Verifier, offer: Offer) -> ServerLogin {
         ServerLogin { verifier, standing: Standing::Unknown, offer }
     }
 
