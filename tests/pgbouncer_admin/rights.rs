@@ -53,6 +53,8 @@ async fn one_who_may_only_look_changes_nothing_and_ends_nobody() {
         assert_eq!(refusal.code().code(), "42501", "{change}");
         assert_eq!(refusal.message(), "permission denied: \"grafana\" may only look");
     }
+    let refusal = refused(&looker, "SHOW HELP; RECONNECT orders").await;
+    assert_eq!(refusal.code().code(), "42501", "behind something harmless, too");
     let refusal = looker.0.query("KILL_CLIENT 1", &[]).await.unwrap_err();
     assert_eq!(refusal.code().unwrap().code(), "42501", "by the extended protocol, too");
     client.batch_execute("SELECT 1").await.unwrap();
