@@ -205,12 +205,12 @@ async fn a_statement_whose_parse_was_skipped_is_not_run() {
 async fn nobody_replaces_or_takes_away_the_statement_of_another_client() {
     let deallocate_all = "DO $$ BEGIN EXECUTE 'deallocate all'; END $$";
     for attack in [
-        "DEALLOCATE @; PREPARE @ AS SELECT 'evil'::text AS v",
-        "DEALLOCATE @",
-        deallocate_all,
-        "DO $$ BEGIN EXECUTE 'deallocate @'; EXECUTE 'prepare @ as select ''evil''::text as v'; END $$",
-        "SELECT throw_away()",
-        "DEALLOCATE ALL",
+        &["DEALLOCATE @", "PREPARE @ AS SELECT 'evil'::text AS v"][..],
+        &["DEALLOCATE @"],
+        &[deallocate_all],
+        &["DO $$ BEGIN EXECUTE 'deallocate @'; EXECUTE 'prepare @ as select ''evil''::text as v'; END $$"],
+        &["SELECT throw_away()"],
+        &["DEALLOCATE ALL"],
     ] {
         let (server, stage) = stage();
         server
@@ -224,16 +224,18 @@ async fn nobody_replaces_or_takes_away_the_statement_of_another_client() {
         for client in [&mut one, &mut other] {
             assert_eq!(run(client, |out| parse_and_execute(out, "s1", "SELECT 'good' AS v")).await, "good");
         }
+        // In one transaction: the connection with the name stays.
+        ask(&mut one, "BEGIN").await;
+        assert_eq!(run(&mut one, |out| execute(out, "s1")).await, "good");
         let name = "SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT ''good'' AS v'";
         let name = ask(&mut one, name).await;
         assert!(name.starts_with("freehold_"), "{name}");
-        for sql in attack.replace('@', &name).split_inclusive("; PREPARE").map(|part| part.to_owned()) {
-            let sql = sql.trim_end_matches("; PREPARE").to_owned();
-            let sql = if sql.starts_with(' ') { format!("PREPARE{sql}") } else { sql };
-            ask(&mut one, &sql).await;
+        for sql in attack {
+            ask(&mut one, &sql.replace('@', &name)).await;
         }
+        ask(&mut one, "COMMIT").await;
         for _ in 0..3 {
-            assert_eq!(run(&mut other, |out| execute(out, "s1")).await, "good", "{attack}");
+            assert_eq!(run(&mut other, |out| execute(out, "s1")).await, "good", "{attack:?}");
             assert_eq!(run(&mut other, |out| parse_and_execute(out, "", "SELECT 'good' AS v")).await, "good");
         }
         drop(one);
@@ -241,7 +243,7 @@ async fn nobody_replaces_or_takes_away_the_statement_of_another_client() {
         for at in 0..3 {
             let mut more = client(&stage, &server, &[]).await;
             let found = run(&mut more, |out| parse_and_execute(out, "s1", "SELECT 'good' AS v")).await;
-            assert_eq!(found, "good", "{attack} {at}");
+            assert_eq!(found, "good", "{attack:?} {at}");
         }
     }
 }
@@ -250,9 +252,13 @@ async fn nobody_replaces_or_takes_away_the_statement_of_another_client() {
 async fn a_name_that_begins_like_ours_is_its_clients_own() {
     let (server, stage) = stage();
     let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
+    ask(&mut one, "BEGIN").await;
     assert_eq!(run(&mut one, |out| parse_and_execute(out, "s1", "SELECT 'good'")).await, "good");
     let name = "SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT ''good'''";
-    let name = ask(&mut other, name).await;
+    let name = ask(&mut one, name).await;
+    assert!(name.starts_with("freehold_"), "{name}");
+    ask(&mut one, "COMMIT").await;
+    assert_eq!(run(&mut one, |out| execute(out, "s1")).await, "good");
     assert_eq!(run(&mut other, |out| execute(out, &name)).await, "26000");
     let describe = |out: &mut BytesMut| {
         frontend::describe(out, Target::Statement, name.as_bytes());
