@@ -116,7 +116,7 @@ pub(crate) fn effects_in_body(function: &[u8]) -> Effects {
 ///
 /// `pg_prepared_statements.statement` holds the whole text that the client sent (measured on 15 and 18), so replaying
 /// it as it stands could run the statements around the PREPARE.
-pub(crate) fn prepare_statements(sql: &str) -> HashMap<String, Option<&str>> {
+pub fn prepare_statements(sql: &str) -> HashMap<String, Option<&str>> {
     let mut lexer = Lexer::new(sql.as_bytes(), Backslashes::Literal);
     let mut found = HashMap::new();
     loop {

@@ -130,6 +130,8 @@ impl Pooled {
 
     /// Takes away what its client may have left.
     async fn clean(&mut self, soil: Soil, deadline: Instant) -> Result<(), TwinError> {
+        // Those that its client made by SQL are part of the state that is to be gone.
+        let soil = if self.state.statements.is_empty() { soil } else { Soil::Statements };
         self.twin.clean(soil, &self.ground, deadline).await?;
         self.state = Arc::clone(&self.ground);
         self.on_server.lose_unnamed();

@@ -1,6 +1,6 @@
 //! What SQL may do to its session.
 
-use freehold::session::scan::{Backslashes, Effect, Finding, Scan, prepare_statement, scan};
+use freehold::session::scan::{Backslashes, Effect, Finding, Scan, prepare_statements, scan};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -19,10 +19,10 @@ pub(super) fn check(input: &[u8]) {
         assert_eq!(findings(&around, backslashes), found, "{}", String::from_utf8_lossy(text));
     }
     if let Ok(text) = std::str::from_utf8(text)
-        && let Some(prepared) = prepare_statement(text, "p")
+        && let Some(Some(prepared)) = prepare_statements(text).get("p").copied()
     {
         assert!(text.contains(prepared));
-        assert_eq!(prepare_statement(prepared, "p"), Some(prepared));
+        assert_eq!(prepare_statements(prepared).get("p"), Some(&Some(prepared)));
     }
     check_list(&pieces, backslashes);
 }
