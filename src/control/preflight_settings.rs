@@ -1,6 +1,6 @@
 //! Preflight of the settings: where the servers differ in what decides the meaning of values, or what clients feel.
 //!
-//! What can become a setting of the database on the target does so by itself ([`meaning`](super::meaning)) and is named as a note;
+//! What can become a setting of the database on the target does so by itself (module `meaning`) and is named as a note;
 //! what the target refuses is a blocker, and what is for a whole server a warning.
 
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
