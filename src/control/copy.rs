@@ -24,7 +24,7 @@ use crate::system::{
 
 use super::applier::{self, Applier};
 use super::copy_rows;
-use super::copy_schema::SchemaDump;
+use super::copy_schema::{Known, SchemaDump};
 use super::ends::Ends;
 use super::error::StepError;
 use super::reader::Reader;
@@ -129,8 +129,11 @@ async fn write_down(
     snapshot: &str,
 ) -> Result<SchemaDump, StepError> {
     const READING: &str = "reading the schema";
-    let alone = ownership::of_superusers(source).await.map_err(StepError::doing(READING))?;
-    SchemaDump::take(ends, tools, snapshot, alone).await.map_err(StepError::doing(READING))
+    let known = Known {
+        of_superusers: ownership::of_superusers(source).await.map_err(StepError::doing(READING))?,
+        of_moves: ownership::of_moves(source).await.map_err(StepError::doing(READING))?,
+    };
+    SchemaDump::take(ends, tools, snapshot, known).await.map_err(StepError::doing(READING))
 }
 
 /// Ends once the slot keeps more WAL on the source than is allowed: before the source's disk fills.

@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::system::names::{GUARD_TRIGGERS, HELPER_SCHEMA, PREFIX};
+use crate::system::names::HELPER_SCHEMA;
 
 use super::applier::Applier;
 use super::archive;
@@ -22,33 +22,43 @@ use super::tools::{self, ToolError, Tools};
 
 const TEMPORARY_BYTES_MAX: usize = 40;
 
-/// Kinds of entries that only a superuser can restore.
-const OF_SUPERUSERS: [&str; 14] = [
-    "EXTENSION",
-    "PROCEDURAL LANGUAGE",
-    "SHELL TYPE",
-    "CAST",
-    "OPERATOR CLASS",
-    "OPERATOR FAMILY",
-    "TEXT SEARCH PARSER",
-    "TEXT SEARCH TEMPLATE",
-    "FOREIGN DATA WRAPPER",
-    "SERVER",
-    "USER MAPPING",
-    "ACCESS METHOD",
-    "TRANSFORM",
-    "PUBLICATION TABLES IN SCHEMA",
+/// Kinds of entries that only a superuser can restore, with the catalog that their objects are in: the kind's name alone could be the
+/// beginning of another kind's and the name of a schema. 0: of no object.
+const OF_SUPERUSERS: [(u32, &str); 14] = [
+    (3079, "EXTENSION"),
+    (2612, "PROCEDURAL LANGUAGE"),
+    (1247, "SHELL TYPE"),
+    (2605, "CAST"),
+    (2616, "OPERATOR CLASS"),
+    (2753, "OPERATOR FAMILY"),
+    (3601, "TEXT SEARCH PARSER"),
+    (3764, "TEXT SEARCH TEMPLATE"),
+    (2328, "FOREIGN DATA WRAPPER"),
+    (1417, "SERVER"),
+    (0, "USER MAPPING"),
+    (2601, "ACCESS METHOD"),
+    (3576, "TRANSFORM"),
+    (6237, "PUBLICATION TABLES IN SCHEMA"),
 ];
 /// Kinds of entries about objects that have their owners by then.
-const AFTERWARDS: [&str; 5] = ["ACL", "DEFAULT ACL", "COMMENT", "SECURITY LABEL", "EVENT TRIGGER"];
+const AFTERWARDS: [(u32, &str); 5] =
+    [(0, "ACL"), (826, "DEFAULT ACL"), (0, "COMMENT"), (0, "SECURITY LABEL"), (3466, "EVENT TRIGGER")];
+
+/// What the catalogues say of objects that their kinds do not say: (catalog, oid).
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// What only a superuser can create, of kinds that others may create.
+    pub(super) of_superusers: HashSet<(u32, u32)>,
+    /// The moves' own, which is not restored.
+    pub(super) of_moves: HashSet<(u32, u32)>,
+}
 
 /// A directory of the move's own with the dump in it; removed with the value.
 #[derive(Debug)]
 pub(super) struct SchemaDump {
     tools: Tools,
     directory: PathBuf,
-    /// What only a superuser can create, of kinds that others may create: (catalog, oid).
-    of_superusers: HashSet<(u32, u32)>,
+    known: Known,
 }
 
 /// Which part of the schema.
@@ -92,14 +102,14 @@ impl Drop for SchemaDump {
 }
 
 impl SchemaDump {
-    /// Writes the schema down as the snapshot sees it. `of_superusers`: what only a superuser can create there.
+    /// Writes the schema down as the snapshot sees it.
     pub(super) async fn take(
         ends: &Ends,
         tools: Tools,
         snapshot: &str,
-        of_superusers: HashSet<(u32, u32)>,
+        known: Known,
     ) -> Result<SchemaDump, ToolError> {
-        let dump = SchemaDump { tools, directory: private_directory(ends)?, of_superusers };
+        let dump = SchemaDump { tools, directory: private_directory(ends)?, known };
         let source = (&ends.source, As::Platform);
         let (mut command, _socket) = dump.tools.command("pg_dump", source, &dump.directory)?;
         command.args(["--format=custom", "--compress=0", "--schema-only", "--no-tablespaces"]);
@@ -155,7 +165,7 @@ impl SchemaDump {
         command.arg("--list").args(section.map(|section| format!("--section={}", section.as_str())));
         command.arg(self.archive());
         let all = tools::run(command).await?;
-        Ok(Run::split(&String::from_utf8_lossy(&all), &self.of_superusers))
+        Ok(Run::split(&String::from_utf8_lossy(&all), &self.known))
     }
 
     /// Restores one run; the first error ends it.
@@ -187,10 +197,10 @@ impl SchemaDump {
 
 impl Run {
     /// Splits what `pg_restore --list` prints where another one restores.
-    fn split(list: &str, of_superusers: &HashSet<(u32, u32)>) -> Vec<Run> {
+    fn split(list: &str, known: &Known) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for line in list.lines().filter(|line| !line.starts_with(';') && !is_ours(line)) {
-            let by = who_restores(line, of_superusers);
+        for line in list.lines().filter(|line| !line.starts_with(';')) {
+            let Some(by) = who_restores(line, known) else { continue };
             match runs.last_mut().filter(|run| run.by == by) {
                 Some(run) => run.list.push_str(&format!("{line}\n")),
                 None => runs.push(Run { by, list: format!("{line}\n") }),
@@ -205,35 +215,22 @@ impl Run {
     }
 }
 
-/// Who restores the entry in a line of `pg_restore --list`: `215; 1259 16386 TABLE public accounts app`.
-fn who_restores(line: &str, of_superusers: &HashSet<(u32, u32)>) -> By {
+/// Who restores the entry in a line of `pg_restore --list`: `215; 1259 16386 TABLE public accounts app`. `None`: it stays where it is.
+fn who_restores(line: &str, known: &Known) -> Option<By> {
     let entry = line.split_once("; ").map_or(line, |(_, entry)| entry);
     let mut parts = entry.splitn(3, ' ');
     let mut number = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
-    let object = (number(), number());
+    let object: (u32, u32) = (number(), number());
     let what = parts.next().unwrap_or_default();
-    let is = |kind: &&str| what.strip_prefix(*kind).is_some_and(|rest| rest.starts_with(' '));
-    match () {
-        () if AFTERWARDS.iter().any(is) => By::PlatformAfterwards,
-        () if OF_SUPERUSERS.iter().any(is) || of_superusers.contains(&object) => By::Platform,
-        () => By::Applier,
-    }
-}
-
-/// Whether a line of `pg_restore --list` is about an object of the move's:
-/// `3461; 3466 16415 EVENT TRIGGER - freehold_guard postgres`.
-fn is_ours(line: &str) -> bool {
-    let guard =
-        |line: &str| GUARD_TRIGGERS.iter().any(|name| line.contains(&format!("EVENT TRIGGER - {name} ")));
-    let publication = |line: &str| {
-        let ours = [format!("{PREFIX}_move_"), format!("{PREFIX}_back_")];
-        let named = |kind: &str| {
-            line.split_once(kind)
-                .is_some_and(|(_, rest)| ours.iter().any(|prefix| rest.contains(prefix.as_str())))
-        };
-        named(" PUBLICATION - ") || named(" PUBLICATION TABLE ")
+    let is = |(catalog, kind): &(u32, &str)| {
+        *catalog == object.0 && what.strip_prefix(kind).is_some_and(|rest| rest.starts_with(' '))
     };
-    guard(line) || publication(line)
+    match () {
+        () if known.of_moves.contains(&object) => None,
+        () if AFTERWARDS.iter().any(is) => Some(By::PlatformAfterwards),
+        () if OF_SUPERUSERS.iter().any(is) || known.of_superusers.contains(&object) => Some(By::Platform),
+        () => Some(By::Applier),
+    }
 }
 
 /// Named by the source and the move, so that a leftover of a crash is found and replaced.
@@ -263,17 +260,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_moves_own_objects_are_left_out_of_the_restore() {
-        assert!(is_ours("3461; 3466 16415 EVENT TRIGGER - freehold_guard postgres"));
-        assert!(is_ours("3462; 3466 16416 EVENT TRIGGER - freehold_guard_drop postgres"));
-        assert!(is_ours("3460; 6104 16420 PUBLICATION - freehold_move_7 postgres"));
-        assert!(is_ours("3463; 6106 16421 PUBLICATION TABLE public freehold_move_7 accounts postgres"));
-        assert!(!is_ours("3460; 6104 16420 PUBLICATION - outbox postgres"));
-        assert!(!is_ours("215; 1259 16386 TABLE public freehold_move_7 app"));
-        assert!(!is_ours("3461; 3466 16415 EVENT TRIGGER - guard postgres"));
-    }
-
-    #[test]
     fn entries_are_restored_by_a_superuser_only_where_nobody_else_could() {
         let list = "\
 ; Archive created at 2026-11-23
@@ -285,9 +271,12 @@ mod tests {
 230; 1255 16502 FUNCTION public in_sql(integer) app
 215; 1259 16386 TABLE public extension app
 3461; 3466 16415 EVENT TRIGGER - freehold_guard postgres
+216; 2604 16420 DEFAULT ACL v c app
+217; 1255 16503 FUNCTION public EVENT TRIGGER - freehold_guard () app
 3601; 0 0 ACL - SCHEMA public postgres
 ";
-        let runs = Run::split(list, &HashSet::from([(1255, 16501)]));
+        let of_moves = HashSet::from([(3466, 16415)]);
+        let runs = Run::split(list, &Known { of_superusers: HashSet::from([(1255, 16501)]), of_moves });
         let shown: Vec<(By, usize)> = runs.iter().map(|run| (run.by, run.list.lines().count())).collect();
         let (applier, platform, afterwards) = (By::Applier, By::Platform, By::PlatformAfterwards);
         let wanted = [
@@ -296,7 +285,7 @@ mod tests {
             (afterwards, 1),
             (applier, 1),
             (platform, 1),
-            (applier, 2),
+            (applier, 4),
             (afterwards, 1),
         ];
         assert_eq!(shown, wanted);

@@ -33,6 +33,8 @@ impl Restore<'_> {
         const KEEPING: &str = "keeping the OIDs of types";
         let wanted = type_oids::read(self.source).await.map_err(StepError::doing(KEEPING))?;
         type_oids::keep(self.target, &wanted).await.map_err(StepError::doing(KEEPING))?;
+        let role = self.applier.role.as_str();
+        applier::let_set(self.source, self.target, role).await.map_err(StepError::doing(RESTORING))?;
         let platform = provision::platform_roles(self.ends);
         extensions::create(self.source, self.target, &platform.each())
             .await

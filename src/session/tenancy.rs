@@ -30,7 +30,7 @@ use super::counters;
 use super::ending::Ending;
 use super::hold::{Travel, is_held};
 use super::limits::Source;
-use super::pool::{Knowledge, Lending, Pooled, Shelf};
+use super::pool::{Defining, Knowledge, Lending, Pooled, Shelf};
 use super::registry::{Aim, Target};
 use super::relay::Relay;
 use super::restore::LockPatience;
@@ -67,6 +67,8 @@ pub(super) struct Tenancy {
     functions: u64,
     /// [`Pool::definitions`](super::pool::Pool::definitions) when the connection was lent.
     definitions: u64,
+    /// The loan has changed definitions, which others are told at its end, whatever that is.
+    defining: Option<Defining>,
     /// [`Tenancy::ground`] as it was computed last, of these parameters and this state.
     ground: (Parameters, Arc<SessionState>, u128),
 }
@@ -105,6 +107,7 @@ impl Tenancy {
             last: 0,
             pins: Vec::new(),
             aim,
+            defining: None,
         }
     }
 
@@ -293,6 +296,10 @@ impl Relay {
     /// Gives the connection back at a boundary where nothing is to be asked first. `false`: something is.
     pub(super) fn detach_settled(&mut self) -> bool {
         let Some(tenancy) = &mut self.tenancy else { return false };
+        // First: whoever is not seen any more has counted before.
+        if tenancy.shelf.pool.is_being_defined() {
+            self.tracker.distrust();
+        }
         if tenancy.definitions != tenancy.shelf.pool.definitions() {
             // What ran since then may have been something else than what was known.
             tenancy.definitions = tenancy.shelf.pool.definitions();
@@ -314,6 +321,7 @@ impl Relay {
         let Some(tenancy) = &mut self.tenancy else { return };
         let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
         take_back(&mut pooled, &mut self.server);
+        tenancy.defining = None;
         pooled.lent_to(None);
         pooled.on_server = std::mem::take(&mut tenancy.statements.server);
         pooled.on_server.end_loan();
@@ -326,12 +334,23 @@ impl Relay {
         }
     }
 
+    /// From a definition's change on until it is in force, nobody relies on what was read of definitions.
+    pub(super) fn tell_of_definitions(&mut self) {
+        if self.tracker.is_defining()
+            && let Some(tenancy) = &mut self.tenancy
+            && tenancy.defining.is_none()
+        {
+            tenancy.defining = Some(tenancy.shelf.pool.define());
+        }
+    }
+
     /// What functions do is read again, by every session of the database, where it may have changed.
     fn follow_definitions(&mut self) {
         let Some(tenancy) = &mut self.tenancy else { return };
         if !self.tracker.take_defined() {
             return;
         }
+        tenancy.defining = None;
         let pool = &tenancy.shelf.pool;
         pool.definitions_changed();
         pool.take_knowledge();
@@ -353,6 +372,7 @@ impl Relay {
         let Some(tenancy) = &mut self.tenancy else { return };
         let _ = tenancy.aim.clear();
         tenancy.pins.clear();
+        tenancy.defining = None;
         let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
         take_back(&mut pooled, &mut self.server);
         tenancy.shelf.discard(pooled);

@@ -85,6 +85,12 @@ ORDER BY 1";
 const BELONGS_TO: &str = "SELECT pg_get_userbyid(m.roleid)::text FROM pg_auth_members m
     WHERE m.member = (SELECT oid FROM pg_roles WHERE rolname = $1) ORDER BY 1";
 
+/// Settings of functions that only a superuser may name, or whoever was given the right to (PostgreSQL 15).
+const FUNCTION_SETTINGS: &str = "\
+SELECT DISTINCT split_part(c, '=', 1) FROM pg_proc p, unnest(p.proconfig) c
+ WHERE p.oid >= 16384 AND split_part(c, '=', 1) NOT IN (SELECT name FROM pg_settings WHERE context = 'user')";
+const RIGHTS_ON_SETTINGS: u32 = 150_000;
+
 /// What the role cannot create objects in, or with, though a database that is being restored needs it.
 const CLOSED: &str = "\
 SELECT 'CREATE, USAGE ON SCHEMA ' || quote_ident(nspname) FROM pg_namespace
@@ -169,6 +175,22 @@ pub async fn let_create(session: &Session, role: &str) -> Result<(), SystemError
     session.batch(LETTING, &grants).await
 }
 
+/// Lets the role create functions with the settings that functions of the other database have. The server checks each name, and the platform
+/// may give the right to any. Older servers know no such right: there the server refuses the function.
+pub async fn let_set(source: &Session, target: &Session, role: &str) -> Result<(), SystemError> {
+    const LETTING: &str = "letting the role that restores the schema name settings of functions";
+    if super::facts::version_num(target).await? < RIGHTS_ON_SETTINGS {
+        return Ok(());
+    }
+    for row in &source.rows(LETTING, FUNCTION_SETTINGS, &[]).await? {
+        let setting: String = source.column(LETTING, row, 0)?;
+        let setting: Vec<String> = setting.split('.').map(quote_ident).collect();
+        let sql = format!("GRANT SET ON PARAMETER {} TO {}", setting.join("."), quote_ident(role));
+        target.batch(LETTING, &sql).await?;
+    }
+    Ok(())
+}
+
 async fn names(
     session: &Session,
     sql: &str,
@@ -203,8 +225,8 @@ pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Res
     or_rolled_back(session, session.batch(GIVING, &sql).await).await
 }
 
-/// Takes every right in the session's database from the role, if it exists. What its rows' code made there stays, as the
-/// platform's.
+/// Takes every right in the session's database from the role, if it exists. What code of the users' made there in its name is dropped:
+/// nobody else may own it, a superuser least of all.
 pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError> {
     const TAKING: &str = "taking rights from a role that read or wrote rows";
     let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
@@ -212,8 +234,7 @@ pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError>
         return Ok(());
     }
     let role = quote_ident(role);
-    let sql = format!("BEGIN; REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; COMMIT");
-    or_rolled_back(session, session.batch(TAKING, &sql).await).await
+    session.batch(TAKING, &format!("DROP OWNED BY {role} CASCADE")).await
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::names::GUARD_TRIGGERS;
 use super::{Session, SystemError, quote_ident};
 
 /// Statements that are sent at once.
@@ -45,11 +46,11 @@ FROM owned o, pg_identify_object(o.classid, o.oid, 0) i
 WHERE i.schema IS DISTINCT FROM 'freehold' AND (o.oid >= 16384 OR o.classid = 'pg_namespace'::regclass AND i.identity = 'public')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')";
 
-/// Objects that PostgreSQL lets nobody but a superuser create, of kinds that others may create: (catalog, oid).
+/// Objects that PostgreSQL lets nobody but a superuser create, of kinds that others may create: (catalog, oid). A function with a setting
+/// that only a superuser may name is none of them: its arguments' defaults run code. The role that restores is given the right to that setting.
 const OF_SUPERUSERS: &str = "\
 SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
  WHERE NOT l.lanpltrusted AND p.prokind <> 'a' OR p.proleakproof OR p.prosupport <> 0
-    OR EXISTS (SELECT FROM unnest(p.proconfig) c WHERE split_part(c, '=', 1) NOT IN (SELECT name FROM pg_settings WHERE context = 'user'))
 UNION ALL SELECT 'pg_proc'::regclass::oid, aggfnoid FROM pg_aggregate WHERE 'internal'::regtype IN (aggtranstype, aggmtranstype)
 UNION ALL SELECT 'pg_type'::regclass::oid, t.oid FROM pg_type t LEFT JOIN pg_range r ON r.rngtypid = t.oid
  WHERE t.typtype IN ('b', 'p') OR r.rngcanonical <> 0
@@ -59,6 +60,20 @@ UNION ALL SELECT 'pg_publication'::regclass::oid, oid FROM pg_publication WHERE 
 pub async fn of_superusers(session: &Session) -> Result<HashSet<(u32, u32)>, SystemError> {
     const READING: &str = "reading what only a superuser can create";
     let rows = session.rows(READING, OF_SUPERUSERS, &[]).await?;
+    rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
+}
+
+/// Objects of moves: their guards and publications, with what is in these: (catalog, oid).
+const OF_MOVES: &str = "\
+WITH publication(oid) AS (SELECT oid FROM pg_publication WHERE pubname ~ '^freehold_(move|back)_[0-9]+$')
+SELECT 'pg_publication'::regclass::oid, oid FROM publication
+UNION ALL SELECT 'pg_publication_rel'::regclass::oid, r.oid FROM pg_publication_rel r JOIN publication p ON p.oid = r.prpubid
+UNION ALL SELECT 'pg_event_trigger'::regclass::oid, oid FROM pg_event_trigger WHERE evtname = ANY ($1)";
+
+/// See [`OF_MOVES`].
+pub async fn of_moves(session: &Session) -> Result<HashSet<(u32, u32)>, SystemError> {
+    const READING: &str = "reading what moves have made";
+    let rows = session.rows(READING, OF_MOVES, &[&&GUARD_TRIGGERS[..]]).await?;
     rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
 }
 

@@ -301,7 +301,7 @@ async fn left_by(stage: &Stage, server: &freehold::lab::Postgres, batches: &[Byt
     for batch in batches {
         attacker.stream.write_all(batch).await.unwrap();
         // Some of it fails, on purpose.
-        hear(&mut attacker, "Z").await;
+        hear_all(&mut attacker, batch).await;
     }
     attacker.query("SELECT 1").await.unwrap();
     drop(attacker);
@@ -310,6 +310,25 @@ async fn left_by(stage: &Stage, server: &freehold::lab::Postgres, batches: &[Byt
                 (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')";
     let results = next.query(seen).await.unwrap();
     (0..3).map(|at| results[0].value(0, at).unwrap().to_owned()).collect::<Vec<_>>().join("|")
+}
+
+/// Reads the answers to all of a batch: each Query and each Sync ends with a ReadyForQuery.
+async fn hear_all(client: &mut ServerConnection, batch: &BytesMut) {
+    let (mut rest, mut ends) = (batch.clone(), 0);
+    while let Some(header) = Header::parse(&rest, 1 << 30).unwrap() {
+        ends += usize::from(matches!(header.tag, frontend::tag::QUERY | frontend::tag::SYNC));
+        let _ = rest.split_to(header.message_bytes());
+    }
+    let (mut inbox, mut heard) = (BytesMut::new(), 0);
+    while heard < ends {
+        assert!(timeout(PATIENCE, client.stream.read_buf(&mut inbox)).await.unwrap().unwrap() > 0);
+        while let Some(header) = Header::parse(&inbox, 1 << 30).unwrap()
+            && inbox.len() >= header.message_bytes()
+        {
+            heard += usize::from(header.tag == tag::READY_FOR_QUERY);
+            let _ = inbox.split_to(header.message_bytes());
+        }
+    }
 }
 
 fn messages(build: impl FnOnce(&mut BytesMut)) -> BytesMut {

@@ -64,6 +64,24 @@ const SCHEMA_TRAPS: &str = "
     INSERT INTO own_row VALUES (8);
     CREATE TABLE predicated (i int PRIMARY KEY);
     CREATE INDEX ON predicated (i) WHERE number('predicate', 9) > 8;
+    CREATE FUNCTION with_setting(c of_constants DEFAULT '(21)') RETURNS int LANGUAGE sql SET plpgsql.check_asserts = off RETURN 1;
+    CREATE SCHEMA \"ACL\";
+    CREATE VIEW \"ACL\".v AS SELECT i, c FROM defaults;
+    ALTER VIEW \"ACL\".v ALTER COLUMN c SET DEFAULT '(31)';
+    CREATE FUNCTION plants(i int) RETURNS bool LANGUAGE plpgsql AS $$
+    BEGIN
+        BEGIN
+            IF current_user LIKE 'freehold%' THEN
+                EXECUTE 'CREATE OR REPLACE FUNCTION public.planted() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1';
+                RAISE WARNING 'trap planting sprung by % super f', current_user;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN NULL;
+        END;
+        RETURN true;
+    END $$;
+    CREATE DOMAIN planting AS int CHECK (plants(VALUE));
+    CREATE TABLE planted_here (i planting PRIMARY KEY);
+    INSERT INTO planted_here VALUES (1);
     CREATE STATISTICS estimated ON number('statistics', 10), i FROM predicated;
 ";
 
@@ -158,6 +176,7 @@ async fn no_trap_catches_a_superuser(source: Major, target: Major) {
         "partition key",
         "own row",
         "cast",
+        "planting",
     ] {
         assert!(
             there.iter().any(|line| line.starts_with(&format!("{place} sprung"))),
@@ -167,6 +186,9 @@ async fn no_trap_catches_a_superuser(source: Major, target: Major) {
     let by_superuser =
         |lines: &[String]| lines.iter().filter(|line| line.ends_with("super t")).cloned().collect::<Vec<_>>();
     assert_eq!(by_superuser(&there), Vec::<String>::new());
+    // What it made in the name of the role that writes rows is nobody's afterwards.
+    let planted = "SELECT count(*) FROM pg_proc WHERE proname = 'planted'";
+    assert_eq!(stage.target.psql_in("shop", planted).unwrap(), "0");
     // Rows are read by a query, and a query is planned: that is enough to run what stands in an index's predicate.
     let mut here = sprung(&stage.source, begun);
     assert!(here.iter().any(|line| line.contains("predicate sprung by freehold_read_")), "{here:#?}");

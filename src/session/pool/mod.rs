@@ -34,6 +34,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub(super) use self::permits::Defining;
 use self::permits::{Permit, Permits};
 pub(super) use self::shelf::Shelf;
 pub(super) use self::treasury::{Ground, Treasury};
@@ -263,6 +264,16 @@ impl Pool {
 
     pub(super) fn definitions_changed(&self) {
         self.permits.definitions_changed();
+    }
+
+    /// Definitions are being changed from now on, until the value is dropped.
+    pub(super) fn define(&self) -> Defining {
+        self.permits.define()
+    }
+
+    /// Somebody changes definitions at this moment, on whatever worker.
+    pub(super) fn is_being_defined(&self) -> bool {
+        self.permits.is_being_defined()
     }
 
     /// What has become of what is known of functions, once after each change.

@@ -26,6 +26,19 @@ pub(super) struct Permits {
     functions: AtomicU64,
     /// Grows when definitions have changed, or may have.
     definitions: AtomicU64,
+    /// Sessions that have changed some, and have not reached a boundary since.
+    defining: AtomicU32,
+}
+
+/// Somebody changes definitions; dropped, they have changed.
+#[derive(Debug)]
+pub(in crate::session) struct Defining(Arc<Permits>);
+
+impl Drop for Defining {
+    fn drop(&mut self) {
+        self.0.definitions_changed();
+        self.0.defining.fetch_sub(1, Ordering::Release);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +65,17 @@ impl Permits {
         let workers = (0..workers.max(1)).map(|_| Holding::default()).collect();
         let (open, starving) = (AtomicU32::new(0), AtomicU32::new(0));
         let (schema, functions, definitions) = Default::default();
-        Arc::new(Permits { open, starving, workers, schema, functions, definitions })
+        let defining = AtomicU32::new(0);
+        Arc::new(Permits { open, starving, workers, schema, functions, definitions, defining })
+    }
+
+    pub(super) fn define(self: &Arc<Permits>) -> Defining {
+        self.defining.fetch_add(1, Ordering::Release);
+        Defining(Arc::clone(self))
+    }
+
+    pub(super) fn is_being_defined(&self) -> bool {
+        self.defining.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn schema(&self) -> u64 {

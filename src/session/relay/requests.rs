@@ -216,6 +216,7 @@ impl Relay {
             self.looked_at += 1;
             counters::forwarded(&self.member, first);
             self.note_request(&piece, replaced);
+            self.tell_of_definitions();
             if self.requests.ended {
                 break;
             }
@@ -328,6 +329,7 @@ impl Relay {
         let Some(tenancy) = &mut self.tenancy else { return };
         for _ in 0..tenancy.statements.take_injected() {
             self.tracker.on_request(request::PARSE);
+            self.tracker.on_injected();
         }
     }
 

@@ -38,6 +38,9 @@ pub(super) fn is_verb(word: &[u8]) -> bool {
     VERBS.iter().any(|verb| word.eq_ignore_ascii_case(verb))
 }
 
+/// PostgreSQL cuts names in its own encoding, in which this many bytes of a client's are not too many.
+const BEYOND_ASCII_BYTES_MAX: usize = 15;
+
 /// See the module.
 pub(super) fn is_proven(sql: &[u8], names: &mut impl Names) -> bool {
     // How these are read depends on settings.
@@ -129,6 +132,9 @@ fn is_fine_word(word: &[u8], before: Option<Token<'_>>, lexer: &Lexer<'_>, names
 
 /// No code of users runs where something of this name is used.
 fn are_harmless(name: &[u8], is_quoted: bool, names: &mut impl Names) -> bool {
+    if !name.is_ascii() && name.len() > BEYOND_ASCII_BYTES_MAX {
+        return false;
+    }
     let effects = with_folded(name, is_quoted, |name| names.effects(name));
     effects.without(Effects::RUNS).is_none()
 }
@@ -219,6 +225,7 @@ mod tests {
             "INSERT INTO pg_temp.t VALUES (1)",
             "UPDATE pg_settings SET setting = '1'",
             "SELECT * FROM freehold_1",
+            "INSERT INTO tttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttté VALUES (1)",
             "(SELECT 1)",
             "",
         ] {

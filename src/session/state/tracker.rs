@@ -229,6 +229,8 @@ impl StateTracker {
         let read = self.read(parse.sql, &mut suspect);
         let effects = read.verdict.effects;
         suspect.changes = effects.has(Effects::ASKS);
+        // Constants are computed by now: that of a type with checks runs them.
+        self.soil = self.soil.max(self.soil_of(effects));
         if effects.has(Effects::OPAQUE | Effects::LOCKS) {
             // Whether it is run is not looked at: what it may do counts as done.
             self.ran(effects.without(Effects::DEFINES), || read.verdict.culprit(parse.sql));
@@ -293,6 +295,23 @@ impl StateTracker {
             }
             _ => self.run_unread(),
         }
+    }
+
+    /// A Parse of Freehold's own is sent, of a text that this client has prepared or another one: its constants are computed.
+    pub(in crate::session) fn on_injected(&mut self) {
+        if !self.hints.as_ref().is_some_and(|hints| hints.any().is_none()) {
+            self.soil = Soil::Statements;
+        }
+    }
+
+    /// Whether definitions were changed in this loan, and nobody was told that they are in force.
+    pub(in crate::session) fn is_defining(&self) -> bool {
+        self.defined
+    }
+
+    /// Somebody else is changing definitions: what ran may have been something else than it was read as.
+    pub(in crate::session) fn distrust(&mut self) {
+        self.soil = Soil::Statements;
     }
 
     /// Something runs whose text is not at hand.
@@ -787,8 +806,10 @@ impl StateTracker {
 
     /// What something with these effects may leave, by what is known now.
     fn soil_of(&self, effects: Effects) -> Soil {
-        match self.hints {
+        match &self.hints {
             None if effects.has(Effects::RUNS) => Soil::Statements,
+            // What a body hides may be any of the database.
+            Some(hints) if effects.has(Effects::UNPROVEN) => Soil::of(effects | hints.any()),
             _ => Soil::of(effects),
         }
     }

@@ -144,13 +144,16 @@ impl<N: Names> Judge<'_, N> {
     }
 }
 
-/// `<<label>>`, behind its first byte.
+/// `<<label>>`, behind its first byte; nothing else is skipped.
 pub(super) fn skip_label(lexer: &mut Lexer<'_>) {
-    while let Some(token) = lexer.next() {
-        if token == Token::Symbol(b'>') && lexer.peek() == Some(Token::Symbol(b'>')) {
-            lexer.next();
-            return;
-        }
+    let mut ahead = *lexer;
+    let label = (ahead.next(), ahead.next(), ahead.next(), ahead.next());
+    let angle = |byte| Some(Token::Symbol(byte));
+    if label.0 == angle(b'<')
+        && matches!(label.1, Some(Token::Word(_) | Token::Quoted(_)))
+        && (label.2, label.3) == (angle(b'>'), angle(b'>'))
+    {
+        *lexer = ahead;
     }
 }
 

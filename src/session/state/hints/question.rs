@@ -102,6 +102,8 @@ uses(owner, used) AS (
     WHERE NOT t.tgisinternal
   UNION SELECT a.relname, b.relname FROM pg_constraint k JOIN pg_class a ON a.oid = k.confrelid
     JOIN pg_class b ON b.oid = k.conrelid WHERE k.contype = 'f'
+  UNION SELECT b.relname, a.relname FROM pg_constraint k JOIN pg_class a ON a.oid = k.confrelid
+    JOIN pg_class b ON b.oid = k.conrelid WHERE k.contype = 'f'
   UNION SELECT a.relname, b.relname FROM pg_inherits i JOIN pg_class a ON a.oid = i.inhparent
     JOIN pg_class b ON b.oid = i.inhrelid
   UNION SELECT b.relname, a.relname FROM pg_inherits i JOIN pg_class a ON a.oid = i.inhparent

@@ -27,7 +27,7 @@ const SETTING_EXTENSIONS: &str = "pg_trgm";
 /// Extensions that run text which they are given.
 const TEXT_EXTENSIONS: &str = "tablefunc xml2 dblink refint";
 
-/// What stands in place of an extension's name where initdb has made a function: those of information_schema.
+/// What stands in place of an extension's name where initdb has made a function: those of information_schema and of PL/pgSQL.
 const INITDB: &str = "initdb";
 
 /// A function, as far as its row tells.
@@ -147,7 +147,11 @@ impl Reading {
         let effects = match (&*function.language, &function.body) {
             ("c", _) if function.is_of(TEXT_EXTENSIONS) => Effects::ANY,
             ("c", _) if function.is_volatile && function.is_of(SETTING_EXTENSIONS) => Effects::ASKS,
-            ("c", _) if function.is_volatile && !function.is_of(PLAIN_EXTENSIONS) => Effects::ANY,
+            ("c", _)
+                if function.is_volatile && !function.is_of(PLAIN_EXTENSIONS) && !function.is_of(INITDB) =>
+            {
+                Effects::ANY
+            }
             // What is kept as a tree is told by what it uses; an aggregate, too.
             ("c", _) | ("sql" | "internal", None) => Effects::NONE,
             // Another name of a built-in function that is not harmless.
