@@ -27,7 +27,7 @@ const TEMPORARY_BYTES_MAX: usize = 40;
 const OF_SUPERUSERS: [(u32, &str); 14] = [
     (3079, "EXTENSION"),
     (2612, "PROCEDURAL LANGUAGE"),
-    (1247, "SHELL TYPE"),
+    (0, "SHELL TYPE"),
     (2605, "CAST"),
     (2616, "OPERATOR CLASS"),
     (2753, "OPERATOR FAMILY"),

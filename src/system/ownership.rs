@@ -46,6 +46,13 @@ FROM owned o, pg_identify_object(o.classid, o.oid, 0) i
 WHERE i.schema IS DISTINCT FROM 'freehold' AND (o.oid >= 16384 OR o.classid = 'pg_namespace'::regclass AND i.identity = 'public')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')";
 
+/// Multiranges with another owner than their range: (statement). Newer servers let that not happen.
+const MULTIRANGES: &str = "\
+SELECT format('ALTER TYPE %s OWNER TO %I', r.rngmultitypid::regtype, pg_get_userbyid(t.typowner))
+FROM pg_range r JOIN pg_type t ON t.oid = r.rngtypid JOIN pg_type m ON m.oid = r.rngmultitypid
+WHERE m.oid >= 16384 AND m.typowner <> t.typowner
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e')";
+
 /// Objects that PostgreSQL lets nobody but a superuser create, of kinds that others may create: (catalog, oid). A function with a setting
 /// that only a superuser may name is none of them: its arguments' defaults run code. The role that restores is given the right to that setting.
 const OF_SUPERUSERS: &str = "\
@@ -89,6 +96,9 @@ pub async fn carry(from: &Session, to: &Session) -> Result<(), SystemError> {
     }
     for some in statements.chunks(STATEMENTS_MAX) {
         to.batch(GIVING, &some.join(";\n")).await?;
+    }
+    for row in &to.rows(GIVING, MULTIRANGES, &[]).await? {
+        to.batch(GIVING, &to.column::<String>(GIVING, row, 0)?).await?;
     }
     Ok(())
 }

@@ -111,7 +111,7 @@ DROP TABLE IF EXISTS freehold.type_oid";
 /// a type; dependencies and comments are told from others by a class beside the number.
 ///
 /// `move_new_type` is for row types and arrays, which are most: what refers to such a type when its command ends is known, and
-/// is found by indexes. A row type that a CHECK of its own table uses stays as it is: it stands in the constraint's tree already.
+/// is found by indexes. An array of a range is none of them: a constructor of its multirange takes one. A row type that a CHECK of its own table uses stays as it is: it stands in the constraint's tree already.
 const INSTALL: &str = r"
 BEGIN;
 DROP EVENT TRIGGER IF EXISTS freehold_type_oids;
@@ -180,7 +180,7 @@ BEGIN
             SELECT oid FROM command UNION SELECT r.rngmultitypid FROM command c JOIN pg_range r ON r.rngtypid = c.oid),
         arrays(oid) AS (
             SELECT oid FROM ranged UNION SELECT t.typarray FROM ranged r JOIN pg_type t ON t.oid = r.oid WHERE t.typarray <> 0)
-        SELECT t.oid, w.oid AS wanted, t.typelem <> 0 AND e.typarray = t.oid OR coalesce(c.relkind, 'c') <> 'c' AS is_simple
+        SELECT t.oid, w.oid AS wanted, t.typelem <> 0 AND e.typarray = t.oid AND e.typtype <> 'r' OR coalesce(c.relkind, 'c') <> 'c' AS is_simple
           FROM arrays a JOIN pg_type t ON t.oid = a.oid JOIN pg_namespace n ON n.oid = t.typnamespace
           JOIN freehold.type_oid w ON w.schema = n.nspname AND w.name = t.typname
           LEFT JOIN pg_class c ON c.oid = t.typrelid LEFT JOIN pg_type e ON e.oid = t.typelem
