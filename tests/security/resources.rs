@@ -308,8 +308,17 @@ async fn a_client_that_is_let_in_while_its_server_connection_has_no_descriptor_i
     until("it serves", || async { stage.owner.try_connect().await.is_ok() }).await;
     let staying = stage.owner.connect().await;
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", process.child.id())).unwrap().count();
-    // One for the client that comes, none for its server.
-    process.limit(&format!("--nofile={}:", descriptors() + 1));
+    // One for the client that comes, none for its server. The connections of the clients that
+    // have left must be closed before: their descriptors would be free for it.
+    let mut open = descriptors();
+    let mut looks_alike = 0;
+    while looks_alike < 20 {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        let now = descriptors();
+        looks_alike = if now == open { looks_alike + 1 } else { 0 };
+        open = now;
+    }
+    process.limit(&format!("--nofile={}:", open + 1));
     let login = Login { ..stage.owner.clone() };
     let mut told = String::new();
     for _ in 0..3 {
