@@ -22,7 +22,7 @@ use crate::system::{
     Session, SystemError, TableName, databases, ownership, publications, sequences, slots, tables,
 };
 
-use super::applier::{self, Applier};
+use super::applier;
 use super::copy_rows;
 use super::copy_schema::{Known, SchemaDump};
 use super::ends::Ends;
@@ -94,7 +94,7 @@ async fn carry(
     let target = ctx.target_session().await?;
     // An event trigger of the users' comes with the schema, and is not for us.
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
-    let admitting = Applier::admit(ends, &target).await;
+    let admitting = applier::admit(ends, &target).await;
     let applier = admitting.map_err(StepError::doing("preparing the role that writes rows"))?;
     let restored = restore(ctx, &Restore { ends, dump, applier, source, target: &target }, slot).await;
     let dismissed = applier::dismiss(ends, &target).await;

@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::system::pipe::{self, RawSession};
 use crate::system::{SystemError, Table, quote_ident, quote_literal};
 
-use super::applier::Applier;
 use super::ends::Ends;
 use super::error::StepError;
+use super::own_login::OwnLogin;
 use super::progress::Progress;
 use super::reader::Reader;
 use super::verify::import_sql;
@@ -114,7 +114,7 @@ fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
 pub(super) struct Who<'a> {
     pub(super) ends: &'a Ends,
     pub(super) reader: Reader,
-    pub(super) applier: Applier,
+    pub(super) applier: OwnLogin,
 }
 
 /// What all workers of one copy share.
@@ -122,7 +122,7 @@ pub(super) struct Who<'a> {
 struct Shared {
     ends: Ends,
     reader: Reader,
-    applier: Applier,
+    applier: OwnLogin,
     snapshot: String,
     /// Of both databases.
     encoding: String,
@@ -202,7 +202,7 @@ fn begin_progress(progress: &Progress, jobs: &[Job], tables: usize) {
 /// done, it begins another transaction in the same snapshot, so that a lock is held no longer than that.
 async fn work(shared: Arc<Shared>) -> Result<RawSession, StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
-    let source = shared.ends.source.raw_reading_session(&shared.reader).await;
+    let source = shared.ends.source.raw_reading_session(&shared.reader.login).await;
     let mut source = source.map_err(doing("connecting to the source"))?;
     let target = shared.ends.target.writing_session(&shared.applier).await;
     let mut target = target.map_err(doing("connecting to the target"))?;

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use crate::system::names::HELPER_SCHEMA;
 
-use super::applier::Applier;
 use super::archive;
 use super::ends::{End, Ends};
+use super::own_login::OwnLogin;
 use super::tool_socket::As;
 use super::tools::{self, ToolError, Tools};
 
@@ -172,7 +172,7 @@ impl SchemaDump {
     pub(super) async fn restore(
         &self,
         target: &End,
-        applier: &Applier,
+        applier: &OwnLogin,
         run: &Run,
         workers: usize,
     ) -> Result<(), ToolError> {

@@ -10,9 +10,8 @@ use crate::system::session::{Setup, Where};
 use crate::system::settings::{self, ServerSettings};
 use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 
-use super::applier::Applier;
 use super::error::StepError;
-use super::reader::Reader;
+use super::own_login::OwnLogin;
 use super::step::StepContext;
 use super::way::Way;
 
@@ -69,35 +68,29 @@ impl End {
     }
 
     /// A connection of our own in the product's database as the role that writes rows, for COPY.
-    pub(super) async fn writing_session(&self, applier: &Applier) -> Result<RawSession, SystemError> {
-        let startup = [("application_name", self.application_name.as_str())];
-        let startup = (Setup::Writing, startup.as_slice());
-        let login = (&applier.role, &applier.password);
-        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, startup, self.deadline())
-            .await
+    pub(super) async fn writing_session(&self, login: &OwnLogin) -> Result<RawSession, SystemError> {
+        self.raw_session(login, Setup::Writing).await
     }
 
     /// The same as the role that reads rows.
-    pub(super) async fn raw_reading_session(&self, reader: &Reader) -> Result<RawSession, SystemError> {
-        let startup = [("application_name", self.application_name.as_str())];
-        let startup = (Setup::Fixed, startup.as_slice());
-        let login = (&reader.role, &reader.password);
-        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, startup, self.deadline())
-            .await
+    pub(super) async fn raw_reading_session(&self, login: &OwnLogin) -> Result<RawSession, SystemError> {
+        self.raw_session(login, Setup::Fixed).await
+    }
+
+    async fn raw_session(&self, login: &OwnLogin, setup: Setup) -> Result<RawSession, SystemError> {
+        let OwnLogin { role, password } = login;
+        let further = [("application_name", self.application_name.as_str())];
+        let (startup, deadline) = ((setup, further.as_slice()), self.deadline());
+        let login = (role, password);
+        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, startup, deadline).await
     }
 
     /// A session in the product's database as the role that reads rows.
-    pub(super) async fn reading_session(&self, reader: &Reader) -> Result<Session, SystemError> {
-        let login = (&reader.role, &reader.password);
-        Session::connect_as(
-            &self.access,
-            &self.system,
-            &self.dbname,
-            login,
-            &self.application_name,
-            self.deadline(),
-        )
-        .await
+    pub(super) async fn reading_session(&self, login: &OwnLogin) -> Result<Session, SystemError> {
+        let OwnLogin { role, password } = login;
+        let (name, deadline) = (&self.application_name, self.deadline());
+        let login = (role, password);
+        Session::connect_as(&self.access, &self.system, &self.dbname, login, name, deadline).await
     }
 
     pub fn deadline(&self) -> Instant {

@@ -31,6 +31,5 @@ pub const OBJECTS: &str = r"
 pub async fn leftovers(session: &Session, id: MoveId) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for what a move left";
     let sql = format!("SELECT what FROM ({OBJECTS}) AS object WHERE move IN ($1, '')");
-    let rows = session.rows(LOOKING, &sql, &[&id.to_string()]).await?;
-    rows.iter().map(|row| session.column(LOOKING, row, 0)).collect()
+    session.list(LOOKING, &sql, &[&id.to_string()]).await
 }

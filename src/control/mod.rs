@@ -31,6 +31,7 @@ pub mod lifecycle;
 pub mod machine;
 mod meaning;
 mod orders;
+mod own_login;
 mod pause_report;
 pub mod preflight;
 mod preflight_access;

@@ -6,10 +6,10 @@ use crate::system::applier::Rows;
 use crate::system::type_oids::{self, Outcome};
 use crate::system::{Session, applier, ownership};
 
-use super::applier::Applier;
 use super::copy_schema::{SchemaDump, Section};
 use super::ends::Ends;
 use super::error::StepError;
+use super::own_login::OwnLogin;
 use super::{extensions, provision};
 
 const RESTORING: &str = "restoring the schema on the target";
@@ -21,7 +21,7 @@ pub(super) struct Restore<'a> {
     pub(super) ends: &'a Ends,
     pub(super) dump: SchemaDump,
     /// Owns what it creates.
-    pub(super) applier: Applier,
+    pub(super) applier: OwnLogin,
     /// The platform in the source, and in the target.
     pub(super) source: &'a Session,
     pub(super) target: &'a Session,

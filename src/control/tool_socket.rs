@@ -27,8 +27,8 @@ use crate::system::names::quote_conninfo;
 use crate::wire::message::backend as answer;
 use crate::wire::startup::{self, CancelRequest, Opening};
 
-use super::applier::Applier;
 use super::ends::End;
+use super::own_login::OwnLogin;
 
 /// Part of the file's name alone: a Unix socket has no port.
 const PORT: u16 = 5432;
@@ -42,7 +42,7 @@ const NO_ENCRYPTION: &[u8] = b"N";
 pub(super) enum As {
     Platform,
     /// The role without rights on the server.
-    Applier(Applier),
+    Applier(OwnLogin),
 }
 
 /// Where a program connects. Dropped, nobody can any more, and connections end.
@@ -153,7 +153,7 @@ impl Destination {
         let (startup, deadline) = (self.startup.clone(), Instant::now() + LOGIN_WITHIN);
         match &self.who {
             As::Platform => access.connect(system, dbname, startup, deadline).await,
-            As::Applier(Applier { role, password }) => {
+            As::Applier(OwnLogin { role, password }) => {
                 let login = (role, Credential::Password(password.clone()));
                 access.connect_as(system, dbname, login, startup, deadline).await
             }

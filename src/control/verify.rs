@@ -118,7 +118,7 @@ async fn digest_some(
     snapshot: Option<String>,
     waiting: Arc<Mutex<Vec<Table>>>,
 ) -> Result<Vec<(TableName, Digest)>, SystemError> {
-    let session = end.reading_session(&reader).await?;
+    let session = end.reading_session(&reader.login).await?;
     if let Some(snapshot) = snapshot {
         import_snapshot(&session, &snapshot).await?;
     }

@@ -220,19 +220,23 @@ async fn who_proves_to_be_a_role_of_another_database_is_told_that_there_is_no_su
     }
 }
 
+/// With database `till`, in which no role can log in, beside `shop`.
+fn with_another_database() -> Frontend {
+    let frontend = frontend_with(Service::Serving);
+    frontend.routes.install(RouteRecord {
+        database: DatabaseId::parse("db_2").unwrap(),
+        name: DatabaseName::parse("till").unwrap(),
+        ..record(Service::Serving)
+    });
+    frontend
+}
+
 #[tokio::test]
 async fn a_salt_tells_neither_whether_there_is_a_role_nor_a_database() {
     for role in ["app", "nobody", "bare", "expired"] {
         let mut salts = std::collections::HashSet::new();
         for database in ["shop", "till", "nowhere"] {
-            let frontend = frontend_with(Service::Serving);
-            let till = RouteRecord {
-                database: DatabaseId::parse("db_2").unwrap(),
-                name: DatabaseName::parse("till").unwrap(),
-                ..record(Service::Serving)
-            };
-            frontend.routes.install(till);
-            let mut knock = Knock::at(frontend).await;
+            let mut knock = Knock::at(with_another_database()).await;
             knock.startup(role, database).await;
             salts.insert(knock.salt().await);
         }
@@ -242,14 +246,7 @@ async fn a_salt_tells_neither_whether_there_is_a_role_nor_a_database() {
 
 #[tokio::test]
 async fn a_password_that_is_right_elsewhere_opens_no_other_database() {
-    let frontend = frontend_with(Service::Serving);
-    let till = RouteRecord {
-        database: DatabaseId::parse("db_2").unwrap(),
-        name: DatabaseName::parse("till").unwrap(),
-        ..record(Service::Serving)
-    };
-    frontend.routes.install(till);
-    let mut knock = Knock::at(frontend).await;
+    let mut knock = Knock::at(with_another_database()).await;
     knock.startup("app", "till").await;
     let (tags, error) = knock.login(PASSWORD).await;
     assert_eq!((tags.as_str(), error.unwrap().sqlstate()), ("RRE", SqlState::INVALID_PASSWORD));

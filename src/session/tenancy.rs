@@ -350,9 +350,11 @@ impl Relay {
         if !self.tracker.take_defined() {
             return;
         }
-        tenancy.defining = None;
         let pool = &tenancy.shelf.pool;
-        pool.definitions_changed();
+        // Dropped, it tells.
+        if tenancy.defining.take().is_none() {
+            pool.definitions_changed();
+        }
         pool.take_knowledge();
         tenancy.functions = pool.functions();
         tenancy.definitions = pool.definitions();

@@ -14,7 +14,7 @@
 
 use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal, quote_qualified};
-use super::roles::verifier_of;
+use super::roles::{self, verifier_of};
 use super::session::Setup;
 use super::{Session, SystemError};
 
@@ -39,8 +39,7 @@ pub fn can_apply(version_num: u32) -> bool {
 /// they were written, whatever is set for the database; a role that its owner set for it is not theirs.
 pub async fn create(session: &Session, role: &str) -> Result<(), SystemError> {
     const CREATING: &str = "creating a role that reads or writes rows";
-    let exists: bool =
-        session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&role]).await?;
+    let exists = roles::exists(session, CREATING, role).await?;
     let (verb, role) = (if exists { "ALTER" } else { "CREATE" }, quote_ident(role));
     // A worker of replication has no startup packet: the settings of its role beat those of the database.
     let settings = Setup::Writing.role_settings_sql(&role, super::facts::version_num(session).await?);
@@ -136,8 +135,8 @@ impl Rows {
 /// Gives the role what it needs to read or write every row of the session's database, and no more. Safe to repeat.
 pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
     let version = super::facts::version_num(session).await?;
-    let owners = names(session, OWNERS, &[]).await?;
-    let now = names(session, BELONGS_TO, &[&role]).await?;
+    let owners: Vec<String> = session.list(LENDING, OWNERS, &[]).await?;
+    let now: Vec<String> = session.list(LENDING, BELONGS_TO, &[&role]).await?;
     let quoted = quote_ident(role);
     // A member that may not SET ROLE has the rights on objects and no others.
     let with = if version >= OPTIONS { " WITH INHERIT TRUE, SET FALSE, ADMIN FALSE" } else { "" };
@@ -168,8 +167,7 @@ pub async fn let_create(session: &Session, role: &str) -> Result<(), SystemError
     let quoted = quote_ident(role);
     let database = quote_ident(session.dbname());
     let mut grants = format!("GRANT CREATE ON DATABASE {database} TO {quoted}");
-    for row in &session.rows(LETTING, CLOSED, &[&role]).await? {
-        let right: String = session.column(LETTING, row, 0)?;
+    for right in session.list::<String>(LETTING, CLOSED, &[&role]).await? {
         grants.push_str(&format!("; GRANT {right} TO {quoted}"));
     }
     session.batch(LETTING, &grants).await
@@ -182,22 +180,12 @@ pub async fn let_set(source: &Session, target: &Session, role: &str) -> Result<(
     if super::facts::version_num(target).await? < RIGHTS_ON_SETTINGS {
         return Ok(());
     }
-    for row in &source.rows(LETTING, FUNCTION_SETTINGS, &[]).await? {
-        let setting: String = source.column(LETTING, row, 0)?;
+    for setting in source.list::<String>(LETTING, FUNCTION_SETTINGS, &[]).await? {
         let setting: Vec<String> = setting.split('.').map(quote_ident).collect();
         let sql = format!("GRANT SET ON PARAMETER {} TO {}", setting.join("."), quote_ident(role));
         target.batch(LETTING, &sql).await?;
     }
     Ok(())
-}
-
-async fn names(
-    session: &Session,
-    sql: &str,
-    params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-) -> Result<Vec<String>, SystemError> {
-    let rows = session.rows(LENDING, sql, params).await?;
-    rows.iter().map(|row| session.column(LENDING, row, 0)).collect()
 }
 
 /// Gives a subscription of the session's database to the role; its worker acts as that. Safe to repeat.
@@ -229,12 +217,17 @@ pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Res
 /// nobody else may own it, a superuser least of all.
 pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError> {
     const TAKING: &str = "taking rights from a role that read or wrote rows";
-    let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
-    if !session.value::<bool>(TAKING, exists, &[&role]).await? {
+    if !roles::exists(session, TAKING, role).await? {
         return Ok(());
     }
     let role = quote_ident(role);
     session.batch(TAKING, &format!("DROP OWNED BY {role} CASCADE")).await
+}
+
+/// Takes every right from the role, and drops it. Safe to repeat.
+pub async fn remove(session: &Session, role: &str) -> Result<(), SystemError> {
+    take_back(session, role).await?;
+    roles::drop_replication(session, role).await
 }
 
 #[cfg(test)]

@@ -66,8 +66,7 @@ UNION ALL SELECT 'pg_publication'::regclass::oid, oid FROM pg_publication WHERE 
 /// See [`OF_SUPERUSERS`]. What belongs to the system itself is among them.
 pub async fn of_superusers(session: &Session) -> Result<HashSet<(u32, u32)>, SystemError> {
     const READING: &str = "reading what only a superuser can create";
-    let rows = session.rows(READING, OF_SUPERUSERS, &[]).await?;
-    rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
+    Ok(session.pairs(READING, OF_SUPERUSERS, &[]).await?.into_iter().collect())
 }
 
 /// Objects of moves: their guards and publications, with what is in these: (catalog, oid).
@@ -80,8 +79,7 @@ UNION ALL SELECT 'pg_event_trigger'::regclass::oid, oid FROM pg_event_trigger WH
 /// See [`OF_MOVES`].
 pub async fn of_moves(session: &Session) -> Result<HashSet<(u32, u32)>, SystemError> {
     const READING: &str = "reading what moves have made";
-    let rows = session.rows(READING, OF_MOVES, &[&&GUARD_TRIGGERS[..]]).await?;
-    rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
+    Ok(session.pairs(READING, OF_MOVES, &[&&GUARD_TRIGGERS[..]]).await?.into_iter().collect())
 }
 
 /// Gives the objects of one database the owners that objects of their names have in the other. Safe to repeat.
@@ -97,8 +95,8 @@ pub async fn carry(from: &Session, to: &Session) -> Result<(), SystemError> {
     for some in statements.chunks(STATEMENTS_MAX) {
         to.batch(GIVING, &some.join(";\n")).await?;
     }
-    for row in &to.rows(GIVING, MULTIRANGES, &[]).await? {
-        to.batch(GIVING, &to.column::<String>(GIVING, row, 0)?).await?;
+    for statement in to.list::<String>(GIVING, MULTIRANGES, &[]).await? {
+        to.batch(GIVING, &statement).await?;
     }
     Ok(())
 }
@@ -121,14 +119,11 @@ pub async fn of_role(session: &Session, role: &str) -> Result<Vec<String>, Syste
         ORDER BY 1";
     let owned = owned(session).await?.into_iter().filter(|(_, owner)| owner == role);
     let mut found: Vec<String> = owned.map(|(object, _)| object).collect();
-    for row in &session.rows(READING, sql, &[&role]).await? {
-        found.push(session.column(READING, row, 0)?);
-    }
+    found.extend(session.list::<String>(READING, sql, &[&role]).await?);
     Ok(found)
 }
 
 async fn owned(session: &Session) -> Result<Vec<(String, String)>, SystemError> {
     const READING: &str = "reading the owners of objects";
-    let rows = session.rows(READING, OWNED, &[]).await?;
-    rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
+    session.pairs(READING, OWNED, &[]).await
 }

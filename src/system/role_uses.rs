@@ -57,8 +57,7 @@ pub async fn elsewhere(session: &Session, asked: &Asked<'_>) -> Result<Vec<Strin
     const LOOKING: &str = "looking for who else uses a role";
     let (roles, members): (Vec<&str>, Vec<&str>) =
         asked.memberships.iter().map(|(role, member)| (role.as_str(), member.as_str())).unzip();
-    let rows = session
-        .rows(LOOKING, USED, &[&asked.dbname, &asked.roles, &asked.in_use, &asked.platform, &roles, &members])
-        .await?;
-    rows.iter().map(|row| session.column(LOOKING, row, 0)).collect()
+    session
+        .list(LOOKING, USED, &[&asked.dbname, &asked.roles, &asked.in_use, &asked.platform, &roles, &members])
+        .await
 }

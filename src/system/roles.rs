@@ -243,6 +243,11 @@ needed AS (
 SELECT DISTINCT r.rolname::text FROM needed JOIN pg_roles r USING (oid)
 WHERE r.rolname !~ '^(pg_|freehold_(move|apply|read)_)' AND r.rolname::text <> ALL ($2) ORDER BY 1";
 
+/// Whether there is a role of this name.
+pub async fn exists(session: &Session, operation: &'static str, name: &str) -> Result<bool, SystemError> {
+    session.value(operation, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&name]).await
+}
+
 /// Names of the roles that a database needs, with `logins`, without `except`.
 pub async fn needed_by(
     session: &Session,
@@ -251,8 +256,7 @@ pub async fn needed_by(
     except: &[&str],
 ) -> Result<Vec<String>, SystemError> {
     const LISTING: &str = "listing the roles of a database";
-    let rows = session.rows(LISTING, NEEDED, &[&dbname, &except, &logins]).await?;
-    rows.iter().map(|row| session.column(LISTING, row, 0)).collect()
+    session.list(LISTING, NEEDED, &[&dbname, &except, &logins]).await
 }
 
 /// Reads roles by name, those that exist. Verifiers need a superuser; without one, they are absent on managed systems.
@@ -396,8 +400,7 @@ fn yes_or_no(yes: bool) -> &'static str {
 pub async fn marked(session: &Session, mark: &str) -> Result<Vec<String>, SystemError> {
     const LISTING: &str = "listing the roles that the move made";
     let sql = "SELECT rolname::text FROM pg_roles WHERE shobj_description(oid, 'pg_authid') = $1 ORDER BY 1";
-    let rows = session.rows(LISTING, sql, &[&mark]).await?;
-    rows.iter().map(|row| session.column(LISTING, row, 0)).collect()
+    session.list(LISTING, sql, &[&mark]).await
 }
 
 /// Drops a role if it exists. `Ok(false)`: something depends on it, so it stays.
@@ -427,8 +430,7 @@ pub async fn create_replication(
     dbname: &str,
 ) -> Result<(), SystemError> {
     const CREATING: &str = "creating the replication role";
-    let exists: bool =
-        session.value(CREATING, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&name]).await?;
+    let exists = exists(session, CREATING, name).await?;
     let verb = if exists { "ALTER" } else { "CREATE" };
     let (role, verifier) = (quote_ident(name), quote_literal(&verifier_of(session, password).await?));
     let settings = Setup::Fixed.role_settings_sql(&role, super::facts::version_num(session).await?);

@@ -232,6 +232,36 @@ impl Session {
         self.client.query(sql, params).await.map_err(|error| self.failed(operation, error))
     }
 
+    /// Runs one statement, and returns the first column of its rows.
+    pub async fn list<T>(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<T>, SystemError>
+    where
+        T: for<'r> FromSql<'r>,
+    {
+        self.rows(operation, sql, params).await?.iter().map(|row| self.column(operation, row, 0)).collect()
+    }
+
+    /// The same of the first two columns.
+    pub async fn pairs<T, U>(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<(T, U)>, SystemError>
+    where
+        T: for<'r> FromSql<'r>,
+        U: for<'r> FromSql<'r>,
+    {
+        let rows = self.rows(operation, sql, params).await?;
+        rows.iter()
+            .map(|row| Ok((self.column(operation, row, 0)?, self.column(operation, row, 1)?)))
+            .collect()
+    }
+
     /// Runs one statement that answers at most one row.
     pub async fn optional(
         &self,

@@ -86,11 +86,7 @@ pub async fn finish(session: &Session) -> Result<Outcome, SystemError> {
 /// Fails where something in the catalogues refers to a type that is not there.
 pub async fn check(session: &Session) -> Result<(), SystemError> {
     const CHECKING: &str = "checking the numbers of types";
-    let rows = session.rows(CHECKING, DANGLING, &[]).await?;
-    let mut queries = Vec::new();
-    for row in &rows {
-        queries.push(session.column::<String>(CHECKING, row, 0)?);
-    }
+    let mut queries: Vec<String> = session.list(CHECKING, DANGLING, &[]).await?;
     queries.push(DANGLING_DEPENDENCIES.to_owned());
     queries.push(DANGLING_IN_TREES.to_owned());
     for sql in queries {
@@ -104,7 +100,8 @@ pub async fn check(session: &Session) -> Result<(), SystemError> {
 
 const REMOVE: &str = "\
 DROP EVENT TRIGGER IF EXISTS freehold_type_oids;
-DROP FUNCTION IF EXISTS freehold.keep_type_oids(), freehold.move_type(oid, oid), freehold.move_new_type(oid, oid), freehold.free_type_oid();
+DROP FUNCTION IF EXISTS freehold.keep_type_oids(), freehold.move_type(oid, oid), freehold.move_new_type(oid, oid),
+    freehold.move_dependencies(oid, oid), freehold.free_type_oid();
 DROP TABLE IF EXISTS freehold.type_oid";
 
 /// Functions of the platform's, whoever runs the command. `pg_get_catalog_foreign_keys` (PostgreSQL 14) tells every column that refers to
@@ -127,6 +124,15 @@ BEGIN
     END LOOP;
     RETURN free;
 END $function$;
+CREATE OR REPLACE FUNCTION freehold.move_dependencies(before oid, after oid) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp SET allow_system_table_mods = on AS $function$
+BEGIN
+    UPDATE pg_depend SET objid = after WHERE classid = 'pg_type'::regclass AND objid = before;
+    UPDATE pg_depend SET refobjid = after WHERE refclassid = 'pg_type'::regclass AND refobjid = before;
+    UPDATE pg_shdepend SET objid = after WHERE classid = 'pg_type'::regclass AND objid = before
+        AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database());
+    UPDATE pg_init_privs SET objoid = after WHERE classoid = 'pg_type'::regclass AND objoid = before;
+END $function$;
 CREATE OR REPLACE FUNCTION freehold.move_type(before oid, after oid) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET allow_system_table_mods = on AS $function$
 DECLARE key record;
@@ -145,12 +151,8 @@ BEGIN
                 USING before, after;
         END IF;
     END LOOP;
-    UPDATE pg_depend SET objid = after WHERE classid = 'pg_type'::regclass AND objid = before;
-    UPDATE pg_depend SET refobjid = after WHERE refclassid = 'pg_type'::regclass AND refobjid = before;
-    UPDATE pg_shdepend SET objid = after WHERE classid = 'pg_type'::regclass AND objid = before
-        AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database());
+    PERFORM freehold.move_dependencies(before, after);
     UPDATE pg_description SET objoid = after WHERE classoid = 'pg_type'::regclass AND objoid = before;
-    UPDATE pg_init_privs SET objoid = after WHERE classoid = 'pg_type'::regclass AND objoid = before;
     UPDATE pg_seclabel SET objoid = after WHERE classoid = 'pg_type'::regclass AND objoid = before;
 END $function$;
 CREATE OR REPLACE FUNCTION freehold.move_new_type(before oid, after oid) RETURNS void LANGUAGE plpgsql
@@ -161,11 +163,7 @@ BEGIN
     UPDATE pg_class SET reltype = after WHERE oid = moved.typrelid AND reltype = before;
     UPDATE pg_type SET typarray = after WHERE oid = moved.typelem AND typarray = before;
     UPDATE pg_type SET typelem = after WHERE oid = moved.typarray AND typelem = before;
-    UPDATE pg_depend SET objid = after WHERE classid = 'pg_type'::regclass AND objid = before;
-    UPDATE pg_depend SET refobjid = after WHERE refclassid = 'pg_type'::regclass AND refobjid = before;
-    UPDATE pg_shdepend SET objid = after WHERE classid = 'pg_type'::regclass AND objid = before
-        AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database());
-    UPDATE pg_init_privs SET objoid = after WHERE classoid = 'pg_type'::regclass AND objoid = before;
+    PERFORM freehold.move_dependencies(before, after);
 END $function$;
 CREATE OR REPLACE FUNCTION freehold.keep_type_oids() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET allow_system_table_mods = on AS $function$

@@ -34,8 +34,15 @@ pub(crate) async fn client(
 
 /// The tags of what comes until the connection ends or `enough` has come, and the last error.
 pub(crate) async fn hear(client: &mut ServerConnection, enough: &str) -> (String, Option<ErrorFields>) {
+    hear_until(client, |tags| !enough.is_empty() && tags.ends_with(enough)).await
+}
+
+async fn hear_until(
+    client: &mut ServerConnection,
+    is_enough: impl Fn(&str) -> bool,
+) -> (String, Option<ErrorFields>) {
     let (mut inbox, mut tags, mut error) = (BytesMut::new(), String::new(), None);
-    while enough.is_empty() || !tags.ends_with(enough) {
+    while !is_enough(&tags) {
         let read = timeout(PATIENCE, client.stream.read_buf(&mut inbox)).await.unwrap();
         if !matches!(read, Ok(1..)) {
             break;
@@ -54,9 +61,7 @@ pub(crate) async fn hear(client: &mut ServerConnection, enough: &str) -> (String
 }
 
 pub(crate) async fn say(client: &mut ServerConnection, build: impl FnOnce(&mut BytesMut)) {
-    let mut out = BytesMut::new();
-    build(&mut out);
-    client.stream.write_all(&out).await.unwrap();
+    client.stream.write_all(&messages(build)).await.unwrap();
 }
 
 #[tokio::test]
@@ -319,16 +324,8 @@ async fn hear_all(client: &mut ServerConnection, batch: &BytesMut) {
         ends += usize::from(matches!(header.tag, frontend::tag::QUERY | frontend::tag::SYNC));
         let _ = rest.split_to(header.message_bytes());
     }
-    let (mut inbox, mut heard) = (BytesMut::new(), 0);
-    while heard < ends {
-        assert!(timeout(PATIENCE, client.stream.read_buf(&mut inbox)).await.unwrap().unwrap() > 0);
-        while let Some(header) = Header::parse(&inbox, 1 << 30).unwrap()
-            && inbox.len() >= header.message_bytes()
-        {
-            heard += usize::from(header.tag == tag::READY_FOR_QUERY);
-            let _ = inbox.split_to(header.message_bytes());
-        }
-    }
+    let (tags, _) = hear_until(client, |tags| tags.matches('Z').count() >= ends).await;
+    assert_eq!(tags.matches('Z').count(), ends, "{tags}");
 }
 
 fn messages(build: impl FnOnce(&mut BytesMut)) -> BytesMut {

@@ -153,9 +153,7 @@ async fn materialized_views_show_no_older_rows_after_a_move_than_before_it() {
              REFRESH MATERIALIZED VIEW newest; REFRESH MATERIALIZED VIEW above"
         )
     };
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(stage::PATIENCE, copied.notified()).await.unwrap();
+    let id = stage.frozen_before_catchup().await;
     stage.source.psql_in("shop", &write(1_000_000)).unwrap();
     stage.crash();
     stage.rests_in(id, MovePhase::Kept).await;

@@ -1,8 +1,7 @@
 //! With whose rights a move runs what the users of a database have written.
 
-use freehold::control::settings::CrashPoint;
 use freehold::lab::{Major, Postgres};
-use freehold::model::{MovePhase, MoveStep, MoveWish};
+use freehold::model::{MovePhase, MoveWish};
 
 use crate::assert_clean;
 use crate::stage::{APP_PASSWORD, Stage};
@@ -149,12 +148,7 @@ async fn set(source: Major, target: Major) -> Stage {
 async fn no_trap_catches_a_superuser(source: Major, target: Major) {
     let stage = set(source, target).await;
     let begun = stage.source.log().len();
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::select! {
-        () = copied.notified() => {}
-        record = stage.rests_in(id, MovePhase::Kept) => panic!("{:?} comes before the rows are followed", record.phase),
-    }
+    let id = stage.frozen_before_catchup().await;
     write(&stage.source, 2).await;
     stage.crash();
     let record = stage.rests_in(id, MovePhase::Kept).await;

@@ -102,9 +102,7 @@ async fn an_undo_keeps_the_roles_that_anything_on_the_target_uses() {
 async fn a_move_that_is_cancelled_keeps_the_roles_that_anything_on_the_target_uses() {
     let stage = Stage::set().await;
     make_roles(&stage.source);
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, copied.notified()).await.unwrap();
+    let id = stage.frozen_before_catchup().await;
     let client = use_elsewhere(&stage.target).await;
     stage.wish(id, MoveWish::Cancel).await;
     stage.crash();
@@ -118,9 +116,7 @@ async fn a_move_that_is_cancelled_keeps_the_roles_that_anything_on_the_target_us
 async fn a_role_that_goes_on_the_source_during_a_move_stays_where_another_database_uses_it() {
     let stage = Stage::set().await;
     make_roles(&stage.source);
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, copied.notified()).await.unwrap();
+    let id = stage.frozen_before_catchup().await;
     let client = use_elsewhere(&stage.target).await;
     for role in USES {
         stage.source.psql(&format!("REVOKE ALL ON DATABASE shop FROM {role}; DROP ROLE {role}")).unwrap();
@@ -248,9 +244,7 @@ async fn what_changed_on_the_target_during_a_move_for_other_databases_stays() {
         .source
         .psql("CREATE ROLE locked LOGIN PASSWORD 'l'; GRANT CONNECT ON DATABASE shop TO locked")
         .unwrap();
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, copied.notified()).await.unwrap();
+    let id = stage.frozen_before_catchup().await;
     stage.target.psql("ALTER ROLE svc CONNECTION LIMIT 50; ALTER ROLE locked NOLOGIN").unwrap();
     stage.source.psql("ALTER ROLE svc SET work_mem = '6MB'; ALTER ROLE svc CONNECTION LIMIT 33").unwrap();
     stage.crash();

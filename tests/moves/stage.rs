@@ -380,6 +380,16 @@ impl Stage {
         record
     }
 
+    /// Requests a move and waits until everything is copied and nothing is followed yet; [`Stage::crash`] lets it go on.
+    pub(crate) async fn frozen_before_catchup(&self) -> MoveId {
+        let copied = self.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
+        let id = self.request_move().await;
+        tokio::select! {
+            () = copied.notified() => id,
+            record = self.rests_in(id, MovePhase::Kept) => panic!("{:?} comes before the rows are followed", record.phase),
+        }
+    }
+
     /// Waits until a server answers a query in this way.
     pub(crate) async fn until_answer(&self, server: &Postgres, sql: &str, wanted: &str) {
         self.until_answer_in("postgres", server, sql, wanted).await;

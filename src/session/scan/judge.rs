@@ -24,20 +24,30 @@ use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
 use super::{Effect, calls, effect_of, ends_with_transaction, proof, unicode};
 
-/// What a database says of the names that it has defined itself.
+/// What a database says of the names that it has defined itself. What is not told has no effects.
 pub(crate) trait Names {
     /// There is no name that has effects, and nothing is implied.
     fn are_all_harmless(&self) -> bool;
     /// Of anything that has this name, as PostgreSQL folds and cuts it: a function, a table, a view.
-    fn effects(&mut self, name: &[u8]) -> Effects;
+    fn effects(&mut self, _name: &[u8]) -> Effects {
+        Effects::NONE
+    }
     /// Of a call of something that has this name and is not built in, beside its [`Names::effects`].
-    fn call(&mut self, name: &[u8]) -> Effects;
+    fn call(&mut self, _name: &[u8]) -> Effects {
+        Effects::NONE
+    }
     /// Of whatever runs at all.
-    fn implied(&mut self) -> Effects;
+    fn implied(&mut self) -> Effects {
+        Effects::NONE
+    }
     /// Of changing a definition.
-    fn on_definition(&mut self) -> Effects;
+    fn on_definition(&mut self) -> Effects {
+        Effects::NONE
+    }
     /// Of something whose name is not known.
-    fn any(&mut self) -> Effects;
+    fn any(&mut self) -> Effects {
+        Effects::NONE
+    }
 }
 
 /// While nothing is known of a database.
@@ -46,26 +56,6 @@ pub(crate) struct Unknown;
 impl Names for Unknown {
     fn are_all_harmless(&self) -> bool {
         true
-    }
-
-    fn effects(&mut self, _: &[u8]) -> Effects {
-        Effects::NONE
-    }
-
-    fn call(&mut self, _: &[u8]) -> Effects {
-        Effects::NONE
-    }
-
-    fn implied(&mut self) -> Effects {
-        Effects::NONE
-    }
-
-    fn on_definition(&mut self) -> Effects {
-        Effects::NONE
-    }
-
-    fn any(&mut self) -> Effects {
-        Effects::NONE
     }
 }
 

@@ -3,23 +3,28 @@
 use super::super::snapshot::expand;
 use crate::session::scan;
 
+/// Rows that were inserted into and updated in these catalogues, those of the session's own transaction at once.
+macro_rules! changes_of {
+    ($catalogs:literal) => {
+        concat!(
+            "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
+            (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+            pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
+            pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
+            pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(ARRAY[",
+            $catalogs,
+            "]::pg_catalog.oid[]) c(oid)) END"
+        )
+    };
+}
+
 /// Grows with every change of a function, a rule or view, a trigger, a policy, an operator or a cast that this session has made,
 /// and soon after one that another has made. A view of statistics: it costs nothing to read.
-pub(in super::super) const DEFINITIONS: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
-    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
-    pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
-    pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
-    pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(\
-    ARRAY[1255,2618,2620,3256,2617,2605]::pg_catalog.oid[]) c(oid)) END";
+pub(in super::super) const DEFINITIONS: &str = changes_of!("1255,2618,2620,3256,2617,2605");
 
 /// The same with types, aggregates, defaults, checks, indexes, inheritance and event triggers: temporary tables count here, too.
-pub(in super::super) const ALL_DEFINITIONS: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
-    (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
-    pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
-    pg_catalog.pg_stat_get_xact_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
-    pg_catalog.pg_stat_get_xact_tuples_updated(c.oid)) FROM pg_catalog.unnest(\
-    ARRAY[1255,2618,2620,3256,2617,2605,\
-    1247,2600,2604,2606,2610,2611,3466]::pg_catalog.oid[]) c(oid)) END";
+pub(in super::super) const ALL_DEFINITIONS: &str =
+    changes_of!("1255,2618,2620,3256,2617,2605,1247,2600,2604,2606,2610,2611,3466");
 
 /// Grows with every change of a catalogue that the question reads, a while after it was made. Those of a session's own count at
 /// once, those of others when they have told.

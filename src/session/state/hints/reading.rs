@@ -105,14 +105,6 @@ impl Names for Mentioned {
         Effects::NONE
     }
 
-    fn call(&mut self, _: &[u8]) -> Effects {
-        Effects::NONE
-    }
-
-    fn implied(&mut self) -> Effects {
-        Effects::NONE
-    }
-
     fn on_definition(&mut self) -> Effects {
         self.any()
     }
