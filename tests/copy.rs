@@ -372,7 +372,10 @@ async fn the_guard_refuses_schema_changes_and_lets_temporary_things_and_rows_pas
     let pair = Pair::start();
     pair.source.psql("CREATE DATABASE guarded").unwrap();
     let setup = "CREATE ROLE guarded_app LOGIN PASSWORD 'secret'; GRANT CREATE ON SCHEMA public TO guarded_app;
-        SET ROLE guarded_app; CREATE TABLE t (id int PRIMARY KEY); CREATE MATERIALIZED VIEW v AS SELECT 1 AS one;";
+        SET ROLE guarded_app; CREATE TABLE t (id int PRIMARY KEY); CREATE MATERIALIZED VIEW v AS SELECT 1 AS one;
+        CREATE UNIQUE INDEX ON v (one);
+        CREATE TABLE parts (id int) PARTITION BY RANGE (id);
+        CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (2);";
     pair.source.psql_in("guarded", setup).unwrap();
     let mut moving = Moving::of(&pair.source, &pair.target, "guarded", &["guarded_app"]).await;
     provisioned(&mut moving).await;
@@ -385,6 +388,9 @@ async fn the_guard_refuses_schema_changes_and_lets_temporary_things_and_rows_pas
         "DROP TABLE t",
         "CREATE INDEX ON t (id)",
         "CREATE INDEX CONCURRENTLY ON t (id)",
+        "DROP INDEX CONCURRENTLY v_one_idx",
+        "ALTER TABLE parts DETACH PARTITION part CONCURRENTLY",
+        "DROP TABLE t -- refresh materialized view",
         "GRANT SELECT ON t TO PUBLIC",
         "COMMENT ON TABLE t IS 'x'",
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
@@ -406,11 +412,19 @@ async fn the_guard_refuses_schema_changes_and_lets_temporary_things_and_rows_pas
         "CREATE TABLE IF NOT EXISTS t (id int)",
         "DROP TABLE IF EXISTS nothing",
         "REFRESH MATERIALIZED VIEW v",
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY v",
+        "REINDEX TABLE t",
+        "REINDEX TABLE CONCURRENTLY t",
+        "REINDEX INDEX CONCURRENTLY v_one_idx",
+        "CLUSTER t USING t_pkey",
+        "ANALYZE t",
+        "VACUUM t",
+        "VACUUM FULL t",
         "INSERT INTO t VALUES (1)",
         "TRUNCATE t",
     ];
     for sql in passes {
-        app.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        app.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
     pair.source.psql_in("guarded", "CREATE TABLE by_the_platform ()").unwrap();
     undone(&mut moving).await;

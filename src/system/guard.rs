@@ -10,7 +10,8 @@
 //! that appears is silently missing after the move. Better a clear refusal that can be retried in a minute.
 //!
 //! Nobody knows at a command's start whether it means a temporary table, but a session that has none cannot mean one. With
-//! IF EXISTS the table may not exist, and the command changes nothing.
+//! IF EXISTS the table may not exist, and the command changes nothing. REFRESH MATERIALIZED VIEW CONCURRENTLY alters and
+//! drops a temporary table of its own, so that word alone refuses no ALTER and no DROP TABLE.
 //!
 //! The platform's role passes, and so does whoever acts as a replica: event triggers do not fire there.
 
@@ -85,7 +86,9 @@ fn body(guard: &Guard<'_>) -> String {
                  RETURN;
              END IF;
              IF tg_event = 'ddl_command_start' THEN
-                 refused := coalesce(current_query(), '') ~* '\\mconcurrently\\M'
+                 refused := coalesce(current_query(), '') ~* CASE
+                         WHEN tg_tag LIKE '% INDEX' THEN '\\mconcurrently\\M'
+                         ELSE '\\mdetach\\M.*\\mconcurrently\\M' END
                      OR tg_tag IN ('ALTER TABLE', 'DROP TABLE')
                          AND coalesce(current_query(), '') !~* '\\mif\\s+exists\\M'
                          AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema());
