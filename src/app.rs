@@ -46,6 +46,7 @@ use crate::catalog::store::StoreError;
 use crate::config::Config;
 use crate::control::Mover;
 use crate::control::keeper::Keeper;
+use crate::control::settings::LatencySource;
 use crate::frontend::listener::Listener;
 use crate::frontend::{Access, Balancers};
 use crate::model::{ProxyRecord, UnixMillis};
@@ -151,7 +152,8 @@ impl Serve {
         let follower = follow(&config, &catalog, &routes);
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(config.moves.logins_interval);
-        let mover_settings = settings::mover(&config, &connector, settings::fault()?);
+        let mut mover_settings = settings::mover(&config, &connector, settings::fault()?);
+        mover_settings.latencies = latencies(&routes);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
         let keeper = Keeper::start(catalog.clone(), Arc::clone(&mover_settings), interval_seen);
 
@@ -314,6 +316,12 @@ fn data_plane(
         cancels_per_second_max: config.proxy.cancels_per_second_max,
         access: Arc::clone(access),
     }
+}
+
+/// Where the mover learns how long clients wait for answers.
+fn latencies(routes: &Arc<RouteTable>) -> LatencySource {
+    let routes = Arc::clone(routes);
+    LatencySource::new(move |database| Some(routes.by_id(database)?.roster().latencies()))
 }
 
 async fn open_admin_port(

@@ -75,8 +75,10 @@ impl Reloadable {
 
     /// `config` is what is in force now.
     fn follow(&self, config: Config) {
-        let fault = self.mover.load().fault.clone();
-        self.mover.store(Arc::new(settings::mover(&config, &self.connector, fault)));
+        let known = self.mover.load_full();
+        let mut mover = settings::mover(&config, &self.connector, known.fault.clone());
+        mover.latencies = known.latencies.clone();
+        self.mover.store(Arc::new(mover));
         self.limits.store(Arc::new(settings::limits(&config)));
         self.logins_interval.send_replace(config.moves.logins_interval);
         if let Some(log) = &self.log {

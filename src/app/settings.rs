@@ -31,6 +31,7 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
         access: SystemAccess { connector: Some(connector.clone()), passwords: password_places(config) },
         copy_workers: usize::try_from(moves.copy_workers).unwrap_or(1),
         copy_split_bytes: moves.copy_split.0,
+        copy_share_min: moves.copy_share_min,
         index_workers: usize::try_from(moves.index_workers).unwrap_or(1),
         connect_timeout: config.proxy.server_connect_timeout,
         lock_timeout: moves.lock_timeout,

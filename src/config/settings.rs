@@ -347,6 +347,9 @@ settings! {
         copy_workers: u32 = 4, Reload, within 1..=64;
         /// Tables larger than this are copied in parts, by several workers.
         copy_split: ByteSize = ByteSize::megabytes(256), Reload, within ByteSize::megabytes(1)..=ByteSize::megabytes(1 << 20);
+        /// The share of its time, in percent, that copying rows takes at least while clients wait longer for answers than before;
+        /// 100 never slows it down.
+        copy_share_min: u32 = 10, Reload, within 1..=100;
         /// Indexes built at the same time.
         index_workers: u32 = 2, Reload, within 1..=64;
         /// The longest wait for a lock on one of the product's objects: longer waits would queue the product's statements.

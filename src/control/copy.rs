@@ -30,6 +30,7 @@ use super::error::StepError;
 use super::reader::Reader;
 use super::restore::Restore;
 use super::step::StepContext;
+use super::throttle::{self, Governor};
 use super::tools::Tools;
 use super::{provision, reader, sweep, verify, views};
 
@@ -44,6 +45,7 @@ pub const NOTE_OTHER_OIDS: &str = "types_with_another_oid";
 
 /// Copies schema and rows. Safe to repeat: it begins from nothing each time.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
+    throttle::note_before(ctx).await?;
     let ends = ctx.ends();
     let tools = find_tools(ctx).await?;
     begin_from_nothing(ctx, &ends).await?;
@@ -310,8 +312,19 @@ async fn copy_rows(ctx: &StepContext, restore: &Restore<'_>, snapshot: &str) -> 
     let workers = ctx.settings.copy_workers;
     const PREPARING: &str = "preparing the role that reads rows";
     let reader = Reader::admit(&ends.source).await.map_err(StepError::doing(PREPARING))?;
-    let who = copy_rows::Who { ends, reader: reader.clone(), applier: applier.clone() };
-    let copied = copy_rows::copy(who, snapshot, jobs, workers, &ctx.progress, &ctx.cancellation()).await;
+    let governor = Governor::of(ctx);
+    let who = copy_rows::Who {
+        ends,
+        reader: reader.clone(),
+        applier: applier.clone(),
+        throttle: governor.throttle(),
+    };
+    let cancel = ctx.cancellation();
+    let copied = tokio::select! {
+        biased;
+        never = governor.run() => match never {},
+        copied = copy_rows::copy(who, snapshot, jobs, workers, &ctx.progress, &cancel) => copied,
+    };
     let dismissed = reader.dismiss(&ends.source).await;
     copied?;
     dismissed.map_err(StepError::doing("shutting out the role that read the rows"))

@@ -14,6 +14,7 @@
 //! database's own encoding on both sides: no conversion, and what is not valid travels as it is.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,8 +28,13 @@ use super::error::StepError;
 use super::own_login::OwnLogin;
 use super::progress::Progress;
 use super::reader::Reader;
+use super::throttle::Throttle;
 use super::verify::import_sql;
 
+/// Shorter rests are taken together: a timer has a millisecond's grain.
+const REST_MIN: Duration = Duration::from_millis(5);
+/// The longest rest at once: a worker that waited for its target for a minute does not rest for ten.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// A table is not cut into more parts than this.
 const PARTS_MAX: u64 = 4096;
 
@@ -109,12 +115,13 @@ fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
         .collect()
 }
 
-/// Between which ends, and as whom rows are read and written.
+/// Between which ends, as whom, and how fast rows are read and written.
 #[derive(Debug)]
 pub(super) struct Who<'a> {
     pub(super) ends: &'a Ends,
     pub(super) reader: Reader,
     pub(super) applier: OwnLogin,
+    pub(super) throttle: Throttle,
 }
 
 /// What all workers of one copy share.
@@ -123,6 +130,7 @@ struct Shared {
     ends: Ends,
     reader: Reader,
     applier: OwnLogin,
+    throttle: Throttle,
     snapshot: String,
     /// Of both databases.
     encoding: String,
@@ -140,7 +148,7 @@ struct Waiting {
 
 /// Copies all rows. The first error, or a wish to stop, ends every worker.
 pub(super) async fn copy(
-    Who { ends, reader, applier }: Who<'_>,
+    Who { ends, reader, applier, throttle }: Who<'_>,
     snapshot: &str,
     jobs: Vec<Job>,
     workers: usize,
@@ -158,6 +166,7 @@ pub(super) async fn copy(
         ends: ends.clone(),
         reader,
         applier,
+        throttle,
         snapshot: snapshot.to_owned(),
         encoding,
         waiting: Mutex::new(Waiting { jobs, parts_left }),
@@ -255,7 +264,7 @@ async fn copy_one(
         false => "BEGIN".to_owned(),
     };
     target.query(BEGINNING, &begin).await?;
-    let mut meter = Meter { shared, left: job.bytes };
+    let mut meter = Meter { shared, left: job.bytes, working_since: Instant::now(), rest: Duration::ZERO };
     pipe::copy(source, &job.source_sql(), target, &job.target_sql(), |bytes, rows| meter.tick(bytes, rows))
         .await?;
     target.query("committing the rows of a table", "COMMIT").await?;
@@ -266,13 +275,26 @@ async fn copy_one(
 struct Meter<'a> {
     shared: &'a Shared,
     left: u64,
+    working_since: Instant,
+    /// Rest that is due and was too short to take.
+    rest: Duration,
 }
 
 impl Meter<'_> {
-    fn tick(&mut self, bytes: usize, rows: u64) {
+    /// How long to rest now.
+    fn tick(&mut self, bytes: usize, rows: u64) -> Duration {
         let counted = u64::try_from(bytes).unwrap_or(0).min(self.left);
         self.left -= counted;
         self.shared.copied(counted, rows);
+        let now = Instant::now();
+        self.rest += self.shared.throttle.rest_after(now - self.working_since);
+        self.working_since = now;
+        if self.rest < REST_MIN {
+            return Duration::ZERO;
+        }
+        let rest = std::mem::take(&mut self.rest).min(REST_MAX);
+        self.working_since += rest;
+        rest
     }
 }
 

@@ -101,14 +101,17 @@ impl Driver {
         let target = self.catalog.system(target).await?.ok_or_else(|| missing(keys::system(target)))?;
         let database = self.catalog.database(&record.database).await?;
         let database = database.ok_or_else(|| missing(keys::database(&record.database)))?;
+        let settings = self.settings.load_full();
+        let latencies_before = settings.latencies.read(&record.database).unwrap_or_default();
         Ok(Some(StepContext {
-            settings: self.settings.load_full(),
+            settings,
             catalog: self.catalog.clone(),
             source: source.value,
             target: target.value,
             contract: database.value.contract,
             progress: Progress::start(self.catalog.clone(), self.id),
             clock: self.clock,
+            latencies_before,
             frozen: None,
             cancel: CancellationToken::new(),
             journal,

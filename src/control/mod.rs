@@ -52,6 +52,7 @@ mod shape;
 pub mod step;
 mod stream;
 pub mod sweep;
+mod throttle;
 mod tool_socket;
 pub mod tools;
 pub mod undo_cutover;

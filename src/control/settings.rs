@@ -1,12 +1,13 @@
 //! What an operator may choose about moves.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::model::MoveStep;
+use crate::model::{DatabaseId, Latencies, MoveStep};
 use crate::system::SystemAccess;
 
 /// The bounds of a move. Every wait of the mover is bounded by one of these, or by the database's contract.
@@ -20,6 +21,10 @@ pub struct MoverSettings {
     pub copy_workers: usize,
     /// Tables larger than this are copied in ranges of their pages, by several workers.
     pub copy_split_bytes: u64,
+    /// The share of its time, in percent, that copying rows takes at least while clients wait longer than before.
+    pub copy_share_min: u32,
+    /// How long clients wait for answers.
+    pub latencies: LatencySource,
     /// Index builds at a time.
     pub index_workers: usize,
     pub connect_timeout: Duration,
@@ -66,6 +71,8 @@ impl Default for MoverSettings {
             access: SystemAccess::default(),
             copy_workers: 4,
             copy_split_bytes: 256 << 20,
+            copy_share_min: 10,
+            latencies: LatencySource::default(),
             index_workers: 2,
             connect_timeout: Duration::from_secs(10),
             statement_timeout: Duration::from_secs(60),
@@ -85,6 +92,28 @@ impl Default for MoverSettings {
             close_grace: Duration::from_secs(5),
             fault: None,
         }
+    }
+}
+
+type ReadLatencies = dyn Fn(&DatabaseId) -> Option<Latencies> + Send + Sync;
+
+/// Tells how long the clients of a database have waited for answers since the process began. The default knows of none.
+#[derive(Clone, Default)]
+pub struct LatencySource(Option<Arc<ReadLatencies>>);
+
+impl LatencySource {
+    pub fn new(read: impl Fn(&DatabaseId) -> Option<Latencies> + Send + Sync + 'static) -> LatencySource {
+        LatencySource(Some(Arc::new(read)))
+    }
+
+    pub(super) fn read(&self, database: &DatabaseId) -> Option<Latencies> {
+        self.0.as_ref().and_then(|read| read(database))
+    }
+}
+
+impl fmt::Debug for LatencySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatencySource").field("is_known", &self.0.is_some()).finish()
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
 use crate::model::movement::{StepEntry, StepEvent};
-use crate::model::{Contract, MoveFacts, MoveId, MoveRecord, MoveStep, SystemRecord, UnixMillis};
+use crate::model::{Contract, Latencies, MoveFacts, MoveId, MoveRecord, MoveStep, SystemRecord, UnixMillis};
 
 use super::error::StepError;
 use super::frozen::Frozen;
@@ -43,6 +43,8 @@ pub struct StepContext {
     pub contract: Contract,
     pub progress: Progress,
     pub clock: Clock,
+    /// How long clients had waited for answers when this process took the move up.
+    pub(super) latencies_before: Latencies,
     /// The side that the clients came to, as it was when they came. Lives from the cutover to the step after it.
     pub(super) frozen: Option<Frozen>,
     pub(super) journal: Journal,
@@ -146,6 +148,7 @@ impl StepContext {
         let (Some(database), Some(source), Some(target)) = (database, source, target) else {
             return Ok(None);
         };
+        let latencies_before = settings.latencies.read(&record.database).unwrap_or_default();
         Ok(Some(StepContext {
             settings,
             progress: Progress::start(catalog.clone(), id),
@@ -154,6 +157,7 @@ impl StepContext {
             target: target.value,
             contract: database.value.contract,
             clock,
+            latencies_before,
             frozen: None,
             journal,
             cancel,

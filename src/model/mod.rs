@@ -11,6 +11,7 @@ pub mod byte_size;
 pub mod catalogue;
 pub mod contract;
 pub mod ids;
+pub mod latency;
 pub mod listen;
 pub mod movement;
 pub mod network;
@@ -26,6 +27,7 @@ pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, ServerAuth, SslMode,
     SystemName, TeamName, UnixMillis,
 };
+pub use latency::{LATENCY_CLASSES, Latencies};
 pub use listen::{ListenOn, Peer};
 pub use movement::{
     Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveStep,

@@ -326,6 +326,14 @@ pub struct MoveProgress {
     pub eta_ms: Option<u64>,
     /// Sessions that delay the move.
     pub pinned: Vec<Pinned>,
+    /// The 99th percentile of clients' waits for answers: before the copy, and while rows are copied.
+    #[serde(default)]
+    pub client_p99_before: Option<Duration>,
+    #[serde(default)]
+    pub client_p99: Option<Duration>,
+    /// The share of its time that copying takes, so that clients do not feel it.
+    #[serde(default)]
+    pub copy_share_percent: Option<u32>,
 }
 
 /// How a cutover (or an undo) paused its clients. All times are measured, the parts by the mover, the stalls by proxies.

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 
 use super::clock::Activity;
+use crate::model::{LATENCY_CLASSES, Latencies};
 
 /// What is counted, in PgBouncer's order. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,17 +62,30 @@ impl Figure {
 }
 
 /// One worker's sums for one database, since the process began.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     figures: [AtomicU64; Figure::COUNT],
+    /// How many answers took how long, by [`Latencies::class`].
+    answers: [AtomicU64; LATENCY_CLASSES],
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters { figures: Default::default(), answers: [const { AtomicU64::new(0) }; LATENCY_CLASSES] }
+    }
+}
+
+/// By the worker's own thread only: another one's additions could be lost.
+#[inline]
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
 }
 
 impl Counters {
     /// By the worker's own thread only: another one's additions could be lost.
     #[inline]
     pub fn add(&self, figure: Figure, amount: u64) {
-        let counter = &self.figures[figure as usize];
-        counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+        add(&self.figures[figure as usize], amount);
     }
 
     /// A session did one thing for so many microseconds, and now does another.
@@ -81,7 +95,10 @@ impl Counters {
             self.add(Figure::TransactionTime, micros);
         }
         match before {
-            Activity::Active => self.add(Figure::QueryTime, micros),
+            Activity::Active => {
+                self.add(Figure::QueryTime, micros);
+                add(&self.answers[Latencies::class(micros)], 1);
+            }
             Activity::Held | Activity::Waiting => self.add(Figure::WaitTime, micros),
             Activity::Idle | Activity::InTransaction | Activity::Switching => {}
         }
@@ -105,6 +122,13 @@ impl Ledger {
 
     pub(super) fn of(&self, worker: usize) -> Arc<CachePadded<Counters>> {
         Arc::clone(&self.workers[worker % self.workers.len()])
+    }
+
+    pub(super) fn latencies(&self) -> Latencies {
+        let of_worker = |worker: &Counters| {
+            Latencies::of(std::array::from_fn(|class| worker.answers[class].load(Ordering::Relaxed)))
+        };
+        self.workers.iter().fold(Latencies::default(), |sum, worker| sum.plus(&of_worker(worker)))
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -146,6 +170,8 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -168,6 +194,8 @@ mod tests {
         assert_eq!(totals.of(Figure::WaitTime), 20);
         assert_eq!(totals.of(Figure::QueryTime), 3 + 4 + 5);
         assert_eq!(totals.of(Figure::TransactionTime), 3 + 500 + 4 + 5);
+        let latencies = ledger.latencies();
+        assert_eq!((latencies.count(), latencies.quantile(1.0)), (3, Some(Duration::from_micros(6))));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::bell::{Bell, Urgency};
 use super::clock::{Activity, Clock, Doing, Moment};
 use super::counters::{Counters, Figure, Ledger, Totals};
 use super::lent::{Borrower, Lent, LentFacts, LentRow};
-use crate::model::{Epoch, Peer, Pinned, UnixMillis};
+use crate::model::{Epoch, Latencies, Peer, Pinned, UnixMillis};
 
 /// Pinned sessions that are named in one acknowledgement.
 const PINNED_MAX: usize = 100;
@@ -200,6 +200,11 @@ impl Roster {
     /// What was counted of this database's traffic since the process began.
     pub fn totals(&self) -> Totals {
         self.ledger.totals()
+    }
+
+    /// How long this database's clients have waited for answers since the process began.
+    pub fn latencies(&self) -> Latencies {
+        self.ledger.latencies()
     }
 
     /// A session begins. It is [`Readiness::Behind`], idle, and without a server connection.

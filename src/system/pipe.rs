@@ -9,6 +9,7 @@
 //! copy of its bytes; and the target, which has the most to do, gets a message for 64 KiB instead of one for each row.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -124,7 +125,8 @@ impl RawSession {
 }
 
 /// Copies what `from_sql` (COPY ... TO STDOUT) gives on one side to `into_sql` (COPY ... FROM STDIN) on the other, in
-/// whatever transactions the two are. `moved` hears of bytes and rows as they go. After an error neither is of use.
+/// whatever transactions the two are. `moved` hears of bytes and rows as they go, and says how long to rest. After an error
+/// neither is of use.
 ///
 /// # Cancel safety
 /// None: drop both sessions with the future.
@@ -133,7 +135,7 @@ pub async fn copy(
     from_sql: &str,
     into: &mut RawSession,
     into_sql: &str,
-    moved: impl FnMut(usize, u64),
+    moved: impl FnMut(usize, u64) -> Duration,
 ) -> Result<(), SystemError> {
     let into_unread = into.begin_copy(into_sql, tag::COPY_IN_RESPONSE).await?;
     let from_unread = from.begin_copy(from_sql, tag::COPY_OUT_RESPONSE).await?;
@@ -147,7 +149,7 @@ pub async fn copy(
 }
 
 /// Moves CopyData until CopyDone, then reads the source to its ReadyForQuery.
-async fn pump<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, F: FnMut(usize, u64)>(
+async fn pump<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, F: FnMut(usize, u64) -> Duration>(
     mut source: Reader<'_, R>,
     mut target: Writer<'_, W, F>,
 ) -> Result<(), SystemError> {
@@ -254,7 +256,7 @@ fn empty_chunk() -> BytesMut {
     chunk
 }
 
-impl<W: AsyncWrite + Unpin, F: FnMut(usize, u64)> Writer<'_, W, F> {
+impl<W: AsyncWrite + Unpin, F: FnMut(usize, u64) -> Duration> Writer<'_, W, F> {
     /// Writes the chunk as one message, if there is anything in it.
     async fn send(&mut self) -> Result<(), SystemError> {
         let bytes = self.chunk.len() - HEADER_BYTES;
@@ -266,7 +268,10 @@ impl<W: AsyncWrite + Unpin, F: FnMut(usize, u64)> Writer<'_, W, F> {
             self.write_chunk().await;
             self.chunk.truncate(HEADER_BYTES);
         }
-        (self.moved)(bytes, std::mem::take(&mut self.rows));
+        let rest = (self.moved)(bytes, std::mem::take(&mut self.rows));
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
         Ok(())
     }
 

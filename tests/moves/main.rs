@@ -12,6 +12,7 @@ mod rights;
 mod roles;
 mod stage;
 mod streams;
+mod throttle;
 
 use clients::Load;
 use freehold::control::settings::CrashPoint;

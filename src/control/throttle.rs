@@ -1,0 +1,187 @@
+//! The throttle: copying rows slows down while clients wait longer for their answers than before the move.
+//!
+//! The proxy counts how long each answer took. Twice a second the 99th percentile of the last seconds is compared with the one from
+//! before the copy: above one and a half times that, copying takes a smaller share of its time and rests in between; below, it takes
+//! more again. Every worker that copies asks [`Throttle::rest_after`] how long to rest.
+//!
+//! # Why
+//! What a copy takes from clients (CPU, disk, cache, network) differs from server to server; a rate in bytes would be wrong for
+//! most. What the move may not do is to be felt, so that is what is measured. A share has a lower bound, so that a copy always ends:
+//! the load may have grown for reasons of its own.
+//!
+//! Only what this process relays is measured.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::model::{DatabaseId, Latencies};
+
+use super::error::StepError;
+use super::progress::Progress;
+use super::settings::LatencySource;
+use super::step::StepContext;
+
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): the 99th percentile of clients' waits before the copy, in microseconds.
+const NOTE_BEFORE: &str = "client_p99_before_us";
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Looks that one percentile is taken over.
+const WINDOW: usize = 4;
+/// With fewer answers there is no percentile to speak of.
+const ANSWERS_MIN: u64 = 200;
+/// With fewer answers in a window nobody feels anything.
+const FELT_MIN: u64 = 20;
+/// The whole of a share.
+const WHOLE: u32 = 1000;
+const PERCENTILE: f64 = 0.99;
+
+/// What share of its time copying takes. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Throttle {
+    share: Arc<AtomicU32>,
+}
+
+impl Throttle {
+    fn open() -> Throttle {
+        Throttle { share: Arc::new(AtomicU32::new(WHOLE)) }
+    }
+
+    /// How long a worker rests that has copied for so long.
+    pub(super) fn rest_after(&self, worked: Duration) -> Duration {
+        let share = self.share.load(Ordering::Relaxed).clamp(1, WHOLE);
+        worked.saturating_mul(WHOLE - share) / share
+    }
+}
+
+/// Measures, and sets the share.
+#[derive(Debug)]
+pub(super) struct Governor {
+    source: LatencySource,
+    database: DatabaseId,
+    before: Option<Duration>,
+    share_min: u32,
+    throttle: Throttle,
+    looks: VecDeque<Latencies>,
+    progress: Progress,
+}
+
+/// Remembers how long clients waited before the copy; the first time counts.
+pub(super) async fn note_before(ctx: &mut StepContext) -> Result<(), StepError> {
+    if ctx.facts().notes.contains_key(NOTE_BEFORE) {
+        return Ok(());
+    }
+    let Some(now) = ctx.settings.latencies.read(&ctx.record().database) else { return Ok(()) };
+    let lately = now.since(&ctx.latencies_before);
+    let all = if lately.count() < ANSWERS_MIN { now } else { lately };
+    if all.count() < ANSWERS_MIN {
+        return Ok(());
+    }
+    let micros = all.quantile(PERCENTILE).unwrap_or_default().as_micros();
+    ctx.remember(|facts| {
+        facts.notes.insert(NOTE_BEFORE.to_owned(), micros.to_string());
+    })
+    .await
+}
+
+impl Governor {
+    /// For the copy of this move; the throttle is open.
+    pub(super) fn of(ctx: &StepContext) -> Governor {
+        let before = ctx.facts().notes.get(NOTE_BEFORE).and_then(|micros| micros.parse().ok());
+        let before = before.map(Duration::from_micros);
+        ctx.progress.update(|progress| progress.client_p99_before = before);
+        Governor {
+            source: ctx.settings.latencies.clone(),
+            database: ctx.record().database.clone(),
+            before,
+            share_min: ctx.settings.copy_share_min.clamp(1, 100) * WHOLE / 100,
+            throttle: Throttle::open(),
+            looks: VecDeque::new(),
+            progress: ctx.progress.clone(),
+        }
+    }
+
+    pub(super) fn throttle(&self) -> Throttle {
+        self.throttle.clone()
+    }
+
+    /// Until it is dropped. Cancel-safe.
+    pub(super) async fn run(mut self) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let (Some(before), Some(now)) = (self.before, self.source.read(&self.database)) else { return };
+        let earlier = self.looks.front().unwrap_or(&now);
+        let window = now.since(earlier);
+        let p99 = (window.count() >= FELT_MIN).then(|| window.quantile(PERCENTILE)).flatten();
+        self.looks.push_back(now);
+        if self.looks.len() > WINDOW {
+            self.looks.pop_front();
+        }
+        let share = next_share(self.throttle.share.load(Ordering::Relaxed), self.share_min, p99, before);
+        self.throttle.share.store(share, Ordering::Relaxed);
+        self.progress.update(|progress| {
+            progress.client_p99 = p99;
+            progress.copy_share_percent = Some(share.div_ceil(WHOLE / 100));
+        });
+    }
+}
+
+/// What copying may take from now on, when clients waited so long lately. `None`: hardly anybody waited.
+fn next_share(share: u32, share_min: u32, p99: Option<Duration>, before: Duration) -> u32 {
+    /// Differences below this are no sign of anything.
+    const NOISE: Duration = Duration::from_micros(500);
+    let limit = (before * 3 / 2).max(before + NOISE);
+    let next = match p99 {
+        Some(p99) if p99 > limit * 2 => share * 2 / 5,
+        Some(p99) if p99 > limit => share * 7 / 10,
+        Some(p99) if p99 > limit * 4 / 5 => share,
+        _ => share * 6 / 5 + 1,
+    };
+    next.clamp(share_min.min(WHOLE), WHOLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: Duration = Duration::from_millis(10);
+
+    fn after_looks(share: u32, looks: usize, p99: Option<u64>) -> u32 {
+        (0..looks).fold(share, |share, _| next_share(share, 100, p99.map(Duration::from_millis), BEFORE))
+    }
+
+    #[test]
+    fn copying_slows_down_while_clients_wait_longer_and_never_stops() {
+        assert_eq!(after_looks(WHOLE, 1, Some(16)), 700);
+        assert_eq!(after_looks(WHOLE, 1, Some(31)), 400);
+        assert_eq!(after_looks(WHOLE, 50, Some(1000)), 100);
+    }
+
+    #[test]
+    fn it_takes_its_whole_time_again_when_they_do_not_or_when_nobody_is_there() {
+        assert_eq!(after_looks(100, 30, Some(9)), WHOLE);
+        assert_eq!(after_looks(100, 30, None), WHOLE);
+        assert_eq!(after_looks(300, 10, Some(14)), 300, "near the limit it stays as it is");
+    }
+
+    #[test]
+    fn a_tenth_of_a_millisecond_is_no_reason() {
+        let waits = Duration::from_micros(100);
+        assert_eq!(next_share(WHOLE, 100, Some(waits * 3), waits), WHOLE);
+    }
+
+    #[test]
+    fn a_worker_rests_in_proportion_to_its_work() {
+        let throttle = Throttle::open();
+        assert_eq!(throttle.rest_after(Duration::from_millis(10)), Duration::ZERO);
+        throttle.share.store(250, Ordering::Relaxed);
+        assert_eq!(throttle.rest_after(Duration::from_millis(10)), Duration::from_millis(30));
+    }
+}
