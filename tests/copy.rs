@@ -557,6 +557,7 @@ async fn rows_of_any_size_go_through_the_pipe_and_either_sides_refusal_is_its_ow
         let heard = |more_bytes: usize, more_rows: u64| {
             bytes += more_bytes;
             rows += more_rows;
+            Duration::ZERO
         };
         pipe::copy(&mut from, from_sql, &mut into, "COPY public.t FROM STDIN", heard).await?;
         Ok::<_, SystemError>((bytes, rows))

@@ -257,7 +257,12 @@ impl Session {
         if !is_held(record) {
             self.relay.tracker.ask_for_all_locks();
         }
-        match Box::pin(self.ask(record)).await? {
+        let mut answer = Box::pin(self.ask(record)).await?;
+        if answer.as_ref().is_err_and(SnapshotError::is_too_slow) {
+            // A cancel request of the client's may have met the question.
+            answer = Box::pin(self.ask(record)).await?;
+        }
+        match answer {
             Ok(mut state) => {
                 if let Some(tenancy) = &mut self.relay.tenancy {
                     tenancy.without_shared(&mut state);

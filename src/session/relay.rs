@@ -293,7 +293,8 @@ impl Relay {
             self.used = false;
             let stays = self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pinned());
             let is_known = self.tracker.freshness() <= Freshness::Unnamed;
-            let may_stay = stays && is_known;
+            let asks_again = self.tenancy.as_ref().is_some_and(|tenancy| tenancy.asks_again);
+            let may_stay = stays && is_known && !asks_again;
             if !may_stay && !self.detach_settled() {
                 return Some(Pause::Rest);
             }

@@ -16,6 +16,8 @@
 
 use std::collections::HashMap;
 
+use aho_corasick::AhoCorasick;
+
 mod calls;
 mod effects;
 mod judge;
@@ -29,7 +31,7 @@ use lexer::{Lexer, Token};
 
 pub(crate) use effects::Effects;
 pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
-pub(crate) use proof::touches_statements;
+pub(crate) use proof::{touches_reading, touches_statements};
 pub(crate) use screen::screen;
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};
@@ -636,16 +638,38 @@ pub(crate) struct Glance {
     pub(crate) sets: bool,
 }
 
-/// Whether a piece of a text that is too large to be held may run what cannot be asked for later. `names` are those of the
-/// database that do. Whoever calls one writes its name out, or an escaped one.
-pub(crate) fn mentions_opaque<'n>(part: &[u8], mut names: impl Iterator<Item = &'n [u8]>) -> bool {
+/// Names of a database's functions that do what cannot be asked for later.
+#[derive(Debug)]
+pub(crate) struct OpaqueNames {
+    /// `None`: there is none, or one that cannot be looked for.
+    names: Option<AhoCorasick>,
+    /// One of them may be written in more ways than one can look for.
+    is_written_otherwise: bool,
+}
+
+impl OpaqueNames {
+    pub(crate) fn of<'n>(names: impl Iterator<Item = &'n [u8]>) -> OpaqueNames {
+        let names: Vec<&[u8]> = names.collect();
+        let is_odd = |name: &&[u8]| name.is_empty() || !name.is_ascii() || name.contains(&b'"');
+        let found = AhoCorasick::builder().ascii_case_insensitive(true).build(&names);
+        let is_written_otherwise = names.iter().any(is_odd) || found.is_err();
+        OpaqueNames { names: found.ok().filter(|_| !names.is_empty()), is_written_otherwise }
+    }
+
+    /// Whether a piece of a text that is too large to be held may call one. Whoever does writes its name out, or an escaped one.
+    pub(crate) fn are_in(&self, part: &[u8]) -> bool {
+        self.is_written_otherwise || self.names.as_ref().is_some_and(|names| names.is_match(part))
+    }
+}
+
+/// Whether a piece of a text that is too large to be held may run what cannot be asked for later, by means of PostgreSQL's own.
+pub(crate) fn mentions_opaque(part: &[u8]) -> bool {
     const TEXTS: [&[u8]; 7] =
         [b"&\"", b"_to_xml", b"ts_stat", b"ts_rewrite", b"pg_settings", b"execute", b"language"];
     let mut folded = part.to_vec();
     folded.make_ascii_lowercase();
     let holds = |name: &[u8]| memchr::memmem::find(&folded, name).is_some();
     TEXTS.iter().any(|text| holds(text))
-        || names.any(|name| !name.is_ascii() || name.contains(&b'"') || holds(&name.to_ascii_lowercase()))
 }
 
 /// Looks at bytes, not tokens: the piece may begin and end anywhere. Large texts are mostly data, and rarely mention.

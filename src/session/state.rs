@@ -51,7 +51,7 @@ use std::fmt;
 pub use hints::{Hints, HintsCell};
 pub use reset::{Outcome as ResetOutcome, reset};
 pub use snapshot::{SnapshotError, snapshot};
-pub use soil::Soil;
+pub use soil::{Soil, reads_functions_otherwise};
 pub use tracker::{Bound, Freshness, StateTracker};
 pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 

@@ -62,6 +62,8 @@ pub(super) struct Tenancy {
     last: u64,
     /// Why it stays, for a person.
     pins: Vec<String>,
+    /// It stays because its state could not be read: it is asked for again behind each transaction.
+    pub(super) asks_again: bool,
     aim: Arc<Aim>,
     /// [`Pool::functions`](super::pool::Pool::functions) as the tracker knows them.
     functions: u64,
@@ -106,6 +108,7 @@ impl Tenancy {
             lease: None,
             last: 0,
             pins: Vec::new(),
+            asks_again: false,
             aim,
             defining: None,
         }
@@ -526,9 +529,15 @@ impl Session {
                 found = pins(&state);
                 if let Some(tenancy) = &mut self.relay.tenancy {
                     tenancy.learn(&state);
+                    tenancy.asks_again = false;
                 }
             }
-            Err(unknown) => found.push(unknown.0),
+            Err(unknown) => {
+                found.push(unknown.0);
+                if let Some(tenancy) = &mut self.relay.tenancy {
+                    tenancy.asks_again = true;
+                }
+            }
         }
         let of_statements = self.relay.tenancy.as_ref().and_then(|tenancy| tenancy.statements.pin());
         for pin in [self.relay.tracker.unnamed_pin(), of_statements].into_iter().flatten() {

@@ -471,3 +471,50 @@ async fn who_hangs_up_in_the_middle_of_a_query_spoils_no_connection() {
         assert_eq!(ask(&other, "SELECT 'served'").await, "served");
     }
 }
+
+/// Each function gives another answer where it was read, or planned, with another client's settings.
+const READ_ONCE: &str = "
+    CREATE FUNCTION public.midnight() RETURNS text LANGUAGE plpgsql AS
+        $$BEGIN RETURN extract(epoch FROM '2024-01-01 00:00'::timestamptz)::bigint; END$$;
+    CREATE FUNCTION public.day() RETURNS text LANGUAGE plpgsql AS
+        $$BEGIN RETURN extract(month FROM '01/02/2003'::date); END$$;
+    CREATE FUNCTION public.nothing(x int) RETURNS text LANGUAGE plpgsql AS
+        $$BEGIN IF x = null THEN RETURN 'null'; END IF; RETURN 'other'; END$$;
+    CREATE FUNCTION public.path() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN length('C:\\new'); END$$;";
+
+const READ_ALL: &str = "SELECT midnight(), day(), nothing(NULL), path()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_are_read_for_each_client_as_its_own_settings_say() {
+    let (server, stage) = stage(1);
+    server.psql_in("shop", READ_ONCE).unwrap();
+    let expected = "1704067200|1|other|6";
+    let settings = [
+        "timezone = 'Asia/Tokyo'",
+        "datestyle = 'ISO, DMY'",
+        "transform_null_equals = on",
+        "standard_conforming_strings = off",
+    ];
+    for setting in settings {
+        // On a connection on which nobody has called them yet.
+        stage.order(|record| record.generation += 1);
+        let other = stage.connect().await;
+        ask(&other, &format!("SET {setting}")).await;
+        assert_ne!(ask(&other, READ_ALL).await, expected, "{setting}");
+        let next = stage.connect().await;
+        assert_eq!(ask(&next, READ_ALL).await, expected, "after SET {setting}");
+
+        stage.order(|record| record.generation += 1);
+        ask(&next, "BEGIN").await;
+        ask(&next, &format!("SET LOCAL {setting}")).await;
+        assert_ne!(ask(&next, READ_ALL).await, expected, "{setting}");
+        ask(&next, "COMMIT").await;
+        assert_eq!(ask(&next, READ_ALL).await, expected, "after SET LOCAL {setting}");
+
+        stage.order(|record| record.generation += 1);
+        ask(&next, &format!("BEGIN; SET LOCAL {setting}; {READ_ALL}; COMMIT")).await;
+        assert_eq!(ask(&next, READ_ALL).await, expected, "after {setting} within one text");
+        let other_again = ask(&other, READ_ALL).await;
+        assert_ne!(other_again, expected, "{setting} is still its client's");
+    }
+}

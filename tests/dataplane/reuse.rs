@@ -256,3 +256,21 @@ async fn without_the_setting_each_client_gets_a_connection_of_its_own() {
     seen.dedup();
     assert_eq!(seen.len(), 2 * WORKERS);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_functions_were_read_under_other_rules_is_closed() {
+    let (server, stage) = stage();
+    let function = "CREATE FUNCTION public.path() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN length('C:\\new'); END$$";
+    server.psql_in("shop", function).unwrap();
+    for work in [
+        &["SET standard_conforming_strings = off", "SELECT path()"][..],
+        &["BEGIN; SET LOCAL standard_conforming_strings = off; SELECT path(); COMMIT"],
+    ] {
+        let (before, after, next) = next_after(&server, &stage, work).await;
+        assert_ne!(before, after, "{work:?}");
+        assert_eq!(ask(&next, "SELECT path()").await, "6", "{work:?}");
+    }
+    let (before, after, _next) =
+        next_after(&server, &stage, &["SET standard_conforming_strings = on", "SELECT path()"]).await;
+    assert_eq!(before, after, "what changes nothing is no reason");
+}

@@ -39,7 +39,7 @@ use self::permits::{Permit, Permits};
 pub(super) use self::shelf::Shelf;
 pub(super) use self::treasury::{Ground, Treasury};
 use super::serve::Origin;
-use super::state::{SessionState, Soil};
+use super::state::{SessionState, Soil, reads_functions_otherwise};
 use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
@@ -127,6 +127,11 @@ impl Pooled {
         self.record = Arc::clone(record);
         self.pid = pid;
         self.is_foreign = true;
+    }
+
+    /// Its client's settings may have decided how functions were read, for good.
+    fn reads_functions_otherwise(&self) -> bool {
+        reads_functions_otherwise(&self.state, &self.ground)
     }
 
     /// Takes away what its client may have left.

@@ -92,8 +92,11 @@ impl Shelf {
         self.pool.give_back(self, pooled);
     }
 
-    /// Gives one back in which its client may have left something: when that is gone.
+    /// Gives one back in which its client may have left something: when that is gone. Where nothing takes it away, the connection is closed.
     pub(in crate::session) fn clean_and_give_back(self: &Rc<Shelf>, mut pooled: Box<Pooled>, soil: Soil) {
+        if soil == Soil::Lasting || pooled.reads_functions_otherwise() {
+            return self.discard(pooled);
+        }
         let shelf = Rc::clone(self);
         event_loop::spawn(async move {
             let deadline = Instant::now() + shelf.pool.connect_time_max();

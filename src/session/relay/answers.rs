@@ -166,7 +166,7 @@ impl Relay {
         if name == "application_name" {
             self.member.set_application_name(value.to_owned());
         }
-        self.tracker.on_parameter_status(name, value);
+        self.tracker.on_reported_setting(name, value);
         Ok(())
     }
 

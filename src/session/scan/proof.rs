@@ -83,6 +83,23 @@ pub(crate) fn touches_statements(sql: &[u8]) -> bool {
     folded.contains(&b'\\') || memchr::memmem::find(&folded, b"u&").is_some() || WORDS.iter().any(is_spelled)
 }
 
+/// Whether a text may set what decides how functions are read that it calls: PL/pgSQL keeps what it has read for the connection's life.
+/// Drivers set `standard_conforming_strings = on` where they begin, which changes nothing.
+pub(crate) fn touches_reading(sql: &[u8]) -> bool {
+    const STRINGS: &[u8] = b"standard_conforming_strings";
+    let mut folded = sql.to_vec();
+    folded.make_ascii_lowercase();
+    let sets_otherwise = |at: usize| {
+        let rest = folded[at + STRINGS.len()..].trim_ascii_start();
+        let value = rest.strip_prefix(b"=").or(rest.strip_prefix(b"to"));
+        let value = value
+            .map(|value| value.trim_ascii_start().strip_prefix(b"on").unwrap_or(b"x").trim_ascii_start());
+        !value.is_some_and(|behind| behind.first().is_none_or(|&byte| byte == b';'))
+    };
+    memchr::memmem::find_iter(&folded, STRINGS).any(sets_otherwise)
+        || memchr::memmem::find(&folded, b"plpgsql.").is_some()
+}
+
 /// A dollar that begins no `$1` begins a literal.
 fn is_parameter(sql: &[u8], first: usize) -> bool {
     let dollars = memchr::memchr_iter(b'$', &sql[first..]);

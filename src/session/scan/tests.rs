@@ -366,3 +366,24 @@ fn judging_a_usual_text_costs_nanoseconds_not_microseconds() {
         assert!(each.as_micros() < 100, "{name} took {each:?}");
     }
 }
+
+#[test]
+fn a_text_that_decides_how_functions_are_read_is_found() {
+    for sql in [
+        "SET standard_conforming_strings = off",
+        "SET LOCAL Standard_Conforming_Strings TO 'off'",
+        "SELECT set_config('standard_conforming_strings', 'off', true)",
+        "SET standard_conforming_strings = on; SET standard_conforming_strings = off",
+        "SET standard_conforming_strings = online",
+        "SET plpgsql.variable_conflict = use_column",
+    ] {
+        assert!(touches_reading(sql.as_bytes()), "{sql}");
+    }
+    for sql in [
+        "SET standard_conforming_strings = on",
+        "SET standard_conforming_strings TO on ;SELECT 1",
+        "SELECT 1",
+    ] {
+        assert!(!touches_reading(sql.as_bytes()), "{sql}");
+    }
+}

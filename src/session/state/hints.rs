@@ -29,7 +29,7 @@ pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, sql};
 use self::reading::Reading;
 use self::verdicts::Verdicts;
 use super::snapshot::{Fields, Rows, SnapshotError};
-use crate::session::scan::{self, Backslashes, Effects, Names, Verdict};
+use crate::session::scan::{self, Backslashes, Effects, Names, OpaqueNames, Verdict};
 
 /// Shared by the sessions of a database on one worker.
 #[derive(Debug, Default)]
@@ -57,6 +57,8 @@ pub struct Hints {
     /// [`CATALOGUE`] at that moment.
     catalogue: Option<i64>,
     verdicts: Verdicts,
+    /// Made where a text is too large to be held.
+    opaque_names: OnceLock<OpaqueNames>,
 }
 
 /// The hints of a database, or room for them: filled by the first session that asks.
@@ -96,7 +98,9 @@ const MAJOR_KNOWN_MAX: u32 = 18;
 
 impl Hints {
     /// Reads the answer to [`sql`].
-    pub(super) fn from_rows(rows: &Rows) -> Result<Hints, SnapshotError> {
+    ///
+    /// A database may have thousands of functions; others of the worker have their turn meanwhile.
+    pub(super) async fn from_rows(rows: &Rows) -> Result<Hints, SnapshotError> {
         let mut reading = Reading::default();
         let (mut major, mut definitions, mut catalogue, mut all_definitions) = (0, None, None, None);
         for row in rows {
@@ -108,6 +112,9 @@ impl Hints {
                 all_definitions = fields.optional_number(4)?;
             } else {
                 reading.row(&fields)?;
+            }
+            if reading.is_turn_over() {
+                tokio::task::yield_now().await;
             }
         }
         let mut hints = reading.finish();
@@ -145,10 +152,13 @@ impl Hints {
         self.any | self.implied
     }
 
-    /// The names of those that do more than can be asked for.
-    pub(super) fn opaque_names(&self) -> impl Iterator<Item = &[u8]> {
-        let unseen = Effects::OPAQUE | Effects::LOCKS;
-        self.names.iter().filter(move |(_, effects)| effects.has(unseen)).map(|(name, _)| &**name)
+    /// Finds the names of those that do more than can be asked for.
+    pub(super) fn opaque_names(&self) -> &OpaqueNames {
+        self.opaque_names.get_or_init(|| {
+            let unseen = Effects::OPAQUE | Effects::LOCKS;
+            let named = self.names.iter().filter(|(_, effects)| effects.has(unseen));
+            OpaqueNames::of(named.map(|(name, _)| &**name))
+        })
     }
 
     fn names(&self) -> Known<'_> {

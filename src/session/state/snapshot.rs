@@ -116,7 +116,7 @@ async fn read_hints(
         return Ok(Arc::clone(before));
     }
     let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
-    Ok(Arc::new(Hints::from_rows(&rows)?))
+    Ok(Arc::new(Hints::from_rows(&rows).await?))
 }
 
 /// Runs `sql`, and parses the unnamed statement again in the same round trip. Where the server refuses that now (its

@@ -7,8 +7,12 @@
 
 use bytes::BytesMut;
 
+use super::SessionState;
 use crate::session::scan::Effects;
 use crate::wire::message::frontend;
+
+/// The setting that decides what a backslash in a string means.
+pub(super) const STRINGS: &str = "standard_conforming_strings";
 
 /// How much is to be taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -16,10 +20,23 @@ pub enum Soil {
     /// Nothing: all that ran leaves nothing behind.
     #[default]
     Clean,
-    /// Settings, role, locks, temporary objects, cursors, LISTEN, sequences, the state of `random()`.
+    /// Settings, role, locks, temporary objects, cursors, LISTEN, sequences, the state of `random()`, plans of functions, in which
+    /// constants are as the client's settings read them.
     Session,
     /// Prepared statements, too, with those that clients share.
     Statements,
+    /// Functions that were read under other rules: they stay so for the connection's life. It is closed.
+    Lasting,
+}
+
+/// Whether functions that this client called for the first time may have been read otherwise than with the settings that its connection began
+/// with: PL/pgSQL keeps what it has read of a function, and nothing but the connection's end takes that away.
+pub fn reads_functions_otherwise(client: &SessionState, began_with: &SessionState) -> bool {
+    let decides = |name: &str| name == STRINGS || name.starts_with("plpgsql.");
+    let differs = |(one, other): (&SessionState, &SessionState)| {
+        one.settings.iter().any(|(name, value)| decides(name) && other.settings.get(name) != Some(value))
+    };
+    differs((client, began_with)) || differs((began_with, client))
 }
 
 impl Soil {
@@ -35,7 +52,7 @@ impl Soil {
     /// Messages that take it away, of a connection that is outside of a transaction: a Query, or two.
     pub(in crate::session) fn cleaning(self) -> BytesMut {
         let mut batch = BytesMut::new();
-        if self == Soil::Clean {
+        if matches!(self, Soil::Clean | Soil::Lasting) {
             return batch;
         }
         let seed: f64 = rand::random_range(-1.0..=1.0);
@@ -45,7 +62,7 @@ impl Soil {
             &format!(
                 "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; \
                  SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed({seed}); \
-                 DISCARD TEMP; DISCARD SEQUENCES"
+                 DISCARD TEMP; DISCARD SEQUENCES; DISCARD PLANS"
             ),
         );
         if self == Soil::Statements {

@@ -15,6 +15,7 @@ use bytes::BytesMut;
 use super::bind::BindValues;
 use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
+use super::soil::STRINGS;
 use super::{AdvisoryLock, Hints, SessionState, Soil, TypeName, Unnamed};
 use crate::session::scan::{
     self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Unknown, Verdict, scan,
@@ -300,7 +301,7 @@ impl StateTracker {
     /// A Parse of Freehold's own is sent, of a text that this client has prepared or another one: its constants are computed.
     pub(in crate::session) fn on_injected(&mut self) {
         if !self.hints.as_ref().is_some_and(|hints| hints.any().is_none()) {
-            self.soil = Soil::Statements;
+            self.soil = self.soil.max(Soil::Statements);
         }
     }
 
@@ -311,12 +312,12 @@ impl StateTracker {
 
     /// Somebody else is changing definitions: what ran may have been something else than it was read as.
     pub(in crate::session) fn distrust(&mut self) {
-        self.soil = Soil::Statements;
+        self.soil = self.soil.max(Soil::Statements);
     }
 
     /// Something runs whose text is not at hand.
     fn run_unread(&mut self) {
-        self.soil = Soil::Statements;
+        self.soil = self.soil.max(Soil::Statements);
         let is_prepared = self.notes.as_ref().is_some_and(|notes| notes.sql_prepared_change);
         let asks = if self.lent || is_prepared { Effects::ASKS } else { Effects::NONE };
         match self.hints.as_ref().map(|hints| hints.any()) {
@@ -438,7 +439,7 @@ impl StateTracker {
         };
         self.changed();
         // What stands in the pieces may be cut anywhere.
-        self.soil = Soil::Statements;
+        self.soil = self.soil.max(Soil::Statements);
         self.unnamed_soil = Soil::Statements;
         self.unnamed_last = Some(Soil::Statements);
         self.large = Pieces::Sql;
@@ -460,10 +461,10 @@ impl StateTracker {
 
     fn cut_text(&mut self, part: &[u8]) {
         let unseen = match &self.hints {
-            Some(hints) => scan::mentions_opaque(part, hints.opaque_names()),
+            Some(hints) => scan::mentions_opaque(part) || hints.opaque_names().are_in(part),
             None => {
                 self.ran_unjudged = true;
-                scan::mentions_opaque(part, std::iter::empty())
+                scan::mentions_opaque(part)
             }
         };
         if unseen {
@@ -593,9 +594,17 @@ impl StateTracker {
     }
 
     /// Two settings decide how texts are read.
+    /// The server reports while the client works: what the client did has changed it.
+    pub fn on_reported_setting(&mut self, name: &str, value: &str) {
+        self.on_parameter_status(name, value);
+        if name == STRINGS {
+            self.soil = Soil::Lasting;
+        }
+    }
+
     pub fn on_parameter_status(&mut self, name: &str, value: &str) {
         match name {
-            "standard_conforming_strings" => {
+            STRINGS => {
                 self.backslashes = if value == "off" { Backslashes::Escape } else { Backslashes::Literal };
             }
             "client_encoding" => self.hides_backslashes = HIDING_ENCODINGS.contains(&value),
@@ -768,6 +777,9 @@ impl StateTracker {
     fn ran_text(&mut self, sql: &[u8], effects: Effects, culprit: impl FnOnce() -> String) {
         let before = self.parses_otherwise;
         self.ran(effects, culprit);
+        if self.soil_of(effects) != Soil::Clean && scan::touches_reading(sql) {
+            self.soil = Soil::Lasting;
+        }
         if !before && self.parses_otherwise {
             self.parses_otherwise = !scan::leaves_parsing_alone(sql);
         }
@@ -881,6 +893,9 @@ impl StateTracker {
 
     /// It has done what DISCARD ALL does not undo, or what nobody can tell by its name.
     pub(super) fn has_done_what_stays(&self) -> bool {
+        if self.soil == Soil::Lasting {
+            return true;
+        }
         let stays = |notes: &Notes| {
             let untold = notes.settings_overflow || notes.settings_computed || notes.settings_untold;
             untold || notes.opaque.is_some() || !notes.foreign.is_empty()

@@ -34,6 +34,11 @@ pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_
     pg_catalog.pg_stat_get_tuples_deleted(c.oid)) FROM pg_catalog.unnest(ARRAY[1247,1255,1259,2600,2603,2604,2605,2606,2610,\
     2611,2617,2618,2620,3079,3256,3350,3381,3466,3541]::pg_catalog.oid[]) c(oid)) END";
 
+/// A longer body is not read: its function counts as one that may do anything.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Of all bodies together so much is read, those of the oldest functions first.
+const BODIES_BYTES_MAX: usize = 16 << 20;
+
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has them.
 pub(in super::super) fn sql() -> String {
     let names: Vec<&str> = scan::not_harmless().collect();
@@ -41,7 +46,9 @@ pub(in super::super) fn sql() -> String {
         .replace("@names", &names.join(","))
         .replace("@definitions", DEFINITIONS)
         .replace("@all_definitions", ALL_DEFINITIONS)
-        .replace("@catalogue", CATALOGUE);
+        .replace("@catalogue", CATALOGUE)
+        .replace("@body_max", &BODY_BYTES_MAX.to_string())
+        .replace("@bodies_max", &BODIES_BYTES_MAX.to_string());
     expand(&sql, ("<<", ">>"))
 }
 
@@ -124,14 +131,15 @@ uses(owner, used) AS (
     JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
 SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
   (@catalogue)::text AS c, (@all_definitions)::text AS d, NULL AS e
-UNION ALL SELECT 'function', <<p.proname>>, <<l.lanname>>, p.provolatile::text, <<CASE WHEN p.oid < 16384 THEN 'initdb' ELSE (SELECT x.extname FROM pg_depend d
+UNION ALL SELECT 'function', <<p.proname>>, <<CASE WHEN p.is_unread THEN 'unread' ELSE l.lanname END>>, p.provolatile::text, <<CASE WHEN p.oid < 16384 THEN 'initdb' ELSE (SELECT x.extname FROM pg_depend d
     JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
     AND d.refclassid = 'pg_extension'::regclass) END>>,
-    <<CASE WHEN l.lanname = 'internal' THEN (SELECT min(b.proname) FROM pg_proc b JOIN special s ON s.oid = b.oid
+    <<CASE WHEN p.is_unread THEN NULL WHEN l.lanname = 'internal' THEN (SELECT min(b.proname) FROM pg_proc b JOIN special s ON s.oid = b.oid
       WHERE b.prosrc = p.prosrc AND p.prokind <> 'a')
     WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
-  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.oid >= 10000
-    AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
+  FROM (SELECT *, octet_length(prosrc) > @body_max OR sum(octet_length(prosrc)) OVER (ORDER BY oid) > @bodies_max AS is_unread
+      FROM pg_proc WHERE oid >= 10000) p JOIN pg_language l ON l.oid = p.prolang
+    WHERE NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
     AND p.prorettype <> ALL (ARRAY['internal', 'cstring', 'language_handler', 'fdw_handler', 'index_am_handler',
       'table_am_handler', 'tsm_handler']::regtype[]::oid[])
 UNION ALL SELECT 'uses', <<u.owner>>, <<u.used>>, NULL, NULL, NULL FROM uses u WHERE u.owner <> u.used

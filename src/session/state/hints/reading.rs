@@ -11,8 +11,10 @@ use crate::session::scan::{
 /// Names of settings that are kept.
 const SETTINGS_MAX: usize = 200;
 
-/// A longer body is not read.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+/// What is read in one go on a worker's thread: half a millisecond of work or so.
+const TURN_BYTES: usize = 8 * 1024;
+/// What a row costs beside its body.
+const ROW_BYTES: usize = 64;
 
 /// Extensions whose functions in C change no session, whatever their volatility says: PostgreSQL's own (manual, appendix F), and
 /// some that many databases have.
@@ -83,6 +85,8 @@ pub(super) struct Reading {
     functions: HashSet<Box<[u8]>>,
     settings: Vec<String>,
     triggers: Vec<Box<[u8]>>,
+    /// Bytes of bodies since [`Reading::is_turn_over`] said so last, and some for each row.
+    read: usize,
 }
 
 /// The names that a body holds.
@@ -161,9 +165,7 @@ impl Reading {
     }
 
     fn body(&mut self, owner: &[u8], body: &str, dialect: Dialect) -> Effects {
-        if body.len() > BODY_BYTES_MAX {
-            return Effects::ANY;
-        }
+        self.read += body.len();
         let mut mentioned = Mentioned::default();
         let effects = judge_body(body.as_bytes(), dialect, &mut mentioned);
         for name in mentioned.names {
@@ -187,7 +189,17 @@ impl Reading {
         }
     }
 
+    /// Others of the thread should have their turn.
+    pub(super) fn is_turn_over(&mut self) -> bool {
+        let is_over = self.read >= TURN_BYTES;
+        if is_over {
+            self.read = 0;
+        }
+        is_over
+    }
+
     pub(super) fn row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
+        self.read += ROW_BYTES;
         match fields.kind() {
             "function" => self.function(Function::read(fields)?),
             "uses" => self.uses(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
@@ -205,15 +217,19 @@ impl Reading {
 
     /// Whoever uses something has its effects, and so has whoever uses that one.
     fn spread(&mut self) {
+        let reach_any = self.users.remove(ANY_NAME).unwrap_or_default();
         let mut changed: Vec<Box<[u8]>> = self.effects.keys().cloned().collect();
+        let mut all = Effects::NONE;
         while let Some(name) = changed.pop() {
             let effects = self.effects.get(&name).copied().unwrap_or_default();
-            let users = self.users.get(&name).into_iter().chain(self.users.get(ANY_NAME)).flatten();
-            for user in users {
-                let known = self.effects.entry(user.clone()).or_default();
-                if *known | effects != *known {
-                    *known |= effects;
-                    changed.push(user.clone());
+            for user in self.users.get(&name).into_iter().flatten() {
+                add(&mut self.effects, user, effects, &mut changed);
+            }
+            // Not for each name: there may be thousands of either.
+            if all | effects != all {
+                all |= effects;
+                for user in &reach_any {
+                    add(&mut self.effects, user, all, &mut changed);
                 }
             }
         }
@@ -241,6 +257,19 @@ impl Reading {
         self.functions.retain(|name| !hints.names.contains_key(name));
         hints.functions = self.functions;
         hints
+    }
+}
+
+/// Gives a name more effects; one that had not all of them is listed among those that have changed.
+fn add(known: &mut HashMap<Box<[u8]>, Effects>, name: &[u8], effects: Effects, changed: &mut Vec<Box<[u8]>>) {
+    if !known.contains_key(name) {
+        known.insert(name.into(), Effects::NONE);
+    }
+    if let Some(own) = known.get_mut(name)
+        && *own | effects != *own
+    {
+        *own |= effects;
+        changed.push(name.into());
     }
 }
 

@@ -20,6 +20,11 @@ fn function(
     row
 }
 
+/// It waits for nothing but its turn.
+fn read(rows: &Rows) -> Result<Hints, SnapshotError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(Hints::from_rows(rows))
+}
+
 fn server(major: u32) -> Vec<Option<String>> {
     let mut row = row("server", &[]);
     row[1] = Some((major * 10_000 + 3).to_string());
@@ -46,7 +51,7 @@ fn a_name_has_the_effects_of_whatever_it_uses() {
         row("uses", &[Some("lock_view"), Some("pg_advisory_lock")]),
         row("opaque", &[Some("settings_view")]),
     ];
-    let hints = Hints::from_rows(&rows).unwrap();
+    let hints = read(&rows).unwrap();
     assert!(effects(&hints, "plain").is_none());
     for name in ["plain", "calls", "a_view", "parent"] {
         assert!(hints.names().effects(name.as_bytes()).has(Effects::UNPROVEN), "{name} runs code of users");
@@ -76,7 +81,7 @@ fn functions_in_other_languages_are_as_harmless_as_they_are_known() {
         function("alias", "internal", "v", None, Some("set_config")),
         function("sine", "internal", "i", None, None),
     ];
-    let hints = Hints::from_rows(&rows).unwrap();
+    let hints = read(&rows).unwrap();
     for name in ["similar", "uuid", "sine"] {
         assert!(effects(&hints, name).is_none(), "{name}");
     }
@@ -92,15 +97,15 @@ fn operators_and_newer_majors_hold_for_every_text() {
         function("dynamic", "plpgsql", "v", None, Some("BEGIN EXECUTE a; END")),
         row("uses", &[Some(""), Some("dynamic")]),
     ];
-    assert!(Hints::from_rows(&operator).unwrap().names().implied().has(Effects::OPAQUE));
-    assert!(Hints::from_rows(&vec![server(18)]).unwrap().names().implied().is_none());
-    assert!(Hints::from_rows(&vec![server(99)]).unwrap().names().implied().has(Effects::OPAQUE));
+    assert!(read(&operator).unwrap().names().implied().has(Effects::OPAQUE));
+    assert!(read(&vec![server(18)]).unwrap().names().implied().is_none());
+    assert!(read(&vec![server(99)]).unwrap().names().implied().has(Effects::OPAQUE));
 }
 
 #[test]
 fn names_in_other_characters_count_however_they_are_encoded() {
     let rows = vec![server(18), function("größe", "plpgsql", "v", None, Some("BEGIN EXECUTE a; END"))];
-    let hints = Hints::from_rows(&rows).unwrap();
+    let hints = read(&rows).unwrap();
     assert!(hints.names().effects(b"gr\xf6\xdfe").has(Effects::OPAQUE));
     assert!(hints.names().effects(b"groesse").is_none());
 }
@@ -109,6 +114,56 @@ fn names_in_other_characters_count_however_they_are_encoded() {
 fn a_setting_is_read_from_the_constant_of_a_tree() {
     let mut constant = row("constant", &[]);
     constant[2] = Some("48 0 0 0 97 112 112 46 100 102 108 116".to_owned());
-    let hints = Hints::from_rows(&vec![server(18), constant]).unwrap();
+    let hints = read(&vec![server(18), constant]).unwrap();
     assert_eq!(hints.settings, ["app.dflt"]);
+}
+
+#[test]
+fn thousands_of_functions_that_reach_any_other_are_read_in_turns() {
+    const FUNCTIONS: usize = 20_000;
+    let body = "BEGIN ANALYZE; PERFORM set_config('a.b', '1', false); RETURN 1; END";
+    let mut rows = vec![server(18)];
+    rows.extend((0..FUNCTIONS).map(|at| function(&format!("f{at}"), "plpgsql", "v", None, Some(body))));
+    let mut reading = Box::pin(Hints::from_rows(&rows));
+    let mut turns = 0;
+    let waker = std::task::Waker::noop();
+    let hints = loop {
+        turns += 1;
+        match reading.as_mut().poll(&mut std::task::Context::from_waker(waker)) {
+            std::task::Poll::Ready(hints) => break hints.unwrap(),
+            std::task::Poll::Pending => {}
+        }
+    };
+    assert!(turns > FUNCTIONS * body.len() / 10_000, "{turns} turns");
+    for name in ["f0", "f19999"] {
+        assert!(effects(&hints, name).has(Effects::ASKS), "{name}");
+    }
+}
+
+#[test]
+fn whoever_may_reach_any_function_has_the_effects_of_all() {
+    let rows = vec![
+        server(18),
+        function("reaches", "plpgsql", "v", None, Some("BEGIN ANALYZE; END")),
+        function("calls", "sql", "v", None, Some("SELECT reaches()")),
+        function("dynamic", "plpgsql", "v", None, Some("BEGIN EXECUTE a; END")),
+        function("locks", "sql", "v", None, Some("SELECT pg_advisory_lock(1)")),
+    ];
+    let hints = read(&rows).unwrap();
+    for name in ["reaches", "calls"] {
+        assert!(effects(&hints, name).has(Effects::OPAQUE), "{name}");
+        assert!(effects(&hints, name).has(Effects::LOCKS), "{name}");
+    }
+    assert!(!effects(&hints, "locks").has(Effects::OPAQUE));
+}
+
+#[test]
+fn names_are_found_in_a_large_text_however_they_are_written() {
+    let names = |names: &[&'static [u8]]| OpaqueNames::of(names.iter().copied());
+    assert!(names(&[b"do_it", b"other"]).are_in(b"insert into t select DO_IT(1)"));
+    assert!(!names(&[b"do_it", b"other"]).are_in(b"insert into t select 1"));
+    assert!(!names(&[]).are_in(b"anything"));
+    for odd in [&b"\xc3\xa4"[..], b"a\"b", b""] {
+        assert!(OpaqueNames::of([odd].into_iter()).are_in(b"nothing of it"));
+    }
 }
