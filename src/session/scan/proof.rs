@@ -94,7 +94,7 @@ pub(crate) fn touches_reading(sql: &[u8]) -> bool {
         let value = rest.strip_prefix(b"=").or(rest.strip_prefix(b"to"));
         let value = value
             .map(|value| value.trim_ascii_start().strip_prefix(b"on").unwrap_or(b"x").trim_ascii_start());
-        !value.is_some_and(|behind| behind.first().is_none_or(|&byte| byte == b';'))
+        value.is_none_or(|behind| behind.first().is_some_and(|&byte| byte != b';'))
     };
     memchr::memmem::find_iter(&folded, STRINGS).any(sets_otherwise)
         || memchr::memmem::find(&folded, b"plpgsql.").is_some()
