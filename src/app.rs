@@ -44,9 +44,9 @@ use crate::auth::scram::MockSecret;
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
 use crate::config::Config;
-use crate::control::Mover;
 use crate::control::keeper::Keeper;
 use crate::control::settings::LatencySource;
+use crate::control::{Mover, MoverSettings};
 use crate::frontend::listener::Listener;
 use crate::frontend::{Access, Balancers};
 use crate::model::{ProxyRecord, UnixMillis};
@@ -152,9 +152,7 @@ impl Serve {
         let follower = follow(&config, &catalog, &routes);
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(config.moves.logins_interval);
-        let mut mover_settings = settings::mover(&config, &connector, settings::fault()?);
-        mover_settings.latencies = latencies(&routes);
-        let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings));
+        let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings(&config, &connector, &routes)?));
         let keeper = Keeper::start(catalog.clone(), Arc::clone(&mover_settings), interval_seen);
 
         let access = doors(&config, &metrics, &keeper)?;
@@ -318,10 +316,16 @@ fn data_plane(
     }
 }
 
-/// Where the mover learns how long clients wait for answers.
-fn latencies(routes: &Arc<RouteTable>) -> LatencySource {
+/// What the mover may choose, and where it learns how long clients wait for answers.
+fn mover_settings(
+    config: &Config,
+    connector: &Connector,
+    routes: &Arc<RouteTable>,
+) -> Result<MoverSettings, ServeError> {
+    let mut mover = settings::mover(config, connector, settings::fault()?);
     let routes = Arc::clone(routes);
-    LatencySource::new(move |database| Some(routes.by_id(database)?.roster().latencies()))
+    mover.latencies = LatencySource::new(move |database| Some(routes.by_id(database)?.roster().latencies()));
+    Ok(mover)
 }
 
 async fn open_admin_port(
