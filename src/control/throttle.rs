@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WINDOW: usize = 4;
 /// With fewer answers there is no percentile to speak of.
 const ANSWERS_MIN: u64 = 200;
-/// With fewer answers in a window nobody feels anything.
+/// A window with fewer answers than this does not slow the copy down.
 const FELT_MIN: u64 = 20;
 /// The whole of a share.
 const WHOLE: u32 = 1000;

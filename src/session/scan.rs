@@ -656,7 +656,8 @@ impl OpaqueNames {
         OpaqueNames { names: found.ok().filter(|_| !names.is_empty()), is_written_otherwise }
     }
 
-    /// Whether a piece of a text that is too large to be held may call one. Whoever does writes its name out, or an escaped one.
+    /// Whether a piece of a text that is too large to be held may call one. A call contains the
+    /// function's name, as it is or with escapes.
     pub(crate) fn are_in(&self, part: &[u8]) -> bool {
         self.is_written_otherwise || self.names.as_ref().is_some_and(|names| names.is_match(part))
     }

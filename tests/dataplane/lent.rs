@@ -496,7 +496,7 @@ async fn functions_are_read_for_each_client_as_its_own_settings_say() {
         "standard_conforming_strings = off",
     ];
     for setting in settings {
-        // On a connection on which nobody has called them yet.
+        // A new connection, which has not read the functions yet.
         stage.order(|record| record.generation += 1);
         let other = stage.connect().await;
         ask(&other, &format!("SET {setting}")).await;
