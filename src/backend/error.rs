@@ -119,9 +119,15 @@ impl Explain for ConnectError {
 
     fn retry(&self) -> Retry {
         match self {
-            ConnectError::Refused { fields, .. } => match fields.sqlstate().as_str().get(..2) {
-                Some("28" | "3D" | "42" | "0A") => Retry::Never,
-                _ => Retry::Later,
+            ConnectError::Refused { fields, .. } => match fields.sqlstate().as_str() {
+                // The database lets nobody in now, or somebody works on it.
+                "55000" | "55006" => Retry::Later,
+                // Connections, resources, an operator, the system around, the server itself. The rest is what was asked for: a startup
+                // parameter, for one.
+                code => match code.get(..2) {
+                    Some("08" | "53" | "57" | "58" | "F0" | "XX") | None => Retry::Later,
+                    Some(_) => Retry::Never,
+                },
             },
             _ => Retry::Later,
         }

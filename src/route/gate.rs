@@ -91,7 +91,6 @@ pub struct Gate {
     shared: Arc<Shared>,
     /// One for each worker, so that handing out a pass counts references on the worker's own cache line.
     doors: Vec<Arc<CachePadded<Door>>>,
-    stalls: Mutex<Stalls>,
 }
 
 #[derive(Debug)]
@@ -102,6 +101,7 @@ struct Shared {
     wakers: Vec<Mutex<Wakers>>,
     drained: Notify,
     bell: Option<Arc<Bell>>,
+    stalls: Mutex<Stalls>,
 }
 
 /// Passes that are out, of one worker.
@@ -145,10 +145,11 @@ impl Gate {
             wakers: (0..workers).map(|_| Mutex::default()).collect(),
             drained: Notify::new(),
             bell,
+            stalls: Mutex::default(),
         });
         let door = |worker| Arc::new(CachePadded::new(Door { shared: Arc::clone(&shared), worker }));
         let doors = (0..workers).map(door).collect();
-        Gate { shared, doors, stalls: Mutex::default() }
+        Gate { shared, doors }
     }
 
     /// Lets a transaction in. Costs one atomic step on the worker's own memory and one load.
@@ -212,6 +213,7 @@ impl Gate {
         let turn = self.shared.turn.fetch_add(1, Ordering::SeqCst) + 1;
         if before != state {
             tracing::debug!(before = before.as_str(), now = state.as_str(), turn, "gate moved");
+            self.shared.note_shut(state);
         }
         self.shared.drained.notify_waiters();
         self.wake_all();
@@ -277,20 +279,25 @@ impl Gate {
     /// Remembers that a client's request waited so long. Call it before telling the roster that the session is ready, so
     /// that the report of a release is complete when the release is.
     pub fn record_stall(&self, waited: Duration) {
-        lock(&self.stalls).record(waited);
+        lock(&self.shared.stalls).record(waited);
         if let Some(bell) = &self.shared.bell {
             bell.ring(Urgency::Soon);
         }
     }
 
+    /// Remembers that a session's state was asked for while the gate was shut.
+    pub fn record_question(&self) {
+        lock(&self.shared.stalls).record_question();
+    }
+
     /// The stalls since the last [`Gate::take_stalls`].
     pub fn stalls(&self) -> StallReport {
-        lock(&self.stalls).report()
+        lock(&self.shared.stalls).report()
     }
 
     /// The stalls so far; begins anew.
     pub fn take_stalls(&self) -> StallReport {
-        std::mem::take(&mut *lock(&self.stalls)).report()
+        std::mem::take(&mut *lock(&self.shared.stalls)).report()
     }
 }
 
@@ -305,6 +312,20 @@ impl Shared {
 
     fn is_empty(&self) -> bool {
         self.count(Purpose::Transaction) == 0 && self.count(Purpose::Connect) == 0
+    }
+
+    /// Remembers when the gate was shut; whoever leaves it last, that it is empty.
+    fn note_shut(&self, state: GateState) {
+        if state == GateState::Held {
+            lock(&self.stalls).shut();
+            self.note_drained();
+        }
+    }
+
+    fn note_drained(&self) {
+        if self.is_empty() {
+            lock(&self.stalls).drained();
+        }
     }
 }
 
@@ -337,6 +358,9 @@ impl Door {
         };
         if !done {
             return;
+        }
+        if self.shared.state() == GateState::Held {
+            self.shared.note_drained();
         }
         self.shared.drained.notify_waiters();
         if let Some(bell) = &self.shared.bell {

@@ -1,6 +1,6 @@
-//! How long clients waited at a shut gate.
+//! How long clients waited at a shut gate, and what for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::model::StallReport;
 
@@ -15,6 +15,11 @@ pub(super) struct Stalls {
     held: u32,
     longest_us: u32,
     kept_us: Vec<u32>,
+    /// Sessions whose state had to be asked for meanwhile.
+    asked: u32,
+    shut_at: Option<Instant>,
+    /// Until the last transaction that was inside had left.
+    drained_in: Option<Duration>,
 }
 
 impl Stalls {
@@ -24,6 +29,22 @@ impl Stalls {
         self.longest_us = self.longest_us.max(us);
         if self.kept_us.len() < KEPT_MAX {
             self.kept_us.push(us);
+        }
+    }
+
+    pub(super) fn record_question(&mut self) {
+        self.asked = self.asked.saturating_add(1);
+    }
+
+    /// The gate is shut from now on.
+    pub(super) fn shut(&mut self) {
+        self.shut_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Nothing is inside any more. The first time counts: who tries in vain is inside for an instant.
+    pub(super) fn drained(&mut self) {
+        if let Some(shut_at) = self.shut_at {
+            self.drained_in.get_or_insert_with(|| shut_at.elapsed());
         }
     }
 
@@ -37,6 +58,8 @@ impl Stalls {
             longest: Duration::from_micros(u64::from(self.longest_us)),
             median: Duration::from_micros(u64::from(median)),
             waits_us: sorted.into_iter().map(u64::from).collect(),
+            asked: self.asked,
+            drained_in: self.drained_in.unwrap_or_default(),
         }
     }
 }

@@ -14,30 +14,39 @@
 //! session.
 //!
 //! # Why
-//! The state is asked for on the session's own server connection, which takes about a millisecond at a boundary;
-//! everything that takes longer runs beside the session ([`Slot`]). In the switch itself nothing is left to do but to
-//! exchange the connection. What the new server reports differently (`server_version`, for one) the client is told by
+//! The state is asked for on the session's own server connection, which takes about a millisecond at a boundary, and from then
+//! on it is followed ([`state`](super::state)): in the hold nothing is asked of a session that did nothing unknown since, and
+//! nothing is done for a twin that is in step. Everything that takes longer runs beside the session ([`Slot`]), and questions of
+//! many sessions come one after the other ([`Turn`]). In the switch itself nothing is left to do but to exchange the connection;
+//! sessions whose clients wait come first, and the old connections are closed little by little
+//! ([`farewells`]). What the new server reports differently (`server_version`, for one) the client is told by
 //! ParameterStatus, as it would be told of any change of a setting: hiding it would make a driver speak to the wrong version.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
 use super::counters;
 use super::ending::Ending;
+use super::farewells;
 use super::registry::Target;
+use super::relay::Unnamed;
 use super::restore::LockPatience;
+use super::sequence_memory::Parting;
 use super::serve::Session;
-use super::slot::{Plan, Slot};
+use super::slot::{Plan, Slot, Turn};
 use super::state::{Freshness, SessionState, SnapshotError, snapshot};
 use super::twin::Twin;
 use crate::backend::{self, QueryError};
 use crate::error::{Explain, Refusal, Retry, Severity, SqlState, chain};
-use crate::event_loop;
 use crate::model::{Epoch, GateOrder, Place, RouteRecord};
 use crate::route::{Activity, Readiness};
 use crate::wire::exchange::Rest;
+use crate::wire::message::frontend;
 
 /// How long the server may think about the question for a session's state before it is asked to stop; then as long again.
 const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(2);
@@ -60,6 +69,8 @@ pub(super) struct Travel {
     /// As it was last asked for; still right while the tracker says so.
     pub(super) state: Option<Arc<SessionState>>,
     pub(super) slot: Slot,
+    /// To ask for the state while clients run.
+    pub(super) turn: Option<Box<Turn>>,
     /// The twin was built from `state`, or is being brought to it.
     in_step: bool,
     /// The order at which the twin was built or brought in step last.
@@ -75,10 +86,18 @@ impl Travel {
             generation: record.generation,
             state: None,
             slot: Slot::default(),
+            turn: None,
             in_step: false,
             tried_for: 0,
             pressed_for: 0,
         }
+    }
+
+    /// `true`: something has come that was waited for.
+    #[inline]
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let has_turn = self.turn.as_mut().is_some_and(|turn| turn.poll(cx));
+        self.slot.poll(cx) || has_turn
     }
 }
 
@@ -124,7 +143,9 @@ impl Session {
     /// Nobody leaves.
     pub(super) fn stay(&mut self, record: &RouteRecord) -> Readiness {
         self.travel.slot.dismiss();
+        self.travel.turn = None;
         self.travel.state = None;
+        self.relay.tracker.unfollow();
         self.relay.worker.forget_hints(&record.database);
         Readiness::Ready { order: record.order }
     }
@@ -150,7 +171,16 @@ impl Session {
             }
             _ => {}
         }
-        let state = match self.take_state(record).await? {
+        if self.is_known_to_be_in_step() {
+            self.travel.turn = None;
+            return Ok(Readiness::Ready { order });
+        }
+        if !self.has_turn(record) {
+            return Ok(Readiness::Behind);
+        }
+        let taken = self.take_state(record).await?;
+        self.travel.turn = None;
+        let state = match taken {
             Ok(state) => state,
             Err(Unknown(reason)) => return Ok(self.pinned(order, vec![reason])),
         };
@@ -158,6 +188,26 @@ impl Session {
             pins if pins.is_empty() => Ok(self.advance(record, next, state)),
             pins => Ok(self.pinned(order, pins)),
         }
+    }
+
+    /// Nothing has changed since the twin was found to have all of the state.
+    fn is_known_to_be_in_step(&mut self) -> bool {
+        let is_known = self.relay.tracker.is_as_carried() && self.relay.exchange.rest() == Rest::Settled;
+        if is_known {
+            self.travel.slot.dismiss_dead();
+        }
+        is_known && matches!(self.travel.slot, Slot::Ready { .. })
+    }
+
+    /// Whether the session may ask for its state now, where it has to. While clients run, few of them do so at a time: each server takes
+    /// about a millisecond for its answer, and a client that comes meanwhile waits for it. One that waits for its turn serves its client.
+    fn has_turn(&mut self, record: &RouteRecord) -> bool {
+        let must_ask = !self.relay.tracker.knows_state() || self.travel.state.is_none();
+        if is_held(record) || !must_ask || !matches!(self.travel.slot, Slot::Ready { .. }) {
+            return true;
+        }
+        let turn = self.travel.turn.get_or_insert_with(|| Turn::queued(&self.relay.worker.warmers));
+        matches!(**turn, Turn::Given(_))
     }
 
     /// The reason may pass: looks again after a while.
@@ -174,12 +224,12 @@ impl Session {
         self.travel.slot.dismiss_dead();
         match std::mem::take(&mut self.travel.slot) {
             Slot::Ready { place, twin } => {
-                let wanted = self.relay.tracker.current(&state);
+                let wanted = self.to_carry(&state);
                 self.bring_in_step(record, place, twin, wanted)
             }
             Slot::Failed { place, reasons } if self.travel.tried_for == order => {
                 self.travel.slot = Slot::Failed { place, reasons: reasons.clone() };
-                Readiness::Pinned { order, reasons }
+                Readiness::Pinned { order, reasons: reasons.into_vec() }
             }
             other => {
                 let (tries, permit) = match other {
@@ -200,10 +250,13 @@ impl Session {
         record: &RouteRecord,
         place: Box<Place>,
         twin: Box<Twin>,
-        wanted: SessionState,
+        wanted: Arc<SessionState>,
     ) -> Readiness {
         let order = record.order;
         let complete = twin.is_complete(&wanted);
+        if complete {
+            self.relay.tracker.carried();
+        }
         let (enough, patience) = match is_held(record) {
             true => (complete, LockPatience::Wait(LOCK_WAIT_MAX)),
             // A lock may be missing as long as sessions run: the other twin lets go of it when it is in step.
@@ -228,6 +281,15 @@ impl Session {
         Readiness::Behind
     }
 
+    /// What the twin is to have. An unnamed statement is made again when the client asks for it, and most clients never do; but one with
+    /// types of the users' goes along.
+    fn to_carry(&self, state: &Arc<SessionState>) -> Arc<SessionState> {
+        match self.relay.tracker.unnamed_to_carry() {
+            Some(unnamed) => Arc::new(SessionState { unnamed: Some(unnamed), ..SessionState::clone(state) }),
+            None => Arc::clone(state),
+        }
+    }
+
     pub(super) fn plan(&self, place: &Place, state: Arc<SessionState>) -> Plan {
         let plane = &self.relay.worker.plane;
         Plan {
@@ -247,16 +309,23 @@ impl Session {
             let settling = Box::pin(self.relay.settle());
             timeout(SNAPSHOT_TIME_MAX, settling).await.map_err(|_| Ending::ServerVanished)??;
         }
-        if let Some(state) = &self.travel.state
-            && matches!(self.relay.tracker.freshness(), Freshness::Fresh | Freshness::Unnamed)
+        let last = self.travel.state.take();
+        if let Some(last) = &last
+            && let Some(state) = self.known_state(last)
         {
-            return Ok(Ok(Arc::clone(state)));
+            self.travel.in_step &= Arc::ptr_eq(last, &state);
+            self.travel.state = Some(Arc::clone(&state));
+            return Ok(Ok(state));
         }
         self.travel.in_step = false;
-        self.travel.state = None;
-        if !is_held(record) {
-            self.relay.tracker.ask_for_all_locks();
+        match is_held(record) {
+            true => self.relay.record_question(),
+            false => self.relay.tracker.ask_for_all_locks(),
         }
+        self.relay.tracker.follow_from_now();
+        // Cancel-safe: who is dropped while it waits is not asked.
+        let askers = Arc::clone(&self.relay.worker.askers);
+        let _permit = if is_held(record) { askers.acquire_owned().await.ok() } else { None };
         let mut answer = Box::pin(self.ask(record)).await?;
         if answer.as_ref().is_err_and(SnapshotError::is_too_slow) {
             // A cancel request of the client's may have met the question.
@@ -267,7 +336,9 @@ impl Session {
                 if let Some(tenancy) = &mut self.relay.tenancy {
                     tenancy.without_shared(&mut state);
                 }
-                let state = Arc::new(state);
+                self.relay.unnamed = Unnamed::OnServer;
+                state.unnamed = None;
+                let state = self.relay.tracker.followed().unwrap_or_else(|| Arc::new(state));
                 self.travel.state = Some(Arc::clone(&state));
                 Ok(Ok(state))
             }
@@ -276,6 +347,15 @@ impl Session {
                 let reason = if error.is_too_slow() { TIMEOUT_TOO_SHORT } else { "its state cannot be read" };
                 Ok(Err(Unknown(reason.to_owned())))
             }
+        }
+    }
+
+    /// The state, where it is known without asking; `last` is as it was known last.
+    fn known_state(&mut self, last: &Arc<SessionState>) -> Option<Arc<SessionState>> {
+        let tracker = &mut self.relay.tracker;
+        match tracker.is_following() {
+            true => tracker.followed(),
+            false => Some(last).filter(|_| tracker.freshness() <= Freshness::Unnamed).cloned(),
         }
     }
 
@@ -325,6 +405,10 @@ impl Session {
     async fn switch(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
         let began = Instant::now();
         self.relay.set_activity(Activity::Switching);
+        if !self.relay.is_waiting() {
+            // Behind those whose clients wait.
+            tokio::task::yield_now().await;
+        }
         let twin = match self.take_twin(record).await {
             Some(twin) => twin,
             None => self.build_now(record).await?,
@@ -338,8 +422,16 @@ impl Session {
     }
 
     /// The twin's connection is the session's from here on.
-    pub(super) fn go_on_with(&mut self, twin: Twin, record: &Arc<RouteRecord>) {
-        self.relay.tracker.on_switch(&twin.unnamed_types());
+    pub(super) fn go_on_with(&mut self, mut twin: Twin, record: &Arc<RouteRecord>) {
+        let (statements, hints) = (twin.take_statements(), self.relay.tracker.hints().cloned());
+        let carries_unnamed = twin.state().unnamed.is_some();
+        let types = match carries_unnamed {
+            true => twin.unnamed_types(),
+            false => self.relay.tracker.unnamed_oids(),
+        };
+        self.relay.tracker.on_switch(&types);
+        let owes = !carries_unnamed && self.relay.tracker.unnamed_parse().is_some();
+        self.relay.unnamed = if owes { Unnamed::Owed } else { Unnamed::OnServer };
         let server = twin.into_connection();
         let target = Target { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
         self.relay.member.switched(record.epoch, server.pid);
@@ -347,11 +439,15 @@ impl Session {
         counters::assigned(&self.relay.member);
         self.enlisted.point_to(target);
         if let Some(tenancy) = &mut self.relay.tenancy {
-            tenancy.moved(record, server.pid, &mut self.relay.worker.texts.borrow_mut());
+            tenancy.moved(record, server.pid);
         }
         let old = self.relay.replace_server(server);
         self.relay.set_activity(Activity::Idle);
-        event_loop::spawn(old.terminate());
+        let parting = Rc::new(Parting::of(old, statements, hints));
+        // A connection to the same place has nothing that restores what was drawn.
+        let moves = record.epoch != self.travel.epoch && self.relay.tenancy.is_none();
+        self.relay.remember(moves.then_some(&parting));
+        farewells::part_with(&self.relay.worker, parting);
         self.travel = Travel::at(record);
     }
 
@@ -370,7 +466,7 @@ impl Session {
             Ok(Ok(state)) if state.pins().is_empty() => state,
             _ => return None,
         };
-        let wanted = self.relay.tracker.current(&state);
+        let wanted = self.to_carry(&state);
         if twin.is_complete(&wanted) {
             return Some(twin);
         }
@@ -392,7 +488,7 @@ impl Session {
             pins if pins.is_empty() => {}
             pins => return Err(stranded(&pins)),
         }
-        let wanted = Arc::new(self.relay.tracker.current(&state));
+        let wanted = self.to_carry(&state);
         let plan = self.plan(&record.place, wanted);
         let deadline = Instant::now() + plan.time_max;
         loop {
@@ -405,6 +501,24 @@ impl Session {
                     return Err(stranded(&[error.message()]));
                 }
             }
+        }
+    }
+
+    /// The client asks for its unnamed statement, which its new server connection does not have yet. Where the server refuses it now, the
+    /// client hears that when it is bound.
+    pub(super) async fn restore_unnamed(&mut self) -> Result<(), Ending> {
+        self.relay.unnamed = Unnamed::OnServer;
+        let mut batch = BytesMut::new();
+        let Some(body) = self.relay.tracker.unnamed_parse() else { return Ok(()) };
+        frontend::parse_again(&mut batch, body);
+        frontend::sync(&mut batch);
+        let known = self.relay.before_own_exchange();
+        let time_max = self.relay.worker.plane.connect_time_max;
+        let made = timeout(time_max, Box::pin(self.relay.server.run_each(&batch))).await;
+        self.relay.after_own_exchange(&known);
+        match made {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Ending::ServerVanished),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which messages are read in passing, and what is read of them.
 
 use super::state::{Bound, StateTracker};
-use super::statements::{Failure, Statements, Told};
+use super::statements::{Failure, Schema, Statements, Told};
 use crate::error::{Severity, SqlState};
 use crate::model::quotas::MESSAGE_SIZES;
 use crate::wire::Violation;
@@ -14,7 +14,7 @@ use crate::wire::message::frontend::{SMALL_BODY_BYTES_MAX, body_bytes_max, tag a
 /// Requests that are read as a whole where they are small.
 pub(super) fn wants_request(tag: u8) -> bool {
     use request::*;
-    matches!(tag, QUERY | PARSE | BIND | EXECUTE | CLOSE | FUNCTION_CALL)
+    matches!(tag, QUERY | PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | FUNCTION_CALL)
 }
 
 /// Answers that are read as a whole where they are small; rows only while the tracker asks for them.
@@ -23,6 +23,7 @@ pub(super) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool {
     match tag {
         READY_FOR_QUERY | PARAMETER_STATUS | COMMAND_COMPLETE | ERROR_RESPONSE => true,
         DATA_ROW => tracker.watches_rows(),
+        PARAMETER_DESCRIPTION => tracker.is_following(),
         _ => false,
     }
 }
@@ -60,6 +61,7 @@ pub(super) fn track_request(
         (Part::Whole, request::QUERY) => tracker.on_query(body),
         (Part::Whole, request::PARSE) => tracker.on_parse(body),
         (Part::Whole, request::BIND) => tracker.on_bind(body, bound),
+        (Part::Whole, request::DESCRIBE) => tracker.on_describe(body),
         (Part::Whole, request::EXECUTE) => tracker.on_execute(body),
         (Part::Whole, request::CLOSE) => tracker.on_close(body),
         (Part::Whole, request::FUNCTION_CALL) => tracker.on_function_call(body),
@@ -85,6 +87,9 @@ pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piec
         }
         answer::ERROR_RESPONSE if exchange.goes_on_after_report() => tracker.on_error_in_pipeline(),
         answer::ERROR_RESPONSE => tracker.on_error(),
+        answer::PARAMETER_DESCRIPTION if tracker.is_following() => {
+            tracker.on_parameter_description(piece.body());
+        }
         answer::DATA_ROW if tracker.watches_rows() => tracker.on_data_row(piece.body()),
         _ => {}
     }
@@ -98,13 +103,18 @@ pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange,
         answer::COMMAND_COMPLETE => statements.on_command(piece.body()),
         answer::ERROR_RESPONSE => {
             let fields = ErrorFields::parse(piece.body()).ok();
-            statements.schema_changed |= fields.as_ref().is_some_and(is_outdated_plan);
-            let told = statements.on_error(Failure {
+            let failure = Failure {
                 in_extended: exchange.is_in_extended(),
                 request: exchange.failing_request(),
                 is_unclear: exchange.would_skip_unclearly(),
                 is_malformed: fields.as_ref().is_some_and(is_malformed),
-            });
+            };
+            match &fields {
+                Some(fields) if is_outdated_plan(fields) => statements.schema = Schema::Changed,
+                Some(fields) => statements.suspect(&failure, fields.sqlstate()),
+                None => {}
+            }
+            let told = statements.on_error(failure);
             let ends = fields.is_some_and(|fields| fields.severity() == Severity::Fatal);
             return if ends { Told::AsItCame } else { told };
         }
@@ -121,6 +131,11 @@ fn is_outdated_plan(fields: &ErrorFields) -> bool {
 /// The message could not be read.
 fn is_malformed(fields: &ErrorFields) -> bool {
     [SqlState::PROTOCOL_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(&fields.sqlstate())
+}
+
+/// Whether a CommandComplete is of what makes a session forget the values that it drew.
+pub(super) fn forgets_sequences(command: &[u8]) -> bool {
+    matches!(command.strip_suffix(b"\0").unwrap_or(command), b"DISCARD ALL" | b"DISCARD SEQUENCES")
 }
 
 /// Whether an ErrorResponse ends the connection.

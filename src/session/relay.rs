@@ -36,6 +36,7 @@ use super::limits::{Terms, Watch};
 use super::parking::Parking;
 use super::pipe::{Inbox, Outbox};
 use super::registry::Enlisted;
+use super::sequence_memory::{Parting, Recall};
 use super::state::{Freshness, StateTracker};
 use super::statements::Told;
 use super::tenancy::Tenancy;
@@ -45,12 +46,13 @@ use crate::route::{Activity, Gate, Member, Pass, Route, TurnWatch};
 use crate::tls::Stream;
 use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::message::backend::parameter_status;
+use crate::wire::message::frontend::parse_parse;
 
 /// Rounds of both directions in one poll; then other sessions of the worker have their turn.
 const ROUNDS_MAX: usize = 8;
 /// Messages of both directions that are looked at in one poll, before the round in which there are more is its last: a round may
 /// bring thousands, and each is work. Rows that nobody looks into do not count.
-const MESSAGES_MAX: usize = 512;
+const MESSAGES_MAX: u16 = 512;
 
 /// Why the relay stopped for now.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ pub(super) enum Pause {
     Rest,
     /// The client's request needs a server connection.
     Unserved,
+    /// The client's request asks for values that its session drew elsewhere.
+    Recall,
     Ended(Ending),
 }
 
@@ -76,6 +80,8 @@ enum Wait {
     Order,
     /// For a server connection that is lent.
     Connection,
+    /// For what the session drew from sequences elsewhere.
+    Recall,
 }
 
 /// A word for each direction.
@@ -91,6 +97,16 @@ enum LastWords {
     None,
     /// A FATAL error was forwarded: the client knows.
     Fatal,
+}
+
+/// Where the client's unnamed statement is, if it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unnamed {
+    OnServer,
+    /// Its server connection has not got it.
+    Owed,
+    /// The same, and the client's next request is about it.
+    Wanted,
 }
 
 /// Whether the server knows that the client sends nothing more.
@@ -130,6 +146,9 @@ pub(super) struct Relay {
     turns: TurnWatch,
     pass: Option<Pass>,
     wait: Wait,
+    /// Of a session that has gone on with another connection and may ask for what it drew from sequences before.
+    pub(super) recall: Option<Box<Recall>>,
+    pub(super) unnamed: Unnamed,
     /// Something is to be done at the next boundary.
     due: bool,
     /// A transaction has begun since the server connection was lent.
@@ -140,7 +159,7 @@ pub(super) struct Relay {
     /// Of the server's message that is being taken.
     told: Told,
     /// Messages that were looked at in this poll.
-    looked_at: usize,
+    looked_at: u16,
     /// The server connection was lent just now, and nobody has looked at it.
     pub(super) is_newly_lent: bool,
     goodbye: Goodbye,
@@ -191,6 +210,8 @@ impl Relay {
             to_server: Outbox::default(),
             turns,
             pass: None,
+            recall: None,
+            unnamed: Unnamed::OnServer,
             // The record may have changed since the connection was opened.
             due: true,
             used: false,
@@ -227,6 +248,9 @@ impl Relay {
                 self.due = false;
                 self.deaf_since = Some(Instant::now());
                 return Poll::Ready(Pause::Boundary);
+            }
+            if self.wait == Wait::Recall && self.is_quiet() {
+                return Poll::Ready(Pause::Recall);
             }
             if self.has_left() {
                 return Poll::Ready(Pause::Ended(Ending::ClientLeft));
@@ -309,8 +333,17 @@ impl Relay {
 
     /// The server connection is between two transactions, and nothing of the client's is on its way.
     pub(super) fn is_clean(&self) -> bool {
-        self.exchange.rest() != Rest::Busy
-            && self.requests.is_between_messages()
+        self.exchange.rest() != Rest::Busy && self.is_between_all()
+    }
+
+    /// The same within a transaction, where nothing of it is under way.
+    fn is_quiet(&self) -> bool {
+        self.exchange.is_between_cycles() && self.is_between_all()
+    }
+
+    /// No message is cut in the middle, or waits to be sent.
+    fn is_between_all(&self) -> bool {
+        self.requests.is_between_messages()
             && self.answers.is_between_messages()
             && self.answers.kept.is_empty()
             && self.to_server.is_empty()
@@ -396,6 +429,14 @@ impl Relay {
         self.to_client.queue(&news);
     }
 
+    /// The session has left a connection, or has nothing to remember of the one that it has left.
+    pub(super) fn remember(&mut self, parting: Option<&Rc<Parting>>) {
+        let before = self.recall.take();
+        let Some(parting) = parting else { return };
+        let parse = self.tracker.unnamed_parse().and_then(|body| parse_parse(body).ok());
+        self.recall = Some(Recall::after(before, parting, parse.map(|parse| parse.sql)));
+    }
+
     /// The client has left: the server connection is somebody else's.
     pub(super) fn give_up_server(&mut self) -> (Box<ServerConnection>, StateTracker) {
         (self.server.take(), std::mem::take(&mut self.tracker))
@@ -407,6 +448,25 @@ impl Relay {
             self.gate().record_stall(since.elapsed());
             self.wait = Wait::Order;
         }
+    }
+
+    /// The client waits at the gate.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.wait, Wait::Gate(_))
+    }
+
+    /// The client's next request is about its unnamed statement, which is to be made first.
+    pub(super) fn wants_unnamed(&mut self) -> bool {
+        let is_wanted = self.unnamed == Unnamed::Wanted;
+        if is_wanted {
+            self.unnamed = Unnamed::Owed;
+        }
+        is_wanted
+    }
+
+    /// The session's state is asked for while everybody waits.
+    pub(super) fn record_question(&self) {
+        self.gate().record_question();
     }
 
     /// Whether something of our own may still be said to the client: not in the middle of a server's message.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::state::{AdvisoryLock, LockKey, SessionState, Statement, TypeName, Unnamed};
+use super::state::{AdvisoryLock, LockKey, SessionState, Statement, TEXT_SEARCH, TypeName, Unnamed};
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
 
@@ -155,6 +155,9 @@ fn settings<'a>(old: &'a SessionState, new: &'a SessionState, login: &str, steps
         steps.push(Step::Set("session_authorization", None));
     }
     steps.extend(changes);
+    if new.has_other_path(old) && [old, new].iter().all(|state| !state.settings.contains_key(TEXT_SEARCH)) {
+        steps.push(Step::Set(TEXT_SEARCH, None));
+    }
     let user_now = if undressed { login } else { &old.session_user };
     let dressed = user_now != new.session_user;
     if dressed {
@@ -290,6 +293,7 @@ mod tests {
         let expected = [
             "Begin(0ns)",
             "Set(\"work_mem\", Some(\"64MB\"))",
+            "Set(\"default_text_search_config\", None)",
             "Set(\"session_authorization\", Some(\"bob\"))",
             "Set(\"role\", Some(\"reader\"))",
             "Prepare(\"s\", Sql { sql: \"PREPARE s AS SELECT 1\" })",

@@ -19,9 +19,11 @@ use std::collections::HashMap;
 use aho_corasick::AhoCorasick;
 
 mod calls;
+mod declared;
 mod effects;
 mod judge;
 mod lexer;
+mod memory;
 mod proof;
 mod screen;
 mod unicode;
@@ -29,9 +31,11 @@ mod words;
 
 use lexer::{Lexer, Token};
 
+pub(crate) use declared::{Kept, Used, declared, used};
 pub(crate) use effects::Effects;
 pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
-pub(crate) use proof::{touches_reading, touches_statements};
+pub(crate) use memory::{MemoryReads, memory_reads, reads_memory};
+pub(crate) use proof::touched;
 pub(crate) use screen::screen;
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};
@@ -557,12 +561,11 @@ const FOREIGN: [(&[&[u8]], &str); 5] = [
     ),
 ];
 
-/// Whether `seed` is what SET sets.
+/// Whether `seed` is what SET sets. It stays, also where it is set for the transaction alone.
 fn sets_seed(mut lexer: Lexer<'_>) -> bool {
     let named = |token: Token<'_>| token.is_name(b"seed");
-    lexer
-        .next()
-        .is_some_and(|token| named(token) || (token.is_word(b"SESSION") && lexer.next().is_some_and(named)))
+    let is_scope = |token: Token<'_>| token.is_word(b"SESSION") || token.is_word(b"LOCAL");
+    lexer.next().is_some_and(|token| named(token) || (is_scope(token) && lexer.next().is_some_and(named)))
 }
 
 /// What SET sets: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.
@@ -671,6 +674,11 @@ pub(crate) fn mentions_opaque(part: &[u8]) -> bool {
     folded.make_ascii_lowercase();
     let holds = |name: &[u8]| memchr::memmem::find(&folded, name).is_some();
     TEXTS.iter().any(|text| holds(text))
+}
+
+/// Whether the piece of a text may make something temporary.
+pub(crate) fn mentions_temporary(part: &[u8]) -> bool {
+    memchr::memchr2_iter(b't', b'T', part).any(|at| starts(&part[at..], b"temp"))
 }
 
 /// Looks at bytes, not tokens: the piece may begin and end anywhere. Large texts are mostly data, and rarely mention.

@@ -134,7 +134,7 @@ pub(super) struct Session {
 
 impl Session {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
-        if self.travel.slot.poll(cx) {
+        if self.travel.poll(cx) {
             self.relay.look_up();
         }
         let polled = self.relay.poll(cx);
@@ -178,9 +178,15 @@ impl Session {
 
     async fn after(&mut self, pause: Pause) -> Result<(), Ending> {
         match pause {
-            Pause::Boundary => self.follow().await,
+            Pause::Boundary => {
+                if self.relay.wants_unnamed() {
+                    self.restore_unnamed().await?;
+                }
+                self.follow().await
+            }
             Pause::Rest => self.rest().await,
             Pause::Unserved => self.borrow().await,
+            Pause::Recall => self.recall().await,
             Pause::Ended(ending) => Err(ending),
         }
     }

@@ -52,7 +52,7 @@ pub(super) enum Slot {
     /// The target does not take the session's state, or its role.
     Failed {
         place: Box<Place>,
-        reasons: Vec<String>,
+        reasons: Box<[String]>,
     },
     /// Something failed that may not fail again, or a reason to stay may pass.
     Resting {
@@ -64,6 +64,33 @@ pub(super) enum Slot {
 impl Default for Slot {
     fn default() -> Slot {
         Slot::Empty { tries: 0 }
+    }
+}
+
+/// A session's turn to ask for its state; it serves its client meanwhile.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Waits until few enough others of the worker ask.
+    Queued(Task<Option<OwnedSemaphorePermit>>),
+    Given(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>),
+}
+
+impl Turn {
+    pub(super) fn queued(warmers: &Arc<Semaphore>) -> Box<Turn> {
+        let warmers = Arc::clone(warmers);
+        Box::new(Turn::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() })))
+    }
+
+    /// `true`: it is the session's turn from now on.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let Turn::Queued(task) = self else { return false };
+        match task.poll(cx) {
+            Poll::Ready(permit) => {
+                *self = Turn::Given(permit.ok().flatten());
+                true
+            }
+            Poll::Pending => false,
+        }
     }
 }
 
@@ -95,7 +122,7 @@ impl Slot {
     pub(super) fn refreshing(
         place: Box<Place>,
         mut twin: Box<Twin>,
-        state: SessionState,
+        state: Arc<SessionState>,
         patience: LockPatience,
         time_max: Duration,
     ) -> Slot {
@@ -180,7 +207,7 @@ fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinE
                 tracing::warn!(system = %place.system, %error, tries, "a twin was not made; trying again");
                 Slot::resting(tries.saturating_add(1))
             }
-            reasons => Slot::Failed { place: Box::new(place.clone()), reasons },
+            reasons => Slot::Failed { place: Box::new(place.clone()), reasons: reasons.into() },
         },
         Err(_) => Slot::resting(tries.saturating_add(1)),
     }

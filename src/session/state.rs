@@ -37,10 +37,12 @@
 //! statement (no view shows it, and a snapshot destroys it).
 
 mod bind;
+mod followed;
 mod hints;
 mod ledger;
 mod notes;
 mod reset;
+mod shape;
 mod snapshot;
 mod soil;
 mod tracker;
@@ -50,9 +52,12 @@ use std::fmt;
 
 pub use hints::{Hints, HintsCell};
 pub use reset::{Outcome as ResetOutcome, reset};
+pub(in crate::session) use shape::questions as shape_questions;
+pub(super) use snapshot::unhex;
 pub use snapshot::{SnapshotError, snapshot};
+pub(super) use soil::TEXT_SEARCH;
 pub use soil::{Soil, reads_functions_otherwise};
-pub use tracker::{Bound, Freshness, StateTracker};
+pub use tracker::{Bound, Freshness, NamesUse, StateTracker};
 pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
 /// The key of an advisory lock. `pg_locks` tells both kinds apart by `objsubid` 1 and 2, and so do the locks.
@@ -135,7 +140,15 @@ impl SessionState {
         self.pins.iter().cloned().collect()
     }
 
-    /// What the session will not find again after it travelled: answers of `currval`, for one.
+    /// Names without a schema may mean something else than to a session with the other state.
+    pub(super) fn has_other_path(&self, other: &SessionState) -> bool {
+        const PATH: &str = "search_path";
+        self.settings.get(PATH) != other.settings.get(PATH)
+            || (&self.role, &self.session_user) != (&other.role, &other.session_user)
+    }
+
+    /// What the session will not find again after it travelled: answers of `currval`, for one, where nothing
+    /// restores them.
     pub fn losses(&self) -> Vec<String> {
         self.losses.iter().cloned().collect()
     }

@@ -55,6 +55,9 @@ const STATEMENTS_MAX: usize = 1_000;
 /// elsewhere, and pins the session.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Requests of a client whose answers are missing.
+const DUES_MAX: usize = 16 * 1024;
+
 /// Names of statements that one client can have, and what they may hold together: beyond it the session ends.
 const NAMES_MAX: usize = 50_000;
 const NAME_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -79,6 +82,20 @@ pub(super) enum Told {
     ParseComplete,
 }
 
+/// Whether statements may mean something else than when they were prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Schema {
+    /// They do not, as far as can be seen.
+    Same,
+    /// An error could come of it, and most often comes of something else.
+    Suspect,
+    /// An error comes of it, or of what the client does wrong.
+    Guessed,
+    /// Definitions were changed; a look at the catalogue tells whether they matter, which temporary tables do not.
+    Doubted,
+    Changed,
+}
+
 /// One client's statements, and what it waits for of them. See the module.
 #[derive(Debug)]
 pub(super) struct Statements {
@@ -101,8 +118,8 @@ pub(super) struct Statements {
     skipping: bool,
     /// Of the connection that the client has now.
     pub(super) server: OnServer,
-    /// A statement's result may have another shape than when it was prepared.
-    pub(super) schema_changed: bool,
+    /// What this client has done to what all statements mean.
+    pub(super) schema: Schema,
     injected: usize,
     /// What the last message binds, where that has a name.
     bound: Option<Rc<Prepared>>,
@@ -137,7 +154,7 @@ impl Statements {
             dues: VecDeque::new(),
             skipping: false,
             server: OnServer::default(),
-            schema_changed: false,
+            schema: Schema::Same,
             injected: 0,
             bound: None,
             out: BytesMut::new(),
@@ -269,6 +286,11 @@ impl Statements {
     /// The statement that the message binds which was asked about last, where the client's name for it is known.
     pub(super) fn bound(&self) -> Option<Bound<'_>> {
         self.bound.as_ref()?.bound()
+    }
+
+    /// Too many requests wait for their answers: stop reading the client. A server that is not told to flush keeps the answers of fewer.
+    pub(super) fn is_full(&self) -> bool {
+        self.dues.len() >= DUES_MAX
     }
 
     /// There are statements that the client will ask for by name.
@@ -667,6 +689,29 @@ impl Statements {
         }
     }
 
+    /// An error with this SQLSTATE came, and nobody has told [`Statements::on_error`]. A statement that clients share may have been
+    /// prepared for other types than there are now.
+    pub(super) fn suspect(&mut self, failure: &Failure, sqlstate: SqlState) {
+        let suspicion = match sqlstate.as_str() {
+            // No such function or operator, a wrong type, an unknown one, no cast, several functions.
+            "42883" | "42804" | "42P18" | "42846" | "42725" => Schema::Guessed,
+            // What clients do wrong themselves, too: a value that the type does not take.
+            "22P02" | "22P03" | "22003" | "22007" | "22008" => Schema::Suspect,
+            _ => return,
+        };
+        let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
+        // A Parse was analyzed just now.
+        let is_new = self.dues.iter().any(|due| Some(due.request) == failed);
+        if failure.in_extended && !is_new && !self.server.known.is_empty() {
+            self.schema = self.schema.max(suspicion);
+        }
+    }
+
+    /// Statements of before may mean something else now: each is made again before it is used.
+    pub(super) fn outdated(&mut self) {
+        self.server.doubt_all();
+    }
+
     /// An ErrorResponse came.
     pub(super) fn on_error(&mut self, failure: Failure) -> Told {
         // The first of them is the one that failed, or was skipped, too.
@@ -789,14 +834,7 @@ impl Statements {
         let command = command.strip_suffix(b"\0").unwrap_or(command);
         match command {
             b"DISCARD ALL" | b"DEALLOCATE ALL" => self.all_deallocated(),
-            // The shape of a result may change by them.
-            _ if [&b"ALTER "[..], b"DROP ", b"CREATE VIEW", b"CREATE FUNCTION"]
-                .iter()
-                .any(|verb| command.starts_with(verb)) =>
-            {
-                self.schema_changed = true;
-            }
-            _ => {}
+            _ => self.schema = self.schema.max(schema_after(command)),
         }
     }
 
@@ -817,17 +855,14 @@ impl Statements {
             self.forget_name(&name);
         }
     }
+}
 
-    /// The database has moved: the OIDs of types that it made itself are others now, and the server finds them anew.
-    pub(super) fn on_move(&mut self, texts: &mut Texts) {
-        self.unnamed.forget_unstable_types();
-        for prepared in self.names.values_mut() {
-            let stable = prepared.body.as_deref().and_then(texts::with_stable_types);
-            if let Some((_, text)) = stable.as_deref().and_then(split_name) {
-                // The ground is looked at when it is used.
-                *prepared = texts.share(text, Ground::Unsure);
-            }
-        }
+/// What a command with this tag has done to what names mean. Of the others, the tracker tells those that define something.
+fn schema_after(command: &[u8]) -> Schema {
+    let is_any_of = |verbs: &[&[u8]]| verbs.iter().any(|verb| command.starts_with(verb));
+    match is_any_of(&[b"ALTER ", b"DROP ", b"CREATE VIEW", b"CREATE FUNCTION", b"GRANT", b"REVOKE"]) {
+        true => Schema::Doubted,
+        false => Schema::Same,
     }
 }
 

@@ -36,7 +36,7 @@ use super::relay::Relay;
 use super::restore::LockPatience;
 use super::serve::Session;
 use super::state::{Freshness, SessionState, Soil, Statement};
-use super::statements::{Ground, PREFIX, Statements, Texts, digest};
+use super::statements::{Ground, PREFIX, Schema, Statements, Texts, digest};
 use super::twin::TwinError;
 use crate::backend::{Parameters, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
@@ -84,10 +84,15 @@ enum InLine {
     Late,
 }
 
+/// Whether statements that the client had prepared by SQL were prepared once more on its new connection.
+struct PreparedAgain(bool);
+
 /// Why a connection is not lent to a client.
 enum Unfit {
     /// It is dead; another one may do.
     Gone,
+    /// Functions have been read on it by other rules than the client's; a new one will do.
+    Read,
     /// It does not take the client's state.
     State(TwinError),
 }
@@ -147,6 +152,11 @@ impl Tenancy {
         texts: &mut Texts,
         ground: Ground,
     ) -> Option<&[u8]> {
+        let schema = self.shelf.pool.schema();
+        if let Some(lease) = self.lease.as_mut().filter(|lease| lease.schema != schema) {
+            lease.schema = schema;
+            self.statements.outdated();
+        }
         let is_taken = |name: &str| self.state.statements.contains_key(name);
         self.statements.on_request(piece, exchange, texts, ground, is_taken)
     }
@@ -171,10 +181,7 @@ impl Tenancy {
     }
 
     /// The session has moved to another connection, which belongs to no pool.
-    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: i32, texts: &mut Texts) {
-        if self.lease.as_ref().is_some_and(|lease| lease.record.epoch != record.epoch) {
-            self.statements.on_move(texts);
-        }
+    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: i32) {
         self.statements.server.close_all();
         self.statements.server.lose_unnamed();
         if let Some(lease) = &mut self.lease {
@@ -198,6 +205,7 @@ impl Tenancy {
         let fits = Arc::ptr_eq(&pooled.state, &self.state)
             && pooled.on_server.is_clean()
             && pooled.schema == pool.schema()
+            && !pool.is_look_due()
             && !pool.has_rested(&pooled, pool.settings().check_after)
             && pooled.twin.is_alive();
         if fits {
@@ -328,12 +336,32 @@ impl Relay {
         pooled.lent_to(None);
         pooled.on_server = std::mem::take(&mut tenancy.statements.server);
         pooled.on_server.end_loan();
-        if std::mem::take(&mut tenancy.statements.schema_changed) {
-            tenancy.shelf.pool.schema_changed();
+        let (mut soil, names) = (self.tracker.take_soil(), self.tracker.take_names());
+        pooled.has_run |= soil != Soil::Clean;
+        let pool = &tenancy.shelf.pool;
+        pool.saw_hints(self.tracker.hints());
+        let is_cleanable = soil == Soil::Clean || !pool.has_login_trigger();
+        if pool.keeps_other_names(&mut pooled, names) || !is_cleanable {
+            soil = Soil::Lasting;
         }
-        match self.tracker.take_soil() {
+        match soil {
             Soil::Clean => tenancy.shelf.give_back(pooled),
             soil => tenancy.shelf.clean_and_give_back(pooled, soil),
+        }
+    }
+
+    /// A transaction has ended. Whoever is told so finds that statements are prepared anew, where they may mean something else now.
+    pub(super) fn tell_of_schema(&mut self) {
+        let is_defining = self.tracker.is_defining();
+        let Some(tenancy) = &mut self.tenancy else { return };
+        let pool = &tenancy.shelf.pool;
+        match std::mem::replace(&mut tenancy.statements.schema, Schema::Same) {
+            Schema::Changed => pool.schema_changed(),
+            Schema::Doubted => pool.doubt_schema(),
+            _ if is_defining => pool.doubt_schema(),
+            Schema::Guessed => pool.guess_schema(),
+            Schema::Suspect => pool.suspect_schema(),
+            Schema::Same => {}
         }
     }
 
@@ -362,6 +390,7 @@ impl Relay {
         tenancy.functions = pool.functions();
         tenancy.definitions = pool.definitions();
         self.worker.forget_hints(self.route.id());
+        pool.saw_hints(self.tracker.hints());
         self.tracker.forget_hints();
     }
 
@@ -380,6 +409,10 @@ impl Relay {
         tenancy.defining = None;
         let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
         take_back(&mut pooled, &mut self.server);
+        // Nobody asks any more what its client has done.
+        if self.tracker.take_soil() != Soil::Clean {
+            tenancy.shelf.pool.guess_schema();
+        }
         tenancy.shelf.discard(pooled);
     }
 
@@ -426,7 +459,8 @@ impl Relay {
 impl Session {
     /// The client's request needs a connection: waits for one and makes it the client's.
     pub(super) async fn borrow(&mut self) -> Result<(), Ending> {
-        for _ in 0..TRIES_MAX {
+        let mut tries = 0;
+        while tries < TRIES_MAX {
             let Some(lending) = self.next_lending().await? else { return Ok(()) };
             let mut pooled = match lending {
                 Ok(pooled) => pooled,
@@ -434,13 +468,26 @@ impl Session {
             };
             let Some(tenancy) = &mut self.relay.tenancy else { return Ok(()) };
             match Box::pin(tenancy.make_fit(&mut pooled)).await {
-                Ok(()) => {
+                Ok(PreparedAgain(prepared_again)) => {
                     let record = Arc::clone(&pooled.record);
                     self.arrive(&record);
                     self.relay.attach(pooled);
+                    if prepared_again {
+                        self.relay.tracker.on_restored();
+                    }
                     return Ok(());
                 }
-                Err(Unfit::Gone) => tenancy.shelf.discard(pooled),
+                Err(Unfit::Gone) => {
+                    tries += 1;
+                    tenancy.shelf.discard(pooled);
+                }
+                // A new one takes its place.
+                Err(Unfit::Read) => tenancy.shelf.discard(pooled),
+                // What an earlier client did there may be the reason, as temporary tables are for `temp_buffers`.
+                Err(Unfit::State(_)) if pooled.was_lent && tries + 1 < TRIES_MAX => {
+                    tries += 1;
+                    tenancy.shelf.discard(pooled);
+                }
                 Err(Unfit::State(error)) => {
                     tracing::warn!(error = %chain(&error), "a connection does not take a client's state");
                     tenancy.shelf.discard(pooled);
@@ -527,7 +574,11 @@ impl Session {
             Ok(state) => {
                 self.relay.follow_definitions();
                 found = pins(&state);
+                let changes = self.relay.tracker.take_changes();
                 if let Some(tenancy) = &mut self.relay.tenancy {
+                    if let Some(changes) = changes {
+                        tenancy.shelf.pool.saw_changes(changes.as_deref());
+                    }
                     tenancy.learn(&state);
                     tenancy.asks_again = false;
                 }
@@ -589,9 +640,6 @@ impl Session {
         if record.epoch == self.travel.epoch {
             return;
         }
-        if let Some(tenancy) = &mut self.relay.tenancy {
-            tenancy.statements.on_move(&mut self.relay.worker.texts.borrow_mut());
-        }
         self.travel = Travel::at(record);
         self.relay.member.arrived(record.epoch);
     }
@@ -612,12 +660,16 @@ impl Session {
 impl Tenancy {
     /// Brings a connection from the state that its last client left to this client's, in one round trip at most for each
     /// kind of thing that differs.
-    async fn make_fit(&mut self, pooled: &mut Pooled) -> Result<(), Unfit> {
+    async fn make_fit(&mut self, pooled: &mut Pooled) -> Result<PreparedAgain, Unfit> {
         let pool = &self.shelf.pool;
         let deadline = Instant::now() + pool.connect_time_max();
         if !pooled.twin.is_alive() {
             return Err(Unfit::Gone);
         }
+        if pooled.has_read_otherwise(&self.state) {
+            return Err(Unfit::Read);
+        }
+        pool.look(pooled, deadline).await.map_err(|_| Unfit::Gone)?;
         let schema = pool.schema();
         if pooled.schema != schema {
             let closes = pooled.on_server.close_all();
@@ -635,8 +687,9 @@ impl Tenancy {
             pooled.twin.run_quietly(&question, deadline).await.map_err(|_| Unfit::Gone)?;
         }
         if Arc::ptr_eq(&pooled.state, &self.state) {
-            return Ok(());
+            return Ok(PreparedAgain(false));
         }
+        let mut prepared_again = false;
         if pooled.state != self.state {
             pooled.on_server.lose_unnamed();
             let changed = Box::pin(pooled.twin.refresh(&self.state, LockPatience::Try, deadline)).await;
@@ -644,14 +697,18 @@ impl Tenancy {
                 error @ TwinError::Parts(_) => Unfit::State(error),
                 _ => Unfit::Gone,
             })?;
+            prepared_again = !self.state.statements.is_empty();
         }
         pooled.state = Arc::clone(&self.state);
-        Ok(())
+        Ok(PreparedAgain(prepared_again))
     }
 
     /// What the client has now; its connection has the same.
     fn learn(&mut self, state: &SessionState) {
         let state = lendable(state.clone());
+        if let Some(ground) = self.shelf.ground() {
+            self.shelf.pool.saw_path(&state, &ground.state);
+        }
         if *self.state != state {
             self.state = match self.shelf.ground() {
                 Some(ground) if *ground.state == state => ground.state,

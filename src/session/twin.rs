@@ -9,14 +9,14 @@
 //! that the other major does not know or a type that is missing there is found while the session can still stay, and
 //! named. Inside the pause only the difference is applied, in one round trip.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_names};
-use super::state::{Hints, HintsCell, SessionState, SnapshotError, Soil, StateTracker, snapshot};
+use super::state::{Hints, HintsCell, SessionState, SnapshotError, Soil, StateTracker, Statement, snapshot};
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::tls::Connector;
@@ -157,8 +157,15 @@ impl Twin {
     ) -> Result<Twin, TwinError> {
         let mut twin = Twin::bare(request, connector, deadline).await?;
         let nothing = SessionState::default();
-        let reading = Box::pin(twin.read_back(&nothing));
-        twin.state = timeout_at(deadline, reading).await.map_err(|_| TwinError::Late)??;
+        let reading = timeout_at(deadline, Box::pin(twin.read_back(&nothing)));
+        let read = match reading.await.map_err(|_| TwinError::Late)? {
+            Err(TwinError::Verify(error)) if error.is_too_slow() => {
+                let patiently = timeout_at(deadline, Box::pin(twin.read_patiently()));
+                patiently.await.map_err(|_| TwinError::Late)?
+            }
+            read => read,
+        };
+        twin.state = read?;
         Ok(twin)
     }
 
@@ -175,6 +182,19 @@ impl Twin {
     /// What the connection was seen to have.
     pub(super) fn set_state(&mut self, state: SessionState) {
         self.state = state;
+    }
+
+    /// Asks questions of our own; the value that each is answered with, where it is.
+    pub(super) async fn ask(
+        &mut self,
+        batch: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<Option<String>>, TwinError> {
+        let asking = self.connection.run_each(batch);
+        let replies = timeout_at(deadline, asking).await.map_err(|_| TwinError::Late)??;
+        self.drop_notices();
+        let value = |reply: &Reply| Some(reply.results.last()?.value(0, 0)?.to_owned());
+        Ok(replies.iter().map(value).collect())
     }
 
     /// Runs messages of our own, with whatever comes of them.
@@ -252,6 +272,11 @@ impl Twin {
     /// The types of the unnamed statement it has, for [`StateTracker::on_switch`].
     pub fn unnamed_types(&self) -> Vec<u32> {
         self.state.unnamed.as_ref().map(|unnamed| oids_of(&unnamed.types, &self.types)).unwrap_or_default()
+    }
+
+    /// The prepared statements it has, for somebody who takes its connection.
+    pub(super) fn take_statements(&mut self) -> BTreeMap<String, Statement> {
+        std::mem::take(&mut self.state.statements)
     }
 
     /// The connection, to go on with. Its `parameters` are what the client is to be told of, where they differ.
@@ -362,6 +387,17 @@ impl Twin {
         let mut tracker = StateTracker::asking_for(like.settings.keys());
         let hints = HintsCell::of(Arc::new(Hints::default()));
         Ok(snapshot(&mut self.connection, &mut tracker, &hints).await?)
+    }
+
+    /// The state of a session that began with a `statement_timeout` too short for the question.
+    async fn read_patiently(&mut self) -> Result<SessionState, TwinError> {
+        const TIMEOUT: &str = "statement_timeout";
+        self.connection.query("SET statement_timeout TO 0").await?;
+        let mut state = self.read_back(&SessionState::default()).await?;
+        self.connection.query("RESET statement_timeout").await?;
+        // That was ours.
+        state.settings.remove(TIMEOUT);
+        Ok(state)
     }
 
     async fn verify(&mut self, wanted: &SessionState) -> Result<(), TwinError> {

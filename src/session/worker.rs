@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::acceptor::{Arrival, Lobby};
+use super::farewells::Farewells;
 use super::limits::{self, Ledger, Terms, Watch};
 use super::pool::{Pool, PoolParts};
 use super::reuse::Kept;
@@ -38,6 +39,10 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Sessions of a worker that take their state and build their twin at the same time, while nobody is held. Few, because a
 /// client that asks for something meanwhile waits for its own session's question to the server, not for a crowd's.
 const WARMERS_MAX: usize = 4;
+
+/// Sessions of a worker that ask for their state at the same time, while everybody is held: few enough that each server has its answer
+/// soon, and enough that no worker waits for a single one.
+const ASKERS_MAX: usize = 8;
 
 /// What the acceptor tells a worker.
 pub(super) enum Errand {
@@ -85,6 +90,10 @@ pub(super) struct Worker {
     next_session: Cell<u64>,
     /// Asked for before a twin is built without haste.
     pub(super) warmers: Arc<Semaphore>,
+    /// Asked for before a state is asked for in a hold.
+    pub(super) askers: Arc<Semaphore>,
+    /// Connections of sessions that go on with others.
+    pub(super) farewells: Farewells,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
     hints: RefCell<HashMap<DatabaseId, Arc<HintsCell>>>,
     parameters: RefCell<SharedParameters>,
@@ -118,6 +127,8 @@ impl Worker {
             terms: RefCell::default(),
             next_session: Cell::new(0),
             warmers: Arc::new(Semaphore::new(WARMERS_MAX)),
+            askers: Arc::new(Semaphore::new(ASKERS_MAX)),
+            farewells: Farewells::default(),
             hints: RefCell::default(),
             parameters: RefCell::default(),
             pools: RefCell::default(),
@@ -264,6 +275,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
                     drain_sessions(&worker, &sessions, drain).await;
                     worker.pools.take().values().for_each(|pool| pool.close_all());
                     worker.kept.close_all();
+                    worker.farewells.close_all();
                     let _ = stopped.send(());
                     return;
                 }

@@ -24,6 +24,11 @@
 //! itself is ambiguous, the doubt is a value ([`Rest::Doubtful`]) and not a guess. Tried against real servers with
 //! random conversations (`tests/dataplane/ledger.rs`).
 //! PostgreSQL's own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter 55.2 of the manual.
+//!
+//! One `I` is not believed. Where a Query follows messages of the extended protocol without a Sync between, PostgreSQL 18 answers `T` to the
+//! Query and `I` to the Sync, and does not commit: `EndImplicitTransactionBlock` has changed the state that is reported, and
+//! `finish_xact_command` has nothing to do, since the Query has called it already. The next command fails with XX000 and rolls everything
+//! back. A Sync that was sent alone, after `T`, can end no transaction: it is still open.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -103,6 +108,8 @@ enum Debt {
 #[derive(Debug)]
 pub struct Exchange {
     status: TransactionStatus,
+    /// The last report told of an open transaction, and the server has begun nothing since.
+    untouched: bool,
     ledger: Ledger,
     /// The other possibilities; almost always none.
     others: Vec<Ledger>,
@@ -127,7 +134,13 @@ impl Exchange {
             spoken: false,
             worked: false,
         };
-        Exchange { status: TransactionStatus::Idle, ledger, others: Vec::new(), lost: false }
+        Exchange {
+            status: TransactionStatus::Idle,
+            untouched: false,
+            ledger,
+            others: Vec::new(),
+            lost: false,
+        }
     }
 
     pub fn status(&self) -> TransactionStatus {
@@ -194,6 +207,12 @@ impl Exchange {
             && self.ledgers().all(|ledger| ledger.owed.is_empty() && !ledger.unsynced && !ledger.skipping)
     }
 
+    /// What was sent last ends what it stands behind: a ReadyForQuery will come for it, and nothing waits for a Sync.
+    pub fn ends_cycle(&self) -> bool {
+        let ends = |ledger: &Ledger| ledger.will_report() && ledger.owed.back().is_some_and(Owed::reports);
+        !self.lost && self.ledgers().all(ends)
+    }
+
     /// What is sent now is skipped: an error came, and no Sync has been sent since.
     pub fn skips(&self) -> bool {
         !self.lost && self.ledgers().all(|ledger| ledger.skipping)
@@ -249,6 +268,8 @@ impl Exchange {
         if matches!(tag, NOTICE_RESPONSE | NOTIFICATION_RESPONSE | PARAMETER_STATUS) {
             return;
         }
+        // Close is carried out without a transaction.
+        self.untouched &= tag == CLOSE_COMPLETE;
         if !self.others.is_empty() {
             self.strike_impossible(tag);
         }
@@ -261,17 +282,22 @@ impl Exchange {
         }
     }
 
-    /// ReadyForQuery arrived.
-    pub fn on_ready(&mut self, status: TransactionStatus) {
+    /// ReadyForQuery arrived. Returns how the transaction stands.
+    pub fn on_ready(&mut self, reported: TransactionStatus) -> TransactionStatus {
         if !self.others.is_empty() {
             self.strike_impossible(answer::READY_FOR_QUERY);
         }
-        self.status = status;
+        self.status = match reported {
+            TransactionStatus::Idle if self.untouched => TransactionStatus::InTransaction,
+            reported => reported,
+        };
+        self.untouched = self.status == TransactionStatus::InTransaction;
         self.ledger.on_ready();
         if !self.others.is_empty() {
             self.others.iter_mut().for_each(Ledger::on_ready);
             self.merge();
         }
+        self.status
     }
 
     fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
@@ -915,6 +941,22 @@ mod tests {
         assert!(!exchange.will_report(), "the Sync that ends the COPY must go through");
         feed(&mut exchange, "> S", 0);
         assert!(exchange.will_report());
+    }
+
+    #[test]
+    fn a_sync_alone_ends_no_transaction_whatever_is_reported() {
+        play(&[
+            ("> P B E Q S", Busy),
+            ("< 1 2 C T C ZT", Busy),
+            ("< ZI", Busy),
+            ("> S", Busy),
+            ("< ZI", Busy),
+        ]);
+        play(&[("> P B E Q", Busy), ("< 1 2 C C ZT", Busy), ("> C S", Busy), ("< 3 NW NN ZI", Busy)]);
+        // The server begins a command, and so ends the transaction; or it fails.
+        play(&[("> P B E Q", Busy), ("< 1 2 C C ZT", Busy), ("> P S", Busy), ("< 1 ZI", Settled)]);
+        play(&[("> P B E Q S", Busy), ("< 1 2 C C ZT ZI", Busy), ("> Q", Busy), ("< E ZI", Settled)]);
+        play(&[("> P B E Q S", Busy), ("< 1 2 C E ZI ZI", Settled)]);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Duty {
             GateOrder::Held { .. } => gate.inside() + gate.connecting(),
         };
         let stall = match record.gate {
-            GateOrder::Open => Some(gate.stalls()).filter(|stalls| stalls.held > 0),
+            GateOrder::Open => Some(gate.stalls()).filter(|stalls| stalls.held > 0 || stalls.asked > 0),
             GateOrder::Latched { .. } | GateOrder::Held { .. } => None,
         };
         Ack {

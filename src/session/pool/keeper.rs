@@ -45,6 +45,7 @@ pub(super) async fn keep(pool: Weak<Pool>) {
         if hints_read.is_over(HINTS_MAX, now) {
             hints_read = now;
             pool.permits.functions_changed();
+            pool.permits.shape.turn();
         }
         pool.tidy();
         pool.grow();
@@ -85,7 +86,7 @@ impl Pool {
     }
 
     /// Gives away what was not needed since the last survey, where clients of another worker wait.
-    fn survey(&self) {
+    fn survey(self: &Rc<Pool>) {
         for shelf in self.shelves.borrow().iter() {
             for _ in 0..shelf.surplus.get() {
                 let Some(other) = self.permits.needier(self.parts.worker, true) else { break };
@@ -102,7 +103,7 @@ impl Pool {
         self.surveyed.set(self.now.get());
     }
 
-    fn give_away(&self, mut pooled: Box<Pooled>, other: usize) {
+    fn give_away(self: &Rc<Pool>, mut pooled: Box<Pooled>, other: usize) {
         pooled.permit.give_to(other);
         self.close(pooled);
     }

@@ -17,16 +17,19 @@
 //! # Why
 //! A shelf is for one role and one list of startup parameters: what a client set in its startup packet is the ground that
 //! RESET goes back to, and no SET can put it there. Clients wait in the order in which they came, whatever shelf
-//! they need: a connection of another shelf is closed for the one who waits longest. A connection that was opened before
+//! they need: a connection of another shelf is closed for the one who waits longest, once it has served a few of its own kind. One that is
+//! being opened is for the first of its kind, and is never closed for another one before it was used: where clients of many kinds wait,
+//! connections would be opened and closed without end, and nobody served. A connection that was opened before
 //! the database moved is never lent.
 
 mod keeper;
 mod permits;
+mod shape;
 mod shelf;
 mod treasury;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +42,7 @@ use self::permits::{Permit, Permits};
 pub(super) use self::shelf::Shelf;
 pub(super) use self::treasury::{Ground, Treasury};
 use super::serve::Origin;
-use super::state::{SessionState, Soil, reads_functions_otherwise};
+use super::state::{self, Hints, NamesUse, SessionState, Soil, reads_functions_otherwise};
 use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
@@ -96,6 +99,11 @@ pub(super) struct PoolParts {
     pub(super) settings: PoolSettings,
 }
 
+/// A new connection serves so many clients of its kind, or for so long, before it makes room for another kind: where all clients were served
+/// strictly in turns, each of them would cost the server a new process.
+const ALIKE_MAX: u32 = 16;
+const ALIKE_TIME_MAX: Duration = Duration::from_millis(250);
+
 /// A connection, and what it has.
 #[derive(Debug)]
 pub(super) struct Pooled {
@@ -111,8 +119,17 @@ pub(super) struct Pooled {
     pub(super) schema: u64,
     /// It was not opened by this pool.
     is_foreign: bool,
+    /// A client has had it.
+    pub(super) was_lent: bool,
+    /// Functions may have been called on it, and read by the rules that it began with.
+    pub(super) has_run: bool,
+    /// Something has been run on it that keeps what a name meant by the search path of that moment.
+    keeps_found: bool,
     /// The turn of the gate at which it was last seen to be where the database is.
     turn: u64,
+    /// Those who waited for it and were given it.
+    served: u32,
+    opened: Instant,
     /// Both as the keeper's clock shows it.
     born: Moment,
     rested: Moment,
@@ -134,6 +151,16 @@ impl Pooled {
         reads_functions_otherwise(&self.state, &self.ground)
     }
 
+    /// Functions were read on it otherwise than a client with this state would read them.
+    pub(super) fn has_read_otherwise(&self, client: &SessionState) -> bool {
+        self.has_run && reads_functions_otherwise(client, &self.ground)
+    }
+
+    /// It was opened for clients of its kind a moment ago.
+    fn is_new(&self) -> bool {
+        self.served < ALIKE_MAX && self.opened.elapsed() < ALIKE_TIME_MAX
+    }
+
     /// Takes away what its client may have left.
     async fn clean(&mut self, soil: Soil, deadline: Instant) -> Result<(), TwinError> {
         // Those that its client made by SQL are part of the state that is to be gone.
@@ -148,7 +175,8 @@ impl Pooled {
     }
 
     /// The session that has it from now on; `None`: it is idle.
-    pub(super) fn lent_to(&self, session: Option<u64>) {
+    pub(super) fn lent_to(&mut self, session: Option<u64>) {
+        self.was_lent |= session.is_some();
         self.pid.set_borrower(session);
     }
 }
@@ -172,7 +200,8 @@ pub(super) struct Pool {
     treasury: Arc<Treasury>,
     shelves: RefCell<Vec<Rc<Shelf>>>,
     waiting: RefCell<VecDeque<Waiter>>,
-    opening: Cell<u32>,
+    /// Connections that are being closed and whose permits come back to this worker.
+    closing: Cell<u32>,
     numbers: Cell<u64>,
     /// Set by the keeper, so that no loan reads the time.
     now: Cell<Moment>,
@@ -182,6 +211,10 @@ pub(super) struct Pool {
     functions_read: Cell<u64>,
     /// [`Pool::definitions`] at that moment.
     definitions_read: Cell<u64>,
+    /// Some client has changed the path by which names are looked up.
+    paths_vary: Cell<bool>,
+    /// An event trigger runs for each login: what it does is not done again for a connection that is cleaned.
+    has_login_trigger: Cell<bool>,
 }
 
 /// What a worker knows of the functions of a database.
@@ -204,12 +237,14 @@ impl Pool {
             parts,
             shelves: RefCell::default(),
             waiting: RefCell::default(),
-            opening: Cell::new(0),
+            closing: Cell::new(0),
             numbers: Cell::new(0),
             now: Cell::new(Moment::now()),
             surveyed: Cell::new(Moment::now()),
             functions_read: Cell::new(0),
             definitions_read: Cell::new(0),
+            paths_vary: Cell::new(false),
+            has_login_trigger: Cell::new(false),
         });
         event_loop::spawn(keeper::keep(Rc::downgrade(&pool)));
         pool
@@ -227,6 +262,7 @@ impl Pool {
             pool: Rc::clone(self),
             idle: RefCell::default(),
             surplus: Cell::default(),
+            opening: Cell::default(),
             failure: RefCell::default(),
             failures: Cell::default(),
         });
@@ -247,7 +283,7 @@ impl Pool {
         !self.waiting.borrow().is_empty()
     }
 
-    /// Grows when statements that were prepared before may have results of another shape.
+    /// Grows when statements that were prepared before may mean something else now.
     pub(super) fn schema(&self) -> u64 {
         self.permits.schema()
     }
@@ -257,9 +293,52 @@ impl Pool {
         self.permits.functions()
     }
 
-    /// The shape of a result has changed, or may have.
+    /// What names and types mean has changed.
     pub(super) fn schema_changed(&self) {
         self.permits.schema_changed();
+    }
+
+    /// It may have, by a command: the catalogue is looked at before a connection is lent.
+    pub(super) fn doubt_schema(&self) {
+        self.permits.shape.doubt();
+    }
+
+    /// It may have, by something else: see [`Self::doubt_schema`].
+    pub(super) fn guess_schema(&self) {
+        self.permits.shape.guess();
+    }
+
+    /// An error may come of a change that nobody has seen, and most often comes of something else.
+    pub(super) fn suspect_schema(&self) {
+        self.permits.shape.suspect();
+    }
+
+    /// A session was told this count of changes.
+    pub(super) fn saw_changes(&self, changes: Option<&str>) {
+        self.permits.shape.saw_changes(changes);
+    }
+
+    /// The catalogue is to be looked at before a connection is lent.
+    pub(super) fn is_look_due(&self) -> bool {
+        self.permits.shape.due().is_some()
+    }
+
+    /// Looks at the catalogue, where that is due. Statements of before count as outdated where it has changed.
+    pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), TwinError> {
+        let shape = &self.permits.shape;
+        let Some(look) = shape.due() else { return Ok(()) };
+        pooled.on_server.lose_unnamed();
+        let mut answers = pooled.twin.ask(&state::shape_questions(look.needs_digest), deadline).await?;
+        if !look.needs_digest && !shape.is_counted(answers.first().and_then(Option::as_deref)) {
+            answers = pooled.twin.ask(&state::shape_questions(true), deadline).await?;
+        }
+        if let [changes, digest] = &mut answers[..]
+            && shape.learn(look, changes.take(), digest.take())
+        {
+            self.schema_changed();
+        }
+        shape.settle(look);
+        Ok(())
     }
 
     /// Grows when what functions, views or triggers do has changed, or may have.
@@ -297,8 +376,39 @@ impl Pool {
         pooled.rested.is_over(time, self.now.get())
     }
 
+    /// A loan has ended that did this with names. Whether the connection keeps what names meant, and clients differ in that, or it was
+    /// something temporary: it cannot be lent any more.
+    pub(super) fn keeps_other_names(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
+        pooled.keeps_found |= done.keeps_found();
+        if done.changes_path() {
+            self.paths_vary.set(true);
+        }
+        pooled.keeps_found && self.paths_vary.get() || done.keeps_temporary()
+    }
+
+    /// A client has this state; its connections begin with the other one.
+    pub(super) fn saw_path(&self, state: &SessionState, ground: &SessionState) {
+        if state.has_other_path(ground) {
+            self.paths_vary.set(true);
+        }
+    }
+
+    /// A client has read what the database's code does.
+    pub(super) fn saw_hints(&self, hints: Option<&Arc<Hints>>) {
+        if let Some(hints) = hints {
+            self.has_login_trigger.set(hints.has_login_trigger());
+        }
+    }
+
+    pub(super) fn has_login_trigger(&self) -> bool {
+        self.has_login_trigger.get()
+    }
+
     /// It is where the database is, no RECONNECT came after it, and the database is served. Looks closer only after a turn of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
+        if pooled.keeps_found && self.paths_vary.get() {
+            return false;
+        }
         let turn = self.route.turn();
         if pooled.turn == turn && !pooled.is_foreign {
             return true;
@@ -317,7 +427,7 @@ impl Pool {
     }
 
     /// The process stops: nothing is lent any more.
-    pub(super) fn close_all(&self) {
+    pub(super) fn close_all(self: &Rc<Pool>) {
         self.waiting.borrow_mut().clear();
         for shelf in self.shelves.take() {
             shelf.idle.take().into_iter().for_each(|pooled| self.close(pooled));
@@ -339,33 +449,55 @@ impl Pool {
         self.place(shelf, pooled);
     }
 
+    /// One that was used: for who waits longest.
     fn place(self: &Rc<Pool>, shelf: &Rc<Shelf>, pooled: Box<Pooled>) {
-        let Some(first) = self.first_in_line() else {
-            self.nobody_waits();
-            return shelf.idle.borrow_mut().push(pooled);
-        };
-        if !Rc::ptr_eq(&first, shelf) && self.may_open() && !first.rests() {
-            self.close(pooled);
-            return self.grow();
+        match self.first_in_line() {
+            Some(first) if !Rc::ptr_eq(&first, shelf) && self.is_for_others(shelf, pooled.is_new()) => {
+                self.close(pooled);
+                self.grow();
+            }
+            _ => self.place_alike(shelf, pooled),
         }
-        // Who is first is of its kind, or cannot be served now, with this permit or another.
-        self.place_alike(shelf, pooled);
+    }
+
+    /// Somebody who needs another kind is to have the place of a connection of this shelf.
+    fn is_for_others(self: &Rc<Pool>, shelf: &Rc<Shelf>, is_new: bool) -> bool {
+        if !self.may_open() {
+            return false;
+        }
+        // A place that is free, or will be when another connection is closed, does as well. Those who cannot be served now need none.
+        self.open_for_waiters();
+        let Some((first, other)) = self.next_to_open(self.closing.get()) else { return false };
+        match self.first_alike(shelf) {
+            Some(at) => at > first && !is_new,
+            None => !Rc::ptr_eq(&other, shelf),
+        }
+    }
+
+    /// Where in line the first one is whom a connection of this kind suits.
+    fn first_alike(&self, shelf: &Rc<Shelf>) -> Option<usize> {
+        let alike = |waiter: &Waiter| Rc::ptr_eq(&waiter.shelf, shelf) && !waiter.gives.is_closed();
+        self.waiting.borrow().iter().position(alike)
     }
 
     /// For who waits longest of those that it suits.
     fn place_alike(&self, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
-        loop {
-            let mut waiting = self.waiting.borrow_mut();
-            let alike = |waiter: &Waiter| Rc::ptr_eq(&waiter.shelf, shelf) && !waiter.gives.is_closed();
-            let next = waiting.iter().position(alike).and_then(|at| waiting.remove(at));
-            drop(waiting);
-            let Some(waiter) = next else {
-                return shelf.idle.borrow_mut().push(pooled);
-            };
+        pooled.served = pooled.served.saturating_add(1);
+        while let Some(at) = self.first_alike(shelf) {
+            let Some(waiter) = self.waiting.borrow_mut().remove(at) else { break };
             match waiter.gives.send(Ok(pooled)) {
                 Err(Ok(back)) => pooled = back,
-                _ => return,
+                _ => return self.look_who_waits(),
             }
+        }
+        shelf.idle.borrow_mut().push(pooled);
+        self.look_who_waits();
+    }
+
+    /// Other workers keep what they have where nobody waits here.
+    fn look_who_waits(&self) {
+        if self.first_in_line().is_none() {
+            self.nobody_waits();
         }
     }
 
@@ -388,11 +520,19 @@ impl Pool {
         waiting.front().map(|waiter| Rc::clone(&waiter.shelf))
     }
 
-    fn close(&self, pooled: Box<Pooled>) {
+    /// The permit is free when the server has no such process any more, or nearly so.
+    fn close(self: &Rc<Pool>, pooled: Box<Pooled>) {
+        let pool = (!pooled.permit.is_given()).then(|| Rc::clone(self));
+        if let Some(pool) = &pool {
+            pool.closing.set(pool.closing.get() + 1);
+        }
         event_loop::spawn(async move {
-            let Pooled { mut twin, permit: _permit, pid: _pid, .. } = *pooled;
-            // The permit is free when the server has no such process any more, or nearly so.
+            let Pooled { mut twin, permit, pid: _pid, .. } = *pooled;
             twin.take_connection().terminate().await;
+            drop(permit);
+            if let Some(pool) = pool {
+                pool.closing.set(pool.closing.get().saturating_sub(1));
+            }
         });
     }
 
@@ -401,12 +541,9 @@ impl Pool {
         if !self.may_open() {
             return;
         }
-        while let Some(shelf) = self.next_to_open() {
-            let Some(permit) = self.permit() else {
-                return self.permits.starve(self.parts.worker);
-            };
-            self.opening.set(self.opening.get() + 1);
-            event_loop::spawn(Rc::clone(self).open(shelf, permit));
+        if !self.open_for_waiters() {
+            self.make_room();
+            return self.permits.starve(self.parts.worker);
         }
         match self.first_in_line() {
             None => self.nobody_waits(),
@@ -414,29 +551,49 @@ impl Pool {
         }
     }
 
-    /// What the first one needs for whom no connection is being opened. Called whenever somebody begins to wait: it must not
-    /// look at everybody who does.
-    fn next_to_open(&self) -> Option<Rc<Shelf>> {
-        let waiting = self.waiting.borrow();
-        let mut openable = waiting.iter().filter(|waiter| !waiter.gives.is_closed() && !waiter.shelf.rests());
-        openable.nth(self.opening.get() as usize).map(|waiter| Rc::clone(&waiter.shelf))
+    /// Opens connections while there are permits. `false`: somebody waits for whom there is none.
+    fn open_for_waiters(self: &Rc<Pool>) -> bool {
+        while let Some((_, shelf)) = self.next_to_open(0) {
+            let Some(permit) = self.permit() else { return false };
+            shelf.opening.set(shelf.opening.get() + 1);
+            event_loop::spawn(Rc::clone(self).open(shelf, permit));
+        }
+        true
     }
 
-    /// A free one, or that of an idle connection which nobody waits for.
+    /// The first one, but for `covered`, for whom no connection is being opened: the place in line, and what kind it has to be. A
+    /// connection that is being opened is for the first of its kind. Called whenever somebody begins to wait: it must not look at
+    /// everybody who does.
+    fn next_to_open(&self, covered: u32) -> Option<(usize, Rc<Shelf>)> {
+        let waiting = self.waiting.borrow();
+        let mut being_opened: HashMap<*const Shelf, u32> = HashMap::new();
+        let mut is_uncovered = |waiter: &Waiter| match waiter.shelf.opening.get() {
+            0 => true,
+            opening => !take_one(being_opened.entry(Rc::as_ptr(&waiter.shelf)).or_insert(opening)),
+        };
+        let openable = |waiter: &Waiter| !waiter.gives.is_closed() && !waiter.shelf.rests();
+        let mut uncovered =
+            waiting.iter().enumerate().filter(|(_, waiter)| openable(waiter) && is_uncovered(waiter));
+        uncovered.nth(covered as usize).map(|(at, waiter)| (at, Rc::clone(&waiter.shelf)))
+    }
+
     fn permit(&self) -> Option<Permit> {
         let late = |waiter: &Waiter| waiter.since.elapsed() >= self.parts.settings.reserve_after;
         let reserve = match self.waiting.borrow().front().is_some_and(late) {
             true => self.parts.settings.reserve,
             false => 0,
         };
-        if let Some(permit) = self.permits.take(self.parts.worker, self.limit() + reserve) {
-            return Some(permit);
-        }
-        // Its permit comes back when it is closed, and that is heard.
-        if let Some(idle) = self.take_longest_idle() {
+        self.permits.take(self.parts.worker, self.limit() + reserve)
+    }
+
+    /// Closes an idle connection that nobody waits for, unless those that are being closed are enough. Its permit comes back when
+    /// it is closed, and that is heard.
+    fn make_room(self: &Rc<Pool>) {
+        if self.next_to_open(self.closing.get()).is_some()
+            && let Some(idle) = self.take_longest_idle()
+        {
             self.close(idle);
         }
-        None
     }
 
     fn take_longest_idle(&self) -> Option<Box<Pooled>> {
@@ -449,11 +606,14 @@ impl Pool {
 
     async fn open(self: Rc<Pool>, shelf: Rc<Shelf>, permit: Permit) {
         let opened = Box::pin(self.connect(&shelf, permit)).await;
-        self.opening.set(self.opening.get().saturating_sub(1));
+        shelf.opening.set(shelf.opening.get().saturating_sub(1));
         match opened {
             Ok(Some(pooled)) => {
                 shelf.succeeded();
-                self.place(&shelf, Box::new(pooled));
+                match self.first_alike(&shelf) {
+                    Some(_) => self.place_alike(&shelf, Box::new(pooled)),
+                    None => self.place(&shelf, Box::new(pooled)),
+                }
             }
             // Not now; the keeper looks again at the next turn.
             Ok(None) => {}
@@ -483,7 +643,12 @@ impl Pool {
             record,
             schema: self.schema(),
             is_foreign: false,
+            was_lent: false,
+            has_run: false,
+            keeps_found: false,
             turn: 0,
+            served: 0,
+            opened: Instant::now(),
             born: now,
             rested: now,
             permit,
@@ -506,4 +671,10 @@ impl Pool {
         shelf.failed(error.message());
         self.permits.ring(self.parts.worker);
     }
+}
+
+fn take_one(count: &mut u32) -> bool {
+    let is_left = *count > 0;
+    *count = count.saturating_sub(1);
+    is_left
 }

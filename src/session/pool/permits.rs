@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
+use super::shape::Shape;
+
 /// One for each database that is pooled by transaction.
 #[derive(Debug)]
 pub(super) struct Permits {
@@ -20,8 +22,10 @@ pub(super) struct Permits {
     /// Workers that wait and have less than their share.
     starving: AtomicU32,
     workers: Vec<Holding>,
-    /// Grows when statements that were prepared before may have results of another shape.
+    /// Grows when statements that were prepared before may mean something else now.
     schema: AtomicU64,
+    /// Whether it is time for that.
+    pub(super) shape: Shape,
     /// Grows when functions of the database may do to sessions what they did not before.
     functions: AtomicU64,
     /// Grows when definitions have changed, or may have.
@@ -66,7 +70,8 @@ impl Permits {
         let (open, starving) = (AtomicU32::new(0), AtomicU32::new(0));
         let (schema, functions, definitions) = Default::default();
         let defining = AtomicU32::new(0);
-        Arc::new(Permits { open, starving, workers, schema, functions, definitions, defining })
+        let shape = Shape::new();
+        Arc::new(Permits { open, starving, workers, schema, shape, functions, definitions, defining })
     }
 
     pub(super) fn define(self: &Arc<Permits>) -> Defining {
@@ -195,6 +200,11 @@ fn take_one(counter: &AtomicU32) -> bool {
 }
 
 impl Permit {
+    /// It is another worker's when it is dropped.
+    pub(super) fn is_given(&self) -> bool {
+        self.is_given
+    }
+
     /// Its connection is being closed so that `other` can have one.
     pub(super) fn give_to(&mut self, other: usize) {
         self.permits.workers[self.worker].held.fetch_sub(1, Ordering::Relaxed);

@@ -27,6 +27,8 @@ pub(in crate::session) struct Shelf {
     pub(super) idle: RefCell<Vec<Box<Pooled>>>,
     /// The fewest that were idle at the same time since the keeper's last survey: so many were not needed.
     pub(super) surplus: Cell<usize>,
+    /// Connections that are being opened.
+    pub(super) opening: Cell<u32>,
     /// What a new client is told without a connection of its own, and the state that it begins with.
     pub(super) ground: RefCell<Option<Ground>>,
     /// Why the last connection could not be opened, until one could.

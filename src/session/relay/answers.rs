@@ -11,8 +11,8 @@ use crate::session::pids::Pids;
 use crate::session::statements::Told;
 use crate::wire::exchange::Rest;
 use crate::wire::frame::Piece;
-use crate::wire::message::HEADER_BYTES;
 use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
+use crate::wire::message::{HEADER_BYTES, TransactionStatus};
 
 /// How far a stretch of answers has been looked at, and how much of it the client is told; what is not told was
 /// moved out of its way.
@@ -77,7 +77,7 @@ impl Relay {
             let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(Walked { taken, told }) };
             let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
             if piece.part.begins() {
-                self.looked_at += 1;
+                self.looked_at = self.looked_at.saturating_add(1);
                 self.told = self.note_answer(&piece)?;
             }
             if is_named {
@@ -121,6 +121,9 @@ impl Relay {
         match piece.tag {
             answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
             answer::PARAMETER_STATUS => self.on_parameter(piece.body())?,
+            answer::COMMAND_COMPLETE if self.recall.is_some() && observe::forgets_sequences(piece.body()) => {
+                self.recall = None;
+            }
             answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
             _ => {}
         }
@@ -136,8 +139,8 @@ impl Relay {
 
     /// The end of a statement; at a boundary the way out of the gate.
     fn on_ready(&mut self, body: &[u8]) -> Result<Told, Ending> {
-        let status = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
-        self.exchange.on_ready(status);
+        let reported = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
+        let status = self.exchange.on_ready(reported);
         // Not with each report: to look for equal ones takes longer than a server needs to report another value.
         if std::mem::take(&mut self.is_unshared) {
             self.worker.share(&mut self.server.parameters);
@@ -148,6 +151,9 @@ impl Relay {
         };
         if self.exchange.is_silent() {
             self.tracker.on_ready(status);
+        }
+        if status == TransactionStatus::Idle {
+            self.tell_of_schema();
         }
         if self.exchange.rest() != Rest::Busy {
             self.pass = None;

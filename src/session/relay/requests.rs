@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
-use super::{Goodbye, Relay, Wait};
+use super::{Goodbye, Relay, Unnamed, Wait};
 use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, GateState};
 use crate::session::counters;
@@ -21,7 +21,7 @@ use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
 use crate::wire::message::backend::{error_response, ready_for_query};
 use crate::wire::message::frontend::{is_request, tag as request};
-use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
+use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, TransactionStatus};
 
 /// The whole message.
 const TERMINATE: [u8; 5] = [request::TERMINATE, 0, 0, 0, 4];
@@ -183,7 +183,14 @@ impl Relay {
                     self.wait = Wait::Answers;
                     break;
                 }
+                if self.unnamed != Unnamed::OnServer && self.waits_for_unnamed(&bytes[taken..]) {
+                    self.wait = self.wait_for_order();
+                    break;
+                }
                 self.wait = self.admit(cx, tag);
+                if self.wait == Wait::Nothing && self.recall.is_some() {
+                    self.wait = self.wait_for_recall(&bytes[taken..]);
+                }
                 if self.wait != Wait::Nothing {
                     break;
                 }
@@ -213,7 +220,7 @@ impl Relay {
                 None => (false, piece.part.begins().then_some(piece.tag)),
             };
             taken = end;
-            self.looked_at += 1;
+            self.looked_at = self.looked_at.saturating_add(1);
             counters::forwarded(&self.member, first);
             self.note_request(&piece, replaced);
             self.tell_of_definitions();
@@ -246,6 +253,43 @@ impl Relay {
         self.exchange.will_report() && tenancy.statements.is_doubtful(message)
     }
 
+    /// The message that begins here may be about the unnamed statement that the server connection has not got yet: then it is made first,
+    /// at the boundary that is now. A Query or another unnamed Parse destroys it, wherever it is.
+    fn waits_for_unnamed(&mut self, bytes: &[u8]) -> bool {
+        let (tag, name) = (bytes.first().copied(), bytes.get(HEADER_BYTES));
+        match (tag, name) {
+            (Some(request::PARSE), None) => return false,
+            (Some(request::QUERY), _) | (Some(request::PARSE), Some(0)) => {
+                self.unnamed = Unnamed::OnServer;
+                return false;
+            }
+            (Some(tag), _) if !Exchange::begins_work(tag) => return false,
+            _ => {}
+        }
+        self.unnamed = Unnamed::Wanted;
+        self.due = true;
+        true
+    }
+
+    /// The messages that begin here may ask for what the session drew from sequences on a connection before: then that is restored
+    /// first, before the first of them, as nothing of ours may come between them and their Sync.
+    fn wait_for_recall(&mut self, bytes: &[u8]) -> Wait {
+        if self.recall.as_ref().is_some_and(|recall| recall.is_empty()) {
+            self.recall = None;
+        }
+        let is_between = self.exchange.is_between_cycles();
+        let Some(recall) = &mut self.recall else { return Wait::Nothing };
+        if !(is_between || self.exchange.ends_cycle()) || self.exchange.status() == TransactionStatus::Failed
+        {
+            return Wait::Nothing;
+        }
+        match recall.is_wanted_by(bytes) {
+            false => Wait::Nothing,
+            true if is_between => Wait::Recall,
+            true => Wait::Answers,
+        }
+    }
+
     /// What is sent in place of a piece of the client's, where its connection is lent or outlives it.
     fn replacement(&mut self, piece: &Piece<'_>) -> Option<&[u8]> {
         if piece.tag == request::TERMINATE && self.server_stays() {
@@ -273,7 +317,9 @@ impl Relay {
 
     /// Whether the message that begins with this tag may be forwarded now.
     fn admit(&mut self, cx: &mut Context<'_>, tag: u8) -> Wait {
-        if self.exchange.is_full() {
+        if self.exchange.is_full()
+            || self.tenancy.as_ref().is_some_and(|tenancy| tenancy.statements.is_full())
+        {
             return Wait::Answers;
         }
         match self.pass.is_some() {

@@ -28,9 +28,25 @@ impl Effects {
     pub(crate) const UNPROVEN: Effects = Effects(128);
     /// It may prepare or deallocate statements.
     pub(crate) const STATEMENTS: Effects = Effects(256);
+    /// It may set what decides how the bodies of functions are read that are called while it is set: PL/pgSQL keeps what it has read for
+    /// the connection's life.
+    pub(crate) const READING: Effects = Effects(512);
+    /// It may change what names are looked up by: the search path, or the role that stands in it.
+    pub(crate) const PATH: Effects = Effects(1024);
+    /// It may run what keeps, for the connection's life, what a name meant that is there in several schemas, by the search path of that moment:
+    /// a function in PL/pgSQL with the types of its variables; a domain, an index or a partition key with the functions that it calls.
+    pub(crate) const BY_PATH: Effects = Effects(2048);
+    /// It may run what keeps what a name meant, for the connection's life, whether that name is there once or more often.
+    pub(crate) const FINDS: Effects = Effects(4096);
+    /// It may make something in the temporary schema, which comes first in every search path, by a name that is kept so.
+    pub(crate) const TEMPORARY: Effects = Effects(8192);
 
     /// Of code that nobody can read. Whether it has changed definitions is asked together with the state.
     pub(crate) const ANY: Effects = Effects(Effects::ASKS.0 | Effects::OPAQUE.0 | Effects::LOCKS.0);
+
+    pub(crate) const fn with(self, other: Effects) -> Effects {
+        Effects(self.0 | other.0)
+    }
 
     pub(crate) const fn has(self, other: Effects) -> bool {
         self.0 & other.0 != 0

@@ -40,6 +40,10 @@ pub(crate) trait Names {
     fn implied(&mut self) -> Effects {
         Effects::NONE
     }
+    /// Of making something in the temporary schema by a name. `None`: it is not read what it is called.
+    fn makes_temporary(&mut self, _name: Option<&[u8]>) -> Effects {
+        Effects::TEMPORARY
+    }
     /// Of changing a definition.
     fn on_definition(&mut self) -> Effects {
         Effects::NONE
@@ -93,8 +97,8 @@ pub(crate) fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names)
     if !verdict.effects.has(Effects::UNPROVEN) && !proof::is_proven(sql, names) {
         verdict.effects |= Effects::UNPROVEN;
     }
-    if verdict.effects.has(Effects::UNPROVEN) && proof::touches_statements(sql) {
-        verdict.effects |= Effects::STATEMENTS;
+    if verdict.effects.has(Effects::UNPROVEN) {
+        verdict.effects |= proof::touched(sql);
     }
     verdict
 }
@@ -181,6 +185,8 @@ struct Judge<'n, N> {
     statements: u32,
     sees_settings_view: bool,
     sees_update: bool,
+    /// CREATE TYPE: more than one type is made, by other names.
+    makes_type: bool,
     /// PL/pgSQL: names of variables begin what looks like statements.
     declares: bool,
     cases: Vec<Case>,
@@ -204,6 +210,7 @@ impl<'n, N: Names> Judge<'n, N> {
             statements: 0,
             sees_settings_view: false,
             sees_update: false,
+            makes_type: false,
             declares: false,
             cases: Vec::new(),
         }
@@ -347,8 +354,8 @@ impl<'n, N: Names> Judge<'n, N> {
                 let inserts = before.is_some_and(|token| token.is_word(b"INSERT") || token.is_word(b"MERGE"));
                 if !inserts && self.dialect == Dialect::Sql {
                     // A table is made, which may be a temporary one, whatever stands in front of its name.
-                    let on_definition = self.names.on_definition();
-                    self.add(on_definition | Effects::ASKS | Effects::SCAN, word);
+                    let effects = self.names.on_definition() | self.makes_temporary(temporary_name(*lexer));
+                    self.add(effects | Effects::ASKS | Effects::SCAN, word);
                 }
                 self.introduced = Introduced::Next;
             }
@@ -375,6 +382,11 @@ impl<'n, N: Names> Judge<'n, N> {
             self.introduced = Introduced::Last;
         }
         self.name(name, is_quoted);
+        if self.in_temporary {
+            let token = if is_quoted { Token::Quoted(name) } else { Token::Word(name) };
+            let effects = self.makes_temporary(Some(token).filter(|_| !self.makes_type));
+            self.add(effects, b"");
+        }
         if name.eq_ignore_ascii_case(b"pg_settings") {
             self.sees_settings_view = true;
         }
@@ -475,8 +487,25 @@ impl<'n, N: Names> Judge<'n, N> {
             self.literals = Literals::Code;
         }
         let is_temporary = is(b"CREATE") && !makes_routine && creates_temporary(*lexer);
-        if !is_temporary {
-            self.add(Effects::DEFINES, b"");
+        let effects = match is_temporary {
+            true => self.makes_temporary(temporary_name(*lexer)),
+            false => Effects::DEFINES,
+        };
+        self.add(effects, b"");
+        self.makes_type |= lexer.peek().is_some_and(|next| next.is_word(b"TYPE"));
+    }
+
+    /// What it does to make something temporary that is called so.
+    fn makes_temporary(&mut self, name: Option<Token<'_>>) -> Effects {
+        let is_read = |name: &[u8]| name.is_ascii() && !name.contains(&TEMPLATE_NAME[0]);
+        match name {
+            Some(Token::Word(name)) if is_read(name) => {
+                with_folded(name, false, |name| self.names.makes_temporary(Some(name)))
+            }
+            Some(Token::Quoted(name)) if is_read(name) => {
+                with_folded(name, true, |name| self.names.makes_temporary(Some(name)))
+            }
+            _ => self.names.makes_temporary(None),
         }
     }
 
@@ -588,6 +617,41 @@ fn creates_temporary(mut lexer: Lexer<'_>) -> bool {
     let before: [&[u8]; 4] = [b"OR", b"REPLACE", b"LOCAL", b"GLOBAL"];
     let kind = lexer.find(|token| !before.iter().any(|word| token.is_word(word)));
     kind.is_some_and(|kind| kind.is_word(b"TEMP") || kind.is_word(b"TEMPORARY"))
+}
+
+/// The name of what is made, behind CREATE or INTO; `None`: it is written in a way that is not read here.
+fn temporary_name(mut lexer: Lexer<'_>) -> Option<Token<'_>> {
+    const BEFORE: [&[u8]; 14] = [
+        b"OR",
+        b"REPLACE",
+        b"LOCAL",
+        b"GLOBAL",
+        b"TEMP",
+        b"TEMPORARY",
+        b"UNLOGGED",
+        b"RECURSIVE",
+        b"TABLE",
+        b"VIEW",
+        b"SEQUENCE",
+        b"IF",
+        b"NOT",
+        b"EXISTS",
+    ];
+    let is_before = |token: &Token<'_>| BEFORE.iter().any(|word| token.is_word(word));
+    let mut name = lexer.find(|token| !is_before(token))?;
+    // What is called like one of those words may have such a word behind its name.
+    let is_behind = |word: &[u8]| {
+        matches!(meaning(word), Some(Meaning::Reserved | Meaning::Introduces | Meaning::Into))
+            || [&b"PARTITION"[..], b"OF"].iter().any(|other| word.eq_ignore_ascii_case(other))
+    };
+    if matches!(name, Token::Word(word) if is_behind(word)) {
+        return None;
+    }
+    while lexer.peek() == Some(Token::Symbol(b'.')) {
+        lexer.next();
+        name = lexer.next()?;
+    }
+    Some(name)
 }
 
 fn is_temporary(name: Token<'_>) -> bool {

@@ -74,21 +74,39 @@ pub(super) fn is_proven(sql: &[u8], names: &mut impl Names) -> bool {
     true
 }
 
-/// Whether the text mentions what changes prepared statements. What is spelled in another way is not proven, and counts, too.
-pub(crate) fn touches_statements(sql: &[u8]) -> bool {
-    const WORDS: [&[u8]; 5] = [b"prepare", b"deallocate", b"discard", b"execute", b"freehold_"];
-    let mut folded = sql.to_vec();
-    folded.make_ascii_lowercase();
-    let is_spelled = |word: &&[u8]| memchr::memmem::find(&folded, word).is_some();
-    folded.contains(&b'\\') || memchr::memmem::find(&folded, b"u&").is_some() || WORDS.iter().any(is_spelled)
+/// What a text that is not proven may change beside settings and the like, by the words in it: prepared statements, how the bodies of
+/// functions are read, and by which path names are looked up. What is spelled in another way may change prepared statements, too.
+pub(crate) fn touched(sql: &[u8]) -> Effects {
+    let folded = sql.to_ascii_lowercase();
+    let mut effects = Effects::NONE;
+    if touches_statements(&folded) {
+        effects |= Effects::STATEMENTS;
+    }
+    if touches_reading(&folded) {
+        effects |= Effects::READING;
+    }
+    if touches_path(&folded) {
+        effects |= Effects::PATH;
+    }
+    effects
 }
 
-/// Whether a text may set what decides how functions are read that it calls: PL/pgSQL keeps what it has read for the connection's life.
+/// `SET SCHEMA` is another name of `SET search_path`, and `"$user"` in it is the role.
+fn touches_path(folded: &[u8]) -> bool {
+    let is_there = |word: &[u8]| memchr::memmem::find(folded, word).is_some();
+    is_there(b"search_path")
+        || is_there(b"authorization")
+        || is_there(b"set") && (is_there(b"role") || is_there(b"schema"))
+}
+
+fn touches_statements(folded: &[u8]) -> bool {
+    const WORDS: [&[u8]; 6] = [b"prepare", b"deallocate", b"discard", b"execute", b"freehold_", b"u&"];
+    folded.contains(&b'\\') || WORDS.iter().any(|word| memchr::memmem::find(folded, word).is_some())
+}
+
 /// Drivers set `standard_conforming_strings = on` where they begin, which changes nothing.
-pub(crate) fn touches_reading(sql: &[u8]) -> bool {
+fn touches_reading(folded: &[u8]) -> bool {
     const STRINGS: &[u8] = b"standard_conforming_strings";
-    let mut folded = sql.to_vec();
-    folded.make_ascii_lowercase();
     let sets_otherwise = |at: usize| {
         let rest = folded[at + STRINGS.len()..].trim_ascii_start();
         let value = rest.strip_prefix(b"=").or(rest.strip_prefix(b"to"));
@@ -96,8 +114,8 @@ pub(crate) fn touches_reading(sql: &[u8]) -> bool {
             .map(|value| value.trim_ascii_start().strip_prefix(b"on").unwrap_or(b"x").trim_ascii_start());
         value.is_none_or(|behind| behind.first().is_some_and(|&byte| byte != b';'))
     };
-    memchr::memmem::find_iter(&folded, STRINGS).any(sets_otherwise)
-        || memchr::memmem::find(&folded, b"plpgsql.").is_some()
+    memchr::memmem::find_iter(folded, STRINGS).any(sets_otherwise)
+        || memchr::memmem::find(folded, b"plpgsql.").is_some()
 }
 
 /// A dollar that begins no `$1` begins a literal.
@@ -134,6 +152,7 @@ fn is_fine_word(word: &[u8], before: Option<Token<'_>>, lexer: &Lexer<'_>, names
     let is_fine = match known {
         // A table is made, and a prepared transaction is ended, by words in the middle.
         Some(Meaning::Into | Meaning::SettingsView) => false,
+        Some(Meaning::Scanned) if reads_only(word) => true,
         Some(Meaning::Asks | Meaning::RunsText | Meaning::Scanned) => !is_called(lexer) && !is_behind_dot,
         Some(Meaning::Harmless) => true,
         Some(Meaning::Reserved | Meaning::Grammar | Meaning::Introduces) => {
@@ -145,6 +164,11 @@ fn is_fine_word(word: &[u8], before: Option<Token<'_>>, lexer: &Lexer<'_>, names
         && !is_temporary(word)
         && ![&b"PREPARED"[..], b"UESCAPE"].iter().any(|other| word.eq_ignore_ascii_case(other))
         && are_harmless(word, false, names)
+}
+
+/// Functions that are looked at for what they name, and change nothing.
+fn reads_only(function: &[u8]) -> bool {
+    [&b"current_setting"[..], b"currval", b"lastval"].iter().any(|name| function.eq_ignore_ascii_case(name))
 }
 
 /// No code of users runs where something of this name is used.
@@ -201,6 +225,7 @@ mod tests {
             "SAVEPOINT a",
             "SELECT 1 -- the last word",
             "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid = $1",
+            "SELECT * FROM t WHERE tenant = current_setting('app.tenant')::int AND id = currval('t_id_seq')",
         ] {
             assert!(proven(sql), "{sql}");
         }
@@ -259,8 +284,8 @@ mod tests {
             "select E'\\x65'",
             "Discard All",
         ] {
-            assert!(touches_statements(sql.as_bytes()), "{sql}");
+            assert!(touched(sql.as_bytes()).has(Effects::STATEMENTS), "{sql}");
         }
-        assert!(!touches_statements(b"SELECT set_config('app.tenant', $1, false)"));
+        assert_eq!(touched(b"SELECT set_config('app.tenant', $1, false)"), Effects::NONE);
     }
 }

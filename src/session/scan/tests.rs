@@ -368,6 +368,25 @@ fn judging_a_usual_text_costs_nanoseconds_not_microseconds() {
 }
 
 #[test]
+fn a_text_that_changes_the_path_of_names_is_found() {
+    for sql in [
+        "SET search_path = t1",
+        "SET SCHEMA 't1'",
+        "set local Search_Path to t1",
+        "SELECT set_config('search_path', $1, true)",
+        "SET ROLE other",
+        "SELECT set_config('role', 'other', true)",
+        "SET SESSION AUTHORIZATION other",
+        "RESET SESSION AUTHORIZATION",
+    ] {
+        assert!(touched(sql.as_bytes()).has(Effects::PATH), "{sql}");
+    }
+    for sql in ["SELECT f(1)", "SET work_mem = '7MB'", "CALL p()", "SET LOCAL statement_timeout = 5"] {
+        assert!(!touched(sql.as_bytes()).has(Effects::PATH), "{sql}");
+    }
+}
+
+#[test]
 fn a_text_that_decides_how_functions_are_read_is_found() {
     for sql in [
         "SET standard_conforming_strings = off",
@@ -377,13 +396,13 @@ fn a_text_that_decides_how_functions_are_read_is_found() {
         "SET standard_conforming_strings = online",
         "SET plpgsql.variable_conflict = use_column",
     ] {
-        assert!(touches_reading(sql.as_bytes()), "{sql}");
+        assert!(touched(sql.as_bytes()).has(Effects::READING), "{sql}");
     }
     for sql in [
         "SET standard_conforming_strings = on",
         "SET standard_conforming_strings TO on ;SELECT 1",
         "SELECT 1",
     ] {
-        assert!(!touches_reading(sql.as_bytes()), "{sql}");
+        assert!(!touched(sql.as_bytes()).has(Effects::READING), "{sql}");
     }
 }

@@ -17,6 +17,7 @@
 //!
 //! Expressions are stored as trees. They are searched as text, because `pg_get_expr` may wait for a table's lock.
 
+mod keeping;
 mod question;
 mod reading;
 mod verdicts;
@@ -48,6 +49,12 @@ pub struct Hints {
     any: Effects,
     /// What those may do that hold other characters than ASCII's.
     beyond_ascii: Effects,
+    /// Names that functions, domains or indexes keep the meaning of, without the underscores in front of them that arrays of types have.
+    kept: HashSet<Box<[u8]>>,
+    /// They keep those of others, too.
+    keeps_any: bool,
+    /// An event trigger runs for each login.
+    has_login_trigger: bool,
     /// Names of custom settings that the database's own code mentions.
     pub(super) settings: Vec<String>,
     /// [`DEFINITIONS`] at that moment; `None`: the server does not count.
@@ -57,6 +64,10 @@ pub struct Hints {
     /// [`CATALOGUE`] at that moment.
     catalogue: Option<i64>,
     verdicts: Verdicts,
+    /// Names whose use asks for values that the session drew.
+    memory_readers: Vec<Box<[u8]>>,
+    /// Made where a session has gone on elsewhere that had drawn some.
+    memory_names: OnceLock<OpaqueNames>,
     /// Made where a text is too large to be held.
     opaque_names: OnceLock<OpaqueNames>,
 }
@@ -103,6 +114,10 @@ impl Hints {
     pub(super) async fn from_rows(rows: &Rows) -> Result<Hints, SnapshotError> {
         let mut reading = Reading::default();
         let (mut major, mut definitions, mut catalogue, mut all_definitions) = (0, None, None, None);
+        // What follows is read by these.
+        for row in rows {
+            reading.names_row(&Fields::of(row))?;
+        }
         for row in rows {
             let fields = Fields::of(row);
             if fields.kind() == "server" {
@@ -147,6 +162,16 @@ impl Hints {
         }
     }
 
+    /// What may run where no text names it: the check of a domain, a cast.
+    pub(super) fn implied(&self) -> Effects {
+        self.implied
+    }
+
+    /// What a trigger does for each login nobody does again for a connection that is cleaned.
+    pub(in crate::session) fn has_login_trigger(&self) -> bool {
+        self.has_login_trigger
+    }
+
     /// What all of it together may do to a session.
     pub(super) fn any(&self) -> Effects {
         self.any | self.implied
@@ -159,6 +184,11 @@ impl Hints {
             let named = self.names.iter().filter(|(_, effects)| effects.has(unseen));
             OpaqueNames::of(named.map(|(name, _)| &**name))
         })
+    }
+
+    /// Finds the names of whatever asks for values that the session drew.
+    pub(in crate::session) fn memory_names(&self) -> &OpaqueNames {
+        self.memory_names.get_or_init(|| OpaqueNames::of(self.memory_readers.iter().map(|name| &**name)))
     }
 
     fn names(&self) -> Known<'_> {
@@ -199,6 +229,11 @@ impl Names for Known<'_> {
         self.0.implied
     }
 
+    fn makes_temporary(&mut self, name: Option<&[u8]>) -> Effects {
+        let is_kept = self.0.keeps_any || name.is_none_or(|name| self.0.kept.contains(element(name)));
+        if is_kept { Effects::TEMPORARY } else { Effects::NONE }
+    }
+
     fn on_definition(&mut self) -> Effects {
         self.0.on_definition
     }
@@ -206,6 +241,11 @@ impl Names for Known<'_> {
     fn any(&mut self) -> Effects {
         self.0.any()
     }
+}
+
+/// The name of a type by that of an array of it.
+fn element(name: &[u8]) -> &[u8] {
+    &name[name.iter().take_while(|&&byte| byte == b'_').count()..]
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub(super) struct Pending {
 /// What most sessions never need.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
+    /// How many changes of the catalogue the server had counted when the state was asked for, where it counts.
+    pub(super) changes: Option<Option<String>>,
     pub(super) settings: Vec<String>,
     pub(super) settings_overflow: bool,
     pub(super) settings_computed: bool,

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use super::hints::DEFINITIONS;
 use super::snapshot::{SnapshotError, candidates, learn};
+use super::soil::TEXT_SEARCH;
 use super::{HintsCell, StateTracker};
 use crate::backend::ServerConnection;
 use crate::wire::message::frontend;
@@ -40,7 +41,7 @@ pub async fn reset(
     let mut batch = BytesMut::new();
     frontend::query(&mut batch, "DISCARD ALL");
     // Releases before November 2024 leave it at none, whatever the connection began with.
-    frontend::query(&mut batch, "RESET ROLE");
+    frontend::query(&mut batch, &format!("RESET ROLE; RESET {TEXT_SEARCH}"));
     frontend::query(&mut batch, &what_stays);
     let mut found = Vec::new();
     for reply in connection.run_each(&batch).await? {

@@ -16,6 +16,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS};
 use super::ledger::key_of_row;
+use super::shape::CHANGES;
 use super::{AdvisoryLock, Hints, HintsCell, SessionState, StateTracker, Statement, TypeName};
 use crate::backend::{QueryError, ServerConnection};
 use crate::error::{Blame, Explain, Retry, SqlState};
@@ -150,7 +151,7 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn unhex(hex: &str) -> Option<String> {
+pub(in crate::session) fn unhex(hex: &str) -> Option<String> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let pairs = hex.as_bytes().as_chunks::<2>();
     let bytes = pairs.0.iter().map(|[high, low]| Some((digit(*high)? * 16 + digit(*low)?) as u8));
@@ -182,7 +183,10 @@ fn sql(tracker: &StateTracker) -> String {
     }
     if tracker.asks_for_definitions() {
         parts.push_str(
-            &DEFINED.replace("@definitions", DEFINITIONS).replace("@all_definitions", ALL_DEFINITIONS),
+            &DEFINED
+                .replace("@definitions", DEFINITIONS)
+                .replace("@all_definitions", ALL_DEFINITIONS)
+                .replace("@changes", CHANGES),
         );
     }
     expand(&parts, ("{", "}"))
@@ -254,7 +258,7 @@ const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.obj
 
 /// How many definitions have changed, to be compared with when the hints were read.
 const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catalog.text, \
-    (@all_definitions)::pg_catalog.text, NULL, NULL";
+    (@all_definitions)::pg_catalog.text, (@changes)::pg_catalog.text, NULL";
 
 /// A prepared statement as the server lists it.
 #[derive(Debug)]
@@ -277,6 +281,8 @@ struct Reading {
     held: Vec<AdvisoryLock>,
     /// The counts of the definitions that are watched always, and of all.
     definitions: (Option<i64>, Option<i64>),
+    /// The count of [`CHANGES`].
+    changes: Option<String>,
 }
 
 impl Reading {
@@ -320,6 +326,7 @@ impl Reading {
             }
             "definitions" => {
                 self.definitions = (fields.optional_number(1)?, fields.optional_number(2)?);
+                self.changes = fields.plain(3).ok().map(str::to_owned);
             }
             "lock" => {
                 let key = key_of_row(fields.number(1)?, fields.number(2)?, fields.number(3)?);
@@ -347,7 +354,8 @@ impl Reading {
         let names = self.types.into_iter().filter_map(|(oid, name)| Some((oid, name?))).collect();
         self.state.unnamed = tracker.unnamed_statement(&names);
         tracker.taken(&mut self.state, &self.held);
-        tracker.saw_definitions(self.definitions);
+        tracker.follows_from(&self.state, names);
+        tracker.saw_definitions(self.definitions, self.changes);
         self.state
     }
 

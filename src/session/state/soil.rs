@@ -14,6 +14,10 @@ use crate::wire::message::frontend;
 /// The setting that decides what a backslash in a string means.
 pub(super) const STRINGS: &str = "standard_conforming_strings";
 
+/// PostgreSQL keeps what configuration the name in this setting meant by the search path of the first who used it, until the setting is set or
+/// reset by its name: RESET ALL passes by what was not set.
+pub(in crate::session) const TEXT_SEARCH: &str = "default_text_search_config";
+
 /// How much is to be taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Soil {
@@ -25,7 +29,7 @@ pub enum Soil {
     Session,
     /// Prepared statements, too, with those that clients share.
     Statements,
-    /// Functions that were read under other rules: they stay so for the connection's life. It is closed.
+    /// Functions that were read under other rules, and names that are kept: they stay so for the connection's life. It is closed.
     Lasting,
 }
 
@@ -44,6 +48,7 @@ impl Soil {
     pub(super) fn of(effects: Effects) -> Soil {
         match effects.without(Effects::RUNS) {
             left if left.is_none() => Soil::Clean,
+            left if left.has(Effects::READING) => Soil::Lasting,
             left if left.has(Effects::STATEMENTS | Effects::OPAQUE) => Soil::Statements,
             _ => Soil::Session,
         }
@@ -60,7 +65,7 @@ impl Soil {
         frontend::query(
             &mut batch,
             &format!(
-                "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *; \
+                "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; RESET {TEXT_SEARCH}; CLOSE ALL; UNLISTEN *; \
                  SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed({seed}); \
                  DISCARD TEMP; DISCARD SEQUENCES; DISCARD PLANS"
             ),
@@ -91,6 +96,7 @@ mod tests {
         }
         assert_eq!(Soil::of(Effects::UNPROVEN | Effects::STATEMENTS), Soil::Statements);
         assert_eq!(Soil::of(Effects::ANY), Soil::Statements);
+        assert_eq!(Soil::of(Effects::UNPROVEN | Effects::STATEMENTS | Effects::READING), Soil::Lasting);
         assert!(Soil::Clean.cleaning().is_empty());
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::bind::BindValues;
+use super::followed::{self, Followed};
 use super::ledger::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
 use super::soil::STRINGS;
@@ -21,7 +22,7 @@ use crate::session::scan::{
     self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Unknown, Verdict, scan,
 };
 use crate::wire::exchange::Exchange;
-use crate::wire::message::backend::parse_data_row;
+use crate::wire::message::backend::{parse_data_row, parse_parameter_description};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_execute, parse_parse, parse_target};
 use crate::wire::message::{HEADER_BYTES, Target, TransactionStatus};
 
@@ -33,6 +34,8 @@ const SUSPECTS_MAX: usize = 256;
 pub(in crate::session) const UNNAMED_BYTES_KEPT: usize = 2 * 1024;
 /// Texts that ran before it was known what the database's functions do, to be judged when it is.
 const UNJUDGED_BYTES_MAX: usize = 64 * 1024;
+/// Those that make something temporary, of a session that has its connection for itself.
+const UNJUDGED_TEMPORARY_BYTES_MAX: usize = 4 * 1024;
 /// Why code that cannot be read pins the session, for a person.
 const OPAQUE: &str = "code that may have set a setting of any name";
 /// Why it pins the session, for a person.
@@ -45,6 +48,8 @@ pub enum Freshness {
     Fresh,
     /// But for the unnamed statement, which the tracker itself knows: see [`StateTracker::current`].
     Unnamed,
+    /// But for what was followed since: see [`StateTracker::followed`].
+    Followed,
     /// Something ran that may have changed it.
     Stale,
     /// None was taken yet.
@@ -101,6 +106,8 @@ pub struct StateTracker {
     unnamed_effects: (u32, Effects),
     /// What the present loan may have left.
     soil: Soil,
+    /// What the present loan may have done with names: changed their path, called what keeps what it found by the path.
+    names: NamesUse,
     /// What any unnamed statement of this loan may leave, and the one before: a refused Parse leaves the former one in place.
     unnamed_soil: Soil,
     /// What the last one of this loan may leave.
@@ -109,7 +116,7 @@ pub struct StateTracker {
     skipped: bool,
     unnamed: UnnamedParse,
     /// Requests that came after the one that made or destroyed it.
-    behind_unnamed: usize,
+    behind_unnamed: u32,
     /// Results that were asked for since the last boundary, and those that came.
     asked: u32,
     answered: u32,
@@ -119,12 +126,37 @@ pub struct StateTracker {
     asks_for_all_locks: bool,
     /// Statements made by Parse are not the session's state: its connection is lent, and somebody else follows them.
     lent: bool,
+    /// The next state that is asked for is followed from then on.
+    follows: bool,
+    /// The state, where it is known without asking.
+    followed: Option<Box<Followed>>,
     hints: Option<Arc<Hints>>,
     notes: Option<Box<Notes>>,
 }
 
 /// Encodings of clients alone: the second byte of a character may be that of a backslash (manual, 24.3.1).
 const HIDING_ENCODINGS: [&str; 7] = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
+
+/// What a loan has done with how names are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NamesUse(Effects);
+
+impl NamesUse {
+    /// It may have changed the search path, for a while at least.
+    pub(in crate::session) fn changes_path(self) -> bool {
+        self.0.has(Effects::PATH)
+    }
+
+    /// It may have run what keeps what a name meant by that path.
+    pub(in crate::session) fn keeps_found(self) -> bool {
+        self.0.has(Effects::BY_PATH)
+    }
+
+    /// What is kept may be something temporary.
+    pub(in crate::session) fn keeps_temporary(self) -> bool {
+        self.0.has(Effects::FINDS) && self.0.has(Effects::TEMPORARY)
+    }
+}
 
 /// What was read of a text.
 struct Read {
@@ -154,6 +186,7 @@ impl StateTracker {
             defined: false,
             unnamed_effects: (0, Effects::NONE),
             soil: Soil::Clean,
+            names: NamesUse::default(),
             unnamed_soil: Soil::Clean,
             unnamed_last: None,
             skipped: false,
@@ -165,6 +198,8 @@ impl StateTracker {
             large: Pieces::Other,
             asks_for_all_locks: false,
             lent: false,
+            follows: false,
+            followed: None,
             hints: None,
             notes: None,
         }
@@ -201,7 +236,7 @@ impl StateTracker {
     /// These requests, counted from the last one, are not carried out, or nobody knows whether they are.
     pub fn on_skipped(&mut self, requests: Range<usize>) {
         self.skipped = true;
-        if !self.lent && requests.contains(&self.behind_unnamed) {
+        if !self.lent && requests.contains(&(self.behind_unnamed as usize)) {
             self.unnamed = UnnamedParse::Unclear;
             self.changed();
         }
@@ -232,6 +267,10 @@ impl StateTracker {
         suspect.changes = effects.has(Effects::ASKS);
         // Constants are computed by now: that of a type with checks runs them.
         self.soil = self.soil.max(self.soil_of(effects));
+        self.note_names(effects);
+        if self.followed.is_some() && !is_plain(effects) {
+            self.changed();
+        }
         if effects.has(Effects::OPAQUE | Effects::LOCKS) {
             // Whether it is run is not looked at: what it may do counts as done.
             self.ran(effects.without(Effects::DEFINES), || read.verdict.culprit(parse.sql));
@@ -247,13 +286,14 @@ impl StateTracker {
                 self.keep_unnamed(body);
             }
             false if self.lent => {}
-            false => self.changed(),
+            false => self.follow(|followed, hints| followed.parse(&parse, hints, effects)),
         }
         self.remember(parse.statement, suspect);
     }
 
     /// A Bind of a statement that this tracker saw parsed. The body is read beyond its names only for one that was suspicious.
     pub fn on_bind(&mut self, body: &[u8], bound: Option<Bound<'_>>) {
+        self.run_implied();
         self.run_bound(body, bound);
         self.bind_suspect(body);
     }
@@ -266,7 +306,7 @@ impl StateTracker {
             return match front.get(end + 1) {
                 Some(0) => self.run_unnamed(),
                 // It may be one that SQL prepared, or one that was parsed before functions changed.
-                _ => self.run_unread(),
+                _ => self.run_named(front.get(end + 1..).unwrap_or_default()),
             };
         };
         let (id, known) = judged.get();
@@ -281,7 +321,17 @@ impl StateTracker {
             None => self.ran(Effects::RUNS, String::new),
         }
         if self.hints.is_none() {
-            self.keep_unjudged(sql);
+            self.keep_unjudged(sql, true);
+        }
+    }
+
+    /// The server reads the values of parameters, or analyses a text once more. Code may run in that which no text names: the check of a
+    /// domain, for one.
+    fn run_implied(&mut self) {
+        let Some(hints) = &self.hints else { return };
+        let implied = hints.implied();
+        if !implied.is_none() {
+            self.ran(implied, String::new);
         }
     }
 
@@ -300,8 +350,28 @@ impl StateTracker {
 
     /// A Parse of Freehold's own is sent, of a text that this client has prepared or another one: its constants are computed.
     pub(in crate::session) fn on_injected(&mut self) {
-        if !self.hints.as_ref().is_some_and(|hints| hints.any().is_none()) {
-            self.soil = self.soil.max(Soil::Statements);
+        let any = self.hints.as_ref().map(|hints| hints.any());
+        if any.is_some_and(Effects::is_none) {
+            return;
+        }
+        self.soil = self.soil.max(Soil::Statements);
+        match any {
+            // To analyse a text makes nothing, but for what is run by no name.
+            Some(any) => self.note_names(any.without(Effects::OPAQUE | Effects::TEMPORARY)),
+            // Nothing is known of the functions that may have run.
+            None => self.keeps_whatever(),
+        }
+        if let Some(hints) = &self.hints {
+            self.note_names(hints.implied());
+        }
+    }
+
+    /// The client's statements were prepared once more on the connection that it has got, which computes their constants.
+    pub(in crate::session) fn on_restored(&mut self) {
+        self.on_injected();
+        if self.soil != Soil::Clean {
+            self.parses_otherwise = true;
+            self.changed();
         }
     }
 
@@ -313,11 +383,48 @@ impl StateTracker {
     /// Somebody else is changing definitions: what ran may have been something else than it was read as.
     pub(in crate::session) fn distrust(&mut self) {
         self.soil = self.soil.max(Soil::Statements);
+        self.keeps_whatever();
+    }
+
+    /// What may have run keeps what names meant.
+    fn keeps_whatever(&mut self) {
+        self.names.0 |= Effects::BY_PATH | Effects::FINDS;
+    }
+
+    /// A statement whose name stands at this front is bound.
+    fn run_named(&mut self, front: &[u8]) {
+        let name = &front[..memchr::memchr(0, front).unwrap_or(front.len())];
+        match self.followed_effects(name) {
+            Some(effects) => {
+                self.soil = self.soil.max(Soil::Statements);
+                self.ran(effects, String::new);
+            }
+            None => self.run_unread(),
+        }
+    }
+
+    /// What binding the statement does, where the session's statements are known.
+    fn followed_effects(&mut self, name: &[u8]) -> Option<Effects> {
+        let (Some(followed), Some(hints)) = (&self.followed, &self.hints) else { return None };
+        let sql = match followed.effects(name, hints.id())? {
+            Ok(effects) => return Some(effects),
+            Err(sql) => sql.as_bytes(),
+        };
+        let (id, mut effects) = (hints.id(), self.judge(sql).effects);
+        if effects.has(Effects::SCAN) {
+            // Nobody has read it in full.
+            effects |= Effects::ASKS;
+        }
+        self.followed.as_mut()?.judged(name, id, effects);
+        Some(effects)
     }
 
     /// Something runs whose text is not at hand.
     fn run_unread(&mut self) {
         self.soil = self.soil.max(Soil::Statements);
+        if self.followed.is_some() {
+            self.changed();
+        }
         let is_prepared = self.notes.as_ref().is_some_and(|notes| notes.sql_prepared_change);
         let asks = if self.lent || is_prepared { Effects::ASKS } else { Effects::NONE };
         match self.hints.as_ref().map(|hints| hints.any()) {
@@ -395,8 +502,46 @@ impl StateTracker {
         match parse_target(body) {
             Ok((Target::Statement, b"")) => self.forget_unnamed(),
             Ok((Target::Portal, _)) => {}
-            _ => self.changed(),
+            Ok((Target::Statement, name)) => self.follow(|followed, _| followed.close(name)),
+            Err(_) => self.changed(),
         }
+    }
+
+    /// A Describe. Of a statement its answer tells the types of its parameters.
+    pub fn on_describe(&mut self, body: &[u8]) {
+        let Ok((Target::Statement, name)) = parse_target(body) else { return };
+        // Its text is analysed once more where definitions or the path have changed.
+        match self.hints {
+            Some(_) => self.run_implied(),
+            None => self.ran(Effects::RUNS, String::new),
+        }
+        if self.followed.as_mut().is_some_and(|followed| followed.describe(name).is_err()) {
+            self.changed();
+        }
+    }
+
+    /// A ParameterDescription, with its body.
+    pub fn on_parameter_description(&mut self, body: &[u8]) {
+        if let Some(followed) = &mut self.followed {
+            followed.described(parse_parameter_description(body).ok());
+        }
+    }
+
+    /// Whether the next ParameterDescription is of interest.
+    #[inline]
+    pub fn is_following(&self) -> bool {
+        self.followed.is_some()
+    }
+
+    /// A change that is followed where the state is known, and otherwise asked about.
+    fn follow(&mut self, note: impl FnOnce(&mut Followed, u32) -> Result<(), followed::Unknown>) {
+        let hints = self.hints.as_ref().map_or(0, |hints| hints.id());
+        let is_followed = self.followed.as_mut().is_some_and(|followed| note(followed, hints).is_ok());
+        if !is_followed {
+            return self.changed();
+        }
+        self.freshness = self.freshness.max(Freshness::Followed);
+        self.soil = self.soil.max(Soil::Session);
     }
 
     /// A FunctionCall: drivers use it for large objects alone, whose descriptors end with the transaction.
@@ -407,6 +552,7 @@ impl StateTracker {
         let oid = body.first_chunk::<4>().map_or(0, |oid| u32::from_be_bytes(*oid));
         if !LARGE_OBJECTS.contains(&oid) && !LARGE_OBJECTS_MORE.contains(&oid) {
             self.ran(Effects::ANY, || format!("a FunctionCall of {oid}"));
+            self.run_unread();
         }
     }
 
@@ -432,14 +578,19 @@ impl StateTracker {
                 start.get(name + 1..).unwrap_or_default()
             }
             frontend::tag::BIND => {
+                self.run_implied();
                 self.run_bound(start, bound);
                 return self.on_large_bind(start);
             }
+            frontend::tag::FUNCTION_CALL => return self.on_function_call(start),
             _ => return self.changed(),
         };
         self.changed();
         // What stands in the pieces may be cut anywhere.
         self.soil = self.soil.max(Soil::Statements);
+        let any = self.hints.as_ref().map_or(Effects::NONE, |hints| hints.any());
+        // What is opaque is looked for in the pieces.
+        self.note_names(Effects::PATH | any.without(Effects::OPAQUE));
         self.unnamed_soil = Soil::Statements;
         self.unnamed_last = Some(Soil::Statements);
         self.large = Pieces::Sql;
@@ -469,6 +620,9 @@ impl StateTracker {
         };
         if unseen {
             self.ran(Effects::ANY, || "a text too large to be read".to_owned());
+        }
+        if scan::mentions_temporary(part) {
+            self.names.0 |= Effects::TEMPORARY;
         }
         let notes = self.notes();
         let seen = scan::glance(part);
@@ -565,8 +719,7 @@ impl StateTracker {
 
     /// An ErrorResponse with nothing on its way that is run in spite of it: what was asked for until the next Sync is not.
     pub fn on_error(&mut self) {
-        self.misaligned = true;
-        self.skipped = true;
+        self.note_failure();
         let answered = self.answered;
         let Some(notes) = &mut self.notes else {
             return;
@@ -579,11 +732,18 @@ impl StateTracker {
         notes.pending.clear();
     }
 
+    fn note_failure(&mut self) {
+        self.misaligned = true;
+        self.skipped = true;
+        if let Some(followed) = &mut self.followed {
+            followed.failed();
+        }
+    }
+
     /// An ErrorResponse, and behind the next Sync more is on its way, which runs: nobody can say any more which result
     /// belongs to which call.
     pub fn on_error_in_pipeline(&mut self) {
-        self.misaligned = true;
-        self.skipped = true;
+        self.note_failure();
         let Some(notes) = &mut self.notes else {
             return;
         };
@@ -593,7 +753,6 @@ impl StateTracker {
         }
     }
 
-    /// Two settings decide how texts are read.
     /// The server reports while the client works: what the client did has changed it.
     pub fn on_reported_setting(&mut self, name: &str, value: &str) {
         self.on_parameter_status(name, value);
@@ -602,6 +761,7 @@ impl StateTracker {
         }
     }
 
+    /// Two settings decide how texts are read.
     pub fn on_parameter_status(&mut self, name: &str, value: &str) {
         match name {
             STRINGS => {
@@ -619,6 +779,9 @@ impl StateTracker {
         self.answered = 0;
         self.misaligned = false;
         self.doubts_literals &= status != TransactionStatus::Idle;
+        if self.followed.as_mut().is_some_and(|followed| followed.settle().is_err()) {
+            self.changed();
+        }
         let Some(notes) = &mut self.notes else {
             return;
         };
@@ -637,12 +800,68 @@ impl StateTracker {
     pub fn on_switch(&mut self, unnamed_types: &[u32]) {
         self.freshness = Freshness::Never;
         self.hints = None;
+        self.unfollow();
         let Some(Ok(parse)) = self.unnamed_parse().map(parse_parse) else {
             return;
         };
         let mut message = BytesMut::new();
         frontend::parse(&mut message, b"", parse.sql, unnamed_types);
         self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
+    }
+
+    /// From the next question on the state is followed. Not where the connection is lent.
+    pub fn follow_from_now(&mut self) {
+        self.follows = !self.lent;
+    }
+
+    /// The state is not asked for any more: it need not be followed.
+    pub fn unfollow(&mut self) {
+        self.follows = false;
+        if self.followed.take().is_some() {
+            self.freshness = Freshness::Never;
+        }
+    }
+
+    /// The state that is followed, without the unnamed statement; `None`: it is not known, and has to be asked for.
+    pub fn followed(&mut self) -> Option<Arc<SessionState>> {
+        let is_known = self.knows_state();
+        self.followed.as_mut().filter(|_| is_known).map(|followed| followed.state())
+    }
+
+    /// Whether [`StateTracker::followed`] tells it.
+    pub fn knows_state(&self) -> bool {
+        let is_known = self.freshness <= Freshness::Followed;
+        is_known && self.followed.as_ref().is_some_and(|followed| followed.is_settled())
+    }
+
+    /// Another connection has all of the state of now.
+    pub fn carried(&mut self) {
+        let is_known = self.knows_state();
+        if let Some(followed) = &mut self.followed {
+            followed.carried(is_known);
+        }
+    }
+
+    /// Nothing has changed since [`StateTracker::carried`].
+    pub fn is_as_carried(&self) -> bool {
+        self.knows_state() && self.followed.as_ref().is_some_and(|followed| followed.is_as_carried())
+    }
+
+    /// The unnamed statement as a part of the state: one with types whose OIDs mean something else elsewhere. Others are made again when
+    /// they are asked for.
+    pub(in crate::session) fn unnamed_to_carry(&self) -> Option<Unnamed> {
+        let nothing = BTreeMap::new();
+        let names = self.followed.as_ref().map_or(&nothing, |followed| followed.types());
+        match self.unnamed_types().is_empty() {
+            true => None,
+            false => self.unnamed_statement(names),
+        }
+    }
+
+    /// The types that the client gave of the unnamed statement.
+    pub(in crate::session) fn unnamed_oids(&self) -> Vec<u32> {
+        let parse = self.unnamed_parse().and_then(|body| parse_parse(body).ok());
+        parse.iter().flat_map(|parse| parse.parameter_types()).collect()
     }
 
     /// `last` with the unnamed statement of this moment. Only where [`Freshness`] is `Fresh` or `Unnamed`.
@@ -657,7 +876,9 @@ impl StateTracker {
     fn read(&mut self, sql: &[u8], suspect: &mut Suspect) -> Read {
         let mut verdict = self.judge(sql);
         if self.hints.is_none() && verdict.effects.has(Effects::RUNS) {
-            self.keep_unjudged(sql);
+            self.keep_unjudged(sql, verdict.effects.has(Effects::TEMPORARY));
+            // Whether that matters is seen when it is judged.
+            verdict.effects = verdict.effects.without(Effects::TEMPORARY);
         }
         if !verdict.effects.has(Effects::SCAN) {
             return Read { verdict, statements: 1 };
@@ -711,17 +932,21 @@ impl StateTracker {
     }
 
     /// Kept until it is known what the database's functions do.
-    fn keep_unjudged(&mut self, sql: &[u8]) {
-        if !self.lent {
-            self.ran_unjudged = true;
+    fn keep_unjudged(&mut self, sql: &[u8], makes_temporary: bool) {
+        self.ran_unjudged |= !self.lent;
+        if !self.lent && !makes_temporary {
             return;
         }
+        let bytes_max = if self.lent { UNJUDGED_BYTES_MAX } else { UNJUDGED_TEMPORARY_BYTES_MAX };
         let unjudged = &mut self.notes().unjudged;
         let bytes: usize = unjudged.iter().map(Vec::len).sum();
-        if bytes + sql.len() <= UNJUDGED_BYTES_MAX {
+        if bytes + sql.len() <= bytes_max {
             unjudged.push(sql.to_vec());
         } else {
             self.ran_unjudged = true;
+            if makes_temporary {
+                self.names.0 |= Effects::TEMPORARY;
+            }
         }
     }
 
@@ -777,9 +1002,6 @@ impl StateTracker {
     fn ran_text(&mut self, sql: &[u8], effects: Effects, culprit: impl FnOnce() -> String) {
         let before = self.parses_otherwise;
         self.ran(effects, culprit);
-        if self.soil_of(effects) != Soil::Clean && scan::touches_reading(sql) {
-            self.soil = Soil::Lasting;
-        }
         if !before && self.parses_otherwise {
             self.parses_otherwise = !scan::leaves_parsing_alone(sql);
         }
@@ -794,10 +1016,14 @@ impl StateTracker {
             return;
         }
         self.soil = self.soil.max(self.soil_of(effects));
+        self.note_names(effects);
         self.parses_otherwise = true;
         if effects.has(Effects::ANY | Effects::DEFINES) || is_unknown {
             self.changed();
             self.ran_more(effects, culprit);
+        } else if self.followed.is_some() && !is_plain(effects) {
+            // What is read of it may be right; what is followed has to be proven.
+            self.changed();
         }
     }
 
@@ -816,12 +1042,33 @@ impl StateTracker {
         }
     }
 
+    fn note_names(&mut self, effects: Effects) {
+        let mut note = |is_done: bool, names: Effects| {
+            if is_done {
+                self.names.0 |= names;
+            }
+        };
+        note(effects.has(Effects::PATH), Effects::PATH);
+        note(effects.has(Effects::TEMPORARY | Effects::OPAQUE), Effects::TEMPORARY);
+        let reached = match &self.hints {
+            // Nobody knows what it calls.
+            Some(hints) if effects.has(Effects::OPAQUE) => effects | hints.any(),
+            _ => effects,
+        };
+        // A function is compiled when it is made; what is made may be used in the same loan, and nobody has read it.
+        note(reached.has(Effects::BY_PATH | Effects::DEFINES), Effects::BY_PATH);
+        note(reached.has(Effects::FINDS | Effects::DEFINES), Effects::FINDS);
+    }
+
     /// What something with these effects may leave, by what is known now.
     fn soil_of(&self, effects: Effects) -> Soil {
         match &self.hints {
             None if effects.has(Effects::RUNS) => Soil::Statements,
-            // What a body hides may be any of the database.
-            Some(hints) if effects.has(Effects::UNPROVEN) => Soil::of(effects | hints.any()),
+            // What a body hides may be any of the database. How functions are read counts only where it is in reach by name: one such
+            // function would otherwise cost every client of the database its connection.
+            Some(hints) if effects.has(Effects::UNPROVEN) => {
+                Soil::of(effects | hints.any().without(Effects::READING))
+            }
             _ => Soil::of(effects),
         }
     }
@@ -837,6 +1084,9 @@ impl StateTracker {
         }
         self.behind_unnamed = 0;
         self.freshness = self.freshness.max(Freshness::Unnamed);
+        if let Some(followed) = &mut self.followed {
+            followed.unnamed_changed(false);
+        }
         match &mut self.unnamed {
             // The room is kept for the next one.
             UnnamedParse::Body(body) if body.capacity() <= UNNAMED_BYTES_KEPT => body.clear(),
@@ -854,11 +1104,15 @@ impl StateTracker {
             return;
         }
         self.behind_unnamed = 0;
-        let changed = match self.has_unstable_types(body) {
+        let has_unstable_types = self.has_unstable_types(body);
+        let changed = match has_unstable_types && !self.knows_types(body) {
             true => Freshness::Stale,
             false => Freshness::Unnamed,
         };
         self.freshness = self.freshness.max(changed);
+        if let Some(followed) = &mut self.followed {
+            followed.unnamed_changed(has_unstable_types);
+        }
         if body.len() > UNNAMED_BYTES_MAX {
             self.unnamed = UnnamedParse::TooLarge;
             self.changed();
@@ -873,11 +1127,24 @@ impl StateTracker {
         }
     }
 
+    /// The names of its types were asked for already.
+    fn knows_types(&self, body: &[u8]) -> bool {
+        let known = self.followed.as_ref().zip(parse_parse(body).ok());
+        known.is_some_and(|(followed, parse)| followed.knows_types(parse.parameter_types()))
+    }
+
     /// Its types must be asked for by name, from the server that gave out their OIDs.
     fn has_unstable_types(&self, body: &[u8]) -> bool {
         parse_parse(body)
             .is_ok_and(|parse| parse.parameter_types().any(|oid| oid >= TypeName::FIRST_UNSTABLE_OID))
     }
+}
+
+const READS: Effects = Effects::RUNS.with(Effects::SCAN);
+
+/// It is proven that it leaves nothing behind. What has to be scanned then only reads: `current_setting`, for one.
+fn is_plain(effects: Effects) -> bool {
+    effects.without(READS).is_none()
 }
 
 /// What [`super::snapshot()`] asks of the tracker, and tells it.
@@ -893,7 +1160,7 @@ impl StateTracker {
 
     /// It has done what DISCARD ALL does not undo, or what nobody can tell by its name.
     pub(super) fn has_done_what_stays(&self) -> bool {
-        if self.soil == Soil::Lasting {
+        if self.soil == Soil::Lasting || self.names.keeps_found() || self.names.keeps_temporary() {
             return true;
         }
         let stays = |notes: &Notes| {
@@ -918,13 +1185,28 @@ impl StateTracker {
 
     /// The server's counts of changed definitions, as the state was taken. All of them matter where something ran that nobody can
     /// read.
-    pub(super) fn saw_definitions(&mut self, (watched, all): (Option<i64>, Option<i64>)) {
-        let Some(hints) = self.hints.as_ref().filter(|_| self.lent) else { return };
+    pub(super) fn saw_definitions(
+        &mut self,
+        (watched, all): (Option<i64>, Option<i64>),
+        changes: Option<String>,
+    ) {
+        if !self.lent {
+            return;
+        }
+        self.notes.get_or_insert_default().changes = Some(changes);
+        let Some(hints) = &self.hints else { return };
         let is_newer =
             |count: Option<i64>, read: Option<i64>| count.zip(read).is_some_and(|(count, read)| count > read);
         let ran_opaque = self.notes.as_ref().is_some_and(|notes| notes.opaque.is_some());
-        self.defined |=
-            is_newer(watched, hints.definitions) || (ran_opaque && is_newer(all, hints.all_definitions));
+        if is_newer(watched, hints.definitions) || (ran_opaque && is_newer(all, hints.all_definitions)) {
+            self.defined = true;
+            self.keeps_whatever();
+        }
+    }
+
+    /// How many changes of the catalogue the server had counted, where it counts; `None`: it was not asked.
+    pub(in crate::session) fn take_changes(&mut self) -> Option<Option<String>> {
+        self.notes.as_mut()?.changes.take()
     }
 
     /// What the loan that ends now may have left.
@@ -936,6 +1218,11 @@ impl StateTracker {
         }
         self.parses_otherwise = false;
         std::mem::take(&mut self.soil)
+    }
+
+    /// What the loan that ends now has done with names.
+    pub(in crate::session) fn take_names(&mut self) -> NamesUse {
+        std::mem::take(&mut self.names)
     }
 
     /// Definitions have changed, or may have, since this was last asked.
@@ -957,6 +1244,9 @@ impl StateTracker {
 
     /// Somebody has changed what functions do while this session ran some of them.
     pub(in crate::session) fn definitions_changed(&mut self) {
+        if let Some(hints) = &self.hints {
+            self.note_names(hints.any().without(Effects::PATH | Effects::OPAQUE));
+        }
         self.hints = None;
         self.ran_unjudged = true;
         self.changed();
@@ -1017,6 +1307,14 @@ impl StateTracker {
             None => TypeName::BuiltIn(oid),
         };
         Some(Unnamed { sql: parse.sql.to_vec(), types: parse.parameter_types().map(named).collect() })
+    }
+
+    /// The state of now was taken, in which types of these numbers have these names.
+    pub(super) fn follows_from(&mut self, state: &SessionState, types: BTreeMap<u32, String>) {
+        if self.follows {
+            let base = Arc::new(SessionState { unnamed: None, ..state.clone() });
+            self.followed = Some(Box::new(Followed::from(base, types)));
+        }
     }
 
     /// The state of now was taken, with these locks held.

@@ -53,6 +53,11 @@ impl OnServer {
         self.doubted.extend(keys.iter().filter(|key| !self.known.contains_key(key)));
     }
 
+    /// Nobody is to use what it has: it was prepared for what is not so any more.
+    pub(super) fn doubt_all(&mut self) {
+        self.doubted.extend(self.known.drain().map(|(key, _)| key));
+    }
+
     /// The client gives the connection back.
     pub(in crate::session) fn end_loan(&mut self) {
         for key in self.for_this_loan.drain(..) {
@@ -69,7 +74,7 @@ impl OnServer {
 
     /// Messages that close all of them, a Sync behind. Empty where there are none.
     pub(in crate::session) fn close_all(&mut self) -> BytesMut {
-        self.doubted.extend(self.known.drain().map(|(key, _)| key));
+        self.doubt_all();
         self.for_this_loan.clear();
         self.close_doubted()
     }

@@ -5,13 +5,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use bytes::{Bytes, BytesMut};
-
 use super::PREFIX;
 use crate::session::scan;
-use crate::session::state::{Bound, TypeName};
-use crate::wire::message::HEADER_BYTES;
-use crate::wire::message::frontend::{self, parse_parse};
+use crate::session::state::Bound;
 
 /// What decides, beside its text, what a statement means that is parsed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,18 +145,4 @@ pub(in crate::session) fn digest(parts: &[&[u8]]) -> u128 {
 
 pub(super) fn name_of(key: u128) -> Box<[u8]> {
     format!("{PREFIX}{key:032x}").into_bytes().into()
-}
-
-/// The body of a Parse without a name that asks the server to find types anew whose OIDs another server does not know. `None`:
-/// it names none.
-pub(super) fn with_stable_types(parse: &[u8]) -> Option<Bytes> {
-    let parse = parse_parse(parse).ok()?;
-    let is_unstable = |oid: u32| oid >= TypeName::FIRST_UNSTABLE_OID;
-    if !parse.parameter_types().any(is_unstable) {
-        return None;
-    }
-    let types: Vec<u32> = parse.parameter_types().map(|oid| if is_unstable(oid) { 0 } else { oid }).collect();
-    let mut message = BytesMut::new();
-    frontend::parse(&mut message, b"", parse.sql, &types);
-    Some(message.freeze().split_off(HEADER_BYTES))
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::texts::{Prepared, with_stable_types};
+use super::texts::Prepared;
 use crate::session::state::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX};
 
 /// What a client has parsed without a name.
@@ -135,15 +135,6 @@ impl Unnamed {
             && body.capacity() <= UNNAMED_BYTES_KEPT
         {
             self.room = body;
-        }
-    }
-
-    /// The database has moved: the OIDs of types that it made itself are others now, and the server finds them anew.
-    pub(super) fn forget_unstable_types(&mut self) {
-        if let Text::Body(body) = &mut self.now.text
-            && let Some(stable) = with_stable_types(body)
-        {
-            *body = stable.to_vec();
         }
     }
 }

@@ -119,6 +119,11 @@ pub fn execute(out: &mut BytesMut, portal: &[u8], rows_max: i32) {
     });
 }
 
+/// A Parse with this body.
+pub fn parse_again(out: &mut BytesMut, body: &[u8]) {
+    put(out, tag::PARSE, |out| out.extend_from_slice(body));
+}
+
 pub fn sync(out: &mut BytesMut) {
     put(out, tag::SYNC, |_| ());
 }

@@ -32,7 +32,7 @@ pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_
     (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
     pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
     pg_catalog.pg_stat_get_tuples_deleted(c.oid)) FROM pg_catalog.unnest(ARRAY[1247,1255,1259,2600,2603,2604,2605,2606,2610,\
-    2611,2617,2618,2620,3079,3256,3350,3381,3466,3541]::pg_catalog.oid[]) c(oid)) END";
+    2611,2617,2618,2620,3079,3256,3350,3381,3456,3466,3541,3600,3602]::pg_catalog.oid[]) c(oid)) END";
 
 /// A longer body is not read: its function counts as one that may do anything.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -53,14 +53,15 @@ pub(in super::super) fn sql() -> String {
 }
 
 /// Its names are found in `pg_catalog`, whatever the session's search path is: that holds for this one transaction.
-/// No backslash stands in it: `standard_conforming_strings` may be off.
+/// No backslash stands in it: `standard_conforming_strings` may be off. A move's own function is left out: no text of a client's calls it.
 const READING: &str = r"
 SET LOCAL search_path TO pg_catalog, pg_temp;
 SET LOCAL statement_timeout TO 0;
 SET LOCAL jit TO off;
 SET LOCAL max_parallel_workers_per_gather TO 0;
 SET LOCAL enable_nestloop TO off;
-WITH special(oid, name) AS MATERIALIZED (
+WITH ours(of_ours) AS (SELECT to_regprocedure('freehold.recall_sequences(text[],bigint[],text,bigint,boolean)')::oid),
+special(oid, name) AS MATERIALIZED (
   SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),
 callable(oid, proname) AS (
@@ -102,6 +103,12 @@ owner(classid, objid, name) AS (
     FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
   UNION ALL SELECT 'pg_type'::regclass, t.oid, '' FROM pg_type t WHERE t.typtype = 'd'
   UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384),
+keeper(classid, objid, name) AS (
+  SELECT 'pg_constraint'::regclass, k.oid, '' FROM pg_constraint k WHERE k.contypid <> 0
+  UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+    WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+  UNION ALL SELECT 'pg_class'::regclass, p.partrelid, c.relname FROM pg_partitioned_table p
+    JOIN pg_class c ON c.oid = p.partrelid),
 used(classid, objid, name) AS (
   SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384
   UNION ALL SELECT 'pg_class'::regclass, c.oid, c.relname FROM pg_class c
@@ -131,17 +138,41 @@ uses(owner, used) AS (
     JOIN callable p ON p.oid = x.oid WHERE r.rngtypid >= 16384)
 SELECT 'server' AS kind, current_setting('server_version_num') AS a, (@definitions)::text AS b,
   (@catalogue)::text AS c, (@all_definitions)::text AS d, NULL AS e
-UNION ALL SELECT 'function', <<p.proname>>, <<CASE WHEN p.is_unread THEN 'unread' ELSE l.lanname END>>, p.provolatile::text, <<CASE WHEN p.oid < 16384 THEN 'initdb' ELSE (SELECT x.extname FROM pg_depend d
+UNION ALL SELECT 'function', <<p.proname>>, <<CASE WHEN p.is_unread THEN 'unread' ELSE l.lanname END>>, p.provolatile::text || CASE WHEN p.proconfig IS NOT NULL AND EXISTS
+    (SELECT FROM unnest(p.proconfig) s(setting) WHERE s.setting LIKE 'search_path=%' AND strpos(s.setting, '$user') = 0)
+    THEN 'p' ELSE '' END, <<CASE WHEN p.oid < 16384 THEN 'initdb' ELSE (SELECT x.extname FROM pg_depend d
     JOIN pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
     AND d.refclassid = 'pg_extension'::regclass) END>>,
     <<CASE WHEN p.is_unread THEN NULL WHEN l.lanname = 'internal' THEN (SELECT min(b.proname) FROM pg_proc b JOIN special s ON s.oid = b.oid
       WHERE b.prosrc = p.prosrc AND p.prokind <> 'a')
     WHEN l.lanname <> 'c' AND p.prosqlbody IS NULL THEN p.prosrc END>>
   FROM (SELECT *, octet_length(prosrc) > @body_max OR sum(octet_length(prosrc)) OVER (ORDER BY oid) > @bodies_max AS is_unread
-      FROM pg_proc WHERE oid >= 10000) p JOIN pg_language l ON l.oid = p.prolang
+      FROM pg_proc WHERE oid >= 10000 AND oid IS DISTINCT FROM (SELECT of_ours FROM ours)) p JOIN pg_language l ON l.oid = p.prolang
     WHERE NOT 'internal'::regtype = ANY (p.proargtypes::oid[])
     AND p.prorettype <> ALL (ARRAY['internal', 'cstring', 'language_handler', 'fdw_handler', 'index_am_handler',
       'table_am_handler', 'tsm_handler']::regtype[]::oid[])
+UNION ALL SELECT 'config', <<p.proname>>, <<array_to_string(p.proconfig, chr(10))>>, NULL, NULL, NULL
+  FROM pg_proc p WHERE p.oid >= 16384 AND p.proconfig IS NOT NULL AND p.oid IS DISTINCT FROM (SELECT of_ours FROM ours)
+UNION ALL SELECT 'twice', <<t.name>>, t.kind, NULL, NULL, NULL FROM (
+    SELECT 'type', t.typname, t.typnamespace FROM pg_type t
+    UNION ALL SELECT 'type', c.relname, c.relnamespace FROM pg_class c WHERE c.relkind = 'S'
+    UNION ALL SELECT 'collation', c.collname, c.collnamespace FROM pg_collation c
+    UNION ALL SELECT 'function', p.proname, p.pronamespace FROM pg_proc p
+    UNION ALL SELECT 'operator', o.oprname, o.oprnamespace FROM pg_operator o
+    UNION ALL SELECT 'search', c.cfgname, c.cfgnamespace FROM pg_ts_config c
+    UNION ALL SELECT 'search', d.dictname, d.dictnamespace FROM pg_ts_dict d) t(kind, name, namespace)
+  JOIN pg_namespace n ON n.oid = t.namespace
+  WHERE n.nspname !~ '^pg_(toast|temp_)' GROUP BY t.kind, t.name HAVING min(t.namespace) <> max(t.namespace)
+UNION ALL SELECT DISTINCT 'keeps', <<k.name>>, <<p.proname>>, NULL, NULL, NULL FROM keeper k
+  JOIN pg_depend d ON d.classid = k.classid AND d.objid = k.objid
+  LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+  JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode::oid END
+  WHERE p.oid >= 16384
+UNION ALL SELECT 'thesaurus', NULL, NULL, NULL, NULL, NULL WHERE EXISTS (SELECT FROM pg_ts_dict d
+    JOIN pg_ts_template t ON t.oid = d.dicttemplate WHERE t.tmplname = 'thesaurus')
+  AND EXISTS (SELECT FROM pg_ts_dict d GROUP BY d.dictname HAVING min(d.dictnamespace) <> max(d.dictnamespace))
+UNION ALL SELECT 'login', NULL, NULL, NULL, NULL, NULL
+  WHERE EXISTS (SELECT FROM pg_event_trigger t WHERE t.evtevent = 'login' AND t.evtenabled <> 'D')
 UNION ALL SELECT 'uses', <<u.owner>>, <<u.used>>, NULL, NULL, NULL FROM uses u WHERE u.owner <> u.used
 UNION ALL SELECT 'trigger', <<p.proname>>, NULL, NULL, NULL, NULL FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid
   WHERE t.evtenabled <> 'D' AND t.evtevent <> 'login'

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::snapshot::{Fields, SnapshotError};
 use super::Hints;
+use super::keeping::Keeping;
 use crate::session::scan::{
     self, Backslashes, Dialect, Effects, Finding, Meaning, Names, SettingName, judge_body,
 };
@@ -38,6 +39,10 @@ struct Function {
     language: String,
     /// Declared volatile.
     is_volatile: bool,
+    /// Declared immutable.
+    is_immutable: bool,
+    /// Whatever the session's search path is, names in it are looked up by its own.
+    has_own_path: bool,
     extension: Option<String>,
     /// Of one in SQL or another language; of an internal one, the built-in function that it is, where that is not harmless. `None`:
     /// in C, or kept as a tree.
@@ -50,7 +55,9 @@ impl Function {
         Ok(Function {
             name: fields.text(1)?.into_bytes().into(),
             language: fields.text(2)?,
-            is_volatile: fields.plain(3)? == "v",
+            is_volatile: fields.plain(3)?.starts_with('v'),
+            is_immutable: fields.plain(3)?.starts_with('i'),
+            has_own_path: fields.plain(3)?.ends_with('p'),
             extension: optional(4)?,
             body: optional(5)?,
         })
@@ -62,10 +69,8 @@ impl Function {
             ("c" | "internal", _) => Effects::NONE,
             // Nobody's but PostgreSQL's own.
             _ if self.is_of(INITDB) => Effects::NONE,
-            (_, Some(body)) if scan::touches_statements(body.as_bytes()) => {
-                Effects::UNPROVEN | Effects::STATEMENTS
-            }
-            _ => Effects::UNPROVEN,
+            (_, Some(body)) => Effects::UNPROVEN | scan::touched(body.as_bytes()),
+            (_, None) => Effects::UNPROVEN,
         }
     }
 
@@ -85,6 +90,11 @@ pub(super) struct Reading {
     functions: HashSet<Box<[u8]>>,
     settings: Vec<String>,
     triggers: Vec<Box<[u8]>>,
+    /// What is kept of names for a connection's life.
+    keeping: Keeping,
+    has_login_trigger: bool,
+    /// What asks by itself for values that the session drew.
+    memory_readers: HashSet<Box<[u8]>>,
     /// Bytes of bodies since [`Reading::is_turn_over`] said so last, and some for each row.
     read: usize,
 }
@@ -95,6 +105,8 @@ struct Mentioned {
     names: HashSet<Box<[u8]>>,
     /// It may reach any of the database.
     reaches_any: bool,
+    /// What it makes in the temporary schema is called so.
+    temporary: Vec<Box<[u8]>>,
 }
 
 impl Names for Mentioned {
@@ -107,6 +119,16 @@ impl Names for Mentioned {
             self.names.insert(name.into());
         }
         Effects::NONE
+    }
+
+    fn makes_temporary(&mut self, name: Option<&[u8]>) -> Effects {
+        match name {
+            Some(name) => {
+                self.temporary.push(name.into());
+                Effects::NONE
+            }
+            None => Effects::TEMPORARY,
+        }
     }
 
     fn on_definition(&mut self) -> Effects {
@@ -127,6 +149,9 @@ const ANY_NAME: &[u8] = b"\0";
 impl Reading {
     fn uses(&mut self, owner: &[u8], used: &[u8]) {
         self.users.entry(used.into()).or_default().push(owner.into());
+        if scan::reads_memory(used) {
+            self.memory_readers.insert(owner.into());
+        }
         // Names and keys of settings are looked for in the trees themselves.
         if let Some(effects) = built_in_effects(used) {
             self.add(owner, effects);
@@ -156,20 +181,48 @@ impl Reading {
                 // Its calls are not looked at by name.
                 _ => Effects::ANY,
             },
-            ("sql", Some(body)) => self.body(&function.name, body, Dialect::Sql),
-            ("plpgsql", Some(body)) => self.body(&function.name, body, Dialect::PlPgSql),
+            ("sql", Some(body)) => {
+                if !function.has_own_path {
+                    self.keeping.inlined(&function.name, body);
+                }
+                self.body(&function.name, body, Dialect::Sql)
+            }
+            ("plpgsql", Some(body)) => {
+                if function.is_immutable && !function.has_own_path {
+                    self.keeping.computed(&function.name, body);
+                }
+                let kept = self.keeping.declarations(body);
+                let by_path = if function.has_own_path { Effects::BY_PATH } else { Effects::NONE };
+                self.body(&function.name, body, Dialect::PlPgSql) | kept.without(by_path)
+            }
+            ("unread", _) => Effects::ANY | Effects::FINDS | self.keeping.whatever(),
             _ => Effects::ANY,
         };
         self.add(&function.name, effects | function.unproven());
         self.functions.insert(function.name);
     }
 
+    /// Settings in a function's definition hold while it runs, and for whatever it calls: each as `name=value`.
+    fn config(&mut self, owner: &[u8], settings: &str) {
+        for setting in settings.lines() {
+            // A seed is not taken back when the function ends.
+            let lasting = if setting.starts_with("seed=") { Effects::ANY } else { Effects::NONE };
+            self.add(owner, Effects::UNPROVEN | scan::touched(setting.as_bytes()) | lasting);
+        }
+    }
+
     fn body(&mut self, owner: &[u8], body: &str, dialect: Dialect) -> Effects {
         self.read += body.len();
+        if scan::reads_memory(body.as_bytes()) {
+            self.memory_readers.insert(owner.into());
+        }
         let mut mentioned = Mentioned::default();
         let effects = judge_body(body.as_bytes(), dialect, &mut mentioned);
         for name in mentioned.names {
             self.users.entry(name).or_default().push(owner.into());
+        }
+        for name in mentioned.temporary {
+            self.keeping.makes(owner, name);
         }
         if mentioned.reaches_any {
             self.users.entry(ANY_NAME.into()).or_default().push(owner.into());
@@ -198,12 +251,26 @@ impl Reading {
         is_over
     }
 
+    /// A row that says what the names of others mean: it has to be known before.
+    pub(super) fn names_row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
+        match fields.kind() {
+            "twice" => self.keeping.twice(fields.text(1)?.as_bytes(), fields.plain(2)?),
+            "keeps" => self.keeping.keeps(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
+            _ => {}
+        }
+        Ok(())
+    }
+
     pub(super) fn row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
         self.read += ROW_BYTES;
         match fields.kind() {
             "function" => self.function(Function::read(fields)?),
             "uses" => self.uses(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
             "opaque" => self.add(fields.text(1)?.as_bytes(), Effects::ANY),
+            "config" => self.config(fields.text(1)?.as_bytes(), &fields.text(2)?),
+            "twice" | "keeps" => {}
+            "thesaurus" => self.add(IMPLIED, Effects::BY_PATH),
+            "login" => self.has_login_trigger = true,
             "trigger" => self.triggers.push(fields.text(1)?.into_bytes().into()),
             "constant" => {
                 if let SettingName::Custom(name) = SettingName::of(&constant(fields.plain(2)?)) {
@@ -235,7 +302,26 @@ impl Reading {
         }
     }
 
+    /// Names whose use asks for values that the session drew.
+    fn memory_readers(&mut self) -> Vec<Box<[u8]>> {
+        let mut readers = std::mem::take(&mut self.memory_readers);
+        let mut new: Vec<Box<[u8]>> = readers.iter().cloned().collect();
+        while let Some(name) = new.pop() {
+            for user in self.users.get(&name).into_iter().flatten() {
+                if readers.insert(user.clone()) {
+                    new.push(user.clone());
+                }
+            }
+        }
+        // Whatever is not named where it is used is not looked for.
+        readers.into_iter().filter(|name| **name != *IMPLIED && **name != *ANY_NAME).collect()
+    }
+
     pub(super) fn finish(mut self) -> Hints {
+        let memory_readers = self.memory_readers();
+        for (owner, effects) in self.keeping.found(&self.users, &self.functions) {
+            self.add(&owner, effects);
+        }
         self.spread();
         let implied = self.effects.remove(IMPLIED).unwrap_or_default();
         let effects = self.triggers.iter().filter_map(|name| self.effects.get(name));
@@ -245,6 +331,10 @@ impl Reading {
             implied,
             on_definition,
             settings: self.settings,
+            kept: self.keeping.names,
+            keeps_any: self.keeping.keeps_any,
+            has_login_trigger: self.has_login_trigger,
+            memory_readers,
             ..Hints::default()
         };
         for (name, effects) in self.effects {
@@ -261,7 +351,12 @@ impl Reading {
 }
 
 /// Gives a name more effects; one that had not all of them is listed among those that have changed.
-fn add(known: &mut HashMap<Box<[u8]>, Effects>, name: &[u8], effects: Effects, changed: &mut Vec<Box<[u8]>>) {
+pub(super) fn add(
+    known: &mut HashMap<Box<[u8]>, Effects>,
+    name: &[u8],
+    effects: Effects,
+    changed: &mut Vec<Box<[u8]>>,
+) {
     if !known.contains_key(name) {
         known.insert(name.into(), Effects::NONE);
     }

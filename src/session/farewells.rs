@@ -1,0 +1,56 @@
+//! Closing the server connections of sessions that go on with others.
+//!
+//! # Why
+//! When a database has moved, all its sessions leave their connections at the same moment. A server process takes a millisecond or more
+//! to end: a thousand of them at once take the processors from the clients' first transactions at the new place. Nobody waits for their
+//! end, so they end one after the other, with a rest between. Before, each is asked what its session drew from sequences, which nobody
+//! else knows.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::sequence_memory::Parting;
+use super::worker::Worker;
+use crate::event_loop;
+
+/// After a server process has ended, before the next one is told to.
+const REST: Duration = Duration::from_millis(3);
+
+/// Connections of one worker that are to be closed, in this order.
+#[derive(Debug, Default)]
+pub(super) struct Farewells {
+    waiting: RefCell<VecDeque<Rc<Parting>>>,
+    is_running: Cell<bool>,
+}
+
+impl Farewells {
+    /// At once: the process ends.
+    pub(super) fn close_all(&self) {
+        let connections = self.waiting.take().into_iter().filter_map(|parting| parting.take_connection());
+        connections.for_each(|connection| event_loop::spawn(connection.terminate()));
+    }
+}
+
+/// The connection is closed when it is its turn. Where nobody else has the parting, nobody wants to know anything of it.
+pub(super) fn part_with(worker: &Rc<Worker>, parting: Rc<Parting>) {
+    worker.farewells.waiting.borrow_mut().push_back(parting);
+    if worker.farewells.is_running.replace(true) {
+        return;
+    }
+    let worker = Rc::clone(worker);
+    event_loop::spawn(async move {
+        loop {
+            let next = worker.farewells.waiting.borrow_mut().pop_front();
+            let Some(parting) = next else { break };
+            let Some(mut connection) = parting.take_connection() else { continue };
+            if Rc::strong_count(&parting) > 1 {
+                parting.ask(&mut connection).await;
+            }
+            connection.terminate_fully().await;
+            tokio::time::sleep(REST).await;
+        }
+        worker.farewells.is_running.set(false);
+    });
+}

@@ -1,0 +1,313 @@
+//! The names in a function's body that PostgreSQL looks up once in a connection's life.
+//!
+//! # Why
+//! PL/pgSQL looks up the types of variables, their collations and the types of a cursor's arguments when it compiles a function, which is when
+//! that is called for the first time in a session, by the search path of that moment; and which variables a procedure gives
+//! values to when it calls that for the first time. What stands in its expressions and statements is looked up again when the path changes.
+//! A function in SQL whose call is put into an expression that is kept, that of an index for one, stays there with all of its names.
+//!
+//! Where declarations end is known by PL/pgSQL's grammar (`pl_gram.y`): by a BEGIN in the place of a variable's name. A semicolon ends each
+//! of them, wherever it stands; the type ends at `=`, `:=` or DEFAULT; a cursor's query begins behind FOR or IS.
+
+use super::judge::with_folded;
+use super::lexer::{Backslashes, Lexer, Token};
+use super::words::{Meaning, meaning};
+
+/// A name without a schema in front, as PostgreSQL folds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept<'a> {
+    /// Of a type, a table or a collation.
+    Type(&'a [u8]),
+    /// Of a procedure that is called.
+    Procedure(&'a [u8]),
+    /// It is written in a way that is not read here.
+    AnyType,
+    AnyProcedure,
+}
+
+/// Where in a body a token stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Statements,
+    /// What follows is the name of a variable, or BEGIN.
+    Declaration,
+    /// Behind that name.
+    Type {
+        of_cursor: bool,
+        depth: u32,
+    },
+    /// Behind the type.
+    Value,
+}
+
+/// Calls `sink` with each name in the body of a function in PL/pgSQL that is kept.
+pub(crate) fn declared(body: &[u8], sink: &mut dyn FnMut(Kept<'_>)) {
+    for &backslashes in readings(body) {
+        declared_as(body, backslashes, sink);
+    }
+}
+
+/// How its literals are read is a setting of the session that runs it.
+fn readings(body: &[u8]) -> &'static [Backslashes] {
+    let both = &[Backslashes::Literal, Backslashes::Escape];
+    if memchr::memchr(b'\\', body).is_some() { both } else { &both[..1] }
+}
+
+fn declared_as(body: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Kept<'_>)) {
+    let mut place = Place::Statements;
+    let mut before = None;
+    let mut lexer = Lexer::new(body, backslashes);
+    while let Some(token) = lexer.next() {
+        place = match (place, token) {
+            (_, Token::Word(word)) if word.eq_ignore_ascii_case(b"DECLARE") => Place::Declaration,
+            (Place::Declaration, Token::Word(word)) if word.eq_ignore_ascii_case(b"BEGIN") => {
+                Place::Statements
+            }
+            (Place::Statements, Token::Word(word)) if word.eq_ignore_ascii_case(b"CALL") => {
+                called(lexer, sink);
+                place
+            }
+            (Place::Statements, _) => place,
+            (_, Token::Symbol(b';')) => Place::Declaration,
+            (Place::Declaration, _) => Place::Type { of_cursor: false, depth: 0 },
+            (Place::Value, _) => place,
+            (Place::Type { of_cursor, depth }, token) => in_type(of_cursor, depth, before, token, sink),
+        };
+        before = Some(token);
+    }
+}
+
+/// The name of the procedure stands next.
+fn called(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(Kept<'_>)) {
+    let name = lexer.next();
+    if lexer.peek() == Some(Token::Symbol(b'.')) {
+        return;
+    }
+    match name {
+        Some(Token::Word(name)) if name.is_ascii() => {
+            with_folded(name, false, |name| sink(Kept::Procedure(name)));
+        }
+        Some(Token::Quoted(name)) => with_folded(name, true, |name| sink(Kept::Procedure(name))),
+        Some(Token::Word(_) | Token::Escaped(_)) => sink(Kept::AnyProcedure),
+        _ => {}
+    }
+}
+
+fn in_type(
+    of_cursor: bool,
+    depth: u32,
+    before: Option<Token<'_>>,
+    token: Token<'_>,
+    sink: &mut dyn FnMut(Kept<'_>),
+) -> Place {
+    let here = |of_cursor, depth| Place::Type { of_cursor, depth };
+    // Behind a dot stands what belongs to the name before it; behind a percent sign TYPE or ROWTYPE.
+    let belongs = matches!(before, Some(Token::Symbol(b'.' | b'%')));
+    match token {
+        Token::Symbol(b'=') => return Place::Value,
+        Token::Symbol(b'(') => return here(of_cursor, depth + 1),
+        Token::Symbol(b')') => return here(of_cursor, depth.saturating_sub(1)),
+        Token::Word(_) | Token::Quoted(_) | Token::Escaped(_) if belongs => {}
+        Token::Word(word) if word.eq_ignore_ascii_case(b"DEFAULT") => return Place::Value,
+        Token::Word(word) if word.eq_ignore_ascii_case(b"CURSOR") => return here(true, depth),
+        Token::Word(word) if of_cursor && depth == 0 && is_any(word, &[&b"FOR"[..], b"IS"]) => {
+            return Place::Value;
+        }
+        Token::Word(word) if names_no_type(word) => {}
+        Token::Word(word) if word.is_ascii() => with_folded(word, false, |name| sink(Kept::Type(name))),
+        Token::Quoted(name) => with_folded(name, true, |name| sink(Kept::Type(name))),
+        // How a server folds such a word is its encoding's to say.
+        Token::Word(_) | Token::Escaped(_) => sink(Kept::AnyType),
+        _ => {}
+    }
+    here(of_cursor, depth)
+}
+
+fn is_any(word: &[u8], words: &[&[u8]]) -> bool {
+    words.iter().any(|other| word.eq_ignore_ascii_case(other))
+}
+
+/// Reserved words, and those that the grammar itself makes a type of `pg_catalog`.
+fn names_no_type(word: &[u8]) -> bool {
+    const FIXED: [&[u8]; 19] = [
+        b"bigint",
+        b"bit",
+        b"boolean",
+        b"char",
+        b"character",
+        b"dec",
+        b"decimal",
+        b"float",
+        b"int",
+        b"integer",
+        b"interval",
+        b"national",
+        b"nchar",
+        b"numeric",
+        b"real",
+        b"smallint",
+        b"time",
+        b"timestamp",
+        b"varchar",
+    ];
+    meaning(word) == Some(Meaning::Reserved) || is_any(word, &FIXED)
+}
+
+/// Names and operators of a body in SQL that mean something by the search path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Used<'a> {
+    /// As PostgreSQL folds it.
+    Name(&'a [u8]),
+    /// Operators that may stand next to each other.
+    Operators(&'a [u8]),
+    /// It is written in a way that is not read here.
+    Any,
+}
+
+/// Calls `sink` with each name of a body that has no schema in front, and each operator. Words in literals count: `'english'::regconfig`.
+pub(crate) fn used(body: &[u8], sink: &mut dyn FnMut(Used<'_>)) {
+    for &backslashes in readings(body) {
+        used_as(body, backslashes, 0, sink);
+    }
+}
+
+/// Literals in literals that are deeper are not read.
+const DEPTH_MAX: u8 = 3;
+
+fn used_as(body: &[u8], backslashes: Backslashes, depth: u8, sink: &mut dyn FnMut(Used<'_>)) {
+    let mut is_behind_dot = false;
+    let mut operators: Option<(usize, usize)> = None;
+    let mut lexer = Lexer::new(body, backslashes);
+    loop {
+        lexer.skip_blank();
+        let start = lexer.offset();
+        let token = lexer.next();
+        operators = match (operators, token) {
+            (Some((from, to)), Some(Token::Symbol(byte))) if to == start && is_operator(byte) => {
+                Some((from, lexer.offset()))
+            }
+            (before, token) => {
+                if let Some((from, to)) = before {
+                    sink(Used::Operators(&body[from..to]));
+                }
+                matches!(token, Some(Token::Symbol(byte)) if is_operator(byte))
+                    .then(|| (start, lexer.offset()))
+            }
+        };
+        match token {
+            None => return,
+            Some(Token::Word(word)) if meaning(word) == Some(Meaning::Reserved) => {}
+            Some(Token::Word(word)) if word.is_ascii() && !is_behind_dot => {
+                with_folded(word, false, |name| sink(Used::Name(name)));
+            }
+            Some(Token::Quoted(name)) if !is_behind_dot => {
+                with_folded(name, true, |name| sink(Used::Name(name)));
+            }
+            Some(Token::Word(_) | Token::Escaped(_)) if !is_behind_dot => sink(Used::Any),
+            Some(Token::Text(text)) if depth >= DEPTH_MAX || is_spelled(body, text) => sink(Used::Any),
+            Some(Token::Text(text)) => used_as(text, Backslashes::Literal, depth + 1, sink),
+            Some(_) => {}
+        }
+        is_behind_dot = token == Some(Token::Symbol(b'.'));
+    }
+}
+
+/// A literal in which a name may be spelled by escapes: `E'...'`, `U&'...'`.
+fn is_spelled(body: &[u8], text: &[u8]) -> bool {
+    let start = (text.as_ptr() as usize).wrapping_sub(body.as_ptr() as usize);
+    let prefix = start.checked_sub(2).and_then(|at| body.get(at));
+    match prefix {
+        Some(b'e' | b'E') => text.contains(&b'\\'),
+        Some(b'&') => true,
+        _ => false,
+    }
+}
+
+fn is_operator(byte: u8) -> bool {
+    b"+-*/<>=~!@#%^&|`?".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(body: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        declared(body.as_bytes(), &mut |kept| {
+            found.push(match kept {
+                Kept::Type(name) => text(name),
+                Kept::Procedure(name) => format!("{}()", text(name)),
+                Kept::AnyType => "?".to_owned(),
+                Kept::AnyProcedure => "?()".to_owned(),
+            })
+        });
+        found
+    }
+
+    #[test]
+    fn names_of_types_are_found_in_every_block_and_only_without_a_schema() {
+        assert_eq!(names("BEGIN RETURN money_t; END"), Vec::<String>::new());
+        assert_eq!(names("declare r Money_T; s public.money_t; BEGIN x := 1; END"), ["money_t", "public"]);
+        let nested = "BEGIN DECLARE \"R\" \"T\"[]; t orders.id%TYPE; BEGIN NULL; END; SELECT 1; DECLARE u orders%ROWTYPE; BEGIN END; END";
+        assert_eq!(names(nested), ["T", "orders", "orders"]);
+        assert_eq!(
+            names("<<l>> declare a integer; b constant numeric(6,2) not null = 1; begin end"),
+            ["constant"]
+        );
+    }
+
+    #[test]
+    fn declarations_end_where_those_of_plpgsql_do_and_not_before() {
+        for body in [
+            "declare a int := (select x.begin from (select 1 as begin) x); v m_t; begin end",
+            "declare a int default begin; v m_t; begin end",
+            "declare begin_ int; v m_t; begin end",
+            "declare \"begin\" int; v m_t; begin end",
+            "declare a int = 1; declare v m_t; begin end",
+            "declare a int; /* ; begin */ v m_t; -- ; begin\nbegin end",
+            "declare a text := '; begin '; v m_t; begin end",
+            "declare a text := $x$; begin $x$; v m_t; begin end",
+            "begin declare v m_t; begin end; end",
+        ] {
+            assert_eq!(names(body).last().map(String::as_str), Some("m_t"), "{body}");
+        }
+        // Whether the literal ends at its second quote is a setting's to say.
+        let found = names(r"declare a text := '\'; v m_t; begin '; begin x := 'y'; end");
+        assert!(found.iter().any(|name| name == "m_t"), "{found:?}");
+        let found = names(r"declare a text := '\'; begin '; v m_t; begin end");
+        assert!(found.iter().any(|name| name == "m_t"), "{found:?}");
+        assert_eq!(names("declare a int; begin return (select m_t from t); end"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn collations_arguments_of_cursors_and_escaped_names_are_found_and_queries_are_not() {
+        assert_eq!(names("declare v text collate c9; begin end"), ["text", "c9"]);
+        assert!(names("declare v U&\"m\\005ft\"; begin end").contains(&"?".to_owned()));
+        let cursor =
+            "declare c no scroll cursor (a m_t, b int) for select x from orders where f is null; begin end";
+        assert_eq!(names(cursor), ["no", "scroll", "a", "m_t", "b"]);
+        assert_eq!(names("begin call p(1, 2); call s.q(); call U&\"x\"(); end"), ["p()", "?()"]);
+    }
+
+    fn uses(body: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        used(body.as_bytes(), &mut |used| {
+            found.push(match used {
+                Used::Name(name) | Used::Operators(name) => String::from_utf8_lossy(name).into_owned(),
+                Used::Any => "?".to_owned(),
+            })
+        });
+        found
+    }
+
+    #[test]
+    fn a_body_in_sql_uses_names_operators_and_what_its_literals_name() {
+        assert_eq!(uses("select H($1) || s.g(\"X\")<>-1"), ["h", "||", "s", "X", "<>-"]);
+        assert_eq!(uses("select to_tsvector('english', $1)"), ["to_tsvector", "english"]);
+        assert_eq!(uses("select U&\"h\"($1)"), ["?"]);
+        assert_eq!(uses("select 1 +"), ["+"]);
+        assert!(uses(r"select e'\x61'::regclass").contains(&"?".to_owned()));
+        assert!(!uses(r"select regexp_replace($1, '\s+', '\1')").contains(&"?".to_owned()));
+    }
+}

@@ -1,0 +1,563 @@
+//! `currval` and `lastval` of a session that goes on with another server connection.
+//!
+//! Owns what the old connection is asked ([`Parting`]), what is remembered of the answer ([`Recall`]), and the restore on the new
+//! connection. It deliberately restores nothing that no client asks for.
+//!
+//! # Why
+//! * PostgreSQL keeps the value that a session drew last of each sequence in the memory of its process, so only that process can
+//!   be asked. It is asked when it is parted with: behind the hold, beside the session. A client that asks for such a value
+//!   before waits for the answer; any other waits for nothing.
+//! * A restore locks the sequence for a moment (`system/recall.rs` says why), and most sessions never ask. So it is made before the
+//!   first request that asks, and only of what that request asks for. Within a transaction a savepoint keeps that one whole.
+//! * What was drawn on the new connection is newer. The function leaves it as it is.
+//! * What cannot be restored (the move was finished, a sequence stays locked, a right is missing, the transaction is read-only) is
+//!   forgotten: the server then says that the value is not defined in this session, as it says to a session that drew none.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::ending::Ending;
+use super::scan::{MemoryReads, memory_reads};
+use super::serve::Session;
+use super::state::{Hints, Statement, unhex};
+use crate::backend::{Reply, ServerConnection};
+use crate::error::SqlState;
+use crate::event_loop;
+use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, tag as request};
+use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Target, TransactionStatus};
+
+/// How long the old server is given to answer. The question bounds itself before.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// Before the second and each further try where a sequence is locked.
+const TRY_AGAIN_AFTER: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+];
+
+/// Statement and portal of our own: the unnamed ones are the client's.
+const OURS: &[u8] = b"freehold_recall";
+
+const TEXT_OID: u32 = 25;
+const BIGINT_OID: u32 = 20;
+const BOOLEAN_OID: u32 = 16;
+const TEXT_ARRAY_OID: u32 = 1009;
+const BIGINT_ARRAY_OID: u32 = 1016;
+
+const CURRVAL_OID: u32 = 1575;
+const LASTVAL_OID: u32 = 2559;
+
+/// Before the question. The connection is closed after it.
+const SETTINGS: &str = "SET search_path TO pg_catalog, pg_temp; SET client_encoding TO 'UTF8'; \
+    SET statement_timeout TO '2s'; SET lock_timeout TO '20ms'";
+
+/// A session that has drawn nothing returns at once. To ask for the last value locks its sequence, and nothing else of the
+/// transaction does: that tells which one it is. Each further question locks its sequence until the transaction ends, so it ends
+/// now and then.
+const QUESTION: &str = "DO $freehold$
+#variable_conflict use_variable
+DECLARE
+    last_is pg_catalog.oid;
+    seq pg_catalog.oid;
+    number pg_catalog.int8;
+    asked pg_catalog.int4 := 0;
+    told pg_catalog.text := '';
+BEGIN
+    BEGIN
+        PERFORM lastval();
+    EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege THEN
+        RETURN;
+    END;
+    last_is := (SELECT l.relation FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE l.pid = pg_backend_pid()
+        AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND c.relkind = 'S' LIMIT 1);
+    FOREACH seq IN ARRAY ARRAY(SELECT c.oid FROM pg_class c WHERE c.relkind = 'S') LOOP
+        asked := asked + 1;
+        IF asked % 100 = 0 THEN
+            COMMIT;
+        END IF;
+        BEGIN
+            number := currval(seq);
+            told := told || (SELECT concat(CASE WHEN c.oid = last_is THEN '*' END,
+                    encode(convert_to(format('%I.%I', n.nspname, c.relname), 'UTF8'), 'hex'), ':',
+                    encode(convert_to(c.relname, 'UTF8'), 'hex'), ':', number, ' ')
+                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = seq);
+        EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege OR lock_not_available
+            OR undefined_table THEN
+            NULL;
+        END;
+    END LOOP;
+    PERFORM set_config('freehold.told', told, false);
+END
+$freehold$";
+
+const ANSWER: &str = "SELECT pg_catalog.current_setting('freehold.told', true)";
+
+const RECALL: &str = "SELECT freehold.recall_sequences($1, $2, $3, $4, $5)";
+
+/// The values that a session drew last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// By the sequence's name with its schema, as hexadecimal UTF-8.
+    drawn: BTreeMap<Box<str>, Drawn>,
+    /// Of which sequence `lastval` is.
+    last: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Drawn {
+    /// Of the sequence, without its schema.
+    name: Box<str>,
+    number: i64,
+}
+
+/// What is restored in one go.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    names: String,
+    numbers: String,
+    last: Option<(Box<str>, String)>,
+    wants_last: bool,
+}
+
+impl Memory {
+    /// `None`: that is no answer to our question.
+    fn read(answer: &str) -> Option<Memory> {
+        let mut memory = Memory::default();
+        for one in answer.split_ascii_whitespace() {
+            let (is_last, one) = one.strip_prefix('*').map_or((false, one), |one| (true, one));
+            let mut parts = one.split(':');
+            let sequence: Box<str> = parts.next()?.into();
+            let drawn = Drawn { name: unhex(parts.next()?)?.into(), number: parts.next()?.parse().ok()? };
+            if is_last {
+                memory.last = Some(sequence.clone());
+            }
+            memory.drawn.insert(sequence, drawn);
+        }
+        Some(memory)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.drawn.is_empty() && self.last.is_none()
+    }
+
+    /// What was drawn later takes its place.
+    fn add(&mut self, later: Memory) {
+        self.drawn.extend(later.drawn);
+        self.last = later.last.or(self.last.take());
+    }
+
+    /// What is to be restored before this is asked.
+    fn call(&self, reads: &MemoryReads) -> Option<Call> {
+        let wanted: Vec<_> =
+            self.drawn.iter().filter(|(_, drawn)| reads.sequences.has(drawn.name.as_bytes())).collect();
+        let last = self.last.as_ref().and_then(|last| self.drawn.get_key_value(last));
+        let wants_last = reads.last && last.is_some();
+        if wanted.is_empty() && !wants_last {
+            return None;
+        }
+        let list = |all: Vec<String>| format!("{{{}}}", all.join(","));
+        Some(Call {
+            names: list(wanted.iter().map(|(name, _)| name.to_string()).collect()),
+            numbers: list(wanted.iter().map(|(_, drawn)| drawn.number.to_string()).collect()),
+            last: last.map(|(name, drawn)| (name.clone(), drawn.number.to_string())),
+            wants_last,
+        })
+    }
+
+    /// What was asked for is restored, or never will be.
+    fn forget(&mut self, reads: &MemoryReads, knows_last: bool) {
+        self.drawn.retain(|_, drawn| !reads.sequences.has(drawn.name.as_bytes()));
+        let is_gone = |last: &str| !self.drawn.contains_key(last);
+        if knows_last || reads.last || self.last.as_deref().is_some_and(is_gone) {
+            self.last = None;
+        }
+    }
+}
+
+/// A server connection that a session has left, what it remembers, and what the session had prepared by then.
+#[derive(Debug)]
+pub(super) struct Parting {
+    /// Until it is asked or closed.
+    connection: RefCell<Option<Box<ServerConnection>>>,
+    /// `None`: it has not said.
+    answer: RefCell<Option<Memory>>,
+    told: Notify,
+    /// Those that ask for what was drawn, once it is known that there is something to ask for.
+    statements: RefCell<BTreeMap<String, Statement>>,
+    /// What the database's functions do.
+    hints: Option<Arc<Hints>>,
+}
+
+impl Parting {
+    pub(super) fn of(
+        connection: Box<ServerConnection>,
+        statements: BTreeMap<String, Statement>,
+        hints: Option<Arc<Hints>>,
+    ) -> Parting {
+        Parting {
+            connection: RefCell::new(Some(connection)),
+            answer: RefCell::default(),
+            told: Notify::new(),
+            statements: RefCell::new(statements),
+            hints,
+        }
+    }
+
+    /// The connection, for whoever comes first.
+    pub(super) fn take_connection(&self) -> Option<Box<ServerConnection>> {
+        self.connection.take()
+    }
+
+    /// Asks what the session drew there. The connection can be closed afterwards, and nothing else.
+    pub(super) async fn ask(&self, connection: &mut ServerConnection) {
+        let mut batch = BytesMut::new();
+        [SETTINGS, QUESTION, ANSWER].iter().for_each(|sql| frontend::query(&mut batch, sql));
+        let asked = timeout(ANSWER_MAX, connection.run_each(&batch)).await;
+        let replies = asked.ok().and_then(Result::ok).unwrap_or_default();
+        let memory = heard(&replies).unwrap_or_else(|| {
+            let error = replies.iter().find_map(|reply| reply.error.as_ref());
+            let error = error.map(|fields| fields.message().to_owned());
+            tracing::info!(?error, "what a session drew from sequences is not known");
+            Memory::default()
+        });
+        match memory.is_empty() {
+            true => self.statements.borrow_mut().clear(),
+            false => self.keep_readers(),
+        }
+        self.answer.replace(Some(memory));
+        self.told.notify_waiters();
+    }
+
+    fn keep_readers(&self) {
+        self.statements.borrow_mut().retain(|_, statement| !self.reads(text_of(statement)).is_none());
+    }
+
+    /// What was drawn there; once.
+    async fn hear(&self) -> Memory {
+        if let Some(mut connection) = self.take_connection() {
+            self.ask(&mut connection).await;
+            event_loop::spawn(connection.terminate_fully());
+        }
+        if self.answer.borrow().is_none() {
+            let _ = timeout(ANSWER_MAX, self.told.notified()).await;
+        }
+        self.answer.replace(Some(Memory::default())).unwrap_or_default()
+    }
+
+    fn has_told_nothing(&self) -> bool {
+        self.answer.borrow().as_ref().is_some_and(Memory::is_empty)
+    }
+
+    fn reads(&self, sql: &[u8]) -> MemoryReads {
+        match self.hints.as_ref().is_some_and(|hints| hints.memory_names().are_in(sql)) {
+            true => MemoryReads::ANY,
+            false => memory_reads(sql),
+        }
+    }
+
+    /// What running a statement asks for that was prepared before.
+    fn reads_of_statement(&self, name: &[u8]) -> MemoryReads {
+        let statements = self.statements.borrow();
+        if statements.is_empty() {
+            return MemoryReads::default();
+        }
+        let statement = std::str::from_utf8(name).ok().and_then(|name| statements.get(name));
+        statement.map(|statement| self.reads(text_of(statement))).unwrap_or_default()
+    }
+}
+
+fn text_of(statement: &Statement) -> &[u8] {
+    match statement {
+        Statement::Protocol { sql, .. } | Statement::Sql { sql } => sql.as_bytes(),
+    }
+}
+
+fn heard(replies: &[Reply]) -> Option<Memory> {
+    let [_, question, answer] = replies else { return None };
+    if question.error.is_some() || answer.error.is_some() {
+        return None;
+    }
+    Memory::read(answer.results.first()?.value(0, 0).unwrap_or_default())
+}
+
+/// What a session may still be asked for, on the connection that it has now.
+#[derive(Debug)]
+pub(super) struct Recall {
+    /// Those whose answers are not in `memory`, in their order; always the last one.
+    partings: Vec<Rc<Parting>>,
+    memory: Memory,
+    /// What running the unnamed statement asks for that was made before.
+    unnamed: MemoryReads,
+    /// What the requests that wait ask for.
+    wanted: MemoryReads,
+}
+
+impl Recall {
+    /// Of a session that has left this connection, and what it had not asked for yet of connections before.
+    /// `unnamed` is the text of its unnamed statement.
+    pub(super) fn after(
+        before: Option<Box<Recall>>,
+        parting: &Rc<Parting>,
+        unnamed: Option<&[u8]>,
+    ) -> Box<Recall> {
+        let mut recall = before.unwrap_or_else(|| {
+            Box::new(Recall {
+                partings: Vec::new(),
+                memory: Memory::default(),
+                unnamed: MemoryReads::default(),
+                wanted: MemoryReads::default(),
+            })
+        });
+        recall.partings.retain(|parting| !parting.has_told_nothing());
+        recall.partings.push(Rc::clone(parting));
+        recall.unnamed = unnamed.map(|sql| parting.reads(sql)).unwrap_or_default();
+        recall
+    }
+
+    /// There is nothing that could be asked for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.partings.iter().all(|parting| parting.has_told_nothing())
+    }
+
+    /// Whether these messages of the client's, up to the next Sync, ask for something that is to be restored before.
+    pub(super) fn is_wanted_by(&mut self, messages: &[u8]) -> bool {
+        let mut unnamed = self.unnamed.clone();
+        let reads = self.reads_of(messages, &mut unnamed);
+        let may_come = || self.partings.iter().any(|parting| !parting.has_told_nothing());
+        let is_wanted = !reads.is_none() && (may_come() || self.memory.call(&reads).is_some());
+        match is_wanted {
+            true => self.wanted = reads,
+            // They go on now.
+            false => self.unnamed = unnamed,
+        }
+        is_wanted
+    }
+
+    /// `unnamed` is what running the unnamed statement asks for, before and afterwards.
+    fn reads_of(&self, messages: &[u8], unnamed: &mut MemoryReads) -> MemoryReads {
+        let mut reads = MemoryReads::default();
+        let mut rest = messages;
+        while let Ok(Some(header)) = Header::parse(rest, MESSAGE_BYTES_MAX) {
+            let message = rest.get(..header.message_bytes());
+            match message {
+                Some(message) => {
+                    reads.add(self.reads_of_message(header.tag, &message[HEADER_BYTES..], unnamed));
+                }
+                // Nobody looks into the rest of it.
+                None if matches!(header.tag, request::QUERY | request::PARSE) => return MemoryReads::ANY,
+                None => {
+                    let front = rest.get(HEADER_BYTES..).unwrap_or_default();
+                    reads.add(self.reads_of_message(header.tag, front, unnamed));
+                }
+            }
+            if matches!(header.tag, request::QUERY | request::SYNC | request::FUNCTION_CALL) {
+                break;
+            }
+            rest = rest.get(header.message_bytes()..).unwrap_or_default();
+        }
+        reads
+    }
+
+    fn reads_of_message(&self, tag: u8, body: &[u8], unnamed: &mut MemoryReads) -> MemoryReads {
+        let Some(parting) = self.partings.last() else { return MemoryReads::default() };
+        match tag {
+            request::QUERY => {
+                *unnamed = MemoryReads::default();
+                let sql = body.strip_suffix(b"\0").unwrap_or(body);
+                let mut reads = parting.reads(sql);
+                if let Some(name) = executed(sql) {
+                    reads.add(parting.reads_of_statement(name));
+                }
+                reads
+            }
+            request::PARSE => {
+                let Ok(parse) = parse_parse(body) else { return MemoryReads::default() };
+                if parse.statement.is_empty() {
+                    *unnamed = MemoryReads::default();
+                }
+                parting.reads(parse.sql)
+            }
+            request::BIND => match parse_bind_names(body).map(|names| names.statement) {
+                Ok(b"") => unnamed.clone(),
+                Ok(name) => parting.reads_of_statement(name),
+                Err(_) => MemoryReads::default(),
+            },
+            request::FUNCTION_CALL => {
+                let oid = body.first_chunk::<4>().map_or(0, |oid| u32::from_be_bytes(*oid));
+                match matches!(oid, CURRVAL_OID | LASTVAL_OID) {
+                    true => MemoryReads::ANY,
+                    false => MemoryReads::default(),
+                }
+            }
+            _ => MemoryReads::default(),
+        }
+    }
+
+    async fn hear(&mut self) {
+        for parting in &self.partings {
+            self.memory.add(parting.hear().await);
+        }
+        if let Some(last) = self.partings.pop() {
+            self.partings = vec![last];
+        }
+    }
+}
+
+/// The name of the prepared statement that a text runs.
+fn executed(sql: &[u8]) -> Option<&[u8]> {
+    const VERB: &[u8] = b"execute";
+    let sql = sql.trim_ascii_start();
+    let (verb, rest) = sql.split_at_checked(VERB.len())?;
+    if !verb.eq_ignore_ascii_case(VERB) {
+        return None;
+    }
+    let rest = rest.trim_ascii();
+    match rest.strip_prefix(b"\"") {
+        Some(quoted) => quoted.split(|&byte| byte == b'"').next(),
+        None => rest.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').next(),
+    }
+}
+
+/// The messages that restore, and which of their replies tells. A transaction of the client's goes on whatever becomes of it.
+fn messages(call: &Call, status: TransactionStatus) -> (BytesMut, usize) {
+    let mut batch = BytesMut::new();
+    let is_within = status == TransactionStatus::InTransaction;
+    if is_within {
+        run(&mut batch, "SAVEPOINT freehold_recall", &[], &[]);
+    }
+    let types = [TEXT_ARRAY_OID, BIGINT_ARRAY_OID, TEXT_OID, BIGINT_OID, BOOLEAN_OID];
+    let values = [
+        Some(call.names.as_bytes()),
+        Some(call.numbers.as_bytes()),
+        call.last.as_ref().map(|(name, _)| name.as_bytes()),
+        call.last.as_ref().map(|(_, number)| number.as_bytes()),
+        Some(if call.wants_last { b"t" } else { b"f" }),
+    ];
+    run(&mut batch, RECALL, &types, &values);
+    if is_within {
+        run(&mut batch, "ROLLBACK TO SAVEPOINT freehold_recall", &[], &[]);
+        run(&mut batch, "RELEASE SAVEPOINT freehold_recall", &[], &[]);
+    }
+    (batch, usize::from(is_within))
+}
+
+fn run(batch: &mut BytesMut, sql: &str, types: &[u32], values: &[Option<&[u8]>]) {
+    // What an error before has left of them.
+    frontend::close(batch, Target::Portal, OURS);
+    frontend::close(batch, Target::Statement, OURS);
+    frontend::parse(batch, OURS, sql.as_bytes(), types);
+    frontend::bind(batch, OURS, OURS, values);
+    frontend::execute(batch, OURS, 0);
+    frontend::close(batch, Target::Portal, OURS);
+    frontend::close(batch, Target::Statement, OURS);
+    frontend::sync(batch);
+}
+
+impl Session {
+    /// The client's next request asks for values that its session drew on a connection before: they are restored first, where
+    /// that is possible.
+    ///
+    /// Fails where the server is gone.
+    pub(super) async fn recall(&mut self) -> Result<(), Ending> {
+        let Some(mut recall) = self.relay.recall.take() else { return Ok(()) };
+        let reads = std::mem::take(&mut recall.wanted);
+        recall.hear().await;
+        if let Some(call) = recall.memory.call(&reads) {
+            let knows_last = self.restore(&call).await?;
+            recall.memory.forget(&reads, knows_last);
+        }
+        if !recall.is_empty() {
+            self.relay.recall = Some(recall);
+        }
+        Ok(())
+    }
+
+    /// Whether the session knows its last value now.
+    async fn restore(&mut self, call: &Call) -> Result<bool, Ending> {
+        let (batch, told_in) = messages(call, self.relay.exchange.status());
+        let mut pauses = TRY_AGAIN_AFTER.iter();
+        loop {
+            let known = self.relay.before_own_exchange();
+            let time_max = self.relay.worker.plane.connect_time_max;
+            let ran = timeout(time_max, Box::pin(self.relay.server.run_each(&batch))).await;
+            self.relay.after_own_exchange(&known);
+            let Ok(Ok(replies)) = ran else { return Err(Ending::ServerVanished) };
+            let reply = replies.into_iter().nth(told_in).unwrap_or_default();
+            let Some(error) = reply.error else {
+                return Ok(reply.results.first().and_then(|result| result.value(0, 0)) == Some("t"));
+            };
+            match pauses.next().filter(|_| error.sqlstate() == SqlState::LOCK_NOT_AVAILABLE) {
+                Some(&pause) => sleep(pause).await,
+                None => {
+                    tracing::info!(error = error.message(), "what a session drew from sequences is lost");
+                    return Ok(false);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> String {
+        text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn told(all: &[(&str, i64)]) -> Memory {
+        let one = |(name, number): &(&str, i64)| {
+            let (star, name) = name.strip_prefix('*').map_or(("", *name), |name| ("*", name));
+            format!("{star}{}:{}:{number}", hex(&format!("public.{name}")), hex(name))
+        };
+        Memory::read(&all.iter().map(one).collect::<Vec<_>>().join(" ")).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_restored_and_only_once() {
+        let mut memory = told(&[("a", 1), ("*b", -2)]);
+        let reads = memory_reads(b"SELECT currval('a')");
+        let call = memory.call(&reads).unwrap();
+        assert_eq!((call.names, call.numbers), (format!("{{{}}}", hex("public.a")), "{1}".to_owned()));
+        assert_eq!(call.last, Some((hex("public.b").into(), "-2".to_owned())));
+        assert!(!call.wants_last);
+        memory.forget(&reads, true);
+        assert_eq!(memory.call(&reads), None);
+        assert_eq!(memory.call(&memory_reads(b"SELECT lastval()")), None, "it is known by now");
+        assert!(memory.call(&memory_reads(b"SELECT currval('b')")).is_some());
+    }
+
+    #[test]
+    fn what_was_drawn_later_takes_the_place_of_what_was_drawn_before() {
+        let mut memory = told(&[("*a", 1), ("b", 2)]);
+        memory.add(Memory::default());
+        assert_eq!(memory, told(&[("*a", 1), ("b", 2)]));
+        memory.add(told(&[("*b", 7)]));
+        assert_eq!(memory, told(&[("a", 1), ("*b", 7)]));
+    }
+
+    #[test]
+    fn an_answer_that_is_none_is_not_believed() {
+        assert_eq!(Memory::read(""), Some(Memory::default()));
+        for odd in ["a", "61:61", "61:61:x", "61:6:1"] {
+            assert_eq!(Memory::read(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_statement_that_a_text_executes_is_found() {
+        assert_eq!(executed(b" EXECUTE s"), Some(&b"s"[..]));
+        assert_eq!(executed(b"execute s_1(2);"), Some(&b"s_1"[..]));
+        assert_eq!(executed(b"EXECUTE \"S x\" (1)"), Some(&b"S x"[..]));
+        assert_eq!(executed(b"SELECT 1"), None);
+    }
+}

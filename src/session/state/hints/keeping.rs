@@ -1,0 +1,188 @@
+//! What a connection keeps, for its life, of the names in functions.
+//!
+//! # Why
+//! Neither DISCARD ALL nor anything else takes these away: what PL/pgSQL found when it compiled a function; and, in the caches of types and
+//! relations, the checks of domains, the expressions and conditions of indexes and the keys of partitioned tables, into which PostgreSQL
+//! puts the bodies of functions in SQL, with all of their names, and the results of immutable functions of constants. It does neither
+//! with a function whose body is stored as a tree, or that has a search path of its own. Defaults, other checks, generated columns,
+//! policies and triggers are planned anew for each statement.
+
+use std::collections::{HashMap, HashSet};
+
+use super::element;
+use super::reading::add;
+use crate::session::scan::{self, Effects, Kept, Used};
+
+type Name = Box<[u8]>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Keeping {
+    /// Names of types, tables and collations that are there in more than one schema.
+    types_twice: HashSet<Name>,
+    /// Those of functions and configurations of text search, too.
+    twice: HashSet<Name>,
+    operators_twice: Vec<Name>,
+    /// Domains and tables with functions in what is kept of them.
+    keepers: Vec<(Name, Name)>,
+    /// Functions in SQL with the names in their bodies.
+    inlined: HashMap<Name, Vec<Name>>,
+    /// Functions in whose bodies such a name is there twice.
+    by_path: HashSet<Name>,
+    /// Functions that make something temporary, by its name.
+    makers: HashMap<Name, Vec<Name>>,
+    /// All that is kept, as [`element`] has it.
+    pub(super) names: HashSet<Name>,
+    /// A name among them is not read.
+    pub(super) keeps_any: bool,
+}
+
+impl Keeping {
+    pub(super) fn twice(&mut self, name: &[u8], kind: &str) {
+        match kind {
+            "operator" => self.operators_twice.push(name.into()),
+            _ => {
+                self.twice.insert(name.into());
+                if matches!(kind, "type" | "collation") {
+                    self.types_twice.insert(name.into());
+                }
+            }
+        }
+    }
+
+    pub(super) fn keeps(&mut self, owner: &[u8], function: &[u8]) {
+        self.keepers.push((owner.into(), function.into()));
+    }
+
+    pub(super) fn makes(&mut self, owner: &[u8], name: Name) {
+        self.makers.entry(name).or_default().push(owner.into());
+    }
+
+    /// What something may do whose names nobody reads.
+    pub(super) fn whatever(&self) -> Effects {
+        let is_any_twice = !self.twice.is_empty() || !self.operators_twice.is_empty();
+        if is_any_twice { Effects::BY_PATH } else { Effects::NONE }
+    }
+
+    /// A function in PL/pgSQL has this body.
+    pub(super) fn declarations(&mut self, body: &str) -> Effects {
+        let mut effects = Effects::NONE;
+        let by_path = |is_twice: bool| if is_twice { Effects::BY_PATH } else { Effects::NONE };
+        scan::declared(body.as_bytes(), &mut |kept| {
+            effects |= match kept {
+                Kept::Type(name) => {
+                    if !self.names.contains(element(name)) {
+                        self.names.insert(element(name).into());
+                    }
+                    Effects::FINDS | by_path(self.types_twice.contains(name))
+                }
+                Kept::AnyType => {
+                    self.keeps_any = true;
+                    Effects::FINDS | by_path(!self.types_twice.is_empty())
+                }
+                Kept::Procedure(name) => by_path(self.twice.contains(name)),
+                Kept::AnyProcedure => by_path(!self.twice.is_empty()),
+            }
+        });
+        effects
+    }
+
+    /// A function in SQL has this body, as text.
+    pub(super) fn inlined(&mut self, owner: &[u8], body: &str) {
+        if let Some(names) = self.used(owner, body) {
+            self.inlined.entry(owner.into()).or_default().extend(names);
+        }
+    }
+
+    /// So has a function that is computed once where its arguments are constants.
+    pub(super) fn computed(&mut self, owner: &[u8], body: &str) {
+        self.used(owner, body);
+    }
+
+    /// The names in a body; `None`: nothing keeps any.
+    fn used(&mut self, owner: &[u8], body: &str) -> Option<Vec<Name>> {
+        if self.keepers.is_empty() {
+            return None;
+        }
+        let mut names: HashSet<Name> = HashSet::new();
+        let (mut is_any, mut is_twice) = (false, false);
+        scan::used(body.as_bytes(), &mut |used| match used {
+            Used::Name(name) => {
+                is_twice |= self.twice.contains(name);
+                if !names.contains(name) {
+                    names.insert(name.into());
+                }
+            }
+            Used::Operators(run) => {
+                let holds = |operator: &Name| memchr::memmem::find(run, operator).is_some();
+                is_twice |= self.operators_twice.iter().any(holds);
+            }
+            Used::Any => is_any = true,
+        });
+        if is_twice || is_any && !self.whatever().is_none() {
+            self.by_path.insert(owner.into());
+        }
+        // An empty name stands for any.
+        names.extend(is_any.then(Name::default));
+        Some(names.into_iter().collect())
+    }
+
+    /// What is kept of names beside the declarations of PL/pgSQL, and who makes something by such a name.
+    pub(super) fn found(
+        &mut self,
+        users: &HashMap<Name, Vec<Name>>,
+        functions: &HashSet<Name>,
+    ) -> Vec<(Name, Effects)> {
+        let reached = self.reached(users, functions);
+        let mut kept: HashMap<Name, Effects> = HashMap::new();
+        let mut changed = Vec::new();
+        for function in &reached {
+            if let Some(names) = self.inlined.remove(function) {
+                self.keeps_any |= names.iter().any(|name| name.is_empty());
+                self.names.extend(names.iter().map(|name| element(name).into()));
+                add(&mut kept, function, Effects::FINDS, &mut changed);
+            }
+            if self.by_path.contains(function) {
+                add(&mut kept, function, Effects::BY_PATH, &mut changed);
+            }
+        }
+        while let Some(function) = changed.pop() {
+            let effects = kept.get(&function).copied().unwrap_or_default();
+            for user in users.get(&function).into_iter().flatten().filter(|user| reached.contains(*user)) {
+                add(&mut kept, user, effects, &mut changed);
+            }
+        }
+        let keepers = std::mem::take(&mut self.keepers).into_iter();
+        let keepers = keepers.filter_map(|(owner, used)| Some((owner, *kept.get(&used)?)));
+        let mut found: Vec<(Name, Effects)> = keepers.collect();
+        for (name, owners) in std::mem::take(&mut self.makers) {
+            if self.keeps_any || self.names.contains(element(&name)) {
+                found.extend(owners.into_iter().map(|owner| (owner, Effects::TEMPORARY)));
+            }
+        }
+        found
+    }
+
+    /// The functions that may run inside of what is kept.
+    fn reached(&self, users: &HashMap<Name, Vec<Name>>, functions: &HashSet<Name>) -> HashSet<Name> {
+        let mut reached: HashSet<Name> = self.keepers.iter().map(|(_, used)| used.clone()).collect();
+        if reached.is_empty() {
+            return reached;
+        }
+        let mut calls: HashMap<&[u8], Vec<&Name>> = HashMap::new();
+        for (used, owners) in users.iter().filter(|(used, _)| functions.contains(*used)) {
+            for owner in owners.iter().filter(|owner| functions.contains(*owner)) {
+                calls.entry(owner).or_default().push(used);
+            }
+        }
+        let mut open: Vec<Name> = reached.iter().cloned().collect();
+        while let Some(function) = open.pop() {
+            for &called in calls.get(&*function).into_iter().flatten() {
+                if reached.insert(called.clone()) {
+                    open.push(called.clone());
+                }
+            }
+        }
+        reached
+    }
+}
