@@ -4,7 +4,7 @@
 //! this role, which gets a password that is kept nowhere.
 
 use crate::system::applier::Rows;
-use crate::system::{MoveNames, Session, SystemError, applier, databases, fence};
+use crate::system::{MoveNames, Session, SystemError, applier, databases, fence, guard};
 
 use super::ends::Ends;
 use super::error::StepError;
@@ -13,6 +13,7 @@ use super::own_login::{OwnLogin, unreachable};
 /// Lets the role into the target, with rights on every table that is there. Safe to repeat.
 pub(super) async fn admit(ends: &Ends, target: &Session) -> Result<OwnLogin, SystemError> {
     fence::shut(target, &ends.target.dbname).await?;
+    guard::restrain(target, &ends.names().applier_role()).await?;
     let login = OwnLogin::create(target, &ends.names().applier_role(), Rows::Write).await?;
     databases::limit_connections(target, &ends.target.dbname, None).await?;
     Ok(login)
@@ -21,7 +22,8 @@ pub(super) async fn admit(ends: &Ends, target: &Session) -> Result<OwnLogin, Sys
 /// Shuts the role out again, and removes it. Safe to repeat.
 pub(super) async fn dismiss(ends: &Ends, target: &Session) -> Result<(), SystemError> {
     databases::limit_connections(target, &ends.target.dbname, Some(0)).await?;
-    remove(target, ends.names()).await
+    remove(target, ends.names()).await?;
+    guard::release(target).await
 }
 
 /// Lets the role log in once: whether `pg_hba.conf` is in the way is found out before a row is read.
@@ -44,7 +46,7 @@ pub(super) async fn take_over(
         return Ok(());
     }
     let role = names.applier_role();
-    applier::create(subscriber, &role).await?;
+    applier::create(subscriber, &role, Rows::Write).await?;
     applier::lend(subscriber, &role, Rows::Write).await?;
     applier::take_over(subscriber, subscription, &role).await
 }

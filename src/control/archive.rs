@@ -15,6 +15,7 @@
 //!
 //! The format: `src/bin/pg_dump/pg_backup_archiver.c` of PostgreSQL, `ReadHead` and `ReadToc`.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 const OPTION: &str = "pg_attver=";
@@ -37,7 +38,7 @@ pub(super) fn leave_out_column_versions(archive: &mut [u8]) -> Result<usize, Unr
     if !archive.windows(OPTION.len()).any(|bytes| bytes == OPTION.as_bytes()) {
         return Ok(0);
     }
-    let definitions = Reader { archive, at: 0, integer_bytes: 0 }.definitions()?;
+    let definitions = Reader::of(archive).definitions()?;
     let blank: Vec<Range<usize>> =
         definitions.into_iter().flat_map(|range| versions(archive, range)).collect();
     for range in &blank {
@@ -46,21 +47,47 @@ pub(super) fn leave_out_column_versions(archive: &mut [u8]) -> Result<usize, Unr
     Ok(blank.len())
 }
 
+/// What the entries of an archive need, by their numbers; empty where the format is not known.
+pub(super) fn dependencies(archive: &[u8]) -> Result<HashMap<u32, Vec<u32>>, Unreadable> {
+    let mut reader = Reader::of(archive);
+    let mut needs = HashMap::new();
+    let Some(format) = reader.head()? else { return Ok(needs) };
+    for _ in 0..reader.integer()? {
+        let entry = reader.entry(format)?;
+        needs.insert(entry.number, entry.needs);
+    }
+    Ok(needs)
+}
+
 struct Reader<'a> {
     archive: &'a [u8],
     at: usize,
     integer_bytes: usize,
 }
 
+/// What is read of an entry.
+struct Entry<'a> {
+    number: u32,
+    kind: &'a [u8],
+    /// Where its SQL is.
+    definition: Range<usize>,
+    /// Numbers of the entries that it needs.
+    needs: Vec<u32>,
+}
+
 impl<'a> Reader<'a> {
+    fn of(archive: &'a [u8]) -> Reader<'a> {
+        Reader { archive, at: 0, integer_bytes: 0 }
+    }
+
     /// Where the SQL of the entries is that may set options of columns.
     fn definitions(mut self) -> Result<Vec<Range<usize>>, Unreadable> {
         let mut found = Vec::new();
         let Some(format) = self.head()? else { return Ok(found) };
         for _ in 0..self.integer()? {
-            let (kind, definition) = self.entry(format)?;
-            if WITH_COLUMN_OPTIONS.contains(&kind) {
-                found.push(definition);
+            let entry = self.entry(format)?;
+            if WITH_COLUMN_OPTIONS.contains(&entry.kind) {
+                found.push(entry.definition);
             }
         }
         Ok(found)
@@ -93,12 +120,10 @@ impl<'a> Reader<'a> {
         Ok(Some(Format { minor, offset_bytes }))
     }
 
-    /// An entry's kind, and where its definition is.
-    fn entry(&mut self, format: Format) -> Result<(&'a [u8], Range<usize>), Unreadable> {
-        // Its number, whether it has data; the object's catalog, oid and name.
-        for _ in 0..2 {
-            self.integer()?;
-        }
+    fn entry(&mut self, format: Format) -> Result<Entry<'a>, Unreadable> {
+        let number = u32::try_from(self.integer()?).map_err(|_| Unreadable { at: self.at })?;
+        let _has_data = self.integer()?;
+        // The object's catalog, oid and name.
         for _ in 0..3 {
             self.text()?;
         }
@@ -114,11 +139,13 @@ impl<'a> Reader<'a> {
             let _relkind = self.integer()?;
         }
         let (_owner, _with_oids) = (self.text()?, self.text()?);
-        while self.text_or_none()?.is_some() {
-            // What it depends on.
+        let mut needs = Vec::new();
+        while let Some(needed) = self.text_or_none()? {
+            let needed = std::str::from_utf8(self.archive.get(needed).unwrap_or_default());
+            needs.extend(needed.ok().and_then(|number| number.parse::<u32>().ok()));
         }
         let _where_its_data_is = self.bytes(1 + format.offset_bytes)?;
-        Ok((kind, definition))
+        Ok(Entry { number, kind, definition, needs })
     }
 
     /// Nothing and the empty text are the same.

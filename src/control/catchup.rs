@@ -42,13 +42,14 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     // An aborted cutover may have left it open.
     shut_again(ctx, &ctx.ends().target).await?;
     resync::run(ctx, Way::Forth).await?;
-    let stream = Stream::new(Way::Forth, ctx.ends());
+    let stream = Stream::of_copy(ctx.ends(), ctx.facts());
     let source = ctx.source_session().await?;
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
+    // Before the role that applies has the rights of owners.
+    guard_target(ctx, &target).await?;
     stream.start(&source, &target).await?;
     prepare_way_back(ctx, &source, &target).await?;
-    guard_target(ctx, &target).await?;
     drop((source, target));
     until_ready(ctx, stream).await
 }
@@ -124,12 +125,16 @@ async fn guard_target(ctx: &StepContext, target: &Session) -> Result<(), StepErr
 /// Waits until the other side of a stream has been near for a while.
 async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
     let doing = || StepError::doing("watching replication");
+    let following = match stream.way {
+        Way::Forth => "following the source",
+        Way::Back => "waiting until the source has every change",
+    };
     let mut watcher = Watcher::open(stream).await.map_err(doing())?;
     let mut eta = Eta::default();
     let mut near_since: Option<Instant> = None;
     let mut beaten: Option<Instant> = None;
     let mut moved = (Instant::now(), u64::MAX);
-    ctx.progress.say("following the source");
+    ctx.progress.say(following);
     loop {
         ctx.check()?;
         if beaten.is_none_or(|at| at.elapsed() >= BEAT_EVERY) {

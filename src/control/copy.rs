@@ -19,7 +19,7 @@ use crate::system::export::{self, ExportedSlot, NewSlot};
 use crate::system::quote_ident;
 use crate::system::type_oids::Outcome;
 use crate::system::{
-    Session, SystemError, TableName, databases, ownership, publications, sequences, slots, tables,
+    Session, SystemError, Table, TableName, databases, ownership, publications, sequences, slots, tables,
 };
 
 use super::applier;
@@ -30,8 +30,9 @@ use super::error::StepError;
 use super::reader::Reader;
 use super::restore::Restore;
 use super::step::StepContext;
-use super::throttle::{self, Governor};
+use super::throttle::{self, Governor, Throttle};
 use super::tools::Tools;
+use super::truncated::{self, NOTE_TRUNCATED};
 use super::{provision, reader, sweep, verify, views};
 
 /// Tries to find a slot whose snapshot has exactly the published tables.
@@ -58,12 +59,33 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 
     let watcher = ctx.source_session().await?;
     // Cancel-safe: what the loser was doing is begun again from nothing, or undone.
-    let types = tokio::select! {
+    let copied = tokio::select! {
         biased;
         error = too_much_wal(ctx, &ends, &watcher) => Err(error),
         copied = Box::pin(carry(ctx, &ends, tools, &source, slot)) => copied,
     }?;
-    note_types(ctx, &types).await
+    note_truncated(ctx, &copied.truncated).await?;
+    note_types(ctx, &copied.types).await
+}
+
+/// What came of a copy.
+#[derive(Debug)]
+struct Copied {
+    types: Outcome,
+    /// Tables that were truncated on the source meanwhile.
+    truncated: Vec<TableName>,
+}
+
+/// Replaces what an earlier try of the copy has noted.
+async fn note_truncated(ctx: &mut StepContext, tables: &[TableName]) -> Result<(), StepError> {
+    let named = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    ctx.remember(|facts| {
+        match named.is_empty() {
+            true => facts.notes.remove(NOTE_TRUNCATED),
+            false => facts.notes.insert(NOTE_TRUNCATED.to_owned(), named.clone()),
+        };
+    })
+    .await
 }
 
 /// Says which types have another OID than on the source.
@@ -90,7 +112,7 @@ async fn carry(
     tools: Tools,
     source: &Session,
     slot: ExportedSlot,
-) -> Result<Outcome, StepError> {
+) -> Result<Copied, StepError> {
     ctx.progress.say("copying the schema");
     let dump = ctx.unless_cancelled(write_down(ends, tools, source, &slot.snapshot)).await?;
     let target = ctx.target_session().await?;
@@ -100,27 +122,27 @@ async fn carry(
     let applier = admitting.map_err(StepError::doing("preparing the role that writes rows"))?;
     let restored = restore(ctx, &Restore { ends, dump, applier, source, target: &target }, slot).await;
     let dismissed = applier::dismiss(ends, &target).await;
-    let types = restored?;
+    let copied = restored?;
     dismissed.map_err(StepError::doing("shutting out the role that wrote the rows"))?;
     keep_schema_owners(ends, source, &target)
         .await
         .map_err(StepError::doing("giving schemas their owners"))?;
     finish(ctx, ends, source, &target).await?;
-    Ok(types)
+    Ok(copied)
 }
 
 /// What has rows, the rows, and what is built over them.
-async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -> Result<Outcome, StepError> {
-    let workers = ctx.settings.index_workers;
+async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -> Result<Copied, StepError> {
     let types = ctx.unless_cancelled(restore.before_rows()).await?;
-    copy_rows(ctx, restore, &slot.snapshot).await?;
+    let (truncated, throttle) = copy_rows(ctx, restore, &slot.snapshot).await?;
     // Every reader is done: the source may forget the snapshot.
     drop(slot);
     ctx.progress.say("building indexes and constraints");
+    let workers = throttle.workers(ctx.settings.index_workers);
     ctx.unless_cancelled(restore.after_rows(workers)).await?;
     ctx.progress.say("giving objects their owners and rights");
     ctx.unless_cancelled(restore.owners_and_rights()).await?;
-    Ok(types)
+    Ok(Copied { types, truncated })
 }
 
 /// The schema as the slot's snapshot has it.
@@ -191,10 +213,8 @@ async fn begin_from_nothing(ctx: &mut StepContext, ends: &Ends) -> Result<(), St
     reader::remove(&ends.source).await.map_err(doing())?;
     let admin = ends.target.admin_session().await.map_err(doing())?;
     let claim = databases::claim(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
-    if claim == databases::Claim::Ours {
-        if is_empty(&ctx.target_session().await?).await.map_err(doing())? {
-            return Ok(());
-        }
+    // Of an empty one nobody knows how far its creation came: what follows is safe to repeat.
+    if claim == databases::Claim::Ours && !is_empty(&ctx.target_session().await?).await.map_err(doing())? {
         sweep::objects(&ends.target, ends.names()).await.map_err(doing())?;
         databases::drop_ours(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
     }
@@ -298,27 +318,29 @@ async fn keep_schema_owners(ends: &Ends, source: &Session, target: &Session) -> 
     Ok(())
 }
 
-async fn copy_rows(ctx: &StepContext, restore: &Restore<'_>, snapshot: &str) -> Result<(), StepError> {
+/// Copies all rows. Returns which of the tables were truncated meanwhile, and the throttle as clients left it.
+async fn copy_rows(
+    ctx: &StepContext,
+    restore: &Restore<'_>,
+    snapshot: &str,
+) -> Result<(Vec<TableName>, Throttle), StepError> {
     let doing = || StepError::doing("listing the tables to copy");
-    let Restore { ends, applier, target, .. } = restore;
+    let Restore { ends, applier, .. } = restore;
     let reader = ends.source.session().await.map_err(doing())?;
     verify::import_snapshot(&reader, snapshot).await.map_err(doing())?;
     let mut tables = tables::list(&reader).await.map_err(doing())?;
     // Rows that are not in the log cannot be followed; the preflight has said so.
     tables.retain(|table| !table.unlogged);
     drop(reader);
-    empty_extension_tables(target).await.map_err(StepError::doing("emptying the tables of extensions"))?;
+    empty_extension_tables(restore).await.map_err(StepError::doing("emptying the tables of extensions"))?;
     let jobs = copy_rows::jobs(&tables, ctx.settings.copy_split_bytes);
     let workers = ctx.settings.copy_workers;
     const PREPARING: &str = "preparing the role that reads rows";
     let reader = Reader::admit(&ends.source).await.map_err(StepError::doing(PREPARING))?;
     let governor = Governor::of(ctx);
-    let who = copy_rows::Who {
-        ends,
-        reader: reader.clone(),
-        applier: applier.clone(),
-        throttle: governor.throttle(),
-    };
+    let throttle = governor.throttle();
+    let who =
+        copy_rows::Who { ends, reader: reader.clone(), applier: applier.clone(), throttle: throttle.clone() };
     let cancel = ctx.cancellation();
     let copied = tokio::select! {
         biased;
@@ -327,19 +349,40 @@ async fn copy_rows(ctx: &StepContext, restore: &Restore<'_>, snapshot: &str) -> 
     };
     let dismissed = reader.dismiss(&ends.source).await;
     copied?;
-    dismissed.map_err(StepError::doing("shutting out the role that read the rows"))
+    dismissed.map_err(StepError::doing("shutting out the role that read the rows"))?;
+    let truncated = ctx.unless_cancelled(settle_truncated(restore, snapshot, &tables)).await?;
+    Ok((truncated, throttle))
+}
+
+async fn settle_truncated(
+    restore: &Restore<'_>,
+    snapshot: &str,
+    tables: &[Table],
+) -> Result<Vec<TableName>, StepError> {
+    let doing = || StepError::doing("looking for tables that were truncated meanwhile");
+    // A session of its own: one that was idle while the rows were copied could have been ended.
+    let session = restore.ends.source.session().await.map_err(doing())?;
+    verify::import_snapshot(&session, snapshot).await.map_err(doing())?;
+    truncated::settle(restore, &session, tables).await.map_err(doing())
 }
 
 /// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source. They are deleted and not
 /// truncated: for a session that acts as a replica no foreign key between them has a say.
-async fn empty_extension_tables(target: &Session) -> Result<(), SystemError> {
+async fn empty_extension_tables(restore: &Restore<'_>) -> Result<(), SystemError> {
+    let Restore { ends, applier, target, .. } = restore;
     const EMPTYING: &str = "emptying the tables of extensions";
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind = 'r' AND EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig))";
-    for row in &target.rows(EMPTYING, sql, &[]).await? {
+    let rows = target.rows(EMPTYING, sql, &[]).await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // Not by the platform: a role that is no superuser can own an extension, its tables, and what happens to their rows.
+    let mut applier = ends.target.writing_session(applier).await?;
+    for row in &rows {
         let schema: String = target.column(EMPTYING, row, 0)?;
         let table = TableName::new(schema, target.column::<String>(EMPTYING, row, 1)?);
-        target.batch(EMPTYING, &format!("DELETE FROM ONLY {}", table.sql())).await?;
+        applier.query(EMPTYING, &format!("DELETE FROM ONLY {}", table.sql())).await?;
     }
     Ok(())
 }

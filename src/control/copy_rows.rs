@@ -10,8 +10,8 @@
 //!
 //! Text format: it is right between any two majors, and it is the server that spends the time. A whole table is
 //! truncated and written FREEZE in one transaction, so nobody has to visit its pages again; but one that an extension made
-//! has its foreign keys already, and cannot be truncated by itself. The sessions speak the
-//! database's own encoding on both sides: no conversion, and what is not valid travels as it is.
+//! has its foreign keys already, and cannot be truncated by itself. Rows are in the database's own encoding on both sides: no
+//! conversion, and what is not valid travels as it is. Statements, with the names in them, are in UTF-8 as everywhere.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -58,20 +58,20 @@ enum Part {
 }
 
 impl Job {
-    fn source_sql(&self) -> String {
+    /// What is read: a table with its columns, or a query.
+    fn source_sql(&self, encoding: &str) -> String {
         let (table, columns) = (self.table.name.sql(), column_list(&self.table.columns));
-        match self.part {
+        let what = match self.part {
             Part::Whole => match columns.is_empty() {
-                true => format!("COPY {table} TO STDOUT"),
-                false => format!("COPY {table} ({columns}) TO STDOUT"),
+                true => table,
+                false => format!("{table} ({columns})"),
             },
             Part::Pages { first, end } => {
                 let end = end.map_or_else(String::new, |end| format!(" AND ctid < '({end},0)'::tid"));
-                format!(
-                    "COPY (SELECT {columns} FROM ONLY {table} WHERE ctid >= '({first},0)'::tid{end}) TO STDOUT"
-                )
+                format!("(SELECT {columns} FROM ONLY {table} WHERE ctid >= '({first},0)'::tid{end})")
             }
-        }
+        };
+        format!("COPY {what} TO STDOUT WITH (ENCODING {})", quote_literal(encoding))
     }
 
     /// Whether it is written to a table that is truncated in the same transaction.
@@ -79,11 +79,11 @@ impl Job {
         self.part == Part::Whole && !self.table.of_extension
     }
 
-    fn target_sql(&self) -> String {
+    fn target_sql(&self, encoding: &str) -> String {
         let (table, columns) = (self.table.name.sql(), column_list(&self.table.columns));
         let columns = if columns.is_empty() { columns } else { format!(" ({columns})") };
-        let freeze = if self.is_frozen() { " WITH (FREEZE)" } else { "" };
-        format!("COPY {table}{columns} FROM STDIN{freeze}")
+        let freeze = if self.is_frozen() { "FREEZE, " } else { "" };
+        format!("COPY {table}{columns} FROM STDIN WITH ({freeze}ENCODING {})", quote_literal(encoding))
     }
 }
 
@@ -243,11 +243,10 @@ async fn prepare(
     target: &mut RawSession,
 ) -> Result<(), SystemError> {
     const PREPARING: &str = "preparing to copy";
-    let encoding = format!("SET client_encoding = {}", quote_literal(&shared.encoding));
-    source.query(PREPARING, &format!("{encoding}; SET synchronize_seqscans = off")).await?;
+    source.query(PREPARING, "SET synchronize_seqscans = off").await?;
     source.query(PREPARING, &import_sql(&shared.snapshot)).await?;
     // That it acts as a replica is a setting of its role.
-    target.query(PREPARING, &format!("{encoding}; SET synchronous_commit = off")).await?;
+    target.query(PREPARING, "SET synchronous_commit = off").await?;
     Ok(())
 }
 
@@ -265,8 +264,8 @@ async fn copy_one(
     };
     target.query(BEGINNING, &begin).await?;
     let mut meter = Meter { shared, left: job.bytes, working_since: Instant::now(), rest: Duration::ZERO };
-    pipe::copy(source, &job.source_sql(), target, &job.target_sql(), |bytes, rows| meter.tick(bytes, rows))
-        .await?;
+    let (read, write) = (job.source_sql(&shared.encoding), job.target_sql(&shared.encoding));
+    pipe::copy(source, &read, target, &write, |bytes, rows| meter.tick(bytes, rows)).await?;
     target.query("committing the rows of a table", "COMMIT").await?;
     Ok(())
 }
@@ -386,6 +385,9 @@ mod tests {
         let jobs = jobs(&[table(0), table(9), table(2)], 1 << 30);
         assert_eq!(jobs.iter().map(|job| job.bytes / 8192).collect::<Vec<_>>(), [0, 2, 9]);
         assert!(jobs.iter().all(|job| job.part == Part::Whole));
-        assert_eq!(jobs[0].target_sql(), "COPY \"public\".\"t\" (\"a\", \"B\") FROM STDIN WITH (FREEZE)");
+        assert_eq!(
+            jobs[0].target_sql("LATIN1"),
+            "COPY \"public\".\"t\" (\"a\", \"B\") FROM STDIN WITH (FREEZE, ENCODING 'LATIN1')"
+        );
     }
 }

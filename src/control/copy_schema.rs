@@ -9,18 +9,23 @@
 //! The lists leave out what is the move's own (guard, publications) and what must not travel: a publication of
 //! the user's does, a subscription does not, because two subscribers of one slot would share its changes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
 
 use crate::system::names::HELPER_SCHEMA;
 
 use super::archive;
 use super::ends::{End, Ends};
 use super::own_login::OwnLogin;
-use super::tool_socket::As;
+use super::refused::{self, Refused};
+use super::tool_socket::{As, ToolSocket};
 use super::tools::{self, ToolError, Tools};
 
-const TEMPORARY_BYTES_MAX: usize = 40;
+const TEMPORARY_BYTES_MAX: usize = 30;
+/// What `pg_restore` says at the end where something was refused and it went on.
+const NOT_ALL: &str = "errors ignored on restore";
 
 /// Kinds of entries that only a superuser can restore, with the catalog that their objects are in: the kind's name alone could be the
 /// beginning of another kind's and the name of a schema. 0: of no object.
@@ -84,6 +89,8 @@ pub(super) enum By {
 pub(super) struct Run {
     pub(super) by: By,
     list: String,
+    /// One after the other, however many workers there are.
+    in_turn: bool,
 }
 
 impl Section {
@@ -110,14 +117,26 @@ impl SchemaDump {
         known: Known,
     ) -> Result<SchemaDump, ToolError> {
         let dump = SchemaDump { tools, directory: private_directory(ends)?, known };
-        let source = (&ends.source, As::Platform);
-        let (mut command, _socket) = dump.tools.command("pg_dump", source, &dump.directory)?;
+        dump.write(&ends.source, Some(snapshot)).await?;
+        Ok(dump)
+    }
+
+    /// Writes the schema down as it is now, for a trial: nothing of a move is touched.
+    pub(super) async fn take_now(source: &End, tools: Tools, known: Known) -> Result<SchemaDump, ToolError> {
+        let dump = SchemaDump { tools, directory: directory_of_a_trial()?, known };
+        dump.write(source, None).await?;
+        Ok(dump)
+    }
+
+    async fn write(&self, source: &End, snapshot: Option<&str>) -> Result<(), ToolError> {
+        let (mut command, _socket) =
+            self.tools.command("pg_dump", (source, As::Platform), &self.directory)?;
         command.args(["--format=custom", "--compress=0", "--schema-only", "--no-tablespaces"]);
         command.args(["--no-subscriptions", "--exclude-schema", HELPER_SCHEMA, "--lock-wait-timeout=10s"]);
-        command.arg(format!("--snapshot={snapshot}")).arg("--file").arg(dump.archive());
+        command.args(snapshot.map(|snapshot| format!("--snapshot={snapshot}")));
+        command.arg("--file").arg(self.archive());
         tools::run(command).await?;
-        dump.leave_out_column_versions().await?;
-        Ok(dump)
+        self.leave_out_column_versions().await
     }
 
     /// What the source keeps for itself in the options of columns is for no other server.
@@ -146,18 +165,33 @@ impl SchemaDump {
 
     /// What of a section is created before anything is said about it.
     pub(super) async fn runs(&self, section: Section) -> Result<Vec<Run>, ToolError> {
-        let mut runs = self.runs_of(Some(section)).await?;
-        runs.retain(|run| run.by != By::PlatformAfterwards);
+        let runs = Run::without_afterwards(self.runs_of(Some(section)).await?);
         Ok(match section {
             Section::PreData => runs,
             // What the applier makes there waits for nothing of the platform's, and is made in parallel.
-            Section::PostData => [By::Applier, By::Platform].map(|by| Run::of(by, &runs)).into(),
+            Section::PostData => {
+                let (parallel, attaching) = Run::of(By::Applier, &runs).part(&self.dependencies().await?);
+                vec![parallel, attaching, Run::of(By::Platform, &runs)]
+            }
         })
     }
 
     /// What is said about the objects of both sections.
     pub(super) async fn afterwards(&self) -> Result<Run, ToolError> {
         Ok(Run::of(By::PlatformAfterwards, &self.runs_of(None).await?))
+    }
+
+    /// What of both sections is created before anything is said about it, where there are no rows in between.
+    pub(super) async fn runs_without_rows(&self) -> Result<Vec<Run>, ToolError> {
+        Ok(Run::without_afterwards(self.runs_of(None).await?))
+    }
+
+    /// What the entries need, by their numbers.
+    pub(super) async fn dependencies(&self) -> Result<HashMap<u32, Vec<u32>>, ToolError> {
+        let path = self.archive();
+        let read = tokio::fs::read(&path).await;
+        let archive = read.map_err(|source| ToolError::File { program: "pg_dump".into(), path, source })?;
+        Ok(archive::dependencies(&archive)?)
     }
 
     async fn runs_of(&self, section: Option<Section>) -> Result<Vec<Run>, ToolError> {
@@ -176,9 +210,40 @@ impl SchemaDump {
         run: &Run,
         workers: usize,
     ) -> Result<(), ToolError> {
-        if run.list.is_empty() {
+        if run.is_empty() {
             return Ok(());
         }
+        let jobs = if run.in_turn { 1 } else { workers.max(1) };
+        let options = ["--exit-on-error".to_owned(), format!("--jobs={jobs}")];
+        let (command, _socket) = self.restoring(target, applier, run, &options).await?;
+        tools::run(command).await.map(drop)
+    }
+
+    /// Restores what of a run can be restored; returns what was refused.
+    pub(super) async fn try_restore(
+        &self,
+        target: &End,
+        applier: &OwnLogin,
+        run: &Run,
+    ) -> Result<Vec<Refused>, ToolError> {
+        if run.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Newer programs say only then to which entry a refusal belongs.
+        let options = ["--verbose".to_owned()];
+        let (command, _socket) = self.restoring(target, applier, run, &options).await?;
+        let told = tools::run_to_the_end(command, NOT_ALL).await?;
+        Ok(refused::read(&told))
+    }
+
+    /// `pg_restore` of a run.
+    async fn restoring(
+        &self,
+        target: &End,
+        applier: &OwnLogin,
+        run: &Run,
+        options: &[String],
+    ) -> Result<(Command, ToolSocket), ToolError> {
         let path = self.list();
         let failed = |source| ToolError::File { program: "pg_restore".into(), path: path.clone(), source };
         tokio::fs::write(&path, &run.list).await.map_err(failed)?;
@@ -186,16 +251,19 @@ impl SchemaDump {
             By::Applier => As::Applier(applier.clone()),
             By::Platform | By::PlatformAfterwards => As::Platform,
         };
-        let (mut command, _socket) = self.tools.command("pg_restore", (target, who), &self.directory)?;
+        let (mut command, socket) = self.tools.command("pg_restore", (target, who), &self.directory)?;
         // Owners come by themselves.
-        command.args(["--exit-on-error", "--no-tablespaces", "--no-owner"]);
-        command.arg(format!("--jobs={}", workers.max(1)));
+        command.args(["--no-tablespaces", "--no-owner"]).args(options);
         command.arg("--use-list").arg(path).arg(self.archive());
-        tools::run(command).await.map(drop)
+        Ok((command, socket))
     }
 }
 
 impl Run {
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Splits what `pg_restore --list` prints where another one restores.
     fn split(list: &str, known: &Known) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
@@ -203,15 +271,57 @@ impl Run {
             let Some(by) = who_restores(line, known) else { continue };
             match runs.last_mut().filter(|run| run.by == by) {
                 Some(run) => run.list.push_str(&format!("{line}\n")),
-                None => runs.push(Run { by, list: format!("{line}\n") }),
+                None => runs.push(Run { by, list: format!("{line}\n"), in_turn: false }),
             }
         }
         runs
     }
 
+    /// What is said afterwards stands between the objects, and parts no run.
+    fn without_afterwards(runs: Vec<Run>) -> Vec<Run> {
+        let mut joined: Vec<Run> = Vec::new();
+        for run in runs.into_iter().filter(|run| run.by != By::PlatformAfterwards) {
+            match joined.last_mut().filter(|last| last.by == run.by) {
+                Some(last) => last.list.push_str(&run.list),
+                None => joined.push(run),
+            }
+        }
+        joined
+    }
+
     /// All that one restores.
     fn of(by: By, runs: &[Run]) -> Run {
-        Run { by, list: runs.iter().filter(|run| run.by == by).map(|run| run.list.as_str()).collect() }
+        let list = runs.iter().filter(|run| run.by == by).map(|run| run.list.as_str()).collect();
+        Run { by, list, in_turn: false }
+    }
+
+    /// What can be made in parallel; then, in turn, the indexes of partitions that become parts of their parents' indexes, and what needs
+    /// those. `needs`: what each entry needs.
+    ///
+    /// `ALTER INDEX ... ATTACH PARTITION` has locked an index when it waits for the lock of the partitioned table. A foreign key of that table
+    /// has locked the table when it opens the indexes, to check the rows. `pg_restore` knows of no lock of the first, and one of the two ended
+    /// with a deadlock (2 of 60 restores of a small schema with four jobs).
+    fn part(self, needs: &HashMap<u32, Vec<u32>>) -> (Run, Run) {
+        let mut attaching = HashSet::new();
+        let (mut parallel, mut in_turn) = (String::new(), String::new());
+        // What an entry needs stands before it.
+        for line in self.list.lines() {
+            let (number, entry) = line.split_once("; ").unwrap_or_default();
+            let number: u32 = number.parse().unwrap_or_default();
+            let needs = needs.get(&number).map_or(&[][..], Vec::as_slice);
+            let is_attaching = entry.split(' ').skip(2).take(2).eq(["INDEX", "ATTACH"]);
+            let list = match is_attaching || needs.iter().any(|need| attaching.contains(need)) {
+                true => {
+                    attaching.insert(number);
+                    &mut in_turn
+                }
+                false => &mut parallel,
+            };
+            list.push_str(line);
+            list.push('\n');
+        }
+        let by = self.by;
+        (Run { by, list: parallel, in_turn: false }, Run { by, list: in_turn, in_turn: true })
     }
 }
 
@@ -235,10 +345,18 @@ fn who_restores(line: &str, known: &Known) -> Option<By> {
 
 /// Named by the source and the move, so that a leftover of a crash is found and replaced.
 fn private_directory(ends: &Ends) -> Result<PathBuf, ToolError> {
-    let name = format!("freehold-{}-move-{}", ends.source.system.system_identifier, ends.move_id());
+    let name = ends.names().directory(&ends.source.system.system_identifier);
     let directory = temporary().join(name);
     let failed = |source| ToolError::File { program: "pg_dump".into(), path: directory.clone(), source };
     let _ = std::fs::remove_dir_all(&directory);
+    make_private(&directory).map_err(failed)?;
+    Ok(directory)
+}
+
+/// Several trials may run at a time.
+fn directory_of_a_trial() -> Result<PathBuf, ToolError> {
+    let directory = temporary().join(format!("freehold-trial-{:016x}", rand::random::<u64>()));
+    let failed = |source| ToolError::File { program: "pg_dump".into(), path: directory.clone(), source };
     make_private(&directory).map_err(failed)?;
     Ok(directory)
 }
@@ -258,6 +376,31 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indexes_of_partitions_become_parts_of_others_when_no_other_index_is_built() {
+        let list = "\
+3401; 1259 16500 INDEX public parts_a_idx app
+3402; 1259 16501 INDEX public part_a_idx app
+3403; 2606 16502 CONSTRAINT public part part_pkey app
+3404; 2606 16503 CONSTRAINT public INDEX ATTACH app
+3405; 0 0 INDEX ATTACH public part_a_idx app
+3406; 0 0 INDEX ATTACH public part_pkey app
+3407; 2606 16504 FK CONSTRAINT public child child_fkey app
+3408; 2606 16505 FK CONSTRAINT public other other_fkey app
+";
+        let runs = Run::split(list, &Known::default());
+        let needs = HashMap::from([(3405, vec![3401, 3402]), (3407, vec![3406]), (3408, vec![3403])]);
+        let (parallel, attaching) = Run::of(By::Applier, &runs).part(&needs);
+        let numbers = |run: &Run| -> Vec<String> {
+            run.list.lines().map(|line| line.chars().take(4).collect()).collect()
+        };
+        assert_eq!(numbers(&parallel), ["3401", "3402", "3403", "3404", "3408"]);
+        assert_eq!(
+            (numbers(&attaching), attaching.in_turn),
+            (vec!["3405".into(), "3406".into(), "3407".into()], true)
+        );
+    }
 
     #[test]
     fn entries_are_restored_by_a_superuser_only_where_nobody_else_could() {
@@ -290,5 +433,8 @@ mod tests {
         ];
         assert_eq!(shown, wanted);
         assert_eq!(Run::of(afterwards, &runs).list.lines().count(), 2);
+        let runs = Run::without_afterwards(runs);
+        let shown: Vec<(By, usize)> = runs.iter().map(|run| (run.by, run.list.lines().count())).collect();
+        assert_eq!(shown, [(applier, 1), (platform, 1), (applier, 1), (platform, 1), (applier, 4)]);
     }
 }

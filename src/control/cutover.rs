@@ -88,7 +88,7 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     let arrival = Arrival::prepare(&to_session, id).await.map_err(StepError::doing("preparing the pause"))?;
     let attempt = attempt(ctx, way);
     let mut sequences = SequencesAhead::set(&departure, &to_session).await?;
-    shape::check(&from_session, &way.stream(ctx.ends().names())).await?;
+    shape::check(&from, &from_session, &way.stream(ctx.ends().names())).await?;
     resync::run(ctx, way).await?;
     sequences.add_head_room(ctx, &departure, &to_session).await?;
     calm(ctx, &from_session).await?;
@@ -126,6 +126,8 @@ fn attempt(ctx: &StepContext, way: Way) -> usize {
 async fn connect(ctx: &StepContext, end: &End, doing: &'static str) -> Result<Session, StepError> {
     let session = end.session().await.map_err(StepError::doing(doing))?;
     session.bound_statements(ctx.settings.statement_timeout).await.map_err(StepError::doing(doing))?;
+    // An event trigger of the users' would run as the platform when a publication is opened.
+    session.act_as_replica().await.map_err(StepError::doing(doing))?;
     Ok(session)
 }
 

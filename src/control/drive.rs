@@ -106,7 +106,13 @@ impl Supervisor {
                     }
                 },
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
-                    Ok(id) => { self.running.remove(&id); }
+                    Ok(id) => {
+                        self.running.remove(&id);
+                        // Adopted while its task was ending.
+                        if let Some(record) = self.catalog.movement(id).await? {
+                            self.notice(&record.value, tasks);
+                        }
+                    }
                     Err(error) => {
                         tracing::error!(%error, "the task of a move ended; beginning again from its record");
                         self.running.clear();
@@ -124,7 +130,7 @@ impl Supervisor {
             wishes.send_if_modified(|wish| std::mem::replace(wish, record.wish) != record.wish);
             return;
         }
-        if record.phase.has_ended() {
+        if record.phase.has_ended() || record.facts.claim_lost.is_some() || self.stop.is_cancelled() {
             return;
         }
         let (tell, wishes) = watch::channel(record.wish);

@@ -14,6 +14,7 @@ use crate::catalog::{Catalog, keys};
 use crate::error::Explain;
 use crate::model::{MoveFailure, MoveId, MovePhase, MoveStep, MoveWish};
 
+use super::claim::{self, Held};
 use super::drive::AGAIN_AFTER;
 use super::error::StepError;
 use super::journal::Journal;
@@ -21,7 +22,7 @@ use super::machine::{self, Action, Event, Side};
 use super::progress::Progress;
 use super::settings::{CrashPoint, MoverSettings};
 use super::step::{Clock, StepContext};
-use super::{catchup, copy, cutover, finish, kept, preflight, provision, settle, undo_cutover};
+use super::{catchup, compare, copy, cutover, finish, kept, preflight, provision, settle, undo_cutover};
 
 /// The task of one move.
 pub(super) struct Driver {
@@ -59,8 +60,8 @@ impl Driver {
     /// From the record to the end of the move, or of the mover.
     async fn drive(&mut self) -> Result<(), StoreError> {
         let Some(mut ctx) = self.context().await? else { return Ok(()) };
-        if !ctx.record().phase.has_ended() {
-            self.take_up(&mut ctx).await?;
+        if !ctx.record().phase.has_ended() && !self.take_up(&mut ctx).await? {
+            return Ok(());
         }
         while !self.stop.is_cancelled() {
             self.wishes.mark_unchanged();
@@ -109,7 +110,7 @@ impl Driver {
             source: source.value,
             target: target.value,
             contract: database.value.contract,
-            progress: Progress::start(self.catalog.clone(), self.id),
+            progress: Progress::start(self.catalog.clone(), self.id, journal.record().phase),
             clock: self.clock,
             latencies_before,
             frozen: None,
@@ -118,16 +119,31 @@ impl Driver {
         }))
     }
 
-    /// Whatever was running before is not running now.
-    async fn take_up(&self, ctx: &mut StepContext) -> Result<(), StoreError> {
+    /// Whatever was running before is not running now. `false`: another store drives the move, or the mover stops.
+    async fn take_up(&mut self, ctx: &mut StepContext) -> Result<bool, StoreError> {
+        if ctx.facts().claim_lost.is_some() {
+            return Ok(false);
+        }
         if ctx.record().log.is_empty() {
-            return Ok(());
+            return Ok(true);
+        }
+        loop {
+            match held(ctx).await? {
+                Held::Ours => break,
+                Held::Anothers => return Ok(false),
+                Held::Unknown => ctx.progress.say("waiting for a system to say which store drives the move"),
+            }
+            if self.sleep(AGAIN_AFTER).await == Woken::Stop {
+                return Ok(false);
+            }
+            ctx.refresh_systems().await?;
         }
         let route = self.catalog.route(&ctx.record().database).await?;
         let on_target = route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().target));
         let clients = if on_target { Side::Target } else { Side::Source };
         tracing::info!(id = self.id.0, phase = ctx.record().phase.as_str(), ?clients, "taking up a move");
-        hear(ctx, Event::Restarted { clients }).await
+        hear(ctx, Event::Restarted { clients }).await?;
+        Ok(true)
     }
 
     /// Waits for a wish, and watches meanwhile what is kept for one.
@@ -169,6 +185,12 @@ impl Driver {
         let _ = ctx.reach(step, direction.instant(Instant::BeforeIntent)).await;
         hear(ctx, direction.intent(step)).await?;
         let began = ctx.reach(step, direction.instant(Instant::AfterIntent)).await;
+        // The abort of a cutover is waited for by clients; whoever drives the move has been asked a moment ago.
+        let is_abort =
+            direction == Direction::Undo && matches!(step, MoveStep::Cutover | MoveStep::UndoCutover);
+        if !is_abort && held(ctx).await? == Held::Anothers {
+            return Ok(());
+        }
         ctx.cancel = CancellationToken::new();
         let cancel = ctx.cancel.clone();
         let future: StepFuture<'_> = match direction {
@@ -244,13 +266,27 @@ impl Driver {
     }
 }
 
+/// See [`claim::hold`]. A system that cannot be written to is no reason to stop: the step will meet it.
+async fn held(ctx: &mut StepContext) -> Result<Held, StoreError> {
+    match claim::hold(ctx).await {
+        Ok(held) => Ok(held),
+        Err(StepError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "cannot see which store drives a move");
+            Ok(Held::Unknown)
+        }
+    }
+}
+
 /// Whether a wish is a reason for a step to stop early.
 fn stops(step: MoveStep, wish: Option<MoveWish>) -> bool {
     match wish {
         None => false,
         Some(MoveWish::Cancel) => step != MoveStep::Settle && step != MoveStep::Finish,
-        // What settle does last, the comparison of rows, may take long and is not waited for.
-        Some(MoveWish::Undo | MoveWish::Finish | MoveWish::FinishAndDrop) => step == MoveStep::Settle,
+        // What settle does last, the comparison of rows, may take long. Whoever brings the clients back does not wait for it; the end
+        // of the move needs its outcome.
+        Some(MoveWish::Undo) => step == MoveStep::Settle,
+        Some(MoveWish::Finish | MoveWish::FinishAndDrop) => false,
     }
 }
 
@@ -258,7 +294,9 @@ fn stops(step: MoveStep, wish: Option<MoveWish>) -> bool {
 async fn hear(ctx: &mut StepContext, event: Event) -> Result<(), StoreError> {
     let at = ctx.now();
     let settings = Arc::clone(&ctx.settings);
-    ctx.journal.write(|record| machine::apply(record, event.clone(), at, &settings)).await
+    ctx.journal.write(|record| machine::apply(record, event.clone(), at, &settings)).await?;
+    ctx.progress.enter(ctx.record().phase);
+    Ok(())
 }
 
 fn run(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_> {
@@ -267,6 +305,7 @@ fn run(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_> {
         MoveStep::Provision => Box::pin(provision::run(ctx)),
         MoveStep::Copy => Box::pin(copy::run(ctx)),
         MoveStep::Catchup => Box::pin(catchup::run(ctx)),
+        MoveStep::Compare => Box::pin(compare::run(ctx)),
         MoveStep::Cutover => Box::pin(cutover::run(ctx)),
         MoveStep::Settle => Box::pin(settle::run(ctx)),
         MoveStep::UndoCutover => Box::pin(undo_cutover::run(ctx)),
@@ -282,7 +321,9 @@ fn undo(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_> {
         MoveStep::Cutover => Box::pin(cutover::undo(ctx)),
         MoveStep::UndoCutover => Box::pin(undo_cutover::undo(ctx)),
         // They change nothing, or go forward only.
-        MoveStep::Preflight | MoveStep::Settle | MoveStep::Finish => Box::pin(std::future::ready(Ok(()))),
+        MoveStep::Preflight | MoveStep::Compare | MoveStep::Settle | MoveStep::Finish => {
+            Box::pin(std::future::ready(Ok(())))
+        }
     }
 }
 

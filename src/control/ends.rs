@@ -22,8 +22,8 @@ pub struct End {
     pub dbname: String,
     pub connect_timeout: Duration,
     pub access: SystemAccess,
-    /// Zero where only a plan is made.
-    pub move_id: MoveId,
+    /// What the move's objects are called; the number is zero where only a plan is made.
+    pub names: MoveNames,
     /// What the platform's sessions are called in `pg_stat_activity`.
     pub application_name: String,
 }
@@ -78,19 +78,20 @@ impl End {
     }
 
     async fn raw_session(&self, login: &OwnLogin, setup: Setup) -> Result<RawSession, SystemError> {
-        let OwnLogin { role, password } = login;
         let further = [("application_name", self.application_name.as_str())];
         let (startup, deadline) = ((setup, further.as_slice()), self.deadline());
-        let login = (role, password);
-        RawSession::connect_as(&self.access, &self.system, &self.dbname, login, startup, deadline).await
+        let named = (&login.role, &login.password);
+        let opened =
+            RawSession::connect_as(&self.access, &self.system, &self.dbname, named, startup, deadline);
+        login.connected(self, opened).await
     }
 
     /// A session in the product's database as the role that reads rows.
     pub(super) async fn reading_session(&self, login: &OwnLogin) -> Result<Session, SystemError> {
-        let OwnLogin { role, password } = login;
         let (name, deadline) = (&self.application_name, self.deadline());
-        let login = (role, password);
-        Session::connect_as(&self.access, &self.system, &self.dbname, login, name, deadline).await
+        let named = (&login.role, &login.password);
+        let opened = Session::connect_as(&self.access, &self.system, &self.dbname, named, name, deadline);
+        login.connected(self, opened).await
     }
 
     pub fn deadline(&self) -> Instant {
@@ -100,24 +101,25 @@ impl End {
 
 impl Ends {
     pub fn move_id(&self) -> MoveId {
-        self.source.move_id
+        self.names().id()
     }
 
     pub fn names(&self) -> MoveNames {
-        MoveNames(self.move_id())
+        self.source.names
     }
 }
 
 impl StepContext {
     pub fn ends(&self) -> Ends {
         let record = self.record();
+        let names = MoveNames::of_move(record.facts.store, record.id);
         let end = |system: &SystemRecord, dbname: &str| End {
             system: system.clone(),
             dbname: dbname.to_owned(),
             connect_timeout: self.settings.connect_timeout,
             access: self.settings.access.clone(),
-            move_id: record.id,
-            application_name: MoveNames(record.id).application_name(),
+            names,
+            application_name: names.application_name(),
         };
         Ends {
             source: end(&self.source, &record.source.dbname),

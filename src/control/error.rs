@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::catalog::store::StoreError;
 use crate::error::{Blame, Explain, Retry, SqlState};
-use crate::model::{Finding, FindingSeverity};
+use crate::model::{Finding, FindingSeverity, blockers_by_side};
 
 /// A step did not reach its end. What the machine does about it depends on [`Explain::retry`] alone: `Now` and `Later`
 /// are tried again within bounds, `Never` ends the move the short way.
@@ -92,7 +92,7 @@ fn blocked(findings: &[Finding]) -> String {
     let messages: Vec<&str> = blockers.map(|finding| finding.message.as_str()).collect();
     match messages.as_slice() {
         [only] => format!("the move cannot start: {only}"),
-        many => format!("the move cannot start: {} things are in the way", many.len()),
+        _ => format!("the move cannot start for {}", blockers_by_side(findings).unwrap_or_default()),
     }
 }
 
@@ -136,9 +136,11 @@ impl Explain for StepError {
 
     fn detail(&self) -> Option<String> {
         match self {
-            StepError::Blocked(findings) => {
-                Some(listed(findings.iter().map(|finding| finding.message.clone())))
-            }
+            StepError::Blocked(findings) => Some(listed(
+                findings
+                    .iter()
+                    .map(|finding| format!("{} has to act: {}", finding.responsible, finding.message)),
+            )),
             StepError::OverBudget { in_the_way, .. } if !in_the_way.is_empty() => {
                 Some(format!("In the way: {}.", in_the_way.join("; ")))
             }
@@ -152,8 +154,8 @@ impl Explain for StepError {
     fn hint(&self) -> Option<String> {
         match self {
             StepError::Blocked(findings) => {
-                let cures: Vec<String> = findings.iter().filter_map(|finding| finding.cure.clone()).collect();
-                (!cures.is_empty()).then(|| listed(cures.into_iter()))
+                let cures = findings.iter().filter_map(|finding| finding.cure.as_deref().map(str::to_owned));
+                Some(listed(cures)).filter(|cures| !cures.is_empty())
             }
             StepError::Forbidden { hint, .. } | StepError::Failed { hint, .. } => hint.clone(),
             StepError::Cancelled

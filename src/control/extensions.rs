@@ -6,7 +6,7 @@
 //! for trusted extensions (PostgreSQL 13) and for owners who are superusers, in a schema that is there from the start. Of the
 //! others the preflight says that they will belong to the platform.
 
-use crate::system::{Session, SystemError, quote_ident};
+use crate::system::{Session, SystemError, facts, quote_ident, roles};
 
 /// Schemas that an empty database has.
 const SCHEMAS: [&str; 2] = ["public", "pg_catalog"];
@@ -55,7 +55,10 @@ pub(super) async fn can_be_carried(target: &Session, extension: &Owned) -> Resul
 pub(super) async fn create(source: &Session, target: &Session, platform: &[&str]) -> Result<(), SystemError> {
     const CREATING: &str = "creating an extension for its owner";
     for extension in owned(source, platform).await? {
-        if !can_be_carried(target, &extension).await? {
+        // In a trial the owner may not be there yet.
+        if !can_be_carried(target, &extension).await?
+            || !roles::exists(target, CREATING, &extension.owner).await?
+        {
             continue;
         }
         let (name, owner) = (quote_ident(&extension.name), quote_ident(&extension.owner));
@@ -74,8 +77,11 @@ pub(super) async fn create(source: &Session, target: &Session, platform: &[&str]
                 format!("REVOKE CREATE ON DATABASE {database} FROM {owner};"),
             ),
         };
+        // What keeps the numbers of types is an event trigger.
+        let firing =
+            if facts::version_num(target).await? >= 170_000 { "SET LOCAL event_triggers = on;" } else { "" };
         let sql = format!(
-            "BEGIN;{lend}SET LOCAL ROLE {owner};CREATE EXTENSION IF NOT EXISTS {name} WITH SCHEMA {schema};RESET ROLE;{take}COMMIT"
+            "BEGIN;{lend}{firing}SET LOCAL ROLE {owner};CREATE EXTENSION IF NOT EXISTS {name} WITH SCHEMA {schema};RESET ROLE;{take}COMMIT"
         );
         if let Err(error) = target.batch(CREATING, &sql).await {
             target.batch(CREATING, "ROLLBACK").await?;

@@ -7,22 +7,29 @@
 //! A database is found again by its object id, recorded before anything is done to it: between two tries somebody may have
 //! given its name to another one.
 
+use std::time::Duration;
+
 use crate::error::{Blame, SqlState};
-use crate::model::OldCopy;
+use crate::model::{MoveRecord, OldCopy};
 use crate::system::{Session, databases, fence};
 
+use super::compare::{self, Outcome};
 use super::ends::{End, Ends};
 use super::error::StepError;
 use super::frozen::Frozen;
 use super::machine::went_back;
+use super::orders::Orders;
 use super::provision::release_roles;
-use super::settle::NOTE_WENT_BACK;
 use super::step::StepContext;
 use super::sweep;
 use super::verify::Difference;
 
+/// After the clients are back on the source, they have so long to ask for values that they drew from sequences before.
+const TIME_TO_RECALL: Duration = Duration::from_secs(3);
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): the object id of the copy that is closed or dropped.
 const NOTE_OLD_COPY: &str = "old_copy_oid";
+/// What the copy that is closed is called.
+const NOTE_CLOSED_NAME: &str = "old_copy_name";
 
 /// Removes what is left of the move. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
@@ -47,7 +54,7 @@ async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
     let Some(oid) = old_copy(ctx, &admin, &ends.source).await? else { return Ok(()) };
     match ctx.facts().old_copy.unwrap_or(OldCopy::Closed) {
         OldCopy::Closed => {
-            let name = closed_name(&ends.source.dbname, ctx.id().0);
+            let name = name_of_closed(ctx, &admin, ends, oid).await?;
             databases::close(&admin, oid, &name).await.map_err(doing())?;
             give_rights_back(ctx, &admin, ends, &name).await;
             Ok(())
@@ -65,6 +72,32 @@ async fn give_rights_back(ctx: &StepContext, admin: &Session, ends: &Ends, name:
     }
 }
 
+/// What the old copy is called when it is closed, recorded before it is: another Freehold may have closed a copy of that
+/// name on the same system.
+async fn name_of_closed(
+    ctx: &mut StepContext,
+    admin: &Session,
+    ends: &Ends,
+    oid: u32,
+) -> Result<String, StepError> {
+    if let Some(known) = ctx.facts().notes.get(NOTE_CLOSED_NAME) {
+        return Ok(known.clone());
+    }
+    let (dbname, id) = (&ends.source.dbname, ctx.id());
+    let short = closed_name(dbname, &id.to_string());
+    let doing = || StepError::doing("looking for a name for the old copy");
+    let owner = databases::oid(admin, &short).await.map_err(doing())?;
+    let name = match owner.is_none_or(|owner| owner == oid) {
+        true => short,
+        false => closed_name(dbname, &ends.names().label().replace('/', "_")),
+    };
+    ctx.remember(|facts| {
+        facts.notes.insert(NOTE_CLOSED_NAME.to_owned(), name.clone());
+    })
+    .await?;
+    Ok(name)
+}
+
 /// The object id of the old copy, recorded once. None where it is gone already.
 async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &End) -> Result<Option<u32>, StepError> {
     let doing = || StepError::doing("looking for the old copy");
@@ -79,9 +112,15 @@ async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &End) -> Result<O
     Ok(Some(oid))
 }
 
+/// What the copy is called that a finished move has closed.
+pub fn closed_as(record: &MoveRecord) -> String {
+    let noted = record.facts.notes.get(NOTE_CLOSED_NAME).cloned();
+    noted.unwrap_or_else(|| closed_name(&record.source.dbname, &record.id.to_string()))
+}
+
 /// `shop__moved_3`; a long name is cut, because PostgreSQL would cut the end.
-pub fn closed_name(dbname: &str, id: u64) -> String {
-    let suffix = format!("__moved_{id}");
+fn closed_name(dbname: &str, label: &str) -> String {
+    let suffix = format!("__moved_{label}");
     let mut room = crate::model::ids::NAME_BYTES_MAX - suffix.len();
     while !dbname.is_char_boundary(room.min(dbname.len())) {
         room -= 1;
@@ -90,6 +129,7 @@ pub fn closed_name(dbname: &str, id: u64) -> String {
 }
 
 async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+    leave_time_to_recall(ctx).await?;
     // The clients are there: nothing of the target keeps it from being cleaned.
     let source = sweep::objects(&ends.source, ends.names()).await;
     verify_return(ctx, ends).await?;
@@ -98,11 +138,21 @@ async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
     release_roles(ctx, ends, &stayed?).await
 }
 
+/// Whoever drew a value from a sequence just before the undo may ask for it now, and the function that restores it goes with the
+/// helper schema.
+async fn leave_time_to_recall(ctx: &StepContext) -> Result<(), StepError> {
+    let orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, ctx.id()).await?;
+    if orders.standing().sessions > 0 {
+        tokio::time::sleep(TIME_TO_RECALL).await;
+    }
+    Ok(())
+}
+
 /// The target's copy is dropped only if the source has all of it. Without a snapshot of the return (the process was
-/// restarted) there is nothing to compare with; and where the copy was left because it was wrong, it is not asked.
+/// restarted) there is nothing to compare with; and where somebody accepted that the copies differ, it is not asked.
 async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
-    let is_known_to_differ = ctx.facts().notes.contains_key(NOTE_WENT_BACK);
-    let Some(source) = ctx.frozen.take().filter(|_| !is_known_to_differ) else { return Ok(()) };
+    let is_accepted = ctx.facts().accepted.is_some();
+    let Some(source) = ctx.frozen.take().filter(|_| !is_accepted) else { return Ok(()) };
     let differences = match differences(ctx, &source, ends).await {
         Ok(differences) => differences,
         Err(error) => {
@@ -114,19 +164,28 @@ async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepErr
     if differences.is_empty() {
         return Ok(());
     }
+    let found: Vec<String> =
+        differences.iter().take(compare::DIFFERENCES_MAX).map(ToString::to_string).collect();
+    ctx.remember(|facts| facts.differences.clone_from(&found)).await?;
     Err(StepError::Forbidden {
         sqlstate: SqlState::SHAPE_CHANGED,
         blame: Blame::Platform,
         message: "the source does not hold all that the target held".to_owned(),
-        detail: Some(differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
-        hint: Some(format!("Both copies are kept. Compare them, then run FINISH MOVE {}.", ctx.id())),
+        detail: Some(found.join("\n")),
+        hint: Some(format!(
+            "Both copies are kept. Compare them, then run FINISH MOVE {} ACCEPT DIFFERENCES.",
+            ctx.id()
+        )),
     })
 }
 
 async fn differences(ctx: &StepContext, source: &Frozen, ends: &Ends) -> Result<Vec<Difference>, StepError> {
     let target = Frozen::of(&ends.target).await.map_err(StepError::doing("reading the target as it was"))?;
     ctx.progress.say("comparing the rows of both sides");
-    let (_, differences) = Frozen::compare(source, &target, ctx.settings.copy_workers).await?;
+    let (digests, differences) = Frozen::compare(source, &target, ctx.settings.copy_workers).await?;
+    let views = compare::views_before(ctx).await?;
+    let tables = Outcome::of_digests(ctx.now(), &digests, &differences).tables(&views);
+    ctx.catalog.put_compared_tables(ctx.id(), &tables).await?;
     Ok(differences)
 }
 
@@ -136,8 +195,8 @@ mod tests {
 
     #[test]
     fn the_old_copys_name_fits_whatever_the_database_is_called() {
-        assert_eq!(closed_name("shop", 3), "shop__moved_3");
-        let long = closed_name(&"ü".repeat(31), 1234);
+        assert_eq!(closed_name("shop", "3"), "shop__moved_3");
+        let long = closed_name(&"ü".repeat(31), "1234");
         assert!(long.len() <= 63 && long.ends_with("__moved_1234"), "{long}");
     }
 }

@@ -6,17 +6,20 @@
 //! table is compared as it was at exactly the commit.
 //!
 //! # Why
-//! Comparing earlier means comparing while rows change, which proves little of a busy table, or one more pause. What was
-//! copied and what was replicated before the commit is in this comparison, too. Where it fails the clients are brought
-//! back to the side that is known to be right.
+//! What was compared before the cutover ([`compare`](super::compare)) was compared while rows changed. What was replicated
+//! since, and rows that were written too often, are in this comparison: nothing changes in it. A difference is told to people;
+//! nothing goes back by itself.
 
 use tokio::time::Instant;
 
-use crate::system::{Session, SystemError};
+use crate::system::{Session, SystemError, TableName};
 
 use super::ends::End;
 use super::error::StepError;
-use super::verify::{self, Difference};
+use super::verify::{self, Difference, Digest};
+
+/// What each table holds.
+pub(super) type Digests = std::collections::BTreeMap<TableName, Digest>;
 
 /// A snapshot that lives as long as this.
 #[derive(Debug)]
@@ -57,12 +60,12 @@ impl Frozen {
         self.session.pid()
     }
 
-    /// Compares two sides. Returns the number of tables, and those that differ.
+    /// Compares two sides. Returns what the tables of the source hold, and those that differ.
     pub(super) async fn compare(
         source: &Frozen,
         target: &Frozen,
         workers: usize,
-    ) -> Result<(u32, Vec<Difference>), StepError> {
+    ) -> Result<(Digests, Vec<Difference>), StepError> {
         let began = Instant::now();
         let of_source = async {
             source.digests(workers).await.map_err(StepError::doing("reading the rows of the source"))
@@ -71,19 +74,16 @@ impl Frozen {
             target.digests(workers).await.map_err(StepError::doing("reading the rows of the target"))
         };
         let (of_source, of_target) = tokio::try_join!(of_source, of_target)?;
-        let compared = u32::try_from(of_source.len()).unwrap_or(u32::MAX);
         tracing::info!(
-            tables = compared,
+            tables = of_source.len(),
             seconds = began.elapsed().as_secs_f64(),
             "compared the rows of both sides"
         );
-        Ok((compared, verify::differences(&of_source, &of_target)))
+        let differences = verify::differences(&of_source, &of_target);
+        Ok((of_source, differences))
     }
 
-    async fn digests(
-        &self,
-        workers: usize,
-    ) -> Result<std::collections::BTreeMap<crate::system::TableName, verify::Digest>, SystemError> {
+    async fn digests(&self, workers: usize) -> Result<Digests, SystemError> {
         verify::digest_in_snapshot(&self.end, &self.session, Some(&self.snapshot), workers).await
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use crate::model::{
-    DatabaseRecord, Epoch, HistoryEntry, MovePhase, MoveRecord, OldCopy, PauseReport, UnixMillis,
+    AuditEntry, DatabaseRecord, Epoch, HistoryEntry, MoveFailure, MovePhase, MoveRecord, OldCopy,
+    PauseReport, UnixMillis,
 };
 
+use super::doubt;
 use super::machine::went_back;
 
 /// Whether a change of a move's record is one of its database's, too.
@@ -53,12 +55,46 @@ fn told(record: &MoveRecord) -> Option<(String, Option<Epoch>)> {
         | MovePhase::Provision
         | MovePhase::Copy
         | MovePhase::Catchup
+        | MovePhase::Compare
         | MovePhase::Cutover
         | MovePhase::Kept
         | MovePhase::Undoing
         | MovePhase::Finishing
         | MovePhase::RollingBack => None,
     }
+}
+
+/// What the mover writes into the audit trail without having been asked: a move that goes back or waits for a person, and copies
+/// that differ. Whoever looks there later learns it though nobody waited.
+pub(super) fn audited(before: &MoveRecord, after: &MoveRecord, at: UnixMillis) -> Option<AuditEntry> {
+    let found = before.facts.differences.is_empty().then(|| doubt::alarm(after)).flatten();
+    let outcome = match found {
+        Some(alarm) => told_in_full("copies differ", &alarm),
+        None if before.phase == after.phase => return None,
+        None => {
+            let what = match (before.phase, after.phase) {
+                (_, MovePhase::RolledBack) => "rolled back",
+                (_, MovePhase::Parked) => "needs a person",
+                (MovePhase::Undoing, MovePhase::Kept) => "not undone",
+                _ => return None,
+            };
+            told_in_full(what, after.failure.as_ref()?)
+        }
+    };
+    let MoveRecord { id, name, target, .. } = after;
+    Some(AuditEntry {
+        at,
+        who: format!("the mover, move {id}"),
+        command: format!("MOVE DATABASE {name} TO SYSTEM {}", target.system),
+        reason: after.reason.clone(),
+        outcome,
+    })
+}
+
+/// `MF201: copies differ: ... (detail)`
+fn told_in_full(what: &str, failure: &MoveFailure) -> String {
+    let detail = failure.detail.as_ref().map_or_else(String::new, |detail| format!(" ({detail})"));
+    format!("{}: {what}: {}{detail}", failure.sqlstate, failure.message)
 }
 
 fn stall(pause: Option<&PauseReport>) -> String {

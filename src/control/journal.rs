@@ -4,7 +4,7 @@
 //! of everything but `wish`, which commands set; so a change that met another is simply made again on the newer record.
 //!
 //! A change that the database's own record tells, too (the commit, the end), is written to both in one commit: no crash
-//! leaves a database with an operation that has ended.
+//! leaves a database with an operation that has ended. So it is with what the mover tells the audit trail.
 
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Swap, Versioned, keys};
@@ -70,15 +70,20 @@ impl Journal {
     }
 
     async fn put(&self, key: String, wanted: &MoveRecord) -> Result<Swap, StoreError> {
-        if !history::touches_database(self.record(), wanted) {
+        let at: UnixMillis = (self.clock)();
+        let touches_database = history::touches_database(self.record(), wanted);
+        let audited = history::audited(self.record(), wanted, at);
+        if !touches_database && audited.is_none() {
             return self.catalog.replace(key, self.current.revision, wanted).await;
         }
         let mut batch = self.catalog.batch().unchanged(key.clone(), self.current.revision).put(key, wanted);
-        if let Some(mut database) = self.catalog.database(&wanted.database).await? {
-            let at: UnixMillis = (self.clock)();
+        if touches_database && let Some(mut database) = self.catalog.database(&wanted.database).await? {
             history::tell(&mut database.value, wanted, at);
             let key = keys::database(&wanted.database);
             batch = batch.unchanged(key.clone(), database.revision).put(key, &database.value);
+        }
+        if let Some(entry) = audited {
+            batch = batch.put(keys::audit(at, ulid::Ulid::generate()), &entry);
         }
         batch.commit().await
     }

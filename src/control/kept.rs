@@ -6,31 +6,41 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::error::{Blame, Explain, Retry, SqlState};
 
+use super::claim::{self, Held};
 use super::error::StepError;
 use super::machine::is_committed;
 use super::step::StepContext;
 use super::stream::{Stream, Watcher};
 use super::way::Way;
+use super::way_back;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks which store drives the move; each renews the claim.
+const CLAIM_EVERY: Duration = Duration::from_secs(60);
+/// A source on which no heartbeat arrives for so long is said not to follow.
+const SILENT_AFTER: Duration = Duration::from_secs(30);
 /// Of a parked move, which may wait for days.
 const PARKED_LOOK_EVERY: Duration = Duration::from_secs(10);
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): why there is no undo any more.
 pub const NOTE_NO_WAY_BACK: &str = "no_way_back_because";
 
-/// Keeps heartbeats going, until the way back is lost; then removes what is left of it. Cancel-safe.
+/// Keeps heartbeats going, until the way back is lost; then removes what is left of it. Ends only where another store drives
+/// the move. Cancel-safe.
 pub(super) async fn watch(ctx: &mut StepContext) {
     while !is_lost(ctx) {
+        if is_anothers(ctx).await {
+            return;
+        }
         if let Err(error) = ctx.refresh_systems().await {
             tracing::warn!(%error, "cannot learn how the systems of a move are reached");
         }
         let verdict = match watch_once(ctx).await {
-            Ok(never) => match never {},
-            Err(error) if error.retry() == Retry::Never => Err(error),
+            Ok(()) => return,
+            Err(error) if error.retry() == Retry::Never => Err(cause(ctx, error).await),
             // A source that is gone is waited for, but only as long as the target has room for what it will need.
             Err(error) => {
                 tracing::warn!(%error, "cannot watch the way back of a move");
@@ -38,21 +48,44 @@ pub(super) async fn watch(ctx: &mut StepContext) {
             }
         };
         if let Err(error) = verdict {
+            // What is gone may be gone because another store has ended the move.
+            if is_anothers(ctx).await {
+                return;
+            }
             give_up(ctx, &error).await;
         }
         sleep(LOOK_EVERY).await;
+    }
+    if let Some(because) = ctx.facts().notes.get(NOTE_NO_WAY_BACK) {
+        ctx.progress.say(format!("no undo any more: {because}"));
+    }
+    if is_anothers(ctx).await {
+        return;
     }
     // The database is more than the way back: what would fill the target's disk goes.
     while let Err(error) = Stream::new(Way::Back, ctx.ends()).remove().await {
         tracing::warn!(%error, "cannot remove the way back of a move");
         sleep(LOOK_EVERY).await;
     }
-    std::future::pending().await
+    while !is_anothers(ctx).await {
+        sleep(CLAIM_EVERY).await;
+    }
 }
 
-/// Watches a move that waits for a person: a slot of it that keeps too much WAL goes. Cancel-safe.
+async fn is_anothers(ctx: &mut StepContext) -> bool {
+    match claim::hold(ctx).await {
+        Ok(held) => held == Held::Anothers,
+        Err(error) => {
+            tracing::warn!(%error, "cannot see which store drives a move");
+            false
+        }
+    }
+}
+
+/// Watches a move that waits for a person: a slot of it that keeps too much WAL goes. Ends only where another store drives
+/// the move. Cancel-safe.
 pub(super) async fn watch_parked(ctx: &mut StepContext) {
-    loop {
+    while !is_anothers(ctx).await {
         if let Err(error) = ctx.refresh_systems().await {
             tracing::warn!(%error, "cannot learn how the systems of a move are reached");
         }
@@ -104,24 +137,61 @@ pub(super) fn check_way_back(ctx: &StepContext) -> Result<(), StepError> {
     })
 }
 
-async fn watch_once(ctx: &StepContext) -> Result<std::convert::Infallible, StepError> {
+/// `Ok`: another store drives the move.
+async fn watch_once(ctx: &mut StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("watching the way back");
+    // Before anything is made again: a subscription that was dropped has forgotten what it had applied.
+    way_back::check_now(ctx, &Stream::new(Way::Back, ctx.ends())).await?;
     // An aborted undo may have left it open.
     super::cutover::shut_again(ctx, &ctx.ends().source).await?;
     // The target may have got another address.
     super::settle::start_way_back(ctx).await?;
     let mut watcher = Watcher::open(Stream::new(Way::Back, ctx.ends())).await.map_err(doing())?;
-    ctx.progress.say("kept current for an undo");
+    let (mut arrived, mut claimed) = (Instant::now(), Instant::now());
     loop {
+        if claimed.elapsed() >= CLAIM_EVERY {
+            claimed = Instant::now();
+            if is_anothers(ctx).await {
+                return Ok(());
+            }
+        }
         watcher.beat().await.map_err(doing())?;
         sleep(LOOK_EVERY).await;
+        way_back::check(ctx, &watcher.stream, &watcher.publisher, &watcher.subscriber).await?;
         let lag = watcher.look().await?;
+        if lag.age.is_some_and(|age| age < SILENT_AFTER) {
+            arrived = Instant::now();
+        }
+        say(ctx, arrived.elapsed());
         ctx.progress.update(|progress| {
             progress.lag_bytes = lag.bytes;
             progress.lag_ms = lag.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
             progress.eta_ms = None;
         });
         super::catchup::guard_wal(ctx, lag.retained_bytes)?;
+    }
+}
+
+/// What was dropped or changed, where an error came of that.
+async fn cause(ctx: &mut StepContext, error: StepError) -> StepError {
+    match way_back::check_now(ctx, &Stream::new(Way::Back, ctx.ends())).await {
+        Err(lost @ StepError::Forbidden { .. }) => lost,
+        _ => error,
+    }
+}
+
+/// An age that stays unknown is as bad as one that grows: nothing arrives.
+fn say(ctx: &StepContext, silent: Duration) {
+    let activity = match silent >= SILENT_AFTER {
+        false => "kept current for an undo".to_owned(),
+        true => {
+            let silent = humantime::format_duration(Duration::from_secs(silent.as_secs()));
+            format!("the source does not follow: nothing has arrived there for {silent}")
+        }
+    };
+    if ctx.progress.current().activity != activity {
+        tracing::info!(id = ctx.id().0, activity, "about the way back of a move");
+        ctx.progress.say(activity);
     }
 }
 

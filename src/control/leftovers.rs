@@ -1,10 +1,10 @@
 //! What moves may have left on a system: for tests, for the demo, and for the doubtful.
 
-use crate::model::MoveId;
-use crate::system::{Session, SystemError};
+use crate::system::{MoveNames, Session, SystemError};
 
 /// The one list of what a move makes outside of the product's own objects, as seen from one database: what it is, and
-/// whose: the number of a move, the empty text where it is ours and carries no number, NULL where it is not ours.
+/// whose: the label of a move (`ab12cd34/3`, or `3` of an older version), the empty text where it is ours and carries no
+/// label, NULL where it is not ours.
 /// Objects of a whole system are seen from each of its databases.
 pub const OBJECTS: &str = r"
     WITH named (kind, name) AS (
@@ -13,23 +13,24 @@ pub const OBJECTS: &str = r"
         UNION ALL SELECT 'subscription', subname::text FROM pg_subscription
         UNION ALL SELECT 'role', rolname::text FROM pg_roles WHERE rolname ~ '^freehold_'
         UNION ALL SELECT 'database', datname::text FROM pg_database WHERE datname ~ '^freehold_')
-    SELECT kind || ' ' || name AS what, substring(name from '^freehold_(?:move|back|apply)_([0-9]+)$') AS move FROM named
+    SELECT kind || ' ' || name AS what, replace(
+            substring(name from '^freehold_(?:move|back|apply|read|claim)_((?:[a-z0-9]{8}_)?[0-9]+)$'), '_', '/') AS move FROM named
     UNION ALL SELECT 'schema ' || nspname, '' FROM pg_namespace WHERE nspname = 'freehold'
     UNION ALL SELECT 'event trigger ' || evtname, CASE WHEN evtname ~ '^freehold' THEN '' END FROM pg_event_trigger
-    UNION ALL SELECT 'mark on database ' || datname, substring(setting from '[0-9]+$')
+    UNION ALL SELECT 'mark on database ' || datname, substring(setting from '[^=]+$')
         FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = 0,
              unnest(s.setconfig) AS setting
-        WHERE setting ~ '^freehold\.move=[0-9]+$'
-    UNION ALL SELECT 'mark on role ' || rolname, substring(shobj_description(oid, 'pg_authid') from '[0-9]+$')
-        FROM pg_roles WHERE shobj_description(oid, 'pg_authid') ~ '^created by freehold move [0-9]+$'
+        WHERE setting ~ '^freehold\.move=([a-z0-9]{8}/)?[0-9]+$'
+    UNION ALL SELECT 'mark on role ' || rolname, substring(shobj_description(oid, 'pg_authid') from '[^ ]+$')
+        FROM pg_roles WHERE shobj_description(oid, 'pg_authid') ~ '^created by freehold move ([a-z0-9]{8}/)?[0-9]+$'
     UNION ALL SELECT 'replication origin ' || roname, CASE WHEN roname ~ '^pg_[0-9]+$' AND NOT EXISTS
             (SELECT FROM pg_subscription s WHERE o.roname LIKE 'pg_' || s.oid || '%') THEN '' END
         FROM pg_replication_origin o";
 
 /// Everything in the session's database and on its system that carries a name of the move, and everything of ours that
-/// carries none (helper schema, guard): `slot freehold_move_3`. Empty after a move has ended, however it ended.
-pub async fn leftovers(session: &Session, id: MoveId) -> Result<Vec<String>, SystemError> {
+/// carries none (helper schema, guard): `slot freehold_move_ab12cd34_3`. Empty after a move has ended, however it ended.
+pub async fn leftovers(session: &Session, names: MoveNames) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for what a move left";
     let sql = format!("SELECT what FROM ({OBJECTS}) AS object WHERE move IN ($1, '')");
-    session.list(LOOKING, &sql, &[&id.to_string()]).await
+    session.list(LOOKING, &sql, &[&names.label()]).await
 }

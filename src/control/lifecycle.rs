@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::keeper;
 use crate::error::{Blame, Explain, Retry, SqlState};
-use crate::model::{DatabaseId, Login, RoleName, SystemRecord};
+use crate::model::{DatabaseId, Login, RoleName, SystemRecord, printable};
 use crate::system::facts::{self, DatabaseFacts, SystemFacts};
 use crate::system::{Session, SystemAccess, SystemError, quote_ident, quote_literal};
 
@@ -304,7 +304,8 @@ fn warnings(dbname: &str, facts: &DatabaseFacts, logins: &[Login]) -> Vec<String
             quote_ident(dbname)
         ));
     }
-    warnings
+    // They name roles, by whatever names those have.
+    warnings.iter().map(|warning| printable::one_line(warning).into_owned()).collect()
 }
 
 /// Closes a database that the platform created: nobody can connect, the names are free again, the data stays.

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!             run fails for now (5 times at most): abort, wait, catch up again
-//!                                     +--------+
-//!                                     v        |
-//! Preflight -> Provision -> Copy -> Catchup -> Cutover =commit=> Settle -> Kept -> Finishing -> Finished
-//!     |            |          |        |          |                 |      ^  |       ^  |
-//!     +------------+----------+--------+----------+                 |      |  v       |  |
-//!           failure, CANCEL, crash while copying                    |     Undoing ----+  +------> Undone
-//!                             |                                     |  (a cutover back; aborted it returns to Kept)
-//!                             v                                     v
+//!                                     +---------------------+
+//!                                     v                     |
+//! Preflight -> Provision -> Copy -> Catchup -> Compare -> Cutover =commit=> Settle -> Kept -> Finishing -> Finished
+//!     |            |          |        |          |          |                 |      ^  |       ^  |
+//!     +------------+----------+--------+----------+----------+                 |      |  v       |  |
+//!           failure, CANCEL, crash while copying, rows that differ             |     Undoing ----+  +------> Undone
+//!                             |                                                |  (a cutover back; aborted it returns to Kept)
+//!                             v                                                v
 //!                        RollingBack ------> RolledBack           Parked: the gate is open, a person is needed
 //!                             +------------> Parked                 (CANCEL, UNDO or FINISH tries again)
 //! ```
@@ -35,6 +35,7 @@ use crate::model::{
     MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish, OldCopy, StepEntry, StepEvent, UnixMillis,
 };
 
+use super::doubt;
 use super::settings::MoverSettings;
 
 /// The most that tries are apart, however many there were.
@@ -141,6 +142,10 @@ pub fn allows(record: &MoveRecord, wish: MoveWish) -> bool {
 
 /// What is to be done, as the record stands.
 pub fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
+    if record.facts.claim_lost.is_some() {
+        // Another store's: whatever is wished waits, too.
+        return Action::End;
+    }
     if let Some(wish) = due_wish(record) {
         return Action::Obey(wish);
     }
@@ -149,6 +154,7 @@ pub fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
         MovePhase::Provision => run(MoveStep::Provision, Duration::ZERO),
         MovePhase::Copy => run(MoveStep::Copy, Duration::ZERO),
         MovePhase::Catchup => run(MoveStep::Catchup, catchup_wait(record, settings)),
+        MovePhase::Compare => run(MoveStep::Compare, Duration::ZERO),
         MovePhase::Cutover => attempt(record, MoveStep::Cutover, settings),
         MovePhase::Settle => run(MoveStep::Settle, step_wait(record, MoveStep::Settle, settings)),
         MovePhase::Undoing => attempt(record, MoveStep::UndoCutover, settings),
@@ -197,7 +203,8 @@ fn attempt(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Act
 
 fn catchup_wait(record: &MoveRecord, settings: &MoverSettings) -> Duration {
     let aborted = backoff(settings.cutover_backoff, tries(record, MoveStep::Cutover, StepEvent::Failed));
-    aborted.max(step_wait(record, MoveStep::Catchup, settings))
+    let not_compared = step_wait(record, MoveStep::Compare, settings);
+    aborted.max(step_wait(record, MoveStep::Catchup, settings)).max(not_compared)
 }
 
 fn step_wait(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Duration {
@@ -262,7 +269,7 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &M
                 park(record, failure);
             }
         }
-        Event::Wished(wish) => after_wish(record, wish, at),
+        Event::Wished(wish) => after_wish(record, wish, at, settings),
         Event::Restarted { clients } => after_restart(record, clients, at, settings),
     }
 }
@@ -288,7 +295,8 @@ fn after_done(record: &mut MoveRecord, step: MoveStep, at: UnixMillis) {
         MoveStep::Preflight => MovePhase::Provision,
         MoveStep::Provision => MovePhase::Copy,
         MoveStep::Copy => MovePhase::Catchup,
-        MoveStep::Catchup => MovePhase::Cutover,
+        MoveStep::Catchup => MovePhase::Compare,
+        MoveStep::Compare => MovePhase::Cutover,
         MoveStep::Cutover => MovePhase::Settle,
         MoveStep::Settle => MovePhase::Kept,
         MoveStep::UndoCutover => MovePhase::Finishing,
@@ -323,7 +331,12 @@ fn after_failure(
     let spent = tries(record, step, StepEvent::Failed) >= settings.step_attempts_max;
     match step {
         MoveStep::Preflight | MoveStep::Provision | MoveStep::Copy => roll_back(record, Some(failure), at),
-        MoveStep::Catchup if for_good || spent => roll_back(record, Some(failure), at),
+        MoveStep::Catchup | MoveStep::Compare if for_good || spent => roll_back(record, Some(failure), at),
+        // What the comparison waits for in vain is looked after there.
+        MoveStep::Compare => {
+            record.failure = Some(failure);
+            record.phase = MovePhase::Catchup;
+        }
         MoveStep::Cutover if for_good => roll_back(record, Some(failure), at),
         MoveStep::Settle | MoveStep::Finish if for_good || spent => park(record, failure),
         MoveStep::UndoCutover if for_good => {
@@ -363,6 +376,8 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, settings:
         (MovePhase::Cutover, MoveStep::Cutover) => record.phase = MovePhase::Catchup,
         (MovePhase::Undoing, MoveStep::UndoCutover) if spent || record.wish != Some(MoveWish::Undo) => {
             record.wish = record.wish.filter(|wish| !matches!(wish, MoveWish::Undo | MoveWish::Cancel));
+            // It was said of this undo.
+            record.facts.accepted = record.facts.accepted.take().filter(|_| record.wish.is_some());
             record.phase = MovePhase::Kept;
         }
         (MovePhase::Undoing, _) => {}
@@ -371,9 +386,15 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, settings:
     }
 }
 
-fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis) {
+fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, settings: &MoverSettings) {
     if !allows(record, wish) {
         record.wish = None;
+        return;
+    }
+    // Known only now: while the copies were being compared the wish was taken.
+    if let Some(failure) = doubt::objection(record, wish, settings) {
+        record.wish = None;
+        record.failure = Some(failure);
         return;
     }
     match (wish, record.phase) {
@@ -444,6 +465,7 @@ fn step_of(phase: MovePhase) -> MoveStep {
         MovePhase::Provision => MoveStep::Provision,
         MovePhase::Copy => MoveStep::Copy,
         MovePhase::Catchup => MoveStep::Catchup,
+        MovePhase::Compare => MoveStep::Compare,
         MovePhase::Cutover => MoveStep::Cutover,
         MovePhase::Settle | MovePhase::Kept => MoveStep::Settle,
         MovePhase::Undoing => MoveStep::UndoCutover,

@@ -154,6 +154,7 @@ impl World {
             MoveStep::Cutover => self.cut_over(Side::Source, Side::Target, whole),
             MoveStep::UndoCutover => self.cut_over(Side::Target, Side::Source, whole),
             MoveStep::Finish if whole => self.effects.clear(),
+            MoveStep::Settle if whole => self.record.facts.tables_verified = Some((1, 1)),
             _ => {}
         }
     }
@@ -184,6 +185,10 @@ impl World {
         if whole {
             self.effects.remove(&step);
         }
+        // Roles that read rows go with everything else that has the move's name.
+        if whole && step == MoveStep::Provision {
+            self.effects.remove(&MoveStep::Compare);
+        }
     }
 
     fn runs_to_the_end(&mut self) {
@@ -201,7 +206,7 @@ fn a_move_that_meets_no_trouble_is_kept_and_then_finished() {
     let mut world = World::new();
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
-    assert_eq!(world.runs, ["preflight", "provision", "copy", "catchup", "cutover", "settle"]);
+    assert_eq!(world.runs, ["preflight", "provision", "copy", "catchup", "compare", "cutover", "settle"]);
     world.record.wish = Some(MoveWish::Finish);
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Finished);
@@ -277,6 +282,7 @@ fn an_aborted_cutover_is_tried_again_and_given_up_in_the_end() {
         world.act(Fate::Works);
         assert!(world.gate_open && world.fenced == [Side::Target], "attempt {attempt} left the source shut");
         world.act(Fate::Works);
+        world.act(Fate::Works);
     }
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::RolledBack);
@@ -287,7 +293,7 @@ fn an_aborted_cutover_is_tried_again_and_given_up_in_the_end() {
 fn the_waits_between_attempts_grow() {
     let mut world = World::new();
     let mut waits = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..40 {
         if let Action::Run { step: MoveStep::Catchup, after } = next(&world.record, &world.settings) {
             waits.push(after.as_secs());
         }
@@ -310,6 +316,7 @@ fn a_crash_after_the_commit_goes_forward_and_before_it_back() {
     assert_eq!(world.record.phase, MovePhase::Catchup);
     assert!(world.gate_open && world.fenced == [Side::Target]);
 
+    world.act(Fate::Works);
     world.act(Fate::Works);
     world.act(Fate::CrashesAfter);
     assert_eq!(world.record.phase, MovePhase::Settle);
@@ -370,7 +377,7 @@ fn the_abort_of_a_cutover_is_tried_until_it_works_and_its_log_stays_short() {
 
 #[test]
 fn cancel_before_the_commit_rolls_back_and_after_it_is_not_allowed() {
-    for steps in 0..5 {
+    for steps in 0..6 {
         let mut world = World::new();
         for _ in 0..steps {
             world.act(Fate::Works);
@@ -388,6 +395,61 @@ fn cancel_before_the_commit_rolls_back_and_after_it_is_not_allowed() {
     assert_eq!((world.record.phase, world.record.wish), (MovePhase::Kept, None));
 }
 
+#[test]
+fn rows_that_differ_before_the_commit_roll_back_and_a_comparison_that_fails_for_now_catches_up_again() {
+    let before = |fate| {
+        let mut world = World::new();
+        while world.record.phase != MovePhase::Compare {
+            world.act(Fate::Works);
+        }
+        world.act(fate);
+        world
+    };
+    let mut world = before(Fate::FailsForGood);
+    world.runs_to_the_end();
+    assert_eq!((world.record.phase, world.clients), (MovePhase::RolledBack, Side::Source));
+    let mut world = before(Fate::FailsForNow);
+    let waits = matches!(next(&world.record, &world.settings),
+        Action::Run { step: MoveStep::Catchup, after } if after == world.settings.step_backoff);
+    assert!(waits, "{:?}", next(&world.record, &world.settings));
+    world.runs_to_the_end();
+    assert_eq!(world.record.phase, MovePhase::Kept);
+}
+
+#[test]
+fn copies_that_differ_stay_as_they_are_until_somebody_accepts_that() {
+    for (wish, end) in [(MoveWish::Undo, MovePhase::Undone), (MoveWish::Finish, MovePhase::Finished)] {
+        let mut world = World::new();
+        world.runs_to_the_end();
+        world.record.facts.differences.push("public.t: a row".to_owned());
+        world.record.wish = Some(wish);
+        world.runs_to_the_end();
+        assert_eq!((world.record.phase, world.record.wish), (MovePhase::Kept, None));
+        let failure = world.record.failure.clone().unwrap();
+        assert_eq!(failure.sqlstate, "MF201");
+        assert!(failure.hint.unwrap().contains("ACCEPT DIFFERENCES"));
+        world.record.facts.accepted =
+            Some(crate::model::Accepted { by: "test".to_owned(), at: UnixMillis(1) });
+        world.record.wish = Some(wish);
+        world.runs_to_the_end();
+        assert_eq!(world.record.phase, end);
+    }
+}
+
+#[test]
+fn a_move_whose_copies_were_not_compared_is_not_finished_and_can_be_undone() {
+    let mut world = World::new();
+    world.runs_to_the_end();
+    world.record.facts.tables_verified = None;
+    world.record.wish = Some(MoveWish::FinishAndDrop);
+    world.runs_to_the_end();
+    assert_eq!(world.record.phase, MovePhase::Kept);
+    assert!(world.record.failure.clone().unwrap().message.contains("not known"));
+    world.record.wish = Some(MoveWish::Undo);
+    world.runs_to_the_end();
+    assert_eq!(world.record.phase, MovePhase::Undone);
+}
+
 /// How every step of a move stands at each of its seven fates, one trouble for each move.
 #[test]
 fn every_step_survives_every_trouble_once() {
@@ -400,7 +462,7 @@ fn every_step_survives_every_trouble_once() {
         Fate::CrashesAfter,
     ];
     for wish in [MoveWish::Undo, MoveWish::Finish] {
-        for troubled in 0..8 {
+        for troubled in 0..9 {
             for trouble in troubles {
                 let mut world = World::new();
                 let mut wished = false;

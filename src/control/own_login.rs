@@ -1,11 +1,19 @@
 //! The logins of a move's own roles: a name, and a password that is made for them and kept nowhere.
+//!
+//! The role can log in only while one of our sessions does. Whoever has used the moment is ended right afterwards, and the step fails:
+//! code that runs in the name of the role can set another password.
 
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
+use crate::backend::ServerConnection;
 use crate::error::{Blame, Explain};
 use crate::model::RoleName;
 use crate::system::applier::{self, Rows};
-use crate::system::{Session, SystemError};
+use crate::system::pipe::RawSession;
+use crate::system::{Session, SystemError, own_roles};
 
 use super::ends::End;
 use super::error::StepError;
@@ -16,6 +24,31 @@ use super::stream::random_password;
 pub(super) struct OwnLogin {
     pub(super) role: RoleName,
     pub(super) password: Zeroizing<String>,
+    /// The backends of our sessions, those that have ended, too. One session logs in at a time.
+    pids: Arc<Mutex<Vec<i32>>>,
+}
+
+/// Something that is connected to a backend.
+pub(super) trait Connected {
+    fn pid(&self) -> i32;
+}
+
+impl Connected for Session {
+    fn pid(&self) -> i32 {
+        Session::pid(self)
+    }
+}
+
+impl Connected for RawSession {
+    fn pid(&self) -> i32 {
+        RawSession::pid(self)
+    }
+}
+
+impl Connected for ServerConnection {
+    fn pid(&self) -> i32 {
+        self.pid
+    }
 }
 
 impl std::fmt::Debug for OwnLogin {
@@ -30,10 +63,37 @@ impl OwnLogin {
         let role = RoleName::parse(name)
             .map_err(|error| session.unexpected("naming a role of the move's own", error.to_string()))?;
         let password = Zeroizing::new(random_password());
-        applier::create(session, name).await?;
-        applier::set_password(session, name, &password).await?;
+        applier::create(session, name, rows).await?;
         applier::lend(session, name, rows).await?;
-        Ok(OwnLogin { role, password })
+        Ok(OwnLogin { role, password, pids: Arc::default() })
+    }
+
+    /// Lets the role log in to a system while `connect` does so, and nobody else.
+    ///
+    /// # Cancel safety
+    /// Dropped in the middle, the role can log in until its password expires, within a minute.
+    pub(super) async fn connected<T: Connected>(
+        &self,
+        end: &End,
+        connect: impl Future<Output = Result<T, SystemError>>,
+    ) -> Result<T, SystemError> {
+        let mut pids = self.pids.lock().await;
+        let (platform, role) = (end.admin_session().await?, self.role.as_str());
+        own_roles::open(&platform, role, &self.password).await?;
+        let connected = connect.await;
+        pids.extend(connected.as_ref().ok().map(Connected::pid));
+        let strangers = own_roles::close(&platform, role, &pids).await?;
+        if strangers > 0 {
+            return Err(SystemError::NotOurs {
+                system: end.system.name.clone(),
+                what: format!("a session of role {role}"),
+                why: "somebody else has logged in as the role, and was ended".to_owned(),
+                cure: "Look for code in the database that changes the password of the role that it runs as: checks, domains, \
+                       expressions of indexes."
+                    .to_owned(),
+            });
+        }
+        connected
     }
 }
 

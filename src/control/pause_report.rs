@@ -52,6 +52,8 @@ impl Stopwatch {
             parts_us: self.parts_us,
             aborted_attempts,
             sessions: standing.sessions,
+            asked: stalls.asked,
+            transactions: stalls.drained_in,
         }
     }
 }
@@ -69,7 +71,9 @@ fn merge(stalls: &[StallReport]) -> StallReport {
         _ => stalls.iter().map(|stall| stall.median).max().unwrap_or_default(),
     };
     waits_us.truncate(WAITS_MAX);
-    StallReport { held, longest, median, waits_us }
+    let asked = stalls.iter().map(|stall| stall.asked).sum();
+    let drained_in = stalls.iter().map(|stall| stall.drained_in).max().unwrap_or_default();
+    StallReport { held, longest, median, waits_us, asked, drained_in }
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -87,6 +91,8 @@ mod tests {
             longest: Duration::from_micros(longest),
             median: Duration::from_micros(longest),
             waits_us: waits_us.to_vec(),
+            asked: 2,
+            drained_in: Duration::from_micros(longest / 2),
         }
     }
 
@@ -96,6 +102,7 @@ mod tests {
         assert_eq!(merged.waits_us, [900, 500, 100]);
         assert_eq!((merged.held, merged.longest), (3, Duration::from_micros(900)));
         assert_eq!(merged.median, Duration::from_micros(500));
+        assert_eq!((merged.asked, merged.drained_in), (4, Duration::from_micros(450)));
         assert_eq!(merge(&[]), StallReport::default());
     }
 }

@@ -3,9 +3,11 @@
 //! Every finding has a word for machines, a sentence for people, who has to act, and the complete SQL or command that
 //! cures it. Blockers would make the move fail or lose something; warnings are surprises that somebody may not want.
 //!
-//! The checks are in six files: `preflight_systems` (room, versions, place), `preflight_settings` (what the servers say to
-//! every session), `preflight_shape` (what is in the database), `preflight_values` (what only means something on one server),
-//! `preflight_roles` (who uses it), `preflight_access` (how they come in).
+//! The checks are in eight files: `preflight_systems` (room, versions, place), `preflight_settings` (what the servers say to
+//! every session), `preflight_shape` (what is in the database), `preflight_schema` (what of its schema another server does not take),
+//! `preflight_values` (what only means something on one server), `preflight_roles` (who uses it), `preflight_access` (how they come in),
+//! `preflight_others` (what other Freeholds have there).
+//! What no list of ours foresees is found by a trial: the schema is restored into an empty database of the target (`trial`).
 //!
 //! # Why
 //! Every mover that was looked at lets its user find at least one of these after days of copying. Here each blocker has
@@ -17,7 +19,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, keys};
 use crate::error::Blame;
 use crate::model::movement::{Finding, FindingSeverity};
-use crate::model::{DatabaseId, SystemName};
+use crate::model::{Cure, DatabaseId, SystemName, printable};
 use crate::system::facts::{self, DatabaseFacts, SystemFacts};
 use crate::system::{Session, SystemError};
 
@@ -26,8 +28,8 @@ use super::error::StepError;
 use super::settings::MoverSettings;
 use super::step::StepContext;
 use super::{
-    preflight_access, preflight_roles, preflight_settings, preflight_shape, preflight_systems,
-    preflight_values,
+    preflight_access, preflight_others, preflight_roles, preflight_schema, preflight_settings,
+    preflight_shape, preflight_systems, preflight_values, trial,
 };
 
 /// What is looked at.
@@ -90,24 +92,37 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
         settings: (*ctx.settings).clone(),
         logins: logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect(),
     };
-    let report = check(&plan).await?;
+    let looked = Box::pin(check_telling(&plan, |activity| ctx.progress.say(activity)));
+    let report = ctx.unless_cancelled(looked).await?;
     match report.is_clear() {
         true => ctx.remember(|facts| facts.findings.clone_from(&report.findings)).await,
         false => Err(StepError::Blocked(report.blockers().cloned().collect())),
     }
 }
 
-/// Looks at both systems and changes nothing. A system that does not answer is a finding, not an error.
+/// Looks at both systems, and tries the schema in a database of the target that is dropped afterwards: nothing else is changed. A system
+/// that does not answer is a finding, not an error.
 pub async fn check(plan: &Plan) -> Result<PreflightReport, StepError> {
+    check_telling(plan, |_| {}).await
+}
+
+/// The same; tells what is done, where it takes a while.
+pub async fn check_telling(
+    plan: &Plan,
+    tell: impl Fn(&'static str) + Sync,
+) -> Result<PreflightReport, StepError> {
     let mut findings = Findings::default();
     let source = reach(&mut findings, &plan.ends.source, "source", plan.ends.source.session().await);
     let target = reach(&mut findings, &plan.ends.target, "target", plan.ends.target.admin_session().await);
     if let (Some(source), Some(target)) = (&source, &target) {
-        look(plan, source, target, &mut findings)
-            .await
-            .map_err(StepError::doing("looking for what is in the way"))?;
+        let doing = || StepError::doing("looking for what is in the way");
+        let looked = look(plan, source, target, &mut findings).await.map_err(doing())?;
+        if let Some(scene) = looked {
+            tell("trying the schema on the target");
+            Box::pin(trial::check(&scene, &mut findings)).await.map_err(doing())?;
+        }
     }
-    Ok(PreflightReport { findings: findings.worst_first() })
+    Ok(PreflightReport { findings: findings.in_order() })
 }
 
 fn reach(
@@ -126,17 +141,18 @@ fn reach(
                 check: format!("{side}_unreachable"),
                 object: Some(end.system.name.to_string()),
                 message: format!("the {side} does not let the platform in: {error}{cause}"),
-                cure: Some(format!(
-                    "-- start system {name}, or correct how it is reached:\nALTER SYSTEM {name} HOST '{host}' PORT {port};",
-                    name = end.system.name,
-                    host = end.system.address.host,
-                    port = end.system.address.port,
-                )),
+                cure: Some(reached(end)),
                 responsible: Blame::Platform,
             });
             None
         }
     }
+}
+
+fn reached(end: &End) -> Cure {
+    let (name, address) = (&end.system.name, &end.system.address);
+    Cure::comment(format!("start system {name}, or correct how it is reached:"))
+        .and_sql(format!("ALTER SYSTEM {name} HOST '{}' PORT {};", address.host, address.port))
 }
 
 /// Everything that the checks read, read once.
@@ -149,27 +165,31 @@ pub(super) struct Scene<'a> {
     pub(super) database: DatabaseFacts,
 }
 
-async fn look(
-    plan: &Plan,
-    source: &Session,
-    target: &Session,
+/// What the schema is tried with; None where it cannot be.
+async fn look<'a>(
+    plan: &'a Plan,
+    source: &'a Session,
+    target: &'a Session,
     findings: &mut Findings,
-) -> Result<(), SystemError> {
+) -> Result<Option<Scene<'a>>, SystemError> {
     let source_facts = facts::of_system(source).await?;
     let target_facts = facts::of_system(target).await?;
     let database = facts::of_database(source, &plan.ends.source.dbname).await?;
-    let Some(database) = database else { return Ok(()) };
+    let Some(database) = database else { return Ok(None) };
     let scene = Scene { plan, source, target, source_facts, target_facts, database };
     preflight_systems::check(&scene, findings).await?;
     // The rest reads what only a superuser can read.
     if !scene.source_facts.role_is_superuser || !scene.target_facts.role_is_superuser {
-        return Ok(());
+        return Ok(None);
     }
     preflight_settings::check(&scene, findings).await?;
+    preflight_others::check(&scene, findings).await?;
     preflight_shape::check(&scene, findings).await?;
+    preflight_schema::check(&scene, findings).await?;
     preflight_values::check(&scene, findings).await?;
     preflight_roles::check(&scene, findings).await?;
-    preflight_access::check(&scene, findings).await
+    preflight_access::check(&scene, findings).await?;
+    Ok(Some(scene))
 }
 
 impl Scene<'_> {
@@ -182,30 +202,64 @@ impl Scene<'_> {
     }
 
     /// SQL to be run in the product's database on the source.
-    pub(super) fn on_source(&self, sql: impl AsRef<str>) -> Option<String> {
+    pub(super) fn on_source(&self, cure: impl Into<Cure>) -> Cure {
         let end = self.source_end();
-        Some(format!("-- on system {}, database {}:\n{}", end.system.name, end.dbname, sql.as_ref()))
+        Cure::comment(format!("on system {}, database {}:", end.system.name, end.dbname)).and(cure)
     }
 }
 
 /// SQL to be run by the platform on a system, in whatever database.
-pub(super) fn on_system(end: &End, sql: impl AsRef<str>) -> Option<String> {
-    Some(format!("-- on system {}:\n{}", end.system.name, sql.as_ref()))
+pub(super) fn on_system(end: &End, cure: impl Into<Cure>) -> Cure {
+    Cure::comment(format!("on system {}:", end.system.name)).and(cure)
 }
 
 /// What was found so far.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     list: Vec<Finding>,
+    /// Objects whose refusal by the target a finding explains: (catalog, oid) on the source.
+    explained: BTreeSet<(u32, u32)>,
+}
+
+/// Who has to act, in the order in which findings are listed: the team of the database has the longest way to go.
+fn order(who: Blame) -> usize {
+    const ORDER: [Blame; 4] = [Blame::Product, Blame::Client, Blame::Platform, Blame::Server];
+    ORDER.iter().position(|known| *known == who).unwrap_or(ORDER.len())
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, finding: Finding) {
-        self.list.push(finding);
+    /// Each is listed once, however it was found. What it says of names is shown in one line.
+    pub(super) fn add(&mut self, mut finding: Finding) {
+        finding.message = printable::one_line(&finding.message).into_owned();
+        finding.object = finding.object.map(|object| printable::one_line(&object).into_owned());
+        if !self.list.contains(&finding) {
+            self.list.push(finding);
+        }
     }
 
-    pub(super) fn worst_first(mut self) -> Vec<Finding> {
-        self.list.sort_by_key(|finding| finding.severity);
+    /// What the target would say of the object is said already.
+    pub(super) fn explains(&mut self, object: (u32, u32)) {
+        self.explained.insert(object);
+    }
+
+    pub(super) fn is_explained(&self, object: &(u32, u32)) -> bool {
+        self.explained.contains(object)
+    }
+
+    /// Whether one of these blockers was found.
+    pub(super) fn has_blocker(&self, checks: &[&str]) -> bool {
+        let is_one = |finding: &Finding| checks.contains(&finding.check.as_str());
+        self.list.iter().any(|finding| finding.severity == FindingSeverity::Blocker && is_one(finding))
+    }
+
+    pub(super) fn has(&self, check: &str, object: &str) -> bool {
+        let object = printable::one_line(object);
+        self.list.iter().any(|finding| finding.check == check && finding.object.as_deref() == Some(&object))
+    }
+
+    /// Blockers first; among those of a severity, by who has to act.
+    pub(super) fn in_order(mut self) -> Vec<Finding> {
+        self.list.sort_by_key(|finding| (finding.severity, order(finding.responsible)));
         self.list
     }
 
@@ -243,8 +297,8 @@ impl Draft<'_> {
         self
     }
 
-    pub(super) fn cure(mut self, cure: Option<String>) -> Self {
-        self.finding.cure = cure;
+    pub(super) fn cure(mut self, cure: impl Into<Option<Cure>>) -> Self {
+        self.finding.cure = cure.into();
         self
     }
 

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::Cure;
 use crate::model::movement::FindingSeverity::Blocker;
 use crate::system::hba::{self, Path, Verdict};
 use crate::system::roles::{self, Role};
 use crate::system::{SystemError, quote_ident};
 
+use super::ends::End;
 use super::preflight::{Findings, Scene};
 use super::provision::platform_roles;
 
@@ -45,7 +47,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
         findings
             .platform(Blocker, "pg_hba")
             .about(&target.system.name)
-            .cure(Some(cure(scene, &path, &roles, if is_md5(&roles) { "md5" } else { "scram-sha-256" })))
+            .cure(cure(scene, &path, &roles, if is_md5(&roles) { "md5" } else { "scram-sha-256" }))
             .say(format!(
                 "pg_hba.conf of system {} {why} {named}{and_more}, by which Freehold comes from {}",
                 target.system.name,
@@ -72,7 +74,7 @@ fn why_barred(role: &Role, here: &Verdict, there: &Verdict) -> Option<String> {
 }
 
 /// A line for the file, above all others: the first that fits decides.
-fn cure(scene: &Scene<'_>, path: &Path, roles: &[&str], method: &str) -> String {
+fn cure(scene: &Scene<'_>, path: &Path, roles: &[&str], method: &str) -> Cure {
     let end = scene.target_end();
     let users = roles.iter().map(|role| quote_ident(role)).collect::<Vec<_>>().join(",");
     let database = quote_ident(&end.dbname);
@@ -84,10 +86,26 @@ fn cure(scene: &Scene<'_>, path: &Path, roles: &[&str], method: &str) -> String 
             format!("{kind} {database} {users} {address}/{bits} {method}")
         }
     };
-    format!(
-        "-- at the beginning of pg_hba.conf of system {}, then SELECT pg_reload_conf():\n-- {line}",
+    at_the_beginning(end).and_comment(line)
+}
+
+fn at_the_beginning(end: &End) -> Cure {
+    Cure::comment(format!(
+        "at the beginning of pg_hba.conf of system {}, then SELECT pg_reload_conf():",
         end.system.name
-    )
+    ))
+}
+
+/// Lines that let the roles of moves in, with their passwords.
+pub(super) fn own_lines(scene: &Scene<'_>) -> Cure {
+    let users = match scene.target_facts.major() >= 16 {
+        true => "/^freehold_",
+        // Older servers know no patterns.
+        false => "all",
+    };
+    at_the_beginning(scene.target_end())
+        .and_comment(format!("local all {users} scram-sha-256"))
+        .and_comment(format!("host all {users} all scram-sha-256"))
 }
 
 fn shown(path: &Path) -> String {

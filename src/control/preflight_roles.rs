@@ -1,9 +1,10 @@
 //! Preflight of the roles: whether those that exist on the target are the same, and who would pass the fence.
 
+use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
 use crate::system::role_uses::{self, Asked};
 use crate::system::roles::{self, Membership, Role};
-use crate::system::{SystemError, ownership, quote_ident, quote_literal};
+use crate::system::{SystemError, own_roles, ownership, quote_ident, quote_literal};
 
 use super::preflight::{Findings, Scene, on_system};
 use super::provision::platform_roles;
@@ -26,6 +27,8 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     }
     platform_owner(scene, findings).await?;
     platform_namesake(scene, findings).await?;
+    own_names(scene, findings).await?;
+    gained(scene, &there, findings).await?;
     memberships(scene, &names, (&here, &there), findings).await
 }
 
@@ -73,12 +76,13 @@ async fn platform_namesake(scene: &Scene<'_>, findings: &mut Findings) -> Result
     findings
         .platform(Blocker, "platform_name")
         .about(&role)
-        .cure(Some(format!(
-            "-- on system {}; its clients there must log in by the new name:\n-- ALTER ROLE {} RENAME TO {};",
-            source.system.name,
-            quote_ident(&role),
-            quote_ident(&format!("{role}_of_mine"))
-        )))
+        .cure(
+            Cure::comment(format!(
+                "on system {}; its clients there must log in by the new name:",
+                source.system.name
+            ))
+            .and_perhaps(renamed(&role, &format!("{role}_of_mine"))),
+        )
         .say(format!(
             "role {role} is an application's on the source, and the platform's on system {}: what belongs to it would be a superuser's",
             target.system.name
@@ -86,8 +90,16 @@ async fn platform_namesake(scene: &Scene<'_>, findings: &mut Findings) -> Result
     Ok(())
 }
 
+fn renamed(role: &str, other: &str) -> String {
+    format!("ALTER ROLE {} RENAME TO {};", quote_ident(role), quote_ident(other))
+}
+
 fn superuser(scene: &Scene<'_>, role: &Role, findings: &mut Findings) {
-    let cure = on_system(scene.source_end(), format!("ALTER ROLE {} NOSUPERUSER;", quote_ident(&role.name)));
+    let system = &scene.source_end().system.name;
+    let cure = Cure::to_decide(
+        format!("on system {system}, where nothing else needs it to be one:"),
+        [format!("ALTER ROLE {} NOSUPERUSER;", quote_ident(&role.name))],
+    );
     findings.product(Warning, "superuser").about(&role.name).cure(cure).say(format!(
         "role {} is a superuser: it passes every fence, so a client that uses it must come through Freehold, or its writes \
          on the source are lost after the move",
@@ -139,13 +151,16 @@ fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings
     let makes_superuser = here.superuser && !there.superuser;
     let cure = match used || makes_superuser {
         false => on_system(end, alter),
-        true => Some(format!(
-            "-- system {to} has clients of role {name}, or the source has made it a superuser. Decide which is right, and make it \
-             so on both:\n-- on system {to}: {alter}\n-- on system {from}: ALTER ROLE {name} {back};",
-            to = end.system.name,
-            from = scene.source_end().system.name,
-            back = there.attributes_sql(&differing),
-        )),
+        true => {
+            let (to, from) = (&end.system.name, &scene.source_end().system.name);
+            let back = there.attributes_sql(&differing);
+            Cure::comment(format!(
+                "system {to} has clients of role {name}, or the source has made it a superuser. Decide which is right, and make it \
+                 so on both:"
+            ))
+            .and_comment(format!("on system {to}: {alter}"))
+            .and_comment(format!("on system {from}: ALTER ROLE {name} {back};"))
+        }
     };
     findings.platform(Blocker, "role_attributes").about(&here.name).cure(cure).say(format!(
         "role {} exists on the target with another {}",
@@ -156,7 +171,7 @@ fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings
 
 /// A report holds no verifier, so the statement that carries it is printed by the source. Where something on the target
 /// uses the role its clients log in by the password that it has there: whether they are the same client a person knows.
-fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Option<String> {
+fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Cure {
     let (from, to) = (&scene.source_end().system.name, &scene.target_end().system.name);
     let name = quote_ident(&role.name);
     let print = format!(
@@ -164,19 +179,22 @@ fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Option<String> {
          WHERE rolname = {};",
         quote_literal(&role.name)
     );
-    Some(match used {
-        false => format!(
-            "-- on system {from}; run what it prints on system {to}, where nobody uses the role:\n{print}"
-        ),
-        true => format!(
-            "-- system {to} has clients of role {name}, which log in by another password than those of the source.\n\
-             -- Where both are one application: let it use one password, then run on system {from} the next line, and on system {to} \
-             what it prints.\n-- {print}\n\
-             -- Where they are two: give one of them another name, by which its clients must then log in.\n\
-             -- ALTER ROLE {name} RENAME TO {other};",
-            other = quote_ident(&format!("{}_{to}", role.name)),
-        ),
-    })
+    match used {
+        false => Cure::comment(format!(
+            "on system {from}; run what it prints on system {to}, where nobody uses the role:"
+        ))
+        .and_sql(print),
+        true => Cure::comment(format!(
+            "system {to} has clients of role {name}, which log in by another password than those of the source."
+        ))
+        .and_comment(format!(
+            "Where both are one application: let it use one password, then run on system {from} the next line, and on system {to} \
+             what it prints."
+        ))
+        .and_perhaps(print)
+        .and_comment("Where they are two: give one of them another name, by which its clients must then log in.")
+        .and_perhaps(renamed(&role.name, &format!("{}_{to}", role.name))),
+    }
 }
 
 /// Whether anything on the target uses a role: what is there, or an application that comes through Freehold.
@@ -249,17 +267,8 @@ async fn memberships(
                 );
                 membership(scene, pair, &pairs, &what, findings).await?;
             }
-            Some(other) if other != pair => {
-                gains(pair, &format!("by {}, on the target by {}", pair.options(), other.options()), findings)
-            }
             Some(_) => {}
         }
-    }
-    // What the role may do elsewhere on the target is not the database's business.
-    let known_here = |name: &String| here.iter().any(|role| role.name == *name);
-    let extra = on_target.iter().filter(|pair| known_here(&pair.role) && known_here(&pair.member));
-    for pair in extra.filter(|pair| !wanted.iter().any(|other| other.is_same_pair(pair))) {
-        gains(pair, "on the target and not on the source", findings);
     }
     Ok(())
 }
@@ -296,11 +305,12 @@ async fn membership(
     let grant = format!("GRANT {} TO {}{with};", quote_ident(&pair.role), quote_ident(&pair.member));
     let cure = match pair.role.starts_with("pg_") || is_used_besides(scene, &pair.role, on_target).await? {
         false => on_system(end, grant),
-        true => Some(format!(
-            "-- on system {}, where the role has rights for others as well; whoever is {} gets those, too:\n-- {grant}",
+        true => Cure::comment(format!(
+            "on system {}, where the role has rights for others as well; whoever is {} gets those, too:",
             end.system.name,
             quote_ident(&pair.member)
-        )),
+        ))
+        .and_perhaps(grant),
     };
     findings.platform(Blocker, "membership").about(&pair.member).cure(cure).say(format!(
         "role {} belongs to {} on the source {what}",
@@ -310,10 +320,118 @@ async fn membership(
     Ok(())
 }
 
-fn gains(pair: &Membership, what: &str, findings: &mut Findings) {
-    findings.platform(Warning, "membership_gained").about(&pair.member).say(format!(
-        "role {} belongs to {} {what}: it can do more in the database after the move",
+/// Members that roles of the database have on the target and not on the source, or there with more: the move would give them rights on the
+/// database. They may be of other databases, so also those are looked at of which the source knows nothing.
+async fn gained(scene: &Scene<'_>, there: &[Role], findings: &mut Findings) -> Result<(), SystemError> {
+    let names: Vec<String> = there.iter().map(|role| role.name.clone()).collect();
+    let wanted = roles::members(scene.source, &names).await?;
+    let on_target = roles::members(scene.target, &names).await?;
+    let pairs: Vec<(String, String)> =
+        on_target.iter().map(|pair| (pair.role.clone(), pair.member.clone())).collect();
+    for pair in own_roles::gained(&wanted, &on_target) {
+        let here = wanted.iter().find(|other| other.is_same_pair(pair));
+        let what = match here {
+            None => "on the target and not on the source".to_owned(),
+            Some(here) => {
+                format!("by {} on the target, and on the source by {}", pair.options(), here.options())
+            }
+        };
+        let used = is_used_besides(scene, &pair.role, &pairs).await?;
+        let can_login = there.iter().any(|role| role.name == pair.role && role.can_login);
+        let cure = gained_cure(scene, pair, here, (used, can_login));
+        findings.platform(Blocker, "membership_gained").about(&pair.member).cure(cure).say(format!(
+            "role {} belongs to {} {what}: it could do more in the database after the move",
+            quote_literal(&pair.member),
+            quote_literal(&pair.role)
+        ));
+    }
+    Ok(())
+}
+
+/// Where nothing on the target uses the role, belonging to it is of no use there. A group that is used gets another name, with all
+/// its members and rights; the move then makes one of this name. By the name of a login its clients log in: a person decides.
+fn gained_cure(
+    scene: &Scene<'_>,
+    pair: &Membership,
+    here: Option<&Membership>,
+    (used, can_login): (bool, bool),
+) -> Cure {
+    let end = scene.target_end();
+    let (role, member) = (quote_ident(&pair.role), quote_ident(&pair.member));
+    let is_new = scene.target_facts.major() >= 16;
+    let again = here.map(|here| match (is_new, here.admin) {
+        (true, _) => format!("GRANT {role} TO {member} WITH {};", here.options()),
+        (false, true) => format!("GRANT {role} TO {member} WITH ADMIN OPTION;"),
+        (false, false) => format!("GRANT {role} TO {member};"),
+    });
+    let revoke = match is_new {
+        // Each grantor's; CASCADE: what the member has granted in turn.
+        true => revoke_of_each_grantor(pair),
+        false => format!("REVOKE {role} FROM {member} CASCADE;"),
+    };
+    let rename = renamed(&pair.role, &format!("{}_of_{}", pair.role, end.system.name));
+    match (used, can_login) {
+        (false, _) => {
+            let revoke = Cure::sql(revoke);
+            on_system(end, again.into_iter().fold(revoke, Cure::and_sql))
+        }
+        (true, false) => on_system(
+            end,
+            Cure::comment(
+                "The group keeps its members and its rights; SET ROLE and scripts must call it by its new name.",
+            )
+            .and_sql(rename),
+        ),
+        (true, true) => Cure::comment(format!(
+            "on system {}, whose databases use the login role {role}. Decide whether {member} may belong to it:",
+            end.system.name
+        ))
+        .and_comment(format!(
+            "if not, which takes its rights in those databases: {revoke} {}",
+            again.unwrap_or_default()
+        ))
+        .and_comment(format!(
+            "if those databases mean another {role}, whose clients must then log in by the new name: {rename}"
+        )),
+    }
+}
+
+/// With those that the member has made members in turn. The block is a string, because a name may hold any mark between dollars.
+fn revoke_of_each_grantor(pair: &Membership) -> String {
+    let block = format!(
+        "DECLARE g text; BEGIN FOR g IN SELECT format('REVOKE %s FROM %s GRANTED BY %I CASCADE', {}, {}, \
+         pg_get_userbyid(grantor)) FROM pg_auth_members WHERE pg_get_userbyid(roleid) = {} AND pg_get_userbyid(member) = {} \
+         LOOP EXECUTE g; END LOOP; END",
+        quote_literal(&quote_ident(&pair.role)),
+        quote_literal(&quote_ident(&pair.member)),
+        quote_literal(&pair.role),
         quote_literal(&pair.member),
-        quote_literal(&pair.role)
-    ));
+    );
+    format!("DO {};", quote_literal(&block))
+}
+
+/// Roles with the names of the move's own that somebody else made.
+async fn own_names(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
+    for (session, end) in [(scene.source, scene.source_end()), (scene.target, scene.target_end())] {
+        let names = end.names;
+        for role in [names.replication_role(), names.applier_role(), names.reader_role()] {
+            let Some(why) = own_roles::why_foreign(session, &role).await? else { continue };
+            findings
+                .platform(Blocker, "own_role")
+                .about(&role)
+                .cure(on_system(
+                    end,
+                    format!(
+                        "ALTER ROLE {} RENAME TO {};",
+                        quote_ident(&role),
+                        quote_ident(&format!("not_{role}"))
+                    ),
+                ))
+                .say(format!(
+                    "role {role} has the name of a role that the move makes on system {}, and {why}",
+                    end.system.name
+                ));
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! What can become a setting of the database on the target does so by itself (module `meaning`) and is named as a note;
 //! what the target refuses is a blocker, and what is for a whole server a warning.
 
+use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
 use crate::system::databases::{self, Setting};
 use crate::system::roles::{self, Role, split_names};
@@ -11,6 +12,7 @@ use crate::system::{SystemError, applier, quote_ident, quote_literal};
 
 use super::meaning::{self, Side};
 use super::preflight::{Findings, Scene, on_system};
+use super::preflight_systems::{THEN_RESTART, latest_release};
 use super::provision::platform_roles;
 
 const TRYING: &str = "trying a setting on the target";
@@ -79,10 +81,8 @@ async fn carry(
         Err(error) => {
             let accept = (role.clone(), stored(name, there.unwrap_or_default()));
             let accept = databases::set_sql(&source.dbname, &accept);
-            let cure = format!(
-                "{accept} -- as on the target, which clients notice{}",
-                locale_gen(scene, name, value)
-            );
+            let cure = Cure::sql(accept).remark("as on the target, which clients notice");
+            let cure = or_locale_gen(cure, scene, name, value);
             findings
                 .platform(Blocker, "setting_refused")
                 .about(name)
@@ -94,13 +94,13 @@ async fn carry(
 }
 
 /// The other cure of a missing locale.
-fn locale_gen(scene: &Scene<'_>, name: &str, value: &str) -> String {
+fn or_locale_gen(cure: Cure, scene: &Scene<'_>, name: &str, value: &str) -> Cure {
     match name.starts_with("lc_") {
-        true => format!(
-            "\n-- or, on the machine of system {}: run locale-gen {value}, then restart the server",
+        true => cure.and_comment(format!(
+            "or, on the machine of system {}: run locale-gen {value}, then restart the server",
             scene.target_end().system.name
-        ),
-        false => String::new(),
+        )),
+        false => cure,
     }
 }
 
@@ -133,7 +133,7 @@ async fn own(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings)
             Err(error) => findings
                 .product(Blocker, "setting_refused")
                 .about(name)
-                .cure(scene.on_source(format!("{reset}{}", locale_gen(scene, name, value))))
+                .cure(scene.on_source(or_locale_gen(Cure::sql(reset), scene, name, value)))
                 .say(format!(
                     "the database or its role has the setting {text}, which the target refuses: {error}"
                 )),
@@ -185,7 +185,7 @@ fn custom(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
         findings
             .platform(Warning, "setting_of_target")
             .about(&setting.name)
-            .cure(scene.on_source(format!("{empty} -- or the value that it shall have")))
+            .cure(scene.on_source(Cure::sql(empty).remark("or the value that it shall have")))
             .say(format!(
                 "{} is set on system {} for every database, and unknown on the source: clients would read it",
                 setting.name,
@@ -211,7 +211,7 @@ fn differs(scene: &Scene<'_>, (name, rule): (&str, Rule), from: &Side, to: &Side
         true => scene.on_source(databases::set_sql(&scene.source_end().dbname, &(None, wanted))),
         false => on_system(
             scene.target_end(),
-            format!("ALTER SYSTEM {}; -- then restart the server", roles::set_clause(&wanted)),
+            Cure::sql(format!("ALTER SYSTEM {};", roles::set_clause(&wanted))).remark(THEN_RESTART),
         ),
     };
     findings.platform(Warning, "server_setting").about(name).cure(cure).say(format!(
@@ -250,8 +250,8 @@ async fn missing_libraries(
         }
     }
     let cure = match (absent.is_empty(), there.is_of_a_session()) {
-        (false, _) => Some(format!(
-            "-- install {} on the machine of system {}, for PostgreSQL {}",
+        (false, _) => Cure::comment(format!(
+            "install {} on the machine of system {}, for PostgreSQL {}",
             absent.join(", "),
             target.system.name,
             scene.target_facts.major()
@@ -263,7 +263,7 @@ async fn missing_libraries(
         (true, false) => {
             let all: Vec<String> = loaded.into_iter().chain(missing.iter().cloned()).collect();
             let set = roles::set_clause(&stored(name, &all.join(", ")));
-            on_system(target, format!("ALTER SYSTEM {set}; -- then restart the server"))
+            on_system(target, Cure::sql(format!("ALTER SYSTEM {set};")).remark(THEN_RESTART))
         }
     };
     findings.platform(Warning, "server_library").about(name).cure(cure).say(format!(
@@ -301,7 +301,9 @@ async fn libraries(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> R
             findings
                 .product(Blocker, "library")
                 .about(&library)
-                .cure(scene.on_source(format!("{reset} -- or install {library} on the target")))
+                .cure(
+                    scene.on_source(Cure::sql(&reset).remark(format!("or install {library} on the target"))),
+                )
                 .say(format!(
                     "the database or its role has the setting {text}, and system {} cannot load {library}, so nobody could \
                      connect: {refusal}",
@@ -331,7 +333,7 @@ fn old_workers(scene: &Scene<'_>, from: &Side, findings: &mut Findings) {
             findings
                 .platform(Blocker, "apply_setting")
                 .about(name)
-                .cure(Some(format!("-- install the latest minor release of PostgreSQL {}", facts.major())))
+                .cure(latest_release(facts))
                 .say(format!(
                     "{name} is {value} in the database: workers of the old release of PostgreSQL {} on system {} would read other \
                      values than were written",

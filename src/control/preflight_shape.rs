@@ -1,21 +1,19 @@
 //! Preflight of what is in the database: what cannot be replicated, what would be missing, what would act twice.
 
+use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{self, Blocker, Warning};
-use crate::system::marker::{self, Helper};
-use crate::system::names::HELPER_SCHEMA;
 use crate::system::tables::{self, Identity, Table};
 use crate::system::{SystemError, TableName, quote_ident, quote_literal, roles};
 
 use super::extensions;
 use super::preflight::{Findings, Scene};
-use super::preflight_systems::{probe, tried};
+use super::preflight_systems::{can_probe_libc, probe, tried};
 use super::provision::platform_roles;
 
 pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let tables = tables::list(scene.source).await?;
     identities(scene, &tables, findings).await?;
     unlogged(scene, &tables, findings);
-    helper_schema(scene, findings).await?;
     extensions(scene, findings).await?;
     extension_owners(scene, findings).await?;
     settings(scene, findings).await?;
@@ -26,22 +24,27 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// Tables whose UPDATEs and DELETEs could not be told to the target.
+/// Tables whose UPDATEs and DELETEs could not be told to the target: once they are published the server refuses them to every client.
 async fn identities(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) -> Result<(), SystemError> {
     let lacking = tables.iter().filter(|table| table.identity == Identity::Missing && !table.unlogged);
     for table in lacking {
-        let cure = scene.on_source(identity_cure(scene, &table.name).await?);
-        let draft = match table.writes.changes {
-            0 => findings.product(Warning, "replica_identity"),
-            _ => findings.product(Blocker, "replica_identity"),
+        let Some(cure) = identity_cure(scene, &table.name).await? else { continue };
+        let (severity, history) = match (table.writes.changes, cure.writers) {
+            (0, None) => (
+                Warning,
+                "none has happened since the statistics were reset, and superusers alone may do it"
+                    .to_owned(),
+            ),
+            (0, Some(role)) => (
+                Blocker,
+                format!("the first one that {role}, which may do it, does during the move would fail"),
+            ),
+            (changes, _) => (
+                Blocker,
+                format!("{changes} have happened since the statistics were reset, and they would fail"),
+            ),
         };
-        let history = match table.writes.changes {
-            0 => "none has happened yet, but the first one during the move will fail".to_owned(),
-            changes => {
-                format!("{changes} have happened since the statistics were reset, and they would fail")
-            }
-        };
-        draft.about(&table.name).cure(cure).say(format!(
+        findings.product(severity, "replica_identity").about(&table.name).cure(scene.on_source(cure.sql)).say(format!(
             "table {} has no primary key and no replica identity: its UPDATEs and DELETEs cannot be replicated; {history}",
             table.name
         ));
@@ -49,31 +52,74 @@ async fn identities(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings
     Ok(())
 }
 
-/// A unique index that will do, else the whole row, else (where a column cannot be compared) a key of its own.
-async fn identity_cure(scene: &Scene<'_>, table: &TableName) -> Result<String, SystemError> {
+struct IdentityCure {
+    sql: String,
+    /// A role without all rights that may change rows.
+    writers: Option<String>,
+}
+
+/// (unique index that will do or NULL, whether a column cannot be compared, whether a column is generated, role that may change rows or NULL)
+/// of a table. Who may change rows of a parent changes those of its children.
+const IDENTITY: &str = "\
+WITH RECURSIVE written(oid) AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
+    UNION SELECT i.inhparent FROM written w JOIN pg_inherits i ON i.inhrelid = w.oid)
+SELECT (SELECT i.relname::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+        WHERE x.indrelid = c.oid AND x.indisunique AND x.indimmediate AND x.indisvalid AND x.indpred IS NULL
+          AND x.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
+              AND a.attnum = ANY (x.indkey) AND (NOT a.attnotnull OR a.attgenerated <> ''))
+        ORDER BY x.indnkeyatts, 1 LIMIT 1),
+    {incomparable},
+    EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated <> ''),
+    (SELECT min(r.rolname::text) FROM pg_roles r, written w
+     WHERE NOT r.rolsuper AND r.rolname !~ '^(pg|freehold)_' AND (has_table_privilege(r.oid, w.oid, 'UPDATE, DELETE')
+         OR has_any_column_privilege(r.oid, w.oid, 'UPDATE')))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
+
+/// Whether table `c` has a column that replication could not find a row by: neither its type, nor what that consists of, has an
+/// equality of a default class of operators. Types that take one without a conversion have it.
+const INCOMPARABLE: &str = "\
+EXISTS (WITH RECURSIVE part (oid) AS (
+        SELECT a.atttypid FROM pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        UNION SELECT x.oid FROM part JOIN pg_type t ON t.oid = part.oid, LATERAL (
+            SELECT t.typbasetype WHERE t.typtype = 'd'
+            UNION ALL SELECT t.typelem WHERE t.typcategory = 'A' AND t.typelem <> 0
+            UNION ALL SELECT f.atttypid FROM pg_attribute f
+             WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped) x (oid))
+    SELECT FROM part JOIN pg_type t ON t.oid = part.oid
+     WHERE t.typtype NOT IN ('d', 'c') AND NOT (t.typcategory = 'A' AND t.typelem <> 0) AND NOT EXISTS (
+        SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod AND m.amname IN ('btree', 'hash')
+         WHERE o.opcdefault AND (o.opcintype = t.oid
+            OR o.opcintype = CASE t.typtype WHEN 'e' THEN 'anyenum'::regtype WHEN 'r' THEN 'anyrange'::regtype
+                WHEN 'm' THEN 'anymultirange'::regtype END
+            OR EXISTS (SELECT FROM pg_cast k WHERE k.castsource = t.oid AND k.casttarget = o.opcintype
+                AND k.castmethod = 'b' AND k.castcontext = 'i'))))";
+
+/// A unique index that will do, else the whole row, else (where that identifies nothing) a key of its own. None: the table is gone.
+async fn identity_cure(scene: &Scene<'_>, table: &TableName) -> Result<Option<IdentityCure>, SystemError> {
     const LOOKING: &str = "looking for a replica identity";
-    let sql = "SELECT (SELECT i.relname::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
-            WHERE x.indrelid = c.oid AND x.indisunique AND x.indimmediate AND x.indisvalid AND x.indpred IS NULL
-              AND x.indexprs IS NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
-                  AND a.attnum = ANY (x.indkey) AND NOT a.attnotnull)
-            ORDER BY x.indnkeyatts, 1 LIMIT 1),
-            EXISTS (SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = c.oid
-                AND a.attnum > 0 AND NOT a.attisdropped AND coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text
-                    = ANY ($3))
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
-    let row =
-        scene.source.optional(LOOKING, sql, &[&table.schema, &table.name, &INCOMPARABLE.to_vec()]).await?;
-    let Some(row) = row else { return Ok(String::new()) };
+    let sql = IDENTITY.replace("{incomparable}", INCOMPARABLE);
+    let row = scene.source.optional(LOOKING, &sql, &[&table.schema, &table.name]).await?;
+    let Some(row) = row else { return Ok(None) };
     let index: Option<String> = scene.source.column(LOOKING, &row, 0)?;
     let incomparable: bool = scene.source.column(LOOKING, &row, 1)?;
+    let generated: bool = scene.source.column(LOOKING, &row, 2)?;
     let name = table.sql();
-    Ok(match (index, incomparable) {
-        (Some(index), _) => {
-            format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {};", quote_ident(&index))
-        }
-        (None, false) => format!("ALTER TABLE {name} REPLICA IDENTITY FULL;"),
-        (None, true) => own_key(&name),
-    })
+    let sql = match index {
+        Some(index) => format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {};", quote_ident(&index)),
+        None if incomparable || generated && newest(scene) >= FULL_WITHOUT_GENERATED => own_key(&name),
+        None => format!("ALTER TABLE {name} REPLICA IDENTITY FULL;"),
+    };
+    Ok(Some(IdentityCure { sql, writers: scene.source.column(LOOKING, &row, 3)? }))
+}
+
+/// From this version on a full identity must not have generated columns.
+const FULL_WITHOUT_GENERATED: u32 = 180_000;
+
+/// Each of the two servers publishes, one now and one for the way back.
+fn newest(scene: &Scene<'_>) -> u32 {
+    scene.source_facts.version_num.max(scene.target_facts.version_num)
 }
 
 fn own_key(table: &str) -> String {
@@ -81,9 +127,6 @@ fn own_key(table: &str) -> String {
         "ALTER TABLE {table} ADD COLUMN row_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, REPLICA IDENTITY DEFAULT;"
     )
 }
-
-/// Types without an equality that replication could find a row by.
-const INCOMPARABLE: [&str; 9] = ["json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"];
 
 fn unlogged(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) {
     for table in tables.iter().filter(|table| table.unlogged) {
@@ -99,17 +142,6 @@ fn unlogged(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) {
     }
 }
 
-async fn helper_schema(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
-    if marker::helper(scene.source).await? == Helper::Foreign {
-        findings
-            .product(Blocker, "schema_name")
-            .about(HELPER_SCHEMA)
-            .cure(scene.on_source(format!("ALTER SCHEMA {HELPER_SCHEMA} RENAME TO {HELPER_SCHEMA}_of_mine;")))
-            .say(format!("the database has a schema {HELPER_SCHEMA}; a move needs the name for its own"));
-    }
-    Ok(())
-}
-
 async fn extensions(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading extensions";
     let sql = "SELECT extname::text, extversion FROM pg_extension ORDER BY 1";
@@ -123,19 +155,22 @@ async fn extensions(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
             findings
                 .platform(Blocker, "extension")
                 .about(&name)
-                .cure(Some(format!(
-                    "-- install extension {name} on the machine of system {}; or, if nobody uses it, on system {}, \
-                     database {}:\nDROP EXTENSION {};",
-                    end.system.name,
-                    scene.source_end().system.name,
-                    scene.source_end().dbname,
-                    quote_ident(&name)
-                )))
+                .cure(Cure::to_decide(
+                    format!(
+                        "install extension {name} on the machine of system {}; or, if nobody uses it, on system {}, database {}:",
+                        end.system.name,
+                        scene.source_end().system.name,
+                        scene.source_end().dbname
+                    ),
+                    [format!("DROP EXTENSION {};", quote_ident(&name))],
+                ))
                 .say(format!("the database uses extension {name}, which system {} does not have", end.system.name));
             continue;
         };
-        let there: String = scene.target.column(READING, &available, 0)?;
-        if version_numbers(&there) < version_numbers(&version) {
+        // One whose control file names no version of its own has none.
+        let there: Option<String> = scene.target.column(READING, &available, 0)?;
+        let older = there.filter(|there| version_numbers(there) < version_numbers(&version));
+        if let Some(there) = older {
             findings.platform(Warning, "extension_version").about(&name).say(format!(
                 "extension {name} is version {version} on the source and would be {there} on the target"
             ));
@@ -205,22 +240,41 @@ async fn settings(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Syst
     Ok(())
 }
 
+/// Collations that something uses or somebody has made: (schema, name, provider, locale, what gives columns another one, what else uses it).
+/// The server's own of use are in pg_depend, but for those that every server has. A column of a child follows that of its parent, and an
+/// index its column; a column that a view reads cannot be altered.
+const COLLATIONS: &str = "\
+SELECT n.nspname::text, c.collname::text, c.collprovider::text,
+    coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate),
+    array_agg(format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE \"C\";', u.objid::regclass, a.attname,
+        format_type(a.atttypid, a.atttypmod)) ORDER BY u.objid, a.attnum) FILTER (WHERE u.is_column AND NOT u.follows),
+    string_agg(pg_describe_object(u.classid, u.objid, u.objsubid), ', ' ORDER BY u.classid, u.objid, u.objsubid)
+        FILTER (WHERE NOT u.is_column AND NOT u.follows)
+FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+LEFT JOIN LATERAL (
+    SELECT d.classid, d.objid, d.objsubid,
+        d.classid = 'pg_class'::regclass AND r.relkind IN ('r', 'p') AND d.objsubid > 0 AND NOT EXISTS (SELECT FROM pg_depend v
+            WHERE v.classid = 'pg_rewrite'::regclass AND v.refclassid = d.classid AND v.refobjid = d.objid AND v.refobjsubid = d.objsubid)
+            AS is_column,
+        d.classid = 'pg_class'::regclass AND (
+            EXISTS (SELECT FROM pg_attribute i WHERE i.attrelid = d.objid AND i.attnum = d.objsubid AND i.attinhcount > 0)
+            OR EXISTS (SELECT FROM pg_index x JOIN pg_attribute i ON i.attrelid = x.indrelid AND i.attcollation = c.oid
+                       WHERE x.indexrelid = d.objid))
+        OR d.classid = 'pg_type'::regclass AND EXISTS (SELECT FROM pg_type e WHERE e.typarray = d.objid) AS follows
+    FROM pg_depend d LEFT JOIN pg_class r ON d.classid = 'pg_class'::regclass AND r.oid = d.objid
+    WHERE d.refclassid = 'pg_collation'::regclass AND d.refobjid = c.oid AND d.deptype = 'n') u ON true
+LEFT JOIN pg_attribute a ON u.is_column AND a.attrelid = u.objid AND a.attnum = u.objsubid
+WHERE n.nspname <> 'pg_catalog' OR u.objid IS NOT NULL
+GROUP BY c.oid, n.nspname ORDER BY 1, 2";
+
 /// Collations beside the database's own: the server's, by name, and the users', which must work on the target.
 async fn collations(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading collations";
-    // The server's own of use are in pg_depend, but for those that every server has.
-    let sql = "SELECT n.nspname::text, c.collname::text, c.collprovider::text,
-            coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate),
-            (SELECT string_agg(format('ALTER TABLE %s ALTER COLUMN %I TYPE %s COLLATE \"C\";', d.objid::regclass, a.attname,
-                format_type(a.atttypid, a.atttypmod)), E'\n')
-             FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.objid AND a.attnum = d.objsubid
-             WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_collation'::regclass AND d.refobjid = c.oid)
-        FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
-        WHERE n.nspname <> 'pg_catalog' OR EXISTS (SELECT FROM pg_depend d
-            WHERE d.refclassid = 'pg_collation'::regclass AND d.refobjid = c.oid AND d.deptype = 'n')";
     let exists = "SELECT EXISTS (SELECT FROM pg_collation WHERE collname = $1
         AND collnamespace = 'pg_catalog'::regnamespace)";
-    for row in &scene.source.rows(READING, sql, &[]).await? {
+    // Where it cannot be probed the trial creates it.
+    let libc = can_probe_libc(scene).await?;
+    for row in &scene.source.rows(READING, COLLATIONS, &[]).await? {
         let (schema, name): (String, String) =
             (scene.source.column(READING, row, 0)?, scene.source.column(READING, row, 1)?);
         let provider: String = scene.source.column(READING, row, 2)?;
@@ -228,18 +282,19 @@ async fn collations(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
         let works = match (schema.as_str(), provider.as_str(), locale) {
             ("pg_catalog", _, _) => scene.target.value::<bool>(READING, exists, &[&name]).await?,
             (_, "i", Some(locale)) => tried(scene.target, &probe("icu", &locale)).await.is_ok(),
-            (_, "c", Some(locale)) => tried(scene.target, &probe("libc", &locale)).await.is_ok(),
+            (_, "c", Some(locale)) if libc => tried(scene.target, &probe("libc", &locale)).await.is_ok(),
             (_, "b", Some(locale)) => tried(scene.target, &probe("builtin", &locale)).await.is_ok(),
             _ => true,
         };
         if works {
             continue;
         }
-        let columns: Option<String> = scene.source.column(READING, row, 4)?;
-        let drop = format!("DROP COLLATION {};", TableName::new(&schema, &name).sql());
-        let cure = columns.or_else(|| (schema != "pg_catalog").then_some(drop));
-        let cure =
-            cure.unwrap_or_else(|| format!("-- rebuild what uses collation {name} with COLLATE \"C\""));
+        let collation = TableName::new(&schema, &name);
+        let cure = collation_cure(
+            &collation,
+            scene.source.column(READING, row, 4)?,
+            scene.source.column(READING, row, 5)?,
+        );
         findings
             .product(Blocker, "collation")
             .about(&format!("{schema}.{name}"))
@@ -249,13 +304,27 @@ async fn collations(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
     Ok(())
 }
 
+/// Complete where columns of tables are all that uses it; else a person has to change the rest first.
+fn collation_cure(collation: &TableName, columns: Option<Vec<String>>, others: Option<String>) -> Cure {
+    let mut statements = columns.unwrap_or_default();
+    if collation.schema != "pg_catalog" {
+        statements.push(format!("DROP COLLATION {};", collation.sql()));
+    }
+    let Some(others) = others else { return Cure::statements(statements) };
+    let first = format!("give these another collation by hand, or drop them: {others}; then run:");
+    Cure::to_decide(first, statements)
+}
+
 /// One statement that finds things: their name as people write it, and the cure.
 struct Look {
     check: &'static str,
     severity: FindingSeverity,
-    /// Answers (object, cure); `{db}` in it becomes the database's name as a string, `{newest}` the version of the newer one
-    /// of the two servers: each of them publishes, one now and one for the way back.
+    /// Answers (object, statements of the cure or NULL); `{db}` in it becomes the database's name as a string, `{newest}` and `{oldest}` the versions of the newer and the older one
+    /// of the two servers: each of them publishes, one now and one for the way back; `{incomparable}` whether table `c` cannot be identified by
+    /// its rows.
     sql: &'static str,
+    /// What somebody decides before the cure is run, which loses something for good.
+    decision: Option<&'static str>,
     /// `{}` becomes the object.
     message: &'static str,
 }
@@ -263,141 +332,166 @@ struct Look {
 impl Look {
     async fn run(&self, scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
         const LOOKING: &str = "looking at the database";
-        let newest = scene.source_facts.version_num.max(scene.target_facts.version_num);
         let sql = self.sql.replace("{db}", &quote_literal(&scene.source_end().dbname));
-        let sql = sql.replace("{newest}", &newest.to_string());
+        let oldest = scene.source_facts.version_num.min(scene.target_facts.version_num);
+        let sql =
+            sql.replace("{newest}", &newest(scene).to_string()).replace("{oldest}", &oldest.to_string());
+        let sql = sql.replace("{incomparable}", INCOMPARABLE);
         for row in &scene.source.rows(LOOKING, &sql, &[]).await? {
             let object: String = scene.source.column(LOOKING, row, 0)?;
-            let cure: Option<String> = scene.source.column(LOOKING, row, 1)?;
+            let cure: Option<Vec<String>> = scene.source.column(LOOKING, row, 1)?;
             let message = self.message.replace("{}", &object);
-            let cure = cure.and_then(|sql| scene.on_source(sql));
+            let cure = cure.map(|statements| match self.decision {
+                Some(decision) => Cure::to_decide(decision, statements),
+                None => Cure::statements(statements),
+            });
+            let cure = cure.map(|cure| scene.on_source(cure));
             findings.product(self.severity, self.check).about(&object).cure(cure).say(message);
         }
         Ok(())
     }
 }
 
-/// `json` and its like have no equality, so FULL identifies nothing there.
-const LOOKS: [Look; 14] = [
+const LOOKS: [Look; 15] = [
     Look {
         check: "large_objects",
         severity: Blocker,
-        sql: "SELECT count(*)::text, 'SELECT lo_unlink(oid) FROM pg_largeobject_metadata; -- once they are kept elsewhere, \
-              in bytea columns'
+        sql: "SELECT count(*)::text, ARRAY['SELECT lo_unlink(oid) FROM pg_largeobject_metadata;']
               FROM pg_largeobject_metadata HAVING count(*) > 0",
+        decision: Some("this deletes them; once they are kept elsewhere, in bytea columns:"),
         message: "the database has {} large objects, which replication does not carry",
     },
     Look {
         check: "subscription",
         severity: Blocker,
-        sql: "SELECT subname::text, format('ALTER SUBSCRIPTION %1$I DISABLE; ALTER SUBSCRIPTION %1$I SET (slot_name = NONE); \
-              DROP SUBSCRIPTION %1$I; -- and drop its slot on the publisher', subname)
+        sql: "SELECT subname::text, ARRAY[format('ALTER SUBSCRIPTION %I DISABLE;', subname), \
+              format('ALTER SUBSCRIPTION %I SET (slot_name = NONE);', subname), format('DROP SUBSCRIPTION %I;', subname)]
               FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = {db})
               AND subname !~ '^freehold_(move|back)_'",
+        decision: Some("the database gets no more changes from the publisher then, where the slot must be dropped, too:"),
         message: "subscription {} writes to the database, and would not travel",
     },
     Look {
         check: "slot",
         severity: Blocker,
-        sql: "SELECT slot_name::text, format('SELECT pg_drop_replication_slot(%L); -- its consumer must begin anew after the \
-              move', slot_name)
+        sql: "SELECT slot_name::text, ARRAY[format('SELECT pg_drop_replication_slot(%L);', slot_name)]
               FROM pg_replication_slots WHERE database = {db} AND slot_name !~ '^freehold_(move|back)_'",
+        decision: Some("its consumer must begin anew after the move then:"),
         message: "slot {} has a consumer of the database's changes, which would be left behind on the source",
     },
     Look {
         check: "publication",
         severity: Warning,
-        sql: "SELECT pubname::text, NULL FROM pg_publication WHERE pubname !~ '^freehold_(move|back)_'",
+        sql: "SELECT pubname::text, NULL::text[] FROM pg_publication WHERE pubname !~ '^freehold_(move|back)_'",
+        decision: None,
         message: "publication {} travels, its subscribers do not: they must be pointed at the new system",
     },
     Look {
         check: "event_trigger",
         severity: Blocker,
-        sql: "SELECT evtname::text, format('ALTER EVENT TRIGGER %I ENABLE;', evtname) FROM pg_event_trigger
+        sql: "SELECT evtname::text, ARRAY[format('ALTER EVENT TRIGGER %I ENABLE;', evtname)] FROM pg_event_trigger
               WHERE evtenabled IN ('A', 'R') AND evtname !~ '^freehold_guard'",
+        decision: None,
         message: "event trigger {} also fires for the platform's own statements (ENABLE ALWAYS or REPLICA)",
     },
     Look {
         check: "trigger",
         severity: Blocker,
         sql: "SELECT format('%I.%I: %I', n.nspname, c.relname, t.tgname),
-              format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, c.relname, t.tgname)
+              ARRAY[format('ALTER TABLE %I.%I ENABLE TRIGGER %I;', n.nspname, c.relname, t.tgname)]
               FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal AND n.nspname !~ '^pg_' AND n.nspname <> 'freehold'",
+        decision: None,
         message: "trigger {} also fires for replicated rows (ENABLE ALWAYS or REPLICA): it would act twice",
     },
     Look {
         check: "incomparable_identity",
         severity: Blocker,
-        sql: "SELECT DISTINCT format('%I.%I', n.nspname, c.relname), format('ALTER TABLE %I.%I ADD COLUMN row_id bigint \
-              GENERATED ALWAYS AS IDENTITY PRIMARY KEY, REPLICA IDENTITY DEFAULT;', n.nspname, c.relname)
+        sql: "SELECT format('%I.%I', n.nspname, c.relname), ARRAY[format('ALTER TABLE %I.%I ADD COLUMN row_id bigint \
+              GENERATED ALWAYS AS IDENTITY PRIMARY KEY, REPLICA IDENTITY DEFAULT;', n.nspname, c.relname)]
               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-              JOIN pg_type t ON t.oid = a.atttypid
-              WHERE c.relkind = 'r' AND c.relreplident = 'f' AND n.nspname !~ '^pg_'
-                AND coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text IN
-                    ('json', 'xml', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle')
+              WHERE c.relkind = 'r' AND c.relreplident = 'f' AND n.nspname !~ '^pg_' AND {incomparable}
                 AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)",
+        decision: None,
         message: "table {} is identified by its full row, and has a column whose values cannot be compared",
     },
     Look {
         check: "generated_identity",
         severity: Blocker,
-        sql: "SELECT format('%I.%I', n.nspname, c.relname), format('ALTER TABLE %1$I.%2$I ADD COLUMN row_id bigint \
-              GENERATED ALWAYS AS IDENTITY CONSTRAINT %3$I UNIQUE; ALTER TABLE %1$I.%2$I REPLICA IDENTITY USING INDEX %3$I;', \
-              n.nspname, c.relname, left(c.relname, 50) || '_row_id')
+        sql: "SELECT format('%I.%I', n.nspname, c.relname), ARRAY[format('ALTER TABLE %I.%I ADD COLUMN row_id bigint \
+              GENERATED ALWAYS AS IDENTITY CONSTRAINT %I UNIQUE;', n.nspname, c.relname, left(c.relname, 50) || '_row_id'), \
+              format('ALTER TABLE %I.%I REPLICA IDENTITY USING INDEX %I;', n.nspname, c.relname, left(c.relname, 50) || '_row_id')]
               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE c.relkind = 'r' AND n.nspname !~ '^pg_'
                 AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated <> ''
                     AND (c.relreplident = 'f' AND {newest} >= 180000
                          OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey)
                              AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))))",
+        decision: None,
         message: "table {} is identified by generated columns, which are not replicated: its UPDATEs and DELETEs would fail, on \
                   this side or on the other",
     },
     Look {
         check: "tablespace",
         severity: Warning,
-        sql: "SELECT format('%I.%I', n.nspname, c.relname), NULL FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        sql: "SELECT format('%I.%I', n.nspname, c.relname), NULL::text[] FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE c.reltablespace <> 0 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
+        decision: None,
         message: "{} is in a tablespace of its own; on the target it will be in the database's",
     },
     Look {
         check: "foreign_server",
         severity: Warning,
-        sql: "SELECT srvname::text, NULL FROM pg_foreign_server",
+        sql: "SELECT srvname::text, NULL::text[] FROM pg_foreign_server",
+        decision: None,
         message: "foreign server {} must be reachable from the target, too; its rows stay where they are",
     },
     Look {
         check: "unlogged_sequence",
         severity: Warning,
-        sql: "SELECT format('%I.%I', n.nspname, c.relname), format('ALTER SEQUENCE %I.%I SET LOGGED;', n.nspname, c.relname)
+        sql: "SELECT format('%I.%I', n.nspname, c.relname), ARRAY[format('ALTER SEQUENCE %I.%I SET LOGGED;', n.nspname, c.relname)]
               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
               WHERE c.relkind = 'S' AND c.relpersistence = 'u' AND NOT EXISTS (SELECT FROM pg_depend d
                   JOIN pg_class t ON t.oid = d.refobjid AND t.relpersistence = 'u'
                   WHERE d.objid = c.oid AND d.deptype IN ('a', 'i'))",
+        decision: None,
         message: "sequence {} is unlogged",
     },
     Look {
         check: "database_owner",
         severity: Warning,
-        sql: "SELECT pg_get_userbyid(datdba)::text, format('ALTER DATABASE %I OWNER TO %I; GRANT CREATE, CONNECT, TEMPORARY ON \
-              DATABASE %I TO %I;', datname, current_user, datname, pg_get_userbyid(datdba))
+        sql: "SELECT pg_get_userbyid(datdba)::text, ARRAY[format('ALTER DATABASE %I OWNER TO %I;', datname, current_user), \
+              format('GRANT CREATE, CONNECT, TEMPORARY ON DATABASE %I TO %I;', datname, pg_get_userbyid(datdba))]
               FROM pg_database WHERE datname = {db} AND pg_get_userbyid(datdba) <> current_user",
+        decision: None,
         message: "role {} owns the database object and could lift the fence; on the target the platform will own it",
     },
     Look {
         check: "event_trigger_travels",
         severity: Warning,
-        sql: "SELECT evtname::text, NULL FROM pg_event_trigger WHERE evtenabled = 'O' AND evtname !~ '^freehold_guard'",
+        sql: "SELECT evtname::text, NULL::text[] FROM pg_event_trigger WHERE evtenabled = 'O' AND evtname !~ '^freehold_guard'",
+        decision: None,
         message: "event trigger {} travels; it does not fire for the platform's own statements",
+    },
+    Look {
+        check: "restart_identity",
+        severity: Warning,
+        sql: "SELECT count(DISTINCT c.relowner)::text, NULL::text[] FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              JOIN pg_roles o ON o.oid = c.relowner WHERE {oldest} < 160000 AND c.relkind IN ('r', 'p') AND NOT o.rolsuper
+                AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
+              HAVING count(DISTINCT c.relowner) > 1 AND bool_or(EXISTS (SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
+                  WHERE s.relkind = 'S' AND d.refobjid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))",
+        decision: None,
+        message: "tables belong to {} roles, and a server older than PostgreSQL 16 would let code of one become another one, so rows are \
+                  written without the owners' rights: TRUNCATE ... RESTART IDENTITY during the move stops replication",
     },
     Look {
         check: "rule",
         severity: Warning,
-        sql: "SELECT DISTINCT format('%I.%I', n.nspname, c.relname), NULL FROM pg_class c
+        sql: "SELECT DISTINCT format('%I.%I', n.nspname, c.relname), NULL::text[] FROM pg_class c
               JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_rewrite r ON r.ev_class = c.oid
               WHERE r.ev_enabled IN ('A', 'R') AND n.nspname !~ '^pg_'",
+        decision: None,
         message: "{} has a rule that is set to fire for replicated rows; replication does not run rules",
     },
 ];

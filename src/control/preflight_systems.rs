@@ -1,9 +1,10 @@
 //! Preflight of the two systems: versions, settings, room for what replication needs, and the place of the database.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::model::SystemName;
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
+use crate::model::{Cure, SystemName};
 use crate::system::applier;
 use crate::system::facts::{LocaleProvider, SystemFacts};
 use crate::system::slots::{self, InTheWay};
@@ -22,13 +23,13 @@ const OTHER_SESSIONS: i64 = 6;
 /// What a setting is raised by, beyond what is used now.
 const ROOM: i64 = 8;
 /// A younger transaction is probably gone when the slot is created.
-const YOUNG_MS: u128 = 5_000;
+const YOUNG: Duration = Duration::from_secs(5);
 
 pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     versions(scene, findings).await;
     let (source, target) = (&scene.source_facts, &scene.target_facts);
     if source.system_identifier == target.system_identifier {
-        let cure = other_target(scene, "another one");
+        let cure = other_target(scene, "another system");
         findings
             .platform(Blocker, "same_system")
             .about(&scene.target_end().system.name)
@@ -53,8 +54,25 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     locale(scene, findings).await
 }
 
-fn other_target(scene: &Scene<'_>, which: &str) -> Option<String> {
-    Some(format!("MOVE DATABASE {} TO SYSTEM ...; -- {which}", quote_ident(&scene.source_end().dbname)))
+fn other_target(scene: &Scene<'_>, which: &str) -> Cure {
+    let database = quote_ident(&scene.source_end().dbname);
+    Cure::comment(format!("to {which}: MOVE DATABASE {database} TO SYSTEM ..."))
+}
+
+pub(super) fn latest_release(facts: &SystemFacts) -> Cure {
+    Cure::comment(format!("install the latest minor release of PostgreSQL {}", facts.major()))
+}
+
+/// Behind a setting that is read when the server starts.
+pub(super) const THEN_RESTART: &str = "then restart the server";
+
+fn set_and_restart(end: &End, setting: &str, value: &str) -> Cure {
+    on_system(end, Cure::sql(format!("ALTER SYSTEM SET {setting} = {value};")).remark(THEN_RESTART))
+}
+
+fn set_and_reload(end: &End, setting: &str, value: &str) -> Cure {
+    let set = Cure::sql(format!("ALTER SYSTEM SET {setting} = {value};"));
+    on_system(end, set.remark("then SELECT pg_reload_conf();"))
 }
 
 /// Either system applies rows of the other one: the target now, the source on the way back.
@@ -65,7 +83,7 @@ fn release(end: &End, facts: &SystemFacts, findings: &mut Findings) {
     findings
         .platform(Warning, "minor_release")
         .about(&end.system.name)
-        .cure(Some(format!("-- install the latest minor release of PostgreSQL {}", facts.major())))
+        .cure(latest_release(facts))
         .say(format!(
             "system {} is an old release of PostgreSQL {}: code of the database that runs when a row is applied there (checks, \
              generated columns, indexes) runs as the platform's superuser",
@@ -81,7 +99,7 @@ async fn versions(scene: &Scene<'_>, findings: &mut Findings) {
         findings
             .platform(Blocker, "target_older")
             .about(&scene.target_end().system.name)
-            .cure(other_target(scene, &format!("one of PostgreSQL {source} or newer")))
+            .cure(other_target(scene, &format!("a system of PostgreSQL {source} or newer")))
             .say(format!(
                 "the target is PostgreSQL {target}, older than the source ({source}): its schema may not fit"
             ));
@@ -94,7 +112,7 @@ fn age(source: &SystemName, major: u32, findings: &mut Findings) {
         findings
             .platform(Blocker, "source_version")
             .about(source)
-            .cure(Some(format!("-- upgrade system {source} by pg_upgrade")))
+            .cure(Cure::comment(format!("upgrade system {source} by pg_upgrade")))
             .say(format!("the source is PostgreSQL {major}; moves begin at PostgreSQL {MAJOR_MIN}"));
     }
 }
@@ -104,7 +122,7 @@ async fn programs(directories: &[PathBuf], major: u32, findings: &mut Findings) 
     if let Err(error) = Tools::find(directories, major).await {
         findings
             .platform(Blocker, "pg_dump")
-            .cure(Some(format!("apt-get install postgresql-client-{major}")))
+            .cure(Cure::command(&format!("apt-get install postgresql-client-{major}")))
             .say(error.to_string());
     }
 }
@@ -140,7 +158,10 @@ fn passwords(scene: &Scene<'_>, findings: &mut Findings) {
             findings
                 .platform(Warning, "replication_password")
                 .about(name)
-                .cure(Some(format!("-- on the admin port of Freehold:\nALTER SYSTEM {} SSLMODE 'require';", quote_ident(name.as_str()))))
+                .cure(
+                    Cure::comment("on the admin port of Freehold:")
+                        .and_sql(format!("ALTER SYSTEM {} SSLMODE 'require';", quote_ident(name.as_str()))),
+                )
                 .say(format!(
                     "system {} is PostgreSQL {} and cannot be told to answer SCRAM alone: somebody between it and system {name} could \
                      ask for the password of the replication role",
@@ -158,7 +179,7 @@ fn replication(end: &End, facts: &SystemFacts, findings: &mut Findings) {
         findings
             .platform(Blocker, "wal_level")
             .about(name)
-            .cure(on_system(end, "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server"))
+            .cure(set_and_restart(end, "wal_level", "'logical'"))
             .say(format!("wal_level of system {name} is {}, replication needs logical", facts.wal_level));
     }
     let rooms = [
@@ -187,10 +208,7 @@ fn replication(end: &End, facts: &SystemFacts, findings: &mut Findings) {
         findings
             .platform(Blocker, check)
             .about(name)
-            .cure(on_system(
-                end,
-                format!("ALTER SYSTEM SET {setting} = {wanted}; -- then restart the server"),
-            ))
+            .cure(set_and_restart(end, setting, &wanted.to_string()))
             .say(format!(
                 "{setting} of system {name} is {limit}, {used} are in use, a move needs {needed} more"
             ));
@@ -202,10 +220,7 @@ fn replication(end: &End, facts: &SystemFacts, findings: &mut Findings) {
         findings
             .platform(Blocker, "replication_origins")
             .about(name)
-            .cure(on_system(
-                end,
-                format!("ALTER SYSTEM SET {setting} = {wanted}; -- then restart the server"),
-            ))
+            .cure(set_and_restart(end, setting, &wanted.to_string()))
             .say(format!("system {name} has no room to remember where another subscription is ({setting})"));
     }
 }
@@ -219,10 +234,7 @@ fn connections(scene: &Scene<'_>, end: &End, facts: &SystemFacts, findings: &mut
         findings
             .platform(Blocker, "connections")
             .about(&end.system.name)
-            .cure(on_system(
-                end,
-                format!("ALTER SYSTEM SET max_connections = {wanted}; -- then restart the server"),
-            ))
+            .cure(set_and_restart(end, "max_connections", &wanted.to_string()))
             .say(format!("system {} has {free} free connections, the copy needs {needed}", end.system.name));
     }
 }
@@ -233,7 +245,7 @@ fn slot_limits(end: &End, facts: &SystemFacts, findings: &mut Findings) {
         findings
             .platform(Warning, "slot_wal_limit")
             .about(&end.system.name)
-            .cure(on_system(end, "ALTER SYSTEM SET max_slot_wal_keep_size = -1; -- then SELECT pg_reload_conf();"))
+            .cure(set_and_reload(end, "max_slot_wal_keep_size", "-1"))
             .say(format!(
                 "max_slot_wal_keep_size of system {} is {keep} MB: more WAL than that during the copy, and the move \
                  begins again",
@@ -244,10 +256,7 @@ fn slot_limits(end: &End, facts: &SystemFacts, findings: &mut Findings) {
         findings
             .platform(Warning, "idle_slot_timeout")
             .about(&end.system.name)
-            .cure(on_system(
-                end,
-                "ALTER SYSTEM SET idle_replication_slot_timeout = 0; -- then SELECT pg_reload_conf();",
-            ))
+            .cure(set_and_reload(end, "idle_replication_slot_timeout", "0"))
             .say(format!(
                 "idle_replication_slot_timeout of system {} is {} s: a longer copy loses its slot",
                 end.system.name, facts.idle_slot_timeout_s
@@ -263,15 +272,20 @@ async fn transactions(
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
     for found in slots::in_the_way(session).await? {
-        let too_old = found.age >= scene.plan.settings.slot_timeout;
+        let too_old = found.age.is_some_and(|age| age >= scene.plan.settings.slot_timeout);
+        // Of unknown age: not to be passed over, and no reason to refuse.
+        let may_stay = found.age.is_none_or(|age| age >= YOUNG);
         match found.pid {
             None => prepared(end, &found, findings),
-            Some(pid) if too_old || found.age.as_millis() >= YOUNG_MS => {
+            Some(pid) if too_old || may_stay => {
                 let severity = if too_old { Blocker } else { Warning };
                 findings
                     .product(severity, "long_transaction")
                     .about(&pid)
-                    .cure(on_system(end, format!("SELECT pg_terminate_backend({pid});")))
+                    .cure(Cure::to_decide(
+                        format!("on system {}; or wait until it has ended:", end.system.name),
+                        [format!("SELECT pg_terminate_backend({pid});")],
+                    ))
                     .say(format!(
                         "a transaction that has written keeps the slot from being created: {found}"
                     ));
@@ -283,16 +297,13 @@ async fn transactions(
 }
 
 fn prepared(end: &End, found: &InTheWay, findings: &mut Findings) {
-    let cure = format!(
-        "-- on system {}, database {}; or COMMIT PREPARED:\nROLLBACK PREPARED {};",
-        end.system.name,
-        found.database,
-        quote_literal(&found.state)
-    );
+    let place =
+        format!("on system {}, database {}; this, or COMMIT PREPARED:", end.system.name, found.database);
+    let cure = Cure::to_decide(place, [format!("ROLLBACK PREPARED {};", quote_literal(&found.state))]);
     findings
         .product(Blocker, "prepared_transaction")
         .about(&found.state)
-        .cure(Some(cure))
+        .cure(cure)
         .say(format!("{found} keeps the slot from being created, and could be committed behind the fence"));
 }
 
@@ -303,7 +314,7 @@ async fn place(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemE
         findings
             .platform(Blocker, "target_closed")
             .about(&end.system.name)
-            .cure(Some(format!("ALTER SYSTEM {} UNCORDON;", end.system.name)))
+            .cure(Cure::sql(format!("ALTER SYSTEM {} UNCORDON;", end.system.name)))
             .say(format!("system {} takes no databases", end.system.name));
     }
     if database_exists(scene.target, &end.dbname).await? {
@@ -329,7 +340,7 @@ async fn locale(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), System
     let target = scene.target_facts.version_num;
     let probes: Vec<String> = match (database.provider, &database.locale) {
         (LocaleProvider::Builtin, _) if target < 170_000 => {
-            let cure = other_target(scene, "one of PostgreSQL 17 or newer");
+            let cure = other_target(scene, "a system of PostgreSQL 17 or newer");
             findings
                 .platform(Blocker, "locale")
                 .cure(cure)
@@ -338,9 +349,9 @@ async fn locale(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), System
         }
         (LocaleProvider::Builtin, Some(locale)) => vec![probe("builtin", locale)],
         (LocaleProvider::Icu, Some(locale)) => {
-            vec![probe("icu", locale), probe("libc", &database.collate), probe("libc", &database.ctype)]
+            [vec![probe("icu", locale)], libc_probes(scene).await?].concat()
         }
-        _ => vec![probe("libc", &database.collate), probe("libc", &database.ctype)],
+        _ => libc_probes(scene).await?,
     };
     for sql in probes {
         if let Err(error) = tried(scene.target, &sql).await {
@@ -356,12 +367,27 @@ async fn locale(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), System
             findings
                 .platform(Blocker, "locale")
                 .about(object)
-                .cure(Some(format!("-- on the machine of system {}: {remedy}", end.system.name)))
+                .cure(Cure::comment(format!("on the machine of system {}: {remedy}", end.system.name)))
                 .say(format!("system {} lacks the locale of the database: {error}", end.system.name));
             return Ok(());
         }
     }
     collation_version(scene, findings).await
+}
+
+/// A locale of the C library goes with one encoding: where the database has another one than the platform's own on the target, the trial
+/// shows whether it can be created there.
+async fn libc_probes(scene: &Scene<'_>) -> Result<Vec<String>, SystemError> {
+    let database = &scene.database;
+    Ok(match can_probe_libc(scene).await? {
+        true => vec![probe("libc", &database.collate), probe("libc", &database.ctype)],
+        false => Vec::new(),
+    })
+}
+
+pub(super) async fn can_probe_libc(scene: &Scene<'_>) -> Result<bool, SystemError> {
+    let sql = "SELECT current_setting('server_encoding') = $1";
+    scene.target.value("reading the encoding", sql, &[&scene.database.encoding]).await
 }
 
 async fn collation_version(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
@@ -410,9 +436,9 @@ mod tests {
 
     /// What no server of this machine can show: the check and the cure of the one finding there is.
     fn only(findings: Findings) -> (String, String) {
-        let [finding] = findings.worst_first().try_into().unwrap();
+        let [finding] = findings.in_order().try_into().unwrap();
         assert_eq!(finding.severity, Blocker);
-        (finding.check, finding.cure.unwrap())
+        (finding.check, finding.cure.unwrap().to_string())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::catalog::Catalog;
-use crate::model::{MoveId, MoveProgress};
+use crate::model::{MoveId, MovePhase, MoveProgress};
 
 /// Between two writes to the store.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
@@ -20,11 +20,25 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts the writer of a move's progress. Needs a tokio runtime.
-    pub fn start(catalog: Catalog, id: MoveId) -> Progress {
-        let (value, changes) = watch::channel(MoveProgress::default());
+    /// Starts the writer of the progress of a move that is in `phase`. Needs a tokio runtime.
+    pub fn start(catalog: Catalog, id: MoveId, phase: MovePhase) -> Progress {
+        let (value, changes) = watch::channel(MoveProgress { phase: Some(phase), ..MoveProgress::default() });
         tokio::spawn(write_changes(catalog, id, changes));
         Progress { value: Arc::new(value) }
+    }
+
+    /// The move is in this phase from now on: what was said in another one is over. Activity and phase are stored as one
+    /// value, so whoever reads them sees the phase in which the activity was said.
+    pub fn enter(&self, phase: MovePhase) {
+        self.value.send_if_modified(|progress| {
+            let is_new = progress.phase != Some(phase);
+            if is_new {
+                progress.phase = Some(phase);
+                progress.activity.clear();
+                progress.pinned.clear();
+            }
+            is_new
+        });
     }
 
     /// Changes the progress: `progress.update(|p| p.rows_copied += n)`.
@@ -54,5 +68,27 @@ async fn write_changes(catalog: Catalog, id: MoveId, mut changes: watch::Receive
             return;
         }
         tokio::time::sleep(WRITE_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::embedded::EmbeddedStore;
+
+    #[tokio::test]
+    async fn what_was_said_in_one_phase_is_never_shown_with_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(directory.path().join("store")).unwrap();
+        let progress = Progress::start(Catalog::new(store), MoveId(1), MovePhase::Preflight);
+        progress.say("looking for what is in the way");
+        let said = progress.current();
+        assert_eq!(said.activity_in(MovePhase::Preflight), Some("looking for what is in the way"));
+        // The record is in the next phase already, the progress of the last one is still in the store.
+        assert_eq!(said.activity_in(MovePhase::Provision), None);
+        progress.enter(MovePhase::Provision);
+        assert_eq!(progress.current().activity_in(MovePhase::Provision), None);
+        progress.say("preparing roles");
+        assert_eq!(progress.current().activity_in(MovePhase::Provision), Some("preparing roles"));
     }
 }

@@ -26,7 +26,7 @@ use crate::system::guard::Guard;
 use crate::system::roles::{Membership, Role};
 use crate::system::tables::TableName;
 use crate::system::{
-    Session, SystemError, databases, facts, fence, guard, marker, publications, roles, tables,
+    Session, SystemError, databases, facts, fence, guard, marker, publications, recall, roles, tables,
 };
 
 use super::applier;
@@ -178,7 +178,10 @@ async fn create_roles(
     let missing: Vec<&Role> = needed.roles.iter().filter(|role| !is_there(role)).collect();
     let ours: Vec<String> = there
         .iter()
-        .filter(|role| role.comment.as_deref() == Some(&mark))
+        // The record has it, too: whoever made a role can write the mark.
+        .filter(|role| {
+            role.comment.as_deref() == Some(&mark) && ctx.facts().roles_created.contains(&role.name)
+        })
         .chain(missing.iter().copied())
         .map(|role| role.name.clone())
         .collect();
@@ -194,12 +197,40 @@ async fn create_roles(
     })
     .await?;
     for role in missing {
-        roles::create(target, role, &mark).await.map_err(doing())?;
+        match roles::create(target, role, &mark).await {
+            Ok(()) => {}
+            Err(error) if error.is_refused_with("42710") || error.is_refused_with("23505") => {
+                made_meanwhile(ctx, target, role).await?;
+            }
+            Err(error) => return Err(doing()(error)),
+        }
     }
     for membership in granted {
         roles::grant_membership(target, membership).await.map_err(doing())?;
     }
     resync::note_seen(ctx, Way::Forth, (source, target), &names).await
+}
+
+/// Another Freehold has created the role on the target since the preflight looked. It is not this move's, and does as well
+/// if it is the same.
+async fn made_meanwhile(ctx: &mut StepContext, target: &Session, wanted: &Role) -> Result<(), StepError> {
+    let name = &wanted.name;
+    ctx.remember(|facts| facts.roles_created.retain(|role| role != name)).await?;
+    let there = roles::read(target, std::slice::from_ref(name)).await;
+    let there = there.map_err(StepError::doing("reading a role on the target"))?;
+    let same = |role: &Role| role.verifier == wanted.verifier && wanted.differing_attributes(role).is_empty();
+    match there.first() {
+        Some(role) if same(role) => Ok(()),
+        _ => Err(StepError::Forbidden {
+            sqlstate: crate::error::SqlState::DUPLICATE_OBJECT,
+            blame: crate::error::Blame::Platform,
+            message: format!("role \"{name}\" was created on the target a moment ago, and is another one"),
+            detail: Some(
+                "Its password or its attributes are not those that it has on the source.".to_owned(),
+            ),
+            hint: Some("Run PLAN MOVE, which says what differs.".to_owned()),
+        }),
+    }
 }
 
 /// Creates the database, shut, with its settings; and remembers who may connect once it opens.
@@ -235,7 +266,8 @@ pub(super) async fn create_database(
     .await?;
 
     let session = ends.target.session().await.map_err(doing())?;
-    marker::create_helper(&session).await.map_err(doing())
+    marker::create_helper(&session, ends.names()).await.map_err(doing())?;
+    recall::install(&session, ends.target.system.version_num).await.map_err(doing())
 }
 
 /// Who may connect to the database on the side that it goes to, as they can on the other.
@@ -270,7 +302,8 @@ fn no_database(ends: &Ends) -> StepError {
 async fn prepare_source(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("preparing the source");
     source.act_as_replica().await.map_err(doing())?;
-    marker::create_helper(source).await.map_err(doing())?;
+    marker::create_helper(source, ends.names()).await.map_err(doing())?;
+    recall::install(source, ends.source.system.version_num).await.map_err(doing())?;
     let remedy = format!("CANCEL MOVE {}", ends.move_id());
     let guard = Guard {
         id: ends.move_id(),

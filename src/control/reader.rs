@@ -4,7 +4,7 @@
 //! role, which gets a password that is kept nowhere.
 
 use crate::system::applier::{self, Rows};
-use crate::system::{MoveNames, Session, SystemError, databases, fence};
+use crate::system::{Session, SystemError, databases, fence};
 
 use super::ends::End;
 use super::error::StepError;
@@ -46,7 +46,7 @@ pub(super) async fn remove(end: &End) -> Result<(), SystemError> {
 }
 
 fn name(end: &End) -> String {
-    MoveNames(end.move_id).reader_role()
+    end.names.reader_role()
 }
 
 /// An event trigger of the users' is not for us.

@@ -10,6 +10,7 @@ use super::copy_schema::{SchemaDump, Section};
 use super::ends::Ends;
 use super::error::StepError;
 use super::own_login::OwnLogin;
+use super::throttle::Workers;
 use super::{extensions, provision};
 
 const RESTORING: &str = "restoring the schema on the target";
@@ -57,9 +58,13 @@ impl Restore<'_> {
         applier::lend(self.target, role, Rows::Write).await.map_err(StepError::doing(RESTORING))
     }
 
-    /// Creates what is built over the rows, by several workers.
-    pub(super) async fn after_rows(&self, workers: usize) -> Result<(), StepError> {
-        self.section(Section::PostData, workers).await
+    /// Creates what is built over the rows.
+    pub(super) async fn after_rows(&self, workers: Workers) -> Result<(), StepError> {
+        if !workers.parallel {
+            let role = self.applier.role.as_str();
+            applier::build_on_one_cpu(self.target, role).await.map_err(StepError::doing(RESTORING))?;
+        }
+        self.section(Section::PostData, workers.count).await
     }
 
     /// Gives everything to whom it belongs, and says what is said about it.

@@ -14,11 +14,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::error::{Blame, SqlState};
 use crate::model::SystemName;
 use crate::model::movement::{Finding, SavedFence, SeenRoles};
 use crate::system::fence::{self, Access};
 use crate::system::roles::{self, Membership, Role};
-use crate::system::{Session, SystemError};
+use crate::system::{Session, SystemError, own_roles};
 
 use super::ends::End;
 use super::error::StepError;
@@ -62,6 +63,9 @@ pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError
         drop_gone(ctx, &from_session, &to_session, &ours).await?;
     }
     memberships(ctx, way, (&from_session, &to_session), (&names, &ours), &seen, &mut findings).await?;
+    if way == Way::Forth {
+        refuse_strangers((&from_session, &to_session), &to, &names).await?;
+    }
     note(ctx, findings).await?;
     note_seen(ctx, way, (&from_session, &to_session), &names).await?;
     meaning::bring(ctx, way, (&from_session, &to_session), &names).await?;
@@ -276,6 +280,32 @@ async fn memberships(
         finding(member, format!("that role {member} belongs to {role} changed on both systems since the move, and is left as it is"))
     }));
     Ok(())
+}
+
+/// Members that the roles have on the target and not on the source would gain rights on the database. The preflight has named those that
+/// were there; this is for those that came since.
+async fn refuse_strangers(
+    (from, to): (&Session, &Session),
+    there: &End,
+    names: &[String],
+) -> Result<(), StepError> {
+    let doing = || StepError::doing("comparing the members of roles");
+    let wanted = roles::members(from, names).await.map_err(doing())?;
+    let members = roles::members(to, names).await.map_err(doing())?;
+    let gained = own_roles::gained(&wanted, &members);
+    let Some(first) = gained.first() else { return Ok(()) };
+    let (role, member, system) = (&first.role, &first.member, &there.system.name);
+    Err(StepError::Forbidden {
+        sqlstate: SqlState::MOVE_BLOCKED,
+        blame: Blame::Platform,
+        message: format!(
+            "role {member} was made a member of {role} on system {system}, and would gain rights on the database"
+        ),
+        detail: Some(format!("Memberships that only system {system} has: {}.", gained.len())),
+        hint: Some(format!(
+            "Grant the same on the source, or revoke it on system {system}, and move again; PLAN MOVE names each."
+        )),
+    })
 }
 
 /// Who may connect on the other side once it opens; where it is open, from now on.

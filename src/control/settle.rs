@@ -6,9 +6,9 @@
 //! # Why
 //! There is no undo of this step: from the commit on the move goes forward, and going back is a cutover of its own.
 
-use crate::model::{MoveStep, MoveWish};
 use crate::system::{fence, subscriptions};
 
+use super::compare::{self, Outcome};
 use super::error::StepError;
 use super::frozen::Frozen;
 use super::settings::Verify;
@@ -16,9 +16,7 @@ use super::step::StepContext;
 use super::stream::Stream;
 use super::way::Way;
 
-/// In [`MoveFacts::notes`](crate::model::MoveFacts): why the mover itself asked for the undo.
-pub const NOTE_WENT_BACK: &str = "went_back_because";
-/// Why rows were not compared.
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): why rows were not compared after the commit.
 pub const NOTE_UNVERIFIED: &str = "not_verified_because";
 
 /// Turns replication around. Safe to repeat.
@@ -29,9 +27,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     Stream::new(Way::Forth, ends.clone()).remove().await.map_err(StepError::doing("ending replication"))?;
     start_way_back(ctx).await?;
     close_old_connections(ctx, source.as_ref()).await?;
-    verify(ctx, source).await?;
-    ctx.progress.say("kept current for an undo");
-    Ok(())
+    verify(ctx, source).await
 }
 
 /// Before anything is written there again. Only of use with the target's snapshot, which does not survive a restart.
@@ -77,51 +73,70 @@ async fn close_old_connections(ctx: &StepContext, frozen: Option<&Frozen>) -> Re
     }
 }
 
-/// Compares every row as it was at the commit. Where the sides differ, the mover asks for the undo itself.
+/// Compares every row as it was at the commit; where that cannot be read any more, as it is now. A difference is an alarm: see
+/// [`doubt`](super::doubt).
 async fn verify(ctx: &mut StepContext, source: Option<Frozen>) -> Result<(), StepError> {
     if ctx.facts().tables_verified.is_some() || ctx.settings.verify == Verify::Off {
         return Ok(());
     }
-    let (Some(source), Some(target)) = (source, ctx.frozen.take()) else {
-        let reason = "Freehold was restarted right after the commit";
-        return note(ctx, NOTE_UNVERIFIED, reason.to_owned()).await;
-    };
     ctx.progress.say("comparing the rows of both sides");
-    let compare = Frozen::compare(&source, &target, ctx.settings.copy_workers);
-    match ctx.unless_cancelled(compare).await {
-        Ok((tables, differences)) if differences.is_empty() => {
-            ctx.remember(|facts| facts.tables_verified = Some((tables, tables))).await
+    let views = compare::views_before(ctx).await?;
+    let compared = match (source, ctx.frozen.take()) {
+        (Some(source), Some(target)) => as_they_were(ctx, &source, &target).await,
+        _ => as_they_are(ctx).await,
+    };
+    match compared {
+        Ok(outcome) => {
+            // Clients may have refreshed views since: what was found of them before the cutover stands.
+            ctx.catalog.put_compared_tables(ctx.id(), &outcome.tables(&views)).await?;
+            conclude(ctx, &outcome).await
         }
-        Ok((tables, differences)) => {
-            let equal = tables.saturating_sub(u32::try_from(differences.len()).unwrap_or(u32::MAX));
-            ctx.remember(|facts| facts.tables_verified = Some((equal, tables))).await?;
-            let found = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            go_back(ctx, format!("source and target differ: {found}")).await
-        }
-        Err(StepError::Cancelled) => note(ctx, NOTE_UNVERIFIED, "it was not waited for".to_owned()).await,
+        Err(StepError::Cancelled) => note_unverified(ctx, "it was not waited for".to_owned()).await,
         Err(error) => {
             let detail = crate::error::Explain::detail(&error).unwrap_or_default();
-            note(ctx, NOTE_UNVERIFIED, format!("{error}: {detail}")).await
+            note_unverified(ctx, format!("{error}: {detail}")).await
         }
     }
 }
 
-async fn note(ctx: &mut StepContext, name: &str, text: String) -> Result<(), StepError> {
-    tracing::warn!(note = name, text, "about a move");
-    ctx.remember(|facts| {
-        facts.notes.insert(name.to_owned(), text.clone());
-    })
-    .await
+/// Both sides at the commit.
+async fn as_they_were(ctx: &StepContext, source: &Frozen, target: &Frozen) -> Result<Outcome, StepError> {
+    let compare = Frozen::compare(source, target, ctx.settings.copy_workers);
+    let (digests, differences) = ctx.unless_cancelled(compare).await?;
+    Ok(Outcome::of_digests(ctx.now(), &digests, &differences))
 }
 
-/// The source holds what every client was told; the target does not.
-async fn go_back(ctx: &mut StepContext, because: String) -> Result<(), StepError> {
-    tracing::error!(because, step = MoveStep::Settle.as_str(), "the database is brought back");
-    ctx.journal
-        .write(|record| {
-            record.facts.notes.insert(NOTE_WENT_BACK.to_owned(), because.clone());
-            record.wish = Some(MoveWish::Undo);
-        })
-        .await?;
-    Ok(())
+/// The snapshots of the commit are gone with the process that had them. What was lost on the way is lost still, so both sides are
+/// compared while the clients work, along the way back.
+async fn as_they_are(ctx: &StepContext) -> Result<Outcome, StepError> {
+    let back = Stream::new(Way::Back, ctx.ends());
+    compare::compare(ctx, &back, &std::collections::HashMap::new()).await
+}
+
+/// Remembers the outcome.
+async fn conclude(ctx: &mut StepContext, outcome: &Outcome) -> Result<(), StepError> {
+    if !outcome.differences.is_empty() {
+        tracing::error!(id = ctx.id().0, differences = ?outcome.differences, "the two copies of a moved database differ");
+    }
+    let undecided = outcome.differences.is_empty() && !outcome.undecided.is_empty();
+    let verdict = (outcome.compared.equal, outcome.compared.tables);
+    let differences: Vec<String> =
+        outcome.differences.iter().take(compare::DIFFERENCES_MAX).cloned().collect();
+    ctx.remember(|facts| {
+        facts.tables_verified = (!undecided).then_some(verdict);
+        facts.differences.clone_from(&differences);
+    })
+    .await?;
+    match undecided {
+        true => note_unverified(ctx, outcome.undecided.join("; ")).await,
+        false => Ok(()),
+    }
+}
+
+async fn note_unverified(ctx: &mut StepContext, text: String) -> Result<(), StepError> {
+    tracing::warn!(id = ctx.id().0, text, "the rows of a move are not compared");
+    ctx.remember(|facts| {
+        facts.notes.insert(NOTE_UNVERIFIED.to_owned(), text.clone());
+    })
+    .await
 }

@@ -10,14 +10,16 @@
 use crate::error::{Blame, SqlState};
 use crate::system::{Session, SystemError, TableName, publications, tables};
 
+use super::ends::End;
 use super::error::StepError;
 use super::provision::published_tables;
+use super::reader::Reader;
 
 /// Fails where something would be missing on the other side: for now where the product can remove it, for good where the
 /// tables are not those that were published.
-pub(super) async fn check(session: &Session, publication: &str) -> Result<(), StepError> {
+pub(super) async fn check(end: &End, session: &Session, publication: &str) -> Result<(), StepError> {
     let doing = || StepError::doing("looking for what replication does not carry");
-    let lost = uncarried(session).await.map_err(doing())?;
+    let lost = uncarried(end, session).await.map_err(doing())?;
     if !lost.is_empty() {
         return Err(StepError::NotNow {
             message: "the database holds what replication does not carry".to_owned(),
@@ -33,20 +35,48 @@ pub(super) async fn check(session: &Session, publication: &str) -> Result<(), St
 }
 
 /// Large objects, and unlogged tables with rows.
-async fn uncarried(session: &Session) -> Result<Vec<String>, SystemError> {
+async fn uncarried(end: &End, session: &Session) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for what replication does not carry";
     let mut found = Vec::new();
     let objects: i64 = session.value(LOOKING, "SELECT count(*) FROM pg_largeobject_metadata", &[]).await?;
     if objects > 0 {
         found.push(format!("{objects} large objects"));
     }
-    for table in tables::list(session).await?.iter().filter(|table| table.unlogged) {
-        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {})", table.name.sql());
+    // A table without a page has no row. Of the others a query tells, and a query is planned: that runs code of the users', which
+    // is not for the platform's session.
+    let tables = tables::list(session).await?;
+    let unlogged: Vec<&TableName> = tables
+        .iter()
+        .filter(|table| table.unlogged && table.heap_bytes > 0)
+        .map(|table| &table.name)
+        .collect();
+    if unlogged.is_empty() {
+        return Ok(found);
+    }
+    let reader = Reader::admit(end).await?;
+    let filled = filled(end, &reader, &unlogged).await;
+    reader.dismiss(end).await?;
+    found.extend(filled?.into_iter().map(|table| format!("rows of the unlogged table {table}")));
+    Ok(found)
+}
+
+/// Those of the tables that have rows.
+async fn filled<'a>(
+    end: &End,
+    reader: &Reader,
+    tables: &[&'a TableName],
+) -> Result<Vec<&'a TableName>, SystemError> {
+    const LOOKING: &str = "looking for rows of unlogged tables";
+    let session = end.reading_session(&reader.login).await?;
+    session.batch(LOOKING, "BEGIN READ ONLY").await?;
+    let mut filled = Vec::new();
+    for table in tables {
+        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {})", table.sql());
         if session.value::<bool>(LOOKING, &sql, &[]).await? {
-            found.push(format!("rows of the unlogged table {}", table.name));
+            filled.push(*table);
         }
     }
-    Ok(found)
+    Ok(filled)
 }
 
 /// Names that only one of the two lists has.

@@ -151,7 +151,7 @@ impl StepContext {
         let latencies_before = settings.latencies.read(&record.database).unwrap_or_default();
         Ok(Some(StepContext {
             settings,
-            progress: Progress::start(catalog.clone(), id),
+            progress: Progress::start(catalog.clone(), id, journal.record().phase),
             catalog,
             source: source.value,
             target: target.value,

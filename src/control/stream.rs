@@ -12,14 +12,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::{Blame, Explain, SqlState};
-use crate::model::{Address, ServerAuth, SslMode, SystemRecord};
+use crate::model::{Address, MoveFacts, ServerAuth, SslMode, SystemRecord};
 use crate::system::names::quote_conninfo;
 use crate::system::subscriptions::{self, NewSubscription};
-use crate::system::{MoveNames, Session, SystemError, marker, roles, slots};
+use crate::system::{MoveNames, Session, SystemError, marker, own_roles, roles, slots};
 
 use super::applier;
 use super::ends::{End, Ends};
 use super::error::StepError;
+use super::truncated::NOTE_TRUNCATED;
 use super::way::Way;
 
 /// Errors of the apply worker without anything that arrives in between: the next one would be the same. The server starts
@@ -39,13 +40,21 @@ pub(super) struct Stream {
     pub(super) publisher: End,
     /// Where they are applied.
     pub(super) subscriber: End,
+    /// Changes can be about rows that the copy has not brought; see [`truncated`](super::truncated).
+    rows_may_be_missing: bool,
 }
 
 impl Stream {
     pub(super) fn new(way: Way, ends: Ends) -> Stream {
         let names = ends.names();
         let (publisher, subscriber) = way.ends(ends);
-        Stream { way, names, publisher, subscriber }
+        Stream { way, names, publisher, subscriber, rows_may_be_missing: false }
+    }
+
+    /// The stream that goes on from the copy of a move, as far as that is known from its facts.
+    pub(super) fn of_copy(ends: Ends, facts: &MoveFacts) -> Stream {
+        let rows_may_be_missing = facts.notes.contains_key(NOTE_TRUNCATED);
+        Stream { rows_may_be_missing, ..Stream::new(Way::Forth, ends) }
     }
 
     /// Publication, slot and subscription have one name.
@@ -241,9 +250,9 @@ pub(super) struct Lag {
 /// Watches a stream: writes heartbeats on one side, looks for them on the other.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    stream: Stream,
-    publisher: Session,
-    subscriber: Session,
+    pub(super) stream: Stream,
+    pub(super) publisher: Session,
+    pub(super) subscriber: Session,
     beats: VecDeque<(u64, Instant)>,
     /// Makes the beats of this watcher distinct from those of an earlier process.
     run: u64,
@@ -279,7 +288,7 @@ impl Watcher {
         self.count += 1;
         let token = format!("{}/{}", self.run, self.count);
         let now = Instant::now();
-        marker::write(&self.publisher, self.stream.names.0, self.stream.way.heartbeat(), &token).await?;
+        marker::write(&self.publisher, self.stream.names.id(), self.stream.way.heartbeat(), &token).await?;
         if self.beats.len() == BEATS_MAX {
             self.beats.pop_front();
         }
@@ -291,10 +300,14 @@ impl Watcher {
     pub(super) async fn look(&mut self) -> Result<Lag, StepError> {
         let doing = || StepError::doing("looking at replication");
         let name = self.stream.name();
+        // Code that runs for a row could have let somebody in.
+        let applier = self.stream.names.applier_role();
+        own_roles::put_out_members(&self.subscriber, &applier).await.map_err(doing())?;
         let state = subscriptions::state(&self.subscriber, &name).await.map_err(doing())?;
         let state = state.ok_or_else(|| StepError::not_now("there is no replication"))?;
-        if state.conflicts > 0 {
-            return Err(differs(state.conflicts));
+        let missing = if self.stream.rows_may_be_missing { 0 } else { state.missing };
+        if state.conflicts + missing > 0 {
+            return Err(differs(state.conflicts + missing));
         }
         if !state.enabled {
             tracing::warn!(stream = name, "replication was switched off, and is switched on again");
@@ -303,8 +316,8 @@ impl Watcher {
         let age = self.age().await.map_err(doing())?;
         self.judge(state.apply_errors)?;
         let slot = slots::state(&self.publisher, &name).await.map_err(doing())?;
-        let slot = slot.ok_or_else(slot_lost)?;
-        if slot.wal_status.as_deref() == Some("lost") {
+        let slot = slot.ok_or_else(|| slot_gone(&name))?;
+        if slot.is_lost() {
             return Err(slot_lost());
         }
         let lag = slots::lag(&self.publisher, &name).await.map_err(doing())?;
@@ -334,7 +347,7 @@ impl Watcher {
     /// The time since the newest heartbeat that has arrived was written; zero where every one of them has.
     async fn age(&mut self) -> Result<Option<Duration>, SystemError> {
         let kind = self.stream.way.heartbeat();
-        let Some((token, _)) = marker::read(&self.subscriber, self.stream.names.0, kind).await? else {
+        let Some((token, _)) = marker::read(&self.subscriber, self.stream.names.id(), kind).await? else {
             return Ok(None);
         };
         let arrived = token.split_once('/').filter(|(run, _)| *run == self.run.to_string());
@@ -347,6 +360,16 @@ impl Watcher {
             self.beats.pop_front();
         }
         Ok(Some(self.beats.front().map_or(Duration::ZERO, |(_, written)| written.elapsed())))
+    }
+}
+
+fn slot_gone(name: &str) -> StepError {
+    StepError::Forbidden {
+        sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        blame: Blame::Platform,
+        message: format!("slot {name} was dropped: changes that replication needs are lost"),
+        detail: None,
+        hint: Some("Slots of a move are dropped when it ends. Move again.".to_owned()),
     }
 }
 

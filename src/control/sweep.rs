@@ -9,10 +9,10 @@
 //! their databases need.
 
 use crate::model::MoveRecord;
+use crate::system::names::ROLE_MARK;
 use crate::system::role_uses::{self, Asked};
 use crate::system::{
-    MoveNames, Session, SystemError, applier, databases, guard, marker, publications, roles, slots,
-    subscriptions,
+    MoveNames, Session, SystemError, applier, databases, marker, publications, roles, slots, subscriptions,
 };
 
 use super::ends::{End, Ends};
@@ -44,8 +44,7 @@ async fn in_database(session: &Session, names: MoveNames) -> Result<(), SystemEr
     for role in [names.applier_role(), names.reader_role()] {
         applier::take_back(session, &role).await?;
     }
-    guard::remove(session).await?;
-    marker::drop_helper(session).await
+    marker::drop_helper(session, names).await
 }
 
 /// What belongs to the system.
@@ -53,7 +52,7 @@ async fn on_system(admin: &Session, end: &End, names: MoveNames) -> Result<(), S
     for name in [names.forward(), names.back()] {
         slots::drop(admin, &name, end.deadline()).await?;
     }
-    for role in [names.replication_role(), names.applier_role(), names.reader_role()] {
+    for role in [names.replication_role(), names.applier_role(), names.reader_role(), names.claim_role()] {
         roles::drop_replication(admin, &role).await?;
     }
     Ok(())
@@ -68,6 +67,8 @@ pub async fn made_database(ctx: &StepContext) -> Result<Vec<String>, StepError> 
     let admin = ends.target.admin_session().await.map_err(doing())?;
     use databases::Claim;
     if databases::claim(&admin, names, &ends.target.dbname).await.map_err(doing())? == Claim::Ours {
+        // Or the target might not let anybody in, for want of a library.
+        databases::load_nothing(&admin, &ends.target.dbname).await.map_err(doing())?;
         objects(&ends.target, names).await.map_err(doing())?;
     }
     on_system(&admin, &ends.target, names).await.map_err(doing())?;
@@ -160,6 +161,8 @@ async fn unmark_roles(ends: &Ends, admin: &Session, made: &[String]) -> Result<(
     let comments = comments_on_source(ends, made).await;
     for role in made {
         let comment = comments.iter().find(|(name, _)| name == role).and_then(|(_, text)| text.as_deref());
+        // One that a move created over there, too, has no comment yet.
+        let comment = comment.filter(|text| !text.starts_with(ROLE_MARK));
         roles::comment(admin, role, comment).await?;
     }
     Ok(())

@@ -2,7 +2,8 @@
 //!
 //! The proxy counts how long each answer took. Twice a second the 99th percentile of the last seconds is compared with the one from
 //! before the copy: above one and a half times that, copying takes a smaller share of its time and rests in between; below, it takes
-//! more again. Every worker that copies asks [`Throttle::rest_after`] how long to rest.
+//! more again. Every worker that copies asks [`Throttle::rest_after`] how long to rest. PostgreSQL cannot be told to rest in the
+//! middle of an index, so where the copy was slowed down in the end, indexes are built by fewer sessions, each on one CPU.
 //!
 //! # Why
 //! What a copy takes from clients (CPU, disk, cache, network) differs from server to server; a rate in bytes would be wrong for
@@ -54,6 +55,21 @@ impl Throttle {
         let share = self.share.load(Ordering::Relaxed).clamp(1, WHOLE);
         worked.saturating_mul(WHOLE - share) / share
     }
+
+    /// How many of `all` workers may do work that cannot rest, such as building an index.
+    pub(super) fn workers(&self, all: usize) -> Workers {
+        let share = self.share.load(Ordering::Relaxed);
+        let count = (all * share as usize / WHOLE as usize).max(1);
+        Workers { count, parallel: share == WHOLE }
+    }
+}
+
+/// Sessions that build indexes at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Workers {
+    pub(super) count: usize,
+    /// Whether the server may use parallel workers for one index.
+    pub(super) parallel: bool,
 }
 
 /// Measures, and sets the share.
@@ -152,6 +168,16 @@ mod tests {
     use super::*;
 
     const BEFORE: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn fewer_sessions_build_indexes_when_copying_was_slowed_down() {
+        let throttle = Throttle::open();
+        assert_eq!(throttle.workers(4), Workers { count: 4, parallel: true });
+        throttle.share.store(500, Ordering::Relaxed);
+        assert_eq!(throttle.workers(4), Workers { count: 2, parallel: false });
+        throttle.share.store(100, Ordering::Relaxed);
+        assert_eq!(throttle.workers(4), Workers { count: 1, parallel: false });
+    }
 
     fn after_looks(share: u32, looks: usize, p99: Option<u64>) -> u32 {
         (0..looks).fold(share, |share, _| next_share(share, 100, p99.map(Duration::from_millis), BEFORE))

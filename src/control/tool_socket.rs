@@ -153,9 +153,9 @@ impl Destination {
         let (startup, deadline) = (self.startup.clone(), Instant::now() + LOGIN_WITHIN);
         match &self.who {
             As::Platform => access.connect(system, dbname, startup, deadline).await,
-            As::Applier(OwnLogin { role, password }) => {
-                let login = (role, Credential::Password(password.clone()));
-                access.connect_as(system, dbname, login, startup, deadline).await
+            As::Applier(own) => {
+                let login = (&own.role, Credential::Password(own.password.clone()));
+                own.connected(&self.end, access.connect_as(system, dbname, login, startup, deadline)).await
             }
         }
     }

@@ -15,6 +15,7 @@ use super::archive::Unreadable;
 use super::ends::End;
 use super::tool_socket::{As, ToolSocket};
 use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::system::session::without_event_triggers;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
@@ -94,8 +95,13 @@ pub struct Tools {
 }
 
 /// What a failure says that may not happen again.
-const PASSING: [&str; 4] =
-    ["lock timeout", "connection to server", "server closed the connection", "terminating connection"];
+const PASSING: [&str; 5] = [
+    "lock timeout",
+    "deadlock detected",
+    "connection to server",
+    "server closed the connection",
+    "terminating connection",
+];
 
 /// What a failure says that comes from the role's missing rights.
 const NO_RIGHT: [&str; 2] = ["permission denied", "must be "];
@@ -130,8 +136,10 @@ impl Tools {
     ) -> Result<(Command, ToolSocket), ToolError> {
         let failed =
             |source| ToolError::File { program: program.to_owned(), path: directory.to_owned(), source };
-        let socket =
-            ToolSocket::open(directory, end, who, options(end.system.version_num)).map_err(failed)?;
+        // What keeps the numbers of types in a restore is an event trigger.
+        let quietly = if program == "pg_dump" { without_event_triggers(&end.system) } else { "" };
+        let options = format!("{}{quietly}", options(end.system.version_num));
+        let socket = ToolSocket::open(directory, end, who, options).map_err(failed)?;
         let mut command = self.plain(program);
         command.env("PGCONNECT_TIMEOUT", "60");
         command.arg("--no-password").arg("--dbname").arg(socket.conninfo());
@@ -168,17 +176,38 @@ fn options(version_num: u32) -> String {
 /// Runs to the end and returns what was printed; a failure carries the program's own words. Dropped, the program is
 /// killed.
 pub async fn run(mut command: Command) -> Result<Vec<u8>, ToolError> {
-    let path = PathBuf::from(command.as_std().get_program());
-    let program = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let program = program_of(&command);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let output =
         command.output().await.map_err(|source| ToolError::Start { program: program.clone(), source })?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let cut = output.stderr.len().min(STDERR_BYTES_MAX);
-    let stderr = String::from_utf8_lossy(output.stderr.get(..cut).unwrap_or_default());
-    Err(ToolError::Failed { program, stderr: stderr.trim().to_owned() })
+    Err(failed(program, &output.stderr))
+}
+
+/// Runs to the end and returns what was printed as errors, where the program says that it went on after them.
+pub(super) async fn run_to_the_end(mut command: Command, went_on: &str) -> Result<String, ToolError> {
+    let program = program_of(&command);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let output =
+        command.output().await.map_err(|source| ToolError::Start { program: program.clone(), source })?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    match output.status.success() || stderr.contains(went_on) {
+        true => Ok(stderr),
+        false => Err(failed(program, &output.stderr)),
+    }
+}
+
+fn program_of(command: &Command) -> String {
+    let path = PathBuf::from(command.as_std().get_program());
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+fn failed(program: String, stderr: &[u8]) -> ToolError {
+    let cut = stderr.len().min(STDERR_BYTES_MAX);
+    let stderr = String::from_utf8_lossy(stderr.get(..cut).unwrap_or_default());
+    ToolError::Failed { program, stderr: stderr.trim().to_owned() }
 }
 
 fn searched(directories: &[PathBuf]) -> Vec<PathBuf> {

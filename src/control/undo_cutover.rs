@@ -10,12 +10,14 @@ use super::resync;
 use super::step::StepContext;
 use super::stream::Stream;
 use super::way::Way;
+use super::way_back;
 
 /// Brings the clients back to the source. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let stream = Stream::new(Way::Back, ctx.ends());
     if !has_committed(ctx).await? {
         check_way_back(ctx)?;
+        way_back::check_now(ctx, &stream).await?;
         // Before the twins, which log in there.
         resync::run(ctx, Way::Back).await?;
         catchup::until_ready(ctx, stream).await?;

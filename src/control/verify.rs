@@ -1,33 +1,20 @@
 //! Whether two databases hold the same rows.
 //!
-//! A digest is the number of a table's rows and the sum of a hash of each. It does not depend on the order of rows, so
-//! both sides can be read in any order and in parts. Compare where nothing changes meanwhile: both sides quiet, or both
-//! read at one position.
-//!
-//! # Why
-//! The hash is of the row's text, which is the same on every major: sessions of ours write floats in the shortest exact
-//! form, times in UTC, names with their schema. `hashtextextended` gives the same value on every major since 11, at
-//! about 70 MB a second and core; an md5 of sorted rows takes three times as long.
+//! Compare where nothing changes meanwhile: both sides quiet, or both read at one position. What changes is compared by
+//! [`comparing`](super::comparing); what a digest is, [`digests`](crate::system::digests) says.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::JoinSet;
 
+pub use crate::system::digests::{Digest, digest};
 use crate::system::tables::{self, Table};
 use crate::system::{Session, SystemError, TableName};
 
 use super::ends::End;
 use super::error::StepError;
 use super::reader::Reader;
-
-/// What a table holds, whatever the order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Digest {
-    pub rows: u64,
-    /// The sum of 64-bit hashes, as the server's `numeric` writes it.
-    pub sum: String,
-}
 
 /// A table that is not the same on both sides; None where it is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,30 +24,21 @@ pub struct Difference {
     pub target: Option<Digest>,
 }
 
-impl std::fmt::Display for Difference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Difference {
+    /// What each side holds.
+    pub fn sides(&self) -> String {
         let side = |digest: &Option<Digest>| match digest {
             Some(digest) => format!("{} rows, digest {}", digest.rows, digest.sum),
             None => "no such table".to_owned(),
         };
-        write!(f, "{}: source {}; target {}", self.table, side(&self.source), side(&self.target))
+        format!("source {}; target {}", side(&self.source), side(&self.target))
     }
 }
 
-/// Reads a table once, in the session's transaction if it is in one.
-pub async fn digest(session: &Session, table: &TableName) -> Result<Digest, SystemError> {
-    const READING: &str = "reading a table's digest";
-    // `x.*` is the row also where a column is called x. No cast: a user may have made one from the row to text, and it
-    // would be run with our rights; output functions are the work of superusers. COLLATE "C": the hash of a text is of its
-    // bytes.
-    let sql = format!(
-        "SELECT count(*), coalesce(sum(hashtextextended(textin(record_out(x.*)) COLLATE \"C\", 0)), 0)::text FROM ONLY {} AS x",
-        table.sql()
-    );
-    let rows = session.rows(READING, &sql, &[]).await?;
-    let row = rows.first().ok_or_else(|| session.unexpected(READING, "no row"))?;
-    let count: i64 = session.column(READING, row, 0)?;
-    Ok(Digest { rows: u64::try_from(count).unwrap_or(0), sum: session.column(READING, row, 1)? })
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.table, self.sides())
+    }
 }
 
 /// The digests of all tables of a database that travel, in its present state: one snapshot for all.

@@ -142,6 +142,61 @@ impl fmt::Display for MoveId {
     }
 }
 
+/// What tells one Freehold's objects on a system from another's: chosen at random when a store comes into being.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StoreId([u8; StoreId::BYTES]);
+
+impl StoreId {
+    pub const BYTES: usize = 8;
+    /// The digits of a ULID in lower case: none looks like another.
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+    /// A new id. The bytes come in as an argument because randomness does.
+    pub fn from_random(bytes: [u8; StoreId::BYTES]) -> StoreId {
+        StoreId(bytes.map(|byte| StoreId::DIGITS[usize::from(byte) % StoreId::DIGITS.len()]))
+    }
+
+    pub fn parse(text: &str) -> Result<StoreId, StoreIdError> {
+        let refused = || StoreIdError(text.to_owned());
+        let bytes: [u8; StoreId::BYTES] = text.as_bytes().try_into().map_err(|_| refused())?;
+        match bytes.iter().all(|byte| StoreId::DIGITS.contains(byte)) {
+            true => Ok(StoreId(bytes)),
+            false => Err(refused()),
+        }
+    }
+}
+
+/// The text is not the id of a store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not the id of a store")]
+pub struct StoreIdError(String);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<String> for StoreId {
+    type Error = StoreIdError;
+    fn try_from(text: String) -> Result<StoreId, StoreIdError> {
+        StoreId::parse(&text)
+    }
+}
+
+impl From<StoreId> for String {
+    fn from(id: StoreId) -> String {
+        id.to_string()
+    }
+}
+
 /// The fencing token of a placement: grows by one each time the database changes its system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -350,6 +405,16 @@ mod tests {
         assert_eq!(lsn.to_string(), "16/B374D848");
         assert!("16".parse::<Lsn>().is_err());
         assert!("x/1".parse::<Lsn>().is_err());
+    }
+
+    #[test]
+    fn a_stores_id_is_a_word_of_eight_characters() {
+        let id = StoreId::from_random([0, 31, 32, 255, 7, 8, 9, 10]);
+        assert_eq!(id.to_string(), "0z0z789a");
+        assert_eq!(StoreId::parse("0z0z789a"), Ok(id));
+        for wrong in ["0z0z789", "0z0z789A", "0z0z789il", "0z0z78_1"] {
+            assert!(StoreId::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -9,12 +9,15 @@
 
 pub mod byte_size;
 pub mod catalogue;
+pub mod comparison;
 pub mod contract;
+pub mod cure;
 pub mod ids;
 pub mod latency;
 pub mod listen;
 pub mod movement;
 pub mod network;
+pub mod printable;
 pub mod quotas;
 pub mod role_limits;
 pub mod route;
@@ -22,16 +25,18 @@ pub mod timeouts;
 
 pub use byte_size::ByteSize;
 pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
+pub use comparison::{Accepted, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
+pub use cure::Cure;
 pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, ServerAuth, SslMode,
-    SystemName, TeamName, UnixMillis,
+    StoreId, SystemName, TeamName, UnixMillis,
 };
 pub use latency::{LATENCY_CLASSES, Latencies};
 pub use listen::{ListenOn, Peer};
 pub use movement::{
     Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveStep,
-    MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent,
+    MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent, blockers_by_side,
 };
 pub use network::Network;
 pub use quotas::{Quotas, QuotasChange};

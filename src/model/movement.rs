@@ -1,9 +1,9 @@
 //! A move: what is remembered of it, so that a crash at any instant is followed by resume or undo.
 //!
 //! ```text
-//!  Preflight -> Provision -> Copy -> Catchup -> Cutover =commit=> Settle -> Kept -> Finished
-//!      |            |          |        |          |                         |
-//!      +---------- failure or CANCEL --------------+                         +- UNDO -> Undoing -> Undone
+//!  Preflight -> Provision -> Copy -> Catchup -> Compare -> Cutover =commit=> Settle -> Kept -> Finished
+//!      |            |          |        |          |          |                         |
+//!      +---------- failure or CANCEL --------------+----------+                         +- UNDO -> Undoing -> Undone
 //!                         |
 //!                    RollingBack -> RolledBack, or Parked (gate open on the source, a person is needed)
 //! ```
@@ -15,7 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Blame;
 
-use super::{DatabaseId, DatabaseName, Epoch, Lsn, MoveId, Pinned, Place, SystemName, UnixMillis};
+use super::cure::Cure;
+use super::{
+    Accepted, Compared, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, Pinned, Place, StoreId, SystemName,
+    UnixMillis,
+};
 
 /// Key `move/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,8 @@ pub enum MovePhase {
     Provision,
     Copy,
     Catchup,
+    /// Both sides are compared while the clients work.
+    Compare,
     Cutover,
     /// Committed; the clients are on the target. Reverse replication is being switched on.
     Settle,
@@ -68,11 +74,12 @@ pub enum MovePhase {
 }
 
 impl MovePhase {
-    pub const ALL: [MovePhase; 14] = [
+    pub const ALL: [MovePhase; 15] = [
         MovePhase::Preflight,
         MovePhase::Provision,
         MovePhase::Copy,
         MovePhase::Catchup,
+        MovePhase::Compare,
         MovePhase::Cutover,
         MovePhase::Settle,
         MovePhase::Kept,
@@ -91,6 +98,7 @@ impl MovePhase {
             MovePhase::Provision => "provision",
             MovePhase::Copy => "copy",
             MovePhase::Catchup => "catchup",
+            MovePhase::Compare => "compare",
             MovePhase::Cutover => "cutover",
             MovePhase::Settle => "settle",
             MovePhase::Kept => "kept",
@@ -134,8 +142,10 @@ pub enum MoveStep {
     Provision,
     /// Slot with its snapshot; in it schema before data, rows, then indexes and constraints.
     Copy,
-    /// Subscription from the slot until the backlog is small; verification; reverse objects prepared.
+    /// Subscription from the slot until the backlog is small; reverse objects prepared.
     Catchup,
+    /// Schema, rows and materialized views of both sides are compared while the clients work.
+    Compare,
     /// Warm, latch, fence ahead, hold, drain, fence, prove, marker, sequences, commit, release.
     Cutover,
     /// Reverse replication on; forward objects removed.
@@ -147,11 +157,12 @@ pub enum MoveStep {
 }
 
 impl MoveStep {
-    pub const ALL: [MoveStep; 8] = [
+    pub const ALL: [MoveStep; 9] = [
         MoveStep::Preflight,
         MoveStep::Provision,
         MoveStep::Copy,
         MoveStep::Catchup,
+        MoveStep::Compare,
         MoveStep::Cutover,
         MoveStep::Settle,
         MoveStep::UndoCutover,
@@ -164,6 +175,7 @@ impl MoveStep {
             MoveStep::Provision => "provision",
             MoveStep::Copy => "copy",
             MoveStep::Catchup => "catchup",
+            MoveStep::Compare => "compare",
             MoveStep::Cutover => "cutover",
             MoveStep::Settle => "settle",
             MoveStep::UndoCutover => "undo_cutover",
@@ -193,9 +205,19 @@ pub enum StepEvent {
     Asked,
 }
 
-/// What the steps must remember. Names of objects are derived from the move's id, so they need not be here.
+/// What the steps must remember. Names of objects are derived from the store's id and the move's, so they need not be here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveFacts {
+    /// The id of the store when the move was recorded: part of the names of everything that the move makes. None: an older
+    /// version began the move, and the names hold the number alone.
+    #[serde(default)]
+    pub store: Option<StoreId>,
+    /// The words that this store may have claimed the move with, oldest first; see `control::claim`.
+    #[serde(default)]
+    pub claims: Vec<String>,
+    /// Why the move is taken to be another store's: nothing is done until ADOPT MOVE.
+    #[serde(default)]
+    pub claim_lost: Option<String>,
     /// The source's state before the fence: connection limit and ACL, restored by the undo.
     pub saved_fence: BTreeMap<SystemName, SavedFence>,
     /// Where the slot's snapshot was taken.
@@ -229,8 +251,17 @@ pub struct MoveFacts {
     /// brought along later, because the other side has changed it, too.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// Tables whose rows were compared and found equal, of how many.
+    /// What the comparison before the cutover has found: everything equal, or the move would not have gone on.
+    #[serde(default)]
+    pub compared_before: Option<Compared>,
+    /// Tables whose rows were compared after the commit and found equal, of how many.
     pub tables_verified: Option<(u32, u32)>,
+    /// What differs between the two copies, a sentence for each; bounded. Not empty: an alarm.
+    #[serde(default)]
+    pub differences: Vec<String>,
+    /// Who goes on although the copies differ, or may differ.
+    #[serde(default)]
+    pub accepted: Option<Accepted>,
     /// Free for steps: small facts by name.
     pub notes: BTreeMap<String, String>,
 }
@@ -267,9 +298,25 @@ pub struct Finding {
     /// A sentence for a person.
     pub message: String,
     /// What cures it: SQL, or a command, complete.
-    pub cure: Option<String>,
+    pub cure: Option<Cure>,
     /// Who has to act.
     pub responsible: Blame,
+}
+
+/// `2 blockers: 1 for the product team, 1 for the platform team`, in the order in which the findings name who has to act; None without a
+/// blocker.
+pub fn blockers_by_side(findings: &[Finding]) -> Option<String> {
+    let mut sides: Vec<(Blame, usize)> = Vec::new();
+    for blocker in findings.iter().filter(|finding| finding.severity == FindingSeverity::Blocker) {
+        match sides.iter_mut().find(|(side, _)| *side == blocker.responsible) {
+            Some((_, count)) => *count += 1,
+            None => sides.push((blocker.responsible, 1)),
+        }
+    }
+    let all: usize = sides.iter().map(|(_, count)| count).sum();
+    let each: Vec<String> = sides.iter().map(|(side, count)| format!("{count} for the {side}")).collect();
+    let blockers = if all == 1 { "blocker" } else { "blockers" };
+    (all > 0).then(|| format!("{all} {blockers}: {}", each.join(", ")))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -311,7 +358,10 @@ pub struct MoveFailure {
 /// Key `progress/<move id>`: written often, not durable. Sizes in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MoveProgress {
-    /// What is being done now, for a person: `copying 3 of 8 tables`.
+    /// The phase of the move in which the rest was said; None: an older version said it.
+    #[serde(default)]
+    pub phase: Option<MovePhase>,
+    /// What is being done now, for a person: `copying 3 of 8 tables`. Read it by [`MoveProgress::activity_in`].
     pub activity: String,
     pub bytes_total: u64,
     pub bytes_copied: u64,
@@ -336,6 +386,14 @@ pub struct MoveProgress {
     pub copy_share_percent: Option<u32>,
 }
 
+impl MoveProgress {
+    /// What is being done in a phase. None: nothing was said in it yet, whatever was said before.
+    pub fn activity_in(&self, phase: MovePhase) -> Option<&str> {
+        let said = !self.activity.is_empty() && !phase.has_ended();
+        (said && self.phase == Some(phase)).then_some(self.activity.as_str())
+    }
+}
+
 /// How a cutover (or an undo) paused its clients. All times are measured, the parts by the mover, the stalls by proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseReport {
@@ -356,4 +414,10 @@ pub struct PauseReport {
     pub aborted_attempts: u32,
     /// Client sessions that changed their system.
     pub sessions: u32,
+    /// Sessions whose state was not known when the hold began, and had to be asked for in it.
+    #[serde(default)]
+    pub asked: u32,
+    /// The part of `drain` in which transactions of the clients still ran: what the load itself takes.
+    #[serde(default)]
+    pub transactions: Duration,
 }

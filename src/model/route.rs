@@ -282,4 +282,10 @@ pub struct StallReport {
     pub median: Duration,
     /// Each wait in microseconds, longest first, at most 1000.
     pub waits_us: Vec<u64>,
+    /// Sessions whose state was not known and had to be asked for meanwhile.
+    #[serde(default)]
+    pub asked: u32,
+    /// From the shutting of the gate until the last transaction that ran had ended.
+    #[serde(default)]
+    pub drained_in: Duration,
 }

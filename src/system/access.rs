@@ -47,9 +47,11 @@ impl SystemAccess {
         system: &SystemRecord,
         dbname: &str,
         (role, credential): (&RoleName, Credential),
-        startup: Vec<(String, String)>,
+        mut startup: Vec<(String, String)>,
         deadline: Instant,
     ) -> Result<ServerConnection, SystemError> {
+        // One that is set for the database would end a session before its first statement could change it (PostgreSQL 14 and later).
+        startup.push(("idle_session_timeout".to_owned(), "0".to_owned()));
         let request = ConnectRequest { place: system.place(dbname), role: role.clone(), startup, credential };
         let connector = self.connector(system).await?;
         let connected = Box::pin(backend::connect(&request, &connector, deadline)).await;
@@ -89,9 +91,9 @@ impl SystemAccess {
     }
 }
 
-/// The startup packet of a session of ours.
-pub(super) fn startup(setup: Setup, further: &[(&str, &str)]) -> Vec<(String, String)> {
-    let options = setup.options();
+/// The startup packet of a session of ours; `further` options come after those of the setup.
+pub(super) fn startup(setup: Setup, options: &str, further: &[(&str, &str)]) -> Vec<(String, String)> {
+    let options = format!("{}{options}", setup.options());
     let ours = [("options", options.as_str()), ("client_encoding", "UTF8")];
     let ours = if setup == Setup::Bare { &[] } else { ours.as_slice() };
     ours.iter().chain(further).map(|(name, value)| (name.to_string(), value.to_string())).collect()

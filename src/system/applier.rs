@@ -12,11 +12,15 @@
 //! nothing to reset to. `run_as_owner = false` (PostgreSQL 16) would be one, but stops at tables that force row security and
 //! at owners that took rights from themselves, and older servers do not know it.
 
+use std::time::Duration;
+
 use super::marker::or_rolled_back;
-use super::names::{quote_ident, quote_literal, quote_qualified};
-use super::roles::{self, verifier_of};
-use super::session::Setup;
+use super::names::quote_ident;
+use super::own_roles::{self, SHUT_OUT, Standing};
+use super::roles;
+use super::session::{Setup, without_event_triggers_sql};
 use super::{Session, SystemError};
+use crate::error::{Explain, SqlState};
 
 const LENDING: &str = "giving rights to a role that reads or writes rows";
 /// The first releases whose workers of replication may enter a database with CONNECTION LIMIT 0 though their role is no
@@ -34,18 +38,27 @@ pub fn can_apply(version_num: u32) -> bool {
     }
 }
 
-/// Creates the role if it is not there, without rights and without a password. Safe to repeat; one that exists loses its
-/// password. The settings are for its sessions: only a superuser could make them act as replication does, and values are read as
+/// Creates the role anew, without rights and without a password; one that a subscription acts as stays, and loses its password. Safe to
+/// repeat. [`SystemError::NotOurs`]: somebody else controls a role of this name. Event triggers fire for the one that writes, since one of the platform's is there
+/// while it restores. The settings are for its sessions: only a superuser could make them act as replication does, and values are read as
 /// they were written, whatever is set for the database; a role that its owner set for it is not theirs.
-pub async fn create(session: &Session, role: &str) -> Result<(), SystemError> {
+pub async fn create(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
     const CREATING: &str = "creating a role that reads or writes rows";
-    let exists = roles::exists(session, CREATING, role).await?;
-    let (verb, role) = (if exists { "ALTER" } else { "CREATE" }, quote_ident(role));
+    let standing = own_roles::standing(session, role).await?;
+    if standing == Standing::Idle {
+        remove(session, role).await?;
+    }
+    let verb = if standing == Standing::InUse { "ALTER" } else { "CREATE" };
+    let role = quote_ident(role);
     // A worker of replication has no startup packet: the settings of its role beat those of the database.
-    let settings = Setup::Writing.role_settings_sql(&role, super::facts::version_num(session).await?);
+    let version = super::facts::version_num(session).await?;
+    let mut settings = Setup::Writing.role_settings_sql(&role, version);
+    if rows == Rows::Read {
+        settings.push_str(&without_event_triggers_sql(&role, version));
+    }
     let sql = format!(
         "BEGIN;
-         {verb} ROLE {role} WITH NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION LOGIN INHERIT BYPASSRLS PASSWORD NULL;
+         {verb} ROLE {role} WITH NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION LOGIN INHERIT BYPASSRLS {SHUT_OUT};
          ALTER ROLE {role} SET session_replication_role = replica;
          {settings}
          COMMIT"
@@ -53,19 +66,8 @@ pub async fn create(session: &Session, role: &str) -> Result<(), SystemError> {
     or_rolled_back(session, session.batch(CREATING, &sql).await).await
 }
 
-/// Lets the role log in by a password.
-pub async fn set_password(session: &Session, role: &str, password: &str) -> Result<(), SystemError> {
-    let verifier = quote_literal(&verifier_of(session, password).await?);
-    let sql = format!(
-        "BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {} PASSWORD {verifier}; COMMIT",
-        quote_ident(role)
-    );
-    or_rolled_back(session, session.batch("letting a role that reads or writes rows log in", &sql).await)
-        .await
-}
-
-/// Owners of the database's tables and of their functions whose rights end at databases: neither they nor any role that they
-/// belong to can do anything to the server.
+/// Owners of the database's tables and of their functions, and whether their rights end at databases: neither they nor any role that they
+/// belong to can do anything to the server. Superusers are none of them.
 const OWNERS: &str = "\
 WITH RECURSIVE owned AS (
     SELECT c.relowner AS oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -75,10 +77,17 @@ WITH RECURSIVE owned AS (
 above AS (
     SELECT oid AS owner, oid AS role FROM owned
     UNION SELECT a.owner, m.roleid FROM above a JOIN pg_auth_members m ON m.member = a.role)
-SELECT pg_get_userbyid(a.owner)::text FROM above a LEFT JOIN pg_roles r ON r.oid = a.role
-GROUP BY a.owner
-HAVING bool_and(r.oid IS NOT NULL AND r.rolname !~ '^pg_' AND NOT (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication))
+SELECT pg_get_userbyid(a.owner)::text,
+    bool_and(r.oid IS NOT NULL AND r.rolname !~ '^pg_' AND NOT (r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication))
+FROM above a LEFT JOIN pg_roles r ON r.oid = a.role
+GROUP BY a.owner HAVING NOT bool_or(r.oid = a.owner AND r.rolsuper)
 ORDER BY 1";
+
+/// Whether a table belongs to none of these roles, such as one of a superuser's.
+const OWNED_BY_OTHERS: &str = "\
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
+   AND pg_get_userbyid(c.relowner) <> ALL ($1))";
 
 /// Roles that the role belongs to.
 const BELONGS_TO: &str = "SELECT pg_get_userbyid(m.roleid)::text FROM pg_auth_members m
@@ -87,7 +96,8 @@ const BELONGS_TO: &str = "SELECT pg_get_userbyid(m.roleid)::text FROM pg_auth_me
 /// Settings of functions that only a superuser may name, or whoever was given the right to (PostgreSQL 15).
 const FUNCTION_SETTINGS: &str = "\
 SELECT DISTINCT split_part(c, '=', 1) FROM pg_proc p, unnest(p.proconfig) c
- WHERE p.oid >= 16384 AND split_part(c, '=', 1) NOT IN (SELECT name FROM pg_settings WHERE context = 'user')";
+ WHERE p.oid >= 16384 AND p.pronamespace IS DISTINCT FROM to_regnamespace('freehold')
+   AND split_part(c, '=', 1) NOT IN (SELECT name FROM pg_settings WHERE context = 'user')";
 const RIGHTS_ON_SETTINGS: u32 = 150_000;
 
 /// What the role cannot create objects in, or with, though a database that is being restored needs it.
@@ -105,16 +115,30 @@ SELECT format('ALL ON %I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_name
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
    AND NOT has_table_privilege($1, c.oid, 'REFERENCES')";
 
-/// Schemas and tables on which the role has not what it needs: (schema, table or None). The table of a serial number is
-/// looked at by what the rows' code may do with it.
+/// What the role needs and has not, as the text between GRANT and TO. Besides the rows of tables it is what code that runs for a row may use: views,
+/// sequences and functions.
 const LACKING: &str = "\
-SELECT n.nspname::text, NULL::text FROM pg_namespace n
- WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND NOT has_schema_privilege($1, n.oid, 'USAGE')
-   AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p'))
+WITH own AS (SELECT n.oid, n.nspname FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+SELECT format('USAGE ON SCHEMA %I', nspname) FROM own
+ WHERE NOT has_schema_privilege($1, oid, 'USAGE')
+   AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = own.oid AND c.relkind IN ('r', 'p'))
 UNION ALL
-SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-   AND EXISTS (SELECT FROM unnest($2::text[]) wanted WHERE NOT has_table_privilege($1, c.oid, wanted))";
+SELECT format('%s ON %I.%I', array_to_string($2::text[], ', '), nspname, c.relname) FROM pg_class c JOIN own ON own.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p')
+   AND EXISTS (SELECT FROM unnest($2::text[]) wanted WHERE NOT has_table_privilege($1, c.oid, wanted))
+UNION ALL
+SELECT format('SELECT ON %I.%I', nspname, c.relname) FROM pg_class c JOIN own ON own.oid = c.relnamespace
+ WHERE c.relkind IN ('v', 'm', 'f') AND NOT has_table_privilege($1, c.oid, 'SELECT')
+UNION ALL
+SELECT format('USAGE, SELECT ON SEQUENCE %I.%I', nspname, c.relname) FROM pg_class c JOIN own ON own.oid = c.relnamespace
+ WHERE CASE WHEN c.relkind = 'S' AND $3 THEN NOT has_sequence_privilege($1, c.oid, 'USAGE') ELSE false END
+UNION ALL
+SELECT format('EXECUTE ON ROUTINE %s', p.oid::regprocedure) FROM pg_proc p JOIN own ON own.oid = p.pronamespace
+ WHERE p.prokind <> 'p' AND NOT has_function_privilege($1, p.oid, 'EXECUTE')";
+/// PostgreSQL's role with SELECT on everything, since 14.
+const READS_ALL: &str = "pg_read_all_data";
+/// GRANTs that are sent at once.
+const GRANTS: usize = 200;
 
 /// What a role of a move's own does with the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,9 +157,23 @@ impl Rows {
 }
 
 /// Gives the role what it needs to read or write every row of the session's database, and no more. Safe to repeat.
+///
+/// It belongs to the owners where a member has the rights on what they own and nothing else of theirs (SET FALSE, PostgreSQL 16), or
+/// where there is one owner, whose code is the only one that runs. Before 16 code of one owner could become another by SET ROLE, and
+/// change that one's password: there a role that writes gets rights of its own. One that reads belongs to `pg_read_all_data` wherever
+/// that leaves a table, of a superuser's for one.
 pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
     let version = super::facts::version_num(session).await?;
-    let owners: Vec<String> = session.list(LENDING, OWNERS, &[]).await?;
+    let owners: Vec<(String, bool)> = session.pairs(LENDING, OWNERS, &[]).await?;
+    let others = owners.iter().filter(|(owner, _)| owner != role).count();
+    let belongs = version >= OPTIONS || others <= 1;
+    let owners =
+        owners.into_iter().filter(|(_, is_harmless)| *is_harmless && belongs).map(|(owner, _)| owner);
+    let mut owners: Vec<String> = owners.collect();
+    if rows == Rows::Read && session.value(LENDING, OWNED_BY_OTHERS, &[&owners]).await? {
+        // Rights on single tables would be written beside what clients do to them: their TRUNCATE could fail with XX000.
+        owners.push(READS_ALL.to_owned());
+    }
     let now: Vec<String> = session.list(LENDING, BELONGS_TO, &[&role]).await?;
     let quoted = quote_ident(role);
     // A member that may not SET ROLE has the rights on objects and no others.
@@ -146,19 +184,20 @@ pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), Syste
     for former in now.iter().filter(|name| !owners.contains(name)) {
         session.batch(LENDING, &format!("REVOKE {} FROM {quoted}", quote_ident(former))).await?;
     }
-    for row in &session.rows(LENDING, LACKING, &[&role, &rows.rights()]).await? {
-        let (schema, table): (String, Option<String>) =
-            (session.column(LENDING, row, 0)?, session.column(LENDING, row, 1)?);
-        let what = match table {
-            None => format!("USAGE ON SCHEMA {}", quote_ident(&schema)),
-            Some(table) => {
-                format!("{} ON {}", rows.rights().join(", "), quote_qualified(&schema, &table))
-            }
-        };
-        session.batch(LENDING, &format!("GRANT {what} TO {quoted}")).await?;
+    let writes = rows == Rows::Write;
+    let lacking: Vec<String> = session.list(LENDING, LACKING, &[&role, &rows.rights(), &writes]).await?;
+    for some in lacking.chunks(GRANTS) {
+        let grants: Vec<String> = some.iter().map(|what| format!("GRANT {what} TO {quoted}")).collect();
+        session.batch(LENDING, &grants.join(";")).await?;
     }
     let database = quote_ident(session.dbname());
     session.batch(LENDING, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}")).await
+}
+
+/// From its next session on the role builds each index without parallel workers.
+pub async fn build_on_one_cpu(session: &Session, role: &str) -> Result<(), SystemError> {
+    let sql = format!("ALTER ROLE {} SET max_parallel_maintenance_workers = 0", quote_ident(role));
+    session.batch("keeping the building of indexes to one CPU", &sql).await
 }
 
 /// Lets the role create what a schema consists of. Safe to repeat: what was created since by others is opened, too.
@@ -213,6 +252,10 @@ pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Res
     or_rolled_back(session, session.batch(GIVING, &sql).await).await
 }
 
+/// How often rights are taken from a role where something else changes the same tables meanwhile.
+const TAKING_TRIES_MAX: u32 = 20;
+const TAKING_PAUSE: Duration = Duration::from_millis(50);
+
 /// Takes every right in the session's database from the role, if it exists. What code of the users' made there in its name is dropped:
 /// nobody else may own it, a superuser least of all.
 pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError> {
@@ -220,12 +263,22 @@ pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError>
     if !roles::exists(session, TAKING, role).await? {
         return Ok(());
     }
-    let role = quote_ident(role);
-    session.batch(TAKING, &format!("DROP OWNED BY {role} CASCADE")).await
+    let sql = format!("DROP OWNED BY {} CASCADE", quote_ident(role));
+    for _ in 1..TAKING_TRIES_MAX {
+        match session.batch(TAKING, &sql).await {
+            // "tuple concurrently updated": another session changed the same table's entry, by TRUNCATE or VACUUM for one.
+            Err(error) if error.sqlstate() == SqlState::INTERNAL_ERROR => {
+                tokio::time::sleep(TAKING_PAUSE).await;
+            }
+            taken => return taken,
+        }
+    }
+    session.batch(TAKING, &sql).await
 }
 
-/// Takes every right from the role, and drops it. Safe to repeat.
+/// Ends the sessions of the role, takes every right from it, and drops it. Safe to repeat.
 pub async fn remove(session: &Session, role: &str) -> Result<(), SystemError> {
+    own_roles::end_sessions(session, role, &[]).await?;
     take_back(session, role).await?;
     roles::drop_replication(session, role).await
 }

@@ -14,16 +14,16 @@ use super::{Session, SystemError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     Absent,
-    /// It carries the mark of this move.
+    /// It carries the mark of this move, and a superuser owns it: whoever owns a database can write the mark, too.
     Ours,
     Foreign,
 }
 
 pub async fn claim(session: &Session, names: MoveNames, dbname: &str) -> Result<Claim, SystemError> {
     const LOOKING: &str = "looking for a database";
-    let sql = "SELECT coalesce($2 = ANY (s.setconfig), false) FROM pg_database d
+    let sql = "SELECT coalesce($2 = ANY (s.setconfig), false) AND o.rolsuper FROM pg_database d JOIN pg_roles o ON o.oid = d.datdba
         LEFT JOIN pg_db_role_setting s ON s.setdatabase = d.oid AND s.setrole = 0 WHERE d.datname = $1";
-    let mark = format!("{DATABASE_MARK}={}", names.0);
+    let mark = format!("{DATABASE_MARK}={}", names.label());
     let Some(row) = session.optional(LOOKING, sql, &[&dbname, &mark]).await? else {
         return Ok(Claim::Absent);
     };
@@ -48,13 +48,12 @@ pub async fn create(
     let (unmarked, name) = (quote_ident(&names.unmarked_database()), quote_ident(dbname));
     session.batch(CREATING, &format!("DROP DATABASE IF EXISTS {unmarked}")).await?;
     session.batch(CREATING, &create_sql(&unmarked, like, version)).await?;
-    let mark =
-        format!("ALTER DATABASE {unmarked} SET {DATABASE_MARK} = {}", quote_literal(&names.0.to_string()));
+    let mark = format!("ALTER DATABASE {unmarked} SET {DATABASE_MARK} = {}", quote_literal(&names.label()));
     session.batch(CREATING, &mark).await?;
     session.batch(CREATING, &format!("ALTER DATABASE {unmarked} RENAME TO {name}")).await
 }
 
-fn create_sql(name: &str, like: &DatabaseFacts, version: u32) -> String {
+pub(super) fn create_sql(name: &str, like: &DatabaseFacts, version: u32) -> String {
     let mut sql = format!(
         "CREATE DATABASE {name} TEMPLATE template0 CONNECTION LIMIT 0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
         quote_literal(&like.encoding),
@@ -133,6 +132,15 @@ pub async fn limit_connections(
     let limit = limit.map_or(-1, i64::from);
     let sql = format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(dbname));
     session.batch("limiting the connections to a database", &sql).await
+}
+
+/// Takes away the libraries that every session of the database loads. For one that is going to be dropped.
+pub async fn load_nothing(session: &Session, dbname: &str) -> Result<(), SystemError> {
+    let database = quote_ident(dbname);
+    let sql = format!(
+        "ALTER DATABASE {database} RESET session_preload_libraries; ALTER DATABASE {database} RESET local_preload_libraries"
+    );
+    session.batch("taking away the libraries of a database", &sql).await
 }
 
 /// Takes the mark away: from now on the database is nobody's but its users'.

@@ -62,6 +62,18 @@ pub enum SystemError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// A column that should always be there was NULL, or of another type. The server has answered and the connection is as good as
+    /// before; the question was Freehold's, so whoever runs Freehold has to look.
+    #[error("system {system} did not answer what was asked while {operation}")]
+    Unreadable {
+        system: SystemName,
+        operation: &'static str,
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// What a move needs a name for exists already, and is not known to be Freehold's.
+    #[error("{what} exists on system {system} and is not Freehold's: {why}")]
+    NotOurs { system: SystemName, what: String, why: String, cure: String },
     /// The answer has not the shape that the operation asks for, or a postcondition does not hold.
     #[error("unexpected answer of system {system} while {operation}: {reason}")]
     Unexpected { system: SystemName, operation: &'static str, reason: String },
@@ -144,6 +156,8 @@ impl SystemError {
             | SystemError::Broken { system, .. }
             | SystemError::Connect { system, .. }
             | SystemError::Exchange { system, .. }
+            | SystemError::NotOurs { system, .. }
+            | SystemError::Unreadable { system, .. }
             | SystemError::Unexpected { system, .. } => system,
         }
     }
@@ -156,7 +170,8 @@ impl Explain for SystemError {
             SystemError::PasswordFile { .. } => SqlState::IO_ERROR,
             SystemError::PasswordPlace { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             SystemError::NoPassword { .. } => SqlState::INVALID_PASSWORD,
-            SystemError::Unexpected { .. } => SqlState::INTERNAL_ERROR,
+            SystemError::NotOurs { .. } => SqlState::DUPLICATE_OBJECT,
+            SystemError::Unreadable { .. } | SystemError::Unexpected { .. } => SqlState::INTERNAL_ERROR,
             SystemError::Timeout { .. }
             | SystemError::Tls { .. }
             | SystemError::Connect { .. }
@@ -169,6 +184,8 @@ impl Explain for SystemError {
         match self {
             SystemError::PasswordFile { .. }
             | SystemError::PasswordPlace { .. }
+            | SystemError::NotOurs { .. }
+            | SystemError::Unreadable { .. }
             | SystemError::NoPassword { .. } => Blame::Platform,
             SystemError::Connect { source, .. } => source.blame(),
             _ => Blame::Server,
@@ -181,10 +198,13 @@ impl Explain for SystemError {
             | SystemError::Connect { .. }
             | SystemError::Exchange { .. }
             | SystemError::Broken { .. } => Retry::Later,
+            // What is asked for may have gone between two looks of one statement.
+            SystemError::Unreadable { .. } => Retry::Later,
             SystemError::PasswordFile { .. }
             | SystemError::PasswordPlace { .. }
             | SystemError::NoPassword { .. }
             | SystemError::Tls { .. }
+            | SystemError::NotOurs { .. }
             | SystemError::Unexpected { .. } => Retry::Never,
             SystemError::Refused { sqlstate, .. } => match sqlstate.as_str() {
                 "55P03" | "40001" | "40P01" => Retry::Now,
@@ -208,7 +228,9 @@ impl Explain for SystemError {
     fn detail(&self) -> Option<String> {
         let told = match self {
             SystemError::Refused { detail, .. } => detail.clone(),
-            SystemError::Broken { source, .. } => Some(format!("{}.", chain(source))),
+            SystemError::Broken { source, .. } | SystemError::Unreadable { source, .. } => {
+                Some(format!("{}.", chain(source)))
+            }
             SystemError::Connect { source, .. } => Some(format!("{}.", chain(source))),
             SystemError::Exchange { source, .. } => Some(format!("{}.", chain(source))),
             SystemError::PasswordFile { source, .. } => Some(format!("{}.", chain(source))),
@@ -225,6 +247,7 @@ impl Explain for SystemError {
     fn hint(&self) -> Option<String> {
         match self {
             SystemError::Refused { hint, .. } => hint.clone(),
+            SystemError::NotOurs { cure, .. } => Some(cure.clone()),
             SystemError::NoPassword { .. } => Some(
                 "Add PASSWORD FILE '/path' to CREATE SYSTEM or ALTER SYSTEM: a file with the password of the platform's role."
                     .to_owned(),

@@ -1,7 +1,7 @@
 //! The fence: what makes it impossible to write to a database, decided by its own system.
 //!
 //! Two halves. Ahead of the pause [`shut`] takes away the right to connect (CONNECTION LIMIT 0, no CONNECT for anybody);
-//! sessions that exist go on. In the pause [`terminate_others`] ends whatever is connected and not known to be idle, and
+//! sessions that exist go on. In the pause [`terminate_others`] ends whatever is connected and does not belong to a proxy, and
 //! [`writers`] proves from the system's own views that nobody is left. [`restore`] gives every right back.
 //!
 //! # Why
@@ -92,7 +92,7 @@ SELECT pg_get_userbyid(a.grantor)::text,
     CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee)::text END, a.privilege_type, a.is_grantable
 FROM pg_database d, known,
     aclexplode(CASE WHEN $2::text IS NULL THEN acldefault('d', d.datdba) ELSE known.acl END) a
-WHERE d.datname = $1 AND pg_get_userbyid(a.grantee) !~ '^freehold_(apply|read)_[0-9]+$'";
+WHERE d.datname = $1 AND pg_get_userbyid(a.grantee) !~ '^freehold_(apply|read)_([a-z0-9]{8}_)?[0-9]+$'";
 
 async fn explode(session: &Session, dbname: &str, acl: Option<&str>) -> Result<Vec<Grant>, SystemError> {
     const READING: &str = "reading the rights on a database";
@@ -247,6 +247,7 @@ fn grantee_sql(grantee: Option<&str>) -> String {
 pub struct Writer {
     /// None for a prepared transaction.
     pub pid: Option<i32>,
+    /// `unknown` where the role of a prepared transaction was dropped.
     pub role: String,
     pub application_name: String,
     /// `client backend`, `parallel worker`, `prepared transaction`, the name of an extension's worker.
@@ -269,7 +270,7 @@ impl std::fmt::Display for Writer {
 }
 
 /// Every backend of a database that may write for a user: not ours, not a walsender that serves a move, not a worker of the
-/// server itself. Another walsender counts: a replication connection runs SQL as well. A pid of `$2` is left alone while it
+/// server itself. Another walsender counts: a replication connection runs SQL as well. A pid of `$2` is none of them while it
 /// is idle. It may hold a snapshot then: a listener reads what it was notified of.
 const OTHERS: &str = "\
 FROM pg_stat_activity a
@@ -282,8 +283,9 @@ WHERE a.datname = $1 AND a.pid <> pg_backend_pid()
   AND NOT (a.pid = ANY ($2) AND a.backend_xid IS NULL
            AND coalesce(a.state, 'disabled') IN ('idle', 'disabled'))";
 
-/// Ends every backend on the database but this session and the idle ones among `keep`. Returns whom it ended; they take
-/// a moment to be gone. `others_of_ours` are sessions of the platform, left alone whatever they do.
+/// Ends every backend on the database but this session and those of `keep`. Returns whom it ended; they take a moment to be gone. `keep` are
+/// server connections of the proxies, whose clients are in no transaction: one that is busy is being cleaned or given a client's settings, and
+/// [`writers`] names it until it is idle. `others_of_ours` are sessions of the platform, left alone whatever they do.
 pub async fn terminate_others(
     session: &Session,
     dbname: &str,
@@ -313,7 +315,7 @@ pub(super) fn terminate_sql() -> String {
     format!(
         "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), coalesce(a.backend_type, ''),
             coalesce(a.state, ''), pg_terminate_backend(a.pid)
-         {OTHERS} AND a.pid <> ALL ($3)"
+         {OTHERS} AND a.pid <> ALL ($2) AND a.pid <> ALL ($3)"
     )
 }
 
@@ -348,7 +350,7 @@ pub(super) fn writers_sql() -> String {
                              WHERE s.active_pid IS NOT NULL AND s.slot_name ~ '^freehold_(move|back)_')
          GROUP BY l.pid, a.usename, a.application_name, a.backend_type
          UNION
-         SELECT NULL, owner::text, '', 'prepared transaction', gid FROM pg_prepared_xacts WHERE database = $1"
+         SELECT NULL, coalesce(owner::text, 'unknown'), '', 'prepared transaction', gid FROM pg_prepared_xacts WHERE database = $1"
     )
 }
 

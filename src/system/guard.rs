@@ -13,7 +13,13 @@
 //! IF EXISTS the table may not exist, and the command changes nothing. REFRESH MATERIALIZED VIEW CONCURRENTLY alters and
 //! drops a temporary table of its own, so that word alone refuses no ALTER and no DROP TABLE.
 //!
-//! The platform's role passes, and so does whoever acts as a replica: event triggers do not fire there.
+//! The platform's role passes, and so does the restart of a sequence by its function that is called in sessions of clients
+//! ([`recall`](super::recall)), which is taken back at once. Whoever acts as a replica does not: code of the database's users runs there, too, in the name of the
+//! role that applies rows, which has the rights of several owners.
+//!
+//! The restraint is another one, of the target while the schema is restored and rows are copied. Everything belongs to the role that
+//! restores then, so code that runs meanwhile could replace what will be somebody else's. What PostgreSQL was sent by us has no context;
+//! what a function of any language does has.
 
 use super::marker::or_rolled_back;
 use super::names::{GUARD_TRIGGERS, HELPER_SCHEMA, quote_ident, quote_literal};
@@ -47,6 +53,9 @@ pub async fn install(session: &Session, guard: &Guard<'_>) -> Result<(), SystemE
          CREATE EVENT TRIGGER {at_drop} ON sql_drop EXECUTE FUNCTION {function}();
          CREATE EVENT TRIGGER {at_start} ON ddl_command_start
              WHEN TAG IN ('CREATE INDEX', 'DROP INDEX', 'ALTER TABLE', 'DROP TABLE') EXECUTE FUNCTION {function}();
+         ALTER EVENT TRIGGER {at_end} ENABLE ALWAYS;
+         ALTER EVENT TRIGGER {at_drop} ENABLE ALWAYS;
+         ALTER EVENT TRIGGER {at_start} ENABLE ALWAYS;
          COMMIT",
         body = quote_literal(&body(guard)),
     );
@@ -70,6 +79,58 @@ pub async fn is_installed(session: &Session) -> Result<bool, SystemError> {
     session.value("looking for the guard", sql, &[&names]).await
 }
 
+const RESTRAINT: &str = "freehold_restraint";
+
+/// From now on nobody but the platform and `role` changes the shape of the session's database, and the role only by what it is
+/// sent: no function does. The helper schema must exist. Safe to repeat.
+///
+/// Rights that were granted by somebody who is not the owner are granted in that name, by SET SESSION AUTHORIZATION in a session of
+/// the platform's. Who logged in is what `pg_stat_get_activity` knows.
+pub async fn restrain(session: &Session, role: &str) -> Result<(), SystemError> {
+    const RESTRAINING: &str = "restraining code of the database's users";
+    let (trigger, function) = (quote_ident(RESTRAINT), format!("{HELPER_SCHEMA}.restrain"));
+    let platform: String = session.value(RESTRAINING, "SELECT session_user::text", &[]).await?;
+    let body = format!(
+        "DECLARE
+             context text;
+             is_platform boolean := EXISTS (SELECT FROM pg_stat_get_activity(pg_backend_pid()) a
+                 JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = {platform});
+         BEGIN
+             IF session_user = {platform} THEN
+                 RETURN;
+             END IF;
+             GET DIAGNOSTICS context = PG_CONTEXT;
+             IF strpos(context, chr(10)) > 0 OR NOT (session_user = {role} OR is_platform) THEN
+                 RAISE EXCEPTION USING ERRCODE = '42501',
+                     MESSAGE = tg_tag || ' is refused to code that runs while the database is copied',
+                     DETAIL = 'Everything belongs to one role for that time, whoever it belongs to before and afterwards.';
+             END IF;
+         END",
+        platform = quote_literal(&platform),
+        role = quote_literal(role),
+    );
+    let sql = format!(
+        "BEGIN;
+         DROP EVENT TRIGGER IF EXISTS {trigger};
+         CREATE OR REPLACE FUNCTION {function}() RETURNS event_trigger LANGUAGE plpgsql
+             SET search_path = pg_catalog, pg_temp AS {body};
+         CREATE EVENT TRIGGER {trigger} ON ddl_command_start EXECUTE FUNCTION {function}();
+         ALTER EVENT TRIGGER {trigger} ENABLE ALWAYS;
+         COMMIT",
+        body = quote_literal(&body),
+    );
+    or_rolled_back(session, session.batch(RESTRAINING, &sql).await).await
+}
+
+/// Ends it. Safe to repeat.
+pub async fn release(session: &Session) -> Result<(), SystemError> {
+    let sql = format!(
+        "BEGIN; DROP EVENT TRIGGER IF EXISTS {}; DROP FUNCTION IF EXISTS {HELPER_SCHEMA}.restrain(); COMMIT",
+        quote_ident(RESTRAINT)
+    );
+    or_rolled_back(session, session.batch("ending a restraint", &sql).await).await
+}
+
 fn body(guard: &Guard<'_>) -> String {
     let Guard { id, database, platform_role, remedy } = guard;
     let hint =
@@ -82,7 +143,7 @@ fn body(guard: &Guard<'_>) -> String {
         "DECLARE
              refused boolean := false;
          BEGIN
-             IF session_user = {role} THEN
+             IF session_user = {role} OR tg_tag = 'ALTER SEQUENCE' AND current_user = {role} THEN
                  RETURN;
              END IF;
              IF tg_event = 'ddl_command_start' THEN

@@ -8,36 +8,80 @@ use tokio::time::Instant;
 
 use crate::model::MoveId;
 
-use super::names::{HELPER_SCHEMA, quote_literal};
+use super::names::{HELPER_SCHEMA, MoveNames, helper_label, quote_literal};
 use super::{Session, SystemError};
 
-/// On the schema: what tells it from a schema of the user's that has the same name.
-const COMMENT: &str = "Helper objects of a running Freehold move; removed when it ends.";
-
 /// Whose the helper schema is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Helper {
     Absent,
+    /// This move's.
     Ours,
-    /// A schema of the user's that happens to have the name.
-    Foreign,
+    /// Another move's, by [`MoveNames::label`]: another Freehold has the database in hand, or left that behind.
+    OfMove(String),
+    /// A schema of somebody else's that has the name, or one that somebody else could put something into: why.
+    Foreign(String),
 }
 
-pub async fn helper(session: &Session) -> Result<Helper, SystemError> {
-    let sql =
-        "SELECT coalesce(obj_description(oid, 'pg_namespace'), '') FROM pg_namespace WHERE nspname = $1";
-    let row = session.optional("looking for the helper schema", sql, &[&HELPER_SCHEMA]).await?;
+/// The owner, and the first thing that somebody who is no superuser has in the schema or may put into it.
+///
+/// What stands in the schema is run by the platform (defaults and triggers of its table, functions of the guard), so all of it must
+/// belong to superusers, and nobody else may add to it.
+const OWNERS: &str = "\
+WITH helper AS (SELECT oid, nspowner, nspacl FROM pg_namespace WHERE nspname = $1),
+inside (what, owner) AS (
+    SELECT 'table ' || c.relname, c.relowner FROM pg_class c, helper h WHERE c.relnamespace = h.oid
+    UNION ALL SELECT 'function ' || p.proname, p.proowner FROM pg_proc p, helper h WHERE p.pronamespace = h.oid
+    UNION ALL SELECT 'type ' || t.typname, t.typowner FROM pg_type t, helper h WHERE t.typnamespace = h.oid
+    UNION ALL SELECT 'operator ' || o.oprname, o.oprowner FROM pg_operator o, helper h WHERE o.oprnamespace = h.oid
+    UNION ALL SELECT 'trigger ' || t.tgname, p.proowner FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        JOIN pg_proc p ON p.oid = t.tgfoid, helper h WHERE c.relnamespace = h.oid),
+foreign_ones (place, why) AS (
+    SELECT 1, format('it belongs to role %s', o.rolname) FROM helper h JOIN pg_roles o ON o.oid = h.nspowner WHERE NOT o.rolsuper
+    UNION ALL SELECT 2, format('%s in it belongs to role %s', i.what, o.rolname)
+        FROM inside i JOIN pg_roles o ON o.oid = i.owner WHERE NOT o.rolsuper
+    UNION ALL SELECT 3, format('role %s may create objects in it', coalesce(o.rolname::text, 'PUBLIC'))
+        FROM helper h, aclexplode(h.nspacl) a LEFT JOIN pg_roles o ON o.oid = a.grantee
+        WHERE a.privilege_type = 'CREATE' AND NOT coalesce(o.rolsuper, false)
+    UNION ALL SELECT 4, format('role %s may make triggers of table %s in it', coalesce(o.rolname::text, 'PUBLIC'), c.relname)
+        FROM helper h JOIN pg_class c ON c.relnamespace = h.oid, aclexplode(c.relacl) a LEFT JOIN pg_roles o ON o.oid = a.grantee
+        WHERE a.privilege_type = 'TRIGGER' AND NOT coalesce(o.rolsuper, false))
+SELECT coalesce(obj_description(h.oid, 'pg_namespace'), ''),
+    (SELECT why FROM foreign_ones ORDER BY place, why LIMIT 1) FROM helper h";
+
+/// Whose it is, proved by its owners: whoever owns a schema comments it as they like. The comment only tells one move from another.
+pub async fn helper(session: &Session, names: MoveNames) -> Result<Helper, SystemError> {
+    const LOOKING: &str = "looking for the helper schema";
+    let row = session.optional(LOOKING, OWNERS, &[&HELPER_SCHEMA]).await?;
     let Some(row) = row else { return Ok(Helper::Absent) };
-    let comment: String = session.column("looking for the helper schema", &row, 0)?;
-    Ok(if comment == COMMENT { Helper::Ours } else { Helper::Foreign })
+    let comment: String = session.column(LOOKING, &row, 0)?;
+    Ok(match (session.column::<Option<String>>(LOOKING, &row, 1)?, helper_label(&comment)) {
+        (Some(why), _) => Helper::Foreign(why),
+        _ if comment == names.helper_mark() => Helper::Ours,
+        (None, Some(label)) => Helper::OfMove(label.to_owned()),
+        (None, None) => Helper::Foreign("a superuser made it for something else".to_owned()),
+    })
 }
+
+/// What makes room for the helper schema, and takes nothing from whoever uses the other one by its oid.
+pub const RENAME: &str = "ALTER SCHEMA freehold RENAME TO freehold_of_mine;";
 
 /// Creates the schema and the table; in one transaction, so that the schema is never there without its comment.
-pub async fn create_helper(session: &Session) -> Result<(), SystemError> {
+pub async fn create_helper(session: &Session, names: MoveNames) -> Result<(), SystemError> {
     const CREATING: &str = "creating the helper schema";
-    match helper(session).await? {
-        Helper::Foreign => {
-            return Err(session.unexpected(CREATING, "a schema of this name exists and is not ours"));
+    match helper(session, names).await? {
+        Helper::OfMove(label) => {
+            return Err(
+                session.unexpected(CREATING, format!("a schema of this name is that of move {label}"))
+            );
+        }
+        Helper::Foreign(why) => {
+            return Err(SystemError::NotOurs {
+                system: session.system().clone(),
+                what: format!("schema {HELPER_SCHEMA} of database {}", session.dbname()),
+                why,
+                cure: format!("Rename the schema in that database: {RENAME}"),
+            });
         }
         Helper::Ours => return Ok(()),
         Helper::Absent => {}
@@ -50,16 +94,18 @@ pub async fn create_helper(session: &Session) -> Result<(), SystemError> {
              move bigint, kind text, token text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(),
              PRIMARY KEY (move, kind));
          COMMIT",
-        quote_literal(COMMENT)
+        quote_literal(&names.helper_mark())
     );
     or_rolled_back(session, session.batch(CREATING, &sql).await).await
 }
 
-/// Drops the schema with all in it (the guard too), if it is ours.
-pub async fn drop_helper(session: &Session) -> Result<(), SystemError> {
-    if helper(session).await? != Helper::Ours {
+/// Drops the guard and the schema with all in it, if it is this move's.
+pub async fn drop_helper(session: &Session, names: MoveNames) -> Result<(), SystemError> {
+    // The guard is made after the schema and in it, so it is whose the schema is.
+    if helper(session, names).await? != Helper::Ours {
         return Ok(());
     }
+    super::guard::remove(session).await?;
     session.batch("dropping the helper schema", &format!("DROP SCHEMA {HELPER_SCHEMA} CASCADE")).await
 }
 
@@ -93,6 +139,13 @@ pub async fn read(session: &Session, id: MoveId, kind: &str) -> Result<Option<(S
         FROM freehold.marker WHERE move = $1 AND kind = $2";
     let Some(row) = session.optional(READING, sql, &[&number(id), &kind]).await? else { return Ok(None) };
     Ok(Some((session.column(READING, &row, 0)?, session.column(READING, &row, 1)?)))
+}
+
+/// Removes a marker, if it is there.
+pub async fn forget(session: &Session, id: MoveId, kind: &str) -> Result<(), SystemError> {
+    let sql = "DELETE FROM freehold.marker WHERE move = $1 AND kind = $2";
+    session.execute("removing a marker", sql, &[&number(id), &kind]).await?;
+    Ok(())
 }
 
 /// A prepared look for one marker: in the pause, a look is one round trip.

@@ -1,10 +1,11 @@
 //! What the objects of a move are called, and how names and strings become SQL.
 //!
 //! # Why
-//! Every object that a move makes on a system is named by the move's id. So the undo of a half-done step needs no
-//! list of what was done: it looks for the names, finds all of it, and finds nothing of anybody else's.
+//! Every object that a move makes on a system is named by the store's id and the move's. So the undo of a half-done step
+//! needs no list of what was done: it looks for the names, finds all of it, and finds nothing of anybody else's. The
+//! number alone would not do: each Freehold counts from 1, and two may work on the same systems.
 
-use crate::model::MoveId;
+use crate::model::{MoveId, StoreId};
 
 /// The schema that holds the helper table and the guard's function, on both sides of a move.
 pub const HELPER_SCHEMA: &str = "freehold";
@@ -15,52 +16,121 @@ pub const GUARD_TRIGGERS: [&str; 3] =
     ["freehold_guard", "freehold_guard_drop", "freehold_guard_concurrently"];
 /// The setting of a database (`ALTER DATABASE ... SET`) that says which move made it.
 pub const DATABASE_MARK: &str = "freehold.move";
+/// What the comment on a role begins with that a move created.
+pub const ROLE_MARK: &str = "created by freehold move ";
 /// Everything of ours begins with this.
 pub const PREFIX: &str = "freehold";
 
-/// The names of one move's objects.
+/// The names of one move's objects. None is longer than 63 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MoveNames(pub MoveId);
+pub struct MoveNames {
+    /// None: the move was begun by a version that named by the number alone.
+    store: Option<StoreId>,
+    id: MoveId,
+}
 
 impl MoveNames {
+    /// As a move's record has them: [`MoveFacts::store`](crate::model::MoveFacts::store).
+    pub fn of_move(store: Option<StoreId>, id: MoveId) -> MoveNames {
+        MoveNames { store, id }
+    }
+
+    pub fn id(self) -> MoveId {
+        self.id
+    }
+
+    pub fn store(self) -> Option<StoreId> {
+        self.store
+    }
+
+    /// `freehold_move_ab12cd34_3`
+    fn named(self, kind: &str) -> String {
+        match self.store {
+            Some(store) => format!("{PREFIX}_{kind}_{store}_{}", self.id),
+            None => format!("{PREFIX}_{kind}_{}", self.id),
+        }
+    }
+
+    /// Which move of which Freehold, in marks and for people: `ab12cd34/3`.
+    pub fn label(self) -> String {
+        match self.store {
+            Some(store) => format!("{store}/{}", self.id),
+            None => self.id.to_string(),
+        }
+    }
+
     /// Publication and slot on the source, subscription on the target.
     pub fn forward(self) -> String {
-        format!("freehold_move_{}", self.0)
+        self.named("move")
     }
 
     /// Publication and slot on the target, subscription on the source: the way back of an UNDO.
     pub fn back(self) -> String {
-        format!("freehold_back_{}", self.0)
+        self.named("back")
     }
 
     /// The role that both subscriptions log in with; made for the move and dropped with it.
     pub fn replication_role(self) -> String {
-        format!("freehold_move_{}", self.0)
+        self.named("move")
     }
 
     /// The role that writes rows where they arrive; no superuser. Made for the move and dropped with it.
     pub fn applier_role(self) -> String {
-        format!("freehold_apply_{}", self.0)
+        self.named("apply")
     }
 
     /// The role that reads the rows of users' tables; no superuser. Made whenever rows are read, and dropped with that.
     pub fn reader_role(self) -> String {
-        format!("freehold_read_{}", self.0)
+        self.named("read")
+    }
+
+    /// The role whose comment says which store drives the move. Cannot log in; made with the first object of the move.
+    pub fn claim_role(self) -> String {
+        self.named("claim")
     }
 
     /// What the target's database is called until it carries the mark of its move.
     pub fn unmarked_database(self) -> String {
-        format!("freehold_move_{}", self.0)
+        self.named("move")
     }
 
     /// The comment on a role that the move created on the target.
     pub fn role_mark(self) -> String {
-        format!("created by freehold move {}", self.0)
+        format!("{ROLE_MARK}{}", self.label())
+    }
+
+    /// The comment on the helper schema: what tells it from a user's schema, and from another Freehold's.
+    pub fn helper_mark(self) -> String {
+        match self.store {
+            Some(_) => format!("{HELPER_MARK}{}; removed when it ends.", self.label()),
+            None => HELPER_MARK_OF_OLDER.to_owned(),
+        }
     }
 
     /// The `application_name` of the platform's own sessions.
     pub fn application_name(self) -> String {
-        format!("freehold move {}", self.0)
+        format!("freehold move {}", self.label())
+    }
+
+    /// The name of a directory of the move's own: found again and replaced after a crash.
+    pub fn directory(self, system_identifier: &str) -> String {
+        match self.store {
+            Some(store) => format!("freehold-{system_identifier}-move-{store}-{}", self.id),
+            None => format!("freehold-{system_identifier}-move-{}", self.id),
+        }
+    }
+}
+
+/// What the comments on helper schemas begin with.
+const HELPER_MARK: &str = "Helper objects of Freehold move ";
+/// What versions wrote that named by the number alone.
+const HELPER_MARK_OF_OLDER: &str = "Helper objects of a running Freehold move; removed when it ends.";
+
+/// Which move of which Freehold a comment on a helper schema tells of. None: the schema is a user's.
+pub fn helper_label(comment: &str) -> Option<&str> {
+    match comment.strip_prefix(HELPER_MARK) {
+        Some(rest) => rest.split_once(';').map(|(label, _)| label),
+        None => (comment == HELPER_MARK_OF_OLDER).then_some("of an older version"),
     }
 }
 
@@ -91,6 +161,29 @@ pub fn quote_conninfo(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_tell_whose_they_are_and_fit_whatever_the_number() {
+        let store = StoreId::parse("ab12cd34").unwrap();
+        let names = MoveNames::of_move(Some(store), MoveId(u64::MAX));
+        for name in [names.forward(), names.back(), names.applier_role(), names.reader_role()] {
+            assert!(name.len() <= crate::model::ids::NAME_BYTES_MAX && name.contains("_ab12cd34_"), "{name}");
+        }
+        let third = MoveNames::of_move(Some(store), MoveId(3));
+        assert_eq!(
+            (third.forward(), third.label()),
+            ("freehold_move_ab12cd34_3".into(), "ab12cd34/3".into())
+        );
+        assert_eq!(MoveNames::of_move(None, MoveId(3)).back(), "freehold_back_3");
+    }
+
+    #[test]
+    fn a_helper_schema_says_whose_it_is() {
+        let store = StoreId::parse("ab12cd34").ok();
+        assert_eq!(helper_label(&MoveNames::of_move(store, MoveId(3)).helper_mark()), Some("ab12cd34/3"));
+        assert!(helper_label(&MoveNames::of_move(None, MoveId(3)).helper_mark()).is_some());
+        assert_eq!(helper_label("mine"), None);
+    }
 
     #[test]
     fn a_quote_inside_a_name_is_doubled() {

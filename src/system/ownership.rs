@@ -71,7 +71,7 @@ pub async fn of_superusers(session: &Session) -> Result<HashSet<(u32, u32)>, Sys
 
 /// Objects of moves: their guards and publications, with what is in these: (catalog, oid).
 const OF_MOVES: &str = "\
-WITH publication(oid) AS (SELECT oid FROM pg_publication WHERE pubname ~ '^freehold_(move|back)_[0-9]+$')
+WITH publication(oid) AS (SELECT oid FROM pg_publication WHERE pubname ~ '^freehold_(move|back)_([a-z0-9]{8}_)?[0-9]+$')
 SELECT 'pg_publication'::regclass::oid, oid FROM publication
 UNION ALL SELECT 'pg_publication_rel'::regclass::oid, r.oid FROM pg_publication_rel r JOIN publication p ON p.oid = r.prpubid
 UNION ALL SELECT 'pg_event_trigger'::regclass::oid, oid FROM pg_event_trigger WHERE evtname = ANY ($1)";

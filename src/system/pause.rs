@@ -85,7 +85,7 @@ impl<'a> Departure<'a> {
         self.sequences.read().await
     }
 
-    /// Ends everybody but the idle ones of `keep`, looks who is left, writes the marker and reads the sequences: one
+    /// Ends everybody but those of `keep`, looks who is left, writes the marker and reads the sequences: one
     /// round trip. The connection answers in order, so where nobody is left the marker is behind the last write.
     pub async fn fence(
         &self,
@@ -118,7 +118,7 @@ impl<'a> Departure<'a> {
         Ok(Fenced { ended, left, positions })
     }
 
-    /// Ends everybody but the idle ones of `keep`, and looks who is left: one round trip.
+    /// Ends everybody but those of `keep`, and looks who is left: one round trip.
     pub async fn clear(&self, keep: &[i32], deadline: Instant) -> Result<Vec<Writer>, SystemError> {
         let started = Instant::now();
         let all =

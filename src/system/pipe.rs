@@ -24,7 +24,7 @@ use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, frontend};
 
 use super::SystemError;
 use super::access::{self, SystemAccess};
-use super::session::{CONNECTING, Setup, UNLIMITED};
+use super::session::{CONNECTING, Setup, UNLIMITED, without_event_triggers};
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
@@ -50,8 +50,8 @@ impl RawSession {
         deadline: Instant,
     ) -> Result<RawSession, SystemError> {
         let started = Instant::now();
-        let connection =
-            access.connect(system, dbname, access::startup(Setup::Fixed, startup), deadline).await?;
+        let startup = access::startup(Setup::Fixed, without_event_triggers(system), startup);
+        let connection = access.connect(system, dbname, startup, deadline).await?;
         RawSession::opened(connection, system, started, deadline).await
     }
 
@@ -67,7 +67,7 @@ impl RawSession {
         let started = Instant::now();
         let (role, password) = login;
         let credential = Credential::Password(password.clone());
-        let startup = access::startup(setup, startup);
+        let startup = access::startup(setup, "", startup);
         let connection = access.connect_as(system, dbname, (role, credential), startup, deadline).await?;
         RawSession::opened(connection, system, started, deadline).await
     }
@@ -96,6 +96,11 @@ impl RawSession {
     ) -> Result<Vec<backend::ResultSet>, SystemError> {
         let answer = Box::pin(self.connection.query(sql)).await;
         answer.map_err(|error| SystemError::from_query(&self.system, operation, error))
+    }
+
+    /// The process id of the server's backend.
+    pub fn pid(&self) -> i32 {
+        self.connection.pid
     }
 
     /// What the server reported of a setting.

@@ -26,6 +26,9 @@ pub async fn create(session: &Session, name: &str, tables: &[TableName]) -> Resu
     session.batch("creating a publication", &sql).await
 }
 
+/// A superuser owns it.
+const OURS: &str = "pubowner IN (SELECT oid FROM pg_roles WHERE rolsuper)";
+
 /// What a publication tells of.
 const EVERYTHING: &str = "insert, update, delete, truncate";
 
@@ -48,11 +51,33 @@ pub fn open_sql(name: &str) -> String {
     format!("ALTER PUBLICATION {} SET (publish = '{EVERYTHING}')", quote_ident(name))
 }
 
+/// What a publication is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicationState {
+    /// Every kind of change, of each table as itself.
+    pub tells_everything: bool,
+    /// Differs once the publication or the membership of a table was dropped and made again: a digest of object ids.
+    pub identity: String,
+}
+
+/// See [`PublicationState`]; `None` where there is no such publication.
+pub async fn state(session: &Session, name: &str) -> Result<Option<PublicationState>, SystemError> {
+    const READING: &str = "reading a publication";
+    let sql = "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND NOT pubviaroot, p.oid::text || ':' || md5(
+            coalesce((SELECT string_agg(r.oid::text, ',' ORDER BY r.oid) FROM pg_publication_rel r WHERE r.prpubid = p.oid), ''))
+        FROM pg_publication p WHERE pubname = $1";
+    let Some(row) = session.optional(READING, sql, &[&name]).await? else { return Ok(None) };
+    Ok(Some(PublicationState {
+        tells_everything: session.column(READING, &row, 0)?,
+        identity: session.column(READING, &row, 1)?,
+    }))
+}
+
 /// Whether a publication tells anything; `None` where there is no such publication.
 pub async fn is_open(session: &Session, name: &str) -> Result<Option<bool>, SystemError> {
     const READING: &str = "reading a publication";
-    let sql = "SELECT pubinsert FROM pg_publication WHERE pubname = $1";
-    let row = session.optional(READING, sql, &[&name]).await?;
+    let sql = format!("SELECT pubinsert FROM pg_publication WHERE pubname = $1 AND {OURS}");
+    let row = session.optional(READING, &sql, &[&name]).await?;
     row.map(|row| session.column(READING, &row, 0)).transpose()
 }
 
@@ -65,11 +90,16 @@ pub async fn add_tables(session: &Session, name: &str, tables: &[TableName]) -> 
     session.batch("adding tables to a publication", &add_tables_sql(name, tables)).await
 }
 
-/// The tables of a publication, sorted; `None` where there is no such publication.
+/// The tables of a publication, sorted; `None` where no superuser has one of this name. What another role has made is no
+/// publication of ours: its owner could take tables out of it.
 pub async fn tables(session: &Session, name: &str) -> Result<Option<Vec<TableName>>, SystemError> {
     const READING: &str = "reading a publication";
     let exists: bool = session
-        .value(READING, "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)", &[&name])
+        .value(
+            READING,
+            &format!("SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1 AND {OURS})"),
+            &[&name],
+        )
         .await?;
     if !exists {
         return Ok(None);

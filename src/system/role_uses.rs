@@ -26,7 +26,7 @@ pub struct Asked<'a> {
 const USED: &str = "\
 WITH RECURSIVE db AS (SELECT oid FROM pg_database WHERE datname = $1),
 mine AS (
-    SELECT oid FROM pg_roles WHERE rolname::text = ANY ($4) OR rolname ~ '^(pg_|freehold_(move|apply|read)_)'
+    SELECT oid FROM pg_roles WHERE rolname::text = ANY ($4) OR rolname ~ '^(pg_|freehold_(move|apply|read|claim)_)'
 ),
 made AS (SELECT r, m FROM unnest($5::text[], $6::text[]) AS u (r, m)),
 named AS (

@@ -16,7 +16,8 @@ use crate::auth::sha256;
 
 use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
-use super::session::Setup;
+use super::own_roles::{self, Standing};
+use super::session::{Setup, without_event_triggers_sql};
 use super::{Session, SystemError};
 
 /// A role as `pg_authid` has it.
@@ -241,7 +242,7 @@ needed AS (
     UNION SELECT m.roleid FROM needed JOIN pg_auth_members m ON m.member = needed.oid
 )
 SELECT DISTINCT r.rolname::text FROM needed JOIN pg_roles r USING (oid)
-WHERE r.rolname !~ '^(pg_|freehold_(move|apply|read)_)' AND r.rolname::text <> ALL ($2) ORDER BY 1";
+WHERE r.rolname !~ '^(pg_|freehold_(move|apply|read|claim)_)' AND r.rolname::text <> ALL ($2) ORDER BY 1";
 
 /// Whether there is a role of this name.
 pub async fn exists(session: &Session, operation: &'static str, name: &str) -> Result<bool, SystemError> {
@@ -310,17 +311,36 @@ pub async fn memberships(session: &Session, members: &[String]) -> Result<Vec<Me
             bool_or((to_jsonb(m) ->> 'inherit_option')::bool), bool_or((to_jsonb(m) ->> 'set_option')::bool)
         FROM pg_auth_members m WHERE pg_get_userbyid(m.member)::text = ANY ($1) GROUP BY 1, 2 ORDER BY 1, 2";
     let rows = session.rows(READING, sql, &[&members]).await?;
-    let mut memberships = Vec::with_capacity(rows.len());
-    for row in &rows {
-        memberships.push(Membership {
-            role: session.column(READING, row, 0)?,
-            member: session.column(READING, row, 1)?,
-            admin: session.column(READING, row, 2)?,
-            inherit: session.column(READING, row, 3)?,
-            set: session.column(READING, row, 4)?,
-        });
-    }
-    Ok(memberships)
+    rows.iter().map(|row| membership(session, READING, row)).collect()
+}
+
+/// The members of these roles that are no superusers, with what the memberships give. The role of a move's own that nobody else has a hand on is no member.
+pub async fn members(session: &Session, roles: &[String]) -> Result<Vec<Membership>, SystemError> {
+    const READING: &str = "reading the members of roles";
+    let sql = "SELECT r.rolname::text, u.rolname::text, bool_or(m.admin_option),
+            bool_or(coalesce((to_jsonb(m) ->> 'inherit_option')::bool, u.rolinherit)),
+            bool_or(coalesce((to_jsonb(m) ->> 'set_option')::bool, true))
+        FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid JOIN pg_roles u ON u.oid = m.member
+        WHERE r.rolname::text = ANY ($1) AND NOT u.rolsuper
+          AND NOT (u.rolname ~ '^freehold_(move|apply|read)_' AND NOT EXISTS (SELECT FROM pg_auth_members o
+              JOIN pg_roles p ON p.oid = o.member WHERE o.roleid = u.oid AND NOT p.rolsuper))
+        GROUP BY 1, 2 ORDER BY 1, 2";
+    let rows = session.rows(READING, sql, &[&roles]).await?;
+    rows.iter().map(|row| membership(session, READING, row)).collect()
+}
+
+fn membership(
+    session: &Session,
+    operation: &'static str,
+    row: &tokio_postgres::Row,
+) -> Result<Membership, SystemError> {
+    Ok(Membership {
+        role: session.column(operation, row, 0)?,
+        member: session.column(operation, row, 1)?,
+        admin: session.column(operation, row, 2)?,
+        inherit: session.column(operation, row, 3)?,
+        set: session.column(operation, row, 4)?,
+    })
 }
 
 /// Creates a role with its verifier, settings and mark, all or nothing.
@@ -419,10 +439,10 @@ pub async fn comment(session: &Session, name: &str, text: Option<&str>) -> Resul
     session.batch("commenting a role", &sql).await
 }
 
-/// Creates the role that a move's subscriptions log in with, or gives it a new password. It may connect to `dbname`
+/// Creates the role that a move's subscriptions log in with, anew: with another password. It may connect to `dbname`
 /// and read what is published there; values are written the same way on every system, and no limit of the database ends it.
 /// The right is given only where the role has it not: a database whose rights were never
-/// changed stays one.
+/// changed stays one. [`SystemError::NotOurs`]: somebody else controls a role of this name.
 pub async fn create_replication(
     session: &Session,
     name: &str,
@@ -430,14 +450,18 @@ pub async fn create_replication(
     dbname: &str,
 ) -> Result<(), SystemError> {
     const CREATING: &str = "creating the replication role";
-    let exists = exists(session, CREATING, name).await?;
-    let verb = if exists { "ALTER" } else { "CREATE" };
+    if own_roles::standing(session, name).await? != Standing::Absent {
+        own_roles::end_sessions(session, name, &[]).await?;
+        drop_replication(session, name).await?;
+    }
     let (role, verifier) = (quote_ident(name), quote_literal(&verifier_of(session, password).await?));
-    let settings = Setup::Fixed.role_settings_sql(&role, super::facts::version_num(session).await?);
+    let version = super::facts::version_num(session).await?;
+    let settings = Setup::Fixed.role_settings_sql(&role, version);
+    let quietly = without_event_triggers_sql(&role, version);
     let sql = format!(
         "BEGIN; SET LOCAL log_statement = 'none';
-         {verb} ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {verifier};
-         {settings}
+         CREATE ROLE {role} WITH LOGIN REPLICATION NOINHERIT CONNECTION LIMIT 20 PASSWORD {verifier};
+         {settings} {quietly}
          COMMIT"
     );
     or_rolled_back(session, session.batch(CREATING, &sql).await).await?;
@@ -472,7 +496,15 @@ pub async fn drop_replication(session: &Session, name: &str) -> Result<(), Syste
         let sql = format!("REVOKE ALL ON DATABASE {} FROM {}", quote_ident(&database), quote_ident(name));
         session.batch(DROPPING, &sql).await?;
     }
-    session.batch(DROPPING, &format!("DROP ROLE IF EXISTS {}", quote_ident(name))).await
+    match drop_unless_used(session, name).await? {
+        true => {}
+        // A move has nothing in other databases. What has is somebody else's, and stays.
+        false => tracing::warn!(
+            role = name,
+            "a role with the name of a move's own is used by somebody else, and stays"
+        ),
+    }
+    Ok(())
 }
 
 /// Settings of a database, and of roles in it: (role or None, `name=value`).

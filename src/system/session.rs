@@ -42,7 +42,7 @@ const NAMES: [(&str, &str); 3] =
     [("search_path", "pg_catalog"), ("row_security", "off"), ("standard_conforming_strings", "on")];
 
 /// Values are written the same way on every system.
-const OUTPUT: [(&str, &str); 5] = [
+pub(super) const OUTPUT: [(&str, &str); 5] = [
     ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -53,6 +53,9 @@ const OUTPUT: [(&str, &str); 5] = [
 /// Text that was written with [`OUTPUT`] and these is read with these as the value that it was, whatever else is set: an amount
 /// of money has the same point and the same cents, NULL in an array is no string, XML may be a fragment.
 pub const INPUT: [(&str, &str); 3] = [("lc_monetary", "C"), ("array_nulls", "on"), ("xmloption", "content")];
+
+/// Queries of ours read catalogues: they are large and run once. To compile one takes seconds, and more than to run it.
+const PLANS: [(&str, &str); 1] = [("jit", "off")];
 
 /// With which settings a session of ours begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,13 +74,13 @@ pub enum Setup {
 impl Setup {
     /// What is set, by name.
     fn settings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let (limits, names, output, input): (&[_], &[_], &[_], &[_]) = match self {
-            Setup::Fixed => (&LIMITS, &NAMES, &OUTPUT, &INPUT),
-            Setup::Writing => (&LIMITS, &NAMES, &[], &INPUT),
-            Setup::Application => (&LIMITS, &[], &[], &[]),
-            Setup::Bare => (&[], &[], &[], &[]),
+        let lists: [&[_]; 5] = match self {
+            Setup::Fixed => [&LIMITS, &NAMES, &OUTPUT, &INPUT, &PLANS],
+            Setup::Writing => [&LIMITS, &NAMES, &[], &INPUT, &[]],
+            Setup::Application => [&LIMITS, &[], &[], &[], &[]],
+            Setup::Bare => [&[]; 5],
         };
-        [limits, names, output, input].into_iter().flatten().copied()
+        lists.into_iter().flatten().copied()
     }
 
     /// Asks who answers, and lifts what [`LIMITS`] cannot. What it calls is named in full: the path may be the users'.
@@ -163,9 +166,22 @@ impl Session {
         application_name: &str,
         deadline: Instant,
     ) -> Result<Session, SystemError> {
-        let opened = access.connect(record, dbname, startup(setup, application_name), deadline);
+        let quietly = without_event_triggers(record);
+        let opened = |options| {
+            let startup = startup(setup, options, application_name);
+            access.connect(record, dbname, startup, deadline)
+        };
         let first = setup.first_statement();
-        Session::begin(opened, &first, record, dbname, deadline).await
+        if setup == Setup::Bare || quietly.is_empty() {
+            return Session::begin(opened(""), &first, record, dbname, deadline).await;
+        }
+        match Session::begin(opened(quietly), &first, record, dbname, deadline).await {
+            // Not a superuser: it is let in as anybody is, and told so elsewhere.
+            Err(error) if error.is_refused_with("42501") => {
+                Session::begin(opened(""), &first, record, dbname, deadline).await
+            }
+            begun => begun,
+        }
     }
 
     /// Connects as another role, by its password.
@@ -178,7 +194,7 @@ impl Session {
         deadline: Instant,
     ) -> Result<Session, SystemError> {
         let login = (role, Credential::Password(password.clone()));
-        let startup = startup(Setup::Fixed, application_name);
+        let startup = startup(Setup::Fixed, "", application_name);
         let opened = access.connect_as(record, dbname, login, startup, deadline);
         Session::begin(opened, &Setup::Fixed.first_statement(), record, dbname, deadline).await
     }
@@ -262,17 +278,21 @@ impl Session {
             .collect()
     }
 
-    /// Runs one statement that answers at most one row.
+    /// Runs one statement that answers at most one row. More are [`SystemError::Unexpected`].
     pub async fn optional(
         &self,
         operation: &'static str,
         sql: &str,
         params: Params<'_>,
     ) -> Result<Option<Row>, SystemError> {
-        self.client.query_opt(sql, params).await.map_err(|error| self.failed(operation, error))
+        let mut rows = self.rows(operation, sql, params).await?;
+        match rows.len() {
+            0 | 1 => Ok(rows.pop()),
+            count => Err(self.unexpected(operation, format!("{count} rows, and at most one was expected"))),
+        }
     }
 
-    /// Runs one statement that answers one row with one column.
+    /// Runs one statement that answers one row with one column. Another number of rows is [`SystemError::Unexpected`].
     pub async fn value<T>(
         &self,
         operation: &'static str,
@@ -282,8 +302,9 @@ impl Session {
     where
         T: for<'r> FromSql<'r>,
     {
-        let row = self.client.query_one(sql, params).await.map_err(|error| self.failed(operation, error))?;
-        row.try_get(0).map_err(|error| self.failed(operation, error))
+        let row = self.optional(operation, sql, params).await?;
+        let row = row.ok_or_else(|| self.unexpected(operation, "no row, and one was expected"))?;
+        self.column(operation, &row, 0)
     }
 
     /// Runs one statement and returns the number of rows that it touched.
@@ -301,14 +322,15 @@ impl Session {
         self.client.batch_execute(sql).await.map_err(|error| self.failed(operation, error))
     }
 
-    /// One column of a row, checked.
+    /// One column of a row, checked: NULL where `T` is no `Option`, or another type, is [`SystemError::Unreadable`].
     pub fn column<'r, T: FromSql<'r>>(
         &self,
         operation: &'static str,
         row: &'r Row,
         index: usize,
     ) -> Result<T, SystemError> {
-        row.try_get(index).map_err(|error| self.failed(operation, error))
+        let unreadable = |source| SystemError::Unreadable { system: self.system.clone(), operation, source };
+        row.try_get(index).map_err(unreadable)
     }
 
     /// Makes the session act as replication does: ordinary triggers, foreign keys and event triggers do not fire. Needs
@@ -339,8 +361,25 @@ impl Session {
 
 pub(super) const CONNECTING: &str = "connecting";
 
-fn startup(setup: Setup, application_name: &str) -> Vec<(String, String)> {
-    access::startup(setup, &[("application_name", application_name)])
+fn startup(setup: Setup, options: &str, application_name: &str) -> Vec<(String, String)> {
+    access::startup(setup, options, &[("application_name", application_name)])
+}
+
+/// From this version on event triggers fire at logins, and superusers can say that none shall fire for them.
+const LOGIN_TRIGGERS: u32 = 170_000;
+
+/// A further option of the platform's sessions: a trigger of the users' that refuses or writes down unknown logins is not for us, and
+/// would find no name by our search path.
+pub fn without_event_triggers(record: &SystemRecord) -> &'static str {
+    if record.version_num >= LOGIN_TRIGGERS { " -c event_triggers=off" } else { "" }
+}
+
+/// The same for a role that logs in for a move.
+pub(super) fn without_event_triggers_sql(role: &str, version_num: u32) -> String {
+    match version_num >= LOGIN_TRIGGERS {
+        true => format!("ALTER ROLE {role} SET event_triggers TO off;"),
+        false => String::new(),
+    }
 }
 
 async fn open(

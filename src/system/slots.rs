@@ -37,6 +37,13 @@ pub struct SlotState {
     pub safe_wal_bytes: Option<u64>,
 }
 
+impl SlotState {
+    /// The server has removed WAL that it needed, or will hand out no more for another reason.
+    pub fn is_lost(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost")
+    }
+}
+
 pub async fn state(session: &Session, name: &str) -> Result<Option<SlotState>, SystemError> {
     const READING: &str = "reading a slot";
     let sql = "SELECT active_pid, confirmed_flush_lsn::text, restart_lsn::text, wal_status,
@@ -94,15 +101,20 @@ pub struct InTheWay {
     pub pid: Option<i32>,
     pub database: String,
     pub role: String,
-    /// `idle in transaction`; of a prepared transaction its identifier.
+    /// `idle in transaction`; of a prepared transaction its identifier. Empty where the role may not see it.
     pub state: String,
-    pub age: Duration,
+    /// Since it began. None where the role may not see that: `pg_stat_activity` shows who holds a transaction id to everybody, and
+    /// since when to members of `pg_read_all_stats` and to the backend's own role.
+    pub age: Option<Duration>,
 }
 
 impl std::fmt::Display for InTheWay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let InTheWay { database, role, state, .. } = self;
-        let age = humantime::format_duration(Duration::from_secs(self.age.as_secs()));
+        let InTheWay { database, role, .. } = self;
+        let state = if self.state.is_empty() { "in an unknown state" } else { &self.state };
+        let age =
+            self.age.map(|age| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string());
+        let age = age.as_deref().unwrap_or("for an unknown time");
         match self.pid {
             Some(pid) => write!(f, "backend {pid} of role {role} in database {database} ({state}, {age})"),
             None => write!(f, "prepared transaction {state} of role {role} in database {database} ({age})"),
@@ -110,26 +122,30 @@ impl std::fmt::Display for InTheWay {
     }
 }
 
-/// Transactions of the whole system that hold a transaction id, oldest first.
+/// Transactions of the whole system that hold a transaction id: oldest first, those of unknown age last.
+///
+/// Every column but the pid of a backend can be NULL: a role with fewer rights does not see when a transaction began or what its
+/// backend does; a backend at its start or end has no times; the role of a prepared transaction can have been dropped.
 pub async fn in_the_way(session: &Session) -> Result<Vec<InTheWay>, SystemError> {
     const LOOKING: &str = "looking for transactions in the way of a slot";
     let sql = "SELECT pid, coalesce(datname::text, ''), coalesce(usename::text, backend_type, ''),
             coalesce(state, ''), (extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start)) * 1000)::bigint AS age
         FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
         UNION ALL
-        SELECT NULL, database::text, owner::text, gid, (extract(epoch FROM clock_timestamp() - prepared) * 1000)::bigint
+        SELECT NULL, coalesce(database::text, ''), coalesce(owner::text, 'unknown'), gid,
+            (extract(epoch FROM clock_timestamp() - prepared) * 1000)::bigint
         FROM pg_prepared_xacts
-        ORDER BY age DESC";
+        ORDER BY age DESC NULLS LAST";
     let rows = session.rows(LOOKING, sql, &[]).await?;
     let mut found = Vec::with_capacity(rows.len());
     for row in &rows {
-        let age: i64 = session.column(LOOKING, row, 4)?;
+        let age: Option<i64> = session.column(LOOKING, row, 4)?;
         found.push(InTheWay {
             pid: session.column(LOOKING, row, 0)?,
             database: session.column(LOOKING, row, 1)?,
             role: session.column(LOOKING, row, 2)?,
             state: session.column(LOOKING, row, 3)?,
-            age: Duration::from_millis(u64::try_from(age).unwrap_or(0)),
+            age: age.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
         });
     }
     Ok(found)

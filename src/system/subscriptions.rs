@@ -131,6 +131,29 @@ pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
     session.batch(DROPPING, &format!("DROP SUBSCRIPTION {name}")).await
 }
 
+/// What a subscription follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aim {
+    pub publications: Vec<String>,
+    pub slot: Option<String>,
+}
+
+impl Aim {
+    /// Whether that is the publication and the slot of one name.
+    pub fn is_at(&self, name: &str) -> bool {
+        matches!(self.publications.as_slice(), [one] if one == name) && self.slot.as_deref() == Some(name)
+    }
+}
+
+/// What a subscription of the session's database follows; `None` where there is no such subscription.
+pub async fn aim(session: &Session, name: &str) -> Result<Option<Aim>, SystemError> {
+    const READING: &str = "reading a subscription";
+    let sql = "SELECT subpublications, subslotname::text FROM pg_subscription WHERE subname = $1
+        AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let Some(row) = session.optional(READING, sql, &[&name]).await? else { return Ok(None) };
+    Ok(Some(Aim { publications: session.column(READING, &row, 0)?, slot: session.column(READING, &row, 1)? }))
+}
+
 /// How a subscription of the session's database does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionState {
@@ -140,8 +163,12 @@ pub struct SubscriptionState {
     pub worker_pid: Option<i32>,
     /// Errors of the apply worker so far (PostgreSQL 15; 0 before).
     pub apply_errors: i64,
-    /// Rows that met a conflict so far (PostgreSQL 18; 0 before). Other than zero: the two sides differ.
+    /// Changes that met a conflict so far (PostgreSQL 18; 0 before), but for [`missing`](SubscriptionState::missing) rows. Other than zero:
+    /// the two sides differ.
     pub conflicts: i64,
+    /// UPDATEs and DELETEs of rows that were not there (PostgreSQL 18; 0 before). Other than zero: the two sides differ, or the table has
+    /// been truncated while its rows were copied.
+    pub missing: i64,
     /// The last position that the publisher told and the subscriber answered.
     pub latest_end: Option<Lsn>,
 }
@@ -169,9 +196,15 @@ pub async fn state(session: &Session, name: &str) -> Result<Option<SubscriptionS
         enabled: session.column(READING, &row, 0)?,
         worker_pid: session.column(READING, &row, 1)?,
         apply_errors: stats.get("apply_error_count").and_then(serde_json::Value::as_i64).unwrap_or(0),
-        conflicts: conflicts(&stats),
+        conflicts: conflicts(&stats) - missing(&stats),
+        missing: missing(&stats),
         latest_end: latest_end.and_then(|text| text.parse().ok()),
     }))
+}
+
+fn missing(stats: &serde_json::Value) -> i64 {
+    let count = |name| stats.get(name).and_then(serde_json::Value::as_i64).unwrap_or(0);
+    count("confl_update_missing") + count("confl_delete_missing")
 }
 
 /// Counts what says that the two sides differ. That a row came from elsewhere, of which the server knows with

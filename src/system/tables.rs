@@ -127,6 +127,18 @@ pub async fn list_logged_names(session: &Session) -> Result<Vec<TableName>, Syst
     Ok(tables.into_iter().filter(|table| !table.unlogged).map(|table| table.name).collect())
 }
 
+/// Tables that have another file now than in the session's snapshot: truncated, or written anew by VACUUM FULL or CLUSTER.
+pub async fn with_a_new_file(session: &Session) -> Result<Vec<TableName>, SystemError> {
+    const LOOKING: &str = "looking for tables with a new file";
+    // The catalogue is read by the snapshot, and the function tells what is so now.
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> ALL ($1)
+          AND pg_relation_filenode(c.oid) <> c.relfilenode ORDER BY 1, 2";
+    let not_users: [&str; 2] = ["information_schema", HELPER_SCHEMA];
+    let names = session.pairs::<String, String>(LOOKING, sql, &[&not_users.as_slice()]).await?;
+    Ok(names.into_iter().map(|(schema, name)| TableName { schema, name }).collect())
+}
+
 fn bytes(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }

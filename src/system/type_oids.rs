@@ -9,6 +9,8 @@
 //! platform's restore is in the database then. [`check`] proves afterwards, over all catalogues, that nothing refers to an OID
 //! that is gone.
 //!
+//! The values of enums keep theirs, too: they are what a partition by hash is chosen by.
+//!
 //! # Why
 //! To translate OIDs in the proxy could not be right: catalogue queries carry them as data, arrays and composites in binary form
 //! hold them, and processes that looked before the move share their results with those that looked afterwards.
@@ -24,6 +26,22 @@ pub struct TypeOid {
     pub oid: u32,
 }
 
+/// A value of an enum, by its type and label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelOid {
+    pub schema: String,
+    pub name: String,
+    pub label: String,
+    pub oid: u32,
+}
+
+/// The numbers that a database has given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Numbers {
+    pub types: Vec<TypeOid>,
+    pub labels: Vec<LabelOid>,
+}
+
 /// What has become of the types.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
@@ -35,8 +53,29 @@ pub struct Outcome {
 
 const READING: &str = "reading the numbers of types";
 
-/// The types of a database.
-pub async fn read(session: &Session) -> Result<Vec<TypeOid>, SystemError> {
+/// The types of a database, and the values of its enums.
+pub async fn read(session: &Session) -> Result<Numbers, SystemError> {
+    let (types, labels) = tokio::try_join!(types(session), labels(session))?;
+    Ok(Numbers { types, labels })
+}
+
+async fn labels(session: &Session) -> Result<Vec<LabelOid>, SystemError> {
+    let sql = "SELECT n.nspname::text, t.typname::text, e.enumlabel::text, e.oid FROM pg_enum e
+        JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.oid >= 16384 ORDER BY e.oid";
+    let rows = session.rows(READING, sql, &[]).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(LabelOid {
+                schema: session.column(READING, row, 0)?,
+                name: session.column(READING, row, 1)?,
+                label: session.column(READING, row, 2)?,
+                oid: session.column(READING, row, 3)?,
+            })
+        })
+        .collect()
+}
+
+async fn types(session: &Session) -> Result<Vec<TypeOid>, SystemError> {
     let sql = "SELECT n.nspname::text, t.typname::text, t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
         WHERE t.oid >= 16384 AND n.nspname <> 'freehold' AND n.nspname !~ '^pg_(toast|temp)' ORDER BY t.oid";
     let rows = session.rows(READING, sql, &[]).await?;
@@ -53,22 +92,46 @@ pub async fn read(session: &Session) -> Result<Vec<TypeOid>, SystemError> {
 
 /// From now on each type of these names gets these OIDs when it is created in the session's database. Needs the helper schema, and a
 /// superuser. Safe to repeat.
-pub async fn keep(session: &Session, wanted: &[TypeOid]) -> Result<(), SystemError> {
+pub async fn keep(session: &Session, numbers: &Numbers) -> Result<(), SystemError> {
     const KEEPING: &str = "preparing the numbers of types";
     or_rolled_back(session, session.batch(KEEPING, INSTALL).await).await?;
+    let wanted = &numbers.types;
     let schemas: Vec<&str> = wanted.iter().map(|wanted| wanted.schema.as_str()).collect();
     let names: Vec<&str> = wanted.iter().map(|wanted| wanted.name.as_str()).collect();
     let oids: Vec<u32> = wanted.iter().map(|wanted| wanted.oid).collect();
     let sql = "INSERT INTO freehold.type_oid SELECT * FROM unnest($1::text[], $2::text[], $3::oid[])";
     session.execute(KEEPING, sql, &[&schemas, &names, &oids]).await?;
+    keep_labels(session, KEEPING, &numbers.labels).await?;
     // The helper's own types were made before anybody knew which numbers are wanted.
     let sql = "SELECT freehold.move_type(t.oid, freehold.free_type_oid()) FROM pg_type t JOIN freehold.type_oid w ON w.oid = t.oid";
     session.rows(KEEPING, sql, &[]).await?;
     Ok(())
 }
 
+async fn keep_labels(
+    session: &Session,
+    operation: &'static str,
+    wanted: &[LabelOid],
+) -> Result<(), SystemError> {
+    let schemas: Vec<&str> = wanted.iter().map(|wanted| wanted.schema.as_str()).collect();
+    let names: Vec<&str> = wanted.iter().map(|wanted| wanted.name.as_str()).collect();
+    let labels: Vec<&str> = wanted.iter().map(|wanted| wanted.label.as_str()).collect();
+    let oids: Vec<u32> = wanted.iter().map(|wanted| wanted.oid).collect();
+    let sql =
+        "INSERT INTO freehold.label_oid SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::oid[])";
+    session.execute(operation, sql, &[&schemas, &names, &labels, &oids]).await.map(drop)
+}
+
 /// Ends it, and compares. Safe to repeat.
 pub async fn finish(session: &Session) -> Result<Outcome, SystemError> {
+    let outcome = outcome(session).await?;
+    check(session).await?;
+    session.batch("removing what keeps the numbers of types", REMOVE).await?;
+    Ok(outcome)
+}
+
+/// What has become of the types so far.
+pub async fn outcome(session: &Session) -> Result<Outcome, SystemError> {
     let sql = "SELECT format('%I.%I', w.schema, w.name), t.oid = w.oid FROM freehold.type_oid w
         JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = w.name ORDER BY 1";
     let mut outcome = Outcome::default();
@@ -78,8 +141,6 @@ pub async fn finish(session: &Session) -> Result<Outcome, SystemError> {
             false => outcome.others.push(session.column(READING, row, 0)?),
         }
     }
-    check(session).await?;
-    session.batch("removing what keeps the numbers of types", REMOVE).await?;
     Ok(outcome)
 }
 
@@ -102,7 +163,7 @@ const REMOVE: &str = "\
 DROP EVENT TRIGGER IF EXISTS freehold_type_oids;
 DROP FUNCTION IF EXISTS freehold.keep_type_oids(), freehold.move_type(oid, oid), freehold.move_new_type(oid, oid),
     freehold.move_dependencies(oid, oid), freehold.free_type_oid();
-DROP TABLE IF EXISTS freehold.type_oid";
+DROP TABLE IF EXISTS freehold.type_oid, freehold.label_oid";
 
 /// Functions of the platform's, whoever runs the command. `pg_get_catalog_foreign_keys` (PostgreSQL 14) tells every column that refers to
 /// a type; dependencies and comments are told from others by a class beside the number.
@@ -112,7 +173,8 @@ DROP TABLE IF EXISTS freehold.type_oid";
 const INSTALL: &str = r"
 BEGIN;
 DROP EVENT TRIGGER IF EXISTS freehold_type_oids;
-DROP TABLE IF EXISTS freehold.type_oid;
+DROP TABLE IF EXISTS freehold.type_oid, freehold.label_oid;
+CREATE TABLE freehold.label_oid (schema text, name text, label text, oid oid NOT NULL UNIQUE, PRIMARY KEY (schema, name, label));
 CREATE TABLE freehold.type_oid (schema text, name text, oid oid NOT NULL, PRIMARY KEY (schema, name));
 CREATE INDEX ON freehold.type_oid (oid);
 CREATE OR REPLACE FUNCTION freehold.free_type_oid() RETURNS oid LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
@@ -169,6 +231,17 @@ CREATE OR REPLACE FUNCTION freehold.keep_type_oids() RETURNS event_trigger LANGU
     SET search_path = pg_catalog, pg_temp SET allow_system_table_mods = on AS $function$
 DECLARE made record;
 BEGIN
+    -- Nothing refers to a value of an enum yet.
+    FOR made IN SELECT t.oid, n.nspname, t.typname FROM pg_event_trigger_ddl_commands() e JOIN pg_type t ON t.oid = e.objid
+        JOIN pg_namespace n ON n.oid = t.typnamespace WHERE e.classid = 'pg_type'::regclass AND t.typtype = 'e'
+    LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM freehold.label_oid w JOIN pg_enum o ON o.oid = w.oid AND o.enumtypid <> made.oid
+            WHERE w.schema = made.nspname AND w.name = made.typname);
+        WITH gone AS (DELETE FROM pg_enum WHERE enumtypid = made.oid RETURNING *)
+        INSERT INTO pg_enum (oid, enumtypid, enumsortorder, enumlabel)
+        SELECT coalesce(w.oid, g.oid), g.enumtypid, g.enumsortorder, g.enumlabel FROM gone g LEFT JOIN freehold.label_oid w
+            ON w.schema = made.nspname AND w.name = made.typname AND w.label = g.enumlabel::text;
+    END LOOP;
     FOR made IN
         WITH command(oid) AS (
             SELECT c.reltype FROM pg_event_trigger_ddl_commands() e JOIN pg_class c ON c.oid = e.objid

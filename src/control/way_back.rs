@@ -1,0 +1,111 @@
+//! Whether all that carries changes back to the source is still there, and still what the move made.
+//!
+//! # Why
+//! From PostgreSQL 18 a walsender whose publication was dropped skips it and goes on: the slot advances, nothing fails, and
+//! what is written is on the source no more. So the objects themselves are looked at, and by their object ids: one that was
+//! dropped and made again has told nothing in between.
+
+use crate::error::{Blame, SqlState};
+use crate::system::{Session, SystemError, publications, slots, subscriptions};
+
+use super::error::StepError;
+use super::step::StepContext;
+use super::stream::Stream;
+
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): the object ids of the publication of the way back and of its tables.
+const NOTE_PUBLICATION: &str = "way_back_publication";
+
+/// Fails for good where something is gone or changed, and says what. `publisher` and `subscriber` are sessions in the
+/// database on either side of the stream. From the first time on the publication has to stay the one that it is.
+pub(super) async fn check(
+    ctx: &mut StepContext,
+    stream: &Stream,
+    publisher: &Session,
+    subscriber: &Session,
+) -> Result<(), StepError> {
+    let publication = whole(ctx, stream, publisher, subscriber).await?;
+    remember(ctx, publication).await
+}
+
+/// The object ids of the publication, where nothing is gone or changed.
+async fn whole(
+    ctx: &StepContext,
+    stream: &Stream,
+    publisher: &Session,
+    subscriber: &Session,
+) -> Result<String, StepError> {
+    let lost = look(ctx, stream, publisher, subscriber).await;
+    match lost.map_err(StepError::doing("looking at the way back"))? {
+        Look::Whole(publication) => Ok(publication),
+        Look::Lost(what) => Err(StepError::Forbidden {
+            sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            blame: Blame::Platform,
+            message: format!("the way back is lost: {what}"),
+            detail: Some("The source lacks what was written since, so the move cannot be undone.".to_owned()),
+            hint: Some(format!("Run FINISH MOVE {}, and move the database back by another move.", ctx.id())),
+        }),
+    }
+}
+
+enum Look {
+    /// With the object ids of the publication.
+    Whole(String),
+    Lost(String),
+}
+
+async fn look(
+    ctx: &StepContext,
+    stream: &Stream,
+    publisher: &Session,
+    subscriber: &Session,
+) -> Result<Look, SystemError> {
+    let name = stream.name();
+    let (here, there) = (&stream.subscriber.system.name, &stream.publisher.system.name);
+    let lost = |what: String| Ok(Look::Lost(what));
+    match subscriptions::aim(subscriber, &name).await? {
+        None => return lost(format!("subscription {name} on system {here} was dropped")),
+        Some(aim) if !aim.is_at(&name) => {
+            return lost(format!("subscription {name} on system {here} was changed"));
+        }
+        Some(_) => {}
+    }
+    match slots::state(publisher, &name).await? {
+        None => return lost(format!("slot {name} on system {there} was dropped")),
+        Some(slot) if slot.is_lost() => {
+            return lost(format!("system {there} has invalidated slot {name} and removed changes it needed"));
+        }
+        Some(_) => {}
+    }
+    let Some(publication) = publications::state(publisher, &name).await? else {
+        return lost(format!("publication {name} on system {there} was dropped"));
+    };
+    if !publication.tells_everything {
+        return lost(format!(
+            "publication {name} on system {there} was altered: it does not tell every change"
+        ));
+    }
+    match ctx.facts().notes.get(NOTE_PUBLICATION) {
+        Some(known) if *known != publication.identity => lost(format!(
+            "publication {name} on system {there} was altered: its tables are not those of the move"
+        )),
+        _ => Ok(Look::Whole(publication.identity)),
+    }
+}
+
+async fn remember(ctx: &mut StepContext, publication: String) -> Result<(), StepError> {
+    if ctx.facts().notes.contains_key(NOTE_PUBLICATION) {
+        return Ok(());
+    }
+    ctx.remember(|facts| {
+        facts.notes.insert(NOTE_PUBLICATION.to_owned(), publication.clone());
+    })
+    .await
+}
+
+/// The same with sessions of its own, and nothing is remembered: what is missing may be about to be made.
+pub(super) async fn check_now(ctx: &StepContext, stream: &Stream) -> Result<(), StepError> {
+    let doing = || StepError::doing("looking at the way back");
+    let publisher = stream.publisher.session().await.map_err(doing())?;
+    let subscriber = stream.subscriber.session().await.map_err(doing())?;
+    whole(ctx, stream, &publisher, &subscriber).await.map(drop)
+}

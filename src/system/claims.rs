@@ -1,0 +1,39 @@
+//! Whose a move is: a role on each of its systems that carries a word of the store that drives the move.
+//!
+//! The role cannot log in and has no rights. It is named as the move's other objects are, and its comment holds the word
+//! and the phase. Roles belong to the whole system: the claim can be read while the database is shut, or gone.
+
+use super::names::{MoveNames, quote_ident, quote_literal};
+use super::{Session, SystemError, roles};
+
+const MARK: &str = "freehold claim ";
+
+/// What a system says about who drives a move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// A random word that the store knows that wrote it.
+    pub word: String,
+    /// The phase of the move when it was written.
+    pub phase: String,
+}
+
+/// The claim on a move; `None` where there is none.
+pub async fn read(session: &Session, names: MoveNames) -> Result<Option<Claim>, SystemError> {
+    const READING: &str = "reading whose a move is";
+    let sql = "SELECT coalesce(shobj_description(oid, 'pg_authid'), '') FROM pg_roles WHERE rolname = $1";
+    let Some(row) = session.optional(READING, sql, &[&names.claim_role()]).await? else { return Ok(None) };
+    let comment: String = session.column(READING, &row, 0)?;
+    let claim = comment.strip_prefix(MARK).and_then(|rest| rest.split_once(' '));
+    Ok(claim.map(|(word, phase)| Claim { word: word.to_owned(), phase: phase.to_owned() }))
+}
+
+/// Writes the claim over what is there. Safe to repeat.
+pub async fn write(session: &Session, names: MoveNames, claim: &Claim) -> Result<(), SystemError> {
+    const WRITING: &str = "writing whose a move is";
+    let name = names.claim_role();
+    if !roles::exists(session, WRITING, &name).await? {
+        session.batch(WRITING, &format!("CREATE ROLE {} NOLOGIN NOINHERIT", quote_ident(&name))).await?;
+    }
+    let text = quote_literal(&format!("{MARK}{} {}", claim.word, claim.phase));
+    session.batch(WRITING, &format!("COMMENT ON ROLE {} IS {text}", quote_ident(&name))).await
+}

@@ -1,0 +1,143 @@
+//! Roles of a move's own on a system: made by the platform, and nobody else has a hand on them.
+//!
+//! # Why
+//! Their names can be told beforehand, and PostgreSQL lets a role with CREATEROLE make a role of any name: it would know the password, be
+//! an administrator of the role (PostgreSQL 16), or have given it a membership or settings. So a role that exists is never put to use: it
+//! is dropped and made anew, or refused where somebody else controls it. The one that a subscription acts as is
+//! ours, because only a superuser gives a subscription away; whoever has come to belong to it is put out.
+//!
+//! Code of the database's users runs in the name of such a role and can change its password. `VALID UNTIL` it cannot change: a password
+//! that has expired lets nobody in, whoever has set it. So the role can log in for the moment in which we do, and the sessions of it are counted
+//! afterwards.
+
+use super::marker::or_rolled_back;
+use super::names::{quote_ident, quote_literal};
+use super::roles::Membership;
+use super::{Session, SystemError, facts, roles};
+
+/// How long the role can log in, if nobody ends that earlier.
+const OPEN_SECONDS: u32 = 30;
+/// GRANTED BY of memberships.
+const GRANTORS: u32 = 160_000;
+
+/// What a role of the name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Absent,
+    /// It is there, and nothing of ours needs it.
+    Idle,
+    /// A subscription acts as it.
+    InUse,
+}
+
+/// Whether it owns a subscription; and why it is not only ours, if it is not.
+const LOOK: &str = "\
+WITH own AS (SELECT * FROM pg_roles WHERE rolname = $1),
+foreign_ones (place, why) AS (
+    SELECT 1, format('role %s is a member of it', m.rolname) FROM own r JOIN pg_auth_members a ON a.roleid = r.oid
+        JOIN pg_roles m ON m.oid = a.member WHERE NOT m.rolsuper
+    UNION ALL SELECT 2, 'it may do more than a role of a move' FROM own r WHERE r.rolsuper OR r.rolcreaterole OR r.rolcreatedb
+    UNION ALL SELECT 3, format('it is used in database %s', d.datname) FROM own r JOIN pg_shdepend s ON s.refobjid = r.oid
+        JOIN pg_database d ON d.oid = s.dbid WHERE s.refclassid = 'pg_authid'::regclass AND d.datname <> current_database()
+    UNION ALL SELECT 4, format('it owns database %s', d.datname) FROM own r JOIN pg_database d ON d.datdba = r.oid)
+SELECT EXISTS (SELECT FROM pg_subscription s WHERE s.subowner = r.oid), (SELECT why FROM foreign_ones ORDER BY place, why LIMIT 1)
+FROM own r";
+
+/// Why a role of the name is not a move's alone; None also where there is none.
+pub async fn why_foreign(session: &Session, role: &str) -> Result<Option<String>, SystemError> {
+    Ok(look(session, role).await?.and_then(|(_, why)| why))
+}
+
+async fn look(session: &Session, role: &str) -> Result<Option<(bool, Option<String>)>, SystemError> {
+    const LOOKING: &str = "looking for a role of the move's own";
+    let row = session.optional(LOOKING, LOOK, &[&role]).await?;
+    row.map(|row| Ok((session.column(LOOKING, &row, 0)?, session.column(LOOKING, &row, 1)?))).transpose()
+}
+
+/// What is there under the name of a role that is to be made, in the session of the database that it is for.
+/// [`SystemError::NotOurs`] where somebody else controls it.
+pub(super) async fn standing(session: &Session, role: &str) -> Result<Standing, SystemError> {
+    let Some((in_use, why)) = look(session, role).await? else { return Ok(Standing::Absent) };
+    if in_use {
+        put_out_members(session, role).await?;
+        return Ok(Standing::InUse);
+    }
+    if let Some(why) = why {
+        return Err(SystemError::NotOurs {
+            system: session.system().clone(),
+            what: format!("role {role}"),
+            why,
+            cure: format!(
+                "Drop the role on system {}, or rename it: ALTER ROLE {} RENAME TO ...;",
+                session.system(),
+                quote_ident(role)
+            ),
+        });
+    }
+    Ok(Standing::Idle)
+}
+
+/// Ends memberships in the role that are not a superuser's. Code that runs as the role can give it to others before PostgreSQL 16.
+pub async fn put_out_members(session: &Session, role: &str) -> Result<(), SystemError> {
+    const ENDING: &str = "ending memberships in a role of the move's own";
+    let sql = "SELECT m.rolname::text, pg_get_userbyid(a.grantor)::text FROM pg_auth_members a
+        JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member
+        WHERE r.rolname = $1 AND NOT m.rolsuper ORDER BY 1, 2";
+    let members: Vec<(String, String)> = session.pairs(ENDING, sql, &[&role]).await?;
+    if members.is_empty() {
+        return Ok(());
+    }
+    let named = facts::version_num(session).await? >= GRANTORS;
+    for (member, grantor) in members {
+        tracing::warn!(role, member, "somebody was made a member of a role of a move's own, and is put out");
+        let by = if named { format!(" GRANTED BY {}", quote_ident(&grantor)) } else { String::new() };
+        let sql = format!("REVOKE {} FROM {}{by} CASCADE", quote_ident(role), quote_ident(&member));
+        session.batch(ENDING, &sql).await?;
+    }
+    Ok(())
+}
+
+/// Lets the role log in by the password, for a moment.
+pub async fn open(session: &Session, role: &str, password: &str) -> Result<(), SystemError> {
+    const OPENING: &str = "letting a role that reads or writes rows log in";
+    let verifier = quote_literal(&roles::verifier_of(session, password).await?);
+    let until = format!("SELECT (clock_timestamp() + interval '{OPEN_SECONDS} s')::text");
+    let until: String = session.value(OPENING, &until, &[]).await?;
+    let sql = format!(
+        "BEGIN; SET LOCAL log_statement = 'none'; ALTER ROLE {} PASSWORD {verifier} VALID UNTIL {}; COMMIT",
+        quote_ident(role),
+        quote_literal(&until)
+    );
+    or_rolled_back(session, session.batch(OPENING, &sql).await).await
+}
+
+/// Ends that, and every session of the role that is not one of `ours`. Returns how many were ended.
+pub async fn close(session: &Session, role: &str, ours: &[i32]) -> Result<usize, SystemError> {
+    const CLOSING: &str = "shutting out a role that reads or writes rows";
+    session.batch(CLOSING, &format!("ALTER ROLE {} {SHUT_OUT}", quote_ident(role))).await?;
+    end_sessions(session, role, ours).await
+}
+
+/// No password, and none that could be set would be of use.
+pub(super) const SHUT_OUT: &str = "PASSWORD NULL VALID UNTIL '-infinity'";
+
+/// Ends the sessions of the role but `ours`. Workers of the server are none.
+pub async fn end_sessions(session: &Session, role: &str, ours: &[i32]) -> Result<usize, SystemError> {
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE usesysid = (SELECT oid FROM pg_roles WHERE rolname = $1) AND backend_type IN ('client backend', 'walsender')
+          AND pid <> ALL ($2)";
+    Ok(session.rows("ending sessions of a role", sql, &[&role, &ours]).await?.len())
+}
+
+/// Memberships in roles that the other side has not, or not with as much: whoever has them would gain rights. Both lists are of the same roles; options
+/// are spelled out.
+pub fn gained<'a>(here: &[Membership], there: &'a [Membership]) -> Vec<&'a Membership> {
+    let more = |here: Option<bool>, there: Option<bool>| there == Some(true) && here != Some(true);
+    let gives_more = |pair: &Membership, there: &Membership| {
+        there.admin && !pair.admin || more(pair.inherit, there.inherit) || more(pair.set, there.set)
+    };
+    let gains = |other: &&Membership| {
+        here.iter().find(|pair| pair.is_same_pair(other)).is_none_or(|pair| gives_more(pair, other))
+    };
+    there.iter().filter(gains).collect()
+}
