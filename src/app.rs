@@ -41,8 +41,9 @@ use crate::admin::serve::{AdminOptions, AdminServer};
 use crate::admin::users::{UsersError, read_users};
 use crate::admin::{Executor, Parts, ProcessRequest};
 use crate::auth::scram::MockSecret;
-use crate::catalog::Catalog;
+use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::StoreError;
+use crate::catalog::{Catalog, copied};
 use crate::config::Config;
 use crate::control::keeper::Keeper;
 use crate::control::settings::LatencySource;
@@ -141,8 +142,7 @@ impl Serve {
     /// Starts on the current runtime, with what the process was given.
     pub async fn start_from(config: Config, given: Given) -> Result<Serve, ServeError> {
         let metrics = Metrics::new();
-        let (store, turn) = takeover::open_store(&config).await?;
-        let catalog = Catalog::new(store);
+        let (catalog, turn) = open_catalog(&config).await?;
         warn_of_secrets(&config, &catalog).await?;
         let connector = settings::connector(&config)?;
         let client_acceptor = settings::client_acceptor(&config)?;
@@ -271,6 +271,17 @@ fn doors(config: &Config, metrics: &Metrics, keeper: &Keeper) -> Result<[Arc<Acc
     let policy = access::policy(config)?;
     let [applications, administrators] = [(); 2].map(|()| Access::new(policy.clone(), metrics.clone()));
     Ok([applications.with_doubts(keeper.doubts()), administrators].map(Arc::new))
+}
+
+/// The store; where it is a copy, its moves rest before anything takes them up.
+async fn open_catalog(config: &Config) -> Result<(Catalog, Option<takeover::Turn>), StoreError> {
+    let (store, turn) = takeover::open_store(config).await?;
+    let catalog = Catalog::new(Arc::<EmbeddedStore>::clone(&store));
+    for id in copied::part(&store, &catalog).await? {
+        tracing::warn!(id = id.0, "the store is a copy of another: the move rests until ADOPT MOVE {id}");
+    }
+    tracing::info!(store = %catalog.store_id().await?, "what moves make on systems carries this id");
+    Ok((catalog, turn))
 }
 
 /// Files that others can read are no reason not to start: whoever runs the process is told.

@@ -106,6 +106,8 @@ sqlstates! {
     MOVE_CANCELED = b"MF104";
     /// The target does not hold what the source holds.
     SHAPE_CHANGED = b"MF201";
+    /// The target has another schema than the source.
+    SCHEMA_DIFFERS = b"MF202";
 }
 
 /// Whose responsibility a failure is. Part of the product's responsibility model, shown with every refusal.

@@ -94,20 +94,31 @@ commands! {
         "MOVE DATABASE name TO [SYSTEM] system [MAX PAUSE 'duration'] [REASON 'text'] [WAIT]",
         ["move", "database", "phase", "longest_stall_ms", "message"],
         "Moves a database while its applications run. With WAIT the answer comes when they are on the target.";
-    UNDO_MOVE: "UNDO MOVE", "UNDO MOVE number [WAIT]",
+    UNDO_MOVE: "UNDO MOVE", "UNDO MOVE number [ACCEPT DIFFERENCES] [WAIT]",
         ["move", "database", "phase", "longest_stall_ms", "message"],
-        "Brings the database back, with everything written since.";
+        "Brings the database back, with everything written since. Where the two copies are known to differ that is refused without \
+         ACCEPT DIFFERENCES: what differs may come from the stream that the way back leads through.";
     CANCEL_MOVE: "CANCEL MOVE", "CANCEL MOVE number [WAIT]",
         ["move", "database", "phase", "longest_stall_ms", "message"],
         "Stops a move that has not switched yet, and removes what it made.";
-    FINISH_MOVE: "FINISH MOVE", "FINISH MOVE number [DROP SOURCE] [WAIT]",
+    FINISH_MOVE: "FINISH MOVE", "FINISH MOVE number [DROP SOURCE] [ACCEPT DIFFERENCES] [WAIT]",
         ["move", "database", "phase", "longest_stall_ms", "message"],
-        "Ends a move for good: no way back any more. The old copy is closed and renamed, or dropped.";
+        "Ends a move for good: no way back any more. The old copy is closed and renamed, or dropped. Where the two copies differ, or \
+         could not be compared, that is refused without ACCEPT DIFFERENCES.";
+    ADOPT_MOVE: "ADOPT MOVE", "ADOPT MOVE number",
+        ["move", "database", "phase", "longest_stall_ms", "message"],
+        "Takes up a move that rests because this store is a copy: from now on this store drives it, and no other one does.";
     SHOW_MOVES: "SHOW", "SHOW MOVES",
         ["id", "database", "source", "target", "phase", "activity", "percent", "lag_bytes", "eta",
-         "longest_stall_ms", "requested_by", "started_at", "ended_at", "error"],
-        "Every move, newest first.";
+         "longest_stall_ms", "requested_by", "started_at", "ended_at", "error", "comparison"],
+        "Every move, newest first. comparison: whether both copies of the database hold the same: equal, differs (an alarm; error \
+         says more), unknown, or empty before they are compared.";
     SHOW_MOVE: "SHOW", "SHOW MOVE number", ["property", "value"], "One move: steps, progress, the parts of its pause.";
+    SHOW_MOVE_TABLES: "SHOW", "SHOW MOVE number TABLES",
+        ["table", "verdict", "rows" Int8, "ranges" Int8, "compared_at", "note", "kind"],
+        "What comparing both copies has found, table by table: waiting, being compared, equal, being written (compared again after the \
+         commit), differs, or not comparable. The note says which rows differ, or why nothing can be said. kind: table, or materialized \
+         view; these are compared before the switch only.";
     SHOW_SYSTEMS: "SHOW", "SHOW SYSTEMS",
         ["name", "host", "port", "role", "version", "databases", "accepts_databases", "sslmode", "replication_host",
          "replication_port", "created_at", "auth"],

@@ -163,11 +163,16 @@ impl Executor {
             Statement::AlterDatabase(alter) => self.alter_database(alter, caller).await,
             Statement::AdoptDatabase(adopt) => self.adopt_database(adopt, caller).await,
             Statement::DropDatabase(drop) => self.drop_database(drop, caller).await,
-            Statement::PlanMove { database, system } => self.plan_move(database, system).await,
+            Statement::PlanMove { database, system } => self.plan_move(database, system, caller).await,
             Statement::Move(movement) => self.start_move(movement, caller).await,
-            Statement::UndoMove { id, wait } => self.undo_move(*id, *wait, caller).await,
+            Statement::UndoMove { id, differences, wait } => {
+                self.undo_move(*id, *differences, *wait, caller).await
+            }
+            Statement::AdoptMove(id) => self.adopt_move(*id).await,
             Statement::CancelMove { id, wait } => self.cancel_move(*id, *wait, caller).await,
-            Statement::FinishMove { id, source, wait } => self.finish_move(*id, *source, *wait, caller).await,
+            Statement::FinishMove { id, source, differences, wait } => {
+                self.finish_move(*id, (*source, *differences), *wait, caller).await
+            }
             Statement::Pause(drain) => self.pause(drain, caller).await,
             Statement::Resume(database) => self.resume(database.as_ref()).await,
             Statement::Disable(database) => self.disable(database).await,

@@ -12,17 +12,20 @@ use super::answer::{Answer, Row, row};
 use super::commands::{self, Command};
 use super::execute::{Caller, Executor};
 use super::refuse::AdminError;
-use super::statement::{Move, SourceFate, Wait};
+use super::statement::{Differences, Move, SourceFate, Wait};
 use crate::catalog::store::StoreError;
 use crate::catalog::{Swap, keys};
 use crate::control::ends::{End, Ends};
+use crate::control::kept::NOTE_NO_WAY_BACK;
 use crate::control::preflight::{self, Plan};
-use crate::control::{MoverSettings, machine};
-use crate::error::{Severity, SqlState};
+use crate::control::{MoverSettings, claim, doubt, machine};
+use crate::error::{Blame, Severity, SqlState};
 use crate::model::{
-    DatabaseName, DatabaseRecord, Finding, Lifecycle, MoveId, MovePhase, MoveProgress, MoveRecord, MoveStep,
-    MoveWish, PauseReport, Place, StepEvent, SystemName, SystemRecord,
+    Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, Lifecycle, MoveId, MovePhase,
+    MoveProgress, MoveRecord, MoveStep, MoveWish, PauseReport, Place, StepEvent, SystemName, SystemRecord,
+    blockers_by_side,
 };
+use crate::system::MoveNames;
 
 /// Between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,23 +35,32 @@ impl Executor {
         &self,
         database: &DatabaseName,
         system: &SystemName,
+        caller: &Caller,
     ) -> Result<Answer, AdminError> {
         let (database, (source, place), target) = self.journey(database, system).await?;
         let settings = MoverSettings::clone(&self.parts.mover.load());
         let target_name = target.name.clone();
+        let names = MoveNames::of_move(Some(self.catalog().store_id().await?), MoveId(0));
         let end = |system: SystemRecord| End {
             system,
             dbname: place.dbname.clone(),
             connect_timeout: settings.connect_timeout,
             access: settings.access.clone(),
-            move_id: MoveId(0),
+            names,
             application_name: "freehold plan".to_owned(),
         };
         let ends = Ends { source: end(source), target: end(target) };
         let logins = self.catalog().logins(&database.id).await?.into_values();
         let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
         let logins_there = preflight::logins_on(self.catalog(), &target_name, &database.id).await?;
-        let report = preflight::check(&Plan { ends, settings, logins, logins_there }).await?;
+        let tell = |what: String| caller.notice(Severity::Notice, SqlState::parse("00000"), what);
+        let plan = Plan { ends, settings, logins, logins_there };
+        let mut report = preflight::check_telling(&plan, |activity| tell(activity.to_owned())).await?;
+        report.findings.push(Pause::of(None, &database, self.parts.config.load().moves.pause_max).finding());
+        tell(
+            blockers_by_side(&report.findings)
+                .unwrap_or_else(|| "nothing keeps the move from starting".to_owned()),
+        );
         Ok(Answer::rows(commands::PLAN_MOVE, report.findings.iter().map(finding_row).collect()))
     }
 
@@ -114,7 +126,12 @@ impl Executor {
         target: &SystemRecord,
         caller: &Caller,
     ) -> Result<MoveRecord, AdminError> {
-        let asked = wanted.pause_max.unwrap_or(database.contract.move_pause_max);
+        let pause = Pause::of(wanted.pause_max, database, self.parts.config.load().moves.pause_max);
+        let mut facts = crate::model::MoveFacts::default();
+        if let Some(warning) = &pause.warning {
+            caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
+            facts.notes.insert(NOTE_PAUSE.to_owned(), warning.clone());
+        }
         let target = target.place(source.dbname.as_str());
         Ok(MoveRecord {
             id: self.catalog().next_move_id().await?,
@@ -124,9 +141,9 @@ impl Executor {
             target,
             phase: MovePhase::Preflight,
             wish: None,
-            pause_max: Some(asked.min(self.parts.config.load().moves.pause_max)),
+            pause_max: Some(pause.longest),
             log: Vec::new(),
-            facts: crate::model::MoveFacts::default(),
+            facts,
             cutover: None,
             undo: None,
             failure: None,
@@ -140,11 +157,34 @@ impl Executor {
     pub(super) async fn undo_move(
         &self,
         id: MoveId,
+        differences: Differences,
         wait: Wait,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
-        let seen = self.wish(id, MoveWish::Undo).await?;
+        let seen = self.wish(id, MoveWish::Undo, self.accepted(differences, caller)).await?;
         self.answer(commands::UNDO_MOVE, id, wait, caller, seen).await
+    }
+
+    /// The claim that stands on the systems becomes this store's own.
+    pub(super) async fn adopt_move(&self, id: MoveId) -> Result<Answer, AdminError> {
+        let record = self.movement(id).await?;
+        if record.facts.claim_lost.is_none() {
+            return Err(AdminError::Ours { id });
+        }
+        let settings = MoverSettings::clone(&self.parts.mover.load());
+        let names = MoveNames::of_move(record.facts.store, id);
+        let end = |system: SystemRecord, dbname: &str| End {
+            system,
+            dbname: dbname.to_owned(),
+            connect_timeout: settings.connect_timeout,
+            access: settings.access.clone(),
+            names,
+            application_name: names.application_name(),
+        };
+        let source = end(self.system(&record.source.system).await?, &record.source.dbname);
+        let target = end(self.system(&record.target.system).await?, &record.target.dbname);
+        let record = claim::adopt(self.catalog(), &Ends { source, target }, &record).await?;
+        Ok(Answer::rows(commands::ADOPT_MOVE, vec![move_row(&record)]))
     }
 
     pub(super) async fn cancel_move(
@@ -153,14 +193,14 @@ impl Executor {
         wait: Wait,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
-        let seen = self.wish(id, MoveWish::Cancel).await?;
+        let seen = self.wish(id, MoveWish::Cancel, None).await?;
         self.answer(commands::CANCEL_MOVE, id, wait, caller, seen).await
     }
 
     pub(super) async fn finish_move(
         &self,
         id: MoveId,
-        source: SourceFate,
+        (source, differences): (SourceFate, Differences),
         wait: Wait,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
@@ -168,15 +208,36 @@ impl Executor {
             SourceFate::Keep => MoveWish::Finish,
             SourceFate::Drop => MoveWish::FinishAndDrop,
         };
-        let seen = self.wish(id, wish).await?;
+        let seen = self.wish(id, wish, self.accepted(differences, caller)).await?;
         self.answer(commands::FINISH_MOVE, id, wait, caller, seen).await
     }
 
+    fn accepted(&self, differences: Differences, caller: &Caller) -> Option<Accepted> {
+        let accepts = differences == Differences::Accepted;
+        accepts.then(|| Accepted { by: caller.who.clone(), at: self.now() })
+    }
+
     /// Records a wish; the length of the log at that time.
-    async fn wish(&self, id: MoveId, wish: MoveWish) -> Result<usize, AdminError> {
+    async fn wish(
+        &self,
+        id: MoveId,
+        wish: MoveWish,
+        accepted: Option<Accepted>,
+    ) -> Result<usize, AdminError> {
+        let settings = self.parts.mover.load_full();
         let change = |record: &mut MoveRecord| {
+            if let Some(because) = record.facts.claim_lost.clone() {
+                return Err(AdminError::NotOurs { id, because });
+            }
+            if let (MoveWish::Undo, Some(because)) = (wish, no_way_back(record)) {
+                return Err(AdminError::NoWayBack { id, because: because.to_owned() });
+            }
             if !machine::allows(record, wish) {
                 return Err(AdminError::NotInPhase { id, phase: record.phase, wish: participle(wish) });
+            }
+            record.facts.accepted.clone_from(&accepted);
+            if let Some(failure) = doubt::objection(record, wish, &settings) {
+                return Err(AdminError::Doubtful { id, wish: participle(wish), failure: Box::new(failure) });
             }
             record.wish = Some(wish);
             Ok(())
@@ -250,6 +311,50 @@ impl Executor {
     }
 }
 
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): why clients are held for less than MAX PAUSE asked for.
+pub(super) const NOTE_PAUSE: &str = "pause_max_because";
+
+/// How long clients of a database may be held.
+struct Pause {
+    longest: Duration,
+    /// Who says so.
+    bound: String,
+    /// MAX PAUSE asked for more.
+    warning: Option<String>,
+}
+
+impl Pause {
+    /// MAX PAUSE makes it shorter than the contract and the configuration say, never longer: the contract is what the
+    /// application was promised.
+    fn of(asked: Option<Duration>, database: &DatabaseRecord, configured: Duration) -> Pause {
+        let contract = database.contract.move_pause_max;
+        let (longest, bound) = match contract <= configured {
+            true => (contract, format!("move_pause_max of the contract of database {}", database.name)),
+            false => (configured, "move.pause_max of the configuration".to_owned()),
+        };
+        let text = |time| humantime::format_duration(time).to_string();
+        let warning = asked.filter(|asked| *asked > longest).map(|asked| {
+            format!("MAX PAUSE '{}' is more than {bound} allows: {} are in force", text(asked), text(longest))
+        });
+        Pause { longest: asked.map_or(longest, |asked| asked.min(longest)), bound, warning }
+    }
+
+    fn finding(&self) -> Finding {
+        let longest = humantime::format_duration(self.longest);
+        Finding {
+            severity: FindingSeverity::Note,
+            check: "pause_max".to_owned(),
+            object: None,
+            message: format!(
+                "clients are held for {longest} at most ({}); MAX PAUSE can make that shorter, not longer",
+                self.bound
+            ),
+            cure: None,
+            responsible: Blame::Platform,
+        }
+    }
+}
+
 /// What was said last, so that nothing is said twice.
 #[derive(Default)]
 struct Told {
@@ -272,9 +377,7 @@ impl Told {
 /// `copy: copying 3 of 8 tables, 41 % of 1.2 GB, 12 s left`
 pub(super) fn progress_line(record: &MoveRecord, progress: &MoveProgress) -> String {
     let mut parts = Vec::new();
-    if !progress.activity.is_empty() && !record.phase.has_ended() {
-        parts.push(progress.activity.clone());
-    }
+    parts.extend(progress.activity_in(record.phase).map(str::to_owned));
     if record.phase == MovePhase::Copy
         && let Some(percent) = percent(progress)
     {
@@ -316,15 +419,16 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// Whether there is nothing more to wait for.
 fn is_over(command: Command, record: &MoveRecord, seen: usize) -> bool {
-    if record.phase.has_ended() || record.phase == MovePhase::Parked && record.wish.is_none() {
+    let rests = record.facts.claim_lost.is_some();
+    if rests || record.phase.has_ended() || record.phase == MovePhase::Parked && record.wish.is_none() {
         return true;
     }
     let kept = record.phase == MovePhase::Kept && record.wish.is_none();
     match command {
         commands::MOVE_DATABASE => record.phase == MovePhase::Kept,
-        // An undo, or its cancellation, that left the database on the target.
-        commands::UNDO_MOVE => kept && tried_to_undo(record, seen),
-        commands::CANCEL_MOVE => kept,
+        // An undo, or its cancellation, that left the database on the target; or one that was refused.
+        commands::UNDO_MOVE => kept && (tried_to_undo(record, seen) || record.failure.is_some()),
+        commands::CANCEL_MOVE | commands::FINISH_MOVE => kept,
         _ => false,
     }
 }
@@ -340,7 +444,9 @@ fn tried_to_undo(record: &MoveRecord, seen: usize) -> bool {
 /// Whether what was asked for has come true.
 fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveRecord, AdminError> {
     let good = match command {
-        commands::MOVE_DATABASE => matches!(record.phase, MovePhase::Kept | MovePhase::Finished),
+        commands::MOVE_DATABASE => {
+            matches!(record.phase, MovePhase::Kept | MovePhase::Finished) && doubt::alarm(&record).is_none()
+        }
         commands::UNDO_MOVE => record.phase == MovePhase::Undone,
         commands::CANCEL_MOVE => {
             record.phase == MovePhase::RolledBack
@@ -348,11 +454,16 @@ fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveReco
         }
         _ => record.phase == MovePhase::Finished,
     };
-    match (good, &record.failure) {
+    if let Some(because) = record.facts.claim_lost.clone() {
+        return Err(AdminError::NotOurs { id: record.id, because });
+    }
+    // What is wrong now is more than what went wrong on the way.
+    let failure = doubt::alarm(&record).or_else(|| record.failure.clone());
+    match (good, failure) {
         (false, Some(failure)) => Err(AdminError::MoveFailed {
             id: record.id,
             database: record.name.to_string(),
-            failure: Box::new(failure.clone()),
+            failure: Box::new(failure),
         }),
         (false, None) => {
             Err(AdminError::NotInPhase { id: record.id, phase: record.phase, wish: wished(command) })
@@ -378,6 +489,12 @@ fn participle(wish: MoveWish) -> &'static str {
     }
 }
 
+/// Why a move that is kept can not be undone any more.
+pub(super) fn no_way_back(record: &MoveRecord) -> Option<&str> {
+    let kept = !record.phase.has_ended() && machine::is_committed(record) && !machine::went_back(record);
+    record.facts.notes.get(NOTE_NO_WAY_BACK).filter(|_| kept).map(String::as_str)
+}
+
 fn unknown_move(id: MoveId) -> AdminError {
     AdminError::Unknown { kind: "move", name: id.to_string(), meant: None }
 }
@@ -401,7 +518,19 @@ pub(super) fn milliseconds(duration: Duration) -> String {
 
 fn message(record: &MoveRecord) -> String {
     let id = record.id;
+    if record.facts.claim_lost.is_some() {
+        return format!("it rests: another store may drive it; ADOPT MOVE {id} makes this store drive it");
+    }
     match record.phase {
+        MovePhase::Kept if doubt::alarm(record).is_some() => {
+            format!(
+                "clients are on {}; the two copies differ: SHOW MOVE {id} says what can be done",
+                record.target.system
+            )
+        }
+        MovePhase::Kept if no_way_back(record).is_some() => {
+            format!("clients are on {}; no undo any more, FINISH MOVE {id} ends it", record.target.system)
+        }
         MovePhase::Kept => {
             format!(
                 "clients are on {}; FINISH MOVE {id} ends it, UNDO MOVE {id} brings it back",
@@ -421,7 +550,7 @@ fn finding_row(finding: &Finding) -> Row {
         finding.check.as_str(),
         finding.object.clone(),
         finding.message.as_str(),
-        finding.cure.clone(),
+        finding.cure.as_deref().map(str::to_owned),
         finding.responsible.to_string()
     ]
 }

@@ -10,8 +10,8 @@ use super::chatter;
 use super::commands::command_meant;
 use super::parser::Parser;
 use super::statement::{
-    AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, DropDatabase, Move, Placement,
-    SourceFate, Statement, TeamClause, Wait,
+    AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, Differences, DropDatabase, Move,
+    Placement, SourceFate, Statement, TeamClause, Wait,
 };
 use super::{ErrorKind, SyntaxError};
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
@@ -191,7 +191,9 @@ impl Parser {
     }
 
     fn adopt(&mut self) -> Result<Statement, SyntaxError> {
-        self.expect("DATABASE")?;
+        if self.one_of(&["DATABASE", "MOVE"])? == "MOVE" {
+            return Ok(Statement::AdoptMove(self.move_id()?));
+        }
         let name = self.database()?;
         self.expect("ON")?;
         let system = self.on_system()?;
@@ -349,7 +351,16 @@ impl Parser {
 
     fn undo(&mut self) -> Result<Statement, SyntaxError> {
         self.expect("MOVE")?;
-        Ok(Statement::UndoMove { id: self.move_id()?, wait: self.wait()? })
+        let id = self.move_id()?;
+        let (mut differences, mut wait) = (Differences::Refused, Wait::No);
+        self.clauses(&["ACCEPT", "WAIT"], |parser, clause| {
+            match clause {
+                "ACCEPT" => differences = parser.accepted_differences()?,
+                _ => wait = Wait::Yes,
+            }
+            Ok(())
+        })?;
+        Ok(Statement::UndoMove { id, differences, wait })
     }
 
     fn cancel(&mut self) -> Result<Statement, SyntaxError> {
@@ -360,9 +371,10 @@ impl Parser {
     fn finish(&mut self) -> Result<Statement, SyntaxError> {
         self.expect("MOVE")?;
         let id = self.move_id()?;
-        let (mut source, mut wait) = (SourceFate::Keep, Wait::No);
-        self.clauses(&["DROP", "WAIT"], |parser, clause| {
+        let (mut source, mut differences, mut wait) = (SourceFate::Keep, Differences::Refused, Wait::No);
+        self.clauses(&["DROP", "ACCEPT", "WAIT"], |parser, clause| {
             match clause {
+                "ACCEPT" => differences = parser.accepted_differences()?,
                 "DROP" => {
                     parser.expect("SOURCE")?;
                     source = SourceFate::Drop;
@@ -371,7 +383,12 @@ impl Parser {
             }
             Ok(())
         })?;
-        Ok(Statement::FinishMove { id, source, wait })
+        Ok(Statement::FinishMove { id, source, differences, wait })
+    }
+
+    /// What follows ACCEPT.
+    fn accepted_differences(&mut self) -> Result<Differences, SyntaxError> {
+        self.expect("DIFFERENCES").map(|()| Differences::Accepted)
     }
 
     fn wait(&mut self) -> Result<Wait, SyntaxError> {

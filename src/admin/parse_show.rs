@@ -44,7 +44,10 @@ impl Parser {
         let words: Vec<&str> = PLAIN.iter().map(|(word, _)| *word).chain(OTHERS).collect();
         Ok(Statement::Show(match self.one_of(&words)? {
             "DATABASE" => Show::Database(self.database()?),
-            "MOVE" => Show::Move(self.move_id()?),
+            "MOVE" => {
+                let id = self.move_id()?;
+                if self.accept("TABLES") { Show::MoveTables(id) } else { Show::Move(id) }
+            }
             "HISTORY" => {
                 self.accept("DATABASE");
                 Show::History(self.database()?)

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::statement::{Chatter, Departure, Drain, Show, SourceFate, Wait};
+use super::statement::{Chatter, Departure, Differences, Drain, Show, SourceFate, Wait};
 use super::*;
 use crate::model::{
     ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, ServerAuth, SslMode, Tier, TimeoutsChange,
@@ -29,8 +29,12 @@ const EXAMPLES: &[&str] = &[
     "PLAN MOVE DATABASE shop TO SYSTEM pg-18",
     "MOVE DATABASE shop TO SYSTEM pg-18 MAX PAUSE '500ms' REASON 'upgrade' WAIT",
     "UNDO MOVE 3 WAIT",
+    "UNDO MOVE 3 ACCEPT DIFFERENCES WAIT",
     "CANCEL MOVE 3 WAIT",
+    "ADOPT MOVE 3",
     "FINISH MOVE 3 DROP SOURCE WAIT",
+    "FINISH MOVE 3 DROP SOURCE ACCEPT DIFFERENCES WAIT",
+    "SHOW MOVE 3 TABLES",
     "PAUSE shop WITHIN '10s'",
     "RESUME shop",
     "DISABLE shop",
@@ -215,7 +219,12 @@ fn a_move_has_its_budget_and_waits_if_told() {
 fn finish_keeps_the_source_unless_told_to_drop_it() {
     assert_eq!(
         one("FINISH MOVE 7"),
-        Statement::FinishMove { id: MoveId(7), source: SourceFate::Keep, wait: Wait::No }
+        Statement::FinishMove {
+            id: MoveId(7),
+            source: SourceFate::Keep,
+            differences: Differences::Refused,
+            wait: Wait::No
+        }
     );
 }
 

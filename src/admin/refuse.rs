@@ -52,8 +52,16 @@ pub(super) enum AdminError {
     MoveInProgress { database: String, id: MoveId, phase: MovePhase },
     #[error("move {id} is {}: it cannot be {wish}", phase.as_str())]
     NotInPhase { id: MoveId, phase: MovePhase, wish: &'static str },
+    #[error("move {id} is not driven by this store")]
+    NotOurs { id: MoveId, because: String },
+    #[error("move {id} is driven by this store: there is nothing to adopt")]
+    Ours { id: MoveId },
+    #[error("move {id} cannot be undone: the source was not kept current")]
+    NoWayBack { id: MoveId, because: String },
     #[error("move {id} of database \"{database}\" did not succeed: {}", failure.message)]
     MoveFailed { id: MoveId, database: String, failure: Box<MoveFailure> },
+    #[error("move {id} cannot be {wish}: {}", failure.message)]
+    Doubtful { id: MoveId, wish: &'static str, failure: Box<MoveFailure> },
     #[error("database \"{database}\" is {state}")]
     NotServed { database: String, state: String },
     #[error("database \"{database}\" is on system \"{system}\" already")]
@@ -120,12 +128,16 @@ impl Explain for AdminError {
                 SqlState::INVALID_PARAMETER_VALUE
             }
             AdminError::MoveInProgress { .. } => SqlState::OPERATION_IN_PROGRESS,
-            AdminError::NotInPhase { .. } => SqlState::MOVE_NOT_IN_PHASE,
+            AdminError::NotInPhase { .. }
+            | AdminError::NoWayBack { .. }
+            | AdminError::NotOurs { .. }
+            | AdminError::Ours { .. } => SqlState::MOVE_NOT_IN_PHASE,
             AdminError::MoveFailed { failure, .. } => match SqlState::parse(&failure.sqlstate) {
                 // Said of a command, this is its own cancellation: whoever waited did not ask for it.
                 SqlState::QUERY_CANCELED => SqlState::MOVE_CANCELED,
                 other => other,
             },
+            AdminError::Doubtful { failure, .. } => SqlState::parse(&failure.sqlstate),
             AdminError::Held { .. } => SqlState::OBJECT_IN_USE,
             AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => SqlState::LOCK_NOT_AVAILABLE,
             AdminError::MayOnlyLook { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
@@ -143,7 +155,7 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.blame(),
             AdminError::Lifecycle(error) => error.blame(),
             AdminError::Step(error) => error.blame(),
-            AdminError::NoSystem | AdminError::Reload { .. } => Blame::Platform,
+            AdminError::NoSystem | AdminError::Reload { .. } | AdminError::Doubtful { .. } => Blame::Platform,
             _ => Blame::Client,
         }
     }
@@ -187,7 +199,10 @@ impl Explain for AdminError {
             AdminError::InUse { databases, .. } | AdminError::OtherServer { databases, .. } => {
                 Some(format!("Databases: {}.", databases.join(", ")))
             }
-            AdminError::MoveFailed { failure, .. } => failure.detail.clone(),
+            AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
+                failure.detail.clone()
+            }
+            AdminError::NoWayBack { because, .. } | AdminError::NotOurs { because, .. } => Some(because.clone()),
             AdminError::WeakProof { auth, .. } => Some(match auth {
                 ServerAuth::Password => "Whoever answers in the server's place would be sent the password.".to_owned(),
                 _ => "Whoever answers in the server's place could hand the answer on to the server, and be let in.".to_owned(),
@@ -239,7 +254,15 @@ impl Explain for AdminError {
             AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
             AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),
             AdminError::NotInPhase { id, phase, .. } => Some(way_out(*id, *phase)),
-            AdminError::MoveFailed { failure, .. } => failure.hint.clone(),
+            AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
+                failure.hint.clone()
+            }
+            AdminError::NotOurs { id, .. } => {
+                Some(format!("ADOPT MOVE {id}; makes this store drive it. Stop the Freehold that did before."))
+            }
+            AdminError::NoWayBack { id, .. } => {
+                Some(format!("FINISH MOVE {id}; then move the database back by another move."))
+            }
             AdminError::Exists { kind, name } => Some(change_of(kind, name)),
             AdminError::InUse { kind: "team", databases, .. } => Some(format!(
                 "{}; gives it to another team.",
@@ -309,6 +332,7 @@ fn way_out(id: MoveId, phase: MovePhase) -> String {
         | MovePhase::Provision
         | MovePhase::Copy
         | MovePhase::Catchup
+        | MovePhase::Compare
         | MovePhase::Cutover => {
             format!("Wait for it, or CANCEL MOVE {id};")
         }

@@ -6,19 +6,22 @@ use super::answer::{Answer, Row, row};
 use super::commands::{self, COMMANDS};
 use super::databases::verifier_kind;
 use super::execute::Executor;
-use super::moves::{longest_stall_ms, milliseconds, percent, progress_line};
+use super::moves::{NOTE_PAUSE, longest_stall_ms, milliseconds, no_way_back, percent, progress_line};
 use super::refuse::AdminError;
 use super::show_process;
 use super::statement::Show;
 use super::systems::version;
+use crate::control::kept::NOTE_NO_WAY_BACK;
 use crate::control::provision::NOTE_ROLES_THAT_STAY;
-use crate::control::{finish, machine};
+use crate::control::settle::NOTE_UNVERIFIED;
+use crate::control::truncated::NOTE_TRUNCATED;
+use crate::control::{doubt, finish, machine};
 use crate::model::{
-    DatabaseName, DatabaseRecord, Door, FindingSeverity, GateOrder, Lifecycle, MoveId, MovePhase,
-    MoveProgress, MoveRecord, OldCopy, PauseReport, Place, Quotas, RouteRecord, Service, StepEntry,
-    SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
+    ComparedTable, DatabaseName, DatabaseRecord, Door, FindingSeverity, GateOrder, Lifecycle, MoveId,
+    MovePhase, MoveProgress, MoveRecord, OldCopy, PauseReport, Place, Quotas, RouteRecord, Service,
+    StepEntry, SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
 };
-use crate::system::quote_ident;
+use crate::system::{MoveNames, quote_ident};
 
 /// Entries of the audit trail that are shown.
 const AUDIT_ROWS_MAX: usize = 1_000;
@@ -32,6 +35,7 @@ impl Executor {
             Show::Teams => self.show_teams().await,
             Show::Moves => self.show_moves().await,
             Show::Move(id) => self.show_move(*id).await,
+            Show::MoveTables(id) => self.show_move_tables(*id).await,
             Show::History(name) => self.show_history(name).await,
             Show::Audit => self.show_audit().await,
             Show::Lists => self.show_lists().await,
@@ -230,9 +234,9 @@ impl Executor {
             row!["started_at", record.started_at],
             row!["ended_at", record.ended_at],
         ];
-        if let Some((equal, all)) = record.facts.tables_verified {
-            rows.push(row!["tables_verified", format!("{equal} of {all}")]);
-        }
+        let names = MoveNames::of_move(record.facts.store, id);
+        rows.push(row!["names", format!("{} and others with the same ending", names.forward())]);
+        rows.extend(comparison_rows(&record));
         let warnings =
             record.facts.findings.iter().filter(|found| found.severity == FindingSeverity::Warning);
         rows.extend(warnings.map(|found| row![format!("warning {}", found.check), found.message.as_str()]));
@@ -249,6 +253,11 @@ impl Executor {
                 )
             ]);
         }
+        rows.extend(
+            record.facts.claim_lost.as_ref().map(|because| row!["not_driven_here", because.as_str()]),
+        );
+        rows.extend(no_way_back(&record).map(|because| row!["no_undo", because]));
+        rows.extend(record.facts.notes.get(NOTE_PAUSE).map(|why| row!["pause_max_because", why.as_str()]));
         if let Some(copy) = closed_copy(&record) {
             rows.push(row!["old_copy", copy]);
         }
@@ -264,6 +273,23 @@ impl Executor {
         }
         rows.extend(record.log.iter().map(step_row));
         Ok(Answer::rows(commands::SHOW_MOVE, rows))
+    }
+
+    async fn show_move_tables(&self, id: MoveId) -> Result<Answer, AdminError> {
+        self.movement(id).await?;
+        let compared = self.catalog().compared_tables(id).await?.unwrap_or_default();
+        let line = |table: &ComparedTable| {
+            let verdict = table.verdict.as_str();
+            let (name, kind) = (table.name.as_str(), table.relation.as_str());
+            row![name, verdict, table.rows, table.ranges, table.at, table.note.clone(), kind]
+        };
+        let mut rows: Vec<Row> = compared.tables.iter().map(line).collect();
+        if compared.further_equal > 0 {
+            let others = format!("{} further tables", compared.further_equal);
+            let none = None::<String>;
+            rows.push(row![others, "equal", none.clone(), none.clone(), none.clone(), none.clone(), none]);
+        }
+        Ok(Answer::rows(commands::SHOW_MOVE_TABLES, rows))
     }
 
     async fn show_history(&self, name: &DatabaseName) -> Result<Answer, AdminError> {
@@ -299,7 +325,7 @@ fn closed_copy(record: &MoveRecord) -> Option<String> {
     let is_closed = record.phase == MovePhase::Finished
         && !machine::went_back(record)
         && record.facts.old_copy != Some(OldCopy::Dropped);
-    let name = finish::closed_name(&record.source.dbname, record.id.0);
+    let name = finish::closed_as(record);
     is_closed.then(|| {
         format!(
             "closed on system {}; ALTER DATABASE {} ALLOW_CONNECTIONS true; opens it there, to those who could connect before",
@@ -347,7 +373,7 @@ fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
         &record.source.system,
         &record.target.system,
         record.phase.as_str(),
-        (running && !progress.activity.is_empty()).then(|| progress.activity.clone()),
+        progress.activity_in(record.phase),
         percent(progress),
         progress.lag_bytes.filter(|_| running),
         eta,
@@ -355,8 +381,56 @@ fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
         record.requested_by.as_str(),
         record.started_at,
         record.ended_at,
-        record.failure.as_ref().map(|failure| failure.message.clone())
+        record
+            .facts
+            .claim_lost
+            .as_deref()
+            .or(doubt::alarm(record).as_ref().map(|alarm| alarm.message.as_str()))
+            .or(no_way_back(record))
+            .or(record.failure.as_ref().map(|failure| failure.message.as_str())),
+        comparison(record)
     ]
+}
+
+/// Whether both copies hold the same, in a word.
+fn comparison(record: &MoveRecord) -> Option<&'static str> {
+    let facts = &record.facts;
+    let committed = machine::is_committed(record);
+    match (facts.differences.is_empty(), committed, facts.tables_verified, &facts.compared_before) {
+        (false, ..) => Some("differs"),
+        (true, true, Some(_), _) | (true, false, _, Some(_)) => Some("equal"),
+        (true, true, None, _) if record.phase != MovePhase::Settle => Some("unknown"),
+        _ => None,
+    }
+}
+
+/// What was compared, and what is to be said of it.
+fn comparison_rows(record: &MoveRecord) -> Vec<Row> {
+    let facts = &record.facts;
+    let mut rows = Vec::new();
+    if let Some(before) = &facts.compared_before {
+        let text = format!(
+            "{} of {} tables, {} rows, {} objects of the schema, at {}",
+            before.equal, before.tables, before.rows, before.objects, before.at
+        );
+        rows.push(row!["equal_before_cutover", text]);
+    }
+    if let Some((equal, all)) = facts.tables_verified {
+        rows.push(row!["tables_verified", format!("{equal} of {all}")]);
+    }
+    rows.extend(facts.differences.iter().map(|found| row!["difference", found.as_str()]));
+    if let Some(alarm) = doubt::alarm(record).filter(|_| !record.phase.has_ended()) {
+        rows.push(row!["alarm", format!("{} ({})", alarm.message, alarm.sqlstate)]);
+        rows.push(row!["alarm_detail", alarm.detail]);
+        rows.push(row!["alarm_hint", alarm.hint]);
+    }
+    for note in [NOTE_TRUNCATED, NOTE_UNVERIFIED, NOTE_NO_WAY_BACK] {
+        rows.extend(facts.notes.get(note).map(|because| row![note, because.as_str()]));
+    }
+    if let Some(accepted) = &facts.accepted {
+        rows.push(row!["differences_accepted", format!("by {} at {}", accepted.by, accepted.at)]);
+    }
+    rows
 }
 
 fn pause_rows(name: &str, report: Option<&PauseReport>, rows: &mut Vec<Row>) {
@@ -371,6 +445,8 @@ fn pause_rows(name: &str, report: Option<&PauseReport>, rows: &mut Vec<Row>) {
     rows.push(row![format!("{name}_hold_ms"), milliseconds(report.hold)]);
     rows.push(row![format!("{name}_sessions"), report.sessions]);
     rows.push(row![format!("{name}_aborted_attempts"), report.aborted_attempts]);
+    rows.push(row![format!("{name}_asked_in_hold"), report.asked]);
+    rows.push(row![format!("{name}_transactions_ms"), milliseconds(report.transactions)]);
     for (part, micros) in &report.parts_us {
         rows.push(row![format!("{name}_{part}_ms"), milliseconds(Duration::from_micros(*micros))]);
     }

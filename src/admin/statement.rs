@@ -26,15 +26,19 @@ pub enum Statement {
     Move(Move),
     UndoMove {
         id: MoveId,
+        differences: Differences,
         wait: Wait,
     },
     CancelMove {
         id: MoveId,
         wait: Wait,
     },
+    /// This store is the one that drives the move, whatever its claim on the systems says.
+    AdoptMove(MoveId),
     FinishMove {
         id: MoveId,
         source: SourceFate,
+        differences: Differences,
         wait: Wait,
     },
     Pause(Drain),
@@ -78,6 +82,13 @@ pub enum Departure {
     WaitForServers,
     /// When every client has left. No client comes in.
     WaitForClients,
+}
+
+/// Whether a move ends although its two copies differ, or are not known to be equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Differences {
+    Refused,
+    Accepted,
 }
 
 /// What FINISH MOVE does with the copy on the source.
@@ -184,6 +195,7 @@ pub enum Show {
     Teams,
     Moves,
     Move(MoveId),
+    MoveTables(MoveId),
     Sessions,
     Pools,
     Clients,

@@ -158,6 +158,9 @@ impl Figures {
         }
         for movement in &moves {
             let label = [movement.name.as_str()];
+            // Moves come oldest first: the newest of a database decides.
+            let differences = if movement.phase.has_ended() { 0 } else { movement.facts.differences.len() };
+            self.metrics.gauge(&names::MOVE_DIFFERENCES, &label).set(differences as f64);
             if let Some(pause) = movement.undo.as_ref().or(movement.cutover.as_ref()) {
                 self.metrics.gauge(&names::MOVE_STALL, &label).set(pause.longest_stall.as_secs_f64());
             }

@@ -9,10 +9,12 @@
 //! login/<database id>/<role>       Login
 //! move/<move id, 12 digits>        MoveRecord
 //! progress/<move id>               MoveProgress        not durable
+//! tables/<move id>                 ComparedTables      the comparison of a move, table by table
 //! proxy/<proxy>/self               ProxyRecord         a proxy writes only below its own prefix
 //! proxy/<proxy>/ack/<database id>  Ack                 not durable
 //! audit/<time, 15 digits>-<ulid>   AuditEntry
 //! counter/<name>                   u64
+//! store/id                         StoreId: part of the names of what this store's moves make on systems
 //! ```
 //!
 //! # Why
@@ -29,8 +31,10 @@ pub const ROUTES: &str = "route/";
 pub const LOGINS: &str = "login/";
 pub const MOVES: &str = "move/";
 pub const PROGRESS: &str = "progress/";
+pub const TABLES: &str = "tables/";
 pub const PROXIES: &str = "proxy/";
 pub const AUDIT: &str = "audit/";
+pub const STORE_ID: &str = "store/id";
 
 pub fn team(name: &TeamName) -> String {
     format!("{TEAMS}{name}")
@@ -66,6 +70,10 @@ pub fn movement(id: MoveId) -> String {
 
 pub fn progress(id: MoveId) -> String {
     format!("{PROGRESS}{:012}", id.0)
+}
+
+pub fn tables(id: MoveId) -> String {
+    format!("{TABLES}{:012}", id.0)
 }
 
 pub fn proxy(id: &ProxyId) -> String {

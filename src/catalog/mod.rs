@@ -7,6 +7,7 @@
 //! Start with [`keys`] for what is stored, then [`store`] for the rules of the store, then [`Catalog`].
 
 pub mod changes;
+pub mod copied;
 pub mod embedded;
 pub mod keys;
 pub mod records;

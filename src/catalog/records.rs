@@ -4,8 +4,9 @@ use super::keys;
 use super::store::{Durability, Revision, StoreError};
 use super::typed::{Catalog, Listing, Swap, Versioned, decode};
 use crate::model::{
-    Ack, AuditEntry, DatabaseId, DatabaseName, DatabaseRecord, Login, MoveId, MoveProgress, MoveRecord,
-    ProxyId, ProxyRecord, RoleName, RouteRecord, SystemName, SystemRecord, TeamName, TeamRecord, UnixMillis,
+    Ack, AuditEntry, ComparedTables, DatabaseId, DatabaseName, DatabaseRecord, Login, MoveId, MoveProgress,
+    MoveRecord, ProxyId, ProxyRecord, RoleName, RouteRecord, StoreId, SystemName, SystemRecord, TeamName,
+    TeamRecord, UnixMillis,
 };
 
 /// Everything that comes into being with a database, in one commit.
@@ -31,6 +32,33 @@ pub enum RouteCommit {
     Conflict(Option<Versioned<RouteRecord>>),
     /// The answer was lost. Read the route until known; nobody guesses.
     Unknown(StoreError),
+}
+
+/// The store itself.
+impl Catalog {
+    /// The store's id. A store that has none, because it is new or an older version made it, gets one.
+    pub async fn store_id(&self) -> Result<StoreId, StoreError> {
+        if let Some(known) = self.read(keys::STORE_ID).await? {
+            return Ok(known.value);
+        }
+        let new = StoreId::from_random(rand::random());
+        match self.create(keys::STORE_ID.to_owned(), &new).await? {
+            Swap::Committed(_) => Ok(new),
+            Swap::Conflict => match self.read(keys::STORE_ID).await? {
+                Some(known) => Ok(known.value),
+                None => Err(StoreError::Missing { key: keys::STORE_ID.to_owned() }),
+            },
+        }
+    }
+}
+
+impl Catalog {
+    /// Gives the store another id: what its moves make from now on has names that no copy of it has used.
+    pub async fn renew_store_id(&self) -> Result<StoreId, StoreError> {
+        let new = StoreId::from_random(rand::random());
+        self.put(keys::STORE_ID.to_owned(), &new, Durability::Synced).await?;
+        Ok(new)
+    }
 }
 
 /// Teams and systems.
@@ -223,7 +251,8 @@ impl Catalog {
         self.list(keys::MOVES).await
     }
 
-    /// Records a new move and makes it the operation of its database, if the database is as `expected` and has none.
+    /// Records a new move and makes it the operation of its database, if the database is as `expected` and has none. What
+    /// the move makes on systems will carry the store's id.
     pub async fn create_move(
         &self,
         expected: &Versioned<DatabaseRecord>,
@@ -232,13 +261,15 @@ impl Catalog {
         if expected.value.operation.is_some() {
             return Ok(Swap::Conflict);
         }
+        let mut movement = movement.clone();
+        movement.facts.store = Some(self.store_id().await?);
         let mut database = expected.value.clone();
         database.operation = Some(movement.id);
         self.batch()
             .unchanged(keys::database(&database.id), expected.revision)
             .absent(keys::movement(movement.id))
             .put(keys::database(&database.id), &database)
-            .put(keys::movement(movement.id), movement)
+            .put(keys::movement(movement.id), &movement)
             .commit()
             .await
     }
@@ -259,6 +290,15 @@ impl Catalog {
     /// Not durable.
     pub async fn put_progress(&self, id: MoveId, progress: &MoveProgress) -> Result<(), StoreError> {
         self.put(keys::progress(id), progress, Durability::Relaxed).await.map(drop)
+    }
+
+    /// What comparing the two sides of a move has found, table by table.
+    pub async fn compared_tables(&self, id: MoveId) -> Result<Option<ComparedTables>, StoreError> {
+        Ok(self.read(&keys::tables(id)).await?.map(|tables| tables.value))
+    }
+
+    pub async fn put_compared_tables(&self, id: MoveId, tables: &ComparedTables) -> Result<(), StoreError> {
+        self.put(keys::tables(id), tables, Durability::Synced).await.map(drop)
     }
 }
 

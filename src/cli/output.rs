@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Output;
 use super::admin::Table;
-use crate::telemetry::printable;
+use crate::model::printable;
 
 pub(super) fn print(table: &Table, output: Output) {
     match output {

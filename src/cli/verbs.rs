@@ -11,7 +11,7 @@ use super::watch::Watch;
 use super::{BLOCKED, Connection, Output, output};
 use crate::admin::{identifier, literal};
 use crate::error::chain;
-use crate::telemetry::printable;
+use crate::model::printable;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -39,11 +39,16 @@ pub(super) enum Verb {
     /// Move a database while its applications run.
     Move(Move),
     /// Bring a moved database back.
-    Undo(OfMove),
+    Undo(Undo),
     /// Stop a move that has not switched yet.
     Cancel(OfMove),
     /// End a move for good.
     Finish(Finish),
+    /// Drive a move that rests because the store is a copy of another.
+    AdoptMove {
+        /// The number of the move.
+        id: u64,
+    },
 }
 
 /// What every database needs.
@@ -117,9 +122,21 @@ pub(super) struct OfMove {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Undo {
+    #[command(flatten)]
+    of: OfMove,
+    /// Go back although the two copies differ.
+    #[arg(long)]
+    accept_differences: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Finish {
     #[command(flatten)]
     of: OfMove,
+    /// End the move although the two copies differ, or are not known to be equal.
+    #[arg(long)]
+    accept_differences: bool,
     /// Drop the old copy instead of closing and renaming it.
     #[arg(long)]
     drop_source: bool,
@@ -220,13 +237,21 @@ fn sql(verb: Verb) -> String {
         }
         Verb::Plan(plan) => plan_sql(&plan),
         Verb::Move(movement) => move_sql(&movement),
-        Verb::Undo(of) => format!("UNDO MOVE {}{}", of.id, wait(of.wait)),
+        Verb::Undo(undo) => {
+            format!("UNDO MOVE {}{}{}", undo.of.id, accepting(undo.accept_differences), wait(undo.of.wait))
+        }
+        Verb::AdoptMove { id } => format!("ADOPT MOVE {id}"),
         Verb::Cancel(of) => format!("CANCEL MOVE {}{}", of.id, wait(of.wait)),
         Verb::Finish(finish) => {
             let drop = if finish.drop_source { " DROP SOURCE" } else { "" };
-            format!("FINISH MOVE {}{drop}{}", finish.of.id, wait(finish.of.wait))
+            let accept = accepting(finish.accept_differences);
+            format!("FINISH MOVE {}{drop}{accept}{}", finish.of.id, wait(finish.of.wait))
         }
     }
+}
+
+fn accepting(differences: bool) -> &'static str {
+    if differences { " ACCEPT DIFFERENCES" } else { "" }
 }
 
 fn plan_sql(plan: &Plan) -> String {

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio_postgres::error::DbError;
 
-use crate::telemetry::printable;
+use crate::model::printable;
 
 /// How the notices of a waiting command are shown.
 pub(super) enum Watch {

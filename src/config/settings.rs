@@ -347,7 +347,7 @@ settings! {
         copy_workers: u32 = 4, Reload, within 1..=64;
         /// Tables larger than this are copied in parts, by several workers.
         copy_split: ByteSize = ByteSize::megabytes(256), Reload, within ByteSize::megabytes(1)..=ByteSize::megabytes(1 << 20);
-        /// The share of its time, in percent, that copying rows takes at least while clients wait longer for answers than before;
+        /// The share of its time, in percent, that copying and comparing rows takes at least while clients wait longer for answers than before;
         /// 100 never slows it down.
         copy_share_min: u32 = 10, Reload, within 1..=100;
         /// Indexes built at the same time.
@@ -358,7 +358,8 @@ settings! {
         slot_timeout: Duration = seconds(60), Reload, within seconds(1)..=seconds(86_400);
         /// WAL that the source may retain for a move. Past it the move is rolled back, before the source's disk fills.
         wal_retained_max: ByteSize = ByteSize::megabytes(10 * 1024), Reload;
-        /// Rows of source and target are compared before the cutover.
+        /// Source and target are compared before the cutover, and once more as they were at the commit. Without it FINISH MOVE asks for no
+        /// proof that both hold the same.
         verify: bool = true, Reload;
         /// Where pg_dump is looked for, beside PATH and the usual places of distributions.
         pg_bin_dirs: Vec<PathBuf> = Vec::new(), Reload;

@@ -5,6 +5,7 @@
 //! its own that starts it and then only waits for it; that it has finished is also how everybody sees the server's end.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -108,6 +109,26 @@ impl Postgres {
         command.args(["-h", &self.host, "-p", &self.port.to_string(), "-U", &self.superuser]);
         let output = run(command.args(["-d", dbname, "-c", sql]))?;
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// Runs a script as `psql -f` does, to its end: statements one by one, with its meta-commands and variables. Returns the rows; fails with
+    /// all that was said if a statement of it failed.
+    pub fn psql_script(&self, dbname: &str, script: &str) -> Result<String, LabError> {
+        let mut command = self.cluster.command("psql");
+        command.env("PGPASSWORD", &self.password).args(["-X", "-A", "-t", "-q", "-f", "-"]);
+        command.args(["-h", &self.host, "-p", &self.port.to_string(), "-U", &self.superuser, "-d", dbname]);
+        let failed = |source| LabError::Run { program: "psql".to_owned(), source };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = command.spawn().map_err(failed)?;
+        if let Some(mut input) = running.stdin.take() {
+            input.write_all(script.as_bytes()).map_err(failed)?;
+        }
+        let output = running.wait_with_output().map_err(failed)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.success() && !said.contains("ERROR:") {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned()),
+            false => Err(LabError::Failed { program: "psql".to_owned(), output: said.trim().to_owned() }),
+        }
     }
 
     /// A DSN of the platform's role, to be used without Freehold.

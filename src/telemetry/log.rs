@@ -12,7 +12,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-use super::printable;
+use crate::model::printable;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,6 +63,8 @@ metrics! {
     MOVE_STALL = Gauge "freehold_move_longest_stall_seconds" ["database"];
     /// WAL that the target of a running move has not applied.
     MOVE_LAG = Gauge "freehold_move_lag_bytes" ["database"];
+    /// Tables in which the two copies of a moved database differ, as long as both are kept. Other than 0: somebody has to look.
+    MOVE_DIFFERENCES = Gauge "freehold_move_differences" ["database"];
     /// Commands on the admin port, by verb and SQLSTATE (00000: it worked).
     ADMIN_COMMANDS = Counter "freehold_admin_commands_total" ["verb", "sqlstate"];
 }

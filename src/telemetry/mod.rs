@@ -9,6 +9,5 @@
 
 pub mod log;
 mod metrics;
-pub mod printable;
 
 pub use metrics::{Kind, METRICS, Metric, Metrics, names};

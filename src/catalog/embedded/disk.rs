@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kv    key                   -> (revision that wrote it last, value)
-//! meta  "format" | "revision" -> number
+//! meta  "format" | "revision" | "place" -> number
 //! ```
 //!
 //! # Why
@@ -14,8 +14,9 @@
 //! afterwards the file is only written.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use redb::backends::{FileBackend, InMemoryBackend};
@@ -25,6 +26,8 @@ use super::memory::{Commit, Image, LEAD};
 use crate::catalog::store::{Entry, Event, Revision, StoreError};
 
 const FORMAT: u64 = 1;
+/// In the table of numbers: what tells the file from a copy of it.
+const PLACE: &str = "place";
 /// redb's default is 1 GiB; the content is in memory already.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -36,6 +39,8 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct Disk {
     database: Database,
+    /// What tells the file from a copy of it; None where it is a copy of a file in memory.
+    place: Option<u64>,
 }
 
 impl Disk {
@@ -51,6 +56,7 @@ impl Disk {
             .mode(0o600)
             .open(path)
             .map_err(|e| failed(e.into()))?;
+        let place = Some(place_of(&file).map_err(|e| failed(e.into()))?);
         let backend = FileBackend::new(file).map_err(|e| failed(e.into()))?;
         let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(
             |error| match error {
@@ -58,7 +64,7 @@ impl Disk {
                 other => failed(other.into()),
             },
         )?;
-        let disk = Disk { database };
+        let disk = Disk { database, place };
         disk.prepare().map_err(failed)?;
         sync_directory(path).map_err(|e| failed(e.into()))?;
         match disk.number("format").map_err(failed)? {
@@ -81,7 +87,7 @@ impl Disk {
             copy.set_len(content.len() as u64)?;
             copy.write(0, &content)?;
             let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(copy)?;
-            Ok(Disk { database })
+            Ok(Disk { database, place: None })
         };
         copied().and_then(|disk| disk.below(prefix)).map_err(failed)
     }
@@ -110,6 +116,24 @@ impl Disk {
         }
         transaction.open_table(KV)?;
         transaction.open_table(META)?.insert("format", FORMAT)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Whether the file is not the one that was written: copied, or brought back from a backup. A file of an older version
+    /// does not know.
+    pub(super) fn is_copied(&self) -> Result<bool, Cause> {
+        let known = self.number(PLACE)?;
+        Ok(known != 0 && self.place.is_some_and(|place| place != known))
+    }
+
+    /// From now on this is the file.
+    pub(super) fn accept_place(&self) -> Result<(), Cause> {
+        let Some(place) = self.place.filter(|place| self.number(PLACE).ok() != Some(*place)) else {
+            return Ok(());
+        };
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(META)?.insert(PLACE, place)?;
         transaction.commit()?;
         Ok(())
     }
@@ -164,6 +188,34 @@ impl Disk {
         }
         transaction.commit()?;
         Ok(())
+    }
+}
+
+/// Where a file lies and since when: a copy has another inode, and the same one on another filesystem another birth. The
+/// number of the device is not part of it: it may change when a machine starts. Never 0.
+fn place_of(file: &File) -> std::io::Result<u64> {
+    let metadata = file.metadata()?;
+    let born = metadata.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    let mut hash = Fnv1a::default();
+    hash.write(&metadata.ino().to_le_bytes());
+    hash.write(&born.as_nanos().to_le_bytes());
+    Ok(hash.0.max(1))
+}
+
+/// FNV-1a, whose value is the same in every version of this program.
+struct Fnv1a(u64);
+
+impl Default for Fnv1a {
+    fn default() -> Fnv1a {
+        Fnv1a(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv1a {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
     }
 }
 

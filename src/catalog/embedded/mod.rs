@@ -40,6 +40,8 @@ pub struct EmbeddedStore {
     /// `None` only while dropping: the writer ends when its sender is gone.
     writer: Option<Sender<Message>>,
     thread: Option<JoinHandle<()>>,
+    disk: Arc<Disk>,
+    is_copied: bool,
 }
 
 impl EmbeddedStore {
@@ -55,14 +57,37 @@ impl EmbeddedStore {
     ) -> Result<Arc<EmbeddedStore>, StoreError> {
         let path = path.as_ref().to_owned();
         let (disk, image) = open_disk(&path)?;
+        let failed = |source| StoreError::Open { path: path.display().to_string(), source };
+        let is_copied = disk.is_copied().map_err(failed)?;
+        if !is_copied {
+            disk.accept_place().map_err(failed)?;
+        }
+        let disk = Arc::new(disk);
         let memory = Arc::new(Mutex::new(Memory::new(image, history_max)));
         let (sender, inbox) = mpsc::channel();
-        let shared = Arc::clone(&memory);
+        let (shared, written) = (Arc::clone(&memory), Arc::clone(&disk));
         let thread = std::thread::Builder::new()
             .name("freehold-store".to_owned())
-            .spawn(move || writer::run(&disk, &shared, &inbox))
+            .spawn(move || writer::run(&written, &shared, &inbox))
             .map_err(|e| StoreError::Open { path: path.display().to_string(), source: e.into() })?;
-        Ok(Arc::new(EmbeddedStore { path, memory, writer: Some(sender), thread: Some(thread) }))
+        Ok(Arc::new(EmbeddedStore {
+            path,
+            memory,
+            writer: Some(sender),
+            thread: Some(thread),
+            disk,
+            is_copied,
+        }))
+    }
+
+    /// Whether the file was copied or brought back since it was written, and [`EmbeddedStore::accept_place`] was not called.
+    pub fn is_copied(&self) -> bool {
+        self.is_copied
+    }
+
+    /// The next start takes the file where it is for the one that was written. Blocks for some milliseconds (an fsync).
+    pub fn accept_place(&self) -> Result<(), StoreError> {
+        self.disk.accept_place().map_err(|source| StoreError::Write { source })
     }
 
     /// The systems that a file knows, for a look at it without serving. Changes nothing, and fails while a process serves.

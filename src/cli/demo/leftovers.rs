@@ -12,7 +12,7 @@ use crate::lab::{LabError, Postgres};
 const COPY: &str = "SELECT 'database ' || datname FROM pg_database WHERE datname LIKE 'shop%'
     UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'shop%'";
 
-/// Everything that is left: `pg18: slot freehold_move_1`.
+/// Everything that is left: `pg18: slot freehold_move_ab12cd34_1`.
 pub(super) async fn all(stage: &Stage) -> Result<Vec<String>, LabError> {
     let mut left = BTreeSet::new();
     for (name, server) in stage.systems() {
