@@ -20,7 +20,7 @@ use freehold::control::keeper::Keeper;
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
     DatabaseId, DatabaseName, Finding, FindingSeverity, GateOrder, Lifecycle, MoveId, MovePhase, MoveRecord,
-    ProxyId, ProxyRecord, RouteRecord, UnixMillis,
+    MoveStep, ProxyId, ProxyRecord, RouteRecord, StepEntry, StepEvent, UnixMillis,
 };
 use freehold::route::{Follower, FollowerOptions, RouteTable};
 use freehold::telemetry::Metrics;
@@ -649,6 +649,17 @@ async fn plan_move_names_what_is_in_the_way() {
     assert_eq!(planned(&admin, "source_unreachable").await, None);
 }
 
+/// A property of the first move.
+async fn property(admin: &Client, name: &str) -> Option<String> {
+    let messages = admin.simple_query("SHOW MOVE 1").await.unwrap();
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) if row.get("property") == Some(name) => {
+            row.get("value").map(str::to_owned)
+        }
+        _ => None,
+    })
+}
+
 /// The cure of a finding; None where there is no such finding.
 async fn planned(admin: &Client, check: &str) -> Option<String> {
     let messages = admin.simple_query("PLAN MOVE DATABASE shop TO pg-b").await.unwrap();
@@ -698,7 +709,33 @@ async fn a_plan_locks_out_no_client_of_another_database_and_a_move_says_what_it_
     assert!(cure.lines().all(|line| line.starts_with("--")), "{cure}");
     target.connect_as("qa", "svc", "there").await.expect("a client of qa");
 
-    run(&admin, "MOVE DATABASE shop TO pg-b").await;
+    // MAX PAUSE makes the contract's pause shorter, never longer.
+    assert!(planned(&admin, "pause_max").await.is_some());
+    run(&admin, "MOVE DATABASE shop TO pg-b MAX PAUSE '10s'").await;
+    let (value, because) = (property(&admin, "pause_max").await, property(&admin, "pause_max_because").await);
+    assert_eq!(value.as_deref(), Some("1s"));
+    assert_eq!(
+        because.as_deref(),
+        Some(
+            "MAX PAUSE '10s' is more than move_pause_max of the contract of database shop allows: 1s are in force"
+        )
+    );
+
+    // Without a way back UNDO is refused at once.
+    let kept = |record: &mut MoveRecord| {
+        record.phase = MovePhase::Kept;
+        let (step, event) = (MoveStep::Cutover, StepEvent::Done);
+        record.log.push(StepEntry { step, event, at: UnixMillis(1), note: None });
+        record.facts.notes.insert("no_way_back_because".into(), "slot s was dropped".into());
+        Ok::<(), StoreError>(())
+    };
+    port.catalog.update_move(MoveId(1), kept).await.unwrap();
+    let refusal = refused(&admin, "UNDO MOVE 1 WAIT").await;
+    assert_eq!((refusal.code().code(), refusal.detail()), ("MF103", Some("slot s was dropped")));
+    assert!(refusal.hint().unwrap().starts_with("FINISH MOVE 1;"));
+    assert_eq!(row(&admin, "SHOW MOVES").await["error"].as_deref(), Some("slot s was dropped"));
+    assert_eq!(property(&admin, "no_undo").await.as_deref(), Some("slot s was dropped"));
+
     let change = |record: &mut MoveRecord| {
         record.phase = MovePhase::Finished;
         record.facts.notes.insert("roles_that_stay".into(), "svc".into());

@@ -202,9 +202,14 @@ fn a_blocked_plan_exits_with_three() {
     }
     let sql = "CREATE TEAM a CONTACT 'x'; CREATE DATABASE shop OWNER a PURPOSE 'orders and carts of the shop' ON SYSTEM pg-a";
     assert!(serving.run(&["sql", sql]).status.success());
+    source.psql_in("shop", "CREATE UNLOGGED TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)").unwrap();
     let plan = serving.run(&["plan", "shop", "--to", "pg-b"]);
     assert_eq!(plan.status.code(), Some(3), "{}", text(&plan.stdout));
+    let by_side = "2 blockers: 1 for the product team, 1 for the platform team";
+    assert!(text(&plan.stderr).contains(by_side), "{}", text(&plan.stderr));
     let moved = serving.run(&["move", "shop", "--to", "pg-b", "--wait"]);
     assert_eq!(moved.status.code(), Some(3), "{}", text(&moved.stderr));
+    let refusal = format!("the move cannot start for {by_side}");
     assert!(text(&moved.stderr).contains("MF101"), "{}", text(&moved.stderr));
+    assert!(text(&moved.stderr).contains(&refusal), "{}", text(&moved.stderr));
 }

@@ -21,6 +21,8 @@ const ON_THE_WAY: &[(&str, &[&str])] = &[
     ("catchup:after_intent", &["kept"]),
     ("catchup:before_outcome", &["kept"]),
     ("catchup:after_outcome", &["kept"]),
+    ("compare:after_intent", &["kept"]),
+    ("compare:before_outcome", &["kept"]),
     ("cutover:after_intent", &["kept"]),
     ("cutover:warmed", &["kept"]),
     ("cutover:fenced_ahead", &["kept"]),
@@ -53,6 +55,7 @@ const BEFORE_EACH_STEP: &[&str] = &[
     "provision:before_intent",
     "copy:before_intent",
     "catchup:before_intent",
+    "compare:before_intent",
     "cutover:before_intent",
     "settle:before_intent",
 ];

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use freehold::admin::commands::COMMANDS;
 use freehold::lab::{Major, Postgres, free_port};
 use support::{Admin, Freehold, Login, Stage, create_system, until};
+use tokio_postgres::AsyncMessage;
 
 /// Many times longer than a query takes that nobody holds.
 const HELD_FOR: Duration = Duration::from_millis(500);
@@ -156,4 +158,132 @@ async fn every_show_command_is_answered_with_the_columns_of_the_table() {
         }
     }
     admin.wait_for_phase("1", &["kept"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_that_differ_after_the_switch_are_told_to_everybody_who_waits_or_asks() {
+    let metrics = free_port().unwrap();
+    let stage = Stage::set_with(&format!("[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n")).await;
+    let login = stage.create_shop().await;
+    let client = login.connect().await;
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)")
+        .await
+        .unwrap();
+    // What cannot travel keeps the move waiting after both sides were compared.
+    let pinned = login.connect().await;
+    pinned.batch_execute("CREATE TEMP TABLE cart (id int)").await.unwrap();
+    let (admin, waiter) = (stage.freehold.admin().await, stage.freehold.admin().await);
+    let waiting = tokio::spawn(async move { waiter.try_run("MOVE DATABASE shop TO SYSTEM new WAIT").await });
+    until("there is a move", || async { !admin.run("SHOW MOVES").await.is_empty() }).await;
+    let row = admin.wait_for_phase("1", &["cutover"]).await;
+    assert_eq!(row["comparison"], "equal");
+    let tables = admin.run("SHOW MOVE 1 TABLES").await;
+    let shown: Vec<&str> =
+        ["table", "verdict", "rows"].iter().map(|name| tables[0][*name].as_str()).collect();
+    assert_eq!(shown, ["public.t", "equal", "100"]);
+    assert!(admin.property("1", "equal_before_cutover").await.starts_with("1 of 1 tables, 100 rows"));
+    stage.target.psql_in("shop", "DELETE FROM t WHERE id = 42").unwrap();
+    drop(pinned);
+
+    let refused = waiting.await.unwrap().unwrap_err();
+    let refused = refused.as_db_error().unwrap();
+    assert_eq!(refused.code().code(), "MF201", "{refused:?}");
+    assert!(refused.detail().unwrap().contains("public.t: source 100 rows"), "{refused:?}");
+    for (command, other) in [("FINISH MOVE 1", "UNDO"), ("UNDO MOVE 1 WAIT", "FINISH")] {
+        let refused = admin.try_run(command).await.unwrap_err();
+        let refused = refused.as_db_error().unwrap();
+        assert_eq!(refused.code().code(), "MF201", "{command}: {refused:?}");
+        assert!(
+            refused.hint().unwrap().contains(&format!("{other} MOVE 1 ACCEPT DIFFERENCES")),
+            "{refused:?}"
+        );
+    }
+    let row = admin.show_move("1").await;
+    assert_eq!((row["phase"].as_str(), row["comparison"].as_str()), ("kept", "differs"));
+    assert!(row["error"].contains("1 table differs"), "{row:?}");
+    assert!(admin.property("1", "alarm_detail").await.contains("Both copies are kept"));
+    assert_eq!(admin.run("SHOW MOVE 1 TABLES").await[0]["verdict"], "differs");
+    let audit = admin.run("SHOW AUDIT").await;
+    assert!(audit.iter().any(|entry| entry["outcome"].starts_with("MF201: copies differ")), "{audit:?}");
+    assert!(get(metrics, "/metrics").contains("freehold_move_differences{database=\"shop\"} 1"));
+
+    admin.run("UNDO MOVE 1 ACCEPT DIFFERENCES WAIT").await;
+    assert!(admin.property("1", "differences_accepted").await.starts_with("by "));
+    assert!(get(metrics, "/metrics").contains("freehold_move_differences{database=\"shop\"} 0"));
+    assert_eq!(stage.source.psql_in("shop", "SELECT count(*) FROM t").unwrap(), "100");
+}
+
+/// What a command of the admin port says before it answers.
+async fn notices(freehold: &Freehold, sql: &str) -> Vec<String> {
+    let connected = freehold.admin_config().connect(tokio_postgres::NoTls).await;
+    let (client, mut connection) = connected.unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    let listening = tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notice(notice) = message {
+                said.send(notice.message().to_owned()).unwrap();
+            }
+        }
+    });
+    client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    drop(client);
+    listening.await.unwrap();
+    heard.iter().collect()
+}
+
+/// How what is said of a move begins, by its phase.
+const SAID: [(&str, &[&str]); 11] = [
+    ("preflight", &["looking for what is in the way", "trying the schema"]),
+    ("provision", &["preparing ", "trying whether the systems reach each other", "waiting for a VACUUM"]),
+    (
+        "copy",
+        &[
+            "waiting for older transactions",
+            "copying ",
+            "building indexes",
+            "giving objects",
+            "refreshing materialized views",
+            "gathering statistics",
+        ],
+    ),
+    ("catchup", &["starting replication"]),
+    ("compare", &["comparing the schemas of both sides", "compared "]),
+    ("cutover", &["sessions prepare connections", "waiting for long transactions"]),
+    ("settle", &["turning replication around", "comparing the rows of both sides"]),
+    ("kept", &["kept current for an undo"]),
+    ("undoing", &["waiting until the source has every change", "sessions prepare connections"]),
+    ("finishing", &["comparing the rows of both sides", "removing what the move made"]),
+    ("rolling back", &["removing what the move made"]),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_a_move_hear_of_each_phase_what_is_done_in_it() {
+    let stage = Stage::set().await;
+    let client = stage.create_shop().await.connect().await;
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)")
+        .await
+        .unwrap();
+    let ends = [
+        ("MOVE DATABASE shop TO SYSTEM new", "kept"),
+        ("UNDO MOVE 1", "undone"),
+        ("MOVE DATABASE shop TO SYSTEM new", "kept"),
+        ("FINISH MOVE 2", "finished"),
+    ];
+    let mut activities = 0;
+    for (command, end) in ends {
+        let said = notices(&stage.freehold, &format!("{command} WAIT")).await;
+        assert_eq!(said.last().map(String::as_str), Some(end), "{command}: {said:#?}");
+        for line in &said {
+            let Some((phase, rest)) = line.split_once(": ") else { continue };
+            let (_, beginnings) = SAID.iter().find(|(known, _)| *known == phase).expect(line);
+            // Figures need no activity beside them.
+            let is_figure = rest.starts_with(|first: char| first.is_ascii_digit());
+            let is_of_phase = beginnings.iter().any(|beginning| rest.starts_with(beginning));
+            assert!(is_figure || is_of_phase, "{command}: {line:?} in {said:#?}");
+            activities += usize::from(!is_figure);
+        }
+    }
+    assert!(activities >= 8, "{activities} activities were heard of");
 }

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use freehold::control::preflight::{self, Plan, PreflightReport};
 use freehold::control::{End, Ends, MoverSettings};
+use freehold::error::{Blame, Explain};
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::movement::{Finding, FindingSeverity};
 use freehold::model::{MoveId, RoleName, SystemRecord};
-use freehold::system::SystemAccess;
+use freehold::system::{MoveNames, Session, SystemAccess};
 use moving::{Pair, builder, system};
 use tokio::task::JoinSet;
 
@@ -56,6 +57,17 @@ impl Fixture {
         self.blocks_until_cured_on(&self.pair.source, &self.dbname, check, object).await;
     }
 
+    /// As often as there are findings about the object.
+    async fn blocks_until_cured_one_by_one(&self, check: &str, object: &str, count: usize) {
+        for left in (0..count).rev() {
+            let cure = self.find(check, object).await.unwrap().cure.unwrap();
+            run_each(&self.pair.source, &self.dbname, &cure);
+            let report = self.report().await;
+            let still = report.blockers().filter(|finding| finding.check == check);
+            assert_eq!(still.count(), left, "{cure}: {report:#?}");
+        }
+    }
+
     async fn blocks_until_cured_on(&self, server: &Postgres, dbname: &str, check: &str, object: &str) {
         let report = self.report().await;
         let finding =
@@ -63,6 +75,12 @@ impl Fixture {
         assert_eq!(finding.severity, FindingSeverity::Blocker, "{finding:?}");
         let cure = finding.cure.clone().unwrap();
         run_each(server, dbname, &cure);
+        let decided = decided(&cure);
+        if decided != *cure {
+            let still = self.find(check, object).await;
+            assert!(still.is_some(), "{cure} did something, and nobody has decided");
+            run_each(server, dbname, &decided);
+        }
         let after = self.find(check, object).await;
         assert!(
             after.as_ref().is_none_or(|after| after.severity != FindingSeverity::Blocker),
@@ -71,12 +89,18 @@ impl Fixture {
     }
 }
 
-/// Statements one by one, as a person would: some do not run inside a transaction.
+/// A cure whose statements are all to be run: those that stand in comments for somebody to decide, too.
+fn decided(cure: &str) -> String {
+    let statement =
+        |line: &str| line.strip_prefix("-- ").filter(|rest| rest.ends_with(';')).map(str::to_owned);
+    let lines: Vec<String> =
+        cure.lines().map(|line| statement(line).unwrap_or_else(|| line.to_owned())).collect();
+    lines.join("\n")
+}
+
+/// As it is, comments and all: some statements do not run inside a transaction.
 fn run_each(server: &Postgres, dbname: &str, cure: &str) {
-    let sql: String = cure.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
-    for statement in sql.split_inclusive(';') {
-        server.psql_in(dbname, statement).unwrap_or_else(|error| panic!("{statement}: {error:?}"));
-    }
+    server.psql_script(dbname, cure).unwrap_or_else(|error| panic!("{cure}: {error:?}"));
 }
 
 fn found(report: &PreflightReport, check: &str, object: &str) -> Option<Finding> {
@@ -95,7 +119,7 @@ fn access() -> SystemAccess {
 
 fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
     let end = |system: SystemRecord| End {
-        move_id: MoveId(0),
+        names: MoveNames::of_move(None, MoveId(0)),
         system,
         dbname: dbname.into(),
         connect_timeout: Duration::from_secs(20),
@@ -192,6 +216,7 @@ async fn settings_and_libraries_that_the_target_refuses_are_blockers() {
     let told: Vec<&str> = told.filter_map(|finding| finding.object.as_deref()).collect();
     assert_eq!(told, ["column public.m.told", "index public.by_text"]);
     fixture.blocks_until_cured("setting_refused", "lc_monetary").await;
+    collations_of_libc(&fixture).await;
     // The database's own, and that of a role that is to be created.
     pair.source.psql("CREATE ROLE app LOGIN; GRANT CONNECT ON DATABASE shop TO app").unwrap();
     for whose in ["DATABASE shop", "ROLE app", "ROLE app IN DATABASE shop"] {
@@ -232,6 +257,33 @@ async fn settings_and_libraries_that_the_target_refuses_are_blockers() {
     }
 }
 
+/// Every column of a table gets another collation by what is pasted, and whatever else uses it is named to a person.
+async fn collations_of_libc(fixture: &Fixture) {
+    let source = &fixture.pair.source;
+    let sql = "CREATE COLLATION ours (LOCALE = 'de_DE.UTF-8'); CREATE COLLATION theirs (LOCALE = 'de_DE.UTF-8');
+        CREATE COLLATION unused (LOCALE = 'de_DE.UTF-8');
+        CREATE TABLE names (id int PRIMARY KEY, \"N\" varchar(30) COLLATE ours, short text COLLATE ours);
+        CREATE INDEX by_name ON names (\"N\"); CREATE INDEX by_lower ON names (lower(short)); INSERT INTO names VALUES (1, 'Ä', 'z');
+        CREATE TABLE named_parts (id int PRIMARY KEY, n text COLLATE ours) PARTITION BY RANGE (id);
+        CREATE TABLE named_part PARTITION OF named_parts FOR VALUES FROM (1) TO (9);
+        CREATE DOMAIN called AS text COLLATE theirs; CREATE TABLE seen (id int PRIMARY KEY, n text COLLATE theirs);
+        CREATE VIEW sights AS SELECT n FROM seen";
+    source.psql_in("shop", sql).unwrap();
+    fixture.blocks_until_cured("collation", "public.ours").await;
+    fixture.blocks_until_cured("collation", "public.unused").await;
+    let finding = fixture.find("collation", "public.theirs").await.unwrap();
+    let cure = finding.cure.unwrap();
+    run_each(source, "shop", &cure);
+    let others = "by hand, or drop them: type public.called, column n of table public.seen, column n of view public.sights;";
+    assert!(cure.contains(others), "{cure}");
+    source.psql_in("shop", "DROP VIEW sights; DROP DOMAIN called").unwrap();
+    fixture.blocks_until_cured("collation", "public.theirs").await;
+    let left = "SELECT count(*) FROM pg_collation WHERE collnamespace = 'public'::regnamespace";
+    assert_eq!(source.psql_in("shop", left).unwrap(), "0");
+    assert_eq!(source.psql_in("shop", "SELECT \"N\" FROM names ORDER BY \"N\"").unwrap(), "Ä");
+    source.psql_in("shop", "DROP TABLE names, named_parts, seen").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_of_the_platforms_own_role_hide_nothing_of_the_server() {
     let source =
@@ -253,6 +305,42 @@ async fn settings_of_the_platforms_own_role_hide_nothing_of_the_server() {
     assert_eq!(found(&report, "setting_carried", "xmlbinary"), None, "{report:#?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_another_encoding_is_tried_as_it_is() {
+    let with_locale = |major| builder(major).locale("de_DE", "ISO-8859-1");
+    let (fixture, pair) = plan_between(with_locale(Major::oldest()), builder(Major::newest())).await;
+    let latin = "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'de_DE.ISO-8859-1' LC_CTYPE 'de_DE.ISO-8859-1'";
+    pair.source.psql(latin).unwrap();
+    let own = "CREATE COLLATION ours (LOCALE = 'de_DE.ISO-8859-1'); CREATE TABLE t (id int PRIMARY KEY, name text COLLATE ours)";
+    pair.source.psql_in("latin", own).unwrap();
+    let mut plan = fixture.plan.clone();
+    for end in [&mut plan.ends.source, &mut plan.ends.target] {
+        end.dbname = "latin".into();
+    }
+    let finding = found(&preflight::check(&plan).await.unwrap(), "locale", "de_DE.ISO-8859-1").unwrap();
+    assert_eq!(finding.severity, FindingSeverity::Blocker);
+    assert!(finding.cure.unwrap().contains("locale-gen de_DE.ISO-8859-1"));
+    let target = with_locale(Major::newest()).start_async().await.unwrap();
+    plan.ends.target.system = system(&target, "new");
+    let report = preflight::check(&plan).await.unwrap();
+    assert!(report.is_clear(), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_roles_of_moves_that_pg_hba_bars_are_named_by_the_plan() {
+    let (fixture, pair) = plan_between(builder(Major::oldest()), builder(Major::newest())).await;
+    set_hba(&pair.target, "host all app all scram-sha-256");
+    let report = fixture.report().await;
+    let finding = found(&report, "pg_hba_own", "new").unwrap();
+    let blockers: Vec<&Finding> = report.blockers().collect();
+    assert_eq!(blockers, [&finding], "{report:#?}");
+    let cure = finding.cure.unwrap();
+    let lines: Vec<&str> = cure.lines().skip(1).map(|line| line.trim_start_matches("-- ")).collect();
+    set_hba(&pair.target, &lines.join("\n"));
+    let report = fixture.report().await;
+    assert!(report.is_clear(), "{report:#?}");
+}
+
 #[tokio::test]
 async fn a_membership_that_gives_less_between_new_majors_is_named_before_a_right_is_lost() {
     let (source, target) =
@@ -270,12 +358,14 @@ async fn a_membership_that_gives_less_between_new_majors_is_named_before_a_right
     let report = preflight::check(&plan).await.unwrap();
     let finding = found(&report, "membership", "u1").unwrap();
     assert_eq!(finding.severity, FindingSeverity::Blocker, "{finding:?}");
-    assert_eq!(found(&report, "membership_gained", "u2").unwrap().severity, FindingSeverity::Warning);
+    let more = found(&report, "membership_gained", "u2").unwrap();
+    assert_eq!(more.severity, FindingSeverity::Blocker);
     run_each(&target, "postgres", &finding.cure.unwrap());
+    target.psql(&more.cure.unwrap()).unwrap();
     let report = preflight::check(&plan).await.unwrap();
     assert!(report.is_clear(), "{report:#?}");
     let memberships = "SELECT member::regrole, admin_option, inherit_option, set_option FROM pg_auth_members
-        WHERE roleid = 'grp'::regrole AND member = 'u1'::regrole";
+        WHERE roleid = 'grp'::regrole ORDER BY 1";
     assert_eq!(source.psql(memberships).unwrap(), target.psql(memberships).unwrap());
 }
 
@@ -359,6 +449,8 @@ async fn each_blocker_is_named_and_its_cure_clears_it() {
     let scenarios = scenarios![
         an_updated_table_without_a_key_is_named_and_cured_by_a_full_identity,
         a_unique_index_is_preferred_to_the_whole_row,
+        a_table_that_an_application_can_write_needs_an_identity_before_it_was_written,
+        a_leftover_of_a_trial_is_dropped_and_a_trial_that_runs_is_not,
         a_full_identity_with_a_column_that_cannot_be_compared_is_a_blocker,
         an_unlogged_table_with_rows_is_a_blocker,
         large_objects_are_a_blocker,
@@ -375,11 +467,13 @@ async fn each_blocker_is_named_and_its_cure_clears_it() {
         a_role_with_other_rights_on_the_target_is_a_blocker,
         a_membership_that_the_target_lacks_is_a_blocker,
         a_membership_with_other_options_is_a_blocker,
+        members_that_only_the_target_knows_are_blockers,
         a_role_that_sessions_take_on_makes_nobody_a_superuser,
         whoever_passes_the_fence_is_reported,
         a_platform_role_that_is_no_superuser_is_a_blocker,
         a_target_that_takes_no_databases_or_is_the_source_is_a_blocker,
         a_system_that_does_not_answer_is_a_finding,
+        an_answer_that_is_not_what_was_asked_for_is_no_broken_connection,
         an_older_target_and_missing_programs_are_blockers,
         each_system_setting_that_forbids_a_move_is_a_blocker,
         surprises_are_warnings,
@@ -387,6 +481,10 @@ async fn each_blocker_is_named_and_its_cure_clears_it() {
         a_standby_is_a_blocker_until_it_is_promoted,
         a_full_identity_with_generated_columns_is_a_blocker_where_either_server_refuses_it,
         a_key_with_generated_columns_is_a_blocker,
+        a_column_that_is_compressed_by_what_the_target_lacks_is_a_blocker,
+        names_that_a_move_needs_for_its_own_are_blockers,
+        what_only_a_person_can_change_is_shown_and_pasted_without_effect,
+        a_view_whose_owner_may_not_call_a_function_is_a_blocker,
         values_that_belong_to_one_server_are_named_with_what_they_will_do,
     ];
     let mut failed = Vec::new();
@@ -441,6 +539,89 @@ async fn a_unique_index_is_preferred_to_the_whole_row(pair: Arc<Pair>) {
     assert_eq!(fixture.find("incomparable_identity", "").await, None);
 }
 
+/// Nothing was written yet: the statistics are as fresh as after a crash.
+async fn a_table_that_an_application_can_write_needs_an_identity_before_it_was_written(pair: Arc<Pair>) {
+    let incomparable = [
+        ("arrays", "j json[]"),
+        ("composites", "p packed"),
+        ("domains", "d inner_domain"),
+        ("paths", "p jsonpath"),
+        ("rows", "a packed[]"),
+    ];
+    let comparable = [
+        ("plain", "a int, v varchar(9), c cidr, r regclass, n name"),
+        ("nested", "e mood[], d positive, r int4range, m int4multirange, k keyed, x int2vector"),
+    ];
+    let mut sql = "CREATE ROLE identity_app; CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN positive AS numeric CHECK (VALUE > 0);
+        CREATE TYPE packed AS (a int, j json); CREATE DOMAIN outer_domain AS packed; CREATE DOMAIN inner_domain AS outer_domain;
+        CREATE TYPE keyed AS (a int, b text);
+        CREATE TABLE parent (a int) PARTITION BY RANGE (a); CREATE TABLE child PARTITION OF parent DEFAULT;
+        GRANT DELETE ON parent TO identity_app;
+        CREATE TABLE by_column (a int, b int); GRANT UPDATE (b) ON by_column TO identity_app;
+        CREATE TABLE read_only (a int); GRANT SELECT, INSERT ON read_only TO identity_app;"
+        .to_owned();
+    for (table, columns) in incomparable.iter().chain(&comparable) {
+        sql.push_str(&format!(
+            "CREATE TABLE {table} ({columns}); ALTER TABLE {table} OWNER TO identity_app;"
+        ));
+    }
+    let fixture = Fixture::with(&pair, "identities", &sql);
+    let report = fixture.report().await;
+    let read_only = found(&report, "replica_identity", "public.read_only").unwrap();
+    assert_eq!(read_only.severity, FindingSeverity::Warning, "{read_only:?}");
+    let full = ["child", "by_column"].into_iter().chain(comparable.iter().map(|(table, _)| *table));
+    let full: Vec<&str> = full.collect();
+    for table in full.iter().copied().chain(incomparable.iter().map(|(table, _)| *table)) {
+        let finding = found(&report, "replica_identity", &format!("public.{table}")).unwrap();
+        assert_eq!(finding.severity, FindingSeverity::Blocker, "{finding:?}");
+        let cure = finding.cure.unwrap();
+        assert_eq!(cure.contains("REPLICA IDENTITY FULL"), full.contains(&table), "{table}: {cure}");
+        run_each(&fixture.pair.source, "identities", &cure);
+    }
+    let report = fixture.report().await;
+    assert!(report.is_clear(), "{report:#?}");
+    // It is as the cure says: every row of these can be found by replication.
+    for table in &full {
+        let sql = format!(
+            "ALTER TABLE {table} REPLICA IDENTITY FULL; SELECT count(*) FROM {table} one, {table} other WHERE one = other"
+        );
+        fixture.pair.source.psql_in("identities", &sql).unwrap();
+    }
+    for (table, _) in incomparable {
+        let sql =
+            format!("ALTER TABLE {table} DROP COLUMN row_id; ALTER TABLE {table} REPLICA IDENTITY FULL");
+        fixture.pair.source.psql_in("identities", &sql).unwrap();
+        fixture.blocks_until_cured("incomparable_identity", "").await;
+    }
+}
+
+async fn a_leftover_of_a_trial_is_dropped_and_a_trial_that_runs_is_not(pair: Arc<Pair>) {
+    let fixture = Fixture::with(&pair, "tried", "CREATE TABLE t (a int PRIMARY KEY)");
+    let target = &fixture.pair.target;
+    // Of a session that has ended, and of one that goes on.
+    let client = target.connect("postgres").await.unwrap();
+    let name =
+        "SELECT format('freehold_trial_%s_%s', pid, (extract(epoch FROM backend_start) * 1000000)::bigint)
+        FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    let running: String = client.query_one(name, &[]).await.unwrap().get(0);
+    let ended = "freehold_trial_1_1234567";
+    for name in [running.as_str(), ended] {
+        target.psql(&format!("CREATE ROLE {name}")).unwrap();
+        target.psql(&format!("CREATE DATABASE {name} OWNER {name}")).unwrap();
+    }
+    let there =
+        "SELECT name FROM (SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles) n (name)
+        WHERE name IN ";
+    let there = |names: &str| target.psql(&format!("{there} ({names}) ORDER BY 1")).unwrap();
+    assert!(fixture.report().await.is_clear());
+    assert_eq!(there(&format!("'{ended}'")), "");
+    assert_eq!(there(&format!("'{running}'")), format!("{running}\n{running}"));
+    drop(client);
+    while !there(&format!("'{running}'")).is_empty() {
+        fixture.report().await;
+    }
+}
+
 async fn a_full_identity_with_a_column_that_cannot_be_compared_is_a_blocker(pair: Arc<Pair>) {
     let fixture = Fixture::with(
         &pair,
@@ -474,6 +655,18 @@ async fn a_prepared_transaction_is_a_blocker(pair: Arc<Pair>) {
     let client = fixture.pair.source.connect("prepared").await.unwrap();
     client.batch_execute("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'left behind'").await.unwrap();
     fixture.blocks_until_cured("prepared_transaction", "left behind").await;
+
+    // Whose role has been dropped: nothing in the catalogue knew of it.
+    let source = &fixture.pair.source;
+    source.psql("CREATE ROLE leaver LOGIN PASSWORD 'l'").unwrap();
+    source.psql_in("prepared", "GRANT INSERT ON t TO PUBLIC").unwrap();
+    let leaver = source.connect_as("prepared", "leaver", "l").await.unwrap();
+    let sql = "BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'of nobody'";
+    leaver.batch_execute(sql).await.unwrap();
+    source.psql("DROP ROLE leaver").unwrap();
+    let finding = fixture.find("prepared_transaction", "of nobody").await.unwrap();
+    assert!(finding.message.contains("of role unknown in database prepared"), "{finding:?}");
+    fixture.blocks_until_cured("prepared_transaction", "of nobody").await;
 }
 
 async fn a_writing_transaction_of_any_database_that_is_too_old_is_a_blocker(pair: Arc<Pair>) {
@@ -484,7 +677,7 @@ async fn a_writing_transaction_of_any_database_that_is_too_old_is_a_blocker(pair
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     let finding = fixture.find("long_transaction", &pid.to_string()).await.unwrap();
     assert_eq!(finding.severity, FindingSeverity::Blocker);
-    run_each(&fixture.pair.source, "postgres", &finding.cure.unwrap());
+    run_each(&fixture.pair.source, "postgres", &decided(&finding.cure.unwrap()));
     while fixture.find("long_transaction", &pid.to_string()).await.is_some() {}
 }
 
@@ -545,8 +738,10 @@ async fn a_setting_that_the_target_does_not_know_is_a_blocker(pair: Arc<Pair>) {
     // Known, and written with capitals.
     fixture.pair.source.psql("ALTER DATABASE unknown_setting SET timezone = 'UTC'").unwrap();
     assert_eq!(fixture.find("setting", "").await, None);
-    fixture.pair.source.psql(&format!("ALTER ROLE unknown_setting_app SET {gone} = '{value}'")).unwrap();
-    fixture.blocks_until_cured("setting", gone).await;
+    for whose in ["unknown_setting_app", "unknown_setting_app IN DATABASE unknown_setting"] {
+        fixture.pair.source.psql(&format!("ALTER ROLE {whose} SET {gone} = '{value}'")).unwrap();
+        fixture.blocks_until_cured("setting", gone).await;
+    }
 }
 
 async fn a_subscription_in_the_database_is_a_blocker(pair: Arc<Pair>) {
@@ -720,8 +915,57 @@ async fn a_membership_with_other_options_is_a_blocker(pair: Arc<Pair>) {
     assert_eq!(target.psql(usage).unwrap(), "t|t");
     let gained =
         fixture.report().await.findings.into_iter().filter(|found| found.check == "membership_gained");
-    let gained: Vec<String> = gained.map(|found| found.message).collect();
+    let gained: Vec<Finding> = gained.collect();
     assert_eq!(gained.len(), 2, "{gained:#?}");
+    for finding in gained {
+        assert_eq!(finding.severity, FindingSeverity::Blocker);
+        target.psql(&finding.cure.unwrap()).unwrap();
+    }
+    assert_eq!(fixture.find("membership_gained", "").await, None);
+    let pairs =
+        "SELECT string_agg(member::regrole || ':' || admin_option, ' ' ORDER BY 1) FROM pg_auth_members
+        JOIN pg_roles m ON m.oid = member WHERE m.rolname IN ('less', 'more')";
+    assert_eq!(target.psql(pairs).unwrap(), "less:true more:false");
+}
+
+/// Roles of other databases of the target that belong to a role of the database there.
+async fn members_that_only_the_target_knows_are_blockers(pair: Arc<Pair>) {
+    let fixture = Fixture::of(&pair, "strangers");
+    let (source, target) = (&fixture.pair.source, &fixture.pair.target);
+    for server in [source, target] {
+        server.psql("CREATE ROLE used_grp; CREATE ROLE idle_grp; CREATE ROLE used_login LOGIN").unwrap();
+    }
+    source.psql("GRANT CONNECT ON DATABASE strangers TO used_grp, idle_grp, used_login").unwrap();
+    let sql =
+        "CREATE ROLE tenant; CREATE ROLE below; GRANT used_grp, used_login TO tenant; GRANT tenant TO below;
+        CREATE ROLE idler; GRANT idle_grp TO idler;
+        CREATE TABLE of_tenants (); GRANT SELECT ON of_tenants TO used_grp, used_login";
+    target.psql(sql).unwrap();
+    // The group has another name then, with its rights and its members; the login is a person's to decide.
+    for (role, member) in [("idle_grp", "idler"), ("used_grp", "tenant"), ("used_login", "tenant")] {
+        let report = fixture.report().await;
+        let about = |found: &&Finding| found.check == "membership_gained" && found.message.contains(role);
+        let finding =
+            report.findings.iter().find(about).unwrap_or_else(|| panic!("no {role} in {report:#?}"));
+        assert_eq!((finding.severity, finding.object.as_deref()), (FindingSeverity::Blocker, Some(member)));
+        target.psql(finding.cure.as_deref().unwrap()).unwrap();
+        let still = fixture.report().await.findings.iter().any(|found| about(&found));
+        assert_eq!(still, role == "used_login", "{finding:#?}");
+    }
+    let rights = "SELECT has_table_privilege('below', 'of_tenants', 'SELECT')";
+    assert_eq!(target.psql(rights).unwrap(), "t");
+    target.psql("REVOKE used_login FROM tenant; DROP TABLE of_tenants").unwrap();
+    assert_eq!(fixture.find("membership_gained", "tenant").await, None);
+    if target.major >= 16 {
+        // Whoever creates a role is its administrator, and can give it to themselves.
+        target.psql("CREATE ROLE creator CREATEROLE LOGIN PASSWORD 'c'").unwrap();
+        target.psql("DROP ROLE idle_grp").unwrap();
+        let creator = target.connect_as("postgres", "creator", "c").await.unwrap();
+        creator.batch_execute("CREATE ROLE idle_grp").await.unwrap();
+        let finding = fixture.find("membership_gained", "creator").await.unwrap();
+        target.psql(&finding.cure.unwrap()).unwrap();
+        assert_eq!(fixture.find("membership_gained", "creator").await, None);
+    }
 }
 
 async fn whoever_passes_the_fence_is_reported(pair: Arc<Pair>) {
@@ -733,7 +977,7 @@ async fn whoever_passes_the_fence_is_reported(pair: Arc<Pair>) {
     let root = fixture.find("superuser", "passes_root").await.unwrap();
     assert_eq!((owner.severity, root.severity), (FindingSeverity::Warning, FindingSeverity::Warning));
     run_each(&fixture.pair.source, "postgres", &owner.cure.unwrap());
-    run_each(&fixture.pair.source, "postgres", &root.cure.unwrap());
+    run_each(&fixture.pair.source, "postgres", &decided(&root.cure.unwrap()));
     assert_eq!(fixture.find("database_owner", "").await, None);
     assert_eq!(fixture.find("superuser", "passes_root").await, None);
 }
@@ -743,7 +987,16 @@ async fn a_platform_role_that_is_no_superuser_is_a_blocker(pair: Arc<Pair>) {
     let secret = std::fs::read_to_string(&fixture.pair.source.password_file).unwrap();
     fixture.pair.source.psql(&format!("CREATE ROLE weak LOGIN PASSWORD '{secret}'")).unwrap();
     fixture.plan.ends.source.system.admin_role = RoleName::parse("weak").unwrap();
+    // Since when somebody else's transaction is open is not for such a role to see.
+    let writer = fixture.pair.source.connect("platform").await.unwrap();
+    writer.batch_execute("BEGIN; CREATE TABLE never_committed ()").await.unwrap();
+    let pid: i32 = writer.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let unknown = fixture.find("long_transaction", &pid.to_string()).await.unwrap();
+    assert_eq!(unknown.severity, FindingSeverity::Warning);
+    assert!(unknown.message.contains("(in an unknown state, for an unknown time)"), "{unknown:?}");
     fixture.blocks_until_cured("platform_role", "weak").await;
+    let known = fixture.find("long_transaction", &pid.to_string()).await;
+    assert!(known.as_ref().is_none_or(|finding| !finding.message.contains("unknown")), "{known:?}");
 }
 
 async fn a_role_that_sessions_take_on_makes_nobody_a_superuser(pair: Arc<Pair>) {
@@ -771,7 +1024,9 @@ async fn a_target_that_takes_no_databases_or_is_the_source_is_a_blocker(pair: Ar
 
     let target = fixture.plan.ends.target.clone();
     fixture.plan.ends.target = fixture.plan.ends.source.clone();
-    assert_eq!(fixture.find("same_system", "old").await.unwrap().severity, FindingSeverity::Blocker);
+    let same = fixture.find("same_system", "old").await.unwrap();
+    assert_eq!(same.severity, FindingSeverity::Blocker);
+    run_each(&fixture.pair.source, "places", &same.cure.unwrap());
     fixture.plan.ends.target = target;
     assert_eq!(fixture.find("same_system", "").await, None);
 }
@@ -792,6 +1047,22 @@ async fn a_system_that_does_not_answer_is_a_finding(pair: Arc<Pair>) {
     assert!(finding.cure.unwrap().contains("ALTER SYSTEM old HOST '127.0.0.1' PORT 1;"));
 }
 
+async fn an_answer_that_is_not_what_was_asked_for_is_no_broken_connection(pair: Arc<Pair>) {
+    let system = system(&pair.source, "old");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let session = Session::connect(&access(), &system, "postgres", "freehold test", deadline).await.unwrap();
+    for (sql, told) in [("SELECT NULL::int", "NULL"), ("SELECT 'x'::text", "cannot convert")] {
+        let error = session.value::<i32>("asking", sql, &[]).await.unwrap_err();
+        assert_eq!((error.sqlstate().as_str(), error.blame()), ("XX000", Blame::Platform), "{error:?}");
+        assert!(error.detail().unwrap().contains(told), "{error:?}");
+    }
+    for rows in ["SELECT 1 WHERE false", "SELECT generate_series(1, 2)"] {
+        let error = session.value::<i32>("asking", rows, &[]).await.unwrap_err();
+        assert_eq!(error.sqlstate().as_str(), "XX000", "{error:?}");
+    }
+    assert_eq!(session.value::<i32>("asking", "SELECT 7", &[]).await.unwrap(), 7);
+}
+
 async fn an_older_target_and_missing_programs_are_blockers(pair: Arc<Pair>) {
     let mut fixture = Fixture::of(&pair, "versions");
     if fixture.pair.source.major < fixture.pair.target.major {
@@ -799,7 +1070,9 @@ async fn an_older_target_and_missing_programs_are_blockers(pair: Arc<Pair>) {
         fixture.pair.target.psql("CREATE DATABASE versions").unwrap();
         (fixture.plan.ends.source, fixture.plan.ends.target) =
             (forward.target.clone(), forward.source.clone());
-        assert_eq!(fixture.find("target_older", "old").await.unwrap().severity, FindingSeverity::Blocker);
+        let older = fixture.find("target_older", "old").await.unwrap();
+        assert_eq!(older.severity, FindingSeverity::Blocker);
+        run_each(&fixture.pair.source, "postgres", &older.cure.unwrap());
         fixture.plan.ends = forward;
     }
     assert_eq!(fixture.find("target_older", "").await, None);
@@ -884,6 +1157,12 @@ async fn surprises_are_warnings(pair: Arc<Pair>) {
     ] {
         let finding = fixture.find(check, object).await.unwrap_or_else(|| panic!("no {check}"));
         assert_eq!(finding.severity, FindingSeverity::Warning, "{finding:?}");
+    }
+    if pair.source.major >= 15 {
+        pair.source.psql_in("surprises", "CREATE UNLOGGED SEQUENCE \"Count ed\"").unwrap();
+        let finding = fixture.find("unlogged_sequence", "public.\"Count ed\"").await.unwrap();
+        run_each(&pair.source, "surprises", &finding.cure.unwrap());
+        assert_eq!(fixture.find("unlogged_sequence", "").await, None);
     }
 }
 
@@ -981,4 +1260,322 @@ async fn values_that_belong_to_one_server_are_named_with_what_they_will_do(pair:
     }
     let count = report.findings.iter().filter(|finding| finding.check == "server_value").count();
     assert_eq!(count, columns.len(), "{report:#?}");
+}
+
+/// A person decides whether a column takes a text, and drops what the target's catalogue has no more: to paste what is shown does nothing.
+async fn what_only_a_person_can_change_is_shown_and_pasted_without_effect(pair: Arc<Pair>) {
+    let sql =
+        "CREATE TABLE about (id int PRIMARY KEY, \"What\" regclass); INSERT INTO about VALUES (1, 'about')";
+    let fixture = Fixture::with(&pair, "by_hand", sql);
+    let (source, target) = (&fixture.pair.source, &fixture.pair.target);
+    let cure = fixture.find("index_in_rows", "public.about.What").await.unwrap().cure.unwrap();
+    run_each(source, "by_hand", &cure);
+    assert!(fixture.find("index_in_rows", "").await.is_some());
+    source.psql_in("by_hand", cure.lines().last().unwrap().trim_start_matches("-- ")).unwrap();
+    assert_eq!(source.psql_in("by_hand", "SELECT \"What\" FROM about").unwrap(), "about");
+    assert_eq!(fixture.find("index_in_rows", "").await, None);
+
+    // Views of the server's own catalogue change from one major to the next.
+    let gone = "SELECT buffers_backend FROM pg_stat_bgwriter";
+    if source.psql(gone).is_err() || target.psql(gone).is_ok() {
+        return;
+    }
+    source
+        .psql_in(
+            "by_hand",
+            &format!("CREATE VIEW written AS {gone}; CREATE VIEW above AS SELECT * FROM written"),
+        )
+        .unwrap();
+    let report = fixture.report().await;
+    let blockers: Vec<&Finding> = report.blockers().collect();
+    let [finding] = blockers.as_slice() else { panic!("{blockers:#?}") };
+    assert_eq!(
+        (finding.check.as_str(), finding.object.as_deref()),
+        ("trial_restore", Some("view public.written"))
+    );
+    let cure = finding.cure.as_deref().unwrap();
+    assert!(cure.lines().all(|line| line.starts_with("--")) && cure.contains("buffers_backend"), "{cure}");
+    source.psql_in("by_hand", "DROP VIEW written CASCADE").unwrap();
+    assert!(fixture.report().await.is_clear());
+}
+
+async fn a_column_that_is_compressed_by_what_the_target_lacks_is_a_blocker(pair: Arc<Pair>) {
+    let knows = "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'";
+    if pair.source.psql(knows).unwrap() == "f" || pair.target.psql(knows).unwrap() == "t" {
+        // All builds here have it, or none.
+        return;
+    }
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, v text COMPRESSION lz4, \"W w\" bytea COMPRESSION lz4);
+        CREATE TABLE parts (id int PRIMARY KEY, v text COMPRESSION lz4) PARTITION BY RANGE (id);
+        CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (9);
+        INSERT INTO t VALUES (1, repeat('long', 9000), '\\x00'); CREATE MATERIALIZED VIEW m AS SELECT v FROM t;
+        ALTER MATERIALIZED VIEW m ALTER COLUMN v SET COMPRESSION lz4; REFRESH MATERIALIZED VIEW m";
+    let fixture = Fixture::with(&pair, "compressed", sql);
+    let report = fixture.report().await;
+    assert!(report.blockers().all(|finding| finding.check == "compression"), "{report:#?}");
+    for column in ["t.v", "t.W w", "parts.v", "part.v", "m.v"] {
+        fixture.blocks_until_cured("compression", &format!("public.{column}")).await;
+    }
+    let report = fixture.report().await;
+    assert!(report.is_clear(), "{report:#?}");
+    let rows = "SELECT v = repeat('long', 9000) FROM t";
+    assert_eq!(fixture.pair.source.psql_in("compressed", rows).unwrap(), "t");
+}
+
+async fn names_that_a_move_needs_for_its_own_are_blockers(pair: Arc<Pair>) {
+    let mut fixture = Fixture::of(&pair, "own_names");
+    let names = MoveNames::of_move(None, MoveId(77));
+    fixture.plan.ends.source.names = names;
+    fixture.plan.ends.target.names = names;
+    let (source, target) = (&pair.source, &pair.target);
+    // Somebody else has a hand on them.
+    for (server, role) in
+        [(source, names.applier_role()), (target, names.replication_role()), (target, names.reader_role())]
+    {
+        server.psql(&format!("CREATE ROLE {role} LOGIN CREATEDB")).unwrap();
+        fixture.blocks_until_cured_on(server, "postgres", "own_role", &role).await;
+        let renamed = format!("SELECT rolcreatedb FROM pg_roles WHERE rolname = 'not_{role}'");
+        assert_eq!(server.psql(&renamed).unwrap(), "t", "a cure drops somebody's role");
+    }
+    // Of a copy of the store, whose moves have the same names.
+    let role = names.reader_role();
+    for sql in [
+        format!("CREATE ROLE {role}"),
+        format!("GRANT CONNECT ON DATABASE own_names TO {role}; GRANT SELECT ON pg_class TO {role}"),
+        format!("CREATE TABLE of_copy (id int PRIMARY KEY); ALTER TABLE of_copy OWNER TO {role}"),
+        format!("CREATE PUBLICATION {} FOR TABLE of_copy", names.forward()),
+        format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", names.back()),
+    ] {
+        source.psql_in("own_names", &sql).unwrap();
+    }
+    fixture.blocks_until_cured("other_freehold", "77").await;
+    assert_eq!(
+        source.psql_in("own_names", "SELECT count(*) FROM of_copy").unwrap(),
+        "0",
+        "a cure drops a table"
+    );
+}
+
+async fn a_view_whose_owner_may_not_call_a_function_is_a_blocker(pair: Arc<Pair>) {
+    let sql = "CREATE ROLE view_owner; GRANT CREATE ON SCHEMA public TO view_owner;
+        CREATE FUNCTION secret(int) RETURNS int LANGUAGE sql AS 'SELECT $1'; REVOKE EXECUTE ON FUNCTION secret FROM PUBLIC;
+        CREATE TABLE t (id int PRIMARY KEY); CREATE MATERIALIZED VIEW told AS SELECT secret(id) FROM t;
+        ALTER MATERIALIZED VIEW told OWNER TO view_owner";
+    let fixture = Fixture::with(&pair, "view_rights", sql);
+    // The right to call the function, and the one to read the table.
+    fixture.blocks_until_cured_one_by_one("view_rights", "public.told", 2).await;
+}
+
+/// What `psql` would run, were it a line: by the server, and by itself. The role is `evil`.
+fn live(marker: &str) -> [String; 2] {
+    ["ALTER ROLE evil SUPERUSER; --".to_owned(), format!("\\! touch {marker}")]
+}
+
+/// Names that hold such a line, after every end of a line that `psql` or a reader of lines knows, as PostgreSQL quotes them; and those
+/// that end what they are quoted by.
+fn hostile_names(marker: &str) -> Vec<String> {
+    let mut names: Vec<String> = ["\n", "\r", "\r\n"]
+        .iter()
+        .flat_map(|end| live(marker).map(|line| format!("x{end}{line}")))
+        .collect();
+    names.extend(
+        ["\"; ", "'; ", "$$; ", "\\'; ", ":USER\n;"].map(|quote| format!("{quote}{}", live(marker)[0])),
+    );
+    names
+}
+
+/// As a user's SQL writes them.
+fn name(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn string(text: &str) -> String {
+    format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// What the owner of a database can have in it, of one name.
+fn objects(of: &str) -> String {
+    let (n, s) = (name(of), string(of));
+    format!(
+        "CREATE SCHEMA {n};
+        CREATE TABLE {n}.keyless ({n} int NOT NULL); CREATE TABLE {n}.indexed ({n} int NOT NULL);
+        CREATE UNIQUE INDEX {n} ON {n}.indexed ({n});
+        CREATE TABLE {n}.regclasses ({n} regclass, id int PRIMARY KEY);
+        CREATE UNLOGGED TABLE {n}.unlogged ({n} int PRIMARY KEY); INSERT INTO {n}.unlogged VALUES (1);
+        CREATE TABLE {n}.full_json ({n} json); ALTER TABLE {n}.full_json REPLICA IDENTITY FULL;
+        CREATE TABLE {n}.generated (a int, {n} int GENERATED ALWAYS AS (a) STORED PRIMARY KEY);
+        CREATE TABLE {n}.by_default (id int PRIMARY KEY, {n} text DEFAULT ({s} || {index}::regclass::text || {s}));
+        CREATE FUNCTION {n}.{n}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+        CREATE TRIGGER {n} BEFORE INSERT ON {n}.regclasses FOR EACH ROW EXECUTE FUNCTION {n}.{n}();
+        ALTER TABLE {n}.regclasses ENABLE ALWAYS TRIGGER {n};
+        CREATE FUNCTION {n}.inner_one() RETURNS bool LANGUAGE sql AS 'SELECT true';
+        CREATE FUNCTION {n}.{n}(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN inner_one(); END';
+        SET search_path = {n}; CREATE TABLE {n}.checked (id int PRIMARY KEY CHECK ({n}.{n}(id))); RESET search_path;
+        CREATE FUNCTION {n}.old() RETURNS int LANGUAGE sql SET force_parallel_mode = off AS 'SELECT 1';
+        CREATE VIEW {n}.v AS SELECT buffers_backend AS {n} FROM pg_stat_bgwriter;
+        CREATE VIEW public.{n} AS SELECT buffers_backend FROM pg_stat_bgwriter;
+        CREATE MATERIALIZED VIEW {n}.m AS SELECT * FROM others.t;
+        CREATE PUBLICATION {n} FOR TABLE {n}.regclasses",
+        index = string(&format!("{n}.{n}"))
+    )
+}
+
+/// Sessions of the role, which may make roles and databases, on both servers.
+async fn evil(server: &Postgres, dbname: &str, sql: &str) {
+    let client = server.connect_as(dbname, "evil", "e").await.unwrap();
+    client
+        .batch_execute("SET standard_conforming_strings = on; SET check_function_bodies = off")
+        .await
+        .unwrap();
+    // One by one: some cannot be in a transaction with others.
+    for statement in sql.split(";\n") {
+        client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+}
+
+/// Runs every cure on both servers, as a person would who pastes it into the wrong window, too.
+fn paste_all(pair: &Pair, dbname: &str, report: &PreflightReport, marker: &str) {
+    for finding in &report.findings {
+        let one_line = |text: &str| !text.chars().any(char::is_control);
+        assert!(one_line(&finding.message) && finding.object.as_deref().is_none_or(one_line), "{finding:?}");
+        let Some(cure) = &finding.cure else { continue };
+        for line in cure.split('\n') {
+            let begins = ["-- ", "ALTER ", "DO ", "DROP ", "GRANT ", "REVOKE ", "ROLLBACK ", "SELECT "];
+            assert!(begins.iter().any(|word| line.starts_with(word)) && one_line(line), "{finding:?}");
+            assert!(!line.starts_with("ALTER ROLE evil SUPERUSER"), "{finding:?}");
+        }
+        for (server, dbname) in [(&pair.source, dbname), (&pair.target, "postgres")] {
+            // Where it belongs to the other server it fails.
+            let _ = server.psql_script(dbname, cure);
+            let superusers =
+                server.psql("SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper").unwrap();
+            assert_eq!(superusers, server.superuser, "{finding:#?}");
+            assert!(!std::path::Path::new(marker).exists(), "{finding:#?}");
+        }
+    }
+}
+
+/// A file that a server or `psql` makes where a cure runs more than it shows: in a directory that everybody may write, of a path that is short
+/// enough for a name.
+fn marker() -> (tempfile::TempDir, String) {
+    let directory = tempfile::Builder::new().prefix("fh").rand_bytes(3).tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let marker = directory.path().join("m").display().to_string();
+    (directory, marker)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_name_of_a_user_becomes_a_line_that_whoever_pastes_a_cure_runs() {
+    let pair = Arc::new(Pair::start());
+    let (_directory, marker) = marker();
+    let names = hostile_names(&marker);
+    let (source, target) = (&pair.source, &pair.target);
+    for server in [source, target] {
+        server.psql("CREATE ROLE evil LOGIN CREATEROLE CREATEDB PASSWORD 'e'").unwrap();
+    }
+    source.psql("CREATE DATABASE hostile OWNER evil").unwrap();
+    let others = "CREATE SCHEMA others; CREATE TABLE others.t (id int PRIMARY KEY); GRANT ALL ON SCHEMA others TO evil;
+        GRANT ALL ON others.t TO evil";
+    source.psql_in("hostile", others).unwrap();
+    for each in &names {
+        evil(source, "hostile", &objects(each)).await;
+        roles_of(&pair, each).await;
+    }
+    // As many as the server has room for.
+    for each in names.iter().take(8) {
+        evil(
+            source,
+            "hostile",
+            &format!("BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION {}", string(each)),
+        )
+        .await;
+    }
+    source.psql_in("hostile", "REVOKE ALL ON others.t FROM evil").unwrap();
+    let reads_otherwise = "ALTER DATABASE hostile SET standard_conforming_strings = off;
+        ALTER DATABASE hostile SET force_parallel_mode = off;
+        ALTER ROLE evil SET force_parallel_mode = off";
+    let fixture = Fixture {
+        pair: Arc::clone(&pair),
+        plan: plan(system(source, "old"), system(target, "new"), "hostile"),
+        dbname: "hostile".into(),
+    };
+    evil(source, "hostile", reads_otherwise).await;
+    let libraries: Vec<String> = names.iter().map(|library| string(library)).collect();
+    evil(
+        source,
+        "hostile",
+        &format!("ALTER ROLE evil SET local_preload_libraries = {}", libraries.join(", ")),
+    )
+    .await;
+    let report = fixture.report().await;
+    let mut expected = vec![
+        "database_owner",
+        "generated_identity",
+        "incomparable_identity",
+        "index_in_default",
+        "index_in_rows",
+        "library",
+        "membership",
+        "membership_gained",
+        "prepared_transaction",
+        "publication",
+        "replica_identity",
+        "role_attributes",
+        "role_password",
+        "search_path",
+        "trigger",
+        "unlogged_table",
+        "view_rights",
+    ];
+    // What 15 has and 17 has not.
+    if source.major < 16 && target.major >= 17 {
+        expected.extend(["setting", "trial_restore"]);
+    }
+    let missing: Vec<&str> = expected
+        .into_iter()
+        .filter(|check| !report.findings.iter().any(|found| found.check == *check))
+        .collect();
+    assert_eq!(missing, Vec::<&str>::new(), "{report:#?}");
+    paste_all(&pair, "hostile", &report, &marker);
+}
+
+/// Roles of a name, which are not the same on both servers.
+async fn roles_of(pair: &Pair, of: &str) {
+    let (n, group) = (name(of), name(&format!("{of}g")));
+    for (server, secret, options) in [(&pair.source, "a", "CREATEDB"), (&pair.target, "b", "NOCREATEDB")] {
+        let sql = format!("CREATE ROLE {n} LOGIN {options} PASSWORD '{secret}';\nCREATE ROLE {group}");
+        evil(server, "postgres", &sql).await;
+    }
+    pair.target.psql(&format!("CREATE SCHEMA {n}; GRANT USAGE ON SCHEMA {n} TO {group}")).unwrap();
+    pair.source.psql(&format!("GRANT CONNECT ON DATABASE hostile TO {n}, {group}")).unwrap();
+    match of.len() % 2 {
+        0 => pair.source.psql(&format!("GRANT {group} TO {n}")).unwrap(),
+        _ => pair.target.psql(&format!("GRANT {group} TO {n}")).unwrap(),
+    };
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_name_of_a_database_becomes_a_line_that_whoever_pastes_a_cure_runs() {
+    let pair = Arc::new(Pair::start());
+    let (_directory, marker) = marker();
+    for server in [&pair.source, &pair.target] {
+        server.psql("CREATE ROLE evil LOGIN CREATEDB PASSWORD 'e'").unwrap();
+    }
+    for dbname in hostile_names(&marker) {
+        for server in [&pair.source, &pair.target] {
+            evil(server, "postgres", &format!("CREATE DATABASE {}", name(&dbname))).await;
+        }
+        let sql = "CREATE TABLE keyless (a int);\nCREATE PUBLICATION freehold_move_abcdefgh_7;\nCREATE SCHEMA freehold;\n\
+            BEGIN; CREATE TABLE prepared (); PREPARE TRANSACTION 'left'";
+        evil(&pair.source, &dbname, sql).await;
+        let plan = plan(system(&pair.source, "old"), system(&pair.target, "new"), &dbname);
+        let report = preflight::check(&plan).await.unwrap();
+        for check in
+            ["replica_identity", "other_freehold", "schema_name", "prepared_transaction", "name_taken"]
+        {
+            assert!(found(&report, check, "").is_some(), "no {check}: {report:#?}");
+        }
+        paste_all(&pair, &dbname, &report, &marker);
+        pair.source.psql_in(&dbname, "ROLLBACK PREPARED 'left'").unwrap_or_default();
+    }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "state_travels/sequence_memory.rs"]
+mod sequence_memory;
 mod support;
 
 use std::time::Duration;
@@ -9,6 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use support::{Login, Stage};
 use tokio::sync::mpsc;
+use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +109,12 @@ async fn the_same_session_stores_and_sees_the_same_whatever_the_servers_are_set_
     }
     let login = stage.create_shop().await;
     let client = login.connect().await;
-    client.batch_execute("CREATE TABLE t (d date, at timestamp, words tsvector)").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (d date, at timestamp, words tsvector); ALTER TABLE t REPLICA IDENTITY FULL",
+        )
+        .await
+        .unwrap();
     let write = "INSERT INTO t VALUES ('03/04/2026', '2026-11-28 20:03:38+00'::timestamptz, to_tsvector('die Häuser'))
         RETURNING concat_ws('|', d, at, words, pg_sleep(0.6))";
     let before = support::texts(&client, write).await;
@@ -171,4 +179,130 @@ impl tokio_postgres::types::ToSql for Mood {
     }
 
     tokio_postgres::types::to_sql_checked!();
+}
+
+/// Bytes as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Raw(Vec<u8>);
+
+impl tokio_postgres::types::ToSql for Raw {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<tokio_postgres::types::IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.0);
+        Ok(tokio_postgres::types::IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
+impl<'a> tokio_postgres::types::FromSql<'a> for Raw {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Raw, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Raw(raw.to_vec()))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+/// A value in PostgreSQL's binary format, with its length.
+fn field(value: &[u8]) -> Vec<u8> {
+    [&u32::try_from(value.len()).unwrap().to_be_bytes()[..], value].concat()
+}
+
+/// An array of one element; it names the element's type.
+fn array(of: u32, element: &[u8]) -> Vec<u8> {
+    [&[0, 0, 0, 1, 0, 0, 0, 0][..], &of.to_be_bytes(), &[0, 0, 0, 1, 0, 0, 0, 1], &field(element)].concat()
+}
+
+/// What a driver asks for once and goes on using: the types of the columns of `kept`.
+async fn types_of(client: &Client) -> Vec<Type> {
+    let kept = client.prepare("SELECT m, ms, p, ps, s, ss FROM kept").await.unwrap();
+    kept.columns().iter().map(|column| column.type_().clone()).collect()
+}
+
+/// New statements with parameters of remembered types, and rows with values that name types: in binary as well as in text.
+async fn probe(client: &Client, types: &[Type], when: &str) -> Vec<Raw> {
+    let [mood, moods, pair, pairs, span, spans] = types else { panic!("{types:?}") };
+    // 7 and 'ok' as a composite, which names the types of its fields; the range from 3 to 9.
+    let row =
+        [&[0, 0, 0, 2, 0, 0, 0, 23][..], &field(&[0, 0, 0, 7]), &mood.oid().to_be_bytes(), &field(b"ok")]
+            .concat();
+    let range = [&[2][..], &field(&[0, 0, 0, 3]), &field(&[0, 0, 0, 9])].concat();
+    let given = [
+        (mood, b"ok".to_vec(), "ok"),
+        (moods, array(mood.oid(), b"ok"), "{ok}"),
+        (pair, row.clone(), "(7,ok)"),
+        (pairs, array(pair.oid(), &row), "{\"(7,ok)\"}"),
+        (span, range.clone(), "[3,9)"),
+        (spans, array(span.oid(), &range), "{\"[3,9)\"}"),
+    ];
+    for (of, value, text) in given {
+        let sql = format!("SELECT $1::text /* {when} {} */", of.name());
+        let statement = client.prepare_typed(&sql, std::slice::from_ref(of)).await;
+        let statement = statement.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let row = client.query_one(&statement, &[&Raw(value)]).await;
+        let row = row.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        assert_eq!(row.get::<_, String>(0), text, "{sql}");
+    }
+    let row =
+        client.query_one(&format!("SELECT m, ms, p, ps, s, ss FROM kept /* {when} */"), &[]).await.unwrap();
+    (0..row.len()).map(|index| row.get(index)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_that_a_client_remembers_stay_the_same_in_both_pooling_modes() {
+    let stage = Stage::set().await;
+    let admin = stage.freehold.admin().await;
+    // The two servers have counted differently so far.
+    stage.source.psql("CREATE TYPE noise AS ENUM ('a'); CREATE TYPE more_noise AS (a noise)").unwrap();
+    let schema = "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, m mood); CREATE TYPE span AS RANGE (subtype = int4);
+        CREATE TABLE kept (m mood, ms mood[], p pair, ps pair[], s span, ss span[], id int PRIMARY KEY);
+        INSERT INTO kept VALUES ('ok', '{sad,ok}', '(1,sad)', '{\"(2,ok)\"}', '[1,5)', '{\"[2,3)\"}', 1)";
+    let mut clients = Vec::new();
+    for (dbname, pooling) in [("shop", "session"), ("cart", "transaction")] {
+        let create = format!(
+            "CREATE DATABASE {dbname} OWNER payments PURPOSE 'Types that drivers remember' ON SYSTEM old"
+        );
+        let made = admin.run(&create).await;
+        admin.run(&format!("ALTER DATABASE {dbname} POOLING {pooling}")).await;
+        let (role, password) = (made[0]["role"].clone(), made[0]["password"].clone());
+        let login = Login { port: stage.freehold.proxy_port, dbname: dbname.into(), role, password };
+        support::until("it takes clients", || async { login.try_connect().await.is_ok() }).await;
+        let client = login.connect().await;
+        client.batch_execute(schema).await.unwrap();
+        let types = types_of(&client).await;
+        let before = probe(&client, &types, "before").await;
+        clients.push((login, client, types, before));
+    }
+    let mut ids = Vec::new();
+    for (at, phase) in ["kept", "undone", "kept", "finished"].into_iter().enumerate() {
+        if phase == "kept" {
+            ids = Vec::new();
+            for (login, ..) in &clients {
+                ids.push(admin.start_move(&login.dbname, "new").await);
+            }
+        } else {
+            let verb = if phase == "undone" { "UNDO" } else { "FINISH" };
+            for id in &ids {
+                admin.run(&format!("{verb} MOVE {id}")).await;
+            }
+        }
+        for (id, (login, client, types, before)) in ids.iter().zip(&clients) {
+            admin.wait_for_phase(id, &[phase]).await;
+            let when = format!("{phase} {at}");
+            assert_eq!(&probe(client, types, &when).await, before, "{} {when}", login.dbname);
+            // Another connection of the same program knows the types already.
+            let other = login.connect().await;
+            assert_eq!(&probe(&other, types, &when).await, before, "{} {when}, anew", login.dbname);
+            assert_eq!(&types_of(&other).await, types);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-# Sourced by run.sh: two PostgreSQL servers of one make, and Freehold before the second. All three end with the script.
+# Sourced by run.sh: two PostgreSQL servers of one make, and Freehold before the second. All that were started end with the script.
 
 stage=
 platform_password=platform
@@ -22,7 +22,7 @@ choose_programs() {
     exit 1
 }
 
-start_server() { # name, port
+start_server() { # name, port, anything: without TLS
     as_server "$pg_bin/initdb" -D "$stage/$1" -U platform -A scram-sha-256 --pwfile "$stage/password" -E UTF8 \
         --locale C --no-instructions >/dev/null
     as_server tee -a "$stage/$1/postgresql.conf" >/dev/null <<END
@@ -35,6 +35,9 @@ max_prepared_transactions = 50
 track_commit_timestamp = on
 fsync = off
 jit = off
+END
+    # Not every build has it; Freehold has it in any case.
+    [ -n "${3:-}" ] || as_server tee -a "$stage/$1/postgresql.conf" >/dev/null <<END
 ssl = on
 ssl_cert_file = '$stage/server.crt'
 ssl_key_file = '$stage/server.key'
@@ -94,7 +97,7 @@ END
 end_stage() {
     [ -z "${freehold_pid:-}" ] || { kill "$freehold_pid" && wait "$freehold_pid" || true; } 2>/dev/null
     local name
-    for name in direct behind; do
+    for name in $(cd "$stage" && ls); do
         [ ! -f "$stage/$name/postmaster.pid" ] || as_server "$pg_bin/pg_ctl" -D "$stage/$name" -m immediate -w stop >/dev/null || true
     done
     cp "$stage/freehold/log" "$work/results/freehold.log" 2>/dev/null || true

@@ -140,9 +140,16 @@ fn is_same(direct: &Heard, through: &Heard) -> bool {
         && (direct.len() == through.len() || (ends_badly(direct) || ends_badly(through)))
 }
 
-/// Servers know the statements of clients whose connections are lent by other names.
+/// Servers know the statements of clients whose connections are lent by other names. In a failed transaction everything is refused, but a
+/// statement that the connection does not have yet cannot be parsed there: then that is the reason, and not a mistake in the request.
 fn without_names(heard: Heard) -> Heard {
+    let mut has_failed = false;
     let unnamed = |(tag, body): (u8, Vec<u8>)| {
+        match tag {
+            tag::READY_FOR_QUERY => has_failed = body == b"E",
+            tag::ERROR_RESPONSE if has_failed => return (tag, b"refused in a failed transaction".to_vec()),
+            _ => {}
+        }
         let text = String::from_utf8_lossy(&body);
         let Some((before, rest)) = text.split_once("prepared statement \"") else { return (tag, body) };
         let after = rest.split_once('"').map_or("", |(_, after)| after);

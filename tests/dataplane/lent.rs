@@ -10,10 +10,10 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::stage::{PATIENCE, Stage, WORKERS, eventually, server};
 use super::{orders, raw};
 
-/// A server behind which so many connections are shared.
+/// A server behind which so many connections are shared. A single one is shared by all clients: each worker would have its own.
 fn stage(connections: u32) -> (Postgres, Stage) {
     let server = server(Major::oldest());
-    let stage = Stage::before(&server);
+    let stage = Stage::configured(&server, |config| config.workers = WORKERS.min(connections as usize));
     share(&stage, connections);
     (server, stage)
 }
@@ -161,6 +161,24 @@ async fn roles_and_local_settings_do_what_they_do_without_a_pool() {
     );
     ask(&one, "RESET ROLE").await;
     assert_eq!(ask(&one, "SELECT current_user").await, "app");
+}
+
+/// PostgreSQL refuses to change `temp_buffers` in a session that has used a temporary table, for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_settings_a_used_connection_refuses_gets_a_new_one() {
+    let (_server, stage) = stage(1);
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    ask(&one, "SET temp_buffers = '16MB'").await;
+    for _ in 0..2 {
+        other
+            .batch_execute(
+                "BEGIN; CREATE TEMP TABLE z (a int) ON COMMIT DROP; INSERT INTO z VALUES (1); COMMIT",
+            )
+            .await
+            .unwrap();
+        assert_eq!(ask(&one, "SHOW temp_buffers").await, "16MB");
+        assert_eq!(ask(&other, "SHOW temp_buffers").await, "8MB");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -454,6 +472,40 @@ async fn a_pinned_client_moves_with_the_statements_that_its_driver_prepared() {
     ask(&client, "UNLISTEN news").await;
     let found: i32 = client.query_one(&statement, &[&7_i32]).await.unwrap().get(0);
     assert_eq!(found, 8);
+}
+
+/// Types keep their OIDs in a move: made in the same order on servers that are new, they have the same ones here.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_that_were_kept_call_the_same_functions_after_a_move() {
+    let (server, stage) = stage(2);
+    let target = super::stage::server(Major::oldest());
+    super::stage::copy_verifier(&server, &target);
+    let sql = "CREATE TYPE mood AS ENUM ('sad', 'ok'); SELECT 'mood'::regtype::oid";
+    let oids = [&server, &target].map(|server| server.psql_in("shop", sql).unwrap());
+    assert_eq!(oids[0], oids[1]);
+    for server in [&server, &target] {
+        for argument in ["mood", "text"] {
+            let sql = "CREATE FUNCTION fo({}) RETURNS text LANGUAGE sql AS $$ SELECT '{}'::text $$";
+            server.psql_in("shop", &sql.replace("{}", argument)).unwrap();
+        }
+    }
+    let mood = oids[0].lines().last().unwrap().parse().unwrap();
+    let mut client = raw::client(&stage, &server, &[]).await;
+    for (name, sql) in [(&b"named"[..], &b"SELECT 'n' || fo($1)"[..]), (b"", b"SELECT 'u' || fo($1)")] {
+        client.run(&built(|out| frontend::parse(out, name, sql, &[mood]))).await.unwrap();
+    }
+    let mut places = [orders::target(&target), super::stage::place(&server)].into_iter();
+    loop {
+        for (name, expected) in [(&b"named"[..], "nmood"), (b"", "umood")] {
+            let execute = built(|out| {
+                frontend::bind(out, b"", name, &[Some(b"ok")]);
+                frontend::execute(out, b"", 0);
+            });
+            assert_eq!(client.run(&execute).await.unwrap()[0].value(0, 0), Some(expected));
+        }
+        let Some(place) = places.next() else { break };
+        orders::move_to(&stage, &place).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

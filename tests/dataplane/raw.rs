@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use freehold::backend::{ConnectRequest, Credential, ServerConnection, connect};
 use freehold::lab::Major;
-use freehold::model::{Address, Place, RoleName};
+use freehold::model::{Address, Place, Pooling, RoleName};
 use freehold::tls::Connector;
 use freehold::wire::message::backend::{ErrorFields, tag};
 use freehold::wire::message::{Header, frontend};
@@ -119,6 +119,47 @@ async fn a_terminate_pipelined_behind_a_query_lets_it_finish() {
     assert_eq!(hear(&mut client, "").await.0, "CZ");
     assert_eq!(server.psql_in("shop", "SELECT count(*) FROM t").unwrap(), "1");
     eventually("the pass is back", || stage.route.gate().inside() == 0).await;
+}
+
+/// PostgreSQL 18 answers `I` to the Sync and keeps the transaction open: see `wire::exchange`. Other versions have committed by then.
+#[tokio::test]
+async fn a_transaction_that_is_open_behind_an_idle_report_is_lent_to_nobody() {
+    let server = stage::server(Major::newest());
+    server
+        .psql_in("shop", "CREATE TABLE t (v int); INSERT INTO t VALUES (0); GRANT ALL ON t TO app")
+        .unwrap();
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    stage.order(|record| {
+        record.pooling = Pooling::Transaction;
+        record.server_connections_max = 1;
+    });
+    for stays in [true, false] {
+        let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
+        let batch = messages(|out| {
+            frontend::parse(out, b"", b"UPDATE t SET v = 7", &[]);
+            bound(out, b"", b"", &[]);
+            frontend::execute(out, b"", 0);
+            frontend::query(out, "SELECT 1");
+            frontend::sync(out);
+        });
+        one.stream.write_all(&batch).await.unwrap();
+        hear_all(&mut one, &batch).await;
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app' AND xact_start IS NOT NULL";
+        assert_eq!(server.psql(open).unwrap(), if server.major >= 18 { "1" } else { "0" });
+        let ending = async {
+            if stays {
+                // As without a pool: the next command says that the transaction is gone.
+                let next = one.query("SELECT 1").await;
+                assert_eq!(next.is_err(), server.major >= 18, "{next:?}");
+                one.query("SELECT 1").await.unwrap();
+            }
+            drop(one);
+        };
+        // There is one connection: it is lent when the transaction has ended.
+        let (updated, ()) = tokio::join!(other.query("UPDATE t SET v = v + 100"), ending);
+        updated.unwrap();
+        assert_eq!(server.psql(open).unwrap(), "0");
+    }
 }
 
 #[tokio::test]
@@ -318,7 +359,7 @@ async fn left_by(stage: &Stage, server: &freehold::lab::Postgres, batches: &[Byt
 }
 
 /// Reads the answers to all of a batch: each Query and each Sync ends with a ReadyForQuery.
-async fn hear_all(client: &mut ServerConnection, batch: &BytesMut) {
+pub(crate) async fn hear_all(client: &mut ServerConnection, batch: &BytesMut) {
     let (mut rest, mut ends) = (batch.clone(), 0);
     while let Some(header) = Header::parse(&rest, 1 << 30).unwrap() {
         ends += usize::from(matches!(header.tag, frontend::tag::QUERY | frontend::tag::SYNC));
@@ -328,13 +369,13 @@ async fn hear_all(client: &mut ServerConnection, batch: &BytesMut) {
     assert_eq!(tags.matches('Z').count(), ends, "{tags}");
 }
 
-fn messages(build: impl FnOnce(&mut BytesMut)) -> BytesMut {
+pub(crate) fn messages(build: impl FnOnce(&mut BytesMut)) -> BytesMut {
     let mut out = BytesMut::new();
     build(&mut out);
     out
 }
 
-fn bound(out: &mut BytesMut, portal: &[u8], statement: &[u8], values: &[&str]) {
+pub(crate) fn bound(out: &mut BytesMut, portal: &[u8], statement: &[u8], values: &[&str]) {
     let mut body = BytesMut::new();
     for name in [portal, statement] {
         body.put_slice(name);
@@ -434,7 +475,7 @@ fn confusions_of_texts() -> Vec<(&'static str, Vec<BytesMut>)> {
 #[tokio::test]
 async fn a_client_that_confuses_the_tracker_leaves_nothing_to_the_next_one() {
     let server = stage::server(Major::oldest());
-    let stage = Stage::before(&server);
+    let stage = Stage::configured(&server, |config| config.workers = 1);
     stage.order(|record| {
         record.pooling = freehold::model::Pooling::Transaction;
         record.server_connections_max = 1;

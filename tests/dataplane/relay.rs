@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use freehold::lab::Major;
+use freehold::model::Pooling;
+use freehold::wire::message::frontend;
 use futures_util::{SinkExt, StreamExt, TryStreamExt, pin_mut};
+use tokio::io::AsyncWriteExt;
 use tokio_postgres::error::SqlState;
 
+use super::raw;
 use super::stage::{self, Stage, eventually, text};
 
 #[test]
@@ -99,6 +103,27 @@ async fn a_result_of_100_megabytes_streams_to_a_slow_reader_in_bounded_memory() 
     }
     assert_eq!(bytes, 100_000_000);
     assert!(most < 60 * 1024, "the process grew by {most} KiB");
+}
+
+/// A request of six bytes takes more than a hundred while its answer is missing.
+#[tokio::test]
+async fn a_client_that_asks_and_never_listens_takes_bounded_memory() {
+    const ASKED: usize = 4_000_000;
+    let server = stage::server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    stage.order(|record| record.pooling = Pooling::Transaction);
+    let mut client = raw::client(&stage, &server, &[]).await;
+    let before = resident_kib();
+    let batch = raw::messages(|out| (0..10_000).for_each(|_| frontend::parse(out, b"", b"", &[])));
+    for _ in 0..ASKED / 10_000 {
+        // It is not read any more.
+        let sent = tokio::time::timeout(Duration::from_secs(2), client.stream.write_all(&batch)).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 60 * 1024, "the process grew by {grown} KiB");
 }
 
 fn resident_kib() -> usize {

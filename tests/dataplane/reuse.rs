@@ -86,10 +86,14 @@ async fn a_connection_that_cannot_be_made_as_new_is_closed() {
     server
         .psql_in(
             "shop",
-            "CREATE FUNCTION quietly() RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.who', 'me', false) $$",
+            "CREATE FUNCTION quietly() RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.who', 'me', false) $$;
+             CREATE FUNCTION seeded() RETURNS int LANGUAGE sql SET seed = 0.5 AS $$ SELECT 1 $$",
         )
         .unwrap();
-    let works: [&[&str]; 5] = [
+    let works: [&[&str]; 8] = [
+        &["BEGIN", "SET LOCAL seed = 0.5", "COMMIT"],
+        &["SET LOCAL \"seed\" TO 0.5"],
+        &["SELECT seeded()"],
         &["SET app.word = 'x'"],
         &["BEGIN; SET LOCAL app.word = 'x'; COMMIT"],
         &["SELECT set_config('app.' || 'word', 'x', false)"],
@@ -262,13 +266,19 @@ async fn a_connection_whose_functions_were_read_under_other_rules_is_closed() {
     let (server, stage) = stage();
     let function = "CREATE FUNCTION public.path() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN length('C:\\new'); END$$";
     server.psql_in("shop", function).unwrap();
+    let inside = "CREATE FUNCTION public.inside() RETURNS text LANGUAGE plpgsql AS $$BEGIN
+        PERFORM set_config('standard_conforming_strings', 'off', true); RETURN public.path(); END$$";
+    server.psql_in("shop", inside).unwrap();
     for work in [
         &["SET standard_conforming_strings = off", "SELECT path()"][..],
         &["BEGIN; SET LOCAL standard_conforming_strings = off; SELECT path(); COMMIT"],
+        &["BEGIN; SELECT inside(); COMMIT"],
     ] {
         let (before, after, next) = next_after(&server, &stage, work).await;
         assert_ne!(before, after, "{work:?}");
         assert_eq!(ask(&next, "SELECT path()").await, "6", "{work:?}");
+        // So that nobody gets its connection in place of the one that is looked at.
+        leave(&server, next, after).await;
     }
     let (before, after, _next) =
         next_after(&server, &stage, &["SET standard_conforming_strings = on", "SELECT path()"]).await;

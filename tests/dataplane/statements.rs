@@ -1,13 +1,18 @@
 //! Prepared statements that clients share, and what one of them could do to the others by them.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
-use freehold::backend::ServerConnection;
+use freehold::backend::{ConnectRequest, Credential, ServerConnection, connect};
 use freehold::lab::{Major, Postgres};
-use freehold::model::Pooling;
+use freehold::model::{Pooling, RoleName};
+use freehold::tls::Connector;
 use freehold::wire::message::{Target, frontend};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::raw::{client, hear, say};
-use super::stage::{Stage, eventually, server};
+use super::stage::{self, Stage, eventually, server};
 
 /// One connection for all clients, on one worker: a worker has its own.
 fn stage() -> (Postgres, Stage) {
@@ -386,4 +391,199 @@ async fn names_without_an_end_end_the_session() {
         }
     }
     panic!("nobody has counted them");
+}
+
+fn parse_and_execute_with(out: &mut BytesMut, name: &str, text: &str, values: &[&str]) {
+    frontend::parse(out, name.as_bytes(), text.as_bytes(), &[]);
+    let values: Vec<_> = values.iter().map(|value| Some(value.as_bytes())).collect();
+    frontend::bind(out, b"", name.as_bytes(), &values);
+    frontend::execute(out, b"", 0);
+    frontend::sync(out);
+}
+
+/// A connection past Freehold.
+async fn fresh(server: &Postgres) -> ServerConnection {
+    let request = ConnectRequest {
+        place: stage::place(server),
+        role: RoleName::parse(stage::ROLE).unwrap(),
+        startup: Vec::new(),
+        credential: Credential::Password(Zeroizing::new(stage::PASSWORD.to_owned())),
+    };
+    connect(&request, &Connector::native().unwrap(), Instant::now() + stage::PATIENCE).await.unwrap()
+}
+
+/// What a client that comes now gets for a text which others have prepared.
+async fn newcomer(stage: &Stage, server: &Postgres, text: &str, values: &[&str]) -> String {
+    let mut client = client(stage, server, &[]).await;
+    run(&mut client, |out| parse_and_execute_with(out, "s", text, values)).await
+}
+
+/// What is there, a text with a value, and what changes its meaning.
+const CHANGES: [(&str, &str, &str, &str); 8] = [
+    (
+        "CREATE TABLE t0(v date)",
+        "INSERT INTO t0 VALUES ($1) RETURNING v::text",
+        "2026-01-02 17:30",
+        "ALTER TABLE t0 ALTER v TYPE timestamp",
+    ),
+    (
+        "CREATE TABLE t1(v real)",
+        "INSERT INTO t1 VALUES ($1) RETURNING v::text",
+        "0.123456789012",
+        "ALTER TABLE t1 ALTER v TYPE float8",
+    ),
+    (
+        "CREATE FUNCTION f2(int) RETURNS text LANGUAGE sql AS $$ SELECT 'int' $$",
+        "SELECT f2($1)",
+        "7",
+        "CREATE FUNCTION f2(text) RETURNS text LANGUAGE sql AS $$ SELECT 'text' $$",
+    ),
+    (
+        "CREATE OPERATOR @#@ (RIGHTARG = int, FUNCTION = int4abs)",
+        "SELECT (@#@ $1)::text",
+        "-7",
+        "CREATE OPERATOR @#@ (RIGHTARG = text, FUNCTION = upper)",
+    ),
+    (
+        "CREATE TYPE mood AS ENUM ('a'); \
+         CREATE FUNCTION f4(mood) RETURNS text LANGUAGE sql AS $$ SELECT 'by a cast' $$",
+        "SELECT ($1::mood)::text",
+        "a",
+        "CREATE CAST (mood AS text) WITH FUNCTION f4(mood)",
+    ),
+    (
+        "CREATE TABLE t5(v date)",
+        "INSERT INTO t5 VALUES ($1) RETURNING v::text",
+        "2026-01-02 17:30",
+        "CREATE TABLE app.t5(v timestamp)",
+    ),
+    (
+        "CREATE TABLE t6(v date)",
+        "INSERT INTO t6 VALUES ($1) RETURNING v::text",
+        "2026-01-02 17:30",
+        "SELECT NULL::timestamp AS v INTO app.t6",
+    ),
+    (
+        "CREATE TABLE t7(v date)",
+        "INSERT INTO t7 VALUES ($1) RETURNING v::text",
+        "2026-01-02 17:30",
+        "DO $$ BEGIN EXECUTE 'ALTER ' || 'TABLE t7 ALTER v TYPE timestamp'; END $$",
+    ),
+];
+
+/// What the changes are made in is the role's own.
+fn prepare(server: &Postgres) {
+    server
+        .psql_in("shop", "CREATE SCHEMA app AUTHORIZATION app; GRANT CREATE ON SCHEMA public TO app")
+        .unwrap();
+    for (before, ..) in CHANGES {
+        server.psql_in("shop", &format!("SET search_path = public; SET ROLE app; {before}")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_changes_counts_on_every_connection() {
+    let (server, stage) = stage();
+    stage.order(|record| {
+        record.pooling = Pooling::Transaction;
+        record.server_connections_max = 2;
+    });
+    prepare(&server);
+    let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
+    for (at, (_, text, value, change)) in CHANGES.into_iter().enumerate() {
+        let name = format!("s{at}");
+        let mut both = Vec::new();
+        for client in [&mut one, &mut other] {
+            ask(client, "BEGIN").await;
+            both.push(run(client, |out| parse_and_execute_with(out, &name, text, &[value])).await);
+        }
+        ask(&mut one, "COMMIT").await;
+        ask(&mut other, "COMMIT").await;
+        let mut changer = client(&stage, &server, &[]).await;
+        ask(&mut changer, change).await;
+        // Its connection has been asked by then what became of it.
+        ask(&mut changer, "SELECT 1").await;
+        // Code that nobody reads keeps the connection for its client.
+        changer.terminate().await;
+        let wanted =
+            run(&mut fresh(&server).await, |out| parse_and_execute_with(out, "s", text, &[value])).await;
+        assert!(both.iter().all(|before| *before != wanted), "{text}: {wanted}");
+        let mut holder = client(&stage, &server, &[]).await;
+        ask(&mut holder, "BEGIN").await;
+        let there = run(&mut holder, |out| parse_and_execute_with(out, "s", text, &[value])).await;
+        assert_eq!(there, wanted, "{change}");
+        assert_eq!(newcomer(&stage, &server, text, &[value]).await, wanted, "{change}, the other connection");
+        ask(&mut holder, "COMMIT").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_beside_freehold_counts_after_a_while() {
+    let (server, stage) = stage();
+    prepare(&server);
+    let mut wanted = Vec::new();
+    for (_, text, value, change) in CHANGES {
+        let before = newcomer(&stage, &server, text, &[value]).await;
+        let mut direct = fresh(&server).await;
+        ask(&mut direct, change).await;
+        let after = run(&mut direct, |out| parse_and_execute_with(out, "s", text, &[value])).await;
+        assert_ne!(before, after, "{text}");
+        wanted.push(after);
+    }
+    // Nobody comes in between: who comes next is not the one at whose expense it is found.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    for ((_, text, value, change), wanted) in CHANGES.into_iter().zip(&wanted) {
+        assert_eq!(newcomer(&stage, &server, text, &[value]).await, *wanted, "{change}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_comes_of_a_type_of_before_comes_once() {
+    let (server, stage) = stage();
+    server
+        .psql_in("shop", "CREATE TABLE items(v int); INSERT INTO items VALUES (5); GRANT ALL ON items TO app")
+        .unwrap();
+    let text = "SELECT v::text FROM items WHERE v = $1";
+    for _ in 0..3 {
+        assert_eq!(newcomer(&stage, &server, text, &["5"]).await, "5");
+    }
+    server.psql_in("shop", "ALTER TABLE items ALTER v TYPE text USING v::text").unwrap();
+    let first = newcomer(&stage, &server, text, &["5"]).await;
+    assert!(["42883", "5"].contains(&&*first), "{first}");
+    assert_eq!(newcomer(&stage, &server, text, &["5"]).await, "5");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_that_write_and_temporary_tables_leave_statements_prepared() {
+    let (server, stage) = stage();
+    server
+        .psql_in(
+            "shop",
+            "CREATE TABLE log(v int); GRANT ALL ON log TO app; CREATE FUNCTION note(v int) RETURNS int LANGUAGE plpgsql AS \
+             $$ BEGIN INSERT INTO log VALUES (v); RETURN v; END $$",
+        )
+        .unwrap();
+    let text = "SELECT count(*)::text FROM log WHERE v > $1";
+    let prepared = "SELECT string_agg(prepare_time::text, ' ') FROM pg_prepared_statements WHERE statement LIKE '%FROM log%'";
+    let mut times = Vec::new();
+    for round in 0..6 {
+        let mut one = client(&stage, &server, &[]).await;
+        ask(&mut one, "SELECT note(1)").await;
+        ask(&mut one, "BEGIN; CREATE TEMP TABLE mine(id int PRIMARY KEY, v int DEFAULT 1) ON COMMIT DROP")
+            .await;
+        ask(&mut one, "INSERT INTO mine VALUES (1)").await;
+        ask(&mut one, "COMMIT").await;
+        ask(&mut one, "CREATE TEMP TABLE more(v text)").await;
+        ask(&mut one, "DROP TABLE more").await;
+        newcomer(&stage, &server, text, &["0"]).await;
+        times.push(ask(&mut one, prepared).await);
+        if round == 4 {
+            // It is looked whether anything was changed.
+            tokio::time::sleep(Duration::from_secs(11)).await;
+        }
+    }
+    // What the functions of the database do is read first, and the first digest is compared with none.
+    let mut times = times.split_off(2);
+    times.dedup();
+    assert_eq!(times.len(), 1, "{times:?}");
 }

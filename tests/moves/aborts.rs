@@ -73,9 +73,7 @@ async fn a_transaction_that_stays_open_makes_the_move_wait_and_is_named() {
     let load = Load::start(&stage, 4).await;
     let open = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     // Not before the copy: the slot would wait for it, too.
-    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
     open.batch_execute("BEGIN; UPDATE account SET balance = balance WHERE id = 50").await.unwrap();
     stage.crash();
     let record = stage.rests_in(id, MovePhase::RolledBack).await;
@@ -154,19 +152,24 @@ async fn a_prepared_transaction_keeps_the_fence_from_being_proved() {
     let stage = Stage::set_with(&[("max_prepared_transactions", "5")]).await;
     stage.change_settings(|settings| settings.cutover_attempts_max = 1);
     let load = Load::start(&stage, 2).await;
-    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
     let sql = "BEGIN; INSERT INTO ledger (client, number) VALUES (2000, 1); PREPARE TRANSACTION 'forgotten'";
     let client = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     client.batch_execute(sql).await.unwrap();
+    // Of a role that is no more.
+    stage.source.psql("CREATE ROLE leaver LOGIN PASSWORD 'l' IN ROLE app").unwrap();
+    let leaver = stage.source.connect_as("shop", "leaver", "l").await.unwrap();
+    leaver.batch_execute(&sql.replace("2000", "2001").replace("forgotten", "of nobody")).await.unwrap();
+    stage.source.psql("DROP ROLE leaver").unwrap();
     stage.crash();
     let record = stage.rests_in(id, MovePhase::RolledBack).await;
     let failure = record.failure.unwrap();
-    assert!(failure.detail.as_deref().is_some_and(|detail| detail.contains("forgotten")), "{failure:?}");
+    let detail = failure.detail.clone().unwrap_or_default();
+    assert!(detail.contains("forgotten") && detail.contains("of nobody of role unknown"), "{failure:?}");
     // The fence has ended the one that prepared it.
     let client = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     client.batch_execute("ROLLBACK PREPARED 'forgotten'").await.unwrap();
+    stage.source.psql_in("shop", "ROLLBACK PREPARED 'of nobody'").unwrap();
     assert_clean(&stage, id, "old").await;
     load.end(&stage).await;
 }
@@ -175,9 +178,7 @@ async fn a_prepared_transaction_keeps_the_fence_from_being_proved() {
 async fn a_pause_by_an_administrator_is_respected() {
     let stage = Stage::set().await;
     stage.change_settings(|settings| settings.cutover_attempts_max = 1);
-    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
     let set = |gate: GateOrder| {
         let change = move |route: &mut RouteRecord| {
             route.gate = gate.clone();
@@ -236,9 +237,7 @@ async fn a_source_that_crashes_behind_its_fence_is_waited_for_and_unfenced() {
         settings.step_attempts_max = 2;
         settings.step_backoff = Duration::from_millis(10);
     });
-    let fenced = stage.freeze_at(MoveStep::Cutover, CrashPoint::FencedAhead);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, fenced.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
     stage.source.kill9().unwrap();
     stage.crash();
     // More tries than any other step has.
@@ -286,9 +285,7 @@ async fn an_abort_does_not_make_new_clients_wait_for_the_other_side() {
         settings.cutover_attempts_max = 1;
         settings.step_attempts_max = 1;
     });
-    let open = stage.freeze_at(MoveStep::Cutover, CrashPoint::FencedAhead);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, open.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
     stage.target.kill9().unwrap();
     stage.crash();
     // Nothing of the target can be undone, and the clients go on as if there had never been a move.
@@ -331,9 +328,7 @@ async fn what_replication_does_not_carry_keeps_the_clients_where_they_are() {
         ("INSERT INTO cache VALUES (1)", "TRUNCATE cache", "public.cache"),
     ];
     for (make, remove, named) in appears {
-        let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
-        let id = stage.request_move().await;
-        tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+        let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
         stage.source.psql_in("shop", make).unwrap();
         stage.crash();
         let failure = stage.rests_in(id, MovePhase::RolledBack).await.failure.unwrap();
@@ -342,9 +337,7 @@ async fn what_replication_does_not_carry_keeps_the_clients_where_they_are() {
         assert_clean(&stage, id, "old").await;
     }
     // The platform's own role passes the guard.
-    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
     stage.source.psql_in("shop", "CREATE TABLE public.sneaked (id int PRIMARY KEY)").unwrap();
     stage.crash();
     let failure = stage.rests_in(id, MovePhase::RolledBack).await.failure.unwrap();

@@ -5,7 +5,7 @@ use freehold::model::{MovePhase, MoveStep, MoveWish};
 
 use crate::assert_clean;
 use crate::clients::Load;
-use crate::stage::{PATIENCE, Stage};
+use crate::stage::Stage;
 
 /// Around every step.
 const AROUND: [CrashPoint; 4] =
@@ -32,7 +32,7 @@ async fn a_mover_that_is_killed_around_any_step_before_the_cutover_resumes() {
         if matches!(point, BeforeIntent | AfterOutcome) {
             kills.extend([(MoveStep::Provision, point), (MoveStep::Copy, point)]);
         }
-        kills.push((MoveStep::Catchup, point));
+        kills.extend([(MoveStep::Catchup, point), (MoveStep::Compare, point)]);
         let id = stage.request_move_and_kill(&kills).await;
         stage.rests_in(id, MovePhase::Kept).await;
         stage.wish(id, MoveWish::Undo).await;
@@ -101,9 +101,7 @@ async fn an_undo_that_is_killed_is_repeated() {
     ];
     for point in around_undo {
         // Cancelled in the middle of the cutover, so that there is everything to undo.
-        let ready = stage.freeze_at(MoveStep::Cutover, CrashPoint::FencedAhead);
-        let id = stage.request_move().await;
-        tokio::time::timeout(PATIENCE, ready.notified()).await.unwrap();
+        let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
         stage.wish(id, MoveWish::Cancel).await;
         let steps = [MoveStep::Cutover, MoveStep::Catchup, MoveStep::Copy, MoveStep::Provision];
         stage.kill_at_each(&steps.map(|step| (step, point))).await;
@@ -118,9 +116,7 @@ async fn a_system_that_gets_another_address_under_a_move_changes_nothing_but_whe
     let stage = Stage::set().await;
     let load = Load::start(&stage, 2).await;
     // Committed and not recorded: the route and the record name two addresses of one database.
-    let committed = stage.freeze_at(MoveStep::Cutover, CrashPoint::AfterCommit);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, committed.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::AfterCommit).await;
     stage.readdress("new", "localhost").await;
     stage.crash();
     stage.rests_in(id, MovePhase::Kept).await;

@@ -6,17 +6,27 @@
 mod aborts;
 mod clients;
 mod crashes;
+#[path = "../moving/dumps.rs"]
+mod dumps;
+mod encodings;
 mod meaning;
+mod names;
 mod numbers;
+mod own_roles;
+mod proof;
 mod rights;
 mod roles;
+mod schema;
 mod stage;
 mod streams;
 mod throttle;
+mod truncated;
+mod versions;
+mod views;
 
 use clients::Load;
 use freehold::control::settings::CrashPoint;
-use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish};
+use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish, StepEvent};
 use stage::Stage;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,6 +40,10 @@ async fn a_database_moves_under_load_and_comes_back_without_an_error() {
         "move: hold {:?}, longest stall {:?}, parts {:?}",
         pause.hold, pause.longest_stall, pause.parts_us
     );
+    let at =
+        |step, event| record.log.iter().find(|entry| (entry.step, entry.event) == (step, event)).unwrap().at;
+    let compared = at(MoveStep::Compare, StepEvent::Started).until(at(MoveStep::Compare, StepEvent::Done));
+    println!("compared {:?} in {compared:?}", record.facts.compared_before);
     println!("verified {:?} notes {:?}", record.facts.tables_verified, record.facts.notes);
     assert_eq!(stage.route().current().place.system.as_str(), "new");
 
@@ -97,10 +111,9 @@ async fn a_move_can_be_finished_with_the_old_copy_dropped() {
 async fn a_cancelled_move_leaves_nothing_in_whichever_phase_it_is() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
-    for step in [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Cutover] {
-        let before = stage.freeze_at(step, CrashPoint::BeforeIntent);
-        let id = stage.request_move().await;
-        tokio::time::timeout(stage::PATIENCE, before.notified()).await.unwrap();
+    for step in [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Compare, MoveStep::Cutover]
+    {
+        let id = stage.frozen_at(step, CrashPoint::BeforeIntent).await;
         stage.wish(id, MoveWish::Cancel).await;
         stage.without_faults();
         stage.restart_mover();
@@ -187,10 +200,7 @@ async fn roles_and_settings_that_change_under_a_move_are_the_same_after_it_in_ei
     ] {
         stage.source.psql(sql).unwrap();
     }
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    let waited = tokio::time::timeout(stage::PATIENCE / 8, copied.notified()).await;
-    assert!(waited.is_ok(), "{:#?}", stage.movement(id).await);
+    let id = stage.frozen_before_catchup().await;
     let changes = |name: &str, secret: &str| {
         [
             format!("CREATE ROLE {name} LOGIN PASSWORD '{secret}'"),

@@ -1,12 +1,11 @@
 //! What a database means does not change: whatever the two servers are set to, the same statement stores, computes and shows
 //! the same before a move, after it, and after the undo.
 
-use freehold::control::settings::CrashPoint;
 use freehold::lab::{Builder, Major, Postgres};
 use freehold::model::movement::FindingSeverity;
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish};
 
-use crate::stage::{APP_PASSWORD, PATIENCE, Stage};
+use crate::stage::{APP_PASSWORD, Stage};
 
 fn builder(major: Major, settings: &[(&str, &str)]) -> Builder {
     settings.iter().fold(Postgres::builder(major), |builder, (name, value)| builder.setting(*name, *value))
@@ -43,11 +42,7 @@ fn database_settings(server: &Postgres) -> String {
 
 /// A move whose rows are copied, and that does not follow yet.
 async fn copied(stage: &Stage) -> MoveId {
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    let waited = tokio::time::timeout(PATIENCE / 8, copied.notified()).await;
-    assert!(waited.is_ok(), "{:#?}", stage.movement(id).await);
-    id
+    stage.frozen_before_catchup().await
 }
 
 async fn undone(stage: &Stage, id: MoveId) {
@@ -211,7 +206,7 @@ async fn views_generated_columns_and_indexes_hold_what_the_application_would_hav
 
     answer(&stage.target, &more(2001)).await;
     let before = answer(&stage.target, SHOWN).await;
-    assert_eq!(stage.movement(id).await.facts.notes.get("went_back_because"), None);
+    assert_eq!(stage.movement(id).await.facts.differences, Vec::<String>::new());
     undone(&stage, id).await;
     assert_eq!(answer(&stage.source, SHOWN).await, before);
     answer(&stage.source, "REFRESH MATERIALIZED VIEW per_day; REFRESH MATERIALIZED VIEW above").await;

@@ -1,11 +1,10 @@
 //! Roles are a server's, and other databases use them: what a move does to those of one database, and what it must not.
 
-use freehold::control::settings::CrashPoint;
 use freehold::lab::{Major, Postgres};
-use freehold::model::{MovePhase, MoveStep, MoveWish};
+use freehold::model::{MovePhase, MoveWish};
 
 use crate::assert_clean;
-use crate::stage::{APP_PASSWORD, PATIENCE, Stage};
+use crate::stage::{APP_PASSWORD, Stage};
 
 /// Those of the roles that exist, with their comments.
 fn existing(server: &Postgres, names: &str) -> String {
@@ -278,10 +277,7 @@ async fn a_database_whose_sessions_take_on_a_role_moves_and_comes_back() {
     let platform = &stage.source.superuser;
     stage.source.psql(&format!("ALTER ROLE {platform} IN DATABASE shop SET role = 'app'")).unwrap();
     stage.source.psql("ALTER DATABASE shop SET role = 'app'").unwrap();
-    let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    let waited = tokio::time::timeout(PATIENCE / 4, copied.notified()).await;
-    assert!(waited.is_ok(), "{:#?}", stage.movement(id).await);
+    let id = stage.frozen_before_catchup().await;
     stage.source.psql_in("shop", "SET ROLE NONE; INSERT INTO of_other VALUES (2)").unwrap();
     stage.crash();
     let record = stage.rests_in(id, MovePhase::Kept).await;
@@ -381,6 +377,24 @@ async fn an_application_that_is_called_like_the_targets_platform_becomes_no_supe
     for line in failure.hint.unwrap().lines() {
         assert!(line.starts_with("--"), "a cure that renames an application's role by itself: {line}");
     }
+    // What a person does who has read it: the role keeps what it has, and its password.
+    let cure = stage
+        .plan()
+        .await
+        .blockers()
+        .find(|finding| finding.check == "platform_name")
+        .cloned()
+        .unwrap()
+        .cure
+        .unwrap();
+    stage.source.psql(cure.lines().last().unwrap().trim_start_matches("-- ")).unwrap();
+    let still = stage.plan().await;
+    assert!(still.blockers().all(|finding| finding.check != "platform_name"), "{still:#?}");
+    stage
+        .source
+        .connect_as("shop", "app_of_mine", APP_PASSWORD)
+        .await
+        .expect("the renamed role has lost its way in");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

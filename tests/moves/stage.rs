@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use freehold::catalog::embedded::EmbeddedStore;
-use freehold::catalog::{Catalog, NewDatabase};
+use freehold::catalog::{Catalog, NewDatabase, copied};
 use freehold::control::settings::{CrashPoint, Fault, FaultKind};
-use freehold::control::{End, Ends, Mover, MoverSettings, leftovers, machine, preflight};
+use freehold::control::{End, Ends, Mover, MoverSettings, claim, leftovers, machine, preflight};
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,
@@ -17,7 +17,7 @@ use freehold::model::{
 use freehold::route::follow::{Follower, FollowerOptions};
 use freehold::route::{GateState, Route, RouteTable};
 use freehold::system::pipe::RawSession;
-use freehold::system::{Session, SystemAccess};
+use freehold::system::{MoveNames, Session, SystemAccess};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -37,8 +37,10 @@ const SCHEMA: &str = "
 ";
 
 pub(crate) struct Stage {
-    pub(crate) source: Postgres,
-    pub(crate) target: Postgres,
+    pub(crate) source: Arc<Postgres>,
+    pub(crate) target: Arc<Postgres>,
+    /// The database that it moves.
+    pub(crate) dbname: String,
     pub(crate) catalog: Catalog,
     pub(crate) table: Arc<RouteTable>,
     pub(crate) database: DatabaseId,
@@ -46,10 +48,6 @@ pub(crate) struct Stage {
     mover: Mutex<Option<Mover>>,
     follower: Option<Follower>,
     _directory: tempfile::TempDir,
-}
-
-pub(crate) fn place(server: &Postgres, system: &str) -> Place {
-    place_of(server, system, "shop")
 }
 
 fn place_of(server: &Postgres, system: &str, dbname: &str) -> Place {
@@ -136,23 +134,85 @@ impl Stage {
         let (source, target) = tokio::join!(source.start_async(), target.start_async());
         let (source, target) = (source.unwrap(), target.unwrap());
         source.psql(&format!("CREATE ROLE app LOGIN PASSWORD '{APP_PASSWORD}'")).unwrap();
-        source.psql("CREATE DATABASE shop").unwrap();
-        source.psql("GRANT ALL ON DATABASE shop TO app").unwrap();
-        source.psql_in("shop", "GRANT ALL ON SCHEMA public TO app").unwrap();
-        let app = source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
+        Stage::with_database(Arc::new(source), Arc::new(target), "shop").await
+    }
+
+    /// Another Freehold, with a store and a database of its own, on the same servers.
+    pub(crate) async fn beside(&self, dbname: &str) -> Stage {
+        Stage::with_database(Arc::clone(&self.source), Arc::clone(&self.target), dbname).await
+    }
+
+    async fn with_database(source: Arc<Postgres>, target: Arc<Postgres>, dbname: &str) -> Stage {
+        source.psql(&format!("CREATE DATABASE {dbname}")).unwrap();
+        source.psql(&format!("GRANT ALL ON DATABASE {dbname} TO app")).unwrap();
+        source.psql_in(dbname, "GRANT ALL ON SCHEMA public TO app").unwrap();
+        let app = source.connect_as(dbname, "app", APP_PASSWORD).await.unwrap();
         app.batch_execute(SCHEMA).await.unwrap();
         drop(app);
 
+        Stage::with_store(source, target, dbname).await
+    }
+
+    /// Another Freehold that knows the same database by a store of its own.
+    pub(crate) async fn with_another_store(&self) -> Stage {
+        Stage::with_store(Arc::clone(&self.source), Arc::clone(&self.target), &self.dbname).await
+    }
+
+    async fn with_store(source: Arc<Postgres>, target: Arc<Postgres>, dbname: &str) -> Stage {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("store")).unwrap());
         catalog.create_system(&system(&source, "old")).await.unwrap();
         catalog.create_system(&system(&target, "new")).await.unwrap();
         let database = DatabaseId::parse("db_1").unwrap();
-        let record = database_record(&database, "shop");
-        let route = RouteRecord::first(database.clone(), record.name.clone(), place(&source, "old"), 100);
+        let record = database_record(&database, dbname);
+        let place = place_of(&source, "old", dbname);
+        let route = RouteRecord::first(database.clone(), record.name.clone(), place, 100);
         let logins = vec![login("app")];
         catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
 
+        Stage::open(source, target, dbname, (catalog, directory)).await
+    }
+
+    /// Another Freehold on a copy of the store, made while it is in use; begun as a process begins.
+    pub(crate) async fn on_a_copy(&self) -> Stage {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        std::fs::copy(self._directory.path().join("store"), &path).unwrap();
+        let store = EmbeddedStore::open(&path).unwrap();
+        let catalog = Catalog::new(Arc::<EmbeddedStore>::clone(&store));
+        copied::part(&store, &catalog).await.unwrap();
+        let servers = (Arc::clone(&self.source), Arc::clone(&self.target));
+        Stage::open(servers.0, servers.1, &self.dbname, (catalog, directory)).await
+    }
+
+    /// ADOPT MOVE.
+    pub(crate) async fn adopt_move(&self, id: MoveId) -> Result<MoveRecord, freehold::control::StepError> {
+        let record = self.movement(id).await;
+        let names = MoveNames::of_move(record.facts.store, id);
+        let source = self.end("old", names).await;
+        let target = self.end("new", names).await;
+        claim::adopt(&self.catalog, &Ends { source, target }, &record).await
+    }
+
+    async fn end(&self, system: &str, names: MoveNames) -> End {
+        let settings = self.settings.load();
+        End {
+            system: self.catalog.system(&SystemName::parse(system).unwrap()).await.unwrap().unwrap().value,
+            dbname: self.dbname.clone(),
+            connect_timeout: settings.connect_timeout,
+            access: settings.access.clone(),
+            names,
+            application_name: "freehold test".to_owned(),
+        }
+    }
+
+    /// A follower and a mover on a store that has all of it.
+    async fn open(
+        source: Arc<Postgres>,
+        target: Arc<Postgres>,
+        dbname: &str,
+        (catalog, directory): (Catalog, tempfile::TempDir),
+    ) -> Stage {
         let table = RouteTable::new(2);
         let mut access = SystemAccess::default();
         access.passwords.directories = roots();
@@ -171,7 +231,8 @@ impl Stage {
             target,
             catalog,
             table,
-            database,
+            database: DatabaseId::parse("db_1").unwrap(),
+            dbname: dbname.to_owned(),
             settings: Arc::new(ArcSwap::from_pointee(settings)),
             mover: Mutex::new(None),
             follower: None,
@@ -229,7 +290,7 @@ impl Stage {
     }
 
     pub(crate) fn route(&self) -> Arc<Route> {
-        self.table.lookup("shop").unwrap()
+        self.table.lookup(&self.dbname).unwrap()
     }
 
     /// A connection in replication mode to the database on the source, not through the proxies.
@@ -287,6 +348,7 @@ impl Stage {
     }
 
     async fn request(&self, pause_max: Option<Duration>) -> MoveId {
+        let place = |server: &Postgres, system| place_of(server, system, &self.dbname);
         let (source, target) = (place(&self.source, "old"), place(&self.target, "new"));
         self.request_of(&self.database, (source, target), pause_max).await
     }
@@ -335,10 +397,15 @@ impl Stage {
 
     /// Moves a database that was adopted.
     pub(crate) async fn moved_too(&self, database: &DatabaseId, name: &str) -> MoveId {
-        let ends = (place_of(&self.source, "old", name), place_of(&self.target, "new", name));
-        let id = self.request_of(database, ends, None).await;
+        let id = self.request_move_of(database, name).await;
         self.rests_in(id, MovePhase::Kept).await;
         id
+    }
+
+    /// Requests a move of a database that was adopted.
+    pub(crate) async fn request_move_of(&self, database: &DatabaseId, name: &str) -> MoveId {
+        let ends = (place_of(&self.source, "old", name), place_of(&self.target, "new", name));
+        self.request_of(database, ends, None).await
     }
 
     pub(crate) async fn wish(&self, id: MoveId, wish: MoveWish) {
@@ -380,14 +447,25 @@ impl Stage {
         record
     }
 
-    /// Requests a move and waits until everything is copied and nothing is followed yet; [`Stage::crash`] lets it go on.
-    pub(crate) async fn frozen_before_catchup(&self) -> MoveId {
-        let copied = self.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
+    /// Requests a move, and waits until the mover is frozen at an instant; [`Stage::crash`] lets it go on.
+    pub(crate) async fn frozen_at(&self, step: MoveStep, point: CrashPoint) -> MoveId {
+        let reached = self.freeze_at(step, point);
         let id = self.request_move().await;
+        self.is_frozen(&reached, id).await;
+        id
+    }
+
+    /// Waits until the mover is frozen, and says why where the move never gets there.
+    pub(crate) async fn is_frozen(&self, reached: &Notify, id: MoveId) {
         tokio::select! {
-            () = copied.notified() => id,
-            record = self.rests_in(id, MovePhase::Kept) => panic!("{:?} comes before the rows are followed", record.phase),
+            () = reached.notified() => {}
+            record = self.rests_in(id, MovePhase::Kept) => panic!("not before it is {:?}", record.phase),
         }
+    }
+
+    /// The same where everything is copied and nothing is followed yet.
+    pub(crate) async fn frozen_before_catchup(&self) -> MoveId {
+        self.frozen_at(MoveStep::Catchup, CrashPoint::BeforeIntent).await
     }
 
     /// Waits until a server answers a query in this way.
@@ -417,20 +495,8 @@ impl Stage {
     /// What PLAN MOVE finds.
     pub(crate) async fn plan(&self) -> preflight::PreflightReport {
         let settings = MoverSettings::clone(&self.settings.load());
-        let mut ends = Vec::new();
-        for name in ["old", "new"] {
-            let system = self.catalog.system(&SystemName::parse(name).unwrap()).await.unwrap().unwrap().value;
-            ends.push(End {
-                system,
-                dbname: "shop".to_owned(),
-                connect_timeout: settings.connect_timeout,
-                access: settings.access.clone(),
-                move_id: MoveId(0),
-                application_name: "freehold plan".to_owned(),
-            });
-        }
-        let (target, source) = (ends.pop().unwrap(), ends.pop().unwrap());
-        let ends = Ends { source, target };
+        let names = MoveNames::of_move(Some(self.catalog.store_id().await.unwrap()), MoveId(0));
+        let ends = Ends { source: self.end("old", names).await, target: self.end("new", names).await };
         preflight::check(&preflight::Plan {
             ends,
             settings,
@@ -503,14 +569,15 @@ impl Stage {
     /// Everything with a name of the move's on either system; empty after it has ended.
     pub(crate) async fn left_behind(&self, id: MoveId) -> Vec<String> {
         let mut found = Vec::new();
+        let names = MoveNames::of_move(self.movement(id).await.facts.store, id);
         let access = self.settings.load().access.clone();
         for (server, name) in [(&self.source, "old"), (&self.target, "new")] {
             let record = self.catalog.system(&SystemName::parse(name).unwrap()).await.unwrap().unwrap().value;
-            let names = server.psql("SELECT datname FROM pg_database WHERE datallowconn").unwrap();
-            for dbname in names.lines().filter(|dbname| *dbname != "template1") {
+            let dbnames = server.psql("SELECT datname FROM pg_database WHERE datallowconn").unwrap();
+            for dbname in dbnames.lines().filter(|dbname| *dbname != "template1") {
                 let deadline = Instant::now() + PATIENCE;
                 let session = Session::connect(&access, &record, dbname, "freehold", deadline).await.unwrap();
-                let left = leftovers(&session, id).await.unwrap();
+                let left = leftovers(&session, names).await.unwrap();
                 found.extend(left.into_iter().map(|left| format!("{left} in {dbname} on {name}")));
             }
         }
@@ -525,7 +592,7 @@ impl Stage {
         assert_eq!(route.place.system.as_str(), system);
         assert_eq!((&route.gate, &route.next), (&GateOrder::Open, &None));
         let server = if system == "old" { &self.source } else { &self.target };
-        let client = server.connect_as("shop", "app", APP_PASSWORD).await;
+        let client = server.connect_as(&self.dbname, "app", APP_PASSWORD).await;
         assert!(client.is_ok(), "the application's role cannot connect to {system}: {:?}", client.err());
     }
 }

@@ -10,9 +10,7 @@ use crate::stage::{PATIENCE, Stage};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_apply_error_rolls_the_move_back_and_says_so() {
     let stage = Stage::set().await;
-    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
     // A row that the source will send, too.
     let row = "INSERT INTO ledger (id, client, number) VALUES (999999, 1, 1)";
     stage.target.psql_in("shop", row).unwrap();
@@ -63,22 +61,6 @@ async fn a_source_that_keeps_too_much_for_the_move_is_relieved_of_it() {
     assert_eq!(record.failure.unwrap().sqlstate, "53400");
     assert_clean(&stage, id, "old").await;
     load.end(&stage).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_differ_at_the_commit_bring_the_database_back() {
-    let stage = Stage::set().await;
-    let near = stage.freeze_at(MoveStep::Cutover, CrashPoint::BeforeIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
-    stage.target.psql_in("shop", "DELETE FROM ledger WHERE number = 77 AND client = -1").unwrap();
-    stage.crash();
-    let record = stage.rests_in(id, MovePhase::Undone).await;
-    let because = record.facts.notes.get("went_back_because").expect("the difference was not found");
-    assert!(because.contains("public.ledger"), "{because}");
-    assert_clean(&stage, id, "old").await;
-    let count = "SELECT count(*) FROM ledger WHERE number = 77 AND client = -1";
-    assert_eq!(stage.source.psql_in("shop", count).unwrap(), "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,9 +131,7 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
     let stage = Stage::set().await;
     stage.change_settings(|settings| settings.step_attempts_max = 1);
     // The target dies: its side of the undo fails, the source's slot goes all the same.
-    let near = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeOutcome);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::BeforeOutcome).await;
     stage.target.kill9().unwrap();
     stage.crash();
     stage.rests_in(id, MovePhase::Parked).await;
@@ -162,9 +142,7 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
     assert_clean(&stage, id, "old").await;
 
     // The source was away when its slot should have gone: once it is back, the slot goes when it keeps too much.
-    let near = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeOutcome);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::BeforeOutcome).await;
     stage.source.kill9().unwrap();
     stage.crash();
     stage.rests_in(id, MovePhase::Parked).await;
@@ -181,9 +159,7 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_crashes_while_the_target_follows_is_waited_for() {
     let stage = Stage::set().await;
-    let near = stage.freeze_at(MoveStep::Catchup, CrashPoint::AfterIntent);
-    let id = stage.request_move().await;
-    tokio::time::timeout(PATIENCE, near.notified()).await.unwrap();
+    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::AfterIntent).await;
     stage.source.kill9().unwrap();
     stage.without_faults();
     stage.restart_mover();
@@ -198,8 +174,19 @@ async fn a_source_that_crashes_while_the_target_follows_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn schema_changes_are_refused_on_both_sides_until_the_move_has_ended() {
     let stage = Stage::set().await;
+    let app = stage.source.connect_as("shop", "app", crate::stage::APP_PASSWORD).await.unwrap();
+    let view = "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM account; CREATE UNIQUE INDEX ON counted (count)";
+    app.batch_execute(view).await.unwrap();
+    drop(app);
     let id = stage.moved().await;
     let app = stage.target.connect_as("shop", "app", crate::stage::APP_PASSWORD).await.unwrap();
+    for work in [
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY counted",
+        "REINDEX TABLE CONCURRENTLY account",
+        "VACUUM (FULL, ANALYZE) account",
+    ] {
+        app.batch_execute(work).await.unwrap_or_else(|error| panic!("{work}: {error:?}"));
+    }
     let refused = app.batch_execute("CREATE TABLE more (id int)").await.unwrap_err();
     let refused = refused.as_db_error().unwrap().clone();
     assert_eq!(refused.code().code(), "55006");
@@ -228,4 +215,53 @@ async fn a_schema_change_is_refused_before_it_makes_anybody_wait_for_its_lock() 
     reader.batch_execute("COMMIT").await.unwrap();
     let refused = app.batch_execute("ALTER TABLE account ADD COLUMN more int").await.unwrap_err();
     assert_eq!(refused.code().unwrap().code(), "55006");
+}
+
+/// What takes the way back of a kept move away, and what is said of it then.
+const LOSSES: &[(&str, &str, &str)] = &[
+    ("publication_dropped", "DROP PUBLICATION {back}", "publication {back} on system new was dropped"),
+    ("table_renewed", "ALTER PUBLICATION {back} DROP TABLE ledger; ALTER PUBLICATION {back} ADD TABLE ledger", "its tables are not"),
+    ("inserts_only", "ALTER PUBLICATION {back} SET (publish = 'insert')", "it does not tell every change"),
+    (
+        "slot_dropped",
+        "DO $$ BEGIN LOOP
+            PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{back}' AND active;
+            BEGIN PERFORM pg_drop_replication_slot('{back}'); EXIT; EXCEPTION WHEN object_in_use THEN NULL; END;
+         END LOOP; END $$",
+        "slot {back} on system new was dropped",
+    ),
+    (
+        "subscription_dropped",
+        "ALTER SUBSCRIPTION {back} DISABLE; ALTER SUBSCRIPTION {back} SET (slot_name = NONE); DROP SUBSCRIPTION {back}",
+        "subscription {back} on system old was dropped",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_takes_the_way_back_away_is_noticed_and_said_while_the_database_goes_on() {
+    let stage = Stage::set().await;
+    let others = LOSSES.iter().map(|(dbname, _, _)| stage.beside(dbname));
+    let others = futures_util::future::join_all(others).await;
+    let lost = others.iter().zip(LOSSES).map(|(other, (dbname, sql, said))| async move {
+        let id = other.moved().await;
+        // The watch has seen all of it once.
+        other.until(id, |record| record.facts.notes.contains_key("way_back_publication")).await;
+        let store = other.catalog.store_id().await.unwrap();
+        let back = format!("freehold_back_{store}_{id}");
+        let server = if dbname.starts_with("subscription") { &other.source } else { &other.target };
+        // All at once: what is switched off for a moment only is switched on again.
+        server.psql_in(dbname, &sql.replace("{back}", &back)).unwrap();
+        let record = other.until(id, |record| record.facts.notes.contains_key("no_way_back_because")).await;
+        let because = &record.facts.notes["no_way_back_because"];
+        assert!(because.contains(&said.replace("{back}", &back)), "{dbname}: {because}");
+        assert_eq!(record.phase, MovePhase::Kept);
+        other.assert_open_on("new").await;
+        other.wish(id, MoveWish::Finish).await;
+        other.rests_in(id, MovePhase::Finished).await;
+        id
+    });
+    let ids = futures_util::future::join_all(lost).await;
+    for (other, id) in others.iter().zip(ids) {
+        assert_eq!(other.left_behind(id).await, Vec::<String>::new(), "{}", other.dbname);
+    }
 }

@@ -1,6 +1,8 @@
 //! Two real servers of different majors, a catalogue, and a move between them, for the tests of its steps.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod dumps;
+
 use std::sync::Arc;
 use std::time::Duration;
 

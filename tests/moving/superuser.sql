@@ -34,6 +34,9 @@ CREATE INDEX prices_by_price ON prices (price);
 CREATE TABLE spans (span cents_range);
 CREATE TABLE of_platform (id serial PRIMARY KEY, name text);
 CREATE TABLE child (extra int) INHERITS (of_platform);
+-- Whoever owns them can change their rows.
+ALTER TABLE spans REPLICA IDENTITY FULL;
+ALTER TABLE child REPLICA IDENTITY FULL;
 INSERT INTO prices VALUES (1, 100::bigint::cents), (2, 250::bigint::cents);
 INSERT INTO of_platform (name) VALUES ('x');
 CREATE TEXT SEARCH TEMPLATE words (LEXIZE = dsimple_lexize, INIT = dsimple_init);

@@ -7,7 +7,7 @@ use super::support::Admin;
 use super::{Platform, refused};
 
 /// Of each verb one that would do something.
-const CHANGES: [&str; 22] = [
+const CHANGES: [&str; 23] = [
     "PAUSE orders",
     "RESUME orders",
     "DISABLE orders",
@@ -29,6 +29,7 @@ const CHANGES: [&str; 22] = [
     "PLAN MOVE DATABASE orders TO SYSTEM old",
     "MOVE DATABASE orders TO SYSTEM old",
     "CANCEL MOVE 1",
+    "ADOPT MOVE 1",
     "FINISH MOVE 1",
 ];
 

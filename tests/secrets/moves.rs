@@ -4,7 +4,7 @@ use freehold::lab::{Major, Postgres};
 
 use crate::impostor::{Asks, Impostor};
 use crate::office::Office;
-use crate::support::{Freehold, Login, Stage, create_system, leftovers, until};
+use crate::support::{Admin, Freehold, Login, Stage, create_system, leftovers, until};
 
 /// The build of the newest major may be one without TLS.
 async fn under_tls(office: &Office) -> Postgres {
@@ -47,6 +47,7 @@ async fn a_database_moves_there_and_back_where_each_login_must_be_bound() {
         .batch_execute("CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1)")
         .await
         .unwrap();
+    the_cure_of_an_unbound_login_binds_it(&admin, &target).await;
     let moved = admin.run("MOVE DATABASE shop TO SYSTEM new WAIT").await;
     let id = moved[0]["move"].clone();
     client.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
@@ -62,6 +63,19 @@ async fn a_database_moves_there_and_back_where_each_login_must_be_bound() {
     for server in [&source, &target] {
         assert_eq!(leftovers(server).await, Vec::<String>::new());
     }
+}
+
+/// A server of an old major that follows one far away answers whoever asks in its name; what the plan prints ends that.
+async fn the_cure_of_an_unbound_login_binds_it(admin: &Admin, target: &Postgres) {
+    admin.run("ALTER SYSTEM new SSLMODE prefer REPLICATION HOST '192.0.2.1' PORT 5432").await;
+    let planned = || async {
+        let rows = admin.run("PLAN MOVE DATABASE shop TO SYSTEM new").await;
+        rows.into_iter().find(|row| row["check"] == "replication_password").map(|row| row["cure"].clone())
+    };
+    let cure = planned().await.expect("the password can be asked for in clear text");
+    admin.run(cure.lines().last().unwrap()).await;
+    assert_eq!(planned().await, None);
+    admin.run(&format!("ALTER SYSTEM new REPLICATION HOST '{}' PORT {}", target.host, target.port)).await;
 }
 
 /// The target's own libpq is led to somebody else, who asks for the password of the replication role.

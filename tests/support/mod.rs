@@ -278,6 +278,13 @@ impl Freehold {
     }
 
     pub async fn admin(&self) -> Admin {
+        let connected = self.admin_config().connect(NoTls).await;
+        let (client, connection) = connected.expect("the admin port answers");
+        tokio::spawn(connection);
+        Admin(client)
+    }
+
+    pub fn admin_config(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config
             .host("127.0.0.1")
@@ -285,9 +292,7 @@ impl Freehold {
             .dbname("freehold")
             .user(ADMIN)
             .password(ADMIN_PASSWORD);
-        let (client, connection) = config.connect(NoTls).await.expect("the admin port answers");
-        tokio::spawn(connection);
-        Admin(client)
+        config
     }
 }
 
