@@ -5,7 +5,7 @@ CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release/freehold
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench compatibility isolation check fmt config
+.PHONY: help setup build demo test bench pauses compatibility isolation versions check fmt config
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: ## the relay beside PgBouncer and HAProxy on one PostgreSQL; takes about 
 	$(CARGO) bench --locked --bench parts
 	$(CARGO) bench --locked --bench proxies -- $(BENCH_ARGS)
 
+pauses: setup ## how long clients wait in a move with 16, 200 and 1,000 sessions; takes about 15 minutes
+	$(CARGO) bench --locked --bench pause -- $(PAUSES_ARGS)
+
 # SUITES="regress asyncpg" runs only those.
 compatibility: setup build ## drivers' own test suites and PostgreSQL's, directly and through Freehold; fetches them; 15 minutes
 	@FREEHOLD_BIN=$(BIN) tests/compatibility/run.sh $(SUITES)
@@ -40,6 +43,10 @@ check: ## format, lints as errors, documentation, licences and sources and known
 
 isolation: setup ## every attack on lent connections, on every installed major, in both forms of pooling; 20 minutes
 	FREEHOLD_ISOLATION=full $(CARGO) test --locked --test dataplane isolation:: -- --test-threads 1 --nocapture
+
+# FREEHOLD_PG_DIRS names further installations: directories that hold bin/postgres, separated by colons.
+versions: setup ## databases of everything odd, from each installed major to each newer one, back and there again; 10 minutes
+	FREEHOLD_VERSIONS=all $(CARGO) test --locked --test moves versions:: -- --nocapture
 
 fmt: ## formats the sources
 	$(CARGO) fmt
