@@ -155,6 +155,8 @@ pub(super) struct Relay {
     used: bool,
     /// While an order was followed the client was not read: what is there now may have come then.
     deaf_since: Option<Instant>,
+    /// The request that waits for a server connection has met a held gate there.
+    held_since: Option<Instant>,
     last_words: LastWords,
     /// Of the server's message that is being taken.
     told: Told,
@@ -216,6 +218,7 @@ impl Relay {
             due: true,
             used: false,
             deaf_since: None,
+            held_since: None,
             last_words: LastWords::None,
             told: Told::AsItCame,
             looked_at: 0,

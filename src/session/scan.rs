@@ -35,7 +35,7 @@ pub(crate) use declared::{Kept, Used, declared, used};
 pub(crate) use effects::Effects;
 pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
 pub(crate) use memory::{MemoryReads, memory_reads, reads_memory};
-pub(crate) use proof::touched;
+pub(crate) use proof::{VALUE_SETTINGS, touched};
 pub(crate) use screen::screen;
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};

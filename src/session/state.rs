@@ -60,6 +60,8 @@ pub use soil::{Soil, reads_functions_otherwise};
 pub use tracker::{Bound, Freshness, NamesUse, StateTracker};
 pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
+use super::scan;
+
 /// The key of an advisory lock. `pg_locks` tells both kinds apart by `objsubid` 1 and 2, and so do the locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LockKey {
@@ -145,6 +147,11 @@ impl SessionState {
         const PATH: &str = "search_path";
         self.settings.get(PATH) != other.settings.get(PATH)
             || (&self.role, &self.session_user) != (&other.role, &other.session_user)
+    }
+
+    /// Literals of dates, times, intervals, amounts and arrays may mean something else than to a session with the other state.
+    pub(super) fn reads_values_otherwise(&self, other: &SessionState) -> bool {
+        scan::VALUE_SETTINGS.iter().any(|name| self.settings.get(*name) != other.settings.get(*name))
     }
 
     /// What the session will not find again after it travelled: answers of `currval`, for one, where nothing

@@ -204,6 +204,7 @@ impl Tenancy {
         let mut pooled = self.take_idle()?;
         let fits = Arc::ptr_eq(&pooled.state, &self.state)
             && pooled.on_server.is_clean()
+            && !pooled.keeps_other_values(&self.state)
             && pooled.schema == pool.schema()
             && !pool.is_look_due()
             && !pool.has_rested(&pooled, pool.settings().check_after)
@@ -298,6 +299,7 @@ impl Relay {
         // Whether it lives was asked without a waker: its answers are to be waited for.
         self.is_newly_lent = true;
         counters::assigned(&self.member);
+        self.go_on_from_line();
         self.server_replaced(&pooled.twin.connection().parameters);
         if let Some(tenancy) = &mut self.tenancy {
             tenancy.lease = Some(pooled);
@@ -341,7 +343,7 @@ impl Relay {
         let pool = &tenancy.shelf.pool;
         pool.saw_hints(self.tracker.hints());
         let is_cleanable = soil == Soil::Clean || !pool.has_login_trigger();
-        if pool.keeps_other_names(&mut pooled, names) || !is_cleanable {
+        if pool.keeps_other_meanings(&mut pooled, names) || !is_cleanable {
             soil = Soil::Lasting;
         }
         match soil {
@@ -447,6 +449,7 @@ impl Relay {
         {
             return Poll::Ready(Err(Ending::Refused(refusal)));
         }
+        self.note_hold_in_line();
         match self.stay_in_line(cx) {
             Ok(true) if self.member.is_dismissed() => Poll::Ready(Err(Ending::Dismissed)),
             Ok(true) => Poll::Pending,

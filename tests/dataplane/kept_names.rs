@@ -91,7 +91,7 @@ const KEY_PROBES: [(&str, &[&str]); 2] = [
 ];
 
 /// What all of these answer; `error` for each that is refused.
-async fn answers(client: &mut ServerConnection, texts: &[&str]) -> String {
+pub(super) async fn answers(client: &mut ServerConnection, texts: &[&str]) -> String {
     let mut answers = Vec::new();
     for sql in texts {
         let Ok(results) = client.query(sql).await else {
@@ -117,12 +117,12 @@ async fn by_path(client: &mut ServerConnection, path: &str, texts: &[&str]) -> S
 const A: &str = "SET search_path = ta, public";
 const B: &str = "SET search_path = tb, public";
 
-async fn pid(client: &mut ServerConnection) -> String {
+pub(super) async fn pid(client: &mut ServerConnection) -> String {
     answers(client, &["SELECT pg_backend_pid()"]).await
 }
 
 /// What `other` finds after `one` that it does not find on a fresh connection.
-async fn compare(pool: &Pool, name: &str, one: &[&str], other: &[&str]) -> Option<String> {
+pub(super) async fn compare(pool: &Pool, name: &str, one: &[&str], other: &[&str]) -> Option<String> {
     let expected = answers(&mut pool.first().await, other).await;
     let mut first = pool.first().await;
     let done = answers(&mut first, one).await;

@@ -1,8 +1,11 @@
 //! Transaction pooling: connections that are lent for one transaction, and clients that must not notice.
 
+use std::time::{Duration, Instant};
+
 use bytes::BytesMut;
 use freehold::lab::{Major, Postgres};
-use freehold::model::Pooling;
+use freehold::model::{GateOrder, Pooling};
+use freehold::route::{Activity, SessionRow};
 use freehold::wire::message::{Target, frontend};
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -280,7 +283,7 @@ async fn a_database_moves_and_nobody_notices() {
     stage.order(|record| {
         record.place = place;
         record.epoch = record.epoch.next();
-        record.gate = freehold::model::GateOrder::Open;
+        record.gate = GateOrder::Open;
     });
     for (at, (client, statement)) in clients.iter().enumerate() {
         let found: String = client.query_one(statement, &[&"!"]).await.unwrap().get(0);
@@ -288,6 +291,34 @@ async fn a_database_moves_and_nobody_notices() {
         assert_ne!(ask(client, "SHOW server_version_num").await, before);
     }
     eventually("connections to where it was are closed", || backends(&server) == "0").await;
+}
+
+/// The old place's connections are closed while the gate is held, so the request waits for one and not at the gate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_for_a_connection_in_a_hold_counts_as_held() {
+    let (server, stage) = stage(2);
+    let target = super::stage::server(Major::newest());
+    super::stage::copy_verifier(&server, &target);
+    let client = stage.connect().await;
+    ask(&client, "SELECT 1").await;
+    stage.hold();
+    let _ = stage.route.gate().take_stalls();
+    let place = super::stage::place(&target);
+    stage.order(|record| {
+        record.place = place;
+        record.epoch = record.epoch.next();
+    });
+    let asked = tokio::spawn(async move { ask(&client, "SELECT 1").await });
+    let waits = |row: &SessionRow| row.activity == Activity::Waiting;
+    eventually("the request waits", || stage.route.roster().sessions().iter().any(waits)).await;
+    let held = Instant::now();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let held = held.elapsed();
+    stage.order(|record| record.gate = GateOrder::Open);
+    asked.await.unwrap();
+    let stalls = stage.route.gate().stalls();
+    assert_eq!(stalls.held, 1);
+    assert!(stalls.longest >= held, "{stalls:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

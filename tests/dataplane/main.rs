@@ -50,6 +50,7 @@ mod guest;
 mod implied;
 mod isolation;
 mod kept_names;
+mod kept_values;
 mod kinds;
 mod ledger;
 mod lent;

@@ -125,6 +125,8 @@ pub(super) struct Pooled {
     pub(super) has_run: bool,
     /// Something has been run on it that keeps what a name meant by the search path of that moment.
     keeps_found: bool,
+    /// Something has been run on it that keeps values as a client with this state reads them.
+    keeps_values: Option<Arc<SessionState>>,
     /// The turn of the gate at which it was last seen to be where the database is.
     turn: u64,
     /// Those who waited for it and were given it.
@@ -153,7 +155,12 @@ impl Pooled {
 
     /// Functions were read on it otherwise than a client with this state would read them.
     pub(super) fn has_read_otherwise(&self, client: &SessionState) -> bool {
-        self.has_run && reads_functions_otherwise(client, &self.ground)
+        self.has_run && reads_functions_otherwise(client, &self.ground) || self.keeps_other_values(client)
+    }
+
+    /// It keeps values that a client with this state would read otherwise.
+    pub(super) fn keeps_other_values(&self, client: &SessionState) -> bool {
+        self.keeps_values.as_ref().is_some_and(|kept| kept.reads_values_otherwise(client))
     }
 
     /// It was opened for clients of its kind a moment ago.
@@ -213,6 +220,8 @@ pub(super) struct Pool {
     definitions_read: Cell<u64>,
     /// Some client has changed the path by which names are looked up.
     paths_vary: Cell<bool>,
+    /// Some client has changed by which settings values are read, and had values read that a connection keeps.
+    values_vary: Cell<bool>,
     /// An event trigger runs for each login: what it does is not done again for a connection that is cleaned.
     has_login_trigger: Cell<bool>,
 }
@@ -244,6 +253,7 @@ impl Pool {
             functions_read: Cell::new(0),
             definitions_read: Cell::new(0),
             paths_vary: Cell::new(false),
+            values_vary: Cell::new(false),
             has_login_trigger: Cell::new(false),
         });
         event_loop::spawn(keeper::keep(Rc::downgrade(&pool)));
@@ -376,14 +386,26 @@ impl Pool {
         pooled.rested.is_over(time, self.now.get())
     }
 
-    /// A loan has ended that did this with names. Whether the connection keeps what names meant, and clients differ in that, or it was
-    /// something temporary: it cannot be lent any more.
-    pub(super) fn keeps_other_names(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
+    /// A loan has ended that did this with names and values. Whether the connection keeps what they meant for this client alone: it cannot
+    /// be lent any more.
+    pub(super) fn keeps_other_meanings(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
         pooled.keeps_found |= done.keeps_found();
+        if done.keeps_values() && pooled.keeps_values.is_none() {
+            pooled.keeps_values = Some(Arc::clone(&pooled.state));
+        }
         if done.changes_path() {
             self.paths_vary.set(true);
         }
-        pooled.keeps_found && self.paths_vary.get() || done.keeps_temporary()
+        if done.keeps_values() && done.may_change_values() {
+            self.values_vary.set(true);
+        }
+        let by_own_path = done.keeps_found() && done.may_change_path();
+        by_own_path || done.keeps_temporary() || self.keeps_what_varies(pooled)
+    }
+
+    /// What it keeps means something else to some clients, and they may ask for it in the middle of a transaction.
+    fn keeps_what_varies(&self, pooled: &Pooled) -> bool {
+        pooled.keeps_found && self.paths_vary.get() || pooled.keeps_values.is_some() && self.values_vary.get()
     }
 
     /// A client has this state; its connections begin with the other one.
@@ -406,7 +428,7 @@ impl Pool {
 
     /// It is where the database is, no RECONNECT came after it, and the database is served. Looks closer only after a turn of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
-        if pooled.keeps_found && self.paths_vary.get() {
+        if self.keeps_what_varies(pooled) {
             return false;
         }
         let turn = self.route.turn();
@@ -646,6 +668,7 @@ impl Pool {
             was_lent: false,
             has_run: false,
             keeps_found: false,
+            keeps_values: None,
             turn: 0,
             served: 0,
             opened: Instant::now(),

@@ -113,6 +113,7 @@ impl Relay {
         error_response(&mut answer, refusal);
         ready_for_query(&mut answer, self.exchange.status());
         self.to_client.queue(&answer);
+        self.held_since = None;
         if self.requests.kept.is_empty() {
             self.wait = Wait::Nothing;
             self.parking.leave();
@@ -142,6 +143,22 @@ impl Relay {
         }
         self.stay_parked(cx, &mut worker.scratch())?;
         Ok(self.wait == Wait::Connection)
+    }
+
+    /// A request that waits for a server connection while the gate is held counts as held from then on.
+    pub(in crate::session) fn note_hold_in_line(&mut self) {
+        if self.held_since.is_none() && self.gate().state() == GateState::Held {
+            self.held_since = Some(Instant::now());
+        }
+    }
+
+    /// Its connection is there. What is left of its way is that of a request that waited at the gate.
+    pub(in crate::session) fn go_on_from_line(&mut self) {
+        if self.wait == Wait::Connection
+            && let Some(since) = self.held_since.take()
+        {
+            self.wait = Wait::Gate(since);
+        }
     }
 
     /// Whether there was a turn of the gate; then there is something to do at the next boundary.

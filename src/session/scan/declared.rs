@@ -153,13 +153,15 @@ fn names_no_type(word: &[u8]) -> bool {
     meaning(word) == Some(Meaning::Reserved) || is_any(word, &FIXED)
 }
 
-/// Names and operators of a body in SQL that mean something by the search path.
+/// What of a body in SQL means something by the search path or by settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Used<'a> {
     /// As PostgreSQL folds it.
     Name(&'a [u8]),
     /// Operators that may stand next to each other.
     Operators(&'a [u8]),
+    /// A literal whose value settings may decide: a date, an interval, an amount, an array, a document.
+    Value,
     /// It is written in a way that is not read here.
     Any,
 }
@@ -204,12 +206,35 @@ fn used_as(body: &[u8], backslashes: Backslashes, depth: u8, sink: &mut dyn FnMu
                 with_folded(name, true, |name| sink(Used::Name(name)));
             }
             Some(Token::Word(_) | Token::Escaped(_)) if !is_behind_dot => sink(Used::Any),
-            Some(Token::Text(text)) if depth >= DEPTH_MAX || is_spelled(body, text) => sink(Used::Any),
-            Some(Token::Text(text)) => used_as(text, Backslashes::Literal, depth + 1, sink),
+            Some(Token::Text(text)) if depth >= DEPTH_MAX || is_spelled(body, text) => {
+                sink(Used::Any);
+                sink(Used::Value);
+            }
+            Some(Token::Text(text)) => {
+                if depends_on_settings(text) {
+                    sink(Used::Value);
+                }
+                used_as(text, Backslashes::Literal, depth + 1, sink);
+            }
             Some(_) => {}
         }
         is_behind_dot = token == Some(Token::Symbol(b'.'));
     }
+}
+
+/// Whether it may be a date, a time, an interval, an amount, or an array of them: those have digits, but for days that are named by where
+/// today is (manual, 8.5.1.4), and none of what patterns are written with. Or an array with `NULL` in it, or XML.
+fn depends_on_settings(text: &[u8]) -> bool {
+    const DAYS: [&[u8]; 3] = [b"today", b"tomorrow", b"yesterday"];
+    let text = text.trim_ascii();
+    if text.first() == Some(&b'<') || DAYS.iter().any(|day| text.eq_ignore_ascii_case(day)) {
+        return true;
+    }
+    if text.iter().any(|byte| b"^*?|\\~%=&".contains(byte)) {
+        return false;
+    }
+    let has_null = || text.windows(4).any(|word| word.eq_ignore_ascii_case(b"null"));
+    text.iter().any(u8::is_ascii_digit) || text.contains(&b'{') && has_null()
 }
 
 /// A literal in which a name may be spelled by escapes: `E'...'`, `U&'...'`.
@@ -230,6 +255,38 @@ fn is_operator(byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn literals_that_settings_decide_are_told_from_texts_and_patterns() {
+        let counts = |body: &str| {
+            let mut counts = false;
+            used(body.as_bytes(), &mut |used| counts |= used == Used::Value);
+            counts
+        };
+        for body in [
+            "SELECT $1 > '01/02/2003'",
+            "SELECT $1 > date '01/02/2003'",
+            "SELECT $1 < interval '-1 2:03'",
+            "SELECT $1 < '@ 1 minute ago'",
+            "SELECT $1 <@ '[2003-01-01 America/New_York,)'::tstzrange",
+            "SELECT $1 > '$1,000.00'::money",
+            "SELECT $1 > 'Today '",
+            "SELECT $1 <> '{a,Null}'",
+            "SELECT $1 IS DOCUMENT AND '<a>&amp;</a>' IS DOCUMENT",
+            "SELECT $1 > E'\\x31/2/2003'",
+        ] {
+            assert!(counts(body), "{body}");
+        }
+        for body in [
+            "SELECT lower($1) || 'x' = 'a-b'",
+            "SELECT $1 ~ '^[a-z0-9]+@[a-z0-9]+$'",
+            "SELECT $1 LIKE 'A1%'",
+            "SELECT unaccent('public.unaccent'::regdictionary, $1)",
+            "SELECT $1 > 5 AND $1 <> '{}'",
+        ] {
+            assert!(!counts(body), "{body}");
+        }
+    }
 
     fn names(body: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -295,6 +352,7 @@ mod tests {
         used(body.as_bytes(), &mut |used| {
             found.push(match used {
                 Used::Name(name) | Used::Operators(name) => String::from_utf8_lossy(name).into_owned(),
+                Used::Value => "value".to_owned(),
                 Used::Any => "?".to_owned(),
             })
         });

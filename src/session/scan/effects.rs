@@ -41,6 +41,11 @@ impl Effects {
     /// It may make something in the temporary schema, which comes first in every search path, by a name that is kept so.
     pub(crate) const TEMPORARY: Effects = Effects(8192);
 
+    /// It may change by which settings the literals of dates, times, intervals, amounts and arrays are read.
+    pub(crate) const VALUES: Effects = Effects(16384);
+    /// It may run what keeps, for the connection's life, a value that was read by those settings.
+    pub(crate) const BY_VALUES: Effects = Effects(32768);
+
     /// Of code that nobody can read. Whether it has changed definitions is asked together with the state.
     pub(crate) const ANY: Effects = Effects(Effects::ASKS.0 | Effects::OPAQUE.0 | Effects::LOCKS.0);
 

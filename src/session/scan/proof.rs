@@ -74,8 +74,19 @@ pub(super) fn is_proven(sql: &[u8], names: &mut impl Names) -> bool {
     true
 }
 
+/// By which literals of dates, times, intervals, amounts, arrays and documents are read.
+pub(crate) const VALUE_SETTINGS: [&str; 7] = [
+    "DateStyle",
+    "TimeZone",
+    "timezone_abbreviations",
+    "IntervalStyle",
+    "lc_monetary",
+    "array_nulls",
+    "xmloption",
+];
+
 /// What a text that is not proven may change beside settings and the like, by the words in it: prepared statements, how the bodies of
-/// functions are read, and by which path names are looked up. What is spelled in another way may change prepared statements, too.
+/// functions are read, by which path names are looked up, and by which settings values are read. What is spelled in another way may change prepared statements, too.
 pub(crate) fn touched(sql: &[u8]) -> Effects {
     let folded = sql.to_ascii_lowercase();
     let mut effects = Effects::NONE;
@@ -88,7 +99,16 @@ pub(crate) fn touched(sql: &[u8]) -> Effects {
     if touches_path(&folded) {
         effects |= Effects::PATH;
     }
+    if touches_values(&folded) {
+        effects |= Effects::VALUES;
+    }
     effects
+}
+
+/// `SET TIME ZONE` and `SET XML OPTION` are other names of settings.
+fn touches_values(folded: &[u8]) -> bool {
+    let is_there = |name: &&str| memchr::memmem::find(folded, name.to_ascii_lowercase().as_bytes()).is_some();
+    VALUE_SETTINGS.iter().any(is_there) || sets(folded, &[b"time", b"xml"])
 }
 
 /// `SET SCHEMA` is another name of `SET search_path`, and `"$user"` in it is the role.
@@ -96,7 +116,22 @@ fn touches_path(folded: &[u8]) -> bool {
     let is_there = |word: &[u8]| memchr::memmem::find(folded, word).is_some();
     is_there(b"search_path")
         || is_there(b"authorization")
-        || is_there(b"set") && (is_there(b"role") || is_there(b"schema"))
+        || is_there(b"set_config") && is_there(b"role")
+        || sets(folded, &[b"role", b"schema"])
+}
+
+/// Whether a SET of one of these may be in it: right behind SET, SET LOCAL or SET SESSION. `UPDATE users SET role = 'x'` looks the same.
+fn sets(folded: &[u8], words: &[&[u8]]) -> bool {
+    let is_there = |word: &[u8]| memchr::memmem::find(folded, word).is_some();
+    // What stands between two words is not read then.
+    let has_comment = is_there(b"/*") || is_there(b"--");
+    memchr::memmem::find_iter(folded, b"set").any(|at| {
+        let mut rest = folded[at + 3..].trim_ascii_start();
+        for scope in [&b"local"[..], b"session"] {
+            rest = rest.strip_prefix(scope).map_or(rest, <[u8]>::trim_ascii_start);
+        }
+        words.iter().any(|word| rest.starts_with(word) || has_comment && is_there(word))
+    })
 }
 
 fn touches_statements(folded: &[u8]) -> bool {

@@ -381,8 +381,41 @@ fn a_text_that_changes_the_path_of_names_is_found() {
     ] {
         assert!(touched(sql.as_bytes()).has(Effects::PATH), "{sql}");
     }
-    for sql in ["SELECT f(1)", "SET work_mem = '7MB'", "CALL p()", "SET LOCAL statement_timeout = 5"] {
+    for sql in [
+        "SET/* x */ROLE other",
+        "SET -- x\nLOCAL\tSCHEMA 'x'",
+        "SET\n SESSION ROLE other",
+        "SET SESSION\nROLE other",
+    ] {
+        assert!(touched(sql.as_bytes()).has(Effects::PATH), "{sql}");
+    }
+    for sql in [
+        "SELECT f(1)",
+        "SET work_mem = '7MB'",
+        "CALL p()",
+        "SET LOCAL statement_timeout = 5",
+        "SELECT current_setting('role')",
+        "UPDATE users SET name = f(name), role = 'x'",
+    ] {
         assert!(!touched(sql.as_bytes()).has(Effects::PATH), "{sql}");
+    }
+}
+
+#[test]
+fn a_text_that_changes_how_values_are_read_is_found() {
+    for sql in [
+        "SET DateStyle = 'ISO, DMY'",
+        "SET LOCAL timezone TO 'UTC'",
+        "SET TIME ZONE 'UTC'",
+        "SET SESSION TIME ZONE LOCAL",
+        "SELECT set_config('IntervalStyle', $1, true)",
+        "SET LOCAL XML OPTION DOCUMENT",
+        "RESET lc_monetary",
+    ] {
+        assert!(touched(sql.as_bytes()).has(Effects::VALUES), "{sql}");
+    }
+    for sql in ["SELECT f(now() AT TIME ZONE 'UTC')", "UPDATE t SET zone = f(1)", "SET search_path = a"] {
+        assert!(!touched(sql.as_bytes()).has(Effects::VALUES), "{sql}");
     }
 }
 

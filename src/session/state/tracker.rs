@@ -147,9 +147,24 @@ impl NamesUse {
         self.0.has(Effects::PATH)
     }
 
+    /// The same, or nobody can tell: it has run texts that are made while they run.
+    pub(in crate::session) fn may_change_path(self) -> bool {
+        self.0.has(Effects::PATH | Effects::OPAQUE)
+    }
+
     /// It may have run what keeps what a name meant by that path.
     pub(in crate::session) fn keeps_found(self) -> bool {
         self.0.has(Effects::BY_PATH)
+    }
+
+    /// It may have changed by which settings values are read, or nobody can tell.
+    pub(in crate::session) fn may_change_values(self) -> bool {
+        self.0.has(Effects::VALUES | Effects::OPAQUE)
+    }
+
+    /// It may have run what keeps a value that was read by those settings.
+    pub(in crate::session) fn keeps_values(self) -> bool {
+        self.0.has(Effects::BY_VALUES)
     }
 
     /// What is kept may be something temporary.
@@ -388,7 +403,7 @@ impl StateTracker {
 
     /// What may have run keeps what names meant.
     fn keeps_whatever(&mut self) {
-        self.names.0 |= Effects::BY_PATH | Effects::FINDS;
+        self.names.0 |= Effects::BY_PATH | Effects::FINDS | Effects::BY_VALUES;
     }
 
     /// A statement whose name stands at this front is bound.
@@ -590,7 +605,7 @@ impl StateTracker {
         self.soil = self.soil.max(Soil::Statements);
         let any = self.hints.as_ref().map_or(Effects::NONE, |hints| hints.any());
         // What is opaque is looked for in the pieces.
-        self.note_names(Effects::PATH | any.without(Effects::OPAQUE));
+        self.note_names(Effects::PATH | Effects::VALUES | any.without(Effects::OPAQUE));
         self.unnamed_soil = Soil::Statements;
         self.unnamed_last = Some(Soil::Statements);
         self.large = Pieces::Sql;
@@ -1049,6 +1064,8 @@ impl StateTracker {
             }
         };
         note(effects.has(Effects::PATH), Effects::PATH);
+        note(effects.has(Effects::VALUES), Effects::VALUES);
+        note(effects.has(Effects::OPAQUE), Effects::OPAQUE);
         note(effects.has(Effects::TEMPORARY | Effects::OPAQUE), Effects::TEMPORARY);
         let reached = match &self.hints {
             // Nobody knows what it calls.
@@ -1058,6 +1075,7 @@ impl StateTracker {
         // A function is compiled when it is made; what is made may be used in the same loan, and nobody has read it.
         note(reached.has(Effects::BY_PATH | Effects::DEFINES), Effects::BY_PATH);
         note(reached.has(Effects::FINDS | Effects::DEFINES), Effects::FINDS);
+        note(reached.has(Effects::BY_VALUES | Effects::DEFINES), Effects::BY_VALUES);
     }
 
     /// What something with these effects may leave, by what is known now.
@@ -1160,7 +1178,12 @@ impl StateTracker {
 
     /// It has done what DISCARD ALL does not undo, or what nobody can tell by its name.
     pub(super) fn has_done_what_stays(&self) -> bool {
-        if self.soil == Soil::Lasting || self.names.keeps_found() || self.names.keeps_temporary() {
+        let names = self.names;
+        if self.soil == Soil::Lasting
+            || names.keeps_found()
+            || names.keeps_values()
+            || names.keeps_temporary()
+        {
             return true;
         }
         let stays = |notes: &Notes| {
@@ -1245,7 +1268,7 @@ impl StateTracker {
     /// Somebody has changed what functions do while this session ran some of them.
     pub(in crate::session) fn definitions_changed(&mut self) {
         if let Some(hints) = &self.hints {
-            self.note_names(hints.any().without(Effects::PATH | Effects::OPAQUE));
+            self.note_names(hints.any().without(Effects::PATH | Effects::VALUES | Effects::OPAQUE));
         }
         self.hints = None;
         self.ran_unjudged = true;

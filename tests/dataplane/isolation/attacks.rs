@@ -64,6 +64,8 @@ impl Step {
 #[derive(Debug, Clone)]
 pub(super) struct Attack {
     pub(super) name: String,
+    /// Attacks that do the same in different ways.
+    pub(super) group: &'static str,
     pub(super) made: Made,
     pub(super) makes: Vec<String>,
     pub(super) steps: Vec<Step>,
@@ -904,6 +906,7 @@ pub(super) fn definitions(event: &str) -> Vec<Attack> {
         format!("CREATE EVENT TRIGGER attack ON {event} EXECUTE FUNCTION on_event()"),
     ];
     let attack = |(at, change): (usize, &&str)| Attack {
+        group: "definitions",
         name: format!("{event}: {change}"),
         made: Made::Before,
         makes: if at == 0 { trigger.to_vec() } else { Vec::new() },
@@ -936,6 +939,7 @@ pub(super) fn generate(all: bool, implied: bool) -> Vec<Attack> {
     }
     attacks.extend(PLAIN.iter().filter(|_| !implied).map(|&(name, steps)| Attack {
         name: name.to_owned(),
+        group: "plain",
         made: Made::Through,
         makes: Vec::new(),
         steps: steps.iter().map(|&sql| Step::Simple(sql.to_owned())).collect(),
@@ -950,6 +954,7 @@ fn attack(payload: &Payload, door: &Door, call: &str, made: Made, number: usize)
     };
     Attack {
         name: format!("{}, {} {made:?}: {call}", payload.name, door.name),
+        group: payload.name,
         made,
         makes: door.makes.iter().map(|text| fill(text)).collect(),
         steps: door.steps.iter().map(|text| step(text, &fill)).collect(),
@@ -998,6 +1003,7 @@ pub(super) fn functions(server: &Postgres, all: bool) -> Vec<Attack> {
         .chunks(20)
         .map(|calls| Attack {
             name: calls.join("; "),
+            group: "functions",
             made: Made::Through,
             makes: Vec::new(),
             steps: calls.iter().map(|call| Step::Simple(format!("SELECT {call}"))).collect(),

@@ -18,9 +18,10 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use self::attacks::{Attack, Made};
 use super::stage::{self, PASSWORD, PATIENCE, ROLE, Stage, server};
 
-/// What a session has that another one could notice, in one row. That PL/pgSQL's library is loaded is no state.
+/// What a session has that another one could notice, in one row. That PL/pgSQL's library is loaded is no state. Nothing in the text has
+/// Freehold close the connection that it is asked on, as a name of PL/pgSQL's settings would.
 const VIEW: &str = "SELECT (SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings \
-    WHERE name NOT LIKE 'plpgsql.%'), \
+    WHERE split_part(name, '.', 1) <> 'plpgsql'), \
     current_user || session_user || current_setting('role'), \
     (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()), \
     (SELECT count(*) FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) + \
@@ -54,7 +55,7 @@ impl Form {
 }
 
 struct Arena {
-    _server: Postgres,
+    server: Postgres,
     /// The platform, beside Freehold.
     admin: Client,
     stage: Stage,
@@ -75,6 +76,18 @@ async fn row(client: &Client, sql: &str) -> String {
     (0..row.len()).map(|at| row.get(at).unwrap_or("NULL")).collect::<Vec<_>>().join("|")
 }
 
+fn open_pool(server: &Postgres, form: Form) -> Stage {
+    let stage = Stage::configured(server, |config| {
+        config.workers = 1;
+        config.pool.reuses = form == Form::Reuse;
+    });
+    stage.order(|record| {
+        record.pooling = if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
+        record.server_connections_max = CONNECTIONS;
+    });
+    stage
+}
+
 impl Arena {
     async fn start(major: u32, form: Form, attacks: &[Attack]) -> Arena {
         let builder = Postgres::builder(Major::Number(major)).setting("max_connections", "60");
@@ -92,20 +105,13 @@ impl Arena {
         }
         admin.batch_execute("RESET SESSION AUTHORIZATION").await.unwrap();
         admin.batch_execute("DISCARD ALL").await.unwrap();
-        let stage = Stage::configured(&server, |config| {
-            config.workers = 1;
-            config.pool.reuses = form == Form::Reuse;
-        });
-        stage.order(|record| {
-            record.pooling = if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
-            record.server_connections_max = CONNECTIONS;
-        });
+        let stage = open_pool(&server, form);
         let direct =
             format!("postgres://{ROLE}@127.0.0.1:{}/shop", server.port).parse::<tokio_postgres::Config>();
         let (client, connection) = direct.unwrap().password(PASSWORD).connect(NoTls).await.unwrap();
         tokio::spawn(connection);
         let expected = row(&client, &form.view()).await;
-        Arena { _server: server, admin, stage, form, expected, kept: 0, found: Vec::new() }
+        Arena { server, admin, stage, form, expected, kept: 0, found: Vec::new() }
     }
 
     async fn carry_out(&mut self, attack: &Attack) {
@@ -196,8 +202,12 @@ fn differences(expected: &str, seen: &str) -> String {
 
 async fn run(major: u32, form: Form, attacks: Vec<Attack>) -> usize {
     let mut arena = Arena::start(major, form, &attacks).await;
-    for attack in &attacks {
-        arena.carry_out(attack).await;
+    for group in attacks.chunk_by(|one, other| one.group == other.group) {
+        // Where clients have had different search paths, a pool closes most connections for good.
+        arena.stage = open_pool(&arena.server, form);
+        for attack in group {
+            arena.carry_out(attack).await;
+        }
     }
     println!(
         "{form:?} on {major}: {} attacks, {} connections kept and looked at, {} differences",
@@ -212,7 +222,7 @@ async fn run(major: u32, form: Form, attacks: Vec<Attack>) -> usize {
 async fn attack(form: Form) {
     for major in majors() {
         let kept = run(major, form, attacks::generate(is_full(), false)).await;
-        assert!(kept >= 5, "{kept} connections were kept: hardly anything was tried");
+        assert!(kept >= 60, "{kept} connections were kept: hardly anything was tried");
         run(major, form, attacks::generate(is_full(), true)).await;
     }
 }

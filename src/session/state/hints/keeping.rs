@@ -23,12 +23,16 @@ pub(super) struct Keeping {
     /// Those of functions and configurations of text search, too.
     twice: HashSet<Name>,
     operators_twice: Vec<Name>,
-    /// Domains and tables with functions in what is kept of them.
-    keepers: Vec<(Name, Name)>,
+    /// Domains and tables with functions in what is kept of them, and whether a function of constants is among those.
+    keepers: Vec<(Name, Name, bool)>,
     /// Functions in SQL with the names in their bodies.
     inlined: HashMap<Name, Vec<Name>>,
     /// Functions in whose bodies such a name is there twice.
     by_path: HashSet<Name>,
+    /// Functions in whose bodies a literal is read by settings.
+    by_values: HashSet<Name>,
+    /// Functions that are computed once where their arguments are constants.
+    immutable: HashSet<Name>,
     /// Functions that make something temporary, by its name.
     makers: HashMap<Name, Vec<Name>>,
     /// All that is kept, as [`element`] has it.
@@ -50,8 +54,8 @@ impl Keeping {
         }
     }
 
-    pub(super) fn keeps(&mut self, owner: &[u8], function: &[u8]) {
-        self.keepers.push((owner.into(), function.into()));
+    pub(super) fn keeps(&mut self, owner: &[u8], function: &[u8], computes: bool) {
+        self.keepers.push((owner.into(), function.into(), computes));
     }
 
     pub(super) fn makes(&mut self, owner: &[u8], name: Name) {
@@ -60,8 +64,12 @@ impl Keeping {
 
     /// What something may do whose names nobody reads.
     pub(super) fn whatever(&self) -> Effects {
-        let is_any_twice = !self.twice.is_empty() || !self.operators_twice.is_empty();
-        if is_any_twice { Effects::BY_PATH } else { Effects::NONE }
+        let by_values = if self.keepers.is_empty() { Effects::NONE } else { Effects::BY_VALUES };
+        if self.is_any_twice() { by_values | Effects::BY_PATH } else { by_values }
+    }
+
+    fn is_any_twice(&self) -> bool {
+        !self.twice.is_empty() || !self.operators_twice.is_empty()
     }
 
     /// A function in PL/pgSQL has this body.
@@ -99,13 +107,20 @@ impl Keeping {
         self.used(owner, body);
     }
 
+    /// PostgreSQL computes it once where its arguments are constants, whatever its language is.
+    pub(super) fn immutable(&mut self, owner: &[u8]) {
+        if !self.keepers.is_empty() {
+            self.immutable.insert(owner.into());
+        }
+    }
+
     /// The names in a body; `None`: nothing keeps any.
     fn used(&mut self, owner: &[u8], body: &str) -> Option<Vec<Name>> {
         if self.keepers.is_empty() {
             return None;
         }
         let mut names: HashSet<Name> = HashSet::new();
-        let (mut is_any, mut is_twice) = (false, false);
+        let (mut is_any, mut is_twice, mut by_values) = (false, false, false);
         scan::used(body.as_bytes(), &mut |used| match used {
             Used::Name(name) => {
                 is_twice |= self.twice.contains(name);
@@ -117,10 +132,14 @@ impl Keeping {
                 let holds = |operator: &Name| memchr::memmem::find(run, operator).is_some();
                 is_twice |= self.operators_twice.iter().any(holds);
             }
+            Used::Value => by_values = true,
             Used::Any => is_any = true,
         });
-        if is_twice || is_any && !self.whatever().is_none() {
+        if is_twice || is_any && self.is_any_twice() {
             self.by_path.insert(owner.into());
+        }
+        if by_values {
+            self.by_values.insert(owner.into());
         }
         // An empty name stands for any.
         names.extend(is_any.then(Name::default));
@@ -145,6 +164,9 @@ impl Keeping {
             if self.by_path.contains(function) {
                 add(&mut kept, function, Effects::BY_PATH, &mut changed);
             }
+            if self.by_values.contains(function) {
+                add(&mut kept, function, Effects::BY_VALUES, &mut changed);
+            }
         }
         while let Some(function) = changed.pop() {
             let effects = kept.get(&function).copied().unwrap_or_default();
@@ -153,8 +175,16 @@ impl Keeping {
             }
         }
         let keepers = std::mem::take(&mut self.keepers).into_iter();
-        let keepers = keepers.filter_map(|(owner, used)| Some((owner, *kept.get(&used)?)));
-        let mut found: Vec<(Name, Effects)> = keepers.collect();
+        let mut found: Vec<(Name, Effects)> = Vec::new();
+        for (owner, used, computes) in keepers {
+            let mut effects = kept.get(&used).copied().unwrap_or_default();
+            if computes && self.immutable.contains(&used) {
+                effects |= Effects::BY_VALUES;
+            }
+            if !effects.is_none() {
+                found.push((owner, effects));
+            }
+        }
         for (name, owners) in std::mem::take(&mut self.makers) {
             if self.keeps_any || self.names.contains(element(&name)) {
                 found.extend(owners.into_iter().map(|owner| (owner, Effects::TEMPORARY)));
@@ -165,7 +195,7 @@ impl Keeping {
 
     /// The functions that may run inside of what is kept.
     fn reached(&self, users: &HashMap<Name, Vec<Name>>, functions: &HashSet<Name>) -> HashSet<Name> {
-        let mut reached: HashSet<Name> = self.keepers.iter().map(|(_, used)| used.clone()).collect();
+        let mut reached: HashSet<Name> = self.keepers.iter().map(|(_, used, _)| used.clone()).collect();
         if reached.is_empty() {
             return reached;
         }

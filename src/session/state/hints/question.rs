@@ -103,11 +103,11 @@ owner(classid, objid, name) AS (
     FROM pg_statistic_ext s JOIN pg_class c ON c.oid = s.stxrelid
   UNION ALL SELECT 'pg_type'::regclass, t.oid, '' FROM pg_type t WHERE t.typtype = 'd'
   UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384),
-keeper(classid, objid, name) AS (
-  SELECT 'pg_constraint'::regclass, k.oid, '' FROM pg_constraint k WHERE k.contypid <> 0
-  UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
-    WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
-  UNION ALL SELECT 'pg_class'::regclass, p.partrelid, c.relname FROM pg_partitioned_table p
+keeper(classid, objid, name, tree) AS (
+  SELECT 'pg_constraint'::regclass, k.oid, '', k.conbin::text FROM pg_constraint k WHERE k.contypid <> 0
+  UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, c.relname, concat(i.indexprs::text, i.indpred::text)
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+  UNION ALL SELECT 'pg_class'::regclass, p.partrelid, c.relname, p.partexprs::text FROM pg_partitioned_table p
     JOIN pg_class c ON c.oid = p.partrelid),
 used(classid, objid, name) AS (
   SELECT 'pg_proc'::regclass, p.oid, p.proname FROM pg_proc p WHERE p.oid >= 16384
@@ -163,7 +163,8 @@ UNION ALL SELECT 'twice', <<t.name>>, t.kind, NULL, NULL, NULL FROM (
     UNION ALL SELECT 'search', d.dictname, d.dictnamespace FROM pg_ts_dict d) t(kind, name, namespace)
   JOIN pg_namespace n ON n.oid = t.namespace
   WHERE n.nspname !~ '^pg_(toast|temp_)' GROUP BY t.kind, t.name HAVING min(t.namespace) <> max(t.namespace)
-UNION ALL SELECT DISTINCT 'keeps', <<k.name>>, <<p.proname>>, NULL, NULL, NULL FROM keeper k
+UNION ALL SELECT DISTINCT 'keeps', <<k.name>>, <<p.proname>>,
+    CASE WHEN k.tree ~ 'FUNCEXPR [^{}]*:args ([(][{]CONST |<>)' THEN 'computes' END, NULL, NULL FROM keeper k
   JOIN pg_depend d ON d.classid = k.classid AND d.objid = k.objid
   LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
   JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode::oid END

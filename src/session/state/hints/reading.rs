@@ -165,6 +165,9 @@ impl Reading {
     }
 
     fn function(&mut self, function: Function) {
+        if function.is_immutable && !function.is_of(INITDB) {
+            self.keeping.immutable(&function.name);
+        }
         let effects = match (&*function.language, &function.body) {
             ("c", _) if function.is_of(TEXT_EXTENSIONS) => Effects::ANY,
             ("c", _) if function.is_volatile && function.is_of(SETTING_EXTENSIONS) => Effects::ASKS,
@@ -255,7 +258,10 @@ impl Reading {
     pub(super) fn names_row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
         match fields.kind() {
             "twice" => self.keeping.twice(fields.text(1)?.as_bytes(), fields.plain(2)?),
-            "keeps" => self.keeping.keeps(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
+            "keeps" => {
+                let computes = fields.is_there(3);
+                self.keeping.keeps(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes(), computes);
+            }
             _ => {}
         }
         Ok(())
