@@ -396,11 +396,12 @@ impl Pool {
         if done.changes_path() {
             self.paths_vary.set(true);
         }
-        if done.keeps_values() && done.may_change_values() {
+        let by_own_values = done.keeps_values() && done.may_change_values();
+        if by_own_values && !done.is_guess() {
             self.values_vary.set(true);
         }
         let by_own_path = done.keeps_found() && done.may_change_path();
-        by_own_path || done.keeps_temporary() || self.keeps_what_varies(pooled)
+        by_own_values || by_own_path || done.keeps_temporary() || self.keeps_what_varies(pooled)
     }
 
     /// What it keeps means something else to some clients, and they may ask for it in the middle of a transaction.

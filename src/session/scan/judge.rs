@@ -466,8 +466,10 @@ impl<'n, N: Names> Judge<'n, N> {
     }
 
     fn begin_change(&mut self, word: &[u8], lexer: &Lexer<'_>) {
-        self.add(Effects::ASKS | Effects::SCAN | Effects::RUNS, b"");
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        // To set something computes nothing.
+        let runs = if is(b"SET") || is(b"RESET") { Effects::NONE } else { Effects::RUNS };
+        self.add(Effects::ASKS | Effects::SCAN | runs, b"");
         if is(b"DO") {
             self.literals = Literals::Code;
         }

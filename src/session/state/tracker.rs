@@ -167,6 +167,11 @@ impl NamesUse {
         self.0.has(Effects::BY_VALUES)
     }
 
+    /// What it ran was not known, or definitions have changed meanwhile: whether it has done such things is not known.
+    pub(in crate::session) fn is_guess(self) -> bool {
+        self.0.has(Effects::DEFINES)
+    }
+
     /// What is kept may be something temporary.
     pub(in crate::session) fn keeps_temporary(self) -> bool {
         self.0.has(Effects::FINDS) && self.0.has(Effects::TEMPORARY)
@@ -403,7 +408,7 @@ impl StateTracker {
 
     /// What may have run keeps what names meant.
     fn keeps_whatever(&mut self) {
-        self.names.0 |= Effects::BY_PATH | Effects::FINDS | Effects::BY_VALUES;
+        self.names.0 |= Effects::BY_PATH | Effects::FINDS | Effects::BY_VALUES | Effects::DEFINES;
     }
 
     /// A statement whose name stands at this front is bound.
@@ -1066,6 +1071,7 @@ impl StateTracker {
         note(effects.has(Effects::PATH), Effects::PATH);
         note(effects.has(Effects::VALUES), Effects::VALUES);
         note(effects.has(Effects::OPAQUE), Effects::OPAQUE);
+        note(effects.has(Effects::DEFINES), Effects::DEFINES);
         note(effects.has(Effects::TEMPORARY | Effects::OPAQUE), Effects::TEMPORARY);
         let reached = match &self.hints {
             // Nobody knows what it calls.
@@ -1294,6 +1300,7 @@ impl StateTracker {
         }
         if std::mem::take(&mut self.ran_unjudged) {
             self.ran(any.without(Effects::DEFINES), String::new);
+            self.names.0 |= Effects::DEFINES;
         }
     }
 
