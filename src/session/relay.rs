@@ -153,10 +153,9 @@ pub(super) struct Relay {
     due: bool,
     /// A transaction has begun since the server connection was lent.
     used: bool,
-    /// While an order was followed the client was not read: what is there now may have come then.
+    /// While an order was followed the client was not read: what is there now may have come then. Of a request that waits for a server
+    /// connection: when it met a held gate.
     deaf_since: Option<Instant>,
-    /// The request that waits for a server connection has met a held gate there.
-    held_since: Option<Instant>,
     last_words: LastWords,
     /// Of the server's message that is being taken.
     told: Told,
@@ -218,7 +217,6 @@ impl Relay {
             due: true,
             used: false,
             deaf_since: None,
-            held_since: None,
             last_words: LastWords::None,
             told: Told::AsItCame,
             looked_at: 0,

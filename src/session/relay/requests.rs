@@ -113,7 +113,7 @@ impl Relay {
         error_response(&mut answer, refusal);
         ready_for_query(&mut answer, self.exchange.status());
         self.to_client.queue(&answer);
-        self.held_since = None;
+        self.deaf_since = None;
         if self.requests.kept.is_empty() {
             self.wait = Wait::Nothing;
             self.parking.leave();
@@ -147,15 +147,15 @@ impl Relay {
 
     /// A request that waits for a server connection while the gate is held counts as held from then on.
     pub(in crate::session) fn note_hold_in_line(&mut self) {
-        if self.held_since.is_none() && self.gate().state() == GateState::Held {
-            self.held_since = Some(Instant::now());
+        if self.deaf_since.is_none() && self.gate().state() == GateState::Held {
+            self.deaf_since = Some(Instant::now());
         }
     }
 
     /// Its connection is there. What is left of its way is that of a request that waited at the gate.
     pub(in crate::session) fn go_on_from_line(&mut self) {
         if self.wait == Wait::Connection
-            && let Some(since) = self.held_since.take()
+            && let Some(since) = self.deaf_since.take()
         {
             self.wait = Wait::Gate(since);
         }
@@ -345,7 +345,10 @@ impl Relay {
             true if self.wants_boundary() && self.exchange.will_report() => Wait::Answers,
             true => Wait::Nothing,
             false if !Exchange::begins_work(tag) => Wait::Nothing,
-            false if self.is_unserved() && !self.attach_fitting() => Wait::Connection,
+            false if self.is_unserved() && !self.attach_fitting() => {
+                self.deaf_since = None;
+                Wait::Connection
+            }
             false => self.enter(cx),
         }
     }
