@@ -14,10 +14,20 @@ use support::{Stage, leftovers, texts, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_moves_and_moves_back_under_load_without_an_error() {
+    moves_and_moves_back("SESSION").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_whose_connections_are_lent_does_so_too() {
+    moves_and_moves_back("TRANSACTION POOL_SIZE 6").await;
+}
+
+async fn moves_and_moves_back(pooling: &str) {
     let stage = Stage::set().await;
     let login = stage.create_shop().await;
     ledger::create(&login.connect().await).await;
     let admin = stage.freehold.admin().await;
+    admin.run(&format!("ALTER DATABASE shop POOLING {pooling}")).await;
     let load = Load::start(&login, 16).await;
     load.goes_on(200).await;
 

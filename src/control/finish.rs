@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::error::{Blame, SqlState};
-use crate::model::{MoveRecord, OldCopy};
+use crate::model::{MoveRecord, OldCopy, Pooling};
 use crate::system::{Session, databases, fence};
 
 use super::compare::{self, Outcome};
@@ -138,11 +138,11 @@ async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
     release_roles(ctx, ends, &stayed?).await
 }
 
-/// Whoever drew a value from a sequence just before the undo may ask for it now, and the function that restores it goes with the
-/// helper schema.
+/// A session that drew a value from a sequence just before the undo may ask for it now, and the function that restores it goes with the
+/// helper schema. Where connections are lent, nothing is restored.
 async fn leave_time_to_recall(ctx: &StepContext) -> Result<(), StepError> {
     let orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, ctx.id()).await?;
-    if orders.standing().sessions > 0 {
+    if orders.route().pooling == Pooling::Session && orders.standing().sessions > 0 {
         tokio::time::sleep(TIME_TO_RECALL).await;
     }
     Ok(())
