@@ -1,4 +1,4 @@
-//! Accepting sockets and handing each to the worker with the fewest.
+//! Accepting sockets and handing each to the worker with the fewest clients.
 //!
 //! ```text
 //!   open --- close ---> what is in the backlog ---> closed
@@ -32,52 +32,55 @@ use crate::frontend::listener::{self, Listener, SocketFile};
 use crate::model::Peer;
 use crate::tls::{Socket, Stream};
 
-/// After an error that concerns the process and not the socket, where nobody could even be refused: instead of spinning.
+/// Pause after an error of the process, not of the socket, when a client cannot even be refused: avoids
+/// spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A TCP handshake that has begun ends within this, or its client is farther away than anybody who runs a database's
-/// client. Shorter than the second after which a client asks again whose first packet was not answered.
+/// A TCP handshake that has begun ends within this time, unless the client is farther away than a database
+/// client would be. Shorter than the second after which a client repeats a first packet that was not
+/// answered.
 const HANDSHAKE_MAX: Duration = Duration::from_millis(500);
 
-/// Whose connections are that wait to be accepted when a door closes.
+/// Which process owns the connections that wait to be accepted when a listener closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backlog {
-    /// Nobody else would take them.
+    /// No other process would take them.
     Ours,
-    /// The socket stays open elsewhere: they wait for the next process.
+    /// The socket stays open in another process: they wait for that one.
     Shared,
 }
 
-/// What the door is told.
+/// What a listener is asked to do, and its answer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Doorbell {
-    /// Closes at once.
+    /// Close at once.
     pub(super) closing: CancellationToken,
-    /// Another process listens on the same places: closes without turning anybody away.
+    /// Another process listens on the same addresses: close without refusing a client.
     pub(super) making_way: CancellationToken,
-    /// The door tells that it is closed, and everybody who came has been handed over.
+    /// Set when the listeners are closed and every accepted client has been handed over.
     pub(super) closed: CancellationToken,
 }
 
-/// Knows how many each worker has.
+/// Hands clients to workers, and knows how many each worker has.
 pub(super) struct Desk {
     workers: Vec<(UnboundedSender<Errand>, Arc<AtomicUsize>)>,
     entering: TaskTracker,
     present: TaskTracker,
 }
 
-/// Somebody on the way to a worker.
+/// An accepted client on its way to a worker.
 pub(super) struct Arrival {
     pub(super) socket: Accepted,
     pub(super) address: Peer,
     /// The place in the worker's load that it takes.
     pub(super) load: Load,
-    /// Until it is a session, or nothing.
+    /// Held until there is a session, or the client is closed.
     pub(super) entering: TaskTrackerToken,
 }
 
 impl Desk {
-    /// `entering` counts those who have come and have no session yet, `present` those who have come and have not left.
+    /// `entering` counts clients that have connected and have no session yet, `present` those that have not
+    /// left.
     pub(super) fn new(
         workers: &[UnboundedSender<Errand>],
         entering: &TaskTracker,
@@ -98,18 +101,18 @@ impl Desk {
     }
 }
 
-/// Where clients come in, and to whom they are led.
+/// The listeners, and where their clients go.
 pub(super) struct Lobby {
     listeners: Vec<(Listener, Spare)>,
     backlog: Backlog,
     desk: Desk,
     bell: Doorbell,
-    /// Tells that it is closed, also where it could not be opened.
+    /// Sets `closed` when dropped, also where the listeners could not be opened.
     closed: DropGuard,
 }
 
 impl Lobby {
-    /// Fails where there are too few descriptors to refuse anybody.
+    /// Fails if there are too few descriptors to keep one back for refusals.
     pub(super) fn new(
         listeners: Vec<Listener>,
         backlog: Backlog,
@@ -122,12 +125,12 @@ impl Lobby {
         Ok(Lobby { listeners: listeners?, backlog, desk, bell, closed })
     }
 
-    /// A thread of its own. Returns when told to close.
+    /// Runs on a thread of its own. Returns when told to close.
     pub(super) fn run(self, begun: Begun) -> io::Result<()> {
         event_loop::run(self.serve(begun), || ())?
     }
 
-    /// Ends when told to close. `begun` is told when clients can come in.
+    /// Ends when told to close. Sends to `begun` when clients can connect.
     pub(super) async fn serve(self, begun: Begun) -> io::Result<()> {
         let _closed = self.closed;
         let door = |(listener, spare)| {
@@ -149,7 +152,7 @@ pub(super) enum Accepted {
 }
 
 impl Accepted {
-    /// On the thread of the worker.
+    /// Called on the thread of the worker.
     pub(super) fn into_stream(self) -> io::Result<Stream> {
         match self {
             Accepted::Tcp(tcp) => Socket::tcp(tcp).map(Stream::from),
@@ -169,10 +172,12 @@ impl Accepted {
 enum Place {
     Tcp {
         listener: Source<TcpListener>,
-        /// What it accepts has what it has. Not so where somebody else opened it: then each socket is asked for it.
+        /// Accepted sockets inherit its options. Not so where another process opened it: then each socket is
+        /// checked.
         is_prepared: bool,
     },
-    /// Its file goes first, so that nobody comes to a door that is about to close.
+    /// The file is dropped before the listener, so that no client connects to a listener that is about to
+    /// close.
     Unix { _file: Option<SocketFile>, listener: Source<UnixListener> },
 }
 
@@ -196,7 +201,7 @@ impl Place {
                 if !is_prepared {
                     listener::prepare(&tcp)?;
                 }
-                // Without an address the client has left again.
+                // Without an address, the client has already left.
                 let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
                 let address = SocketAddr::try_from(address).map_err(|_| io::ErrorKind::ConnectionAborted)?;
                 Ok((Accepted::Tcp(tcp), Peer::tcp(address)))
@@ -208,19 +213,19 @@ impl Place {
         }
     }
 
-    /// From now on nobody new comes here, as far as that can be arranged: another process listens.
+    /// From now on no new client connects here, as far as the kernel allows: another process listens.
     fn turn_round(&self) -> io::Result<()> {
         match self {
             Place::Tcp { listener, .. } => {
                 SockRef::from(listener.get_ref()).attach_filter(&NO_NEW_CONNECTIONS)
             }
-            // The file of that name is the other process's.
+            // The file with that name belongs to the other process.
             Place::Unix { .. } => Ok(()),
         }
     }
 }
 
-/// A socket that does not block, and where it comes from.
+/// A non-blocking socket, and its peer's address.
 async fn accept(listener: &Source<impl AsFd>) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     poll_fn(|cx| {
@@ -231,8 +236,8 @@ async fn accept(listener: &Source<impl AsFd>) -> io::Result<(OwnedFd, Option<Soc
     .await
 }
 
-/// For the kernel: drops a packet with SYN and without ACK, the first of a connection. Its client sends it again after a
-/// second, and the kernel gives it to whoever listens then.
+/// A socket filter: drops a packet with SYN and without ACK, the first of a connection. The client sends it
+/// again after a second, and the kernel gives it to the listener that is open then.
 ///
 /// Flags are byte 13 of a TCP header. "BPF" in `linux/filter.h`: load a byte, mask, compare, return.
 const NO_NEW_CONNECTIONS: [SockFilter; 5] = [
@@ -268,7 +273,7 @@ impl Door<'_> {
         if self.backlog == Backlog::Shared {
             return;
         }
-        // Whoever was quick enough to connect is heard.
+        // Clients that connected before the close still get a session.
         while let Some(Ok((socket, address))) = self.place.accept().now_or_never() {
             self.desk.hand_over(socket, address);
         }
@@ -292,7 +297,7 @@ impl Door<'_> {
         }
     }
 
-    /// Lets in those whose handshake has begun; the kernel gives the others to the other process.
+    /// Accepts clients that have begun their handshake; the kernel gives the others to the other process.
     async fn make_way(&mut self) {
         if let Err(error) = self.place.turn_round() {
             tracing::warn!(%error, "a client that connects just now may be turned away");
@@ -307,7 +312,7 @@ impl Door<'_> {
     }
 }
 
-/// The client was gone before it was accepted; the next one may be there.
+/// The client left before it was accepted; the next one may be there.
 fn is_of_the_socket(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -338,7 +343,7 @@ mod tests {
         }
     }
 
-    /// As a thread of the data plane runs it.
+    /// Runs it as a thread of the data plane would.
     fn on_loop<F: Future>(what: F) -> F::Output {
         let aside = Aside::start().unwrap();
         let _entered = aside.handle.enter();
@@ -355,7 +360,7 @@ mod tests {
         let handed_over = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         handed_over.set_nonblocking(true).unwrap();
         for listener in [ours, handed_over] {
-            // Before the place is made: it waits in the backlog.
+            // Before the place is made: the client waits in the backlog.
             let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let place = Place::new(Listener::Tcp(listener)).unwrap();
             let (socket, _) = place.accept().await.unwrap();
@@ -374,7 +379,7 @@ mod tests {
         let mut early = TcpStream::connect(address).unwrap();
         let place = Place::new(Listener::Tcp(old)).unwrap();
         place.turn_round().unwrap();
-        // No listener but the old one: what comes now is for the one that follows.
+        // The old listener is the only one: a connection that begins now is for its successor.
         let late = tokio::task::spawn_blocking(move || TcpStream::connect(address));
         let Ok((Accepted::Tcp(mut accepted), _)) = place.accept().await else { panic!("nobody came") };
         early.write_all(b"still here").unwrap();

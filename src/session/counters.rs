@@ -1,19 +1,20 @@
-//! What the relay counts, one call for each event. The figures are [`route::counters`](crate::route::counters)'.
+//! What the relay counts, one call for each event. The counters are in
+//! [`route::counters`](crate::route::counters).
 //!
 //! # Why
 //! Transactions, queries and their times are not here: they follow from what the session does
-//! ([`Member::set_activity`]), whose clock is read anyway.
+//! ([`Member::set_activity`]), where the clock is read anyway.
 
 use crate::route::{Figure, Member};
 use crate::wire::message::frontend::tag as request;
 
-/// So many bytes of the client were forwarded.
+/// `bytes` of the client were forwarded.
 #[inline]
 pub(super) fn received(member: &Member, bytes: usize) {
     member.counters().add(Figure::Received, bytes as u64);
 }
 
-/// So many bytes were forwarded to the client.
+/// `bytes` were forwarded to the client.
 #[inline]
 pub(super) fn sent(member: &Member, bytes: usize) {
     member.counters().add(Figure::Sent, bytes as u64);
@@ -29,7 +30,7 @@ pub(super) fn on_request(member: &Member, tag: u8) {
     }
 }
 
-/// What was sent to the server for it begins with a message of this tag.
+/// The first message that went to the server for it has this tag.
 #[inline]
 pub(super) fn forwarded(member: &Member, tag: Option<u8>) {
     if tag == Some(request::PARSE) {

@@ -1,9 +1,10 @@
 //! Settling whether the server still owes a ReadyForQuery.
 //!
 //! # Why
-//! A COPY that fails may or may not have swallowed a Sync (see [`exchange`](crate::wire::exchange)). While the relay
-//! runs, the client's next request settles it. Before the connection is used or left, somebody must ask: Close of a
-//! portal that does not exist changes nothing in the server and is answered by CloseComplete, which nobody else waits for.
+//! A COPY that fails may or may not have swallowed a Sync (see [`exchange`](crate::wire::exchange)). While
+//! the relay runs, the client's next request settles it. Before the connection is used or left, Freehold must
+//! ask: Close of a portal that does not exist changes nothing in the server and is answered by CloseComplete,
+//! which no other request waits for.
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +13,7 @@ use super::ending::Ending;
 use super::relay::Relay;
 use crate::wire::message::{Header, Target, backend, frontend};
 
-/// Nothing longer than a notification comes from a server at rest.
+/// A server at rest sends nothing longer than a notification.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 const NO_PORTAL: &[u8] = b"freehold asks whether all is answered";

@@ -1,4 +1,4 @@
-//! How a session ends, and what the client is told.
+//! How a session ends, and what the client gets to read.
 
 use std::time::Duration;
 
@@ -14,33 +14,33 @@ use crate::wire::Violation;
 use crate::wire::exchange::Rest;
 use crate::wire::message::backend;
 
-/// How long somebody who leaves is given to read what was sent.
+/// How long a leaving client may take to read what was sent.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// It said Terminate or closed its side, and the server has ended, too.
+    /// The client sent Terminate or closed its side, and the server has ended, too.
     ClientLeft,
-    /// Its connection broke.
+    /// The client's connection broke.
     ClientVanished,
     ClientBroke(Violation),
     /// The server's FATAL was forwarded.
     ServerSaidWhy,
-    /// The server's connection broke without a word.
+    /// The server's connection broke without an error message.
     ServerVanished,
     ServerBroke(Violation),
-    /// It took longer than it may.
+    /// The client took longer than it is allowed to.
     Overdue(Overdue),
     /// This process stops.
     Stopping,
     /// An administrator ended it.
     Dismissed,
-    /// The database's lifecycle, or a move that could not take this session along, says so.
+    /// The database's lifecycle, or a move that could not carry this session, ends it.
     Refused(Refusal),
 }
 
 impl Ending {
-    /// What the client is still to be told.
+    /// The error that the client still has to get.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let fatal = Refusal::fatal;
         match self {
@@ -65,14 +65,14 @@ impl Ending {
     }
 }
 
-/// Tells the client, tells the server, closes both.
+/// Sends the error to the client and Terminate to the server; closes both.
 pub(super) async fn end(relay: Relay, ending: &Ending) {
     let (can_speak, at_rest) = (relay.can_speak(), relay.exchange.rest() == Rest::Settled);
     let mut farewell = relay.to_client.into_unsent();
     if let Some(refusal) = ending.refusal().filter(|_| can_speak) {
         backend::error_response(&mut farewell, &refusal);
     }
-    // A transaction that is abandoned ends with its connection.
+    // Without Terminate, closing the connection ends an abandoned transaction.
     if at_rest && !relay.server.is_absent() {
         event_loop::spawn(relay.server.terminate());
     }
@@ -82,7 +82,7 @@ pub(super) async fn end(relay: Relay, ending: &Ending) {
 /// Sends the last bytes and closes, within a bound.
 pub(super) async fn close(mut client: Stream, mut farewell: BytesMut) {
     if farewell.is_empty() && !client.is_tls() {
-        // To close it is enough.
+        // Closing the socket is enough.
         return;
     }
     let closing = async {

@@ -1,10 +1,10 @@
 //! Closing the server connections of sessions that go on with others.
 //!
 //! # Why
-//! When a database has moved, all its sessions leave their connections at the same moment. A server process takes a millisecond or more
-//! to end: a thousand of them at once take the processors from the clients' first transactions at the new place. Nobody waits for their
-//! end, so they end one after the other, with a rest between. Before, each is asked what its session drew from sequences, which nobody
-//! else knows.
+//! When a database has moved, all its sessions leave their connections at the same moment. A server process
+//! takes a millisecond or more to end: a thousand of them at once take the processors from the clients' first
+//! transactions at the new place. No session waits for their end, so they end one after the other, with a
+//! rest between. Before, each is asked what its session drew from sequences, which only that process knows.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use super::sequence_memory::Parting;
 use super::worker::Worker;
 use crate::event_loop;
 
-/// After a server process has ended, before the next one is told to.
+/// Pause between the end of one server process and the next Terminate.
 const REST: Duration = Duration::from_millis(3);
 
 /// Connections of one worker that are to be closed, in this order.
@@ -26,14 +26,15 @@ pub(super) struct Farewells {
 }
 
 impl Farewells {
-    /// At once: the process ends.
+    /// Closes all at once: the process ends.
     pub(super) fn close_all(&self) {
         let connections = self.waiting.take().into_iter().filter_map(|parting| parting.take_connection());
         connections.for_each(|connection| event_loop::spawn(connection.terminate()));
     }
 }
 
-/// The connection is closed when it is its turn. Where nobody else has the parting, nobody wants to know anything of it.
+/// Closes the connection when it is its turn. It is asked for its sequence values only if a session still
+/// refers to the parting.
 pub(super) fn part_with(worker: &Rc<Worker>, parting: Rc<Parting>) {
     worker.farewells.waiting.borrow_mut().push_back(parting);
     if worker.farewells.is_running.replace(true) {

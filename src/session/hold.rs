@@ -2,25 +2,26 @@
 //!
 //! | the record says | the session |
 //! |---|---|
-//! | another epoch | goes on with its twin; without one it builds it now |
-//! | `next` is set | has its state taken, a twin built; brings it in step at each further order |
-//! | `next`, and held | brings the twin in step to the last lock, then is ready |
-//! | no `next` | lets go of its twin |
-//! | no `next`, another generation | goes on with a new connection to the same place: [`renew`](super::renew) |
+//! | another epoch | goes on with its twin; without one it builds one now |
+//! | `next` is set | has its state taken and a twin built; brings it up to date at each further order |
+//! | `next`, and held | brings the twin up to date to the last lock, then is ready |
+//! | no `next` | drops its twin |
+//! | no `next`, another generation | goes on with a new connection to its place: [`renew`](super::renew) |
 //! | refused | ends, with the record's own text |
 //!
-//! Owns [`Session::follow`] and the standing that the roster is told of. It deliberately decides nothing about a
-//! database: an order comes from the record, and whatever happens here is either told as a [`Readiness`] or ends this one
-//! session.
+//! Owns [`Session::follow`] and the readiness that the roster gets. It deliberately decides nothing about a
+//! database: an order comes from the record, and whatever happens here is either reported as a [`Readiness`]
+//! or ends this one session.
 //!
 //! # Why
-//! The state is asked for on the session's own server connection, which takes about a millisecond at a boundary, and from then
-//! on it is followed ([`state`](super::state)): in the hold nothing is asked of a session that did nothing unknown since, and
-//! nothing is done for a twin that is in step. Everything that takes longer runs beside the session ([`Slot`]), and questions of
-//! many sessions come one after the other ([`Turn`]). In the switch itself nothing is left to do but to exchange the connection;
-//! sessions whose clients wait come first, and the old connections are closed little by little
-//! ([`farewells`]). What the new server reports differently (`server_version`, for one) the client is told by
-//! ParameterStatus, as it would be told of any change of a setting: hiding it would make a driver speak to the wrong version.
+//! The state is asked for on the session's own server connection, which takes about a millisecond at a
+//! boundary, and is followed from then on ([`state`](super::state)): inside the hold, a session that did
+//! nothing unknown since is not asked, and a twin that is up to date gets nothing to do. Everything that
+//! takes longer runs beside the session ([`Slot`]), and questions of many sessions come one after the other
+//! ([`Turn`]). The switch itself only exchanges the connection; sessions with a waiting client come first,
+//! and the old connections are closed little by little ([`farewells`]). Where the new server reports a
+//! setting differently (`server_version`, for one), the client gets a ParameterStatus, as after any change of
+//! a setting: hiding it would make a driver speak to the wrong version.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,32 +49,33 @@ use crate::route::{Activity, Readiness};
 use crate::wire::exchange::Rest;
 use crate::wire::message::frontend;
 
-/// How long the server may think about the question for a session's state before it is asked to stop; then as long again.
+/// How long the server may take to report a session's state before the question is cancelled; then as long
+/// again.
 const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// How long a lock that the session holds here may be missing there, inside a hold.
+/// How long a twin, inside a hold, waits for a lock that the session holds on its old connection.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Why a session stays whose state cannot be asked for in the time that it gives its statements.
+/// Why a session is pinned: its own statement_timeout is too short for the question for its state.
 pub(super) const TIMEOUT_TOO_SHORT: &str = "a statement_timeout too short to read its state in";
 
-/// How long the old server is asked for the last notifications, while the client waits.
+/// How long the old server may take to send the last notifications, while the client waits.
 const LAST_NOTIFICATIONS_MAX: Duration = Duration::from_millis(250);
 
-/// How far a session is with leaving.
+/// How far a session is with its migration.
 #[derive(Debug)]
 pub(super) struct Travel {
-    /// Of the server connection.
+    /// The epoch of the server connection.
     pub(super) epoch: Epoch,
     pub(super) generation: u64,
-    /// As it was last asked for; still right while the tracker says so.
+    /// The state as it was last asked for; still right while the tracker says so.
     pub(super) state: Option<Arc<SessionState>>,
     pub(super) slot: Slot,
-    /// To ask for the state while clients run.
+    /// The permit to ask for the state while clients run.
     pub(super) turn: Option<Box<Turn>>,
     /// The twin was built from `state`, or is being brought to it.
     in_step: bool,
-    /// The order at which the twin was built or brought in step last.
+    /// The order at which the twin was last built or brought up to date.
     tried_for: u64,
     /// The order at which locks were waited for.
     pressed_for: u64,
@@ -93,7 +95,7 @@ impl Travel {
         }
     }
 
-    /// `true`: something has come that was waited for.
+    /// `true`: a task that was waited for has ended.
     #[inline]
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let has_turn = self.turn.as_mut().is_some_and(|turn| turn.poll(cx));
@@ -101,7 +103,7 @@ impl Travel {
     }
 }
 
-/// Why the state is not known: the session stays, for this reason.
+/// Why the state is not known: the session is pinned, for this reason.
 pub(super) struct Unknown(pub(super) String);
 
 impl Session {
@@ -140,7 +142,7 @@ impl Session {
         }
     }
 
-    /// Nobody leaves.
+    /// Nothing is to be prepared: drops the twin and what is known for a move.
     pub(super) fn stay(&mut self, record: &RouteRecord) -> Readiness {
         self.travel.slot.dismiss();
         self.travel.turn = None;
@@ -160,7 +162,8 @@ impl Session {
             return Ok(Readiness::Pinned { order, reasons: vec!["a replication connection".to_owned()] });
         }
         match (&self.travel.slot, is_held(record)) {
-            // Once for each order: a client that changes its state with every request would never be ready otherwise.
+            // Once for each order: a client that changes its state with every request would never be ready
+            // otherwise.
             (Slot::Ready { .. }, false) if self.travel.tried_for == order => {
                 return Ok(Readiness::Ready { order });
             }
@@ -199,8 +202,9 @@ impl Session {
         is_known && matches!(self.travel.slot, Slot::Ready { .. })
     }
 
-    /// Whether the session may ask for its state now, where it has to. While clients run, few of them do so at a time: each server takes
-    /// about a millisecond for its answer, and a client that comes meanwhile waits for it. One that waits for its turn serves its client.
+    /// Whether the session may ask for its state now, if it has to. While clients run, few sessions ask at a
+    /// time: each server takes about a millisecond for its answer, and a client that sends a request
+    /// meanwhile waits for it. A session that waits for its permit serves its client.
     fn has_turn(&mut self, record: &RouteRecord) -> bool {
         let must_ask = !self.relay.tracker.knows_state() || self.travel.state.is_none();
         if is_held(record) || !must_ask || !matches!(self.travel.slot, Slot::Ready { .. }) {
@@ -210,7 +214,7 @@ impl Session {
         matches!(**turn, Turn::Given(_))
     }
 
-    /// The reason may pass: looks again after a while.
+    /// The reason may go away: tries again after a while.
     fn pinned(&mut self, order: u64, reasons: Vec<String>) -> Readiness {
         if !matches!(self.travel.slot, Slot::Ready { .. }) {
             self.travel.slot = Slot::resting(u32::MAX);
@@ -218,7 +222,7 @@ impl Session {
         Readiness::Pinned { order, reasons }
     }
 
-    /// The state is known and can travel: builds, brings in step, or is ready.
+    /// The state is known and can travel: builds the twin, brings it up to date, or is ready.
     fn advance(&mut self, record: &RouteRecord, next: &Place, state: Arc<SessionState>) -> Readiness {
         let order = record.order;
         self.travel.slot.dismiss_dead();
@@ -259,7 +263,8 @@ impl Session {
         }
         let (enough, patience) = match is_held(record) {
             true => (complete, LockPatience::Wait(LOCK_WAIT_MAX)),
-            // A lock may be missing as long as sessions run: the other twin lets go of it when it is in step.
+            // While sessions run, a lock may be missing: another session's twin releases it when it is
+            // brought up to date.
             false => (complete || self.travel.in_step, LockPatience::Try),
         };
         if enough {
@@ -281,8 +286,8 @@ impl Session {
         Readiness::Behind
     }
 
-    /// What the twin is to have. An unnamed statement is made again when the client asks for it, and most clients never do; but one with
-    /// types of the users' goes along.
+    /// The state that the twin is to have. An unnamed statement is made again when the client asks for it,
+    /// and most clients never do; but one that uses types defined by users is carried.
     fn to_carry(&self, state: &Arc<SessionState>) -> Arc<SessionState> {
         match self.relay.tracker.unnamed_to_carry() {
             Some(unnamed) => Arc::new(SessionState { unnamed: Some(unnamed), ..SessionState::clone(state) }),
@@ -300,7 +305,7 @@ impl Session {
         }
     }
 
-    /// The state as it is now: the one that was taken, if nothing has changed it since.
+    /// The state as it is now: the one that was taken last, if nothing has changed it since.
     pub(super) async fn take_state(
         &mut self,
         record: &RouteRecord,
@@ -323,12 +328,12 @@ impl Session {
             false => self.relay.tracker.ask_for_all_locks(),
         }
         self.relay.tracker.follow_from_now();
-        // Cancel-safe: who is dropped while it waits is not asked.
+        // Cancel-safe: dropped while it waits for the permit, no question has been sent.
         let askers = Arc::clone(&self.relay.worker.askers);
         let _permit = if is_held(record) { askers.acquire_owned().await.ok() } else { None };
         let mut answer = Box::pin(self.ask(record)).await?;
         if answer.as_ref().is_err_and(SnapshotError::is_too_slow) {
-            // A cancel request of the client's may have met the question.
+            // A cancel request of the client's may have hit the question.
             answer = Box::pin(self.ask(record)).await?;
         }
         match answer {
@@ -350,7 +355,7 @@ impl Session {
         }
     }
 
-    /// The state, where it is known without asking; `last` is as it was known last.
+    /// The state, where it is known without asking; `last` is the one that was taken last.
     fn known_state(&mut self, last: &Arc<SessionState>) -> Option<Arc<SessionState>> {
         let tracker = &mut self.relay.tracker;
         match tracker.is_following() {
@@ -359,7 +364,7 @@ impl Session {
         }
     }
 
-    /// Asks the server; what comes for the client meanwhile is forwarded.
+    /// Asks the server; messages that arrive for the client meanwhile are forwarded.
     async fn ask(&mut self, record: &RouteRecord) -> Result<Result<SessionState, SnapshotError>, Ending> {
         let known = self.relay.before_own_exchange();
         let answer = Box::pin(self.question(record)).await?;
@@ -381,7 +386,7 @@ impl Session {
         }
     }
 
-    /// A question that takes too long is cancelled like a client's own.
+    /// A question that takes too long is cancelled like a client's query.
     async fn question(
         &mut self,
         record: &RouteRecord,
@@ -401,12 +406,12 @@ impl Session {
         timeout(SNAPSHOT_TIME_MAX, asking).await.map_err(|_| Ending::ServerVanished)
     }
 
-    /// Goes on where the record says.
+    /// Exchanges the connection for the one at the record's place.
     async fn switch(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
         let began = Instant::now();
         self.relay.set_activity(Activity::Switching);
         if !self.relay.is_waiting() {
-            // Behind those whose clients wait.
+            // Sessions with a waiting client come first.
             tokio::task::yield_now().await;
         }
         let twin = match self.take_twin(record).await {
@@ -421,7 +426,7 @@ impl Session {
         Ok(())
     }
 
-    /// The twin's connection is the session's from here on.
+    /// From here on the twin's connection is the session's.
     pub(super) fn go_on_with(&mut self, mut twin: Twin, record: &Arc<RouteRecord>) {
         let (statements, hints) = (twin.take_statements(), self.relay.tracker.hints().cloned());
         let carries_unnamed = twin.state().unnamed.is_some();
@@ -444,7 +449,7 @@ impl Session {
         let old = self.relay.replace_server(server);
         self.relay.set_activity(Activity::Idle);
         let parting = Rc::new(Parting::of(old, statements, hints));
-        // A connection to the same place has nothing that restores what was drawn.
+        // At the same place there is no function that restores sequence values.
         let moves = record.epoch != self.travel.epoch && self.relay.tenancy.is_none();
         self.relay.remember(moves.then_some(&parting));
         farewells::part_with(&self.relay.worker, parting);
@@ -475,7 +480,7 @@ impl Session {
         (refreshed.is_ok() && twin.is_complete(&wanted)).then_some(twin)
     }
 
-    /// There is no twin: the client waits until there is one.
+    /// There is no twin: the client waits until one is built.
     async fn build_now(&mut self, record: &RouteRecord) -> Result<Box<Twin>, Ending> {
         if self.origin.is_replication() {
             return Err(stranded(&["a replication connection".to_owned()]));
@@ -504,8 +509,8 @@ impl Session {
         }
     }
 
-    /// The client asks for its unnamed statement, which its new server connection does not have yet. Where the server refuses it now, the
-    /// client hears that when it is bound.
+    /// The client asks for its unnamed statement, which its new server connection does not have yet. If the
+    /// server refuses to parse it now, the client gets the error when it binds the statement.
     pub(super) async fn restore_unnamed(&mut self) -> Result<(), Ending> {
         self.relay.unnamed = Unnamed::OnServer;
         let mut batch = BytesMut::new();
@@ -522,8 +527,8 @@ impl Session {
         }
     }
 
-    /// Whatever was notified before the database left has been signalled to the old server process by now: one round
-    /// trip brings it. The twin listens already, so nothing falls between the two.
+    /// Whatever was notified before the database left has been signalled to the old server process by now:
+    /// one round trip brings it. The twin listens already, so no notification is lost between the two.
     async fn hear_last_notifications(&mut self) {
         let known = self.relay.before_own_exchange();
         let asked = Box::pin(self.relay.server.query(""));

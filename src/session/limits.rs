@@ -1,11 +1,12 @@
-//! How long a client may be idle, how long its transaction, its query and its wait in line may take, and how long its
-//! messages may be.
+//! How long a client may be idle, how long its transaction, its query and its wait in the queue may take, and
+//! how long its messages may be.
 //!
 //! # Why
-//! A timer for each query would cost every query something. So a worker looks at the clocks of its sessions now and then,
-//! which are kept for people anyway, and wakes only those whose time is over. Before it looks it reads once for each role in
-//! each database what holds for it now, where something has changed: so a change reaches those who are there, and costs no
-//! session anything. Waiting at the gate or in line is no activity of the client's: only the limit of waits counts it.
+//! A timer for each query would cost every query something. So each worker regularly looks at the clocks of
+//! its sessions, which are kept for the statistics anyway, and wakes only those that are over a limit. Before
+//! that, it reads once for each role in each database what holds for it now, if that has changed: so a change
+//! reaches connected clients, too, and costs no session anything. Waiting at the gate or in the queue is no
+//! activity of the client's: only the limit of waits counts it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,17 +26,17 @@ use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 /// How exact the limits are.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// A wait in line that nobody has bounded.
+/// The limit of waits in the queue where none is set.
 const WAIT_UNSAID: Duration = Duration::from_secs(120);
 
-/// What the configuration says of the time that clients may take, and of their messages. Replaced as a whole when it is read again.
+/// The configured limits of time and of messages. Replaced as a whole when the configuration is read again.
 #[derive(Debug, Clone, Default)]
 pub struct LimitsPolicy {
-    /// Of everybody for whom nothing else is set.
+    /// The times of roles for which nothing else is set.
     pub process: Timeouts,
-    /// The longest message of a client for whom nothing else is set; PostgreSQL's own limit where `None`.
+    /// The longest message where nothing else is set; PostgreSQL's own limit where `None`.
     pub message_size_max: Option<ByteSize>,
-    /// Of roles.
+    /// The limits of single roles.
     pub roles: RolesLimits,
 }
 
@@ -59,7 +60,8 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// For whoever met the limit that the configuration calls `setting`, in a role's table `name`, in a contract `clause`.
+    /// The hint for a client that hit the limit: the configuration calls it `setting`, a role's table `name`,
+    /// a contract `clause`.
     fn hint(self, setting: &str, name: &str, clause: &str) -> String {
         match self {
             Source::Process => format!("The limit is one of the platform's, {setting} in its configuration."),
@@ -75,7 +77,7 @@ impl Source {
         }
     }
 
-    /// For whoever took too long.
+    /// The hint for a client that took too long.
     pub(super) fn timeout_hint(self, timeout: Timeout) -> String {
         let setting = match timeout {
             Timeout::Wait => "pool.wait_timeout".to_owned(),
@@ -98,7 +100,7 @@ impl<T> Default for Term<T> {
     }
 }
 
-/// Of several that say something of a limit, the first that sets it decides.
+/// The first source that sets a limit decides.
 fn first_set<T>(said: impl IntoIterator<Item = (Option<T>, Source)>) -> Option<(T, Source)> {
     said.into_iter().find_map(|(set, source)| Some((set?, source)))
 }
@@ -135,7 +137,7 @@ impl EachTimeout<Term> {
     }
 }
 
-/// Whose time is over, and who says so.
+/// The timeout that is over, and where it is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Overdue {
     timeout: Timeout,
@@ -163,10 +165,10 @@ impl Overdue {
     }
 }
 
-/// What holds for one role in one database.
+/// The limits of one role in one database.
 #[derive(Debug)]
 struct InForce {
-    /// What says so.
+    /// The record and the policy that they were read from.
     record: Arc<RouteRecord>,
     policy: Arc<LimitsPolicy>,
     times: EachTimeout<Term>,
@@ -209,7 +211,7 @@ pub(super) struct Terms {
     role: String,
     /// As of the last look.
     in_force: RefCell<InForce>,
-    /// Of it, for every message.
+    /// `message_size`, read for every message.
     message_bytes_max: Cell<usize>,
 }
 
@@ -225,7 +227,7 @@ impl Terms {
         &self.route
     }
 
-    /// Reads what holds now, where that has changed.
+    /// Reads the limits again, if they have changed.
     fn renew(&self, policy: &Arc<LimitsPolicy>) {
         let record = self.route.current();
         let mut in_force = self.in_force.borrow_mut();
@@ -235,15 +237,15 @@ impl Terms {
         }
     }
 
-    /// How long one may wait in line that comes now, and who says so.
+    /// How long a client that enters the queue now may wait, and where that is set.
     pub(super) fn wait(&self, policy: &Arc<LimitsPolicy>) -> (Duration, Source) {
         self.renew(policy);
         let term = self.in_force.borrow().times.wait;
         (term.limit.unwrap_or(WAIT_UNSAID), term.source)
     }
 
-    /// Refuses a client's message that is longer than it may be, of which `bytes` are the first. What is no header is let
-    /// pass.
+    /// Refuses a client's message that is longer than allowed; `bytes` are its first bytes. Bytes that are no
+    /// header pass.
     pub(super) fn check_message(&self, bytes: &[u8]) -> Result<(), Refusal> {
         let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else { return Ok(()) };
         let max = self.message_bytes_max.get();
@@ -273,18 +275,18 @@ impl Ledger {
         Rc::clone(self.0.entry(key).or_insert_with(|| Rc::new(Terms::new(route, role, policy))))
     }
 
-    /// Of roles whose sessions have left.
+    /// Drops the terms of roles that have no sessions left.
     pub(super) fn forget_unused(&mut self) {
         self.0.retain(|_, terms| Rc::strong_count(terms) > 1);
     }
 
-    /// Reads what holds now.
+    /// Reads the limits of every role again.
     pub(super) fn renew(&self, policy: &Arc<LimitsPolicy>) {
         self.0.values().for_each(|terms| terms.renew(policy));
     }
 }
 
-/// A session's side of it.
+/// A session's side of the limits.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     clock: Arc<Clock>,
@@ -301,7 +303,7 @@ impl Watch {
         &self.terms
     }
 
-    /// The worker looks. `true`: the session is to be woken.
+    /// The worker checks the clock. `true`: the session is to be woken.
     fn look(&self) -> bool {
         let doing = self.clock.read();
         let overdue = self.terms.in_force.borrow().times.overdue(doing);
@@ -309,7 +311,7 @@ impl Watch {
         overdue.is_some()
     }
 
-    /// The session asks: it may have done something in the meantime.
+    /// What the worker found, if the session still does the same thing.
     #[inline]
     pub(super) fn take(&self) -> Option<Overdue> {
         let (overdue, doing) = self.found.take()?;
@@ -317,7 +319,7 @@ impl Watch {
     }
 }
 
-/// Looks at one session after the other.
+/// Checks every session and wakes those that are over a limit.
 pub(super) fn look_at<'a>(sessions: impl Iterator<Item = (&'a Waker, &'a Watch)>) {
     sessions.filter(|(_, watch)| watch.look()).for_each(|(waker, _)| waker.wake_by_ref());
 }

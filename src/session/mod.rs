@@ -1,15 +1,16 @@
 //! One client's life, and the threads on which all of them live.
 //!
-//! Owns [`DataPlane`]: the acceptor, the workers, and on each worker the sessions. A session is one task: it takes a seat
-//! in its database's roster, opens a server connection, relays, and at transaction boundaries follows the orders of
-//! its database's route. It deliberately knows nothing of why an order is given: it sees a gate, a place and an epoch.
+//! Owns [`DataPlane`]: the acceptor, the workers, and on each worker the sessions. A session is one task: it
+//! registers in its database's roster, opens a server connection, relays, and at transaction boundaries
+//! follows the orders of its database's route. It deliberately knows nothing of why an order is given: it
+//! sees a gate, a place and an epoch.
 //!
-//! Start with `serve` (a session's life), then `relay` (a query's way).
+//! Start with `serve` (a session's life), then `relay` (the path of a query).
 //!
 //! # Why
-//! A session, its buffers and its server connection stay on one thread, so that a query takes no lock, wakes no other
-//! thread and writes no memory that another one writes. The acceptor hands a socket to the worker with the fewest; a
-//! single worker accepts for itself.
+//! A session, its buffers and its server connection stay on one thread, so that a query takes no lock, wakes
+//! no other thread and writes no memory that another one writes. The acceptor hands a socket to the worker
+//! with the fewest clients; a single worker accepts for itself.
 
 mod acceptor;
 mod counters;
@@ -68,25 +69,25 @@ use crate::frontend::{Access, Balancers, Encryption, Frontend};
 use crate::route::RouteTable;
 use crate::tls::{Acceptor, Connector};
 
-/// What the data plane is told at its start.
+/// What the data plane is given at its start.
 #[derive(Debug)]
 pub struct DataPlaneConfig {
-    /// Where clients come in; port 0 takes a free one.
+    /// Where clients connect; port 0 takes a free one.
     pub listen: ListenOptions,
-    /// Threads; should be what the [`RouteTable`] was made for.
+    /// Worker threads; should be the number that the [`RouteTable`] was made for.
     pub workers: usize,
-    /// Who brings clients from elsewhere.
+    /// Networks of load balancers, which state the address of the client in a PROXY header.
     pub balancers: Balancers,
     /// `None`: no TLS towards clients.
     pub acceptor: Option<Acceptor>,
     pub encryption: Encryption,
     /// TLS towards servers.
     pub connector: Connector,
-    /// From an accepted socket to the end of the login.
+    /// Time from an accepted socket to the end of the login.
     pub login_time_max: Duration,
-    /// For one server connection, its login included.
+    /// Time for one server connection, its login included.
     pub connect_time_max: Duration,
-    /// How long clients may take; what is put there holds for those who are in, too.
+    /// How long clients may take. A new value applies to connected clients, too.
     pub limits: Arc<ArcSwap<LimitsPolicy>>,
     /// How connections are kept that are lent from client to client.
     pub pool: PoolSettings,
@@ -94,12 +95,11 @@ pub struct DataPlaneConfig {
     pub mock: MockSecret,
     /// Cancel requests that an address may send; 0 is any number.
     pub cancels_per_second_max: u32,
-    /// Who may come in, and how many.
+    /// Which clients may connect, and how many.
     pub access: Arc<Access>,
 }
 
-/// What the threads of the data plane do not do themselves: a runtime whose one thread keeps their timers, and whose others
-/// do what blocks.
+/// A Tokio runtime beside the workers: one thread keeps their timers, the others do what blocks.
 struct Aside {
     handle: Handle,
     /// `None` when it is being dropped.
@@ -116,7 +116,7 @@ impl Aside {
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        // Whoever drops the last of them may be a task, which must not wait for a thread.
+        // The last reference may be dropped by a task, which must not wait for a thread.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -144,7 +144,8 @@ impl fmt::Debug for Plane {
     }
 }
 
-/// The running data plane. Dropping it ends every session at once; [`DataPlane::shutdown`] ends them in order.
+/// The running data plane. Dropping it ends every session at once; [`DataPlane::shutdown`] ends them in
+/// order.
 pub struct DataPlane {
     limits: Arc<ArcSwap<LimitsPolicy>>,
     addresses: Vec<SocketAddr>,
@@ -153,9 +154,9 @@ pub struct DataPlane {
     threads: Vec<JoinHandle<()>>,
     aside: Arc<Aside>,
     door: Doorbell,
-    /// Those who have come and have no session yet.
+    /// Clients that have connected and have no session yet.
     entering: TaskTracker,
-    /// Those who have come and have not left.
+    /// Clients that have connected and have not left.
     present: TaskTracker,
 }
 
@@ -165,7 +166,7 @@ impl fmt::Debug for DataPlane {
     }
 }
 
-/// A thread tells that it runs; dropped, that it does not.
+/// A thread sends once to say that it runs; dropping the sender says that it does not.
 type Begun = mpsc::Sender<()>;
 
 fn begins(has_begun: &mpsc::Receiver<()>, what: &str) -> io::Result<()> {
@@ -226,7 +227,7 @@ impl DataPlane {
         let desk = Desk::new(&started.workers, &started.entering, &started.present);
         let lobby = Lobby::new(listeners, backlog, desk, started.door.clone())?;
         match &started.workers[..] {
-            // Nobody to choose from: to wake another thread for each client would be a waste.
+            // With one worker there is no choice: waking another thread for each client would be a waste.
             [only] => {
                 let (begun, has_begun) = mpsc::channel();
                 drop(only.send(Errand::Accept(lobby, begun)));
@@ -237,8 +238,8 @@ impl DataPlane {
         Ok(started)
     }
 
-    /// Returns when the thread has what it needs. Fails where it ended before: a process without it would take clients and
-    /// serve nobody.
+    /// Returns when the thread runs. Fails if it ended before: without it, the process would accept clients
+    /// and not serve them.
     fn spawn<B: FnOnce() -> io::Result<()> + Send + 'static>(
         &mut self,
         name: String,
@@ -258,28 +259,28 @@ impl DataPlane {
         begins(&has_begun, &shown)
     }
 
-    /// How long clients may take; what is put there holds for those who are in, too.
+    /// How long clients may take. A new value applies to connected clients, too.
     pub fn limits(&self) -> &Arc<ArcSwap<LimitsPolicy>> {
         &self.limits
     }
 
-    /// Where clients come in over TCP, in the order of the configuration.
+    /// The TCP addresses where clients connect, in the order of the configuration.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// The Unix sockets where clients come in.
+    /// The Unix sockets where clients connect.
     pub fn socket_paths(&self) -> &[PathBuf] {
         &self.sockets
     }
 
-    /// The first of them.
+    /// The first TCP address.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.addresses.first().copied()
     }
 
-    /// Stops accepting, because another process listens on the same places, and turns nobody away: who has connected comes
-    /// in. Returns when everybody who came has a session, or has left; within `time_max`, and some.
+    /// Stops accepting without refusing a client, because another process listens on the same addresses.
+    /// Returns once every accepted connection has a session or is closed, at most shortly after `time_max`.
     pub async fn make_way(&self, time_max: Duration) {
         self.door.making_way.cancel();
         self.door.closed.cancelled().await;
@@ -287,18 +288,19 @@ impl DataPlane {
         let _ = tokio::time::timeout(time_max, self.entering.wait()).await;
     }
 
-    /// After [`DataPlane::make_way`]: waits until everybody has left by himself, for so long at most.
+    /// After [`DataPlane::make_way`]: waits at most `time_max` until all clients have left.
     pub async fn linger(&self, time_max: Duration) {
         self.present.close();
         let _ = tokio::time::timeout(time_max, self.present.wait()).await;
     }
 
-    /// Nobody comes in any more: the listeners close. Sessions go on.
+    /// Closes the listeners. Sessions go on.
     pub fn stop_accepting(&self) {
         self.door.closing.cancel();
     }
 
-    /// Stops accepting; sessions end at their next boundary with 57P01, those that are left after `drain` at once.
+    /// Stops accepting. Sessions end at their next boundary with 57P01; those that are left after `drain` end
+    /// at once.
     pub async fn shutdown(mut self, drain: Duration) {
         self.door.closing.cancel();
         self.door.closed.cancelled().await;
@@ -314,7 +316,7 @@ impl DataPlane {
         }
         self.workers.clear();
         for thread in self.threads.drain(..) {
-            // They have nothing left to do.
+            // They have ended, or are about to.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Which messages are read in passing, and what is read of them.
+//! Which messages the relay reads in passing, and what it learns from them.
 
 use super::state::{Bound, StateTracker};
 use super::statements::{Failure, Schema, Statements, Told};
@@ -28,22 +28,22 @@ pub(super) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool {
     }
 }
 
-// What no limit can be about is not looked at.
+// Every limit that can be set is above SMALL_BODY_BYTES_MAX, so small messages need no check.
 const _: () = assert!(MESSAGE_SIZES.start().0 > SMALL_BODY_BYTES_MAX as u64);
 
-/// Whether a limit of lengths can be about the request that begins with this piece.
+/// Whether the request that begins with this piece is large enough to exceed a limit.
 #[inline]
 pub(super) fn may_be_too_long(piece: &Piece<'_>) -> bool {
     piece.part.begins() && (!piece.part.ends() || piece.bytes.len() > SMALL_BODY_BYTES_MAX)
 }
 
-/// Refuses a request longer than one of its kind can be, before any of it goes on.
+/// Refuses a request longer than one of its kind can be, before any of it is forwarded.
 pub(super) fn check_length(piece: &Piece<'_>) -> Result<(), Violation> {
     Header::parse(piece.bytes, body_bytes_max(piece.tag)).map(drop)
 }
 
-/// Tells the tracker what the client asks for. `exchange` does not know of the message yet. `bound` is what a Bind binds, where
-/// its connection is lent.
+/// Passes the client's request to the tracker, before `exchange` counts it. `bound` is the statement that a
+/// Bind names, where the connection is lent.
 pub(super) fn track_request(
     tracker: &mut StateTracker,
     exchange: &Exchange,
@@ -71,14 +71,14 @@ pub(super) fn track_request(
     }
 }
 
-/// Tells the tracker what an answer means for requests behind it. `exchange` does not know of the answer yet.
+/// Passes to the tracker which requests an error skips, before `exchange` counts the answer.
 pub(super) fn track_error(tracker: &mut StateTracker, exchange: &Exchange, tag: u8) {
     if tag == answer::ERROR_RESPONSE {
         tracker.on_skipped(exchange.skipped_by_error());
     }
 }
 
-/// Tells the tracker what came of it. Called where a message begins.
+/// Passes the outcome to the tracker. Called where a message begins.
 pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
     match piece.tag {
         answer::COMMAND_COMPLETE => tracker.on_command_complete(piece.body()),
@@ -95,8 +95,8 @@ pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piec
     }
 }
 
-/// Tells the client's statements what came of them; what the client is told of it. Called where a message begins, before
-/// the exchange is told.
+/// Passes the outcome to the client's statements; returns what the client gets of it. Called where a message
+/// begins, before `exchange` counts it.
 pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange, piece: &Piece<'_>) -> Told {
     match piece.tag {
         answer::PARSE_COMPLETE | answer::CLOSE_COMPLETE => return statements.on_complete(),
@@ -128,12 +128,12 @@ fn is_outdated_plan(fields: &ErrorFields) -> bool {
     fields.sqlstate() == SqlState::FEATURE_NOT_SUPPORTED && fields.message().contains("cached plan")
 }
 
-/// The message could not be read.
+/// The server could not read the message.
 fn is_malformed(fields: &ErrorFields) -> bool {
     [SqlState::PROTOCOL_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(&fields.sqlstate())
 }
 
-/// Whether a CommandComplete is of what makes a session forget the values that it drew.
+/// Whether a CommandComplete is of a command that makes a session forget the values that it drew.
 pub(super) fn forgets_sequences(command: &[u8]) -> bool {
     matches!(command.strip_suffix(b"\0").unwrap_or(command), b"DISCARD ALL" | b"DISCARD SEQUENCES")
 }

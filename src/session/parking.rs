@@ -1,12 +1,12 @@
-//! Cancelling what waits at the gate.
+//! Cancelling a request that waits at the gate.
 //!
-//! Owns the meeting of two threads: the session that waits ([`Parking::park`]), and the one that received a cancel request
-//! for it ([`Parking::cancel`]).
+//! Owns what two threads share: the session that waits ([`Parking::park`]), and the one that received a
+//! cancel request for it ([`Parking::cancel`]).
 //!
 //! # Why
-//! While a request waits at the gate, its server connection rests: a cancel request that was sent there would find
-//! nothing to cancel, or, a moment later, something else. So the request is taken back here, and answered as PostgreSQL
-//! answers what it cancels. A client that has given up is not carried out when the gate opens.
+//! While a request waits at the gate, its server connection is idle: a cancel request sent there would find
+//! nothing to cancel, or, a moment later, another query. So the waiting request is taken back here, and
+//! answered as PostgreSQL answers a query that it cancels. It does not run when the gate opens.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Waker;
@@ -28,25 +28,25 @@ pub(super) struct Parking {
 }
 
 impl Parking {
-    /// The session waits, and is woken when it is cancelled.
+    /// The session waits, and is woken when its request is cancelled.
     pub(super) fn park(&self, waker: &Waker) {
         self.waker.register(waker);
         let _ = self.state.compare_exchange(ELSEWHERE, WAITING, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// The session goes on.
+    /// The session no longer waits.
     pub(super) fn leave(&self) {
         if self.state.load(Ordering::SeqCst) != ELSEWHERE {
             self.state.store(ELSEWHERE, Ordering::SeqCst);
         }
     }
 
-    /// `true`, once: what waits was cancelled.
+    /// `true`, once: the request that waits was cancelled.
     pub(super) fn take_cancelled(&self) -> bool {
         self.state.compare_exchange(CANCELLED, WAITING, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// `false`: nothing waits here; the server may have something to cancel.
+    /// `false`: nothing waits here; the server may have a query to cancel.
     pub(super) fn cancel(&self) -> bool {
         match self.state.compare_exchange(WAITING, CANCELLED, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
@@ -58,8 +58,8 @@ impl Parking {
     }
 }
 
-/// The bytes at the front of `kept` that one error and one ReadyForQuery answer: a Query, a FunctionCall, or everything
-/// up to a Sync. `None`: they have not all come.
+/// The bytes at the front of `kept` that one error and one ReadyForQuery answer: a Query, a FunctionCall, or
+/// everything up to a Sync. `None`: the unit is not complete.
 pub(super) fn first_unit(kept: &[u8]) -> Option<usize> {
     let mut end = 0;
     loop {

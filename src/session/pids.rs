@@ -1,9 +1,10 @@
-//! Whose notification it is.
+//! Process ids in notifications, as the client knows them.
 //!
 //! # Why
-//! A client is told the process id of its first server process and keeps it for its life; drivers compare it with the one
-//! in a notification, to know their own. When the session has gone on with another server process, the two numbers are
-//! exchanged in what it hears: its own notifications still come from itself, and a stranger's never seem to.
+//! A client gets the process id of its first server process and keeps it for its life; drivers compare it
+//! with the one in a notification, to recognise their own. When the session has gone on with another server
+//! process, the two numbers are exchanged in the notifications that it receives: its own still carry its own
+//! number, and those of other sessions never do.
 
 use crate::wire::message::backend::tag;
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
@@ -33,7 +34,7 @@ impl Pids {
         *field = renamed.to_be_bytes();
     }
 
-    /// In every NotificationResponse among whole messages.
+    /// Does so in every NotificationResponse among whole messages.
     pub(super) fn rename_all(self, mut messages: &mut [u8]) {
         if !self.differ() {
             return;

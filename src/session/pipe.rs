@@ -1,11 +1,13 @@
-//! The two ends of a direction: what was read and is not yet understood, what is to be sent and is not yet gone.
+//! The two ends of a direction: bytes that were read and not yet taken, bytes that are to be sent and not yet
+//! gone.
 //!
-//! Owns every read and write of the relay, so that another kind of IO has one place to come in.
+//! Owns every read and write of the relay, so that another kind of IO has one place to be added.
 //!
 //! # Why
-//! Both hold nothing while nothing is stuck: a read goes into the worker's scratch buffer and from there to the other side
-//! within one poll. Only what the other side does not take, or what is not complete, gets memory of its own, and gives
-//! it back. That is at most one scratch buffer in each direction, because nothing is read while something is stuck.
+//! Both are empty while nothing is stuck: a read goes into the worker's scratch buffer and from there to the
+//! other side within one poll. Only bytes that the other side does not take, or an incomplete message, get
+//! memory of their own, which is freed afterwards. That is at most one scratch buffer in each direction,
+//! because nothing is read while something is stuck.
 
 use std::io;
 use std::pin::Pin;
@@ -17,24 +19,26 @@ use tokio::io::AsyncWrite;
 use crate::tls::Stream;
 use crate::wire::frame::Walker;
 
-/// What comes from one side.
+/// What arrives from one side.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     pub(super) walker: Walker,
-    /// Read and not taken: a message that is not complete, or one that must wait.
+    /// Bytes that were read and not taken: an incomplete message, or one that must wait.
     pub(super) kept: BytesMut,
-    /// `kept` came by another way than [`Inbox::poll_fill`]: nobody has looked for messages in it.
+    /// `kept` came by another way than [`Inbox::poll_fill`], and has not been searched for messages.
     pub(super) unseen: bool,
-    /// Nothing more comes.
+    /// The other side sends nothing more.
     pub(super) ended: bool,
-    /// The session is woken when there is something to read: nobody has read since that was arranged.
+    /// The session will be woken when there is something to read, and has not read since that was arranged.
     will_wake: bool,
 }
 
 impl Inbox {
-    /// Reads behind what was kept. Ready with how many bytes lie at the front of `scratch`; 0 is the end.
+    /// Reads behind the bytes that were kept. Ready with how many bytes lie at the front of `scratch`; 0 is
+    /// the end.
     ///
-    /// A read that does not fill the buffer is not followed by another before the socket says that there is more.
+    /// A read that does not fill the buffer is not followed by another before the socket says that there is
+    /// more.
     pub(super) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -46,7 +50,7 @@ impl Inbox {
         }
         let kept = self.kept.len();
         let polled = stream.poll_receive(cx, scratch.get_mut(kept..).unwrap_or_default());
-        // A task that has used up its turn is told to wait as well, and is woken for that alone.
+        // A task that has used up its budget gets Pending, too, and is woken for that alone.
         self.will_wake = polled.is_pending() && stream.will_wake(cx);
         let read = ready!(polled)?;
         if read == 0 {
@@ -60,39 +64,39 @@ impl Inbox {
         Poll::Ready(Ok(kept + read))
     }
 
-    /// Arranges to be woken for more, where all that had come was read. `false`: there may be something to read now.
+    /// Arranges to be woken for more, after everything was read. `false`: there may be something to read now.
     #[inline]
     pub(super) fn rests(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> bool {
         self.will_wake = self.will_wake || stream.will_wake(cx);
         self.will_wake
     }
 
-    /// What has come, for somebody else who takes from it and may read more behind it. What is left is looked at afterwards,
-    /// and the session no longer knows whether it is woken for more.
+    /// Lends the bytes that have come to a caller that takes from them and may read more behind them. The
+    /// rest is searched afterwards, and the session no longer knows whether it will be woken for more.
     pub(super) fn lend(&mut self) -> &mut BytesMut {
         self.unseen = true;
         self.will_wake = false;
         &mut self.kept
     }
 
-    /// Keeps what was not taken.
+    /// Keeps the bytes that were not taken.
     pub(super) fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
             self.kept = BytesMut::from(rest);
         }
     }
 
-    /// What was read before, and is looked at when it is asked for.
+    /// Begins with bytes that were read before, and are searched when they are asked for.
     pub(super) fn keeping(kept: BytesMut) -> Inbox {
         Inbox { kept, ..Inbox::default() }
     }
 
-    /// What begins with bytes that somebody else has read.
+    /// Begins with bytes that were read by other code.
     pub(super) fn beginning_with(received: BytesMut) -> Inbox {
         Inbox { unseen: !received.is_empty(), kept: received, ..Inbox::default() }
     }
 
-    /// The bytes that nobody has looked at; once.
+    /// The bytes that have not been searched; once.
     pub(super) fn take_unseen(&mut self) -> Option<BytesMut> {
         std::mem::take(&mut self.unseen).then(|| std::mem::take(&mut self.kept))
     }
@@ -103,11 +107,11 @@ impl Inbox {
     }
 }
 
-/// What is sent of a stretch of requests where some of them are replaced: nothing is copied where none is.
+/// What is sent for a stretch of requests in which some are replaced: nothing is copied if none is.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     altered: BytesMut,
-    /// So much of the stretch is in it, or replaced.
+    /// How much of the stretch has been copied or replaced.
     copied: usize,
 }
 
@@ -171,12 +175,12 @@ impl Outbox {
         }
     }
 
-    /// Appends something of our own, to be sent behind everything else.
+    /// Appends a message of our own, behind everything else.
     pub(super) fn queue(&mut self, bytes: &[u8]) {
         self.unsent.extend_from_slice(bytes);
     }
 
-    /// What would have been sent next.
+    /// The bytes that were to be sent next.
     pub(super) fn into_unsent(self) -> BytesMut {
         self.unsent
     }

@@ -1,21 +1,23 @@
 //! How many cancel requests an address may send.
 //!
-//! Owns what each address has used up of its second. It deliberately knows no clock: the time comes in.
+//! Owns what each address has used of its quota. It deliberately knows no clock: the time is an argument.
 //!
 //! # Why
-//! A cancel request comes from anybody who reaches the port, proves nothing but a guess at a secret, and costs a connection
-//! to a server when it hits. PostgreSQL forks a process for each; a storm of them has brought down peers. It is never
-//! answered, so a request too many is dropped like one with a wrong secret.
+//! Any machine that reaches the port can send a cancel request: it proves nothing but a guess at a secret,
+//! and costs a connection to a server when the guess is right. PostgreSQL forks a process for each; a storm
+//! of them has brought down peers. A cancel request is never answered, so one too many is dropped like one
+//! with a wrong secret.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Addresses that have sent something within the last second. More at a time is a flood: their requests are dropped.
+/// Addresses that have sent something within the last second. When there are more, requests of new addresses
+/// are dropped.
 const ADDRESSES_MAX: usize = 4096;
 
-/// What may come at once is what may come in this time.
+/// An address may send at once what it may send in this time.
 const BURST: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -27,12 +29,12 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    /// So many in a second for each address; 0 is any number.
+    /// `per_second` requests for each address; 0 is any number.
     pub(super) fn new(per_second: u32) -> Quota {
         Quota { cost: BURST.checked_div(per_second), used: Mutex::default() }
     }
 
-    /// Whether the address may send one now; `None` is a Unix socket, and may.
+    /// Whether the address may send a request now; `None` is a Unix socket, which has no limit.
     pub(super) fn admits(&self, address: Option<IpAddr>, now: Instant) -> bool {
         let (Some(address), Some(cost)) = (address, self.cost) else { return true };
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +55,7 @@ impl Quota {
     }
 }
 
-/// A machine has a whole /64 of IPv6 addresses for itself, mostly.
+/// The address, or its /64 for IPv6: a machine usually has a whole /64 for itself.
 fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,13 +1,15 @@
-//! Which query a cancel request is meant for.
+//! Which session a cancel request is meant for.
 //!
-//! Owns the secrets of all sessions of this process and what each stands for now. It deliberately sends nothing: it
-//! answers [`Registry::find`], and the worker that received the request carries it out.
+//! Owns the secrets of all sessions of this process and the server connection that each stands for now. It
+//! deliberately sends nothing: it answers [`Registry::find`], and the worker that received the request
+//! carries it out.
 //!
 //! # Why
-//! A client is given the process id of its first backend, because drivers compare it with the one in a notification,
-//! and a secret of ours: the server connection changes when the database moves, what the client knows does not. Process ids
-//! of two systems can be equal, so a process id may stand for several sessions and the secret tells them apart. The
-//! registry is written when a session begins, moves and ends, never for a query.
+//! A client gets the process id of its first backend, because drivers compare it with the one in a
+//! notification, and a secret of ours: the server connection changes when the database moves, the client's
+//! key does not. Process ids of two systems can be equal, so a process id may stand for several sessions and
+//! the secret tells them apart. The registry is written when a session begins, moves and ends, never for a
+//! query.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +22,7 @@ use super::parking::Parking;
 use crate::model::RouteRecord;
 use crate::wire::startup::CancelRequest;
 
-/// What a session's client is given, and must show to cancel.
+/// The secret that a session's client gets, and must send to cancel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Secret {
     /// All that protocol 3.0 has room for.
@@ -45,7 +47,7 @@ impl Secret {
         }
     }
 
-    /// Without telling by its duration where the two differ.
+    /// Compares in constant time.
     fn is(&self, given: &[u8]) -> bool {
         self.bytes().ct_eq(given).into()
     }
@@ -54,17 +56,18 @@ impl Secret {
 /// A server connection, as far as cancelling needs it.
 #[derive(Clone)]
 pub(super) struct Target {
-    /// Of the place where it is.
+    /// The route record of its place.
     pub(super) record: Arc<RouteRecord>,
     pub(super) pid: i32,
     pub(super) key: Bytes,
 }
 
-/// What a session's cancel requests are aimed at now.
+/// The server connection that a session's cancel requests go to now.
 ///
 /// # Why
-/// A server connection that is lent to another client while a cancel request is on its way to it would have the other one's
-/// query cancelled. So a request that has been taken up keeps the aim where it is until the server has dealt with it.
+/// If a server connection were lent to another client while a cancel request is on its way to it, that
+/// client's query would be cancelled. So a request that has been taken keeps the target until the server has
+/// dealt with it.
 #[derive(Default)]
 pub(super) struct Aim {
     state: Mutex<Aiming>,
@@ -93,7 +96,8 @@ impl Aim {
         self.lock().target = Some(target);
     }
 
-    /// The session has none any more. `false`: a request is on its way to it; see [`Aim::carried_out`].
+    /// The session has no server connection any more. `false`: a request is on its way to it; see
+    /// [`Aim::carried_out`].
     pub(super) fn clear(&self) -> bool {
         let mut state = self.lock();
         let is_free = state.under_way == 0;
@@ -106,7 +110,7 @@ impl Aim {
     /// Waits until no request is on its way.
     pub(super) async fn carried_out(&self) {
         loop {
-            // Created before looking: a request that ends between the look and the wait is not missed.
+            // Created before the check: a request that ends between the check and the wait is not missed.
             let notified = self.carried_out.notified();
             if self.lock().under_way == 0 {
                 return;
@@ -149,7 +153,7 @@ struct Entry {
     parking: Arc<Parking>,
 }
 
-/// What a cancel request is meant for.
+/// The session that a cancel request is meant for.
 pub(super) struct Found {
     aim: Arc<Aim>,
     pub(super) parking: Arc<Parking>,
@@ -162,7 +166,7 @@ impl Found {
     }
 }
 
-/// A session's entry; it ends with the session.
+/// A session's entry in the registry, removed when dropped.
 pub(super) struct Enlisted {
     registry: Arc<Registry>,
     pub(super) pid: i32,
@@ -172,7 +176,8 @@ pub(super) struct Enlisted {
 }
 
 impl Registry {
-    /// Enters a session under the process id that its client is told. `secret` gives random ones until one is free.
+    /// Enters a session under the process id that its client gets. Calls `secret` until it returns one that
+    /// is free.
     pub(super) fn enlist(
         self: &Arc<Registry>,
         pid: i32,
@@ -182,7 +187,7 @@ impl Registry {
         let aim = Arc::<Aim>::default();
         aim.lock().target = target;
         let parking = Arc::<Parking>::default();
-        // Two systems seldom give two backends the same.
+        // One is enough: two systems seldom use the same process id.
         let mut entries = self.by_pid.entry(pid).or_insert_with(|| Vec::with_capacity(1));
         let secret = loop {
             let secret = secret();
@@ -203,7 +208,7 @@ impl Registry {
 }
 
 impl Enlisted {
-    /// What a cancel request would reach.
+    /// The server connection that a cancel request would reach.
     pub(super) fn target(&self) -> Option<Target> {
         self.aim.lock().target.clone()
     }

@@ -7,19 +7,19 @@
 //!              to_client (Outbox)                  answers (Inbox)
 //! ```
 //!
-//! Owns the path of a query: the gate, the [`Exchange`] ledger, who waits for whom. It deliberately owns no order
-//! of the catalogue: at a boundary with something to do it comes back with [`Pause::Boundary`], and [`hold`](super::hold)
-//! does it. Start with [`Relay::poll`].
+//! Owns the path of a query: the gate, the [`Exchange`] ledger, and what each direction waits for. It
+//! deliberately owns no order of the catalogue: at a boundary with something to do it returns
+//! [`Pause::Boundary`], and [`hold`](super::hold) does it. Start with [`Relay::poll`].
 //!
 //! # Why one hand-written poll
-//! Two tasks, or two futures, for two directions would wake each other: here a wake-up does what there is to do in both
-//! directions and sleeps again. A query costs one read and one write in each direction, no allocation, and no memory that
-//! another thread writes to. An idle session is this struct and nothing else.
+//! Two tasks, or two futures, for two directions would wake each other: here a wake-up does the work of both
+//! directions and sleeps again. A query costs one read and one write in each direction, no allocation, and no
+//! memory that another thread writes to. An idle session is this struct and nothing else.
 //!
 //! # Why nothing is lost or doubled
-//! A request is noted in the ledger when its bytes go to the outbox, and never taken back. While a message of the client
-//! has not been admitted, none of its bytes has. So at a boundary the server has seen whole requests, has answered all
-//! of them, and whatever else the client said is still here.
+//! A request is noted in the ledger when its bytes go to the outbox, and never taken back. While a message of
+//! the client has not been admitted, none of its bytes has. So at a boundary the server has received whole
+//! requests and answered all of them, and whatever else the client sent is still here.
 
 mod answers;
 mod requests;
@@ -48,10 +48,10 @@ use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::message::backend::parameter_status;
 use crate::wire::message::frontend::parse_parse;
 
-/// Rounds of both directions in one poll; then other sessions of the worker have their turn.
+/// Rounds of both directions in one poll; then other sessions of the worker run.
 const ROUNDS_MAX: usize = 8;
-/// Messages of both directions that are looked at in one poll, before the round in which there are more is its last: a round may
-/// bring thousands, and each is work. Rows that nobody looks into do not count.
+/// Messages of both directions in one poll: the round that goes beyond it is the last, as one round may bring
+/// thousands, and each is work. Rows that are not read do not count.
 const MESSAGES_MAX: u16 = 512;
 
 /// Why the relay stopped for now.
@@ -59,11 +59,11 @@ const MESSAGES_MAX: u16 = 512;
 pub(super) enum Pause {
     /// No transaction runs, no message is cut in the middle, and there is an order to follow.
     Boundary,
-    /// The same, and before the server connection is given back something is to be asked.
+    /// The same, and the server has to be asked something before its connection is given back.
     Rest,
     /// The client's request needs a server connection.
     Unserved,
-    /// The client's request asks for values that its session drew elsewhere.
+    /// The client's request asks for sequence values that its session drew on another connection.
     Recall,
     Ended(Ending),
 }
@@ -84,14 +84,14 @@ enum Wait {
     Recall,
 }
 
-/// A word for each direction.
+/// One flag for each direction.
 #[derive(Debug, Clone, Copy)]
 struct Round {
     requests: bool,
     answers: bool,
 }
 
-/// What of the server's messages matters for the connection's end.
+/// Which of the server's messages matters when its connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LastWords {
     None,
@@ -103,9 +103,9 @@ enum LastWords {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unnamed {
     OnServer,
-    /// Its server connection has not got it.
+    /// The new server connection does not have it yet.
     Owed,
-    /// The same, and the client's next request is about it.
+    /// As `Owed`, and the client's next request is about it.
     Wanted,
 }
 
@@ -116,7 +116,7 @@ enum Goodbye {
     Said,
 }
 
-/// What is relayed between.
+/// The two connections that are relayed.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) client: Stream,
@@ -131,14 +131,14 @@ pub(super) struct Relay {
     pub(super) route: Arc<Route>,
     pub(super) member: Member,
     parking: Arc<Parking>,
-    /// The server process that the client was told at its start.
+    /// The process id that the client got at its start.
     told_pid: i32,
     pub(super) client: Stream,
     pub(super) server: Box<ServerConnection>,
     pub(super) exchange: Exchange,
     pub(super) tracker: StateTracker,
     pub(super) to_client: Outbox,
-    /// Of a client whose server connection is lent.
+    /// Set for a client with a lent server connection.
     pub(super) tenancy: Option<Box<Tenancy>>,
     requests: Inbox,
     answers: Inbox,
@@ -146,27 +146,27 @@ pub(super) struct Relay {
     turns: TurnWatch,
     pass: Option<Pass>,
     wait: Wait,
-    /// Of a session that has gone on with another connection and may ask for what it drew from sequences before.
+    /// For a session that has gone on with another connection and may ask for sequence values drawn before.
     pub(super) recall: Option<Box<Recall>>,
     pub(super) unnamed: Unnamed,
-    /// Something is to be done at the next boundary.
+    /// There is work for the next boundary.
     due: bool,
     /// A transaction has begun since the server connection was lent.
     used: bool,
-    /// While an order was followed the client was not read: what is there now may have come then. Of a request that waits for a server
-    /// connection: when it met a held gate.
+    /// Since when the client has not been read while an order was followed: a request may have come then. For
+    /// a request that waits for a server connection: when it met a held gate.
     deaf_since: Option<Instant>,
     last_words: LastWords,
-    /// Of the server's message that is being taken.
+    /// What the client gets of the server message that is being forwarded.
     told: Told,
-    /// Messages that were looked at in this poll.
+    /// Messages read in this poll.
     looked_at: u16,
-    /// The server connection was lent just now, and nobody has looked at it.
+    /// The server connection was lent just now, and has not been polled yet.
     pub(super) is_newly_lent: bool,
     goodbye: Goodbye,
     /// The server has reported a setting since its parameters were shared with other connections.
     is_unshared: bool,
-    /// The server connection may go to another client when this one has left.
+    /// The server connection may go to another client after this one leaves.
     pub(super) keeps_server: bool,
     activity: Activity,
     watch: Watch,
@@ -204,7 +204,7 @@ impl Relay {
             tracker,
             to_client: Outbox::default(),
             tenancy: None,
-            // What came early is looked at before anything is read, as if it had been held back.
+            // Bytes that came early are looked at before anything is read, as if they had been held back.
             wait: if requests.kept.is_empty() { Wait::Nothing } else { Wait::Answers },
             requests,
             answers,
@@ -237,7 +237,7 @@ impl Relay {
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch();
         let mut round = Round { requests: true, answers: true };
-        // Once: whoever turns the gate from here on wakes the session again.
+        // Once is enough: a change of the gate from here on wakes the session again.
         self.poll_turned(cx);
         self.looked_at = 0;
         for _ in 0..ROUNDS_MAX {
@@ -260,7 +260,7 @@ impl Relay {
                 if let Some(pause) = self.lent_pause() {
                     return Poll::Ready(pause);
                 }
-                // Given back: nothing more comes, unless it is asked for.
+                // The connection was given back: no answers come until another is asked for.
                 moved.answers &= !self.is_unserved() || self.wait != Wait::Nothing;
             }
             if !moved.requests && !moved.answers && !self.is_newly_lent {
@@ -275,8 +275,8 @@ impl Relay {
         Poll::Pending
     }
 
-    /// Each direction once, where the round has it. Which of them moved; one that did not cannot go on before something
-    /// happens, and the waker is where it will.
+    /// Runs each direction of `round` once. Returns which of them moved; one that did not has registered the
+    /// waker for what it waits for.
     fn poll_round(
         &mut self,
         cx: &mut Context<'_>,
@@ -288,8 +288,8 @@ impl Relay {
         Ok(Round { requests, answers })
     }
 
-    /// A direction that rests is polled again only where the other one may have set it free: each poll of a socket that
-    /// has nothing costs a lock.
+    /// Polls a direction that did not move only if the other one may have set it free: each poll of a socket
+    /// that has nothing costs a lock.
     fn next_round(&mut self, moved: Round) -> Round {
         let is_newly_lent = std::mem::take(&mut self.is_newly_lent);
         Round {
@@ -298,21 +298,22 @@ impl Relay {
         }
     }
 
-    /// The client has left and was not followed by its server connection.
+    /// The client has left, and its server connection outlives it.
     fn has_left(&self) -> bool {
         self.requests.ended && self.server_stays()
     }
 
-    /// The server need not be told that the client leaves, if it leaves now: the connection outlives it, or ends otherwise.
+    /// Whether Terminate need not reach the server if the client leaves now: the connection outlives it, or
+    /// is closed anyway.
     fn server_stays(&self) -> bool {
         match self.tenancy.is_some() {
-            // A connection at rest outlives its client; one that works for it ends with it.
+            // A connection at rest is given back; one that works for the client is closed.
             true => self.exchange.rest() != Rest::Busy || self.exchange.is_silent(),
             false => self.keeps_server && self.exchange.rest() == Rest::Settled,
         }
     }
 
-    /// What there is to do where server connections are lent.
+    /// The next thing to do where server connections are lent.
     fn lent_pause(&mut self) -> Option<Pause> {
         if self.used && self.is_at_boundary() {
             self.used = false;
@@ -327,17 +328,18 @@ impl Relay {
         (self.wait == Wait::Connection).then_some(Pause::Unserved)
     }
 
-    /// Nothing runs and nothing is cut in the middle: the server connection may be used or exchanged.
+    /// No transaction runs and no message is cut in the middle: the server connection may be used or
+    /// exchanged.
     fn is_at_boundary(&self) -> bool {
         self.pass.is_none() && self.is_clean() && !self.requests.ended
     }
 
-    /// The server connection is between two transactions, and nothing of the client's is on its way.
+    /// The server connection is between two transactions, and no message of the client's is on its way.
     pub(super) fn is_clean(&self) -> bool {
         self.exchange.rest() != Rest::Busy && self.is_between_all()
     }
 
-    /// The same within a transaction, where nothing of it is under way.
+    /// The same inside a transaction, between two of its requests.
     fn is_quiet(&self) -> bool {
         self.exchange.is_between_cycles() && self.is_between_all()
     }
@@ -355,7 +357,7 @@ impl Relay {
         self.route.gate()
     }
 
-    /// One store to memory of the session's own, and only when it changes.
+    /// Writes one word of the session's own memory, and only when the activity changes.
     pub(super) fn set_activity(&mut self, activity: Activity) {
         if self.activity != activity {
             self.activity = activity;
@@ -367,28 +369,30 @@ impl Relay {
         &self.watch
     }
 
-    /// Something beside the relay has to be looked at, at the next boundary.
+    /// Another part of the session has work for the next boundary.
     pub(super) fn look_up(&mut self) {
         self.due = true;
     }
 
-    /// What the server sent and nobody has taken; whoever asks takes some, and the rest is looked at afterwards.
+    /// Bytes that the server sent and that have not been taken. The caller may take some; the rest is
+    /// searched afterwards.
     pub(super) fn kept_answers(&mut self) -> &mut BytesMut {
         self.answers.lend()
     }
 
-    /// Makes the connection ready for an exchange of Freehold's own. The parameters that the client has been told.
+    /// Makes the connection ready for an exchange of Freehold's own. Returns the parameters that the client
+    /// knows.
     pub(super) fn before_own_exchange(&mut self) -> Parameters {
         if let Some(tenancy) = &mut self.tenancy {
-            // It may take the place of whatever unnamed statement the connection has.
+            // The exchange may replace the unnamed statement of the connection.
             tenancy.statements.server.lose_unnamed();
         }
         self.server.put_back(&std::mem::take(&mut self.answers.kept));
         self.server.parameters.clone()
     }
 
-    /// After Freehold's own exchange with the server: what came for the client meanwhile is sent to it. `known` are the
-    /// parameters that it was told before.
+    /// After Freehold's own exchange with the server: forwards the messages that came for the client
+    /// meanwhile. `known` are the parameters that the client knew before.
     pub(super) fn after_own_exchange(&mut self, known: &Parameters) {
         self.answers = Inbox::default();
         if self.server.has_received() {
@@ -400,14 +404,15 @@ impl Relay {
         self.tell_parameters(known);
     }
 
-    /// The client goes on with another server connection, and is told what that one reports differently.
+    /// The client goes on with another server connection, and gets a ParameterStatus for each parameter that
+    /// differs.
     pub(super) fn replace_server(&mut self, server: Box<ServerConnection>) -> Box<ServerConnection> {
         let old = std::mem::replace(&mut self.server, server);
         self.server_replaced(&old.parameters);
         old
     }
 
-    /// The server connection is another one than the client, which knows these parameters, had before.
+    /// The server connection has been replaced; `known` are the parameters that the client knows.
     pub(super) fn server_replaced(&mut self, known: &Parameters) {
         if !known.is_same(&self.server.parameters) {
             self.worker.share(&mut self.server.parameters);
@@ -430,7 +435,7 @@ impl Relay {
         self.to_client.queue(&news);
     }
 
-    /// The session has left a connection, or has nothing to remember of the one that it has left.
+    /// The session has left a connection; `None`: there is nothing of the old one to remember.
     pub(super) fn remember(&mut self, parting: Option<&Rc<Parting>>) {
         let before = self.recall.take();
         let Some(parting) = parting else { return };
@@ -438,12 +443,12 @@ impl Relay {
         self.recall = Some(Recall::after(before, parting, parse.map(|parse| parse.sql)));
     }
 
-    /// The client has left: the server connection is somebody else's.
+    /// The client has left: the server connection is kept for another client.
     pub(super) fn give_up_server(&mut self) -> (Box<ServerConnection>, StateTracker) {
         (self.server.take(), std::mem::take(&mut self.tracker))
     }
 
-    /// The request that waited at the gate goes on: now, or in an instant.
+    /// The request that waited at the gate goes on, now or in an instant: records how long it waited.
     pub(super) fn record_stall(&mut self) {
         if let Wait::Gate(since) = self.wait {
             self.gate().record_stall(since.elapsed());
@@ -456,7 +461,7 @@ impl Relay {
         matches!(self.wait, Wait::Gate(_))
     }
 
-    /// The client's next request is about its unnamed statement, which is to be made first.
+    /// The client's next request is about its unnamed statement, which has to be made first.
     pub(super) fn wants_unnamed(&mut self) -> bool {
         let is_wanted = self.unnamed == Unnamed::Wanted;
         if is_wanted {
@@ -465,12 +470,12 @@ impl Relay {
         is_wanted
     }
 
-    /// The session's state is asked for while everybody waits.
+    /// Counts a question for the session's state inside a hold.
     pub(super) fn record_question(&self) {
         self.gate().record_question();
     }
 
-    /// Whether something of our own may still be said to the client: not in the middle of a server's message.
+    /// Whether a message of our own may still go to the client: not in the middle of a server message.
     pub(super) fn can_speak(&self) -> bool {
         self.answers.is_between_messages()
     }

@@ -1,13 +1,14 @@
 //! RECONNECT: a session goes on with a new connection to the place where its database is.
 //!
-//! Owns [`Session::renew`]. It is a move without a target: a twin is built beside the session with its state, and at a
-//! boundary it takes over. It deliberately ends no session: one that cannot go on elsewhere keeps its connection, which
-//! is closed when its client leaves, as PgBouncer does with every session.
+//! Owns [`Session::renew`]. It is a move without a target: a twin is built beside the session with its state,
+//! and at a boundary it takes over. It deliberately ends no session: one that cannot go on elsewhere keeps
+//! its connection, which is closed when its client leaves, as PgBouncer does with every session.
 //!
-//! # Who stays
-//! Two connections to one database see each other, which those of a move do not. A session that listens would be told
-//! twice of what is notified while both listen, a session that holds an advisory lock keeps its own twin out, and what a
-//! session would not find again (`currval`) is not worth a connection. They are looked at again after a while.
+//! # Sessions that stay
+//! Two connections to one database see each other, which those of a move do not. A session that listens would
+//! get notifications twice while both listen, a session that holds an advisory lock keeps its own twin from
+//! taking it, and a session that would lose an answer (`currval`) is not worth a new connection. Such
+//! sessions are checked again after a while.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::state::SessionState;
 use crate::model::{GateOrder, RouteRecord};
 use crate::route::Readiness;
 
-/// Failures in a row after which a session looks again no sooner than after the longest rest.
+/// A count of failures for which `Slot::resting` waits longest.
 const TRIES_MANY: u32 = u32::MAX;
 
 impl Session {

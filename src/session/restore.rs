@@ -1,20 +1,24 @@
-//! From the state a server connection has to the state it should have: a list of steps, and each step as messages.
+//! From the state that a server connection has to the state that it should have: a list of steps, and each
+//! step as messages.
 //!
 //! Owns the order of things and the bytes; does no IO. [`super::twin`] runs them.
 //!
 //! # The order
-//! 1. releasing what is gone: locks, LISTENs, statements. Every session releases before it waits for a lock, so two
-//!    twins cannot wait for each other.
-//! 2. settings, as the role that logged in: it may set most. Then session authorization, which resets the role, then the role.
-//! 3. statements, under the search path and role of the session: PostgreSQL looks names up again whenever these change, so
-//!    the path that was set when the client prepared does not matter, only its parameter types do.
+//! 1. Release what is gone: locks, LISTENs, statements. Every session releases before it waits for a lock, so
+//!    two twins cannot wait for each other.
+//! 2. Set settings, as the role that logged in, which may set most. Then session authorization, which resets
+//!    the role, then the role.
+//! 3. Prepare statements, under the search path and role of the session: PostgreSQL looks names up again
+//!    whenever these change, so the path that was set when the client prepared does not matter, only its
+//!    parameter types do.
 //! 4. LISTEN, and locks last: they may wait.
-//! 5. the settings that would have disturbed all this: encoding and timeouts. After them the unnamed statement, whose
-//!    text is in the client's encoding; the steps' own is closed where the session has none.
+//! 5. Set the settings that would have disturbed all this: encoding and timeouts. After them make the unnamed
+//!    statement, as its text is in the client's encoding; where the session has none, close the steps' own.
 //!
 //! # Why values and not SQL text
-//! Everything a client chose travels as a parameter of the extended protocol, so there is nothing to quote. PREPARE and
-//! LISTEN take no parameters: PREPARE is the client's own statement again, and a channel is a quoted identifier.
+//! Everything that a client chose travels as a parameter of the extended protocol, so nothing needs quoting.
+//! PREPARE and LISTEN take no parameters: PREPARE is the client's own statement again, and a channel is a
+//! quoted identifier.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,18 +34,18 @@ const TEXT_OID: u32 = 25;
 const BIGINT_OID: u32 = 20;
 const INTEGER_OID: u32 = 23;
 
-/// Set to something of ours while steps run, and to the session's value in the end.
+/// Settings that have values of ours while the steps run, and get the session's values at the end.
 const DEFERRED: [&str; 3] = ["client_encoding", "statement_timeout", "lock_timeout"];
 
-/// One thing to do, answered by one ReadyForQuery.
+/// One step, answered by one ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Step<'a> {
-    /// UTF-8, no statement timeout, and at most so long for a lock.
+    /// Sets UTF-8, no statement timeout, and this lock timeout.
     Begin(Duration),
     Unlock(AdvisoryLock),
     Unlisten(&'a str),
     Deallocate(&'a str),
-    /// None is RESET. Role and session authorization are settings, too.
+    /// `None` is RESET. Role and session authorization are settings, too.
     Set(&'a str, Option<&'a str>),
     Prepare(&'a str, &'a Statement),
     Listen(&'a str),
@@ -51,7 +55,7 @@ pub(super) enum Step<'a> {
     /// Undoes `Begin`: the session's own values, in the order of [`DEFERRED`].
     End([Option<&'a str>; 3]),
     Unnamed(&'a Unnamed),
-    /// The session has none: the one that the steps before this left must not answer for it.
+    /// The session has no unnamed statement: closes the one that the steps before left.
     CloseUnnamed,
 }
 
@@ -70,16 +74,17 @@ impl fmt::Display for Step<'_> {
     }
 }
 
-/// What to do about a lock that somebody else has on the target.
+/// What to do about a lock that another session holds on the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockPatience {
-    /// Leave it: while sessions run, the other twin's session may have released it meanwhile. A refresh gets it.
+    /// Leave it: while sessions run, the session of the other twin may have released it meanwhile. A refresh
+    /// gets it.
     Try,
     /// Wait: inside a hold, each lock is held by one session, and the other twins release theirs.
     Wait(Duration),
 }
 
-/// The steps from `old` to `new`, on a connection that was logged in as `login`. Empty where nothing differs.
+/// The steps from `old` to `new`, on a connection that was logged in as `login`. Empty if nothing differs.
 pub(super) fn steps<'a>(
     old: &'a SessionState,
     new: &'a SessionState,
@@ -147,7 +152,8 @@ fn settings<'a>(old: &'a SessionState, new: &'a SessionState, login: &str, steps
         .map(|(name, value)| Step::Set(name, value))
         .collect();
     let user_differs = old.session_user != new.session_user;
-    // Settings are set as the role that logged in; so its identity is put on first, and the session's afterwards.
+    // Settings are set as the role that logged in; so the session's role is reset first and set again
+    // afterwards.
     let is_disguised = old.role != "none" || old.session_user != login;
     let undressed = is_disguised && (!changes.is_empty() || user_differs);
     if undressed {
@@ -185,8 +191,8 @@ pub(super) fn type_names(state: &SessionState) -> impl Iterator<Item = &String> 
     })
 }
 
-/// The steps as messages, a Sync after each. A type that is not in `types` becomes 0: then the server has to choose,
-/// as it did for the client, or refuse.
+/// The steps as messages, a Sync after each. A type that is not in `types` becomes 0: then the server has to
+/// choose, as it did for the client, or refuse.
 pub(super) fn encode(steps: &[Step<'_>], types: &Types) -> BytesMut {
     let mut out = BytesMut::new();
     for step in steps {

@@ -1,4 +1,5 @@
-//! Server connections that outlive their client, where databases are pooled by session: `pool.reuse_connections`.
+//! Server connections that outlive their client, where databases are pooled by session:
+//! `pool.reuse_connections`.
 //!
 //! ```text
 //!   client leaves ---> made as new ---> kept ---> lives? ---> the next client of its kind
@@ -6,13 +7,14 @@
 //!                           +-------------+---------+---> closed
 //! ```
 //!
-//! Owns the connections that are kept on a worker ([`Kept`]) and what becomes of one whose client has left. It deliberately
-//! opens none: a client that finds none opens its own.
+//! Owns the connections that are kept on a worker ([`Kept`]) and what becomes of one after its client has
+//! left. It deliberately opens none: a client that finds none opens its own.
 //!
 //! # Why
-//! To start a backend costs PostgreSQL milliseconds, and whoever connects for each request pays them each time. What the next
-//! client gets is asked of the server and not assumed: a connection that DISCARD ALL does not make as new is closed. It
-//! goes to clients alone that would have opened the same: same role, same password, same startup parameters.
+//! Starting a backend costs PostgreSQL milliseconds, and a client that connects for each request pays them
+//! each time. Whether the connection is as new is asked of the server and not assumed: one that DISCARD ALL
+//! does not make as new is closed. It goes only to a client that would have opened the same one: same role,
+//! same password, same startup parameters.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -34,13 +36,13 @@ use crate::model::{DatabaseId, Login, Pooling, RouteRecord, UnixMillis};
 use crate::route::{LentFacts, LentPid, Route};
 use crate::wire::message::frontend;
 
-/// A server that does not do it in so long is busy, and better off without the connection.
+/// A server that does not finish the reset in this time is busy, and better off without the connection.
 const RESET_MAX: Duration = Duration::from_secs(1);
 
-/// What nobody has asked for in so long is forgotten.
+/// A reading that was asked for longer ago is forgotten.
 const READING_KEPT_MAX: Duration = Duration::from_secs(600);
 
-/// How often those look who wait until somebody else has read it.
+/// Polling interval while another session reads the hints.
 const HINTS_POLL: Duration = Duration::from_millis(20);
 
 /// A connection that waits for its next client.
@@ -52,23 +54,23 @@ struct Idle {
     route: Arc<Route>,
     opened_at: UnixMillis,
     since: Instant,
-    /// With which its role was last seen to come in.
+    /// The login with which its role was last seen.
     login: Arc<Login>,
     _pid: LentPid,
 }
 
-/// Those of one worker.
+/// The kept connections of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     idle: RefCell<HashMap<DatabaseId, Vec<Idle>>>,
     hints: RefCell<HashMap<DatabaseId, Reading>>,
 }
 
-/// What functions of a database do to sessions, or the question for it.
+/// What functions of a database do to sessions, or a question for it that is on its way.
 #[derive(Debug, Clone)]
 struct Reading {
     asked: Instant,
-    /// Filled by whoever asked.
+    /// Filled by the session that asked.
     answer: Arc<HintsCell>,
 }
 
@@ -77,13 +79,13 @@ impl Reading {
         self.answer.get().is_some()
     }
 
-    /// Whoever asked may still get the answer.
+    /// The session that asked may still get the answer.
     fn is_awaited(&self) -> bool {
         !self.is_known() && self.asked.elapsed() < RESET_MAX
     }
 }
 
-/// What a server does that is asked whether it is there.
+/// Outcome of asking a server whether its connection lives.
 #[derive(Debug, PartialEq, Eq)]
 enum Sign {
     Lives,
@@ -91,24 +93,24 @@ enum Sign {
     Silent,
 }
 
-/// A connection whose client has left.
+/// A connection that its client has left.
 pub(super) struct Left {
     pub(super) route: Arc<Route>,
     pub(super) origin: Arc<Origin>,
     pub(super) connection: Box<ServerConnection>,
     pub(super) tracker: StateTracker,
-    /// Where it is.
+    /// The place of the connection.
     pub(super) record: Arc<RouteRecord>,
     pub(super) opened_at: UnixMillis,
 }
 
-/// One that is opened now would be the same.
+/// A connection that is opened now would be the same.
 fn is_current(opened: &RouteRecord, now: &RouteRecord) -> bool {
     opened.is_in_force(now) && now.pooling == Pooling::Session
 }
 
 impl Idle {
-    /// Somebody may come who can go on with it.
+    /// A client that can use it may still connect.
     fn is_wanted(&mut self) -> bool {
         if !is_current(&self.record, &self.route.current()) {
             return false;
@@ -132,8 +134,8 @@ impl Idle {
 }
 
 impl Kept {
-    /// The newest connection that a client with this origin can go on with, and when it was opened. A server that does not
-    /// answer is asked once: the others that it has are closed.
+    /// The newest connection that a client with this origin can use, and when it was opened. A server that
+    /// does not answer is asked once: its other connections are closed.
     pub(super) async fn take(
         &self,
         record: &RouteRecord,
@@ -166,15 +168,16 @@ impl Kept {
         Some(idle.remove(at))
     }
 
-    /// Closes one on the system of this request, which has none to spare for it: one that counts against the same limits
-    /// if there is one, of the role and the database. Returns when it is gone; `false`: none is kept there.
+    /// Closes a connection on the system of this request, which has none to spare: preferably one that counts
+    /// against the same limits, of the role and the database. Returns when it is gone; `false`: none is kept
+    /// there.
     pub(super) async fn make_room(&self, request: &ConnectRequest) -> bool {
         let Some(Idle { connection, .. }) = self.take_closest(request) else { return false };
         connection.terminate_fully().await;
         true
     }
 
-    /// The oldest of those on its system that are most like what is requested.
+    /// The oldest of the connections on that system that are most like the requested one.
     fn take_closest(&self, request: &ConnectRequest) -> Option<Idle> {
         let mut all = self.idle.borrow_mut();
         let there = all.iter().flat_map(|(database, kept)| {
@@ -191,8 +194,8 @@ impl Kept {
         Some(all.get_mut(&database)?.remove(at))
     }
 
-    /// Closes what has been idle for too long, what is not where its database is, and what is of roles that may not log in
-    /// any more, or not with this password.
+    /// Closes connections that have been idle for too long, that are not where their database is, and those
+    /// of roles that may not log in any more, or not with this password.
     pub(super) fn tidy(&self, idle_max: Duration) {
         self.idle.borrow_mut().retain(|_, all| {
             for mut idle in std::mem::take(all) {
@@ -210,7 +213,7 @@ impl Kept {
         self.idle.take().into_values().flatten().for_each(Idle::close);
     }
 
-    /// All workers together keep as many as the contract allows.
+    /// All workers together keep as many connections as the contract allows.
     fn has_room(&self, record: &RouteRecord, worker: &Worker) -> bool {
         let (max, workers) = (record.server_connections_max as usize, worker.plane.workers.max(1));
         let share = max / workers + usize::from(worker.index() < max % workers);
@@ -223,10 +226,11 @@ impl Kept {
         self.hints.borrow().get(database)?.answer.get().cloned()
     }
 
-    /// What is known of the functions of a database. `true`: nobody has asked for a while, and whoever called this does.
+    /// What is known of the functions of a database. `true`: no session has asked for a while, and the caller
+    /// has to ask.
     ///
-    /// The question may be long, so it is asked once, and others wait for the answer. Where there is none nothing is kept,
-    /// and it is asked again after a while.
+    /// The answer may take long, so one session asks, and others wait for the answer. If it fails, nothing is
+    /// kept, and another session asks after a while.
     fn hints(&self, database: &DatabaseId) -> (Reading, bool) {
         let mut all = self.hints.borrow_mut();
         match all.get(database) {
@@ -241,7 +245,7 @@ impl Kept {
     }
 }
 
-/// It has not been heard of for a while.
+/// Asks a server that has not answered for a while whether the connection lives.
 async fn ask(connection: &mut ServerConnection) -> Sign {
     let mut question = BytesMut::new();
     frontend::query(&mut question, "");
@@ -261,14 +265,14 @@ pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
         generation: left.record.generation,
         opened_at: left.opened_at,
     };
-    // While the client still has its seat: the connection is always somebody's.
+    // While the client is still in the roster, so that the connection is always listed.
     let pid = left.route.roster().enter_lent(facts);
     event_loop::spawn(async move {
         let mut left = left;
         let login =
             left.route.login(left.origin.role().as_str()).filter(|login| left.origin.comes_in_by(login));
         let is_as_new = login.is_some() && is_as_new(&worker, &mut left).await;
-        // Others may have come back meanwhile.
+        // Other connections may have been kept meanwhile.
         let login = login.filter(|_| is_as_new && worker.kept.has_room(&left.record, &worker));
         let Some(login) = login else { return left.connection.terminate().await };
         let Left { route, origin, connection, record, opened_at, .. } = left;
@@ -278,7 +282,7 @@ pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
     });
 }
 
-/// The next client would find nothing of the one that has left.
+/// The next client would find nothing that the last one left.
 async fn is_as_new(worker: &Rc<Worker>, left: &mut Left) -> bool {
     let (hints, asks) = worker.kept.hints(left.route.id());
     while !asks && hints.is_awaited() {
@@ -289,15 +293,15 @@ async fn is_as_new(worker: &Rc<Worker>, left: &mut Left) -> bool {
     }
     let outcome = make_as_new(worker, left, &hints.answer).await;
     if asks && !hints.is_known() && outcome.is_some() {
-        // There was no need to ask: the next one may.
+        // The question was not needed; the next session may ask.
         worker.kept.hints.borrow_mut().remove(left.route.id());
     }
     outcome.unwrap_or(false)
 }
 
-/// `None`: the server did not do what it was asked to.
+/// `None`: the server did not finish what it was asked to do.
 async fn make_as_new(worker: &Rc<Worker>, left: &mut Left, hints: &HintsCell) -> Option<bool> {
-    // Nothing is sent to a server that a move is about to leave.
+    // A server that a move is about to leave gets no more work.
     let Ok(_pass) = left.route.gate().try_connect(worker.index()) else { return Some(false) };
     let record = left.route.current();
     let is_wanted = is_current(&left.record, &record)
@@ -310,7 +314,7 @@ async fn make_as_new(worker: &Rc<Worker>, left: &mut Left, hints: &HintsCell) ->
     let resetting = Box::pin(reset(&mut left.connection, &mut left.tracker, hints));
     match timeout(RESET_MAX, resetting).await.ok()? {
         Ok(outcome) => {
-            // What it still had to say was for the client that has left.
+            // Remaining messages were for the client that has left.
             left.connection.take_async_messages();
             if outcome == ResetOutcome::Outdated {
                 worker.kept.hints.borrow_mut().remove(left.route.id());

@@ -1,18 +1,19 @@
 //! What a text of SQL may do to the state of its session: a conservative reading of tokens, not a parse.
 //!
-//! Owns the lists of PostgreSQL's verbs and functions that touch a session. It deliberately decides nothing: it reports
-//! findings, and [`super::state`] keeps what PostgreSQL itself cannot tell later. SQL text never decides a transaction
-//! boundary. Start with [`scan`].
+//! Owns the lists of PostgreSQL's verbs and functions that touch a session. It deliberately decides nothing:
+//! it reports findings, and [`super::state`] keeps those that PostgreSQL itself cannot report later. SQL text
+//! never decides a transaction boundary. Start with [`scan`].
 //!
 //! # Why
-//! PostgreSQL can be asked for most of a session's state at a boundary, so the text is read for three things only:
-//! names that cannot be enumerated (`SET app.user`), counts that are not kept where we can see them (advisory
-//! locks taken twice), and whether asking again is worth a round trip. Each error is on the side of asking again. A
-//! full parser would cost more, would differ between majors, and would still not see into functions and triggers.
+//! PostgreSQL can be asked for most of a session's state at a boundary, so the text is read for three things
+//! only: names that cannot be enumerated (`SET app.user`), counts that are not visible from outside (advisory
+//! locks taken twice), and whether asking again is worth a round trip. Each error is on the side of asking
+//! again. A full parser would cost more, would differ between majors, and would still not see into functions
+//! and triggers.
 //!
 //! # Cost
-//! Most texts are harmless: [`screen()`] says so in one pass, and only those that hold something of interest are scanned. Neither
-//! allocates, unless a setting's name is found.
+//! Most texts are harmless: [`screen()`] finds that in one pass, and only texts that may hold a finding are
+//! scanned. Neither allocates, unless a setting's name is found.
 
 use std::collections::HashMap;
 
@@ -49,24 +50,24 @@ pub enum Effect {
     /// Transaction control, SHOW, NOTIFY and the like: nothing that outlives the transaction.
     #[default]
     None,
-    /// Runs expressions: changes something only through functions, triggers, rules or policies that do.
+    /// Runs expressions: changes something only if a function, trigger, rule or policy does.
     Runs,
-    /// SET, PREPARE, LISTEN, CREATE TEMP, DO, and everything that is not on a list.
+    /// SET, PREPARE, LISTEN, CREATE TEMP, DO, and every statement that is not on a list.
     Changes,
 }
 
-/// Something that PostgreSQL cannot be asked for later.
+/// A part of the state that PostgreSQL cannot be asked for later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// The text names this custom setting: it sets it, or asks for it, or may set it.
+    /// The text names this custom setting: it sets it, reads it, or may set it.
     Setting(String),
     /// `set_config($n, ...)`: the name is the parameter's value.
     SettingParameter(u16),
-    /// `set_config` for the session with a name that is computed.
+    /// `set_config` for the session, with a computed name.
     SettingComputed,
-    /// A lock call that runs once for each row of the statement's result, and shows its outcome there.
+    /// A lock call that runs once for each row of the statement's result, which shows its outcome.
     Lock(LockCall),
-    /// A lock call whose number of runs the text does not tell.
+    /// A lock call that runs a number of times that the text does not show.
     LockUnclear,
     /// PREPARE of a statement that calls lock functions.
     LockPrepared,
@@ -74,9 +75,9 @@ pub enum Finding {
     ChangePrepared,
     /// EXECUTE of an SQL-level prepared statement.
     Executes,
-    /// State outside of what can travel, and what to call it.
+    /// State that a session cannot carry, and its name.
     Foreign(&'static str),
-    /// `currval` or `lastval`: answers that a new server connection cannot give.
+    /// `currval` or `lastval`: a new server connection has no answer to them.
     SequenceMemory,
 }
 
@@ -85,7 +86,7 @@ pub enum Finding {
 pub struct Scan {
     /// The strongest effect of its statements.
     pub effect: Effect,
-    /// Statements in it, empty ones not counted: so many CommandCompletes answer a simple Query.
+    /// Statements in it, without empty ones: the number of CommandCompletes that answer a simple Query.
     pub statements: u16,
     /// It sets something until the end of the transaction.
     pub sets_locally: bool,
@@ -96,18 +97,18 @@ pub fn scan(sql: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding))
     Scanner { sink, backslashes, scan: Scan::default(), depth: 0 }.run(sql)
 }
 
-/// Whether somebody has decided what a function of `pg_catalog` may do to a session.
+/// Whether the effect of this function of `pg_catalog` on a session has been decided.
 pub fn is_classified(function: &str) -> bool {
     use Meaning::*;
     matches!(meaning(function.as_bytes()), Some(Reserved | Harmless | Asks | RunsText | Scanned))
 }
 
-/// Reads the body of a function, or of a DO block, as far as it is code of a session.
+/// Reads the body of a function, or of a DO block, for code that touches a session.
 pub(crate) fn scan_body(body: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) {
     Scanner { sink, backslashes, scan: Scan::default(), depth: 1 }.text(body);
 }
 
-/// What a call may do of a function whose calls the full scan looks at, where it stands in a body.
+/// The effects of a call, inside a body, of a function that the full scan reads.
 pub(crate) fn effects_in_body(function: &[u8]) -> Effects {
     let is = |name: &[u8]| function.eq_ignore_ascii_case(name);
     match () {
@@ -118,10 +119,11 @@ pub(crate) fn effects_in_body(function: &[u8]) -> Effects {
     }
 }
 
-/// Every statement that a text prepares, with the part of the text that does so; `None`: it cannot be told apart.
+/// Every statement that a text prepares, with the part of the text that does so; `None`: that part is
+/// ambiguous.
 ///
-/// `pg_prepared_statements.statement` holds the whole text that the client sent (measured on 15 and 18), so replaying
-/// it as it stands could run the statements around the PREPARE.
+/// `pg_prepared_statements.statement` holds the whole text that the client sent (measured on 15 and 18), so
+/// sending it again as it is could run the statements around the PREPARE.
 pub fn prepare_statements(sql: &str) -> HashMap<String, Option<&str>> {
     let mut lexer = Lexer::new(sql.as_bytes(), Backslashes::Literal);
     let mut found = HashMap::new();
@@ -143,7 +145,7 @@ pub fn prepare_statements(sql: &str) -> HashMap<String, Option<&str>> {
     }
 }
 
-/// An identifier as PostgreSQL folds it; as far as it is known, as bytes that are no UTF-8 are in no name of a statement here.
+/// An identifier as PostgreSQL folds it. Bytes that are no UTF-8 are in no statement's name here.
 fn folded(token: Token<'_>) -> Option<String> {
     match token {
         Token::Word(word) => String::from_utf8(word.to_ascii_lowercase()).ok(),
@@ -169,7 +171,7 @@ pub(crate) fn may_hold_in_literal(sql: &[u8], words: &[&[u8]]) -> bool {
             .into_iter()
             .any(|token| matches!(token, Token::Text(text) if holds(text) || is_continued(text)));
     }
-    // Where a literal ends is a setting's to say: all of the text counts.
+    // A setting decides where a literal ends: all of the text counts.
     let plain: Vec<u8> = sql.iter().copied().filter(|&byte| byte != b'\\').collect();
     let spells = |at: usize| {
         let after = &sql[at + 1..];
@@ -180,16 +182,17 @@ pub(crate) fn may_hold_in_literal(sql: &[u8], words: &[&[u8]]) -> bool {
     holds(&plain) || memchr::memchr_iter(b'\\', sql).any(spells)
 }
 
-/// Names of prepared statements that Freehold makes begin so.
+/// The prefix of the names of prepared statements that Freehold makes.
 pub(crate) const OURS: &str = "freehold_";
 
-/// Whether the text may run, by SQL, a prepared statement whose name begins like those that Freehold keeps for all clients.
+/// Whether the text may run, by SQL, a prepared statement with a name like those that Freehold keeps for all
+/// clients.
 pub(crate) fn executes_ours(sql: &[u8]) -> bool {
     mentions(sql, b"execute") && (mentions(sql, OURS.as_bytes()) || mentions(sql, b"u&\""))
 }
 
-/// Whether the text does nothing but begin a transaction and set something until its end that decides nothing about what is parsed
-/// behind it. Only the plainest way to write so counts.
+/// Whether the text only begins a transaction and sets, until its end, something that does not affect
+/// parsing. Only the plainest form counts.
 pub(crate) fn leaves_parsing_alone(sql: &[u8]) -> bool {
     let is_plain = |&byte: &u8| byte.is_ascii() && !matches!(byte, b'\\' | b'"' | b'*');
     let text = sql.trim_ascii().to_ascii_lowercase();
@@ -208,8 +211,8 @@ pub(crate) fn leaves_parsing_alone(sql: &[u8]) -> bool {
     text.iter().all(is_plain) && statements.all(|statement| statement.is_empty() || leaves(statement))
 }
 
-/// The name of a setting stands here, in lower case, and it decides neither how texts are read nor which objects their names mean: a
-/// custom one, a limit, a cost.
+/// Whether the setting that is named here, in lower case, affects neither how texts are read nor which
+/// objects their names mean: a custom one, a limit, a cost.
 fn decides_nothing(rest: &[u8]) -> bool {
     let end = rest.iter().position(|&byte| !lexer::is_name_byte(byte) && byte != b'.').unwrap_or(rest.len());
     let name = &rest[..end];
@@ -230,7 +233,7 @@ fn decides_nothing(rest: &[u8]) -> bool {
         || NAMES.contains(&name)
 }
 
-/// What a text does by its first word with the prepared statement that it names.
+/// What the first word of a text does with the prepared statement that the text names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NamedUse {
     Prepares,
@@ -276,13 +279,13 @@ pub(crate) fn prepared_name(sql: &[u8]) -> Option<PreparedName> {
     Some(PreparedName { name, at: start..lexer.offset(), does })
 }
 
-/// The longest verb that is known.
+/// Length of the longest verb that is known.
 const VERB_BYTES_MAX: usize = 10;
 
-/// What a statement does that begins with this word.
+/// The effect of a statement that begins with this word.
 ///
-/// COMMIT runs deferred triggers; FETCH and MOVE run the cursor's query; maintenance runs index expressions. What EXECUTE
-/// runs was seen when it was prepared ([`Finding::Executes`]).
+/// COMMIT runs deferred triggers; FETCH and MOVE run the cursor's query; maintenance runs index expressions.
+/// What EXECUTE runs was read when it was prepared ([`Finding::Executes`]).
 fn effect_of(verb: &[u8]) -> Effect {
     let mut upper = [0; VERB_BYTES_MAX];
     let Some(upper) = upper.get_mut(..verb.len()) else { return Effect::Changes };
@@ -308,17 +311,18 @@ fn ends(text: &[u8], word: &[u8]) -> bool {
     text.len().checked_sub(word.len()).is_some_and(|from| text[from..].eq_ignore_ascii_case(word))
 }
 
-/// Text inside text: the body of DO, what EXECUTE in it runs. Deeper is taken as unclear.
+/// Greatest depth of text inside text: the body of DO, the argument of EXECUTE in it. Deeper text counts as
+/// unclear.
 const DEPTH_MAX: u8 = 3;
 
 /// What the first word of a statement means for the calls inside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Context {
-    /// The statement runs now, its lock calls are told apart already.
+    /// The statement runs now, and its lock calls have been reported already.
     Told,
     /// The statement runs now.
     Running,
-    /// SET, and SHOW: who asks for a setting may have had a function set it.
+    /// SET, and SHOW: a function may have set the setting that is read.
     Assigns,
     /// DO, or text inside a text: calls may run any number of times.
     Block,
@@ -355,7 +359,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Reads up to and with the next `;`.
+    /// Reads one statement, including its `;`.
     fn statement(&mut self, lexer: &mut Lexer<'_>) {
         let mut verb = *lexer;
         while verb.peek() == Some(Token::Symbol(b'(')) {
@@ -399,7 +403,7 @@ impl Scanner<'_> {
             return Context::Arguments;
         }
         if is(b"EXPLAIN") {
-            // Of what: with ANALYZE it runs.
+            // With ANALYZE, the EXECUTE that it may explain runs.
             (self.sink)(Finding::Executes);
             return Context::Running;
         }
@@ -513,7 +517,7 @@ impl Scanner<'_> {
         self.scan.statements = before.statements;
     }
 
-    /// The body of a function that is being created: of interest for the names of settings that it will set.
+    /// Reads the body of a function that is being created, for the names of settings that it will set.
     fn stored(&mut self, body: &[u8]) {
         let outer = &mut *self.sink;
         let mut names_only = |finding| {
@@ -526,12 +530,13 @@ impl Scanner<'_> {
     }
 }
 
-/// Whether a string, that may be SQL, has `word` in it; most strings are short.
+/// Whether a string, which may be SQL, contains `word`; most strings are short.
 pub(crate) fn mentions(body: &[u8], word: &[u8]) -> bool {
     body.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
-/// `SET LOCAL a = b` and `SET TRANSACTION ...`, where nothing else may be meant. `rest` begins with the verb or behind it.
+/// Whether this is `SET LOCAL a = b` or `SET TRANSACTION ...`, without doubt. `rest` begins at the verb or
+/// after it.
 fn ends_with_transaction(mut rest: Lexer<'_>) -> bool {
     let mut token = rest.next();
     if token.is_some_and(|token| token.is_word(b"SET")) {
@@ -541,10 +546,10 @@ fn ends_with_transaction(mut rest: Lexer<'_>) -> bool {
         && rest.peek() != Some(Token::Symbol(b'.'))
 }
 
-/// The state of `random()`; PostgreSQL does not tell it.
+/// The state of `random()`, which PostgreSQL does not report.
 const SEED: &str = "a seed of random()";
 
-/// Functions that leave what PostgreSQL does not tell, or does not take away.
+/// Functions that leave state which PostgreSQL does not report, or does not remove.
 const FOREIGN: [(&[&[u8]], &str); 5] = [
     (&[b"pg_replication_origin_session_setup"], "a replication origin"),
     (&[b"setseed"], SEED),
@@ -561,14 +566,14 @@ const FOREIGN: [(&[&[u8]], &str); 5] = [
     ),
 ];
 
-/// Whether `seed` is what SET sets. It stays, also where it is set for the transaction alone.
+/// Whether SET sets `seed`. Its effect stays, even if it is set for the transaction only.
 fn sets_seed(mut lexer: Lexer<'_>) -> bool {
     let named = |token: Token<'_>| token.is_name(b"seed");
     let is_scope = |token: Token<'_>| token.is_word(b"SESSION") || token.is_word(b"LOCAL");
     lexer.next().is_some_and(|token| named(token) || (is_scope(token) && lexer.next().is_some_and(named)))
 }
 
-/// What SET sets: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.
+/// The setting that SET sets: `SET [SESSION | LOCAL] a.b`. Walks a copy of the lexer.
 fn set_name(mut lexer: Lexer<'_>) -> Option<SettingName> {
     let mut token = lexer.next()?;
     if (token.is_word(b"SESSION") || token.is_word(b"LOCAL")) && lexer.peek() != Some(Token::Symbol(b'.')) {
@@ -583,7 +588,7 @@ fn set_name(mut lexer: Lexer<'_>) -> Option<SettingName> {
     Some(SettingName::of(name.as_bytes()))
 }
 
-/// An identifier, cut as PostgreSQL cuts it.
+/// An identifier, truncated as PostgreSQL truncates it.
 fn part(token: Token<'_>) -> Option<String> {
     match token {
         Token::Word(word) => Some(String::from_utf8_lossy(judge::cut(word)).into_owned()),
@@ -595,12 +600,12 @@ fn part(token: Token<'_>) -> Option<String> {
     }
 }
 
-/// A name as the name of a setting.
+/// The kind of setting that a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SettingName {
     /// Two or more identifiers joined by dots (`valid_custom_variable_name`): `pg_settings` may not list it.
     Custom(String),
-    /// One identifier: it is listed, or there is none.
+    /// One identifier: `pg_settings` lists it, or there is no such setting.
     Listed,
     /// Neither, or too long to be kept.
     Odd,
@@ -633,7 +638,7 @@ impl SettingName {
     }
 }
 
-/// What a piece of a text that is too large to be held mentions.
+/// Findings in a piece of a text that is too large to be held as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Glance {
     pub(crate) locks: bool,
@@ -641,12 +646,12 @@ pub(crate) struct Glance {
     pub(crate) sets: bool,
 }
 
-/// Names of a database's functions that do what cannot be asked for later.
+/// Names of a database's functions with effects that PostgreSQL cannot be asked for later.
 #[derive(Debug)]
 pub(crate) struct OpaqueNames {
-    /// `None`: there is none, or one that cannot be looked for.
+    /// `None`: there is none, or one that cannot be searched for.
     names: Option<AhoCorasick>,
-    /// One of them may be written in more ways than one can look for.
+    /// One of them can be written in more ways than can be searched for.
     is_written_otherwise: bool,
 }
 
@@ -666,7 +671,8 @@ impl OpaqueNames {
     }
 }
 
-/// Whether a piece of a text that is too large to be held may run what cannot be asked for later, by means of PostgreSQL's own.
+/// Whether a piece of a text that is too large to be held may run, by PostgreSQL's own means, what cannot be
+/// asked for later.
 pub(crate) fn mentions_opaque(part: &[u8]) -> bool {
     const TEXTS: [&[u8]; 7] =
         [b"&\"", b"_to_xml", b"ts_stat", b"ts_rewrite", b"pg_settings", b"execute", b"language"];
@@ -681,7 +687,8 @@ pub(crate) fn mentions_temporary(part: &[u8]) -> bool {
     memchr::memchr2_iter(b't', b'T', part).any(|at| starts(&part[at..], b"temp"))
 }
 
-/// Looks at bytes, not tokens: the piece may begin and end anywhere. Large texts are mostly data, and rarely mention.
+/// Looks at bytes, not tokens: the piece may begin and end anywhere. Large texts are mostly data, so matches
+/// are rare.
 pub(crate) fn glance(part: &[u8]) -> Glance {
     let mut glance = Glance::default();
     for at in memchr::memchr_iter(b'_', part) {

@@ -1,17 +1,19 @@
 //! `currval` and `lastval` of a session that goes on with another server connection.
 //!
-//! Owns what the old connection is asked ([`Parting`]), what is remembered of the answer ([`Recall`]), and the restore on the new
-//! connection. It deliberately restores nothing that no client asks for.
+//! Owns what the old connection is asked ([`Parting`]), what is remembered of the answer ([`Recall`]), and
+//! the restore on the new connection. It deliberately restores only what a client asks for.
 //!
 //! # Why
-//! * PostgreSQL keeps the value that a session drew last of each sequence in the memory of its process, so only that process can
-//!   be asked. It is asked when it is parted with: behind the hold, beside the session. A client that asks for such a value
-//!   before waits for the answer; any other waits for nothing.
-//! * A restore locks the sequence for a moment (`system/recall.rs` says why), and most sessions never ask. So it is made before the
-//!   first request that asks, and only of what that request asks for. Within a transaction a savepoint keeps that one whole.
-//! * What was drawn on the new connection is newer. The function leaves it as it is.
-//! * What cannot be restored (the move was finished, a sequence stays locked, a right is missing, the transaction is read-only) is
-//!   forgotten: the server then says that the value is not defined in this session, as it says to a session that drew none.
+//! * PostgreSQL keeps the value that a session drew last of each sequence in the memory of its process, so
+//!   only that process can be asked. It is asked when the session has left it: behind the hold, beside the
+//!   session. A client that asks for such a value before that waits for the answer; no other client waits.
+//! * A restore locks the sequence for a moment (`system/recall.rs` says why), and most sessions never ask. So
+//!   it is made before the first request that asks, and only for the values that the request asks for. Inside
+//!   a transaction, a savepoint protects the transaction from an error of the restore.
+//! * A value that was drawn on the new connection is newer. The function leaves it as it is.
+//! * A value that cannot be restored (the move was finished, a sequence stays locked, a right is missing, the
+//!   transaction is read-only) is forgotten: the server then says that the value is not defined in this
+//!   session, as it does for a session that drew none.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -33,10 +35,10 @@ use crate::event_loop;
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, tag as request};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Target, TransactionStatus};
 
-/// How long the old server is given to answer. The question bounds itself before.
+/// How long the old server may take to answer. The question's own timeouts are shorter.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// Before the second and each further try where a sequence is locked.
+/// Pauses before the second and each further try while a sequence is locked.
 const TRY_AGAIN_AFTER: [Duration; 4] = [
     Duration::from_millis(5),
     Duration::from_millis(20),
@@ -44,7 +46,7 @@ const TRY_AGAIN_AFTER: [Duration; 4] = [
     Duration::from_millis(100),
 ];
 
-/// Statement and portal of our own: the unnamed ones are the client's.
+/// Our own name for statement and portal: the unnamed ones are the client's.
 const OURS: &[u8] = b"freehold_recall";
 
 const TEXT_OID: u32 = 25;
@@ -56,13 +58,13 @@ const BIGINT_ARRAY_OID: u32 = 1016;
 const CURRVAL_OID: u32 = 1575;
 const LASTVAL_OID: u32 = 2559;
 
-/// Before the question. The connection is closed after it.
+/// Settings for the question. The connection is closed after it.
 const SETTINGS: &str = "SET search_path TO pg_catalog, pg_temp; SET client_encoding TO 'UTF8'; \
     SET statement_timeout TO '2s'; SET lock_timeout TO '20ms'";
 
-/// A session that has drawn nothing returns at once. To ask for the last value locks its sequence, and nothing else of the
-/// transaction does: that tells which one it is. Each further question locks its sequence until the transaction ends, so it ends
-/// now and then.
+/// A session that has drawn nothing returns at once. Asking for the last value locks its sequence, and
+/// nothing else in the transaction does: so the lock tells which sequence it is. Each further question locks
+/// its sequence until the transaction ends, so it commits from time to time.
 const QUESTION: &str = "DO $freehold$
 #variable_conflict use_variable
 DECLARE
@@ -108,18 +110,18 @@ const RECALL: &str = "SELECT freehold.recall_sequences($1, $2, $3, $4, $5)";
 pub(super) struct Memory {
     /// By the sequence's name with its schema, as hexadecimal UTF-8.
     drawn: BTreeMap<Box<str>, Drawn>,
-    /// Of which sequence `lastval` is.
+    /// The sequence that `lastval` refers to.
     last: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Drawn {
-    /// Of the sequence, without its schema.
+    /// The sequence's name, without its schema.
     name: Box<str>,
     number: i64,
 }
 
-/// What is restored in one go.
+/// The arguments of one restore.
 #[derive(Debug, PartialEq, Eq)]
 struct Call {
     names: String,
@@ -129,7 +131,7 @@ struct Call {
 }
 
 impl Memory {
-    /// `None`: that is no answer to our question.
+    /// `None`: the text is no answer to our question.
     fn read(answer: &str) -> Option<Memory> {
         let mut memory = Memory::default();
         for one in answer.split_ascii_whitespace() {
@@ -149,13 +151,13 @@ impl Memory {
         self.drawn.is_empty() && self.last.is_none()
     }
 
-    /// What was drawn later takes its place.
+    /// Values that were drawn later replace the earlier ones.
     fn add(&mut self, later: Memory) {
         self.drawn.extend(later.drawn);
         self.last = later.last.or(self.last.take());
     }
 
-    /// What is to be restored before this is asked.
+    /// What has to be restored before this is asked.
     fn call(&self, reads: &MemoryReads) -> Option<Call> {
         let wanted: Vec<_> =
             self.drawn.iter().filter(|(_, drawn)| reads.sequences.has(drawn.name.as_bytes())).collect();
@@ -173,7 +175,7 @@ impl Memory {
         })
     }
 
-    /// What was asked for is restored, or never will be.
+    /// Drops what was asked for: it is restored, or never will be.
     fn forget(&mut self, reads: &MemoryReads, knows_last: bool) {
         self.drawn.retain(|_, drawn| !reads.sequences.has(drawn.name.as_bytes()));
         let is_gone = |last: &str| !self.drawn.contains_key(last);
@@ -183,15 +185,16 @@ impl Memory {
     }
 }
 
-/// A server connection that a session has left, what it remembers, and what the session had prepared by then.
+/// A server connection that a session has left, its sequence values, and the statements that the session had
+/// prepared by then.
 #[derive(Debug)]
 pub(super) struct Parting {
-    /// Until it is asked or closed.
+    /// Taken when it is asked or closed.
     connection: RefCell<Option<Box<ServerConnection>>>,
-    /// `None`: it has not said.
+    /// `None`: the server has not answered.
     answer: RefCell<Option<Memory>>,
     told: Notify,
-    /// Those that ask for what was drawn, once it is known that there is something to ask for.
+    /// Statements that ask for drawn values, once it is known that there are any.
     statements: RefCell<BTreeMap<String, Statement>>,
     /// What the database's functions do.
     hints: Option<Arc<Hints>>,
@@ -212,12 +215,12 @@ impl Parting {
         }
     }
 
-    /// The connection, for whoever comes first.
+    /// The connection; the first caller gets it.
     pub(super) fn take_connection(&self) -> Option<Box<ServerConnection>> {
         self.connection.take()
     }
 
-    /// Asks what the session drew there. The connection can be closed afterwards, and nothing else.
+    /// Asks what the session drew there. After that, the connection can only be closed.
     pub(super) async fn ask(&self, connection: &mut ServerConnection) {
         let mut batch = BytesMut::new();
         [SETTINGS, QUESTION, ANSWER].iter().for_each(|sql| frontend::query(&mut batch, sql));
@@ -241,7 +244,7 @@ impl Parting {
         self.statements.borrow_mut().retain(|_, statement| !self.reads(text_of(statement)).is_none());
     }
 
-    /// What was drawn there; once.
+    /// The values that were drawn there; once.
     async fn hear(&self) -> Memory {
         if let Some(mut connection) = self.take_connection() {
             self.ask(&mut connection).await;
@@ -264,7 +267,7 @@ impl Parting {
         }
     }
 
-    /// What running a statement asks for that was prepared before.
+    /// The values that running this prepared statement asks for.
     fn reads_of_statement(&self, name: &[u8]) -> MemoryReads {
         let statements = self.statements.borrow();
         if statements.is_empty() {
@@ -289,20 +292,20 @@ fn heard(replies: &[Reply]) -> Option<Memory> {
     Memory::read(answer.results.first()?.value(0, 0).unwrap_or_default())
 }
 
-/// What a session may still be asked for, on the connection that it has now.
+/// What a session may still ask for, on the connection that it has now.
 #[derive(Debug)]
 pub(super) struct Recall {
-    /// Those whose answers are not in `memory`, in their order; always the last one.
+    /// Connections with answers that are not in `memory` yet, oldest first; always the last one.
     partings: Vec<Rc<Parting>>,
     memory: Memory,
-    /// What running the unnamed statement asks for that was made before.
+    /// The values that running the unnamed statement, made before, asks for.
     unnamed: MemoryReads,
-    /// What the requests that wait ask for.
+    /// The values that the waiting requests ask for.
     wanted: MemoryReads,
 }
 
 impl Recall {
-    /// Of a session that has left this connection, and what it had not asked for yet of connections before.
+    /// Of a session that has left this connection; keeps what it had not asked of earlier connections yet.
     /// `unnamed` is the text of its unnamed statement.
     pub(super) fn after(
         before: Option<Box<Recall>>,
@@ -328,7 +331,8 @@ impl Recall {
         self.memory.is_empty() && self.partings.iter().all(|parting| parting.has_told_nothing())
     }
 
-    /// Whether these messages of the client's, up to the next Sync, ask for something that is to be restored before.
+    /// Whether these messages of the client's, up to the next Sync, ask for values that have to be restored
+    /// first.
     pub(super) fn is_wanted_by(&mut self, messages: &[u8]) -> bool {
         let mut unnamed = self.unnamed.clone();
         let reads = self.reads_of(messages, &mut unnamed);
@@ -336,13 +340,13 @@ impl Recall {
         let is_wanted = !reads.is_none() && (may_come() || self.memory.call(&reads).is_some());
         match is_wanted {
             true => self.wanted = reads,
-            // They go on now.
+            // The messages go on now.
             false => self.unnamed = unnamed,
         }
         is_wanted
     }
 
-    /// `unnamed` is what running the unnamed statement asks for, before and afterwards.
+    /// `unnamed` is what running the unnamed statement asks for, before and after the messages.
     fn reads_of(&self, messages: &[u8], unnamed: &mut MemoryReads) -> MemoryReads {
         let mut reads = MemoryReads::default();
         let mut rest = messages;
@@ -352,7 +356,7 @@ impl Recall {
                 Some(message) => {
                     reads.add(self.reads_of_message(header.tag, &message[HEADER_BYTES..], unnamed));
                 }
-                // Nobody looks into the rest of it.
+                // The rest of the message is not read.
                 None if matches!(header.tag, request::QUERY | request::PARSE) => return MemoryReads::ANY,
                 None => {
                     let front = rest.get(HEADER_BYTES..).unwrap_or_default();
@@ -427,7 +431,8 @@ fn executed(sql: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The messages that restore, and which of their replies tells. A transaction of the client's goes on whatever becomes of it.
+/// The messages of a restore, and the index of the reply that has its result. A transaction of the client's
+/// goes on whether it succeeds or not.
 fn messages(call: &Call, status: TransactionStatus) -> (BytesMut, usize) {
     let mut batch = BytesMut::new();
     let is_within = status == TransactionStatus::InTransaction;
@@ -451,7 +456,7 @@ fn messages(call: &Call, status: TransactionStatus) -> (BytesMut, usize) {
 }
 
 fn run(batch: &mut BytesMut, sql: &str, types: &[u32], values: &[Option<&[u8]>]) {
-    // What an error before has left of them.
+    // An earlier error may have left them.
     frontend::close(batch, Target::Portal, OURS);
     frontend::close(batch, Target::Statement, OURS);
     frontend::parse(batch, OURS, sql.as_bytes(), types);
@@ -463,10 +468,10 @@ fn run(batch: &mut BytesMut, sql: &str, types: &[u32], values: &[Option<&[u8]>])
 }
 
 impl Session {
-    /// The client's next request asks for values that its session drew on a connection before: they are restored first, where
-    /// that is possible.
+    /// The client's next request asks for values that its session drew on an earlier connection: restores
+    /// them first, if possible.
     ///
-    /// Fails where the server is gone.
+    /// Fails if the server is gone.
     pub(super) async fn recall(&mut self) -> Result<(), Ending> {
         let Some(mut recall) = self.relay.recall.take() else { return Ok(()) };
         let reads = std::mem::take(&mut recall.wanted);

@@ -1,4 +1,5 @@
-//! A session's life: a seat, a server connection, the greeting, then relay and orders until one side leaves.
+//! A session's life: registration, a server connection, the greeting, then relay and orders until one side
+//! leaves.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -32,14 +33,15 @@ use crate::wire::exchange::Rest;
 use crate::wire::message::{TransactionStatus, backend as message};
 use crate::wire::startup::CancelRequest;
 
-/// Sent before the session is ready for it: more than a driver's first queries, less than a burden.
+/// How much a client may send before its session is ready: more than a driver's first queries, little for the
+/// process.
 const EARLY_BYTES_MAX: usize = 64 * 1024;
 
-/// Serves whoever has come, from the first byte to the last.
+/// Serves one client, from its first byte to its last.
 ///
 /// # Why
-/// Nearly all sessions are idle nearly always, and an idle one is this future: so it holds a [`Session`] and nothing else.
-/// What a login needs, an order or an end, is boxed while it lasts.
+/// Nearly all sessions are idle nearly always, and an idle one is this future: so it holds a [`Session`] and
+/// nothing else. What a login, an order or the end needs is boxed while it lasts.
 pub(super) async fn visitor(worker: Rc<Worker>, arrival: Box<Arrival>) {
     let Some(mut session) = Box::pin(receive(worker, arrival)).await else { return };
     let ending = loop {
@@ -55,7 +57,7 @@ pub(super) async fn visitor(worker: Rc<Worker>, arrival: Box<Arrival>) {
     Box::pin(session.end(ending)).await;
 }
 
-/// Up to ReadyForQuery. `None`: nobody is to be served; who has come has been told why.
+/// Runs up to ReadyForQuery. `None`: there is no session to serve; the client has been told why.
 async fn receive(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Session> {
     let Arrival { socket, address, load, entering } = *arrival;
     let stream = socket.into_stream();
@@ -69,14 +71,14 @@ async fn receive(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Session> {
     session
 }
 
-/// Up to the end of the login. `None`: there is no session to begin.
+/// Runs up to the end of the login. `None`: there is no session to begin.
 async fn arrive(worker: &Worker, mut stream: Stream, address: Peer) -> Option<Box<Client>> {
     let plane = &worker.plane;
     let located = plane.balancers.locate(&mut stream, address, plane.frontend.login_time_max).await;
     let address = match located {
         Ok(address) => address,
         Err(error) => {
-            // Nobody would understand an answer.
+            // Sends no answer: the balancer would not understand one.
             tracing::warn!(balancer = %address, error = %chain(&error), "a balancer does not say who comes");
             return None;
         }
@@ -89,7 +91,7 @@ async fn arrive(worker: &Worker, mut stream: Stream, address: Peer) -> Option<Bo
             } else {
                 tracing::debug!(client = %address, "a cancel request too many");
             }
-            // In order: over TLS libpq takes a connection that breaks off for a cancel that failed.
+            // Closes in order: over TLS, libpq takes a connection that breaks off for a cancel that failed.
             ending::close(stream, BytesMut::new()).await;
         }
         Err(error) => tracing::info!(client = %address, error = %chain(&error), "no session"),
@@ -125,7 +127,7 @@ pub(super) struct Session {
     pub(super) enlisted: Enlisted,
     pub(super) origin: Arc<Origin>,
     pub(super) travel: Travel,
-    /// Its server connection, or the first one of those that it has had.
+    /// When the server connection was opened; after a move, the first one.
     server_opened_at: UnixMillis,
     /// Counted while the client is connected.
     _admission: Admission,
@@ -138,14 +140,14 @@ impl Session {
             self.relay.look_up();
         }
         let polled = self.relay.poll(cx);
-        // Afterwards: by now whoever dismisses it would wake it.
+        // Checked after the poll, which has registered the waker: a later dismissal wakes the session.
         if polled.is_pending() && self.relay.member.is_dismissed() {
             return Poll::Ready(Pause::Ended(Ending::Dismissed));
         }
         polled
     }
 
-    /// The server would work on what nobody waits for any more.
+    /// Cancels the query of a client that has left.
     fn stop_server(&self) {
         let Some(target) = self.enlisted.target() else { return };
         let (connector, deadline) = (
@@ -158,7 +160,7 @@ impl Session {
         });
     }
 
-    /// The server connection is for the next client, if it may be.
+    /// Keeps the server connection for the next client, if it may go to one.
     fn leave_server(&mut self) {
         let Some(target) = self.enlisted.target() else { return };
         let is_free = self.relay.keeps_server && self.relay.is_clean() && self.enlisted.aim.clear();
@@ -206,13 +208,13 @@ impl Session {
         if matches!(ending, Ending::ClientLeft) {
             self.leave_server();
         }
-        // Nobody can cancel any more what does not run.
+        // From here on the session cannot be cancelled: nothing runs any more.
         drop(self.enlisted);
         ending::end(self.relay, &ending).await;
     }
 }
 
-/// Who the client is: enough to open a server connection for it anywhere.
+/// The client's role, startup parameters and credentials: enough to open a server connection for it anywhere.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     role: RoleName,
@@ -221,7 +223,7 @@ pub(super) struct Origin {
     proof: Proof,
 }
 
-/// Whether a connection opened for the one would do for the other.
+/// Whether a connection opened for one would do for the other.
 impl PartialEq for Origin {
     fn eq(&self, other: &Origin) -> bool {
         self.role == other.role && self.settings == other.settings && self.proof.opens_the_same(&other.proof)
@@ -242,12 +244,12 @@ impl Origin {
         &self.role
     }
 
-    /// Its role may log in with what it proved, where this is what is known of the role.
+    /// Whether its role may log in with what it proved, if `login` is what is known of the role.
     pub(super) fn comes_in_by(&self, login: &Login) -> bool {
         login.can_login && self.proof.is_of(login)
     }
 
-    /// It asked to be a walsender.
+    /// The client asked to be a walsender.
     pub(super) fn is_replication(&self) -> bool {
         let off = |value: &str| matches!(value, "false" | "off" | "no" | "0");
         self.settings.iter().any(|(name, value)| name == "replication" && !off(value))
@@ -269,18 +271,19 @@ async fn begin(worker: &Rc<Worker>, client: Box<Client>, presence: Presence) -> 
     }
 }
 
-/// A session that has begun on the server.
+/// What a session begins with.
 struct Opened {
     member: Member,
     server: Box<ServerConnection>,
     record: Arc<RouteRecord>,
     origin: Arc<Origin>,
     opened_at: UnixMillis,
-    /// Its connections are lent: where from, and what they have at first.
+    /// Set where connections are lent: where from, and the state that they begin with.
     lent: Option<(Rc<Shelf>, Arc<SessionState>)>,
 }
 
-/// Takes a seat and opens the server connection, when the gate lets it. `None`: the client has gone.
+/// Registers the session and opens the server connection, when the gate allows it. `None`: the client has
+/// gone.
 async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Opened, Option<Refusal>> {
     let route = Arc::clone(&client.route);
     let record = route.current();
@@ -315,7 +318,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     Ok(Opened { member, server, record, origin: Arc::new(origin), opened_at, lent: None })
 }
 
-/// Where the system has no connection to spare, one that is kept for others makes room.
+/// Opens a connection. If the system has none to spare, one that is kept for later clients is closed first.
 async fn connect(worker: &Worker, request: &ConnectRequest) -> Result<ServerConnection, ConnectError> {
     let deadline = Instant::now() + worker.plane.connect_time_max;
     let connected = backend::connect(request, &worker.plane.connector, deadline).await;
@@ -329,7 +332,8 @@ async fn connect(worker: &Worker, request: &ConnectRequest) -> Result<ServerConn
     }
 }
 
-/// Greets a client as its connections greet, without one of its own. The first of its kind waits for one to be opened.
+/// Prepares the greeting of a client from what is known of its shelf, without a connection of its own. The
+/// first client of its kind waits until a connection is opened.
 async fn open_lent(
     worker: &Worker,
     client: &mut Client,
@@ -359,7 +363,7 @@ async fn first_ground(
     shelf: &Rc<Shelf>,
     member: &Member,
 ) -> Result<Ground, Option<Refusal>> {
-    // Only to be woken when it is dismissed.
+    // Only so that a dismissal wakes it.
     let mut turns = client.route.gate().watch(worker.index());
     let patience = tokio::time::sleep(worker.plane.connect_time_max);
     tokio::pin!(patience);
@@ -370,7 +374,8 @@ async fn first_ground(
         }
         let dismissed = poll_fn(|_| if member.is_dismissed() { Poll::Ready(()) } else { Poll::Pending });
         let stopping = poll_fn(|_| if worker.is_stopping() { Poll::Ready(()) } else { Poll::Pending });
-        // Cancel-safe: a connection that is given and not taken goes to the next who waits; what was read is in the buffer.
+        // Cancel-safe: a connection that was sent and not received goes to the next waiter; bytes that were
+        // read are in the buffer.
         tokio::select! {
             lending = &mut given => match lending {
                 Ok(Ok(pooled)) => {
@@ -380,7 +385,7 @@ async fn first_ground(
                 Ok(Err(refusal)) => return Err(Some(Refusal { severity: Severity::Fatal, ..refusal })),
                 Err(_) => return Err(Ending::Stopping.refusal()),
             },
-            // While the gate is shut nothing is opened, and that is no fault of the client's.
+            // While the gate is shut no connection is opened, and the client is not to blame for that.
             () = &mut patience => match client.route.gate().state() {
                 GateState::Open => {
                     let refusal = tenancy::unreachable(shelf.failure());
@@ -400,7 +405,7 @@ async fn first_ground(
     }
 }
 
-/// Waits until a server connection may be opened, and says where.
+/// Waits until a server connection may be opened; returns the pass and the record.
 async fn enter(
     worker: &Worker,
     client: &mut Client,
@@ -423,10 +428,11 @@ async fn enter(
                 None => Ok((pass, record)),
             };
         }
-        // The worker wakes the session when it stops, the gate when it is dismissed.
+        // The worker wakes the session when it stops, the gate when the session is dismissed.
         let ends = || worker.is_stopping() || member.is_dismissed();
         let stopping = poll_fn(|_| if ends() { Poll::Ready(()) } else { Poll::Pending });
-        // Cancel-safe: a turn is taken only when it is seen, and what was read is in the buffer.
+        // Cancel-safe: a change of the gate is taken only when it is seen, and bytes that were read are in
+        // the buffer.
         tokio::select! {
             _ = turns.turned() => {}
             () = stopping => {}
@@ -480,14 +486,15 @@ fn origin(client: &Client) -> Result<Origin, Refusal> {
     Ok(Origin { role, settings: client.settings.clone(), proof: client.proof.clone() })
 }
 
-/// Tells the client what PostgreSQL would tell it, and begins to relay.
+/// Sends the client what PostgreSQL would send it, and begins to relay.
 fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence) -> Session {
     let session = presence.registered.session;
     let Opened { member, mut server, record, origin, opened_at, lent } = opened;
     let keeps_server = worker.plane.pool.reuses && lent.is_none() && !origin.is_replication();
     let travel = Travel::at(&record);
     let (pid, target) = match server.is_absent() {
-        // It has no process of its own; a number of ours tells its notifications from others'.
+        // The session has no server process of its own; a random number tells its notifications from those of
+        // others.
         true => (rand::random_range(1..=i32::MAX), None),
         false => (server.pid, Some(Target { record, pid: server.pid, key: server.cancel_key.clone() })),
     };
@@ -531,8 +538,8 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
 mod tests {
     use super::*;
 
-    /// An idle client is this task, its seat in the roster, and what it said at its start.
-    /// Not more than the allocator rounds up to anyhow.
+    /// An idle client is this task, its entry in the roster, and its startup parameters. The bound is the
+    /// allocator's size class: growing up to it is free.
     const TASK_BYTES_MAX: usize = 896;
 
     fn future_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! # Why tasks
-//! Connecting and restoring take many round trips on another system. The session goes on meanwhile; it only polls
-//! the task's handle, and looks at the result when its client is at a boundary. A task ends with its handle.
+//! Connecting and restoring take many round trips on another system. The session goes on meanwhile; it only
+//! polls the task's handle, and looks at the result when its client is at a boundary. A task ends with its
+//! handle.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -29,16 +30,16 @@ use crate::tls::Connector;
 const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// The state of the twin; the drawing is in the module's documentation.
 #[derive(Debug)]
 pub(super) enum Slot {
-    /// After so many failures in a row.
+    /// Nothing runs; `tries` attempts have failed in a row.
     Empty {
         tries: u32,
     },
-    /// Waits until the worker has few enough others to warm up.
+    /// Waits until few enough other sessions of the worker prepare a twin.
     Queued(Task<Option<OwnedSemaphorePermit>>),
-    /// May take its state now. The permit goes along to the end of the building.
+    /// May take its state now. The permit is held until the twin is built.
     Admitted(Option<OwnedSemaphorePermit>),
     Preparing {
         place: Box<Place>,
@@ -54,7 +55,7 @@ pub(super) enum Slot {
         place: Box<Place>,
         reasons: Box<[String]>,
     },
-    /// Something failed that may not fail again, or a reason to stay may pass.
+    /// An attempt failed that may succeed later, or a pin may go away.
     Resting {
         tries: u32,
         task: Task<()>,
@@ -67,10 +68,10 @@ impl Default for Slot {
     }
 }
 
-/// A session's turn to ask for its state; it serves its client meanwhile.
+/// A session's permit to ask for its state; until it has one, it serves its client.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// Waits until few enough others of the worker ask.
+    /// Waits until few enough other sessions of the worker ask.
     Queued(Task<Option<OwnedSemaphorePermit>>),
     Given(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>),
 }
@@ -81,7 +82,7 @@ impl Turn {
         Box::new(Turn::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() })))
     }
 
-    /// `true`: it is the session's turn from now on.
+    /// Returns `true` once, when the permit has been granted.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let Turn::Queued(task) = self else { return false };
         match task.poll(cx) {
@@ -138,7 +139,7 @@ impl Slot {
         Slot::Resting { tries, task: Task::spawn(tokio::time::sleep(rest)) }
     }
 
-    /// The place that it is for, as far as it is for one.
+    /// The place of the twin that exists, is being prepared, or has failed.
     pub(super) fn place(&self) -> Option<&Place> {
         match self {
             Slot::Preparing { place, .. } | Slot::Ready { place, .. } | Slot::Failed { place, .. } => {
@@ -148,11 +149,11 @@ impl Slot {
         }
     }
 
-    /// `true`: a task has ended, and the session should look at what there is now. Where no task runs, nothing is
-    /// polled and nothing will wake.
+    /// `true`: a task has ended, and the session should look at the result. Where no task runs, nothing is
+    /// polled and no waker is registered.
     #[inline]
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        // Nearly always, and looked at whenever a session is.
+        // Fast path: this runs at every poll of the session, and the slot is almost always empty.
         !matches!(self, Slot::Empty { .. }) && self.poll_task(cx)
     }
 
@@ -174,7 +175,7 @@ impl Slot {
         true
     }
 
-    /// What it becomes when nothing runs any more: of a task that prepares a twin its outcome, of others nothing.
+    /// Waits for a task that prepares a twin; other tasks are not waited for.
     pub(super) async fn ended(mut self) -> Slot {
         if let Slot::Preparing { .. } = self {
             poll_fn(|cx| if self.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
@@ -182,7 +183,7 @@ impl Slot {
         self
     }
 
-    /// Lets go of a twin whose connection has ended while it waited: its system was restarted, or a timeout ended it.
+    /// Drops a twin if its connection has ended: its system was restarted, or a timeout ended it.
     pub(super) fn dismiss_dead(&mut self) {
         if let Slot::Ready { twin, .. } = self
             && !twin.is_alive()
@@ -191,7 +192,7 @@ impl Slot {
         }
     }
 
-    /// Ends what runs and closes what there is, beside the session.
+    /// Aborts a running task; closes the twin's connection in a task of its own.
     pub(super) fn dismiss(&mut self) {
         if let Slot::Ready { twin, .. } = std::mem::take(self) {
             event_loop::spawn(twin.into_connection().terminate());

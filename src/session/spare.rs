@@ -1,9 +1,9 @@
-//! A descriptor that is kept back for the day when there are no others.
+//! A descriptor that is kept back for the case that there are no others.
 //!
 //! # Why
-//! A process without descriptors cannot even refuse: who connects waits in the backlog without a word, and the listener
-//! reports him again and again. The spare one lets him in for as long as it takes to say why he cannot stay. That is work
-//! for each client and none beside: nothing spins, and the backlog empties.
+//! A process without descriptors cannot even refuse: a new client waits in the backlog without an answer, and
+//! the listener reports it again and again. The spare descriptor is used to accept the client, tell it the
+//! error and close it. That is work for each client and none beside: nothing spins, and the backlog empties.
 
 use std::fs::File;
 use std::io;
@@ -19,10 +19,11 @@ use crate::wire::message::backend;
 /// `EMFILE`: this process has no descriptor left; `ENFILE`: the machine has none.
 const EXHAUSTED: [i32; 2] = [libc::EMFILE, libc::ENFILE];
 
-/// What a client has sent before it is refused: read so that the end of the connection does not overtake the refusal.
+/// How much of the client's first message is read before closing, so that a reset does not overtake the
+/// refusal.
 const FIRST_WORDS_BYTES: usize = 16 * 1024;
 
-/// What the spare descriptor is open for.
+/// The file that the spare descriptor has open.
 const NOTHING: &str = "/dev/null";
 
 #[derive(Debug)]
@@ -33,13 +34,13 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Fails where there is none to keep back: with so few nobody can be served.
+    /// Fails if no descriptor can be kept back: with so few, no client could be served.
     pub(super) fn open() -> io::Result<Spare> {
         Ok(Spare { kept: Some(File::open(NOTHING)?), refused: 0 })
     }
 
-    /// Gives the descriptor away for the next accept, if the error says that there are no others. `None`: it says
-    /// something else, or there is none to give.
+    /// Closes the spare descriptor for the next accept, if the error says that there are no others. `None`:
+    /// it is another error, or the spare is gone.
     pub(super) fn lend(&mut self, error: &io::Error) -> Option<()> {
         let exhausted = error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code));
         if !exhausted {
@@ -59,7 +60,7 @@ impl Spare {
         }
     }
 
-    /// There are descriptors again.
+    /// A client was accepted: there are descriptors again.
     pub(super) fn over(&mut self) {
         if self.refused > 0 {
             tracing::info!(refused = self.refused, "clients are accepted again");
@@ -67,7 +68,7 @@ impl Spare {
         }
     }
 
-    /// Says why, as far as the socket takes it at once, and ends the connection.
+    /// Sends the refusal, as far as the socket takes it at once, and ends the connection.
     pub(super) fn refuse(&self, socket: &Accepted) {
         let refusal = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .with_detail("Freehold has no file descriptor left here.")

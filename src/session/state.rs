@@ -1,16 +1,18 @@
 //! The state of a session that must outlive its server connection.
 //!
-//! Owns what the state is ([`SessionState`]), how PostgreSQL is asked for it ([`snapshot()`]), and what is remembered of
-//! a client's requests because PostgreSQL cannot be asked for it ([`StateTracker`]). It does not restore anything: that
-//! is [`super::restore`] and [`super::twin`]; and it never looks at when a transaction ends: the relay says so.
+//! Owns what the state is ([`SessionState`]), how PostgreSQL is asked for it ([`snapshot()`]), and what is
+//! remembered of a client's requests because PostgreSQL cannot be asked for it ([`StateTracker`]). It does
+//! not restore anything: that is [`super::restore`] and [`super::twin`]; and it never decides when a
+//! transaction ends: the relay reports that.
 //!
 //! # How the relay uses this
-//! One [`StateTracker`] per session, told of what passes, bodies without their five bytes of header:
+//! One [`StateTracker`] per session, called for each message, with bodies without their five bytes of header:
 //!
 //! | message | call |
 //! |---|---|
-//! | client: Query, Parse, Bind, Execute, Close, FunctionCall | `on_query`, `on_parse`, `on_bind`, `on_execute`, `on_close`, `on_function_call` |
-//! | client: one of them, too large to be held as a whole | `on_large(tag, first bytes)`, then `on_large_part` for each further piece |
+//! | client: Query, Parse, Bind | `on_query`, `on_parse`, `on_bind` |
+//! | client: Execute, Close, FunctionCall | `on_execute`, `on_close`, `on_function_call` |
+//! | client: one of them, too large to be held | `on_large(tag, first bytes)`; `on_large_part` per piece |
 //! | server: CommandComplete | `on_command_complete(command)` |
 //! | server: EmptyQueryResponse, PortalSuspended | `on_no_command` |
 //! | server: ErrorResponse | `on_error` |
@@ -20,21 +22,24 @@
 //!
 //! At a boundary, with a `next` place in the route:
 //! 1. `freshness()` is `Never` or `Stale`: [`snapshot()`], then [`super::twin::Twin::build`] or `refresh`.
-//!    One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so that it is read once.
+//!    One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so that it is
+//!    read once.
 //! 2. [`SessionState::pins`] not empty: the session is pinned, for these reasons. Otherwise it is ready.
-//! 3. inside the hold: `Stale` again means one more snapshot and a `refresh` with [`super::restore::LockPatience::Wait`];
-//!    `Unnamed` means `refresh` alone, with [`StateTracker::current`] of the last state; `Fresh` means nothing,
-//!    unless the twin is not [`super::twin::Twin::is_complete`]: then a lock is still to be had, by `refresh` with `Wait`.
+//! 3. inside the hold: `Stale` again means one more snapshot and a `refresh` with
+//!    [`super::restore::LockPatience::Wait`]; `Unnamed` means `refresh` alone, with [`StateTracker::current`]
+//!    of the last state; `Fresh` means nothing, unless the twin is not [`super::twin::Twin::is_complete`]:
+//!    then a lock is still missing, and `refresh` with `Wait` takes it.
 //! 4. at the switch, [`StateTracker::on_switch`] with [`super::twin::Twin::unnamed_types`].
 //!
-//! A snapshot runs on the session's own server connection, at a boundary only, and nothing of the client's may be sent
-//! until it is back. It leaves no trace that SQL could see. The twin is built beside the session, which goes on.
+//! A snapshot runs on the session's own server connection, at a boundary only, and none of the client's
+//! messages may be sent until it is back. It leaves no trace that SQL could see. The twin is built beside the
+//! session, which goes on.
 //!
 //! # Why
-//! What PostgreSQL knows is asked from PostgreSQL, because a proxy's copy of it is wrong as soon as a function, a
-//! trigger or a ROLLBACK did something that no text shows. The rest is a short list: names of custom settings
-//! (`pg_settings` hides them), how often an advisory lock is held (`pg_locks` has one row), and the unnamed
-//! statement (no view shows it, and a snapshot destroys it).
+//! What PostgreSQL knows is asked from PostgreSQL, because a proxy's copy of it is wrong as soon as a
+//! function, a trigger or a ROLLBACK did something that no text shows. The rest is a short list: names of
+//! custom settings (`pg_settings` hides them), how often an advisory lock is held (`pg_locks` has one row),
+//! and the unnamed statement (no view shows it, and a snapshot destroys it).
 
 mod bind;
 mod followed;
@@ -62,7 +67,8 @@ pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARG
 
 use super::scan;
 
-/// The key of an advisory lock. `pg_locks` tells both kinds apart by `objsubid` 1 and 2, and so do the locks.
+/// The key of an advisory lock. `pg_locks` tells both kinds apart by `objsubid` 1 and 2; equal numbers of
+/// both kinds are different locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LockKey {
     Bigint(i64),
@@ -86,10 +92,11 @@ impl fmt::Display for AdvisoryLock {
     }
 }
 
-/// A type, in a way that means the same on another server.
+/// A type, named so that it means the same on another server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TypeName {
-    /// An OID below [`TypeName::FIRST_UNSTABLE_OID`]: the same everywhere, or 0 where the server is to choose.
+    /// An OID below [`TypeName::FIRST_UNSTABLE_OID`]: the same everywhere, or 0 where the server is to
+    /// choose.
     BuiltIn(u32),
     /// A qualified name as `to_regtype` reads it: `app."Mood"[]`.
     Named(String),
@@ -103,9 +110,9 @@ impl TypeName {
 /// A named prepared statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
-    /// Made by Parse: the text, and the types that the server settled on.
+    /// Made by Parse: the text, and the types that the server decided on.
     Protocol { sql: String, types: Vec<TypeName> },
-    /// Made by PREPARE: that statement alone, whatever stood around it in the client's text.
+    /// Made by PREPARE: the text of that statement only, without the rest of the client's text.
     Sql { sql: String },
 }
 
@@ -117,22 +124,22 @@ pub struct Unnamed {
     pub types: Vec<TypeName>,
 }
 
-/// All that a session takes along, owned and comparable: equal states behave alike.
+/// All that a session carries, owned and comparable: equal states behave alike.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionState {
-    /// Settings of the session's own, custom ones too, as `current_setting` gives and `set_config` takes them.
+    /// The session's own settings, custom ones too, as `current_setting` returns and `set_config` takes them.
     pub settings: BTreeMap<String, String>,
     pub session_user: String,
     /// `none`, or a name.
     pub role: String,
     pub statements: BTreeMap<String, Statement>,
     pub channels: BTreeSet<String>,
-    /// With how often each is held.
+    /// With the number of times that each is held.
     pub locks: BTreeMap<AdvisoryLock, u32>,
     pub unnamed: Option<Unnamed>,
     /// Why the session cannot travel now.
     pub(crate) pins: BTreeSet<String>,
-    /// What it will not find again; it travels all the same.
+    /// What the session loses when it travels; it travels all the same.
     pub(crate) losses: BTreeSet<String>,
 }
 
@@ -142,25 +149,25 @@ impl SessionState {
         self.pins.iter().cloned().collect()
     }
 
-    /// Names without a schema may mean something else than to a session with the other state.
+    /// Names without a schema may have another meaning than in a session with the other state.
     pub(super) fn has_other_path(&self, other: &SessionState) -> bool {
         const PATH: &str = "search_path";
         self.settings.get(PATH) != other.settings.get(PATH)
             || (&self.role, &self.session_user) != (&other.role, &other.session_user)
     }
 
-    /// Literals of dates, times, intervals, amounts and arrays may mean something else than to a session with the other state.
+    /// Literals of dates, times, intervals, amounts and arrays may have another meaning than in a session
+    /// with the other state.
     pub(super) fn reads_values_otherwise(&self, other: &SessionState) -> bool {
         scan::VALUE_SETTINGS.iter().any(|name| self.settings.get(*name) != other.settings.get(*name))
     }
 
-    /// What the session will not find again after it travelled: answers of `currval`, for one, where nothing
-    /// restores them.
+    /// What the session loses when it travels: answers of `currval`, for one, where they cannot be restored.
     pub fn losses(&self) -> Vec<String> {
         self.losses.iter().cloned().collect()
     }
 
-    /// What differs from `other`, for a person; empty where a client could not tell the two apart.
+    /// What differs from `other`, for a person; empty if a client could not tell the two apart.
     pub fn differences(&self, other: &SessionState) -> Vec<String> {
         let mut found = Vec::new();
         let mut note = |differs: bool, what: String| {

@@ -1,27 +1,28 @@
-//! Prepared statements of a client whose server connection is lent: the client keeps its names, every server connection
-//! has the statements that it needs.
+//! Prepared statements of a client with a lent server connection: the client keeps its names, every server
+//! connection has the statements that it needs.
 //!
 //! ```text
-//!   client                          sent to the server                        answers
-//!   Parse "s1" (text A)        ->   Parse "freehold_<A>"                      1
-//!   Parse "s1" (text A)        ->   Close of a portal that is not there       3, told as 1: text A is there already
-//!   Bind "s1"                  ->   Bind "freehold_<A>"                       2
-//!   Bind "s1", elsewhere       ->   Parse "freehold_<A>", Bind                1 is kept from the client, 2
-//!   Bind "freehold_<B>"        ->   Bind of one that is not there             E: the client has none of that name
-//!   Close "s1"                 ->   Close of a portal that is not there       3: others may need the statement
+//!   client                     sent to the server                      answers
+//!   Parse "s1" (text A)    ->  Parse "freehold_<A>"                    1
+//!   Parse "s1" (text A)    ->  Close of a portal that does not exist   3, told as 1: text A is there already
+//!   Bind "s1"              ->  Bind "freehold_<A>"                     2
+//!   Bind "s1", elsewhere   ->  Parse "freehold_<A>", Bind              1 is not forwarded, 2
+//!   Bind "freehold_<B>"    ->  Bind of one that does not exist         E: the client has none of that name
+//!   Close "s1"             ->  Close of a portal that does not exist   3: others may need the statement
 //! ```
 //!
-//! Owns the names of one client and its unnamed statement ([`Statements`]), what one server connection has ([`OnServer`]), and
-//! which answers are altered.
-//! It deliberately sends nothing: the relay asks what goes out in place of a message.
+//! Owns the names of one client and its unnamed statement ([`Statements`]), what one server connection has
+//! ([`OnServer`]), and which answers are altered. It deliberately sends nothing: the relay asks what to send
+//! in place of a message.
 //!
 //! # Why
-//! A statement's name on the server is a digest of its text and types, and of what else decides what it means ([`Ground`]). Where
-//! that is not known for sure, inside a transaction that has set something or made a table, the name is made up, and the statement
-//! closed before the connection is lent on. So sessions that prepare the same text share one
-//! statement on each connection, whatever they call it and in whatever order; and no registry is shared by threads. An
-//! answer that a client waits for is never made up but obtained from the server, by a message that does nothing there: so
-//! answers keep their order, and errors take with them what PostgreSQL would have skipped.
+//! A statement's name on the server is a digest of its text, its types and everything else that decides its
+//! meaning ([`Ground`]). So sessions that prepare the same text share one statement on each connection,
+//! whatever name they give it and in whatever order; and threads share no registry. Where the ground is not
+//! known for sure, inside a transaction that has set something or made a table, the name is random, and the
+//! statement is closed before the connection is lent to another client. An answer that a client waits for is
+//! never made up but obtained from the server, by a message that does nothing there: so answers keep their
+//! order, and errors skip what they would skip in PostgreSQL.
 
 mod dues;
 mod on_server;
@@ -48,33 +49,35 @@ use crate::wire::frame::{Part, Piece};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, parse_target, tag as request};
 use crate::wire::message::{HEADER_BYTES, Target, TransactionStatus};
 
-/// Statements that one server connection keeps; the one that was used longest ago makes room.
+/// Statements that one server connection keeps; beyond it, the least recently used one is closed.
 const STATEMENTS_MAX: usize = 1_000;
 
-/// Texts of named statements that are kept for one client, with their names. One beyond it is not kept: it cannot be made again
-/// elsewhere, and pins the session.
+/// Bytes of the named statements that are kept for one client. A statement beyond it is not kept: it cannot
+/// be prepared again on another connection, and pins the session.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Requests of a client whose answers are missing.
+/// Requests of a client that are not answered yet.
 const DUES_MAX: usize = 16 * 1024;
 
-/// Names of statements that one client can have, and what they may hold together: beyond it the session ends.
+/// Names of statements that one client can have, and their bytes together: beyond either, the session ends.
 const NAMES_MAX: usize = 50_000;
 const NAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Asked to be closed where nothing is to be done: the client's own portals may have any name but this.
+/// Name of a portal that does not exist, in a Close that does nothing: the client's own portals may have any
+/// other name.
 const NO_PORTAL: &[u8] = b"freehold has no such portal";
 
-/// A statement that is made to be deallocated, or to be in the way, in place of one that others need.
+/// Name of a statement that is deallocated, or that blocks a name, in place of one that other clients need.
 const STAND_IN: &[u8] = b"freehold_stand_in";
 
-/// What stands before a name that begins with [`PREFIX`] and is no statement of the client's: there is no such statement.
+/// Put before a name that begins with [`PREFIX`] and is no statement of the client's: no statement has the
+/// result.
 const NOT_OURS: &[u8] = b"client's ";
 
-/// A message is looked at when this much of it is there: enough for the names at its front.
+/// How much of a message has to be there before it is read: enough for the names at its front.
 pub(super) const FRONT_BYTES: usize = 1024;
 
-/// What the client is told instead of an answer.
+/// What the client gets instead of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
     AsItCame,
@@ -82,60 +85,60 @@ pub(super) enum Told {
     ParseComplete,
 }
 
-/// Whether statements may mean something else than when they were prepared.
+/// Whether statements may mean something else now than when they were prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Schema {
     /// They do not, as far as can be seen.
     Same,
-    /// An error could come of it, and most often comes of something else.
+    /// An error may come from such a change, and most often has another cause.
     Suspect,
-    /// An error comes of it, or of what the client does wrong.
+    /// An error comes from such a change, or from a mistake of the client's.
     Guessed,
-    /// Definitions were changed; a look at the catalogue tells whether they matter, which temporary tables do not.
+    /// Definitions were changed; the catalogue shows whether they matter. Temporary tables do not.
     Doubted,
     Changed,
 }
 
-/// One client's statements, and what it waits for of them. See the module.
+/// One client's statements, and the answers that it waits for. The module's documentation explains both.
 #[derive(Debug)]
 pub(super) struct Statements {
     session: u64,
-    /// The unnamed statement is one of those that are kept on servers: `pool.cache_unnamed`.
+    /// The unnamed statement is kept on servers under a name, too: `pool.cache_unnamed`.
     caches_unnamed: bool,
     names: HashMap<Box<[u8]>, Rc<Prepared>>,
     unnamed: Unnamed,
-    /// Those that are too large to be made again elsewhere.
+    /// How many are too large to be prepared again on another connection.
     oversized: usize,
-    /// Bytes of the texts that can, and of all names.
+    /// Bytes of the texts that can be prepared again, and of all names.
     kept: usize,
     name_bytes: usize,
-    /// Requests that were sent, ours among them.
+    /// Requests that were sent, ours included.
     requests: u64,
-    /// The last of them that may have to be undone.
+    /// The last of them that has an undo.
     undoable: u64,
     dues: VecDeque<Due>,
-    /// The server skips everything until a Sync that was not sent yet.
+    /// The server skips everything until a Sync that has not been sent yet.
     skipping: bool,
-    /// Of the connection that the client has now.
+    /// The statements of the connection that the client has now.
     pub(super) server: OnServer,
-    /// What this client has done to what all statements mean.
+    /// What this client has changed about the meaning of all statements.
     pub(super) schema: Schema,
     injected: usize,
-    /// What the last message binds, where that has a name.
+    /// The named statement that the last Bind names.
     bound: Option<Rc<Prepared>>,
     out: BytesMut,
 }
 
-/// An error, as far as statements are concerned.
+/// What an error means for statements.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failure {
-    /// The server skips what was sent up to the next Sync.
+    /// The server skips all requests up to the next Sync.
     pub(super) in_extended: bool,
-    /// Which request failed, counted from the one sent last, which is 0; `None` where nobody can know.
+    /// Which request failed, counted back from the last one sent, which is 0; `None` where that is not known.
     pub(super) request: Option<usize>,
-    /// Nobody can know which Sync that is.
+    /// It is not known which Sync that is.
     pub(super) is_unclear: bool,
-    /// The message could not be read: nothing of what it asks for was begun.
+    /// The server could not read the message: it began nothing of what it asks for.
     pub(super) is_malformed: bool,
 }
 
@@ -161,7 +164,7 @@ impl Statements {
         }
     }
 
-    /// Why the session cannot give its connection back, for a person.
+    /// Why the session keeps its connection, for a person.
     pub(super) fn pin(&self) -> Option<&'static str> {
         match self.unnamed.text() {
             _ if self.oversized > 0 => Some("a prepared statement too large to be kept, or one of too many"),
@@ -170,8 +173,9 @@ impl Statements {
         }
     }
 
-    /// What goes out for this message depends on answers that are still to come: on whether an earlier Parse fails, or an
-    /// earlier Close is skipped. `front` is the message, or as much of it as there is.
+    /// Whether the form in which this message goes out depends on answers that are still to come: on whether
+    /// an earlier Parse fails, or an earlier Close is skipped. `front` is the message, or as much of it as
+    /// there is.
     pub(super) fn is_doubtful(&self, front: &[u8]) -> bool {
         let (Some(&tag), Some(body)) = (front.first(), front.get(HEADER_BYTES..)) else { return false };
         let is_missing = |name: &[u8]| match name {
@@ -194,35 +198,35 @@ impl Statements {
         }
     }
 
-    /// The unnamed statement was changed before a Sync, and nobody knows yet whether that was skipped. What is sent in the same
-    /// cycle is skipped together with it.
+    /// The unnamed statement was changed before a Sync, and it is not known yet whether that request was
+    /// skipped. A message in the same cycle would be skipped together with it.
     fn is_unnamed_doubtful(&self) -> bool {
         let changes = |due: &Due| due.before.is_some();
         let mut newest_first = self.dues.iter().rev().skip_while(|due| !changes(due) && !due.kind.is_sync());
         newest_first.next().is_some_and(|due| due.kind.is_sync()) && newest_first.any(changes)
     }
 
-    /// It may still be there: nobody knows yet whether the request that closed it was skipped.
+    /// The statement may still be there: it is not known yet whether the request that closed it was skipped.
     fn is_closed_doubtfully(&self, name: &[u8]) -> bool {
         let closed = self.dues.iter().filter_map(|due| due.undo.as_ref()?.name.as_ref());
         closed.filter(|(_, before)| before.is_some()).any(|(closed, _)| **closed == *name)
     }
 
-    /// Nobody knows yet whether the Parse that gave the name its meaning was skipped, and what is sent now would not be skipped
-    /// together with it.
+    /// It is not known yet whether the Parse that gave the name its meaning was skipped, and a message that
+    /// is sent now would not be skipped together with it.
     fn is_undone_doubtfully(&self, name: &[u8]) -> bool {
         let names = self.undos_before_sync().filter_map(|undo| undo.name.as_ref());
         names.into_iter().any(|(changed, _)| **changed == *name)
     }
 
-    /// The same for what the server has: whether the statement was made there, or closed.
+    /// The same for the server: whether the statement was made there, or closed.
     fn is_unsettled(&self, key: u128) -> bool {
         self.undos_before_sync().any(|undo| undo.not_made == Some(key) || undo.not_closed == Some(key))
     }
 
-    /// Of requests before the last Sync that are not answered yet.
+    /// The undos of requests before the last Sync that are not answered yet.
     fn undos_before_sync(&self) -> impl Iterator<Item = &Undo> {
-        // Most often there are none, however many requests are on their way.
+        // Usually there are none, however many requests are on their way.
         let is_due = self.dues.front().is_some_and(|due| due.request <= self.undoable);
         let newest_first = self.dues.iter().rev().take(if is_due { usize::MAX } else { 0 });
         newest_first.skip_while(|due| !due.kind.is_sync()).filter_map(|due| due.undo.as_deref())
@@ -242,7 +246,7 @@ impl Statements {
                 let hint = "Close statements that are not needed any more.".to_owned();
                 Some(limit(format!("more than {} prepared statements", self.names.len())).with_hint(hint))
             }
-            // The name of the statement could be one that is not the client's.
+            // The statement's name could be one that the client does not own.
             (request::BIND, Part::First) if parse_bind_names(piece.body()).is_err() => {
                 Some(limit("the names in a Bind message are too long".to_owned()))
             }
@@ -250,8 +254,9 @@ impl Statements {
         }
     }
 
-    /// A client's message is about to be sent. `Some`: this goes out in its place. `ground` is what decides, beside its text, what
-    /// a statement means. `is_taken`: the client has prepared a statement of that name by SQL.
+    /// A client's message is about to be sent. `Some`: this goes out in its place. `ground` is what decides,
+    /// beside its text, what a statement means. `is_taken`: the client has prepared a statement of that name
+    /// by SQL.
     pub(super) fn on_request(
         &mut self,
         piece: &Piece<'_>,
@@ -283,42 +288,44 @@ impl Statements {
         (!self.out.is_empty()).then_some(&self.out[..])
     }
 
-    /// The statement that the message binds which was asked about last, where the client's name for it is known.
+    /// The statement that the last message binds, where the client's name for it is known.
     pub(super) fn bound(&self) -> Option<Bound<'_>> {
         self.bound.as_ref()?.bound()
     }
 
-    /// Too many requests wait for their answers: stop reading the client. A server that is not told to flush keeps the answers of fewer.
+    /// Too many requests wait for their answers: the client is not read for now. A server without a Flush
+    /// holds back the answers of fewer requests.
     pub(super) fn is_full(&self) -> bool {
         self.dues.len() >= DUES_MAX
     }
 
-    /// There are statements that the client will ask for by name.
+    /// The client has statements that it can ask for by name.
     pub(super) fn are_named(&self) -> bool {
         !self.names.is_empty()
     }
 
-    /// For the client's request that is sent next.
+    /// Notes the answer to the client's request that is sent next.
     fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests + 1, undo.map(Box::new));
         self.undoable = if undo.is_some() { request } else { self.undoable };
         self.dues.push_back(Due { kind, request, before, undo });
     }
 
-    /// For a request of ours that was put before it, the last one of them.
+    /// Notes the answer to the last request of ours before it.
     fn owe_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests, undo.map(Box::new));
         self.undoable = if undo.is_some() { request } else { self.undoable };
         self.dues.push_back(Due { kind, request, before, undo });
     }
 
-    /// The client's unnamed statement was another one up to now; the server has `now` when the request arrives there.
+    /// The client's unnamed statement was another one until now; the server has `now` once the request
+    /// arrives there.
     fn changes(&mut self, client: Mark, now: Option<(u64, u64)>) -> Option<Before> {
         let server = std::mem::replace(&mut self.server.unnamed, now);
         Some(Before { client: Some(client), server })
     }
 
-    /// The unnamed statement as the server would have it.
+    /// This client's unnamed statement, as `OnServer::unnamed` would name it.
     fn mine(&self) -> Option<(u64, u64)> {
         Some((self.session, self.unnamed.serial()))
     }
@@ -328,7 +335,7 @@ impl Statements {
             Some(mark) => self.changes(mark, None),
             None => self.server.unnamed.take().map(|theirs| Before { client: None, server: Some(theirs) }),
         };
-        // Where the query stands among others its name is left as it is: nothing can be put before it.
+        // In the middle of other requests the name is left as it is: nothing can be sent before the query.
         let undo = match piece.part == Part::Whole && !self.names.is_empty() && exchange.is_between_cycles() {
             true => self.rename_in_sql(piece.body(), exchange, texts, ground),
             false => None,
@@ -336,7 +343,8 @@ impl Statements {
         self.owe(Kind::Call, before, undo);
     }
 
-    /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse, and `PREPARE s1` be refused for it.
+    /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse, which
+    /// `PREPARE s1` must conflict with.
     fn rename_in_sql(
         &mut self,
         body: &[u8],
@@ -350,7 +358,7 @@ impl Statements {
         let renamed;
         let (mut undo, mut name) = (None, STAND_IN);
         match named.does {
-            // Others may need the statement; the stand-in is there to be deallocated.
+            // Other clients may need the statement; the stand-in is there to be deallocated.
             NamedUse::Deallocates => {
                 self.forget_name(&named.name);
                 let name_before = Some((named.name.into(), Some(Rc::clone(&prepared))));
@@ -369,7 +377,8 @@ impl Statements {
             }
         }
         if !self.out.is_empty() {
-            // Or the query would be skipped, and nobody would send a Sync, where the statement cannot be made.
+            // Without it, a statement that cannot be made would have the server skip the query, and no Sync
+            // would follow.
             frontend::sync(&mut self.out);
             self.inject(exchange, request::SYNC);
             self.owe_ours(Kind::SwallowedSync, None, None);
@@ -407,7 +416,7 @@ impl Statements {
         }
         if self.names.contains_key(name) || std::str::from_utf8(name).is_ok_and(is_taken) {
             self.server.has_stand_in = true;
-            // The server says that it exists, or what else is wrong with the text.
+            // The server reports that the statement exists, or another error in the text.
             self.clear_stand_in(exchange);
             self.make_stand_in(exchange);
             self.owe(Kind::Own, None, None);
@@ -423,8 +432,8 @@ impl Statements {
         self.make(piece, &prepared, None, Some(undo), exchange);
     }
 
-    /// The client's Parse goes out, under the name that the statement has on servers; or, where it is there already, something
-    /// that is answered like it.
+    /// Sends the client's Parse, under the name that the statement has on servers; or, if the server has it
+    /// already, a message with a like answer.
     fn make(
         &mut self,
         piece: &Piece<'_>,
@@ -433,8 +442,8 @@ impl Statements {
         undo: Option<Undo>,
         exchange: &mut Exchange,
     ) {
-        // In a transaction that has failed, or may fail by what is on its way, the server decides whether it may be parsed; and
-        // what is on its way may deallocate it.
+        // In a transaction that has failed, or may fail by a request on its way, the server decides whether
+        // the text may be parsed; and a request on its way may deallocate the statement.
         let is_sure = exchange.status() != TransactionStatus::Failed && exchange.is_silent();
         if (self.server.has(prepared.key) && !is_sure) || self.may_be_there(prepared.key) {
             self.close_on_server(prepared.key, exchange);
@@ -449,7 +458,8 @@ impl Statements {
         put_renamed(&mut self.out, piece, 0, name_bytes, &prepared.name);
     }
 
-    /// The server has it when what is sent next arrives there. What can be made again may have to make room; its key.
+    /// The server has the statement once the next message arrives there. One that can be made again may have
+    /// to replace another; returns its key.
     fn will_have(&mut self, prepared: &Prepared, exchange: &mut Exchange) -> Option<u128> {
         prepared.body.as_ref()?;
         self.make_room(exchange);
@@ -460,7 +470,8 @@ impl Statements {
         Some(prepared.key)
     }
 
-    /// The server may have it, though it is not counted on: nothing of that name can be made before it is closed.
+    /// The server may have the statement, though that is not sure: one of that name can only be made after it
+    /// is closed.
     fn may_be_there(&self, key: u128) -> bool {
         self.server.doubted.contains(&key)
             || self.undos_before_sync().any(|undo| undo.not_closed == Some(key))
@@ -495,8 +506,8 @@ impl Statements {
         }
     }
 
-    /// Sees to it that the server has the statement with this name of the client's when what is sent next arrives there, under
-    /// the name of what is returned. `None`: the name is the same there.
+    /// Makes sure that the server has the statement with this name of the client's once the next message
+    /// arrives there, under the name of the returned one. `None`: the name is the same there.
     fn renamed(
         &mut self,
         name: &[u8],
@@ -517,8 +528,8 @@ impl Statements {
         Some(prepared)
     }
 
-    /// The statement of the same text for what holds now. A server may analyze a text again whenever it is bound; what comes of that
-    /// must not be found by those for whom something else holds.
+    /// The statement of the same text for the present ground. A server may analyse a text again at each Bind,
+    /// and clients on another ground must not find the result.
     fn fitting(
         &mut self,
         name: &[u8],
@@ -583,7 +594,7 @@ impl Statements {
         Some(prepared)
     }
 
-    /// The name is not given to another one.
+    /// Records a name that no other statement has.
     fn give_name(&mut self, name: Box<[u8]>, prepared: Rc<Prepared>) {
         self.oversized += usize::from(prepared.body.is_none());
         self.kept += prepared.body.as_ref().map_or(0, |body| body.len());
@@ -591,7 +602,7 @@ impl Statements {
         self.names.insert(name, prepared);
     }
 
-    /// The server has the statement when what is sent next arrives there.
+    /// Makes sure that the server has the statement once the next message arrives there.
     fn ensure(&mut self, prepared: &Prepared, exchange: &mut Exchange) {
         let Some(body) = &prepared.body else { return };
         if self.is_unsettled(prepared.key) || self.server.doubted.contains(&prepared.key) {
@@ -606,7 +617,7 @@ impl Statements {
         self.owe_ours(Kind::Swallowed, None, Some(Undo { not_made, ..Undo::default() }));
     }
 
-    /// The same for the unnamed one; and where the client has none, the server has none: not another client's.
+    /// The same for the unnamed statement; if the client has none, the one of another client is closed.
     fn ensure_unnamed(&mut self, exchange: &mut Exchange) {
         let mine = self.mine();
         let (tag, now) = match self.unnamed.text() {
@@ -618,7 +629,7 @@ impl Statements {
                 frontend::close(&mut self.out, Target::Statement, b"");
                 (request::CLOSE, None)
             }
-            // It is there; one that is too large was parsed on this connection.
+            // The server has it; one that is too large was parsed on this connection.
             Text::Body(_) | Text::TooLarge | Text::Shared(_) => return,
         };
         let server = std::mem::replace(&mut self.server.unnamed, now);
@@ -632,7 +643,7 @@ impl Statements {
         self.owe_ours(Kind::Swallowed, None, None);
     }
 
-    /// Its text is one that can be parsed in a transaction that has failed, too. It is never run.
+    /// Its text can be parsed in a failed transaction, too. It is never run.
     fn make_stand_in(&mut self, exchange: &mut Exchange) {
         frontend::parse(&mut self.out, STAND_IN, b"ROLLBACK", &[]);
         self.inject(exchange, request::PARSE);
@@ -645,7 +656,7 @@ impl Statements {
         self.injected += 1;
     }
 
-    /// Requests of ours that were put before the client's since this was last asked.
+    /// Requests of ours that were put before the client's since the last call.
     pub(super) fn take_injected(&mut self) -> usize {
         std::mem::take(&mut self.injected)
     }
@@ -672,7 +683,7 @@ impl Statements {
         while let Some(due) = self.dues.pop_front() {
             self.settle(due.before);
             match due.kind {
-                // A Sync that a COPY has swallowed.
+                // A COPY has swallowed the Sync.
                 Kind::Sync | Kind::Call | Kind::SwallowedSync => {}
                 Kind::Swallowed => return Told::Nothing,
                 Kind::AsParse => return Told::ParseComplete,
@@ -689,32 +700,33 @@ impl Statements {
         }
     }
 
-    /// An error with this SQLSTATE came, and nobody has told [`Statements::on_error`]. A statement that clients share may have been
-    /// prepared for other types than there are now.
+    /// An error with this SQLSTATE came, and [`Statements::on_error`] has not been called yet. A shared
+    /// statement may have been prepared for types that have changed since.
     pub(super) fn suspect(&mut self, failure: &Failure, sqlstate: SqlState) {
         let suspicion = match sqlstate.as_str() {
-            // No such function or operator, a wrong type, an unknown one, no cast, several functions.
+            // undefined_function, datatype_mismatch, indeterminate_datatype, cannot_coerce,
+            // ambiguous_function.
             "42883" | "42804" | "42P18" | "42846" | "42725" => Schema::Guessed,
-            // What clients do wrong themselves, too: a value that the type does not take.
+            // Also mistakes of clients: a value that the type does not take.
             "22P02" | "22P03" | "22003" | "22007" | "22008" => Schema::Suspect,
             _ => return,
         };
         let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
-        // A Parse was analyzed just now.
+        // The server has analysed a Parse just now.
         let is_new = self.dues.iter().any(|due| Some(due.request) == failed);
         if failure.in_extended && !is_new && !self.server.known.is_empty() {
             self.schema = self.schema.max(suspicion);
         }
     }
 
-    /// Statements of before may mean something else now: each is made again before it is used.
+    /// Statements that were made before may mean something else now: each is made again before it is used.
     pub(super) fn outdated(&mut self) {
         self.server.doubt_all();
     }
 
     /// An ErrorResponse came.
     pub(super) fn on_error(&mut self, failure: Failure) -> Told {
-        // The first of them is the one that failed, or was skipped, too.
+        // The first of them is the one that failed, or it was skipped, too.
         let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
         self.drop_swallowed(failed);
         if !failure.in_extended {
@@ -734,7 +746,7 @@ impl Statements {
         loop {
             match self.dues.pop_front() {
                 Some(sync) if sync.kind.is_sync() => {
-                    // What was put before a Query failed: the Query tells the client so.
+                    // A request of ours before a Query failed: the client gets the error as the Query's.
                     if sync.kind == Kind::SwallowedSync {
                         told = Told::Nothing;
                     }
@@ -758,14 +770,14 @@ impl Statements {
             self.undo(undo);
         }
         if is_lost {
-            // Whichever it is now, it is not to be taken for another.
+            // Which statement it is now is not known: it must not be taken for another.
             self.unnamed.lose();
             self.server.lose_unnamed();
         }
         told
     }
 
-    /// Syncs in front that a COPY has swallowed, or may have, are not answered any more.
+    /// Syncs in front that a COPY has swallowed, or may have, will not be answered.
     fn drop_swallowed(&mut self, failed: Option<u64>) {
         while let Some(front) = self.dues.front()
             && front.kind.is_sync()
@@ -783,7 +795,7 @@ impl Statements {
         self.server.unnamed = before.server;
     }
 
-    /// It failed: a Parse has destroyed what there was before.
+    /// The request failed: a Parse has destroyed the earlier statement.
     fn fail(&mut self, before: Before) {
         if let Some(mark) = before.client {
             self.unnamed.fail(mark);
@@ -799,7 +811,7 @@ impl Statements {
         if let Some(key) = undo.not_made.filter(|&key| !is_made_later(&self.dues, key)) {
             self.server.known.remove(&key);
         }
-        // Whether it was there is not known for sure.
+        // It may have been there before or not.
         if let Some(key) = undo.not_closed.filter(|&key| !is_made_later(&self.dues, key)) {
             self.server.known.remove(&key);
             self.server.doubted.insert(key);
@@ -811,7 +823,7 @@ impl Statements {
         }
     }
 
-    /// ReadyForQuery came. `silent`: nothing else is owed.
+    /// ReadyForQuery came. `silent`: no other answer is owed.
     pub(super) fn on_ready(&mut self, silent: bool) -> Told {
         if silent {
             self.dues.clear();
@@ -838,7 +850,8 @@ impl Statements {
         }
     }
 
-    /// What was sent behind the command is made after it; what was to be closed behind it is gone, even if that is skipped.
+    /// Statements that were sent behind the command are made after it; those that were to be closed behind it
+    /// are gone, even if that request is skipped.
     fn all_deallocated(&mut self) {
         let (mut keys, mut names) = (Vec::new(), Vec::new());
         for undo in self.dues.iter_mut().filter_map(|due| due.undo.as_deref_mut()) {
@@ -857,7 +870,8 @@ impl Statements {
     }
 }
 
-/// What a command with this tag has done to what names mean. Of the others, the tracker tells those that define something.
+/// What a command with this tag may have changed about what names mean. For other definitions, see the
+/// tracker.
 fn schema_after(command: &[u8]) -> Schema {
     let is_any_of = |verbs: &[&[u8]]| verbs.iter().any(|verb| command.starts_with(verb));
     match is_any_of(&[b"ALTER ", b"DROP ", b"CREATE VIEW", b"CREATE FUNCTION", b"GRANT", b"REVOKE"]) {
@@ -878,7 +892,7 @@ fn put(out: &mut BytesMut, tag: u8, body: &[u8]) {
     out.put_slice(body);
 }
 
-/// The piece, with the name of `length` bytes that stands `at` in its body replaced.
+/// The piece, with the name of `length` bytes at `at` in its body replaced.
 fn put_renamed(out: &mut BytesMut, piece: &Piece<'_>, at: usize, length: usize, name: &[u8]) {
     let declared = piece
         .bytes

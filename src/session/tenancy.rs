@@ -1,19 +1,20 @@
-//! A client whose server connection is lent for each transaction: what it takes along from one to the next.
+//! A client with a server connection for each transaction: what it takes from one connection to the next.
 //!
 //! ```text
 //!   no connection --- a request ---> waits in line ---> made to fit ---> lent --- boundary ---> given back
 //!                                                                          |
-//!                                                                          +-- pinned: stays until the reason has gone
+//!                                                                          +-- pinned: stays with it
 //! ```
 //!
-//! Owns what makes a connection the client's own while it is lent: settings, role, statements made by SQL ([`Tenancy::state`]),
-//! statements made by Parse ([`Statements`]), and the reasons for keeping it ([`Tenancy::pins`]).
+//! Owns what makes a connection the client's own while it is lent: settings, role, statements made by SQL
+//! ([`Tenancy::state`]), statements made by Parse ([`Statements`]), and the reasons for keeping it
+//! ([`Tenancy::pins`]).
 //!
 //! # Why
-//! The state is asked from PostgreSQL, as for a move: after a transaction that may have changed it, and only then. Most
-//! transactions cannot, and most clients of a service have the same state, so most loans cost nothing but taking a
-//! connection off a shelf. What cannot be carried over (temporary tables, session locks, LISTEN, cursors WITH HOLD)
-//! keeps the connection, instead of getting lost without a word.
+//! The state is asked from PostgreSQL, as for a move: after a transaction that may have changed it, and only
+//! then. Most transactions cannot, and most clients of a service have the same state, so most loans only take
+//! an idle connection from the shelf. State that another connection cannot have (temporary tables, session
+//! locks, LISTEN, cursors WITH HOLD) keeps the connection, so that it is not silently lost.
 
 use std::collections::{BTreeSet, HashSet};
 use std::future::{Future, poll_fn};
@@ -46,59 +47,59 @@ use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::Piece;
 use crate::wire::message::backend::notice_response;
 
-/// Connections that are tried for one request before the client is told that none works.
+/// Connections that are tried for one request before the client gets an error.
 const TRIES_MAX: u32 = 5;
 
-/// See the module.
+/// One client's side of the pool.
 #[derive(Debug)]
 pub(super) struct Tenancy {
     shelf: Rc<Shelf>,
     pub(super) statements: Statements,
-    /// What a connection must have to be this client's.
+    /// The state that a connection must have to be lent to this client.
     state: Arc<SessionState>,
     /// The connection that is lent now; the relay has its socket.
     lease: Option<Box<Pooled>>,
-    /// The number of the last one.
+    /// The number of the connection that was lent last.
     last: u64,
-    /// Why it stays, for a person.
+    /// Why the connection stays with the client, for a person.
     pins: Vec<String>,
-    /// It stays because its state could not be read: it is asked for again behind each transaction.
+    /// The connection stays because its state could not be read: it is asked again after each transaction.
     pub(super) asks_again: bool,
     aim: Arc<Aim>,
     /// [`Pool::functions`](super::pool::Pool::functions) as the tracker knows them.
     functions: u64,
     /// [`Pool::definitions`](super::pool::Pool::definitions) when the connection was lent.
     definitions: u64,
-    /// The loan has changed definitions, which others are told at its end, whatever that is.
+    /// The loan has changed definitions; dropping this at its end, whatever that is, announces the change.
     defining: Option<Defining>,
-    /// [`Tenancy::ground`] as it was computed last, of these parameters and this state.
+    /// [`Tenancy::ground`] as it was last computed, from these parameters and this state.
     ground: (Parameters, Arc<SessionState>, u128),
 }
 
-/// How a request that waits in line goes on.
+/// How a wait for a connection ends or is interrupted.
 enum InLine {
     Lent(Lending),
-    /// There is nothing to wait for any more: it was cancelled.
+    /// The request was cancelled: there is nothing to wait for any more.
     TakenBack,
     Noticed,
     Late,
 }
 
-/// Whether statements that the client had prepared by SQL were prepared once more on its new connection.
+/// Whether the client's statements made by SQL were prepared again on its new connection.
 struct PreparedAgain(bool);
 
 /// Why a connection is not lent to a client.
 enum Unfit {
     /// It is dead; another one may do.
     Gone,
-    /// Functions have been read on it by other rules than the client's; a new one will do.
+    /// Functions have been read on it under other settings than the client's; a new connection will do.
     Read,
-    /// It does not take the client's state.
+    /// It does not accept the client's state.
     State(TwinError),
 }
 
 impl Tenancy {
-    /// `state` is what a new session on this shelf has.
+    /// `state` is the state of a new session on this shelf.
     pub(super) fn new(shelf: Rc<Shelf>, state: Arc<SessionState>, session: u64, aim: Arc<Aim>) -> Tenancy {
         let caches_unnamed = shelf.pool.settings().caches_unnamed;
         let parameters = Parameters::default();
@@ -123,15 +124,15 @@ impl Tenancy {
         !self.pins.is_empty()
     }
 
-    /// Somebody waits for what this client has.
+    /// Another client waits for a connection of this pool.
     pub(super) fn is_pressed(&self) -> bool {
         self.shelf.pool.is_pressed()
     }
 
-    /// What decides, beside its text, what a statement means that is parsed now, where the server reports these parameters. `as_known`:
-    /// nothing may have changed it since the state was known.
+    /// What decides, beside its text, the meaning of a statement that is parsed now, where the server reports
+    /// these parameters. `as_known`: nothing may have changed it since the state was known.
     pub(super) fn ground(&mut self, parameters: &Parameters, as_known: bool) -> Ground {
-        // What keeps a connection may be what a name means on it: a temporary table.
+        // The reason for keeping a connection may change what a name means on it: a temporary table.
         if !as_known || self.is_pinned() {
             return Ground::Unsure;
         }
@@ -161,8 +162,9 @@ impl Tenancy {
         self.statements.on_request(piece, exchange, texts, ground, is_taken)
     }
 
-    /// Statements that clients share are not this one's state; one of its own that cannot be made again keeps it here. So does one
-    /// that it made itself by SQL under a name like theirs: nobody else is to find that.
+    /// Removes statements that clients share, which are not this client's state. A statement of its own that
+    /// cannot be made again pins the connection, and so does one that it made by SQL under a name like
+    /// theirs: another client must not find that.
     pub(super) fn without_shared(&mut self, state: &mut SessionState) {
         let mut made_by_parse = HashSet::new();
         let pins = &mut state.pins;
@@ -190,7 +192,8 @@ impl Tenancy {
         }
     }
 
-    /// The connection that it had last, if the client has prepared statements: it may know them.
+    /// An idle connection; if the client has prepared statements, preferably its last one, which may have
+    /// them.
     fn take_idle(&self) -> Option<Box<Pooled>> {
         self.shelf.take_idle(self.statements.are_named().then_some(self.last))
     }
@@ -221,7 +224,8 @@ impl Tenancy {
 const READ_BY_PARSE: [&str; 5] =
     ["client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "standard_conforming_strings"];
 
-/// A digest of what decides, beside its text, what a statement means: those, and whatever the session has set (its search path).
+/// A digest of what decides, beside its text, the meaning of a statement: those settings, and everything that
+/// the session has set (its search path).
 fn ground_of(parameters: &Parameters, state: &SessionState) -> u128 {
     let reported = READ_BY_PARSE.iter().map(|name| parameters.value(name).unwrap_or_default());
     let own = state.settings.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
@@ -230,16 +234,17 @@ fn ground_of(parameters: &Parameters, state: &SessionState) -> u128 {
     digest(&parts)
 }
 
-/// A client's connection is in the pool again; the absent one that the client has instead remembers what it was told.
+/// Puts the connection back into `pooled`; the absent one that the client gets instead keeps the parameters
+/// that the client knows.
 fn take_back(pooled: &mut Pooled, server: &mut Box<ServerConnection>) {
     pooled.twin.exchange_connection(server);
     server.parameters.clone_from(&pooled.twin.connection().parameters);
 }
 
-/// What cannot be on another connection, or is there already.
+/// Removes what another connection cannot have, or has already.
 fn lendable(mut state: SessionState) -> SessionState {
     state.unnamed = None;
-    // An empty custom setting is what SET LOCAL leaves behind on whatever connection it ran.
+    // An empty custom setting is what SET LOCAL leaves behind on any connection.
     state.settings.retain(|name, value| !(name.contains('.') && value.is_empty()));
     state.losses = BTreeSet::new();
     state
@@ -257,7 +262,7 @@ impl Relay {
         self.server.is_absent()
     }
 
-    /// Gets a connection that needs nothing done to it. `false`: there is none.
+    /// Takes a connection that can be lent as it is. `false`: there is none.
     pub(super) fn attach_fitting(&mut self) -> bool {
         let Some(tenancy) = &mut self.tenancy else { return false };
         match tenancy.take_fitting() {
@@ -296,7 +301,7 @@ impl Relay {
             self.tracker.use_hints(Arc::clone(known));
         }
         pooled.lent_to(Some(self.member.session()));
-        // Whether it lives was asked without a waker: its answers are to be waited for.
+        // Its liveness was checked without a waker: the relay has to poll it for answers.
         self.is_newly_lent = true;
         counters::assigned(&self.member);
         self.go_on_from_line();
@@ -306,15 +311,17 @@ impl Relay {
         }
     }
 
-    /// Gives the connection back at a boundary where nothing is to be asked first. `false`: something is.
+    /// Gives the connection back at a boundary if nothing has to be asked first. `false`: something has to be
+    /// asked.
     pub(super) fn detach_settled(&mut self) -> bool {
         let Some(tenancy) = &mut self.tenancy else { return false };
-        // First: whoever is not seen any more has counted before.
+        // This check comes first: a client that is no longer counted as defining has counted its change
+        // before.
         if tenancy.shelf.pool.is_being_defined() {
             self.tracker.distrust();
         }
         if tenancy.definitions != tenancy.shelf.pool.definitions() {
-            // What ran since then may have been something else than what was known.
+            // What ran since then may have been defined otherwise than it was known.
             tenancy.definitions = tenancy.shelf.pool.definitions();
             self.tracker.definitions_changed();
         }
@@ -352,7 +359,8 @@ impl Relay {
         }
     }
 
-    /// A transaction has ended. Whoever is told so finds that statements are prepared anew, where they may mean something else now.
+    /// A transaction has ended. Before a client learns of that, statements are marked to be prepared anew if
+    /// they may mean something else now.
     pub(super) fn tell_of_schema(&mut self) {
         let is_defining = self.tracker.is_defining();
         let Some(tenancy) = &mut self.tenancy else { return };
@@ -367,7 +375,8 @@ impl Relay {
         }
     }
 
-    /// From a definition's change on until it is in force, nobody relies on what was read of definitions.
+    /// From the change of a definition until it is in force, no session relies on what was read of
+    /// definitions.
     pub(super) fn tell_of_definitions(&mut self) {
         if self.tracker.is_defining()
             && let Some(tenancy) = &mut self.tenancy
@@ -377,14 +386,14 @@ impl Relay {
         }
     }
 
-    /// What functions do is read again, by every session of the database, where it may have changed.
+    /// Has every session of the database read again what functions do, if that may have changed.
     fn follow_definitions(&mut self) {
         let Some(tenancy) = &mut self.tenancy else { return };
         if !self.tracker.take_defined() {
             return;
         }
         let pool = &tenancy.shelf.pool;
-        // Dropped, it tells.
+        // Dropping it announces the change.
         if tenancy.defining.take().is_none() {
             pool.definitions_changed();
         }
@@ -396,7 +405,7 @@ impl Relay {
         self.tracker.forget_hints();
     }
 
-    /// A connection to where the database was is not to be used any more.
+    /// Discards a connection to the place where the database was before.
     fn discard_lease_before(&mut self, record: &RouteRecord) {
         let Some(tenancy) = &self.tenancy else { return };
         if tenancy.lease.as_ref().is_some_and(|lease| lease.record.epoch != record.epoch) {
@@ -411,35 +420,36 @@ impl Relay {
         tenancy.defining = None;
         let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
         take_back(&mut pooled, &mut self.server);
-        // Nobody asks any more what its client has done.
+        // What its client has done will not be asked any more.
         if self.tracker.take_soil() != Soil::Clean {
             tenancy.shelf.pool.guess_schema();
         }
         tenancy.shelf.discard(pooled);
     }
 
-    /// One that came from no pool.
+    /// Closes a connection that came from no pool.
     fn drop_server(&mut self) {
         drop(self.server.take());
     }
 
-    /// How long the client may wait in line now, and who says so.
+    /// How long the client may wait in the queue now, and where that is set.
     fn patience(&self) -> (Duration, Source) {
         self.watch().terms().wait(&self.worker.plane.limits.load())
     }
 
-    /// The client leaves: what it does not need any more is for others.
+    /// The client leaves: its connection is given back or closed.
     pub(super) fn leave_connection(&mut self) {
         if self.tenancy.is_none() || self.is_unserved() {
             return;
         }
         if !(self.can_speak() && self.is_clean() && self.detach_settled()) {
-            // An open transaction ends now, whatever the client still has to read.
+            // Ends an open transaction now, whatever the client still has to read.
             self.discard_lease();
         }
     }
 
-    /// What a client can do that waits in line: leave, cancel, send more. Ready when there is nothing to wait for.
+    /// Serves a client that waits in the queue: it may leave, cancel or send more. Ready when there is
+    /// nothing to wait for.
     fn poll_in_line(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
         if self.worker.is_stopping() {
             return Poll::Ready(Err(Ending::Stopping));
@@ -486,7 +496,8 @@ impl Session {
                 }
                 // A new one takes its place.
                 Err(Unfit::Read) => tenancy.shelf.discard(pooled),
-                // What an earlier client did there may be the reason, as temporary tables are for `temp_buffers`.
+                // What an earlier client did there may be the reason, as temporary tables are for
+                // `temp_buffers`.
                 Err(Unfit::State(_)) if pooled.was_lent && tries + 1 < TRIES_MAX => {
                     tries += 1;
                     tenancy.shelf.discard(pooled);
@@ -501,7 +512,7 @@ impl Session {
         self.relay.refuse_waiting(unreachable(None))
     }
 
-    /// `None`: the request was taken back.
+    /// `None`: the request was cancelled.
     async fn next_lending(&mut self) -> Result<Option<Lending>, Ending> {
         let Some(tenancy) = &mut self.relay.tenancy else { return Ok(None) };
         if !tenancy.is_pressed()
@@ -526,7 +537,7 @@ impl Session {
                     notice_response(&mut message, &long_wait(shelf.failure()));
                     self.relay.to_client.queue(&message);
                 }
-                // A hold is no fault of the client's: the time begins anew when it is over.
+                // The client is not to blame for a hold: its time begins anew when the hold is over.
                 InLine::Late if is_held(&self.relay.route.current()) => {
                     deadline = Instant::now() + patience;
                 }
@@ -557,9 +568,10 @@ impl Session {
         .await
     }
 
-    /// A transaction has ended that may have changed the state, or a pin: asks, and gives the connection back if it may go.
+    /// A transaction has ended that may have changed the state, or a pin: asks, and gives the connection back
+    /// if it may go.
     pub(super) async fn rest(&mut self) -> Result<(), Ending> {
-        // Asks once more where somebody has changed a function while it asked.
+        // Asks once more if another client has changed a function meanwhile.
         while !self.relay.is_unserved() && !self.relay.detach_settled() {
             self.ask_and_rest().await?;
             if self.relay.tenancy.as_ref().is_none_or(|tenancy| tenancy.is_pinned()) {
@@ -595,7 +607,7 @@ impl Session {
         }
         let of_statements = self.relay.tenancy.as_ref().and_then(|tenancy| tenancy.statements.pin());
         for pin in [self.relay.tracker.unnamed_pin(), of_statements].into_iter().flatten() {
-            // The state may name it already, or have been taken before there was one.
+            // The state may name it already, or may have been taken before the pin existed.
             if !found.iter().any(|known| known == pin) {
                 found.push(pin.to_owned());
             }
@@ -638,7 +650,7 @@ impl Session {
         tenancy.pins = found;
     }
 
-    /// The client goes on where the record says.
+    /// The client goes on at the record's place.
     fn arrive(&mut self, record: &RouteRecord) {
         if record.epoch == self.travel.epoch {
             return;
@@ -647,7 +659,7 @@ impl Session {
         self.relay.member.arrived(record.epoch);
     }
 
-    /// Follows the record where the client has no connection that must come along.
+    /// Follows the record where the client has no connection that must be carried.
     pub(super) fn follow_lent(&mut self, record: &RouteRecord) {
         if record.epoch != self.travel.epoch {
             self.relay.discard_lease_before(record);
@@ -661,8 +673,8 @@ impl Session {
 }
 
 impl Tenancy {
-    /// Brings a connection from the state that its last client left to this client's, in one round trip at most for each
-    /// kind of thing that differs.
+    /// Brings a connection from the state that its last client left to this client's state, in one round trip
+    /// at most for each kind of thing that differs.
     async fn make_fit(&mut self, pooled: &mut Pooled) -> Result<PreparedAgain, Unfit> {
         let pool = &self.shelf.pool;
         let deadline = Instant::now() + pool.connect_time_max();
@@ -706,7 +718,7 @@ impl Tenancy {
         Ok(PreparedAgain(prepared_again))
     }
 
-    /// What the client has now; its connection has the same.
+    /// Records the state of the client; its connection has the same.
     fn learn(&mut self, state: &SessionState) {
         let state = lendable(state.clone());
         if let Some(ground) = self.shelf.ground() {
@@ -754,7 +766,7 @@ fn none_free(waited: Duration, source: Source, failure: Option<String>) -> Refus
     }
 }
 
-/// Nobody could be connected with.
+/// No connection could be opened.
 pub(super) fn unreachable(failure: Option<String>) -> Refusal {
     let refusal = Refusal::new(
         Severity::Error,

@@ -1,17 +1,18 @@
-//! The time, as a worker's sessions see it: read at most once for each turn of its loop.
+//! The time as a worker's sessions see it: read at most once in each turn of its event loop.
 //!
 //! # Why
-//! What a session does is timed twice for each query, and to read the clock would be a fiftieth of a query's cost. Between two
-//! waits a worker serves whoever has something to do, in some hundred microseconds: for all of them it is the same time.
+//! What a session does is timed twice for each query, and reading the clock each time would be a fiftieth of
+//! a query's cost. Between two waits a worker serves all sessions that are ready, in some hundred
+//! microseconds: for all of them it is the same time.
 
 use std::cell::Cell;
 
 use crate::route::Moment;
 
-/// A worker that never has to wait reads the clock after so many looks.
+/// A worker that never waits reads the clock once in so many calls of `now`.
 const LOOKS_MAX: u32 = 32;
 
-/// A worker's.
+/// One for each worker.
 #[derive(Debug, Default)]
 pub(super) struct TurnClock {
     micros: Cell<u64>,
@@ -19,7 +20,7 @@ pub(super) struct TurnClock {
 }
 
 impl TurnClock {
-    /// Now, or a moment ago.
+    /// The current time, or a moment ago.
     #[inline]
     pub(super) fn now(&self) -> Moment {
         match self.looks_left.get() {
@@ -39,7 +40,7 @@ impl TurnClock {
         now
     }
 
-    /// The worker has waited: nobody knows for how long.
+    /// The worker has waited, so the cached time is out of date.
     pub(super) fn forget(&self) {
         self.looks_left.set(0);
     }

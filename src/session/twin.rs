@@ -1,13 +1,15 @@
-//! A second server connection for a session, on the place where its database may be soon, with the session's state.
+//! A second server connection for a session, on the place where its database may be soon, with the session's
+//! state.
 //!
-//! Owns building one ([`Twin::build`]) and keeping it in step ([`Twin::refresh`]). When to do so, and the switch
-//! itself, are the relay's; see [`super::state`] for the whole story.
+//! Owns building a twin ([`Twin::build`]) and keeping it up to date ([`Twin::refresh`]). When that happens,
+//! and the switch itself, are the relay's; [`super::state`] describes the whole.
 //!
 //! # Why
-//! Opening a connection, a SCRAM login and a thousand prepared statements cost far more than a pause may last, so all of it
-//! happens before, beside the running session. What is built is then asked for its state and compared: a setting
-//! that the other major does not know or a type that is missing there is found while the session can still stay, and
-//! named. Inside the pause only the difference is applied, in one round trip.
+//! Opening a connection, a SCRAM login and a thousand prepared statements take far longer than a pause may
+//! last, so all of it happens before, beside the running session. The twin is then asked for its state, which
+//! is compared: a setting that the other major does not know or a type that is missing there is found, and
+//! named, while the session can still stay. Inside the pause only the difference is applied, in one round
+//! trip.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use crate::tls::Connector;
 use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{Header, MESSAGE_BYTES_MAX, Target, frontend};
 
-/// A part of a state that the target did not take.
+/// A part of a state that the target did not accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostPart {
     /// `setting "work_mem"`, `prepared statement "s1"`
@@ -52,7 +54,7 @@ fn first(parts: &[LostPart]) -> String {
 }
 
 impl TwinError {
-    /// Why the session cannot travel, for a person; empty where trying again can help.
+    /// Why the session cannot travel, for a person; empty if another try can help.
     pub fn reasons(&self) -> Vec<String> {
         match self {
             TwinError::Parts(parts) => {
@@ -108,7 +110,7 @@ impl Explain for TwinError {
 #[derive(Debug)]
 pub struct Twin {
     connection: Box<ServerConnection>,
-    /// What it has.
+    /// The state that it has.
     state: SessionState,
     login: String,
     types: Types,
@@ -117,8 +119,9 @@ pub struct Twin {
 impl Twin {
     /// Connects and restores `state`, which must have no pins.
     ///
-    /// Advisory locks that another connection has on the target are left out for now ([`Twin::is_complete`]): while
-    /// sessions run, their twins lag behind, and one that releases a lock may come after one that takes it.
+    /// Advisory locks that another connection holds on the target are left out for now
+    /// ([`Twin::is_complete`]): while sessions run, their twins lag behind, and the twin that takes a lock
+    /// may come before the one that releases it.
     ///
     /// # Cancel safety
     /// Dropped, the connection closes; nothing else happened.
@@ -134,7 +137,7 @@ impl Twin {
         Ok(twin)
     }
 
-    /// Connected, and nothing is known yet of what it has.
+    /// Connects; the state of the connection is not known yet.
     async fn bare(
         request: &ConnectRequest,
         connector: &Connector,
@@ -146,7 +149,7 @@ impl Twin {
         Ok(Twin { connection, state: SessionState::default(), login, types: Types::new() })
     }
 
-    /// Connects, and has no more state than a new session has.
+    /// Connects without restoring anything: the twin has the state of a new session.
     ///
     /// # Cancel safety
     /// Dropped, the connection closes; nothing else happened.
@@ -169,22 +172,22 @@ impl Twin {
         Ok(twin)
     }
 
-    /// The connection, for the relay; the twin remembers what it has.
+    /// The connection, for the relay; the twin remembers its state.
     pub(super) fn take_connection(&mut self) -> Box<ServerConnection> {
         self.connection.take()
     }
 
-    /// The connection goes to who gives an absent one for it, or comes back for that one.
+    /// Exchanges the connection for `other`, one of which is an absent one.
     pub(super) fn exchange_connection(&mut self, other: &mut Box<ServerConnection>) {
         std::mem::swap(&mut self.connection, other);
     }
 
-    /// What the connection was seen to have.
+    /// The state that the connection was seen to have.
     pub(super) fn set_state(&mut self, state: SessionState) {
         self.state = state;
     }
 
-    /// Asks questions of our own; the value that each is answered with, where it is.
+    /// Asks questions of our own; returns the value of each answer that has one.
     pub(super) async fn ask(
         &mut self,
         batch: &[u8],
@@ -197,7 +200,7 @@ impl Twin {
         Ok(replies.iter().map(value).collect())
     }
 
-    /// Runs messages of our own, with whatever comes of them.
+    /// Runs messages of our own and ignores their outcome.
     pub(super) async fn run_quietly(&mut self, batch: &[u8], deadline: Instant) -> Result<(), TwinError> {
         let running = self.connection.run_each(batch);
         timeout_at(deadline, running).await.map_err(|_| TwinError::Late)??;
@@ -205,7 +208,8 @@ impl Twin {
         Ok(())
     }
 
-    /// Takes away what a client may have left; the twin then has the state that it began with. After an error it is not to be used.
+    /// Removes what a client may have left; the twin then has the state that it began with. After an error it
+    /// must not be used.
     pub(super) async fn clean(
         &mut self,
         soil: Soil,
@@ -225,11 +229,11 @@ impl Twin {
         }
     }
 
-    /// Applies what differs between what the twin has and `state`, in one round trip (one more where a statement needs
-    /// a type that none before it needed). After an error the twin is not to be used.
+    /// Applies what differs between the twin's state and `state`, in one round trip (one more if a statement
+    /// needs a type that none before it needed). After an error the twin must not be used.
     ///
     /// # Cancel safety
-    /// None: dropped in the middle, the twin is not to be used.
+    /// None: dropped in the middle, the twin must not be used.
     pub async fn refresh(
         &mut self,
         state: &SessionState,
@@ -244,19 +248,19 @@ impl Twin {
         }
     }
 
-    /// Whether it has all of `state`; false where a lock is still missing.
+    /// Whether it has all of `state`; `false` while a lock is missing.
     pub fn is_complete(&self, state: &SessionState) -> bool {
         self.state.locks == state.locks
             && self.state.differences(state).is_empty()
             && self.state.unnamed == state.unnamed
     }
 
-    /// What it has.
+    /// The state that it has.
     pub fn state(&self) -> &SessionState {
         &self.state
     }
 
-    /// Whether its connection still stands, as far as that can be known without asking.
+    /// Whether its connection is still open, as far as that is known without asking.
     pub fn is_alive(&mut self) -> bool {
         self.connection.is_alive()
     }
@@ -269,17 +273,17 @@ impl Twin {
         &self.connection
     }
 
-    /// The types of the unnamed statement it has, for [`StateTracker::on_switch`].
+    /// The types of its unnamed statement, for [`StateTracker::on_switch`].
     pub fn unnamed_types(&self) -> Vec<u32> {
         self.state.unnamed.as_ref().map(|unnamed| oids_of(&unnamed.types, &self.types)).unwrap_or_default()
     }
 
-    /// The prepared statements it has, for somebody who takes its connection.
+    /// Its prepared statements, for the caller that takes its connection.
     pub(super) fn take_statements(&mut self) -> BTreeMap<String, Statement> {
         std::mem::take(&mut self.state.statements)
     }
 
-    /// The connection, to go on with. Its `parameters` are what the client is to be told of, where they differ.
+    /// The connection, to go on with. The client has to be told of `parameters` that differ from its own.
     pub fn into_connection(self) -> Box<ServerConnection> {
         self.connection
     }
@@ -300,7 +304,7 @@ impl Twin {
         }
     }
 
-    /// Runs the steps towards `state` and believes those that succeeded.
+    /// Runs the steps towards `state` and records those that succeeded.
     async fn apply(
         &mut self,
         state: &SessionState,
@@ -321,7 +325,7 @@ impl Twin {
         Ok(lost)
     }
 
-    /// The steps that failed, and the locks that were not to be had.
+    /// The steps that failed, and the locks that could not be taken.
     async fn run(
         &mut self,
         steps: &[Step<'_>],
@@ -335,7 +339,7 @@ impl Twin {
         let mut refused = Vec::new();
         for (step, reply) in steps.iter().zip(&replies) {
             match (step, &reply.error) {
-                // It may be stale: then binding it fails here as it would have failed there.
+                // The statement may be stale: then binding it fails here as it would have failed there.
                 (Step::Unnamed(_), _) => {}
                 (step, Some(fields)) => lost.push(lost_part(step, fields)),
                 (Step::TryLock(lock), None) if !is_true(reply) => refused.push(*lock),
@@ -345,8 +349,8 @@ impl Twin {
         Ok((lost, refused))
     }
 
-    /// What failed may succeed another way: a setting that only the session's role may set, a statement whose tables
-    /// are not in the search path of now, or that only the login role may see.
+    /// Tries failed steps in another way: a setting that only the session's role may set, a statement with
+    /// tables that are not in the present search path or that only the login role may see.
     async fn second_try(
         &mut self,
         state: &SessionState,
@@ -376,13 +380,13 @@ impl Twin {
         Ok(still_lost)
     }
 
-    /// The search path of now, then every schema of the database.
+    /// The present search path, then every schema of the database.
     async fn widest_search_path(&mut self) -> Result<String, TwinError> {
         let results = self.connection.query(WIDEST_SEARCH_PATH).await?;
         Ok(results.first().and_then(|result| result.value(0, 0)).unwrap_or_default().to_owned())
     }
 
-    /// Reads the state of the twin itself. It has functions of the same database, but none ran here.
+    /// Reads the state of the twin itself. Its database has the same functions, but none ran here.
     async fn read_back(&mut self, like: &SessionState) -> Result<SessionState, TwinError> {
         let mut tracker = StateTracker::asking_for(like.settings.keys());
         let hints = HintsCell::of(Arc::new(Hints::default()));
@@ -395,7 +399,7 @@ impl Twin {
         self.connection.query("SET statement_timeout TO 0").await?;
         let mut state = self.read_back(&SessionState::default()).await?;
         self.connection.query("RESET statement_timeout").await?;
-        // That was ours.
+        // Set by us.
         state.settings.remove(TIMEOUT);
         Ok(state)
     }
@@ -431,7 +435,7 @@ impl Twin {
             frontend::bind(&mut batch, b"", b"", &[Some(name.as_bytes())]);
             frontend::execute(&mut batch, b"", 0);
         }
-        // The question takes the place of the unnamed statement, and does not stay there.
+        // The question replaces the unnamed statement, and must not stay there.
         frontend::close(&mut batch, Target::Statement, b"");
         frontend::sync(&mut batch);
         self.state.unnamed = None;
@@ -444,7 +448,7 @@ impl Twin {
         Ok(())
     }
 
-    /// What the server remarks on our steps is not for the client; what was sent to its LISTENs is.
+    /// Notices about our steps are not for the client; notifications for its LISTENs are.
     fn drop_notices(&mut self) {
         let messages = self.connection.take_async_messages();
         let (mut rest, mut kept) = (&messages[..], BytesMut::new());

@@ -1,11 +1,12 @@
 //! A worker: one thread, one event loop, the sessions that were handed to it.
 //!
-//! Owns the thread's event loop, the scratch buffer that its sessions borrow, and the list of whom to wake when the
-//! process stops. A session never leaves its worker.
+//! Owns the thread's event loop, the scratch buffer that its sessions borrow, and the wakers of all sessions,
+//! for when the process stops. A session never leaves its worker.
 //!
 //! # Why
-//! Measured on one machine: a bare relay on a work-stealing runtime costs half as much CPU again as on a thread of its own
-//! for each core. What sessions share they share within a thread, so it needs no lock, and nor does the loop that runs them.
+//! Measured on one machine: a bare relay on a work-stealing runtime costs half as much CPU again as on a
+//! thread of its own for each core. What sessions share they share within a thread, so neither it nor the
+//! loop that runs them needs a lock.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
@@ -33,23 +34,26 @@ use crate::event_loop::{self, TaskGroup};
 use crate::model::DatabaseId;
 use crate::route::Route;
 
-/// One read of a session. Larger than any query, and large enough that bulk data needs few system calls.
+/// Size of one read of a session. Larger than any query, and large enough that bulk data needs few system
+/// calls.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// Sessions of a worker that take their state and build their twin at the same time, while nobody is held. Few, because a
-/// client that asks for something meanwhile waits for its own session's question to the server, not for a crowd's.
+/// Sessions of a worker that take their state and build their twin at the same time, while the gate is open.
+/// Few, because a client that sends a request meanwhile should wait for one question to its server, not for
+/// many.
 const WARMERS_MAX: usize = 4;
 
-/// Sessions of a worker that ask for their state at the same time, while everybody is held: few enough that each server has its answer
-/// soon, and enough that no worker waits for a single one.
+/// Sessions of a worker that ask for their state at the same time, while the gate holds all clients: few
+/// enough that each server answers soon, and enough that no worker waits for a single answer.
 const ASKERS_MAX: usize = 8;
 
-/// What the acceptor tells a worker.
+/// A command to a worker.
 pub(super) enum Errand {
     Receive(Box<Arrival>),
     /// Accept clients as well.
     Accept(Lobby, Begun),
-    /// End every session at its next boundary, and all that are left after `drain`. Answered when none is left.
+    /// End every session at its next boundary, and all that are left after `drain`. Answered when none is
+    /// left.
     Stop {
         drain: Duration,
         stopped: oneshot::Sender<()>,
@@ -83,32 +87,33 @@ pub(super) struct Worker {
     pub(super) clock: TurnClock,
     scratch: RefCell<Box<[u8]>>,
     stopping: Cell<bool>,
-    /// By session; with its clock, once it has begun.
+    /// By session; the watch is there once the session has begun.
     wakers: RefCell<HashMap<u64, (Waker, Option<Watch>)>>,
-    /// How long the clients of each role may take.
+    /// The time limits of each role.
     terms: RefCell<Ledger>,
     next_session: Cell<u64>,
-    /// Asked for before a twin is built without haste.
+    /// Limits the twins that are built while clients run.
     pub(super) warmers: Arc<Semaphore>,
-    /// Asked for before a state is asked for in a hold.
+    /// Limits the questions for a state inside a hold.
     pub(super) askers: Arc<Semaphore>,
-    /// Connections of sessions that go on with others.
+    /// Connections that sessions have replaced, to be closed.
     pub(super) farewells: Farewells,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
     hints: RefCell<HashMap<DatabaseId, Arc<HintsCell>>>,
     parameters: RefCell<SharedParameters>,
-    /// Connections that are lent.
+    /// The pools of databases that lend their connections.
     pools: RefCell<HashMap<DatabaseId, Rc<Pool>>>,
-    /// Connections of clients that have left, for those who come.
+    /// Connections of clients that have left, for new clients.
     pub(super) kept: Kept,
-    /// Statements of clients whose connections are lent.
+    /// Statements of clients with lent connections.
     pub(super) texts: RefCell<Texts>,
 }
 
-/// What functions of a database do to its sessions is read again after so long: they may be defined elsewhere.
+/// What functions of a database do to its sessions is read again after this time: another client may have
+/// redefined them.
 pub(super) const HINTS_MAX: Duration = Duration::from_secs(10);
 
-/// A session that is woken when the worker stops, while this lives.
+/// While this lives, the session is woken when the worker stops.
 #[derive(Debug)]
 pub(super) struct Registered {
     worker: Rc<Worker>,
@@ -141,7 +146,7 @@ impl Worker {
         self.index
     }
 
-    /// For one poll of one session: what is in it afterwards is anybody's.
+    /// For one poll of one session; the next session overwrites it.
     pub(super) fn scratch(&self) -> RefMut<'_, Box<[u8]>> {
         self.scratch.borrow_mut()
     }
@@ -150,13 +155,14 @@ impl Worker {
         self.stopping.get()
     }
 
-    /// Somebody may still come in.
+    /// Whether this process still accepts clients.
     pub(super) fn takes_clients(&self) -> bool {
         let door = &self.plane.door;
         !self.is_stopping() && !door.closing.is_cancelled() && !door.making_way.is_cancelled()
     }
 
-    /// A number for a new session: unique in the process, and it tells the worker.
+    /// A number for a new session: unique in the process; modulo the number of workers it is the worker's
+    /// index.
     pub(super) fn register(self: &Rc<Worker>, waker: &Waker) -> Registered {
         let number = self.next_session.get() + 1;
         self.next_session.set(number);
@@ -192,19 +198,19 @@ impl Worker {
         Arc::clone(self.hints.borrow_mut().entry(database.clone()).or_default())
     }
 
-    /// The database stays where it is now; before the next time its functions may change.
+    /// The database stays where it is; its functions may change before the next move.
     pub(super) fn forget_hints(&self, database: &DatabaseId) {
         self.hints.borrow_mut().remove(database);
     }
 
-    /// Somebody beside Freehold may have changed them.
+    /// Functions may have been changed by a client that does not connect through Freehold.
     pub(super) fn doubt_hints(&self, database: &DatabaseId) {
         if let Some(known) = self.hints.borrow_mut().get_mut(database) {
             *known = Arc::new(known.doubted());
         }
     }
 
-    /// Where sessions of this database get their connections.
+    /// The pool from which sessions of this database get their connections.
     pub(super) fn pool(&self, route: &Arc<Route>) -> Rc<Pool> {
         let start = || {
             let plane = &self.plane;
@@ -220,7 +226,7 @@ impl Worker {
         Rc::clone(self.pools.borrow_mut().entry(route.id().clone()).or_insert_with(start))
     }
 
-    /// What a server reports is kept once for all connections of which it reports the same.
+    /// Connections of which a server reports the same parameters share one copy.
     pub(super) fn share(&self, parameters: &mut Parameters) {
         self.parameters.borrow_mut().share(parameters);
     }
@@ -237,7 +243,7 @@ impl Drop for Registered {
     }
 }
 
-/// The thread: returns when it was told to stop, or when nobody can tell it anything any more.
+/// The worker's thread: returns when told to stop, or when every sender has been dropped.
 pub(super) fn run(
     index: usize,
     plane: Arc<Plane>,
