@@ -1,4 +1,4 @@
-//! From the server to the client: what is told, and what is learned from it in passing.
+//! From the server to the client: what the client gets, and what the session learns from it.
 
 use std::task::{Context, Poll};
 
@@ -14,8 +14,8 @@ use crate::wire::frame::Piece;
 use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
 use crate::wire::message::{HEADER_BYTES, TransactionStatus};
 
-/// How far a stretch of answers has been looked at, and how much of it the client is told; what is not told was
-/// moved out of its way.
+/// How many bytes of a stretch of answers have been walked, and how many of them the client gets; the others
+/// have been cut out.
 #[derive(Debug, Clone, Copy)]
 struct Walked {
     taken: usize,
@@ -46,8 +46,8 @@ impl Relay {
         }
     }
 
-    /// Nothing is to be done before more comes from the server. A connection that is about to be given back is not waited
-    /// for.
+    /// There is nothing to do until the server sends more. A connection that is about to be given back is not
+    /// waited for.
     fn answers_rest(&mut self, cx: &mut Context<'_>) -> bool {
         let is_given_back = self.tenancy.is_some() && self.exchange.rest() != Rest::Busy;
         self.wait == Wait::Nothing && !is_given_back && self.answers.rests(cx, &mut self.server.stream)
@@ -55,7 +55,7 @@ impl Relay {
 
     fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Ending> {
         let walked = self.walk_answers(bytes)?;
-        // First: a client that has an answer finds it counted.
+        // Before sending: a client that has an answer finds it counted.
         counters::sent(&self.member, walked.told);
         let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.told]);
         sent.map_err(|_| Ending::ClientVanished)?;
@@ -99,8 +99,8 @@ impl Relay {
         }
     }
 
-    /// How many bytes at the front are whole rows of which nobody wants to know anything but where they end: most of what
-    /// comes, nearly always.
+    /// How many bytes at the front are whole rows of which only the length matters: nearly always most of
+    /// what comes.
     #[inline]
     fn plain_rows(&self, bytes: &[u8]) -> usize {
         let mut plain = 0;
@@ -116,7 +116,7 @@ impl Relay {
         Pids { told: self.told_pid, actual: self.server.pid }
     }
 
-    /// What the client is told of the message that begins here.
+    /// What the client gets of the message that begins here.
     fn note_answer(&mut self, piece: &Piece<'_>) -> Result<Told, Ending> {
         match piece.tag {
             answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
@@ -137,11 +137,12 @@ impl Relay {
         Ok(told)
     }
 
-    /// The end of a statement; at a boundary the way out of the gate.
+    /// The end of a statement; at a boundary, the pass is dropped.
     fn on_ready(&mut self, body: &[u8]) -> Result<Told, Ending> {
         let reported = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
         let status = self.exchange.on_ready(reported);
-        // Not with each report: to look for equal ones takes longer than a server needs to report another value.
+        // Not with each report: searching for equal ones takes longer than a server needs to report another
+        // value.
         if std::mem::take(&mut self.is_unshared) {
             self.worker.share(&mut self.server.parameters);
         }
@@ -164,7 +165,7 @@ impl Relay {
         Ok(told)
     }
 
-    /// First it is kept: that fails where a server reports without an end.
+    /// Keeps the parameter first: that fails if a server reports without an end.
     fn on_parameter(&mut self, body: &[u8]) -> Result<(), Ending> {
         let Ok((name, value)) = parse_parameter_status(body) else { return Ok(()) };
         self.server.parameters.set(name, value).map_err(Ending::ServerBroke)?;
@@ -186,8 +187,8 @@ impl Relay {
     }
 }
 
-/// The length of the row, of a result or of COPY, that these bytes begin with. `None`: it is something else, or not complete, or
-/// no message at all.
+/// The length of the row, of a result or of COPY, that these bytes begin with. `None`: it is another message,
+/// incomplete, or no message at all.
 #[inline]
 fn whole_row(bytes: &[u8]) -> Option<usize> {
     let (&[tag, a, b, c, d], _) = bytes.split_first_chunk()?;

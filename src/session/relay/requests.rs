@@ -1,4 +1,5 @@
-//! From the client to the server: what is let in, in which form it goes out, and what happens while it must wait.
+//! From the client to the server: which requests are admitted, in which form they go out, and what happens
+//! while they wait.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -31,7 +32,7 @@ impl Relay {
         match self.to_server.poll_drain(cx, &mut self.server.stream) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(())) => {}
-            // Its last words are still to be read, and tell more than the error does.
+            // The server's last messages are still to be read, and say more than the error does.
             Poll::Ready(Err(_)) => self.to_server = Outbox::default(),
         }
         if self.requests.ended {
@@ -53,15 +54,16 @@ impl Relay {
             Poll::Ready(Ok(filled)) => {
                 let taken = self.forward_requests(cx, &scratch[..filled])?;
                 self.requests.keep(&scratch[taken..filled]);
-                // Also where nothing was taken: a read that brought something has registered no waker.
+                // Also where nothing was taken: a read that returned bytes has registered no waker.
                 let goes_on = self.wait != Wait::Nothing || self.requests.ended;
                 Ok(goes_on || !self.requests.rests(cx, &mut self.client))
             }
         }
     }
 
-    /// The client sends nothing more, but may still read. The server is told, and does what it would without us: it
-    /// answers what it was asked, then ends. `true`: it has been told just now.
+    /// The client sends nothing more, but may still read. Shuts down the server's side, too, which then does
+    /// what it would do without us: it answers what it was asked, then ends. `true`: that has been done just
+    /// now.
     fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> bool {
         if self.goodbye == Goodbye::Said || self.is_unserved() {
             return false;
@@ -73,12 +75,12 @@ impl Relay {
         true
     }
 
-    /// What was held back may go on now.
+    /// The message that was held back may be forwarded now.
     fn retry_requests(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, Ending> {
         let mut kept = std::mem::take(&mut self.requests.kept);
         let taken = self.forward_requests(cx, &kept)?;
         drop(kept.split_to(taken));
-        // Room that is not needed is given back.
+        // Memory that is not needed is given back.
         self.requests.kept = if kept.is_empty() { BytesMut::new() } else { kept };
         match self.wait {
             Wait::Gate(_) | Wait::Connection => self.stay_parked(cx, scratch)?,
@@ -96,7 +98,7 @@ impl Relay {
         Ok(())
     }
 
-    /// The request that waits was cancelled: nobody has seen it, and nobody will.
+    /// The request that waits was cancelled: it never reaches a server.
     fn take_back_parked(&mut self) {
         self.answer_waiting(&Refusal::new(
             Severity::Error,
@@ -105,7 +107,7 @@ impl Relay {
         ));
     }
 
-    /// Answers the request that waits in place of the server. `false`: it has not all come.
+    /// Answers the request that waits in place of the server. `false`: it is incomplete.
     fn answer_waiting(&mut self, refusal: &Refusal) -> bool {
         let Some(unit) = parking::first_unit(&self.requests.kept) else { return false };
         self.requests.kept.advance(unit);
@@ -124,9 +126,9 @@ impl Relay {
         true
     }
 
-    /// The request that waits for a server connection will not get one.
+    /// Answers the request that waits for a server connection with this error.
     ///
-    /// Fails where the client cannot be answered but by ending its connection.
+    /// Fails if the client can only be answered by ending its connection.
     pub(in crate::session) fn refuse_waiting(&mut self, refusal: Refusal) -> Result<(), Ending> {
         match self.answer_waiting(&refusal) {
             true => Ok(()),
@@ -134,7 +136,8 @@ impl Relay {
         }
     }
 
-    /// What a client can do that waits for a server connection. `false`: there is nothing to wait for any more.
+    /// Reads and writes for a client that waits for a server connection. `false`: there is nothing to wait
+    /// for any more.
     pub(in crate::session) fn stay_in_line(&mut self, cx: &mut Context<'_>) -> Result<bool, Ending> {
         let worker = Rc::clone(&self.worker);
         let drained = self.to_client.poll_drain(cx, &mut self.client);
@@ -152,7 +155,7 @@ impl Relay {
         }
     }
 
-    /// Its connection is there. What is left of its way is that of a request that waited at the gate.
+    /// Its connection has come. From here on it counts as a request that waited at the gate.
     pub(in crate::session) fn go_on_from_line(&mut self) {
         if self.wait == Wait::Connection
             && let Some(since) = self.deaf_since.take()
@@ -161,15 +164,15 @@ impl Relay {
         }
     }
 
-    /// Whether there was a turn of the gate; then there is something to do at the next boundary.
+    /// Whether the gate has changed; then there is work for the next boundary.
     pub(in crate::session) fn poll_turned(&mut self, cx: &mut Context<'_>) -> bool {
         let has_turned = self.turns.poll_turned(cx.waker()).is_ready();
         self.due |= has_turned;
         has_turned
     }
 
-    /// A client that gives up while it waits at the gate leaves its seat, and what it asked for is not done. Only one that
-    /// said Terminate behind its last request asked for it to be done without being there.
+    /// A client that disconnects while it waits at the gate ends its session, and its request does not run.
+    /// Only one that sent Terminate behind its last request wants it to run without being there.
     fn listen_while_parked(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Ending> {
         while self.requests.kept.len() < scratch.len() {
             match self.requests.poll_fill(cx, &mut self.client, scratch) {
@@ -185,7 +188,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Takes messages off the front of `bytes` while they are admitted, and sends them. How many bytes that were.
+    /// Takes messages off the front of `bytes` while they are admitted, and sends them. Returns how many
+    /// bytes that were.
     fn forward_requests(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Ending> {
         let mut taken = 0;
         let mut outgoing = Outgoing::default();
@@ -245,24 +249,25 @@ impl Relay {
                 break;
             }
         }
-        // Where the server cannot be written to, its last words are still to be read.
+        // Where the server cannot be written to, its last messages are still to be read.
         let _ = self.to_server.send(cx, &mut self.server.stream, outgoing.finish(&bytes[..taken]));
         counters::received(&self.member, taken);
         Ok(taken)
     }
 
-    /// Where connections are lent, messages are understood by the names at their front, and a connection is not borrowed
-    /// for a message that may never be complete.
+    /// Where connections are lent, messages are understood by the names at their front, and no connection is
+    /// borrowed for a message that may never be complete.
     fn has_enough(&self, bytes: &[u8]) -> bool {
         let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else {
-            // The walker says what is wrong with it.
+            // The walker reports what is wrong with it.
             return bytes.len() >= HEADER_BYTES;
         };
         let wanted = if self.is_unserved() { WHOLE_BYTES_MAX } else { FRONT_BYTES };
         bytes.len() >= header.message_bytes().min(wanted)
     }
 
-    /// A client that pipelines over an error: what its next message means, the answers that are on their way will tell.
+    /// For a client that pipelines over an error: what its next message means depends on answers that are on
+    /// their way.
     fn waits_for_doubt(&self, bytes: &[u8]) -> bool {
         let Some(tenancy) = &self.tenancy else { return false };
         let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else { return false };
@@ -270,8 +275,9 @@ impl Relay {
         self.exchange.will_report() && tenancy.statements.is_doubtful(message)
     }
 
-    /// The message that begins here may be about the unnamed statement that the server connection has not got yet: then it is made first,
-    /// at the boundary that is now. A Query or another unnamed Parse destroys it, wherever it is.
+    /// The message that begins here may be about the unnamed statement that the server connection does not
+    /// have yet: then it is made first, at the boundary that is now. A Query or another unnamed Parse
+    /// destroys it, wherever it is.
     fn waits_for_unnamed(&mut self, bytes: &[u8]) -> bool {
         let (tag, name) = (bytes.first().copied(), bytes.get(HEADER_BYTES));
         match (tag, name) {
@@ -288,8 +294,9 @@ impl Relay {
         true
     }
 
-    /// The messages that begin here may ask for what the session drew from sequences on a connection before: then that is restored
-    /// first, before the first of them, as nothing of ours may come between them and their Sync.
+    /// The messages that begin here may ask for sequence values that the session drew on an earlier
+    /// connection: then those are restored before the first of the messages, as no message of ours may come
+    /// between them and their Sync.
     fn wait_for_recall(&mut self, bytes: &[u8]) -> Wait {
         if self.recall.as_ref().is_some_and(|recall| recall.is_empty()) {
             self.recall = None;
@@ -325,7 +332,7 @@ impl Relay {
         tenancy.replacement(piece, &mut self.exchange, texts, ground)
     }
 
-    /// The message that was let in is not complete: nobody waits for a client that may never finish it.
+    /// The admitted message is incomplete: gives back the pass, as the client may never finish it.
     fn give_back_unused_pass(&mut self) {
         if self.exchange.rest() != Rest::Busy {
             self.pass = None;
@@ -340,8 +347,8 @@ impl Relay {
             return Wait::Answers;
         }
         match self.pass.is_some() {
-            // A pipeline does not go on to its next transaction where a boundary is wanted: one that never paused would
-            // keep its session from every order.
+            // A pipeline does not go on to its next transaction where a boundary is wanted: one that never
+            // paused would keep its session from following any order.
             true if self.wants_boundary() && self.exchange.will_report() => Wait::Answers,
             true => Wait::Nothing,
             false if !Exchange::begins_work(tag) => Wait::Nothing,
@@ -360,17 +367,17 @@ impl Relay {
             || self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pressed())
     }
 
-    /// Through the gate, at a boundary.
+    /// Enters the gate, at a boundary.
     fn enter(&mut self, cx: &mut Context<'_>) -> Wait {
         let Ok(pass) = self.gate().try_enter(self.worker.index()) else {
             self.set_activity(Activity::Held);
             return match self.wait {
                 Wait::Gate(since) => Wait::Gate(since),
-                // It may have come while the session was not listening.
+                // The request may have come while the client was not read.
                 _ => Wait::Gate(self.deaf_since.take().unwrap_or_else(Instant::now)),
             };
         };
-        // A turn that was not followed yet may have moved the database: see `Gate`.
+        // A change of the gate that was not followed yet may have moved the database: see `Gate`.
         self.poll_turned(cx);
         if self.due {
             return self.wait_for_order();
@@ -390,7 +397,7 @@ impl Relay {
         }
     }
 
-    /// The tracker counts every request, ours between the client's too.
+    /// The tracker counts every request, including those that we inject.
     fn count_injected(&mut self) {
         let Some(tenancy) = &mut self.tenancy else { return };
         for _ in 0..tenancy.statements.take_injected() {
@@ -399,7 +406,7 @@ impl Relay {
         }
     }
 
-    /// `replaced`: the server is sent something else.
+    /// `replaced`: the server gets another message instead.
     fn note_request(&mut self, piece: &Piece<'_>, replaced: bool) {
         // Closing a statement that the tenancy knows changes nothing else.
         match replaced && piece.tag == request::CLOSE {
@@ -414,7 +421,7 @@ impl Relay {
             counters::on_request(&self.member, piece.tag);
             self.requests.ended = piece.tag == request::TERMINATE;
             if (self.requests.ended && !replaced) || !is_request(piece.tag) {
-                // The server connection ends when it gets there: it is nobody else's.
+                // The server connection ends when it gets there: it cannot be kept for another client.
                 self.goodbye = Goodbye::Said;
             }
             if self.pass.is_some() {
