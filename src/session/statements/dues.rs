@@ -1,18 +1,18 @@
-//! What is owed to the client for each request, and what a request would have done that the server skips.
+//! The answers that the client still gets, and what requests that the server skips would have done.
 
 use std::rc::Rc;
 
 use super::texts::Prepared;
 use super::unnamed::Mark;
 
-/// A request that is not answered yet. Only those that change what statements there are, and those that ReadyForQuery comes
-/// for.
+/// A request that is not answered yet: one that changes which statements there are, or one that ReadyForQuery
+/// answers.
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) kind: Kind,
-    /// The how manieth request of the session it is.
+    /// Sequence number of the request within its session.
     pub(super) request: u64,
-    /// What there was before it, where it changes the unnamed statement.
+    /// The unnamed statement before it, if the request changes that.
     pub(super) before: Option<Before>,
     /// Boxed: few requests make a named statement or close one.
     pub(super) undo: Option<Box<Undo>>,
@@ -20,11 +20,11 @@ pub(super) struct Due {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// ParseComplete or CloseComplete, as it comes.
+    /// ParseComplete or CloseComplete, forwarded as it is.
     Own,
-    /// One of them, for a request of ours.
+    /// The same for a request of ours: not forwarded.
     Swallowed,
-    /// CloseComplete, told as ParseComplete.
+    /// CloseComplete, forwarded as ParseComplete.
     AsParse,
     /// ReadyForQuery for a Sync.
     Sync,
@@ -43,22 +43,23 @@ impl Kind {
 /// The unnamed statement before a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Before {
-    /// The client's; `None`: the request is one of ours, which changes what the server has and nothing else.
+    /// The client's; `None`: the request is one of ours, which changes the server's statement and nothing
+    /// else.
     pub(super) client: Option<Mark>,
     /// [`OnServer::unnamed`](super::OnServer).
     pub(super) server: Option<(u64, u64)>,
 }
 
-/// Of named statements.
+/// What to undo for a named statement if its request is skipped or fails.
 #[derive(Debug, Default)]
 pub(super) struct Undo {
-    /// The server does not have it after all.
+    /// The server does not have this statement after all.
     pub(super) not_made: Option<u128>,
-    /// The server still has it.
+    /// The server still has this statement.
     pub(super) not_closed: Option<u128>,
     /// What the client's name meant before.
     pub(super) name: Option<Renamed>,
 }
 
-/// A name of the client's, and what it stood for.
+/// A name of the client's, and the statement that it stood for.
 pub(super) type Renamed = (Box<[u8]>, Option<Rc<Prepared>>);

@@ -1,4 +1,4 @@
-//! What one server connection has of the statements of those who have had it.
+//! The statements that one server connection has, of all clients that it was lent to.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,19 +9,21 @@ use super::texts::name_of;
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
 
-/// What one server connection has; it stays with the connection.
+/// The statements of one server connection; the value stays with the connection.
 #[derive(Debug, Default)]
 pub(in crate::session) struct OnServer {
-    /// With when each was used last.
+    /// Statements by key, with the time of their last use, counted in uses.
     pub(super) known: HashMap<u128, u64>,
     pub(super) uses: u64,
-    /// Those of them that are closed before the connection is lent on.
+    /// Those that are closed before the connection is lent to another client.
     pub(super) for_this_loan: Vec<u128>,
-    /// It may have these, and nobody is to use them: they are closed before one of that name is made, or the connection lent on.
+    /// The server may have these, and they must not be used: each is closed before one of that name is made,
+    /// or before the connection is lent to another client.
     pub(super) doubted: HashSet<u128>,
-    /// The same for what was made to be in the way of a client's Parse.
+    /// The same for the statement that blocks a name in place of a client's.
     pub(super) has_stand_in: bool,
-    /// Whose unnamed statement it has, and which of them; `None` where nobody knows.
+    /// The unnamed statement that the server has: its session and serial number; `None` where that is not
+    /// known.
     pub(super) unnamed: Option<(u64, u64)>,
 }
 
@@ -41,19 +43,19 @@ impl OnServer {
         self.known.iter().min_by_key(|(_, used)| **used).map(|(&key, _)| key)
     }
 
-    /// An exchange of Freehold's own took the place of the unnamed statement.
+    /// An exchange of Freehold's own has replaced the unnamed statement.
     pub(in crate::session) fn lose_unnamed(&mut self) {
         self.unnamed = None;
     }
 
-    /// What the server was seen to have under names of ours, the keys of all that were made by Parse.
+    /// The server has been seen to have these statements under names of ours, all made by Parse.
     pub(in crate::session) fn found(&mut self, keys: &HashSet<u128>) {
         let gone = self.known.extract_if(|key, _| !keys.contains(key)).map(|(key, _)| key);
         self.doubted.extend(gone);
         self.doubted.extend(keys.iter().filter(|key| !self.known.contains_key(key)));
     }
 
-    /// Nobody is to use what it has: it was prepared for what is not so any more.
+    /// Statements are no longer used: they were prepared for a schema that has changed.
     pub(super) fn doubt_all(&mut self) {
         self.doubted.extend(self.known.drain().map(|(key, _)| key));
     }
@@ -67,19 +69,19 @@ impl OnServer {
         }
     }
 
-    /// It has nothing that is to be closed before somebody gets the connection.
+    /// No statement has to be closed before another client gets the connection.
     pub(in crate::session) fn is_clean(&self) -> bool {
         self.doubted.is_empty() && !self.has_stand_in
     }
 
-    /// Messages that close all of them, a Sync behind. Empty where there are none.
+    /// Messages that close all of its statements, with a Sync behind. Empty where there are none.
     pub(in crate::session) fn close_all(&mut self) -> BytesMut {
         self.doubt_all();
         self.for_this_loan.clear();
         self.close_doubted()
     }
 
-    /// The same for those that nobody is to use.
+    /// The same for statements that must not be used.
     pub(in crate::session) fn close_doubted(&mut self) -> BytesMut {
         let mut out = BytesMut::new();
         for key in self.doubted.drain() {

@@ -1,4 +1,4 @@
-//! Texts that clients have prepared, once for all sessions of a worker, and the names that they have on servers.
+//! Texts that clients have prepared, one copy for all sessions of a worker, and their names on servers.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -9,27 +9,28 @@ use super::PREFIX;
 use crate::session::scan;
 use crate::session::state::Bound;
 
-/// What decides, beside its text, what a statement means that is parsed now.
+/// What decides, beside its text, the meaning of a statement that is parsed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::session) enum Ground {
-    /// A digest of it: where it is the same, the same text means the same.
+    /// A digest of it: the same text on the same ground has the same meaning.
     Known(u128),
-    /// Something may have changed it since it was known: a setting of this transaction, a table of it.
+    /// It may have changed since it was known: by a setting or a table of this transaction.
     Unsure,
 }
 
-/// On which ground a statement may be used.
+/// The ground on which a statement may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fits {
-    /// Of the clients that share it.
+    /// For all clients on this ground.
     On(u128),
-    /// Made for one client while the ground is not known for sure; closed before the connection is lent on.
+    /// Made for one client while the ground is not known for sure; closed before the connection is lent to
+    /// another.
     Unsure,
-    /// One client's own, whatever happens.
+    /// For one client, on any ground.
     Any,
 }
 
-/// A text with its types, once for all sessions of a worker that have prepared it.
+/// A text with its types, one copy for all sessions of a worker that have prepared it.
 #[derive(Debug)]
 pub(in crate::session) struct Prepared {
     pub(super) key: u128,
@@ -37,16 +38,16 @@ pub(in crate::session) struct Prepared {
     pub(super) name: Box<[u8]>,
     /// The body of the Parse that makes it, under that name. `None`: it was too large to keep.
     pub(super) body: Option<Box<[u8]>>,
-    /// Where it means what it should.
+    /// The ground on which it has the meaning that it should.
     fits: Fits,
     /// Where its text lies in the body.
     sql: Range<usize>,
-    /// What it does, by the hints of that number.
+    /// What it does, judged by the hints of that number.
     judged: Cell<(u32, scan::Effects)>,
 }
 
 impl Prepared {
-    /// One that is too large to be kept, under a name that nobody else has.
+    /// A statement that is too large to keep, under a name that no other statement has.
     pub(super) fn not_kept() -> Prepared {
         let key = rand::random();
         Prepared::of(key, name_of(key), None, Fits::Any)
@@ -61,7 +62,7 @@ impl Prepared {
         Prepared { key, name, body, fits, sql, judged: Cell::default() }
     }
 
-    /// On this ground it means what the client was told that it means.
+    /// On this ground it has the meaning that the client expects.
     pub(super) fn fits(&self, ground: Ground) -> bool {
         match (self.fits, ground) {
             (Fits::Any, _) | (Fits::Unsure, Ground::Unsure) => true,
@@ -70,7 +71,7 @@ impl Prepared {
         }
     }
 
-    /// It is made for this loan of a connection alone.
+    /// It is made for this loan of a connection only.
     pub(super) fn is_for_this_loan(&self) -> bool {
         self.fits == Fits::Unsure
     }
@@ -87,12 +88,12 @@ impl Prepared {
     }
 }
 
-/// The different ones among the sessions of a worker.
+/// The distinct texts of a worker's sessions.
 #[derive(Debug)]
 pub(in crate::session) struct Texts {
     known: HashMap<u128, Weak<Prepared>>,
     swept_at: usize,
-    /// Part of every key, so that nobody can tell beforehand which name a text will have.
+    /// Part of every key, so that a client cannot compute the name that a text will have.
     secret: [u8; 16],
 }
 
@@ -103,7 +104,7 @@ impl Default for Texts {
 }
 
 impl Texts {
-    /// The statement of this text and these types, for everybody on the same ground.
+    /// The statement of this text and these types, for every client on the same ground.
     pub(super) fn share(&mut self, sql_and_types: &[u8], ground: Ground) -> Rc<Prepared> {
         let (key, fits) = match ground {
             _ if means_now(sql_and_types) => (rand::random(), Fits::Any),
@@ -127,8 +128,8 @@ impl Texts {
     }
 }
 
-/// Literals such as 'now' are read when a statement is parsed: another client's is of another time. Whatever may be one counts:
-/// `' now'`, `$$now$$`, `'[now,infinity)'`, `E'n\\x6fw'`.
+/// Literals such as 'now' are evaluated when a statement is parsed: a statement that another client made has
+/// another time. Any text that may hold one counts: `' now'`, `$$now$$`, `'[now,infinity)'`, `E'n\\x6fw'`.
 fn means_now(sql_and_types: &[u8]) -> bool {
     let end = memchr::memchr(0, sql_and_types).unwrap_or(sql_and_types.len());
     scan::may_hold_in_literal(&sql_and_types[..end], &[b"now", b"today", b"tomorrow", b"yesterday"])

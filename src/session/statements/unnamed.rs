@@ -1,8 +1,9 @@
 //! The unnamed statement of one client: what it is, and what it was before requests that the server may skip.
 //!
 //! # Why
-//! A client may pipeline over an error. Then the server skips what was sent up to the next Sync, and the unnamed statement is
-//! the one of before. So each that gives way is kept until the request that replaced it has been carried out.
+//! A client may pipeline over an error. Then the server skips all requests up to the next Sync, and the
+//! unnamed statement is the earlier one. So each version is kept until the request that replaced it has been
+//! carried out.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::rc::Rc;
 use super::texts::Prepared;
 use crate::session::state::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX};
 
-/// What a client has parsed without a name.
+/// The text that a client has parsed without a name.
 #[derive(Debug, Default)]
 pub(super) enum Text {
     #[default]
@@ -18,11 +19,11 @@ pub(super) enum Text {
     /// The body of the Parse.
     Body(Vec<u8>),
     TooLarge,
-    /// One that the server keeps under a name: `pool.cache_unnamed`.
+    /// A statement that the server keeps under a name: `pool.cache_unnamed`.
     Shared(Rc<Prepared>),
 }
 
-/// A moment in the life of the unnamed statement.
+/// A version of the unnamed statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 
@@ -32,11 +33,11 @@ struct Version {
     text: Text,
 }
 
-/// See the module.
+/// The current version and those that may come back.
 #[derive(Debug, Default)]
 pub(super) struct Unnamed {
     now: Version,
-    /// Those that may come back, oldest first.
+    /// Versions that may come back, oldest first.
     past: VecDeque<Version>,
     serials: u64,
     room: Vec<u8>,
@@ -56,7 +57,7 @@ impl Unnamed {
         self.now.serial
     }
 
-    /// The client parses another one; `whole`: this is all of its Parse.
+    /// The client parses another one; `whole`: `body` is all of its Parse.
     pub(super) fn parse(&mut self, body: &[u8], whole: bool) -> Mark {
         if !whole || body.len() > UNNAMED_BYTES_MAX {
             return self.replace(Text::TooLarge);
@@ -71,12 +72,12 @@ impl Unnamed {
         self.replace(Text::Shared(prepared))
     }
 
-    /// The same text, as it stands for on another ground.
+    /// Replaces the shared statement by the one for another ground.
     pub(super) fn refit(&mut self, prepared: Rc<Prepared>) {
         self.now.text = Text::Shared(prepared);
     }
 
-    /// It is destroyed. `None`: there was none.
+    /// Destroys the statement. `None`: there was none.
     pub(super) fn destroy(&mut self) -> Option<Mark> {
         (!self.is_none()).then(|| self.replace(Text::None))
     }
@@ -89,7 +90,7 @@ impl Unnamed {
         mark
     }
 
-    /// The request was carried out before which there was this one.
+    /// The request that replaced version `before` succeeded; older versions can go.
     pub(super) fn settle(&mut self, before: Mark) {
         while self.past.front().is_some_and(|version| version.serial <= before.0) {
             let version = self.past.pop_front();
@@ -102,7 +103,7 @@ impl Unnamed {
         self.settle(Mark(u64::MAX));
     }
 
-    /// The request was skipped before which there was this one: what came next never was.
+    /// The request that replaced version `before` was skipped: the version that it made never existed.
     pub(super) fn restore(&mut self, before: Mark) {
         let Some(at) = self.position(before) else { return };
         let skipped = match at + 1 < self.past.len() {
@@ -112,19 +113,19 @@ impl Unnamed {
         self.recycle(skipped);
     }
 
-    /// The Parse failed before which there was this one: PostgreSQL has none after it.
+    /// The Parse that replaced version `before` failed: PostgreSQL has no unnamed statement after it.
     pub(super) fn fail(&mut self, before: Mark) {
         let Some(at) = self.position(before) else { return };
         self.past.get_mut(at + 1).unwrap_or(&mut self.now).text = Text::None;
         self.settle(before);
     }
 
-    /// Where the last one is that is no younger.
+    /// Index of the newest version that is not newer than `mark`.
     fn position(&self, mark: Mark) -> Option<usize> {
         self.past.iter().rposition(|version| version.serial <= mark.0)
     }
 
-    /// Nobody knows any more which one the server has.
+    /// Which unnamed statement the server has is not known any more.
     pub(super) fn lose(&mut self) {
         self.destroy();
         self.settle_all();
