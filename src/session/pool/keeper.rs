@@ -1,4 +1,4 @@
-//! What happens to a pool without a client asking: connections of an older epoch, idle ones, and those who wait.
+//! What happens to a pool without a client asking: connections of an older epoch, idle ones, and waiters.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use super::{Pool, Pooled};
 use crate::route::Moment;
 use crate::session::worker::HINTS_MAX;
 
-/// After a connection that could not be opened; doubles with each.
+/// Pause after a connection that could not be opened; doubles with each failure.
 pub(super) const REST_MIN: Duration = Duration::from_millis(50);
 pub(super) const REST_MAX: Duration = Duration::from_secs(2);
 
-/// How often a pool is looked at while nothing happens, and while somebody waits.
+/// How often a pool is checked while nothing happens, and while a client waits.
 const LOOK_IDLE: Duration = Duration::from_secs(1);
 const LOOK_WAITING: Duration = Duration::from_millis(50);
 
-/// What a worker has not needed for so long is for another one whose clients wait.
+/// Connections that were not needed for this long are given to a worker with waiting clients.
 const SURVEY_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs as long as the pool lives.
@@ -33,7 +33,7 @@ pub(super) async fn keep(pool: Weak<Pool>) {
             Some(_) => LOOK_IDLE,
             None => return,
         };
-        // All of them only wake: what there is to do is looked for below.
+        // Every branch only wakes: the code below finds out what to do.
         tokio::select! {
             _ = turns.turned() => {}
             () = permits.rung(worker) => {}
@@ -53,7 +53,8 @@ pub(super) async fn keep(pool: Weak<Pool>) {
 }
 
 impl Pool {
-    /// Closes what is not to be lent any more, and what has been idle for too long; forgets who has left the line.
+    /// Closes connections that cannot be lent any more or have been idle for too long; removes waiters that
+    /// have left the queue.
     fn tidy(self: &Rc<Pool>) {
         self.waiting.borrow_mut().retain(|waiter| !waiter.gives.is_closed());
         let idle_max = self.parts.settings.idle_time_max;
@@ -71,7 +72,7 @@ impl Pool {
             }
             *shelf.idle.borrow_mut() = kept;
         }
-        // Nobody has used them, and nobody can.
+        // Drops shelves that have no idle connection and no session.
         self.shelves
             .borrow_mut()
             .retain(|shelf| !shelf.idle.borrow().is_empty() || Rc::strong_count(shelf) > 1);
@@ -85,7 +86,7 @@ impl Pool {
         }
     }
 
-    /// Gives away what was not needed since the last survey, where clients of another worker wait.
+    /// Gives connections that were not needed since the last survey to workers with waiting clients.
     fn survey(self: &Rc<Pool>) {
         for shelf in self.shelves.borrow().iter() {
             for _ in 0..shelf.surplus.get() {

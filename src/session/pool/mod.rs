@@ -1,4 +1,4 @@
-//! Server connections that are lent: one client after the other, one transaction at a time.
+//! Server connections that are lent to one client after the other, for one transaction at a time.
 //!
 //! ```text
 //!   worker                     process
@@ -6,21 +6,23 @@
 //!   | Pool of "shop"        |  | Permits |  so many connections to "shop", whichever worker has them
 //!   |   Shelf (app, {...})  |  +---------+
 //!   |     idle, idle, idle  |      lend:       the newest idle one of the shelf, or wait
-//!   |   Shelf (batch, {})   |      give back:  to who waits longest, or onto the shelf
+//!   |   Shelf (batch, {})   |      give back:  to the first waiter, or onto the shelf
 //!   |   waiting: 1, 2, 3    |
 //!   +-----------------------+
 //! ```
 //!
-//! Owns connections between two clients, who waits for one, and opening and closing them. It deliberately knows nothing
-//! of a client's state: that a connection has the state of the client who gets it is [`super::tenancy`]'s.
+//! Owns connections between two clients, the queue of waiters, and opening and closing connections. It
+//! deliberately knows nothing of a client's state: [`super::tenancy`] gives a connection the state of the
+//! client that gets it.
 //!
 //! # Why
-//! A shelf is for one role and one list of startup parameters: what a client set in its startup packet is the ground that
-//! RESET goes back to, and no SET can put it there. Clients wait in the order in which they came, whatever shelf
-//! they need: a connection of another shelf is closed for the one who waits longest, once it has served a few of its own kind. One that is
-//! being opened is for the first of its kind, and is never closed for another one before it was used: where clients of many kinds wait,
-//! connections would be opened and closed without end, and nobody served. A connection that was opened before
-//! the database moved is never lent.
+//! A shelf is for one role and one list of startup parameters: RESET goes back to what a client set in its
+//! startup packet, and no SET can put it there. Clients wait in the order in which they came, whatever shelf
+//! they need: a connection of another shelf is closed for the first waiter, once it has served a few of its
+//! own kind. A connection that is being opened is for the first waiter of its kind, and is never closed for
+//! another kind before it was used: where clients of many kinds wait, connections would otherwise be opened
+//! and closed without end, and no client served. A connection that was opened before the database moved is
+//! never lent.
 
 mod keeper;
 mod permits;
@@ -54,20 +56,20 @@ use crate::tls::Connector;
 /// How connections are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// A client that has waited so long is told that it waits.
+    /// A client that has waited this long gets a notice.
     pub notice_after: Duration,
     /// An idle connection is closed after this.
     pub idle_time_max: Duration,
-    /// A connection is closed when it is given back and older than this.
+    /// A connection that is older than this is closed when it is given back.
     pub age_max: Duration,
-    /// An idle connection is asked whether it lives before it is lent, after so long.
+    /// A connection that has been idle for this long is checked before it is lent.
     pub check_after: Duration,
-    /// So many connections of a database are left open, however long they are idle.
+    /// This many connections of a database stay open, however long they are idle.
     pub idle_min: u32,
-    /// So many more may be opened while somebody has waited for `reserve_after`.
+    /// This many more may be opened while a client has waited for `reserve_after`.
     pub reserve: u32,
     pub reserve_after: Duration,
-    /// The unnamed statement of the extended protocol is served from one that is kept on the server.
+    /// The unnamed statement of the extended protocol is served by a named one on the server.
     pub caches_unnamed: bool,
     /// Where databases are pooled by session, a connection outlives its client.
     pub reuses: bool,
@@ -89,7 +91,7 @@ impl Default for PoolSettings {
     }
 }
 
-/// What a pool is told at its start.
+/// What a pool is given at its start.
 #[derive(Debug)]
 pub(super) struct PoolParts {
     pub(super) worker: usize,
@@ -99,19 +101,19 @@ pub(super) struct PoolParts {
     pub(super) settings: PoolSettings,
 }
 
-/// A new connection serves so many clients of its kind, or for so long, before it makes room for another kind: where all clients were served
-/// strictly in turns, each of them would cost the server a new process.
+/// A new connection serves this many clients of its kind, or for this long, before it makes room for another
+/// kind: if all clients were served strictly in turn, each of them could cost the server a new process.
 const ALIKE_MAX: u32 = 16;
 const ALIKE_TIME_MAX: Duration = Duration::from_millis(250);
 
-/// A connection, and what it has.
+/// A connection and its state.
 #[derive(Debug)]
 pub(super) struct Pooled {
     pub(super) number: u64,
     pub(super) twin: Twin,
-    /// What the twin has; shared with sessions that have the same.
+    /// The twin's state; shared with sessions that have the same.
     pub(super) state: Arc<SessionState>,
-    /// What it began with.
+    /// The state that it began with.
     ground: Arc<SessionState>,
     pub(super) on_server: OnServer,
     pub(super) record: Arc<RouteRecord>,
@@ -121,18 +123,18 @@ pub(super) struct Pooled {
     is_foreign: bool,
     /// A client has had it.
     pub(super) was_lent: bool,
-    /// Functions may have been called on it, and read by the rules that it began with.
+    /// Functions may have been called on it, and so been read under the settings that it began with.
     pub(super) has_run: bool,
-    /// Something has been run on it that keeps what a name meant by the search path of that moment.
+    /// A command on it has kept what a name meant under the search path of that moment.
     keeps_found: bool,
-    /// Something has been run on it that keeps values as a client with this state reads them.
+    /// A command on it has kept values as a client with this state reads them.
     keeps_values: Option<Arc<SessionState>>,
-    /// The turn of the gate at which it was last seen to be where the database is.
+    /// The number of the gate's change at which it was last seen to be where the database is.
     turn: u64,
-    /// Those who waited for it and were given it.
+    /// How many waiters have been given it.
     served: u32,
     opened: Instant,
-    /// Both as the keeper's clock shows it.
+    /// When it was opened and when it was given back, by the pool's clock (`Pool::now`).
     born: Moment,
     rested: Moment,
     permit: Permit,
@@ -140,7 +142,8 @@ pub(super) struct Pooled {
 }
 
 impl Pooled {
-    /// Its client has gone on with another connection: this one is closed when it comes back.
+    /// Its client has gone on with another connection, for which this now stands: it is closed when it comes
+    /// back.
     pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: LentPid) {
         pid.set_borrower(self.pid.borrower());
         self.record = Arc::clone(record);
@@ -148,12 +151,12 @@ impl Pooled {
         self.is_foreign = true;
     }
 
-    /// Its client's settings may have decided how functions were read, for good.
+    /// Functions may have been read under its client's settings, for the connection's life.
     fn reads_functions_otherwise(&self) -> bool {
         reads_functions_otherwise(&self.state, &self.ground)
     }
 
-    /// Functions were read on it otherwise than a client with this state would read them.
+    /// Functions or values were read on it under other settings than a client with this state has.
     pub(super) fn has_read_otherwise(&self, client: &SessionState) -> bool {
         self.has_run && reads_functions_otherwise(client, &self.ground) || self.keeps_other_values(client)
     }
@@ -168,9 +171,9 @@ impl Pooled {
         self.served < ALIKE_MAX && self.opened.elapsed() < ALIKE_TIME_MAX
     }
 
-    /// Takes away what its client may have left.
+    /// Removes what its client may have left.
     async fn clean(&mut self, soil: Soil, deadline: Instant) -> Result<(), TwinError> {
-        // Those that its client made by SQL are part of the state that is to be gone.
+        // Statements that its client made by SQL are part of the state that has to go.
         let soil = if self.state.statements.is_empty() { soil } else { Soil::Statements };
         self.twin.clean(soil, &self.ground, deadline).await?;
         self.state = Arc::clone(&self.ground);
@@ -188,7 +191,7 @@ impl Pooled {
     }
 }
 
-/// What somebody who waits is given.
+/// What a waiter is sent.
 pub(super) type Lending = Result<Box<Pooled>, Refusal>;
 
 #[derive(Debug)]
@@ -207,33 +210,33 @@ pub(super) struct Pool {
     treasury: Arc<Treasury>,
     shelves: RefCell<Vec<Rc<Shelf>>>,
     waiting: RefCell<VecDeque<Waiter>>,
-    /// Connections that are being closed and whose permits come back to this worker.
+    /// Connections that are being closed to free permits of this worker.
     closing: Cell<u32>,
     numbers: Cell<u64>,
-    /// Set by the keeper, so that no loan reads the time.
+    /// Set by the keeper, so that a loan does not read the time.
     now: Cell<Moment>,
-    /// When the keeper last looked how many connections are not needed.
+    /// When the keeper last checked how many connections are not needed.
     surveyed: Cell<Moment>,
-    /// [`Pool::functions`] when somebody of this worker was last told to read what they do.
+    /// [`Pool::functions`] when a session of this worker was last told to read what functions do.
     functions_read: Cell<u64>,
     /// [`Pool::definitions`] at that moment.
     definitions_read: Cell<u64>,
-    /// Some client has changed the path by which names are looked up.
+    /// A client has changed the path by which names are looked up.
     paths_vary: Cell<bool>,
-    /// Some client has changed by which settings values are read, and had values read that a connection keeps.
+    /// A client has changed settings by which values are read, and had values read that a connection keeps.
     values_vary: Cell<bool>,
-    /// An event trigger runs for each login: what it does is not done again for a connection that is cleaned.
+    /// An event trigger runs at each login: cleaning a connection does not run it again.
     has_login_trigger: Cell<bool>,
 }
 
 /// What a worker knows of the functions of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Knowledge {
-    /// Somebody of this worker was told already.
+    /// A session of this worker has been told already.
     Told,
-    /// It may not be right any more.
+    /// It may be out of date.
     Doubted,
-    /// It is not right any more.
+    /// It is out of date.
     Outdated,
 }
 
@@ -288,7 +291,7 @@ impl Pool {
         self.parts.connect_time_max
     }
 
-    /// Somebody waits: who has a connection at a boundary gives it back.
+    /// A client waits: a session at a boundary gives its connection back.
     pub(super) fn is_pressed(&self) -> bool {
         !self.waiting.borrow().is_empty()
     }
@@ -303,37 +306,37 @@ impl Pool {
         self.permits.functions()
     }
 
-    /// What names and types mean has changed.
+    /// The meaning of names or types has changed.
     pub(super) fn schema_changed(&self) {
         self.permits.schema_changed();
     }
 
-    /// It may have, by a command: the catalogue is looked at before a connection is lent.
+    /// A command may have changed it: the catalogue is checked before a connection is lent.
     pub(super) fn doubt_schema(&self) {
         self.permits.shape.doubt();
     }
 
-    /// It may have, by something else: see [`Self::doubt_schema`].
+    /// Another event may have changed it: see [`Self::doubt_schema`].
     pub(super) fn guess_schema(&self) {
         self.permits.shape.guess();
     }
 
-    /// An error may come of a change that nobody has seen, and most often comes of something else.
+    /// An error may come from a change that was not noticed, and most often has another cause.
     pub(super) fn suspect_schema(&self) {
         self.permits.shape.suspect();
     }
 
-    /// A session was told this count of changes.
+    /// A session has seen this count of changes.
     pub(super) fn saw_changes(&self, changes: Option<&str>) {
         self.permits.shape.saw_changes(changes);
     }
 
-    /// The catalogue is to be looked at before a connection is lent.
+    /// The catalogue has to be checked before a connection is lent.
     pub(super) fn is_look_due(&self) -> bool {
         self.permits.shape.due().is_some()
     }
 
-    /// Looks at the catalogue, where that is due. Statements of before count as outdated where it has changed.
+    /// Checks the catalogue, if that is due. Statements that were made before are outdated if it has changed.
     pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), TwinError> {
         let shape = &self.permits.shape;
         let Some(look) = shape.due() else { return Ok(()) };
@@ -351,7 +354,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Grows when what functions, views or triggers do has changed, or may have.
+    /// Grows when the definitions of functions, views or triggers have changed, or may have.
     pub(super) fn definitions(&self) -> u64 {
         self.permits.definitions()
     }
@@ -365,12 +368,12 @@ impl Pool {
         self.permits.define()
     }
 
-    /// Somebody changes definitions at this moment, on whatever worker.
+    /// A session of any worker is changing definitions at this moment.
     pub(super) fn is_being_defined(&self) -> bool {
         self.permits.is_being_defined()
     }
 
-    /// What has become of what is known of functions, once after each change.
+    /// What has become of the worker's knowledge of functions; reports each change once.
     pub(super) fn take_knowledge(&self) -> Knowledge {
         let is_outdated = self.definitions_read.replace(self.definitions()) != self.definitions();
         let is_doubted = self.functions_read.replace(self.functions()) != self.functions();
@@ -381,13 +384,13 @@ impl Pool {
         }
     }
 
-    /// Nobody has used it for so long, give or take a second.
+    /// The connection has been idle for `time`, give or take a second.
     pub(super) fn has_rested(&self, pooled: &Pooled, time: Duration) -> bool {
         pooled.rested.is_over(time, self.now.get())
     }
 
-    /// A loan has ended that did this with names and values. Whether the connection keeps what they meant for this client alone: it cannot
-    /// be lent any more.
+    /// Records what a loan that has ended did with names and values. `true`: the connection keeps meanings
+    /// that hold for this client only, and cannot be lent any more.
     pub(super) fn keeps_other_meanings(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
         pooled.keeps_found |= done.keeps_found();
         if done.keeps_values() && pooled.keeps_values.is_none() {
@@ -404,12 +407,13 @@ impl Pool {
         by_own_values || by_own_path || done.keeps_temporary() || self.keeps_what_varies(pooled)
     }
 
-    /// What it keeps means something else to some clients, and they may ask for it in the middle of a transaction.
+    /// What it keeps has another meaning for some clients, which may ask for it in the middle of a
+    /// transaction.
     fn keeps_what_varies(&self, pooled: &Pooled) -> bool {
         pooled.keeps_found && self.paths_vary.get() || pooled.keeps_values.is_some() && self.values_vary.get()
     }
 
-    /// A client has this state; its connections begin with the other one.
+    /// A client has this state; its connections begin with the state `ground`.
     pub(super) fn saw_path(&self, state: &SessionState, ground: &SessionState) {
         if state.has_other_path(ground) {
             self.paths_vary.set(true);
@@ -427,7 +431,8 @@ impl Pool {
         self.has_login_trigger.get()
     }
 
-    /// It is where the database is, no RECONNECT came after it, and the database is served. Looks closer only after a turn of the gate.
+    /// The connection is where the database is, no RECONNECT came after it, and the database is served. Reads
+    /// the record only after a change of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
         if self.keeps_what_varies(pooled) {
             return false;
@@ -449,7 +454,7 @@ impl Pool {
         self.route.current().server_connections_max.max(1)
     }
 
-    /// The process stops: nothing is lent any more.
+    /// The process stops: lends nothing any more and closes idle connections.
     pub(super) fn close_all(self: &Rc<Pool>) {
         self.waiting.borrow_mut().clear();
         for shelf in self.shelves.take() {
@@ -457,7 +462,7 @@ impl Pool {
         }
     }
 
-    /// Takes a connection back: for who waits longest, or for the next who comes.
+    /// Takes a connection back: for the first waiter, or for the next client.
     pub(super) fn give_back(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
         pooled.rested = self.now.get();
         let is_worn = pooled.born.is_over(self.parts.settings.age_max, pooled.rested);
@@ -472,7 +477,7 @@ impl Pool {
         self.place(shelf, pooled);
     }
 
-    /// One that was used: for who waits longest.
+    /// Gives a used connection to a waiter or onto its shelf, or closes it to open one of another shelf.
     fn place(self: &Rc<Pool>, shelf: &Rc<Shelf>, pooled: Box<Pooled>) {
         match self.first_in_line() {
             Some(first) if !Rc::ptr_eq(&first, shelf) && self.is_for_others(shelf, pooled.is_new()) => {
@@ -483,12 +488,13 @@ impl Pool {
         }
     }
 
-    /// Somebody who needs another kind is to have the place of a connection of this shelf.
+    /// Whether a waiter of another shelf should get the permit of a connection of this shelf.
     fn is_for_others(self: &Rc<Pool>, shelf: &Rc<Shelf>, is_new: bool) -> bool {
         if !self.may_open() {
             return false;
         }
-        // A place that is free, or will be when another connection is closed, does as well. Those who cannot be served now need none.
+        // A permit that is free, or will be when another connection is closed, does as well. Waiters that
+        // cannot be served now need none.
         self.open_for_waiters();
         let Some((first, other)) = self.next_to_open(self.closing.get()) else { return false };
         match self.first_alike(shelf) {
@@ -497,13 +503,13 @@ impl Pool {
         }
     }
 
-    /// Where in line the first one is whom a connection of this kind suits.
+    /// Position in the queue of the first waiter of this shelf.
     fn first_alike(&self, shelf: &Rc<Shelf>) -> Option<usize> {
         let alike = |waiter: &Waiter| Rc::ptr_eq(&waiter.shelf, shelf) && !waiter.gives.is_closed();
         self.waiting.borrow().iter().position(alike)
     }
 
-    /// For who waits longest of those that it suits.
+    /// Gives it to the first waiter of its shelf; without one, puts it onto the shelf.
     fn place_alike(&self, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
         pooled.served = pooled.served.saturating_add(1);
         while let Some(at) = self.first_alike(shelf) {
@@ -517,14 +523,14 @@ impl Pool {
         self.look_who_waits();
     }
 
-    /// Other workers keep what they have where nobody waits here.
+    /// If no client waits here, other workers need not give up anything for this one.
     fn look_who_waits(&self) {
         if self.first_in_line().is_none() {
             self.nobody_waits();
         }
     }
 
-    /// The gate lets connections be opened.
+    /// The gate allows connections to be opened.
     fn may_open(&self) -> bool {
         self.route.gate().state() == GateState::Open
     }
@@ -534,7 +540,7 @@ impl Pool {
         self.permits.return_unused(self.parts.worker);
     }
 
-    /// What kind of connection the one needs who waits longest.
+    /// The shelf of the first waiter.
     fn first_in_line(&self) -> Option<Rc<Shelf>> {
         let mut waiting = self.waiting.borrow_mut();
         while waiting.front().is_some_and(|waiter| waiter.gives.is_closed()) {
@@ -543,7 +549,7 @@ impl Pool {
         waiting.front().map(|waiter| Rc::clone(&waiter.shelf))
     }
 
-    /// The permit is free when the server has no such process any more, or nearly so.
+    /// The permit becomes free when the server process is gone, or nearly so.
     fn close(self: &Rc<Pool>, pooled: Box<Pooled>) {
         let pool = (!pooled.permit.is_given()).then(|| Rc::clone(self));
         if let Some(pool) = &pool {
@@ -559,7 +565,7 @@ impl Pool {
         });
     }
 
-    /// Opens connections for those who wait, as far as there may be more.
+    /// Opens connections for waiters, as far as there are permits.
     fn grow(self: &Rc<Pool>) {
         if !self.may_open() {
             return;
@@ -574,7 +580,7 @@ impl Pool {
         }
     }
 
-    /// Opens connections while there are permits. `false`: somebody waits for whom there is none.
+    /// Opens connections while there are permits. `false`: a client waits and there is no permit.
     fn open_for_waiters(self: &Rc<Pool>) -> bool {
         while let Some((_, shelf)) = self.next_to_open(0) {
             let Some(permit) = self.permit() else { return false };
@@ -584,9 +590,9 @@ impl Pool {
         true
     }
 
-    /// The first one, but for `covered`, for whom no connection is being opened: the place in line, and what kind it has to be. A
-    /// connection that is being opened is for the first of its kind. Called whenever somebody begins to wait: it must not look at
-    /// everybody who does.
+    /// The first waiter, after skipping `covered`, for which no connection is being opened: its position in
+    /// the queue and its shelf. A connection that is being opened is for the first waiter of its shelf.
+    /// Called whenever a client begins to wait: it must not visit all waiters.
     fn next_to_open(&self, covered: u32) -> Option<(usize, Rc<Shelf>)> {
         let waiting = self.waiting.borrow();
         let mut being_opened: HashMap<*const Shelf, u32> = HashMap::new();
@@ -609,8 +615,8 @@ impl Pool {
         self.permits.take(self.parts.worker, self.limit() + reserve)
     }
 
-    /// Closes an idle connection that nobody waits for, unless those that are being closed are enough. Its permit comes back when
-    /// it is closed, and that is heard.
+    /// Closes an idle connection that no waiter can use, unless enough are being closed already. Its permit
+    /// comes back when it is closed, and goes to a waiter then.
     fn make_room(self: &Rc<Pool>) {
         if self.next_to_open(self.closing.get()).is_some()
             && let Some(idle) = self.take_longest_idle()
@@ -638,13 +644,13 @@ impl Pool {
                     None => self.place(&shelf, Box::new(pooled)),
                 }
             }
-            // Not now; the keeper looks again at the next turn.
+            // The gate allows none now; the keeper tries again at the next change of the gate.
             Ok(None) => {}
             Err(error) => self.fail(&shelf, &error),
         }
     }
 
-    /// `None`: the gate lets no connection be opened now.
+    /// `None`: the gate allows no connection to be opened now.
     async fn connect(&self, shelf: &Rc<Shelf>, permit: Permit) -> Result<Option<Pooled>, TwinError> {
         let Ok(_pass) = self.route.gate().try_connect(self.parts.worker) else { return Ok(None) };
         // Read inside the gate: it cannot change before the pass is dropped.
@@ -680,7 +686,8 @@ impl Pool {
         }))
     }
 
-    /// Who waits longest is told what cannot get better; the rest waits on, and it is tried again after a while.
+    /// The first waiter of the shelf gets an error that waiting cannot cure; the others go on waiting, and
+    /// opening is tried again after a while.
     fn fail(self: &Rc<Pool>, shelf: &Rc<Shelf>, error: &TwinError) {
         let name = &self.route.current().name;
         tracing::warn!(database = %name, error = %chain(error), "no server connection for the pool");

@@ -1,12 +1,13 @@
 //! How many server connections of a database this process may have, and which of its workers has them.
 //!
 //! # Why
-//! A connection stays on the worker that opened it, because its socket is known to that worker's event loop; what
-//! moves between workers is the right to have one. So workers share a few words for each database and write them only
-//! when a connection opens or closes, or when a worker runs out: no query touches them.
+//! A connection stays on the worker that opened it, because its socket is registered with that worker's event
+//! loop; what moves between workers is the permit to have one. So workers share a few words for each database
+//! and write them only when a connection opens or closes, or when a worker runs out: no query touches them.
 //!
-//! A right that moves counts as the other worker's from the moment at which it is given away, although the connection must
-//! close before it can be used there: or each connection that comes back meanwhile would be given away, too.
+//! A permit that moves counts as the other worker's from the moment at which it is given away, although the
+//! connection must close before it can be used there: otherwise each connection that comes back meanwhile
+//! would be given away, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -19,22 +20,22 @@ use super::shape::Shape;
 #[derive(Debug)]
 pub(super) struct Permits {
     open: AtomicU32,
-    /// Workers that wait and have less than their share.
+    /// Workers that have waiting clients and no permit.
     starving: AtomicU32,
     workers: Vec<Holding>,
     /// Grows when statements that were prepared before may mean something else now.
     schema: AtomicU64,
-    /// Whether it is time for that.
+    /// Decides when the catalogue is checked for such a change.
     pub(super) shape: Shape,
     /// Grows when functions of the database may do to sessions what they did not before.
     functions: AtomicU64,
     /// Grows when definitions have changed, or may have.
     definitions: AtomicU64,
-    /// Sessions that have changed some, and have not reached a boundary since.
+    /// Sessions that have changed definitions and have not reached a boundary since.
     defining: AtomicU32,
 }
 
-/// Somebody changes definitions; dropped, they have changed.
+/// A session is changing definitions; dropping this announces that they have changed.
 #[derive(Debug)]
 pub(in crate::session) struct Defining(Arc<Permits>);
 
@@ -47,20 +48,20 @@ impl Drop for Defining {
 
 #[derive(Debug, Default)]
 struct Holding {
-    /// Permits that are this worker's, those included that it cannot use yet.
+    /// Permits of this worker, including those that it cannot use yet.
     held: AtomicU32,
-    /// Of them, those that were given to it and are ready to be used.
+    /// Those of them that other workers gave it and that it can use now.
     ready: AtomicU32,
     starves: AtomicU32,
     bell: Notify,
 }
 
-/// The right to have one connection; dropping it gives it back.
+/// The permit to have one connection; dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Permit {
     permits: Arc<Permits>,
     worker: usize,
-    /// It is another worker's when it is dropped.
+    /// It was given to another worker, which can use it once this is dropped.
     is_given: bool,
 }
 
@@ -108,7 +109,8 @@ impl Permits {
         self.functions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One more: that another worker gave away, or a new one if that is not more than `max` in the process.
+    /// One more permit: one that another worker gave away, or a new one if the process then has at most
+    /// `max`.
     pub(super) fn take(self: &Arc<Permits>, worker: usize, max: u32) -> Option<Permit> {
         let permit = || Permit { permits: Arc::clone(self), worker, is_given: false };
         if take_one(&self.workers[worker].ready) {
@@ -120,7 +122,7 @@ impl Permits {
         Some(permit())
     }
 
-    /// Nobody waits on this worker any more: what it was given is anybody's.
+    /// No client waits on this worker any more: frees the permits that other workers gave it.
     pub(super) fn return_unused(&self, worker: usize) {
         while take_one(&self.workers[worker].ready) {
             self.free(worker);
@@ -141,8 +143,8 @@ impl Permits {
         self.open.load(Ordering::Acquire)
     }
 
-    /// This worker has clients that wait, and no connection is to be had: others give one up that have more, or that nobody
-    /// waits for.
+    /// This worker has waiting clients and no permit: other workers that have more, or connections that they
+    /// do not need, give one up.
     pub(super) fn starve(&self, worker: usize) {
         let holding = &self.workers[worker];
         if holding.starves.load(Ordering::Relaxed) == 0 && holding.starves.swap(1, Ordering::AcqRel) == 0 {
@@ -152,7 +154,7 @@ impl Permits {
         }
     }
 
-    /// It has enough, or nobody waits there any more.
+    /// The worker has enough, or no client waits there any more.
     pub(super) fn sate(&self, worker: usize) {
         if self.workers[worker].starves.load(Ordering::Relaxed) != 0
             && self.workers[worker].starves.swap(0, Ordering::AcqRel) == 1
@@ -161,14 +163,14 @@ impl Permits {
         }
     }
 
-    /// Workers that wait and have less than their share.
+    /// Whether a worker has waiting clients and no permit.
     pub(super) fn anybody_starves(&self) -> bool {
         self.starving.load(Ordering::Relaxed) > 0
     }
 
-    /// Who needs a connection of this worker more than this worker does. `is_surplus`: this worker has not needed it for a
-    /// while. That nobody waits for it at this instant says nothing: those who do may be on their way, and a connection
-    /// that changes its worker is opened anew.
+    /// The worker that needs a connection of this worker more than this worker does. `is_surplus`: this
+    /// worker has not needed it for a while. That no client waits for it at this instant proves nothing: one
+    /// may be about to, and a connection that changes its worker is opened anew.
     pub(super) fn needier(&self, worker: usize, is_surplus: bool) -> Option<usize> {
         if self.starving.load(Ordering::Relaxed) == 0 {
             return None;
@@ -187,7 +189,7 @@ impl Permits {
         self.workers[worker].bell.notify_one();
     }
 
-    /// Rings when a permit is to be had while this worker starves, and when another begins to.
+    /// Wakes when a permit may be free while this worker starves, and when another worker begins to starve.
     pub(super) async fn rung(&self, worker: usize) {
         self.workers[worker].bell.notified().await;
     }
@@ -200,7 +202,7 @@ fn take_one(counter: &AtomicU32) -> bool {
 }
 
 impl Permit {
-    /// It is another worker's when it is dropped.
+    /// It was given to another worker, which can use it once this is dropped.
     pub(super) fn is_given(&self) -> bool {
         self.is_given
     }

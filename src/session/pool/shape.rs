@@ -1,26 +1,28 @@
 //! Whether statements that clients share still mean what they did when they were prepared.
 //!
 //! # Why
-//! PostgreSQL decides once, when a statement is prepared, of which types its parameters are, and which functions and operators that
-//! leads to. Where a column gets another type, or a function an overload, whoever prepares the same text afterwards must not be given
-//! the old statement: values would be stored otherwise in silence. A change by a command of a client's is seen by its tag. For
-//! others, beside Freehold or in code that nobody reads, the catalogue is looked at: before a connection is lent, when there is a doubt or ten
-//! seconds have gone by. A digest decides, so temporary tables and what only moved cost nobody a statement.
+//! PostgreSQL decides once, when a statement is prepared, which types its parameters have, and which
+//! functions and operators that leads to. If a column gets another type, or a function an overload, a client
+//! that prepares the same text afterwards must not get the old statement: values would silently be stored
+//! otherwise. A change by a client's command is seen by its tag. For other changes, made outside of Freehold
+//! or in code that is not read, the catalogue is checked before a connection is lent, if there is a doubt or
+//! ten seconds have gone by. A digest decides, so temporary tables and rows that only moved outdate no
+//! statement.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Where so many digests in a row have shown nothing, and the last took longer than this, as many times as long goes by before there is another
-/// one without a command that has changed definitions.
+/// After this many digests in a row without a change, if the last took longer than `SLOW`, the next one is
+/// delayed by `REST_TIMES` that time, unless a command has changed definitions.
 const FRUITLESS: u32 = 3;
 const SLOW: Duration = Duration::from_millis(50);
 const REST_TIMES: u32 = 10;
 
-/// Doubts of less weight are none so soon after a look.
+/// A suspicion so soon after a check is ignored.
 const REST: Duration = Duration::from_secs(1);
 
-/// How many there were to look, and how many of them were looked at.
+/// How many reasons for a check there were, and how many of them a check has dealt with.
 #[derive(Debug, Default)]
 struct Reasons {
     all: AtomicU64,
@@ -32,7 +34,7 @@ impl Reasons {
         self.all.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How many there are, and whether some were not looked at.
+    /// How many there are, and whether some have not been dealt with.
     fn count(&self) -> (u64, bool) {
         let all = self.all.load(Ordering::Acquire);
         (all, all != self.settled.load(Ordering::Acquire))
@@ -43,14 +45,14 @@ impl Reasons {
     }
 }
 
-/// Of one database.
+/// The state of one database.
 #[derive(Debug)]
 pub(super) struct Shape {
     /// A command has changed definitions.
     doubts: Reasons,
-    /// The digest may be another one, and most often is not.
+    /// The digest may have changed, and most often has not.
     guesses: Reasons,
-    /// It is time to look whether anything has changed.
+    /// A regular check is due.
     turns: Reasons,
     known: Mutex<Known>,
 }
@@ -59,7 +61,7 @@ pub(super) struct Shape {
 struct Known {
     changes: Option<String>,
     digest: Option<String>,
-    /// How long the last digest took, and when it was there.
+    /// How long the last check took.
     took: Duration,
     /// Digests in a row that were the same as the one before.
     fruitless: u32,
@@ -74,7 +76,7 @@ impl Known {
     }
 }
 
-/// A look that is due.
+/// A check that is due.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Look {
     doubts: u64,
@@ -86,7 +88,7 @@ pub(super) struct Look {
 
 impl Shape {
     pub(super) fn new() -> Shape {
-        // The first look is due at once: later ones are compared with it.
+        // The first check is due at once: later ones are compared with it.
         let (doubts, guesses, turns) = Default::default();
         let shape = Shape { doubts, guesses, turns, known: Mutex::default() };
         shape.turn();
@@ -105,14 +107,14 @@ impl Shape {
         self.turns.add();
     }
 
-    /// An error may come of a statement that means what it did; as well it may be the client's own.
+    /// An error may come from a statement that still has its old meaning, or be the client's own.
     pub(super) fn suspect(&self) {
         if self.known().looked.is_none_or(|looked| looked.elapsed() > REST) {
             self.turn();
         }
     }
 
-    /// A session has seen that many changes.
+    /// A session has seen this count of changes.
     pub(super) fn saw_changes(&self, changes: Option<&str>) {
         if changes.is_none() || self.known().changes.as_deref() != changes {
             // Where temporary tables come and go, it differs most of the time.
@@ -120,7 +122,7 @@ impl Shape {
         }
     }
 
-    /// Something may have changed the digest. Most often it has not: one that is slow is waited for.
+    /// The digest may have changed. Most often it has not, so a slow digest is delayed.
     pub(super) fn guess(&self) {
         self.guesses.add();
     }
@@ -145,7 +147,8 @@ impl Shape {
         changes.is_some() && known.changes.as_deref() == changes
     }
 
-    /// What a look has brought; `None`: the server did not say. Whether statements of before may mean something else now.
+    /// Records the result of a check; `None`: the server did not say. `true`: statements that were made
+    /// before may have another meaning now.
     pub(super) fn learn(&self, look: Look, changes: Option<String>, digest: Option<String>) -> bool {
         let mut known = self.known();
         known.took = look.began.elapsed();
@@ -184,7 +187,7 @@ mod tests {
         shape.saw_changes(Some("8"));
         let look = shape.due().unwrap();
         assert!(look.needs_digest);
-        // Nothing is known that it could be compared with.
+        // There is no earlier digest to compare it with.
         assert!(shape.learn(look, text("8"), text("a")));
         shape.doubt();
         shape.settle(look);

@@ -1,4 +1,4 @@
-//! Connections that are alike: any of them will do for a client of the same kind.
+//! Connections that are alike: each of them fits any client of the same kind.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,15 +25,15 @@ pub(in crate::session) struct Shelf {
     pub(in crate::session) pool: Rc<Pool>,
     #[allow(clippy::vec_box, reason = "a connection changes hands with each transaction")]
     pub(super) idle: RefCell<Vec<Box<Pooled>>>,
-    /// The fewest that were idle at the same time since the keeper's last survey: so many were not needed.
+    /// The fewest that were idle at the same time since the keeper's last survey: this many were not needed.
     pub(super) surplus: Cell<usize>,
     /// Connections that are being opened.
     pub(super) opening: Cell<u32>,
-    /// What a new client is told without a connection of its own, and the state that it begins with.
+    /// What a new client gets without a connection of its own, and the state that it begins with.
     pub(super) ground: RefCell<Option<Ground>>,
-    /// Why the last connection could not be opened, until one could.
+    /// Why the last connection could not be opened; `None` once one could.
     pub(super) failure: RefCell<Option<String>>,
-    /// How many could not be opened in a row, and until when none is tried.
+    /// Failures in a row, and until when no other connection is tried.
     pub(super) failures: Cell<(u32, Option<Instant>)>,
 }
 
@@ -55,7 +55,7 @@ impl Shelf {
         self.failures.set((count, Some(Instant::now() + rest)));
     }
 
-    /// Of a connection that was opened for it.
+    /// The facts of a connection that was opened for this shelf.
     pub(in crate::session) fn facts(&self, pid: i32, record: &RouteRecord) -> LentFacts {
         LentFacts {
             pid,
@@ -65,8 +65,8 @@ impl Shelf {
         }
     }
 
-    /// An idle connection: the one of this number, if there is one; else the one that was used last, whose server process
-    /// has most of what it needs at hand.
+    /// An idle connection: the one of this number, if there is one; else the one that was used last, as its
+    /// server process has most in its caches.
     pub(in crate::session) fn take_idle(&self, preferred: Option<u64>) -> Option<Box<Pooled>> {
         loop {
             let mut idle = self.idle.borrow_mut();
@@ -84,17 +84,18 @@ impl Shelf {
         }
     }
 
-    /// One that was taken and not used.
+    /// Puts back a connection that was taken and not used.
     pub(in crate::session) fn put_idle(&self, pooled: Box<Pooled>) {
         self.idle.borrow_mut().push(pooled);
     }
 
-    /// Gives one back.
+    /// Gives a connection back.
     pub(in crate::session) fn give_back(self: &Rc<Shelf>, pooled: Box<Pooled>) {
         self.pool.give_back(self, pooled);
     }
 
-    /// Gives one back in which its client may have left something: when that is gone. Where nothing takes it away, the connection is closed.
+    /// Removes what its client may have left, then gives the connection back; closes it if that cannot be
+    /// removed.
     pub(in crate::session) fn clean_and_give_back(self: &Rc<Shelf>, mut pooled: Box<Pooled>, soil: Soil) {
         if soil == Soil::Lasting || pooled.reads_functions_otherwise() {
             return self.discard(pooled);
@@ -112,13 +113,13 @@ impl Shelf {
         });
     }
 
-    /// One that cannot be lent any more.
+    /// Closes a connection that cannot be lent any more.
     pub(in crate::session) fn discard(&self, pooled: Box<Pooled>) {
         self.pool.close(pooled);
         self.pool.grow();
     }
 
-    /// Waits in line. Dropping the receiver leaves it.
+    /// Enters the queue. Dropping the receiver leaves it.
     pub(in crate::session) fn wait(self: &Rc<Shelf>) -> oneshot::Receiver<Lending> {
         let (gives, given) = oneshot::channel();
         self.surplus.set(0);
@@ -133,7 +134,7 @@ impl Shelf {
         self.ground.borrow().clone()
     }
 
-    /// Why nobody gets a connection, as far as that is known.
+    /// Why no connection can be had, as far as that is known.
     pub(in crate::session) fn failure(&self) -> Option<String> {
         self.failure.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! What the pools of all workers know together: how many connections there may be, and how clients are greeted.
+//! What the pools of all workers share: how many connections there may be, and how clients are greeted.
 
 use std::sync::Arc;
 
@@ -21,11 +21,12 @@ pub(in crate::session) struct Ground {
 #[derive(Debug, Default)]
 pub(in crate::session) struct Treasury {
     by_database: DashMap<DatabaseId, Arc<Permits>>,
-    /// So that a client can be greeted on a worker that has no connection yet, however busy all others are.
+    /// Lets a worker without a connection greet a client, even while all other workers are busy.
     grounds: DashMap<DatabaseId, Vec<(Arc<Origin>, Ground)>>,
 }
 
-/// Greetings that are kept for each database; of more, each worker opens a connection first.
+/// Greetings that are kept for each database; for further kinds of clients, each worker opens a connection
+/// first.
 const GROUNDS_MAX: usize = 1_000;
 
 impl Treasury {
