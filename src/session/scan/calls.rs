@@ -1,16 +1,17 @@
-//! The two families of functions that change a session from within an expression: `set_config` and the session-level
-//! advisory locks (manual, 9.28.1 and 9.28.10). `_xact_` locks end with their transaction and are of no interest.
+//! The two families of functions that change a session from within an expression: `set_config` and the
+//! session-level advisory locks (manual, 9.28.1 and 9.28.10). `_xact_` locks end with their transaction and
+//! are not reported.
 
 use super::lexer::{Lexer, Token};
 use super::{Finding, SettingName};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOperation {
-    /// Waits, so a row of result means that it was taken.
+    /// Waits, so a row in the result means that the lock was taken.
     Lock,
-    /// Taken where the result is true.
+    /// Taken if the result is true.
     TryLock,
-    /// One count less where the result is true.
+    /// Released once if the result is true.
     Unlock,
     /// Nothing is held afterwards.
     UnlockAll,
@@ -68,8 +69,8 @@ impl LockFunction {
     }
 }
 
-/// Reports the calls of a SELECT that does nothing but lock: `SELECT f(..) [[AS] a] [, ...]` or `SELECT * FROM f(..)`.
-/// False: it is not of that shape, and nothing was reported.
+/// Reports the calls of a SELECT that does nothing but lock: `SELECT f(..) [[AS] a] [, ...]` or
+/// `SELECT * FROM f(..)`. `false`: it is not of that shape, and nothing was reported.
 pub(super) fn told(lexer: Lexer<'_>, statement: u16, sink: &mut dyn FnMut(Finding)) -> bool {
     const CALLS_MAX: usize = 8;
     let mut calls: [Option<LockCall>; CALLS_MAX] = [None; CALLS_MAX];
@@ -80,7 +81,7 @@ pub(super) fn told(lexer: Lexer<'_>, statement: u16, sink: &mut dyn FnMut(Findin
     found
 }
 
-/// A strict reader of one shape of statement; each method gives None where the text is anything else.
+/// A strict reader of one shape of statement; each method returns `None` for any other text.
 struct Shape<'a> {
     lexer: Lexer<'a>,
 }
@@ -213,7 +214,7 @@ enum End {
     Close,
 }
 
-/// One argument of a call, as far as it is simple enough to be known.
+/// One argument of a call, if it is simple enough to be known.
 struct Argument<'a> {
     value: Option<Token<'a>>,
     negative: bool,
@@ -235,18 +236,18 @@ impl Argument<'_> {
     }
 }
 
-/// An argument of more tokens is not known: calls inside calls would be read again for each of them.
+/// A longer argument counts as unknown: otherwise calls inside calls would be read again for each of them.
 const ARGUMENT_TOKENS_MAX: u32 = 64;
 
-/// Reads one argument with the comma or parenthesis that ends it. None: the text ends first, it is too long, or a lock
-/// call or a `set_config` stands inside.
+/// Reads one argument with the comma or parenthesis that ends it. `None`: the text ends first, it is too
+/// long, or it contains a lock call or a `set_config`.
 fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
     let mut value = None;
     let mut negative = false;
     let mut tokens = 0u32;
     let mut read = 0u32;
     let mut depth = 0u32;
-    // `::type`, `::type(n)`, `::schema.type` after a simple value leave it what it is.
+    // `::type`, `::type(n)` or `::schema.type` after a simple value does not change it.
     let mut cast = false;
     loop {
         let token = lexer.next()?;
@@ -281,7 +282,7 @@ fn argument<'a>(lexer: &mut Lexer<'a>) -> Option<Argument<'a>> {
     }
 }
 
-/// A cast to it leaves a literal what it is.
+/// Types to which a cast leaves a literal unchanged.
 fn is_plain_type(word: &[u8]) -> bool {
     let types: [&[u8]; 11] = [
         b"pg_catalog",
@@ -299,8 +300,8 @@ fn is_plain_type(word: &[u8]) -> bool {
     types.iter().any(|known| word.eq_ignore_ascii_case(known))
 }
 
-/// Reports the setting that a `set_config(` names. The lexer stands before the parenthesis. `is_prepared`: it runs later, with
-/// parameters that are not seen.
+/// Reports the setting that a `set_config(` names. The lexer stands before the parenthesis. `is_prepared`: it
+/// runs later, with parameters that are not seen.
 pub(super) fn set_config(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(Finding)) {
     lexer.next();
     set_config_of(lexer, is_prepared, sink);
@@ -322,7 +323,7 @@ fn set_config_of(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(F
         Some(Token::Text(text)) => match SettingName::of(text) {
             SettingName::Custom(name) => sink(Finding::Setting(name)),
             SettingName::Listed => {}
-            // Escapes may stand in it.
+            // It may contain escapes.
             SettingName::Odd => sink(Finding::SettingComputed),
         },
         Some(Token::Parameter(number)) if !is_prepared => sink(Finding::SettingParameter(number)),

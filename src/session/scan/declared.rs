@@ -1,26 +1,28 @@
 //! The names in a function's body that PostgreSQL looks up once in a connection's life.
 //!
 //! # Why
-//! PL/pgSQL looks up the types of variables, their collations and the types of a cursor's arguments when it compiles a function, which is when
-//! that is called for the first time in a session, by the search path of that moment; and which variables a procedure gives
-//! values to when it calls that for the first time. What stands in its expressions and statements is looked up again when the path changes.
-//! A function in SQL whose call is put into an expression that is kept, that of an index for one, stays there with all of its names.
+//! PL/pgSQL looks up the types of variables, their collations and the types of a cursor's arguments when it
+//! compiles a function, at its first call in a session, under the search path of that moment. When it calls a
+//! procedure for the first time, it decides which variables get the output values. Names in its expressions
+//! and statements are looked up again when the path changes. If the call of an SQL function is put into an
+//! expression that is kept (that of an index, for one), the function stays there with all of its names.
 //!
-//! Where declarations end is known by PL/pgSQL's grammar (`pl_gram.y`): by a BEGIN in the place of a variable's name. A semicolon ends each
-//! of them, wherever it stands; the type ends at `=`, `:=` or DEFAULT; a cursor's query begins behind FOR or IS.
+//! By PL/pgSQL's grammar (`pl_gram.y`), declarations end at a BEGIN in the place of a variable's name. A
+//! semicolon ends each of them, wherever it stands; the type ends at `=`, `:=` or DEFAULT; a cursor's query
+//! begins after FOR or IS.
 
 use super::judge::with_folded;
 use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
 
-/// A name without a schema in front, as PostgreSQL folds it.
+/// An unqualified name, as PostgreSQL folds it, that keeps its meaning for the connection's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept<'a> {
-    /// Of a type, a table or a collation.
+    /// A type, a table or a collation.
     Type(&'a [u8]),
-    /// Of a procedure that is called.
+    /// A procedure that is called.
     Procedure(&'a [u8]),
-    /// It is written in a way that is not read here.
+    /// A name in a form that is not read here.
     AnyType,
     AnyProcedure,
 }
@@ -29,25 +31,25 @@ pub(crate) enum Kept<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Statements,
-    /// What follows is the name of a variable, or BEGIN.
+    /// The name of a variable, or BEGIN, comes next.
     Declaration,
-    /// Behind that name.
+    /// After that name.
     Type {
         of_cursor: bool,
         depth: u32,
     },
-    /// Behind the type.
+    /// After the type.
     Value,
 }
 
-/// Calls `sink` with each name in the body of a function in PL/pgSQL that is kept.
+/// Calls `sink` with each name in the body of a PL/pgSQL function that keeps its meaning.
 pub(crate) fn declared(body: &[u8], sink: &mut dyn FnMut(Kept<'_>)) {
     for &backslashes in readings(body) {
         declared_as(body, backslashes, sink);
     }
 }
 
-/// How its literals are read is a setting of the session that runs it.
+/// A setting of the session that runs the body decides how its literals are read.
 fn readings(body: &[u8]) -> &'static [Backslashes] {
     let both = &[Backslashes::Literal, Backslashes::Escape];
     if memchr::memchr(b'\\', body).is_some() { both } else { &both[..1] }
@@ -77,7 +79,7 @@ fn declared_as(body: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Kept<
     }
 }
 
-/// The name of the procedure stands next.
+/// The name of the procedure comes next.
 fn called(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(Kept<'_>)) {
     let name = lexer.next();
     if lexer.peek() == Some(Token::Symbol(b'.')) {
@@ -101,7 +103,7 @@ fn in_type(
     sink: &mut dyn FnMut(Kept<'_>),
 ) -> Place {
     let here = |of_cursor, depth| Place::Type { of_cursor, depth };
-    // Behind a dot stands what belongs to the name before it; behind a percent sign TYPE or ROWTYPE.
+    // After a dot comes a part of the name before it; after a percent sign, TYPE or ROWTYPE.
     let belongs = matches!(before, Some(Token::Symbol(b'.' | b'%')));
     match token {
         Token::Symbol(b'=') => return Place::Value,
@@ -116,7 +118,7 @@ fn in_type(
         Token::Word(word) if names_no_type(word) => {}
         Token::Word(word) if word.is_ascii() => with_folded(word, false, |name| sink(Kept::Type(name))),
         Token::Quoted(name) => with_folded(name, true, |name| sink(Kept::Type(name))),
-        // How a server folds such a word is its encoding's to say.
+        // The server's encoding decides how such a word is folded.
         Token::Word(_) | Token::Escaped(_) => sink(Kept::AnyType),
         _ => {}
     }
@@ -127,7 +129,7 @@ fn is_any(word: &[u8], words: &[&[u8]]) -> bool {
     words.iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
-/// Reserved words, and those that the grammar itself makes a type of `pg_catalog`.
+/// Reserved words, and words that the grammar itself maps to a type of `pg_catalog`.
 fn names_no_type(word: &[u8]) -> bool {
     const FIXED: [&[u8]; 19] = [
         b"bigint",
@@ -153,27 +155,28 @@ fn names_no_type(word: &[u8]) -> bool {
     meaning(word) == Some(Meaning::Reserved) || is_any(word, &FIXED)
 }
 
-/// What of a body in SQL means something by the search path or by settings.
+/// A part of a body in SQL that depends on the search path or on settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Used<'a> {
-    /// As PostgreSQL folds it.
+    /// A name, as PostgreSQL folds it.
     Name(&'a [u8]),
-    /// Operators that may stand next to each other.
+    /// Adjacent characters of operators: one operator or several.
     Operators(&'a [u8]),
-    /// A literal whose value settings may decide: a date, an interval, an amount, an array, a document.
+    /// A literal that settings may affect: a date, an interval, an amount, an array, a document.
     Value,
-    /// It is written in a way that is not read here.
+    /// A form that is not read here.
     Any,
 }
 
-/// Calls `sink` with each name of a body that has no schema in front, and each operator. Words in literals count: `'english'::regconfig`.
+/// Calls `sink` with each unqualified name of a body, and each operator. Words in literals count:
+/// `'english'::regconfig`.
 pub(crate) fn used(body: &[u8], sink: &mut dyn FnMut(Used<'_>)) {
     for &backslashes in readings(body) {
         used_as(body, backslashes, 0, sink);
     }
 }
 
-/// Literals in literals that are deeper are not read.
+/// Greatest depth of literals in literals that are read.
 const DEPTH_MAX: u8 = 3;
 
 fn used_as(body: &[u8], backslashes: Backslashes, depth: u8, sink: &mut dyn FnMut(Used<'_>)) {
@@ -222,8 +225,9 @@ fn used_as(body: &[u8], backslashes: Backslashes, depth: u8, sink: &mut dyn FnMu
     }
 }
 
-/// Whether it may be a date, a time, an interval, an amount, or an array of them: those have digits, but for days that are named by where
-/// today is (manual, 8.5.1.4), and none of what patterns are written with. Or an array with `NULL` in it, or XML.
+/// Whether it may be a date, a time, an interval, an amount, or an array of them: those contain digits,
+/// except for the days named relative to today (manual, 8.5.1.4), and no characters of patterns. Also an
+/// array with `NULL` in it, or XML.
 fn depends_on_settings(text: &[u8]) -> bool {
     const DAYS: [&[u8]; 3] = [b"today", b"tomorrow", b"yesterday"];
     let text = text.trim_ascii();
@@ -237,7 +241,7 @@ fn depends_on_settings(text: &[u8]) -> bool {
     text.iter().any(u8::is_ascii_digit) || text.contains(&b'{') && has_null()
 }
 
-/// A literal in which a name may be spelled by escapes: `E'...'`, `U&'...'`.
+/// Whether a literal may spell a name by escapes: `E'...'`, `U&'...'`.
 fn is_spelled(body: &[u8], text: &[u8]) -> bool {
     let start = (text.as_ptr() as usize).wrapping_sub(body.as_ptr() as usize);
     let prefix = start.checked_sub(2).and_then(|at| body.get(at));
@@ -329,7 +333,7 @@ mod tests {
         ] {
             assert_eq!(names(body).last().map(String::as_str), Some("m_t"), "{body}");
         }
-        // Whether the literal ends at its second quote is a setting's to say.
+        // A setting decides whether the literal ends at its second quote.
         let found = names(r"declare a text := '\'; v m_t; begin '; begin x := 'y'; end");
         assert!(found.iter().any(|name| name == "m_t"), "{found:?}");
         let found = names(r"declare a text := '\'; begin '; v m_t; begin end");

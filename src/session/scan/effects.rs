@@ -1,4 +1,4 @@
-//! What running something may do to the state of its session.
+//! What running a text may do to the state of its session.
 
 use std::ops::{BitOr, BitOrAssign};
 
@@ -8,45 +8,49 @@ pub(crate) struct Effects(u16);
 
 impl Effects {
     pub(crate) const NONE: Effects = Effects(0);
-    /// It may leave something behind: PostgreSQL is asked for the state at the next boundary.
+    /// It may leave state behind: PostgreSQL is asked for it at the next boundary.
     pub(crate) const ASKS: Effects = Effects(1);
-    /// It may leave what PostgreSQL cannot be asked for, such as a custom setting of any name.
+    /// It may leave state that PostgreSQL cannot be asked for, such as a custom setting of any name.
     pub(crate) const OPAQUE: Effects = Effects(2);
-    /// It may take or release session-level advisory locks, nobody knows how often.
+    /// It may take or release session-level advisory locks, an unknown number of times.
     pub(crate) const LOCKS: Effects = Effects(4);
     /// It may change what functions, views or triggers do.
     pub(crate) const DEFINES: Effects = Effects(8);
-    /// The text holds something whose name or count must be kept: the full scan has to read it.
+    /// It has a name or a count that must be kept: the full scan has to read it.
     pub(crate) const SCAN: Effects = Effects(16);
     /// It runs expressions, which may call what the database defines.
     pub(crate) const RUNS: Effects = Effects(32);
-    /// It holds a name in Unicode escapes: it is to be read again without them.
+    /// It contains a name in Unicode escapes, and has to be read again without them.
     pub(crate) const ESCAPED: Effects = Effects(64);
 
-    /// Nothing proves that it leaves nothing behind: it runs code of the database's users, or is none of the plain texts. Whatever was
-    /// understood of it, the connection is cleaned before another client gets it. See [`super::proof`].
+    /// It is not proven to leave nothing behind: it runs code of the database's users, or is none of the
+    /// plain texts. Whatever else was found in it, the connection is cleaned before another client gets it.
+    /// See [`super::proof`].
     pub(crate) const UNPROVEN: Effects = Effects(128);
     /// It may prepare or deallocate statements.
     pub(crate) const STATEMENTS: Effects = Effects(256);
-    /// It may set what decides how the bodies of functions are read that are called while it is set: PL/pgSQL keeps what it has read for
-    /// the connection's life.
+    /// It may change a setting that decides how function bodies are read at their first call: PL/pgSQL keeps
+    /// what it has read for the connection's life.
     pub(crate) const READING: Effects = Effects(512);
-    /// It may change what names are looked up by: the search path, or the role that stands in it.
+    /// It may change how names are looked up: the search path, or the role in it.
     pub(crate) const PATH: Effects = Effects(1024);
-    /// It may run what keeps, for the connection's life, what a name meant that is there in several schemas, by the search path of that moment:
-    /// a function in PL/pgSQL with the types of its variables; a domain, an index or a partition key with the functions that it calls.
+    /// It may run code that keeps, for the connection's life, what a name that exists in several schemas
+    /// meant under the search path of that moment: a function in PL/pgSQL with the types of its variables; a
+    /// domain, an index or a partition key with the functions that it calls.
     pub(crate) const BY_PATH: Effects = Effects(2048);
-    /// It may run what keeps what a name meant, for the connection's life, whether that name is there once or more often.
+    /// It may run code that keeps, for the connection's life, what a name meant, in one schema or several.
     pub(crate) const FINDS: Effects = Effects(4096);
-    /// It may make something in the temporary schema, which comes first in every search path, by a name that is kept so.
+    /// It may make an object in the temporary schema, which comes first in every search path, under a name of
+    /// which a connection keeps the meaning.
     pub(crate) const TEMPORARY: Effects = Effects(8192);
 
-    /// It may change by which settings the literals of dates, times, intervals, amounts and arrays are read.
+    /// It may change settings by which literals of dates, times, intervals, amounts and arrays are read.
     pub(crate) const VALUES: Effects = Effects(16384);
-    /// It may run what keeps, for the connection's life, a value that was read by those settings.
+    /// It may run code that keeps, for the connection's life, a value that was read under those settings.
     pub(crate) const BY_VALUES: Effects = Effects(32768);
 
-    /// Of code that nobody can read. Whether it has changed definitions is asked together with the state.
+    /// Effects of code that cannot be read. Whether it has changed definitions is asked together with the
+    /// state.
     pub(crate) const ANY: Effects = Effects(Effects::ASKS.0 | Effects::OPAQUE.0 | Effects::LOCKS.0);
 
     pub(crate) const fn with(self, other: Effects) -> Effects {

@@ -1,17 +1,19 @@
 //! Whether a text of SQL is understood and harmless, or what running it may do to its session.
 //!
-//! Owns the verdict ([`read()`] for what a client sends, [`judge_body`] for the body of a function). It deliberately keeps no names
-//! of settings and counts no locks: that is [`super::scan()`], which reads those texts that hold any.
+//! Owns the verdict ([`read()`] for what a client sends, [`judge_body`] for the body of a function). It
+//! deliberately keeps no names of settings and counts no locks: [`super::scan()`] does that, for texts that
+//! have any.
 //!
 //! # Why
-//! The search is turned round: a text is harmless only where each token is understood. A word is a word of the grammar, a
-//! built-in function on the list of harmless ones, or a name; and names are looked up in what the catalogue of the database says
-//! of them ([`Names`]), without regard to schemas, because a search path may put any of them in front. Whatever is not
-//! understood is asked for at the boundary, and what PostgreSQL cannot be asked for keeps the connection.
+//! A text is harmless only if each of its tokens is understood. A word is a word of the grammar, a built-in
+//! function on the list of harmless ones, or a name; names are looked up in the catalogue of the database
+//! ([`Names`]), without regard to schemas, because a search path may put any of them first. If a text is not
+//! understood, the state is asked for at the boundary; if PostgreSQL cannot be asked for it, the session
+//! keeps its connection.
 //!
 //! # What it does not see
-//! Operators, casts, and checks of domains are not named in a text. Where one of them calls something that is not harmless,
-//! [`Names::implied`] holds for every text.
+//! Operators, casts, and checks of domains are not named in a text. If one of them calls something that is
+//! not harmless, [`Names::implied`] applies to every text.
 
 mod block;
 mod names;
@@ -24,37 +26,40 @@ use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
 use super::{Effect, calls, effect_of, ends_with_transaction, proof, unicode};
 
-/// What a database says of the names that it has defined itself. What is not told has no effects.
+/// The effects of names that a database defines itself. A name that is not listed has no effects.
 pub(crate) trait Names {
-    /// There is no name that has effects, and nothing is implied.
+    /// No name has effects, and nothing is implied.
     fn are_all_harmless(&self) -> bool;
-    /// Of anything that has this name, as PostgreSQL folds and cuts it: a function, a table, a view.
+    /// Effects of anything that has this name, as PostgreSQL folds and truncates it: a function, a table, a
+    /// view.
     fn effects(&mut self, _name: &[u8]) -> Effects {
         Effects::NONE
     }
-    /// Of a call of something that has this name and is not built in, beside its [`Names::effects`].
+    /// Effects of a call of anything that has this name and is not built in, in addition to
+    /// [`Names::effects`].
     fn call(&mut self, _name: &[u8]) -> Effects {
         Effects::NONE
     }
-    /// Of whatever runs at all.
+    /// Effects of anything that runs.
     fn implied(&mut self) -> Effects {
         Effects::NONE
     }
-    /// Of making something in the temporary schema by a name. `None`: it is not read what it is called.
+    /// Effects of making an object with this name in the temporary schema. `None`: the name could not be
+    /// read.
     fn makes_temporary(&mut self, _name: Option<&[u8]>) -> Effects {
         Effects::TEMPORARY
     }
-    /// Of changing a definition.
+    /// Effects of changing a definition.
     fn on_definition(&mut self) -> Effects {
         Effects::NONE
     }
-    /// Of something whose name is not known.
+    /// Effects of something with an unknown name.
     fn any(&mut self) -> Effects {
         Effects::NONE
     }
 }
 
-/// While nothing is known of a database.
+/// Stands in while nothing is known of a database.
 pub(crate) struct Unknown;
 
 impl Names for Unknown {
@@ -67,31 +72,31 @@ impl Names for Unknown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Verdict {
     pub(crate) effects: Effects,
-    /// Where the first name of an opaque effect lies in the text.
+    /// Where the first name with an opaque effect lies in the text.
     culprit: (u32, u32),
 }
 
 impl Verdict {
-    /// Nothing of it is opaque.
+    /// A verdict without a culprit.
     pub(crate) fn of(effects: Effects) -> Verdict {
         Verdict { effects, culprit: (0, 0) }
     }
 
-    /// It is this or that.
+    /// The effects of both.
     pub(crate) fn or(self, other: Verdict) -> Verdict {
         let culprit = if self.effects.has(Effects::OPAQUE) { self.culprit } else { other.culprit };
         Verdict { effects: self.effects | other.effects, culprit }
     }
 
-    /// What made it opaque, as it is written.
+    /// The part of the text that made it opaque, as it is written.
     pub(crate) fn culprit(self, sql: &[u8]) -> String {
         let (start, end) = (self.culprit.0 as usize, self.culprit.1 as usize);
         String::from_utf8_lossy(sql.get(start..end).unwrap_or_default()).into_owned()
     }
 }
 
-/// The verdict on a text of a client's, token by token. In a database whose names are all harmless, [`super::screen()`] gives the
-/// same for most texts in less time.
+/// The verdict on a text of a client's, token by token. In a database with harmless names only,
+/// [`super::screen()`] gives the same for most texts in less time.
 pub(crate) fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> Verdict {
     let mut verdict = understood(sql, backslashes, names);
     if !verdict.effects.has(Effects::UNPROVEN) && !proof::is_proven(sql, names) {
@@ -115,7 +120,7 @@ fn understood(sql: &[u8], backslashes: Backslashes, names: &mut impl Names) -> V
             judge.text(&plain, backslashes);
             let mut effects = judge.verdict().effects | Effects::ESCAPED | Effects::SCAN;
             if super::mentions(sql, b"uescape") {
-                // How the escape character is written is read in one way of several.
+                // The escape character is read in only one of several notations.
                 effects |= Effects::ANY;
             }
             Verdict { effects, culprit: verdict.culprit }
@@ -135,10 +140,10 @@ pub(crate) enum Dialect {
     PlPgSql,
 }
 
-/// Text inside text that is deeper than this is not read.
+/// Greatest depth of text inside text that is read.
 const DEPTH_MAX: u8 = 3;
 
-/// What the next literals of a statement are.
+/// What the next literals of a statement contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Literals {
     Values,
@@ -146,7 +151,7 @@ enum Literals {
     Code,
 }
 
-/// Whether a name stands where the text makes or fills what it names.
+/// Whether a name stands where the text makes or fills the object of that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Introduced {
     No,
@@ -166,7 +171,7 @@ enum Case {
 struct Judge<'n, N> {
     names: &'n mut N,
     dialect: Dialect,
-    /// Where the text lies of which culprits are told.
+    /// Address of the text in which culprits are reported.
     base: usize,
     found: Effects,
     culprit: (u32, u32),
@@ -174,20 +179,20 @@ struct Judge<'n, N> {
     literals: Literals,
     /// A statement begins here.
     at_start: bool,
-    /// With a parenthesis.
+    /// The statement begins with a parenthesis.
     is_opened: bool,
-    /// A name that is not called, whatever follows it.
+    /// Whether the next or the last name is one that is not called, whatever follows it.
     introduced: Introduced,
     /// The name before the last dot is that of the temporary schema.
     in_temporary: bool,
-    /// The last name stands behind a dot, where key words are names.
+    /// The last name stands after a dot, where keywords are names.
     is_qualified: bool,
     statements: u32,
     sees_settings_view: bool,
     sees_update: bool,
-    /// CREATE TYPE: more than one type is made, by other names.
+    /// CREATE TYPE makes more than one type, under other names.
     makes_type: bool,
-    /// PL/pgSQL: names of variables begin what looks like statements.
+    /// PL/pgSQL, in declarations: names of variables look like the beginnings of statements.
     declares: bool,
     cases: Vec<Case>,
 }
@@ -240,7 +245,7 @@ impl<'n, N: Names> Judge<'n, N> {
 
     fn text(&mut self, sql: &[u8], backslashes: Backslashes) {
         let mut lexer = Lexer::new(sql, backslashes);
-        // The last token, where it was a word or a name.
+        // The last token, if it was a word or a name.
         let mut before: Option<Token<'_>> = None;
         let mut is_behind_dot = false;
         while let Some(token) = lexer.next() {
@@ -318,7 +323,7 @@ impl<'n, N: Names> Judge<'n, N> {
         self.literals = Literals::Values;
     }
 
-    /// A statement that begins with no word is none that is known.
+    /// A statement that does not begin with a word is unknown.
     fn begin_without_verb(&mut self, lexer: &Lexer<'_>) {
         if !std::mem::take(&mut self.at_start) {
             return;
@@ -353,7 +358,7 @@ impl<'n, N: Names> Judge<'n, N> {
             Some(Meaning::Into) => {
                 let inserts = before.is_some_and(|token| token.is_word(b"INSERT") || token.is_word(b"MERGE"));
                 if !inserts && self.dialect == Dialect::Sql {
-                    // A table is made, which may be a temporary one, whatever stands in front of its name.
+                    // SELECT INTO makes a table, which may be temporary, whatever comes before its name.
                     let effects = self.names.on_definition() | self.makes_temporary(temporary_name(*lexer));
                     self.add(effects | Effects::ASKS | Effects::SCAN, word);
                 }
@@ -376,7 +381,8 @@ impl<'n, N: Names> Judge<'n, N> {
         }
     }
 
-    /// A name behind a dot: of a column, or of a function, which may be called without a parenthesis (manual, 38.5.3).
+    /// A name after a dot: of a column, or of a function, which may be called without a parenthesis (manual,
+    /// 38.5.3).
     fn qualified(&mut self, name: &[u8], is_quoted: bool, lexer: &Lexer<'_>) {
         if self.introduced == Introduced::Next {
             self.introduced = Introduced::Last;
@@ -404,7 +410,7 @@ impl<'n, N: Names> Judge<'n, N> {
         }
     }
 
-    /// `LANGUAGE name`, of a body that stands beside it.
+    /// `LANGUAGE name`, of a body in the same statement.
     fn language(&mut self, lexer: &Lexer<'_>) {
         let is_read = match lexer.peek() {
             Some(Token::Word(name) | Token::Quoted(name) | Token::Text(name)) => {
@@ -437,7 +443,7 @@ impl<'n, N: Names> Judge<'n, N> {
         if is(b"WITH") || is(b"COPY") {
             self.introduced = Introduced::Next;
         }
-        // Of a transaction that was prepared somewhere else.
+        // Ends a transaction that was prepared elsewhere.
         if (is(b"COMMIT") || is(b"ROLLBACK")) && lexer.peek().is_some_and(|next| next.is_word(b"PREPARED")) {
             let on_definition = self.names.on_definition();
             self.add(on_definition | Effects::ASKS | Effects::DEFINES, word);
@@ -451,7 +457,7 @@ impl<'n, N: Names> Judge<'n, N> {
                     let any = self.names.any();
                     self.add(any | Effects::ASKS, word);
                 } else if is(b"EXECUTE") && self.depth > 0 {
-                    // Of a statement that stands nowhere here.
+                    // The statement is prepared elsewhere.
                     self.add(Effects::ANY, word);
                 } else if is(b"EXECUTE") {
                     let any = self.names.any();
@@ -467,13 +473,14 @@ impl<'n, N: Names> Judge<'n, N> {
 
     fn begin_change(&mut self, word: &[u8], lexer: &Lexer<'_>) {
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
-        // To set something computes nothing.
+        // Setting a value computes nothing.
         let runs = if is(b"SET") || is(b"RESET") { Effects::NONE } else { Effects::RUNS };
         self.add(Effects::ASKS | Effects::SCAN | runs, b"");
         if is(b"DO") {
             self.literals = Literals::Code;
         }
-        // Tables come and go, temporary ones above all; a function that is gone may have been the reason for asking.
+        // Dropping a table does not count, as tables come and go, above all temporary ones; a dropped
+        // function may have been the reason for asking.
         let drops = is(b"DROP")
             && ![&b"TABLE"[..], b"INDEX", b"SEQUENCE"]
                 .iter()
@@ -497,7 +504,7 @@ impl<'n, N: Names> Judge<'n, N> {
         self.makes_type |= lexer.peek().is_some_and(|next| next.is_word(b"TYPE"));
     }
 
-    /// What it does to make something temporary that is called so.
+    /// The effects of making a temporary object with this name.
     fn makes_temporary(&mut self, name: Option<Token<'_>>) -> Effects {
         let is_read = |name: &[u8]| name.is_ascii() && !name.contains(&TEMPLATE_NAME[0]);
         match name {
@@ -531,7 +538,7 @@ impl<'n, N: Names> Judge<'n, N> {
         if text.contains(&b'\\') && !is_dollar_quoted {
             return self.add(Effects::ANY, b"");
         }
-        // Its language may be told behind it.
+        // The language may be given after the body.
         for dialect in [Dialect::PlPgSql, Dialect::Sql] {
             let effects = judge_body_at(&text, dialect, self.depth + 1, &mut *self.names);
             self.add(effects, b"");
@@ -557,7 +564,7 @@ impl<'n, N: Names> Judge<'n, N> {
         }
     }
 
-    /// A parenthesis stands behind `name`, and the lexer behind it.
+    /// `name` is followed by a parenthesis, and the lexer stands after it.
     fn call(&mut self, name: Token<'_>, is_qualified: bool, arguments: Lexer<'_>) {
         let (written, is_quoted) = match name {
             Token::Word(word) => (word, false),
@@ -584,7 +591,7 @@ impl<'n, N: Names> Judge<'n, N> {
         }
     }
 
-    /// A call that the full scan reads; where there is none, in a body, what it may do.
+    /// A call that the full scan reads; inside a body, which is not scanned, the effects that it may have.
     fn scanned(&mut self, function: &[u8], arguments: Lexer<'_>) {
         match self.depth {
             0 => self.add(Effects::SCAN, b""),
@@ -597,7 +604,7 @@ impl<'n, N: Names> Judge<'n, N> {
 }
 
 fn judge_body_at<N: Names>(body: &[u8], dialect: Dialect, depth: u8, names: &mut N) -> Effects {
-    // How its literals are read is a setting of the session that runs it.
+    // A setting of the session that runs the body decides how its literals are read.
     let both = [Backslashes::Literal, Backslashes::Escape];
     let ways = if body.contains(&b'\\') { &both[..] } else { &both[..1] };
     let mut effects = Effects::NONE;
@@ -608,20 +615,21 @@ fn judge_body_at<N: Names>(body: &[u8], dialect: Dialect, depth: u8, names: &mut
         effects |= judge.verdict().effects;
     }
     match effects.has(Effects::ESCAPED) {
-        // Hardly anybody writes so: it is not read again.
+        // This is rare, so the body is not read again.
         true => Effects::ANY,
         false => effects.without(Effects::SCAN | Effects::RUNS),
     }
 }
 
-/// `CREATE [OR REPLACE] [LOCAL] TEMP ...`; what follows may be called so, too.
+/// Whether this is `CREATE [OR REPLACE] [LOCAL] TEMP ...`. The object itself may have one of these words as
+/// its name.
 fn creates_temporary(mut lexer: Lexer<'_>) -> bool {
     let before: [&[u8]; 4] = [b"OR", b"REPLACE", b"LOCAL", b"GLOBAL"];
     let kind = lexer.find(|token| !before.iter().any(|word| token.is_word(word)));
     kind.is_some_and(|kind| kind.is_word(b"TEMP") || kind.is_word(b"TEMPORARY"))
 }
 
-/// The name of what is made, behind CREATE or INTO; `None`: it is written in a way that is not read here.
+/// The name of the object that is made, after CREATE or INTO; `None`: it is in a form that is not read here.
 fn temporary_name(mut lexer: Lexer<'_>) -> Option<Token<'_>> {
     const BEFORE: [&[u8]; 14] = [
         b"OR",
@@ -641,7 +649,7 @@ fn temporary_name(mut lexer: Lexer<'_>) -> Option<Token<'_>> {
     ];
     let is_before = |token: &Token<'_>| BEFORE.iter().any(|word| token.is_word(word));
     let mut name = lexer.find(|token| !is_before(token))?;
-    // What is called like one of those words may have such a word behind its name.
+    // An object with one of those words as its name may be followed by such a word.
     let is_behind = |word: &[u8]| {
         matches!(meaning(word), Some(Meaning::Reserved | Meaning::Introduces | Meaning::Into))
             || [&b"PARTITION"[..], b"OF"].iter().any(|other| word.eq_ignore_ascii_case(other))

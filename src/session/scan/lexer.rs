@@ -1,9 +1,10 @@
 //! SQL text as tokens, as PostgreSQL's own lexer cuts it (manual chapter 4.1), over a borrowed slice.
 //!
-//! Owns the question "is this byte code, a name, a literal or a comment". It deliberately knows no grammar, never
-//! fails and never allocates: text that PostgreSQL would refuse gives some tokens, and the server says what is wrong.
+//! Owns the question "is this byte code, a name, a literal or a comment". It deliberately knows no grammar,
+//! never fails and never allocates: a text that PostgreSQL would refuse gives some tokens, and the server
+//! reports the error.
 
-/// What a session's settings change about cutting tokens.
+/// A setting of the session that changes how tokens are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backslashes {
     /// `standard_conforming_strings = on`, the default: a backslash in `'...'` is a character.
@@ -91,7 +92,7 @@ impl<'a> Lexer<'a> {
         Lexer { sql, at: 0, backslashes }
     }
 
-    /// The offset of the next byte that was not looked at.
+    /// The offset of the next byte to be read.
     pub(crate) fn offset(&self) -> usize {
         self.at
     }
@@ -109,7 +110,7 @@ impl<'a> Lexer<'a> {
         self.sql.get(from..to.min(self.sql.len())).unwrap_or_default()
     }
 
-    /// Goes past white space and comments.
+    /// Skips white space and comments.
     pub(crate) fn skip_blank(&mut self) {
         loop {
             match (self.byte(self.at), self.byte(self.at + 1)) {
@@ -145,7 +146,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Whether a literal of this text is one in Unicode escapes: `U&'...'`.
+    /// Whether `literal`, a part of this text, is in Unicode escapes: `U&'...'`.
     pub(crate) fn is_escaped(&self, literal: &[u8]) -> bool {
         let start = (literal.as_ptr() as usize).wrapping_sub(self.sql.as_ptr() as usize);
         start.checked_sub(2).and_then(|at| self.sql.get(at)) == Some(&b'&')
@@ -156,7 +157,7 @@ impl<'a> Lexer<'a> {
         from + rest.iter().position(|&byte| !is(byte, NAME)).unwrap_or(rest.len())
     }
 
-    /// The text up to the closing `quote`, which may stand doubled inside. Starts after the opening one.
+    /// The text up to the closing `quote`, which may occur doubled inside. Starts after the opening one.
     fn quoted(&mut self, quote: u8, escapes: Backslashes) -> &'a [u8] {
         let start = self.at;
         loop {
@@ -197,7 +198,7 @@ impl<'a> Lexer<'a> {
         self.at += 1;
         let start = self.at;
         let mut text = self.quoted(b'\'', escapes);
-        // The next part of the same literal is read as its first one was.
+        // The next part of the same literal is read in the same way as the first.
         while let Some(next) = self.continuation() {
             self.at = next + 1;
             self.quoted(b'\'', escapes);
@@ -206,8 +207,8 @@ impl<'a> Lexer<'a> {
         Token::Text(text)
     }
 
-    /// Where the literal goes on that has just been closed: behind a new line, with nothing between but white space and
-    /// comments of one line.
+    /// Where the literal that has just been closed continues: after a new line, with only white space and
+    /// one-line comments between.
     fn continuation(&self) -> Option<usize> {
         let mut at = self.at;
         let mut has_new_line = false;
@@ -270,7 +271,8 @@ impl<'a> Lexer<'a> {
         Token::Text(self.slice(body, body + length))
     }
 
-    /// Ends before a letter that is no part of it: `1and` is two tokens, as it was before PostgreSQL 15. `1..2` is a range.
+    /// Ends before a letter that does not belong to it: `1and` is two tokens, as it was before PostgreSQL 15.
+    /// `1..2` is a range.
     fn number(&mut self) -> Token<'a> {
         let start = self.at;
         if self.byte(start) == b'0' && matches!(self.byte(start + 1), b'x' | b'X' | b'o' | b'O' | b'b' | b'B')

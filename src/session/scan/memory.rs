@@ -1,4 +1,4 @@
-//! Which of a session's drawn values a text asks for: what `currval` and `lastval` answer.
+//! Which sequence values of a session a text asks for: the answers of `currval` and `lastval`.
 
 use super::lexer::{Backslashes, Lexer, Token};
 use super::{ends, starts};
@@ -6,18 +6,18 @@ use super::{ends, starts};
 /// Longer names are cut by PostgreSQL.
 const NAME_BYTES_MAX: usize = 63;
 
-/// What a text asks for. In doubt it is more than it asks for.
+/// What a text asks for; in doubt, more than that.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct MemoryReads {
-    /// The value that was drawn last, of whichever sequence.
+    /// The value that was drawn last, of any sequence.
     pub(crate) last: bool,
     pub(crate) sequences: SequencesRead,
 }
 
-/// The sequences whose last values a text asks for.
+/// The sequences that a text asks for the last value of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SequencesRead {
-    /// Those of these names, in any schema.
+    /// Sequences with these names, in any schema.
     Named(Vec<Box<[u8]>>),
     Any,
 }
@@ -29,7 +29,7 @@ impl Default for SequencesRead {
 }
 
 impl SequencesRead {
-    /// Whether one of this name is among them.
+    /// Whether a sequence with this name is among them.
     pub(crate) fn has(&self, name: &[u8]) -> bool {
         match self {
             SequencesRead::Any => true,
@@ -55,7 +55,7 @@ impl MemoryReads {
     }
 }
 
-/// So often one of the two functions is mentioned.
+/// How often one of the two functions is mentioned.
 fn mentions(sql: &[u8]) -> usize {
     let is_one = |at: &usize| {
         starts(&sql[*at..], b"val") && (ends(&sql[..*at], b"curr") || ends(&sql[..*at], b"last"))
@@ -63,12 +63,12 @@ fn mentions(sql: &[u8]) -> usize {
     memchr::memchr2_iter(b'v', b'V', sql).filter(is_one).count()
 }
 
-/// Whether the body of a function may ask.
+/// Whether the body of a function may ask for values.
 pub(crate) fn reads_memory(body: &[u8]) -> bool {
     mentions(body) > 0
 }
 
-/// What the text asks for by itself. What functions ask for that it calls is for others to know.
+/// The values that the text asks for by itself, without the functions that it calls.
 pub(crate) fn memory_reads(sql: &[u8]) -> MemoryReads {
     let mut reads = MemoryReads::default();
     let mut mentions = mentions(sql);
@@ -88,11 +88,11 @@ pub(crate) fn memory_reads(sql: &[u8]) -> MemoryReads {
             mentions -= 1;
         }
     }
-    // The others stand in a block, or in a text that is run.
+    // The other mentions are in a block, or in a text that is run.
     if mentions > 0 { MemoryReads::ANY } else { reads }
 }
 
-/// The sequence that the call is given, where a literal says so. `lexer` stands before the parenthesis.
+/// The sequence in the argument of the call, if it is a literal. `lexer` stands before the parenthesis.
 fn argument(mut lexer: Lexer<'_>) -> SequencesRead {
     lexer.next();
     let name = match lexer.next() {
@@ -106,7 +106,7 @@ fn argument(mut lexer: Lexer<'_>) -> SequencesRead {
     }
 }
 
-/// The name of the sequence without its schema, as PostgreSQL would read it; `None` where that takes more than a look.
+/// The name of the sequence without its schema, as PostgreSQL would read it; `None` if that is not simple.
 fn name_in(literal: &[u8]) -> Option<Box<[u8]>> {
     let literal = literal.trim_ascii();
     let start = memchr::memrchr(b'.', literal).map_or(0, |dot| dot + 1);

@@ -1,13 +1,15 @@
-//! Whether a text is so plain that nothing of it can stay in the session.
+//! Whether a text is so plain that it can leave nothing in the session.
 //!
 //! # Why
-//! [`super::read()`] understands much: bodies of functions, computed names, escapes. What it understands decides what a client keeps,
-//! and when PostgreSQL is asked; a mistake there must cost somebody a setting, and never give it to somebody else. So other clients are
-//! protected by something that can be checked by reading this file: a connection is lent on as it is only after texts of one statement of
-//! a few kinds, with calls of nothing but harmless built-in functions and without a name behind which code of the database's users runs.
-//! After everything else it is cleaned (see [`Soil`](crate::session::state::Soil)).
+//! [`super::read()`] understands much: bodies of functions, computed names, escapes. It decides what a client
+//! keeps, and when PostgreSQL is asked; a mistake there may cost that client a setting, but must never give
+//! the setting to another client. So other clients are protected by rules that can be checked by reading this
+//! file: a connection is lent again as it is only after texts of one statement of a few kinds, which call
+//! only harmless built-in functions and contain no name that runs code of the database's users. After any
+//! other text it is cleaned (see [`Soil`](crate::session::state::Soil)).
 //!
-//! Nothing is decoded here: a backslash, an escape, a literal that goes on in the next line make a text unproven.
+//! Nothing is decoded here: a backslash, an escape, or a literal that continues in the next line makes a text
+//! unproven.
 
 use super::effects::Effects;
 use super::judge::{Names, with_folded};
@@ -33,17 +35,17 @@ const VERBS: [&[u8]; 15] = [
     b"RELEASE",
 ];
 
-/// Whether it is a statement of [`VERBS`], by its first word.
+/// Whether a statement is one of [`VERBS`], by its first word.
 pub(super) fn is_verb(word: &[u8]) -> bool {
     VERBS.iter().any(|verb| word.eq_ignore_ascii_case(verb))
 }
 
-/// PostgreSQL cuts names in its own encoding, in which this many bytes of a client's are not too many.
+/// PostgreSQL truncates names in its own encoding: this many bytes of a client's encoding are never too many.
 const BEYOND_ASCII_BYTES_MAX: usize = 15;
 
-/// See the module.
+/// Whether the text leaves nothing in the session, by the rules in the module's documentation.
 pub(super) fn is_proven(sql: &[u8], names: &mut impl Names) -> bool {
-    // How these are read depends on settings.
+    // Settings decide how these are read.
     if memchr::memchr2(b'\\', b'$', sql).is_some_and(|at| !is_parameter(sql, at)) {
         return false;
     }
@@ -74,7 +76,7 @@ pub(super) fn is_proven(sql: &[u8], names: &mut impl Names) -> bool {
     true
 }
 
-/// By which literals of dates, times, intervals, amounts, arrays and documents are read.
+/// Settings by which literals of dates, times, intervals, amounts, arrays and documents are read.
 pub(crate) const VALUE_SETTINGS: [&str; 7] = [
     "DateStyle",
     "TimeZone",
@@ -85,8 +87,9 @@ pub(crate) const VALUE_SETTINGS: [&str; 7] = [
     "xmloption",
 ];
 
-/// What a text that is not proven may change beside settings and the like, by the words in it: prepared statements, how the bodies of
-/// functions are read, by which path names are looked up, and by which settings values are read. What is spelled in another way may change prepared statements, too.
+/// What a text that is not proven may change beside settings and the like, by the words in it: prepared
+/// statements, how function bodies are read, the path by which names are looked up, and the settings by which
+/// values are read. A text with escapes may change prepared statements, too.
 pub(crate) fn touched(sql: &[u8]) -> Effects {
     let folded = sql.to_ascii_lowercase();
     let mut effects = Effects::NONE;
@@ -120,10 +123,11 @@ fn touches_path(folded: &[u8]) -> bool {
         || sets(folded, &[b"role", b"schema"])
 }
 
-/// Whether a SET of one of these may be in it: right behind SET, SET LOCAL or SET SESSION. `UPDATE users SET role = 'x'` looks the same.
+/// Whether the text may contain a SET of one of these: directly after SET, SET LOCAL or SET SESSION.
+/// `UPDATE users SET role = 'x'` looks the same.
 fn sets(folded: &[u8], words: &[&[u8]]) -> bool {
     let is_there = |word: &[u8]| memchr::memmem::find(folded, word).is_some();
-    // What stands between two words is not read then.
+    // Comments between two words are not skipped, so with a comment the words count anywhere.
     let has_comment = is_there(b"/*") || is_there(b"--");
     memchr::memmem::find_iter(folded, b"set").any(|at| {
         let mut rest = folded[at + 3..].trim_ascii_start();
@@ -139,7 +143,7 @@ fn touches_statements(folded: &[u8]) -> bool {
     folded.contains(&b'\\') || WORDS.iter().any(|word| memchr::memmem::find(folded, word).is_some())
 }
 
-/// Drivers set `standard_conforming_strings = on` where they begin, which changes nothing.
+/// Drivers set `standard_conforming_strings = on` when they connect, which changes nothing.
 fn touches_reading(folded: &[u8]) -> bool {
     const STRINGS: &[u8] = b"standard_conforming_strings";
     let sets_otherwise = |at: usize| {
@@ -153,7 +157,7 @@ fn touches_reading(folded: &[u8]) -> bool {
         || memchr::memmem::find(folded, b"plpgsql.").is_some()
 }
 
-/// A dollar that begins no `$1` begins a literal.
+/// A dollar that does not begin a `$1` begins a literal.
 fn is_parameter(sql: &[u8], first: usize) -> bool {
     let dollars = memchr::memchr_iter(b'$', &sql[first..]);
     !sql[first..].contains(&b'\\')
@@ -185,7 +189,7 @@ fn is_fine_word(word: &[u8], before: Option<Token<'_>>, lexer: &Lexer<'_>, names
     let known = meaning(word);
     let is_behind_dot = before == Some(Token::Symbol(b'.'));
     let is_fine = match known {
-        // A table is made, and a prepared transaction is ended, by words in the middle.
+        // INTO in the middle of a statement makes a table; PREPARED, below, ends a prepared transaction.
         Some(Meaning::Into | Meaning::SettingsView) => false,
         Some(Meaning::Scanned) if reads_only(word) => true,
         Some(Meaning::Asks | Meaning::RunsText | Meaning::Scanned) => !is_called(lexer) && !is_behind_dot,
@@ -201,12 +205,12 @@ fn is_fine_word(word: &[u8], before: Option<Token<'_>>, lexer: &Lexer<'_>, names
         && are_harmless(word, false, names)
 }
 
-/// Functions that are looked at for what they name, and change nothing.
+/// Functions that are scanned for the names in their arguments, and change nothing.
 fn reads_only(function: &[u8]) -> bool {
     [&b"current_setting"[..], b"currval", b"lastval"].iter().any(|name| function.eq_ignore_ascii_case(name))
 }
 
-/// No code of users runs where something of this name is used.
+/// Whether no code of users runs where an object of this name is used.
 fn are_harmless(name: &[u8], is_quoted: bool, names: &mut impl Names) -> bool {
     if !name.is_ascii() && name.len() > BEYOND_ASCII_BYTES_MAX {
         return false;

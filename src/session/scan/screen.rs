@@ -1,18 +1,18 @@
-//! The short way to a verdict: a text that makes no call but of harmless built-in functions, in a database whose names are all
-//! harmless.
+//! The fast path to a verdict: for a text that calls only harmless built-in functions, in a database with
+//! harmless names only.
 //!
 //! # Why
-//! Nearly all texts are of this kind, and cutting each into tokens would cost more than all the rest that is done for a query.
-//! Each byte is looked at once, and every byte counts as code: what stands in a literal or in a comment can only make a text
-//! look worse. What could make it look better (a comment between a name and its parenthesis, a name in quotes) ends the short
-//! way, and [`super::read()`] cuts tokens.
+//! Nearly all texts are of this kind, and cutting each into tokens would cost more than all other work for a
+//! query. Each byte is read once, and every byte counts as code: the content of a literal or a comment can
+//! only make a text look worse. What could make it look better (a comment between a name and its parenthesis,
+//! a quoted name) ends the fast path, and [`super::read()`] cuts tokens.
 
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token, is_name_byte, is_space};
 use super::words::{Meaning, meaning};
 use super::{Effect, effect_of, ends, proof, starts};
 
-/// What a byte may begin or end that has to be looked at.
+/// Bytes that may begin or end something that has to be checked.
 const LOOKED_AT: [bool; 256] = {
     let mut looked_at = [false; 256];
     let mut at = 0;
@@ -24,10 +24,10 @@ const LOOKED_AT: [bool; 256] = {
     looked_at
 };
 
-/// The effects of a text that is harmless for all that is built in. `None`: it has to be read by its tokens.
+/// The effects of a text that is harmless in all that is built in. `None`: it has to be read by its tokens.
 pub(crate) fn screen(sql: &[u8]) -> Option<Effects> {
     let (effects, from) = match sql {
-        // Nearly all of them.
+        // Nearly all texts.
         [b'S', b'E', b'L', b'E', b'C', b'T', b' ', ..] | [b's', b'e', b'l', b'e', b'c', b't', b' ', ..] => {
             (Effects::RUNS, b"SELECT ".len())
         }
@@ -46,7 +46,7 @@ pub(crate) fn screen(sql: &[u8]) -> Option<Effects> {
 fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
     let mut lexer = Lexer::new(sql, Backslashes::Literal);
     let Some(Token::Word(verb)) = lexer.next() else { return None };
-    // Of others nothing is proven.
+    // Other verbs are never proven.
     if !proof::is_verb(verb) {
         return None;
     }
@@ -56,7 +56,7 @@ fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
         Effect::Changes => return None,
     };
     let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
-    // A transaction that was prepared runs nothing now, and changes definitions.
+    // COMMIT PREPARED runs nothing now, but changes definitions.
     if [&b"COMMIT"[..], b"ROLLBACK"].iter().any(|known| is(known)) && !ends_plainly(lexer) {
         return None;
     }
@@ -67,7 +67,7 @@ fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
     Some((effects, lexer.offset()))
 }
 
-/// Nothing stands behind the verb but words of ROLLBACK TO and COMMIT AND CHAIN.
+/// Whether the statement is not COMMIT PREPARED or ROLLBACK PREPARED.
 fn ends_plainly(mut lexer: Lexer<'_>) -> bool {
     lexer.all(|token| !token.is_word(b"PREPARED"))
 }
@@ -90,13 +90,13 @@ fn table_name(lexer: &mut Lexer<'_>) -> Option<()> {
     }
 }
 
-/// Whether the byte at `at` belongs to nothing that has to be read by its tokens.
+/// Whether the byte at `at` needs no reading by tokens.
 fn is_fine(sql: &[u8], at: usize) -> bool {
     let before = &sql[..at];
     let after = &sql[at + 1..];
     match sql[at] {
         b'(' => is_no_call(before),
-        // A function may be called like a column.
+        // A function may be called in the notation of a column.
         b'.' => {
             let start = after.iter().position(|&byte| !is_space(byte)).unwrap_or(after.len());
             let length =
@@ -119,12 +119,12 @@ fn is_fine(sql: &[u8], at: usize) -> bool {
     }
 }
 
-/// What stands before a parenthesis is no name, or that of something harmless.
+/// Whether the parenthesis follows no name, or the name of something harmless.
 fn is_no_call(before: &[u8]) -> bool {
     let end = before.iter().rposition(|&byte| !is_space(byte)).map_or(0, |last| last + 1);
     let start = before[..end].iter().rposition(|&byte| !is_name_byte(byte)).map_or(0, |last| last + 1);
     let word = &before[start..end];
-    // Behind a dot every word is a name.
+    // After a dot every word is a name.
     let is_qualified = || before[..start].iter().rfind(|&&byte| !is_space(byte)) == Some(&b'.');
     match meaning(word) {
         Some(Meaning::Harmless) => true,

@@ -258,7 +258,7 @@ fn reading_many_statements_of_one_text_takes_one_pass() {
     let begun = std::time::Instant::now();
     let made = prepare_statements(&text);
     assert_eq!((made.len(), made["a19999"]), (20_000, Some("prepare a19999 as select 19999")));
-    // In one pass for each it would take minutes.
+    // Reading the text once for each statement would take minutes.
     assert!(begun.elapsed() < std::time::Duration::from_secs(10));
 }
 
@@ -278,7 +278,7 @@ fn one_prepare_is_cut_out_of_the_text_around_it() {
 }
 
 proptest! {
-    /// The verdict must never hide what the full scan finds, but in literals that nobody runs.
+    /// The verdict must never hide what the full scan finds, except in literals that are not run.
     #[test]
     fn the_verdict_agrees_with_the_full_scan(words in proptest::collection::vec(fragment(), 1..12)) {
         let sql = words.concat();

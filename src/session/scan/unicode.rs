@@ -2,7 +2,8 @@
 
 use super::lexer::{Backslashes, Lexer, Token};
 
-/// The same text with each such name written plainly. What PostgreSQL would refuse stays as it is.
+/// The same text with each such name as a plain quoted name. A name that PostgreSQL would refuse stays as it
+/// is.
 pub(crate) fn plain(sql: &[u8], backslashes: Backslashes) -> Vec<u8> {
     let mut lexer = Lexer::new(sql, backslashes);
     let mut out = Vec::with_capacity(sql.len());
@@ -21,7 +22,7 @@ pub(crate) fn plain(sql: &[u8], backslashes: Backslashes) -> Vec<u8> {
     out
 }
 
-/// `UESCAPE 'c'` behind the name; the lexer goes past it.
+/// `UESCAPE 'c'` after the name; moves the lexer past it.
 fn uescape(lexer: &mut Lexer<'_>) -> Option<u8> {
     let mut ahead = *lexer;
     if !ahead.next()?.is_word(b"UESCAPE") {

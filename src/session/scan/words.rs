@@ -1,17 +1,18 @@
-//! The words that SQL itself brings along: key words, and the functions of `pg_catalog`, each with what it may do.
+//! The words of SQL itself: keywords, and the functions of `pg_catalog`, each with what it may do.
 //!
-//! Owns the lists in `words/`, and a table that finds a word in a few steps. Names that a database has defined itself are
-//! [`Names`](super::judge::Names)'s.
+//! Owns the lists in `words/`, and a table that finds a word in a few steps. Names that a database has
+//! defined itself are in [`Names`](super::judge::Names).
 //!
 //! # Why
-//! A built-in function is harmless only if it is on the list of harmless ones. A test compares the lists with `pg_proc` of
-//! every major that is installed: a function that a new major brings is on none, and the test fails until somebody has
-//! decided. At run time a word that is on no list and not a name of the database counts as unknown.
+//! A built-in function is harmless only if it is on the list of harmless ones. A test compares the lists with
+//! `pg_proc` of every installed major: a function that a new major brings is on none, and the test fails
+//! until a maintainer has decided. At run time a word that is on no list and no name of the database counts
+//! as unknown.
 
 /// What a word may mean for the state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// A reserved word: without quotes it is nobody's name.
+    /// A reserved word: without quotes it cannot be a name.
     Reserved,
     /// A word of the grammar that a parenthesis may follow.
     Grammar,
@@ -21,13 +22,13 @@ pub(crate) enum Meaning {
     Into,
     /// A function that leaves nothing behind.
     Harmless,
-    /// A function that may; PostgreSQL can be asked for what it left.
+    /// A function that may leave something; PostgreSQL can be asked for it.
     Asks,
-    /// A function that runs text, or what a text names.
+    /// A function that runs a text, or the object that a text names.
     RunsText,
-    /// A function or a word that the full scan has to look at: see [`super::scan`].
+    /// A function or a word that the full scan has to read: see [`super::scan`].
     Scanned,
-    /// `pg_settings`: an UPDATE of it sets.
+    /// `pg_settings`: an UPDATE of it changes settings.
     SettingsView,
     /// `update`
     Update,
@@ -36,21 +37,21 @@ pub(crate) enum Meaning {
 const HARMLESS: &str = include_str!("words/harmless.txt");
 const ASKS: &str = include_str!("words/asks.txt");
 const RUNS_TEXT: &str = include_str!("words/runs_text.txt");
-/// Functions of which a name, a key or a count must be kept: [`super::Finding`].
+/// Functions with a name, a key or a count that must be kept: [`super::Finding`].
 const SCANNED: &str = "set_config current_setting currval lastval setseed pg_backup_start \
     pg_replication_origin_session_setup pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock \
     pg_try_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all \
     dblink_connect dblink_connect_u pg_create_physical_replication_slot pg_create_logical_replication_slot \
     pg_copy_physical_replication_slot pg_copy_logical_replication_slot";
-/// Category R of `pg_get_keywords()`, but for words that are read by themselves.
+/// Category R of `pg_get_keywords()`, without words that have a meaning of their own here.
 const RESERVED: &str = "all analyse analyze and any array asc asymmetric both case cast check collate column \
     constraint create current_catalog current_date current_role current_time current_timestamp current_user default \
     deferrable desc distinct do else end except false fetch for foreign from grant group having in initially intersect \
     lateral leading limit localtime localtimestamp not null offset on only or order placing primary references \
     returning select session_user some symmetric table then to trailing true union unique user using variadic when \
     where window";
-/// Categories C and T, and the rest of those that a parenthesis may follow without being a call. A database may have
-/// functions of some of these names.
+/// Categories C and T, and the other words that a parenthesis may follow without being a call. A database may
+/// have functions with some of these names.
 const GRAMMAR: &str = "between bigint bit boolean char character coalesce dec decimal exists extract float greatest \
     grouping inout int integer interval json json_array json_arrayagg json_exists json_object json_objectagg json_query \
     json_scalar json_serialize json_table json_value least merge_action national nchar none normalize nullif numeric out \
@@ -78,7 +79,7 @@ const BUILT_IN: [(&str, Meaning); 8] = [
 /// The longest word that is looked up.
 pub(crate) const WORD_BYTES_MAX: usize = 63;
 
-/// A power of two, and much more than there are words: few lookups take a second step.
+/// A power of two, far more than there are words: few lookups take a second step.
 const SLOTS: usize = 8_192;
 
 /// Where the text of a word lies, and what it means; a length of zero is no word.
@@ -117,7 +118,7 @@ const fn table() -> [Slot; SLOTS] {
     slots
 }
 
-/// Letters of both cases fall together; what else falls together is told apart by comparing.
+/// Both cases of a letter get the same slot; other collisions are resolved by comparing.
 const fn slot_of(text: &[u8], start: usize, end: usize) -> usize {
     let mut hash = end.wrapping_sub(start) as u64;
     let mut at = start;
@@ -128,7 +129,7 @@ const fn slot_of(text: &[u8], start: usize, end: usize) -> usize {
     (hash >> 51) as usize
 }
 
-/// What SQL itself means by an unquoted word. `None`: it is a name of the database's, or of the text's own.
+/// What SQL itself means by an unquoted word. `None`: it is a name of the database, or of the text.
 #[inline]
 pub(crate) fn meaning(word: &[u8]) -> Option<Meaning> {
     if word.len() > WORD_BYTES_MAX {

@@ -1,7 +1,7 @@
 //! Statements of PL/pgSQL: where they begin, and what EXECUTE runs.
 //!
-//! Owns what the body of a function or of a DO block is beside SQL (manual, chapter 43). What it does not know counts as a statement
-//! that is asked for.
+//! Owns what the body of a function or of a DO block has beyond SQL (manual, chapter 43). For a statement
+//! that it does not know, the state is asked for.
 
 use super::super::effects::Effects;
 use super::super::lexer::{Backslashes, Lexer, Token};
@@ -11,7 +11,7 @@ use super::names::{template_sql, undoubled};
 use super::{Case, DEPTH_MAX, Dialect, Judge, Names};
 
 impl<N: Names> Judge<'_, N> {
-    /// A variable with its new value, or a declaration of it. The lexer stands behind its name.
+    /// Whether a variable is assigned or declared here. The lexer stands after its name.
     pub(super) fn is_assignment(&self, lexer: &Lexer<'_>) -> bool {
         match lexer.peek() {
             Some(Token::Symbol(b':' | b'=' | b'[' | b'.')) => true,
@@ -19,7 +19,7 @@ impl<N: Names> Judge<'_, N> {
         }
     }
 
-    /// The first word of a statement of PL/pgSQL. `false`: it is one of SQL.
+    /// Reads the first word of a PL/pgSQL statement. `false`: the statement is one of SQL.
     pub(super) fn begin_in_block<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
         if is(b"DECLARE") {
@@ -69,7 +69,7 @@ impl<N: Names> Judge<'_, N> {
         false
     }
 
-    /// Words of PL/pgSQL behind which a statement begins, wherever they stand. `true`: it is one.
+    /// Reads a word of PL/pgSQL that a statement follows, wherever the word stands. `true`: it is one.
     pub(super) fn block_word<'a>(&mut self, word: &'a [u8], lexer: &mut Lexer<'a>) -> bool {
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
         match () {
@@ -102,10 +102,10 @@ impl<N: Names> Judge<'_, N> {
         true
     }
 
-    /// EXECUTE of a text, in PL/pgSQL. The lexer stands behind the word.
+    /// Reads EXECUTE of a text, in PL/pgSQL. The lexer stands after the word.
     fn dynamic(&mut self, mut lexer: Lexer<'_>) {
         let known = match lexer.next() {
-            // A trigger is made.
+            // It is part of CREATE TRIGGER.
             Some(token) if token.is_word(b"FUNCTION") || token.is_word(b"PROCEDURE") => return,
             Some(Token::Text(text)) if lexer.is_escaped(text) || goes_on(text) => None,
             Some(Token::Text(text)) => {
@@ -144,7 +144,7 @@ impl<N: Names> Judge<'_, N> {
     }
 }
 
-/// `<<label>>`, behind its first byte; nothing else is skipped.
+/// Skips `<<label>>`, after its first byte, and nothing else.
 pub(super) fn skip_label(lexer: &mut Lexer<'_>) {
     let mut ahead = *lexer;
     let label = (ahead.next(), ahead.next(), ahead.next(), ahead.next());
@@ -157,7 +157,7 @@ pub(super) fn skip_label(lexer: &mut Lexer<'_>) {
     }
 }
 
-/// The names that are put in may be those of settings or of prepared statements.
+/// Whether the names that are put in may be those of settings or of prepared statements.
 fn sets(template: &[u8]) -> bool {
     let first = Lexer::new(template, Backslashes::Literal).next();
     let may_name: [&[u8]; 10] = [

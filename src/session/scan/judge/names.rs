@@ -2,7 +2,7 @@
 
 use super::super::words::WORD_BYTES_MAX;
 
-/// What stands in a template of `format` for a name that is put in.
+/// The mark in a template of `format` for a name that is put in.
 pub(super) const TEMPLATE_NAME: &[u8] = b"%";
 
 /// A template of `format` as SQL. `None`: it puts in more than names and values.
@@ -62,7 +62,7 @@ pub(in crate::session::scan) fn with_folded<T>(
     look(folded)
 }
 
-/// An identifier is as long as PostgreSQL keeps it.
+/// Truncates an identifier as PostgreSQL does.
 pub(in crate::session::scan) fn cut(name: &[u8]) -> &[u8] {
     if name.len() <= WORD_BYTES_MAX {
         return name;

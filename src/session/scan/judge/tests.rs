@@ -51,7 +51,7 @@ fn database() -> Database {
     }
 }
 
-/// What was understood of it; what is proven is another question.
+/// The effects that were found in it; whether it is proven is tested elsewhere.
 fn effects(sql: &str) -> Effects {
     read(sql.as_bytes(), Backslashes::Literal, &mut database())
         .effects
@@ -250,7 +250,7 @@ fn the_verdict_names_what_made_it() {
     assert_eq!(verdict.culprit(sql.as_bytes()), "Query_To_XML");
 }
 
-/// Whatever the scan finds, the verdict asked for the scan.
+/// Whatever the scan finds, the verdict must ask for the scan.
 #[test]
 fn nothing_that_the_scan_finds_is_harmless() {
     for sql in [
@@ -281,7 +281,7 @@ proptest::proptest! {
         judge_body(&sql, Dialect::PlPgSql, &mut database());
     }
 
-    /// The short way leads where the long one does.
+    /// Screening finds at least the effects that reading finds.
     #[test]
     fn screening_agrees_with_reading(pieces in fragments(), verb in proptest::sample::select(vec!["select 1", "insert into a (b) values (1)", "update t set a = 1", "begin", "with a as (select 1) select 1", "insert into s.t select 1"])) {
         let sql = format!("{verb}{pieces}");
@@ -302,7 +302,7 @@ proptest::proptest! {
     }
 }
 
-/// Closed pieces of SQL, in any order.
+/// Complete pieces of SQL, in any order.
 fn fragments() -> impl proptest::strategy::Strategy<Value = String> {
     use proptest::strategy::Strategy;
     let pieces = [
