@@ -1,4 +1,4 @@
-//! The values of a Bind, read only for statements whose parameters name settings or locks.
+//! The values of a Bind, read only for statements with parameters that name settings or locks.
 
 /// The parameters of a Bind.
 pub(super) struct BindValues<'a> {
@@ -32,7 +32,7 @@ impl<'a> BindValues<'a> {
         *self.values.get(usize::from(parameter).checked_sub(1)?)?
     }
 
-    /// The bytes of a text parameter: text and binary format agree. NULL is the empty text, which names nothing.
+    /// The bytes of a text parameter: text and binary format agree. NULL is the empty text, which is no name.
     pub(super) fn text(&self, parameter: u16) -> Option<&'a [u8]> {
         let value = self.values.get(usize::from(parameter).checked_sub(1)?)?;
         Some(value.unwrap_or_default())

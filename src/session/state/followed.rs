@@ -7,18 +7,21 @@
 //!     anything else that may have changed the state
 //! ```
 //!
-//! Owns the state that was asked for last (the base), the changes since that are known to the letter, and what each named statement
-//! does when it is bound. It deliberately guesses nothing: what [`StateTracker`](super::StateTracker) cannot prove to be
-//! harmless and this cannot follow exactly makes the state unknown.
+//! Owns the state that was asked for last (the base), the changes since that are known exactly, and what each
+//! named statement does when it is bound. It deliberately guesses nothing: anything that
+//! [`StateTracker`](super::StateTracker) cannot prove to be harmless and that cannot be followed exactly here
+//! makes the state unknown.
 //!
 //! # Why
-//! In the pause of a move every session's state must be known. To ask each session's server takes a millisecond, so a thousand sessions
-//! would wait for a second. Sessions do the same things again and again: plain statements, which change nothing
-//! (`scan::proof`), and statements that a driver prepares and closes, which PostgreSQL itself reports to have been carried out.
+//! In the pause of a move every session's state must be known. Asking each session's server takes a
+//! millisecond, so a thousand sessions would wait for a second. Sessions do the same things again and again:
+//! plain statements, which change nothing (`scan::proof`), and statements that a driver prepares and closes,
+//! where PostgreSQL itself reports that they were carried out.
 //!
 //! # Why an error ends it
-//! After an error the server skips what came behind it, and which request that was is the business of the exchange's ledger. Errors are
-//! rare, and a question tells all: so requests are believed only where every one of them was carried out.
+//! After an error the server skips the requests behind it, and only the exchange's ledger knows which those
+//! were. Errors are rare, and asking tells all: so requests are believed only if every one of them was
+//! carried out.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -27,13 +30,14 @@ use super::{SessionState, Statement, TypeName};
 use crate::session::scan::Effects;
 use crate::wire::message::frontend::Parse;
 
-/// Requests since the last answer to all of them that are kept; a pipeline of more is asked about.
+/// Requests that are kept since the last moment without open answers; after a longer pipeline PostgreSQL is
+/// asked.
 const PENDING_MAX: usize = 256;
-/// Texts and names of changes that are kept; of more, PostgreSQL is asked.
+/// Bytes of changed texts and names that are kept; for more, PostgreSQL is asked.
 const BYTES_MAX: usize = 64 * 1024;
 /// PostgreSQL cuts longer names of prepared statements.
 const NAME_BYTES_MAX: usize = 63;
-/// Statements whose effects are kept; of further ones all that is known is that they run.
+/// Statements with known effects that are kept; for others it is only known that they run.
 const JUDGED_MAX: usize = 1_000;
 
 /// A request that is not answered yet.
@@ -44,10 +48,10 @@ enum Pending {
         sql: Box<str>,
         /// As the client gave them.
         types: Vec<u32>,
-        /// They are what the server settles on, too.
+        /// The server takes them as they are.
         are_settled: bool,
     },
-    /// A Describe of a statement, the unnamed one too; with the types that the server told.
+    /// A Describe of a statement, also of the unnamed one; with the types that the server reported.
     Describe {
         name: Box<[u8]>,
         types: Option<Vec<u32>>,
@@ -57,23 +61,23 @@ enum Pending {
     },
 }
 
-/// See the module.
+/// The base and all that has changed since; the module's documentation has the rules.
 #[derive(Debug)]
 pub(super) struct Followed {
     base: Arc<SessionState>,
-    /// Names of the types whose OIDs another server may not know, as the base was taken.
+    /// Names of the types with OIDs that another server may not know, as of the base.
     types: BTreeMap<u32, String>,
-    /// What is otherwise than in the base; `None`: it is not there any more.
+    /// What differs from the base; `None`: the statement is gone.
     statements: BTreeMap<Box<str>, Option<Statement>>,
     bytes: usize,
     pending: VecDeque<Pending>,
-    /// An error came since everything was answered last.
+    /// An error came since the last moment without open answers.
     has_failed: bool,
-    /// What binding a named statement does, by the hints of that number.
+    /// What binding a named statement does, judged by the hints of that number.
     judged: HashMap<Box<[u8]>, (u32, Effects)>,
-    /// Nothing has changed since another connection was found to have all of it.
+    /// Nothing has changed since another connection was found to have all of the state.
     is_as_carried: bool,
-    /// The unnamed statement has types of the users: it goes along as a part of the state.
+    /// The unnamed statement uses types defined by users: it is carried as a part of the state.
     carries_unnamed: bool,
 }
 
@@ -82,7 +86,7 @@ pub(super) struct Followed {
 pub(super) struct Unknown;
 
 impl Followed {
-    /// Begins with a state that was asked for now.
+    /// Begins with a state that PostgreSQL has just reported.
     pub(super) fn from(base: Arc<SessionState>, types: BTreeMap<u32, String>) -> Followed {
         Followed {
             base,
@@ -110,7 +114,7 @@ impl Followed {
         self.pending.is_empty()
     }
 
-    /// The state of now. Only where it [is settled](Followed::is_settled).
+    /// The current state. Only where it [is settled](Followed::is_settled).
     pub(super) fn state(&mut self) -> Arc<SessionState> {
         if !self.statements.is_empty() {
             let mut state = SessionState::clone(&self.base);
@@ -134,14 +138,14 @@ impl Followed {
         oids.all(|oid| oid < TypeName::FIRST_UNSTABLE_OID || self.types.contains_key(&oid))
     }
 
-    /// The unnamed statement is another one.
+    /// The unnamed statement has been replaced.
     pub(super) fn unnamed_changed(&mut self, has_unstable_types: bool) {
         if std::mem::replace(&mut self.carries_unnamed, has_unstable_types) || has_unstable_types {
             self.is_as_carried = false;
         }
     }
 
-    /// A Parse of a named statement, which does this when it is bound.
+    /// Notes a Parse of a named statement, which has these effects when it is bound.
     pub(super) fn parse(&mut self, parse: &Parse<'_>, hints: u32, effects: Effects) -> Result<(), Unknown> {
         let name = told(parse.statement).filter(|name| name.len() <= NAME_BYTES_MAX).ok_or(Unknown)?;
         let sql = told(parse.sql).ok_or(Unknown)?;
@@ -171,7 +175,7 @@ impl Followed {
         Ok(())
     }
 
-    /// The server's answer to the next Describe of a statement; `None`: it is too long to be read.
+    /// Notes the server's answer to the next Describe of a statement; `None`: it is too long to be read.
     pub(super) fn described(&mut self, told: Option<Vec<u32>>) {
         self.has_failed |= told.is_none();
         let next = self.pending.iter_mut().find_map(|pending| match pending {
@@ -212,7 +216,7 @@ impl Followed {
         Ok(())
     }
 
-    /// What the server told of the statement before it was another one.
+    /// What the server reported for the statement before the name got another one.
     fn told_types(&mut self, name: &str) -> Option<Vec<u32>> {
         for pending in &mut self.pending {
             match pending {
@@ -260,8 +264,8 @@ impl Followed {
         }
     }
 
-    /// What binding the named statement does, where that was judged by these hints; otherwise its text, to be judged. `None`: it is not
-    /// known, or was prepared by SQL.
+    /// What binding the named statement does, if that was judged by these hints; otherwise its text, to be
+    /// judged. `None`: the statement is not known, or was prepared by SQL.
     pub(super) fn effects(&self, name: &[u8], hints: u32) -> Option<Result<Effects, &str>> {
         if let Some(&(known, effects)) = self.judged.get(name)
             && known == hints
@@ -286,17 +290,17 @@ impl Followed {
     }
 }
 
-/// A text that is the same in every encoding.
+/// A text that has the same bytes in every encoding.
 fn told(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii())
 }
 
-/// PostgreSQL's `unknown`: given, it leaves the type to the server, as 0 does.
+/// PostgreSQL's `unknown`: as a parameter type it leaves the choice to the server, as 0 does.
 const UNKNOWN_OID: u32 = 705;
 
-/// The types of all parameters are given. A type that a client gives is the one that the server takes.
+/// Whether the types of all parameters are given. The server takes a type that a client gives.
 fn are_all_given(types: &[u32], sql: &str) -> bool {
-    // Digits behind a dollar, wherever they stand: rather too many than too few.
+    // Counts digits after a dollar anywhere: too many parameters are safe, too few are not.
     let behind = sql.split('$').skip(1);
     let numbers = behind.map(|text| {
         let end = text.find(|other: char| !other.is_ascii_digit()).unwrap_or(text.len());

@@ -1,21 +1,23 @@
-//! What the functions, views, policies, triggers and defaults of a database can do to a session: read from its catalogue.
+//! What the functions, views, policies, triggers and defaults of a database can do to a session: read from
+//! its catalogue.
 //!
-//! Owns the question ([`sql`]) and the answer ([`Hints`]): for each name of the database, what may happen where a text
-//! holds it. [`scan::read`](crate::session::scan::read()) looks names up here.
+//! Owns the question ([`sql`]) and the answer ([`Hints`]): for each name of the database, the effects that a
+//! text with that name may have. [`scan::read`](crate::session::scan::read()) looks names up here.
 //!
 //! # Why
-//! No text of a client shows what a function does. Without this, every query could have changed the session, and each
-//! session would ask again at each boundary; with it, only those texts are asked about that name something which is not
-//! known to be harmless.
-//! A function is harmless if every word of its body is: it is read like a text of a client's. A function in C is harmless if it
-//! is declared stable or immutable, or belongs to an extension that is known; in another language, never. A table is as
-//! harmless as its triggers, rules, policies, defaults, checks and index expressions, and as the tables whose rows go
-//! with its own. Names are looked up without regard to schemas, so a search path cannot hide one.
+//! No text of a client shows what a function does. Without hints, every query could have changed the session,
+//! and each session would ask again at each boundary; with them, only those texts lead to a question that
+//! contain a name not known to be harmless. A function is harmless if every word of its body is: the body is
+//! read like a text of a client's. A function in C is harmless if it is declared stable or immutable, or
+//! belongs to an extension that is known; in another language, never. A table is as harmless as its triggers,
+//! rules, policies, defaults, checks and index expressions, and as the tables with rows that change with its
+//! own. Names are looked up without regard to schemas, so a search path cannot hide one.
 //!
-//! It also finds the names of custom settings that the database's own code sets or reads by a literal name: those are the
-//! ones an application cannot afford to lose.
+//! The answer also has the names of custom settings that the database's own code sets or reads by a literal
+//! name: those are the ones that an application cannot afford to lose.
 //!
-//! Expressions are stored as trees. They are searched as text, because `pg_get_expr` may wait for a table's lock.
+//! Expressions are stored as trees. They are searched as text, because `pg_get_expr` may wait for a table's
+//! lock.
 
 mod keeping;
 mod question;
@@ -37,23 +39,24 @@ use crate::session::scan::{self, Backslashes, Effects, Names, OpaqueNames, Verdi
 pub struct Hints {
     /// Tells one reading from another; 0 is none.
     id: u32,
-    /// Names of whatever is not known to be harmless.
+    /// Names that are not known to be harmless.
     names: HashMap<Box<[u8]>, Effects>,
-    /// Names of functions that are.
+    /// Names of functions that are harmless.
     functions: HashSet<Box<[u8]>>,
-    /// What any text may do that runs: an operator or a cast calls what is not harmless.
+    /// The effects of any text that runs: an operator or a cast may call something that is not harmless.
     implied: Effects,
-    /// What any change of a definition may do: an event trigger.
+    /// The effects of any change of a definition: an event trigger.
     on_definition: Effects,
-    /// What all names together may do.
+    /// The effects of all names together.
     any: Effects,
-    /// What those may do that hold other characters than ASCII's.
+    /// The effects of names with characters beyond ASCII.
     beyond_ascii: Effects,
-    /// Names that functions, domains or indexes keep the meaning of, without the underscores in front of them that arrays of types have.
+    /// Names that functions, domains or indexes keep the meaning of, without the leading underscores of array
+    /// types.
     kept: HashSet<Box<[u8]>>,
-    /// They keep those of others, too.
+    /// They may keep the meaning of any other name, too.
     keeps_any: bool,
-    /// An event trigger runs for each login.
+    /// An event trigger runs at each login.
     has_login_trigger: bool,
     /// Names of custom settings that the database's own code mentions.
     pub(super) settings: Vec<String>,
@@ -64,11 +67,11 @@ pub struct Hints {
     /// [`CATALOGUE`] at that moment.
     catalogue: Option<i64>,
     verdicts: Verdicts,
-    /// Names whose use asks for values that the session drew.
+    /// Names that, when used, ask for sequence values that the session drew.
     memory_readers: Vec<Box<[u8]>>,
-    /// Made where a session has gone on elsewhere that had drawn some.
+    /// Made for a session that has gone on with another connection and had drawn values.
     memory_names: OnceLock<OpaqueNames>,
-    /// Made where a text is too large to be held.
+    /// Made for a text that is too large to be held.
     opaque_names: OnceLock<OpaqueNames>,
 }
 
@@ -76,7 +79,7 @@ pub struct Hints {
 #[derive(Debug, Default)]
 pub struct HintsCell {
     answer: OnceLock<Arc<Hints>>,
-    /// Those of before, which may still be right.
+    /// The previous hints, which may still be right.
     before: Option<Arc<Hints>>,
 }
 
@@ -85,7 +88,7 @@ impl HintsCell {
         HintsCell { answer: OnceLock::from(hints), before: None }
     }
 
-    /// To be filled anew; where the catalogue has not changed, by what it was filled with.
+    /// A cell to be filled again; with the previous hints, if the catalogue has not changed.
     pub(in crate::session) fn doubted(&self) -> HintsCell {
         HintsCell { answer: OnceLock::new(), before: self.answer.get().or(self.before.as_ref()).cloned() }
     }
@@ -94,7 +97,7 @@ impl HintsCell {
         self.answer.get()
     }
 
-    /// The hints of before, with the question that tells whether they are right.
+    /// The previous hints, with the question that tells whether they are right.
     pub(super) fn before(&self) -> Option<(&Arc<Hints>, String)> {
         self.before.as_ref().map(|before| (before, format!("SELECT ({CATALOGUE})::pg_catalog.text")))
     }
@@ -104,17 +107,17 @@ impl HintsCell {
     }
 }
 
-/// The newest major whose functions are all on a list.
+/// The newest major with all of its functions on a list.
 const MAJOR_KNOWN_MAX: u32 = 18;
 
 impl Hints {
     /// Reads the answer to [`sql`].
     ///
-    /// A database may have thousands of functions; others of the worker have their turn meanwhile.
+    /// A database may have thousands of functions: yields to other tasks of the worker in between.
     pub(super) async fn from_rows(rows: &Rows) -> Result<Hints, SnapshotError> {
         let mut reading = Reading::default();
         let (mut major, mut definitions, mut catalogue, mut all_definitions) = (0, None, None, None);
-        // What follows is read by these.
+        // These rows are needed to read the others.
         for row in rows {
             reading.names_row(&Fields::of(row))?;
         }
@@ -136,7 +139,7 @@ impl Hints {
         (hints.definitions, hints.catalogue) = (definitions, catalogue);
         hints.all_definitions = all_definitions;
         if major > MAJOR_KNOWN_MAX {
-            // Functions that it brings are on no list, and views of its own may call them.
+            // Functions of a newer major are on no list, and its own views may call them.
             hints.implied |= Effects::ANY;
         }
         Ok(hints)
@@ -162,22 +165,22 @@ impl Hints {
         }
     }
 
-    /// What may run where no text names it: the check of a domain, a cast.
+    /// What may run without being named in a text: the check of a domain, a cast.
     pub(super) fn implied(&self) -> Effects {
         self.implied
     }
 
-    /// What a trigger does for each login nobody does again for a connection that is cleaned.
+    /// An event trigger runs at each login: cleaning a connection does not run it again.
     pub(in crate::session) fn has_login_trigger(&self) -> bool {
         self.has_login_trigger
     }
 
-    /// What all of it together may do to a session.
+    /// The effects of all of the database's code together.
     pub(super) fn any(&self) -> Effects {
         self.any | self.implied
     }
 
-    /// Finds the names of those that do more than can be asked for.
+    /// Finds the names of code with effects that cannot be asked for.
     pub(super) fn opaque_names(&self) -> &OpaqueNames {
         self.opaque_names.get_or_init(|| {
             let unseen = Effects::OPAQUE | Effects::LOCKS;
@@ -186,7 +189,7 @@ impl Hints {
         })
     }
 
-    /// Finds the names of whatever asks for values that the session drew.
+    /// Finds the names that, when used, ask for sequence values that the session drew.
     pub(in crate::session) fn memory_names(&self) -> &OpaqueNames {
         self.memory_names.get_or_init(|| OpaqueNames::of(self.memory_readers.iter().map(|name| &**name)))
     }
@@ -214,7 +217,7 @@ impl Names for Known<'_> {
 
     fn effects(&mut self, name: &[u8]) -> Effects {
         let known = self.0.names.get(name).copied().unwrap_or_default();
-        // In another encoding it is written in other bytes, or folded in another way.
+        // A client with another encoding writes it in other bytes, or folds it otherwise.
         if name.is_ascii() { known } else { known | self.0.beyond_ascii }
     }
 
@@ -243,7 +246,7 @@ impl Names for Known<'_> {
     }
 }
 
-/// The name of a type by that of an array of it.
+/// The name of a type, from the name of its array type.
 fn element(name: &[u8]) -> &[u8] {
     &name[name.iter().take_while(|&&byte| byte == b'_').count()..]
 }

@@ -1,8 +1,9 @@
 //! How often a session holds its advisory locks.
 //!
-//! PostgreSQL counts (a lock taken twice must be released twice), but shows one row in `pg_locks`. So the calls that the
-//! client made are counted here, and compared with the rows at a snapshot. Where the two do not settle each count, the
-//! ledger says so, and the session is pinned: a wrong count would let two sessions into one critical section.
+//! PostgreSQL counts (a lock taken twice must be released twice), but shows one row in `pg_locks`. So the
+//! calls that the client made are counted here, and compared with the rows at a snapshot. If the two do not
+//! determine each count, the ledger says so, and the session is pinned: a wrong count would let two sessions
+//! into one critical section.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +16,9 @@ const NAMED_MAX: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ledger {
     named: BTreeMap<AdvisoryLock, u32>,
-    /// Held by calls whose key is not known.
+    /// Locks that calls with an unknown key hold.
     unnamed: u32,
-    /// A call ran that could not be followed, so the counts are worth nothing until nothing is held.
+    /// A call ran that could not be followed: the counts are unknown until no lock is held.
     unclear: bool,
 }
 
@@ -29,7 +30,7 @@ pub(super) enum Which {
 }
 
 impl Ledger {
-    /// No lock was ever taken, as far as the calls tell.
+    /// No lock was ever taken, according to the calls.
     pub(super) fn is_empty(&self) -> bool {
         *self == Ledger::default()
     }
@@ -76,7 +77,7 @@ impl Ledger {
         self.unclear = true;
     }
 
-    /// The count of each lock that PostgreSQL says is held. None: the calls do not settle it.
+    /// The count of each lock that PostgreSQL reports as held. `None`: the calls do not determine it.
     pub(super) fn settle(&mut self, held: &[AdvisoryLock]) -> Option<BTreeMap<AdvisoryLock, u32>> {
         if held.is_empty() {
             self.all_released();
@@ -88,7 +89,8 @@ impl Ledger {
         let named: u32 = self.named.values().sum();
         let total = (named + self.unnamed) as usize;
         let once = |lock: &AdvisoryLock| (*lock, 1);
-        // Each is held at least once, so as many calls as locks means once each, whatever their keys were.
+        // Each is held at least once, so with as many calls as locks each is held once, whatever the keys
+        // were.
         if total == held.len() {
             return Some(held.iter().map(once).collect());
         }

@@ -1,4 +1,4 @@
-//! What most sessions never need remembered: names of settings, lock calls under way, what cannot travel.
+//! What most sessions do not need: names of settings, lock calls under way, what cannot travel.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::session::scan::{Finding, KeySource, LockCall, LockOperation, Operand}
 /// Names of custom settings that are remembered.
 pub(super) const SETTINGS_MAX: usize = 256;
 
-/// What executing a prepared statement does that must be known when it happens.
+/// What executing a prepared statement does that must be noted when it happens.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Suspect {
     pub(super) calls: Vec<LockCall>,
@@ -25,10 +25,10 @@ impl Suspect {
     }
 }
 
-/// A lock call whose outcome has not been seen.
+/// A lock call with an outcome that has not been seen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pending {
-    /// Which of the results since the last boundary shows it.
+    /// Index of the result, since the last boundary, that shows it.
     pub(super) result: u32,
     pub(super) column: u16,
     pub(super) operation: LockOperation,
@@ -38,14 +38,15 @@ pub(super) struct Pending {
 /// What most sessions never need.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// How many changes of the catalogue the server had counted when the state was asked for, where it counts.
+    /// How many changes of the catalogue the server had counted when the state was asked for, if it counts.
     pub(super) changes: Option<Option<String>>,
     pub(super) settings: Vec<String>,
     pub(super) settings_overflow: bool,
     pub(super) settings_computed: bool,
-    /// There were such before a DISCARD ALL of the client's, which leaves them empty and not as they were.
+    /// Unknown settings were set before a DISCARD ALL of the client's, which leaves them empty and not as
+    /// they were.
     pub(super) settings_untold: bool,
-    /// What ran last that may have set one of any name.
+    /// The last code that may have set a setting of any name.
     pub(super) opaque: Option<String>,
     /// Texts that ran before it was known what the database's functions do.
     pub(super) unjudged: Vec<Vec<u8>>,
@@ -60,7 +61,7 @@ pub(super) struct Notes {
     pub(super) pending: Vec<Pending>,
     pub(super) foreign: Vec<&'static str>,
     pub(super) sequence_memory: bool,
-    /// The last bytes of the piece before, of a large text.
+    /// The last bytes of the previous piece of a large text.
     pub(super) tail: Vec<u8>,
 }
 
@@ -80,12 +81,12 @@ impl Notes {
         }
     }
 
-    /// EXECUTE runs any prepared statement, whichever way it was made.
+    /// EXECUTE runs any prepared statement, made by either way.
     fn executes(&self, suspect: &mut Suspect) {
         let locks = |known: &Suspect| known.unclear || !known.calls.is_empty();
         suspect.unclear |=
             self.sql_prepared_lock || self.suspects_overflow || self.statements.values().any(locks);
-        // What it runs may do something else now than when it was prepared.
+        // The statement may do something else now than when it was prepared.
         suspect.changes = true;
     }
 

@@ -1,4 +1,4 @@
-//! Makes a server connection whose client has left as new, or finds that it cannot be made so.
+//! Makes a server connection as new after its client has left, or finds that this cannot be done.
 
 use bytes::BytesMut;
 
@@ -9,8 +9,9 @@ use super::{HintsCell, StateTracker};
 use crate::backend::ServerConnection;
 use crate::wire::message::frontend;
 
-/// DISCARD ALL undoes what a session has done, with two exceptions: what a library or an extension keeps for itself, and
-/// that a custom setting, once set, is empty from then on and not NULL. And a trigger may do something for each login.
+/// DISCARD ALL undoes what a session has done, with two exceptions: state that a library or an extension
+/// keeps for itself, and a custom setting, which is empty from then on and not NULL. And a trigger may do
+/// something at each login.
 ///
 /// One round trip; two for the first connection of a database, which fills `hints`.
 ///
@@ -26,7 +27,7 @@ pub async fn reset(
     }
     let has_defined = tracker.take_defined();
     learn(connection, tracker, hints).await?;
-    // By what it is known now that functions do.
+    // With the hints that are known now.
     if has_defined {
         return Ok(Outcome::Outdated);
     }
@@ -40,7 +41,7 @@ pub async fn reset(
         .replace("@known", &definitions.to_string());
     let mut batch = BytesMut::new();
     frontend::query(&mut batch, "DISCARD ALL");
-    // Releases before November 2024 leave it at none, whatever the connection began with.
+    // Releases before November 2024 leave the role at none, whatever the connection began with.
     frontend::query(&mut batch, &format!("RESET ROLE; RESET {TEXT_SEARCH}"));
     frontend::query(&mut batch, &what_stays);
     let mut found = Vec::new();
@@ -57,13 +58,13 @@ pub async fn reset(
     })
 }
 
-/// What has become of a connection.
+/// The outcome of a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     AsNew,
-    /// Something was found that stays, or it may be there.
+    /// State was found that stays, or may be there.
     Stays,
-    /// Definitions have changed since the hints were read: nobody knows what the client ran.
+    /// Definitions have changed since the hints were read: what the client ran is not known.
     Outdated,
 }
 

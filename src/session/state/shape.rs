@@ -1,15 +1,17 @@
-//! Whether what a text means may be something else than it was: how the server is asked for it.
+//! Whether the meaning of a text may have changed: how the server is asked for it.
 //!
-//! Owns two questions. [`CHANGES`] costs nothing and tells too much: temporary tables count, and so does what lies in statistics that
-//! another connection has not told yet. [`questions`] asks it together with a digest of all that decides to which types, functions
-//! and operators the names of a text lead, temporary objects left out: a tenth of a second where there are ten thousand tables.
+//! Owns two questions. [`CHANGES`] costs nothing and reports too much: temporary tables count, and so do
+//! statistics that another connection has not reported yet. [`questions`] asks it together with a digest of
+//! everything that decides which types, functions and operators the names of a text mean, without temporary
+//! objects: it takes a tenth of a second with ten thousand tables.
 
 use bytes::BytesMut;
 
 use crate::wire::message::frontend;
 
-/// Differs after each change of a relation, column, type, function, operator, cast, schema, collation, operator class or text search
-/// configuration: after one of this session at once, after one of another session when that has told.
+/// Differs after each change of a relation, column, type, function, operator, cast, schema, collation,
+/// operator class or text search configuration: of this session at once, of another session when that has
+/// reported its statistics.
 pub(in crate::session) const CHANGES: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
     (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
     pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
@@ -19,11 +21,13 @@ pub(in crate::session) const CHANGES: &str = "CASE WHEN pg_catalog.current_setti
     pg_catalog.pg_stat_get_xact_tuples_deleted(c.oid)) FROM pg_catalog.unnest(ARRAY[\
     1247,1249,1255,1259,2605,2615,2616,2617,3456,3602]::pg_catalog.oid[]) c(oid)) END";
 
-/// For whichever settings the session has. The names below are found in `pg_catalog`, in this one transaction.
+/// Works under any settings of the session. The names below are found in `pg_catalog`, in this one
+/// transaction.
 const UNDISTURBED: &str = "SET LOCAL statement_timeout TO 0; SET LOCAL search_path TO pg_catalog, pg_temp; SET LOCAL jit TO off; \
     SET LOCAL max_parallel_workers_per_gather TO 0; ";
 
-/// Rows that were only moved or got other statistics, or another file, are as they were: no `xmin` of relations and columns.
+/// Rows that only moved, or got other statistics or another file, count as unchanged: no `xmin` of relations
+/// and columns.
 const DIGEST: &str = "WITH own(oid) AS MATERIALIZED (SELECT n.oid FROM pg_namespace n WHERE n.nspname !~ '^pg_(toast_)?temp_'), \
     relation(oid, h) AS MATERIALIZED (SELECT c.oid, hashint8extended(c.oid::int8, c.relnamespace::int8 + ascii(c.relkind::text)) \
     # hashnameextended(c.relname, 1) FROM pg_class c WHERE c.oid >= 16384 AND c.relkind <> ALL ('{i,I,t}') \
@@ -41,7 +45,8 @@ const DIGEST: &str = "WITH own(oid) AS MATERIALIZED (SELECT n.oid FROM pg_namesp
     (SELECT sum(hashint8extended((a.attrelid::int8 << 16) + a.attnum, (a.atttypid::int8 << 32) + a.atttypmod) \
     # hashnameextended(a.attname, a.attcollation::int8)) FROM pg_attribute a JOIN relation r ON r.oid = a.attrelid WHERE a.attnum > 0))";
 
-/// Messages that ask for [`CHANGES`], and behind it for the digest: what comes between both shows in the next answer.
+/// Messages that ask for [`CHANGES`], and then for the digest: a change between the two shows in the next
+/// answer.
 pub(in crate::session) fn questions(with_digest: bool) -> BytesMut {
     let mut batch = BytesMut::new();
     frontend::query(&mut batch, &format!("{UNDISTURBED}SELECT ({CHANGES})::pg_catalog.text"));

@@ -1,13 +1,15 @@
 //! Asks PostgreSQL for the state of a session, on the session's own server connection.
 //!
 //! # Why it looks like this
-//! The statement runs in a session that a stranger has set up. So every name and every operator is qualified: a
-//! `search_path` may hide `pg_catalog.=`. Texts come as hexadecimal UTF-8 and go in the same way: neither
-//! `client_encoding`, `bytea_output`, `standard_conforming_strings` nor `DateStyle` can change their meaning, and a name may
-//! hold any character. The statement reads catalogs and functions that PUBLIC may read, whatever the role.
+//! The statement runs in a session with the settings of an unknown client. So every name and every operator
+//! is qualified: a `search_path` may hide `pg_catalog.=`. Texts come as hexadecimal UTF-8 and go in the same
+//! way: neither `client_encoding`, `bytea_output`, `standard_conforming_strings` nor `DateStyle` can change
+//! their meaning, and a name may contain any character. The statement reads catalogs and functions that
+//! PUBLIC may read, whatever the role.
 //!
-//! A simple Query destroys the client's unnamed statement; so it is parsed again afterwards, from the bytes that the
-//! client sent. Nothing else that SQL can see is touched: no named statement, no setting, no sequence, no lock.
+//! A simple Query destroys the client's unnamed statement; so it is parsed again afterwards, from the bytes
+//! that the client sent. Nothing else that SQL can see is touched: no named statement, no setting, no
+//! sequence, no lock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -65,11 +67,11 @@ impl Explain for SnapshotError {
     }
 }
 
-/// Takes the state of the session at a boundary, in one round trip; in two for the first session of a database, which
-/// fills `hints`.
+/// Takes the state of the session at a boundary, in one round trip; in two for the first session of a
+/// database, which fills `hints`.
 ///
-/// The tracker is `Fresh` afterwards. A session whose unnamed statement is too large to be kept, or unclear, is not
-/// asked: the question would destroy it; its state is empty but for the pin.
+/// The tracker is `Fresh` afterwards. A session with an unnamed statement that is too large to be kept, or
+/// unclear, is not asked: the question would destroy it; its state is empty but for the pin.
 ///
 /// # Cancel safety
 /// Not cancel safe: dropped in the middle, the connection owes answers and must be closed.
@@ -92,7 +94,7 @@ pub async fn snapshot(
     Ok(reading.finish(tracker))
 }
 
-/// Tells the tracker what functions of the database do; asks for it where nobody has.
+/// Gives the tracker what is known of the database's functions; asks the server if that is not known yet.
 pub(super) async fn learn(
     connection: &mut ServerConnection,
     tracker: &mut StateTracker,
@@ -120,8 +122,8 @@ async fn read_hints(
     Ok(Arc::new(Hints::from_rows(&rows).await?))
 }
 
-/// Runs `sql`, and parses the unnamed statement again in the same round trip. Where the server refuses that now (its
-/// table is gone), the client could not have run it either.
+/// Runs `sql`, and parses the unnamed statement again in the same round trip. If the server refuses that now
+/// (its table is gone), the client could not have run it either.
 async fn ask(
     connection: &mut ServerConnection,
     sql: &str,
@@ -159,7 +161,8 @@ pub(in crate::session) fn unhex(hex: &str) -> Option<String> {
     String::from_utf8(bytes).ok().filter(|_| pairs.1.is_empty())
 }
 
-/// The names of two settings lists: those the client was seen to set, and those the database's code mentions.
+/// The names of two lists of settings: those that the client was seen to set, and those that the database's
+/// code mentions.
 pub(super) fn candidates(tracker: &StateTracker) -> String {
     let hinted = tracker.hints().map_or(&[][..], |hints| &hints.settings);
     let names = tracker.setting_names().iter().chain(hinted);
@@ -209,7 +212,7 @@ pub(super) fn expand(parts: &str, marks: (&str, &str)) -> String {
 const IDENTITY: &str = "SELECT 'identity' AS kind, {session_user::pg_catalog.text} AS a, \
     {pg_catalog.current_setting('role')} AS b, NULL::pg_catalog.text AS c, NULL::pg_catalog.text AS d";
 
-/// What SET TRANSACTION sets shows as a setting, too, and belongs to the transaction.
+/// What SET TRANSACTION sets is listed as a setting, too, but belongs to the transaction.
 const SETTINGS: &str = " UNION ALL SELECT 'setting', {s.name}, {pg_catalog.current_setting(s.name)}, NULL, NULL \
     FROM pg_catalog.pg_settings s WHERE s.source OPERATOR(pg_catalog.=) 'session' AND s.name OPERATOR(pg_catalog.!~) \
     '^(transaction_(isolation|read_only|deferrable)|role|session_authorization|seed)$'";
@@ -218,14 +221,14 @@ const CUSTOM: &str = " UNION ALL SELECT 'setting', n.name, \
     {pg_catalog.current_setting(pg_catalog.convert_from(pg_catalog.decode(n.name, 'hex'), 'UTF8'), true)}, NULL, NULL \
     FROM pg_catalog.unnest(ARRAY[@names]::pg_catalog.text[]) AS n(name)";
 
-/// The text of each is the whole one that the client sent. Many made by one text are told it once, with the first of them by name,
-/// which all of them name.
+/// Each statement's text is the whole text that the client sent. If one text has made many statements, it is
+/// sent once, with the first of them by name, which the others refer to.
 const STATEMENTS: &str = " UNION ALL SELECT 'statement', {p.name}, CASE WHEN p.name OPERATOR(pg_catalog.=) p.first \
     THEN {p.statement} END, pg_catalog.concat(p.from_sql, ' ', {p.first}), \
     pg_catalog.array_to_string(p.parameter_types::pg_catalog.oid[], ',') FROM (SELECT s.*, \
     pg_catalog.min(s.name) OVER (PARTITION BY s.statement) AS first FROM pg_catalog.pg_prepared_statements s) p";
 
-/// Names of the types whose OIDs mean nothing on another server. An array is named by its element.
+/// Names of the types with OIDs that mean nothing on another server. An array is named by its element.
 const TYPES: &str = " UNION ALL SELECT 'type', o.oid::pg_catalog.text, {(SELECT CASE WHEN e.oid IS NULL \
     THEN pg_catalog.format('%I.%I', n.nspname, t.typname) ELSE pg_catalog.format('%I.%I[]', en.nspname, e.typname) END \
     FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace \
@@ -241,7 +244,7 @@ const CHANNELS: &str =
 const CURSORS: &str =
     " UNION ALL SELECT 'cursor', {c.name}, NULL, NULL, NULL FROM pg_catalog.pg_cursors c WHERE c.is_holdable";
 
-/// Whatever lies in the session's temporary schema depends on it; the sequences of its tables go without saying.
+/// Everything in the session's temporary schema depends on it; the sequences of its tables are left out.
 const TEMPORARY: &str = " UNION ALL SELECT 'temporary', o.type, {coalesce(o.name, o.identity)}, NULL, NULL \
     FROM pg_catalog.pg_depend d, LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) o \
     WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
@@ -256,7 +259,7 @@ const LOCKS: &str = " UNION ALL SELECT 'lock', l.classid::pg_catalog.text, l.obj
     AND l.granted AND l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND l.database OPERATOR(pg_catalog.=) \
     (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())";
 
-/// How many definitions have changed, to be compared with when the hints were read.
+/// How many definitions have changed, to be compared with the count when the hints were read.
 const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catalog.text, \
     (@all_definitions)::pg_catalog.text, (@changes)::pg_catalog.text, NULL";
 
@@ -264,7 +267,7 @@ const DEFINED: &str = " UNION ALL SELECT 'definitions', (@definitions)::pg_catal
 #[derive(Debug)]
 struct Listed {
     name: String,
-    /// Whose text is also its own.
+    /// The statement that the text is sent with.
     first: String,
     from_sql: bool,
     oids: Vec<u32>,
@@ -275,11 +278,11 @@ struct Listed {
 struct Reading {
     state: SessionState,
     statements: Vec<Listed>,
-    /// Texts that hold a PREPARE; one may have made many statements, and is sent with the first of them alone.
+    /// Texts by the first statement that each has made, with which it was sent.
     texts: HashMap<String, String>,
     types: BTreeMap<u32, Option<String>>,
     held: Vec<AdvisoryLock>,
-    /// The counts of the definitions that are watched always, and of all.
+    /// The counts of the definitions that are always watched, and of all.
     definitions: (Option<i64>, Option<i64>),
     /// The count of [`CHANGES`].
     changes: Option<String>,
@@ -339,7 +342,7 @@ impl Reading {
 
     fn finish(mut self, tracker: &mut StateTracker) -> SessionState {
         let texts = std::mem::take(&mut self.texts);
-        // Each is read once, however many statements it has made.
+        // Each text is read once, however many statements it has made.
         let mut made: HashMap<&str, HashMap<String, Option<&str>>> = HashMap::new();
         for listed in std::mem::take(&mut self.statements) {
             let Some((first, text)) = texts.get_key_value(&listed.first) else { continue };
@@ -359,7 +362,7 @@ impl Reading {
         self.state
     }
 
-    /// `made`: what its text prepares.
+    /// `made`: the statements that its text prepares.
     fn prepared(&mut self, name: String, made: &HashMap<String, Option<&str>>) {
         match made.get(&name).copied().flatten() {
             Some(sql) => {

@@ -1,9 +1,10 @@
-//! What a client may have left in a lent connection without anybody knowing, and what takes it away.
+//! What a client may have left unnoticed in a lent connection, and what removes it.
 //!
 //! # Why
-//! That a connection carries nothing over must not depend on how well texts and bodies of functions are understood. So it does not: after
-//! anything but the plainest texts (`scan::proof`) a connection is cleaned before another client gets it, whatever was made of
-//! them. The understanding serves the client itself: what is found is its own, and is given to it again with its next connection.
+//! That a connection carries nothing over must not depend on how well texts and bodies of functions are
+//! understood. So it does not: after anything but the plainest texts (`scan::proof`) a connection is cleaned
+//! before another client gets it, whatever was found in them. Understanding them serves the client itself:
+//! the state that is found is its own, and it gets it again with its next connection.
 
 use bytes::BytesMut;
 
@@ -14,27 +15,29 @@ use crate::wire::message::frontend;
 /// The setting that decides what a backslash in a string means.
 pub(super) const STRINGS: &str = "standard_conforming_strings";
 
-/// PostgreSQL keeps what configuration the name in this setting meant by the search path of the first who used it, until the setting is set or
-/// reset by its name: RESET ALL passes by what was not set.
+/// PostgreSQL keeps the configuration that the name in this setting meant under the search path of its first
+/// use, until the setting is set or reset by its name: RESET ALL skips a setting that was not set.
 pub(in crate::session) const TEXT_SEARCH: &str = "default_text_search_config";
 
-/// How much is to be taken away.
+/// How much has to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Soil {
-    /// Nothing: all that ran leaves nothing behind.
+    /// Nothing: whatever ran leaves nothing behind.
     #[default]
     Clean,
-    /// Settings, role, locks, temporary objects, cursors, LISTEN, sequences, the state of `random()`, plans of functions, in which
-    /// constants are as the client's settings read them.
+    /// Settings, role, locks, temporary objects, cursors, LISTEN, sequences, the state of `random()`, and
+    /// plans of functions, with constants as the client's settings read them.
     Session,
-    /// Prepared statements, too, with those that clients share.
+    /// Also prepared statements, those that clients share included.
     Statements,
-    /// Functions that were read under other rules, and names that are kept: they stay so for the connection's life. It is closed.
+    /// Functions that were read under other settings, and names that are kept: they stay for the connection's
+    /// life. It is closed.
     Lasting,
 }
 
-/// Whether functions that this client called for the first time may have been read otherwise than with the settings that its connection began
-/// with: PL/pgSQL keeps what it has read of a function, and nothing but the connection's end takes that away.
+/// Whether functions that this client called first may have been read otherwise than under the settings that
+/// its connection began with: PL/pgSQL keeps what it has read of a function, and only the connection's end
+/// removes that.
 pub fn reads_functions_otherwise(client: &SessionState, began_with: &SessionState) -> bool {
     let decides = |name: &str| name == STRINGS || name.starts_with("plpgsql.");
     let differs = |(one, other): (&SessionState, &SessionState)| {
@@ -44,7 +47,7 @@ pub fn reads_functions_otherwise(client: &SessionState, began_with: &SessionStat
 }
 
 impl Soil {
-    /// What something with these effects may leave.
+    /// What code with these effects may leave.
     pub(super) fn of(effects: Effects) -> Soil {
         match effects.without(Effects::RUNS) {
             left if left.is_none() => Soil::Clean,
@@ -54,14 +57,15 @@ impl Soil {
         }
     }
 
-    /// Messages that take it away, of a connection that is outside of a transaction: a Query, or two.
+    /// Messages that remove it, for a connection outside of a transaction: a Query, or two.
     pub(in crate::session) fn cleaning(self) -> BytesMut {
         let mut batch = BytesMut::new();
         if matches!(self, Soil::Clean | Soil::Lasting) {
             return batch;
         }
         let seed: f64 = rand::random_range(-1.0..=1.0);
-        // The role first: others may be refused to reset. Names are qualified: what the search path is now, nobody knows.
+        // The role first: another one may not be allowed to reset the rest. Names are qualified, as the
+        // present search path is not known.
         frontend::query(
             &mut batch,
             &format!(

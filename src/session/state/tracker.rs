@@ -1,9 +1,10 @@
-//! What a client's requests tell that PostgreSQL cannot be asked for later. See the module above for who calls what when.
+//! What a client's requests show that PostgreSQL cannot be asked for later. The module above says which call
+//! comes when.
 //!
 //! # Why
 //! It sees every request of a session, so it must cost nothing where nothing is of interest: a session that
-//! never sets a custom setting, locks or listens keeps a few words, and each Bind and Execute returns at its first
-//! branch. What it remembers is bounded; where a bound is hit, the session is pinned and says so.
+//! never sets a custom setting, locks or listens keeps a few words, and each Bind and Execute returns at its
+//! first branch. What it remembers is bounded; where a bound is hit, the session is pinned and says so.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -34,21 +35,21 @@ const SUSPECTS_MAX: usize = 256;
 pub(in crate::session) const UNNAMED_BYTES_KEPT: usize = 2 * 1024;
 /// Texts that ran before it was known what the database's functions do, to be judged when it is.
 const UNJUDGED_BYTES_MAX: usize = 64 * 1024;
-/// Those that make something temporary, of a session that has its connection for itself.
+/// The same for texts that make something temporary, in a session with a connection of its own.
 const UNJUDGED_TEMPORARY_BYTES_MAX: usize = 4 * 1024;
 /// Why code that cannot be read pins the session, for a person.
 const OPAQUE: &str = "code that may have set a setting of any name";
-/// Why it pins the session, for a person.
+/// Why an unnamed statement pins the session, for a person.
 pub(in crate::session) const UNNAMED_TOO_LARGE: &str = "an unnamed prepared statement of more than 64 KiB";
 
-/// Whether the state that was last taken still is the session's state.
+/// Whether the state that was last taken is still the session's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Freshness {
     /// It is.
     Fresh,
-    /// But for the unnamed statement, which the tracker itself knows: see [`StateTracker::current`].
+    /// Except for the unnamed statement, which the tracker itself knows: see [`StateTracker::current`].
     Unnamed,
-    /// But for what was followed since: see [`StateTracker::followed`].
+    /// Except for what was followed since: see [`StateTracker::followed`].
     Followed,
     /// Something ran that may have changed it.
     Stale,
@@ -81,7 +82,7 @@ enum Pieces {
 #[derive(Debug, Clone, Copy)]
 pub struct Bound<'s> {
     pub(in crate::session) sql: &'s [u8],
-    /// What it does, by the hints of that number; kept with the text.
+    /// What it does, judged by the hints of that number; kept with the text.
     pub(in crate::session) judged: &'s Cell<(u32, Effects)>,
 }
 
@@ -90,25 +91,27 @@ pub struct Bound<'s> {
 pub struct StateTracker {
     freshness: Freshness,
     backslashes: Backslashes,
-    /// The client's encoding has characters whose second byte is a backslash.
+    /// The client's encoding has characters with a backslash as their second byte.
     hides_backslashes: bool,
     /// A setting that decides how literals are read may have been set in this transaction.
     doubts_literals: bool,
-    /// Something ran in this loan that may decide what a text means when it is parsed.
+    /// Something that ran in this loan may decide what a text means when it is parsed.
     parses_otherwise: bool,
-    /// Binding the unnamed statement is such a thing.
+    /// Binding the unnamed statement would do so, too.
     unnamed_parses_otherwise: bool,
-    /// Something ran that could not be judged, and is not kept.
+    /// Something ran that could not be judged, and its text is not kept.
     ran_unjudged: bool,
     /// Definitions have changed, or may have.
     defined: bool,
-    /// What the unnamed statement does, by the hints of that number.
+    /// What the unnamed statement does, judged by the hints of that number.
     unnamed_effects: (u32, Effects),
     /// What the present loan may have left.
     soil: Soil,
-    /// What the present loan may have done with names: changed their path, called what keeps what it found by the path.
+    /// What the present loan may have done with names: changed the search path, or run code that keeps what
+    /// names mean.
     names: NamesUse,
-    /// What any unnamed statement of this loan may leave, and the one before: a refused Parse leaves the former one in place.
+    /// What any unnamed statement of this loan may leave, or the one before: a refused Parse leaves the
+    /// former one in place.
     unnamed_soil: Soil,
     /// What the last one of this loan may leave.
     unnamed_last: Option<Soil>,
@@ -124,9 +127,10 @@ pub struct StateTracker {
     misaligned: bool,
     large: Pieces,
     asks_for_all_locks: bool,
-    /// Statements made by Parse are not the session's state: its connection is lent, and somebody else follows them.
+    /// Statements made by Parse are no part of the session's state: its connection is lent, and `statements`
+    /// follows them.
     lent: bool,
-    /// The next state that is asked for is followed from then on.
+    /// The next state that is taken is followed from then on.
     follows: bool,
     /// The state, where it is known without asking.
     followed: Option<Box<Followed>>,
@@ -134,10 +138,11 @@ pub struct StateTracker {
     notes: Option<Box<Notes>>,
 }
 
-/// Encodings of clients alone: the second byte of a character may be that of a backslash (manual, 24.3.1).
+/// Encodings that only clients have: the second byte of a character may be that of a backslash (manual,
+/// 24.3.1).
 const HIDING_ENCODINGS: [&str; 7] = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
 
-/// What a loan has done with how names are looked up.
+/// What a loan has done with names and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NamesUse(Effects);
 
@@ -147,32 +152,32 @@ impl NamesUse {
         self.0.has(Effects::PATH)
     }
 
-    /// The same, or nobody can tell: it has run texts that are made while they run.
+    /// The same, or that is not known: it has run texts that are built while they run.
     pub(in crate::session) fn may_change_path(self) -> bool {
         self.0.has(Effects::PATH | Effects::OPAQUE)
     }
 
-    /// It may have run what keeps what a name meant by that path.
+    /// It may have run code that keeps what a name meant under that path.
     pub(in crate::session) fn keeps_found(self) -> bool {
         self.0.has(Effects::BY_PATH)
     }
 
-    /// It may have changed by which settings values are read, or nobody can tell.
+    /// It may have changed settings by which values are read, or that is not known.
     pub(in crate::session) fn may_change_values(self) -> bool {
         self.0.has(Effects::VALUES | Effects::OPAQUE)
     }
 
-    /// It may have run what keeps a value that was read by those settings.
+    /// It may have run code that keeps a value that was read under those settings.
     pub(in crate::session) fn keeps_values(self) -> bool {
         self.0.has(Effects::BY_VALUES)
     }
 
-    /// What it ran was not known, or definitions have changed meanwhile: whether it has done such things is not known.
+    /// What it ran was not known, or definitions have changed meanwhile: the above is a guess.
     pub(in crate::session) fn is_guess(self) -> bool {
         self.0.has(Effects::DEFINES)
     }
 
-    /// What is kept may be something temporary.
+    /// What it keeps may refer to a temporary object.
     pub(in crate::session) fn keeps_temporary(self) -> bool {
         self.0.has(Effects::FINDS) && self.0.has(Effects::TEMPORARY)
     }
@@ -184,7 +189,7 @@ struct Read {
     statements: u16,
 }
 
-/// A word that a large text's pieces cut in two is at most this long.
+/// A word that is cut in two by the pieces of a large text is at most this long.
 const SEAM_BYTES: usize = 160;
 
 impl Default for StateTracker {
@@ -225,12 +230,12 @@ impl StateTracker {
         }
     }
 
-    /// Of a session that begins.
+    /// For a session that begins.
     pub(in crate::session) fn knowing(hints: Option<Arc<Hints>>) -> StateTracker {
         StateTracker { hints, ..StateTracker::new() }
     }
 
-    /// Of a session whose connection is lent, and whose state at its beginning is known.
+    /// For a session with a lent connection and a known initial state.
     pub(in crate::session) fn of_lent(hints: Option<Arc<Hints>>) -> StateTracker {
         StateTracker { freshness: Freshness::Fresh, lent: true, hints, ..StateTracker::new() }
     }
@@ -239,13 +244,13 @@ impl StateTracker {
         self.freshness
     }
 
-    /// Nothing was asked for since the state was known that may have changed what a text means when it is parsed: settings, or
-    /// what there is by a name.
+    /// Since the state was known, nothing was requested that may have changed what a text means when it is
+    /// parsed: settings, or the objects that names refer to.
     pub(in crate::session) fn parses_as_known(&self) -> bool {
         self.freshness <= Freshness::Unnamed && !self.parses_otherwise
     }
 
-    /// Any request, before what is in it.
+    /// Called for every request, before the call for its content.
     #[inline]
     pub fn on_request(&mut self, tag: u8) {
         if Exchange::counts(tag) {
@@ -253,7 +258,7 @@ impl StateTracker {
         }
     }
 
-    /// These requests, counted from the last one, are not carried out, or nobody knows whether they are.
+    /// These requests, counted back from the last one, are not carried out, or may not be.
     pub fn on_skipped(&mut self, requests: Range<usize>) {
         self.skipped = true;
         if !self.lent && requests.contains(&(self.behind_unnamed as usize)) {
@@ -285,14 +290,14 @@ impl StateTracker {
         let read = self.read(parse.sql, &mut suspect);
         let effects = read.verdict.effects;
         suspect.changes = effects.has(Effects::ASKS);
-        // Constants are computed by now: that of a type with checks runs them.
+        // Parsing computes constants: for a type with checks, that runs the checks.
         self.soil = self.soil.max(self.soil_of(effects));
         self.note_names(effects);
         if self.followed.is_some() && !is_plain(effects) {
             self.changed();
         }
         if effects.has(Effects::OPAQUE | Effects::LOCKS) {
-            // Whether it is run is not looked at: what it may do counts as done.
+            // Whether it runs is not checked: its effects count as done.
             self.ran(effects.without(Effects::DEFINES), || read.verdict.culprit(parse.sql));
         }
         match parse.statement.is_empty() {
@@ -311,14 +316,15 @@ impl StateTracker {
         self.remember(parse.statement, suspect);
     }
 
-    /// A Bind of a statement that this tracker saw parsed. The body is read beyond its names only for one that was suspicious.
+    /// A Bind of a statement that this tracker saw parsed. Beyond its names, the body is read only for a
+    /// suspicious statement.
     pub fn on_bind(&mut self, body: &[u8], bound: Option<Bound<'_>>) {
         self.run_implied();
         self.run_bound(body, bound);
         self.bind_suspect(body);
     }
 
-    /// What the statement does that a Bind, of which this is the front, names.
+    /// Notes what the statement does that a Bind names; `front` is the beginning of the Bind.
     fn run_bound(&mut self, front: &[u8], bound: Option<Bound<'_>>) {
         let Some(Bound { sql, judged }) = bound else {
             // The name of the portal, then that of the statement.
@@ -345,8 +351,8 @@ impl StateTracker {
         }
     }
 
-    /// The server reads the values of parameters, or analyses a text once more. Code may run in that which no text names: the check of a
-    /// domain, for one.
+    /// The server reads the values of parameters, or analyses a text again. That may run code that no text
+    /// names: the check of a domain, for one.
     fn run_implied(&mut self) {
         let Some(hints) = &self.hints else { return };
         let implied = hints.implied();
@@ -368,7 +374,8 @@ impl StateTracker {
         }
     }
 
-    /// A Parse of Freehold's own is sent, of a text that this client has prepared or another one: its constants are computed.
+    /// Freehold sends a Parse of its own, of a text that this client or another one has prepared: its
+    /// constants are computed.
     pub(in crate::session) fn on_injected(&mut self) {
         let any = self.hints.as_ref().map(|hints| hints.any());
         if any.is_some_and(Effects::is_none) {
@@ -376,7 +383,7 @@ impl StateTracker {
         }
         self.soil = self.soil.max(Soil::Statements);
         match any {
-            // To analyse a text makes nothing, but for what is run by no name.
+            // Analysing a text makes nothing, except by code that no text names.
             Some(any) => self.note_names(any.without(Effects::OPAQUE | Effects::TEMPORARY)),
             // Nothing is known of the functions that may have run.
             None => self.keeps_whatever(),
@@ -386,7 +393,7 @@ impl StateTracker {
         }
     }
 
-    /// The client's statements were prepared once more on the connection that it has got, which computes their constants.
+    /// The client's statements were prepared again on its new connection, which computes their constants.
     pub(in crate::session) fn on_restored(&mut self) {
         self.on_injected();
         if self.soil != Soil::Clean {
@@ -395,23 +402,24 @@ impl StateTracker {
         }
     }
 
-    /// Whether definitions were changed in this loan, and nobody was told that they are in force.
+    /// Whether definitions were changed in this loan, and other sessions have not been told yet that they are
+    /// in force.
     pub(in crate::session) fn is_defining(&self) -> bool {
         self.defined
     }
 
-    /// Somebody else is changing definitions: what ran may have been something else than it was read as.
+    /// Another session is changing definitions: what ran may have been something else than was read.
     pub(in crate::session) fn distrust(&mut self) {
         self.soil = self.soil.max(Soil::Statements);
         self.keeps_whatever();
     }
 
-    /// What may have run keeps what names meant.
+    /// Counts as having run code that keeps what names mean.
     fn keeps_whatever(&mut self) {
         self.names.0 |= Effects::BY_PATH | Effects::FINDS | Effects::BY_VALUES | Effects::DEFINES;
     }
 
-    /// A statement whose name stands at this front is bound.
+    /// Binds the statement with the name at the beginning of `front`.
     fn run_named(&mut self, front: &[u8]) {
         let name = &front[..memchr::memchr(0, front).unwrap_or(front.len())];
         match self.followed_effects(name) {
@@ -423,7 +431,7 @@ impl StateTracker {
         }
     }
 
-    /// What binding the statement does, where the session's statements are known.
+    /// What binding the statement does, if the session's statements are known.
     fn followed_effects(&mut self, name: &[u8]) -> Option<Effects> {
         let (Some(followed), Some(hints)) = (&self.followed, &self.hints) else { return None };
         let sql = match followed.effects(name, hints.id())? {
@@ -432,14 +440,14 @@ impl StateTracker {
         };
         let (id, mut effects) = (hints.id(), self.judge(sql).effects);
         if effects.has(Effects::SCAN) {
-            // Nobody has read it in full.
+            // It has not been read in full.
             effects |= Effects::ASKS;
         }
         self.followed.as_mut()?.judged(name, id, effects);
         Some(effects)
     }
 
-    /// Something runs whose text is not at hand.
+    /// Something runs, and its text is not known.
     fn run_unread(&mut self) {
         self.soil = self.soil.max(Soil::Statements);
         if self.followed.is_some() {
@@ -496,7 +504,7 @@ impl StateTracker {
         }
     }
 
-    /// An Execute; what its statement may do counted when it was bound.
+    /// An Execute; the effects of its statement counted when it was bound.
     pub fn on_execute(&mut self, body: &[u8]) {
         let result = self.asked;
         self.asked = self.asked.saturating_add(1);
@@ -527,10 +535,10 @@ impl StateTracker {
         }
     }
 
-    /// A Describe. Of a statement its answer tells the types of its parameters.
+    /// A Describe. For a statement, the answer has the types of its parameters.
     pub fn on_describe(&mut self, body: &[u8]) {
         let Ok((Target::Statement, name)) = parse_target(body) else { return };
-        // Its text is analysed once more where definitions or the path have changed.
+        // The text is analysed again if definitions or the path have changed.
         match self.hints {
             Some(_) => self.run_implied(),
             None => self.ran(Effects::RUNS, String::new),
@@ -553,7 +561,7 @@ impl StateTracker {
         self.followed.is_some()
     }
 
-    /// A change that is followed where the state is known, and otherwise asked about.
+    /// Follows a change if the state is known; otherwise the state has to be asked for.
     fn follow(&mut self, note: impl FnOnce(&mut Followed, u32) -> Result<(), followed::Unknown>) {
         let hints = self.hints.as_ref().map_or(0, |hints| hints.id());
         let is_followed = self.followed.as_mut().is_some_and(|followed| note(followed, hints).is_ok());
@@ -564,7 +572,7 @@ impl StateTracker {
         self.soil = self.soil.max(Soil::Session);
     }
 
-    /// A FunctionCall: drivers use it for large objects alone, whose descriptors end with the transaction.
+    /// A FunctionCall: drivers use it only for large objects, with descriptors that end with the transaction.
     pub fn on_function_call(&mut self, body: &[u8]) {
         const LARGE_OBJECTS: std::ops::RangeInclusive<u32> = 952..=964;
         const LARGE_OBJECTS_MORE: [u32; 7] = [715, 764, 765, 767, 1004, 3170, 3172];
@@ -583,7 +591,7 @@ impl StateTracker {
             frontend::tag::QUERY => {
                 self.forget_unnamed();
                 self.asked = self.asked.saturating_add(1);
-                // How many results it gives is not known.
+                // The number of its results is not known.
                 self.misaligned = true;
                 start
             }
@@ -606,10 +614,10 @@ impl StateTracker {
             _ => return self.changed(),
         };
         self.changed();
-        // What stands in the pieces may be cut anywhere.
+        // The pieces may cut the text anywhere.
         self.soil = self.soil.max(Soil::Statements);
         let any = self.hints.as_ref().map_or(Effects::NONE, |hints| hints.any());
-        // What is opaque is looked for in the pieces.
+        // The pieces are searched for opaque code.
         self.note_names(Effects::PATH | Effects::VALUES | any.without(Effects::OPAQUE));
         self.unnamed_soil = Soil::Statements;
         self.unnamed_last = Some(Soil::Statements);
@@ -619,7 +627,7 @@ impl StateTracker {
         self.cut_text(text);
     }
 
-    /// The next piece of it. Looked at as bytes: a text that only mentions what is tracked counts as doing it.
+    /// The next piece of it. Reads bytes: a text that only mentions what is tracked counts as doing it.
     pub fn on_large_part(&mut self, part: &[u8]) {
         if self.large == Pieces::Other {
             return;
@@ -706,7 +714,7 @@ impl StateTracker {
         let Some(notes) = &mut self.notes else {
             return;
         };
-        // What was asked for behind it may have been noted already.
+        // Requests behind it may have been noted already.
         let is_last = self.asked <= self.answered;
         match command.strip_suffix(b"\0").unwrap_or(command) {
             b"DISCARD ALL" if !is_last => {}
@@ -737,7 +745,8 @@ impl StateTracker {
         }
     }
 
-    /// An ErrorResponse with nothing on its way that is run in spite of it: what was asked for until the next Sync is not.
+    /// An ErrorResponse, where no request on its way runs in spite of it: what was asked for until the next
+    /// Sync does not run.
     pub fn on_error(&mut self) {
         self.note_failure();
         let answered = self.answered;
@@ -760,8 +769,8 @@ impl StateTracker {
         }
     }
 
-    /// An ErrorResponse, and behind the next Sync more is on its way, which runs: nobody can say any more which result
-    /// belongs to which call.
+    /// An ErrorResponse, where requests behind the next Sync are on their way and will run: which result
+    /// belongs to which call is not known any more.
     pub fn on_error_in_pipeline(&mut self) {
         self.note_failure();
         let Some(notes) = &mut self.notes else {
@@ -773,7 +782,7 @@ impl StateTracker {
         }
     }
 
-    /// The server reports while the client works: what the client did has changed it.
+    /// The server reports a setting while the client works: the client's request has changed it.
     pub fn on_reported_setting(&mut self, name: &str, value: &str) {
         self.on_parameter_status(name, value);
         if name == STRINGS {
@@ -815,8 +824,9 @@ impl StateTracker {
         }
     }
 
-    /// The session goes on with a server connection that has the state last taken. `unnamed_types` are the types of its
-    /// unnamed statement there ([`super::super::twin::Twin::unnamed_types`]): it may have to be parsed again.
+    /// The session goes on with a server connection that has the state last taken. `unnamed_types` are the
+    /// types of its unnamed statement there ([`super::super::twin::Twin::unnamed_types`]): it may have to be
+    /// parsed again.
     pub fn on_switch(&mut self, unnamed_types: &[u32]) {
         self.freshness = Freshness::Never;
         self.hints = None;
@@ -829,12 +839,12 @@ impl StateTracker {
         self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
     }
 
-    /// From the next question on the state is followed. Not where the connection is lent.
+    /// The state is followed from the next question on, unless the connection is lent.
     pub fn follow_from_now(&mut self) {
         self.follows = !self.lent;
     }
 
-    /// The state is not asked for any more: it need not be followed.
+    /// The state is not needed any more, and not followed.
     pub fn unfollow(&mut self) {
         self.follows = false;
         if self.followed.take().is_some() {
@@ -842,19 +852,20 @@ impl StateTracker {
         }
     }
 
-    /// The state that is followed, without the unnamed statement; `None`: it is not known, and has to be asked for.
+    /// The state that is followed, without the unnamed statement; `None`: it is not known, and has to be
+    /// asked for.
     pub fn followed(&mut self) -> Option<Arc<SessionState>> {
         let is_known = self.knows_state();
         self.followed.as_mut().filter(|_| is_known).map(|followed| followed.state())
     }
 
-    /// Whether [`StateTracker::followed`] tells it.
+    /// Whether [`StateTracker::followed`] returns it.
     pub fn knows_state(&self) -> bool {
         let is_known = self.freshness <= Freshness::Followed;
         is_known && self.followed.as_ref().is_some_and(|followed| followed.is_settled())
     }
 
-    /// Another connection has all of the state of now.
+    /// Another connection has all of the present state.
     pub fn carried(&mut self) {
         let is_known = self.knows_state();
         if let Some(followed) = &mut self.followed {
@@ -867,8 +878,8 @@ impl StateTracker {
         self.knows_state() && self.followed.as_ref().is_some_and(|followed| followed.is_as_carried())
     }
 
-    /// The unnamed statement as a part of the state: one with types whose OIDs mean something else elsewhere. Others are made again when
-    /// they are asked for.
+    /// The unnamed statement as a part of the state, if it has types with OIDs that may differ on another
+    /// server. Others are made again when the client asks for them.
     pub(in crate::session) fn unnamed_to_carry(&self) -> Option<Unnamed> {
         let nothing = BTreeMap::new();
         let names = self.followed.as_ref().map_or(&nothing, |followed| followed.types());
@@ -878,13 +889,13 @@ impl StateTracker {
         }
     }
 
-    /// The types that the client gave of the unnamed statement.
+    /// The types that the client gave for the unnamed statement.
     pub(in crate::session) fn unnamed_oids(&self) -> Vec<u32> {
         let parse = self.unnamed_parse().and_then(|body| parse_parse(body).ok());
         parse.iter().flat_map(|parse| parse.parameter_types()).collect()
     }
 
-    /// `last` with the unnamed statement of this moment. Only where [`Freshness`] is `Fresh` or `Unnamed`.
+    /// `last` with the present unnamed statement. Only where [`Freshness`] is `Fresh` or `Unnamed`.
     pub fn current(&self, last: &SessionState) -> SessionState {
         let mut state = last.clone();
         if self.freshness != Freshness::Fresh {
@@ -897,7 +908,7 @@ impl StateTracker {
         let mut verdict = self.judge(sql);
         if self.hints.is_none() && verdict.effects.has(Effects::RUNS) {
             self.keep_unjudged(sql, verdict.effects.has(Effects::TEMPORARY));
-            // Whether that matters is seen when it is judged.
+            // Whether that matters is found when the text is judged.
             verdict.effects = verdict.effects.without(Effects::TEMPORARY);
         }
         if !verdict.effects.has(Effects::SCAN) {
@@ -913,8 +924,8 @@ impl StateTracker {
         if self.lent && scan::executes_ours(sql) {
             verdict.effects |= Effects::ANY;
         }
-        // A custom setting that ends with its transaction leaves an empty value behind. Where connections are lent it is
-        // taken for none.
+        // A custom setting that ends with its transaction leaves an empty value behind. Where connections are
+        // lent, an empty value counts as none.
         if read.effect == Effect::Changes || (read.sets_locally && !self.lent) {
             verdict.effects |= Effects::ASKS;
         }
@@ -925,7 +936,7 @@ impl StateTracker {
     fn judge(&self, sql: &[u8]) -> Verdict {
         let judged = |backslashes| match &self.hints {
             Some(hints) => hints.judge(sql, backslashes),
-            // Nothing is known of any name, so it is asked for whatever it is.
+            // Nothing is known of any name, so the state is asked for in any case.
             None => match scan::screen(sql) {
                 Some(effects) => Verdict::of(effects),
                 None => scan::read(sql, backslashes, &mut Unknown),
@@ -944,14 +955,14 @@ impl StateTracker {
                 verdict.effects |= Effects::ANY;
             }
         }
-        // The server reads what it has converted, which may be a backslash.
+        // The server reads the text after a conversion, which may yield a backslash.
         if self.hides_backslashes && !sql.is_ascii() {
             verdict.effects |= Effects::UNPROVEN | Effects::STATEMENTS;
         }
         verdict
     }
 
-    /// Kept until it is known what the database's functions do.
+    /// Keeps the text until it is known what the database's functions do.
     fn keep_unjudged(&mut self, sql: &[u8], makes_temporary: bool) {
         self.ran_unjudged |= !self.lent;
         if !self.lent && !makes_temporary {
@@ -1013,12 +1024,12 @@ impl StateTracker {
             notes.statements.insert(statement.to_vec(), suspect);
         } else {
             notes.suspects_overflow = true;
-            // Which settings its parameters name will not be seen.
+            // Settings that its parameters name will not be seen.
             notes.settings_computed |= !suspect.settings.is_empty();
         }
     }
 
-    /// The same of a text that is at hand.
+    /// The same for a text that is known.
     fn ran_text(&mut self, sql: &[u8], effects: Effects, culprit: impl FnOnce() -> String) {
         let before = self.parses_otherwise;
         self.ran(effects, culprit);
@@ -1027,7 +1038,7 @@ impl StateTracker {
         }
     }
 
-    /// Something ran that may have done this. `culprit` names it for a person.
+    /// Something ran that may have these effects. `culprit` names it for a person.
     #[inline]
     fn ran(&mut self, effects: Effects, culprit: impl FnOnce() -> String) {
         // Without hints, any expression may call a function that changes the session.
@@ -1042,7 +1053,7 @@ impl StateTracker {
             self.changed();
             self.ran_more(effects, culprit);
         } else if self.followed.is_some() && !is_plain(effects) {
-            // What is read of it may be right; what is followed has to be proven.
+            // What was read of it may be right, but a followed state needs a proof.
             self.changed();
         }
     }
@@ -1057,7 +1068,7 @@ impl StateTracker {
         }
         if effects.has(Effects::DEFINES) {
             self.defined = true;
-            // What runs from here on may be something else than it was.
+            // What runs from here on may have been redefined.
             self.hints = None;
         }
     }
@@ -1074,22 +1085,24 @@ impl StateTracker {
         note(effects.has(Effects::DEFINES), Effects::DEFINES);
         note(effects.has(Effects::TEMPORARY | Effects::OPAQUE), Effects::TEMPORARY);
         let reached = match &self.hints {
-            // Nobody knows what it calls.
+            // What it calls is not known.
             Some(hints) if effects.has(Effects::OPAQUE) => effects | hints.any(),
             _ => effects,
         };
-        // A function is compiled when it is made; what is made may be used in the same loan, and nobody has read it.
+        // A function is compiled when it is created; what is created may be used in the same loan, before it
+        // is read.
         note(reached.has(Effects::BY_PATH | Effects::DEFINES), Effects::BY_PATH);
         note(reached.has(Effects::FINDS | Effects::DEFINES), Effects::FINDS);
         note(reached.has(Effects::BY_VALUES | Effects::DEFINES), Effects::BY_VALUES);
     }
 
-    /// What something with these effects may leave, by what is known now.
+    /// What code with these effects may leave, as far as is known now.
     fn soil_of(&self, effects: Effects) -> Soil {
         match &self.hints {
             None if effects.has(Effects::RUNS) => Soil::Statements,
-            // What a body hides may be any of the database. How functions are read counts only where it is in reach by name: one such
-            // function would otherwise cost every client of the database its connection.
+            // A hidden body may run any code of the database. Code that changes how functions are read counts
+            // only if it can be reached by name: one such function would otherwise cost every client of the
+            // database its connection.
             Some(hints) if effects.has(Effects::UNPROVEN) => {
                 Soil::of(effects | hints.any().without(Effects::READING))
             }
@@ -1112,7 +1125,7 @@ impl StateTracker {
             followed.unnamed_changed(false);
         }
         match &mut self.unnamed {
-            // The room is kept for the next one.
+            // The memory is kept for the next one.
             UnnamedParse::Body(body) if body.capacity() <= UNNAMED_BYTES_KEPT => body.clear(),
             unnamed => *unnamed = UnnamedParse::None,
         }
@@ -1151,13 +1164,13 @@ impl StateTracker {
         }
     }
 
-    /// The names of its types were asked for already.
+    /// The names of its types are known already.
     fn knows_types(&self, body: &[u8]) -> bool {
         let known = self.followed.as_ref().zip(parse_parse(body).ok());
         known.is_some_and(|(followed, parse)| followed.knows_types(parse.parameter_types()))
     }
 
-    /// Its types must be asked for by name, from the server that gave out their OIDs.
+    /// Its types must be asked for by name, from the server that assigned their OIDs.
     fn has_unstable_types(&self, body: &[u8]) -> bool {
         parse_parse(body)
             .is_ok_and(|parse| parse.parameter_types().any(|oid| oid >= TypeName::FIRST_UNSTABLE_OID))
@@ -1166,23 +1179,25 @@ impl StateTracker {
 
 const READS: Effects = Effects::RUNS.with(Effects::SCAN);
 
-/// It is proven that it leaves nothing behind. What has to be scanned then only reads: `current_setting`, for one.
+/// It is proven to leave nothing behind. A text that still has to be scanned only reads: `current_setting`,
+/// for one.
 fn is_plain(effects: Effects) -> bool {
     effects.without(READS).is_none()
 }
 
-/// What [`super::snapshot()`] asks of the tracker, and tells it.
+/// What [`super::snapshot()`] asks of the tracker, and reports to it.
 impl StateTracker {
     pub(super) fn setting_names(&self) -> &[String] {
         self.notes.as_ref().map_or(&[], |notes| &notes.settings)
     }
 
-    /// The next question is to look for locks that nobody was seen to take: by a function written in C, for one.
+    /// The next question is to include locks that the session was not seen to take: by a function written in
+    /// C, for one.
     pub(in crate::session) fn ask_for_all_locks(&mut self) {
         self.asks_for_all_locks = true;
     }
 
-    /// It has done what DISCARD ALL does not undo, or what nobody can tell by its name.
+    /// The session has changed something that DISCARD ALL does not reset, or a setting with an unknown name.
     pub(super) fn has_done_what_stays(&self) -> bool {
         let names = self.names;
         if self.soil == Soil::Lasting
@@ -1199,7 +1214,7 @@ impl StateTracker {
         self.notes.as_deref().is_some_and(stays)
     }
 
-    /// Whether `pg_locks` is worth a look: it is costly where many locks are held.
+    /// Whether `pg_locks` has to be read: that is costly where many locks are held.
     pub(super) fn may_hold_locks(&self) -> bool {
         if self.asks_for_all_locks {
             return true;
@@ -1207,13 +1222,13 @@ impl StateTracker {
         self.notes.as_ref().is_some_and(|notes| !notes.ledger.is_empty())
     }
 
-    /// Whether it is worth asking if definitions have changed: only where connections are lent, which rely on it.
+    /// Whether to ask if definitions have changed: only where connections are lent, which rely on it.
     pub(super) fn asks_for_definitions(&self) -> bool {
         self.lent
     }
 
-    /// The server's counts of changed definitions, as the state was taken. All of them matter where something ran that nobody can
-    /// read.
+    /// Compares the server's counts of changed definitions, as of the state, with those of the hints. All of
+    /// them matter where something ran that cannot be read.
     pub(super) fn saw_definitions(
         &mut self,
         (watched, all): (Option<i64>, Option<i64>),
@@ -1233,7 +1248,7 @@ impl StateTracker {
         }
     }
 
-    /// How many changes of the catalogue the server had counted, where it counts; `None`: it was not asked.
+    /// How many changes of the catalogue the server had counted, if it counts; `None`: it was not asked.
     pub(in crate::session) fn take_changes(&mut self) -> Option<Option<String>> {
         self.notes.as_mut()?.changes.take()
     }
@@ -1263,7 +1278,7 @@ impl StateTracker {
         self.hints.as_ref()
     }
 
-    /// A tracker that asks for these settings of a session that it never saw.
+    /// A tracker that asks for these settings in a session that it has not followed.
     pub(in crate::session) fn asking_for<'a>(names: impl Iterator<Item = &'a String>) -> StateTracker {
         let mut tracker = StateTracker::new();
         let is_custom = |name: &&String| name.contains('.');
@@ -1271,7 +1286,7 @@ impl StateTracker {
         tracker
     }
 
-    /// Somebody has changed what functions do while this session ran some of them.
+    /// Another session has changed what functions do while this session ran some of them.
     pub(in crate::session) fn definitions_changed(&mut self) {
         if let Some(hints) = &self.hints {
             self.note_names(hints.any().without(Effects::PATH | Effects::VALUES | Effects::OPAQUE));
@@ -1286,7 +1301,7 @@ impl StateTracker {
         self.hints = None;
     }
 
-    /// What ran meanwhile is judged now.
+    /// Judges the texts that ran while the hints were not known.
     pub(in crate::session) fn use_hints(&mut self, hints: Arc<Hints>) {
         let any = hints.any();
         self.hints = Some(hints);
@@ -1312,7 +1327,7 @@ impl StateTracker {
         }
     }
 
-    /// Why it cannot travel.
+    /// Why the unnamed statement pins the session.
     pub(in crate::session) fn unnamed_pin(&self) -> Option<&'static str> {
         match self.unnamed {
             UnnamedParse::None | UnnamedParse::Body(_) => None,
@@ -1339,7 +1354,7 @@ impl StateTracker {
         Some(Unnamed { sql: parse.sql.to_vec(), types: parse.parameter_types().map(named).collect() })
     }
 
-    /// The state of now was taken, in which types of these numbers have these names.
+    /// The present state was taken, in which the types with these OIDs have these names.
     pub(super) fn follows_from(&mut self, state: &SessionState, types: BTreeMap<u32, String>) {
         if self.follows {
             let base = Arc::new(SessionState { unnamed: None, ..state.clone() });
@@ -1347,7 +1362,7 @@ impl StateTracker {
         }
     }
 
-    /// The state of now was taken, with these locks held.
+    /// The present state was taken, with these locks held.
     pub(super) fn taken(&mut self, state: &mut SessionState, held: &[AdvisoryLock]) {
         self.freshness = Freshness::Fresh;
         self.asks_for_all_locks = false;
@@ -1359,7 +1374,7 @@ impl StateTracker {
         match notes.ledger.settle(held) {
             Some(counts) => state.locks = counts,
             None => {
-                // They are asked for again until they are gone.
+                // The locks are asked for again until they are gone.
                 notes.ledger.lose_count();
                 state.pins.extend(held.iter().map(|lock| format!("{lock} held an unknown number of times")))
             }

@@ -17,7 +17,7 @@ fn lock(key: i64) -> AdvisoryLock {
     AdvisoryLock { key: LockKey::Bigint(key), shared: false }
 }
 
-/// A tracker after a snapshot in a database whose functions touch nothing.
+/// A tracker after a snapshot in a database with functions that touch nothing.
 fn fresh() -> StateTracker {
     let mut tracker = StateTracker::new();
     settle(&mut tracker, &[]);

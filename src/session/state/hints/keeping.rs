@@ -1,11 +1,12 @@
 //! What a connection keeps, for its life, of the names in functions.
 //!
 //! # Why
-//! Neither DISCARD ALL nor anything else takes these away: what PL/pgSQL found when it compiled a function; and, in the caches of types and
-//! relations, the checks of domains, the expressions and conditions of indexes and the keys of partitioned tables, into which PostgreSQL
-//! puts the bodies of functions in SQL, with all of their names, and the results of immutable functions of constants. It does neither
-//! with a function whose body is stored as a tree, or that has a search path of its own. Defaults, other checks, generated columns,
-//! policies and triggers are planned anew for each statement.
+//! Neither DISCARD ALL nor any other command clears these: what PL/pgSQL found when it compiled a function;
+//! and, in the caches of types and relations, the checks of domains, the expressions and conditions of
+//! indexes and the keys of partitioned tables. Into these expressions PostgreSQL puts the bodies of functions
+//! in SQL, with all of their names, and the results of immutable functions of constants, except for functions
+//! with a body that is stored as a tree, or with a search path of their own. Defaults, other checks,
+//! generated columns, policies and triggers are planned anew for each statement.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,29 +16,30 @@ use crate::session::scan::{self, Effects, Kept, Used};
 
 type Name = Box<[u8]>;
 
-/// See the module.
+/// The names that are kept, while the answer is read.
 #[derive(Default)]
 pub(super) struct Keeping {
-    /// Names of types, tables and collations that are there in more than one schema.
+    /// Names of types, tables and collations that exist in more than one schema.
     types_twice: HashSet<Name>,
-    /// Those of functions and configurations of text search, too.
+    /// The same, with functions and text search configurations.
     twice: HashSet<Name>,
     operators_twice: Vec<Name>,
-    /// Domains and tables with functions in what is kept of them, and whether a function of constants is among those.
+    /// Domains and tables with functions in the expressions that are kept, and whether one of those functions
+    /// has constant arguments.
     keepers: Vec<(Name, Name, bool)>,
     /// Functions in SQL with the names in their bodies.
     inlined: HashMap<Name, Vec<Name>>,
-    /// Functions in whose bodies such a name is there twice.
+    /// Functions with such a name in their bodies that exists in several schemas.
     by_path: HashSet<Name>,
-    /// Functions in whose bodies a literal is read by settings.
+    /// Functions with a literal in their bodies that settings affect.
     by_values: HashSet<Name>,
-    /// Functions that are computed once where their arguments are constants.
+    /// Functions that are computed once if their arguments are constants.
     immutable: HashSet<Name>,
-    /// Functions that make something temporary, by its name.
+    /// Functions that make temporary objects, by the name of the object.
     makers: HashMap<Name, Vec<Name>>,
-    /// All that is kept, as [`element`] has it.
+    /// All names that are kept, as [`element`] has them.
     pub(super) names: HashSet<Name>,
-    /// A name among them is not read.
+    /// One of the names that are kept could not be read.
     pub(super) keeps_any: bool,
 }
 
@@ -62,7 +64,7 @@ impl Keeping {
         self.makers.entry(name).or_default().push(owner.into());
     }
 
-    /// What something may do whose names nobody reads.
+    /// The effects of code with names that cannot be read.
     pub(super) fn whatever(&self) -> Effects {
         let by_values = if self.keepers.is_empty() { Effects::NONE } else { Effects::BY_VALUES };
         if self.is_any_twice() { by_values | Effects::BY_PATH } else { by_values }
@@ -72,7 +74,7 @@ impl Keeping {
         !self.twice.is_empty() || !self.operators_twice.is_empty()
     }
 
-    /// A function in PL/pgSQL has this body.
+    /// Reads the body of a function in PL/pgSQL.
     pub(super) fn declarations(&mut self, body: &str) -> Effects {
         let mut effects = Effects::NONE;
         let by_path = |is_twice: bool| if is_twice { Effects::BY_PATH } else { Effects::NONE };
@@ -95,19 +97,19 @@ impl Keeping {
         effects
     }
 
-    /// A function in SQL has this body, as text.
+    /// Reads the body of a function in SQL, as text.
     pub(super) fn inlined(&mut self, owner: &[u8], body: &str) {
         if let Some(names) = self.used(owner, body) {
             self.inlined.entry(owner.into()).or_default().extend(names);
         }
     }
 
-    /// So has a function that is computed once where its arguments are constants.
+    /// Reads the body of a function that is computed once if its arguments are constants.
     pub(super) fn computed(&mut self, owner: &[u8], body: &str) {
         self.used(owner, body);
     }
 
-    /// PostgreSQL computes it once where its arguments are constants, whatever its language is.
+    /// PostgreSQL computes it once if its arguments are constants, whatever its language is.
     pub(super) fn immutable(&mut self, owner: &[u8]) {
         if !self.keepers.is_empty() {
             self.immutable.insert(owner.into());
@@ -146,7 +148,8 @@ impl Keeping {
         Some(names.into_iter().collect())
     }
 
-    /// What is kept of names beside the declarations of PL/pgSQL, and who makes something by such a name.
+    /// The effects of keeping names, beside the declarations of PL/pgSQL, and of making an object with such a
+    /// name.
     pub(super) fn found(
         &mut self,
         users: &HashMap<Name, Vec<Name>>,
@@ -193,7 +196,7 @@ impl Keeping {
         found
     }
 
-    /// The functions that may run inside of what is kept.
+    /// The functions that may run inside of the expressions that are kept.
     fn reached(&self, users: &HashMap<Name, Vec<Name>>, functions: &HashSet<Name>) -> HashSet<Name> {
         let mut reached: HashSet<Name> = self.keepers.iter().map(|(_, used, _)| used.clone()).collect();
         if reached.is_empty() {

@@ -3,7 +3,8 @@
 use super::super::snapshot::expand;
 use crate::session::scan;
 
-/// Rows that were inserted into and updated in these catalogues, those of the session's own transaction at once.
+/// Counts rows that were inserted into and updated in these catalogues; those of the session's own
+/// transaction at once.
 macro_rules! changes_of {
     ($catalogs:literal) => {
         concat!(
@@ -18,16 +19,18 @@ macro_rules! changes_of {
     };
 }
 
-/// Grows with every change of a function, a rule or view, a trigger, a policy, an operator or a cast that this session has made,
-/// and soon after one that another has made. A view of statistics: it costs nothing to read.
+/// Grows with every change of a function, a rule or view, a trigger, a policy, an operator or a cast that
+/// this session has made, and soon after one that another session has made. It reads statistics, which costs
+/// nothing.
 pub(in super::super) const DEFINITIONS: &str = changes_of!("1255,2618,2620,3256,2617,2605");
 
-/// The same with types, aggregates, defaults, checks, indexes, inheritance and event triggers: temporary tables count here, too.
+/// The same with types, aggregates, defaults, checks, indexes, inheritance and event triggers: temporary
+/// tables count here, too.
 pub(in super::super) const ALL_DEFINITIONS: &str =
     changes_of!("1255,2618,2620,3256,2617,2605,1247,2600,2604,2606,2610,2611,3466");
 
-/// Grows with every change of a catalogue that the question reads, a while after it was made. Those of a session's own count at
-/// once, those of others when they have told.
+/// Grows with every change of a catalogue that the question reads, a while after it was made. Changes of the
+/// session itself count at once, those of others when they have reported their statistics.
 pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_counts')::pg_catalog.bool THEN \
     (SELECT pg_catalog.sum(pg_catalog.pg_stat_get_tuples_inserted(c.oid) OPERATOR(pg_catalog.+) \
     pg_catalog.pg_stat_get_tuples_updated(c.oid) OPERATOR(pg_catalog.+) \
@@ -36,10 +39,11 @@ pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_
 
 /// A longer body is not read: its function counts as one that may do anything.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Of all bodies together so much is read, those of the oldest functions first.
+/// Limit of all bodies together; those of the oldest functions are read first.
 const BODIES_BYTES_MAX: usize = 16 << 20;
 
-/// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has them.
+/// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has
+/// them.
 pub(in super::super) fn sql() -> String {
     let names: Vec<&str> = scan::not_harmless().collect();
     let sql = READING
@@ -52,8 +56,9 @@ pub(in super::super) fn sql() -> String {
     expand(&sql, ("<<", ">>"))
 }
 
-/// Its names are found in `pg_catalog`, whatever the session's search path is: that holds for this one transaction.
-/// No backslash stands in it: `standard_conforming_strings` may be off. A move's own function is left out: no text of a client's calls it.
+/// Names are found in `pg_catalog`, whatever the session's search path is: its setting holds for this
+/// transaction only. It contains no backslash, as `standard_conforming_strings` may be off. The function of a
+/// move is left out: no text of a client's calls it.
 const READING: &str = r"
 SET LOCAL search_path TO pg_catalog, pg_temp;
 SET LOCAL statement_timeout TO 0;

@@ -1,4 +1,4 @@
-//! The answer as it is read: what each name does by itself, and whose effects it has, too.
+//! The answer as it is read: the effects that each name has by itself, and the names that it uses.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,28 +12,29 @@ use crate::session::scan::{
 /// Names of settings that are kept.
 const SETTINGS_MAX: usize = 200;
 
-/// What is read in one go on a worker's thread: half a millisecond of work or so.
+/// Bytes that are read in one go on a worker's thread: about half a millisecond of work.
 const TURN_BYTES: usize = 8 * 1024;
-/// What a row costs beside its body.
+/// The cost of a row beside its body, in bytes.
 const ROW_BYTES: usize = 64;
 
-/// Extensions whose functions in C change no session, whatever their volatility says: PostgreSQL's own (manual, appendix F), and
-/// some that many databases have.
+/// Extensions with functions in C that change no session, whatever their volatility says: PostgreSQL's own
+/// (manual, appendix F), and some that many databases have.
 const PLAIN_EXTENSIONS: &str = "plpgsql adminpack amcheck autoinc bloom btree_gin btree_gist citext cube earthdistance file_fdw \
     fuzzystrmatch hstore insert_username intagg intarray lo ltree moddatetime old_snapshot pageinspect pg_buffercache \
     pg_freespacemap pg_prewarm pg_stat_statements pg_surgery pg_visibility pg_walinspect pgcrypto pgrowlocks pgstattuple \
     postgres_fdw seg sslinfo tcn unaccent uuid-ossp postgis vector";
 
-/// Extensions whose functions in C change settings that PostgreSQL lists.
+/// Extensions with functions in C that change settings which PostgreSQL lists.
 const SETTING_EXTENSIONS: &str = "pg_trgm";
 
-/// Extensions that run text which they are given.
+/// Extensions that run text that they are given.
 const TEXT_EXTENSIONS: &str = "tablefunc xml2 dblink refint";
 
-/// What stands in place of an extension's name where initdb has made a function: those of information_schema and of PL/pgSQL.
+/// Stands in place of an extension's name for functions that initdb has made: those of information_schema and
+/// of PL/pgSQL.
 const INITDB: &str = "initdb";
 
-/// A function, as far as its row tells.
+/// A function, as its row describes it.
 struct Function {
     name: Box<[u8]>,
     language: String,
@@ -41,11 +42,11 @@ struct Function {
     is_volatile: bool,
     /// Declared immutable.
     is_immutable: bool,
-    /// Whatever the session's search path is, names in it are looked up by its own.
+    /// It has a search path of its own, whatever the session's is.
     has_own_path: bool,
     extension: Option<String>,
-    /// Of one in SQL or another language; of an internal one, the built-in function that it is, where that is not harmless. `None`:
-    /// in C, or kept as a tree.
+    /// The text, for SQL or another language; for an internal function, the built-in function that it is, if
+    /// that is not harmless. `None`: it is in C, or stored as a tree.
     body: Option<String>,
 }
 
@@ -63,11 +64,12 @@ impl Function {
         })
     }
 
-    /// What is to be taken away after it, whatever was read in its body: a mistake there must not reach another client.
+    /// What has to be cleaned after it, whatever was read in its body: a mistake there must not reach another
+    /// client.
     fn unproven(&self) -> Effects {
         match (&*self.language, &self.body) {
             ("c" | "internal", _) => Effects::NONE,
-            // Nobody's but PostgreSQL's own.
+            // Only PostgreSQL's own code.
             _ if self.is_of(INITDB) => Effects::NONE,
             (_, Some(body)) => Effects::UNPROVEN | scan::touched(body.as_bytes()),
             (_, None) => Effects::UNPROVEN,
@@ -83,29 +85,29 @@ impl Function {
 /// What is known while the answer is read.
 #[derive(Default)]
 pub(super) struct Reading {
-    /// What each name does by itself.
+    /// The effects that each name has by itself.
     effects: HashMap<Box<[u8]>, Effects>,
-    /// Whose effects a name's effects are, too: by the name that is used.
+    /// By name, the users of that name: they have its effects, too.
     users: HashMap<Box<[u8]>, Vec<Box<[u8]>>>,
     functions: HashSet<Box<[u8]>>,
     settings: Vec<String>,
     triggers: Vec<Box<[u8]>>,
-    /// What is kept of names for a connection's life.
+    /// The names that a connection keeps for its life.
     keeping: Keeping,
     has_login_trigger: bool,
-    /// What asks by itself for values that the session drew.
+    /// Names that ask, by themselves, for sequence values that the session drew.
     memory_readers: HashSet<Box<[u8]>>,
-    /// Bytes of bodies since [`Reading::is_turn_over`] said so last, and some for each row.
+    /// Bytes of bodies, and some for each row, since [`Reading::is_turn_over`] last returned `true`.
     read: usize,
 }
 
-/// The names that a body holds.
+/// The names that a body contains.
 #[derive(Default)]
 struct Mentioned {
     names: HashSet<Box<[u8]>>,
-    /// It may reach any of the database.
+    /// It may reach any name of the database.
     reaches_any: bool,
-    /// What it makes in the temporary schema is called so.
+    /// Names of what it makes in the temporary schema.
     temporary: Vec<Box<[u8]>>,
 }
 
@@ -141,9 +143,9 @@ impl Names for Mentioned {
     }
 }
 
-/// The owner of what is not named where it is used: operators, casts, checks of domains.
+/// The owner of code that is not named where it runs: operators, casts, checks of domains.
 const IMPLIED: &[u8] = b"";
-/// Stands for every name in [`Reading::users`]; nothing is called so.
+/// Stands for every name in [`Reading::users`]; no object has this name.
 const ANY_NAME: &[u8] = b"\0";
 
 impl Reading {
@@ -152,7 +154,7 @@ impl Reading {
         if scan::reads_memory(used) {
             self.memory_readers.insert(owner.into());
         }
-        // Names and keys of settings are looked for in the trees themselves.
+        // The trees themselves are searched for names and keys of settings.
         if let Some(effects) = built_in_effects(used) {
             self.add(owner, effects);
         }
@@ -176,12 +178,12 @@ impl Reading {
             {
                 Effects::ANY
             }
-            // What is kept as a tree is told by what it uses; an aggregate, too.
+            // What is stored as a tree has the effects of what it uses; an aggregate, too.
             ("c", _) | ("sql" | "internal", None) => Effects::NONE,
             // Another name of a built-in function that is not harmless.
             ("internal", Some(other)) => match scan::meaning(other.as_bytes()) {
                 Some(Meaning::Asks) => Effects::ASKS,
-                // Its calls are not looked at by name.
+                // Calls of it are not recognised by name.
                 _ => Effects::ANY,
             },
             ("sql", Some(body)) => {
@@ -205,10 +207,11 @@ impl Reading {
         self.functions.insert(function.name);
     }
 
-    /// Settings in a function's definition hold while it runs, and for whatever it calls: each as `name=value`.
+    /// Settings in a function's definition hold while it runs, and for whatever it calls: each as
+    /// `name=value`.
     fn config(&mut self, owner: &[u8], settings: &str) {
         for setting in settings.lines() {
-            // A seed is not taken back when the function ends.
+            // A seed is not reset when the function ends.
             let lasting = if setting.starts_with("seed=") { Effects::ANY } else { Effects::NONE };
             self.add(owner, Effects::UNPROVEN | scan::touched(setting.as_bytes()) | lasting);
         }
@@ -245,7 +248,7 @@ impl Reading {
         }
     }
 
-    /// Others of the thread should have their turn.
+    /// Whether other tasks of the thread should run now.
     pub(super) fn is_turn_over(&mut self) -> bool {
         let is_over = self.read >= TURN_BYTES;
         if is_over {
@@ -254,7 +257,7 @@ impl Reading {
         is_over
     }
 
-    /// A row that says what the names of others mean: it has to be known before.
+    /// Reads a row that is needed to read the names in other rows.
     pub(super) fn names_row(&mut self, fields: &Fields<'_>) -> Result<(), SnapshotError> {
         match fields.kind() {
             "twice" => self.keeping.twice(fields.text(1)?.as_bytes(), fields.plain(2)?),
@@ -288,7 +291,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Whoever uses something has its effects, and so has whoever uses that one.
+    /// Gives every user of a name the effects of that name, directly and through others.
     fn spread(&mut self) {
         let reach_any = self.users.remove(ANY_NAME).unwrap_or_default();
         let mut changed: Vec<Box<[u8]>> = self.effects.keys().cloned().collect();
@@ -298,7 +301,7 @@ impl Reading {
             for user in self.users.get(&name).into_iter().flatten() {
                 add(&mut self.effects, user, effects, &mut changed);
             }
-            // Not for each name: there may be thousands of either.
+            // Not for each name: there may be thousands of both.
             if all | effects != all {
                 all |= effects;
                 for user in &reach_any {
@@ -308,7 +311,7 @@ impl Reading {
         }
     }
 
-    /// Names whose use asks for values that the session drew.
+    /// Names that, when used, ask for sequence values that the session drew.
     fn memory_readers(&mut self) -> Vec<Box<[u8]>> {
         let mut readers = std::mem::take(&mut self.memory_readers);
         let mut new: Vec<Box<[u8]>> = readers.iter().cloned().collect();
@@ -319,7 +322,7 @@ impl Reading {
                 }
             }
         }
-        // Whatever is not named where it is used is not looked for.
+        // Code that is not named where it runs is not searched for.
         readers.into_iter().filter(|name| **name != *IMPLIED && **name != *ANY_NAME).collect()
     }
 
@@ -356,7 +359,7 @@ impl Reading {
     }
 }
 
-/// Gives a name more effects; one that had not all of them is listed among those that have changed.
+/// Gives a name more effects; if that adds any, the name is listed in `changed`.
 pub(super) fn add(
     known: &mut HashMap<Box<[u8]>, Effects>,
     name: &[u8],
@@ -374,7 +377,7 @@ pub(super) fn add(
     }
 }
 
-/// What a built-in function may do that is not harmless, where it stands in a body or a tree.
+/// The effects of a built-in function that is not harmless, where it stands in a body or a tree.
 fn built_in_effects(name: &[u8]) -> Option<Effects> {
     match scan::meaning(name) {
         Some(Meaning::Asks) => Some(Effects::ASKS),
@@ -384,7 +387,8 @@ fn built_in_effects(name: &[u8]) -> Option<Effects> {
     }
 }
 
-/// The text of a constant in a stored tree: `48 0 0 0 97 112 112`, bytes as signed numbers, the first four its length.
+/// The text of a constant in a stored tree: `48 0 0 0 97 112 112`, bytes as signed numbers, the first four
+/// its length.
 fn constant(numbers: &str) -> Vec<u8> {
     const LENGTH_BYTES: usize = 4;
     let byte = |number: &str| number.parse::<i16>().ok().map(|number| number as u8);

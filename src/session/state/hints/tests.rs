@@ -20,7 +20,7 @@ fn function(
     row
 }
 
-/// It waits for nothing but its turn.
+/// It never waits for IO.
 fn read(rows: &Rows) -> Result<Hints, SnapshotError> {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(Hints::from_rows(rows))
 }
@@ -32,7 +32,7 @@ fn server(major: u32) -> Vec<Option<String>> {
     row
 }
 
-/// What was understood of it.
+/// The effects that were found in it.
 fn effects(hints: &Hints, name: &str) -> Effects {
     hints.names().effects(name.as_bytes()).without(Effects::UNPROVEN | Effects::STATEMENTS)
 }

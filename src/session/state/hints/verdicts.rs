@@ -1,8 +1,9 @@
 //! Verdicts that are remembered: applications send the same texts again and again.
 //!
 //! # Why
-//! To cut a text into tokens costs some ten times as much as to find it again. A text is kept when it comes for the second time,
-//! so texts that hold their values do not push others out; a slot holds one text, so nothing has to be searched for.
+//! Cutting a text into tokens costs some ten times as much as finding it again. A text is kept when it comes
+//! for the second time, so texts that contain values do not displace others; a slot holds one text, so there
+//! is no search.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
@@ -13,19 +14,19 @@ const SLOTS: usize = 512;
 /// Longer texts are read each time.
 const TEXT_BYTES_MAX: usize = 4 * 1024;
 
-/// See the module.
+/// The verdicts by one set of hints.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
-    /// Of one worker; the lock is always free.
+    /// Used by one worker; the lock is always free.
     slots: Mutex<Vec<Slot>>,
     hasher: RandomState,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Slot {
-    /// Of the last text that came here.
+    /// Of the last text in this slot.
     hash: u64,
-    /// Of one that came twice.
+    /// The text that came twice.
     kept: Option<Kept>,
 }
 
