@@ -27,6 +27,7 @@ mod lexer;
 mod memory;
 mod proof;
 mod screen;
+mod touched;
 mod unicode;
 mod words;
 
@@ -36,8 +37,8 @@ pub(crate) use declared::{Kept, Used, declared, used};
 pub(crate) use effects::Effects;
 pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
 pub(crate) use memory::{MemoryReads, memory_reads, reads_memory};
-pub(crate) use proof::{VALUE_SETTINGS, touched};
 pub(crate) use screen::screen;
+pub(crate) use touched::{VALUE_SETTINGS, decided_by, touched, touched_by_body};
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};
 
@@ -547,7 +548,7 @@ fn ends_with_transaction(mut rest: Lexer<'_>) -> bool {
 }
 
 /// The state of `random()`, which PostgreSQL does not report.
-const SEED: &str = "a seed of random()";
+pub(crate) const SEED: &str = "a seed of random()";
 
 /// Functions that leave state which PostgreSQL does not report, or does not remove.
 const FOREIGN: [(&[&[u8]], &str); 5] = [

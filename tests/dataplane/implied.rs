@@ -48,6 +48,15 @@ impl Pool {
 
     pub(super) fn at(server: Postgres, schema: &str) -> Pool {
         server.psql_in("shop", schema).unwrap();
+        Pool::before(server)
+    }
+
+    /// Another pool, which has seen no client.
+    pub(super) fn again(self) -> Pool {
+        Pool::before(self.server)
+    }
+
+    fn before(server: Postgres) -> Pool {
         let stage = Stage::configured(&server, |config| config.workers = 1);
         stage.order(|record| {
             record.pooling = Pooling::Transaction;

@@ -61,6 +61,7 @@ mod pause;
 mod raw;
 mod relay;
 mod reuse;
+mod set_in_passing;
 mod stage;
 mod statements;
 mod talk;

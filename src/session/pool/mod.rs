@@ -404,7 +404,11 @@ impl Pool {
             self.values_vary.set(true);
         }
         let by_own_path = done.keeps_found() && done.may_change_path();
-        by_own_values || by_own_path || done.keeps_temporary() || self.keeps_what_varies(pooled)
+        done.ran_opaque()
+            || by_own_values
+            || by_own_path
+            || done.keeps_temporary()
+            || self.keeps_what_varies(pooled)
     }
 
     /// What it keeps has another meaning for some clients, which may ask for it in the middle of a

@@ -24,7 +24,7 @@ pub(super) use self::names::{cut, with_folded};
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
-use super::{Effect, calls, effect_of, ends_with_transaction, proof, unicode};
+use super::{Effect, calls, effect_of, ends_with_transaction, proof, touched, unicode};
 
 /// The effects of names that a database defines itself. A name that is not listed has no effects.
 pub(crate) trait Names {
@@ -103,7 +103,10 @@ pub(crate) fn read(sql: &[u8], backslashes: Backslashes, names: &mut impl Names)
         verdict.effects |= Effects::UNPROVEN;
     }
     if verdict.effects.has(Effects::UNPROVEN) {
-        verdict.effects |= proof::touched(sql);
+        verdict.effects |= touched::touched(sql);
+        if backslashes == Backslashes::Escape && touched::names_strings(sql) {
+            verdict.effects |= Effects::READING;
+        }
     }
     verdict
 }

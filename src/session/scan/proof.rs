@@ -76,87 +76,6 @@ pub(super) fn is_proven(sql: &[u8], names: &mut impl Names) -> bool {
     true
 }
 
-/// Settings by which literals of dates, times, intervals, amounts, arrays and documents are read.
-pub(crate) const VALUE_SETTINGS: [&str; 7] = [
-    "DateStyle",
-    "TimeZone",
-    "timezone_abbreviations",
-    "IntervalStyle",
-    "lc_monetary",
-    "array_nulls",
-    "xmloption",
-];
-
-/// What a text that is not proven may change beside settings and the like, by the words in it: prepared
-/// statements, how function bodies are read, the path by which names are looked up, and the settings by which
-/// values are read. A text with escapes may change prepared statements, too.
-pub(crate) fn touched(sql: &[u8]) -> Effects {
-    let folded = sql.to_ascii_lowercase();
-    let mut effects = Effects::NONE;
-    if touches_statements(&folded) {
-        effects |= Effects::STATEMENTS;
-    }
-    if touches_reading(&folded) {
-        effects |= Effects::READING;
-    }
-    if touches_path(&folded) {
-        effects |= Effects::PATH;
-    }
-    if touches_values(&folded) {
-        effects |= Effects::VALUES;
-    }
-    effects
-}
-
-/// `SET TIME ZONE` and `SET XML OPTION` are other names of settings.
-fn touches_values(folded: &[u8]) -> bool {
-    let is_there = |name: &&str| memchr::memmem::find(folded, name.to_ascii_lowercase().as_bytes()).is_some();
-    VALUE_SETTINGS.iter().any(is_there) || sets(folded, &[b"time", b"xml"])
-}
-
-/// `SET SCHEMA` is another name of `SET search_path`, and `"$user"` in it is the role.
-fn touches_path(folded: &[u8]) -> bool {
-    let is_there = |word: &[u8]| memchr::memmem::find(folded, word).is_some();
-    is_there(b"search_path")
-        || is_there(b"authorization")
-        || is_there(b"set_config") && is_there(b"role")
-        || sets(folded, &[b"role", b"schema"])
-}
-
-/// Whether the text may contain a SET of one of these: directly after SET, SET LOCAL or SET SESSION.
-/// `UPDATE users SET role = 'x'` looks the same.
-fn sets(folded: &[u8], words: &[&[u8]]) -> bool {
-    let is_there = |word: &[u8]| memchr::memmem::find(folded, word).is_some();
-    // Comments between two words are not skipped, so with a comment the words count anywhere.
-    let has_comment = is_there(b"/*") || is_there(b"--");
-    memchr::memmem::find_iter(folded, b"set").any(|at| {
-        let mut rest = folded[at + 3..].trim_ascii_start();
-        for scope in [&b"local"[..], b"session"] {
-            rest = rest.strip_prefix(scope).map_or(rest, <[u8]>::trim_ascii_start);
-        }
-        words.iter().any(|word| rest.starts_with(word) || has_comment && is_there(word))
-    })
-}
-
-fn touches_statements(folded: &[u8]) -> bool {
-    const WORDS: [&[u8]; 6] = [b"prepare", b"deallocate", b"discard", b"execute", b"freehold_", b"u&"];
-    folded.contains(&b'\\') || WORDS.iter().any(|word| memchr::memmem::find(folded, word).is_some())
-}
-
-/// Drivers set `standard_conforming_strings = on` when they connect, which changes nothing.
-fn touches_reading(folded: &[u8]) -> bool {
-    const STRINGS: &[u8] = b"standard_conforming_strings";
-    let sets_otherwise = |at: usize| {
-        let rest = folded[at + STRINGS.len()..].trim_ascii_start();
-        let value = rest.strip_prefix(b"=").or(rest.strip_prefix(b"to"));
-        let value = value
-            .map(|value| value.trim_ascii_start().strip_prefix(b"on").unwrap_or(b"x").trim_ascii_start());
-        value.is_none_or(|behind| behind.first().is_some_and(|&byte| byte != b';'))
-    };
-    memchr::memmem::find_iter(folded, STRINGS).any(sets_otherwise)
-        || memchr::memmem::find(folded, b"plpgsql.").is_some()
-}
-
 /// A dollar that does not begin a `$1` begins a literal.
 fn is_parameter(sql: &[u8], first: usize) -> bool {
     let dollars = memchr::memchr_iter(b'$', &sql[first..]);
@@ -312,19 +231,5 @@ mod tests {
         ] {
             assert!(!proven(sql), "{sql}");
         }
-    }
-
-    #[test]
-    fn a_text_that_changes_statements_is_found_however_it_spells_them() {
-        for sql in [
-            "DO 'begin execute ''x''; end'",
-            "PREPARE x AS SELECT 1",
-            "do U&'x'",
-            "select E'\\x65'",
-            "Discard All",
-        ] {
-            assert!(touched(sql.as_bytes()).has(Effects::STATEMENTS), "{sql}");
-        }
-        assert_eq!(touched(b"SELECT set_config('app.tenant', $1, false)"), Effects::NONE);
     }
 }

@@ -103,13 +103,16 @@ pub struct StateTracker {
     ran_unjudged: bool,
     /// Definitions have changed, or may have.
     defined: bool,
-    /// What the unnamed statement does, judged by the hints of that number.
-    unnamed_effects: (u32, Effects),
+    /// What the unnamed statement does, and the number of the hints by which that was judged.
+    unnamed_effects: Effects,
+    unnamed_hints: u32,
     /// What the present loan may have left.
     soil: Soil,
     /// What the present loan may have done with names: changed the search path, or run code that keeps what
     /// names mean.
     names: NamesUse,
+    /// What any text may set that was prepared by SQL or under a name: an EXECUTE may run it.
+    prepared: Effects,
     /// What any unnamed statement of this loan may leave, or the one before: a refused Parse leaves the
     /// former one in place.
     unnamed_soil: Soil,
@@ -172,6 +175,11 @@ impl NamesUse {
         self.0.has(Effects::BY_VALUES)
     }
 
+    /// It has run texts that are put together while they run, and they may have set anything for a while.
+    pub(in crate::session) fn ran_opaque(self) -> bool {
+        self.0.has(Effects::OPAQUE)
+    }
+
     /// What it ran was not known, or definitions have changed meanwhile: the above is a guess.
     pub(in crate::session) fn is_guess(self) -> bool {
         self.0.has(Effects::DEFINES)
@@ -209,9 +217,11 @@ impl StateTracker {
             unnamed_parses_otherwise: false,
             ran_unjudged: false,
             defined: false,
-            unnamed_effects: (0, Effects::NONE),
+            unnamed_effects: Effects::NONE,
+            unnamed_hints: 0,
             soil: Soil::Clean,
             names: NamesUse::default(),
+            prepared: Effects::NONE,
             unnamed_soil: Soil::Clean,
             unnamed_last: None,
             skipped: false,
@@ -307,10 +317,11 @@ impl StateTracker {
                 self.unnamed_parses_otherwise |=
                     soil != Soil::Clean && !scan::leaves_parsing_alone(parse.sql);
                 self.unnamed_last = Some(soil);
-                self.unnamed_effects = (self.hints.as_ref().map_or(0, |hints| hints.id()), effects);
+                self.unnamed_effects = effects;
+                self.unnamed_hints = self.hints.as_ref().map_or(0, |hints| hints.id());
                 self.keep_unnamed(body);
             }
-            false if self.lent => {}
+            false if self.lent => self.prepare(effects),
             false => self.follow(|followed, hints| followed.parse(&parse, hints, effects)),
         }
         self.remember(parse.statement, suspect);
@@ -363,9 +374,9 @@ impl StateTracker {
 
     fn run_unnamed(&mut self) {
         self.soil = self.soil.max(self.unnamed_soil);
-        let (id, effects) = self.unnamed_effects;
+        let effects = self.unnamed_effects;
         match &self.hints {
-            Some(hints) if hints.id() == id => {
+            Some(hints) if hints.id() == self.unnamed_hints => {
                 let otherwise = self.parses_otherwise || self.unnamed_parses_otherwise;
                 self.ran(effects, String::new);
                 self.parses_otherwise = otherwise;
@@ -486,9 +497,15 @@ impl StateTracker {
             }
         };
         let values = BindValues::parse(body);
+        let mut decided = Effects::NONE;
         for &parameter in &suspect.settings {
-            match values.as_ref().and_then(|values| values.text(parameter)).map(SettingName::of) {
+            let name = values.as_ref().and_then(|values| values.text(parameter));
+            decided |= scan::decided_by(name);
+            match name.map(SettingName::of) {
                 Some(SettingName::Custom(name)) => notes.setting(name),
+                Some(SettingName::Listed) if name.is_some_and(|name| name.eq_ignore_ascii_case(b"seed")) => {
+                    notes.foreign_state(scan::SEED);
+                }
                 // PostgreSQL lists it.
                 Some(SettingName::Listed) => {}
                 Some(SettingName::Odd) | None => notes.settings_computed = true,
@@ -502,6 +519,7 @@ impl StateTracker {
             notes.ledger.lose_count();
             self.changed();
         }
+        self.ran(decided, String::new);
     }
 
     /// An Execute; the effects of its statement counted when it was bound.
@@ -518,6 +536,7 @@ impl StateTracker {
         if notes.suspects_overflow {
             self.changed();
             self.notes().ledger.lose_count();
+            self.ran(scan::decided_by(None), String::new);
         }
         let Some((suspect, keys)) = self.notes().portals.get(portal).cloned() else {
             return;
@@ -649,6 +668,9 @@ impl StateTracker {
         if unseen {
             self.ran(Effects::ANY, || "a text too large to be read".to_owned());
         }
+        if scan::touched(part).has(Effects::READING) {
+            self.soil = Soil::Lasting;
+        }
         if scan::mentions_temporary(part) {
             self.names.0 |= Effects::TEMPORARY;
         }
@@ -667,9 +689,13 @@ impl StateTracker {
         };
         let statement = parse_bind_names(start).map(|names| names.statement).unwrap_or_default();
         if let Some(suspect) = notes.statements.get(statement).cloned() {
-            notes.settings_computed |= !suspect.settings.is_empty();
+            let sets = !suspect.settings.is_empty();
+            notes.settings_computed |= sets;
             if suspect.unclear || !suspect.calls.is_empty() {
                 notes.ledger.lose_count();
+            }
+            if sets {
+                self.ran(scan::decided_by(None), String::new);
             }
             self.changed();
         }
@@ -1046,6 +1072,7 @@ impl StateTracker {
         if effects.without(Effects::RUNS).is_none() && !is_unknown {
             return;
         }
+        let effects = self.with_prepared(effects);
         self.soil = self.soil.max(self.soil_of(effects));
         self.note_names(effects);
         self.parses_otherwise = true;
@@ -1055,6 +1082,23 @@ impl StateTracker {
         } else if self.followed.is_some() && !is_plain(effects) {
             // What was read of it may be right, but a followed state needs a proof.
             self.changed();
+        }
+    }
+
+    /// With what a statement may do that this text executes, where it may execute or prepare one.
+    fn with_prepared(&mut self, effects: Effects) -> Effects {
+        if !effects.has(Effects::STATEMENTS) {
+            return effects;
+        }
+        self.prepare(effects);
+        effects | self.prepared
+    }
+
+    fn prepare(&mut self, effects: Effects) {
+        for what in [Effects::PATH, Effects::VALUES, Effects::READING] {
+            if effects.has(what) {
+                self.prepared |= what;
+            }
         }
     }
 

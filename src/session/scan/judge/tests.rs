@@ -83,7 +83,7 @@ fn what_applications_send_is_harmless() {
         "COPY t (a, b) FROM STDIN",
         "(select 1) union all (select price_of(2))",
         "select \"count\"(*) from \"Order\"",
-        "select '; set a.b = 1', $$ set_config( $$, U&'\\0041' -- set_config(\n",
+        "select '; set a.b = 1', $$ set_config $$, U&'\\0041' -- set_config\n",
         "select temp, set, update from weather",
         "select nextval('s'), pg_advisory_xact_lock(1)",
         "select setting from pg_settings where name = 'work_mem'",

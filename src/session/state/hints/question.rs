@@ -186,5 +186,5 @@ UNION ALL SELECT DISTINCT 'opaque', <<c.owner>>, NULL, NULL, NULL, NULL FROM cal
   WHERE c.oid = 2078 AND c.after !~ '^[^{]*:args [(][{]CONST '
 UNION ALL SELECT DISTINCT 'opaque', <<t.owner>>, NULL, NULL, NULL, NULL FROM tree t
   WHERE strpos(t.tree, ':relid ' || 'pg_settings'::regclass::oid || ' ') > 0
-UNION ALL SELECT DISTINCT 'constant', NULL, m.found[1], NULL, NULL, NULL FROM calls c, LATERAL regexp_matches(c.after,
+UNION ALL SELECT DISTINCT 'constant', <<c.owner>>, m.found[1], CASE WHEN c.oid = 2078 THEN 'sets' END, NULL, NULL FROM calls c, LATERAL regexp_matches(c.after,
   '^[^[]*?:constvalue [0-9]+ [[] ([0-9 -]+) []]') AS m(found) WHERE c.oid = ANY (ARRAY[2077, 2078, 3294]::oid[])";

@@ -71,7 +71,7 @@ impl Function {
             ("c" | "internal", _) => Effects::NONE,
             // Only PostgreSQL's own code.
             _ if self.is_of(INITDB) => Effects::NONE,
-            (_, Some(body)) => Effects::UNPROVEN | scan::touched(body.as_bytes()),
+            (_, Some(body)) => Effects::UNPROVEN | scan::touched_by_body(body.as_bytes()),
             (_, None) => Effects::UNPROVEN,
         }
     }
@@ -282,7 +282,11 @@ impl Reading {
             "login" => self.has_login_trigger = true,
             "trigger" => self.triggers.push(fields.text(1)?.into_bytes().into()),
             "constant" => {
-                if let SettingName::Custom(name) = SettingName::of(&constant(fields.plain(2)?)) {
+                let name = constant(fields.plain(2)?);
+                if fields.is_there(3) {
+                    self.add(fields.text(1)?.as_bytes(), scan::decided_by(Some(&name)));
+                }
+                if let SettingName::Custom(name) = SettingName::of(&name) {
                     self.setting(name);
                 }
             }
