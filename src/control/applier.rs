@@ -1,7 +1,7 @@
-//! How the role that restores the schema and writes rows comes into the target while both are done.
+//! How the role that restores the schema and writes rows gets access to the target during the copy.
 //!
-//! The database is shut then. For the time of the copy it takes connections, but nobody has the right to connect except
-//! this role, which gets a password that is kept nowhere.
+//! Before and after, the target accepts no connections. During the copy it accepts them, but only this role
+//! has the CONNECT privilege; its password is stored nowhere.
 
 use crate::system::applier::Rows;
 use crate::system::{MoveNames, Session, SystemError, applier, databases, fence, guard};
@@ -10,7 +10,7 @@ use super::ends::Ends;
 use super::error::StepError;
 use super::own_login::{OwnLogin, unreachable};
 
-/// Lets the role into the target, with rights on every table that is there. Safe to repeat.
+/// Gives the role access to the target, with privileges on every existing table. Safe to repeat.
 pub(super) async fn admit(ends: &Ends, target: &Session) -> Result<OwnLogin, SystemError> {
     fence::shut(target, &ends.target.dbname).await?;
     guard::restrain(target, &ends.names().applier_role()).await?;
@@ -19,14 +19,14 @@ pub(super) async fn admit(ends: &Ends, target: &Session) -> Result<OwnLogin, Sys
     Ok(login)
 }
 
-/// Shuts the role out again, and removes it. Safe to repeat.
+/// Takes the role's access away again and removes it. Safe to repeat.
 pub(super) async fn dismiss(ends: &Ends, target: &Session) -> Result<(), SystemError> {
     databases::limit_connections(target, &ends.target.dbname, Some(0)).await?;
     remove(target, ends.names()).await?;
     guard::release(target).await
 }
 
-/// Lets the role log in once: whether `pg_hba.conf` is in the way is found out before a row is read.
+/// Lets the role log in once: a rule in `pg_hba.conf` that rejects it is found before a row is read.
 pub(super) async fn probe(ends: &Ends, target: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("preparing the role that writes rows");
     let applier = admit(ends, target).await.map_err(doing())?;
@@ -35,8 +35,8 @@ pub(super) async fn probe(ends: &Ends, target: &Session) -> Result<(), StepError
     tried.map(drop).map_err(|error| unreachable(&ends.target, Rows::Write, &error))
 }
 
-/// Makes a subscription of the session's database act as the role. A server whose workers could not enter the database
-/// keeps it as the platform's; the preflight has said so. Safe to repeat.
+/// Makes the role the owner of a subscription in the session's database. If the server's workers could not
+/// connect as the role, the platform keeps the subscription; the preflight has reported it. Safe to repeat.
 pub(super) async fn take_over(
     subscriber: &Session,
     names: MoveNames,

@@ -1,17 +1,18 @@
-//! What must not travel, taken out of an archive of `pg_dump`.
+//! Blanks out what must not travel in an archive of `pg_dump`.
 //!
-//! Servers of minor releases from November 2026 on keep in each column's options which version of its type it has:
-//! `pg_attver=22169048`, a position of their own log. It is the server's own: ALTER TABLE neither sets nor resets it, and
-//! a `pg_dump` that knows it leaves it out. One that is older takes it for an option of the user's and writes
-//! `ALTER TABLE ONLY t ALTER COLUMN c SET (pg_attver=22169048)`, which a server that is older refuses.
+//! Servers of minor releases from November 2026 on keep in each column's options which version of its type it
+//! has: `pg_attver=22169048`, a position of their own log. Only the server uses it: ALTER TABLE neither sets
+//! nor resets it, and a `pg_dump` that knows it leaves it out. An older `pg_dump` takes it for a user's
+//! option and writes `ALTER TABLE ONLY t ALTER COLUMN c SET (pg_attver=22169048)`, which an older server
+//! refuses.
 //!
 //! # Why
-//! Which `pg_dump` is installed is not ours to choose, and one of the source's minor would be too old for the target's
-//! major. So what it wrote is read as `pg_restore` reads it, and exactly these statements, of exactly these entries, are
-//! overwritten with blanks: nothing becomes longer or shorter, so no length in the archive changes. An archive without
-//! the option is not read at all.
+//! Which `pg_dump` is installed is not Freehold's choice, and one of the source's minor would be too old for
+//! the target's major. So what it wrote is read as `pg_restore` reads it, and exactly these statements, of
+//! exactly these entries, are overwritten with blanks: nothing becomes longer or shorter, so no length in the
+//! archive changes. An archive without the option is not read at all.
 //!
-//! A format that is not known here is one of a newer `pg_dump`, and such a one knows the option: it is left as it is.
+//! An unknown format comes from a newer `pg_dump`, which knows the option: the archive is left as it is.
 //!
 //! The format: `src/bin/pg_dump/pg_backup_archiver.c` of PostgreSQL, `ReadHead` and `ReadToc`.
 
@@ -26,7 +27,7 @@ const CUSTOM: u8 = 1;
 /// 1.14 is written by PostgreSQL 12 to 15, 1.15 by 16, 1.16 by 17 and 18.
 const MINOR_FORMATS: std::ops::RangeInclusive<u8> = 14..=16;
 
-/// It is not what `pg_dump` writes.
+/// The file is not a valid archive of `pg_dump`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the archive of pg_dump cannot be read at byte {at}")]
 pub struct Unreadable {
@@ -47,7 +48,7 @@ pub(super) fn leave_out_column_versions(archive: &mut [u8]) -> Result<usize, Unr
     Ok(blank.len())
 }
 
-/// What the entries of an archive need, by their numbers; empty where the format is not known.
+/// The dependencies of each entry, by entry number; empty if the format is not known.
 pub(super) fn dependencies(archive: &[u8]) -> Result<HashMap<u32, Vec<u32>>, Unreadable> {
     let mut reader = Reader::of(archive);
     let mut needs = HashMap::new();
@@ -65,13 +66,13 @@ struct Reader<'a> {
     integer_bytes: usize,
 }
 
-/// What is read of an entry.
+/// The parts of an entry that are read.
 struct Entry<'a> {
     number: u32,
     kind: &'a [u8],
-    /// Where its SQL is.
+    /// Byte range of its SQL.
     definition: Range<usize>,
-    /// Numbers of the entries that it needs.
+    /// Numbers of the entries that it depends on.
     needs: Vec<u32>,
 }
 
@@ -80,7 +81,7 @@ impl<'a> Reader<'a> {
         Reader { archive, at: 0, integer_bytes: 0 }
     }
 
-    /// Where the SQL of the entries is that may set options of columns.
+    /// Byte ranges of the SQL of entries that may set column options.
     fn definitions(mut self) -> Result<Vec<Range<usize>>, Unreadable> {
         let mut found = Vec::new();
         let Some(format) = self.head()? else { return Ok(found) };
@@ -93,7 +94,7 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    /// Reads up to the entries, and how they are written, unless it is not known.
+    /// Reads up to the entries and returns their format; `None` if it is not known.
     fn head(&mut self) -> Result<Option<Format>, Unreadable> {
         if self.bytes(5)? != b"PGDMP" {
             return Err(Unreadable { at: 0 });
@@ -148,7 +149,7 @@ impl<'a> Reader<'a> {
         Ok(Entry { number, kind, definition, needs })
     }
 
-    /// Nothing and the empty text are the same.
+    /// A missing text reads as the empty text.
     fn text(&mut self) -> Result<Range<usize>, Unreadable> {
         Ok(self.text_or_none()?.unwrap_or(self.at..self.at))
     }
@@ -160,7 +161,7 @@ impl<'a> Reader<'a> {
         Ok(Some(start..self.at))
     }
 
-    /// A sign, then the bytes from the lowest to the highest.
+    /// A sign byte, then the bytes in little-endian order.
     fn integer(&mut self) -> Result<i64, Unreadable> {
         let negative = self.byte()? != 0;
         let bytes = self.bytes(self.integer_bytes)?;
@@ -186,7 +187,7 @@ struct Format {
     offset_bytes: usize,
 }
 
-/// What is to be blank in a definition.
+/// Byte ranges of a definition to overwrite with blanks.
 fn versions(archive: &[u8], definition: Range<usize>) -> Vec<Range<usize>> {
     let sql = without_quoted(archive.get(definition.clone()).unwrap_or_default());
     let mut found = Vec::new();
@@ -200,8 +201,8 @@ fn versions(archive: &[u8], definition: Range<usize>) -> Vec<Range<usize>> {
     found
 }
 
-/// The same with `x` for what is in quotes, and the quotes. `pg_dump` doubles a quote in quotes, and never escapes it,
-/// whatever `standard_conforming_strings` is.
+/// The same text with `x` in place of quoted text and of the quotes. `pg_dump` doubles a quote inside quotes
+/// and never escapes it, whatever `standard_conforming_strings` is.
 fn without_quoted(sql: &[u8]) -> Vec<u8> {
     let mut quote = None;
     let hide = |byte: &u8| match (quote, *byte) {
@@ -220,7 +221,7 @@ fn without_quoted(sql: &[u8]) -> Vec<u8> {
     sql.iter().map(hide).collect()
 }
 
-/// What is to be blank in a statement: all of it, or the one option of several.
+/// Byte range of a statement to overwrite with blanks: all of it, or one option of several.
 fn version(statement: &[u8]) -> Option<Range<usize>> {
     let sql = std::str::from_utf8(statement).ok()?;
     let begins = sql.len() - sql.trim_start().len();

@@ -1,15 +1,16 @@
 //! Catchup: the target follows the source, until what is missing is small.
 //!
-//! A subscription applies what has happened since the slot's snapshot. The way back is prepared meanwhile: a publication
-//! on the target that tells nothing yet, and a slot that keeps what it will tell. The step ends when the target has been
-//! near for a while; the cutover begins there, and returns here when it is aborted.
+//! A subscription applies what has happened since the slot's snapshot. The way back is prepared meanwhile: a
+//! publication on the target that publishes nothing yet, and a slot that retains the WAL for it. The step
+//! ends when the target has been near for a while; the cutover begins there, and returns here when it is
+//! aborted.
 //!
 //! # Why
-//! * **The pause is paid for here.** Whatever is not applied when the clients are held is waited for by all of them, so no
-//!   cutover begins before the backlog has been small for [`ready_for`](super::MoverSettings::ready_for).
-//! * **The move ends before the source's disk fills**: the slot keeps WAL, and how much is bounded.
-//! * **The way back's slot is older than the commit that opens its publication**, so nothing between the two is lost, and
-//!   nothing that came from the source is told back to it.
+//! * **Unapplied changes lengthen the pause**: all held clients wait until they are applied, so no cutover
+//!   begins before the backlog has been small for [`ready_for`](super::MoverSettings::ready_for).
+//! * **The move ends before the source's disk fills**: the slot retains WAL, and the amount is bounded.
+//! * **The way back's slot is older than the commit that opens its publication**, so nothing between the two
+//!   is lost, and no change that came from the source is replicated back to it.
 
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ use super::way::Way;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const BEAT_EVERY: Duration = Duration::from_millis(500);
-/// Of the newest heartbeat's age. How near exactly is measured again right before the pause.
+/// Highest age of the newest heartbeat at which the target counts as near. The cutover measures the lag again
+/// right before the pause.
 const NEAR: Duration = Duration::from_millis(250);
 /// Without any progress for this long the stream counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(300);
@@ -39,14 +41,14 @@ const STUCK_AFTER: Duration = Duration::from_secs(300);
 /// Makes the target follow, and waits until it is near. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.progress.say("starting replication");
-    // An aborted cutover may have left it open.
+    // An aborted cutover may have left the target open.
     shut_again(ctx, &ctx.ends().target).await?;
     resync::run(ctx, Way::Forth).await?;
     let stream = Stream::of_copy(ctx.ends(), ctx.facts());
     let source = ctx.source_session().await?;
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
-    // Before the role that applies has the rights of owners.
+    // Before the role that applies changes gets the privileges of owners.
     guard_target(ctx, &target).await?;
     stream.start(&source, &target).await?;
     prepare_way_back(ctx, &source, &target).await?;
@@ -54,8 +56,8 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     until_ready(ctx, stream).await
 }
 
-/// Waits until the other side of a stream is near, and shows what it should: materialized views are made of rows that
-/// have arrived. Filling them may take long, so it is waited once more.
+/// Waits until the subscriber of a stream is near, then refreshes its materialized views from the rows that
+/// have arrived. Refreshing may take long, so it waits once more afterwards.
 pub(super) async fn until_ready(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
     until_near(ctx, stream.clone()).await?;
     match views::catch_up(ctx, &stream.publisher, &stream.subscriber).await? {
@@ -64,8 +66,9 @@ pub(super) async fn until_ready(ctx: &StepContext, stream: Stream) -> Result<(),
     }
 }
 
-/// Removes the subscription and the way back. Safe to repeat, and after a `run` that never began. The source's slot goes
-/// with them, whether the target answers or not: nobody will read it any more, and it keeps WAL.
+/// Removes the subscription and the way back. Safe to repeat, and after a `run` that never began. The
+/// source's slot goes with them, even if the target does not answer: nothing reads it any more, and it
+/// retains WAL.
 pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     if standing(ctx.record(), MoveStep::Catchup) == Standing::Untouched {
         return Ok(());
@@ -76,7 +79,7 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     target
 }
 
-/// The forward publication is the provision's; it goes with that.
+/// Keeps the forward publication: the undo of `provision` removes it.
 async fn undo_target(ctx: &StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("ending replication");
     let target = ctx.target_session().await?;
@@ -88,8 +91,9 @@ async fn undo_target(ctx: &StepContext) -> Result<(), StepError> {
     publications::drop(&target, &back).await.map_err(doing())
 }
 
-/// A publication on the target that tells nothing yet, and a slot. Where an aborted cutover had opened it already, what
-/// came from the source since then must not be told: both are made anew.
+/// Creates a publication on the target that publishes nothing yet, and a slot. If an aborted cutover had
+/// opened the publication, changes that came from the source since then must not be sent back: both are
+/// created anew.
 async fn prepare_way_back(ctx: &StepContext, source: &Session, target: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("preparing the way back");
     let names = ctx.ends().names();
@@ -110,7 +114,8 @@ async fn prepare_way_back(ctx: &StepContext, source: &Session, target: &Session)
     Ok(())
 }
 
-/// Once the clients are there, the way back needs the same shape on both sides. Until then nobody meets it.
+/// After the cutover the way back needs the same schema on both sides. Until then no client reaches the guard
+/// on the target.
 async fn guard_target(ctx: &StepContext, target: &Session) -> Result<(), StepError> {
     let remedy = format!("FINISH MOVE {}", ctx.id());
     let guard = Guard {
@@ -122,7 +127,7 @@ async fn guard_target(ctx: &StepContext, target: &Session) -> Result<(), StepErr
     guard::install(target, &guard).await.map_err(StepError::doing("installing the guard on the target"))
 }
 
-/// Waits until the other side of a stream has been near for a while.
+/// Waits until the subscriber of a stream has been near for a while.
 async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
     let doing = || StepError::doing("watching replication");
     let following = match stream.way {
@@ -190,7 +195,7 @@ pub(super) fn guard_wal(ctx: &StepContext, retained_bytes: u64) -> Result<(), St
     })
 }
 
-/// When the backlog will be gone, from how it shrank lately.
+/// Estimates when the backlog will be gone, from its recent rate.
 #[derive(Debug, Default)]
 struct Eta {
     last: Option<(Instant, u64)>,

@@ -1,18 +1,20 @@
-//! Which store drives a move: one that is a copy of another takes nothing up that the other drives.
+//! Which store drives a move: a copy of a store does not drive the moves that the original drives.
 //!
 //! ```text
 //!   take up, each step, each minute:  read the claim on both systems
-//!       known or none --> remember a new word, durably --> write it on both systems --> forget the older words
+//!       known or none --> remember a new word, durably --> write it on both systems
+//!                         --> forget the older words
 //!       not known     --> the move is another store's: it rests until ADOPT MOVE
 //! ```
 //!
 //! # Why
-//! A store can be copied while it is in use, or brought back from a backup, and both know the same moves. The systems are
-//! what the two have in common. The word changes all the time, so an older copy does not know the one that stands there. A
-//! word is remembered before it is written, and an older one until both systems have the new one: no crash, and no
-//! system that is away for a while, makes the rightful store a stranger.
+//! A store can be copied while it is in use, or brought back from a backup, and both know the same moves.
+//! Both stores use the same systems. The word changes all the time, so an older copy does not know the
+//! current one. A word is remembered before it is written, and an older one until both systems have the new
+//! one: neither a crash nor a system that is unreachable for a while makes the rightful store lose its claim.
 //!
-//! A copy that is taken up at once would know the word. It is told by its file ([`crate::catalog::copied`]).
+//! A copy that starts at once would still know the word. Its file shows that it is a copy
+//! ([`crate::catalog::copied`]).
 
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
@@ -25,22 +27,22 @@ use super::ends::{End, Ends};
 use super::error::StepError;
 use super::step::StepContext;
 
-/// Whose a move was found to be.
+/// Result of reading the claim of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
     Ours,
-    /// It is recorded that another store drives it.
+    /// The move's record says that another store drives it.
     Anothers,
     /// Neither system answers.
     Unknown,
 }
 
-/// Whether the move has anything on the systems that could be claimed.
+/// Whether the move has objects on the systems that can carry a claim.
 fn has_begun(record: &MoveRecord) -> bool {
     record.log.iter().any(|entry| entry.step == MoveStep::Provision && entry.event == StepEvent::Started)
 }
 
-/// Phases in which both systems hold the claim, if the move is alive.
+/// Phases in which both systems hold the claim of a move that has not ended.
 fn is_under_way(phase: MovePhase) -> bool {
     matches!(phase, MovePhase::Catchup | MovePhase::Cutover | MovePhase::Settle | MovePhase::Kept)
 }
@@ -64,7 +66,7 @@ pub(super) async fn hold(ctx: &mut StepContext) -> Result<Held, StepError> {
         ctx.remember(|facts| facts.claim_lost = Some(because.clone())).await?;
         return Ok(Held::Anothers);
     }
-    // Nothing is renewed while a system is away: it would be left with an old word.
+    // Nothing is renewed while a system is unreachable: it would keep an old word.
     if answers.len() == 2 {
         renew(ctx, &ends).await?;
     }
@@ -75,7 +77,7 @@ async fn read(end: &End) -> Result<Option<Claim>, SystemError> {
     claims::read(&end.admin_session().await?, end.names).await
 }
 
-/// Why the claims are not this store's.
+/// Why the claims are not this store's; `None` if they are.
 fn strange(ctx: &StepContext, answers: &[Option<Claim>]) -> Option<String> {
     let known = &ctx.facts().claims;
     let phase = ctx.record().phase;
@@ -105,7 +107,7 @@ async fn renew(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
     }
 }
 
-/// Words that are kept: a system that is written to in vain has one of them.
+/// Number of words kept: a system on which the write failed still has one of them.
 const WORDS_MAX: usize = 64;
 
 fn remember(facts: &mut MoveFacts, word: &str) {
@@ -113,14 +115,14 @@ fn remember(facts: &mut MoveFacts, word: &str) {
         facts.claims.push(word.to_owned());
     }
     if facts.claims.len() > WORDS_MAX {
-        // Not the oldest: that is what a system has that has been away since.
+        // The oldest word stays: a system that has been unreachable since then still has it.
         facts.claims.remove(1);
     }
 }
 
-/// Makes this store the one that drives a move: a person says so. The store that did before finds a claim that it does not
-/// know. Fails where the move has got further on the systems than this store knows: going on from an older state could drop
-/// the copy that the clients use.
+/// Makes this store the one that drives a move, on the operator's order. The store that did before then finds
+/// a claim that it does not know. Fails if the move has got further on the systems than this store knows:
+/// going on from an older state could drop the copy that the clients use.
 pub async fn adopt(catalog: &Catalog, ends: &Ends, record: &MoveRecord) -> Result<MoveRecord, StepError> {
     let (source, target) = tokio::join!(read(&ends.source), read(&ends.target));
     let doing = || StepError::doing("reading whose the move is");

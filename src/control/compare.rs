@@ -1,11 +1,13 @@
-//! Compare: both sides hold the same, proved before a client goes over, while the clients work.
+//! Compare: proves that both sides hold the same rows before any client moves, while the clients work.
 //!
-//! The schemas are compared, then the rows of tables, then what materialized views hold ([`mod@compare_views`]).
-//! A difference ends the move here, with the source untouched. What was written too often to be compared, and what is written
-//! from here on, is compared once more as it is at the commit ([`settle`](super::settle)).
+//! The schemas are compared, then the rows of tables, then what materialized views hold
+//! ([`mod@compare_views`]). A difference ends the move here, with the source untouched. What was written too
+//! often to be compared, and what is written from here on, is compared once more as it is at the commit
+//! ([`settle`](super::settle)).
 //!
 //! # Why
-//! After the commit the way back leads through a stream that a difference has made doubtful; before it, nothing has to go back.
+//! After the commit the way back depends on a stream that a difference has made doubtful; before it, nothing
+//! has to go back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,28 +40,29 @@ pub(super) const DIFFERENCES_MAX: usize = 20;
 /// Tables of so many bytes together are compared by one worker in one go.
 const GROUP_BYTES: u64 = 8 << 20;
 const GROUP_TABLES_MAX: usize = 64;
-/// A further worker for each of so many bytes.
+/// One more worker for each of so many bytes.
 const BYTES_PER_WORKER: u64 = 32 << 20;
-/// What is read of a table at once.
+/// Bytes and rows of a table that one statement reads.
 const RANGE_BYTES: u64 = 4 << 20;
 const RANGE_ROWS: std::ops::RangeInclusive<u64> = 100..=20_000;
-/// Between two looks at the stream.
+/// Interval between checks of the stream.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After a comparison that took longer, materialized views are filled again and the target has to be near once more.
+/// After a longer comparison, materialized views are refreshed again and the target has to be near once more.
 const STALE_AFTER: Duration = Duration::from_secs(5);
 
-/// What a comparison has found.
+/// Result of a comparison.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) compared: Compared,
     lines: Vec<ComparedTable>,
-    /// A sentence for each table that differs.
+    /// One sentence for each table that differs.
     pub(super) differences: Vec<String>,
-    /// Tables of which it cannot be said, with the reason.
+    /// Tables that could not be decided, with the reason.
     pub(super) undecided: Vec<String>,
 }
 
-/// Compares, and fails where anything differs. Safe to repeat; what was equal before an interruption is not read again.
+/// Compares, and fails where anything differs. Safe to repeat; what was equal before an interruption is not
+/// read again.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     if ctx.settings.verify == Verify::Off || ctx.facts().compared_before.is_some() {
         return Ok(());
@@ -85,14 +88,15 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     );
     let compared = Compared { objects, ..outcome.compared };
     ctx.remember(|facts| facts.compared_before = Some(compared.clone())).await?;
-    // One view was filled again, and those that read it were not.
+    // One view was refreshed again; the views that read it were not.
     if has_filled || began.elapsed() > STALE_AFTER {
         until_ready(ctx, stream).await?;
     }
     Ok(())
 }
 
-/// Fails where the target's schema is another one; returns the number of objects. Schema changes are refused on both sides by now.
+/// Fails if the target's schema is different; returns the number of objects. Schema changes are refused on
+/// both sides by now.
 async fn compare_schemas(ctx: &StepContext) -> Result<u32, StepError> {
     let doing = || StepError::doing("comparing the schemas of both sides");
     ctx.progress.say("comparing the schemas of both sides");
@@ -127,14 +131,14 @@ async fn compare_schemas(ctx: &StepContext) -> Result<u32, StepError> {
     })
 }
 
-/// What the comparison before the cutover has found of materialized views.
+/// Results for materialized views from the comparison before the cutover.
 pub(super) async fn views_before(ctx: &StepContext) -> Result<Vec<ComparedTable>, StepError> {
     let mut lines = ctx.catalog.compared_tables(ctx.id()).await?.unwrap_or_default().tables;
     lines.retain(|line| line.relation == Relation::MaterializedView);
     Ok(lines)
 }
 
-/// What an interrupted comparison of this move has found equal.
+/// Tables that an interrupted comparison of this move has found equal.
 async fn equal_before(ctx: &StepContext) -> Result<HashMap<String, ComparedTable>, StepError> {
     let tables = ctx.catalog.compared_tables(ctx.id()).await?.unwrap_or_default().tables;
     let equal = tables.into_iter().filter(|table| table.verdict == Verdict::Equal);
@@ -163,7 +167,8 @@ pub(super) fn counted(tables: usize) -> String {
     }
 }
 
-/// Compares the two sides of a stream while the publisher is written to. `known`: lines of tables that need not be read again.
+/// Compares the two sides of a stream while the publisher is written to. `known`: lines of tables that need
+/// not be read again.
 pub(super) async fn compare(
     ctx: &StepContext,
     stream: &Stream,
@@ -214,7 +219,7 @@ impl Outcome {
         Outcome { compared, lines, differences, undecided }
     }
 
-    /// Of tables that were read as a whole.
+    /// Outcome for tables that were read as a whole.
     pub(super) fn of_digests(at: UnixMillis, digests: &Digests, differences: &[Difference]) -> Outcome {
         let of_source = digests.iter().map(|(name, digest)| {
             let difference = differences.iter().find(|difference| difference.table == *name);
@@ -233,13 +238,13 @@ impl Outcome {
         Outcome::of(at, of_source.chain(of_target).map(line).collect())
     }
 
-    /// Table by table, and what was found of materialized views earlier.
+    /// One line for each table, and the earlier results for materialized views.
     pub(super) fn tables(&self, views: &[ComparedTable]) -> ComparedTables {
         ComparedTables::of(self.lines.iter().chain(views).cloned().collect())
     }
 }
 
-/// What each side has, and how rows are told apart.
+/// The tables of each side, and the keys that tell rows apart.
 struct Found {
     tables: Vec<Table>,
     only_there: Vec<TableName>,
@@ -264,7 +269,7 @@ async fn candidates(stream: &Stream) -> Result<Found, SystemError> {
     Ok(Found { tables: here, only_there: lacking(&names_there, &names_here), only_here, keys })
 }
 
-/// The board, what is to be read in which groups, smallest last, and how much that is.
+/// Returns the board, the groups of tables to read (smallest last), and their size in bytes.
 fn arrange(
     ctx: &StepContext,
     found: Found,
@@ -312,7 +317,7 @@ fn arrange(
     (Board::new(lines, ctx.progress.clone(), ctx.clock), groups, bytes)
 }
 
-/// Rows of a range, so that each is read in a moment.
+/// Rows of a range that one short statement reads.
 fn range_rows(table: &Table) -> u64 {
     let row_bytes = match table.rows_estimate {
         0 => 1,
@@ -356,7 +361,8 @@ async fn compare_groups(
     attended(ctx, stream, (governor, board), all(&mut running)).await
 }
 
-/// What materialized views hold, after tables that are equal: the outcome with their lines, and whether the target's were filled again.
+/// Compares materialized views after equal tables. Returns the outcome with their lines, and whether the
+/// target's were refreshed again.
 async fn compare_views(
     ctx: &StepContext,
     stream: &Stream,
@@ -378,7 +384,7 @@ async fn compare_views(
     Ok((Outcome::of(ctx.now(), board.lines()), compared?))
 }
 
-/// Compares for as long as the stream runs and nobody wishes otherwise. Cancel-safe if `work` is.
+/// Runs `work` until the stream stops or the step is cancelled. Cancel-safe if `work` is.
 async fn attended<T>(
     ctx: &StepContext,
     stream: &Stream,
@@ -406,7 +412,7 @@ async fn all(running: &mut JoinSet<Result<(), StepError>>) -> Result<(), StepErr
     Ok(())
 }
 
-/// Ends where the stream has stopped, or keeps too much WAL: a comparison may take hours.
+/// Returns an error once the stream has stopped or retains too much WAL: a comparison may take hours.
 async fn watch(ctx: &StepContext, stream: Stream) -> StepError {
     let watched = async {
         let mut watcher = Watcher::open(stream).await.map_err(StepError::doing("watching replication"))?;

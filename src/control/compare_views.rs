@@ -1,4 +1,5 @@
-//! Compares materialized views before the cutover: what the target holds with what the source's query gives.
+//! Compares materialized views before the cutover: the target's contents with the result of the source's
+//! query.
 //!
 //! ```text
 //!   target has something else than when it was filled: differs
@@ -9,15 +10,19 @@
 //! ```
 //!
 //! # Why
-//! * **The target holds a fresh fill, and the source's view may be older**: applications refresh when they like. So where both do not
-//!   hold the same, the source's query is run, as [`materialized`] says, and the source's view stays.
-//! * **Clients write meanwhile.** The target is filled between two runs of the source's query; where these agree nothing was written
-//!   between them that matters, and the target must agree with them. A value that came and went in between passes once, not twice.
-//! * **Not every query gives the same on two servers that hold the same rows**: one that calls `now()`, one whose rows or sums of
-//!   floats depend on the order in which rows are found, one that reads another view whose contents on the source are older. Where the
-//!   contents differ, such a view is not comparable, and its note says why. That is no difference and no alarm: it was filled from rows that were
-//!   compared, as the application's own refresh would have filled it, and nobody has changed it since.
-//! * A view is compared after the tables, and only where these are equal: it would differ where they do.
+//! * **The target holds a fresh fill, and the source's view may be older**: applications refresh when they
+//!   like. So if the contents differ, the source's query is run as [`materialized`] says; the source's view
+//!   is not changed.
+//! * **Clients write meanwhile.** The target is filled between two runs of the source's query; where these
+//!   agree nothing was written between them that matters, and the target must agree with them. A value that
+//!   came and went in between passes once, not twice.
+//! * **Not every query gives the same on two servers that hold the same rows**: one that calls `now()`, one
+//!   with rows or sums of floats that depend on the order in which rows are found, one that reads another
+//!   view that is older on the source. Where the contents differ, such a view is not comparable, and its note
+//!   says why. That is neither a difference nor an alarm: the view was filled from rows that were compared,
+//!   as the application's own refresh would have filled it, and has not changed since.
+//! * Views are compared after the tables, and only if these are equal: a difference of rows would show in the
+//!   views too.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -37,7 +42,8 @@ use super::views::{Filler, NOT_FILLED, refusal};
 /// How often a view of the target is filled to be compared.
 const FILLS_MAX: usize = 4;
 
-/// A line for each view that is filled on the source, in the order in which they are compared: one that reads another comes after it.
+/// A line for each view that is filled on the source, in the order in which they are compared: one that reads
+/// another comes after it.
 pub(super) struct Views {
     views: Vec<View>,
     queries: HashMap<TableName, Query>,
@@ -61,7 +67,7 @@ impl Views {
             };
             let (next, later): (Vec<View>, Vec<View>) = waiting.into_iter().partition(reads_none);
             if next.is_empty() {
-                // Views cannot read each other in a circle.
+                // Views cannot read each other in a cycle.
                 views.extend(later);
                 break;
             }
@@ -83,8 +89,8 @@ impl Views {
     }
 }
 
-/// Compares each view; its line on the board is `first` and the following ones. Returns whether the target was filled again. Cancel-safe:
-/// nothing is held but sessions.
+/// Compares each view; its line on the board is `first` and the following ones. Returns whether the target
+/// was filled again. Cancel-safe: nothing is held but sessions.
 pub(super) async fn compare(
     ctx: &StepContext,
     stream: &Stream,
@@ -107,11 +113,11 @@ struct Comparer<'a> {
     views: &'a Views,
     source: Filler,
     target: Filler,
-    /// By name; an owner may have another name there.
+    /// By name; the owner may have another name on the target.
     on_target: HashMap<TableName, View>,
     position: Position,
     throttle: &'a Throttle,
-    /// Views whose contents are not the same on both sides.
+    /// Views with different contents on the two sides.
     older: BTreeSet<TableName>,
     has_filled: bool,
 }
@@ -123,9 +129,9 @@ struct Found {
     note: Option<String>,
 }
 
-/// Why a query was not computed to its end.
+/// Why a query did not run to its end.
 enum Halt {
-    /// A server does not compute it: why.
+    /// A server refuses to run it; the reason.
     Refused(String),
     Failed(StepError),
 }
@@ -145,7 +151,7 @@ impl From<StepError> for Halt {
     }
 }
 
-/// What is said of a view.
+/// Verdict on a view, with a note.
 type Said = (Verdict, Option<String>);
 
 fn incomparable(why: impl Into<String>) -> Said {
@@ -180,7 +186,7 @@ impl<'a> Comparer<'a> {
         };
         let mut held = self.target.stored(&there, None).await;
         if held.as_ref().is_err_and(|error| error.is_refused_with(NOT_FILLED)) {
-            // The application has filled the source's since.
+            // The application has refreshed the source's view since.
             self.fill(&there).await?;
             held = self.target.stored(&there, None).await;
         }
@@ -207,7 +213,7 @@ impl<'a> Comparer<'a> {
         Ok(Found { verdict, rows: source.rows, ranges, note })
     }
 
-    /// Of a view that holds different rows on both sides.
+    /// For a view that holds different rows on the two sides.
     async fn compute(&mut self, view: &View, there: &View, held: Digest) -> Result<Said, StepError> {
         let Some(query) = self.views.queries.get(&view.name) else {
             return Ok(incomparable("its query is not known"));

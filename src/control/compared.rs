@@ -10,10 +10,10 @@ use crate::model::{ComparedTable, ComparedTables, MoveId, Relation, Verdict};
 use super::progress::Progress;
 use super::step::Clock;
 
-/// Between two writes of the board to the catalogue.
+/// Interval between writes of the board to the catalogue.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
 
-/// What is known of each table. Workers change their lines, a writer stores all of them now and then.
+/// Progress of each table. Workers change their lines; a writer stores all of them periodically.
 #[derive(Debug)]
 pub(super) struct Board {
     lines: Mutex<Vec<ComparedTable>>,
@@ -34,7 +34,7 @@ impl Board {
         }
     }
 
-    /// A line whose table waits for its turn.
+    /// The line of a table before its comparison.
     pub(super) fn waiting(name: String) -> ComparedTable {
         ComparedTable {
             name,
@@ -51,7 +51,7 @@ impl Board {
         self.change(line, |table| table.verdict = Verdict::Comparing);
     }
 
-    /// Rows of a table that is not done yet.
+    /// Counts rows of a table that is not finished yet.
     pub(super) fn advance(&self, rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.tell();
@@ -99,7 +99,7 @@ impl Board {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stores the board now and then, until it is dropped. Cancel-safe.
+    /// Stores the board periodically until the future is dropped. Cancel-safe.
     pub(super) async fn keep(&self, catalog: &Catalog, id: MoveId) -> std::convert::Infallible {
         loop {
             self.store(catalog, id).await;
@@ -107,7 +107,8 @@ impl Board {
         }
     }
 
-    /// Stores the board as it is. A catalogue that does not answer ends no comparison: the record of the move tells the outcome.
+    /// Stores the board as it is. An unreachable catalogue does not end a comparison: the record of the move
+    /// holds the outcome.
     pub(super) async fn store(&self, catalog: &Catalog, id: MoveId) {
         if !self.has_changed.swap(false, Ordering::Relaxed) {
             return;

@@ -7,17 +7,19 @@
 //! ```
 //!
 //! # Why
-//! * **A marker is the position.** It is committed after the digest of the publisher was read, so what that digest has in it is
-//!   on the subscriber when the marker is seen there. No snapshot is held for longer than a range takes to read: a comparison of
-//!   hours keeps no dead rows.
-//! * **A range that is being written differs most of the time**, and that says nothing: the subscriber is read a little later. So
-//!   what counts is a row: it differs if neither side wrote it between two looks (its version is the same) and the subscriber
-//!   had everything of the first look when it was read for the second.
-//! * **A commit may be on the subscriber before it can be seen on the publisher** (one that waits for a synchronous standby), so
-//!   between the two looks every transaction must have ended that could be such a one.
-//! * **What is written faster than it can be looked at** is compared after the commit, when nothing is written at all.
+//! * **A marker is the position.** It is committed after the digest of the publisher was read, so what that
+//!   digest has in it is on the subscriber when the marker is seen there. No snapshot is held for longer than
+//!   a range takes to read: a comparison of hours keeps no dead rows.
+//! * **A range that is being written differs most of the time**, and that says nothing: the subscriber is
+//!   read a little later. So the verdict is about rows: a row differs if neither side wrote it between two
+//!   reads (its version is the same) and the subscriber had applied everything from the first read when it
+//!   was read for the second.
+//! * **A commit may be on the subscriber before it can be seen on the publisher** (one that waits for a
+//!   synchronous standby), so every transaction that could be such a one must have ended between the two
+//!   reads.
+//! * **Rows written too often to be compared** are compared after the commit, when nothing is written.
 //!
-//! Rows are read by a role that is no superuser, in turns that the [throttle](super::throttle) decides.
+//! Rows are read by a role that is no superuser, at the pace that the [throttle](super::throttle) sets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,26 +40,26 @@ use super::throttle::Throttle;
 
 /// The longest wait for the subscriber to see a marker.
 const POSITION_WAIT_MAX: Duration = Duration::from_secs(120);
-/// Between two looks for a marker: first and longest.
+/// Interval between checks for a marker: first and longest.
 const MARKER_LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// Ranges of the publisher that one marker stands for, and how long they may take to read.
 const BATCH_RANGES_MAX: usize = 64;
 const BATCH_TIME: Duration = Duration::from_millis(100);
-/// Rows that differ are looked at for so long.
+/// Rows that differ are read again for so long.
 const LOOKS_MAX: Duration = Duration::from_secs(10);
-/// Between two looks: first and longest.
+/// Interval between reads of rows that differ: first and longest.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
-/// Rows that are looked up by one statement.
+/// Rows that one statement looks up by key.
 const KEYS_EACH: usize = 500;
-/// Rows of a table without a key whose hashes are held at a time.
+/// Hashes of rows of a table without a key that are in memory at a time.
 const HASHES_EACH: u64 = 100_000;
-/// Rows of a table that are named; it is not compared any further then.
+/// Differing rows that are named for one table; its comparison ends there.
 const NAMED_MAX: usize = 10;
-/// Shorter rests are taken together.
+/// Shorter rests are accumulated.
 const REST_MIN: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// A table whose rows are compared.
+/// A table to compare.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     /// Its line on the board.
@@ -99,23 +101,23 @@ struct Worker<'a> {
     publisher: Session,
     subscriber: Session,
     position: Position,
-    /// Rest that is due and was too short to take.
+    /// Rest that is due and was too short to take so far.
     rest: Duration,
 }
 
-/// A range as the publisher had it.
+/// A range and its digest on the publisher.
 struct Range<'a> {
     table: &'a Candidate,
     span: Span,
     digest: Digest,
 }
 
-/// What is known of one table so far.
+/// Results for one table so far.
 #[derive(Debug, Default, Clone)]
 struct Tally {
     rows: u64,
     ranges: u64,
-    /// Rows that were written again each time.
+    /// Rows that were written again before each read.
     written: u64,
     differing: Vec<String>,
 }
@@ -170,7 +172,7 @@ impl<'a> Worker<'a> {
         if self.shared.cancel.is_cancelled() { Err(StepError::Cancelled) } else { Ok(()) }
     }
 
-    /// Lets the clients have their share.
+    /// Rests, so that clients get their share of the servers.
     async fn rest_after(&mut self, reading: Instant) {
         self.rest += self.shared.throttle.rest_after(reading.elapsed());
         if self.rest >= REST_MIN {
@@ -178,7 +180,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Reads ranges on the subscriber, which has everything by now that was in them on the publisher.
+    /// Reads ranges on the subscriber, which has by now applied everything that they contained on the
+    /// publisher.
     async fn judge(
         &mut self,
         batch: &mut Vec<Range<'_>>,
@@ -203,7 +206,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Finds out which rows of a range differ, and whether they go on differing.
+    /// Finds out which rows of a range differ, and whether they keep differing.
     async fn row_by_row(
         &mut self,
         rows: &Rows<'_>,
@@ -227,7 +230,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Looks at rows again. Those that are left are written all the time.
+    /// Reads rows again. The rows left over are written all the time.
     async fn until_they_agree(&mut self, rows: &Rows<'_>, open: &mut Open) -> Result<(), StepError> {
         let failed = |error| reading_failed(rows.table, error);
         let (began, mut wait) = (Instant::now(), LOOK_AGAIN.0);
@@ -276,15 +279,15 @@ impl Tally {
     }
 }
 
-/// A row that differed when it was looked at last.
+/// The last state of a row that differed.
 #[derive(Debug, Clone)]
 struct Look {
     here: Option<Seen>,
     there: Option<Seen>,
-    /// Transactions that are older could have been on the subscriber and not yet seen on the publisher, when the row was seen in
-    /// these versions first.
+    /// Transactions with an older id may have been visible on the subscriber and not yet on the publisher
+    /// when the row was first read in these versions.
     since: u64,
-    /// It had the same versions twice.
+    /// It had the same versions in two reads.
     rests: bool,
 }
 
@@ -292,7 +295,7 @@ struct Look {
 #[derive(Debug, Default)]
 struct Open {
     rows: BTreeMap<KeyValue, Look>,
-    /// Those that differ, as a person reads it.
+    /// Differing rows, described for the operator.
     differing: Vec<String>,
 }
 
@@ -311,8 +314,8 @@ impl Open {
         open
     }
 
-    /// Takes in another look at some of the rows. `oldest`: of the transactions that had not ended before it; `newest`: a
-    /// transaction that is newer than all that had begun when it was over.
+    /// Takes in another read of some of the rows. `oldest`: the oldest transaction that had not ended before
+    /// the read; `newest`: a transaction id newer than all that had begun when the read was over.
     fn look(
         &mut self,
         keys: &[KeyValue],
@@ -335,7 +338,7 @@ impl Open {
         }
     }
 
-    /// The looks are over. Fails where a row has rested, and yet nothing can be said of it.
+    /// Ends the reads. Fails if a row stopped changing and still cannot be decided.
     fn end(&self, table: &TableName) -> Result<(), StepError> {
         let Some((key, look)) = self.rows.iter().find(|(_, look)| look.rests) else { return Ok(()) };
         Err(StepError::NotNow {
@@ -352,7 +355,7 @@ fn value(seen: &Option<Seen>) -> Option<&String> {
     seen.as_ref().map(|seen| &seen.value)
 }
 
-/// The key is named, the row is not shown: it may hold what is nobody's business.
+/// Names the key and hides the row, which may hold private data.
 fn described(key: &KeyValue, look: &Look) -> String {
     let key = key.join(", ");
     match (&look.here, &look.there) {
@@ -362,7 +365,7 @@ fn described(key: &KeyValue, look: &Look) -> String {
     }
 }
 
-/// Brings the subscriber to where the publisher is.
+/// Waits until the subscriber has caught up with the publisher.
 #[derive(Debug)]
 pub(super) struct Position {
     id: MoveId,
@@ -378,13 +381,13 @@ impl Position {
     pub(super) async fn open(stream: &Stream, number: usize) -> Result<Position, SystemError> {
         let (publisher, subscriber) =
             tokio::try_join!(stream.publisher.session(), stream.subscriber.session())?;
-        // It must be on disk to be sent, and need not be on a standby.
+        // The commit must be on disk to be sent; it need not wait for a standby.
         publisher.batch("preparing markers", "SET synchronous_commit = local").await?;
         let kind = format!("{} compare {number}", stream.way.heartbeat());
         Ok(Position { id: stream.names.id(), publisher, subscriber, kind, run: rand::random(), count: 0 })
     }
 
-    /// Returns when everything that was committed on the publisher before is on the subscriber.
+    /// Returns when everything committed on the publisher before the call is on the subscriber.
     pub(super) async fn reach(&mut self) -> Result<(), StepError> {
         let doing = || StepError::doing("waiting for the other side");
         self.count += 1;
@@ -453,7 +456,8 @@ mod tests {
         let mut open = Open::of(here, there, 100);
         assert_eq!(names(&open), ["1", "2", "3"]);
         let keys = [key("1"), key("2"), key("3")];
-        // The first came back to its value by way of another; the second agrees now; the third was deleted and made again.
+        // The first came back to its value by way of another; the second agrees now; the third was deleted
+        // and made again.
         let here = rows(&[("1", "a", "12"), ("2", "b", "11")]);
         let there = rows(&[("1", "b", "7"), ("2", "b", "7"), ("3", "c", "9")]);
         open.look(&keys, (here, there), (200, 201));

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! # Why
-//! Everything reads in one snapshot, the slot's own, so that the copy and the changes that follow it meet without a
-//! gap and without an overlap. The snapshot lives as long as the connection that made it: a copy that is interrupted
-//! begins again, with a new slot and an empty database. Nothing of a half copy is ever trusted.
+//! Everything reads in one snapshot, the slot's own, so that the copy and the changes that follow it meet
+//! without a gap and without an overlap. The snapshot lives as long as the connection that made it: a copy
+//! that is interrupted begins again, with a new slot and an empty database. A partial copy is never used.
 
 use std::time::{Duration, Instant};
 
@@ -35,16 +35,16 @@ use super::tools::Tools;
 use super::truncated::{self, NOTE_TRUNCATED};
 use super::{provision, reader, sweep, verify, views};
 
-/// Tries to find a slot whose snapshot has exactly the published tables.
+/// Attempts to create a slot with a snapshot of exactly the published tables.
 const SLOT_ATTEMPTS_MAX: u32 = 5;
-/// One try to create the slot waits this long for each transaction in its way.
+/// One attempt to create the slot waits this long for each running transaction.
 const SLOT_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const WAL_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): types that have another OID on the target.
 pub const NOTE_OTHER_OIDS: &str = "types_with_another_oid";
 
-/// Copies schema and rows. Safe to repeat: it begins from nothing each time.
+/// Copies schema and rows. Safe to repeat: each run starts from an empty database.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     throttle::note_before(ctx).await?;
     let ends = ctx.ends();
@@ -58,7 +58,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.remember(|facts| facts.consistent_point = Some(point)).await?;
 
     let watcher = ctx.source_session().await?;
-    // Cancel-safe: what the loser was doing is begun again from nothing, or undone.
+    // Cancel-safe: the branch that is dropped is started again from an empty database, or undone.
     let copied = tokio::select! {
         biased;
         error = too_much_wal(ctx, &ends, &watcher) => Err(error),
@@ -68,15 +68,15 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     note_types(ctx, &copied.types).await
 }
 
-/// What came of a copy.
+/// Result of a copy.
 #[derive(Debug)]
 struct Copied {
     types: Outcome,
-    /// Tables that were truncated on the source meanwhile.
+    /// Tables that were truncated on the source during the copy.
     truncated: Vec<TableName>,
 }
 
-/// Replaces what an earlier try of the copy has noted.
+/// Replaces the note of an earlier attempt.
 async fn note_truncated(ctx: &mut StepContext, tables: &[TableName]) -> Result<(), StepError> {
     let named = tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     ctx.remember(|facts| {
@@ -88,7 +88,7 @@ async fn note_truncated(ctx: &mut StepContext, tables: &[TableName]) -> Result<(
     .await
 }
 
-/// Says which types have another OID than on the source.
+/// Records which types have another OID than on the source.
 async fn note_types(ctx: &mut StepContext, types: &Outcome) -> Result<(), StepError> {
     tracing::info!(
         kept = types.kept,
@@ -105,7 +105,7 @@ async fn note_types(ctx: &mut StepContext, types: &Outcome) -> Result<(), StepEr
     .await
 }
 
-/// Everything between the slot and a target that is ready to follow.
+/// Everything between the creation of the slot and a target that is ready to follow.
 async fn carry(
     ctx: &StepContext,
     ends: &Ends,
@@ -116,7 +116,7 @@ async fn carry(
     ctx.progress.say("copying the schema");
     let dump = ctx.unless_cancelled(write_down(ends, tools, source, &slot.snapshot)).await?;
     let target = ctx.target_session().await?;
-    // An event trigger of the users' comes with the schema, and is not for us.
+    // An event trigger that comes with the schema must not run in the platform's sessions.
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
     let admitting = applier::admit(ends, &target).await;
     let applier = admitting.map_err(StepError::doing("preparing the role that writes rows"))?;
@@ -131,11 +131,11 @@ async fn carry(
     Ok(copied)
 }
 
-/// What has rows, the rows, and what is built over them.
+/// Restores the objects that hold rows, the rows, and the indexes and constraints on them.
 async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -> Result<Copied, StepError> {
     let types = ctx.unless_cancelled(restore.before_rows()).await?;
     let (truncated, throttle) = copy_rows(ctx, restore, &slot.snapshot).await?;
-    // Every reader is done: the source may forget the snapshot.
+    // Every reader has finished: the source may release the snapshot.
     drop(slot);
     ctx.progress.say("building indexes and constraints");
     let workers = throttle.workers(ctx.settings.index_workers);
@@ -145,7 +145,7 @@ async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -
     Ok(Copied { types, truncated })
 }
 
-/// The schema as the slot's snapshot has it.
+/// Dumps the schema as the slot's snapshot sees it.
 async fn write_down(
     ends: &Ends,
     tools: Tools,
@@ -160,7 +160,8 @@ async fn write_down(
     SchemaDump::take(ends, tools, snapshot, known).await.map_err(StepError::doing(READING))
 }
 
-/// Ends once the slot keeps more WAL on the source than is allowed: before the source's disk fills.
+/// Returns an error once the slot retains more WAL on the source than is allowed: before the source's disk
+/// fills.
 async fn too_much_wal(ctx: &StepContext, ends: &Ends, source: &Session) -> StepError {
     let allowed = ctx.settings.wal_retained_bytes_max;
     let name = ends.names().forward();
@@ -204,16 +205,16 @@ async fn find_tools(ctx: &StepContext) -> Result<Tools, StepError> {
     Tools::find(&ctx.settings.postgres_bin_dirs, major).await.map_err(StepError::doing("looking for pg_dump"))
 }
 
-/// Drops what an interrupted copy left: the slot, and the database with what is in it.
+/// Drops what an interrupted copy left: the slot, and the database with its contents.
 async fn begin_from_nothing(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
     let doing = || StepError::doing("beginning the copy from nothing");
     let source = ctx.source_session().await?;
     slots::drop(&source, &ends.names().forward(), ends.source.deadline()).await.map_err(doing())?;
-    // Or its rights would be written down with the schema.
+    // Otherwise the reader's privileges would be dumped with the schema.
     reader::remove(&ends.source).await.map_err(doing())?;
     let admin = ends.target.admin_session().await.map_err(doing())?;
     let claim = databases::claim(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
-    // Of an empty one nobody knows how far its creation came: what follows is safe to repeat.
+    // The creation of an empty database may have been interrupted: it is kept, and its creation is repeated.
     if claim == databases::Claim::Ours && !is_empty(&ctx.target_session().await?).await.map_err(doing())? {
         sweep::objects(&ends.target, ends.names()).await.map_err(doing())?;
         databases::drop_ours(&admin, ends.names(), &ends.target.dbname).await.map_err(doing())?;
@@ -221,7 +222,7 @@ async fn begin_from_nothing(ctx: &mut StepContext, ends: &Ends) -> Result<(), St
     provision::create_database(ctx, ends, &source, &admin).await
 }
 
-/// Nothing but the helper schema was made since the database was created.
+/// Whether the database holds nothing but the helper schema.
 async fn is_empty(session: &Session) -> Result<bool, SystemError> {
     let sql = "SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold'))
@@ -232,10 +233,11 @@ async fn is_empty(session: &Session) -> Result<bool, SystemError> {
     session.value("looking whether the database is empty", sql, &[]).await
 }
 
-/// A slot whose snapshot has exactly the tables of the publication.
+/// Creates a slot with a snapshot of exactly the tables of the publication.
 ///
-/// The creation of a slot waits for every transaction that was running; so a table made by one that was running when
-/// the guard came is in the snapshot, and not in the publication. Then both are made once more.
+/// The creation of a slot waits for every running transaction. A table created by a transaction that was
+/// running when the guard was installed is in the snapshot and not in the publication. Then both are created
+/// again.
 async fn matching_slot(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<ExportedSlot, StepError> {
     let doing = || StepError::doing("comparing the publication with the snapshot");
     let name = ends.names().forward();
@@ -261,7 +263,7 @@ async fn matching_slot(ctx: &StepContext, ends: &Ends, source: &Session) -> Resu
     })
 }
 
-/// Creates the slot, again and again while transactions are in its way, and says which.
+/// Creates the slot; repeats while running transactions prevent it, and reports them.
 async fn exported_slot(
     ctx: &StepContext,
     ends: &Ends,
@@ -300,8 +302,8 @@ async fn exported_slot(
     }
 }
 
-/// The owner of the source's database was, by `pg_database_owner`, the owner of its schema `public`. On the target the
-/// platform owns the database, so such schemas are given to the former owner by name.
+/// The owner of the source's database was, by `pg_database_owner`, the owner of its schema `public`. On the
+/// target the platform owns the database, so the owner of such schemas is set to the former owner by name.
 async fn keep_schema_owners(ends: &Ends, source: &Session, target: &Session) -> Result<(), SystemError> {
     const READING: &str = "reading the owners of schemas";
     let sql = "SELECT n.nspname::text, pg_get_userbyid(d.datdba)::text FROM pg_namespace n, pg_database d
@@ -318,7 +320,8 @@ async fn keep_schema_owners(ends: &Ends, source: &Session, target: &Session) -> 
     Ok(())
 }
 
-/// Copies all rows. Returns which of the tables were truncated meanwhile, and the throttle as clients left it.
+/// Copies all rows. Returns the tables that were truncated during the copy, and the throttle in its last
+/// state.
 async fn copy_rows(
     ctx: &StepContext,
     restore: &Restore<'_>,
@@ -329,7 +332,8 @@ async fn copy_rows(
     let reader = ends.source.session().await.map_err(doing())?;
     verify::import_snapshot(&reader, snapshot).await.map_err(doing())?;
     let mut tables = tables::list(&reader).await.map_err(doing())?;
-    // Rows that are not in the log cannot be followed; the preflight has said so.
+    // Changes of unlogged tables are not in the WAL and cannot be replicated; the preflight has reported
+    // them.
     tables.retain(|table| !table.unlogged);
     drop(reader);
     empty_extension_tables(restore).await.map_err(StepError::doing("emptying the tables of extensions"))?;
@@ -360,14 +364,14 @@ async fn settle_truncated(
     tables: &[Table],
 ) -> Result<Vec<TableName>, StepError> {
     let doing = || StepError::doing("looking for tables that were truncated meanwhile");
-    // A session of its own: one that was idle while the rows were copied could have been ended.
+    // A new session: one that was idle while the rows were copied could have been terminated.
     let session = restore.ends.source.session().await.map_err(doing())?;
     verify::import_snapshot(&session, snapshot).await.map_err(doing())?;
     truncated::settle(restore, &session, tables).await.map_err(doing())
 }
 
-/// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source. They are deleted and not
-/// truncated: for a session that acts as a replica no foreign key between them has a say.
+/// `CREATE EXTENSION` has filled its configuration tables; all their rows come from the source. They are
+/// deleted, not truncated: in a session that acts as a replica, no foreign key between them is checked.
 async fn empty_extension_tables(restore: &Restore<'_>) -> Result<(), SystemError> {
     let Restore { ends, applier, target, .. } = restore;
     const EMPTYING: &str = "emptying the tables of extensions";
@@ -377,7 +381,7 @@ async fn empty_extension_tables(restore: &Restore<'_>) -> Result<(), SystemError
     if rows.is_empty() {
         return Ok(());
     }
-    // Not by the platform: a role that is no superuser can own an extension, its tables, and what happens to their rows.
+    // Not as the platform: a role that is no superuser can own an extension, its tables, and their triggers.
     let mut applier = ends.target.writing_session(applier).await?;
     for row in &rows {
         let schema: String = target.column(EMPTYING, row, 0)?;
@@ -387,7 +391,7 @@ async fn empty_extension_tables(restore: &Restore<'_>) -> Result<(), SystemError
     Ok(())
 }
 
-/// What is made of rows: sequences, materialized views, statistics.
+/// Creates what is derived from rows: sequence values, materialized views, statistics.
 async fn finish(ctx: &StepContext, ends: &Ends, source: &Session, target: &Session) -> Result<(), StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
     copy_sequences(source, target).await.map_err(doing("copying sequences"))?;
@@ -405,7 +409,7 @@ async fn finish(ctx: &StepContext, ends: &Ends, source: &Session, target: &Sessi
     ctx.unless_cancelled(analyze).await
 }
 
-/// Sets every sequence on the target to where the source's is now.
+/// Sets every sequence on the target to the source's current value.
 async fn copy_sequences(source: &Session, target: &Session) -> Result<(), SystemError> {
     let reader = sequences::Reader::prepare(source).await?;
     let positions = reader.read().await?;

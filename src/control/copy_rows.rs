@@ -1,17 +1,20 @@
-//! The rows: read in the slot's snapshot by several workers, written on the target as they come.
+//! Copies the rows: several workers read them in the slot's snapshot and write them to the target as they
+//! arrive.
 //!
 //! Each worker has a session on both systems and takes the largest job that is left. A table larger than
-//! `copy_split_bytes` is several jobs, each a range of its pages (a TID range scan, PostgreSQL 14). Bytes go from
-//! COPY TO to COPY FROM unread; a slow target stops the source, because nothing is buffered in between but one chunk.
+//! `copy_split_bytes` is several jobs, each a range of its pages (a TID range scan, PostgreSQL 14). Bytes go
+//! from COPY TO to COPY FROM without being parsed; only one chunk is buffered in between, so a slow target
+//! slows the source down.
 //!
 //! # Why
-//! The source is read and the target is written to by roles that are no superusers: both run code of the database's users (predicates of
-//! indexes; checks, domains, generated columns).
+//! The source is read and the target is written to by roles that are no superusers: both run code of the
+//! database's users (predicates of indexes; checks, domains, generated columns).
 //!
-//! Text format: it is right between any two majors, and it is the server that spends the time. A whole table is
-//! truncated and written FREEZE in one transaction, so nobody has to visit its pages again; but one that an extension made
-//! has its foreign keys already, and cannot be truncated by itself. Rows are in the database's own encoding on both sides: no
-//! conversion, and what is not valid travels as it is. Statements, with the names in them, are in UTF-8 as everywhere.
+//! Text format: it is correct between any two majors, and the server uses most of the time anyway. A whole
+//! table is truncated and written FREEZE in one transaction, so VACUUM need not freeze its pages later; a
+//! table of an extension has its foreign keys already and cannot be truncated alone. Rows are in the
+//! database's own encoding on both sides: there is no conversion, and invalid bytes are copied as they are.
+//! Statements, with the names in them, are in UTF-8 as everywhere.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,11 +34,11 @@ use super::reader::Reader;
 use super::throttle::Throttle;
 use super::verify::import_sql;
 
-/// Shorter rests are taken together: a timer has a millisecond's grain.
+/// Shorter rests are accumulated: a timer has a resolution of a millisecond.
 const REST_MIN: Duration = Duration::from_millis(5);
-/// The longest rest at once: a worker that waited for its target for a minute does not rest for ten.
+/// The longest single rest: a worker that waited a minute for its target does not rest for ten.
 const REST_MAX: Duration = Duration::from_secs(1);
-/// A table is not cut into more parts than this.
+/// A table is split into at most this many parts.
 const PARTS_MAX: u64 = 4096;
 
 /// A table or a range of its pages.
@@ -43,14 +46,15 @@ const PARTS_MAX: u64 = 4096;
 pub(super) struct Job {
     table: Table,
     part: Part,
-    /// The share of the table's size.
+    /// Its share of the table's size.
     bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Whole,
-    /// Pages from `first` to before `end`; the last part is open: it has what was written since it was measured.
+    /// Pages from `first` to before `end`; the last part is open-ended: it includes pages that were added
+    /// since the table was measured.
     Pages {
         first: u64,
         end: Option<u64>,
@@ -58,7 +62,7 @@ enum Part {
 }
 
 impl Job {
-    /// What is read: a table with its columns, or a query.
+    /// What COPY TO reads: a table with its columns, or a query.
     fn source_sql(&self, encoding: &str) -> String {
         let (table, columns) = (self.table.name.sql(), column_list(&self.table.columns));
         let what = match self.part {
@@ -74,7 +78,7 @@ impl Job {
         format!("COPY {what} TO STDOUT WITH (ENCODING {})", quote_literal(encoding))
     }
 
-    /// Whether it is written to a table that is truncated in the same transaction.
+    /// Whether the table is truncated in the same transaction, so that COPY FREEZE is allowed.
     fn is_frozen(&self) -> bool {
         self.part == Part::Whole && !self.table.of_extension
     }
@@ -92,7 +96,7 @@ fn column_list(columns: &[String]) -> String {
     quoted.join(", ")
 }
 
-/// What is to be done, smallest first: workers take from the end.
+/// The jobs, smallest first: workers take from the end.
 pub(super) fn jobs(tables: &[Table], split_bytes: u64) -> Vec<Job> {
     let mut jobs: Vec<Job> = tables.iter().flat_map(|table| parts(table, split_bytes)).collect();
     jobs.sort_by_key(|job| job.bytes);
@@ -115,7 +119,7 @@ fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
         .collect()
 }
 
-/// Between which ends, as whom, and how fast rows are read and written.
+/// The ends, the roles that read and write rows, and the throttle.
 #[derive(Debug)]
 pub(super) struct Who<'a> {
     pub(super) ends: &'a Ends,
@@ -132,7 +136,7 @@ struct Shared {
     applier: OwnLogin,
     throttle: Throttle,
     snapshot: String,
-    /// Of both databases.
+    /// Encoding of both databases.
     encoding: String,
     waiting: Mutex<Waiting>,
     progress: Progress,
@@ -142,11 +146,11 @@ struct Shared {
 #[derive(Debug)]
 struct Waiting {
     jobs: Vec<Job>,
-    /// Parts that are not done yet, by table oid.
+    /// Parts that are not finished yet, by table OID.
     parts_left: std::collections::HashMap<u32, usize>,
 }
 
-/// Copies all rows. The first error, or a wish to stop, ends every worker.
+/// Copies all rows. The first error, or a cancellation, ends every worker.
 pub(super) async fn copy(
     Who { ends, reader, applier, throttle }: Who<'_>,
     snapshot: &str,
@@ -179,7 +183,8 @@ pub(super) async fn copy(
     }
     let mut readers = Vec::with_capacity(workers);
     loop {
-        // Cancel-safe: `join_next` loses nothing; dropping the set ends the workers, their sessions and transactions.
+        // Cancel-safe: `join_next` loses nothing; dropping the set ends the workers, their sessions and
+        // transactions.
         tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(StepError::Cancelled),
@@ -206,9 +211,10 @@ fn begin_progress(progress: &Progress, jobs: &[Job], tables: usize) {
     });
 }
 
-/// Returns its session on the source, which may still hold a lock on a table that others read: as long as one part of a
-/// table is to be read, nobody may move its rows to other pages (VACUUM FULL, CLUSTER). Where all that it has read is
-/// done, it begins another transaction in the same snapshot, so that a lock is held no longer than that.
+/// Returns its session on the source, which may still lock a table that other workers read: while a part of a
+/// table is unread, VACUUM FULL and CLUSTER must not move its rows to other pages. Once every table that it
+/// has read is finished, the worker begins another transaction in the same snapshot, so that it holds a lock
+/// no longer than that.
 async fn work(shared: Arc<Shared>) -> Result<RawSession, StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
     let source = shared.ends.source.raw_reading_session(&shared.reader.login).await;
@@ -231,7 +237,7 @@ async fn work(shared: Arc<Shared>) -> Result<RawSession, StepError> {
     }
 }
 
-/// Lets go of every lock, and reads on in the same snapshot.
+/// Releases all locks and goes on reading in the same snapshot.
 async fn begin_again(shared: &Shared, source: &mut RawSession) -> Result<(), SystemError> {
     let sql = format!("COMMIT; {}", import_sql(&shared.snapshot));
     source.query("reading on in a snapshot", &sql).await.map(drop)
@@ -245,12 +251,12 @@ async fn prepare(
     const PREPARING: &str = "preparing to copy";
     source.query(PREPARING, "SET synchronize_seqscans = off").await?;
     source.query(PREPARING, &import_sql(&shared.snapshot)).await?;
-    // That it acts as a replica is a setting of its role.
+    // The role's settings make the session act as a replica.
     target.query(PREPARING, "SET synchronous_commit = off").await?;
     Ok(())
 }
 
-/// One job in one transaction of the target.
+/// Copies one job in one transaction on the target.
 async fn copy_one(
     shared: &Shared,
     source: &mut RawSession,
@@ -270,12 +276,12 @@ async fn copy_one(
     Ok(())
 }
 
-/// Turns the bytes of a job's text into its share of the table's size, so that the total comes out even.
+/// Converts the bytes of a job's text into its share of the table's size, so that the total adds up.
 struct Meter<'a> {
     shared: &'a Shared,
     left: u64,
     working_since: Instant,
-    /// Rest that is due and was too short to take.
+    /// Rest that is due and was too short to take so far.
     rest: Duration,
 }
 
@@ -316,7 +322,7 @@ impl Shared {
         });
     }
 
-    /// Whether no part of these tables is left.
+    /// Whether all parts of these tables are finished.
     fn are_done(&self, tables: &[u32]) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         tables.iter().all(|table| waiting.parts_left.get(table).is_none_or(|left| *left == 0))

@@ -1,13 +1,14 @@
-//! The schema of a database: written down in the slot's snapshot, restored before and after the rows.
+//! The schema of a database: dumped in the slot's snapshot, restored before and after the rows.
 //!
 //! # Why
-//! PostgreSQL runs code of the database's users while it creates what they defined: to compute a constant of a type with checks, to simplify
-//! an expression of a column or of a partition key, to check rows. So objects are created by the role that writes the rows, which is no
-//! superuser and owns them for that time; only what PostgreSQL lets nobody but a superuser create, and what is said about objects afterwards
-//! (owners, rights, comments), comes from the platform. None of that runs users' code.
+//! PostgreSQL runs code of the database's users while it creates what they defined: to compute a constant of
+//! a type with checks, to simplify an expression of a column or of a partition key, to check rows. So objects
+//! are created by the role that writes the rows, which is no superuser and owns them for that time; the
+//! platform restores only what PostgreSQL lets only a superuser create, and the statements about existing
+//! objects (owners, privileges, comments). None of these runs users' code.
 //!
-//! The lists leave out what is the move's own (guard, publications) and what must not travel: a publication of
-//! the user's does, a subscription does not, because two subscribers of one slot would share its changes.
+//! The lists leave out the move's own objects (guard, publications) and subscriptions: two subscribers of one
+//! slot would share its changes. Users' publications are restored.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -24,11 +25,11 @@ use super::tool_socket::{As, ToolSocket};
 use super::tools::{self, ToolError, Tools};
 
 const TEMPORARY_BYTES_MAX: usize = 30;
-/// What `pg_restore` says at the end where something was refused and it went on.
+/// Last line of `pg_restore` if statements failed and it went on.
 const NOT_ALL: &str = "errors ignored on restore";
 
-/// Kinds of entries that only a superuser can restore, with the catalog that their objects are in: the kind's name alone could be the
-/// beginning of another kind's and the name of a schema. 0: of no object.
+/// Kinds of entries that only a superuser can restore, with the OID of their objects' catalog: the kind's
+/// name alone could be the beginning of another kind's and the name of a schema. 0: no object.
 const OF_SUPERUSERS: [(u32, &str); 14] = [
     (3079, "EXTENSION"),
     (2612, "PROCEDURAL LANGUAGE"),
@@ -45,20 +46,20 @@ const OF_SUPERUSERS: [(u32, &str); 14] = [
     (3576, "TRANSFORM"),
     (6237, "PUBLICATION TABLES IN SCHEMA"),
 ];
-/// Kinds of entries about objects that have their owners by then.
+/// Kinds of entries that apply to objects after their owners are set.
 const AFTERWARDS: [(u32, &str); 5] =
     [(0, "ACL"), (826, "DEFAULT ACL"), (0, "COMMENT"), (0, "SECURITY LABEL"), (3466, "EVENT TRIGGER")];
 
-/// What the catalogues say of objects that their kinds do not say: (catalog, oid).
+/// Properties of objects that their kinds do not show: (catalog, oid).
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// What only a superuser can create, of kinds that others may create.
+    /// Objects that only a superuser can create, of kinds that other roles may create.
     pub(super) of_superusers: HashSet<(u32, u32)>,
-    /// The moves' own, which is not restored.
+    /// Objects of moves, which are not restored.
     pub(super) of_moves: HashSet<(u32, u32)>,
 }
 
-/// A directory of the move's own with the dump in it; removed with the value.
+/// A private directory with the dump in it; dropped with the value.
 #[derive(Debug)]
 pub(super) struct SchemaDump {
     tools: Tools,
@@ -66,7 +67,7 @@ pub(super) struct SchemaDump {
     known: Known,
 }
 
-/// Which part of the schema.
+/// Part of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Section {
     /// Types, tables, functions, views.
@@ -75,21 +76,21 @@ pub(super) enum Section {
     PostData,
 }
 
-/// Who restores an entry, and when.
+/// The role that restores an entry, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum By {
     Applier,
     Platform,
-    /// The platform, when everything is there and has its owner.
+    /// The platform, after all objects exist and have their owners.
     PlatformAfterwards,
 }
 
-/// Entries that are restored together, in their order.
+/// Entries that are restored together, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) by: By,
     list: String,
-    /// One after the other, however many workers there are.
+    /// Restored one after the other, even with several workers.
     in_turn: bool,
 }
 
@@ -109,7 +110,7 @@ impl Drop for SchemaDump {
 }
 
 impl SchemaDump {
-    /// Writes the schema down as the snapshot sees it.
+    /// Dumps the schema as the snapshot sees it.
     pub(super) async fn take(
         ends: &Ends,
         tools: Tools,
@@ -121,7 +122,7 @@ impl SchemaDump {
         Ok(dump)
     }
 
-    /// Writes the schema down as it is now, for a trial: nothing of a move is touched.
+    /// Dumps the current schema for a trial; does not touch a move's files.
     pub(super) async fn take_now(source: &End, tools: Tools, known: Known) -> Result<SchemaDump, ToolError> {
         let dump = SchemaDump { tools, directory: directory_of_a_trial()?, known };
         dump.write(source, None).await?;
@@ -139,7 +140,7 @@ impl SchemaDump {
         self.leave_out_column_versions().await
     }
 
-    /// What the source keeps for itself in the options of columns is for no other server.
+    /// Removes column options that only the source's server uses.
     async fn leave_out_column_versions(&self) -> Result<(), ToolError> {
         let path = self.archive();
         let failed = |source| ToolError::File { program: "pg_dump".into(), path: path.clone(), source };
@@ -163,12 +164,12 @@ impl SchemaDump {
         self.directory.join("schema.list")
     }
 
-    /// What of a section is created before anything is said about it.
+    /// The runs that create the objects of a section.
     pub(super) async fn runs(&self, section: Section) -> Result<Vec<Run>, ToolError> {
         let runs = Run::without_afterwards(self.runs_of(Some(section)).await?);
         Ok(match section {
             Section::PreData => runs,
-            // What the applier makes there waits for nothing of the platform's, and is made in parallel.
+            // The applier's entries there depend on none of the platform's, and are restored in parallel.
             Section::PostData => {
                 let (parallel, attaching) = Run::of(By::Applier, &runs).part(&self.dependencies().await?);
                 vec![parallel, attaching, Run::of(By::Platform, &runs)]
@@ -176,17 +177,17 @@ impl SchemaDump {
         })
     }
 
-    /// What is said about the objects of both sections.
+    /// The statements about existing objects of both sections.
     pub(super) async fn afterwards(&self) -> Result<Run, ToolError> {
         Ok(Run::of(By::PlatformAfterwards, &self.runs_of(None).await?))
     }
 
-    /// What of both sections is created before anything is said about it, where there are no rows in between.
+    /// The runs that create the objects of both sections, if no rows are copied in between.
     pub(super) async fn runs_without_rows(&self) -> Result<Vec<Run>, ToolError> {
         Ok(Run::without_afterwards(self.runs_of(None).await?))
     }
 
-    /// What the entries need, by their numbers.
+    /// The dependencies of each entry, by entry number.
     pub(super) async fn dependencies(&self) -> Result<HashMap<u32, Vec<u32>>, ToolError> {
         let path = self.archive();
         let read = tokio::fs::read(&path).await;
@@ -219,7 +220,7 @@ impl SchemaDump {
         tools::run(command).await.map(drop)
     }
 
-    /// Restores what of a run can be restored; returns what was refused.
+    /// Restores as much of a run as possible; returns what was refused.
     pub(super) async fn try_restore(
         &self,
         target: &End,
@@ -229,14 +230,14 @@ impl SchemaDump {
         if run.is_empty() {
             return Ok(Vec::new());
         }
-        // Newer programs say only then to which entry a refusal belongs.
+        // Only with --verbose do newer versions say to which entry an error belongs.
         let options = ["--verbose".to_owned()];
         let (command, _socket) = self.restoring(target, applier, run, &options).await?;
         let told = tools::run_to_the_end(command, NOT_ALL).await?;
         Ok(refused::read(&told))
     }
 
-    /// `pg_restore` of a run.
+    /// The `pg_restore` command of a run.
     async fn restoring(
         &self,
         target: &End,
@@ -252,7 +253,7 @@ impl SchemaDump {
             By::Platform | By::PlatformAfterwards => As::Platform,
         };
         let (mut command, socket) = self.tools.command("pg_restore", (target, who), &self.directory)?;
-        // Owners come by themselves.
+        // Owners are set separately.
         command.args(["--no-tablespaces", "--no-owner"]).args(options);
         command.arg("--use-list").arg(path).arg(self.archive());
         Ok((command, socket))
@@ -264,7 +265,7 @@ impl Run {
         self.list.is_empty()
     }
 
-    /// Splits what `pg_restore --list` prints where another one restores.
+    /// Splits the output of `pg_restore --list` where the restoring role changes.
     fn split(list: &str, known: &Known) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         for line in list.lines().filter(|line| !line.starts_with(';')) {
@@ -277,7 +278,7 @@ impl Run {
         runs
     }
 
-    /// What is said afterwards stands between the objects, and parts no run.
+    /// Leaves out the statements for afterwards, and joins the runs that they separated.
     fn without_afterwards(runs: Vec<Run>) -> Vec<Run> {
         let mut joined: Vec<Run> = Vec::new();
         for run in runs.into_iter().filter(|run| run.by != By::PlatformAfterwards) {
@@ -289,22 +290,23 @@ impl Run {
         joined
     }
 
-    /// All that one restores.
+    /// All entries that one role restores.
     fn of(by: By, runs: &[Run]) -> Run {
         let list = runs.iter().filter(|run| run.by == by).map(|run| run.list.as_str()).collect();
         Run { by, list, in_turn: false }
     }
 
-    /// What can be made in parallel; then, in turn, the indexes of partitions that become parts of their parents' indexes, and what needs
-    /// those. `needs`: what each entry needs.
+    /// Entries that can be restored in parallel; then, in turn, the attachments of partitions' indexes to
+    /// their parents' indexes, and the entries that depend on them. `needs`: the dependencies of each entry.
     ///
-    /// `ALTER INDEX ... ATTACH PARTITION` has locked an index when it waits for the lock of the partitioned table. A foreign key of that table
-    /// has locked the table when it opens the indexes, to check the rows. `pg_restore` knows of no lock of the first, and one of the two ended
-    /// with a deadlock (2 of 60 restores of a small schema with four jobs).
+    /// `ALTER INDEX ... ATTACH PARTITION` has locked an index when it waits for the lock of the partitioned
+    /// table. A foreign key of that table has locked the table when it opens the indexes, to check the rows.
+    /// `pg_restore` does not know the locks of the first, so a parallel restore could deadlock (2 of 60
+    /// restores of a small schema with four jobs).
     fn part(self, needs: &HashMap<u32, Vec<u32>>) -> (Run, Run) {
         let mut attaching = HashSet::new();
         let (mut parallel, mut in_turn) = (String::new(), String::new());
-        // What an entry needs stands before it.
+        // Dependencies come before the entries that need them.
         for line in self.list.lines() {
             let (number, entry) = line.split_once("; ").unwrap_or_default();
             let number: u32 = number.parse().unwrap_or_default();
@@ -325,7 +327,8 @@ impl Run {
     }
 }
 
-/// Who restores the entry in a line of `pg_restore --list`: `215; 1259 16386 TABLE public accounts app`. `None`: it stays where it is.
+/// The role that restores the entry in a line of `pg_restore --list`:
+/// `215; 1259 16386 TABLE public accounts app`. `None`: the entry is not restored.
 fn who_restores(line: &str, known: &Known) -> Option<By> {
     let entry = line.split_once("; ").map_or(line, |(_, entry)| entry);
     let mut parts = entry.splitn(3, ' ');
@@ -343,7 +346,7 @@ fn who_restores(line: &str, known: &Known) -> Option<By> {
     }
 }
 
-/// Named by the source and the move, so that a leftover of a crash is found and replaced.
+/// Named after the source and the move, so that a leftover of a crash is found and replaced.
 fn private_directory(ends: &Ends) -> Result<PathBuf, ToolError> {
     let name = ends.names().directory(&ends.source.system.system_identifier);
     let directory = temporary().join(name);
@@ -353,7 +356,7 @@ fn private_directory(ends: &Ends) -> Result<PathBuf, ToolError> {
     Ok(directory)
 }
 
-/// Several trials may run at a time.
+/// A random name: several trials may run at a time.
 fn directory_of_a_trial() -> Result<PathBuf, ToolError> {
     let directory = temporary().join(format!("freehold-trial-{:016x}", rand::random::<u64>()));
     let failed = |source| ToolError::File { program: "pg_dump".into(), path: directory.clone(), source };
@@ -361,7 +364,7 @@ fn directory_of_a_trial() -> Result<PathBuf, ToolError> {
     Ok(directory)
 }
 
-/// There is a socket in the directory, whose path has at most 107 bytes.
+/// The directory contains a socket; the path of a socket is limited to 107 bytes.
 fn temporary() -> PathBuf {
     let wanted = std::env::temp_dir();
     if wanted.as_os_str().len() <= TEMPORARY_BYTES_MAX { wanted } else { "/tmp".into() }

@@ -1,23 +1,24 @@
 //! The cutover: the clients go from one system to the other, in either direction.
 //!
 //! ```text
-//!  open the other side, shut until now -> warm: twins -> nothing that is not carried, roles and settings
+//!  open the other side, shut until now -> warm: twins -> no unreplicated data; roles and settings
 //!      are the same -> calm: no long transaction -> latch -> fence ahead
-//!      -> HOLD -> drained -> fence, proof, marker (one round trip) -> marker seen, sequences set -> sealed by one synced
-//!         commit -> compare-and-swap of the route = the point of no return = RELEASE -> stalls are collected
+//!      -> HOLD -> drained -> fence, proof, marker (one round trip) -> marker seen, sequences set
+//!      -> sealed by one synced commit -> compare-and-swap of the route = the point of no return = RELEASE
+//!      -> stalls are collected
 //! ```
 //!
-//! Anything that fails or takes too long before the compare-and-swap ends in [`release`], in the pause, and then in
-//! [`undo`], out of it: every client goes on where it was, without an error.
+//! Anything that fails or takes too long before the compare-and-swap ends with [`release`], in the pause, and
+//! then with [`undo`], after it: every client goes on where it was, without an error.
 //!
 //! # Why
-//! * **The proof is made where the data is.** A proxy's acknowledgement makes the pause short; that nobody can write to
-//!   the old side is decided by PostgreSQL: nobody may connect any more, whoever was connected is gone or idle behind a
-//!   shut gate, and a marker written after that was seen on the other side.
-//! * **What can be done before is done before**: connections, statements, sequences with head-room, the fence against new
-//!   connections, the way back. What is left are a handful of round trips.
-//! * **An abort opens the gate before it lifts the fence.** Running sessions keep their connections, so they go on at once;
-//!   only new ones wait (the gate is latched) until the fence is lifted.
+//! * **The proof is made where the data is.** A proxy's acknowledgement makes the pause short; PostgreSQL
+//!   proves that no client can write to the old side: no role may connect any more, every session was
+//!   terminated or is idle behind a shut gate, and a marker written after that has arrived on the other side.
+//! * **As much as possible is done before the pause**: connections, statements, sequences with head-room, the
+//!   fence against new connections, the way back. What is left is a handful of round trips.
+//! * **An abort opens the gate before it lifts the fence.** Running sessions keep their connections, so they
+//!   go on at once; only new ones wait (the gate is latched) until the fence is lifted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,20 +42,20 @@ use super::step::StepContext;
 use super::way::Way;
 use super::{resync, shape};
 
-/// Steps that a sequence may take on the old side between being set ahead and the end of the pause. A gap in its values, for
-/// those that move all the time where many do.
+/// Values that a sequence may advance on the old side between being set ahead and the end of the pause. If
+/// many sequences are in constant use, each of these gets a gap of up to this size in its values.
 const SEQUENCE_HEAD_ROOM: u32 = 10_000;
-/// Sequences that do not move for so long get no head-room.
+/// Sequences that do not advance for so long get no head-room.
 const SEQUENCES_LOOK_FOR: Duration = Duration::from_secs(1);
-/// Between two looks for long transactions.
+/// Interval between checks for long transactions.
 const CALM_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Between two probes whether the other side is near, and their kind.
+/// Interval between probes of the replication lag, and their kind of marker.
 const NEAR_LOOK_EVERY: Duration = Duration::from_millis(5);
 const PROBE: &str = "probe";
 /// A transaction may be this part of the pause's budget old when the hold begins.
 const CALM_PART_OF_BUDGET: u32 = 4;
 
-/// Brings the clients from the source to the target.
+/// Moves the clients from the source to the target.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     cross(ctx, Way::Forth).await
 }
@@ -64,7 +65,7 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     abort(ctx, Way::Forth).await
 }
 
-/// Brings the clients across. Safe to repeat: where they are there already it returns at once.
+/// Moves the clients to the other side. Safe to repeat: returns at once if they are there already.
 pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
     let id = ctx.id();
     let mut orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, id).await?;
@@ -102,11 +103,11 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     let mut crossing = Crossing { way, epoch, attempt, budget, preset, departure, arrival, viewer };
     let mut watch = Stopwatch::start();
     if let Err(error) = crossing.run(ctx, &mut orders, &mut watch).await {
-        // In the pause: nothing is recorded before the clients go on. The rest is the business of the undo.
+        // Clients wait: nothing is recorded before they are released. The undo does the rest.
         release(&mut orders).await;
         return Err(error);
     }
-    // Whatever it says: the clients are there.
+    // The result does not matter: the clients are on the other side.
     let _ = ctx.reach(way.step(), CrashPoint::AfterCommit).await;
     if let Err(error) = report(ctx, way, &mut orders, watch).await {
         tracing::warn!(%error, "the pause of a cutover is not reported");
@@ -126,18 +127,18 @@ fn attempt(ctx: &StepContext, way: Way) -> usize {
 async fn connect(ctx: &StepContext, end: &End, doing: &'static str) -> Result<Session, StepError> {
     let session = end.session().await.map_err(StepError::doing(doing))?;
     session.bound_statements(ctx.settings.statement_timeout).await.map_err(StepError::doing(doing))?;
-    // An event trigger of the users' would run as the platform when a publication is opened.
+    // A user's event trigger would run as the platform when a publication is opened.
     session.act_as_replica().await.map_err(StepError::doing(doing))?;
     Ok(session)
 }
 
-/// Until now nobody but the platform could connect to the other side.
+/// Restores access to the other side, to which only the platform could connect until now.
 async fn open_for_twins(ctx: &StepContext, to: &End, session: &Session) -> Result<(), StepError> {
     let Some(saved) = ctx.facts().saved_fence.get(&to.system.name) else { return Ok(()) };
     fence::restore(session, &to.dbname, saved).await.map_err(StepError::doing("opening the other side"))
 }
 
-/// Every session prepares a twin connection on the other side. Pinned ones are waited for, and named.
+/// Every session prepares a twin connection on the other side. Waits for pinned sessions, and reports them.
 async fn warm(ctx: &StepContext, orders: &mut Orders, way: Way, from: &Session) -> Result<(), StepError> {
     ctx.progress.say("sessions prepare connections on the other side");
     let next = ctx.destination(way);
@@ -149,7 +150,8 @@ async fn warm(ctx: &StepContext, orders: &mut Orders, way: Way, from: &Session) 
     let deadline = Instant::now() + ctx.settings.warm_budget;
     let (standing, waited) = ctx.unless_cancelled(orders.wait(deadline, all_seen)).await?;
     if waited == Waited::TooLong {
-        // A session prepares itself between two transactions, so whoever holds one open is worth naming.
+        // A session prepares its twin between two transactions, so sessions with open transactions are named
+        // in the error.
         let open = long_transactions(from, ctx.settings.warm_budget / 2).await.unwrap_or_default();
         let names = standing.in_the_way().into_iter().chain(open.iter().map(ToString::to_string)).collect();
         return Err(StepError::over_budget(
@@ -179,18 +181,18 @@ fn show_pinned(ctx: &StepContext, pinned: &[Pinned]) {
     }
 }
 
-/// The sequences of the other side, set before the pause where there are too many to be set in it.
+/// Sequences of the other side that are set before the pause, because there are too many to set in it.
 #[derive(Debug, Default)]
 struct SequencesAhead {
-    /// As they were read from the side that is left, in the order of [`Departure::sequences`].
+    /// Values read from the side that is left, in the order of [`Departure::sequences`].
     positions: Vec<sequences::Position>,
-    /// What they are on the other side; nothing where all are set in the pause.
+    /// Values set on the other side; empty if all are set in the pause.
     preset: HashMap<TableName, sequences::Position>,
     read_at: Option<Instant>,
 }
 
 impl SequencesAhead {
-    /// Sets them as they are now.
+    /// Sets them to their current values.
     async fn set(departure: &Departure<'_>, to: &Session) -> Result<SequencesAhead, StepError> {
         let all = departure.sequences();
         if all.len() <= EXACT_SEQUENCES_MAX {
@@ -204,7 +206,7 @@ impl SequencesAhead {
         Ok(SequencesAhead { positions, preset: exact.into_iter().collect(), read_at })
     }
 
-    /// Gives head-room to those that have moved since, if they are too many to be set in the pause.
+    /// Gives head-room to sequences that have advanced since, if they are too many to set in the pause.
     async fn add_head_room(
         &mut self,
         ctx: &StepContext,
@@ -229,7 +231,7 @@ impl SequencesAhead {
     }
 }
 
-/// Waits for a moment without a long transaction: it would hold everybody until it ends.
+/// Waits for a moment without a long transaction, which would hold all clients until it ends.
 async fn calm(ctx: &StepContext, session: &Session) -> Result<(), StepError> {
     let older_than = budget(ctx) / CALM_PART_OF_BUDGET;
     let longest = ctx.contract.transaction_time_max;
@@ -250,7 +252,7 @@ async fn calm(ctx: &StepContext, session: &Session) -> Result<(), StepError> {
     }
 }
 
-/// Waits until a row takes no longer than it may from the one side to the other: everybody who is held waits for that.
+/// Waits until replication to the other side takes at most the allowed time: all held clients wait that long.
 async fn near(
     ctx: &StepContext,
     from: &Session,
@@ -282,7 +284,7 @@ fn budget(ctx: &StepContext) -> Duration {
     ctx.record().pause_max.unwrap_or(ctx.contract.move_pause_max)
 }
 
-/// From now on no server connection is opened; what is connected goes on.
+/// From now on no server connection is opened; existing ones stay usable.
 async fn latch(ctx: &StepContext, orders: &mut Orders) -> Result<(), StepError> {
     let by = orders.holder();
     orders.give(|route| route.gate = GateOrder::Latched { by: by.clone() }).await?;
@@ -295,7 +297,7 @@ async fn latch(ctx: &StepContext, orders: &mut Orders) -> Result<(), StepError> 
     }
 }
 
-/// Takes the right to connect from everybody, after remembering who had it.
+/// Revokes the right to connect from all roles, after recording which roles had it.
 async fn fence_ahead(ctx: &mut StepContext, from: &End, session: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("fencing the side that is left");
     let access = fence::read(session, &from.dbname).await.map_err(doing())?;
@@ -323,7 +325,8 @@ async fn release(orders: &mut Orders) {
     }
 }
 
-/// Collects what the proxies measured. The clients are on the other side, so its failure is none of the move.
+/// Collects the measurements of the proxies. The clients are on the other side, so a failure here does not
+/// fail the move.
 async fn report(
     ctx: &mut StepContext,
     way: Way,
@@ -353,10 +356,11 @@ async fn report(
     Ok(())
 }
 
-/// Everyone goes on where they were: gate latched, fence lifted, gate open. Safe to repeat, and after an attempt that
-/// never began. Until the fence is lifted the gate stays latched: whoever is connected goes on, and a new connection
-/// waits instead of being refused. Only where no further try will lift it the gate opens, and the refusal is told. Nobody
-/// waits for the other side: where it cannot be shut now, what comes next does it ([`shut_again`]).
+/// Lets every client go on where it was: latches the gate, lifts the fence, opens the gate. Safe to repeat,
+/// and after an attempt that never began. Until the fence is lifted the gate stays latched: connected clients
+/// go on, and a new connection waits instead of being refused. The gate opens with the fence in place only if
+/// no further attempt will lift it; new connections then get the server's refusal. Does not wait for the
+/// other side: if it cannot be shut now, the next step does it ([`shut_again`]).
 pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
     let database = ctx.record().database.clone();
     let by = crate::model::HoldReason::Move { id: ctx.id() };
@@ -401,7 +405,7 @@ pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     lifted
 }
 
-/// A server that stops answering in the middle of a statement must not keep what waits for it.
+/// A server that stops answering in the middle of a statement must not delay the rest.
 async fn within_statement_timeout(
     settings: &MoverSettings,
     doing: &str,
@@ -424,8 +428,8 @@ fn committed(step: MoveStep) -> StepError {
     }
 }
 
-/// Gives the rights back on the side that the clients did not leave, and forgets what they were: they may change before
-/// the next attempt.
+/// Restores the privileges on the side that the clients did not leave, and forgets the saved ones: they may
+/// change before the next attempt.
 async fn lift(ctx: &mut StepContext, from: &End) -> Result<(), StepError> {
     let system = from.system.name.clone();
     let Some(saved) = ctx.facts().saved_fence.get(&system).cloned() else { return Ok(()) };
@@ -450,14 +454,14 @@ pub(super) async fn shut_again(ctx: &StepContext, to: &End) -> Result<(), StepEr
     }
 }
 
-/// A session for statements that are quick.
+/// A session for short statements.
 async fn short_session(ctx: &StepContext, end: &End) -> Result<Session, SystemError> {
     let session = end.admin_session().await?;
     session.bound_statements(ctx.settings.statement_timeout).await?;
     Ok(session)
 }
 
-/// Nobody has business on the side that the clients did not reach.
+/// Takes the clients' access to the side that they did not reach.
 async fn shut_out(ctx: &StepContext, to: &End) -> Result<(), StepError> {
     if !ctx.facts().saved_fence.contains_key(&to.system.name) {
         return Ok(());
@@ -465,7 +469,7 @@ async fn shut_out(ctx: &StepContext, to: &End) -> Result<(), StepError> {
     let doing = || StepError::doing("shutting the other side");
     let session = short_session(ctx, to).await.map_err(doing())?;
     fence::shut(&session, &to.dbname).await.map_err(doing())?;
-    // Whoever came while it was open, not through the proxies: what it wrote there would be lost.
+    // Sessions that connected past the proxies while this side was open: what they wrote there would be lost.
     let ended = fence::terminate_others(&session, &to.dbname, &[], &[]).await.map_err(doing())?;
     for writer in &ended {
         tracing::warn!(%writer, "ended a session on the side that the clients did not reach");

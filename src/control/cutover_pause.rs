@@ -1,6 +1,6 @@
 //! The pause of a cutover: from the order to hold to the compare-and-swap that releases.
 //!
-//! Everything in here counts for every client, so it opens no connection, prepares no statement, and records nothing.
+//! Every client waits for this code, so it opens no connection, prepares no statement, and records nothing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,15 +20,15 @@ use super::settings::CrashPoint;
 use super::step::StepContext;
 use super::way::Way;
 
-/// Between two looks whether those who were ended are gone.
+/// Interval between checks whether terminated sessions are gone.
 const CLEAR_LOOK_EVERY: Duration = Duration::from_millis(1);
-/// So many sequences are set in the pause even where they need not be. Setting them waits for nothing: it happens while the
-/// marker is on its way. But a thousand take longer than that.
+/// Up to this many sequences are set in the pause. That adds no wait: it happens while the marker is being
+/// replicated. A thousand would take longer than the marker.
 pub(super) const EXACT_SEQUENCES_MAX: usize = 200;
-/// Kept of the pause's budget for the release, so that an abort is within it.
+/// Part of the pause's budget that is reserved for the release, so that an abort stays within it.
 const RELEASE_PART_OF_BUDGET: u32 = 20;
 
-/// One attempt, prepared.
+/// One prepared attempt.
 pub(super) struct Crossing<'a> {
     pub(super) way: Way,
     pub(super) epoch: Epoch,
@@ -36,7 +36,7 @@ pub(super) struct Crossing<'a> {
     pub(super) attempt: usize,
     /// The longest that a client may wait.
     pub(super) budget: Duration,
-    /// What the sequences on the other side were set to ahead.
+    /// Values to which the sequences on the other side were set before the pause.
     pub(super) preset: HashMap<TableName, sequences::Position>,
     pub(super) departure: Departure<'a>,
     pub(super) arrival: Arrival<'a>,
@@ -90,7 +90,8 @@ impl Crossing<'_> {
         Ok(())
     }
 
-    /// Makes the other side durable, and opens the snapshot in which its rows are compared later. Nobody writes there yet.
+    /// Makes the other side durable, and opens the snapshot in which its rows are compared later. No client
+    /// writes there yet.
     async fn seal(
         &mut self,
         ctx: &StepContext,
@@ -115,7 +116,8 @@ impl Crossing<'_> {
         format!("{word} {}", self.attempt)
     }
 
-    /// Calls the fence until nobody is left who may write. Returns what the last call found, and its marker's token.
+    /// Repeats the fence until no session that may write is left. Returns the last result, and the token of
+    /// its marker.
     async fn fence(
         &self,
         ctx: &StepContext,
@@ -140,7 +142,7 @@ impl Crossing<'_> {
         }
     }
 
-    /// Waits until those who were ended are gone. Whoever stays, a prepared transaction perhaps, is named.
+    /// Waits until the terminated sessions are gone. Names what stays, for example a prepared transaction.
     async fn clear(
         &self,
         keep: &[i32],
@@ -160,7 +162,8 @@ impl Crossing<'_> {
         Ok(())
     }
 
-    /// What the sealing commit does for the way back: from this commit on, the other side tells the old one.
+    /// Statements of the sealing commit for the way back: from this commit on, the other side publishes its
+    /// changes to the old one.
     fn way_back(&self, ctx: &StepContext) -> Vec<String> {
         match self.way {
             Way::Forth => vec![publications::open_sql(&ctx.ends().names().back())],

@@ -1,8 +1,8 @@
-//! What stands against the end of a move: its two copies differ, or nobody can say that they do not. Pure.
+//! Objections to the end of a move: its two copies differ, or it is not known whether they do. Pure.
 //!
 //! # Why
-//! After a difference nothing goes back by itself: the way back leads through a stream that may be what is wrong, and takes the
-//! difference to the other side. Both copies are kept, and a person decides.
+//! After a difference the move does not go back by itself: the way back depends on a stream that may be at
+//! fault, and would carry the difference to the other side. Both copies are kept, and the operator decides.
 
 use crate::error::SqlState;
 use crate::model::{MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish};
@@ -13,7 +13,7 @@ use super::machine::{is_committed, went_back};
 use super::settings::{MoverSettings, Verify};
 use super::settle::NOTE_UNVERIFIED;
 
-/// The two copies of a database are known to differ after its clients went over.
+/// The alarm: the two copies of a database are known to differ after its clients moved.
 pub fn alarm(record: &MoveRecord) -> Option<MoveFailure> {
     let found = &record.facts.differences;
     if found.is_empty() || !is_committed(record) {
@@ -56,7 +56,7 @@ fn choices(record: &MoveRecord, id: u64) -> String {
     }
 }
 
-/// Why a wish is not obeyed, unless the person who wishes it accepts that.
+/// Why a wish is refused, unless the operator accepts the objection.
 pub fn objection(record: &MoveRecord, wish: MoveWish, settings: &MoverSettings) -> Option<MoveFailure> {
     let ends = matches!(wish, MoveWish::Finish | MoveWish::FinishAndDrop);
     if record.facts.accepted.is_some() || wish == MoveWish::Cancel {
@@ -65,7 +65,7 @@ pub fn objection(record: &MoveRecord, wish: MoveWish, settings: &MoverSettings) 
     alarm(record).or_else(|| unknown(record, settings).filter(|_| ends))
 }
 
-/// Nothing is known to differ, and it is not known that nothing does.
+/// It is not known whether the copies differ.
 fn unknown(record: &MoveRecord, settings: &MoverSettings) -> Option<MoveFailure> {
     let rests = matches!(record.phase, MovePhase::Kept | MovePhase::Parked);
     let is_known = record.facts.tables_verified.is_some() || went_back(record);

@@ -1,16 +1,17 @@
 //! Drives moves: one task for each that has not ended, and one that watches for new ones.
 //!
 //! ```text
-//!   supervise: list moves, watch them --> a task per move: restarted? --> loop { next -> record intent -> act -> record }
-//!                     |                                                          ^
+//!   supervise: list and watch moves --> a task per move: restarted? --> loop { next, record intent,
+//!                     |                                                          ^    act, record }
 //!                     +---- wishes of commands, as they are recorded ------------+
 //! ```
 //!
-//! It deliberately offers no command: whoever wants something of a move writes a wish into its record.
+//! It deliberately offers no command: a wish in the record of a move is the only way to ask for something.
 //!
 //! # Why
-//! The task of a move holds nothing that matters: at any instant the record, the route and the systems together say where
-//! the move is. So a store that is away, a panic and a kill -9 have one answer: begin again from the record.
+//! The task of a move has no state that could be lost: at any instant the record, the route and the systems
+//! together say where the move is. So an unreachable store, a panic and a kill -9 have one remedy: begin
+//! again from the record.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,10 +30,10 @@ use super::driver::Driver;
 use super::settings::MoverSettings;
 use super::step::Clock;
 
-/// Between two tries when the store or a task has failed.
+/// Interval between attempts after the store or a task has failed.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// The running mover. Dropping it leaves every move where it is, to be taken up again by the next.
+/// The running mover. Dropping it leaves every move where it is; the next mover resumes them.
 #[derive(Debug)]
 pub struct Mover {
     stop: CancellationToken,
@@ -40,18 +41,19 @@ pub struct Mover {
 }
 
 impl Mover {
-    /// Starts on the current runtime, and takes up every move that has not ended. Settings may change while it runs: a
-    /// step has those of its beginning.
+    /// Starts on the current runtime, and resumes every move that has not ended. Settings may change while it
+    /// runs: a step uses those from its beginning.
     pub fn start(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>, clock: Clock) -> Mover {
         let stop = CancellationToken::new();
         let supervisor = Supervisor { catalog, settings, clock, stop: stop.clone(), running: HashMap::new() };
         Mover { task: tokio::spawn(supervisor.run()), stop }
     }
 
-    /// Stops at the next safe point of each move. A cutover is not left half-way: it ends or is aborted first.
+    /// Stops at the next safe point of each move. A cutover is not left half-way: it ends or is aborted
+    /// first.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        // A panic of the task was reported by its hook.
+        // The panic hook has reported a panic of the task.
         let _ = (&mut self.task).await;
     }
 }
@@ -68,7 +70,7 @@ struct Supervisor {
     settings: Arc<ArcSwap<MoverSettings>>,
     clock: Clock,
     stop: CancellationToken,
-    /// How each task hears of wishes.
+    /// Channels that tell each task about wishes.
     running: HashMap<MoveId, watch::Sender<Option<MoveWish>>>,
 }
 
@@ -86,7 +88,7 @@ impl Supervisor {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Until the watch of the catalogue ends, or the mover stops.
+    /// Runs until the watch of the catalogue ends or the mover stops.
     async fn watch(&mut self, tasks: &mut JoinSet<MoveId>) -> Result<(), StoreError> {
         let moves = self.catalog.moves().await?;
         let mut changes = self.catalog.watch_moves(moves.revision).await?;

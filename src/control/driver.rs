@@ -1,4 +1,4 @@
-//! The task of one move: what the machine says, done and recorded.
+//! The task of one move: does what the machine says and records it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -57,7 +57,7 @@ impl Driver {
         }
     }
 
-    /// From the record to the end of the move, or of the mover.
+    /// Drives the move from its record until it ends or the mover stops.
     async fn drive(&mut self) -> Result<(), StoreError> {
         let Some(mut ctx) = self.context().await? else { return Ok(()) };
         if !ctx.record().phase.has_ended() && !self.take_up(&mut ctx).await? {
@@ -84,7 +84,7 @@ impl Driver {
                 }
             }
         }
-        // An attempt that has just failed may have left new connections waiting.
+        // A failed attempt may have left new connections waiting.
         if let Action::Undo { step, .. } = machine::next(ctx.record(), &ctx.settings) {
             self.leave(&mut ctx, step, Direction::Run).await?;
         }
@@ -119,7 +119,8 @@ impl Driver {
         }))
     }
 
-    /// Whatever was running before is not running now. `false`: another store drives the move, or the mover stops.
+    /// Records that steps of an earlier process are no longer running. `false`: another store drives the
+    /// move, or the mover stops.
     async fn take_up(&mut self, ctx: &mut StepContext) -> Result<bool, StoreError> {
         if ctx.facts().claim_lost.is_some() {
             return Ok(false);
@@ -146,7 +147,7 @@ impl Driver {
         Ok(true)
     }
 
-    /// Waits for a wish, and watches meanwhile what is kept for one.
+    /// Waits for a wish; meanwhile maintains a move that is kept.
     async fn rest(&mut self, ctx: &mut StepContext) {
         let kept = ctx.record().phase == MovePhase::Kept;
         let upkeep = async {
@@ -155,7 +156,7 @@ impl Driver {
                 false => kept::watch_parked(ctx).await,
             }
         };
-        // The upkeep may be dropped anywhere: what it writes is written again.
+        // The upkeep may be dropped anywhere: it repeats its writes.
         tokio::select! {
             () = self.stop.cancelled() => {}
             _ = self.wishes.changed() => {}
@@ -185,7 +186,7 @@ impl Driver {
         let _ = ctx.reach(step, direction.instant(Instant::BeforeIntent)).await;
         hear(ctx, direction.intent(step)).await?;
         let began = ctx.reach(step, direction.instant(Instant::AfterIntent)).await;
-        // The abort of a cutover is waited for by clients; whoever drives the move has been asked a moment ago.
+        // Clients wait for the abort of a cutover, and the claim was checked a moment ago.
         let is_abort =
             direction == Direction::Undo && matches!(step, MoveStep::Cutover | MoveStep::UndoCutover);
         if !is_abort && held(ctx).await? == Held::Anothers {
@@ -215,7 +216,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Lets a step run, and tells it when it is to stop. `None`: the mover stops, and so did the step, wherever it was.
+    /// Runs a step, and cancels it when it has to stop. `None`: the mover stops, and the step was dropped
+    /// wherever it was.
     async fn watched(
         &mut self,
         mut future: StepFuture<'_>,
@@ -234,7 +236,7 @@ impl Driver {
                 }
                 () = self.stop.cancelled(), if !cancel.is_cancelled() => {
                     cancel.cancel();
-                    // Nothing but a pause is worth waiting for: the rest is resumed or undone at the next start.
+                    // Only a cutover is waited for; other steps are resumed or undone at the next start.
                     if !pausing {
                         return None;
                     }
@@ -249,7 +251,7 @@ impl Driver {
         }
     }
 
-    /// The mover stops in the middle of a step. Clients that wait are let go; the rest is for the next start.
+    /// The mover stops in the middle of a step. Waiting clients are released; the next start does the rest.
     async fn leave(
         &self,
         ctx: &mut StepContext,
@@ -266,7 +268,7 @@ impl Driver {
     }
 }
 
-/// See [`claim::hold`]. A system that cannot be written to is no reason to stop: the step will meet it.
+/// See [`claim::hold`]. An error of a system is no reason to stop: the step will get the same error.
 async fn held(ctx: &mut StepContext) -> Result<Held, StoreError> {
     match claim::hold(ctx).await {
         Ok(held) => Ok(held),
@@ -283,14 +285,14 @@ fn stops(step: MoveStep, wish: Option<MoveWish>) -> bool {
     match wish {
         None => false,
         Some(MoveWish::Cancel) => step != MoveStep::Settle && step != MoveStep::Finish,
-        // What settle does last, the comparison of rows, may take long. Whoever brings the clients back does not wait for it; the end
-        // of the move needs its outcome.
+        // The last part of settle, the comparison of rows, may take long. An undo does not wait for it; the
+        // end of the move needs its outcome.
         Some(MoveWish::Undo) => step == MoveStep::Settle,
         Some(MoveWish::Finish | MoveWish::FinishAndDrop) => false,
     }
 }
 
-/// Makes the event part of the record, durably.
+/// Applies the event to the record, durably.
 async fn hear(ctx: &mut StepContext, event: Event) -> Result<(), StoreError> {
     let at = ctx.now();
     let settings = Arc::clone(&ctx.settings);
@@ -320,7 +322,7 @@ fn undo(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_> {
         MoveStep::Catchup => Box::pin(catchup::undo(ctx)),
         MoveStep::Cutover => Box::pin(cutover::undo(ctx)),
         MoveStep::UndoCutover => Box::pin(undo_cutover::undo(ctx)),
-        // They change nothing, or go forward only.
+        // These steps change nothing, or only go forward.
         MoveStep::Preflight | MoveStep::Compare | MoveStep::Settle | MoveStep::Finish => {
             Box::pin(std::future::ready(Ok(())))
         }
@@ -333,7 +335,7 @@ enum Direction {
     Undo,
 }
 
-/// Around an action.
+/// A point before or after an action.
 #[derive(Debug, Clone, Copy)]
 enum Instant {
     BeforeIntent,

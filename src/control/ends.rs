@@ -22,13 +22,13 @@ pub struct End {
     pub dbname: String,
     pub connect_timeout: Duration,
     pub access: SystemAccess,
-    /// What the move's objects are called; the number is zero where only a plan is made.
+    /// Names of the move's objects; the number is zero if only a plan is made.
     pub names: MoveNames,
-    /// What the platform's sessions are called in `pg_stat_activity`.
+    /// The `application_name` of the platform's sessions.
     pub application_name: String,
 }
 
-/// Where a database is, and where it goes.
+/// The source and the target of a move.
 #[derive(Debug, Clone)]
 pub struct Ends {
     pub source: End,
@@ -41,7 +41,7 @@ impl End {
         self.session_in(&self.dbname).await
     }
 
-    /// A session where no product's database is meant.
+    /// A session in the system's administrative database.
     pub async fn admin_session(&self) -> Result<Session, SystemError> {
         self.session_in(&self.system.admin_database).await
     }
@@ -50,13 +50,13 @@ impl End {
         self.session_with(Setup::Fixed, dbname).await
     }
 
-    /// A session in the product's database that computes what an application's would: only limits are ours. Its search path is
-    /// the users', so what it runs is named in full.
+    /// A session in the product's database that computes as an application's session would: only its limits
+    /// are Freehold's. It has the users' search path, so its statements qualify all names.
     pub(super) async fn application_session(&self) -> Result<Session, SystemError> {
         self.session_with(Setup::Application, &self.dbname).await
     }
 
-    /// What the server says to every session of any database.
+    /// Settings that the server gives every session, in any database.
     pub(super) async fn server_settings(&self, platform: &Session) -> Result<ServerSettings, SystemError> {
         let bare = self.session_with(Setup::Bare, &self.system.admin_database).await?;
         settings::of_server(&bare, platform).await
@@ -67,12 +67,12 @@ impl End {
         Session::connect_with(setup, place, &self.application_name, self.deadline()).await
     }
 
-    /// A connection of our own in the product's database as the role that writes rows, for COPY.
+    /// A connection in the product's database for COPY, as the role that writes rows.
     pub(super) async fn writing_session(&self, login: &OwnLogin) -> Result<RawSession, SystemError> {
         self.raw_session(login, Setup::Writing).await
     }
 
-    /// The same as the role that reads rows.
+    /// The same, as the role that reads rows.
     pub(super) async fn raw_reading_session(&self, login: &OwnLogin) -> Result<RawSession, SystemError> {
         self.raw_session(login, Setup::Fixed).await
     }
@@ -127,7 +127,7 @@ impl StepContext {
         }
     }
 
-    /// Where the clients go, as its system is reached now.
+    /// The place that the clients move to, at its system's current address.
     pub(super) fn destination(&self, way: Way) -> Place {
         let (_, End { system, dbname, .. }) = way.ends(self.ends());
         system.place(dbname)

@@ -6,23 +6,23 @@ use crate::catalog::store::StoreError;
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{Finding, FindingSeverity, blockers_by_side};
 
-/// A step did not reach its end. What the machine does about it depends on [`Explain::retry`] alone: `Now` and `Later`
-/// are tried again within bounds, `Never` ends the move the short way.
+/// A step did not reach its end. What the machine does about it depends on [`Explain::retry`] alone: `Now`
+/// and `Later` are tried again within bounds, `Never` is not tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// Somebody asked the move to stop, and the step stopped at its next safe point.
+    /// The operator cancelled the move, and the step stopped at its next safe point.
     #[error("the move was cancelled")]
     Cancelled,
     /// The preflight named blockers.
     #[error("{}", blocked(.0))]
     Blocked(Vec<Finding>),
-    /// Something took longer than it may. The names are of whoever was in the way.
+    /// A wait exceeded its limit. `in_the_way` names what it waited for.
     #[error("{waited_for} took longer than {}", humantime::format_duration(*.budget))]
     OverBudget { waited_for: String, budget: Duration, in_the_way: Vec<String> },
-    /// Not at this moment, through nobody's fault: somebody paused the database, the other side is not current yet.
+    /// Not possible at this moment: for example, the database is paused or the other side is not current yet.
     #[error("{message}")]
     NotNow { message: String, detail: Option<String> },
-    /// A fact was found that forbids to go on.
+    /// A fact forbids going on.
     #[error("{message}")]
     Forbidden {
         sqlstate: SqlState,
@@ -49,7 +49,8 @@ pub enum StepError {
 }
 
 impl StepError {
-    /// An operation failed with an error that explains itself. `doing` is a clause: `creating the slot on the source`.
+    /// An operation failed with an error that explains itself. `doing` is a clause:
+    /// `creating the slot on the source`.
     pub fn failed<E>(doing: impl Into<String>, source: E) -> StepError
     where
         E: Explain + Send + Sync + 'static,
@@ -65,7 +66,8 @@ impl StepError {
         }
     }
 
-    /// For `map_err`: `session.execute(..).await.map_err(StepError::doing("creating the slot on the source"))?`.
+    /// For `map_err`: `session.execute(..).await.map_err(StepError::doing("creating the slot on the
+    /// source"))?`.
     pub fn doing<E>(doing: impl Into<String>) -> impl FnOnce(E) -> StepError
     where
         E: Explain + Send + Sync + 'static,
@@ -77,7 +79,7 @@ impl StepError {
         StepError::NotNow { message: message.into(), detail: None }
     }
 
-    /// Went over its time. `in_the_way` names who was waited for.
+    /// A wait exceeded its budget. `in_the_way` names what it waited for.
     pub fn over_budget(
         waited_for: impl Into<String>,
         budget: Duration,

@@ -1,10 +1,10 @@
 //! Extensions keep their owners, as far as PostgreSQL lets a role that is no superuser own one.
 //!
 //! # Why
-//! Who may drop or update an extension is its owner, and there is no ALTER EXTENSION ... OWNER. The owner is who creates it,
-//! so it is created in the owner's name before the schema is restored; what `pg_restore` brings says IF NOT EXISTS. That works
-//! for trusted extensions (PostgreSQL 13) and for owners who are superusers, in a schema that is there from the start. Of the
-//! others the preflight says that they will belong to the platform.
+//! Only its owner may drop or update an extension, and there is no ALTER EXTENSION ... OWNER. The role that
+//! creates it owns it, so it is created as the owner before the schema is restored; `pg_restore` then uses IF
+//! NOT EXISTS. That works for trusted extensions (PostgreSQL 13) and for superusers, in a schema that an
+//! empty database has. The preflight reports that the other extensions will belong to the platform.
 
 use crate::system::{Session, SystemError, facts, quote_ident, roles};
 
@@ -20,7 +20,7 @@ pub(super) struct Owned {
     owner_is_superuser: bool,
 }
 
-/// Those of the database that the session is in, in the order in which they were made.
+/// Such extensions of the session's database, in the order of their creation.
 pub(super) async fn owned(session: &Session, platform: &[&str]) -> Result<Vec<Owned>, SystemError> {
     const READING: &str = "reading the owners of extensions";
     let sql = "SELECT e.extname::text, n.nspname::text, r.rolname::text, r.rolsuper
@@ -39,7 +39,7 @@ pub(super) async fn owned(session: &Session, platform: &[&str]) -> Result<Vec<Ow
     Ok(owned)
 }
 
-/// Whether the extension can be created in its owner's name on a system.
+/// Whether the extension can be created as its owner on a system.
 pub(super) async fn can_be_carried(target: &Session, extension: &Owned) -> Result<bool, SystemError> {
     if !SCHEMAS.contains(&extension.schema.as_str()) {
         return Ok(false);
@@ -50,12 +50,12 @@ pub(super) async fn can_be_carried(target: &Session, extension: &Owned) -> Resul
     target.value("looking for an extension", sql, &[&extension.name, &extension.owner_is_superuser]).await
 }
 
-/// Creates in the target's database what can be created in its owner's name. One that cannot after all is left to
-/// `pg_restore`, and becomes the platform's.
+/// Creates the extensions that can be created as their owners. Any other is left to `pg_restore`, and belongs
+/// to the platform.
 pub(super) async fn create(source: &Session, target: &Session, platform: &[&str]) -> Result<(), SystemError> {
     const CREATING: &str = "creating an extension for its owner";
     for extension in owned(source, platform).await? {
-        // In a trial the owner may not be there yet.
+        // In a trial the owner may not exist yet.
         if !can_be_carried(target, &extension).await?
             || !roles::exists(target, CREATING, &extension.owner).await?
         {
@@ -77,7 +77,7 @@ pub(super) async fn create(source: &Session, target: &Session, platform: &[&str]
                 format!("REVOKE CREATE ON DATABASE {database} FROM {owner};"),
             ),
         };
-        // What keeps the numbers of types is an event trigger.
+        // The event trigger that keeps the OIDs of types must fire.
         let firing =
             if facts::version_num(target).await? >= 170_000 { "SET LOCAL event_triggers = on;" } else { "" };
         let sql = format!(

@@ -1,11 +1,11 @@
-//! Finish: everything that the move made goes, on both systems.
+//! Finish: removes everything that the move made, on both systems.
 //!
-//! After FINISH MOVE the old copy is closed under another name, or dropped. After an undo it is the target's database
-//! that goes, with the roles that came with it: the move had made them.
+//! After FINISH MOVE the old copy is closed under another name, or dropped. After an undo the target's
+//! database is dropped, with the roles that the move created.
 //!
 //! # Why
-//! A database is found again by its object id, recorded before anything is done to it: between two tries somebody may have
-//! given its name to another one.
+//! A database is identified by its OID, recorded before anything is done to it: between two attempts its name
+//! may have been given to another database.
 
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ use super::step::StepContext;
 use super::sweep;
 use super::verify::Difference;
 
-/// After the clients are back on the source, they have so long to ask for values that they drew from sequences before.
+/// Time that clients back on the source have to ask for values that they drew from sequences before.
 const TIME_TO_RECALL: Duration = Duration::from_secs(3);
-/// In [`MoveFacts::notes`](crate::model::MoveFacts): the object id of the copy that is closed or dropped.
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): the OID of the copy that is closed or dropped.
 const NOTE_OLD_COPY: &str = "old_copy_oid";
-/// What the copy that is closed is called.
+/// The name of the closed copy.
 const NOTE_CLOSED_NAME: &str = "old_copy_name";
 
-/// Removes what is left of the move. Safe to repeat.
+/// Removes the rest of the move. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
     ctx.progress.say("removing what the move made");
@@ -42,8 +42,8 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 }
 
 async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
-    // Subscribers before publishers: a slot in use is not dropped. The source subscribes to the target by now. A source
-    // that is gone does not keep the target from being cleaned.
+    // Subscribers before publishers: a slot in use is not dropped. The source subscribes to the target by
+    // now. The target is cleaned even if the source is gone.
     let source = sweep::objects(&ends.source, ends.names()).await;
     let target = sweep::objects(&ends.target, ends.names()).await;
     source.map_err(StepError::doing("cleaning the source"))?;
@@ -63,8 +63,9 @@ async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
     }
 }
 
-/// Nobody can connect to the closed copy, whatever rights there are. So it gets those back that the fence took: one
-/// statement opens it again as it was. What fails here keeps no move from its end.
+/// The closed copy accepts no connections, whatever privileges exist. So the privileges that the fence took
+/// are restored: one statement then opens it again as it was. A failure here does not stop the end of the
+/// move.
 async fn give_rights_back(ctx: &StepContext, admin: &Session, ends: &Ends, name: &str) {
     let Some(saved) = ctx.facts().saved_fence.get(&ends.source.system.name) else { return };
     if let Err(error) = fence::restore(admin, name, saved).await {
@@ -72,7 +73,7 @@ async fn give_rights_back(ctx: &StepContext, admin: &Session, ends: &Ends, name:
     }
 }
 
-/// What the old copy is called when it is closed, recorded before it is: another Freehold may have closed a copy of that
+/// The name of the closed copy, recorded before the rename: another Freehold may have closed a copy of that
 /// name on the same system.
 async fn name_of_closed(
     ctx: &mut StepContext,
@@ -98,7 +99,7 @@ async fn name_of_closed(
     Ok(name)
 }
 
-/// The object id of the old copy, recorded once. None where it is gone already.
+/// The OID of the old copy, recorded once. `None` if it is gone already.
 async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &End) -> Result<Option<u32>, StepError> {
     let doing = || StepError::doing("looking for the old copy");
     if let Some(known) = ctx.facts().notes.get(NOTE_OLD_COPY) {
@@ -112,13 +113,13 @@ async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &End) -> Result<O
     Ok(Some(oid))
 }
 
-/// What the copy is called that a finished move has closed.
+/// The name under which a finished move closed the old copy.
 pub fn closed_as(record: &MoveRecord) -> String {
     let noted = record.facts.notes.get(NOTE_CLOSED_NAME).cloned();
     noted.unwrap_or_else(|| closed_name(&record.source.dbname, &record.id.to_string()))
 }
 
-/// `shop__moved_3`; a long name is cut, because PostgreSQL would cut the end.
+/// `shop__moved_3`; a long name is cut, because PostgreSQL would truncate its end.
 fn closed_name(dbname: &str, label: &str) -> String {
     let suffix = format!("__moved_{label}");
     let mut room = crate::model::ids::NAME_BYTES_MAX - suffix.len();
@@ -130,7 +131,7 @@ fn closed_name(dbname: &str, label: &str) -> String {
 
 async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
     leave_time_to_recall(ctx).await?;
-    // The clients are there: nothing of the target keeps it from being cleaned.
+    // The clients are on the source: nothing on the target delays cleaning it.
     let source = sweep::objects(&ends.source, ends.names()).await;
     verify_return(ctx, ends).await?;
     let stayed = sweep::made_database(ctx).await;
@@ -138,8 +139,8 @@ async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
     release_roles(ctx, ends, &stayed?).await
 }
 
-/// A session that drew a value from a sequence just before the undo may ask for it now, and the function that restores it goes with the
-/// helper schema. Where connections are lent, nothing is restored.
+/// A session that drew a value from a sequence just before the undo may ask for it now, and the function that
+/// restores it is dropped with the helper schema. In transaction pooling nothing is restored.
 async fn leave_time_to_recall(ctx: &StepContext) -> Result<(), StepError> {
     let orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, ctx.id()).await?;
     if orders.route().pooling == Pooling::Session && orders.standing().sessions > 0 {
@@ -148,15 +149,16 @@ async fn leave_time_to_recall(ctx: &StepContext) -> Result<(), StepError> {
     Ok(())
 }
 
-/// The target's copy is dropped only if the source has all of it. Without a snapshot of the return (the process was
-/// restarted) there is nothing to compare with; and where somebody accepted that the copies differ, it is not asked.
+/// The target's copy is dropped only if the source has all of it. Without a snapshot of the return (the
+/// process was restarted) there is nothing to compare with; and if the operator accepted that the copies
+/// differ, they are not compared.
 async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
     let is_accepted = ctx.facts().accepted.is_some();
     let Some(source) = ctx.frozen.take().filter(|_| !is_accepted) else { return Ok(()) };
     let differences = match differences(ctx, &source, ends).await {
         Ok(differences) => differences,
         Err(error) => {
-            // It has proved nothing: the next try compares again.
+            // The comparison has proved nothing: the next attempt compares again.
             ctx.frozen = Some(source);
             return Err(error);
         }

@@ -1,14 +1,14 @@
 //! The rows of both sides at the instant of the commit, compared afterwards.
 //!
-//! Between the marker and the compare-and-swap nobody writes to either side. A snapshot that is opened then on the side
-//! that the clients come to, beside the commit that seals it, costs the pause nothing; the side that they left does not
-//! change before the way back is switched on. So both are read at leisure while the clients work, and every row of every
-//! table is compared as it was at exactly the commit.
+//! Between the marker and the compare-and-swap no client writes to either side. Opening a snapshot of the new
+//! side then, beside the commit that seals it, adds nothing to the pause; the old side does not change before
+//! the way back is switched on. So both are read while the clients work, and every row of every table is
+//! compared as it was at exactly the commit.
 //!
 //! # Why
-//! What was compared before the cutover ([`compare`](super::compare)) was compared while rows changed. What was replicated
-//! since, and rows that were written too often, are in this comparison: nothing changes in it. A difference is told to people;
-//! nothing goes back by itself.
+//! The comparison before the cutover ([`compare`](super::compare)) ran while rows changed. This one includes
+//! rows that were replicated since, and rows that were written too often before: nothing changes in its
+//! snapshots. A difference is reported; the move does not go back by itself.
 
 use tokio::time::Instant;
 
@@ -18,10 +18,10 @@ use super::ends::End;
 use super::error::StepError;
 use super::verify::{self, Difference, Digest};
 
-/// What each table holds.
+/// Digest of each table.
 pub(super) type Digests = std::collections::BTreeMap<TableName, Digest>;
 
-/// A snapshot that lives as long as this.
+/// A side, and a session that keeps its snapshot open.
 #[derive(Debug)]
 pub struct Frozen {
     end: End,
@@ -40,7 +40,7 @@ impl Viewer {
     pub(super) async fn open(end: &End) -> Result<Viewer, SystemError> {
         Ok(Viewer { session: end.session().await?, end: end.clone() })
     }
-    /// Opens the snapshot: one round trip.
+    /// Opens and exports the snapshot: one round trip.
     pub(super) async fn freeze(self) -> Result<Frozen, SystemError> {
         let begin =
             self.session.batch("opening a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
@@ -51,7 +51,7 @@ impl Viewer {
 }
 
 impl Frozen {
-    /// Freezes a side that does not change now.
+    /// Opens the snapshot of a side that does not change now.
     pub(super) async fn of(end: &End) -> Result<Frozen, SystemError> {
         Viewer::open(end).await?.freeze().await
     }
@@ -60,7 +60,7 @@ impl Frozen {
         self.session.pid()
     }
 
-    /// Compares two sides. Returns what the tables of the source hold, and those that differ.
+    /// Compares two sides. Returns the digests of the source's tables, and the tables that differ.
     pub(super) async fn compare(
         source: &Frozen,
         target: &Frozen,

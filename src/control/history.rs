@@ -1,4 +1,5 @@
-//! What a database's history tells of a move: pure. Written in one commit with the change of the move's record.
+//! Entries of a move in its database's history: pure. Written in one commit with the change of the move's
+//! record.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use crate::model::{
 use super::doubt;
 use super::machine::went_back;
 
-/// Whether a change of a move's record is one of its database's, too.
+/// Whether a change of a move's record also changes its database's record.
 pub(super) fn touches_database(before: &MoveRecord, after: &MoveRecord) -> bool {
     before.phase != after.phase && told(after).is_some()
 }
 
-/// Tells the change, and takes the move off its database where it has ended.
+/// Adds the change to the history, and clears the database's operation if the move has ended.
 pub(super) fn tell(database: &mut DatabaseRecord, after: &MoveRecord, at: UnixMillis) {
     let Some((what, epoch)) = told(after) else { return };
     database.history.push(HistoryEntry { at, who: after.requested_by.clone(), what, epoch });
@@ -64,8 +65,8 @@ fn told(record: &MoveRecord) -> Option<(String, Option<Epoch>)> {
     }
 }
 
-/// What the mover writes into the audit trail without having been asked: a move that goes back or waits for a person, and copies
-/// that differ. Whoever looks there later learns it though nobody waited.
+/// Audit entries that no command causes: a move goes back, waits for the operator, or finds that the copies
+/// differ. They stay visible even if no client waited for the move.
 pub(super) fn audited(before: &MoveRecord, after: &MoveRecord, at: UnixMillis) -> Option<AuditEntry> {
     let found = before.facts.differences.is_empty().then(|| doubt::alarm(after)).flatten();
     let outcome = match found {

@@ -1,8 +1,8 @@
-//! Kept: the database lives on the target, the source follows, and this watches that it does.
+//! Kept: the database lives on the target, the source follows; this module watches that it keeps following.
 //!
-//! No step: nothing is decided here, and it runs until somebody wishes something. Where the way back is lost it says so in
-//! the record; the database itself goes on. A parked move is watched here, too, for the one thing that does not wait for a
-//! person: a slot that keeps WAL until the disk of a live system is full.
+//! This is not a step: it decides nothing, and runs until a wish arrives. If the way back is lost it records
+//! the reason; the database itself goes on. It also watches a parked move for the one thing that cannot wait
+//! for the operator: a slot that retains WAL until the disk of a live system is full.
 
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ use super::way::Way;
 use super::way_back;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks which store drives the move; each renews the claim.
+/// Interval between checks which store drives the move; each renews the claim.
 const CLAIM_EVERY: Duration = Duration::from_secs(60);
-/// A source on which no heartbeat arrives for so long is said not to follow.
+/// A source that receives no heartbeat for so long is reported as not following.
 const SILENT_AFTER: Duration = Duration::from_secs(30);
-/// Of a parked move, which may wait for days.
+/// Interval for a parked move, which may wait for days.
 const PARKED_LOOK_EVERY: Duration = Duration::from_secs(10);
-/// In [`MoveFacts::notes`](crate::model::MoveFacts): why there is no undo any more.
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): why an undo is no longer possible.
 pub const NOTE_NO_WAY_BACK: &str = "no_way_back_because";
 
-/// Keeps heartbeats going, until the way back is lost; then removes what is left of it. Ends only where another store drives
-/// the move. Cancel-safe.
+/// Writes heartbeats until the way back is lost; then removes the rest of it. Returns only if another store
+/// drives the move. Cancel-safe.
 pub(super) async fn watch(ctx: &mut StepContext) {
     while !is_lost(ctx) {
         if is_anothers(ctx).await {
@@ -41,14 +41,15 @@ pub(super) async fn watch(ctx: &mut StepContext) {
         let verdict = match watch_once(ctx).await {
             Ok(()) => return,
             Err(error) if error.retry() == Retry::Never => Err(cause(ctx, error).await),
-            // A source that is gone is waited for, but only as long as the target has room for what it will need.
+            // An unreachable source is waited for, but only while the target's WAL for it stays within the
+            // limit.
             Err(error) => {
                 tracing::warn!(%error, "cannot watch the way back of a move");
                 check_retained(ctx, Way::Back).await
             }
         };
         if let Err(error) = verdict {
-            // What is gone may be gone because another store has ended the move.
+            // Objects may be missing because another store has ended the move.
             if is_anothers(ctx).await {
                 return;
             }
@@ -62,7 +63,7 @@ pub(super) async fn watch(ctx: &mut StepContext) {
     if is_anothers(ctx).await {
         return;
     }
-    // The database is more than the way back: what would fill the target's disk goes.
+    // The database is more important than the way back: what would fill the target's disk is removed.
     while let Err(error) = Stream::new(Way::Back, ctx.ends()).remove().await {
         tracing::warn!(%error, "cannot remove the way back of a move");
         sleep(LOOK_EVERY).await;
@@ -82,8 +83,8 @@ async fn is_anothers(ctx: &mut StepContext) -> bool {
     }
 }
 
-/// Watches a move that waits for a person: a slot of it that keeps too much WAL goes. Ends only where another store drives
-/// the move. Cancel-safe.
+/// Watches a move that waits for the operator: drops a slot that retains too much WAL. Returns only if
+/// another store drives the move. Cancel-safe.
 pub(super) async fn watch_parked(ctx: &mut StepContext) {
     while !is_anothers(ctx).await {
         if let Err(error) = ctx.refresh_systems().await {
@@ -98,7 +99,7 @@ pub(super) async fn watch_parked(ctx: &mut StepContext) {
     }
 }
 
-/// Drops the slot; without the one of the way back there is no undo.
+/// Drops the slot; without the slot of the way back there is no undo.
 async fn relieve(ctx: &mut StepContext, way: Way, because: &StepError) {
     if way == Way::Back && is_committed(ctx.record()) {
         give_up(ctx, because).await;
@@ -109,7 +110,8 @@ async fn relieve(ctx: &mut StepContext, way: Way, because: &StepError) {
     }
 }
 
-/// Fails where a publisher keeps more WAL for a stream than it may. One that does not answer has nothing to be saved.
+/// Fails if a publisher retains more WAL for a stream than is allowed. One that does not answer cannot be
+/// checked.
 async fn check_retained(ctx: &StepContext, way: Way) -> Result<(), StepError> {
     match Stream::new(way, ctx.ends()).retained_bytes().await {
         Ok(retained) => super::catchup::guard_wal(ctx, retained.unwrap_or(0)),
@@ -125,7 +127,7 @@ fn is_lost(ctx: &StepContext) -> bool {
     ctx.facts().notes.contains_key(NOTE_NO_WAY_BACK)
 }
 
-/// Fails where the way back is lost.
+/// Fails if the way back is lost.
 pub(super) fn check_way_back(ctx: &StepContext) -> Result<(), StepError> {
     let Some(because) = ctx.facts().notes.get(NOTE_NO_WAY_BACK) else { return Ok(()) };
     Err(StepError::Forbidden {
@@ -140,11 +142,11 @@ pub(super) fn check_way_back(ctx: &StepContext) -> Result<(), StepError> {
 /// `Ok`: another store drives the move.
 async fn watch_once(ctx: &mut StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("watching the way back");
-    // Before anything is made again: a subscription that was dropped has forgotten what it had applied.
+    // Before anything is created again: a dropped subscription has lost its replication progress.
     way_back::check_now(ctx, &Stream::new(Way::Back, ctx.ends())).await?;
-    // An aborted undo may have left it open.
+    // An aborted undo may have left the source open.
     super::cutover::shut_again(ctx, &ctx.ends().source).await?;
-    // The target may have got another address.
+    // The target's address may have changed.
     super::settle::start_way_back(ctx).await?;
     let mut watcher = Watcher::open(Stream::new(Way::Back, ctx.ends())).await.map_err(doing())?;
     let (mut arrived, mut claimed) = (Instant::now(), Instant::now());
@@ -172,7 +174,7 @@ async fn watch_once(ctx: &mut StepContext) -> Result<(), StepError> {
     }
 }
 
-/// What was dropped or changed, where an error came of that.
+/// Replaces an error by its cause if an object was dropped or changed.
 async fn cause(ctx: &mut StepContext, error: StepError) -> StepError {
     match way_back::check_now(ctx, &Stream::new(Way::Back, ctx.ends())).await {
         Err(lost @ StepError::Forbidden { .. }) => lost,
@@ -180,7 +182,7 @@ async fn cause(ctx: &mut StepContext, error: StepError) -> StepError {
     }
 }
 
-/// An age that stays unknown is as bad as one that grows: nothing arrives.
+/// An unknown age counts as a growing one: nothing arrives.
 fn say(ctx: &StepContext, silent: Duration) {
     let activity = match silent >= SILENT_AFTER {
         false => "kept current for an undo".to_owned(),

@@ -1,11 +1,11 @@
-//! What moves may have left on a system: for tests, for the demo, and for the doubtful.
+//! Lists what moves may have left on a system: for tests, the demo, and checks by the operator.
 
 use crate::system::{MoveNames, Session, SystemError};
 
-/// The one list of what a move makes outside of the product's own objects, as seen from one database: what it is, and
-/// whose: the label of a move (`ab12cd34/3`, or `3` of an older version), the empty text where it is ours and carries no
-/// label, NULL where it is not ours.
-/// Objects of a whole system are seen from each of its databases.
+/// The only list of what a move creates outside of the product's own objects, as seen from one database: the
+/// object, and the label of its move (`ab12cd34/3`, or `3` of an older version), the empty text for an object
+/// of this database's move without a label, NULL for a foreign object. Objects of a whole system are seen
+/// from each of its databases.
 pub const OBJECTS: &str = r"
     WITH named (kind, name) AS (
         SELECT 'slot', slot_name::text FROM pg_replication_slots
@@ -27,8 +27,9 @@ pub const OBJECTS: &str = r"
             (SELECT FROM pg_subscription s WHERE o.roname LIKE 'pg_' || s.oid || '%') THEN '' END
         FROM pg_replication_origin o";
 
-/// Everything in the session's database and on its system that carries a name of the move, and everything of ours that
-/// carries none (helper schema, guard): `slot freehold_move_ab12cd34_3`. Empty after a move has ended, however it ended.
+/// Everything in the session's database and on its system that carries a name of the move, and the objects of
+/// this move that carry none (helper schema, guard): `slot freehold_move_ab12cd34_3`. Empty after a move has
+/// ended, however it ended.
 pub async fn leftovers(session: &Session, names: MoveNames) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for what a move left";
     let sql = format!("SELECT what FROM ({OBJECTS}) AS object WHERE move IN ($1, '')");

@@ -1,32 +1,35 @@
 //! The state machine of a move: pure, no IO, no clock.
 //!
 //! ```text
-//!             run fails for now (5 times at most): abort, wait, catch up again
-//!                                     +---------------------+
-//!                                     v                     |
-//! Preflight -> Provision -> Copy -> Catchup -> Compare -> Cutover =commit=> Settle -> Kept -> Finishing -> Finished
-//!     |            |          |        |          |          |                 |      ^  |       ^  |
-//!     +------------+----------+--------+----------+----------+                 |      |  v       |  |
-//!           failure, CANCEL, crash while copying, rows that differ             |     Undoing ----+  +------> Undone
-//!                             |                                                |  (a cutover back; aborted it returns to Kept)
-//!                             v                                                v
-//!                        RollingBack ------> RolledBack           Parked: the gate is open, a person is needed
-//!                             +------------> Parked                 (CANCEL, UNDO or FINISH tries again)
+//!            run fails for now (5 times at most): abort, wait, catch up again
+//!                                    +---------------------+
+//!                                    v                     |
+//! Preflight -> Provision -> Copy -> Catchup -> Compare -> Cutover =commit=> Settle -> Kept -> Finishing
+//!     |            |          |        |          |          |                 |      ^  |        |
+//!     +------------+----------+--------+----------+----------+                 |      |  v        v
+//!           failure, CANCEL, crash while copying, rows that differ             |     Undoing   Finished
+//!                             |                                                |        |     or Undone
+//!                             |                                                |        +---> Finishing
+//!                             |                                                |  (a cutover back; returns
+//!                             v                                                v   to Kept if aborted)
+//!                        RollingBack ------> RolledBack           Parked: the gate is open; it waits for the
+//!                             +------------> Parked               operator (CANCEL, UNDO or FINISH retries)
 //! ```
 //!
-//! [`next`] says what to do, from the record alone. [`apply`] says what an event makes of the record. The driver
-//! records [`Event::Started`] before it acts and the outcome after, so at any instant the record and the route together
-//! tell a process that has just started where it is: [`Event::Restarted`].
+//! [`next`] says what to do, from the record alone. [`apply`] changes the record for an event. The driver
+//! records [`Event::Started`] before it acts and the outcome after, so at any instant the record and the
+//! route together tell a process that has just started where it is: [`Event::Restarted`].
 //!
 //! # Why
-//! * **The compare-and-swap of the route is the truth about the commit**, not this log: a crash between the two is found
+//! * **The compare-and-swap of the route decides the commit**, not this log: a crash between the two is found
 //!   by reading the route ([`Side`]), and from the commit on the move goes forward only.
-//! * **A copy that was interrupted is not resumed**: its snapshot died with the connection that exported it, and rows
-//!   copied under another snapshot would not fit the slot. Rolling back is right, and costs what the copy had cost.
-//! * **Attempts are counted in the log**, so a crash loop is as bounded as a row of failures.
-//! * **An interrupted cutover is undone like a step** (gate open, fence lifted): an abort is not an exception here. But it
-//!   is never given up while trying helps: until the fence is lifted nobody new can reach the database, and a server that
-//!   recovers from a crash takes longer than any number of tries.
+//! * **A copy that was interrupted is not resumed**: its snapshot died with the connection that exported it,
+//!   and rows copied under another snapshot would not fit the slot. Rolling back is correct, and loses the
+//!   work of the copy.
+//! * **Attempts are counted in the log**, so a crash loop is bounded like repeated failures.
+//! * **An interrupted cutover is undone like a step** (gate open, fence lifted). But the undo has no limit of
+//!   attempts: until the fence is lifted no new connection can reach the database, and a server that recovers
+//!   from a crash takes longer than any number of tries.
 
 use std::time::Duration;
 
@@ -38,9 +41,9 @@ use crate::model::{
 use super::doubt;
 use super::settings::MoverSettings;
 
-/// The most that tries are apart, however many there were.
+/// Longest wait between attempts, however many there were.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// The same of the abort of a cutover: somebody waits for it.
+/// The same for the abort of a cutover: clients wait for it.
 const ABORT_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Steps that leave something behind, in the order in which they run.
@@ -53,11 +56,11 @@ pub enum Action {
     Run { step: MoveStep, after: Duration },
     /// Wait, then undo the step.
     Undo { step: MoveStep, after: Duration },
-    /// Take notice of a wish: apply [`Event::Wished`].
+    /// Act on a wish: apply [`Event::Wished`].
     Obey(MoveWish),
-    /// Nothing until somebody wishes something.
+    /// Wait for a wish.
     Rest,
-    /// Nothing, ever.
+    /// Nothing: the move has ended.
     End,
 }
 
@@ -78,20 +81,20 @@ pub enum Event {
     },
     /// A safe point was reached with this wish in the record.
     Wished(MoveWish),
-    /// A process took the move up again; whatever was running is not running any more.
+    /// A new process resumed the move; the step of the old one is no longer running.
     Restarted {
         clients: Side,
     },
 }
 
-/// Where the route sends the clients.
+/// The side that the route sends the clients to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Source,
     Target,
 }
 
-/// What the log says last of a step.
+/// The last event of a step in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Untouched,
@@ -103,7 +106,7 @@ pub enum Standing {
     UndoFailed,
 }
 
-/// How a step stands.
+/// The last event of a step.
 pub fn standing(record: &MoveRecord, step: MoveStep) -> Standing {
     let last = record.log.iter().rev().find(|entry| entry.step == step && entry.event != StepEvent::Asked);
     match last.map(|entry| entry.event) {
@@ -117,7 +120,7 @@ pub fn standing(record: &MoveRecord, step: MoveStep) -> Standing {
     }
 }
 
-/// Whether the point of no return is behind: the clients are on the target, or were.
+/// Whether the move is past the point of no return: the clients are on the target, or were.
 pub fn is_committed(record: &MoveRecord) -> bool {
     standing(record, MoveStep::Cutover) == Standing::Done
 }
@@ -127,7 +130,7 @@ pub fn went_back(record: &MoveRecord) -> bool {
     standing(record, MoveStep::UndoCutover) == Standing::Done
 }
 
-/// Whether a command fits the phase; what `MF103` is about.
+/// Whether a command fits the phase; otherwise it fails with `MF103`.
 pub fn allows(record: &MoveRecord, wish: MoveWish) -> bool {
     match (wish, record.phase) {
         (MoveWish::Cancel, MovePhase::Parked) => !is_committed(record),
@@ -140,10 +143,10 @@ pub fn allows(record: &MoveRecord, wish: MoveWish) -> bool {
     }
 }
 
-/// What is to be done, as the record stands.
+/// The next action for the record.
 pub fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
     if record.facts.claim_lost.is_some() {
-        // Another store's: whatever is wished waits, too.
+        // Another store drives the move: wishes wait, too.
         return Action::End;
     }
     if let Some(wish) = due_wish(record) {
@@ -168,8 +171,9 @@ pub fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
     }
 }
 
-/// The wish that can be obeyed at this point. The others wait: whatever is asked for after the commit, the reverse
-/// direction has to stand first; and the wish to undo stays in the record for as long as it is being tried.
+/// The wish that can be obeyed at this point; others wait. After the commit every wish waits until the
+/// reverse direction is established, and the wish to undo stays in the record for as long as the undo is
+/// being tried.
 fn due_wish(record: &MoveRecord) -> Option<MoveWish> {
     let waits = |wish| match record.phase {
         MovePhase::Settle => true,
@@ -183,7 +187,7 @@ fn run(step: MoveStep, after: Duration) -> Action {
     Action::Run { step, after }
 }
 
-/// A cutover, either way: an attempt that did not end well is aborted before anything else.
+/// A cutover in either direction: a failed attempt is aborted before anything else.
 fn attempt(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Action {
     match standing(record, step) {
         Standing::Failed | Standing::Undoing | Standing::UndoFailed => {
@@ -216,7 +220,7 @@ fn undo_wait(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> D
     if is_abort(step) { wait.min(ABORT_BACKOFF_MAX) } else { wait }
 }
 
-/// Whether the undo of a step is what lets the clients go on.
+/// Whether the undo of a step releases the clients.
 fn is_abort(step: MoveStep) -> bool {
     matches!(step, MoveStep::Cutover | MoveStep::UndoCutover)
 }
@@ -229,7 +233,7 @@ fn backoff(base: Duration, failures: u32) -> Duration {
     }
 }
 
-/// How often a step ended in this way since it was last asked for, or last succeeded in the whole.
+/// Number of times that a step ended in this way since it was last requested or last succeeded.
 fn tries(record: &MoveRecord, step: MoveStep, event: StepEvent) -> u32 {
     let of_step = record.log.iter().rev().filter(|entry| entry.step == step);
     let since = of_step.take_while(|entry| !matches!(entry.event, StepEvent::Asked | StepEvent::Done));
@@ -241,7 +245,7 @@ fn last_to_undo(record: &MoveRecord) -> Option<MoveStep> {
     UNDOABLE.into_iter().rev().find(stands)
 }
 
-/// What the event makes of the record.
+/// Changes the record for the event.
 pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &MoverSettings) {
     match event {
         Event::Started(step) => note(record, step, StepEvent::Started, at, None),
@@ -278,7 +282,8 @@ fn note(record: &mut MoveRecord, step: MoveStep, event: StepEvent, at: UnixMilli
     record.log.push(StepEntry { step, event, at, note });
 }
 
-/// An abort that is tried for ever must not write a log for ever: its latest failure takes the place of the one before.
+/// An abort that is tried without limit must not grow the log without limit: its latest failure replaces the
+/// one before.
 fn forget_last_try(record: &mut MoveRecord, step: MoveStep) {
     let is_end_of_log = |events: &[StepEvent]| {
         let tail = record.log.iter().rev().zip(events.iter().rev());
@@ -332,7 +337,7 @@ fn after_failure(
     match step {
         MoveStep::Preflight | MoveStep::Provision | MoveStep::Copy => roll_back(record, Some(failure), at),
         MoveStep::Catchup | MoveStep::Compare if for_good || spent => roll_back(record, Some(failure), at),
-        // What the comparison waits for in vain is looked after there.
+        // Catch-up handles what the comparison waits for.
         MoveStep::Compare => {
             record.failure = Some(failure);
             record.phase = MovePhase::Catchup;
@@ -351,7 +356,7 @@ fn after_failure(
     }
 }
 
-/// Ends at once where nothing is to be undone.
+/// Ends the move at once if there is nothing to undo.
 fn roll_back(record: &mut MoveRecord, failure: Option<MoveFailure>, at: UnixMillis) {
     record.wish = None;
     if failure.is_some() {
@@ -376,7 +381,7 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, settings:
         (MovePhase::Cutover, MoveStep::Cutover) => record.phase = MovePhase::Catchup,
         (MovePhase::Undoing, MoveStep::UndoCutover) if spent || record.wish != Some(MoveWish::Undo) => {
             record.wish = record.wish.filter(|wish| !matches!(wish, MoveWish::Undo | MoveWish::Cancel));
-            // It was said of this undo.
+            // The acceptance was given for this undo only.
             record.facts.accepted = record.facts.accepted.take().filter(|_| record.wish.is_some());
             record.phase = MovePhase::Kept;
         }
@@ -391,14 +396,14 @@ fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, settings:
         record.wish = None;
         return;
     }
-    // Known only now: while the copies were being compared the wish was taken.
+    // Known only now: the wish was accepted while the copies were being compared.
     if let Some(failure) = doubt::objection(record, wish, settings) {
         record.wish = None;
         record.failure = Some(failure);
         return;
     }
     match (wish, record.phase) {
-        // The attempt is aborted first; what its undo finds without a wish returns to Kept.
+        // The attempt is aborted first; its undo finds no wish, and returns to Kept.
         (MoveWish::Cancel, MovePhase::Undoing) => cancel_undo(record, at),
         (MoveWish::Cancel, phase) => {
             let asked = UNDOABLE.into_iter().filter(|_| phase == MovePhase::Parked);
@@ -406,7 +411,7 @@ fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, settings:
             let failure = (phase != MovePhase::Parked).then(|| cancelled(record));
             roll_back(record, failure, at);
         }
-        // Parked in the abort of an undo: whatever is wished, the side where the clients are is opened first.
+        // Parked in the abort of an undo: whatever the wish, the side that the clients use is opened first.
         (_, MovePhase::Parked) if is_half_undone(record) => {
             record.log.push(asked_for(MoveStep::UndoCutover, at));
             record.phase = MovePhase::Undoing;
@@ -425,7 +430,7 @@ fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, settings:
     }
 }
 
-/// An undo was tried, and the attempt is neither committed nor wholly aborted.
+/// An undo was tried, and the attempt is neither committed nor completely aborted.
 fn is_half_undone(record: &MoveRecord) -> bool {
     let standing = standing(record, MoveStep::UndoCutover);
     matches!(standing, Standing::Failed | Standing::Undoing | Standing::UndoFailed)
@@ -476,7 +481,7 @@ fn step_of(phase: MovePhase) -> MoveStep {
     }
 }
 
-/// Decides what an interrupted step means. What is not named here is simply done again.
+/// Decides how to go on after an interrupted step. Steps not named here are run again.
 fn after_restart(record: &mut MoveRecord, clients: Side, at: UnixMillis, settings: &MoverSettings) {
     let step = step_of(record.phase);
     let running = standing(record, step) == Standing::Running;

@@ -1,4 +1,4 @@
-//! The machine against a world that fails, crashes and wishes at random.
+//! Tests the machine against random failures, crashes and wishes.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,7 @@ enum Fate {
     CrashesAtOnce,
     /// In the middle: some of it is done.
     CrashesHalfway,
-    /// All is done, the outcome is not recorded.
+    /// All is done; the outcome is not recorded.
     CrashesAfter,
 }
 
@@ -60,11 +60,11 @@ enum Fate {
 struct World {
     record: MoveRecord,
     settings: MoverSettings,
-    /// Steps whose effects are there, in whole or in part.
+    /// Steps that have effects, in whole or in part.
     effects: BTreeSet<MoveStep>,
     clients: Side,
     gate_open: bool,
-    /// Sides that let nobody in who writes.
+    /// Sides that accept no client that writes.
     fenced: Vec<Side>,
     runs: Vec<String>,
 }
@@ -77,7 +77,7 @@ impl World {
             effects: BTreeSet::new(),
             clients: Side::Source,
             gate_open: true,
-            // The target's database is made shut.
+            // The target's database is created shut.
             fenced: vec![Side::Target],
             runs: Vec::new(),
         }
@@ -140,7 +140,7 @@ impl World {
         self.hear(Event::Restarted { clients });
     }
 
-    /// The effects of a step, whole or half.
+    /// Applies the effects of a step, whole or half.
     fn change(&mut self, step: MoveStep, undoing: bool, whole: bool) {
         if undoing {
             return self.revert(step, whole);
@@ -185,7 +185,7 @@ impl World {
         if whole {
             self.effects.remove(&step);
         }
-        // Roles that read rows go with everything else that has the move's name.
+        // Roles that read rows are removed with all other objects of the move.
         if whole && step == MoveStep::Provision {
             self.effects.remove(&MoveStep::Compare);
         }
@@ -450,7 +450,7 @@ fn a_move_whose_copies_were_not_compared_is_not_finished_and_can_be_undone() {
     assert_eq!(world.record.phase, MovePhase::Undone);
 }
 
-/// How every step of a move stands at each of its seven fates, one trouble for each move.
+/// Runs every step of a move with each of its seven fates, one failure per move.
 #[test]
 fn every_step_survives_every_trouble_once() {
     let troubles = [
@@ -480,7 +480,7 @@ fn every_step_survives_every_trouble_once() {
     }
 }
 
-/// What must hold of a move that rests or has ended.
+/// Invariants of a move that rests or has ended.
 fn assert_sound(world: &World) {
     let record = &world.record;
     if record.phase != MovePhase::Parked {
@@ -530,7 +530,7 @@ proptest! {
     fn no_order_of_troubles_and_wishes_loses_the_way(turns in prop::collection::vec((fates(), wishes()), 1..80)) {
         let mut world = World::new();
         for (fate, wish) in turns {
-            // Commands write a wish only where it is allowed.
+            // Commands write a wish only if it is allowed.
             let wish = wish.filter(|&wish| !world.record.phase.has_ended() && allows(&world.record, wish));
             if wish.is_some() {
                 world.record.wish = wish;

@@ -1,14 +1,17 @@
-//! What a database means: what its server says to its sessions, brought to the server that it goes to.
+//! The settings that decide what a database's values mean: carries the source server's to the server that the
+//! database goes to.
 //!
-//! The same text is another date where `DateStyle` differs, another instant where `TimeZone` does, and a write is
-//! refused where the server says that transactions only read. Settings of the database and of its roles travel; what the server itself
-//! says does not, so where the two servers differ it becomes a setting of the database on the side that the clients go to
-//! (see [`decisions`](crate::system::settings::decisions) for which settings those are). So it is with a role that both
-//! servers had before: what differs becomes a setting of the role in this database.
+//! The same text is another date under another `DateStyle`, another instant in another `TimeZone`, and a
+//! write is refused if the server's transactions are read-only by default. Settings of the database and of
+//! its roles travel; the server's own settings do not, so a setting that differs becomes a setting of the
+//! database on the side that the clients go to (see [`decisions`](crate::system::settings::decisions) for
+//! which settings those are). The same applies to a role that both servers had before: a setting that differs
+//! becomes one of the role in this database.
 //!
 //! # Why
-//! A setting that was set here is the move's own, and remembered as such: on the way back it is not brought along, and goes
-//! where it is not needed. It is the move's as long as it says what the move had set; changed by anybody, it is the database's.
+//! A setting that is made here is recorded as the move's own: on the way back it is not carried along, and is
+//! removed where it is not needed. It stays the move's own as long as it has the value that the move set;
+//! once changed, it is the database's.
 
 use std::collections::BTreeSet;
 
@@ -23,15 +26,15 @@ use super::error::StepError;
 use super::step::StepContext;
 use super::way::Way;
 
-/// What decides the meaning of a database on one side.
+/// The settings of one side that decide what values mean.
 #[derive(Debug, Clone)]
 pub(super) struct Side {
     pub(super) server: ServerSettings,
-    /// Of the database: for everybody and for roles in it.
+    /// Settings of the database: for all roles, and for roles in it.
     pub(super) database: Vec<Setting>,
-    /// Those that the database needs, as far as they are there.
+    /// The roles that the database needs, as far as they exist.
     pub(super) roles: Vec<Role>,
-    /// Of the database, the same on both sides.
+    /// Encoding of the database, the same on both sides.
     encoding: String,
 }
 
@@ -51,14 +54,14 @@ impl Side {
         })
     }
 
-    /// What the server says to a session of the database.
+    /// The server's value for a session of the database.
     fn of_server(&self, name: &str) -> Option<&str> {
         let setting = self.server.get(name)?;
         let follows_the_database = setting.name == settings::CLIENT_ENCODING;
         setting.value.as_deref().or_else(|| follows_the_database.then_some(self.encoding.as_str()))
     }
 
-    /// What is set for the database, for everybody (None) or for a role in it.
+    /// The value set for the database, for all roles (`None`) or for one role in it.
     fn of_database(&self, role: Option<&str>, name: &str) -> Option<&str> {
         let of_role = self.database.iter().filter(|(whose, _)| whose.as_deref() == role);
         value_in(of_role.map(|(_, stored)| stored), name)
@@ -68,12 +71,12 @@ impl Side {
         value_in(&self.roles.iter().find(|known| known.name == role)?.settings, name)
     }
 
-    /// What a session of a role that has no settings of its own gets.
+    /// The value for a session of a role without settings of its own.
     pub(super) fn for_everybody(&self, name: &str) -> Option<&str> {
         self.of_database(None, name).or_else(|| self.of_server(name))
     }
 
-    /// What a session of a role gets.
+    /// The value for a session of a role.
     pub(super) fn for_role(&self, role: &str, name: &str) -> Option<&str> {
         let in_database = self.of_database(Some(role), name);
         in_database.or_else(|| self.of_role(role, name)).or_else(|| self.for_everybody(name))
@@ -86,8 +89,8 @@ pub(super) async fn encoding_of(session: &Session, dbname: &str) -> Result<Strin
     session.value("reading the encoding", sql, &[&dbname]).await
 }
 
-/// What must be set for the database on one side so that it means what it means on the other. `ours` is what the move had set on
-/// the side that is left.
+/// The settings that the database needs on one side to mean the same as on the other. `ours`: the settings
+/// that the move had made on the side that is left.
 pub(super) fn carried(from: &Side, ours: &[Setting], to: &Side) -> Vec<Setting> {
     let is_own = |role: Option<&str>, name: &str| {
         let set = from.database.iter().filter(|setting| !ours.contains(setting));
@@ -116,7 +119,7 @@ pub(super) fn carried(from: &Side, ours: &[Setting], to: &Side) -> Vec<Setting> 
     carried
 }
 
-/// Settings that are carried and that the other side knows; and those of applications that are set on this side.
+/// Carried settings that the other side knows, and custom settings of applications that are set on this side.
 fn names(from: &Side, to: &Side) -> BTreeSet<String> {
     let is_carried = |name: &str| matches!(decision(name), Some(Decision::Carried(_)));
     let is_custom = |name: &str| name.contains('.');
@@ -128,14 +131,14 @@ fn names(from: &Side, to: &Side) -> BTreeSet<String> {
     let of_roles = of_roles.filter_map(|stored| stored.split_once('=')).map(|(name, _)| name);
     let of_roles = of_roles.filter(|name| is_custom(name) || to.server.get(name).is_some());
     let all = can_be_set.map(|setting| setting.name.as_str()).chain(of_roles);
-    // One spelling of each: a role's own is as old as the role.
+    // The spelling of the server that the clients go to: a role's own setting keeps the spelling of the time
+    // when it was set.
     let spelt =
         |name: &str| to.server.get(name).map_or_else(|| name.to_owned(), |setting| setting.name.clone());
     all.filter(|name| is_carried(name)).map(spelt).collect()
 }
 
-/// Makes the database on the side that the clients go to mean what it means on the other: settings of its own, and what is carried.
-/// Safe to repeat.
+/// Applies the database's own and the carried settings on the side that the clients go to. Safe to repeat.
 pub(super) async fn bring(
     ctx: &mut StepContext,
     way: Way,
@@ -152,7 +155,7 @@ pub(super) async fn bring(
     remember(ctx, &to_end, &carried).await?;
     let own = from.database.into_iter().filter(|setting| !ours.contains(setting));
     let mut wanted: Vec<Setting> = own.chain(carried).collect();
-    // A role that somebody has dropped on the other side has no settings there.
+    // A role that was dropped on the other side has no settings there.
     let of_roles: Vec<String> = wanted.iter().filter_map(|(role, _)| role.clone()).collect();
     let known = crate::system::roles::read(to_session, &of_roles).await.map_err(doing())?;
     wanted.retain(|(role, _)| role.as_ref().is_none_or(|role| known.iter().any(|known| known.name == *role)));
@@ -162,7 +165,7 @@ pub(super) async fn bring(
     databases::apply_settings(to_session, &to_end.dbname, &new, None).await.map_err(doing())
 }
 
-/// Before anything is set: what is found there after a crash is known to be the move's.
+/// Recorded before anything is set: settings found after a crash are then known to be the move's.
 async fn remember(ctx: &mut StepContext, end: &End, carried: &[Setting]) -> Result<(), StepError> {
     let system = end.system.name.clone();
     if ctx.facts().carried_settings.get(&system).map_or(&[][..], Vec::as_slice) == carried {
@@ -174,7 +177,8 @@ async fn remember(ctx: &mut StepContext, end: &End, carried: &[Setting]) -> Resu
     .await
 }
 
-/// Settings of the database by which a session reads text as another value than was written by one of ours.
+/// Settings of the database with which a session would read text that a session of Freehold wrote as another
+/// value.
 pub(super) fn misread(side: &Side) -> Vec<(&'static str, &str)> {
     let of_side = INPUT.into_iter().filter_map(|(name, ours)| Some((name, ours, side.for_everybody(name)?)));
     // The same format under other names.
@@ -187,9 +191,9 @@ pub(super) fn misread(side: &Side) -> Vec<(&'static str, &str)> {
 /// The settings that decide what a query of a role computes in a database: `name=value`.
 pub(super) fn values_for(side: &Side, role: &str) -> Vec<String> {
     let decides = |name: &str| decision(name) == Some(Decision::Carried(Part::Value));
-    // One with a dot may be a library's, which would believe that a superuser has set it.
+    // A setting with a dot may be a library's, which would take it as set by a superuser.
     let listed = side.server.iter().filter(|setting| decides(&setting.name) && !setting.name.contains('.'));
-    // The session's own, so that we can read what it answers.
+    // The session keeps its own, so that Freehold can read the answers.
     let listed = listed.filter(|setting| setting.name != settings::CLIENT_ENCODING);
     listed.filter_map(|setting| Some(stored(&setting.name, side.for_role(role, &setting.name)?))).collect()
 }
@@ -235,7 +239,7 @@ mod tests {
         let ours = carried(&source, &[], &target);
         target.database.clone_from(&ours);
         assert_eq!(carried(&target, &ours, &source), []);
-        // Somebody took it away: the clients have seen UTC since.
+        // The setting was removed: the clients have seen UTC since.
         target.database.clear();
         assert_eq!(carried(&target, &ours, &source), [everybody("TimeZone=UTC")]);
     }

@@ -1,11 +1,12 @@
 //! The mover: carries a database from one system to another while its applications run.
 //!
-//! Owns the move's state machine ([`machine`]), its steps (one file each), and the task that drives them ([`drive`]).
-//! It deliberately never touches a client's connection: it writes the [`RouteRecord`](crate::model::RouteRecord), the
-//! proxies follow it and acknowledge, and the two meet in [`catalog`](crate::catalog) only.
+//! Owns the move's state machine ([`machine`]), its steps (one file each), and the task that drives them
+//! ([`drive`]). It deliberately never touches a client's connection: it writes the
+//! [`RouteRecord`](crate::model::RouteRecord), the proxies follow it and acknowledge, and both use only
+//! [`catalog`](crate::catalog).
 //!
-//! Start with [`machine`] for the order of things, then [`step`] for what every step has in its hands, then `cutover`
-//! for the pause.
+//! Start with [`machine`] for the order of the steps, then [`step`] for what every step can use, then
+//! `cutover` for the pause.
 
 mod applier;
 mod archive;

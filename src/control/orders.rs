@@ -1,11 +1,12 @@
 //! Orders to the proxies: the route of one database as the mover writes it, and the answers.
 //!
-//! An order is a change of the [`RouteRecord`] by compare-and-swap; its answers are the proxies' [`Ack`]s. This is all
-//! that the mover and the proxies ever say to each other.
+//! An order is a change of the [`RouteRecord`] by compare-and-swap; its answers are the proxies' [`Ack`]s.
+//! The mover and the proxies communicate in no other way.
 //!
 //! # Why
-//! Every order of a cutover is a compare-and-swap on the one before. Whoever else writes the route in between, an
-//! administrator with PAUSE or a proxy that ends an overdue hold, makes the next order fail, and so aborts the cutover.
+//! Every order of a cutover is a compare-and-swap on the one before. Any other write of the route in between
+//! (an administrator's PAUSE, a proxy that ends an overdue hold) makes the next order fail, and so aborts the
+//! cutover.
 
 use std::collections::HashMap;
 
@@ -17,10 +18,10 @@ use crate::model::{Ack, AckStage, GateOrder, HoldReason, MoveId, Pinned, ProxyId
 
 use super::error::StepError;
 
-/// Between two tries to learn how a commit ended whose answer was lost.
+/// Interval between attempts to learn the outcome of a commit after its answer was lost.
 const ASK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// The mover's end of the conversation about one database.
+/// The mover's access to the route and the acknowledgements of one database.
 #[derive(Debug)]
 pub(super) struct Orders {
     catalog: Catalog,
@@ -31,16 +32,16 @@ pub(super) struct Orders {
     changes: AckChanges,
 }
 
-/// What the proxies have answered to the order that stands.
+/// The proxies' answers to the current order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// Proxies that have not carried it out.
+    /// Proxies that have not carried out the order.
     pub(super) silent: Vec<ProxyId>,
     pub(super) sessions: u32,
-    /// Sessions that it waits for.
+    /// Sessions that the order waits for.
     pub(super) waiting: u32,
     pub(super) pinned: Vec<Pinned>,
-    /// Server connections of the proxies that have carried it out.
+    /// Server connections of the proxies that have carried out the order.
     pub(super) server_pids: Vec<i32>,
     pub(super) stalls: Vec<StallReport>,
 }
@@ -50,7 +51,7 @@ impl Standing {
         self.silent.is_empty()
     }
 
-    /// Whoever the order waits for, for a person.
+    /// What the order waits for, as text for the operator.
     pub(super) fn in_the_way(&self) -> Vec<String> {
         let pinned = self.pinned.iter().map(describe);
         let silent = self.silent.iter().map(|proxy| format!("proxy {proxy} has not answered"));
@@ -87,8 +88,8 @@ impl Orders {
         self.holder.clone()
     }
 
-    /// Gives an order. Changes of others that do not touch the gate or the place are kept: the order is given again on
-    /// top of them.
+    /// Gives an order. Concurrent changes that do not touch the gate or the place are kept: the order is
+    /// repeated on top of them.
     pub(super) async fn give(&mut self, change: impl Fn(&mut RouteRecord)) -> Result<(), StepError> {
         loop {
             self.check_gate()?;
@@ -109,7 +110,8 @@ impl Orders {
         }
     }
 
-    /// Gives the order to hold. Not on disk before it is heard: losing it with the process is as good as ending it.
+    /// Gives the order to hold. It need not be durable before the proxies see it: losing it with the process
+    /// has the same effect as ending it.
     pub(super) async fn hold(&mut self, gate: GateOrder) -> Result<(), StepError> {
         let mut wanted = self.route.value.clone();
         wanted.gate = gate;
@@ -127,9 +129,10 @@ impl Orders {
         }
     }
 
-    /// The point of no return. `Ok` means that the clients go to the new place, whatever happens to this process; an
-    /// error means that they do not. Where the answer is lost it asks until it knows; but a store that has stopped tells
-    /// this process nothing any more, and takes nothing from it: the next start reads what is on disk.
+    /// The point of no return. `Ok` means that the clients go to the new place, whatever happens to this
+    /// process; an error means that they do not. If the answer is lost it asks until the outcome is known. A
+    /// store that has stopped gives this process no more answers and accepts no more writes: the next start
+    /// reads what is on disk.
     pub(super) async fn commit(&mut self, wanted: RouteRecord) -> Result<(), StepError> {
         match self.catalog.commit_route(&self.route, wanted.clone()).await {
             RouteCommit::Committed(route) => {
@@ -193,7 +196,7 @@ impl Orders {
         StoreError::Missing { key: keys::route(&self.route().database) }.into()
     }
 
-    /// How the standing order stands.
+    /// State of the current order.
     pub(super) fn standing(&self) -> Standing {
         let mut standing = Standing::default();
         for proxy in &self.proxies {
@@ -214,8 +217,8 @@ impl Orders {
         standing
     }
 
-    /// Waits until the answers are as wanted, or the deadline. Returns how the order stands then, either way.
-    /// Cancel-safe.
+    /// Waits until the answers are as wanted, or until the deadline. Returns the state of the order in both
+    /// cases. Cancel-safe.
     pub(super) async fn wait(
         &mut self,
         deadline: Instant,
@@ -249,7 +252,7 @@ impl Orders {
     }
 }
 
-/// Whether a route is the one that was wanted. Whoever changed since how the system is reached has not undone it.
+/// Whether a route is the wanted one. A later change of the system's address has not undone it.
 fn is_committed(now: &RouteRecord, wanted: &RouteRecord) -> bool {
     now.epoch == wanted.epoch && now.place.is_same_database(&wanted.place)
 }

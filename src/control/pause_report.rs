@@ -8,7 +8,7 @@ use crate::model::{PauseReport, StallReport};
 
 use super::orders::Standing;
 
-/// Stalls that a report names one by one.
+/// Stalls that a report lists individually.
 const WAITS_MAX: usize = 1_000;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Stopwatch {
         self.last = self.began;
     }
 
-    /// What was done since the part before.
+    /// Ends a part: the time since the part before.
     pub(super) fn part(&mut self, name: &str) {
         let now = Instant::now();
         self.parts_us.push((name.to_owned(), micros(now - self.last)));
@@ -58,8 +58,8 @@ impl Stopwatch {
     }
 }
 
-/// One report of several proxies'. The median is of the waits that are told one by one; where there are more, it is the
-/// greatest of the proxies' own medians: rather too long than too short.
+/// Merges the reports of several proxies. The median is that of the listed waits; if there are more waits
+/// than listed, it is the greatest of the proxies' own medians, which is rather too long than too short.
 fn merge(stalls: &[StallReport]) -> StallReport {
     let mut waits_us: Vec<u64> = stalls.iter().flat_map(|stall| stall.waits_us.iter().copied()).collect();
     waits_us.sort_unstable_by(|a, b| b.cmp(a));

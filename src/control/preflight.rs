@@ -1,17 +1,19 @@
-//! Preflight: what stands in the way of a move, before anything is changed.
+//! Preflight: finds what would stop a move, before anything is changed.
 //!
-//! Every finding has a word for machines, a sentence for people, who has to act, and the complete SQL or command that
-//! cures it. Blockers would make the move fail or lose something; warnings are surprises that somebody may not want.
+//! Every finding has a name for programs, a sentence for people, the party that has to act, and the complete
+//! SQL or command that cures it. Blockers would make the move fail or lose something; warnings are changes
+//! that may be unwelcome.
 //!
-//! The checks are in eight files: `preflight_systems` (room, versions, place), `preflight_settings` (what the servers say to
-//! every session), `preflight_shape` (what is in the database), `preflight_schema` (what of its schema another server does not take),
-//! `preflight_values` (what only means something on one server), `preflight_roles` (who uses it), `preflight_access` (how they come in),
-//! `preflight_others` (what other Freeholds have there).
-//! What no list of ours foresees is found by a trial: the schema is restored into an empty database of the target (`trial`).
+//! The checks are in eight files: `preflight_systems` (room, versions, place), `preflight_settings` (the
+//! servers' settings for every session), `preflight_shape` (what is in the database), `preflight_schema`
+//! (what of its schema another server refuses), `preflight_values` (values that have a meaning on one server
+//! only), `preflight_roles` (its roles), `preflight_access` (how they log in), `preflight_others` (objects of
+//! other Freeholds). A trial finds what these lists do not contain: the schema is restored into an empty
+//! database of the target (`trial`).
 //!
 //! # Why
-//! Every mover that was looked at lets its user find at least one of these after days of copying. Here each blocker has
-//! a test that makes it, and shows that its cure clears it.
+//! With every other migration tool that was examined, the user finds at least one of these after days of
+//! copying. Here each blocker has a test that causes it, and proves that its cure removes it.
 
 use std::collections::BTreeSet;
 
@@ -32,15 +34,17 @@ use super::{
     preflight_shape, preflight_systems, preflight_values, trial,
 };
 
-/// What is looked at.
+/// The ends and settings of the move to check.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Where there is no move yet, its id is 0.
+    /// The move's id is 0 if there is no move yet.
     pub ends: Ends,
     pub settings: MoverSettings,
-    /// Roles that applications log in as through Freehold; they travel even if nothing else names them.
+    /// Roles that applications log in as through Freehold; they are created on the target even if nothing
+    /// else refers to them.
     pub logins: Vec<String>,
-    /// Roles that applications of other databases log in as on the target: whose passwords nobody changes for a move.
+    /// Roles that applications of other databases log in as on the target: a move must not change their
+    /// passwords.
     pub logins_there: Vec<String>,
 }
 
@@ -60,7 +64,7 @@ pub async fn logins_on(
     Ok(names.into_iter().collect())
 }
 
-/// What was found, blockers first.
+/// The findings, blockers first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreflightReport {
     pub findings: Vec<Finding>,
@@ -80,7 +84,7 @@ impl PreflightReport {
     }
 }
 
-/// The step: fails with [`StepError::Blocked`] where there is a blocker. Changes nothing, so there is no undo.
+/// The step: fails with [`StepError::Blocked`] if there is a blocker. Changes nothing, so there is no undo.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.progress.say("looking for what is in the way");
     let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
@@ -100,13 +104,13 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     }
 }
 
-/// Looks at both systems, and tries the schema in a database of the target that is dropped afterwards: nothing else is changed. A system
-/// that does not answer is a finding, not an error.
+/// Reads both systems, and restores the schema into a database of the target that is dropped afterwards:
+/// nothing else is changed. A system that does not answer is a finding, not an error.
 pub async fn check(plan: &Plan) -> Result<PreflightReport, StepError> {
     check_telling(plan, |_| {}).await
 }
 
-/// The same; tells what is done, where it takes a while.
+/// The same; reports the activity while it takes long.
 pub async fn check_telling(
     plan: &Plan,
     tell: impl Fn(&'static str) + Sync,
@@ -155,7 +159,7 @@ fn reached(end: &End) -> Cure {
         .and_sql(format!("ALTER SYSTEM {name} HOST '{}' PORT {};", address.host, address.port))
 }
 
-/// Everything that the checks read, read once.
+/// The data that all checks use, read once.
 pub(super) struct Scene<'a> {
     pub(super) plan: &'a Plan,
     pub(super) source: &'a Session,
@@ -165,7 +169,7 @@ pub(super) struct Scene<'a> {
     pub(super) database: DatabaseFacts,
 }
 
-/// What the schema is tried with; None where it cannot be.
+/// The input of the trial; `None` if it is not possible.
 async fn look<'a>(
     plan: &'a Plan,
     source: &'a Session,
@@ -201,34 +205,35 @@ impl Scene<'_> {
         &self.plan.ends.target
     }
 
-    /// SQL to be run in the product's database on the source.
+    /// SQL to run in the product's database on the source.
     pub(super) fn on_source(&self, cure: impl Into<Cure>) -> Cure {
         let end = self.source_end();
         Cure::comment(format!("on system {}, database {}:", end.system.name, end.dbname)).and(cure)
     }
 }
 
-/// SQL to be run by the platform on a system, in whatever database.
+/// SQL for the platform to run on a system, in any database.
 pub(super) fn on_system(end: &End, cure: impl Into<Cure>) -> Cure {
     Cure::comment(format!("on system {}:", end.system.name)).and(cure)
 }
 
-/// What was found so far.
+/// The findings so far.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     list: Vec<Finding>,
-    /// Objects whose refusal by the target a finding explains: (catalog, oid) on the source.
+    /// Objects that the target refuses for a reason that a finding already gives: (catalog, oid) on the
+    /// source.
     explained: BTreeSet<(u32, u32)>,
 }
 
-/// Who has to act, in the order in which findings are listed: the team of the database has the longest way to go.
+/// Position of the party that has to act in the list of findings: the product's team needs the longest time.
 fn order(who: Blame) -> usize {
     const ORDER: [Blame; 4] = [Blame::Product, Blame::Client, Blame::Platform, Blame::Server];
     ORDER.iter().position(|known| *known == who).unwrap_or(ORDER.len())
 }
 
 impl Findings {
-    /// Each is listed once, however it was found. What it says of names is shown in one line.
+    /// Adds a finding once, however often it was found. Names in it are shown in one line.
     pub(super) fn add(&mut self, mut finding: Finding) {
         finding.message = printable::one_line(&finding.message).into_owned();
         finding.object = finding.object.map(|object| printable::one_line(&object).into_owned());
@@ -237,7 +242,7 @@ impl Findings {
         }
     }
 
-    /// What the target would say of the object is said already.
+    /// Records that a finding already explains the target's refusal of the object.
     pub(super) fn explains(&mut self, object: (u32, u32)) {
         self.explained.insert(object);
     }
@@ -257,7 +262,7 @@ impl Findings {
         self.list.iter().any(|finding| finding.check == check && finding.object.as_deref() == Some(&object))
     }
 
-    /// Blockers first; among those of a severity, by who has to act.
+    /// Blockers first; within a severity, by the party that has to act.
     pub(super) fn in_order(mut self) -> Vec<Finding> {
         self.list.sort_by_key(|finding| (finding.severity, order(finding.responsible)));
         self.list
@@ -284,7 +289,7 @@ impl Findings {
     }
 }
 
-/// A finding that lacks its text.
+/// A finding without its text.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     findings: &'a mut Findings,

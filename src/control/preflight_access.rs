@@ -1,8 +1,10 @@
-//! Preflight of the way in: whether `pg_hba.conf` of the target lets every role log in that can log in on the source.
+//! Preflight of logins: whether `pg_hba.conf` of the target lets every role log in that can log in on the
+//! source.
 //!
 //! # Why
-//! Clients come to either system through Freehold, from the address and with the encryption that the platform's own session has
-//! there. A role that the source does not let in is no client. What cannot be told from here (names of hosts) is no finding.
+//! Clients connect to both systems through Freehold, from the address and with the encryption that the
+//! platform's own session has there. A role that the source rejects is no client's. A rule that cannot be
+//! evaluated from here (host names) causes no finding.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +59,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// None where the role can log in on the target as it can on the source.
+/// Why a role cannot log in on the target; `None` if it can, or cannot on the source either.
 fn why_barred(role: &Role, here: &Verdict, there: &Verdict) -> Option<String> {
     let lets_in = |verdict: &Verdict| verdict.rule.as_ref().is_some_and(|(_, method)| method != "reject");
     if here.unknown || there.unknown || !lets_in(here) {
@@ -73,7 +75,7 @@ fn why_barred(role: &Role, here: &Verdict, there: &Verdict) -> Option<String> {
     }
 }
 
-/// A line for the file, above all others: the first that fits decides.
+/// A line for the top of the file: the first matching line decides.
 fn cure(scene: &Scene<'_>, path: &Path, roles: &[&str], method: &str) -> Cure {
     let end = scene.target_end();
     let users = roles.iter().map(|role| quote_ident(role)).collect::<Vec<_>>().join(",");
@@ -96,11 +98,11 @@ fn at_the_beginning(end: &End) -> Cure {
     ))
 }
 
-/// Lines that let the roles of moves in, with their passwords.
+/// Lines that let the roles of moves log in with their passwords.
 pub(super) fn own_lines(scene: &Scene<'_>) -> Cure {
     let users = match scene.target_facts.major() >= 16 {
         true => "/^freehold_",
-        // Older servers know no patterns.
+        // Older servers have no regular expressions here.
         false => "all",
     };
     at_the_beginning(scene.target_end())

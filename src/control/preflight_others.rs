@@ -1,7 +1,9 @@
-//! Preflight of other Freeholds: what their moves have on the two systems, and whether they have hold of the database.
+//! Preflight of other Freeholds: what their moves have on the two systems, and whether one of them moves the
+//! database.
 //!
-//! Each Freehold counts its moves from 1, and several may work on the same systems. The names differ by the store's id, so
-//! none is in another's way; but people should know whose objects they see, and what keeps WAL though nobody reads it.
+//! Each Freehold counts its moves from 1, and several may work on the same systems. The names differ by the
+//! store's id, so they do not conflict; but the operator should know the owner of each object, and which
+//! slots retain WAL that nothing reads.
 
 use crate::model::Cure;
 use crate::model::FindingSeverity::{Blocker, Note, Warning};
@@ -72,7 +74,8 @@ fn whose(label: &str) -> String {
     }
 }
 
-/// The schema that a move makes in the database has one name, whoever makes it: two cannot move one database at a time.
+/// The schema that a move creates in the database has the same name in every Freehold: two moves of one
+/// database at a time are impossible.
 async fn helper_schema(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let end = scene.source_end();
     match marker::helper(scene.source, end.names).await? {

@@ -1,4 +1,5 @@
-//! Preflight of the roles: whether those that exist on the target are the same, and who would pass the fence.
+//! Preflight of the roles: whether those that exist on the target are the same, and which could pass the
+//! fence.
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
@@ -32,7 +33,8 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     memberships(scene, &names, (&here, &there), findings).await
 }
 
-/// The platform's role of the source does not travel. What is its in the database needs a role of that name.
+/// The platform's role of the source is not carried over. Objects that it owns in the database need a role of
+/// that name on the target.
 async fn platform_owner(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let role = scene.source_end().system.admin_role.to_string();
     if !roles::read(scene.target, std::slice::from_ref(&role)).await?.is_empty() {
@@ -54,7 +56,7 @@ async fn platform_owner(scene: &Scene<'_>, findings: &mut Findings) -> Result<()
     Ok(())
 }
 
-/// An application's role that is called like the platform's of the target would be a superuser there.
+/// An application's role with the name of the target's platform role would be a superuser there.
 async fn platform_namesake(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let (source, target) = (scene.source_end(), scene.target_end());
     let role = target.system.admin_role.to_string();
@@ -138,8 +140,8 @@ async fn compare(
     Ok(())
 }
 
-/// What a role may do is another thing there. Where something on the target uses the role a person decides: either way
-/// somebody gets or loses a right.
+/// The role's attributes differ on the target. If something on the target uses the role, the operator
+/// decides: either way some user gains or loses a privilege.
 fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings: &mut Findings) {
     let differing = here.differing_attributes(there);
     if differing.is_empty() {
@@ -147,7 +149,7 @@ fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings
     }
     let (end, name) = (scene.target_end(), quote_ident(&here.name));
     let alter = format!("ALTER ROLE {name} {};", here.attributes_sql(&differing));
-    // No cure makes an application a superuser.
+    // No cure makes an application's role a superuser.
     let makes_superuser = here.superuser && !there.superuser;
     let cure = match used || makes_superuser {
         false => on_system(end, alter),
@@ -169,8 +171,9 @@ fn attributes(scene: &Scene<'_>, here: &Role, there: &Role, used: bool, findings
     ));
 }
 
-/// A report holds no verifier, so the statement that carries it is printed by the source. Where something on the target
-/// uses the role its clients log in by the password that it has there: whether they are the same client a person knows.
+/// A report contains no verifier, so the source prints the statement that carries it. If something on the
+/// target uses the role, its clients log in with the password that it has there: the operator knows whether
+/// they are the same clients.
 fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Cure {
     let (from, to) = (&scene.source_end().system.name, &scene.target_end().system.name);
     let name = quote_ident(&role.name);
@@ -197,12 +200,13 @@ fn password_cure(scene: &Scene<'_>, role: &Role, used: bool) -> Cure {
     }
 }
 
-/// Whether anything on the target uses a role: what is there, or an application that comes through Freehold.
+/// Whether anything on the target uses a role: an object, a setting, or an application that connects through
+/// Freehold.
 async fn is_used(scene: &Scene<'_>, role: &str) -> Result<bool, SystemError> {
     is_used_besides(scene, role, &[]).await
 }
 
-/// The same without some of its memberships, (role, member).
+/// The same, ignoring some of its memberships, (role, member).
 async fn is_used_besides(
     scene: &Scene<'_>,
     role: &str,
@@ -220,7 +224,7 @@ async fn is_used_besides(
     Ok(!role_uses::elsewhere(scene.target, &asked).await?.is_empty())
 }
 
-/// Settings of a role that will be created, and that the target does not know.
+/// Settings of a role to be created that the target does not know.
 async fn unknown_settings(
     scene: &Scene<'_>,
     role: &Role,
@@ -242,7 +246,8 @@ async fn unknown_settings(
     Ok(())
 }
 
-/// Memberships between roles that both exist on the target are not changed by the move: they must give the same there.
+/// The move does not change memberships between roles that both exist on the target: they must be equivalent
+/// there.
 async fn memberships(
     scene: &Scene<'_>,
     names: &[String],
@@ -288,7 +293,8 @@ fn gives_less(there: &Membership, here: &Membership) -> bool {
     here.admin && !there.admin || lacks(here.inherit, there.inherit) || lacks(here.set, there.set)
 }
 
-/// Who belongs to a role gets its rights in every database of the target. Where it has some a person decides.
+/// A member of a role gets its privileges in every database of the target. If it has any, the operator
+/// decides.
 async fn membership(
     scene: &Scene<'_>,
     pair: &Membership,
@@ -320,8 +326,9 @@ async fn membership(
     Ok(())
 }
 
-/// Members that roles of the database have on the target and not on the source, or there with more: the move would give them rights on the
-/// database. They may be of other databases, so also those are looked at of which the source knows nothing.
+/// Members that roles of the database have on the target and not on the source, or with more options: the
+/// move would give them privileges on the database. They may belong to other databases, so memberships that
+/// the source does not know are checked too.
 async fn gained(scene: &Scene<'_>, there: &[Role], findings: &mut Findings) -> Result<(), SystemError> {
     let names: Vec<String> = there.iter().map(|role| role.name.clone()).collect();
     let wanted = roles::members(scene.source, &names).await?;
@@ -348,8 +355,9 @@ async fn gained(scene: &Scene<'_>, there: &[Role], findings: &mut Findings) -> R
     Ok(())
 }
 
-/// Where nothing on the target uses the role, belonging to it is of no use there. A group that is used gets another name, with all
-/// its members and rights; the move then makes one of this name. By the name of a login its clients log in: a person decides.
+/// If nothing on the target uses the role, a membership in it has no use there. A group that is used gets
+/// another name, with all its members and privileges; the move then creates one of this name. Clients log in
+/// by the name of a login role, so there the operator decides.
 fn gained_cure(
     scene: &Scene<'_>,
     pair: &Membership,
@@ -365,7 +373,7 @@ fn gained_cure(
         (false, false) => format!("GRANT {role} TO {member};"),
     });
     let revoke = match is_new {
-        // Each grantor's; CASCADE: what the member has granted in turn.
+        // One for each grantor; CASCADE: also what the member has granted in turn.
         true => revoke_of_each_grantor(pair),
         false => format!("REVOKE {role} FROM {member} CASCADE;"),
     };
@@ -396,7 +404,8 @@ fn gained_cure(
     }
 }
 
-/// With those that the member has made members in turn. The block is a string, because a name may hold any mark between dollars.
+/// Also revokes what the member has granted in turn. The block is a string literal, because a name may
+/// contain any dollar quote.
 fn revoke_of_each_grantor(pair: &Membership) -> String {
     let block = format!(
         "DECLARE g text; BEGIN FOR g IN SELECT format('REVOKE %s FROM %s GRANTED BY %I CASCADE', {}, {}, \
@@ -410,7 +419,7 @@ fn revoke_of_each_grantor(pair: &Membership) -> String {
     format!("DO {};", quote_literal(&block))
 }
 
-/// Roles with the names of the move's own that somebody else made.
+/// Roles with the names of the move's own that the move did not create.
 async fn own_names(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     for (session, end) in [(scene.source, scene.source_end()), (scene.target, scene.target_end())] {
         let names = end.names;

@@ -1,5 +1,5 @@
-//! Preflight of what is in the schema that another server does not take, or that only shows when there are rows: where the reason is
-//! known beforehand, and with it the cure. What is not known here is found by the trial.
+//! Preflight of parts of the schema that another server refuses, or that fail only with rows: those with a
+//! known reason, and so a cure. The trial finds the others.
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Warning};
@@ -16,7 +16,8 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     view_rights(scene, findings).await
 }
 
-/// Defaults that name an index (or another relation) by its OID: (table, oid of the table, column, the default, the same as text).
+/// Defaults that name an index (or another relation) by its OID: (table, oid of the table, column, the
+/// default, the same as text).
 const INDEXES_IN_DEFAULTS: &str = "\
 SELECT format('%I.%I', n.nspname, c.relname), c.oid, a.attname::text, d.oid,
        regexp_replace(pg_get_expr(d.adbin, d.adrelid), '::regclass', '::text::regclass', 'g')
@@ -38,7 +39,8 @@ async fn indexes_in_defaults(scene: &Scene<'_>, findings: &mut Findings) -> Resu
         findings.explains((PG_ATTRDEF, source.column(LOOKING, row, 3)?));
         let sql =
             format!("ALTER TABLE {table} ALTER COLUMN {} SET DEFAULT {expression};", quote_ident(&column));
-        // To read a constant of a type of theirs is enough to run their code.
+        // Only the owner should run it: reading a constant of a user-defined type already runs that user's
+        // code.
         let cure = Cure::comment("as the owner of the table, whose expression it is:").and_sql(sql);
         findings.product(Blocker, "index_in_default").about(&format!("{table}.{column}")).cure(scene.on_source(cure)).say(
             format!(
@@ -57,7 +59,8 @@ WHERE a.atttypid = 'regclass'::regtype AND c.relkind IN ('r', 'p') AND NOT c.rel
   AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1, 2";
 
-/// Rows travel as text, and indexes are built when they are there. Whether any row names one is not looked at: that is the users' table.
+/// Rows are copied as text, and indexes are created after them. The rows themselves are not searched for such
+/// values.
 async fn indexes_in_rows(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     for (table, column) in scene.source.pairs::<String, String>(LOOKING, RELATIONS_IN_ROWS, &[]).await? {
         let quoted = quote_ident(&column);
@@ -76,11 +79,11 @@ async fn indexes_in_rows(scene: &Scene<'_>, findings: &mut Findings) -> Result<(
     Ok(())
 }
 
-/// Catalogs, as the archive numbers them.
+/// OIDs of catalogs, as in the archive.
 const PG_CLASS: u32 = 1259;
 const PG_ATTRDEF: u32 = 2604;
 
-/// Columns whose compression the target may not have: (table, oid, column, method).
+/// Columns with a compression that the target may not have: (table, oid, column, method).
 const COMPRESSED: &str = "\
 SELECT format('%I.%I', n.nspname, c.relname), c.oid, a.attname::text FROM pg_attribute a
 JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -111,8 +114,8 @@ async fn compression(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), S
     Ok(())
 }
 
-/// Filled materialized views whose owner could not fill them: (view, owner, right, object). A rule names the columns that it reads; a
-/// relation without a column is read for the number of its rows.
+/// Filled materialized views that their owner could not fill: (view, owner, privilege, object). A rule names
+/// the columns that it reads; a relation without a column is read for the number of its rows.
 const VIEW_RIGHTS: &str = "\
 WITH reads AS (
     SELECT DISTINCT v.oid AS view, v.relowner AS owner, r.oid AS relation, d.refobjsubid AS column
@@ -132,7 +135,7 @@ JOIN pg_proc p ON p.oid = d.refobjid
 WHERE v.relkind = 'm' AND v.relispopulated AND NOT has_function_privilege(v.relowner, p.oid, 'EXECUTE')
 ORDER BY 1, 4";
 
-/// The query of a materialized view runs with the rights of its owner.
+/// The query of a materialized view runs with the privileges of its owner.
 async fn view_rights(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let source = scene.source;
     for row in &source.rows(LOOKING, VIEW_RIGHTS, &[]).await? {

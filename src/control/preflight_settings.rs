@@ -1,7 +1,9 @@
-//! Preflight of the settings: where the servers differ in what decides the meaning of values, or what clients feel.
+//! Preflight of the settings: differences between the servers that change the meaning of values or the
+//! service of clients.
 //!
-//! What can become a setting of the database on the target does so by itself (module `meaning`) and is named as a note;
-//! what the target refuses is a blocker, and what is for a whole server a warning.
+//! A difference that can become a setting of the database on the target is carried (module `meaning`) and
+//! reported as a note; one that the target refuses is a blocker, and one that applies to a whole server a
+//! warning.
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{Blocker, Note, Warning};
@@ -49,7 +51,7 @@ fn named((name, decision): (&'static str, Decision)) -> Option<(&'static str, Ru
     }
 }
 
-/// A setting that the move brings along, if the target takes it.
+/// A setting that the move carries, if the target accepts it.
 async fn carry(
     scene: &Scene<'_>,
     from: &Side,
@@ -93,7 +95,7 @@ async fn carry(
     Ok(())
 }
 
-/// The other cure of a missing locale.
+/// Adds the alternative cure of a missing locale.
 fn or_locale_gen(cure: Cure, scene: &Scene<'_>, name: &str, value: &str) -> Cure {
     match name.starts_with("lc_") {
         true => cure.and_comment(format!(
@@ -104,7 +106,7 @@ fn or_locale_gen(cure: Cure, scene: &Scene<'_>, name: &str, value: &str) -> Cure
     }
 }
 
-/// Whether the target takes a setting for a database: tried and taken back.
+/// Tries whether the target accepts a setting of a database; rolls back.
 async fn tried(scene: &Scene<'_>, text: &str) -> Result<(), SystemError> {
     let sql = databases::set_sql(&scene.target_end().system.admin_database, &(None, text.to_owned()));
     scene.target.batch(TRYING, "BEGIN").await?;
@@ -113,8 +115,8 @@ async fn tried(scene: &Scene<'_>, text: &str) -> Result<(), SystemError> {
     outcome
 }
 
-/// Settings that the database, or a role that is to be created, has itself: the target must take them. Those that it does not know
-/// are named elsewhere.
+/// Settings of the database itself, or of a role to be created: the target must accept them. Unknown settings
+/// are reported elsewhere.
 async fn own(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) -> Result<(), SystemError> {
     let is_new = |(role, _): &(Setting, String)| {
         role.0.as_ref().is_none_or(|name| !to.roles.iter().any(|there| there.name == *name))
@@ -142,7 +144,7 @@ async fn own(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings)
     Ok(())
 }
 
-/// Settings of roles in every database, each with what takes it away.
+/// Settings of roles in every database, each with the statement that resets it.
 fn settings_of_roles(roles: &[Role]) -> impl Iterator<Item = (Setting, String)> {
     roles.iter().flat_map(|role| {
         role.settings.iter().map(|text| {
@@ -152,7 +154,7 @@ fn settings_of_roles(roles: &[Role]) -> impl Iterator<Item = (Setting, String)> 
     })
 }
 
-/// What decides the meaning of values on the source and is unknown on the target.
+/// Settings that decide the meaning of values on the source and do not exist on the target.
 fn unknown(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
     let is_gone = |setting: &&ServerSetting| {
         matches!(decision(&setting.name), Some(Decision::Carried(_)))
@@ -170,7 +172,7 @@ fn unknown(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
     }
 }
 
-/// Settings of applications that the target alone has: there is no way to unset one for a database.
+/// Custom settings of applications that only the target has: a setting cannot be unset for one database.
 fn custom(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
     let is_new = |setting: &&ServerSetting| {
         matches!(decision(&setting.name), Some(Decision::Carried(_)))
@@ -194,7 +196,7 @@ fn custom(scene: &Scene<'_>, from: &Side, to: &Side, findings: &mut Findings) {
     }
 }
 
-/// A setting by which the target gives less than the source.
+/// A setting with which the target provides less than the source.
 fn differs(scene: &Scene<'_>, (name, rule): (&str, Rule), from: &Side, to: &Side, findings: &mut Findings) {
     let Some(there) = to.server.get(name) else { return };
     let (source, target) = (from.for_everybody(name).unwrap_or(""), there.value.as_deref().unwrap_or(""));
@@ -220,14 +222,15 @@ fn differs(scene: &Scene<'_>, (name, rule): (&str, Rule), from: &Side, to: &Side
     ));
 }
 
-/// The database says so itself, and that travels.
+/// Whether the database itself has the setting, which is then carried.
 fn is_of_database(from: &Side, name: &str) -> bool {
     let of_database = from.database.iter().filter(|(role, _)| role.is_none()).map(|(_, text)| text);
     settings::value_in(of_database, name).is_some()
 }
 
-/// Libraries that the source loads for every session, and the target does not. The cure is only complete where the target has them:
-/// a server that is told to load what it lacks does not start, or lets nobody in.
+/// Libraries that the source loads for every session, and the target does not. The cure is complete only if
+/// the target has them: a server that is configured to load a missing library does not start, or rejects
+/// every connection.
 async fn missing_libraries(
     scene: &Scene<'_>,
     name: &str,
@@ -275,18 +278,18 @@ async fn missing_libraries(
     Ok(())
 }
 
-/// Where the server looks for the libraries of such a list.
+/// Directory in which the server looks for the libraries of such a list.
 fn directory(name: &str) -> &'static str {
     if name == "local_preload_libraries" { "$libdir/plugins/" } else { "" }
 }
 
-/// -1 is no limit.
+/// -1 means no limit.
 fn is_lower(target: &str, source: &str) -> bool {
     let number = |text: &str| text.parse::<i64>().map(|limit| if limit < 0 { i64::MAX } else { limit });
     matches!((number(target), number(source)), (Ok(target), Ok(source)) if target < source)
 }
 
-/// Libraries that the database or one of its roles loads: without one of them nobody could connect.
+/// Libraries that the database or one of its roles loads: without one of them no session could start.
 async fn libraries(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> Result<(), SystemError> {
     let dbname = &scene.source_end().dbname;
     let of_database = from.database.iter().map(|own| (own.clone(), databases::reset_sql(dbname, own)));
@@ -314,7 +317,7 @@ async fn libraries(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> R
     Ok(())
 }
 
-/// Tries it in a session that ends afterwards; returns why the server refuses it, as it would refuse a login.
+/// Loads it in a session that ends afterwards; returns the server's error, which a login would get too.
 async fn load(scene: &Scene<'_>, library: &str) -> Result<Option<SystemError>, SystemError> {
     let session = scene.target_end().admin_session().await?;
     match session.batch("loading a library", &format!("LOAD {}", quote_literal(library))).await {
@@ -324,8 +327,8 @@ async fn load(scene: &Scene<'_>, library: &str) -> Result<Option<SystemError>, S
     }
 }
 
-/// Workers of old releases act as the platform's role, and not as one whose settings are the move's: there the database's decide how
-/// text is read.
+/// Workers of old releases act as the platform's role, not as a role with the move's settings: there the
+/// database's settings decide how text is read.
 fn old_workers(scene: &Scene<'_>, from: &Side, findings: &mut Findings) {
     let pairs = [(scene.source_end(), &scene.source_facts), (scene.target_end(), &scene.target_facts)];
     for (end, facts) in pairs.into_iter().filter(|(_, facts)| !applier::can_apply(facts.version_num)) {
@@ -344,7 +347,8 @@ fn old_workers(scene: &Scene<'_>, from: &Side, findings: &mut Findings) {
     }
 }
 
-/// What is computed from amounts of money when a row is written: text of them would have another form.
+/// Expressions on amounts of money that are computed when a row is written: their text would have another
+/// form.
 async fn money(scene: &Scene<'_>, from: &Side, findings: &mut Findings) -> Result<(), SystemError> {
     let Some((_, locale)) = meaning::misread(from).into_iter().find(|(name, _)| *name == "lc_monetary")
     else {

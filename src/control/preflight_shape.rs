@@ -1,4 +1,5 @@
-//! Preflight of what is in the database: what cannot be replicated, what would be missing, what would act twice.
+//! Preflight of the database's contents: what cannot be replicated, what would be missing, what would act
+//! twice.
 
 use crate::model::Cure;
 use crate::model::movement::FindingSeverity::{self, Blocker, Warning};
@@ -24,7 +25,8 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// Tables whose UPDATEs and DELETEs could not be told to the target: once they are published the server refuses them to every client.
+/// Tables with UPDATEs and DELETEs that cannot be replicated: once they are published the server refuses
+/// these to every client.
 async fn identities(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings) -> Result<(), SystemError> {
     let lacking = tables.iter().filter(|table| table.identity == Identity::Missing && !table.unlogged);
     for table in lacking {
@@ -54,12 +56,13 @@ async fn identities(scene: &Scene<'_>, tables: &[Table], findings: &mut Findings
 
 struct IdentityCure {
     sql: String,
-    /// A role without all rights that may change rows.
+    /// A role without all privileges that may change rows.
     writers: Option<String>,
 }
 
-/// (unique index that will do or NULL, whether a column cannot be compared, whether a column is generated, role that may change rows or NULL)
-/// of a table. Who may change rows of a parent changes those of its children.
+/// Row for a table: usable unique index or NULL, whether a column cannot be compared, whether a column is
+/// generated, role that may change rows or NULL. A role that may change rows of a parent may change those of
+/// its children.
 const IDENTITY: &str = "\
 WITH RECURSIVE written(oid) AS (
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
@@ -76,8 +79,9 @@ SELECT (SELECT i.relname::text FROM pg_index x JOIN pg_class i ON i.oid = x.inde
          OR has_any_column_privilege(r.oid, w.oid, 'UPDATE')))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
 
-/// Whether table `c` has a column that replication could not find a row by: neither its type, nor what that consists of, has an
-/// equality of a default class of operators. Types that take one without a conversion have it.
+/// Whether table `c` has a column by which replication cannot find a row: neither its type nor the parts of
+/// its type have an equality operator in a default operator class. A type that is binary-coercible to such a
+/// type has one, too.
 const INCOMPARABLE: &str = "\
 EXISTS (WITH RECURSIVE part (oid) AS (
         SELECT a.atttypid FROM pg_attribute a
@@ -96,7 +100,8 @@ EXISTS (WITH RECURSIVE part (oid) AS (
             OR EXISTS (SELECT FROM pg_cast k WHERE k.castsource = t.oid AND k.casttarget = o.opcintype
                 AND k.castmethod = 'b' AND k.castcontext = 'i'))))";
 
-/// A unique index that will do, else the whole row, else (where that identifies nothing) a key of its own. None: the table is gone.
+/// A usable unique index, else the whole row, else (if that identifies nothing) a new key. `None`: the table
+/// is gone.
 async fn identity_cure(scene: &Scene<'_>, table: &TableName) -> Result<Option<IdentityCure>, SystemError> {
     const LOOKING: &str = "looking for a replica identity";
     let sql = IDENTITY.replace("{incomparable}", INCOMPARABLE);
@@ -117,7 +122,7 @@ async fn identity_cure(scene: &Scene<'_>, table: &TableName) -> Result<Option<Id
 /// From this version on a full identity must not have generated columns.
 const FULL_WITHOUT_GENERATED: u32 = 180_000;
 
-/// Each of the two servers publishes, one now and one for the way back.
+/// The version of the newer server. Both servers publish: one now, one for the way back.
 fn newest(scene: &Scene<'_>) -> u32 {
     scene.source_facts.version_num.max(scene.target_facts.version_num)
 }
@@ -167,7 +172,7 @@ async fn extensions(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
                 .say(format!("the database uses extension {name}, which system {} does not have", end.system.name));
             continue;
         };
-        // One whose control file names no version of its own has none.
+        // An extension may have no version in its control file.
         let there: Option<String> = scene.target.column(READING, &available, 0)?;
         let older = there.filter(|there| version_numbers(there) < version_numbers(&version));
         if let Some(there) = older {
@@ -185,7 +190,7 @@ async fn extensions(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
     Ok(())
 }
 
-/// Extensions whose owner could not drop or update them any more.
+/// Extensions that their owner could no longer drop or update.
 async fn extension_owners(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     let platform = platform_roles(&scene.plan.ends);
     let target = scene.target_end();
@@ -205,7 +210,7 @@ async fn extension_owners(scene: &Scene<'_>, findings: &mut Findings) -> Result<
 /// Extensions with background workers that write to the database.
 const WORKERS: [&str; 4] = ["pg_cron", "pg_partman", "timescaledb", "pgagent"];
 
-/// `1.10` is newer than `1.9`.
+/// Splits a version into numbers: `1.10` is newer than `1.9`.
 fn version_numbers(version: &str) -> Vec<u32> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
@@ -214,11 +219,11 @@ fn version_numbers(version: &str) -> Vec<u32> {
 async fn settings(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading the settings of a database";
     let end = scene.source_end();
-    // Not pg_settings: that leaves out `role`.
+    // Not pg_settings, which omits `role`.
     let sql = "SELECT current_setting($1, true) IS NOT NULL";
     for (role, stored) in roles::database_settings(scene.source, &end.dbname).await? {
         let name = stored.split_once('=').map_or(stored.as_str(), |(name, _)| name);
-        // A setting of an application has a dot, and every server takes it.
+        // A custom setting of an application has a dot, and every server accepts it.
         if name.contains('.') || scene.target.value::<bool>(READING, sql, &[&name]).await? {
             continue;
         }
@@ -240,9 +245,10 @@ async fn settings(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Syst
     Ok(())
 }
 
-/// Collations that something uses or somebody has made: (schema, name, provider, locale, what gives columns another one, what else uses it).
-/// The server's own of use are in pg_depend, but for those that every server has. A column of a child follows that of its parent, and an
-/// index its column; a column that a view reads cannot be altered.
+/// Collations in use or created by users: (schema, name, provider, locale, statements that give columns
+/// another one, other dependents). Uses of the server's own collations are in pg_depend, except for those
+/// that every server has. A column of a child follows that of its parent, and an index its column; a column
+/// that a view reads cannot be altered.
 const COLLATIONS: &str = "\
 SELECT n.nspname::text, c.collname::text, c.collprovider::text,
     coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate),
@@ -267,12 +273,13 @@ LEFT JOIN pg_attribute a ON u.is_column AND a.attrelid = u.objid AND a.attnum = 
 WHERE n.nspname <> 'pg_catalog' OR u.objid IS NOT NULL
 GROUP BY c.oid, n.nspname ORDER BY 1, 2";
 
-/// Collations beside the database's own: the server's, by name, and the users', which must work on the target.
+/// Collations other than the database's own: built-in ones by name, and the users', which must work on the
+/// target.
 async fn collations(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
     const READING: &str = "reading collations";
     let exists = "SELECT EXISTS (SELECT FROM pg_collation WHERE collname = $1
         AND collnamespace = 'pg_catalog'::regnamespace)";
-    // Where it cannot be probed the trial creates it.
+    // If it cannot be probed, the trial creates it.
     let libc = can_probe_libc(scene).await?;
     for row in &scene.source.rows(READING, COLLATIONS, &[]).await? {
         let (schema, name): (String, String) =
@@ -304,7 +311,7 @@ async fn collations(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), Sy
     Ok(())
 }
 
-/// Complete where columns of tables are all that uses it; else a person has to change the rest first.
+/// Complete if only columns of tables use the collation; otherwise the other uses have to be changed first.
 fn collation_cure(collation: &TableName, columns: Option<Vec<String>>, others: Option<String>) -> Cure {
     let mut statements = columns.unwrap_or_default();
     if collation.schema != "pg_catalog" {
@@ -315,17 +322,18 @@ fn collation_cure(collation: &TableName, columns: Option<Vec<String>>, others: O
     Cure::to_decide(first, statements)
 }
 
-/// One statement that finds things: their name as people write it, and the cure.
+/// One query that finds objects: the text of the finding, and the cure.
 struct Look {
     check: &'static str,
     severity: FindingSeverity,
-    /// Answers (object, statements of the cure or NULL); `{db}` in it becomes the database's name as a string, `{newest}` and `{oldest}` the versions of the newer and the older one
-    /// of the two servers: each of them publishes, one now and one for the way back; `{incomparable}` whether table `c` cannot be identified by
+    /// Returns (object, statements of the cure or NULL); `{db}` in it becomes the database's name as a
+    /// string, `{newest}` and `{oldest}` the versions of the newer and the older one of the two servers: both
+    /// publish, one now and one for the way back; `{incomparable}` whether table `c` cannot be identified by
     /// its rows.
     sql: &'static str,
-    /// What somebody decides before the cure is run, which loses something for good.
+    /// The decision to make before running the cure, which loses something permanently.
     decision: Option<&'static str>,
-    /// `{}` becomes the object.
+    /// `{}` is replaced by the object.
     message: &'static str,
 }
 

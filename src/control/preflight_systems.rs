@@ -1,4 +1,5 @@
-//! Preflight of the two systems: versions, settings, room for what replication needs, and the place of the database.
+//! Preflight of the two systems: versions, settings, room for what replication needs, and the place of the
+//! database.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,13 +17,13 @@ use super::stream::tells_a_password;
 use super::sweep::database_exists;
 use super::tools::Tools;
 
-/// TID range scans, by which large tables are copied in parts.
+/// First major with TID range scans, by which large tables are copied in parts.
 const MAJOR_MIN: u32 = 14;
-/// Sessions that a move opens beside its copy workers.
+/// Sessions that a move opens in addition to its copy workers.
 const OTHER_SESSIONS: i64 = 6;
-/// What a setting is raised by, beyond what is used now.
+/// Amount by which a cure raises a setting above its current use.
 const ROOM: i64 = 8;
-/// A younger transaction is probably gone when the slot is created.
+/// A younger transaction will probably have ended when the slot is created.
 const YOUNG: Duration = Duration::from_secs(5);
 
 pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), SystemError> {
@@ -46,7 +47,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     }
     passwords(scene, findings);
     if source.in_recovery || target.in_recovery {
-        // The rest tries things that a standby refuses.
+        // The other checks execute statements that a standby refuses.
         return Ok(());
     }
     transactions(scene, scene.source_end(), scene.source, findings).await?;
@@ -63,7 +64,7 @@ pub(super) fn latest_release(facts: &SystemFacts) -> Cure {
     Cure::comment(format!("install the latest minor release of PostgreSQL {}", facts.major()))
 }
 
-/// Behind a setting that is read when the server starts.
+/// Remark for a setting that is read only when the server starts.
 pub(super) const THEN_RESTART: &str = "then restart the server";
 
 fn set_and_restart(end: &End, setting: &str, value: &str) -> Cure {
@@ -75,7 +76,7 @@ fn set_and_reload(end: &End, setting: &str, value: &str) -> Cure {
     on_system(end, set.remark("then SELECT pg_reload_conf();"))
 }
 
-/// Either system applies rows of the other one: the target now, the source on the way back.
+/// Both systems apply rows of the other: the target now, the source on the way back.
 fn release(end: &End, facts: &SystemFacts, findings: &mut Findings) {
     if applier::can_apply(facts.version_num) || facts.major() < MAJOR_MIN {
         return;
@@ -117,7 +118,7 @@ fn age(source: &SystemName, major: u32, findings: &mut Findings) {
     }
 }
 
-/// The schema is carried by the programs of the newer server, which run where this process does.
+/// The programs of the newer server dump and restore the schema; they run on this machine.
 async fn programs(directories: &[PathBuf], major: u32, findings: &mut Findings) {
     if let Err(error) = Tools::find(directories, major).await {
         findings
@@ -148,7 +149,8 @@ fn privileges(end: &End, facts: &SystemFacts, findings: &mut Findings) {
     }
 }
 
-/// A move's own password, which reads the database, is in the subscription. An old server gives it to whoever asks.
+/// The subscription contains the password of a move's role that reads the database. An old server shows it to
+/// every role.
 fn passwords(scene: &Scene<'_>, findings: &mut Findings) {
     let source = (scene.source_end(), &scene.source_facts);
     let target = (scene.target_end(), &scene.target_facts);
@@ -172,7 +174,7 @@ fn passwords(scene: &Scene<'_>, findings: &mut Findings) {
     }
 }
 
-/// What the publishing and the subscribing half need; each system is both, one now and one for the way back.
+/// Requirements of publisher and subscriber; each system is both, one now and one for the way back.
 fn replication(end: &End, facts: &SystemFacts, findings: &mut Findings) {
     let name = &end.system.name;
     if facts.wal_level != "logical" {
@@ -273,7 +275,7 @@ async fn transactions(
 ) -> Result<(), SystemError> {
     for found in slots::in_the_way(session).await? {
         let too_old = found.age.is_some_and(|age| age >= scene.plan.settings.slot_timeout);
-        // Of unknown age: not to be passed over, and no reason to refuse.
+        // Of unknown age: reported, but no reason to refuse.
         let may_stay = found.age.is_none_or(|age| age >= YOUNG);
         match found.pid {
             None => prepared(end, &found, findings),
@@ -375,8 +377,8 @@ async fn locale(scene: &Scene<'_>, findings: &mut Findings) -> Result<(), System
     collation_version(scene, findings).await
 }
 
-/// A locale of the C library goes with one encoding: where the database has another one than the platform's own on the target, the trial
-/// shows whether it can be created there.
+/// A locale of the C library belongs to one encoding: if the database's differs from that of the platform's
+/// own database on the target, the trial shows whether it can be created there.
 async fn libc_probes(scene: &Scene<'_>) -> Result<Vec<String>, SystemError> {
     let database = &scene.database;
     Ok(match can_probe_libc(scene).await? {
@@ -396,7 +398,8 @@ async fn collation_version(scene: &Scene<'_>, findings: &mut Findings) -> Result
     if scene.target_facts.version_num < 150_000 {
         return Ok(());
     }
-    // The target's own template has the same provider and locale in most installations; where not, nothing is known.
+    // The target's own template has the same provider and locale in most installations; otherwise the version
+    // is unknown.
     let sql =
         "SELECT d.datcollversion FROM pg_database d WHERE d.datcollversion IS NOT NULL AND d.datcollate = $1
             AND d.datlocprovider::text = $2 LIMIT 1";
@@ -421,7 +424,7 @@ pub(super) fn probe(provider: &str, locale: &str) -> String {
     )
 }
 
-/// Runs a statement and takes it back.
+/// Executes a statement and rolls it back.
 pub(super) async fn tried(session: &Session, sql: &str) -> Result<(), SystemError> {
     const TRYING: &str = "trying the locale on the target";
     session.batch(TRYING, "BEGIN").await?;
@@ -434,7 +437,7 @@ pub(super) async fn tried(session: &Session, sql: &str) -> Result<(), SystemErro
 mod tests {
     use super::*;
 
-    /// What no server of this machine can show: the check and the cure of the one finding there is.
+    /// For cases that no server of this machine can show: check and cure of the only finding.
     fn only(findings: Findings) -> (String, String) {
         let [finding] = findings.in_order().try_into().unwrap();
         assert_eq!(finding.severity, Blocker);

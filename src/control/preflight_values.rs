@@ -1,4 +1,5 @@
-//! Preflight of values that belong to one server: they travel unchanged and mean something else on the other one.
+//! Preflight of values that belong to one server: they are copied unchanged and mean something else on the
+//! other one.
 
 use crate::model::movement::FindingSeverity::Warning;
 use crate::system::{Session, SystemError};
@@ -7,7 +8,8 @@ use super::preflight::{Findings, Scene};
 
 const READING: &str = "looking for values that belong to one server";
 
-/// Columns of such a type, or of a domain, an array or a composite of it: (type, columns). A partition has the columns of its table.
+/// Columns of such a type, or of a domain, an array or a composite type of it: (type, columns). A partition
+/// has the columns of its table.
 const COLUMNS: &str = "\
 WITH RECURSIVE bound AS (
     SELECT t.oid, t.typname::text AS what FROM pg_type t WHERE t.typnamespace = 'pg_catalog'::regnamespace
@@ -24,7 +26,7 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0 AND NOT 
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 GROUP BY 1 ORDER BY 1";
 
-/// Views and functions that read the version of a row.
+/// Views and functions that read xmin.
 const XMIN: &str = "\
 SELECT string_agg(name, ', ' ORDER BY name) FROM (
     SELECT format('view %I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -57,7 +59,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// What such a value does on the target.
+/// The effect of such a value on the target.
 async fn consequence(scene: &Scene<'_>, what: &str) -> Result<String, SystemError> {
     Ok(match what {
         "pg_lsn" => format!(

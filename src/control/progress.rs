@@ -1,6 +1,7 @@
-//! How far a move is, for whoever watches it.
+//! Progress of a move, for display.
 //!
-//! Steps change the progress as often as they like; it reaches the store at most a few times a second, not durably.
+//! Steps change the progress as often as they like; it is written to the store at most a few times a second,
+//! not durably.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,11 @@ use tokio::sync::watch;
 use crate::catalog::Catalog;
 use crate::model::{MoveId, MovePhase, MoveProgress};
 
-/// Between two writes to the store.
+/// Interval between writes to the store.
 const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The progress of one move. Clones share it, so that parallel workers can report. The writer ends with the last clone.
+/// The progress of one move. Clones share it, so that parallel workers can report. The writer ends with the
+/// last clone.
 #[derive(Debug, Clone)]
 pub struct Progress {
     value: Arc<watch::Sender<MoveProgress>>,
@@ -27,8 +29,8 @@ impl Progress {
         Progress { value: Arc::new(value) }
     }
 
-    /// The move is in this phase from now on: what was said in another one is over. Activity and phase are stored as one
-    /// value, so whoever reads them sees the phase in which the activity was said.
+    /// Enters a phase and clears the activity of the one before. Activity and phase are stored as one value,
+    /// so a reader always sees an activity with its own phase.
     pub fn enter(&self, phase: MovePhase) {
         self.value.send_if_modified(|progress| {
             let is_new = progress.phase != Some(phase);
@@ -46,7 +48,7 @@ impl Progress {
         self.value.send_modify(change);
     }
 
-    /// Says what is being done now, for a person: `copying 3 of 8 tables`.
+    /// Sets the activity as text for people: `copying 3 of 8 tables`.
     pub fn say(&self, activity: impl Into<String>) {
         let activity = activity.into();
         self.value.send_modify(|progress| progress.activity = activity);
@@ -84,7 +86,7 @@ mod tests {
         progress.say("looking for what is in the way");
         let said = progress.current();
         assert_eq!(said.activity_in(MovePhase::Preflight), Some("looking for what is in the way"));
-        // The record is in the next phase already, the progress of the last one is still in the store.
+        // The record is in the next phase already; the progress of the last one is still in the store.
         assert_eq!(said.activity_in(MovePhase::Provision), None);
         progress.enter(MovePhase::Provision);
         assert_eq!(progress.current().activity_in(MovePhase::Provision), None);

@@ -1,4 +1,4 @@
-//! Provision: everything that must exist before the first row travels.
+//! Provision: creates everything that must exist before the first row is copied.
 //!
 //! ```text
 //!   target: roles -> empty database, shut -> helper schema
@@ -7,14 +7,15 @@
 //!   both:   each lets the other one connect, as replication will
 //! ```
 //!
-//! The slot is not made here but by `copy`: its snapshot lives as long as one connection does, so a copy that is
-//! interrupted needs a new slot anyway.
+//! `copy` creates the slot, not this step: its snapshot lives as long as one connection does, so a copy that
+//! is interrupted needs a new slot anyway.
 //!
 //! # Why
-//! The guard comes before the publication, so that the list of tables cannot grow stale; a transaction that made a
-//! table before the guard and commits after the list is found by `copy`, which compares the list with its snapshot.
+//! The guard comes before the publication, so that the list of tables cannot grow stale; a table of a
+//! transaction that began before the guard and commits after the list is found by `copy`, which compares the
+//! list with its snapshot.
 //!
-//! The way back is connected for the first time after the commit; that it can be is better known before a row is copied.
+//! The way back is first used after the commit; whether it can connect is checked before a row is copied.
 
 use std::time::Duration;
 
@@ -40,13 +41,13 @@ use super::stream::Stream;
 use super::sweep;
 use super::way::Way;
 
-/// Tries for a lock that somebody else holds, each as long as `lock_timeout` allows.
+/// Attempts to get a lock that another session holds, each as long as `lock_timeout` allows.
 const LOCK_ATTEMPTS_MAX: u32 = 10;
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(200);
-/// In [`MoveFacts::notes`](crate::model::MoveFacts): roles that the move created and did not drop when it went back.
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): roles that the move created and kept when it was undone.
 pub const NOTE_ROLES_THAT_STAY: &str = "roles_that_stay";
 
-/// Makes it all. Safe to repeat.
+/// Creates all of it. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
     ctx.progress.say("preparing roles");
@@ -77,11 +78,11 @@ async fn probe_replication(ctx: &StepContext, ends: &Ends, source: &Session) -> 
     Stream::new(Way::Back, ends.clone()).probe(&target, source).await
 }
 
-/// Removes it all from both systems. Safe to repeat, and after a `run` that never began. A system that does not answer
-/// does not keep the other one from being cleaned.
+/// Removes all of it from both systems. Safe to repeat, and after a `run` that never began. A system that
+/// does not answer does not prevent cleaning the other one.
 pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
-    // Before anything was begun, what has our names there is not ours to remove.
+    // If nothing was begun, objects with the move's names are not the move's to remove.
     let began = |entry: &crate::model::movement::StepEntry| {
         entry.step == MoveStep::Provision && entry.event == StepEvent::Started
     };
@@ -95,7 +96,7 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     release_roles(ctx, &ends, &target?).await
 }
 
-/// Roles that the move created, and that something else uses by now: it is said in the record, and their mark goes.
+/// Roles that the move created, and that something else uses by now: records them, and removes their mark.
 pub(super) async fn release_roles(
     ctx: &mut StepContext,
     ends: &Ends,
@@ -112,7 +113,7 @@ pub(super) async fn release_roles(
     sweep::release_roles(ends, stayed).await.map_err(StepError::doing("releasing roles on the target"))
 }
 
-/// What the database needs of the source's roles.
+/// The source's roles and memberships that the database needs.
 struct Needed {
     roles: Vec<Role>,
     memberships: Vec<Membership>,
@@ -140,7 +141,7 @@ pub(super) async fn needed_role_names(
         .map_err(StepError::doing("listing the roles of the database"))
 }
 
-/// Roles that never travel.
+/// Roles that are never carried over.
 pub(super) struct PlatformRoles {
     source: String,
     target: String,
@@ -163,7 +164,7 @@ impl PlatformRoles {
     }
 }
 
-/// Creates the roles that the target lacks. One that exists is left as it is: the preflight has compared it.
+/// Creates the roles that the target lacks. Leaves an existing role as it is: the preflight has compared it.
 async fn create_roles(
     ctx: &mut StepContext,
     source: &Session,
@@ -178,14 +179,14 @@ async fn create_roles(
     let missing: Vec<&Role> = needed.roles.iter().filter(|role| !is_there(role)).collect();
     let ours: Vec<String> = there
         .iter()
-        // The record has it, too: whoever made a role can write the mark.
+        // The record must have it, too: any role that created one could write the mark.
         .filter(|role| {
             role.comment.as_deref() == Some(&mark) && ctx.facts().roles_created.contains(&role.name)
         })
         .chain(missing.iter().copied())
         .map(|role| role.name.clone())
         .collect();
-    // A membership is made only where the move made one of its two roles: it ends with that role.
+    // A membership is created only if the move created one of its two roles: it is removed with that role.
     let concerned = |pair: &&Membership| ours.contains(&pair.member) || ours.contains(&pair.role);
     let granted: Vec<&Membership> = needed.memberships.iter().filter(concerned).collect();
     let pairs: Vec<(String, String)> =
@@ -211,8 +212,8 @@ async fn create_roles(
     resync::note_seen(ctx, Way::Forth, (source, target), &names).await
 }
 
-/// Another Freehold has created the role on the target since the preflight looked. It is not this move's, and does as well
-/// if it is the same.
+/// Another Freehold has created the role on the target since the preflight. It is not this move's, and can be
+/// used if it is the same.
 async fn made_meanwhile(ctx: &mut StepContext, target: &Session, wanted: &Role) -> Result<(), StepError> {
     let name = &wanted.name;
     ctx.remember(|facts| facts.roles_created.retain(|role| role != name)).await?;
@@ -233,7 +234,7 @@ async fn made_meanwhile(ctx: &mut StepContext, target: &Session, wanted: &Role) 
     }
 }
 
-/// Creates the database, shut, with its settings; and remembers who may connect once it opens.
+/// Creates the database, shut, with its settings; records which roles may connect once it opens.
 pub(super) async fn create_database(
     ctx: &mut StepContext,
     ends: &Ends,
@@ -245,14 +246,14 @@ pub(super) async fn create_database(
     let like = facts::of_database(source, &ends.source.dbname).await.map_err(doing())?;
     let like = like.ok_or_else(|| no_database(ends))?;
     databases::create(target, ends.names(), dbname, &like).await.map_err(doing())?;
-    // Before a row is written: what is computed from it is computed as it would be on the source.
+    // Before a row is written: generated values are then computed as on the source.
     let names = needed_role_names(ctx, source, &ends.source).await?;
     meaning::bring(ctx, Way::Forth, (source, target), &names).await?;
     databases::apply_settings(target, dbname, &[], like.comment.as_deref()).await.map_err(doing())?;
 
     let access = fence::read(source, &ends.source.dbname).await.map_err(doing())?;
     let access = match ctx.facts().saved_fence.get(&ends.source.system.name) {
-        // Shut already by a cutover that was aborted in the middle: what it saved is the truth.
+        // An aborted cutover has shut the source: what it saved are the real privileges.
         Some(saved) if access.is_shut() => {
             fence::as_saved(source, &ends.source.dbname, saved).await.map_err(doing())?
         }
@@ -270,7 +271,7 @@ pub(super) async fn create_database(
     recall::install(&session, ends.target.system.version_num).await.map_err(doing())
 }
 
-/// Who may connect to the database on the side that it goes to, as they can on the other.
+/// The roles that may connect to the database on the new side, as they can on the other.
 pub(super) async fn opened_access(
     target: &Session,
     from: &End,
@@ -282,7 +283,7 @@ pub(super) async fn opened_access(
     let names: Vec<String> = grantees.chain([access.owner.clone()]).collect();
     let known: Vec<String> = roles::read(target, &names).await?.into_iter().map(|role| role.name).collect();
     let platform = from.system.admin_role.as_str();
-    // The platform's role on the one side has no business on the other, unless it is the same.
+    // The platform's role of one side needs no access to the other, unless it is the same.
     let knows =
         |role: &str| (role != platform || role == now.owner) && known.iter().any(|known| known == role);
     Ok(fence::translated(access, &now.owner, knows))
@@ -337,7 +338,7 @@ pub(super) async fn publish(ctx: &StepContext, ends: &Ends, source: &Session) ->
                 ctx.progress.say("waiting for a VACUUM or a schema change on the source");
                 tokio::time::sleep(LOCK_RETRY_AFTER).await;
             }
-            // Somebody dropped a table between the list and the publication.
+            // A table was dropped between the list and the publication.
             Err(error) if error.is_refused_with("42P01") && attempt < LOCK_ATTEMPTS_MAX => {}
             Err(error) => return Err(StepError::failed("creating the publication on the source", error)),
         }
@@ -345,7 +346,7 @@ pub(super) async fn publish(ctx: &StepContext, ends: &Ends, source: &Session) ->
     Ok(())
 }
 
-/// The tables of the users that are in the log, and the marker; sorted.
+/// The users' logged tables, and the marker; sorted.
 pub(super) async fn published_tables(session: &Session) -> Result<Vec<TableName>, SystemError> {
     let mut names = tables::list_logged_names(session).await?;
     names.push(publications::marker_table());

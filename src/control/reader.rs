@@ -1,7 +1,7 @@
-//! How the role that reads rows comes into a database while its rows are read, and out of it again.
+//! How the role that reads rows gets access to a database, and loses it afterwards.
 //!
-//! A database that is shut stays so for everybody else: it takes connections then, but nobody has the right to connect except this
-//! role, which gets a password that is kept nowhere.
+//! A shut database stays shut for all other roles: it accepts connections during that time, but only this
+//! role has the CONNECT privilege; its password is stored nowhere.
 
 use crate::system::applier::{self, Rows};
 use crate::system::{Session, SystemError, databases, fence};
@@ -10,7 +10,7 @@ use super::ends::End;
 use super::error::StepError;
 use super::own_login::{OwnLogin, unreachable};
 
-/// Who reads the rows of one side.
+/// The role that reads the rows of one side.
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) login: OwnLogin,
@@ -19,7 +19,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Lets the role into a side, with the right to read every table that is there. Safe to repeat.
+    /// Gives the role access to a side, with the privilege to read every existing table. Safe to repeat.
     pub(super) async fn admit(end: &End) -> Result<Reader, SystemError> {
         let session = as_replica(end).await?;
         let login = OwnLogin::create(&session, &name(end), Rows::Read).await?;
@@ -30,7 +30,7 @@ impl Reader {
         Ok(Reader { login, was_shut })
     }
 
-    /// Shuts the role out again, and removes it.
+    /// Takes the access away again, and removes the role.
     pub(super) async fn dismiss(self, end: &End) -> Result<(), SystemError> {
         if self.was_shut {
             let session = end.admin_session().await?;
@@ -40,7 +40,7 @@ impl Reader {
     }
 }
 
-/// Removes the role with its rights, if it is there. Safe to repeat.
+/// Removes the role with its privileges, if it exists. Safe to repeat.
 pub(super) async fn remove(end: &End) -> Result<(), SystemError> {
     applier::remove(&as_replica(end).await?, &name(end)).await
 }
@@ -49,14 +49,14 @@ fn name(end: &End) -> String {
     end.names.reader_role()
 }
 
-/// An event trigger of the users' is not for us.
+/// The users' event triggers must not fire for these sessions.
 async fn as_replica(end: &End) -> Result<Session, SystemError> {
     let session = end.session().await?;
     session.act_as_replica().await?;
     Ok(session)
 }
 
-/// Lets the role log in once: whether `pg_hba.conf` is in the way is found out before a row is read.
+/// Lets the role log in once: a rule in `pg_hba.conf` that rejects it is found before a row is read.
 pub(super) async fn probe(end: &End) -> Result<(), StepError> {
     let doing = || StepError::doing("preparing the role that reads rows");
     let reader = Reader::admit(end).await.map_err(doing())?;

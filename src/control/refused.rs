@@ -1,7 +1,7 @@
-//! What `pg_restore` says was refused, entry by entry.
+//! Parses which entries `pg_restore` reports as refused.
 //!
-//! The form: `src/bin/pg_dump/pg_backup_archiver.c` of PostgreSQL, `warn_or_exit_horribly`. The server's message comes in the server's
-//! language, so a database in which a schema is tried speaks English.
+//! The form: `src/bin/pg_dump/pg_backup_archiver.c` of PostgreSQL, `warn_or_exit_horribly`. The server's
+//! message is in the server's language, so the trial sets English messages for its database.
 
 /// A statement that the server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub(super) struct Refused {
     pub(super) entry: Entry,
     /// In the server's words: `relation "t" does not exist`.
     pub(super) message: String,
-    /// As far as it was printed.
+    /// As much of it as was printed.
     pub(super) statement: String,
 }
 
@@ -17,7 +17,7 @@ pub(super) struct Refused {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) number: u32,
-    /// (catalog, oid) on the source; (0, 0) where it is about an object and is none.
+    /// (catalog, oid) on the source; (0, 0) if the entry describes an object and is none itself.
     pub(super) object: (u32, u32),
     /// Kind, name, owner.
     pub(super) what: String,
@@ -37,7 +37,7 @@ const ERROR: &str = "pg_restore: error: could not execute query: ERROR:  ";
 const STATEMENT: &str = "Command was: ";
 const OF_THE_PROGRAM: &str = "pg_restore: ";
 
-/// Reads what the program printed.
+/// Parses the output of the program.
 pub(super) fn read(told: &str) -> Vec<Refused> {
     let mut refused: Vec<Refused> = Vec::new();
     let mut entry = Entry::default();
@@ -65,7 +65,7 @@ pub(super) fn read(told: &str) -> Vec<Refused> {
                     last.statement.push('\n');
                     last.statement.push_str(line);
                 }
-                // Where in the statement it is, and the details.
+                // The position in the statement, and the details.
                 (Part::Message | Part::Other, _) => {}
             }
         }

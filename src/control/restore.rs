@@ -1,6 +1,6 @@
-//! The schema on its way into the target: who creates what, who owns it in the end, who may use it.
+//! Restores the schema on the target: creates the objects, sets their owners, then their privileges.
 //!
-//! See [`copy_schema`](super::copy_schema) for why it is not simply restored by the platform.
+//! See [`copy_schema`](super::copy_schema) for why the platform does not restore all of it.
 
 use crate::system::applier::Rows;
 use crate::system::type_oids::{self, Outcome};
@@ -16,20 +16,20 @@ use super::{extensions, provision};
 const RESTORING: &str = "restoring the schema on the target";
 const GIVING: &str = "giving objects their owners and rights";
 
-/// Everything that a schema is restored with.
+/// The input of a restore.
 #[derive(Debug)]
 pub(super) struct Restore<'a> {
     pub(super) ends: &'a Ends,
     pub(super) dump: SchemaDump,
-    /// Owns what it creates.
+    /// Owns what it creates until the owners are set.
     pub(super) applier: OwnLogin,
-    /// The platform in the source, and in the target.
+    /// The platform's sessions on the source and the target.
     pub(super) source: &'a Session,
     pub(super) target: &'a Session,
 }
 
 impl Restore<'_> {
-    /// Creates what has rows, each type with the OID that it has on the source.
+    /// Creates the objects that hold rows, each type with the OID that it has on the source.
     pub(super) async fn before_rows(&self) -> Result<Outcome, StepError> {
         const KEEPING: &str = "keeping the OIDs of types";
         let wanted = type_oids::read(self.source).await.map_err(StepError::doing(KEEPING))?;
@@ -44,11 +44,11 @@ impl Restore<'_> {
         type_oids::finish(self.target).await.map_err(StepError::doing(KEEPING))
     }
 
-    /// Creates a section's objects; then the applier may read and write all of them.
+    /// Creates a section's objects; then grants the applier access to all of them.
     async fn section(&self, section: Section, workers: usize) -> Result<(), StepError> {
         let role = self.applier.role.as_str();
         for run in self.dump.runs(section).await.map_err(StepError::doing(RESTORING))? {
-            // Also into what the platform has just created.
+            // Also in schemas that the platform has just created.
             applier::let_create(self.target, role).await.map_err(StepError::doing(RESTORING))?;
             self.dump
                 .restore(&self.ends.target, &self.applier, &run, workers)
@@ -58,7 +58,7 @@ impl Restore<'_> {
         applier::lend(self.target, role, Rows::Write).await.map_err(StepError::doing(RESTORING))
     }
 
-    /// Creates what is built over the rows.
+    /// Creates indexes, constraints and triggers.
     pub(super) async fn after_rows(&self, workers: Workers) -> Result<(), StepError> {
         if !workers.parallel {
             let role = self.applier.role.as_str();
@@ -67,7 +67,7 @@ impl Restore<'_> {
         self.section(Section::PostData, workers.count).await
     }
 
-    /// Gives everything to whom it belongs, and says what is said about it.
+    /// Sets the owners of all objects, then restores privileges and comments.
     pub(super) async fn owners_and_rights(&self) -> Result<(), StepError> {
         ownership::carry(self.source, self.target).await.map_err(StepError::doing(GIVING))?;
         let run = self.dump.afterwards().await.map_err(StepError::doing(GIVING))?;

@@ -1,16 +1,16 @@
-//! Who a database knows and what is set for it, brought to the side that its clients go to: again, because it may have
-//! changed since.
+//! Brings the roles and settings of a database to the side that its clients go to: again, because they may
+//! have changed since.
 //!
-//! Roles, verifiers, memberships, settings and rights on the database are not in the log, and the guard cannot refuse
-//! their changes: they are the server's, not the database's. So they are compared when the copy is done, and right before
-//! the clients are held; in either direction.
+//! Roles, verifiers, memberships, settings and rights on the database are not in the WAL, and the guard
+//! cannot refuse their changes: they belong to the server, not to the database. So they are compared when the
+//! copy is done, and right before the clients are held; in either direction.
 //!
 //! # Why
-//! Only roles that the move made are changed: those are one role on two systems. And of those only what changed on the side
-//! that is left since both were seen last (`role_merge`): either system has databases that never moved, and what somebody
-//! does to a role for their sake is no business of this move. What both have changed is left as it is, and named in the
-//! record. A role that both systems had before is not touched; where its password was changed, the move stops and says so,
-//! as the preflight would.
+//! Only roles that the move created are changed: each is one role on two systems. And only in what changed on
+//! the side that is left since both were last read (`role_merge`): either system has databases that never
+//! moved, and a change to a role for one of them must not be overwritten. What both sides have changed is
+//! left as it is, and named in the record. A role that both systems had before is not changed; if its
+//! password differs, the move stops and says so, as the preflight would.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,8 +30,8 @@ use super::step::StepContext;
 use super::sweep;
 use super::way::Way;
 
-/// Makes the side that the clients go to know what the other one has learned. Cheap where nothing has changed. Safe to
-/// repeat.
+/// Applies the changes of the other side to the side that the clients go to. Fast if nothing has changed.
+/// Safe to repeat.
 pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing roles and settings");
     let (from, to) = way.ends(ctx.ends());
@@ -82,7 +82,7 @@ fn seen(ctx: &StepContext, way: Way) -> Seen {
     Seen { from: of(&from), to: of(&to) }
 }
 
-/// Remembers what the roles of both sides are now.
+/// Records the current state of the roles on both sides.
 pub(super) async fn note_seen(
     ctx: &mut StepContext,
     way: Way,
@@ -125,7 +125,7 @@ async fn known(session: &Session, names: &[String]) -> Result<Known, SystemError
     })
 }
 
-/// What was not brought along, in the place of what was not brought before.
+/// Replaces the earlier findings of what was not carried over.
 async fn note(ctx: &mut StepContext, findings: Vec<Finding>) -> Result<(), StepError> {
     let old = ctx.facts().findings.iter().filter(|finding| finding.check == role_merge::CHECK);
     if old.eq(findings.iter()) {
@@ -154,7 +154,7 @@ async fn create_missing(
     let names: Vec<String> = here.iter().map(|role| role.name.clone()).collect();
     let there = roles::read(session, &names).await.map_err(doing())?;
     let missing = here.iter().filter(|role| !there.iter().any(|other| other.name == role.name));
-    // On the way forth the move's own roles are its to create, again too.
+    // On the way forth the move creates its own roles, also repeatedly.
     let is_dropped = |role: &&Role| way == Way::Back && seen.was_there(&role.name);
     let (dropped, missing): (Vec<&Role>, Vec<&Role>) = missing.partition(is_dropped);
     findings.extend(dropped.iter().map(|role| {
@@ -175,7 +175,7 @@ async fn create_missing(
     }
     let mark = ctx.ends().names().role_mark();
     for role in missing {
-        // On the way back it is no guest: it stays when the move has ended.
+        // On the way back the role gets no mark: it stays when the move has ended.
         let comment = match way {
             Way::Forth => mark.as_str(),
             Way::Back => role.comment.as_deref().filter(|text| *text != mark).unwrap_or_default(),
@@ -185,7 +185,7 @@ async fn create_missing(
     Ok(ctx.facts().roles_created.clone())
 }
 
-/// What a person should know of a role that is not the same on both sides.
+/// Findings for the operator about a role that differs between the sides.
 fn tell(to: &End, is_ours: bool, merged: &Merged) -> Vec<Finding> {
     let (name, system) = (&merged.wanted.name, &to.system.name);
     let mut findings = Vec::new();
@@ -211,7 +211,8 @@ fn tell(to: &End, is_ours: bool, merged: &Merged) -> Vec<Finding> {
     findings
 }
 
-/// Roles that the move has made, and that somebody has dropped where they came from. What still needs one keeps it.
+/// Drops roles that the move created and that were since dropped on the side that is left. A role that is
+/// still needed stays.
 async fn drop_gone(
     ctx: &StepContext,
     from: &Session,
@@ -226,8 +227,8 @@ async fn drop_gone(
     Ok(())
 }
 
-/// Its clients could not log in on the other side. On the way back that is so only where nobody has changed it there: what
-/// somebody did there, for databases that are there, is a finding.
+/// The role's clients could not log in on the other side. On the way back this is an error only if the
+/// password was not changed there: a change made there, for databases there, is a finding.
 fn other_password(to: &End, role: &Role) -> StepError {
     StepError::NotNow {
         message: format!("role {} has another password on system {}", role.name, to.system.name),
@@ -282,8 +283,8 @@ async fn memberships(
     Ok(())
 }
 
-/// Members that the roles have on the target and not on the source would gain rights on the database. The preflight has named those that
-/// were there; this is for those that came since.
+/// Members that the roles have on the target and not on the source would gain privileges on the database. The
+/// preflight has named those that existed then; this finds later ones.
 async fn refuse_strangers(
     (from, to): (&Session, &Session),
     there: &End,
@@ -308,13 +309,13 @@ async fn refuse_strangers(
     })
 }
 
-/// Who may connect on the other side once it opens; where it is open, from now on.
+/// Sets which roles may connect on the other side once it opens, or from now on if it is open.
 async fn rights(ctx: &mut StepContext, way: Way, from: &Session, to: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing the rights on the database");
     let (here, there) = way.ends(ctx.ends());
     let access = fence::read(from, &here.dbname).await.map_err(doing())?;
     let saved = ctx.facts().saved_fence.get(&there.system.name).cloned();
-    // Shut: what is there now is the fence's doing.
+    // The side is shut: its current privileges are the fence's.
     let Some(saved) = saved.filter(|_| !access.is_shut()) else { return Ok(()) };
     let wanted = provision::opened_access(to, &here, &there, &access).await.map_err(doing())?;
     let before = fence::as_saved(to, &there.dbname, &saved).await.map_err(doing())?;
@@ -330,7 +331,8 @@ async fn rights(ctx: &mut StepContext, way: Way, from: &Session, to: &Session) -
     }
 }
 
-/// Whether two accesses let the same people do the same, whoever gave it to them; the move's own role is none of them.
+/// Whether two accesses give the same roles the same privileges, whichever role granted them; ignores the
+/// move's own role.
 fn are_equal(one: &Access, other: &Access, but: &str) -> bool {
     let told = |access: &Access| -> BTreeSet<(Option<String>, String, bool)> {
         let people = access.grants.iter().filter(|grant| grant.grantee.as_deref() != Some(but));

@@ -1,10 +1,11 @@
-//! Roles of two systems, and what of the one is brought to the other: only what changed there since both were seen last.
+//! Merges roles of two systems: carries only changes made since both sides were last read.
 //!
 //! # Why
-//! A role is its server's, not one database's. Between a move and its undo the source goes on: passwords are rotated there,
-//! accounts are locked, for the sake of databases that never moved. What the undo knows is the copy, which is older in
-//! all of that. So each side is compared with what it was (three ways, not two); what changed on the side that the clients
-//! go to stays as it is there, and where both sides have changed the same thing a person is told.
+//! A role belongs to its server, not to one database. Between a move and its undo the source's other
+//! databases live on: passwords are rotated there, accounts are locked. The undo only knows the target's
+//! copy, which is older in all of that. So each side is compared with its own earlier state (a three-way
+//! merge); a change on the side that the clients go to stays, and if both sides have changed the same
+//! attribute a finding reports it.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +13,10 @@ use crate::error::Blame;
 use crate::model::movement::{Finding, FindingSeverity, SeenRole, SeenRoles};
 use crate::system::roles::{Membership, Role};
 
-/// In a finding: what a move did not bring along because it is another thing on the side that the clients go to.
+/// In a finding: not carried over, because it differs on the side that the clients go to.
 pub(super) const CHECK: &str = "role_conflict";
 
-/// What both sides were when they were seen last: the one that the clients leave, and the one they go to.
+/// The state of both sides when they were last read: the one that the clients leave, and the one they go to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     pub(super) from: SeenRoles,
@@ -29,23 +30,23 @@ pub(super) struct Known {
     pub(super) memberships: Vec<Membership>,
 }
 
-/// What counts of a role or membership that was never seen.
+/// How to treat a role or membership that was never seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unseen {
-    /// The move is on its way: each side is what it is.
+    /// The move is under way: the current state of each side is recorded.
     Counts,
-    /// It appeared on both sides, by somebody else: only what is equal counts.
+    /// Another party created it on both sides: only equal attributes are recorded.
     IsForeign,
 }
 
-/// A role of the side that is left, held against the same on the other side.
+/// A role of the side that is left, compared with the role of the same name on the other side.
 #[derive(Debug)]
 pub(super) struct Merged {
-    /// What the role becomes there.
+    /// The state that the role gets on the other side.
     pub(super) wanted: Role,
-    /// What both sides have changed, each in its way.
+    /// Attributes that both sides have changed differently.
     pub(super) conflicts: Vec<String>,
-    /// What only the other side has changed.
+    /// Attributes that only the other side has changed.
     pub(super) theirs: Vec<String>,
 }
 
@@ -56,13 +57,13 @@ pub(super) struct MergedMemberships<'a> {
     pub(super) conflicts: Vec<&'a Membership>,
 }
 
-/// Who made a difference.
+/// The side that caused a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Here,
     There,
     Both,
-    /// They never were the same.
+    /// They were never the same.
     Neither,
 }
 
@@ -76,7 +77,7 @@ fn origin(changed_here: bool, changed_there: bool) -> Origin {
 }
 
 impl Seen {
-    /// What becomes of a role that both sides have.
+    /// Merges a role that both sides have.
     pub(super) fn merge(&self, here: &Role, there: &Role) -> Merged {
         let none = SeenRole::new();
         let was_here = self.from.roles.get(&here.name).unwrap_or(&none);
@@ -100,7 +101,7 @@ impl Seen {
         merged
     }
 
-    /// Whether a role was on the side that the clients go to.
+    /// Whether the role existed on the side that the clients go to.
     pub(super) fn was_there(&self, name: &str) -> bool {
         self.to.roles.contains_key(name)
     }
@@ -129,8 +130,8 @@ impl Seen {
         merged
     }
 
-    /// What both sides are now, as the next comparison will find it. Where they differ still, what was seen before counts
-    /// on: a conflict stays one until somebody ends it.
+    /// The state of both sides for the next comparison. Where they still differ, the earlier state is kept: a
+    /// conflict stays one until it is resolved.
     pub(super) fn renew(&self, here: &Known, there: &Known, unseen: Unseen) -> Seen {
         Seen { from: renewed(&self.from, here, there, unseen), to: renewed(&self.to, there, here, unseen) }
     }
@@ -152,10 +153,10 @@ fn options_of(seen: &SeenRoles, pair: &Membership) -> Option<String> {
     seen.memberships.iter().find(is_it).map(|seen| seen.2.clone())
 }
 
-/// One side, as it will be known to have been.
+/// The recorded state of one side.
 fn renewed(seen: &SeenRoles, side: &Known, other: &Known, unseen: Unseen) -> SeenRoles {
     let mut renewed = SeenRoles::default();
-    // What was seen of a role that somebody dropped stays: by that it is known that it was there.
+    // The state of a dropped role stays: it shows that the role existed.
     renewed.roles.clone_from(&seen.roles);
     for role in &side.roles {
         let twin = other.roles.iter().find(|twin| twin.name == role.name);
@@ -171,7 +172,7 @@ fn renewed(seen: &SeenRoles, side: &Known, other: &Known, unseen: Unseen) -> See
         let entry = options.map(|options| (pair.role.clone(), pair.member.clone(), options));
         renewed.memberships.extend(entry);
     }
-    // One that was ended here only, so far.
+    // A membership that so far was revoked on this side only.
     let has = |known: &Known, seen: &(String, String, String)| {
         known.memberships.iter().any(|pair| (&pair.role, &pair.member) == (&seen.0, &seen.1))
     };

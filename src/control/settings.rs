@@ -1,4 +1,4 @@
-//! What an operator may choose about moves.
+//! The operator's settings for moves.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,23 +21,25 @@ pub struct MoverSettings {
     pub copy_workers: usize,
     /// Tables larger than this are copied in ranges of their pages, by several workers.
     pub copy_split_bytes: u64,
-    /// The share of its time, in percent, that copying rows takes at least while clients wait longer than before.
+    /// The lowest share of its time, in percent, that copying gets while clients wait longer than before.
     pub copy_share_min: u32,
     /// How long clients wait for answers.
     pub latencies: LatencySource,
-    /// Index builds at a time.
+    /// Indexes built at the same time.
     pub index_workers: usize,
     pub connect_timeout: Duration,
-    /// A statement that should be quick is not; nothing of the copy is under it.
+    /// Limit for a statement that should be short; does not apply to the copy.
     pub statement_timeout: Duration,
-    /// The wait for a lock on one of the product's objects: longer waits would queue the product's own statements.
+    /// The wait for a lock on one of the product's objects: longer waits would queue the product's own
+    /// statements.
     pub lock_timeout: Duration,
     /// The wait of the slot's creation for transactions that were running before it.
     pub slot_timeout: Duration,
-    /// WAL that the source keeps for the move; past it the move is rolled back before the source's disk fills.
+    /// WAL that the source may retain for the move; beyond it the move is rolled back before the source's
+    /// disk fills.
     pub wal_retained_bytes_max: u64,
-    /// A cutover begins when a row takes no longer than this from source to target. In time and not in bytes of WAL: what
-    /// other databases of the system write is in the same log.
+    /// A cutover begins when a row takes no longer than this from source to target. In time and not in bytes
+    /// of WAL: the WAL also contains what other databases of the system write.
     pub ready_lag: Duration,
     /// The target has to be near for this long before the sessions prepare themselves.
     pub ready_for: Duration,
@@ -45,22 +47,22 @@ pub struct MoverSettings {
     pub verify: Verify,
     /// The wait for every session to have a twin on the target.
     pub warm_budget: Duration,
-    /// The wait for pinned sessions to let go of what pins them.
+    /// The wait for pinned sessions to release what pins them.
     pub pin_budget: Duration,
     /// The wait for a proxy to answer an order that needs no client to move.
     pub ack_budget: Duration,
-    /// Aborted cutovers before the move is given up.
+    /// Aborted cutovers before the move is undone.
     pub cutover_attempts_max: u32,
     /// The wait after the first aborted cutover; doubles with each.
     pub cutover_backoff: Duration,
-    /// Tries of a step that must go on (settle, finish, an undo) before a person is asked. The abort of a cutover is tried
-    /// until it works.
+    /// Attempts of a step that must go on (settle, finish, an undo) before the move waits for the operator.
+    /// The abort of a cutover is tried until it works.
     pub step_attempts_max: u32,
-    /// The wait after the first of them; doubles with each.
+    /// The wait after the first failed attempt; doubles with each.
     pub step_backoff: Duration,
     /// The time that backends on the old side have to end by themselves after the clients left.
     pub close_grace: Duration,
-    /// Makes something go wrong at a named instant. A testing aid.
+    /// Injects a fault at a named point. A testing aid.
     pub fault: Option<Fault>,
 }
 
@@ -97,7 +99,7 @@ impl Default for MoverSettings {
 
 type ReadLatencies = dyn Fn(&DatabaseId) -> Option<Latencies> + Send + Sync;
 
-/// Tells how long the clients of a database have waited for answers since the process began. The default knows of none.
+/// Source of clients' waits for answers since the process began, by database. The default has no data.
 #[derive(Clone, Default)]
 pub struct LatencySource(Option<Arc<ReadLatencies>>);
 
@@ -124,7 +126,7 @@ pub enum Verify {
     Off,
 }
 
-/// What a test makes go wrong, and when.
+/// A fault to inject, and its point.
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub step: MoveStep,
@@ -136,14 +138,15 @@ pub struct Fault {
 pub enum FaultKind {
     /// The process ends: a kill -9 that never misses.
     Abort,
-    /// Nothing more happens. The test is told, and drops the mover: a kill -9 for tests that live in the same process.
+    /// The step stops forever. The test is notified and drops the mover: a kill -9 for tests in the same
+    /// process.
     Freeze(Arc<Notify>),
-    /// The step fails, and may be tried again.
+    /// The step fails with an error that may be retried.
     Fail,
 }
 
 impl Fault {
-    /// Reads `cutover:held`, the form of the configuration: the process ends there.
+    /// Parses the form of the configuration, `cutover:held`: the process aborts there.
     pub fn parse(text: &str) -> Option<Fault> {
         let (step, point) = text.split_once(':')?;
         let step = MoveStep::ALL.into_iter().find(|known| known.as_str() == step)?;
@@ -152,7 +155,7 @@ impl Fault {
     }
 }
 
-/// An instant at which something can be made to go wrong.
+/// A point at which a fault can be injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CrashPoint {
     /// Nothing of the step is recorded yet.
@@ -162,12 +165,12 @@ pub enum CrashPoint {
     /// The step is done, its outcome is not recorded.
     BeforeOutcome,
     AfterOutcome,
-    /// The same four of the step's undo.
+    /// The same four points of the step's undo.
     BeforeUndoIntent,
     AfterUndoIntent,
     BeforeUndoOutcome,
     AfterUndoOutcome,
-    /// Of the cutover: every session has its twin.
+    /// In the cutover: every session has its twin.
     Warmed,
     /// The source refuses new connections.
     FencedAhead,
@@ -177,7 +180,7 @@ pub enum CrashPoint {
     Fenced,
     /// The marker row was seen on the other side.
     MarkerSeen,
-    /// Everything is ready on the other side; the next thing is the compare-and-swap.
+    /// Everything is ready on the other side; the compare-and-swap comes next.
     BeforeCommit,
     AfterCommit,
 }

@@ -1,10 +1,11 @@
-//! Settle: what follows the commit. The clients are on the target; the source becomes its follower.
+//! Settle: the step after the commit. The clients are on the target; the source becomes its subscriber.
 //!
-//! The forward stream ends before the backward one begins, so nothing runs in a circle. The rows of both sides are
-//! compared as they were at the commit. Connections that are left on the source are closed.
+//! The forward stream ends before the backward one begins, so no change is replicated in a circle. The rows
+//! of both sides are compared as they were at the commit. Connections that are left on the source are closed.
 //!
 //! # Why
-//! There is no undo of this step: from the commit on the move goes forward, and going back is a cutover of its own.
+//! There is no undo of this step: from the commit on the move goes forward, and going back is a cutover of
+//! its own.
 
 use crate::system::{fence, subscriptions};
 
@@ -19,7 +20,7 @@ use super::way::Way;
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): why rows were not compared after the commit.
 pub const NOTE_UNVERIFIED: &str = "not_verified_because";
 
-/// Turns replication around. Safe to repeat.
+/// Reverses replication. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
     ctx.progress.say("turning replication around");
@@ -30,7 +31,8 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     verify(ctx, source).await
 }
 
-/// Before anything is written there again. Only of use with the target's snapshot, which does not survive a restart.
+/// Opens the source's snapshot before anything is written there again. It is useful only with the target's
+/// snapshot, which does not survive a restart.
 async fn freeze_source(ctx: &StepContext) -> Result<Option<Frozen>, StepError> {
     if ctx.frozen.is_none() || ctx.settings.verify == Verify::Off {
         return Ok(None);
@@ -38,7 +40,7 @@ async fn freeze_source(ctx: &StepContext) -> Result<Option<Frozen>, StepError> {
     let back = Stream::new(Way::Back, ctx.ends()).name();
     let doing = || StepError::doing("reading the source as it was");
     let session = ctx.source_session().await?;
-    // A settle that is repeated finds the source changing already.
+    // In a repeated settle the source may already receive changes.
     match subscriptions::state(&session, &back).await.map_err(doing())? {
         Some(_) => Ok(None),
         None => Ok(Some(Frozen::of(&ctx.ends().source).await.map_err(doing())?)),
@@ -52,7 +54,7 @@ pub(super) async fn start_way_back(ctx: &StepContext) -> Result<(), StepError> {
     Stream::new(Way::Back, ctx.ends()).start(&target, &source).await
 }
 
-/// The proxies close their connections themselves; whoever is left after a while is ended.
+/// The proxies close their connections themselves; the rest are terminated after a grace period.
 async fn close_old_connections(ctx: &StepContext, frozen: Option<&Frozen>) -> Result<(), StepError> {
     let doing = || StepError::doing("closing connections on the source");
     let source = ctx.source_session().await?;
@@ -73,8 +75,8 @@ async fn close_old_connections(ctx: &StepContext, frozen: Option<&Frozen>) -> Re
     }
 }
 
-/// Compares every row as it was at the commit; where that cannot be read any more, as it is now. A difference is an alarm: see
-/// [`doubt`](super::doubt).
+/// Compares every row as of the commit; if those snapshots are lost, in the current state. A difference is an
+/// alarm: see [`doubt`](super::doubt).
 async fn verify(ctx: &mut StepContext, source: Option<Frozen>) -> Result<(), StepError> {
     if ctx.facts().tables_verified.is_some() || ctx.settings.verify == Verify::Off {
         return Ok(());
@@ -87,7 +89,7 @@ async fn verify(ctx: &mut StepContext, source: Option<Frozen>) -> Result<(), Ste
     };
     match compared {
         Ok(outcome) => {
-            // Clients may have refreshed views since: what was found of them before the cutover stands.
+            // Clients may have refreshed views since: the result from before the cutover stays.
             ctx.catalog.put_compared_tables(ctx.id(), &outcome.tables(&views)).await?;
             conclude(ctx, &outcome).await
         }
@@ -99,21 +101,21 @@ async fn verify(ctx: &mut StepContext, source: Option<Frozen>) -> Result<(), Ste
     }
 }
 
-/// Both sides at the commit.
+/// Compares the snapshots of the commit.
 async fn as_they_were(ctx: &StepContext, source: &Frozen, target: &Frozen) -> Result<Outcome, StepError> {
     let compare = Frozen::compare(source, target, ctx.settings.copy_workers);
     let (digests, differences) = ctx.unless_cancelled(compare).await?;
     Ok(Outcome::of_digests(ctx.now(), &digests, &differences))
 }
 
-/// The snapshots of the commit are gone with the process that had them. What was lost on the way is lost still, so both sides are
-/// compared while the clients work, along the way back.
+/// The snapshots of the commit are lost with the process that held them. Rows that were lost are still
+/// missing, so both sides are compared along the way back while the clients work.
 async fn as_they_are(ctx: &StepContext) -> Result<Outcome, StepError> {
     let back = Stream::new(Way::Back, ctx.ends());
     compare::compare(ctx, &back, &std::collections::HashMap::new()).await
 }
 
-/// Remembers the outcome.
+/// Records the outcome.
 async fn conclude(ctx: &mut StepContext, outcome: &Outcome) -> Result<(), StepError> {
     if !outcome.differences.is_empty() {
         tracing::error!(id = ctx.id().0, differences = ?outcome.differences, "the two copies of a moved database differ");

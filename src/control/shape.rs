@@ -1,11 +1,11 @@
-//! What must still be true of the side that is left, right before its clients are held.
+//! Checks of the side that is left, right before its clients are held.
 //!
-//! The preflight has looked at all of it once, days ago perhaps. Replication carries the rows of the tables that were
-//! published then; what came into being since and is not carried would be missing after the commit.
+//! The preflight has checked all of it once, perhaps days ago. Replication carries the rows of the tables
+//! that were published then; objects created since that are not replicated would be missing after the commit.
 //!
 //! # Why
-//! The guard refuses changes of the shape, but not large objects and not rows of unlogged tables, which are no change of
-//! it; and it lets the platform's own role pass.
+//! The guard refuses changes of the schema, but not large objects and rows of unlogged tables; and it does
+//! not apply to the platform's own role.
 
 use crate::error::{Blame, SqlState};
 use crate::system::{Session, SystemError, TableName, publications, tables};
@@ -15,8 +15,8 @@ use super::error::StepError;
 use super::provision::published_tables;
 use super::reader::Reader;
 
-/// Fails where something would be missing on the other side: for now where the product can remove it, for good where the
-/// tables are not those that were published.
+/// Fails if something would be missing on the other side: temporarily if the product can remove it,
+/// permanently if the tables differ from the published ones.
 pub(super) async fn check(end: &End, session: &Session, publication: &str) -> Result<(), StepError> {
     let doing = || StepError::doing("looking for what replication does not carry");
     let lost = uncarried(end, session).await.map_err(doing())?;
@@ -42,8 +42,8 @@ async fn uncarried(end: &End, session: &Session) -> Result<Vec<String>, SystemEr
     if objects > 0 {
         found.push(format!("{objects} large objects"));
     }
-    // A table without a page has no row. Of the others a query tells, and a query is planned: that runs code of the users', which
-    // is not for the platform's session.
+    // A table without a page has no row. For the others a query is needed; planning it runs users' code,
+    // which must not run in the platform's session.
     let tables = tables::list(session).await?;
     let unlogged: Vec<&TableName> = tables
         .iter()
@@ -79,7 +79,7 @@ async fn filled<'a>(
     Ok(filled)
 }
 
-/// Names that only one of the two lists has.
+/// Names that are in only one of the two lists.
 fn differing(wanted: &[TableName], published: &[TableName]) -> Vec<String> {
     let only = |these: &[TableName], those: &[TableName]| -> Vec<String> {
         these.iter().filter(|name| !those.contains(name)).map(ToString::to_string).collect()

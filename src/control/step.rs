@@ -1,4 +1,4 @@
-//! What every step of a move has in its hands, and the shape of a step.
+//! What every step of a move can use, and the interface of a step.
 //!
 //! A step is a module with two functions:
 //!
@@ -7,10 +7,11 @@
 //! pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError>;
 //! ```
 //!
-//! Both are safe to repeat, after success and after a failure or a crash at any point inside; `undo` is right after a
-//! `run` that never began. The driver records the intent before it calls, and the outcome after. A step remembers what
-//! its undo must know with [`StepContext::remember`] *before* it acts on it. A step that can take more than a second
-//! looks at [`StepContext::check`] between its parts, and waits with [`StepContext::unless_cancelled`].
+//! Both are safe to repeat, after success and after a failure or a crash at any point inside; `undo` is
+//! correct after a `run` that never began. The driver records the intent before it calls, and the outcome
+//! after. A step records what its undo must know with [`StepContext::remember`] *before* it acts on it. A
+//! step that can take more than a second calls [`StepContext::check`] between its parts, and waits with
+//! [`StepContext::unless_cancelled`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,21 +32,22 @@ use super::settings::{CrashPoint, FaultKind, MoverSettings};
 /// The wall clock, as an argument.
 pub type Clock = fn() -> UnixMillis;
 
-/// One move, while a step of it runs.
+/// One move while a step runs.
 #[derive(Debug)]
 pub struct StepContext {
     pub settings: Arc<MoverSettings>,
     pub catalog: Catalog,
-    /// Where the database was when the move began.
+    /// The system of the database when the move began.
     pub source: SystemRecord,
-    /// Where the move brings it.
+    /// The system that the move brings it to.
     pub target: SystemRecord,
     pub contract: Contract,
     pub progress: Progress,
     pub clock: Clock,
-    /// How long clients had waited for answers when this process took the move up.
+    /// Clients' waits for answers before this process resumed the move.
     pub(super) latencies_before: Latencies,
-    /// The side that the clients came to, as it was when they came. Lives from the cutover to the step after it.
+    /// A snapshot of the side that the clients went to, at the commit. Lives from the cutover to the next
+    /// step.
     pub(super) frozen: Option<Frozen>,
     pub(super) journal: Journal,
     pub(super) cancel: CancellationToken,
@@ -64,7 +66,7 @@ impl StepContext {
         &self.record().facts
     }
 
-    /// Remembers facts durably, before acting on them. `change` may run more than once.
+    /// Records facts durably, before the step acts on them. `change` may run more than once.
     pub async fn remember(&mut self, mut change: impl FnMut(&mut MoveFacts)) -> Result<(), StepError> {
         Ok(self.journal.write(|record| change(&mut record.facts)).await?)
     }
@@ -73,7 +75,7 @@ impl StepContext {
         (self.clock)()
     }
 
-    /// Learns how the systems are reached now: a server may get another address under a move that lasts for days.
+    /// Reads the current addresses of the systems: they may change during a move of several days.
     pub(super) async fn refresh_systems(&mut self) -> Result<(), StoreError> {
         let (source, target) = tokio::try_join!(
             self.catalog.system(&self.source.name),
@@ -88,7 +90,7 @@ impl StepContext {
         Ok(())
     }
 
-    /// Fails with [`StepError::Cancelled`] once somebody asked the move to stop.
+    /// Fails with [`StepError::Cancelled`] once the move is cancelled.
     pub fn check(&self) -> Result<(), StepError> {
         match self.cancel.is_cancelled() {
             true => Err(StepError::Cancelled),
@@ -96,7 +98,7 @@ impl StepContext {
         }
     }
 
-    /// Waits for `work`, or for a wish to stop. Cancellation drops `work`, which must be safe to drop.
+    /// Waits for `work` or for a cancellation, which drops `work`: it must be safe to drop.
     pub async fn unless_cancelled<T>(
         &self,
         work: impl Future<Output = Result<T, StepError>>,
@@ -113,7 +115,7 @@ impl StepContext {
         self.cancel.clone()
     }
 
-    /// Passes an instant at which a test may have asked for a fault.
+    /// Passes a point at which a test may have injected a fault.
     pub async fn reach(&self, step: MoveStep, point: CrashPoint) -> Result<(), StepError> {
         let fault = self.settings.fault.as_ref().filter(|fault| (fault.step, fault.point) == (step, point));
         let Some(fault) = fault else { return Ok(()) };
@@ -130,7 +132,8 @@ impl StepContext {
 }
 
 impl StepContext {
-    /// Takes up a move whose record exists. None where the move, its database or one of its systems is not in the catalogue.
+    /// Opens a move that has a record. `None` if the move, its database or one of its systems is not in the
+    /// catalogue.
     pub async fn open(
         catalog: Catalog,
         id: MoveId,

@@ -1,9 +1,9 @@
-//! The stream of changes from one side to the other: made, watched, removed; in either direction.
+//! The stream of changes from one side to the other, in either direction: creates, watches and removes it.
 //!
 //! # Why
-//! The lag in bytes counts what is not replicated, too, and moves with keepalives; the lag in time comes from a marker row
-//! that is written once in a while and looked for on the other side, both by this process, so that no two clocks are
-//! compared. A stream is near when both say so.
+//! The lag in bytes also counts WAL that is not replicated, and advances with keepalives; the lag in time
+//! comes from a marker row that this process periodically writes on one side and looks for on the other, so
+//! that no two clocks are compared. A stream is near when both are small.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -23,12 +23,12 @@ use super::error::StepError;
 use super::truncated::NOTE_TRUNCATED;
 use super::way::Way;
 
-/// Errors of the apply worker without anything that arrives in between: the next one would be the same. The server starts
-/// the worker again after `wal_retrieve_retry_interval` (5 s).
+/// Errors of the apply worker with no progress in between after which the stream counts as stopped: the next
+/// error would be the same. The server restarts the worker after `wal_retrieve_retry_interval` (5 s).
 const APPLY_ERRORS_MAX: i64 = 4;
-/// `server_version_num` from which libpq can be told what not to answer.
+/// `server_version_num` from which libpq has `require_auth`.
 const REQUIRE_AUTH: u32 = 160_000;
-/// Beats that are remembered: more than are ever on their way.
+/// Heartbeats kept in memory: more than are ever in flight.
 const BEATS_MAX: usize = 256;
 
 /// One direction between the two ends of a move.
@@ -36,11 +36,11 @@ const BEATS_MAX: usize = 256;
 pub(super) struct Stream {
     pub(super) way: Way,
     pub(super) names: MoveNames,
-    /// Where rows are written.
+    /// The side that clients write to.
     pub(super) publisher: End,
-    /// Where they are applied.
+    /// The side that applies the changes.
     pub(super) subscriber: End,
-    /// Changes can be about rows that the copy has not brought; see [`truncated`](super::truncated).
+    /// Changes may concern rows that the copy did not bring; see [`truncated`](super::truncated).
     rows_may_be_missing: bool,
 }
 
@@ -51,19 +51,19 @@ impl Stream {
         Stream { way, names, publisher, subscriber, rows_may_be_missing: false }
     }
 
-    /// The stream that goes on from the copy of a move, as far as that is known from its facts.
+    /// The stream that continues the copy of a move, as recorded in its facts.
     pub(super) fn of_copy(ends: Ends, facts: &MoveFacts) -> Stream {
         let rows_may_be_missing = facts.notes.contains_key(NOTE_TRUNCATED);
         Stream { rows_may_be_missing, ..Stream::new(Way::Forth, ends) }
     }
 
-    /// Publication, slot and subscription have one name.
+    /// The common name of publication, slot and subscription.
     pub(super) fn name(&self) -> String {
         self.way.stream(self.names)
     }
 
-    /// Makes the subscription, if it is not there, and switches it on. One that looks for the publisher where it is not any
-    /// more is told where it is.
+    /// Creates the subscription if it does not exist, and enables it. Updates an outdated address of the
+    /// publisher.
     pub(super) async fn start(&self, publisher: &Session, subscriber: &Session) -> Result<(), StepError> {
         let doing = || StepError::doing("starting replication");
         let name = self.name();
@@ -83,7 +83,7 @@ impl Stream {
         }
     }
 
-    /// The role gets a new password each time; it is in the subscription and nowhere else.
+    /// The role gets a new password each time, stored only in the subscription.
     async fn subscribe(&self, publisher: &Session, subscriber: &Session) -> Result<(), SystemError> {
         let conninfo = self.invite(publisher, &self.publisher.dbname).await?;
         let name = self.name();
@@ -91,9 +91,9 @@ impl Stream {
         subscriptions::create_disabled(subscriber, &new).await
     }
 
-    /// Lets the subscriber connect to the publisher once, and leaves nothing there: whether a firewall, an address or
-    /// `pg_hba.conf` is in the way of replication is found out before it is needed. The publisher's own database may be shut
-    /// at that time, so its admin database is connected to.
+    /// Lets the subscriber connect to the publisher once, and leaves nothing there: a firewall, an address or
+    /// `pg_hba.conf` that prevents replication is found before replication is needed. The publisher's own
+    /// database may be shut at that time, so it connects to the admin database.
     pub(super) async fn probe(&self, publisher: &Session, subscriber: &Session) -> Result<(), StepError> {
         let dbname = &self.publisher.system.admin_database;
         let probed = async {
@@ -122,7 +122,7 @@ impl Stream {
         }
     }
 
-    /// Gives the replication role a new password. Returns how to connect with it.
+    /// Gives the replication role a new password. Returns the connection string.
     async fn invite(
         &self,
         publisher: &Session,
@@ -134,7 +134,8 @@ impl Stream {
         Ok(zeroize::Zeroizing::new(self.conninfo(&role, &password, dbname)))
     }
 
-    /// How the subscriber reaches the publisher. Keepalives make it notice a publisher that is gone without a word.
+    /// The connection string of the subscriber. Keepalives detect a publisher that disappears without closing
+    /// the connection.
     fn conninfo(&self, role: &str, password: &str, dbname: &str) -> String {
         format!(
             "{}dbname={} user={} password={} connect_timeout=10 keepalives_idle=10{}",
@@ -146,15 +147,16 @@ impl Stream {
         )
     }
 
-    /// What a conninfo begins with: where the publisher is.
+    /// The beginning of a connection string: the publisher's address.
     fn address_conninfo(&self) -> String {
         let system = &self.publisher.system;
         let Address { host, port } = system.replication_address.as_ref().unwrap_or(&system.address);
         format!("host={} port={port} sslmode={} ", quote_conninfo(host), system.sslmode.as_str())
     }
 
-    /// Removes the subscription, the role that it acted as, the slot and the publication. Safe to repeat. A side that does not answer does not keep
-    /// the other one from being cleaned: a slot that nobody reads would fill the disk of the side that lives.
+    /// Removes the subscription, the role that it acted as, the slot and the publication. Safe to repeat. A
+    /// side that does not answer does not prevent cleaning the other one: an unread slot would fill the disk
+    /// of the side that lives.
     pub(super) async fn remove(&self) -> Result<(), SystemError> {
         // The subscriber first: a slot in use is not dropped.
         let unsubscribed = self.unsubscribe().await;
@@ -176,25 +178,26 @@ impl Stream {
         crate::system::publications::drop(&publisher, &self.name()).await
     }
 
-    /// Lets go of the WAL that the publisher keeps, and of nothing else.
+    /// Drops only the slot, so that the publisher can release its WAL.
     pub(super) async fn drop_slot(&self) -> Result<(), SystemError> {
         let publisher = self.publisher.admin_session().await?;
         slots::drop(&publisher, &self.name(), self.publisher.deadline()).await
     }
 
-    /// WAL that the publisher keeps; None without a slot. Asks the publisher alone: the subscriber may be gone.
+    /// WAL that the publisher retains; `None` without a slot. Connects to the publisher only: the subscriber
+    /// may be gone.
     pub(super) async fn retained_bytes(&self) -> Result<Option<u64>, SystemError> {
         let publisher = self.publisher.admin_session().await?;
         Ok(slots::state(&publisher, &self.name()).await?.map(|slot| slot.retained_bytes))
     }
 }
 
-/// What the subscriber's libpq may answer whoever asks in the publisher's name: what Freehold itself would, as far as that
-/// libpq can be told. The preflight names a pair that cannot be told.
+/// Options that limit which authentication requests the subscriber's libpq answers to those that Freehold
+/// itself would, as far as that version of libpq has such options. The preflight reports a pair without them.
 fn answers(publisher: &SystemRecord, subscriber_version_num: u32) -> String {
     let mut options = String::new();
     if publisher.sslmode == SslMode::Require {
-        // The certificate is not verified: the login must be bound to it.
+        // The certificate is not verified: channel binding must protect the login.
         options.push_str(" channel_binding=require");
     }
     if subscriber_version_num >= REQUIRE_AUTH {
@@ -208,7 +211,7 @@ fn answers(publisher: &SystemRecord, subscriber_version_num: u32) -> String {
     options
 }
 
-/// Whether a password of the subscription could be asked for in clear text by somebody between the two systems.
+/// Whether an attacker between the two systems could ask for the subscription's password in clear text.
 pub(super) fn tells_a_password(publisher: &SystemRecord, subscriber_version_num: u32) -> bool {
     let Address { host, .. } = publisher.replication_address.as_ref().unwrap_or(&publisher.address);
     let near = host == "localhost"
@@ -223,7 +226,7 @@ pub(super) fn random_password() -> String {
     rand::rng().sample_iter(rand::distr::Alphanumeric).take(32).map(char::from).collect()
 }
 
-/// The apply worker meets the same error again and again.
+/// The apply worker gets the same error repeatedly.
 fn stopped(subscriber: &End) -> StepError {
     StepError::Forbidden {
         sqlstate: SqlState::DATA_CORRUPTED,
@@ -236,14 +239,14 @@ fn stopped(subscriber: &End) -> StepError {
     }
 }
 
-/// How far a stream is behind.
+/// The lag of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lag {
-    /// WAL that the subscriber has not applied; None while nothing replicates.
+    /// WAL that the subscriber has not applied; `None` while nothing replicates.
     pub(super) bytes: Option<u64>,
-    /// Age of the newest marker that arrived; None before the first.
+    /// Age of the newest marker that arrived; `None` before the first.
     pub(super) age: Option<Duration>,
-    /// WAL that the publisher keeps for the slot.
+    /// WAL that the publisher retains for the slot.
     pub(super) retained_bytes: u64,
 }
 
@@ -254,12 +257,13 @@ pub(super) struct Watcher {
     pub(super) publisher: Session,
     pub(super) subscriber: Session,
     beats: VecDeque<(u64, Instant)>,
-    /// Makes the beats of this watcher distinct from those of an earlier process.
+    /// Makes the heartbeats of this watcher distinct from those of an earlier process.
     run: u64,
     count: u64,
-    /// The newest beat that has arrived.
+    /// The newest heartbeat that has arrived.
     arrived: u64,
-    /// Errors of the apply worker so far, None before the first look; and as many when something last arrived.
+    /// Errors of the apply worker so far, `None` before the first look; and their number when a heartbeat
+    /// last arrived.
     apply_errors: Option<i64>,
     apply_errors_before: i64,
 }
@@ -296,11 +300,11 @@ impl Watcher {
         Ok(())
     }
 
-    /// Measures. Fails where the stream has stopped for good, or where the two sides differ.
+    /// Measures the lag. Fails if the stream has stopped permanently, or if the two sides differ.
     pub(super) async fn look(&mut self) -> Result<Lag, StepError> {
         let doing = || StepError::doing("looking at replication");
         let name = self.stream.name();
-        // Code that runs for a row could have let somebody in.
+        // Code that ran for a row could have granted membership in the role.
         let applier = self.stream.names.applier_role();
         own_roles::put_out_members(&self.subscriber, &applier).await.map_err(doing())?;
         let state = subscriptions::state(&self.subscriber, &name).await.map_err(doing())?;
@@ -324,8 +328,8 @@ impl Watcher {
         Ok(Lag { bytes: lag.map(|lag| lag.replay_bytes), age, retained_bytes: slot.retained_bytes })
     }
 
-    /// Fails where the apply worker meets an error again and again, and gets no further. A connection that is lost counts
-    /// as an error, and passes.
+    /// Fails if the apply worker gets errors repeatedly without progress. A lost connection counts as one
+    /// error, and passes.
     fn judge(&mut self, apply_errors: i64) -> Result<(), StepError> {
         if self.apply_errors.is_none() {
             self.apply_errors_before = apply_errors;
@@ -344,7 +348,7 @@ impl Watcher {
         }
     }
 
-    /// The time since the newest heartbeat that has arrived was written; zero where every one of them has.
+    /// Age of the newest heartbeat that has arrived; zero if all have arrived.
     async fn age(&mut self) -> Result<Option<Duration>, SystemError> {
         let kind = self.stream.way.heartbeat();
         let Some((token, _)) = marker::read(&self.subscriber, self.stream.names.id(), kind).await? else {

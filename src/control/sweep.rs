@@ -1,12 +1,12 @@
-//! Removes what a move made on a system: everything of its names, nothing of anybody else's.
+//! Removes what a move created on a system: all objects with its names, and no others.
 //!
-//! Used by the undo of every step, and at the end of a move. Needs no memory of what was made: the names say it. Each
-//! function is safe to repeat and finds nothing to do where nothing is.
+//! Used by the undo of every step and at the end of a move. Needs no record of what was created: the names
+//! identify it. Each function is safe to repeat, and does nothing if there is nothing to remove.
 //!
 //! # Why
-//! Roles are the server's: between the move and its undo another database may have come to need one. Who logs in as a role
-//! depends on nothing that `DROP ROLE` looks at, so it is looked for (`system/role_uses.rs`), and other moves remember what
-//! their databases need.
+//! Roles belong to the server: between the move and its undo another database may have come to need one.
+//! `DROP ROLE` does not check logins, so these are looked up (`system/role_uses.rs`), and other moves record
+//! the roles that their databases need.
 
 use crate::model::MoveRecord;
 use crate::system::names::ROLE_MARK;
@@ -20,20 +20,20 @@ use super::error::StepError;
 use super::provision::platform_roles;
 use super::step::StepContext;
 
-/// Removes subscriptions, publications, slots, guard, helper schema and the roles of a move's own from one system. The
-/// database itself stays, if it is there. One that takes no connections was swept before it was closed.
+/// Removes subscriptions, publications, slots, guard, helper schema and the roles of a move's own from one
+/// system. The database itself stays. One that accepts no connections was cleaned before it was closed.
 pub async fn objects(end: &End, names: MoveNames) -> Result<(), SystemError> {
     let admin = end.admin_session().await?;
     if can_be_entered(&admin, &end.dbname).await? {
         let session = end.session().await?;
-        // Our own DDL must not be stopped by an event trigger of the user's.
+        // A user's event trigger must not stop the move's DDL.
         session.act_as_replica().await?;
         in_database(&session, names).await?;
     }
     on_system(&admin, end, names).await
 }
 
-/// What lives in the database. Subscriptions go first: a slot that they use is then let go.
+/// Removes objects in the database. Subscriptions first: their slots are then free.
 async fn in_database(session: &Session, names: MoveNames) -> Result<(), SystemError> {
     for name in [names.forward(), names.back()] {
         subscriptions::drop(session, &name).await?;
@@ -47,7 +47,7 @@ async fn in_database(session: &Session, names: MoveNames) -> Result<(), SystemEr
     marker::drop_helper(session, names).await
 }
 
-/// What belongs to the system.
+/// Removes objects of the system.
 async fn on_system(admin: &Session, end: &End, names: MoveNames) -> Result<(), SystemError> {
     for name in [names.forward(), names.back()] {
         slots::drop(admin, &name, end.deadline()).await?;
@@ -58,8 +58,8 @@ async fn on_system(admin: &Session, end: &End, names: MoveNames) -> Result<(), S
     Ok(())
 }
 
-/// Drops the database that the move made on the target, and the roles that nothing else uses. Returns those that stay;
-/// they still carry the mark, see [`release_roles`].
+/// Drops the database that the move made on the target, and the roles that nothing else uses. Returns the
+/// roles that stay; they still carry the mark, see [`release_roles`].
 pub async fn made_database(ctx: &StepContext) -> Result<Vec<String>, StepError> {
     let doing = || StepError::doing("cleaning the target");
     let ends = ctx.ends();
@@ -67,7 +67,7 @@ pub async fn made_database(ctx: &StepContext) -> Result<Vec<String>, StepError> 
     let admin = ends.target.admin_session().await.map_err(doing())?;
     use databases::Claim;
     if databases::claim(&admin, names, &ends.target.dbname).await.map_err(doing())? == Claim::Ours {
-        // Or the target might not let anybody in, for want of a library.
+        // A missing library would make the target refuse connections.
         databases::load_nothing(&admin, &ends.target.dbname).await.map_err(doing())?;
         objects(&ends.target, names).await.map_err(doing())?;
     }
@@ -77,7 +77,7 @@ pub async fn made_database(ctx: &StepContext) -> Result<Vec<String>, StepError> 
     drop_roles(ctx, &admin, &made).await
 }
 
-/// Drops those of the roles, made by the move, that nothing but its database uses. Returns the others.
+/// Drops the roles that the move created and that only its database uses. Returns the others.
 pub(super) async fn drop_roles(
     ctx: &StepContext,
     admin: &Session,
@@ -86,7 +86,7 @@ pub(super) async fn drop_roles(
     let doing = || StepError::doing("dropping roles on the target");
     let mut stay = used_elsewhere(ctx, admin, made).await?;
     let mut left: Vec<&String> = made.iter().filter(|role| !stay.contains(role)).collect();
-    // A role can wait for another one to go first; each round drops at least one, or none can be dropped.
+    // A role may depend on another one being dropped first; each round drops at least one, or ends the loop.
     loop {
         let mut stayed = Vec::new();
         for role in &left {
@@ -102,7 +102,8 @@ pub(super) async fn drop_roles(
     }
 }
 
-/// Those of the roles that another database has, needs by another move, or that somebody uses on the target.
+/// The roles that another database owns objects with, that another move needs, or that are in use on the
+/// target.
 async fn used_elsewhere(
     ctx: &StepContext,
     admin: &Session,
@@ -121,7 +122,7 @@ async fn used_elsewhere(
     role_uses::elsewhere(admin, &asked).await.map_err(StepError::doing("looking for who else uses a role"))
 }
 
-/// Roles of databases that other moves have brought to the target, or can bring back there.
+/// Roles of databases that other moves have brought to the target or can bring back there.
 async fn needed_by_other_moves(ctx: &StepContext) -> Result<Vec<String>, StepError> {
     let system = &ctx.record().target.system;
     let routes = ctx.catalog.routes().await?.into_values().into_iter();
@@ -136,7 +137,7 @@ async fn needed_by_other_moves(ctx: &StepContext) -> Result<Vec<String>, StepErr
     Ok(moves.flat_map(|other| other.facts.roles_needed).collect())
 }
 
-/// Ends the move's claim on roles that stay although it went back: they are the target's from now on.
+/// Ends the move's claim on roles that stay although it was undone: they belong to the target from now on.
 pub async fn release_roles(ends: &Ends, stayed: &[String]) -> Result<(), SystemError> {
     if stayed.is_empty() {
         return Ok(());
@@ -145,7 +146,7 @@ pub async fn release_roles(ends: &Ends, stayed: &[String]) -> Result<(), SystemE
     unmark_roles(ends, &admin, stayed).await
 }
 
-/// Ends the move's claim on what it made: marks go, database and roles stay. For the end of a move that was not undone.
+/// Removes the move's marks; database and roles stay. For the end of a move that was not undone.
 pub async fn marks(ends: &Ends) -> Result<(), SystemError> {
     let admin = ends.target.admin_session().await?;
     let names = ends.names();
@@ -156,19 +157,19 @@ pub async fn marks(ends: &Ends) -> Result<(), SystemError> {
     unmark_roles(ends, &admin, &made).await
 }
 
-/// The mark makes room for the comment that the role has on the source.
+/// Replaces the mark by the comment that the role has on the source.
 async fn unmark_roles(ends: &Ends, admin: &Session, made: &[String]) -> Result<(), SystemError> {
     let comments = comments_on_source(ends, made).await;
     for role in made {
         let comment = comments.iter().find(|(name, _)| name == role).and_then(|(_, text)| text.as_deref());
-        // One that a move created over there, too, has no comment yet.
+        // A role that a move also created on the source has no comment yet.
         let comment = comment.filter(|text| !text.starts_with(ROLE_MARK));
         roles::comment(admin, role, comment).await?;
     }
     Ok(())
 }
 
-/// The comments that the roles have where they came from; a source that is gone has none to give.
+/// The comments of the roles on the source; none if the source is unreachable.
 async fn comments_on_source(ends: &Ends, made: &[String]) -> Vec<(String, Option<String>)> {
     let read = async {
         let admin = ends.source.admin_session().await?;

@@ -1,16 +1,17 @@
 //! The throttle: copying rows slows down while clients wait longer for their answers than before the move.
 //!
-//! The proxy counts how long each answer took. Twice a second the 99th percentile of the last seconds is compared with the one from
-//! before the copy: above one and a half times that, copying takes a smaller share of its time and rests in between; below, it takes
-//! more again. Every worker that copies asks [`Throttle::rest_after`] how long to rest. PostgreSQL cannot be told to rest in the
-//! middle of an index, so where the copy was slowed down in the end, indexes are built by fewer sessions, each on one CPU.
+//! The proxy counts how long each answer took. Twice a second the 99th percentile of the last seconds is
+//! compared with the one from before the copy: above one and a half times that, copying takes a smaller share
+//! of its time and rests in between; below, it takes more again. Every worker that copies asks
+//! [`Throttle::rest_after`] how long to rest. PostgreSQL cannot pause the build of an index, so if the copy
+//! was slowed down at its end, fewer sessions build indexes, each on one CPU.
 //!
 //! # Why
-//! What a copy takes from clients (CPU, disk, cache, network) differs from server to server; a rate in bytes would be wrong for
-//! most. What the move may not do is to be felt, so that is what is measured. A share has a lower bound, so that a copy always ends:
-//! the load may have grown for reasons of its own.
+//! What a copy takes from clients (CPU, disk, cache, network) differs from server to server; a rate in bytes
+//! would be wrong for most. Clients must not notice the move, so their waits are measured. The share has a
+//! lower bound, so that a copy always ends: the load may have grown for other reasons.
 //!
-//! Only what this process relays is measured.
+//! Only the traffic that this process relays is measured.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -25,21 +26,22 @@ use super::progress::Progress;
 use super::settings::LatencySource;
 use super::step::StepContext;
 
-/// In [`MoveFacts::notes`](crate::model::MoveFacts): the 99th percentile of clients' waits before the copy, in microseconds.
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): the 99th percentile of clients' waits before the copy,
+/// in microseconds.
 const NOTE_BEFORE: &str = "client_p99_before_us";
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Looks that one percentile is taken over.
+/// Samples in the window of one percentile.
 const WINDOW: usize = 4;
-/// With fewer answers there is no percentile to speak of.
+/// With fewer answers a percentile means little.
 const ANSWERS_MIN: u64 = 200;
 /// A window with fewer answers than this does not slow the copy down.
 const FELT_MIN: u64 = 20;
-/// The whole of a share.
+/// A share of 100 percent.
 const WHOLE: u32 = 1000;
 const PERCENTILE: f64 = 0.99;
 
-/// What share of its time copying takes. Clones share it.
+/// Share of its time that copying gets. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Throttle {
     share: Arc<AtomicU32>,
@@ -50,13 +52,13 @@ impl Throttle {
         Throttle { share: Arc::new(AtomicU32::new(WHOLE)) }
     }
 
-    /// How long a worker rests that has copied for so long.
+    /// Time that a worker rests after working for `worked`.
     pub(super) fn rest_after(&self, worked: Duration) -> Duration {
         let share = self.share.load(Ordering::Relaxed).clamp(1, WHOLE);
         worked.saturating_mul(WHOLE - share) / share
     }
 
-    /// How many of `all` workers may do work that cannot rest, such as building an index.
+    /// How many of `all` workers may do work that cannot pause, such as building an index.
     pub(super) fn workers(&self, all: usize) -> Workers {
         let share = self.share.load(Ordering::Relaxed);
         let count = (all * share as usize / WHOLE as usize).max(1);
@@ -84,7 +86,7 @@ pub(super) struct Governor {
     progress: Progress,
 }
 
-/// Remembers how long clients waited before the copy; the first time counts.
+/// Records clients' waits before the copy; only the first call counts.
 pub(super) async fn note_before(ctx: &mut StepContext) -> Result<(), StepError> {
     if ctx.facts().notes.contains_key(NOTE_BEFORE) {
         return Ok(());
@@ -103,7 +105,7 @@ pub(super) async fn note_before(ctx: &mut StepContext) -> Result<(), StepError> 
 }
 
 impl Governor {
-    /// For the copy of this move; the throttle is open.
+    /// For the copy of this move; the throttle starts open.
     pub(super) fn of(ctx: &StepContext) -> Governor {
         let before = ctx.facts().notes.get(NOTE_BEFORE).and_then(|micros| micros.parse().ok());
         let before = before.map(Duration::from_micros);
@@ -123,7 +125,7 @@ impl Governor {
         self.throttle.clone()
     }
 
-    /// Until it is dropped. Cancel-safe.
+    /// Runs until it is dropped. Cancel-safe.
     pub(super) async fn run(mut self) -> Infallible {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -149,9 +151,9 @@ impl Governor {
     }
 }
 
-/// What copying may take from now on, when clients waited so long lately. `None`: hardly anybody waited.
+/// The next share of copying for clients' recent waits. `None`: too few answers.
 fn next_share(share: u32, share_min: u32, p99: Option<Duration>, before: Duration) -> u32 {
-    /// Differences below this are no sign of anything.
+    /// Smaller differences are noise.
     const NOISE: Duration = Duration::from_micros(500);
     let limit = (before * 3 / 2).max(before + NOISE);
     let next = match p99 {

@@ -1,12 +1,13 @@
-//! A Unix socket of our own, where a program of PostgreSQL finds a database of a system, logged in.
+//! A Unix socket through which a program of PostgreSQL reaches a database of a system, already logged in.
 //!
-//! Owns the task that listens there; it ends with the value, and the socket with it. Who may connect is said by the directory: it
-//! is the move's own, and nobody else can enter it.
+//! Owns the task that listens there; dropping the value ends the task and the socket. The directory's
+//! permissions control access: only the user of this process can enter it.
 //!
 //! # Why
-//! libpq gives a server whatever it asks for, and only from version 16 on can it be told not to (`require_auth`); the one that
-//! a program uses is not even known. So a program gets no password: the login is ours, with our rules, and so are TLS and the
-//! authorities of the configuration, which libpq knows nothing of.
+//! libpq answers any authentication request of a server, and only version 16 and later can restrict that
+//! (`require_auth`); the libpq version of a program is not even known. So a program gets no password:
+//! Freehold logs in by its own rules, with its own TLS and the certificate authorities of the configuration,
+//! which libpq does not know.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,22 +31,22 @@ use crate::wire::startup::{self, CancelRequest, Opening};
 use super::ends::End;
 use super::own_login::OwnLogin;
 
-/// Part of the file's name alone: a Unix socket has no port.
+/// Only part of the file's name: a Unix socket has no port.
 const PORT: u16 = 5432;
-/// To reach the system and be logged in there.
+/// Limit for connecting and logging in to the system.
 const LOGIN_WITHIN: Duration = Duration::from_secs(30);
-/// The answer to a wish for encryption: nobody else can read what goes through the socket.
+/// The answer to SSLRequest and GSSENCRequest: no other process can read the socket's traffic.
 const NO_ENCRYPTION: &[u8] = b"N";
 
-/// Who a program is on the server.
+/// The role of a program on the server.
 #[derive(Debug, Clone)]
 pub(super) enum As {
     Platform,
-    /// The role without rights on the server.
+    /// The role without privileges on the server.
     Applier(OwnLogin),
 }
 
-/// Where a program connects. Dropped, nobody can any more, and connections end.
+/// A socket for programs. Dropping it ends the listener and all connections.
 #[derive(Debug)]
 pub(super) struct ToolSocket {
     directory: PathBuf,
@@ -65,12 +66,12 @@ impl Drop for ToolSocket {
 struct Destination {
     end: End,
     who: As,
-    /// Of the startup packet: whatever the program asks for is not looked at.
+    /// Parameters of the startup packet; those that the program sends are ignored.
     startup: Vec<(String, String)>,
 }
 
 impl ToolSocket {
-    /// Listens in a directory that nobody else can enter; `options` are settings of the connections.
+    /// Listens in a private directory; `options` are settings of the connections.
     pub(super) fn open(directory: &Path, end: &End, who: As, options: String) -> io::Result<ToolSocket> {
         let file = directory.join(format!(".s.PGSQL.{PORT}"));
         let _ = std::fs::remove_file(&file);
@@ -84,14 +85,14 @@ impl ToolSocket {
         Ok(ToolSocket { directory: directory.to_owned(), file, conninfo, task })
     }
 
-    /// A libpq connection string: no address of the system, no secret.
+    /// A libpq connection string without the system's address and without a secret.
     pub(super) fn conninfo(&self) -> String {
         let directory = quote_conninfo(&self.directory.to_string_lossy());
         format!("host={directory} port={PORT} {}", self.conninfo)
     }
 }
 
-/// Connections end with this task.
+/// The connections end with this task.
 async fn listen(listener: UnixListener, destination: Arc<Destination>) {
     let mut connections = JoinSet::new();
     loop {
@@ -160,7 +161,7 @@ impl Destination {
         }
     }
 
-    /// The program knows the server's own key.
+    /// The program has received the server's own cancel key.
     async fn cancel(&self, request: &CancelRequest) -> io::Result<()> {
         let End { access, system, dbname, .. } = &self.end;
         let connector = access.connector(system).await.map_err(io::Error::other)?;

@@ -1,8 +1,8 @@
-//! `pg_dump` and `pg_restore`: found, run, and listened to. They are given no secret: see `tool_socket`.
+//! Finds and runs `pg_dump` and `pg_restore`, and reads their output. They get no secret: see `tool_socket`.
 //!
 //! # Why
-//! Nobody knows how to write down a schema better than `pg_dump`, and it must be the one of the target's major: an
-//! older one does not know newer servers, a newer one writes what an older server does not understand.
+//! `pg_dump` is the most complete way to dump a schema, and its major must be the target's: an older one does
+//! not know newer servers, a newer one writes what an older server does not understand.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ impl Explain for ToolError {
 
     fn retry(&self) -> Retry {
         match self {
-            // The program's words are all there is to tell a race or a lost connection from a refusal.
+            // Only the program's message distinguishes a race or a lost connection from a refusal.
             ToolError::Failed { stderr, .. } if PASSING.iter().any(|words| stderr.contains(words)) => {
                 Retry::Later
             }
@@ -94,7 +94,7 @@ pub struct Tools {
     pub major: u32,
 }
 
-/// What a failure says that may not happen again.
+/// Messages of failures that may be temporary.
 const PASSING: [&str; 5] = [
     "lock timeout",
     "deadlock detected",
@@ -103,12 +103,12 @@ const PASSING: [&str; 5] = [
     "terminating connection",
 ];
 
-/// What a failure says that comes from the role's missing rights.
+/// Messages of failures for lack of privileges.
 const NO_RIGHT: [&str; 2] = ["permission denied", "must be "];
 
-/// Longer error output of a program is cut.
+/// Longer error output of a program is truncated.
 const STDERR_BYTES_MAX: usize = 4096;
-/// Asking a program for its version.
+/// Limit for asking a program for its version.
 const VERSION_WITHIN: Duration = Duration::from_secs(10);
 
 impl Tools {
@@ -126,8 +126,8 @@ impl Tools {
         best.ok_or(ToolError::Missing { major, searched })
     }
 
-    /// A program that is connected to a database of a system, by way of a socket in a directory that nobody else can enter.
-    /// Keep the socket as long as the program runs.
+    /// A program that is connected to a database of a system, through a socket in a private directory. Keep
+    /// the socket as long as the program runs.
     pub(super) fn command(
         &self,
         program: &str,
@@ -136,7 +136,7 @@ impl Tools {
     ) -> Result<(Command, ToolSocket), ToolError> {
         let failed =
             |source| ToolError::File { program: program.to_owned(), path: directory.to_owned(), source };
-        // What keeps the numbers of types in a restore is an event trigger.
+        // The event trigger that keeps the OIDs of types must fire in a restore.
         let quietly = if program == "pg_dump" { without_event_triggers(&end.system) } else { "" };
         let options = format!("{}{quietly}", options(end.system.version_num));
         let socket = ToolSocket::open(directory, end, who, options).map_err(failed)?;
@@ -159,22 +159,23 @@ impl Tools {
     }
 }
 
-/// Of the connections that the programs open, as the role that logged in. Index builds get memory; nothing of the copy is waited for on disk, since
-/// a crash of the target before the cutover starts the copy again. Constants in the schema (defaults, checks) are read as they were
-/// written; what is computed from rows (indexes) follows the settings of the database.
+/// Settings of the programs' connections. They keep the role that logged in. Index builds get memory; commits
+/// need not be flushed, since a crash of the target before the cutover starts the copy again. Constants in
+/// the schema (defaults, checks) are read as they were written; what is computed from rows (indexes) follows
+/// the settings of the database.
 const OPTIONS: &str = "-c role=none -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
     -c default_transaction_read_only=off -c lc_monetary=C -c array_nulls=on -c synchronous_commit=off \
     -c maintenance_work_mem=256MB";
 
-/// With the limits that only newer servers know.
+/// The settings, with the limits that only newer servers have.
 fn options(version_num: u32) -> String {
     let limits = [(140_000, "idle_session_timeout"), (170_000, "transaction_timeout")];
     let known = limits.into_iter().filter(|(since, _)| version_num >= *since);
     known.fold(OPTIONS.to_owned(), |options, (_, name)| format!("{options} -c {name}=0"))
 }
 
-/// Runs to the end and returns what was printed; a failure carries the program's own words. Dropped, the program is
-/// killed.
+/// Runs to the end and returns its output; an error contains the program's messages. Dropping the future
+/// kills the program.
 pub async fn run(mut command: Command) -> Result<Vec<u8>, ToolError> {
     let program = program_of(&command);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -186,7 +187,7 @@ pub async fn run(mut command: Command) -> Result<Vec<u8>, ToolError> {
     Err(failed(program, &output.stderr))
 }
 
-/// Runs to the end and returns what was printed as errors, where the program says that it went on after them.
+/// Runs to the end and returns its error output, if the program says that it went on after errors.
 pub(super) async fn run_to_the_end(mut command: Command, went_on: &str) -> Result<String, ToolError> {
     let program = program_of(&command);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -230,7 +231,7 @@ fn searched(directories: &[PathBuf]) -> Vec<PathBuf> {
     places
 }
 
-/// `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` is 15.
+/// Parses `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` as 15.
 async fn major_of(bin: &Path) -> Option<u32> {
     let mut command = Command::new(bin.join("pg_dump"));
     command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);

@@ -1,15 +1,19 @@
-//! A trial: the schema is restored into an empty database of the target, before anything is changed for the move.
+//! A trial: the schema is restored into an empty database of the target, before anything is changed for the
+//! move.
 //!
-//! It is written down and restored as the copy does it: by the same programs, in the same order, each entry by the same role. But what the
-//! target refuses does not end it: everything that is refused becomes a finding, unless it is a consequence of something else that was
-//! refused. Then functions that rows will call are called ([`trial_calls`]). The database is dropped in any case: at the end, when
-//! the caller gives up, or by the next trial if the process is killed.
+//! It is dumped and restored as in the copy: by the same programs, in the same order, each entry by the same
+//! role. But a refused statement does not end it: everything that is refused becomes a finding, unless it is
+//! a consequence of something else that was refused. Then functions that rows will call are called
+//! ([`trial_calls`]). The database is always dropped: at the end, when the caller drops the future, or by the
+//! next trial if the process is killed.
 //!
 //! # Why
-//! What one server takes and another refuses cannot be listed. Only the other one knows: a setting that is gone, a library, a name that
-//! was found when the object was made and is not there when it is restored.
+//! The differences between what two servers accept cannot be listed: a removed setting, a missing library, a
+//! name that was found when the object was created and is missing when it is restored. Only trying it on the
+//! target finds them.
 //!
-//! Roles that the target lacks are made by the move and not by a trial, so what is refused for want of them is no finding.
+//! The move creates the roles that the target lacks; a trial does not, so errors about these roles are no
+//! findings.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -37,7 +41,7 @@ use super::{StepError, extensions, trial_calls};
 const TRIAL_WITHIN: Duration = Duration::from_secs(600);
 /// Sessions of the trial's own role at a time.
 const CONNECTIONS: u32 = 8;
-/// Without what these ask for there is no trial.
+/// Checks with blockers that make a trial impossible.
 const NEEDED: [&str; 7] = [
     "same_system",
     "target_older",
@@ -49,12 +53,12 @@ const NEEDED: [&str; 7] = [
 ];
 /// Lines of a refused statement that are shown.
 const LINES_MAX: usize = 20;
-/// What an extension says that is installed in one database of a server only, by its name.
+/// Error of an extension, named there, that can be installed in one database of a server only.
 const OF_ONE_DATABASE: &str = "can only create extension in database";
 
 const READING: &str = "reading what the target refuses";
 
-/// Why a trial came to no result.
+/// Why a trial has no result.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -90,7 +94,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// Drops the database also where whoever waits for the trial has gone.
+/// Drops the database also if the trial's future was dropped.
 struct Guard {
     end: End,
     trial: Option<Trial>,
@@ -121,7 +125,7 @@ impl Drop for Guard {
     }
 }
 
-/// Creates the database; that it cannot be created is a finding.
+/// Creates the database; a refusal is a finding.
 async fn made(scene: &Scene<'_>, trial: &Trial, findings: &mut Findings) -> Result<bool, SystemError> {
     let error = match trial.create(scene.target, &scene.database).await {
         Ok(()) => return Ok(true),
@@ -164,7 +168,7 @@ fn untried(scene: &Scene<'_>, why: &str, findings: &mut Findings) {
     ));
 }
 
-/// Restores the schema, and says what was refused.
+/// Restores the schema, and reports what was refused.
 async fn attempt(scene: &Scene<'_>, ends: &Ends, findings: &mut Findings) -> Result<(), Failure> {
     let (dump, prepared) = tokio::join!(write_down(scene), prepare(scene, &ends.target));
     let ((session, applier), dump) = (prepared?, dump?);
@@ -186,7 +190,7 @@ async fn write_down(scene: &Scene<'_>) -> Result<SchemaDump, Failure> {
     Ok(SchemaDump::take_now(scene.source_end(), tools, known).await?)
 }
 
-/// The platform in the trial's database, and the role that restores.
+/// Returns the platform's session in the trial's database, and the role that restores.
 async fn prepare(scene: &Scene<'_>, end: &End) -> Result<(Session, OwnLogin), Failure> {
     let name = quote_ident(&end.dbname);
     databases::limit_connections(scene.target, &end.dbname, Some(CONNECTIONS)).await?;
@@ -202,7 +206,7 @@ async fn prepare(scene: &Scene<'_>, end: &End) -> Result<(Session, OwnLogin), Fa
     }
 }
 
-/// As [`Restore`](super::restore::Restore) does it, but that nothing ends it.
+/// Restores like [`Restore`](super::restore::Restore), but goes on after refusals.
 async fn restore(
     scene: &Scene<'_>,
     ends: &Ends,
@@ -213,7 +217,7 @@ async fn restore(
     let role = applier.role.as_str();
     type_oids::keep(session, &type_oids::read(scene.source).await?).await?;
     match applier::let_set(scene.source, session, role).await {
-        // The function that names a setting that is gone is refused below.
+        // A function that names a removed setting is refused below.
         Err(error) if error.server_sqlstate().is_none() => return Err(error.into()),
         _ => {}
     }
@@ -238,7 +242,7 @@ fn other_oids(types: &Outcome, findings: &mut Findings) {
     }
 }
 
-/// One finding for each entry that was refused for its own sake.
+/// One finding for each entry that was refused for its own reason.
 async fn report(
     scene: &Scene<'_>,
     dump: &SchemaDump,
@@ -267,7 +271,7 @@ async fn report(
     Ok(())
 }
 
-/// Whether the entry needs another one that was refused.
+/// Whether the entry depends on another one that was refused.
 fn follows(refused: &Refused, failed: &HashSet<u32>, needs: &HashMap<u32, Vec<u32>>) -> bool {
     let mut seen = HashSet::from([refused.entry.number]);
     let mut waiting = vec![refused.entry.number];
@@ -284,19 +288,19 @@ fn follows(refused: &Refused, failed: &HashSet<u32>, needs: &HashMap<u32, Vec<u3
     false
 }
 
-/// What the target says for want of roles that the move will make.
+/// Errors of the target about roles that the move will create.
 async fn roles_to_come(scene: &Scene<'_>) -> Result<Vec<String>, SystemError> {
     let ends = &scene.plan.ends;
     let except = platform_roles(ends);
     let needed =
         roles::needed_by(scene.source, &ends.source.dbname, &scene.plan.logins, &except.each()).await?;
-    // That one is named by a finding of its own.
+    // That role has a finding of its own.
     let platform = ends.source.system.admin_role.to_string();
     let all = needed.into_iter().chain([platform]);
     Ok(all.map(|role| format!("role \"{role}\" does not exist")).collect())
 }
 
-/// What objects are and are called: `table public.t`.
+/// Kind and name of an object: `table public.t`.
 #[derive(Debug, Clone)]
 struct Identity {
     kind: String,
@@ -339,7 +343,7 @@ fn say(scene: &Scene<'_>, refused: &Refused, identity: Option<&Identity>, findin
     draft.about(&what).cure(cure).say(format!("system {system} refuses {what}: {}", refused.message));
 }
 
-/// What makes the target take it, and who does that.
+/// A change that makes the target accept it, and the party that makes it.
 fn cure(scene: &Scene<'_>, refused: &Refused, identity: Option<&Identity>, what: &str) -> (Blame, Cure) {
     let target = scene.target_end();
     let between = |before: &str, after: &str| {
@@ -369,7 +373,7 @@ fn cure(scene: &Scene<'_>, refused: &Refused, identity: Option<&Identity>, what:
     (Blame::Product, by_hand(scene, refused, what))
 }
 
-/// Nothing to be pasted: only a person knows what the object is for.
+/// A comment, not a statement: only the owner knows what the object is for.
 fn by_hand(scene: &Scene<'_>, refused: &Refused, what: &str) -> Cure {
     let cure = Cure::comment(format!(
         "on system {}, database {}: change {what}, or drop it, so that PostgreSQL {} takes:",

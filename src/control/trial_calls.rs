@@ -1,13 +1,16 @@
-//! The functions that rows will call on the target: called in the trial's database, where there are no rows to call them.
+//! Calls the functions that rows will call on the target: the trial's database has no rows that would call
+//! them.
 //!
-//! Checks, stored generated columns, expressions and predicates of indexes, partition keys, and (from version 17 on) queries of
-//! materialized views are computed with an empty search path: by COPY and the workers of replication, by the restore of any dump, by
-//! REFRESH. A function that finds a name by the path of its caller works for applications and fails there.
+//! Checks, stored generated columns, expressions and predicates of indexes, partition keys, and (from version
+//! 17 on) queries of materialized views are computed with an empty search path: by COPY and the workers of
+//! replication, by the restore of any dump, by REFRESH. A function that depends on its caller's search path
+//! works for applications and fails there.
 //!
 //! # Why
-//! A function is text to PostgreSQL until it is called. So each is called twice, without values and with plain ones, by the role that
-//! restores, in a transaction that is taken back. What it says counts only if it says something else by the search path that
-//! applications have: a function that fails for another reason is none of ours. A branch that neither call takes stays unknown.
+//! A function is text to PostgreSQL until it is called. So each is called twice, without values and with
+//! plain ones, by the role that restores, in a transaction that is rolled back. An error counts only if the
+//! search path of applications gives a different result: a function that fails for another reason is not
+//! reported. A branch that neither call takes is not tested.
 
 use std::time::Duration;
 
@@ -19,17 +22,18 @@ use super::ends::End;
 use super::own_login::OwnLogin;
 use super::preflight::{Findings, Scene};
 
-/// One call; what takes longer has found its names.
+/// Limit of one call; a longer call has found its names.
 const CALL_WITHIN: Duration = Duration::from_secs(2);
 /// More functions than this are not called.
 const FUNCTIONS_MAX: usize = 1000;
-/// SQLSTATEs of names that are not found: of a table, a function, a type or the like, a schema, a column.
+/// SQLSTATEs of missing names: of a table, a function, a type or the like, a schema, a column.
 const NOT_FOUND: [&str; 5] = ["42P01", "42883", "42704", "3F000", "42703"];
-/// From this version on a materialized view is filled by an empty path.
+/// From this version on a materialized view is refreshed with an empty search path.
 const REFRESH_BY_EMPTY_PATH: u32 = 170_000;
 
-/// Functions of the users in languages that look names up when they run, without a path of their own, and an object that calls each: (name for
-/// ALTER, object, call without values, call with values). `$1`: whether materialized views count.
+/// Functions of the users in languages that look names up when they run, without a path of their own, and an
+/// object that calls each: (name for ALTER, object, call without values, call with values). `$1`: whether
+/// materialized views count.
 const FUNCTIONS: &str = "\
 WITH RECURSIVE rule(oid) AS (
     SELECT r.oid FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class WHERE c.relkind = 'm' AND $1
@@ -83,7 +87,7 @@ struct Function {
 const LOOKING: &str = "looking for functions that rows call";
 const CALLING: &str = "calling a function that rows call";
 
-/// Calls them in the trial's database, where the session is the platform's.
+/// Calls them in the trial's database; `session` is the platform's.
 pub(super) async fn check(
     scene: &Scene<'_>,
     end: &End,
@@ -124,7 +128,7 @@ async fn functions(session: &Session, views: bool) -> Result<Vec<Function>, Syst
     rows.iter().map(function).collect()
 }
 
-/// What the call says of a name that is not there, by a search path.
+/// The error about a missing name that the call gives with a search path.
 async fn refusal(
     session: &Session,
     path: &[String],
@@ -143,7 +147,8 @@ async fn refusal(
     }
 }
 
-/// The path of applications, and all schemas of the database behind it: roles have paths of their own.
+/// The search path of applications, and the same followed by all schemas of the database: roles have paths of
+/// their own.
 async fn paths_of_applications(
     scene: &Scene<'_>,
     session: &Session,

@@ -1,6 +1,6 @@
-//! Undo of a committed move: the same cutover, backwards.
+//! Undo of a committed move: the same cutover in the other direction.
 //!
-//! The source has been kept current since the commit, so what is waited for is a few milliseconds of changes.
+//! The source has been kept current since the commit, so only a few milliseconds of changes are waited for.
 
 use super::catchup;
 use super::cutover::{abort, cross};

@@ -1,7 +1,8 @@
 //! Whether two databases hold the same rows.
 //!
-//! Compare where nothing changes meanwhile: both sides quiet, or both read at one position. What changes is compared by
-//! [`comparing`](super::comparing); what a digest is, [`digests`](crate::system::digests) says.
+//! For sides where nothing changes: both are quiet, or both are read at one position.
+//! [`comparing`](super::comparing) compares sides that change; [`digests`](crate::system::digests) defines a
+//! digest.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use super::ends::End;
 use super::error::StepError;
 use super::reader::Reader;
 
-/// A table that is not the same on both sides; None where it is missing.
+/// A table that differs between the sides; `None` if it is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub table: TableName,
@@ -25,7 +26,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// What each side holds.
+    /// The contents of both sides, as text.
     pub fn sides(&self) -> String {
         let side = |digest: &Option<Digest>| match digest {
             Some(digest) => format!("{} rows, digest {}", digest.rows, digest.sum),
@@ -41,7 +42,7 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// The digests of all tables of a database that travel, in its present state: one snapshot for all.
+/// Digests of all tables of a database that are replicated, in its current state: one snapshot for all.
 pub async fn digest_all(end: &End, workers: usize) -> Result<BTreeMap<TableName, Digest>, SystemError> {
     let session = end.session().await?;
     session.batch("opening a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
@@ -49,14 +50,14 @@ pub async fn digest_all(end: &End, workers: usize) -> Result<BTreeMap<TableName,
     digest_in_snapshot(end, &session, Some(&snapshot), workers).await
 }
 
-/// Reads every table by several workers that share a snapshot of `session`'s.
+/// Reads every table with several workers that share a snapshot of `session`.
 pub async fn digest_in_snapshot(
     end: &End,
     session: &Session,
     snapshot: Option<&str>,
     workers: usize,
 ) -> Result<BTreeMap<TableName, Digest>, SystemError> {
-    // Smallest first in the list, so that the largest is taken first from its end.
+    // Smallest first: workers take the largest from the end.
     let mut waiting: Vec<Table> = tables::list(session).await?;
     waiting.retain(|table| !table.unlogged);
     waiting.reverse();
@@ -109,7 +110,7 @@ async fn digest_some(
     }
 }
 
-/// Begins a transaction that sees what the snapshot's owner sees.
+/// Begins a transaction that uses the exported snapshot.
 pub(super) async fn import_snapshot(session: &Session, snapshot: &str) -> Result<(), SystemError> {
     session.batch("importing a snapshot", &import_sql(snapshot)).await
 }
@@ -121,7 +122,7 @@ pub(super) fn import_sql(snapshot: &str) -> String {
     )
 }
 
-/// Tables whose digests differ, or that one side lacks.
+/// Tables with different digests, and tables that one side lacks.
 pub fn differences(
     source: &BTreeMap<TableName, Digest>,
     target: &BTreeMap<TableName, Digest>,
@@ -141,8 +142,8 @@ pub fn differences(
         .collect()
 }
 
-/// Compares every table of two databases that are quiet: nothing is written, nothing is still on its way. Returns the
-/// number of tables compared, and those that differ.
+/// Compares every table of two quiet databases: nothing is written, and replication has caught up. Returns
+/// the number of tables compared, and those that differ.
 pub async fn compare_all(
     source: &End,
     target: &End,

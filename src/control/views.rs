@@ -1,17 +1,19 @@
-//! Materialized views: filled where the clients go, from the rows that are there.
+//! Materialized views: refreshed on the side that the clients go to, from the rows that have arrived there.
 //!
 //! # Why
-//! Replication does not carry them. One that was filled with the copy shows what the base tables held then, and clients
-//! that saw newer rows on the side that they left would see older ones after the commit. So they are filled again when
-//! the rows have arrived, right before each cutover, while nobody waits for it.
+//! Replication does not carry them. A view filled during the copy shows the base tables of that time, and
+//! clients that saw newer rows before the commit would see older ones after it. So views are refreshed when
+//! the rows have arrived, right before each cutover, while no client waits.
 //!
-//! What the other side's view holds is not copied: it may be a day old, and the application would not get it back by a refresh.
+//! The contents of the other side's view are not copied: they may be a day old, and a refresh by the
+//! application would not produce them.
 //!
-//! A view that is filled by the platform must show what it would if its owner had filled it, so it is filled with the settings that the
-//! owner's sessions have in this database, and not with the platform's own.
+//! A view that the platform refreshes must show what it would if its owner had refreshed it, so the owner's
+//! settings in this database apply, not the platform's own.
 //!
-//! Nobody can write to a materialized view. So what one holds right after it was filled is remembered until both sides are compared
-//! ([`compare_views`](super::compare_views)): where it holds something else by then, somebody has been there.
+//! A client cannot write to a materialized view. So its contents right after the refresh are recorded until
+//! both sides are compared ([`compare_views`](super::compare_views)): if they differ by then, the view was
+//! refreshed or changed on that side.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,14 +33,14 @@ use super::settings::Verify;
 use super::step::StepContext;
 use super::throttle::Throttle;
 
-/// The longest that a query is computed for, or a part of a view is read for, to compare it.
+/// Limit for computing a query, or for reading a part of a view, to compare it.
 pub(super) const DIGEST_MAX: Duration = Duration::from_secs(300);
-/// The SQLSTATE of reading a view that was never filled, or emptied.
+/// SQLSTATE of reading a view that is not populated.
 pub(super) const NOT_FILLED: &str = "55000";
 /// The longest rest after a part.
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// Fills the views of the side that the clients go to; returns whether there are any.
+/// Refreshes the views of the side that the clients go to; returns whether there are any.
 pub(super) async fn catch_up(ctx: &StepContext, from: &End, to: &End) -> Result<bool, StepError> {
     let doing = || StepError::doing("refreshing materialized views");
     let filled = from.session().await.map_err(doing())?;
@@ -48,7 +50,7 @@ pub(super) async fn catch_up(ctx: &StepContext, from: &End, to: &End) -> Result<
     ctx.unless_cancelled(fill).await
 }
 
-/// Fills the materialized views of one side that are filled on the other.
+/// Refreshes the materialized views of one side that are populated on the other.
 pub(super) async fn refresh(filled: &Session, to: &End) -> Result<(), SystemError> {
     fill(filled, to, false).await.map(drop)
 }
@@ -76,9 +78,10 @@ async fn fill(filled: &Session, to: &End, for_comparison: bool) -> Result<bool, 
     Ok(!views.is_empty())
 }
 
-/// One that reads another waits for it: what could not be filled in a round is tried in the next, as long as a round fills any.
+/// A view that reads another waits for it: those that could not be refreshed in a round are tried again in
+/// the next, as long as a round refreshes any.
 async fn fill_all(filler: &mut Filler, views: &[View]) -> Result<(), SystemError> {
-    // Or one that reads another could be filled from what that showed before.
+    // Otherwise a view that reads another could be filled from its old contents.
     for view in views {
         filler.refresh(view, " WITH NO DATA").await?;
     }
@@ -105,16 +108,18 @@ async fn fill_all(filler: &mut Filler, views: &[View]) -> Result<(), SystemError
     }
 }
 
-/// Fills views as their owners would, and computes what they would: a day of a time depends on the time zone, a text on how dates are
-/// written, a name on the search path. The server runs the query with the owner's rights; the settings are brought here.
+/// Refreshes views as their owners would, with the same results: the date of a timestamp depends on the time
+/// zone, text on DateStyle, a name on the search path. The server runs the query with the owner's privileges;
+/// the settings are applied here.
 pub(super) struct Filler {
-    /// Computes as an application does, and so resolves names as it does: it gets nothing but REFRESH, SET and digests.
+    /// Computes as an application's session, so it resolves names by the users' search path: only REFRESH,
+    /// SET and digests run here.
     session: Session,
-    /// Looks things up.
+    /// Runs the platform's own queries.
     platform: Session,
     side: Side,
     id: MoveId,
-    /// Whose settings the session has, and the statements that brought them.
+    /// The owner that the session is set up for, and the statements that set it up.
     owner: Option<(String, String)>,
 }
 
@@ -128,7 +133,7 @@ impl Filler {
         Ok(Filler { session, platform, side, id: to.names.id(), owner: None })
     }
 
-    /// The views of this side, sorted by owner; and reads what is set for these.
+    /// The views of this side, sorted by owner; also reads the settings of these owners.
     pub(super) async fn views(&mut self) -> Result<Vec<View>, SystemError> {
         let views = materialized::all(&self.platform).await?;
         let owners: Vec<String> = views.iter().map(|view| view.owner.clone()).collect();
@@ -136,7 +141,7 @@ impl Filler {
         Ok(views)
     }
 
-    /// Brings the settings of an owner; returns the statements that do it.
+    /// Applies the settings of an owner; returns the statements.
     async fn act_for(&mut self, owner: &str) -> Result<String, SystemError> {
         if let Some((_, settings)) = self.owner.as_ref().filter(|(now, _)| now == owner) {
             return Ok(settings.clone());
@@ -155,14 +160,15 @@ impl Filler {
         self.session.batch("refreshing a materialized view", &sql).await
     }
 
-    /// Fills one view, and remembers what it holds.
+    /// Refreshes one view, and records the digest of its contents.
     pub(super) async fn fill_again(&mut self, view: &View) -> Result<(), SystemError> {
         self.forget(view).await?;
         self.refresh(view, "").await?;
         self.remember(view).await
     }
 
-    /// What a view of this side holds, and in how many parts it was read. [`NOT_FILLED`]: it holds nothing.
+    /// Digest of the contents of a view of this side, and the number of parts in which it was read.
+    /// [`NOT_FILLED`]: the view is not populated.
     pub(super) async fn stored(
         &mut self,
         view: &View,
@@ -174,7 +180,7 @@ impl Filler {
         materialized::stored(&self.session, (&view.name, pages), terms, |worked| rest(throttle, worked)).await
     }
 
-    /// What the query of a view gives on this side, now.
+    /// The digest of what the query of a view returns on this side now.
     pub(super) async fn computed(
         &mut self,
         view: &View,
@@ -193,7 +199,7 @@ impl Filler {
         marker::forget(&self.platform, self.id, &kind(view)).await
     }
 
-    /// A view that cannot be read has nothing to be remembered.
+    /// Nothing is recorded for a view that cannot be read.
     async fn remember(&mut self, view: &View) -> Result<(), SystemError> {
         match self.stored(view, None).await {
             Ok((digest, _)) => marker::write(&self.platform, self.id, &kind(view), &token(&digest)).await,
@@ -201,21 +207,21 @@ impl Filler {
         }
     }
 
-    /// Whether a view holds something else than when it was filled. None: that is not remembered.
+    /// Whether a view's contents differ from those after its refresh. `None`: these are not recorded.
     pub(super) async fn has_changed(&self, view: &View, now: &Digest) -> Result<Option<bool>, SystemError> {
         let remembered = marker::read(&self.platform, self.id, &kind(view)).await?;
         Ok(remembered.map(|(remembered, _)| remembered != token(now)))
     }
 }
 
-/// Lets the clients have their share.
+/// Rests, so that clients get their share of the server.
 async fn rest(throttle: Option<&Throttle>, worked: Duration) {
     if let Some(throttle) = throttle {
         sleep(throttle.rest_after(worked).min(REST_MAX)).await;
     }
 }
 
-/// The marker on the side where a view is filled.
+/// Kind of the marker on the side where a view is refreshed.
 fn kind(view: &View) -> String {
     format!("view {}", view.name)
 }
@@ -224,7 +230,7 @@ fn token(digest: &Digest) -> String {
     format!("{} rows, digest {}", digest.rows, digest.sum)
 }
 
-/// Why a server does not compute a query, or read a view. An error is what is not the query's.
+/// Why a server refuses to run a query or to read a view. `Err` if the query is not the cause.
 pub(super) fn refusal(error: SystemError) -> Result<String, SystemError> {
     match &error {
         SystemError::Refused { sqlstate, message, system, .. } => match sqlstate.as_str() {

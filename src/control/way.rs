@@ -1,4 +1,4 @@
-//! Which way the clients go: a cutover and an undo are one thing in two directions.
+//! The direction of the clients: a cutover and an undo are the same in two directions.
 
 use crate::model::{Epoch, MoveFacts, MoveRecord, MoveStep, Place};
 use crate::system::MoveNames;
@@ -21,7 +21,7 @@ impl Way {
         }
     }
 
-    /// Where the clients come from, where they go.
+    /// The side that the clients leave, and the one they go to.
     pub fn ends(self, ends: Ends) -> (End, End) {
         match self {
             Way::Forth => (ends.source, ends.target),
@@ -29,7 +29,8 @@ impl Way {
         }
     }
 
-    /// Which database the clients go to. The record is as old as the move, so how its system is reached now is not in it.
+    /// The database that the clients go to. The record keeps the system's address from the beginning of the
+    /// move, which may have changed.
     pub fn destination(self, record: &MoveRecord) -> &Place {
         match self {
             Way::Forth => &record.target,
@@ -37,7 +38,8 @@ impl Way {
         }
     }
 
-    /// Slot on the side that is left, subscription on the other: what carries the last rows.
+    /// Name of the slot on the side that is left and of the subscription on the other, which carry the last
+    /// rows.
     pub fn stream(self, names: MoveNames) -> String {
         match self {
             Way::Forth => names.forward(),
@@ -45,7 +47,7 @@ impl Way {
         }
     }
 
-    /// The kind of the marker row that tells how current the other side is. Each direction writes its own.
+    /// Kind of the marker row that measures the lag of the other side. Each direction writes its own.
     pub fn heartbeat(self) -> &'static str {
         match self {
             Way::Forth => "heartbeat",

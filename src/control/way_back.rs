@@ -1,9 +1,9 @@
-//! Whether all that carries changes back to the source is still there, and still what the move made.
+//! Checks that all objects of the way back to the source still exist, and are those that the move created.
 //!
 //! # Why
-//! From PostgreSQL 18 a walsender whose publication was dropped skips it and goes on: the slot advances, nothing fails, and
-//! what is written is on the source no more. So the objects themselves are looked at, and by their object ids: one that was
-//! dropped and made again has told nothing in between.
+//! From PostgreSQL 18 on a walsender ignores a dropped publication and goes on: the slot advances, nothing
+//! fails, and changes no longer reach the source. So the objects themselves are checked by their OIDs: one
+//! that was dropped and created again has published nothing in between.
 
 use crate::error::{Blame, SqlState};
 use crate::system::{Session, SystemError, publications, slots, subscriptions};
@@ -12,11 +12,13 @@ use super::error::StepError;
 use super::step::StepContext;
 use super::stream::Stream;
 
-/// In [`MoveFacts::notes`](crate::model::MoveFacts): the object ids of the publication of the way back and of its tables.
+/// In [`MoveFacts::notes`](crate::model::MoveFacts): the OIDs of the publication of the way back and of its
+/// tables.
 const NOTE_PUBLICATION: &str = "way_back_publication";
 
-/// Fails for good where something is gone or changed, and says what. `publisher` and `subscriber` are sessions in the
-/// database on either side of the stream. From the first time on the publication has to stay the one that it is.
+/// Fails permanently if an object is gone or changed, and names it. `publisher` and `subscriber` are sessions
+/// in the database on either side of the stream. The first call records the publication, which must not be
+/// replaced later.
 pub(super) async fn check(
     ctx: &mut StepContext,
     stream: &Stream,
@@ -27,7 +29,7 @@ pub(super) async fn check(
     remember(ctx, publication).await
 }
 
-/// The object ids of the publication, where nothing is gone or changed.
+/// The OIDs of the publication, if nothing is gone or changed.
 async fn whole(
     ctx: &StepContext,
     stream: &Stream,
@@ -48,7 +50,7 @@ async fn whole(
 }
 
 enum Look {
-    /// With the object ids of the publication.
+    /// With the OIDs of the publication.
     Whole(String),
     Lost(String),
 }
@@ -102,7 +104,7 @@ async fn remember(ctx: &mut StepContext, publication: String) -> Result<(), Step
     .await
 }
 
-/// The same with sessions of its own, and nothing is remembered: what is missing may be about to be made.
+/// The same with new sessions and without recording anything: a missing object may be about to be created.
 pub(super) async fn check_now(ctx: &StepContext, stream: &Stream) -> Result<(), StepError> {
     let doing = || StepError::doing("looking at the way back");
     let publisher = stream.publisher.session().await.map_err(doing())?;
