@@ -1,7 +1,8 @@
-//! How the platform comes to a system: by which TLS, with which password.
+//! The platform's access to a system: TLS and passwords.
 //!
-//! There is one login for both planes, [`backend::connect`]: what may be answered to a server is decided there. The driver
-//! and the programs of PostgreSQL are given connections that are logged in, and no password.
+//! Control plane and data plane log in through the same function, [`backend::connect`], which decides which
+//! authentication requests of a server are answered. The driver and the programs of PostgreSQL get
+//! connections that are logged in, and no password.
 
 use std::path::PathBuf;
 
@@ -15,18 +16,18 @@ use crate::backend::{self, ConnectRequest, Credential, ServerConnection};
 use crate::model::{RoleName, SslMode, SystemRecord};
 use crate::tls::{ClientTls, Connector, Roots};
 
-/// What is the same for all systems.
+/// Settings that are the same for all systems.
 #[derive(Debug, Clone, Default)]
 pub struct SystemAccess {
-    /// How to go under TLS; None is with the operating system's roots.
+    /// TLS settings; `None` uses the operating system's root certificates.
     pub connector: Option<Connector>,
-    /// Where the passwords of the platform's roles may lie.
+    /// Directories in which the passwords of the platform's roles may be.
     pub passwords: PasswordPlaces,
 }
 
 impl SystemAccess {
-    /// Connects as the system's admin role with these parameters of the startup packet. The password file is read now and not
-    /// kept.
+    /// Connects as the system's admin role with these startup parameters. The password file is read now and
+    /// not kept.
     pub async fn connect(
         &self,
         system: &SystemRecord,
@@ -50,7 +51,8 @@ impl SystemAccess {
         mut startup: Vec<(String, String)>,
         deadline: Instant,
     ) -> Result<ServerConnection, SystemError> {
-        // One that is set for the database would end a session before its first statement could change it (PostgreSQL 14 and later).
+        // An idle timeout set for the database would end a session before its first statement could change it
+        // (PostgreSQL 14 and later).
         startup.push(("idle_session_timeout".to_owned(), "0".to_owned()));
         let request = ConnectRequest { place: system.place(dbname), role: role.clone(), startup, credential };
         let connector = self.connector(system).await?;
@@ -58,7 +60,7 @@ impl SystemAccess {
         connected.map_err(|error| SystemError::from_connect(&system.name, CONNECTING, error))
     }
 
-    /// The connector, or one with the operating system's roots, which are read from files.
+    /// The connector, or one with the operating system's root certificates, which are read from files.
     pub async fn connector(&self, system: &SystemRecord) -> Result<Connector, SystemError> {
         if let Some(connector) = &self.connector {
             return Ok(connector.clone());
@@ -66,7 +68,7 @@ impl SystemAccess {
         let refused =
             |reason: String| SystemError::Tls { system: system.name.clone(), operation: CONNECTING, reason };
         if matches!(system.sslmode, SslMode::Disable | SslMode::Prefer | SslMode::Require) {
-            // Nobody looks at the certificate, as in libpq without a root file.
+            // The certificate is not verified, as in libpq without a root file.
             let connector = Connector::open(ClientTls { roots: Roots::Nobody, identity: None });
             return connector.map_err(|error| refused(error.to_string()));
         }
@@ -91,7 +93,7 @@ impl SystemAccess {
     }
 }
 
-/// The startup packet of a session of ours; `further` options come after those of the setup.
+/// The startup packet of a session of Freehold; `further` options come after those of the setup.
 pub(super) fn startup(setup: Setup, options: &str, further: &[(&str, &str)]) -> Vec<(String, String)> {
     let options = format!("{}{options}", setup.options());
     let ours = [("options", options.as_str()), ("client_encoding", "UTF8")];

@@ -1,16 +1,18 @@
-//! The roles that touch what belongs to a database's users: one restores the schema and writes rows where they arrive (in the copy, and as
-//! the owner of the subscription), one reads rows.
+//! The move's roles that touch objects of a database's users: one restores the schema and writes rows on the
+//! target (in the copy, and as the owner of the subscription), one reads rows.
 //!
-//! All of it runs code of the users: checks, domains, generated columns, expressions of indexes and of partition keys. To read is enough:
-//! for each query PostgreSQL simplifies the predicates of a table's indexes, and calls functions of constants. So neither is a
-//! superuser, and that code gets no more than the roles that own the tables have. While the schema is restored the writing role
-//! owns everything. Otherwise the roles belong to the owners, as far as none of them leads to rights on the whole server; on what others own
-//! they have rights of their own.
+//! All of it runs code of the users: checks, domains, generated columns, expressions of indexes and of
+//! partition keys. Reading is enough: for each query PostgreSQL simplifies the predicates of a table's
+//! indexes, and calls functions with constant arguments. So neither is a superuser, and that code gets no
+//! more than the roles that own the tables have. While the schema is restored the writing role owns
+//! everything. Otherwise the roles are members of the owners, unless an owner has privileges on the whole
+//! server; on other objects they have privileges of their own.
 //!
 //! # Why
-//! `SET ROLE` in a session of the platform is no barrier: the code can RESET it. A session that was logged in as the role has
-//! nothing to reset to. `run_as_owner = false` (PostgreSQL 16) would be one, but stops at tables that force row security and
-//! at owners that took rights from themselves, and older servers do not know it.
+//! `SET ROLE` in a session of the platform is no barrier: the code can RESET it. In a session that logged in
+//! as the role, RESET ROLE changes nothing. `run_as_owner = false` (PostgreSQL 16) would be a barrier, but
+//! fails at tables that force row security and at owners that revoked privileges from themselves, and older
+//! servers do not know it.
 
 use std::time::Duration;
 
@@ -23,8 +25,8 @@ use super::{Session, SystemError};
 use crate::error::{Explain, SqlState};
 
 const LENDING: &str = "giving rights to a role that reads or writes rows";
-/// The first releases whose workers of replication may enter a database with CONNECTION LIMIT 0 though their role is no
-/// superuser (February 2025).
+/// The first releases in which workers of replication with a role that is no superuser may connect to a
+/// database with CONNECTION LIMIT 0 (February 2025).
 const WORKERS_ENTER_SINCE: [u32; 4] = [140_016, 150_011, 160_007, 170_003];
 /// `password_required`, and GRANT ... WITH INHERIT.
 const OPTIONS: u32 = 160_000;
@@ -38,10 +40,12 @@ pub fn can_apply(version_num: u32) -> bool {
     }
 }
 
-/// Creates the role anew, without rights and without a password; one that a subscription acts as stays, and loses its password. Safe to
-/// repeat. [`SystemError::NotOurs`]: somebody else controls a role of this name. Event triggers fire for the one that writes, since one of the platform's is there
-/// while it restores. The settings are for its sessions: only a superuser could make them act as replication does, and values are read as
-/// they were written, whatever is set for the database; a role that its owner set for it is not theirs.
+/// Creates the role anew, without privileges and without a password; a role that a subscription acts as
+/// stays, and loses its password. Safe to repeat. [`SystemError::NotOurs`]: another role controls a role of
+/// this name. Event triggers fire for the role that writes, since one of the platform's is needed during the
+/// restore. The settings apply to the role's sessions: only a superuser could make them act as a replica, and
+/// values are read as they were written, whatever is set for the database; a SET ROLE in the database's
+/// settings does not apply to them.
 pub async fn create(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
     const CREATING: &str = "creating a role that reads or writes rows";
     let standing = own_roles::standing(session, role).await?;
@@ -50,7 +54,8 @@ pub async fn create(session: &Session, role: &str, rows: Rows) -> Result<(), Sys
     }
     let verb = if standing == Standing::InUse { "ALTER" } else { "CREATE" };
     let role = quote_ident(role);
-    // A worker of replication has no startup packet: the settings of its role beat those of the database.
+    // A worker of replication has no startup packet: the settings of its role take precedence over those of
+    // the database.
     let version = super::facts::version_num(session).await?;
     let mut settings = Setup::Writing.role_settings_sql(&role, version);
     if rows == Rows::Read {
@@ -66,8 +71,8 @@ pub async fn create(session: &Session, role: &str, rows: Rows) -> Result<(), Sys
     or_rolled_back(session, session.batch(CREATING, &sql).await).await
 }
 
-/// Owners of the database's tables and of their functions, and whether their rights end at databases: neither they nor any role that they
-/// belong to can do anything to the server. Superusers are none of them.
+/// Owners of the database's tables and of their functions, and whether their privileges end at databases:
+/// neither they nor any role that they are members of have privileges on the server. Superusers are left out.
 const OWNERS: &str = "\
 WITH RECURSIVE owned AS (
     SELECT c.relowner AS oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -83,24 +88,25 @@ FROM above a LEFT JOIN pg_roles r ON r.oid = a.role
 GROUP BY a.owner HAVING NOT bool_or(r.oid = a.owner AND r.rolsuper)
 ORDER BY 1";
 
-/// Whether a table belongs to none of these roles, such as one of a superuser's.
+/// Whether a table has another owner than these roles, for example a superuser.
 const OWNED_BY_OTHERS: &str = "\
 SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
    AND pg_get_userbyid(c.relowner) <> ALL ($1))";
 
-/// Roles that the role belongs to.
+/// Roles that the role is a member of.
 const BELONGS_TO: &str = "SELECT pg_get_userbyid(m.roleid)::text FROM pg_auth_members m
     WHERE m.member = (SELECT oid FROM pg_roles WHERE rolname = $1) ORDER BY 1";
 
-/// Settings of functions that only a superuser may name, or whoever was given the right to (PostgreSQL 15).
+/// Settings of functions that only superusers and roles with a granted privilege (PostgreSQL 15) may set.
 const FUNCTION_SETTINGS: &str = "\
 SELECT DISTINCT split_part(c, '=', 1) FROM pg_proc p, unnest(p.proconfig) c
  WHERE p.oid >= 16384 AND p.pronamespace IS DISTINCT FROM to_regnamespace('freehold')
    AND split_part(c, '=', 1) NOT IN (SELECT name FROM pg_settings WHERE context = 'user')";
 const RIGHTS_ON_SETTINGS: u32 = 150_000;
 
-/// What the role cannot create objects in, or with, though a database that is being restored needs it.
+/// Objects in which, or with which, the role cannot create objects, though the restore of a database needs
+/// it.
 const CLOSED: &str = "\
 SELECT 'CREATE, USAGE ON SCHEMA ' || quote_ident(nspname) FROM pg_namespace
  WHERE nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'freehold')
@@ -115,8 +121,8 @@ SELECT format('ALL ON %I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_name
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'freehold')
    AND NOT has_table_privilege($1, c.oid, 'REFERENCES')";
 
-/// What the role needs and has not, as the text between GRANT and TO. Besides the rows of tables it is what code that runs for a row may use: views,
-/// sequences and functions.
+/// Privileges that the role needs and lacks, as the text between GRANT and TO. Besides the rows of tables,
+/// code that runs for a row may use views, sequences and functions.
 const LACKING: &str = "\
 WITH own AS (SELECT n.oid, n.nspname FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
 SELECT format('USAGE ON SCHEMA %I', nspname) FROM own
@@ -137,10 +143,10 @@ SELECT format('EXECUTE ON ROUTINE %s', p.oid::regprocedure) FROM pg_proc p JOIN 
  WHERE p.prokind <> 'p' AND NOT has_function_privilege($1, p.oid, 'EXECUTE')";
 /// PostgreSQL's role with SELECT on everything, since 14.
 const READS_ALL: &str = "pg_read_all_data";
-/// GRANTs that are sent at once.
+/// GRANTs in one batch.
 const GRANTS: usize = 200;
 
-/// What a role of a move's own does with the rows.
+/// Whether a role of a move reads or writes rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     Read,
@@ -156,12 +162,14 @@ impl Rows {
     }
 }
 
-/// Gives the role what it needs to read or write every row of the session's database, and no more. Safe to repeat.
+/// Gives the role the privileges to read or write every row of the session's database, and no more. Safe to
+/// repeat.
 ///
-/// It belongs to the owners where a member has the rights on what they own and nothing else of theirs (SET FALSE, PostgreSQL 16), or
-/// where there is one owner, whose code is the only one that runs. Before 16 code of one owner could become another by SET ROLE, and
-/// change that one's password: there a role that writes gets rights of its own. One that reads belongs to `pg_read_all_data` wherever
-/// that leaves a table, of a superuser's for one.
+/// The role becomes a member of the owners if a member gets only the privileges on what they own (SET FALSE,
+/// PostgreSQL 16), or if there is only one owner, so that only that owner's code runs. Before 16 code of one
+/// owner could become another by SET ROLE and change its password: there a role that writes gets privileges
+/// of its own. A role that reads becomes a member of `pg_read_all_data` if tables are left otherwise, for
+/// example a superuser's.
 pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), SystemError> {
     let version = super::facts::version_num(session).await?;
     let owners: Vec<(String, bool)> = session.pairs(LENDING, OWNERS, &[]).await?;
@@ -171,12 +179,13 @@ pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), Syste
         owners.into_iter().filter(|(_, is_harmless)| *is_harmless && belongs).map(|(owner, _)| owner);
     let mut owners: Vec<String> = owners.collect();
     if rows == Rows::Read && session.value(LENDING, OWNED_BY_OTHERS, &[&owners]).await? {
-        // Rights on single tables would be written beside what clients do to them: their TRUNCATE could fail with XX000.
+        // Granting on single tables would update the same catalog rows as clients' statements: their TRUNCATE
+        // could fail with XX000.
         owners.push(READS_ALL.to_owned());
     }
     let now: Vec<String> = session.list(LENDING, BELONGS_TO, &[&role]).await?;
     let quoted = quote_ident(role);
-    // A member that may not SET ROLE has the rights on objects and no others.
+    // A member that may not SET ROLE has only the privileges on objects.
     let with = if version >= OPTIONS { " WITH INHERIT TRUE, SET FALSE, ADMIN FALSE" } else { "" };
     for owner in owners.iter().filter(|owner| *owner != role && !now.contains(owner)) {
         session.batch(LENDING, &format!("GRANT {} TO {quoted}{with}", quote_ident(owner))).await?;
@@ -194,13 +203,14 @@ pub async fn lend(session: &Session, role: &str, rows: Rows) -> Result<(), Syste
     session.batch(LENDING, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}")).await
 }
 
-/// From its next session on the role builds each index without parallel workers.
+/// From its next session on, the role builds each index without parallel workers.
 pub async fn build_on_one_cpu(session: &Session, role: &str) -> Result<(), SystemError> {
     let sql = format!("ALTER ROLE {} SET max_parallel_maintenance_workers = 0", quote_ident(role));
     session.batch("keeping the building of indexes to one CPU", &sql).await
 }
 
-/// Lets the role create what a schema consists of. Safe to repeat: what was created since by others is opened, too.
+/// Grants the role what it needs to create a schema. Safe to repeat: also grants on objects that other roles
+/// created since.
 pub async fn let_create(session: &Session, role: &str) -> Result<(), SystemError> {
     const LETTING: &str = "letting the role that restores the schema create objects";
     let quoted = quote_ident(role);
@@ -212,8 +222,9 @@ pub async fn let_create(session: &Session, role: &str) -> Result<(), SystemError
     session.batch(LETTING, &grants).await
 }
 
-/// Lets the role create functions with the settings that functions of the other database have. The server checks each name, and the platform
-/// may give the right to any. Older servers know no such right: there the server refuses the function.
+/// Lets the role create functions with the settings that functions of the other database have. The server
+/// checks each name, and the platform may grant SET on any parameter. Older servers do not have this
+/// privilege, and refuse the function.
 pub async fn let_set(source: &Session, target: &Session, role: &str) -> Result<(), SystemError> {
     const LETTING: &str = "letting the role that restores the schema name settings of functions";
     if super::facts::version_num(target).await? < RIGHTS_ON_SETTINGS {
@@ -227,7 +238,8 @@ pub async fn let_set(source: &Session, target: &Session, role: &str) -> Result<(
     Ok(())
 }
 
-/// Gives a subscription of the session's database to the role; its worker acts as that. Safe to repeat.
+/// Makes the role the owner of a subscription of the session's database; its worker acts as the role. Safe to
+/// repeat.
 pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Result<(), SystemError> {
     const GIVING: &str = "giving a subscription to the role that writes rows";
     let sql = "SELECT pg_get_userbyid(subowner)::text FROM pg_subscription WHERE subname = $1
@@ -240,11 +252,12 @@ pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Res
     let (subscription, role) = (quote_ident(subscription), quote_ident(role));
     let give = format!("ALTER SUBSCRIPTION {subscription} OWNER TO {role}");
     let sql = match super::facts::version_num(session).await? >= OPTIONS {
-        // The publisher decides whether a password is asked for, as it does for the platform.
+        // The publisher decides whether it asks for a password, as for the platform.
         true => format!(
             "BEGIN; ALTER SUBSCRIPTION {subscription} SET (password_required = false); {give}; COMMIT"
         ),
-        // Only a superuser may be given one; one that has it may lose that. Nobody sees the role in between.
+        // Only a superuser may become the owner; the owner may lose SUPERUSER afterwards. No other session
+        // sees the role in between.
         false => {
             format!("BEGIN; ALTER ROLE {role} SUPERUSER; {give}; ALTER ROLE {role} NOSUPERUSER; COMMIT")
         }
@@ -252,12 +265,12 @@ pub async fn take_over(session: &Session, subscription: &str, role: &str) -> Res
     or_rolled_back(session, session.batch(GIVING, &sql).await).await
 }
 
-/// How often rights are taken from a role where something else changes the same tables meanwhile.
+/// Attempts to revoke a role's privileges while other sessions change the same tables.
 const TAKING_TRIES_MAX: u32 = 20;
 const TAKING_PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes every right in the session's database from the role, if it exists. What code of the users' made there in its name is dropped:
-/// nobody else may own it, a superuser least of all.
+/// Revokes every privilege of the role in the session's database, if it exists. Objects that users' code
+/// created as the role are dropped: no other role may own them, least of all a superuser.
 pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError> {
     const TAKING: &str = "taking rights from a role that read or wrote rows";
     if !roles::exists(session, TAKING, role).await? {
@@ -266,7 +279,8 @@ pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError>
     let sql = format!("DROP OWNED BY {} CASCADE", quote_ident(role));
     for _ in 1..TAKING_TRIES_MAX {
         match session.batch(TAKING, &sql).await {
-            // "tuple concurrently updated": another session changed the same table's entry, by TRUNCATE or VACUUM for one.
+            // "tuple concurrently updated": another session changed the same table's entry, for example by
+            // TRUNCATE or VACUUM.
             Err(error) if error.sqlstate() == SqlState::INTERNAL_ERROR => {
                 tokio::time::sleep(TAKING_PAUSE).await;
             }
@@ -276,7 +290,7 @@ pub async fn take_back(session: &Session, role: &str) -> Result<(), SystemError>
     session.batch(TAKING, &sql).await
 }
 
-/// Ends the sessions of the role, takes every right from it, and drops it. Safe to repeat.
+/// Ends the sessions of the role, revokes every privilege, and drops it. Safe to repeat.
 pub async fn remove(session: &Session, role: &str) -> Result<(), SystemError> {
     own_roles::end_sessions(session, role, &[]).await?;
     take_back(session, role).await?;

@@ -1,9 +1,10 @@
-//! A stream from a server that sends no more than a session of the platform can have asked for.
+//! Limits how much a server can send in a session of the platform.
 //!
 //! # Why
-//! The driver keeps whatever comes: a message until it is complete, rows until the last, the name of each setting that is
-//! reported. A server that an attacker has taken would fill the memory of the process that every other database depends on.
-//! So the stream is walked message by message before the driver sees it, and breaks where it is too much.
+//! The driver keeps what it receives: a message until it is complete, rows until the last, the name of each
+//! reported setting. A compromised server would fill the memory of the process that every other database
+//! depends on. So the stream is parsed message by message before the driver sees it, and fails when a limit
+//! is exceeded.
 
 use std::io;
 use std::pin::Pin;
@@ -19,27 +20,27 @@ use crate::wire::message::backend::tag;
 
 /// The longest answers hold a row for each table of a database.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// From one ReadyForQuery to the next.
+/// Limit from one ReadyForQuery to the next.
 const EXCHANGE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What the driver keeps of a message beside its bytes, at least.
+/// Least memory that the driver uses for a message besides its bytes.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
-/// Reports of settings in the whole life of a session.
+/// Limit for ParameterStatus messages in the whole life of a session.
 const REPORTED_BYTES_MAX: usize = 1024 * 1024;
 
 const READ_BYTES: usize = 16 * 1024;
 
-/// See the module.
+/// A stream with limits; see the module.
 #[derive(Debug)]
 pub(super) struct Bounded<S> {
     stream: S,
     tally: Tally,
-    /// Read, and not handed on.
+    /// Read, but not yet passed on.
     held: BytesMut,
-    /// So much at its front has been looked at.
+    /// Number of bytes at its front that were checked.
     seen: usize,
 }
 
-/// What has come.
+/// Counts of what was received.
 #[derive(Debug, Default)]
 struct Tally {
     walker: Walker,
@@ -54,7 +55,8 @@ impl<S> Bounded<S> {
 }
 
 impl Tally {
-    /// Looks at what has come, and says how much of it may be handed on: all but the beginning of a header.
+    /// Checks new bytes, and returns how many may be passed on: all but the beginning of an incomplete
+    /// header.
     fn look(&mut self, bytes: &[u8]) -> Result<usize, Violation> {
         let mut seen = 0;
         while let Some(piece) = self.walker.next(bytes.get(seen..).unwrap_or_default(), |_| false)? {
@@ -140,7 +142,7 @@ mod tests {
         [&[tag], &length.to_be_bytes()[..], &vec![b'x'; body_bytes]].concat()
     }
 
-    /// What comes through; an error for what is too much.
+    /// What passes through; an error if a limit is exceeded.
     async fn through(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut read = Vec::new();
         Bounded::new(bytes).read_to_end(&mut read).await.map(|_| read)

@@ -1,23 +1,24 @@
-//! Whose a move is: a role on each of its systems that carries a word of the store that drives the move.
+//! The claim on a move: a role on each of its systems that carries a word of the store that drives the move.
 //!
-//! The role cannot log in and has no rights. It is named as the move's other objects are, and its comment holds the word
-//! and the phase. Roles belong to the whole system: the claim can be read while the database is shut, or gone.
+//! The role cannot log in and has no privileges. It is named like the move's other objects, and its comment
+//! holds the word and the phase. Roles belong to the whole system: the claim can be read while the database
+//! is shut, or gone.
 
 use super::names::{MoveNames, quote_ident, quote_literal};
 use super::{Session, SystemError, roles};
 
 const MARK: &str = "freehold claim ";
 
-/// What a system says about who drives a move.
+/// The word and the phase that a system has for a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// A random word that the store knows that wrote it.
+    /// A random word, known to the store that wrote it.
     pub word: String,
     /// The phase of the move when it was written.
     pub phase: String,
 }
 
-/// The claim on a move; `None` where there is none.
+/// The claim on a move; `None` if there is none.
 pub async fn read(session: &Session, names: MoveNames) -> Result<Option<Claim>, SystemError> {
     const READING: &str = "reading whose a move is";
     let sql = "SELECT coalesce(shobj_description(oid, 'pg_authid'), '') FROM pg_roles WHERE rolname = $1";
@@ -27,7 +28,7 @@ pub async fn read(session: &Session, names: MoveNames) -> Result<Option<Claim>, 
     Ok(claim.map(|(word, phase)| Claim { word: word.to_owned(), phase: phase.to_owned() }))
 }
 
-/// Writes the claim over what is there. Safe to repeat.
+/// Overwrites the claim. Safe to repeat.
 pub async fn write(session: &Session, names: MoveNames, claim: &Claim) -> Result<(), SystemError> {
     const WRITING: &str = "writing whose a move is";
     let name = names.claim_role();

@@ -1,20 +1,21 @@
-//! Databases of a system: created like another one, marked as a move's, dropped.
+//! Databases of a system: creates one like another, marks it as a move's, drops it.
 //!
 //! # Why
-//! `CREATE DATABASE` is no transaction: a crash right after it must not leave a database that nobody can tell from a
-//! user's. So it is created under a name that only the move uses, marked by a setting of its own, then renamed; each
-//! instant in between can be told and undone.
+//! `CREATE DATABASE` cannot run in a transaction: a crash right after it must not leave a database that looks
+//! like a user's. So it is created under a name that only the move uses, marked by a setting, then renamed;
+//! every state in between can be recognised and undone.
 
 use super::facts::{DatabaseFacts, LocaleProvider};
 use super::names::{DATABASE_MARK, MoveNames, quote_ident, quote_literal};
 use super::roles::{reset_clause, set_clause};
 use super::{Session, SystemError};
 
-/// Whose a database of a name is.
+/// Whether a database of a name belongs to the move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
     Absent,
-    /// It carries the mark of this move, and a superuser owns it: whoever owns a database can write the mark, too.
+    /// It carries the mark of this move, and a superuser owns it: any owner of a database could write the
+    /// mark.
     Ours,
     Foreign,
 }
@@ -30,8 +31,8 @@ pub async fn claim(session: &Session, names: MoveNames, dbname: &str) -> Result<
     Ok(if session.column(LOOKING, &row, 0)? { Claim::Ours } else { Claim::Foreign })
 }
 
-/// Creates an empty database with the encoding and locale of `like`, marked, owned by the session's role, shut
-/// (CONNECTION LIMIT 0). Safe to repeat; one that carries the mark already is left as it is.
+/// Creates an empty database with the encoding and locale of `like`, marked, owned by the session's role,
+/// shut (CONNECTION LIMIT 0). Safe to repeat; a database that carries the mark already is left as it is.
 pub async fn create(
     session: &Session,
     names: MoveNames,
@@ -75,8 +76,8 @@ pub(super) fn create_sql(name: &str, like: &DatabaseFacts, version: u32) -> Stri
     sql
 }
 
-/// Drops the database if it carries the mark of this move, and what a crash left unmarked. Ends who is connected.
-/// Returns whether a database was dropped.
+/// Drops the database if it carries the mark of this move, and an unmarked one that a crash left. Terminates
+/// its sessions. Returns whether a database was dropped.
 pub async fn drop_ours(session: &Session, names: MoveNames, dbname: &str) -> Result<bool, SystemError> {
     const DROPPING: &str = "dropping the database";
     let unmarked = quote_ident(&names.unmarked_database());
@@ -88,7 +89,7 @@ pub async fn drop_ours(session: &Session, names: MoveNames, dbname: &str) -> Res
     Ok(true)
 }
 
-/// The object id of a database, by which it is known whatever its name becomes.
+/// The OID of a database, which identifies it whatever its name becomes.
 pub async fn oid(session: &Session, dbname: &str) -> Result<Option<u32>, SystemError> {
     const LOOKING: &str = "looking for a database";
     let row = session.optional(LOOKING, "SELECT oid FROM pg_database WHERE datname = $1", &[&dbname]).await?;
@@ -102,7 +103,7 @@ async fn name_of(session: &Session, oid: u32) -> Result<Option<String>, SystemEr
     row.map(|row| session.column(LOOKING, &row, 0)).transpose()
 }
 
-/// Closes a database: nobody can connect, whoever is connected is ended, and it gets another name. Safe to repeat.
+/// Closes a database: refuses connections, terminates its sessions, and renames it. Safe to repeat.
 pub async fn close(session: &Session, oid: u32, new_name: &str) -> Result<(), SystemError> {
     const CLOSING: &str = "closing a database";
     let Some(name) = name_of(session, oid).await? else { return Ok(()) };
@@ -113,17 +114,17 @@ pub async fn close(session: &Session, oid: u32, new_name: &str) -> Result<(), Sy
     }
     let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datid = $1";
     session.rows(CLOSING, sql, &[&oid]).await?;
-    // The rename waits a few seconds for those who are on their way out.
+    // The rename waits a few seconds for sessions that are ending.
     session.batch(CLOSING, &format!("ALTER DATABASE {old} RENAME TO {new}")).await
 }
 
-/// Drops a database; ends who is connected. Safe to repeat.
+/// Drops a database; terminates its sessions. Safe to repeat.
 pub async fn drop_by_oid(session: &Session, oid: u32) -> Result<(), SystemError> {
     let Some(name) = name_of(session, oid).await? else { return Ok(()) };
     session.batch("dropping a database", &format!("DROP DATABASE {} WITH (FORCE)", quote_ident(&name))).await
 }
 
-/// How many may be connected besides superusers; None is as many as the server takes.
+/// Sets the connection limit, which does not apply to superusers; `None` is unlimited.
 pub async fn limit_connections(
     session: &Session,
     dbname: &str,
@@ -134,7 +135,7 @@ pub async fn limit_connections(
     session.batch("limiting the connections to a database", &sql).await
 }
 
-/// Takes away the libraries that every session of the database loads. For one that is going to be dropped.
+/// Resets the libraries that every session of the database loads. For a database that is going to be dropped.
 pub async fn load_nothing(session: &Session, dbname: &str) -> Result<(), SystemError> {
     let database = quote_ident(dbname);
     let sql = format!(
@@ -143,13 +144,13 @@ pub async fn load_nothing(session: &Session, dbname: &str) -> Result<(), SystemE
     session.batch("taking away the libraries of a database", &sql).await
 }
 
-/// Takes the mark away: from now on the database is nobody's but its users'.
+/// Removes the mark: from now on the database is not the move's.
 pub async fn unmark(session: &Session, dbname: &str) -> Result<(), SystemError> {
     let sql = format!("ALTER DATABASE {} RESET {DATABASE_MARK}", quote_ident(dbname));
     session.batch("taking the mark from a database", &sql).await
 }
 
-/// A setting of a database: of a role in it or of everybody, as `name=value`.
+/// A setting of a database, for a role in it or (`None`) for all roles, as `name=value`.
 pub type Setting = (Option<String>, String);
 
 /// The settings of a database, without the mark of a move.
@@ -159,12 +160,12 @@ pub async fn settings(session: &Session, dbname: &str) -> Result<Vec<Setting>, S
     Ok(settings)
 }
 
-/// Sets it; with its semicolon.
+/// The statement that sets it, with its semicolon.
 pub fn set_sql(dbname: &str, (role, stored): &Setting) -> String {
     format!("{} {};", altered(dbname, role.as_deref()), set_clause(stored))
 }
 
-/// Takes it away; with its semicolon.
+/// The statement that resets it, with its semicolon.
 pub fn reset_sql(dbname: &str, (role, stored): &Setting) -> String {
     format!("{} {};", altered(dbname, role.as_deref()), reset_clause(stored))
 }
@@ -177,7 +178,7 @@ fn altered(dbname: &str, role: Option<&str>) -> String {
     }
 }
 
-/// Takes settings of a database away.
+/// Resets settings of a database.
 pub async fn reset_settings(
     session: &Session,
     dbname: &str,
@@ -189,7 +190,7 @@ pub async fn reset_settings(
     Ok(())
 }
 
-/// Sets what `ALTER DATABASE SET` and `ALTER ROLE IN DATABASE SET` had set elsewhere, and the comment.
+/// Applies what `ALTER DATABASE SET` and `ALTER ROLE IN DATABASE SET` had set elsewhere, and the comment.
 pub async fn apply_settings(
     session: &Session,
     dbname: &str,

@@ -1,18 +1,20 @@
-//! Digests of rows: of a table, of a range of its keys, of one row.
+//! Digests of rows: of a table, of a key range, of one row.
 //!
-//! A digest is the number of rows and the sum of a hash of each. It does not depend on the order of rows, so both sides can
-//! be read in any order and in parts.
+//! A digest is the number of rows and the sum of a hash of each. It does not depend on the order of rows, so
+//! both sides can be read in any order and in parts.
 //!
 //! # Why
-//! * **The hash is of the row's text**, which is the same on every major: sessions of ours write floats in the shortest exact
-//!   form, times in UTC, names with their schema. `hashtextextended` gives the same value on every major since 11, at about
-//!   70 MB a second and core; an md5 of sorted rows takes three times as long.
-//! * **Ranges are cut on one side and read on both.** Servers may order texts in different ways (versions of glibc, of ICU).
-//!   Still no row is missed: each is in the first range whose upper border is not below it, whatever the order is. It may be in
-//!   a second range, too, or in another one than on the other side; so a range that differs proves nothing, and its rows are
-//!   compared by their keys, for which only equality counts.
-//! * **A key has columns of built-in types**, so that every comparison is one of `pg_catalog` and no operator of a user's is
-//!   run. A table without such a key is read as a whole, and the hash of a row stands for the row.
+//! * **The hash is of the row's text**, which is the same on every major: Freehold's sessions write floats in
+//!   the shortest exact form, times in UTC, names with their schema. `hashtextextended` gives the same value
+//!   on every major since 11, at about 70 MB a second and core; an md5 of sorted rows takes three times as
+//!   long.
+//! * **Ranges are cut on one side and read on both.** Servers may sort texts differently (versions of glibc,
+//!   of ICU). Still no row is missed: each is in the first range with an upper bound not below it, whatever
+//!   the order is. It may also be in a second range, or in another one than on the other side; so a range
+//!   that differs proves nothing, and its rows are compared by their keys, for which only equality counts.
+//! * **A key has columns of built-in types**, so that every comparison is one of `pg_catalog` and no
+//!   user-defined operator is executed. A table without such a key is read as a whole, and the hash of a row
+//!   identifies the row.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,7 +24,7 @@ use super::{Session, SystemError, TableName};
 const READING: &str = "reading a table's digest";
 const LISTING_ROWS: &str = "reading the digests of rows";
 
-/// What a table holds, whatever the order.
+/// Digest of a table's rows, independent of their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digest {
     pub rows: u64,
@@ -30,9 +32,9 @@ pub struct Digest {
     pub sum: String,
 }
 
-/// The hash of the row `x`. `x.*` is the row also where a column is called x. No cast: a user may have made one from the row
-/// to text, and it would be run with our rights; output functions are the work of superusers. COLLATE "C": the hash of a text
-/// is of its bytes.
+/// The hash of the row `x`. `x.*` is the row even if a column is called x. No cast: a user may have created
+/// one from the row to text, which would run with Freehold's privileges; only superusers create output
+/// functions. COLLATE "C": the hash of a text is that of its bytes.
 const HASH: &str = "hashtextextended(textin(record_out(x.*)) COLLATE \"C\", 0)";
 
 /// Reads a table once, in the session's transaction if it is in one.
@@ -48,7 +50,7 @@ async fn digest_of(session: &Session, sql: &str) -> Result<Digest, SystemError> 
     Ok(Digest { rows: u64::try_from(count).unwrap_or(0), sum: session.column(READING, row, 1)? })
 }
 
-/// How the rows of a table are told apart: no two have the same values in these columns, and none is NULL.
+/// The columns that identify a row of a table: no two rows have the same values in them, and none is NULL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     columns: Vec<KeyColumn>,
@@ -58,15 +60,15 @@ pub struct Key {
 struct KeyColumn {
     /// Quoted.
     name: String,
-    /// As a cast names it, without a modifier, which could cut a value.
+    /// The type as a cast names it, without a modifier, which could truncate a value.
     kind: String,
 }
 
-/// The values of a key, or the hash of a row that has none; as text.
+/// The values of a key as text; for a table without a key, the hash of a row.
 pub type KeyValue = Vec<String>;
 
-/// The keys of all tables that have one. A domain is as good as the type below it; of the users' own types those are good
-/// whose comparison is built in.
+/// The keys of all tables that have one. A domain counts as its base type; a user-defined type is accepted
+/// only with a built-in comparison.
 pub async fn keys(session: &Session) -> Result<HashMap<TableName, Key>, SystemError> {
     const READING: &str = "reading the keys of tables";
     let sql = "WITH RECURSIVE chosen AS (
@@ -117,7 +119,7 @@ impl Key {
         format!("({})", self.columns.iter().zip(value).map(one).collect::<Vec<_>>().join(", "))
     }
 
-    /// The values as text. `format` writes them by the output functions of their types; a cast could be a user's.
+    /// The values as text. `format` uses the output functions of their types; a cast could be user-defined.
     fn texts(columns: impl Iterator<Item = String>) -> String {
         format!(
             "ARRAY[{}]",
@@ -126,32 +128,32 @@ impl Key {
     }
 }
 
-/// Keys above `after` up to and with `upto`; None is no border.
+/// Keys above `after` up to and including `upto`; `None` is unbounded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Span {
     pub after: Option<KeyValue>,
     pub upto: Option<KeyValue>,
 }
 
-/// Rows that are read for comparing: a table, and what its key is, if it has one.
+/// Rows to compare: a table, and its key if it has one.
 #[derive(Debug, Clone)]
 pub struct Rows<'a> {
     pub table: &'a TableName,
     pub key: Option<&'a Key>,
 }
 
-/// A row as it was seen.
+/// The state of a row when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The same on both sides, or the rows differ.
+    /// Equal on both sides, or the rows differ.
     pub value: String,
-    /// Another one after each write. Of one side only.
+    /// Changes with each write. Comparable on one side only.
     pub version: String,
 }
 
 impl Rows<'_> {
-    /// The next rows from a border on, at most so many: their digest, and the border where they end; None at the end of the
-    /// table. A table without a key is one range.
+    /// The next rows from a bound on, at most so many: their digest, and the bound where they end; `None` at
+    /// the end of the table. A table without a key is one range.
     pub async fn next(
         &self,
         session: &Session,
@@ -203,7 +205,8 @@ impl Rows<'_> {
         if borders.is_empty() { String::new() } else { format!(" WHERE {}", borders.join(" AND ")) }
     }
 
-    /// Every row of a range by its key. Of a table without a key, `part` of `parts` of its rows by their hashes.
+    /// Every row of a range by its key. For a table without a key, `part` of `parts` of its rows by their
+    /// hashes.
     pub async fn list(
         &self,
         session: &Session,
@@ -217,7 +220,7 @@ impl Rows<'_> {
         self.seen(session, &condition).await
     }
 
-    /// The rows with these keys; those that are not there are left out.
+    /// The rows with these keys; missing ones are left out.
     pub async fn look_up(
         &self,
         session: &Session,
@@ -266,12 +269,12 @@ impl Rows<'_> {
     }
 }
 
-/// A transaction id that is newer than every one that was given until now, in any database of the system.
+/// A transaction id newer than all assigned so far, in any database of the system.
 pub async fn newest_transaction(session: &Session) -> Result<u64, SystemError> {
     transaction(session, "SELECT pg_current_xact_id()::text").await
 }
 
-/// The oldest transaction id whose transaction has not ended.
+/// The oldest id of a transaction that has not ended.
 pub async fn oldest_running(session: &Session) -> Result<u64, SystemError> {
     transaction(session, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text").await
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between the platform and a system.
+//! Errors between the platform and a system.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,14 +21,14 @@ pub enum SystemError {
         #[source]
         source: PasswordError,
     },
-    /// Says nothing of whether the file exists.
+    /// Does not reveal whether the file exists.
     #[error("the password of system {system} is not read from {path}")]
     PasswordPlace { system: SystemName, path: String, directories: Vec<PathBuf> },
     #[error("system {system} asks for a password, and no password file is known")]
     NoPassword { system: SystemName },
     #[error("system {system} refused TLS while {operation}: {reason}")]
     Tls { system: SystemName, operation: &'static str, reason: String },
-    /// The server said no; its SQLSTATE is kept.
+    /// The server refused; its SQLSTATE is kept.
     #[error("{message} ({sqlstate}) from system {system} while {operation}")]
     Refused {
         system: SystemName,
@@ -38,7 +38,7 @@ pub enum SystemError {
         detail: Option<String>,
         hint: Option<String>,
     },
-    /// A connection of our own (not the driver's) could not be opened.
+    /// A connection of Freehold's own wire code (not the driver's) could not be opened.
     #[error("system {system} cannot be reached while {operation}")]
     Connect {
         system: SystemName,
@@ -46,7 +46,7 @@ pub enum SystemError {
         #[source]
         source: Box<ConnectError>,
     },
-    /// A connection of our own broke.
+    /// A connection of Freehold's own wire code broke.
     #[error("the connection to system {system} failed while {operation}")]
     Exchange {
         system: SystemName,
@@ -54,7 +54,7 @@ pub enum SystemError {
         #[source]
         source: Box<QueryError>,
     },
-    /// The connection broke, or the driver could not make sense of an answer.
+    /// The connection broke, or the driver could not parse an answer.
     #[error("the connection to system {system} failed while {operation}")]
     Broken {
         system: SystemName,
@@ -62,8 +62,8 @@ pub enum SystemError {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A column that should always be there was NULL, or of another type. The server has answered and the connection is as good as
-    /// before; the question was Freehold's, so whoever runs Freehold has to look.
+    /// A column that should always be set was NULL or of another type. The server has answered, and the
+    /// connection stays usable; the query was Freehold's, so its operator is responsible.
     #[error("system {system} did not answer what was asked while {operation}")]
     Unreadable {
         system: SystemName,
@@ -71,16 +71,16 @@ pub enum SystemError {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// What a move needs a name for exists already, and is not known to be Freehold's.
+    /// An object of the name that a move needs exists already, and is not known to be Freehold's.
     #[error("{what} exists on system {system} and is not Freehold's: {why}")]
     NotOurs { system: SystemName, what: String, why: String, cure: String },
-    /// The answer has not the shape that the operation asks for, or a postcondition does not hold.
+    /// The answer does not have the shape that the operation requires, or a postcondition does not hold.
     #[error("unexpected answer of system {system} while {operation}: {reason}")]
     Unexpected { system: SystemName, operation: &'static str, reason: String },
 }
 
 impl SystemError {
-    /// Sorts an error of the driver: an answer of the server, or a failure on the way.
+    /// Converts an error of the driver: an answer of the server, or a failure of the connection.
     pub(crate) fn from_driver(
         system: &SystemName,
         operation: &'static str,
@@ -100,7 +100,7 @@ impl SystemError {
         }
     }
 
-    /// Sorts an error of a connection of our own.
+    /// Converts an error of a connection of Freehold's own wire code.
     pub(crate) fn from_connect(
         system: &SystemName,
         operation: &'static str,
@@ -133,7 +133,7 @@ impl SystemError {
         }
     }
 
-    /// The SQLSTATE that the server itself gave, if it was the server.
+    /// The SQLSTATE if the server gave it.
     pub fn server_sqlstate(&self) -> Option<SqlState> {
         match self {
             SystemError::Refused { sqlstate, .. } => Some(*sqlstate),
@@ -198,7 +198,7 @@ impl Explain for SystemError {
             | SystemError::Connect { .. }
             | SystemError::Exchange { .. }
             | SystemError::Broken { .. } => Retry::Later,
-            // What is asked for may have gone between two looks of one statement.
+            // The object may have been dropped between two reads of one statement.
             SystemError::Unreadable { .. } => Retry::Later,
             SystemError::PasswordFile { .. }
             | SystemError::PasswordPlace { .. }
@@ -209,7 +209,7 @@ impl Explain for SystemError {
             SystemError::Refused { sqlstate, .. } => match sqlstate.as_str() {
                 "55P03" | "40001" | "40P01" => Retry::Now,
                 "53300" | "53400" | "55006" | "57014" => Retry::Later,
-                // A server that goes away or comes back, this one or the one that it is to follow.
+                // A server that stops or starts: this one, or the one that it replicates from.
                 "57P01" | "57P02" | "57P03" => Retry::Later,
                 code if code.starts_with("08") => Retry::Later,
                 _ => Retry::Never,
@@ -217,7 +217,7 @@ impl Explain for SystemError {
         }
     }
 
-    /// For administrators, who may know systems by name; the address stays in the log.
+    /// For administrators, which may see system names; the address stays in the log.
     fn message(&self) -> String {
         match self {
             SystemError::Refused { message, operation, .. } => format!("{message} (while {operation})"),

@@ -1,10 +1,12 @@
-//! A slot with an exported snapshot: where a copy ends and replication begins, at one position of the log.
+//! A slot with an exported snapshot: the copy ends and replication begins at one position of the WAL.
 //!
-//! The snapshot lives as long as the connection that made it stays open and idle; so [`ExportedSlot`] keeps it.
+//! The snapshot lives as long as the connection that made it stays open and idle; so [`ExportedSlot`] holds
+//! that connection.
 //!
 //! # Why
-//! Only the replication protocol exports a slot's snapshot, and the driver does not speak it; so the connection is one of
-//! our own. The SQL function makes a slot, too, but rows could not be read at its position.
+//! Only the replication protocol exports a slot's snapshot, and the driver does not support it; so the
+//! connection uses Freehold's own wire code. The SQL function also creates a slot, but rows could not be read
+//! at its position.
 
 use std::time::Duration;
 
@@ -18,12 +20,12 @@ use super::{SystemAccess, SystemError};
 
 const CREATING: &str = "creating a slot with a snapshot";
 
-/// A slot, and the snapshot at its position. Dropped, the snapshot is forgotten; the slot stays.
+/// A slot, and the snapshot at its position. Dropping the value ends the snapshot; the slot stays.
 #[derive(Debug)]
 pub struct ExportedSlot {
-    /// Must not be used: the next command ends the snapshot.
+    /// Must not be used: the next command would end the snapshot.
     _holder: RawSession,
-    /// Everything committed before it is in the snapshot, everything after it comes by the slot.
+    /// Everything committed before it is in the snapshot; the slot delivers everything after it.
     pub consistent_point: Lsn,
     /// For `SET TRANSACTION SNAPSHOT` and `pg_dump --snapshot`.
     pub snapshot: String,
@@ -36,12 +38,13 @@ pub struct NewSlot<'a> {
     pub dbname: &'a str,
     pub name: &'a str,
     pub access: &'a SystemAccess,
-    /// The wait for each transaction of the system that holds a transaction id. `statement_timeout` would not end it.
+    /// The wait for each transaction of the system that holds a transaction id. `statement_timeout` would not
+    /// end it.
     pub lock_timeout: Duration,
 }
 
-/// Creates a logical slot and exports its snapshot. 55P03 where a transaction was in the way for too long; the slot may
-/// exist half-made for a moment then, so drop it before trying again.
+/// Creates a logical slot and exports its snapshot. 55P03 if the wait for a transaction took too long; the
+/// slot may then exist incompletely for a moment, so drop it before the next attempt.
 pub async fn create(new: &NewSlot<'_>, deadline: Instant) -> Result<ExportedSlot, SystemError> {
     let name = &new.system.name;
     let started = Instant::now();

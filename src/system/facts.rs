@@ -1,8 +1,8 @@
-//! What a system and a database are like.
+//! Properties of a system and of a database.
 //!
 //! # Why
-//! Catalogues gain columns with every major version. Rows are read as JSON where versions differ: a column that this
-//! version lacks is simply absent, and one statement serves them all.
+//! System catalogs gain columns with every major version. Rows are read as JSON where versions differ: a
+//! column that this version lacks is absent, and one statement works for all versions.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ pub async fn version_num(session: &Session) -> Result<u32, SystemError> {
     text.parse().map_err(|_| session.unexpected(READING, text))
 }
 
-/// A system, as a move cares for it.
+/// The properties of a system that a move depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemFacts {
     pub version_num: u32,
@@ -32,17 +32,17 @@ pub struct SystemFacts {
     pub apply_workers_max: i64,
     pub apply_workers_used: i64,
     pub worker_processes_max: i64,
-    /// Background workers that run now, of every kind.
+    /// Background workers of every kind that run now.
     pub worker_processes_used: i64,
     /// `max_active_replication_origins` (18) or `max_replication_slots`.
     pub origins_max: i64,
     pub origins_used: i64,
-    /// In megabytes; -1 is no limit.
+    /// In megabytes; -1 means no limit.
     pub slot_wal_keep_mb_max: i64,
     pub connections_max: i64,
     pub connections_used: i64,
     pub prepared_transactions_max: i64,
-    /// `idle_replication_slot_timeout` in seconds (18); 0 is none.
+    /// `idle_replication_slot_timeout` in seconds (18); 0 means none.
     pub idle_slot_timeout_s: i64,
     pub data_checksums: bool,
 }
@@ -57,7 +57,7 @@ pub async fn of_system(session: &Session) -> Result<SystemFacts, SystemError> {
     const READING: &str = "reading the facts of a system";
     let superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = session_user";
     let superuser: bool = session.value(READING, superuser, &[]).await?;
-    // Only a superuser may look, and nobody else is going to subscribe.
+    // Only a superuser may read it, and only superusers subscribe.
     let origins = match superuser {
         true => "(SELECT count(*) FROM pg_replication_origin_status)",
         false => "0",
@@ -120,7 +120,7 @@ pub async fn of_system(session: &Session) -> Result<SystemFacts, SystemError> {
 pub enum LocaleProvider {
     Libc,
     Icu,
-    /// PostgreSQL 17.
+    /// Since PostgreSQL 17.
     Builtin,
 }
 
@@ -142,7 +142,7 @@ pub struct DatabaseFacts {
     pub collate: String,
     pub ctype: String,
     pub provider: LocaleProvider,
-    /// Of ICU and builtin.
+    /// For ICU and builtin.
     pub locale: Option<String>,
     pub icu_rules: Option<String>,
     pub collation_version: Option<String>,
@@ -153,7 +153,7 @@ pub struct DatabaseFacts {
     pub allows_connections: bool,
 }
 
-/// A database of the system, by name; None where there is none.
+/// A database of the system by name; `None` if it does not exist.
 pub async fn of_database(session: &Session, dbname: &str) -> Result<Option<DatabaseFacts>, SystemError> {
     const READING: &str = "reading the facts of a database";
     let sql = "SELECT (to_jsonb(d) || jsonb_build_object(

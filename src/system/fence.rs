@@ -1,12 +1,14 @@
-//! The fence: what makes it impossible to write to a database, decided by its own system.
+//! The fence: makes writing to a database impossible; its own system enforces it.
 //!
-//! Two halves. Ahead of the pause [`shut`] takes away the right to connect (CONNECTION LIMIT 0, no CONNECT for anybody);
-//! sessions that exist go on. In the pause [`terminate_others`] ends whatever is connected and does not belong to a proxy, and
-//! [`writers`] proves from the system's own views that nobody is left. [`restore`] gives every right back.
+//! It has two halves. Ahead of the pause [`shut`] revokes the right to connect (CONNECTION LIMIT 0, no
+//! CONNECT for any role); existing sessions go on. In the pause [`terminate_others`] terminates all sessions
+//! that do not belong to a proxy, and [`writers`] proves from the system's own views that no writer is left.
+//! [`restore`] restores every privilege.
 //!
 //! # Why
-//! `default_transaction_read_only` is no fence: `BEGIN READ WRITE` passes it. `ALLOW_CONNECTIONS false` is too much: it
-//! shuts out the walsender's reconnect and the way back. Superusers pass this one, which the preflight reports.
+//! `default_transaction_read_only` is no fence: `BEGIN READ WRITE` overrides it. `ALLOW_CONNECTIONS false` is
+//! too strict: it also refuses the walsender's reconnect and the way back. Superusers can pass this fence,
+//! which the preflight reports.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +18,14 @@ use super::marker::or_rolled_back;
 use super::names::quote_ident;
 use super::{Session, SystemError};
 
-/// Who may connect to a database.
+/// The privileges on a database and its connection limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     pub owner: String,
     pub connection_limit: i32,
-    /// `pg_database.datacl` as text, None where it is NULL (the default: PUBLIC may connect).
+    /// `pg_database.datacl` as text; `None` for NULL (the default: PUBLIC may connect).
     pub acl: Option<String>,
-    /// Every right, the default ones spelled out, sorted.
+    /// Every privilege, including the default ones, sorted.
     pub grants: Vec<Grant>,
 }
 
@@ -32,8 +34,8 @@ impl Access {
         SavedFence { connection_limit: self.connection_limit, acl: self.acl.clone() }
     }
 
-    /// No one but a superuser can connect, and no worker of replication but a move's. The limit is not asked: it is raised for as
-    /// long as a role of a move's own reads or writes rows.
+    /// Only superusers and a move's own roles and workers can connect. The connection limit is not checked:
+    /// it is raised while a role of a move reads or writes rows.
     pub fn is_shut(&self) -> bool {
         !self.grants.iter().any(|grant| grant.privilege == "CONNECT")
     }
@@ -42,7 +44,7 @@ impl Access {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
     pub grantor: String,
-    /// None is PUBLIC.
+    /// `None` is PUBLIC.
     pub grantee: Option<String>,
     /// `CONNECT`, `CREATE`, `TEMPORARY`
     pub privilege: String,
@@ -63,7 +65,7 @@ pub async fn read(session: &Session, dbname: &str) -> Result<Access, SystemError
     })
 }
 
-/// The access that a saved one describes, of a database that is shut now.
+/// The access that a saved fence describes, for a database that is shut now.
 pub async fn as_saved(session: &Session, dbname: &str, saved: &SavedFence) -> Result<Access, SystemError> {
     let now = read(session, dbname).await?;
     Ok(Access {
@@ -74,9 +76,9 @@ pub async fn as_saved(session: &Session, dbname: &str, saved: &SavedFence) -> Re
     })
 }
 
-/// Spells out an ACL of a database; None is the default one. The rights of the roles that read and write a move's rows are no
-/// part of it: they are there to do so while the database is shut. What names a role that does not exist any more is left out:
-/// the text was saved a while ago, and such a role would make all of it unreadable.
+/// Expands an ACL of a database; NULL is the default ACL. Leaves out the privileges of the roles that read
+/// and write a move's rows, which have them while the database is shut. Leaves out entries with a role that
+/// no longer exists: the text was saved earlier, and such a role would make all of it unreadable.
 const EXPLODE: &str = "\
 WITH item AS (
     SELECT i AS text, regexp_match(i, '^(\"(?:[^\"]|\"\")*\"|[^=]*)=[^/]*/(.*)$') AS roles
@@ -110,13 +112,14 @@ async fn explode(session: &Session, dbname: &str, acl: Option<&str>) -> Result<V
     Ok(grants)
 }
 
-/// Takes the right to connect from everybody, in one transaction. Sessions that exist go on; superusers still pass.
-/// Returns what it was before, for [`restore`]; of a database that is shut already, how it is now.
+/// Revokes the right to connect from all roles, in one transaction. Existing sessions go on; superusers can
+/// still connect. Returns the access before, for [`restore`]; for a database that is shut already, the
+/// current one.
 pub async fn shut(session: &Session, dbname: &str) -> Result<Access, SystemError> {
     let before = read(session, dbname).await?;
     let database = quote_ident(dbname);
     let mut sql = format!("BEGIN; ALTER DATABASE {database} CONNECTION LIMIT 0;");
-    // CASCADE reaches those who got the right from somebody else than the owner.
+    // CASCADE also reaches grants by other roles than the owner.
     for grant in before.grants.iter().filter(|grant| grant.privilege == "CONNECT") {
         let grantee = grantee_sql(grant.grantee.as_deref());
         sql.push_str(&format!("REVOKE CONNECT ON DATABASE {database} FROM {grantee} CASCADE;"));
@@ -130,8 +133,8 @@ pub async fn shut(session: &Session, dbname: &str) -> Result<Access, SystemError
     }
 }
 
-/// Gives back exactly the rights of `saved`. Safe to repeat. Rights that only somebody without them now had granted are
-/// granted again in that role's name.
+/// Restores exactly the privileges of `saved`. Safe to repeat. Grants by a role that has lost the privilege
+/// since are granted again as that role.
 pub async fn restore(session: &Session, dbname: &str, saved: &SavedFence) -> Result<(), SystemError> {
     const RESTORING: &str = "opening a database";
     let now = read(session, dbname).await?;
@@ -167,8 +170,8 @@ pub async fn restore(session: &Session, dbname: &str, saved: &SavedFence) -> Res
     }
 }
 
-/// The rights of a database as another owner would give them on another system. Whoever owned it here is no owner there,
-/// so it gets by name what it had as one. `knows` says which roles exist there.
+/// The privileges of a database for another owner on another system. The owner here does not own it there, so
+/// its owner's privileges become explicit grants. `knows` returns whether a role exists there.
 pub fn translated(access: &Access, new_owner: &str, knows: impl Fn(&str) -> bool) -> SavedFence {
     let unchanged = access.acl.is_none() && access.owner == new_owner;
     if unchanged {
@@ -215,7 +218,7 @@ fn acl_item(role: Option<&str>, letters: &BTreeMap<char, bool>, grantor: &str) -
     format!("\"{}\"", item.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// The owner's grants first, then those of whoever holds the right with grant option by then.
+/// The owner's grants first, then those of roles that have received the grant option by then.
 fn in_granting_order(owner: &str, mut grants: Vec<Grant>) -> Vec<Grant> {
     let mut ordered: Vec<Grant> = Vec::with_capacity(grants.len());
     loop {
@@ -229,7 +232,7 @@ fn in_granting_order(owner: &str, mut grants: Vec<Grant>) -> Vec<Grant> {
         };
         let (next, later): (Vec<Grant>, Vec<Grant>) = grants.into_iter().partition(can_grant);
         if next.is_empty() {
-            // What nobody could have granted is granted last; the server has the last word.
+            // Grants without a possible grantor come last; the server decides about them.
             ordered.extend(later);
             return ordered;
         }
@@ -245,14 +248,14 @@ fn grantee_sql(grantee: Option<&str>) -> String {
 /// A backend or a prepared transaction on a database that may still write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writer {
-    /// None for a prepared transaction.
+    /// `None` for a prepared transaction.
     pub pid: Option<i32>,
-    /// `unknown` where the role of a prepared transaction was dropped.
+    /// `unknown` if the role of a prepared transaction was dropped.
     pub role: String,
     pub application_name: String,
     /// `client backend`, `parallel worker`, `prepared transaction`, the name of an extension's worker.
     pub kind: String,
-    /// `active`, `idle in transaction`; of a prepared transaction its identifier.
+    /// `active`, `idle in transaction`; for a prepared transaction its identifier.
     pub state: String,
 }
 
@@ -269,9 +272,10 @@ impl std::fmt::Display for Writer {
     }
 }
 
-/// Every backend of a database that may write for a user: not ours, not a walsender that serves a move, not a worker of the
-/// server itself. Another walsender counts: a replication connection runs SQL as well. A pid of `$2` is none of them while it
-/// is idle. It may hold a snapshot then: a listener reads what it was notified of.
+/// Every backend of a database that may write for a user: leaves out Freehold's sessions, walsenders that
+/// serve a move, and workers of the server itself. Other walsenders count: a replication connection can run
+/// SQL, too. A pid of `$2` does not count while it is idle, even with a snapshot: a listener then reads its
+/// notifications.
 const OTHERS: &str = "\
 FROM pg_stat_activity a
 WHERE a.datname = $1 AND a.pid <> pg_backend_pid()
@@ -283,9 +287,10 @@ WHERE a.datname = $1 AND a.pid <> pg_backend_pid()
   AND NOT (a.pid = ANY ($2) AND a.backend_xid IS NULL
            AND coalesce(a.state, 'disabled') IN ('idle', 'disabled'))";
 
-/// Ends every backend on the database but this session and those of `keep`. Returns whom it ended; they take a moment to be gone. `keep` are
-/// server connections of the proxies, whose clients are in no transaction: one that is busy is being cleaned or given a client's settings, and
-/// [`writers`] names it until it is idle. `others_of_ours` are sessions of the platform, left alone whatever they do.
+/// Terminates every backend of the database except this session and those of `keep`. Returns the terminated
+/// ones, which take a moment to end. `keep` are server connections of the proxies with clients that are in no
+/// transaction: a busy one is being cleaned or given a client's settings, and [`writers`] reports it until it
+/// is idle. `others_of_ours` are sessions of the platform, which are never terminated.
 pub async fn terminate_others(
     session: &Session,
     dbname: &str,
@@ -297,7 +302,7 @@ pub async fn terminate_others(
     rows.iter().map(|row| writer(session, ENDING, row)).collect()
 }
 
-/// Who is connected to the database and not ours, busy or idle.
+/// Sessions on the database other than `ours`, busy or idle.
 pub async fn others(session: &Session, dbname: &str, ours: &[i32]) -> Result<Vec<Writer>, SystemError> {
     const LOOKING: &str = "looking for other sessions";
     let sql = format!(
@@ -310,7 +315,7 @@ pub async fn others(session: &Session, dbname: &str, ours: &[i32]) -> Result<Vec
     rows.iter().map(|row| writer(session, LOOKING, row)).collect()
 }
 
-/// The statement of [`terminate_others`]: database, pids to keep, pids of ours.
+/// The statement of [`terminate_others`]: database, pids to keep, pids of the platform.
 pub(super) fn terminate_sql() -> String {
     format!(
         "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), coalesce(a.backend_type, ''),
@@ -319,8 +324,8 @@ pub(super) fn terminate_sql() -> String {
     )
 }
 
-/// Who may still write to the database: other backends but the idle ones among `keep`, holders of a write lock, prepared
-/// transactions. Nobody, with the database [`shut`], is the proof of the fence.
+/// Everything that may still write to the database: other backends except the idle ones in `keep`, holders of
+/// a write lock, prepared transactions. An empty list, with the database [`shut`], proves the fence.
 pub async fn writers(
     session: &Session,
     dbname: &str,
@@ -332,7 +337,7 @@ pub async fn writers(
     rows.iter().map(|row| writer(session, PROVING, row)).collect()
 }
 
-/// The statement of [`writers`]: database, pids to keep, pids of ours.
+/// The statement of [`writers`]: database, pids to keep, pids of the platform.
 pub(super) fn writers_sql() -> String {
     format!(
         "SELECT a.pid, coalesce(a.usename::text, ''), coalesce(a.application_name, ''), coalesce(a.backend_type, ''),

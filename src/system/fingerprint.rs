@@ -1,20 +1,20 @@
-//! The schema of a database, object by object, in a form that two servers can be compared by.
+//! The schema of a database, object by object, in a form that can be compared between two servers.
 //!
 //! # Why
-//! A copy that has every row and lacks an index, a default or a right is no copy. `pg_dump` of both sides would tell, but it runs
-//! for as long as it takes while locks are held, and every major prints its own text; so the catalogues are read by one statement,
-//! which leaves out what differs on purpose: what belongs to an extension, the platform's own objects, NOT NULL as a constraint of
-//! its own (18), the right MAINTAIN (17).
+//! A copy that has every row and lacks an index, a default or a privilege is incomplete. Comparing `pg_dump`
+//! output would show that, but it takes long while it holds locks, and every major prints its own text; so
+//! one statement reads the system catalogs. It leaves out intended differences: objects of extensions, the
+//! platform's own objects, NOT NULL as a constraint of its own (18), the privilege MAINTAIN (17).
 //!
-//! Queries are stored as trees and printed by the server. Since 16 the columns of a query with one table have no table in front,
-//! so between two majors the printed text is compared without what stands before a dot.
+//! Queries are stored as trees and printed by the server. Since 16 the columns of a query with one table have
+//! no table in front, so between two majors the printed text is compared without qualifiers before a dot.
 
 use std::collections::BTreeMap;
 
 use super::{Session, SystemError};
 
 const STATEMENT: &str = include_str!("fingerprint.sql");
-/// From this `server_version_num` on there is a right MAINTAIN.
+/// First `server_version_num` with the privilege MAINTAIN.
 const MAINTAIN: u32 = 170_000;
 
 /// Every object by its kind and name.
@@ -26,11 +26,11 @@ pub struct Fingerprint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Definition {
     text: String,
-    /// As the server prints a query.
+    /// As the server prints the query.
     query: String,
 }
 
-/// How two servers are compared.
+/// Versions of the two servers, which decide how they are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Servers {
     pub source_version_num: u32,
@@ -48,7 +48,8 @@ impl Servers {
 }
 
 impl Fingerprint {
-    /// Reads the session's database. `platform`: the role that the platform comes as, which owns the database on the target.
+    /// Reads the session's database. `platform`: the role of the platform, which owns the database on the
+    /// target.
     pub async fn read(
         session: &Session,
         platform: &str,
@@ -64,7 +65,7 @@ impl Fingerprint {
         Ok(Fingerprint { objects })
     }
 
-    /// Objects that are there.
+    /// Number of objects.
     pub fn len(&self) -> usize {
         self.objects.len()
     }
@@ -73,7 +74,7 @@ impl Fingerprint {
         self.objects.is_empty()
     }
 
-    /// What the target lacks, has too much, or has in another way; a line for each.
+    /// Objects that the target lacks, has in addition, or has differently; a line for each.
     pub fn differences(&self, target: &Fingerprint, servers: Servers) -> Vec<String> {
         let mut found = Vec::new();
         for ((kind, name), here) in &self.objects {
@@ -91,7 +92,7 @@ impl Fingerprint {
 }
 
 fn changed(here: &Definition, there: &Definition, servers: Servers) -> Option<String> {
-    /// Of a text that is shown.
+    /// Longest text that is shown.
     const SHOWN_MAX: usize = 200;
     let queries_agree = match servers.print_alike() {
         true => here.query == there.query,
@@ -112,10 +113,10 @@ fn changed(here: &Definition, there: &Definition, servers: Servers) -> Option<St
     Some(format!("source ({}), target ({})", only(&here, &there), only(&there, &here)))
 }
 
-/// A printed query without blanks, and without the names that stand before a dot.
+/// A printed query without whitespace, and without qualifiers before a dot.
 fn unqualified(query: &str) -> String {
     let mut plain = String::with_capacity(query.len());
-    // Where the name begins that may turn out to stand before a dot.
+    // Start of a name that may turn out to be a qualifier.
     let mut name = None;
     let mut quote = None;
     for c in query.chars() {

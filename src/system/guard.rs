@@ -1,32 +1,37 @@
-//! The guard: refuses changes of a database's shape while a move runs, and says why.
+//! The guard: refuses changes of a database's schema while a move runs, with an error that names the move.
 //!
-//! Three event triggers share one function. `ddl_command_end` and `sql_drop` know what a command changed, so what is
-//! temporary passes, and so does `CREATE TABLE IF NOT EXISTS` of a table that exists. A third one refuses at the start what
-//! cannot wait for its end: commands that build CONCURRENTLY commit before, and ALTER and DROP TABLE would have waited for
-//! a lock by then, with everybody else who uses the table behind them.
+//! Three event triggers share one function. `ddl_command_end` and `sql_drop` know what a command changed, so
+//! temporary objects are allowed, and so is `CREATE TABLE IF NOT EXISTS` of an existing table. The third one
+//! refuses at the start commands for which the end is too late: commands with CONCURRENTLY commit before
+//! their end, and ALTER and DROP TABLE would wait for a lock by then, with all other users of the table
+//! queued behind them.
 //!
 //! # Why
-//! Logical replication carries rows, not shapes. A column that appears on the source stops the apply worker; a grant
-//! that appears is silently missing after the move. Better a clear refusal that can be retried in a minute.
+//! Logical replication carries rows, not the schema. A column that is added on the source stops the apply
+//! worker; a grant that is added is silently missing after the move. A clear refusal that can be retried in a
+//! minute is better.
 //!
-//! Nobody knows at a command's start whether it means a temporary table, but a session that has none cannot mean one. With
-//! IF EXISTS the table may not exist, and the command changes nothing. REFRESH MATERIALIZED VIEW CONCURRENTLY alters and
-//! drops a temporary table of its own, so that word alone refuses no ALTER and no DROP TABLE.
+//! At a command's start it is unknown whether it concerns a temporary table, but a session without temporary
+//! tables cannot concern one. With IF EXISTS the table may not exist, and the command changes nothing.
+//! REFRESH MATERIALIZED VIEW CONCURRENTLY alters and drops a temporary table of its own, so the word
+//! CONCURRENTLY alone refuses no ALTER and no DROP TABLE.
 //!
-//! The platform's role passes, and so does the restart of a sequence by its function that is called in sessions of clients
-//! ([`recall`](super::recall)), which is taken back at once. Whoever acts as a replica does not: code of the database's users runs there, too, in the name of the
-//! role that applies rows, which has the rights of several owners.
+//! The platform's role is exempt, and so is the restart of a sequence by the platform's function in clients'
+//! sessions ([`recall`](super::recall)), which rolls it back at once. A session that acts as a replica is not
+//! exempt: users' code runs there, too, as the role that applies rows, which has the privileges of several
+//! owners.
 //!
-//! The restraint is another one, of the target while the schema is restored and rows are copied. Everything belongs to the role that
-//! restores then, so code that runs meanwhile could replace what will be somebody else's. What PostgreSQL was sent by us has no context;
-//! what a function of any language does has.
+//! The restraint is a second guard, on the target while the schema is restored and rows are copied. The
+//! restoring role owns everything then, so code that runs meanwhile could replace objects that will belong to
+//! other roles. A statement that Freehold sent has no calling function in its context; one that a function of
+//! any language runs has.
 
 use super::marker::or_rolled_back;
 use super::names::{GUARD_TRIGGERS, HELPER_SCHEMA, quote_ident, quote_literal};
 use super::{Session, SystemError};
 use crate::model::MoveId;
 
-/// What the guard says, and whom it lets pass.
+/// The text of the guard's refusal, and the role that is exempt.
 #[derive(Debug, Clone)]
 pub struct Guard<'a> {
     pub id: MoveId,
@@ -38,7 +43,7 @@ pub struct Guard<'a> {
     pub remedy: &'a str,
 }
 
-/// Installs the guard, over one that is there. The helper schema must exist.
+/// Installs the guard, replacing an older one. The helper schema must exist.
 pub async fn install(session: &Session, guard: &Guard<'_>) -> Result<(), SystemError> {
     let [at_end, at_drop, at_start] = GUARD_TRIGGERS.map(quote_ident);
     let function = format!("{HELPER_SCHEMA}.guard");
@@ -62,7 +67,7 @@ pub async fn install(session: &Session, guard: &Guard<'_>) -> Result<(), SystemE
     or_rolled_back(session, session.batch("installing the guard", &sql).await).await
 }
 
-/// Removes the guard if it is there.
+/// Removes the guard if it exists.
 pub async fn remove(session: &Session) -> Result<(), SystemError> {
     let mut sql = String::from("BEGIN;");
     for trigger in GUARD_TRIGGERS {
@@ -81,11 +86,11 @@ pub async fn is_installed(session: &Session) -> Result<bool, SystemError> {
 
 const RESTRAINT: &str = "freehold_restraint";
 
-/// From now on nobody but the platform and `role` changes the shape of the session's database, and the role only by what it is
-/// sent: no function does. The helper schema must exist. Safe to repeat.
+/// From now on only the platform and `role` can change the schema of the session's database, and the role
+/// only by statements that it sends: no function can. The helper schema must exist. Safe to repeat.
 ///
-/// Rights that were granted by somebody who is not the owner are granted in that name, by SET SESSION AUTHORIZATION in a session of
-/// the platform's. Who logged in is what `pg_stat_get_activity` knows.
+/// Grants by a role other than the owner are restored as that role, by SET SESSION AUTHORIZATION in a session
+/// of the platform. `pg_stat_get_activity` knows the role that logged in.
 pub async fn restrain(session: &Session, role: &str) -> Result<(), SystemError> {
     const RESTRAINING: &str = "restraining code of the database's users";
     let (trigger, function) = (quote_ident(RESTRAINT), format!("{HELPER_SCHEMA}.restrain"));
@@ -122,7 +127,7 @@ pub async fn restrain(session: &Session, role: &str) -> Result<(), SystemError> 
     or_rolled_back(session, session.batch(RESTRAINING, &sql).await).await
 }
 
-/// Ends it. Safe to repeat.
+/// Removes the restraint. Safe to repeat.
 pub async fn release(session: &Session) -> Result<(), SystemError> {
     let sql = format!(
         "BEGIN; DROP EVENT TRIGGER IF EXISTS {}; DROP FUNCTION IF EXISTS {HELPER_SCHEMA}.restrain(); COMMIT",
@@ -138,7 +143,7 @@ fn body(guard: &Guard<'_>) -> String {
     let role = quote_literal(platform_role);
     let message =
         quote_literal(&format!("schema changes of database \"{database}\" wait until move {id} has ended"));
-    // A percent sign in the text of RAISE USING is no placeholder; the text is a plain expression there.
+    // RAISE USING takes an expression, in which a percent sign is no placeholder.
     format!(
         "DECLARE
              refused boolean := false;

@@ -1,37 +1,38 @@
-//! Who `pg_hba.conf` of a system lets in: the server's own reading of the file, asked for roles that it may not have yet.
+//! Evaluates `pg_hba.conf` of a system as the server has parsed it, also for roles that do not exist there
+//! yet.
 //!
 //! # Why
-//! The first rule that fits decides, so the rules are tried in their order and not searched for a good one. What only the server
-//! could know (names of hosts, its networks) is told as unknown: such a rule is no finding.
+//! The first matching rule decides, so the rules are evaluated in their order. If a match depends on data
+//! that only the server has (host names, its networks), the verdict is unknown, which causes no finding.
 
 use super::{Session, SystemError};
 
-/// A role that wants to log in, and the roles that it belongs to, itself among them.
+/// A role to log in, and the roles that it is a member of, including itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     pub role: String,
     pub groups: Vec<String>,
 }
 
-/// How a connection comes to the server.
+/// How a connection reaches the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
-    /// None is a Unix socket.
+    /// `None` for a Unix socket.
     pub address: Option<String>,
     pub encrypted: bool,
 }
 
-/// What the first rule that fits says to a role.
+/// The first matching rule for a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub role: String,
-    /// The line in the file, and the method; None where no rule fits.
+    /// The line in the file, and the method; `None` if no rule matches.
     pub rule: Option<(i32, String)>,
-    /// Whether the rule fits depends on what cannot be seen from here.
+    /// Whether the match depends on data that is not visible from here.
     pub unknown: bool,
 }
 
-/// How this session has come to its server.
+/// How this session reached its server.
 pub async fn path_of(session: &Session) -> Result<Path, SystemError> {
     const READING: &str = "reading how the platform comes to a system";
     let sql = "SELECT host(inet_client_addr()), coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)";
@@ -40,7 +41,7 @@ pub async fn path_of(session: &Session) -> Result<Path, SystemError> {
     Ok(Path { address: session.column(READING, row, 0)?, encrypted: session.column(READING, row, 1)? })
 }
 
-/// The roles that each of these belongs to, by whatever way.
+/// The roles that each of these is a member of, directly or indirectly.
 pub async fn logins(session: &Session, roles: &[String]) -> Result<Vec<Login>, SystemError> {
     const READING: &str = "reading memberships";
     let sql = "WITH RECURSIVE above (role, oid) AS (
@@ -54,8 +55,8 @@ pub async fn logins(session: &Session, roles: &[String]) -> Result<Vec<Login>, S
     rows.iter().map(login).collect()
 }
 
-/// `$1`: database, `$2`: address or NULL, `$3`: encrypted, `$4`, `$5`: roles, and the groups of each as JSON. A regular expression begins with a
-/// slash (16), a group with a plus; a name without a mask is a host's.
+/// `$1`: database, `$2`: address or NULL, `$3`: encrypted, `$4`, `$5`: roles, and the groups of each as JSON.
+/// A regular expression begins with a slash (16), a group with a plus; a name without a mask is a host name.
 const VERDICTS: &str = "\
 WITH rules AS (SELECT row_number() OVER () AS n, * FROM pg_hba_file_rules WHERE error IS NULL),
 logins AS (SELECT role, groups FROM unnest($4::text[], $5::text[]) AS l (role, groups)),
@@ -80,7 +81,7 @@ FROM logins l CROSS JOIN way LEFT JOIN LATERAL (
     ORDER BY r.n LIMIT 1) f ON true
 ORDER BY l.role";
 
-/// What the file of the session's server says to each of the roles.
+/// The verdict of the server's file for each of the roles.
 pub async fn verdicts(
     session: &Session,
     dbname: &str,

@@ -1,8 +1,8 @@
-//! The helper schema, and the row that proves what has arrived.
+//! The helper schema, and the row that proves which changes have arrived.
 //!
-//! A row written on the publisher after everything else, and seen on the subscriber, proves that everything else was
-//! applied: the apply worker commits in the publisher's order. No comparison of log positions proves as much, because
-//! positions also move for what is not replicated.
+//! A row written on the publisher after everything else, and seen on the subscriber, proves that everything
+//! else was applied: the apply worker commits in the publisher's order. Comparing LSNs does not prove that,
+//! because they also advance for WAL that is not replicated.
 
 use tokio::time::Instant;
 
@@ -11,22 +11,24 @@ use crate::model::MoveId;
 use super::names::{HELPER_SCHEMA, MoveNames, helper_label, quote_literal};
 use super::{Session, SystemError};
 
-/// Whose the helper schema is.
+/// The owner of the helper schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Helper {
     Absent,
-    /// This move's.
+    /// This move.
     Ours,
-    /// Another move's, by [`MoveNames::label`]: another Freehold has the database in hand, or left that behind.
+    /// Another move, by [`MoveNames::label`]: another Freehold is moving the database, or left the schema
+    /// behind.
     OfMove(String),
-    /// A schema of somebody else's that has the name, or one that somebody else could put something into: why.
+    /// A foreign schema with that name, or one to which another role could add objects; the reason.
     Foreign(String),
 }
 
-/// The owner, and the first thing that somebody who is no superuser has in the schema or may put into it.
+/// The owner, and the first object in the schema that a role other than a superuser owns, or privilege that
+/// lets it add one.
 ///
-/// What stands in the schema is run by the platform (defaults and triggers of its table, functions of the guard), so all of it must
-/// belong to superusers, and nobody else may add to it.
+/// The platform executes code from the schema (defaults and triggers of its table, functions of the guard),
+/// so all of it must belong to superusers, and no other role may add to it.
 const OWNERS: &str = "\
 WITH helper AS (SELECT oid, nspowner, nspacl FROM pg_namespace WHERE nspname = $1),
 inside (what, owner) AS (
@@ -49,7 +51,8 @@ foreign_ones (place, why) AS (
 SELECT coalesce(obj_description(h.oid, 'pg_namespace'), ''),
     (SELECT why FROM foreign_ones ORDER BY place, why LIMIT 1) FROM helper h";
 
-/// Whose it is, proved by its owners: whoever owns a schema comments it as they like. The comment only tells one move from another.
+/// Decides by the owners of the schema and its objects: the owner of a schema can write any comment. The
+/// comment only distinguishes moves.
 pub async fn helper(session: &Session, names: MoveNames) -> Result<Helper, SystemError> {
     const LOOKING: &str = "looking for the helper schema";
     let row = session.optional(LOOKING, OWNERS, &[&HELPER_SCHEMA]).await?;
@@ -63,10 +66,10 @@ pub async fn helper(session: &Session, names: MoveNames) -> Result<Helper, Syste
     })
 }
 
-/// What makes room for the helper schema, and takes nothing from whoever uses the other one by its oid.
+/// Frees the name for the helper schema; code that uses the other schema by its OID still works.
 pub const RENAME: &str = "ALTER SCHEMA freehold RENAME TO freehold_of_mine;";
 
-/// Creates the schema and the table; in one transaction, so that the schema is never there without its comment.
+/// Creates the schema and the table in one transaction, so that the schema never exists without its comment.
 pub async fn create_helper(session: &Session, names: MoveNames) -> Result<(), SystemError> {
     const CREATING: &str = "creating the helper schema";
     match helper(session, names).await? {
@@ -99,9 +102,9 @@ pub async fn create_helper(session: &Session, names: MoveNames) -> Result<(), Sy
     or_rolled_back(session, session.batch(CREATING, &sql).await).await
 }
 
-/// Drops the guard and the schema with all in it, if it is this move's.
+/// Drops the guard and the schema with its contents, if it is this move's.
 pub async fn drop_helper(session: &Session, names: MoveNames) -> Result<(), SystemError> {
-    // The guard is made after the schema and in it, so it is whose the schema is.
+    // The guard is created after the schema and in it, so it belongs to the same move.
     if helper(session, names).await? != Helper::Ours {
         return Ok(());
     }
@@ -114,13 +117,15 @@ pub(super) const WRITE: &str =
     "INSERT INTO freehold.marker AS m (move, kind, token, at) VALUES ($1, $2, $3, clock_timestamp())
     ON CONFLICT (move, kind) DO UPDATE SET token = excluded.token, at = excluded.at";
 
-/// Writes the marker of one kind, over an older one. Committed, flushed as the session's `synchronous_commit` says.
+/// Writes the marker of one kind, replacing an older one. Committed; flushed according to the session's
+/// `synchronous_commit`.
 pub async fn write(session: &Session, id: MoveId, kind: &str, token: &str) -> Result<(), SystemError> {
     session.execute("writing a marker", WRITE, &[&number(id), &kind, &token]).await?;
     Ok(())
 }
 
-/// The statement of [`write()`] with its values in it, for a caller that sends it with others as one commit.
+/// The statement of [`write()`] with its values as literals, for a caller that sends it with others as one
+/// commit.
 pub(super) fn write_sql(id: MoveId, kind: &str, token: &str) -> String {
     format!(
         "INSERT INTO freehold.marker AS m (move, kind, token, at) VALUES ({}, {}, {}, clock_timestamp())
@@ -131,8 +136,8 @@ pub(super) fn write_sql(id: MoveId, kind: &str, token: &str) -> String {
     )
 }
 
-/// The token and the age in milliseconds of a marker, if there is one. The age uses the system's own clock against the
-/// time that the writer wrote: right on one machine, off by the clocks' difference on two.
+/// The token and the age in milliseconds of a marker, if there is one. The age is the system's own time minus
+/// the time in the marker: correct on one machine, off by the clocks' difference between two.
 pub async fn read(session: &Session, id: MoveId, kind: &str) -> Result<Option<(String, i64)>, SystemError> {
     const READING: &str = "reading a marker";
     let sql = "SELECT token, (extract(epoch FROM clock_timestamp() - at) * 1000)::bigint
@@ -141,14 +146,14 @@ pub async fn read(session: &Session, id: MoveId, kind: &str) -> Result<Option<(S
     Ok(Some((session.column(READING, &row, 0)?, session.column(READING, &row, 1)?)))
 }
 
-/// Removes a marker, if it is there.
+/// Removes a marker if it exists.
 pub async fn forget(session: &Session, id: MoveId, kind: &str) -> Result<(), SystemError> {
     let sql = "DELETE FROM freehold.marker WHERE move = $1 AND kind = $2";
     session.execute("removing a marker", sql, &[&number(id), &kind]).await?;
     Ok(())
 }
 
-/// A prepared look for one marker: in the pause, a look is one round trip.
+/// A prepared query for one marker: in the pause, a look is one round trip.
 #[derive(Debug)]
 pub struct Watch<'a> {
     session: &'a Session,
@@ -163,7 +168,7 @@ impl<'a> Watch<'a> {
         Ok(Watch { session, statement })
     }
 
-    /// Looks again and again, without a pause, until the marker is there. [`SystemError::Timeout`] at the deadline.
+    /// Polls without a pause until the marker has arrived. [`SystemError::Timeout`] at the deadline.
     pub async fn until_seen(
         &self,
         id: MoveId,
@@ -192,7 +197,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Prepares and waits; for where the round trip of preparing does not matter.
+/// Prepares and waits; for callers outside a pause, where the additional round trip does not matter.
 pub async fn wait_until_seen(
     session: &Session,
     id: MoveId,
@@ -207,7 +212,7 @@ pub(super) fn number(id: MoveId) -> i64 {
     i64::try_from(id.0).unwrap_or(i64::MAX)
 }
 
-/// A text with BEGIN that failed in the middle leaves its transaction open.
+/// A batch with BEGIN that failed in the middle leaves its transaction open.
 pub(super) async fn or_rolled_back(
     session: &Session,
     outcome: Result<(), SystemError>,

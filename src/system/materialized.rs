@@ -1,20 +1,23 @@
-//! Materialized views: what they hold, and what their queries give now, as digests.
+//! Materialized views: digests of their contents, and of what their queries return now.
 //!
 //! # Why
-//! * **A query of the users' is run by the server as REFRESH runs it**: with the rights of the view's owner, and so that code in it
-//!   can neither become another role nor leave anything behind for later statements of the session (PostgreSQL calls it a
-//!   security-restricted operation). SET ROLE would be no barrier, and a function that is SECURITY DEFINER may leave things behind. So a
-//!   digest is a materialized view of ours with one row, which reads the one that is asked about, or has its query. It is created
-//!   without data, given to the owner, refreshed and read in one transaction that is rolled back: nobody else ever sees it, a crash
-//!   leaves nothing, and what functions of the query have written is taken back. Code that runs then owns it, and cannot name it: no
-//!   owner may use the schema that it is in.
-//! * **The view itself is not refreshed**: that would lock its readers out, and change what they see.
-//! * **To create it parses the query's text, as the platform.** Names are qualified there, by the server. Input functions of constants
-//!   run when a text is parsed; those of composite types and of arrays of domains check the domains, and so run code of users'. A query
-//!   with such a constant is not computed ([`Query::unsure`]).
-//! * **The hash is of the binary form of the row**, which no setting changes: what the query computes depends on the owner's
-//!   settings, and how its outcome is written must not.
-//! * **What is stored is read in ranges of pages**: a REFRESH of the clients' waits for as long as a range takes to read, and no longer.
+//! * **The server runs a user's query as REFRESH does**: with the privileges of the view's owner, and as a
+//!   security-restricted operation, in which code can neither become another role nor leave state for later
+//!   statements of the session. SET ROLE would be no barrier, and a SECURITY DEFINER function may leave
+//!   state. So to compute a digest, Freehold creates a materialized view with one row, which reads the view
+//!   in question or contains its query. It is created without data, given to the owner, refreshed and read in
+//!   one transaction that is rolled back: no other session sees it, a crash leaves nothing, and writes of the
+//!   query's functions are rolled back. Code that runs meanwhile owns it but cannot access it: the owner has
+//!   no USAGE on its schema.
+//! * **The view itself is not refreshed**: that would block its readers, and change what they see.
+//! * **Creating it parses the query's text as the platform.** The server has qualified all names in it. Input
+//!   functions of constants run when a text is parsed; those of composite types and of arrays of domains
+//!   check the domains, and so run users' code. A query with such a constant is not computed
+//!   ([`Query::unsure`]).
+//! * **The hash is of the binary form of the row**, which no setting changes: the query's result depends on
+//!   the owner's settings, but its representation must not.
+//! * **Contents are read in ranges of pages**: a client's REFRESH waits at most as long as one range takes to
+//!   read.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -29,34 +32,34 @@ use super::{Session, SystemError, TableName};
 /// Pages of one range.
 const RANGE_PAGES: i64 = 4096;
 
-/// A materialized view, and what decides what its query computes.
+/// A materialized view and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     pub name: TableName,
     pub owner: String,
 }
 
-/// What a materialized view is made of.
+/// The query of a materialized view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// As the server prints it, with every name qualified.
     pub text: String,
-    /// Materialized views that it reads, itself or by views.
+    /// Materialized views that it reads, directly or through views.
     pub reads: Vec<TableName>,
     /// Why two servers with the same rows may compute different contents, or why the query must not be run.
     pub unsure: Option<String>,
 }
 
-/// With whose settings a query is computed, and how long it may take.
+/// The owner and settings with which a query runs, and its time limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
     pub owner: &'a str,
-    /// Statements that bring the owner's settings.
+    /// Statements that apply the owner's settings.
     pub settings: &'a str,
     pub longest: Duration,
 }
 
-/// The views that hold rows, sorted by owner.
+/// The populated views, sorted by owner.
 pub async fn filled(session: &Session) -> Result<Vec<View>, SystemError> {
     let sql = "SELECT schemaname::text, matviewname::text, matviewowner::text FROM pg_matviews WHERE ispopulated ORDER BY 3, 1, 2";
     views(session, sql).await
@@ -81,11 +84,11 @@ async fn views(session: &Session, sql: &str) -> Result<Vec<View>, SystemError> {
         .collect()
 }
 
-/// Every view with its query. What a query calls and reads stands in its tree: dependencies on what is built in are not recorded. The views
-/// that it reads are part of it.
+/// Every view with its query. The functions and relations of a query are read from its tree: dependencies on
+/// built-in objects are not recorded. Views that it reads are expanded.
 const QUERIES: &str = include_str!("materialized.sql");
 
-/// What the views are made of. The session's search path is `pg_catalog`.
+/// The queries of the views. The session's search path is `pg_catalog`.
 pub async fn queries(session: &Session) -> Result<HashMap<TableName, Query>, SystemError> {
     const READING: &str = "reading the queries of materialized views";
     let mut queries = HashMap::new();
@@ -114,8 +117,8 @@ pub async fn pages(session: &Session, view: &TableName) -> Result<i64, SystemErr
     session.value("looking at the size of a materialized view", sql, &[&view.sql()]).await
 }
 
-/// What a view of so many pages holds, and in how many ranges it was read. 55000: it was never filled, or emptied. `rest` is told how
-/// long each range took.
+/// Digest of the contents of a view of so many pages, and the number of ranges in which it was read. 55000:
+/// it is not populated. `rest` gets the time that each range took.
 pub async fn stored<F: Future<Output = ()>>(
     session: &Session,
     (view, pages): (&TableName, i64),
@@ -125,7 +128,7 @@ pub async fn stored<F: Future<Output = ()>>(
     let (mut first, mut ranges, mut rows, mut sum) = (0, 0, 0, 0);
     loop {
         let upto = first + RANGE_PAGES;
-        // The last range has no end: nothing that came since is left out.
+        // The last range is open-ended: it includes pages that were added since.
         let end = if upto < pages { format!(" AND v.ctid < '({upto},0)'::tid") } else { String::new() };
         let of = format!("(SELECT v.* FROM {} AS v WHERE v.ctid >= '({first},0)'::tid{end})", view.sql());
         let began = Instant::now();
@@ -141,14 +144,14 @@ pub async fn stored<F: Future<Output = ()>>(
     }
 }
 
-/// What a query gives now.
+/// Digest of what a query returns now.
 pub async fn computed(session: &Session, query: &Query, terms: Terms<'_>) -> Result<Digest, SystemError> {
     digest(session, &format!("({})", query.text.trim_end().trim_end_matches(';')), terms).await
 }
 
 const READING: &str = "computing the digest of a materialized view";
 
-/// `of`: what stands between FROM and AS, with all names qualified.
+/// `of`: the text between FROM and AS, with all names qualified.
 async fn digest(session: &Session, of: &str, terms: Terms<'_>) -> Result<Digest, SystemError> {
     let read = async {
         session.batch(READING, &make(session.pid(), of, terms)).await?;
@@ -167,7 +170,8 @@ fn name(pid: i32) -> String {
     format!("{HELPER_SCHEMA}.digest_{pid}")
 }
 
-/// How a text is parsed that the server has printed for a session with [`Setup::Fixed`](super::session::Setup::Fixed).
+/// Settings for parsing a text that the server printed for a session with
+/// [`Setup::Fixed`](super::session::Setup::Fixed).
 fn parsing() -> impl Iterator<Item = (&'static str, &'static str)> {
     [("search_path", "pg_catalog"), ("transform_null_equals", "off")].into_iter().chain(OUTPUT).chain(INPUT)
 }

@@ -1,10 +1,11 @@
 //! Typed SQL to one PostgreSQL system: slots, publications, subscriptions, fences, sequences, roles.
 //!
-//! Owns the closed list of statements that the platform runs on a user's database, and nothing decides here when: that
-//! is the business of `control`. It deliberately issues no DDL on a user's objects: placement, not shape. What it
-//! creates carries a name from [`names`], so that a crash leaves nothing that cannot be found and removed by name.
+//! Owns the closed list of statements that the platform runs on a user's database, `control` decides when
+//! they run. It deliberately issues no DDL that changes a user's objects. What it creates has a name from
+//! [`names`], so that all leftovers of a crash can be found and removed by name.
 //!
-//! Start with [`Session`], then the file of the thing you need; each is a handful of functions over a `&Session`.
+//! Start with [`Session`], then the file of the object in question; each has a few functions that take a
+//! `&Session`.
 
 pub mod access;
 pub mod applier;

@@ -1,36 +1,36 @@
-//! What the objects of a move are called, and how names and strings become SQL.
+//! Names of the objects of a move, and quoting of names and strings in SQL.
 //!
 //! # Why
-//! Every object that a move makes on a system is named by the store's id and the move's. So the undo of a half-done step
-//! needs no list of what was done: it looks for the names, finds all of it, and finds nothing of anybody else's. The
-//! number alone would not do: each Freehold counts from 1, and two may work on the same systems.
+//! Every object that a move makes on a system is named by the store's id and the move's. So the undo of an
+//! interrupted step needs no list of what was done: it finds all objects by their names, and no others. The
+//! move's number alone is not enough: each Freehold counts from 1, and two may work on the same systems.
 
 use crate::model::{MoveId, StoreId};
 
 /// The schema that holds the helper table and the guard's function, on both sides of a move.
 pub const HELPER_SCHEMA: &str = "freehold";
-/// The table in [`HELPER_SCHEMA`] whose rows travel from source to target to prove what has arrived.
+/// The table in [`HELPER_SCHEMA`] with the rows that are replicated to prove which changes have arrived.
 pub const MARKER_TABLE: &str = "marker";
-/// The event triggers that refuse schema changes while a move runs: one for each event it listens to.
+/// The event triggers that refuse schema changes while a move runs: one for each event.
 pub const GUARD_TRIGGERS: [&str; 3] =
     ["freehold_guard", "freehold_guard_drop", "freehold_guard_concurrently"];
-/// The setting of a database (`ALTER DATABASE ... SET`) that says which move made it.
+/// The setting of a database (`ALTER DATABASE ... SET`) that names the move that created it.
 pub const DATABASE_MARK: &str = "freehold.move";
-/// What the comment on a role begins with that a move created.
+/// Prefix of the comment on a role that a move created.
 pub const ROLE_MARK: &str = "created by freehold move ";
-/// Everything of ours begins with this.
+/// Prefix of all names of Freehold's objects.
 pub const PREFIX: &str = "freehold";
 
 /// The names of one move's objects. None is longer than 63 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MoveNames {
-    /// None: the move was begun by a version that named by the number alone.
+    /// `None`: the move was begun by a version that used only the number in names.
     store: Option<StoreId>,
     id: MoveId,
 }
 
 impl MoveNames {
-    /// As a move's record has them: [`MoveFacts::store`](crate::model::MoveFacts::store).
+    /// As in the move's record: [`MoveFacts::store`](crate::model::MoveFacts::store).
     pub fn of_move(store: Option<StoreId>, id: MoveId) -> MoveNames {
         MoveNames { store, id }
     }
@@ -51,7 +51,7 @@ impl MoveNames {
         }
     }
 
-    /// Which move of which Freehold, in marks and for people: `ab12cd34/3`.
+    /// The move and its Freehold, in marks and messages: `ab12cd34/3`.
     pub fn label(self) -> String {
         match self.store {
             Some(store) => format!("{store}/{}", self.id),
@@ -69,27 +69,29 @@ impl MoveNames {
         self.named("back")
     }
 
-    /// The role that both subscriptions log in with; made for the move and dropped with it.
+    /// The role that both subscriptions log in with; created for the move and dropped with it.
     pub fn replication_role(self) -> String {
         self.named("move")
     }
 
-    /// The role that writes rows where they arrive; no superuser. Made for the move and dropped with it.
+    /// The role that writes rows on the subscriber; no superuser. Created for the move and dropped with it.
     pub fn applier_role(self) -> String {
         self.named("apply")
     }
 
-    /// The role that reads the rows of users' tables; no superuser. Made whenever rows are read, and dropped with that.
+    /// The role that reads the rows of users' tables; no superuser. Created before rows are read, and dropped
+    /// afterwards.
     pub fn reader_role(self) -> String {
         self.named("read")
     }
 
-    /// The role whose comment says which store drives the move. Cannot log in; made with the first object of the move.
+    /// The role with the comment that says which store drives the move. Cannot log in; created as the first
+    /// object of the move.
     pub fn claim_role(self) -> String {
         self.named("claim")
     }
 
-    /// What the target's database is called until it carries the mark of its move.
+    /// Name of the target's database until it carries the mark of its move.
     pub fn unmarked_database(self) -> String {
         self.named("move")
     }
@@ -99,7 +101,8 @@ impl MoveNames {
         format!("{ROLE_MARK}{}", self.label())
     }
 
-    /// The comment on the helper schema: what tells it from a user's schema, and from another Freehold's.
+    /// The comment on the helper schema, which distinguishes it from a user's schema and from another
+    /// Freehold's.
     pub fn helper_mark(self) -> String {
         match self.store {
             Some(_) => format!("{HELPER_MARK}{}; removed when it ends.", self.label()),
@@ -112,7 +115,7 @@ impl MoveNames {
         format!("freehold move {}", self.label())
     }
 
-    /// The name of a directory of the move's own: found again and replaced after a crash.
+    /// The name of a move's private directory: found again and replaced after a crash.
     pub fn directory(self, system_identifier: &str) -> String {
         match self.store {
             Some(store) => format!("freehold-{system_identifier}-move-{store}-{}", self.id),
@@ -121,12 +124,12 @@ impl MoveNames {
     }
 }
 
-/// What the comments on helper schemas begin with.
+/// Prefix of the comments on helper schemas.
 const HELPER_MARK: &str = "Helper objects of Freehold move ";
-/// What versions wrote that named by the number alone.
+/// The comment of versions that used only the number in names.
 const HELPER_MARK_OF_OLDER: &str = "Helper objects of a running Freehold move; removed when it ends.";
 
-/// Which move of which Freehold a comment on a helper schema tells of. None: the schema is a user's.
+/// The move and Freehold named in a comment on a helper schema. `None`: the schema is a user's.
 pub fn helper_label(comment: &str) -> Option<&str> {
     match comment.strip_prefix(HELPER_MARK) {
         Some(rest) => rest.split_once(';').map(|(label, _)| label),
@@ -144,7 +147,7 @@ pub fn quote_qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", quote_ident(schema), quote_ident(name))
 }
 
-/// `text` as an SQL string that means the same whatever `standard_conforming_strings` says.
+/// `text` as an SQL string literal that is correct with every `standard_conforming_strings`.
 pub fn quote_literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
     match doubled.contains('\\') {

@@ -1,6 +1,6 @@
-//! What moves have on a system that are not this store's: another Freehold made it, or left it behind.
+//! Objects on a system that belong to moves of other stores: another Freehold uses them, or left them behind.
 //!
-//! Read to be told to people. Nothing here changes anything: what another Freehold made is its own.
+//! Read for reports only. Nothing here changes another Freehold's objects.
 
 use super::names::MoveNames;
 use super::{Session, SystemError};
@@ -8,24 +8,24 @@ use super::{Session, SystemError};
 /// An object with the name or the mark of a move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherObject {
-    /// The move's [`MoveNames::label`]: `ab12cd34/3`, or `3` where an older version began it.
+    /// The move's [`MoveNames::label`]: `ab12cd34/3`, or `3` if an older version began it.
     pub label: String,
     /// `slot freehold_back_ab12cd34_3 of database shop`
     pub what: String,
-    /// A slot that is not in use: the system keeps WAL for it.
+    /// A slot that is not in use: the system retains WAL for it.
     pub keeps_wal: bool,
-    /// What removes it, in an order that works for all of a move.
+    /// Statements that remove it, in an order that works for all objects of a move.
     pub removal: Vec<Removal>,
 }
 
-/// One statement, with its semicolon; and the database that it must be run in, if it is not the same in all.
+/// One statement, with its semicolon; and the database to run it in, if that matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
     pub dbname: Option<String>,
     pub statement: String,
 }
 
-/// Objects of a system whose names or marks are those of moves, but of none of the store's except the one that is asked for.
+/// Objects of a system with the name or mark of a move, except other moves of this store.
 const OBJECTS: &str = r"
     WITH named (step, kind, name, place, keeps_wal, dbnames, removal) AS (
         SELECT 1, 'subscription', s.subname::text, d.datname::text, false, array_fill(d.datname::text, ARRAY[3]), ARRAY[
@@ -57,8 +57,8 @@ const OBJECTS: &str = r"
     SELECT label, what, keeps_wal, dbnames, removal FROM labelled
      WHERE label IS NOT NULL AND (label = $1 OR label NOT LIKE $2 || '/%') ORDER BY label, step, what";
 
-/// Everything on the session's system, and in its database, that was made by moves of other stores; and what has the very
-/// names of this move, though it has made nothing yet.
+/// Everything on the session's system, and in its database, that moves of other stores created; and objects
+/// with the names of this move before it has created any.
 pub async fn objects(session: &Session, names: MoveNames) -> Result<Vec<OtherObject>, SystemError> {
     const LOOKING: &str = "looking for what other moves have made";
     let store = names.store().map_or_else(String::new, |store| store.to_string());

@@ -1,36 +1,37 @@
-//! Roles of a move's own on a system: made by the platform, and nobody else has a hand on them.
+//! A move's own roles on a system: the platform creates them, and no other role may control them.
 //!
 //! # Why
-//! Their names can be told beforehand, and PostgreSQL lets a role with CREATEROLE make a role of any name: it would know the password, be
-//! an administrator of the role (PostgreSQL 16), or have given it a membership or settings. So a role that exists is never put to use: it
-//! is dropped and made anew, or refused where somebody else controls it. The one that a subscription acts as is
-//! ours, because only a superuser gives a subscription away; whoever has come to belong to it is put out.
+//! Their names are predictable, and PostgreSQL lets a role with CREATEROLE create a role of any name: it
+//! would know the password, be an administrator of the role (PostgreSQL 16), or have given it a membership or
+//! settings. So an existing role is never used: it is dropped and created anew, or refused if another role
+//! controls it. One that a subscription acts as is the move's, because only a superuser can give a
+//! subscription away; its members are removed.
 //!
-//! Code of the database's users runs in the name of such a role and can change its password. `VALID UNTIL` it cannot change: a password
-//! that has expired lets nobody in, whoever has set it. So the role can log in for the moment in which we do, and the sessions of it are counted
-//! afterwards.
+//! Users' code runs as such a role and can change its password. It cannot change `VALID UNTIL`: an expired
+//! password is refused, whichever role has set it. So the role can log in only for the short time in which
+//! Freehold does, and its sessions are counted afterwards.
 
 use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
 use super::roles::Membership;
 use super::{Session, SystemError, facts, roles};
 
-/// How long the role can log in, if nobody ends that earlier.
+/// Time for which the role can log in, unless that is ended earlier.
 const OPEN_SECONDS: u32 = 30;
 /// GRANTED BY of memberships.
 const GRANTORS: u32 = 160_000;
 
-/// What a role of the name is.
+/// State of a role of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Absent,
-    /// It is there, and nothing of ours needs it.
+    /// It exists, and nothing of the move needs it.
     Idle,
     /// A subscription acts as it.
     InUse,
 }
 
-/// Whether it owns a subscription; and why it is not only ours, if it is not.
+/// Whether it owns a subscription; and why another role controls it, if so.
 const LOOK: &str = "\
 WITH own AS (SELECT * FROM pg_roles WHERE rolname = $1),
 foreign_ones (place, why) AS (
@@ -43,7 +44,7 @@ foreign_ones (place, why) AS (
 SELECT EXISTS (SELECT FROM pg_subscription s WHERE s.subowner = r.oid), (SELECT why FROM foreign_ones ORDER BY place, why LIMIT 1)
 FROM own r";
 
-/// Why a role of the name is not a move's alone; None also where there is none.
+/// Why a role of the name is not the move's alone; `None` also if it does not exist.
 pub async fn why_foreign(session: &Session, role: &str) -> Result<Option<String>, SystemError> {
     Ok(look(session, role).await?.and_then(|(_, why)| why))
 }
@@ -54,8 +55,8 @@ async fn look(session: &Session, role: &str) -> Result<Option<(bool, Option<Stri
     row.map(|row| Ok((session.column(LOOKING, &row, 0)?, session.column(LOOKING, &row, 1)?))).transpose()
 }
 
-/// What is there under the name of a role that is to be made, in the session of the database that it is for.
-/// [`SystemError::NotOurs`] where somebody else controls it.
+/// State of a role that is to be created, read in a session of the database that it is for.
+/// [`SystemError::NotOurs`] if another role controls it.
 pub(super) async fn standing(session: &Session, role: &str) -> Result<Standing, SystemError> {
     let Some((in_use, why)) = look(session, role).await? else { return Ok(Standing::Absent) };
     if in_use {
@@ -77,7 +78,8 @@ pub(super) async fn standing(session: &Session, role: &str) -> Result<Standing, 
     Ok(Standing::Idle)
 }
 
-/// Ends memberships in the role that are not a superuser's. Code that runs as the role can give it to others before PostgreSQL 16.
+/// Revokes memberships in the role, except of superusers. Before PostgreSQL 16 code that runs as the role can
+/// grant it to others.
 pub async fn put_out_members(session: &Session, role: &str) -> Result<(), SystemError> {
     const ENDING: &str = "ending memberships in a role of the move's own";
     let sql = "SELECT m.rolname::text, pg_get_userbyid(a.grantor)::text FROM pg_auth_members a
@@ -97,7 +99,7 @@ pub async fn put_out_members(session: &Session, role: &str) -> Result<(), System
     Ok(())
 }
 
-/// Lets the role log in by the password, for a moment.
+/// Lets the role log in with the password for a short time.
 pub async fn open(session: &Session, role: &str, password: &str) -> Result<(), SystemError> {
     const OPENING: &str = "letting a role that reads or writes rows log in";
     let verifier = quote_literal(&roles::verifier_of(session, password).await?);
@@ -111,17 +113,17 @@ pub async fn open(session: &Session, role: &str, password: &str) -> Result<(), S
     or_rolled_back(session, session.batch(OPENING, &sql).await).await
 }
 
-/// Ends that, and every session of the role that is not one of `ours`. Returns how many were ended.
+/// Ends that, and every session of the role except `ours`. Returns how many were terminated.
 pub async fn close(session: &Session, role: &str, ours: &[i32]) -> Result<usize, SystemError> {
     const CLOSING: &str = "shutting out a role that reads or writes rows";
     session.batch(CLOSING, &format!("ALTER ROLE {} {SHUT_OUT}", quote_ident(role))).await?;
     end_sessions(session, role, ours).await
 }
 
-/// No password, and none that could be set would be of use.
+/// No password, and an expiry that makes any other password useless.
 pub(super) const SHUT_OUT: &str = "PASSWORD NULL VALID UNTIL '-infinity'";
 
-/// Ends the sessions of the role but `ours`. Workers of the server are none.
+/// Terminates the sessions of the role except `ours`. Workers of the server are not terminated.
 pub async fn end_sessions(session: &Session, role: &str, ours: &[i32]) -> Result<usize, SystemError> {
     let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE usesysid = (SELECT oid FROM pg_roles WHERE rolname = $1) AND backend_type IN ('client backend', 'walsender')
@@ -129,8 +131,8 @@ pub async fn end_sessions(session: &Session, role: &str, ours: &[i32]) -> Result
     Ok(session.rows("ending sessions of a role", sql, &[&role, &ours]).await?.len())
 }
 
-/// Memberships in roles that the other side has not, or not with as much: whoever has them would gain rights. Both lists are of the same roles; options
-/// are spelled out.
+/// Memberships that the other side lacks, or has with fewer options: their members would gain privileges.
+/// Both lists are of the same roles, with all options set.
 pub fn gained<'a>(here: &[Membership], there: &'a [Membership]) -> Vec<&'a Membership> {
     let more = |here: Option<bool>, there: Option<bool>| there == Some(true) && here != Some(true);
     let gives_more = |pair: &Membership, there: &Membership| {

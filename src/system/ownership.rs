@@ -1,21 +1,22 @@
-//! Who owns what in a database, and what only a superuser can create there.
+//! The owners of a database's objects, and the objects that only a superuser can create there.
 //!
 //! # Why
-//! What a move restores is created by a role without rights on the server, because PostgreSQL runs code of the database's users
-//! while it creates objects. That role could give nothing away: a new owner would need rights that the role cannot lend. So the
-//! owners are set afterwards, by the platform: ALTER ... OWNER runs nobody's code. Each statement is written by the server that runs it;
-//! of the other server only the names are compared.
+//! A move restores objects as a role without privileges on the server, because PostgreSQL runs users' code
+//! while it creates objects. That role could not change owners: a new owner would need privileges that the
+//! role cannot grant. So the platform sets the owners afterwards: ALTER ... OWNER runs no user's code. Each
+//! server generates its own statements; only the names are compared with the other server.
 
 use std::collections::{HashMap, HashSet};
 
 use super::names::GUARD_TRIGGERS;
 use super::{Session, SystemError, quote_ident};
 
-/// Statements that are sent at once.
+/// Statements in one batch.
 const STATEMENTS_MAX: usize = 200;
 
-/// Objects that have an owner of their own: (kind and name as ALTER takes them, the owner). Members of extensions, types of rows, indexes,
-/// arrays, and sequences of columns have their owner by another object. ALTER ROUTINE knows an aggregate without arguments, ALTER AGGREGATE does not.
+/// Objects that have an owner of their own: (kind and name as ALTER takes them, the owner). Members of
+/// extensions, types of rows, indexes, arrays, and sequences of columns follow the owner of another object.
+/// ALTER ROUTINE accepts an aggregate without arguments, ALTER AGGREGATE does not.
 const OWNED: &str = "\
 WITH owned (classid, oid, owner) AS (
     SELECT 'pg_namespace'::regclass, oid, nspowner FROM pg_namespace WHERE nspname <> 'freehold' AND nspname !~ '^pg_'
@@ -46,15 +47,16 @@ FROM owned o, pg_identify_object(o.classid, o.oid, 0) i
 WHERE i.schema IS DISTINCT FROM 'freehold' AND (o.oid >= 16384 OR o.classid = 'pg_namespace'::regclass AND i.identity = 'public')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')";
 
-/// Multiranges with another owner than their range: (statement). Newer servers let that not happen.
+/// Multiranges with another owner than their range: (statement). Newer servers prevent that.
 const MULTIRANGES: &str = "\
 SELECT format('ALTER TYPE %s OWNER TO %I', r.rngmultitypid::regtype, pg_get_userbyid(t.typowner))
 FROM pg_range r JOIN pg_type t ON t.oid = r.rngtypid JOIN pg_type m ON m.oid = r.rngmultitypid
 WHERE m.oid >= 16384 AND m.typowner <> t.typowner
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e')";
 
-/// Objects that PostgreSQL lets nobody but a superuser create, of kinds that others may create: (catalog, oid). A function with a setting
-/// that only a superuser may name is none of them: its arguments' defaults run code. The role that restores is given the right to that setting.
+/// Objects that only a superuser can create, of kinds that other roles may create: (catalog, oid). A function
+/// with a setting that only a superuser may set is left out, because its arguments' defaults run code; the
+/// restoring role is granted SET on that parameter.
 const OF_SUPERUSERS: &str = "\
 SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
  WHERE NOT l.lanpltrusted AND p.prokind <> 'a' OR p.proleakproof OR p.prosupport <> 0
@@ -63,13 +65,13 @@ UNION ALL SELECT 'pg_type'::regclass::oid, t.oid FROM pg_type t LEFT JOIN pg_ran
  WHERE t.typtype IN ('b', 'p') OR r.rngcanonical <> 0
 UNION ALL SELECT 'pg_publication'::regclass::oid, oid FROM pg_publication WHERE puballtables";
 
-/// See [`OF_SUPERUSERS`]. What belongs to the system itself is among them.
+/// See [`OF_SUPERUSERS`]. Includes objects of the system itself.
 pub async fn of_superusers(session: &Session) -> Result<HashSet<(u32, u32)>, SystemError> {
     const READING: &str = "reading what only a superuser can create";
     Ok(session.pairs(READING, OF_SUPERUSERS, &[]).await?.into_iter().collect())
 }
 
-/// Objects of moves: their guards and publications, with what is in these: (catalog, oid).
+/// Objects of moves: their guards and publications, with the members of these: (catalog, oid).
 const OF_MOVES: &str = "\
 WITH publication(oid) AS (SELECT oid FROM pg_publication WHERE pubname ~ '^freehold_(move|back)_([a-z0-9]{8}_)?[0-9]+$')
 SELECT 'pg_publication'::regclass::oid, oid FROM publication
@@ -82,7 +84,8 @@ pub async fn of_moves(session: &Session) -> Result<HashSet<(u32, u32)>, SystemEr
     Ok(session.pairs(READING, OF_MOVES, &[&&GUARD_TRIGGERS[..]]).await?.into_iter().collect())
 }
 
-/// Gives the objects of one database the owners that objects of their names have in the other. Safe to repeat.
+/// Gives the objects of one database the owners of the objects of the same names in the other. Safe to
+/// repeat.
 pub async fn carry(from: &Session, to: &Session) -> Result<(), SystemError> {
     const GIVING: &str = "giving objects their owners";
     let wanted: HashMap<String, String> = owned(from).await?.into_iter().collect();
@@ -101,10 +104,10 @@ pub async fn carry(from: &Session, to: &Session) -> Result<(), SystemError> {
     Ok(())
 }
 
-/// What belongs to a role in the session's database, and on what of others it has rights there.
+/// Objects that a role owns in the session's database, and other objects on which it has privileges there.
 pub async fn of_role(session: &Session, role: &str) -> Result<Vec<String>, SystemError> {
     const READING: &str = "reading what belongs to a role";
-    // A right of the role that the server was made with is no dependency.
+    // Privileges of the bootstrap superuser are not recorded as dependencies.
     let sql = "WITH rights (object, acl) AS (
             SELECT oid::regclass::text, relacl FROM pg_class
             UNION ALL SELECT oid::regprocedure::text, proacl FROM pg_proc

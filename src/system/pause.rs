@@ -1,13 +1,16 @@
-//! The statements of a pause, prepared before it: while clients wait, nothing is connected, parsed or planned.
+//! The statements of a pause, prepared before it: while clients wait, no connection is opened and no
+//! statement is parsed or planned.
 //!
-//! A pause has two sides. [`Departure`] is the database that the clients leave: nobody may write there any more, and a
-//! marker is written behind the last write. [`Arrival`] is where they come to: the marker is seen, the sequences are set,
-//! and one synced commit makes it all durable. An undo uses the same two with the systems changed over.
+//! A pause has two sides. [`Departure`] is the database that the clients leave: no client may write there any
+//! more, and a marker is written behind the last write. [`Arrival`] is the database that they go to: the
+//! marker arrives, the sequences are set, and one synced commit makes all of it durable. An undo uses the
+//! same two with the systems exchanged.
 //!
 //! # Why
-//! Clients wait for the sum of the round trips, so statements that need no answer of each other go out together: one
-//! connection answers in order, and the order is part of the proof. A marker that was written before the last writer was
-//! gone proves nothing; [`Departure::fence`] says so and is called again.
+//! Clients wait for the sum of the round trips, so statements that do not depend on each other's answers are
+//! sent together: one connection executes them in order, and the order is part of the proof. A marker that
+//! was written before the last writer was gone proves nothing; [`Departure::fence`] reports that and is
+//! called again.
 
 use std::time::Duration;
 
@@ -24,8 +27,9 @@ use super::{Session, SystemError, marker};
 const PREPARING: &str = "preparing the pause";
 const FENCING: &str = "fencing";
 
-/// Backends that have passed the check for the right to connect and are not yet in `pg_stat_activity`: they hold a
-/// lock on the database from before the check until after they are. So this is asked before the list of backends.
+/// Backends that have passed the check for the right to connect and are not yet in `pg_stat_activity`: they
+/// hold a lock on the database from before the check until after they are. So this query comes before the
+/// list of backends.
 const CONNECTING: &str = "\
 SELECT count(*) FROM pg_locks
 WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND mode = 'RowExclusiveLock'
@@ -35,7 +39,7 @@ WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND mode = 'RowE
 #[derive(Debug)]
 pub struct Departure<'a> {
     session: &'a Session,
-    /// Sessions of the platform, left alone.
+    /// Sessions of the platform, which are never terminated.
     ours: Vec<i32>,
     terminate: Statement,
     connecting: Statement,
@@ -44,19 +48,19 @@ pub struct Departure<'a> {
     sequences: Reader<'a>,
 }
 
-/// What one call of [`Departure::fence`] found.
+/// Result of one call of [`Departure::fence`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fenced {
-    /// Backends that were ended.
+    /// Backends that were terminated.
     pub ended: Vec<Writer>,
-    /// Who may still write. Only if this is empty does the marker prove anything.
+    /// Remaining writers. The marker proves something only if this is empty.
     pub left: Vec<Writer>,
-    /// Where the sequences are, in the order of [`Departure::sequences`].
+    /// Positions of the sequences, in the order of [`Departure::sequences`].
     pub positions: Vec<Position>,
 }
 
 impl<'a> Departure<'a> {
-    /// Prepares everything and runs all that changes nothing once, so that plans and caches are warm.
+    /// Prepares all statements, and runs those that change nothing once to warm plans and caches.
     pub async fn prepare(session: &'a Session, ours: Vec<i32>) -> Result<Departure<'a>, SystemError> {
         let settings = "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET jit = off";
         session.batch(PREPARING, settings).await?;
@@ -75,18 +79,19 @@ impl<'a> Departure<'a> {
         Ok(departure)
     }
 
-    /// The sequences, in the order in which [`Fenced::positions`] are.
+    /// The sequences, in the order of [`Fenced::positions`].
     pub fn sequences(&self) -> &[Sequence] {
         self.sequences.sequences()
     }
 
-    /// Where the sequences are now.
+    /// The current positions of the sequences.
     pub async fn positions(&self) -> Result<Vec<Position>, SystemError> {
         self.sequences.read().await
     }
 
-    /// Ends everybody but those of `keep`, looks who is left, writes the marker and reads the sequences: one
-    /// round trip. The connection answers in order, so where nobody is left the marker is behind the last write.
+    /// Terminates all backends except `keep`, lists the remaining writers, writes the marker and reads the
+    /// sequences: one round trip. The connection executes in order, so if no writer is left the marker comes
+    /// after the last write.
     pub async fn fence(
         &self,
         keep: &[i32],
@@ -101,7 +106,7 @@ impl<'a> Departure<'a> {
             let written = self.session.client().execute(&self.mark, &[&id, &kind, &token]).await;
             written.map_err(|error| self.session.failed(FENCING, error))
         };
-        // Each sends its statement when it is polled first: `biased` is what puts them in this order.
+        // Each future sends its statement at its first poll: `biased` fixes this order.
         let all = async {
             tokio::try_join!(
                 biased;
@@ -118,7 +123,7 @@ impl<'a> Departure<'a> {
         Ok(Fenced { ended, left, positions })
     }
 
-    /// Ends everybody but those of `keep`, and looks who is left: one round trip.
+    /// Terminates all backends except `keep`, and lists the remaining writers: one round trip.
     pub async fn clear(&self, keep: &[i32], deadline: Instant) -> Result<Vec<Writer>, SystemError> {
         let started = Instant::now();
         let all =
@@ -143,7 +148,7 @@ impl<'a> Departure<'a> {
         rows.iter().map(|row| fence::writer(self.session, FENCING, row)).collect()
     }
 
-    /// Somebody, if anybody is just connecting.
+    /// A writer for backends that are just connecting, if there are any.
     async fn connecting(&self) -> Result<Option<Writer>, SystemError> {
         let dbname = self.session.dbname();
         let row = self.session.client().query_one(&self.connecting, &[&dbname, &self.ours]).await;
@@ -159,7 +164,7 @@ impl<'a> Departure<'a> {
     }
 }
 
-/// The side that the clients come to.
+/// The side that the clients go to.
 #[derive(Debug)]
 pub struct Arrival<'a> {
     session: &'a Session,
@@ -171,7 +176,7 @@ impl<'a> Arrival<'a> {
     pub async fn prepare(session: &'a Session, id: MoveId) -> Result<Arrival<'a>, SystemError> {
         session.act_as_replica().await?;
         session.batch(PREPARING, "SET synchronous_commit = on; SET jit = off").await?;
-        // Warms what the commit of the pause needs. Nobody reads this row.
+        // Warms up what the commit of the pause needs. Nothing reads this row.
         marker::write(session, id, "rehearsal", "").await?;
         Ok(Arrival { session, id, watch: marker::Watch::prepare(session).await? })
     }
@@ -181,7 +186,7 @@ impl<'a> Arrival<'a> {
         self.watch.until_seen(self.id, kind, token, deadline).await
     }
 
-    /// Waits for the marker, and sets sequences meanwhile.
+    /// Waits for the marker, and meanwhile sets sequences.
     pub async fn receive(
         &self,
         kind: &str,
@@ -194,7 +199,8 @@ impl<'a> Arrival<'a> {
         tokio::try_join!(biased; set, seen).map(drop)
     }
 
-    /// One synced commit: what `statements` say, and a marker of the epoch. Everything applied before is durable with it.
+    /// One synced commit of `statements` and a marker of the epoch. It makes everything applied before
+    /// durable, too.
     pub async fn seal(
         &self,
         statements: &[String],

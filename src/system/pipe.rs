@@ -1,12 +1,14 @@
-//! Rows from one system to another: COPY TO on one side, COPY FROM on the other, and the bytes between them.
+//! Copies rows from one system to another: COPY TO on one side, COPY FROM on the other, and the bytes between
+//! them.
 //!
-//! Two connections of our own wire. The rows are never looked at: CopyData messages are taken out of their frames, put
-//! together into large ones and written on. One buffer in each direction is all that is kept, so a slow target stops
-//! the source.
+//! Two connections of Freehold's own wire code. The rows are not parsed: CopyData messages are taken out of
+//! their frames, merged into large ones and written. Only one buffer in each direction is kept, so a slow
+//! target slows the source down.
 //!
 //! # Why
-//! The driver hands over each row by itself through a channel and a task. Here a row costs a header that is read and a
-//! copy of its bytes; and the target, which has the most to do, gets a message for 64 KiB instead of one for each row.
+//! The driver passes each row through a channel and a task. Here a row costs a header that is read and a copy
+//! of its bytes; and the target, which has the most to do, gets a message for 64 KiB instead of one for each
+//! row.
 
 use std::io;
 use std::time::Duration;
@@ -28,12 +30,12 @@ use super::session::{CONNECTING, Setup, UNLIMITED, without_event_triggers};
 
 const COPYING: &str = "copying rows";
 const READ_BYTES: usize = 128 << 10;
-/// Whatever is no row: an error tells the row that it is about.
+/// Limit for other messages than rows: an error contains the row that it is about.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// A message to the target, without its header.
+/// Size of a message to the target, without its header.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// A session of the platform over a connection of our own wire, for what the driver does not do.
+/// A session of the platform over Freehold's own wire code, for operations that the driver does not support.
 #[derive(Debug)]
 pub struct RawSession {
     connection: ServerConnection,
@@ -41,7 +43,7 @@ pub struct RawSession {
 }
 
 impl RawSession {
-    /// Connects with the settings of every session of ours, and `startup` after them.
+    /// Connects with the settings of every session of the platform, followed by `startup`.
     pub async fn connect(
         access: &SystemAccess,
         system: &SystemRecord,
@@ -55,7 +57,7 @@ impl RawSession {
         RawSession::opened(connection, system, started, deadline).await
     }
 
-    /// Connects as another role, by its password, with these settings.
+    /// Connects as another role, with its password and these settings.
     pub async fn connect_as(
         access: &SystemAccess,
         system: &SystemRecord,
@@ -103,12 +105,12 @@ impl RawSession {
         self.connection.pid
     }
 
-    /// What the server reported of a setting.
+    /// The last ParameterStatus value of a setting.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.connection.parameter(name)
     }
 
-    /// Sends a COPY and waits until the server is in the mode that `answer` (CopyOutResponse, CopyInResponse) begins.
+    /// Sends a COPY and waits for the start of copy mode, message `answer` (CopyOutResponse, CopyInResponse).
     async fn begin_copy(&mut self, sql: &str, answer: u8) -> Result<BytesMut, SystemError> {
         let mut sent = BytesMut::new();
         frontend::query(&mut sent, sql);
@@ -129,9 +131,9 @@ impl RawSession {
     }
 }
 
-/// Copies what `from_sql` (COPY ... TO STDOUT) gives on one side to `into_sql` (COPY ... FROM STDIN) on the other, in
-/// whatever transactions the two are. `moved` hears of bytes and rows as they go, and says how long to rest. After an error
-/// neither is of use.
+/// Copies the output of `from_sql` (COPY ... TO STDOUT) on one side to `into_sql` (COPY ... FROM STDIN) on
+/// the other, in the current transactions of the two sessions. `moved` gets the bytes and rows as they are
+/// copied, and returns how long to rest. After an error neither session is usable.
 ///
 /// # Cancel safety
 /// None: drop both sessions with the future.
@@ -148,7 +150,7 @@ pub async fn copy(
     let answers = Reader { from: answers, unread: into_unread, system: &into.system };
     let source = Reader { from: &mut from.connection.stream, unread: from_unread, system: &from.system };
     let target = Writer { into: rows, chunk: empty_chunk(), rows: 0, moved, system: &into.system };
-    // The target is listened to while it is written to: it may refuse a row long before the last one.
+    // The target's answers are read while it is written to: it may refuse a row long before the last one.
     let ((), ()) = tokio::try_join!(Box::pin(pump(source, target)), Box::pin(until_ready(answers)))?;
     Ok(())
 }
@@ -189,7 +191,7 @@ async fn pump<R: AsyncRead + Unpin, W: AsyncWrite + Unpin, F: FnMut(usize, u64) 
     }
 }
 
-/// Reads to ReadyForQuery; an error on the way is what the copy ends with.
+/// Reads to ReadyForQuery; returns an error received before it.
 async fn until_ready<R: AsyncRead + Unpin>(mut answers: Reader<'_, R>) -> Result<(), SystemError> {
     loop {
         let (tag, body) = answers.message().await?;
@@ -217,7 +219,7 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
         }
     }
 
-    /// The header at the front, which stays there.
+    /// The header at the front of the buffer, which stays there.
     async fn header(&mut self) -> Result<Header, SystemError> {
         loop {
             let parsed = Header::parse(&self.unread, MESSAGE_BYTES_MAX);
@@ -247,9 +249,9 @@ impl<R: AsyncRead + Unpin> Reader<'_, R> {
 
 struct Writer<'a, W, F> {
     into: W,
-    /// A CopyData message that is being filled, with room for its header.
+    /// The CopyData message that is being filled, with room for its header.
     chunk: BytesMut,
-    /// Rows that began in it.
+    /// Rows that begin in it.
     rows: u64,
     moved: F,
     system: &'a SystemName,
@@ -290,7 +292,7 @@ impl<W: AsyncWrite + Unpin, F: FnMut(usize, u64) -> Duration> Writer<'_, W, F> {
 
     async fn write_chunk(&mut self) {
         if self.into.write_all(&self.chunk).await.is_err() {
-            // Why is what the target has said, or that it says no more; both are being read.
+            // The target's answer or the end of its connection has the reason; both are being read.
             std::future::pending::<()>().await;
         }
     }

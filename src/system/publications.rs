@@ -1,22 +1,22 @@
-//! Publications: which tables a system tells another about.
+//! Publications: the tables that a system publishes to another.
 //!
 //! # Why
 //! The tables are listed by name. `FOR ALL TABLES` would need a superuser, would publish the code tables of
-//! extensions, and would make the UPDATEs of unlogged and forgotten tables fail. The list cannot grow stale: the guard
-//! refuses new tables while a move runs. Leaves of partitioned tables are published as themselves, so rows arrive in
-//! the leaf that they left.
+//! extensions, and would make the UPDATEs of unlogged and forgotten tables fail. The list cannot grow stale:
+//! the guard refuses new tables while a move runs. Leaf partitions are published as themselves, so rows
+//! arrive in the same leaf partition.
 
 use super::names::{HELPER_SCHEMA, MARKER_TABLE, quote_ident};
 use super::tables::TableName;
 use super::{Session, SystemError};
 
-/// The marker table: published in every publication of ours.
+/// The marker table, which every publication of Freehold contains.
 pub fn marker_table() -> TableName {
     TableName::new(HELPER_SCHEMA, MARKER_TABLE)
 }
 
-/// Creates a publication of every kind of change to these tables; none is allowed. Takes SHARE UPDATE EXCLUSIVE locks,
-/// which wait for a VACUUM but for no reader or writer, and make none wait.
+/// Creates a publication of every kind of change to these tables; the list may be empty. Takes SHARE UPDATE
+/// EXCLUSIVE locks, which wait for a VACUUM but not for readers or writers, and do not block these.
 pub async fn create(session: &Session, name: &str, tables: &[TableName]) -> Result<(), SystemError> {
     let mut sql = format!("CREATE PUBLICATION {}", quote_ident(name));
     if !tables.is_empty() {
@@ -29,13 +29,13 @@ pub async fn create(session: &Session, name: &str, tables: &[TableName]) -> Resu
 /// A superuser owns it.
 const OURS: &str = "pubowner IN (SELECT oid FROM pg_roles WHERE rolsuper)";
 
-/// What a publication tells of.
+/// The kinds of changes of an open publication.
 const EVERYTHING: &str = "insert, update, delete, truncate";
 
-/// Creates a publication that lists its tables and tells nothing of them, until [`open_sql`] opens it.
+/// Creates a publication that lists its tables and publishes nothing until [`open_sql`] opens it.
 ///
-/// What is written before the opening commits is never told, also not to a slot that is older: the decoder looks at the
-/// catalogue as it was when the row was written.
+/// Changes before the opening commits are never published, not even through an older slot: the decoder uses
+/// the catalog as of the time when the row was written.
 pub async fn create_closed(session: &Session, name: &str, tables: &[TableName]) -> Result<(), SystemError> {
     let list = table_list(tables);
     let sql = format!(
@@ -45,22 +45,23 @@ pub async fn create_closed(session: &Session, name: &str, tables: &[TableName]) 
     session.batch("creating a publication", &sql).await
 }
 
-/// The statement that opens a closed publication, for a caller that sends it with others as one commit. It changes one
-/// row, however many tables there are.
+/// The statement that opens a closed publication, for a caller that sends it with others as one commit. It
+/// changes one row, however many tables there are.
 pub fn open_sql(name: &str) -> String {
     format!("ALTER PUBLICATION {} SET (publish = '{EVERYTHING}')", quote_ident(name))
 }
 
-/// What a publication is now.
+/// The current state of a publication.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicationState {
-    /// Every kind of change, of each table as itself.
+    /// Publishes every kind of change, of each table as itself.
     pub tells_everything: bool,
-    /// Differs once the publication or the membership of a table was dropped and made again: a digest of object ids.
+    /// Differs once the publication or the membership of a table was dropped and created again: a digest of
+    /// OIDs.
     pub identity: String,
 }
 
-/// See [`PublicationState`]; `None` where there is no such publication.
+/// See [`PublicationState`]; `None` if there is no such publication.
 pub async fn state(session: &Session, name: &str) -> Result<Option<PublicationState>, SystemError> {
     const READING: &str = "reading a publication";
     let sql = "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND NOT pubviaroot, p.oid::text || ':' || md5(
@@ -73,7 +74,7 @@ pub async fn state(session: &Session, name: &str) -> Result<Option<PublicationSt
     }))
 }
 
-/// Whether a publication tells anything; `None` where there is no such publication.
+/// Whether a publication is open; `None` if there is no such publication.
 pub async fn is_open(session: &Session, name: &str) -> Result<Option<bool>, SystemError> {
     const READING: &str = "reading a publication";
     let sql = format!("SELECT pubinsert FROM pg_publication WHERE pubname = $1 AND {OURS}");
@@ -90,8 +91,8 @@ pub async fn add_tables(session: &Session, name: &str, tables: &[TableName]) -> 
     session.batch("adding tables to a publication", &add_tables_sql(name, tables)).await
 }
 
-/// The tables of a publication, sorted; `None` where no superuser has one of this name. What another role has made is no
-/// publication of ours: its owner could take tables out of it.
+/// The tables of a publication, sorted; `None` if no superuser owns one of this name. A publication of
+/// another role is not Freehold's: its owner could remove tables from it.
 pub async fn tables(session: &Session, name: &str) -> Result<Option<Vec<TableName>>, SystemError> {
     const READING: &str = "reading a publication";
     let exists: bool = session
@@ -123,7 +124,7 @@ pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
     session.batch("dropping a publication", &sql).await
 }
 
-/// `ONLY`: what inherits from a table is listed by itself.
+/// `ONLY`: child tables are listed separately.
 fn table_list(tables: &[TableName]) -> String {
     let each: Vec<String> = tables.iter().map(|table| format!("ONLY {}", table.sql())).collect();
     each.join(", ")

@@ -1,28 +1,33 @@
-//! The function that gives a session its sequences' memory back: `currval` and `lastval`, without touching the sequences.
+//! The function that restores `currval` and `lastval` in a session, without a lasting change of the
+//! sequences.
 //!
-//! A session that goes on with another server connection has drawn no value there. Its client may ask for the value that it drew
-//! before. The proxies read that from the old connection, and call this function on the new one, before the client's question.
+//! A session that goes on with another server connection has drawn no value there. Its client may ask for the
+//! value that it drew before. The proxies read that from the old connection, and call this function on the
+//! new one before they forward the client's query.
 //!
 //! # Why
-//! * Only `nextval` defines `lastval`. So the sequence is restarted at the value and the value is drawn, in a subtransaction that
-//!   is rolled back: that takes back the restart and the draw, and its lock; what the server process remembers of the draw it keeps. A
-//!   restart gives a sequence another file, so values that were cached with it count for nothing afterwards.
-//! * A restart needs the sequence's owner, so the function has the platform's rights. It serves a caller that may draw from the
-//!   sequence, and does nothing else for it. It refuses to be called by code of the database: there the caller would be whoever
-//!   the code belongs to, and that cannot be seen.
-//! * A restart waits for transactions that drew a value, and whoever draws meanwhile waits behind it. So it waits a moment only.
-//! * Where `lastval` is known on the new connection, because a value was drawn there, that value is drawn once more, the same way
-//!   and last. Values that this session had cached with that sequence are lost, as they are when a session ends.
+//! * Only `nextval` defines `lastval`. So the sequence is restarted at the value and the value is drawn, in a
+//!   subtransaction that is rolled back: the rollback undoes the restart and the draw, and releases the lock;
+//!   the backend's memory of the draw stays. A restart gives a sequence a new relfilenode, so values cached
+//!   before it are discarded.
+//! * A restart needs the sequence's owner, so the function runs with the platform's privileges (SECURITY
+//!   DEFINER). It serves a caller that may draw from the sequence, and does nothing else for it. It refuses
+//!   calls from code of the database: the caller would be the owner of that code, which cannot be determined.
+//! * A restart waits for transactions that drew a value, and further draws wait behind it. So its lock wait
+//!   is short.
+//! * If `lastval` is defined on the new connection, because a value was drawn there, that value is drawn once
+//!   more in the same way, as the last one. Values that this session had cached with that sequence are lost,
+//!   as they are when a session ends.
 
 use super::names::{HELPER_SCHEMA, quote_literal};
 use super::{Session, SystemError};
 
-/// From this version on event triggers can be switched off.
+/// First version in which event triggers can be switched off.
 const EVENT_TRIGGERS: u32 = 170_000;
 
-/// Makes the function, over one that is there. The helper schema must exist. `version_num` is the server's.
+/// Creates the function, replacing an older one. The helper schema must exist. `version_num` is the server's.
 pub async fn install(session: &Session, version_num: u32) -> Result<(), SystemError> {
-    // Event triggers of the database's users are not to run with these rights.
+    // Users' event triggers must not run with these privileges.
     let quiet = match version_num >= EVENT_TRIGGERS {
         true => "event_triggers = off",
         false => "session_replication_role = replica",
@@ -39,10 +44,10 @@ pub async fn install(session: &Session, version_num: u32) -> Result<(), SystemEr
     session.batch("creating the function that restores sequences' memory", &sql).await
 }
 
-/// Names are those of sequences, with their schemas, as hexadecimal UTF-8. `last_name` is the one that `lastval` was of; NULL where
-/// that does not matter any more. Returns whether `lastval` is known now.
+/// Names are those of sequences, with their schemas, as hexadecimal UTF-8. `last_name` is the sequence of
+/// `lastval`; NULL if it does not matter any more. Returns whether `lastval` is defined now.
 ///
-/// All locks are taken before the first value is drawn: what a draw leaves behind is not taken back.
+/// All locks are taken before the first value is drawn: the effect of a draw on the session cannot be undone.
 const BODY: &str = "
 #variable_conflict use_variable
 DECLARE

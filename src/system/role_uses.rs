@@ -1,28 +1,28 @@
-//! Which roles of a system something else than one database uses.
+//! Which roles of a system are in use outside of one database.
 //!
 //! # Why
-//! `DROP ROLE` refuses only where a role owns something or is named in a right. Memberships and settings of the role go in
-//! silence, and so does the way in of whoever logs in as it: a login role that has all its rights from a group depends on
-//! nothing, and is all that an application has.
+//! `DROP ROLE` fails only if a role owns something or is named in a privilege. Memberships and settings of
+//! the role are dropped silently, and clients that log in as it lose access: a login role that has all its
+//! privileges from a group has no dependencies, and may be all that an application has.
 
 use super::{Session, SystemError};
 
-/// What is known of the roles that somebody wants to drop.
+/// What is known of the roles to be dropped.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// What this database uses does not count.
+    /// Uses in this database do not count.
     pub dbname: &'a str,
     pub roles: &'a [String],
-    /// Roles that are known to be in use: an application logs in as them, and nothing on the system shows it.
+    /// Roles that are known to be in use: an application logs in as them, which nothing on the system shows.
     pub in_use: &'a [String],
-    /// Roles of the platform: belonging to one of them is no use.
+    /// Roles of the platform: a membership in one of them does not count as a use.
     pub platform: &'a [&'a str],
-    /// (role, member) of memberships that are no use either, because whoever asks has made them.
+    /// (role, member) of memberships that do not count either, because the caller has created them.
     pub memberships: &'a [(String, String)],
 }
 
-/// What is named outside of the database; who is connected elsewhere; who else belongs to one of the roles. Whoever
-/// belongs to one of those has its rights from it, and needs in turn every role that it belongs to.
+/// Roles named outside of the database, roles connected elsewhere, and other members of the roles. A member
+/// has its privileges from the role, and in turn needs every role that it is a member of.
 const USED: &str = "\
 WITH RECURSIVE db AS (SELECT oid FROM pg_database WHERE datname = $1),
 mine AS (
@@ -52,7 +52,7 @@ used AS (
 )
 SELECT DISTINCT r.rolname::text FROM used JOIN pg_roles r USING (oid) WHERE r.rolname::text = ANY ($2) ORDER BY 1";
 
-/// Those of the roles that something else uses.
+/// Those of the roles that are in use elsewhere.
 pub async fn elsewhere(session: &Session, asked: &Asked<'_>) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for who else uses a role";
     let (roles, members): (Vec<&str>, Vec<&str>) =

@@ -1,8 +1,9 @@
-//! Roles: who a database knows, with their verifiers, memberships and settings.
+//! Roles that a database needs, with their verifiers, memberships and settings.
 //!
-//! A move carries verifiers byte for byte: the key that a client's proof reveals then opens the other system, too, and
-//! no password is ever seen. A role that the move created carries a comment that says so ([`MoveNames::role_mark`]),
-//! written in the same transaction, so that an undo finds those and no others.
+//! A move copies verifiers byte for byte: the ClientKey that a client's proof reveals is then valid on the
+//! other system, too, and no password is ever needed. A role that the move created carries a comment that
+//! says so ([`MoveNames::role_mark`]), written in the same transaction, so that an undo finds those and no
+//! others.
 //!
 //! [`MoveNames::role_mark`]: super::names::MoveNames::role_mark
 
@@ -32,9 +33,9 @@ pub struct Role {
     pub replication: bool,
     pub bypass_rls: bool,
     pub connection_limit: i64,
-    /// `SCRAM-SHA-256$...` or `md5...`; None where the role has no password.
+    /// `SCRAM-SHA-256$...` or `md5...`; `None` if the role has no password.
     pub verifier: Option<String>,
-    /// As the server writes it, `infinity` included; None where it was never set.
+    /// As the server writes it, `infinity` included; `None` if it was never set.
     pub valid_until: Option<String>,
     pub comment: Option<String>,
     /// Settings for every database: `search_path=a, b`.
@@ -48,17 +49,17 @@ impl std::fmt::Debug for Role {
 }
 
 impl Role {
-    /// Its password is kept as an md5 digest, which proves nothing to a server that asks for SCRAM.
+    /// Its password is stored as an md5 hash, which is useless for SCRAM.
     pub fn has_md5(&self) -> bool {
         self.verifier.as_deref().is_some_and(|verifier| verifier.starts_with("md5"))
     }
 
-    /// Never set is the same as infinity.
+    /// An unset expiry is the same as infinity.
     pub(crate) fn ends_at(&self) -> Option<&str> {
         self.valid_until.as_deref().filter(|&until| until != "infinity")
     }
 
-    /// What a role may do, without who it is and how it proves that.
+    /// Names of the role's attributes that differ, leaving out the name and the authentication.
     pub fn differing_attributes(&self, other: &Role) -> Vec<&'static str> {
         let pairs = [
             ("SUPERUSER", self.superuser == other.superuser),
@@ -73,11 +74,11 @@ impl Role {
         pairs.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
     }
 
-    /// The name of the password among the properties.
+    /// The name of the password in the properties.
     pub const PASSWORD: &'static str = "PASSWORD";
 
-    /// Everything that a role is besides what CREATE ROLE gives to each, by the words of ALTER ROLE; of a password only a
-    /// digest of the verifier.
+    /// All properties of a role that differ from the defaults of CREATE ROLE, by the keywords of ALTER ROLE;
+    /// for a password only a digest of the verifier.
     pub fn properties(&self) -> BTreeMap<String, String> {
         let mut all: BTreeMap<String, String> = ATTRIBUTES
             .iter()
@@ -100,7 +101,7 @@ impl Role {
         all
     }
 
-    /// Makes one of the properties what it is of another role.
+    /// Copies one of the properties from another role.
     pub fn take(&mut self, property: &str, from: &Role) {
         match property {
             "SUPERUSER" => self.superuser = from.superuser,
@@ -162,7 +163,7 @@ impl Role {
     }
 }
 
-/// What a role may do, by the words of [`Role::differing_attributes`], and what it may if nothing is said.
+/// Attributes of a role, by the names of [`Role::differing_attributes`], and their defaults.
 const ATTRIBUTES: [(&str, &str); 8] = [
     ("SUPERUSER", "NOSUPERUSER"),
     ("INHERIT", "INHERIT"),
@@ -173,7 +174,7 @@ const ATTRIBUTES: [(&str, &str); 8] = [
     ("BYPASSRLS", "NOBYPASSRLS"),
     ("VALID UNTIL", "VALID UNTIL 'infinity'"),
 ];
-/// What the name of a setting begins with among the properties.
+/// Prefix of a setting's name in the properties.
 const SET: &str = "SET ";
 
 /// An option of a role, or its opposite.
@@ -181,20 +182,20 @@ fn word(yes: bool, word: &str) -> String {
     if yes { word.to_owned() } else { format!("NO{word}") }
 }
 
-/// `member` belongs to `role`.
+/// `member` is a member of `role`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
     pub role: String,
     pub member: String,
     pub admin: bool,
-    /// PostgreSQL 16; None before, where the member's INHERIT decides.
+    /// PostgreSQL 16; `None` before, where the member's INHERIT decides.
     pub inherit: Option<bool>,
-    /// PostgreSQL 16: the member may SET ROLE.
+    /// PostgreSQL 16: whether the member may SET ROLE.
     pub set: Option<bool>,
 }
 
 impl Membership {
-    /// Whether `other` gives as much and no more. What an older server does not tell is the member's INHERIT.
+    /// Whether `other` grants exactly the same. An unknown INHERIT option of an older server matches any.
     pub fn is_met_by(&self, other: &Membership) -> bool {
         let same = |a: Option<bool>, b: Option<bool>| a.is_none() || b.is_none() || a == b;
         (&self.role, &self.member, self.admin) == (&other.role, &other.member, other.admin)
@@ -206,7 +207,7 @@ impl Membership {
         (&self.role, &self.member) == (&other.role, &other.member)
     }
 
-    /// What stands behind WITH in GRANT; what the server does not tell is left out.
+    /// The options after WITH in GRANT; unknown ones are left out.
     pub fn options(&self) -> String {
         let mut options = vec![format!("ADMIN {}", yes_or_no(self.admin))];
         options.extend(self.inherit.map(|yes| format!("INHERIT {}", yes_or_no(yes))));
@@ -215,11 +216,12 @@ impl Membership {
     }
 }
 
-/// The roles that a database needs: those that own something in it, are named in a right, a policy or a default
-/// privilege of it, have settings for it; whoever belongs to one of them; and, again and again, the roles they belong
-/// to. Predefined roles (`pg_...`) exist everywhere and are left out, and so are roles of moves, which belong to owners of tables, and `$2`; `$3` are needed in any case.
+/// The roles that a database needs: those that own something in it, are named in a privilege, a policy or a
+/// default privilege of it, or have settings for it; members of these; and, recursively, the roles that all
+/// of these are members of. Leaves out predefined roles (`pg_...`), which exist everywhere, roles of moves,
+/// which are members of owners of tables, and `$2`; always includes `$3`.
 ///
-/// That PUBLIC may connect makes nobody needed: on a shared system that would be everybody.
+/// PUBLIC's right to connect makes no role needed: on a shared system it would make all roles needed.
 const NEEDED: &str = "\
 WITH RECURSIVE db AS (SELECT oid, datdba, coalesce(datacl, acldefault('d', datdba)) AS acl
                       FROM pg_database WHERE datname = $1),
@@ -244,7 +246,7 @@ needed AS (
 SELECT DISTINCT r.rolname::text FROM needed JOIN pg_roles r USING (oid)
 WHERE r.rolname !~ '^(pg_|freehold_(move|apply|read|claim)_)' AND r.rolname::text <> ALL ($2) ORDER BY 1";
 
-/// Whether there is a role of this name.
+/// Whether a role of this name exists.
 pub async fn exists(session: &Session, operation: &'static str, name: &str) -> Result<bool, SystemError> {
     session.value(operation, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&name]).await
 }
@@ -260,7 +262,8 @@ pub async fn needed_by(
     session.list(LISTING, NEEDED, &[&dbname, &except, &logins]).await
 }
 
-/// Reads roles by name, those that exist. Verifiers need a superuser; without one, they are absent on managed systems.
+/// Reads those of the roles that exist. Verifiers need a superuser; without one, they are absent on managed
+/// systems.
 pub async fn read(session: &Session, names: &[String]) -> Result<Vec<Role>, SystemError> {
     const READING: &str = "reading roles";
     let sql = "SELECT (to_jsonb(a) || jsonb_build_object('valid_until', a.rolvaliduntil::text,
@@ -303,7 +306,7 @@ fn strings(list: Option<&Value>) -> Vec<String> {
     list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// Memberships among (and of) these roles: every pair whose member is one of them.
+/// Memberships of these roles in other roles.
 pub async fn memberships(session: &Session, members: &[String]) -> Result<Vec<Membership>, SystemError> {
     const READING: &str = "reading memberships";
     let sql =
@@ -314,7 +317,8 @@ pub async fn memberships(session: &Session, members: &[String]) -> Result<Vec<Me
     rows.iter().map(|row| membership(session, READING, row)).collect()
 }
 
-/// The members of these roles that are no superusers, with what the memberships give. The role of a move's own that nobody else has a hand on is no member.
+/// The members of these roles that are no superusers, with the options of the memberships. Leaves out a
+/// move's own role that no other role controls.
 pub async fn members(session: &Session, roles: &[String]) -> Result<Vec<Membership>, SystemError> {
     const READING: &str = "reading the members of roles";
     let sql = "SELECT r.rolname::text, u.rolname::text, bool_or(m.admin_option),
@@ -343,7 +347,7 @@ fn membership(
     })
 }
 
-/// Creates a role with its verifier, settings and mark, all or nothing.
+/// Creates a role with its verifier, settings and mark, in one transaction.
 pub async fn create(session: &Session, role: &Role, mark: &str) -> Result<(), SystemError> {
     let name = quote_ident(&role.name);
     let mut sql = format!(
@@ -358,8 +362,8 @@ pub async fn create(session: &Session, role: &Role, mark: &str) -> Result<(), Sy
     or_rolled_back(session, session.batch("creating a role", &sql).await).await
 }
 
-/// Makes a role what `wanted` says, its verifier and its settings too, all or nothing; `now` is what it is. What is the
-/// same is not written: somebody may be changing it.
+/// Changes a role from `now` to `wanted`, including its verifier and settings, in one transaction. Equal
+/// attributes are not written: another session may be changing them.
 pub async fn alter(session: &Session, wanted: &Role, now: &Role) -> Result<(), SystemError> {
     let name = quote_ident(&wanted.name);
     let mut options = vec![wanted.attributes_sql(&wanted.differing_attributes(now))];
@@ -391,21 +395,21 @@ pub async fn revoke_membership(session: &Session, membership: &Membership) -> Re
     session.batch("revoking a membership", &format!("REVOKE {role} FROM {member}")).await
 }
 
-/// Makes `membership` true on this system, if it is not.
+/// Grants `membership` on this system, if it is not granted yet.
 pub async fn grant_membership(session: &Session, membership: &Membership) -> Result<(), SystemError> {
     let version = super::facts::version_num(session).await?;
     let mut options = Vec::new();
     if membership.admin {
         options.push("ADMIN OPTION".to_owned());
     }
-    // Since 16 options are named, and inheriting is one of them.
+    // Since 16 options are named, and INHERIT is one of them.
     if version >= 160_000 {
         options = vec![membership.options()];
     }
     let with = if options.is_empty() { String::new() } else { format!(" WITH {}", options.join(", ")) };
     let (role, member) = (quote_ident(&membership.role), quote_ident(&membership.member));
     let mut sql = format!("GRANT {role} TO {member}{with}");
-    // Before 16 GRANT cannot take the option away.
+    // Before 16 GRANT cannot remove the option.
     if version < 160_000 && !membership.admin {
         sql.push_str(&format!("; REVOKE ADMIN OPTION FOR {role} FROM {member}"));
     }
@@ -432,17 +436,18 @@ pub async fn drop_unless_used(session: &Session, name: &str) -> Result<bool, Sys
     }
 }
 
-/// Replaces the comment on a role; None removes it.
+/// Replaces the comment on a role; `None` removes it.
 pub async fn comment(session: &Session, name: &str, text: Option<&str>) -> Result<(), SystemError> {
     let text = text.map_or_else(|| "NULL".to_owned(), quote_literal);
     let sql = format!("COMMENT ON ROLE {} IS {text}", quote_ident(name));
     session.batch("commenting a role", &sql).await
 }
 
-/// Creates the role that a move's subscriptions log in with, anew: with another password. It may connect to `dbname`
-/// and read what is published there; values are written the same way on every system, and no limit of the database ends it.
-/// The right is given only where the role has it not: a database whose rights were never
-/// changed stays one. [`SystemError::NotOurs`]: somebody else controls a role of this name.
+/// Creates the role that a move's subscriptions log in with, or replaces it with a new password. It may
+/// connect to `dbname` and read what is published there; values are written the same way on every system, and
+/// no timeout set for the database ends its sessions. CONNECT is granted only if the role does not have it
+/// already, so that a database with default privileges keeps them. [`SystemError::NotOurs`]: another role
+/// controls a role of this name.
 pub async fn create_replication(
     session: &Session,
     name: &str,
@@ -473,19 +478,19 @@ pub async fn create_replication(
     session.batch(CREATING, &sql).await
 }
 
-/// What the publisher keeps: the password itself does not go there, and the publisher asks for SCRAM whatever its
-/// `password_encryption` is.
+/// The SCRAM verifier of a password: the publisher never gets the password itself, and requires SCRAM
+/// whatever its `password_encryption` is.
 pub(super) async fn verifier_of(session: &Session, password: &str) -> Result<String, SystemError> {
     let password = zeroize::Zeroizing::new(password.to_owned());
     let salt: [u8; SALT_BYTES_DEFAULT] = rand::random();
     let rounds = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
-    // Milliseconds of work.
+    // This takes milliseconds of CPU time.
     tokio::task::spawn_blocking(move || Verifier::from_password(&password, &salt, rounds).to_string())
         .await
         .map_err(|error| session.unexpected("hashing a password", error.to_string()))
 }
 
-/// Drops the replication role of a move, with the right that it was given.
+/// Drops the replication role of a move, with its privilege on the database.
 pub async fn drop_replication(session: &Session, name: &str) -> Result<(), SystemError> {
     const DROPPING: &str = "dropping the replication role";
     let sql = "SELECT d.datname::text FROM pg_shdepend s JOIN pg_database d ON d.oid = s.objid
@@ -498,7 +503,7 @@ pub async fn drop_replication(session: &Session, name: &str) -> Result<(), Syste
     }
     match drop_unless_used(session, name).await? {
         true => {}
-        // A move has nothing in other databases. What has is somebody else's, and stays.
+        // A move owns nothing in other databases. A role that does belongs to another party, and stays.
         false => tracing::warn!(
             role = name,
             "a role with the name of a move's own is used by somebody else, and stays"
@@ -520,10 +525,10 @@ pub async fn database_settings(
     rows.iter().map(|row| Ok((session.column(READING, row, 0)?, session.column(READING, row, 1)?))).collect()
 }
 
-/// `name=value` as it is stored, as `SET name TO value`.
+/// `name=value`, as stored, in the form `SET name TO value`.
 ///
-/// A few settings are lists of names (GUC_LIST_QUOTE in the server's source): their stored value is a list already, and
-/// each element must be quoted by itself, or `a, b` would become one name.
+/// A few settings are lists of names (GUC_LIST_QUOTE in the server's source): their stored value is already a
+/// list, and each element must be quoted separately, or `a, b` would become one name.
 pub fn set_clause(stored: &str) -> String {
     const LISTS: [&str; 6] = [
         "local_preload_libraries",
@@ -545,7 +550,7 @@ pub fn set_clause(stored: &str) -> String {
     format!("SET {} TO {value}", setting_name(name))
 }
 
-/// What takes a stored `name=value` away.
+/// The RESET clause for a stored `name=value`.
 pub fn reset_clause(stored: &str) -> String {
     let name = stored.split_once('=').map_or(stored, |(name, _)| name);
     format!("RESET {}", setting_name(name))
@@ -557,7 +562,7 @@ fn setting_name(name: &str) -> String {
     parts.join(".")
 }
 
-/// `"a b", c` as `a b` and `c`.
+/// Splits `"a b", c` into `a b` and `c`.
 pub fn split_names(list: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut rest = list.trim_start();
@@ -575,7 +580,7 @@ pub fn split_names(list: &str) -> Vec<String> {
     names
 }
 
-/// The name up to its closing quote, and what follows.
+/// The name up to its closing quote, and the rest.
 fn unquote(quoted: &str) -> (String, &str) {
     let mut name = String::new();
     let mut characters = quoted.char_indices().peekable();

@@ -1,12 +1,14 @@
-//! Files that hold a secret: from where one is read, and who else could read it.
+//! Files that hold a secret: where one may be read from, and whether other users could read it.
 //!
 //! # Why
-//! An administrator names a password file by SQL, and may name a server of his own beside it: without a bound he could have
-//! every file sent there that this process can read. So a password is read from the directories alone that whoever has the
-//! machine has named, and never from a file that Freehold has for itself. What counts is where the file is once every symbolic
-//! link is followed, at each read: a link that is changed later leads nowhere else.
+//! An administrator names a password file by SQL, and may name their own server with it: without a limit they
+//! could have every file that this process can read sent to that server. So a password is read only from
+//! directories that the configuration of the process names, and never from a file that Freehold uses itself.
+//! The path after resolving every symbolic link decides, at each read: changing a link later does not give
+//! access to another file.
 //!
-//! A refusal is the same for what is there and what is not, so that nobody can ask which files a machine has.
+//! The error is the same for existing and missing files, so that an administrator cannot find out which files
+//! a machine has.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -16,24 +18,24 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// A password is one line. A longer file is none.
+/// A password is one line. A longer file is rejected.
 const PASSWORD_BYTES_MAX: u64 = 4096;
-/// Room for all that is read, so that no copy is left behind when a text grows.
+/// Capacity for the whole file, so that a growing buffer leaves no copy behind.
 const PASSWORD_CAPACITY: usize = PASSWORD_BYTES_MAX as usize + 64;
 
-/// Where password files may lie.
+/// Where password files may be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PasswordPlaces {
-    /// In these directories, and below them.
+    /// In these directories and below them.
     pub directories: Vec<PathBuf>,
-    /// But not these files: they are Freehold's own.
+    /// Except for these files, which are Freehold's own.
     pub except: Vec<PathBuf>,
 }
 
 /// Why a password was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// Nothing is said of whether the file exists.
+    /// Does not reveal whether the file exists.
     #[error("passwords are not read from there")]
     Place,
     #[error("it is no file")]
@@ -45,7 +47,7 @@ pub enum PasswordError {
 }
 
 impl PasswordPlaces {
-    /// The line that a file holds. Blocking.
+    /// Reads the line in a file. Blocking.
     pub fn read(&self, path: &Path) -> Result<Zeroizing<String>, PasswordError> {
         let file = self.open(path)?;
         if !file.metadata()?.is_file() {
@@ -60,17 +62,17 @@ impl PasswordPlaces {
         }
     }
 
-    /// Whether a password would be read from there, as far as its place says.
+    /// Whether the location allows reading a password from there.
     pub fn allow(&self, path: &Path) -> bool {
         !matches!(self.locate(path), Err(PasswordError::Place))
     }
 
     fn open(&self, path: &Path) -> Result<File, PasswordError> {
         let real = self.locate(path)?;
-        // Not waited for, should it be a pipe by now.
+        // O_NONBLOCK: does not wait if the file has become a pipe.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(real)?;
-        // A directory on the way may have become a link since: what is open now counts.
+        // A directory in the path may have become a link since: the opened file is checked.
         let opened = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         match self.hold(&opened) {
             true => Ok(file),
@@ -78,7 +80,7 @@ impl PasswordPlaces {
         }
     }
 
-    /// Where the file really is, if it may be there.
+    /// The real path of the file, if its location is allowed.
     fn locate(&self, path: &Path) -> Result<PathBuf, PasswordError> {
         match path.canonicalize() {
             Ok(real) if self.hold(&real) => Ok(real),
@@ -88,14 +90,14 @@ impl PasswordPlaces {
         }
     }
 
-    /// `real` has no symbolic link in it.
+    /// `real` contains no symbolic link.
     fn hold(&self, real: &Path) -> bool {
         let leads_to = |known: &PathBuf| known.canonicalize().ok();
         let below = self.directories.iter().filter_map(leads_to).any(|directory| real.starts_with(directory));
         below && !self.except.iter().filter_map(leads_to).any(|own| own == real)
     }
 
-    /// Nothing is there, not even a link to somewhere else, and it could be.
+    /// Nothing exists there, not even a dangling link, and the location is allowed.
     fn would_hold(&self, path: &Path) -> bool {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
         let Ok(parent) = parent.canonicalize() else { return false };
@@ -105,11 +107,11 @@ impl PasswordPlaces {
     }
 }
 
-/// Who else can read a file, as far as its permissions say, and the cure: `others can read or change /x (mode 0644): chmod 600 /x`.
-/// `None`: nobody, or it is not there.
+/// Describes which other users can read a file according to its permissions, with the cure:
+/// `others can read or change /x (mode 0644): chmod 600 /x`. `None`: no other user can, or it does not exist.
 ///
-/// As for PostgreSQL's keys, a group may where the file is root's: that is how an operating system gives a key to a service.
-/// A directory on the way that others cannot enter is not looked for.
+/// As for PostgreSQL's keys, a group may read a file that root owns: operating systems give services their
+/// keys that way. Directories in the path that other users cannot enter are not considered.
 pub fn exposure(path: &Path) -> Option<String> {
     let facts = path.metadata().ok()?;
     let mode = facts.mode() & 0o7777;
@@ -134,7 +136,7 @@ mod tests {
         places: PasswordPlaces,
     }
 
-    /// `in/password`, `in/own`, `out/secret`.
+    /// Creates `in/password`, `in/own`, `out/secret`.
     fn stage() -> Stage {
         let root = tempfile::tempdir().unwrap();
         for (name, text) in [("in/password", "one\n"), ("in/own", "two"), ("out/secret", "three")] {

@@ -1,17 +1,17 @@
-//! Sequences: read exactly, set many at once.
+//! Sequences: reads them exactly, sets many at once.
 //!
-//! Replication does not carry them. Ahead of the pause all are set on the other side as they are; in the pause they are read
-//! once more, and those that moved are set. Where many move all the time they are set ahead with head-room, and in the
-//! pause exactly as far as there is time ([`rest`]).
+//! Replication does not carry them. Before the pause all are set on the other side to their current values;
+//! in the pause they are read once more, and those that advanced are set. If many are in constant use, they
+//! are set ahead with head-room, and in the pause as many as there is time for are set exactly ([`rest`]).
 //!
 //! # Why
-//! `pg_sequences.last_value` hides whether the value was handed out, and `max(column)` forgets values that were drawn
-//! and not stored. The sequences themselves know both. One by one 1001 of them cost half a second, in one statement a
-//! few milliseconds; but the parser is recursive, and each sequence of a statement is locked until it ends, so a statement
-//! has a limited number of them.
+//! `pg_sequences.last_value` hides whether the value was handed out, and `max(column)` forgets values that
+//! were drawn and not stored. The sequences themselves have both. Reading 1001 of them one by one takes half
+//! a second, in one statement a few milliseconds; but the parser is recursive, and each sequence of a
+//! statement is locked until it ends, so a statement has a limited number of them.
 //!
-//! Head-room is a gap in the values, for good: a `smallserial` has lost its range after three such moves. So one that did not
-//! move gets none.
+//! Head-room is a permanent gap in the values: a `smallserial` has used up its range after three such moves.
+//! So a sequence that did not advance gets none.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -25,10 +25,10 @@ use super::{Session, SystemError};
 
 /// Sequences in one statement.
 const CHUNK: usize = 500;
-/// Head-room is at most this part of the values that a sequence has at all.
+/// Head-room is at most this part of the sequence's range.
 const PART_OF_RANGE: i128 = 100;
 
-/// How a sequence counts.
+/// Definition of a sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequence {
     pub name: TableName,
@@ -39,7 +39,7 @@ pub struct Sequence {
     pub cycle: bool,
 }
 
-/// Where a sequence is: `last_value` and `is_called` of the sequence itself.
+/// Position of a sequence: its `last_value` and `is_called`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     pub last_value: i64,
@@ -48,8 +48,8 @@ pub struct Position {
 }
 
 impl Sequence {
-    /// `steps` further than `position`, within the sequence's bounds. None where it would have to turn around: then only
-    /// the exact position will do.
+    /// `steps` further than `position`, within the sequence's bounds. `None` if it would have to wrap around:
+    /// then only the exact position is correct.
     pub fn ahead(&self, position: Position, steps: u32) -> Option<Position> {
         if self.cycle {
             return None;
@@ -60,12 +60,12 @@ impl Sequence {
         within.then_some(Position { last_value, is_called: true })
     }
 
-    /// So many values can be handed out between the bounds.
+    /// Number of values between the bounds.
     fn steps(&self) -> i128 {
         (i128::from(self.max) - i128::from(self.min)) / i128::from(self.increment).abs().max(1)
     }
 
-    /// With head-room where there is room, as it is where there is none.
+    /// The position with head-room if there is room, otherwise the position itself.
     fn with_head_room(&self, position: Position, steps: u32) -> Position {
         let cached = u32::try_from(self.cache).unwrap_or(u32::MAX);
         let most = u32::try_from(self.steps() / PART_OF_RANGE).unwrap_or(u32::MAX);
@@ -75,12 +75,12 @@ impl Sequence {
         }
     }
 
-    /// Whether a sequence that is at `here` hands out only values that one at `there` has not handed out yet.
+    /// Whether a sequence at `here` returns only values that one at `there` has not returned yet.
     pub fn is_past(&self, here: Position, there: Position) -> bool {
         if self.cycle || here == there {
             return here == there;
         }
-        // The next value, except that a sequence at its end has none.
+        // The next value; a sequence at its end has none, which does not matter here.
         let next = |at: Position| match at.is_called {
             true => i128::from(at.last_value) + i128::from(self.increment),
             false => i128::from(at.last_value),
@@ -92,7 +92,7 @@ impl Sequence {
     }
 }
 
-/// Reads the position of every sequence by prepared statements.
+/// Reads the position of every sequence with prepared statements.
 #[derive(Debug)]
 pub struct Reader<'a> {
     session: &'a Session,
@@ -102,7 +102,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Lists the sequences and prepares the read. The guard keeps the list right while a move runs.
+    /// Lists the sequences and prepares the read. The guard keeps the list current while a move runs.
     pub async fn prepare(session: &'a Session) -> Result<Reader<'a>, SystemError> {
         let sequences = list(session).await?;
         let mut statements = Vec::with_capacity(sequences.len().div_ceil(CHUNK));
@@ -117,7 +117,8 @@ impl<'a> Reader<'a> {
         &self.sequences
     }
 
-    /// Positions in the order of [`Reader::sequences`]. One round trip: all statements are sent when it is polled first.
+    /// Positions in the order of [`Reader::sequences`]. One round trip: all statements are sent at the first
+    /// poll.
     pub async fn read(&self) -> Result<Vec<Position>, SystemError> {
         let chunks = self.sequences.chunks(CHUNK).map(<[Sequence]>::len).zip(&self.statements);
         let all = try_join_all(chunks.map(|(count, statement)| self.read_chunk(count, statement))).await?;
@@ -177,8 +178,8 @@ fn read_sql(sequences: &[Sequence]) -> String {
     sql
 }
 
-/// Sets many sequences. `setval` is not transactional: what was set stays set when a later statement fails, which does no
-/// harm where nobody is.
+/// Sets many sequences. `setval` is not transactional: values stay set when a later statement fails, which is
+/// harmless because no client uses that side.
 pub async fn set(session: &Session, positions: &[(TableName, Position)]) -> Result<(), SystemError> {
     for chunk in positions.chunks(CHUNK) {
         session.batch("setting sequences", &set_sql(chunk)).await?;
@@ -194,7 +195,7 @@ fn set_sql(positions: &[(TableName, Position)]) -> String {
             sql,
             "{comma}({},{}::bigint,{})",
             quote_literal(&name.sql()),
-            // The literal of the smallest bigint is only understood as a string.
+            // The smallest bigint can only be written as a string literal.
             quote_literal(&position.last_value.to_string()),
             position.is_called
         );
@@ -203,12 +204,12 @@ fn set_sql(positions: &[(TableName, Position)]) -> String {
     sql
 }
 
-/// Every sequence as it is.
+/// Every sequence at its current position.
 pub fn exact(sequences: &[Sequence], source: &[Position]) -> Vec<(TableName, Position)> {
     sequences.iter().zip(source).map(|(sequence, &position)| (sequence.name.clone(), position)).collect()
 }
 
-/// Those that moved between two reads: where they are now, with head-room where there is room.
+/// Sequences that advanced between two reads: their current positions, with head-room if there is room.
 pub fn moved_ahead(
     sequences: &[Sequence],
     before: &[Position],
@@ -219,9 +220,9 @@ pub fn moved_ahead(
     moved.map(|(sequence, (_, &now))| (sequence.name.clone(), sequence.with_head_room(now, steps))).collect()
 }
 
-/// What is set in the pause, given what was set before. What the other side could hand out a second time is set in any
-/// case; the others, whose head-room was not used up, are set back as long as there are no more than `most`, those with the
-/// fewest values first. The slices are in the order of `sequences`.
+/// The sequences to set in the pause, given those set before. Always sets those that could return a value
+/// twice on the other side; also sets back up to `most` others that did not use up their head-room, those
+/// with the smallest range first. The slices are in the order of `sequences`.
 pub fn rest(
     sequences: &[Sequence],
     source: &[Position],

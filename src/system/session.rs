@@ -1,15 +1,17 @@
 //! One connection of the platform to one database of one system.
 //!
-//! Owns the client of `tokio-postgres` and the task that drives it; both end when the session is dropped. It does not
-//! pool: the platform needs few sessions, each for a purpose that shows in `pg_stat_activity`.
+//! Owns the client of `tokio-postgres` and the task that drives it; both end when the session is dropped. It
+//! does not pool: the platform needs few sessions, each with its purpose in `pg_stat_activity`.
 //!
 //! # Why
-//! Settings go in the startup packet and not in a `SET` afterwards: there they beat `ALTER ROLE SET` and `ALTER
-//! DATABASE SET` of the user's database, survive `RESET ALL`, and cost no round trip. A setting that an older server does
-//! not know cannot be there, or it would refuse the connection: those are set right afterwards ([`UNLIMITED`]).
+//! Settings are sent in the startup packet and not in a `SET` afterwards: there they take precedence over
+//! `ALTER ROLE SET` and `ALTER DATABASE SET` of the user's database, survive `RESET ALL`, and cost no round
+//! trip. A setting that an older server does not know cannot be there, because the server would refuse the
+//! connection: those are set right afterwards ([`UNLIMITED`]).
 //!
-//! Which settings those are depends on what the session is for ([`Setup`]): values travel as text, so how it is written and read
-//! is fixed on both sides; but what the database computes from them is computed as its applications would.
+//! The settings depend on the purpose of the session ([`Setup`]): values are copied as text, so its format is
+//! fixed on both sides; but values that the database computes from them must be computed as for its
+//! applications.
 
 use std::time::Duration;
 
@@ -26,8 +28,8 @@ use super::names::{quote_ident, quote_literal};
 use crate::backend::{Credential, Introduced, ServerConnection};
 use crate::model::{RoleName, SystemName, SystemRecord};
 
-/// Limits of every session of ours but a [`Setup::Bare`] one: it acts as the role that logged in, nothing waits for ever for a lock, nothing is ended for being
-/// idle, everything may write.
+/// Limits of every session of the platform except [`Setup::Bare`]: it acts as the role that logged in, waits
+/// for locks for a limited time, has no idle timeouts, and may write.
 const LIMITS: [(&str, &str); 6] = [
     ("role", "none"),
     ("lock_timeout", "10s"),
@@ -37,11 +39,11 @@ const LIMITS: [(&str, &str); 6] = [
     ("default_transaction_isolation", "read committed"),
 ];
 
-/// Nothing of the user's is found by an unqualified name, and no policy hides a row.
+/// Unqualified names find no objects of users, and no policy hides a row.
 const NAMES: [(&str, &str); 3] =
     [("search_path", "pg_catalog"), ("row_security", "off"), ("standard_conforming_strings", "on")];
 
-/// Values are written the same way on every system.
+/// Output formats, the same on every system.
 pub(super) const OUTPUT: [(&str, &str); 5] = [
     ("DateStyle", "ISO, MDY"),
     ("IntervalStyle", "postgres"),
@@ -50,29 +52,31 @@ pub(super) const OUTPUT: [(&str, &str); 5] = [
     ("bytea_output", "hex"),
 ];
 
-/// Text that was written with [`OUTPUT`] and these is read with these as the value that it was, whatever else is set: an amount
-/// of money has the same point and the same cents, NULL in an array is no string, XML may be a fragment.
+/// Text that was written with [`OUTPUT`] and these settings is read with these as the same value, whatever
+/// else is set: an amount of money has the same separators, NULL in an array is not a string, XML may be a
+/// fragment.
 pub const INPUT: [(&str, &str); 3] = [("lc_monetary", "C"), ("array_nulls", "on"), ("xmloption", "content")];
 
-/// Queries of ours read catalogues: they are large and run once. To compile one takes seconds, and more than to run it.
+/// The platform's queries read large catalogs and run once: compiling one takes seconds, longer than running
+/// it.
 const PLANS: [(&str, &str); 1] = [("jit", "off")];
 
-/// With which settings a session of ours begins.
+/// The initial settings of a session of the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
     /// Values are written and read the same way on every system.
     Fixed,
-    /// Reads values as [`Setup::Fixed`] wrote them. What is computed when a row is written (generated columns, checks, indexes)
-    /// follows the settings of the database, as it does for its applications.
+    /// Reads values as [`Setup::Fixed`] wrote them. What is computed when a row is written (generated
+    /// columns, checks, indexes) follows the settings of the database, as it does for its applications.
     Writing,
-    /// Everything but limits is as the server, the database and the role set it.
+    /// Only limits are set; everything else is as the server, the database and the role set it.
     Application,
-    /// Nothing is ours, not even limits: it shows what a server gives to anybody.
+    /// No settings at all, not even limits: shows what a server gives to any session.
     Bare,
 }
 
 impl Setup {
-    /// What is set, by name.
+    /// The settings, by name.
     fn settings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let lists: [&[_]; 5] = match self {
             Setup::Fixed => [&LIMITS, &NAMES, &OUTPUT, &INPUT, &PLANS],
@@ -83,25 +87,26 @@ impl Setup {
         lists.into_iter().flatten().copied()
     }
 
-    /// Asks who answers, and lifts what [`LIMITS`] cannot. What it calls is named in full: the path may be the users'.
+    /// Reads the backend's pid, and lifts limits that [`LIMITS`] cannot. All names are qualified: the search
+    /// path may be the users'.
     fn first_statement(self) -> String {
         let unlimited = if self == Setup::Bare { "NULL" } else { UNLIMITED };
         format!("SELECT pg_catalog.pg_backend_pid(), ({unlimited})")
     }
 
-    /// The parameter `options` of a startup packet: backslashes escape what would separate two of them.
+    /// The parameter `options` of a startup packet: backslashes escape separators.
     pub(super) fn options(self) -> String {
         let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
         let one = |(name, value): (&str, &str)| format!("-c {name}={}", escaped(value));
         self.settings().map(one).collect::<Vec<_>>().join(" ")
     }
 
-    /// The same as settings of a role, for processes of the server that log in as it: walsenders and workers that apply rows.
-    /// The limits of newer versions are among them.
+    /// The same as settings of a role, for server processes that act as it: walsenders and workers that apply
+    /// rows. Includes the limits of newer versions.
     pub(super) fn role_settings_sql(self, role: &str, version_num: u32) -> String {
         let newer = [(140_000, "idle_session_timeout"), (170_000, "transaction_timeout")];
         let newer = newer.into_iter().filter(|(since, _)| version_num >= *since).map(|(_, name)| (name, "0"));
-        // Nobody waits for these processes, so they wait for locks as long as it takes.
+        // No client waits for these processes, so they wait for locks without a limit.
         let waits = [("lock_timeout", "0")];
         let all = self.settings().filter(|(name, _)| *name != "lock_timeout").chain(waits).chain(newer);
         let one = |(name, value): (&str, &str)| {
@@ -112,8 +117,9 @@ impl Setup {
     }
 }
 
-/// Ends the limits of newer versions, where they exist: `idle_session_timeout` (14), `transaction_timeout` (17). One that is
-/// set for the database or the role would end a session of ours in the middle of a copy.
+/// Removes the limits of newer versions, if they exist: `idle_session_timeout` (14), `transaction_timeout`
+/// (17). One that is set for the database or the role would end a session of the platform in the middle of a
+/// copy.
 pub(super) const UNLIMITED: &str = "\
 SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false))
 FROM pg_catalog.unnest(ARRAY['idle_session_timeout', 'transaction_timeout']) AS name
@@ -121,7 +127,7 @@ WHERE pg_catalog.current_setting(name, true) IS NOT NULL";
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// A session of the platform's role, or of a role of a move's own.
+/// A session of the platform's role, or of a move's own role.
 #[derive(Debug)]
 pub struct Session {
     client: Client,
@@ -131,7 +137,7 @@ pub struct Session {
     pid: i32,
 }
 
-/// Which database of which system, and how it is reached.
+/// A database of a system, and how to reach it.
 #[derive(Debug, Clone, Copy)]
 pub struct Where<'a> {
     pub access: &'a SystemAccess,
@@ -141,7 +147,8 @@ pub struct Where<'a> {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Without its driver the socket closes, and the server ends whatever still runs at its next write or check.
+        // Without the driver the socket closes, and the server ends a running statement at its next write or
+        // check.
         self.driver.abort();
     }
 }
@@ -176,7 +183,8 @@ impl Session {
             return Session::begin(opened(""), &first, record, dbname, deadline).await;
         }
         match Session::begin(opened(quietly), &first, record, dbname, deadline).await {
-            // Not a superuser: it is let in as anybody is, and told so elsewhere.
+            // Not a superuser: it gets the event triggers that any session gets; the missing right is
+            // reported elsewhere.
             Err(error) if error.is_refused_with("42501") => {
                 Session::begin(opened(""), &first, record, dbname, deadline).await
             }
@@ -184,7 +192,7 @@ impl Session {
         }
     }
 
-    /// Connects as another role, by its password.
+    /// Connects as another role, with its password.
     pub async fn connect_as(
         access: &SystemAccess,
         record: &SystemRecord,
@@ -224,12 +232,12 @@ impl Session {
         &self.dbname
     }
 
-    /// The process id of the server's backend: the fence must not terminate it.
+    /// The process id of the backend: the fence must not terminate it.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// The driver's client, for what has no typed operation here (COPY, pipelining).
+    /// The driver's client, for operations that have no typed function here (COPY, pipelining).
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -238,7 +246,7 @@ impl Session {
         self.client.is_closed()
     }
 
-    /// Runs one statement and returns its rows. `operation` is what an error says was tried.
+    /// Runs one statement and returns its rows. `operation` describes it in errors.
     pub async fn rows(
         &self,
         operation: &'static str,
@@ -261,7 +269,7 @@ impl Session {
         self.rows(operation, sql, params).await?.iter().map(|row| self.column(operation, row, 0)).collect()
     }
 
-    /// The same of the first two columns.
+    /// The same for the first two columns.
     pub async fn pairs<T, U>(
         &self,
         operation: &'static str,
@@ -278,7 +286,7 @@ impl Session {
             .collect()
     }
 
-    /// Runs one statement that answers at most one row. More are [`SystemError::Unexpected`].
+    /// Runs one statement that returns at most one row. More are [`SystemError::Unexpected`].
     pub async fn optional(
         &self,
         operation: &'static str,
@@ -292,7 +300,8 @@ impl Session {
         }
     }
 
-    /// Runs one statement that answers one row with one column. Another number of rows is [`SystemError::Unexpected`].
+    /// Runs one statement that returns one row with one column. Another number of rows is
+    /// [`SystemError::Unexpected`].
     pub async fn value<T>(
         &self,
         operation: &'static str,
@@ -307,7 +316,7 @@ impl Session {
         self.column(operation, &row, 0)
     }
 
-    /// Runs one statement and returns the number of rows that it touched.
+    /// Runs one statement and returns the number of affected rows.
     pub async fn execute(
         &self,
         operation: &'static str,
@@ -317,12 +326,14 @@ impl Session {
         self.client.execute(sql, params).await.map_err(|error| self.failed(operation, error))
     }
 
-    /// Runs statements by the simple protocol: one round trip, one transaction unless the text says otherwise.
+    /// Runs statements by the simple protocol: one round trip, one transaction unless the text says
+    /// otherwise.
     pub async fn batch(&self, operation: &'static str, sql: &str) -> Result<(), SystemError> {
         self.client.batch_execute(sql).await.map_err(|error| self.failed(operation, error))
     }
 
-    /// One column of a row, checked: NULL where `T` is no `Option`, or another type, is [`SystemError::Unreadable`].
+    /// One column of a row, checked: NULL if `T` is no `Option`, or another type, is
+    /// [`SystemError::Unreadable`].
     pub fn column<'r, T: FromSql<'r>>(
         &self,
         operation: &'static str,
@@ -333,13 +344,13 @@ impl Session {
         row.try_get(index).map_err(unreadable)
     }
 
-    /// Makes the session act as replication does: ordinary triggers, foreign keys and event triggers do not fire. Needs
-    /// a superuser, or `GRANT SET ON PARAMETER session_replication_role` (PostgreSQL 15).
+    /// Sets `session_replication_role` to `replica`: ordinary triggers, foreign keys and event triggers do
+    /// not fire. Needs a superuser, or `GRANT SET ON PARAMETER session_replication_role` (PostgreSQL 15).
     pub async fn act_as_replica(&self) -> Result<(), SystemError> {
         self.batch("setting session_replication_role", "SET session_replication_role = replica").await
     }
 
-    /// Bounds every statement that follows; zero is no bound.
+    /// Limits every following statement; zero is no limit.
     pub async fn bound_statements(&self, longest: Duration) -> Result<(), SystemError> {
         let sql = format!("SET statement_timeout = {}", longest.as_millis());
         self.batch("bounding statements", &sql).await
@@ -353,7 +364,7 @@ impl Session {
         SystemError::Unexpected { system: self.system.clone(), operation, reason: reason.into() }
     }
 
-    /// The same with the time that was waited for it to come true.
+    /// A timeout error with the time that was waited.
     pub(crate) fn late(&self, operation: &'static str, waited: Duration) -> SystemError {
         SystemError::Timeout { system: self.system.clone(), operation, waited }
     }
@@ -365,11 +376,11 @@ fn startup(setup: Setup, options: &str, application_name: &str) -> Vec<(String, 
     access::startup(setup, options, &[("application_name", application_name)])
 }
 
-/// From this version on event triggers fire at logins, and superusers can say that none shall fire for them.
+/// First version in which event triggers fire at logins, and superusers can switch event triggers off.
 const LOGIN_TRIGGERS: u32 = 170_000;
 
-/// A further option of the platform's sessions: a trigger of the users' that refuses or writes down unknown logins is not for us, and
-/// would find no name by our search path.
+/// A further option of the platform's sessions: a user's trigger that refuses or records unknown logins must
+/// not run for them, and would not find its objects with their search path.
 pub fn without_event_triggers(record: &SystemRecord) -> &'static str {
     if record.version_num >= LOGIN_TRIGGERS { " -c event_triggers=off" } else { "" }
 }
@@ -388,11 +399,11 @@ async fn open(
     record: &SystemRecord,
     dbname: &str,
 ) -> Result<Session, SystemError> {
-    // The driver answers whatever a server asks, so it is never asked: it is told that it is in.
+    // The driver would answer any authentication request, so it gets a connection that is logged in already.
     let mut config = Config::new();
     config.user(record.admin_role.as_str()).ssl_mode(tokio_postgres::config::SslMode::Disable);
     let failed = |error| SystemError::from_driver(&record.name, CONNECTING, error);
-    // It reads no more than a session of ours can have asked for.
+    // Limits what the server can make the driver read.
     let connected = config.connect_raw(Bounded::new(Introduced::from(connection)), NoTls).await;
     let (client, connection) = connected.map_err(failed)?;
     let driver = tokio::spawn(drive(connection));

@@ -1,4 +1,4 @@
-//! Logical replication slots: created, watched, dropped.
+//! Logical replication slots: creates, watches and drops them.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::model::Lsn;
 use super::{Session, SystemError};
 
 const PLUGIN: &str = "pgoutput";
-/// Between two looks whether a walsender has let go of a slot.
+/// Interval between checks whether a walsender has released a slot.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Creates a slot without a snapshot. Waits for every transaction of the *whole system* that holds a transaction id;
-/// bounded by the session's `lock_timeout` for each of them.
+/// Creates a slot without a snapshot. Waits for every transaction of the *whole system* that holds a
+/// transaction id; bounded by the session's `lock_timeout` for each of them.
 pub async fn create(session: &Session, name: &str) -> Result<Lsn, SystemError> {
     const CREATING: &str = "creating a slot";
     let sql = "SELECT lsn::text FROM pg_create_logical_replication_slot($1, $2)";
@@ -31,14 +31,14 @@ pub struct SlotState {
     pub restart: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved`, `lost`
     pub wal_status: Option<String>,
-    /// WAL that the system keeps because of this slot.
+    /// WAL that the system retains because of this slot.
     pub retained_bytes: u64,
-    /// WAL that can still be written before the slot is lost; None without a limit.
+    /// WAL that can still be written before the slot is lost; `None` without a limit.
     pub safe_wal_bytes: Option<u64>,
 }
 
 impl SlotState {
-    /// The server has removed WAL that it needed, or will hand out no more for another reason.
+    /// The server has removed WAL that the slot needed, or has invalidated the slot for another reason.
     pub fn is_lost(&self) -> bool {
         self.wal_status.as_deref() == Some("lost")
     }
@@ -66,19 +66,19 @@ pub async fn state(session: &Session, name: &str) -> Result<Option<SlotState>, S
     }))
 }
 
-/// How far the subscriber of a slot is behind.
+/// The lag of a slot's subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lag {
-    /// From the end of the log to what the subscriber applied. Counts WAL of other databases, too, until a keepalive
-    /// moves it.
+    /// From the end of the WAL to the position that the subscriber applied. Also counts WAL of other
+    /// databases until the next keepalive.
     pub replay_bytes: u64,
-    /// The end of the log when it was measured.
+    /// The end of the WAL at the time of the measurement.
     pub current: Lsn,
-    /// What the subscriber applied.
+    /// The position that the subscriber applied.
     pub replayed: Lsn,
 }
 
-/// The lag of the walsender that uses a slot; None while none does.
+/// The lag of the walsender that uses a slot; `None` if the slot is not in use.
 pub async fn lag(session: &Session, name: &str) -> Result<Option<Lag>, SystemError> {
     const READING: &str = "reading the lag of a slot";
     let sql = "SELECT w.now::text, r.replay_lsn::text
@@ -94,17 +94,18 @@ pub async fn lag(session: &Session, name: &str) -> Result<Option<Lag>, SystemErr
     Ok(Some(Lag { replay_bytes: current.bytes_since(replayed), current, replayed }))
 }
 
-/// A transaction that the creation of a slot has to wait for: it holds a transaction id, in whatever database.
+/// A transaction that the creation of a slot has to wait for: it holds a transaction id, in any database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InTheWay {
-    /// None for a prepared transaction.
+    /// `None` for a prepared transaction.
     pub pid: Option<i32>,
     pub database: String,
     pub role: String,
-    /// `idle in transaction`; of a prepared transaction its identifier. Empty where the role may not see it.
+    /// `idle in transaction`; for a prepared transaction its identifier. Empty if the role may not see it.
     pub state: String,
-    /// Since it began. None where the role may not see that: `pg_stat_activity` shows who holds a transaction id to everybody, and
-    /// since when to members of `pg_read_all_stats` and to the backend's own role.
+    /// Time since it began. `None` if the role may not see it: `pg_stat_activity` shows every role which
+    /// backends hold a transaction id, but the start only to members of `pg_read_all_stats` and to the
+    /// backend's own role.
     pub age: Option<Duration>,
 }
 
@@ -124,8 +125,9 @@ impl std::fmt::Display for InTheWay {
 
 /// Transactions of the whole system that hold a transaction id: oldest first, those of unknown age last.
 ///
-/// Every column but the pid of a backend can be NULL: a role with fewer rights does not see when a transaction began or what its
-/// backend does; a backend at its start or end has no times; the role of a prepared transaction can have been dropped.
+/// Every column but the pid of a backend can be NULL: a role with fewer privileges does not see when a
+/// transaction began or what its backend does; a backend at its start or end has no times; the role of a
+/// prepared transaction can have been dropped.
 pub async fn in_the_way(session: &Session) -> Result<Vec<InTheWay>, SystemError> {
     const LOOKING: &str = "looking for transactions in the way of a slot";
     let sql = "SELECT pid, coalesce(datname::text, ''), coalesce(usename::text, backend_type, ''),
@@ -151,7 +153,8 @@ pub async fn in_the_way(session: &Session) -> Result<Vec<InTheWay>, SystemError>
     Ok(found)
 }
 
-/// Drops a slot if it exists. A walsender that uses it is ended first, again and again until it lets go.
+/// Drops a slot if it exists. A walsender that uses it is terminated first, repeatedly until the slot is
+/// free.
 pub async fn drop(session: &Session, name: &str, deadline: Instant) -> Result<(), SystemError> {
     const DROPPING: &str = "dropping a slot";
     let started = Instant::now();
@@ -162,9 +165,9 @@ pub async fn drop(session: &Session, name: &str, deadline: Instant) -> Result<()
         let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
         match session.rows(DROPPING, sql, &[&name]).await {
             Ok(_) => return Ok(()),
-            // Gone between the two looks of one statement.
+            // Dropped during the statement.
             Err(error) if error.is_refused_with("42704") => return Ok(()),
-            // Somebody uses it.
+            // The slot is in use.
             Err(error) if error.is_refused_with("55006") => {}
             Err(error) => return Err(error),
         }
@@ -175,7 +178,7 @@ pub async fn drop(session: &Session, name: &str, deadline: Instant) -> Result<()
     }
 }
 
-/// Moves a slot that nobody uses forward to the end of the log.
+/// Advances an unused slot to the end of the WAL.
 pub async fn advance_to_now(session: &Session, name: &str) -> Result<(), SystemError> {
     let sql = "SELECT end_lsn::text FROM pg_replication_slot_advance($1, pg_current_wal_flush_lsn())";
     session.rows("advancing a slot", sql, &[&name]).await?;

@@ -1,11 +1,13 @@
-//! Subscriptions: a system following a publication of another.
+//! Subscriptions: a system subscribes to a publication of another.
 //!
-//! They are created switched off and without rows: the rows came by our own copy, from the slot's snapshot.
+//! They are created disabled and without copying rows: Freehold's own copy brings the rows, from the slot's
+//! snapshot.
 //!
 //! # Why
-//! `disable_on_error` is not used: to the server a connection that was lost is an error, too, and a subscription that
-//! switched itself off because its publisher restarted would stay off until somebody looks. The server tries again by
-//! itself; whoever watches tells an error that passes from one that stays by what arrives in between.
+//! `disable_on_error` is not used: the server counts a lost connection as an error, too, and a subscription
+//! that was disabled because its publisher restarted would stay so until the operator enables it. The server
+//! retries by itself; the watcher distinguishes temporary errors from permanent ones by the progress between
+//! them.
 
 use crate::model::Lsn;
 
@@ -13,7 +15,7 @@ use super::marker::or_rolled_back;
 use super::names::{quote_ident, quote_literal};
 use super::{Session, SystemError};
 
-/// `server_version_num` from which a subscription applies large transactions while they arrive.
+/// First `server_version_num` in which a subscription applies large transactions while they arrive.
 const STREAMING: u32 = 140_000;
 /// `pg_stat_subscription_stats`.
 const STATISTICS: u32 = 150_000;
@@ -23,7 +25,8 @@ const PARALLEL: u32 = 160_000;
 #[derive(Clone)]
 pub struct NewSubscription<'a> {
     pub name: &'a str,
-    /// A libpq connection string of the publisher. Holds the password of the move's own role, never the platform's.
+    /// A libpq connection string of the publisher. Contains the password of the move's own role, never the
+    /// platform's.
     pub conninfo: &'a str,
     pub publication: &'a str,
     /// Exists already on the publisher.
@@ -38,14 +41,15 @@ impl std::fmt::Debug for NewSubscription<'_> {
 
 /// Creates a subscription, disabled. The publisher must answer: the list of tables is read from it.
 ///
-/// `run_as_owner` makes the apply worker of 16 and later act as the subscription's owner, as it always did before: a
-/// table that forces row security on its owner would stop it.
+/// `run_as_owner` makes the apply worker of 16 and later act as the subscription's owner, as older versions
+/// do: a table that forces row security on its owner would stop it otherwise.
 pub async fn create_disabled(session: &Session, new: &NewSubscription<'_>) -> Result<(), SystemError> {
     let sql = create_sql(session, new).await?;
     session.batch("creating a subscription", &sql).await
 }
 
-/// Creates a subscription, and takes it back: the server has connected to the publisher then, or says why it cannot.
+/// Creates a subscription and rolls back: the server then has connected to the publisher, or reports why it
+/// cannot.
 pub async fn try_to_connect(session: &Session, new: &NewSubscription<'_>) -> Result<(), SystemError> {
     let sql = create_sql(session, new).await?;
     let tried = session.batch("trying to connect to the publisher", &format!("BEGIN; {sql}; ROLLBACK")).await;
@@ -88,12 +92,12 @@ pub async fn disable(session: &Session, name: &str) -> Result<(), SystemError> {
     session.batch("disabling a subscription", &disable_sql(name)).await
 }
 
-/// For a caller that sends it with other statements as one commit.
+/// The statement, for a caller that sends it with others as one commit.
 pub fn disable_sql(name: &str) -> String {
     format!("ALTER SUBSCRIPTION {} DISABLE", quote_ident(name))
 }
 
-/// How a subscription of the session's database reaches its publisher; holds a password.
+/// The connection string of a subscription of the session's database; contains a password.
 pub async fn conninfo(
     session: &Session,
     name: &str,
@@ -111,15 +115,15 @@ pub async fn set_conninfo(session: &Session, name: &str, conninfo: &str) -> Resu
     session.batch("changing a subscription", &sql).await
 }
 
-/// Learns of tables that were added to the publication, without copying their rows.
+/// Adds tables that were added to the publication, without copying their rows.
 pub async fn refresh(session: &Session, name: &str) -> Result<(), SystemError> {
     let sql =
         format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION WITH (copy_data = false)", quote_ident(name));
     session.batch("refreshing a subscription", &sql).await
 }
 
-/// Drops a subscription of the session's database if it exists. The publisher's slot stays: the subscription is parted
-/// from it first, so that the drop does not wait for a publisher that is gone.
+/// Drops a subscription of the session's database if it exists. The publisher's slot stays: the subscription
+/// is disassociated from it first, so that the drop does not wait for a publisher that is gone.
 pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
     const DROPPING: &str = "dropping a subscription";
     if state(session, name).await?.is_none() {
@@ -131,7 +135,7 @@ pub async fn drop(session: &Session, name: &str) -> Result<(), SystemError> {
     session.batch(DROPPING, &format!("DROP SUBSCRIPTION {name}")).await
 }
 
-/// What a subscription follows.
+/// Publications and slot of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aim {
     pub publications: Vec<String>,
@@ -139,13 +143,14 @@ pub struct Aim {
 }
 
 impl Aim {
-    /// Whether that is the publication and the slot of one name.
+    /// Whether these are the publication and the slot of this name.
     pub fn is_at(&self, name: &str) -> bool {
         matches!(self.publications.as_slice(), [one] if one == name) && self.slot.as_deref() == Some(name)
     }
 }
 
-/// What a subscription of the session's database follows; `None` where there is no such subscription.
+/// Publications and slot of a subscription of the session's database; `None` if there is no such
+/// subscription.
 pub async fn aim(session: &Session, name: &str) -> Result<Option<Aim>, SystemError> {
     const READING: &str = "reading a subscription";
     let sql = "SELECT subpublications, subslotname::text FROM pg_subscription WHERE subname = $1
@@ -154,28 +159,29 @@ pub async fn aim(session: &Session, name: &str) -> Result<Option<Aim>, SystemErr
     Ok(Some(Aim { publications: session.column(READING, &row, 0)?, slot: session.column(READING, &row, 1)? }))
 }
 
-/// How a subscription of the session's database does.
+/// State of a subscription of the session's database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriptionState {
-    /// `false`, though it was enabled: somebody switched it off.
+    /// `false`, though it was created enabled: it was disabled since.
     pub enabled: bool,
     /// The leader of the apply workers, if it runs.
     pub worker_pid: Option<i32>,
     /// Errors of the apply worker so far (PostgreSQL 15; 0 before).
     pub apply_errors: i64,
-    /// Changes that met a conflict so far (PostgreSQL 18; 0 before), but for [`missing`](SubscriptionState::missing) rows. Other than zero:
-    /// the two sides differ.
+    /// Changes with a conflict so far (PostgreSQL 18; 0 before), except for
+    /// [`missing`](SubscriptionState::missing) rows. Other than zero: the two sides differ.
     pub conflicts: i64,
-    /// UPDATEs and DELETEs of rows that were not there (PostgreSQL 18; 0 before). Other than zero: the two sides differ, or the table has
-    /// been truncated while its rows were copied.
+    /// UPDATEs and DELETEs of missing rows (PostgreSQL 18; 0 before). Other than zero: the two sides differ,
+    /// or the table has been truncated while its rows were copied.
     pub missing: i64,
-    /// The last position that the publisher told and the subscriber answered.
+    /// The last position that the publisher sent and the subscriber confirmed.
     pub latest_end: Option<Lsn>,
 }
 
 pub async fn state(session: &Session, name: &str) -> Result<Option<SubscriptionState>, SystemError> {
     const READING: &str = "reading a subscription";
-    // pg_stat_subscription_stats came with 15 and its conflict columns with 18; as JSON, what is missing is null.
+    // pg_stat_subscription_stats exists since 15 and its conflict columns since 18; in JSON, a missing column
+    // is null.
     let stats = match super::facts::version_num(session).await? >= STATISTICS {
         true => "(SELECT to_jsonb(t) FROM pg_stat_subscription_stats t WHERE t.subid = s.oid)",
         false => "'{}'::jsonb",
@@ -207,8 +213,8 @@ fn missing(stats: &serde_json::Value) -> i64 {
     count("confl_update_missing") + count("confl_delete_missing")
 }
 
-/// Counts what says that the two sides differ. That a row came from elsewhere, of which the server knows with
-/// `track_commit_timestamp`, says nothing: every row that was copied did.
+/// Counts the conflicts that show a difference of the two sides. A conflict about a row's origin, which the
+/// server detects with `track_commit_timestamp`, shows none: all copied rows have another origin.
 fn conflicts(stats: &serde_json::Value) -> i64 {
     let Some(columns) = stats.as_object() else { return 0 };
     let confl =

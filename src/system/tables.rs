@@ -1,9 +1,10 @@
-//! The tables of a database whose rows travel: which they are, how big, and how their rows can be told apart.
+//! The tables of a database with rows to carry over: their names, sizes, and replica identities.
 //!
 //! # Why
-//! Ordinary tables and the leaves of partitioned ones are listed, never their roots: rows live in leaves, the same
-//! leaves exist on both sides, and a leaf can be copied, frozen and compared by itself. Of an extension's tables only
-//! those travel that the extension declared as configuration (`pg_extension.extconfig`): the others are code.
+//! Ordinary tables and the leaves of partitioned ones are listed, never their roots: leaves hold the rows,
+//! the same leaves exist on both sides, and a leaf can be copied, frozen and compared by itself. Of an
+//! extension's tables only those are included that the extension declared as configuration
+//! (`pg_extension.extconfig`): the others belong to its code.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,16 +34,16 @@ impl std::fmt::Display for TableName {
     }
 }
 
-/// How an UPDATE or DELETE of a row is told to the other side.
+/// How replication identifies the row of an UPDATE or DELETE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
-    /// Primary key, a unique index that was chosen, or the full row.
+    /// Primary key, a chosen unique index, or the full row.
     Usable,
-    /// None: once the table is published, its UPDATEs and DELETEs fail.
+    /// Nothing: once the table is published, its UPDATEs and DELETEs fail.
     Missing,
 }
 
-/// What of a table's rows can change.
+/// Writes to a table's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Writes {
     /// UPDATEs and DELETEs since the statistics were reset.
@@ -53,24 +54,24 @@ pub struct Writes {
 pub struct Table {
     pub name: TableName,
     pub oid: u32,
-    /// The main fork: what a sequential scan reads.
+    /// The main fork, which a sequential scan reads.
     pub heap_bytes: u64,
-    /// With TOAST, without indexes: what a copy carries, roughly.
+    /// With TOAST, without indexes: roughly what a copy transfers.
     pub data_bytes: u64,
-    /// Of the main fork.
+    /// Pages of the main fork.
     pub pages: u64,
-    /// `pg_class.reltuples`; an estimate, 0 where unknown.
+    /// `pg_class.reltuples`; an estimate, 0 if unknown.
     pub rows_estimate: u64,
     pub identity: Identity,
     pub writes: Writes,
     pub unlogged: bool,
-    /// An extension's table of configuration: `CREATE EXTENSION` makes it with its rows and its foreign keys.
+    /// An extension's configuration table: `CREATE EXTENSION` creates it with its rows and foreign keys.
     pub of_extension: bool,
     /// Columns that are copied, in order: all but generated ones.
     pub columns: Vec<String>,
 }
 
-/// One row for each table whose rows belong to the database's users.
+/// One row for each table with rows of the database's users.
 const LIST: &str = "\
 SELECT n.nspname::text, c.relname::text, c.oid,
        pg_relation_size(c.oid), pg_table_size(c.oid),
@@ -93,7 +94,7 @@ WHERE c.relkind = 'r' AND c.relpersistence <> 't'
        OR EXISTS (SELECT FROM pg_extension e WHERE c.oid = ANY (e.extconfig)))
 ORDER BY 4 DESC, 1, 2";
 
-/// The tables that travel, largest first. Inside a transaction with an imported snapshot: as they were then.
+/// The tables to carry over, largest first. In a transaction with an imported snapshot: as of that snapshot.
 pub async fn list(session: &Session) -> Result<Vec<Table>, SystemError> {
     const LISTING: &str = "listing tables";
     let rows = session.rows(LISTING, LIST, &[&HELPER_SCHEMA]).await?;
@@ -121,16 +122,17 @@ pub async fn list(session: &Session) -> Result<Vec<Table>, SystemError> {
     Ok(tables)
 }
 
-/// The names of the tables that travel, without looking at their size.
+/// The names of the logged tables.
 pub async fn list_logged_names(session: &Session) -> Result<Vec<TableName>, SystemError> {
     let tables = list(session).await?;
     Ok(tables.into_iter().filter(|table| !table.unlogged).map(|table| table.name).collect())
 }
 
-/// Tables that have another file now than in the session's snapshot: truncated, or written anew by VACUUM FULL or CLUSTER.
+/// Tables with another file now than in the session's snapshot: truncated, or rewritten by VACUUM FULL or
+/// CLUSTER.
 pub async fn with_a_new_file(session: &Session) -> Result<Vec<TableName>, SystemError> {
     const LOOKING: &str = "looking for tables with a new file";
-    // The catalogue is read by the snapshot, and the function tells what is so now.
+    // The query reads pg_class by the snapshot; the function returns the current value.
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> ALL ($1)
           AND pg_relation_filenode(c.oid) <> c.relfilenode ORDER BY 1, 2";

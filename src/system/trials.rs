@@ -1,12 +1,12 @@
-//! Databases that live for a trial: a schema is tried in one, and it is dropped.
+//! Databases for trials: the schema is restored into one, which is dropped afterwards.
 //!
-//! Whoever makes one is a session, and the name says which ([`Trial`]): its process number and when it began, which no other session of
-//! the server has had. So a leftover is told from a trial that runs by looking for the session, and by nothing that would have to be
-//! remembered; [`sweep`] drops those whose session has ended.
+//! The name identifies the session that created it ([`Trial`]): its pid and start time, which no other
+//! session of the server has had. So a leftover is distinguished from a running trial by looking for the
+//! session, without any stored state; [`sweep`] drops those of ended sessions.
 //!
 //! # Why
-//! A process that is killed in the middle of a trial has no record of it: a plan leaves none. The role and the database carry the name
-//! from the instant they exist, so there is no moment at which they could not be found.
+//! A process that is killed during a trial leaves no record of it: planning a move records nothing. The role
+//! and the database have the name from their creation on, so they can always be found.
 
 use super::databases::create_sql;
 use super::facts::DatabaseFacts;
@@ -22,7 +22,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// The session's own; one at a time.
+    /// The trial of this session; one at a time.
     pub async fn of(session: &Session) -> Result<Trial, SystemError> {
         let sql = format!("SELECT {NAME} FROM pg_stat_activity WHERE pid = pg_backend_pid()");
         let name: String = session.value("naming a trial", &sql, &[]).await?;
@@ -33,7 +33,8 @@ impl Trial {
         &self.name
     }
 
-    /// Creates the database, empty, with the encoding and locale of `like`. Nobody but the owner and superusers can connect.
+    /// Creates the database, empty, with the encoding and locale of `like`. Only the owner and superusers can
+    /// connect.
     pub async fn create(&self, session: &Session, like: &DatabaseFacts) -> Result<(), SystemError> {
         const CREATING: &str = "creating a database like that of the source";
         let name = quote_ident(&self.name);
@@ -42,23 +43,23 @@ impl Trial {
         session.batch(CREATING, &format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC")).await
     }
 
-    /// Drops database and role, if they are there; ends who is connected. Safe to repeat.
+    /// Drops database and role, if they exist; terminates connected sessions. Safe to repeat.
     pub async fn drop(&self, session: &Session) -> Result<(), SystemError> {
         let name = quote_ident(&self.name);
         session.batch(DROPPING, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
         if roles::exists(session, DROPPING, &self.name).await? {
-            // Rights on settings are of no database.
+            // Privileges on settings belong to no database.
             session.batch(DROPPING, &format!("DROP OWNED BY {name}; DROP ROLE {name}")).await?;
         }
         Ok(())
     }
 }
 
-/// Of a row of `pg_stat_activity`.
+/// The name, computed from a row of `pg_stat_activity`.
 const NAME: &str =
     "format('freehold_trial_%s_%s', pid, (extract(epoch FROM backend_start) * 1000000)::bigint)";
 
-/// Drops what trials have left whose sessions have ended; returns how many there were.
+/// Drops leftovers of trials of ended sessions; returns how many there were.
 pub async fn sweep(session: &Session) -> Result<usize, SystemError> {
     let sql = format!(
         "SELECT named.name FROM (SELECT datname::text FROM pg_database UNION SELECT rolname::text FROM pg_roles) named (name)

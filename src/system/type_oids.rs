@@ -1,24 +1,26 @@
-//! The numbers of types, kept when a database moves.
+//! Keeps the OIDs of types when a database moves.
 //!
-//! Clients keep the OIDs of enums, composites, domains, ranges, row types and types of extensions: drivers register converters under
-//! them, and statements name them for parameters. So each type gets, in the database that is being made, the OID that it has in the other one.
+//! Clients store the OIDs of enums, composites, domains, ranges, row types and types of extensions: drivers
+//! register converters under them, and statements use them as parameter types. So each type gets, in the new
+//! database, the OID that it has in the old one.
 //!
 //! # How
-//! An event trigger runs at the end of each command of the restore that creates types, inside the scripts of extensions, too, and changes
-//! the OID before anything refers to it: functions, views and defaults that come later are stored with the final one. Nobody but the
-//! platform's restore is in the database then. [`check`] proves afterwards, over all catalogues, that nothing refers to an OID
-//! that is gone.
+//! An event trigger runs at the end of each command of the restore that creates types, also inside the
+//! scripts of extensions, and changes the OID before anything refers to it: later functions, views and
+//! defaults are stored with the final one. Only the platform's restore is connected to the database then.
+//! [`check`] proves afterwards, for all catalogs, that nothing refers to an OID that does not exist.
 //!
-//! The values of enums keep theirs, too: they are what a partition by hash is chosen by.
+//! The values of enums keep their OIDs, too: hash partitioning uses them.
 //!
 //! # Why
-//! To translate OIDs in the proxy could not be right: catalogue queries carry them as data, arrays and composites in binary form
-//! hold them, and processes that looked before the move share their results with those that looked afterwards.
+//! Translating OIDs in the proxy cannot be correct: catalog queries return them as data, arrays and
+//! composites in binary format contain them, and processes that read them before the move share results with
+//! those that read them afterwards.
 
 use super::marker::or_rolled_back;
 use super::{Session, SystemError};
 
-/// A type that the database's users or an extension have made, by its schema and name.
+/// A type that the database's users or an extension created, by its schema and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeOid {
     pub schema: String,
@@ -35,19 +37,19 @@ pub struct LabelOid {
     pub oid: u32,
 }
 
-/// The numbers that a database has given.
+/// The OIDs of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Numbers {
     pub types: Vec<TypeOid>,
     pub labels: Vec<LabelOid>,
 }
 
-/// What has become of the types.
+/// Result for the types.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
-    /// Types that have the OID that they have in the other database.
+    /// Number of types with the same OID as in the other database.
     pub kept: u64,
-    /// Those that have another one: names.
+    /// Names of the types with another one.
     pub others: Vec<String>,
 }
 
@@ -90,8 +92,8 @@ async fn types(session: &Session) -> Result<Vec<TypeOid>, SystemError> {
         .collect()
 }
 
-/// From now on each type of these names gets these OIDs when it is created in the session's database. Needs the helper schema, and a
-/// superuser. Safe to repeat.
+/// From now on each type of these names gets these OIDs when it is created in the session's database. Needs
+/// the helper schema, and a superuser. Safe to repeat.
 pub async fn keep(session: &Session, numbers: &Numbers) -> Result<(), SystemError> {
     const KEEPING: &str = "preparing the numbers of types";
     or_rolled_back(session, session.batch(KEEPING, INSTALL).await).await?;
@@ -102,7 +104,7 @@ pub async fn keep(session: &Session, numbers: &Numbers) -> Result<(), SystemErro
     let sql = "INSERT INTO freehold.type_oid SELECT * FROM unnest($1::text[], $2::text[], $3::oid[])";
     session.execute(KEEPING, sql, &[&schemas, &names, &oids]).await?;
     keep_labels(session, KEEPING, &numbers.labels).await?;
-    // The helper's own types were made before anybody knew which numbers are wanted.
+    // The helper's own types were created before the wanted OIDs were known, and may use one of them.
     let sql = "SELECT freehold.move_type(t.oid, freehold.free_type_oid()) FROM pg_type t JOIN freehold.type_oid w ON w.oid = t.oid";
     session.rows(KEEPING, sql, &[]).await?;
     Ok(())
@@ -122,7 +124,7 @@ async fn keep_labels(
     session.execute(operation, sql, &[&schemas, &names, &labels, &oids]).await.map(drop)
 }
 
-/// Ends it, and compares. Safe to repeat.
+/// Removes the trigger, and compares. Safe to repeat.
 pub async fn finish(session: &Session) -> Result<Outcome, SystemError> {
     let outcome = outcome(session).await?;
     check(session).await?;
@@ -130,7 +132,7 @@ pub async fn finish(session: &Session) -> Result<Outcome, SystemError> {
     Ok(outcome)
 }
 
-/// What has become of the types so far.
+/// Result for the types so far.
 pub async fn outcome(session: &Session) -> Result<Outcome, SystemError> {
     let sql = "SELECT format('%I.%I', w.schema, w.name), t.oid = w.oid FROM freehold.type_oid w
         JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = w.name ORDER BY 1";
@@ -144,7 +146,7 @@ pub async fn outcome(session: &Session) -> Result<Outcome, SystemError> {
     Ok(outcome)
 }
 
-/// Fails where something in the catalogues refers to a type that is not there.
+/// Fails if a catalog refers to a type that does not exist.
 pub async fn check(session: &Session) -> Result<(), SystemError> {
     const CHECKING: &str = "checking the numbers of types";
     let mut queries: Vec<String> = session.list(CHECKING, DANGLING, &[]).await?;
@@ -165,11 +167,14 @@ DROP FUNCTION IF EXISTS freehold.keep_type_oids(), freehold.move_type(oid, oid),
     freehold.move_dependencies(oid, oid), freehold.free_type_oid();
 DROP TABLE IF EXISTS freehold.type_oid, freehold.label_oid";
 
-/// Functions of the platform's, whoever runs the command. `pg_get_catalog_foreign_keys` (PostgreSQL 14) tells every column that refers to
-/// a type; dependencies and comments are told from others by a class beside the number.
+/// Functions that run as the platform, whichever role runs the command. `pg_get_catalog_foreign_keys`
+/// (PostgreSQL 14) lists every column that refers to a type; dependencies and comments have a class next to
+/// the OID.
 ///
-/// `move_new_type` is for row types and arrays, which are most: what refers to such a type when its command ends is known, and
-/// is found by indexes. An array of a range is none of them: a constructor of its multirange takes one. A row type that a CHECK of its own table uses stays as it is: it stands in the constraint's tree already.
+/// `move_new_type` is for row types and arrays, which are the majority: the references to such a type at the
+/// end of its command are known, and are found by indexes. The array of a range is an exception: a
+/// constructor of its multirange takes one. A row type that a CHECK of its own table uses keeps its OID: the
+/// constraint's expression tree contains it already.
 const INSTALL: &str = r"
 BEGIN;
 DROP EVENT TRIGGER IF EXISTS freehold_type_oids;
@@ -293,7 +298,7 @@ const DANGLING_DEPENDENCIES: &str = "\
 SELECT 'pg_depend'::text FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = d.objid)
     OR d.refclassid = 'pg_type'::regclass AND NOT EXISTS (SELECT FROM pg_type t WHERE t.oid = d.refobjid)";
 
-/// The numbers of types that stand in stored expressions.
+/// The OIDs of types in stored expressions.
 const DANGLING_IN_TREES: &str = "\
 WITH tree(owner, tree) AS (
     SELECT 'a rule'::text, concat(ev_qual::text, ev_action::text) FROM pg_rewrite WHERE oid >= 16384

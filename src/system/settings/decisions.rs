@@ -1,62 +1,66 @@
-//! What becomes of each setting of a server when a database leaves it: one table, one decision for each.
+//! What to do with each setting of a server when a database leaves it: one table with one decision for each.
 //!
-//! The settings are those that a client's session feels: of the contexts `user`, `superuser`, `backend` and
-//! `superuser-backend` in `pg_settings` all, of the others those that change what a statement does. A test compares the table with the
-//! `pg_settings` of every installed major, so that a new setting is noticed and decided on.
+//! The settings are those that affect a client's session: all with the contexts `user`, `superuser`,
+//! `backend` and `superuser-backend` in `pg_settings`, and of the others those that change what a statement
+//! does. A test compares the table with the `pg_settings` of every installed major, so that a new setting is
+//! noticed and decided on.
 //!
 //! # Why
-//! A setting of the database or of a role travels with it. What the server itself says (`postgresql.conf`, `ALTER SYSTEM`,
-//! `ALTER ROLE ALL`, the command line) is the same for all of its databases and stays behind; and where it decides
-//! what a value means, the same statement stores another value on the other server, without an error.
+//! A setting of the database or of a role moves with it. The server's own settings (`postgresql.conf`,
+//! `ALTER SYSTEM`, `ALTER ROLE ALL`, the command line) apply to all of its databases and stay behind; if one
+//! of them decides what a value means, the same statement stores another value on the other server, without
+//! an error.
 
-/// What becomes of a setting.
+/// The decision on a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// What the server that is left says becomes a setting of the database on the other one, unless both say the same or the
-    /// database has its own.
+    /// The value of the server that is left becomes a setting of the database on the other one, unless both
+    /// have the same or the database has its own.
     Carried(Part),
-    /// It cannot be, or should not be, a setting of one database. The preflight names a difference that clients would feel.
+    /// It cannot or should not be a setting of one database. The preflight reports a difference that affects
+    /// clients.
     Named(Rule),
-    /// Stays what it is on each server.
+    /// Each server keeps its own value.
     Ignored(Reason),
 }
 
-/// Which part of a session's life a setting decides.
+/// What a setting affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// How a value is read, written, computed, compared or shown.
     Value,
-    /// What a session may do, for how long, and what it is told.
+    /// What a session may do, for how long, and which messages it gets.
     Conduct,
 }
 
-/// Which difference is named.
+/// Which difference is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// A list of libraries: one that the source loads and the target does not.
     Libraries,
     /// A limit that is lower on the target. -1 is none.
     AtLeast,
-    /// Something that is on there and off here.
+    /// Something that is on on the source and off on the target.
     StaysOn,
 }
 
 /// Why a setting stays behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// It chooses a plan. Plans are made for the machine and the version; what they compute is the same.
+    /// It influences the planner. Plans depend on the machine and the version; their results are the same.
     Planner,
-    /// It spends memory, processes, disk or network of the machine.
+    /// It controls memory, processes, disk or network of the machine.
     Resources,
-    /// It decides what the server writes down or counts for whoever runs it.
+    /// It decides what the server logs or counts for its operator.
     Logging,
     /// It decides how a server cleans up.
     Maintenance,
-    /// For those who develop PostgreSQL or save a damaged server.
+    /// For developers of PostgreSQL, or for rescuing a damaged server.
     Developer,
-    /// Each session or transaction has its own; the server's value is never seen, or travels with the session.
+    /// Each session or transaction has its own; the server's value is never used, or is part of the session's
+    /// state.
     Session,
-    /// It names files or tablespaces, which the server alone has.
+    /// It names files or tablespaces, which only that server has.
     Storage,
 }
 
@@ -118,7 +122,7 @@ const TABLE: &[(Decision, &[&str])] = &[
             "check_function_bodies",
             "default_table_access_method",
             "icu_validation_level",
-            // How a password is kept that a client sets.
+            // How the password that a client sets is stored.
             "password_encryption",
             "createrole_self_grant",
             "client_min_messages",
@@ -190,7 +194,7 @@ const TABLE: &[(Decision, &[&str])] = &[
             "random_page_cost",
             "recursive_worktable_factor",
             "seq_page_cost",
-            // Only where no order was asked for.
+            // Only for queries without ORDER BY.
             "synchronize_seqscans",
         ],
     ),
@@ -213,7 +217,7 @@ const TABLE: &[(Decision, &[&str])] = &[
             "max_parallel_maintenance_workers",
             "max_parallel_workers",
             "max_parallel_workers_per_gather",
-            // The work of a login, which Freehold takes off the server.
+            // Part of a login, which Freehold does in place of the server.
             "scram_iterations",
             "tcp_keepalives_count",
             "tcp_keepalives_idle",
@@ -316,18 +320,18 @@ const TABLE: &[(Decision, &[&str])] = &[
             "default_toast_compression",
             "dynamic_library_path",
             "extension_control_path",
-            // Debian's.
+            // Of Debian.
             "extension_destdir",
             "temp_tablespaces",
         ],
     ),
 ];
 
-/// Libraries whose settings are for whoever runs the server.
+/// Libraries with settings for the operator of the server.
 const LIBRARIES_THAT_WATCH: [&str; 3] = ["auto_explain", "pg_prewarm", "pg_stat_statements"];
 
-/// The decision on a setting; None where there is none. Names are compared as the server compares them. A setting with a
-/// dot belongs to an application or to an extension, which reads it to compute something.
+/// The decision on a setting; `None` for an unknown one. Names are compared case-insensitively, as the server
+/// does. A setting with a dot belongs to an application or to an extension, which uses it in computations.
 pub fn decision(name: &str) -> Option<Decision> {
     let listed = TABLE.iter().find(|(_, names)| names.iter().any(|listed| listed.eq_ignore_ascii_case(name)));
     match (listed, name.split_once('.')) {
@@ -366,7 +370,7 @@ mod tests {
         assert_eq!(decision("no_such_setting"), None);
     }
 
-    /// What a new major brings has to be decided on.
+    /// A setting that a new major adds needs a decision.
     #[test]
     fn every_setting_of_a_session_has_a_decision_on_every_installed_major() {
         let sql = "LOAD 'plpgsql'; SELECT name FROM pg_settings WHERE context IN ('user', 'superuser', 'backend', 'superuser-backend')";
@@ -392,6 +396,6 @@ mod tests {
         assert_eq!(misspelt, Vec::<&str>::new(), "no installed server knows them");
     }
 
-    /// Of majors or builds that may not be installed.
+    /// Settings of majors or builds that may not be installed.
     const GONE_OR_OPTIONAL: [&str; 3] = ["extension_destdir", "force_parallel_mode", "trace_sort"];
 }

@@ -1,13 +1,15 @@
-//! Settings: what a server gives to every session of any of its databases, and what becomes of it when a database leaves.
+//! Settings: the values that a server gives to every session of any of its databases, and what to do with
+//! them when a database leaves.
 //!
-//! [`decisions`] is the table of what becomes of each setting. [`ServerSettings`] is what a server says before any setting of a
-//! database or of a role: the configuration files, the command line, `ALTER SYSTEM` and `ALTER ROLE ALL`. What to do
-//! with a difference is the business of `control`.
+//! [`decisions`] is the table of decisions. [`ServerSettings`] are the values of a server below any setting
+//! of a database or of a role: the configuration files, the command line, `ALTER SYSTEM` and
+//! `ALTER ROLE ALL`. `control` handles differences.
 //!
 //! # Why
-//! A session sees in `pg_settings` what it was given when it began (`reset_val`) and from where (`source`). So a session that
-//! asks for nothing shows what the server says, but for the settings of the platform's own role and of its database; those
-//! hide what is below them, which is then looked up in the files and read by the server itself.
+//! A session sees in `pg_settings` the values of its start (`reset_val`) and their origin (`source`). So a
+//! session that sets nothing shows the server's values, except for settings of the platform's own role and of
+//! its database; these hide the values below them, which are then looked up in the files and parsed by the
+//! server itself.
 
 pub mod decisions;
 
@@ -19,21 +21,22 @@ use super::{Session, SystemError};
 
 const READING: &str = "reading the settings of a server";
 
-/// One setting as a server gives it.
+/// One setting of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSetting {
     pub name: String,
-    /// In the setting's own unit; None where it has no value, or where it follows the database ([`CLIENT_ENCODING`]).
+    /// In the setting's own unit; `None` if it has no value, or if it follows the database
+    /// ([`CLIENT_ENCODING`]).
     pub value: Option<String>,
-    /// Without any configuration; None of what no library has explained yet.
+    /// The value without any configuration; `None` if no loaded library defines the setting.
     pub boot: Option<String>,
-    /// Who may change it: `user`, `superuser`, `sighup`, `postmaster`.
+    /// Its context, which decides how it can be changed: `user`, `superuser`, `sighup`, `postmaster`.
     pub context: String,
     /// The platform's own role or its database has another value.
     pub hidden: bool,
 }
 
-/// Follows the database's own encoding where nobody has set it.
+/// Follows the database's own encoding if it is not set.
 pub const CLIENT_ENCODING: &str = "client_encoding";
 
 impl ServerSetting {
@@ -43,7 +46,7 @@ impl ServerSetting {
     }
 }
 
-/// What a server says, by setting.
+/// The settings of a server, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerSettings {
     by_name: BTreeMap<String, ServerSetting>,
@@ -64,15 +67,15 @@ impl ServerSettings {
     }
 }
 
-/// Where `pg_settings` says that a value comes from something that a session of another role or database would not have.
+/// Sources in `pg_settings` of values that a session of another role or database would not have.
 const ABOVE_THE_SERVER: [&str; 5] = ["database", "user", "database user", "client", "session"];
 
-/// Reads what the server says. `bare` is a session of [`Setup::Bare`](super::session::Setup::Bare) and serves nothing else
-/// afterwards; `platform` is any other session of ours on the system.
+/// Reads the server's settings. `bare` is a session of [`Setup::Bare`](super::session::Setup::Bare), to be
+/// used for nothing else afterwards; `platform` is any other session of the platform on the system.
 pub async fn of_server(bare: &Session, platform: &Session) -> Result<ServerSettings, SystemError> {
-    // Its settings are only known once it is there, and every database has it.
+    // Its settings are defined only once it is loaded, and every database has it.
     bare.batch(READING, "LOAD 'plpgsql'").await?;
-    // No operator and no function: whatever the path is, there is nothing to find by it.
+    // No operator and no function: the result does not depend on the search path.
     let sql = "SELECT name, reset_val, boot_val, context, source FROM pg_catalog.pg_settings";
     let mut settings = Vec::new();
     for row in &bare.rows(READING, sql, &[]).await? {
@@ -96,7 +99,8 @@ pub async fn of_server(bare: &Session, platform: &Session) -> Result<ServerSetti
     Ok(ServerSettings::of(settings))
 }
 
-/// Settings with a dot that no library has explained: applications read them, and `pg_settings` does not list them.
+/// Settings with a dot that no loaded library defines: applications read them, and `pg_settings` does not
+/// list them.
 async fn unexplained(
     bare: &Session,
     platform: &Session,
@@ -117,8 +121,8 @@ async fn unexplained(
     Ok(settings)
 }
 
-/// What is below the settings of a role and a database, as the server itself reads it. What the command line says is not seen
-/// there.
+/// The value below the settings of a role and a database, as the server itself parses it. Values from the
+/// command line are not visible there.
 async fn below(platform: &Session, setting: &ServerSetting) -> Result<Option<String>, SystemError> {
     const OF_EVERYBODY: &str =
         "SELECT substr(c, strpos(c, '=') + 1) FROM pg_db_role_setting s, unnest(s.setconfig) c
@@ -148,7 +152,7 @@ async fn as_read(platform: &Session, name: &str, written: &str) -> Result<String
     read
 }
 
-/// A setting as it is stored: `name=value`.
+/// A setting in its stored form: `name=value`.
 pub fn stored(name: &str, value: &str) -> String {
     format!("{name}={value}")
 }
