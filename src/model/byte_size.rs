@@ -1,4 +1,4 @@
-//! A number of bytes, as people write it.
+//! A number of bytes, with units.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ impl ByteSize {
         ByteSize(count << 20)
     }
 
-    /// `None` where it is no number with a unit, or does not fit.
+    /// `None` if it is not a number with a unit, or does not fit.
     pub fn parse(text: &str) -> Option<ByteSize> {
         let digits = text.find(|c: char| !c.is_ascii_digit())?;
         let (number, unit) = text.split_at(digits);

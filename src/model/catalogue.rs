@@ -1,4 +1,4 @@
-//! What the catalogue keeps of teams, systems and databases.
+//! The catalogue's records of teams, systems and databases.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TeamRecord {
     pub name: TeamName,
-    /// Where its people are reached: a channel, an address. Shown in refusals and reports.
+    /// How to reach its people: a channel, an address. Shown in refusals and reports.
     pub contact: String,
     pub created_at: UnixMillis,
 }
@@ -21,16 +21,17 @@ pub struct TeamRecord {
 pub struct SystemRecord {
     pub name: SystemName,
     pub address: Address,
-    /// How the *other* systems reach this one for replication, where that differs from `address`.
+    /// Address for replication from the *other* systems, if it differs from `address`.
     pub replication_address: Option<Address>,
-    /// The platform's role: superuser, or replication with the rights that the preflight names.
+    /// The platform's role: superuser, or replication with the privileges that the preflight names.
     pub admin_role: RoleName,
     /// The database that the platform's role connects to when no product's database is meant.
     pub admin_database: String,
-    /// A file with the platform role's password, read at each connect; never stored. None: trust, peer or certificate.
+    /// A file with the platform role's password, read at each connect; never stored. `None`: trust, peer or
+    /// certificate.
     pub password_file: Option<String>,
     pub sslmode: SslMode,
-    /// The weakest proof that may be given there; of a record that an older version wrote, SCRAM.
+    /// The weakest authentication method allowed there; SCRAM in a record of an older version.
     #[serde(default)]
     pub auth: ServerAuth,
     /// `false`: no new database is placed here and no move comes here.
@@ -43,7 +44,7 @@ pub struct SystemRecord {
 }
 
 impl SystemRecord {
-    /// A database of this system, as the system is reached now.
+    /// A database of this system, with the system's current address.
     pub fn place(&self, dbname: impl Into<String>) -> Place {
         Place {
             system: self.name.clone(),
@@ -55,7 +56,7 @@ impl SystemRecord {
     }
 }
 
-/// Where a database is in its life. What a client sees in each state: `RouteRecord::service`.
+/// State of a database in its life. What a client sees in each state: `RouteRecord::service`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Lifecycle {
@@ -99,7 +100,7 @@ pub struct DatabaseRecord {
     pub contract: Contract,
     /// The move that runs on it or is kept for an undo: at most one.
     pub operation: Option<MoveId>,
-    /// `true`: taken in where it lay by ADOPT DATABASE.
+    /// `true`: added in its existing place by ADOPT DATABASE.
     pub adopted: bool,
     pub created_at: UnixMillis,
     pub created_by: String,
@@ -107,7 +108,7 @@ pub struct DatabaseRecord {
     pub history: Vec<HistoryEntry>,
 }
 
-/// One thing that happened to a database.
+/// One event in the life of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     pub at: UnixMillis,
@@ -117,7 +118,7 @@ pub struct HistoryEntry {
     pub epoch: Option<Epoch>,
 }
 
-/// One mutating command: who, what, and how it ended.
+/// One mutating command: its user, text and outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
     pub at: UnixMillis,

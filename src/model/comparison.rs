@@ -1,17 +1,17 @@
-//! What comparing the two copies of a database has found, as it is remembered and shown.
+//! The result of comparing the two copies of a database, as it is stored and shown.
 
 use serde::{Deserialize, Serialize};
 
 use super::UnixMillis;
 
-/// Lines that are stored of one move; the others are counted.
+/// Lines that are stored for one move; the others are counted.
 pub const TABLES_SHOWN_MAX: usize = 5_000;
 
-/// Key `tables/<move id>`: the comparison of one move, table by table. Stored beside the move's record and not in it, because
-/// that is written again at every step.
+/// Key `tables/<move id>`: the comparison of one move, table by table. Stored beside the move's record and
+/// not in it, because that is written again at every step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComparedTables {
-    /// Those that are not equal come first where not all can be stored.
+    /// If not all can be stored, tables that are not equal come first.
     pub tables: Vec<ComparedTable>,
     /// Equal tables that are not listed.
     pub further_equal: u64,
@@ -25,17 +25,18 @@ pub struct ComparedTable {
     #[serde(default)]
     pub relation: Relation,
     pub verdict: Verdict,
-    /// Rows on the side that the clients came from, when they were compared last.
+    /// Rows on the side that the clients came from, at the last comparison.
     pub rows: u64,
-    /// Ranges of keys that were compared one by one.
+    /// Key ranges that were compared one by one.
     pub ranges: u64,
-    /// When the verdict was given.
+    /// Time of the verdict.
     pub at: Option<UnixMillis>,
-    /// What differs, or why nothing can be said; of a materialized view also what is older on the side that the clients came from.
+    /// What differs, or why there is no verdict; for a materialized view also what is older on the side that
+    /// the clients came from.
     pub note: Option<String>,
 }
 
-/// What it is that was compared.
+/// Kind of the compared object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Relation {
@@ -53,18 +54,19 @@ impl Relation {
     }
 }
 
-/// What is known of one table.
+/// Verdict on one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Its turn has not come.
+    /// Its comparison has not begun.
     Waiting,
     Comparing,
     Equal,
-    /// Rows of it were written again each time they were looked at. They are compared after the commit, when nothing is written.
+    /// Some of its rows were written again before each read. They are compared after the commit, when nothing
+    /// is written.
     Written,
     Differs,
-    /// The note says why.
+    /// The note has the reason.
     NotComparable,
 }
 
@@ -82,7 +84,7 @@ impl Verdict {
 }
 
 impl ComparedTables {
-    /// Bounds the list: equal tables are left out first.
+    /// Limits the list: equal tables are left out first.
     pub fn of(mut tables: Vec<ComparedTable>) -> ComparedTables {
         let mut further_equal = 0;
         if tables.len() > TABLES_SHOWN_MAX {
@@ -107,7 +109,7 @@ pub struct Compared {
     pub objects: u32,
 }
 
-/// Who ends or undoes a move although its two copies differ, or although it is not known that they do not.
+/// The operator's decision to end or undo a move although its two copies differ, or may differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     pub by: String,

@@ -39,7 +39,7 @@ pub enum Pooling {
     /// One server connection for each session, for its whole life.
     #[default]
     Session,
-    /// A server connection is lent for one transaction.
+    /// A server connection serves a session for one transaction.
     Transaction,
 }
 
@@ -52,12 +52,12 @@ impl Pooling {
     }
 }
 
-/// What of a contract is to change; `None` stays.
+/// Changes to a contract; `None` leaves a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ContractChange {
     pub tier: Option<Tier>,
     pub pooling: Option<Pooling>,
-    /// Server connections where pooling is by transaction, at least one.
+    /// Server connections in transaction pooling, at least one.
     pub pool_size: Option<u32>,
     /// Client connections, at least one.
     pub clients_max: Option<u32>,
@@ -65,32 +65,35 @@ pub struct ContractChange {
     pub timeouts: TimeoutsChange,
 }
 
-/// What is promised of a database and asked of its users. Durations are stored as whole milliseconds.
+/// The promises of a database to its users, and the limits on them. Durations are stored as whole
+/// milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contract {
     pub tier: Tier,
     pub pooling: Pooling,
-    /// Client connections in the whole database; more are refused with 53300.
+    /// Client connections to the whole database; more are refused with 53300.
     pub client_connections_max: u32,
     /// Server connections that Freehold opens for it.
     pub server_connections_max: u32,
-    /// The longest transaction a move waits for; a longer one makes the cutover try again later.
+    /// The longest transaction a move waits for; with a longer one the cutover is retried later.
     pub transaction_time_max: Duration,
-    /// The longest a client may be held by a move. Past it the cutover is aborted and everyone goes on at the source.
+    /// The longest time a move may hold a client. Beyond it the cutover is aborted and all clients go on at
+    /// the source.
     pub move_pause_max: Duration,
-    /// How much clients may ask for, where that is not left to the process.
+    /// Quotas of clients, unless left to the process.
     #[serde(default)]
     pub quotas: Quotas,
-    /// How long clients may take, where that is not left to the process.
+    /// Timeouts of clients, unless left to the process.
     #[serde(default)]
     pub timeouts: Timeouts,
 }
 
 impl Contract {
-    /// Server connections of a database that begins to be pooled by transaction.
+    /// Server connections of a database when it changes to transaction pooling.
     pub const POOL_SIZE: u32 = 20;
 
-    /// What it is after a change. A tier brings its own limits; the mode of pooling, the quotas and the timeouts stay what they were.
+    /// The contract after a change. A tier brings its own limits; the mode of pooling, the quotas and the
+    /// timeouts are kept.
     pub fn altered(&self, change: &ContractChange) -> Contract {
         let mut next = match change.tier {
             Some(tier) => Contract { pooling: self.pooling, ..Contract::of_tier(tier) },

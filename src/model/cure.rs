@@ -1,15 +1,16 @@
-//! What cures a finding, as text that people paste into `psql`, most of them as a superuser.
+//! The cure of a finding: text to be pasted into `psql`, mostly by a superuser.
 //!
-//! Owns the form of such a text: each line is a comment, or one whole statement with at most a comment behind it. It deliberately
-//! does not know what cures what.
+//! Owns the form of such a text: each line is a comment, or one whole statement with at most a comment behind
+//! it. It deliberately does not know which cure belongs to which finding.
 //!
 //! # Why
-//! Cures name objects of users, and a name of PostgreSQL may hold any letter but the zero. In a comment an end of line in a name
-//! would begin a line that PostgreSQL runs, with the rights of whoever pastes it (`pg_dump` replaces it by a space for the same reason).
-//! So a [`Cure`] can only be made of typed parts. A comment is written out as [`printable::one_line`] does it: `\n` is shown as a backslash
-//! and an n. A statement is read as `psql` reads it, and what must not stand as it is between its quotes is written by PostgreSQL's own
-//! escapes (`U&"x\000a"`, `E'x\n'`): it means the same, and has one line. What `psql` would not take as exactly one statement, whatever
-//! the settings of the database, becomes a comment.
+//! Cures name objects of users, and a name in PostgreSQL may contain any character except zero. In a comment,
+//! a line break in a name would begin a line that PostgreSQL runs with the privileges of the user that pastes
+//! it (`pg_dump` replaces it by a space for the same reason). So a [`Cure`] can only be built from typed
+//! parts. A comment is written as by [`printable::one_line`]: `\n` is shown as a backslash and an n. A
+//! statement is parsed as `psql` parses it, and unsafe characters between its quotes are written with
+//! PostgreSQL's own escapes (`U&"x\000a"`, `E'x\n'`): it means the same, in one line. A text that `psql`
+//! would not take as exactly one statement, whatever the settings of the database, becomes a comment.
 
 use std::fmt::{self, Write as _};
 use std::ops::Deref;
@@ -24,7 +25,7 @@ use super::printable;
 pub struct Cure(String);
 
 impl Cure {
-    /// One line that nobody runs; without the dashes.
+    /// One comment line; `text` is without the dashes.
     pub fn comment(text: impl AsRef<str>) -> Cure {
         Cure(String::new()).and_comment(text)
     }
@@ -34,12 +35,12 @@ impl Cure {
         Cure(String::new()).and_sql(statement)
     }
 
-    /// A statement in each line.
+    /// One statement per line.
     pub fn statements(each: impl IntoIterator<Item = String>) -> Cure {
         each.into_iter().fold(Cure(String::new()), Cure::and_sql)
     }
 
-    /// A command of a shell: words of letters, digits, `.`, `_` and `-`.
+    /// A shell command: words of letters, digits, `.`, `_` and `-`.
     pub fn command(line: &str) -> Cure {
         let is_plain = |letter: char| letter.is_ascii_alphanumeric() || " ._-".contains(letter);
         match line.chars().all(is_plain) && !line.starts_with('-') {
@@ -66,18 +67,20 @@ impl Cure {
         }
     }
 
-    /// A statement for a person to decide on: as a comment, complete where the dashes are taken away.
+    /// A statement that the operator has to decide on: a comment, which is complete once the dashes are
+    /// removed.
     pub fn and_perhaps(self, statement: impl AsRef<str>) -> Cure {
         let statement = statement.as_ref();
         self.and_comment(one_statement(statement).unwrap_or_else(|| statement.to_owned()))
     }
 
-    /// Statements that lose something for good, or that are right only in some cases: comments, below what is to be decided.
+    /// Statements that lose something permanently, or that are right only in some cases: comments, below the
+    /// decision to make.
     pub fn to_decide(decision: impl AsRef<str>, each: impl IntoIterator<Item = String>) -> Cure {
         each.into_iter().fold(Cure::comment(decision), Cure::and_perhaps)
     }
 
-    /// A comment behind what stands in the last line.
+    /// Adds a comment at the end of the last line.
     pub fn remark(mut self, text: impl AsRef<str>) -> Cure {
         self.0.push_str(" --");
         self.push_words(text.as_ref());
@@ -131,8 +134,9 @@ impl fmt::Display for Cure {
     }
 }
 
-/// The statement in one printable line that means the same whatever `standard_conforming_strings` says; None where it is not exactly one with
-/// its semicolon, or holds what `psql` obeys: a backslash, a variable. Manual chapter 4.1, and "Meta-Commands" and "Variables" of `psql`.
+/// The statement in one printable line that means the same whatever `standard_conforming_strings` says;
+/// `None` if it is not exactly one statement with its semicolon, or contains what `psql` interprets: a
+/// backslash, a variable. Manual chapter 4.1, and "Meta-Commands" and "Variables" of `psql`.
 fn one_statement(sql: &str) -> Option<String> {
     let mut out = String::with_capacity(sql.len() + 16);
     let mut rest = sql.trim();
@@ -175,7 +179,7 @@ fn one_statement(sql: &str) -> Option<String> {
     None
 }
 
-/// After a colon; nobody has a variable whose name is a number.
+/// Whether a letter after a colon begins a variable of `psql`; a number does not.
 fn begins_variable(letter: char) -> bool {
     letter.is_ascii_alphabetic() || matches!(letter, '_' | '\'' | '"' | '{') || !letter.is_ascii()
 }
@@ -184,7 +188,7 @@ fn is_of_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || letter == '_' || letter == '$' || !letter.is_ascii()
 }
 
-/// What stands up to the quote that ends it, doubled quotes left doubled, and what follows.
+/// The text up to its closing quote, doubled quotes left doubled, and the rest.
 fn up_to(quote: char, text: &str, escapes: bool) -> Option<(&str, &str)> {
     let mut letters = text.char_indices().peekable();
     while let Some((at, letter)) = letters.next() {
@@ -198,7 +202,7 @@ fn up_to(quote: char, text: &str, escapes: bool) -> Option<(&str, &str)> {
     None
 }
 
-/// After the opening quote of a name.
+/// Parses a name after its opening quote.
 fn quoted_name<'a>(text: &'a str, out: &mut String) -> Option<&'a str> {
     let (name, rest) = up_to('"', text, false)?;
     // `U&` before it would give its backslashes a meaning.
@@ -226,7 +230,7 @@ fn quoted_name<'a>(text: &'a str, out: &mut String) -> Option<&'a str> {
     Some(rest)
 }
 
-/// After the opening quote of a string.
+/// Parses a string after its opening quote.
 fn literal<'a>(text: &'a str, out: &mut String) -> Option<&'a str> {
     let word: String = out.chars().rev().take_while(|letter| is_of_name(*letter)).collect();
     let has_escapes = word.eq_ignore_ascii_case("e");
@@ -254,7 +258,7 @@ fn literal<'a>(text: &'a str, out: &mut String) -> Option<&'a str> {
     Some(rest)
 }
 
-/// From the first dollar on. Its text has no escapes, so it must be printable as it is.
+/// Parses from the first dollar on. The text has no escapes, so it must be printable as it is.
 fn dollar_quoted<'a>(text: &'a str, out: &mut String) -> Option<&'a str> {
     let is_parameter = text.chars().nth(1).is_some_and(|letter| letter.is_ascii_digit());
     if is_parameter || out.chars().next_back().is_some_and(is_of_name) {
@@ -293,7 +297,7 @@ mod tests {
             ("SELECT \"a\"\"b\",\n 'c''d'::text ;", "SELECT \"a\"\"b\",  'c''d'::text ;"),
             ("DROP TABLE \"x\n\\! y\";", "DROP TABLE U&\"x\\000a\\\\! y\";"),
             ("SELECT pg_drop_replication_slot('a\rb');", "SELECT pg_drop_replication_slot( E'a\\u000db');"),
-            // A database may say standard_conforming_strings = off.
+            // A database may have standard_conforming_strings = off.
             ("SELECT '\\''; DROP ROLE a; --';", "SELECT  E'\\\\''; DROP ROLE a; --';"),
             ("SELECT  E'\\''';' || E'\n';", "SELECT  E'\\''';' || E'\\u000a';"),
             ("DO $$ BEGIN END; $$;", "DO $$ BEGIN END; $$;"),

@@ -1,4 +1,4 @@
-//! Names and numbers that identify things. A value of one of these types is proof that it was checked.
+//! Names and numbers that identify things. A value of one of these types is proof of the check.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// PostgreSQL's NAMEDATALEN - 1: longer identifiers are cut by the server, so they are refused here.
+/// PostgreSQL's NAMEDATALEN - 1: the server truncates longer identifiers, so they are refused here.
 pub const NAME_BYTES_MAX: usize = 63;
 
 /// Why a name was refused.
@@ -35,7 +35,8 @@ fn check_identifier(kind: &'static str, name: &str) -> Result<(), NameError> {
     }
 }
 
-/// Names of ours (systems, teams) are plain words: they appear in keys of the store, in metrics and on command lines.
+/// Names of Freehold's own things (systems, teams) are plain words: they appear in keys of the store, in
+/// metrics and on command lines.
 fn check_word(kind: &'static str, name: &str) -> Result<(), NameError> {
     check_identifier(kind, name)?;
     let odd = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
@@ -125,7 +126,7 @@ names! {
 }
 
 impl DatabaseId {
-    /// A new id. `ulid` comes in as an argument because randomness does.
+    /// A new id. `ulid` is an argument because randomness is one.
     pub fn from_ulid(ulid: ulid::Ulid) -> DatabaseId {
         DatabaseId(format!("db_{}", ulid.to_string().to_lowercase()))
     }
@@ -142,17 +143,17 @@ impl fmt::Display for MoveId {
     }
 }
 
-/// What tells one Freehold's objects on a system from another's: chosen at random when a store comes into being.
+/// Distinguishes one Freehold's objects on a system from another's: chosen at random when a store is created.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StoreId([u8; StoreId::BYTES]);
 
 impl StoreId {
     pub const BYTES: usize = 8;
-    /// The digits of a ULID in lower case: none looks like another.
+    /// The digits of a ULID in lower case: no two look alike.
     const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-    /// A new id. The bytes come in as an argument because randomness does.
+    /// A new id. The bytes are an argument because randomness is one.
     pub fn from_random(bytes: [u8; StoreId::BYTES]) -> StoreId {
         StoreId(bytes.map(|byte| StoreId::DIGITS[usize::from(byte) % StoreId::DIGITS.len()]))
     }
@@ -222,7 +223,7 @@ impl fmt::Display for Epoch {
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// Bytes from `earlier` to `self`; 0 where `self` is not ahead.
+    /// Bytes from `earlier` to `self`; 0 if `self` is not ahead.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -271,7 +272,8 @@ impl From<Lsn> for String {
     }
 }
 
-/// Wall-clock time in milliseconds since 1970, for records that outlive a process. Never used to measure a duration.
+/// Wall-clock time in milliseconds since 1970, for records that outlive a process. Never used to measure a
+/// duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
@@ -302,7 +304,7 @@ impl fmt::Display for UnixMillis {
     }
 }
 
-/// Where a PostgreSQL server listens. Never shown to a client.
+/// The address of a PostgreSQL server. Never shown to a client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Address {
     /// A host name, an IP address, or the directory of a unix socket (begins with `/`).
@@ -311,7 +313,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The directory of a Unix socket: nobody else of the network can answer there.
+    /// The directory of a Unix socket: no other machine can answer there.
     pub fn is_local(&self) -> bool {
         self.host.starts_with('/')
     }
@@ -326,7 +328,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// libpq's `sslmode` without `allow`, which protects nobody. See "SSL Support", table 34.1 of the PostgreSQL manual.
+/// libpq's `sslmode` without `allow`, which protects nothing. See "SSL Support", table 34.1 of the PostgreSQL
+/// manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SslMode {
@@ -356,14 +359,14 @@ impl SslMode {
     }
 }
 
-/// The weakest proof that a system may ask for. Each one allows those above it.
+/// The weakest authentication method that a system may ask for. Each one allows those above it.
 ///
-/// What is below `Scram` gives the server, and whoever answers in its place, something that opens the role: it is allowed for
-/// a system alone that has proved who it is first. See `backend::login`.
+/// A method below `Scram` gives the server, or an attacker in its place, something with which to log in as
+/// the role: it is allowed only for a system that has proved its identity first. See `backend::login`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServerAuth {
-    /// SCRAM-SHA-256, with channel binding where it can be had.
+    /// SCRAM-SHA-256, with channel binding where it is available.
     #[default]
     Scram,
     Md5,
@@ -386,8 +389,9 @@ impl ServerAuth {
             .find(|auth| auth.as_str() == text)
     }
 
-    /// Whether it can be kept for a system that is reached so: its certificate is verified at each connection, or it is on this
-    /// machine and only who may write its directory can answer in its place.
+    /// Whether the method is safe for a system with this address and mode: its certificate is verified at
+    /// each connection, or it is on this machine and only a user with write permission on its directory can
+    /// answer in its place.
     pub fn suits(self, address: &Address, sslmode: SslMode) -> bool {
         let proven = matches!(sslmode, SslMode::VerifyCa | SslMode::VerifyFull) || address.is_local();
         self == ServerAuth::Scram || proven

@@ -1,4 +1,4 @@
-//! How long clients waited for answers: counts in classes of time, from which percentiles are read.
+//! Clients' waits for answers: counts in classes of time, from which percentiles are computed.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ pub const LATENCY_CLASSES: usize = 104;
 /// Microseconds below which the classes are one microsecond wide.
 const EXACT: u64 = 4;
 
-/// How many answers took how long. It only grows; two looks at it are subtracted ([`Latencies::since`]).
+/// Number of answers in each class of time. It only grows; subtract two readings ([`Latencies::since`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latencies([u64; LATENCY_CLASSES]);
 
@@ -22,7 +22,7 @@ impl Latencies {
         Latencies(counts)
     }
 
-    /// The class of a time in microseconds. The last one has everything from about two minutes on.
+    /// The class of a time in microseconds. The last one contains everything from about two minutes on.
     #[inline]
     pub fn class(micros: u64) -> usize {
         if micros < EXACT {
@@ -34,7 +34,7 @@ impl Latencies {
         (class as usize).min(LATENCY_CLASSES - 1)
     }
 
-    /// The first microsecond that is beyond a class.
+    /// The first microsecond beyond a class.
     fn end(class: usize) -> u64 {
         let next = class as u64 + 1;
         match next {
@@ -51,13 +51,13 @@ impl Latencies {
         Latencies(std::array::from_fn(|class| self.0[class].wrapping_add(other.0[class])))
     }
 
-    /// What was counted after `earlier` was read.
+    /// The counts since `earlier` was read.
     pub fn since(&self, earlier: &Latencies) -> Latencies {
         Latencies(std::array::from_fn(|class| self.0[class].saturating_sub(earlier.0[class])))
     }
 
-    /// The time within which this share of the answers came (0.99: the 99th percentile), at most a quarter too long. `None`: nothing was
-    /// counted.
+    /// The time within which this share of the answers came (0.99: the 99th percentile), at most a quarter
+    /// too long. `None`: no answers were counted.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
         let rank = ((count as f64 * share).ceil() as u64).clamp(1, count.max(1));

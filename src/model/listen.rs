@@ -1,10 +1,10 @@
-//! Where a process listens, and whom it hears there.
+//! The addresses of a process, and the addresses of its clients.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-/// A place that clients connect to.
+/// An address that clients connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenOn {
     Tcp(SocketAddr),
@@ -38,16 +38,16 @@ impl fmt::Display for ListenOn {
     }
 }
 
-/// Where a client comes from.
+/// A client's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
-    /// A process of this machine.
+    /// A process on this machine.
     Unix,
 }
 
 impl Peer {
-    /// An IPv4 address that an IPv6 socket has accepted is shown, and judged, as what it is.
+    /// An IPv4 address that an IPv6 socket has accepted is shown and checked as an IPv4 address.
     pub fn tcp(address: SocketAddr) -> Peer {
         Peer::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }

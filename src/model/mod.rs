@@ -1,11 +1,13 @@
-//! The nouns: ids, names, and the values that every layer speaks of. No IO, no tokio, no decision about when.
+//! The nouns: ids, names, and the values that all layers use. No IO, no tokio, no decision about when
+//! something happens.
 //!
-//! Start with [`route::RouteRecord`]: what the fleet knows of one database, and the only record that a move changes to
-//! flip it. [`movement::MoveRecord`] is what the mover remembers across a crash.
+//! Start with [`route::RouteRecord`]: what the fleet knows of one database, and the only record that a move
+//! changes to send the clients to another system. [`movement::MoveRecord`] is the mover's state across a
+//! crash.
 //!
 //! # Why
-//! The types derive serde. The catalogue stores them as they are, so a noun has one definition and not a noun beside
-//! its record; the derives add no behaviour. Versioning of stored values is the catalogue's business.
+//! The types derive serde. The catalogue stores them as they are, so a noun needs no second type for its
+//! record; the derives add no behaviour. The catalogue handles versions of stored values.
 
 pub mod byte_size;
 pub mod catalogue;

@@ -1,11 +1,11 @@
-//! A move: what is remembered of it, so that a crash at any instant is followed by resume or undo.
+//! A move: its durable record, so that a crash at any instant is followed by resume or undo.
 //!
 //! ```text
 //!  Preflight -> Provision -> Copy -> Catchup -> Compare -> Cutover =commit=> Settle -> Kept -> Finished
 //!      |            |          |        |          |          |                         |
-//!      +---------- failure or CANCEL --------------+----------+                         +- UNDO -> Undoing -> Undone
-//!                         |
-//!                    RollingBack -> RolledBack, or Parked (gate open on the source, a person is needed)
+//!      +---------- failure or CANCEL --------------+----------+                         +- UNDO: Undoing
+//!                         |                                                                -> Undone
+//!                    RollingBack -> RolledBack, or Parked (gate open on the source; waits for the operator)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,14 +30,14 @@ pub struct MoveRecord {
     pub source: Place,
     pub target: Place,
     pub phase: MovePhase,
-    /// What somebody asked of it since it started; the control loop obeys at the next safe point.
+    /// What the operator asked of it since it started; the control loop obeys at the next safe point.
     pub wish: Option<MoveWish>,
     /// Overrides the contract's `move_pause_max`.
     pub pause_max: Option<Duration>,
     /// Intent and outcome of each step, oldest first. The intent is durable before the step acts.
     pub log: Vec<StepEntry>,
     pub facts: MoveFacts,
-    /// The pauses of the cutover and of the undo, once they happened.
+    /// The pauses of the cutover and of the undo, after they happened.
     pub cutover: Option<PauseReport>,
     pub undo: Option<PauseReport>,
     /// Why it was rolled back or parked: message, detail, hint.
@@ -69,7 +69,7 @@ pub enum MovePhase {
     Finished,
     Undone,
     RolledBack,
-    /// A person is needed; the gate is open.
+    /// The move waits for the operator; the gate is open.
     Parked,
 }
 
@@ -112,23 +112,23 @@ impl MovePhase {
         }
     }
 
-    /// Nothing more happens by itself or by command.
+    /// The move no longer changes, by itself or by command.
     pub fn has_ended(self) -> bool {
         matches!(self, MovePhase::Finished | MovePhase::Undone | MovePhase::RolledBack)
     }
 }
 
-/// What a person asks of a move that exists.
+/// What the operator asks of an existing move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MoveWish {
-    /// Before the commit: go back to where it was.
+    /// Before the commit: roll back.
     Cancel,
     /// After the commit: bring the database back.
     Undo,
-    /// After the commit: remove everything the move left; the old copy is closed and renamed.
+    /// After the commit: remove all leftovers of the move; the old copy is closed and renamed.
     Finish,
-    /// Like `Finish`, and the old copy is dropped.
+    /// Like `Finish`, but the old copy is dropped.
     FinishAndDrop,
 }
 
@@ -136,7 +136,7 @@ pub enum MoveWish {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MoveStep {
-    /// Changes nothing; names every blocker.
+    /// Changes nothing; reports every blocker.
     Preflight,
     /// Roles, empty database, helper schema on both sides; guard and publication on the source.
     Provision,
@@ -201,28 +201,29 @@ pub enum StepEvent {
     UndoStarted,
     Undone,
     UndoFailed,
-    /// A person asked for the step (again): tries are counted from here.
+    /// The operator asked for the step (again): attempts are counted from here.
     Asked,
 }
 
-/// What the steps must remember. Names of objects are derived from the store's id and the move's, so they need not be here.
+/// Durable data of the steps. Names of objects are derived from the ids of the store and the move, so they
+/// are not stored here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveFacts {
-    /// The id of the store when the move was recorded: part of the names of everything that the move makes. None: an older
-    /// version began the move, and the names hold the number alone.
+    /// The id of the store when the move was recorded: part of the names of all objects of the move. `None`:
+    /// an older version began the move, and the names contain only the number.
     #[serde(default)]
     pub store: Option<StoreId>,
     /// The words that this store may have claimed the move with, oldest first; see `control::claim`.
     #[serde(default)]
     pub claims: Vec<String>,
-    /// Why the move is taken to be another store's: nothing is done until ADOPT MOVE.
+    /// Why another store is taken to drive the move: nothing is done until ADOPT MOVE.
     #[serde(default)]
     pub claim_lost: Option<String>,
     /// The source's state before the fence: connection limit and ACL, restored by the undo.
     pub saved_fence: BTreeMap<SystemName, SavedFence>,
-    /// Where the slot's snapshot was taken.
+    /// The position of the slot's snapshot.
     pub consistent_point: Option<Lsn>,
-    /// Epoch that the cutover will commit; recorded before it tries.
+    /// Epoch that the cutover will commit; recorded before the attempt.
     pub cutover_epoch: Option<Epoch>,
     /// Epoch that the undo will commit.
     pub undo_epoch: Option<Epoch>,
@@ -231,46 +232,47 @@ pub struct MoveFacts {
     pub old_copy: Option<OldCopy>,
     /// Roles that the move created on the target, removed if it rolls back.
     pub roles_created: Vec<String>,
-    /// Settings that a system's copy of the database has because the other system's server said so: of a role in it or of
-    /// everybody, as `name=value`. They are the move's, not the database's.
+    /// Settings that a system's copy of the database has because the other system's server has them: for a
+    /// role in it or for all roles, as `name=value`. They belong to the move, not to the database.
     #[serde(default)]
     pub carried_settings: BTreeMap<SystemName, Vec<(Option<String>, String)>>,
-    /// Roles that the database needs on either system, whoever made them: another move drops none of them.
+    /// Roles that the database needs on either system, whichever party created them: no other move drops
+    /// them.
     #[serde(default)]
     pub roles_needed: Vec<String>,
     /// (role, member) of the memberships that the move granted on the target.
     #[serde(default)]
     pub memberships_granted: Vec<(String, String)>,
-    /// What the roles of each side were when they were compared last, on the way forth.
+    /// The state of the roles of each side at their last comparison, on the way forth.
     #[serde(default)]
     pub roles_seen: BTreeMap<SystemName, SeenRoles>,
-    /// The same for the way back: it begins with what they were at the cutover, equal or not.
+    /// The same for the way back: it begins with their state at the cutover, equal or not.
     #[serde(default)]
     pub roles_seen_back: BTreeMap<SystemName, SeenRoles>,
-    /// What the preflight found and let pass: warnings and notes. Blockers end a move before it began. And what was not
-    /// brought along later, because the other side has changed it, too.
+    /// Warnings and notes of the preflight; blockers end a move before it began. Also what was not carried
+    /// over later because the other side has changed it, too.
     #[serde(default)]
     pub findings: Vec<Finding>,
-    /// What the comparison before the cutover has found: everything equal, or the move would not have gone on.
+    /// Result of the comparison before the cutover: everything was equal, or the move would not have gone on.
     #[serde(default)]
     pub compared_before: Option<Compared>,
-    /// Tables whose rows were compared after the commit and found equal, of how many.
+    /// Tables that were compared after the commit and found equal, of how many.
     pub tables_verified: Option<(u32, u32)>,
-    /// What differs between the two copies, a sentence for each; bounded. Not empty: an alarm.
+    /// Differences between the two copies, a sentence for each; bounded. Not empty: an alarm.
     #[serde(default)]
     pub differences: Vec<String>,
-    /// Who goes on although the copies differ, or may differ.
+    /// The operator's acceptance that the copies differ, or may differ.
     #[serde(default)]
     pub accepted: Option<Accepted>,
     /// Free for steps: small facts by name.
     pub notes: BTreeMap<String, String>,
 }
 
-/// What a role was when it was seen: by the name of the property (`LOGIN`, `SET work_mem`) its value; of a password the
-/// digest of its verifier.
+/// The recorded state of a role: property (`LOGIN`, `SET work_mem`) and value; for a password the digest of
+/// its verifier.
 pub type SeenRole = BTreeMap<String, String>;
 
-/// The roles of one system when they were seen last.
+/// The roles of one system when they were last read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenRoles {
     pub roles: BTreeMap<String, SeenRole>,
@@ -278,33 +280,33 @@ pub struct SeenRoles {
     pub memberships: BTreeSet<(String, String, String)>,
 }
 
-/// What becomes of the copy that nobody uses any more.
+/// What to do with the copy that is no longer used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OldCopy {
-    /// Renamed `<name>__moved_<move>`, and nobody can connect to it.
+    /// Renamed `<name>__moved_<move>`; refuses connections.
     Closed,
     Dropped,
 }
 
-/// One thing that the preflight found.
+/// One finding of the preflight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub severity: FindingSeverity,
-    /// A stable word for machines: `wal_level`, `replica_identity`.
+    /// A stable name for programs: `wal_level`, `replica_identity`.
     pub check: String,
-    /// What it is about: a table, a role, a setting.
+    /// Its object: a table, a role, a setting.
     pub object: Option<String>,
-    /// A sentence for a person.
+    /// The finding as a sentence for people.
     pub message: String,
-    /// What cures it: SQL, or a command, complete.
+    /// The complete cure: SQL, or a command.
     pub cure: Option<Cure>,
-    /// Who has to act.
+    /// The party that has to act.
     pub responsible: Blame,
 }
 
-/// `2 blockers: 1 for the product team, 1 for the platform team`, in the order in which the findings name who has to act; None without a
-/// blocker.
+/// `2 blockers: 1 for the product team, 1 for the platform team`, in the order of the findings; `None`
+/// without a blocker.
 pub fn blockers_by_side(findings: &[Finding]) -> Option<String> {
     let mut sides: Vec<(Blame, usize)> = Vec::new();
     for blocker in findings.iter().filter(|finding| finding.severity == FindingSeverity::Blocker) {
@@ -324,7 +326,7 @@ pub fn blockers_by_side(findings: &[Finding]) -> Option<String> {
 pub enum FindingSeverity {
     /// The move cannot start.
     Blocker,
-    /// The move can start; somebody may be surprised.
+    /// The move can start; the effect may be unexpected.
     Warning,
     Note,
 }
@@ -342,7 +344,7 @@ impl FindingSeverity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedFence {
     pub connection_limit: i32,
-    /// `pg_database.datacl` as text; None where it was NULL (the default).
+    /// `pg_database.datacl` as text; `None` if it was NULL (the default).
     pub acl: Option<String>,
 }
 
@@ -358,10 +360,11 @@ pub struct MoveFailure {
 /// Key `progress/<move id>`: written often, not durable. Sizes in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MoveProgress {
-    /// The phase of the move in which the rest was said; None: an older version said it.
+    /// The phase of the move to which the rest belongs; `None` if an older version wrote it.
     #[serde(default)]
     pub phase: Option<MovePhase>,
-    /// What is being done now, for a person: `copying 3 of 8 tables`. Read it by [`MoveProgress::activity_in`].
+    /// The current activity, as text for people: `copying 3 of 8 tables`. Read it by
+    /// [`MoveProgress::activity_in`].
     pub activity: String,
     pub bytes_total: u64,
     pub bytes_copied: u64,
@@ -369,7 +372,7 @@ pub struct MoveProgress {
     pub tables_copied: u32,
     pub rows_copied: u64,
     pub bytes_per_second: u64,
-    /// Bytes of WAL that the target has not applied; None before Catchup.
+    /// Bytes of WAL that the target has not applied; `None` before Catchup.
     pub lag_bytes: Option<u64>,
     /// Age of the newest row known to be on the target.
     pub lag_ms: Option<u64>,
@@ -381,20 +384,21 @@ pub struct MoveProgress {
     pub client_p99_before: Option<Duration>,
     #[serde(default)]
     pub client_p99: Option<Duration>,
-    /// The share of its time that copying takes, so that clients do not feel it.
+    /// The share of its time that copying gets, so that clients do not notice it.
     #[serde(default)]
     pub copy_share_percent: Option<u32>,
 }
 
 impl MoveProgress {
-    /// What is being done in a phase. None: nothing was said in it yet, whatever was said before.
+    /// The activity in a phase. `None`: this phase has no activity yet.
     pub fn activity_in(&self, phase: MovePhase) -> Option<&str> {
         let said = !self.activity.is_empty() && !phase.has_ended();
         (said && self.phase == Some(phase)).then_some(self.activity.as_str())
     }
 }
 
-/// How a cutover (or an undo) paused its clients. All times are measured, the parts by the mover, the stalls by proxies.
+/// How a cutover (or an undo) paused its clients. All times are measured, the parts by the mover, the stalls
+/// by proxies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseReport {
     /// From the order to hold until the order to release was committed.
@@ -402,22 +406,23 @@ pub struct PauseReport {
     /// The longest that any client request waited.
     pub longest_stall: Duration,
     pub median_stall: Duration,
-    /// Requests that waited at all.
+    /// Requests that had to wait.
     pub held_requests: u32,
     /// Every wait in microseconds, longest first, at most 1000.
     pub waits_us: Vec<u64>,
-    /// Parts in order, in microseconds: `drain` (running transactions end, sessions are ready), `fence` (others are ended, the
-    /// proof, the marker's commit), `marker` (it is seen, sequences are set), `seal` (the synced commit on the new side), `commit`
-    /// (the compare-and-swap). `release` comes after: until every session is on the new side.
+    /// Parts in order, in microseconds: `drain` (running transactions end, sessions are ready), `fence`
+    /// (other sessions are terminated, the proof, the marker's commit), `marker` (it arrives, sequences are
+    /// set), `seal` (the synced commit on the new side), `commit` (the compare-and-swap). `release` comes
+    /// after: until every session is on the new side.
     pub parts_us: Vec<(String, u64)>,
     /// Attempts that were aborted within their budget before this one.
     pub aborted_attempts: u32,
     /// Client sessions that changed their system.
     pub sessions: u32,
-    /// Sessions whose state was not known when the hold began, and had to be asked for in it.
+    /// Sessions with unknown state at the beginning of the hold, which had to be read during it.
     #[serde(default)]
     pub asked: u32,
-    /// The part of `drain` in which transactions of the clients still ran: what the load itself takes.
+    /// The part of `drain` in which clients' transactions still ran: caused by the load itself.
     #[serde(default)]
     pub transactions: Duration,
 }

@@ -3,18 +3,18 @@
 use std::fmt;
 use std::net::IpAddr;
 
-/// An address and how many of its bits count: `10.0.0.0/8`.
+/// An address and the number of its bits that count: `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
     bits: u8,
 }
 
-/// What comes before the address of IPv4 in one of IPv6 that stands for it.
+/// Length of the prefix of an IPv4-mapped IPv6 address.
 const MAPPED_BITS: u8 = 96;
 
 impl Network {
-    /// `10.0.0.0/8`, `fd00::/8`, or an address alone for itself.
+    /// `10.0.0.0/8`, `fd00::/8`, or a single address.
     pub fn parse(text: &str) -> Option<Network> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address.parse().ok()?, Some(bits)),
@@ -47,7 +47,7 @@ impl Network {
         }
     }
 
-    /// `address` as [`IpAddr::to_canonical`] gives it.
+    /// `address` must be in the form of [`IpAddr::to_canonical`].
     pub fn holds(&self, address: IpAddr) -> bool {
         let (differing, unused) = match (self.address, address) {
             (IpAddr::V4(own), IpAddr::V4(other)) => (u128::from(own.to_bits() ^ other.to_bits()), 96),
@@ -68,7 +68,7 @@ fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// Of a mask that is ones, then zeros, of the same family.
+/// The number of ones in a mask of ones followed by zeros, of the same family.
 fn bits_of(mask: IpAddr, address: IpAddr) -> Option<u8> {
     let (ones, zeros) = match (mask, address) {
         (IpAddr::V4(mask), IpAddr::V4(_)) => (mask.to_bits().leading_ones(), mask.to_bits().trailing_zeros()),

@@ -1,25 +1,25 @@
-//! Text for a terminal or a log, without what would command it.
+//! Text for a terminal or a log, without control characters.
 //!
 //! # Why
-//! Names come from strangers: the role of a startup packet is written to the log before anybody has proved anything. An
-//! escape sequence in it would clear the screen of whoever reads the log, an end of line would forge the next entry, and a
-//! mark that turns the direction of writing shows something else than there is.
+//! Names come from unauthenticated clients: the role of a startup packet is logged before any authentication.
+//! An escape sequence in it could clear the screen of a reader of the log, a line break could forge the next
+//! entry, and a bidirectional control character could show a misleading text.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// What a terminal obeys instead of showing it.
+/// Characters that a terminal interprets instead of showing them.
 pub(super) fn is_command(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
 }
 
-/// One line: `\n`, `\u{1b}` stand for what was there.
+/// One line: `\n`, `\u{1b}` replace such characters.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     replaced(text, is_command, |out, letter| out.extend(letter.escape_default()))
 }
 
-/// As [`one_line`], but ends of lines stay.
+/// As [`one_line`], but keeps line breaks.
 pub fn lines(text: &str) -> Cow<'_, str> {
     replaced(
         text,
@@ -28,7 +28,7 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// A text of JSON, in which such letters can stand inside strings only.
+/// A JSON text, in which such characters can only be inside strings.
 pub fn json(text: &str) -> Cow<'_, str> {
     let escape = |out: &mut String, letter: char| {
         let _ = write!(out, "\\u{:04x}", u32::from(letter));

@@ -1,5 +1,5 @@
-//! How much clients may ask for, as a contract or a role's section says it. How long they may take is in
-//! [`timeouts`](super::timeouts), how many they may be beside each.
+//! Limits on clients' requests, from a contract or a role's section. See [`timeouts`](super::timeouts) for
+//! limits of time; limits on the number of clients are next to each use of these.
 
 use std::ops::RangeInclusive;
 
@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use super::ByteSize;
 
-/// What `message_size_max` may be. PostgreSQL itself takes no message of 1 GiB.
+/// Allowed values of `message_size_max`. PostgreSQL itself accepts no message of 1 GiB.
 pub const MESSAGE_SIZES: RangeInclusive<ByteSize> = ByteSize::kilobytes(16)..=ByteSize::megabytes(1024);
 
-/// The most that a rate of logins can be limited to.
+/// The highest limit for the rate of logins.
 pub const LOGINS_PER_SECOND_MAX: u32 = 1_000_000;
 
-/// Those that are set.
+/// The quotas that are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quotas {
     /// The longest message of a client, header included.
     pub message_size_max: Option<ByteSize>,
-    /// Logins that succeed in a second. Zero: no limit.
+    /// Successful logins per second. Zero: no limit.
     pub logins_per_second_max: Option<u32>,
 }
 
-/// What is to change. `None` stays; `Some(None)` is not set any more.
+/// Changes. `None` leaves a value; `Some(None)` unsets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QuotasChange {
     pub message_size_max: Option<Option<ByteSize>>,
@@ -31,7 +31,7 @@ pub struct QuotasChange {
 }
 
 impl Quotas {
-    /// What they are after a change.
+    /// The quotas after a change.
     pub fn altered(&self, change: &QuotasChange) -> Quotas {
         Quotas {
             message_size_max: change.message_size_max.unwrap_or(self.message_size_max),

@@ -1,16 +1,17 @@
-//! Limits of roles, which are PostgreSQL's and therefore in no catalogue of ours.
+//! Limits of roles. Roles belong to PostgreSQL, so these limits are in the configuration and not in the
+//! catalogue.
 
 use super::{DatabaseName, Quotas, RoleName, Timeouts};
 
-/// What is set for a role, in one database or in all.
+/// The limits of a role, in one database or in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoleLimits {
     pub role: RoleName,
-    /// `None`: in all.
+    /// `None`: in all databases.
     pub database: Option<DatabaseName>,
-    /// Clients of the role, in the database or in all together. Zero: no limit.
+    /// Clients of the role, in the database or in all databases together. Zero: no limit.
     pub clients_max: Option<u32>,
-    /// Logins are those of the role, in the database or in all together.
+    /// The rate of logins is that of the role, in the database or in all databases together.
     pub quotas: Quotas,
     pub timeouts: Timeouts,
 }
@@ -21,12 +22,12 @@ impl RoleLimits {
     }
 }
 
-/// All of them, in the order of roles and databases.
+/// All limits of roles, sorted by role and database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RolesLimits(Vec<RoleLimits>);
 
 impl RolesLimits {
-    /// Adds one; `false` where there is one for the same role and database.
+    /// Adds one; `false` if the role and database have one already.
     pub fn add(&mut self, limits: RoleLimits) -> bool {
         match self.0.binary_search_by(|known| known.key().cmp(&limits.key())) {
             Ok(_) => false,
@@ -41,12 +42,12 @@ impl RolesLimits {
         self.0.iter()
     }
 
-    /// What is set for the role in this database alone.
+    /// The limits of the role in this database only.
     pub fn in_database(&self, role: &str, database: &str) -> Option<&RoleLimits> {
         self.find((role, Some(database)))
     }
 
-    /// What is set for the role in all databases.
+    /// The limits of the role in all databases.
     pub fn everywhere(&self, role: &str) -> Option<&RoleLimits> {
         self.find((role, None))
     }

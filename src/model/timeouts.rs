@@ -1,8 +1,8 @@
-//! How long clients may take, as a contract or a role's section says it.
+//! Time limits for clients, from a contract or a role's section.
 //!
 //! # Why one table
-//! The same five limits are set in three places, shown in two and looked at by the workers. What they are called is said
-//! here, so that no place forgets one.
+//! The same five limits are set in three places, shown in two and checked by the workers. One table has their
+//! names, so that no place omits one.
 
 use std::ops::{Index, IndexMut};
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub enum Timeout {
     IdleInTransaction,
     Transaction,
     Query,
-    /// In line for a server connection.
+    /// In the queue for a server connection.
     Wait,
 }
 
@@ -26,7 +26,7 @@ impl Timeout {
     pub const ALL: [Timeout; 5] =
         [Timeout::Idle, Timeout::IdleInTransaction, Timeout::Transaction, Timeout::Query, Timeout::Wait];
 
-    /// In the configuration.
+    /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Timeout::Idle => "idle",
@@ -52,8 +52,8 @@ impl Timeout {
         Timeout::ALL.into_iter().find(|timeout| timeout.clause() == clause)
     }
 
-    /// Whether it may be so long, or a sentence's rest that says what it may be. Zero is no limit; a line has no end without
-    /// one.
+    /// Checks a value; an error is the rest of a sentence that says which values are allowed. Zero is no
+    /// limit; the wait for a connection must have one.
     pub fn check(self, time: Duration) -> Result<(), &'static str> {
         const DAY: Duration = Duration::from_secs(86_400);
         let waits = Duration::from_millis(10)..=DAY;
@@ -65,7 +65,7 @@ impl Timeout {
     }
 }
 
-/// Something for each of the limits.
+/// One value for each of the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EachTimeout<T: Default> {
@@ -76,10 +76,10 @@ pub struct EachTimeout<T: Default> {
     pub wait: T,
 }
 
-/// Those that are set. Zero: no limit.
+/// The limits that are set. Zero: no limit.
 pub type Timeouts = EachTimeout<Option<Duration>>;
 
-/// What is to change. `None` stays; `Some(None)` is not set any more.
+/// Changes. `None` leaves a value; `Some(None)` unsets it.
 pub type TimeoutsChange = EachTimeout<Option<Option<Duration>>>;
 
 impl<T: Default> Index<Timeout> for EachTimeout<T> {
@@ -109,12 +109,12 @@ impl<T: Default> IndexMut<Timeout> for EachTimeout<T> {
 }
 
 impl Timeouts {
-    /// Whether anything is set.
+    /// Whether any limit is set.
     pub fn any(&self) -> bool {
         *self != Timeouts::default()
     }
 
-    /// What they are after a change.
+    /// The limits after a change.
     pub fn altered(&self, change: &TimeoutsChange) -> Timeouts {
         let mut next = *self;
         for timeout in Timeout::ALL {
@@ -124,7 +124,7 @@ impl Timeouts {
     }
 }
 
-/// A limit for a person: `30s`, `none`.
+/// A limit as text for people: `30s`, `none`.
 pub fn timeout_text(time: Duration) -> String {
     match time.is_zero() {
         true => "none".to_owned(),
