@@ -1,8 +1,8 @@
-//! How gates and rosters tell the follower that something changed: a set of databases and one notification.
+//! How gates and rosters notify the follower of changes: a set of databases and one notification.
 //!
 //! # Why
-//! The follower serves thousands of databases from one task. A ring is at most one entry for each database, however many
-//! sessions ring; a bell that rang already costs one load.
+//! The follower serves thousands of databases from one task. A database has at most one pending notification,
+//! however many sessions notify; when one is pending already, notifying costs one load.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,16 +11,16 @@ use tokio::sync::Notify;
 
 use crate::model::DatabaseId;
 
-/// How soon the follower should look.
+/// How soon the follower should react.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Urgency {
-    /// An order may be done: somebody waits.
+    /// An order may be complete: the mover waits for it.
     Now,
-    /// Figures changed.
+    /// Counts changed.
     Soon,
 }
 
-/// Collects the rings of all databases.
+/// Collects the notifications of all databases.
 #[derive(Debug, Default)]
 pub(crate) struct Tower {
     rung: Mutex<Vec<(DatabaseId, Urgency)>>,
@@ -28,7 +28,7 @@ pub(crate) struct Tower {
 }
 
 impl Tower {
-    /// The databases that rang. Cancel-safe: they are taken without waiting once there are some.
+    /// The databases with notifications. Cancel-safe: they are taken without waiting once there are some.
     pub(crate) async fn rung(&self) -> Vec<(DatabaseId, Urgency)> {
         loop {
             let rung = std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner));
@@ -45,7 +45,7 @@ impl Tower {
     }
 }
 
-/// The bell of one database.
+/// Notifies for one database.
 #[derive(Debug)]
 pub(crate) struct Bell {
     database: DatabaseId,
@@ -66,7 +66,7 @@ impl Bell {
         }
     }
 
-    /// Before the follower looks: what changes from here on rings again.
+    /// Called before the follower reads the state: later changes notify again.
     pub(crate) fn rearm(&self, urgency: Urgency) {
         self.flag(urgency).store(false, Ordering::SeqCst);
     }

@@ -1,15 +1,15 @@
-//! What a session does and since when.
+//! The activity of a session, and since when.
 //!
 //! # Why
-//! The session alone writes it, and says what time it is: a store to memory of its own, cheap enough for every query.
-//! Whoever wants to know, a person or a limit of time, reads it without a lock and without waking anybody.
+//! Only the session writes it, with the time: one store to its own memory, cheap enough for every query.
+//! Readers (SHOW SESSIONS, time limits) need no lock and wake no task.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// What a session does, for people. Whether transactions run is decided by passes, not by this.
+/// The activity of a session, for display. Passes decide whether transactions run, not this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Activity {
@@ -20,7 +20,7 @@ pub enum Activity {
     Held = 3,
     /// Changes its server connection.
     Switching = 4,
-    /// Waits for a server connection that is lent to others.
+    /// Waits for a pooled server connection.
     Waiting = 5,
 }
 
@@ -53,18 +53,18 @@ impl Activity {
     }
 }
 
-/// What a session does and since when; written by the session alone, except for one word to it.
+/// The activity of a session and since when; written only by the session, except for `dismissed`.
 #[derive(Debug)]
 pub struct Clock {
-    /// Microseconds on the machine's monotonic clock, and the [`Activity`] in the lowest byte.
+    /// Microseconds of the monotonic clock, and the [`Activity`] in the lowest byte.
     stamp: AtomicU64,
-    /// When its transaction began, in the same microseconds.
+    /// Start of its transaction, in the same microseconds.
     transaction: AtomicU64,
-    /// An administrator wants it to end.
+    /// An administrator has ended the session.
     pub(super) dismissed: AtomicBool,
 }
 
-/// One look at a [`Clock`].
+/// A reading of a [`Clock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Doing {
     pub activity: Activity,
@@ -74,12 +74,12 @@ pub struct Doing {
     stamp: u64,
 }
 
-/// A time on the machine's monotonic clock, in microseconds, small enough to be stored at once.
+/// A time on the monotonic clock, in microseconds, small enough for an atomic store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(u64);
 
 impl Moment {
-    /// There is no kernel without this clock; on one, every time would be 0.
+    /// Every kernel has this clock; without it, every time would be 0.
     pub fn now() -> Moment {
         let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         Moment(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
@@ -109,7 +109,7 @@ impl Clock {
         clock
     }
 
-    /// What it did before, and for how many microseconds.
+    /// Sets the activity; returns the previous one, and for how many microseconds it lasted.
     pub(super) fn set(&self, activity: Activity, Moment(now): Moment) -> (Activity, u64) {
         let stamp = self.stamp.load(Ordering::Relaxed);
         let before = Activity::of(stamp & 0xFF);
@@ -132,7 +132,7 @@ impl Clock {
         }
     }
 
-    /// It has done nothing else since then.
+    /// Whether the session has done nothing else since the reading.
     pub fn is_still(&self, doing: Doing) -> bool {
         self.stamp.load(Ordering::Relaxed) == doing.stamp
     }

@@ -1,13 +1,13 @@
-//! What is counted of a database's traffic, for SHOW STATS.
+//! Counts of a database's traffic, for SHOW STATS.
 //!
-//! Owns [`Counters`], one worker's sums for one database, and [`Totals`], all workers' at an instant. It deliberately
-//! reads no clock and knows no protocol: the times are those of [`Member::set_activity`](super::Member::set_activity),
-//! the events are told by the session.
+//! Owns [`Counters`], one worker's sums for one database, and [`Totals`], all workers' at an instant. It
+//! deliberately reads no clock and knows no protocol: the times come from
+//! [`Member::set_activity`](super::Member::set_activity), the events from the session.
 //!
 //! # Why
-//! A query may not write memory that another thread writes, so each worker has counters of its own, on cache lines of
-//! their own, and whoever asks adds them up. Only the worker's thread writes them: a load and a store do what a locked
-//! addition would, for a twentieth of its price.
+//! A query must not write memory that another thread writes, so each worker has counters of its own, on
+//! separate cache lines, and a reader adds them up. Only the worker's thread writes them: a load and a store
+//! replace an atomic addition, at a twentieth of its cost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,24 +17,24 @@ use crossbeam_utils::CachePadded;
 use super::clock::Activity;
 use crate::model::{LATENCY_CLASSES, Latencies};
 
-/// What is counted, in PgBouncer's order. Times are in microseconds.
+/// The counts, in PgBouncer's order. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Figure {
     /// A session got a server connection.
     ServerAssignments,
     Transactions,
-    /// Requests that began while none was being answered: a pipeline counts once, as in PgBouncer.
+    /// Requests that began while none was pending: a pipeline counts once, as in PgBouncer.
     Queries,
     /// Bytes from clients.
     Received,
     /// Bytes to clients.
     Sent,
-    /// Within transactions, idle in them or not.
+    /// In transactions, active or idle.
     TransactionTime,
-    /// From a request to the answer's end.
+    /// From a request to the end of its answer.
     QueryTime,
-    /// Of clients for a server: at a shut gate, or for a connection.
+    /// Waits of clients: at a shut gate, or for a server connection.
     WaitTime,
     ClientParses,
     ServerParses,
@@ -65,7 +65,7 @@ impl Figure {
 #[derive(Debug)]
 pub struct Counters {
     figures: [AtomicU64; Figure::COUNT],
-    /// How many answers took how long, by [`Latencies::class`].
+    /// Number of answers in each class of time, by [`Latencies::class`].
     answers: [AtomicU64; LATENCY_CLASSES],
 }
 
@@ -75,20 +75,20 @@ impl Default for Counters {
     }
 }
 
-/// By the worker's own thread only: another one's additions could be lost.
+/// Only for the worker's own thread: additions by another thread could be lost.
 #[inline]
 fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
 }
 
 impl Counters {
-    /// By the worker's own thread only: another one's additions could be lost.
+    /// Only for the worker's own thread: additions by another thread could be lost.
     #[inline]
     pub fn add(&self, figure: Figure, amount: u64) {
         add(&self.figures[figure as usize], amount);
     }
 
-    /// A session did one thing for so many microseconds, and now does another.
+    /// Counts the time of the previous activity when the activity changes.
     pub(super) fn on_activity(&self, before: Activity, now: Activity, micros: u64) {
         let was_inside = before.is_inside();
         if was_inside {
@@ -136,7 +136,7 @@ impl Ledger {
     }
 }
 
-/// All workers' sums at an instant.
+/// The sums of all workers at one instant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals([u64; Figure::COUNT]);
 
@@ -161,7 +161,7 @@ impl Totals {
         self
     }
 
-    /// What was added since `earlier`.
+    /// The counts since `earlier`.
     pub fn since(mut self, earlier: &Totals) -> Totals {
         self.0.iter_mut().zip(earlier.0).for_each(|(sum, value)| *sum = sum.saturating_sub(value));
         self

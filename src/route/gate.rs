@@ -1,4 +1,4 @@
-//! The gate of a database: every transaction enters through it, and nothing else decides whether it may.
+//! The gate of a database: every transaction enters through it, and only the gate decides whether it may.
 //!
 //! ```text
 //!                 latch                      hold
@@ -14,20 +14,23 @@
 //!      Held           no                  no
 //! ```
 //!
-//! Only the follower moves it ([`Gate::open`], [`Gate::latch`], [`Gate::hold`]), in the order of the catalogue; sessions
-//! obey. Every move of it is a *turn*: a number that grows, and a wake-up of every session that registered.
+//! Only the follower moves it ([`Gate::open`], [`Gate::latch`], [`Gate::hold`]), in the order of the
+//! catalogue; sessions obey. Every change is a *turn*: a number that grows, and a wake-up of every registered
+//! session.
 //!
 //! # Why a pass is proof
-//! The gate has one counter for each worker, on a cache line of its own. To enter, a session adds one to its worker's
-//! counter and *then* reads the state; to hold, the follower writes the state and *then* reads the counters. Both pairs are
-//! sequentially consistent, so they have one order that all threads agree on, and in every such order at least one side
-//! sees the other (Dekker's argument): either the session sees `Held` and takes its one back, or the holder sees the one and
-//! waits. Dropping a pass mirrors it: subtract, *then* read the state; so either the holder sees the zero or the dropper
-//! sees `Held` and wakes it. After `drained` no pass exists and none can be had until the gate moves again.
+//! The gate has one counter for each worker, on a cache line of its own. To enter, a session adds one to its
+//! worker's counter and *then* reads the state; to hold, the follower writes the state and *then* reads the
+//! counters. Both pairs are sequentially consistent, so they have one order that all threads agree on, and in
+//! every such order at least one side sees the other (Dekker's argument): either the session sees `Held` and
+//! takes its one back, or the holder sees the one and waits. Dropping a pass mirrors it: subtract, *then*
+//! read the state; so either the holder sees the zero or the dropper sees `Held` and wakes it. After
+//! `drained` no pass exists and none can be had until the gate moves again.
 //!
-//! No query writes to memory that another worker writes to: the counter belongs to the worker, the state is only read.
-//! The addition is a read-modify-write although only one thread uses the counter: on x86 and ARM it costs what a
-//! sequentially consistent store costs, and a caller that names the wrong worker makes it slow instead of wrong.
+//! No query writes to memory that another worker writes to: the counter belongs to the worker, the state is
+//! only read. The addition is a read-modify-write although only one thread uses the counter: on x86 and ARM
+//! it costs what a sequentially consistent store costs, and with a wrong worker index it is slower, but still
+//! correct.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -75,21 +78,21 @@ impl GateState {
     }
 }
 
-/// The gate does not let this in now: wait for the next turn ([`Gate::watch`]) and try again.
+/// The gate does not admit this now: wait for the next turn ([`Gate::watch`]) and try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gate is {}", .0.as_str())]
 pub struct GateClosed(pub GateState);
 
-/// The gate was moved while somebody waited for it to drain.
+/// The gate was changed during a wait for it to drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gate was opened before it was drained")]
 pub struct GateReopened;
 
-/// See the module.
+/// The gate of one database; see the module.
 #[derive(Debug)]
 pub struct Gate {
     shared: Arc<Shared>,
-    /// One for each worker, so that handing out a pass counts references on the worker's own cache line.
+    /// One for each worker, so that creating a pass counts references on the worker's own cache line.
     doors: Vec<Arc<CachePadded<Door>>>,
 }
 
@@ -104,7 +107,7 @@ struct Shared {
     stalls: Mutex<Stalls>,
 }
 
-/// Passes that are out, of one worker.
+/// Existing passes of one worker.
 #[derive(Debug, Default)]
 struct Counter {
     transactions: AtomicU32,
@@ -117,7 +120,7 @@ struct Wakers {
     registered: HashMap<u64, Waker>,
 }
 
-/// A worker's way to the gate.
+/// One worker's access to the gate.
 #[derive(Debug)]
 struct Door {
     shared: Arc<Shared>,
@@ -152,31 +155,31 @@ impl Gate {
         Gate { shared, doors }
     }
 
-    /// Lets a transaction in. Costs one atomic step on the worker's own memory and one load.
+    /// Admits a transaction. Costs one atomic step on the worker's own memory and one load.
     pub fn try_enter(&self, worker: usize) -> Result<Pass, GateClosed> {
         self.enter(worker, Purpose::Transaction)
     }
 
-    /// Lets a session open a connection to the database's place. Keep the pass until the connection is ready and its pid is
-    /// set on the [`Member`](super::Member): a latch is carried out when no such pass is out.
+    /// Admits opening a connection to the database's place. Keep the pass until the connection is ready and
+    /// its pid is set on the [`Member`](super::Member): a latch is complete when no such pass exists.
     pub fn try_connect(&self, worker: usize) -> Result<Pass, GateClosed> {
         self.enter(worker, Purpose::Connect)
     }
 
     fn enter(&self, worker: usize, purpose: Purpose) -> Result<Pass, GateClosed> {
         let door = self.door(worker);
-        // A look without a promise: who waits at a shut gate shall not make it look busy.
+        // First check without counting, so that waiters at a shut gate do not make it look busy.
         self.state().admits(purpose)?;
         step();
         door.counter(purpose).fetch_add(1, Ordering::SeqCst);
-        // From here dropping the pass takes the one back, whatever the state is.
+        // From here on, dropping the pass subtracts the one again, whatever the state is.
         let pass = Pass { door: Arc::clone(door), purpose };
         step();
         self.state().admits(purpose)?;
         Ok(pass)
     }
 
-    /// Of the worker; whoever is none has that of the first.
+    /// The entry of the worker; an unknown index gets worker 0's (slower, still correct).
     fn door(&self, worker: usize) -> &Arc<CachePadded<Door>> {
         self.doors.get(worker).unwrap_or(&self.doors[0])
     }
@@ -190,23 +193,24 @@ impl Gate {
         self.shared.turn.load(Ordering::SeqCst)
     }
 
-    /// Everything may pass.
+    /// Admits everything.
     pub fn open(&self) {
         self.set(GateState::Open);
     }
 
-    /// Transactions may pass, new server connections may not.
+    /// Admits transactions, but no new server connections.
     pub fn latch(&self) {
         self.set(GateState::Latched);
     }
 
-    /// Nothing may pass. What is inside goes on: see [`Gate::drained`].
+    /// Admits nothing. Running transactions go on: see [`Gate::drained`].
     pub fn hold(&self) {
         self.set(GateState::Held);
     }
 
-    /// One turn. The number grows on both sides of the change. Who sees it grown afterwards sees the state; and who
-    /// enters by the new state sees that it has grown, so that nothing goes to a place that is no longer the record's.
+    /// One turn. The number grows before and after the change. A reader that sees the last number sees the
+    /// new state; a session admitted under the new state sees the first, so it does not go to a place that is
+    /// no longer the record's.
     pub(crate) fn set(&self, state: GateState) {
         self.shared.turn.fetch_add(1, Ordering::SeqCst);
         let before = GateState::of(self.shared.state.swap(state as u8, Ordering::SeqCst));
@@ -219,14 +223,14 @@ impl Gate {
         self.wake_all();
     }
 
-    /// Has every session look around, without a turn.
+    /// Wakes every session without a turn.
     pub(crate) fn wake_all(&self) {
         for wakers in &self.shared.wakers {
             lock(wakers).registered.values().for_each(Waker::wake_by_ref);
         }
     }
 
-    /// Transactions that are inside, and for an instant one that is being refused.
+    /// Running transactions, and for an instant one that is being refused.
     pub fn inside(&self) -> u32 {
         self.shared.count(Purpose::Transaction)
     }
@@ -236,21 +240,21 @@ impl Gate {
         self.shared.count(Purpose::Connect)
     }
 
-    /// `true`: held, and nothing is inside; nothing gets in until the next turn. May be false for an instant even after it
-    /// was true, while an attempt is being refused: once true is true.
+    /// `true`: held, and no pass exists; none is given out until the next turn. May be false for an instant
+    /// even after it was true, while an attempt is being refused: a `true` stays valid.
     pub fn is_drained(&self) -> bool {
         self.state() == GateState::Held && self.shared.is_empty()
     }
 
-    /// Waits until a held gate has nothing inside.
+    /// Waits until a held gate has no passes left.
     ///
-    /// Errors: [`GateReopened`] when it is not held (any more).
+    /// Errors: [`GateReopened`] if it is not held (any more).
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: it only observes.
     pub async fn drained(&self) -> Result<(), GateReopened> {
         loop {
-            // Created before looking: a wake-up between the look and the wait is kept.
+            // Created before the check: a wake-up between the check and the wait is kept.
             let notified = self.shared.drained.notified();
             step();
             if self.state() != GateState::Held {
@@ -264,20 +268,20 @@ impl Gate {
         }
     }
 
-    /// Has `waker` woken at every turn, until the registration is dropped. The worker's own list is locked for an instant,
-    /// so: once for a session, not for a query.
+    /// Has `waker` woken at every turn, until the registration is dropped. Locks the worker's list for an
+    /// instant, so call it once per session, not per query.
     pub fn register(&self, worker: usize, waker: &Waker) -> Registration {
         register(self.door(worker), waker)
     }
 
-    /// Follows the turns of this gate, beginning with the next one. One for each session, for its life.
+    /// Follows the turns of this gate, beginning with the next one. One for each session, for its lifetime.
     pub fn watch(&self, worker: usize) -> TurnWatch {
         let door = Arc::clone(self.door(worker));
         TurnWatch { seen: self.turn(), door, registered: None }
     }
 
-    /// Remembers that a client's request waited so long. Call it before telling the roster that the session is ready, so
-    /// that the report of a release is complete when the release is.
+    /// Records how long a client's request waited. Call it before reporting the session as ready to the
+    /// roster, so that the report of a release is complete when the release is.
     pub fn record_stall(&self, waited: Duration) {
         lock(&self.shared.stalls).record(waited);
         if let Some(bell) = &self.shared.bell {
@@ -285,7 +289,7 @@ impl Gate {
         }
     }
 
-    /// Remembers that a session's state was asked for while the gate was shut.
+    /// Records that a session's state was queried while the gate was shut.
     pub fn record_question(&self) {
         lock(&self.shared.stalls).record_question();
     }
@@ -295,7 +299,7 @@ impl Gate {
         lock(&self.shared.stalls).report()
     }
 
-    /// The stalls so far; begins anew.
+    /// The stalls so far; resets them.
     pub fn take_stalls(&self) -> StallReport {
         std::mem::take(&mut *lock(&self.shared.stalls)).report()
     }
@@ -314,7 +318,7 @@ impl Shared {
         self.count(Purpose::Transaction) == 0 && self.count(Purpose::Connect) == 0
     }
 
-    /// Remembers when the gate was shut; whoever leaves it last, that it is empty.
+    /// Records when the gate was shut, and whether it is drained already.
     fn note_shut(&self, state: GateState) {
         if state == GateState::Held {
             lock(&self.stalls).shut();
@@ -347,7 +351,7 @@ impl Door {
         lock(&self.shared.wakers[self.worker])
     }
 
-    /// The way out. More than a subtraction and a load only where somebody waits for it.
+    /// Drops a pass. Costs more than a subtraction and a load only if a task waits for it.
     fn leave(&self, purpose: Purpose) {
         self.counter(purpose).fetch_sub(1, Ordering::SeqCst);
         step();
@@ -369,7 +373,7 @@ impl Door {
     }
 }
 
-/// Proof that something went through the gate; dropping it is the way out.
+/// Proof of admission; dropping it ends the admission.
 #[derive(Debug)]
 #[must_use = "a pass that is dropped at once lets nothing in"]
 pub struct Pass {
@@ -391,7 +395,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Another waker instead of the one registered.
+    /// Replaces the registered waker.
     pub fn replace(&self, waker: &Waker) {
         self.door.wakers().registered.insert(self.id, waker.clone());
     }
@@ -412,8 +416,8 @@ pub struct TurnWatch {
 }
 
 impl TurnWatch {
-    /// Ready with the number of the newest turn if there was one since the last time this was ready. Where the waker is the
-    /// one of the last call (one task, no `FuturesUnordered`), a pending poll costs one load.
+    /// Ready with the number of the newest turn if there was one since the last time this was ready. If the
+    /// waker is that of the last call (one task, no `FuturesUnordered`), a pending poll costs one load.
     pub fn poll_turned(&mut self, waker: &Waker) -> Poll<u64> {
         if let Poll::Ready(turn) = self.poll_seen() {
             return Poll::Ready(turn);
@@ -426,7 +430,7 @@ impl TurnWatch {
             }
             none => *none = Some((register(&self.door, waker), waker.clone())),
         }
-        // A turn between the look and the registration woke nobody.
+        // A turn between the check and the registration woke no waker.
         self.poll_seen()
     }
 
@@ -458,7 +462,7 @@ fn register(door: &Arc<CachePadded<Door>>, waker: &Waker) -> Registration {
     Registration { door: Arc::clone(door), id }
 }
 
-/// Between two accesses whose order matters. Tests lose time here, to meet what is rare.
+/// Between two accesses with a significant order. Tests add delays here, to provoke rare interleavings.
 #[inline]
 fn step() {
     #[cfg(test)]

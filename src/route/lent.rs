@@ -1,13 +1,13 @@
-//! Server connections that belong to no session: a pool lends them, transaction by transaction.
+//! Server connections that belong to no session: a pool lends them to sessions, for one transaction each.
 //!
-//! Owns what the roster knows of them. It deliberately does not own them: a pool does.
+//! Owns the roster's entries of them. It deliberately does not own the connections: a pool does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::UnixMillis;
 
-/// What is known of a connection when it is opened.
+/// Properties of a connection when it is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LentFacts {
     pub pid: i32,
@@ -17,12 +17,12 @@ pub struct LentFacts {
     pub opened_at: UnixMillis,
 }
 
-/// One of them as it is now.
+/// The current state of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LentRow {
     pub number: u64,
     pub facts: LentFacts,
-    /// The session that has it; `None`: it is idle.
+    /// The session that uses it; `None`: it is idle.
     pub session: Option<u64>,
 }
 
@@ -39,12 +39,12 @@ impl Lent {
     }
 }
 
-/// Who has it. A store to the connection's own memory for each loan: no lock.
+/// The session that uses it. A store to the connection's own memory for each use: no lock.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Borrower(Arc<AtomicU64>);
 
 impl Borrower {
-    /// Numbers of sessions begin at 1.
+    /// Session numbers begin at 1, so 0 is none.
     pub(super) fn set(&self, session: Option<u64>) {
         self.0.store(session.unwrap_or(0), Ordering::Relaxed);
     }

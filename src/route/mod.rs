@@ -1,13 +1,15 @@
-//! What this process knows of each database: where it is, whether one may enter, who is connected.
+//! The state of each database in this process: its place, its gate, its sessions.
 //!
-//! Owns [`RouteTable`] (by name), [`Route`] (one database), its [`Gate`] and its [`Roster`], and [`Follower`], which makes
-//! all of them follow the catalogue and acknowledges. It deliberately opens no connection and knows no protocol: a
-//! session asks the gate and obeys the record; and it never hears of moves, only of orders.
+//! Owns [`RouteTable`] (by name), [`Route`] (one database), its [`Gate`] and its [`Roster`], and
+//! [`Follower`], which makes all of them follow the catalogue and acknowledges. It deliberately opens no
+//! connection and knows no protocol: a session asks the gate and obeys the record; and it does not know
+//! moves, only orders.
 //!
 //! # What a session does
-//! * It joins the roster, and keeps a [`TurnWatch`] for its life: at each turn it reads [`Route::current`].
-//! * Before each transaction it takes a [`Pass`] by [`Gate::try_enter`], and drops it at the transaction's end. While the gate
-//!   is shut it waits for the next turn. When it goes on it tells [`Gate::record_stall`].
+//! * It joins the roster, and keeps a [`TurnWatch`] for its lifetime: at each turn it reads
+//!   [`Route::current`].
+//! * Before each transaction it takes a [`Pass`] by [`Gate::try_enter`], and drops it at the transaction's
+//!   end. While the gate is shut it waits for the next turn. When it goes on it calls [`Gate::record_stall`].
 //! * Before it opens a connection to the database's place it takes a pass by [`Gate::try_connect`].
 //! * When it has done what the record asks, it sets [`Readiness::Ready`] with the record's order.
 //!

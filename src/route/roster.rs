@@ -1,13 +1,13 @@
-//! Who is connected to a database in this process, and how far each session is with the current order.
+//! The sessions of a database in this process, and how far each is with the current order.
 //!
-//! Owns the sessions' standing towards the mover (ready, pinned, behind) and the rows of SHOW SESSIONS. It deliberately knows
-//! nothing of connections or protocol: a session tells it by its [`Member`].
+//! Owns the state of the sessions for the mover (ready, pinned, behind) and the rows of SHOW SESSIONS. It
+//! deliberately knows nothing of connections or protocol: a session reports through its [`Member`].
 //!
 //! # Why one lock
-//! What takes the lock happens once for a connection or once for an order, never for a query: joining, leaving, a new server
-//! connection, a new readiness. In return the number of sessions that an order still waits for is exact at every instant, and
-//! the last session that becomes ready rings the follower at once. What changes with every transaction
-//! ([`Member::set_activity`]) is one store to the session's own memory.
+//! The lock is taken once for a connection or once for an order, never for a query: joining, leaving, a new
+//! server connection, a new readiness. In return the number of sessions that an order still waits for is
+//! exact at every instant, and the last session that becomes ready notifies the follower at once. What
+//! changes with every transaction ([`Member::set_activity`]) is one store to the session's own memory.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,24 +33,24 @@ pub enum Readiness {
     Behind,
     /// The session has done all that the route's record with this order asks of it.
     Ready { order: u64 },
-    /// It looked at this order and holds something that cannot travel; one sentence for each thing.
+    /// It has seen this order and holds state that cannot be moved; one sentence for each.
     Pinned { order: u64, reasons: Vec<String> },
 }
 
-/// A younger transaction is about to end by itself, most likely.
+/// A younger transaction will probably end by itself soon.
 const TRANSACTION_IS_NAMED_AFTER: Duration = Duration::from_millis(250);
 
-/// How a client came in.
+/// How a client connected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entrance {
-    /// Where it connected to; `None`: not over TCP.
+    /// The local address that it connected to; `None`: not over TCP.
     pub local: Option<SocketAddr>,
     /// Version and cipher of its TLS.
     pub tls: Option<Box<str>>,
     pub replication: Replication,
 }
 
-/// What a client asked to be.
+/// The kind of connection that a client requested.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Replication {
     #[default]
@@ -69,17 +69,17 @@ impl Replication {
     }
 }
 
-/// What is known of a session when it joins.
+/// Properties of a session when it joins.
 #[derive(Debug, Clone)]
 pub struct MemberFacts {
     pub session: u64,
-    /// Whose thread the session lives on.
+    /// The worker with the session's thread.
     pub worker: usize,
     pub role: String,
     pub client: Peer,
     pub application_name: String,
     pub connected_at: UnixMillis,
-    /// Of the route at that time.
+    /// Of the route at the time of joining.
     pub epoch: Epoch,
     pub entrance: Entrance,
 }
@@ -95,12 +95,12 @@ pub struct SessionRow {
     /// `None`: it has no server connection.
     pub server_pid: Option<i32>,
     pub activity: Activity,
-    /// How long it has been doing that.
+    /// Time since the activity began.
     pub since: Duration,
-    /// How old the transaction is that it is in.
+    /// Age of its current transaction.
     pub transaction_age: Option<Duration>,
     pub readiness: Readiness,
-    /// The server process of its twin connection, if it has one.
+    /// The backend of its twin connection, if it has one.
     pub twin_pid: Option<i32>,
     /// The epoch of its server connection.
     pub epoch: Epoch,
@@ -109,18 +109,18 @@ pub struct SessionRow {
     pub entrance: Entrance,
 }
 
-/// What an order asks of every session.
+/// What an order requires of every session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Goal {
     #[default]
     Nothing,
-    /// A twin that is ready for this order; or the session is pinned and says so.
+    /// A twin that is ready for this order, or a report that the session is pinned.
     Travel { order: u64 },
-    /// On the new epoch.
+    /// Being on the new epoch.
     Arrive { order: u64 },
 }
 
-/// How the sessions of a database stand, for an acknowledgement.
+/// State of a database's sessions, for an acknowledgement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) sessions: u32,
@@ -142,9 +142,9 @@ struct Tally {
     goal: Goal,
     /// Members that do not satisfy the goal.
     behind: u32,
-    /// Boxed: a node of the tree has room for eleven, and is half empty.
+    /// Boxed: a node of the B-tree has room for eleven, and is half empty.
     members: BTreeMap<u64, Box<Seat>>,
-    /// Connections that are lent from member to member.
+    /// Pooled connections, which serve one member after the other.
     lent: BTreeMap<u64, Lent>,
     next: u64,
 }
@@ -167,7 +167,7 @@ struct Seat {
 }
 
 impl Seat {
-    /// A session without a server connection has nothing to carry along.
+    /// A session without a server connection has no state to move.
     fn satisfies(&self, goal: Goal) -> bool {
         if self.server_pid.is_none() {
             return true;
@@ -197,17 +197,17 @@ impl Roster {
         Roster { tally: Mutex::default(), ledger: Ledger::new(workers), bell }
     }
 
-    /// What was counted of this database's traffic since the process began.
+    /// Counts of this database's traffic since the process began.
     pub fn totals(&self) -> Totals {
         self.ledger.totals()
     }
 
-    /// How long this database's clients have waited for answers since the process began.
+    /// Waits of this database's clients for answers since the process began.
     pub fn latencies(&self) -> Latencies {
         self.ledger.latencies()
     }
 
-    /// A session begins. It is [`Readiness::Behind`], idle, and without a server connection.
+    /// Adds a session. It is [`Readiness::Behind`], idle, and without a server connection.
     pub fn join(self: &Arc<Roster>, facts: MemberFacts) -> Member {
         self.seat(&mut self.tally(), facts)
     }
@@ -240,7 +240,7 @@ impl Roster {
         Member { roster: Arc::clone(self), seat, session, clock, counters }
     }
 
-    /// A server connection that belongs to no member: it is lent to one after the other.
+    /// Adds a server connection that belongs to no member: it serves one after the other.
     pub fn enter_lent(self: &Arc<Roster>, facts: LentFacts) -> LentPid {
         let borrower = Borrower::default();
         let mut tally = self.tally();
@@ -250,7 +250,7 @@ impl Roster {
         LentPid { roster: Arc::clone(self), entry, borrower }
     }
 
-    /// The connections that are lent from member to member, oldest first.
+    /// The pooled connections, oldest first.
     pub fn lent(&self) -> Vec<LentRow> {
         self.tally().lent.iter().map(|(number, lent)| lent.row(*number)).collect()
     }
@@ -259,12 +259,12 @@ impl Roster {
         self.tally().members.len()
     }
 
-    /// Server connections that are open.
+    /// Open server connections.
     pub fn server_connections(&self) -> usize {
         server_pids(&self.tally()).len()
     }
 
-    /// Server connections that a session has now.
+    /// Server connections that a session uses now.
     pub fn servers_in_use(&self) -> usize {
         let tally = self.tally();
         let idle = tally.lent.values().filter(|lent| lent.borrower.get().is_none()).count();
@@ -280,7 +280,8 @@ impl Roster {
         self.tally().seats().map(row).collect()
     }
 
-    /// Sessions that have a server connection of another generation, and how many of those are idle.
+    /// Sessions with a server connection of another generation, and the number of idle connections of another
+    /// generation.
     pub fn outdated(&self, generation: u64) -> (Vec<SessionRow>, usize) {
         let tally = self.tally();
         let lent = tally.lent.values().filter(|lent| lent.facts.generation != generation);
@@ -298,7 +299,7 @@ impl Roster {
         (tally.seats().filter(has).map(row).collect(), idle)
     }
 
-    /// Marks the sessions that `chosen` says: how many. Whoever calls this wakes them.
+    /// Marks the sessions that `chosen` selects, and returns their number. The caller wakes them.
     pub(super) fn dismiss(&self, chosen: impl Fn(u64) -> bool) -> usize {
         let tally = self.tally();
         let seats = tally.seats().filter(|seat| chosen(seat.facts.session));
@@ -347,7 +348,7 @@ impl Roster {
         self.settle(tally, before, true);
     }
 
-    /// Counts a member that satisfied the goal (or not) and now does (or not); the last one is announced at once.
+    /// Updates the count after a member's change; the last member that becomes ready is announced at once.
     fn settle(&self, mut tally: MutexGuard<'_, Tally>, before: bool, after: bool) {
         match (before, after) {
             (false, true) => tally.behind = tally.behind.saturating_sub(1),
@@ -379,12 +380,12 @@ fn server_pids(tally: &Tally) -> Vec<i32> {
     pids
 }
 
-/// How old the transaction is that it is in.
+/// Age of the current transaction.
 fn transaction_age(doing: Doing) -> Option<Duration> {
     doing.activity.is_inside().then_some(doing.in_transaction_since)
 }
 
-/// A transaction that an order to travel waits for is named like a pin, once it is older than most.
+/// A transaction that an order to travel waits for is reported like a pin, once it is older than most.
 fn in_transaction(seat: &Seat) -> Option<Pinned> {
     let age = transaction_age(seat.clock.read())?;
     (age >= TRANSACTION_IS_NAMED_AFTER).then(|| Pinned {
@@ -428,7 +429,7 @@ fn pins(seat: &Seat) -> Vec<Pinned> {
     reasons.iter().map(pin).collect()
 }
 
-/// A session's place in the roster; dropping it leaves.
+/// A session's entry in the roster; dropping it removes the entry.
 #[derive(Debug)]
 pub struct Member {
     roster: Arc<Roster>,
@@ -444,22 +445,22 @@ impl Member {
         self.session
     }
 
-    /// Where the session counts what it relays.
+    /// The counters for the session's traffic.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The process of its server connection at the database's place; `None`: it has none.
+    /// The backend of its server connection at the database's place; `None`: it has none.
     pub fn set_server_pid(&self, pid: Option<i32>) {
         self.roster.change(self.seat, |seat| seat.server_pid = pid);
     }
 
-    /// The process of its twin connection; `None`: it has none.
+    /// The backend of its twin connection; `None`: it has none.
     pub fn set_twin_pid(&self, pid: Option<i32>) {
         self.roster.change(self.seat, |seat| seat.twin_pid = pid);
     }
 
-    /// The session is on the new epoch with this server process: its twin is now its connection.
+    /// The session is on the new epoch with this backend: its twin is now its connection.
     pub fn switched(&self, epoch: Epoch, pid: i32) {
         self.roster.change(self.seat, |seat| {
             seat.facts.epoch = epoch;
@@ -468,17 +469,17 @@ impl Member {
         });
     }
 
-    /// The session, that has no server connection, goes on at the new epoch.
+    /// A session without a server connection goes on at the new epoch.
     pub fn arrived(&self, epoch: Epoch) {
         self.roster.change(self.seat, |seat| seat.facts.epoch = epoch);
     }
 
-    /// Its server connection is of this generation.
+    /// The generation of its server connection.
     pub fn set_generation(&self, generation: u64) {
         self.roster.change(self.seat, |seat| seat.generation = generation);
     }
 
-    /// An administrator wants the session to end.
+    /// Whether an administrator has ended the session.
     pub fn is_dismissed(&self) -> bool {
         self.clock.dismissed.load(Ordering::Relaxed)
     }
@@ -491,7 +492,8 @@ impl Member {
         self.roster.change(self.seat, |seat| seat.facts.application_name = name);
     }
 
-    /// A store to the session's own memory, and what is counted to the worker's: cheap enough for every transaction.
+    /// A store to the session's own memory, and additions to the worker's counters: cheap enough for every
+    /// transaction.
     pub fn set_activity(&self, activity: Activity, now: Moment) {
         let (before, micros) = self.clock.set(activity, now);
         self.counters.on_activity(before, activity, micros);
@@ -508,7 +510,7 @@ impl Drop for Member {
     }
 }
 
-/// A lent connection's entry in the roster; dropping it removes it.
+/// A pooled connection's entry in the roster; dropping it removes the entry.
 #[derive(Debug)]
 pub struct LentPid {
     roster: Arc<Roster>,
@@ -517,7 +519,7 @@ pub struct LentPid {
 }
 
 impl LentPid {
-    /// The session that has the connection from now on; `None`: it is idle.
+    /// The session that uses the connection from now on; `None`: it is idle.
     pub fn set_borrower(&self, session: Option<u64>) {
         self.borrower.set(session);
     }

@@ -1,24 +1,24 @@
-//! How long clients waited at a shut gate, and what for.
+//! Waits of clients at a shut gate, and their causes.
 
 use std::time::{Duration, Instant};
 
 use crate::model::StallReport;
 
-/// Waits of which a report gives each.
+/// Waits that a report lists individually.
 const REPORTED_MAX: usize = 1_000;
-/// Waits that are kept; of further ones only the number and the longest count.
+/// Waits that are kept; of further ones only the number and the longest are recorded.
 const KEPT_MAX: usize = 65_536;
 
-/// The waits of one hold. 4 bytes for each.
+/// The waits of one hold; 4 bytes for each.
 #[derive(Debug, Default)]
 pub(super) struct Stalls {
     held: u32,
     longest_us: u32,
     kept_us: Vec<u32>,
-    /// Sessions whose state had to be asked for meanwhile.
+    /// Sessions that were asked for their state during the hold.
     asked: u32,
     shut_at: Option<Instant>,
-    /// Until the last transaction that was inside had left.
+    /// Time until the last running transaction had left.
     drained_in: Option<Duration>,
 }
 
@@ -41,7 +41,7 @@ impl Stalls {
         self.shut_at.get_or_insert_with(Instant::now);
     }
 
-    /// Nothing is inside any more. The first time counts: who tries in vain is inside for an instant.
+    /// The gate is drained. Only the first call counts: a refused attempt is counted inside for an instant.
     pub(super) fn drained(&mut self) {
         if let Some(shut_at) = self.shut_at {
             self.drained_in.get_or_insert_with(|| shut_at.elapsed());

@@ -22,19 +22,19 @@ use crate::model::{DatabaseId, GateOrder, Login, RouteRecord, Service};
 /// The logins of a database by role.
 pub type Logins = HashMap<String, Arc<Login>>;
 
-/// One database as this process knows it. Lives as long as the process follows the database: sessions keep it, records come
-/// and go in it.
+/// One database in this process. Lives as long as the process follows the database: sessions keep it, its
+/// record is replaced.
 #[derive(Debug)]
 pub struct Route {
     id: DatabaseId,
     record: ArcSwap<RouteRecord>,
     logins: ArcSwap<Logins>,
-    /// What most verifiers of the database have.
+    /// The number of iterations that most verifiers of the database have.
     iterations: AtomicU32,
-    /// What the newest login of each role has proved: a session that began before a change of the password needs it to
-    /// follow its database.
+    /// The keys that the newest login of each role has proved: a session that began before a change of the
+    /// password needs them to follow its database.
     keys: DashMap<String, Arc<ClientKeys>>,
-    /// Of all its logins, where the contract limits them.
+    /// Rate limit of all its logins, if the contract has one.
     logins_pace: Pace,
     gate: Gate,
     roster: Arc<Roster>,
@@ -61,7 +61,8 @@ impl Route {
         &self.id
     }
 
-    /// The record as of the newest turn. Read it after a turn and after entering the gate, not for every query.
+    /// The record as of the newest turn. Read it after a turn and after entering the gate, not for every
+    /// query.
     pub fn current(&self) -> Arc<RouteRecord> {
         self.record.load_full()
     }
@@ -82,17 +83,18 @@ impl Route {
         self.logins.load_full()
     }
 
-    /// Turns of clients that have proved who they are.
+    /// Rate limiter for clients that have authenticated.
     pub fn logins_pace(&self) -> &Pace {
         &self.logins_pace
     }
 
-    /// What a made-up verifier should have, to look like the others of this database.
+    /// Iterations of a fake verifier, which must look like the others of this database.
     pub fn typical_iterations(&self) -> NonZeroU32 {
         NonZeroU32::new(self.iterations.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
     }
 
-    /// A client of this role has proved that it knows the password. Its keys, which all share who have proved the same.
+    /// Records that a client of this role has proved that it knows the password. Returns its keys, shared
+    /// with all clients that have proved the same.
     pub fn remember_keys(&self, role: &str, keys: Arc<ClientKeys>) -> Arc<ClientKeys> {
         if let Some(known) = self.keys.get(role)
             && known.fingerprint() == keys.fingerprint()
@@ -103,8 +105,8 @@ impl Route {
         keys
     }
 
-    /// What opens the server for a client that came in with `own`: that, or something newer; for one that brought
-    /// nothing, what others of its role have proved.
+    /// The credentials for the server of a client that authenticated with `own`: these, or newer ones; for a
+    /// client without any, those of other clients of its role.
     pub fn newest_proof(&self, role: &str, own: &Proof) -> Proof {
         match own {
             Proof::Keys(keys) => Proof::Keys(self.newest_keys(role, keys)),
@@ -123,7 +125,7 @@ impl Route {
         Some(Proof::Keys(Arc::clone(&keys)))
     }
 
-    /// `own`, or what a later client of the role has proved, where the password has changed since.
+    /// `own`, or the keys of a later client of the role if the password has changed since.
     fn newest_keys(&self, role: &str, own: &Arc<ClientKeys>) -> Arc<ClientKeys> {
         let Some(wanted) = self.login(role).and_then(|login| Fingerprint::of(&login)) else {
             return Arc::clone(own);
@@ -143,7 +145,7 @@ impl Route {
         self.logins.store(Arc::new(logins));
     }
 
-    /// Ends one session, or all; a statement that runs is cancelled. How many there are.
+    /// Ends one session, or all; a running statement is cancelled. Returns their number.
     pub fn dismiss(&self, session: Option<u64>) -> usize {
         let dismissed = self.roster.dismiss(|number| session.is_none_or(|session| session == number));
         self.gate.wake_all();
@@ -159,14 +161,14 @@ impl Route {
         &self.bell
     }
 
-    /// The record first, then the gate: who enters after a release sees the new place.
+    /// The record first, then the gate: a session admitted after a release sees the new place.
     pub(super) fn apply(&self, record: RouteRecord) {
         let state = state_of(&record.gate);
         self.record.store(Arc::new(record));
         self.gate.set(state);
     }
 
-    /// The database is gone: sessions that still have this route are told so.
+    /// The database was deleted: sessions that still have this route get an error.
     fn retire(&self) {
         let mut record = RouteRecord::clone(&self.current());
         record.service = Service::Refused {
@@ -179,8 +181,8 @@ impl Route {
     }
 }
 
-/// The most frequent number of rounds; of several, the largest. A number that no client works off is not asked of those who
-/// mistype a role.
+/// The most frequent number of iterations; the largest of several equally frequent ones. An excessive number,
+/// which clients refuse to compute, is not used for unknown roles.
 fn typical_iterations(logins: &Logins) -> u32 {
     let mut counts: HashMap<u32, usize> = HashMap::new();
     let texts = logins.values().filter_map(|login| login.verifier.as_deref());
@@ -200,14 +202,14 @@ fn state_of(order: &GateOrder) -> GateState {
     }
 }
 
-/// All routes. Looking one up is one load of a pointer; changing the table copies it, which happens when a database is
-/// created, renamed or deleted.
+/// All routes. Looking one up is one load of a pointer; changing the table copies it, which happens when a
+/// database is created, renamed or deleted.
 #[derive(Debug)]
 pub struct RouteTable {
     tables: ArcSwap<Tables>,
     /// Held while the table is copied.
     changing: Mutex<()>,
-    /// Databases whose contracts set timeouts.
+    /// Databases with timeouts in their contracts.
     timed: AtomicUsize,
     workers: usize,
     tower: Arc<Tower>,
@@ -231,7 +233,7 @@ impl RouteTable {
         })
     }
 
-    /// The route of a database's name, as a client gives it.
+    /// The route of a database by the name that a client gives.
     pub fn lookup(&self, name: &str) -> Option<Arc<Route>> {
         self.tables.load().by_name.get(name).cloned()
     }
@@ -240,19 +242,20 @@ impl RouteTable {
         self.tables.load().by_id.get(id).cloned()
     }
 
-    /// In the order of names.
+    /// Sorted by name.
     pub fn routes(&self) -> Vec<Arc<Route>> {
         let mut routes: Vec<_> = self.tables.load().by_id.values().cloned().collect();
         routes.sort_by(|a, b| a.current().name.cmp(&b.current().name));
         routes
     }
 
-    /// Takes a record: a new route, or a turn of the one that exists. For the follower, and for tests without a catalogue.
+    /// Applies a record: a new route, or a turn of the existing one. For the follower, and for tests without
+    /// a catalogue.
     pub fn install(&self, record: RouteRecord) -> Arc<Route> {
         self.install_with(record, None)
     }
 
-    /// Takes the record of a database that is not known yet: whoever finds its name finds its logins, too.
+    /// Adds the record of a new database: a client that finds its name finds its logins, too.
     pub(super) fn welcome(&self, record: RouteRecord, logins: Logins) -> Arc<Route> {
         self.install_with(record, Some(logins))
     }
@@ -284,7 +287,7 @@ impl RouteTable {
         route
     }
 
-    /// The database was deleted.
+    /// Removes a deleted database.
     pub fn remove(&self, id: &DatabaseId) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tables = Tables::clone(&self.tables.load());
@@ -300,7 +303,7 @@ impl RouteTable {
         self.timed.load(Ordering::Relaxed) > 0
     }
 
-    /// Of a route, or of none, that sets timeouts from now on or does not. While `changing` is held.
+    /// Counts a route (or none) that sets timeouts from now on or does not. Called with `changing` held.
     fn count_timed(&self, before: Option<&Route>, after: bool) {
         match (before.is_some_and(|route| route.current().timeouts.any()), after) {
             (false, true) => self.timed.fetch_add(1, Ordering::Relaxed),
@@ -322,7 +325,7 @@ impl RouteTable {
 }
 
 impl Tables {
-    /// Another database may have taken the name already.
+    /// Keeps the name if another database has taken it already.
     fn forget_name(&mut self, route: &Arc<Route>) {
         let name = route.current().name.to_string();
         if self.by_name.get(&name).is_some_and(|known| Arc::ptr_eq(known, route)) {

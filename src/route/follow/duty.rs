@@ -1,4 +1,4 @@
-//! What one database's current order asks of this proxy, and whether it is done. No IO.
+//! What the current order of one database requires of this proxy, and whether it is done. No IO.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::route::table::Route;
 #[derive(Debug)]
 pub(super) struct Duty {
     pub(super) route: Arc<Route>,
-    /// The order at which the epoch changed, until every session was seen there.
+    /// The order that changed the epoch, until all sessions have reached it.
     arriving: Option<u64>,
-    /// Done cannot become undone, except for warming: new sessions come while it lasts.
+    /// Stays true once it is, except while warming: new sessions may join then.
     done: bool,
-    /// What the catalogue has.
+    /// The last acknowledgement in the catalogue.
     acked: Option<Ack>,
-    /// When figures are to be brought up to date.
+    /// When to update counts in the acknowledgement.
     pub(super) refresh_at: Option<Instant>,
     /// When the hold may be aborted.
     pub(super) abort_at: Option<Instant>,
@@ -28,22 +28,22 @@ pub(super) struct Duty {
 /// Whether an acknowledgement must be written.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// The catalogue has it.
+    /// The catalogue has the same already.
     Known,
-    /// Only figures differ: soon is enough.
+    /// Only counts differ: a later write is enough.
     Later,
     Write(Box<Ack>),
 }
 
 impl Duty {
-    /// The route is already as its record says. `before` is what was known of the database until now.
+    /// For a route that is already in the state of its record.
     pub(super) fn new(route: Arc<Route>) -> Duty {
         let duty = Duty { route, arriving: None, done: false, acked: None, refresh_at: None, abort_at: None };
         duty.route.roster().set_goal(duty.goal(&duty.route.current()));
         duty
     }
 
-    /// Takes a newer record: gate and sessions follow.
+    /// Applies a newer record: gate and sessions follow.
     pub(super) fn turn(&mut self, record: &RouteRecord, apply: impl FnOnce()) {
         let before = self.route.current();
         self.done = false;
@@ -53,10 +53,10 @@ impl Duty {
         }
         let was_held = matches!(before.gate, GateOrder::Held { .. });
         if matches!(record.gate, GateOrder::Held { .. }) && !was_held {
-            // The next report is of this hold.
+            // The next report covers this hold only.
             let _ = self.route.gate().take_stalls();
         }
-        // Sessions react to the turn; what they say then is to be counted towards this order.
+        // Sessions react to the change; their state must count towards this order.
         self.route.roster().set_goal(self.goal(record));
         apply();
     }
@@ -82,12 +82,12 @@ impl Duty {
         gate_is_done && self.route.roster().behind() == 0
     }
 
-    /// `true`: somebody waits for a change of this order's standing.
+    /// Whether the mover waits for progress of this order.
     pub(super) fn is_watched(&self) -> bool {
         !self.done || self.route.current().next.is_some()
     }
 
-    /// What to tell the catalogue now.
+    /// What to write to the catalogue now.
     pub(super) fn answer(&mut self, proxy: &ProxyId, at: UnixMillis) -> Answer {
         let record = self.route.current();
         let is_warming = matches!(record.gate, GateOrder::Open) && record.next.is_some();
@@ -103,7 +103,7 @@ impl Duty {
         }
     }
 
-    /// The acknowledgement with the figures of this instant.
+    /// The acknowledgement with the current counts.
     pub(super) fn ack(&self, record: &RouteRecord, proxy: &ProxyId, at: UnixMillis) -> Ack {
         let gate = self.route.gate();
         let standing = self.route.roster().standing();
@@ -130,12 +130,12 @@ impl Duty {
         }
     }
 
-    /// The catalogue has this; `None`: it is not known what it has.
+    /// Records what the catalogue has; `None` if that is unknown.
     pub(super) fn acked(&mut self, ack: Option<Ack>) {
         self.acked = ack;
     }
 
-    /// When the current hold may be aborted, if it is one and has an end.
+    /// When the current hold may be aborted; `None` if there is no hold with an end.
     pub(super) fn expiry(&self, now: UnixMillis, grace: Duration) -> Option<Instant> {
         match self.route.current().gate {
             GateOrder::Held { until: Some(until), .. } => Some(Instant::now() + now.until(until) + grace),

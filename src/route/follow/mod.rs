@@ -1,4 +1,4 @@
-//! Makes the routes of this process follow the catalogue, and acknowledges.
+//! Applies the catalogue's changes to the routes of this process, and acknowledges.
 //!
 //! ```text
 //!          +--> list routes and logins --> apply what is newer --> watch --+--> apply each commit, in order
@@ -6,17 +6,19 @@
 //!          +---- wait (grows to a bound) <---- the store failed <----------+--> a hold is overdue: abort it
 //! ```
 //!
-//! One task, because orders must reach a gate in sequence. It never decides where a database is; it may end a hold that
-//! nobody ended, by compare-and-swap.
+//! One task, because orders must reach a gate in sequence. It never decides where a database is; it may end
+//! an overdue hold, by compare-and-swap.
 //!
 //! # Static stability
-//! * The store is away: everything goes on with what is known, gates stay as they are, and the task tries again.
-//! * A route goes only when its key is deleted before our eyes. A key that is absent from a list (after a gap in the watch, or
-//!   from a store that lost its data) deletes nothing. Logins of a database are replaced by a list that has any for it: a role
-//!   that was dropped during the gap must not get in.
+//! * While the store is unreachable, everything goes on with the known routes, gates keep their state, and
+//!   the task retries.
+//! * A route is removed only when the watch shows the deletion of its key. A key that is absent from a list
+//!   (after a gap in the watch, or from a store that lost its data) deletes nothing. The logins of a database
+//!   are replaced by a list that contains any of them: a role that was dropped during the gap must not be
+//!   able to log in.
 //! * A record that cannot be read, or is older than the one known, is not applied.
 //!
-//! A last snapshot on disk, for a start without the store, belongs here, before the first list.
+//! A snapshot on disk, for a start without the store, would belong here, before the first list.
 
 mod duty;
 #[cfg(test)]
@@ -39,17 +41,17 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Change, Changes, RouteCommit, keys};
 use crate::model::{Ack, DatabaseId, GateOrder, HoldReason, Login, ProxyRecord, RouteRecord, UnixMillis};
 
-/// How a follower behaves in time.
+/// Intervals of a follower.
 #[derive(Debug, Clone)]
 pub struct FollowerOptions {
     /// A hold this long past its end is aborted.
     pub hold_grace: Duration,
-    /// Wait before the store is asked again after a failure: doubles from the first to the second.
+    /// Wait before the store is read again after a failure: doubles from the first to the second.
     pub reconnect_min: Duration,
     pub reconnect_max: Duration,
-    /// Changed figures are written this late while an order is being carried out ...
+    /// Changed counts are written with this delay while an order is being carried out ...
     pub refresh_watched: Duration,
-    /// ... and this late otherwise.
+    /// ... and with this delay otherwise.
     pub refresh_idle: Duration,
 }
 
@@ -76,7 +78,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Starts on the current runtime. Lists the proxy in the catalogue; clients should be accepted after
+    /// Starts on the current runtime. Registers the proxy in the catalogue; accept clients after
     /// [`Follower::synced`].
     pub fn start(
         catalog: Catalog,
@@ -101,10 +103,10 @@ impl Follower {
         Follower { task: Some(running), stop, synced, catalog, proxy }
     }
 
-    /// Waits until everything in the catalogue was applied once. Cancel-safe.
+    /// Waits until all records of the catalogue were applied once. Cancel-safe.
     pub async fn synced(&self) {
         let mut synced = self.synced.clone();
-        // An error means that the task ended: then there is nothing to wait for.
+        // An error means that the task has ended: then there is nothing to wait for.
         let _ = synced.wait_for(|synced| *synced).await;
     }
 
@@ -112,7 +114,7 @@ impl Follower {
     pub async fn stop(mut self) -> Result<(), StoreError> {
         self.stop.cancel();
         if let Some(task) = self.task.take() {
-            // A panic of the task was reported by its hook.
+            // The panic hook has reported a panic of the task.
             let _ = task.await;
         }
         self.catalog.discharge_proxy(&self.proxy.id).await
@@ -125,7 +127,7 @@ impl Drop for Follower {
     }
 }
 
-/// Something to do later for a database; valid only if the duty still has the same instant.
+/// A deferred action for a database; valid only if its duty still has the same instant.
 type Alarm = Reverse<(Instant, DatabaseId)>;
 
 struct Task {
@@ -140,7 +142,7 @@ struct Task {
     synced: watch::Sender<bool>,
 }
 
-/// Both watches, each from where its list ended.
+/// Both watches, each from the revision of its list.
 struct Watches {
     routes: Changes<RouteRecord>,
     logins: Changes<Login>,
@@ -148,7 +150,7 @@ struct Watches {
 
 impl Task {
     async fn run(mut self, stop: CancellationToken) {
-        // Cancel-safe: what is dropped half-way is at most an acknowledgement, and the process is stopping.
+        // Cancel-safe: at most an acknowledgement is lost, and the process is stopping.
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.follow() => {}
@@ -176,14 +178,14 @@ impl Task {
         }
     }
 
-    /// Reads everything, then follows until the store fails or the watch ends.
+    /// Lists everything, then follows until the store fails or the watch ends.
     async fn follow_once(&mut self) -> Result<(), StoreError> {
         let mut watches = self.connect().await?;
         let tower = Arc::clone(self.table.tower());
         loop {
             let alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
-            // Each branch is cancel-safe: the watches and the tower keep what was not taken. Logins first: a new database is
-            // one commit in both, and its roles must be known when its name is.
+            // Each branch is cancel-safe: the watches and the tower keep items until they are taken. Logins
+            // first: a new database is one commit in both, and its roles must be known when its name is.
             tokio::select! {
                 biased;
                 changes = watches.logins.next() => match changes? {
@@ -294,7 +296,7 @@ impl Task {
         self.arm_abort(&id, Duration::ZERO);
         self.answer(&id).await;
         if self.duties.get(&id).is_some_and(|duty| duty.refresh_at.is_some()) {
-            // It was armed when nobody was waiting; now somebody may be.
+            // The alarm was set when no order was watched; one may be now.
             self.refresh_later(&id);
         }
     }
@@ -318,7 +320,7 @@ impl Task {
                     duty.route.bell().rearm(urgency);
                     self.answer(&id).await;
                 }
-                // Silent until the refresh: it takes along what happens in between.
+                // Not re-armed until the refresh, which includes later changes.
                 Urgency::Soon => self.refresh_later(&id),
             }
         }
@@ -349,7 +351,7 @@ impl Task {
         }
     }
 
-    /// Acknowledges at once what is new; new figures of a known answer go later.
+    /// Writes a new acknowledgement at once; new counts of a known one later.
     async fn answer(&mut self, id: &DatabaseId) {
         let Some(duty) = self.duties.get_mut(id) else { return };
         match duty.answer(&self.proxy.id, UnixMillis::now()) {
@@ -359,7 +361,7 @@ impl Task {
         }
     }
 
-    /// Brings the figures up to date.
+    /// Updates the counts.
     async fn refresh(&mut self, id: &DatabaseId) {
         let Some(duty) = self.duties.get_mut(id) else { return };
         duty.route.bell().rearm(Urgency::Soon);
@@ -414,8 +416,8 @@ impl Task {
         }
     }
 
-    /// Nobody ended the hold in time: everyone goes on where the database is. The compare-and-swap decides against a mover
-    /// that commits at this very moment; what was decided arrives by the watch.
+    /// The hold is overdue: all clients go on where the database is. The compare-and-swap decides against a
+    /// mover that commits at the same time; the result arrives by the watch.
     async fn abort_hold(&mut self, id: &DatabaseId) {
         let Some(order) = self.duties.get(id).map(|duty| duty.route.current().order) else { return };
         let expected = match self.catalog.route(id).await {
@@ -440,8 +442,8 @@ impl Task {
     }
 }
 
-/// The source of a move may still be fenced: who is connected goes on, and nobody new is let in to be refused there
-/// before the control plane has lifted the fence.
+/// The source of a move may still be fenced: connected clients go on, and new connections wait until the
+/// control plane has lifted the fence, instead of being refused by the server.
 fn after_overdue(gate: GateOrder) -> GateOrder {
     match gate {
         GateOrder::Held { by: by @ HoldReason::Move { .. }, .. } => GateOrder::Latched { by },

@@ -14,7 +14,7 @@ use crate::route::{Entrance, GateState, Member, MemberFacts, Readiness, Route};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A store that can be cut off, or forget what it shows.
+/// A store that can become unreachable, or return empty lists.
 #[derive(Debug)]
 struct Moody {
     inner: Arc<EmbeddedStore>,
@@ -22,7 +22,7 @@ struct Moody {
     empty: AtomicBool,
     /// Reads that were refused.
     refused: AtomicU32,
-    /// Lists that were answered with nothing.
+    /// Lists that were answered as empty.
     emptied: AtomicU32,
 }
 
@@ -41,7 +41,7 @@ impl Moody {
     }
 }
 
-/// The store is shared, so that a watch can look at its mood.
+/// Shared, so that a watch can check its state.
 #[derive(Debug, Clone)]
 struct Shared(Arc<Moody>);
 
@@ -201,11 +201,12 @@ impl World {
         found.unwrap_or_else(|_| panic!("no such acknowledgement, the last one is {last:?}"))
     }
 
-    /// The store goes away, and the follower has noticed: its watches broke, and reading again is refused.
+    /// The store becomes unreachable, and the follower has noticed: its watches broke, and reading again is
+    /// refused.
     async fn cut(&self) {
         self.mood.away.store(true, Ordering::SeqCst);
         let before = self.mood.refused.load(Ordering::SeqCst);
-        // A commit wakes the watches; they see that they are broken.
+        // A commit wakes the watches, which then notice that they are broken.
         let writes =
             ["route/zz", "login/zz/x"].map(|key| Write::Put { key: key.to_owned(), value: "{}".into() });
         self.mood.inner.commit(Txn { writes: writes.into(), ..Txn::default() }).await.unwrap();
@@ -225,7 +226,7 @@ async fn next(changes: &mut AckChanges) -> Vec<Versioned<Ack>> {
     tokio::time::timeout(DEADLINE, changes.next()).await.expect("no acknowledgement").unwrap().unwrap()
 }
 
-/// Until an acknowledgement `fits`; at most a few others may come before it.
+/// Waits until an acknowledgement `fits`; at most a few others may come before it.
 async fn heard(changes: &mut AckChanges, fits: impl Fn(&Ack) -> bool) {
     for _ in 0..10 {
         if next(changes).await.iter().any(|ack| fits(&ack.value)) {
@@ -256,7 +257,7 @@ impl Proxy {
     }
 }
 
-/// Waits for a condition that no notification announces.
+/// Polls for a condition without a notification.
 async fn until(what: &str, condition: impl Fn() -> bool) {
     let reached = async {
         while !condition() {
@@ -310,7 +311,7 @@ async fn warming_is_done_when_the_last_session_is_ready_or_pinned() {
     let done = world.done(&proxy, warm.order).await;
     assert_eq!(done.pinned.len(), 1);
 
-    // A session that comes later has no twin yet; while warming that is told.
+    // A later session has no twin yet; while warming that is acknowledged.
     let third = proxy.session(3);
     world.ack(&proxy, |ack| ack.stage == AckStage::Seen && ack.waiting == 1).await;
     drop(third);
@@ -344,7 +345,7 @@ async fn a_hold_is_done_when_drained_and_ready_and_names_the_server_processes() 
     assert_eq!((seen.stage, seen.waiting), (AckStage::Seen, 2));
     assert!(route.gate().try_enter(1).is_err());
 
-    // Drained, but one session is behind.
+    // Drained, but one session is not ready.
     drop(pass);
     first.set_readiness(Readiness::Ready { order: hold.order });
     let half = world.ack(&proxy, |ack| ack.order == hold.order && ack.waiting == 1).await;
@@ -445,7 +446,7 @@ async fn only_an_explicit_delete_removes_a_route() {
     let world = World::new().await;
     let proxy = world.proxy("one").await;
     let route = proxy.route();
-    // The watch breaks, and the list that follows shows nothing.
+    // The watch breaks, and the list that follows is empty.
     world.mood.empty.store(true, Ordering::SeqCst);
     world.cut().await;
     world.heal();
@@ -472,7 +473,7 @@ async fn a_proxy_that_loses_the_store_keeps_its_gates_and_catches_up() {
     world.cut().await;
     assert_eq!(proxy.route().gate().state(), GateState::Held);
 
-    // Meanwhile the hold ends, unheard.
+    // Meanwhile the hold ends, and the follower does not see it.
     let healthy = Catalog::new(Arc::clone(&world.mood.inner) as Arc<dyn Store>);
     let open = healthy
         .update_route(&world.id, |route| {
@@ -533,7 +534,7 @@ async fn a_proxy_that_starts_again_forgets_what_it_acknowledged_and_one_that_sto
     assert!(world.catalog.acks(&world.id).await.unwrap().is_empty());
 }
 
-/// The pause of a move contains this twice: from the last session's word until the mover knows.
+/// The pause of a move contains this twice: from the last session's notification until the mover sees it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_mover_hears_of_a_done_order_without_delay() {
     let world = World::new().await;

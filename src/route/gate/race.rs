@@ -1,4 +1,4 @@
-//! The order of a turn: the one thing about a gate that only a race can show.
+//! Tests the order of a turn, which only a race can show.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,17 +12,18 @@ fn runtime() -> tokio::runtime::Runtime {
 const DEADLINE: Duration = Duration::from_secs(30);
 
 thread_local! {
-    /// 0: no time is lost on this thread.
+    /// State of the random generator; 0: no delays on this thread.
     static DICE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
-/// On a thread that rolls dice: sometimes a moment, seldom long enough for everybody else to act.
+/// On a thread with a seed: sometimes a short delay, rarely one that is long enough for all other threads to
+/// act.
 pub(super) fn lose_time() {
     let mut dice = DICE.get();
     if dice == 0 {
         return;
     }
-    // Marsaglia's xorshift: any spread will do.
+    // Marsaglia's xorshift: its quality suffices here.
     dice ^= dice << 13;
     dice ^= dice >> 17;
     dice ^= dice << 5;
@@ -90,8 +91,8 @@ async fn a_watch_sees_every_turn_that_came_since_and_none_twice() {
     assert!(gate.shared.wakers.iter().all(|wakers| lock(wakers).registered.is_empty()));
 }
 
-/// Real threads enter and leave as fast as they can while the gate is held and opened again and again. Between `drained` and
-/// `open` nobody may be inside, and the drain must always come.
+/// Real threads enter and leave as fast as they can while the gate is repeatedly held and opened. Between
+/// `drained` and `open` no thread may be inside, and every drain must complete.
 #[test]
 fn nobody_is_inside_a_drained_gate() {
     const WORKERS: usize = 3;
@@ -122,12 +123,12 @@ fn nobody_is_inside_a_drained_gate() {
             gate.hold();
             tokio::time::timeout(DEADLINE, gate.drained()).await.expect("a lost wake-up").unwrap();
             sealed.store(true, Ordering::SeqCst);
-            // Time for a thief to show up. (`inside` may be 1 now: a session that is being refused.)
+            // Time for a wrong admission to show. (`inside` may be 1 now: a session that is being refused.)
             (0..200).for_each(|_| std::hint::spin_loop());
             assert_eq!(gate.try_enter(0).unwrap_err(), GateClosed(GateState::Held));
             sealed.store(false, Ordering::SeqCst);
             gate.open();
-            // Somebody must get in between: a gate that is never entered proves nothing.
+            // Some thread must enter in between: a gate that is never entered proves nothing.
             let began = Instant::now();
             while gate.inside() == 0 && began.elapsed() < Duration::from_micros(100) {
                 std::hint::spin_loop();
@@ -162,8 +163,8 @@ fn no_turn_is_lost_to_a_session_that_is_about_to_wait() {
     }
 }
 
-/// The algorithm as a model: two sessions (of two workers) enter and leave once, one holder holds and waits. Every
-/// interleaving of their steps is tried, each atomic access being one step.
+/// The algorithm as a model: two sessions (of two workers) enter and leave once, one holder holds and waits.
+/// Tries every interleaving of their steps; each atomic access is one step.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Model {
     held: bool,
