@@ -1,4 +1,4 @@
-//! How other threads wake tasks of a loop.
+//! The queue through which other threads wake tasks of a loop.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,13 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Numbers of tasks, put in by any thread and taken out by the loop's own.
+/// Numbers of tasks, added by any thread and removed by the loop's own.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     woken: Mutex<Vec<usize>>,
     /// `woken` is not empty.
     has_post: AtomicBool,
-    /// The loop waits, or is about to: whoever brings something rings.
+    /// The loop waits, or is about to: a thread that adds a number must write to the eventfd.
     is_asleep: AtomicBool,
     bell: OwnedFd,
 }
@@ -29,28 +29,29 @@ impl Mailbox {
         })
     }
 
-    /// Readable whenever somebody has rung since the loop last waited.
+    /// Readable when a thread has written to it since the loop last waited.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
 
     pub(super) fn bring(&self, number: usize) {
         self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(number);
-        // This and the two of `lie_down` are in one order for both threads: either the loop sees the post, or we see it asleep.
+        // This store and swap and the two operations of `lie_down` are sequentially consistent: either the
+        // loop sees the number, or this thread sees that the loop sleeps.
         self.has_post.store(true, Ordering::SeqCst);
         if self.is_asleep.swap(false, Ordering::SeqCst) {
-            // It fails when the counter is full: then the bell rings anyhow.
+            // It fails when the counter is full: then the descriptor is readable anyway.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         }
     }
 
-    /// `true`: nothing is there, and from now on whoever brings something rings.
+    /// `true`: the queue is empty, and from now on a thread that adds to it wakes the loop.
     pub(super) fn lie_down(&self) -> bool {
         self.is_asleep.store(true, Ordering::SeqCst);
         !self.has_post.load(Ordering::SeqCst)
     }
 
-    /// The loop is awake, and takes what is there.
+    /// The loop is awake, and takes the numbers in the queue.
     pub(super) fn get_up(&self, mut take: impl FnMut(usize)) {
         self.is_asleep.store(false, Ordering::Relaxed);
         if self.has_post.load(Ordering::Acquire) {

@@ -1,23 +1,23 @@
 //! One thread's event loop: tasks and sockets that never leave the thread.
 //!
 //! ```text
-//!   +--> run whoever is ready --> wait for a socket, or for word from another thread --+
-//!   +---------------------------------------------------------------------------------+
+//!   +--> run the ready tasks --> wait for a socket, or for another thread's wake-up --+
+//!   +--------------------------------------------------------------------------------+
 //! ```
 //!
-//! Owns the order in which tasks run ([`run`], [`spawn`], [`Task`], [`TaskGroup`]) and who is woken by which socket
-//! ([`Source`]). It deliberately knows no timers and no threads for work that blocks: a thread that runs a loop enters the
-//! handle of a tokio runtime for those, and is woken by them like by any other thread.
+//! Owns the order in which tasks run ([`run`], [`spawn`], [`Task`], [`TaskGroup`]) and which task a socket
+//! wakes ([`Source`]). It deliberately has no timers and no threads for blocking work: a thread that runs a
+//! loop enters the handle of a tokio runtime for those, which wakes it like any other thread.
 //!
 //! # Why
-//! Four system calls are most of what a query costs a proxy, and much of the rest is what a runtime does around them: tokio has
-//! to reckon with threads that steal tasks and sockets from each other. Here nobody does. An event finds its socket by an index,
-//! a wake-up is a number in a queue, and nothing of it takes a lock: that saves a fifth of the instructions that a query
-//! takes outside the kernel.
+//! Four system calls are most of what a query costs a proxy, and much of the rest is what a runtime does
+//! around them: tokio must allow for threads that steal tasks and sockets from each other. Here no thread
+//! does. An event finds its socket by an index, a wake-up is a number in a queue, and neither takes a lock:
+//! that saves a fifth of the instructions that a query takes outside the kernel.
 //!
 //! # A thread knows its loop
-//! As a thread of tokio knows its runtime: a socket and a task find it without being told, so that code above need not know
-//! whether it runs here or on a runtime. That is the only state that belongs to a thread and not to a value.
+//! As a thread of tokio knows its runtime: a socket and a task find it in a thread-local variable, so that
+//! code above need not know whether it runs here or on a runtime. No other state is thread-local.
 
 mod mailbox;
 mod poller;
@@ -46,10 +46,10 @@ use self::poller::Poller;
 use self::readiness::{Waiting, begin_turn, end_turns};
 use self::task::{Entry, Member, Signal, discard};
 
-/// So many tasks run before sockets are looked at again.
+/// Number of tasks that run before sockets are polled again.
 const RUNS_MAX: usize = 64;
 
-/// The number of the future that [`run`] was given; no other task has it.
+/// The number of the future that [`run`] was given; no other task uses it.
 const MAIN: usize = usize::MAX;
 
 thread_local! {
@@ -57,23 +57,23 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<EventLoop>>> = const { RefCell::new(None) };
 }
 
-/// What one thread runs.
+/// The loop of one thread.
 #[derive(Debug)]
 struct EventLoop {
-    /// Numbers of tasks that are to run, in this order.
+    /// Numbers of tasks to run, in this order.
     ready: RefCell<VecDeque<usize>>,
     tasks: RefCell<Slab<Rc<Entry>>>,
-    /// Of the future that [`run`] was given.
+    /// Signal of the future that [`run`] was given.
     main: Arc<Signal>,
-    /// What other threads have woken.
+    /// Tasks that other threads have woken.
     mailbox: Arc<Mailbox>,
     poller: Poller,
 }
 
-/// Runs a loop on this thread until `main` is ready. Tasks that have not ended by then are dropped. `on_wake` is called
-/// whenever the thread has waited, or has looked at its sockets, before anything else runs.
+/// Runs a loop on this thread until `main` is ready. Tasks that have not ended by then are dropped. `on_wake`
+/// is called after each wait or poll of the sockets, before anything else runs.
 ///
-/// Fails where the kernel gives no descriptors for it, or where this thread runs a loop already.
+/// Fails if the kernel provides no descriptors for it, or if this thread runs a loop already.
 pub fn run<F: Future>(main: F, mut on_wake: impl FnMut()) -> io::Result<F::Output> {
     let running = Running::start()?;
     let event_loop = &*running.0;
@@ -101,7 +101,7 @@ pub fn run<F: Future>(main: F, mut on_wake: impl FnMut()) -> io::Result<F::Outpu
 /// Runs the future on this thread's loop, until it ends. A panic in it is logged, and ends nothing else.
 ///
 /// # Panics
-/// On a thread that runs no loop.
+/// On a thread without a loop.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     spawn_boxed(Box::pin(future), None);
 }
@@ -154,7 +154,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // What a task does when it is dropped may spawn others.
+        // Dropping a task may spawn others.
         loop {
             let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
             if tasks.is_empty() {
@@ -193,7 +193,8 @@ impl EventLoop {
     }
 
     fn run_task(&self, number: usize) {
-        // It may have ended since it was woken; then another one may have its number, which looks in vain.
+        // The task may have ended since it was woken; its slot may have been reused, and the new task then
+        // polls once for nothing.
         let Some(entry) = self.tasks.borrow().get(number).map(Rc::clone) else { return };
         entry.signal.begin();
         let Some(mut future) = entry.future.take() else { return self.forget(number) };
@@ -209,7 +210,7 @@ impl EventLoop {
         self.forget(number);
     }
 
-    /// The task is to run, if it has not ended.
+    /// Queues the task, if it has not ended.
     #[inline]
     fn wake(&self, number: usize) {
         self.with_signal(number, |signal| self.queue(signal));
@@ -242,7 +243,7 @@ impl EventLoop {
     }
 
     fn forget(&self, number: usize) {
-        // Outside the borrow: what is dropped may look at the tasks.
+        // Outside the borrow: dropping it may access the tasks.
         let ended = self.tasks.borrow_mut().try_remove(number);
         drop(ended);
     }

@@ -1,4 +1,4 @@
-//! The kernel's queue of news of a loop's sockets.
+//! The epoll instance of a loop.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,14 +14,14 @@ use slab::Slab;
 
 use super::readiness::{Direction, Readiness, Waiting};
 
-/// News that are taken from the kernel at once.
+/// Events that are taken from the kernel at once.
 const NEWS_MAX: usize = 256;
 
-/// Told once for each change, whoever is listening: a socket is registered once and never again.
+/// Edge-triggered: one event per change; a socket is registered only once.
 const INTERESTS: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
-/// The number of the bell in the kernel's queue; no socket has it.
+/// The number of the mailbox's descriptor in epoll; no socket has it.
 const BELL: u64 = u64::MAX;
 
 pub(super) struct Poller {
@@ -48,12 +48,12 @@ impl Poller {
         })
     }
 
-    /// Wakes the loop, and nobody in it.
+    /// Registers the mailbox's descriptor, which wakes the loop but no task.
     pub(super) fn listen(&self, bell: BorrowedFd<'_>) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?)
     }
 
-    /// The number by which the socket is known from now on.
+    /// Registers a socket; returns its number.
     pub(super) fn register(&self, socket: impl AsFd, readiness: &Arc<Readiness>) -> io::Result<usize> {
         let number = self.sockets.borrow_mut().insert(Arc::clone(readiness));
         match epoll::add(&self.epoll, socket, EventData::new_u64(number as u64), INTERESTS) {
@@ -66,14 +66,15 @@ impl Poller {
     }
 
     pub(super) fn deregister(&self, number: usize, socket: impl AsFd) {
-        // Closing is not enough where another process has the same socket.
+        // Closing is not enough if another process has the same socket.
         let _ = epoll::delete(&self.epoll, socket);
-        // Outside the borrow: a waker may be the last that knows of its task.
+        // Outside the borrow: the waker may hold the last reference to its task.
         let readiness = self.sockets.borrow_mut().try_remove(number);
         drop(readiness);
     }
 
-    /// Waits for news, if nobody is ready to run, and tells who waited for them. A bell that rings ends the wait.
+    /// Waits for events, if no task is ready, and passes the tasks that waited for them to `wake`. The
+    /// mailbox ends the wait.
     pub(super) fn wait(&self, is_idle: bool, mut wake: impl FnMut(Waiting)) -> io::Result<()> {
         let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut news = self.news.borrow_mut();
@@ -86,7 +87,7 @@ impl Poller {
         let sockets = self.sockets.borrow();
         for one in news.iter() {
             let (flags, number) = (one.flags, one.data.u64());
-            // The bell is no socket; nor is what was closed since.
+            // The number is the mailbox's, or that of a socket closed since.
             let Some(readiness) = usize::try_from(number).ok().and_then(|number| sockets.get(number)) else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! What is known of one socket, and who waits for it.
+//! The readiness of one socket, and the tasks that wait for it.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::mailbox::Mailbox;
 
-/// A way of a socket.
+/// A direction of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Read,
@@ -16,27 +16,27 @@ pub enum Direction {
 
 /// A call may transfer something, as far as is known.
 const READY: u8 = 1;
-/// For good: the next call says that it is over, and so do all others.
+/// Permanently: the next call reports the end, and so do all later ones.
 const CLOSED: u8 = 2;
 
-/// Nobody waits.
+/// No task waits.
 const NOBODY: u32 = u32::MAX;
-/// Somebody waits by a waker that is not a task's own.
+/// A task waits with a waker that is not its own.
 const BY_WAKER: u32 = u32::MAX - 1;
 
-/// What a task may transfer before others have their turn.
+/// Transfers of a task before other tasks run.
 const TRANSFERS_MAX: u32 = 128;
 
 thread_local! {
     static TURN: Turn = const { Turn::none() };
 }
 
-/// The task that a thread runs just now: what a socket has to know of it, without a detour.
+/// The task that a thread currently runs: thread-local data for sockets.
 struct Turn {
-    /// The mailbox of its loop; 0 where none runs.
+    /// Address of its loop's mailbox; 0 if no loop runs.
     home: Cell<usize>,
     number: Cell<u32>,
-    /// What its waker refers to; nothing where a socket has to keep the waker.
+    /// The pointer of its waker; 0 if a socket has to store the waker.
     waker: Cell<usize>,
     transfers_left: Cell<u32>,
 }
@@ -56,7 +56,8 @@ fn id(home: &Arc<Mailbox>) -> usize {
     Arc::as_ptr(home).addr()
 }
 
-/// A task begins to run, on the loop with this mailbox. `number`: what wakes it alone; `None`: its waker has to.
+/// A task begins to run, on the loop with this mailbox. `number` is enough to wake it; `None`: only its waker
+/// can.
 #[inline]
 pub(super) fn begin_turn(home: &Arc<Mailbox>, number: Option<usize>, waker: &Waker) {
     let number = number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number < BY_WAKER);
@@ -73,18 +74,18 @@ pub(super) fn end_turns() {
     TURN.with(|turn| turn.home.set(0));
 }
 
-/// Who is to be woken.
+/// What to wake.
 #[derive(Debug)]
 pub(super) enum Waiting {
     Task(usize),
     Waker(Waker),
 }
 
-/// Written by the thread of its loop alone, so nothing here is ever contended, or ordered against anything else.
+/// Written only by the thread of its loop, so it is never contended, and needs no ordering with other memory.
 #[derive(Debug)]
 struct Way {
     flags: AtomicU8,
-    /// The number of the task that waits.
+    /// The number of the waiting task.
     waiter: AtomicU32,
 }
 
@@ -94,13 +95,13 @@ impl Default for Way {
     }
 }
 
-/// A socket: what can be read, what can be written.
+/// The readiness of a socket for reading and writing.
 #[derive(Debug)]
 pub(super) struct Readiness {
-    /// Where it is watched. Kept, so that no other loop has an address that could be taken for it.
+    /// The mailbox of its loop. Kept alive, so that no other loop's mailbox can get the same address.
     home: Arc<Mailbox>,
     ways: [Way; 2],
-    /// Rarely used: most who wait are a task and nothing else.
+    /// Rarely used: mostly a task waits with its own waker.
     wakers: Mutex<Option<Box<[Option<Waker>; 2]>>>,
 }
 
@@ -113,7 +114,7 @@ impl Readiness {
         &self.ways[direction as usize]
     }
 
-    /// This thread runs its loop.
+    /// Whether this thread runs its loop.
     #[inline]
     pub(super) fn is_at_home(&self) -> bool {
         TURN.try_with(|turn| turn.home.get() == id(&self.home)).unwrap_or(false)
@@ -124,7 +125,7 @@ impl Readiness {
         self.way(direction).flags.load(Ordering::Relaxed) & READY != 0
     }
 
-    /// Ready when a transfer may be tried; a task that has used up its turn is woken for the next one.
+    /// Ready when a transfer may be tried; a task that has used up its transfers is woken for its next turn.
     #[inline]
     pub(super) fn poll_ready(&self, direction: Direction, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_ready(direction) {
@@ -139,7 +140,7 @@ impl Readiness {
         Poll::Ready(())
     }
 
-    /// Whoever polls is woken by the next news.
+    /// The polling task is woken by the next event.
     #[inline]
     pub(super) fn wait(&self, direction: Direction, cx: &mut Context<'_>) {
         let task = TURN.with(|turn| match turn.waker.get() == cx.waker().data().addr() {
@@ -162,7 +163,7 @@ impl Readiness {
         }
     }
 
-    /// The last transfer said that the next one would block.
+    /// The last transfer reported that the next one would block.
     #[inline]
     pub(super) fn exhausted(&self, direction: Direction) {
         let flags = &self.way(direction).flags;
@@ -171,7 +172,7 @@ impl Readiness {
         }
     }
 
-    /// Something may be transferred again, or nothing more ever. Who waited for that.
+    /// The socket is ready again, or closed. Returns what waited for that.
     #[inline]
     pub(super) fn news(&self, direction: Direction, is_closed: bool) -> Option<Waiting> {
         let way = self.way(direction);

@@ -1,4 +1,4 @@
-//! A socket of a loop.
+//! A socket registered with a loop.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,9 +17,9 @@ pub enum More {
     WouldBlock,
 }
 
-/// Something non-blocking whose readiness the loop of its thread watches.
+/// A non-blocking descriptor that the loop of its thread watches.
 ///
-/// It may be moved to another thread, and does nothing there but end: every transfer fails.
+/// It may be moved to another thread, and can only be dropped there: every transfer fails.
 #[derive(Debug)]
 pub struct Source<T: AsFd> {
     io: T,
@@ -28,7 +28,7 @@ pub struct Source<T: AsFd> {
 }
 
 impl<T: AsFd> Source<T> {
-    /// Fails where this thread runs no loop, or where the kernel cannot watch `io`.
+    /// Fails if this thread runs no loop, or if the kernel cannot watch `io`.
     pub fn new(io: T) -> io::Result<Source<T>> {
         let registered = with_current(|current| {
             let readiness = Arc::new(Readiness::new(&current.mailbox));
@@ -59,8 +59,8 @@ impl<T: AsFd> Source<T> {
         waits
     }
 
-    /// Calls `transfer` as soon as it may not block, and again whenever it would have blocked after all. It says what it has
-    /// transferred, and whether more may follow.
+    /// Calls `transfer` once it may not block, and again whenever it would have blocked after all. `transfer`
+    /// returns its result, and whether more may follow.
     #[inline]
     pub fn poll_transfer<R>(
         &self,
@@ -92,7 +92,7 @@ impl<T: AsFd> Source<T> {
 
 impl<T: AsFd> Drop for Source<T> {
     fn drop(&mut self) {
-        // Elsewhere its number means another socket; its own loop forgets it when it ends.
+        // On another thread the number means another socket; its own loop removes it when the loop ends.
         if self.readiness.is_at_home() {
             with_current(|current| current.poller.deregister(self.number as usize, &self.io));
         }

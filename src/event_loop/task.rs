@@ -16,14 +16,14 @@ use super::{spawn_boxed, with_current};
 
 pub(super) type Boxed = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A task, as its loop has it.
+/// A task in its loop.
 pub(super) struct Entry {
     /// `None` while it runs, and when it is over.
     pub(super) future: Cell<Option<Boxed>>,
     /// It has ended or was aborted.
     pub(super) is_over: Cell<bool>,
     pub(super) signal: Arc<Signal>,
-    /// `signal` once more.
+    /// A waker made of `signal`.
     pub(super) waker: Waker,
     pub(super) member: Option<Member>,
 }
@@ -35,7 +35,7 @@ impl fmt::Debug for Entry {
 }
 
 impl Entry {
-    /// Drops its future, now or when it has run. Its loop forgets it at its next turn.
+    /// Drops its future, now or after its current run. Its loop removes it at its next turn.
     pub(super) fn abort(&self) {
         if !self.is_over.replace(true) {
             discard(self.future.take());
@@ -44,18 +44,18 @@ impl Entry {
     }
 }
 
-/// Drops a future; a panic in that concerns nobody else.
+/// Drops a future; a panic in its drop does not affect other tasks.
 pub(super) fn discard(future: Option<Boxed>) {
     if catch_unwind(AssertUnwindSafe(|| drop(future))).is_err() {
         tracing::error!("a task panicked when it was dropped");
     }
 }
 
-/// What wakers of a task refer to.
+/// The data behind a task's wakers.
 #[derive(Debug)]
 pub(super) struct Signal {
     number: usize,
-    /// Its number is among those that are to run. Read and written by the thread of its loop alone.
+    /// Its number is in the ready queue. Read and written only by the thread of its loop.
     is_queued: AtomicBool,
     /// Its number is in the mailbox.
     is_posted: AtomicBool,
@@ -72,19 +72,19 @@ impl Signal {
         })
     }
 
-    /// The task begins to run: whoever wakes it from now on wants it to run again.
+    /// The task begins to run: a wake-up from now on makes it run again.
     #[inline]
     pub(super) fn begin(&self) {
         self.is_queued.store(false, Ordering::Relaxed);
     }
 
-    /// Its number was taken out of the mailbox, and the task has not begun to run since: what the thread did before that put it
-    /// there, or found it there, is seen by the task.
+    /// Its number was taken out of the mailbox before the task runs: the task sees everything that the waking
+    /// thread did before.
     pub(super) fn taken_from_mailbox(&self) {
         self.is_posted.swap(false, Ordering::AcqRel);
     }
 
-    /// On the thread of its loop: `true`, it was not queued, and has to be now.
+    /// On the thread of its loop: `true` if it was not queued, and must be queued now.
     #[inline]
     pub(super) fn mark_queued(&self) -> bool {
         let is_new = !self.is_queued.load(Ordering::Relaxed);
@@ -124,7 +124,7 @@ impl Wake for Signal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
-/// A task whose outcome is waited for. It is aborted when this is dropped.
+/// A task with a result to wait for. Dropping this aborts it.
 #[derive(Debug)]
 pub struct Task<T> {
     outcome: oneshot::Receiver<T>,
@@ -133,7 +133,7 @@ pub struct Task<T> {
 
 impl<T: 'static> Task<T> {
     /// # Panics
-    /// On a thread that runs no loop.
+    /// On a thread without a loop.
     pub fn spawn(future: impl Future<Output = T> + 'static) -> Task<T> {
         let (tell, outcome) = oneshot::channel();
         let future = Box::pin(future);
@@ -166,7 +166,7 @@ struct Counts {
     emptied: Notify,
 }
 
-/// That a task is in a group.
+/// Membership of a task in a group.
 pub(super) struct Member(Rc<Counts>);
 
 impl Drop for Member {
@@ -180,13 +180,13 @@ impl Drop for Member {
 
 impl TaskGroup {
     /// # Panics
-    /// On a thread that runs no loop.
+    /// On a thread without a loop.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.0.tasks.set(self.0.tasks.get() + 1);
         spawn_boxed(Box::pin(future), Some(Member(Rc::clone(&self.0))));
     }
 
-    /// How many have not ended.
+    /// Number of tasks that have not ended.
     pub fn len(&self) -> usize {
         self.0.tasks.get()
     }
@@ -202,7 +202,7 @@ impl TaskGroup {
         }
     }
 
-    /// Drops what is left, but for the task that calls this.
+    /// Drops the remaining tasks, except the one that calls this.
     pub fn abort_all(&self) {
         let is_one =
             |entry: &Entry| entry.member.as_ref().is_some_and(|member| Rc::ptr_eq(&member.0, &self.0));

@@ -14,7 +14,7 @@ fn on_loop<F: Future>(main: F) -> F::Output {
     run(main, || ()).unwrap()
 }
 
-/// Something that another thread does after a while.
+/// An action of another thread after a while.
 fn later(act: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(20));
@@ -197,7 +197,7 @@ fn a_task_that_transfers_without_end_gives_others_their_turn() {
         }
         assert!(turns > 10, "{turns}");
         drop(reader);
-        // Its socket is closed at its next turn, and the flood breaks.
+        // Its socket is closed at its next turn, and the flood fails.
         while !flood.is_finished() {
             yield_now().await;
         }
@@ -284,7 +284,7 @@ fn a_task_is_dropped_with_its_handle() {
         assert_eq!(Rc::strong_count(&alive), 2);
         drop(task);
         assert_eq!(Rc::strong_count(&alive), 1);
-        // Its number is free, and the next one to have it runs.
+        // Its number is free, and the next task with it runs.
         yield_now().await;
         let mut next = Task::spawn(async { 3 });
         assert_eq!(poll_fn(|cx| next.poll(cx)).await, Ok(3));
