@@ -5,8 +5,8 @@ use memchr::memchr;
 use super::{PROTOCOL_MAJOR, PROTOCOL_MINOR_CLIENT};
 use crate::error::{Blame, Explain, Retry, SqlState};
 
-/// Bytes that are not what the protocol allows. SQLSTATE 08P01, except for a protocol version (0A000) and a startup
-/// packet without a role (28000), as PostgreSQL answers them.
+/// Bytes that the protocol does not allow. SQLSTATE 08P01, except for a protocol version (0A000) and a
+/// startup packet without a role (28000), as PostgreSQL answers them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     #[error("{what} ends too early")]
@@ -43,7 +43,7 @@ impl Explain for Violation {
         }
     }
 
-    /// Whoever sent the bytes. What a server sends is wrapped by the error of the layer that read it.
+    /// The sender. The error of the layer that read from a server wraps this one.
     fn blame(&self) -> Blame {
         Blame::Client
     }
@@ -57,7 +57,7 @@ impl Explain for Violation {
     }
 }
 
-/// What is left of a body. `what` names the message in errors.
+/// The rest of a body. `what` names the message in errors.
 #[derive(Debug, Clone)]
 pub(crate) struct Cursor<'a> {
     rest: &'a [u8],
@@ -109,7 +109,7 @@ impl<'a> Cursor<'a> {
         self.array()
     }
 
-    /// An Int16 that counts something.
+    /// An Int16 that is a count.
     pub(crate) fn count(&mut self) -> Result<usize, Violation> {
         let count = self.i16()?;
         usize::try_from(count).map_err(|_| self.invalid(i64::from(count)))
@@ -126,7 +126,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A string up to its NUL, in whatever encoding it is.
+    /// A string up to its NUL, in any encoding.
     pub(crate) fn cstr(&mut self) -> Result<&'a [u8], Violation> {
         let Some(end) = memchr(0, self.rest) else {
             return Err(Violation::Unterminated { what: self.what });
@@ -146,7 +146,7 @@ impl<'a> Cursor<'a> {
         std::mem::take(&mut self.rest)
     }
 
-    /// Nothing may be left.
+    /// Fails if bytes are left.
     pub(crate) fn end(self) -> Result<(), Violation> {
         match self.rest.len() {
             0 => Ok(()),

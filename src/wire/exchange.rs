@@ -1,34 +1,37 @@
-//! Who owes whom an answer: where a transaction ends.
+//! Tracks which answers the server still owes: where a transaction ends.
 //!
 //! ```text
 //!   requests forwarded, oldest first                      answers
 //!   +----------+------+-------+------+------+
-//!   | extended | Sync | Query | Sync | ...  |  <- new     1 2 3 n s T C I   one less of `extended` at the front
-//!   +----------+------+-------+------+------+             Z                 the front Query, call or Sync is paid
+//!   | extended | Sync | Query | Sync | ...  |  <- new     1 2 3 n s T C I   one less at the `extended` front
+//!   +----------+------+-------+------+------+             Z                 ends the front Query, call, Sync
 //!      front: the server works on this
 //!
 //!   E while the front is `extended`: the server skips everything up to the next Sync, a Query too.
 //!   E while the front is a Query, a call or a Sync: its own Z follows.
 //!   G (COPY IN): Syncs sent until CopyDone or CopyFail are swallowed by the COPY, as far as it reads:
-//!       C  it read to its end: they are struck out
-//!       E  nobody can know how many of them it had read: from here on each possibility is a ledger of its own,
+//!       C  it read to its end: they need no answer
+//!       E  it is unknown how many of them it had read: from here on each possibility is a candidate,
 //!          until an answer comes that is impossible in all but one
-//!   W (COPY BOTH): neither side owes anything but the stream, until Z.
+//!   W (COPY BOTH): no answer is pending until Z.
 //! ```
 //!
-//! Owns what one connection owes; does no IO and reads no body but the status byte of ReadyForQuery.
+//! Owns the pending answers of one connection; does no IO and reads no body but the status byte of
+//! ReadyForQuery.
 //!
 //! # Why
-//! A boundary is ReadyForQuery `I` with nothing owed, never a guess from SQL text. Counting Syncs alone is wrong in each
-//! of the cases above; peers that did so hang or hand out a connection with an answer still in it. Where the protocol
-//! itself is ambiguous, the doubt is a value ([`Rest::Doubtful`]) and not a guess. Tried against real servers with
-//! random conversations (`tests/dataplane/ledger.rs`).
-//! PostgreSQL's own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter 55.2 of the manual.
+//! A boundary is ReadyForQuery `I` with no answer pending, never a guess from SQL text. Counting only Syncs
+//! is wrong in each of the cases above; proxies that did so hang or reuse a connection that still has an
+//! answer in it. Where the protocol itself is ambiguous, the doubt is a value ([`Rest::Doubtful`]) and not a
+//! guess. Tested against real servers with random conversations (`tests/dataplane/ledger.rs`). PostgreSQL's
+//! own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter 55.2 of the
+//! manual.
 //!
-//! One `I` is not believed. Where a Query follows messages of the extended protocol without a Sync between, PostgreSQL 18 answers `T` to the
-//! Query and `I` to the Sync, and does not commit: `EndImplicitTransactionBlock` has changed the state that is reported, and
-//! `finish_xact_command` has nothing to do, since the Query has called it already. The next command fails with XX000 and rolls everything
-//! back. A Sync that was sent alone, after `T`, can end no transaction: it is still open.
+//! One `I` is not trusted. Where a Query follows messages of the extended protocol without a Sync between,
+//! PostgreSQL 18 answers `T` to the Query and `I` to the Sync, and does not commit:
+//! `EndImplicitTransactionBlock` has changed the state that is reported, and `finish_xact_command` has
+//! nothing to do, since the Query has called it already. The next command fails with XX000 and rolls
+//! everything back. A Sync that was sent alone, after `T`, can end no transaction: it is still open.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -37,49 +40,49 @@ use super::message::TransactionStatus;
 use super::message::backend::tag as answer;
 use super::message::frontend::tag as request;
 
-/// Requests without an answer that are remembered; beyond it the client is not read until the server answers.
+/// Highest number of unanswered requests; beyond it the client is not read until the server answers.
 pub const OWED_MAX: usize = 16 * 1024;
 
-/// More room than this is given back once everything is paid.
+/// Capacity above this is released once nothing is pending.
 const OWED_KEPT: usize = 64;
 
-/// Possibilities that are followed: one more for each Sync that a COPY that fails may have read, times as many for the next
-/// such COPY. A client that pipelines more of them is at no boundary any more.
+/// Highest number of candidate states: a failing COPY adds one for each Sync that it may have read, and the
+/// next such COPY multiplies them. A client that pipelines more has no boundary any more.
 const LEDGERS_MAX: usize = 256;
 
-/// What they may owe together, about: the longer they are the fewer are followed.
+/// Approximate total of pending answers in all candidates: the longer they are, the fewer are followed.
 const OWED_IN_ALL_MAX: usize = 64 * 1024;
 
-/// How a connection stands between two messages.
+/// State of a connection between two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// Something runs, or is open, or may be.
+    /// A command runs, or a transaction is open, or may be.
     Busy,
-    /// No transaction, nothing owed: the boundary.
+    /// No transaction, no pending answer: the boundary.
     Settled,
-    /// No transaction, no work; but a ReadyForQuery may still come for a Sync that a failed COPY perhaps swallowed.
-    /// An answer to any other request settles it.
+    /// No transaction and no work; but a ReadyForQuery may still come for a Sync that a failed COPY may have
+    /// swallowed. An answer to any other request settles it.
     Doubtful,
 }
 
-/// What the server has not answered yet.
+/// A request that the server has not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owed {
-    /// Parse, Bind, Describe, Execute, Close in a row: so many answers are missing. Never 0.
+    /// Consecutive Parse, Bind, Describe, Execute, Close: this many answers are missing. Never 0.
     Extended {
         answers: u32,
     },
     Query,
     FunctionCall,
     Sync,
-    /// A Sync that the running COPY will read, if it does not fail before. Only behind the front, only while copying.
+    /// A Sync that the running COPY will read, unless it fails first. Never at the front; only while copying.
     SyncInCopy,
     /// CopyDone or CopyFail, sent before it was known whether the server would ask for data.
     CopyEnd,
 }
 
 impl Owed {
-    /// ReadyForQuery comes for it.
+    /// Whether a ReadyForQuery answers it.
     fn reports(&self) -> bool {
         matches!(self, Owed::Query | Owed::FunctionCall | Owed::Sync)
     }
@@ -90,30 +93,30 @@ enum Copying {
     No,
     /// The server reads data; the client has not ended it.
     In,
-    /// The client has sent CopyDone or CopyFail; the server has not said how it went.
+    /// The client has sent CopyDone or CopyFail; the server has not answered yet.
     InEnded,
     Both,
 }
 
-/// How one possibility stands.
+/// Pending answers of one candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Debt {
     None,
-    /// Nothing but ReadyForQuery for Syncs.
+    /// Only ReadyForQuery messages for Syncs.
     Syncs,
     Work,
 }
 
-/// All that one connection owes.
+/// All pending answers of one connection.
 #[derive(Debug)]
 pub struct Exchange {
     status: TransactionStatus,
-    /// The last report told of an open transaction, and the server has begun nothing since.
+    /// The last report was of an open transaction, and the server has begun no command since.
     untouched: bool,
     ledger: Ledger,
-    /// The other possibilities; almost always none.
+    /// The other candidates; almost always none.
     others: Vec<Ledger>,
-    /// There were too many possibilities to follow: what is left of them proves nothing any more.
+    /// There were too many candidates to follow: the remaining ones prove nothing.
     lost: bool,
 }
 
@@ -124,7 +127,7 @@ impl Default for Exchange {
 }
 
 impl Exchange {
-    /// After the first ReadyForQuery of a connection.
+    /// The state after the first ReadyForQuery of a connection.
     pub fn new() -> Exchange {
         let ledger = Ledger {
             owed: VecDeque::new(),
@@ -147,7 +150,7 @@ impl Exchange {
         self.status
     }
 
-    /// How the connection stands. Only meaningful while no message is cut in the middle.
+    /// State of the connection. Only meaningful between messages.
     pub fn rest(&self) -> Rest {
         if self.status != TransactionStatus::Idle || self.lost {
             return Rest::Busy;
@@ -163,7 +166,8 @@ impl Exchange {
         }
     }
 
-    /// The server works on a message of the extended protocol: an error makes it skip what follows, up to a Sync.
+    /// The server works on a message of the extended protocol: an error makes it skip everything up to a
+    /// Sync.
     pub fn is_in_extended(&self) -> bool {
         matches!(self.ledger.owed.front(), Some(Owed::Extended { .. }))
     }
@@ -172,64 +176,67 @@ impl Exchange {
         self.rest() == Rest::Settled
     }
 
-    /// Nobody waits for an answer. A connection in an open transaction can be silent.
+    /// In at least one candidate no answer is pending. A connection in an open transaction can be silent.
     pub fn is_silent(&self) -> bool {
         self.ledgers().any(|ledger| ledger.owed.is_empty())
     }
 
-    /// Whether a message with this tag makes the server work, when nothing runs. The rest (Terminate, and what a client
-    /// still sends of a COPY that has failed) the server ignores or obeys without a transaction.
+    /// Whether a message with this tag makes the server work, when nothing runs. The server ignores other
+    /// messages or executes them without a transaction (Terminate, and the rest of a failed COPY).
     pub fn begins_work(tag: u8) -> bool {
         use request::*;
         !matches!(tag, TERMINATE | COPY_DATA | COPY_DONE | COPY_FAIL | FLUSH)
     }
 
-    /// Whether a message with this tag is a request, where requests are counted: what the server answers for itself, or skips.
+    /// Whether a message with this tag counts as a request: one that the server answers or skips by itself.
     pub fn counts(tag: u8) -> bool {
         use request::*;
         matches!(tag, PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | QUERY | FUNCTION_CALL | SYNC)
     }
 
-    /// A ReadyForQuery will come without any further word of the client: what it sends now can wait for that.
+    /// A ReadyForQuery will come without further messages of the client: new messages can wait for it.
     pub fn will_report(&self) -> bool {
         !self.lost && self.ledgers().all(Ledger::will_report)
     }
 
-    /// More than one ReadyForQuery will come for what was sent already: what stands behind the first of them is carried
-    /// out, whatever happened before it.
+    /// More than one ReadyForQuery will come for messages already sent: those after the first one are
+    /// executed, whatever happened before it.
     pub fn goes_on_after_report(&self) -> bool {
         self.ledgers().any(|ledger| ledger.reports() > 1)
     }
 
-    /// Nothing is owed, and no message of the extended protocol waits for its Sync: a Sync of ours would change nothing.
+    /// No answer is pending, and no message of the extended protocol waits for its Sync: an injected Sync
+    /// would change nothing.
     pub fn is_between_cycles(&self) -> bool {
         !self.lost
             && self.ledgers().all(|ledger| ledger.owed.is_empty() && !ledger.unsynced && !ledger.skipping)
     }
 
-    /// What was sent last ends what it stands behind: a ReadyForQuery will come for it, and nothing waits for a Sync.
+    /// The last message sent ends its cycle: a ReadyForQuery will come for it, and nothing waits for a Sync.
     pub fn ends_cycle(&self) -> bool {
         let ends = |ledger: &Ledger| ledger.will_report() && ledger.owed.back().is_some_and(Owed::reports);
         !self.lost && self.ledgers().all(ends)
     }
 
-    /// What is sent now is skipped: an error came, and no Sync has been sent since.
+    /// The server skips new messages: an error came, and no Sync has been sent since.
     pub fn skips(&self) -> bool {
         !self.lost && self.ledgers().all(|ledger| ledger.skipping)
     }
 
-    /// Which request has failed if an error comes now, counted from the one sent last, which is 0. `None`: nobody can know.
+    /// The request that has failed if an error comes now, counted from the last one sent, which is 0. `None`:
+    /// that is ambiguous.
     pub fn failing_request(&self) -> Option<usize> {
         let is_known = self.others.is_empty() && !self.lost;
         is_known.then(|| self.ledger.requests_from(0).checked_sub(1)).flatten()
     }
 
-    /// Where an error comes now, nobody can know up to which Sync the server skips.
+    /// If an error comes now, it is ambiguous up to which Sync the server skips.
     pub fn would_skip_unclearly(&self) -> bool {
         !self.others.is_empty() || self.lost || self.ledger.syncs_in_copy() > 0
     }
 
-    /// The requests that are skipped, or may be, if an error comes now; counted from the one sent last, which is 0.
+    /// The requests that are or may be skipped if an error comes now; counted from the last one sent, which
+    /// is 0.
     pub fn skipped_by_error(&self) -> Range<usize> {
         let owed = self.ledger.requests_from(0);
         match self.ledger.owed.front() {
@@ -242,13 +249,14 @@ impl Exchange {
         }
     }
 
-    /// The request that is being answered has had no answer yet, as far as is known: a row changes nothing after the first.
+    /// Whether the current request may still be without an answer: a row changes nothing after the first
+    /// answer.
     #[inline]
     pub fn awaits_first_answer(&self) -> bool {
         !self.ledger.spoken || !self.others.is_empty()
     }
 
-    /// Too much is owed: stop reading the client.
+    /// Too many answers are pending: stop reading the client.
     pub fn is_full(&self) -> bool {
         self.ledger.owed.len() >= OWED_MAX
     }
@@ -282,7 +290,7 @@ impl Exchange {
         }
     }
 
-    /// ReadyForQuery arrived. Returns how the transaction stands.
+    /// ReadyForQuery arrived. Returns the state of the transaction.
     pub fn on_ready(&mut self, reported: TransactionStatus) -> TransactionStatus {
         if !self.others.is_empty() {
             self.strike_impossible(answer::READY_FOR_QUERY);
@@ -304,7 +312,7 @@ impl Exchange {
         std::iter::once(&self.ledger).chain(&self.others)
     }
 
-    /// An error inside a COPY divides a ledger into one for each number of Syncs that the COPY may have read.
+    /// An error in a COPY splits a candidate into one for each number of Syncs that the COPY may have read.
     fn on_error(&mut self) {
         if self.others.is_empty() && self.ledger.syncs_in_copy() == 0 {
             return self.ledger.on_error();
@@ -313,7 +321,7 @@ impl Exchange {
             .ledgers()
             .flat_map(|ledger| (0..=ledger.syncs_in_copy()).map(move |read| ledger.failed(read)));
         let max = (OWED_IN_ALL_MAX / self.ledger.owed.len().max(1)).clamp(1, LEDGERS_MAX);
-        // Each is made when it is taken: there may be very many.
+        // Lazy: there may be very many.
         let mut possible: Vec<Ledger> = failed.take(max + 1).collect();
         self.lost |= possible.len() > max;
         possible.truncate(max);
@@ -324,7 +332,7 @@ impl Exchange {
         self.merge();
     }
 
-    /// Possibilities in which this answer cannot come were none. If it can come in none, nothing is known better.
+    /// Drops the candidates that cannot produce this answer; if none can, keeps them all.
     fn strike_impossible(&mut self, tag: u8) {
         if !self.ledgers().any(|ledger| ledger.expects(tag)) {
             return;
@@ -337,7 +345,7 @@ impl Exchange {
         }
     }
 
-    /// Possibilities that have become the same are one.
+    /// Merges equal candidates.
     fn merge(&mut self) {
         for ledger in std::mem::take(&mut self.others) {
             if !self.ledgers().any(|known| *known == ledger) {
@@ -347,18 +355,19 @@ impl Exchange {
     }
 }
 
-/// One possibility: what is owed, if the server read what this says that it read.
+/// One candidate: the pending answers, if the server has read the messages as assumed here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ledger {
     owed: VecDeque<Owed>,
     copying: Copying,
-    /// Extended messages were sent since the last ReadyForQuery: the implicit transaction stays open until a Sync.
+    /// Extended messages were sent since the last ReadyForQuery: the implicit transaction stays open until a
+    /// Sync.
     unsynced: bool,
     /// The server skips everything until a Sync that the client has not sent yet.
     skipping: bool,
-    /// The front has been answered in part.
+    /// The request at the front has been answered in part.
     spoken: bool,
-    /// Extended messages were carried out since the last ReadyForQuery.
+    /// Extended messages were executed since the last ReadyForQuery.
     worked: bool,
 }
 
@@ -403,7 +412,7 @@ impl Ledger {
             Some(Owed::Query) => !extended_only && tag != FUNCTION_CALL_RESPONSE,
             Some(Owed::FunctionCall) if tag == READY_FOR_QUERY => self.spoken,
             Some(Owed::FunctionCall) => matches!(tag, FUNCTION_CALL_RESPONSE | ERROR_RESPONSE),
-            // A Sync can fail only where it has something to commit.
+            // A Sync can fail only if it has something to commit.
             Some(_) => tag == READY_FOR_QUERY || (tag == ERROR_RESPONSE && self.worked),
         }
     }
@@ -441,20 +450,20 @@ impl Ledger {
         match self.copying {
             Copying::In if self.may_still_copy() => self.copying = Copying::InEnded,
             Copying::Both => {}
-            // Blindly pipelined behind a COPY; without one in the queue the server ignores it.
+            // Pipelined after a COPY before its answer; without a COPY in the queue the server ignores it.
             _ if self.may_ask_for_data() => self.owed.push_back(Owed::CopyEnd),
             _ => {}
         }
     }
 
-    /// What is sent now the COPY reads that runs, if it does not fail before. Behind another request it has failed before, or the
-    /// server ends the connection.
+    /// Whether the running COPY reads new messages, unless it fails first. After another request it has
+    /// failed already, or the server ends the connection.
     fn may_still_copy(&self) -> bool {
         let is_next = self.owed.len() <= 1 || self.owed.back() == Some(&Owed::SyncInCopy);
         self.copying == Copying::In && is_next
     }
 
-    /// How many requests are owed an answer, from this place on.
+    /// Number of requests with pending answers, from this place on.
     fn requests_from(&self, at: usize) -> usize {
         let requests = |owed: &Owed| match owed {
             Owed::Extended { answers } => *answers as usize,
@@ -468,7 +477,7 @@ impl Ledger {
         self.owed.iter().any(|owed| matches!(owed, Owed::Extended { .. } | Owed::Query))
     }
 
-    /// Not for ReadyForQuery, an error, or what may come at any time.
+    /// Not for ReadyForQuery, errors, or asynchronous messages.
     #[inline]
     fn on_answer(&mut self, tag: u8) {
         use answer::*;
@@ -495,7 +504,7 @@ impl Ledger {
         }
     }
 
-    /// Whether extended messages stand before the next Sync.
+    /// Whether extended messages come before the next Sync.
     fn has_unsynced_front(&self) -> bool {
         let next = self.owed.iter().find(|owed| matches!(owed, Owed::Extended { .. } | Owed::Sync));
         matches!(next, Some(Owed::Extended { .. }))
@@ -523,7 +532,7 @@ impl Ledger {
         self.pay_extended();
     }
 
-    /// The server asks for data: it reads what was sent behind the command as part of the COPY.
+    /// The server asks for data: it reads the messages after the command as part of the COPY.
     fn on_copy_in(&mut self) {
         self.copying = Copying::In;
         let mut at = 1;
@@ -550,7 +559,7 @@ impl Ledger {
         }
     }
 
-    /// What is owed if the COPY failed after it had read the first `swallowed` Syncs.
+    /// The pending answers if the COPY failed after it had read the first `swallowed` Syncs.
     fn failed(&self, swallowed: usize) -> Ledger {
         let mut failed = self.clone();
         let mut read = 0;
@@ -595,7 +604,8 @@ mod tests {
     use super::Rest::{Busy, Doubtful, Settled};
     use super::*;
 
-    /// `"> P B E S"`: the client sends; `"< 1 2 C ZI"`: the server answers; each with how the connection rests then.
+    /// `"> P B E S"`: the client sends; `"< 1 2 C ZI"`: the server answers; each with the state of the
+    /// connection afterwards.
     type Line = (&'static str, Rest);
 
     /// A message for each word: its first letter is the tag, the rest its body.
@@ -634,7 +644,7 @@ mod tests {
         assert_eq!(at, bytes.len());
     }
 
-    /// Plays a conversation, each line cut at every byte.
+    /// Runs a conversation, each line cut at every byte.
     fn play(lines: &[Line]) {
         let longest = lines.iter().map(|(line, _)| bytes_of(&line[1..]).len()).max().unwrap();
         for cut in 0..=longest {
@@ -849,19 +859,20 @@ mod tests {
     fn a_sync_that_a_failed_copy_may_have_swallowed_is_doubtful() {
         let failed: [Line; 3] = [("> P B E S", Busy), ("< 1 2 G", Busy), ("> d c S", Busy)];
         let then = |more: &[Line]| play(&[&failed, more].concat());
-        // The server read the first Sync inside the COPY: one ReadyForQuery comes. The next request settles it.
+        // The server read the first Sync inside the COPY: one ReadyForQuery comes. The next request settles
+        // it.
         then(&[("< E ZI", Doubtful), ("> Q", Busy), ("< T D C ZI", Settled)]);
         then(&[("< E ZI", Doubtful), ("> P B E S", Busy), ("< 1 2 C ZI", Settled)]);
         then(&[("< E ZI", Doubtful), ("> Qbad", Busy), ("< E ZI", Settled)]);
-        // The COPY failed before it read anything: two come.
+        // The COPY failed before it read anything: two ReadyForQuery come.
         then(&[("< E ZI", Doubtful), ("< ZI", Settled), ("> Q", Busy), ("< C ZI", Settled)]);
-        // The second arrives while the next request is already on its way.
+        // The second arrives after the next request was sent.
         then(&[("< E ZI", Doubtful), ("> Q", Busy), ("< ZI", Busy), ("< C ZI", Settled)]);
     }
 
     #[test]
     fn what_follows_a_failed_copy_without_a_sync_may_have_been_skipped() {
-        // Both Syncs were swallowed: the batch behind is skipped up to the next one.
+        // Both Syncs were swallowed: the batch after them is skipped up to the next one.
         play(&[
             ("> P B E S", Busy),
             ("< 1 2 G", Busy),
@@ -873,7 +884,7 @@ mod tests {
             ("> Q", Busy),
             ("< T D C ZI", Settled),
         ]);
-        // None was: it runs.
+        // None was swallowed: the batch runs.
         play(&[
             ("> P B E S", Busy),
             ("< 1 2 G", Busy),
@@ -953,7 +964,7 @@ mod tests {
             ("< ZI", Busy),
         ]);
         play(&[("> P B E Q", Busy), ("< 1 2 C C ZT", Busy), ("> C S", Busy), ("< 3 NW NN ZI", Busy)]);
-        // The server begins a command, and so ends the transaction; or it fails.
+        // The server begins a command, which ends the transaction; or the command fails.
         play(&[("> P B E Q", Busy), ("< 1 2 C C ZT", Busy), ("> P S", Busy), ("< 1 ZI", Settled)]);
         play(&[("> P B E Q S", Busy), ("< 1 2 C C ZT ZI", Busy), ("> Q", Busy), ("< E ZI", Settled)]);
         play(&[("> P B E Q S", Busy), ("< 1 2 C E ZI ZI", Settled)]);

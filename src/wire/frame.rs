@@ -1,20 +1,22 @@
-//! Where one message ends and the next begins, in bytes that are forwarded as they are.
+//! Finds message boundaries in bytes that are forwarded unchanged.
 //!
-//! Owns [`Walker`], which cuts a stream of bytes into [`Piece`]s: slices of the caller's own
-//! buffer, header included, that go to the other side untouched. It keeps a few words and copies nothing.
+//! Owns [`Walker`], which cuts a stream of bytes into [`Piece`]s: slices of the caller's own buffer, header
+//! included, that are forwarded unchanged. It keeps a few words of state and copies nothing.
 //!
-//! It does not know what a message means (that is [`exchange`](super::exchange)) and does not read bodies (that is
-//! [`message`](super::message)). A body is guaranteed to be in one piece only for the few small messages that somebody must read.
+//! It does not know what a message means (that is [`exchange`](super::exchange)) and does not read bodies
+//! (that is [`message`](super::message)). A body is guaranteed to be in one piece only for the few small
+//! messages that the caller has to read.
 //!
 //! # Why
-//! A relay that materialises every message pays for each row (0.3 us measured in a peer, a third of that here). And a
-//! relay that buffers a message before sending it needs as much memory as the largest value of a table.
+//! A relay that materialises every message pays for each row (0.3 us measured in another proxy, a third of
+//! that here). And a relay that buffers a message before sending it needs as much memory as the largest value
+//! of a table.
 
 use super::Violation;
 use super::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
-/// The longest message that is kept back until it is complete so that somebody can read it whole. A longer one comes
-/// in parts.
+/// The longest message that is held back until it is complete, so that the caller can read it whole. A longer
+/// one comes in parts.
 pub const WHOLE_BYTES_MAX: usize = 8 * 1024;
 
 /// Which part of a message a [`Piece`] holds.
@@ -41,7 +43,7 @@ impl Part {
 pub struct Piece<'a> {
     pub tag: u8,
     pub part: Part,
-    /// What is forwarded: the header too, where the message begins here.
+    /// The bytes to forward, including the header if the message begins here.
     pub bytes: &'a [u8],
 }
 
@@ -57,11 +59,11 @@ impl<'a> Piece<'a> {
 
 /// Finds the messages in one direction of a connection.
 ///
-/// The caller offers bytes and takes piece after piece from their front; what [`Walker::next`] does not take (a header
-/// or a wanted message that is not complete) the caller offers again, with more behind it.
+/// The caller offers bytes and takes piece after piece from their front; what [`Walker::next`] does not take
+/// (a header or a wanted message that is not complete) the caller offers again, followed by more.
 #[derive(Debug, Clone, Default)]
 pub struct Walker {
-    /// Body bytes of the current message that have not been seen. 0: between two messages.
+    /// Body bytes of the current message still to come. 0: between two messages.
     left: usize,
     tag: u8,
 }
@@ -72,11 +74,11 @@ impl Walker {
         self.left == 0
     }
 
-    /// The next piece of `bytes`. `None`: more bytes are needed to say.
+    /// The next piece of `bytes`. `None`: more bytes are needed.
     ///
-    /// A message whose tag is `wanted` comes as [`Part::Whole`], unless it is longer than [`WHOLE_BYTES_MAX`].
+    /// A message with a `wanted` tag comes as [`Part::Whole`], unless it is longer than [`WHOLE_BYTES_MAX`].
     ///
-    /// Fails with 08P01 where a length is impossible; nothing behind that point can be understood.
+    /// Fails with 08P01 if a length is impossible; nothing after that point can be parsed.
     pub fn next<'a>(
         &mut self,
         bytes: &'a [u8],
@@ -128,7 +130,8 @@ mod tests {
         false
     }
 
-    /// Offers `chunks` as a relay does, and returns what was forwarded with the tag of each message that ended.
+    /// Offers `chunks` as a relay does, and returns what was forwarded with the tag of each message that
+    /// ended.
     fn walk(wanted: fn(u8) -> bool, chunks: &[&[u8]]) -> (Vec<u8>, Vec<(u8, Vec<u8>)>) {
         let mut walker = Walker::default();
         let (mut forwarded, mut ended) = (Vec::new(), Vec::new());

@@ -1,6 +1,7 @@
-//! What a load balancer says before the client's first byte: the PROXY protocol, version 2.
+//! The header that a load balancer sends before the client's first byte: the PROXY protocol, version 2.
 //!
-//! Owns the header's bytes. It deliberately decides nothing: whose header is believed is said by the frontend.
+//! Owns the header's bytes. It deliberately decides nothing: the frontend decides from which addresses a
+//! header is accepted.
 //!
 //! ```text
 //!   signature   version, command   family, transport   length   addresses   more, not read
@@ -8,8 +9,9 @@
 //! ```
 //!
 //! # Why only version 2
-//! Its length is known after sixteen bytes, so exactly the header is read and not a byte of what follows: a TLS handshake
-//! must find its socket as the client left it. Version 1 has to be read byte by byte, and every balancer can speak both.
+//! Its length is known after sixteen bytes, so exactly the header is read and no byte after it: a TLS
+//! handshake must find the client's first byte in the socket. Version 1 has to be read byte by byte, and
+//! every balancer supports both.
 //!
 //! Source: "The PROXY protocol, versions 1 & 2", section 2.2, of HAProxy.
 
@@ -18,21 +20,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::Violation;
 use super::cursor::Cursor;
 
-/// The part whose length is always the same, and which tells the length of the rest.
+/// The part with a fixed length, which contains the length of the rest.
 pub const PREFIX_BYTES: usize = 16;
 
-/// The longest rest that is read. Balancers add their own facts (names, certificates, identifiers) behind the addresses.
+/// The longest rest that is read. Balancers add further data (names, certificates, identifiers) after the
+/// addresses.
 pub const REST_BYTES_MAX: usize = 4096;
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const WHAT: &str = "PROXY header";
 
-/// Whose connection it is.
+/// The origin of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The balancer's own: a health check.
+    /// The balancer itself: a health check.
     Balancer,
-    /// A client's, of a kind that the balancer does not tell.
+    /// A client with an address that the balancer does not tell.
     Unknown,
     Tcp(SocketAddr),
     Unix,
@@ -43,7 +46,7 @@ pub enum Source {
 pub struct Prefix {
     command: Command,
     family: u8,
-    /// Bytes that follow.
+    /// Bytes after the prefix.
     pub rest_bytes: usize,
 }
 
@@ -54,7 +57,7 @@ enum Command {
 }
 
 impl Prefix {
-    /// Fails where it is no header, one of another version, or one that is longer than [`REST_BYTES_MAX`].
+    /// Fails if it is not a header, of another version, or longer than [`REST_BYTES_MAX`].
     pub fn parse(bytes: &[u8; PREFIX_BYTES]) -> Result<Prefix, Violation> {
         let mut cursor = Cursor::new(WHAT, bytes);
         if cursor.bytes(SIGNATURE.len())? != SIGNATURE {
@@ -73,11 +76,11 @@ impl Prefix {
         }
     }
 
-    /// `rest` is what followed.
+    /// `rest` are the bytes after the prefix.
     pub fn source(self, rest: &[u8]) -> Result<Source, Violation> {
         let mut cursor = Cursor::new(WHAT, rest);
         let source = match (self.command, self.family) {
-            // Whatever else it says is to be ignored.
+            // The rest is to be ignored.
             (Command::Local, _) => Source::Balancer,
             (Command::Proxy, 0x00) => Source::Unknown,
             (Command::Proxy, 0x11) => {

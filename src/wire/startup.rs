@@ -1,10 +1,11 @@
-//! The packets that open a connection: they have no type byte, and come before anybody is known.
+//! The packets that open a connection: they have no type byte, and come before authentication.
 //!
-//! Owns what may be the first words on a socket: SSLRequest, GSSENCRequest, CancelRequest, StartupMessage. It does not
-//! decide which of them may come now, or twice; the frontend does. Start with [`take`].
+//! Owns the packets that can come first on a socket: SSLRequest, GSSENCRequest, CancelRequest,
+//! StartupMessage. It does not decide which of them may come now, or twice; the frontend does. Start with
+//! [`take`].
 //!
 //! # Why
-//! These bytes come from anybody who reaches the port, so the length is judged before a byte is kept for it:
+//! These bytes come from any machine that reaches the port, so the length is checked before a byte is kept:
 //! [`PACKET_BYTES_MAX`] is PostgreSQL's own MAX_STARTUP_PACKET_LENGTH.
 //!
 //! Source: "Message Formats" of the PostgreSQL manual; `ProcessStartupPacket` in `backend_startup.c`.
@@ -18,7 +19,8 @@ use super::{CANCEL_KEY_BYTES_MAX, CANCEL_KEY_BYTES_MIN, PROTOCOL_MAJOR, PROTOCOL
 pub const PACKET_BYTES_MIN: usize = 8;
 pub const PACKET_BYTES_MAX: usize = 10_000;
 
-/// First byte of a TLS ClientHello record: direct TLS, no packet of PostgreSQL. No allowed length begins with it.
+/// First byte of a TLS ClientHello record: direct TLS, not a packet of PostgreSQL. No allowed length begins
+/// with it.
 pub const TLS_HANDSHAKE_BYTE: u8 = 0x16;
 
 const SSL_REQUEST: i32 = 80_877_103;
@@ -27,7 +29,7 @@ const CANCEL_REQUEST: i32 = 80_877_102;
 
 const WHAT: &str = "startup packet";
 
-/// What a client opens with.
+/// A packet that opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opening {
     /// Answered with one byte: `S` or `N`.
@@ -39,7 +41,7 @@ pub enum Opening {
     Startup(StartupMessage),
 }
 
-/// Asks for the end of what another connection is running.
+/// Requests the cancellation of another connection's running command.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CancelRequest {
     pub pid: i32,
@@ -60,24 +62,24 @@ pub struct ProtocolVersion {
     pub minor: u16,
 }
 
-/// What a client says about itself.
+/// The protocol version and the parameters of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartupMessage {
     pub version: ProtocolVersion,
-    /// In the order in which they came; a name may come twice.
+    /// In the order in which they came; a name may occur twice.
     pub parameters: Vec<(String, String)>,
 }
 
-/// What NegotiateProtocolVersion must tell a client that asked for more than we speak.
+/// Contents of NegotiateProtocolVersion for a client that asked for more than is supported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negotiation {
     pub minor: u16,
-    /// The `_pq_.` parameters that nobody here knows.
+    /// The unknown `_pq_.` parameters.
     pub unrecognized: Vec<String>,
 }
 
 impl StartupMessage {
-    /// The last value of a parameter: PostgreSQL lets the last one win.
+    /// The last value of a parameter: as in PostgreSQL, the last one wins.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -87,7 +89,7 @@ impl StartupMessage {
         self.parameter("user").unwrap_or_default()
     }
 
-    /// The database; the role's name where none is given.
+    /// The database; the role's name if none is given.
     pub fn database(&self) -> &str {
         match self.parameter("database") {
             None | Some("") => self.role(),
@@ -95,7 +97,8 @@ impl StartupMessage {
         }
     }
 
-    /// Everything but who and where: settings, `options`, `replication`. Protocol extensions (`_pq_.`) are left out.
+    /// All parameters except role and database: settings, `options`, `replication`. Protocol extensions
+    /// (`_pq_.`) are left out.
     pub fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
         self.parameters
             .iter()
@@ -103,7 +106,7 @@ impl StartupMessage {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The minor version that is spoken on this connection. 3.1 does not exist: who asks for it is spoken to in 3.0.
+    /// The minor version of this connection. 3.1 does not exist: a client that asks for it gets 3.0.
     pub fn minor(&self) -> u16 {
         match self.version.minor {
             0 | 1 => 0,
@@ -111,8 +114,8 @@ impl StartupMessage {
         }
     }
 
-    /// What to answer where another minor version is spoken than the client asked for, or where it asked for protocol
-    /// extensions. At most one NegotiateProtocolVersion is sent on a connection.
+    /// The answer if the minor version differs from the client's, or if it asked for protocol extensions. At
+    /// most one NegotiateProtocolVersion is sent on a connection.
     pub fn negotiation(&self) -> Option<Negotiation> {
         let names = self.parameters.iter().map(|(name, _)| name);
         let unrecognized: Vec<String> = names.filter(|name| name.starts_with("_pq_.")).cloned().collect();
@@ -124,9 +127,9 @@ impl StartupMessage {
     }
 }
 
-/// The length that a packet declares, itself included. `None`: four bytes have not come yet.
+/// The length that a packet declares, including itself. `None`: four bytes have not arrived yet.
 ///
-/// Fails with 08P01 before anything is allocated for a length outside of 8 to 10 000 bytes.
+/// Fails with 08P01 for a length outside of 8 to 10 000 bytes, before anything is allocated.
 pub fn declared_length(buffered: &[u8]) -> Result<Option<usize>, Violation> {
     let Some(length) = buffered.first_chunk::<4>() else {
         return Ok(None);
@@ -138,8 +141,8 @@ pub fn declared_length(buffered: &[u8]) -> Result<Option<usize>, Violation> {
     }
 }
 
-/// Takes one packet off the front of a buffer. `None`: it is not complete yet. What follows it stays in the buffer:
-/// after [`Opening::Ssl`] anything left there was sent before the handshake and must end the connection.
+/// Takes one packet off the front of a buffer. `None`: it is not complete yet. Later bytes stay in the
+/// buffer: after [`Opening::Ssl`] they were sent before the handshake and must end the connection.
 pub fn take(buffer: &mut BytesMut) -> Result<Option<Opening>, Violation> {
     let Some(length) = declared_length(buffer)? else {
         return Ok(None);
@@ -222,8 +225,8 @@ pub fn cancel_request(out: &mut BytesMut, pid: i32, key: &[u8]) {
     out.put_slice(key);
 }
 
-/// Appends a StartupMessage of protocol `3.minor`. A name or value is cut at its first NUL; a parameter with an empty
-/// name is left out, because it would end the list.
+/// Appends a StartupMessage of protocol `3.minor`. A name or value is truncated at its first NUL; a parameter
+/// with an empty name is left out, because it would end the list.
 pub fn startup_message<'a>(
     out: &mut BytesMut,
     minor: u16,

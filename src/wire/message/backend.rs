@@ -1,7 +1,7 @@
-//! What a server sends.
+//! Messages that a server sends.
 //!
-//! Start with [`ErrorFields`]: a server's words about a failure, kept whole so that a client gets the SQLSTATE it
-//! would have got from the server itself.
+//! Start with [`ErrorFields`]: an error of a server, kept whole so that a client gets the SQLSTATE it would
+//! have got from the server itself.
 
 use bytes::{BufMut, BytesMut};
 
@@ -178,18 +178,18 @@ pub fn notification_response(out: &mut BytesMut, pid: i32, channel: &str, payloa
     });
 }
 
-/// A result column of no table.
+/// A result column that belongs to no table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResultColumn<'a> {
     pub name: &'a str,
     pub type_oid: u32,
     /// `pg_type.typlen`
     pub type_bytes: i16,
-    /// Of the values: [`TEXT`](crate::wire::message::frontend::TEXT) or binary.
+    /// Format of the values: [`TEXT`](crate::wire::message::frontend::TEXT) or binary.
     pub format: i16,
 }
 
-/// What the columns of the rows to come are.
+/// Describes the columns of the following rows.
 pub fn row_description<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<Item = ResultColumn<'a>>) {
     put(out, tag::ROW_DESCRIPTION, |body| {
         put_count(body, columns.len());
@@ -205,7 +205,7 @@ pub fn row_description<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<I
     });
 }
 
-/// Values, each in the format that was announced; `None` is NULL.
+/// Values in the formats of the RowDescription; `None` is NULL.
 pub fn data_row(out: &mut BytesMut, values: &[Option<&[u8]>]) {
     put(out, tag::DATA_ROW, |body| {
         put_count(body, values.len());
@@ -223,7 +223,7 @@ pub fn data_row(out: &mut BytesMut, values: &[Option<&[u8]>]) {
 
 // Parsers.
 
-/// What a server asks of who wants in.
+/// An Authentication request of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authentication<'a> {
     Ok,
@@ -235,11 +235,11 @@ pub enum Authentication<'a> {
     Sasl(Vec<&'a str>),
     SaslContinue(&'a [u8]),
     SaslFinal(&'a [u8]),
-    /// Kerberos, GSSAPI, SSPI and whatever comes: nothing that we can answer.
+    /// Kerberos, GSSAPI, SSPI and anything newer: methods that Freehold cannot answer.
     Other(i32),
 }
 
-/// A server offers one or two; a list without an end is no reason to allocate.
+/// A server offers one or two; the limit bounds the allocation.
 const MECHANISMS_MAX: usize = 32;
 
 pub fn parse_authentication(body: &[u8]) -> Result<Authentication<'_>, Violation> {
@@ -271,7 +271,7 @@ fn parse_mechanisms<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<&'a str>, Violati
     }
 }
 
-/// The fields of an ErrorResponse or NoticeResponse, as text. What is not UTF-8 is replaced.
+/// The fields of an ErrorResponse or NoticeResponse, as text. Invalid UTF-8 is replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorFields {
     /// Field type and value, in the order in which they came.
@@ -297,12 +297,12 @@ impl ErrorFields {
         self.fields.iter().find(|(kind, _)| *kind == field).map(|(_, value)| value.as_str())
     }
 
-    /// XX000 where the server sent none.
+    /// XX000 if the server sent none.
     pub fn sqlstate(&self) -> SqlState {
         self.field(b'C').map_or(SqlState::INTERNAL_ERROR, SqlState::parse)
     }
 
-    /// Never translated, unlike field `S`. ERROR where the server sent none that is known.
+    /// Never translated, unlike field `S`. ERROR if the server sent none or an unknown one.
     pub fn severity(&self) -> Severity {
         match self.field(b'V').or_else(|| self.field(b'S')) {
             Some("FATAL" | "PANIC") => Severity::Fatal,
@@ -324,7 +324,7 @@ impl ErrorFields {
         self.field(b'H')
     }
 
-    /// What a client may know of it: everything but the place in the server's source code.
+    /// The fields that a client may see: all except the position in the server's source code.
     pub fn refusal(&self) -> Refusal {
         Refusal {
             severity: self.severity(),
@@ -336,7 +336,7 @@ impl ErrorFields {
         }
     }
 
-    /// Changes the text of every field: the way to take something out before a client reads it.
+    /// Changes the text of every field: used to remove data before a client reads it.
     pub fn map_text(&mut self, change: impl Fn(&str) -> String) {
         for (_, value) in &mut self.fields {
             *value = change(value);
@@ -405,7 +405,8 @@ pub fn parse_notification(body: &[u8]) -> Result<Notification<'_>, Violation> {
     Ok(notification)
 }
 
-/// A NegotiateProtocolVersion: the newest minor version the server speaks, and the parameters it does not know.
+/// A NegotiateProtocolVersion: the newest minor version that the server supports, and the parameters that it
+/// does not know.
 pub fn parse_negotiate_protocol_version(body: &[u8]) -> Result<Negotiation, Violation> {
     let mut cursor = Cursor::new("NegotiateProtocolVersion", body);
     let [_, _, high, low] = cursor.four()?;
@@ -424,9 +425,9 @@ pub fn parse_negotiate_protocol_version(body: &[u8]) -> Result<Negotiation, Viol
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub name: String,
-    /// The table it comes from; 0 where there is none.
+    /// The table it comes from; 0 if there is none.
     pub table: u32,
-    /// Its number in that table; 0 where there is none.
+    /// Its number in that table; 0 if there is none.
     pub attribute: i16,
     pub type_oid: u32,
     pub type_bytes: i16,
@@ -435,7 +436,7 @@ pub struct Column {
     pub format: i16,
 }
 
-/// A column is its NUL and 18 bytes at least.
+/// A column has at least its NUL and 18 bytes.
 const COLUMN_BYTES_MIN: usize = 19;
 
 pub fn parse_row_description(body: &[u8]) -> Result<Vec<Column>, Violation> {

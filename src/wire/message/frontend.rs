@@ -1,6 +1,6 @@
-//! What a client sends.
+//! Messages that a client sends.
 //!
-//! Names and SQL are bytes and not text: a client may speak any encoding, and what is forwarded is not to be judged.
+//! Names and SQL are bytes and not text: a client may use any encoding, and forwarded text is not checked.
 
 use bytes::{BufMut, BytesMut};
 
@@ -20,14 +20,15 @@ pub mod tag {
     pub const FLUSH: u8 = b'H';
     pub const FUNCTION_CALL: u8 = b'F';
     pub const PARSE: u8 = b'P';
-    /// PasswordMessage, SASLInitialResponse, SASLResponse, GSSResponse: told apart by what was asked.
+    /// PasswordMessage, SASLInitialResponse, SASLResponse, GSSResponse: the request before it tells which.
     pub const PASSWORD: u8 = b'p';
     pub const QUERY: u8 = b'Q';
     pub const SYNC: u8 = b'S';
     pub const TERMINATE: u8 = b'X';
 }
 
-/// Whether a server takes a message with this tag once a client is logged in; of others it says so, and ends the connection.
+/// Whether a server accepts a message with this tag once a client is logged in; with any other it ends the
+/// connection with an error.
 pub fn is_request(tag: u8) -> bool {
     use tag::*;
     matches!(
@@ -47,11 +48,12 @@ pub fn is_request(tag: u8) -> bool {
     )
 }
 
-/// The longest body of a message that only names something: `PQ_SMALL_MESSAGE_LIMIT` of PostgreSQL, which counts the length, too.
+/// The longest body of a message that only contains names: `PQ_SMALL_MESSAGE_LIMIT` of PostgreSQL, which
+/// includes the length field.
 pub const SMALL_BODY_BYTES_MAX: usize = 10_000 - 4;
 
-/// The longest body of a message in a session. Those that carry SQL or data may be as long as PostgreSQL lets them; of the
-/// rest none needs more than a name.
+/// The longest body of a message in a session. Messages with SQL or data may be as long as PostgreSQL allows;
+/// the others contain only names.
 pub fn body_bytes_max(tag: u8) -> usize {
     match tag {
         tag::QUERY | tag::FUNCTION_CALL | tag::PARSE | tag::BIND | tag::COPY_DATA => MESSAGE_BYTES_MAX,
@@ -67,7 +69,7 @@ pub fn query(out: &mut BytesMut, sql: &str) {
     put(out, tag::QUERY, |body| put_cstr(body, sql.as_bytes()));
 }
 
-/// Parameter types may be fewer than there are parameters; 0 leaves one to the server.
+/// There may be fewer parameter types than parameters; 0 lets the server choose one.
 pub fn parse(out: &mut BytesMut, statement: &[u8], sql: &[u8], parameter_types: &[u32]) {
     put(out, tag::PARSE, |body| {
         put_cstr(body, statement);
@@ -111,7 +113,7 @@ pub fn close(out: &mut BytesMut, target: Target, name: &[u8]) {
     });
 }
 
-/// `rows_max` 0 is all.
+/// `rows_max` 0 means all rows.
 pub fn execute(out: &mut BytesMut, portal: &[u8], rows_max: i32) {
     put(out, tag::EXECUTE, |body| {
         put_cstr(body, portal);
@@ -184,7 +186,7 @@ pub struct Parse<'a> {
 }
 
 impl Parse<'_> {
-    /// The types that the client fixed; 0 where it leaves one to the server.
+    /// The types that the client specified; 0 if the server chooses.
     pub fn parameter_types(&self) -> impl Iterator<Item = u32> {
         self.types.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid))
     }
@@ -200,7 +202,7 @@ pub fn parse_parse(body: &[u8]) -> Result<Parse<'_>, Violation> {
     Ok(Parse { statement, sql, types })
 }
 
-/// The names of a Bind; its values are not looked at.
+/// The names of a Bind; its values are not parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BindNames<'a> {
     pub portal: &'a [u8],
@@ -213,7 +215,7 @@ pub fn parse_bind_names(body: &[u8]) -> Result<BindNames<'_>, Violation> {
     Ok(BindNames { portal: cursor.cstr()?, statement: cursor.cstr()? })
 }
 
-/// The format codes that a Bind asks for its results in: none is text for all, one is for all columns.
+/// The result format codes of a Bind: none means text for all columns, one applies to all columns.
 pub fn parse_bind_result_formats(body: &[u8]) -> Result<Vec<i16>, Violation> {
     let mut cursor = Cursor::new("Bind", body);
     let _ = (cursor.cstr()?, cursor.cstr()?);
@@ -228,7 +230,7 @@ pub fn parse_bind_result_formats(body: &[u8]) -> Result<Vec<i16>, Violation> {
     Ok(formats)
 }
 
-/// What a Describe or a Close names.
+/// The name in a Describe or a Close.
 pub fn parse_target(body: &[u8]) -> Result<(Target, &[u8]), Violation> {
     let mut cursor = Cursor::new("Describe or Close", body);
     let target = match cursor.byte()? {

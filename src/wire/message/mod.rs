@@ -1,10 +1,11 @@
-//! Messages with a type byte: [`frontend`] are those that a client sends, [`backend`] those that a server sends.
+//! Messages with a type byte: [`frontend`] are those that a client sends, [`backend`] those that a server
+//! sends.
 //!
-//! Each side has its type bytes, the builders (they append a whole message to a buffer) and the parsers of bodies. A
-//! *body* is what follows the length. A *message* is type byte, length and body.
+//! Each side has its type bytes, the builders (they append a whole message to a buffer) and the parsers of
+//! bodies. A *body* is the part after the length. A *message* is type byte, length and body.
 //!
 //! # Why
-//! We are a server to clients and a client to servers, so both directions are built and both are read.
+//! Freehold is a server to clients and a client to servers, so both directions are built and both are parsed.
 
 pub mod backend;
 pub mod frontend;
@@ -19,7 +20,7 @@ pub const HEADER_BYTES: usize = 5;
 /// PostgreSQL's own limit of one message: `PQ_LARGE_MESSAGE_LIMIT`, which is MaxAllocSize - 1.
 pub const MESSAGE_BYTES_MAX: usize = 0x3fff_ffff - 1;
 
-/// What precedes a body.
+/// The header before a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     pub tag: u8,
@@ -28,9 +29,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header at the front of a buffer. `None`: five bytes have not come yet.
+    /// Reads the header at the front of a buffer. `None`: five bytes have not arrived yet.
     ///
-    /// Fails with 08P01 where the length is below 4 or above `body_bytes_max`; nothing has been allocated then.
+    /// Fails with 08P01 if the length is below 4 or above `body_bytes_max`, before anything is allocated.
     pub fn parse(buffered: &[u8], body_bytes_max: usize) -> Result<Option<Header>, Violation> {
         let Some([tag, length @ ..]) = buffered.first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
@@ -48,7 +49,7 @@ impl Header {
     }
 }
 
-/// Appends a message whose body is written by `body`. A body has to stay below [`MESSAGE_BYTES_MAX`].
+/// Appends a message; `body` writes its body, which has to stay below [`MESSAGE_BYTES_MAX`].
 pub(crate) fn put(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut)) {
     out.put_u8(tag);
     let start = out.len();
@@ -59,7 +60,8 @@ pub(crate) fn put(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut))
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Appends a string and its NUL. A NUL inside would end it early on the other side anyway, so it is cut there.
+/// Appends a string and its NUL. A NUL inside would end it early on the other side anyway, so it is truncated
+/// there.
 pub(crate) fn put_cstr(out: &mut BytesMut, text: &[u8]) {
     let end = memchr::memchr(0, text).unwrap_or(text.len());
     out.put_slice(&text[..end]);
@@ -76,7 +78,7 @@ fn put_count(out: &mut BytesMut, count: usize) {
 pub enum TransactionStatus {
     Idle,
     InTransaction,
-    /// In a transaction that failed: everything is refused until it ends.
+    /// In a transaction that failed: every command is refused until it ends.
     Failed,
 }
 
@@ -99,7 +101,7 @@ impl TransactionStatus {
     }
 }
 
-/// What Describe and Close speak of.
+/// The object of Describe and Close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     Statement,
