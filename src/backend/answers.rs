@@ -1,4 +1,4 @@
-//! The answers to a batch, collected up to the ReadyForQuery that ends each part of it.
+//! The answers to a batch, collected up to the ReadyForQuery after each part of it.
 
 use std::io;
 
@@ -8,16 +8,16 @@ use crate::wire::Violation;
 use crate::wire::message::backend::{self, Column, ErrorFields, tag};
 use crate::wire::message::{Header, frontend};
 
-/// All answers to one batch together. Sessions' states and catalogue queries are far below.
+/// Limit for all answers to one batch together. Sessions' states and catalog queries are far below.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What a value takes here beside its text: an empty one has four bytes on its way.
+/// Memory that a value takes in addition to its text: an empty one has four bytes in the protocol.
 const VALUE_BYTES: usize = size_of::<Option<String>>();
 
 /// The answer to one statement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResultSet {
-    /// Empty where the statement returns no rows, or nobody asked for their description.
+    /// Empty if the statement returns no rows, or if the batch did not ask for their description.
     pub columns: Vec<Column>,
     /// Values in text format; `None` is NULL.
     pub rows: Vec<Vec<Option<String>>>,
@@ -29,20 +29,20 @@ pub struct ResultSet {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
     pub results: Vec<ResultSet>,
-    /// What ended it early.
+    /// The error that ended it early.
     pub error: Option<ErrorFields>,
 }
 
 impl ResultSet {
-    /// A value by row and column number; `None` is NULL or not there.
+    /// A value by row and column number; `None` if it is NULL or missing.
     pub fn value(&self, row: usize, column: usize) -> Option<&str> {
         self.rows.get(row)?.get(column)?.as_deref()
     }
 }
 
-/// Counts the ReadyForQuery that a batch is answered with.
+/// Counts the ReadyForQuery messages that answer a batch.
 ///
-/// A Query between an extended message and its Sync is refused: whether it is answered depends on errors before it.
+/// A Query between an extended message and its Sync is refused: its answer depends on errors before it.
 pub(super) fn replies_to(batch: &[u8]) -> Result<usize, QueryError> {
     let mut rest = batch;
     let (mut replies, mut unsynced) = (0, false);
@@ -73,16 +73,16 @@ enum Encoding {
     Other,
 }
 
-/// What has been answered so far.
+/// The answers received so far.
 pub(super) struct Answers {
     replies: Vec<Reply>,
     expected: usize,
     reply: Reply,
     result: ResultSet,
-    /// FATAL: the server is about to close.
+    /// FATAL: the server is about to close the connection.
     last_words: Option<ErrorFields>,
     encoding: Encoding,
-    /// Of whole messages taken so far, and of what they became.
+    /// Size of the whole messages taken so far, and of the parsed results.
     pub(super) bytes: usize,
 }
 
@@ -99,7 +99,7 @@ impl Answers {
         }
     }
 
-    /// Fails where one more message would be too much, before it is received.
+    /// Fails before a message is received that would exceed the limit.
     pub(super) fn make_room(&self, message_bytes: usize) -> Result<(), QueryError> {
         match self.bytes.saturating_add(message_bytes) > ANSWER_BYTES_MAX {
             true => Err(QueryError::TooLarge { bytes_max: ANSWER_BYTES_MAX }),

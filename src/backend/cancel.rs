@@ -1,4 +1,4 @@
-//! Asking a server to end what one of its connections is running.
+//! Asks a server to cancel a command of one of its connections.
 
 use std::io;
 
@@ -11,13 +11,13 @@ use crate::model::{Place, SslMode};
 use crate::tls::{Connector, Stream};
 use crate::wire::startup;
 
-/// Sends a CancelRequest over a connection of its own and waits until the server has closed it: then the signal is
-/// sent, and a query that is started afterwards is not hit by it.
+/// Sends a CancelRequest over a connection of its own and waits until the server has closed it: then the
+/// signal has been sent, and a query that starts afterwards is not affected.
 ///
-/// The server never says whether there was something to cancel.
+/// The server never reports whether there was a command to cancel.
 ///
 /// # Cancel safety
-/// Dropping the future closes the socket; the request may have been carried out.
+/// Dropping the future closes the socket; the request may have been executed.
 pub async fn cancel(
     place: &Place,
     connector: &Connector,
@@ -53,7 +53,7 @@ async fn send_and_wait(mut stream: Stream, packet: &[u8]) -> io::Result<()> {
         match stream.read(&mut ignored).await {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            // The server closes without a farewell: that is its answer, over TLS as well.
+            // The server closes without a close_notify, also over TLS: that is its answer.
             Err(error) if is_end(error.kind()) => return Ok(()),
             Err(error) => return Err(error),
         }

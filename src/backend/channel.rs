@@ -1,4 +1,4 @@
-//! Whole messages from and to a server, while it is being logged in to.
+//! Whole messages from and to a server during a login.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use crate::wire::message::{HEADER_BYTES, Header};
 
 /// No message of a login is longer; PostgreSQL's longest is an ErrorResponse.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// A login that needs more than this is none.
+/// A login that needs more than this is rejected.
 const LOGIN_BYTES_MAX: usize = 1024 * 1024;
 
 /// A stream that is read message by message.
@@ -27,7 +27,7 @@ pub(super) struct Channel {
 
 pub(super) struct Message {
     pub(super) tag: u8,
-    /// Header included.
+    /// Including the header.
     pub(super) bytes: Bytes,
 }
 

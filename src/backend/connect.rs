@@ -1,4 +1,4 @@
-//! Opening a connection as a role.
+//! Opens a connection as a role.
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
@@ -11,14 +11,14 @@ use crate::model::SslMode;
 use crate::tls::Connector;
 use crate::wire::{PROTOCOL_MINOR_SERVER, startup};
 
-/// Connects, goes under TLS, logs in, and waits until the server is ready for a query.
+/// Connects, starts TLS, logs in, and waits until the server is ready for a query.
 ///
-/// Fails with [`ConnectError::Timeout`] once the deadline has passed, with [`ConnectError::Refused`] where the server
-/// says no. As in libpq, `sslmode=prefer` tries again without TLS where the handshake fails or `pg_hba.conf` has no
-/// entry for encrypted connections.
+/// Fails with [`ConnectError::Timeout`] once the deadline has passed, with [`ConnectError::Refused`] if the
+/// server refuses. As in libpq, `sslmode=prefer` tries again without TLS if the handshake fails or
+/// `pg_hba.conf` has no entry for encrypted connections.
 ///
 /// # Cancel safety
-/// Dropping the future closes the socket; nothing else happened.
+/// Dropping the future closes the socket; there are no other effects.
 pub async fn connect(
     request: &ConnectRequest,
     connector: &Connector,

@@ -1,4 +1,4 @@
-//! A server connection that is ready for a query, and the few exchanges that Freehold itself has with it.
+//! A server connection that is ready for a query, and the few exchanges of Freehold itself on it.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,31 +18,31 @@ use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, TransactionS
 
 const READ_BYTES: usize = 16 * 1024;
 
-/// A server that nobody asked anything says little: a notice, a setting that was changed in its files, a farewell.
+/// Between exchanges a server sends little: a notice, a setting that was changed in its files, a final error.
 const UNASKED_BYTES_MAX: usize = 64 * 1024;
 
-/// Notices and notifications that come during one exchange are kept for the client.
+/// Limit for notices and notifications during one exchange, which are kept for the client.
 const ASYNCHRONOUS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// How long a server is given to take our last word.
+/// Time that a server gets to accept the Terminate message.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 /// A connection to PostgreSQL, logged in.
 ///
 /// The relay uses `stream` directly. Between two transactions [`ServerConnection::query`] and
-/// [`ServerConnection::run`] have an exchange of their own; they must start and end at a boundary.
+/// [`ServerConnection::run`] run an exchange of their own; they must start and end at a boundary.
 #[derive(Debug)]
 pub struct ServerConnection {
     pub stream: Stream,
-    /// Process id of the backend; 0 where the server gave none.
+    /// Process id of the backend; 0 if the server gave none.
     pub pid: i32,
-    /// A secret. Empty where the server gave none: then nothing can be cancelled.
+    /// A secret. Empty if the server gave none: then nothing can be cancelled.
     pub cancel_key: Bytes,
-    /// What the server reported of its settings, as last heard by the login or by an exchange here.
+    /// The settings that the server reported during the login or an exchange here.
     pub parameters: Parameters,
     /// Received, not yet read.
     unread: BytesMut,
-    /// Whole notices and notifications that came while something else was read.
+    /// Whole notices and notifications that arrived during other reads.
     asynchronous: BytesMut,
     status: TransactionStatus,
     progress: Progress,
@@ -51,7 +51,7 @@ pub struct ServerConnection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Resting,
-    /// An exchange runs, or was given up in the middle.
+    /// An exchange runs, or was dropped in the middle.
     Exchanging,
 }
 
@@ -81,13 +81,13 @@ impl ServerConnection {
         ServerConnection { stream, pid, cancel_key, parameters, unread, asynchronous, status, progress }
     }
 
-    /// Stands in where a client has no server connection now: `parameters` are what it has been told.
+    /// A placeholder while a client has no server connection: `parameters` are those that it knows.
     pub fn absent(parameters: Parameters) -> ServerConnection {
         let nothing = BytesMut::new;
         ServerConnection::new(Stream::Absent, 0, Bytes::new(), parameters, nothing(), nothing())
     }
 
-    /// The connection; an absent one stands in for it from now on.
+    /// Takes the connection, and leaves an absent one in its place.
     pub fn take(self: &mut Box<ServerConnection>) -> Box<ServerConnection> {
         let absent = ServerConnection::absent(self.parameters.clone());
         std::mem::replace(self, Box::new(absent))
@@ -97,30 +97,32 @@ impl ServerConnection {
         matches!(self.stream, Stream::Absent)
     }
 
-    /// What the server last reported of a setting.
+    /// The value of a setting that the server last reported.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.value(name)
     }
 
-    /// As the last exchange here left it.
+    /// The status after the last exchange here.
     pub fn transaction_status(&self) -> TransactionStatus {
         self.status
     }
 
     /// Runs SQL by the simple protocol, on a replication connection as well. Fails with the first error.
     ///
-    /// COPY TO STDOUT runs, its data is dropped; COPY FROM STDIN and streams of replication are unexpected here.
+    /// COPY TO STDOUT works, and its data is dropped; COPY FROM STDIN and streams of replication are
+    /// unexpected here.
     ///
     /// # Cancel safety
-    /// None: a dropped exchange leaves the connection unusable, and every later one is [`QueryError::Abandoned`].
+    /// None: a dropped exchange leaves the connection unusable, and every later one is
+    /// [`QueryError::Abandoned`].
     pub async fn query(&mut self, sql: &str) -> Result<Vec<ResultSet>, QueryError> {
         let mut batch = BytesMut::new();
         frontend::query(&mut batch, sql);
         self.run(&batch).await
     }
 
-    /// Sends messages of the extended protocol, each run of them ended by a Sync, or Queries, and reads until the last
-    /// of them is answered. Fails with the first error; what follows it was tried all the same.
+    /// Sends Queries, or messages of the extended protocol with a Sync after each sequence, and reads until
+    /// the last of them is answered. Fails with the first error; later parts were executed all the same.
     ///
     /// # Cancel safety
     /// None, see [`ServerConnection::query`].
@@ -135,7 +137,8 @@ impl ServerConnection {
         Ok(results)
     }
 
-    /// Like [`ServerConnection::run`], with a [`Reply`] for each Sync and Query: an error of one ends only that one.
+    /// Like [`ServerConnection::run`], with a [`Reply`] for each Sync and Query: an error of one ends only
+    /// that one.
     ///
     /// # Cancel safety
     /// None, see [`ServerConnection::query`].
@@ -161,18 +164,18 @@ impl ServerConnection {
         answers.into_replies()
     }
 
-    /// Something came that nobody has taken.
+    /// Bytes or messages were received that have not been taken.
     #[inline]
     pub fn has_received(&self) -> bool {
         !self.asynchronous.is_empty() || !self.unread.is_empty()
     }
 
-    /// The notices and notifications, whole messages, that came since this was last called.
+    /// The whole notices and notifications received since the last call.
     pub fn take_async_messages(&mut self) -> Bytes {
         std::mem::take(&mut self.asynchronous).freeze()
     }
 
-    /// What was received and not read yet; may end inside a message.
+    /// Bytes received and not read yet; may end inside a message.
     pub fn take_unread(&mut self) -> BytesMut {
         match self.unread.is_empty() {
             true => BytesMut::new(),
@@ -180,7 +183,7 @@ impl ServerConnection {
         }
     }
 
-    /// Puts bytes that came from `stream` before everything that is still to be read.
+    /// Puts bytes from `stream` before everything that is still to be read.
     pub fn put_back(&mut self, received: &[u8]) {
         let later = self.unread.split();
         self.unread.extend_from_slice(received);
@@ -198,15 +201,16 @@ impl ServerConnection {
         }
     }
 
-    /// Whether the server still is there, as far as that can be known without asking it: what it has sent is read, and
-    /// kept. One that answers what nobody asked, or talks without an end, is as good as dead. Between two exchanges only.
+    /// Whether the server is still there, as far as is known without a query: reads and keeps what it has
+    /// sent. A server that sends unrequested answers, or sends without end, counts as dead. Only between two
+    /// exchanges.
     pub fn is_alive(&mut self) -> bool {
         if self.unread.is_empty() && !self.stream.may_be_readable() {
             return true;
         }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
-            // Small: it is asked for each loan.
+            // Small: this runs each time the connection is taken from the pool.
             let mut chunk = [0; 256];
             let mut chunk = ReadBuf::new(&mut chunk);
             if self.unread.len() > UNASKED_BYTES_MAX {
@@ -222,8 +226,8 @@ impl ServerConnection {
         }
     }
 
-    /// A server that nobody asked anything sends an error only to say goodbye. An answer would be taken for the next
-    /// question's.
+    /// Between exchanges a server sends an error only before it closes the connection. Any other answer would
+    /// be taken for that of the next query.
     fn unread_is_unasked(&self) -> bool {
         let mut rest = &self.unread[..];
         loop {
@@ -237,12 +241,12 @@ impl ServerConnection {
         }
     }
 
-    /// Says Terminate and closes. Whatever fails then, the connection is gone.
+    /// Sends Terminate and closes. Errors are ignored: the connection is gone in any case.
     pub async fn terminate(mut self) {
         let _ = tokio::time::timeout(FAREWELL_MAX, self.say_goodbye()).await;
     }
 
-    /// The same, and waits until the server has closed its side: its process is gone then, or nearly so.
+    /// The same, and waits until the server has closed its side: its backend is gone then, or nearly so.
     pub async fn terminate_fully(mut self) {
         let goodbye = async {
             self.say_goodbye().await?;
@@ -281,7 +285,7 @@ impl ServerConnection {
             tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => self.keep_asynchronous(message)?,
             tag::PARAMETER_STATUS => match backend::parse_parameter_status(body) {
                 Ok((name, value)) => self.parameters.set(name, value).map_err(protocol)?,
-                // A setting in another encoding, such as application_name: the client still has to hear of it.
+                // A setting in another encoding, such as application_name: the client must still get it.
                 Err(Violation::NotUtf8 { .. }) => self.keep_asynchronous(message)?,
                 Err(source) => return Err(protocol(source)),
             },
@@ -302,8 +306,9 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// Sends and receives what can be sent and received now, at least something. The number of bytes received; 0 is
-    /// the end. Both at once, because a server that cannot get rid of its answers stops reading.
+    /// Sends and receives as much as possible now, and waits for at least something. Returns the number of
+    /// bytes received; 0 is the end. Does both at once, because a server that cannot send its answers stops
+    /// reading.
     async fn transfer(&mut self, outbox: &mut Outbox) -> io::Result<usize> {
         poll_fn(|cx| {
             outbox.poll_send(Pin::new(&mut self.stream), cx);
@@ -322,7 +327,7 @@ impl ServerConnection {
     }
 }
 
-/// What a server may say at any time.
+/// Messages that a server may send at any time.
 fn is_asynchronous(tag: u8) -> bool {
     matches!(tag, tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE | tag::PARAMETER_STATUS)
 }
@@ -330,19 +335,20 @@ fn is_asynchronous(tag: u8) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sending {
     Unsent,
-    /// Written, perhaps not flushed: TLS keeps records that the socket did not take.
+    /// Written, perhaps not flushed: TLS keeps records that the socket did not accept.
     Unflushed,
     Done,
 }
 
-/// What is still to be sent.
+/// Bytes still to be sent.
 struct Outbox {
     unsent: BytesMut,
     state: Sending,
 }
 
 impl Outbox {
-    /// A failure to send is not told here: the server's own last words are still to be read, and the read fails next.
+    /// A failure to send is not reported here: the server's last messages are still to be read, and the read
+    /// fails next.
     fn poll_send(&mut self, mut stream: Pin<&mut Stream>, cx: &mut Context<'_>) {
         while self.state == Sending::Unsent {
             if self.unsent.is_empty() {

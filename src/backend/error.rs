@@ -1,4 +1,4 @@
-//! Why a connection was not made, and why an exchange on it failed.
+//! Errors of opening a connection, and of an exchange on it.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use crate::tls::TlsError;
 use crate::wire::Violation;
 use crate::wire::message::backend::ErrorFields;
 
-/// Why there is no connection. The `Display` text is for the log; a client gets [`Explain::message`], which names no
-/// address.
+/// Why a connection was not opened. The `Display` text is for the log; a client gets [`Explain::message`],
+/// which names no address.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("cannot reach {address}")]
@@ -20,7 +20,7 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    /// The deadline passed; `stage` says with what.
+    /// The deadline passed during `stage`.
     #[error("{address} did not finish the {stage} in time")]
     Timeout { address: Address, stage: &'static str },
     #[error("TLS to {address} failed")]
@@ -29,27 +29,27 @@ pub enum ConnectError {
         #[source]
         source: TlsError,
     },
-    /// The server has no TLS, and `sslmode` demands it.
+    /// The server has no TLS, and `sslmode` requires it.
     #[error("{address} does not support TLS")]
     NoTls { address: Address },
-    /// An answer in the clear that could be anybody's: its text is not believed (CVE-2024-10977).
+    /// An unencrypted error, which an attacker could have sent: its text is not used (CVE-2024-10977).
     #[error("{address} sent an error during the negotiation of TLS")]
     ErrorBeforeTls { address: Address },
-    /// The server's own words. Addresses in them have been replaced.
+    /// The server's own error. Addresses in it have been replaced.
     #[error("the server refused the connection: {fields}")]
     Refused { fields: Box<ErrorFields>, step: LoginStep },
     #[error("{address} asks for {asked}, and {held} is at hand")]
     Authentication { address: Address, asked: String, held: &'static str },
-    /// Nothing was sent: the system may not ask for it.
+    /// Nothing was sent: the system is not allowed to ask for it.
     #[error("{address} asks for {asked}, which is not sent to this system (AUTH {} allows it)", needed.as_str())]
     Withheld { address: Address, asked: &'static str, needed: ServerAuth },
-    /// Nothing was sent: whoever asks need not be the system.
+    /// Nothing was sent: an attacker could be asking in the system's place.
     #[error("{address} asks for {asked}, and nothing has proved that it is the system")]
     Unverified { address: Address, asked: &'static str },
-    /// A login that began with SCRAM was declared good without the server's own proof.
+    /// The server accepted a SCRAM login without its own proof.
     #[error("{address} accepted the login without proving that it knows the password")]
     Unproven { address: Address },
-    /// The certificate is not verified, and the login cannot be bound to it either.
+    /// The certificate is not verified, and channel binding is not available either.
     #[error("{address} does not bind the login to its certificate, which is not verified")]
     Unbound { address: Address },
     #[error("SCRAM with {address} failed")]
@@ -74,21 +74,21 @@ pub enum ConnectError {
     },
 }
 
-/// How far a login had come.
+/// Stage of a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginStep {
-    /// The first answer to the startup packet was the refusal: `pg_hba.conf` has spoken.
+    /// The refusal was the first answer to the startup packet: from `pg_hba.conf`.
     First,
     Later,
 }
 
 impl ConnectError {
-    /// The server asks for a proof, and there is none at all.
+    /// The server asks for authentication, and there are no credentials at all.
     pub fn lacks_a_secret(&self) -> bool {
         matches!(self, ConnectError::Authentication { held, .. } if *held == Credential::NOTHING)
     }
 
-    /// What the server said, where it was the server that refused.
+    /// The server's error fields, if the server refused.
     pub fn refusal_fields(&self) -> Option<&ErrorFields> {
         match self {
             ConnectError::Refused { fields, .. } => Some(fields),
@@ -120,10 +120,10 @@ impl Explain for ConnectError {
     fn retry(&self) -> Retry {
         match self {
             ConnectError::Refused { fields, .. } => match fields.sqlstate().as_str() {
-                // The database lets nobody in now, or somebody works on it.
+                // The database accepts no connections now, or is in use by another session.
                 "55000" | "55006" => Retry::Later,
-                // Connections, resources, an operator, the system around, the server itself. The rest is what was asked for: a startup
-                // parameter, for one.
+                // Connections, resources, operator intervention, system errors, internal errors. Other codes
+                // concern the request itself, for example a startup parameter.
                 code => match code.get(..2) {
                     Some("08" | "53" | "57" | "58" | "F0" | "XX") | None => Retry::Later,
                     Some(_) => Retry::Never,
@@ -205,7 +205,7 @@ impl Explain for ConnectError {
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// The server's own words. After an ERROR the connection goes on, after a FATAL it has ended.
+    /// The server's own error. After an ERROR the connection stays usable, after a FATAL it has ended.
     #[error("{fields}")]
     Server { fields: Box<ErrorFields> },
     #[error("the connection broke")]
@@ -222,12 +222,13 @@ pub enum QueryError {
     },
     #[error("the server sent an unexpected message '{}'", char::from(*tag))]
     Unexpected { tag: u8 },
-    /// A value is not UTF-8: the `client_encoding` of the connection is another one. The connection goes on.
+    /// A value is not UTF-8: the `client_encoding` of the connection is another one. The connection stays
+    /// usable.
     #[error("the server answered in an encoding that is not UTF-8")]
     Encoding,
     #[error("the answer is longer than {bytes_max} bytes")]
     TooLarge { bytes_max: usize },
-    /// An earlier exchange was given up in the middle, so the next answer could be another question's.
+    /// An earlier exchange was dropped in the middle, so the next answer could belong to another query.
     #[error("an earlier exchange on the connection did not end")]
     Abandoned,
     #[error("the batch cannot be run: {reason}")]
@@ -239,7 +240,7 @@ impl QueryError {
         QueryError::Server { fields: Box::new(fields) }
     }
 
-    /// What the server said, where it was the server that refused.
+    /// The server's error fields, if the server refused.
     pub fn fields(&self) -> Option<&ErrorFields> {
         match self {
             QueryError::Server { fields } => Some(fields),

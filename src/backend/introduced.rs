@@ -1,7 +1,8 @@
-//! A connection that is logged in, for a driver or a program that insists on logging in itself.
+//! A connection that is logged in, for a driver or a program that has to log in itself.
 //!
-//! It swallows their startup packet and tells them what the server told us: that they are in. So a secret stays with our own
-//! login, which knows what may be answered to whom, and whoever uses the connection never has it.
+//! Takes the startup packet of the driver or program, and answers with what the server answered to Freehold:
+//! that the login succeeded. So a secret stays with Freehold's own login, which knows which requests may be
+//! answered, and the user of the connection never has it.
 
 use std::io;
 use std::pin::Pin;
@@ -14,17 +15,17 @@ use super::{Parts, ServerConnection};
 use crate::tls::Stream;
 use crate::wire::message::{TransactionStatus, backend};
 
-/// The driver's side: a startup packet goes in, AuthenticationOk and all up to ReadyForQuery come out, then the stream is the
-/// server's.
+/// The driver's side of the connection: accepts a startup packet, sends AuthenticationOk and all messages up
+/// to ReadyForQuery; then it is the server's stream.
 #[derive(Debug)]
 pub struct Introduced {
     stream: Stream,
-    /// What the driver has still to read before it hears the server.
+    /// What the driver has to read before the server's stream.
     greeting: BytesMut,
     startup: Startup,
 }
 
-/// How much of the startup packet has come.
+/// How much of the startup packet has been received.
 #[derive(Debug, Clone, Copy)]
 enum Startup {
     Length { known: usize, so_far: u32 },
@@ -34,7 +35,7 @@ enum Startup {
 const LENGTH_BYTES: usize = 4;
 
 impl Startup {
-    /// Takes what belongs to the packet from the front of `bytes`; 0 when the packet is over.
+    /// Takes bytes of the packet from the front of `bytes`; returns 0 when the packet has ended.
     fn swallow(&mut self, bytes: &[u8]) -> usize {
         match self {
             Startup::Rest { bytes: left } => {
@@ -59,7 +60,7 @@ impl Startup {
 }
 
 impl Introduced {
-    /// For a startup packet that has been taken already.
+    /// For a startup packet that has been read already.
     pub fn after_startup(connection: ServerConnection) -> Introduced {
         Introduced { startup: Startup::Rest { bytes: 0 }, ..Introduced::from(connection) }
     }

@@ -1,21 +1,23 @@
-//! What happens between the startup packet and the first ReadyForQuery.
+//! The messages between the startup packet and the first ReadyForQuery.
 //!
-//! | the server asks for | who may be there: the system for sure | whoever shows the certificate | anybody |
+//! | the server asks for | proven peer | certified peer | other peer |
 //! |---|---|---|---|
-//! | SCRAM-SHA-256 | answered, bound where offered | answered where it can be bound | answered, bound where offered |
+//! | SCRAM-SHA-256 | answered, bound if offered | answered if it can be bound | answered, bound if offered |
 //! | md5, if the system may | answered | nothing | nothing |
 //! | the password, if the system may | answered | nothing | nothing |
-//! | nothing at all | accepted | refused, if we hold a secret | accepted |
+//! | nothing at all | accepted | refused, if Freehold has a secret | accepted |
 //!
 //! # Why
-//! Whoever asks chooses the method, and whoever sits between us and the system can ask in its name. What is sent for SCRAM opens
-//! nothing else; an md5 answer can be handed on to the real server, and a password is a password. So a system must have been
-//! proved before it gets either, and somebody must have said that it needs it ([`ServerAuth`]).
+//! The server chooses the method, and an attacker between Freehold and the system can ask in its name. A
+//! SCRAM answer is useless elsewhere; an md5 answer can be forwarded to the real server, and a password can
+//! be reused. So either is sent only to a system that has proved its identity, and only if the operator
+//! allowed it for this system ([`ServerAuth`]).
 //!
-//! With `sslmode=require` and no authority to verify certificates by, only a login that is bound to the certificate
-//! (SCRAM-SHA-256-PLUS) tells the system from somebody in between with a certificate of his own; so it must be bound, as by
-//! libpq's `channel_binding=require`, and a server that asks for nothing has not proved itself. `prefer` demands less: who could
-//! take PLUS out of the offer could answer that there is no TLS, and be asked for nothing.
+//! With `sslmode=require` and no authority to verify certificates, only a login with channel binding
+//! (SCRAM-SHA-256-PLUS) distinguishes the system from an attacker with another certificate; so binding is
+//! required, as by libpq's `channel_binding=require`, and a server that asks for no authentication has not
+//! proved its identity. `prefer` requires less: an attacker that can remove PLUS from the offer could also
+//! deny TLS, and then ask for nothing.
 
 use bytes::{Bytes, BytesMut};
 
@@ -31,7 +33,7 @@ use crate::wire::Violation;
 use crate::wire::message::backend::{self, Authentication, ErrorFields, tag};
 use crate::wire::message::{TransactionStatus, frontend};
 
-/// Answers what the server asks, as far as it may be answered, until the server is content.
+/// Answers the server's authentication requests, as far as allowed, until it accepts.
 pub(super) async fn authenticate(
     channel: &mut Channel,
     request: &ConnectRequest,
@@ -80,7 +82,7 @@ pub(super) async fn authenticate(
     }
 }
 
-/// Fails where this would tell more than the system may ask for, or where it may not be the system who asks.
+/// Fails if the answer would reveal more than the system may ask for, or if an attacker may be asking.
 fn may_be_answered(
     channel: &Channel,
     request: &ConnectRequest,
@@ -148,8 +150,8 @@ async fn prove_by_scram(
     outcome.finish(server_final).map_err(|error| scram(channel, error))
 }
 
-/// The answer lets whoever asked try passwords on his own machine, and the rounds are what each try costs him. So somebody who
-/// may not be the system has no say in them.
+/// The answer allows an offline attack on the password, and the iterations are the cost of each guess. So a
+/// peer that may be an attacker must not choose fewer.
 fn demand_work(channel: &Channel, challenge: &Challenge, peer: Peer) -> Result<(), ConnectError> {
     let rounds = challenge.iterations().get();
     match peer != Peer::Proven && rounds < ITERATIONS_DEFAULT {
@@ -158,7 +160,7 @@ fn demand_work(channel: &Channel, challenge: &Challenge, peer: Peer) -> Result<(
     }
 }
 
-/// PBKDF2 takes milliseconds, and sessions of the same worker would wait for it.
+/// PBKDF2 takes milliseconds, which would delay the other sessions of the worker.
 async fn answer_by_password(
     channel: &Channel,
     challenge: Challenge,
@@ -180,7 +182,8 @@ async fn expect_ok(channel: &mut Channel) -> Result<(), ConnectError> {
     }
 }
 
-/// The next Authentication message. A refusal becomes an error; notices and a version that we did not ask for pass.
+/// The next Authentication message. A refusal becomes an error; notices and NegotiateProtocolVersion are
+/// skipped.
 async fn receive(channel: &mut Channel, step: LoginStep) -> Result<Message, ConnectError> {
     loop {
         let message = channel.receive().await?;
@@ -193,7 +196,7 @@ async fn receive(channel: &mut Channel, step: LoginStep) -> Result<Message, Conn
     }
 }
 
-/// Reads what the server tells about itself, up to ReadyForQuery.
+/// Reads the server's parameters and key, up to ReadyForQuery.
 pub(super) async fn settle(mut channel: Channel) -> Result<ServerConnection, ConnectError> {
     let mut parameters = Parameters::default();
     let mut asynchronous = BytesMut::new();

@@ -1,17 +1,19 @@
 //! From a route to a ready server connection.
 //!
-//! Owns opening a connection to PostgreSQL as a role ([`connect()`]), what one is ([`ServerConnection`], with the few
-//! exchanges that Freehold itself has with it), and asking a server to cancel ([`cancel()`]). It deliberately owns no
-//! decision: where to connect, as whom, how long to wait and what to do about a refusal come from above. Start with
-//! [`connect()`].
+//! Owns opening a connection to PostgreSQL as a role ([`connect()`]), the connection itself
+//! ([`ServerConnection`], with the few exchanges of Freehold's own), and asking a server to cancel
+//! ([`cancel()`]). It deliberately owns no decision: address, role, timeout and the reaction to a refusal
+//! come from the layers above. Start with [`connect()`].
 //!
 //! # Why
-//! tokio-postgres cannot hand over its socket, log in with keys instead of a password, or speak the replication
-//! protocol. A session needs the first two, a move the third, so the login is ours, over our own `wire` and `auth`.
+//! tokio-postgres cannot hand over its socket, log in with keys instead of a password, or speak the
+//! replication protocol. A session needs the first two, a move the third, so Freehold has its own login,
+//! built on its `wire` and `auth`.
 //!
-//! A server that asks for no proof (`trust`, `peer`, a client certificate) is accepted whatever the [`Credential`] is, unless
-//! it would have to prove itself by one: who may come in is the server's decision, and an adopted system may trust its
-//! network. It has proved nothing by that. What a server gets that asks is in `login`.
+//! A server that asks for no authentication (`trust`, `peer`, a client certificate) is accepted whatever the
+//! [`Credential`] is, unless it would have to prove its identity by it: authentication is the server's
+//! decision, and an adopted system may trust its network. That proves nothing about the server. `login`
+//! decides what a server that asks gets.
 
 mod answers;
 mod cancel;
@@ -43,32 +45,32 @@ use crate::auth::md5::Md5Secret;
 use crate::auth::{ClientKeys, Proof};
 use crate::model::{Place, RoleName};
 
-/// Where to connect, and as whom.
+/// The address, the role and the credentials of a connection.
 #[derive(Debug, Clone)]
 pub struct ConnectRequest {
     pub place: Place,
     pub role: RoleName,
-    /// Further parameters of the startup packet, in order: settings, `options`, `replication`. `user` and `database`
-    /// in it are ignored: they are `role` and `place`.
+    /// Further parameters of the startup packet, in order: settings, `options`, `replication`. `user` and
+    /// `database` in it are ignored in favour of `role` and `place`.
     pub startup: Vec<(String, String)>,
     pub credential: Credential,
 }
 
-/// How we can prove the role.
+/// The credentials for the role.
 #[derive(Clone)]
 pub enum Credential {
-    /// Not at all: only a server that asks for nothing lets us in.
+    /// None: the login succeeds only if the server asks for nothing.
     Trust,
-    /// Learned from a client's own login. SCRAM only.
+    /// Keys from a client's own login. SCRAM only.
     Keys(Arc<ClientKeys>),
-    /// md5 only: the role's password is stored so on the server.
+    /// md5 only: the server stores the role's password in that form.
     Md5(Md5Secret),
-    /// SCRAM; md5 or cleartext towards systems that may ask for it ([`ServerAuth`](crate::model::ServerAuth)).
+    /// SCRAM; md5 or cleartext for systems that may ask for it ([`ServerAuth`](crate::model::ServerAuth)).
     Password(Zeroizing<String>),
 }
 
 impl Credential {
-    /// [`Credential::kind`] of none.
+    /// [`Credential::kind`] of a missing credential.
     const NOTHING: &'static str = "nothing";
 
     fn kind(&self) -> &'static str {

@@ -1,12 +1,13 @@
-//! What a server reports of its settings by ParameterStatus.
+//! The settings that a server reports by ParameterStatus.
 //!
 //! # Why they are shared
-//! Some fifteen names with their values are nearly two kilobytes for each connection, and the same for nearly all of
-//! them: more than everything else that an idle session needs. So equal ones are one, until one of them changes.
+//! Some fifteen names with their values are nearly two kilobytes for each connection, and the same for nearly
+//! all of them: more than everything else that an idle session needs. So equal sets share one allocation,
+//! until one of them changes.
 //!
 //! # Why they have bounds
-//! Every report is looked for among all that is known, and kept. A server that an attacker has taken could report new
-//! names for ever: the worker of that connection would serve nobody else, and memory would end.
+//! Every report is compared with all known names, and kept. A compromised server could report new names
+//! without end: they would block the worker of that connection and exhaust memory.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::wire::Violation;
 
 /// PostgreSQL 18 reports 15 settings; forks and extensions a few more.
 const NAMES_MAX: usize = 128;
-/// Names and values together. `search_path` is the only one that is long where somebody makes it so.
+/// Total of names and values. Only `search_path` can be long.
 const BYTES_MAX: usize = 64 * 1024;
 
 /// Names and values in the order in which they were first reported. Cheap to clone.
@@ -30,12 +31,13 @@ impl Parameters {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
-    /// They are one and the same, without looking at each: `false` may also be said of equal ones.
+    /// Whether both share one allocation, without comparing contents: `false` is possible for equal ones.
     pub fn is_same(&self, other: &Parameters) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The server reports a value. Fails where it has reported more than any server does; nothing changes then.
+    /// Records a reported value. Fails if the server has reported more than real servers do; nothing changes
+    /// then.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), Violation> {
         let index = self.0.iter().position(|(known, _)| known.as_ref() == name);
         let known = index.and_then(|index| self.0.get(index)).map(|(_, value)| value.as_ref());
@@ -51,7 +53,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// `known`: the value that the new one takes the place of.
+    /// `known`: the value that the new one replaces.
     fn check_room(&self, name: &str, known: Option<&str>, value: &str) -> Result<(), Violation> {
         let too_much = |length: usize| Violation::Length {
             what: "the settings that a server reports",
@@ -67,17 +69,17 @@ impl Parameters {
     }
 }
 
-/// The different ones among the connections of a worker.
+/// The distinct sets among the connections of a worker.
 #[derive(Debug, Default)]
 pub struct SharedParameters {
     known: Vec<Parameters>,
 }
 
-/// More different ones are not compared with each other.
+/// Above this number of distinct sets, further ones are not shared.
 const KNOWN_MAX: usize = 64;
 
 impl SharedParameters {
-    /// Replaces them by equal ones that somebody has already.
+    /// Replaces a set by an equal known one.
     pub fn share(&mut self, parameters: &mut Parameters) {
         if let Some(known) = self.known.iter().find(|known| *known == parameters) {
             parameters.clone_from(known);

@@ -1,8 +1,8 @@
-//! Taking addresses out of a server's words before a client reads them.
+//! Removes addresses from a server's messages before a client reads them.
 //!
 //! # Why
-//! `no pg_hba.conf entry for host "10.0.3.7", user ...` is what a client needs to hear, without the 10.0.3.7: it is the
-//! proxy's address as the server sees it, and nobody outside may learn the inside of the platform.
+//! A client needs `no pg_hba.conf entry for host "10.0.3.7", user ...` without the 10.0.3.7: it is the
+//! proxy's address as the server sees it, and clients must not learn internal addresses of the platform.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ pub(super) fn addresses(fields: &mut ErrorFields, address: &Address) {
 }
 
 fn hide(text: &str, host: &str) -> String {
-    // The name that the server looked up for us.
+    // Contains the host name that the server resolved for the proxy.
     if text.starts_with("Client IP address resolved to") {
         return PLACEHOLDER.to_owned();
     }
@@ -43,7 +43,7 @@ fn belongs_to_word(c: char) -> bool {
 fn hide_word(word: &str, host: &str) -> String {
     let bare = word.trim_end_matches(['.', ':']);
     let tail = &word[bare.len()..];
-    // A host name of one plain label could be anything's name: a role's, a database's.
+    // A host name of a single label could also be the name of a role or a database.
     let names_host = host.contains(['.', ':', '/']) && bare.eq_ignore_ascii_case(host);
     match is_address(bare) || names_host {
         true => format!("{PLACEHOLDER}{tail}"),

@@ -1,4 +1,4 @@
-//! From an address to a stream, with TLS or without.
+//! Opens a stream to an address, with or without TLS.
 
 use std::io;
 use std::time::Duration;
@@ -12,32 +12,33 @@ use crate::model::{Address, SslMode};
 use crate::tls::{Certificate, Connected, Connector, Socket, Stream};
 use crate::wire::startup;
 
-/// Silence after which the kernel asks whether the server is still there. The kernel's default is two hours.
+/// Idle time after which the kernel sends keepalive probes. The kernel's default is two hours.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// A stream on which nothing of PostgreSQL was said yet.
+/// A stream before the first PostgreSQL message.
 #[derive(Debug)]
 pub struct Opened {
     pub stream: Stream,
-    /// Hash of the server's certificate, where it is known.
+    /// Hash of the server's certificate, if known.
     pub end_point: Option<Bytes>,
     pub peer: Peer,
 }
 
-/// Who may be at the other end, as far as that is known before anything of PostgreSQL was said.
+/// Identity of the peer, as far as it is known before the first PostgreSQL message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// The system: its certificate was verified, or it is behind a Unix socket.
     Proven,
-    /// Whoever shows this certificate. TLS is demanded, so a login that is bound to the certificate proves the system.
+    /// The holder of this certificate. TLS is required, so a login with channel binding proves that it is the
+    /// system.
     Certified,
-    /// Anybody on the way.
+    /// Possibly an attacker in between.
     Anybody,
 }
 
-/// Connects, and goes under TLS as `mode` says. On a unix socket `mode` means nothing, as in libpq.
+/// Connects, and starts TLS according to `mode`. On a Unix socket `mode` has no meaning, as in libpq.
 pub async fn open(address: &Address, mode: SslMode, connector: &Connector) -> Result<Opened, ConnectError> {
     let unreachable = |source| ConnectError::Unreachable { address: address.clone(), source };
     if address.is_local() {
@@ -73,8 +74,8 @@ async fn encrypt(
     let mut request = BytesMut::new();
     startup::ssl_request(&mut request);
     tcp.write_all(&request).await.map_err(broken)?;
-    // Exactly one byte is read: whatever was injected behind it stays in the socket, where it spoils the handshake
-    // instead of being taken for something that came under TLS.
+    // Exactly one byte is read: injected bytes after it stay in the socket, where they make the handshake
+    // fail instead of being taken for data received over TLS.
     match tcp.read_u8().await.map_err(broken)? {
         b'S' => {}
         b'N' if mode == SslMode::Prefer => {
@@ -88,7 +89,8 @@ async fn encrypt(
         Ok(Connected { stream, end_point, certificate }) => {
             let peer = match certificate {
                 Certificate::Verified => Peer::Proven,
-                // Who can put a certificate of his own here can as well say that there is no TLS.
+                // An attacker that can present another certificate here could also answer that there is no
+                // TLS.
                 Certificate::Unverified if mode == SslMode::Prefer => Peer::Anybody,
                 Certificate::Unverified => Peer::Certified,
             };
