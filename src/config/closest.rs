@@ -1,6 +1,6 @@
-//! "Did you mean": the candidate that a typing mistake or two away.
+//! "Did you mean": the candidate within one or two typing mistakes.
 
-/// The candidate nearest to `word`, if it is near enough to be what was meant. Case is ignored.
+/// The candidate nearest to `word`, if it is near enough. Case is ignored.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let length = word.chars().count();

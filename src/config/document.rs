@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Config, Problem, Setting, closest};
 
-/// Where each setting stands in the text, by `section.name`.
+/// Position of each setting in the text, by `section.name`.
 #[derive(Debug, Default)]
 pub(super) struct Places(HashMap<String, Range<usize>>);
 
@@ -19,7 +19,7 @@ impl Places {
     }
 }
 
-/// The settings that could be read, and every mistake. Defaults stand where nothing, or nothing right, was said.
+/// The settings that could be read, and every mistake. Missing and wrong settings have their defaults.
 pub(super) fn read(text: &str) -> (Config, Vec<Problem>, Places) {
     let mut reading = Reading { config: Config::default(), problems: Vec::new(), places: Places::default() };
     let (document, errors) = DeTable::parse_recoverable(text);

@@ -1,13 +1,14 @@
-//! The one table of settings: each has a name, a type, a default, a sentence, and how a change reaches a process.
+//! The one table of settings: each has a name, a type, a default, a description, and how a change reaches a
+//! process.
 //!
-//! Owns the table ([`Config::SETTINGS`], in [`settings`]), the reading of the file, and the rendering of the commented
-//! reference `config/freehold.toml`. It deliberately opens no socket and reads no other file: whether a certificate or
-//! a user list is good is said by who uses it.
+//! Owns the table ([`Config::SETTINGS`], in [`settings`]), the reading of the file, and the rendering of the
+//! commented reference `config/freehold.toml`. It deliberately opens no socket and reads no other file: the
+//! modules that use a certificate or a user list check it.
 //!
 //! # Why
-//! A setting that is not documented cannot be written: the struct, `SHOW CONFIG`, `freehold check` and the reference
-//! file come from one macro. Every mistake of a file is reported, each with its line, because a person repairs them
-//! all in one go; an unknown key is a mistake, because a limit that was misspelt protects nobody.
+//! A setting that is not documented cannot be written: the struct, `SHOW CONFIG`, `freehold check` and the
+//! reference file come from one macro. Every mistake in a file is reported with its line, so that all can be
+//! repaired at once; an unknown key is a mistake, because a misspelt limit has no effect.
 
 mod closest;
 mod document;
@@ -29,7 +30,8 @@ pub use settings::{
 };
 pub use value::{ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, Networks};
 
-/// A file that was read: its settings, and where each stands, for mistakes that show only when a setting is used.
+/// A file that was read: its settings and their positions, for mistakes that show only when a setting is
+/// used.
 #[derive(Debug)]
 pub struct ConfigFile {
     pub config: Config,
@@ -39,7 +41,7 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads a file. Relative paths in it are meant from the directory of the file.
+    /// Reads a file. Relative paths in it are relative to its directory.
     pub fn read(path: &Path) -> Result<ConfigFile, ConfigErrors> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigErrors::unreadable(path, &error))?;
         let base = path.parent().unwrap_or(Path::new(""));
@@ -47,7 +49,8 @@ impl ConfigFile {
         Ok(ConfigFile { config, path: path.to_owned(), text, places })
     }
 
-    /// An error if there are any mistakes: pairs of a setting, `section.name`, and what is wrong with it.
+    /// Returns an error if there are any mistakes: pairs of a setting, `section.name`, and the description of
+    /// the mistake.
     pub fn refuse(&self, mistakes: Vec<(&str, String)>) -> Result<(), ConfigErrors> {
         let problem = |(setting, message): (&str, String)| {
             Problem::new(self.places.of(setting), format!("{setting}: {message}"))
@@ -63,7 +66,7 @@ impl ConfigFile {
 }
 
 impl Config {
-    /// Reads a file. Relative paths in it are meant from the directory of the file.
+    /// Reads a file. Relative paths in it are relative to its directory.
     pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         ConfigFile::read(path).map(|file| file.config)
     }
@@ -84,12 +87,13 @@ impl Config {
         Ok((config, places))
     }
 
-    /// Settings whose value differs, as `section.name`.
+    /// Settings with different values, as `section.name`.
     pub fn differences(&self, other: &Config) -> Vec<&'static Setting> {
         Config::SETTINGS.iter().filter(|setting| setting.show(self) != setting.show(other)).collect()
     }
 
-    /// What is in force after `fresh` was read by a running process: a setting that needs a restart stays as it is.
+    /// The effective settings of a running process after it read `fresh`: a setting that needs a restart
+    /// keeps its value.
     pub fn reloaded(&self, fresh: &Config) -> Config {
         let mut config = self.clone();
         for setting in Config::SETTINGS.iter().filter(|setting| setting.apply == Apply::Reload) {
@@ -98,7 +102,8 @@ impl Config {
         config
     }
 
-    /// Mistakes that no single setting makes. Each stands where the first of its settings does that the file names.
+    /// Mistakes in combinations of settings. Each is reported at the first of its settings that is in the
+    /// file.
     fn check_together(&self, places: &document::Places, problems: &mut Vec<Problem>) {
         let mut say = |settings: &[&str], message: &str, hint: &str| {
             let place = settings.iter().find_map(|setting| places.of(setting));
@@ -181,12 +186,12 @@ impl Config {
         resolve(&mut self.store.path);
         self.moves.pg_bin_dirs.iter_mut().for_each(resolve);
         for directory in &mut self.admin.password_dirs {
-            // Without the dot of the default, for those who read it.
+            // Without the `.` of the default, for readability.
             *directory = base.join(&*directory).components().collect();
         }
     }
 
-    /// The files that hold a secret, and the settings that name them.
+    /// The files that contain a secret, and their settings.
     pub fn secret_files(&self) -> Vec<(&'static str, &Path)> {
         let optional = [
             ("proxy.tls_key", &self.proxy.tls_key),

@@ -1,4 +1,4 @@
-//! A mistake in the file, and how it is shown: line, column, the line itself, a caret, what to do.
+//! A mistake in the file, and its display: line, column, the line itself, a caret, a hint.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::path::Path;
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Bytes of the text; `None` where the whole file is meant.
+    /// Bytes of the text; `None` for the whole file.
     pub span: Option<Range<usize>>,
     pub message: String,
     pub hint: Option<String>,
@@ -68,7 +68,7 @@ impl ConfigErrors {
         let room = shown.chars().count().saturating_sub(column - 1);
         let carets = "^".repeat(marked.chars().count().clamp(1, room.max(1)));
         let gutter = line.to_string().len();
-        // Tabs are kept, so that the caret stands below what it means.
+        // Tabs are kept, so that the caret is in the right column.
         let indent: String =
             shown.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         Some(format!("{:gutter$} |\n{line} | {shown}\n{:gutter$} | {indent}{carets}", "", ""))

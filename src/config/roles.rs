@@ -1,4 +1,4 @@
-//! The list of roles with limits of their own: each mistake stands where it was made.
+//! The list of roles with limits of their own: each mistake is reported at its position.
 
 use std::time::Duration;
 

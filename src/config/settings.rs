@@ -12,10 +12,10 @@ use super::value::{ClientTls, FileMode, HostPort, Listen, LogFormat, LogLevel, N
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{ByteSize, ListenOn, ProxyId, RolesLimits};
 
-/// How a changed value reaches a running process.
+/// When a running process applies a changed value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Apply {
-    /// At RELOAD or SIGHUP, without dropping anyone.
+    /// At RELOAD or SIGHUP, without disconnecting clients.
     Reload,
     /// At the next start.
     Restart,
@@ -30,7 +30,7 @@ impl Apply {
     }
 }
 
-/// Puts a value, of the setting with this path, where it belongs.
+/// Reads a value of the setting with this path into its field.
 type Read = fn(&mut Config, &str, &Spanned<DeValue<'_>>) -> Result<(), Vec<Problem>>;
 
 /// One row of the table.
@@ -38,11 +38,11 @@ type Read = fn(&mut Config, &str, &Spanned<DeValue<'_>>) -> Result<(), Vec<Probl
 pub struct Setting {
     pub section: &'static str,
     pub name: &'static str,
-    /// The type, for a person.
+    /// The type, as text for people.
     pub kind: &'static str,
     pub doc: &'static str,
     pub apply: Apply,
-    /// A value for the reference file where there is no default.
+    /// A value for the reference file if there is no default.
     pub(super) example: &'static str,
     show: fn(&Config) -> Option<String>,
     read: Read,
@@ -55,7 +55,7 @@ impl Setting {
         format!("{}.{}", self.section, self.name)
     }
 
-    /// The value as TOML; `None` where it is not set.
+    /// The value as TOML; `None` if it is not set.
     pub fn show(&self, config: &Config) -> Option<String> {
         (self.show)(config)
     }
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Setting {
     }
 }
 
-/// What a section is for.
+/// The purpose of a section.
 pub fn section_doc(section: &str) -> Option<&'static str> {
     Config::SECTIONS.iter().find(|(name, _)| *name == section).map(|(_, doc)| *doc)
 }
@@ -111,7 +111,8 @@ macro_rules! settings {
             )*
         }
     )*) => {
-        /// Every setting of a process. A value of this type was read from a file without a mistake, or is the default.
+        /// All settings of a process. A value of this type was read from a file without mistakes, or is the
+        /// default.
         #[derive(Debug, Clone, PartialEq, Eq, Default)]
         pub struct Config {
             $($(#[doc = $section_doc])* pub $group: $struct,)*

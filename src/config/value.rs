@@ -1,4 +1,4 @@
-//! The types of settings: how each is read from TOML and written back.
+//! The types of settings: reads each from TOML and writes it back.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ use crate::model::{ByteSize, ListenOn, Network, ProxyId};
 pub(super) trait Value: Sized {
     /// For the reference file: `duration`, `size`.
     const KIND: &'static str;
-    /// The value, or a sentence's rest: `needs a duration such as "500ms"`.
+    /// The value, or the rest of a sentence: `needs a duration such as "500ms"`.
     fn read(value: &DeValue<'_>) -> Result<Self, String>;
-    /// The value, or every mistake where it was made; `path` is the setting's.
+    /// The value, or every mistake at its position; `path` is the setting's.
     fn read_placed(path: &str, value: &Spanned<DeValue<'_>>) -> Result<Self, Vec<Problem>> {
         let wrong = |message| vec![Problem::new(Some(value.span()), format!("{path} {message}"))];
         Self::read(value.get_ref()).map_err(wrong)
     }
-    /// As TOML; `None` where nothing is set.
+    /// As TOML; `None` if it is not set.
     fn write(&self) -> Option<String>;
 }
 
@@ -112,7 +112,7 @@ impl Value for SocketAddr {
     }
 }
 
-/// One place to listen on, or a list of them.
+/// One address to listen on, or a list of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen(pub Vec<ListenOn>);
 
@@ -200,7 +200,7 @@ impl Value for FileMode {
     }
 }
 
-/// Where somebody connects: `db.example.com:6432`, `[::1]:6432`. A name is not resolved here.
+/// An address that clients connect to: `db.example.com:6432`, `[::1]:6432`. The name is not resolved here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort(String);
 
@@ -297,7 +297,7 @@ impl Value for Vec<PathBuf> {
     }
 }
 
-/// Settings that are one of a few words.
+/// Settings with a fixed set of values.
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* })*) => {$(
         $(#[$doc])*
@@ -344,7 +344,7 @@ words! {
     /// Whether clients use TLS.
     ClientTls {
         Disable = "disable",
-        /// With TLS where the client asks for it.
+        /// TLS if the client asks for it.
         Prefer = "prefer",
         /// Clients without TLS are refused (unix sockets excepted).
         Require = "require",
@@ -357,9 +357,9 @@ words! {
         Trace = "trace",
     }
     LogFormat {
-        /// A line for a person.
+        /// Lines of text for people.
         Text = "text",
-        /// An object on each line.
+        /// One JSON object on each line.
         Json = "json",
     }
 }
