@@ -1,4 +1,4 @@
-//! TLS towards clients: we hold the certificate.
+//! TLS towards clients: Freehold presents the certificate.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,57 +15,58 @@ use super::{
     read_roots, server_end_point,
 };
 
-/// The files that TLS towards clients needs.
+/// The files for TLS towards clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTls {
-    /// PEM: our certificate, then the intermediates.
+    /// PEM: Freehold's certificate, then the intermediates.
     pub certificate: PathBuf,
     /// PEM: its private key.
     pub key: PathBuf,
     pub client_certificates: ClientCertificates,
 }
 
-/// What a client's certificate is worth.
+/// How client certificates are treated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// Not asked for.
+    /// Not requested.
     Ignored,
-    /// Asked for; one that is shown must be signed by this CA.
+    /// Requested; one that is presented must be signed by this CA.
     Optional(ClientAuthority),
     /// No handshake without one.
     Required(ClientAuthority),
 }
 
-/// Who vouches for clients.
+/// The authority for client certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientAuthority {
     /// PEM.
     pub ca: PathBuf,
-    /// PEM: what it has revoked. Where it is set, every certificate of a chain needs a list of its issuer that has not expired,
-    /// as with PostgreSQL's `ssl_crl_file`.
+    /// PEM: the certificates that it has revoked. If set, every certificate of a chain needs a list of its
+    /// issuer that has not expired, as with PostgreSQL's `ssl_crl_file`.
     pub crl: Option<PathBuf>,
 }
 
-/// How a client came to TLS.
+/// How a client started TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handshake {
     /// It sent an SSLRequest and got its `S`.
     Requested,
-    /// It began with a ClientHello. It must name the protocol, or the bytes could be another protocol's (ALPACA).
+    /// It began with a ClientHello. It must name the protocol (ALPN), or the bytes could belong to another
+    /// protocol (ALPACA).
     Direct,
 }
 
-/// A connection that is under TLS now.
+/// A connection over TLS.
 #[derive(Debug)]
 pub struct Accepted {
     pub stream: Stream,
-    /// Hash of the certificate that we showed, for SCRAM-SHA-256-PLUS. `None`: its signature has no hash to use.
+    /// Hash of the presented certificate, for SCRAM-SHA-256-PLUS. `None`: its signature has no usable hash.
     pub end_point: Option<Bytes>,
     /// The verified certificate of the client.
     pub client_certificate: Option<CertificateDer<'static>>,
 }
 
-/// Makes TLS connections out of clients' sockets. Clones share the certificate.
+/// Accepts TLS connections on clients' sockets. Clones share the certificate.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     files: Arc<ServerTls>,
@@ -85,20 +86,22 @@ impl Acceptor {
         Ok(Acceptor { files: Arc::new(files), served: Arc::new(ArcSwap::from_pointee(served)) })
     }
 
-    /// Reads the files again. The next handshakes use them; whoever is connected stays. On an error nothing changes.
+    /// Reads the files again. The next handshakes use them; existing connections stay. On an error nothing
+    /// changes.
     pub fn reload(&self) -> Result<(), TlsError> {
         self.renewal()?();
         Ok(())
     }
 
-    /// The files, read again; calling it lets the next handshakes use them. For who renews several at once, or none.
+    /// Reads the files again; calling the result makes the next handshakes use them. For a caller that renews
+    /// several at once, or none.
     pub fn renewal(&self) -> Result<impl FnOnce() + use<>, TlsError> {
         let (served, fresh) = (Arc::clone(&self.served), Arc::new(Served::read(&self.files)?));
         Ok(move || served.store(fresh))
     }
 
-    /// Shakes hands. `buffered` is what was read from the socket after the SSLRequest: anything but nothing ends the
-    /// connection, because it was sent in the clear.
+    /// Performs the handshake. `buffered` is what was read from the socket after the SSLRequest: if it is not
+    /// empty the connection is ended, because it was sent unencrypted.
     pub async fn accept(
         &self,
         stream: Stream,

@@ -5,8 +5,9 @@ use ring::digest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 
-/// `tls-server-end-point`: the certificate, hashed by the hash function of its own signature; MD5 and SHA-1 are
-/// replaced by SHA-256. `None` where the signature has no single hash function (Ed25519): then there is no binding.
+/// `tls-server-end-point`: the certificate, hashed by the hash function of its own signature; MD5 and SHA-1
+/// are replaced by SHA-256. `None` if the signature has no single hash function (Ed25519): then there is no
+/// channel binding.
 ///
 /// Source: RFC 5929, section 4.1; `X509_get_signature_info` as PostgreSQL uses it.
 pub fn server_end_point(certificate: &[u8]) -> Option<Bytes> {

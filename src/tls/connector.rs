@@ -1,4 +1,4 @@
-//! TLS towards servers: they hold the certificate, and `sslmode` says how far we believe it.
+//! TLS towards servers: they present the certificate, and `sslmode` decides how it is verified.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,33 +17,33 @@ use super::{
 };
 use crate::model::SslMode;
 
-/// Whom to believe, and who we are.
+/// The trusted authorities, and Freehold's own identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTls {
     pub roots: Roots,
-    /// Our own certificate, for servers that ask for one.
+    /// Freehold's own certificate, for servers that ask for one.
     pub identity: Option<Identity>,
 }
 
-/// Which certificates may vouch for a server.
+/// The authorities that are trusted for servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Roots {
-    /// What the operating system trusts: libpq's `sslrootcert=system`.
+    /// Those that the operating system trusts: libpq's `sslrootcert=system`.
     Native,
-    /// None: only the modes that verify nothing succeed, and no file is read.
+    /// None: only modes without verification succeed, and no file is read.
     Nobody,
-    /// PEM. As in libpq, a file of one's own makes `require` verify the chain, too.
+    /// PEM. As in libpq, a configured file makes `require` verify the chain, too.
     File(PathBuf),
 }
 
-/// A certificate of ours and its key, both PEM.
+/// A certificate of Freehold and its key, both PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub certificate: PathBuf,
     pub key: PathBuf,
 }
 
-/// A connection that is under TLS now.
+/// A connection over TLS.
 #[derive(Debug)]
 pub struct Connected {
     pub stream: Stream,
@@ -52,13 +52,14 @@ pub struct Connected {
     pub certificate: Certificate,
 }
 
-/// What a server's certificate says of the server.
+/// What a server's certificate proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certificate {
-    /// An authority that the operator named for its systems vouches for it, or any known one for its name.
+    /// It was signed by an authority that the operator configured for the systems, or by a known one for the
+    /// server's name.
     Verified,
-    /// Anybody could have shown it. A chain that ends at an authority of the operating system's, without a look at the name, is
-    /// no more than that: everybody can have such a certificate. libpq refuses this combination.
+    /// Any party could have presented it. A chain to an authority of the operating system without a check of
+    /// the name proves no more: any party can obtain such a certificate. libpq refuses this combination.
     Unverified,
 }
 
@@ -72,8 +73,8 @@ pub enum Certificate {
 /// | verify-ca | yes | yes | no |
 /// | verify-full | yes | yes | yes |
 ///
-/// Unlike libpq, `prefer` verifies nothing even with a file: it goes on without TLS where TLS fails, so a check would
-/// protect nobody.
+/// Unlike libpq, `prefer` verifies nothing even with a file: it falls back to no TLS if TLS fails, so a check
+/// would protect nothing.
 #[derive(Debug, Clone)]
 pub struct Connector {
     files: Arc<ClientTls>,
@@ -85,7 +86,7 @@ struct Trust {
     encrypt: Arc<ClientConfig>,
     verify_chain: Arc<ClientConfig>,
     verify_full: Arc<ClientConfig>,
-    /// No certificate is trusted: the verifying modes cannot succeed, and say so.
+    /// No certificate is trusted: the verifying modes fail with an error that says so.
     empty: bool,
 }
 
@@ -96,7 +97,7 @@ impl Connector {
         Ok(Connector { files: Arc::new(files), trust: Arc::new(ArcSwap::from_pointee(trust)) })
     }
 
-    /// With the operating system's roots and no certificate of our own.
+    /// With the operating system's roots and without a certificate of Freehold.
     pub fn native() -> Result<Connector, TlsError> {
         Connector::open(ClientTls { roots: Roots::Native, identity: None })
     }
@@ -113,7 +114,8 @@ impl Connector {
         Ok(move || trust.store(fresh))
     }
 
-    /// Shakes hands with a server that agreed to TLS. Nothing may have been read from the socket beyond its `S`.
+    /// Performs the handshake with a server that agreed to TLS. Nothing may have been read from the socket
+    /// beyond its `S`.
     pub async fn connect(
         &self,
         tcp: impl Into<Socket>,
@@ -134,7 +136,7 @@ impl Connector {
         Ok(Connected { stream: Stream::TlsClient(Box::new(tls)), end_point, certificate })
     }
 
-    /// What a certificate will be worth that `mode` accepts.
+    /// What a certificate that `mode` accepts will prove.
     pub fn certificate(&self, mode: SslMode) -> Certificate {
         match (mode, &self.files.roots) {
             (SslMode::VerifyFull, _) => Certificate::Verified,
@@ -163,7 +165,7 @@ impl Connector {
             Err(_) if mode == SslMode::VerifyFull => {
                 return Err(TlsError::ServerName { host: host.to_owned() });
             }
-            // Nobody looks at the name, and an IP address is not sent as SNI.
+            // The name is not checked, and an IP address is not sent as SNI.
             Err(_) => ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1]))),
         };
         Ok((Arc::clone(config), name, self.certificate(mode)))
@@ -178,7 +180,7 @@ impl Trust {
             Roots::File(path) => read_certificates(path)?,
         };
         let verifier = match &files.roots {
-            // An odd certificate of the operating system's is no reason to stop.
+            // An invalid certificate of the operating system is skipped.
             Roots::Native | Roots::Nobody => {
                 let mut roots = rustls::RootCertStore::empty();
                 roots.add_parsable_certificates(certificates);

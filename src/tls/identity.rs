@@ -1,8 +1,8 @@
-//! Who a verified client certificate says that its holder is.
+//! The identity in a verified client certificate.
 
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// The names of a certificate that rules can be about.
+/// The names of a certificate that rules can match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientIdentity {
     /// Of the subject. `None`: there is none, there are several, or it cannot be a role's name.
@@ -12,7 +12,7 @@ pub struct ClientIdentity {
 }
 
 impl ClientIdentity {
-    /// `certificate` must have been verified: names are what its authority vouches for.
+    /// `certificate` must have been verified: its authority vouches for the names.
     pub fn of(certificate: &[u8]) -> ClientIdentity {
         let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
             return ClientIdentity::default();
@@ -36,8 +36,8 @@ fn text_of<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
     }
 }
 
-/// A zero byte ends a name for some readers and not for others: whoever is certified as `admin\0.example.com` is not
-/// `admin` (CVE-2009-4034).
+/// Some readers end a name at a zero byte and others do not: a certificate for `admin\0.example.com` is not
+/// one for `admin` (CVE-2009-4034).
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.contains('\0')
 }

@@ -1,14 +1,16 @@
-//! TLS by rustls, for both sides, and the [`Stream`] that hides whether there is any.
+//! TLS by rustls for both sides, and the [`Stream`] that is the same with and without TLS.
 //!
-//! Owns [`Acceptor`] (we are the server: certificate, client certificates, direct TLS), [`Connector`] (we are the
-//! client: libpq's `sslmode`) and the certificate hash that SCRAM binds a login to. It deliberately sends no packet of
-//! PostgreSQL: who asks for TLS with which bytes is the frontend's and the backend's business.
+//! Owns [`Acceptor`] (Freehold is the server: certificate, client certificates, direct TLS), [`Connector`]
+//! (Freehold is the client: libpq's `sslmode`) and the certificate hash that SCRAM binds a login to. It
+//! deliberately sends no packet of PostgreSQL: the frontend and the backend negotiate TLS.
 //!
 //! # Why
-//! * Both ends are reloadable: a new certificate serves the next handshake, and nobody is dropped for it.
-//! * Session resumption is off on both sides, as in PostgreSQL: libpq never resumes, and a ticket is one more secret.
-//! * Bytes that arrived before a handshake end the connection ([`TlsError::EarlyBytes`]): whoever sent them was not
-//!   under TLS (CVE-2021-23214, CVE-2021-3935).
+//! * Both ends are reloadable: a new certificate applies to the next handshake, and existing connections
+//!   stay.
+//! * Session resumption is off on both sides, as in PostgreSQL: libpq never resumes, and a ticket is an
+//!   additional secret.
+//! * Bytes that arrived before a handshake end the connection ([`TlsError::EarlyBytes`]): they were sent
+//!   unencrypted (CVE-2021-23214, CVE-2021-3935).
 
 mod acceptor;
 mod binding;
@@ -60,7 +62,7 @@ pub enum TlsError {
     },
     #[error("no trusted certificate is known, so no server can be verified")]
     NoRoots,
-    /// Somebody spoke before the handshake.
+    /// Bytes arrived before the handshake.
     #[error("received {bytes} unencrypted bytes before the TLS handshake")]
     EarlyBytes { bytes: usize },
     #[error("TLS is spoken over TCP only")]
@@ -77,7 +79,7 @@ pub enum TlsError {
 }
 
 impl TlsError {
-    /// The file that cannot be used, where it is one.
+    /// The file that cannot be used, if the error is about a file.
     pub fn path(&self) -> Option<&Path> {
         match self {
             TlsError::File { path, .. }
@@ -144,7 +146,7 @@ fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'sta
         .map_err(unreadable)?
         .collect::<Result<Vec<_>, _>>()
         .map_err(unreadable)?;
-    // None at all would mean that nothing is checked.
+    // An empty list would mean that nothing is checked.
     match lists.is_empty() {
         true => Err(TlsError::NoRevocationList { path: path.to_owned() }),
         false => Ok(lists),

@@ -1,9 +1,9 @@
-//! A stream socket without TLS, with as little around its system calls as can be.
+//! A stream socket without TLS, with minimal overhead around its system calls.
 //!
 //! # Why
-//! Most of a query's cost is its four system calls; what is around them counts. These are made without the C library's
-//! points of cancellation, which take two atomic writes each in a process of several threads, and a socket is asked
-//! before anybody registers to be woken.
+//! Most of a query's cost is its four system calls; the overhead around them matters. They are made without
+//! the C library's cancellation points, which take two atomic writes each in a multi-threaded process, and a
+//! transfer is tried before a waker is registered.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -22,14 +22,15 @@ use tokio::task::coop;
 
 use crate::event_loop::{self, Direction, More, Source};
 
-/// What a socket is one of.
+/// Address family of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     Tcp,
     Unix,
 }
 
-/// A connected socket, watched by the event loop of its thread, or by tokio's runtime where the thread has none.
+/// A connected socket, watched by the event loop of its thread, or by tokio's runtime if the thread has no
+/// loop.
 #[derive(Debug)]
 pub struct Socket {
     family: Family,
@@ -49,7 +50,7 @@ enum OnRuntime {
 }
 
 impl Socket {
-    /// `tcp` does not block.
+    /// `tcp` must be non-blocking.
     ///
     /// # Panics
     /// On a thread with neither an event loop nor a runtime.
@@ -72,7 +73,7 @@ impl Socket {
         Ok(Socket { family, watched: Watched::Here(Source::new(fd)?) })
     }
 
-    /// Connects to the first address of the host that answers. Fails as the last one does.
+    /// Connects to the first address of the host that answers. Fails with the error of the last one.
     ///
     /// # Cancel safety
     /// Dropping the future closes the socket.
@@ -113,7 +114,7 @@ impl Socket {
             match (socket.take_error()?, socket.peer_addr()) {
                 (Some(error), _) => Err(error),
                 (None, Ok(_)) => Ok(0),
-                // It was writable for a moment, before it began to connect.
+                // It was reported writable before it began to connect.
                 (None, Err(error)) if error.kind() == io::ErrorKind::NotConnected => {
                     Err(io::ErrorKind::WouldBlock.into())
                 }
@@ -132,18 +133,19 @@ impl Socket {
         SockRef::from(self).local_addr().ok()?.as_socket()
     }
 
-    /// `None`: it is a unix socket, or not connected any more.
+    /// `None`: it is a unix socket, or no longer connected.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         SockRef::from(self).peer_addr().ok()?.as_socket()
     }
 
-    /// What comes next, at least one byte of it, without taking it: how many bytes; 0 is the end.
+    /// Waits for at least one byte and copies the next bytes without taking them; returns their number, 0 at
+    /// the end.
     pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut peek = || {
             let (_, bytes) = rustix::net::recv(self, &mut *buffer, RecvFlags::PEEK)?;
             Ok(bytes)
         };
-        // Nothing is wanted: what lies there stays, and may be read.
+        // Zero bytes are wanted: the data stays, and the socket stays readable.
         poll_fn(|cx| self.poll_transfer(cx, Direction::Read, 0, &mut peek)).await
     }
 
@@ -156,19 +158,19 @@ impl Socket {
         }
     }
 
-    /// `true`: nothing is there to be read, as far as is known, and the task is woken when something comes.
+    /// `true`: there is nothing to read, as far as is known, and the task is woken when that changes.
     #[inline]
     pub(super) fn will_wake(&self, cx: &mut Context<'_>) -> bool {
         match &self.watched {
             Watched::Here(source) => source.will_wake(Direction::Read, cx),
-            // A task that has used up its turn is told to wait as well, and is woken for that alone.
+            // A task without budget gets Pending as well, and is woken only because of that.
             Watched::ByRuntime(socket) => {
                 socket.poll_ready(Direction::Read, cx).is_pending() && coop::has_budget_remaining()
             }
         }
     }
 
-    /// As [`AsyncRead::poll_read`] into plain memory: how many bytes have come, 0 at the end.
+    /// As [`AsyncRead::poll_read`] into plain memory: returns the number of bytes, 0 at the end.
     #[inline]
     pub(super) fn poll_receive(&self, cx: &mut Context<'_>, free: &mut [u8]) -> Poll<io::Result<usize>> {
         self.poll_transfer(cx, Direction::Read, free.len(), || {
@@ -185,9 +187,10 @@ impl Socket {
         })
     }
 
-    /// Ready with how many of `wanted` bytes `call` has transferred.
+    /// Ready with the number of the `wanted` bytes that `call` has transferred.
     ///
-    /// Less than wanted is all there is or fits: the next call would block, and need not be made to find out.
+    /// Fewer than wanted means that no more is available or fits: the next call would block, so it is not
+    /// made to find out.
     #[inline]
     fn poll_transfer(
         &self,
@@ -229,7 +232,7 @@ impl OnRuntime {
         }
     }
 
-    /// Calls `act` unless it is known that it would block; from then on that is known if it says so.
+    /// Calls `act` unless it is known to block; records it if it would have blocked.
     fn try_io<R>(&self, direction: Direction, act: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         let interest = match direction {
             Direction::Read => Interest::READABLE,
@@ -296,7 +299,7 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         match rustix::net::shutdown(&*self, Shutdown::Write) {
-            // It has ended already.
+            // The connection has ended already.
             Ok(()) | Err(Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
         }
@@ -329,7 +332,7 @@ mod tests {
 
     use super::*;
 
-    /// More than a socket takes at once.
+    /// More than a socket buffer holds.
     const MANY: usize = 8 << 20;
 
     fn pair() -> (Socket, Socket) {
@@ -343,7 +346,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), what).await.unwrap()
     }
 
-    /// Watched by a runtime, then by an event loop.
+    /// Runs on a runtime, then on an event loop.
     fn everywhere<F: Future>(what: impl Fn() -> F) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -388,7 +391,7 @@ mod tests {
         everywhere(async || {
             let (mut one, mut other) = pair();
             one.write_all(&[0; 4096]).await.unwrap();
-            // More than a task may do in one turn; there would be more to read all the time.
+            // More than a task may do in one turn; there is always more to read.
             let reads = async {
                 for _ in 0..1000 {
                     other.read_u8().await.unwrap();

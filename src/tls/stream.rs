@@ -12,15 +12,15 @@ use super::socket::{Family, Socket};
 
 /// Bytes in both directions.
 ///
-/// What was written over TLS may wait inside for the socket: end a batch of writes with a flush.
+/// Data written over TLS may wait in the session for the socket: end a batch of writes with a flush.
 #[derive(Debug)]
 pub enum Stream {
     Plain(Socket),
-    /// We are the TLS server: a client's connection.
+    /// Freehold is the TLS server: a client's connection.
     TlsServer(Box<server::TlsStream<Socket>>),
-    /// We are the TLS client: a server's connection.
+    /// Freehold is the TLS client: a server's connection.
     TlsClient(Box<client::TlsStream<Socket>>),
-    /// Nobody is there now: nothing comes, and nothing can be sent.
+    /// There is no peer now: nothing can be received or sent.
     Absent,
 }
 
@@ -29,7 +29,7 @@ impl Stream {
         matches!(self, Stream::TlsServer(_) | Stream::TlsClient(_))
     }
 
-    /// Over TCP, and without TLS: somebody on the way could read along.
+    /// Over TCP and without TLS: an attacker in between could read the data.
     pub fn is_exposed(&self) -> bool {
         matches!(self, Stream::Plain(socket) if socket.family() == Family::Tcp)
     }
@@ -52,9 +52,9 @@ impl Stream {
         Some(format!("{version}/{suite}"))
     }
 
-    /// `false`: nothing has come that was not read, and whoever has been told to wait for more is still waiting.
+    /// `false`: all received data was read, and a task that waits for more is still waiting.
     ///
-    /// With TLS nobody knows: something may have come and wait inside.
+    /// With TLS that is unknown: data may wait in the session.
     #[inline]
     pub fn may_be_readable(&self) -> bool {
         match self {
@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    /// As [`AsyncRead::poll_read`] into plain memory: how many bytes have come, 0 at the end.
+    /// As [`AsyncRead::poll_read`] into plain memory: returns the number of bytes, 0 at the end.
     #[inline]
     pub fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
@@ -78,9 +78,9 @@ impl Stream {
         }
     }
 
-    /// `true`: nothing is there to be read, and the task is woken when something comes.
+    /// `true`: there is nothing to read, and the task is woken when that changes.
     ///
-    /// With TLS nobody knows.
+    /// With TLS that is unknown.
     #[inline]
     pub fn will_wake(&self, cx: &mut Context<'_>) -> bool {
         match self {
@@ -89,7 +89,7 @@ impl Stream {
         }
     }
 
-    /// The socket, also below TLS. `None`: nobody is there.
+    /// The socket, also below TLS. `None`: there is no peer.
     pub fn socket(&self) -> Option<&Socket> {
         match self {
             Stream::Plain(socket) => Some(socket),

@@ -130,7 +130,7 @@ async fn each_sslmode_believes_what_libpq_would_believe() {
     for (connector, host, mode, believed) in [
         (&unknowing, "db.example", Prefer, true),
         (&native, "db.example", Require, true),
-        // A root file of one's own makes `require` verify the chain.
+        // A configured root file makes `require` verify the chain.
         (&unknowing, "db.example", Require, false),
         (&knowing, "other.example", Require, true),
         (&unknowing, "db.example", VerifyCa, false),
@@ -140,7 +140,7 @@ async fn each_sslmode_believes_what_libpq_would_believe() {
         (&knowing, "127.0.0.1", VerifyFull, true),
         (&knowing, "127.0.0.2", VerifyFull, false),
         (&unknowing, "db.example", VerifyFull, false),
-        // Nobody looks at the name, so it may be one that no certificate could carry.
+        // The name is not checked, so it may be one that no certificate could contain.
         (&knowing, "not a host name", VerifyCa, true),
         (&knowing, "not a host name", VerifyFull, false),
     ] {
@@ -284,7 +284,7 @@ fn the_end_point_is_hashed_by_the_function_of_the_signature() {
     assert_eq!(end_point.as_deref(), Some(digest::digest(&digest::SHA256, &der).as_ref()));
     let (der, end_point) = hash(&rcgen::PKCS_ECDSA_P384_SHA384);
     assert_eq!(end_point.as_deref(), Some(digest::digest(&digest::SHA384, &der).as_ref()));
-    // Ed25519 hashes inside itself: RFC 5929 defines nothing for it, and PostgreSQL cannot bind to it either.
+    // Ed25519 has no separate hash: RFC 5929 defines nothing for it, and PostgreSQL cannot bind to it either.
     assert_eq!(hash(&rcgen::PKCS_ED25519).1, None);
     assert_eq!(server_end_point(b"no certificate"), None);
 }

@@ -1,9 +1,9 @@
-//! How far a server's certificate is believed.
+//! Verification of a server's certificate.
 //!
 //! # Why
-//! webpki alone refuses two shapes that PostgreSQL's own manual produces and libpq accepts: a self-signed server
-//! certificate that is its own root, and a host name in the common name only. Both are accepted here under the
-//! conditions that libpq sets; everything else is webpki's judgement.
+//! webpki alone refuses two kinds of certificates that PostgreSQL's own manual creates and libpq accepts: a
+//! self-signed server certificate that is its own root, and a host name in the common name only. Both are
+//! accepted here under the conditions that libpq sets; webpki decides everything else.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-/// What is asked of a certificate.
+/// What to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Demand {
-    /// Any certificate will do.
+    /// Nothing: any certificate is accepted.
     Encryption,
     Chain,
     ChainAndName,
@@ -28,7 +28,7 @@ pub(super) enum Demand {
 #[derive(Debug, Clone)]
 pub(super) struct ServerVerifier {
     roots: Arc<RootCertStore>,
-    /// Certificates that are trusted as they are, when a server shows one of them.
+    /// Certificates that are trusted directly when a server presents one of them.
     exact: Arc<Vec<CertificateDer<'static>>>,
     demand: Demand,
     algorithms: WebPkiSupportedAlgorithms,
@@ -94,7 +94,7 @@ fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result
     }
 }
 
-/// libpq looks at the common name only where the certificate names no host otherwise.
+/// libpq uses the common name only if the certificate has no other host name.
 fn common_name_matches(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
         return false;
@@ -115,7 +115,7 @@ fn common_name_matches(certificate: &CertificateDer<'_>, host: &str) -> bool {
     common_name.and_then(|name| name.as_str().ok()).is_some_and(|pattern| host_matches(pattern, host))
 }
 
-/// A `*` stands for exactly one label, the first one, as in libpq.
+/// A `*` matches exactly one label, the first one, as in libpq.
 fn host_matches(pattern: &str, host: &str) -> bool {
     if pattern.eq_ignore_ascii_case(host) {
         return !pattern.is_empty();
