@@ -1,6 +1,6 @@
 //! Logging: tracing to standard error, as text or JSON, at a level that can change while the process runs.
 //!
-//! An event is one line whatever is in it: see [`printable`].
+//! An event is one line, whatever it contains: see [`printable`].
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -28,14 +28,14 @@ pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
 impl LogHandle {
     /// `error`, `warn`, `info`, `debug` or `trace`. Libraries stay at `warn` unless it is `trace`.
     pub fn set_level(&self, level: &str) {
-        // The handle fails only when the subscriber is gone, and then nobody listens.
+        // The handle fails only when the subscriber is gone, and then there is no log.
         let _ = self.0.reload(filter(level));
     }
 }
 
-/// Installs the subscriber of the process; `main` does it once. `RUST_LOG`, where set, wins over `level`.
+/// Installs the subscriber of the process; `main` does it once. `RUST_LOG`, if set, overrides `level`.
 ///
-/// Returns None where a subscriber is installed already.
+/// Returns `None` if a subscriber is installed already.
 pub fn install(level: &str, format: Format) -> Option<LogHandle> {
     let chosen = match std::env::var("RUST_LOG") {
         Ok(directives) => EnvFilter::new(directives),
@@ -60,7 +60,8 @@ pub fn install(level: &str, format: Format) -> Option<LogHandle> {
     installed.ok().map(|()| LogHandle(handle))
 }
 
-/// The fields of an event in one line; a value that is displayed brings its own ends of lines and escape sequences.
+/// Writes the fields of an event in one line; a value's `Display` output may contain line breaks and escape
+/// sequences.
 struct Fields;
 
 impl<'writer> FormatFields<'writer> for Fields {
@@ -71,7 +72,7 @@ impl<'writer> FormatFields<'writer> for Fields {
     }
 }
 
-/// An event of JSON is written at once; what JSON lets stand in strings, terminals may still obey.
+/// Writes an event as JSON at once; JSON strings may contain characters that terminals interpret.
 struct JsonLines;
 
 impl Write for JsonLines {

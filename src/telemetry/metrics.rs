@@ -8,7 +8,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Counter,
@@ -69,7 +69,7 @@ metrics! {
     ADMIN_COMMANDS = Counter "freehold_admin_commands_total" ["verb", "sqlstate"];
 }
 
-/// The figures of one process. Cheap to clone.
+/// The metrics of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
@@ -104,7 +104,7 @@ impl Metrics {
         Metrics { recorder: Arc::new(recorder), handle }
     }
 
-    /// A counter to keep: adding to it is one atomic step. `values` are those of the metric's labels.
+    /// A counter to keep: adding to it is one atomic step. `values` are the values of the metric's labels.
     pub fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
         self.recorder.register_counter(&key(metric, values), &METADATA)
     }

@@ -1,11 +1,11 @@
 //! The one table of metrics, and logging.
 //!
-//! Owns what a process tells about itself: [`Metrics`] holds the figures and renders them for Prometheus, [`log`] sets up
-//! tracing. It deliberately opens no port (`app` answers HTTP) and knows nothing of what is counted.
+//! Owns metrics and logs of a process: [`Metrics`] holds the metrics and renders them for Prometheus, [`log`]
+//! sets up tracing. It deliberately opens no port (`app` answers HTTP) and knows nothing of what is counted.
 //!
 //! # Why
-//! A metric that is not in the table cannot be registered, so each has a unit and a help text. The recorder belongs to
-//! a value and not to the process (the `metrics` crate would also offer a global one): two proxies run in one test.
+//! A metric that is not in the table cannot be registered, so each has a unit and a help text. The recorder
+//! is a value and not global (the `metrics` crate also offers a global one): two proxies run in one test.
 
 pub mod log;
 mod metrics;
