@@ -1,4 +1,4 @@
-//! As which user a server runs: as ourselves, or as `postgres` when we are root, because PostgreSQL refuses root.
+//! The user that a server runs as: the current user, or `postgres` for root, because PostgreSQL refuses root.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -27,7 +27,7 @@ impl Account {
         ["postgres", "nobody"].iter().find_map(|name| lookup(&passwd, name)).ok_or(LabError::NoAccount)
     }
 
-    /// Gives a file or directory of ours to this account.
+    /// Changes the owner of a file or directory to this account.
     pub(super) fn own(self, path: &Path) -> Result<(), LabError> {
         match self {
             Account::Ourselves => Ok(()),
@@ -36,7 +36,8 @@ impl Account {
         }
     }
 
-    /// A command that runs as this account, in a directory it can enter, without PostgreSQL's settings of our user.
+    /// A command that runs as this account, in a directory that it can enter, without PostgreSQL's
+    /// environment variables of the current user.
     pub(super) fn command(self, program: impl AsRef<OsStr>, directory: &Path) -> Command {
         let mut command = Command::new(program);
         if let Account::Other { uid, gid } = self {
@@ -47,9 +48,10 @@ impl Account {
                 command.env_remove(name);
             }
         }
-        // The files of a person are not the server's: libpq inside it would look for certificates there.
+        // The server must not use the user's files: libpq in it would look for certificates there.
         command.env("HOME", directory);
-        // A process group of its own: Ctrl-C on our terminal is for us, who then stop the server in order.
+        // A process group of its own: Ctrl-C on the terminal goes only to this process, which then stops the
+        // server in order.
         command.current_dir(directory).stdin(Stdio::null()).process_group(0);
         command
     }

@@ -1,4 +1,4 @@
-//! How a server is to be: its major, settings, host-based authentication, files, storage.
+//! Configuration of a server: its major, settings, host-based authentication, files, storage.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
 ];
 
-/// Who is let in over TCP, and how. The Unix socket trusts, because only the server's own user reaches it.
+/// Authentication over TCP. The Unix socket uses trust, because only the server's own user reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HostAuth {
     Scram,
@@ -65,21 +65,22 @@ impl Builder {
         self
     }
 
-    /// TCP connections prove themselves by SCRAM-SHA-256: the default.
+    /// TCP connections authenticate with SCRAM-SHA-256: the default.
     #[must_use]
     pub fn hba_scram(mut self) -> Builder {
         self.host_auth = HostAuth::Scram;
         self
     }
 
-    /// TCP connections from this machine are let in as whoever they say they are.
+    /// TCP connections from this machine are accepted without authentication.
     #[must_use]
     pub fn trust(mut self) -> Builder {
         self.host_auth = HostAuth::Trust;
         self
     }
 
-    /// The data directory lies on disk, so that a commit costs what it costs; otherwise it lies in memory if possible.
+    /// Puts the data directory on disk, so that commits have real costs; otherwise it is in memory if
+    /// possible.
     #[must_use]
     pub fn on_disk(mut self) -> Builder {
         self.storage = Storage::Disk;
@@ -93,15 +94,16 @@ impl Builder {
         self
     }
 
-    /// A locale that the server finds whether the machine has it or not: `de_DE`, `UTF-8` becomes `de_DE.UTF-8`. Needs its
-    /// definition (Debian and Ubuntu: the package `locales`).
+    /// A locale that the server finds even if the machine does not have it: `de_DE`, `UTF-8` becomes
+    /// `de_DE.UTF-8`. Needs its definition (Debian and Ubuntu: the package `locales`).
     #[must_use]
     pub fn locale(mut self, definition: impl Into<String>, charmap: impl Into<String>) -> Builder {
         self.locales.push((definition.into(), charmap.into()));
         self
     }
 
-    /// Starts the server and returns when it accepts connections, after about a second; the calling thread waits.
+    /// Starts the server and returns when it accepts connections, after about a second; the calling thread
+    /// waits.
     pub fn start(self) -> Result<Postgres, LabError> {
         let install = Majors::discover().find(self.major)?.clone();
         let account = Account::choose()?;

@@ -1,4 +1,4 @@
-//! What can go wrong when a server is started for the lab.
+//! Errors of starting a server for the lab.
 
 use std::path::PathBuf;
 

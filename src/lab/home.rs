@@ -1,4 +1,4 @@
-//! The directory of one server: made, locked, and removed; those of killed processes are swept away.
+//! The directory of one server: creates, locks and removes it; removes those of killed processes.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -9,10 +9,10 @@ use std::process::Command;
 use super::LabError;
 use super::account::Account;
 
-/// Where the files of a server lie.
+/// Where the files of a server are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Storage {
-    /// In memory (`/dev/shm`) where that is big enough: `fsync` stays on and costs nothing.
+    /// In memory (`/dev/shm`) if that is large enough: `fsync` stays on and costs nothing.
     MemoryIfPossible,
     /// In the directory for temporary files.
     Disk,
@@ -22,12 +22,13 @@ pub(super) enum Storage {
 #[derive(Debug)]
 pub(super) struct Home {
     pub(super) path: PathBuf,
-    /// Locked as long as this process lives. A directory whose lock can be taken belongs to nobody any more.
+    /// Locked as long as this process lives. A directory with a free lock is no longer in use.
     _lock: File,
 }
 
 const PREFIX: &str = "freehold-lab-";
-/// A small database with its WAL needs 100 MB; a test that moves it needs twice that, and tests run side by side.
+/// A small database with its WAL needs 100 MB; a test that moves it needs twice that, and tests run side by
+/// side.
 const MEMORY_BYTES_MIN: u64 = 2 << 30;
 
 impl Home {
@@ -36,7 +37,7 @@ impl Home {
         sweep(&root);
         let name: u64 = rand::random();
         let path = root.join(format!("{PREFIX}{name:016x}"));
-        // Made under another name first, so that no sweep sees it before it is locked.
+        // Created under another name first, so that a sweep cannot see it before it is locked.
         let unready = root.join(format!(".{PREFIX}{name:016x}"));
         let failed = |source| LabError::Directory { path: path.clone(), source };
         let lock = prepare(&unready).map_err(failed)?;
@@ -64,7 +65,7 @@ impl Home {
         self.path.join("log")
     }
 
-    /// Locales of this server's own, if it has any.
+    /// The server's own locales, if it has any.
     pub(super) fn locales(&self) -> PathBuf {
         self.path.join("locale")
     }
@@ -89,7 +90,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        // A backend that is just dying may still write: once more, then the next sweep's turn.
+        // A dying backend may still write: try once more, then leave it to the next sweep.
         if fs::remove_dir_all(&self.path).is_err() {
             let _ = fs::remove_dir_all(&self.path);
         }
@@ -111,12 +112,13 @@ fn root(storage: Storage) -> PathBuf {
     {
         return memory.to_owned();
     }
-    // A socket's path has at most 107 bytes, so a long TMPDIR is not for us; neither is one that others cannot enter.
+    // A socket's path has at most 107 bytes, so a long TMPDIR cannot be used; nor can one that the server's
+    // user cannot enter.
     let wanted = std::env::temp_dir();
     if wanted.as_os_str().len() <= 40 { wanted } else { "/tmp".into() }
 }
 
-/// Where the directories of servers lie, with the files of their passwords.
+/// Where the directories of servers are, with the files of their passwords.
 pub fn roots() -> Vec<PathBuf> {
     vec!["/dev/shm".into(), root(Storage::Disk)]
 }
@@ -126,7 +128,7 @@ fn bytes_free(directory: &Path) -> Option<u64> {
     std::str::from_utf8(&output.stdout).ok()?.lines().nth(1)?.trim().parse().ok()
 }
 
-/// Removes what processes left that were killed before they could clean up.
+/// Removes the directories of processes that were killed before they could clean up.
 fn sweep(root: &Path) {
     for entry in root.read_dir().into_iter().flatten().flatten() {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {

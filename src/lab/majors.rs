@@ -1,4 +1,4 @@
-//! Which PostgreSQL majors are installed here.
+//! The installed PostgreSQL majors.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::LabError;
 
-/// Which major version a server shall be of.
+/// The major version of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Major {
     Oldest,
@@ -23,7 +23,7 @@ impl Major {
         Major::Oldest
     }
 
-    /// The newest that is installed; the same as the oldest where there is only one.
+    /// The newest that is installed; the same as the oldest if there is only one.
     pub fn newest() -> Major {
         Major::Newest
     }
@@ -55,13 +55,14 @@ pub struct Majors {
     installs: BTreeMap<u32, Install>,
 }
 
-/// Older servers cannot be moved by logical replication as Freehold does it.
+/// Freehold's logical replication does not support older servers.
 const SUPPORTED_SINCE: u32 = 14;
 const NEEDED: [&str; 4] = ["postgres", "initdb", "psql", "pg_dump"];
 
 impl Majors {
-    /// Looks in `$FREEHOLD_PG_DIRS` (separated by colons; each holds `bin/postgres`, or directories that do), then where
-    /// Debian and Ubuntu install PostgreSQL, then where `deploy/get-postgresql.sh` does. The first of a major wins.
+    /// Looks in `$FREEHOLD_PG_DIRS` (separated by colons; each holds `bin/postgres`, or directories that do),
+    /// then where Debian and Ubuntu install PostgreSQL, then where `deploy/get-postgresql.sh` does. The first
+    /// of a major wins.
     pub fn discover() -> Majors {
         let mut majors = Majors::default();
         for place in places() {

@@ -1,8 +1,9 @@
 //! One running server: its start, crash, restart and end.
 //!
 //! # Why a thread per server
-//! The kernel's parent-death signal fires when the *thread* that started the child ends. So each server has a thread of
-//! its own that starts it and then only waits for it; that it has finished is also how everybody sees the server's end.
+//! The kernel's parent-death signal fires when the *thread* that started the child ends. So each server has a
+//! thread of its own that starts it and then only waits for it; the end of the thread is also the sign of the
+//! server's end.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -20,13 +21,13 @@ use super::builder::SUPERUSER;
 use super::home::Home;
 use super::{Builder, Install, LabError, Major};
 
-/// Generous, because a test run may keep every core busy.
+/// Long, because a test run may keep every core busy.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const PORT_TRIES: u32 = 20;
 
-/// A PostgreSQL server of our own on 127.0.0.1. Dropping it stops it and removes its directory.
+/// A temporary PostgreSQL server on 127.0.0.1. Dropping it stops it and removes its directory.
 #[derive(Debug)]
 pub struct Postgres {
     /// `127.0.0.1`
@@ -35,7 +36,7 @@ pub struct Postgres {
     /// The platform's role.
     pub superuser: String,
     pub password: String,
-    /// Holds the platform role's password, and nothing else.
+    /// Contains only the platform role's password.
     pub password_file: PathBuf,
     pub data_dir: PathBuf,
     pub major: u32,
@@ -102,7 +103,8 @@ impl Postgres {
         self.psql_in("postgres", sql)
     }
 
-    /// Runs SQL by `psql`, stops at the first error, and returns the rows (one a line, columns separated by `|`).
+    /// Runs SQL with `psql`, stops at the first error, and returns the rows (one a line, columns separated by
+    /// `|`).
     pub fn psql_in(&self, dbname: &str, sql: &str) -> Result<String, LabError> {
         let mut command = self.cluster.command("psql");
         command.env("PGPASSWORD", &self.password).args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]);
@@ -111,8 +113,8 @@ impl Postgres {
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
-    /// Runs a script as `psql -f` does, to its end: statements one by one, with its meta-commands and variables. Returns the rows; fails with
-    /// all that was said if a statement of it failed.
+    /// Runs a script as `psql -f` does, to its end: statements one by one, with its meta-commands and
+    /// variables. Returns the rows; fails with the whole output if one of its statements failed.
     pub fn psql_script(&self, dbname: &str, script: &str) -> Result<String, LabError> {
         let mut command = self.cluster.command("psql");
         command.env("PGPASSWORD", &self.password).args(["-X", "-A", "-t", "-q", "-f", "-"]);
@@ -131,17 +133,17 @@ impl Postgres {
         }
     }
 
-    /// A DSN of the platform's role, to be used without Freehold.
+    /// A DSN of the platform's role that bypasses Freehold.
     pub fn dsn(&self, dbname: &str) -> String {
         format!("postgres://{}:{}@{}:{}/{dbname}", self.superuser, self.password, self.host, self.port)
     }
 
-    /// What the server has logged so far.
+    /// The server's log so far.
     pub fn log(&self) -> String {
         self.cluster.log()
     }
 
-    /// Ends the server in order (`pg_ctl stop -m fast`); its data stays until the drop.
+    /// Shuts the server down in order (`pg_ctl stop -m fast`); its data stays until the drop.
     pub fn stop(&self) -> Result<(), LabError> {
         match self.server().take() {
             Some(server) => server.end("INT"),
@@ -157,7 +159,8 @@ impl Postgres {
         }
     }
 
-    /// Stops the server if it runs, and starts it again on the same data and port; recovers after [`Postgres::kill9`].
+    /// Stops the server if it runs, and starts it again on the same data and port; recovers after
+    /// [`Postgres::kill9`].
     pub fn restart(&self) -> Result<(), LabError> {
         self.stop()?;
         let server = self.cluster.launch(self.port)?;
@@ -173,13 +176,13 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         if let Some(server) = self.server().take() {
-            // Nobody needs the data any more, so it is not written out (`pg_ctl stop -m immediate`).
+            // The data is no longer needed, so it is not flushed (`pg_ctl stop -m immediate`).
             let _ = server.end("QUIT");
         }
     }
 }
 
-/// The files of a server and what it takes to start it; it may run or not.
+/// The files of a server and all that is needed to start it; it may run or not.
 #[derive(Debug)]
 pub(super) struct Cluster {
     install: Install,
@@ -211,7 +214,7 @@ impl Cluster {
         self.home.write_private(self.account, &self.home.data().join(name), content)
     }
 
-    /// Makes a locale that this server alone finds.
+    /// Compiles a locale that only this server finds.
     pub(super) fn compile_locale(&self, definition: &str, charmap: &str) -> Result<(), LabError> {
         let directory = self.home.locales();
         let failed = |source| LabError::Directory { path: directory.clone(), source };
@@ -246,7 +249,7 @@ impl Cluster {
         for _ in 0..PORT_TRIES {
             let port = free_port()?;
             match self.launch(port) {
-                // Somebody was faster.
+                // Another process took the port first.
                 Err(LabError::Ended { log, .. }) if log.contains("Address already in use") => {}
                 launched => return Ok((port, launched?)),
             }
@@ -270,7 +273,7 @@ impl Cluster {
         Ok(server)
     }
 
-    /// The server ends in the `immediate` way when we end without a word, where `setpriv` can arrange that.
+    /// If `setpriv` is available, the server does an `immediate` shutdown when this process dies.
     fn postgres_command(&self) -> Command {
         let setpriv = Path::new("/usr/bin/setpriv");
         if !setpriv.is_file() {
@@ -305,8 +308,8 @@ fn is_ready(data: &Path, pid: u32) -> bool {
     line(0) == Some(pid.to_string().as_str()) && line(7) == Some("ready")
 }
 
-/// A port of 127.0.0.1 that nobody listens on. Ports that the system hands out to outgoing connections begin at 32768;
-/// below, nobody takes one by chance.
+/// A free port of 127.0.0.1. Linux assigns ports from 32768 on to outgoing connections; lower ones are not
+/// taken by chance.
 pub fn free_port() -> Result<u16, LabError> {
     (0..1000)
         .map(|_| rand::random_range(10_000..32_000))
@@ -314,7 +317,7 @@ pub fn free_port() -> Result<u16, LabError> {
         .ok_or(LabError::NoPort)
 }
 
-/// That many ports, no two of them the same.
+/// This many different ports.
 pub fn free_ports(count: usize) -> Result<Vec<u16>, LabError> {
     let mut ports = Vec::with_capacity(count);
     while ports.len() < count {
@@ -352,7 +355,7 @@ impl Server {
         self.waiter.is_finished()
     }
 
-    /// Sends a shutdown signal and waits; what does not end in time is killed.
+    /// Sends a shutdown signal and waits; kills the server if it does not end in time.
     fn end(self, signal: &str) -> Result<(), LabError> {
         send(signal, &[self.pid])?;
         let deadline = Instant::now() + STOP_WITHIN;
@@ -366,7 +369,8 @@ impl Server {
     }
 
     fn kill9(self) -> Result<(), LabError> {
-        // A postmaster that sees a child die tells the others to say goodbye, and they tell their clients.
+        // A postmaster that sees a child die ends the other backends, which then send errors to their
+        // clients.
         send("STOP", &[self.pid])?;
         let mut processes = children_of(self.pid);
         processes.push(self.pid);
@@ -395,7 +399,8 @@ fn wait_for(spawned: std::io::Result<Child>, tell: &mpsc::Sender<std::io::Result
     }
 }
 
-/// The standard library can only kill; the shell has the other signals. A process that is gone is no failure.
+/// The standard library can only send SIGKILL; the shell can send other signals. A process that has ended is
+/// not an error.
 fn send(signal: &str, processes: &[u32]) -> Result<(), LabError> {
     let pids = processes.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
     let mut command = Command::new("sh");
@@ -415,7 +420,8 @@ fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z')
 }
 
-/// State and parent of a process: the first fields behind the name, which may itself hold blanks and parentheses.
+/// State and parent of a process: the first fields after the name, which may itself contain blanks and
+/// parentheses.
 fn stat(pid: u32) -> Option<(char, u32)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
