@@ -21,7 +21,7 @@ use crate::model::{Address, Place, RoleName, ServerAuth, SslMode, SystemName};
 use crate::tls::{ClientTls, Connector, Roots};
 use crate::wire::message::backend::ErrorFields;
 
-/// To reach the admin port and be let in, where the DSN does not say.
+/// Limit for connecting and logging in to the admin port, if the DSN has none.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// The answer to one command.
@@ -84,7 +84,7 @@ impl AdminPortError {
     }
 }
 
-/// The exit code for a command that the admin port refused with this.
+/// The exit code for a refusal with this SQLSTATE.
 fn refused(sqlstate: SqlState) -> u8 {
     match sqlstate {
         SqlState::MOVE_BLOCKED | SqlState::OPERATION_IN_PROGRESS | SqlState::MOVE_NOT_IN_PHASE => BLOCKED,
@@ -122,7 +122,7 @@ fn as_psql(mut text: String, detail: Option<&str>, hint: Option<&str>) -> String
     text
 }
 
-/// A connection; notices arrive beside it.
+/// A connection; notices arrive separately.
 #[derive(Debug)]
 pub(super) struct AdminPort {
     client: Client,
@@ -136,7 +136,7 @@ impl Drop for AdminPort {
 }
 
 impl AdminPort {
-    /// Connects. What the server says beside its answers goes to `notices`.
+    /// Connects. The server's notices go to `notices`.
     pub(super) async fn connect(
         wanted: &Connection,
         notices: mpsc::UnboundedSender<DbError>,
@@ -149,7 +149,8 @@ impl AdminPort {
             config.password(password);
         }
         let connection = log_in(&config, wanted).await?;
-        // The driver would answer whatever somebody in the place of the admin port asks for; it is told that it is in.
+        // The driver would answer any authentication request of an attacker in place of the admin port; so it
+        // gets a connection that is logged in already.
         let mut driver = Config::new();
         driver.user("freehold").ssl_mode(tokio_postgres::config::SslMode::Disable);
         let (client, mut connection) = driver.connect_raw(Introduced::from(connection), NoTls).await?;
@@ -163,8 +164,8 @@ impl AdminPort {
         Ok(AdminPort { client, driver })
     }
 
-    /// Runs commands. Each answer is handed on when it arrives: it may hold a password that is shown once, and a
-    /// command after it may fail.
+    /// Runs commands. Passes on each answer when it arrives: it may contain a password that is shown once,
+    /// and a later command may fail.
     pub(super) async fn run(&self, sql: &str, mut answer: impl FnMut(Table)) -> Result<(), AdminPortError> {
         let messages = self.client.simple_query_raw(sql).await?;
         tokio::pin!(messages);
@@ -185,7 +186,8 @@ impl AdminPort {
     }
 }
 
-/// TLS and the login are Freehold's own, with the same rules as towards systems: a password goes to nobody who asks for it.
+/// TLS and the login are Freehold's own, with the same rules as towards systems: a server that asks for a
+/// clear-text password does not get it.
 async fn log_in(config: &Config, wanted: &Connection) -> Result<ServerConnection, AdminPortError> {
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host.clone(),

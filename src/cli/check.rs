@@ -1,4 +1,4 @@
-//! `freehold check`: what `serve` would stumble over, without serving, and what it would warn of.
+//! `freehold check`: reports the errors and warnings of `serve` without serving.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ fn checked(file: &Path) -> Result<Config, ConfigErrors> {
     Ok(file.config)
 }
 
-/// Files with secrets that others can read, those of systems included as far as the store can be looked into.
+/// Files with secrets that other users can read, including those of systems as far as the store is readable.
 fn warn(config: &Config) {
     let store = &config.store.path;
     let systems = match store.exists() {

@@ -1,10 +1,11 @@
 //! The verbs of the command line.
 //!
-//! Owns arguments, tables and exit codes. Everything but `serve`, `check`, `hash-password` and `demo` is a thin client of
-//! the admin port: a verb becomes one admin command, so whatever the command line can do, psql can do.
+//! Owns arguments, tables and exit codes. Everything but `serve`, `check`, `hash-password` and `demo` is a
+//! thin client of the admin port: a verb becomes one admin command, so whatever the command line can do, psql
+//! can do.
 //!
-//! Exit codes: 0 it worked; 1 it did not; 3 a move is blocked, or another operation is in the way; 4 a wait ended before
-//! what was waited for.
+//! Exit codes: 0 it worked; 1 it did not; 3 a move is blocked, or another operation is in the way; 4 a wait
+//! ended before what was waited for.
 
 mod admin;
 mod check;
@@ -85,7 +86,7 @@ pub(super) enum Output {
     Json,
 }
 
-/// Exit codes beside 0 and 1.
+/// Exit codes besides 0 and 1.
 const BLOCKED: u8 = 3;
 const TIMED_OUT: u8 = 4;
 

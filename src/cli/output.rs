@@ -1,4 +1,4 @@
-//! Answers for people and for machines.
+//! Answers for people and for programs.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, ContentArrangement};

@@ -1,4 +1,4 @@
-//! `freehold hash-password`: a password in, the line of the users file out.
+//! `freehold hash-password`: reads a password, prints the line for the users file.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
@@ -30,8 +30,8 @@ pub(super) async fn print_line(name: &str) -> ExitCode {
     }
 }
 
-/// One line of standard input; on a terminal it is asked for, and not shown. A signal that would end the process ends the
-/// silence first: [`io::ErrorKind::Interrupted`].
+/// One line of standard input; on a terminal with a prompt and without echo. A signal that would end the
+/// process restores the echo first: [`io::ErrorKind::Interrupted`].
 async fn read_password() -> io::Result<Zeroizing<String>> {
     if !io::stdin().is_terminal() {
         return read_line();
@@ -40,7 +40,7 @@ async fn read_password() -> io::Result<Zeroizing<String>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let _silence = Silence::begin();
     let (tell, told) = oneshot::channel();
-    // A thread that nobody waits for: a blocking read ends with the process only.
+    // A thread that is never joined: a blocking read ends only with the process.
     std::thread::spawn(move || tell.send(read_line()));
     tokio::select! {
         line = told => line.unwrap_or_else(|_| Err(io::ErrorKind::UnexpectedEof.into())),
@@ -55,10 +55,11 @@ fn read_line() -> io::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// The terminal does not show what is typed. Over with the drop.
+/// Switches the terminal's echo off until dropped.
 ///
 /// # Why `stty`
-/// The terminal's flags need `unsafe` or a crate; the program is on every system that has a terminal.
+/// Changing the terminal's flags needs `unsafe` or a crate; the program is on every system that has a
+/// terminal.
 struct Silence;
 
 impl Silence {

@@ -1,4 +1,4 @@
-//! A move as a progress bar, beside the command that waits for it.
+//! Shows a move as a progress bar while a command waits for it.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use crate::model::printable;
 
 /// How the notices of a waiting command are shown.
 pub(super) enum Watch {
-    /// On a terminal: a bar that moves.
+    /// On a terminal: a progress bar.
     Bar(ProgressBar),
-    /// Elsewhere: a line for each.
+    /// Elsewhere: one line for each.
     Lines,
 }
 
@@ -49,7 +49,7 @@ impl Watch {
     ) -> T {
         tokio::pin!(work);
         loop {
-            // Neither loses anything: the work is polled again, a notice that is not taken stays.
+            // Nothing is lost: the work is polled again, and a notice stays until it is received.
             tokio::select! {
                 biased;
                 Some(notice) = notices.recv() => self.show(&notice),
@@ -61,7 +61,7 @@ impl Watch {
         }
     }
 
-    /// Prints something while the bar is out of the way.
+    /// Prints something while the bar is hidden.
     pub(super) fn beside(&self, print: impl FnOnce()) {
         match self {
             Watch::Bar(bar) => bar.suspend(print),
@@ -76,7 +76,7 @@ impl Watch {
     }
 }
 
-/// How far the phase in front of the line is; the copy fills the middle.
+/// Progress of the phase at the beginning of the line; the copy fills the middle.
 fn position(line: &str) -> Option<u64> {
     let (phase, rest) = line.split_once(':').unwrap_or((line, ""));
     Some(match phase {

@@ -1,4 +1,4 @@
-//! The demo's administrator: speaks admin SQL like `psql` would, and nothing else.
+//! The demo's administrator: uses only admin SQL, as `psql` would.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) enum AdminError {
     NoColumn { command: String, column: &'static str, found: String },
 }
 
-/// What an administrator reads when a command is refused.
+/// The error that an administrator gets when a command is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) sqlstate: String,
@@ -43,7 +43,7 @@ impl Admin {
         Ok(Admin { client })
     }
 
-    /// Runs one command; its rows may be none.
+    /// Runs one command; returns its rows, if any.
     pub(super) async fn run(&self, command: &str) -> Result<Vec<Row>, AdminError> {
         let answer =
             self.client.simple_query(command).await.map_err(|source| AdminError::Refused { source })?;
@@ -58,13 +58,13 @@ impl Admin {
         Ok(rows.map(text).collect())
     }
 
-    /// Runs a command that answers with one row.
+    /// Runs a command that returns one row.
     pub(super) async fn row(&self, command: &str) -> Result<Row, AdminError> {
         let row = self.run(command).await?.into_iter().next();
         row.ok_or_else(|| AdminError::NoRow { command: command.to_owned() })
     }
 
-    /// Runs a command that answers with rows of `property` and `value`, as one row.
+    /// Runs a command that returns rows of `property` and `value`, as one row.
     pub(super) async fn facts(&self, command: &str) -> Result<Row, AdminError> {
         let rows = self.run(command).await?;
         Ok(Row(rows
@@ -98,7 +98,7 @@ fn said(error: &tokio_postgres::Error) -> String {
 }
 
 impl Row {
-    /// The text of a column; empty where it is NULL or missing.
+    /// The text of a column; empty if it is NULL or missing.
     pub(super) fn text(&self, column: &str) -> &str {
         self.0.iter().find(|(name, _)| name == column).map_or("", |(_, value)| value)
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::{Client, Error};
 
-/// By table: number of rows, and the sum of the rows' MD5 (their first 60 bits), which does not depend on their order.
+/// By table: number of rows, and the sum of the rows' MD5 (their first 60 bits), which does not depend on
+/// their order.
 pub(super) type Digests = BTreeMap<String, (i64, String)>;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -28,8 +29,8 @@ pub(super) async fn digests(client: &Client) -> Result<Digests, Error> {
     Ok(digests)
 }
 
-/// Compares until both are equal, because one follows the other by replication, or until the deadline; the last look
-/// of both is the answer.
+/// Compares until both are equal, because one replicates the other, or until the deadline; returns the last
+/// digests of both.
 pub(super) async fn compare(
     left: &Client,
     right: &Client,

@@ -1,4 +1,4 @@
-//! What a move that was undone must not leave on the systems.
+//! Objects that an undone move must not leave on the systems.
 
 use std::collections::BTreeSet;
 
@@ -8,11 +8,11 @@ use super::stage::Stage;
 use crate::control::leftovers::OBJECTS;
 use crate::lab::{LabError, Postgres};
 
-/// The copy that the database came back from, its role, and what either was renamed to.
+/// The copy that the database came back from, its role, and renamed ones of either.
 const COPY: &str = "SELECT 'database ' || datname FROM pg_database WHERE datname LIKE 'shop%'
     UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname LIKE 'shop%'";
 
-/// Everything that is left: `pg18: slot freehold_move_ab12cd34_1`.
+/// All leftovers: `pg18: slot freehold_move_ab12cd34_1`.
 pub(super) async fn all(stage: &Stage) -> Result<Vec<String>, LabError> {
     let mut left = BTreeSet::new();
     for (name, server) in stage.systems() {
@@ -24,7 +24,7 @@ pub(super) async fn all(stage: &Stage) -> Result<Vec<String>, LabError> {
     Ok(left.into_iter().collect())
 }
 
-/// The systems are the demo's own: whatever is on the list was left by its move.
+/// The systems belong to the demo: everything on the list is a leftover of its move.
 async fn on(server: &Postgres) -> Result<Vec<String>, LabError> {
     let databases = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate";
     let mut left = Vec::new();

@@ -1,12 +1,13 @@
 //! `freehold demo`: the story of the README on PostgreSQL servers that it starts itself.
 //!
-//! Owns the story ([`story`]), its application ([`load`]), its stage ([`stage`]) and its verdict ([`verdict`]). It
-//! deliberately has no door of its own into Freehold: it speaks admin SQL to the admin port and uses the DSN that it is
-//! given, like everybody. What it claims is computed from what the application knows and what the database says.
+//! Owns the story ([`story`]), its application ([`load`]), its stage ([`stage`]) and its verdict
+//! ([`verdict`]). It deliberately has no private access to Freehold: it uses admin SQL on the admin port and
+//! the DSN that it gets, like any user. Its claims are computed from the application's records and the
+//! database's contents.
 //!
 //! # Nothing stays behind
-//! Everything that was started belongs to the [`stage::Stage`]; leaving the story in any way, Ctrl-C and SIGTERM
-//! included, drops it.
+//! Everything that was started belongs to the [`stage::Stage`]; leaving the story in any way, Ctrl-C and
+//! SIGTERM included, drops it.
 
 mod admin;
 mod digest;
@@ -60,7 +61,8 @@ pub fn main(options: &Options) -> ExitCode {
     }
 }
 
-/// Tells the story. The exit code is 0 for a good verdict, 1 for a bad one or a story that broke off, 130 after Ctrl-C.
+/// Runs the demo. The exit code is 0 for a good verdict, 1 for a bad one or an aborted demo, 130 after
+/// Ctrl-C.
 pub async fn run(options: &Options) -> ExitCode {
     let mut teller = Teller::new(options.json);
     let told = tokio::select! {
@@ -87,7 +89,7 @@ pub async fn run(options: &Options) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Says how to go on by hand, and leaves everything running until Ctrl-C.
+/// Prints how to go on by hand, and leaves everything running until Ctrl-C.
 async fn keep(told: &Told, teller: &mut Teller) {
     let (target, _) = told.stage.target();
     let admin = told.stage.admin_url();
@@ -102,7 +104,7 @@ async fn keep(told: &Told, teller: &mut Teller) {
     interrupted().await;
 }
 
-/// Ctrl-C, or a polite request to end. Cancel-safe: a signal is kept by the runtime until it is asked for.
+/// Waits for Ctrl-C or SIGTERM. Cancel-safe: the runtime keeps a signal until it is received.
 async fn interrupted() {
     let wait = |kind| async move {
         match signal(kind) {

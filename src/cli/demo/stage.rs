@@ -1,4 +1,5 @@
-//! The stage: two PostgreSQL servers and a Freehold of our own. Dropping it ends all three and removes their files.
+//! The stage: two PostgreSQL servers and a Freehold for the demo. Dropping it ends all three and removes
+//! their files.
 
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,13 +15,13 @@ use crate::config::{Config, ConfigErrors};
 use crate::lab::{LabError, Major, Postgres};
 
 const ADMIN: &str = "admin";
-/// Whoever is still connected by hand has this long to end a transaction.
+/// Time for clients that are still connected by hand to end a transaction.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// What the story plays on.
+/// The servers that the demo runs on.
 #[derive(Debug)]
 pub(super) struct Stage {
-    // Dropped in this order: Freehold first, so that it never sees its systems vanish.
+    // Dropped in this order: Freehold first, so that it never sees its systems disappear.
     freehold: Serve,
     source: System,
     target: System,
@@ -49,7 +50,7 @@ pub(super) enum StageError {
 impl Stage {
     /// Starts a server of the oldest installed major, one of the newest, and Freehold on an empty store.
     pub(super) async fn set() -> Result<Stage, StageError> {
-        // On disk: a commit is to cost here what it costs.
+        // On disk, so that commits have real costs.
         let start = |major| Postgres::builder(major).on_disk().start_async();
         let (source, target) = tokio::try_join!(start(Major::oldest()), start(Major::newest()))?;
         let files = Files::create()?;
@@ -63,7 +64,7 @@ impl Stage {
         Ok(Stage { freehold, source, target, admin_password, _files: files })
     }
 
-    /// Names and servers: where the database begins, and where it moves.
+    /// Names and servers: the first one has the database, the second is its target.
     pub(super) fn systems(&self) -> [(&str, &Postgres); 2] {
         [self.source(), self.target()]
     }
@@ -76,12 +77,12 @@ impl Stage {
         (&self.target.name, &self.target.server)
     }
 
-    /// Where applications connect.
+    /// The address for applications.
     pub(super) fn proxy(&self) -> SocketAddr {
         self.freehold.proxy_addr
     }
 
-    /// Where administrators connect.
+    /// The address for administrators.
     pub(super) fn admin(&self) -> SocketAddr {
         self.freehold.admin_addr
     }
@@ -97,20 +98,20 @@ impl Stage {
         format!("postgres://{ADMIN}:{}@{}/freehold", self.admin_password, self.admin())
     }
 
-    /// Lets Freehold end in order, then the servers.
+    /// Shuts Freehold down in order, then the servers.
     pub(super) async fn strike(self) {
         self.freehold.shutdown_within(DRAIN).await;
     }
 }
 
-/// After their majors, `pg15` and `pg18`; by letters where there is only one major.
+/// Named after their majors, `pg15` and `pg18`; with letters if there is only one major.
 fn named(source: Postgres, target: Postgres) -> (System, System) {
     let suffixes = if source.major == target.major { ["a", "b"] } else { ["", ""] };
     let name = |server: Postgres, suffix| System { name: format!("pg{}{suffix}", server.major), server };
     (name(source, suffixes[0]), name(target, suffixes[1]))
 }
 
-/// Port 0: the system chooses, and two demos never choose the same.
+/// Port 0: the system chooses, and two demos never get the same port.
 fn configuration(servers: &[&Postgres]) -> String {
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     let programs: Vec<String> = servers.iter().map(|server| quoted(&server.bin)).collect();

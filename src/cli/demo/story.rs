@@ -1,4 +1,4 @@
-//! The story, act by act.
+//! The steps of the demo.
 
 use std::time::{Duration, Instant};
 
@@ -13,20 +13,20 @@ use super::watch::{self, Moved, WatchError};
 use super::{Options, digest, leftovers};
 use crate::error::Explain as _;
 
-/// How long the application is watched before anything happens to its database.
+/// Time that the application runs before its database is moved.
 const CALM: Duration = Duration::from_secs(2);
 const LIVELY_WITHIN: Duration = Duration::from_secs(20);
-/// Transactions that show that the application is at work.
+/// Number of transactions that shows that the application works.
 const LIVELY_TRANSACTIONS: u64 = 100;
 const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(20);
 
-/// How the facts of `SHOW MOVE` about a pause begin.
+/// Prefixes of the properties of a pause in `SHOW MOVE`.
 const CUTOVER: &str = "cutover_";
 const UNDO: &str = "undo_";
-/// Those of them that are about the pause as a whole.
+/// Those of them that concern the pause as a whole.
 const SUMMARY: [&str; 5] = ["longest_stall", "p99_stall", "p90_stall", "median_stall", "hold"];
 
-/// A story that came to its end, and its stage, still standing.
+/// A demo that ran to its end, and its servers, still running.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) verdict: Verdict,
@@ -55,7 +55,7 @@ pub(super) enum StoryError {
 }
 
 impl StoryError {
-    /// What helps, where that is known.
+    /// A hint, if there is one.
     pub(super) fn hint(&self) -> Option<String> {
         match self {
             StoryError::Stage(StageError::Lab(error)) | StoryError::Lab(error) => error.hint(),
@@ -64,7 +64,7 @@ impl StoryError {
     }
 }
 
-/// Tells everything, and computes the verdict.
+/// Runs everything, and computes the verdict.
 pub(super) async fn tell(options: &Options, teller: &mut Teller) -> Result<Told, StoryError> {
     let stage = set_the_stage(teller).await?;
     let admin = Admin::connect(&stage.admin_dsn()).await?;
@@ -105,7 +105,8 @@ async fn set_the_stage(teller: &mut Teller) -> Result<Stage, StoryError> {
     Ok(stage)
 }
 
-/// Registers systems and a team; a database without an owner is refused, one with an owner and a purpose is not.
+/// Registers systems and a team; a database without an owner is refused, one with an owner and a purpose is
+/// created.
 async fn a_database_has_an_owner(
     stage: &Stage,
     admin: &Admin,
@@ -134,7 +135,7 @@ async fn a_database_has_an_owner(
     Ok(dsn.to_owned())
 }
 
-/// The refusal's hint is the complete right command; it is what the story runs next, as it is.
+/// The refusal's hint is the complete correct command; the demo runs it unchanged.
 async fn refused_without_owner(
     stage: &Stage,
     admin: &Admin,
@@ -205,7 +206,7 @@ async fn the_database_moves(
     Ok(moved)
 }
 
-/// The application rests for a moment, so that nothing changes while every row is compared.
+/// The application pauses for a moment, so that nothing changes while every row is compared.
 async fn both_copies_are_compared(
     stage: &Stage,
     application: &Application,
@@ -240,7 +241,7 @@ async fn and_comes_back(
     Ok(back)
 }
 
-/// Ends the application and holds what it knows against what its database says.
+/// Ends the application and compares its records with the database's contents.
 async fn application_ends(
     application: Application,
     dsn: &Config,
@@ -259,7 +260,7 @@ async fn application_ends(
     Ok(journal.latencies.all())
 }
 
-/// What the pause was made of, as the mover and the proxies measured it, and what the clients felt.
+/// The parts of the pause, as the mover and the proxies measured them, and the clients' latencies.
 fn pause(moved: &Moved, prefix: &str, teller: &mut Teller) {
     let fact = |name: &str| format!("{prefix}{name}");
     let stall = |name: &str| moved.facts.millis(&fact(name)).map_or("unknown".to_owned(), millis);

@@ -1,4 +1,5 @@
-//! How the story is told: live progress on a terminal, plain lines elsewhere, one JSON object per line for machines.
+//! Output of the demo: live progress on a terminal, plain lines elsewhere, one JSON object per line for
+//! programs.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use super::admin::Refused;
 use super::verdict::{Finding, Verdict};
 use crate::error::chain;
 
-/// Where the story goes.
+/// The output of the demo.
 #[derive(Debug)]
 pub(super) struct Teller {
     form: Form,
@@ -25,7 +26,7 @@ enum Form {
     Json,
 }
 
-/// What a watcher of a move sees now.
+/// The displayed state of a move.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub(super) struct Progress {
     pub(super) phase: String,
@@ -38,7 +39,7 @@ pub(super) struct Progress {
     pub(super) errors: usize,
 }
 
-/// On a pipe, at most one line of progress in this time, except when the phase changes.
+/// On a pipe, at most one line of progress per interval, except when the phase changes.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 impl Teller {
@@ -51,7 +52,7 @@ impl Teller {
         Teller { form, bar: None, last_line: None }
     }
 
-    /// A new part of the story.
+    /// A new part of the demo.
     pub(super) fn chapter(&mut self, title: &str) {
         match self.form {
             Form::Json => self.event(&json!({"event": "chapter", "title": title})),
@@ -92,7 +93,7 @@ impl Teller {
         }
     }
 
-    /// Shows how far a move is; call often.
+    /// Shows the progress of a move; call it often.
     pub(super) fn progress(&mut self, progress: &Progress) {
         match self.form {
             Form::Json => self.event(&json!({"event": "progress", "move": progress})),
@@ -101,7 +102,7 @@ impl Teller {
         }
     }
 
-    /// Takes the progress away.
+    /// Removes the progress bar.
     pub(super) fn progress_done(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -121,7 +122,7 @@ impl Teller {
         }
     }
 
-    /// Facts for whoever goes on by hand: names and values.
+    /// Names and values for going on by hand.
     pub(super) fn facts(&mut self, facts: &[(&str, String)]) {
         if self.form == Form::Json {
             let facts: serde_json::Map<_, _> =
@@ -134,7 +135,7 @@ impl Teller {
         }
     }
 
-    /// The story ended before its end.
+    /// The demo ended early.
     pub(super) fn broke_off(&mut self, error: &dyn std::error::Error, hint: Option<&str>) {
         let text = chain(error);
         if self.form == Form::Json {
@@ -178,7 +179,7 @@ impl Teller {
         self.line(&event.to_string());
     }
 
-    /// A reader that went away is no reason to fail.
+    /// A reader that closed the pipe is not an error.
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),

@@ -1,4 +1,4 @@
-//! The judgement: computed from what the application knows for certain and what the database says, never assumed.
+//! The verdict: computed from the application's records and the database's contents, never assumed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -16,22 +16,22 @@ pub(super) struct Finding {
     pub(super) question: &'static str,
     pub(super) answer: String,
     pub(super) good: bool,
-    /// For machines; the answer says the same in words.
+    /// For programs; the answer says the same in words.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) numbers: BTreeMap<String, f64>,
 }
 
-/// What a request takes beside the hold: it waits for a core and for the disk like any other, on a small machine that runs
-/// two servers, a proxy and all clients.
+/// Time that a request may take in addition to the hold: it waits for a core and for the disk like any other,
+/// on a small machine that runs two servers, a proxy and all clients.
 pub(super) const STALL_MARGIN: Duration = Duration::from_millis(500);
 
-/// Every line; good when each is.
+/// All lines; good if each is.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Verdict {
     pub(super) findings: Vec<Finding>,
 }
 
-/// What the database holds when the application has stopped, read through the DSN as the application would.
+/// The database's contents after the application has stopped, read through the DSN as the application would.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
     pub(super) tokens: Vec<i64>,
@@ -60,8 +60,8 @@ impl Verdict {
         self.findings.push(Finding { question, answer: answer.into(), good, numbers: BTreeMap::new() });
     }
 
-    /// The longest that a client waited for an answer, by its own clock, is held against what the contract allows.
-    /// `measured`: what the platform says of the same pause, in milliseconds.
+    /// Compares the longest wait of a client, by its own clock, with the contract's limit. `measured`: the
+    /// platform's values for the same pause, in milliseconds.
     pub(super) fn judge_stall(
         &mut self,
         question: &'static str,
@@ -87,7 +87,7 @@ impl Verdict {
         self.add(question, count.to_string(), count == 0);
     }
 
-    /// Holds what the application knows against what the database says.
+    /// Compares the application's records with the database's contents.
     pub(super) fn judge(&mut self, known: &Entries, truth: &Truth) {
         let applied = counts(&truth.tokens);
         let is_lost = |token: &&i64| !applied.contains_key(*token);
@@ -109,7 +109,7 @@ impl Verdict {
         self.judge_sessions(known);
     }
 
-    /// Whether the sessions' state travelled.
+    /// Checks that the sessions' state was kept.
     fn judge_sessions(&mut self, known: &Entries) {
         self.none("transactions that found a setting lost", known.settings_lost.len());
         let received: HashSet<u64> = known.notifications_received.iter().copied().collect();
@@ -128,7 +128,7 @@ impl Verdict {
         self.add(question, format!("{violations} of {} tries", known.lock_tries), exclusive);
     }
 
-    /// Both copies, table by table.
+    /// Compares both copies, table by table.
     pub(super) fn judge_digests(&mut self, source: &Digests, target: &Digests) {
         let rows: i64 = source.values().map(|(rows, _)| rows).sum();
         let tables: HashSet<&String> = source.keys().chain(target.keys()).collect();

@@ -1,4 +1,4 @@
-//! Follows a move at the admin port until it has come where it is expected, and shows how far it is.
+//! Follows a move on the admin port until it reaches the expected phase, and shows its progress.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A demo's move takes seconds; one that takes longer has failed.
 const ENDS_WITHIN: Duration = Duration::from_secs(75);
 
-/// A move (or an undo) that has come where it was expected.
+/// A move (or an undo) that has reached the expected phase.
 #[derive(Debug, Clone)]
 pub(super) struct Moved {
     pub(super) id: u64,
     /// `SHOW MOVE` at the end.
     pub(super) facts: Row,
     pub(super) took: Duration,
-    /// The phases it went through, as they were seen, and how long each took.
+    /// The observed phases, and the duration of each.
     pub(super) phases: Vec<(String, Duration)>,
-    /// What the application's clients felt while it ran.
+    /// The clients' latencies during the move.
     pub(super) felt: Distribution,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum WatchError {
     Late { id: u64, phase: String },
 }
 
-/// Looks at the move until it is in `phase`.
+/// Polls the move until it is in `phase`.
 pub(super) async fn until(
     phase: &str,
     id: u64,

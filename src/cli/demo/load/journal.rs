@@ -1,4 +1,4 @@
-//! What the application knows for certain: the evidence of the verdict.
+//! The application's own record: the evidence for the verdict.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,23 +15,23 @@ pub(crate) struct Journal {
 
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Entries {
-    /// Tokens of transactions whose COMMIT was acknowledged.
+    /// Tokens of transactions with an acknowledged COMMIT.
     pub(crate) acknowledged: Vec<i64>,
-    /// Tokens of transactions whose ROLLBACK was acknowledged: must not be found.
+    /// Tokens of transactions with an acknowledged ROLLBACK: must not be found.
     pub(crate) rolled_back: Vec<i64>,
-    /// Every value that `nextval` gave to a client.
+    /// Every value that a client got from `nextval`.
     pub(crate) sequence_values: Vec<i64>,
-    /// Errors that a client saw, with what it was doing.
+    /// Errors of clients, with their current action.
     pub(crate) errors: Vec<String>,
-    /// Transactions that found a setting other than the session had set it.
+    /// Transactions that found another setting than the session had set.
     pub(crate) settings_lost: Vec<String>,
-    /// Notifications whose sending was acknowledged, and those received, in order.
+    /// Notifications that were acknowledged when sent, and those received, in order.
     pub(crate) notifications_sent: Vec<u64>,
     pub(crate) notifications_received: Vec<u64>,
-    /// Tries that took the advisory lock although its holder lives.
+    /// Attempts that got the advisory lock although its holder was alive.
     pub(crate) lock_violations: u64,
     pub(crate) lock_tries: u64,
-    /// What the holder heard when it gave the lock back at the end.
+    /// The holder's result when it released the lock at the end.
     pub(crate) lock_held_to_the_end: Option<bool>,
 }
 
@@ -71,7 +71,7 @@ impl Journal {
         self.entries().errors.push(text);
     }
 
-    /// The entries, locked; nobody waits on anything while holding them.
+    /// The entries, locked; the lock is never held across a wait.
     pub(super) fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! How long requests took: every one is kept, so that the distribution of any stretch of time is exact.
+//! Latencies of requests: every one is kept, so that the distribution over any interval is exact.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ struct Sample {
     took_us: u32,
 }
 
-/// Of the requests in a stretch of time.
+/// Latencies of the requests in an interval.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Distribution {
     pub(crate) requests: usize,
@@ -30,7 +30,7 @@ impl Latencies {
         Latencies { origin: Instant::now(), samples: Mutex::new(Vec::new()) }
     }
 
-    /// Notes a request that began at `began` and ends now.
+    /// Records a request that began at `began` and ends now.
     pub(super) fn note(&self, began: Instant) {
         let sample = Sample {
             ended_us: u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX),
@@ -39,12 +39,12 @@ impl Latencies {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
     }
 
-    /// Of all requests so far.
+    /// The distribution of all requests so far.
     pub(crate) fn all(&self) -> Distribution {
         self.between(self.origin, Instant::now())
     }
 
-    /// Of the requests that ended in the stretch.
+    /// The distribution of the requests that ended in the interval.
     pub(crate) fn between(&self, from: Instant, to: Instant) -> Distribution {
         let offset = |at: Instant| at.saturating_duration_since(self.origin).as_micros();
         let stretch = offset(from)..=offset(to);

@@ -1,4 +1,5 @@
-//! A client that moves money between accounts: named prepared statements, settings, pipelines, SQL-level PREPARE.
+//! A client that moves money between accounts: named prepared statements, settings, pipelines, SQL-level
+//! PREPARE.
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
@@ -6,11 +7,11 @@ use tokio_postgres::{Client, Error, Statement};
 use super::schema::ACCOUNTS;
 use super::{PACE, Shared, connect};
 
-/// One in so many transactions is rolled back, one in so many asks by `EXECUTE`.
+/// One in so many transactions is rolled back; one in so many uses `EXECUTE`.
 const ROLLBACK_EVERY: u64 = 17;
 const EXECUTE_EVERY: u64 = 5;
 
-/// The life of ledger client `number`.
+/// Runs ledger client `number`.
 pub(super) async fn run(shared: Shared, number: usize) {
     let name = format!("shop-{number}");
     shared.keep_running(&name, || live(&shared, &name)).await;
@@ -26,7 +27,7 @@ async fn live(shared: &Shared, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the client has set up once and relies on ever after.
+/// The session state that the client has set up once and relies on afterwards.
 struct Session<'a> {
     shared: &'a Shared,
     name: &'a str,
@@ -97,7 +98,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Books and changes both accounts in one pipeline, the lower account first, so that clients never wait in a ring.
+    /// Books and changes both accounts in one pipeline, the lower account first, so that clients never
+    /// deadlock.
     async fn transfer(&self, token: i64, order_number: i64) -> Result<(), Error> {
         let debit = rand::random_range(1..=ACCOUNTS);
         let credit = rand::random_range(1..ACCOUNTS);

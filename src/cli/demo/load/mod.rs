@@ -1,11 +1,11 @@
 //! The demo's application: a shop with a ledger, as any team could have written it.
 //!
-//! It knows one DSN and nothing of Freehold. It owns its clients, and a [`Journal`] of what it knows for certain:
-//! commits that were acknowledged, sequence values that it got, notifications that it sent, every error, how long every
-//! request took. It deliberately never retries a transaction, and it judges nothing; that is the verdict's work.
+//! It knows one DSN and nothing of Freehold. It owns its clients, and a [`Journal`] of its observations:
+//! acknowledged commits, sequence values, sent notifications, every error, the latency of every request. It
+//! deliberately never retries a transaction, and it judges nothing; the verdict does.
 //!
 //! # Why an application of our own
-//! A benchmark tool tells how fast; it does not remember which of its commits were acknowledged.
+//! A benchmark tool measures speed; it does not record which of its commits were acknowledged.
 
 mod journal;
 mod latency;
@@ -25,18 +25,18 @@ pub(crate) use journal::{Entries, Journal};
 pub(crate) use latency::Distribution;
 pub(crate) use schema::{TOTAL_BALANCE, create_schema};
 
-/// Between two transactions of a client: the load is to be lively, not to fill a small machine.
+/// Pause between two transactions of a client: the load is to be steady without filling a small machine.
 const PACE: Duration = Duration::from_millis(20);
-/// After an error, before a client connects again.
+/// Wait after an error before a client connects again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// Where the application connects, and what all its clients share.
+/// The application's address, and data that all its clients share.
 #[derive(Debug, Clone)]
 struct Shared {
     dsn: Arc<Config>,
     journal: Arc<Journal>,
     stop: CancellationToken,
-    /// Ledger transactions hold it shared; who wants the ledger at rest takes it alone.
+    /// Ledger transactions hold it shared; a caller that needs the ledger at rest takes it exclusively.
     running: Arc<RwLock<()>>,
 }
 
@@ -47,12 +47,13 @@ pub(crate) struct Application {
     clients: JoinSet<()>,
 }
 
-/// As long as it lives, no ledger transaction runs. Its clients stay connected.
+/// While it exists no ledger transaction runs. The clients stay connected.
 #[derive(Debug)]
 pub(crate) struct Rest(#[allow(dead_code, reason = "held, not read")] OwnedRwLockWriteGuard<()>);
 
 impl Application {
-    /// Connects `clients` ledger clients, and one each that listens, notifies, holds a lock and wants it.
+    /// Connects `clients` ledger clients, and one each that listens, notifies, holds a lock and tries to get
+    /// it.
     pub(crate) async fn start(dsn: Config, clients: usize) -> Result<Application, Error> {
         let shared = Shared {
             dsn: Arc::new(dsn),
@@ -72,12 +73,13 @@ impl Application {
         &self.shared.journal
     }
 
-    /// Waits until the running ledger transactions have ended, and keeps new ones waiting until the answer is dropped.
+    /// Waits until the running ledger transactions have ended, and blocks new ones until the result is
+    /// dropped.
     pub(crate) async fn rest(&self) -> Rest {
         Rest(Arc::clone(&self.shared.running).write_owned().await)
     }
 
-    /// Lets every client end its transaction and leave.
+    /// Lets every client end its transaction and disconnect.
     pub(crate) async fn stop(mut self) -> Arc<Journal> {
         self.shared.stop.cancel();
         while self.clients.join_next().await.is_some() {}
@@ -93,7 +95,7 @@ async fn connect(dsn: &Config, name: &str) -> Result<Client, Error> {
 }
 
 impl Shared {
-    /// Runs a client's life until the application stops; after an error it is noted and begins anew.
+    /// Runs a client until the application stops; records an error and starts again.
     async fn keep_running<F>(&self, who: &str, life: impl Fn() -> F)
     where
         F: Future<Output = Result<(), Error>>,
@@ -116,7 +118,7 @@ impl Shared {
         }
     }
 
-    /// A request of a client, measured as the client feels it.
+    /// A request of a client, with its latency as the client measures it.
     async fn timed<T>(&self, request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let began = std::time::Instant::now();
         let answer = request.await;

@@ -4,9 +4,9 @@ use tokio_postgres::{Client, Error};
 
 pub(super) const ACCOUNTS: i32 = 500;
 const OPENING_BALANCE: i64 = 1_000;
-/// Transfers keep it; a lost or doubled one does not, whatever the ledger says.
+/// Transfers keep it constant; a lost or doubled one does not, whatever the ledger contains.
 pub(crate) const TOTAL_BALANCE: i64 = ACCOUNTS as i64 * OPENING_BALANCE;
-/// About 60 MB: enough for the copy to be seen.
+/// About 60 MB: enough to make the copy visible.
 const HISTORY_ROWS: i32 = 250_000;
 
 /// Creates the tables, as the application's own role, and fills them.

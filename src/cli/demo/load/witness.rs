@@ -1,4 +1,4 @@
-//! Clients whose session is their point: one listens, one holds an advisory lock; two others put them to the test.
+//! Clients that depend on their session: one listens, one holds an advisory lock; two others test them.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{Shared, connect};
 const LOCK_KEY: i64 = 75_311;
 const NOTIFY_EVERY: Duration = Duration::from_millis(50);
 const TRY_EVERY: Duration = Duration::from_millis(50);
-/// How long the last notification may take.
+/// Limit for the arrival of the last notification.
 const LAST_NOTIFICATION_WITHIN: Duration = Duration::from_secs(5);
 
 /// Connects all four; the listener listens and the holder holds when this returns.
@@ -28,7 +28,7 @@ pub(super) async fn start(shared: &Shared, tasks: &mut JoinSet<()>) -> Result<()
     Ok(())
 }
 
-/// Notes what arrives until the listening connection ends.
+/// Records notifications until the listening connection ends.
 async fn receive(shared: Shared, mut connection: Connection<Socket, NoTlsStream>) {
     while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
         match message {
@@ -42,7 +42,8 @@ async fn receive(shared: Shared, mut connection: Connection<Socket, NoTlsStream>
     }
 }
 
-/// Sends numbered notifications from a session of its own; the listener leaves when the last has arrived.
+/// Sends numbered notifications from a session of its own; the listener disconnects when the last has
+/// arrived.
 async fn notify(shared: Shared, listener: Client) {
     let next = std::sync::atomic::AtomicU64::new(1);
     let send = || async {
@@ -69,8 +70,8 @@ async fn notify(shared: Shared, listener: Client) {
     drop(listener);
 }
 
-/// Holds the lock without saying a word, the hardest case, while another session tries to get it all the time; gives
-/// it back when that one has left.
+/// Holds the lock in an idle session, the hardest case, while another session keeps trying to get it;
+/// releases it when that one has disconnected.
 async fn hold(shared: Shared, holder: Client) {
     shared.keep_running("lock contender", || contend(&shared)).await;
     match holder.query_one("SELECT pg_advisory_unlock($1)", &[&LOCK_KEY]).await {
