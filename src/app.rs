@@ -1,7 +1,7 @@
-//! Builds the parts of a process, joins them, and takes them apart in order.
+//! Builds the parts of a process, connects them, and shuts them down in order.
 //!
-//! Owns [`Serve`]: proxy, admin port and control loop in one process on the embedded store. It deliberately holds no
-//! logic of its own: what a part does is in its module, what a setting means to it in [`settings`].
+//! Owns [`Serve`]: proxy, admin port and control loop in one process on the embedded store. It deliberately
+//! holds no logic of its own: the logic of a part is in its module, the meaning of settings in [`settings`].
 //!
 //! ```text
 //!   clients -> DataPlane --- RouteTable <- Follower --+
@@ -11,9 +11,8 @@
 //! ```
 //!
 //! # Why
-//! The order of start and end is a fact of the whole, not of a part: clients come in after the routes are known, the
-//! mover ends before the proxies that it waits for, and a move in its pause is finished or aborted before anything else
-//! stops.
+//! Start and end have a fixed order: clients are accepted after the routes are known, the mover ends before
+//! the proxies that it waits for, and a move in its pause is finished or aborted before anything else stops.
 
 pub mod access;
 mod health;
@@ -58,7 +57,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::log::LogHandle;
 use crate::tls::{Acceptor, Connector, TlsError};
 
-/// Commands that run when the process is asked to end have this long.
+/// Time for running admin commands to end at a shutdown.
 const ADMIN_GRACE: Duration = Duration::from_secs(2);
 
 /// Why a process did not start.
@@ -102,13 +101,13 @@ impl ServeError {
 /// Proxy, admin port and control loop in one process, running. End it with [`Serve::shutdown`].
 #[derive(Debug)]
 pub struct Serve {
-    /// Where applications connect; port 0 where they do so by Unix sockets only.
+    /// The address for applications; port 0 if they connect only by Unix sockets.
     pub proxy_addr: SocketAddr,
-    /// Where administrators connect.
+    /// The address for administrators.
     pub admin_addr: SocketAddr,
-    /// Where metrics are served, if they are.
+    /// The address of the metrics, if they are served.
     pub metrics_addr: Option<SocketAddr>,
-    /// The Unix sockets where applications connect.
+    /// The Unix sockets for applications.
     pub socket_paths: Vec<PathBuf>,
     requests: mpsc::Receiver<ProcessRequest>,
     reloadable: Reloadable,
@@ -122,14 +121,14 @@ pub struct Serve {
     follower: Follower,
 }
 
-/// What a process has beside its configuration.
+/// Inputs of a process besides its configuration.
 #[derive(Debug, Default)]
 pub struct Given {
-    /// What RELOAD and SIGHUP read again.
+    /// The file that RELOAD and SIGHUP read again.
     pub file: Option<PathBuf>,
-    /// Where a changed level goes.
+    /// Applies a changed log level.
     pub log: Option<LogHandle>,
-    /// Where clients come in, opened by whoever started the process.
+    /// Listeners for clients, opened by the parent process.
     pub listeners: Vec<Listener>,
 }
 
@@ -139,7 +138,7 @@ impl Serve {
         Serve::start_from(config, Given::default()).await
     }
 
-    /// Starts on the current runtime, with what the process was given.
+    /// Starts on the current runtime, with these inputs.
     pub async fn start_from(config: Config, given: Given) -> Result<Serve, ServeError> {
         let metrics = Metrics::new();
         let (catalog, turn) = open_catalog(&config).await?;
@@ -183,7 +182,7 @@ impl Serve {
         let draining = CancellationToken::new();
         let figures = Figures { metrics, routes: Arc::clone(&routes), catalog, draining: draining.clone() };
         let health = open_health_port(&config, figures).await?;
-        // Clients are served here now: whoever was before may make way.
+        // Clients are accepted here now: the old process may stop.
         drop(turn);
 
         Ok(Serve {
@@ -221,13 +220,14 @@ impl Serve {
         self.shutdown().await;
     }
 
-    /// Ends in order: no new command, no move in its pause, no client in a transaction (within the drain time).
+    /// Ends in order: no new command, no move in its pause, no client in a transaction (within the drain
+    /// time).
     pub async fn shutdown(self) {
         let drain = self.reloadable.config.load().proxy.drain_timeout;
         self.shutdown_within(drain).await;
     }
 
-    /// Like [`Serve::shutdown`], with another bound for running transactions.
+    /// Like [`Serve::shutdown`], with another limit for running transactions.
     pub async fn shutdown_within(self, drain: Duration) {
         match Successor::of(&self.reloadable.config.load()) {
             Some(successor) => self.hand_over(&successor, drain).await,
@@ -235,8 +235,8 @@ impl Serve {
         }
     }
 
-    /// Everything but the clients goes to the successor at once; it gets those who come, and they stay who have come. No
-    /// load balancer need look elsewhere.
+    /// The successor takes over everything except the existing clients at once; it gets the new clients. Load
+    /// balancers need not change anything.
     async fn hand_over(self, successor: &Successor, drain: Duration) {
         tracing::info!("another process takes over");
         let proxy = self.reloadable.config.load().proxy.clone();
@@ -253,7 +253,7 @@ impl Serve {
     }
 
     async fn end(self, drain: Duration) {
-        // First, so that a load balancer looks elsewhere while running transactions end.
+        // First, so that load balancers switch over while running transactions end.
         self.draining.cancel();
         self.admin.shutdown(ADMIN_GRACE).await;
         self.mover.stop().await;
@@ -266,14 +266,14 @@ impl Serve {
     }
 }
 
-/// The logins of applications, and those of administrators: counted apart, under one policy.
+/// The logins of applications and of administrators: counted separately, under one policy.
 fn doors(config: &Config, metrics: &Metrics, keeper: &Keeper) -> Result<[Arc<Access>; 2], AccessErrors> {
     let policy = access::policy(config)?;
     let [applications, administrators] = [(); 2].map(|()| Access::new(policy.clone(), metrics.clone()));
     Ok([applications.with_doubts(keeper.doubts()), administrators].map(Arc::new))
 }
 
-/// The store; where it is a copy, its moves rest before anything takes them up.
+/// Opens the store; if it is a copy, its moves are parked before anything resumes them.
 async fn open_catalog(config: &Config) -> Result<(Catalog, Option<takeover::Turn>), StoreError> {
     let (store, turn) = takeover::open_store(config).await?;
     let catalog = Catalog::new(Arc::<EmbeddedStore>::clone(&store));
@@ -284,7 +284,7 @@ async fn open_catalog(config: &Config) -> Result<(Catalog, Option<takeover::Turn
     Ok((catalog, turn))
 }
 
-/// Files that others can read are no reason not to start: whoever runs the process is told.
+/// Files that other users can read do not prevent the start: a warning is logged.
 async fn warn_of_secrets(config: &Config, catalog: &Catalog) -> Result<(), StoreError> {
     let systems = catalog.systems().await?.into_values();
     for (what, warning) in settings::warnings(config, &systems) {
@@ -327,7 +327,7 @@ fn data_plane(
     }
 }
 
-/// What the mover may choose, and where it learns how long clients wait for answers.
+/// The mover's settings, and its source of clients' waits for answers.
 fn mover_settings(
     config: &Config,
     connector: &Connector,

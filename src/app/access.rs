@@ -1,4 +1,4 @@
-//! Who may come in, as the configuration and the files that it names say.
+//! The access policy, from the configuration and the files that it names.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use crate::auth::throttle::Allowance;
 use crate::config::{ClientTls, Config};
 use crate::frontend::{CrowdLimits, Policy};
 
-/// Every mistake: the setting that names a file, and what is wrong in it.
+/// Every mistake: the setting that names a file, and what is wrong in the file.
 #[derive(Debug, thiserror::Error)]
 pub struct AccessErrors(pub Vec<(&'static str, String)>);
 
@@ -42,9 +42,9 @@ pub fn policy(config: &Config) -> Result<Policy, AccessErrors> {
     if errors.is_empty() { Ok(policy) } else { Err(AccessErrors(errors)) }
 }
 
-/// What needs no file.
+/// The parts that need no file.
 fn limits(config: &Config) -> Policy {
-    // A wait must end before the login is ended by its own timeout.
+    // A wait must end before the login's own timeout.
     let bound = config.proxy.login_timeout / 2;
     Policy {
         failures: Allowance {
@@ -100,7 +100,7 @@ fn placed(file: &Path, problem: &Problem) -> String {
     format!("{}:{}: {}", file.display(), problem.line, problem.message)
 }
 
-/// Why a rule that is well written can let nobody in here.
+/// Why a valid rule can never match a client here.
 fn useless(rule: &Rule, config: &Config, ident: &IdentMaps) -> Option<String> {
     let tls = config.proxy.tls != ClientTls::Disable && config.proxy.tls_cert.is_some();
     if rule.kind == Kind::HostSsl && !tls {

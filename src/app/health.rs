@@ -1,7 +1,8 @@
-//! Figures and health over HTTP/1.1: `/metrics`, `/health`, `/ready`. One answer per connection.
+//! Metrics and health over HTTP/1.1: `/metrics`, `/health`, `/ready`. One answer per connection.
 //!
 //! # Why
-//! Three fixed answers to GET do not need an HTTP library; the console, when it comes, brings one, and takes these over.
+//! Three fixed answers to GET do not need an HTTP library; a later console will bring one and serve these,
+//! too.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,13 +32,13 @@ pub(super) struct HealthPort {
     accepting: JoinHandle<()>,
 }
 
-/// Where the figures come from.
+/// Sources of the metrics.
 #[derive(Debug, Clone)]
 pub(super) struct Figures {
     pub(super) metrics: Metrics,
     pub(super) routes: Arc<RouteTable>,
     pub(super) catalog: Catalog,
-    /// Cancelled: the process takes no more clients.
+    /// Cancelled: the process accepts no more clients.
     pub(super) draining: CancellationToken,
 }
 
@@ -60,13 +61,13 @@ impl Drop for HealthPort {
     }
 }
 
-/// Where there are too many, the oldest ends: it has had the longest time to ask. Whoever connects and says nothing must not
-/// keep a health check out, after which the process would be restarted.
+/// If there are too many connections the oldest is ended: it has had the longest time to send its request. An
+/// idle connection must not block a health check, because the process would then be restarted.
 async fn accept(listener: TcpListener, figures: Figures) {
     let mut visitors: VecDeque<Visitor> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, most likely: do not spin.
+            // Probably out of file descriptors: do not spin.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -76,13 +77,13 @@ async fn accept(listener: TcpListener, figures: Figures) {
         }
         let figures = figures.clone();
         visitors.push_back(Visitor(tokio::spawn(async move {
-            // A scraper that is slow or gone is its own business.
+            // A slow or vanished scraper is not an error.
             let _ = tokio::time::timeout(REQUEST_TIME_MAX, answer(stream, figures)).await;
         })));
     }
 }
 
-/// One that is being answered; ends with the value.
+/// A connection that is being answered; ends with the value.
 struct Visitor(JoinHandle<()>);
 
 impl Drop for Visitor {
@@ -131,7 +132,7 @@ impl Figures {
         }
     }
 
-    /// Figures that are states and not events are read when they are asked for.
+    /// Metrics that are states and not events are read on request.
     async fn gather(&self) -> Result<(), StoreError> {
         self.metrics.gauge(&names::BUILD, &[env!("CARGO_PKG_VERSION")]).set(1.0);
         for route in self.routes.routes() {
@@ -158,7 +159,7 @@ impl Figures {
         }
         for movement in &moves {
             let label = [movement.name.as_str()];
-            // Moves come oldest first: the newest of a database decides.
+            // Moves are sorted from the oldest on: the newest of a database decides.
             let differences = if movement.phase.has_ended() { 0 } else { movement.facts.differences.len() };
             self.metrics.gauge(&names::MOVE_DIFFERENCES, &label).set(differences as f64);
             if let Some(pause) = movement.undo.as_ref().or(movement.cutover.as_ref()) {

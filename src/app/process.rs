@@ -1,4 +1,4 @@
-//! `freehold serve`: a configuration file in, an exit code out.
+//! `freehold serve`: reads a configuration file, runs, returns an exit code.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,12 +12,12 @@ use crate::telemetry::log::{self, Format};
 /// Threads for the control loop, the admin port and the store. Clients have threads of their own.
 const CONTROL_THREADS: usize = 2;
 
-/// Runs until it is asked to end. Mistakes go to standard error.
+/// Runs until it is asked to end. Prints mistakes to standard error.
 ///
 /// When clients and administrators are served, one line goes to standard output:
 /// `ready proxy=127.0.0.1:6432 admin=127.0.0.1:6433`.
 pub fn serve(file: &Path) -> ExitCode {
-    // Before there are threads: it takes variables out of the environment.
+    // Before any thread is started: it removes environment variables.
     let listeners = match Listener::from_service_manager() {
         Ok(listeners) => listeners,
         Err(error) => {
@@ -65,7 +65,7 @@ async fn run(config: Config, given: Given) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Where applications connect, separated by commas.
+/// The addresses for applications, separated by commas.
 fn places(serve: &Serve) -> String {
     let address = (serve.proxy_addr.port() != 0).then(|| serve.proxy_addr.to_string());
     let sockets = serve.socket_paths.iter().map(|path| path.display().to_string());

@@ -1,4 +1,4 @@
-//! What the process is asked while it runs: signals, RELOAD, SHUTDOWN.
+//! Requests to the running process: signals, RELOAD, SHUTDOWN.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,29 +22,29 @@ use crate::session::{DataPlane, LimitsPolicy};
 use crate::telemetry::log::LogHandle;
 use crate::tls::{Acceptor, Connector, TlsError};
 
-/// How often it is looked whether clients have left.
+/// Interval between checks whether clients have left.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What a change of the configuration reaches without a restart.
+/// The parts that a changed configuration reaches without a restart.
 #[derive(Debug)]
 pub(super) struct Reloadable {
     pub(super) file: Option<PathBuf>,
     pub(super) config: Arc<ArcSwap<Config>>,
     pub(super) mover: Arc<ArcSwap<MoverSettings>>,
     pub(super) logins_interval: watch::Sender<Duration>,
-    /// Certificates are read again even where their paths are as they were: they are renewed in place.
+    /// Certificates are read again even if their paths are unchanged: they are renewed in place.
     pub(super) acceptors: Vec<Acceptor>,
     pub(super) connector: Connector,
-    /// Of the ports.
+    /// Access policies of the ports.
     pub(super) access: Vec<Arc<Access>>,
-    /// How long clients may take.
+    /// Time limits of clients.
     pub(super) limits: Arc<ArcSwap<LimitsPolicy>>,
     pub(super) log: Option<LogHandle>,
 }
 
 impl Reloadable {
-    /// Reads the file again and applies what can change now. The answer names each setting that differs, and whether
-    /// it is applied; on a mistake nothing changes.
+    /// Reads the file again and applies the settings that can change now. Returns each setting that differs,
+    /// and whether it is applied; on a mistake nothing changes.
     pub(super) fn reload(&self, admin: &AdminServer) -> Result<Vec<(String, bool)>, String> {
         let Some(file) = &self.file else {
             return Err("this process was started without a configuration file".to_owned());
@@ -53,7 +53,7 @@ impl Reloadable {
         let users = read_users(&fresh.admin.users_file).map_err(|error| chain(&error))?;
         let policy = access::policy(&fresh).map_err(|errors| errors.to_string())?;
         let renewals = self.renewals().map_err(|error| chain(&error))?;
-        // Everything was read: nothing below can fail.
+        // All files were read: nothing below can fail.
         renewals.into_iter().for_each(|renew| renew());
         admin.set_users(users);
         self.access.iter().for_each(|access| access.set_policy(policy.clone()));
@@ -64,7 +64,7 @@ impl Reloadable {
         Ok(differences.iter().map(|setting| (setting.path(), setting.apply == Apply::Reload)).collect())
     }
 
-    /// Every certificate read again, none in use yet.
+    /// Reads every certificate again, without using it yet.
     fn renewals(&self) -> Result<Vec<Box<dyn FnOnce()>>, TlsError> {
         let mut renewals: Vec<Box<dyn FnOnce()>> = vec![Box::new(self.connector.renewal()?)];
         for acceptor in &self.acceptors {
@@ -73,7 +73,7 @@ impl Reloadable {
         Ok(renewals)
     }
 
-    /// `config` is what is in force now.
+    /// `config` is the configuration now in effect.
     fn follow(&self, config: Config) {
         let known = self.mover.load_full();
         let mut mover = settings::mover(&config, &self.connector, known.fault.clone());
@@ -92,23 +92,23 @@ fn read(file: &Path) -> Result<Config, String> {
     Config::load(file).map_err(|errors| errors.to_string())
 }
 
-/// What must be known, and done, to wait for clients to leave.
+/// What is needed to wait for clients to leave.
 pub(super) struct Leaving<'a> {
     pub(super) data: &'a DataPlane,
     pub(super) routes: &'a RouteTable,
-    /// Cancelled: the process takes no more clients.
+    /// Cancelled: the process accepts no more clients.
     pub(super) draining: &'a CancellationToken,
 }
 
 impl Leaving<'_> {
-    /// Nobody comes in any more.
+    /// Stops accepting clients.
     fn begin(&self) {
         tracing::info!("no client comes in any more; the process ends when those that are here have left");
         self.draining.cancel();
         self.data.stop_accepting();
     }
 
-    /// Waits until clients have left as the departure asks; for ever where none was asked for.
+    /// Waits until clients have left as `departure` requires; forever without a `departure`.
     async fn done(&self, departure: Option<Departure>) {
         loop {
             let routes = self.routes.routes();
@@ -127,7 +127,7 @@ impl Leaving<'_> {
     }
 }
 
-/// Obeys until the end is asked for, and may come.
+/// Handles requests until the process has to end, and may.
 pub(super) async fn until_end(
     requests: &mut mpsc::Receiver<ProcessRequest>,
     reloadable: &Reloadable,
@@ -151,7 +151,7 @@ pub(super) async fn until_end(
             }
             request = requests.recv() => match request {
                 Some(ProcessRequest::Reload { answer }) => {
-                    // Whoever asked may be gone.
+                    // The requester may be gone.
                     let _ = answer.send(reloadable.reload(admin));
                 }
                 // A second one ends the wait of the first.
@@ -165,7 +165,7 @@ pub(super) async fn until_end(
     }
 }
 
-/// A signal that may not be available: then it is never heard.
+/// A signal; if it is not available it is never received.
 struct Listener(Option<Signal>);
 
 impl Listener {

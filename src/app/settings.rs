@@ -1,4 +1,4 @@
-//! What a configuration means for each part of the process.
+//! Converts the configuration for each part of the process.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ use crate::tls::{
     self, Acceptor, ClientAuthority, ClientCertificates, Connector, Identity, Roots, ServerTls, TlsError,
 };
 
-/// Ends the process at a named instant of a move, `cutover:held`. For tests of the recovery; see
+/// Aborts the process at a named point of a move, `cutover:held`. For tests of the recovery; see
 /// [`crate::control::settings::CrashPoint`].
 pub const CRASH_AT: &str = "FREEHOLD_CRASH_AT";
 
-/// What the mover may choose, from `[move]`.
+/// The mover's settings, from `[move]`.
 pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> MoverSettings {
     let moves = &config.moves;
     MoverSettings {
@@ -52,7 +52,7 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
     }
 }
 
-/// Where passwords of the platform's roles are read from: never from a file that Freehold has for itself.
+/// Directories for passwords of the platform's roles; excludes files that Freehold uses itself.
 fn password_places(config: &Config) -> PasswordPlaces {
     PasswordPlaces {
         directories: config.admin.password_dirs.clone(),
@@ -60,7 +60,7 @@ fn password_places(config: &Config) -> PasswordPlaces {
     }
 }
 
-/// The fault that the environment asks for. `Err`: it cannot be understood.
+/// The fault requested by the environment. `Err`: it cannot be parsed.
 pub fn fault() -> Result<Option<Fault>, ServeError> {
     let Ok(text) = std::env::var(CRASH_AT) else { return Ok(None) };
     let fault = Fault::parse(&text).ok_or(ServeError::Fault { text })?;
@@ -72,7 +72,7 @@ pub fn fault() -> Result<Option<Fault>, ServeError> {
     Ok(Some(fault))
 }
 
-/// TLS towards clients; None where there is no certificate or it is switched off.
+/// TLS towards clients; `None` if there is no certificate or it is switched off.
 pub fn client_acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
     if config.proxy.tls == ClientTls::Disable {
         return Ok(None);
@@ -82,7 +82,7 @@ pub fn client_acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
     acceptor(config.proxy.tls_cert.as_deref(), config.proxy.tls_key.as_deref(), authorities)
 }
 
-/// TLS towards administrators; None where there is no certificate.
+/// TLS towards administrators; `None` if there is no certificate.
 pub fn admin_acceptor(config: &Config) -> Result<Option<Acceptor>, TlsError> {
     acceptor(config.admin.tls_cert.as_deref(), config.admin.tls_key.as_deref(), None)
 }
@@ -116,7 +116,7 @@ pub fn connector(config: &Config) -> Result<Connector, TlsError> {
     Connector::open(tls::ClientTls { roots, identity })
 }
 
-/// Where clients come in.
+/// Listeners for clients.
 pub fn listen(config: &Config) -> ListenOptions {
     ListenOptions {
         on: config.proxy.listen.0.clone(),
@@ -126,7 +126,7 @@ pub fn listen(config: &Config) -> ListenOptions {
     }
 }
 
-/// Stands where there is no TCP address for clients.
+/// Placeholder if there is no TCP address for clients.
 pub fn no_address() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 0))
 }
@@ -138,7 +138,7 @@ pub fn encryption(config: &Config) -> Encryption {
     }
 }
 
-/// How connections are kept that are lent from client to client.
+/// Settings of the connection pools.
 pub fn pool(config: &Config) -> PoolSettings {
     let pool = &config.pool;
     PoolSettings {
@@ -154,7 +154,7 @@ pub fn pool(config: &Config) -> PoolSettings {
     }
 }
 
-/// How long clients may take.
+/// Time limits of clients.
 pub fn limits(config: &Config) -> LimitsPolicy {
     let timeouts = &config.timeouts;
     LimitsPolicy {
@@ -178,8 +178,8 @@ pub fn workers(config: &Config) -> usize {
     }
 }
 
-/// What `serve` would refuse although the text is right: every file that a setting names, read as `serve` reads it.
-/// Pairs of a setting and what is wrong.
+/// Mistakes for which `serve` would refuse a valid configuration: reads every file that a setting names, as
+/// `serve` does. Pairs of a setting and the mistake.
 pub fn mistakes(config: &Config) -> Vec<(&'static str, String)> {
     let proxy = [
         ("proxy.tls_key", &config.proxy.tls_key),
@@ -207,7 +207,8 @@ pub fn mistakes(config: &Config) -> Vec<(&'static str, String)> {
     mistakes
 }
 
-/// What `serve` would do although it is risky: a setting, or a system, and what is wrong with its file. Blocking.
+/// Risks that `serve` accepts with a warning: a setting, or a system, and the problem with its file.
+/// Blocking.
 pub fn warnings(config: &Config, systems: &[SystemRecord]) -> Vec<(String, String)> {
     let files = config.secret_files().into_iter();
     let mut warnings: Vec<(String, String)> =
@@ -227,7 +228,7 @@ pub fn warnings(config: &Config, systems: &[SystemRecord]) -> Vec<(String, Strin
     warnings
 }
 
-/// The setting whose file an error is about; the first where it is about all of them together.
+/// The setting that names the file of an error; the first if the error is about all of them.
 fn named<const N: usize>(error: &TlsError, files: &[(&'static str, &Option<PathBuf>); N]) -> &'static str {
     let of_file =
         |(_, file): &&(&str, &Option<PathBuf>)| error.path().is_some() && file.as_deref() == error.path();

@@ -1,17 +1,18 @@
-//! One process after the other on the same places and the same store, and no client is turned away.
+//! Hands the addresses and the store over from one process to the next, without refusing a client.
 //!
 //! ```text
 //!   old: serves ................ SIGTERM, lets go of the store | ..... makes way, lingers, drains, ends
 //!   new:   the store is in use: takes its turn, waits ........ | opens it, listens, gives its turn back
 //! ```
 //!
-//! Owns the turn: a lock on a file beside the store. Whoever has it waits for the store, and does not listen yet.
+//! Owns the turn: a lock on a file beside the store. The process that holds it waits for the store, and does
+//! not listen yet.
 //!
 //! # Why
-//! The store has one writer, so the two processes cannot serve side by side from the start; and a process that listens
-//! before it can serve would have half of the clients wait in its backlog. So the new one listens when it has the store, and
-//! the old one closes its door when the new one listens: the turn tells it. A process that is ended while nobody waits
-//! for its turn just ends.
+//! The store has one writer, so the two processes cannot serve side by side from the start; and if a process
+//! listened before it could serve, half of the clients would wait in its backlog. So the new one listens when
+//! it has the store, and the old one closes its listeners when the new one listens: it sees that by the turn.
+//! A process that is ended without a successor just ends.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use crate::config::Config;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const TAKES_MAX: u32 = 50;
 
-/// The right to be the next. Given back when dropped: from then on clients are served here.
+/// The right to be the next process. Released when dropped: from then on clients are served here.
 #[derive(Debug)]
 pub(super) struct Turn {
     _lock: File,
@@ -40,7 +41,8 @@ fn turn_file(store: &Path) -> PathBuf {
 }
 
 impl Turn {
-    /// Like [`Turn::take`], but whoever only looks whether somebody has it is not in the way.
+    /// Like [`Turn::take`], but retries, because another process may hold the lock for an instant just to
+    /// check it.
     async fn wait(store: &Path) -> std::io::Result<Option<Turn>> {
         for _ in 0..TAKES_MAX {
             match Turn::take(store)? {
@@ -51,7 +53,7 @@ impl Turn {
         Ok(None)
     }
 
-    /// `None`: somebody else has it.
+    /// `None`: another process has it.
     fn take(store: &Path) -> std::io::Result<Option<Turn>> {
         let path = turn_file(store);
         let lock = File::options().write(true).create(true).truncate(false).open(path)?;
@@ -63,7 +65,7 @@ impl Turn {
     }
 }
 
-/// Opens the store; where the configuration says so, after the process that has it.
+/// Opens the store; if configured, waits for the process that has it.
 pub(super) async fn open_store(config: &Config) -> Result<(Arc<EmbeddedStore>, Option<Turn>), StoreError> {
     let path = &config.store.path;
     let in_use = match EmbeddedStore::open(path) {
