@@ -7,7 +7,7 @@
 //!   clients -> DataPlane --- RouteTable <- Follower --+
 //!                                                     |-- Catalog -- EmbeddedStore
 //!   admins  -> AdminPort --- Executor ----------------+
-//!                            Mover, Keeper -----------+
+//!                Mover, Keeper, Reconciler -----------+
 //! ```
 //!
 //! # Why
@@ -45,6 +45,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, copied};
 use crate::config::Config;
 use crate::control::keeper::Keeper;
+use crate::control::reconcile::Reconciler;
 use crate::control::settings::LatencySource;
 use crate::control::{Mover, MoverSettings};
 use crate::frontend::listener::Listener;
@@ -117,6 +118,7 @@ pub struct Serve {
     admin: AdminServer,
     mover: Mover,
     keeper: Keeper,
+    reconciler: Reconciler,
     data: DataPlane,
     follower: Follower,
 }
@@ -148,6 +150,8 @@ impl Serve {
         let workers = settings::workers(&config);
         let routes = RouteTable::new(workers);
 
+        // Before the first client: nobody meets what half a change had left.
+        let reconciler = Reconciler::start(catalog.clone(), UnixMillis::now).await;
         let follower = follow(&config, &catalog, &routes);
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(config.moves.logins_interval);
@@ -208,6 +212,7 @@ impl Serve {
             admin,
             mover,
             keeper,
+            reconciler,
             data,
             follower,
         })
@@ -242,7 +247,7 @@ impl Serve {
         let proxy = self.reloadable.config.load().proxy.clone();
         self.admin.shutdown(ADMIN_GRACE).await;
         self.mover.stop().await;
-        drop((self.keeper, self.health));
+        drop((self.keeper, self.reconciler, self.health));
         if let Err(error) = self.follower.stop().await {
             tracing::warn!(%error, "this proxy stays listed in the store");
         }
@@ -257,7 +262,7 @@ impl Serve {
         self.draining.cancel();
         self.admin.shutdown(ADMIN_GRACE).await;
         self.mover.stop().await;
-        drop(self.keeper);
+        drop((self.keeper, self.reconciler));
         self.data.shutdown(drain).await;
         if let Err(error) = self.follower.stop().await {
             tracing::warn!(%error, "this proxy stays listed in the store");

@@ -382,7 +382,7 @@ impl Conversation<'_> {
         }
         let (notices, mut incoming) = mpsc::channel(NOTICES_MAX);
         let caller =
-            Caller { who: self.name.clone(), rights: self.rights, notices, cancel: self.seat.next_wait() };
+            Caller { who: self.name.clone(), rights: self.rights, notices, cancel: self.seat.next_wait(), trail: None };
         let executor = self.shared.executor.clone();
         let mut work = Box::pin(executor.execute(parsed, &caller));
         let mut presence = Presence::Here;

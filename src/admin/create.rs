@@ -1,4 +1,12 @@
 //! CREATE DATABASE: recorded before anything is done on a system, so that a crash leaves nothing that is not known.
+//!
+//! ```text
+//!   commit 1: name, record (provisioning), route (refused)
+//!             role and database on the system
+//!   commit 2: login, record (active), route (served), audit entry
+//! ```
+//!
+//! A crash before commit 2: the next start removes what was made ([`super::unfinished`]). After it the database is served.
 
 use rand::RngExt as _;
 
@@ -9,13 +17,9 @@ use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier};
 use super::statement::CreateDatabase;
 use super::users::verifier_of;
-use crate::catalog::store::StoreError;
-use crate::catalog::{NewDatabase, Swap, keys};
+use crate::catalog::NewDatabase;
 use crate::control::lifecycle::Creation;
-use crate::error::{Explain as _, SqlState};
-use crate::model::{
-    DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, RoleName, RouteRecord, Service, SystemRecord,
-};
+use crate::model::{DatabaseId, DatabaseRecord, Lifecycle, Login, RoleName, SystemRecord};
 
 impl Executor {
     pub(super) async fn create_database(
@@ -40,9 +44,8 @@ impl Executor {
             .map_err(|_| AdminError::Exists { kind: "role", name: create.name.to_string() })?;
 
         let place = system.place(create.name.as_str());
-        let mut new = self.new_database(&wanted, place, caller, Lifecycle::Provisioning);
-        new.route.service = being_created(&wanted.name);
-        self.record(&new).await?;
+        let new = self.new_database(&wanted, place, caller, Lifecycle::Provisioning);
+        self.record(self.catalog(), &new).await?;
 
         let password = random_password();
         let creation = Creation {
@@ -56,7 +59,7 @@ impl Executor {
             self.withdraw(&creation, &system, &new).await;
             return Err(error.into());
         }
-        self.open_for_service(&new.database.id, &creation).await?;
+        self.open_for_service(&new.database.id, &creation, caller).await?;
         let row = row![
             &wanted.name,
             &new.database.id,
@@ -75,12 +78,18 @@ impl Executor {
                 "what was created of a database could not be removed; the next start tries again");
             return;
         }
-        if let Err(error) = forget(self, &new.database).await {
-            tracing::error!(error = %error.message(), database = %new.database.name, "the record of a database that failed stays");
+        if let Err(error) = self.catalog().forget_database(&new.database.id).await {
+            tracing::error!(error = &error as &dyn std::error::Error, database = %new.database.name, "the record of a database that failed stays");
         }
     }
 
-    async fn open_for_service(&self, id: &DatabaseId, creation: &Creation) -> Result<(), AdminError> {
+    /// Everything that makes it a database that is served, in one commit.
+    async fn open_for_service(
+        &self,
+        id: &DatabaseId,
+        creation: &Creation,
+        caller: &Caller,
+    ) -> Result<(), AdminError> {
         let login = Login {
             role: creation.role.clone(),
             verifier: Some(creation.verifier.clone()),
@@ -89,67 +98,17 @@ impl Executor {
             valid_until: None,
             groups: Vec::new(),
         };
-        self.catalog().sync_logins(id, &[login]).await?;
         let activate = |database: &mut DatabaseRecord| {
+            // Somebody may have dropped it meanwhile.
+            if database.lifecycle != Lifecycle::Provisioning || database.dropping.is_some() {
+                let (database, state) = (database.name.to_string(), database.state().to_owned());
+                return Err(AdminError::NotServed { database, state });
+            }
             database.lifecycle = Lifecycle::Active;
-            Ok::<(), AdminError>(())
+            Ok(())
         };
-        self.catalog().update_database(id, activate).await?;
-        let serve = |route: &mut RouteRecord| {
-            route.service = Service::Serving;
-            Ok::<(), AdminError>(())
-        };
-        self.catalog().update_route(id, serve).await?;
+        self.recording(caller).change_database_with(id, &[login], activate).await?;
         Ok(())
-    }
-
-    /// Databases whose creation a crash cut short. Before the first command.
-    pub(super) async fn unfinished(&self) -> Result<Vec<DatabaseRecord>, StoreError> {
-        let mut databases = self.catalog().databases().await?.into_values();
-        databases.retain(|database| database.lifecycle == Lifecycle::Provisioning);
-        Ok(databases)
-    }
-
-    /// What they made is removed, and the names are free again.
-    pub(super) async fn clean_up(&self, unfinished: Vec<DatabaseRecord>) {
-        for database in unfinished {
-            match self.clean_up_one(&database).await {
-                Ok(()) => {
-                    tracing::info!(database = %database.name, "a creation that was cut short is removed")
-                }
-                Err(error) => tracing::error!(error = %error.message(), database = %database.name,
-                    "a creation that was cut short could not be removed; the next start tries again"),
-            }
-        }
-    }
-
-    async fn clean_up_one(&self, database: &DatabaseRecord) -> Result<(), AdminError> {
-        if let Some(route) = self.catalog().route(&database.id).await? {
-            let place = route.value.place;
-            let system = self.system(&place.system).await?;
-            if let Ok(role) = RoleName::parse(&place.dbname) {
-                let id = database.id.clone();
-                let creation = Creation { id, dbname: place.dbname, role, verifier: String::new() };
-                creation.undo(self.reach(&system, &self.mover())).await?;
-            }
-        }
-        forget(self, database).await
-    }
-}
-
-async fn forget(executor: &Executor, database: &DatabaseRecord) -> Result<(), AdminError> {
-    executor.unlist(database).await?;
-    let Some(record) = executor.catalog().database(&database.id).await? else { return Ok(()) };
-    match executor.catalog().delete(keys::database(&database.id), record.revision).await? {
-        Swap::Committed(_) | Swap::Conflict => Ok(()),
-    }
-}
-
-fn being_created(name: &DatabaseName) -> Service {
-    Service::Refused {
-        sqlstate: SqlState::CANNOT_CONNECT_NOW.to_string(),
-        message: format!("database \"{name}\" is being created"),
-        hint: "Try again in a moment.".to_owned(),
     }
 }
 

@@ -6,7 +6,7 @@ use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier, literal};
 use super::statement::AlterDatabase;
 use super::teams::purpose_fault;
-use crate::catalog::{NewDatabase, NewDatabaseOutcome, Versioned};
+use crate::catalog::{Catalog, NewDatabase, NewDatabaseOutcome, Versioned};
 use crate::config::closest;
 use crate::model::{
     Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, Place,
@@ -61,13 +61,6 @@ impl Executor {
         let adopted = lifecycle == Lifecycle::Active;
         let verb = if adopted { "adopted" } else { "created" };
         let what = format!("{verb} on system {}, owner {}", place.system, wanted.owner);
-        let route = RouteRecord {
-            pooling: contract.pooling,
-            server_connections_max: contract.server_connections_max,
-            quotas: contract.quotas,
-            timeouts: contract.timeouts,
-            ..RouteRecord::first(id.clone(), wanted.name.clone(), place, contract.client_connections_max)
-        };
         let database = DatabaseRecord {
             id,
             name: wanted.name.clone(),
@@ -76,16 +69,18 @@ impl Executor {
             lifecycle,
             contract,
             operation: None,
+            dropping: None,
             adopted,
             created_at: now,
             created_by: caller.who.clone(),
             history: vec![HistoryEntry { at: now, who: caller.who.clone(), what, epoch: Some(Epoch::FIRST) }],
         };
+        let route = RouteRecord::of(&database, place);
         NewDatabase { database, route, logins: Vec::new() }
     }
 
-    pub(super) async fn record(&self, new: &NewDatabase) -> Result<(), AdminError> {
-        match self.catalog().create_database(new).await? {
+    pub(super) async fn record(&self, catalog: &Catalog, new: &NewDatabase) -> Result<(), AdminError> {
+        match catalog.create_database(new).await? {
             NewDatabaseOutcome::Created(_) => Ok(()),
             NewDatabaseOutcome::NameTaken => {
                 Err(AdminError::Exists { kind: "database", name: new.database.name.to_string() })
@@ -126,17 +121,7 @@ impl Executor {
             record.history.push(entry.clone());
             Ok::<(), AdminError>(())
         };
-        let changed = self.catalog().update_database(&database.value.id, change).await?;
-        let contract = changed.value.contract;
-        let limit = |route: &mut RouteRecord| {
-            route.client_connections_max = contract.client_connections_max;
-            route.server_connections_max = contract.server_connections_max;
-            route.pooling = contract.pooling;
-            route.quotas = contract.quotas;
-            route.timeouts = contract.timeouts;
-            Ok::<(), AdminError>(())
-        };
-        self.catalog().update_route(&database.value.id, limit).await?;
+        self.recording(caller).change_database(&database.value.id, change).await?;
         Ok(Answer::done(commands::ALTER_DATABASE))
     }
 

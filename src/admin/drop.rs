@@ -4,16 +4,25 @@
 //! A name typed into the wrong window must not cost data. A created database is closed and renamed on its system, where a
 //! person of the platform can drop or revive it; an adopted one goes back to who had it, as it is. Deletion for good, with
 //! an archive and a second person, is a command of its own.
+//!
+//! ```text
+//!   commit 1: record (dropping), route (refused)
+//!             database and role closed and renamed on the system
+//!   commit 2: record (a tombstone), no name, no route, no login, audit entry
+//! ```
+//!
+//! A crash between them: the next start carries on ([`super::unfinished`]). A failure: what was before is taken up again.
 
 use super::answer::{Answer, row};
 use super::commands;
 use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier, literal};
 use super::statement::DropDatabase;
-use crate::catalog::keys;
+use crate::catalog::store::StoreError;
+use crate::catalog::{Catalog, keys};
 use crate::control::lifecycle;
-use crate::error::{SqlState, chain};
-use crate::model::{DatabaseRecord, HistoryEntry, Lifecycle, Place, RouteRecord, Service};
+use crate::error::chain;
+use crate::model::{DatabaseId, DatabaseRecord, Dropping, HistoryEntry, Lifecycle, Place};
 
 impl Executor {
     pub(super) async fn drop_database(
@@ -31,38 +40,47 @@ impl Executor {
             return Err(AdminError::Unconfirmed { command });
         };
         self.refuse_moving(&database).await?;
-        let gone = |route: &mut RouteRecord| {
-            route.service = Service::Refused {
-                sqlstate: SqlState::INVALID_CATALOG_NAME.to_string(),
-                message: format!("database \"{}\" does not exist", route.name),
-                hint: "It was dropped.".to_owned(),
-            };
-            Ok::<(), AdminError>(())
-        };
-        let place = self.catalog().update_route(&database.id, gone).await?.value.place;
-        let left_as = match self.leave(&database, &place).await {
-            Ok(left_as) => left_as,
+        self.begin_drop(&database, reason, caller).await?;
+        let (place, left_as) = match self.leave(&database).await {
+            Ok(left) => left,
             Err(error) => {
-                self.serve_again(&database).await;
+                self.take_back_drop(&database).await;
                 return Err(error);
             }
         };
-        self.bury(
-            &database,
-            caller,
-            &format!("dropped: {reason}; left as \"{left_as}\" on system {}", place.system),
-        )
-        .await?;
+        self.end_drop(&database.id, &self.recording(caller), &place, &left_as).await?;
         Ok(Answer::rows(commands::DROP_DATABASE, vec![row![&database.name, &place.system, left_as]]))
     }
 
-    /// Nothing was dropped, so nobody is refused. Where even that fails, the log says so; the command may be repeated.
-    async fn serve_again(&self, database: &DatabaseRecord) {
-        let serving = |route: &mut RouteRecord| {
-            route.service = Service::Serving;
+    /// From here on nobody is served, and a crash does not end the drop.
+    async fn begin_drop(
+        &self,
+        database: &DatabaseRecord,
+        reason: &str,
+        caller: &Caller,
+    ) -> Result<(), AdminError> {
+        let dropping = Dropping { at: self.now(), who: caller.who.clone(), reason: reason.to_owned() };
+        let begin = |record: &mut DatabaseRecord| {
+            if record.operation != database.operation || matches!(record.lifecycle, Lifecycle::Deleted { .. })
+            {
+                let key = keys::database(&record.id);
+                return Err(AdminError::Store(StoreError::Contended { key, attempts: 1 }));
+            }
+            record.dropping = Some(dropping.clone());
+            Ok(())
+        };
+        self.catalog().change_database(&database.id, begin).await?;
+        Ok(())
+    }
+
+    /// Nothing was dropped, so clients meet again what they met before. Where even that fails, the log says so; the command
+    /// may be repeated.
+    async fn take_back_drop(&self, database: &DatabaseRecord) {
+        let stay = |record: &mut DatabaseRecord| {
+            record.dropping = None;
             Ok::<(), AdminError>(())
         };
-        if let Err(error) = self.catalog().update_route(&database.id, serving).await {
+        if let Err(error) = self.catalog().change_database(&database.id, stay).await {
             tracing::error!(
                 database = %database.name,
                 error = chain(&error),
@@ -71,38 +89,55 @@ impl Executor {
         }
     }
 
-    /// A created database is closed and renamed; an adopted one goes back to who had it, as it is.
-    async fn leave(&self, database: &DatabaseRecord, place: &Place) -> Result<String, AdminError> {
+    /// A drop that a crash cut short, carried on.
+    pub(super) async fn go_on_dropping(
+        &self,
+        database: &DatabaseRecord,
+        dropping: &Dropping,
+    ) -> Result<(), AdminError> {
+        let (place, left_as) = self.leave(database).await?;
+        let command = format!("DROP DATABASE {}", identifier(database.name.as_str()));
+        let trail =
+            self.new_trail(dropping.who.clone(), command, Some(dropping.reason.clone()), "ok, after a restart");
+        self.end_drop(&database.id, &self.catalog().with_trail(&trail), &place, &left_as).await
+    }
+
+    /// A created database is closed and renamed; an adopted one goes back to its users as it is. Safe to repeat.
+    async fn leave(&self, database: &DatabaseRecord) -> Result<(Place, String), AdminError> {
+        let Some(route) = self.catalog().route(&database.id).await? else {
+            return Err(StoreError::Missing { key: keys::route(&database.id) }.into());
+        };
+        let place = route.value.place;
         if database.adopted {
-            return Ok(place.dbname.clone());
+            let left_as = place.dbname.clone();
+            return Ok((place, left_as));
         }
         let system = self.system(&place.system).await?;
         let id = database.id.as_str();
         let suffix = id.get(id.len().saturating_sub(8)..).unwrap_or(id);
-        Ok(lifecycle::close(self.reach(&system, &self.mover()), &place.dbname, suffix).await?)
+        let left_as = lifecycle::close(self.reach(&system, &self.mover()), &place.dbname, suffix).await?;
+        Ok((place, left_as))
     }
 
-    /// The name is free again; the record stays as a tombstone.
-    async fn bury(&self, database: &DatabaseRecord, caller: &Caller, what: &str) -> Result<(), AdminError> {
+    /// The name is free again, route and logins go, and the record stays as a tombstone: one commit.
+    async fn end_drop(
+        &self,
+        id: &DatabaseId,
+        catalog: &Catalog,
+        place: &Place,
+        left_as: &str,
+    ) -> Result<(), AdminError> {
         let now = self.now();
-        let entry = HistoryEntry { at: now, who: caller.who.clone(), what: what.to_owned(), epoch: None };
         let tombstone = |record: &mut DatabaseRecord| {
+            let Some(Dropping { who, reason, .. }) = record.dropping.take() else {
+                return Ok::<(), AdminError>(());
+            };
+            let what = format!("dropped: {reason}; left as \"{left_as}\" on system {}", place.system);
             record.lifecycle = Lifecycle::Deleted { at: now };
-            record.history.push(entry.clone());
-            Ok::<(), AdminError>(())
+            record.history.push(HistoryEntry { at: now, who, what, epoch: None });
+            Ok(())
         };
-        self.catalog().update_database(&database.id, tombstone).await?;
-        self.unlist(database).await
-    }
-
-    /// Frees the name and removes route and logins.
-    pub(super) async fn unlist(&self, database: &DatabaseRecord) -> Result<(), AdminError> {
-        let mut batch =
-            self.catalog().batch().delete(keys::name(&database.name)).delete(keys::route(&database.id));
-        for login in self.catalog().logins(&database.id).await?.into_values() {
-            batch = batch.delete(keys::login(&database.id, &login.role));
-        }
-        batch.commit().await?;
+        catalog.change_database(id, tombstone).await?;
         Ok(())
     }
 }

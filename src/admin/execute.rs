@@ -26,7 +26,7 @@ use super::refuse::AdminError;
 use super::statement::{Chatter, Departure, Statement};
 use super::stats::Samples;
 use super::users::Rights;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Trail};
 use crate::catalog::store::StoreError;
 use crate::config::Config;
 use crate::control::MoverSettings;
@@ -36,6 +36,9 @@ use crate::frontend::Access;
 use crate::model::{AuditEntry, SystemRecord, UnixMillis};
 use crate::route::RouteTable;
 use crate::telemetry::{Metrics, names};
+
+/// The outcome of a command that was carried out.
+pub(super) const OK: &str = "ok";
 
 /// A step on a system that takes longer has failed.
 const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,6 +81,8 @@ pub struct Caller {
     pub notices: mpsc::Sender<Refusal>,
     /// Ends a wait.
     pub cancel: CancellationToken,
+    /// What the command that runs leaves in the audit trail.
+    pub trail: Option<Trail>,
 }
 
 impl Caller {
@@ -135,14 +140,16 @@ impl Executor {
 
     /// Carries out one statement and, if it changes anything, writes it down.
     pub async fn execute(&self, parsed: &Parsed, caller: &Caller) -> Result<Answer, Refusal> {
+        let trail = parsed.statement.mutates().then(|| self.trail(parsed, caller));
+        let caller = &Caller { trail: trail.clone(), ..caller.clone() };
         let outcome = self.dispatch(&parsed.statement, caller).await;
         let outcome = outcome.map_err(|error| {
             tracing::debug!(error = &error as &dyn std::error::Error, "a command is refused");
             error.refusal(Severity::Error)
         });
         self.count(&parsed.statement, &outcome);
-        if parsed.statement.mutates() {
-            self.audit(parsed, caller, &outcome).await;
+        if let Some(trail) = &trail {
+            self.audit(trail, &outcome).await;
         }
         outcome
     }
@@ -153,12 +160,12 @@ impl Executor {
             return Err(AdminError::MayOnlyLook { name: caller.who.clone() });
         }
         match statement {
-            Statement::CreateTeam(team) => self.create_team(team).await,
-            Statement::AlterTeam(team) => self.alter_team(team).await,
-            Statement::DropTeam(team) => self.drop_team(team).await,
+            Statement::CreateTeam(team) => self.create_team(team, caller).await,
+            Statement::AlterTeam(team) => self.alter_team(team, caller).await,
+            Statement::DropTeam(team) => self.drop_team(team, caller).await,
             Statement::CreateSystem(create) => self.create_system(create, caller).await,
             Statement::AlterSystem(alter) => self.alter_system(alter, caller).await,
-            Statement::DropSystem(system) => self.drop_system(system).await,
+            Statement::DropSystem(system) => self.drop_system(system, caller).await,
             Statement::CreateDatabase(create) => self.create_database(create, caller).await,
             Statement::AlterDatabase(alter) => self.alter_database(alter, caller).await,
             Statement::AdoptDatabase(adopt) => self.adopt_database(adopt, caller).await,
@@ -175,8 +182,8 @@ impl Executor {
             }
             Statement::Pause(drain) => self.pause(drain, caller).await,
             Statement::Resume(database) => self.resume(database.as_ref()).await,
-            Statement::Disable(database) => self.disable(database).await,
-            Statement::Enable(database) => self.enable(database).await,
+            Statement::Disable(database) => self.disable(database, caller).await,
+            Statement::Enable(database) => self.enable(database, caller).await,
             Statement::Reconnect(database) => self.reconnect(database.as_ref()).await,
             Statement::WaitClose(drain) => self.wait_close(drain, caller).await,
             Statement::Kill(database) => self.kill(database.as_ref()).await,
@@ -195,27 +202,47 @@ impl Executor {
         self.parts.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
     }
 
-    /// A command that was carried out but could not be written down stays carried out: the log says so.
-    async fn audit(&self, parsed: &Parsed, caller: &Caller, outcome: &Result<Answer, Refusal>) {
-        let entry = AuditEntry {
-            at: self.now(),
-            who: caller.who.clone(),
-            command: parsed.text.clone(),
-            reason: parsed.statement.reason().map(str::to_owned),
-            outcome: match outcome {
-                Ok(_) => "ok".to_owned(),
-                Err(refusal) => format!("{}: {}", refusal.sqlstate, refusal.message),
-            },
-        };
-        tracing::info!(who = entry.who, command = entry.command, outcome = entry.outcome, "admin command");
+    /// What a command leaves in the audit trail if it is carried out.
+    fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
+        let reason = parsed.statement.reason().map(str::to_owned);
+        self.new_trail(caller.who.clone(), parsed.text.clone(), reason, OK)
+    }
+
+    pub(super) fn new_trail(
+        &self,
+        who: String,
+        command: String,
+        reason: Option<String>,
+        outcome: &str,
+    ) -> Trail {
+        let entry = AuditEntry { at: self.now(), who, command, reason, outcome: outcome.to_owned() };
         let id = self.audit_ids.lock().unwrap_or_else(PoisonError::into_inner).generate().ok();
-        let id = id.unwrap_or_else(ulid::Ulid::generate);
-        if let Err(error) = self.parts.catalog.put_audit(id, &entry).await {
+        Trail::new(id.unwrap_or_else(ulid::Ulid::generate), entry)
+    }
+
+    /// A command that was carried out but could not be written down stays carried out: the log says so. Most commands
+    /// write their entry in the commit of their change.
+    async fn audit(&self, trail: &Trail, outcome: &Result<Answer, Refusal>) {
+        let outcome = match outcome {
+            Ok(_) => OK.to_owned(),
+            Err(refusal) => format!("{}: {}", refusal.sqlstate, refusal.message),
+        };
+        let AuditEntry { who, command, .. } = trail.entry();
+        tracing::info!(who, command, outcome, "admin command");
+        if let Err(error) = self.parts.catalog.end_trail(trail, outcome).await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                command = entry.command,
+                command,
                 "the audit entry is lost"
             );
+        }
+    }
+
+    /// The catalogue, for the commit that makes a command's change: the audit entry is written with it.
+    pub(super) fn recording(&self, caller: &Caller) -> Catalog {
+        match &caller.trail {
+            Some(trail) => self.catalog().with_trail(trail),
+            None => self.catalog().clone(),
         }
     }
 

@@ -41,6 +41,7 @@ mod stats;
 mod systems;
 mod teams;
 mod token;
+mod unfinished;
 pub mod users;
 
 pub use answer::{Answer, Row};

@@ -21,7 +21,7 @@ use crate::control::preflight::{self, Plan};
 use crate::control::{MoverSettings, claim, doubt, machine};
 use crate::error::{Blame, Severity, SqlState};
 use crate::model::{
-    Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, Lifecycle, MoveId, MovePhase,
+    Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase,
     MoveProgress, MoveRecord, MoveStep, MoveWish, PauseReport, Place, StepEvent, SystemName, SystemRecord,
     blockers_by_side,
 };
@@ -88,7 +88,7 @@ impl Executor {
             Some(route) => Ok(route.value.place),
             None => Err(AdminError::NotServed {
                 database: database.name.to_string(),
-                state: database.lifecycle.as_str().to_owned(),
+                state: database.state().to_owned(),
             }),
         }
     }
@@ -96,8 +96,8 @@ impl Executor {
     pub(super) async fn start_move(&self, wanted: &Move, caller: &Caller) -> Result<Answer, AdminError> {
         let expected = self.database(&wanted.database).await?;
         let (database, (_, source), target) = self.journey(&wanted.database, &wanted.system).await?;
-        if !matches!(database.lifecycle, Lifecycle::Active | Lifecycle::Deprecated { .. }) {
-            let state = database.lifecycle.as_str().to_owned();
+        if !database.is_served() {
+            let state = database.state().to_owned();
             return Err(AdminError::NotServed { database: database.name.to_string(), state });
         }
         self.refuse_moving(&database).await?;
@@ -105,7 +105,7 @@ impl Executor {
             return Err(AdminError::Cordoned { system: target.name.to_string() });
         }
         let record = self.new_move(wanted, &database, source, &target, caller).await?;
-        match self.catalog().create_move(&expected, &record).await? {
+        match self.recording(caller).create_move(&expected, &record).await? {
             Swap::Committed(_) => {
                 self.answer(commands::MOVE_DATABASE, record.id, wanted.wait, caller, 0).await
             }

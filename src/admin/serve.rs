@@ -52,6 +52,8 @@ pub struct AdminServer {
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
     sampling: JoinHandle<()>,
+    /// Ends by itself when nothing is unfinished any more.
+    finishing: Option<JoinHandle<()>>,
 }
 
 pub(super) struct Shared {
@@ -76,7 +78,7 @@ impl fmt::Debug for Shared {
 impl AdminServer {
     pub async fn start(options: AdminOptions, executor: Executor) -> io::Result<AdminServer> {
         let listener = TcpListener::bind(options.listen).await?;
-        clean_up(&executor).await;
+        let finishing = finish(&executor).await;
         let address = listener.local_addr()?;
         let sampling = tokio::spawn(executor.clone().sample());
         let shared = Arc::new(Shared {
@@ -97,7 +99,7 @@ impl AdminServer {
             tasks: TaskTracker::new(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(AdminServer { address, shared, accepting, sampling })
+        Ok(AdminServer { address, shared, accepting, sampling, finishing })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -124,19 +126,25 @@ impl Drop for AdminServer {
     fn drop(&mut self) {
         self.accepting.abort();
         self.sampling.abort();
+        if let Some(finishing) = &self.finishing {
+            finishing.abort();
+        }
         self.shared.closing.cancel();
     }
 }
 
-/// Reads before the first command what is to be cleaned up, and does it beside the commands: a system may be slow.
-async fn clean_up(executor: &Executor) {
+/// Reads before the first command what is unfinished, and finishes it beside the commands: a system may be slow.
+async fn finish(executor: &Executor) -> Option<JoinHandle<()>> {
     match executor.unfinished().await {
-        Ok(unfinished) if unfinished.is_empty() => {}
+        Ok(unfinished) if unfinished.is_empty() => None,
         Ok(unfinished) => {
             let executor = executor.clone();
-            tokio::spawn(async move { executor.clean_up(unfinished).await });
+            Some(tokio::spawn(async move { executor.finish(unfinished).await }))
         }
-        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "databases cannot be read"),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "databases cannot be read");
+            None
+        }
     }
 }
 

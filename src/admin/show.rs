@@ -83,7 +83,7 @@ impl Executor {
         let servers = here.as_ref().map_or(0, |route| route.roster().server_connections());
         let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
         let disabled = route.is_some_and(|route| {
-            matches!(route.service, Service::Refused { .. }) || route.door == Door::Disabled
+            matches!(route.terms.service, Service::Refused { .. }) || route.door == Door::Disabled
         });
         row![
             &database.name,
@@ -104,7 +104,7 @@ impl Executor {
             if paused { "1" } else { "0" },
             if disabled { "1" } else { "0" },
             &database.owner,
-            database.lifecycle.as_str(),
+            database.state(),
             contract.tier.as_str(),
             place.map(|place| place.system.to_string()),
             route.map(|route| route.epoch),
@@ -125,7 +125,7 @@ impl Executor {
             row!["id", &database.id],
             row!["owner", &database.owner],
             row!["purpose", database.purpose.as_str()],
-            row!["state", database.lifecycle.as_str()],
+            row!["state", database.state()],
             row!["tier", contract.tier.as_str()],
             row!["pooling", contract.pooling.as_str()],
             row!["client_connections_max", contract.client_connections_max],

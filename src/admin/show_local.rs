@@ -62,14 +62,14 @@ pub(super) fn is_lent(session: &SessionRow, lent: &[LentRow]) -> bool {
 
 /// How long a client has waited for a server: at the gate, or for its first connection.
 pub(super) fn wait(session: &SessionRow, record: &RouteRecord) -> Option<Duration> {
-    let first = record.pooling == Pooling::Session && session.server_pid.is_none();
+    let first = record.terms.pooling == Pooling::Session && session.server_pid.is_none();
     let waits = matches!(session.activity, Activity::Held | Activity::Waiting);
     (waits || first).then_some(session.since)
 }
 
 /// Its server connection is being opened.
 fn logs_in(session: &SessionRow, record: &RouteRecord) -> bool {
-    record.pooling == Pooling::Session && session.server_pid.is_none() && record.gate == GateOrder::Open
+    record.terms.pooling == Pooling::Session && session.server_pid.is_none() && record.gate == GateOrder::Open
 }
 
 impl Executor {
@@ -126,7 +126,7 @@ impl Executor {
                 pool.servers_login,
                 pool.longest_wait.as_secs(),
                 pool.longest_wait.subsec_micros(),
-                record.as_ref().map(|record| record.pooling.as_str()),
+                record.as_ref().map(|record| record.terms.pooling.as_str()),
                 None::<String>,
                 record.as_ref().map(|record| gate(&record.gate)),
                 record.as_ref().map(|record| record.epoch)

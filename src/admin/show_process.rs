@@ -68,7 +68,7 @@ impl Executor {
             for role in route.logins().keys() {
                 let user = users.entry(role.clone()).or_default();
                 user.databases += 1;
-                user.clients_max += u64::from(route.current().client_connections_max);
+                user.clients_max += u64::from(route.current().terms.client_connections_max);
             }
             let lent = route.roster().lent();
             for session in route.roster().sessions() {

@@ -9,9 +9,9 @@ use super::refuse::AdminError;
 use super::statement::{AlterSystem, CreateSystem, Placement};
 use crate::catalog::{Swap, keys};
 use crate::config::closest;
-use crate::control::lifecycle;
+use crate::control::{lifecycle, reconcile};
 use crate::error::{Severity, SqlState};
-use crate::model::{Address, RouteRecord, ServerAuth, SslMode, SystemName, SystemRecord};
+use crate::model::{Address, ServerAuth, SslMode, SystemName, SystemRecord};
 use crate::system::facts::SystemFacts;
 use crate::system::secret_file::exposure;
 use crate::tls::Certificate;
@@ -31,7 +31,7 @@ impl Executor {
         record.version_num = facts.version_num;
         record.system_identifier = facts.system_identifier.clone();
         self.refuse_known_server(&record).await?;
-        if self.catalog().create_system(&record).await? == Swap::Conflict {
+        if self.recording(caller).create_system(&record).await? == Swap::Conflict {
             return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
         }
         warn_of_exposure(record.password_file.as_deref(), caller);
@@ -119,8 +119,9 @@ impl Executor {
             }
             Ok(())
         };
-        match self.catalog().update::<SystemRecord, AdminError>(keys::system(&alter.name), change).await {
-            Ok(_) => self.tell_routes(&record).await?,
+        match self.recording(caller).update::<SystemRecord, AdminError>(keys::system(&alter.name), change).await {
+            // Where this is cut short, the rest follows at the next start.
+            Ok(_) => reconcile::follow_system(self.catalog(), &alter.name).await?,
             Err(error) if is_missing(&error) => return Err(self.unknown_system(&alter.name).await?),
             Err(error) => return Err(error),
         }
@@ -137,27 +138,7 @@ impl Executor {
         }
     }
 
-    /// Routes hold the address, so that a proxy reads one record: they follow the system's.
-    async fn tell_routes(&self, system: &SystemRecord) -> Result<(), AdminError> {
-        for route in self.catalog().routes().await?.into_values() {
-            let change = |route: &mut RouteRecord| {
-                let places = [Some(&mut route.place), route.next.as_mut()];
-                for place in places.into_iter().flatten().filter(|place| place.system == system.name) {
-                    place.address = system.address.clone();
-                    place.sslmode = system.sslmode;
-                    place.auth = system.auth;
-                }
-                Ok::<(), AdminError>(())
-            };
-            match self.catalog().update_route(&route.database, change).await {
-                Err(error) if !is_missing(&error) => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) async fn drop_system(&self, name: &SystemName) -> Result<Answer, AdminError> {
+    pub(super) async fn drop_system(&self, name: &SystemName, caller: &Caller) -> Result<Answer, AdminError> {
         let Some(system) = self.catalog().system(name).await? else {
             return Err(self.unknown_system(name).await?);
         };
@@ -165,7 +146,7 @@ impl Executor {
         if !held.is_empty() {
             return Err(AdminError::InUse { kind: "system", name: name.to_string(), databases: held });
         }
-        match self.catalog().delete(keys::system(name), system.revision).await? {
+        match self.recording(caller).delete(keys::system(name), system.revision).await? {
             Swap::Committed(_) => Ok(Answer::done(commands::DROP_SYSTEM)),
             Swap::Conflict => Err(self.unknown_system(name).await?),
         }

@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 use super::commands;
-use super::execute::{Executor, is_missing};
+use super::execute::{Caller, Executor, is_missing};
 use super::refuse::{AdminError, PURPOSE_CHARS_MIN, PurposeFault};
 use super::statement::TeamClause;
 use crate::catalog::{Swap, keys};
@@ -10,28 +10,28 @@ use crate::config::closest;
 use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, TeamName, TeamRecord};
 
 impl Executor {
-    pub(super) async fn create_team(&self, clause: &TeamClause) -> Result<Answer, AdminError> {
+    pub(super) async fn create_team(&self, clause: &TeamClause, caller: &Caller) -> Result<Answer, AdminError> {
         let team =
             TeamRecord { name: clause.name.clone(), contact: clause.contact.clone(), created_at: self.now() };
-        match self.catalog().create_team(&team).await? {
+        match self.recording(caller).create_team(&team).await? {
             Swap::Committed(_) => Ok(Answer::done(commands::CREATE_TEAM)),
             Swap::Conflict => Err(AdminError::Exists { kind: "team", name: team.name.to_string() }),
         }
     }
 
-    pub(super) async fn alter_team(&self, clause: &TeamClause) -> Result<Answer, AdminError> {
+    pub(super) async fn alter_team(&self, clause: &TeamClause, caller: &Caller) -> Result<Answer, AdminError> {
         let change = |team: &mut TeamRecord| {
             team.contact.clone_from(&clause.contact);
             Ok(())
         };
-        match self.catalog().update::<TeamRecord, AdminError>(keys::team(&clause.name), change).await {
+        match self.recording(caller).update::<TeamRecord, AdminError>(keys::team(&clause.name), change).await {
             Ok(_) => Ok(Answer::done(commands::ALTER_TEAM)),
             Err(error) if is_missing(&error) => Err(self.unknown_team(clause.name.as_str()).await?),
             Err(error) => Err(error),
         }
     }
 
-    pub(super) async fn drop_team(&self, name: &TeamName) -> Result<Answer, AdminError> {
+    pub(super) async fn drop_team(&self, name: &TeamName, caller: &Caller) -> Result<Answer, AdminError> {
         let Some(team) = self.catalog().team(name).await? else {
             return Err(self.unknown_team(name.as_str()).await?);
         };
@@ -39,7 +39,7 @@ impl Executor {
         if !owned.is_empty() {
             return Err(AdminError::InUse { kind: "team", name: name.to_string(), databases: owned });
         }
-        match self.catalog().delete(keys::team(name), team.revision).await? {
+        match self.recording(caller).delete(keys::team(name), team.revision).await? {
             Swap::Committed(_) => Ok(Answer::done(commands::DROP_TEAM)),
             Swap::Conflict => Err(self.unknown_team(name.as_str()).await?),
         }

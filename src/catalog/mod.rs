@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod keys;
 pub mod records;
 pub mod store;
+pub mod trail;
 pub mod typed;
 
 #[cfg(test)]
@@ -21,4 +22,5 @@ mod tests;
 
 pub use changes::{AckChanges, Change, Changes};
 pub use records::{NewDatabase, NewDatabaseOutcome, RouteCommit};
+pub use trail::Trail;
 pub use typed::{Batch, Catalog, Listing, Swap, Versioned};

@@ -2,11 +2,11 @@
 
 use super::keys;
 use super::store::{Durability, Revision, StoreError};
-use super::typed::{Catalog, Listing, Swap, Versioned, decode};
+use super::typed::{Batch, Catalog, Listing, Swap, Versioned, decode};
 use crate::model::{
-    Ack, AuditEntry, ComparedTables, DatabaseId, DatabaseName, DatabaseRecord, Login, MoveId, MoveProgress,
-    MoveRecord, ProxyId, ProxyRecord, RoleName, RouteRecord, StoreId, SystemName, SystemRecord, TeamName,
-    TeamRecord, UnixMillis,
+    Ack, AuditEntry, ComparedTables, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId,
+    MoveProgress, MoveRecord, ProxyId, ProxyRecord, RoleName, RouteRecord, StoreId, SystemName, SystemRecord,
+    TeamName, TeamRecord, Terms, UnixMillis,
 };
 
 /// Everything that comes into being with a database, in one commit.
@@ -135,13 +135,108 @@ impl Catalog {
         })
     }
 
-    /// See [`Catalog::update`].
-    pub async fn update_database<E: From<StoreError> + Send>(
+    /// Changes a database, and in the same commit what follows from its record: the terms of its route, or, where it is
+    /// deleted now, that its name is free and that there is no route and no login. See [`Catalog::update`].
+    pub async fn change_database<E: From<StoreError> + Send>(
         &self,
         id: &DatabaseId,
         change: impl FnMut(&mut DatabaseRecord) -> Result<(), E> + Send,
     ) -> Result<Versioned<DatabaseRecord>, E> {
-        self.update(keys::database(id), change).await
+        self.change_database_with(id, &[], change).await
+    }
+
+    /// [`Catalog::change_database`], and these logins in the same commit.
+    pub async fn change_database_with<E: From<StoreError> + Send>(
+        &self,
+        id: &DatabaseId,
+        logins: &[Login],
+        mut change: impl FnMut(&mut DatabaseRecord) -> Result<(), E> + Send,
+    ) -> Result<Versioned<DatabaseRecord>, E> {
+        let key = keys::database(id);
+        for _ in 0..super::typed::ATTEMPTS_MAX {
+            let Some(current) = self.database(id).await? else {
+                return Err(StoreError::Missing { key }.into());
+            };
+            let mut value = current.value.clone();
+            change(&mut value)?;
+            if value == current.value && logins.is_empty() {
+                return Ok(current);
+            }
+            let batch = self.batch().unchanged(key.clone(), current.revision).put(key.clone(), &value);
+            let batch = match value.lifecycle {
+                Lifecycle::Deleted { .. } => self.without_service(batch, &value).await?,
+                _ => self.with_terms(batch, &value).await?,
+            };
+            let batch = logins
+                .iter()
+                .fold(batch, |batch, login| batch.put(keys::login(id, &login.role), login));
+            if let Swap::Committed(revision) = batch.commit().await? {
+                return Ok(Versioned { value, revision });
+            }
+        }
+        Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX }.into())
+    }
+
+    /// The record goes, too: nothing is known of the database any more.
+    pub async fn forget_database(&self, id: &DatabaseId) -> Result<(), StoreError> {
+        let key = keys::database(id);
+        for _ in 0..super::typed::ATTEMPTS_MAX {
+            let Some(current) = self.database(id).await? else { return Ok(()) };
+            let batch = self.batch().unchanged(key.clone(), current.revision).delete(key.clone());
+            if let Swap::Committed(_) = self.without_service(batch, &current.value).await?.commit().await? {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX })
+    }
+
+    /// Frees the name of a database that is deleted, and removes route and logins.
+    pub async fn remove_service(&self, database: &DatabaseRecord) -> Result<(), StoreError> {
+        for _ in 0..super::typed::ATTEMPTS_MAX {
+            if let Swap::Committed(_) = self.without_service(self.batch(), database).await?.commit().await? {
+                return Ok(());
+            }
+        }
+        let key = keys::database(&database.id);
+        Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX })
+    }
+
+    /// Proxies enforce what the record says.
+    async fn with_terms(&self, batch: Batch, database: &DatabaseRecord) -> Result<Batch, StoreError> {
+        let Some(route) = self.route(&database.id).await? else { return Ok(batch) };
+        let key = keys::route(&database.id);
+        let batch = batch.unchanged(key.clone(), route.revision);
+        let mut wanted = route.value;
+        let terms = Terms::of(database);
+        if wanted.terms == terms {
+            return Ok(batch);
+        }
+        wanted.terms = terms;
+        wanted.order += 1;
+        Ok(batch.put(key, &wanted))
+    }
+
+    /// The name is free, unless another database has it already; route and logins go.
+    async fn without_service(
+        &self,
+        batch: Batch,
+        database: &DatabaseRecord,
+    ) -> Result<Batch, StoreError> {
+        let mut batch = batch;
+        if let Some(name) = self.database_id(&database.name).await?
+            && name.value == database.id
+        {
+            let key = keys::name(&database.name);
+            batch = batch.unchanged(key.clone(), name.revision).delete(key);
+        }
+        if let Some(route) = self.route(&database.id).await? {
+            let key = keys::route(&database.id);
+            batch = batch.unchanged(key.clone(), route.revision).delete(key);
+        }
+        for login in self.logins(&database.id).await?.into_values() {
+            batch = batch.delete(keys::login(&database.id, &login.role));
+        }
+        Ok(batch)
     }
 
     pub async fn route(&self, id: &DatabaseId) -> Result<Option<Versioned<RouteRecord>>, StoreError> {
@@ -197,15 +292,18 @@ impl Catalog {
         self.list(&keys::logins_of(id)).await
     }
 
-    /// Makes the logins of a database what is given, in one commit. Writes only differences; `None`: there were none.
+    /// Makes the logins of a database what is given, in one commit. Writes only differences; `None`: there were none, or
+    /// the database has no route any more.
     pub async fn sync_logins(
         &self,
         id: &DatabaseId,
         logins: &[Login],
     ) -> Result<Option<Revision>, StoreError> {
         for _ in 0..super::typed::ATTEMPTS_MAX {
+            // A database that is dropped meanwhile takes its logins with it: nothing is written behind it.
+            let Some(route) = self.route(id).await? else { return Ok(None) };
             let known = self.logins(id).await?.records;
-            let mut batch = self.batch();
+            let mut batch = self.batch().unchanged(keys::route(id), route.revision);
             let mut changes = 0;
             for login in logins {
                 let old = known.iter().find(|old| old.value.role == login.role);
@@ -321,7 +419,7 @@ impl Catalog {
         self.without_acks(proxy).await?.delete(keys::proxy(proxy)).commit().await.map(drop)
     }
 
-    async fn without_acks(&self, proxy: &ProxyId) -> Result<super::Batch, StoreError> {
+    async fn without_acks(&self, proxy: &ProxyId) -> Result<Batch, StoreError> {
         let acks = self.store().range(&keys::acks_of_proxy(proxy)).await?;
         Ok(acks.entries.into_iter().fold(self.batch(), |batch, entry| batch.delete(entry.key)))
     }
@@ -354,11 +452,6 @@ impl Catalog {
 
 /// The audit trail.
 impl Catalog {
-    /// `id` makes entries of one millisecond distinct; it comes in as an argument because randomness does.
-    pub async fn put_audit(&self, id: ulid::Ulid, entry: &AuditEntry) -> Result<(), StoreError> {
-        self.put(keys::audit(entry.at, id), entry, Durability::Synced).await.map(drop)
-    }
-
     /// Oldest first.
     pub async fn audit(&self, since: UnixMillis) -> Result<Vec<AuditEntry>, StoreError> {
         let all = self.list::<AuditEntry>(keys::AUDIT).await?.into_values();

@@ -35,6 +35,7 @@ fn shop(id: &str) -> NewDatabase {
             lifecycle: Lifecycle::Active,
             contract: Contract::of_tier(Tier::Dev),
             operation: None,
+            dropping: None,
             adopted: false,
             created_at: UnixMillis(0),
             created_by: "test".to_owned(),
@@ -76,7 +77,7 @@ async fn every_change_of_a_route_has_its_own_order() {
     let id = DatabaseId::parse("db_1").unwrap();
     let change = |catalog: Catalog, id: DatabaseId| async move {
         let grow = |route: &mut RouteRecord| {
-            route.client_connections_max += 1;
+            route.terms.client_connections_max += 1;
             Ok::<(), StoreError>(())
         };
         catalog.update_route(&id, grow).await.unwrap().value.order
@@ -88,7 +89,7 @@ async fn every_change_of_a_route_has_its_own_order() {
     }
     orders.sort_unstable();
     assert!(orders.into_iter().eq(2..=9));
-    assert_eq!(catalog.route(&id).await.unwrap().unwrap().value.client_connections_max, 18);
+    assert_eq!(catalog.route(&id).await.unwrap().unwrap().value.terms.client_connections_max, 18);
 
     let same = catalog.update_route(&id, |_| Ok::<(), StoreError>(())).await.unwrap();
     assert_eq!(same.value.order, 9, "a change that changes nothing writes nothing");

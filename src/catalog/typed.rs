@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::store::{Compare, Durability, Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write};
+use super::trail::Trail;
 
 /// How often an update starts again when somebody else was faster.
 pub const ATTEMPTS_MAX: u32 = 64;
@@ -58,6 +59,8 @@ impl From<Outcome> for Swap {
 #[derive(Clone)]
 pub struct Catalog {
     store: Arc<dyn Store>,
+    /// Written with the next commit.
+    pub(super) trail: Option<Trail>,
 }
 
 impl fmt::Debug for Catalog {
@@ -68,7 +71,7 @@ impl fmt::Debug for Catalog {
 
 impl Catalog {
     pub fn new(store: Arc<dyn Store>) -> Catalog {
-        Catalog { store }
+        Catalog { store, trail: None }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -92,7 +95,12 @@ impl Catalog {
 
     /// A transaction over several keys.
     pub fn batch(&self) -> Batch {
-        Batch { store: Arc::clone(&self.store), txn: Txn::default(), broken: None }
+        Batch {
+            store: Arc::clone(&self.store),
+            txn: Txn::default(),
+            trail: self.trail.clone(),
+            broken: None,
+        }
     }
 
     /// Writes, whatever was there before.
@@ -183,6 +191,7 @@ impl Catalog {
 pub struct Batch {
     store: Arc<dyn Store>,
     txn: Txn,
+    trail: Option<Trail>,
     broken: Option<StoreError>,
 }
 
@@ -217,11 +226,19 @@ impl Batch {
         self
     }
 
-    pub async fn commit(self) -> Result<Swap, StoreError> {
-        match self.broken {
-            Some(error) => Err(error),
-            None => self.store.commit(self.txn).await.map(Swap::from),
+    pub async fn commit(mut self) -> Result<Swap, StoreError> {
+        let trail = self.trail.take().filter(|trail| !trail.is_written());
+        if let Some(trail) = &trail {
+            self = self.put(trail.key().to_owned(), trail.entry());
         }
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        let swap = self.store.commit(self.txn).await.map(Swap::from)?;
+        if let (Swap::Committed(_), Some(trail)) = (swap, trail) {
+            trail.note_written();
+        }
+        Ok(swap)
     }
 }
 

@@ -318,7 +318,7 @@ impl ReadError {
 
 /// No move is near its cutover, and nobody is created or dropped.
 fn is_quiet(route: &RouteRecord) -> bool {
-    let served = !matches!(route.service, Service::Refused { .. });
+    let served = !matches!(route.terms.service, Service::Refused { .. });
     served && route.next.is_none() && matches!(route.gate, GateOrder::Open)
 }
 

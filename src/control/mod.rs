@@ -52,6 +52,7 @@ mod preflight_values;
 pub mod progress;
 pub mod provision;
 mod reader;
+pub mod reconcile;
 mod refused;
 mod restore;
 mod resync;

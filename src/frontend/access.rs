@@ -204,7 +204,7 @@ impl Access {
     pub(super) async fn turn_of_client(&self, route: &Route, role: &str) -> Result<(), FrontendError> {
         let policy = self.policy.load_full();
         let record = route.current();
-        if let Some(per_second) = record.quotas.logins_per_second_max {
+        if let Some(per_second) = record.terms.quotas.logins_per_second_max {
             let wait = route.logins_pace().turn(per_second, policy.login_wait_max, Instant::now());
             let database = record.name.to_string();
             let refused = || FrontendError::TooManyLoginsOfDatabase { database, per_second };

@@ -133,7 +133,7 @@ async fn a_database_has_turns_that_all_its_roles_share_and_no_stranger_takes() {
     let routes = frontend_with(Service::Serving).routes;
     let route = routes.lookup("shop").unwrap();
     let mut record = RouteRecord::clone(&route.current());
-    record.quotas.logins_per_second_max = Some(1);
+    record.terms.quotas.logins_per_second_max = Some(1);
     routes.install(record);
     let access = Arc::new(Access::default());
     let door = || Frontend {

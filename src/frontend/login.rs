@@ -212,7 +212,7 @@ fn admit(channel: &mut Channel, route: &Route, login: &Login) -> Result<(), Fron
         return Err(FrontendError::Refused { database: record.name.to_string(), refusal });
     }
     backend::authentication_ok(&mut channel.out);
-    if let Service::Warning { sqlstate, message, hint } = &record.service {
+    if let Service::Warning { sqlstate, message, hint } = &record.terms.service {
         let notice = Refusal::new(Severity::Warning, SqlState::parse(sqlstate), message.clone());
         backend::notice_response(&mut channel.out, &notice.with_hint(hint.clone()));
     }

@@ -19,9 +19,7 @@ use crate::wire::startup;
 pub(super) const PASSWORD: &str = "open sesame";
 
 fn record(service: Service) -> RouteRecord {
-    RouteRecord {
-        service,
-        ..RouteRecord::first(
+    let mut record = RouteRecord::first(
             DatabaseId::parse("db_1").unwrap(),
             DatabaseName::parse("shop").unwrap(),
             Place {
@@ -32,8 +30,9 @@ fn record(service: Service) -> RouteRecord {
                 auth: Default::default(),
             },
             10,
-        )
-    }
+        );
+    record.terms.service = service;
+    record
 }
 
 fn role(name: &str, verifier: Option<String>) -> Login {

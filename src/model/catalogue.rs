@@ -56,7 +56,7 @@ impl SystemRecord {
     }
 }
 
-/// State of a database in its life. What a client sees in each state: `RouteRecord::service`.
+/// Where a database is in its life. What a client sees in each state: [`super::Terms::of`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Lifecycle {
@@ -100,7 +100,10 @@ pub struct DatabaseRecord {
     pub contract: Contract,
     /// The move that runs on it or is kept for an undo: at most one.
     pub operation: Option<MoveId>,
-    /// `true`: added in its existing place by ADOPT DATABASE.
+    /// DROP DATABASE has begun: nobody is served any more, and what it does on the system goes on after a crash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropping: Option<Dropping>,
+    /// `true`: taken in where it lay by ADOPT DATABASE.
     pub adopted: bool,
     pub created_at: UnixMillis,
     pub created_by: String,
@@ -108,7 +111,35 @@ pub struct DatabaseRecord {
     pub history: Vec<HistoryEntry>,
 }
 
-/// One event in the life of a database.
+impl DatabaseRecord {
+    /// Clients come in, and the database may move.
+    pub fn is_served(&self) -> bool {
+        self.dropping.is_none() && matches!(self.lifecycle, Lifecycle::Active | Lifecycle::Deprecated { .. })
+    }
+
+    /// Its lifecycle in a word, or that it is being dropped.
+    pub fn state(&self) -> &'static str {
+        match self.dropping {
+            Some(_) => "dropping",
+            None => self.lifecycle.as_str(),
+        }
+    }
+
+    /// CREATE or DROP DATABASE has begun and has not ended.
+    pub fn is_unfinished(&self) -> bool {
+        self.dropping.is_some() || self.lifecycle == Lifecycle::Provisioning
+    }
+}
+
+/// A DROP DATABASE that was recorded and has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropping {
+    pub at: UnixMillis,
+    pub who: String,
+    pub reason: String,
+}
+
+/// One thing that happened to a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     pub at: UnixMillis,

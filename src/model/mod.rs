@@ -23,10 +23,11 @@ pub mod printable;
 pub mod quotas;
 pub mod role_limits;
 pub mod route;
+pub mod terms;
 pub mod timeouts;
 
 pub use byte_size::ByteSize;
-pub use catalogue::{AuditEntry, DatabaseRecord, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
+pub use catalogue::{AuditEntry, DatabaseRecord, Dropping, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
 pub use comparison::{Accepted, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use cure::Cure;
@@ -47,4 +48,5 @@ pub use route::{
     Ack, AckStage, Door, GateOrder, HoldReason, Login, Pinned, Place, ProxyRecord, RouteRecord, Service,
     StallReport,
 };
+pub use terms::Terms;
 pub use timeouts::{EachTimeout, Timeout, Timeouts, TimeoutsChange, timeout_text};

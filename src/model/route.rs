@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Pooling, ProxyId, Quotas, RoleName,
-    ServerAuth, SslMode, SystemName, Tier, Timeouts, UnixMillis,
+    Address, DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, ProxyId, RoleName, ServerAuth, SslMode, SystemName,
+    Terms, UnixMillis,
 };
 use crate::error::{Refusal, SqlState};
 
@@ -56,35 +56,25 @@ pub struct RouteRecord {
     /// Grows by one with each write of this record; an [`Ack`] names the order it answers.
     pub order: u64,
     pub gate: GateOrder,
-    /// What a client meets that connects.
-    pub service: Service,
-    pub pooling: Pooling,
-    /// Client connections per proxy process; more are refused with 53300.
-    pub client_connections_max: u32,
-    /// Server connections per proxy process that transaction pooling opens.
-    #[serde(default = "server_connections_default")]
-    pub server_connections_max: u32,
+    /// What is enforced, as the database's record says: never written by itself.
+    #[serde(flatten)]
+    pub terms: Terms,
     /// Whether clients may come in.
     #[serde(default)]
     pub door: Door,
     /// Grows by one with each RECONNECT: server connections of an older generation are replaced as soon as they can be.
     #[serde(default)]
     pub generation: u64,
-    /// How much clients may ask for, as the contract says.
-    #[serde(default)]
-    pub quotas: Quotas,
-    /// How long clients may take, as the contract says.
-    #[serde(default)]
-    pub timeouts: Timeouts,
-}
-
-/// Of a record that an older version wrote.
-fn server_connections_default() -> u32 {
-    Contract::of_tier(Tier::default()).server_connections_max
 }
 
 impl RouteRecord {
-    /// Of a database that begins: served where it is, nobody held, sessions pooled as they come.
+    /// Of a database that begins.
+    pub fn of(database: &DatabaseRecord, place: Place) -> RouteRecord {
+        let first = RouteRecord::first(database.id.clone(), database.name.clone(), place, 0);
+        RouteRecord { terms: Terms::of(database), ..first }
+    }
+
+    /// Served where it is, nobody held, sessions pooled as they come.
     pub fn first(
         database: DatabaseId,
         name: DatabaseName,
@@ -99,20 +89,15 @@ impl RouteRecord {
             next: None,
             order: 1,
             gate: GateOrder::Open,
-            service: Service::Serving,
-            pooling: Pooling::Session,
-            client_connections_max,
-            server_connections_max: client_connections_max,
+            terms: Terms::served(client_connections_max),
             door: Door::Open,
             generation: 0,
-            quotas: Quotas::default(),
-            timeouts: Timeouts::default(),
         }
     }
 
     /// A server connection that was opened as this record says is where the database is served now.
     pub fn is_in_force(&self, now: &RouteRecord) -> bool {
-        self.epoch == now.epoch && self.generation == now.generation && now.service.refusal().is_none()
+        self.epoch == now.epoch && self.generation == now.generation && now.terms.service.refusal().is_none()
     }
 
     /// The refusal that a client gets that comes in now, if it gets one.
@@ -123,7 +108,7 @@ impl RouteRecord {
                 .with_detail("It was disabled by an administrator. Connections that exist go on.")
                 .with_hint("Connect again later, or ask the platform team.")
         });
-        self.service.refusal().or(disabled)
+        self.terms.service.refusal().or(disabled)
     }
 }
 
@@ -184,6 +169,14 @@ pub enum Service {
 }
 
 impl Service {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Service::Serving => "serving",
+            Service::Warning { .. } => "warning",
+            Service::Refused { .. } => "refused",
+        }
+    }
+
     /// The refusal that a client gets, if it gets one.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {

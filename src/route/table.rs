@@ -171,7 +171,7 @@ impl Route {
     /// The database was deleted: sessions that still have this route get an error.
     fn retire(&self) {
         let mut record = RouteRecord::clone(&self.current());
-        record.service = Service::Refused {
+        record.terms.service = Service::Refused {
             sqlstate: SqlState::INVALID_CATALOG_NAME.as_str().to_owned(),
             message: format!("database \"{}\" does not exist", record.name),
             hint: "It was deleted while this session was connected.".to_owned(),
@@ -263,7 +263,7 @@ impl RouteTable {
     fn install_with(&self, record: RouteRecord, logins: Option<Logins>) -> Arc<Route> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.by_id(&record.database);
-        self.count_timed(known.as_deref(), record.timeouts.any());
+        self.count_timed(known.as_deref(), record.terms.timeouts.any());
         if let Some(route) = &known
             && route.current().name == record.name
         {
@@ -305,7 +305,7 @@ impl RouteTable {
 
     /// Counts a route (or none) that sets timeouts from now on or does not. Called with `changing` held.
     fn count_timed(&self, before: Option<&Route>, after: bool) {
-        match (before.is_some_and(|route| route.current().timeouts.any()), after) {
+        match (before.is_some_and(|route| route.current().terms.timeouts.any()), after) {
             (false, true) => self.timed.fetch_add(1, Ordering::Relaxed),
             (true, false) => self.timed.fetch_sub(1, Ordering::Relaxed),
             (true, true) | (false, false) => return,

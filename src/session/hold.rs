@@ -112,7 +112,7 @@ impl Session {
     /// Fails where the session cannot go on.
     pub(super) async fn follow(&mut self) -> Result<(), Ending> {
         let record = self.relay.route.current();
-        if let Some(refusal) = record.service.refusal() {
+        if let Some(refusal) = record.terms.service.refusal() {
             return Err(Ending::Refused(refusal));
         }
         if self.relay.tenancy.as_ref().is_some_and(|tenancy| !tenancy.is_pinned()) {

@@ -185,13 +185,13 @@ impl InForce {
         let times = in_force(&[
             (&times(in_database), Source::RoleInDatabase),
             (&times(everywhere), Source::Role),
-            (&record.timeouts, Source::Contract),
+            (&record.terms.timeouts, Source::Contract),
             (&policy.process, Source::Process),
         ]);
         let message_size = first_set([
             (size(in_database), Source::RoleInDatabase),
             (size(everywhere), Source::Role),
-            (record.quotas.message_size_max, Source::Contract),
+            (record.terms.quotas.message_size_max, Source::Contract),
             (policy.message_size_max, Source::Process),
         ]);
         let message_size =

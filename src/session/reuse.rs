@@ -106,7 +106,7 @@ pub(super) struct Left {
 
 /// A connection that is opened now would be the same.
 fn is_current(opened: &RouteRecord, now: &RouteRecord) -> bool {
-    opened.is_in_force(now) && now.pooling == Pooling::Session
+    opened.is_in_force(now) && now.terms.pooling == Pooling::Session
 }
 
 impl Idle {
@@ -215,7 +215,7 @@ impl Kept {
 
     /// All workers together keep as many connections as the contract allows.
     fn has_room(&self, record: &RouteRecord, worker: &Worker) -> bool {
-        let (max, workers) = (record.server_connections_max as usize, worker.plane.workers.max(1));
+        let (max, workers) = (record.terms.server_connections_max as usize, worker.plane.workers.max(1));
         let share = max / workers + usize::from(worker.index() < max % workers);
         let kept = self.idle.borrow().get(&record.database).map_or(0, Vec::len);
         kept < share

@@ -289,10 +289,10 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     let record = route.current();
     let member = route
         .roster()
-        .join_within(record.client_connections_max, facts(worker, client, &record, session))
+        .join_within(record.terms.client_connections_max, facts(worker, client, &record, session))
         .ok_or_else(|| Some(full(&record)))?;
     let origin = origin(client).map_err(Some)?;
-    if record.pooling == Pooling::Transaction && !origin.is_replication() {
+    if record.terms.pooling == Pooling::Transaction && !origin.is_replication() {
         return open_lent(worker, client, member, origin).await;
     }
     let (pass, record) = enter(worker, client, &member).await?;
@@ -476,7 +476,7 @@ fn full(record: &RouteRecord) -> Refusal {
         SqlState::TOO_MANY_CONNECTIONS,
         format!("too many connections for database \"{}\"", record.name),
     )
-    .with_detail(format!("Its contract allows {} client connections here.", record.client_connections_max))
+    .with_detail(format!("Its contract allows {} client connections here.", record.terms.client_connections_max))
     .with_hint("Use fewer connections, or ask the platform team to raise the limit.")
 }
 

@@ -455,7 +455,7 @@ impl Relay {
             return Poll::Ready(Err(Ending::Stopping));
         }
         if self.poll_turned(cx)
-            && let Some(refusal) = self.route.current().service.refusal()
+            && let Some(refusal) = self.route.current().terms.service.refusal()
         {
             return Poll::Ready(Err(Ending::Refused(refusal)));
         }

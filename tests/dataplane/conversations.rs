@@ -230,7 +230,7 @@ async fn all_are_same_as(pooling: Pooling, meanwhile: impl AsyncFn(&Stage, &Post
     // With the same object ids.
     server.psql(&format!("CREATE DATABASE alone OWNER {ROLE} TEMPLATE shop")).unwrap();
     let stage = Stage::before(&server);
-    stage.order(|record| (record.pooling, record.server_connections_max) = (pooling, LENT));
+    stage.order(|record| (record.terms.pooling, record.terms.server_connections_max) = (pooling, LENT));
     let server = Arc::new(server);
     let first = std::env::var("FREEHOLD_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok());
     let first = first.unwrap_or_else(|| rand::random::<u64>() >> 16);

@@ -59,8 +59,8 @@ impl Pool {
     fn before(server: Postgres) -> Pool {
         let stage = Stage::configured(&server, |config| config.workers = 1);
         stage.order(|record| {
-            record.pooling = Pooling::Transaction;
-            record.server_connections_max = 1;
+            record.terms.pooling = Pooling::Transaction;
+            record.terms.server_connections_max = 1;
         });
         Pool { server, stage }
     }

@@ -12,8 +12,8 @@ fn stage(workers: usize, connections: u32) -> (Postgres, Stage) {
     let server = server(Major::oldest());
     let stage = Stage::configured(&server, |config| config.workers = workers);
     stage.order(|record| {
-        record.pooling = Pooling::Transaction;
-        record.server_connections_max = connections;
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = connections;
     });
     (server, stage)
 }

@@ -23,8 +23,8 @@ fn stage(connections: u32) -> (Postgres, Stage) {
 
 fn share(stage: &Stage, connections: u32) {
     stage.order(|record| {
-        record.pooling = Pooling::Transaction;
-        record.server_connections_max = connections;
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = connections;
     });
 }
 

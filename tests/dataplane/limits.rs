@@ -127,7 +127,7 @@ async fn a_contract_limits_those_who_are_there_and_says_so() {
     let stage = Stage::before(&server);
     let (client, ended) = observed(&stage).await;
     client.batch_execute("SELECT 1").await.unwrap();
-    stage.order(|record| record.timeouts.idle = SHORT);
+    stage.order(|record| record.terms.timeouts.idle = SHORT);
     let (code, hint) = last_words(ended).await;
     assert_eq!(code, "57P05");
     assert!(hint.contains("contract of the database (IDLE_TIMEOUT)"), "{hint}");
@@ -138,11 +138,11 @@ async fn a_contract_frees_a_database_from_the_limits_of_the_process() {
     let server = server(Major::oldest());
     let stage = Stage::limited(&server, Timeouts { query: SHORT, idle: SHORT, ..Timeouts::default() });
     let none = Some(Duration::ZERO);
-    stage.order(|record| record.timeouts = Timeouts { query: none, idle: none, ..Timeouts::default() });
+    stage.order(|record| record.terms.timeouts = Timeouts { query: none, idle: none, ..Timeouts::default() });
     let (client, ended) = observed(&stage).await;
     client.batch_execute("SELECT pg_sleep(1)").await.unwrap();
     // Back to what the process says.
-    stage.order(|record| record.timeouts = Timeouts::default());
+    stage.order(|record| record.terms.timeouts = Timeouts::default());
     let (code, hint) = last_words(ended).await;
     assert_eq!(code, "57P05");
     assert!(hint.contains("timeouts."), "{hint}");
@@ -153,9 +153,9 @@ async fn a_contract_says_how_long_clients_wait_in_line() {
     let server = server(Major::oldest());
     let stage = Stage::before(&server);
     let pooled = |record: &mut RouteRecord| {
-        record.pooling = Pooling::Transaction;
-        record.server_connections_max = 1;
-        record.timeouts.wait = SHORT;
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 1;
+        record.terms.timeouts.wait = SHORT;
     };
     stage.order(pooled);
     let (one, two) = (stage.connect().await, stage.connect().await);
@@ -194,8 +194,8 @@ async fn a_message_that_is_too_long_ends_its_client_in_both_modes_and_its_transa
     server.psql_in("shop", "CREATE TABLE t (n int); GRANT ALL ON t TO app").unwrap();
     for pooling in [Pooling::Session, Pooling::Transaction] {
         stage.order(|record| {
-            record.pooling = pooling;
-            record.quotas.message_size_max = Some(SMALLEST);
+            record.terms.pooling = pooling;
+            record.terms.quotas.message_size_max = Some(SMALLEST);
         });
         let (client, ended) = observed(&stage).await;
         client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
@@ -231,7 +231,7 @@ async fn the_size_of_messages_is_limited_for_the_process_a_database_or_a_role_an
         let (client, ended) = observed(&stage).await;
         client.batch_execute("SELECT 1").await.unwrap();
         match said {
-            "contract" => stage.order(|record| record.quotas.message_size_max = Some(size)),
+            "contract" => stage.order(|record| record.terms.quotas.message_size_max = Some(size)),
             "role's, in" => assert!(roles.add(of_role(None, size))),
             "in this database" => assert!(roles.add(of_role(Some("shop"), size))),
             _ => {}

@@ -387,7 +387,7 @@ async fn sessions_of_a_refused_database_end_with_its_words() {
     let (client, connection) = stage.config().connect(tokio_postgres::NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     stage.order(|record| {
-        record.service = freehold::model::Service::Refused {
+        record.terms.service = freehold::model::Service::Refused {
             sqlstate: "57P03".to_owned(),
             message: "database \"shop\" is quarantined".to_owned(),
             hint: "Ask its owner.".to_owned(),

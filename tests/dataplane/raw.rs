@@ -130,8 +130,8 @@ async fn a_transaction_that_is_open_behind_an_idle_report_is_lent_to_nobody() {
         .unwrap();
     let stage = Stage::configured(&server, |config| config.workers = 1);
     stage.order(|record| {
-        record.pooling = Pooling::Transaction;
-        record.server_connections_max = 1;
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 1;
     });
     for stays in [true, false] {
         let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
@@ -477,8 +477,8 @@ async fn a_client_that_confuses_the_tracker_leaves_nothing_to_the_next_one() {
     let server = stage::server(Major::oldest());
     let stage = Stage::configured(&server, |config| config.workers = 1);
     stage.order(|record| {
-        record.pooling = freehold::model::Pooling::Transaction;
-        record.server_connections_max = 1;
+        record.terms.pooling = freehold::model::Pooling::Transaction;
+        record.terms.server_connections_max = 1;
     });
     for (what, batches) in confusions_of_statements().into_iter().chain(confusions_of_texts()) {
         assert_eq!(left_by(&stage, &server, &batches).await, "4MB||0", "{what}");

@@ -111,7 +111,7 @@ async fn a_client_that_asks_and_never_listens_takes_bounded_memory() {
     const ASKED: usize = 4_000_000;
     let server = stage::server(Major::oldest());
     let stage = Stage::configured(&server, |config| config.workers = 1);
-    stage.order(|record| record.pooling = Pooling::Transaction);
+    stage.order(|record| record.terms.pooling = Pooling::Transaction);
     let mut client = raw::client(&stage, &server, &[]).await;
     let before = resident_kib();
     let batch = raw::messages(|out| (0..10_000).for_each(|_| frontend::parse(out, b"", b"", &[])));
@@ -221,7 +221,7 @@ async fn startup_parameters_and_options_reach_the_server() {
 async fn too_many_clients_are_refused_with_53300() {
     let server = stage::server(Major::oldest());
     let stage = Stage::before(&server);
-    stage.order(|record| record.client_connections_max = 1);
+    stage.order(|record| record.terms.client_connections_max = 1);
     let _first = stage.connect().await;
     let error = stage.config().connect(tokio_postgres::NoTls).await.err().unwrap();
     assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS));

@@ -149,7 +149,7 @@ async fn connections_are_not_kept_where_they_are_not_wanted_any_more() {
         let before = left_behind(&server, &stage).await;
         stage.order(|record| match change {
             "reconnect" => record.generation += 1,
-            _ => record.pooling = Pooling::Transaction,
+            _ => record.terms.pooling = Pooling::Transaction,
         });
         eventually(change, || !lives(&server, before)).await;
     }
@@ -196,7 +196,7 @@ async fn a_kept_connection_of_the_role_that_is_full_makes_room_and_others_stay()
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_are_kept_than_the_contract_allows_connections() {
     let (server, stage) = stage();
-    stage.order(|record| record.server_connections_max = 2);
+    stage.order(|record| record.terms.server_connections_max = 2);
     let mut clients = Vec::new();
     for _ in 0..5 {
         clients.push(stage.connect().await);

@@ -19,8 +19,8 @@ fn stage() -> (Postgres, Stage) {
     let server = server(Major::oldest());
     let stage = Stage::configured(&server, |config| config.workers = 1);
     stage.order(|record| {
-        record.pooling = Pooling::Transaction;
-        record.server_connections_max = 1;
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 1;
     });
     (server, stage)
 }
@@ -224,7 +224,7 @@ async fn nobody_replaces_or_takes_away_the_statement_of_another_client() {
                 "CREATE FUNCTION throw_away() RETURNS void LANGUAGE plpgsql AS 'begin deallocate all; end'",
             )
             .unwrap();
-        stage.order(|record| record.server_connections_max = 2);
+        stage.order(|record| record.terms.server_connections_max = 2);
         let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
         for client in [&mut one, &mut other] {
             assert_eq!(run(client, |out| parse_and_execute(out, "s1", "SELECT 'good' AS v")).await, "good");
@@ -287,7 +287,7 @@ async fn a_name_that_begins_like_ours_is_its_clients_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_sql_prepares_under_a_name_like_ours_stays_with_its_client() {
     let (server, stage) = stage();
-    stage.order(|record| record.server_connections_max = 2);
+    stage.order(|record| record.terms.server_connections_max = 2);
     let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
     ask(&mut one, "PREPARE freehold_x AS SELECT 42").await;
     assert_eq!(ask(&mut one, "EXECUTE freehold_x").await, "42");
@@ -485,8 +485,8 @@ fn prepare(server: &Postgres) {
 async fn what_a_client_changes_counts_on_every_connection() {
     let (server, stage) = stage();
     stage.order(|record| {
-        record.pooling = Pooling::Transaction;
-        record.server_connections_max = 2;
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 2;
     });
     prepare(&server);
     let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);

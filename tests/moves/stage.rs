@@ -101,6 +101,7 @@ fn database_record(id: &DatabaseId, name: &str) -> DatabaseRecord {
             ..Contract::of_tier(Tier::Standard)
         },
         operation: None,
+        dropping: None,
         adopted: false,
         created_at: UnixMillis(0),
         created_by: "test".to_owned(),

@@ -111,6 +111,7 @@ fn database(name: &str) -> DatabaseRecord {
         lifecycle: Lifecycle::Active,
         contract: Contract::of_tier(Tier::Standard),
         operation: None,
+        dropping: None,
         adopted: true,
         created_at: UnixMillis(0),
         created_by: "test".into(),

@@ -451,7 +451,7 @@ async fn only_an_explicit_delete_removes_a_route() {
     world.cut().await;
     world.heal();
     until("routes and logins are listed", || world.mood.emptied.load(Ordering::SeqCst) >= 2).await;
-    let warm = world.order(|route| route.client_connections_max = 7).await;
+    let warm = world.order(|route| route.terms.client_connections_max = 7).await;
     until("the new order by the new watch", || route.current().order == warm.order).await;
     assert!(proxy.table.lookup("shop").is_some());
     assert!(route.login("app").is_some());
@@ -460,7 +460,7 @@ async fn only_an_explicit_delete_removes_a_route() {
     let current = world.catalog.route(&world.id).await.unwrap().unwrap();
     world.catalog.delete(keys::route(&world.id), current.revision).await.unwrap();
     until("the route is gone", || proxy.table.lookup("shop").is_none()).await;
-    assert!(route.current().service.refusal().is_some(), "sessions that still have it are refused");
+    assert!(route.current().terms.service.refusal().is_some(), "sessions that still have it are refused");
     assert_eq!(proxy.table.routes().len(), 0);
 }
 

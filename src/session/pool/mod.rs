@@ -455,7 +455,7 @@ impl Pool {
     }
 
     fn limit(&self) -> u32 {
-        self.route.current().server_connections_max.max(1)
+        self.route.current().terms.server_connections_max.max(1)
     }
 
     /// The process stops: lends nothing any more and closes idle connections.

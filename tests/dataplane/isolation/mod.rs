@@ -82,8 +82,8 @@ fn open_pool(server: &Postgres, form: Form) -> Stage {
         config.pool.reuses = form == Form::Reuse;
     });
     stage.order(|record| {
-        record.pooling = if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
-        record.server_connections_max = CONNECTIONS;
+        record.terms.pooling = if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
+        record.terms.server_connections_max = CONNECTIONS;
     });
     stage
 }
@@ -264,8 +264,8 @@ async fn extensions_keep_no_connection() {
     }
     let stage = Stage::configured(&server, |config| config.workers = 1);
     stage.order(|record| {
-        record.pooling = Pooling::Transaction;
-        record.server_connections_max = 1;
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 1;
     });
     let (one, other) = (stage.connect().await, stage.connect().await);
     for _ in 0..3 {

@@ -1,0 +1,66 @@
+//! An entry of the audit trail that is written in the same commit as what it tells of.
+//!
+//! # Why
+//! Written by a commit of its own, an entry is missing where the process dies between the two: a contract has changed,
+//! and nothing says who did it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::keys;
+use super::store::{Durability, StoreError};
+use super::typed::Catalog;
+use crate::model::AuditEntry;
+
+/// One entry, and whether it has been written. Clones are the same entry.
+#[derive(Debug, Clone)]
+pub struct Trail(Arc<Pending>);
+
+#[derive(Debug)]
+struct Pending {
+    key: String,
+    entry: AuditEntry,
+    written: AtomicBool,
+}
+
+impl Trail {
+    /// `id` makes entries of one millisecond distinct; it comes in as an argument because randomness does.
+    pub fn new(id: ulid::Ulid, entry: AuditEntry) -> Trail {
+        let key = keys::audit(entry.at, id);
+        Trail(Arc::new(Pending { key, entry, written: AtomicBool::new(false) }))
+    }
+
+    pub fn entry(&self) -> &AuditEntry {
+        &self.0.entry
+    }
+
+    pub(super) fn key(&self) -> &str {
+        &self.0.key
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        self.0.written.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_written(&self) {
+        self.0.written.store(true, Ordering::Release);
+    }
+}
+
+impl Catalog {
+    /// The same store; the first commit through it writes the entry, too.
+    pub fn with_trail(&self, trail: &Trail) -> Catalog {
+        let mut catalog = self.clone();
+        catalog.trail = Some(trail.clone());
+        catalog
+    }
+
+    /// The entry with the outcome that the command had in the end. Writes nothing where that is written already.
+    pub async fn end_trail(&self, trail: &Trail, outcome: String) -> Result<AuditEntry, StoreError> {
+        let entry = AuditEntry { outcome, ..trail.entry().clone() };
+        if !trail.is_written() || entry != *trail.entry() {
+            self.put(trail.key().to_owned(), &entry, Durability::Synced).await?;
+        }
+        Ok(entry)
+    }
+}

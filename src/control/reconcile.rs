@@ -1,0 +1,306 @@
+//! Makes routes what their databases' and systems' records say, where they are not.
+//!
+//! Owns one task that follows `database/` and `system/`. It deliberately writes nothing but what is derived: terms, and how
+//! the system of a place is reached. Placement belongs to the mover, gate and door to administrators.
+//!
+//! # When a route differs
+//! * An older version wrote the record of a database and its route by two commits, and the process died between them.
+//! * ALTER SYSTEM: one record says how a system is reached, and a thousand routes say so, too. The record is the truth; the
+//!   routes follow, each by a commit of its own, and after a crash at the next start.
+//! * A database came to a system, by CREATE or by a move, while the system's record was changed.
+//!
+//! # Why before the first client
+//! A process that starts looks at everything once before it serves. What it mends then, and terms that differ at any time,
+//! is in the audit trail: clients met something else than the records said. An address that follows its system's is not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::step::Clock;
+use crate::catalog::store::{Event, Revision, StoreError, Watch};
+use crate::catalog::{Catalog, Swap, Trail, Versioned, keys};
+use crate::error::chain;
+use crate::model::{
+    AuditEntry, DatabaseId, DatabaseRecord, Lifecycle, Place, RouteRecord, SystemName, SystemRecord, Terms,
+};
+
+/// Writes of one route that lose against others before giving up.
+const ATTEMPTS_MAX: u32 = 64;
+
+/// After a failure of the store.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The principal in the audit trail.
+const WHO: &str = "freehold";
+
+/// The task; ends with the value.
+#[derive(Debug)]
+pub struct Reconciler {
+    task: JoinHandle<()>,
+}
+
+impl Drop for Reconciler {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Reconciler {
+    /// Returns when everything that is stored now was looked at. A record that cannot be read or written is told of in the
+    /// log and tried again: it is no reason not to start.
+    pub async fn start(catalog: Catalog, clock: Clock) -> Reconciler {
+        let reconcile = Reconcile { catalog, clock };
+        let seen = reconcile.everything(When::Start).await;
+        Reconciler { task: tokio::spawn(reconcile.follow(seen)) }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Start,
+    Running,
+}
+
+#[derive(Debug)]
+struct Reconcile {
+    catalog: Catalog,
+    clock: Clock,
+}
+
+/// What changed since the last look.
+enum Changed {
+    Databases(Vec<DatabaseId>),
+    Everything,
+}
+
+impl Reconcile {
+    /// The revisions up to which databases and systems were seen; `None` where the store could not be read.
+    async fn everything(&self, when: When) -> Option<[Revision; 2]> {
+        match self.try_everything(when).await {
+            Ok(seen) => Some(seen),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the routes cannot be compared with their databases");
+                None
+            }
+        }
+    }
+
+    async fn try_everything(&self, when: When) -> Result<[Revision; 2], StoreError> {
+        let systems = self.catalog.systems().await?;
+        let databases = self.catalog.databases().await?;
+        let routes = self.catalog.routes().await?.into_values().into_iter();
+        let routes: BTreeMap<String, RouteRecord> =
+            routes.map(|route| (route.database.to_string(), route)).collect();
+        let system = |name: &SystemName| {
+            systems.records.iter().find(|system| system.value.name == *name).map(|system| system.value.clone())
+        };
+        for database in databases.records.iter().map(|database| &database.value) {
+            if !is_in_step(database, routes.get(database.id.as_str()), &system) {
+                self.mend(&database.id, when).await;
+            }
+        }
+        Ok([databases.revision, systems.revision])
+    }
+
+    async fn mend(&self, id: &DatabaseId, when: When) {
+        if let Err(error) = self.try_mend(id, when).await {
+            tracing::error!(database = %id, error = chain(&error), "the route stays as it is");
+        }
+    }
+
+    async fn try_mend(&self, id: &DatabaseId, when: When) -> Result<(), StoreError> {
+        match self.catalog.database(id).await? {
+            Some(database) if matches!(database.value.lifecycle, Lifecycle::Deleted { .. }) => {
+                self.bury(&database.value).await
+            }
+            Some(_) => self.derive(id, when).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A tombstone has no name, no route and no logins.
+    async fn bury(&self, database: &DatabaseRecord) -> Result<(), StoreError> {
+        let name = self.catalog.database_id(&database.name).await?;
+        let named = name.is_some_and(|name| name.value == database.id);
+        let routed = self.catalog.route(&database.id).await?.is_some();
+        if !named && !routed && self.catalog.logins(&database.id).await?.records.is_empty() {
+            return Ok(());
+        }
+        let what = "what a drop had left: name, route and logins are removed";
+        let trail = self.trail(database, what);
+        self.catalog.with_trail(&trail).remove_service(database).await?;
+        tracing::warn!(database = %database.name, "{what}");
+        Ok(())
+    }
+
+    async fn derive(&self, id: &DatabaseId, when: When) -> Result<(), StoreError> {
+        let mended = derive(&self.catalog, id, |database, before, after| {
+            let audited = when == When::Start || before.terms != after.terms;
+            audited.then(|| self.trail(database, &differences(before, after).join(", ")))
+        });
+        if let Some((before, after)) = mended.await? {
+            tracing::warn!(
+                database = %after.name,
+                differences = differences(&before, &after).join(", "),
+                "the route did not say what the records say, and is written again"
+            );
+        }
+        Ok(())
+    }
+
+    fn trail(&self, database: &DatabaseRecord, what: &str) -> Trail {
+        let entry = AuditEntry {
+            at: (self.clock)(),
+            who: WHO.to_owned(),
+            command: format!("reconcile database {}", database.name),
+            reason: Some("the records of the database were not written together".to_owned()),
+            outcome: format!("ok: {what}"),
+        };
+        Trail::new(ulid::Ulid::generate(), entry)
+    }
+
+    async fn follow(self, mut seen: Option<[Revision; 2]>) {
+        loop {
+            if let Some([databases, systems]) = seen
+                && let Err(error) = self.watch(databases, systems).await
+            {
+                tracing::warn!(%error, "the watch of databases and systems broke");
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+            seen = self.everything(When::Running).await;
+        }
+    }
+
+    /// Returns when a watch ended.
+    async fn watch(&self, databases: Revision, systems: Revision) -> Result<(), StoreError> {
+        let store = self.catalog.store();
+        let mut databases = store.watch(keys::DATABASES, databases).await?;
+        let mut systems = store.watch(keys::SYSTEMS, systems).await?;
+        while let Some(changed) = next(&mut databases, &mut systems).await? {
+            match changed {
+                Changed::Databases(ids) => {
+                    for id in ids {
+                        self.mend(&id, When::Running).await;
+                    }
+                }
+                Changed::Everything => {
+                    self.everything(When::Running).await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn next(
+    databases: &mut Box<dyn Watch>,
+    systems: &mut Box<dyn Watch>,
+) -> Result<Option<Changed>, StoreError> {
+    // Both are cancel-safe.
+    tokio::select! {
+        events = databases.next() => Ok(events?.map(|events| Changed::Databases(databases_of(&events)))),
+        events = systems.next() => Ok(events?.map(|_| Changed::Everything)),
+    }
+}
+
+fn databases_of(events: &[Event]) -> Vec<DatabaseId> {
+    let id = |event: &Event| DatabaseId::parse(event.key().strip_prefix(keys::DATABASES)?).ok();
+    events.iter().filter_map(id).collect()
+}
+
+/// After a system's record has changed: its routes say how it is reached now.
+pub async fn follow_system(catalog: &Catalog, system: &SystemName) -> Result<(), StoreError> {
+    let is_on = |place: &Place| place.system == *system;
+    for route in catalog.routes().await?.into_values() {
+        if is_on(&route.place) || route.next.as_ref().is_some_and(is_on) {
+            derive(catalog, &route.database, |_, _, _| None).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes one route again if it differs; the old and the new one. Nothing is written from records that changed meanwhile.
+async fn derive(
+    catalog: &Catalog,
+    id: &DatabaseId,
+    audited: impl Fn(&DatabaseRecord, &RouteRecord, &RouteRecord) -> Option<Trail>,
+) -> Result<Option<(RouteRecord, RouteRecord)>, StoreError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(route) = catalog.route(id).await? else { return Ok(None) };
+        let Some(database) = catalog.database(id).await? else { return Ok(None) };
+        let systems = systems_of(catalog, &route.value).await?;
+        let system = |name: &SystemName| {
+            systems.iter().find(|system| system.value.name == *name).map(|system| system.value.clone())
+        };
+        let mut wanted = derived(&route.value, &database.value, &system);
+        if wanted == route.value {
+            return Ok(None);
+        }
+        wanted.order += 1;
+        let trail = audited(&database.value, &route.value, &wanted);
+        let catalog = trail.map_or_else(|| catalog.clone(), |trail| catalog.with_trail(&trail));
+        let mut batch = catalog
+            .batch()
+            .unchanged(keys::route(id), route.revision)
+            .unchanged(keys::database(id), database.revision)
+            .put(keys::route(id), &wanted);
+        for system in &systems {
+            batch = batch.unchanged(keys::system(&system.value.name), system.revision);
+        }
+        if let Swap::Committed(_) = batch.commit().await? {
+            return Ok(Some((route.value, wanted)));
+        }
+    }
+    Err(StoreError::Contended { key: keys::route(id), attempts: ATTEMPTS_MAX })
+}
+
+/// The systems of its places, as far as they are known.
+async fn systems_of(
+    catalog: &Catalog,
+    route: &RouteRecord,
+) -> Result<Vec<Versioned<SystemRecord>>, StoreError> {
+    let mut systems = Vec::new();
+    for place in [Some(&route.place), route.next.as_ref()].into_iter().flatten() {
+        systems.extend(catalog.system(&place.system).await?);
+    }
+    Ok(systems)
+}
+
+/// The route that a database and the systems of its places ask for: pure. A system that is not known leaves its place
+/// alone.
+fn derived(
+    route: &RouteRecord,
+    database: &DatabaseRecord,
+    system: &dyn Fn(&SystemName) -> Option<SystemRecord>,
+) -> RouteRecord {
+    let mut wanted = route.clone();
+    wanted.terms = Terms::of(database);
+    for place in [Some(&mut wanted.place), wanted.next.as_mut()].into_iter().flatten() {
+        if let Some(system) = system(&place.system) {
+            *place = system.place(place.dbname.as_str());
+        }
+    }
+    wanted
+}
+
+fn is_in_step(
+    database: &DatabaseRecord,
+    route: Option<&RouteRecord>,
+    system: &dyn Fn(&SystemName) -> Option<SystemRecord>,
+) -> bool {
+    match (&database.lifecycle, route) {
+        // Its name and logins are looked at, too.
+        (Lifecycle::Deleted { .. }, _) => false,
+        (_, Some(route)) => derived(route, database, system) == *route,
+        (_, None) => true,
+    }
+}
+
+fn differences(before: &RouteRecord, after: &RouteRecord) -> Vec<String> {
+    let mut differences = before.terms.differences(&after.terms);
+    let moved = before.place != after.place || before.next != after.next;
+    differences.extend(moved.then(|| "how its system is reached".to_owned()));
+    differences
+}
