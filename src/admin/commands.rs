@@ -53,7 +53,8 @@ commands! {
     CREATE_DATABASE: "CREATE DATABASE",
         "CREATE DATABASE name OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [ON SYSTEM system]",
         ["name", "id", "dsn", "role", "password", "system"],
-        "Creates a database and a role of the same name. The password is shown once and stored nowhere.";
+        "Creates a database and a role of the same name. The password is shown once and stored nowhere. Where the process ends before \
+         the database is served, the next start removes what was made, and the name is free again.";
     ADOPT_DATABASE: "ADOPT DATABASE",
         "ADOPT DATABASE name ON SYSTEM system OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [DBNAME 'name']",
         ["name", "id", "dsn", "role", "superuser", "verifier", "warning"],
@@ -66,7 +67,8 @@ commands! {
          connected, too. WAIT_TIMEOUT is the longest wait for a server connection, and has to have an end. A size is 'size' or DEFAULT \
          (limits.message_size_max), and holds at once as well; MAX_LOGIN_RATE is the logins in a second, 0 or DEFAULT for no limit.";
     DROP_DATABASE: "DROP DATABASE", "DROP DATABASE name CONFIRM 'name' REASON 'text'", ["name", "system", "left_as"],
-        "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is.";
+        "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is. Its state is \
+         dropping meanwhile; where the process ends before it is done, the next start carries it on.";
     PAUSE: "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],
         "Everywhere: lets running transactions end and holds new ones, without an error; all databases without a name. Returns \
          when no transaction runs in this process. Where that takes longer than WITHIN (admin.wait_timeout), it says who holds \
@@ -219,7 +221,8 @@ commands! {
         ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
         "The rules by which applications come in, in their order; the first that is for a client decides.";
     SHOW_AUDIT: "SHOW", "SHOW AUDIT", ["at", "who", "command", "reason", "outcome"],
-        "Who changed what, newest first.";
+        "Who changed what, newest first. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
+         records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
     SHOW_VERSION: "SHOW", "SHOW VERSION", ["version"], "The version that runs.";
     SHOW_HELP: "SHOW", "SHOW HELP", ["command", "description"], "This table.";
     RELOAD: "RELOAD", "RELOAD", ["setting", "applied"],

@@ -381,8 +381,13 @@ impl Conversation<'_> {
             return Ok(outcome);
         }
         let (notices, mut incoming) = mpsc::channel(NOTICES_MAX);
-        let caller =
-            Caller { who: self.name.clone(), rights: self.rights, notices, cancel: self.seat.next_wait(), trail: None };
+        let caller = Caller {
+            who: self.name.clone(),
+            rights: self.rights,
+            notices,
+            cancel: self.seat.next_wait(),
+            trail: None,
+        };
         let executor = self.shared.executor.clone();
         let mut work = Box::pin(executor.execute(parsed, &caller));
         let mut presence = Presence::Here;

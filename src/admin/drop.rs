@@ -97,8 +97,12 @@ impl Executor {
     ) -> Result<(), AdminError> {
         let (place, left_as) = self.leave(database).await?;
         let command = format!("DROP DATABASE {}", identifier(database.name.as_str()));
-        let trail =
-            self.new_trail(dropping.who.clone(), command, Some(dropping.reason.clone()), "ok, after a restart");
+        let trail = self.new_trail(
+            dropping.who.clone(),
+            command,
+            Some(dropping.reason.clone()),
+            "ok, after a restart",
+        );
         self.end_drop(&database.id, &self.catalog().with_trail(&trail), &place, &left_as).await
     }
 

@@ -26,8 +26,8 @@ use super::refuse::AdminError;
 use super::statement::{Chatter, Departure, Statement};
 use super::stats::Samples;
 use super::users::Rights;
-use crate::catalog::{Catalog, Trail};
 use crate::catalog::store::StoreError;
+use crate::catalog::{Catalog, Trail};
 use crate::config::Config;
 use crate::control::MoverSettings;
 use crate::control::lifecycle::Reach;
@@ -175,18 +175,18 @@ impl Executor {
             Statement::UndoMove { id, differences, wait } => {
                 self.undo_move(*id, *differences, *wait, caller).await
             }
-            Statement::AdoptMove(id) => self.adopt_move(*id).await,
+            Statement::AdoptMove(id) => self.adopt_move(*id, caller).await,
             Statement::CancelMove { id, wait } => self.cancel_move(*id, *wait, caller).await,
             Statement::FinishMove { id, source, differences, wait } => {
                 self.finish_move(*id, (*source, *differences), *wait, caller).await
             }
             Statement::Pause(drain) => self.pause(drain, caller).await,
-            Statement::Resume(database) => self.resume(database.as_ref()).await,
+            Statement::Resume(database) => self.resume(database.as_ref(), caller).await,
             Statement::Disable(database) => self.disable(database, caller).await,
             Statement::Enable(database) => self.enable(database, caller).await,
-            Statement::Reconnect(database) => self.reconnect(database.as_ref()).await,
+            Statement::Reconnect(database) => self.reconnect(database.as_ref(), caller).await,
             Statement::WaitClose(drain) => self.wait_close(drain, caller).await,
-            Statement::Kill(database) => self.kill(database.as_ref()).await,
+            Statement::Kill(database) => self.kill(database.as_ref(), caller).await,
             Statement::KillClient(session) => self.kill_client(*session).await,
             Statement::Reload => self.reload().await,
             Statement::Shutdown(departure) => self.shutdown(*departure).await,
@@ -230,11 +230,7 @@ impl Executor {
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
         if let Err(error) = self.parts.catalog.end_trail(trail, outcome).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                command,
-                "the audit entry is lost"
-            );
+            tracing::error!(error = &error as &dyn std::error::Error, command, "the audit entry is lost");
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::commands;
-use super::execute::Executor;
+use super::execute::{Caller, Executor};
 use super::refuse::AdminError;
 use crate::model::DatabaseName;
 use crate::route::Roster;
@@ -15,11 +15,15 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl Executor {
-    pub(super) async fn kill(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
-        let paused = self.hold_all(&self.meant(database).await?).await?;
+    pub(super) async fn kill(
+        &self,
+        database: Option<&DatabaseName>,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let paused = self.hold_all(&self.meant(database).await?, caller).await?;
         for record in &paused.routes {
             // Connections that nobody has are closed as well.
-            let record = self.next_generation(&record.database).await?;
+            let record = self.next_generation(&self.recording(caller), &record.database).await?;
             let Some(route) = self.obeyed(&record).await else { continue };
             let there: HashSet<u64> =
                 route.roster().sessions().iter().map(|session| session.session).collect();

@@ -21,8 +21,8 @@ use crate::control::preflight::{self, Plan};
 use crate::control::{MoverSettings, claim, doubt, machine};
 use crate::error::{Blame, Severity, SqlState};
 use crate::model::{
-    Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase,
-    MoveProgress, MoveRecord, MoveStep, MoveWish, PauseReport, Place, StepEvent, SystemName, SystemRecord,
+    Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase, MoveProgress,
+    MoveRecord, MoveStep, MoveWish, PauseReport, Place, StepEvent, SystemName, SystemRecord,
     blockers_by_side,
 };
 use crate::system::MoveNames;
@@ -161,12 +161,12 @@ impl Executor {
         wait: Wait,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
-        let seen = self.wish(id, MoveWish::Undo, self.accepted(differences, caller)).await?;
+        let seen = self.wish((id, MoveWish::Undo), self.accepted(differences, caller), caller).await?;
         self.answer(commands::UNDO_MOVE, id, wait, caller, seen).await
     }
 
     /// The claim that stands on the systems becomes this store's own.
-    pub(super) async fn adopt_move(&self, id: MoveId) -> Result<Answer, AdminError> {
+    pub(super) async fn adopt_move(&self, id: MoveId, caller: &Caller) -> Result<Answer, AdminError> {
         let record = self.movement(id).await?;
         if record.facts.claim_lost.is_none() {
             return Err(AdminError::Ours { id });
@@ -183,7 +183,7 @@ impl Executor {
         };
         let source = end(self.system(&record.source.system).await?, &record.source.dbname);
         let target = end(self.system(&record.target.system).await?, &record.target.dbname);
-        let record = claim::adopt(self.catalog(), &Ends { source, target }, &record).await?;
+        let record = claim::adopt(&self.recording(caller), &Ends { source, target }, &record).await?;
         Ok(Answer::rows(commands::ADOPT_MOVE, vec![move_row(&record)]))
     }
 
@@ -193,7 +193,7 @@ impl Executor {
         wait: Wait,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
-        let seen = self.wish(id, MoveWish::Cancel, None).await?;
+        let seen = self.wish((id, MoveWish::Cancel), None, caller).await?;
         self.answer(commands::CANCEL_MOVE, id, wait, caller, seen).await
     }
 
@@ -208,7 +208,7 @@ impl Executor {
             SourceFate::Keep => MoveWish::Finish,
             SourceFate::Drop => MoveWish::FinishAndDrop,
         };
-        let seen = self.wish(id, wish, self.accepted(differences, caller)).await?;
+        let seen = self.wish((id, wish), self.accepted(differences, caller), caller).await?;
         self.answer(commands::FINISH_MOVE, id, wait, caller, seen).await
     }
 
@@ -220,9 +220,9 @@ impl Executor {
     /// Records a wish; the length of the log at that time.
     async fn wish(
         &self,
-        id: MoveId,
-        wish: MoveWish,
+        (id, wish): (MoveId, MoveWish),
         accepted: Option<Accepted>,
+        caller: &Caller,
     ) -> Result<usize, AdminError> {
         let settings = self.parts.mover.load_full();
         let change = |record: &mut MoveRecord| {
@@ -242,7 +242,7 @@ impl Executor {
             record.wish = Some(wish);
             Ok(())
         };
-        match self.catalog().update_move(id, change).await {
+        match self.recording(caller).update_move(id, change).await {
             Ok(record) => Ok(record.value.log.len()),
             Err(AdminError::Store(StoreError::Missing { .. })) => Err(unknown_move(id)),
             Err(error) => Err(error),

@@ -20,6 +20,7 @@ use super::execute::{Caller, Executor};
 use super::holders::Holders;
 use super::refuse::{AdminError, identifier};
 use super::statement::Drain;
+use crate::catalog::Catalog;
 use crate::error::{Severity, SqlState};
 use crate::model::{DatabaseId, DatabaseName, GateOrder, HoldReason, RouteRecord};
 use crate::route::{GateState, Route};
@@ -39,7 +40,7 @@ pub(super) struct Paused {
 
 impl Executor {
     pub(super) async fn pause(&self, drain: &Drain, caller: &Caller) -> Result<Answer, AdminError> {
-        let paused = self.hold_all(&self.meant(drain.database.as_ref()).await?).await?;
+        let paused = self.hold_all(&self.meant(drain.database.as_ref()).await?, caller).await?;
         let within = self.wait_bound(drain);
         let deadline = Instant::now() + within;
         for record in &paused.routes {
@@ -50,7 +51,7 @@ impl Executor {
             };
             if drained.is_err() {
                 let taken_back = !paused.ours.is_empty();
-                self.release_all(&paused.ours).await?;
+                self.release_all(&paused.ours, self.catalog()).await?;
                 let (database, holders) = (record.name.to_string(), self.holders(record));
                 return Err(AdminError::NotDrained { database, within, holders, taken_back });
             }
@@ -64,39 +65,22 @@ impl Executor {
     }
 
     /// All of them or none: where one cannot be held, those that were held for it are let go.
-    pub(super) async fn hold_all(&self, ids: &[DatabaseId]) -> Result<Paused, AdminError> {
+    pub(super) async fn hold_all(&self, ids: &[DatabaseId], caller: &Caller) -> Result<Paused, AdminError> {
+        let catalog = self.recording(caller);
         let mut paused = Paused { routes: Vec::new(), ours: Vec::new() };
         for id in ids {
-            match self.hold(id).await {
+            match hold(&catalog, id).await {
                 Ok((route, was_open)) => {
                     paused.routes.push(route);
                     paused.ours.extend(was_open.then(|| id.clone()));
                 }
                 Err(error) => {
-                    self.release_all(&paused.ours).await?;
+                    self.release_all(&paused.ours, self.catalog()).await?;
                     return Err(error);
                 }
             }
         }
         Ok(paused)
-    }
-
-    /// The route, and whether it was open before.
-    async fn hold(&self, id: &DatabaseId) -> Result<(RouteRecord, bool), AdminError> {
-        let mut was_open = false;
-        let hold = |route: &mut RouteRecord| {
-            was_open = route.gate == GateOrder::Open && route.next.is_none();
-            match &route.gate {
-                GateOrder::Held { by: HoldReason::Pause, .. } => Ok(()),
-                _ if was_open => {
-                    route.gate = GateOrder::Held { by: HoldReason::Pause, until: None };
-                    Ok(())
-                }
-                _ => Err(AdminError::Held { database: route.name.to_string(), holder: "a move".to_owned() }),
-            }
-        };
-        let route = self.catalog().update_route(id, hold).await?.value;
-        Ok((route, was_open))
     }
 
     /// Waits until this process follows the order and lets nobody through.
@@ -133,12 +117,16 @@ impl Executor {
         Some(route)
     }
 
-    pub(super) async fn resume(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
-        self.release_all(&self.meant(database).await?).await?;
+    pub(super) async fn resume(
+        &self,
+        database: Option<&DatabaseName>,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        self.release_all(&self.meant(database).await?, &self.recording(caller)).await?;
         Ok(Answer::done(commands::RESUME))
     }
 
-    async fn release_all(&self, ids: &[DatabaseId]) -> Result<(), AdminError> {
+    async fn release_all(&self, ids: &[DatabaseId], catalog: &Catalog) -> Result<(), AdminError> {
         for id in ids {
             let open = |route: &mut RouteRecord| {
                 if matches!(route.gate, GateOrder::Held { by: HoldReason::Pause, .. }) {
@@ -146,7 +134,7 @@ impl Executor {
                 }
                 Ok::<(), AdminError>(())
             };
-            self.catalog().update_route(id, open).await?;
+            catalog.update_route(id, open).await?;
         }
         Ok(())
     }
@@ -164,6 +152,24 @@ impl Executor {
                 .collect()),
         }
     }
+}
+
+/// The route, and whether it was open before.
+async fn hold(catalog: &Catalog, id: &DatabaseId) -> Result<(RouteRecord, bool), AdminError> {
+    let mut was_open = false;
+    let hold = |route: &mut RouteRecord| {
+        was_open = route.gate == GateOrder::Open && route.next.is_none();
+        match &route.gate {
+            GateOrder::Held { by: HoldReason::Pause, .. } => Ok(()),
+            _ if was_open => {
+                route.gate = GateOrder::Held { by: HoldReason::Pause, until: None };
+                Ok(())
+            }
+            _ => Err(AdminError::Held { database: route.name.to_string(), holder: "a move".to_owned() }),
+        }
+    };
+    let route = catalog.update_route(id, hold).await?.value;
+    Ok((route, was_open))
 }
 
 /// Waits until the route is at this order.

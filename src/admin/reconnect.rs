@@ -12,16 +12,22 @@ use super::execute::{Caller, Executor};
 use super::holders::Holders;
 use super::refuse::AdminError;
 use super::statement::Drain;
+use crate::catalog::Catalog;
 use crate::model::{DatabaseId, DatabaseName, RouteRecord};
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Executor {
-    pub(super) async fn reconnect(&self, database: Option<&DatabaseName>) -> Result<Answer, AdminError> {
+    pub(super) async fn reconnect(
+        &self,
+        database: Option<&DatabaseName>,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let catalog = self.recording(caller);
         let ids = self.meant(database).await?;
         let mut records = Vec::with_capacity(ids.len());
         for id in &ids {
-            records.push(self.next_generation(id).await?);
+            records.push(self.next_generation(&catalog, id).await?);
         }
         for record in &records {
             self.obeyed(record).await;
@@ -30,12 +36,16 @@ impl Executor {
     }
 
     /// Under a move, too: its switch replaces all connections, and so does its end without one.
-    pub(super) async fn next_generation(&self, id: &DatabaseId) -> Result<RouteRecord, AdminError> {
+    pub(super) async fn next_generation(
+        &self,
+        catalog: &Catalog,
+        id: &DatabaseId,
+    ) -> Result<RouteRecord, AdminError> {
         let next = |route: &mut RouteRecord| {
             route.generation += 1;
             Ok::<(), AdminError>(())
         };
-        Ok(self.catalog().update_route(id, next).await?.value)
+        Ok(catalog.update_route(id, next).await?.value)
     }
 
     pub(super) async fn wait_close(&self, drain: &Drain, caller: &Caller) -> Result<Answer, AdminError> {

@@ -119,7 +119,11 @@ impl Executor {
             }
             Ok(())
         };
-        match self.recording(caller).update::<SystemRecord, AdminError>(keys::system(&alter.name), change).await {
+        match self
+            .recording(caller)
+            .update::<SystemRecord, AdminError>(keys::system(&alter.name), change)
+            .await
+        {
             // Where this is cut short, the rest follows at the next start.
             Ok(_) => reconcile::follow_system(self.catalog(), &alter.name).await?,
             Err(error) if is_missing(&error) => return Err(self.unknown_system(&alter.name).await?),

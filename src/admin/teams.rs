@@ -10,7 +10,11 @@ use crate::config::closest;
 use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, TeamName, TeamRecord};
 
 impl Executor {
-    pub(super) async fn create_team(&self, clause: &TeamClause, caller: &Caller) -> Result<Answer, AdminError> {
+    pub(super) async fn create_team(
+        &self,
+        clause: &TeamClause,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
         let team =
             TeamRecord { name: clause.name.clone(), contact: clause.contact.clone(), created_at: self.now() };
         match self.recording(caller).create_team(&team).await? {
@@ -19,12 +23,17 @@ impl Executor {
         }
     }
 
-    pub(super) async fn alter_team(&self, clause: &TeamClause, caller: &Caller) -> Result<Answer, AdminError> {
+    pub(super) async fn alter_team(
+        &self,
+        clause: &TeamClause,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
         let change = |team: &mut TeamRecord| {
             team.contact.clone_from(&clause.contact);
             Ok(())
         };
-        match self.recording(caller).update::<TeamRecord, AdminError>(keys::team(&clause.name), change).await {
+        match self.recording(caller).update::<TeamRecord, AdminError>(keys::team(&clause.name), change).await
+        {
             Ok(_) => Ok(Answer::done(commands::ALTER_TEAM)),
             Err(error) if is_missing(&error) => Err(self.unknown_team(clause.name.as_str()).await?),
             Err(error) => Err(error),

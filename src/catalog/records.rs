@@ -1,5 +1,7 @@
 //! [`Catalog`], one method for each thing that is asked of a record.
 
+use std::sync::Arc;
+
 use super::keys;
 use super::store::{Durability, Revision, StoreError};
 use super::typed::{Batch, Catalog, Listing, Swap, Versioned, decode};
@@ -167,9 +169,8 @@ impl Catalog {
                 Lifecycle::Deleted { .. } => self.without_service(batch, &value).await?,
                 _ => self.with_terms(batch, &value).await?,
             };
-            let batch = logins
-                .iter()
-                .fold(batch, |batch, login| batch.put(keys::login(id, &login.role), login));
+            let batch =
+                logins.iter().fold(batch, |batch, login| batch.put(keys::login(id, &login.role), login));
             if let Swap::Committed(revision) = batch.commit().await? {
                 return Ok(Versioned { value, revision });
             }
@@ -217,11 +218,7 @@ impl Catalog {
     }
 
     /// The name is free, unless another database has it already; route and logins go.
-    async fn without_service(
-        &self,
-        batch: Batch,
-        database: &DatabaseRecord,
-    ) -> Result<Batch, StoreError> {
+    async fn without_service(&self, batch: Batch, database: &DatabaseRecord) -> Result<Batch, StoreError> {
         let mut batch = batch;
         if let Some(name) = self.database_id(&database.name).await?
             && name.value == database.id
@@ -360,7 +357,9 @@ impl Catalog {
             return Ok(Swap::Conflict);
         }
         let mut movement = movement.clone();
-        movement.facts.store = Some(self.store_id().await?);
+        // A new id of the store is no part of the command: the audit entry goes with the move.
+        let store = Catalog::new(Arc::clone(self.store())).store_id().await?;
+        movement.facts.store = Some(store);
         let mut database = expected.value.clone();
         database.operation = Some(movement.id);
         self.batch()

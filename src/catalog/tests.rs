@@ -6,8 +6,9 @@ use super::embedded::EmbeddedStore;
 use super::store::{Durability, StoreError};
 use super::*;
 use crate::model::{
-    Ack, AckStage, Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle, Login,
-    Place, ProxyId, RoleName, RouteRecord, SslMode, SystemName, TeamName, TeamRecord, Tier, UnixMillis,
+    Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
+    Login, Place, ProxyId, RoleName, RouteRecord, SslMode, SystemName, TeamName, TeamRecord, Terms, Tier,
+    UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -193,4 +194,60 @@ async fn a_relaxed_commit_reaches_a_watch_in_microseconds() {
     waits.sort();
     eprintln!("a commit is heard after {:?} (median), {:?} (p95)", waits[100], waits[190]);
     assert!(waits[50] < std::time::Duration::from_millis(2), "{waits:?}");
+}
+
+/// What one commit of the store wrote.
+async fn keys_of_the_next_commit(watch: &mut Box<dyn crate::catalog::store::Watch>) -> Vec<String> {
+    let next = tokio::time::timeout(std::time::Duration::from_secs(5), watch.next());
+    let events = next.await.unwrap().unwrap().unwrap();
+    events.iter().map(|event| event.key().split('/').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commit() {
+    let (_directory, catalog) = catalog();
+    let mut new = shop("db_1");
+    new.route.terms = Terms::of(&new.database);
+    let id = new.database.id.clone();
+    assert!(matches!(catalog.create_database(&new).await.unwrap(), NewDatabaseOutcome::Created(_)));
+    let revision = catalog.databases().await.unwrap().revision;
+    let mut watch = catalog.store().watch("", revision).await.unwrap();
+    let entry = |command: &str| AuditEntry {
+        at: UnixMillis(1),
+        who: "alice".to_owned(),
+        command: command.to_owned(),
+        reason: None,
+        outcome: "ok".to_owned(),
+    };
+
+    let altered = Trail::new(ulid::Ulid::generate(), entry("ALTER"));
+    let fewer = |database: &mut DatabaseRecord| {
+        database.contract.client_connections_max = 2;
+        Ok::<(), StoreError>(())
+    };
+    catalog.with_trail(&altered).change_database(&id, fewer).await.unwrap();
+    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["database", "route", "audit"]);
+    let route = catalog.route(&id).await.unwrap().unwrap().value;
+    assert_eq!((route.terms.client_connections_max, route.order), (2, 2));
+    catalog.end_trail(&altered, "ok".to_owned()).await.unwrap();
+    assert_eq!(catalog.audit(UnixMillis(0)).await.unwrap(), [entry("ALTER")]);
+    catalog.end_trail(&altered, "57014: canceled".to_owned()).await.unwrap();
+    let told = catalog.audit(UnixMillis(0)).await.unwrap();
+    assert_eq!((told.len(), told[0].outcome.as_str()), (1, "57014: canceled"), "the outcome in the end");
+    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit"]);
+
+    let purpose = |database: &mut DatabaseRecord| {
+        database.purpose = "another".to_owned();
+        Ok::<(), StoreError>(())
+    };
+    catalog.change_database(&id, purpose).await.unwrap();
+    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["database"], "no order for what no client meets");
+
+    let deleted = |database: &mut DatabaseRecord| {
+        database.lifecycle = Lifecycle::Deleted { at: UnixMillis(2) };
+        Ok::<(), StoreError>(())
+    };
+    catalog.change_database(&id, deleted).await.unwrap();
+    assert_eq!(keys_of_the_next_commit(&mut watch).await, ["database", "name", "route", "login"]);
+    assert_eq!(catalog.sync_logins(&id, &new.logins).await.unwrap(), None, "no login comes back");
 }

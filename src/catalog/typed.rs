@@ -95,12 +95,7 @@ impl Catalog {
 
     /// A transaction over several keys.
     pub fn batch(&self) -> Batch {
-        Batch {
-            store: Arc::clone(&self.store),
-            txn: Txn::default(),
-            trail: self.trail.clone(),
-            broken: None,
-        }
+        Batch { store: Arc::clone(&self.store), txn: Txn::default(), trail: self.trail.clone(), broken: None }
     }
 
     /// Writes, whatever was there before.

@@ -94,7 +94,11 @@ impl Reconcile {
         let routes: BTreeMap<String, RouteRecord> =
             routes.map(|route| (route.database.to_string(), route)).collect();
         let system = |name: &SystemName| {
-            systems.records.iter().find(|system| system.value.name == *name).map(|system| system.value.clone())
+            systems
+                .records
+                .iter()
+                .find(|system| system.value.name == *name)
+                .map(|system| system.value.clone())
         };
         for database in databases.records.iter().map(|database| &database.value) {
             if !is_in_step(database, routes.get(database.id.as_str()), &system) {
@@ -141,11 +145,12 @@ impl Reconcile {
             audited.then(|| self.trail(database, &differences(before, after).join(", ")))
         });
         if let Some((before, after)) = mended.await? {
-            tracing::warn!(
-                database = %after.name,
-                differences = differences(&before, &after).join(", "),
-                "the route did not say what the records say, and is written again"
-            );
+            let differences = differences(&before, &after).join(", ");
+            match when == When::Start || before.terms != after.terms {
+                true => tracing::warn!(database = %after.name, differences,
+                    "the route did not say what the records say, and is written again"),
+                false => tracing::info!(database = %after.name, "the route follows its system"),
+            }
         }
         Ok(())
     }

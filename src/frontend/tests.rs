@@ -20,17 +20,17 @@ pub(super) const PASSWORD: &str = "open sesame";
 
 fn record(service: Service) -> RouteRecord {
     let mut record = RouteRecord::first(
-            DatabaseId::parse("db_1").unwrap(),
-            DatabaseName::parse("shop").unwrap(),
-            Place {
-                system: SystemName::parse("one").unwrap(),
-                address: Address { host: "127.0.0.1".to_owned(), port: 1 },
-                dbname: "shop".to_owned(),
-                sslmode: SslMode::Disable,
-                auth: Default::default(),
-            },
-            10,
-        );
+        DatabaseId::parse("db_1").unwrap(),
+        DatabaseName::parse("shop").unwrap(),
+        Place {
+            system: SystemName::parse("one").unwrap(),
+            address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+            dbname: "shop".to_owned(),
+            sslmode: SslMode::Disable,
+            auth: Default::default(),
+        },
+        10,
+    );
     record.terms.service = service;
     record
 }

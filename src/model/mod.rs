@@ -27,7 +27,9 @@ pub mod terms;
 pub mod timeouts;
 
 pub use byte_size::ByteSize;
-pub use catalogue::{AuditEntry, DatabaseRecord, Dropping, HistoryEntry, Lifecycle, SystemRecord, TeamRecord};
+pub use catalogue::{
+    AuditEntry, DatabaseRecord, Dropping, HistoryEntry, Lifecycle, SystemRecord, TeamRecord,
+};
 pub use comparison::{Accepted, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use cure::Cure;

@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, ProxyId, RoleName, ServerAuth, SslMode, SystemName,
-    Terms, UnixMillis,
+    Address, DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, ProxyId, RoleName, ServerAuth, SslMode,
+    SystemName, Terms, UnixMillis,
 };
 use crate::error::{Refusal, SqlState};
 

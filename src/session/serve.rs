@@ -476,7 +476,10 @@ fn full(record: &RouteRecord) -> Refusal {
         SqlState::TOO_MANY_CONNECTIONS,
         format!("too many connections for database \"{}\"", record.name),
     )
-    .with_detail(format!("Its contract allows {} client connections here.", record.terms.client_connections_max))
+    .with_detail(format!(
+        "Its contract allows {} client connections here.",
+        record.terms.client_connections_max
+    ))
     .with_hint("Use fewer connections, or ask the platform team to raise the limit.")
 }
 

@@ -82,7 +82,8 @@ fn open_pool(server: &Postgres, form: Form) -> Stage {
         config.pool.reuses = form == Form::Reuse;
     });
     stage.order(|record| {
-        record.terms.pooling = if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
+        record.terms.pooling =
+            if form == Form::Transaction { Pooling::Transaction } else { Pooling::Session };
         record.terms.server_connections_max = CONNECTIONS;
     });
     stage

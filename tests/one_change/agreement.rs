@@ -1,0 +1,169 @@
+//! What must be true of a store and its systems between two commands.
+
+use std::collections::BTreeMap;
+
+use freehold::catalog::{Catalog, keys};
+use freehold::lab::Postgres;
+use freehold::model::{
+    AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, SystemRecord, TeamRecord, Terms,
+};
+
+/// Everything that a store says.
+pub struct Known {
+    databases: Vec<DatabaseRecord>,
+    names: BTreeMap<String, String>,
+    routes: BTreeMap<String, RouteRecord>,
+    /// By database id.
+    logins: Vec<(String, Login)>,
+    systems: Vec<SystemRecord>,
+    teams: Vec<TeamRecord>,
+    moves: Vec<MoveRecord>,
+    audit: Vec<AuditEntry>,
+    /// What commands change, as it is stored.
+    stored: BTreeMap<String, Vec<u8>>,
+}
+
+impl Known {
+    pub async fn read(catalog: &Catalog) -> Known {
+        let everything = catalog.store().range("").await.unwrap().entries;
+        let below = |prefix: &str| -> Vec<(String, Vec<u8>)> {
+            let entries = everything.iter().filter(|entry| entry.key.starts_with(prefix));
+            entries.map(|entry| (entry.key[prefix.len()..].to_owned(), entry.value.to_vec())).collect()
+        };
+        let logins = below(keys::LOGINS).into_iter().map(|(key, value)| {
+            let id = key.split('/').next().unwrap().to_owned();
+            (id, serde_json::from_slice(&value).unwrap())
+        });
+        let names = below(keys::NAMES)
+            .into_iter()
+            .map(|(name, id)| (name, serde_json::from_slice::<String>(&id).unwrap()));
+        let routes = catalog.routes().await.unwrap().into_values().into_iter();
+        let told = |key: &str| !key.starts_with(keys::AUDIT) && !key.starts_with("counter/");
+        Known {
+            databases: catalog.databases().await.unwrap().into_values(),
+            names: names.collect(),
+            routes: routes.map(|route| (route.database.to_string(), route)).collect(),
+            logins: logins.collect(),
+            systems: catalog.systems().await.unwrap().into_values(),
+            teams: catalog.teams().await.unwrap().into_values(),
+            moves: catalog.moves().await.unwrap().into_values(),
+            audit: below(keys::AUDIT)
+                .iter()
+                .map(|(_, entry)| serde_json::from_slice(entry).unwrap())
+                .collect(),
+            stored: everything
+                .iter()
+                .filter(|entry| told(&entry.key))
+                .map(|entry| (entry.key.clone(), entry.value.to_vec()))
+                .collect(),
+        }
+    }
+
+    fn living(&self) -> impl Iterator<Item = &DatabaseRecord> {
+        self.databases.iter().filter(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }))
+    }
+
+    /// Catalogue, routes, logins and systems say the same.
+    pub fn agrees(&self, systems: &[(&'static str, Postgres)], what: &str) {
+        for database in self.living() {
+            self.database_agrees(database, what);
+        }
+        let lives = |id: &str| self.living().any(|database| database.id.as_str() == id);
+        for (name, id) in &self.names {
+            assert!(lives(id), "{what}: name {name} is of {id}, which is none");
+        }
+        for id in self.routes.keys() {
+            assert!(lives(id), "{what}: a route of {id}, which is none");
+        }
+        for (id, login) in &self.logins {
+            assert!(lives(id), "{what}: login {} of {id}, which is none", login.role);
+        }
+        for movement in &self.moves {
+            let database = self.living().find(|database| database.id == movement.database);
+            let is_operation = database.is_some_and(|database| database.operation == Some(movement.id));
+            assert_eq!(is_operation, !movement.phase.has_ended(), "{what}: move {}", movement.id);
+        }
+        for (name, server) in systems {
+            self.system_agrees(name, server, what);
+        }
+    }
+
+    fn database_agrees(&self, database: &DatabaseRecord, what: &str) {
+        let name = &database.name;
+        assert!(database.is_served(), "{what}: {name} is {}", database.state());
+        assert_eq!(
+            self.names.get(name.as_str()).map(String::as_str),
+            Some(database.id.as_str()),
+            "{what}: {name} is found by its name"
+        );
+        assert!(self.teams.iter().any(|team| team.name == database.owner), "{what}: {name} has an owner");
+        let route = self.routes.get(database.id.as_str());
+        let route = route.unwrap_or_else(|| panic!("{what}: {name} has no route"));
+        assert_eq!(route.terms, Terms::of(database), "{what}: the contract of {name} is enforced");
+        let system = self.systems.iter().find(|system| system.name == route.place.system).unwrap();
+        assert_eq!(route.place, system.place(route.place.dbname.as_str()), "{what}: {name} is reached");
+        assert!(
+            self.logins.iter().any(|(id, _)| id == database.id.as_str()),
+            "{what}: a role can log in to {name}"
+        );
+    }
+
+    /// Every database that Freehold made or serves is there, open for its roles; and no other one.
+    fn system_agrees(&self, name: &str, server: &Postgres, what: &str) {
+        let served: Vec<&RouteRecord> =
+            self.routes.values().filter(|route| route.place.system.as_str() == name).collect();
+        let listed = |sql: &str| -> Vec<String> {
+            server.psql(sql).unwrap().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        };
+        let own = |name: &&String| !name.starts_with("raw_") && !name.contains("__dropped_");
+        let open = listed(
+            "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' AND datallowconn",
+        );
+        for database in open.iter().filter(own) {
+            let known = served.iter().any(|route| route.place.dbname == *database);
+            assert!(known, "{what}: database {database} on {name} is nobody's");
+        }
+        let roles = listed(
+            "SELECT rolname || ' ' || coalesce(rolpassword, '') FROM pg_authid WHERE rolcanlogin AND NOT rolsuper",
+        );
+        for route in served {
+            assert!(open.contains(&route.place.dbname), "{what}: {} is not on {name}", route.name);
+            for (_, login) in self.logins.iter().filter(|(id, _)| id == route.database.as_str()) {
+                let role = format!("{} {}", login.role, login.verifier.as_deref().unwrap_or_default());
+                assert!(login.superuser || roles.contains(&role), "{what}: {} on {name}", login.role);
+            }
+        }
+        let marked = listed(
+            "SELECT rolname FROM pg_roles r WHERE shobj_description(r.oid, 'pg_authid') ~ '^db_' AND rolcanlogin",
+        );
+        for role in marked {
+            let known = self.logins.iter().any(|(_, login)| login.role.as_str() == role);
+            assert!(known, "{what}: role {role} on {name} is nobody's");
+        }
+    }
+
+    /// The command was carried out: a case that is always refused would test nothing.
+    pub fn was_carried_out(&self, before: &Known, what: &str) {
+        let mut new = self.audit.iter().filter(|entry| !before.audit.contains(entry));
+        assert!(
+            new.any(|entry| entry.who == "alice" && entry.outcome == "ok"),
+            "{what}: {:?}",
+            self.audit.last()
+        );
+    }
+
+    /// Whatever is another than before, the audit trail says who did it, and that it was done.
+    pub fn tells_of_changes_since(&self, before: &Known, what: &str) {
+        let told = &self.audit[..];
+        let done = told.iter().filter(|entry| !before.audit.contains(entry));
+        let done: Vec<&AuditEntry> = done.filter(|entry| entry.outcome.starts_with("ok")).collect();
+        let changed: Vec<&String> = self
+            .stored
+            .iter()
+            .filter(|(key, value)| before.stored.get(*key) != Some(*value))
+            .map(|(key, _)| key)
+            .chain(before.stored.keys().filter(|key| !self.stored.contains_key(*key)))
+            .collect();
+        assert!(changed.is_empty() || !done.is_empty(), "{what}: {changed:?} changed, and nothing says so");
+    }
+}

@@ -1,0 +1,168 @@
+//! Stores as earlier versions wrote them: they open, nothing in them is lost, and half-made changes are mended.
+//!
+//! `stored.json` holds the records of a store that a version wrote which changed a database by several commits, as they
+//! were on disk: two databases, one with every limit that a contract can have, one paused and disabled.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use freehold::catalog::embedded::EmbeddedStore;
+use freehold::catalog::store::{Store as _, Txn, Write};
+use freehold::catalog::{Catalog, keys};
+use freehold::control::reconcile::Reconciler;
+use freehold::model::{
+    AuditEntry, DatabaseRecord, Door, GateOrder, HoldReason, Login, RouteRecord, Service, StoreId,
+    SystemRecord, TeamRecord, Terms, UnixMillis,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+const STORED: &str = include_str!("stored.json");
+
+const SHOP: &str = "db_01m8nht35f82v25a443jkhw8g4";
+const STOCK: &str = "db_01m8nht3fbfd7nrpb92wt77e63";
+
+type Records = BTreeMap<String, Value>;
+
+fn stored() -> Records {
+    serde_json::from_str(STORED).unwrap()
+}
+
+fn record<'a>(records: &'a mut Records, key: &str) -> &'a mut Value {
+    records.get_mut(key).unwrap_or_else(|| panic!("no {key}"))
+}
+
+/// A store with these records, after a process has started on it.
+struct Started {
+    catalog: Catalog,
+    _directory: tempfile::TempDir,
+}
+
+impl Started {
+    async fn on(records: &Records) -> Started {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
+        let put = |(key, value): (&String, &Value)| Write::Put {
+            key: key.clone(),
+            value: Bytes::from(serde_json::to_vec(value).unwrap()),
+        };
+        let txn = Txn { writes: records.iter().map(put).collect(), ..Txn::default() };
+        store.commit(txn).await.unwrap();
+        let started = Started { catalog: Catalog::new(store), _directory: directory };
+        started.start().await;
+        started
+    }
+
+    async fn start(&self) {
+        drop(Reconciler::start(self.catalog.clone(), UnixMillis::now).await);
+    }
+
+    async fn records(&self) -> Records {
+        let entries = self.catalog.store().range("").await.unwrap().entries;
+        entries.into_iter().map(|entry| (entry.key, serde_json::from_slice(&entry.value).unwrap())).collect()
+    }
+
+    async fn route(&self, id: &str) -> RouteRecord {
+        serde_json::from_value(self.records().await[&format!("route/{id}")].clone()).unwrap()
+    }
+
+    /// What was mended, as the audit trail tells it.
+    async fn told(&self) -> Vec<String> {
+        let entries = self.catalog.audit(UnixMillis(0)).await.unwrap();
+        let own = entries.into_iter().filter(|entry| entry.who == "freehold");
+        own.map(|entry| format!("{}: {}", entry.command, entry.outcome)).collect()
+    }
+}
+
+fn comes_back<T: DeserializeOwned + Serialize>(value: &Value) -> Value {
+    serde_json::to_value(serde_json::from_value::<T>(value.clone()).unwrap()).unwrap()
+}
+
+#[test]
+fn a_stored_record_is_written_as_it_was_read() {
+    for (key, value) in stored() {
+        let prefix = key.split('/').next().unwrap();
+        let again = match prefix {
+            "audit" => comes_back::<AuditEntry>(&value),
+            "database" => comes_back::<DatabaseRecord>(&value),
+            "login" => comes_back::<Login>(&value),
+            "route" => comes_back::<RouteRecord>(&value),
+            "store" => comes_back::<StoreId>(&value),
+            "system" => comes_back::<SystemRecord>(&value),
+            "team" => comes_back::<TeamRecord>(&value),
+            "name" => value.clone(),
+            other => panic!("no type for {other}/"),
+        };
+        assert_eq!(again, value, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_half_made_changes_stays_as_it_is() {
+    let started = Started::on(&stored()).await;
+    assert_eq!(started.records().await, stored());
+}
+
+#[tokio::test]
+async fn what_several_commits_left_half_made_is_mended_once_and_nothing_else_is_touched() {
+    let mut records = stored();
+    // ALTER DATABASE: the record says two clients, the route seven.
+    record(&mut records, &format!("database/{SHOP}"))["contract"]["client_connections_max"] = json!(2);
+    // CREATE DATABASE: the record is active, the route refuses.
+    record(&mut records, &format!("route/{STOCK}"))["service"] = json!({
+        "service": "refused", "sqlstate": "57P03",
+        "message": "database \"stock\" is being created", "hint": "Try again in a moment."
+    });
+    // ALTER SYSTEM: no route has followed.
+    record(&mut records, "system/one")["address"]["port"] = json!(5433);
+    // DROP DATABASE: a tombstone that still has its name, its route and its login.
+    for (prefix, rest) in [("database/", ""), ("route/", ""), ("login/", "/stock")] {
+        let mut gone = records[&format!("{prefix}{STOCK}{rest}")].clone();
+        let id = if prefix == "route/" { "database" } else { "id" };
+        if prefix != "login/" {
+            (gone[id], gone["name"]) = (json!("db_gone"), json!("gone"));
+        }
+        if prefix == "database/" {
+            gone["lifecycle"] = json!({"state": "deleted", "at": 1});
+        }
+        records.insert(format!("{prefix}db_gone{rest}"), gone);
+    }
+    records.insert("name/gone".to_owned(), json!("db_gone"));
+
+    let started = Started::on(&records).await;
+    let (shop, stock) = (started.route(SHOP).await, started.route(STOCK).await);
+    assert_eq!((shop.terms.client_connections_max, shop.order), (2, 4));
+    assert_eq!(shop.terms.quotas.logins_per_second_max, Some(5));
+    assert_eq!((&stock.terms.service, stock.order), (&Service::Serving, 5));
+    assert_eq!((shop.place.address.port, stock.place.address.port), (5433, 5433));
+    // What administrators ordered is theirs.
+    assert_eq!(stock.gate, GateOrder::Held { by: HoldReason::Pause, until: None });
+    assert_eq!(stock.door, Door::Disabled);
+
+    let now = started.records().await;
+    let left = now.keys().filter(|key| key.contains("gone"));
+    assert_eq!(left.collect::<Vec<_>>(), ["database/db_gone"], "the tombstone stays, its name is free");
+    let untouched = |key: &&String| !key.starts_with(keys::ROUTES) && !key.contains("gone");
+    for key in records.keys().filter(untouched) {
+        assert_eq!(now.get(key), records.get(key), "{key}");
+    }
+    for id in [SHOP, STOCK] {
+        let database: DatabaseRecord =
+            serde_json::from_value(now[&format!("database/{id}")].clone()).unwrap();
+        assert_eq!(started.route(id).await.terms, Terms::of(&database));
+    }
+    let mut told = started.told().await;
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "reconcile database gone: ok: what a drop had left: name, route and logins are removed",
+            "reconcile database shop: ok: client connections: 7 -> 2, how its system is reached",
+            "reconcile database stock: ok: service: refused -> serving, how its system is reached",
+        ]
+    );
+
+    started.start().await;
+    assert_eq!(started.records().await, now, "there is nothing left to mend");
+}
