@@ -150,7 +150,6 @@ impl Serve {
         let workers = settings::workers(&config);
         let routes = RouteTable::new(workers);
 
-        // Before the first client: nobody meets what half a change had left.
         let reconciler = Reconciler::start(catalog.clone(), UnixMillis::now).await;
         let follower = follow(&config, &catalog, &routes);
         follower.synced().await;

@@ -9,7 +9,7 @@ use freehold::model::{
 };
 
 /// Everything that a store says.
-pub struct Known {
+pub(crate) struct Known {
     databases: Vec<DatabaseRecord>,
     names: BTreeMap<String, String>,
     routes: BTreeMap<String, RouteRecord>,
@@ -24,7 +24,7 @@ pub struct Known {
 }
 
 impl Known {
-    pub async fn read(catalog: &Catalog) -> Known {
+    pub(crate) async fn read(catalog: &Catalog) -> Known {
         let everything = catalog.store().range("").await.unwrap().entries;
         let below = |prefix: &str| -> Vec<(String, Vec<u8>)> {
             let entries = everything.iter().filter(|entry| entry.key.starts_with(prefix));
@@ -63,8 +63,24 @@ impl Known {
         self.databases.iter().filter(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }))
     }
 
+    /// Every route has the terms of its database; a deleted database has no route.
+    pub(crate) fn is_enforced(&self, what: &str) {
+        for database in &self.databases {
+            let route = self.routes.get(database.id.as_str());
+            match database.lifecycle {
+                Lifecycle::Deleted { .. } => assert!(route.is_none(), "{what}: {}", database.name),
+                _ => assert_eq!(
+                    route.map(|route| &route.terms),
+                    Some(&Terms::of(database)),
+                    "{what}: the contract of {} is enforced at once",
+                    database.name
+                ),
+            }
+        }
+    }
+
     /// Catalogue, routes, logins and systems say the same.
-    pub fn agrees(&self, systems: &[(&'static str, Postgres)], what: &str) {
+    pub(crate) fn agrees(&self, systems: &[(&'static str, Postgres)], what: &str) {
         for database in self.living() {
             self.database_agrees(database, what);
         }
@@ -143,7 +159,7 @@ impl Known {
     }
 
     /// The command was carried out: a case that is always refused would test nothing.
-    pub fn was_carried_out(&self, before: &Known, what: &str) {
+    pub(crate) fn was_carried_out(&self, before: &Known, what: &str) {
         let mut new = self.audit.iter().filter(|entry| !before.audit.contains(entry));
         assert!(
             new.any(|entry| entry.who == "alice" && entry.outcome == "ok"),
@@ -153,7 +169,7 @@ impl Known {
     }
 
     /// Whatever is another than before, the audit trail says who did it, and that it was done.
-    pub fn tells_of_changes_since(&self, before: &Known, what: &str) {
+    pub(crate) fn tells_of_changes_since(&self, before: &Known, what: &str) {
         let told = &self.audit[..];
         let done = told.iter().filter(|entry| !before.audit.contains(entry));
         let done: Vec<&AuditEntry> = done.filter(|entry| entry.outcome.starts_with("ok")).collect();

@@ -3,21 +3,21 @@
 use freehold::model::MovePhase;
 
 /// What is run.
-pub struct Case {
+pub(crate) struct Case {
     /// SQL on system `two`, before anything else.
-    pub on_system: Vec<&'static str>,
+    pub(crate) on_system: Vec<&'static str>,
     /// Commands before the one that is killed; those that begin with `?` may be refused.
-    pub setup: Vec<&'static str>,
+    pub(crate) setup: Vec<&'static str>,
     /// The phase in which the move of `{move}` is put, if it needs one.
-    pub phase: Option<MovePhase>,
-    pub statement: &'static str,
-    pub changes_nothing: bool,
+    pub(crate) phase: Option<MovePhase>,
+    pub(crate) statement: &'static str,
+    pub(crate) changes_nothing: bool,
     /// It can only be refused here; that is in the audit trail, too.
-    pub is_refused: bool,
+    pub(crate) is_refused: bool,
 }
 
 /// The keywords in front.
-pub fn title(syntax: &str) -> String {
+pub(crate) fn title(syntax: &str) -> String {
     let keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     let mut words: Vec<&str> = syntax.split(' ').take_while(keyword).collect();
     words.extend(syntax.ends_with("TABLES").then_some("TABLES"));
@@ -51,7 +51,7 @@ fn looks(statement: &'static str) -> Case {
     Case { changes_nothing: true, ..change(statement) }
 }
 
-pub fn case_of(title: &str) -> Option<Case> {
+pub(crate) fn case_of(title: &str) -> Option<Case> {
     Some(match title {
         "CREATE DATABASE" => change(CREATE),
         "ADOPT DATABASE" => Case {

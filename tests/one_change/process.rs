@@ -35,26 +35,26 @@ const COMMITS: &str = "ONE_CHANGE_COMMITS=";
 
 /// When a process dies.
 #[derive(Debug, Clone, Copy)]
-pub struct Kill {
+pub(crate) struct Kill {
     /// The first commit is 1.
-    pub number: usize,
-    pub side: Side,
+    pub(crate) number: usize,
+    pub(crate) side: Side,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     Before,
     /// It is on disk, and the command has not heard of it.
     After,
 }
 
 /// Where the store is, for processes one after the other.
-pub struct Process {
+pub(crate) struct Process {
     files: tempfile::TempDir,
 }
 
 impl Process {
-    pub fn new() -> Process {
+    pub(crate) fn new() -> Process {
         let files = tempfile::tempdir().unwrap();
         std::fs::write(files.path().join("admins.txt"), user_line("alice", "wonderland")).unwrap();
         Process { files }
@@ -65,16 +65,16 @@ impl Process {
     }
 
     /// In this process.
-    pub async fn open(&self) -> Here {
+    pub(crate) async fn open(&self) -> Here {
         let catalog = Catalog::new(EmbeddedStore::open(self.store()).unwrap());
         catalog.store_id().await.unwrap();
         Here { executor: executor(&catalog), catalog, users: self.files.path().join("admins.txt") }
     }
 
     /// In another process. How many commits it made, where it was not killed.
-    pub fn run_apart(&self, statement: &str, kill: Option<Kill>) -> usize {
+    pub(crate) fn run_apart(&self, statement: &str, kill: Option<Kill>) -> usize {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "the_process_that_is_killed", "--ignored", "--nocapture"]);
+        command.args(["--exact", "the_process_that_is_killed", "--nocapture"]);
         command.env(STORE, self.store()).env(STATEMENT, statement);
         if let Some(Kill { number, side }) = kill {
             command.env(NUMBER, number.to_string()).env(SIDE, format!("{side:?}"));
@@ -93,19 +93,19 @@ impl Process {
 }
 
 /// A store that is open in this process.
-pub struct Here {
-    pub catalog: Catalog,
+pub(crate) struct Here {
+    pub(crate) catalog: Catalog,
     executor: Executor,
     users: PathBuf,
 }
 
 impl Here {
-    pub async fn run(&self, statement: &str) -> Result<(), Refusal> {
+    pub(crate) async fn run(&self, statement: &str) -> Result<(), Refusal> {
         execute(&self.executor, statement).await
     }
 
     /// Puts the newest move in a phase, as its driver would have by and by.
-    pub async fn prepare_move(&self, phase: Option<MovePhase>) -> MoveId {
+    pub(crate) async fn prepare_move(&self, phase: Option<MovePhase>) -> MoveId {
         let moves = self.catalog.moves().await.unwrap().into_values();
         let newest = moves.last().map_or(MoveId(1), |movement| movement.id);
         if let Some(phase) = phase {
@@ -121,7 +121,7 @@ impl Here {
     }
 
     /// What a process does that starts on this store, until nothing of it is left to do.
-    pub async fn start_again(&self) {
+    pub(crate) async fn start_again(&self) {
         let _reconciler = Reconciler::start(self.catalog.clone(), UnixMillis::now).await;
         let options = AdminOptions {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -188,7 +188,7 @@ async fn execute(executor: &Executor, statement: &str) -> Result<(), Refusal> {
 }
 
 /// The process that is started apart.
-pub async fn be_the_process() {
+pub(crate) async fn be_the_process() {
     let value = |name: &str| std::env::var(name).ok();
     let Some(path) = value(STORE) else { return };
     let number = value(NUMBER).map(|number| number.parse().unwrap());
