@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use freehold::catalog::embedded::EmbeddedStore;
-use freehold::catalog::store::{Store as _, Txn, Write};
+use freehold::catalog::store::{Store as _, StoreError, Txn, Write};
 use freehold::catalog::{Catalog, keys};
 use freehold::control::reconcile::Reconciler;
 use freehold::model::{
-    AuditEntry, DatabaseRecord, Door, GateOrder, HoldReason, Login, RouteRecord, Service, StoreId,
-    SystemRecord, TeamRecord, Terms, UnixMillis,
+    AuditEntry, DatabaseId, DatabaseRecord, Door, GateOrder, HoldReason, Login, RouteRecord, Service,
+    StoreId, SystemRecord, TeamRecord, Terms, UnixMillis,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -65,6 +65,15 @@ impl Started {
 
     async fn route(&self, id: &str) -> RouteRecord {
         serde_json::from_value(self.records().await[&format!("route/{id}")].clone()).unwrap()
+    }
+
+    /// Waits until the route of `shop` is so.
+    async fn becomes(&self, wanted: impl Fn(&RouteRecord) -> bool) {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !wanted(&self.route(SHOP).await) {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", self.route(SHOP).await);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     /// What was mended, as the audit trail tells it.
@@ -165,4 +174,28 @@ async fn what_several_commits_left_half_made_is_mended_once_and_nothing_else_is_
 
     started.start().await;
     assert_eq!(started.records().await, now, "there is nothing left to mend");
+}
+
+/// Another process of the control plane, which dies before it has written the routes.
+#[tokio::test]
+async fn a_process_that_runs_lets_routes_follow_what_another_one_wrote() {
+    let started = Started::on(&stored()).await;
+    let _running = Reconciler::start(started.catalog.clone(), UnixMillis::now).await;
+    let shop = DatabaseId::parse(SHOP).unwrap();
+    let fewer = |database: &mut DatabaseRecord| {
+        database.contract.client_connections_max = 2;
+        Ok::<(), StoreError>(())
+    };
+    started.catalog.update(keys::database(&shop), fewer).await.unwrap();
+    started.becomes(|route| route.terms.client_connections_max == 2).await;
+    assert_eq!(started.told().await, ["reconcile database shop: ok: client connections: 7 -> 2"]);
+
+    let moved = |system: &mut SystemRecord| {
+        system.address.port = 5433;
+        Ok::<(), StoreError>(())
+    };
+    let one = SystemName::parse("one").unwrap();
+    started.catalog.update(keys::system(&one), moved).await.unwrap();
+    started.becomes(|route| route.place.address.port == 5433).await;
+    assert_eq!(started.told().await.len(), 1, "ALTER SYSTEM has an entry of its own");
 }
