@@ -12,7 +12,7 @@ use freehold::catalog::{Catalog, keys};
 use freehold::control::reconcile::Reconciler;
 use freehold::model::{
     AuditEntry, DatabaseId, DatabaseRecord, Door, GateOrder, HoldReason, Login, RouteRecord, Service,
-    StoreId, SystemRecord, TeamRecord, Terms, UnixMillis,
+    StoreId, SystemName, SystemRecord, TeamRecord, Terms, UnixMillis,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
