@@ -30,7 +30,8 @@ impl Executor {
         let existing = lifecycle::existing(self.reach(&system, &self.mover()), &place.dbname).await?;
         let mut new = self.new_database(&wanted, place, caller, Lifecycle::Active);
         new.logins = existing.logins;
-        self.record(&self.recording(caller), &new).await?;
+        let recorded = self.record(&self.recording(caller), &new).await?;
+        self.served(recorded).await;
         for warning in &existing.warnings {
             caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
         }

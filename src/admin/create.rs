@@ -18,6 +18,7 @@ use super::refuse::{AdminError, identifier};
 use super::statement::CreateDatabase;
 use super::users::verifier_of;
 use crate::catalog::NewDatabase;
+use crate::catalog::store::Revision;
 use crate::control::lifecycle::Creation;
 use crate::model::{DatabaseId, DatabaseRecord, Lifecycle, Login, RoleName, SystemRecord};
 
@@ -59,7 +60,8 @@ impl Executor {
             self.withdraw(&creation, &system, &new).await;
             return Err(error.into());
         }
-        self.open_for_service(&new.database.id, &creation, caller).await?;
+        let opened = self.open_for_service(&new.database.id, &creation, caller).await?;
+        self.served(opened).await;
         let row = row![
             &wanted.name,
             &new.database.id,
@@ -83,13 +85,13 @@ impl Executor {
         }
     }
 
-    /// Everything that makes it a database that is served, in one commit.
+    /// Everything that makes it a database that is served, in one commit, which it answers.
     async fn open_for_service(
         &self,
         id: &DatabaseId,
         creation: &Creation,
         caller: &Caller,
-    ) -> Result<(), AdminError> {
+    ) -> Result<Revision, AdminError> {
         let login = Login {
             role: creation.role.clone(),
             verifier: Some(creation.verifier.clone()),
@@ -107,8 +109,8 @@ impl Executor {
             database.lifecycle = Lifecycle::Active;
             Ok(())
         };
-        self.recording(caller).change_database_with(id, &[login], activate).await?;
-        Ok(())
+        let changed = self.recording(caller).change_database_with(id, &[login], activate).await?;
+        Ok(changed.revision)
     }
 }
 

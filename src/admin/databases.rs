@@ -3,9 +3,11 @@
 use super::answer::Answer;
 use super::commands;
 use super::execute::{Caller, Executor};
+use super::pause::HEARD_WITHIN;
 use super::refuse::{AdminError, identifier, literal};
 use super::statement::AlterDatabase;
 use super::teams::purpose_fault;
+use crate::catalog::store::Revision;
 use crate::catalog::{Catalog, NewDatabase, NewDatabaseOutcome, Versioned};
 use crate::config::closest;
 use crate::model::{
@@ -79,12 +81,22 @@ impl Executor {
         NewDatabase { database, route, logins: Vec::new() }
     }
 
-    pub(super) async fn record(&self, catalog: &Catalog, new: &NewDatabase) -> Result<(), AdminError> {
+    /// The commit that recorded it.
+    pub(super) async fn record(&self, catalog: &Catalog, new: &NewDatabase) -> Result<Revision, AdminError> {
         match catalog.create_database(new).await? {
-            NewDatabaseOutcome::Created(_) => Ok(()),
+            NewDatabaseOutcome::Created(revision) => Ok(revision),
             NewDatabaseOutcome::NameTaken => {
                 Err(AdminError::Exists { kind: "database", name: new.database.name.to_string() })
             }
+        }
+    }
+
+    /// Waits until this process serves a database as a commit has it, with its logins: who is answered may connect at once.
+    /// Within a bound: a store that is slow is no reason to fail.
+    pub(super) async fn served(&self, revision: Revision) {
+        let followed = self.parts.routes.followed().routes(revision);
+        if tokio::time::timeout(HEARD_WITHIN, followed).await.is_err() {
+            tracing::warn!("a database was recorded, and this process does not know it yet");
         }
     }
 

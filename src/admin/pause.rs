@@ -29,7 +29,7 @@ use crate::route::{GateState, Route};
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// How long this process may take to hear of a change that it wrote itself.
-const HEARD_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Databases that are held.
 pub(super) struct Paused {

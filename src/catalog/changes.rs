@@ -24,6 +24,7 @@ pub enum Change<T> {
     /// It was written in a shape that this program does not know, perhaps by a newer one. Whoever follows keeps what it has.
     Unreadable {
         key: String,
+        revision: Revision,
         error: StoreError,
     },
 }
@@ -32,6 +33,14 @@ impl<T> Change<T> {
     pub fn key(&self) -> &str {
         match self {
             Change::Put { key, .. } | Change::Deleted { key, .. } | Change::Unreadable { key, .. } => key,
+        }
+    }
+
+    /// The commit that it is part of.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Change::Put { record, .. } => record.revision,
+            Change::Deleted { revision, .. } | Change::Unreadable { revision, .. } => *revision,
         }
     }
 
@@ -69,7 +78,7 @@ fn change<T: DeserializeOwned>(event: Event) -> Change<T> {
         Event::Deleted { key, revision } => Change::Deleted { key, revision },
         Event::Put(entry) => match decode(&entry) {
             Ok(record) => Change::Put { key: entry.key, record },
-            Err(error) => Change::Unreadable { key: entry.key, error },
+            Err(error) => Change::Unreadable { revision: entry.revision, key: entry.key, error },
         },
     }
 }

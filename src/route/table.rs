@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use super::bell::{Bell, Tower};
+use super::followed::Followed;
 use super::gate::{Gate, GateState};
 use super::roster::Roster;
 use crate::auth::md5::Md5Secret;
@@ -213,6 +214,7 @@ pub struct RouteTable {
     timed: AtomicUsize,
     workers: usize,
     tower: Arc<Tower>,
+    followed: Followed,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -230,6 +232,7 @@ impl RouteTable {
             timed: AtomicUsize::new(0),
             workers,
             tower: Arc::default(),
+            followed: Followed::default(),
         })
     }
 
@@ -317,6 +320,11 @@ impl RouteTable {
         if let Some(route) = self.by_id(id) {
             route.set_logins(logins);
         }
+    }
+
+    /// How far the catalogue has been followed.
+    pub fn followed(&self) -> &Followed {
+        &self.followed
     }
 
     pub(super) fn tower(&self) -> &Arc<Tower> {

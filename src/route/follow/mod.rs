@@ -29,6 +29,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -37,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use self::duty::{Answer, Duty};
 use super::bell::Urgency;
 use super::table::{Logins, RouteTable};
-use crate::catalog::store::StoreError;
+use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{Catalog, Change, Changes, RouteCommit, keys};
 use crate::model::{Ack, DatabaseId, GateOrder, HoldReason, Login, ProxyRecord, RouteRecord, UnixMillis};
 
@@ -185,7 +186,8 @@ impl Task {
         loop {
             let alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
             // Each branch is cancel-safe: the watches and the tower keep items until they are taken. Logins
-            // first: a new database is one commit in both, and its roles must be known when its name is.
+            // first, here and before routes are taken: a new database is one commit in both, and its roles must
+            // be known when its name is.
             tokio::select! {
                 biased;
                 changes = watches.logins.next() => match changes? {
@@ -193,7 +195,10 @@ impl Task {
                     None => return Ok(()),
                 },
                 changes = watches.routes.next() => match changes? {
-                    Some(changes) => self.take_routes(changes).await,
+                    Some(changes) => {
+                        self.catch_up_with_logins(&mut watches.logins)?;
+                        self.take_routes(changes).await;
+                    }
                     None => return Ok(()),
                 },
                 rung = tower.rung() => self.take_rings(rung).await,
@@ -229,15 +234,29 @@ impl Task {
             self.table.set_logins(id, logins.clone());
         }
         self.answer_all().await;
-        let watches = Watches {
+        let mut watches = Watches {
             routes: self.catalog.watch_routes(routes.revision).await?,
             logins: self.catalog.watch(keys::LOGINS, logins.revision).await?,
         };
+        self.table.followed().logins_are_at(logins.revision);
+        // The routes were listed later.
+        self.catch_up_with_logins(&mut watches.logins)?;
+        self.table.followed().routes_are_at(routes.revision);
         self.synced.send_replace(true);
         Ok(watches)
     }
 
+    /// Takes those that were committed since logins were last looked at: routes of the same commits are about to be taken.
+    fn catch_up_with_logins(&mut self, logins: &mut Changes<Login>) -> Result<(), StoreError> {
+        // Cancel-safe: what is not there yet is not lost. The end of a watch is found where it is waited for.
+        while let Some(Some(changes)) = logins.next().now_or_never().transpose()? {
+            self.take_logins(changes);
+        }
+        Ok(())
+    }
+
     fn take_logins(&mut self, changes: Vec<Change<Login>>) {
+        let revision = newest(&changes);
         let mut touched = Vec::new();
         for change in changes {
             let Some((id, role)) = keys::login_of(change.key()) else { continue };
@@ -247,7 +266,7 @@ impl Task {
                 Change::Deleted { .. } => {
                     self.logins.entry(id.clone()).or_default().remove(role);
                 }
-                Change::Unreadable { key, error } => tracing::error!(key, %error, "cannot read a login"),
+                Change::Unreadable { key, error, .. } => tracing::error!(key, %error, "cannot read a login"),
             }
             if !touched.contains(&id) {
                 touched.push(id);
@@ -257,18 +276,21 @@ impl Task {
             let logins = self.logins.get(&id).cloned().unwrap_or_default();
             self.table.set_logins(&id, logins);
         }
+        self.table.followed().logins_are_at(revision);
     }
 
     async fn take_routes(&mut self, changes: Vec<Change<RouteRecord>>) {
+        let revision = newest(&changes);
         for change in changes {
             match change {
                 Change::Put { record, .. } => self.take_route(record.value).await,
                 Change::Deleted { key, .. } => self.forget_route(&key).await,
-                Change::Unreadable { key, error } => {
+                Change::Unreadable { key, error, .. } => {
                     tracing::error!(key, %error, "cannot read a route, keeping the old one");
                 }
             }
         }
+        self.table.followed().routes_are_at(revision);
     }
 
     async fn take_route(&mut self, record: RouteRecord) {
@@ -440,6 +462,11 @@ impl Task {
             }
         }
     }
+}
+
+/// The commit that these changes are.
+fn newest<T>(changes: &[Change<T>]) -> Revision {
+    changes.iter().map(Change::revision).max().unwrap_or_default()
 }
 
 /// The source of a move may still be fenced: connected clients go on, and new connections wait until the

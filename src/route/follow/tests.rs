@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{Entry, Event, Outcome, Revision, Snapshot, Store, Txn, Watch, Write};
-use crate::catalog::{AckChanges, Versioned};
+use crate::catalog::{AckChanges, Swap, Versioned};
 use crate::model::{
     AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Peer, Place, ProxyId, RoleName, SslMode,
     SystemName,
@@ -505,6 +505,27 @@ async fn a_new_database_comes_with_its_logins() {
     world.catalog.sync_logins(&world.id, &[login("other")]).await.unwrap();
     until("the dropped login is gone", || proxy.route().login("app").is_none()).await;
     assert!(proxy.route().login("other").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_commit_finds_the_route_and_the_logins_of_it() {
+    let world = World::new().await;
+    let proxy = world.proxy("one").await;
+    for n in 0..200 {
+        let id = DatabaseId::parse(&format!("db_new_{n}")).unwrap();
+        let mut record = shop(&id);
+        record.name = DatabaseName::parse(&format!("new_{n}")).unwrap();
+        let batch = world.catalog.batch().put(keys::route(&id), &record);
+        let batch = batch.put(keys::login(&id, &login("app").role), &login("app"));
+        let Swap::Committed(revision) = batch.commit().await.unwrap() else { panic!("a conflict") };
+        let followed = proxy.table.followed();
+        tokio::time::timeout(DEADLINE, followed.routes(revision)).await.unwrap();
+        let route = proxy.table.lookup(record.name.as_str()).expect("the name is known");
+        assert!(route.login("app").is_some(), "a name without its logins");
+        let revision = world.catalog.sync_logins(&id, &[login("other")]).await.unwrap().unwrap();
+        tokio::time::timeout(DEADLINE, followed.logins(revision)).await.unwrap();
+        assert!(route.login("app").is_none() && route.login("other").is_some());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,44 @@
+//! How far this process has followed the catalogue, for those who wait until it knows something.
+
+use tokio::sync::watch;
+
+use crate::catalog::store::Revision;
+
+/// Up to which commit everything was taken: of the logins, and of the routes with the logins before them.
+#[derive(Debug)]
+pub struct Followed {
+    logins: watch::Sender<Revision>,
+    routes: watch::Sender<Revision>,
+}
+
+impl Default for Followed {
+    fn default() -> Followed {
+        let begin = || watch::Sender::new(Revision::default());
+        Followed { logins: begin(), routes: begin() }
+    }
+}
+
+impl Followed {
+    /// Waits until the logins of a commit are known. Has no bound: the store may be away. Cancel-safe.
+    pub async fn logins(&self, revision: Revision) {
+        reached(&self.logins, revision).await;
+    }
+
+    /// Waits until the routes of a commit are known, and the logins of every commit up to it. As [`Followed::logins`].
+    pub async fn routes(&self, revision: Revision) {
+        reached(&self.routes, revision).await;
+    }
+
+    pub(super) fn logins_are_at(&self, revision: Revision) {
+        self.logins.send_replace(revision);
+    }
+
+    pub(super) fn routes_are_at(&self, revision: Revision) {
+        self.routes.send_replace(revision);
+    }
+}
+
+async fn reached(followed: &watch::Sender<Revision>, revision: Revision) {
+    // The sender is here: it cannot have gone.
+    let _ = followed.subscribe().wait_for(|at| *at >= revision).await;
+}
