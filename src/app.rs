@@ -274,7 +274,7 @@ impl Serve {
 fn doors(config: &Config, metrics: &Metrics, keeper: &Keeper) -> Result<[Arc<Access>; 2], AccessErrors> {
     let policy = access::policy(config)?;
     let [applications, administrators] = [(); 2].map(|()| Access::new(policy.clone(), metrics.clone()));
-    Ok([applications.with_doubts(keeper.doubts()), administrators].map(Arc::new))
+    Ok([applications.with_keeper(keeper.asker(), keeper.doubts()), administrators].map(Arc::new))
 }
 
 /// Opens the store; if it is a copy, its moves are parked before anything resumes them.

@@ -58,7 +58,8 @@ commands! {
     ADOPT_DATABASE: "ADOPT DATABASE",
         "ADOPT DATABASE name ON SYSTEM system OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [DBNAME 'name']",
         ["name", "id", "dsn", "role", "superuser", "verifier", "warning"],
-        "Takes in a database that exists, where it lies, with the roles it has. A row for each role that can log in.";
+        "Takes in a database that exists, where it lies, with the roles it has. A row for each role that can log in: it may connect as soon \
+         as the command has answered.";
     ALTER_DATABASE: "ALTER DATABASE",
         "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n] \
          [MAX_MESSAGE_SIZE size] [MAX_LOGIN_RATE n] [IDLE_TIMEOUT time] [IDLE_IN_TRANSACTION_TIMEOUT time] [TRANSACTION_TIMEOUT time] [QUERY_TIMEOUT time] [WAIT_TIMEOUT time]", [],

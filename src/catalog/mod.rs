@@ -10,6 +10,7 @@ pub mod changes;
 pub mod copied;
 pub mod embedded;
 pub mod keys;
+pub mod questions;
 pub mod records;
 pub mod store;
 pub mod trail;
@@ -21,6 +22,7 @@ mod conformance;
 mod tests;
 
 pub use changes::{AckChanges, Change, Changes};
+pub use questions::{Answer, Asker, Question, Questions};
 pub use records::{NewDatabase, NewDatabaseOutcome, RouteCommit};
 pub use trail::Trail;
 pub use typed::{Batch, Catalog, Listing, Swap, Versioned};

@@ -1,12 +1,17 @@
 //! Keeps `login/<database>/<role>` in step with each system's `pg_authid`.
 //!
 //! Owns one task: every few seconds, when asked, and soon after a login has failed, it reads the roles that may log in to each database and writes what
-//! changed. It deliberately changes nothing on a system.
+//! changed. Before a login a proxy asks whether what it knows is current: that is read at once ([`answers`](super::answers)). It deliberately
+//! changes nothing on a system.
 //!
 //! # Why it looks twice at the route
 //! During a cutover the source's rights are taken away on purpose (the fence). Read at that moment, they would look as if
 //! every role had lost its right to connect. So what was read counts only if the route was open, with no move
 //! preparing, before the reading and after it: a fence stands only behind a latch.
+//!
+//! # Why a reading that began earlier is not written
+//! Of two readings of a database the one that began later has seen what the other has, or more. It may be written first: then
+//! the other would bring back a password that was changed in between.
 //!
 //! # Why superusers are left out
 //! Nothing holds a superuser: no fence, no limit. A database that was created here has none among its logins; one that was
@@ -25,10 +30,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::MoverSettings;
+use super::answers::Answers;
 use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, Versioned};
+use crate::catalog::{Answer, Asker, Catalog, Question, Questions, Versioned, questions};
 use crate::error::Explain;
-use crate::model::{GateOrder, Login, RoleName, RouteRecord, Service, SystemName, UnixMillis};
+use crate::model::{
+    DatabaseId, GateOrder, HoldReason, Login, RoleName, RouteRecord, Service, SystemName, UnixMillis,
+};
 use crate::system::access::SystemAccess;
 use crate::system::{Session, SystemError};
 
@@ -37,11 +45,15 @@ const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
 const SYSTEM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// As the sessions of the rounds are called on the systems.
+const NAME: &str = "freehold keeper";
+
 /// The task; ends with the value.
 #[derive(Debug)]
 pub struct Keeper {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
+    asker: Asker,
     task: JoinHandle<()>,
 }
 
@@ -59,9 +71,11 @@ impl Keeper {
         interval: watch::Receiver<Duration>,
     ) -> Keeper {
         let (wanted, doubts) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let (asker, questions) = questions::channel();
         let rounds = Rounds::new(catalog, settings);
-        let task = tokio::spawn(keep(rounds, interval, Arc::clone(&wanted), Arc::clone(&doubts)));
-        Keeper { wanted, doubts, task }
+        let asked = Asked { wanted: Arc::clone(&wanted), doubts: Arc::clone(&doubts), questions };
+        let task = tokio::spawn(keep(rounds, interval, asked));
+        Keeper { wanted, doubts, asker, task }
     }
 
     /// Reads soon, whatever the interval.
@@ -74,18 +88,26 @@ impl Keeper {
         Arc::clone(&self.doubts)
     }
 
+    /// A handle for those who let clients in.
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
+    }
+
     /// A handle for those who make changes.
     pub fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.wanted)
     }
 }
 
-async fn keep(
-    mut rounds: Rounds,
-    mut interval: watch::Receiver<Duration>,
+/// What others of this process may want.
+struct Asked {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
-) {
+    questions: Questions,
+}
+
+async fn keep(mut rounds: Rounds, mut interval: watch::Receiver<Duration>, asked: Asked) {
+    let Asked { wanted, doubts, mut questions } = asked;
     let mut wish = Wish::Time;
     loop {
         if let Err(error) = rounds.begin(wish).await {
@@ -108,14 +130,15 @@ async fn keep(
         };
         tokio::pin!(next);
         wish = loop {
-            // Cancel-safe: a reading that is not taken stays among the others.
-            tokio::select! {
+            // Cancel-safe: a reading that is not taken stays among the others, a question in its channel.
+            let taken = tokio::select! {
                 wish = &mut next => break wish,
-                Some(reading) = rounds.readings.next() => {
-                    if let Err(error) = rounds.take(reading).await {
-                        tracing::warn!(%error, "the logins cannot be read or written");
-                    }
-                }
+                Some(reading) = rounds.readings.next() => rounds.take(reading).await,
+                Some(reading) = rounds.answers.readings.next() => rounds.answer(reading).await,
+                Some(question) = questions.next() => rounds.hear(question).await,
+            };
+            if let Err(error) = taken {
+                tracing::warn!(%error, "the logins cannot be read or written");
             }
         };
     }
@@ -140,6 +163,9 @@ struct Rounds {
     under_way: HashMap<SystemName, Again>,
     /// Systems that could not be read in the last round: each is reported once.
     failing: HashSet<SystemName>,
+    answers: Answers,
+    /// When the reading began that was written last.
+    written: HashMap<DatabaseId, Instant>,
 }
 
 /// Whether a system is read once more when its reading has ended: what that one has seen may be older than the wish.
@@ -152,12 +178,14 @@ enum Again {
 impl Rounds {
     fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> Rounds {
         Rounds {
+            answers: Answers::new(catalog.clone(), Arc::clone(&settings)),
             catalog,
             settings,
             sessions: HashMap::new(),
             readings: FuturesUnordered::new(),
             under_way: HashMap::new(),
             failing: HashSet::new(),
+            written: HashMap::new(),
         }
     }
 
@@ -165,6 +193,7 @@ impl Rounds {
     async fn begin(&mut self, wish: Wish) -> Result<(), StoreError> {
         let by_system = self.quiet_routes().await?;
         self.sessions.retain(|system, _| by_system.contains_key(system));
+        self.answers.retain(|system| by_system.contains_key(system));
         for (system, routes) in by_system {
             self.begin_one(system, routes, wish);
         }
@@ -193,7 +222,7 @@ impl Rounds {
         self.under_way.insert(system.clone(), Again::No);
         let session = self.sessions.remove(&system);
         let access = self.settings.load().access.clone();
-        let reading = read_one(self.catalog.clone(), access, system, session, routes);
+        let reading = read_one(self.catalog.clone(), access, (NAME, SYSTEM_TIMEOUT), system, session, routes);
         self.readings.push(Box::pin(reading));
     }
 
@@ -210,9 +239,61 @@ impl Rounds {
         written
     }
 
+    /// Somebody is about to log in.
+    async fn hear(&mut self, question: Question) -> Result<(), StoreError> {
+        match self.catalog.route(&question.database).await {
+            Ok(Some(route)) if is_quiet(&route.value) => self.answers.take(question, route),
+            Ok(_) => question.answer(Answer::Unread),
+            Err(error) => {
+                question.answer(Answer::Unread);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was read for those who asked, and tells them.
+    async fn answer(&mut self, reading: Reading) -> Result<(), StoreError> {
+        let Reading { system, began, session, routes, outcome } = reading;
+        let mut answers: HashMap<DatabaseId, Answer> = HashMap::new();
+        let mut failed = None;
+        for route in &routes {
+            let id = &route.value.database;
+            let answer = match outcome.as_ref().map(|found| found.get(&route.value.place.dbname)) {
+                Ok(Some(logins)) => self.write_and_tell(route, logins, began).await,
+                Ok(None) | Err(_) => Ok(Answer::Unread),
+            };
+            let answer = answer.unwrap_or_else(|error| {
+                failed = Some(error);
+                Answer::Unread
+            });
+            answers.insert(id.clone(), answer);
+        }
+        if let Err(error) = &outcome {
+            self.failed(&system, error);
+        }
+        self.answers.read(&system, session, &answers);
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn write_and_tell(
+        &mut self,
+        route: &Versioned<RouteRecord>,
+        logins: &[Login],
+        began: Instant,
+    ) -> Result<Answer, StoreError> {
+        if !self.write(route, logins, began).await? {
+            return Ok(Answer::Unread);
+        }
+        // Whoever wrote them, the proxy is to have them.
+        let known = self.catalog.logins(&route.value.database).await?.records;
+        let newest = known.iter().map(|login| login.revision).max();
+        Ok(Answer::Current(newest.unwrap_or_default()))
+    }
+
     /// Writes what one system has.
     async fn write_all(&mut self, reading: Reading) -> Result<(), StoreError> {
-        let Reading { system, session, routes, outcome } = reading;
+        let Reading { system, began, session, routes, outcome } = reading;
         let found = match outcome {
             Ok(found) => found,
             Err(error) => {
@@ -226,7 +307,7 @@ impl Rounds {
         self.sessions.extend(session.map(|session| (system, session)));
         for route in routes {
             if let Some(logins) = found.get(&route.value.place.dbname) {
-                self.write(&route, logins).await?;
+                self.write(&route, logins, began).await?;
             }
         }
         Ok(())
@@ -238,62 +319,75 @@ impl Rounds {
         }
     }
 
-    /// Writes if the route did not change while the system was read.
-    async fn write(&mut self, before: &Versioned<RouteRecord>, logins: &[Login]) -> Result<(), StoreError> {
+    /// Writes if the route did not change while the system was read, unless a reading that began later was written. Whether the
+    /// catalogue has what was read, or something newer.
+    async fn write(
+        &mut self,
+        before: &Versioned<RouteRecord>,
+        logins: &[Login],
+        began: Instant,
+    ) -> Result<bool, StoreError> {
         let id = &before.value.database;
-        let Some(database) = self.catalog.database(id).await? else { return Ok(()) };
+        let Some(database) = self.catalog.database(id).await? else { return Ok(false) };
         let after = self.catalog.route(id).await?;
-        if after.is_some_and(|after| after.revision == before.revision) {
-            let wanted = |login: &&Login| database.value.adopted || !login.superuser;
-            let logins: Vec<Login> = logins.iter().filter(wanted).cloned().collect();
-            self.catalog.sync_logins(id, &logins).await?;
+        if after.is_none_or(|after| after.revision != before.revision) {
+            return Ok(false);
         }
-        Ok(())
+        if self.written.get(id).is_some_and(|later| *later > began) {
+            return Ok(true);
+        }
+        let wanted = |login: &&Login| database.value.adopted || !login.superuser;
+        let logins: Vec<Login> = logins.iter().filter(wanted).cloned().collect();
+        self.catalog.sync_logins(id, &logins).await?;
+        self.written.insert(id.clone(), began);
+        Ok(true)
     }
 }
 
 /// What came of one system.
-struct Reading {
+pub(super) struct Reading {
     system: SystemName,
+    began: Instant,
     /// For the next round; `None` where this one failed.
     session: Option<Session>,
     routes: Vec<Versioned<RouteRecord>>,
     outcome: Result<HashMap<String, Vec<Login>>, String>,
 }
 
-/// Within [`SYSTEM_TIMEOUT`], by the session of the last round where it still stands.
-async fn read_one(
+/// Within a bound, by the session of the last reading where it still stands; a new one gets this name.
+pub(super) async fn read_one(
     catalog: Catalog,
     access: SystemAccess,
+    (name, bound): (&'static str, Duration),
     system: SystemName,
     session: Option<Session>,
     routes: Vec<Versioned<RouteRecord>>,
 ) -> Reading {
+    let began = Instant::now();
     let reading = async {
         let session = match session.filter(|session| !session.is_closed()) {
             Some(session) => session,
-            None => connect(&catalog, &access, &system).await?,
+            None => connect(&catalog, &access, (name, began + bound), &system).await?,
         };
         let names: Vec<String> = routes.iter().map(|route| route.value.place.dbname.clone()).collect();
         let found = read_logins(&session, &names).await?;
         Ok::<_, ReadError>((session, found))
     };
-    let (session, outcome) = match timeout(SYSTEM_TIMEOUT, Box::pin(reading)).await {
+    let (session, outcome) = match timeout(bound, Box::pin(reading)).await {
         Ok(Ok((session, found))) => (Some(session), Ok(found)),
         Ok(Err(error)) => (None, Err(error.refused())),
         Err(_) => (None, Err("no answer in time".to_owned())),
     };
-    Reading { system, session, routes, outcome }
+    Reading { system, began, session, routes, outcome }
 }
 
 async fn connect(
     catalog: &Catalog,
     access: &SystemAccess,
+    (name, deadline): (&str, Instant),
     system: &SystemName,
 ) -> Result<Session, ReadError> {
     let record = catalog.system(system).await?.ok_or(ReadError::Unknown)?.value;
-    let deadline = Instant::now() + SYSTEM_TIMEOUT;
-    let name = "freehold keeper";
     Ok(Session::connect(access, &record, &record.admin_database, name, deadline).await?)
 }
 
@@ -316,10 +410,11 @@ impl ReadError {
     }
 }
 
-/// No move is near its cutover, and nobody is created or dropped.
+/// No move is near its cutover, and nobody is created or dropped. A pause stands only where no fence does.
 fn is_quiet(route: &RouteRecord) -> bool {
     let served = !matches!(route.terms.service, Service::Refused { .. });
-    served && route.next.is_none() && matches!(route.gate, GateOrder::Open)
+    let unfenced = matches!(route.gate, GateOrder::Open | GateOrder::Held { by: HoldReason::Pause, .. });
+    served && route.next.is_none() && unfenced
 }
 
 /// The roles that may log in to each of these databases. A database that does not exist, or whose connection limit is 0

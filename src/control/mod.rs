@@ -8,6 +8,7 @@
 //! Start with [`machine`] for the order of the steps, then [`step`] for what every step can use, then
 //! `cutover` for the pause.
 
+mod answers;
 mod applier;
 mod archive;
 pub mod catchup;

@@ -4,6 +4,7 @@
 //!   accepted       -> an admission, or 53300
 //!   startup packet -> rules: how to prove oneself, or 28000
 //!                  -> pace: one's turn, or 53300
+//!                  -> the logins of the database are made current (see `current`)
 //!   proof          -> throttle: looked at, or 53300 unseen
 //!   wrong          -> the answer waits, longer with each failure
 //!   right          -> the failures of this role and address are forgotten
@@ -15,7 +16,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -25,12 +27,14 @@ use zeroize::Zeroizing;
 
 use super::FrontendError;
 use super::crowd::{Admission, Crowd, CrowdLimits};
+use super::current::{ALLOWANCE, Asking};
 use crate::auth::ClientKeys;
 use crate::auth::hba::{IdentMaps, Rules};
 use crate::auth::pace::Pace;
 use crate::auth::passwords::ServerPasswords;
 use crate::auth::scram::Verifier;
 use crate::auth::throttle::{Allowance, Guess, Throttle};
+use crate::catalog::Asker;
 use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits};
 use crate::route::Route;
 use crate::telemetry::{Metrics, names};
@@ -120,6 +124,9 @@ pub struct Access {
     derivations: Semaphore,
     crowd: Arc<Crowd>,
     metrics: Metrics,
+    /// Asking in vain costs what failing does.
+    asked: Throttle,
+    asker: Option<Asker>,
     doubts: Option<Arc<Notify>>,
 }
 
@@ -140,13 +147,20 @@ impl Access {
             derivations: Semaphore::new(DERIVATIONS_MAX),
             crowd: Arc::default(),
             metrics,
+            asked: Throttle::new(now),
+            asker: None,
             doubts: None,
         }
     }
 
-    /// Whom to tell of a client that was turned away for what is known of its role: it may be out of date.
-    pub fn with_doubts(self, doubts: Arc<Notify>) -> Access {
-        Access { doubts: Some(doubts), ..self }
+    /// Whom to ask before a login, and whom to tell of a client that was turned away for what was known of its role and may be out
+    /// of date.
+    pub fn with_keeper(self, asker: Asker, doubts: Arc<Notify>) -> Access {
+        Access { asker: Some(asker), doubts: Some(doubts), ..self }
+    }
+
+    pub(super) fn asker(&self) -> Option<&Asker> {
+        self.asker.as_ref()
     }
 
     pub(super) fn doubt(&self) {
@@ -244,7 +258,14 @@ impl Access {
 
     /// A login of this role that begins.
     pub(super) fn attempt<'a>(&'a self, address: Option<IpAddr>, role: &'a str) -> Attempt<'a> {
-        Attempt { access: self, guess: self.throttle.guess(address, role), role }
+        Attempt {
+            access: self,
+            guess: self.throttle.guess(address, role),
+            asker: self.asked.guess(address, role),
+            asking: OnceLock::new(),
+            admitted: AtomicBool::new(false),
+            role,
+        }
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -261,6 +282,12 @@ impl Access {
 pub(super) struct Attempt<'a> {
     pub(super) access: &'a Access,
     guess: Guess,
+    /// The same among those who ask.
+    asker: Guess,
+    /// How asking has ended, if it was asked.
+    asking: OnceLock<Asking>,
+    /// It needed no password, or had the right one.
+    admitted: AtomicBool,
     pub(super) role: &'a str,
 }
 
@@ -286,5 +313,38 @@ impl Attempt<'_> {
 
     pub(super) fn succeeded(&self) {
         self.access.throttle.succeeded(self.guess);
+        self.admitted();
+    }
+
+    /// Asking was no guess.
+    pub(super) fn admitted(&self) {
+        self.admitted.store(true, Ordering::Relaxed);
+        self.access.asked.succeeded(self.asker);
+    }
+
+    /// Whether the system may be asked on account of this login.
+    pub(super) fn may_ask(&self) -> bool {
+        self.access.asked.may_try(self.asker, ALLOWANCE, Instant::now())
+    }
+
+    /// How that has ended.
+    pub(super) fn asked(&self, asking: Asking) {
+        let _ = self.asking.set(asking);
+        self.access.metrics.counter(&names::LOGINS_ASKED, &[asking.as_str()]).increment(1);
+    }
+
+    /// The login may fail because what is known of its role is old.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.asking.get().is_none_or(|asking| *asking != Asking::Current)
+    }
+}
+
+/// Whoever asks and leaves, or fails, may not do so for ever.
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let has_asked = self.asking.get().is_some_and(|asking| *asking != Asking::Failures);
+        if has_asked && !*self.admitted.get_mut() && self.may_ask() {
+            self.access.asked.failed(self.asker, ALLOWANCE, Instant::now());
+        }
     }
 }

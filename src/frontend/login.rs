@@ -9,7 +9,7 @@ use super::access::{Access, Attempt, Policy};
 use super::channel::Channel;
 use super::opening::Startup;
 use super::prove::{self, Prover};
-use super::{Frontend, FrontendError, rules};
+use super::{Frontend, FrontendError, current, rules};
 use crate::auth::Proof;
 use crate::auth::hba::{Method, Rule};
 use crate::auth::md5::Md5Secret;
@@ -64,20 +64,36 @@ pub(super) async fn login(
         return Err(FrontendError::AdminDatabase { database: database.to_owned() });
     }
     let policy = frontend.access.policy();
-    let login = frontend.routes.lookup(database).and_then(|route| route.login(role));
-    let caller = rules::caller(channel, startup, address, login.as_deref());
-    let rule = rules::decide(&policy, &caller, startup.agreed.identity.as_ref())?;
+    let identity = startup.agreed.identity.as_ref();
+    let known = || frontend.routes.lookup(database).and_then(|route| route.login(role));
+    // Who may not come in whatever the role asks nothing, unless it may belong to another group by now.
+    let early =
+        rules::decide(&policy, &rules::caller(channel, startup, address, known().as_deref()), identity);
+    let needs_password = match early {
+        Ok(rule) => rule.method.needs_password(),
+        Err(_) if policy.rules.look_at_groups() => true,
+        Err(refused) => return Err(refused),
+    };
     frontend.access.turn().await?;
     if let Some(negotiation) = startup.message.negotiation() {
         backend::negotiate_protocol_version(&mut channel.out, &negotiation);
     }
-    match rule.method {
-        Method::Trust | Method::Cert => admit_unasked(frontend, channel, role, database, &policy).await,
-        _ => {
-            let attempt = frontend.access.attempt(caller.transport.address(), role);
-            ask(frontend, channel, startup, rule, &attempt).await
-        }
+    let attempt = frontend.access.attempt(address.ip(), role);
+    if needs_password {
+        attempt.look()?;
     }
+    current::make_current(frontend, &attempt, database).await;
+    let login = known();
+    let caller = rules::caller(channel, startup, address, login.as_deref());
+    let rule = rules::decide(&policy, &caller, identity)?;
+    let admitted = match rule.method.needs_password() {
+        false => admit_unasked(frontend, channel, &attempt, database, &policy).await,
+        true => ask(frontend, channel, startup, rule, &attempt).await,
+    };
+    if admitted.as_ref().is_err_and(FrontendError::is_of_the_role) && attempt.is_in_doubt() {
+        frontend.access.doubt();
+    }
+    admitted
 }
 
 /// Lets the client prove that it knows the password.
@@ -88,7 +104,6 @@ async fn ask(
     rule: &Rule,
     attempt: &Attempt<'_>,
 ) -> Result<Admitted, FrontendError> {
-    attempt.look()?;
     let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
     let database = startup.message.database();
     let route = frontend.routes.lookup(database);
@@ -166,13 +181,15 @@ fn claim(route: Arc<Route>, role: &str, database: &str, method: Method) -> Claim
 async fn admit_unasked(
     frontend: &Frontend,
     channel: &mut Channel,
-    role: &str,
+    attempt: &Attempt<'_>,
     database: &str,
     policy: &Policy,
 ) -> Result<Admitted, FrontendError> {
     let unknown = || FrontendError::UnknownDatabase { database: database.to_owned() };
     let route = frontend.routes.lookup(database).ok_or_else(unknown)?;
-    let login = route.login(role).ok_or_else(|| FrontendError::UnknownRole { role: role.to_owned() })?;
+    let unknown = || FrontendError::UnknownRole { role: attempt.role.to_owned() };
+    let login = route.login(attempt.role).ok_or_else(unknown)?;
+    attempt.admitted();
     admit(channel, &route, &login)?;
     let proof = borrowed_proof(&frontend.access, &route, &login, policy).await?;
     Ok(Admitted { route, proof })

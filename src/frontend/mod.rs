@@ -16,6 +16,9 @@ mod administrator;
 mod balancer;
 mod channel;
 mod crowd;
+mod current;
+#[cfg(test)]
+mod current_tests;
 mod error;
 pub mod listener;
 mod login;
@@ -124,10 +127,8 @@ impl Frontend {
             Err(_) => Err(FrontendError::TooSlow),
         };
         if let Err(error) = &met {
-            if error.is_of_the_role() {
-                self.access.doubt();
-            }
-            self.refuse(channel, error).await;
+            // Not part of what a session keeps for its life.
+            Box::pin(self.refuse(channel, error)).await;
         }
         met
     }

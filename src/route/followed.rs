@@ -30,11 +30,11 @@ impl Followed {
     }
 
     pub(super) fn logins_are_at(&self, revision: Revision) {
-        self.logins.send_replace(revision);
+        self.logins.send_modify(|at| *at = revision.max(*at));
     }
 
     pub(super) fn routes_are_at(&self, revision: Revision) {
-        self.routes.send_replace(revision);
+        self.routes.send_modify(|at| *at = revision.max(*at));
     }
 }
 

@@ -49,6 +49,9 @@ metrics! {
     /// Logins that failed or were refused, by reason: failed (wrong password or unknown), throttled (too many failures), rate (too
     /// many logins at once), full (too many clients).
     LOGINS_REFUSED = Counter "freehold_logins_refused_total" ["reason"];
+    /// Logins before which a system was to be asked for its roles, by outcome: current (it was), often (that database is asked often
+    /// enough already), failures (too many logins from there have failed), unread (a move is at its cutover, or no answer in time).
+    LOGINS_ASKED = Counter "freehold_logins_asked_total" ["outcome"];
     /// Databases by state of life.
     DATABASES = Gauge "freehold_databases" ["state"];
     /// Client sessions of a database in this process.

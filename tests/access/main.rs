@@ -7,6 +7,7 @@
 mod support;
 
 mod certificates;
+mod first_logins;
 mod guesses;
 mod limits;
 mod office;

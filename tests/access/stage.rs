@@ -36,6 +36,10 @@ impl Stage {
     /// With roles that are read so seldom.
     pub(crate) async fn set_reading_roles_every(interval: &str) -> Stage {
         let server = Postgres::start_async(Major::oldest()).await.unwrap();
+        Stage::set_on_reading_roles_every(server, interval).await
+    }
+
+    pub(crate) async fn set_on_reading_roles_every(server: Postgres, interval: &str) -> Stage {
         let system = create_system("one", &server);
         Stage::begin(server, "", &system, interval, "").await
     }

@@ -100,6 +100,14 @@ pub enum Method {
 }
 
 impl Method {
+    /// Whether the client is to prove that it knows the role's password.
+    pub fn needs_password(self) -> bool {
+        match self {
+            Method::ScramSha256 | Method::Md5 | Method::Password => true,
+            Method::Cert | Method::Trust | Method::Reject => false,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Method::ScramSha256 => "scram-sha-256",
@@ -300,6 +308,15 @@ impl Rules {
     /// The first that is for this caller decides.
     pub fn decide(&self, caller: &Caller<'_>) -> Option<&Rule> {
         self.0.iter().find(|rule| rule.is_for(caller))
+    }
+
+    /// Whether it matters for any rule whose member a role is.
+    pub fn look_at_groups(&self) -> bool {
+        let of_groups = |rule: &Rule| {
+            rule.databases.iter().any(|word| matches!(word, DatabaseWord::SameRole))
+                || rule.roles.iter().any(|word| matches!(word, RoleWord::MemberOf(_)))
+        };
+        self.0.iter().any(of_groups)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {

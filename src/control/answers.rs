@@ -1,0 +1,195 @@
+//! Answers proxies that ask, before a login, for the logins of a database as they are now.
+//!
+//! Owns the questions that wait, one standing session for each system that was asked about, and how often a system is asked. It
+//! deliberately writes nothing itself: what was read goes the way of every reading of the [keeper](super::keeper).
+//!
+//! ```text
+//!   question -> the system rests, or does not answer -> Unread
+//!            -> the database was read too often      -> Often
+//!            -> waits for the next reading of its system, with all others -> Current
+//! ```
+//!
+//! # Why one reading answers many
+//! A question is answered by a reading that began after it was asked; all that have come meanwhile share the next one. So
+//! however many log in at once, a system is asked one thing at a time, and a login waits for two readings at most.
+//!
+//! # Why all logins of a database are read, and not the one role
+//! Then it does not matter who asked: a login that comes when the database was read too often goes on with what the last reading
+//! has found, for whichever role that was; and neither the reading nor its time depends on which role is asked about.
+//!
+//! # How often
+//! Each reading costs its database [`DISTANCE`], or [`COST_FACTOR`] times as long as it took, where there are very many roles. A
+//! database may owe [`OWED_MAX`]; as long as it owes more, it is not read on account of questions. So a hundred logins one after
+//! the other are exact, and those of a storm go on with what is not older than the distance between two readings.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::MoverSettings;
+use super::keeper::{Reading, read_one};
+use crate::catalog::{Answer, Catalog, Question, Versioned};
+use crate::model::{DatabaseId, RouteRecord, SystemName};
+use crate::system::Session;
+
+const DISTANCE: Duration = Duration::from_millis(20);
+const COST_FACTOR: u32 = 2;
+const OWED_MAX: Duration = Duration::from_secs(2);
+
+/// A reading that takes longer has failed. Clients wait for it.
+const READING_MAX: Duration = Duration::from_secs(1);
+
+/// While a reading takes longer than this, no more logins wait behind it.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a system that could not be read is not asked again.
+const REST: Duration = Duration::from_secs(1);
+
+/// As the sessions are called on the systems.
+const NAME: &str = "freehold logins";
+
+/// The questions of all databases.
+pub(super) struct Answers {
+    catalog: Catalog,
+    settings: Arc<ArcSwap<MoverSettings>>,
+    desks: HashMap<SystemName, Desk>,
+    /// Until when each database owes.
+    owing: HashMap<DatabaseId, Instant>,
+    pub(super) readings: FuturesUnordered<Pin<Box<dyn Future<Output = Reading> + Send>>>,
+}
+
+/// What concerns one system.
+#[derive(Default)]
+struct Desk {
+    session: Option<Session>,
+    under_way: Option<UnderWay>,
+    waiting: Vec<Waiting>,
+    rests_until: Option<Instant>,
+}
+
+struct UnderWay {
+    began: Instant,
+    /// It has to connect first: how long it takes says nothing of the roles.
+    connects: bool,
+    questions: Vec<Question>,
+}
+
+struct Waiting {
+    question: Question,
+    route: Versioned<RouteRecord>,
+}
+
+impl Answers {
+    pub(super) fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> Answers {
+        Answers {
+            catalog,
+            settings,
+            desks: HashMap::new(),
+            owing: HashMap::new(),
+            readings: FuturesUnordered::new(),
+        }
+    }
+
+    /// `route` is quiet, and as it was after the question was asked.
+    pub(super) fn take(&mut self, question: Question, route: Versioned<RouteRecord>) {
+        let now = Instant::now();
+        let system = route.value.place.system.clone();
+        let desk = self.desks.entry(system.clone()).or_default();
+        if desk.is_silent(now) {
+            return question.answer(Answer::Unread);
+        }
+        let joins = desk.waiting.iter().any(|other| other.question.database == question.database);
+        if !joins && !may_read(&self.owing, &question.database, now) {
+            return question.answer(Answer::Often);
+        }
+        desk.waiting.push(Waiting { question, route });
+        if desk.under_way.is_none() {
+            self.begin(&system);
+        }
+    }
+
+    /// Begins to read for all that wait.
+    fn begin(&mut self, system: &SystemName) {
+        let Some(desk) = self.desks.get_mut(system) else { return };
+        let waiting = std::mem::take(&mut desk.waiting).into_iter();
+        let waiting: Vec<Waiting> = waiting.filter(|waiting| !waiting.question.is_withdrawn()).collect();
+        let mut routes: HashMap<DatabaseId, Versioned<RouteRecord>> = HashMap::new();
+        let mut questions = Vec::with_capacity(waiting.len());
+        for Waiting { question, route } in waiting {
+            // The newest counts: an older one would be taken for a change during the reading.
+            routes.insert(question.database.clone(), route);
+            questions.push(question);
+        }
+        if questions.is_empty() {
+            return;
+        }
+        let (session, routes) = (desk.session.take(), routes.into_values().collect());
+        desk.under_way = Some(UnderWay { began: Instant::now(), connects: session.is_none(), questions });
+        let access = self.settings.load().access.clone();
+        let reading =
+            read_one(self.catalog.clone(), access, (NAME, READING_MAX), system.clone(), session, routes);
+        self.readings.push(Box::pin(reading));
+    }
+
+    /// A reading has ended, and this is what came of it for each of its databases. Begins the next one.
+    pub(super) fn read(
+        &mut self,
+        system: &SystemName,
+        session: Option<Session>,
+        outcome: &HashMap<DatabaseId, Answer>,
+    ) {
+        let now = Instant::now();
+        let Some(desk) = self.desks.get_mut(system) else { return };
+        let Some(UnderWay { began, connects, questions }) = desk.under_way.take() else { return };
+        let cost = match connects {
+            true => DISTANCE,
+            false => DISTANCE.max((now - began).saturating_mul(COST_FACTOR)),
+        };
+        for id in outcome.keys() {
+            let owing = self.owing.entry(id.clone()).or_insert(now);
+            *owing = (*owing).max(now) + cost;
+        }
+        let was_read = outcome.values().any(|answer| matches!(answer, Answer::Current(_)));
+        if session.is_none() && !was_read {
+            desk.rests_until = Some(now + REST);
+        }
+        desk.session = session;
+        for question in questions {
+            let answer = outcome.get(&question.database).copied().unwrap_or(Answer::Unread);
+            question.answer(answer);
+        }
+        match desk.is_silent(now) {
+            true => desk.waiting.drain(..).for_each(|waiting| waiting.question.answer(Answer::Unread)),
+            false => self.begin(system),
+        }
+    }
+
+    /// Systems that hold no database any more.
+    pub(super) fn retain(&mut self, holds: impl Fn(&SystemName) -> bool) {
+        let now = Instant::now();
+        self.desks.retain(|system, desk| desk.under_way.is_some() || holds(system));
+        self.owing.retain(|_, until| *until > now);
+    }
+}
+
+impl Desk {
+    /// Whether a question would wait for nothing.
+    fn is_silent(&self, now: Instant) -> bool {
+        let rests = self.rests_until.is_some_and(|until| until > now);
+        rests || self.under_way.as_ref().is_some_and(|reading| now - reading.began > PATIENCE)
+    }
+}
+
+fn may_read(owing: &HashMap<DatabaseId, Instant>, id: &DatabaseId, now: Instant) -> bool {
+    owing.get(id).is_none_or(|until| until.saturating_duration_since(now) <= OWED_MAX)
+}
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

@@ -1,0 +1,139 @@
+use super::*;
+use crate::catalog::embedded::EmbeddedStore;
+use crate::catalog::store::Revision;
+use crate::catalog::{Asker, Questions, questions};
+use crate::model::{Address, DatabaseName, Place, SslMode};
+
+/// Databases `db_0`, `db_1` ... of one system, and those who ask about them.
+struct Office {
+    answers: Answers,
+    asker: Asker,
+    questions: Questions,
+    _directory: tempfile::TempDir,
+}
+
+type Asking = tokio::task::JoinHandle<Answer>;
+
+fn id(number: usize) -> DatabaseId {
+    DatabaseId::parse(&format!("db_{number}")).unwrap()
+}
+
+fn route(number: usize) -> Versioned<RouteRecord> {
+    let place = Place {
+        system: system(),
+        address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+        dbname: format!("shop{number}"),
+        sslmode: SslMode::Disable,
+        auth: Default::default(),
+    };
+    let name = DatabaseName::parse(&format!("shop{number}")).unwrap();
+    Versioned { value: RouteRecord::first(id(number), name, place, 10), revision: Revision(1) }
+}
+
+fn system() -> SystemName {
+    SystemName::parse("one").unwrap()
+}
+
+impl Office {
+    fn open() -> Office {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
+        let (asker, questions) = questions::channel();
+        let answers = Answers::new(Catalog::new(store), Arc::default());
+        Office { answers, asker, questions, _directory: directory }
+    }
+
+    async fn ask(&mut self, number: usize) -> Asking {
+        let asker = self.asker.clone();
+        let asking = tokio::spawn(async move { asker.ask(&id(number)).await });
+        let question = self.questions.next().await.unwrap();
+        self.answers.take(question, route(number));
+        asking
+    }
+
+    /// How many questions the reading that is under way is for.
+    fn under_way(&self) -> usize {
+        let desk = self.answers.desks.get(&system());
+        desk.and_then(|desk| desk.under_way.as_ref()).map_or(0, |reading| reading.questions.len())
+    }
+
+    /// The reading of these databases ends.
+    fn read(&mut self, numbers: &[usize], answer: Answer) {
+        let outcome = numbers.iter().map(|number| (id(*number), answer)).collect();
+        self.answers.read(&system(), None, &outcome);
+    }
+}
+
+const CURRENT: Answer = Answer::Current(Revision(7));
+
+#[tokio::test]
+async fn who_asks_during_a_reading_is_answered_by_the_next_one_together_with_all_others() {
+    let mut office = Office::open();
+    let first = office.ask(0).await;
+    assert_eq!(office.under_way(), 1);
+    let later = [office.ask(0).await, office.ask(1).await, office.ask(0).await];
+    assert_eq!(office.under_way(), 1, "a system is asked one thing at a time");
+    office.read(&[0], CURRENT);
+    assert_eq!(first.await.unwrap(), CURRENT);
+    assert_eq!(office.under_way(), 3);
+    assert!(later.iter().all(|asking| !asking.is_finished()), "that reading may be older than they are");
+    office.read(&[0, 1], CURRENT);
+    for asking in later {
+        assert_eq!(asking.await.unwrap(), CURRENT);
+    }
+    assert_eq!(office.under_way(), 0);
+}
+
+#[tokio::test]
+async fn a_database_is_read_so_often_and_no_more_and_others_do_not_feel_it() {
+    let mut office = Office::open();
+    let began = Instant::now();
+    let mut read = 0;
+    let free = OWED_MAX.as_millis() / DISTANCE.as_millis();
+    for _ in 0..400 {
+        let asking = office.ask(0).await;
+        if office.under_way() > 0 {
+            office.read(&[0], CURRENT);
+            read += 1;
+        }
+        let answer = asking.await.unwrap();
+        assert!(answer == CURRENT || read >= free, "{answer:?} after {read} readings");
+        assert!([CURRENT, Answer::Often].contains(&answer));
+    }
+    let paid = began.elapsed().as_millis() / DISTANCE.as_millis();
+    assert!((free..=free + 2 + paid).contains(&read), "{read} readings in {:?}", began.elapsed());
+    let other = office.ask(1).await;
+    assert_eq!(office.under_way(), 1);
+    office.read(&[1], CURRENT);
+    assert_eq!(other.await.unwrap(), CURRENT);
+}
+
+#[tokio::test]
+async fn a_system_that_could_not_be_read_keeps_nobody_waiting() {
+    let mut office = Office::open();
+    let (first, second) = (office.ask(0).await, office.ask(1).await);
+    office.read(&[0], Answer::Unread);
+    assert_eq!(first.await.unwrap(), Answer::Unread);
+    assert_eq!(second.await.unwrap(), Answer::Unread, "it would have waited for the same");
+    assert_eq!(office.ask(0).await.await.unwrap(), Answer::Unread);
+    assert_eq!(office.under_way(), 0, "it rests");
+
+    office.answers.desks.get_mut(&system()).unwrap().rests_until = None;
+    let slow = office.ask(0).await;
+    let began = &mut office.answers.desks.get_mut(&system()).unwrap().under_way.as_mut().unwrap().began;
+    *began -= PATIENCE + DISTANCE;
+    assert_eq!(office.ask(0).await.await.unwrap(), Answer::Unread, "nobody waits behind one that is slow");
+    office.read(&[0], CURRENT);
+    assert_eq!(slow.await.unwrap(), CURRENT);
+}
+
+#[tokio::test]
+async fn a_reading_for_logins_that_have_ended_is_not_begun() {
+    let mut office = Office::open();
+    let first = office.ask(0).await;
+    let gone = office.ask(0).await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    office.read(&[0], CURRENT);
+    assert_eq!((first.await.unwrap(), office.under_way()), (CURRENT, 0));
+}

@@ -1,0 +1,106 @@
+//! Who is asked about before a login, and that nobody waits for ever.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::tests::{Knock, PASSWORD, frontend_with};
+use super::*;
+use crate::catalog::store::Revision;
+use crate::catalog::{Answer, Questions, questions};
+use crate::error::SqlState;
+use crate::model::{Login, RoleName, Service};
+use crate::telemetry::Metrics;
+
+/// A frontend that asks, and where its questions arrive.
+fn asking() -> (Frontend, Questions) {
+    let (asker, questions) = questions::channel();
+    let access = Access::new(Policy::default(), Metrics::new()).with_keeper(asker, Arc::<Notify>::default());
+    (Frontend { access: Arc::new(access), ..frontend_with(Service::Serving) }, questions)
+}
+
+fn again(frontend: &Frontend) -> Frontend {
+    let (routes, access) = (Arc::clone(&frontend.routes), Arc::clone(&frontend.access));
+    Frontend { routes, access, ..frontend_with(Service::Serving) }
+}
+
+async fn log_in(frontend: Frontend, role: &str, database: &str) -> (String, Option<SqlState>) {
+    let mut knock = Knock::at(frontend).await;
+    knock.startup(role, database).await;
+    let (tags, error) = knock.login(PASSWORD).await;
+    (tags, error.map(|error| error.sqlstate()))
+}
+
+#[tokio::test]
+async fn every_login_asks_once_about_a_database_whatever_the_role_and_whether_it_exists() {
+    let (frontend, mut questions) = asking();
+    let id = frontend.routes.lookup("shop").unwrap().id().clone();
+    for (role, database, sqlstate) in [
+        ("app", "shop", None),
+        ("nobody", "shop", Some(SqlState::INVALID_PASSWORD)),
+        ("old", "shop", Some(SqlState::INVALID_PASSWORD)),
+        ("nobody", "nowhere", Some(SqlState::INVALID_PASSWORD)),
+        ("app", "nowhere", Some(SqlState::INVALID_CATALOG_NAME)),
+    ] {
+        let logging_in = tokio::spawn({
+            let frontend = again(&frontend);
+            async move { log_in(frontend, role, database).await }
+        });
+        let question = questions.next().await.unwrap();
+        assert_eq!(question.database, id, "{role} {database}");
+        question.answer(Answer::Current(Revision::default()));
+        let (tags, told) = logging_in.await.unwrap();
+        assert_eq!(told, sqlstate, "{role} {database}: {tags}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_goes_on_with_what_the_answer_has_made_known() {
+    let (frontend, mut questions) = asking();
+    let routes = Arc::clone(&frontend.routes);
+    let logging_in = tokio::spawn(async move { log_in(frontend, "late", "shop").await });
+    let question = questions.next().await.unwrap();
+    let route = routes.lookup("shop").unwrap();
+    let late = Login { role: RoleName::parse("late").unwrap(), ..Login::clone(&route.login("app").unwrap()) };
+    routes.set_logins(route.id(), HashMap::from([("late".to_owned(), Arc::new(late))]));
+    question.answer(Answer::Current(Revision::default()));
+    assert_eq!(logging_in.await.unwrap().1, None);
+}
+
+#[tokio::test]
+async fn where_no_answer_comes_a_login_goes_on_with_what_is_known() {
+    let (frontend, questions) = asking();
+    let hasty = |frontend: &Frontend| Frontend { login_time_max: Duration::from_secs(4), ..again(frontend) };
+    let began = Instant::now();
+    assert_eq!(log_in(hasty(&frontend), "app", "shop").await.1, None);
+    assert!(began.elapsed() >= Duration::from_secs(1), "a quarter of its time");
+    let metrics = frontend.access.metrics().render();
+    assert!(metrics.contains("freehold_logins_asked_total{outcome=\"unread\"} 1"), "{metrics}");
+    drop(questions);
+    assert_eq!(log_in(hasty(&frontend), "app", "shop").await.1, None);
+}
+
+#[tokio::test]
+async fn an_address_that_asks_in_vain_asks_no_more_and_its_right_password_is_taken() {
+    let (frontend, mut questions) = asking();
+    let asked = tokio::spawn(async move {
+        let mut asked = 0;
+        while let Some(question) = questions.next().await {
+            question.answer(Answer::Current(Revision::default()));
+            asked += 1;
+        }
+        asked
+    });
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(log_in(again(&frontend), "nobody", "shop").await.1, Some(SqlState::INVALID_PASSWORD));
+    }
+    let paid = began.elapsed().as_secs() + 1;
+    for _ in 0..20 {
+        assert_eq!(log_in(again(&frontend), "app", "shop").await.1, None);
+    }
+    drop(frontend);
+    let asked = asked.await.unwrap();
+    assert!((25..=25 + paid).contains(&asked), "{asked} questions");
+}
