@@ -143,7 +143,7 @@ async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
 /// restores it is dropped with the helper schema. In transaction pooling nothing is restored.
 async fn leave_time_to_recall(ctx: &StepContext) -> Result<(), StepError> {
     let orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, ctx.id()).await?;
-    if orders.route().pooling == Pooling::Session && orders.standing().sessions > 0 {
+    if orders.route().terms.pooling == Pooling::Session && orders.standing().sessions > 0 {
         tokio::time::sleep(TIME_TO_RECALL).await;
     }
     Ok(())
