@@ -1,7 +1,7 @@
 //! Which messages the relay reads in passing, and what it learns from them.
 
 use super::state::{Bound, StateTracker};
-use super::statements::{Failure, Schema, Statements, Told};
+use super::statements::{Failure, Schema, Statements, Told, schema_after};
 use crate::error::{Severity, SqlState};
 use crate::model::quotas::MESSAGE_SIZES;
 use crate::wire::Violation;
@@ -131,6 +131,11 @@ fn is_outdated_plan(fields: &ErrorFields) -> bool {
 /// The server could not read the message.
 fn is_malformed(fields: &ErrorFields) -> bool {
     [SqlState::PROTOCOL_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(&fields.sqlstate())
+}
+
+/// Whether the message says that a command has changed definitions.
+pub(super) fn defines(piece: &Piece<'_>) -> bool {
+    piece.tag == answer::COMMAND_COMPLETE && schema_after(piece.body()) != Schema::Same
 }
 
 /// Whether a CommandComplete is of a command that makes a session forget the values that it drew.

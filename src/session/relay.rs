@@ -166,6 +166,8 @@ pub(super) struct Relay {
     goodbye: Goodbye,
     /// The server has reported a setting since its parameters were shared with other connections.
     is_unshared: bool,
+    /// A client with a connection of its own has changed definitions since the last boundary.
+    pub(super) has_defined: bool,
     /// The server connection may go to another client after this one leaves.
     pub(super) keeps_server: bool,
     activity: Activity,
@@ -223,6 +225,7 @@ impl Relay {
             is_newly_lent: false,
             goodbye: Goodbye::Unsaid,
             is_unshared: false,
+            has_defined: false,
             keeps_server: false,
             activity: Activity::Idle,
             watch,

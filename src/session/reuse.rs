@@ -13,7 +13,8 @@
 //! # Why
 //! Starting a backend costs PostgreSQL milliseconds, and a client that connects for each request pays them
 //! each time. Whether the connection is as new is asked of the server and not assumed: one that DISCARD ALL
-//! does not make as new is closed. It goes only to a client that would have opened the same one: same role,
+//! does not make as new is closed, and so is one with functions that were read before definitions changed. It
+//! goes only to a client that would have opened the same one: same role,
 //! same password, same startup parameters.
 
 use std::cell::RefCell;
@@ -26,8 +27,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
+use super::pool::Catalogue;
 use super::serve::Origin;
-use super::state::{Hints, HintsCell, ResetOutcome, StateTracker, reset};
+use super::state::{Hints, HintsCell, ResetOutcome, Soil, StateTracker, reset};
 use super::worker::{HINTS_MAX, Worker};
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
@@ -38,6 +40,9 @@ use crate::wire::message::frontend;
 
 /// A server that does not finish the reset in this time is busy, and better off without the connection.
 const RESET_MAX: Duration = Duration::from_secs(1);
+
+/// A server that does not tell its catalogue's digest in this time gives the client a new connection sooner.
+pub(super) const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// A reading that was asked for longer ago is forgotten.
 const READING_KEPT_MAX: Duration = Duration::from_secs(600);
@@ -52,7 +57,8 @@ struct Idle {
     origin: Arc<Origin>,
     record: Arc<RouteRecord>,
     route: Arc<Route>,
-    opened_at: UnixMillis,
+    past: Past,
+    catalogue: Catalogue,
     since: Instant,
     /// The login with which its role was last seen.
     login: Arc<Login>,
@@ -101,7 +107,29 @@ pub(super) struct Left {
     pub(super) tracker: StateTracker,
     /// The place of the connection.
     pub(super) record: Arc<RouteRecord>,
+    pub(super) past: Past,
+}
+
+/// What clients did before on a connection that may outlive them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Past {
     pub(super) opened_at: UnixMillis,
+    /// [`Catalogue::number`] when a client got it that may have called functions, or its present client.
+    read_at: u64,
+    /// A client before the present one may have called functions.
+    has_run: bool,
+}
+
+impl Past {
+    /// Of a connection that was opened just now.
+    pub(super) fn new(read_at: u64) -> Past {
+        Past { opened_at: UnixMillis::now(), read_at, has_run: false }
+    }
+
+    /// What is kept on it may have been defined otherwise since.
+    fn keeps_outdated(&self, catalogue: &Catalogue) -> bool {
+        self.has_run && self.read_at != catalogue.number()
+    }
 }
 
 /// A connection that is opened now would be the same.
@@ -112,7 +140,7 @@ fn is_current(opened: &RouteRecord, now: &RouteRecord) -> bool {
 impl Idle {
     /// A client that can use it may still connect.
     fn is_wanted(&mut self) -> bool {
-        if !is_current(&self.record, &self.route.current()) {
+        if !is_current(&self.record, &self.route.current()) || self.past.keeps_outdated(&self.catalogue) {
             return false;
         }
         match self.route.login(self.origin.role().as_str()) {
@@ -125,6 +153,23 @@ impl Idle {
         }
     }
 
+    /// Whether the next client would find what a new connection would give it, as far as definitions matter.
+    async fn reads_as_new(&mut self) -> Sign {
+        if !self.past.has_run {
+            self.past.read_at = self.catalogue.number();
+            return Sign::Lives;
+        }
+        // One that is known to be outdated is not worth a question.
+        if self.past.keeps_outdated(&self.catalogue) {
+            return Sign::Ended;
+        }
+        match timeout(LOOK_MAX, self.catalogue.look(&mut self.connection)).await {
+            Ok(Ok(())) if !self.past.keeps_outdated(&self.catalogue) => Sign::Lives,
+            Ok(_) => Sign::Ended,
+            Err(_) => Sign::Silent,
+        }
+    }
+
     fn close(self) {
         event_loop::spawn(async move {
             let Idle { connection, _pid, .. } = self;
@@ -134,22 +179,25 @@ impl Idle {
 }
 
 impl Kept {
-    /// The newest connection that a client with this origin can use, and when it was opened. A server that
-    /// does not answer is asked once: its other connections are closed.
+    /// The newest connection that a client with this origin can use, and its past. A server that does not
+    /// answer is asked once: its other connections are closed.
     pub(super) async fn take(
         &self,
         record: &RouteRecord,
         origin: &Origin,
         check_after: Duration,
-    ) -> Option<(Box<ServerConnection>, UnixMillis)> {
+    ) -> Option<(Box<ServerConnection>, Past)> {
         while let Some(mut idle) = self.pop(record, origin) {
-            let sign = match is_current(&idle.record, record) && idle.connection.is_alive() {
+            let mut sign = match is_current(&idle.record, record) && idle.connection.is_alive() {
                 false => Sign::Ended,
                 true if idle.since.elapsed() < check_after => Sign::Lives,
                 true => ask(&mut idle.connection).await,
             };
+            if sign == Sign::Lives {
+                sign = idle.reads_as_new().await;
+            }
             match sign {
-                Sign::Lives => return Some((idle.connection, idle.opened_at)),
+                Sign::Lives => return Some((idle.connection, idle.past)),
                 Sign::Ended => idle.close(),
                 Sign::Silent => {
                     idle.close();
@@ -263,7 +311,7 @@ pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
         pid: left.connection.pid,
         role: left.origin.role().to_string(),
         generation: left.record.generation,
-        opened_at: left.opened_at,
+        opened_at: left.past.opened_at,
     };
     // While the client is still in the roster, so that the connection is always listed.
     let pid = left.route.roster().enter_lent(facts);
@@ -275,9 +323,10 @@ pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
         // Other connections may have been kept meanwhile.
         let login = login.filter(|_| is_as_new && worker.kept.has_room(&left.record, &worker));
         let Some(login) = login else { return left.connection.terminate().await };
-        let Left { route, origin, connection, record, opened_at, .. } = left;
-        let since = Instant::now();
-        let idle = Idle { connection, origin, record, route, opened_at, since, login, _pid: pid };
+        let Left { route, origin, connection, mut tracker, record, mut past } = left;
+        past.has_run |= tracker.take_soil() != Soil::Clean;
+        let (since, catalogue) = (Instant::now(), worker.catalogue(route.id()));
+        let idle = Idle { connection, origin, record, route, past, catalogue, since, login, _pid: pid };
         worker.kept.idle.borrow_mut().entry(idle.record.database.clone()).or_default().push(idle);
     });
 }
@@ -305,7 +354,7 @@ async fn make_as_new(worker: &Rc<Worker>, left: &mut Left, hints: &HintsCell) ->
     let Ok(_pass) = left.route.gate().try_connect(worker.index()) else { return Some(false) };
     let record = left.route.current();
     let is_wanted = is_current(&left.record, &record)
-        && left.opened_at.until(UnixMillis::now()) < worker.plane.pool.age_max
+        && left.past.opened_at.until(UnixMillis::now()) < worker.plane.pool.age_max
         && worker.kept.has_room(&record, worker)
         && worker.takes_clients();
     if !is_wanted {

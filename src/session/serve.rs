@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::acceptor::Arrival;
 use super::counters;
@@ -17,7 +17,7 @@ use super::hold::Travel;
 use super::pool::{Ground, Shelf};
 use super::registry::{Enlisted, Secret, Target};
 use super::relay::{Ends, Pause, Relay};
-use super::reuse::{self, Left};
+use super::reuse::{self, LOOK_MAX, Left, Past};
 use super::state::{SessionState, StateTracker};
 use super::tenancy::{self, Tenancy};
 use super::worker::{Load, Registered, Worker};
@@ -127,8 +127,8 @@ pub(super) struct Session {
     pub(super) enlisted: Enlisted,
     pub(super) origin: Arc<Origin>,
     pub(super) travel: Travel,
-    /// When the server connection was opened; after a move, the first one.
-    server_opened_at: UnixMillis,
+    /// Of the server connection; after a move, of the first one.
+    server_past: Past,
     /// Counted while the client is connected.
     _admission: Admission,
     _presence: Presence,
@@ -172,7 +172,7 @@ impl Session {
                 connection,
                 tracker,
                 record: target.record,
-                opened_at: self.server_opened_at,
+                past: self.server_past,
             };
             reuse::keep(&self.relay.worker, left);
         }
@@ -277,7 +277,7 @@ struct Opened {
     server: Box<ServerConnection>,
     record: Arc<RouteRecord>,
     origin: Arc<Origin>,
-    opened_at: UnixMillis,
+    past: Past,
     /// Set where connections are lent: where from, and the state that they begin with.
     lent: Option<(Rc<Shelf>, Arc<SessionState>)>,
 }
@@ -300,22 +300,42 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
         true => worker.kept.take(&record, &origin, worker.plane.pool.check_after).await,
         false => None,
     };
-    let (server, opened_at) = match kept {
+    let (server, past) = match kept {
         Some(kept) => kept,
         None => {
             let request = origin.request(record.place.clone(), &route);
-            let server = Box::pin(connect(worker, &request)).await.map_err(|error| {
+            let opened = Box::pin(connect_known(worker, &request, &record)).await.map_err(|error| {
                 tracing::warn!(database = %record.name, role = %client.role, error = %chain(&error), "no server connection");
                 Some(error.refusal(Severity::Fatal))
             })?;
-            (Box::new(server), UnixMillis::now())
+            (Box::new(opened.0), opened.1)
         }
     };
     member.switched(record.epoch, server.pid);
     member.set_generation(record.generation);
     counters::assigned(&member);
     drop(pass);
-    Ok(Opened { member, server, record, origin: Arc::new(origin), opened_at, lent: None })
+    Ok(Opened { member, server, record, origin: Arc::new(origin), past, lent: None })
+}
+
+/// Opens a connection. Where it may outlive its client, the catalogue is known before the client can run
+/// anything: what it reads is compared with that later.
+async fn connect_known(
+    worker: &Worker,
+    request: &ConnectRequest,
+    record: &RouteRecord,
+) -> Result<(ServerConnection, Past), ConnectError> {
+    let catalogue = worker.catalogue(&record.database);
+    let past = Past::new(catalogue.number());
+    let mut server = connect(worker, request).await?;
+    if worker.plane.pool.reuses && !catalogue.is_known() {
+        let looking = timeout(LOOK_MAX, catalogue.look(&mut server)).await;
+        if !matches!(looking, Ok(Ok(()))) {
+            // It owes answers, or is broken.
+            server = connect(worker, request).await?;
+        }
+    }
+    Ok((server, past))
 }
 
 /// Opens a connection. If the system has none to spare, one that is kept for later clients is closed first.
@@ -353,8 +373,8 @@ async fn open_lent(
     member.arrived(record.epoch);
     let server = Box::new(ServerConnection::absent(ground.parameters));
     let origin = Arc::clone(&shelf.origin);
-    let opened_at = UnixMillis::now();
-    Ok(Opened { member, server, record, origin, opened_at, lent: Some((shelf, ground.state)) })
+    let past = Past::new(0);
+    Ok(Opened { member, server, record, origin, past, lent: Some((shelf, ground.state)) })
 }
 
 async fn first_ground(
@@ -492,7 +512,7 @@ fn origin(client: &Client) -> Result<Origin, Refusal> {
 /// Sends the client what PostgreSQL would send it, and begins to relay.
 fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence) -> Session {
     let session = presence.registered.session;
-    let Opened { member, mut server, record, origin, opened_at, lent } = opened;
+    let Opened { member, mut server, record, origin, past, lent } = opened;
     let keeps_server = worker.plane.pool.reuses && lent.is_none() && !origin.is_replication();
     let travel = Travel::at(&record);
     let (pid, target) = match server.is_absent() {
@@ -531,7 +551,7 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
         enlisted,
         origin,
         travel,
-        server_opened_at: opened_at,
+        server_past: past,
         _admission: client.admission,
         _presence: presence,
     }

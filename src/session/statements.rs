@@ -872,7 +872,7 @@ impl Statements {
 
 /// What a command with this tag may have changed about what names mean. For other definitions, see the
 /// tracker.
-fn schema_after(command: &[u8]) -> Schema {
+pub(super) fn schema_after(command: &[u8]) -> Schema {
     let is_any_of = |verbs: &[&[u8]]| verbs.iter().any(|verb| command.starts_with(verb));
     match is_any_of(&[b"ALTER ", b"DROP ", b"CREATE VIEW", b"CREATE FUNCTION", b"GRANT", b"REVOKE"]) {
         true => Schema::Doubted,

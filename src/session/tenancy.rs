@@ -92,7 +92,8 @@ struct PreparedAgain(bool);
 enum Unfit {
     /// It is dead; another one may do.
     Gone,
-    /// Functions have been read on it under other settings than the client's; a new connection will do.
+    /// Functions have been read on it under other settings than the client's, or with other definitions; a new
+    /// connection will do.
     Read,
     /// It does not accept the client's state.
     State(TwinError),
@@ -300,6 +301,7 @@ impl Relay {
         {
             self.tracker.use_hints(Arc::clone(known));
         }
+        pooled.lent_at = tenancy.shelf.pool.catalogue();
         pooled.lent_to(Some(self.member.session()));
         // Its liveness was checked without a waker: the relay has to poll it for answers.
         self.is_newly_lent = true;
@@ -346,7 +348,7 @@ impl Relay {
         pooled.on_server = std::mem::take(&mut tenancy.statements.server);
         pooled.on_server.end_loan();
         let (mut soil, names) = (self.tracker.take_soil(), self.tracker.take_names());
-        pooled.has_run |= soil != Soil::Clean;
+        pooled.has_run(soil);
         let pool = &tenancy.shelf.pool;
         pool.saw_hints(self.tracker.hints());
         let is_cleanable = soil == Soil::Clean || !pool.has_login_trigger();
@@ -363,10 +365,19 @@ impl Relay {
     /// they may mean something else now.
     pub(super) fn tell_of_schema(&mut self) {
         let is_defining = self.tracker.is_defining();
-        let Some(tenancy) = &mut self.tenancy else { return };
+        let Some(tenancy) = &mut self.tenancy else {
+            // Connections that are kept for later clients may be outdated.
+            if std::mem::take(&mut self.has_defined) && self.worker.plane.pool.reuses {
+                self.worker.catalogue(self.route.id()).doubt();
+            }
+            return;
+        };
         let pool = &tenancy.shelf.pool;
         match std::mem::replace(&mut tenancy.statements.schema, Schema::Same) {
-            Schema::Changed => pool.schema_changed(),
+            Schema::Changed => {
+                pool.schema_changed();
+                pool.guess_schema();
+            }
             Schema::Doubted => pool.doubt_schema(),
             _ if is_defining => pool.doubt_schema(),
             Schema::Guessed => pool.guess_schema(),
@@ -685,6 +696,9 @@ impl Tenancy {
             return Err(Unfit::Read);
         }
         pool.look(pooled, deadline).await.map_err(|_| Unfit::Gone)?;
+        if pooled.keeps_outdated(pool.catalogue()) {
+            return Err(Unfit::Read);
+        }
         let schema = pool.schema();
         if pooled.schema != schema {
             let closes = pooled.on_server.close_all();

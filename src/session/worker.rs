@@ -23,7 +23,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::acceptor::{Arrival, Lobby};
 use super::farewells::Farewells;
 use super::limits::{self, Ledger, Terms, Watch};
-use super::pool::{Pool, PoolParts};
+use super::pool::{Catalogue, Pool, PoolParts};
 use super::reuse::Kept;
 use super::state::HintsCell;
 use super::statements::Texts;
@@ -224,6 +224,11 @@ impl Worker {
             Pool::start(route, &plane.treasury, parts)
         };
         Rc::clone(self.pools.borrow_mut().entry(route.id().clone()).or_insert_with(start))
+    }
+
+    /// What connections of this database that belong to no pool are compared with.
+    pub(super) fn catalogue(&self, database: &DatabaseId) -> Catalogue {
+        self.plane.treasury.catalogue(database, self.plane.workers)
     }
 
     /// Connections of which a server reports the same parameters share one copy.

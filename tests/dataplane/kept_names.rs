@@ -290,7 +290,7 @@ async fn reused_connections_keep_no_meaning_of_names_either() {
 }
 
 /// The connection of a session that has left is idle, or gone.
-async fn settled(server: &Postgres, pid: &str) {
+pub(super) async fn settled(server: &Postgres, pid: &str) {
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND NOT (state = 'idle' AND query LIKE '%unnest(ARRAY%')"
     );

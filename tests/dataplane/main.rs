@@ -49,6 +49,7 @@ mod encryption;
 mod guest;
 mod implied;
 mod isolation;
+mod kept_definitions;
 mod kept_names;
 mod kept_values;
 mod kinds;

@@ -24,6 +24,7 @@
 //! and closed without end, and no client served. A connection that was opened before the database moved is
 //! never lent.
 
+mod catalogue;
 mod keeper;
 mod permits;
 mod shape;
@@ -39,12 +40,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub(super) use self::catalogue::Catalogue;
 pub(super) use self::permits::Defining;
 use self::permits::{Permit, Permits};
 pub(super) use self::shelf::Shelf;
 pub(super) use self::treasury::{Ground, Treasury};
 use super::serve::Origin;
-use super::state::{self, Hints, NamesUse, SessionState, Soil, reads_functions_otherwise};
+use super::state::{Hints, NamesUse, SessionState, Soil, reads_functions_otherwise};
 use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
@@ -123,8 +125,11 @@ pub(super) struct Pooled {
     is_foreign: bool,
     /// A client has had it.
     pub(super) was_lent: bool,
-    /// Functions may have been called on it, and so been read under the settings that it began with.
-    pub(super) has_run: bool,
+    /// [`Pool::catalogue`] when it was lent.
+    pub(super) lent_at: u64,
+    /// The same for the first loan in which functions may have been called, and so been read under the
+    /// settings that the connection began with, and with the definitions of that moment.
+    ran_at: Option<u64>,
     /// A command on it has kept what a name meant under the search path of that moment.
     keeps_found: bool,
     /// A command on it has kept values as a client with this state reads them.
@@ -158,7 +163,21 @@ impl Pooled {
 
     /// Functions or values were read on it under other settings than a client with this state has.
     pub(super) fn has_read_otherwise(&self, client: &SessionState) -> bool {
-        self.has_run && reads_functions_otherwise(client, &self.ground) || self.keeps_other_values(client)
+        self.ran_at.is_some() && reads_functions_otherwise(client, &self.ground)
+            || self.keeps_other_values(client)
+    }
+
+    /// The loan that ends now may have left this.
+    pub(super) fn has_run(&mut self, soil: Soil) {
+        if soil != Soil::Clean {
+            self.ran_at.get_or_insert(self.lent_at);
+        }
+    }
+
+    /// What it has read of functions and domains may have been defined otherwise since: `catalogue` is
+    /// [`Pool::catalogue`].
+    pub(super) fn keeps_outdated(&self, catalogue: u64) -> bool {
+        self.ran_at.is_some_and(|ran_at| ran_at != catalogue)
     }
 
     /// It keeps values that a client with this state would read otherwise.
@@ -306,6 +325,12 @@ impl Pool {
         self.permits.functions()
     }
 
+    /// Grows when what functions and domains were made of has changed: types, columns, other functions.
+    /// Connections that keep it are closed.
+    pub(super) fn catalogue(&self) -> u64 {
+        self.permits.catalogue()
+    }
+
     /// The meaning of names or types has changed.
     pub(super) fn schema_changed(&self) {
         self.permits.schema_changed();
@@ -336,22 +361,15 @@ impl Pool {
         self.permits.shape.due().is_some()
     }
 
-    /// Checks the catalogue, if that is due. Statements that were made before are outdated if it has changed.
+    /// Checks the catalogue, if that is due. If it has changed, statements that were made before are outdated,
+    /// and connections on which functions have been called.
     pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), TwinError> {
-        let shape = &self.permits.shape;
-        let Some(look) = shape.due() else { return Ok(()) };
+        if !self.is_look_due() {
+            return Ok(());
+        }
         pooled.on_server.lose_unnamed();
-        let mut answers = pooled.twin.ask(&state::shape_questions(look.needs_digest), deadline).await?;
-        if !look.needs_digest && !shape.is_counted(answers.first().and_then(Option::as_deref)) {
-            answers = pooled.twin.ask(&state::shape_questions(true), deadline).await?;
-        }
-        if let [changes, digest] = &mut answers[..]
-            && shape.learn(look, changes.take(), digest.take())
-        {
-            self.schema_changed();
-        }
-        shape.settle(look);
-        Ok(())
+        let twin = &mut pooled.twin;
+        self.permits.look(async |questions| twin.ask(questions, deadline).await).await
     }
 
     /// Grows when the definitions of functions, views or triggers have changed, or may have.
@@ -435,10 +453,10 @@ impl Pool {
         self.has_login_trigger.get()
     }
 
-    /// The connection is where the database is, no RECONNECT came after it, and the database is served. Reads
-    /// the record only after a change of the gate.
+    /// The connection is where the database is, no RECONNECT came after it, the database is served, and what
+    /// the connection keeps still holds. Reads the record only after a change of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
-        if self.keeps_what_varies(pooled) {
+        if self.keeps_what_varies(pooled) || pooled.keeps_outdated(self.catalogue()) {
             return false;
         }
         let turn = self.route.turn();
@@ -677,7 +695,8 @@ impl Pool {
             schema: self.schema(),
             is_foreign: false,
             was_lent: false,
-            has_run: false,
+            lent_at: 0,
+            ran_at: None,
             keeps_found: false,
             keeps_values: None,
             turn: 0,

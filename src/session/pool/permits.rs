@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::shape::Shape;
 
-/// One for each database that is pooled by transaction.
+/// One for each database with connections that outlive their clients.
 #[derive(Debug)]
 pub(super) struct Permits {
     open: AtomicU32,
@@ -25,6 +25,8 @@ pub(super) struct Permits {
     workers: Vec<Holding>,
     /// Grows when statements that were prepared before may mean something else now.
     schema: AtomicU64,
+    /// Grows when the digest of the catalogue has changed.
+    catalogue: AtomicU64,
     /// Decides when the catalogue is checked for such a change.
     pub(super) shape: Shape,
     /// Grows when functions of the database may do to sessions what they did not before.
@@ -69,10 +71,20 @@ impl Permits {
     pub(super) fn new(workers: usize) -> Arc<Permits> {
         let workers = (0..workers.max(1)).map(|_| Holding::default()).collect();
         let (open, starving) = (AtomicU32::new(0), AtomicU32::new(0));
-        let (schema, functions, definitions) = Default::default();
+        let (schema, catalogue, functions, definitions) = Default::default();
         let defining = AtomicU32::new(0);
         let shape = Shape::new();
-        Arc::new(Permits { open, starving, workers, schema, shape, functions, definitions, defining })
+        Arc::new(Permits {
+            open,
+            starving,
+            workers,
+            schema,
+            catalogue,
+            shape,
+            functions,
+            definitions,
+            defining,
+        })
     }
 
     pub(super) fn define(self: &Arc<Permits>) -> Defining {
@@ -94,6 +106,15 @@ impl Permits {
 
     pub(super) fn schema_changed(&self) {
         self.schema.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn catalogue(&self) -> u64 {
+        self.catalogue.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn catalogue_changed(&self) {
+        self.catalogue.fetch_add(1, Ordering::Relaxed);
+        self.schema_changed();
     }
 
     pub(super) fn definitions(&self) -> u64 {

@@ -1,4 +1,5 @@
-//! Whether statements that clients share still mean what they did when they were prepared.
+//! Whether statements that clients share, and what connections keep of functions and domains, still mean what
+//! they did when they were made.
 //!
 //! # Why
 //! PostgreSQL decides once, when a statement is prepared, which types its parameters have, and which
@@ -7,7 +8,8 @@
 //! otherwise. A change by a client's command is seen by its tag. For other changes, made outside of Freehold
 //! or in code that is not read, the catalogue is checked before a connection is lent, if there is a doubt or
 //! ten seconds have gone by. A digest decides, so temporary tables and rows that only moved outdate no
-//! statement.
+//! statement and no connection. The first digest is taken before anything has run, so that there is one to
+//! compare the next with.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -132,19 +134,18 @@ impl Shape {
         let (guesses, is_guessed) = self.guesses.count();
         let (turns, is_turn) = self.turns.count();
         let is_due = is_doubted || ((is_guessed || is_turn) && !self.known().is_resting());
-        let needs_digest = is_doubted || is_guessed;
+        let needs_digest = is_doubted || is_guessed || !self.has_looked();
         is_due.then(|| Look { doubts, guesses, turns, needs_digest, began: Instant::now() })
     }
 
     /// Whether the count alone shows that nothing has changed.
     pub(super) fn is_counted(&self, changes: Option<&str>) -> bool {
-        let mut known = self.known();
-        if known.looked.is_none() {
-            known.looked = Some(Instant::now());
-            known.changes = changes.map(str::to_owned);
-            return true;
-        }
-        changes.is_some() && known.changes.as_deref() == changes
+        changes.is_some() && self.known().changes.as_deref() == changes
+    }
+
+    /// The catalogue was checked at least once.
+    pub(super) fn has_looked(&self) -> bool {
+        self.known().looked.is_some()
     }
 
     /// Records the result of a check; `None`: the server did not say. `true`: statements that were made
@@ -152,12 +153,13 @@ impl Shape {
     pub(super) fn learn(&self, look: Look, changes: Option<String>, digest: Option<String>) -> bool {
         let mut known = self.known();
         known.took = look.began.elapsed();
-        known.looked = Some(Instant::now());
+        let is_first = known.looked.replace(Instant::now()).is_none();
         known.changes = changes;
         let is_same = digest.is_some() && known.digest == digest;
         known.fruitless = if is_same { known.fruitless.saturating_add(1) } else { 0 };
         known.digest = digest;
-        !is_same
+        // Nothing was made before the first check.
+        !is_same && !(is_first && known.digest.is_some())
     }
 
     pub(super) fn settle(&self, look: Look) {
@@ -176,18 +178,23 @@ mod tests {
     }
 
     #[test]
-    fn the_first_look_is_due_at_once_and_a_doubt_asks_for_the_digest() {
+    fn the_first_look_asks_for_the_digest_and_later_ones_do_if_there_is_a_doubt() {
         let shape = Shape::new();
         let first = shape.due().unwrap();
-        assert!(!first.needs_digest && shape.is_counted(Some("7")));
+        assert!(first.needs_digest && !shape.has_looked());
+        assert!(!shape.learn(first, text("7"), text("z")), "nothing has run before");
         shape.settle(first);
+        assert!(shape.has_looked());
+        shape.turn();
+        let turn = shape.due().unwrap();
+        assert!(!turn.needs_digest && shape.is_counted(Some("7")));
+        shape.settle(turn);
         assert!(shape.due().is_none());
         shape.saw_changes(Some("7"));
         assert!(shape.due().is_none());
         shape.saw_changes(Some("8"));
         let look = shape.due().unwrap();
         assert!(look.needs_digest);
-        // There is no earlier digest to compare it with.
         assert!(shape.learn(look, text("8"), text("a")));
         shape.doubt();
         shape.settle(look);
@@ -196,6 +203,8 @@ mod tests {
         shape.settle(again);
         assert!(shape.due().is_none() && shape.is_counted(Some("9")) && !shape.is_counted(None));
         assert!(shape.learn(again, text("9"), None), "the server did not say");
+        let silent = Shape::new();
+        assert!(silent.learn(silent.due().unwrap(), None, None), "nor did it at first");
     }
 
     #[test]

@@ -129,7 +129,10 @@ impl Relay {
         }
         let told = match &mut self.tenancy {
             Some(tenancy) => observe::track_statements(&mut tenancy.statements, &self.exchange, piece),
-            None => Told::AsItCame,
+            None => {
+                self.has_defined |= observe::defines(piece);
+                Told::AsItCame
+            }
         };
         observe::track_error(&mut self.tracker, &self.exchange, piece.tag);
         self.exchange.on_answer(piece.tag);
