@@ -166,12 +166,19 @@ pub(super) struct Relay {
     goodbye: Goodbye,
     /// The server has reported a setting since its parameters were shared with other connections.
     is_unshared: bool,
-    /// A client with a connection of its own has changed definitions since the last boundary.
-    pub(super) has_defined: bool,
-    /// The server connection may go to another client after this one leaves.
-    pub(super) keeps_server: bool,
+    pub(super) reuse: Reuse,
     activity: Activity,
     watch: Watch,
+}
+
+/// What of a client with a connection of its own concerns clients that come after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reuse {
+    None,
+    /// The server connection may go to another client.
+    Server,
+    /// The same, and definitions have changed since the last boundary.
+    ServerAndDefinitions,
 }
 
 impl Relay {
@@ -225,8 +232,7 @@ impl Relay {
             is_newly_lent: false,
             goodbye: Goodbye::Unsaid,
             is_unshared: false,
-            has_defined: false,
-            keeps_server: false,
+            reuse: Reuse::None,
             activity: Activity::Idle,
             watch,
         }
@@ -312,7 +318,7 @@ impl Relay {
         match self.tenancy.is_some() {
             // A connection at rest is given back; one that works for the client is closed.
             true => self.exchange.rest() != Rest::Busy || self.exchange.is_silent(),
-            false => self.keeps_server && self.exchange.rest() == Rest::Settled,
+            false => self.reuse != Reuse::None && self.exchange.rest() == Rest::Settled,
         }
     }
 

@@ -16,7 +16,7 @@ use super::ending::{self, Ending};
 use super::hold::Travel;
 use super::pool::{Ground, Shelf};
 use super::registry::{Enlisted, Secret, Target};
-use super::relay::{Ends, Pause, Relay};
+use super::relay::{Ends, Pause, Relay, Reuse};
 use super::reuse::{self, LOOK_MAX, Left, Past};
 use super::state::{SessionState, StateTracker};
 use super::tenancy::{self, Tenancy};
@@ -128,7 +128,7 @@ pub(super) struct Session {
     pub(super) origin: Arc<Origin>,
     pub(super) travel: Travel,
     /// Of the server connection; after a move, of the first one.
-    server_past: Past,
+    server_past: Box<Past>,
     /// Counted while the client is connected.
     _admission: Admission,
     _presence: Presence,
@@ -163,7 +163,7 @@ impl Session {
     /// Keeps the server connection for the next client, if it may go to one.
     fn leave_server(&mut self) {
         let Some(target) = self.enlisted.target() else { return };
-        let is_free = self.relay.keeps_server && self.relay.is_clean() && self.enlisted.aim.clear();
+        let is_free = self.relay.reuse != Reuse::None && self.relay.is_clean() && self.enlisted.aim.clear();
         if is_free && self.relay.exchange.rest() == Rest::Settled {
             let (connection, tracker) = self.relay.give_up_server();
             let left = Left {
@@ -172,7 +172,7 @@ impl Session {
                 connection,
                 tracker,
                 record: target.record,
-                past: self.server_past,
+                past: *self.server_past,
             };
             reuse::keep(&self.relay.worker, left);
         }
@@ -543,7 +543,7 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
     let mut relay = Relay::new(Rc::clone(worker), terms, member, &enlisted, ends, tracker);
     relay.tenancy =
         lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
-    relay.keeps_server = keeps_server;
+    relay.reuse = if keeps_server { Reuse::Server } else { Reuse::None };
     worker.watch(session, relay.watch());
     relay.to_client.queue(&greeting);
     Session {
@@ -551,7 +551,7 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
         enlisted,
         origin,
         travel,
-        server_past: past,
+        server_past: Box::new(past),
         _admission: client.admission,
         _presence: presence,
     }

@@ -33,7 +33,7 @@ use super::hold::{Travel, is_held};
 use super::limits::Source;
 use super::pool::{Defining, Knowledge, Lending, Pooled, Shelf};
 use super::registry::{Aim, Target};
-use super::relay::Relay;
+use super::relay::{Relay, Reuse};
 use super::restore::LockPatience;
 use super::serve::Session;
 use super::state::{Freshness, SessionState, Soil, Statement};
@@ -367,7 +367,8 @@ impl Relay {
         let is_defining = self.tracker.is_defining();
         let Some(tenancy) = &mut self.tenancy else {
             // Connections that are kept for later clients may be outdated.
-            if std::mem::take(&mut self.has_defined) && self.worker.plane.pool.reuses {
+            if self.reuse == Reuse::ServerAndDefinitions {
+                self.reuse = Reuse::Server;
                 self.worker.catalogue(self.route.id()).doubt();
             }
             return;

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::{LastWords, Relay, Wait};
+use super::{LastWords, Relay, Reuse, Wait};
 use crate::route::Activity;
 use crate::session::counters;
 use crate::session::ending::Ending;
@@ -130,7 +130,9 @@ impl Relay {
         let told = match &mut self.tenancy {
             Some(tenancy) => observe::track_statements(&mut tenancy.statements, &self.exchange, piece),
             None => {
-                self.has_defined |= observe::defines(piece);
+                if self.reuse == Reuse::Server && observe::defines(piece) {
+                    self.reuse = Reuse::ServerAndDefinitions;
+                }
                 Told::AsItCame
             }
         };
