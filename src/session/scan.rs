@@ -33,7 +33,7 @@ mod words;
 
 use lexer::{Lexer, Token};
 
-pub(crate) use declared::{Kept, Used, declared, used};
+pub(crate) use declared::{Kept, Used, declared, is_moment, used};
 pub(crate) use effects::Effects;
 pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
 pub(crate) use memory::{MemoryReads, memory_reads, reads_memory};

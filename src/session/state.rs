@@ -156,10 +156,19 @@ impl SessionState {
             || (&self.role, &self.session_user) != (&other.role, &other.session_user)
     }
 
-    /// Literals of dates, times, intervals, amounts and arrays may have another meaning than in a session
-    /// with the other state.
+    /// Code of PostgreSQL's own may make other values of constants than in a session with the other state.
+    ///
+    /// Only those settings count that decide this. The rest, `application_name` and `statement_timeout` for
+    /// two, differs between clients that can share what a connection keeps.
     pub(super) fn reads_values_otherwise(&self, other: &SessionState) -> bool {
         scan::VALUE_SETTINGS.iter().any(|name| self.settings.get(*name) != other.settings.get(*name))
+    }
+
+    /// An immutable function of users' may return something else: nothing prevents that it reads any setting,
+    /// `application_name` and custom ones included, or the role.
+    pub(super) fn computes_otherwise(&self, other: &SessionState) -> bool {
+        self.settings != other.settings
+            || (&self.role, &self.session_user) != (&other.role, &other.session_user)
     }
 
     /// What the session loses when it travels: answers of `currval`, for one, where they cannot be restored.

@@ -48,18 +48,19 @@ impl Pool {
 
     pub(super) fn at(server: Postgres, schema: &str) -> Pool {
         server.psql_in("shop", schema).unwrap();
-        Pool::before(server)
+        Pool::on(server, Pooling::Transaction)
     }
 
     /// Another pool, which has seen no client.
     pub(super) fn again(self) -> Pool {
-        Pool::before(self.server)
+        Pool::on(self.server, Pooling::Transaction)
     }
 
-    fn before(server: Postgres) -> Pool {
+    /// Nothing is known of the database, and of what its clients do.
+    pub(super) fn on(server: Postgres, pooling: Pooling) -> Pool {
         let stage = Stage::configured(&server, |config| config.workers = 1);
         stage.order(|record| {
-            record.terms.pooling = Pooling::Transaction;
+            record.terms.pooling = pooling;
             record.terms.server_connections_max = 1;
         });
         Pool { server, stage }

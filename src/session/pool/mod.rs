@@ -134,6 +134,8 @@ pub(super) struct Pooled {
     keeps_found: bool,
     /// A command on it has kept values as a client with this state reads them.
     keeps_values: Option<Arc<SessionState>>,
+    /// [`Pool::results_kept`].
+    results_kept: Rc<Cell<bool>>,
     /// The number of the gate's change at which it was last seen to be where the database is.
     turn: u64,
     /// How many waiters have been given it.
@@ -182,7 +184,9 @@ impl Pooled {
 
     /// It keeps values that a client with this state would read otherwise.
     pub(super) fn keeps_other_values(&self, client: &SessionState) -> bool {
-        self.keeps_values.as_ref().is_some_and(|kept| kept.reads_values_otherwise(client))
+        self.keeps_values.as_ref().is_some_and(|kept| {
+            kept.reads_values_otherwise(client) || self.results_kept.get() && kept.computes_otherwise(client)
+        })
     }
 
     /// It was opened for clients of its kind a moment ago.
@@ -244,6 +248,8 @@ pub(super) struct Pool {
     paths_vary: Cell<bool>,
     /// A client has changed settings by which values are read, and had values read that a connection keeps.
     values_vary: Cell<bool>,
+    /// Connections keep results of users' immutable functions: any setting may have decided them.
+    results_kept: Rc<Cell<bool>>,
     /// An event trigger runs at each login: cleaning a connection does not run it again.
     has_login_trigger: Cell<bool>,
 }
@@ -276,6 +282,7 @@ impl Pool {
             definitions_read: Cell::new(0),
             paths_vary: Cell::new(false),
             values_vary: Cell::new(false),
+            results_kept: Rc::default(),
             has_login_trigger: Cell::new(false),
         });
         event_loop::spawn(keeper::keep(Rc::downgrade(&pool)));
@@ -411,6 +418,8 @@ impl Pool {
     /// that hold for this client only, and cannot be lent any more.
     pub(super) fn keeps_other_meanings(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
         pooled.keeps_found |= done.keeps_found();
+        // Not if it was lent before it was known how much decides these values.
+        let keeps_others = done.keeps_values() && pooled.keeps_other_values(&pooled.state);
         if done.keeps_values() && pooled.keeps_values.is_none() {
             pooled.keeps_values = Some(Arc::clone(&pooled.state));
         }
@@ -421,9 +430,12 @@ impl Pool {
         if by_own_values && !done.is_guess() {
             self.values_vary.set(true);
         }
+        let by_own_role = self.results_kept.get() && done.keeps_values() && done.may_change_path();
         let by_own_path = done.keeps_found() && done.may_change_path();
         done.ran_opaque()
             || by_own_values
+            || by_own_role
+            || keeps_others
             || by_own_path
             || done.keeps_temporary()
             || self.keeps_what_varies(pooled)
@@ -446,6 +458,9 @@ impl Pool {
     pub(super) fn saw_hints(&self, hints: Option<&Arc<Hints>>) {
         if let Some(hints) = hints {
             self.has_login_trigger.set(hints.has_login_trigger());
+            if hints.keeps_results() {
+                self.results_kept.set(true);
+            }
         }
     }
 
@@ -699,6 +714,7 @@ impl Pool {
             ran_at: None,
             keeps_found: false,
             keeps_values: None,
+            results_kept: Rc::clone(&self.results_kept),
             turn: 0,
             served: 0,
             opened: Instant::now(),

@@ -162,8 +162,15 @@ pub(crate) enum Used<'a> {
     Name(&'a [u8]),
     /// Adjacent characters of operators: one operator or several.
     Operators(&'a [u8]),
-    /// A literal that settings may affect: a date, an interval, an amount, an array, a document.
+    /// A value that settings may affect: a literal of a date, an interval, an amount, an array, a document; a
+    /// number as text; a comparison with NULL.
     Value,
+    /// A literal that means another moment each time: `'now'`.
+    Moment,
+    /// A conversion, of a parameter for one: `$1::date`.
+    Cast,
+    /// A call with a constant as an argument.
+    Call { name: &'a [u8], takes_only_constants: bool },
     /// A form that is not read here.
     Any,
 }
@@ -182,6 +189,7 @@ const DEPTH_MAX: u8 = 3;
 fn used_as(body: &[u8], backslashes: Backslashes, depth: u8, sink: &mut dyn FnMut(Used<'_>)) {
     let mut is_behind_dot = false;
     let mut operators: Option<(usize, usize)> = None;
+    let mut computing = Computing::default();
     let mut lexer = Lexer::new(body, backslashes);
     loop {
         lexer.skip_blank();
@@ -194,44 +202,201 @@ fn used_as(body: &[u8], backslashes: Backslashes, depth: u8, sink: &mut dyn FnMu
             (before, token) => {
                 if let Some((from, to)) = before {
                     sink(Used::Operators(&body[from..to]));
+                    computing.operators(&body[from..to], token, sink);
                 }
                 matches!(token, Some(Token::Symbol(byte)) if is_operator(byte))
                     .then(|| (start, lexer.offset()))
             }
         };
+        let Some(token) = token else { return };
+        computing.token(token, lexer.peek(), sink);
         match token {
-            None => return,
-            Some(Token::Word(word)) if meaning(word) == Some(Meaning::Reserved) => {}
-            Some(Token::Word(word)) if word.is_ascii() && !is_behind_dot => {
+            Token::Word(word) if meaning(word) == Some(Meaning::Reserved) => {}
+            Token::Word(word) if word.is_ascii() && !is_behind_dot => {
                 with_folded(word, false, |name| sink(Used::Name(name)));
             }
-            Some(Token::Quoted(name)) if !is_behind_dot => {
+            Token::Quoted(name) if !is_behind_dot => {
                 with_folded(name, true, |name| sink(Used::Name(name)));
             }
-            Some(Token::Word(_) | Token::Escaped(_)) if !is_behind_dot => sink(Used::Any),
-            Some(Token::Text(text)) if depth >= DEPTH_MAX || is_spelled(body, text) => {
+            Token::Word(_) | Token::Escaped(_) if !is_behind_dot => sink(Used::Any),
+            Token::Text(text) if depth >= DEPTH_MAX || is_spelled(body, text) => {
                 sink(Used::Any);
                 sink(Used::Value);
             }
-            Some(Token::Text(text)) => {
+            Token::Text(text) => {
+                if is_moment(text) {
+                    sink(Used::Moment);
+                }
                 if depends_on_settings(text) {
                     sink(Used::Value);
                 }
                 used_as(text, Backslashes::Literal, depth + 1, sink);
             }
-            Some(_) => {}
+            _ => {}
         }
-        is_behind_dot = token == Some(Token::Symbol(b'.'));
+        is_behind_dot = token == Token::Symbol(b'.');
     }
+}
+
+/// Finds what PostgreSQL may compute once while it plans a body.
+#[derive(Default)]
+struct Computing<'a> {
+    /// The parentheses and brackets that are open.
+    open: Vec<Group<'a>>,
+    /// The outermost one that was closed last, until the token after the next.
+    closed: Option<Group<'a>>,
+    before: Option<Token<'a>>,
+    /// The token before that.
+    earlier: Option<Token<'a>>,
+    /// The last token that is no character of an operator.
+    operand: Option<Token<'a>>,
+    /// The last token was `=`, or is NULL; parentheses do not count.
+    is_behind_equals: bool,
+    is_behind_null: bool,
+}
+
+/// What stands between parentheses or brackets.
+#[derive(Debug, Clone, Copy, Default)]
+struct Group<'a> {
+    /// The function that is called.
+    called: Option<Token<'a>>,
+    has_variable: bool,
+    has_constant: bool,
+}
+
+impl<'a> Computing<'a> {
+    fn token(&mut self, token: Token<'a>, next: Option<Token<'_>>, sink: &mut dyn FnMut(Used<'_>)) {
+        let before = self.before;
+        match token {
+            Token::Symbol(b'(') => {
+                let called = before.filter(|token| matches!(token, Token::Word(_) | Token::Quoted(_)));
+                self.open.push(Group { called, ..Group::default() });
+            }
+            Token::Symbol(b'[') => self.open.push(Group::default()),
+            Token::Symbol(b')' | b']') => self.close(sink),
+            Token::Parameter(_) | Token::Escaped(_) => self.variable(),
+            Token::Quoted(_) if next != Some(Token::Symbol(b'(')) => self.variable(),
+            Token::Word(word) if word.eq_ignore_ascii_case(b"NULL") => {
+                if self.is_behind_equals {
+                    sink(Used::Value);
+                }
+            }
+            Token::Word(word) if word.eq_ignore_ascii_case(b"AS") => {
+                // `CAST(... AS type)`
+                if let Some(group) = self.open.last().copied()
+                    && group.called.is_some_and(|called| called.is_word(b"CAST"))
+                {
+                    self.cast(Some(group), next, sink);
+                }
+            }
+            Token::Word(word) if is_variable(word, before, next) => self.variable(),
+            Token::Number(_) | Token::Text(_) => {
+                if let Some(group) = self.open.last_mut() {
+                    group.has_constant = true;
+                }
+            }
+            // `(...)::type`
+            Token::Symbol(b':') if before == Some(Token::Symbol(b':')) => {
+                let is_group = matches!(self.earlier, Some(Token::Symbol(b')' | b']')));
+                self.cast(self.closed.filter(|_| is_group), next, sink);
+            }
+            _ => {}
+        }
+        if !matches!(token, Token::Symbol(byte) if is_operator(byte)) {
+            self.operand = Some(token);
+            self.is_behind_equals &= token == Token::Symbol(b'(');
+            self.is_behind_null =
+                token.is_word(b"NULL") || self.is_behind_null && token == Token::Symbol(b')');
+        }
+        (self.earlier, self.before) = (before, Some(token));
+    }
+
+    fn variable(&mut self) {
+        if let Some(group) = self.open.last_mut() {
+            group.has_variable = true;
+        }
+    }
+
+    fn close(&mut self, sink: &mut dyn FnMut(Used<'_>)) {
+        let Some(mut group) = self.open.pop() else { return };
+        group.has_variable |= matches!(group.called, Some(Token::Word(word)) if is_any(word, &TIMES));
+        let takes_only_constants = !group.has_variable;
+        let mut call = |name: &[u8]| sink(Used::Call { name, takes_only_constants });
+        match group.called {
+            _ if group.has_variable && !group.has_constant => {}
+            Some(Token::Word(word)) => with_folded(word, false, &mut call),
+            Some(Token::Quoted(name)) => with_folded(name, true, &mut call),
+            _ => {}
+        }
+        if let Some(outer) = self.open.last_mut() {
+            outer.has_variable |= group.has_variable;
+            outer.has_constant |= group.has_constant || !group.has_variable;
+        }
+        self.closed = Some(group);
+    }
+
+    fn cast(&self, group: Option<Group<'_>>, to: Option<Token<'_>>, sink: &mut dyn FnMut(Used<'_>)) {
+        sink(Used::Cast);
+        let is_plain = |word: &[u8]| is_any(word, &PLAIN_TYPES);
+        let reads_none = matches!(to, Some(Token::Word(word)) if is_plain(word));
+        if group.is_some_and(|group| !group.has_variable) && !reads_none {
+            sink(Used::Value);
+        }
+    }
+
+    /// `0.1 || $1` makes a text of the number; `transform_null_equals` decides what `$1 = NULL` is.
+    fn operators(&mut self, run: &[u8], next: Option<Token<'_>>, sink: &mut dyn FnMut(Used<'_>)) {
+        self.is_behind_equals = run == b"=";
+        if self.is_behind_equals && self.is_behind_null {
+            sink(Used::Value);
+        }
+        let is_number = |token: Option<Token<'_>>| matches!(token, Some(Token::Number(_)));
+        if run == b"||" && (is_number(next) || is_number(self.operand)) {
+            sink(Used::Value);
+        }
+    }
+}
+
+/// Functions that are called each time.
+const TIMES: [&[u8]; 4] = [b"now", b"transaction_timestamp", b"statement_timestamp", b"clock_timestamp"];
+
+/// Types into which no constant is converted by a setting.
+const PLAIN_TYPES: [&[u8]; 11] = [
+    b"int",
+    b"integer",
+    b"bigint",
+    b"smallint",
+    b"int2",
+    b"int4",
+    b"int8",
+    b"numeric",
+    b"decimal",
+    b"boolean",
+    b"bool",
+];
+
+/// Whether it may be an argument by its name: no keyword, no function, no type.
+fn is_variable(word: &[u8], before: Option<Token<'_>>, next: Option<Token<'_>>) -> bool {
+    let is_type = before.is_some_and(|token| token == Token::Symbol(b':') || token.is_word(b"AS"))
+        || matches!(next, Some(Token::Text(_)));
+    let is_part = matches!(next, Some(Token::Symbol(b'(' | b'.')));
+    meaning(word).is_none() && !is_type && !is_part
+}
+
+/// Whether it names a moment, alone or as a part of a time or a range (manual, 8.5.1.4).
+pub(crate) fn is_moment(text: &[u8]) -> bool {
+    const MOMENTS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
+    const WORDS_MAX: usize = 8;
+    let words = || text.split(|byte| !byte.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words().any(|word| is_any(word, &MOMENTS)) && words().count() <= WORDS_MAX
 }
 
 /// Whether it may be a date, a time, an interval, an amount, or an array of them: those contain digits,
 /// except for the days named relative to today (manual, 8.5.1.4), and no characters of patterns. Also an
 /// array with `NULL` in it, or XML.
 fn depends_on_settings(text: &[u8]) -> bool {
-    const DAYS: [&[u8]; 3] = [b"today", b"tomorrow", b"yesterday"];
     let text = text.trim_ascii();
-    if text.first() == Some(&b'<') || DAYS.iter().any(|day| text.eq_ignore_ascii_case(day)) {
+    if text.first() == Some(&b'<') || is_moment(text) {
         return true;
     }
     if text.iter().any(|byte| b"^*?|\\~%=&".contains(byte)) {
@@ -278,6 +443,12 @@ mod tests {
             "SELECT $1 <> '{a,Null}'",
             "SELECT $1 IS DOCUMENT AND '<a>&amp;</a>' IS DOCUMENT",
             "SELECT $1 > E'\\x31/2/2003'",
+            "SELECT $1 = (NULL)",
+            "SELECT (Null) = $1",
+            "SELECT $1 <> (sqrt(2) + 0.1)::text",
+            "SELECT $1 <> CAST(0.1::float8 AS varchar)",
+            "SELECT $1 <> 'x' || 0.1",
+            "SELECT $1 <> 0.1 || $2",
         ] {
             assert!(counts(body), "{body}");
         }
@@ -287,6 +458,9 @@ mod tests {
             "SELECT $1 LIKE 'A1%'",
             "SELECT unaccent('public.unaccent'::regdictionary, $1)",
             "SELECT $1 > 5 AND $1 <> '{}'",
+            "SELECT CASE WHEN $1 = '' OR $1 IS NULL THEN NULL ELSE $1 END",
+            "SELECT $1 <= now()::date",
+            "SELECT ($1 + 1)::text <> (x)::text AND CAST($1 AS text) = (1)::numeric::text",
         ] {
             assert!(!counts(body), "{body}");
         }
@@ -351,10 +525,42 @@ mod tests {
         assert_eq!(names("begin call p(1, 2); call s.q(); call U&\"x\"(); end"), ["p()", "?()"]);
     }
 
+    #[test]
+    fn calls_with_constants_and_moments_are_told_from_other_calls_and_words() {
+        let found = |body: &str| {
+            let (mut calls, mut is_moment) = (Vec::new(), false);
+            used(body.as_bytes(), &mut |used| match used {
+                Used::Call { name, takes_only_constants } => {
+                    let mark = if takes_only_constants { "" } else { "?" };
+                    calls.push(format!("{}{mark}", String::from_utf8_lossy(name)));
+                }
+                Used::Moment => is_moment = true,
+                _ => {}
+            });
+            (calls.join(" "), is_moment)
+        };
+        let calls = |body: &str| found(body).0;
+        assert_eq!(calls("SELECT $1 > MkDay(1, 2, 2003)"), "mkday");
+        assert_eq!(calls("SELECT $1 > s.\"Day\"('a' || lower('b'))"), "lower Day");
+        assert_eq!(calls("SELECT $1 > day(date '2003-01-01', (1)::int, TRUE)"), "day");
+        assert_eq!(calls("SELECT f($1, 'a') AND g(x, 2) AND h($1 + 1)"), "f? g? h?");
+        assert_eq!(calls("SELECT lower(unaccent($1)) = f(x)"), "");
+        assert_eq!(calls("SELECT $1 = me()"), "me");
+        for (body, is_moment) in [
+            ("SELECT $1 <= 'now'::timestamptz", true),
+            ("SELECT $1 <@ '[Yesterday 10:00,)'::tstzrange", true),
+            ("SELECT $1 <> 'known'", false),
+            ("SELECT $1 <> 'todays'", false),
+        ] {
+            assert_eq!(found(body).1, is_moment, "{body}");
+        }
+    }
+
     fn uses(body: &str) -> Vec<String> {
         let mut found = Vec::new();
         used(body.as_bytes(), &mut |used| {
             found.push(match used {
+                Used::Cast | Used::Moment | Used::Call { .. } => return,
                 Used::Name(name) | Used::Operators(name) => String::from_utf8_lossy(name).into_owned(),
                 Used::Value => "value".to_owned(),
                 Used::Any => "?".to_owned(),

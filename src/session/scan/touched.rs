@@ -11,22 +11,25 @@ use memchr::memmem;
 
 use super::effects::Effects;
 
-/// Settings by which values are read, computed and written.
-pub(crate) const VALUE_SETTINGS: [&str; 13] = [
+/// Settings by which PostgreSQL's own code reads literals of dates, times, intervals, amounts, arrays and documents,
+/// makes texts of constants, or reads `= NULL`.
+pub(crate) const VALUE_SETTINGS: [&str; 12] = [
     "DateStyle",
     "TimeZone",
     "timezone_abbreviations",
     "IntervalStyle",
     "lc_monetary",
-    "lc_numeric",
-    "lc_time",
     "array_nulls",
     "xmloption",
     "xmlbinary",
     "extra_float_digits",
     "bytea_output",
     "transform_null_equals",
+    "quote_all_identifiers",
 ];
+
+/// An immutable function of users' may read `application_name`, and settings of their own.
+const READ_BY_USERS: [&[u8]; 3] = [b"application_name", b"reset all", b"discard"];
 
 const STRINGS: &[u8] = b"standard_conforming_strings";
 
@@ -64,6 +67,9 @@ pub(crate) fn decided_by(setting: Option<&[u8]>) -> Effects {
     if folded == b"role" {
         effects |= Effects::PATH;
     }
+    if folded.contains(&b'.') {
+        effects |= Effects::VALUES;
+    }
     if folded == STRINGS {
         effects |= Effects::READING;
     }
@@ -88,7 +94,8 @@ fn named(folded: &[u8]) -> Effects {
     if is_in(folded, b"search_path") || is_in(folded, b"authorization") {
         effects |= Effects::PATH;
     }
-    if VALUE_SETTINGS.iter().any(|name| is_in(folded, name.to_ascii_lowercase().as_bytes())) {
+    let reads_values = |name: &&str| is_in(folded, name.to_ascii_lowercase().as_bytes());
+    if VALUE_SETTINGS.iter().any(reads_values) || READ_BY_USERS.iter().any(|name| is_in(folded, name)) {
         effects |= Effects::VALUES;
     }
     if touches_strings(folded) || touches_plpgsql(folded) {
@@ -137,6 +144,8 @@ fn set(folded: &[u8]) -> Effects {
             _ if rest.starts_with(b"role") || rest.starts_with(b"schema") => Effects::PATH,
             _ if rest.starts_with(b"time") || rest.starts_with(b"xml") => Effects::VALUES,
             _ if rest.starts_with(b"u&") => ANY_SETTING,
+            // A custom setting, or `UPDATE t SET composite.field`.
+            _ if behind_name(rest).starts_with(b".") => Effects::VALUES,
             _ => Effects::NONE,
         }
     };
@@ -198,7 +207,7 @@ fn literal(rest: &[u8]) -> Effects {
     let class = memchr::memchr(b'.', name).map(|dot| &name[..dot]);
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     if class.is_some_and(|class| !class.is_empty() && class != b"plpgsql" && class.iter().all(is_plain)) {
-        return Effects::NONE;
+        return Effects::VALUES;
     }
     let mut behind = trim(without_quotes(behind));
     if let Some(cast) = behind.strip_prefix(b"::") {
@@ -213,6 +222,11 @@ fn literal(rest: &[u8]) -> Effects {
         Some(b',') if !name.contains(&b'\\') => Effects::NONE,
         _ => ANY_SETTING,
     }
+}
+
+fn behind_name(text: &[u8]) -> &[u8] {
+    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_' || **byte >= 0x80;
+    trim_quoted(&text[text.iter().take_while(is_part).count()..])
 }
 
 fn without_quotes(text: &[u8]) -> &[u8] {
@@ -271,25 +285,28 @@ mod tests {
     fn a_setting_whose_name_is_read_counts_as_what_it_decides() {
         let none = [
             "SELECT set_config($1, $2, true)",
-            "SELECT set_config('app.' || $1, $2, true)",
-            "SELECT set_config(format('app.%s', $1), $2, true)",
-            "SELECT set_config('app.tenant'::text, $1, true)",
             "SELECT pg_catalog.set_config( 'work_mem', '1MB', false)",
-            "DO $x$ BEGIN EXECUTE 'SELECT set_config(''app.x'', ''1'', true)'; END $x$",
             "COMMENT ON FUNCTION set_config IS 'x'",
         ];
         for sql in none {
             assert_eq!(touched(sql.as_bytes()).without(Effects::STATEMENTS), Effects::NONE, "{sql}");
         }
         for (sql, effects) in [
+            ("SELECT set_config('app.' || $1, $2, true)", Effects::VALUES),
+            ("SELECT set_config(format('app.%s', $1), $2, true)", Effects::VALUES),
+            ("SELECT set_config('app.tenant'::text, $1, true)", Effects::VALUES),
+            ("SET LOCAL app.tenant = 'a'", Effects::VALUES),
             ("SELECT set_config('role', $1, true)", Effects::PATH),
             ("SELECT set_config('Search_Path', $1, true)", Effects::PATH),
             ("SELECT set_config('standard_conforming_strings', 'on', true)", Effects::READING),
             ("SET LOCAL \"role\" = 'r1'", Effects::PATH),
             ("SET LOCAL\x0bSCHEMA 'two'", Effects::PATH),
             ("SET LOCAL\x0bTIME\x0bZONE 'UTC'", Effects::VALUES),
-            ("SET LOCAL plpgsql . variable_conflict = error", Effects::READING),
-            ("SET LOCAL \"plpgsql\".\"variable_conflict\" = error", Effects::READING),
+            ("SET LOCAL plpgsql . variable_conflict = error", Effects::READING.with(Effects::VALUES)),
+            (
+                "SET LOCAL \"plpgsql\".\"variable_conflict\" = error",
+                Effects::READING.with(Effects::VALUES),
+            ),
         ] {
             assert_eq!(touched(sql.as_bytes()), effects, "{sql}");
         }
@@ -298,8 +315,8 @@ mod tests {
             ("session_authorization", Effects::PATH),
             ("TimeZone", Effects::VALUES),
             ("standard_conforming_strings", Effects::READING),
-            ("plpgsql.variable_conflict", Effects::READING),
-            ("app.tenant", Effects::NONE),
+            ("plpgsql.variable_conflict", Effects::READING.with(Effects::VALUES)),
+            ("app.tenant", Effects::VALUES),
             ("work_mem", Effects::NONE),
         ] {
             assert_eq!(decided_by(Some(name.as_bytes())), effects, "{name}");
@@ -317,6 +334,6 @@ mod tests {
         ] {
             assert!(touched(sql.as_bytes()).has(Effects::STATEMENTS), "{sql}");
         }
-        assert_eq!(touched(b"SELECT set_config('app.tenant', $1, false)"), Effects::NONE);
+        assert_eq!(touched(b"SELECT set_config('app.tenant', $1, false)"), Effects::VALUES);
     }
 }

@@ -22,6 +22,7 @@
 mod keeping;
 mod question;
 mod reading;
+mod trees;
 mod verdicts;
 
 use std::collections::{HashMap, HashSet};
@@ -56,6 +57,8 @@ pub struct Hints {
     kept: HashSet<Box<[u8]>>,
     /// They may keep the meaning of any other name, too.
     keeps_any: bool,
+    /// Connections keep results of users' immutable functions, which any setting may decide.
+    keeps_results: bool,
     /// An event trigger runs at each login.
     has_login_trigger: bool,
     /// Names of custom settings that the database's own code mentions.
@@ -173,6 +176,12 @@ impl Hints {
     /// An event trigger runs at each login: cleaning a connection does not run it again.
     pub(in crate::session) fn has_login_trigger(&self) -> bool {
         self.has_login_trigger
+    }
+
+    /// Connections keep results of users' immutable functions: beside those settings by which PostgreSQL reads
+    /// values, any other may decide them.
+    pub(in crate::session) fn keeps_results(&self) -> bool {
+        self.keeps_results
     }
 
     /// The effects of all of the database's code together.

@@ -3,7 +3,7 @@
 //! # Why
 //! Neither DISCARD ALL nor any other command clears these: what PL/pgSQL found when it compiled a function;
 //! and, in the caches of types and relations, the checks of domains, the expressions and conditions of
-//! indexes and the keys of partitioned tables. Into these expressions PostgreSQL puts the bodies of functions
+//! indexes and the keys of partitioned tables ([`super::trees`]). Into these expressions PostgreSQL puts the bodies of functions
 //! in SQL, with all of their names, and the results of immutable functions of constants, except for functions
 //! with a body that is stored as a tree, or with a search path of their own. Defaults, other checks,
 //! generated columns, policies and triggers are planned anew for each statement.
@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::element;
 use super::reading::add;
+use super::trees::{Classes, Computed, computed};
 use crate::session::scan::{self, Effects, Kept, Used};
 
 type Name = Box<[u8]>;
@@ -23,16 +24,31 @@ pub(super) struct Keeping {
     types_twice: HashSet<Name>,
     /// The same, with functions and text search configurations.
     twice: HashSet<Name>,
-    operators_twice: Vec<Name>,
-    /// Domains and tables with functions in the expressions that are kept, and whether one of those functions
-    /// has constant arguments.
-    keepers: Vec<(Name, Name, bool)>,
+    operators_twice: HashSet<Name>,
+    /// Domains and tables with functions in the expressions that are kept.
+    keepers: Vec<(Name, Name)>,
+    classes: Classes,
+    /// What is computed of constants in these expressions, by their owner.
+    computed: HashMap<Name, Effects>,
+    /// Expressions, and functions in SQL with bodies as trees, that call functions in SQL with constants among
+    /// the arguments.
+    binds: HashSet<Name>,
+    /// What functions in SQL with bodies as texts call with constants among the arguments.
+    bound: HashMap<Name, HashSet<Name>>,
+    /// Functions in SQL that may be put into expressions.
+    put: HashSet<Name>,
+    /// Those among them that may compute something of an argument, if that is a constant.
+    goes_on: HashSet<Name>,
+    /// What those with a text as their body call with constants only.
+    called: HashMap<Name, HashSet<Name>>,
     /// Functions in SQL with the names in their bodies.
     inlined: HashMap<Name, Vec<Name>>,
     /// Functions with such a name in their bodies that exists in several schemas.
     by_path: HashSet<Name>,
-    /// Functions with a literal in their bodies that settings affect.
-    by_values: HashSet<Name>,
+    /// Functions with a literal in their bodies that settings affect, or the time does.
+    by_values: HashMap<Name, Effects>,
+    /// Functions with bodies as trees that call an immutable function of users' with constants only.
+    results: HashSet<Name>,
     /// Functions that are computed once if their arguments are constants.
     immutable: HashSet<Name>,
     /// Functions that make temporary objects, by the name of the object.
@@ -41,12 +57,25 @@ pub(super) struct Keeping {
     pub(super) names: HashSet<Name>,
     /// One of the names that are kept could not be read.
     pub(super) keeps_any: bool,
+    /// A result of a function of users' is kept, which any setting may decide.
+    pub(super) keeps_results: bool,
+    /// Work since [`Keeping::take_work`], in bytes that were read or hashed.
+    work: usize,
 }
+
+/// PostgreSQL's operators have at most this many characters (`NAMEDATALEN`).
+const OPERATOR_BYTES_MAX: usize = 63;
+
+/// What changes with the time is right for no other client: that counts as if the client had had settings of
+/// its own.
+pub(super) const BY_TIME: Effects = Effects::BY_VALUES.with(Effects::VALUES);
 
 impl Keeping {
     pub(super) fn twice(&mut self, name: &[u8], kind: &str) {
         match kind {
-            "operator" => self.operators_twice.push(name.into()),
+            "operator" => {
+                self.operators_twice.insert(name.into());
+            }
             _ => {
                 self.twice.insert(name.into());
                 if matches!(kind, "type" | "collation") {
@@ -56,8 +85,58 @@ impl Keeping {
         }
     }
 
-    pub(super) fn keeps(&mut self, owner: &[u8], function: &[u8], computes: bool) {
-        self.keepers.push((owner.into(), function.into(), computes));
+    pub(super) fn keeps(&mut self, owner: &[u8], function: &[u8]) {
+        self.keepers.push((owner.into(), function.into()));
+    }
+
+    pub(super) fn classes(&mut self, list: &str) {
+        self.classes.read(list);
+    }
+
+    /// Reads an expression that is kept; `None`: it is too long.
+    pub(super) fn tree(&mut self, owner: &[u8], tree: Option<&str>) {
+        let found = self.read_tree(tree);
+        self.note_computed(owner, found);
+    }
+
+    /// Reads the body of a function in SQL that is stored as a tree; `None`: it is too long.
+    pub(super) fn tree_of_function(&mut self, owner: &[u8], tree: Option<&str>) {
+        let found = self.read_tree(tree);
+        self.put.insert(owner.into());
+        if found.goes_on {
+            self.goes_on.insert(owner.into());
+        }
+        let effects = found.effects();
+        if !effects.is_none() {
+            *self.by_values.entry(owner.into()).or_default() |= effects;
+        }
+        if found.by_users {
+            self.results.insert(owner.into());
+        }
+        if found.binds {
+            self.binds.insert(owner.into());
+        }
+    }
+
+    fn read_tree(&mut self, tree: Option<&str>) -> Computed {
+        self.work += tree.map_or(0, str::len);
+        tree.map_or(Computed::ANY, |tree| computed(tree, &self.classes))
+    }
+
+    fn note_computed(&mut self, owner: &[u8], found: Computed) {
+        self.keeps_results |= found.by_users;
+        let effects = found.effects();
+        if !effects.is_none() {
+            *self.computed.entry(owner.into()).or_default() |= effects;
+        }
+        if found.binds {
+            self.binds.insert(owner.into());
+        }
+    }
+
+    /// Work that was done since this was last asked, in bytes.
+    pub(super) fn take_work(&mut self) -> usize {
+        std::mem::take(&mut self.work)
     }
 
     pub(super) fn makes(&mut self, owner: &[u8], name: Name) {
@@ -99,12 +178,19 @@ impl Keeping {
 
     /// Reads the body of a function in SQL, as text.
     pub(super) fn inlined(&mut self, owner: &[u8], body: &str) {
-        if let Some(names) = self.used(owner, body) {
+        if let Some((names, by_values)) = self.used(owner, body) {
+            if !by_values.is_none() {
+                *self.by_values.entry(owner.into()).or_default() |= by_values;
+            }
             self.inlined.entry(owner.into()).or_default().extend(names);
+            self.put.insert(owner.into());
         }
     }
 
     /// Reads the body of a function that is computed once if its arguments are constants.
+    ///
+    /// Literals in it are read anew once a connection was cleaned. A result that is kept counts where it is
+    /// computed, whatever the body is.
     pub(super) fn computed(&mut self, owner: &[u8], body: &str) {
         self.used(owner, body);
     }
@@ -116,13 +202,15 @@ impl Keeping {
         }
     }
 
-    /// The names in a body; `None`: nothing keeps any.
-    fn used(&mut self, owner: &[u8], body: &str) -> Option<Vec<Name>> {
+    /// The names in a body, and the effects of its literals; `None`: nothing keeps any.
+    fn used(&mut self, owner: &[u8], body: &str) -> Option<(Vec<Name>, Effects)> {
         if self.keepers.is_empty() {
             return None;
         }
         let mut names: HashSet<Name> = HashSet::new();
-        let (mut is_any, mut is_twice, mut by_values) = (false, false, false);
+        let (mut called, mut bound): (HashSet<Name>, HashSet<Name>) = Default::default();
+        let (mut is_any, mut is_twice, mut by_values) = (false, false, Effects::NONE);
+        let (mut goes_on, mut work) = (false, 0);
         scan::used(body.as_bytes(), &mut |used| match used {
             Used::Name(name) => {
                 is_twice |= self.twice.contains(name);
@@ -130,22 +218,42 @@ impl Keeping {
                     names.insert(name.into());
                 }
             }
-            Used::Operators(run) => {
-                let holds = |operator: &Name| memchr::memmem::find(run, operator).is_some();
-                is_twice |= self.operators_twice.iter().any(holds);
+            Used::Operators(run) => is_twice |= !is_twice && self.is_twice(run, &mut work),
+            Used::Value => by_values |= Effects::BY_VALUES,
+            Used::Moment => by_values |= BY_TIME,
+            Used::Cast => goes_on = true,
+            Used::Call { name, takes_only_constants } => {
+                let names = if takes_only_constants { &mut called } else { &mut bound };
+                names.insert(name.into());
             }
-            Used::Value => by_values = true,
             Used::Any => is_any = true,
         });
+        self.work += work;
         if is_twice || is_any && self.is_any_twice() {
             self.by_path.insert(owner.into());
         }
-        if by_values {
-            self.by_values.insert(owner.into());
+        if goes_on {
+            self.goes_on.insert(owner.into());
         }
+        self.called.entry(owner.into()).or_default().extend(called);
+        self.bound.entry(owner.into()).or_default().extend(bound);
         // An empty name stands for any.
         names.extend(is_any.then(Name::default));
-        Some(names.into_iter().collect())
+        Some((names.into_iter().collect(), by_values))
+    }
+
+    /// Whether a run of characters contains an operator that exists in more than one schema.
+    fn is_twice(&self, run: &[u8], work: &mut usize) -> bool {
+        if self.operators_twice.is_empty() {
+            return false;
+        }
+        let lengths = |from: usize| 1..=OPERATOR_BYTES_MAX.min(run.len() - from);
+        (0..run.len()).any(|from| {
+            lengths(from).any(|length| {
+                *work += length;
+                self.operators_twice.contains(&run[from..from + length])
+            })
+        })
     }
 
     /// The effects of keeping names, beside the declarations of PL/pgSQL, and of making an object with such a
@@ -167,27 +275,49 @@ impl Keeping {
             if self.by_path.contains(function) {
                 add(&mut kept, function, Effects::BY_PATH, &mut changed);
             }
-            if self.by_values.contains(function) {
+            if let Some(&effects) = self.by_values.get(function) {
+                add(&mut kept, function, effects, &mut changed);
+            }
+            if self.calls_immutable(function) {
+                self.keeps_results = true;
                 add(&mut kept, function, Effects::BY_VALUES, &mut changed);
             }
         }
+        let computing = self.computing(users);
+        // The constants that these pass on may be computed there.
+        let passes = |owner: &Name, used: &Name| self.binds.contains(owner) && computing.contains(used);
+        let passes_text = |owner: &Name| {
+            let calls = |calls: &HashMap<Name, HashSet<Name>>| {
+                calls.get(owner).is_some_and(|called| called.iter().any(|name| computing.contains(name)))
+            };
+            self.put.contains(owner) && (calls(&self.bound) || calls(&self.called))
+        };
+        for used in &computing {
+            for owner in users.get(used).into_iter().flatten().filter(|owner| reached.contains(*owner)) {
+                if passes(owner, used) || passes_text(owner) {
+                    self.keeps_results = true;
+                    add(&mut kept, owner, Effects::BY_VALUES, &mut changed);
+                }
+            }
+        }
+        self.keeps_results |= self.keepers.iter().any(|(owner, used)| passes(owner, used));
         while let Some(function) = changed.pop() {
             let effects = kept.get(&function).copied().unwrap_or_default();
             for user in users.get(&function).into_iter().flatten().filter(|user| reached.contains(*user)) {
                 add(&mut kept, user, effects, &mut changed);
             }
         }
-        let keepers = std::mem::take(&mut self.keepers).into_iter();
         let mut found: Vec<(Name, Effects)> = Vec::new();
-        for (owner, used, computes) in keepers {
-            let mut effects = kept.get(&used).copied().unwrap_or_default();
-            if computes && self.immutable.contains(&used) {
+        for (owner, used) in &self.keepers {
+            let mut effects = kept.get(used).copied().unwrap_or_default();
+            if passes(owner, used) {
                 effects |= Effects::BY_VALUES;
             }
             if !effects.is_none() {
-                found.push((owner, effects));
+                found.push((owner.clone(), effects));
             }
         }
+        found.extend(std::mem::take(&mut self.computed));
         for (name, owners) in std::mem::take(&mut self.makers) {
             if self.keeps_any || self.names.contains(element(&name)) {
                 found.extend(owners.into_iter().map(|owner| (owner, Effects::TEMPORARY)));
@@ -196,9 +326,35 @@ impl Keeping {
         found
     }
 
+    /// Whether a function in SQL has PostgreSQL compute an immutable function of users'.
+    fn calls_immutable(&self, function: &Name) -> bool {
+        let called = self.called.get(function).filter(|_| self.put.contains(function));
+        self.results.contains(function)
+            || called.is_some_and(|called| called.iter().any(|name| self.immutable.contains(name)))
+    }
+
+    /// Functions in SQL that compute something of their arguments, where these are constants, themselves or by
+    /// others that they call.
+    fn computing(&self, users: &HashMap<Name, Vec<Name>>) -> HashSet<Name> {
+        let callers = |name: &Name| users.get(name).into_iter().flatten();
+        let is_put = |name: &&Name| self.put.contains(*name);
+        let immutable = self.immutable.iter().flat_map(callers);
+        let mut computing: HashSet<Name> =
+            self.goes_on.iter().chain(immutable).filter(is_put).cloned().collect();
+        let mut open: Vec<Name> = computing.iter().cloned().collect();
+        while let Some(name) = open.pop() {
+            for caller in callers(&name).filter(is_put) {
+                if computing.insert(caller.clone()) {
+                    open.push(caller.clone());
+                }
+            }
+        }
+        computing
+    }
+
     /// The functions that may run inside of the expressions that are kept.
     fn reached(&self, users: &HashMap<Name, Vec<Name>>, functions: &HashSet<Name>) -> HashSet<Name> {
-        let mut reached: HashSet<Name> = self.keepers.iter().map(|(_, used, _)| used.clone()).collect();
+        let mut reached: HashSet<Name> = self.keepers.iter().map(|(_, used)| used.clone()).collect();
         if reached.is_empty() {
             return reached;
         }

@@ -41,6 +41,9 @@ pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// Limit of all bodies together; those of the oldest functions are read first.
 const BODIES_BYTES_MAX: usize = 16 << 20;
+/// Limit of the trees of kept expressions together; one that is not read counts as one in which anything is
+/// computed.
+const TREES_BYTES_MAX: usize = 4 << 20;
 
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has
 /// them.
@@ -52,6 +55,7 @@ pub(in super::super) fn sql() -> String {
         .replace("@all_definitions", ALL_DEFINITIONS)
         .replace("@catalogue", CATALOGUE)
         .replace("@body_max", &BODY_BYTES_MAX.to_string())
+        .replace("@trees_max", &TREES_BYTES_MAX.to_string())
         .replace("@bodies_max", &BODIES_BYTES_MAX.to_string());
     expand(&sql, ("<<", ">>"))
 }
@@ -168,12 +172,23 @@ UNION ALL SELECT 'twice', <<t.name>>, t.kind, NULL, NULL, NULL FROM (
     UNION ALL SELECT 'search', d.dictname, d.dictnamespace FROM pg_ts_dict d) t(kind, name, namespace)
   JOIN pg_namespace n ON n.oid = t.namespace
   WHERE n.nspname !~ '^pg_(toast|temp_)' GROUP BY t.kind, t.name HAVING min(t.namespace) <> max(t.namespace)
-UNION ALL SELECT DISTINCT 'keeps', <<k.name>>, <<p.proname>>,
-    CASE WHEN k.tree ~ 'FUNCEXPR [^{}]*:args ([(][{]CONST |<>)' THEN 'computes' END, NULL, NULL FROM keeper k
+UNION ALL SELECT DISTINCT 'keeps', <<k.name>>, <<p.proname>>, NULL, NULL, NULL FROM keeper k
   JOIN pg_depend d ON d.classid = k.classid AND d.objid = k.objid
   LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
   JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode::oid END
   WHERE p.oid >= 16384
+UNION ALL SELECT 'classes', NULL, string_agg(f.oid::text || f.class, ' '), NULL, NULL, NULL FROM (
+    SELECT p.oid, CASE WHEN p.oid < 16384 THEN CASE WHEN p.provolatile <> 'i' AND l.lanname <> 'sql' THEN 'v' END
+        WHEN l.lanname = 'sql' AND p.proconfig IS NULL THEN CASE p.provolatile WHEN 'i' THEN 'S' ELSE 's' END
+        WHEN p.provolatile = 'i' THEN 'U' ELSE 'v' END
+      FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE p.prokind = 'f') f(oid, class) WHERE f.class IS NOT NULL
+UNION ALL SELECT 'tree', <<t.name>>, CASE WHEN NOT t.is_unread THEN <<t.tree>> END, t.kind, NULL, NULL FROM (
+    SELECT t.name, t.tree, t.kind, octet_length(t.tree) > @body_max
+        OR sum(octet_length(t.tree)) OVER (ORDER BY t.classid, t.objid) > @trees_max AS is_unread
+      FROM (SELECT k.classid, k.objid, k.name, k.tree, NULL AS kind FROM keeper k
+        UNION ALL SELECT 'pg_proc'::regclass, p.oid, p.proname, p.prosqlbody::text, 'function' FROM pg_proc p
+          WHERE p.oid >= 16384 AND p.prosqlbody IS NOT NULL) t
+      WHERE t.tree ~ 'COERCEVIAIO|FUNCEXPR|EXPR [^{}]*:args ([(][{](CONST|RELABELTYPE|ARRAY|CASE|COALESCE|MINMAX)|<>)') t
 UNION ALL SELECT 'thesaurus', NULL, NULL, NULL, NULL, NULL WHERE EXISTS (SELECT FROM pg_ts_dict d
     JOIN pg_ts_template t ON t.oid = d.dicttemplate WHERE t.tmplname = 'thesaurus')
   AND EXISTS (SELECT FROM pg_ts_dict d GROUP BY d.dictname HAVING min(d.dictnamespace) <> max(d.dictnamespace))

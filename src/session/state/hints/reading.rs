@@ -97,7 +97,7 @@ pub(super) struct Reading {
     has_login_trigger: bool,
     /// Names that ask, by themselves, for sequence values that the session drew.
     memory_readers: HashSet<Box<[u8]>>,
-    /// Bytes of bodies, and some for each row, since [`Reading::is_turn_over`] last returned `true`.
+    /// Bytes of bodies and trees, and some for each row, since [`Reading::is_turn_over`] last returned `true`.
     read: usize,
 }
 
@@ -248,8 +248,15 @@ impl Reading {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn work(&mut self) -> usize {
+        self.read += self.keeping.take_work();
+        self.read
+    }
+
     /// Whether other tasks of the thread should run now.
     pub(super) fn is_turn_over(&mut self) -> bool {
+        self.read += self.keeping.take_work();
         let is_over = self.read >= TURN_BYTES;
         if is_over {
             self.read = 0;
@@ -262,9 +269,9 @@ impl Reading {
         match fields.kind() {
             "twice" => self.keeping.twice(fields.text(1)?.as_bytes(), fields.plain(2)?),
             "keeps" => {
-                let computes = fields.is_there(3);
-                self.keeping.keeps(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes(), computes);
+                self.keeping.keeps(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes());
             }
+            "classes" if fields.is_there(2) => self.keeping.classes(fields.plain(2)?),
             _ => {}
         }
         Ok(())
@@ -277,7 +284,15 @@ impl Reading {
             "uses" => self.uses(fields.text(1)?.as_bytes(), fields.text(2)?.as_bytes()),
             "opaque" => self.add(fields.text(1)?.as_bytes(), Effects::ANY),
             "config" => self.config(fields.text(1)?.as_bytes(), &fields.text(2)?),
-            "twice" | "keeps" => {}
+            "twice" | "keeps" | "classes" => {}
+            "tree" => {
+                let (owner, tree) =
+                    (fields.text(1)?, fields.is_there(2).then(|| fields.text(2)).transpose()?);
+                match fields.is_there(3) {
+                    true => self.keeping.tree_of_function(owner.as_bytes(), tree.as_deref()),
+                    false => self.keeping.tree(owner.as_bytes(), tree.as_deref()),
+                }
+            }
             "thesaurus" => self.add(IMPLIED, Effects::BY_PATH),
             "login" => self.has_login_trigger = true,
             "trigger" => self.triggers.push(fields.text(1)?.into_bytes().into()),
@@ -346,6 +361,7 @@ impl Reading {
             settings: self.settings,
             kept: self.keeping.names,
             keeps_any: self.keeping.keeps_any,
+            keeps_results: self.keeping.keeps_results,
             has_login_trigger: self.has_login_trigger,
             memory_readers,
             ..Hints::default()

@@ -167,3 +167,28 @@ fn names_are_found_in_a_large_text_however_they_are_written() {
         assert!(OpaqueNames::of([odd].into_iter()).are_in(b"nothing of it"));
     }
 }
+
+/// Many operators that exist twice, and a long body of operators: the work was their product.
+#[test]
+fn thousands_of_operators_cost_no_more_than_a_few() {
+    const OPERATORS: usize = 2_000;
+    let body = format!("SELECT $1 {}", "+ 1 ".repeat(15_000));
+    let mut rows = vec![server(18), row("keeps", &[Some(""), Some("f")])];
+    for at in 0..OPERATORS {
+        let mut twice = row("twice", &[Some(&format!("<{at:b}>").replace('0', "~").replace('1', "@"))]);
+        twice[2] = Some("operator".to_owned());
+        rows.push(twice);
+    }
+    let mut reading = Reading::default();
+    for row in &rows {
+        reading.names_row(&Fields::of(row)).unwrap();
+    }
+    let called = function("f", "sql", "v", None, Some(&body));
+    reading.row(&Fields::of(&called)).unwrap();
+    let work = reading.work();
+    assert!((body.len()..3 * body.len()).contains(&work), "{work} for {} bytes", body.len());
+    // The longest run of all: as much is looked up as counts.
+    let run = format!("SELECT $1 {} 1", "+".repeat(30_000));
+    reading.row(&Fields::of(&function("g", "sql", "v", None, Some(&run)))).unwrap();
+    assert!(reading.work() - work > 50 * run.len(), "the work counts");
+}
