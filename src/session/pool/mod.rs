@@ -430,6 +430,7 @@ impl Pool {
         if by_own_values && !done.is_guess() {
             self.values_vary.set(true);
         }
+        // A function of users' may read the role.
         let by_own_role = self.results_kept.get() && done.keeps_values() && done.may_change_path();
         let by_own_path = done.keeps_found() && done.may_change_path();
         done.ran_opaque()

@@ -276,10 +276,8 @@ impl<'a> Computing<'a> {
             Token::Symbol(b')' | b']') => self.close(sink),
             Token::Parameter(_) | Token::Escaped(_) => self.variable(),
             Token::Quoted(_) if next != Some(Token::Symbol(b'(')) => self.variable(),
-            Token::Word(word) if word.eq_ignore_ascii_case(b"NULL") => {
-                if self.is_behind_equals {
-                    sink(Used::Value);
-                }
+            Token::Word(word) if self.is_behind_equals && word.eq_ignore_ascii_case(b"NULL") => {
+                sink(Used::Value);
             }
             Token::Word(word) if word.eq_ignore_ascii_case(b"AS") => {
                 // `CAST(... AS type)`

@@ -411,6 +411,13 @@ fn a_text_that_changes_how_values_are_read_is_found() {
         "SELECT set_config('IntervalStyle', $1, true)",
         "SET LOCAL XML OPTION DOCUMENT",
         "RESET lc_monetary",
+        "SET LOCAL extra_float_digits = 0",
+        "BEGIN; SET LOCAL app.tenant = 1",
+        "SET LOCAL \"app\".tenant = 1",
+        "SET /* . */ app.tenant = 1",
+        "SELECT set_config($1, $2, true)",
+        "SET LOCAL application_name = 'a'",
+        "SELECT 1; RESET ALL",
     ] {
         assert!(touched(sql.as_bytes()).has(Effects::VALUES), "{sql}");
     }

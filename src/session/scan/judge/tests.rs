@@ -55,7 +55,7 @@ fn database() -> Database {
 fn effects(sql: &str) -> Effects {
     read(sql.as_bytes(), Backslashes::Literal, &mut database())
         .effects
-        .without(Effects::UNPROVEN | Effects::STATEMENTS)
+        .without(Effects::UNPROVEN | Effects::STATEMENTS | Effects::VALUES)
 }
 
 /// Nothing is to be asked or scanned after it.
