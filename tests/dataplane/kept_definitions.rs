@@ -93,9 +93,9 @@ fn new_stage(server: &Postgres, pooling: Pooling) -> Stage {
         config.pool.reuses = true;
     });
     stage.order(|record| {
-        record.pooling = pooling;
+        record.terms.pooling = pooling;
         if pooling == Pooling::Transaction {
-            record.server_connections_max = 1;
+            record.terms.server_connections_max = 1;
         }
     });
     stage

@@ -125,7 +125,7 @@ async fn what_is_set_until_the_end_of_a_transaction_decides_nothing_for_the_next
 /// Services that say in each transaction for whom it is keep their connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn custom_settings_cost_no_connection() {
-    let pool = Pool::at(server(Major::oldest()), "SELECT 1");
+    let pool = Pool::at(server(Major::oldest()), "DROP DOMAIN late");
     let mut one = pool.first().await;
     let before = super::kept_names::pid(&mut one).await;
     for text in [

@@ -13,7 +13,7 @@
 
 use super::effects::Effects;
 use super::judge::{Names, with_folded};
-use super::lexer::{Backslashes, Lexer, Token, is_name_byte};
+use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
 
 /// Statements that do nothing but read and write rows, or begin and end transactions.

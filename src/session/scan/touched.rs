@@ -303,10 +303,7 @@ mod tests {
             ("SET LOCAL\x0bSCHEMA 'two'", Effects::PATH),
             ("SET LOCAL\x0bTIME\x0bZONE 'UTC'", Effects::VALUES),
             ("SET LOCAL plpgsql . variable_conflict = error", Effects::READING.with(Effects::VALUES)),
-            (
-                "SET LOCAL \"plpgsql\".\"variable_conflict\" = error",
-                Effects::READING.with(Effects::VALUES),
-            ),
+            ("SET LOCAL \"plpgsql\".\"variable_conflict\" = error", Effects::READING.with(Effects::VALUES)),
         ] {
             assert_eq!(touched(sql.as_bytes()), effects, "{sql}");
         }
