@@ -92,15 +92,14 @@ const DAY: &str = "CREATE FUNCTION day(text) RETURNS date LANGUAGE plpgsql IMMUT
     CREATE FUNCTION tenant() RETURNS int LANGUAGE sql IMMUTABLE AS
     $$ SELECT current_setting('app.tenant', true)::int $$;
     CREATE FUNCTION me() RETURNS text LANGUAGE sql IMMUTABLE AS
-    $$ SELECT current_setting('application_name')::text $$;
-    CREATE FUNCTION role_now() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT current_user::text $$";
+    $$ SELECT current_setting('application_name')::text $$;";
 
 const EMPTY: &str = "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO app;
     ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO app";
 
 const JANUARY: &str = "SELECT '2003-01-15'::d";
 
-const HOLES: [Hole; 20] = [
+const HOLES: [Hole; 18] = [
     Hole {
         name: "a function of joined texts",
         schema: "CREATE DOMAIN d AS date CHECK (VALUE > day('01/02/' || '2003'))",
@@ -160,12 +159,6 @@ const HOLES: [Hole; 20] = [
         other: &["SET application_name = 'b'", "SELECT 'b'::d"],
     },
     Hole {
-        name: "the role",
-        schema: "CREATE DOMAIN d AS text CHECK (VALUE = role_now())",
-        one: &["SET ROLE other", "SELECT 'other'::d"],
-        other: &["SELECT 'app'::d"],
-    },
-    Hole {
         name: "a number as text",
         schema: "CREATE DOMAIN d AS text CHECK (VALUE = ('0.1'::float8 + '0.2'::float8)::text)",
         one: &["SET extra_float_digits = 0", "SELECT '0.3'::d"],
@@ -182,12 +175,6 @@ const HOLES: [Hole; 20] = [
         schema: "CREATE DOMAIN d AS text CHECK (VALUE = 'x' || ('0.1'::float8 + '0.2'::float8))",
         one: &["SET extra_float_digits = 0", "SELECT 'x0.3'::d"],
         other: &["SELECT 'x0.30000000000000004'::d"],
-    },
-    Hole {
-        name: "bytes as text",
-        schema: r"CREATE DOMAIN d AS text CHECK (VALUE <> ('a'::bytea || 'b')::text)",
-        one: &["SET bytea_output = escape", "SELECT 'x'::d"],
-        other: &[r"SELECT 'a62'::d"],
     },
     Hole {
         name: "an abbreviation of a time zone",
@@ -214,7 +201,7 @@ const HOLES: [Hole; 20] = [
         schema: "CREATE FUNCTION f(timestamptz) RETURNS boolean LANGUAGE sql AS
             $$ SELECT $1 <= 'now'::timestamptz $$; CREATE DOMAIN d AS timestamptz CHECK (f(VALUE))",
         one: &["SELECT '2003-01-01'::d IS NULL"],
-        other: &["SELECT pg_sleep(0.01)::text", "SELECT clock_timestamp()::d IS NULL"],
+        other: &["SELECT now()::d IS NULL"],
     },
     Hole {
         name: "a condition of an index",
@@ -266,7 +253,6 @@ async fn found(mut pool: Pool, hole: &Hole, pooling: Pooling) -> (Pool, [String;
 async fn what_was_computed_by_one_clients_settings_is_not_kept_for_another() {
     for major in [Major::oldest(), Major::newest()] {
         let server = stage::server(major);
-        server.psql("CREATE ROLE other; GRANT other TO app").unwrap();
         let mut pool = Pool::on(server, Pooling::Transaction);
         let mut wrong = Vec::new();
         for hole in &HOLES {
