@@ -1,4 +1,4 @@
-//! PostgreSQL's own md5 scheme, in both roles, for servers and clients that know nothing better.
+//! PostgreSQL's md5 authentication, as client and as server, for peers that do not support SCRAM.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ pub fn answer(role: &str, password: &str, salt: [u8; 4]) -> Zeroizing<String> {
     Md5Secret::from_password(role, password).answer(salt)
 }
 
-/// What a server keeps: `md5` and the hash of password and role. It is as good as the password for this scheme, so it opens
-/// every server that holds the same one.
+/// What a server stores: `md5` and the hash of password and role. It is equivalent to the password for this
+/// scheme: it logs in to every server that stores the same one.
 #[derive(Clone)]
 pub struct Md5Secret(Zeroizing<String>);
 
 impl Md5Secret {
-    /// As in `pg_authid.rolpassword`. `None`: it is something else.
+    /// Parses `pg_authid.rolpassword`. `None`: it is not an md5 password.
     pub fn parse(text: &str) -> Option<Md5Secret> {
         let hash = text.strip_prefix(PREFIX)?;
         let hexadecimal = hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -36,7 +36,7 @@ impl Md5Secret {
         Zeroizing::new(format!("{PREFIX}{}", outer.as_str()))
     }
 
-    /// Whether this is the answer to the salt.
+    /// Whether `answer` is the right answer to this salt.
     pub fn accepts(&self, salt: [u8; 4], answer: &[u8]) -> bool {
         self.answer(salt).as_bytes().ct_eq(answer).into()
     }

@@ -1,14 +1,15 @@
-//! Proving who one is: SCRAM-SHA-256 in both roles, md5 towards old servers; and how often one may try. Sans-IO.
+//! Authentication: SCRAM-SHA-256 as client and server, md5, and the limits on failed attempts. Sans-IO.
 //!
-//! Owns the cryptography and the order of the SCRAM messages. It deliberately owns no frame (the messages travel inside
-//! those of `wire`), no random source and no thread: nonces come in, and the one slow step, deriving keys from a
-//! password, is a value that the caller runs where waiting is allowed ([`scram::Derivation`]).
+//! Owns the cryptography and the order of the SCRAM messages. It deliberately owns no frame (the messages
+//! travel inside those of `wire`), no random source and no thread: nonces are arguments, and the one slow
+//! step, deriving keys from a password, is a value that the caller runs where blocking is allowed
+//! ([`scram::Derivation`]).
 //!
 //! # Why
-//! A client's proof reveals its ClientKey to whoever holds the verifier. A [`ClientKeys`] learned that way opens every
-//! server that holds the same verifier, so a database can move while no password is stored anywhere. It is as good
-//! as the password for that verifier: it lives in memory only, is wiped when dropped, and carries the
-//! [`Fingerprint`] of its verifier so that it is never tried against another one.
+//! A client's proof reveals its ClientKey to the holder of the verifier. A [`ClientKeys`] learned that way
+//! logs in to every server that holds the same verifier, so a database can move while no password is stored
+//! anywhere. It is as good as the password for that verifier: it lives in memory only, is wiped when dropped,
+//! and carries the [`Fingerprint`] of its verifier so that it is never tried against another one.
 
 pub mod hba;
 pub mod md5;
@@ -31,12 +32,12 @@ use crate::model::Login;
 /// Length of a SHA-256 key.
 pub const KEY_BYTES: usize = 32;
 
-/// Tells verifiers apart, by both of their keys: salt and iterations went into them. As secret as they are.
+/// Identifies a verifier by both of its keys, which depend on salt and iterations. As secret as the keys.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; KEY_BYTES]);
 
 impl Fingerprint {
-    /// Of the verifier that the system keeps of a role; `None`: it keeps none.
+    /// The fingerprint of the verifier that the system stores for a role; `None`: it stores none.
     pub fn of(login: &Login) -> Option<Fingerprint> {
         Verifier::parse(login.verifier.as_deref()?).ok().map(|verifier| verifier.fingerprint())
     }
@@ -48,21 +49,21 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// What there is to prove a role to a server, once its client is in.
+/// What Freehold can authenticate to a server with, once its client is authenticated.
 #[derive(Debug, Clone)]
 pub enum Proof {
-    /// Learned from the client's own proof.
+    /// Learned from the client's SCRAM proof.
     Keys(Arc<ClientKeys>),
-    /// The role has an md5 password, on the server as here.
+    /// The role has an md5 password, the same on the server as here.
     Md5(Md5Secret),
-    /// The operator has written it down.
+    /// From the operator's password file.
     Password(Arc<Zeroizing<String>>),
-    /// The client brought nothing that opens a server.
+    /// The client sent nothing that authenticates to a server.
     Nothing,
 }
 
 impl Proof {
-    /// Whether it is what the system keeps of this role's password, as far as that can be told.
+    /// Whether it matches what the system stores for this role, as far as that can be known.
     pub fn is_of(&self, login: &Login) -> bool {
         match self {
             Proof::Keys(keys) => Fingerprint::of(login) == Some(keys.fingerprint()),
@@ -74,7 +75,7 @@ impl Proof {
         }
     }
 
-    /// Whether a connection of one role that this has opened could have been opened by the other.
+    /// Whether both authenticate alike, so that a connection opened with one may serve the other.
     pub fn opens_the_same(&self, other: &Proof) -> bool {
         match (self, other) {
             (Proof::Keys(own), Proof::Keys(other)) => own.fingerprint() == other.fingerprint(),
@@ -86,7 +87,8 @@ impl Proof {
     }
 }
 
-/// What proves a role to every server that holds the same verifier. Wiped when dropped, never printed.
+/// The keys that authenticate a role to every server with the same verifier. Wiped when dropped, never
+/// printed.
 pub struct ClientKeys {
     client_key: [u8; KEY_BYTES],
     server_key: [u8; KEY_BYTES],
@@ -94,7 +96,7 @@ pub struct ClientKeys {
 }
 
 impl ClientKeys {
-    /// Of the verifier that they belong to.
+    /// The fingerprint of the verifier that they belong to.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }

@@ -1,12 +1,12 @@
-//! How many may begin in a second: each is told how long to wait for its turn.
+//! Limits how many logins begin in a second: each is told how long to wait.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Turns at even distances. Whoever would wait for too long takes none.
+/// Starts at even intervals. A login that would wait for too long takes none.
 #[derive(Debug)]
 pub struct Pace {
-    /// When the next turn is.
+    /// When the next login may start.
     next: Mutex<Instant>,
 }
 
@@ -15,7 +15,7 @@ impl Pace {
         Pace { next: Mutex::new(now) }
     }
 
-    /// How long until one's turn, at so many in a second (0: no limit). `None`: longer than `wait_max`.
+    /// How long to wait at `per_second` logins (0: no limit). `None`: longer than `wait_max`.
     pub fn turn(&self, per_second: u32, wait_max: Duration, now: Instant) -> Option<Duration> {
         let Some(distance) = Duration::from_secs(1).checked_div(per_second) else {
             return Some(Duration::ZERO);

@@ -1,4 +1,4 @@
-//! Passwords that Freehold itself uses towards servers, for roles whose clients bring none.
+//! Passwords with which Freehold itself logs in to servers, for clients that send none.
 //!
 //! ```text
 //! # DATABASE  ROLE  PASSWORD
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::hba::{Problem, words};
 
-/// By database (none: any) and role.
+/// By database (`None`: any) and role.
 #[derive(Clone, Default)]
 pub struct ServerPasswords(HashMap<(Option<String>, String), Arc<Zeroizing<String>>>);
 
@@ -25,7 +25,7 @@ impl fmt::Debug for ServerPasswords {
 }
 
 impl ServerPasswords {
-    /// The text of a file. Every mistake is reported; no message holds a password.
+    /// Parses the text of a file. Reports every mistake; no message holds a password.
     pub fn parse(text: &str) -> Result<ServerPasswords, Vec<Problem>> {
         let mut found = ServerPasswords::default();
         let mut problems = Vec::new();
@@ -59,7 +59,7 @@ impl ServerPasswords {
         }
     }
 
-    /// The password of a role in a database; a line of its own goes before one for all databases.
+    /// The password of a role in a database; a line for the database takes precedence over one for `all`.
     pub fn of(&self, database: &str, role: &str) -> Option<Arc<Zeroizing<String>>> {
         if self.0.is_empty() {
             return None;

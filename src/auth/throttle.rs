@@ -1,17 +1,18 @@
-//! How often somebody may guess a password.
+//! Limits how often a client may guess a password.
 //!
-//! Owns two tables of fixed size: failed logins of a role from an address, and of an address whatever the role. It
-//! deliberately knows no clock: the time comes in.
+//! Owns two tables of fixed size: failed logins per role and address, and per address. It deliberately reads
+//! no clock: the time is an argument.
 //!
 //! # Why
-//! A lock-out punishes the wrong ones: behind one address there may be a hundred services, and one of them has an old
-//! password. So a failure costs time instead. Each one puts its key into debt; while the debt is small, nothing
-//! happens; then the answer *that it failed* waits until the debt is paid down to the allowance. A right password is
-//! never delayed, and clears the debt of its role. Only where answers would wait for longer than is allowed are logins
-//! refused without a look at the password: that is reached by many attempts at once, not by one client that tries again.
+//! A lock-out hits the wrong clients: a hundred services may share one address, and one of them has an old
+//! password. So a failure costs time instead. Each one adds to the debt of its key; a small debt has no
+//! effect; above that, the answer *that the login failed* is delayed until the debt is back at the allowance.
+//! A right password is never delayed, and clears the debt of its role. Only when an answer would be delayed
+//! longer than allowed is a login refused without checking the password: many attempts at once reach that,
+//! one client that retries does not.
 //!
-//! A table has no more memory than at its start. A slot that is needed is taken from the smallest debt among a few, so
-//! whoever wants to be forgotten must first get others into deeper debt, and pays for that.
+//! A table never grows. A new key takes the slot with the smallest debt among a few, so an attacker that
+//! wants its debt forgotten must first bring other keys into deeper debt, which costs it time.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -19,21 +20,21 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Keys that a table remembers, in sets of [`SET_SLOTS`].
+/// Number of sets in a table, each of [`SET_SLOTS`] keys.
 const SETS: usize = 4096;
 const SET_SLOTS: usize = 4;
 
-/// An address may have many roles behind it: it is allowed so many times what one role is.
+/// One address may serve many roles: it is allowed this many times the failures of one role.
 const ADDRESS_FACTOR: u32 = 10;
 
-/// What is allowed of failed logins.
+/// How many failed logins are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
     /// Failures that are answered at once.
     pub free: u32,
-    /// Afterwards, one in this time. Zero: no limit.
+    /// Above those, one failure in this time. Zero: no limit.
     pub interval: Duration,
-    /// The longest that an answer waits; more failures than this has room for are refused unseen.
+    /// The longest delay of an answer; failures beyond it are refused without checking the password.
     pub delay_max: Duration,
 }
 
@@ -49,13 +50,13 @@ impl Allowance {
         }
     }
 
-    /// How long the answer to a failure waits, if that failure makes the debt so large.
+    /// How long the answer to a failure is delayed if the failure brings the debt to `debt`.
     fn delay(self, debt: Duration) -> Duration {
         debt.saturating_sub(self.interval.saturating_mul(self.free))
     }
 }
 
-/// Who guesses what.
+/// The keys of a login attempt in the two tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guess {
     role: u64,
@@ -65,7 +66,7 @@ pub struct Guess {
 /// The failed logins of a process.
 #[derive(Debug)]
 pub struct Throttle {
-    /// Secret, so that nobody can choose keys that share a set.
+    /// Randomly keyed, so that a client cannot choose keys that share a set.
     hashes: RandomState,
     begun: Instant,
     by_role: Mutex<Table>,
@@ -82,7 +83,7 @@ impl Throttle {
         }
     }
 
-    /// `address`: `None` for a Unix socket.
+    /// `address` is `None` for a Unix socket.
     pub fn guess(&self, address: Option<IpAddr>, role: &str) -> Guess {
         let neighbourhood = address.map(neighbourhood);
         Guess {
@@ -91,7 +92,7 @@ impl Throttle {
         }
     }
 
-    /// Whether a password is looked at. `false`: the login fails whatever it is.
+    /// Whether to check a password. `false`: the login fails whatever the password.
     pub fn may_try(&self, guess: Guess, allowance: Allowance, now: Instant) -> bool {
         let now = self.clock(now);
         let room = |table: &Mutex<Table>, key: u64, allowance: Allowance| {
@@ -103,7 +104,7 @@ impl Throttle {
                 && room(&self.by_address, guess.address, allowance.of_address()))
     }
 
-    /// A login failed. The answer: how long to wait before it is told.
+    /// Records a failed login. Returns how long to delay the answer.
     pub fn failed(&self, guess: Guess, allowance: Allowance, now: Instant) -> Duration {
         if allowance.interval.is_zero() {
             return Duration::ZERO;
@@ -117,7 +118,7 @@ impl Throttle {
         of_role.max(of_address).min(allowance.delay_max)
     }
 
-    /// A login succeeded: who knows the password did not guess it. What its address owes for other roles stays.
+    /// Records a successful login and clears the debt of its role. The debt of its address stays.
     pub fn succeeded(&self, guess: Guess) {
         lock(&self.by_role).clear(guess.role);
     }
@@ -127,7 +128,7 @@ impl Throttle {
     }
 }
 
-/// A subscriber of IPv6 has at least a /64 to take addresses from.
+/// An IPv6 subscriber has at least a /64 of addresses, so those count as one.
 fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
@@ -143,7 +144,7 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Until when a key is in debt. Free where that has passed.
+/// Until when a key is in debt. Free once that time has passed.
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
     key: u64,
@@ -174,7 +175,7 @@ impl Table {
         slot.map_or(Duration::ZERO, |slot| slot.until.saturating_sub(now))
     }
 
-    /// Adds to the debt of a key, and says how large it is now.
+    /// Adds to the debt of a key, and returns the new debt.
     fn charge(&mut self, key: u64, cost: Duration, now: Duration) -> Duration {
         let set = self.set(key);
         let slot = match set.iter().position(|slot| slot.key == key) {
@@ -203,7 +204,7 @@ mod tests {
         Some(text.parse().unwrap())
     }
 
-    /// A throttle with a clock.
+    /// A throttle with a fake clock.
     struct Play {
         throttle: Throttle,
         now: Instant,
@@ -215,7 +216,7 @@ mod tests {
             Play { throttle: Throttle::new(now), now }
         }
 
-        /// The seconds that the answer waits; `None`: it was refused unseen.
+        /// The delay of the answer in seconds; `None`: refused without checking the password.
         fn fail(&self, guess: Guess) -> Option<u64> {
             let seen = self.throttle.may_try(guess, ALLOWANCE, self.now);
             seen.then(|| self.throttle.failed(guess, ALLOWANCE, self.now).as_secs())
@@ -276,7 +277,7 @@ mod tests {
         let tried = (0..1000).filter(|role| {
             play.fail(play.throttle.guess(address("10.0.0.1"), &format!("role{role}"))).is_some()
         });
-        // Thirty free ones, and what six seconds have room for at five in a second.
+        // Thirty free failures, and thirty more that fit in six seconds at five a second.
         assert_eq!(tried.count(), 60);
     }
 

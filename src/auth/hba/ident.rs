@@ -1,4 +1,4 @@
-//! Which name of a certificate stands for which role: `pg_ident.conf`.
+//! Maps the name in a client certificate to the roles it may log in as: `pg_ident.conf`.
 //!
 //! ```text
 //! # MAP    NAME                 ROLE
@@ -13,7 +13,7 @@ use super::Problem;
 use super::parse::pattern;
 use super::words::{self, Line, Word};
 
-/// Where `\1` stands in a role.
+/// Stands in a role for what the name's group captured.
 const PLACE: &str = "\\1";
 
 /// All maps.
@@ -37,13 +37,13 @@ enum Name {
 enum Role {
     All,
     Exact(String),
-    /// What the pattern of the name has caught goes where `\1` stands.
+    /// `\1` is replaced by what the name's pattern captured.
     Caught(String),
     Pattern(Regex),
 }
 
 impl IdentMaps {
-    /// The text of a file. Every mistake is reported.
+    /// Parses the text of a file. Reports every mistake.
     pub fn parse(text: &str) -> Result<IdentMaps, Vec<Problem>> {
         let mut entries = Vec::new();
         let mut problems = Vec::new();
@@ -64,7 +64,7 @@ impl IdentMaps {
         self.0.iter().any(|entry| entry.map == map)
     }
 
-    /// Whether `name` may be `role`. Without a map they must be equal.
+    /// Whether `name` may log in as `role`. Without a map they must be equal.
     pub fn allows(&self, map: Option<&str>, name: &str, role: &str) -> bool {
         match map {
             None => name == role,
@@ -86,7 +86,7 @@ impl Entry {
         match &self.role {
             Role::All => true,
             Role::Exact(own) => own == role,
-            // Only the first one, as in PostgreSQL.
+            // Only the first `\1` is replaced, as in PostgreSQL.
             Role::Caught(own) => caught.is_some_and(|caught| own.replacen(PLACE, &caught, 1) == role),
             Role::Pattern(pattern) => pattern.is_match(role),
         }

@@ -1,13 +1,14 @@
-//! Who may come in, and how each proves it: `pg_hba.conf` and `pg_ident.conf`, as PostgreSQL reads them.
+//! Which clients may connect, and how each authenticates: `pg_hba.conf` and `pg_ident.conf`, as PostgreSQL
+//! reads them.
 //!
-//! Owns the two languages ([`Rules::parse`], [`IdentMaps::parse`]) and what they decide. It deliberately reads no file and
-//! checks no proof.
+//! Owns the two file formats ([`Rules::parse`], [`IdentMaps::parse`]) and what they decide. It deliberately
+//! reads no file and verifies no password or certificate.
 //!
 //! # Why PostgreSQL's format
-//! Who runs PostgreSQL has these files, and PgBouncer reads them, too. What cannot be kept here is refused when the file
-//! is read, with the reason, and never ignored: a rule that does not hold protects nobody. So are host names: a name server
-//! would decide who comes in. Who is a member of a role (`+admins`, `samerole`) was read from the database's system, with
-//! its passwords.
+//! Operators of PostgreSQL have these files, and PgBouncer reads them, too. A line that cannot be honoured
+//! here is refused when the file is read, with the reason, and never ignored: a rule without effect protects
+//! nothing. Host names are refused as well, because a name server would decide which clients connect. Role
+//! membership (`+admins`, `samerole`) is read from the database's system, together with its passwords.
 
 mod ident;
 mod parse;
@@ -28,7 +29,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// How somebody comes.
+/// How a client is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// A Unix socket.
@@ -46,26 +47,26 @@ impl Transport {
     }
 }
 
-/// Who comes, whereto, and how.
+/// The client, the database it asks for, and its transport.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
     pub transport: Transport,
     pub database: &'a str,
     pub role: &'a str,
-    /// Whose member the role is, directly or through others.
+    /// The roles that the role is a member of, directly or indirectly.
     pub groups: &'a [RoleName],
-    /// Asked for physical replication, which belongs to no database.
+    /// The client asked for physical replication, which belongs to no database.
     pub replication: bool,
 }
 
 impl Caller<'_> {
-    /// As PostgreSQL sees it, a role is a member of itself; a superuser is no member of everything.
+    /// As in PostgreSQL, a role is a member of itself, and a superuser is not a member of every role.
     fn is_member_of(&self, role: &str) -> bool {
         self.role == role || self.groups.iter().any(|group| group.as_str() == role)
     }
 }
 
-/// The first word of a rule.
+/// The first field of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Local,
@@ -85,22 +86,22 @@ impl Kind {
     }
 }
 
-/// What proves a role.
+/// How a client authenticates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     ScramSha256,
-    /// PostgreSQL's, too, uses SCRAM where the stored secret is a SCRAM verifier.
+    /// As in PostgreSQL, uses SCRAM if the stored secret is a SCRAM verifier.
     Md5,
-    /// The password in the clear.
+    /// The password in clear text.
     Password,
-    /// A client certificate, and nothing else.
+    /// A client certificate, without a password.
     Cert,
     Trust,
     Reject,
 }
 
 impl Method {
-    /// Whether the client is to prove that it knows the role's password.
+    /// Whether the client must prove that it knows the role's password.
     pub fn needs_password(self) -> bool {
         match self {
             Method::ScramSha256 | Method::Md5 | Method::Password => true,
@@ -120,22 +121,22 @@ impl Method {
     }
 }
 
-/// What is asked of a client's certificate.
+/// What a rule requires of a client certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ClientCert {
     Nothing,
-    /// Signed by an authority of `proxy.tls_client_ca`.
+    /// Signed by a certificate authority of `proxy.tls_client_ca`.
     VerifyCa,
-    /// And its name stands for the role.
+    /// In addition, its name must map to the role.
     VerifyFull,
 }
 
-/// Which name of a certificate counts.
+/// Which name of a certificate is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientName {
     /// The common name of its subject.
     Cn,
-    /// Any of its alternative names (DNS, email, URI). Freehold's own.
+    /// Any of its subject alternative names (DNS, email, URI). PostgreSQL has no such option.
     San,
 }
 
@@ -143,7 +144,7 @@ pub enum ClientName {
 pub(super) enum DatabaseWord {
     All,
     SameUser,
-    /// The database has the name of a role that the client's is a member of.
+    /// The role is a member of a role with the database's name.
     SameRole,
     Replication,
     Name(String),
@@ -159,14 +160,14 @@ pub(super) enum RoleWord {
     Pattern(Regex),
 }
 
-/// One line.
+/// One line of the file.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pub line: usize,
     pub kind: Kind,
     databases: Vec<DatabaseWord>,
     roles: Vec<RoleWord>,
-    /// `None`: whatever the address.
+    /// `None`: any address.
     network: Option<Network>,
     pub method: Method,
     pub client_cert: ClientCert,
@@ -217,7 +218,7 @@ impl DatabaseWord {
     fn holds(&self, caller: &Caller<'_>) -> bool {
         match self {
             DatabaseWord::Replication => caller.replication,
-            // Replication belongs to no database: PostgreSQL's "all" does not mean it, either.
+            // Replication belongs to no database: PostgreSQL's "all" does not match it, either.
             _ if caller.replication => false,
             DatabaseWord::All => true,
             DatabaseWord::SameUser => caller.database == caller.role,
@@ -242,7 +243,7 @@ impl RoleWord {
 const DATABASE_KEYWORDS: [&str; 5] = ["all", "sameuser", "samerole", "samegroup", "replication"];
 const ROLE_KEYWORDS: [&str; 1] = ["all"];
 
-/// With the quotes that it needs to be a name in a file.
+/// Quotes the name if a file needs it.
 fn write_name(f: &mut fmt::Formatter<'_>, name: &str, keywords: &[&str]) -> fmt::Result {
     let is_plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-' | '.');
     match name.chars().all(is_plain) && !keywords.contains(&name) {
@@ -280,7 +281,7 @@ impl fmt::Display for RoleWord {
 pub struct Rules(Vec<Rule>);
 
 impl Default for Rules {
-    /// Where there is no file: SCRAM from everywhere to everything.
+    /// Without a file: SCRAM for every database and role, from any address.
     fn default() -> Rules {
         let rule = |kind, database| Rule {
             line: 0,
@@ -300,17 +301,17 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// The text of a file. Every mistake is reported.
+    /// Parses the text of a file. Reports every mistake.
     pub fn parse(text: &str) -> Result<Rules, Vec<Problem>> {
         parse::rules(text).map(Rules)
     }
 
-    /// The first that is for this caller decides.
+    /// The first rule that matches the caller.
     pub fn decide(&self, caller: &Caller<'_>) -> Option<&Rule> {
         self.0.iter().find(|rule| rule.is_for(caller))
     }
 
-    /// Whether it matters for any rule whose member a role is.
+    /// Whether any rule depends on role membership.
     pub fn look_at_groups(&self) -> bool {
         let of_groups = |rule: &Rule| {
             rule.databases.iter().any(|word| matches!(word, DatabaseWord::SameRole))

@@ -1,4 +1,4 @@
-//! From lines to rules.
+//! Parses lines into rules.
 
 use regex::Regex;
 
@@ -6,7 +6,7 @@ use super::words::{self, Field, Line, Word};
 use super::{ClientCert, ClientName, DatabaseWord, Kind, Method, Problem, RoleWord, Rule};
 use crate::model::Network;
 
-/// A pattern larger than this when compiled was not meant well.
+/// The largest compiled size of a pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Vec<Problem>> {
@@ -122,12 +122,12 @@ fn name(word: &Word) -> Result<String, String> {
     }
 }
 
-/// A regular expression behind a slash.
+/// Compiles a regular expression: what follows the slash.
 pub(super) fn pattern(source: &str) -> Result<Regex, String> {
     let built = regex::RegexBuilder::new(source).size_limit(PATTERN_BYTES_MAX).build();
     built.map_err(|error| {
         let reason = error.to_string();
-        // The last line is the reason; those before it draw the place.
+        // The last line is the reason; the lines before it show the position.
         let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
         format!("/{source} is no regular expression: {reason}")
     })
@@ -137,7 +137,7 @@ fn network(address: &Word, mask: Option<&str>) -> Result<Network, String> {
     let shown = mask.map_or(address.text.clone(), |mask| format!("{} {mask}", address.text));
     let network = match mask {
         Some(mask) => Network::with_mask(&address.text, mask),
-        // Not an address alone: PostgreSQL, too, wants to be told how much of it counts.
+        // An address needs its prefix length, as in PostgreSQL.
         None => Network::parse(&address.text).filter(|_| address.text.contains('/')),
     };
     network.ok_or_else(|| format!("\"{shown}\" is no network such as 10.0.0.0/8"))
@@ -214,7 +214,7 @@ fn read_option(rule: &mut Rule, option: &Word) -> Result<(), String> {
     Ok(())
 }
 
-/// What no single word of a rule makes wrong.
+/// Checks that the words of a rule fit together.
 fn agree(rule: &Rule) -> Result<(), String> {
     if rule.client_cert != ClientCert::Nothing && rule.kind != Kind::HostSsl {
         return Err("client certificates come with TLS: the type must be hostssl".to_owned());

@@ -16,7 +16,7 @@ fn tls(address: &str) -> Transport {
     Transport::Tls(address.parse().unwrap())
 }
 
-/// The line that decides; 0 where none does.
+/// The line of the rule that matches; 0 if none does.
 fn line(rules: &Rules, caller: &Caller<'_>) -> usize {
     rules.decide(caller).map_or(0, |rule| rule.line)
 }

@@ -1,6 +1,6 @@
-//! Lines of PostgreSQL's authentication files as fields of words.
+//! Splits lines of PostgreSQL's authentication files into fields of words.
 
-/// A word, and whether quotes took its special meaning away.
+/// A word, and whether it was quoted; a quoted word is never a keyword.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::auth) struct Word {
     pub(in crate::auth) text: String,
@@ -14,18 +14,18 @@ impl Word {
     }
 }
 
-/// Words between commas.
+/// Words separated by commas.
 pub(in crate::auth) type Field = Vec<Word>;
 
-/// A line that says something.
+/// A line that is not empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::auth) struct Line {
-    /// From 1; the first, where a backslash joins several.
+    /// From 1; of the first line if a backslash joins several.
     pub(in crate::auth) number: usize,
     pub(in crate::auth) fields: Vec<Field>,
 }
 
-/// All lines that are not empty. `Err` has the number of a line whose quotes are not closed.
+/// All lines that are not empty. `Err` holds the number of a line with an unclosed quote.
 pub(in crate::auth) fn lines(text: &str) -> Vec<Result<Line, usize>> {
     let mut found = Vec::new();
     let mut rest = text.lines().zip(1..).peekable();
@@ -49,7 +49,7 @@ pub(in crate::auth) fn lines(text: &str) -> Vec<Result<Line, usize>> {
 fn fields(line: &str) -> Option<Vec<Field>> {
     let mut letters = line.chars().peekable();
     let mut fields: Vec<Field> = Vec::new();
-    // Whether the last word ended with a comma: the next one belongs to the same field.
+    // The last word ended with a comma, so the next one belongs to the same field.
     let mut goes_on = false;
     loop {
         while letters.next_if(|c| c.is_whitespace() || *c == ',').is_some() {}

@@ -1,4 +1,4 @@
-//! The client's role: proving ourselves to a server, and having it prove itself.
+//! The client's side: authenticates us to a server, and verifies the server.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -13,13 +13,13 @@ use super::{
 };
 use crate::auth::{ClientKeys, KEY_BYTES, sha256};
 
-/// A server that wants more rounds than this for a password wants our processor. PostgreSQL's default is 4096.
+/// The most rounds of PBKDF2 that we compute for a server. PostgreSQL's default is 4096.
 const ITERATIONS_MAX: u32 = 1_000_000;
 
-/// Chooses a mechanism and opens the login.
+/// The chosen mechanism and the first message.
 #[derive(Debug)]
 pub struct ClientLogin {
-    /// To be named in SASLInitialResponse.
+    /// For SASLInitialResponse.
     pub mechanism: &'static str,
     /// client-first.
     pub message: String,
@@ -27,15 +27,16 @@ pub struct ClientLogin {
 }
 
 impl ClientLogin {
-    /// `offered` is what the server names in AuthenticationSASL, `offer` what our transport can be bound to. The best
-    /// that both can is chosen; `None`: the server speaks no SCRAM-SHA-256.
+    /// `offered` is what the server names in AuthenticationSASL, `offer` what our transport can be bound to.
+    /// Chooses the strongest mechanism that both support; `None`: the server does not support SCRAM-SHA-256.
     pub fn start(offered: &[&str], offer: &Offer, nonce: &Nonce) -> Option<ClientLogin> {
         let (mechanism, header, binding): (_, _, &[u8]) = match offer {
             Offer::EndPoint(hash) if offered.contains(&SCRAM_SHA_256_PLUS) => {
                 (SCRAM_SHA_256_PLUS, BINDING_HEADER, hash)
             }
             _ if !offered.contains(&SCRAM_SHA_256) => return None,
-            // We could bind and the server did not offer it: it must be able to notice if that was not its doing.
+            // We could bind but the server offered no -PLUS: `y` lets it detect that its offer was tampered
+            // with.
             Offer::EndPoint(_) => (SCRAM_SHA_256, "y,,", &[]),
             Offer::Plain => (SCRAM_SHA_256, "n,,", &[]),
         };
@@ -88,17 +89,17 @@ impl fmt::Debug for Challenge {
 }
 
 impl Challenge {
-    /// Rounds of PBKDF2 that the server asks for.
+    /// The rounds of PBKDF2 that the server asks for.
     pub fn iterations(&self) -> NonZeroU32 {
         self.iterations
     }
 
-    /// The work that turns a password into the keys for this challenge. Fails for an absurd number of rounds.
+    /// Derives the keys for this challenge from a password. Fails above `ITERATIONS_MAX`.
     pub fn derivation(&self) -> Result<Derivation, ScramError> {
         Derivation::new(self.salt.clone(), self.iterations)
     }
 
-    /// Gives client-final for SASLResponse. Keys of another verifier give a proof that the server refuses.
+    /// Returns client-final for SASLResponse. Keys of another verifier give a proof that the server refuses.
     pub fn answer(self, keys: &ClientKeys) -> (String, AwaitOutcome) {
         let stored_key = sha256(&keys.client_key);
         let signature = hmac_sha256(&stored_key, self.message.as_bytes());
@@ -108,7 +109,7 @@ impl Challenge {
     }
 }
 
-/// PBKDF2 over a password: milliseconds of work, so it is run where waiting is allowed.
+/// PBKDF2 over a password: takes milliseconds, so it runs where blocking is allowed.
 #[derive(Debug, Clone)]
 pub struct Derivation {
     salt: Vec<u8>,
@@ -116,7 +117,7 @@ pub struct Derivation {
 }
 
 impl Derivation {
-    /// Fails for an absurd number of rounds.
+    /// Fails above `ITERATIONS_MAX`.
     pub(super) fn new(salt: Vec<u8>, iterations: NonZeroU32) -> Result<Derivation, ScramError> {
         match iterations.get() > ITERATIONS_MAX {
             true => Err(ScramError::Iterations(u64::from(iterations.get()))),

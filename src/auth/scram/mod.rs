@@ -7,12 +7,13 @@
 //! Challenge::answer    -- client-final -->         AwaitFinal::finish  = ClientKeys
 //! AwaitOutcome::finish <-- server-final --
 //! ```
-//! A step takes the state and returns the next one, so a message out of order cannot be written down.
+//! A step takes the state and returns the next one, so messages out of order do not compile.
 //!
 //! # Why
-//! * [`Offer`] says what the *transport* can bind, and both roles refuse a downgrade: a client that says `y` ("I could
-//!   bind, you cannot") to a server that can was lied to by somebody in between.
-//! * An unknown role meets [`ServerLogin::unknown`]: the same messages, the same work, an answer that is always no.
+//! * [`Offer`] says what the *transport* can bind, and both sides refuse a downgrade: if a client says `y`
+//!   ("I could bind, you cannot") to a server that can, a third party altered the server's offer.
+//! * For an unknown role, [`ServerLogin::unknown`] sends the same messages, does the same work, and always
+//!   refuses.
 //! * PostgreSQL ignores the name inside the messages, so we do, and send it empty, as libpq does.
 
 mod client;
@@ -42,12 +43,12 @@ pub const MESSAGE_BYTES_MAX: usize = 1024;
 
 const BINDING_HEADER: &str = "p=tls-server-end-point,,";
 
-/// Randomness of one side of one login.
+/// The nonce of one side of one login.
 #[derive(Clone)]
 pub struct Nonce(String);
 
 impl Nonce {
-    /// Takes as many random bytes as PostgreSQL does.
+    /// Encodes as many random bytes as PostgreSQL does.
     pub fn from_random(bytes: [u8; 18]) -> Nonce {
         Nonce(STANDARD.encode(bytes))
     }
@@ -69,7 +70,7 @@ pub enum Offer {
 }
 
 impl Offer {
-    /// The mechanisms that a server with this transport names, best first.
+    /// The mechanisms that a server with this transport offers, best first.
     pub fn mechanisms(&self) -> &'static [&'static str] {
         match self {
             Offer::Plain => &[SCRAM_SHA_256],
@@ -95,16 +96,16 @@ pub enum ScramError {
     Downgrade,
     #[error("SCRAM channel binding check failed")]
     Binding,
-    /// The proof is wrong, or the role is unknown: nobody outside can tell which.
+    /// The proof is wrong, or the role is unknown: the client cannot tell which.
     #[error("password authentication failed")]
     Rejected,
-    /// The other side asks for more work than anybody honest needs.
+    /// More rounds than we accept.
     #[error("SCRAM iteration count {0} is out of bounds")]
     Iterations(u64),
     /// The server could not prove that it holds the verifier.
     #[error("the server's SCRAM signature is wrong")]
     ServerSignature,
-    /// The server ended the login by an error of SCRAM's own.
+    /// The server ended the login with a SCRAM error.
     #[error("the server answered SCRAM error \"{0}\"")]
     ServerRefused(String),
 }
@@ -160,7 +161,7 @@ impl<'a> Attributes<'a> {
         self.next > self.message.len()
     }
 
-    /// Name and value of the next attribute, whichever it is.
+    /// Name and value of the next attribute, whatever its name.
     fn any(&mut self) -> Result<(char, &'a str), ScramError> {
         let rest = self.message.get(self.next..).ok_or(ScramError::Malformed("attribute missing"))?;
         let attribute = rest.split(',').next().unwrap_or_default();

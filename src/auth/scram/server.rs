@@ -1,4 +1,4 @@
-//! The server's role: checking a client against a verifier, and learning its keys.
+//! The server's side: checks a client against a verifier, and learns its keys.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::auth::{ClientKeys, KEY_BYTES, sha256};
 
-/// Makes up verifiers of roles that do not exist: always the same one for a role, so that asking twice tells nothing.
-/// Proxies of one fleet should share it, or asking two of them does.
+/// Makes up verifiers for roles that do not exist: always the same one for a role, so that asking twice
+/// reveals nothing. All proxies of a fleet should share the secret; otherwise asking two of them does.
 #[derive(Clone)]
 pub struct MockSecret([u8; KEY_BYTES]);
 
@@ -24,7 +24,7 @@ impl MockSecret {
         MockSecret(bytes)
     }
 
-    /// Of a role that does not exist. No password is right for it.
+    /// The verifier of a role that does not exist. No password matches it.
     pub fn verifier(&self, role: &str, iterations: NonZeroU32) -> Verifier {
         let salt = hmac_sha256(&self.0, role.as_bytes());
         Verifier {
@@ -51,7 +51,7 @@ impl fmt::Debug for MockSecret {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Known,
-    /// The verifier is made up: whatever the proof, the answer is no.
+    /// The verifier is made up: every proof is refused.
     Unknown,
 }
 
@@ -68,23 +68,24 @@ impl ServerLogin {
         ServerLogin { verifier, standing: Standing::Known, offer }
     }
 
-    /// For a role that does not exist, may not log in, or has no SCRAM verifier. Looks and costs like any other login,
-    /// and fails like one with a wrong password. `iterations` should be what the real verifiers have.
+    /// For a role that does not exist, may not log in, or has no SCRAM verifier. Takes the same messages and
+    /// time as any other login, and fails like a wrong password. `iterations` should be what the real
+    /// verifiers have.
     pub fn unknown(secret: &MockSecret, role: &str, iterations: NonZeroU32, offer: Offer) -> ServerLogin {
         ServerLogin::hopeless(secret.verifier(role, iterations), offer)
     }
 
-    /// The same, with the salt and the iterations of this verifier, which no password is compared with.
+    /// The same, with the salt and the iterations of this verifier; every password is refused.
     pub fn hopeless(verifier: Verifier, offer: Offer) -> ServerLogin {
         ServerLogin { verifier, standing: Standing::Unknown, offer }
     }
 
-    /// What to name in AuthenticationSASL.
+    /// The mechanisms for AuthenticationSASL.
     pub fn mechanisms(&self) -> &'static [&'static str] {
         self.offer.mechanisms()
     }
 
-    /// Takes the SASLInitialResponse, gives server-first for AuthenticationSASLContinue.
+    /// Takes the SASLInitialResponse, returns server-first for AuthenticationSASLContinue.
     pub fn first(
         self,
         mechanism: &str,
@@ -96,7 +97,7 @@ impl ServerLogin {
         let binding = self.expected_binding(mechanism, header)?;
         let is_bound = mechanism == SCRAM_SHA_256_PLUS;
         let bare = attributes.message.get(header.len()..).unwrap_or_default();
-        // The role is the one of the startup packet: PostgreSQL ignores the name here, and so do we.
+        // The startup packet names the role: PostgreSQL ignores the name here, and so do we.
         attributes.expect('n')?;
         let client_nonce = attributes.nonce()?;
         while !attributes.at_end() {
@@ -146,11 +147,11 @@ fn take_header<'a>(attributes: &mut Attributes<'a>) -> Result<&'a str, ScramErro
 pub struct AwaitFinal {
     verifier: Verifier,
     standing: Standing,
-    /// Base64 that `c` must be.
+    /// The base64 text that `c` must equal.
     binding: String,
-    /// The hash of our certificate is in it.
+    /// `binding` contains the hash of our certificate.
     is_bound: bool,
-    /// Both nonces.
+    /// Client nonce and server nonce, joined.
     nonce: String,
     /// client-first-bare, server-first, and the comma after them.
     transcript: String,
@@ -163,7 +164,7 @@ impl fmt::Debug for AwaitFinal {
 }
 
 impl AwaitFinal {
-    /// Takes the SASLResponse, gives server-final for AuthenticationSASLFinal and the client's keys.
+    /// Takes the SASLResponse, returns server-final for AuthenticationSASLFinal and the client's keys.
     pub fn finish(self, client_final: &[u8]) -> Result<(String, ClientKeys), ScramError> {
         let mut attributes = Attributes::new(client_final)?;
         let binding = attributes.expect('c')?;

@@ -31,7 +31,7 @@ fn end_point(hash: &'static [u8]) -> Offer {
     Offer::EndPoint(Bytes::from_static(hash))
 }
 
-/// Both roles against each other.
+/// Runs client and server against each other.
 fn login(server: ServerLogin, client: ClientLogin, password: &str) -> Result<ClientKeys, ScramError> {
     let (server_first, server) = server.first(client.mechanism, client.message.as_bytes(), &nonce(2))?;
     let challenge = client.next.challenge(server_first.as_bytes())?;
@@ -196,12 +196,12 @@ fn headers_that_postgresql_refuses_are_refused() {
 #[test]
 fn a_password_is_prepared_where_the_rules_allow_it_and_raw_where_not() {
     let same_as = |left: &str, right: &str| verifier(left) == verifier(right);
-    // A roman numeral is compared by its compatibility form, a soft hyphen is nothing.
+    // A roman numeral is normalized to its compatibility form; a soft hyphen is removed.
     assert!(same_as("\u{2168}", "IX"));
     assert!(same_as("I\u{ad}X", "IX"));
-    // A control character is forbidden, so nothing is prepared.
+    // A control character is prohibited, so the raw bytes are used.
     assert!(!same_as("\u{2168}\u{7}", "IX\u{7}"));
-    // Nothing is left of it: raw again.
+    // Preparation leaves nothing, so the raw bytes are used.
     assert!(!same_as("\u{ad}", ""));
 }
 

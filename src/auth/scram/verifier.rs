@@ -1,4 +1,4 @@
-//! What a server keeps of a password: enough to check it, not enough to use it.
+//! What a server stores of a password: enough to verify it, not enough to log in with it.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,7 +15,7 @@ use crate::auth::{ClientKeys, Fingerprint, KEY_BYTES, sha256};
 pub const ITERATIONS_DEFAULT: u32 = 4096;
 /// PostgreSQL's `SCRAM_DEFAULT_SALT_LEN`.
 pub const SALT_BYTES_DEFAULT: usize = 16;
-/// No system that we know writes longer salts; a verifier is refused rather than kept without a bound.
+/// The longest salt accepted, in bytes: a bound. No known system writes a longer one.
 const SALT_BYTES_MAX: usize = 512;
 
 const PREFIX: &str = "SCRAM-SHA-256$";
@@ -67,12 +67,12 @@ impl Verifier {
         }
     }
 
-    /// The work that turns a password into the keys of this verifier, if it is the right one.
+    /// Derives the keys of this verifier from a password.
     pub fn derivation(&self) -> Result<Derivation, ScramError> {
         Derivation::new(self.salt.clone(), self.iterations)
     }
 
-    /// Whether the keys come from the right password.
+    /// Whether the keys belong to the right password.
     pub fn accepts(&self, keys: &ClientKeys) -> bool {
         same(&sha256(&keys.client_key), &self.stored_key) & same(&keys.server_key, &self.server_key)
     }
@@ -86,7 +86,7 @@ impl Verifier {
     }
 }
 
-/// The text that PostgreSQL stores, and that `ALTER ROLE ... PASSWORD` takes as it is.
+/// The text that PostgreSQL stores, and that `ALTER ROLE ... PASSWORD` takes unchanged.
 impl fmt::Display for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let salt = STANDARD.encode(&self.salt);
@@ -96,14 +96,14 @@ impl fmt::Display for Verifier {
     }
 }
 
-/// Whoever sees the keys can pretend to be the server, and guess passwords offline.
+/// Omits the keys: with them one can impersonate the server and guess passwords offline.
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier").field("iterations", &self.iterations).finish_non_exhaustive()
     }
 }
 
-/// ClientKey and ServerKey before anybody knows which verifier they belong to.
+/// ClientKey and ServerKey before it is known which verifier they belong to.
 pub(super) struct SaltedKeys {
     client_key: [u8; KEY_BYTES],
     server_key: [u8; KEY_BYTES],
@@ -143,7 +143,7 @@ impl Drop for SaltedKeys {
     }
 }
 
-/// SASLprep; where it forbids the password, or leaves nothing of it, the raw bytes are used, as in PostgreSQL.
+/// SASLprep. If it prohibits the password or leaves nothing of it, the raw bytes are used, as in PostgreSQL.
 fn prepare(password: &str) -> Zeroizing<String> {
     match stringprep::saslprep(password) {
         Ok(prepared) if !prepared.is_empty() => Zeroizing::new(prepared.into_owned()),
