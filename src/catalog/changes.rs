@@ -1,4 +1,4 @@
-//! Watches with types.
+//! Typed watches.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ use super::store::{Event, Revision, StoreError, Watch};
 use super::typed::{Catalog, Versioned, decode};
 use crate::model::{Ack, DatabaseId, MoveRecord, RouteRecord};
 
-/// What happened to one record.
+/// A change of one record.
 #[derive(Debug)]
 pub enum Change<T> {
     Put {
@@ -21,7 +21,8 @@ pub enum Change<T> {
         key: String,
         revision: Revision,
     },
-    /// It was written in a shape that this program does not know, perhaps by a newer one. Whoever follows keeps what it has.
+    /// The record has a format that this program does not know, perhaps a newer one. Followers keep what they
+    /// have.
     Unreadable {
         key: String,
         revision: Revision,
@@ -36,7 +37,7 @@ impl<T> Change<T> {
         }
     }
 
-    /// The commit that it is part of.
+    /// The commit that made the change.
     pub fn revision(&self) -> Revision {
         match self {
             Change::Put { record, .. } => record.revision,
@@ -44,7 +45,7 @@ impl<T> Change<T> {
         }
     }
 
-    /// The record, if it was written.
+    /// The record, unless it was deleted or unreadable.
     pub fn into_record(self) -> Option<Versioned<T>> {
         match self {
             Change::Put { record, .. } => Some(record),
@@ -53,14 +54,16 @@ impl<T> Change<T> {
     }
 }
 
-/// The commits of a prefix as changes of records, one batch for each commit. See [`super::store::Store::watch`].
+/// The commits below a prefix as changes of records, one batch per commit. See
+/// [`super::store::Store::watch`].
 pub struct Changes<T> {
     watch: Box<dyn Watch>,
     record: PhantomData<fn() -> T>,
 }
 
 impl<T: DeserializeOwned> Changes<T> {
-    /// The next commit. `None`: the watch ended, read again. Cancel-safe: no commit is lost by dropping the future.
+    /// The next commit. `None`: the watch ended; read again. Cancel-safe: dropping the future loses no
+    /// commit.
     pub async fn next(&mut self) -> Result<Option<Vec<Change<T>>>, StoreError> {
         let events = self.watch.next().await?;
         Ok(events.map(|events| events.into_iter().map(change).collect()))
@@ -83,7 +86,7 @@ fn change<T: DeserializeOwned>(event: Event) -> Change<T> {
     }
 }
 
-/// The acknowledgements of one database, of all proxies.
+/// The acknowledgements of one database, by all proxies.
 #[derive(Debug)]
 pub struct AckChanges {
     changes: Changes<Ack>,
@@ -91,7 +94,8 @@ pub struct AckChanges {
 }
 
 impl AckChanges {
-    /// The next commit that wrote acknowledgements of this database. `None`: the watch ended, read again. Cancel-safe.
+    /// The next commit with acknowledgements of this database. `None`: the watch ended; read again.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Vec<Versioned<Ack>>>, StoreError> {
         loop {
             let Some(changes) = self.changes.next().await? else { return Ok(None) };
@@ -108,7 +112,7 @@ impl AckChanges {
 }
 
 impl Catalog {
-    /// Every change below a prefix after a revision.
+    /// Watches every change below a prefix after a revision.
     pub async fn watch<T: DeserializeOwned>(
         &self,
         prefix: &str,
@@ -126,7 +130,7 @@ impl Catalog {
         self.watch(keys::MOVES, after).await
     }
 
-    /// The acknowledgements of a database as they are, and every change of them from then on.
+    /// Reads the acknowledgements of a database, and watches all later changes of them.
     pub async fn watch_acks(
         &self,
         database: &DatabaseId,

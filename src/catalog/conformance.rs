@@ -1,4 +1,4 @@
-//! What every implementation of [`Store`] must do, as tests over a [`Lab`] that opens one.
+//! What every implementation of [`Store`] must do, as tests with a [`Lab`] that opens one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::store::{Compare, Durability, Event, Outcome, Revision, Store, StoreEr
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Opens a store; again and again on the same data.
+/// Opens a store, repeatedly, on the same data.
 #[async_trait]
 trait Lab: Send + Sync {
-    /// All stores opened before are dropped.
+    /// The caller has dropped all stores opened before.
     async fn open(&self) -> Arc<dyn Store>;
 
-    /// Makes the store forget its history up to now.
+    /// Makes the store drop its history up to now.
     async fn forget(&self, store: &Arc<dyn Store>);
 }
 
@@ -130,7 +130,7 @@ async fn a_conflict_leaves_nothing(lab: &dyn Lab) {
     assert_eq!(store.range("").await.unwrap().revision, before, "a conflict is no commit");
 }
 
-/// Readers and a watcher never see one key of a pair without the other.
+/// Readers and a watcher never see only one key of a pair.
 async fn several_keys_change_together(lab: &dyn Lab) {
     let store = lab.open().await;
     let begin = write(&store, vec![put("pair/a", "0"), put("pair/b", "0")]).await;
@@ -170,7 +170,7 @@ async fn a_prefix_ends_where_it_ends(lab: &dyn Lab) {
     assert!(matches!(&batch[..], [Event::Deleted { key, .. }] if key == "route/a"), "{batch:?}");
 }
 
-/// Watches that begin at different revisions, while eight tasks write, all see every later commit once and in order.
+/// While eight tasks write, watches that began at different revisions see every later commit once, in order.
 async fn a_watch_has_no_gap_under_concurrent_writers(lab: &dyn Lab) {
     const WRITERS: usize = 8;
     const EACH: usize = 20;

@@ -1,14 +1,15 @@
-//! A store that is a copy: what it knows of moves is another store's business, until a person says otherwise.
+//! A copied store: another store may drive the moves that it records, until a person decides.
 
 use super::embedded::EmbeddedStore;
 use super::store::StoreError;
 use super::typed::Catalog;
 use crate::model::{MoveId, MoveRecord};
 
-/// Where the file is not where it was written: its moves rest until ADOPT MOVE, and what its new moves make gets names of
-/// its own. Nothing happens where the file has not been copied. Safe to repeat. Returns the moves that rest.
+/// If the file was copied: stops its moves until ADOPT MOVE, and gives the store a new id, so that what its
+/// new moves create has different names. Otherwise does nothing. Safe to repeat. Returns the moves that it
+/// stopped.
 ///
-/// To be called before moves are taken up.
+/// Call it before moves are resumed.
 pub async fn part(store: &EmbeddedStore, catalog: &Catalog) -> Result<Vec<MoveId>, StoreError> {
     let mut resting = Vec::new();
     if !store.is_copied() {

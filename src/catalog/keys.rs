@@ -1,4 +1,4 @@
-//! What is stored where. Every value is JSON, so that `etcdctl get --prefix` can be read by a person.
+//! The keys of the store. Every value is JSON, so that people can read `etcdctl get --prefix`.
 //!
 //! ```text
 //! team/<team>                      TeamRecord
@@ -18,8 +18,8 @@
 //! ```
 //!
 //! # Why
-//! Prefixes are cut along who may write: etcd's access control works on key ranges, and a sidecar is to read `route/`
-//! and `login/` and to write `proxy/<itself>/`, nothing else.
+//! Prefixes follow write permissions: etcd's access control works on key ranges, and a sidecar may read
+//! `route/` and `login/` and write `proxy/<itself>/`, nothing else.
 
 use crate::model::{DatabaseId, DatabaseName, MoveId, ProxyId, RoleName, SystemName, TeamName, UnixMillis};
 
@@ -84,7 +84,7 @@ pub fn ack(proxy: &ProxyId, database: &DatabaseId) -> String {
     format!("{PROXIES}{proxy}/ack/{database}")
 }
 
-/// The database whose acknowledgement a key holds: `proxy/<proxy>/ack/<database id>`.
+/// The database that an acknowledgement is about, from its key: `proxy/<proxy>/ack/<database id>`.
 pub fn acknowledged_database(key: &str) -> Option<&str> {
     let (_proxy, rest) = key.strip_prefix(PROXIES)?.split_once('/')?;
     rest.strip_prefix("ack/")
@@ -95,7 +95,8 @@ pub fn is_proxy(key: &str) -> bool {
     key.strip_prefix(PROXIES).and_then(|rest| rest.split_once('/')).is_some_and(|(_, rest)| rest == "self")
 }
 
-/// The database and role of `login/<database id>/<role>`. A role's name may contain slashes, an id does not.
+/// The database and role of `login/<database id>/<role>`. The name of a role may contain slashes, an id does
+/// not.
 pub fn login_of(key: &str) -> Option<(&str, &str)> {
     key.strip_prefix(LOGINS)?.split_once('/')
 }

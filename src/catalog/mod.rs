@@ -1,8 +1,9 @@
-//! The catalogue: everything that outlives a process, and where the data plane and the control plane meet.
+//! The catalogue: everything that outlives a process. The data plane and the control plane communicate
+//! through it.
 //!
-//! Owns the [`Store`](store::Store) trait, its implementations, the keys, and [`Catalog`], the typed view of them. It
-//! deliberately decides nothing: which change is allowed is the business of `admin` and `control`, what a change means
-//! to a client that of `route`.
+//! Owns the [`Store`](store::Store) trait, its implementations, the keys, and [`Catalog`], the typed view of
+//! them. It deliberately decides nothing: `admin` and `control` decide which change is allowed, and `route`
+//! what a change means to a client.
 //!
 //! Start with [`keys`] for what is stored, then [`store`] for the rules of the store, then [`Catalog`].
 

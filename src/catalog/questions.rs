@@ -1,25 +1,25 @@
-//! What proxies ask before a login: whether the logins of a database that they know are those that its system has.
+//! Questions of proxies before a login: are a database's logins in the catalogue those that its system has?
 //!
 //! ```text
-//!   proxy    -- question: database --> keeper of logins: reads the system, writes what differs to login/<database>/
+//!   proxy    -- question: database --> keeper of logins: reads the system, writes login/<database>/
 //!   proxy    <-- answer: current as of this revision --
 //!   follower: takes the commits up to that revision; then the login goes on
 //! ```
 //!
 //! # Why the answer is a revision and not the logins
-//! There is one way by which a proxy learns of logins: the catalogue, which it follows. A question makes sure that the way is
-//! clear; it opens no second one.
+//! A proxy learns of logins in one way: it follows the catalogue. A question ensures that the catalogue is up
+//! to date; it does not add a second way.
 //!
 //! # Why a channel
-//! Proxy and keeper are one process. When they are several, a question becomes a key below the proxy's own prefix, as an
-//! acknowledgement is one, and the revision of the answer means the same there.
+//! Proxy and keeper are one process. With several processes, a question becomes a key below the proxy's own
+//! prefix, like an acknowledgement, and the revision in the answer means the same.
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::store::Revision;
 use crate::model::DatabaseId;
 
-/// Questions that wait to be taken. More are not asked: those logins go on with what is known.
+/// Capacity of the channel. If it is full, a login does not ask, and uses what is known.
 const QUESTIONS_MAX: usize = 1_024;
 
 /// The proxy's end. Cheap to clone.
@@ -39,25 +39,25 @@ pub struct Question {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// The system was read after the question was asked. What it has is in the catalogue as of this revision.
+    /// The system was read after the question was asked. The catalogue has the result as of this revision.
     Current(Revision),
-    /// The system is asked often enough already. What is known is not older than the distance between two readings.
+    /// The system is read often enough already. What is known is no older than the time between two readings.
     Often,
-    /// The system cannot be read now, or what it would say does not count: a move is at its cutover.
+    /// The system cannot be read now, or the result would not count because a move is at its cutover.
     Unread,
 }
 
-/// Both ends.
+/// Creates both ends.
 pub fn channel() -> (Asker, Questions) {
     let (asker, questions) = mpsc::channel(QUESTIONS_MAX);
     (Asker(asker), Questions(questions))
 }
 
 impl Asker {
-    /// Has no bound of its own.
+    /// Waits without a bound of its own.
     ///
     /// # Cancel safety
-    /// The question stays asked; its answer goes nowhere.
+    /// Dropping the future leaves the question asked; its answer is dropped.
     pub async fn ask(&self, database: &DatabaseId) -> Answer {
         let (reply, answer) = oneshot::channel();
         match self.0.try_send(Question { database: database.clone(), reply }) {
@@ -69,7 +69,7 @@ impl Asker {
 }
 
 impl Questions {
-    /// `None`: nobody can ask any more. Cancel-safe.
+    /// `None`: all askers are dropped. Cancel-safe.
     pub async fn next(&mut self) -> Option<Question> {
         self.0.recv().await
     }
@@ -77,11 +77,11 @@ impl Questions {
 
 impl Question {
     pub fn answer(self, answer: Answer) {
-        // The login may have ended.
+        // The login may have ended meanwhile.
         let _ = self.reply.send(answer);
     }
 
-    /// The login has ended.
+    /// Whether the login has ended meanwhile.
     pub fn is_withdrawn(&self) -> bool {
         self.reply.is_closed()
     }

@@ -1,4 +1,4 @@
-//! [`Catalog`], one method for each thing that is asked of a record.
+//! [`Catalog`]: one method for each operation on a record.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::model::{
     TeamName, TeamRecord, Terms, UnixMillis,
 };
 
-/// Everything that comes into being with a database, in one commit.
+/// Everything that is created with a database, in one commit.
 #[derive(Debug, Clone)]
 pub struct NewDatabase {
     pub database: DatabaseRecord,
@@ -26,19 +26,19 @@ pub enum NewDatabaseOutcome {
     NameTaken,
 }
 
-/// How the compare-and-swap of a route ended: after a cutover, this is the point of no return.
+/// The outcome of a route's compare-and-swap: after a cutover, this is the point of no return.
 #[derive(Debug)]
 pub enum RouteCommit {
     Committed(Versioned<RouteRecord>),
-    /// Somebody else wrote first; nothing was changed. The route as it is, or `None` where it is gone.
+    /// Another write came first; nothing was changed. Holds the current route, or `None` if it is deleted.
     Conflict(Option<Versioned<RouteRecord>>),
-    /// The answer was lost. Read the route until known; nobody guesses.
+    /// The answer was lost. Read the route again until the outcome is known; never guess.
     Unknown(StoreError),
 }
 
 /// The store itself.
 impl Catalog {
-    /// The store's id. A store that has none, because it is new or an older version made it, gets one.
+    /// The store's id. A store without one, because it is new or from an older version, gets one.
     pub async fn store_id(&self) -> Result<StoreId, StoreError> {
         if let Some(known) = self.read(keys::STORE_ID).await? {
             return Ok(known.value);
@@ -55,7 +55,7 @@ impl Catalog {
 }
 
 impl Catalog {
-    /// Gives the store another id: what its moves make from now on has names that no copy of it has used.
+    /// Gives the store a new id, so that what its moves create from now on has names that no copy of it used.
     pub async fn renew_store_id(&self) -> Result<StoreId, StoreError> {
         let new = StoreId::from_random(rand::random());
         self.put(keys::STORE_ID.to_owned(), &new, Durability::Synced).await?;
@@ -96,7 +96,7 @@ impl Catalog {
         self.read(&keys::database(id)).await
     }
 
-    /// Deleted databases, too: their tombstones.
+    /// Includes deleted databases: their tombstones.
     pub async fn databases(&self) -> Result<Listing<DatabaseRecord>, StoreError> {
         self.list(keys::DATABASES).await
     }
@@ -118,7 +118,7 @@ impl Catalog {
         }
     }
 
-    /// Name, record, route and logins in one commit, if the name is free.
+    /// Writes name, record, route and logins in one commit, if the name is free.
     pub async fn create_database(&self, new: &NewDatabase) -> Result<NewDatabaseOutcome, StoreError> {
         let NewDatabase { database, route, logins } = new;
         let mut batch = self
@@ -137,8 +137,8 @@ impl Catalog {
         })
     }
 
-    /// Changes a database, and in the same commit what follows from its record: the terms of its route, or, where it is
-    /// deleted now, that its name is free and that there is no route and no login. See [`Catalog::update`].
+    /// Changes a database, and in the same commit what follows from its record: the terms of its route or, if
+    /// it is now deleted, the removal of its name, route and logins. See [`Catalog::update`].
     pub async fn change_database<E: From<StoreError> + Send>(
         &self,
         id: &DatabaseId,
@@ -147,7 +147,7 @@ impl Catalog {
         self.change_database_with(id, &[], change).await
     }
 
-    /// [`Catalog::change_database`], and these logins in the same commit.
+    /// Like [`Catalog::change_database`], with these logins in the same commit.
     pub async fn change_database_with<E: From<StoreError> + Send>(
         &self,
         id: &DatabaseId,
@@ -178,7 +178,7 @@ impl Catalog {
         Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX }.into())
     }
 
-    /// The record goes, too: nothing is known of the database any more.
+    /// Deletes the record, too, and leaves no tombstone.
     pub async fn forget_database(&self, id: &DatabaseId) -> Result<(), StoreError> {
         let key = keys::database(id);
         for _ in 0..super::typed::ATTEMPTS_MAX {
@@ -191,7 +191,7 @@ impl Catalog {
         Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX })
     }
 
-    /// Frees the name of a database that is deleted, and removes route and logins.
+    /// Frees the name of a deleted database, and removes its route and logins.
     pub async fn remove_service(&self, database: &DatabaseRecord) -> Result<(), StoreError> {
         for _ in 0..super::typed::ATTEMPTS_MAX {
             if let Swap::Committed(_) = self.without_service(self.batch(), database).await?.commit().await? {
@@ -202,7 +202,7 @@ impl Catalog {
         Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX })
     }
 
-    /// Proxies enforce what the record says.
+    /// Adds the terms that follow from the record to the route.
     async fn with_terms(&self, batch: Batch, database: &DatabaseRecord) -> Result<Batch, StoreError> {
         let Some(route) = self.route(&database.id).await? else { return Ok(batch) };
         let key = keys::route(&database.id);
@@ -217,7 +217,7 @@ impl Catalog {
         Ok(batch.put(key, &wanted))
     }
 
-    /// The name is free, unless another database has it already; route and logins go.
+    /// Deletes route, logins, and the name unless another database has it by now.
     async fn without_service(&self, batch: Batch, database: &DatabaseRecord) -> Result<Batch, StoreError> {
         let mut batch = batch;
         if let Some(name) = self.database_id(&database.name).await?
@@ -262,7 +262,8 @@ impl Catalog {
         self.update(keys::route(id), numbered).await
     }
 
-    /// One exact compare-and-swap of a route, with the next order number: the flip of a move, or the end of a hold.
+    /// One exact compare-and-swap of a route, with the next order number: for the flip of a move, or the end
+    /// of a hold.
     pub async fn commit_route(&self, expected: &Versioned<RouteRecord>, new: RouteRecord) -> RouteCommit {
         let mut value = new;
         value.order = expected.value.order + 1;
@@ -289,7 +290,7 @@ impl Catalog {
         self.list(&keys::logins_of(id)).await
     }
 
-    /// Makes the logins of a database what is given, in one commit. Writes only differences; `None`: there were none, or
+    /// Replaces the logins of a database, in one commit. Writes only differences; `None`: there were none, or
     /// the database has no route any more.
     pub async fn sync_logins(
         &self,
@@ -297,7 +298,7 @@ impl Catalog {
         logins: &[Login],
     ) -> Result<Option<Revision>, StoreError> {
         for _ in 0..super::typed::ATTEMPTS_MAX {
-            // A database that is dropped meanwhile takes its logins with it: nothing is written behind it.
+            // A DROP meanwhile removes the logins: nothing may be written after it.
             let Some(route) = self.route(id).await? else { return Ok(None) };
             let known = self.logins(id).await?.records;
             let mut batch = self.batch().unchanged(keys::route(id), route.revision);
@@ -346,8 +347,8 @@ impl Catalog {
         self.list(keys::MOVES).await
     }
 
-    /// Records a new move and makes it the operation of its database, if the database is as `expected` and has none. What
-    /// the move makes on systems will carry the store's id.
+    /// Records a new move and makes it the operation of its database, if the database is still `expected` and
+    /// has none. What the move creates on systems carries the store's id.
     pub async fn create_move(
         &self,
         expected: &Versioned<DatabaseRecord>,
@@ -357,7 +358,7 @@ impl Catalog {
             return Ok(Swap::Conflict);
         }
         let mut movement = movement.clone();
-        // A new id of the store is no part of the command: the audit entry goes with the move.
+        // A new store id is not part of the command: the audit entry is written with the move.
         let store = Catalog::new(Arc::clone(self.store())).store_id().await?;
         movement.facts.store = Some(store);
         let mut database = expected.value.clone();
@@ -389,7 +390,7 @@ impl Catalog {
         self.put(keys::progress(id), progress, Durability::Relaxed).await.map(drop)
     }
 
-    /// What comparing the two sides of a move has found, table by table.
+    /// The results of comparing the two sides of a move, by table.
     pub async fn compared_tables(&self, id: MoveId) -> Result<Option<ComparedTables>, StoreError> {
         Ok(self.read(&keys::tables(id)).await?.map(|tables| tables.value))
     }
@@ -399,21 +400,21 @@ impl Catalog {
     }
 }
 
-/// Proxies and what they acknowledge.
+/// Proxies and their acknowledgements.
 impl Catalog {
-    /// The proxies that must acknowledge.
+    /// The proxies that must acknowledge orders.
     pub async fn proxies(&self) -> Result<Vec<ProxyRecord>, StoreError> {
         let snapshot = self.store().range(keys::PROXIES).await?;
         let of_proxies = snapshot.entries.iter().filter(|entry| keys::is_proxy(&entry.key));
         of_proxies.map(|entry| decode(entry).map(|proxy| proxy.value)).collect()
     }
 
-    /// A proxy begins: it is listed, and what it acknowledged in an earlier life is forgotten.
+    /// Lists a starting proxy, and deletes its acknowledgements from before.
     pub async fn enlist_proxy(&self, proxy: &ProxyRecord) -> Result<(), StoreError> {
         self.without_acks(&proxy.id).await?.put(keys::proxy(&proxy.id), proxy).commit().await.map(drop)
     }
 
-    /// A proxy ends: nobody waits for it any more.
+    /// Removes an ending proxy, so that no order waits for it.
     pub async fn discharge_proxy(&self, proxy: &ProxyId) -> Result<(), StoreError> {
         self.without_acks(proxy).await?.delete(keys::proxy(proxy)).commit().await.map(drop)
     }
@@ -423,7 +424,7 @@ impl Catalog {
         Ok(acks.entries.into_iter().fold(self.batch(), |batch, entry| batch.delete(entry.key)))
     }
 
-    /// What each proxy acknowledged of a database.
+    /// The acknowledgements of a database, by proxy.
     pub async fn acks(&self, database: &DatabaseId) -> Result<Vec<Versioned<Ack>>, StoreError> {
         self.acks_at(database).await.map(|(_, acks)| acks)
     }

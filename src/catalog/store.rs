@@ -3,13 +3,16 @@
 //! Two implementations pass one conformance suite: an embedded file for one process, etcd for a fleet.
 //!
 //! # Rules
-//! * A [`Revision`] orders the commits of the whole store: each is greater than the one before, not always by one. Each
-//!   key carries the revision that wrote it last. A commit that changes nothing has no revision of its own.
+//! * A [`Revision`] orders the commits of the whole store: each is greater than the one before, not always by
+//!   one. Each key carries the revision that wrote it last. A commit that changes nothing has no revision of
+//!   its own.
 //! * [`Store::commit`] is all or nothing: every [`Compare`] holds, or nothing is written and the answer is
 //!   [`Outcome::Conflict`].
-//! * [`Store::watch`] yields every commit after a revision, in order, each commit as one batch. It may end at any time
-//!   (`Ok(None)`, or [`StoreError::Compacted`]): then read the prefix again and watch from that revision.
-//! * An answer that was lost is not a failure: after [`StoreError::Unknown`] read again until known; nobody guesses.
+//! * [`Store::watch`] yields every commit after a revision, in order, each commit as one batch. It may end at
+//!   any time (`Ok(None)`, or [`StoreError::Compacted`]): then read the prefix again and watch from that
+//!   revision.
+//! * A lost answer is not a failure: after [`StoreError::Unknown`] read again until the outcome is known;
+//!   never guess.
 
 use std::fmt;
 
@@ -56,13 +59,14 @@ pub enum Write {
     Delete { key: String },
 }
 
-/// How much a commit must survive.
+/// What a commit must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
     /// On disk (or on a quorum) before the answer.
     #[default]
     Synced,
-    /// Visible at once, may be lost with the process: acknowledgements, progress. etcd treats it like `Synced`.
+    /// Visible at once, may be lost with the process: for acknowledgements, progress. etcd treats it like
+    /// `Synced`.
     Relaxed,
 }
 
@@ -76,7 +80,7 @@ pub struct Txn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Committed(Revision),
-    /// A compare did not hold; nothing was written.
+    /// A condition did not hold; nothing was written.
     Conflict,
 }
 
@@ -95,25 +99,26 @@ impl Event {
     }
 }
 
-/// The commits of a prefix, one batch for each.
+/// A watch of a prefix, one batch per commit.
 #[async_trait]
 pub trait Watch: Send {
-    /// The next batch. `None`: the watch ended, read again. Cancel-safe: a batch is never lost by dropping the future.
+    /// The next batch. `None`: the watch ended; read again. Cancel-safe: dropping the future loses no batch.
     async fn next(&mut self) -> Result<Option<Vec<Event>>, StoreError>;
 }
 
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
-    /// Everything below a prefix.
+    /// Reads everything below a prefix.
     async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError>;
 
-    /// One key.
+    /// Reads one key.
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
 
-    /// Writes if every compare holds.
+    /// Writes if every condition holds.
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
-    /// Every commit below a prefix after a revision. Fails with [`StoreError::Compacted`] where that is forgotten.
+    /// Watches the commits below a prefix after a revision. Fails with [`StoreError::Compacted`] if they are
+    /// no longer kept.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
 }
 
@@ -158,7 +163,8 @@ pub enum StoreError {
     Contended { key: String, attempts: u32 },
     #[error("{key} is not in the store")]
     Missing { key: String },
-    /// A write to disk failed earlier. What is on disk is unknown, so nothing is answered until the process restarts.
+    /// A write to disk failed earlier. What is on disk is unknown, so every call fails until the process
+    /// restarts.
     #[error("the store stopped after a failed write: {reason}")]
     Stopped { reason: String },
 }

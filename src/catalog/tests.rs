@@ -172,7 +172,7 @@ async fn no_number_of_a_move_is_given_twice() {
     assert!(numbers.into_iter().eq(1..=8));
 }
 
-/// A commit reaches a watch in the same process; the follower and the mover wait for this in the pause.
+/// A commit reaches a watch in the same process; the follower and the mover wait for that during the pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relaxed_commit_reaches_a_watch_in_microseconds() {
     let (_directory, catalog) = catalog();
@@ -196,7 +196,7 @@ async fn a_relaxed_commit_reaches_a_watch_in_microseconds() {
     assert!(waits[50] < std::time::Duration::from_millis(2), "{waits:?}");
 }
 
-/// What one commit of the store wrote, in the order of the keys.
+/// The keys written by the next commit of the store, in order.
 async fn keys_of_the_next_commit(watch: &mut Box<dyn crate::catalog::store::Watch>) -> Vec<String> {
     let next = tokio::time::timeout(std::time::Duration::from_secs(5), watch.next());
     let events = next.await.unwrap().unwrap().unwrap();

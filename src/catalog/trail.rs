@@ -1,8 +1,8 @@
-//! An entry of the audit trail that is written in the same commit as what it tells of.
+//! An audit entry that is written in the same commit as the change that it records.
 //!
 //! # Why
-//! Written by a commit of its own, an entry is missing where the process dies between the two: a contract has changed,
-//! and nothing says who did it.
+//! With a commit of its own, an entry is missing if the process dies between the two: a contract has changed,
+//! and nothing records which administrator did it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use super::store::{Durability, StoreError};
 use super::typed::Catalog;
 use crate::model::AuditEntry;
 
-/// One entry, and whether it has been written. Clones are the same entry.
+/// One entry, and whether it has been written. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Trail(Arc<Pending>);
 
@@ -24,7 +24,7 @@ struct Pending {
 }
 
 impl Trail {
-    /// `id` makes entries of one millisecond distinct; it comes in as an argument because randomness does.
+    /// `id` makes entries of one millisecond distinct; it is an argument because randomness is.
     pub fn new(id: ulid::Ulid, entry: AuditEntry) -> Trail {
         let key = keys::audit(entry.at, id);
         Trail(Arc::new(Pending { key, entry, written: AtomicBool::new(false) }))
@@ -48,14 +48,14 @@ impl Trail {
 }
 
 impl Catalog {
-    /// The same store; the first commit through it writes the entry, too.
+    /// The same store; the first commit through it also writes the entry.
     pub fn with_trail(&self, trail: &Trail) -> Catalog {
         let mut catalog = self.clone();
         catalog.trail = Some(trail.clone());
         catalog
     }
 
-    /// The entry with the outcome that the command had in the end. Writes nothing where that is written already.
+    /// Records the command's final outcome in the entry. Writes nothing if that is written already.
     pub async fn end_trail(&self, trail: &Trail, outcome: String) -> Result<AuditEntry, StoreError> {
         let entry = AuditEntry { outcome, ..trail.entry().clone() };
         if !trail.is_written() || entry != *trail.entry() {

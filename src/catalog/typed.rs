@@ -1,8 +1,8 @@
 //! [`Catalog`]: the store with types. The generic part; one method for each kind of record is in `records`.
 //!
 //! # Why no envelope
-//! A value is the plain JSON of its record, without a version around it. During a rolling upgrade old and new programs read
-//! the same keys; what works is that a reader ignores fields it does not know (serde's default) and that a new field is
+//! A value is the plain JSON of its record, without a version around it. During a rolling upgrade old and new
+//! programs read the same keys: a reader ignores unknown fields (serde's default), and a new field is
 //! optional or has a default. A version number would only let a program refuse what it could have read.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::store::{Compare, Durability, Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write};
 use super::trail::Trail;
 
-/// How often an update starts again when somebody else was faster.
+/// How often an update is attempted if other writes come first.
 pub const ATTEMPTS_MAX: u32 = 64;
 
 /// A record and the commit that wrote it: what a compare-and-swap compares.
@@ -38,11 +38,11 @@ impl<T> Listing<T> {
     }
 }
 
-/// How a conditional write ended.
+/// The outcome of a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swap {
     Committed(Revision),
-    /// Somebody else wrote; nothing of this was written.
+    /// Another write came first; nothing was written.
     Conflict,
 }
 
@@ -59,7 +59,7 @@ impl From<Outcome> for Swap {
 #[derive(Clone)]
 pub struct Catalog {
     store: Arc<dyn Store>,
-    /// Written with the next commit.
+    /// The audit entry to write with the next commit.
     pub(super) trail: Option<Trail>,
 }
 
@@ -78,7 +78,7 @@ impl Catalog {
         &self.store
     }
 
-    /// One record.
+    /// Reads one record.
     pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
         match self.store.get(key).await? {
             Some(entry) => decode(&entry).map(Some),
@@ -86,19 +86,19 @@ impl Catalog {
         }
     }
 
-    /// All records of a prefix. Fails if one of them cannot be read.
+    /// Reads all records of a prefix. Fails if one of them cannot be read.
     pub async fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Listing<T>, StoreError> {
         let Snapshot { revision, entries } = self.store.range(prefix).await?;
         let records = entries.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Listing { revision, records })
     }
 
-    /// A transaction over several keys.
+    /// Begins a transaction over several keys.
     pub fn batch(&self) -> Batch {
         Batch { store: Arc::clone(&self.store), txn: Txn::default(), trail: self.trail.clone(), broken: None }
     }
 
-    /// Writes, whatever was there before.
+    /// Writes unconditionally.
     pub async fn put<T: Serialize>(
         &self,
         key: String,
@@ -107,7 +107,7 @@ impl Catalog {
     ) -> Result<Revision, StoreError> {
         match self.batch().put(key.clone(), value).durability(durability).commit().await? {
             Swap::Committed(revision) => Ok(revision),
-            // Without a compare there is nothing to conflict with.
+            // A write without conditions cannot conflict.
             Swap::Conflict => Err(StoreError::Contended { key, attempts: 1 }),
         }
     }
@@ -117,7 +117,7 @@ impl Catalog {
         self.batch().absent(key.clone()).put(key, value).commit().await
     }
 
-    /// Writes if nobody has since `expected` was read: one attempt.
+    /// Writes if the record was not written since `expected` was read: one attempt.
     pub async fn replace<T: Serialize>(
         &self,
         key: String,
@@ -127,16 +127,17 @@ impl Catalog {
         self.batch().unchanged(key.clone(), expected).put(key, value).commit().await
     }
 
-    /// Deletes if nobody has written since `expected` was read.
+    /// Deletes if the record was not written since `expected` was read.
     pub async fn delete(&self, key: String, expected: Revision) -> Result<Swap, StoreError> {
         self.batch().unchanged(key.clone(), expected).delete(key).commit().await
     }
 
-    /// Reads, changes and writes by compare-and-swap; starts again when somebody else wrote in between, at most
-    /// [`ATTEMPTS_MAX`] times. `change` may run several times; what it refuses ends the update with its error. A change
-    /// that changes nothing writes nothing.
+    /// Reads, changes and writes by compare-and-swap. Retries if another write came in between, at most
+    /// [`ATTEMPTS_MAX`] times. `change` may run several times; its error ends the update. A change without
+    /// effect writes nothing.
     ///
-    /// Errors: [`StoreError::Missing`], [`StoreError::Contended`], [`StoreError::Unknown`] (it may have happened: read again).
+    /// Errors: [`StoreError::Missing`], [`StoreError::Contended`], [`StoreError::Unknown`] (it may have
+    /// happened: read again).
     pub async fn update<T, E>(
         &self,
         key: String,
@@ -180,7 +181,7 @@ impl Catalog {
     }
 }
 
-/// A transaction being put together: all or nothing.
+/// A transaction under construction: all or nothing.
 #[derive(Debug)]
 #[must_use = "nothing is written before commit"]
 pub struct Batch {
@@ -197,7 +198,7 @@ impl Batch {
         self
     }
 
-    /// Nobody must have written the key since `revision`.
+    /// The key must not have been written since `revision`.
     pub fn unchanged(mut self, key: String, revision: Revision) -> Batch {
         self.txn.compares.push(Compare::Unchanged { key, revision });
         self

@@ -6,12 +6,13 @@
 //! ```
 //!
 //! # Why
-//! The history is not written: whoever watches this store lives in the process that has it open, so nobody can ask for a
-//! commit of an earlier process, and a log would write everything twice. Numbering goes on [`LEAD`] beyond what the
-//! file says, so that a revision which was shown and lost in a crash is never given to another commit.
+//! The history is not written. All watchers of this store are in the process that has it open, so none asks
+//! for a commit of an earlier process, and a log would write everything twice. Numbering continues [`LEAD`]
+//! beyond what the file says, so that a revision that was visible and lost in a crash is never given to
+//! another commit.
 //!
-//! No savepoints, no renamed tables: redb 4.1 repaired corruption around both. The whole content is read once at start,
-//! afterwards the file is only written.
+//! No savepoints, no renamed tables: redb 4.1 repaired corruption around both. The whole content is read once
+//! at start; afterwards the file is only written.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -26,7 +27,7 @@ use super::memory::{Commit, Image, LEAD};
 use crate::catalog::store::{Entry, Event, Revision, StoreError};
 
 const FORMAT: u64 = 1;
-/// In the table of numbers: what tells the file from a copy of it.
+/// Key in the table of numbers: its value distinguishes the file from a copy of it.
 const PLACE: &str = "place";
 /// redb's default is 1 GiB; the content is in memory already.
 const CACHE_BYTES: usize = 4 << 20;
@@ -39,7 +40,7 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct Disk {
     database: Database,
-    /// What tells the file from a copy of it; None where it is a copy of a file in memory.
+    /// Distinguishes the file from a copy of it; None for a copy in memory.
     place: Option<u64>,
 }
 
@@ -75,8 +76,8 @@ impl Disk {
         Ok((disk, image))
     }
 
-    /// What a file holds below a prefix. Changes nothing, and fails while a process has the file open: a copy in memory is
-    /// looked into, because a file that was left in the middle of something must be repaired first.
+    /// Reads what a file holds below a prefix. Changes nothing, and fails while a process has the file open.
+    /// It reads a copy in memory, because a file that was not closed properly is repaired when it is opened.
     pub(super) fn peek(path: &Path, prefix: &str) -> Result<Vec<Entry>, StoreError> {
         let failed = |source: Cause| StoreError::Open { path: path.display().to_string(), source };
         let copied = || -> Result<Disk, Cause> {
@@ -106,7 +107,7 @@ impl Disk {
         Ok(found)
     }
 
-    /// Makes the tables in a new file.
+    /// Creates the tables in a new file.
     fn prepare(&self) -> Result<(), Cause> {
         let transaction = self.database.begin_write()?;
         let is_new = transaction.list_tables()?.next().is_none();
@@ -120,14 +121,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Whether the file is not the one that was written: copied, or brought back from a backup. A file of an older version
-    /// does not know.
+    /// Whether the file was copied, or restored from a backup, since it was written. `false` for a file of an
+    /// older version, which does not record that.
     pub(super) fn is_copied(&self) -> Result<bool, Cause> {
         let known = self.number(PLACE)?;
         Ok(known != 0 && self.place.is_some_and(|place| place != known))
     }
 
-    /// From now on this is the file.
+    /// Records the place of this file as the original's.
     pub(super) fn accept_place(&self) -> Result<(), Cause> {
         let Some(place) = self.place.filter(|place| self.number(PLACE).ok() != Some(*place)) else {
             return Ok(());
@@ -153,7 +154,8 @@ impl Disk {
         Ok(image)
     }
 
-    /// Where numbering goes on; recorded, so that the next start goes beyond it again.
+    /// Returns the revision at which numbering continues, and records it, so that the next start goes beyond
+    /// it.
     fn renumber(&self) -> Result<Revision, Cause> {
         let last = self.number("revision")?;
         let first = last.saturating_add(LEAD);
@@ -163,13 +165,13 @@ impl Disk {
         Ok(Revision(first))
     }
 
-    /// Writes the commits in the order given, all or none. They are on disk when it returns.
+    /// Writes the commits in the given order, all or none. They are on disk when it returns.
     pub(super) fn write<'a>(&self, commits: impl Iterator<Item = &'a Commit>) -> Result<(), Cause> {
         let transaction = self.database.begin_write()?;
         {
             let mut kv = transaction.open_table(KV)?;
             let mut meta = transaction.open_table(META)?;
-            // A relaxed commit that overtook a flight reaches the disk after it.
+            // A relaxed commit that became visible during a flight is written after it.
             let mut newest = meta.get("revision")?.map_or(0, |number| number.value());
             for commit in commits {
                 for event in commit.events.iter() {
@@ -191,8 +193,8 @@ impl Disk {
     }
 }
 
-/// Where a file lies and since when: a copy has another inode, and the same one on another filesystem another birth. The
-/// number of the device is not part of it: it may change when a machine starts. Never 0.
+/// A hash of where a file is and when it was created: a copy has another inode, or, on another filesystem,
+/// another creation time. The device number is not included: it may change when a machine starts. Never 0.
 fn place_of(file: &File) -> std::io::Result<u64> {
     let metadata = file.metadata()?;
     let born = metadata.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
@@ -202,7 +204,7 @@ fn place_of(file: &File) -> std::io::Result<u64> {
     Ok(hash.0.max(1))
 }
 
-/// FNV-1a, whose value is the same in every version of this program.
+/// FNV-1a, which has the same value in every version of this program.
 struct Fnv1a(u64);
 
 impl Default for Fnv1a {
@@ -219,7 +221,7 @@ impl Fnv1a {
     }
 }
 
-/// A new file is on disk only when its directory is.
+/// A new file is durable only when its directory is.
 fn sync_directory(path: &Path) -> std::io::Result<()> {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -1,4 +1,4 @@
-//! The store in memory: what readers and watchers see, and which revision a commit gets. No IO, no waiting.
+//! The store in memory: what readers and watchers see, and the revision of each commit. No IO, no waiting.
 //!
 //! ```text
 //!   relaxed ----------------------------> visible ..(within a second)..> on disk
@@ -6,13 +6,15 @@
 //! ```
 //!
 //! # Why relaxed commits never wait for a sync
-//! A proxy's acknowledgement of a hold is part of the pause that clients feel; it must not stand behind the fsync of
-//! somebody else's commit. So while synced commits are in flight, relaxed ones go on becoming visible. Three rules keep
-//! that equal to doing everything one after the other in the order of revisions:
-//! * The flight reserves revisions [`FLIGHT_GAP`] ahead; relaxed commits take the smaller ones in between. Revisions become
-//!   visible in order.
-//! * A relaxed commit that writes a key which the flight compared or wrote waits for it ([`Relaxed::MustQueue`]).
-//! * A flight takes every relaxed commit before it along to the disk, so that a synced commit never outlives what it built on.
+//! A proxy's acknowledgement of a hold is part of the pause that clients feel; it must not wait for the fsync
+//! of another commit. So relaxed commits become visible while synced ones are in flight. Three rules make
+//! this equivalent to executing all commits one after the other, in the order of revisions:
+//! * A flight reserves revisions [`FLIGHT_GAP`] ahead; relaxed commits take the smaller ones in between.
+//!   Revisions become visible in order.
+//! * A relaxed commit that writes a key which the flight compared or wrote waits for it
+//!   ([`Relaxed::MustQueue`]).
+//! * A flight takes every earlier relaxed commit along to the disk, so that a synced commit never outlives
+//!   what it built on.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
@@ -26,8 +28,8 @@ use crate::catalog::store::{Compare, Entry, Event, Outcome, Revision, Snapshot, 
 /// Revisions kept free for relaxed commits while a flight is being synced.
 pub(super) const FLIGHT_GAP: u64 = 1_024;
 
-/// How far visible revisions may be ahead of the disk. After a crash numbering goes on beyond it, so that no revision that
-/// anybody saw is ever given to another commit.
+/// How far visible revisions may be ahead of the disk. After a crash numbering continues beyond it, so that
+/// no visible revision is ever given to another commit.
 pub(super) const LEAD: u64 = 4_096;
 
 /// One commit: its events, ordered by key.
@@ -37,11 +39,11 @@ pub(super) struct Commit {
     pub(super) events: Arc<Vec<Event>>,
 }
 
-/// What a store begins with: the content of its file.
+/// The initial content of a store: that of its file.
 #[derive(Debug, Default)]
 pub(super) struct Image {
     pub(super) entries: BTreeMap<String, (Revision, Bytes)>,
-    /// Beyond every revision that was ever shown.
+    /// Greater than every revision that was ever visible.
     pub(super) revision: Revision,
 }
 
@@ -50,28 +52,28 @@ pub(super) struct Memory {
     entries: BTreeMap<String, (Revision, Bytes)>,
     /// The newest visible commit.
     revision: Revision,
-    /// The newest commit that the disk has.
+    /// The newest commit on disk.
     durable: Revision,
     history: VecDeque<Commit>,
     history_max: usize,
-    /// Commits up to and including this one are not in `history`.
+    /// Commits up to and including this one are no longer in `history`.
     forgotten: Revision,
     flight: Option<Flight>,
-    /// Visible commits that the disk does not have.
+    /// Visible commits that are not on disk.
     lazy: Vec<Commit>,
     waiting: HashMap<u64, (String, Waker)>,
     waiting_next: u64,
     ended: Option<End>,
 }
 
-/// Why nothing more happens.
+/// Why the store has ended.
 #[derive(Debug, Clone)]
 enum End {
     Closed,
     Failed(String),
 }
 
-/// Synced commits on their way to the disk.
+/// Synced commits that are being written to disk.
 #[derive(Debug)]
 struct Flight {
     /// Keys that they compared or wrote.
@@ -79,31 +81,31 @@ struct Flight {
     first: Revision,
 }
 
-/// What becomes of a relaxed commit.
+/// The outcome of a relaxed commit.
 #[derive(Debug)]
 pub(super) enum Relaxed {
     Done {
         outcome: Outcome,
         wake: Vec<Waker>,
-        /// The writer must be told that there is something to write.
+        /// The writer must be notified that there is something to write.
         nudge: bool,
     },
-    /// It must go after the flight.
+    /// It must be executed after the flight.
     MustQueue(Txn),
 }
 
-/// A batch that is to be written to disk.
+/// A batch to write to disk.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// One for each transaction, in order.
+    /// One per transaction, in order.
     pub(super) outcomes: Vec<Outcome>,
-    /// Visible already.
+    /// Relaxed commits, already visible.
     pub(super) lazy: Vec<Commit>,
-    /// To become visible when they are on disk.
+    /// Synced commits, visible once they are on disk.
     pub(super) commits: Vec<Commit>,
 }
 
-/// What a watch finds.
+/// The next result of a watch.
 #[derive(Debug)]
 pub(super) enum Found {
     Batch(Revision, Vec<Event>),
@@ -153,7 +155,7 @@ impl Memory {
         Ok(Snapshot { revision: self.revision, entries })
     }
 
-    /// Carries out a relaxed commit now, if its order relative to the flight does not matter.
+    /// Executes a relaxed commit now, if its order relative to the flight does not matter.
     pub(super) fn relaxed(&mut self, txn: Txn) -> Result<Relaxed, StoreError> {
         self.check()?;
         if self.must_queue(&txn) {
@@ -184,7 +186,8 @@ impl Memory {
         next >= flight.first.0 || txn.writes.iter().any(|write| flight.keys.contains(key_of(write)))
     }
 
-    /// Decides a batch. Every transaction sees what those before it in the batch did, nothing of it is visible yet.
+    /// Decides a batch of transactions. Each sees the effects of those before it; none of them is visible
+    /// yet.
     pub(super) fn begin(&mut self, txns: Vec<Txn>) -> Result<Plan, StoreError> {
         self.check()?;
         let first = Revision(self.revision.0 + FLIGHT_GAP);
@@ -226,12 +229,12 @@ impl Memory {
         self.flight.is_some()
     }
 
-    /// Only the relaxed commits that the disk does not have.
+    /// A plan with only the relaxed commits that are not on disk.
     pub(super) fn begin_flush(&mut self) -> Plan {
         Plan { lazy: std::mem::take(&mut self.lazy), ..Plan::default() }
     }
 
-    /// The plan is on disk: its commits become visible. Wake the wakers without holding the lock.
+    /// The plan is on disk: makes its commits visible. Call the wakers without holding the lock.
     pub(super) fn land(&mut self, plan: &mut Plan) -> Vec<Waker> {
         self.flight = None;
         let newest = plan.commits.last().or(plan.lazy.last()).map(|commit| commit.revision);
@@ -243,7 +246,7 @@ impl Memory {
         wake
     }
 
-    /// Nothing is answered any more.
+    /// Ends the store: later calls fail.
     pub(super) fn fail(&mut self, reason: String) -> Vec<Waker> {
         self.end(End::Failed(reason))
     }
@@ -285,7 +288,7 @@ impl Memory {
         Ok(Found::Nothing(self.revision.max(after)))
     }
 
-    /// Wakes once, at the next commit below the prefix. `place` is what an earlier call returned.
+    /// Wakes once, at the next commit below the prefix. `place` is the result of an earlier call.
     pub(super) fn wait(&mut self, place: Option<u64>, prefix: &str, waker: &Waker) -> u64 {
         let place = place.unwrap_or_else(|| {
             self.waiting_next += 1;
@@ -315,7 +318,7 @@ impl Memory {
         })
     }
 
-    /// What the writes change: the last one for each key, without deletions of what is not there.
+    /// The effective changes of the writes: the last one per key, without deletions of absent keys.
     fn events(
         &self,
         writes: Vec<Write>,
@@ -341,7 +344,7 @@ impl Memory {
             .collect()
     }
 
-    /// Makes a commit visible.
+    /// Makes a commit visible, and returns the wakers to call.
     fn show(&mut self, commit: Commit) -> Vec<Waker> {
         for event in commit.events.iter() {
             match event {

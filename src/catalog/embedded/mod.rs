@@ -1,8 +1,8 @@
 //! The store of one process: a single file, without a server.
 //!
-//! Owns the file and one thread that writes it. All content is held in memory as well (it is small: a few hundred bytes for
-//! each database), so that reading costs nothing and watching is a walk along the history. It deliberately has no leases and
-//! no second writer: a second process is refused with [`StoreError::InUse`].
+//! Owns the file and one thread that writes it. All content is held in memory as well (it is small: a few
+//! hundred bytes for each database), so reads need no IO and a watch iterates over the history. It
+//! deliberately has no leases and no second writer: a second process gets [`StoreError::InUse`].
 //!
 //! Start with `memory` for the order of commits, then `writer` for group commit, `disk` for the file.
 
@@ -30,14 +30,14 @@ use super::store::{Durability, Entry, Event, Outcome, Revision, Snapshot, Store,
 use super::typed::decode;
 use crate::model::SystemRecord;
 
-/// Commits that a watch may be behind before it must read everything again.
+/// How many commits a watch may be behind before it must read everything again.
 pub const HISTORY_MAX: usize = 1_024;
 
 /// A [`Store`] in one file.
 pub struct EmbeddedStore {
     path: PathBuf,
     memory: Arc<Mutex<Memory>>,
-    /// `None` only while dropping: the writer ends when its sender is gone.
+    /// `None` only while dropping: the writer ends when its sender is dropped.
     writer: Option<Sender<Message>>,
     thread: Option<JoinHandle<()>>,
     disk: Arc<Disk>,
@@ -45,12 +45,12 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// Opens the file, or creates it. Blocks for some milliseconds (an fsync): meant for the start of a process.
+    /// Opens the file, or creates it. Blocks for some milliseconds (an fsync): for the start of a process.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<EmbeddedStore>, StoreError> {
         EmbeddedStore::open_with_history(path, HISTORY_MAX)
     }
 
-    /// Like [`EmbeddedStore::open`], remembering so many commits.
+    /// Like [`EmbeddedStore::open`], keeping `history_max` commits in memory.
     pub fn open_with_history(
         path: impl AsRef<Path>,
         history_max: usize,
@@ -80,17 +80,18 @@ impl EmbeddedStore {
         }))
     }
 
-    /// Whether the file was copied or brought back since it was written, and [`EmbeddedStore::accept_place`] was not called.
+    /// Whether the file was copied or restored since it was written, and [`EmbeddedStore::accept_place`] was
+    /// not called.
     pub fn is_copied(&self) -> bool {
         self.is_copied
     }
 
-    /// The next start takes the file where it is for the one that was written. Blocks for some milliseconds (an fsync).
+    /// Makes the next start treat this file as the original. Blocks for some milliseconds (an fsync).
     pub fn accept_place(&self) -> Result<(), StoreError> {
         self.disk.accept_place().map_err(|source| StoreError::Write { source })
     }
 
-    /// The systems that a file knows, for a look at it without serving. Changes nothing, and fails while a process serves.
+    /// The systems recorded in a file, for inspection. Changes nothing, and fails while a process serves.
     pub fn peek_systems(path: &Path) -> Result<Vec<SystemRecord>, StoreError> {
         let entries = Disk::peek(path, keys::SYSTEMS)?;
         entries.iter().map(|entry| decode(entry).map(|system| system.value)).collect()
@@ -104,7 +105,7 @@ impl EmbeddedStore {
         }
     }
 
-    /// Through the writer, on disk before the answer.
+    /// Commits through the writer; on disk before the answer.
     async fn commit_synced(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.send(Message::Commit(Request { txn, answer }))?;
@@ -115,7 +116,7 @@ impl EmbeddedStore {
     }
 }
 
-/// Damage that redb does not notice makes it panic; whoever starts the process hears which file it is.
+/// redb panics on some kinds of damage; the error then names the file.
 fn open_disk(path: &Path) -> Result<(Disk, memory::Image), StoreError> {
     let opened = std::panic::catch_unwind(|| Disk::open(path));
     opened.unwrap_or_else(|_| {
@@ -133,7 +134,7 @@ impl Store for EmbeddedStore {
         lock(&self.memory).get(key)
     }
 
-    /// Not cancel-safe in the sense of undoing: once polled, the commit may happen although the future is dropped.
+    /// Dropping the future does not undo the commit: once polled, it may happen.
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         if txn.durability == Durability::Synced {
             return self.commit_synced(txn).await;
@@ -168,12 +169,12 @@ impl fmt::Debug for EmbeddedStore {
     }
 }
 
-/// Everything that was committed is on disk, and the file is free, when the drop returns.
+/// When the drop returns, every commit is on disk and the file is free.
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
         drop(self.writer.take());
         if let Some(thread) = self.thread.take() {
-            // The thread's panic was reported by its own hook.
+            // The thread's panic was reported by its panic hook.
             let _ = thread.join();
         }
         let wake = lock(&self.memory).close();
@@ -181,12 +182,13 @@ impl Drop for EmbeddedStore {
     }
 }
 
-/// A place in the history. Holds no queue: a slow watcher costs nothing and is told when it is too late.
+/// A position in the history. Has no queue: a slow watcher costs nothing, and gets an error if it is too
+/// late.
 struct EmbeddedWatch {
     memory: Arc<Mutex<Memory>>,
     prefix: String,
     after: Revision,
-    /// Where its waker is kept.
+    /// Where its waker is stored.
     place: Option<u64>,
 }
 

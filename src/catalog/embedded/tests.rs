@@ -1,4 +1,4 @@
-//! What only a file can suffer: a killed process, a second process, damage.
+//! Tests of what only a file can be exposed to: a killed process, a second process, damage.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -29,7 +29,7 @@ fn child(path: &Path) -> Child {
         .unwrap()
 }
 
-/// Not a test of its own: started by the others in a process of its own. Prints each commit once it was answered.
+/// Not a test of its own: others run it in a child process. Prints each commit once it was answered.
 #[tokio::test]
 async fn the_child_that_is_killed() {
     let Ok(path) = std::env::var(CHILD_STORE) else { return };
@@ -57,7 +57,7 @@ async fn what_was_answered_survives_kill_minus_nine() {
     let directory = directory();
     let path = directory.path().join("store.redb");
     for round in 0..3 {
-        // The child refuses keys that exist, so each round has a file of its own.
+        // The child fails on keys that exist, so each round has its own file.
         let path = path.with_extension(round.to_string());
         let mut child = child(&path);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -132,7 +132,7 @@ async fn a_file_is_for_its_owner_only() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
-/// Eight tasks keep the writer in fsyncs all the time; relaxed commits of another go on meanwhile.
+/// Eight tasks keep the writer in fsyncs; relaxed commits of another task continue meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_relaxed_commit_does_not_wait_for_a_running_fsync() {
     let directory = directory();
@@ -158,7 +158,7 @@ async fn a_relaxed_commit_does_not_wait_for_a_running_fsync() {
         let ready = futures_util::FutureExt::now_or_never(commit);
         assert!(matches!(ready, Some(Ok(Outcome::Committed(_)))), "it waited");
         while_flying += u32::from(flying);
-        // A flight leaves room for so many revisions and no more: a slow disk must not be outrun.
+        // A flight has room for a limited number of revisions: without a pause this loop would exhaust them.
         tokio::time::sleep(std::time::Duration::from_micros(200)).await;
     }
     busy.iter().for_each(tokio::task::JoinHandle::abort);

@@ -1,8 +1,8 @@
-//! The one thread that writes the file: group commit, and the lazy writing of relaxed commits.
+//! The one thread that writes the file: group commit, and deferred writing of relaxed commits.
 //!
 //! # Why
-//! redb blocks, an fsync takes milliseconds: neither may happen on a thread of a runtime. What arrives while one fsync runs
-//! shares the next one.
+//! redb blocks and an fsync takes milliseconds: neither may happen on a runtime thread. Commits that arrive
+//! during one fsync share the next one.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,16 +14,16 @@ use super::disk::Disk;
 use super::memory::{Memory, Plan};
 use crate::catalog::store::{Outcome, StoreError, Txn};
 
-/// Transactions that share one fsync.
+/// The most transactions that share one fsync.
 const BATCH_MAX: usize = 256;
-/// A relaxed commit is on disk after this time at the latest, if no synced one takes it along sooner.
+/// A relaxed commit is on disk after this time at the latest, or earlier with a synced one.
 const LAZY: Duration = Duration::from_secs(1);
 
-/// What the writer is sent.
+/// A message to the writer.
 #[derive(Debug)]
 pub(super) enum Message {
     Commit(Request),
-    /// There are relaxed commits to be written some time.
+    /// There are relaxed commits to write later.
     Nudge,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs until every sender is gone, then writes what is left.
+/// Runs until all senders are dropped, then writes what is left.
 pub(super) fn run(disk: &Disk, memory: &Arc<Mutex<Memory>>, inbox: &Receiver<Message>) {
     let mut flush_at: Option<Instant> = None;
     loop {
@@ -90,7 +90,7 @@ fn receive(inbox: &Receiver<Message>, flush_at: Option<Instant>) -> Received {
     Received::Batch(batch)
 }
 
-/// `true`: the relaxed commits went to disk, too.
+/// Returns `true` if the relaxed commits were written, too.
 fn commit(disk: &Disk, memory: &Mutex<Memory>, requests: Vec<Request>) -> bool {
     let (txns, answers): (Vec<_>, Vec<_>) = requests.into_iter().map(|r| (r.txn, r.answer)).unzip();
     let begun = lock(memory).begin(txns);
@@ -107,7 +107,7 @@ fn commit(disk: &Disk, memory: &Mutex<Memory>, requests: Vec<Request>) -> bool {
         return false;
     }
     for (answer, outcome) in answers.into_iter().zip(plan.outcomes) {
-        // Nobody may be waiting any more: the commit has happened all the same.
+        // The caller may have stopped waiting: the commit has happened all the same.
         let _ = answer.send(Ok(outcome));
     }
     written
@@ -121,7 +121,7 @@ fn refuse(answers: Vec<oneshot::Sender<Result<Outcome, StoreError>>>, error: &St
 
 fn flush(disk: &Disk, memory: &Mutex<Memory>) {
     let mut plan = lock(memory).begin_flush();
-    // A failure is told to whoever uses the store next.
+    // Later calls report the failure.
     let _ = write(disk, memory, &mut plan);
 }
 
