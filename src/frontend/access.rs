@@ -1,18 +1,18 @@
-//! Who may come in, and how many of them: what all logins of a port have in common.
+//! Limits logins: which clients may connect, how many, how fast. Shared by all logins of a port.
 //!
 //! ```text
 //!   accepted       -> an admission, or 53300
-//!   startup packet -> rules: how to prove oneself, or 28000
-//!                  -> pace: one's turn, or 53300
-//!                  -> the logins of the database are made current (see `current`)
-//!   proof          -> throttle: looked at, or 53300 unseen
-//!   wrong          -> the answer waits, longer with each failure
-//!   right          -> the failures of this role and address are forgotten
-//!                  -> paces of the database and of the role, where they have one: their turn, or 53300
+//!   startup packet -> rules: how to authenticate, or 28000
+//!                  -> pace: waits to begin, or 53300
+//!                  -> the logins of the database are brought up to date (see `current`)
+//!   proof          -> throttle: checked, or 53300 unchecked
+//!   wrong          -> the answer is delayed, longer with each failure
+//!   right          -> the failures of this role and address are cleared
+//!                  -> paces of the database and of the role, if set: waits to begin, or 53300
 //! ```
 //!
-//! # Why 53300 and not 28P01 for a proof that is not looked at
-//! Drivers take 28P01 for the last word on a password. This one may be right: it was not read, and is to be sent again.
+//! # Why 53300 and not 28P01 for a proof that is not checked
+//! Drivers treat 28P01 as final. This password may be right: it was not checked, and the client should retry.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -39,32 +39,32 @@ use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits};
 use crate::route::Route;
 use crate::telemetry::{Metrics, names};
 
-/// Passwords that keys are derived from at the same time; others wait. Each takes a core for milliseconds.
+/// Passwords from which keys are derived at the same time; others wait. Each takes a core for milliseconds.
 const DERIVATIONS_MAX: usize = 2;
 
-/// What the configuration says of logins. Replaced as a whole when it is read again.
+/// The settings for logins. Replaced as a whole on reload.
 #[derive(Debug, Clone)]
 pub struct Policy {
     pub rules: Rules,
-    /// Which names of certificates stand for which roles.
+    /// Which certificate names map to which roles.
     pub ident: IdentMaps,
-    /// What opens servers for clients that bring no password.
+    /// Authenticates to servers for clients that send no password.
     pub server_passwords: ServerPasswords,
     /// Method `password` is allowed without TLS.
     pub cleartext_passwords: bool,
     pub crowd: CrowdLimits,
-    /// Roles for which that is said otherwise.
+    /// Limits of their own for some roles.
     pub roles: RolesLimits,
     /// Failed logins of one role from one address; see [`Throttle`].
     pub failures: Allowance,
-    /// Logins that begin in a second, all together. 0: no limit.
+    /// Logins that may begin in a second, in total. 0: no limit.
     pub logins_per_second_max: u32,
-    /// The longest that one waits for its turn.
+    /// The longest that a login waits to begin.
     pub login_wait_max: Duration,
 }
 
 impl Default for Policy {
-    /// SCRAM for everybody, and no limits.
+    /// SCRAM for every client, and no limits.
     fn default() -> Policy {
         Policy {
             rules: Rules::default(),
@@ -81,7 +81,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// How many clients of this role may be in.
+    /// The limits on connected clients of this role.
     fn crowd_of(&self, role: &str, database: &str) -> CrowdLimits {
         let everywhere = self.roles.everywhere(role).and_then(|limits| limits.clients_max);
         let in_database = self.roles.in_database(role, database).and_then(|limits| limits.clients_max);
@@ -93,19 +93,19 @@ impl Policy {
     }
 }
 
-/// The paces of roles that have a limit of their own, as they were first needed.
+/// The paces of roles with limits of their own, created on first use.
 #[derive(Debug, Default)]
 struct RolePaces(Mutex<HashMap<(RoleName, Option<DatabaseName>), Pace>>);
 
 impl RolePaces {
-    /// As [`Pace::turn`], for whom these limits are set.
+    /// As [`Pace::turn`], for the role of these limits.
     fn turn(&self, limits: &RoleLimits, per_second: u32, wait_max: Duration) -> Option<Duration> {
         let (key, now) = ((limits.role.clone(), limits.database.clone()), Instant::now());
         let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         paces.entry(key).or_insert_with(|| Pace::new(now)).turn(per_second, wait_max, now)
     }
 
-    /// Those of limits that are set no more.
+    /// Drops the paces of limits that are no longer set.
     fn forget_unset(&self, roles: &RolesLimits) {
         let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         paces.retain(|(role, database), _| {
@@ -124,7 +124,7 @@ pub struct Access {
     derivations: Semaphore,
     crowd: Arc<Crowd>,
     metrics: Metrics,
-    /// Asking in vain costs what failing does.
+    /// Logins that asked the system and failed; asking again has the cost of a failure.
     asked: Throttle,
     asker: Option<Asker>,
     doubts: Option<Arc<Notify>>,
@@ -153,8 +153,8 @@ impl Access {
         }
     }
 
-    /// Whom to ask before a login, and whom to tell of a client that was turned away for what was known of its role and may be out
-    /// of date.
+    /// `asker` brings a role up to date before a login. `doubts` is notified when a client was refused by
+    /// what may be out of date.
     pub fn with_keeper(self, asker: Asker, doubts: Arc<Notify>) -> Access {
         Access { asker: Some(asker), doubts: Some(doubts), ..self }
     }
@@ -171,13 +171,13 @@ impl Access {
         self.policy.load_full()
     }
 
-    /// Holds for the next login. Whoever is connected stays.
+    /// Applies from the next login on. Connected clients stay.
     pub fn set_policy(&self, policy: Policy) {
         self.role_paces.forget_unset(&policy.roles);
         self.policy.store(Arc::new(policy));
     }
 
-    /// An admission for somebody who has just come.
+    /// Admits a new connection.
     pub(super) fn admission(&self) -> Result<Admission, FrontendError> {
         self.crowd.admit(self.policy.load().crowd).ok_or_else(|| {
             self.refused("full").increment(1);
@@ -185,13 +185,13 @@ impl Access {
         })
     }
 
-    /// An error if the admission is only one for being refused.
+    /// An error if the admission is only for sending the error.
     pub(super) fn check_admission(&self, admission: Option<&Admission>) -> Result<(), FrontendError> {
         let checked = admission.map_or(Ok(()), |admission| admission.check(self.policy.load().crowd));
         checked.inspect_err(|_| self.refused("full").increment(1))
     }
 
-    /// The admission's client is known now.
+    /// Counts the admission for its client's role and database.
     pub(super) fn sit(
         &self,
         admission: &mut Admission,
@@ -203,7 +203,7 @@ impl Access {
         sat.inspect_err(|_| self.refused("full").increment(1))
     }
 
-    /// Waits for one's turn to log in.
+    /// Waits until this login may begin.
     pub(super) async fn turn(&self) -> Result<(), FrontendError> {
         let (per_second, wait_max) = {
             let policy = self.policy.load();
@@ -213,8 +213,8 @@ impl Access {
         self.wait_for_turn(wait.ok_or(FrontendError::TooManyLogins { per_second })).await
     }
 
-    /// Waits for a turn of the database's and of the role's, where they have limits of their own. Asked for when it has
-    /// proved that it is this role: a stranger takes nobody's turns.
+    /// Waits for the limits of the database and the role, where set. Called after the client has proved the
+    /// role, so that others cannot use up its share.
     pub(super) async fn turn_of_client(&self, route: &Route, role: &str) -> Result<(), FrontendError> {
         let policy = self.policy.load_full();
         let record = route.current();
@@ -242,8 +242,8 @@ impl Access {
         Ok(())
     }
 
-    /// The keys of a password, if it is the one of the verifier. PBKDF2 takes milliseconds, so it runs where it keeps no
-    /// session waiting, and a few at a time.
+    /// The keys of a password, if it matches the verifier. PBKDF2 takes milliseconds, so it runs outside the
+    /// workers, and a few at a time.
     pub(super) async fn keys_of(
         &self,
         verifier: Verifier,
@@ -256,7 +256,7 @@ impl Access {
         Ok(verifier.accepts(&keys).then_some(keys))
     }
 
-    /// A login of this role that begins.
+    /// A login of this role begins.
     pub(super) fn attempt<'a>(&'a self, address: Option<IpAddr>, role: &'a str) -> Attempt<'a> {
         Attempt {
             access: self,
@@ -282,9 +282,9 @@ impl Access {
 pub(super) struct Attempt<'a> {
     pub(super) access: &'a Access,
     guess: Guess,
-    /// The same among those who ask.
+    /// The same, in the throttle of logins that ask the system.
     asker: Guess,
-    /// How asking has ended, if it was asked.
+    /// How asking ended; unset if it has not asked.
     asking: OnceLock<Asking>,
     /// It needed no password, or had the right one.
     admitted: AtomicBool,
@@ -292,8 +292,8 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Whether the proof is looked at. Asked before the first message, to save the work, and again with the proof at hand:
-    /// many may have failed between the two.
+    /// Whether to check the proof. Called before the first message, to save the work, and again with the
+    /// proof: many logins may have failed in between.
     pub(super) fn look(&self) -> Result<(), FrontendError> {
         let allowance = self.access.policy.load().failures;
         if self.access.throttle.may_try(self.guess, allowance, Instant::now()) {
@@ -303,7 +303,7 @@ impl Attempt<'_> {
         Err(FrontendError::Throttled { role: self.role.to_owned() })
     }
 
-    /// The proof was wrong, or could not have been right. Returns when that may be told.
+    /// The proof was wrong, or could not have been right. Returns when the answer may be sent.
     pub(super) async fn failed(&self) {
         let allowance = self.access.policy.load().failures;
         let delay = self.access.throttle.failed(self.guess, allowance, Instant::now());
@@ -316,30 +316,30 @@ impl Attempt<'_> {
         self.admitted();
     }
 
-    /// Asking was no guess.
+    /// The login succeeded: clears what its asking has cost.
     pub(super) fn admitted(&self) {
         self.admitted.store(true, Ordering::Relaxed);
         self.access.asked.succeeded(self.asker);
     }
 
-    /// Whether the system may be asked on account of this login.
+    /// Whether this login may ask the system.
     pub(super) fn may_ask(&self) -> bool {
         self.access.asked.may_try(self.asker, ALLOWANCE, Instant::now())
     }
 
-    /// How that has ended.
+    /// Records how asking ended.
     pub(super) fn asked(&self, asking: Asking) {
         let _ = self.asking.set(asking);
         self.access.metrics.counter(&names::LOGINS_ASKED, &[asking.as_str()]).increment(1);
     }
 
-    /// The login may fail because what is known of its role is old.
+    /// The login may have failed because what is known of its role is out of date.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.asking.get().is_none_or(|asking| *asking != Asking::Current)
     }
 }
 
-/// Whoever asks and leaves, or fails, may not do so for ever.
+/// Counts a login that asked and then left or failed, so that repeated asking is limited.
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let has_asked = self.asking.get().is_some_and(|asking| *asking != Asking::Failures);

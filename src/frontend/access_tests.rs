@@ -1,4 +1,4 @@
-//! How often one may try, through the door.
+//! Throttling of failed logins, through the frontend.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::error::SqlState;
 use crate::model::{DatabaseName, Quotas, RoleLimits, RoleName, RolesLimits, RouteRecord, Service, Timeouts};
 use crate::telemetry::Metrics;
 
-/// Failures beyond the free ones are refused at once, and stay so for longer than a test.
+/// Failures beyond the free ones are refused at once, and stay refused for longer than a test.
 const STRICT: Allowance =
     Allowance { free: 3, interval: Duration::from_secs(3_600), delay_max: Duration::ZERO };
 

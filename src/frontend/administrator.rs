@@ -1,5 +1,5 @@
-//! The same first words on the admin port: TLS, cancel requests, the startup packet, SCRAM against the administrators'
-//! verifiers. There is no route: an administrator speaks to Freehold itself.
+//! The login on the admin port: TLS, cancel requests, the startup packet, SCRAM against the administrators'
+//! verifiers. There is no route: an administrator talks to Freehold itself.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,19 +16,19 @@ use crate::tls::Stream;
 use crate::wire::message::backend;
 use crate::wire::startup::CancelRequest;
 
-/// Who came to the admin port.
+/// What a connection to the admin port turned out to be.
 #[derive(Debug)]
 pub enum AdminVisitor {
-    /// Wants another connection's command to end. Gets no answer; the stream is to be closed afterwards.
+    /// Cancels another connection's command. Gets no answer; the caller closes the stream afterwards.
     Cancel(CancelRequest, Stream),
     Administrator(Administrator),
 }
 
-/// Somebody who proved to be an administrator. AuthenticationOk has been sent, nothing after it.
+/// An authenticated administrator. AuthenticationOk has been sent, nothing after it.
 #[derive(Debug)]
 pub struct Administrator {
     pub stream: Stream,
-    /// What was sent behind the login without waiting.
+    /// Bytes that the client sent after its login without waiting for the answer.
     pub early: BytesMut,
     pub address: SocketAddr,
     pub name: String,
@@ -36,7 +36,7 @@ pub struct Administrator {
 }
 
 impl Frontend {
-    /// Like [`Frontend::receive`], for the admin port. `routes` plays no part.
+    /// Like [`Frontend::receive`], for the admin port. `routes` is not used.
     pub async fn receive_administrator(
         &self,
         tcp: TcpStream,

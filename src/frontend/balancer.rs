@@ -1,4 +1,4 @@
-//! Load balancers in front of us, and whom they bring.
+//! Load balancers in front of us, and the client addresses that they report.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::model::{Network, Peer};
 use crate::tls::Stream;
 use crate::wire::proxy_header::{PREFIX_BYTES, Prefix, Source};
 
-/// Whose word is believed about where a client comes from.
+/// The networks from which PROXY headers are trusted.
 ///
-/// A connection from one of these networks must begin with a PROXY header; it is believed, so nobody else may have an
-/// address there. From anywhere else a header is not understood.
+/// A connection from one of these networks must begin with a PROXY header. It is trusted, so only load
+/// balancers may have addresses there. From any other address a header is a protocol error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Balancers(pub Vec<Network>);
 
 impl Balancers {
-    /// Reads the header of a connection that comes from a balancer. Where the client comes from.
+    /// Reads the header of a connection that comes from a balancer. Returns the client's address.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -43,7 +43,7 @@ impl Balancers {
     }
 }
 
-/// Exactly the header and not a byte more: what follows may be a TLS handshake.
+/// Reads exactly the header and not a byte more: what follows may be a TLS handshake.
 async fn read(stream: &mut Stream) -> Result<Source, FrontendError> {
     let mut prefix = [0; PREFIX_BYTES];
     stream.read_exact(&mut prefix).await?;

@@ -1,4 +1,4 @@
-//! A client's socket while it is spoken to message by message: before the relay.
+//! A client's socket during the login, read and written message by message; the relay comes later.
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,20 +8,20 @@ use crate::tls::Stream;
 use crate::wire::message::Header;
 use crate::wire::startup::{self, Opening};
 
-/// The longest message that anybody who has not proved who he is may send. SCRAM needs a few hundred bytes; PostgreSQL's
+/// The longest message that an unauthenticated client may send. SCRAM needs a few hundred bytes; PostgreSQL's
 /// own limit is `PG_MAX_AUTH_TOKEN_LENGTH`.
 const MESSAGE_BYTES_MAX: usize = 65_535;
 
-/// Room for a read: no message of an ordinary login is longer.
+/// Buffer for a read: no message of an ordinary login is longer.
 const READ_BYTES: usize = 1024;
 
-/// Room for what is sent at once: the longest is the greeting, with all that the server reports.
+/// Buffer for a write: the longest is the end of the login, with every ParameterStatus.
 const WRITE_BYTES: usize = 1024;
 
-/// A stream with what was read from it and not yet understood. What is sent is built in `out`.
+/// A stream with the bytes that were read and not yet parsed. What is to be sent is built in `out`.
 #[derive(Debug)]
 pub(super) struct Channel {
-    /// `None` while a handshake has it; for good where the handshake failed.
+    /// `None` during a handshake, and for good if the handshake failed.
     stream: Option<Stream>,
     pub(super) inbox: BytesMut,
     pub(super) out: BytesMut,
@@ -44,7 +44,7 @@ impl Channel {
         self.stream.take().ok_or(FrontendError::Gone)
     }
 
-    /// What has come and was not asked for. No room is kept for more.
+    /// Takes what the client sent without waiting. Leaves no buffer behind.
     pub(super) fn take_early(&mut self) -> BytesMut {
         match std::mem::take(&mut self.inbox) {
             nothing if nothing.is_empty() => BytesMut::new(),
@@ -56,7 +56,7 @@ impl Channel {
         self.stream = Some(stream);
     }
 
-    /// Somebody on the way could read along. A Unix socket does not leave the machine.
+    /// Whether the network could read the bytes. A Unix socket does not leave the machine.
     pub(super) fn is_exposed(&self) -> bool {
         self.stream.as_ref().is_some_and(Stream::is_exposed)
     }
@@ -89,7 +89,7 @@ impl Channel {
         }
     }
 
-    /// Sends what was built.
+    /// Sends what was built in `out`.
     pub(super) async fn send(&mut self) -> Result<(), FrontendError> {
         let stream = self.stream.as_mut().ok_or(FrontendError::Gone)?;
         stream.write_all_buf(&mut self.out).await?;
@@ -97,7 +97,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends what was built and ends the connection in order, so that the other side can read to its end.
+    /// Sends `out` and shuts the connection down in order, so that the client can read to its end.
     pub(super) async fn close(mut self) -> Result<(), FrontendError> {
         self.send().await?;
         self.stream()?.shutdown().await?;

@@ -1,9 +1,9 @@
-//! How many are in: all together, of a role, of a role in a database.
+//! Limits on connected clients: in total, per role, and per role in a database.
 //!
 //! # Why the refused are counted, too
-//! Whoever is one too many is told so behind the startup packet, under TLS if it asked for TLS: an answer before that is one
-//! that libpq does not believe (CVE-2024-10977). That costs a handshake, so it is done for a few at a time; those beyond are
-//! closed without a word.
+//! A client over a limit gets the error after its startup packet, under TLS if it asked for TLS: libpq
+//! ignores an error before that (CVE-2024-10977). That costs a handshake, so only a few clients at a time get
+//! it; the others are closed without an answer.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,19 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::FrontendError;
 use crate::model::DatabaseId;
 
-/// Clients that are told at the same time that they are too many.
+/// Clients over the limit that get the error at the same time; further ones are closed.
 const REFUSED_MAX: u32 = 128;
 
-/// How many clients this process takes. 0: no limit.
+/// How many clients this process accepts. 0: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CrowdLimits {
-    /// From the accepted socket on, so logins that are under way count.
+    /// Counted from the accepted socket on, so logins in progress count.
     pub clients_max: u32,
     pub per_role_max: u32,
     pub per_database_role_max: u32,
 }
 
-/// Who is in.
+/// The clients that are connected.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
     admitted: AtomicU32,
@@ -34,7 +34,7 @@ pub(super) struct Crowd {
     groups: Mutex<Groups>,
 }
 
-/// Written when a client comes and when it goes. Only roles that have somebody in are in it.
+/// Updated when a client connects and leaves. Holds only roles with connected clients.
 #[derive(Debug, Default)]
 struct Groups {
     by_role: HashMap<String, u32>,
@@ -42,7 +42,7 @@ struct Groups {
 }
 
 impl Crowd {
-    /// An admission for somebody at the door. `None`: there is not even time to say that there is none.
+    /// Admits a new connection. `None`: too many are over the limit to answer this one.
     pub(super) fn admit(self: &Arc<Crowd>, limits: CrowdLimits) -> Option<Admission> {
         let admission = |standing| Some(Admission { crowd: Arc::clone(self), standing, member: None });
         if add_below(&self.admitted, limits.clients_max) {
@@ -52,7 +52,7 @@ impl Crowd {
     }
 }
 
-/// Adds one, unless that would be more than the limit (0: none).
+/// Adds one, unless that exceeds the limit (0: none).
 fn add_below(counter: &AtomicU32, max: u32) -> bool {
     let more = |count: u32| (max == 0 || count < max).then(|| count.saturating_add(1));
     counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
@@ -64,7 +64,7 @@ enum Standing {
     Refused,
 }
 
-/// One client's share of the limits, for as long as it lives.
+/// One client's share of the limits, released when dropped.
 #[derive(Debug)]
 pub struct Admission {
     crowd: Arc<Crowd>,
@@ -73,7 +73,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// An error if it is one too many, and may only be told so.
+    /// An error if this client is over the limit; it only gets the error.
     pub(super) fn check(&self, limits: CrowdLimits) -> Result<(), FrontendError> {
         match self.standing {
             Standing::Admitted => Ok(()),
@@ -81,7 +81,7 @@ impl Admission {
         }
     }
 
-    /// The client is known now: it counts for its role, too.
+    /// The client's role is known now: counts it for the role, too.
     pub(super) fn sit(
         &mut self,
         database: &DatabaseId,

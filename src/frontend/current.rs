@@ -1,18 +1,19 @@
-//! What is known of a database's roles is made current before one of them is proved.
+//! Brings what is known of a database's roles up to date before a client proves one of them.
 //!
 //! # Why before the first message and not after a proof that failed
-//! The salt of the role's verifier is part of the first message of SCRAM, and a new password has a new salt. A proof by an
-//! old salt cannot be compared with the new verifier, and a client takes no second first message. So whoever is to come in at the
-//! first try after ALTER ROLE PASSWORD must be asked with what the system has now.
+//! The first SCRAM message holds the salt of the role's verifier, and a new password has a new salt. A proof
+//! with an old salt cannot be checked against the new verifier, and a client accepts no second first message.
+//! So for a login to succeed at the first attempt after ALTER ROLE PASSWORD, the salt must be the one that
+//! the system has now.
 //!
-//! # Why every login, whoever it is
-//! Who asks only about roles that it does not know takes longer for them, and tells strangers which those are. So nothing here
-//! depends on the role: a login to any database asks about that database, one to a database that does not exist about the first
-//! one; and what is read is all roles of it.
+//! # Why every login, for every role
+//! If only logins of unknown roles asked, they would take longer, and reveal which roles are unknown. So
+//! nothing here depends on the role: a login to a database asks about that database, one to an unknown
+//! database asks about the first one; and each answer covers all roles of the database.
 //!
-//! # Who asks no more
-//! An address whose logins of a role failed a few times, or of many roles ([`ALLOWANCE`]): it goes on with what is known. How often a
-//! database is read on account of all questions is bounded where they are answered.
+//! # When a login does not ask
+//! After a few failed logins of one role from its address, or more of many roles ([`ALLOWANCE`]), a login
+//! uses what is known. The code that answers the questions limits how often a database is read.
 
 use std::time::Duration;
 
@@ -23,22 +24,22 @@ use super::access::Attempt;
 use crate::auth::throttle::Allowance;
 use crate::catalog::Answer;
 
-/// Logins that asked and did not succeed, of one role from an address; ten times as many of all roles.
+/// Failed logins that asked, of one role from an address; ten times as many of all roles.
 pub(super) const ALLOWANCE: Allowance =
     Allowance { free: 5, interval: Duration::from_secs(1), delay_max: Duration::ZERO };
 
-/// The longest that a login waits for an answer; at most this part of the time that it has.
+/// The longest wait for an answer; also at most this fraction of the login's time limit.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 const WAIT_SHARE: u32 = 4;
 
-/// How asking has ended: the label of a metric.
+/// How asking ended: the label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asking {
     /// What is known is what the system had after the login began.
     Current,
-    /// The database is read often enough already.
+    /// The database was read too often lately to read it again.
     Often,
-    /// Too many logins from there have failed.
+    /// Too many logins from this address have failed.
     Failures,
     /// A move is at its cutover, or the system or the store does not answer.
     Unread,
@@ -55,10 +56,10 @@ impl Asking {
     }
 }
 
-/// Returns when the logins that are known of the database are current, or will not become so in time.
+/// Returns when the logins of the database are up to date, or when the time for that has passed.
 ///
 /// # Cancel safety
-/// Only waits.
+/// Dropping the future only stops the wait.
 pub(super) async fn make_current(frontend: &Frontend, attempt: &Attempt<'_>, database: &str) {
     let Some(asker) = attempt.access.asker() else { return };
     let routes = &frontend.routes;

@@ -1,4 +1,4 @@
-//! Who is asked about before a login, and that nobody waits for ever.
+//! Which database a login asks about, and that its wait is bounded.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::error::SqlState;
 use crate::model::{Login, RoleName, Service};
 use crate::telemetry::Metrics;
 
-/// A frontend that asks, and where its questions arrive.
+/// A frontend that asks, and the channel on which its questions arrive.
 fn asking() -> (Frontend, Questions) {
     let (asker, questions) = questions::channel();
     let access = Access::new(Policy::default(), Metrics::new()).with_keeper(asker, Arc::<Notify>::default());

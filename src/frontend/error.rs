@@ -1,4 +1,4 @@
-//! Why somebody did not become a client.
+//! Why a connection did not become a client.
 
 use std::io;
 
@@ -36,7 +36,7 @@ pub enum FrontendError {
         #[source]
         source: ScramError,
     },
-    /// So many are being told that they are too many that this one is not.
+    /// Too many clients over the limit get an error already: this one gets none.
     #[error("too many clients, and too many who are told so")]
     Overrun,
     #[error("more than {clients_max} clients")]
@@ -45,22 +45,22 @@ pub enum FrontendError {
     RoleFull { role: String, max: u32 },
     #[error("more than {max} clients of role \"{role}\" in one database")]
     DatabaseRoleFull { role: String, max: u32 },
-    /// No rule is for this client.
+    /// No rule matches this client.
     #[error("no rule for {who}")]
     NoRule { who: String },
     #[error("a rule rejects {who}")]
     RejectedByRule { who: String },
-    /// The rule asks for a certificate, and none was shown.
+    /// The rule requires a certificate, and the client sent none.
     #[error("a client without a certificate")]
     NoCertificate,
     #[error("a certificate of {names} does not stand for role \"{role}\"")]
     CertificateName { role: String, names: String },
     #[error("a password would be sent without TLS")]
     PasswordInTheClear,
-    /// Told only where the rule asks for no password.
+    /// The client learns this only if the rule requires no password.
     #[error("role \"{role}\" is not known")]
     UnknownRole { role: String },
-    /// The proof was not looked at.
+    /// The password was not checked.
     #[error("too many logins of role \"{role}\" from there failed")]
     Throttled { role: String },
     #[error("more than {per_second} logins in a second")]
@@ -77,13 +77,13 @@ pub enum FrontendError {
     UnknownDatabase { database: String },
     #[error("somebody looks for the admin port here")]
     AdminDatabase { database: String },
-    /// The database's lifecycle says so.
+    /// The database's lifecycle forbids clients.
     #[error("database \"{database}\" refuses its clients")]
     Refused { database: String, refusal: Refusal },
 }
 
 impl FrontendError {
-    /// What is known of the role may be out of date: PostgreSQL might have let it in.
+    /// What is known of the role may be out of date: PostgreSQL might have accepted the client.
     pub(super) fn is_of_the_role(&self) -> bool {
         matches!(
             self,
@@ -94,7 +94,7 @@ impl FrontendError {
         )
     }
 
-    /// Whether there is anybody who would read an answer.
+    /// Whether the client gets an answer.
     pub(super) fn is_told(&self) -> bool {
         match self {
             FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls | FrontendError::Overrun => {
@@ -102,10 +102,10 @@ impl FrontendError {
             }
             // A cancel request is never answered.
             FrontendError::Violation(Violation::CancelKey { .. }) => false,
-            // What does not speak the protocol would not read it. PostgreSQL closes without a word, too, and clients
-            // that leave before they have begun count on it: their Terminate looks like this.
+            // Such a client would not read it. PostgreSQL closes without an answer, too, and clients rely on
+            // that if they leave before they have begun: their Terminate looks like this.
             FrontendError::Violation(Violation::Length { .. }) => false,
-            // A handshake that failed has no one to talk to.
+            // After a failed handshake the client cannot read an answer.
             FrontendError::Tls(_) => false,
             _ => true,
         }

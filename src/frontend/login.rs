@@ -1,4 +1,4 @@
-//! Proving who one is: the rules say how, the system's own verifier says whether.
+//! The login: the rules say how a client authenticates, the system's verifier decides whether it succeeds.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::model::{Login, Peer, ServerAuth, Service, UnixMillis};
 use crate::route::Route;
 use crate::wire::message::backend;
 
-/// Names under which the admin port may be looked for.
+/// Database names under which clients look for the admin port.
 pub(super) const ADMIN_DATABASES: [&str; 2] = ["freehold", "pgbouncer"];
 
 /// The login succeeded.
@@ -29,12 +29,12 @@ pub(super) struct Admitted {
     pub(super) proof: Proof,
 }
 
-/// Who claims to log in, as far as we know. Either way the same messages follow.
+/// What is known of the role that the client claims. The same messages follow in every case.
 enum Claim {
     Known(Known),
-    /// The login will fail; with this, if not for a malformed message before.
+    /// The login will fail with this error, unless a malformed message fails it before.
     Hopeless(FrontendError),
-    /// There is no such database, which those are told who prove that they are this role of another one.
+    /// There is no such database; only a client that proves this role for another database learns that.
     NoDatabase,
 }
 
@@ -44,11 +44,12 @@ struct Known {
     secret: Secret,
 }
 
-/// What the system keeps of a role's password.
+/// What the system stores of a role's password.
 pub(super) enum Secret {
     Scram(Verifier),
     Md5(Md5Secret),
-    /// Of a login that must fail: made up, or the role's verifier of another database. No password is right for it.
+    /// For a login that must fail: made up, or the role's verifier of another database. No password matches
+    /// it.
     Decoy(Verifier),
 }
 
@@ -66,7 +67,8 @@ pub(super) async fn login(
     let policy = frontend.access.policy();
     let identity = startup.agreed.identity.as_ref();
     let known = || frontend.routes.lookup(database).and_then(|route| route.login(role));
-    // Who may not come in whatever the role asks nothing, unless it may belong to another group by now.
+    // A client that is refused whatever its role's groups are is refused here, before the login asks the
+    // system.
     let early =
         rules::decide(&policy, &rules::caller(channel, startup, address, known().as_deref()), identity);
     let needs_password = match early {
@@ -139,14 +141,14 @@ async fn ask(
     }
 }
 
-/// The verifier of a role where it can log in: of its first database by name, so that asking twice tells nothing.
+/// A role's verifier in any database: the first one by name, so that asking twice reveals nothing.
 fn elsewhere(frontend: &Frontend, role: &str) -> Option<Verifier> {
     let logins = frontend.routes.routes().into_iter().filter_map(|route| route.login(role));
     let valid = logins.filter(|login| login.valid_until.is_none_or(|until| until >= UnixMillis::now()));
     valid.filter_map(|login| Verifier::parse(login.verifier.as_deref()?).ok()).next()
 }
 
-/// Of a made-up verifier: as in the database, or, where there is none of that name, in the first one.
+/// The iterations of a made-up verifier: those of the database, or of the first one if it is unknown.
 fn typical_iterations(frontend: &Frontend, route: Option<&Route>) -> NonZeroU32 {
     let first = || frontend.routes.routes().first().map(|route| route.typical_iterations());
     route.map(Route::typical_iterations).or_else(first).unwrap_or_else(prove::iterations_default)
@@ -155,7 +157,7 @@ fn typical_iterations(frontend: &Frontend, route: Option<&Route>) -> NonZeroU32 
 fn claim(route: Arc<Route>, role: &str, database: &str, method: Method) -> Claim {
     let rejected = || prove::rejected(role);
     let Some(login) = route.login(role) else { return Claim::Hopeless(rejected()) };
-    // PostgreSQL, too, treats a password past its time as a wrong one.
+    // PostgreSQL, too, treats an expired password as a wrong one.
     if login.valid_until.is_some_and(|until| until < UnixMillis::now()) {
         return Claim::Hopeless(rejected());
     }
@@ -176,8 +178,8 @@ fn claim(route: Arc<Route>, role: &str, database: &str, method: Method) -> Claim
     Claim::Known(Known { route, login, secret })
 }
 
-/// By a rule that asks for no password; a certificate, where it demands one, has been looked at. As in PostgreSQL, a
-/// password's end of validity does not matter here.
+/// Admits a client by a rule that requires no password; a certificate, if required, is already verified. As
+/// in PostgreSQL, an expired password does not matter here.
 async fn admit_unasked(
     frontend: &Frontend,
     channel: &mut Channel,
@@ -195,8 +197,9 @@ async fn admit_unasked(
     Ok(Admitted { route, proof })
 }
 
-/// For a client that brought nothing: what others of its role have proved, or the password that the operator wrote down.
-/// Its keys are derived once for all such clients of the role, unless the system may ask for the password itself.
+/// For a client without a password: the keys that others of its role have proved, or the password in the
+/// operator's file. Its keys are derived once for all such clients of the role, unless the system may ask for
+/// the password itself.
 async fn borrowed_proof(
     access: &Access,
     route: &Route,
@@ -219,7 +222,7 @@ async fn borrowed_proof(
     Ok(Proof::Password(password))
 }
 
-/// What only those are told who have proved who they are.
+/// Makes the checks that only authenticated clients may learn of.
 fn admit(channel: &mut Channel, route: &Route, login: &Login) -> Result<(), FrontendError> {
     if !login.can_login {
         return Err(FrontendError::MayNotLogIn { role: login.role.to_string() });

@@ -1,13 +1,14 @@
 //! From an accepted socket to an authenticated client.
 //!
-//! Owns the first words of a connection: TLS, cancel requests, the startup packet, the login. It deliberately opens no
-//! server connection and starts no session: what it returns is a [`Visitor`], and the session layer goes on.
-//! Start with [`Frontend::receive`].
+//! Owns the first messages of a connection: TLS, cancel requests, the startup packet, the login. It
+//! deliberately opens no server connection and starts no session: it returns a [`Visitor`], and the session
+//! layer continues. Start with [`Frontend::receive`].
 //!
 //! # Why
-//! All of it happens before anybody is known, so all of it is bounded: ten kilobytes for a startup packet, one deadline
-//! for the whole. A database that does not exist, a role that does not exist and a wrong password take the same messages
-//! and the same work; a database's state (deprecated, refused) is told only to those who have proved who they are.
+//! All of it happens before the client is authenticated, so all of it is bounded: ten kilobytes for a startup
+//! packet, one deadline for the whole. An unknown database, an unknown role and a wrong password take the
+//! same messages and the same work; only authenticated clients learn a database's state (deprecated,
+//! refused).
 
 mod access;
 #[cfg(test)]
@@ -51,7 +52,7 @@ use crate::tls::{Acceptor, Stream};
 use crate::wire::message::backend;
 use crate::wire::startup::CancelRequest;
 
-/// Whether a client may speak without TLS.
+/// Whether a client may connect without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encryption {
     #[default]
@@ -59,11 +60,11 @@ pub enum Encryption {
     Required,
 }
 
-/// What is needed to receive a client. One for the process.
+/// What is needed to receive a client. One per process.
 #[derive(Debug)]
 pub struct Frontend {
     pub routes: Arc<RouteTable>,
-    /// `None`: TLS is answered with `N`.
+    /// `None`: TLS requests are answered with `N`.
     pub acceptor: Option<Acceptor>,
     pub encryption: Encryption,
     /// From the accepted socket to the end of the login.
@@ -73,10 +74,10 @@ pub struct Frontend {
     pub access: Arc<Access>,
 }
 
-/// Who came.
+/// What a connection turned out to be.
 #[derive(Debug)]
 pub enum Visitor {
-    /// Wants another connection's query to end. Gets no answer: the stream is to be closed when that has been done.
+    /// Cancels another connection's query. Gets no answer: the caller closes the stream afterwards.
     Cancel {
         request: CancelRequest,
         stream: Stream,
@@ -84,41 +85,42 @@ pub enum Visitor {
     Client(Box<Client>),
 }
 
-/// Somebody who proved who he is.
+/// An authenticated client.
 #[derive(Debug)]
 pub struct Client {
     pub stream: Stream,
-    /// What it sent behind its login without waiting.
+    /// Bytes that the client sent after its login without waiting for the answer.
     pub early: BytesMut,
-    /// The end of its login, up to AuthenticationOk, to be sent before anything else: with it, in one piece.
+    /// The end of its login, up to AuthenticationOk; the session sends it in one piece with its first
+    /// message.
     pub unsent: BytesMut,
     pub address: Peer,
     pub route: Arc<Route>,
     pub role: String,
-    /// The minor version of protocol 3 that is spoken.
+    /// The negotiated minor version of protocol 3.
     pub protocol_minor: u16,
     /// The startup parameters other than `user` and `database`, in order.
     pub settings: Vec<(String, String)>,
-    /// What opens the server.
+    /// What authenticates the client's role to a server.
     pub proof: Proof,
-    /// Its share of the limits; to be kept while it is connected.
+    /// Its share of the limits; held while it is connected.
     pub admission: Admission,
 }
 
 impl Client {
-    /// A startup parameter; the last of a name wins.
+    /// A startup parameter; the last one of a name wins.
     pub fn setting(&self, name: &str) -> Option<&str> {
         self.settings.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
 impl Frontend {
-    /// Reads and answers up to the end of the login. On an error the client has been told, as far as it can be.
+    /// Reads and answers up to the end of the login. On an error the client has got the error if possible.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn receive(&self, stream: Stream, address: Peer) -> Result<Visitor, FrontendError> {
-        // Kept until a refusal has been read, too.
+        // Held until the refusal is sent, too.
         let mut admission = Some(self.access.admission()?);
         let mut channel = Channel::new(stream);
         let meeting = Box::pin(self.meet(&mut channel, address, &mut admission));
@@ -127,7 +129,7 @@ impl Frontend {
             Err(_) => Err(FrontendError::TooSlow),
         };
         if let Err(error) = &met {
-            // Not part of what a session keeps for its life.
+            // Boxed, so that the session's future does not keep its size.
             Box::pin(self.refuse(channel, error)).await;
         }
         met
@@ -163,7 +165,7 @@ impl Frontend {
         }
     }
 
-    /// Says why, within the bound that a login has; whoever does not read is not waited for.
+    /// Sends the error, within the time limit of a login.
     async fn refuse(&self, mut channel: Channel, error: &FrontendError) {
         if !error.is_told() {
             return;

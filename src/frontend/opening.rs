@@ -5,7 +5,8 @@
 //!   SSLRequest ----> 'S' TLS, or 'N' ----------+--> CancelRequest: done
 //!   GSSENCRequest -> 'N' ----------------------+--> StartupMessage
 //! ```
-//! Each request at most once, in any order; under TLS none of them comes again. On a Unix socket there is no TLS.
+//! Each request is allowed once, in any order; under TLS none of them is allowed again. A Unix socket has no
+//! TLS.
 
 use bytes::{BufMut, Bytes};
 
@@ -14,37 +15,37 @@ use super::{Encryption, Frontend, FrontendError};
 use crate::tls::{Acceptor, ClientIdentity, Handshake, Stream};
 use crate::wire::startup::{CancelRequest, Opening, StartupMessage, TLS_HANDSHAKE_BYTE};
 
-/// What came of the first packets.
+/// What the first packets were.
 #[derive(Debug)]
 pub(super) enum Opened {
     Cancel(CancelRequest),
     Startup(Startup),
 }
 
-/// Somebody wants a session.
+/// A client that wants a session.
 #[derive(Debug)]
 pub(super) struct Startup {
     pub(super) message: StartupMessage,
     pub(super) agreed: Agreed,
 }
 
-/// What a handshake gave.
+/// The result of a TLS handshake.
 #[derive(Debug, Default)]
 pub(super) struct Agreed {
-    /// The hash of our certificate that a login can be bound to.
+    /// The hash of our certificate, for channel binding.
     pub(super) end_point: Option<Bytes>,
-    /// Of the client's certificate, where it showed a good one.
+    /// The client's certificate, if it sent a valid one.
     pub(super) identity: Option<ClientIdentity>,
 }
 
-/// Requests that may come once.
+/// Requests that are allowed once each.
 #[derive(Debug, Default)]
 struct Asked {
     tls: bool,
     gss: bool,
 }
 
-/// Reads up to the packet that says what the visitor wants. `channel` is under TLS afterwards where that was agreed.
+/// Reads up to the startup packet or cancel request. Afterwards `channel` uses TLS if that was agreed.
 pub(super) async fn open(frontend: &Frontend, channel: &mut Channel) -> Result<Opened, FrontendError> {
     let mut asked = Asked::default();
     let mut agreed = Agreed::default();
@@ -90,7 +91,7 @@ async fn on_ssl_request(frontend: &Frontend, channel: &mut Channel) -> Result<Ag
             answer(channel, b'S').await?;
             encrypt(acceptor, channel, Handshake::Requested).await
         }
-        // On a Unix socket PostgreSQL, too, has no TLS.
+        // On a Unix socket PostgreSQL has no TLS, either.
         _ => answer(channel, b'N').await.map(|()| Agreed::default()),
     }
 }

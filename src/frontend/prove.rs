@@ -1,9 +1,10 @@
 //! The exchanges by which a client proves that it knows a password.
 //!
-//! # Why a role that does not exist is asked, too
-//! It goes through the same messages and the same work, against a verifier that is made up and that no password fits. So
-//! neither the answer nor its time tells whether there is such a role. One that exists in another database alone is asked with its
-//! salt of there, and fails: a salt that differs by database would tell that there is such a role somewhere.
+//! # Why an unknown role is asked for a password
+//! It takes the same messages and the same work, with a made-up verifier that no password matches. So neither
+//! the answer nor its time reveals whether the role exists. A role that exists only in another database is
+//! asked with its salt from there, and fails: a salt that differed by database would reveal that the role
+//! exists elsewhere.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -21,13 +22,13 @@ use crate::auth::scram::{ITERATIONS_DEFAULT, Nonce, Offer, ScramError, ServerLog
 use crate::auth::{ClientKeys, Proof};
 use crate::wire::message::{backend, frontend};
 
-/// One client's proof.
+/// One client's authentication exchange.
 pub(super) struct Prover<'a> {
     pub(super) attempt: &'a Attempt<'a>,
     pub(super) offer: Offer,
 }
 
-/// The password is wrong, or there is no such role: nobody outside can tell which.
+/// The password is wrong, or there is no such role: the client cannot tell which.
 pub(super) fn rejected(role: &str) -> FrontendError {
     FrontendError::Password { role: role.to_owned(), source: ScramError::Rejected }
 }
@@ -37,7 +38,7 @@ pub(super) fn iterations_default() -> NonZeroU32 {
 }
 
 impl Prover<'_> {
-    /// Up to and without AuthenticationOk.
+    /// Runs the exchange up to, not including, AuthenticationOk.
     pub(super) async fn prove(
         &self,
         channel: &mut Channel,
@@ -81,7 +82,7 @@ impl Prover<'_> {
         let body = password_message(channel).await?;
         self.attempt.look()?;
         let password = std::str::from_utf8(body.strip_suffix(&[0]).unwrap_or(&body));
-        // PostgreSQL refuses an empty password, too, without a look at what is stored.
+        // PostgreSQL, too, refuses an empty password before it reads what is stored.
         let (Ok(password), false) = (password, body.len() <= 1) else { return self.wrong().await };
         let role = self.attempt.role;
         let proof = match secret {
@@ -109,7 +110,7 @@ impl Prover<'_> {
     }
 }
 
-/// The SASL exchange, up to and without AuthenticationOk.
+/// The SASL exchange up to, not including, AuthenticationOk.
 pub(super) async fn scram(
     channel: &mut Channel,
     attempt: &Attempt<'_>,
@@ -124,7 +125,8 @@ pub(super) async fn scram(
     let asked_again;
     let client_first = match initial.response {
         Some(response) => response,
-        // Allowed by SASL, and by PostgreSQL: a client that names a mechanism first is given the word again.
+        // SASL and PostgreSQL allow a client to name only a mechanism first: an empty challenge asks for its
+        // data.
         None => {
             backend::authentication_sasl_continue(&mut channel.out, b"");
             channel.send().await?;

@@ -1,4 +1,4 @@
-//! Which rule a client meets, and whether its certificate is good enough for it.
+//! Which rule matches a client, and whether its certificate satisfies it.
 
 use super::FrontendError;
 use super::access::Policy;
@@ -8,7 +8,7 @@ use crate::auth::hba::{Caller, ClientCert, ClientName, Method, Rule, Transport};
 use crate::model::{Login, Peer};
 use crate::tls::ClientIdentity;
 
-/// `login` is what is known of the role it wants to be.
+/// `login` is what is known of the role that it claims.
 pub(super) fn caller<'a>(
     channel: &Channel,
     startup: &'a Startup,
@@ -20,7 +20,8 @@ pub(super) fn caller<'a>(
         Some(ip) if channel.is_tls() => Transport::Tls(ip),
         Some(ip) => Transport::Plain(ip),
     };
-    // As with PostgreSQL, the last of a name counts: another one would be checked than is served.
+    // As in PostgreSQL, the last parameter of a name counts: checking another than PostgreSQL uses would be a
+    // hole.
     let replication = startup.message.settings().filter(|(name, _)| *name == "replication").last();
     Caller {
         transport,
@@ -31,14 +32,15 @@ pub(super) fn caller<'a>(
     }
 }
 
-/// As PostgreSQL reads a boolean, whose words may be cut short. `replication=database` is none: it belongs to its database.
+/// As PostgreSQL reads a boolean, with abbreviations. `replication=database` is false: it belongs to its
+/// database.
 fn is_true(value: &str) -> bool {
     let value = value.to_ascii_lowercase();
     let begins = |word: &str| !value.is_empty() && word.starts_with(&value);
     begins("true") || begins("yes") || value == "on" || value == "1"
 }
 
-/// The rule that lets this client prove itself; or why there is none.
+/// The rule by which this client must authenticate, or why it is refused.
 pub(super) fn decide<'a>(
     policy: &'a Policy,
     caller: &Caller<'_>,
@@ -78,7 +80,7 @@ fn check_certificate(
     }
 }
 
-/// As PostgreSQL names who was refused.
+/// Describes the refused client as PostgreSQL does.
 fn who(caller: &Caller<'_>) -> String {
     let host = caller.transport.address().map_or("[local]".to_owned(), |address| address.to_string());
     let encryption = match caller.transport {

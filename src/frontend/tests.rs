@@ -85,7 +85,7 @@ impl Knock {
         let receiving = tokio::spawn(async move {
             let mut received = frontend.receive(accepted.into(), Peer::tcp(address)).await;
             if let Ok(Visitor::Client(client)) = &mut received {
-                // As the session does, which has more to say.
+                // As the session does, which sends it with its own messages.
                 client.stream.write_all_buf(&mut client.unsent).await.unwrap();
             }
             received
@@ -118,7 +118,7 @@ impl Knock {
         }
     }
 
-    /// Logs in like libpq; the tags that came, and the error if it ended with one.
+    /// Logs in like libpq. Returns the tags received, and the error if it ended with one.
     pub(super) async fn login(&mut self, password: &str) -> (String, Option<ErrorFields>) {
         let mut tags = String::new();
         let mut started = None;
@@ -160,7 +160,7 @@ impl Knock {
         (tags, None)
     }
 
-    /// The salt and the iterations that the role is asked with.
+    /// The salt and iterations in the challenge for the role.
     async fn salt(&mut self) -> String {
         self.message().await.unwrap();
         self.send(|out| ask::sasl_initial_response(out, "SCRAM-SHA-256", b"n,,n=,r=abc")).await;
@@ -341,7 +341,7 @@ async fn bytes_that_follow_a_request_for_encryption_unasked_end_the_connection()
 
 #[tokio::test]
 async fn what_is_no_startup_packet_is_closed_without_a_word() {
-    // node-postgres says Terminate where it is told to leave before it has begun.
+    // node-postgres sends Terminate if it is told to close before its startup packet.
     for opening in [ask::terminate as fn(&mut BytesMut), |out| out.put_slice(b"GET / HTTP/1.1\r\n\r\n")] {
         let mut knock = Knock::at(frontend_with(Service::Serving)).await;
         knock.send(opening).await;

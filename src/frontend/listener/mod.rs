@@ -1,7 +1,6 @@
-//! Where clients come in: TCP addresses and Unix sockets.
+//! Where clients connect: TCP addresses and Unix sockets.
 //!
-//! Owns the listening sockets and what of the file system belongs to them. It deliberately accepts nobody: who hands out
-//! what comes in is the session layer.
+//! Owns the listening sockets and their files. It deliberately accepts no connection: the session layer does.
 
 mod socket_file;
 
@@ -19,30 +18,30 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 pub use self::socket_file::SocketFile;
 use crate::model::ListenOn;
 
-/// A client whose machine has vanished is noticed after this and some probes: its transaction keeps others waiting.
-/// No TCP_USER_TIMEOUT: it would end a client that reads a large result slowly, too.
+/// Detects that a client machine has vanished: its open transaction may block other clients. No
+/// TCP_USER_TIMEOUT: it would also end a client that reads a large result slowly.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Clients that have connected and are not yet accepted.
+/// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// The port in the name of a Unix socket where there is no TCP address to take it from.
+/// The port in the name of a Unix socket if there is no TCP address to take it from.
 pub const PORT_DEFAULT: u16 = 6432;
 
-/// How the places to listen on are opened.
+/// How to open the listening sockets.
 #[derive(Debug)]
 pub struct ListenOptions {
     pub on: Vec<ListenOn>,
-    /// Open already, and kept open by whoever has started this process. Where there are any, `on` stands for nothing.
+    /// Open already, and kept open by the process that started this one. If there are any, `on` is ignored.
     pub handed_over: Vec<Listener>,
-    /// Permissions of the Unix sockets: who may write may connect.
+    /// Permissions of the Unix sockets: write permission is what lets a client connect.
     pub unix_mode: u32,
     pub sharing: Sharing,
 }
 
-/// Whether two processes may listen on the same places.
+/// Whether two processes may listen on the same addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
     #[default]
@@ -51,7 +50,7 @@ pub enum Sharing {
     InTurn,
 }
 
-/// Why nobody can come in there.
+/// Why a listening socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error("{on}")]
@@ -72,17 +71,17 @@ fn by(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// An open place. Closed, and its file removed, when dropped.
+/// A listening socket. When dropped, it is closed and its file removed.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    /// With its file, where that is ours.
+    /// With its file, if this process made it.
     Unix(UnixListener, Option<SocketFile>),
 }
 
 impl Listener {
-    /// What a service manager has handed over (`LISTEN_FDS`, see sd_listen_fds(3)). Once, at the start of a process: the
-    /// variables are removed.
+    /// The sockets that a service manager handed over (`LISTEN_FDS`, see sd_listen_fds(3)). Call it once,
+    /// when the process starts: it removes the variables.
     pub fn from_service_manager() -> io::Result<Vec<Listener>> {
         let mut handed_over = ListenFd::from_env();
         let mut listeners = Vec::new();
@@ -95,7 +94,7 @@ impl Listener {
         Ok(listeners)
     }
 
-    /// Opens all of them, or none. The sockets do not block.
+    /// Opens all sockets, or none. They are non-blocking.
     pub fn open_all(options: ListenOptions) -> Result<Vec<Listener>, ListenError> {
         if !options.handed_over.is_empty() {
             let unblocked = options.handed_over.into_iter().map(Listener::unblocked);
@@ -125,7 +124,7 @@ impl Listener {
         Ok(self)
     }
 
-    /// `None`: it is a Unix socket.
+    /// `None` for a Unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().ok(),
@@ -133,7 +132,7 @@ impl Listener {
         }
     }
 
-    /// `None`: it is a TCP socket.
+    /// `None` for a TCP socket.
     pub fn path(&self) -> Option<PathBuf> {
         match self {
             Listener::Tcp(_) => None,
@@ -147,7 +146,7 @@ fn failed(on: &dyn Display, source: io::Error) -> ListenError {
     ListenError::Open { on: on.to_string(), source }
 }
 
-/// How a client's socket is to be; or a listener, before it listens: what it accepts inherits it.
+/// Sets the options of a client's socket, or of a listener before it listens: accepted sockets inherit them.
 pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
@@ -158,7 +157,7 @@ pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Whether [`prepare`] has seen to it.
+/// Whether [`prepare`] has set the options.
 pub fn is_prepared(socket: &impl AsFd) -> io::Result<bool> {
     let socket = SockRef::from(socket);
     Ok(socket.tcp_nodelay()?

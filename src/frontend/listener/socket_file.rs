@@ -1,12 +1,13 @@
-//! A Unix socket in a directory, with the manners of PostgreSQL: `.s.PGSQL.<port>` and a lock file beside it.
+//! A Unix socket in a directory, by PostgreSQL's conventions: `.s.PGSQL.<port>` and a lock file beside it.
 //!
 //! # Why
-//! A socket file stays when its process is killed, so one that is there says little: it is asked, by a connection. Whoever
-//! puts one there or takes it away holds the lock on the file beside it meanwhile. That file names us in its first line, so
-//! a PostgreSQL server that is started on the same name refuses, as it would beside another server.
+//! A socket file survives a killed process, so its presence proves little: we try to connect to it. A process
+//! holds the lock on the file beside it while it creates or removes the socket. The first line of that file
+//! holds our process id, so a PostgreSQL server that is started on the same name refuses, as it would beside
+//! another server.
 //!
-//! The socket is made under another name and renamed when it listens and has its permissions: nobody finds it half done,
-//! and what was there before is replaced in one step.
+//! The socket is created under another name, and renamed once it listens and has its permissions: no client
+//! finds it half done, and the rename replaces an old socket in one step.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -19,16 +20,16 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{BACKLOG, ListenError, ListenOptions, Sharing, failed};
 
-/// Whoever starts or ends beside us needs milliseconds.
+/// Another process that starts or ends holds the lock for milliseconds.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 const LOCK_LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The line of the lock file that says whose it is.
+/// The line of the lock file that marks it as Freehold's.
 const MARK: &str = "freehold";
-/// A process id and a mark; PostgreSQL's own is not much longer.
+/// A process id and a mark; PostgreSQL's lock file is not much longer.
 const LOCK_BYTES_MAX: u64 = 4096;
 
-/// The file of a socket that we listen on. Removed when dropped, if it still is ours.
+/// The file of a socket that we listen on. Dropping it removes the file if it is still ours.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -41,7 +42,7 @@ impl SocketFile {
         &self.path
     }
 
-    /// Listens in `directory`; a socket that a dead process has left is replaced, and one of a Freehold whose turn is over.
+    /// Listens in `directory`. Replaces the socket of a dead process, and of a Freehold that hands over.
     pub(super) fn listen(
         directory: &Path,
         port: u16,
@@ -76,7 +77,7 @@ fn identity(file: &fs::Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Whether somebody listens on a socket that is there.
+/// Whether a process listens on the socket file.
 fn is_occupied(path: &Path) -> Result<bool, ListenError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -96,7 +97,7 @@ fn make(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let mut fresh = path.to_owned().into_os_string();
     fresh.push(format!(".{}", std::process::id()));
     let fresh = PathBuf::from(fresh);
-    // Of a process that had our number and did not come to its end.
+    // Left by a killed process that had our process id.
     let _ = fs::remove_file(&fresh);
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(&fresh)?)?;
@@ -110,7 +111,7 @@ fn make(path: &Path, mode: u32) -> io::Result<UnixListener> {
     finished.map(|()| socket.into())
 }
 
-/// Whom a lock file names.
+/// The process that a lock file names.
 struct Holder {
     pid: Option<u32>,
     is_freehold: bool,
@@ -138,7 +139,7 @@ impl Lock {
         }
     }
 
-    /// `None`: somebody has it, or has just removed it.
+    /// `None`: another process has it, or has just removed it.
     fn try_take(path: &Path) -> io::Result<Option<File>> {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -152,7 +153,7 @@ impl Lock {
         Ok(is_there.then_some(file))
     }
 
-    /// Who signed it last.
+    /// The process that wrote it last.
     fn holder(&mut self) -> Holder {
         let mut text = String::new();
         let _ = (&mut self.file).take(LOCK_BYTES_MAX).read_to_string(&mut text);
@@ -247,7 +248,7 @@ mod tests {
     fn a_socket_that_nobody_listens_on_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let (listener, file) = listen(directory.path()).unwrap();
-        // As by kill -9: the file stays.
+        // As after kill -9: the file stays.
         std::mem::forget(file);
         drop(listener);
         let (_listener, file) = listen(directory.path()).unwrap();
