@@ -1,4 +1,4 @@
-//! ADOPT DATABASE: an existing one, where it lies, with the roles it has.
+//! ADOPT DATABASE: takes in an existing database, where it is, with the roles it has.
 
 use super::answer::{Answer, Row, row};
 use super::commands;
@@ -52,7 +52,7 @@ impl Executor {
         }
     }
 
-    /// A row for each login; warnings are repeated on each, because a client may show one row only.
+    /// A row for each login; each row repeats the warnings, because a client may show only one row.
     fn adopted_rows(&self, new: &NewDatabase, warnings: &[String]) -> Vec<Row> {
         let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
         let database = &new.database;

@@ -11,12 +11,12 @@ pub type Row = Vec<Option<String>>;
 pub struct Answer {
     pub columns: &'static [Column],
     pub rows: Vec<Row>,
-    /// Of CommandComplete.
+    /// The tag of CommandComplete.
     pub tag: String,
 }
 
 impl Answer {
-    /// Without rows.
+    /// An answer without rows.
     pub fn done(command: Command) -> Answer {
         Answer { columns: command.columns, rows: Vec::new(), tag: command.tag.to_owned() }
     }
@@ -32,7 +32,7 @@ impl Answer {
     }
 }
 
-/// A value of a row.
+/// A type that can be a value of a row.
 pub(super) trait Cell {
     fn cell(self) -> Option<String>;
 }

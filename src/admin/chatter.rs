@@ -1,4 +1,5 @@
-//! What drivers and psql say unasked: settings, transactions, probes. Understood just far enough to live on.
+//! What drivers and psql send on their own: settings, transactions, probes. Understood just far enough for
+//! them to work.
 
 use super::column::Column;
 use super::foreign::is_of_pgbouncer;
@@ -7,7 +8,7 @@ use super::statement::Chatter;
 use super::{ErrorKind, SyntaxError};
 use crate::config::{Apply, Config, Setting};
 
-/// Commands on one name that are accepted without effect, and their tags.
+/// Commands that are accepted without effect, and their tags.
 const ACCEPTED: [(&str, &str); 7] = [
     ("DISCARD", "DISCARD ALL"),
     ("DEALLOCATE", "DEALLOCATE"),
@@ -18,7 +19,7 @@ const ACCEPTED: [(&str, &str); 7] = [
     ("RELEASE", "RELEASE"),
 ];
 
-/// What may follow BEGIN, COMMIT and their like. Nothing else: whoever writes ABORT MOVE 1 must not be told that it worked.
+/// What may follow BEGIN, COMMIT and the like. Nothing else: ABORT MOVE 1 must not answer that it worked.
 const TRANSACTION_WORDS: [&str; 16] = [
     "WORK",
     "TRANSACTION",
@@ -58,13 +59,13 @@ const SETTINGS: [(&str, &str); 16] = [
     ("extra_float_digits", "1"),
 ];
 
-/// What the admin port calls itself: drivers choose their dialect by the number in front.
+/// The version that the admin port reports: drivers choose their behaviour by its leading number.
 pub(super) const SERVER_VERSION: &str = concat!("17.0 (Freehold ", env!("CARGO_PKG_VERSION"), ")");
 
 const FUNCTIONS: [&str; 6] =
     ["version", "current_database", "current_user", "current_schema", "session_user", "pg_backend_pid"];
 
-/// The columns that answers to chatter have.
+/// The columns of the answers to such statements.
 pub(super) const COLUMNS: &[Column] = &[
     Column::text("version"),
     Column::text("current_database"),
@@ -90,7 +91,7 @@ pub(super) const COLUMNS: &[Column] = &[
     Column::text("extra_float_digits"),
 ];
 
-/// The value that a function of `FUNCTIONS` has by itself; None: it depends on the connection.
+/// The value of a function of `FUNCTIONS`; None: it depends on the connection.
 pub(super) fn function_value(name: &str) -> Option<String> {
     match name {
         "version" => Some(format!("PostgreSQL {SERVER_VERSION}")),
@@ -100,7 +101,7 @@ pub(super) fn function_value(name: &str) -> Option<String> {
     }
 }
 
-/// None where the statement is not chatter; the cursor has not moved then.
+/// None if the statement is not chatter; then the cursor has not moved.
 pub(super) fn parse(parser: &mut Parser) -> Result<Option<Chatter>, SyntaxError> {
     let Some(word) = parser.word() else { return Ok(None) };
     if let Some((_, tag)) = ACCEPTED.iter().find(|(keyword, _)| *keyword == word) {
@@ -143,7 +144,8 @@ fn transaction(parser: &mut Parser, chatter: Chatter) -> Result<Chatter, SyntaxE
     }
 }
 
-/// Settings of a connection are nobody's business here. One of the process would be: it is not changed by a word.
+/// Settings of the connection have no effect here. A setting of PgBouncer would change the process: SET
+/// refuses it.
 fn set(parser: &mut Parser, tag: &'static str) -> Result<Chatter, SyntaxError> {
     parser.advance();
     let _ = parser.accept("SESSION") || parser.accept("LOCAL");
@@ -200,7 +202,7 @@ fn select(parser: &mut Parser) -> Result<Chatter, SyntaxError> {
     Ok(Chatter::SelectFunction(function))
 }
 
-/// Drivers look for hstore and their like when they connect (SQLAlchemy, psycopg). There are none here.
+/// Drivers look up hstore and similar types when they connect (SQLAlchemy, psycopg). There are none here.
 fn asks_for_types(words: &[String]) -> bool {
     let from = words.iter().position(|word| word == "FROM");
     let mut after = words.iter().skip(from.map_or(words.len(), |at| at + 1)).map(String::as_str);
@@ -210,7 +212,7 @@ fn asks_for_types(words: &[String]) -> bool {
     }
 }
 
-/// `[AS] name` changes nothing that a driver reads.
+/// Accepts `[AS] name`, which changes nothing that a driver reads.
 fn alias(parser: &mut Parser) -> Result<(), SyntaxError> {
     if parser.accept("AS") || !parser.at_end_of_statement() {
         parser.identifier("a name")?;

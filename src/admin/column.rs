@@ -1,9 +1,10 @@
 //! The columns of answers: a name and a type.
 //!
 //! # Why
-//! Freehold's own columns are of type text. PgBouncer's have the types that PgBouncer gives them, because what reads them
-//! (its exporter for Prometheus, dashboards) takes a text for a label and a number for a value. Rows are kept as text, as
-//! PostgreSQL writes it; a driver that asks for the binary format gets the same value in the form of its type.
+//! Freehold's own columns are of type text. PgBouncer's columns keep PgBouncer's types, because its
+//! Prometheus exporter and dashboards treat text as a label and a number as a value. Rows are stored as text,
+//! as PostgreSQL writes it; a driver that asks for the binary format gets the same value converted to its
+//! type.
 
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As in `pg_type`.
+    /// The OID in `pg_type`.
     pub fn oid(self) -> u32 {
         match self {
             Kind::Text => 25,
@@ -25,7 +26,7 @@ impl Kind {
         }
     }
 
-    /// `pg_type.typlen`; -1: of any length.
+    /// `pg_type.typlen`; -1: variable length.
     pub fn bytes(self) -> i16 {
         match self {
             Kind::Int4 => 4,
@@ -34,7 +35,7 @@ impl Kind {
         }
     }
 
-    /// A value in the binary format of its type; None: it is not of this type.
+    /// A value in the binary format of its type; None: the text is not a value of this type.
     pub fn binary(self, value: &str) -> Option<Vec<u8>> {
         match self {
             Kind::Text => Some(value.as_bytes().to_vec()),
@@ -45,7 +46,8 @@ impl Kind {
     }
 }
 
-/// A whole number as `numeric_send` writes it: how many digits of base 10000, the weight of the first, sign, scale, the digits.
+/// A whole number as `numeric_send` writes it: number of base 10000 digits, weight of the first, sign, scale,
+/// digits.
 fn numeric(number: u64) -> Vec<u8> {
     let mut digits = Vec::new();
     let mut rest = number;

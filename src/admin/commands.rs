@@ -1,8 +1,8 @@
-//! The one table of commands: syntax, the columns of the answer, a sentence.
+//! The table of commands: syntax, the columns of the answer, a sentence of help.
 //!
-//! `SHOW HELP`, the Describe of the extended protocol and `config/admin.md` are rendered from it. Names of columns are
-//! part of the interface: they may be added at the end, never renamed. Where a verb is PgBouncer's, its columns come
-//! first, in its order and with its units, because exporters read them.
+//! `SHOW HELP`, the Describe of the extended protocol and `config/admin.md` are rendered from it. Column
+//! names are part of the interface: columns may be added at the end, never renamed. A PgBouncer command has
+//! PgBouncer's columns first, in its order and with its units, because exporters read them.
 
 use super::column::{Column, Kind};
 
@@ -11,13 +11,13 @@ use super::column::{Column, Kind};
 pub struct Command {
     pub syntax: &'static str,
     pub doc: &'static str,
-    /// Of the rows in the answer; none where there are no rows.
+    /// The columns of the rows in the answer; none if the answer has no rows.
     pub columns: &'static [Column],
-    /// The tag of CommandComplete; where there are rows, their number follows a SELECT or SHOW.
+    /// The tag of CommandComplete; the number of rows follows after SELECT or SHOW.
     pub tag: &'static str,
 }
 
-/// `column!("name")` is of type text, `column!("name" Int4)` of another.
+/// `column!("name")` is of type text, `column!("name" Int4)` of another type.
 macro_rules! column {
     ($name:literal) => {
         Column::text($name)
@@ -92,7 +92,7 @@ commands! {
     PLAN_MOVE: "PLAN MOVE", "PLAN MOVE DATABASE name TO [SYSTEM] system",
         ["severity", "check", "object", "message", "cure", "responsible"],
         "Says what would hinder a move, with the cure. Changes nothing.";
-    // libpq takes a tag that begins with "MOVE " for that of a cursor, and expects a number behind it.
+    // libpq takes a tag that begins with "MOVE " for a cursor's, and expects a number after it.
     MOVE_DATABASE: "MOVE",
         "MOVE DATABASE name TO [SYSTEM] system [MAX PAUSE 'duration'] [REASON 'text'] [WAIT]",
         ["move", "database", "phase", "longest_stall_ms", "message"],
@@ -258,7 +258,7 @@ pub fn reference() -> String {
     text
 }
 
-/// `` `name` ``, with its type where that is not text.
+/// `` `name` ``, with its type unless that is text.
 fn described(column: &Column) -> String {
     match column.kind {
         Kind::Text => format!("`{}`", column.name),
@@ -268,13 +268,13 @@ fn described(column: &Column) -> String {
     }
 }
 
-/// The keywords in front.
+/// The leading keywords.
 fn title(command: &Command) -> String {
     let keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     command.syntax.split(' ').take_while(keyword).collect::<Vec<_>>().join(" ")
 }
 
-/// The command whose keywords have the most in common with these words, if it is the only one.
+/// The command that has the most leading keywords in common with these words, if there is only one.
 pub(super) fn command_meant(words: &[String]) -> Option<Command> {
     let common = |command: &Command| {
         let title = title(command);

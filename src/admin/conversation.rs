@@ -1,11 +1,11 @@
-//! One administrator's connection: the simple and the extended protocol over the [`Executor`](super::Executor).
+//! An administrator's connection: simple and extended protocol over the [`Executor`](super::Executor).
 //!
 //! No statement has parameters; rows come in the formats that a Bind asks for.
 //!
 //! # Transactions
-//! Commands take effect at once. BEGIN, COMMIT and ROLLBACK only move the status that ReadyForQuery reports, because
-//! drivers that wrap everything in a transaction look at it; and portals live until the end of the transaction, because
-//! drivers fetch from them in parts.
+//! Commands take effect at once. BEGIN, COMMIT and ROLLBACK change only the status that ReadyForQuery
+//! reports, because drivers that wrap everything in a transaction read it. Portals live until the end of the
+//! transaction, because drivers fetch from them in parts.
 
 use std::collections::HashMap;
 use std::io;
@@ -33,14 +33,14 @@ use crate::wire::message::{Header, Target, TransactionStatus, backend, frontend}
 
 /// The longest message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 2 * TEXT_BYTES_MAX;
-/// Prepared statements, and portals, of one connection.
+/// Prepared statements of one connection, and also its portals.
 const NAMES_MAX: usize = 1_000;
-/// Notices that wait for the client to read.
+/// Notices that are queued for the client.
 const NOTICES_MAX: usize = 64;
-/// What is sent at once, in bytes.
+/// Answers are sent in pieces of this size, in bytes.
 const SEND_BYTES: usize = 64 * 1024;
 
-/// Speaks with an administrator until one of the two ends it.
+/// Serves an administrator until one of the two ends the connection.
 pub(super) async fn hold(
     administrator: Administrator,
     rights: Rights,
@@ -106,14 +106,14 @@ async fn farewell(stream: &mut Stream, mut out: BytesMut, refusal: &Refusal) -> 
     stream.shutdown().await
 }
 
-/// After an error in the extended protocol everything is skipped until Sync.
+/// After an error in the extended protocol every message is skipped until Sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Normal,
     Skipping,
 }
 
-/// What comes after a message.
+/// What to do after a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Go,
@@ -210,7 +210,7 @@ impl Conversation<'_> {
         Ok(Next::Go)
     }
 
-    /// Statements of a simple query run in order; the first that fails ends them.
+    /// Runs the statements of a simple query in order, up to the first that fails.
     async fn query(&mut self, body: &Bytes) -> io::Result<()> {
         match understood(frontend::parse_query(body).map_err(|v| v.refusal(Severity::Error))) {
             Err(refusal) => self.refuse(&refusal),
@@ -220,7 +220,8 @@ impl Conversation<'_> {
                     match self.execute(parsed).await? {
                         Ok(answer) => {
                             self.answer(&answer).await?;
-                            // It may hold a password that is shown once; the next command may take long, and fail.
+                            // The answer may hold a password that is shown once; the next command may take
+                            // long, and fail.
                             self.send().await?;
                         }
                         Err(refusal) => {
@@ -262,7 +263,7 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    /// A message of the extended protocol.
+    /// Handles a message of the extended protocol.
     async fn extended(&mut self, tag: u8, body: &Bytes) -> io::Result<Result<(), Refusal>> {
         use frontend::tag;
         Ok(match tag {
@@ -375,7 +376,7 @@ impl Conversation<'_> {
         Ok(Ok(()))
     }
 
-    /// Runs a statement to its end. Meanwhile notices go to the client, and a client that leaves ends a wait.
+    /// Runs a statement to its end. Meanwhile the client gets notices, and a wait ends if the client leaves.
     async fn execute(&mut self, parsed: &Parsed) -> io::Result<Result<Answer, Refusal>> {
         if let Some(outcome) = self.transaction(&parsed.statement) {
             return Ok(outcome);
@@ -392,7 +393,7 @@ impl Conversation<'_> {
         let mut work = Box::pin(executor.execute(parsed, &caller));
         let mut presence = Presence::Here;
         let outcome = loop {
-            // The work is polled to its end, whatever else happens; reading and receiving lose nothing when dropped.
+            // The work is polled to its end in every case; reading and receiving lose nothing when dropped.
             tokio::select! {
                 biased;
                 Some(notice) = incoming.recv() => {
@@ -421,7 +422,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// BEGIN and its like change the status only; in a failed transaction everything else is refused.
+    /// BEGIN and the like change only the status; in a failed transaction all other statements are refused.
     fn transaction(&mut self, statement: &Statement) -> Option<Result<Answer, Refusal>> {
         let ends = matches!(statement, Statement::Chatter(Chatter::Commit | Chatter::Rollback));
         let mends = matches!(statement, Statement::Chatter(Chatter::RollbackToSavepoint));
@@ -465,7 +466,7 @@ async fn send(stream: &mut Stream, out: &mut BytesMut) -> io::Result<()> {
     stream.flush().await
 }
 
-/// Text as statements; a mistake with its position.
+/// Parses text into statements; an error has its position.
 fn understood(sql: Result<&[u8], Refusal>) -> Result<Vec<Parsed>, Refusal> {
     let sql = std::str::from_utf8(sql?).map_err(|_| {
         Refusal::error(SqlState::parse("22021"), "invalid byte sequence for encoding \"UTF8\"")

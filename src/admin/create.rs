@@ -1,4 +1,4 @@
-//! CREATE DATABASE: recorded before anything is done on a system, so that a crash leaves nothing that is not known.
+//! CREATE DATABASE: recorded before anything is done on a system, so that a crash leaves nothing unrecorded.
 //!
 //! ```text
 //!   commit 1: name, record (provisioning), route (refused)
@@ -6,7 +6,8 @@
 //!   commit 2: login, record (active), route (served), audit entry
 //! ```
 //!
-//! A crash before commit 2: the next start removes what was made ([`super::unfinished`]). After it the database is served.
+//! After a crash before commit 2, the next start removes what was made ([`super::unfinished`]); after it, the
+//! database is served.
 
 use rand::RngExt as _;
 
@@ -73,7 +74,7 @@ impl Executor {
         Ok(Answer::rows(commands::CREATE_DATABASE, vec![row]))
     }
 
-    /// After a failure: nothing stays on the system, and the name is free again.
+    /// After a failure: removes what was made on the system, and frees the name.
     async fn withdraw(&self, creation: &Creation, system: &SystemRecord, new: &NewDatabase) {
         if let Err(error) = creation.undo(self.reach(system, &self.mover())).await {
             tracing::error!(error = &error as &dyn std::error::Error, database = %new.database.name,
@@ -85,7 +86,7 @@ impl Executor {
         }
     }
 
-    /// Everything that makes it a database that is served, in one commit, which it answers.
+    /// Writes in one commit everything that makes the database served. Returns the commit's revision.
     async fn open_for_service(
         &self,
         id: &DatabaseId,
@@ -101,7 +102,7 @@ impl Executor {
             groups: Vec::new(),
         };
         let activate = |database: &mut DatabaseRecord| {
-            // Somebody may have dropped it meanwhile.
+            // A DROP may have been run meanwhile.
             if database.lifecycle != Lifecycle::Provisioning || database.dropping.is_some() {
                 let (database, state) = (database.name.to_string(), database.state().to_owned());
                 return Err(AdminError::NotServed { database, state });
@@ -114,7 +115,7 @@ impl Executor {
     }
 }
 
-/// 24 letters and digits: about 142 bits.
+/// 24 letters and digits: about 142 bits of entropy.
 fn random_password() -> String {
     const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut random = rand::rng();

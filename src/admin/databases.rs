@@ -1,4 +1,4 @@
-//! What all commands on databases share: an owner and a purpose are asked of each. And ALTER.
+//! What the commands on databases share, such as the check of owner and purpose. And ALTER.
 
 use super::answer::Answer;
 use super::commands;
@@ -17,7 +17,7 @@ use crate::model::{
 
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
 
-/// What CREATE and ADOPT have in common, checked.
+/// What CREATE and ADOPT have in common, validated.
 pub(super) struct Wanted {
     pub(super) name: DatabaseName,
     pub(super) owner: TeamName,
@@ -26,7 +26,7 @@ pub(super) struct Wanted {
 }
 
 impl Executor {
-    /// Owner and purpose, or the complete right command.
+    /// Checks owner and purpose; the error holds the complete right command.
     pub(super) async fn wanted(
         &self,
         command: &Complete<'_>,
@@ -81,7 +81,7 @@ impl Executor {
         NewDatabase { database, route, logins: Vec::new() }
     }
 
-    /// The commit that recorded it.
+    /// Records a new database. Returns the revision of the commit.
     pub(super) async fn record(&self, catalog: &Catalog, new: &NewDatabase) -> Result<Revision, AdminError> {
         match catalog.create_database(new).await? {
             NewDatabaseOutcome::Created(revision) => Ok(revision),
@@ -91,8 +91,8 @@ impl Executor {
         }
     }
 
-    /// Waits until this process serves a database as a commit has it, with its logins: who is answered may connect at once.
-    /// Within a bound: a store that is slow is no reason to fail.
+    /// Waits until this process serves a database as of a commit, with its logins, so that a client may
+    /// connect as soon as the command answers. The wait is bounded: a slow store does not fail the command.
     pub(super) async fn served(&self, revision: Revision) {
         let followed = self.parts.routes.followed().routes(revision);
         if tokio::time::timeout(HEARD_WITHIN, followed).await.is_err() {
@@ -149,7 +149,7 @@ impl Executor {
         }
     }
 
-    /// A database that exists.
+    /// The record of a database that must exist.
     pub(super) async fn database(
         &self,
         name: &DatabaseName,
@@ -164,7 +164,7 @@ impl Executor {
         }
     }
 
-    /// What an application connects with.
+    /// The URI with which an application connects.
     pub(super) fn dsn(&self, name: &DatabaseName, role: &str, password: Option<&str>) -> String {
         let config = self.parts.config.load();
         let listen = self.parts.applications;
@@ -178,14 +178,14 @@ impl Executor {
     }
 }
 
-/// A command with everything that it needs.
+/// The parts of the complete command for an error's hint.
 pub(super) struct Complete<'a> {
     pub(super) verb: &'a str,
     pub(super) name: &'a DatabaseName,
-    /// Before the owner.
+    /// The clause before OWNER.
     pub(super) place: &'a str,
     pub(super) tier: Option<Tier>,
-    /// After everything.
+    /// What follows all other clauses.
     pub(super) rest: &'a str,
 }
 
@@ -238,7 +238,7 @@ pub(super) fn verifier_kind(login: &Login) -> &'static str {
     }
 }
 
-/// Percent-encoding of what a URI's user, password or path may not hold.
+/// Percent-encodes what a URI's user, password or path must not contain.
 fn percent(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()

@@ -1,4 +1,4 @@
-//! DISABLE and ENABLE: whether new clients of a database come in.
+//! DISABLE and ENABLE: whether new clients of a database may connect.
 
 use super::answer::Answer;
 use super::commands::{self, Command};

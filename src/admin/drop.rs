@@ -1,9 +1,9 @@
 //! DROP DATABASE.
 //!
 //! # Why nothing is destroyed
-//! A name typed into the wrong window must not cost data. A created database is closed and renamed on its system, where a
-//! person of the platform can drop or revive it; an adopted one goes back to who had it, as it is. Deletion for good, with
-//! an archive and a second person, is a command of its own.
+//! A name typed into the wrong window must not cost data. A created database is closed and renamed on its
+//! system, where the platform's team can drop or revive it; an adopted one is left to its earlier users,
+//! unchanged. Deletion for good, with an archive and a second person, is a separate command.
 //!
 //! ```text
 //!   commit 1: record (dropping), route (refused)
@@ -11,7 +11,8 @@
 //!   commit 2: record (a tombstone), no name, no route, no login, audit entry
 //! ```
 //!
-//! A crash between them: the next start carries on ([`super::unfinished`]). A failure: what was before is taken up again.
+//! After a crash between them, the next start continues ([`super::unfinished`]). A failure restores what was
+//! before.
 
 use super::answer::{Answer, row};
 use super::commands;
@@ -52,7 +53,7 @@ impl Executor {
         Ok(Answer::rows(commands::DROP_DATABASE, vec![row![&database.name, &place.system, left_as]]))
     }
 
-    /// From here on nobody is served, and a crash does not end the drop.
+    /// From here on no client is served, and a crash does not end the drop.
     async fn begin_drop(
         &self,
         database: &DatabaseRecord,
@@ -73,7 +74,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Nothing was dropped, so clients meet again what they met before. Where even that fails, the log says so; the command
+    /// Nothing was dropped, so clients are served as before. If even that fails, the log says so; the command
     /// may be repeated.
     async fn take_back_drop(&self, database: &DatabaseRecord) {
         let stay = |record: &mut DatabaseRecord| {
@@ -89,7 +90,7 @@ impl Executor {
         }
     }
 
-    /// A drop that a crash cut short, carried on.
+    /// Continues a drop that a crash interrupted.
     pub(super) async fn go_on_dropping(
         &self,
         database: &DatabaseRecord,
@@ -106,7 +107,7 @@ impl Executor {
         self.end_drop(&database.id, &self.catalog().with_trail(&trail), &place, &left_as).await
     }
 
-    /// A created database is closed and renamed; an adopted one goes back to its users as it is. Safe to repeat.
+    /// Closes and renames a created database; leaves an adopted one to its users, unchanged. Safe to repeat.
     async fn leave(&self, database: &DatabaseRecord) -> Result<(Place, String), AdminError> {
         let Some(route) = self.catalog().route(&database.id).await? else {
             return Err(StoreError::Missing { key: keys::route(&database.id) }.into());
@@ -123,7 +124,7 @@ impl Executor {
         Ok((place, left_as))
     }
 
-    /// The name is free again, route and logins go, and the record stays as a tombstone: one commit.
+    /// In one commit: frees the name, removes route and logins, and keeps the record as a tombstone.
     async fn end_drop(
         &self,
         id: &DatabaseId,

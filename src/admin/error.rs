@@ -1,10 +1,10 @@
-//! Mistakes in a command, with the place.
+//! Errors in the text of a command, with their position.
 
 use std::ops::Range;
 
 use crate::error::{Blame, Explain, Retry, SqlState};
 
-/// What sort of mistake: decides the SQLSTATE.
+/// The kind of error, which decides the SQLSTATE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     Syntax,
@@ -13,11 +13,11 @@ pub enum ErrorKind {
     Unsupported,
 }
 
-/// A command that cannot be understood.
+/// An error in the text of a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SyntaxError {
-    /// Bytes of the text.
+    /// Byte range in the text.
     pub span: Range<usize>,
     pub message: String,
     pub hint: Option<String>,

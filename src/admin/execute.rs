@@ -1,11 +1,12 @@
-//! Carries out statements: the one door through which the catalogue is changed by people.
+//! Executes statements: the only code through which people change the catalogue.
 //!
-//! Owns dispatch, the audit trail, and what belongs to this process (reload, shutdown). The commands of each noun are in a
-//! file of their own. It deliberately runs no move: it records what is wished, and the mover reads it.
+//! Owns dispatch, the audit trail, and what concerns this process (reload, shutdown). The commands of each
+//! noun have a file of their own. It deliberately runs no move: it records what was requested, and the mover
+//! reads that.
 //!
 //! # Cancel safety
-//! [`Executor::execute`] must run to its end: half of a CREATE DATABASE is an undo that was never asked for. Only its waits
-//! end early, when the token of [`Caller`] is cancelled; what was recorded goes on.
+//! [`Executor::execute`] must run to its end: a half-done CREATE DATABASE would never be undone. Only its
+//! waits end early, when the token of [`Caller`] is cancelled; what was recorded continues.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -37,51 +38,52 @@ use crate::model::{AuditEntry, SystemRecord, UnixMillis};
 use crate::route::RouteTable;
 use crate::telemetry::{Metrics, names};
 
-/// The outcome of a command that was carried out.
+/// The outcome of a command that succeeded.
 pub(super) const OK: &str = "ok";
 
-/// A step on a system that takes longer has failed.
+/// Time limit of a step on a system.
 const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What an administrator asks of the whole process; `app` answers.
+/// What an administrator requests of the whole process; `app` answers.
 #[derive(Debug)]
 pub enum ProcessRequest {
-    /// Read the file again. The answer: each setting that differs and whether it is applied now; or the mistakes.
+    /// Read the file again. The answer: each setting that differs and whether it is applied now, or the
+    /// errors.
     Reload {
         answer: oneshot::Sender<Result<Vec<(String, bool)>, String>>,
     },
     Shutdown(Departure),
 }
 
-/// What commands act on.
+/// What the commands work with.
 pub struct Parts {
     pub catalog: Catalog,
-    /// Sessions and gates of this process.
+    /// The sessions and gates of this process.
     pub routes: Arc<RouteTable>,
     pub config: Arc<ArcSwap<Config>>,
-    /// Where this process takes applications: the port is known once it is open.
+    /// The address on which this process serves applications: the port is known once it is open.
     pub applications: SocketAddr,
-    /// As the mover has them now: PLAN MOVE looks with the same eyes.
+    /// The mover's current settings: PLAN MOVE checks with the same ones.
     pub mover: Arc<ArcSwap<MoverSettings>>,
     pub requests: mpsc::Sender<ProcessRequest>,
-    /// Rung when roles may have changed.
+    /// Notified when roles may have changed.
     pub logins: Arc<Notify>,
-    /// Of applications.
+    /// The access of applications, not of administrators.
     pub access: Arc<Access>,
     pub metrics: Metrics,
     pub clock: fn() -> UnixMillis,
 }
 
-/// Who says it, and what reaches them before the answer.
+/// The administrator that runs a statement, and the channels to it before the answer.
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub who: String,
     pub rights: Rights,
-    /// Notices and progress. Full or closed: they are dropped.
+    /// Notices and progress. Dropped if the channel is full or closed.
     pub notices: mpsc::Sender<Refusal>,
     /// Ends a wait.
     pub cancel: CancellationToken,
-    /// What the command that runs leaves in the audit trail.
+    /// The audit entry of the running command.
     pub trail: Option<Trail>,
 }
 
@@ -102,12 +104,12 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// Carries out statements. Cheap to clone.
+/// Executes statements. Cheap to clone.
 #[derive(Clone)]
 pub struct Executor {
     pub(super) parts: Arc<Parts>,
     pub(super) samples: Arc<Samples>,
-    /// Entries of one millisecond stay in their order.
+    /// Keeps entries of one millisecond in their order.
     audit_ids: Arc<Mutex<ulid::Generator>>,
 }
 
@@ -126,7 +128,7 @@ impl Executor {
         }
     }
 
-    /// Takes samples for the averages of SHOW STATS, for ever.
+    /// Takes samples for the averages of SHOW STATS; never returns.
     pub(super) async fn sample(self) {
         loop {
             tokio::time::sleep(self.parts.config.load().admin.stats_period).await;
@@ -138,7 +140,7 @@ impl Executor {
         &self.parts
     }
 
-    /// Carries out one statement and, if it changes anything, writes it down.
+    /// Executes one statement and, if it changes anything, writes an audit entry.
     pub async fn execute(&self, parsed: &Parsed, caller: &Caller) -> Result<Answer, Refusal> {
         let trail = parsed.statement.mutates().then(|| self.trail(parsed, caller));
         let caller = &Caller { trail: trail.clone(), ..caller.clone() };
@@ -154,7 +156,7 @@ impl Executor {
         outcome
     }
 
-    /// The one place where it is asked who may: what is not said to be a look needs the right to change.
+    /// The only permission check: a statement not marked read-only needs the right to change.
     async fn dispatch(&self, statement: &Statement, caller: &Caller) -> Result<Answer, AdminError> {
         if caller.rights == Rights::Look && !statement.only_looks() {
             return Err(AdminError::MayOnlyLook { name: caller.who.clone() });
@@ -202,7 +204,7 @@ impl Executor {
         self.parts.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
     }
 
-    /// What a command leaves in the audit trail if it is carried out.
+    /// The audit entry of a command that succeeds.
     fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
         let reason = parsed.statement.reason().map(str::to_owned);
         self.new_trail(caller.who.clone(), parsed.text.clone(), reason, OK)
@@ -220,7 +222,7 @@ impl Executor {
         Trail::new(id.unwrap_or_else(ulid::Ulid::generate), entry)
     }
 
-    /// A command that was carried out but could not be written down stays carried out: the log says so. Most commands
+    /// A command that was executed but could not be audited stays executed: the log says so. Most commands
     /// write their entry in the commit of their change.
     async fn audit(&self, trail: &Trail, outcome: &Result<Answer, Refusal>) {
         let outcome = match outcome {
@@ -234,7 +236,7 @@ impl Executor {
         }
     }
 
-    /// The catalogue, for the commit that makes a command's change: the audit entry is written with it.
+    /// The catalogue for the commit of a command's change: the audit entry is written with it.
     pub(super) fn recording(&self, caller: &Caller) -> Catalog {
         match &caller.trail {
             Some(trail) => self.catalog().with_trail(trail),
@@ -269,7 +271,7 @@ impl Executor {
         (self.parts.clock)()
     }
 
-    /// A way to a system, with the mover's settings.
+    /// How to reach a system, with the mover's settings.
     pub(super) fn reach<'a>(&self, system: &'a SystemRecord, mover: &'a MoverSettings) -> Reach<'a> {
         let deadline = Instant::now() + SYSTEM_TIMEOUT;
         Reach { system, access: &mover.access, deadline }
@@ -299,14 +301,14 @@ fn chat(statement: &Statement, chatter: &Chatter, caller: &Caller) -> Answer {
     }
 }
 
-/// A change of a record that went wrong underneath.
+/// A change of a record failed on the system.
 impl From<crate::system::SystemError> for AdminError {
     fn from(error: crate::system::SystemError) -> AdminError {
         AdminError::Lifecycle(error.into())
     }
 }
 
-/// The store says that a record is gone: somebody dropped it meanwhile.
+/// The record does not exist: another command dropped it meanwhile.
 pub(super) fn is_missing(error: &AdminError) -> bool {
     matches!(error, AdminError::Store(StoreError::Missing { .. }))
 }

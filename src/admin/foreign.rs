@@ -1,6 +1,7 @@
-//! Settings of PgBouncer, which its administrators set by SET. Here they are refused, not accepted without effect.
+//! Settings of PgBouncer, which its administrators change with SET. Here SET refuses them instead of
+//! accepting them without effect.
 
-/// All of them, except those whose names PostgreSQL has, too: a driver may set those for its connection.
+/// All of them, except those that PostgreSQL has, too: a driver may set those for its connection.
 const OF_PGBOUNCER: [&str; 90] = [
     "admin_users",
     "application_name_add_host",
@@ -94,7 +95,7 @@ const OF_PGBOUNCER: [&str; 90] = [
     "verbose",
 ];
 
-/// Whether PgBouncer has a setting of this name, in any case.
+/// Whether PgBouncer has a setting of this name, ignoring case.
 pub(super) fn is_of_pgbouncer(name: &str) -> bool {
     OF_PGBOUNCER.iter().any(|setting| setting.eq_ignore_ascii_case(name))
 }

@@ -1,4 +1,4 @@
-//! Answers as messages: which columns a client is told of, and its rows in the formats that it asked for.
+//! Writes answers as messages: the description of the columns, and rows in the formats that the client chose.
 
 use std::borrow::Cow;
 
@@ -10,12 +10,13 @@ use crate::error::{Refusal, SqlState};
 use crate::wire::message::backend::{self, ResultColumn};
 use crate::wire::message::frontend::{BINARY, TEXT};
 
-/// The formats that a Bind asked for; the default is text for all columns.
+/// The formats of a Bind; the default is text for all columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Formats(Vec<i16>);
 
 impl Formats {
-    /// None is text for all, one is for all columns. See "Bind" in the chapter "Message Formats".
+    /// No code means text for all columns, one code applies to all. See "Bind" in the chapter "Message
+    /// Formats".
     pub(super) fn new(codes: Vec<i16>, columns: usize) -> Result<Formats, Refusal> {
         if let Some(code) = codes.iter().find(|code| ![TEXT, BINARY].contains(*code)) {
             let text = format!("unsupported format code: {code}");
@@ -47,7 +48,7 @@ impl Formats {
         backend::row_description(out, described);
     }
 
-    /// A value that is not of its column's type is a mistake of ours; NULL is the least wrong then.
+    /// A value that does not fit its column's type is a bug of ours; NULL is the least wrong answer then.
     pub(super) fn row(&self, out: &mut BytesMut, columns: &[Column], row: &Row) {
         let cells = row.iter().zip(columns).enumerate().map(|(index, (cell, column))| {
             let cell = cell.as_deref()?;

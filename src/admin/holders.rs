@@ -1,24 +1,24 @@
-//! Who holds something up, for a person.
+//! Describes the sessions that block a command, for a person.
 
 use std::time::Duration;
 
 use crate::route::SessionRow;
 
-/// Sessions that are named; the others are counted.
+/// Sessions that are named; further ones are only counted.
 const NAMED_MAX: usize = 10;
 
-/// Sessions that a wait is for, the one that is in it for longest first.
+/// The sessions that a command waits for, the one in it for longest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Holders {
     named: Vec<String>,
     others: usize,
-    /// Connections that nobody has, and that are still to be closed.
+    /// Unused connections that are still to be closed.
     idle: usize,
     first: Option<u64>,
 }
 
 impl Holders {
-    /// Those that are in a transaction.
+    /// Sessions in a transaction.
     pub(super) fn in_transactions(mut sessions: Vec<SessionRow>) -> Holders {
         sessions.retain(|session| session.transaction_age.is_some());
         sessions.sort_by_key(|session| std::cmp::Reverse(session.transaction_age));
@@ -33,7 +33,7 @@ impl Holders {
         Holders::of(&sessions, what)
     }
 
-    /// Those that have an old server connection; so many others are idle.
+    /// Sessions with an old server connection, and the number of idle old connections.
     pub(super) fn of_connections(sessions: &[SessionRow], idle: usize) -> Holders {
         let holders = Holders::of(sessions, |session| format!("connected since {}", session.connected_at));
         Holders { idle, ..holders }
@@ -49,7 +49,7 @@ impl Holders {
         }
     }
 
-    /// A sentence.
+    /// A sentence for the detail of an error.
     pub(super) fn detail(&self) -> String {
         let named = self.named.join("; ");
         match (self.named.is_empty(), self.others) {
@@ -60,7 +60,7 @@ impl Holders {
         }
     }
 
-    /// The command that ends the first.
+    /// The command that ends the first session.
     pub(super) fn cure(&self) -> Option<String> {
         self.first.map(|session| format!("KILL_CLIENT {session}; ends the first of them"))
     }
@@ -74,7 +74,7 @@ fn who(session: &SessionRow) -> String {
     format!("session {} (role \"{}\"{application}, from {})", session.session, session.role, session.client)
 }
 
-/// Nobody reads microseconds.
+/// Rounds for people: microseconds would not help them.
 fn rounded(duration: Duration) -> String {
     match duration.as_secs() {
         0 => format!("{} ms", duration.as_millis()),

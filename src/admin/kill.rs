@@ -1,4 +1,4 @@
-//! KILL and KILL_CLIENT: sessions that end at once.
+//! KILL and KILL_CLIENT: end sessions at once.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::refuse::AdminError;
 use crate::model::DatabaseName;
 use crate::route::Roster;
 
-/// How long a session may take to be gone; it ends without being waited for any longer.
+/// How long to wait for a session to end; it ends later all the same.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -22,7 +22,7 @@ impl Executor {
     ) -> Result<Answer, AdminError> {
         let paused = self.hold_all(&self.meant(database).await?, caller).await?;
         for record in &paused.routes {
-            // Connections that nobody has are closed as well.
+            // Connections without a session are closed, too.
             let record = self.next_generation(&self.recording(caller), &record.database).await?;
             let Some(route) = self.obeyed(&record).await else { continue };
             let there: HashSet<u64> =
@@ -43,7 +43,7 @@ impl Executor {
     }
 }
 
-/// Waits until none of these sessions is there, within a bound.
+/// Waits, within a bound, until none of these sessions is left.
 async fn gone(roster: &Roster, meant: impl Fn(u64) -> bool) {
     let all_gone = async {
         while roster.sessions().iter().any(|session| meant(session.session)) {

@@ -8,7 +8,7 @@ const ONE_VALUE: Command =
     Command { syntax: "", doc: "", columns: &[Column::text("?column?")], tag: "SELECT" };
 const SILENT: Command = Command { syntax: "", doc: "", columns: &[], tag: "SET" };
 
-/// The row of the table that a statement belongs to.
+/// The row of the table for a statement.
 pub(super) fn command(statement: &Statement) -> Command {
     match statement {
         Statement::CreateTeam(_) => commands::CREATE_TEAM,
@@ -91,7 +91,7 @@ fn said(chatter: &Chatter) -> Command {
     }
 }
 
-/// A column that lives as long as the table it comes from.
+/// A column with static lifetime.
 fn column_of(name: &str) -> &'static [Column] {
     let known = super::chatter::COLUMNS.iter().find(|column| column.name == name);
     known.map_or(ONE_VALUE.columns, std::slice::from_ref)

@@ -1,7 +1,8 @@
 //! Admin SQL on the management port.
 //!
-//! Owns the language of those who run the platform: [`parse()`] turns text into [`Statement`]s, [`commands`] is the one table
-//! of what there is, [`Executor`] carries it out, [`AdminServer`] speaks with psql and drivers. It deliberately decides nothing about a move: that is `control`'s.
+//! Owns the language of administrators: [`parse()`] turns text into [`Statement`]s, [`commands`] is the table
+//! of all commands, [`Executor`] executes them, [`AdminServer`] talks to psql and drivers. It deliberately
+//! decides nothing about a move: that is `control`'s.
 //!
 //! Start with [`statement::Statement`], then [`commands`], then [`execute`].
 

@@ -1,8 +1,8 @@
-//! Moves, from the outside: recorded, wished, waited for. The mover does the rest.
+//! Moves, as commands see them: recorded, requested, waited for. The mover does the rest.
 //!
-//! # Why a wait watches and does not ask
-//! WAIT follows the record of the move by a watch, so the answer comes with the commit that ends it. Only the figures of
-//! progress, which are not durable, are looked at every second.
+//! # Why a wait watches and does not poll
+//! WAIT watches the record of the move, so the answer comes with the commit that ends it. Only the figures of
+//! progress, which are not durable, are polled every second.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::model::{
 };
 use crate::system::MoveNames;
 
-/// Between two lines of progress.
+/// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Executor {
@@ -64,7 +64,7 @@ impl Executor {
         Ok(Answer::rows(commands::PLAN_MOVE, report.findings.iter().map(finding_row).collect()))
     }
 
-    /// Where a move would begin and end.
+    /// The database, the source with its place, and the target of a move.
     async fn journey(
         &self,
         database: &DatabaseName,
@@ -165,7 +165,7 @@ impl Executor {
         self.answer(commands::UNDO_MOVE, id, wait, caller, seen).await
     }
 
-    /// The claim that stands on the systems becomes this store's own.
+    /// Makes the claim that stands on the systems this store's own.
     pub(super) async fn adopt_move(&self, id: MoveId, caller: &Caller) -> Result<Answer, AdminError> {
         let record = self.movement(id).await?;
         if record.facts.claim_lost.is_none() {
@@ -217,7 +217,7 @@ impl Executor {
         accepts.then(|| Accepted { by: caller.who.clone(), at: self.now() })
     }
 
-    /// Records a wish; the length of the log at that time.
+    /// Records a requested transition. Returns the length of the log at that time.
     async fn wish(
         &self,
         (id, wish): (MoveId, MoveWish),
@@ -256,7 +256,7 @@ impl Executor {
         }
     }
 
-    /// `seen`: entries of the log that are older than the command.
+    /// `seen`: number of log entries that are older than the command.
     async fn answer(
         &self,
         command: Command,
@@ -296,7 +296,7 @@ impl Executor {
                     return Ok(record);
                 }
                 tick += PROGRESS_INTERVAL;
-                // A batch of a watch is never lost by dropping the future; the others hold no state.
+                // Dropping the future of a watch loses no batch; the other futures hold no state.
                 tokio::select! {
                     () = caller.cancel.cancelled() => return Err(AdminError::WaitCanceled),
                     () = sleep_until(tick) => {}
@@ -311,21 +311,22 @@ impl Executor {
     }
 }
 
-/// In [`MoveFacts::notes`](crate::model::MoveFacts): why clients are held for less than MAX PAUSE asked for.
+/// Note in [`MoveFacts::notes`](crate::model::MoveFacts): why clients are held for less time than MAX PAUSE
+/// allowed.
 pub(super) const NOTE_PAUSE: &str = "pause_max_because";
 
 /// How long clients of a database may be held.
 struct Pause {
     longest: Duration,
-    /// Who says so.
+    /// Where the bound comes from.
     bound: String,
-    /// MAX PAUSE asked for more.
+    /// Set if MAX PAUSE asked for more.
     warning: Option<String>,
 }
 
 impl Pause {
-    /// MAX PAUSE makes it shorter than the contract and the configuration say, never longer: the contract is what the
-    /// application was promised.
+    /// MAX PAUSE shortens the bound of the contract and the configuration, and never extends it: the contract
+    /// is the promise to the application.
     fn of(asked: Option<Duration>, database: &DatabaseRecord, configured: Duration) -> Pause {
         let contract = database.contract.move_pause_max;
         let (longest, bound) = match contract <= configured {
@@ -355,7 +356,7 @@ impl Pause {
     }
 }
 
-/// What was said last, so that nothing is said twice.
+/// The last notice, so that the same one is not sent twice.
 #[derive(Default)]
 struct Told {
     phase: Option<MovePhase>,
@@ -417,7 +418,7 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// Whether there is nothing more to wait for.
+/// Whether the wait of a command is over.
 fn is_over(command: Command, record: &MoveRecord, seen: usize) -> bool {
     let rests = record.facts.claim_lost.is_some();
     if rests || record.phase.has_ended() || record.phase == MovePhase::Parked && record.wish.is_none() {
@@ -426,7 +427,7 @@ fn is_over(command: Command, record: &MoveRecord, seen: usize) -> bool {
     let kept = record.phase == MovePhase::Kept && record.wish.is_none();
     match command {
         commands::MOVE_DATABASE => record.phase == MovePhase::Kept,
-        // An undo, or its cancellation, that left the database on the target; or one that was refused.
+        // An undo, or its cancellation, left the database on the target; or the undo was refused.
         commands::UNDO_MOVE => kept && (tried_to_undo(record, seen) || record.failure.is_some()),
         commands::CANCEL_MOVE | commands::FINISH_MOVE => kept,
         _ => false,
@@ -441,7 +442,7 @@ fn tried_to_undo(record: &MoveRecord, seen: usize) -> bool {
         .any(|entry| entry.step == MoveStep::UndoCutover && entry.event != StepEvent::Asked)
 }
 
-/// Whether what was asked for has come true.
+/// Whether the command has reached what it asked for.
 fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveRecord, AdminError> {
     let good = match command {
         commands::MOVE_DATABASE => {
@@ -457,7 +458,7 @@ fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveReco
     if let Some(because) = record.facts.claim_lost.clone() {
         return Err(AdminError::NotOurs { id: record.id, because });
     }
-    // What is wrong now is more than what went wrong on the way.
+    // A present problem takes precedence over an earlier failure.
     let failure = doubt::alarm(&record).or_else(|| record.failure.clone());
     match (good, failure) {
         (false, Some(failure)) => Err(AdminError::MoveFailed {
@@ -489,7 +490,7 @@ fn participle(wish: MoveWish) -> &'static str {
     }
 }
 
-/// Why a move that is kept can not be undone any more.
+/// Why a kept move can no longer be undone.
 pub(super) fn no_way_back(record: &MoveRecord) -> Option<&str> {
     let kept = !record.phase.has_ended() && machine::is_committed(record) && !machine::went_back(record);
     record.facts.notes.get(NOTE_NO_WAY_BACK).filter(|_| kept).map(String::as_str)
@@ -503,7 +504,7 @@ fn move_row(record: &MoveRecord) -> Row {
     row![record.id, &record.name, record.phase.as_str(), longest_stall_ms(record), message(record)]
 }
 
-/// Of the last pause: the undo's, or the cutover's.
+/// Longest stall of the last pause: of the undo, or of the cutover.
 pub(super) fn longest_stall_ms(record: &MoveRecord) -> Option<String> {
     last_pause(record).map(|pause| milliseconds(pause.longest_stall))
 }

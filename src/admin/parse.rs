@@ -1,8 +1,8 @@
-//! From text to [`Statement`]s: one production for each command.
+//! Parses text into [`Statement`]s: one production for each command.
 //!
 //! # Why
-//! Written by hand, because an administrator at three in the morning needs "did you mean" with the exact place, and a
-//! grammar of sixty productions costs less than a generator that has to be taught that.
+//! Written by hand, because an administrator at three in the morning needs "did you mean" with the exact
+//! position, and a grammar of sixty productions costs less than teaching a generator to do that.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::model::{
     SystemName, TeamName, Tier, Timeout, TimeoutsChange,
 };
 
-/// A statement and where it stands in the text.
+/// A statement and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
     pub statement: Statement,
@@ -31,7 +31,7 @@ pub struct Parsed {
 /// The longest text that is parsed, in bytes.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
-/// Every statement of a text; none where it is empty. One mistake refuses the whole text, as in PostgreSQL.
+/// Parses every statement of a text; none if it is empty. One error refuses the whole text, as in PostgreSQL.
 pub fn parse(text: &str) -> Result<Vec<Parsed>, SyntaxError> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(SyntaxError::new(0..0, format!("the command is longer than {TEXT_BYTES_MAX} bytes")));
@@ -51,7 +51,7 @@ pub fn parse(text: &str) -> Result<Vec<Parsed>, SyntaxError> {
     }
 }
 
-/// Once the command is known, its syntax says more than what was expected in one place.
+/// Once the command is known, adds its syntax: that says more than what was expected at one position.
 fn with_syntax(error: SyntaxError, words: &[String]) -> SyntaxError {
     match (&error.hint, error.kind, command_meant(words)) {
         (None, ErrorKind::Syntax, Some(command)) => error.with_hint(command.syntax),
@@ -229,7 +229,7 @@ impl Parser {
         self.clauses(&SystemClauses::KEYWORDS[..8], |parser, clause| {
             parser.system_clause(clause, &mut clauses)
         })?;
-        // Missing ones are asked for in the order of the syntax.
+        // Asks for missing clauses in the order of the syntax.
         let Some(host) = clauses.host else { return Err(self.expected("HOST 'address'")) };
         let Some(port) = clauses.port else { return Err(self.expected("PORT number")) };
         let Some(role) = clauses.role else { return Err(self.expected("ROLE name")) };
@@ -307,7 +307,7 @@ impl Parser {
         Ok(())
     }
 
-    /// What a relative path means depends on where somebody started the process, a long time ago.
+    /// Refuses a relative path: its meaning depends on the directory in which the process was started.
     fn absolute_path(&mut self) -> Result<String, SyntaxError> {
         let span = self.span();
         let path = self.text("a path")?;
@@ -386,7 +386,7 @@ impl Parser {
         Ok(Statement::FinishMove { id, source, differences, wait })
     }
 
-    /// What follows ACCEPT.
+    /// Parses what follows ACCEPT.
     fn accepted_differences(&mut self) -> Result<Differences, SyntaxError> {
         self.expect("DIFFERENCES").map(|()| Differences::Accepted)
     }
@@ -426,7 +426,7 @@ impl Parser {
         self.system()
     }
 
-    /// `[TEAM] name`. Not checked to be a team's name here: an owner that nobody knows gets its own answer.
+    /// `[TEAM] name`. Not checked to be the name of a team here: an unknown owner gets an error of its own.
     fn owner(&mut self) -> Result<String, SyntaxError> {
         self.accept("TEAM");
         Ok(self.identifier("the name of a team")?.0)
@@ -468,7 +468,7 @@ impl Parser {
         }
     }
 
-    /// `'64MB'` or DEFAULT; `None` is what the process has.
+    /// `'64MB'` or DEFAULT; `None`: the process's setting applies.
     fn message_size(&mut self) -> Result<Option<ByteSize>, SyntaxError> {
         if self.accept("DEFAULT") {
             return Ok(None);
@@ -487,7 +487,7 @@ impl Parser {
         Err(error.of_kind(ErrorKind::Value))
     }
 
-    /// `50`, `0` (no limit) or DEFAULT; `None` is no limit of the database's own.
+    /// `50`, `0` (no limit) or DEFAULT; `None`: the database has no limit of its own.
     fn login_rate(&mut self) -> Result<Option<u32>, SyntaxError> {
         if self.accept("DEFAULT") {
             return Ok(None);
@@ -500,7 +500,7 @@ impl Parser {
         }
     }
 
-    /// `'30s'`, `0` or DEFAULT; `None` is what the process has.
+    /// `'30s'`, `0` or DEFAULT; `None`: the process's setting applies.
     fn timeout(&mut self, timeout: Timeout) -> Result<Option<Duration>, SyntaxError> {
         if self.accept("DEFAULT") {
             return Ok(None);
@@ -549,7 +549,7 @@ struct SystemClauses {
 }
 
 impl SystemClauses {
-    /// The last two belong to ALTER only.
+    /// Only ALTER has the last two.
     const KEYWORDS: [&'static str; 10] = [
         "HOST",
         "PORT",

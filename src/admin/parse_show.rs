@@ -4,7 +4,7 @@ use super::parser::Parser;
 use super::statement::{Show, Statement};
 use super::{ErrorKind, SyntaxError};
 
-/// What is shown without a name or a number behind it.
+/// What is shown without a name or a number after it.
 const PLAIN: [(&str, Show); 27] = [
     ("DATABASES", Show::Databases),
     ("SYSTEMS", Show::Systems),
@@ -35,7 +35,7 @@ const PLAIN: [(&str, Show); 27] = [
     ("HBA", Show::Hba),
 ];
 
-/// Those that are followed by one, and what is refused.
+/// Words that need a name or number after them, and the one that is refused.
 const OTHERS: [&str; 4] = ["DATABASE", "MOVE", "HISTORY", "FDS"];
 
 impl Parser {

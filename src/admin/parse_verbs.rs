@@ -1,4 +1,4 @@
-//! The productions of PgBouncer's verbs.
+//! The productions of PgBouncer's commands.
 
 use super::parser::Parser;
 use super::statement::{Departure, Drain, Statement};
@@ -6,7 +6,7 @@ use super::{ErrorKind, SyntaxError};
 use crate::model::DatabaseName;
 
 impl Parser {
-    /// After the verb.
+    /// Parses what follows the verb.
     pub(super) fn process_verb(&mut self, verb: &str) -> Result<Statement, SyntaxError> {
         Ok(match verb {
             "PAUSE" => Statement::Pause(self.drain()?),
@@ -58,7 +58,7 @@ impl Parser {
         }
     }
 
-    /// `[DATABASE] name`; a database may be called that.
+    /// `[DATABASE] name`; a database may itself be named "database".
     fn named_database(&mut self) -> Result<DatabaseName, SyntaxError> {
         if self.word_ahead(1).is_some() {
             self.accept("DATABASE");

@@ -1,4 +1,4 @@
-//! The cursor over tokens: what a production may ask for, and the errors that say what was expected.
+//! The cursor over tokens: what a production can read, and the errors that say what was expected.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl Parser {
         self.tokens.get(self.at).or_else(|| self.tokens.last()).unwrap_or(&END)
     }
 
-    /// The unquoted word under the cursor, in capitals.
+    /// The unquoted word at the cursor, in upper case.
     pub(super) fn word(&self) -> Option<String> {
         self.word_ahead(0)
     }
@@ -70,12 +70,12 @@ impl Parser {
         found
     }
 
-    /// Where the cursor is: for [`Parser::words_from`].
+    /// The position of the cursor: for [`Parser::words_from`].
     pub(super) fn place(&self) -> usize {
         self.at
     }
 
-    /// The unquoted words in front of what follows a place, in capitals.
+    /// The run of unquoted words that starts at a position, in upper case.
     pub(super) fn words_from(&self, place: usize) -> Vec<String> {
         let words = self.tokens.iter().skip(place).map_while(|token| match &token.kind {
             Kind::Word(word) => Some(word.to_uppercase()),
@@ -84,7 +84,7 @@ impl Parser {
         words.collect()
     }
 
-    /// The unquoted words up to the end of the statement, in capitals.
+    /// The unquoted words up to the end of the statement, in upper case.
     pub(super) fn words_left(&self) -> Vec<String> {
         let left = self.tokens.iter().skip(self.at);
         let statement = left.take_while(|token| !matches!(token.kind, Kind::End | Kind::Symbol(';')));
@@ -103,7 +103,7 @@ impl Parser {
         self.one_of(&[keyword]).map(|_| ())
     }
 
-    /// One of these keywords.
+    /// Reads one of these keywords.
     pub(super) fn one_of(&mut self, keywords: &[&'static str]) -> Result<&'static str, SyntaxError> {
         let word = self.word();
         match word.and_then(|word| keywords.iter().copied().find(|keyword| *keyword == word)) {
@@ -123,7 +123,7 @@ impl Parser {
         }
     }
 
-    /// What was expected here and what was found.
+    /// An error: what was expected here, and what was found.
     pub(super) fn expected(&self, what: &str) -> SyntaxError {
         let found = match &self.token().kind {
             Kind::Word(word) => format!("\"{word}\""),
@@ -143,14 +143,14 @@ impl Parser {
         }
     }
 
-    /// Everything up to the end of the statement is ignored.
+    /// Ignores everything up to the end of the statement.
     pub(super) fn skip_statement(&mut self) {
         while !self.at_end_of_statement() {
             self.advance();
         }
     }
 
-    /// An identifier: unquoted ones are folded to lower case, as PostgreSQL does.
+    /// An identifier. Unquoted ones are folded to lower case, as in PostgreSQL.
     pub(super) fn identifier(&mut self, what: &str) -> Result<(String, Range<usize>), SyntaxError> {
         let span = self.span();
         let name = match &self.token().kind {
@@ -162,7 +162,7 @@ impl Parser {
         Ok((name, span))
     }
 
-    /// A checked name.
+    /// A validated name.
     pub(super) fn name<T>(
         &mut self,
         what: &str,
@@ -189,7 +189,7 @@ impl Parser {
         Ok(text)
     }
 
-    /// `'text'`, or an identifier: a role, a mode.
+    /// `'text'` or an identifier, such as a role or a mode.
     pub(super) fn text_or_identifier(&mut self, what: &str) -> Result<(String, Range<usize>), SyntaxError> {
         let span = self.span();
         match &self.token().kind {

@@ -1,13 +1,15 @@
 //! PAUSE and RESUME.
 //!
 //! # Why through the store
-//! PgBouncer pauses one process. Here the gate is a fact of the route, so that every proxy of a fleet holds, and a process
-//! that starts meanwhile holds too. PAUSE returns when no transaction runs any more on this process.
+//! PgBouncer pauses one process. Here the gate is a fact of the route, so that every proxy of a fleet holds,
+//! and so does a process that starts meanwhile. PAUSE returns when no transaction runs any more on this
+//! process.
 //!
 //! # Why a pause that does not drain is taken back
-//! Behind one transaction that somebody forgot, every client of the database would wait for as long as that somebody
-//! does, and nobody would be told: an outage that was meant as a pause of milliseconds. So the wait has a bound; past it
-//! everybody goes on, and the error names the sessions. A database that was paused before stays so.
+//! Behind one forgotten transaction, every client of the database would wait as long as that transaction is
+//! open, without any report: an outage that was meant as a pause of milliseconds. So the wait has a bound;
+//! past it all clients continue, and the error names the sessions. A database that was paused before stays
+//! paused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,16 +27,16 @@ use crate::error::{Severity, SqlState};
 use crate::model::{DatabaseId, DatabaseName, GateOrder, HoldReason, RouteRecord};
 use crate::route::{GateState, Route};
 
-/// A drain that takes longer is told of while it goes on.
+/// A drain that takes longer sends a notice while it continues.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
-/// How long this process may take to hear of a change that it wrote itself.
+/// How long to wait for this process to follow a change that it wrote itself.
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
-/// Databases that are held.
+/// Databases with held gates.
 pub(super) struct Paused {
     pub(super) routes: Vec<RouteRecord>,
-    /// Those that were open before.
+    /// Those with gates that were open before.
     ours: Vec<DatabaseId>,
 }
 
@@ -59,12 +61,12 @@ impl Executor {
         Ok(Answer::done(commands::PAUSE))
     }
 
-    /// How long a wait may take.
+    /// The bound of a wait.
     pub(super) fn wait_bound(&self, drain: &Drain) -> Duration {
         drain.within.unwrap_or(self.parts.config.load().admin.wait_timeout)
     }
 
-    /// All of them or none: where one cannot be held, those that were held for it are let go.
+    /// Holds all of them or none: if one cannot be held, releases those that were held by this call.
     pub(super) async fn hold_all(&self, ids: &[DatabaseId], caller: &Caller) -> Result<Paused, AdminError> {
         let catalog = self.recording(caller);
         let mut paused = Paused { routes: Vec::new(), ours: Vec::new() };
@@ -83,17 +85,17 @@ impl Executor {
         Ok(paused)
     }
 
-    /// Waits until this process follows the order and lets nobody through.
+    /// Waits until this process follows the order and no transaction passes the gate.
     ///
     /// # Cancel safety
-    /// It only observes; the pause stays.
+    /// Only observes; the pause stays.
     async fn drained(&self, record: &RouteRecord, caller: &Caller) {
         let Some(route) = self.parts.routes.by_id(&record.database) else { return };
         heard(&route, record.order).await;
         if route.current().order > record.order || route.gate().state() != GateState::Held {
             return;
         }
-        // An error: somebody resumed meanwhile. Then there is nothing to wait for.
+        // An error: the database was resumed meanwhile. Then there is nothing to wait for.
         let drained = route.gate().drained();
         tokio::pin!(drained);
         if tokio::time::timeout(TOLD_AFTER, &mut drained).await.is_err() {
@@ -104,13 +106,14 @@ impl Executor {
         }
     }
 
-    /// Who keeps this process from having drained a database.
+    /// The sessions that keep this process from draining a database.
     fn holders(&self, record: &RouteRecord) -> Holders {
         let route = self.parts.routes.by_id(&record.database);
         Holders::in_transactions(route.map(|route| route.roster().sessions()).unwrap_or_default())
     }
 
-    /// Waits until this process obeys what was written, within a bound: a store that is slow is no reason to fail.
+    /// Waits, within a bound, until this process follows what was written: a slow store does not fail the
+    /// command.
     pub(super) async fn obeyed(&self, record: &RouteRecord) -> Option<Arc<Route>> {
         let route = self.parts.routes.by_id(&record.database)?;
         let _ = tokio::time::timeout(HEARD_WITHIN, heard(&route, record.order)).await;
@@ -154,7 +157,7 @@ impl Executor {
     }
 }
 
-/// The route, and whether it was open before.
+/// Holds the gate. Returns the route, and whether the gate was open before.
 async fn hold(catalog: &Catalog, id: &DatabaseId) -> Result<(RouteRecord, bool), AdminError> {
     let mut was_open = false;
     let hold = |route: &mut RouteRecord| {
@@ -172,7 +175,7 @@ async fn hold(catalog: &Catalog, id: &DatabaseId) -> Result<(RouteRecord, bool),
     Ok((route, was_open))
 }
 
-/// Waits until the route is at this order.
+/// Waits until the route has reached this order.
 async fn heard(route: &Route, order: u64) {
     let mut turns = route.gate().watch(0);
     while route.current().order < order {
@@ -180,7 +183,7 @@ async fn heard(route: &Route, order: u64) {
     }
 }
 
-/// The pause stays.
+/// The error of a cancelled wait; the pause stays.
 fn canceled(database: Option<&DatabaseName>) -> AdminError {
     let command =
         database.map_or("RESUME;".to_owned(), |name| format!("RESUME {};", identifier(name.as_str())));

@@ -1,8 +1,8 @@
-//! RECONNECT and WAIT_CLOSE: server connections that are replaced.
+//! RECONNECT and WAIT_CLOSE: replace server connections.
 //!
 //! # Why a generation in the record
-//! Who holds a server connection, a session or a pool, compares its generation with the record's where it follows the
-//! record anyway. So the whole fleet reconnects, and so does a process that was not reached at that moment.
+//! Sessions and pools follow the record anyway, and compare the generation of their server connections with
+//! it. So the whole fleet reconnects, including a process that could not be reached at that moment.
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ impl Executor {
         Ok(Answer::done(commands::RECONNECT))
     }
 
-    /// Under a move, too: its switch replaces all connections, and so does its end without one.
+    /// Also works during a move: the move replaces all connections when it switches, and also when it ends
+    /// without a switch.
     pub(super) async fn next_generation(
         &self,
         catalog: &Catalog,
@@ -66,7 +67,7 @@ impl Executor {
         Ok(Answer::done(commands::WAIT_CLOSE))
     }
 
-    /// Who has an older connection; None: nobody.
+    /// The sessions with an older connection; None: there are none.
     fn outdated(&self, id: &DatabaseId) -> Option<(String, Holders)> {
         let route = self.parts.routes.by_id(id)?;
         let record = route.current();

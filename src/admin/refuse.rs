@@ -1,4 +1,4 @@
-//! Why a command that was understood is not carried out.
+//! Why a well-formed command is not executed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::control::lifecycle::LifecycleError;
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{MoveFailure, MoveId, MovePhase, ServerAuth, SslMode};
 
-/// The shortest purpose that says anything, in characters.
+/// The shortest purpose that is accepted, in characters.
 pub(super) const PURPOSE_CHARS_MIN: usize = 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +20,7 @@ pub(super) enum AdminError {
     Lifecycle(#[from] LifecycleError),
     #[error(transparent)]
     Step(#[from] StepError),
-    /// `command` is the complete right one.
+    /// `command` is the complete right command.
     #[error("a database needs an owner")]
     OwnerRequired { command: String },
     #[error("a database needs a purpose")]
@@ -37,7 +37,7 @@ pub(super) enum AdminError {
     OtherServer { system: String, databases: Vec<String> },
     #[error("AUTH {} needs a server that proves itself, and SSLMODE {} does not demand it", auth.as_str(), sslmode.as_str())]
     WeakProof { auth: ServerAuth, sslmode: SslMode },
-    /// With verify-ca and the authorities of the operating system.
+    /// Refused with verify-ca and the certificate authorities of the operating system.
     #[error("AUTH {} needs a server that proves itself, and SSLMODE verify-ca has no authority of your own here", auth.as_str())]
     NobodysAuthority { auth: ServerAuth },
     #[error("{kind} \"{name}\" cannot be dropped: databases depend on it")]
@@ -77,7 +77,8 @@ pub(super) enum AdminError {
     /// `command` ends the pause, which stays.
     #[error("canceling the wait on user request")]
     PauseCanceled { command: String },
-    /// `holders` for a person; `taken_back`: the pause, which was this command's own.
+    /// `holders` describes the blocking sessions; `taken_back`: the pause was this command's own, and has
+    /// ended.
     #[error("database \"{database}\" was not drained within {}", humantime::format_duration(*within))]
     NotDrained { database: String, within: Duration, holders: Holders, taken_back: bool },
     #[error("database \"{database}\" still has old server connections after {}", humantime::format_duration(*within))]
@@ -133,7 +134,8 @@ impl Explain for AdminError {
             | AdminError::NotOurs { .. }
             | AdminError::Ours { .. } => SqlState::MOVE_NOT_IN_PHASE,
             AdminError::MoveFailed { failure, .. } => match SqlState::parse(&failure.sqlstate) {
-                // Said of a command, this is its own cancellation: whoever waited did not ask for it.
+                // 57014 would mean that this command was cancelled; here the move was, which the waiting
+                // command did not request.
                 SqlState::QUERY_CANCELED => SqlState::MOVE_CANCELED,
                 other => other,
             },
@@ -299,13 +301,13 @@ impl Explain for AdminError {
     }
 }
 
-/// What helps a wait that was not long enough.
+/// The hint for a wait that was too short.
 fn longer(verb: &str, database: &str, holders: &Holders) -> String {
     let wait = format!("{verb} {} WITHIN '10min'; waits longer.", identifier(database));
     holders.cure().map_or(wait.clone(), |cure| format!("{cure}; {wait}"))
 }
 
-/// What can be done with a thing that exists.
+/// The commands that change an existing object.
 fn change_of(kind: &str, name: &str) -> String {
     let name = identifier(name);
     match kind {
@@ -318,13 +320,13 @@ fn change_of(kind: &str, name: &str) -> String {
     }
 }
 
-/// The command for one of these databases, which may carry a remark in parentheses.
+/// The command for one of these databases; an entry may have a remark in parentheses.
 fn of_each(verb: &str, databases: &[String], rest: &str) -> String {
     let name = databases.first().and_then(|name| name.split(' ').next()).unwrap_or("name");
     format!("{verb} {} {rest}", identifier(name))
 }
 
-/// The command that ends a move in this phase.
+/// The commands that end a move in this phase.
 fn way_out(id: MoveId, phase: MovePhase) -> String {
     match phase {
         MovePhase::Kept => format!("FINISH MOVE {id}; or UNDO MOVE {id};"),
@@ -340,7 +342,7 @@ fn way_out(id: MoveId, phase: MovePhase) -> String {
     }
 }
 
-/// A name as it can be typed.
+/// A name as it can be typed in a command.
 pub fn identifier(name: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
@@ -350,7 +352,7 @@ pub fn identifier(name: &str) -> String {
     }
 }
 
-/// A text as it can be typed.
+/// A text as it can be typed in a command.
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

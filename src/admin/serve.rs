@@ -1,12 +1,13 @@
-//! The admin port: accepts administrators, and lets them end each other's waits.
+//! The admin port: accepts administrators, and lets them cancel each other's waits.
 //!
-//! Owns the listener and the connections' tasks; what is said on a connection is in `conversation`. It deliberately runs no
-//! command itself.
+//! Owns the listener and the connections' tasks; the protocol on a connection is in `conversation`. It
+//! deliberately executes no command itself.
 //!
 //! # Why not pgwire
-//! The crate was planned for this. Its `process_socket` carries bytes that were read before a TLS handshake over into the
-//! encrypted connection (the hole that PostgreSQL closed as CVE-2021-23214), and our own `wire`, `auth`, `tls` and
-//! `frontend` have everything that a server needs, tested once: so there is one way in which bytes become messages.
+//! The crate was planned for this. Its `process_socket` carries bytes that were read before a TLS handshake
+//! over into the encrypted connection (the hole that PostgreSQL closed as CVE-2021-23214). Our own `wire`,
+//! `auth`, `tls` and `frontend` have everything that a server needs, tested once, so only one implementation
+//! turns bytes into messages.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,7 +34,7 @@ use crate::route::RouteTable;
 use crate::tls::Acceptor;
 use crate::wire::startup::CancelRequest;
 
-/// What the admin port needs to be opened.
+/// What the admin port needs to open.
 #[derive(Debug)]
 pub struct AdminOptions {
     pub listen: SocketAddr,
@@ -41,7 +42,7 @@ pub struct AdminOptions {
     pub users: Users,
     pub connections_max: u32,
     pub login_time_max: Duration,
-    /// Of this port alone: guesses of applications' passwords lock out no administrator.
+    /// For this port alone: failed logins of applications lock out no administrator.
     pub access: Arc<Access>,
 }
 
@@ -52,7 +53,7 @@ pub struct AdminServer {
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
     sampling: JoinHandle<()>,
-    /// Ends by itself when nothing is unfinished any more.
+    /// Ends by itself when no unfinished database is left.
     finishing: Option<JoinHandle<()>>,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct Shared {
     /// By process id and key of BackendKeyData: the wait that a cancel request ends.
     waits: Mutex<HashMap<(i32, Bytes), CancellationToken>>,
     last_pid: AtomicI32,
-    /// Cancelled: every conversation ends with 57P01.
+    /// When cancelled, every conversation ends with 57P01.
     pub(super) closing: CancellationToken,
     tasks: TaskTracker,
 }
@@ -106,12 +107,12 @@ impl AdminServer {
         self.address
     }
 
-    /// From now on these are the administrators. Whoever is connected stays.
+    /// Replaces the administrators. Connected ones stay.
     pub fn set_users(&self, users: Users) {
         self.shared.users.store(Arc::new(users));
     }
 
-    /// Closes the port, lets commands that run end for so long, and ends the connections.
+    /// Closes the port, gives running commands up to `grace` to end, and closes the connections.
     pub async fn shutdown(self, grace: Duration) {
         self.accepting.abort();
         self.shared.closing.cancel();
@@ -133,7 +134,8 @@ impl Drop for AdminServer {
     }
 }
 
-/// Reads before the first command what is unfinished, and finishes it beside the commands: a system may be slow.
+/// Reads, before the first command, which databases are unfinished. Finishes them beside the commands,
+/// because a system may be slow.
 async fn finish(executor: &Executor) -> Option<JoinHandle<()>> {
     match executor.unfinished().await {
         Ok(unfinished) if unfinished.is_empty() => None,
@@ -156,7 +158,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 shared.tasks.clone().spawn(receive(tcp, address, shared));
             }
             Err(error) => {
-                // Out of descriptors, mostly: without a pause this would spin.
+                // Mostly out of file descriptors: without a pause this would spin.
                 tracing::warn!(%error, "the admin port cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -180,13 +182,13 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }
-        // A port scan, or pg_isready: it comes every few seconds, and says nothing.
+        // A port scan or pg_isready: it comes every few seconds, and means nothing.
         Err(FrontendError::Gone) => tracing::debug!(%address, "a visitor left without a word"),
         Err(error) => tracing::info!(%address, error = &error as &dyn std::error::Error, "no administrator"),
     }
 }
 
-/// A seat at the admin port; given back when dropped.
+/// A connection to the admin port; unregistered when dropped.
 pub(super) struct Seat {
     pub(super) pid: i32,
     pub(super) key: Bytes,

@@ -1,4 +1,4 @@
-//! SHOW: what the catalogue knows.
+//! SHOW: the content of the catalogue.
 
 use std::time::Duration;
 
@@ -302,7 +302,7 @@ impl Executor {
         Ok(Answer::rows(commands::SHOW_HISTORY, rows.collect()))
     }
 
-    /// History outlives the database.
+    /// The history of a database outlives it.
     async fn last_deleted(&self, name: &DatabaseName) -> Result<DatabaseRecord, AdminError> {
         let all = self.catalog().databases().await?.into_values();
         let newest = all.into_iter().filter(|database| database.name == *name).max_by_key(|d| d.created_at);
@@ -320,7 +320,7 @@ impl Executor {
     }
 }
 
-/// What became of the copy that the clients left, and how it is opened again.
+/// What became of the copy that the clients left, and how to open it again.
 fn closed_copy(record: &MoveRecord) -> Option<String> {
     let is_closed = record.phase == MovePhase::Finished
         && !machine::went_back(record)
@@ -348,7 +348,7 @@ fn whereabouts(place: &Place) -> String {
     format!("{} ({}, database \"{}\")", place.system, place.address, place.dbname)
 }
 
-/// Those that a contract sets: `idle 5m, query none`.
+/// The timeouts that a contract sets: `idle 5m, query none`.
 fn timeouts(timeouts: &Timeouts) -> Option<String> {
     let one =
         |timeout: Timeout| timeouts[timeout].map(|time| format!("{} {}", timeout.name(), timeout_text(time)));
@@ -392,7 +392,7 @@ fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
     ]
 }
 
-/// Whether both copies hold the same, in a word.
+/// Whether both copies hold the same data, in a word.
 fn comparison(record: &MoveRecord) -> Option<&'static str> {
     let facts = &record.facts;
     let committed = machine::is_committed(record);
@@ -404,7 +404,7 @@ fn comparison(record: &MoveRecord) -> Option<&'static str> {
     }
 }
 
-/// What was compared, and what is to be said of it.
+/// What was compared, and the findings.
 fn comparison_rows(record: &MoveRecord) -> Vec<Row> {
     let facts = &record.facts;
     let mut rows = Vec::new();
@@ -452,7 +452,7 @@ fn pause_rows(name: &str, report: Option<&PauseReport>, rows: &mut Vec<Row>) {
     }
 }
 
-/// None where it is not among the waits that the report tells one by one, the longest.
+/// None if it is not among the longest waits, which the report lists one by one.
 fn stall_quantile(report: &PauseReport, permille: u64) -> Option<Duration> {
     let longer = u64::from(report.held_requests) * (1_000 - permille) / 1_000;
     let wait = report.waits_us.get(usize::try_from(longer).ok()?)?;

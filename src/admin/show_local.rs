@@ -1,6 +1,7 @@
-//! SHOW: what happens in this process: sessions, pools, gates.
+//! SHOW: the state of this process: sessions, pools, gates.
 //!
-//! Where PgBouncer has a column that means nothing here, it holds what PgBouncer shows for "none", so that exporters go on.
+//! A PgBouncer column without a meaning here holds what PgBouncer shows for "none", so that exporters keep
+//! working.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub(super) struct Pool {
     longest_wait: Duration,
 }
 
-/// By database and role.
+/// The pools by database and role.
 pub(super) fn pools(routes: &[Arc<Route>]) -> BTreeMap<(String, String), Pool> {
     let mut pools: BTreeMap<(String, String), Pool> = BTreeMap::new();
     for route in routes {
@@ -34,7 +35,7 @@ pub(super) fn pools(routes: &[Arc<Route>]) -> BTreeMap<(String, String), Pool> {
         for session in route.roster().sessions() {
             let pool = pools.entry(key(&session.role)).or_default();
             count(pool, &session, &record);
-            // A server connection that a client has is not usable for another one: active, whatever it does.
+            // No other client can use a server connection that a client has: active, whether or not it works.
             let own = session.server_pid.is_some() && !is_lent(&session, &lent);
             pool.servers_active += u32::from(own);
         }
@@ -55,7 +56,7 @@ fn count(pool: &mut Pool, session: &SessionRow, record: &RouteRecord) {
     pool.servers_login += u32::from(logs_in(session, record));
 }
 
-/// The server connection that it has is one of those that are lent.
+/// Whether the session's server connection is one of the lent ones.
 pub(super) fn is_lent(session: &SessionRow, lent: &[LentRow]) -> bool {
     lent.iter().any(|connection| Some(connection.facts.pid) == session.server_pid)
 }
@@ -67,13 +68,13 @@ pub(super) fn wait(session: &SessionRow, record: &RouteRecord) -> Option<Duratio
     (waits || first).then_some(session.since)
 }
 
-/// Its server connection is being opened.
+/// Whether its server connection is being opened.
 fn logs_in(session: &SessionRow, record: &RouteRecord) -> bool {
     record.terms.pooling == Pooling::Session && session.server_pid.is_none() && record.gate == GateOrder::Open
 }
 
 impl Executor {
-    /// Sorted by database.
+    /// The rows of all sessions, sorted by database.
     fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
         let routes = self.parts.routes.routes();
         let of = |route: &Arc<Route>| {

@@ -1,4 +1,4 @@
-//! SHOW: the process itself: its lists, users, settings, memory.
+//! SHOW: the process itself: lists, users, settings, memory.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use super::execute::Executor;
 use super::refuse::AdminError;
 use crate::config::{Apply, Config};
 
-/// One role in all databases.
+/// One role, summed over all databases.
 #[derive(Debug, Default)]
 struct User {
     databases: usize,
     clients: usize,
     servers: usize,
-    /// The sum of what the databases' contracts allow here.
+    /// The sum of the clients that the databases' contracts allow here.
     clients_max: u64,
 }
 
@@ -94,7 +94,7 @@ impl Executor {
     }
 }
 
-/// The one cache here is the process: what of it is resident, in KiB.
+/// The one "cache" here is the process: its resident memory, in KiB.
 pub(super) fn show_mem() -> Answer {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,8 +1,8 @@
 //! SHOW CLIENTS, SERVERS, SOCKETS, ACTIVE_SOCKETS: a row for each connection, as PgBouncer shows them.
 //!
 //! # What is 0 or NULL
-//! What Freehold does not have: PgBouncer's buffer positions, and the address of our end of a server connection. `ptr`
-//! and `link` are not addresses of memory, but they pair a client with its server as PgBouncer's do.
+//! What Freehold does not have: PgBouncer's buffer positions, and the local address of a server connection.
+//! `ptr` and `link` are not memory addresses, but they pair a client with its server as PgBouncer's do.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::show_local::{is_lent, wait};
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::{Entrance, LentRow, Route, SessionRow};
 
-/// The positions in buffers at the end of SHOW SOCKETS.
+/// The buffer columns at the end of SHOW SOCKETS.
 const BUFFER_COLUMNS: usize = 7;
 
-/// A server connection, a session's own or one that is lent.
+/// A server connection: a session's own, or a lent one.
 struct Server {
-    /// As the column `ptr`.
+    /// The value of column `ptr`.
     name: String,
     id: u64,
     pid: i32,
@@ -55,7 +55,7 @@ impl Server {
     }
 }
 
-/// A row before it is text.
+/// A row before it is formatted.
 struct Socket<'a> {
     kind: &'a str,
     role: &'a str,
@@ -107,7 +107,7 @@ impl Socket<'_> {
 struct Connections {
     sessions: Vec<SessionRow>,
     servers: Vec<Server>,
-    /// By the session that has it, the place among the servers.
+    /// By session, the index of its connection in `servers`.
     server_of: HashMap<u64, usize>,
 }
 
@@ -126,7 +126,7 @@ impl Connections {
         self.servers.get(*self.server_of.get(&session)?)
     }
 
-    /// By their numbers.
+    /// The sessions by their numbers.
     fn by_number(&self) -> HashMap<u64, &SessionRow> {
         self.sessions.iter().map(|session| (session.session, session)).collect()
     }
@@ -197,7 +197,8 @@ impl Executor {
             let socket = Socket {
                 kind: "S",
                 role: &server.role,
-                // As in PgBouncer: whoever is paired is active, whether or not it works at this instant.
+                // As in PgBouncer: a connection that is paired with a client is active, whether or not it
+                // works now.
                 state: if server.session.is_some() { "active" } else { "idle" },
                 remote: (place.host.clone(), Some(place.port.to_string())),
                 local: None,
@@ -216,7 +217,7 @@ impl Executor {
         connections.servers.iter().map(row).collect()
     }
 
-    /// When it last began or ended a request.
+    /// When the session last began or ended a request.
     fn last_request(&self, session: &SessionRow) -> UnixMillis {
         let age = u64::try_from(session.since.as_millis()).unwrap_or(u64::MAX);
         UnixMillis(self.now().0.saturating_sub(age)).max(session.connected_at)
@@ -227,7 +228,7 @@ fn with_buffers(row: &mut Row) {
     row.extend(std::iter::repeat_n(Some("0".to_owned()), BUFFER_COLUMNS));
 }
 
-/// `127.0.0.1:5000` as address and port; a unix socket has no port.
+/// `127.0.0.1:5000` as address and port; a Unix socket has no port.
 fn split(address: &str) -> (String, Option<String>) {
     match address.parse::<std::net::SocketAddr>() {
         Ok(address) => (address.ip().to_string(), Some(address.port().to_string())),
@@ -235,7 +236,7 @@ fn split(address: &str) -> (String, Option<String>) {
     }
 }
 
-/// As PgBouncer writes times: `2026-11-23 20:45:53 UTC`.
+/// A time as PgBouncer writes it: `2026-11-23 20:45:53 UTC`.
 fn seconds(at: UnixMillis) -> String {
     let text = humantime::format_rfc3339_seconds(at.to_system_time()).to_string();
     text.replace('T', " ").replace('Z', " UTC")

@@ -1,4 +1,4 @@
-//! SHOW STATS and its relatives.
+//! SHOW STATS and related commands.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use super::execute::Executor;
 use super::stats::Recent;
 use crate::route::{Figure, Totals};
 
-/// One database, with what it is sorted by.
+/// The counters of one database.
 struct Traffic {
     database: String,
     totals: Totals,
@@ -41,7 +41,7 @@ impl Executor {
         Answer::rows(commands::SHOW_STATS_AVERAGES, rows)
     }
 
-    /// The database's name, and what follows it.
+    /// One row per database: its name, and the columns of `figures`.
     fn each_traffic(&self, figures: impl Fn(&Traffic) -> Row) -> Vec<Row> {
         let traffic = self.traffic();
         let row = |traffic: &Traffic| {
@@ -82,7 +82,7 @@ impl Executor {
     }
 }
 
-/// PgBouncer's words.
+/// PgBouncer's column names.
 fn name_in_totals(figure: Figure) -> &'static str {
     match figure {
         Figure::ServerAssignments => "server_assignment_count",

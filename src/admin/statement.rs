@@ -1,5 +1,5 @@
-//! What an administrator can say, parsed. A value of [`Statement`] is well-formed; whether it may be done is said by
-//! who executes it.
+//! The statements of administrators, parsed. A [`Statement`] is well-formed; the executor decides whether it
+//! is allowed.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub enum Statement {
         id: MoveId,
         wait: Wait,
     },
-    /// This store is the one that drives the move, whatever its claim on the systems says.
+    /// Makes this store the one that drives the move, whatever its claim on the systems says.
     AdoptMove(MoveId),
     FinishMove {
         id: MoveId,
@@ -42,7 +42,7 @@ pub enum Statement {
         wait: Wait,
     },
     Pause(Drain),
-    /// None: every database.
+    /// None: all databases.
     Resume(Option<DatabaseName>),
     Disable(DatabaseName),
     Enable(DatabaseName),
@@ -57,34 +57,34 @@ pub enum Statement {
     Chatter(Chatter),
 }
 
-/// Whether the answer comes when the work is recorded, or when it is done.
+/// Whether the command answers when the work is recorded, or when it is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     No,
     Yes,
 }
 
-/// A wait for what clients do.
+/// A command that waits for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
-    /// None: every database.
+    /// None: all databases.
     pub database: Option<DatabaseName>,
-    /// Its bound, where it is another than the configured one.
+    /// Its bound, if not the configured one.
     pub within: Option<Duration>,
 }
 
-/// When a process that is told to end does.
+/// When a process ends after it was told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
     /// When running transactions have ended, or after `proxy.drain_timeout`.
     Now,
-    /// When no session has a server connection any more. No client comes in.
+    /// When no session has a server connection any more. New clients are refused.
     WaitForServers,
-    /// When every client has left. No client comes in.
+    /// When every client has left. New clients are refused.
     WaitForClients,
 }
 
-/// Whether a move ends although its two copies differ, or are not known to be equal.
+/// Whether a move may finish although its two copies differ, or are not known to be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Differences {
     Refused,
@@ -111,7 +111,7 @@ pub struct CreateSystem {
     pub host: String,
     pub port: u16,
     pub role: RoleName,
-    /// The database that the platform's role connects to; `postgres` where not said.
+    /// The database that the platform's role connects to; `postgres` if not given.
     pub database: String,
     pub password_file: Option<String>,
     pub sslmode: SslMode,
@@ -119,7 +119,7 @@ pub struct CreateSystem {
     pub replication: Option<(String, u16)>,
 }
 
-/// What changes; None stays.
+/// The changes; None leaves a field as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlterSystem {
     pub name: SystemName,
@@ -131,7 +131,7 @@ pub struct AlterSystem {
     pub sslmode: Option<SslMode>,
     pub auth: Option<ServerAuth>,
     pub replication: Option<(String, u16)>,
-    /// CORDON: no new database comes here; UNCORDON: they do.
+    /// CORDON: the system takes no new databases; UNCORDON: it does.
     pub placement: Option<Placement>,
 }
 
@@ -142,7 +142,7 @@ pub enum Placement {
     Refuse,
 }
 
-/// Owner and purpose may be missing: that is refused with the complete right command, not as a typing mistake.
+/// Owner and purpose may be missing: the error is then the complete right command, not a syntax error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateDatabase {
     pub name: DatabaseName,
@@ -167,7 +167,7 @@ pub struct AdoptDatabase {
     pub owner: Option<String>,
     pub purpose: Option<String>,
     pub tier: Option<Tier>,
-    /// Its name on the system, where that is another.
+    /// Its name on the system, if different.
     pub dbname: Option<String>,
 }
 
@@ -222,16 +222,16 @@ pub enum Show {
     History(DatabaseName),
 }
 
-/// What drivers and psql say unasked.
+/// What drivers and psql send on their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chatter {
-    /// SET, RESET, DISCARD, DEALLOCATE, ...: accepted without effect. The command tag.
+    /// SET, RESET, DISCARD, DEALLOCATE and others, accepted without effect. Holds the command tag.
     Accepted(&'static str),
     Begin,
     Commit,
     Rollback,
     RollbackToSavepoint,
-    /// `SELECT ... FROM pg_type ...`: none but the built-in ones.
+    /// `SELECT ... FROM pg_type ...`: there are only the built-in types.
     NoTypes,
     /// `SELECT 1`
     SelectNumber(i64),
@@ -242,7 +242,7 @@ pub enum Chatter {
 }
 
 impl Statement {
-    /// Whether those may say it who may only look: nothing else, so that what is added is refused.
+    /// Whether read-only administrators may run it; new statements are refused by default.
     pub fn only_looks(&self) -> bool {
         matches!(self, Statement::Show(_) | Statement::Chatter(_))
     }
@@ -252,7 +252,7 @@ impl Statement {
         !matches!(self, Statement::Show(_) | Statement::Chatter(_) | Statement::PlanMove { .. })
     }
 
-    /// The REASON that was given.
+    /// The text of its REASON clause.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Statement::Move(movement) => movement.reason.as_deref(),

@@ -1,9 +1,9 @@
-//! Averages of what is relayed, over PgBouncer's window.
+//! Averages of the relayed traffic, over PgBouncer's window.
 //!
 //! # Why two samples
-//! A sample is taken every `admin.stats_period`, and an average reaches from the last but one to now: so it is never over
-//! less than a period, except in the first one, when it is over the life of the process. This is how PgBouncer does it,
-//! and what its dashboards are drawn for.
+//! A sample is taken every `admin.stats_period`, and an average covers the time since the last sample but
+//! one. So it never covers less than a period, except during the first one, when it covers the life of the
+//! process. PgBouncer does the same, and its dashboards expect that.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +27,7 @@ struct Kept {
 #[derive(Debug, Clone)]
 struct Sample {
     at: Instant,
-    /// A database that is not there had no traffic yet.
+    /// A database without an entry had no traffic yet.
     totals: HashMap<DatabaseId, Totals>,
 }
 
@@ -37,7 +37,7 @@ impl Samples {
         Samples { kept: Mutex::new(Kept { older: nothing.clone(), newer: nothing }) }
     }
 
-    /// A period is over.
+    /// Takes a sample at the end of a period.
     pub(super) fn take(&self, routes: &RouteTable, now: Instant) {
         let routes = routes.routes();
         let totals = routes.iter().map(|route| (route.id().clone(), route.roster().totals())).collect();
@@ -45,7 +45,7 @@ impl Samples {
         kept.older = std::mem::replace(&mut kept.newer, Sample { at: now, totals });
     }
 
-    /// What was added since the last sample but one, and in what time.
+    /// The traffic since the last sample but one, and the time that it covers.
     pub(super) fn since(&self, database: &DatabaseId, totals: &Totals, now: Instant) -> Recent {
         let older = &self.kept().older;
         let earlier = older.totals.get(database).copied().unwrap_or_default();
@@ -57,7 +57,7 @@ impl Samples {
     }
 }
 
-/// What was counted within a window.
+/// The traffic within a window.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recent {
     pub(super) added: Totals,
@@ -65,7 +65,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Times for one query, transaction or assignment; everything else for a second.
+    /// Times per query, transaction or assignment; everything else per second.
     pub(super) fn average(&self, figure: Figure) -> u64 {
         let each = |count: Figure| self.added.of(figure).checked_div(self.added.of(count)).unwrap_or(0);
         match figure {

@@ -1,4 +1,4 @@
-//! Systems: known only after they were seen.
+//! Systems: recorded only after a successful connection.
 
 use std::path::Path;
 
@@ -61,7 +61,7 @@ impl Executor {
         }
     }
 
-    /// An md5 answer or a password goes to a server alone that has proved which one it is.
+    /// Refuses to send an md5 answer or a password to a server that has not proved its identity.
     fn refuse_weak_proof(&self, record: &SystemRecord) -> Result<(), AdminError> {
         let SystemRecord { address, sslmode, auth, .. } = record;
         if !auth.suits(address, *sslmode) {
@@ -77,7 +77,7 @@ impl Executor {
         }
     }
 
-    /// Two names for one server would let a database be moved onto itself.
+    /// Refuses a second name for one server: with two, a database could be moved onto itself.
     async fn refuse_known_server(&self, record: &SystemRecord) -> Result<(), AdminError> {
         let systems = self.catalog().systems().await?.into_values();
         let same = |known: &&SystemRecord| {
@@ -124,7 +124,7 @@ impl Executor {
             .update::<SystemRecord, AdminError>(keys::system(&alter.name), change)
             .await
         {
-            // Where this is cut short, the rest follows at the next start.
+            // If this is interrupted, the next start does the rest.
             Ok(_) => reconcile::follow_system(self.catalog(), &alter.name).await?,
             Err(error) if is_missing(&error) => return Err(self.unknown_system(&alter.name).await?),
             Err(error) => return Err(error),
@@ -133,7 +133,7 @@ impl Executor {
         Ok(Answer::done(commands::ALTER_SYSTEM))
     }
 
-    /// Another server does not hold the databases that this one holds.
+    /// A different server would not hold the databases of this system.
     async fn refuse_other_server(&self, name: &SystemName) -> Result<(), AdminError> {
         let databases = self.depending_on(name).await?;
         match databases.is_empty() {
@@ -175,7 +175,7 @@ impl Executor {
         Ok(held)
     }
 
-    /// A system that is known.
+    /// The record of a system that must exist.
     pub(super) async fn system(&self, name: &SystemName) -> Result<SystemRecord, AdminError> {
         match self.catalog().system(name).await? {
             Some(system) => Ok(system.value),
@@ -183,7 +183,7 @@ impl Executor {
         }
     }
 
-    /// Where a new database goes: where it was said, or the system with the fewest databases.
+    /// The system for a new database: the requested one, or the one with the fewest databases.
     pub(super) async fn home(&self, wanted: Option<&SystemName>) -> Result<SystemRecord, AdminError> {
         if let Some(name) = wanted {
             let system = self.system(name).await?;
@@ -207,8 +207,8 @@ impl Executor {
     }
 }
 
-/// Whether Freehold itself will reach the system in another way. A system that is down must still be cordoned: that is
-/// when it is needed.
+/// Whether the change affects how Freehold itself reaches the system. If not, the system need not be up: one
+/// that is down must still be cordoned.
 fn changes_the_way(alter: &AlterSystem) -> bool {
     let AlterSystem { host, port, role, database, password_file, sslmode, auth, .. } = alter;
     host.is_some()
@@ -250,14 +250,14 @@ fn apply(record: &mut SystemRecord, alter: &AlterSystem) {
     }
 }
 
-/// The file is good, and others can read it, too.
+/// Warns if other users can read the password file.
 fn warn_of_exposure(password_file: Option<&str>, caller: &Caller) {
     if let Some(exposed) = password_file.and_then(|file| exposure(Path::new(file))) {
         caller.notice(Severity::Warning, SqlState::WARNING, exposed);
     }
 }
 
-/// What will hinder a move from or to this system.
+/// A warning about what will hinder a move from or to this system.
 fn warning(facts: &SystemFacts) -> Option<String> {
     if facts.wal_level != "logical" {
         return Some(format!(

@@ -1,4 +1,4 @@
-//! Teams, and what is asked of an owner and a purpose.
+//! Teams, and the checks of an owner and a purpose.
 
 use super::answer::Answer;
 use super::commands;
@@ -65,7 +65,7 @@ impl Executor {
         Ok(living.filter(|database| wanted(database)).map(|database| database.name.to_string()).collect())
     }
 
-    /// A team that exists.
+    /// The name of a team that must exist.
     pub(super) async fn owner(&self, name: &str) -> Result<TeamName, AdminError> {
         let Ok(team) = TeamName::parse(name) else { return Err(self.unknown_team(name).await?) };
         match self.catalog().team(&team).await? {
@@ -87,14 +87,14 @@ impl Executor {
         Ok(AdminError::UnknownTeam { team: name.to_owned(), known, meant })
     }
 
-    /// A team for an example: the only one, or a made-up one.
+    /// A team for an example: an existing one, or a made-up one.
     pub(super) async fn example_team(&self) -> Result<String, AdminError> {
         let teams = self.catalog().teams().await?.into_values();
         Ok(teams.first().map_or_else(|| "payments".to_owned(), |team| team.name.to_string()))
     }
 }
 
-/// What is wrong with a purpose, if anything is.
+/// What is wrong with a purpose, if anything.
 pub(super) fn purpose_fault(name: &DatabaseName, purpose: Option<&str>) -> Option<PurposeFault> {
     let Some(purpose) = purpose else { return Some(PurposeFault::Missing) };
     let purpose = purpose.trim();

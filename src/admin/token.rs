@@ -6,7 +6,7 @@ use super::SyntaxError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// An unquoted word as it was written. A `-` inside is part of it (`pg-17`): there is no arithmetic here.
+    /// An unquoted word as it was written. It may contain `-` (`pg-17`): there is no arithmetic here.
     Word(String),
     /// `"Name"`, without the quotes.
     Quoted(String),
@@ -20,11 +20,11 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) kind: Kind,
-    /// Bytes of the statement.
+    /// Byte range in the statement.
     pub(super) span: Range<usize>,
 }
 
-/// The tokens of a text; the last is [`Kind::End`].
+/// Splits a text into tokens; the last is [`Kind::End`].
 pub(super) fn tokens(text: &str) -> Result<Vec<Token>, SyntaxError> {
     let mut scanner = Scanner { text, at: 0 };
     let mut tokens = Vec::new();
@@ -74,7 +74,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Comments nest, as in PostgreSQL.
+    /// Skips a comment; comments nest, as in PostgreSQL.
     fn skip_comment(&mut self) -> Result<(), SyntaxError> {
         let start = self.at;
         let mut depth = 0_u32;
@@ -129,7 +129,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// A doubled quote stands for one.
+    /// Reads up to the closing quote; a doubled quote stands for one.
     fn quoted(&mut self, quote: char, start: usize) -> Result<String, SyntaxError> {
         let mut value = String::new();
         loop {

@@ -1,6 +1,6 @@
-//! CREATE and DROP DATABASE that a crash cut short: a creation is removed, a drop is carried on.
+//! CREATE and DROP DATABASE that a crash interrupted: a creation is removed, a drop is continued.
 //!
-//! # Why a creation is not carried on
+//! # Why a creation is not continued
 //! The password of its role was in the memory of the process that died, and the administrator never saw it.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::control::lifecycle::Creation;
 use crate::error::Explain as _;
 use crate::model::{DatabaseId, DatabaseRecord, RoleName};
 
-/// Between two attempts: the system may be down.
+/// Time between two attempts: the system may be down.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 impl Executor {
@@ -22,10 +22,10 @@ impl Executor {
         Ok(databases.into_iter().filter(DatabaseRecord::is_unfinished).map(|database| database.id).collect())
     }
 
-    /// Tries until nothing is unfinished any more.
+    /// Retries until no database is unfinished.
     ///
     /// # Cancel safety
-    /// Every step is safe to repeat; the next start goes on.
+    /// Every step is safe to repeat; the next start continues.
     pub(super) async fn finish(&self, mut unfinished: Vec<DatabaseId>) {
         loop {
             let mut left = Vec::new();
@@ -58,7 +58,7 @@ impl Executor {
         Ok(())
     }
 
-    /// What it made is removed, and the name is free again.
+    /// Removes what the creation made, and frees the name.
     async fn remove_creation(&self, database: &DatabaseRecord) -> Result<(), AdminError> {
         if let Some(route) = self.catalog().route(&database.id).await? {
             let place = route.value.place;

@@ -1,4 +1,4 @@
-//! Who may administer: a file with a name and a SCRAM verifier on each line, like PgBouncer's `userlist.txt`.
+//! The administrators: a file with a name and a SCRAM verifier on each line, like PgBouncer's `userlist.txt`.
 //!
 //! ```text
 //! # freehold hash-password alice
@@ -6,10 +6,10 @@
 //! "grafana" "SCRAM-SHA-256$4096:<salt>$<stored key>:<server key>" stats
 //! ```
 //!
-//! `stats` at the end of a line: that one may SHOW, and change nothing, as PgBouncer's `stats_users`.
+//! `stats` at the end of a line: this user may run SHOW and change nothing, like PgBouncer's `stats_users`.
 //!
 //! # Why verifiers only
-//! A verifier lets nobody in who reads it. A password in the file would, so it is refused.
+//! Reading a verifier is not enough to log in. Reading a password is, so passwords in the file are refused.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 
-/// Names, verifiers and rights.
+/// Names, verifiers and rights of the administrators.
 #[derive(Debug, Clone, Default)]
 pub struct Users {
     pub verifiers: HashMap<String, Verifier>,
@@ -25,7 +25,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// What somebody may who has proved to be this one.
+    /// The rights of an authenticated administrator.
     pub fn rights(&self, name: &str) -> Rights {
         match self.lookers.contains(name) {
             true => Rights::Look,
@@ -34,7 +34,7 @@ impl Users {
     }
 }
 
-/// What somebody may on the admin port.
+/// The rights of an administrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
     Look,
@@ -50,7 +50,7 @@ pub enum UsersError {
         #[source]
         source: std::io::Error,
     },
-    /// Freehold could not be told anything, RELOAD neither.
+    /// Without an administrator no command could be given to Freehold, not even RELOAD.
     #[error("{path} names no administrator (freehold hash-password NAME >> {path})")]
     Nobody { path: PathBuf },
     #[error("{path}:{line}: expected \"name\" \"verifier\", and behind it stats or nothing")]
@@ -115,12 +115,12 @@ fn entry(line: &str) -> Option<(String, &str, Rights)> {
     (!name.is_empty()).then_some((name, verifier, rights))
 }
 
-/// The line for a name and a password.
+/// The line of the file for a name and a password.
 pub fn user_line(name: &str, password: &str) -> String {
     format!("\"{}\" \"{}\"", name.replace('"', "\"\""), verifier_of(password))
 }
 
-/// What is stored instead of a password.
+/// The verifier of a password.
 pub(super) fn verifier_of(password: &str) -> String {
     let salt: [u8; SALT_BYTES_DEFAULT] = rand::random();
     let iterations = NonZeroU32::new(ITERATIONS_DEFAULT).unwrap_or(NonZeroU32::MIN);
