@@ -1,13 +1,14 @@
-//! What every error of Freehold knows about itself: its SQLSTATE, who is to blame, and whether to retry.
+//! What every error of Freehold knows about itself: SQLSTATE, responsible party, and whether to retry.
 //!
-//! Owns the vocabulary ([`SqlState`], [`Blame`], [`Retry`]) and [`Refusal`], the one shape in which an error reaches a
-//! client or an administrator. It deliberately owns no error of its own: each module has one enum with a variant per
-//! operation that failed, and implements [`Explain`] for it.
+//! Owns the vocabulary ([`SqlState`], [`Blame`], [`Retry`]) and [`Refusal`], the one form in which an error
+//! reaches a client or an administrator. It deliberately owns no error of its own: each module has one enum
+//! with a variant per operation that failed, and implements [`Explain`] for it.
 //!
 //! # Why
-//! A driver decides by SQLSTATE whether to retry; a person decides by the text whom to call. Both are facts of the
-//! error, so they live in its type and not where it is printed. The text for a client never holds the address of a
-//! system or a secret: [`Explain::message`] is for clients, the `Display` chain is for the log.
+//! A driver decides by SQLSTATE whether to retry; a person decides by the text which team to call. Both are
+//! facts of the error, so they belong to its type and not to the code that prints it. The text for a client
+//! never holds the address of a system or a secret: [`Explain::message`] is for clients, the `Display` chain
+//! is for the log.
 
 use std::fmt;
 
@@ -15,13 +16,15 @@ use serde::{Deserialize, Serialize};
 
 /// A five character SQLSTATE. See "PostgreSQL Error Codes", appendix A of the PostgreSQL manual.
 ///
-/// Codes beginning with `MF` are Freehold's own class (the SQL standard leaves classes I to Z to implementations); they
-/// appear on the admin port only. The data path speaks standard codes, because drivers act on them.
+/// Codes beginning with `MF` are Freehold's own class (the SQL standard leaves classes I to Z to
+/// implementations); they appear on the admin port only. Clients of databases get standard codes, because
+/// drivers act on them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlState([u8; 5]);
 
 impl SqlState {
-    /// Takes the five characters of a code; anything that is not five ASCII letters or digits is `XX000`.
+    /// Parses the five characters of a code; anything that is not five ASCII letters or digits becomes
+    /// `XX000`.
     pub fn parse(code: &str) -> SqlState {
         match <[u8; 5]>::try_from(code.as_bytes()) {
             Ok(bytes) if bytes.iter().all(u8::is_ascii_alphanumeric) => SqlState(bytes),
@@ -94,27 +97,28 @@ sqlstates! {
     OWNER_REQUIRED = b"MF001";
     /// A database needs a purpose.
     PURPOSE_REQUIRED = b"MF002";
-    /// The owner is not a team that Freehold knows.
+    /// The owner is not a team known to Freehold.
     UNKNOWN_TEAM = b"MF003";
-    /// A move cannot start: the preflight named blockers.
+    /// A move cannot start: the preflight found blockers.
     MOVE_BLOCKED = b"MF101";
     /// Another operation runs on the database.
     OPERATION_IN_PROGRESS = b"MF102";
     /// The move is not in a phase that allows the command.
     MOVE_NOT_IN_PHASE = b"MF103";
-    /// The move that was waited for was called off by somebody.
+    /// The move that a command waited for was cancelled.
     MOVE_CANCELED = b"MF104";
-    /// The target does not hold what the source holds.
+    /// The target does not hold the same data as the source.
     SHAPE_CHANGED = b"MF201";
     /// The target has another schema than the source.
     SCHEMA_DIFFERS = b"MF202";
 }
 
-/// Whose responsibility a failure is. Part of the product's responsibility model, shown with every refusal.
+/// The party that is responsible for a failure. Part of the product's responsibility model, shown with every
+/// refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
-    /// The program that speaks to us broke the protocol or mistyped a command.
+    /// The client program broke the protocol or mistyped a command.
     Client,
     /// The team that owns the database.
     Product,
@@ -138,13 +142,13 @@ impl fmt::Display for Blame {
     }
 }
 
-/// Whether doing the same again can help.
+/// Whether repeating the operation can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Retry {
     Never,
-    /// After something else has changed: a person acted, a limit was raised, a system came back.
+    /// After something else has changed, such as a limit or a system that is up again.
     Later,
-    /// At once; the failure was a race.
+    /// Immediately; the failure was a race.
     Now,
 }
 
@@ -159,7 +163,7 @@ pub trait Explain: std::error::Error {
     fn detail(&self) -> Option<String> {
         None
     }
-    /// What to do about it, as a full sentence; a complete command where there is one.
+    /// What to do about it, as a full sentence; a complete command if there is one.
     fn hint(&self) -> Option<String> {
         None
     }
@@ -196,7 +200,7 @@ impl Severity {
     }
 }
 
-/// What a client or an administrator is told: the fields of an ErrorResponse.
+/// The error that a client or an administrator gets: the fields of an ErrorResponse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub severity: Severity,
@@ -204,7 +208,7 @@ pub struct Refusal {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
-    /// Where in the text of the command, in characters from 1.
+    /// Position in the text of the command, in characters from 1.
     pub position: Option<usize>,
 }
 
@@ -243,7 +247,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// An error and its causes in one line, for a log or a person of the platform.
+/// An error and its causes in one line, for a log or an operator.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     for cause in causes(error) {
@@ -252,7 +256,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What led to an error, the nearest first.
+/// The causes of an error, the nearest first.
 pub fn causes(error: &dyn std::error::Error) -> impl Iterator<Item = &dyn std::error::Error> {
     std::iter::successors(error.source(), |cause| cause.source())
 }
