@@ -56,7 +56,7 @@ impl SystemRecord {
     }
 }
 
-/// Where a database is in its life. What a client sees in each state: [`super::Terms::of`].
+/// The lifecycle state of a database. [`super::Terms::of`] says how clients are served in each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Lifecycle {
@@ -100,10 +100,10 @@ pub struct DatabaseRecord {
     pub contract: Contract,
     /// The move that runs on it or is kept for an undo: at most one.
     pub operation: Option<MoveId>,
-    /// DROP DATABASE has begun: nobody is served any more, and what it does on the system goes on after a crash.
+    /// DROP DATABASE has begun: no client is served any more, and a crash does not end the drop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropping: Option<Dropping>,
-    /// `true`: taken in where it lay by ADOPT DATABASE.
+    /// `true`: ADOPT DATABASE took in an existing database.
     pub adopted: bool,
     pub created_at: UnixMillis,
     pub created_by: String,
@@ -112,12 +112,12 @@ pub struct DatabaseRecord {
 }
 
 impl DatabaseRecord {
-    /// Clients come in, and the database may move.
+    /// Clients may connect, and the database may move.
     pub fn is_served(&self) -> bool {
         self.dropping.is_none() && matches!(self.lifecycle, Lifecycle::Active | Lifecycle::Deprecated { .. })
     }
 
-    /// Its lifecycle in a word, or that it is being dropped.
+    /// Its lifecycle in one word, or that it is being dropped.
     pub fn state(&self) -> &'static str {
         match self.dropping {
             Some(_) => "dropping",

@@ -1,4 +1,4 @@
-//! What the fleet knows of a database, and what a proxy answers.
+//! What the fleet knows of a database, and how a proxy acknowledges it.
 //!
 //! ```text
 //!              control                              every proxy
@@ -6,12 +6,13 @@
 //!   order 8: latched                 ->   no new server connection
 //!   order 9: held until T            ->   gate shut, drained -> ack 9 ready, with server pids
 //!   order 10: open, epoch + 1        ->   sessions switch    -> ack 10 ready, with stalls
-//!   (or order 10: open, same epoch: the hold was aborted, everyone goes on at the source)
+//!   (or order 10: open, same epoch: the hold was aborted, all sessions go on at the source)
 //! ```
 //!
 //! # Why
-//! One record holds all that a proxy needs for one database. So a flip is one compare-and-swap of one key, a proxy
-//! never joins records that changed at different revisions, and a sidecar's store account needs to read one prefix.
+//! One record holds all that a proxy needs for one database. So a flip is one compare-and-swap of one key, a
+//! proxy never joins records that changed at different revisions, and a sidecar's store account needs to read
+//! only one prefix.
 
 use std::time::Duration;
 
@@ -31,13 +32,13 @@ pub struct Place {
     /// The name of the database on that system; need not be the product's name.
     pub dbname: String,
     pub sslmode: SslMode,
-    /// The weakest proof that may be given there; of a record that an older version wrote, SCRAM.
+    /// The weakest authentication that may be used there; SCRAM in a record that an older version wrote.
     #[serde(default)]
     pub auth: ServerAuth,
 }
 
 impl Place {
-    /// Whether both are one database, however its system is reached: that may change under a running move.
+    /// Whether both are the same database. Ignores how its system is reached, which may change during a move.
     pub fn is_same_database(&self, other: &Place) -> bool {
         self.system == other.system && self.dbname == other.dbname
     }
@@ -51,30 +52,31 @@ pub struct RouteRecord {
     pub epoch: Epoch,
     /// Where the database is.
     pub place: Place,
-    /// Where it may be soon. While set, every session keeps a twin connection ready there.
+    /// Where it may be soon. While set, every session keeps a twin connection there.
     pub next: Option<Place>,
     /// Grows by one with each write of this record; an [`Ack`] names the order it answers.
     pub order: u64,
     pub gate: GateOrder,
-    /// What is enforced, as the database's record says: never written by itself.
+    /// What is enforced. Derived from the database's record, never set on its own.
     #[serde(flatten)]
     pub terms: Terms,
-    /// Whether clients may come in.
+    /// Whether new clients may connect.
     #[serde(default)]
     pub door: Door,
-    /// Grows by one with each RECONNECT: server connections of an older generation are replaced as soon as they can be.
+    /// Grows by one with each RECONNECT: server connections of an older generation are replaced as soon as
+    /// possible.
     #[serde(default)]
     pub generation: u64,
 }
 
 impl RouteRecord {
-    /// Of a database that begins.
+    /// The route of a new database.
     pub fn of(database: &DatabaseRecord, place: Place) -> RouteRecord {
         let first = RouteRecord::first(database.id.clone(), database.name.clone(), place, 0);
         RouteRecord { terms: Terms::of(database), ..first }
     }
 
-    /// Served where it is, nobody held, sessions pooled as they come.
+    /// Served at `place`, not held, with session pooling.
     pub fn first(
         database: DatabaseId,
         name: DatabaseName,
@@ -95,12 +97,12 @@ impl RouteRecord {
         }
     }
 
-    /// A server connection that was opened as this record says is where the database is served now.
+    /// Whether a server connection opened under this record goes to where the database is served now.
     pub fn is_in_force(&self, now: &RouteRecord) -> bool {
         self.epoch == now.epoch && self.generation == now.generation && now.terms.service.refusal().is_none()
     }
 
-    /// The refusal that a client gets that comes in now, if it gets one.
+    /// The refusal of a client that connects now, if any.
     pub fn login_refusal(&self) -> Option<Refusal> {
         let disabled = (self.door == Door::Disabled).then(|| {
             let text = format!("database \"{}\" takes no new connections", self.name);
@@ -112,33 +114,35 @@ impl RouteRecord {
     }
 }
 
-/// Whether clients may come in; those that are in stay either way.
+/// Whether new clients may connect; connected ones stay either way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Door {
     #[default]
     Open,
-    /// By DISABLE, until ENABLE.
+    /// Set by DISABLE, until ENABLE.
     Disabled,
 }
 
-/// What the gate of a database is to be.
+/// The state that the gate of a database must take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "gate", rename_all = "lowercase")]
 pub enum GateOrder {
     Open,
-    /// Running sessions go on; no new server connection is opened, new clients wait. Set while the source is being fenced.
+    /// Sessions go on; no new server connection is opened, new clients wait. Set while the source is being
+    /// fenced.
     Latched {
         by: HoldReason,
     },
-    /// No transaction starts. Running ones finish. Past `until` anyone may abort the hold by compare-and-swap.
+    /// No transaction starts; running ones finish. After `until` any process may abort the hold by
+    /// compare-and-swap.
     Held {
         by: HoldReason,
         until: Option<UnixMillis>,
     },
 }
 
-/// Who holds.
+/// The cause of a hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "holder", rename_all = "lowercase")]
 pub enum HoldReason {
@@ -149,18 +153,18 @@ pub enum HoldReason {
     Pause,
 }
 
-/// What a connecting client meets: the lifecycle as seen from outside.
+/// How connecting clients are served: the lifecycle as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "service", rename_all = "lowercase")]
 pub enum Service {
     Serving,
-    /// Serving, with a warning at connect.
+    /// Served, with a warning at connect.
     Warning {
         sqlstate: String,
         message: String,
         hint: String,
     },
-    /// Refused; sessions that exist are ended with the same text.
+    /// Refused; existing sessions are ended with the same error.
     Refused {
         sqlstate: String,
         message: String,
@@ -177,7 +181,7 @@ impl Service {
         }
     }
 
-    /// The refusal that a client gets, if it gets one.
+    /// The refusal of a client, if any.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Service::Serving | Service::Warning { .. } => None,
@@ -188,18 +192,18 @@ impl Service {
     }
 }
 
-/// Key `login/<database id>/<role>`: how a role proves itself to a proxy. The verifier is the system's own
-/// (`pg_authid.rolpassword`), so that the key learned from the client's proof opens the server, too.
+/// Key `login/<database id>/<role>`: how a proxy authenticates a role. The verifier is the system's own
+/// (`pg_authid.rolpassword`), so the key learned from the client's proof authenticates to the server, too.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
     pub role: RoleName,
-    /// `SCRAM-SHA-256$4096:salt$StoredKey:ServerKey`, `md5...`, or None where the role has no password.
+    /// `SCRAM-SHA-256$4096:salt$StoredKey:ServerKey`, `md5...`, or None if the role has no password.
     pub verifier: Option<String>,
     pub can_login: bool,
     pub superuser: bool,
-    /// `rolvaliduntil`; None is infinity.
+    /// `rolvaliduntil`; None means infinity.
     pub valid_until: Option<UnixMillis>,
-    /// The roles that it is a member of, directly or through others, in their order.
+    /// The roles that it is a member of, directly or indirectly, sorted.
     #[serde(default)]
     pub groups: Vec<RoleName>,
 }
@@ -218,30 +222,30 @@ impl std::fmt::Debug for Login {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyRecord {
     pub id: ProxyId,
-    /// Freehold's own version.
+    /// The version of Freehold that it runs.
     pub version: String,
     pub started_at: UnixMillis,
-    /// Where clients reach it, as configured.
+    /// The address for clients, as configured.
     pub data_address: String,
 }
 
-/// Key `proxy/<proxy>/ack/<database id>`: what one proxy has done of an order.
+/// Key `proxy/<proxy>/ack/<database id>`: how far one proxy has carried out an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     pub proxy: ProxyId,
     pub database: DatabaseId,
-    /// [`RouteRecord::order`] that this answers.
+    /// The [`RouteRecord::order`] that this answers.
     pub order: u64,
     pub stage: AckStage,
     /// Client sessions on this database.
     pub sessions: u32,
-    /// Sessions for which the order is not yet done: a twin is missing, a transaction runs.
+    /// Sessions for which the order is not done yet: a twin is missing, or a transaction runs.
     pub waiting: u32,
-    /// Sessions that cannot travel, and why.
+    /// Sessions that cannot change their server connection, and why.
     pub pinned: Vec<Pinned>,
-    /// Process ids of this proxy's connections on the system where the database is now; all idle once a hold is `Done`.
+    /// Backends of this proxy on the system where the database is now; all are idle once a hold is `Done`.
     pub server_pids: Vec<i32>,
-    /// Of the hold that ended with this order.
+    /// The waits of the hold that ended with this order.
     pub stall: Option<StallReport>,
     pub at: UnixMillis,
 }
@@ -249,9 +253,9 @@ pub struct Ack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AckStage {
-    /// The order is known and being carried out.
+    /// The order is known and in progress.
     Seen,
-    /// Carried out: twins ready and states saved; or drained and shut; or every session is on the new epoch.
+    /// Carried out: twins ready and states saved; or drained and held; or every session is on the new epoch.
     Done,
 }
 
@@ -266,7 +270,7 @@ pub struct Pinned {
     pub reason: String,
 }
 
-/// How long clients waited at a shut gate: from the first byte of a request to its release.
+/// How long clients waited at a closed gate: from the first byte of a request to its release.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StallReport {
     /// Requests that waited.
@@ -275,10 +279,10 @@ pub struct StallReport {
     pub median: Duration,
     /// Each wait in microseconds, longest first, at most 1000.
     pub waits_us: Vec<u64>,
-    /// Sessions whose state was not known and had to be asked for meanwhile.
+    /// Sessions that were asked for their state during the hold, because it was not known.
     #[serde(default)]
     pub asked: u32,
-    /// From the shutting of the gate until the last transaction that ran had ended.
+    /// From the closing of the gate until the last running transaction ended.
     #[serde(default)]
     pub drained_in: Duration,
 }

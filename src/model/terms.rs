@@ -5,10 +5,11 @@
 //! ```
 //!
 //! # Why derived
-//! A limit that is written in two records by two commits can differ for ever after a crash between them. So no command
-//! writes terms: it changes the database's record, and [`Terms::of`] says in the same commit what proxies enforce. It is
-//! the only place where a lifecycle or a contract becomes something that a client meets. Terms that differ all the same,
-//! because an older version wrote them, are found by comparing and written again (`control::reconcile`).
+//! A limit that is written to two records by two commits can differ for ever after a crash between them. So
+//! no command writes terms: it changes the database's record, and [`Terms::of`] derives in the same commit
+//! what proxies enforce. It is the only place that translates a lifecycle or a contract into effects on
+//! clients. `control::reconcile` finds terms that differ all the same, because an older version wrote them,
+//! and writes them again.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use crate::error::SqlState;
 /// The terms on which clients are served. Stored flat, among the fields of [`super::RouteRecord`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// What a client meets that connects.
+    /// How connecting clients are served.
     pub service: Service,
     pub pooling: Pooling,
     /// Client connections per proxy process; more are refused with 53300.
@@ -26,15 +27,15 @@ pub struct Terms {
     /// Server connections per proxy process that transaction pooling opens.
     #[serde(default = "server_connections_default")]
     pub server_connections_max: u32,
-    /// How much clients may ask for, as the contract says.
+    /// How much clients may request, from the contract.
     #[serde(default)]
     pub quotas: Quotas,
-    /// How long clients may take, as the contract says.
+    /// The timeouts of clients, from the contract.
     #[serde(default)]
     pub timeouts: Timeouts,
 }
 
-/// Of a record that an older version wrote.
+/// The default in a record that an older version wrote.
 fn server_connections_default() -> u32 {
     Contract::of_tier(Tier::default()).server_connections_max
 }
@@ -53,7 +54,7 @@ impl Terms {
         }
     }
 
-    /// Served, sessions pooled as they come, without quotas and timeouts.
+    /// Served, with session pooling, without quotas and timeouts.
     pub fn served(client_connections_max: u32) -> Terms {
         Terms {
             service: Service::Serving,
@@ -65,7 +66,7 @@ impl Terms {
         }
     }
 
-    /// What is different here, `field: old -> new`, for the log and the audit trail.
+    /// What differs here, as `field: old -> new`, for the log and the audit trail.
     pub fn differences(&self, other: &Terms) -> Vec<String> {
         let pairs = [
             ("service", self.service.as_str().to_owned(), other.service.as_str().to_owned()),
@@ -95,7 +96,7 @@ impl Terms {
     }
 }
 
-/// The lifecycle as a connecting client sees it.
+/// The lifecycle as connecting clients see it.
 fn service_of(database: &DatabaseRecord) -> Service {
     let name = &database.name;
     let refused = |sqlstate: SqlState, what: &str, hint: &str| Service::Refused {
@@ -164,7 +165,7 @@ mod tests {
         for (lifecycle, sqlstate) in expected {
             let mut database = database(lifecycle);
             assert_eq!(refusal(&database).as_deref(), sqlstate, "{database:?}");
-            // Whatever it was before: a database that is being dropped is gone for clients.
+            // In every lifecycle state, clients find no database while it is being dropped.
             database.dropping =
                 Some(Dropping { at: UnixMillis(1), who: "alice".to_owned(), reason: because() });
             assert_eq!(refusal(&database).as_deref(), Some("3D000"), "{database:?}");
