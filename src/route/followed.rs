@@ -1,10 +1,11 @@
-//! How far this process has followed the catalogue, for those who wait until it knows something.
+//! How far this process has followed the catalogue, for tasks that wait until it knows something.
 
 use tokio::sync::watch;
 
 use crate::catalog::store::Revision;
 
-/// Up to which commit everything was taken: of the logins, and of the routes with the logins before them.
+/// The revisions up to which all commits were applied: for logins, and for routes with the logins before
+/// them.
 #[derive(Debug)]
 pub struct Followed {
     logins: watch::Sender<Revision>,
@@ -24,7 +25,8 @@ impl Followed {
         reached(&self.logins, revision).await;
     }
 
-    /// Waits until the routes of a commit are known, and the logins of every commit up to it. As [`Followed::logins`].
+    /// Waits until the routes of a commit are known, and the logins of all commits up to it. As
+    /// [`Followed::logins`].
     pub async fn routes(&self, revision: Revision) {
         reached(&self.routes, revision).await;
     }
@@ -39,6 +41,6 @@ impl Followed {
 }
 
 async fn reached(followed: &watch::Sender<Revision>, revision: Revision) {
-    // The sender is here: it cannot have gone.
+    // An error is impossible: `followed` keeps the sender alive.
     let _ = followed.subscribe().wait_for(|at| *at >= revision).await;
 }

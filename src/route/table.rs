@@ -322,7 +322,7 @@ impl RouteTable {
         }
     }
 
-    /// How far the catalogue has been followed.
+    /// How far this process has followed the catalogue.
     pub fn followed(&self) -> &Followed {
         &self.followed
     }

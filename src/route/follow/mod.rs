@@ -186,8 +186,8 @@ impl Task {
         loop {
             let alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
             // Each branch is cancel-safe: the watches and the tower keep items until they are taken. Logins
-            // first, here and before routes are taken: a new database is one commit in both, and its roles must
-            // be known when its name is.
+            // first, here and before routes are applied: one commit writes a new database to both, and its
+            // roles must be known when its name is.
             tokio::select! {
                 biased;
                 changes = watches.logins.next() => match changes? {
@@ -239,16 +239,17 @@ impl Task {
             logins: self.catalog.watch(keys::LOGINS, logins.revision).await?,
         };
         self.table.followed().logins_are_at(logins.revision);
-        // The routes were listed later.
+        // The routes were listed after the logins, so logins may have changed in between.
         self.catch_up_with_logins(&mut watches.logins)?;
         self.table.followed().routes_are_at(routes.revision);
         self.synced.send_replace(true);
         Ok(watches)
     }
 
-    /// Takes those that were committed since logins were last looked at: routes of the same commits are about to be taken.
+    /// Applies logins committed meanwhile, before the routes of the same commits are applied.
     fn catch_up_with_logins(&mut self, logins: &mut Changes<Login>) -> Result<(), StoreError> {
-        // Cancel-safe: what is not there yet is not lost. The end of a watch is found where it is waited for.
+        // Cancel-safe: a commit that is not there yet is not lost. The main loop notices the end of the
+        // watch.
         while let Some(Some(changes)) = logins.next().now_or_never().transpose()? {
             self.take_logins(changes);
         }
@@ -464,7 +465,7 @@ impl Task {
     }
 }
 
-/// The commit that these changes are.
+/// The revision of the commit that made these changes.
 fn newest<T>(changes: &[Change<T>]) -> Revision {
     changes.iter().map(Change::revision).max().unwrap_or_default()
 }
