@@ -1,7 +1,8 @@
-//! Answers proxies that ask, before a login, for the logins of a database as they are now.
+//! Answers proxies that ask, before a login, for a database's current logins.
 //!
-//! Owns the questions that wait, one standing session for each system that was asked about, and how often a system is asked. It
-//! deliberately writes nothing itself: what was read goes the way of every reading of the [keeper](super::keeper).
+//! Owns the pending questions, one open session for each system that was asked about, and the limit on how
+//! often a database is read. It deliberately writes nothing itself: the [keeper](super::keeper) writes these
+//! readings like its own.
 //!
 //! ```text
 //!   question -> the system rests, or does not answer -> Unread
@@ -10,17 +11,19 @@
 //! ```
 //!
 //! # Why one reading answers many
-//! A question is answered by a reading that began after it was asked; all that have come meanwhile share the next one. So
-//! however many log in at once, a system is asked one thing at a time, and a login waits for two readings at most.
+//! A question is answered by a reading that began after it; all questions that arrive during a reading share
+//! the next one. So however many clients log in at once, a system runs one such query at a time, and a login
+//! waits for two readings at most.
 //!
 //! # Why all logins of a database are read, and not the one role
-//! Then it does not matter who asked: a login that comes when the database was read too often goes on with what the last reading
-//! has found, for whichever role that was; and neither the reading nor its time depends on which role is asked about.
+//! Then the role does not matter: a login that arrives when the database was read too often uses the last
+//! reading's result for any role; and neither the reading nor its time depends on the role.
 //!
 //! # How often
-//! Each reading costs its database [`DISTANCE`], or [`COST_FACTOR`] times as long as it took, where there are very many roles. A
-//! database may owe [`OWED_MAX`]; as long as it owes more, it is not read on account of questions. So a hundred logins one after
-//! the other are exact, and those of a storm go on with what is not older than the distance between two readings.
+//! Each reading costs its database [`DISTANCE`], or [`COST_FACTOR`] times its duration if it has very many
+//! roles. While a database owes more than [`OWED_MAX`], questions do not cause a reading. So a hundred logins
+//! in a row get exact answers, and those of a login storm use what is no older than the distance between two
+//! readings.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -42,29 +45,29 @@ const DISTANCE: Duration = Duration::from_millis(20);
 const COST_FACTOR: u32 = 2;
 const OWED_MAX: Duration = Duration::from_secs(2);
 
-/// A reading that takes longer has failed. Clients wait for it.
+/// Time limit of a reading, because clients wait for it.
 const READING_MAX: Duration = Duration::from_secs(1);
 
-/// While a reading takes longer than this, no more logins wait behind it.
+/// While a reading takes longer than this, further questions are not queued behind it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a system that could not be read is not asked again.
 const REST: Duration = Duration::from_secs(1);
 
-/// As the sessions are called on the systems.
+/// The `application_name` of the sessions.
 const NAME: &str = "freehold logins";
 
-/// The questions of all databases.
+/// The questions about all databases.
 pub(super) struct Answers {
     catalog: Catalog,
     settings: Arc<ArcSwap<MoverSettings>>,
     desks: HashMap<SystemName, Desk>,
-    /// Until when each database owes.
+    /// The time until which each database has a debt.
     owing: HashMap<DatabaseId, Instant>,
     pub(super) readings: FuturesUnordered<Pin<Box<dyn Future<Output = Reading> + Send>>>,
 }
 
-/// What concerns one system.
+/// The state of one system.
 #[derive(Default)]
 struct Desk {
     session: Option<Session>,
@@ -75,7 +78,7 @@ struct Desk {
 
 struct UnderWay {
     began: Instant,
-    /// It has to connect first: how long it takes says nothing of the roles.
+    /// It must connect first, so its duration does not measure the cost of reading the roles.
     connects: bool,
     questions: Vec<Question>,
 }
@@ -96,7 +99,7 @@ impl Answers {
         }
     }
 
-    /// `route` is quiet, and as it was after the question was asked.
+    /// `route` is quiet, and was read after the question was asked.
     pub(super) fn take(&mut self, question: Question, route: Versioned<RouteRecord>) {
         let now = Instant::now();
         let system = route.value.place.system.clone();
@@ -114,7 +117,7 @@ impl Answers {
         }
     }
 
-    /// Begins to read for all that wait.
+    /// Begins a reading for all waiting questions.
     fn begin(&mut self, system: &SystemName) {
         let Some(desk) = self.desks.get_mut(system) else { return };
         let waiting = std::mem::take(&mut desk.waiting).into_iter();
@@ -122,7 +125,7 @@ impl Answers {
         let mut routes: HashMap<DatabaseId, Versioned<RouteRecord>> = HashMap::new();
         let mut questions = Vec::with_capacity(waiting.len());
         for Waiting { question, route } in waiting {
-            // The newest counts: an older one would be taken for a change during the reading.
+            // Keeps the newest: with an older one, `write` would see a change during the reading.
             routes.insert(question.database.clone(), route);
             questions.push(question);
         }
@@ -137,7 +140,7 @@ impl Answers {
         self.readings.push(Box::pin(reading));
     }
 
-    /// A reading has ended, and this is what came of it for each of its databases. Begins the next one.
+    /// Handles the end of a reading, with the answer for each of its databases. Begins the next one.
     pub(super) fn read(
         &mut self,
         system: &SystemName,
@@ -170,7 +173,7 @@ impl Answers {
         }
     }
 
-    /// Systems that hold no database any more.
+    /// Forgets systems that hold no database any more, and paid debts.
     pub(super) fn retain(&mut self, holds: impl Fn(&SystemName) -> bool) {
         let now = Instant::now();
         self.desks.retain(|system, desk| desk.under_way.is_some() || holds(system));
@@ -179,7 +182,7 @@ impl Answers {
 }
 
 impl Desk {
-    /// Whether a question would wait for nothing.
+    /// Whether the system is not answering now, so that questions are not queued.
     fn is_silent(&self, now: Instant) -> bool {
         let rests = self.rests_until.is_some_and(|until| until > now);
         rests || self.under_way.as_ref().is_some_and(|reading| now - reading.began > PATIENCE)

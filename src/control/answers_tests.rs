@@ -4,7 +4,7 @@ use crate::catalog::store::Revision;
 use crate::catalog::{Asker, Questions, questions};
 use crate::model::{Address, DatabaseName, Place, SslMode};
 
-/// Databases `db_0`, `db_1` ... of one system, and those who ask about them.
+/// Databases `db_0`, `db_1` ... of one system, and logins that ask about them.
 struct Office {
     answers: Answers,
     asker: Asker,
@@ -51,13 +51,13 @@ impl Office {
         asking
     }
 
-    /// How many questions the reading that is under way is for.
+    /// The number of questions that the current reading answers.
     fn under_way(&self) -> usize {
         let desk = self.answers.desks.get(&system());
         desk.and_then(|desk| desk.under_way.as_ref()).map_or(0, |reading| reading.questions.len())
     }
 
-    /// The reading of these databases ends.
+    /// Ends the reading of these databases.
     fn read(&mut self, numbers: &[usize], answer: Answer) {
         let outcome = numbers.iter().map(|number| (id(*number), answer)).collect();
         self.answers.read(&system(), None, &outcome);

@@ -1,10 +1,12 @@
 //! The record of one move, as its driver holds it.
 //!
-//! Every change is a compare-and-swap that is on disk before [`Journal::write`] returns. The driver is the only writer
-//! of everything but `wish`, which commands set; so a change that met another is simply made again on the newer record.
+//! Every change is a compare-and-swap that is on disk before [`Journal::write`] returns. The driver is the
+//! only writer of everything but `wish`, which commands set; so a change that conflicts is simply made again
+//! on the newer record.
 //!
-//! A change that the database's own record tells, too (the commit, the end), is written to both in one commit: no crash
-//! leaves a database with an operation that has ended. So it is with what the mover tells the audit trail.
+//! A change that also concerns the database's own record (the commit, the end) is written to both in one
+//! commit: no crash leaves a database with an operation that has ended. The mover's audit entries are written
+//! in the same way.
 
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Swap, Versioned, keys};
@@ -13,7 +15,7 @@ use crate::model::{MoveId, MoveRecord, UnixMillis};
 use super::history;
 use super::step::Clock;
 
-/// Writes that lose against commands before giving up.
+/// Number of conflicts with commands before a write gives up.
 const ATTEMPTS_MAX: u32 = 20;
 
 #[derive(Debug)]
@@ -24,7 +26,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads the record of a move; `None` where there is none.
+    /// Reads the record of a move; `None` if there is none.
     pub async fn open(catalog: Catalog, clock: Clock, id: MoveId) -> Result<Option<Journal>, StoreError> {
         let current = catalog.movement(id).await?;
         Ok(current.map(|current| Journal { catalog, clock, current }))
@@ -34,7 +36,7 @@ impl Journal {
         &self.current.value
     }
 
-    /// Reads the record again, to see what commands wished meanwhile.
+    /// Reads the record again, to see what commands requested meanwhile.
     pub async fn refresh(&mut self) -> Result<(), StoreError> {
         if let Some(current) = self.catalog.movement(self.record().id).await? {
             self.current = current;

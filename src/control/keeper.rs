@@ -1,21 +1,22 @@
 //! Keeps `login/<database>/<role>` in step with each system's `pg_authid`.
 //!
-//! Owns one task: every few seconds, when asked, and soon after a login has failed, it reads the roles that may log in to each database and writes what
-//! changed. Before a login a proxy asks whether what it knows is current: that is read at once ([`answers`](super::answers)). It deliberately
-//! changes nothing on a system.
+//! Owns one task. Every few seconds, on request, and soon after a login has failed, it reads the roles that
+//! may log in to each database, and writes what changed. Before a login a proxy asks whether its logins are
+//! up to date; the task then reads them at once ([`answers`](super::answers)). It deliberately changes
+//! nothing on a system.
 //!
-//! # Why it looks twice at the route
-//! During a cutover the source's rights are taken away on purpose (the fence). Read at that moment, they would look as if
-//! every role had lost its right to connect. So what was read counts only if the route was open, with no move
-//! preparing, before the reading and after it: a fence stands only behind a latch.
+//! # Why it checks the route twice
+//! During a cutover the fence takes the source's rights away. A reading at that moment would look as if every
+//! role had lost its right to connect. So a reading counts only if the route was open, and no move was
+//! preparing, both before it and after it: a fence stands only behind a latch.
 //!
-//! # Why a reading that began earlier is not written
-//! Of two readings of a database the one that began later has seen what the other has, or more. It may be written first: then
-//! the other would bring back a password that was changed in between.
+//! # Why an older reading is not written
+//! Of two readings of a database, the one that began later saw at least as much. It may be written first;
+//! then the other would restore a password that was changed in between.
 //!
 //! # Why superusers are left out
-//! Nothing holds a superuser: no fence, no limit. A database that was created here has none among its logins; one that was
-//! adopted keeps those it had, and is told about them.
+//! No fence and no limit applies to a superuser. A database that was created here has none among its logins;
+//! an adopted one keeps those it had, and ADOPT warns about them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
@@ -40,15 +41,15 @@ use crate::model::{
 use crate::system::access::SystemAccess;
 use crate::system::{Session, SystemError};
 
-/// However many logins fail, systems are not asked more often on their account.
+/// At most one reading in this time because of failed logins, however many there are.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
 const SYSTEM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// As the sessions of the rounds are called on the systems.
+/// The `application_name` of the regular readings' sessions.
 const NAME: &str = "freehold keeper";
 
-/// The task; ends with the value.
+/// The task; ends when dropped.
 #[derive(Debug)]
 pub struct Keeper {
     wanted: Arc<Notify>,
@@ -64,7 +65,7 @@ impl Drop for Keeper {
 }
 
 impl Keeper {
-    /// `interval` and `settings`, of which it takes how systems are reached, may change while it runs.
+    /// `interval` and `settings` may change while it runs; of `settings` it uses how to reach systems.
     pub fn start(
         catalog: Catalog,
         settings: Arc<ArcSwap<MoverSettings>>,
@@ -78,28 +79,28 @@ impl Keeper {
         Keeper { wanted, doubts, asker, task }
     }
 
-    /// Reads soon, whatever the interval.
+    /// Reads soon, without waiting for the interval.
     pub fn refresh(&self) {
         self.wanted.notify_one();
     }
 
-    /// A handle for those who turn clients away: a role or a password may have changed a moment ago.
+    /// Notified when a client is refused: a role or a password may have changed a moment ago.
     pub fn doubts(&self) -> Arc<Notify> {
         Arc::clone(&self.doubts)
     }
 
-    /// A handle for those who let clients in.
+    /// Lets proxies ask for up-to-date logins before a login.
     pub fn asker(&self) -> Asker {
         self.asker.clone()
     }
 
-    /// A handle for those who make changes.
+    /// Notified when a command or a move has changed roles.
     pub fn bell(&self) -> Arc<Notify> {
         Arc::clone(&self.wanted)
     }
 }
 
-/// What others of this process may want.
+/// The channels on which other tasks request a reading.
 struct Asked {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
@@ -120,7 +121,8 @@ async fn keep(mut rounds: Rounds, mut interval: watch::Receiver<Duration>, asked
         };
         let pause = *interval.borrow_and_update();
         let next = async {
-            // Every branch is cancel-safe: a notification that is not taken stays, and whichever is taken, all is read.
+            // Every branch is cancel-safe: an unused notification is kept, and in every case all systems are
+            // read.
             tokio::select! {
                 () = tokio::time::sleep(pause) => Wish::Time,
                 () = wanted.notified() => Wish::Somebody,
@@ -130,7 +132,7 @@ async fn keep(mut rounds: Rounds, mut interval: watch::Receiver<Duration>, asked
         };
         tokio::pin!(next);
         wish = loop {
-            // Cancel-safe: a reading that is not taken stays among the others, a question in its channel.
+            // Cancel-safe: a reading stays in its set, and a question in its channel.
             let taken = tokio::select! {
                 wish = &mut next => break wish,
                 Some(reading) = rounds.readings.next() => rounds.take(reading).await,
@@ -147,9 +149,9 @@ async fn keep(mut rounds: Rounds, mut interval: watch::Receiver<Duration>, asked
 /// Why systems are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
-    /// It is time again.
+    /// The interval has passed.
     Time,
-    /// Somebody has changed something, or was turned away.
+    /// A reading was requested, or a client was refused.
     Somebody,
 }
 
@@ -157,18 +159,18 @@ struct Rounds {
     catalog: Catalog,
     settings: Arc<ArcSwap<MoverSettings>>,
     sessions: HashMap<SystemName, Session>,
-    /// Under way, each by itself: a system that does not answer must not keep the others' changes from being known.
+    /// Readings in progress, one per system, so that a system that does not answer does not delay the others.
     readings: FuturesUnordered<Pin<Box<dyn Future<Output = Reading> + Send>>>,
-    /// Whose reading is under way, and whether it was asked for again meanwhile.
+    /// The systems with a reading in progress, and whether another one was requested meanwhile.
     under_way: HashMap<SystemName, Again>,
     /// Systems that could not be read in the last round: each is reported once.
     failing: HashSet<SystemName>,
     answers: Answers,
-    /// When the reading began that was written last.
+    /// When the last written reading of each database began.
     written: HashMap<DatabaseId, Instant>,
 }
 
-/// Whether a system is read once more when its reading has ended: what that one has seen may be older than the wish.
+/// Whether to read a system again after its reading in progress, which may have begun before the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Again {
     No,
@@ -226,7 +228,7 @@ impl Rounds {
         self.readings.push(Box::pin(reading));
     }
 
-    /// Takes what came of one system, and reads it once more where that was wanted meanwhile.
+    /// Handles the end of one system's reading, and reads it again if that was requested meanwhile.
     async fn take(&mut self, reading: Reading) -> Result<(), StoreError> {
         let system = reading.system.clone();
         let again = self.under_way.remove(&system);
@@ -239,7 +241,7 @@ impl Rounds {
         written
     }
 
-    /// Somebody is about to log in.
+    /// Handles a question: a client is about to log in.
     async fn hear(&mut self, question: Question) -> Result<(), StoreError> {
         match self.catalog.route(&question.database).await {
             Ok(Some(route)) if is_quiet(&route.value) => self.answers.take(question, route),
@@ -252,7 +254,7 @@ impl Rounds {
         Ok(())
     }
 
-    /// Writes what was read for those who asked, and tells them.
+    /// Writes what was read for questions, and answers them.
     async fn answer(&mut self, reading: Reading) -> Result<(), StoreError> {
         let Reading { system, began, session, routes, outcome } = reading;
         let mut answers: HashMap<DatabaseId, Answer> = HashMap::new();
@@ -285,13 +287,13 @@ impl Rounds {
         if !self.write(route, logins, began).await? {
             return Ok(Answer::Unread);
         }
-        // Whoever wrote them, the proxy is to have them.
+        // The proxy must have the newest logins, even if another reading wrote them.
         let known = self.catalog.logins(&route.value.database).await?.records;
         let newest = known.iter().map(|login| login.revision).max();
         Ok(Answer::Current(newest.unwrap_or_default()))
     }
 
-    /// Writes what one system has.
+    /// Writes all that was read on one system.
     async fn write_all(&mut self, reading: Reading) -> Result<(), StoreError> {
         let Reading { system, began, session, routes, outcome } = reading;
         let found = match outcome {
@@ -319,8 +321,8 @@ impl Rounds {
         }
     }
 
-    /// Writes if the route did not change while the system was read, unless a reading that began later was written. Whether the
-    /// catalogue has what was read, or something newer.
+    /// Writes, if the route did not change during the reading, and no reading that began later was written.
+    /// Returns whether the catalogue has what was read, or something newer.
     async fn write(
         &mut self,
         before: &Versioned<RouteRecord>,
@@ -344,17 +346,18 @@ impl Rounds {
     }
 }
 
-/// What came of one system.
+/// The result of reading one system.
 pub(super) struct Reading {
     system: SystemName,
     began: Instant,
-    /// For the next round; `None` where this one failed.
+    /// For the next round; `None` if this one failed.
     session: Option<Session>,
     routes: Vec<Versioned<RouteRecord>>,
     outcome: Result<HashMap<String, Vec<Login>>, String>,
 }
 
-/// Within a bound, by the session of the last reading where it still stands; a new one gets this name.
+/// Reads one system within a time limit. Uses the last reading's session if it still works; a new one gets
+/// this name.
 pub(super) async fn read_one(
     catalog: Catalog,
     access: SystemAccess,
@@ -410,21 +413,22 @@ impl ReadError {
     }
 }
 
-/// No move is near its cutover, and nobody is created or dropped. A pause stands only where no fence does.
+/// No move is near its cutover, and the database is not being created or dropped. PAUSE counts as quiet: no
+/// fence stands during it.
 fn is_quiet(route: &RouteRecord) -> bool {
     let served = !matches!(route.terms.service, Service::Refused { .. });
     let unfenced = matches!(route.gate, GateOrder::Open | GateOrder::Held { by: HoldReason::Pause, .. });
     served && route.next.is_none() && unfenced
 }
 
-/// The roles that may log in to each of these databases. A database that does not exist, or whose connection limit is 0
-/// (a fence stands), is absent from the answer.
+/// The roles that may log in to each of these databases. The result omits a database that does not exist, or
+/// that has connection limit 0 (it is fenced).
 pub async fn read_logins(
     session: &Session,
     dbnames: &[String],
 ) -> Result<HashMap<String, Vec<Login>>, SystemError> {
     const READING: &str = "reading the roles";
-    // pg_authid holds the verifiers; only superusers may read it, or those it was granted to.
+    // pg_authid holds the verifiers; only superusers, and roles with a grant, may read it.
     let sql = "WITH RECURSIVE memberships(member, above) AS (
                    SELECT member, roleid FROM pg_auth_members
                    UNION SELECT m.member, a.roleid FROM memberships m JOIN pg_auth_members a ON a.member = m.above),

@@ -1,13 +1,13 @@
-//! What a database's life asks of real servers: coming into being, being taken in where it lies, being closed.
+//! What a database's lifecycle does on real servers: create, adopt and close a database.
 //!
-//! Owns the SQL of CREATE, ADOPT and DROP DATABASE. It deliberately knows nothing of the catalogue: `admin` records before
-//! it asks, and asks for the undo when something fails. It destroys nothing: a dropped database is renamed and closed,
-//! an adopted one is left as it was.
+//! Owns the SQL of CREATE, ADOPT and DROP DATABASE. It deliberately knows nothing of the catalogue: `admin`
+//! records first, then calls this, and calls the undo when something fails. It destroys nothing: a dropped
+//! database is renamed and closed, an adopted one is left unchanged.
 //!
 //! # Why the platform owns the database object
-//! An application's role that owned it could lift every fence (`ALTER DATABASE ... CONNECTION LIMIT -1`, `GRANT CONNECT`). So
-//! the platform's role owns the database, and the product's role owns schema `public` and may create whatever it wants:
-//! placement is the platform's, shape is the product's.
+//! An application's role that owned it could lift every fence (`ALTER DATABASE ... CONNECTION LIMIT -1`,
+//! `GRANT CONNECT`). So the platform's role owns the database, and the product's role owns schema `public`
+//! and may create what it wants: placement is the platform's responsibility, the schema is the product's.
 
 use tokio::time::Instant;
 
@@ -100,7 +100,7 @@ impl Explain for LifecycleError {
     }
 }
 
-/// A system, and how and by when it is reached.
+/// A system, how to reach it, and the deadline for that.
 #[derive(Debug, Clone, Copy)]
 pub struct Reach<'a> {
     pub system: &'a SystemRecord,
@@ -118,7 +118,7 @@ impl Reach<'_> {
     }
 }
 
-/// Connects to a system for the first time and looks around.
+/// Connects to a system for the first time and reads its facts.
 pub async fn survey(reach: Reach<'_>) -> Result<SystemFacts, LifecycleError> {
     let system = reach.system;
     let session = reach.admin_session().await?;
@@ -140,12 +140,12 @@ pub async fn survey(reach: Reach<'_>) -> Result<SystemFacts, LifecycleError> {
     }
 }
 
-/// A database that comes into being on a system.
+/// A database to be created on a system.
 #[derive(Debug, Clone)]
 pub struct Creation {
     pub id: DatabaseId,
     pub dbname: String,
-    /// The product's role, which is created with it.
+    /// The product's role, which is created with the database.
     pub role: RoleName,
     /// Its SCRAM verifier: no password reaches the system.
     pub verifier: String,
@@ -195,7 +195,8 @@ impl Creation {
         Ok(())
     }
 
-    /// A platform's role that is no superuser must belong to the product's role to give it a schema.
+    /// Unless it is a superuser, the platform's role must be a member of the product's role to give it a
+    /// schema.
     async fn hand_over_public(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
         let session = reach.session(&self.dbname).await?;
         let role = quote_ident(self.role.as_str());
@@ -211,7 +212,7 @@ impl Creation {
         Ok(session.batch("handing over schema public", &sql).await?)
     }
 
-    /// Removes what [`Creation::run`] made, and only that: it is found by the mark it carries. Safe to repeat.
+    /// Removes what [`Creation::run`] made, and only that: it is identified by its mark. Safe to repeat.
     pub async fn undo(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
         let session = reach.admin_session().await?;
         const LOOKING: &str = "looking for what was created";
@@ -235,17 +236,17 @@ impl Creation {
     }
 }
 
-/// A database that lies on a system already.
+/// A database that already exists on a system.
 #[derive(Debug, Clone)]
 pub struct Existing {
     pub facts: DatabaseFacts,
     /// Every role that can log in and connect.
     pub logins: Vec<Login>,
-    /// What the owner should know; sentences, with the SQL that cures it.
+    /// What the owner should know: sentences, with the SQL that corrects it.
     pub warnings: Vec<String>,
 }
 
-/// Looks at a database that is to be taken in. Changes nothing.
+/// Examines a database before its adoption. Changes nothing.
 pub async fn existing(reach: Reach<'_>, dbname: &str) -> Result<Existing, LifecycleError> {
     let session = reach.admin_session().await?;
     let (system, dbname) = (reach.system.name.to_string(), dbname.to_owned());
@@ -304,13 +305,14 @@ fn warnings(dbname: &str, facts: &DatabaseFacts, logins: &[Login]) -> Vec<String
             quote_ident(dbname)
         ));
     }
-    // They name roles, by whatever names those have.
+    // The warnings contain names of roles, which may hold any character.
     warnings.iter().map(|warning| printable::one_line(warning).into_owned()).collect()
 }
 
-/// Closes a database that the platform created: nobody can connect, the names are free again, the data stays.
+/// Closes a database that the platform created: no client can connect, its names are free again, the data
+/// stays.
 ///
-/// `suffix` makes the new names distinct. Returns the name under which the database lies now. Safe to repeat.
+/// `suffix` makes the new names distinct. Returns the new name of the database. Safe to repeat.
 pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<String, LifecycleError> {
     let session = reach.admin_session().await?;
     let kept: String = dbname.chars().take(30).collect();
@@ -323,7 +325,7 @@ pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<Strin
         )
         .await?;
     if exists && let Err(error) = rename_closed(&session, dbname, &closed).await {
-        // Closed under its old name it would be of use to nobody.
+        // Opens it again: a database that is closed under its old name helps no client.
         let open = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quote_ident(dbname));
         session.batch("opening the database again", &open).await?;
         return Err(error.into());
@@ -345,7 +347,8 @@ async fn rename_closed(session: &Session, dbname: &str, closed: &str) -> Result<
     session.batch("renaming the database", &format!("ALTER DATABASE {db} RENAME TO {new}")).await
 }
 
-/// The product's role is named like the database and carries its mark; another's role of that name is left alone.
+/// Renames the product's role, which has the database's name and mark; leaves another role of that name
+/// alone.
 async fn rename_product_role(session: &Session, dbname: &str, closed: &str) -> Result<(), LifecycleError> {
     let ours: bool = session
         .value(

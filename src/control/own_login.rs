@@ -1,7 +1,7 @@
-//! The logins of a move's own roles: a name, and a password that is made for them and kept nowhere.
+//! The logins of a move's own roles, with generated passwords that are stored nowhere.
 //!
-//! The role can log in only while one of our sessions does. Whoever has used the moment is ended right afterwards, and the step fails:
-//! code that runs in the name of the role can set another password.
+//! The role can log in only while one of our sessions does. Any other session that used that moment is ended
+//! right afterwards, and the step fails: code that runs as the role can set another password.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use super::ends::End;
 use super::error::StepError;
 use super::stream::random_password;
 
-/// Who reads or writes rows on one side, and by which password.
+/// The role that reads or writes rows on one side, and its password.
 #[derive(Clone)]
 pub(super) struct OwnLogin {
     pub(super) role: RoleName,
     pub(super) password: Zeroizing<String>,
-    /// The backends of our sessions, those that have ended, too. One session logs in at a time.
+    /// The backends of our sessions, including ended ones. One session logs in at a time.
     pids: Arc<Mutex<Vec<i32>>>,
 }
 
-/// Something that is connected to a backend.
+/// A session with a backend.
 pub(super) trait Connected {
     fn pid(&self) -> i32;
 }
@@ -58,7 +58,8 @@ impl std::fmt::Debug for OwnLogin {
 }
 
 impl OwnLogin {
-    /// Creates the role, with rights on every table of the session's database. Safe to repeat: the password is another one then.
+    /// Creates the role, with rights on every table of the session's database. Safe to repeat: each time with
+    /// a new password.
     pub(super) async fn create(session: &Session, name: &str, rows: Rows) -> Result<OwnLogin, SystemError> {
         let role = RoleName::parse(name)
             .map_err(|error| session.unexpected("naming a role of the move's own", error.to_string()))?;
@@ -68,7 +69,8 @@ impl OwnLogin {
         Ok(OwnLogin { role, password, pids: Arc::default() })
     }
 
-    /// Lets the role log in to a system while `connect` does so, and nobody else.
+    /// Lets the role log in to a system only while `connect` runs. Ends other sessions of the role, and fails
+    /// if there were any.
     ///
     /// # Cancel safety
     /// Dropped in the middle, the role can log in until its password expires, within a minute.
@@ -97,7 +99,7 @@ impl OwnLogin {
     }
 }
 
-/// The role could not log in: `pg_hba.conf` is in the way, most of the time.
+/// The role could not log in, in most cases because `pg_hba.conf` refuses it.
 pub(super) fn unreachable(end: &End, rows: Rows, error: &SystemError) -> StepError {
     let name = &end.system.name;
     let (does, done) = match rows {

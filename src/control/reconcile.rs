@@ -1,17 +1,19 @@
-//! Makes routes what their databases' and systems' records say, where they are not.
+//! Rewrites routes that differ from their databases' and systems' records.
 //!
-//! Owns one task that follows `database/` and `system/`. It deliberately writes nothing but what is derived: terms, and how
-//! the system of a place is reached. Placement belongs to the mover, gate and door to administrators.
+//! Owns one task that follows `database/` and `system/`. It deliberately writes only what is derived: terms,
+//! and how the system of a place is reached. Placement belongs to the mover, gate and door to administrators.
 //!
 //! # When a route differs
-//! * An older version wrote the record of a database and its route by two commits, and the process died between them.
-//! * ALTER SYSTEM: one record says how a system is reached, and a thousand routes say so, too. The record is the truth; the
-//!   routes follow, each by a commit of its own, and after a crash at the next start.
-//! * A database came to a system, by CREATE or by a move, while the system's record was changed.
+//! * An older version wrote the record of a database and its route by two commits, and the process died
+//!   between them.
+//! * ALTER SYSTEM: one record holds how a system is reached, and a thousand routes repeat it. The record is
+//!   authoritative; the routes follow, each by a commit of its own, after a crash at the next start.
+//! * CREATE or a move brought a database to a system while the system's record was changed.
 //!
 //! # Why before the first client
-//! A process that starts looks at everything once before it serves. What it mends then, and terms that differ at any time,
-//! is in the audit trail: clients met something else than the records said. An address that follows its system's is not.
+//! A starting process checks everything once before it serves. It writes an audit entry for what it corrects
+//! then, and for terms that differ at any time, because clients were served differently from the records. A
+//! changed address of a system gets no entry.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,16 +28,16 @@ use crate::model::{
     AuditEntry, DatabaseId, DatabaseRecord, Lifecycle, Place, RouteRecord, SystemName, SystemRecord, Terms,
 };
 
-/// Writes of one route that lose against others before giving up.
+/// Number of conflicts before the write of one route gives up.
 const ATTEMPTS_MAX: u32 = 64;
 
-/// After a failure of the store.
+/// Time until the next attempt after a failure of the store.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The principal in the audit trail.
 const WHO: &str = "freehold";
 
-/// The task; ends with the value.
+/// The task; ends when dropped.
 #[derive(Debug)]
 pub struct Reconciler {
     task: JoinHandle<()>,
@@ -48,8 +50,8 @@ impl Drop for Reconciler {
 }
 
 impl Reconciler {
-    /// Returns when everything that is stored now was looked at. A record that cannot be read or written is told of in the
-    /// log and tried again: it is no reason not to start.
+    /// Returns when everything stored now was checked. A record that cannot be read or written is logged and
+    /// retried: it does not keep the process from starting.
     pub async fn start(catalog: Catalog, clock: Clock) -> Reconciler {
         let reconcile = Reconcile { catalog, clock };
         let seen = reconcile.everything(When::Start).await;
@@ -69,14 +71,14 @@ struct Reconcile {
     clock: Clock,
 }
 
-/// What changed since the last look.
+/// What changed since the last check.
 enum Changed {
     Databases(Vec<DatabaseId>),
     Everything,
 }
 
 impl Reconcile {
-    /// The revisions up to which databases and systems were seen; `None` where the store could not be read.
+    /// The revisions up to which databases and systems were seen; `None` if the store could not be read.
     async fn everything(&self, when: When) -> Option<[Revision; 2]> {
         match self.try_everything(when).await {
             Ok(seen) => Some(seen),
@@ -124,7 +126,7 @@ impl Reconcile {
         }
     }
 
-    /// A tombstone has no name, no route and no logins.
+    /// A tombstone has no name, no route and no logins: removes what is left.
     async fn bury(&self, database: &DatabaseRecord) -> Result<(), StoreError> {
         let name = self.catalog.database_id(&database.name).await?;
         let named = name.is_some_and(|name| name.value == database.id);
@@ -203,7 +205,7 @@ async fn next(
     databases: &mut Box<dyn Watch>,
     systems: &mut Box<dyn Watch>,
 ) -> Result<Option<Changed>, StoreError> {
-    // Both are cancel-safe.
+    // Both branches are cancel-safe.
     tokio::select! {
         events = databases.next() => Ok(events?.map(|events| Changed::Databases(databases_of(&events)))),
         events = systems.next() => Ok(events?.map(|_| Changed::Everything)),
@@ -215,7 +217,7 @@ fn databases_of(events: &[Event]) -> Vec<DatabaseId> {
     events.iter().filter_map(id).collect()
 }
 
-/// After a system's record has changed: its routes say how it is reached now.
+/// Writes into the routes of a system, after its record has changed, how it is reached now.
 pub async fn follow_system(catalog: &Catalog, system: &SystemName) -> Result<(), StoreError> {
     let is_on = |place: &Place| place.system == *system;
     for route in catalog.routes().await?.into_values() {
@@ -226,7 +228,8 @@ pub async fn follow_system(catalog: &Catalog, system: &SystemName) -> Result<(),
     Ok(())
 }
 
-/// Writes one route again if it differs; the old and the new one. Nothing is written from records that changed meanwhile.
+/// Rewrites one route if it differs, and returns the old and the new one. Writes nothing if the records
+/// changed meanwhile.
 async fn derive(
     catalog: &Catalog,
     id: &DatabaseId,
@@ -273,8 +276,8 @@ async fn systems_of(
     Ok(systems)
 }
 
-/// The route that a database and the systems of its places ask for: pure. A system that is not known leaves its place
-/// alone.
+/// The route that follows from a database and the systems of its places. Pure. A place on an unknown system
+/// stays unchanged.
 fn derived(
     route: &RouteRecord,
     database: &DatabaseRecord,
@@ -296,7 +299,7 @@ fn is_in_step(
     system: &dyn Fn(&SystemName) -> Option<SystemRecord>,
 ) -> bool {
     match (&database.lifecycle, route) {
-        // Its name and logins are looked at, too.
+        // Its name and logins must be checked, too.
         (Lifecycle::Deleted { .. }, _) => false,
         (_, Some(route)) => derived(route, database, system) == *route,
         (_, None) => true,
