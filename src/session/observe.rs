@@ -133,7 +133,7 @@ fn is_malformed(fields: &ErrorFields) -> bool {
     [SqlState::PROTOCOL_VIOLATION, SqlState::CHARACTER_NOT_IN_REPERTOIRE].contains(&fields.sqlstate())
 }
 
-/// Whether the message says that a command has changed definitions.
+/// Whether the message reports that a command has changed definitions.
 pub(super) fn defines(piece: &Piece<'_>) -> bool {
     piece.tag == answer::COMMAND_COMPLETE && schema_after(piece.body()) != Schema::Same
 }

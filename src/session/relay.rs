@@ -171,13 +171,13 @@ pub(super) struct Relay {
     watch: Watch,
 }
 
-/// What of a client with a connection of its own concerns clients that come after it.
+/// How a client with a connection of its own may affect later clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reuse {
     None,
     /// The server connection may go to another client.
     Server,
-    /// The same, and definitions have changed since the last boundary.
+    /// The same, and definitions have changed since the last transaction boundary.
     ServerAndDefinitions,
 }
 

@@ -12,10 +12,9 @@
 //!
 //! # Why
 //! Starting a backend costs PostgreSQL milliseconds, and a client that connects for each request pays them
-//! each time. Whether the connection is as new is asked of the server and not assumed: one that DISCARD ALL
-//! does not make as new is closed, and so is one with functions that were read before definitions changed. It
-//! goes only to a client that would have opened the same one: same role,
-//! same password, same startup parameters.
+//! each time. The server is asked whether the connection is as new: it is closed if DISCARD ALL does not make
+//! it so, or if it has functions that were read before definitions changed. It goes only to a client that
+//! would have opened the same one: same role, same password, same startup parameters.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -41,7 +40,7 @@ use crate::wire::message::frontend;
 /// A server that does not finish the reset in this time is busy, and better off without the connection.
 const RESET_MAX: Duration = Duration::from_secs(1);
 
-/// A server that does not tell its catalogue's digest in this time gives the client a new connection sooner.
+/// Time limit for the catalogue's digest; after it, the client gets a new connection.
 pub(super) const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// A reading that was asked for longer ago is forgotten.
@@ -110,23 +109,23 @@ pub(super) struct Left {
     pub(super) past: Past,
 }
 
-/// What clients did before on a connection that may outlive them.
+/// What earlier clients did on a connection that may outlive them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Past {
     pub(super) opened_at: UnixMillis,
-    /// [`Catalogue::number`] when a client got it that may have called functions, or its present client.
+    /// The [`Catalogue::number`] when a client that may have called functions, or the present one, got it.
     read_at: u64,
     /// A client before the present one may have called functions.
     has_run: bool,
 }
 
 impl Past {
-    /// Of a connection that was opened just now.
+    /// The past of a connection that was opened just now.
     pub(super) fn new(read_at: u64) -> Past {
         Past { opened_at: UnixMillis::now(), read_at, has_run: false }
     }
 
-    /// What is kept on it may have been defined otherwise since.
+    /// Whether definitions that the connection keeps may have changed since.
     fn keeps_outdated(&self, catalogue: &Catalogue) -> bool {
         self.has_run && self.read_at != catalogue.number()
     }
@@ -153,13 +152,13 @@ impl Idle {
         }
     }
 
-    /// Whether the next client would find what a new connection would give it, as far as definitions matter.
+    /// Whether the connection has the definitions that a new one would have.
     async fn reads_as_new(&mut self) -> Sign {
         if !self.past.has_run {
             self.past.read_at = self.catalogue.number();
             return Sign::Lives;
         }
-        // One that is known to be outdated is not worth a question.
+        // A connection that is known to be outdated needs no check.
         if self.past.keeps_outdated(&self.catalogue) {
             return Sign::Ended;
         }
@@ -179,8 +178,8 @@ impl Idle {
 }
 
 impl Kept {
-    /// The newest connection that a client with this origin can use, and its past. A server that does not
-    /// answer is asked once: its other connections are closed.
+    /// The newest connection that a client with this origin can use, and its past. If a server does not
+    /// answer once, its other connections are closed without asking.
     pub(super) async fn take(
         &self,
         record: &RouteRecord,

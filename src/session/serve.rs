@@ -127,7 +127,7 @@ pub(super) struct Session {
     pub(super) enlisted: Enlisted,
     pub(super) origin: Arc<Origin>,
     pub(super) travel: Travel,
-    /// Of the server connection; after a move, of the first one.
+    /// The past of the server connection; after a move, of the first one.
     server_past: Box<Past>,
     /// Counted while the client is connected.
     _admission: Admission,
@@ -318,8 +318,8 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     Ok(Opened { member, server, record, origin: Arc::new(origin), past, lent: None })
 }
 
-/// Opens a connection. Where it may outlive its client, the catalogue is known before the client can run
-/// anything: what it reads is compared with that later.
+/// Opens a connection. If it may outlive its client, reads the catalogue's digest before the client can run
+/// anything, to compare it with later ones.
 async fn connect_known(
     worker: &Worker,
     request: &ConnectRequest,
@@ -331,7 +331,7 @@ async fn connect_known(
     if worker.plane.pool.reuses && !catalogue.is_known() {
         let looking = timeout(LOOK_MAX, catalogue.look(&mut server)).await;
         if !matches!(looking, Ok(Ok(()))) {
-            // It owes answers, or is broken.
+            // The connection has pending answers, or is broken.
             server = connect(worker, request).await?;
         }
     }

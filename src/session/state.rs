@@ -156,16 +156,17 @@ impl SessionState {
             || (&self.role, &self.session_user) != (&other.role, &other.session_user)
     }
 
-    /// Code of PostgreSQL's own may make other values of constants than in a session with the other state.
+    /// Whether PostgreSQL's own code may compute other values from constants than in a session with the other
+    /// state.
     ///
-    /// Only those settings count that decide this. The rest, `application_name` and `statement_timeout` for
-    /// two, differs between clients that can share what a connection keeps.
+    /// Compares only the settings that affect this. Others, such as `application_name` and
+    /// `statement_timeout`, differ between clients that can share what a connection keeps.
     pub(super) fn reads_values_otherwise(&self, other: &SessionState) -> bool {
         scan::VALUE_SETTINGS.iter().any(|name| self.settings.get(*name) != other.settings.get(*name))
     }
 
-    /// An immutable function of users' may return something else: nothing prevents that it reads any setting,
-    /// `application_name` and custom ones included, or the role.
+    /// Whether a user-defined immutable function may return something else: it can read any setting,
+    /// including `application_name` and custom ones, and the role.
     pub(super) fn computes_otherwise(&self, other: &SessionState) -> bool {
         self.settings != other.settings
             || (&self.role, &self.session_user) != (&other.role, &other.session_user)

@@ -92,8 +92,8 @@ struct PreparedAgain(bool);
 enum Unfit {
     /// It is dead; another one may do.
     Gone,
-    /// Functions have been read on it under other settings than the client's, or with other definitions; a new
-    /// connection will do.
+    /// Functions were read on it under other settings than the client's, or with other definitions; a new
+    /// connection is needed.
     Read,
     /// It does not accept the client's state.
     State(TwinError),
@@ -366,7 +366,7 @@ impl Relay {
     pub(super) fn tell_of_schema(&mut self) {
         let is_defining = self.tracker.is_defining();
         let Some(tenancy) = &mut self.tenancy else {
-            // Connections that are kept for later clients may be outdated.
+            // Connections that are kept for later clients may now be outdated.
             if self.reuse == Reuse::ServerAndDefinitions {
                 self.reuse = Reuse::Server;
                 self.worker.catalogue(self.route.id()).doubt();

@@ -226,7 +226,7 @@ impl Worker {
         Rc::clone(self.pools.borrow_mut().entry(route.id().clone()).or_insert_with(start))
     }
 
-    /// What connections of this database that belong to no pool are compared with.
+    /// The catalogue state for this database's connections that belong to no pool.
     pub(super) fn catalogue(&self, database: &DatabaseId) -> Catalogue {
         self.plane.treasury.catalogue(database, self.plane.workers)
     }

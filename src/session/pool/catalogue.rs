@@ -1,4 +1,4 @@
-//! Whether what a database has defined has changed since a connection read it.
+//! Whether the definitions in a database have changed since a connection read them.
 //!
 //! ```text
 //!   digest:   a ---------- a ---------- b ---------- b
@@ -8,12 +8,12 @@
 //! ```
 //!
 //! # Why
-//! PL/pgSQL keeps the types of a function's variables as it found them at the first call, and PostgreSQL keeps
-//! the bodies of functions in SQL that the check of a domain, an index or a partition key calls. No command
-//! removes these, and no change of a definition does: on a direct connection the cure is to connect again. A
-//! client that comes through Freehold gets a connection of before, so that is closed in its place. It is not
-//! read which of a database's functions keep something: after any change of the catalogue's digest, each
-//! connection is closed on which anything but plain texts ran.
+//! PL/pgSQL keeps the types of a function's variables as they were at its first call, and PostgreSQL keeps
+//! the bodies of SQL functions that the check of a domain, an index or a partition key calls. No command and
+//! no change of a definition clears these: on a direct connection the cure is to connect again. Through
+//! Freehold a client gets an older connection, so that one is closed instead. Which functions keep something
+//! is not examined: after any change of the catalogue's digest, every connection is closed on which anything
+//! but plain texts ran.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::backend::{QueryError, Reply, ServerConnection};
 use crate::model::DatabaseId;
 use crate::session::state;
 
-/// For connections that belong to no pool: those of clients that are pooled by session.
+/// For connections that belong to no pool: those of clients with session pooling.
 #[derive(Debug, Clone)]
 pub(in crate::session) struct Catalogue(Arc<Permits>);
 
@@ -34,28 +34,28 @@ impl Treasury {
 }
 
 impl Catalogue {
-    /// Grows when the catalogue was found to have changed.
+    /// Grows when a check finds that the catalogue has changed.
     pub(in crate::session) fn number(&self) -> u64 {
         self.0.catalogue()
     }
 
-    /// A command may have changed it.
+    /// Records that a command may have changed the catalogue.
     pub(in crate::session) fn doubt(&self) {
         self.0.shape.doubt();
     }
 
-    /// There is a digest with which later ones can be compared.
+    /// Whether there is a digest to compare later ones with.
     pub(in crate::session) fn is_known(&self) -> bool {
         self.0.shape.has_looked()
     }
 
-    /// Checks it, if that is due or the last check is more than a second old: in one round trip, and a second
-    /// one if the server has counted changes.
+    /// Checks the catalogue, if a check is due or the last one is more than a second old. Takes one round
+    /// trip, and a second one if the server has counted changes.
     ///
     /// # Cancel safety
-    /// Not cancel safe: dropped in the middle, the connection owes answers and must be closed.
+    /// Not cancel-safe: dropped in the middle, the connection has pending answers and must be closed.
     pub(in crate::session) async fn look(&self, connection: &mut ServerConnection) -> Result<(), QueryError> {
-        // Nothing else asks regularly for databases that are pooled by session.
+        // With session pooling, nothing else starts regular checks.
         self.0.shape.suspect();
         let ask = async |questions: &[u8]| {
             let replies = connection.run_each(questions).await?;
@@ -67,7 +67,7 @@ impl Catalogue {
 }
 
 impl Permits {
-    /// Checks the catalogue, if that is due; `ask` returns the value of each answer.
+    /// Checks the catalogue, if a check is due; `ask` returns the value of each answer.
     pub(super) async fn look<E>(
         &self,
         mut ask: impl AsyncFnMut(&[u8]) -> Result<Vec<Option<String>>, E>,

@@ -125,10 +125,10 @@ pub(super) struct Pooled {
     is_foreign: bool,
     /// A client has had it.
     pub(super) was_lent: bool,
-    /// [`Pool::catalogue`] when it was lent.
+    /// The value of [`Pool::catalogue`] when it was lent.
     pub(super) lent_at: u64,
-    /// The same for the first loan in which functions may have been called, and so been read under the
-    /// settings that the connection began with, and with the definitions of that moment.
+    /// The same for the first loan that may have called functions: those were read under the settings that
+    /// the connection began with, and with the definitions of that time.
     ran_at: Option<u64>,
     /// A command on it has kept what a name meant under the search path of that moment.
     keeps_found: bool,
@@ -169,14 +169,14 @@ impl Pooled {
             || self.keeps_other_values(client)
     }
 
-    /// The loan that ends now may have left this.
+    /// Records what the loan that ends now has run.
     pub(super) fn has_run(&mut self, soil: Soil) {
         if soil != Soil::Clean {
             self.ran_at.get_or_insert(self.lent_at);
         }
     }
 
-    /// What it has read of functions and domains may have been defined otherwise since: `catalogue` is
+    /// Whether functions or domains may have changed since the connection read them. `catalogue` is
     /// [`Pool::catalogue`].
     pub(super) fn keeps_outdated(&self, catalogue: u64) -> bool {
         self.ran_at.is_some_and(|ran_at| ran_at != catalogue)
@@ -248,7 +248,7 @@ pub(super) struct Pool {
     paths_vary: Cell<bool>,
     /// A client has changed settings by which values are read, and had values read that a connection keeps.
     values_vary: Cell<bool>,
-    /// Connections keep results of users' immutable functions: any setting may have decided them.
+    /// Connections keep results of user-defined immutable functions: any setting may have affected them.
     results_kept: Rc<Cell<bool>>,
     /// An event trigger runs at each login: cleaning a connection does not run it again.
     has_login_trigger: Cell<bool>,
@@ -332,8 +332,8 @@ impl Pool {
         self.permits.functions()
     }
 
-    /// Grows when what functions and domains were made of has changed: types, columns, other functions.
-    /// Connections that keep it are closed.
+    /// Grows when definitions that functions and domains use have changed: types, columns, other functions.
+    /// Connections that keep the old ones are closed.
     pub(super) fn catalogue(&self) -> u64 {
         self.permits.catalogue()
     }
@@ -368,8 +368,8 @@ impl Pool {
         self.permits.shape.due().is_some()
     }
 
-    /// Checks the catalogue, if that is due. If it has changed, statements that were made before are outdated,
-    /// and connections on which functions have been called.
+    /// Checks the catalogue, if a check is due. A change outdates existing statements, and connections on
+    /// which functions were called.
     pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), TwinError> {
         if !self.is_look_due() {
             return Ok(());
@@ -418,7 +418,7 @@ impl Pool {
     /// that hold for this client only, and cannot be lent any more.
     pub(super) fn keeps_other_meanings(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
         pooled.keeps_found |= done.keeps_found();
-        // Not if it was lent before it was known how much decides these values.
+        // The connection may have been lent before it was known how many settings affect these values.
         let keeps_others = done.keeps_values() && pooled.keeps_other_values(&pooled.state);
         if done.keeps_values() && pooled.keeps_values.is_none() {
             pooled.keeps_values = Some(Arc::clone(&pooled.state));
@@ -430,7 +430,7 @@ impl Pool {
         if by_own_values && !done.is_guess() {
             self.values_vary.set(true);
         }
-        // A function of users' may read the role.
+        // A user-defined function may read the role.
         let by_own_role = self.results_kept.get() && done.keeps_values() && done.may_change_path();
         let by_own_path = done.keeps_found() && done.may_change_path();
         done.ran_opaque()
@@ -469,8 +469,8 @@ impl Pool {
         self.has_login_trigger.get()
     }
 
-    /// The connection is where the database is, no RECONNECT came after it, the database is served, and what
-    /// the connection keeps still holds. Reads the record only after a change of the gate.
+    /// Whether the connection is where the database is, no RECONNECT came after it, the database is served,
+    /// and what the connection keeps is still valid. Reads the record only after a change of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
         if self.keeps_what_varies(pooled) || pooled.keeps_outdated(self.catalogue()) {
             return false;

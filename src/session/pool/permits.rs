@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::shape::Shape;
 
-/// One for each database with connections that outlive their clients.
+/// One per database with connections that outlive their clients.
 #[derive(Debug)]
 pub(super) struct Permits {
     open: AtomicU32,
@@ -25,7 +25,7 @@ pub(super) struct Permits {
     workers: Vec<Holding>,
     /// Grows when statements that were prepared before may mean something else now.
     schema: AtomicU64,
-    /// Grows when the digest of the catalogue has changed.
+    /// Grows when the digest of the catalogue changes.
     catalogue: AtomicU64,
     /// Decides when the catalogue is checked for such a change.
     pub(super) shape: Shape,

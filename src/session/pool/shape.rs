@@ -1,15 +1,14 @@
-//! Whether statements that clients share, and what connections keep of functions and domains, still mean what
-//! they did when they were made.
+//! Whether shared statements, and what connections keep of functions and domains, still have the meaning that
+//! they had when they were made.
 //!
 //! # Why
 //! PostgreSQL decides once, when a statement is prepared, which types its parameters have, and which
 //! functions and operators that leads to. If a column gets another type, or a function an overload, a client
 //! that prepares the same text afterwards must not get the old statement: values would silently be stored
-//! otherwise. A change by a client's command is seen by its tag. For other changes, made outside of Freehold
-//! or in code that is not read, the catalogue is checked before a connection is lent, if there is a doubt or
-//! ten seconds have gone by. A digest decides, so temporary tables and rows that only moved outdate no
-//! statement and no connection. The first digest is taken before anything has run, so that there is one to
-//! compare the next with.
+//! differently. A change by a client's command shows in its tag. For other changes, made outside of Freehold
+//! or in code that is not read, the catalogue is checked before a connection is lent, on suspicion or after
+//! ten seconds. A digest decides, so temporary tables and rows that only moved outdate no statement and no
+//! connection. The first digest is taken before anything has run, to compare the next one with.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -143,7 +142,7 @@ impl Shape {
         changes.is_some() && self.known().changes.as_deref() == changes
     }
 
-    /// The catalogue was checked at least once.
+    /// Whether the catalogue was checked at least once.
     pub(super) fn has_looked(&self) -> bool {
         self.known().looked.is_some()
     }
@@ -158,7 +157,7 @@ impl Shape {
         let is_same = digest.is_some() && known.digest == digest;
         known.fruitless = if is_same { known.fruitless.saturating_add(1) } else { 0 };
         known.digest = digest;
-        // Nothing was made before the first check.
+        // Before the first check nothing was made that could be outdated.
         !is_same && !(is_first && known.digest.is_some())
     }
 

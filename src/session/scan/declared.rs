@@ -162,16 +162,16 @@ pub(crate) enum Used<'a> {
     Name(&'a [u8]),
     /// Adjacent characters of operators: one operator or several.
     Operators(&'a [u8]),
-    /// A value that settings may affect: a literal of a date, an interval, an amount, an array, a document; a
-    /// number as text; a comparison with NULL.
+    /// A value that settings may affect: a literal of a date, interval, amount, array or document; a number
+    /// as text; a comparison with NULL.
     Value,
-    /// A literal that means another moment each time: `'now'`.
+    /// A literal that means another time at each execution: `'now'`.
     Moment,
-    /// A conversion, of a parameter for one: `$1::date`.
+    /// A conversion, for example of a parameter: `$1::date`.
     Cast,
     /// A call with a constant as an argument.
     Call { name: &'a [u8], takes_only_constants: bool },
-    /// A form that is not read here.
+    /// A form that the scan does not understand.
     Any,
 }
 
@@ -238,27 +238,27 @@ fn used_as(body: &[u8], backslashes: Backslashes, depth: u8, sink: &mut dyn FnMu
     }
 }
 
-/// Finds what PostgreSQL may compute once while it plans a body.
+/// Finds what PostgreSQL may compute once when it plans a body.
 #[derive(Default)]
 struct Computing<'a> {
-    /// The parentheses and brackets that are open.
+    /// The open parentheses and brackets.
     open: Vec<Group<'a>>,
-    /// The outermost one that was closed last, until the token after the next.
+    /// The outermost group that was closed last, until the token after the next one.
     closed: Option<Group<'a>>,
     before: Option<Token<'a>>,
     /// The token before that.
     earlier: Option<Token<'a>>,
-    /// The last token that is no character of an operator.
+    /// The last token that is not a character of an operator.
     operand: Option<Token<'a>>,
-    /// The last token was `=`, or is NULL; parentheses do not count.
+    /// The last token, ignoring parentheses, was `=`, or was NULL.
     is_behind_equals: bool,
     is_behind_null: bool,
 }
 
-/// What stands between parentheses or brackets.
+/// The content of parentheses or brackets.
 #[derive(Debug, Clone, Copy, Default)]
 struct Group<'a> {
-    /// The function that is called.
+    /// The function that the parentheses call.
     called: Option<Token<'a>>,
     has_variable: bool,
     has_constant: bool,
@@ -342,7 +342,7 @@ impl<'a> Computing<'a> {
         }
     }
 
-    /// `0.1 || $1` makes a text of the number; `transform_null_equals` decides what `$1 = NULL` is.
+    /// `0.1 || $1` converts the number to text; `transform_null_equals` decides what `$1 = NULL` means.
     fn operators(&mut self, run: &[u8], next: Option<Token<'_>>, sink: &mut dyn FnMut(Used<'_>)) {
         self.is_behind_equals = run == b"=";
         if self.is_behind_equals && self.is_behind_null {
@@ -355,10 +355,10 @@ impl<'a> Computing<'a> {
     }
 }
 
-/// Functions that are called each time.
+/// Functions that are called at each execution.
 const TIMES: [&[u8]; 4] = [b"now", b"transaction_timestamp", b"statement_timestamp", b"clock_timestamp"];
 
-/// Types into which no constant is converted by a setting.
+/// Types to which no setting affects the conversion of a constant.
 const PLAIN_TYPES: [&[u8]; 11] = [
     b"int",
     b"integer",
@@ -373,7 +373,7 @@ const PLAIN_TYPES: [&[u8]; 11] = [
     b"bool",
 ];
 
-/// Whether it may be an argument by its name: no keyword, no function, no type.
+/// Whether the word may name an argument: it is no keyword, function or type.
 fn is_variable(word: &[u8], before: Option<Token<'_>>, next: Option<Token<'_>>) -> bool {
     let is_type = before.is_some_and(|token| token == Token::Symbol(b':') || token.is_word(b"AS"))
         || matches!(next, Some(Token::Text(_)));
@@ -381,7 +381,7 @@ fn is_variable(word: &[u8], before: Option<Token<'_>>, next: Option<Token<'_>>) 
     meaning(word).is_none() && !is_type && !is_part
 }
 
-/// Whether it names a moment, alone or as a part of a time or a range (manual, 8.5.1.4).
+/// Whether the text names a time such as now, alone or within a time or a range (manual, 8.5.1.4).
 pub(crate) fn is_moment(text: &[u8]) -> bool {
     const MOMENTS: [&[u8]; 4] = [b"now", b"today", b"tomorrow", b"yesterday"];
     const WORDS_MAX: usize = 8;

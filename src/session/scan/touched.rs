@@ -1,18 +1,19 @@
-//! What a text or the body of a function may set, by the words in it: settings that decide more than their value.
+//! What a text or the body of a function may set, judged by its words: settings with an effect beyond their
+//! value.
 //!
 //! # Why
-//! Some settings decide what PostgreSQL keeps of code that runs while they are set, for the connection's life: by
-//! which path it found a name, by which rules it read a literal or the body of a function. A setting may end with its
-//! transaction, and nothing can be asked about it afterwards. So the text decides, and in one direction only: where
-//! the name of what it sets cannot be read, it counts as each of those settings. Names are looked for as bytes, in
-//! literals and comments, too, because code may run a literal.
+//! Some settings decide, for the connection's life, what PostgreSQL keeps of code that runs while they are
+//! set: the path by which it found a name, the rules by which it read a literal or the body of a function. A
+//! setting may end with its transaction, and no later query can reveal it. So the text decides, and in one
+//! direction only: if the name of what it sets cannot be read, it counts as each of those settings. Names are
+//! searched as bytes, also in literals and comments, because code may run a literal.
 
 use memchr::memmem;
 
 use super::effects::Effects;
 
-/// Settings by which PostgreSQL's own code reads literals of dates, times, intervals, amounts, arrays and documents,
-/// makes texts of constants, or reads `= NULL`.
+/// Settings that affect how PostgreSQL's own code reads literals of dates, times, intervals, amounts, arrays
+/// and documents, converts constants to text, or reads `= NULL`.
 pub(crate) const VALUE_SETTINGS: [&str; 12] = [
     "DateStyle",
     "TimeZone",
@@ -28,7 +29,7 @@ pub(crate) const VALUE_SETTINGS: [&str; 12] = [
     "quote_all_identifiers",
 ];
 
-/// An immutable function of users' may read `application_name`, and settings of their own.
+/// A user-defined immutable function may read `application_name`, and custom settings.
 const READ_BY_USERS: [&[u8]; 3] = [b"application_name", b"reset all", b"discard"];
 
 const STRINGS: &[u8] = b"standard_conforming_strings";
@@ -36,17 +37,17 @@ const STRINGS: &[u8] = b"standard_conforming_strings";
 /// A setting of any name.
 const ANY_SETTING: Effects = Effects::PATH.with(Effects::VALUES).with(Effects::READING);
 
-/// Who gives the parameters of a text.
+/// Where the parameters of a text come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parameters {
-    /// A Bind, which is looked at: see `StateTracker::bind_suspect`.
+    /// A Bind, which is examined: see `StateTracker::bind_suspect`.
     Bound,
     /// The caller of a function, or an EXECUTE.
     Unseen,
 }
 
-/// What a client's text that is not proven may change beside settings and the like: prepared statements, how function
-/// bodies are read, the path by which names are looked up, and the settings by which values are read. A text with
+/// What an unproven client text may change besides settings: prepared statements, how function bodies are
+/// read, the path by which names are looked up, and the settings by which values are read. A text with
 /// escapes may change prepared statements, too.
 pub(crate) fn touched(sql: &[u8]) -> Effects {
     let folded = sql.to_ascii_lowercase();
@@ -104,8 +105,8 @@ fn named(folded: &[u8]) -> Effects {
     effects
 }
 
-/// Drivers set `standard_conforming_strings = on` when they connect, which changes nothing. Where it is off at that
-/// time, the caller has to know: see [`super::read`].
+/// Drivers set `standard_conforming_strings = on` when they connect, which changes nothing. If it is off at
+/// that time, the caller has to know: see [`super::read`].
 fn touches_strings(folded: &[u8]) -> bool {
     let sets_otherwise = |at: usize| {
         let rest = trim(&folded[at + STRINGS.len()..]);
@@ -131,8 +132,9 @@ fn touches_plpgsql(folded: &[u8]) -> bool {
     memmem::find_iter(folded, PLPGSQL).any(is_class)
 }
 
-/// SET of what has another name than its setting: `SET ROLE`, `SET SCHEMA`, `SET TIME ZONE`, `SET XML OPTION`; or of a
-/// name in escapes. `"$user"` in the search path is the role. `UPDATE users SET role = 'x'` looks the same.
+/// SET with another name than the setting's: `SET ROLE`, `SET SCHEMA`, `SET TIME ZONE`, `SET XML OPTION`; or
+/// with a name in escapes. `"$user"` in the search path is the role. `UPDATE users SET role = 'x'` looks the
+/// same.
 fn set(folded: &[u8]) -> Effects {
     let of_target = |at: usize| {
         let mut rest = trim(&folded[at + 3..]);

@@ -57,7 +57,7 @@ pub struct Hints {
     kept: HashSet<Box<[u8]>>,
     /// They may keep the meaning of any other name, too.
     keeps_any: bool,
-    /// Connections keep results of users' immutable functions, which any setting may decide.
+    /// Connections keep results of user-defined immutable functions, which any setting may affect.
     keeps_results: bool,
     /// An event trigger runs at each login.
     has_login_trigger: bool,
@@ -178,8 +178,8 @@ impl Hints {
         self.has_login_trigger
     }
 
-    /// Connections keep results of users' immutable functions: beside those settings by which PostgreSQL reads
-    /// values, any other may decide them.
+    /// Whether connections keep results of user-defined immutable functions: any setting may affect those,
+    /// not only the settings by which PostgreSQL reads values.
     pub(in crate::session) fn keeps_results(&self) -> bool {
         self.keeps_results
     }

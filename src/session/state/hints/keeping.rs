@@ -3,10 +3,10 @@
 //! # Why
 //! Neither DISCARD ALL nor any other command clears these: what PL/pgSQL found when it compiled a function;
 //! and, in the caches of types and relations, the checks of domains, the expressions and conditions of
-//! indexes and the keys of partitioned tables ([`super::trees`]). Into these expressions PostgreSQL puts the bodies of functions
-//! in SQL, with all of their names, and the results of immutable functions of constants, except for functions
-//! with a body that is stored as a tree, or with a search path of their own. Defaults, other checks,
-//! generated columns, policies and triggers are planned anew for each statement.
+//! indexes and the keys of partitioned tables ([`super::trees`]). PostgreSQL puts into these expressions the
+//! bodies of SQL functions, with all of their names, and the results of immutable functions of constants,
+//! except for functions with a body that is stored as a tree, or with a search path of their own. Defaults,
+//! other checks, generated columns, policies and triggers are planned anew for each statement.
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,29 +25,29 @@ pub(super) struct Keeping {
     /// The same, with functions and text search configurations.
     twice: HashSet<Name>,
     operators_twice: HashSet<Name>,
-    /// Domains and tables with functions in the expressions that are kept.
+    /// Domains and tables with functions in expressions that connections keep.
     keepers: Vec<(Name, Name)>,
     classes: Classes,
-    /// What is computed of constants in these expressions, by their owner.
+    /// What is computed from constants in these expressions, by their owner.
     computed: HashMap<Name, Effects>,
-    /// Expressions, and functions in SQL with bodies as trees, that call functions in SQL with constants among
-    /// the arguments.
+    /// Expressions, and SQL functions with bodies as trees, that call SQL functions with a constant among the
+    /// arguments.
     binds: HashSet<Name>,
-    /// What functions in SQL with bodies as texts call with constants among the arguments.
+    /// What SQL functions with bodies as texts call with a constant among the arguments.
     bound: HashMap<Name, HashSet<Name>>,
-    /// Functions in SQL that may be put into expressions.
+    /// SQL functions that PostgreSQL may inline into expressions.
     put: HashSet<Name>,
-    /// Those among them that may compute something of an argument, if that is a constant.
+    /// Those among them that may compute something from an argument that is a constant.
     goes_on: HashSet<Name>,
-    /// What those with a text as their body call with constants only.
+    /// What those with a body as text call with only constants.
     called: HashMap<Name, HashSet<Name>>,
     /// Functions in SQL with the names in their bodies.
     inlined: HashMap<Name, Vec<Name>>,
     /// Functions with such a name in their bodies that exists in several schemas.
     by_path: HashSet<Name>,
-    /// Functions with a literal in their bodies that settings affect, or the time does.
+    /// Functions with a literal in their bodies that settings or the time affect.
     by_values: HashMap<Name, Effects>,
-    /// Functions with bodies as trees that call an immutable function of users' with constants only.
+    /// Functions with bodies as trees that call a user-defined immutable function with only constants.
     results: HashSet<Name>,
     /// Functions that are computed once if their arguments are constants.
     immutable: HashSet<Name>,
@@ -57,17 +57,17 @@ pub(super) struct Keeping {
     pub(super) names: HashSet<Name>,
     /// One of the names that are kept could not be read.
     pub(super) keeps_any: bool,
-    /// A result of a function of users' is kept, which any setting may decide.
+    /// Results of user-defined functions are kept, which any setting may affect.
     pub(super) keeps_results: bool,
-    /// Work since [`Keeping::take_work`], in bytes that were read or hashed.
+    /// Work since [`Keeping::take_work`], in bytes read or hashed.
     work: usize,
 }
 
-/// PostgreSQL's operators have at most this many characters (`NAMEDATALEN`).
+/// The longest operator name in PostgreSQL (`NAMEDATALEN` - 1).
 const OPERATOR_BYTES_MAX: usize = 63;
 
-/// What changes with the time is right for no other client: that counts as if the client had had settings of
-/// its own.
+/// The effects of a value that depends on the time, and so is right for no other client: as if the client had
+/// settings of its own.
 pub(super) const BY_TIME: Effects = Effects::BY_VALUES.with(Effects::VALUES);
 
 impl Keeping {
@@ -93,13 +93,13 @@ impl Keeping {
         self.classes.read(list);
     }
 
-    /// Reads an expression that is kept; `None`: it is too long.
+    /// Reads a kept expression; `None`: it is too long.
     pub(super) fn tree(&mut self, owner: &[u8], tree: Option<&str>) {
         let found = self.read_tree(tree);
         self.note_computed(owner, found);
     }
 
-    /// Reads the body of a function in SQL that is stored as a tree; `None`: it is too long.
+    /// Reads the body, stored as a tree, of an SQL function; `None`: it is too long.
     pub(super) fn tree_of_function(&mut self, owner: &[u8], tree: Option<&str>) {
         let found = self.read_tree(tree);
         self.put.insert(owner.into());
@@ -134,7 +134,7 @@ impl Keeping {
         }
     }
 
-    /// Work that was done since this was last asked, in bytes.
+    /// Takes the work since the last call, in bytes.
     pub(super) fn take_work(&mut self) -> usize {
         std::mem::take(&mut self.work)
     }
@@ -189,8 +189,8 @@ impl Keeping {
 
     /// Reads the body of a function that is computed once if its arguments are constants.
     ///
-    /// Literals in it are read anew once a connection was cleaned. A result that is kept counts where it is
-    /// computed, whatever the body is.
+    /// Literals in it are read again after a connection was cleaned. A kept result counts where it is
+    /// computed, whatever the body.
     pub(super) fn computed(&mut self, owner: &[u8], body: &str) {
         self.used(owner, body);
     }
@@ -202,7 +202,7 @@ impl Keeping {
         }
     }
 
-    /// The names in a body, and the effects of its literals; `None`: nothing keeps any.
+    /// The names in a body, and the effects of its literals; `None`: no expression keeps any.
     fn used(&mut self, owner: &[u8], body: &str) -> Option<(Vec<Name>, Effects)> {
         if self.keepers.is_empty() {
             return None;
@@ -242,7 +242,7 @@ impl Keeping {
         Some((names.into_iter().collect(), by_values))
     }
 
-    /// Whether a run of characters contains an operator that exists in more than one schema.
+    /// Whether a run of operator characters contains an operator that exists in more than one schema.
     fn is_twice(&self, run: &[u8], work: &mut usize) -> bool {
         if self.operators_twice.is_empty() {
             return false;
@@ -284,7 +284,7 @@ impl Keeping {
             }
         }
         let computing = self.computing(users);
-        // The constants that these pass on may be computed there.
+        // The constants that these functions pass on may be computed in the called ones.
         let passes = |owner: &Name, used: &Name| self.binds.contains(owner) && computing.contains(used);
         let passes_text = |owner: &Name| {
             let calls = |calls: &HashMap<Name, HashSet<Name>>| {
@@ -326,15 +326,15 @@ impl Keeping {
         found
     }
 
-    /// Whether a function in SQL has PostgreSQL compute an immutable function of users'.
+    /// Whether PostgreSQL computes a user-defined immutable function in this SQL function.
     fn calls_immutable(&self, function: &Name) -> bool {
         let called = self.called.get(function).filter(|_| self.put.contains(function));
         self.results.contains(function)
             || called.is_some_and(|called| called.iter().any(|name| self.immutable.contains(name)))
     }
 
-    /// Functions in SQL that compute something of their arguments, where these are constants, themselves or by
-    /// others that they call.
+    /// SQL functions that compute something from arguments that are constants, themselves or by other
+    /// functions that they call.
     fn computing(&self, users: &HashMap<Name, Vec<Name>>) -> HashSet<Name> {
         let callers = |name: &Name| users.get(name).into_iter().flatten();
         let is_put = |name: &&Name| self.put.contains(*name);

@@ -41,8 +41,8 @@ pub(super) const CATALOGUE: &str = "CASE WHEN pg_catalog.current_setting('track_
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// Limit of all bodies together; those of the oldest functions are read first.
 const BODIES_BYTES_MAX: usize = 16 << 20;
-/// Limit of the trees of kept expressions together; one that is not read counts as one in which anything is
-/// computed.
+/// Limit of all trees of kept expressions, in bytes. A tree that is not read counts as one in which anything
+/// is computed.
 const TREES_BYTES_MAX: usize = 4 << 20;
 
 /// The question. Each row of the answer is a kind and up to five texts, as [`super::super::snapshot()`] has

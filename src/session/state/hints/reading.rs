@@ -97,7 +97,8 @@ pub(super) struct Reading {
     has_login_trigger: bool,
     /// Names that ask, by themselves, for sequence values that the session drew.
     memory_readers: HashSet<Box<[u8]>>,
-    /// Bytes of bodies and trees, and some for each row, since [`Reading::is_turn_over`] last returned `true`.
+    /// Bytes of bodies and trees, and an allowance for each row, since [`Reading::is_turn_over`] last
+    /// returned `true`.
     read: usize,
 }
 

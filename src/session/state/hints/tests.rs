@@ -168,7 +168,7 @@ fn names_are_found_in_a_large_text_however_they_are_written() {
     }
 }
 
-/// Many operators that exist twice, and a long body of operators: the work was their product.
+/// Many operators that exist twice, and a long body of operators: work must not be their product.
 #[test]
 fn thousands_of_operators_cost_no_more_than_a_few() {
     const OPERATORS: usize = 2_000;
@@ -187,7 +187,7 @@ fn thousands_of_operators_cost_no_more_than_a_few() {
     reading.row(&Fields::of(&called)).unwrap();
     let work = reading.work();
     assert!((body.len()..3 * body.len()).contains(&work), "{work} for {} bytes", body.len());
-    // The longest run of all: as much is looked up as counts.
+    // The longest possible run: the lookups must match the counted work.
     let run = format!("SELECT $1 {} 1", "+".repeat(30_000));
     reading.row(&Fields::of(&function("g", "sql", "v", None, Some(&run)))).unwrap();
     assert!(reading.work() - work > 50 * run.len(), "the work counts");

@@ -1,11 +1,11 @@
 //! Constants in stored expressions that PostgreSQL computes once in a connection's life.
 //!
 //! # Why
-//! A constant of a type was read when the expression was stored, so no setting decides it any more. What is
-//! computed of constants is computed when a connection first needs the expression, if its functions are
-//! immutable, and the result is kept with the expression. PostgreSQL calls functions immutable that read
-//! settings all the same: those that convert to text (`float8::text`), and some that take or return text
-//! (`AT TIME ZONE 'IST'`, `quote_ident`). A function of users' that is declared immutable may read any.
+//! A typed constant was read when the expression was stored, so no setting affects it any more. Values
+//! computed from constants are computed when a connection first needs the expression, if its functions are
+//! immutable, and are kept with it. Some functions that PostgreSQL declares immutable read settings all the
+//! same: conversions to text (`float8::text`), and some that take or return text (`AT TIME ZONE 'IST'`,
+//! `quote_ident`). A user-defined function that is declared immutable may read any setting.
 //!
 //! The trees are in PostgreSQL's own format (`nodes/outfuncs.c`): `{KIND :field value :field (...)}`.
 
@@ -14,18 +14,18 @@ use std::collections::HashMap;
 use super::keeping::BY_TIME;
 use crate::session::scan::{self, Effects};
 
-/// What PostgreSQL does with a call of constants.
+/// What PostgreSQL does with a call that has only constants as arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
-    /// Calls it each time.
+    /// Calls it at each execution.
     Varies,
-    /// A function of PostgreSQL's own that is computed once, or put into the expression.
+    /// A built-in function that is computed once, or inlined into the expression.
     BuiltIn,
-    /// An immutable function of users'.
+    /// A user-defined immutable function.
     Immutable,
-    /// The same, in SQL: it may be put into the expression when not all of its arguments are constants.
+    /// The same, in SQL: it may be inlined if not all of its arguments are constants.
     ImmutableSql,
-    /// Another one in SQL, which may be put into the expression.
+    /// Another SQL function, which may be inlined.
     Sql,
 }
 
@@ -55,28 +55,28 @@ impl Classes {
     }
 }
 
-/// What PostgreSQL computes of a tree's constants.
+/// What PostgreSQL computes from a tree's constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Computed {
-    /// By PostgreSQL's own code, which may read settings.
+    /// PostgreSQL's own code computes something, and may read settings.
     pub(super) by_own: bool,
-    /// By an immutable function of users'.
+    /// A user-defined immutable function computes something.
     pub(super) by_users: bool,
-    /// A function in SQL takes constants beside other arguments.
+    /// An SQL function takes constants beside other arguments.
     pub(super) binds: bool,
-    /// In a function in SQL: it converts values or calls an immutable function of users', so a constant that
+    /// In an SQL function: it converts values or calls a user-defined immutable function, so a constant that
     /// it takes may be computed further.
     pub(super) goes_on: bool,
-    /// A constant is the name of a moment: `day('today')`.
+    /// A constant names a time: `day('today')`.
     has_moment: bool,
 }
 
 impl Computed {
-    /// A tree that is too long to be read.
+    /// The result for a tree that is too long to be read.
     pub(super) const ANY: Computed =
         Computed { by_own: true, by_users: true, binds: true, goes_on: true, has_moment: false };
 
-    /// The effects of what is kept of it.
+    /// The effects of what a connection keeps of it.
     pub(super) fn effects(self) -> Effects {
         match (self.by_own, self.by_users) {
             (_, true) if self.has_moment => BY_TIME,
@@ -90,14 +90,14 @@ impl Computed {
 const PLAIN_TEXT: [u32; 4] = [401, 668, 669, 1258];
 /// text, varchar, bpchar, name, unknown, cstring, and the arrays of the first three.
 const TEXT_TYPES: [u32; 9] = [25, 1043, 1042, 19, 705, 2275, 1009, 1015, 1014];
-/// Types from here on are users' own.
+/// OIDs of user-defined types start here.
 const FIRST_TYPE: u32 = 16_384;
 
 fn is_text(kind: u32) -> bool {
     TEXT_TYPES.contains(&kind) || kind >= FIRST_TYPE
 }
 
-/// Contains no constant that is known before the statement runs.
+/// Node kinds with a value that is known only when the statement runs.
 const VARIABLES: [&str; 9] = [
     "VAR",
     "PARAM",
@@ -118,11 +118,11 @@ struct Node<'t> {
     result: u32,
     /// The bytes of a constant.
     value: Vec<u8>,
-    /// Something in it is known only when the statement runs.
+    /// A part of it is known only when the statement runs.
     varies: bool,
-    /// Something in it is an element of the array, or the value of the CASE, that it belongs to.
+    /// A part of it is an element of the enclosing array, or the value of the enclosing CASE.
     is_of_element: bool,
-    /// Something in it that is of an element converts values.
+    /// A part of it that depends on such an element converts values.
     converts: bool,
     takes_text: bool,
     takes_constant: bool,
@@ -142,14 +142,14 @@ impl Node<'_> {
                 self.result = value.parse().unwrap_or_default();
             }
             ":constvalue" => {
-                // `10 [ 40 0 0 0 48 ]`: the number of bytes comes first.
+                // `10 [ 40 0 0 0 48 ]`: the first number is the number of bytes.
                 self.value.extend(value.parse::<i32>().ok().map(|byte| byte as u8));
             }
             _ => {}
         }
     }
 
-    /// The node is complete.
+    /// Evaluates the node when it is complete.
     fn close(&mut self, classes: &Classes, computed: &mut Computed) {
         match self.kind {
             "CONST" => {
@@ -186,14 +186,14 @@ impl Node<'_> {
                     self.converted(computed);
                 }
             }
-            // Also of the elements of an array, which may be constant.
+            // Also for elements of an array, which may be constant.
             _ if is_users && !self.varies => computed.by_users = true,
             Class::ImmutableSql | Class::Sql => computed.binds |= self.takes_constant,
             Class::Immutable => {}
         }
     }
 
-    /// PostgreSQL's own code converts a value.
+    /// Records that PostgreSQL's own code converts a value.
     fn converted(&mut self, computed: &mut Computed) {
         if self.is_constant() {
             computed.by_own = true;
@@ -202,7 +202,7 @@ impl Node<'_> {
         }
     }
 
-    /// Takes over what matters of a node inside of it.
+    /// Adds the relevant properties of an inner node.
     fn take(&mut self, inner: &Node<'_>) {
         self.varies |= inner.varies;
         self.is_of_element |= inner.is_of_element;
@@ -212,7 +212,7 @@ impl Node<'_> {
     }
 }
 
-/// What PostgreSQL computes of the constants in a tree, or in several.
+/// What PostgreSQL computes from the constants in one or several trees.
 pub(super) fn computed(tree: &str, classes: &Classes) -> Computed {
     let mut found = Computed::default();
     let mut open: Vec<Node<'_>> = vec![Node::default()];
@@ -260,7 +260,7 @@ fn words(tree: &str) -> impl Iterator<Item = &str> {
                 }
                 end += 1;
             }
-            // Behind a backslash may stand a character of several bytes.
+            // A backslash may precede a character of several bytes.
             end = end.min(bytes.len());
             while !rest.is_char_boundary(end) {
                 end += 1;
