@@ -1,7 +1,7 @@
 //! The parts that every query passes, each alone: codec, exchange, gate, route lookup.
 //!
-//! `cargo bench --bench parts`. They tell where a change of the relay's cost comes from; what it costs beside other proxies
-//! tells `benches/proxies`.
+//! `cargo bench --bench parts`. They tell where a change of the relay's cost comes from; what it costs beside
+//! other proxies tells `benches/proxies`.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot go on stops")]
 

@@ -1,11 +1,12 @@
 //! Freehold: PostgreSQL databases as products, with an address that never changes.
 //!
 //! # Words
-//! A *database* is the product: a stable id, a name, an owner, a purpose, a lifecycle, a contract. A *system* is a
-//! PostgreSQL server that can hold databases. A *placement* says which system holds a database now, with an *epoch* that
-//! grows at every change. A *route* is what a proxy knows of it, a *gate* what transactions enter through, a *pass* the
-//! proof that one did. A *session* is one client's life; its state travels with it. A *move* carries a database to
-//! another system; a *fence* makes it impossible to write to the source any more. The *fleet* is all proxies of a store.
+//! A *database* is the product: a stable id, a name, an owner, a purpose, a lifecycle, a contract. A *system*
+//! is a PostgreSQL server that can hold databases. A *placement* says which system holds a database now, with
+//! an *epoch* that grows at every change. A *route* is what a proxy knows of it, a *gate* what transactions
+//! enter through, a *pass* the proof that one did. A *session* is one client's life; its state travels with
+//! it. A *move* carries a database to another system; a *fence* makes it impossible to write to the source
+//! any more. The *fleet* is all proxies of a store.
 //!
 //! # Layers
 //! A module imports only from rows above its own (or itself); modules of one row do not import each other.
@@ -31,19 +32,22 @@
 //! | 14 | app | yes | builds the parts of a process |
 //! | 15 | cli | yes | the verbs of the command line, the demo |
 //!
-//! `session` never imports `control` nor `system`, `control` never imports `session`, `frontend` nor `route`: they meet
-//! in `catalog`. A session sees a gate and an epoch; the mover sees acknowledgements.
+//! `session` never imports `control` nor `system`, `control` never imports `session`, `frontend` nor `route`:
+//! they meet in `catalog`. A session sees a gate and an epoch; the mover sees acknowledgements.
 //!
 //! # Two flows
-//! *A query*: [`frontend`] shakes hands, [`route`] resolves the name (one `ArcSwap` load), [`session`] passes the gate
-//! (one atomic step), [`backend`] lends a connection, the relay runs until the boundary, the pass is dropped.
+//! *A query*: [`frontend`] shakes hands, [`route`] resolves the name (one `ArcSwap` load), [`session`] passes
+//! the gate (one atomic step), [`backend`] lends a connection, the relay runs until the boundary, the pass is
+//! dropped.
 //!
-//! *A move*: [`admin`] parses and records a [`model::MoveRecord`]; [`control`] records the intent of each step, runs it
-//! through [`system`], records the outcome; the proxies follow the [`model::RouteRecord`] and acknowledge.
+//! *A move*: [`admin`] parses and records a [`model::MoveRecord`]; [`control`] records the intent of each
+//! step, runs it through [`system`], records the outcome; the proxies follow the [`model::RouteRecord`] and
+//! acknowledge.
 //!
 //! # What is absent
-//! No `static` state, but that a thread knows the event loop that it runs: two proxies run in one test process. No SQL text decides a transaction boundary. No plaintext
-//! password is stored. No message to a client names a system.
+//! No `static` state, but that a thread knows the event loop that it runs: two proxies run in one test
+//! process. No SQL text decides a transaction boundary. No plaintext password is stored. No message to a
+//! client names a system.
 
 pub mod error;
 pub mod model;

@@ -467,7 +467,8 @@ async fn a_cancel_request_ends_the_query_and_a_dropped_exchange_ends_the_connect
     assert!(matches!(busy.query("select 1").await, Err(QueryError::Abandoned)));
 }
 
-/// Somebody who is not PostgreSQL: says its lines, one for each time the client has spoken, then listens forever.
+/// Somebody who is not PostgreSQL: says its lines, one for each time the client has spoken, then listens
+/// forever.
 async fn impostor(lines: Vec<Vec<u8>>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -214,7 +214,8 @@ async fn types_are_kept(pair: Pair, extensions: &[&str]) {
     let [source, target] = of_both.each_ref().map(|text| text.lines().collect::<Vec<_>>());
     assert!(source.len() > 20, "{source:#?}");
     let missing: Vec<&&str> = source.iter().filter(|line| !target.contains(line)).collect();
-    // A table whose check stands for its whole row: the row type's number stands in the constraint before anybody can change it.
+    // A table whose check stands for its whole row: the row type's number stands in the constraint before
+    // anybody can change it.
     let other = |line: &&&&str| line.starts_with("t|people|");
     assert!(missing.iter().all(|line| other(&line)), "{missing:#?}");
     assert_eq!(moving.ctx.facts().notes.get(copy::NOTE_OTHER_OIDS).map(String::as_str), Some("t.people"));
@@ -243,7 +244,8 @@ async fn types_of_extensions_keep_their_numbers() {
     types_are_kept(pair, &["hstore", "citext", "ltree", "cube", "isn", "pg_trgm"]).await;
 }
 
-/// `pg_dump` of both sides by the same program is the same text, but for what the platform changes on purpose.
+/// `pg_dump` of both sides by the same program is the same text, but for what the platform changes on
+/// purpose.
 fn same_schema(pair: &Pair) {
     let dumps = Dumps::of(&pair.target.bin);
     let [source, target] = [&pair.source, &pair.target].map(|server| dumps.schema(server, "shop"));
@@ -588,7 +590,8 @@ async fn the_platforms_sessions_go_under_tls_as_the_systems_record_says() {
     assert!(is_tls(&record, None).await.is_err(), "nobody vouches for the certificate");
 }
 
-/// Two servers that know an extension whose tables refer to each other. PostgreSQL 18 finds one outside of its installation.
+/// Two servers that know an extension whose tables refer to each other. PostgreSQL 18 finds one outside of
+/// its installation.
 fn with_an_extension_of_tables(directory: &std::path::Path) -> Option<Pair> {
     Majors::discover().find(Major::Number(18)).ok()?;
     let files = directory.join("extension");

@@ -102,7 +102,8 @@ async fn a_rollback_that_is_killed_around_each_undo_is_finished_all_the_same() {
     let points: Vec<&str> = points.iter().map(String::as_str).collect();
     stage.freehold.restart(Some(points[0]));
     let load = Load::start_named(&login, 4, "rollback").await;
-    // What cannot travel keeps the cutover waiting until the move is cancelled: then there is everything to undo.
+    // What cannot travel keeps the cutover waiting until the move is cancelled: then there is everything to
+    // undo.
     let pinned = login.connect().await;
     pinned.batch_execute("CREATE TEMP TABLE cart (id int)").await.unwrap();
     let admin = stage.freehold.admin().await;

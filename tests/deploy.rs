@@ -30,8 +30,8 @@ fn the_configuration_of_the_compose_file_is_good_and_its_administrator_can_log_i
     );
 }
 
-/// The verifier of a password with the salt and the iterations of another: the same exactly if the password is.
-/// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>`
+/// The verifier of a password with the salt and the iterations of another: the same exactly if the password
+/// is. `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>`
 fn made_again(verifier: &str, password: &str) -> String {
     let (iterations, salt) = verifier.split('$').nth(1).unwrap().split_once(':').unwrap();
     let salt = base64::engine::general_purpose::STANDARD.decode(salt).unwrap();

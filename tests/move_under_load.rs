@@ -1,4 +1,5 @@
-//! The whole story on real servers: a live database moves and moves back, and the application notices nothing.
+//! The whole story on real servers: a live database moves and moves back, and the application notices
+//! nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -141,7 +142,8 @@ async fn a_cutover_over_its_budget_is_aborted_and_every_client_goes_on_at_the_so
     ledger::create(&login.connect().await).await;
     let admin = stage.freehold.admin().await;
     let load = Load::start(&login, 8).await;
-    // A transaction that outlives every budget. It has no transaction id yet, so the slot does not wait for it.
+    // A transaction that outlives every budget. It has no transaction id yet, so the slot does not wait for
+    // it.
     let mut slow = login.connect().await;
     let transaction = slow.transaction().await.unwrap();
     transaction.execute("SELECT FROM account", &[]).await.unwrap();
@@ -176,7 +178,8 @@ async fn pgbench_does_not_lose_a_transaction_while_its_database_moves_and_moves_
     };
     let filled = pgbench(&["-i", "-q", "-s", "2"]).output().unwrap();
     assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
-    // A table without a key has to say how its rows are told apart: PLAN MOVE names it as a blocker, with this cure.
+    // A table without a key has to say how its rows are told apart: PLAN MOVE names it as a blocker, with
+    // this cure.
     stage.source.psql_in("shop", "ALTER TABLE pgbench_history REPLICA IDENTITY FULL").unwrap();
     // It says how it goes every second, and at its end what failed: so it must come to its end by itself.
     let mut run = pgbench(&["-M", "prepared", "-c", "16", "-j", "2", "-T", "80", "-P", "1"])

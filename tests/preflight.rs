@@ -236,7 +236,8 @@ async fn settings_and_libraries_that_the_target_refuses_are_blockers() {
         fixture.blocks_until_cured("library", &library).await;
     }
     assert!(fixture.report().await.is_clear());
-    // What every session of the source loads: where the target cannot, its cure tells the target nothing that would shut everybody out.
+    // What every session of the source loads: where the target cannot, its cure tells the target nothing that
+    // would shut everybody out.
     for (name, list) in
         [("session_preload_libraries", library.clone()), ("shared_preload_libraries", library)]
     {
@@ -257,7 +258,8 @@ async fn settings_and_libraries_that_the_target_refuses_are_blockers() {
     }
 }
 
-/// Every column of a table gets another collation by what is pasted, and whatever else uses it is named to a person.
+/// Every column of a table gets another collation by what is pasted, and whatever else uses it is named to a
+/// person.
 async fn collations_of_libc(fixture: &Fixture) {
     let source = &fixture.pair.source;
     let sql = "CREATE COLLATION ours (LOCALE = 'de_DE.UTF-8'); CREATE COLLATION theirs (LOCALE = 'de_DE.UTF-8');
@@ -696,7 +698,8 @@ async fn an_extension_that_the_target_lacks_is_a_blocker(pair: Arc<Pair>) {
         let sql = format!("CREATE EXTENSION \"{name}\"");
         fixture.pair.source.psql_in("extension", &sql).is_ok()
     });
-    // Two complete installations of the same build lack nothing of each other; then the server is asked to forget one.
+    // Two complete installations of the same build lack nothing of each other; then the server is asked to
+    // forget one.
     match installable {
         Some(name) => fixture.blocks_until_cured("extension", name).await,
         None => {
@@ -827,7 +830,8 @@ async fn a_role_with_another_password_on_the_target_is_a_blocker(pair: Arc<Pair>
     }
     let after: Vec<String> = roles.iter().map(|role| verifier(target, role)).collect();
     assert_eq!(before, after);
-    // What the source prints cures the role that nobody uses, and so does the line that a person chose of the others'.
+    // What the source prints cures the role that nobody uses, and so does the line that a person chose of the
+    // others'.
     for (role, cure) in roles.iter().zip(&cures) {
         let is_print = |line: &&str| line.trim_start_matches("-- ").starts_with("SELECT format");
         let print = cure.lines().find(is_print).unwrap();
@@ -1079,7 +1083,8 @@ async fn an_older_target_and_missing_programs_are_blockers(pair: Arc<Pair>) {
     assert_eq!(fixture.find("pg_dump", "").await, None);
 }
 
-/// Settings can only be wrong on servers of their own. Every one of them is cured by its ALTER SYSTEM and a restart.
+/// Settings can only be wrong on servers of their own. Every one of them is cured by its ALTER SYSTEM and a
+/// restart.
 async fn each_system_setting_that_forbids_a_move_is_a_blocker(pair: Arc<Pair>) {
     let wrong = builder(Major::newest())
         .setting("wal_level", "replica")
@@ -1262,7 +1267,8 @@ async fn values_that_belong_to_one_server_are_named_with_what_they_will_do(pair:
     assert_eq!(count, columns.len(), "{report:#?}");
 }
 
-/// A person decides whether a column takes a text, and drops what the target's catalogue has no more: to paste what is shown does nothing.
+/// A person decides whether a column takes a text, and drops what the target's catalogue has no more: to
+/// paste what is shown does nothing.
 async fn what_only_a_person_can_change_is_shown_and_pasted_without_effect(pair: Arc<Pair>) {
     let sql =
         "CREATE TABLE about (id int PRIMARY KEY, \"What\" regclass); INSERT INTO about VALUES (1, 'about')";
@@ -1371,8 +1377,8 @@ fn live(marker: &str) -> [String; 2] {
     ["ALTER ROLE evil SUPERUSER; --".to_owned(), format!("\\! touch {marker}")]
 }
 
-/// Names that hold such a line, after every end of a line that `psql` or a reader of lines knows, as PostgreSQL quotes them; and those
-/// that end what they are quoted by.
+/// Names that hold such a line, after every end of a line that `psql` or a reader of lines knows, as
+/// PostgreSQL quotes them; and those that end what they are quoted by.
 fn hostile_names(marker: &str) -> Vec<String> {
     let mut names: Vec<String> = ["\n", "\r", "\r\n"]
         .iter()
@@ -1455,8 +1461,8 @@ fn paste_all(pair: &Pair, dbname: &str, report: &PreflightReport, marker: &str) 
     }
 }
 
-/// A file that a server or `psql` makes where a cure runs more than it shows: in a directory that everybody may write, of a path that is short
-/// enough for a name.
+/// A file that a server or `psql` makes where a cure runs more than it shows: in a directory that everybody
+/// may write, of a path that is short enough for a name.
 fn marker() -> (tempfile::TempDir, String) {
     let directory = tempfile::Builder::new().prefix("fh").rand_bytes(3).tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();

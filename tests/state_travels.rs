@@ -228,7 +228,8 @@ async fn types_of(client: &Client) -> Vec<Type> {
     kept.columns().iter().map(|column| column.type_().clone()).collect()
 }
 
-/// New statements with parameters of remembered types, and rows with values that name types: in binary as well as in text.
+/// New statements with parameters of remembered types, and rows with values that name types: in binary as
+/// well as in text.
 async fn probe(client: &Client, types: &[Type], when: &str) -> Vec<Raw> {
     let [mood, moods, pair, pairs, span, spans] = types else { panic!("{types:?}") };
     // 7 and 'ok' as a composite, which names the types of its fields; the range from 3 to 9.

@@ -1,7 +1,9 @@
-//! The ledger: transactions that can be counted one by one, with values that only the session's own settings read right.
+//! The ledger: transactions that can be counted one by one, with values that only the session's own settings
+//! read right.
 //!
-//! Each session numbers its transactions from 1, so every gap and every number that is there twice shows. What a row holds beside the
-//! number was computed by the server from texts of the client, under settings of the session.
+//! Each session numbers its transactions from 1, so every gap and every number that is there twice shows.
+//! What a row holds beside the number was computed by the server from texts of the client, under settings of
+//! the session.
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};

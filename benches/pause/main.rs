@@ -1,14 +1,15 @@
-//! How long clients wait in a move, by the number of their sessions: two PostgreSQL servers, a Freehold, a load of a small
-//! TPC-B-like transaction that is the same however many sessions share it.
+//! How long clients wait in a move, by the number of their sessions: two PostgreSQL servers, a Freehold, a
+//! load of a small TPC-B-like transaction that is the same however many sessions share it.
 //!
-//! `make pauses`, or `cargo bench --bench pause -- [--sessions 16,200,1000] [--rounds N] [--rate N] [--pooling session|transaction]
-//! [--kind simple|prepared|unnamed|mixed|ledger]`. Each round is a MOVE and its UNDO, so two pauses. Prints a line for each pause and
-//! one for all pauses of a number of sessions.
+//! `make pauses`, or `cargo bench --bench pause -- [--sessions 16,200,1000] [--rounds N] [--rate N]
+//! [--pooling session|transaction] [--kind simple|prepared|unnamed|mixed|ledger]`. Each round is a MOVE and
+//! its UNDO, so two pauses. Prints a line for each pause and one for all pauses of a number of sessions.
 //!
 //! # Why it looks like this
-//! What is looked for is a cost for each session, so the rate of transactions stays and the sessions become more. The pause and
-//! its parts are what SHOW MOVE tells; how long whole transactions took is measured by the clients themselves, by the phase of the move. The servers lie in
-//! memory where that is possible: what a commit costs on a disk is not the question.
+//! What is looked for is a cost for each session, so the rate of transactions stays and the sessions become
+//! more. The pause and its parts are what SHOW MOVE tells; how long whole transactions took is measured by
+//! the clients themselves, by the phase of the move. The servers lie in memory where that is possible: what a
+//! commit costs on a disk is not the question.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on stops")]
 
@@ -92,7 +93,8 @@ async fn measure(wanted: &Wanted, sessions: usize) {
     errors.iter().take(5).for_each(|error| println!("  {error}"));
 }
 
-/// How long clients' transactions took, in milliseconds, by the phase in which they ended, in the order of the phases.
+/// How long clients' transactions took, in milliseconds, by the phase in which they ended, in the order of
+/// the phases.
 #[derive(Default)]
 struct Took(Vec<(String, Vec<f64>)>);
 
@@ -161,7 +163,8 @@ fn summary(name: &str, mut values: Vec<f64>) -> String {
     format!("{name} min {:.1} p50 {:.1} p90 {:.1} max {:.1}", figure(0), figure(50), figure(90), figure(100))
 }
 
-/// The oldest and the newest major, with room for all sessions twice over: twins, and connections that are being closed.
+/// The oldest and the newest major, with room for all sessions twice over: twins, and connections that are
+/// being closed.
 async fn stage(sessions: usize) -> Stage {
     let room = (3 * sessions + 100).to_string();
     let start = |major| Postgres::builder(major).setting("max_connections", room.as_str()).start_async();

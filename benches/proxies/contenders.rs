@@ -1,4 +1,5 @@
-//! Who is measured: PostgreSQL itself, Freehold, PgBouncer, HAProxy, each a process of its own in front of one server.
+//! Who is measured: PostgreSQL itself, Freehold, PgBouncer, HAProxy, each a process of its own in front of
+//! one server.
 
 use std::fs;
 use std::net::TcpStream;
@@ -341,10 +342,10 @@ fn pgbouncer(
     Some(contender)
 }
 
-/// Any pooler. The script is started with the port to listen on, the port of PostgreSQL on 127.0.0.1, the number of threads to
-/// use, and a directory that has `server.crt`, `server.key` and `pgbouncer.users` (a role and its SCRAM verifier); it
-/// replaces itself (`exec`) by a pooler that takes clients of both databases as the others do: `bench` by session, `lent` by
-/// transaction over 20 connections.
+/// Any pooler. The script is started with the port to listen on, the port of PostgreSQL on 127.0.0.1, the
+/// number of threads to use, and a directory that has `server.crt`, `server.key` and `pgbouncer.users` (a
+/// role and its SCRAM verifier); it replaces itself (`exec`) by a pooler that takes clients of both databases
+/// as the others do: `bench` by session, `lent` by transaction over 20 connections.
 pub(crate) fn other(script: &Path, server: &Postgres, directory: &Path, stage: Stage) -> Option<Contender> {
     let port = free_port().expect("a port");
     let process = Command::new(script)

@@ -1,16 +1,18 @@
 //! The relay side by side with PgBouncer and HAProxy: one PostgreSQL, one run, interleaved rounds.
 //!
-//! `make bench`, or `cargo bench --bench proxies -- [--rounds N] [--seconds S] [--only WORD] [--stage pinned|free]
-//! [--out DIRECTORY]`. Writes `results.md`, `results.json` and `results.svg` into the directory (default
-//! `bench-results`).
+//! `make bench`, or `cargo bench --bench proxies -- [--rounds N] [--seconds S] [--only WORD] [--stage
+//! pinned|free] [--out DIRECTORY]`. Writes `results.md`, `results.json` and `results.svg` into the directory
+//! (default `bench-results`).
 //!
-//! Owns what is measured ([`workloads`]), with what ([`contenders`]), how ([`measure`]) and how it is told ([`report`]).
+//! Owns what is measured ([`workloads`]), with what ([`contenders`]), how ([`measure`]) and how it is told
+//! ([`report`]).
 //!
 //! # Why it looks like this
-//! Machines are shared and noisy, so every figure is a ratio to PgBouncer in the same round, with its minimum and maximum
-//! over the rounds; and what a proxy costs is its CPU time, which the scheduler counts in nanoseconds, whatever else runs.
-//! Two stages: *pinned*, everything on one CPU, where no wake-up crosses CPUs and only code is compared; *free*, as
-//! one would run it. Contenders that cannot be had are left out, and the report says so.
+//! Machines are shared and noisy, so every figure is a ratio to PgBouncer in the same round, with its minimum
+//! and maximum over the rounds; and what a proxy costs is its CPU time, which the scheduler counts in
+//! nanoseconds, whatever else runs. Two stages: *pinned*, everything on one CPU, where no wake-up crosses
+//! CPUs and only code is compared; *free*, as one would run it. Contenders that cannot be had are left out,
+//! and the report says so.
 //!
 //! | variable | adds |
 //! |---|---|

@@ -208,7 +208,8 @@ fn rows_file(directory: &Path, bytes: u64) -> PathBuf {
     path
 }
 
-/// CPU time of a process with its threads, as the scheduler counts it (`/proc/<pid>/task/<tid>/schedstat`, nanoseconds).
+/// CPU time of a process with its threads, as the scheduler counts it (`/proc/<pid>/task/<tid>/schedstat`,
+/// nanoseconds).
 fn cpu_time(pid: u32) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let nanoseconds = tasks.filter_map(|task| {

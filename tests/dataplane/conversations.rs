@@ -1,8 +1,9 @@
-//! Random conversations, sane and broken: PostgreSQL's answers are the same through the data plane, to the byte.
+//! Random conversations, sane and broken: PostgreSQL's answers are the same through the data plane, to the
+//! byte.
 //!
-//! Each conversation is made from a seed and had twice: with a database of its own directly, and with its like through the
-//! data plane. What the answers depend on is in the bytes sent, so how they are cut and when they come must not matter;
-//! nor what is done to the route meanwhile.
+//! Each conversation is made from a seed and had twice: with a database of its own directly, and with its
+//! like through the data plane. What the answers depend on is in the bytes sent, so how they are cut and when
+//! they come must not matter; nor what is done to the route meanwhile.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ const CONVERSATIONS: u64 = 120;
 const LANES: u64 = 4;
 /// Connections that are lent: fewer than there are clients, one for each worker at least.
 const LENT: u32 = 3;
-/// The direct server has nothing more to say. Where it is only slow, less is waited for in the other conversation.
+/// The direct server has nothing more to say. Where it is only slow, less is waited for in the other
+/// conversation.
 const QUIET: Duration = Duration::from_millis(3);
 
 /// What came, message by message.
@@ -140,8 +142,9 @@ fn is_same(direct: &Heard, through: &Heard) -> bool {
         && (direct.len() == through.len() || (ends_badly(direct) || ends_badly(through)))
 }
 
-/// Servers know the statements of clients whose connections are lent by other names. In a failed transaction everything is refused, but a
-/// statement that the connection does not have yet cannot be parsed there: then that is the reason, and not a mistake in the request.
+/// Servers know the statements of clients whose connections are lent by other names. In a failed transaction
+/// everything is refused, but a statement that the connection does not have yet cannot be parsed there: then
+/// that is the reason, and not a mistake in the request.
 fn without_names(heard: Heard) -> Heard {
     let mut has_failed = false;
     let unnamed = |(tag, body): (u8, Vec<u8>)| {
@@ -158,8 +161,9 @@ fn without_names(heard: Heard) -> Heard {
     heard.into_iter().map(unnamed).collect()
 }
 
-/// Requests are pipelined behind a COPY that has Syncs inside. If it fails nobody can know which of them the server skips, and
-/// where connections are lent the client may be told that it has no unnamed statement any more.
+/// Requests are pipelined behind a COPY that has Syncs inside. If it fails nobody can know which of them the
+/// server skips, and where connections are lent the client may be told that it has no unnamed statement any
+/// more.
 fn is_behind_a_copy_with_syncs(said: &[String]) -> bool {
     let (mut copies, mut has_syncs) = (false, false);
     for word in said {
@@ -176,8 +180,9 @@ fn is_behind_a_copy_with_syncs(said: &[String]) -> bool {
     false
 }
 
-/// What differs where connections are lent, and is said to: names of statements, NULL that SET LOCAL has left empty, what
-/// sequences remember; and what a client pipelines behind an Execute that deallocates all its statements.
+/// What differs where connections are lent, and is said to: names of statements, NULL that SET LOCAL has left
+/// empty, what sequences remember; and what a client pipelines behind an Execute that deallocates all its
+/// statements.
 fn may_differ(steps: &[Step]) -> bool {
     const WORDS: [&str; 5] =
         ["pg_prepared_statements", "app.word", "lastval", "currval", "Parse(DEALLOCATE ALL)"];

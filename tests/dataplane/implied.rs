@@ -1,5 +1,5 @@
-//! Code of the database's users that runs where no text names it, and what a connection keeps of the names in functions: nothing of
-//! either reaches the next client of a lent connection.
+//! Code of the database's users that runs where no text names it, and what a connection keeps of the names in
+//! functions: nothing of either reaches the next client of a lent connection.
 
 use bytes::BytesMut;
 use freehold::backend::ServerConnection;
@@ -11,7 +11,8 @@ use tokio::io::AsyncWriteExt;
 use super::raw::{bound, client, hear_all, messages};
 use super::stage::{self, ROLE, Stage};
 
-/// The check of the domain leaves settings and a role when it reads a 7 or when the flag is set, and what keeps a connection when it reads an 8.
+/// The check of the domain leaves settings and a role when it reads a 7 or when the flag is set, and what
+/// keeps a connection when it reads an 8.
 const CHECKED: &str = "
     CREATE SCHEMA evil;
     CREATE TABLE public.orders (v text); INSERT INTO public.orders VALUES ('real');

@@ -1,5 +1,6 @@
-//! What a server connection keeps, for its life, of what was defined: after a change, the next client finds what a fresh connection would
-//! give it, with transaction pooling and where connections outlive their sessions.
+//! What a server connection keeps, for its life, of what was defined: after a change, the next client finds
+//! what a fresh connection would give it, with transaction pooling and where connections outlive their
+//! sessions.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use super::kept_names::{answers, pid, settled};
 use super::raw::client;
 use super::stage::{self, Stage};
 
-/// What is defined, what one client does, what is changed, what another client does then, and what a fresh connection answers.
+/// What is defined, what one client does, what is changed, what another client does then, and what a fresh
+/// connection answers.
 struct Probe {
     name: &'static str,
     schema: &'static str,

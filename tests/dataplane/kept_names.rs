@@ -1,5 +1,5 @@
-//! What a server connection keeps, for its life, of what a name meant: the next client of a lent connection finds what a fresh connection
-//! would give it.
+//! What a server connection keeps, for its life, of what a name meant: the next client of a lent connection
+//! finds what a fresh connection would give it.
 
 use bytes::{BufMut, BytesMut};
 use freehold::backend::ServerConnection;
@@ -10,7 +10,8 @@ use super::implied::Pool;
 use super::raw::{client, hear, say};
 use super::stage::{self, Stage, eventually};
 
-/// Two tenants, whose types, collations, functions, operators and procedures have the same names and different meanings.
+/// Two tenants, whose types, collations, functions, operators and procedures have the same names and
+/// different meanings.
 const TENANTS: &str = r#"
     GRANT ALL ON SCHEMA ta, tb, public TO app;
     CREATE DOMAIN ta.m_t AS text; CREATE DOMAIN tb.m_t AS numeric(6,2);
@@ -51,7 +52,8 @@ const KEYS: &str = "SET search_path = tb, public;
     CREATE TABLE public.part_b PARTITION OF public.parts FOR VALUES IN ('B:x');
     GRANT ALL ON ALL TABLES IN SCHEMA public TO app";
 
-/// A server with the schemas of both. Not each is built with collations that take letters of both cases for the same.
+/// A server with the schemas of both. Not each is built with collations that take letters of both cases for
+/// the same.
 fn server(major: Major) -> Postgres {
     let server = stage::server(major);
     server.psql_in("shop", "CREATE SCHEMA ta; CREATE SCHEMA tb; CREATE COLLATION tb.c9 FROM \"C\"").unwrap();

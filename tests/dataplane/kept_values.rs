@@ -1,5 +1,5 @@
-//! What a server connection keeps, for its life, of how a literal was read: the next client of a lent connection reads it by its own
-//! settings.
+//! What a server connection keeps, for its life, of how a literal was read: the next client of a lent
+//! connection reads it by its own settings.
 
 use freehold::lab::Major;
 use freehold::model::Pooling;
@@ -8,7 +8,8 @@ use super::implied::Pool;
 use super::kept_names::{answers, compare, pid};
 use super::stage::{self, eventually};
 
-/// PostgreSQL puts the bodies of functions in SQL into what it keeps of domains and indexes, and computes immutable functions there.
+/// PostgreSQL puts the bodies of functions in SQL into what it keeps of domains and indexes, and computes
+/// immutable functions there.
 const KEEPERS: &str = r"
     GRANT ALL ON SCHEMA public TO app;
     CREATE FUNCTION is_late(date) RETURNS boolean LANGUAGE sql AS $$ SELECT $1 > '01/02/2003'::date $$;

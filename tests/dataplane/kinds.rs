@@ -1,4 +1,5 @@
-//! Transaction pooling where clients need server connections of different kinds, which means startup parameters here.
+//! Transaction pooling where clients need server connections of different kinds, which means startup
+//! parameters here.
 
 use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;

@@ -128,9 +128,9 @@ impl Talk {
         true
     }
 
-    /// Where the protocol leaves it open what was skipped, the answer to a question settles it. Not the first one where the
-    /// client itself had closed something that was perhaps skipped: its answer would look the same. `false`: a FATAL
-    /// error came before.
+    /// Where the protocol leaves it open what was skipped, the answer to a question settles it. Not the first
+    /// one where the client itself had closed something that was perhaps skipped: its answer would look the
+    /// same. `false`: a FATAL error came before.
     async fn settle(&mut self, seed: u64) -> bool {
         const QUESTIONS_MAX: usize = 4;
         for _ in 0..QUESTIONS_MAX {

@@ -13,7 +13,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::stage::{PATIENCE, Stage, WORKERS, eventually, server};
 use super::{orders, raw};
 
-/// A server behind which so many connections are shared. A single one is shared by all clients: each worker would have its own.
+/// A server behind which so many connections are shared. A single one is shared by all clients: each worker
+/// would have its own.
 fn stage(connections: u32) -> (Postgres, Stage) {
     let server = server(Major::oldest());
     let stage = Stage::configured(&server, |config| config.workers = WORKERS.min(connections as usize));
@@ -293,7 +294,8 @@ async fn a_database_moves_and_nobody_notices() {
     eventually("connections to where it was are closed", || backends(&server) == "0").await;
 }
 
-/// The old place's connections are closed while the gate is held, so the request waits for one and not at the gate.
+/// The old place's connections are closed while the gate is held, so the request waits for one and not at the
+/// gate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waits_for_a_connection_in_a_hold_counts_as_held() {
     let (server, stage) = stage(2);
@@ -505,7 +507,8 @@ async fn a_pinned_client_moves_with_the_statements_that_its_driver_prepared() {
     assert_eq!(found, 8);
 }
 
-/// Types keep their OIDs in a move: made in the same order on servers that are new, they have the same ones here.
+/// Types keep their OIDs in a move: made in the same order on servers that are new, they have the same ones
+/// here.
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_that_were_kept_call_the_same_functions_after_a_move() {
     let (server, stage) = stage(2);

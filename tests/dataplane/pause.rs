@@ -1,4 +1,5 @@
-//! What a hold asks of sessions: nothing of those whose state is known, and what is known is what PostgreSQL says.
+//! What a hold asks of sessions: nothing of those whose state is known, and what is known is what PostgreSQL
+//! says.
 
 use bytes::BytesMut;
 use freehold::backend::{ConnectRequest, Credential, ServerConnection, connect};
@@ -280,8 +281,8 @@ impl Talk {
     }
 }
 
-/// All that a client can see of its session. A custom setting that was set in a transaction alone reads as empty in PostgreSQL until the
-/// connection ends, which a move ends, too.
+/// All that a client can see of its session. A custom setting that was set in a transaction alone reads as
+/// empty in PostgreSQL until the connection ends, which a move ends, too.
 const STATE: &[&str] = &[
     "SELECT string_agg(name || '=' || setting, ',' ORDER BY name) FROM pg_settings WHERE source = 'session' \
      AND name NOT LIKE 'transaction\\_%'",
@@ -365,8 +366,8 @@ async fn whatever_a_session_did_since_it_was_asked_its_state_is_what_the_server_
     assert!(u64::from(asked) < SESSIONS * ROUNDS, "nothing was followed");
 }
 
-/// Waits until all sessions can travel. Where a failed pipeline has left it unclear which unnamed statement a session has, it gets rid
-/// of that, and all are asked to look again, as a move does that tries again.
+/// Waits until all sessions can travel. Where a failed pipeline has left it unclear which unnamed statement a
+/// session has, it gets rid of that, and all are asked to look again, as a move does that tries again.
 async fn free(stage: &Stage, sessions: &mut [(u64, Talk, (ServerConnection, ServerConnection))]) {
     let deadline = Instant::now() + PATIENCE;
     loop {

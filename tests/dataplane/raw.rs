@@ -121,7 +121,8 @@ async fn a_terminate_pipelined_behind_a_query_lets_it_finish() {
     eventually("the pass is back", || stage.route.gate().inside() == 0).await;
 }
 
-/// PostgreSQL 18 answers `I` to the Sync and keeps the transaction open: see `wire::exchange`. Other versions have committed by then.
+/// PostgreSQL 18 answers `I` to the Sync and keeps the transaction open: see `wire::exchange`. Other versions
+/// have committed by then.
 #[tokio::test]
 async fn a_transaction_that_is_open_behind_an_idle_report_is_lent_to_nobody() {
     let server = stage::server(Major::newest());
@@ -337,7 +338,8 @@ async fn a_walsender_is_served_and_pinned() {
     eventually("it is pinned", pinned).await;
 }
 
-/// What a client left under pooling by transaction, as the next one sees it who has the same server connection.
+/// What a client left under pooling by transaction, as the next one sees it who has the same server
+/// connection.
 async fn left_by(stage: &Stage, server: &freehold::lab::Postgres, batches: &[BytesMut]) -> String {
     let mut attacker = client(stage, server, &[]).await;
     // What the database's functions do is known from here on.

@@ -1,4 +1,5 @@
-//! `pool.reuse_connections`: server connections that outlive their client, and clients that must find them as new.
+//! `pool.reuse_connections`: server connections that outlive their client, and clients that must find them as
+//! new.
 
 use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;
@@ -26,7 +27,8 @@ async fn pid(client: &Client) -> i32 {
 /// The client leaves, and its server connection is idle or gone.
 async fn leave(server: &Postgres, client: Client, pid: i32) {
     drop(client);
-    // DISCARD ALL, or the question behind it, was the last thing that it did; or there is no such process any more.
+    // DISCARD ALL, or the question behind it, was the last thing that it did; or there is no such process any
+    // more.
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND \
          NOT (state = 'idle' AND (query = 'DISCARD ALL' OR query LIKE '%unnest(ARRAY%'))"

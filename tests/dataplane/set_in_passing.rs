@@ -1,5 +1,5 @@
-//! A setting that ends with its transaction, however it is spelled, decides nothing for the next client: not how functions are read, not
-//! by which path names were found, not what literals mean.
+//! A setting that ends with its transaction, however it is spelled, decides nothing for the next client: not
+//! how functions are read, not by which path names were found, not what literals mean.
 
 use freehold::backend::ServerConnection;
 use freehold::lab::{Major, Postgres};

@@ -1,9 +1,10 @@
 //! What strangers send, thrown at every parser: seeded, bounded in count, part of `make test`.
 //!
-//! Each of [`targets`] has a property that must hold for any bytes. Here its corpus (`corpus/<target>/`) is run, then inputs
-//! of its generator and mutations of both. A failure prints the seed and leaves the input as a file; moved into the
-//! corpus, it is tried in every run. `FREEHOLD_FUZZ_SEED` and `FREEHOLD_FUZZ_INPUTS` repeat a run, or make it longer.
-//! The same targets and corpus run under libFuzzer: `libfuzzer/Cargo.toml` says how.
+//! Each of [`targets`] has a property that must hold for any bytes. Here its corpus (`corpus/<target>/`) is
+//! run, then inputs of its generator and mutations of both. A failure prints the seed and leaves the input as
+//! a file; moved into the corpus, it is tried in every run. `FREEHOLD_FUZZ_SEED` and `FREEHOLD_FUZZ_INPUTS`
+//! repeat a run, or make it longer. The same targets and corpus run under libFuzzer: `libfuzzer/Cargo.toml`
+//! says how.
 
 // Helpers of tests fail like tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used)]

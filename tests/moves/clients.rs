@@ -1,4 +1,5 @@
-//! Clients as the proxy's sessions are: behind the gate, with a twin on the next system, one connection for life.
+//! Clients as the proxy's sessions are: behind the gate, with a twin on the next system, one connection for
+//! life.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,8 +84,8 @@ impl Load {
         Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
     }
 
-    /// Stops the clients and checks that nothing went wrong: no error, no commit lost, none applied twice, no ticket
-    /// handed out twice. Returns the number of acknowledged commits.
+    /// Stops the clients and checks that nothing went wrong: no error, no commit lost, none applied twice, no
+    /// ticket handed out twice. Returns the number of acknowledged commits.
     pub(crate) async fn end(self, stage: &Stage) -> usize {
         self.stop.cancel();
         let mut all = 0;

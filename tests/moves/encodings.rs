@@ -6,7 +6,8 @@ use freehold::model::{MovePhase, MoveStep, MoveWish};
 
 use crate::stage::Stage;
 
-/// (name, how it is made, its encoding, a text and another one in bytes of that). Whatever the encoding is, the second can be a name.
+/// (name, how it is made, its encoding, a text and another one in bytes of that). Whatever the encoding is,
+/// the second can be a name.
 const DATABASES: [(&str, &str, &str, &str, &str); 3] = [
     (
         "latin",

@@ -179,7 +179,8 @@ async fn materialized_views_show_no_older_rows_after_a_move_than_before_it() {
     assert_eq!(stage.source.psql_in("shop", shown).unwrap(), "2000000|2000001");
 }
 
-/// What a server knows of the application: its roles, their passwords, their memberships, what is set for the database.
+/// What a server knows of the application: its roles, their passwords, their memberships, what is set for the
+/// database.
 fn known(server: &freehold::lab::Postgres) -> String {
     let sql = "SELECT rolname, rolpassword, rolconnlimit, rolvaliduntil FROM pg_authid WHERE rolname !~ '^(pg_|postgres|freehold)' ORDER BY 1;
         SELECT m.roleid::regrole, m.member::regrole FROM pg_auth_members m WHERE m.member::regrole::text !~ '^(pg_|postgres|freehold)' ORDER BY 1, 2;

@@ -1,5 +1,5 @@
-//! What a database means does not change: whatever the two servers are set to, the same statement stores, computes and shows
-//! the same before a move, after it, and after the undo.
+//! What a database means does not change: whatever the two servers are set to, the same statement stores,
+//! computes and shows the same before a move, after it, and after the undo.
 
 use freehold::lab::{Builder, Major, Postgres};
 use freehold::model::movement::FindingSeverity;
@@ -159,7 +159,8 @@ async fn a_role_that_both_servers_had_keeps_its_settings_in_the_database_that_mo
     );
 }
 
-/// What depends on time zone, style of dates, style of intervals, text search configuration, search path and form of bytes.
+/// What depends on time zone, style of dates, style of intervals, text search configuration, search path and
+/// form of bytes.
 const VIEWS: &str = "
     CREATE FUNCTION day_of(at timestamptz) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1::date::text';
     CREATE FUNCTION bytes_of(b bytea) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1::text';

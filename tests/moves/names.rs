@@ -44,7 +44,8 @@ async fn two_freeholds_move_databases_of_the_same_servers_by_the_same_numbers_at
 
     // The server of the source starts one worker in five seconds; until then nobody reads the slot.
     shop.until_answer(&shop.target, "SELECT count(*) FROM pg_replication_slots WHERE active", "1").await;
-    // A second move of the one is told what the other has there; its third leaves the first one's way back alone.
+    // A second move of the one is told what the other has there; its third leaves the first one's way back
+    // alone.
     let second = books.moved().await;
     let record = books.movement(second).await;
     let told = of_others(&record.facts.findings);
@@ -94,8 +95,8 @@ async fn a_database_that_another_freehold_has_hold_of_is_not_moved() {
     stage.rests_in(id, MovePhase::Kept).await;
 }
 
-/// Runs what a finding prints, each statement in the database that the line before it names: the statements are comments, because somebody
-/// has to decide whether that Freehold is gone.
+/// Runs what a finding prints, each statement in the database that the line before it names: the statements
+/// are comments, because somebody has to decide whether that Freehold is gone.
 fn paste(stage: &Stage, finding: &Finding) {
     let cure = finding.cure.as_deref().unwrap();
     let (server, mut place) = match cure.starts_with("-- on system new") {

@@ -124,8 +124,8 @@ async fn a_role_that_somebody_has_made_under_the_name_of_a_moves_own_is_not_used
         assert!(failure.detail.unwrap().contains("role mallory is a member of it"));
         stage.assert_open_on("old").await;
     }
-    // Before PostgreSQL 16 whoever creates a role is no member: there the role is made anew, and who has come by the known
-    // password is put out.
+    // Before PostgreSQL 16 whoever creates a role is no member: there the role is made anew, and who has come
+    // by the known password is put out.
     assert!(stage.source.major < 16);
     let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BeforeIntent).await;
     let reader = names(&stage, id).await.reader_role();
@@ -136,7 +136,8 @@ async fn a_role_that_somebody_has_made_under_the_name_of_a_moves_own_is_not_used
     assert!(stage.source.connect_as("postgres", &reader, "known").await.is_err());
 }
 
-/// Code of one owner that runs in the name of the role that writes rows, and tries to get rights of others for good.
+/// Code of one owner that runs in the name of the role that writes rows, and tries to get rights of others
+/// for good.
 const ATTACKS: &str = "
     CREATE FUNCTION attacks(i int) RETURNS bool LANGUAGE plpgsql AS $attacks$
     DECLARE sql text;
@@ -200,8 +201,8 @@ async fn assert_unharmed(server: &Postgres) {
     assert_eq!(succeeded, Vec::<&str>::new());
 }
 
-/// Code that runs as the role sets a password, and nobody logs in by it. The mover takes the password away whenever a session of its own
-/// has logged in, so it may be gone again by now.
+/// Code that runs as the role sets a password, and nobody logs in by it. The mover takes the password away
+/// whenever a session of its own has logged in, so it may be gone again by now.
 async fn assert_shut_out(server: &Postgres, role: &str) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !server.log().contains("attack refused: SET session_replication_role") {

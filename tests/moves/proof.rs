@@ -1,4 +1,5 @@
-//! Both sides hold the same, or somebody learns of it: before the cutover with the source untouched, after it with both copies kept.
+//! Both sides hold the same, or somebody learns of it: before the cutover with the source untouched, after it
+//! with both copies kept.
 
 use freehold::control::settings::CrashPoint;
 use freehold::model::{Accepted, ComparedTable, MoveId, MovePhase, MoveStep, MoveWish, UnixMillis, Verdict};
@@ -73,7 +74,8 @@ async fn one_wrong_value_in_one_row_stops_the_move_with_the_source_untouched() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_that_are_written_all_the_time_agree_and_the_database_moves() {
     let stage = Stage::set().await;
-    // Ranges of a few rows, so that many are written while they are read; rows that come and go under one key.
+    // Ranges of a few rows, so that many are written while they are read; rows that come and go under one
+    // key.
     let hot = "CREATE TABLE hot (id int PRIMARY KEY, value int NOT NULL, filler text NOT NULL);
         ALTER TABLE hot ALTER filler SET STORAGE PLAIN;
         INSERT INTO hot SELECT n, 0, repeat('z', 7000) FROM generate_series(1, 1500) n;

@@ -6,7 +6,8 @@ use freehold::model::{MovePhase, MoveWish};
 use crate::assert_clean;
 use crate::stage::{APP_PASSWORD, Stage};
 
-/// One table for each way by which a row runs code. The function tries to become more than it is, and says what it is.
+/// One table for each way by which a row runs code. The function tries to become more than it is, and says
+/// what it is.
 const TRAPS: &str = "
     CREATE FUNCTION sprung(place text, i int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$
     BEGIN
@@ -39,7 +40,8 @@ const TRAPS: &str = "
     REVOKE ALL ON hidden.from_itself FROM app;
 ";
 
-/// Ways by which code runs while a schema is created: constants are computed, expressions are simplified, rows are checked.
+/// Ways by which code runs while a schema is created: constants are computed, expressions are simplified,
+/// rows are checked.
 const SCHEMA_TRAPS: &str = "
     CREATE DOMAIN in_constant AS int CHECK (sprung('constant', VALUE));
     CREATE TYPE of_constants AS (d in_constant);
@@ -196,7 +198,8 @@ async fn no_trap_catches_a_superuser(source: Major, target: Major) {
     // It can make nothing in the name of the role that writes rows.
     let planted = "SELECT count(*) FROM pg_proc WHERE proname = 'planted'";
     assert_eq!(stage.target.psql_in("shop", planted).unwrap(), "0");
-    // Rows are read by a query, and a query is planned: that is enough to run what stands in an index's predicate.
+    // Rows are read by a query, and a query is planned: that is enough to run what stands in an index's
+    // predicate.
     let mut here = sprung(&stage.source, begun);
     assert!(here.iter().any(|line| line.contains("predicate sprung by freehold_read_")), "{here:#?}");
     for place in ["unlogged", "unlogged expression"] {

@@ -1,4 +1,5 @@
-//! Roles are a server's, and other databases use them: what a move does to those of one database, and what it must not.
+//! Roles are a server's, and other databases use them: what a move does to those of one database, and what it
+//! must not.
 
 use freehold::lab::{Major, Postgres};
 use freehold::model::{MovePhase, MoveWish};

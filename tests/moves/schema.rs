@@ -1,5 +1,5 @@
-//! What a schema is made of: whatever the target refuses, or only shows when there are rows, is named by the plan, with a cure that
-//! makes the database move.
+//! What a schema is made of: whatever the target refuses, or only shows when there are rows, is named by the
+//! plan, with a cure that makes the database move.
 
 use freehold::lab::{Major, Postgres};
 use freehold::model::movement::Finding;
@@ -35,7 +35,8 @@ fn trials(server: &Postgres) -> String {
     server.psql(sql).unwrap()
 }
 
-/// Of what cannot be restored, or computes with an empty search path, something of every kind; and what looks like it and works.
+/// Of what cannot be restored, or computes with an empty search path, something of every kind; and what looks
+/// like it and works.
 const ODD: &str = "
     CREATE TABLE feelings (m mood, n int, PRIMARY KEY (m, n)) PARTITION BY HASH (m);
     CREATE TABLE feelings_1 PARTITION OF feelings FOR VALUES WITH (MODULUS 3, REMAINDER 0);
@@ -197,7 +198,8 @@ async fn a_trigger_that_refuses_unknown_logins_does_not_refuse_the_platform() {
     assert_eq!(seen.get::<_, i64>(1), 0);
 }
 
-/// A library that only the source has, and that the database loads, ends a move; the target is left as it was.
+/// A library that only the source has, and that the database loads, ends a move; the target is left as it
+/// was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_library_that_the_target_lacks_parks_no_move() {
     let stage = Stage::set().await;

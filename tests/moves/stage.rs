@@ -1,4 +1,5 @@
-//! Two PostgreSQL systems, a catalogue, a follower of routes, a mover: everything of a move but the proxy's sessions.
+//! Two PostgreSQL systems, a catalogue, a follower of routes, a mover: everything of a move but the proxy's
+//! sessions.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -141,7 +141,8 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
     stage.rests_in(id, MovePhase::RolledBack).await;
     assert_clean(&stage, id, "old").await;
 
-    // The source was away when its slot should have gone: once it is back, the slot goes when it keeps too much.
+    // The source was away when its slot should have gone: once it is back, the slot goes when it keeps too
+    // much.
     let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::BeforeOutcome).await;
     stage.source.kill9().unwrap();
     stage.crash();

@@ -1,4 +1,5 @@
-//! Tables that are truncated while the rows of a move are copied: whatever the copy has found of them, they are the same on both sides.
+//! Tables that are truncated while the rows of a move are copied: whatever the copy has found of them, they
+//! are the same on both sides.
 
 use freehold::control::settings::CrashPoint;
 use freehold::control::truncated::NOTE_TRUNCATED;
@@ -8,8 +9,8 @@ use freehold::model::{MovePhase, MoveStep, MoveWish};
 use crate::assert_clean;
 use crate::stage::{APP_PASSWORD, Stage};
 
-/// The copy goes from the largest table to the smallest, and one by one. It stands still at `waiting`, by whose side the rows of one table
-/// of each pair are copied already, and those of the other are not.
+/// The copy goes from the largest table to the smallest, and one by one. It stands still at `waiting`, by
+/// whose side the rows of one table of each pair are copied already, and those of the other are not.
 const TABLES: &str = "
     CREATE FUNCTION waits(i int) RETURNS bool LANGUAGE plpgsql AS $$
     BEGIN

@@ -1,4 +1,5 @@
-//! A database with one of each thing moves from every major to every newer one, comes back as it was, and moves again.
+//! A database with one of each thing moves from every major to every newer one, comes back as it was, and
+//! moves again.
 
 use freehold::lab::{Major, Majors, Postgres};
 use freehold::model::{DatabaseId, MovePhase, MoveWish};

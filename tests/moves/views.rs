@@ -1,4 +1,5 @@
-//! Materialized views are compared before the cutover, with what the source's queries give; and nobody's code is run by a superuser for it.
+//! Materialized views are compared before the cutover, with what the source's queries give; and nobody's code
+//! is run by a superuser for it.
 
 use freehold::control::settings::CrashPoint;
 use freehold::lab::Postgres;
@@ -32,7 +33,8 @@ fn files(stage: &Stage) -> String {
     stage.source.psql_in("shop", sql).unwrap()
 }
 
-/// `runs_as` says whose rights it has, `spy` fails for a superuser, `hidden` is another one at each call whatever it is declared.
+/// `runs_as` says whose rights it has, `spy` fails for a superuser, `hidden` is another one at each call
+/// whatever it is declared.
 const VIEWS: &str = "
     CREATE TABLE item (id int PRIMARY KEY, at timestamptz, price numeric, weight float8);
     INSERT INTO item SELECT n, '2026-01-01 20:00+00'::timestamptz + n * interval '1 minute', n / 7.0, n / 7.0 FROM generate_series(1, 2000) n;

@@ -47,7 +47,8 @@ impl Dumps {
         lines
     }
 
-    /// The schema, in no order, without what the platform changes on purpose and what majors print differently.
+    /// The schema, in no order, without what the platform changes on purpose and what majors print
+    /// differently.
     pub(crate) fn schema(&self, server: &Postgres, dbname: &str) -> Vec<String> {
         let kept = |line: &String| {
             !line.trim().is_empty()

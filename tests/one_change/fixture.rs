@@ -1,7 +1,9 @@
-//! Stores as earlier versions wrote them: they open, nothing in them is lost, and half-made changes are mended.
+//! Stores as earlier versions wrote them: they open, nothing in them is lost, and half-made changes are
+//! mended.
 //!
-//! `stored.json` holds the records of a store that a version wrote which changed a database by several commits, as they
-//! were on disk: two databases, one with every limit that a contract can have, one paused and disabled.
+//! `stored.json` holds the records of a store that a version wrote which changed a database by several
+//! commits, as they were on disk: two databases, one with every limit that a contract can have, one paused
+//! and disabled.
 
 use std::collections::BTreeMap;
 

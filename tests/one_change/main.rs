@@ -1,8 +1,9 @@
-//! One change, one commit: a command that is killed before or after any of its commits leaves no half of a change.
+//! One change, one commit: a command that is killed before or after any of its commits leaves no half of a
+//! change.
 //!
-//! Every command of the table is run. A first run counts its commits; then, for each commit, a process that runs the
-//! command on the embedded store is killed (SIGKILL) before it and another one after it. What starts afterwards on that
-//! store must leave catalogue, routes, logins and systems in agreement.
+//! Every command of the table is run. A first run counts its commits; then, for each commit, a process that
+//! runs the command on the embedded store is killed (SIGKILL) before it and another one after it. What starts
+//! afterwards on that store must leave catalogue, routes, logins and systems in agreement.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -65,7 +66,8 @@ impl Lab {
         text.replace("{system}", &how).replace("{n}", &self.runs.to_string())
     }
 
-    /// Sets the case, runs its command in a process that may be killed, and starts again. How many commits it made.
+    /// Sets the case, runs its command in a process that may be killed, and starts again. How many commits it
+    /// made.
     async fn run(&mut self, case: &Case, kill: Option<Kill>) -> usize {
         self.runs += 1;
         for raw in &case.on_system {

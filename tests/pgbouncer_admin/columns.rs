@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use super::Platform;
 use super::support::{ADMIN, ADMIN_PASSWORD};
 
-/// What PgBouncer 1.25 answers to each SHOW: a column and its type. `i` is int4, `q` int8, `n` numeric, else text. What it
-/// had before 1.25 is there in the same order.
+/// What PgBouncer 1.25 answers to each SHOW: a column and its type. `i` is int4, `q` int8, `n` numeric, else
+/// text. What it had before 1.25 is there in the same order.
 const SHOWS: &[(&str, &str)] = &[
     (
         "DATABASES",
@@ -75,7 +75,8 @@ const SOCKET_WITH_BUFFERS: &str = "type user database replication state addr por
     request_time wait:i wait_us:i close_needed:i ptr link remote_pid:i tls application_name prepared_statements:i id:q \
     recv_pos:i pkt_pos:i pkt_remain:i send_pos:i send_remain:i pkt_avail:i send_avail:i";
 
-/// Their exporter takes no more than these: <https://github.com/prometheus-community/pgbouncer_exporter>, `collector.go`.
+/// Their exporter takes no more than these: <https://github.com/prometheus-community/pgbouncer_exporter>,
+/// `collector.go`.
 const EXACT: [&str; 3] = ["CONFIG", "LISTS", "VERSION"];
 
 /// Freehold's own connection, because it shows the types of a simple query's columns.

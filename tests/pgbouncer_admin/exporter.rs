@@ -1,7 +1,8 @@
 //! What pgbouncer_exporter for Prometheus asks and reads, in its order and as strictly as it does.
 //!
-//! From `collector.go` of <https://github.com/prometheus-community/pgbouncer_exporter>: a simple query for each SHOW, labels
-//! that must not be of a type that its driver gives as bytes, values that must be numbers or NULL.
+//! From `collector.go` of <https://github.com/prometheus-community/pgbouncer_exporter>: a simple query for
+//! each SHOW, labels that must not be of a type that its driver gives as bytes, values that must be numbers
+//! or NULL.
 
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 

@@ -1,5 +1,5 @@
-//! The figures of SHOW STATS are those of the traffic. A worker looks at the time now and then, not for each query, so what is
-//! timed here takes longer.
+//! The figures of SHOW STATS are those of the traffic. A worker looks at the time now and then, not for each
+//! query, so what is timed here takes longer.
 
 use super::support::{Admin, Row, until};
 use super::{Platform, number, only};

@@ -1,4 +1,5 @@
-//! Somebody in the place of a PostgreSQL server, who asks for what he would like to have and remembers what he hears.
+//! Somebody in the place of a PostgreSQL server, who asks for what he would like to have and remembers what
+//! he hears.
 
 use std::sync::{Arc, Mutex};
 

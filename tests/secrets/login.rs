@@ -135,7 +135,8 @@ async fn a_login_that_should_be_bound_to_the_certificate_is_bound_or_does_not_ha
     let impostor = Impostor::listen(Asks::Nothing, Some(acceptor(&office))).await;
     log_in(&impostor, &connector, SslMode::Require, ServerAuth::Scram, Credential::Trust).await.unwrap();
 
-    // Elsewhere the server hears that it could have been ("y"): a real one that was robbed of its offer refuses that.
+    // Elsewhere the server hears that it could have been ("y"): a real one that was robbed of its offer
+    // refuses that.
     for (sslmode, connector) in [(SslMode::Prefer, connector), (SslMode::VerifyFull, trusting(&office))] {
         let impostor = Impostor::listen(Asks::WrongSignature, Some(acceptor(&office))).await;
         let outcome = log_in(&impostor, &connector, sslmode, ServerAuth::Scram, password()).await;

@@ -65,7 +65,8 @@ async fn a_database_moves_there_and_back_where_each_login_must_be_bound() {
     }
 }
 
-/// A server of an old major that follows one far away answers whoever asks in its name; what the plan prints ends that.
+/// A server of an old major that follows one far away answers whoever asks in its name; what the plan prints
+/// ends that.
 async fn the_cure_of_an_unbound_login_binds_it(admin: &Admin, target: &Postgres) {
     admin.run("ALTER SYSTEM new SSLMODE prefer REPLICATION HOST '192.0.2.1' PORT 5432").await;
     let planned = || async {

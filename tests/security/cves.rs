@@ -1,5 +1,5 @@
-//! Faults that poolers of PostgreSQL have had, by their numbers. See the list in `main.rs`: some have a test beside others of
-//! their theme.
+//! Faults that poolers of PostgreSQL have had, by their numbers. See the list in `main.rs`: some have a test
+//! beside others of their theme.
 
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use crate::raw::Client;
 use crate::stage::Stage;
 use crate::support::{Admin, until};
 
-/// PgBouncer, Odyssey and PostgreSQL took what somebody in between had put before the handshake for the client's own words.
+/// PgBouncer, Odyssey and PostgreSQL took what somebody in between had put before the handshake for the
+/// client's own words.
 #[tokio::test]
 async fn cve_2021_3935_and_2021_43766_and_2021_23214_bytes_before_a_clients_handshake_are_not_its_words() {
     let office = Office::open();
@@ -85,7 +86,8 @@ fn to(port: u16, sslmode: SslMode) -> ConnectRequest {
     }
 }
 
-/// Odyssey and libpq took what somebody in between had put behind the server's `S` for the server's own words.
+/// Odyssey and libpq took what somebody in between had put behind the server's `S` for the server's own
+/// words.
 #[tokio::test]
 async fn cve_2021_43767_and_2021_23222_bytes_behind_a_servers_agreement_are_not_its_words() {
     let words = [&b"S"[..], &authentication(0, b""), &message(b'Z', b"I")].concat();
@@ -196,7 +198,8 @@ fn record(server: &Postgres) -> SystemRecord {
     }
 }
 
-/// The same for a cast, which no search path is asked for: rows are compared by the platform's role, a superuser.
+/// The same for a cast, which no search path is asked for: rows are compared by the platform's role, a
+/// superuser.
 #[tokio::test]
 async fn a_cast_of_the_users_own_is_not_run_by_the_platform() {
     let server = Postgres::start_async(Major::oldest()).await.unwrap();

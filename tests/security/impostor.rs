@@ -1,5 +1,5 @@
-//! A server that an attacker has taken: it passes everything on to a real PostgreSQL server until it is told to do
-//! something else.
+//! A server that an attacker has taken: it passes everything on to a real PostgreSQL server until it is told
+//! to do something else.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

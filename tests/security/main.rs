@@ -1,5 +1,5 @@
-//! What an attacker tries, on the running system: a real `freehold serve`, real PostgreSQL servers, hostile clients and
-//! hostile servers.
+//! What an attacker tries, on the running system: a real `freehold serve`, real PostgreSQL servers, hostile
+//! clients and hostile servers.
 //!
 //! Where a pooler has had a fault with a number, and which test holds it here:
 //!

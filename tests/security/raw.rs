@@ -81,8 +81,8 @@ impl Client {
         }
     }
 
-    /// The SQLSTATE of the first error up to ReadyForQuery or the end; "closed" where the end came without one, "" where
-    /// all is well.
+    /// The SQLSTATE of the first error up to ReadyForQuery or the end; "closed" where the end came without
+    /// one, "" where all is well.
     pub(crate) async fn outcome(&mut self) -> String {
         let mut outcome = String::new();
         loop {

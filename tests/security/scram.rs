@@ -70,7 +70,8 @@ impl Challenge {
     }
 }
 
-/// What a login ends with: "" where it succeeds, else the SQLSTATE or "closed". `last` makes client-final of the challenge.
+/// What a login ends with: "" where it succeeds, else the SQLSTATE or "closed". `last` makes client-final of
+/// the challenge.
 async fn attempt(
     client: &mut Client,
     initial: &[u8],
@@ -319,7 +320,8 @@ async fn a_login_under_tls_is_bound_to_the_certificate_and_not_downgraded() {
         (PLUS, "p=tls-server-end-point,,", &plain, "28000"),
         (PLUS, "p=tls-unique,,", &right, "08P01"),
         (PLUS, "n,,", &plain, "08P01"),
-        // It could bind and was told that we cannot: somebody in between took the better mechanism off our list.
+        // It could bind and was told that we cannot: somebody in between took the better mechanism off our
+        // list.
         (PLAIN, "y,,", &lie, "28000"),
         (PLAIN, "p=tls-server-end-point,,", &right, "08P01"),
         (PLAIN, "n,,", &plain, ""),

@@ -1,4 +1,5 @@
-//! Two servers of different majors with the same database, and a session that is told of its traffic as by a relay.
+//! Two servers of different majors with the same database, and a session that is told of its traffic as by a
+//! relay.
 
 use std::time::Duration;
 

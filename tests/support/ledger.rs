@@ -143,7 +143,8 @@ impl Worker {
 }
 
 impl Verdict {
-    /// No error; every acknowledged commit is there once; no sequence value was handed out twice; the sum is kept.
+    /// No error; every acknowledged commit is there once; no sequence value was handed out twice; the sum is
+    /// kept.
     pub async fn assert_clean(&self, client: &Client) {
         assert!(self.errors.is_empty(), "clients saw errors: {:?}", self.errors);
         self.assert_nothing_lost(client).await;

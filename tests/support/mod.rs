@@ -1,7 +1,8 @@
-//! What the end-to-end tests stand on: two real PostgreSQL servers, a real `freehold serve` process, real clients.
+//! What the end-to-end tests stand on: two real PostgreSQL servers, a real `freehold serve` process, real
+//! clients.
 //!
-//! Everything listens on free ports of 127.0.0.1 and ends with the test. Waiting is always for a condition, with a
-//! deadline.
+//! Everything listens on free ports of 127.0.0.1 and ends with the test. Waiting is always for a condition,
+//! with a deadline.
 
 #![allow(
     dead_code,
@@ -154,8 +155,8 @@ impl Freehold {
         Freehold::start_with("", movement, systems)
     }
 
-    /// With more lines for the sections `[proxy]` and `[move]`; other sections may follow in the latter. Beside its port it
-    /// listens in [`Freehold::directory`].
+    /// With more lines for the sections `[proxy]` and `[move]`; other sections may follow in the latter.
+    /// Beside its port it listens in [`Freehold::directory`].
     pub fn start_with(proxy: &str, movement: &str, systems: &[&Postgres]) -> Freehold {
         let files = tempfile::tempdir().expect("a directory");
         let salt = [7; 16];
@@ -188,8 +189,8 @@ impl Freehold {
         self.wait_until_ready();
     }
 
-    /// Starts another process on the same files, asks the first one to end when the other waits for its turn, and answers
-    /// when the other is ready; the first one ends by itself.
+    /// Starts another process on the same files, asks the first one to end when the other waits for its turn,
+    /// and answers when the other is ready; the first one ends by itself.
     pub fn take_over(&mut self) -> Child {
         let old = std::mem::replace(&mut self.process, spawn(&self.files.path().join("freehold.toml"), None));
         let turn = std::fs::File::create(self.files.path().join("freehold.redb.next")).expect("a file");
@@ -378,8 +379,8 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnM
     }
 }
 
-/// What a move may have left on a server, seen from each of its databases. The server is the test's own: whatever is on
-/// the list was left by a move.
+/// What a move may have left on a server, seen from each of its databases. The server is the test's own:
+/// whatever is on the list was left by a move.
 pub async fn leftovers(server: &Postgres) -> Vec<String> {
     let cluster = server.connect("postgres").await.expect("a connection");
     let databases = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate";

@@ -133,8 +133,8 @@ struct Door {
     steps: &'static [&'static str],
 }
 
-/// Of steps: `P:` prepares and executes, `C:` copies out, `I:` copies in, `|` is between what is sent at once; everything else is a simple
-/// query. `@pad` is longer than any buffer.
+/// Of steps: `P:` prepares and executes, `C:` copies out, `I:` copies in, `|` is between what is sent at
+/// once; everything else is a simple query. `@pad` is longer than any buffer.
 const DOORS: &[Door] = &[
     Door { name: "select", is_implied: false, makes: &[], steps: &["SELECT @call"] },
     Door { name: "prepared", is_implied: false, makes: &[], steps: &["P:SELECT @call"] },
@@ -869,8 +869,9 @@ const PLAIN: &[(&str, &[&str])] = &[
 /// Events at which a superuser's trigger may run.
 pub(super) const EVENTS: [&str; 3] = ["ddl_command_start", "ddl_command_end", "sql_drop"];
 
-/// Changes of definitions where an event trigger carries out every payload that PostgreSQL can be asked about; with another one, nobody's
-/// connection is lent on. All other attacks would meet the trigger, so these are by themselves.
+/// Changes of definitions where an event trigger carries out every payload that PostgreSQL can be asked
+/// about; with another one, nobody's connection is lent on. All other attacks would meet the trigger, so
+/// these are by themselves.
 pub(super) fn definitions(event: &str) -> Vec<Attack> {
     const CHANGES: [&str; 17] = [
         "CREATE TABLE made (a int)",
@@ -924,7 +925,8 @@ pub(super) fn generate(all: bool, implied: bool) -> Vec<Attack> {
             for (door_at, door) in DOORS.iter().enumerate() {
                 for made in [Made::Before, Made::Through] {
                     let is_simple = door.makes.is_empty();
-                    // In the short form, each door has each payload once, and each spelling goes through the first doors.
+                    // In the short form, each door has each payload once, and each spelling goes through the
+                    // first doors.
                     let turn = (at + door_at) % 2 == usize::from(made == Made::Before);
                     let skip = door.is_implied != implied
                         || is_simple && made == Made::Before

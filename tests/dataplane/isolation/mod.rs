@@ -1,10 +1,12 @@
-//! A lent connection carries nothing over: a generator of attacks, and the next borrower's view of the session.
+//! A lent connection carries nothing over: a generator of attacks, and the next borrower's view of the
+//! session.
 //!
-//! One client of a pool does what it can to leave something behind; then another client of the same role looks at what it
-//! was lent. What it sees must be what a fresh connection of PostgreSQL's shows: settings, role, advisory locks,
-//! temporary objects, LISTEN, prepared statements, cursors.
+//! One client of a pool does what it can to leave something behind; then another client of the same role
+//! looks at what it was lent. What it sees must be what a fresh connection of PostgreSQL's shows: settings,
+//! role, advisory locks, temporary objects, LISTEN, prepared statements, cursors.
 //!
-//! `make isolation` runs all of it on every installed major, in both forms of pooling; the tests here run a part.
+//! `make isolation` runs all of it on every installed major, in both forms of pooling; the tests here run a
+//! part.
 
 mod attacks;
 
@@ -18,8 +20,9 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use self::attacks::{Attack, Made};
 use super::stage::{self, PASSWORD, PATIENCE, ROLE, Stage, server};
 
-/// What a session has that another one could notice, in one row. That PL/pgSQL's library is loaded is no state. Nothing in the text has
-/// Freehold close the connection that it is asked on, as a name of PL/pgSQL's settings would.
+/// What a session has that another one could notice, in one row. That PL/pgSQL's library is loaded is no
+/// state. Nothing in the text has Freehold close the connection that it is asked on, as a name of PL/pgSQL's
+/// settings would.
 const VIEW: &str = "SELECT (SELECT string_agg(name || '=' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings \
     WHERE split_part(name, '.', 1) <> 'plpgsql'), \
     current_user || session_user || current_setting('role'), \
@@ -43,8 +46,8 @@ enum Form {
 }
 
 impl Form {
-    /// A custom setting that was set is empty from then on, and not NULL: where connections are lent that is PostgreSQL's own
-    /// doing at the end of SET LOCAL, and taken for none.
+    /// A custom setting that was set is empty from then on, and not NULL: where connections are lent that is
+    /// PostgreSQL's own doing at the end of SET LOCAL, and taken for none.
     fn view(self) -> String {
         let custom = |name: &str| match self {
             Form::Transaction => format!("nullif(pg_catalog.current_setting('{name}', true), '')"),
@@ -300,7 +303,8 @@ async fn an_event_trigger_carries_nothing_over() {
     }
 }
 
-/// Every function of `pg_proc` that SQL can call, with arguments that would do harm where it runs, names or sets them.
+/// Every function of `pg_proc` that SQL can call, with arguments that would do harm where it runs, names or
+/// sets them.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_built_in_function_carries_anything_over() {
     for major in majors() {

@@ -7,8 +7,8 @@ use rand::rngs::StdRng;
 
 use super::pick;
 
-/// Statements say their own text, which is understood like them; mistakes stand inside the text; a text that is understood
-/// is understood twice in a row.
+/// Statements say their own text, which is understood like them; mistakes stand inside the text; a text that
+/// is understood is understood twice in a row.
 pub(super) fn check(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     match admin::parse(&text) {

@@ -11,13 +11,14 @@ use super::model::{Answer, Request, Server};
 
 /// Often what one sends, seldom what one does not.
 const TAGS: [u8; 20] = *b"QPBDESSPBESHCFdcdfdc";
-/// More Syncs behind a COPY that fails, none of them answered yet, and the ledger does not know a boundary any more.
+/// More Syncs behind a COPY that fails, none of them answered yet, and the ledger does not know a boundary
+/// any more.
 const SYNCS_UNANSWERED_MAX: usize = 15;
 /// Each settles a doubt, unless its answer could be one to what was perhaps skipped.
 const QUESTIONS_MAX: usize = 20;
 
-/// Whatever is sent, whenever the answers come: a boundary is one, nobody waits for a report that does not come, and a
-/// server that is brought to rest is known to be.
+/// Whatever is sent, whenever the answers come: a boundary is one, nobody waits for a report that does not
+/// come, and a server that is brought to rest is known to be.
 pub(super) fn check(input: &[u8]) {
     let mut choices = Choices(input);
     let mut talk = Talk::default();

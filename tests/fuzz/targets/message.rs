@@ -7,7 +7,8 @@ use rand::rngs::StdRng;
 
 use super::Choices;
 
-/// What a parser accepts is built back to the byte, where there is a builder; what it makes is no more than it was given.
+/// What a parser accepts is built back to the byte, where there is a builder; what it makes is no more than
+/// it was given.
 pub(super) fn check(input: &[u8]) {
     let mut choices = Choices(input);
     let parser = choices.below(PARSERS.len());

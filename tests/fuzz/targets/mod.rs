@@ -1,7 +1,7 @@
 //! What is tried, each with a property that holds for any bytes: `check` panics where it does not.
 //!
-//! Shared by the test beside this folder and by the targets of libFuzzer. Their `generate` makes inputs that get past the
-//! first byte.
+//! Shared by the test beside this folder and by the targets of libFuzzer. Their `generate` makes inputs that
+//! get past the first byte.
 
 mod admin;
 mod config;

@@ -6,8 +6,8 @@ use rand::rngs::StdRng;
 
 use super::{Choices, pick, put_cuts};
 
-/// Any bytes are scanned, also twice the same way; blank and comments around a text change nothing; what is found in a
-/// statement is found in a list of them, too.
+/// Any bytes are scanned, also twice the same way; blank and comments around a text change nothing; what is
+/// found in a statement is found in a list of them, too.
 pub(super) fn check(input: &[u8]) {
     let mut choices = Choices(input);
     let backslashes = [Backslashes::Literal, Backslashes::Escape][choices.below(2)];

@@ -25,7 +25,8 @@ enum Meddled {
     Verifier,
 }
 
-/// Where nothing is changed both sides agree. Where something is, they do not, unless it changed what means nothing.
+/// Where nothing is changed both sides agree. Where something is, they do not, unless it changed what means
+/// nothing.
 pub(super) fn check(input: &[u8]) {
     use Meddled::*;
     let mut choices = Choices(input);

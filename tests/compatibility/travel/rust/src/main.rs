@@ -1,4 +1,5 @@
-//! sqlx: types by name, whose OIDs each connection looks up and keeps. What it says and hears is told in python/speak.py.
+//! sqlx: types by name, whose OIDs each connection looks up and keeps. What it says and hears is told in
+//! python/speak.py.
 
 use std::fmt::Debug;
 use std::io::BufRead;
@@ -56,8 +57,8 @@ fn kinds(row: &PgRow) -> String {
     names.join(",")
 }
 
-/// One row of a query with these parameters, its first column as this type. The text names the case: to sqlx one text is one statement, whatever
-/// its parameters are.
+/// One row of a query with these parameters, its first column as this type. The text names the case: to sqlx
+/// one text is one statement, whatever its parameters are.
 macro_rules! ask {
     ($opened:expr, $case:expr, $kind:ty, $sql:expr $(, $value:expr)*) => {{
         let query = sqlx::query($sql)$(.bind($value))*.persistent($opened.is_kept);
