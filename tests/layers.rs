@@ -1,12 +1,19 @@
 //! The rules that a compiler does not check: who imports whom, how long a function may be, what is absent.
 //!
-//! The layers and the extra prohibitions are read out of `src/lib.rs`, so that the map and the territory cannot differ.
+//! The layers and the extra prohibitions are read out of `src/lib.rs`, so that the map and the territory
+//! cannot differ.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// Pronouns that stand for no noun, in a thousand words of comments: two or three make a sentence a riddle.
+const RIDDLES_PER_MILLE_MAX: usize = 1;
+
+/// Longest line of a comment. `cargo fmt` does not wrap comments.
+const COMMENT_COLUMNS_MAX: usize = 110;
 
 /// See "Shape" in the code style: the beauty of a codebase is in the tail of its functions.
 const FUNCTION_LINES_MAX: usize = 75;
@@ -83,6 +90,76 @@ fn no_function_is_longer_than_a_screen() {
         }
     }
     assert!(long.is_empty(), "at most {FUNCTION_LINES_MAX} lines:\n{}", long.join("\n"));
+}
+
+#[test]
+fn comments_are_plain_english() {
+    let (mut words, mut riddles) = (0, Vec::new());
+    for file in rust_files(&root().join("src")) {
+        for (number, comment) in comments(&fs::read_to_string(&file).unwrap()) {
+            let of_line =
+                comment.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty());
+            for word in of_line {
+                words += 1;
+                if is_riddle(word) {
+                    riddles.push(format!("{}:{number}: {}", shown(&file), comment.trim()));
+                }
+            }
+        }
+    }
+    let most = words * RIDDLES_PER_MILLE_MAX / 1_000;
+    assert!(words > 50_000, "{words} words: the comments were not found");
+    assert!(riddles.len() <= most, "{} of at most {most}:\n{}", riddles.len(), riddles.join("\n"));
+}
+
+fn is_riddle(word: &str) -> bool {
+    const WORDS: [&str; 12] = [
+        "who",
+        "whoever",
+        "whose",
+        "whom",
+        "nobody",
+        "somebody",
+        "anybody",
+        "everybody",
+        "someone",
+        "anyone",
+        "everyone",
+        "nobody's",
+    ];
+    WORDS.iter().any(|riddle| word.eq_ignore_ascii_case(riddle))
+}
+
+#[test]
+fn comments_are_wrapped() {
+    let mut long = Vec::new();
+    // The documents of settings and metrics are rendered from these rows.
+    let is_table = |file: &PathBuf| {
+        ["src/config/settings.rs", "src/telemetry/metrics.rs"].iter().any(|table| shown(file) == *table)
+    };
+    for file in sources().into_iter().filter(|file| !is_table(file)) {
+        let is_drawn = |comment: &str| comment.starts_with(['|', ' ']) || comment.contains("://");
+        let mut is_fenced = false;
+        for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            let Some(comment) = comment_of(line) else { continue };
+            is_fenced ^= comment.trim_start().starts_with("```");
+            let comment = comment.strip_prefix(' ').unwrap_or(comment);
+            if line.chars().count() > COMMENT_COLUMNS_MAX && !is_fenced && !is_drawn(comment) {
+                long.push(format!("{}:{}", shown(&file), number + 1));
+            }
+        }
+    }
+    assert!(long.is_empty(), "longer than {COMMENT_COLUMNS_MAX} columns:\n{}", long.join("\n"));
+}
+
+/// What stands behind the slashes of a line that is a comment.
+fn comment_of(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix("//")?;
+    Some(rest.strip_prefix(['/', '!']).unwrap_or(rest))
+}
+
+fn comments(source: &str) -> impl Iterator<Item = (usize, &str)> {
+    source.lines().enumerate().filter_map(|(at, line)| Some((at + 1, comment_of(line)?)))
 }
 
 #[test]
@@ -195,8 +272,8 @@ struct Import {
     place: String,
 }
 
-/// The top-level modules that a file names by `crate::`, also in groups; and by as many `super::` as lead to the crate's
-/// root.
+/// The top-level modules that a file names by `crate::`, also in groups; and by as many `super::` as lead to
+/// the crate's root.
 fn imports(file: &Path) -> Vec<Import> {
     let code = code(file);
     let mut imports = Vec::new();
@@ -223,8 +300,8 @@ fn depth(file: &Path) -> usize {
     if file.ends_with("mod.rs") { parts - 1 } else { parts }
 }
 
-/// Line and head of each path that climbs exactly so high. What is in an inline module stands one step lower, and is a
-/// test.
+/// Line and head of each path that climbs exactly so high. What is in an inline module stands one step lower,
+/// and is a test.
 fn climbs(code: &str, height: usize) -> Vec<(usize, String)> {
     let climb = "super::".repeat(height);
     let own = code.lines().take_while(|line| !(line.starts_with("mod ") && line.ends_with('{')));
@@ -264,7 +341,8 @@ fn heads(path: &str) -> Vec<String> {
     heads
 }
 
-/// Line, name and number of lines of each function; relies on rustfmt putting the closing brace below the `fn`.
+/// Line, name and number of lines of each function; relies on rustfmt putting the closing brace below the
+/// `fn`.
 fn functions(code: &str) -> Vec<(usize, String, usize)> {
     let lines: Vec<&str> = code.lines().collect();
     let mut found = Vec::new();

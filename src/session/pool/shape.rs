@@ -158,7 +158,8 @@ impl Shape {
         known.fruitless = if is_same { known.fruitless.saturating_add(1) } else { 0 };
         known.digest = digest;
         // Before the first check nothing was made that could be outdated.
-        !is_same && !(is_first && known.digest.is_some())
+        let has_begun = is_first && known.digest.is_some();
+        !(is_same || has_begun)
     }
 
     pub(super) fn settle(&self, look: Look) {
