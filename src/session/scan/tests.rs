@@ -415,7 +415,7 @@ fn a_text_that_changes_how_values_are_read_is_found() {
         "BEGIN; SET LOCAL app.tenant = 1",
         "SET LOCAL \"app\".tenant = 1",
         "SET /* . */ app.tenant = 1",
-        "SELECT set_config($1, $2, true)",
+        "PREPARE p AS SELECT set_config($1, $2, true)",
         "SET LOCAL application_name = 'a'",
         "SELECT 1; RESET ALL",
     ] {

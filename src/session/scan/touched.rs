@@ -161,8 +161,7 @@ fn set(folded: &[u8]) -> Effects {
         // Comments between two words are not skipped, so with a comment the words count anywhere.
         let path = is_in(folded, b"role") || is_in(folded, b"schema");
         effects |= if path { Effects::PATH } else { Effects::NONE };
-        effects |=
-            if is_in(folded, b"zone") || is_in(folded, b"xml") { Effects::VALUES } else { Effects::NONE };
+        effects |= Effects::VALUES;
         effects |= if is_in(folded, b"u&") { ANY_SETTING } else { Effects::NONE };
     }
     effects
