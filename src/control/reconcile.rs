@@ -95,15 +95,8 @@ impl Reconcile {
         let routes = self.catalog.routes().await?.into_values().into_iter();
         let routes: BTreeMap<String, RouteRecord> =
             routes.map(|route| (route.database.to_string(), route)).collect();
-        let system = |name: &SystemName| {
-            systems
-                .records
-                .iter()
-                .find(|system| system.value.name == *name)
-                .map(|system| system.value.clone())
-        };
         for database in databases.records.iter().map(|database| &database.value) {
-            if !is_in_step(database, routes.get(database.id.as_str()), &system) {
+            if !is_in_step(database, routes.get(database.id.as_str()), &systems.records) {
                 self.mend(&database.id, when).await;
             }
         }
@@ -142,13 +135,14 @@ impl Reconcile {
     }
 
     async fn derive(&self, id: &DatabaseId, when: When) -> Result<(), StoreError> {
+        let matters =
+            |before: &RouteRecord, after: &RouteRecord| when == When::Start || before.terms != after.terms;
         let mended = derive(&self.catalog, id, |database, before, after| {
-            let audited = when == When::Start || before.terms != after.terms;
-            audited.then(|| self.trail(database, &differences(before, after).join(", ")))
+            matters(before, after).then(|| self.trail(database, &differences(before, after).join(", ")))
         });
         if let Some((before, after)) = mended.await? {
             let differences = differences(&before, &after).join(", ");
-            match when == When::Start || before.terms != after.terms {
+            match matters(&before, &after) {
                 true => tracing::warn!(database = %after.name, differences,
                     "the route did not say what the records say, and is written again"),
                 false => tracing::info!(database = %after.name, "the route follows its system"),
@@ -239,10 +233,7 @@ async fn derive(
         let Some(route) = catalog.route(id).await? else { return Ok(None) };
         let Some(database) = catalog.database(id).await? else { return Ok(None) };
         let systems = systems_of(catalog, &route.value).await?;
-        let system = |name: &SystemName| {
-            systems.iter().find(|system| system.value.name == *name).map(|system| system.value.clone())
-        };
-        let mut wanted = derived(&route.value, &database.value, &system);
+        let mut wanted = derived(&route.value, &database.value, &systems);
         if wanted == route.value {
             return Ok(None);
         }
@@ -281,13 +272,13 @@ async fn systems_of(
 fn derived(
     route: &RouteRecord,
     database: &DatabaseRecord,
-    system: &dyn Fn(&SystemName) -> Option<SystemRecord>,
+    systems: &[Versioned<SystemRecord>],
 ) -> RouteRecord {
     let mut wanted = route.clone();
     wanted.terms = Terms::of(database);
     for place in [Some(&mut wanted.place), wanted.next.as_mut()].into_iter().flatten() {
-        if let Some(system) = system(&place.system) {
-            *place = system.place(place.dbname.as_str());
+        if let Some(system) = systems.iter().find(|system| system.value.name == place.system) {
+            *place = system.value.place(place.dbname.as_str());
         }
     }
     wanted
@@ -296,12 +287,12 @@ fn derived(
 fn is_in_step(
     database: &DatabaseRecord,
     route: Option<&RouteRecord>,
-    system: &dyn Fn(&SystemName) -> Option<SystemRecord>,
+    systems: &[Versioned<SystemRecord>],
 ) -> bool {
     match (&database.lifecycle, route) {
         // Its name and logins must be checked, too.
         (Lifecycle::Deleted { .. }, _) => false,
-        (_, Some(route)) => derived(route, database, system) == *route,
+        (_, Some(route)) => derived(route, database, systems) == *route,
         (_, None) => true,
     }
 }

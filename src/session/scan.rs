@@ -38,7 +38,7 @@ pub(crate) use effects::Effects;
 pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
 pub(crate) use memory::{MemoryReads, memory_reads, reads_memory};
 pub(crate) use screen::screen;
-pub(crate) use touched::{VALUE_SETTINGS, decided_by, touched, touched_by_body};
+pub(crate) use touched::{decided_by, decides_values, touched, touched_by_body};
 pub(crate) use unicode::plain;
 pub(crate) use words::{Meaning, meaning, not_harmless};
 

@@ -152,8 +152,11 @@ impl SessionState {
     /// Names without a schema may have another meaning than in a session with the other state.
     pub(super) fn has_other_path(&self, other: &SessionState) -> bool {
         const PATH: &str = "search_path";
-        self.settings.get(PATH) != other.settings.get(PATH)
-            || (&self.role, &self.session_user) != (&other.role, &other.session_user)
+        self.settings.get(PATH) != other.settings.get(PATH) || self.has_other_role(other)
+    }
+
+    fn has_other_role(&self, other: &SessionState) -> bool {
+        (&self.role, &self.session_user) != (&other.role, &other.session_user)
     }
 
     /// Whether PostgreSQL's own code may compute other values from constants than in a session with the other
@@ -162,14 +165,14 @@ impl SessionState {
     /// Compares only the settings that affect this. Others, such as `application_name` and
     /// `statement_timeout`, differ between clients that can share what a connection keeps.
     pub(super) fn reads_values_otherwise(&self, other: &SessionState) -> bool {
-        scan::VALUE_SETTINGS.iter().any(|name| self.settings.get(*name) != other.settings.get(*name))
+        let decides = |(name, _): &(&String, &String)| scan::decides_values(name);
+        self.settings.iter().filter(decides).ne(other.settings.iter().filter(decides))
     }
 
     /// Whether a user-defined immutable function may return something else: it can read any setting,
     /// including `application_name` and custom ones, and the role.
     pub(super) fn computes_otherwise(&self, other: &SessionState) -> bool {
-        self.settings != other.settings
-            || (&self.role, &self.session_user) != (&other.role, &other.session_user)
+        self.settings != other.settings || self.has_other_role(other)
     }
 
     /// What the session loses when it travels: answers of `currval`, for one, where they cannot be restored.

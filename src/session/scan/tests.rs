@@ -363,7 +363,7 @@ fn judging_a_usual_text_costs_nanoseconds_not_microseconds() {
         }
         let each = started.elapsed() / ROUNDS;
         println!("{name}: {} bytes, {} ns", sql.len(), each.as_nanos());
-        assert!(each.as_micros() < 1_000, "{name} took {each:?}");
+        assert!(each.as_micros() < 100, "{name} took {each:?}");
     }
 }
 

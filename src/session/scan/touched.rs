@@ -13,12 +13,12 @@ use memchr::memmem;
 use super::effects::Effects;
 
 /// Settings that affect how PostgreSQL's own code reads literals of dates, times, intervals, amounts, arrays
-/// and documents, converts constants to text, or reads `= NULL`.
-pub(crate) const VALUE_SETTINGS: [&str; 12] = [
-    "DateStyle",
-    "TimeZone",
+/// and documents, converts constants to text, or reads `= NULL`. In lower case.
+const VALUE_SETTINGS: [&str; 12] = [
+    "datestyle",
+    "timezone",
     "timezone_abbreviations",
-    "IntervalStyle",
+    "intervalstyle",
     "lc_monetary",
     "array_nulls",
     "xmloption",
@@ -28,6 +28,11 @@ pub(crate) const VALUE_SETTINGS: [&str; 12] = [
     "transform_null_equals",
     "quote_all_identifiers",
 ];
+
+/// Whether the setting of this name is one by which PostgreSQL's own code reads or writes values.
+pub(crate) fn decides_values(setting: &str) -> bool {
+    VALUE_SETTINGS.iter().any(|name| setting.eq_ignore_ascii_case(name))
+}
 
 /// A user-defined immutable function may read `application_name`, and custom settings.
 const READ_BY_USERS: [&[u8]; 3] = [b"application_name", b"reset all", b"discard"];
@@ -71,9 +76,6 @@ pub(crate) fn decided_by(setting: Option<&[u8]>) -> Effects {
     if folded.contains(&b'.') {
         effects |= Effects::VALUES;
     }
-    if folded == STRINGS {
-        effects |= Effects::READING;
-    }
     effects
 }
 
@@ -95,7 +97,7 @@ fn named(folded: &[u8]) -> Effects {
     if is_in(folded, b"search_path") || is_in(folded, b"authorization") {
         effects |= Effects::PATH;
     }
-    let reads_values = |name: &&str| is_in(folded, name.to_ascii_lowercase().as_bytes());
+    let reads_values = |name: &&str| is_in(folded, name.as_bytes());
     if VALUE_SETTINGS.iter().any(reads_values) || READ_BY_USERS.iter().any(|name| is_in(folded, name)) {
         effects |= Effects::VALUES;
     }
@@ -217,10 +219,7 @@ fn literal(rest: &[u8]) -> Effects {
         behind = trim(&cast[length..]);
     }
     match behind.first() {
-        // The rest of the names was looked for everywhere.
-        Some(b',') if name == b"role" => Effects::PATH,
-        Some(b',') if name == STRINGS => Effects::READING,
-        Some(b',') if !name.contains(&b'\\') => Effects::NONE,
+        Some(b',') if !name.contains(&b'\\') => decided_by(Some(name)),
         _ => ANY_SETTING,
     }
 }
