@@ -122,7 +122,7 @@ async fn a_system_that_could_not_be_read_keeps_nobody_waiting() {
     let slow = office.ask(0).await;
     let began = &mut office.answers.desks.get_mut(&system()).unwrap().under_way.as_mut().unwrap().began;
     *began -= PATIENCE + DISTANCE;
-    assert_eq!(office.ask(0).await.await.unwrap(), Answer::Unread, "nobody waits behind one that is slow");
+    assert_eq!(office.ask(0).await.await.unwrap(), Answer::Unread, "no question waits behind a slow reading");
     office.read(&[0], CURRENT);
     assert_eq!(slow.await.unwrap(), CURRENT);
 }

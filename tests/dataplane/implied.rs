@@ -41,6 +41,21 @@ pub(super) struct Pool {
     pub(super) stage: Stage,
 }
 
+/// With transaction pooling all clients get the same connection; else it goes from one to the next.
+pub(super) fn one_connection(server: &Postgres, pooling: Pooling) -> Stage {
+    let stage = Stage::configured(server, |config| {
+        config.workers = 1;
+        config.pool.reuses = true;
+    });
+    stage.order(|record| {
+        record.terms.pooling = pooling;
+        if pooling == Pooling::Transaction {
+            record.terms.server_connections_max = 1;
+        }
+    });
+    stage
+}
+
 impl Pool {
     /// One connection, which every client gets.
     fn of(major: Major, schema: &str) -> Pool {
@@ -59,11 +74,7 @@ impl Pool {
 
     /// Nothing is known of the database, and of what its clients do.
     pub(super) fn on(server: Postgres, pooling: Pooling) -> Pool {
-        let stage = Stage::configured(&server, |config| config.workers = 1);
-        stage.order(|record| {
-            record.terms.pooling = pooling;
-            record.terms.server_connections_max = 1;
-        });
+        let stage = one_connection(&server, pooling);
         Pool { server, stage }
     }
 

@@ -8,6 +8,7 @@ use freehold::backend::ServerConnection;
 use freehold::lab::{Major, Postgres};
 use freehold::model::Pooling;
 
+use super::implied::one_connection;
 use super::kept_names::{answers, pid, settled};
 use super::raw::client;
 use super::stage::{self, Stage};
@@ -88,21 +89,6 @@ fn define(server: &Postgres) {
     server.psql_in("shop", &format!("{anew}; {}", schemas.join(";"))).unwrap();
 }
 
-/// With transaction pooling all clients get the same connection; else it goes from one to the next.
-fn new_stage(server: &Postgres, pooling: Pooling) -> Stage {
-    let stage = Stage::configured(server, |config| {
-        config.workers = 1;
-        config.pool.reuses = true;
-    });
-    stage.order(|record| {
-        record.terms.pooling = pooling;
-        if pooling == Pooling::Transaction {
-            record.terms.server_connections_max = 1;
-        }
-    });
-    stage
-}
-
 /// A client that comes after what the database's functions do was read.
 async fn next(stage: &Stage, server: &Postgres) -> ServerConnection {
     let mut client = client(stage, server, &[]).await;
@@ -157,7 +143,7 @@ async fn probe_all(major: Major, pooling: Pooling) {
         define(&server);
         let mut changed = Vec::new();
         for probe in &PROBES {
-            let stage = new_stage(&server, pooling);
+            let stage = one_connection(&server, pooling);
             // While it stays, its connection is no one else's.
             let other = change(&server, &stage, probe, (by, pooling)).await;
             changed.push((stage, other));
@@ -199,7 +185,7 @@ const TEMPORARY: [&str; 3] = [
 async fn keep(pooling: Pooling) {
     let server = stage::server(Major::oldest());
     define(&server);
-    let stage = new_stage(&server, pooling);
+    let stage = one_connection(&server, pooling);
     let mut pids = Vec::new();
     for round in 0..6 {
         let mut client = next(&stage, &server).await;

@@ -5,8 +5,8 @@ use freehold::lab::Major;
 use freehold::model::Pooling;
 
 use super::implied::Pool;
-use super::kept_names::{answers, compare, pid};
-use super::stage::{self, eventually};
+use super::kept_names::{answers, compare, pid, settled};
+use super::stage;
 
 /// PostgreSQL puts the bodies of functions in SQL into what it keeps of domains and indexes, and computes
 /// immutable functions there.
@@ -234,15 +234,7 @@ async fn found(mut pool: Pool, hole: &Hole, pooling: Pooling) -> (Pool, [String;
             answers(&mut one, hole.one).await;
             if pooling == Pooling::Session {
                 one.terminate().await;
-                let made_as_new = format!(
-                    "SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}
-                     AND (state <> 'idle' OR query = $x${}$x$)",
-                    hole.one.last().unwrap()
-                );
-                eventually("the connection is kept or closed", || {
-                    pool.server.psql(&made_as_new).unwrap() == "0"
-                })
-                .await;
+                settled(&pool.server, &backend).await;
             }
         }
         *found = answers(&mut pool.next().await, hole.other).await;

@@ -226,7 +226,7 @@ async fn run(major: u32, form: Form, attacks: Vec<Attack>) -> usize {
 async fn attack(form: Form) {
     for major in majors() {
         let kept = run(major, form, attacks::generate(is_full(), false)).await;
-        assert!(kept >= 20, "{kept} connections were kept: hardly anything was tried");
+        assert!(kept > 20, "{kept} connections were kept: hardly anything was tried");
         run(major, form, attacks::generate(is_full(), true)).await;
     }
 }
