@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use rustix::event::{self, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc::UnboundedSender;
@@ -230,10 +232,23 @@ async fn accept(listener: &Source<impl AsFd>) -> io::Result<(OwnedFd, Option<Soc
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     poll_fn(|cx| {
         listener.poll_transfer(Direction::Read, cx, |listener| {
-            Ok((acceptfrom_with(listener, flags)?, More::MayFollow))
+            match acceptfrom_with(listener, flags) {
+                Ok(accepted) => Ok((accepted, More::MayFollow)),
+                // The kernel looks for a free descriptor before it looks for a client.
+                Err(Errno::MFILE | Errno::NFILE) if !is_waited_at(listener)? => {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                Err(error) => Err(error.into()),
+            }
         })
     })
     .await
+}
+
+/// Whether a client waits to be accepted.
+fn is_waited_at(listener: &impl AsFd) -> io::Result<bool> {
+    let mut readable = [PollFd::new(listener, PollFlags::IN)];
+    Ok(event::poll(&mut readable, Some(&Timespec::default()))? > 0)
 }
 
 /// A socket filter: drops a packet with SYN and without ACK, the first of a connection. The client sends it
