@@ -339,7 +339,8 @@ fn mover_settings(
 ) -> Result<MoverSettings, ServeError> {
     let mut mover = settings::mover(config, connector, settings::fault()?);
     let routes = Arc::clone(routes);
-    mover.latencies = LatencySource::new(move |database| Some(routes.by_id(database)?.roster().latencies()));
+    mover.latencies =
+        LatencySource::new(move |database| Some(routes.by_id(database)?.session_table().latencies()));
     Ok(mover)
 }
 

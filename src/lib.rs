@@ -22,7 +22,7 @@
 //! | 4 | config, telemetry | no | the one table of settings; the one table of metrics, logging |
 //! | 5 | tls | yes | rustls for both sides |
 //! | 6 | catalog | yes | records, the store and its implementations |
-//! | 7 | route | yes | the table of routes, gates, rosters, following the catalogue |
+//! | 7 | route | yes | the table of routes, gates, session tables, following the catalogue |
 //! | 8 | frontend | yes | from a socket to an authenticated client |
 //! | 9 | backend | yes | from a route to a ready server connection |
 //! | 10 | session | yes | relay, session state, migration, workers |

@@ -11,20 +11,20 @@ use super::workloads::WORKLOADS;
 /// Whose figures the others are divided by.
 const REFERENCE: &str = "pgbouncer";
 
-struct Figure {
+struct Counter {
     title: &'static str,
     of: fn(&Sample) -> Option<f64>,
 }
 
-const FIGURES: &[Figure] = &[
-    Figure { title: "CPU of the proxy, microseconds per transaction", of: |sample| sample.cpu_us },
-    Figure { title: "Transactions per second", of: |sample| sample.tps },
-    Figure { title: "Latency p50, microseconds", of: |sample| sample.p50_us },
-    Figure { title: "Latency p99, microseconds", of: |sample| sample.p99_us },
-    Figure { title: "CPU of the proxy, microseconds per megabyte", of: |sample| sample.cpu_us_per_mb },
-    Figure { title: "Megabytes per second", of: |sample| sample.mb_per_s },
-    Figure { title: "Memory of the proxy, KiB per idle client", of: |sample| sample.kib_per_client },
-    Figure { title: "Memory of the proxy before they came, KiB", of: |sample| sample.kib_before },
+const FIGURES: &[Counter] = &[
+    Counter { title: "CPU of the proxy, microseconds per transaction", of: |sample| sample.cpu_us },
+    Counter { title: "Transactions per second", of: |sample| sample.tps },
+    Counter { title: "Latency p50, microseconds", of: |sample| sample.p50_us },
+    Counter { title: "Latency p99, microseconds", of: |sample| sample.p99_us },
+    Counter { title: "CPU of the proxy, microseconds per megabyte", of: |sample| sample.cpu_us_per_mb },
+    Counter { title: "Megabytes per second", of: |sample| sample.mb_per_s },
+    Counter { title: "Memory of the proxy, KiB per idle client", of: |sample| sample.kib_per_client },
+    Counter { title: "Memory of the proxy before they came, KiB", of: |sample| sample.kib_before },
 ];
 
 /// One sample as it comes.
@@ -71,7 +71,7 @@ fn markdown(samples: &[Sample], notes: &[String]) -> String {
     text
 }
 
-fn table(text: &mut String, stage: &str, figure: &Figure, samples: &[&Sample]) {
+fn table(text: &mut String, stage: &str, figure: &Counter, samples: &[&Sample]) {
     let measured: Vec<&&Sample> = samples.iter().filter(|sample| (figure.of)(sample).is_some()).collect();
     if measured.is_empty() {
         return;
@@ -98,7 +98,7 @@ fn table(text: &mut String, stage: &str, figure: &Figure, samples: &[&Sample]) {
 }
 
 /// The values by round.
-fn values(samples: &[&&Sample], figure: &Figure, workload: &str, contender: &str) -> Vec<(u32, f64)> {
+fn values(samples: &[&&Sample], figure: &Counter, workload: &str, contender: &str) -> Vec<(u32, f64)> {
     let is_it = |sample: &&&&Sample| sample.workload == workload && sample.contender == contender;
     samples.iter().filter(is_it).filter_map(|sample| Some((sample.round, (figure.of)(sample)?))).collect()
 }

@@ -8,7 +8,7 @@ use super::commands;
 use super::execute::{Caller, Executor};
 use super::refuse::AdminError;
 use crate::model::DatabaseName;
-use crate::route::Roster;
+use crate::route::SessionTable;
 
 /// How long to wait for a session to end; it ends later all the same.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -26,9 +26,9 @@ impl Executor {
             let record = self.next_generation(&self.recording(caller), &record.database).await?;
             let Some(route) = self.obeyed(&record).await else { continue };
             let there: HashSet<u64> =
-                route.roster().sessions().iter().map(|session| session.session).collect();
+                route.session_table().sessions().iter().map(|session| session.session).collect();
             route.dismiss(None);
-            gone(route.roster(), |session| there.contains(&session)).await;
+            gone(route.session_table(), |session| there.contains(&session)).await;
         }
         Ok(Answer::done(commands::KILL))
     }
@@ -38,15 +38,15 @@ impl Executor {
         let Some(route) = routes.iter().find(|route| route.dismiss(Some(session)) > 0) else {
             return Err(AdminError::Unknown { kind: "client", name: session.to_string(), meant: None });
         };
-        gone(route.roster(), |other| other == session).await;
+        gone(route.session_table(), |other| other == session).await;
         Ok(Answer::done(commands::KILL_CLIENT))
     }
 }
 
 /// Waits, within a bound, until none of these sessions is left.
-async fn gone(roster: &Roster, meant: impl Fn(u64) -> bool) {
+async fn gone(session_table: &SessionTable, meant: impl Fn(u64) -> bool) {
     let all_gone = async {
-        while roster.sessions().iter().any(|session| meant(session.session)) {
+        while session_table.sessions().iter().any(|session| meant(session.session)) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };

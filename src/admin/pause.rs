@@ -109,7 +109,7 @@ impl Executor {
     /// The sessions that keep this process from draining a database.
     fn holders(&self, record: &RouteRecord) -> Holders {
         let route = self.parts.routes.by_id(&record.database);
-        Holders::in_transactions(route.map(|route| route.roster().sessions()).unwrap_or_default())
+        Holders::in_transactions(route.map(|route| route.session_table().sessions()).unwrap_or_default())
     }
 
     /// Waits, within a bound, until this process follows what was written: a slow store does not fail the

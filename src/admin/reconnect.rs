@@ -71,7 +71,7 @@ impl Executor {
     fn outdated(&self, id: &DatabaseId) -> Option<(String, Holders)> {
         let route = self.parts.routes.by_id(id)?;
         let record = route.current();
-        let (sessions, idle) = route.roster().outdated(record.generation);
+        let (sessions, idle) = route.session_table().outdated(record.generation);
         let holders = || Holders::of_connections(&sessions, idle);
         (!sessions.is_empty() || idle > 0).then(|| (record.name.to_string(), holders()))
     }

@@ -29,7 +29,7 @@ use super::conversation;
 use super::execute::Executor;
 use super::users::Users;
 use crate::auth::scram::MockSecret;
-use crate::frontend::{Access, AdminVisitor, Encryption, Frontend, FrontendError};
+use crate::frontend::{Access, Encryption, Frontend, FrontendError, IncomingAdmin};
 use crate::route::RouteTable;
 use crate::tls::Acceptor;
 use crate::wire::startup::CancelRequest;
@@ -169,13 +169,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
     let _ = tcp.set_nodelay(true);
     let users = shared.users.load_full();
-    let visitor = tokio::select! {
+    let incoming = tokio::select! {
         () = shared.closing.cancelled() => return,
-        visitor = shared.frontend.receive_administrator(tcp, address, &users.verifiers) => visitor,
+        incoming = shared.frontend.receive_administrator(tcp, address, &users.verifiers) => incoming,
     };
-    match visitor {
-        Ok(AdminVisitor::Cancel(request, _stream)) => shared.cancel(&request),
-        Ok(AdminVisitor::Administrator(administrator)) => {
+    match incoming {
+        Ok(IncomingAdmin::Cancel(request, _stream)) => shared.cancel(&request),
+        Ok(IncomingAdmin::Administrator(administrator)) => {
             let permit = Arc::clone(&shared.connections).try_acquire_owned().ok();
             let rights = users.rights(&administrator.name);
             if let Err(error) = conversation::hold(administrator, rights, permit, &shared).await {
@@ -183,7 +183,7 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
             }
         }
         // A port scan or pg_isready: it comes every few seconds, and means nothing.
-        Err(FrontendError::Gone) => tracing::debug!(%address, "a visitor left without a word"),
+        Err(FrontendError::Gone) => tracing::debug!(%address, "a incoming left without a word"),
         Err(error) => tracing::info!(%address, error = &error as &dyn std::error::Error, "no administrator"),
     }
 }

@@ -79,8 +79,8 @@ impl Executor {
         let place = route.map(|route| &route.place);
         let contract = &database.contract;
         let here = self.parts.routes.by_id(&database.id);
-        let clients = here.as_ref().map_or(0, |route| route.roster().len());
-        let servers = here.as_ref().map_or(0, |route| route.roster().server_connections());
+        let clients = here.as_ref().map_or(0, |route| route.session_table().len());
+        let servers = here.as_ref().map_or(0, |route| route.session_table().server_connections());
         let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
         let disabled = route.is_some_and(|route| {
             matches!(route.terms.service, Service::Refused { .. }) || route.door == Door::Disabled

@@ -31,8 +31,8 @@ pub(super) fn pools(routes: &[Arc<Route>]) -> BTreeMap<(String, String), Pool> {
     for route in routes {
         let record = route.current();
         let key = |role: &str| (record.name.to_string(), role.to_owned());
-        let lent = route.roster().lent();
-        for session in route.roster().sessions() {
+        let lent = route.session_table().lent();
+        for session in route.session_table().sessions() {
             let pool = pools.entry(key(&session.role)).or_default();
             count(pool, &session, &record);
             // No other client can use a server connection that a client has: active, whether or not it works.
@@ -78,7 +78,7 @@ impl Executor {
     fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
         let routes = self.parts.routes.routes();
         let of = |route: &Arc<Route>| {
-            let sessions = route.roster().sessions();
+            let sessions = route.session_table().sessions();
             sessions.iter().filter_map(|session| shown(route, session)).collect::<Vec<Row>>()
         };
         routes.iter().flat_map(of).collect()

@@ -21,8 +21,8 @@ struct User {
 impl Executor {
     pub(super) async fn show_lists(&self) -> Result<Answer, AdminError> {
         let routes = self.parts.routes.routes();
-        let clients: usize = routes.iter().map(|route| route.roster().len()).sum();
-        let servers: usize = routes.iter().map(|route| route.roster().server_connections()).sum();
+        let clients: usize = routes.iter().map(|route| route.session_table().len()).sum();
+        let servers: usize = routes.iter().map(|route| route.session_table().server_connections()).sum();
         let rows = vec![
             row!["databases", self.living(|_| true).await?.len()],
             row!["users", self.users().len()],
@@ -70,8 +70,8 @@ impl Executor {
                 user.databases += 1;
                 user.clients_max += u64::from(route.current().terms.client_connections_max);
             }
-            let lent = route.roster().lent();
-            for session in route.roster().sessions() {
+            let lent = route.session_table().lent();
+            for session in route.session_table().sessions() {
                 let own = session.server_pid.is_some() && !super::show_local::is_lent(&session, &lent);
                 let user = users.entry(session.role).or_default();
                 user.clients += 1;

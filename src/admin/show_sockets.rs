@@ -113,7 +113,7 @@ struct Connections {
 
 impl Connections {
     fn of(route: &Route) -> Connections {
-        let (sessions, lent) = (route.roster().sessions(), route.roster().lent());
+        let (sessions, lent) = (route.session_table().sessions(), route.session_table().lent());
         let own = sessions.iter().filter(|session| !is_lent(session, &lent)).filter_map(Server::own);
         let mut servers: Vec<Server> = own.collect();
         servers.extend(lent.into_iter().map(Server::lent));

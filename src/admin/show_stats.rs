@@ -6,7 +6,7 @@ use super::answer::{Answer, Cell, Row, row};
 use super::commands;
 use super::execute::Executor;
 use super::stats::Recent;
-use crate::route::{Figure, Totals};
+use crate::route::{Counter, Totals};
 
 /// The counters of one database.
 struct Traffic {
@@ -21,7 +21,7 @@ impl Traffic {
     }
 
     fn averages(&self) -> impl Iterator<Item = Option<String>> {
-        Figure::ALL.into_iter().map(|figure| self.recent.average(figure).cell())
+        Counter::ALL.into_iter().map(|figure| self.recent.average(figure).cell())
     }
 }
 
@@ -55,7 +55,7 @@ impl Executor {
         let now = Instant::now();
         let routes = self.parts.routes.routes();
         let traffic = routes.iter().map(|route| {
-            let totals = route.roster().totals();
+            let totals = route.session_table().totals();
             let recent = self.samples.since(route.id(), &totals, now);
             Traffic { database: route.current().name.to_string(), totals, recent }
         });
@@ -70,11 +70,11 @@ impl Executor {
         let totals = sum(|one| &one.totals);
         let window = traffic.iter().map(|one| one.recent.window).max().unwrap_or_default();
         let recent = Recent { added: sum(|one| &one.recent.added), window };
-        let named = |prefix: &'static str, value: fn(&Totals, &Recent, Figure) -> u64| {
+        let named = |prefix: &'static str, value: fn(&Totals, &Recent, Counter) -> u64| {
             let row = move |figure| {
                 row![format!("{prefix}_{}", name_in_totals(figure)), value(&totals, &recent, figure)]
             };
-            Figure::ALL.into_iter().map(row)
+            Counter::ALL.into_iter().map(row)
         };
         let rows = named("total", |totals, _, figure| totals.of(figure));
         let rows = rows.chain(named("avg", |_, recent, figure| recent.average(figure)));
@@ -83,19 +83,19 @@ impl Executor {
 }
 
 /// PgBouncer's column names.
-fn name_in_totals(figure: Figure) -> &'static str {
+fn name_in_totals(figure: Counter) -> &'static str {
     match figure {
-        Figure::ServerAssignments => "server_assignment_count",
-        Figure::Transactions => "xact_count",
-        Figure::Queries => "query_count",
-        Figure::Received => "client_bytes",
-        Figure::Sent => "server_bytes",
-        Figure::TransactionTime => "xact_time",
-        Figure::QueryTime => "query_time",
-        Figure::WaitTime => "wait_time",
-        Figure::ClientParses => "ps_client_parse_count",
-        Figure::ServerParses => "ps_server_parse_count",
-        Figure::Binds => "ps_bind_count",
-        Figure::Logins => "client_login_count",
+        Counter::ServerAssignments => "server_assignment_count",
+        Counter::Transactions => "xact_count",
+        Counter::Queries => "query_count",
+        Counter::Received => "client_bytes",
+        Counter::Sent => "server_bytes",
+        Counter::TransactionTime => "xact_time",
+        Counter::QueryTime => "query_time",
+        Counter::WaitTime => "wait_time",
+        Counter::ClientParses => "ps_client_parse_count",
+        Counter::ServerParses => "ps_server_parse_count",
+        Counter::Binds => "ps_bind_count",
+        Counter::Logins => "client_login_count",
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::model::DatabaseId;
-use crate::route::{Figure, RouteTable, Totals};
+use crate::route::{Counter, RouteTable, Totals};
 
 /// The samples of this process.
 #[derive(Debug)]
@@ -40,7 +40,8 @@ impl Samples {
     /// Takes a sample at the end of a period.
     pub(super) fn take(&self, routes: &RouteTable, now: Instant) {
         let routes = routes.routes();
-        let totals = routes.iter().map(|route| (route.id().clone(), route.roster().totals())).collect();
+        let totals =
+            routes.iter().map(|route| (route.id().clone(), route.session_table().totals())).collect();
         let mut kept = self.kept();
         kept.older = std::mem::replace(&mut kept.newer, Sample { at: now, totals });
     }
@@ -66,12 +67,12 @@ pub(super) struct Recent {
 
 impl Recent {
     /// Times per query, transaction or assignment; everything else per second.
-    pub(super) fn average(&self, figure: Figure) -> u64 {
-        let each = |count: Figure| self.added.of(figure).checked_div(self.added.of(count)).unwrap_or(0);
+    pub(super) fn average(&self, figure: Counter) -> u64 {
+        let each = |count: Counter| self.added.of(figure).checked_div(self.added.of(count)).unwrap_or(0);
         match figure {
-            Figure::TransactionTime => each(Figure::Transactions),
-            Figure::QueryTime => each(Figure::Queries),
-            Figure::WaitTime => each(Figure::ServerAssignments),
+            Counter::TransactionTime => each(Counter::Transactions),
+            Counter::QueryTime => each(Counter::Queries),
+            Counter::WaitTime => each(Counter::ServerAssignments),
             _ => {
                 let micros = self.window.as_micros();
                 let scaled = u128::from(self.added.of(figure)) * 1_000_000;
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
     use crate::route::counters::Counters;
 
-    fn totals(amounts: &[(Figure, u64)]) -> Totals {
+    fn totals(amounts: &[(Counter, u64)]) -> Totals {
         let counters = Counters::default();
         amounts.iter().for_each(|(figure, amount)| counters.add(*figure, *amount));
         Totals::from(&counters)
@@ -95,19 +96,19 @@ mod tests {
     #[test]
     fn an_average_is_for_a_second_or_for_one() {
         let added = totals(&[
-            (Figure::Queries, 40),
-            (Figure::QueryTime, 2_000),
-            (Figure::Transactions, 20),
-            (Figure::TransactionTime, 3_000),
-            (Figure::WaitTime, 9),
+            (Counter::Queries, 40),
+            (Counter::QueryTime, 2_000),
+            (Counter::Transactions, 20),
+            (Counter::TransactionTime, 3_000),
+            (Counter::WaitTime, 9),
         ]);
         let recent = Recent { added, window: Duration::from_secs(4) };
-        assert_eq!(recent.average(Figure::Queries), 10);
-        assert_eq!(recent.average(Figure::QueryTime), 50);
-        assert_eq!(recent.average(Figure::TransactionTime), 150);
-        assert_eq!(recent.average(Figure::WaitTime), 0, "nobody got a server");
+        assert_eq!(recent.average(Counter::Queries), 10);
+        assert_eq!(recent.average(Counter::QueryTime), 50);
+        assert_eq!(recent.average(Counter::TransactionTime), 150);
+        assert_eq!(recent.average(Counter::WaitTime), 0, "nobody got a server");
         let instant = Recent { window: Duration::ZERO, ..recent };
-        assert_eq!(instant.average(Figure::Queries), 0);
+        assert_eq!(instant.average(Counter::Queries), 0);
     }
 
     #[test]
@@ -116,8 +117,8 @@ mod tests {
         let (routes, database) = (RouteTable::new(1), DatabaseId::parse("db_1").unwrap());
         let samples = Samples::begin(start);
         let now = |seconds| start + Duration::from_secs(seconds);
-        let recent = |at| samples.since(&database, &totals(&[(Figure::Queries, 600)]), at);
-        assert_eq!(recent(now(30)).average(Figure::Queries), 20, "in the first period: since the beginning");
+        let recent = |at| samples.since(&database, &totals(&[(Counter::Queries, 600)]), at);
+        assert_eq!(recent(now(30)).average(Counter::Queries), 20, "in the first period: since the beginning");
         samples.take(&routes, now(60));
         assert_eq!(recent(now(90)).window, Duration::from_secs(90));
         samples.take(&routes, now(120));

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use crate::auth::hba::{ClientCert, IdentMaps, Kind, Method, Problem, Rule, Rules};
 use crate::auth::passwords::ServerPasswords;
-use crate::auth::throttle::Allowance;
+use crate::auth::throttle::AttemptBudget;
 use crate::config::{ClientTls, Config};
-use crate::frontend::{CrowdLimits, Policy};
+use crate::frontend::{ClientLimits, Policy};
 
 /// Every mistake: the setting that names a file, and what is wrong in the file.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +47,12 @@ fn limits(config: &Config) -> Policy {
     // A wait must end before the login's own timeout.
     let bound = config.proxy.login_timeout / 2;
     Policy {
-        failures: Allowance {
+        failures: AttemptBudget {
             free: config.access.failures_free,
             interval: config.access.failure_interval,
             delay_max: config.access.failure_delay_max.min(bound),
         },
-        crowd: CrowdLimits {
+        connection_limits: ClientLimits {
             clients_max: config.limits.clients_max,
             per_role_max: config.limits.clients_per_role_max,
             per_database_role_max: config.limits.clients_per_database_role_max,

@@ -138,7 +138,7 @@ impl Figures {
         for route in self.routes.routes() {
             let record = route.current();
             let label = [record.name.as_str()];
-            self.metrics.gauge(&names::SESSIONS, &label).set(route.roster().len() as f64);
+            self.metrics.gauge(&names::SESSIONS, &label).set(route.session_table().len() as f64);
             self.metrics.gauge(&names::ROUTE_EPOCH, &label).set(record.epoch.0 as f64);
             let open = route.gate().state() != GateState::Held;
             self.metrics.gauge(&names::GATE_OPEN, &label).set(f64::from(u8::from(open)));

@@ -112,11 +112,17 @@ impl Leaving<'_> {
     async fn done(&self, departure: Option<Departure>) {
         loop {
             let routes = self.routes.routes();
-            let mut rosters = routes.iter().map(|route| route.roster());
+            let mut session_tables = routes.iter().map(|route| route.session_table());
             match departure {
                 None => std::future::pending().await,
-                Some(Departure::WaitForClients) if rosters.all(|roster| roster.is_empty()) => return,
-                Some(Departure::WaitForServers) if rosters.all(|roster| roster.servers_in_use() == 0) => {
+                Some(Departure::WaitForClients)
+                    if session_tables.all(|session_table| session_table.is_empty()) =>
+                {
+                    return;
+                }
+                Some(Departure::WaitForServers)
+                    if session_tables.all(|session_table| session_table.servers_in_use() == 0) =>
+                {
                     return;
                 }
                 Some(Departure::Now) => return,

@@ -13,8 +13,8 @@
 
 pub mod hba;
 pub mod md5;
-pub mod pace;
 pub mod passwords;
+pub mod rate_limiter;
 pub mod scram;
 pub mod throttle;
 

@@ -1,4 +1,4 @@
-//! Limits how often a client may guess a password.
+//! Limits how often a client may keys a password.
 //!
 //! Owns two tables of fixed size: failed logins per role and address, and per address. It deliberately reads
 //! no clock: the time is an argument.
@@ -29,7 +29,7 @@ const ADDRESS_FACTOR: u32 = 10;
 
 /// How many failed logins are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub struct AttemptBudget {
     /// Failures that are answered at once.
     pub free: u32,
     /// Above those, one failure in this time. Zero: no limit.
@@ -38,12 +38,12 @@ pub struct Allowance {
     pub delay_max: Duration,
 }
 
-impl Allowance {
-    pub const UNLIMITED: Allowance =
-        Allowance { free: 0, interval: Duration::ZERO, delay_max: Duration::ZERO };
+impl AttemptBudget {
+    pub const UNLIMITED: AttemptBudget =
+        AttemptBudget { free: 0, interval: Duration::ZERO, delay_max: Duration::ZERO };
 
-    fn of_address(self) -> Allowance {
-        Allowance {
+    fn of_address(self) -> AttemptBudget {
+        AttemptBudget {
             free: self.free.saturating_mul(ADDRESS_FACTOR),
             interval: self.interval / ADDRESS_FACTOR,
             delay_max: self.delay_max,
@@ -58,7 +58,7 @@ impl Allowance {
 
 /// The keys of a login attempt in the two tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guess {
+pub struct AttemptKeys {
     role: u64,
     address: u64,
 }
@@ -84,43 +84,43 @@ impl Throttle {
     }
 
     /// `address` is `None` for a Unix socket.
-    pub fn guess(&self, address: Option<IpAddr>, role: &str) -> Guess {
+    pub fn keys(&self, address: Option<IpAddr>, role: &str) -> AttemptKeys {
         let neighbourhood = address.map(neighbourhood);
-        Guess {
+        AttemptKeys {
             role: self.hashes.hash_one((neighbourhood, role)),
             address: self.hashes.hash_one(neighbourhood),
         }
     }
 
     /// Whether to check a password. `false`: the login fails whatever the password.
-    pub fn may_try(&self, guess: Guess, allowance: Allowance, now: Instant) -> bool {
+    pub fn may_try(&self, keys: AttemptKeys, allowance: AttemptBudget, now: Instant) -> bool {
         let now = self.clock(now);
-        let room = |table: &Mutex<Table>, key: u64, allowance: Allowance| {
+        let room = |table: &Mutex<Table>, key: u64, allowance: AttemptBudget| {
             let debt = lock(table).debt(key, now).saturating_add(allowance.interval);
             allowance.delay(debt) <= allowance.delay_max
         };
         allowance.interval.is_zero()
-            || (room(&self.by_role, guess.role, allowance)
-                && room(&self.by_address, guess.address, allowance.of_address()))
+            || (room(&self.by_role, keys.role, allowance)
+                && room(&self.by_address, keys.address, allowance.of_address()))
     }
 
     /// Records a failed login. Returns how long to delay the answer.
-    pub fn failed(&self, guess: Guess, allowance: Allowance, now: Instant) -> Duration {
+    pub fn failed(&self, keys: AttemptKeys, allowance: AttemptBudget, now: Instant) -> Duration {
         if allowance.interval.is_zero() {
             return Duration::ZERO;
         }
         let now = self.clock(now);
-        let charge = |table: &Mutex<Table>, key: u64, allowance: Allowance| {
+        let charge = |table: &Mutex<Table>, key: u64, allowance: AttemptBudget| {
             allowance.delay(lock(table).charge(key, allowance.interval, now))
         };
-        let of_role = charge(&self.by_role, guess.role, allowance);
-        let of_address = charge(&self.by_address, guess.address, allowance.of_address());
+        let of_role = charge(&self.by_role, keys.role, allowance);
+        let of_address = charge(&self.by_address, keys.address, allowance.of_address());
         of_role.max(of_address).min(allowance.delay_max)
     }
 
     /// Records a successful login and clears the debt of its role. The debt of its address stays.
-    pub fn succeeded(&self, guess: Guess) {
-        lock(&self.by_role).clear(guess.role);
+    pub fn succeeded(&self, keys: AttemptKeys) {
+        lock(&self.by_role).clear(keys.role);
     }
 
     fn clock(&self, now: Instant) -> Duration {
@@ -197,8 +197,8 @@ impl Table {
 mod tests {
     use super::*;
 
-    const ALLOWANCE: Allowance =
-        Allowance { free: 3, interval: Duration::from_secs(2), delay_max: Duration::from_secs(6) };
+    const BUDGET: AttemptBudget =
+        AttemptBudget { free: 3, interval: Duration::from_secs(2), delay_max: Duration::from_secs(6) };
 
     fn address(text: &str) -> Option<IpAddr> {
         Some(text.parse().unwrap())
@@ -217,9 +217,9 @@ mod tests {
         }
 
         /// The delay of the answer in seconds; `None`: refused without checking the password.
-        fn fail(&self, guess: Guess) -> Option<u64> {
-            let seen = self.throttle.may_try(guess, ALLOWANCE, self.now);
-            seen.then(|| self.throttle.failed(guess, ALLOWANCE, self.now).as_secs())
+        fn fail(&self, keys: AttemptKeys) -> Option<u64> {
+            let seen = self.throttle.may_try(keys, BUDGET, self.now);
+            seen.then(|| self.throttle.failed(keys, BUDGET, self.now).as_secs())
         }
 
         fn wait(&mut self, seconds: u64) {
@@ -230,20 +230,20 @@ mod tests {
     #[test]
     fn failures_are_free_then_slow_then_unseen() {
         let play = Play::begin();
-        let guess = play.throttle.guess(address("10.0.0.1"), "app");
-        let answers: Vec<_> = (0..8).map(|_| play.fail(guess)).collect();
+        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        let answers: Vec<_> = (0..8).map(|_| play.fail(keys)).collect();
         assert_eq!(answers, [Some(0), Some(0), Some(0), Some(2), Some(4), Some(6), None, None]);
     }
 
     #[test]
     fn one_who_waits_for_each_answer_is_seen_for_ever_at_the_same_pace() {
         let mut play = Play::begin();
-        let guess = play.throttle.guess(address("10.0.0.1"), "app");
-        for _ in 0..ALLOWANCE.free {
-            assert_eq!(play.fail(guess), Some(0));
+        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        for _ in 0..BUDGET.free {
+            assert_eq!(play.fail(keys), Some(0));
         }
         for _ in 0..100 {
-            let delay = play.fail(guess).unwrap();
+            let delay = play.fail(keys).unwrap();
             assert_eq!(delay, 2);
             play.wait(delay);
         }
@@ -252,30 +252,30 @@ mod tests {
     #[test]
     fn a_debt_is_paid_by_waiting_and_cleared_by_a_right_password() {
         let mut play = Play::begin();
-        let guess = play.throttle.guess(address("10.0.0.1"), "app");
-        while play.fail(guess).is_some() {}
+        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        while play.fail(keys).is_some() {}
         play.wait(12);
-        assert_eq!(play.fail(guess), Some(0));
-        while play.fail(guess).is_some() {}
-        play.throttle.succeeded(guess);
-        assert_eq!(play.fail(guess), Some(0));
+        assert_eq!(play.fail(keys), Some(0));
+        while play.fail(keys).is_some() {}
+        play.throttle.succeeded(keys);
+        assert_eq!(play.fail(keys), Some(0));
     }
 
     #[test]
     fn other_roles_and_other_addresses_are_not_concerned() {
         let play = Play::begin();
-        let guess = play.throttle.guess(address("10.0.0.1"), "app");
-        while play.fail(guess).is_some() {}
-        assert_eq!(play.fail(play.throttle.guess(address("10.0.0.2"), "app")), Some(0));
-        assert_eq!(play.fail(play.throttle.guess(address("10.0.0.1"), "other")), Some(0));
-        assert_eq!(play.fail(play.throttle.guess(None, "app")), Some(0));
+        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        while play.fail(keys).is_some() {}
+        assert_eq!(play.fail(play.throttle.keys(address("10.0.0.2"), "app")), Some(0));
+        assert_eq!(play.fail(play.throttle.keys(address("10.0.0.1"), "other")), Some(0));
+        assert_eq!(play.fail(play.throttle.keys(None, "app")), Some(0));
     }
 
     #[test]
     fn one_address_may_not_try_every_role() {
         let play = Play::begin();
         let tried = (0..1000).filter(|role| {
-            play.fail(play.throttle.guess(address("10.0.0.1"), &format!("role{role}"))).is_some()
+            play.fail(play.throttle.keys(address("10.0.0.1"), &format!("role{role}"))).is_some()
         });
         // Thirty free failures, and thirty more that fit in six seconds at five a second.
         assert_eq!(tried.count(), 60);
@@ -284,11 +284,11 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_address_and_a_mapped_address_is_its_own() {
         let throttle = Play::begin().throttle;
-        let guess = |text| throttle.guess(address(text), "app");
-        assert_eq!(guess("2001:db8:1:2::1"), guess("2001:db8:1:2:ffff::9"));
-        assert_ne!(guess("2001:db8:1:2::1"), guess("2001:db8:1:3::1"));
-        assert_eq!(guess("::ffff:10.0.0.1"), guess("10.0.0.1"));
-        assert_ne!(guess("10.0.0.1"), guess("10.0.0.2"));
+        let keys = |text| throttle.keys(address(text), "app");
+        assert_eq!(keys("2001:db8:1:2::1"), keys("2001:db8:1:2:ffff::9"));
+        assert_ne!(keys("2001:db8:1:2::1"), keys("2001:db8:1:3::1"));
+        assert_eq!(keys("::ffff:10.0.0.1"), keys("10.0.0.1"));
+        assert_ne!(keys("10.0.0.1"), keys("10.0.0.2"));
     }
 
     #[test]
@@ -306,10 +306,10 @@ mod tests {
     #[test]
     fn without_an_interval_nothing_is_throttled() {
         let play = Play::begin();
-        let guess = play.throttle.guess(address("10.0.0.1"), "app");
+        let keys = play.throttle.keys(address("10.0.0.1"), "app");
         for _ in 0..1000 {
-            assert!(play.throttle.may_try(guess, Allowance::UNLIMITED, play.now));
-            assert_eq!(play.throttle.failed(guess, Allowance::UNLIMITED, play.now), Duration::ZERO);
+            assert!(play.throttle.may_try(keys, AttemptBudget::UNLIMITED, play.now));
+            assert_eq!(play.throttle.failed(keys, AttemptBudget::UNLIMITED, play.now), Duration::ZERO);
         }
     }
 }

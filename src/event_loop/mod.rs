@@ -19,13 +19,13 @@
 //! As a thread of tokio knows its runtime: a socket and a task find it in a thread-local variable, so that
 //! code above need not know whether it runs here or on a runtime. No other state is thread-local.
 
-mod mailbox;
 mod poller;
 mod readiness;
 mod source;
 mod task;
 #[cfg(test)]
 mod tests;
+mod wake_queue;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -41,10 +41,10 @@ use slab::Slab;
 pub use self::source::{Direction, More, Source};
 pub use self::task::{Lost, Task, TaskGroup};
 
-use self::mailbox::Mailbox;
 use self::poller::Poller;
-use self::readiness::{Waiting, begin_turn, end_turns};
+use self::readiness::{Waiter, begin_turn, end_turns};
 use self::task::{Entry, Member, Signal, discard};
+use self::wake_queue::WakeQueue;
 
 /// Number of tasks that run before sockets are polled again.
 const RUNS_MAX: usize = 64;
@@ -66,7 +66,7 @@ struct EventLoop {
     /// Signal of the future that [`run`] was given.
     main: Arc<Signal>,
     /// Tasks that other threads have woken.
-    mailbox: Arc<Mailbox>,
+    wake_queue: Arc<WakeQueue>,
     poller: Poller,
 }
 
@@ -88,7 +88,7 @@ pub fn run<F: Future>(main: F, mut on_wake: impl FnMut()) -> io::Result<F::Outpu
                 continue;
             }
             event_loop.main.begin();
-            begin_turn(&event_loop.mailbox, None, &waker);
+            begin_turn(&event_loop.wake_queue, None, &waker);
             if let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return Ok(output);
             }
@@ -132,20 +132,20 @@ struct Running(Rc<EventLoop>);
 impl Running {
     fn start() -> io::Result<Running> {
         let poller = Poller::new()?;
-        let mailbox = Arc::new(Mailbox::new()?);
-        poller.listen(mailbox.bell())?;
+        let wake_queue = Arc::new(WakeQueue::new()?);
+        poller.listen(wake_queue.eventfd_handle())?;
         let event_loop = Rc::new(EventLoop {
             ready: RefCell::default(),
             tasks: RefCell::default(),
-            main: Signal::new(MAIN, &mailbox),
-            mailbox,
+            main: Signal::new(MAIN, &wake_queue),
+            wake_queue,
             poller,
         });
         CURRENT.with_borrow_mut(|current| match current {
             Some(_) => Err(io::Error::other("this thread runs an event loop already")),
             None => {
                 *current = Some(Rc::clone(&event_loop));
-                begin_turn(&event_loop.mailbox, None, Waker::noop());
+                begin_turn(&event_loop.wake_queue, None, Waker::noop());
                 Ok(Running(event_loop))
             }
         })
@@ -168,8 +168,8 @@ impl Drop for Running {
 }
 
 impl EventLoop {
-    fn is_of(&self, mailbox: &Arc<Mailbox>) -> bool {
-        Arc::ptr_eq(&self.mailbox, mailbox)
+    fn is_of(&self, wake_queue: &Arc<WakeQueue>) -> bool {
+        Arc::ptr_eq(&self.wake_queue, wake_queue)
     }
 
     fn next_ready(&self) -> Option<usize> {
@@ -179,7 +179,7 @@ impl EventLoop {
     fn spawn(&self, future: task::Boxed, member: Option<Member>) -> Rc<Entry> {
         let mut tasks = self.tasks.borrow_mut();
         let place = tasks.vacant_entry();
-        let signal = Signal::new(place.key(), &self.mailbox);
+        let signal = Signal::new(place.key(), &self.wake_queue);
         let entry = Rc::new(Entry {
             future: Cell::new(Some(future)),
             is_over: Cell::new(false),
@@ -198,7 +198,7 @@ impl EventLoop {
         let Some(entry) = self.tasks.borrow().get(number).map(Rc::clone) else { return };
         entry.signal.begin();
         let Some(mut future) = entry.future.take() else { return self.forget(number) };
-        begin_turn(&self.mailbox, Some(number), &entry.waker);
+        begin_turn(&self.wake_queue, Some(number), &entry.waker);
         let mut cx = Context::from_waker(&entry.waker);
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx))) {
             Ok(Poll::Pending) if !entry.is_over.get() => return entry.future.set(Some(future)),
@@ -249,12 +249,12 @@ impl EventLoop {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let is_idle = self.ready.borrow().is_empty() && self.mailbox.lie_down();
+        let is_idle = self.ready.borrow().is_empty() && self.wake_queue.before_park();
         let waited = self.poller.wait(is_idle, |waiting| match waiting {
-            Waiting::Task(number) => self.wake(number),
-            Waiting::Waker(waker) => waker.wake(),
+            Waiter::Task(number) => self.wake(number),
+            Waiter::Waker(waker) => waker.wake(),
         });
-        self.mailbox.get_up(|number| self.wake_posted(number));
+        self.wake_queue.after_unpark(|number| self.wake_posted(number));
         waited
     }
 }

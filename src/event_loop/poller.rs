@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 use slab::Slab;
 
-use super::readiness::{Direction, Readiness, Waiting};
+use super::readiness::{Direction, Readiness, Waiter};
 
 /// Events that are taken from the kernel at once.
 const NEWS_MAX: usize = 256;
@@ -21,8 +21,8 @@ const NEWS_MAX: usize = 256;
 const INTERESTS: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
-/// The number of the mailbox's descriptor in epoll; no socket has it.
-const BELL: u64 = u64::MAX;
+/// The number of the wake queue's descriptor in epoll; no socket has it.
+const WAKE_QUEUE: u64 = u64::MAX;
 
 pub(super) struct Poller {
     epoll: OwnedFd,
@@ -48,9 +48,14 @@ impl Poller {
         })
     }
 
-    /// Registers the mailbox's descriptor, which wakes the loop but no task.
-    pub(super) fn listen(&self, bell: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?)
+    /// Registers the wake queue's descriptor, which wakes the loop but no task.
+    pub(super) fn listen(&self, eventfd_handle: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            eventfd_handle,
+            EventData::new_u64(WAKE_QUEUE),
+            EventFlags::IN | EventFlags::ET,
+        )?)
     }
 
     /// Registers a socket; returns its number.
@@ -74,8 +79,8 @@ impl Poller {
     }
 
     /// Waits for events, if no task is ready, and passes the tasks that waited for them to `wake`. The
-    /// mailbox ends the wait.
-    pub(super) fn wait(&self, is_idle: bool, mut wake: impl FnMut(Waiting)) -> io::Result<()> {
+    /// wake queue ends the wait.
+    pub(super) fn wait(&self, is_idle: bool, mut wake: impl FnMut(Waiter)) -> io::Result<()> {
         let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut news = self.news.borrow_mut();
         news.clear();
@@ -87,7 +92,7 @@ impl Poller {
         let sockets = self.sockets.borrow();
         for one in news.iter() {
             let (flags, number) = (one.flags, one.data.u64());
-            // The number is the mailbox's, or that of a socket closed since.
+            // The number is the wake queue's, or that of a socket closed since.
             let Some(readiness) = usize::try_from(number).ok().and_then(|number| sockets.get(number)) else {
                 continue;
             };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::mailbox::Mailbox;
+use super::wake_queue::WakeQueue;
 
 /// A direction of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,12 @@ const BY_WAKER: u32 = u32::MAX - 1;
 const TRANSFERS_MAX: u32 = 128;
 
 thread_local! {
-    static TURN: Turn = const { Turn::none() };
+    static CURRENT_TASK: CurrentTask = const { CurrentTask::none() };
 }
 
 /// The task that a thread currently runs: thread-local data for sockets.
-struct Turn {
-    /// Address of its loop's mailbox; 0 if no loop runs.
+struct CurrentTask {
+    /// Address of its loop's wake queue; 0 if no loop runs.
     home: Cell<usize>,
     number: Cell<u32>,
     /// The pointer of its waker; 0 if a socket has to store the waker.
@@ -41,9 +41,9 @@ struct Turn {
     transfers_left: Cell<u32>,
 }
 
-impl Turn {
-    const fn none() -> Turn {
-        Turn {
+impl CurrentTask {
+    const fn none() -> CurrentTask {
+        CurrentTask {
             home: Cell::new(0),
             number: Cell::new(BY_WAKER),
             waker: Cell::new(0),
@@ -52,16 +52,16 @@ impl Turn {
     }
 }
 
-fn id(home: &Arc<Mailbox>) -> usize {
+fn id(home: &Arc<WakeQueue>) -> usize {
     Arc::as_ptr(home).addr()
 }
 
-/// A task begins to run, on the loop with this mailbox. `number` is enough to wake it; `None`: only its waker
-/// can.
+/// A task begins to run, on the loop with this wake queue. `number` is enough to wake it; `None`: only its
+/// waker can.
 #[inline]
-pub(super) fn begin_turn(home: &Arc<Mailbox>, number: Option<usize>, waker: &Waker) {
+pub(super) fn begin_turn(home: &Arc<WakeQueue>, number: Option<usize>, waker: &Waker) {
     let number = number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number < BY_WAKER);
-    TURN.with(|turn| {
+    CURRENT_TASK.with(|turn| {
         turn.home.set(id(home));
         turn.number.set(number.unwrap_or(BY_WAKER));
         turn.waker.set(number.map_or(0, |_| waker.data().addr()));
@@ -71,53 +71,53 @@ pub(super) fn begin_turn(home: &Arc<Mailbox>, number: Option<usize>, waker: &Wak
 
 /// The loop of this thread has ended.
 pub(super) fn end_turns() {
-    TURN.with(|turn| turn.home.set(0));
+    CURRENT_TASK.with(|turn| turn.home.set(0));
 }
 
 /// What to wake.
 #[derive(Debug)]
-pub(super) enum Waiting {
+pub(super) enum Waiter {
     Task(usize),
     Waker(Waker),
 }
 
 /// Written only by the thread of its loop, so it is never contended, and needs no ordering with other memory.
 #[derive(Debug)]
-struct Way {
+struct DirectionState {
     flags: AtomicU8,
     /// The number of the waiting task.
     waiter: AtomicU32,
 }
 
-impl Default for Way {
-    fn default() -> Way {
-        Way { flags: AtomicU8::new(0), waiter: AtomicU32::new(NOBODY) }
+impl Default for DirectionState {
+    fn default() -> DirectionState {
+        DirectionState { flags: AtomicU8::new(0), waiter: AtomicU32::new(NOBODY) }
     }
 }
 
 /// The readiness of a socket for reading and writing.
 #[derive(Debug)]
 pub(super) struct Readiness {
-    /// The mailbox of its loop. Kept alive, so that no other loop's mailbox can get the same address.
-    home: Arc<Mailbox>,
-    ways: [Way; 2],
+    /// The wake queue of its loop. Kept alive, so that no other loop's wake queue can get the same address.
+    home: Arc<WakeQueue>,
+    ways: [DirectionState; 2],
     /// Rarely used: mostly a task waits with its own waker.
     wakers: Mutex<Option<Box<[Option<Waker>; 2]>>>,
 }
 
 impl Readiness {
-    pub(super) fn new(home: &Arc<Mailbox>) -> Readiness {
+    pub(super) fn new(home: &Arc<WakeQueue>) -> Readiness {
         Readiness { home: Arc::clone(home), ways: Default::default(), wakers: Mutex::default() }
     }
 
-    fn way(&self, direction: Direction) -> &Way {
+    fn way(&self, direction: Direction) -> &DirectionState {
         &self.ways[direction as usize]
     }
 
     /// Whether this thread runs its loop.
     #[inline]
     pub(super) fn is_at_home(&self) -> bool {
-        TURN.try_with(|turn| turn.home.get() == id(&self.home)).unwrap_or(false)
+        CURRENT_TASK.try_with(|turn| turn.home.get() == id(&self.home)).unwrap_or(false)
     }
 
     #[inline]
@@ -132,7 +132,8 @@ impl Readiness {
             self.wait(direction, cx);
             return Poll::Pending;
         }
-        let left = TURN.with(|turn| turn.transfers_left.replace(turn.transfers_left.get().saturating_sub(1)));
+        let left = CURRENT_TASK
+            .with(|turn| turn.transfers_left.replace(turn.transfers_left.get().saturating_sub(1)));
         if left == 0 {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -143,7 +144,7 @@ impl Readiness {
     /// The polling task is woken by the next event.
     #[inline]
     pub(super) fn wait(&self, direction: Direction, cx: &mut Context<'_>) {
-        let task = TURN.with(|turn| match turn.waker.get() == cx.waker().data().addr() {
+        let task = CURRENT_TASK.with(|turn| match turn.waker.get() == cx.waker().data().addr() {
             true => turn.number.get(),
             false => BY_WAKER,
         });
@@ -174,7 +175,7 @@ impl Readiness {
 
     /// The socket is ready again, or closed. Returns what waited for that.
     #[inline]
-    pub(super) fn news(&self, direction: Direction, is_closed: bool) -> Option<Waiting> {
+    pub(super) fn news(&self, direction: Direction, is_closed: bool) -> Option<Waiter> {
         let way = self.way(direction);
         let known = way.flags.load(Ordering::Relaxed);
         way.flags.store(known | READY | if is_closed { CLOSED } else { 0 }, Ordering::Relaxed);
@@ -184,8 +185,8 @@ impl Readiness {
         }
         way.waiter.store(NOBODY, Ordering::Relaxed);
         match waiter {
-            BY_WAKER => self.kept(direction).map(Waiting::Waker),
-            number => Some(Waiting::Task(number as usize)),
+            BY_WAKER => self.kept(direction).map(Waiter::Waker),
+            number => Some(Waiter::Task(number as usize)),
         }
     }
 

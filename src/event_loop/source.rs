@@ -31,7 +31,7 @@ impl<T: AsFd> Source<T> {
     /// Fails if this thread runs no loop, or if the kernel cannot watch `io`.
     pub fn new(io: T) -> io::Result<Source<T>> {
         let registered = with_current(|current| {
-            let readiness = Arc::new(Readiness::new(&current.mailbox));
+            let readiness = Arc::new(Readiness::new(&current.wake_queue));
             let number = current.poller.register(&io, &readiness)?;
             Ok::<_, io::Error>((number, readiness))
         });

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::mailbox::Mailbox;
+use super::wake_queue::WakeQueue;
 use super::{spawn_boxed, with_current};
 
 pub(super) type Boxed = Pin<Box<dyn Future<Output = ()>>>;
@@ -57,18 +57,18 @@ pub(super) struct Signal {
     number: usize,
     /// Its number is in the ready queue. Read and written only by the thread of its loop.
     is_queued: AtomicBool,
-    /// Its number is in the mailbox.
+    /// Its number is in the wake queue.
     is_posted: AtomicBool,
-    mailbox: Arc<Mailbox>,
+    wake_queue: Arc<WakeQueue>,
 }
 
 impl Signal {
-    pub(super) fn new(number: usize, mailbox: &Arc<Mailbox>) -> Arc<Signal> {
+    pub(super) fn new(number: usize, wake_queue: &Arc<WakeQueue>) -> Arc<Signal> {
         Arc::new(Signal {
             number,
             is_queued: AtomicBool::new(false),
             is_posted: AtomicBool::new(false),
-            mailbox: Arc::clone(mailbox),
+            wake_queue: Arc::clone(wake_queue),
         })
     }
 
@@ -78,8 +78,8 @@ impl Signal {
         self.is_queued.store(false, Ordering::Relaxed);
     }
 
-    /// Its number was taken out of the mailbox before the task runs: the task sees everything that the waking
-    /// thread did before.
+    /// Its number was taken out of the wake queue before the task runs: the task sees everything that the
+    /// waking thread did before.
     pub(super) fn taken_from_mailbox(&self) {
         self.is_posted.swap(false, Ordering::AcqRel);
     }
@@ -108,14 +108,14 @@ impl Wake for Signal {
     #[inline]
     fn wake_by_ref(self: &Arc<Self>) {
         let is_here = with_current(|current| {
-            let is_here = current.is_of(&self.mailbox);
+            let is_here = current.is_of(&self.wake_queue);
             if is_here {
                 current.queue(self);
             }
             is_here
         });
         if is_here != Some(true) && !self.is_posted.swap(true, Ordering::AcqRel) {
-            self.mailbox.bring(self.number);
+            self.wake_queue.push(self.number);
         }
     }
 }

@@ -26,14 +26,14 @@ use tokio::sync::{Notify, Semaphore};
 use zeroize::Zeroizing;
 
 use super::FrontendError;
-use super::crowd::{Admission, Crowd, CrowdLimits};
-use super::current::{ALLOWANCE, Asking};
+use super::connection_limits::{ClientLimits, ConnectionLimits, ConnectionPermit};
+use super::current::{Asking, BUDGET};
 use crate::auth::ClientKeys;
 use crate::auth::hba::{IdentMaps, Rules};
-use crate::auth::pace::Pace;
 use crate::auth::passwords::ServerPasswords;
+use crate::auth::rate_limiter::RateLimiter;
 use crate::auth::scram::Verifier;
-use crate::auth::throttle::{Allowance, Guess, Throttle};
+use crate::auth::throttle::{AttemptBudget, AttemptKeys, Throttle};
 use crate::catalog::Asker;
 use crate::model::{DatabaseName, RoleLimits, RoleName, RolesLimits};
 use crate::route::Route;
@@ -52,11 +52,11 @@ pub struct Policy {
     pub server_passwords: ServerPasswords,
     /// Method `password` is allowed without TLS.
     pub cleartext_passwords: bool,
-    pub crowd: CrowdLimits,
+    pub connection_limits: ClientLimits,
     /// Limits of their own for some roles.
     pub roles: RolesLimits,
     /// Failed logins of one role from one address; see [`Throttle`].
-    pub failures: Allowance,
+    pub failures: AttemptBudget,
     /// Logins that may begin in a second, in total. 0: no limit.
     pub logins_per_second_max: u32,
     /// The longest that a login waits to begin.
@@ -71,9 +71,9 @@ impl Default for Policy {
             ident: IdentMaps::default(),
             server_passwords: ServerPasswords::default(),
             cleartext_passwords: false,
-            crowd: CrowdLimits::default(),
+            connection_limits: ClientLimits::default(),
             roles: RolesLimits::default(),
-            failures: Allowance::UNLIMITED,
+            failures: AttemptBudget::UNLIMITED,
             logins_per_second_max: 0,
             login_wait_max: Duration::ZERO,
         }
@@ -82,27 +82,27 @@ impl Default for Policy {
 
 impl Policy {
     /// The limits on connected clients of this role.
-    fn crowd_of(&self, role: &str, database: &str) -> CrowdLimits {
+    fn crowd_of(&self, role: &str, database: &str) -> ClientLimits {
         let everywhere = self.roles.everywhere(role).and_then(|limits| limits.clients_max);
         let in_database = self.roles.in_database(role, database).and_then(|limits| limits.clients_max);
-        CrowdLimits {
-            per_role_max: everywhere.unwrap_or(self.crowd.per_role_max),
-            per_database_role_max: in_database.unwrap_or(self.crowd.per_database_role_max),
-            ..self.crowd
+        ClientLimits {
+            per_role_max: everywhere.unwrap_or(self.connection_limits.per_role_max),
+            per_database_role_max: in_database.unwrap_or(self.connection_limits.per_database_role_max),
+            ..self.connection_limits
         }
     }
 }
 
 /// The paces of roles with limits of their own, created on first use.
 #[derive(Debug, Default)]
-struct RolePaces(Mutex<HashMap<(RoleName, Option<DatabaseName>), Pace>>);
+struct RoleRateLimiters(Mutex<HashMap<(RoleName, Option<DatabaseName>), RateLimiter>>);
 
-impl RolePaces {
-    /// As [`Pace::turn`], for the role of these limits.
+impl RoleRateLimiters {
+    /// As [`RateLimiter::turn`], for the role of these limits.
     fn turn(&self, limits: &RoleLimits, per_second: u32, wait_max: Duration) -> Option<Duration> {
         let (key, now) = ((limits.role.clone(), limits.database.clone()), Instant::now());
         let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        paces.entry(key).or_insert_with(|| Pace::new(now)).turn(per_second, wait_max, now)
+        paces.entry(key).or_insert_with(|| RateLimiter::new(now)).turn(per_second, wait_max, now)
     }
 
     /// Drops the paces of limits that are no longer set.
@@ -119,10 +119,10 @@ impl RolePaces {
 pub struct Access {
     policy: ArcSwap<Policy>,
     throttle: Throttle,
-    pace: Pace,
-    role_paces: RolePaces,
+    pace: RateLimiter,
+    role_paces: RoleRateLimiters,
     derivations: Semaphore,
-    crowd: Arc<Crowd>,
+    connection_limits: Arc<ConnectionLimits>,
     metrics: Metrics,
     /// Logins that asked the system and failed; asking again has the cost of a failure.
     asked: Throttle,
@@ -142,10 +142,10 @@ impl Access {
         Access {
             policy: ArcSwap::from_pointee(policy),
             throttle: Throttle::new(now),
-            pace: Pace::new(now),
-            role_paces: RolePaces::default(),
+            pace: RateLimiter::new(now),
+            role_paces: RoleRateLimiters::default(),
             derivations: Semaphore::new(DERIVATIONS_MAX),
-            crowd: Arc::default(),
+            connection_limits: Arc::default(),
             metrics,
             asked: Throttle::new(now),
             asker: None,
@@ -178,28 +178,29 @@ impl Access {
     }
 
     /// Admits a new connection.
-    pub(super) fn admission(&self) -> Result<Admission, FrontendError> {
-        self.crowd.admit(self.policy.load().crowd).ok_or_else(|| {
+    pub(super) fn admission(&self) -> Result<ConnectionPermit, FrontendError> {
+        self.connection_limits.admit(self.policy.load().connection_limits).ok_or_else(|| {
             self.refused("full").increment(1);
             FrontendError::Overrun
         })
     }
 
     /// An error if the admission is only for sending the error.
-    pub(super) fn check_admission(&self, admission: Option<&Admission>) -> Result<(), FrontendError> {
-        let checked = admission.map_or(Ok(()), |admission| admission.check(self.policy.load().crowd));
+    pub(super) fn check_admission(&self, admission: Option<&ConnectionPermit>) -> Result<(), FrontendError> {
+        let checked =
+            admission.map_or(Ok(()), |admission| admission.check(self.policy.load().connection_limits));
         checked.inspect_err(|_| self.refused("full").increment(1))
     }
 
     /// Counts the admission for its client's role and database.
-    pub(super) fn sit(
+    pub(super) fn assign_role(
         &self,
-        admission: &mut Admission,
+        admission: &mut ConnectionPermit,
         route: &Route,
         role: &str,
     ) -> Result<(), FrontendError> {
         let limits = self.policy.load().crowd_of(role, route.current().name.as_str());
-        let sat = admission.sit(route.id(), role, limits);
+        let sat = admission.assign_role(route.id(), role, limits);
         sat.inspect_err(|_| self.refused("full").increment(1))
     }
 
@@ -260,8 +261,8 @@ impl Access {
     pub(super) fn attempt<'a>(&'a self, address: Option<IpAddr>, role: &'a str) -> Attempt<'a> {
         Attempt {
             access: self,
-            guess: self.throttle.guess(address, role),
-            asker: self.asked.guess(address, role),
+            keys: self.throttle.keys(address, role),
+            asker: self.asked.keys(address, role),
             asking: OnceLock::new(),
             admitted: AtomicBool::new(false),
             role,
@@ -281,9 +282,9 @@ impl Access {
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     pub(super) access: &'a Access,
-    guess: Guess,
+    keys: AttemptKeys,
     /// The same, in the throttle of logins that ask the system.
-    asker: Guess,
+    asker: AttemptKeys,
     /// How asking ended; unset if it has not asked.
     asking: OnceLock<Asking>,
     /// It needed no password, or had the right one.
@@ -296,7 +297,7 @@ impl Attempt<'_> {
     /// proof: many logins may have failed in between.
     pub(super) fn look(&self) -> Result<(), FrontendError> {
         let allowance = self.access.policy.load().failures;
-        if self.access.throttle.may_try(self.guess, allowance, Instant::now()) {
+        if self.access.throttle.may_try(self.keys, allowance, Instant::now()) {
             return Ok(());
         }
         self.access.refused("throttled").increment(1);
@@ -306,13 +307,13 @@ impl Attempt<'_> {
     /// The proof was wrong, or could not have been right. Returns when the answer may be sent.
     pub(super) async fn failed(&self) {
         let allowance = self.access.policy.load().failures;
-        let delay = self.access.throttle.failed(self.guess, allowance, Instant::now());
+        let delay = self.access.throttle.failed(self.keys, allowance, Instant::now());
         self.access.refused("failed").increment(1);
         tokio::time::sleep(delay).await;
     }
 
     pub(super) fn succeeded(&self) {
-        self.access.throttle.succeeded(self.guess);
+        self.access.throttle.succeeded(self.keys);
         self.admitted();
     }
 
@@ -324,7 +325,7 @@ impl Attempt<'_> {
 
     /// Whether this login may ask the system.
     pub(super) fn may_ask(&self) -> bool {
-        self.access.asked.may_try(self.asker, ALLOWANCE, Instant::now())
+        self.access.asked.may_try(self.asker, BUDGET, Instant::now())
     }
 
     /// Records how asking ended.
@@ -344,7 +345,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let has_asked = self.asking.get().is_some_and(|asking| *asking != Asking::Failures);
         if has_asked && !*self.admitted.get_mut() && self.may_ask() {
-            self.access.asked.failed(self.asker, ALLOWANCE, Instant::now());
+            self.access.asked.failed(self.asker, BUDGET, Instant::now());
         }
     }
 }

@@ -8,14 +8,14 @@ use super::*;
 use crate::auth::Proof;
 use crate::auth::hba::Rules;
 use crate::auth::passwords::ServerPasswords;
-use crate::auth::throttle::Allowance;
+use crate::auth::throttle::AttemptBudget;
 use crate::error::SqlState;
 use crate::model::{DatabaseName, Quotas, RoleLimits, RoleName, RolesLimits, RouteRecord, Service, Timeouts};
 use crate::telemetry::Metrics;
 
 /// Failures beyond the free ones are refused at once, and stay refused for longer than a test.
-const STRICT: Allowance =
-    Allowance { free: 3, interval: Duration::from_secs(3_600), delay_max: Duration::ZERO };
+const STRICT: AttemptBudget =
+    AttemptBudget { free: 3, interval: Duration::from_secs(3_600), delay_max: Duration::ZERO };
 
 fn guarded(policy: Policy) -> (Arc<Access>, impl Fn() -> Frontend) {
     let access = Arc::new(Access::new(policy, Metrics::new()));
@@ -223,7 +223,7 @@ async fn a_trusted_client_gets_what_opens_the_server_as_far_as_it_is_known() {
         let mut knock = Knock::at(door()).await;
         knock.startup(role, "shop").await;
         assert_eq!(knock.login("").await, ("R".to_owned(), None));
-        let Ok(Visitor::Client(client)) = knock.received().await else { panic!("not a client") };
+        let Ok(Incoming::Client(client)) = knock.received().await else { panic!("not a client") };
         let proof = match client.proof {
             Proof::Keys(_) => "keys",
             Proof::Md5(_) => "md5",

@@ -18,7 +18,7 @@ use crate::wire::startup::CancelRequest;
 
 /// What a connection to the admin port turned out to be.
 #[derive(Debug)]
-pub enum AdminVisitor {
+pub enum IncomingAdmin {
     /// Cancels another connection's command. Gets no answer; the caller closes the stream afterwards.
     Cancel(CancelRequest, Stream),
     Administrator(Administrator),
@@ -42,7 +42,7 @@ impl Frontend {
         tcp: TcpStream,
         address: SocketAddr,
         users: &HashMap<String, Verifier>,
-    ) -> Result<AdminVisitor, FrontendError> {
+    ) -> Result<IncomingAdmin, FrontendError> {
         let mut channel = Channel::new(Stream::from(tcp));
         let meeting = Box::pin(self.meet_administrator(&mut channel, address, users));
         let met = match tokio::time::timeout(self.login_time_max, meeting).await {
@@ -60,9 +60,9 @@ impl Frontend {
         channel: &mut Channel,
         address: SocketAddr,
         users: &HashMap<String, Verifier>,
-    ) -> Result<AdminVisitor, FrontendError> {
+    ) -> Result<IncomingAdmin, FrontendError> {
         let startup = match opening::open(self, channel).await? {
-            Opened::Cancel(request) => return Ok(AdminVisitor::Cancel(request, channel.take_stream()?)),
+            Opened::Cancel(request) => return Ok(IncomingAdmin::Cancel(request, channel.take_stream()?)),
             Opened::Startup(startup) => startup,
         };
         if let Some(negotiation) = startup.message.negotiation() {
@@ -72,7 +72,7 @@ impl Frontend {
         refuse_other_databases(startup.message.database())?;
         backend::authentication_ok(&mut channel.out);
         channel.send().await?;
-        Ok(AdminVisitor::Administrator(Administrator {
+        Ok(IncomingAdmin::Administrator(Administrator {
             stream: channel.take_stream()?,
             early: channel.take_early(),
             address,

@@ -12,7 +12,7 @@
 //! database asks about the first one; and each answer covers all roles of the database.
 //!
 //! # When a login does not ask
-//! After a few failed logins of one role from its address, or more of many roles ([`ALLOWANCE`]), a login
+//! After a few failed logins of one role from its address, or more of many roles ([`BUDGET`]), a login
 //! uses what is known. The code that answers the questions limits how often a database is read.
 
 use std::time::Duration;
@@ -21,12 +21,12 @@ use tokio::time::timeout;
 
 use super::Frontend;
 use super::access::Attempt;
-use crate::auth::throttle::Allowance;
+use crate::auth::throttle::AttemptBudget;
 use crate::catalog::Answer;
 
 /// Failed logins that asked, of one role from an address; ten times as many of all roles.
-pub(super) const ALLOWANCE: Allowance =
-    Allowance { free: 5, interval: Duration::from_secs(1), delay_max: Duration::ZERO };
+pub(super) const BUDGET: AttemptBudget =
+    AttemptBudget { free: 5, interval: Duration::from_secs(1), delay_max: Duration::ZERO };
 
 /// The longest wait for an answer; also at most this fraction of the login's time limit.
 const WAIT_MAX: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
 //! From an accepted socket to an authenticated client.
 //!
 //! Owns the first messages of a connection: TLS, cancel requests, the startup packet, the login. It
-//! deliberately opens no server connection and starts no session: it returns a [`Visitor`], and the session
+//! deliberately opens no server connection and starts no session: it returns a [`Incoming`], and the session
 //! layer continues. Start with [`Frontend::receive`].
 //!
 //! # Why
@@ -16,7 +16,7 @@ mod access_tests;
 mod administrator;
 mod balancer;
 mod channel;
-mod crowd;
+mod connection_limits;
 mod current;
 #[cfg(test)]
 mod current_tests;
@@ -35,9 +35,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 pub use access::{Access, Policy};
-pub use administrator::{AdminVisitor, Administrator};
+pub use administrator::{Administrator, IncomingAdmin};
 pub use balancer::Balancers;
-pub use crowd::{Admission, CrowdLimits};
+pub use connection_limits::{ClientLimits, ConnectionPermit};
 pub use error::FrontendError;
 
 use self::channel::Channel;
@@ -76,7 +76,7 @@ pub struct Frontend {
 
 /// What a connection turned out to be.
 #[derive(Debug)]
-pub enum Visitor {
+pub enum Incoming {
     /// Cancels another connection's query. Gets no answer: the caller closes the stream afterwards.
     Cancel {
         request: CancelRequest,
@@ -104,7 +104,7 @@ pub struct Client {
     /// What authenticates the client's role to a server.
     pub proof: Proof,
     /// Its share of the limits; held while it is connected.
-    pub admission: Admission,
+    pub admission: ConnectionPermit,
 }
 
 impl Client {
@@ -119,7 +119,7 @@ impl Frontend {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn receive(&self, stream: Stream, address: Peer) -> Result<Visitor, FrontendError> {
+    pub async fn receive(&self, stream: Stream, address: Peer) -> Result<Incoming, FrontendError> {
         // Held until the refusal is sent, too.
         let mut admission = Some(self.access.admission()?);
         let mut channel = Channel::new(stream);
@@ -139,17 +139,17 @@ impl Frontend {
         &self,
         channel: &mut Channel,
         address: Peer,
-        admission: &mut Option<Admission>,
-    ) -> Result<Visitor, FrontendError> {
+        admission: &mut Option<ConnectionPermit>,
+    ) -> Result<Incoming, FrontendError> {
         match opening::open(self, channel).await? {
-            Opened::Cancel(request) => Ok(Visitor::Cancel { request, stream: channel.take_stream()? }),
+            Opened::Cancel(request) => Ok(Incoming::Cancel { request, stream: channel.take_stream()? }),
             Opened::Startup(startup) => {
                 self.access.check_admission(admission.as_ref())?;
                 let admitted = login::login(self, channel, &startup, address).await?;
                 let mut admission = admission.take().ok_or(FrontendError::Gone)?;
-                self.access.sit(&mut admission, &admitted.route, startup.message.role())?;
+                self.access.assign_role(&mut admission, &admitted.route, startup.message.role())?;
                 self.access.turn_of_client(&admitted.route, startup.message.role()).await?;
-                Ok(Visitor::Client(Box::new(Client {
+                Ok(Incoming::Client(Box::new(Client {
                     stream: channel.take_stream()?,
                     early: channel.take_early(),
                     unsent: std::mem::take(&mut channel.out),

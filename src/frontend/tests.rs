@@ -74,7 +74,7 @@ pub(super) fn frontend_with(service: Service) -> Frontend {
 pub(super) struct Knock {
     tcp: TcpStream,
     inbox: BytesMut,
-    receiving: tokio::task::JoinHandle<Result<Visitor, FrontendError>>,
+    receiving: tokio::task::JoinHandle<Result<Incoming, FrontendError>>,
 }
 
 impl Knock {
@@ -84,7 +84,7 @@ impl Knock {
         let (accepted, address) = listener.accept().await.unwrap();
         let receiving = tokio::spawn(async move {
             let mut received = frontend.receive(accepted.into(), Peer::tcp(address)).await;
-            if let Ok(Visitor::Client(client)) = &mut received {
+            if let Ok(Incoming::Client(client)) = &mut received {
                 // As the session does, which sends it with its own messages.
                 client.stream.write_all_buf(&mut client.unsent).await.unwrap();
             }
@@ -169,7 +169,7 @@ impl Knock {
         challenge.split_once(",s=").unwrap().1.to_owned()
     }
 
-    pub(super) async fn received(self) -> Result<Visitor, FrontendError> {
+    pub(super) async fn received(self) -> Result<Incoming, FrontendError> {
         drop(self.tcp);
         self.receiving.await.unwrap()
     }
@@ -181,7 +181,7 @@ async fn a_client_with_the_right_password_is_admitted_and_its_keys_are_learned()
     knock.startup("app", "shop").await;
     let (tags, error) = knock.login(PASSWORD).await;
     assert_eq!((tags.as_str(), error), ("RRRR", None));
-    let Ok(Visitor::Client(client)) = knock.received().await else { panic!("not a client") };
+    let Ok(Incoming::Client(client)) = knock.received().await else { panic!("not a client") };
     assert_eq!((client.role.as_str(), client.route.id().as_str()), ("app", "db_1"));
 }
 
@@ -361,7 +361,7 @@ async fn a_client_without_tls_is_refused_where_tls_is_required() {
 async fn a_cancel_request_is_handed_on() {
     let mut knock = Knock::at(frontend_with(Service::Serving)).await;
     knock.send(|out| startup::cancel_request(out, 42, &[1, 2, 3, 4])).await;
-    let Ok(Visitor::Cancel { request, .. }) = knock.received().await else { panic!("not a cancel request") };
+    let Ok(Incoming::Cancel { request, .. }) = knock.received().await else { panic!("not a cancel request") };
     assert_eq!((request.pid, &request.key[..]), (42, &[1, 2, 3, 4][..]));
 }
 

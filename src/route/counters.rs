@@ -2,7 +2,7 @@
 //!
 //! Owns [`Counters`], one worker's sums for one database, and [`Totals`], all workers' at an instant. It
 //! deliberately reads no clock and knows no protocol: the times come from
-//! [`Member::set_activity`](super::Member::set_activity), the events from the session.
+//! [`SessionHandle::set_activity`](super::SessionHandle::set_activity), the events from the session.
 //!
 //! # Why
 //! A query must not write memory that another thread writes, so each worker has counters of its own, on
@@ -20,7 +20,7 @@ use crate::model::{LATENCY_CLASSES, Latencies};
 /// The counts, in PgBouncer's order. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-pub enum Figure {
+pub enum Counter {
     /// A session got a server connection.
     ServerAssignments,
     Transactions,
@@ -42,36 +42,36 @@ pub enum Figure {
     Logins,
 }
 
-impl Figure {
+impl Counter {
     pub const COUNT: usize = 12;
 
-    pub const ALL: [Figure; Figure::COUNT] = [
-        Figure::ServerAssignments,
-        Figure::Transactions,
-        Figure::Queries,
-        Figure::Received,
-        Figure::Sent,
-        Figure::TransactionTime,
-        Figure::QueryTime,
-        Figure::WaitTime,
-        Figure::ClientParses,
-        Figure::ServerParses,
-        Figure::Binds,
-        Figure::Logins,
+    pub const ALL: [Counter; Counter::COUNT] = [
+        Counter::ServerAssignments,
+        Counter::Transactions,
+        Counter::Queries,
+        Counter::Received,
+        Counter::Sent,
+        Counter::TransactionTime,
+        Counter::QueryTime,
+        Counter::WaitTime,
+        Counter::ClientParses,
+        Counter::ServerParses,
+        Counter::Binds,
+        Counter::Logins,
     ];
 }
 
 /// One worker's sums for one database, since the process began.
 #[derive(Debug)]
 pub struct Counters {
-    figures: [AtomicU64; Figure::COUNT],
+    values: [AtomicU64; Counter::COUNT],
     /// Number of answers in each class of time, by [`Latencies::class`].
     answers: [AtomicU64; LATENCY_CLASSES],
 }
 
 impl Default for Counters {
     fn default() -> Counters {
-        Counters { figures: Default::default(), answers: [const { AtomicU64::new(0) }; LATENCY_CLASSES] }
+        Counters { values: Default::default(), answers: [const { AtomicU64::new(0) }; LATENCY_CLASSES] }
     }
 }
 
@@ -84,40 +84,40 @@ fn add(counter: &AtomicU64, amount: u64) {
 impl Counters {
     /// Only for the worker's own thread: additions by another thread could be lost.
     #[inline]
-    pub fn add(&self, figure: Figure, amount: u64) {
-        add(&self.figures[figure as usize], amount);
+    pub fn add(&self, counter: Counter, amount: u64) {
+        add(&self.values[counter as usize], amount);
     }
 
     /// Counts the time of the previous activity when the activity changes.
     pub(super) fn on_activity(&self, before: Activity, now: Activity, micros: u64) {
         let was_inside = before.is_inside();
         if was_inside {
-            self.add(Figure::TransactionTime, micros);
+            self.add(Counter::TransactionTime, micros);
         }
         match before {
             Activity::Active => {
-                self.add(Figure::QueryTime, micros);
+                self.add(Counter::QueryTime, micros);
                 add(&self.answers[Latencies::class(micros)], 1);
             }
-            Activity::Held | Activity::Waiting => self.add(Figure::WaitTime, micros),
+            Activity::Held | Activity::Waiting => self.add(Counter::WaitTime, micros),
             Activity::Idle | Activity::InTransaction | Activity::Switching => {}
         }
         if now == Activity::Active && before != Activity::Active {
-            self.add(Figure::Queries, 1);
-            self.add(Figure::Transactions, u64::from(!was_inside));
+            self.add(Counter::Queries, 1);
+            self.add(Counter::Transactions, u64::from(!was_inside));
         }
     }
 }
 
 /// The counters of one database, one for each worker.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct CounterSet {
     workers: Vec<Arc<CachePadded<Counters>>>,
 }
 
-impl Ledger {
-    pub(super) fn new(workers: usize) -> Ledger {
-        Ledger { workers: (0..workers.max(1)).map(|_| Arc::default()).collect() }
+impl CounterSet {
+    pub(super) fn new(workers: usize) -> CounterSet {
+        CounterSet { workers: (0..workers.max(1)).map(|_| Arc::default()).collect() }
     }
 
     pub(super) fn of(&self, worker: usize) -> Arc<CachePadded<Counters>> {
@@ -138,21 +138,21 @@ impl Ledger {
 
 /// The sums of all workers at one instant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals([u64; Figure::COUNT]);
+pub struct Totals([u64; Counter::COUNT]);
 
 impl From<&Counters> for Totals {
     fn from(counters: &Counters) -> Totals {
-        Totals(counters.figures.each_ref().map(|counter| counter.load(Ordering::Relaxed)))
+        Totals(counters.values.each_ref().map(|counter| counter.load(Ordering::Relaxed)))
     }
 }
 
 impl Totals {
-    pub fn of(&self, figure: Figure) -> u64 {
-        self.0[figure as usize]
+    pub fn of(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
     }
 
-    /// In the order of [`Figure::ALL`].
-    pub fn values(&self) -> [u64; Figure::COUNT] {
+    /// In the order of [`Counter::ALL`].
+    pub fn values(&self) -> [u64; Counter::COUNT] {
         self.0
     }
 
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn times_and_counts_follow_what_a_session_does() {
-        let ledger = Ledger::new(2);
+        let ledger = CounterSet::new(2);
         let counters = ledger.of(1);
         for (before, now, micros) in [
             (Activity::Idle, Activity::Held, 1_000),
@@ -190,34 +190,34 @@ mod tests {
             counters.on_activity(before, now, micros);
         }
         let totals = ledger.totals();
-        assert_eq!((totals.of(Figure::Transactions), totals.of(Figure::Queries)), (2, 3));
-        assert_eq!(totals.of(Figure::WaitTime), 20);
-        assert_eq!(totals.of(Figure::QueryTime), 3 + 4 + 5);
-        assert_eq!(totals.of(Figure::TransactionTime), 3 + 500 + 4 + 5);
+        assert_eq!((totals.of(Counter::Transactions), totals.of(Counter::Queries)), (2, 3));
+        assert_eq!(totals.of(Counter::WaitTime), 20);
+        assert_eq!(totals.of(Counter::QueryTime), 3 + 4 + 5);
+        assert_eq!(totals.of(Counter::TransactionTime), 3 + 500 + 4 + 5);
         let latencies = ledger.latencies();
         assert_eq!((latencies.count(), latencies.quantile(1.0)), (3, Some(Duration::from_micros(6))));
     }
 
     #[test]
     fn totals_are_the_sum_of_all_workers() {
-        let ledger = Ledger::new(2);
-        ledger.of(0).add(Figure::Received, 7);
-        ledger.of(1).add(Figure::Received, 8);
+        let ledger = CounterSet::new(2);
+        ledger.of(0).add(Counter::Received, 7);
+        ledger.of(1).add(Counter::Received, 8);
         let earlier = ledger.totals();
-        assert_eq!(earlier.of(Figure::Received), 15);
-        ledger.of(2).add(Figure::Received, 5);
+        assert_eq!(earlier.of(Counter::Received), 15);
+        ledger.of(2).add(Counter::Received, 5);
         assert_eq!(
-            ledger.totals().since(&earlier).of(Figure::Received),
+            ledger.totals().since(&earlier).of(Counter::Received),
             5,
             "an unknown worker is one of them"
         );
-        assert_eq!(earlier.plus(&earlier).of(Figure::Received), 30);
+        assert_eq!(earlier.plus(&earlier).of(Counter::Received), 30);
     }
 
     #[test]
     fn every_figure_has_its_place() {
-        for (index, figure) in Figure::ALL.into_iter().enumerate() {
-            assert_eq!(figure as usize, index);
+        for (index, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, index);
         }
     }
 }

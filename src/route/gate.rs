@@ -41,7 +41,7 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use tokio::sync::Notify;
 
-use super::bell::{Bell, Urgency};
+use super::change_notifier::{ChangeNotifier, Urgency};
 use super::stall::Stalls;
 use crate::model::StallReport;
 
@@ -103,7 +103,7 @@ struct Shared {
     counters: Vec<CachePadded<Counter>>,
     wakers: Vec<Mutex<Wakers>>,
     drained: Notify,
-    bell: Option<Arc<Bell>>,
+    notifier: Option<Arc<ChangeNotifier>>,
     stalls: Mutex<Stalls>,
 }
 
@@ -136,10 +136,14 @@ enum Purpose {
 impl Gate {
     /// An open gate for so many workers (at least one).
     pub fn new(workers: usize) -> Gate {
-        Gate::with_bell(workers, GateState::Open, None)
+        Gate::with_notifier(workers, GateState::Open, None)
     }
 
-    pub(crate) fn with_bell(workers: usize, state: GateState, bell: Option<Arc<Bell>>) -> Gate {
+    pub(crate) fn with_notifier(
+        workers: usize,
+        state: GateState,
+        notifier: Option<Arc<ChangeNotifier>>,
+    ) -> Gate {
         let workers = workers.max(1);
         let shared = Arc::new(Shared {
             state: AtomicU8::new(state as u8),
@@ -147,7 +151,7 @@ impl Gate {
             counters: (0..workers).map(|_| CachePadded::default()).collect(),
             wakers: (0..workers).map(|_| Mutex::default()).collect(),
             drained: Notify::new(),
-            bell,
+            notifier,
             stalls: Mutex::default(),
         });
         let door = |worker| Arc::new(CachePadded::new(Door { shared: Arc::clone(&shared), worker }));
@@ -161,7 +165,8 @@ impl Gate {
     }
 
     /// Admits opening a connection to the database's place. Keep the pass until the connection is ready and
-    /// its pid is set on the [`Member`](super::Member): a latch is complete when no such pass exists.
+    /// its pid is set on the [`SessionHandle`](super::SessionHandle): a latch is complete when no such pass
+    /// exists.
     pub fn try_connect(&self, worker: usize) -> Result<Pass, GateClosed> {
         self.enter(worker, Purpose::Connect)
     }
@@ -281,11 +286,11 @@ impl Gate {
     }
 
     /// Records how long a client's request waited. Call it before reporting the session as ready to the
-    /// roster, so that the report of a release is complete when the release is.
+    /// session table, so that the report of a release is complete when the release is.
     pub fn record_stall(&self, waited: Duration) {
         lock(&self.shared.stalls).record(waited);
-        if let Some(bell) = &self.shared.bell {
-            bell.ring(Urgency::Soon);
+        if let Some(notifier) = &self.shared.notifier {
+            notifier.notify(Urgency::Soon);
         }
     }
 
@@ -367,8 +372,8 @@ impl Door {
             self.shared.note_drained();
         }
         self.shared.drained.notify_waiters();
-        if let Some(bell) = &self.shared.bell {
-            bell.ring(Urgency::Now);
+        if let Some(notifier) = &self.shared.notifier {
+            notifier.notify(Urgency::Now);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Server connections that belong to no session: a pool lends them to sessions, for one transaction each.
 //!
-//! Owns the roster's entries of them. It deliberately does not own the connections: a pool does.
+//! Owns the session table's entries of them. It deliberately does not own the connections: a pool does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ pub struct LentRow {
     pub session: Option<u64>,
 }
 
-/// An entry of the roster.
+/// An entry of the session table.
 #[derive(Debug)]
 pub(super) struct Lent {
     pub(super) facts: LentFacts,

@@ -9,12 +9,12 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
-use super::bell::{Bell, Tower};
+use super::change_notifier::{ChangeNotifier, ChangeQueue};
 use super::followed::Followed;
 use super::gate::{Gate, GateState};
-use super::roster::Roster;
+use super::session_table::SessionTable;
 use crate::auth::md5::Md5Secret;
-use crate::auth::pace::Pace;
+use crate::auth::rate_limiter::RateLimiter;
 use crate::auth::scram::{ITERATIONS_DEFAULT, Verifier};
 use crate::auth::{ClientKeys, Fingerprint, Proof};
 use crate::error::SqlState;
@@ -36,25 +36,25 @@ pub struct Route {
     /// password needs them to follow its database.
     keys: DashMap<String, Arc<ClientKeys>>,
     /// Rate limit of all its logins, if the contract has one.
-    logins_pace: Pace,
+    logins_pace: RateLimiter,
     gate: Gate,
-    roster: Arc<Roster>,
-    bell: Arc<Bell>,
+    session_table: Arc<SessionTable>,
+    notifier: Arc<ChangeNotifier>,
 }
 
 impl Route {
-    fn new(record: RouteRecord, workers: usize, tower: Arc<Tower>) -> Arc<Route> {
-        let bell = Bell::new(record.database.clone(), tower);
+    fn new(record: RouteRecord, workers: usize, queue: Arc<ChangeQueue>) -> Arc<Route> {
+        let notifier = ChangeNotifier::new(record.database.clone(), queue);
         Arc::new(Route {
             id: record.database.clone(),
-            gate: Gate::with_bell(workers, state_of(&record.gate), Some(Arc::clone(&bell))),
-            roster: Arc::new(Roster::new(workers, Some(Arc::clone(&bell)))),
+            gate: Gate::with_notifier(workers, state_of(&record.gate), Some(Arc::clone(&notifier))),
+            session_table: Arc::new(SessionTable::new(workers, Some(Arc::clone(&notifier)))),
             record: ArcSwap::from_pointee(record),
             logins: ArcSwap::default(),
             iterations: AtomicU32::new(ITERATIONS_DEFAULT),
             keys: DashMap::new(),
-            logins_pace: Pace::new(Instant::now()),
-            bell,
+            logins_pace: RateLimiter::new(Instant::now()),
+            notifier,
         })
     }
 
@@ -72,8 +72,8 @@ impl Route {
         &self.gate
     }
 
-    pub fn roster(&self) -> &Arc<Roster> {
-        &self.roster
+    pub fn session_table(&self) -> &Arc<SessionTable> {
+        &self.session_table
     }
 
     pub fn login(&self, role: &str) -> Option<Arc<Login>> {
@@ -85,7 +85,7 @@ impl Route {
     }
 
     /// Rate limiter for clients that have authenticated.
-    pub fn logins_pace(&self) -> &Pace {
+    pub fn logins_pace(&self) -> &RateLimiter {
         &self.logins_pace
     }
 
@@ -148,7 +148,7 @@ impl Route {
 
     /// Ends one session, or all; a running statement is cancelled. Returns their number.
     pub fn dismiss(&self, session: Option<u64>) -> usize {
-        let dismissed = self.roster.dismiss(|number| session.is_none_or(|session| session == number));
+        let dismissed = self.session_table.dismiss(|number| session.is_none_or(|session| session == number));
         self.gate.wake_all();
         dismissed
     }
@@ -158,8 +158,8 @@ impl Route {
         self.gate.turn()
     }
 
-    pub(super) fn bell(&self) -> &Bell {
-        &self.bell
+    pub(super) fn notifier(&self) -> &ChangeNotifier {
+        &self.notifier
     }
 
     /// The record first, then the gate: a session admitted after a release sees the new place.
@@ -213,7 +213,7 @@ pub struct RouteTable {
     /// Databases with timeouts in their contracts.
     timed: AtomicUsize,
     workers: usize,
-    tower: Arc<Tower>,
+    queue: Arc<ChangeQueue>,
     followed: Followed,
 }
 
@@ -231,7 +231,7 @@ impl RouteTable {
             changing: Mutex::default(),
             timed: AtomicUsize::new(0),
             workers,
-            tower: Arc::default(),
+            queue: Arc::default(),
             followed: Followed::default(),
         })
     }
@@ -281,7 +281,7 @@ impl RouteTable {
                 route.apply(record);
                 route
             }
-            None => Route::new(record, self.workers, Arc::clone(&self.tower)),
+            None => Route::new(record, self.workers, Arc::clone(&self.queue)),
         };
         logins.into_iter().for_each(|logins| route.set_logins(logins));
         tables.by_id.insert(route.id.clone(), Arc::clone(&route));
@@ -327,8 +327,8 @@ impl RouteTable {
         &self.followed
     }
 
-    pub(super) fn tower(&self) -> &Arc<Tower> {
-        &self.tower
+    pub(super) fn queue(&self) -> &Arc<ChangeQueue> {
+        &self.queue
     }
 }
 

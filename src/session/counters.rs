@@ -3,43 +3,43 @@
 //!
 //! # Why
 //! Transactions, queries and their times are not here: they follow from what the session does
-//! ([`Member::set_activity`]), where the clock is read anyway.
+//! ([`SessionHandle::set_activity`]), where the clock is read anyway.
 
-use crate::route::{Figure, Member};
+use crate::route::{Counter, SessionHandle};
 use crate::wire::message::frontend::tag as request;
 
 /// `bytes` of the client were forwarded.
 #[inline]
-pub(super) fn received(member: &Member, bytes: usize) {
-    member.counters().add(Figure::Received, bytes as u64);
+pub(super) fn received(member: &SessionHandle, bytes: usize) {
+    member.counters().add(Counter::Received, bytes as u64);
 }
 
 /// `bytes` were forwarded to the client.
 #[inline]
-pub(super) fn sent(member: &Member, bytes: usize) {
-    member.counters().add(Figure::Sent, bytes as u64);
+pub(super) fn sent(member: &SessionHandle, bytes: usize) {
+    member.counters().add(Counter::Sent, bytes as u64);
 }
 
 /// A message of the client has come.
 #[inline]
-pub(super) fn on_request(member: &Member, tag: u8) {
+pub(super) fn on_request(member: &SessionHandle, tag: u8) {
     match tag {
-        request::PARSE => member.counters().add(Figure::ClientParses, 1),
-        request::BIND => member.counters().add(Figure::Binds, 1),
+        request::PARSE => member.counters().add(Counter::ClientParses, 1),
+        request::BIND => member.counters().add(Counter::Binds, 1),
         _ => {}
     }
 }
 
 /// The first message that went to the server for it has this tag.
 #[inline]
-pub(super) fn forwarded(member: &Member, tag: Option<u8>) {
+pub(super) fn forwarded(member: &SessionHandle, tag: Option<u8>) {
     if tag == Some(request::PARSE) {
-        member.counters().add(Figure::ServerParses, 1);
+        member.counters().add(Counter::ServerParses, 1);
     }
 }
 
 /// The client has got a server connection, for good or for a transaction.
 #[inline]
-pub(super) fn assigned(member: &Member) {
-    member.counters().add(Figure::ServerAssignments, 1);
+pub(super) fn assigned(member: &SessionHandle) {
+    member.counters().add(Counter::ServerAssignments, 1);
 }

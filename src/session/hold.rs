@@ -9,9 +9,9 @@
 //! | no `next`, another generation | goes on with a new connection to its place: [`renew`](super::renew) |
 //! | refused | ends, with the record's own text |
 //!
-//! Owns [`Session::follow`] and the readiness that the roster gets. It deliberately decides nothing about a
-//! database: an order comes from the record, and whatever happens here is either reported as a [`Readiness`]
-//! or ends this one session.
+//! Owns [`Session::follow`] and the readiness that the session table gets. It deliberately decides nothing
+//! about a database: an order comes from the record, and whatever happens here is either reported as a
+//! [`Readiness`] or ends this one session.
 //!
 //! # Why
 //! The state is asked for on the session's own server connection, which takes about a millisecond at a

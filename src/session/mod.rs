@@ -1,9 +1,9 @@
 //! One client's life, and the threads on which all of them live.
 //!
 //! Owns [`DataPlane`]: the acceptor, the workers, and on each worker the sessions. A session is one task: it
-//! registers in its database's roster, opens a server connection, relays, and at transaction boundaries
-//! follows the orders of its database's route. It deliberately knows nothing of why an order is given: it
-//! sees a gate, a place and an epoch.
+//! registers in its database's session table, opens a server connection, relays, and at transaction
+//! boundaries follows the orders of its database's route. It deliberately knows nothing of why an order is
+//! given: it sees a gate, a place and an epoch.
 //!
 //! Start with `serve` (a session's life), then `relay` (the path of a query).
 //!

@@ -42,7 +42,7 @@ use super::statements::Told;
 use super::tenancy::Tenancy;
 use super::worker::Worker;
 use crate::backend::{Parameters, ServerConnection};
-use crate::route::{Activity, Gate, Member, Pass, Route, TurnWatch};
+use crate::route::{Activity, Gate, Pass, Route, SessionHandle, TurnWatch};
 use crate::tls::Stream;
 use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::message::backend::parameter_status;
@@ -129,7 +129,7 @@ pub(super) struct Ends {
 pub(super) struct Relay {
     pub(super) worker: Rc<Worker>,
     pub(super) route: Arc<Route>,
-    pub(super) member: Member,
+    pub(super) member: SessionHandle,
     parking: Arc<Parking>,
     /// The process id that the client got at its start.
     told_pid: i32,
@@ -185,7 +185,7 @@ impl Relay {
     pub(super) fn new(
         worker: Rc<Worker>,
         terms: Rc<Terms>,
-        member: Member,
+        member: SessionHandle,
         enlisted: &Enlisted,
         ends: Ends,
         tracker: StateTracker,

@@ -312,8 +312,8 @@ pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
         generation: left.record.generation,
         opened_at: left.past.opened_at,
     };
-    // While the client is still in the roster, so that the connection is always listed.
-    let pid = left.route.roster().enter_lent(facts);
+    // While the client is still in the session table, so that the connection is always listed.
+    let pid = left.route.session_table().enter_lent(facts);
     event_loop::spawn(async move {
         let mut left = left;
         let login =

@@ -25,9 +25,9 @@ use crate::auth::Proof;
 use crate::backend::{self, ConnectError, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
 use crate::event_loop;
-use crate::frontend::{Admission, Client, Visitor};
+use crate::frontend::{Client, ConnectionPermit, Incoming};
 use crate::model::{Login, Peer, Place, Pooling, RoleName, RouteRecord, UnixMillis};
-use crate::route::{Entrance, GateState, Member, MemberFacts, Pass, Replication, Route};
+use crate::route::{Entrance, GateState, Pass, Replication, Route, SessionFacts, SessionHandle};
 use crate::tls::{Socket, Stream};
 use crate::wire::exchange::Rest;
 use crate::wire::message::{TransactionStatus, backend as message};
@@ -42,7 +42,7 @@ const EARLY_BYTES_MAX: usize = 64 * 1024;
 /// # Why
 /// Nearly all sessions are idle nearly always, and an idle one is this future: so it holds a [`Session`] and
 /// nothing else. What a login, an order or the end needs is boxed while it lasts.
-pub(super) async fn visitor(worker: Rc<Worker>, arrival: Box<Arrival>) {
+pub(super) async fn incoming(worker: Rc<Worker>, arrival: Box<Arrival>) {
     let Some(mut session) = Box::pin(receive(worker, arrival)).await else { return };
     let ending = loop {
         match poll_fn(|cx| session.poll(cx)).await {
@@ -84,8 +84,8 @@ async fn arrive(worker: &Worker, mut stream: Stream, address: Peer) -> Option<Bo
         }
     };
     match plane.frontend.receive(stream, address).await {
-        Ok(Visitor::Client(client)) => return Some(client),
-        Ok(Visitor::Cancel { request, stream }) => {
+        Ok(Incoming::Client(client)) => return Some(client),
+        Ok(Incoming::Cancel { request, stream }) => {
             if plane.cancels.admits(address.ip(), Instant::now().into_std()) {
                 cancel(worker, &request).await;
             } else {
@@ -130,7 +130,7 @@ pub(super) struct Session {
     /// The past of the server connection; after a move, of the first one.
     server_past: Box<Past>,
     /// Counted while the client is connected.
-    _admission: Admission,
+    _admission: ConnectionPermit,
     _presence: Presence,
 }
 
@@ -273,7 +273,7 @@ async fn begin(worker: &Rc<Worker>, client: Box<Client>, presence: Presence) -> 
 
 /// What a session begins with.
 struct Opened {
-    member: Member,
+    member: SessionHandle,
     server: Box<ServerConnection>,
     record: Arc<RouteRecord>,
     origin: Arc<Origin>,
@@ -288,7 +288,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     let route = Arc::clone(&client.route);
     let record = route.current();
     let member = route
-        .roster()
+        .session_table()
         .join_within(record.terms.client_connections_max, facts(worker, client, &record, session))
         .ok_or_else(|| Some(full(&record)))?;
     let origin = origin(client).map_err(Some)?;
@@ -357,7 +357,7 @@ async fn connect(worker: &Worker, request: &ConnectRequest) -> Result<ServerConn
 async fn open_lent(
     worker: &Worker,
     client: &mut Client,
-    member: Member,
+    member: SessionHandle,
     origin: Origin,
 ) -> Result<Opened, Option<Refusal>> {
     let route = Arc::clone(&client.route);
@@ -381,7 +381,7 @@ async fn first_ground(
     worker: &Worker,
     client: &mut Client,
     shelf: &Rc<Shelf>,
-    member: &Member,
+    member: &SessionHandle,
 ) -> Result<Ground, Option<Refusal>> {
     // Only so that a dismissal wakes it.
     let mut turns = client.route.gate().watch(worker.index());
@@ -429,7 +429,7 @@ async fn first_ground(
 async fn enter(
     worker: &Worker,
     client: &mut Client,
-    member: &Member,
+    member: &SessionHandle,
 ) -> Result<(Pass, Arc<RouteRecord>), Option<Refusal>> {
     let route = Arc::clone(&client.route);
     let mut turns = route.gate().watch(worker.index());
@@ -465,8 +465,8 @@ async fn enter(
     }
 }
 
-fn facts(worker: &Worker, client: &Client, record: &RouteRecord, session: u64) -> MemberFacts {
-    MemberFacts {
+fn facts(worker: &Worker, client: &Client, record: &RouteRecord, session: u64) -> SessionFacts {
+    SessionFacts {
         session,
         worker: worker.index(),
         role: client.role.clone(),
@@ -561,8 +561,8 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
 mod tests {
     use super::*;
 
-    /// An idle client is this task, its entry in the roster, and its startup parameters. The bound is the
-    /// allocator's size class: growing up to it is free.
+    /// An idle client is this task, its entry in the session table, and its startup parameters. The bound is
+    /// the allocator's size class: growing up to it is free.
     const TASK_BYTES_MAX: usize = 896;
 
     fn future_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
@@ -571,7 +571,7 @@ mod tests {
 
     #[test]
     fn the_task_of_a_session_is_small() {
-        let bytes = future_bytes(visitor);
+        let bytes = future_bytes(incoming);
         assert!(bytes <= TASK_BYTES_MAX, "{bytes} bytes");
     }
 }

@@ -189,7 +189,7 @@ impl Tenancy {
         self.statements.server.lose_unnamed();
         if let Some(lease) = &mut self.lease {
             let facts = self.shelf.facts(pid, record);
-            lease.moved(record, self.shelf.pool.route.roster().enter_lent(facts));
+            lease.moved(record, self.shelf.pool.route.session_table().enter_lent(facts));
         }
     }
 

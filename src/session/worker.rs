@@ -273,7 +273,7 @@ async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
         tokio::select! {
             errand = errands.recv() => match errand {
                 Some(Errand::Receive(arrival)) => {
-                    sessions.spawn(serve::visitor(Rc::clone(&worker), arrival));
+                    sessions.spawn(serve::incoming(Rc::clone(&worker), arrival));
                 }
                 Some(Errand::Accept(lobby, begun)) => {
                     event_loop::spawn(async move {

@@ -23,9 +23,9 @@
 //! A boundary is ReadyForQuery `I` with no answer pending, never a guess from SQL text. Counting only Syncs
 //! is wrong in each of the cases above; proxies that did so hang or reuse a connection that still has an
 //! answer in it. Where the protocol itself is ambiguous, the doubt is a value ([`Rest::Doubtful`]) and not a
-//! guess. Tested against real servers with random conversations (`tests/dataplane/ledger.rs`). PostgreSQL's
-//! own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter 55.2 of the
-//! manual.
+//! guess. Tested against real servers with random conversations (`tests/dataplane/candidate.rs`).
+//! PostgreSQL's own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter
+//! 55.2 of the manual.
 //!
 //! One `I` is not trusted. Where a Query follows messages of the extended protocol without a Sync between,
 //! PostgreSQL 18 answers `T` to the Query and `I` to the Sync, and does not commit:
@@ -41,17 +41,17 @@ use super::message::backend::tag as answer;
 use super::message::frontend::tag as request;
 
 /// Highest number of unanswered requests; beyond it the client is not read until the server answers.
-pub const OWED_MAX: usize = 16 * 1024;
+pub const PENDING_MAX: usize = 16 * 1024;
 
 /// Capacity above this is released once nothing is pending.
-const OWED_KEPT: usize = 64;
+const PENDING_KEPT: usize = 64;
 
 /// Highest number of candidate states: a failing COPY adds one for each Sync that it may have read, and the
 /// next such COPY multiplies them. A client that pipelines more has no boundary any more.
-const LEDGERS_MAX: usize = 256;
+const CANDIDATES_MAX: usize = 256;
 
 /// Approximate total of pending answers in all candidates: the longer they are, the fewer are followed.
-const OWED_IN_ALL_MAX: usize = 64 * 1024;
+const PENDING_IN_ALL_MAX: usize = 64 * 1024;
 
 /// State of a connection between two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub enum Rest {
 
 /// A request that the server has not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owed {
+enum PendingReply {
     /// Consecutive Parse, Bind, Describe, Execute, Close: this many answers are missing. Never 0.
     Extended {
         answers: u32,
@@ -81,10 +81,10 @@ enum Owed {
     CopyEnd,
 }
 
-impl Owed {
+impl PendingReply {
     /// Whether a ReadyForQuery answers it.
     fn reports(&self) -> bool {
-        matches!(self, Owed::Query | Owed::FunctionCall | Owed::Sync)
+        matches!(self, PendingReply::Query | PendingReply::FunctionCall | PendingReply::Sync)
     }
 }
 
@@ -100,7 +100,7 @@ enum Copying {
 
 /// Pending answers of one candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Debt {
+enum Outstanding {
     None,
     /// Only ReadyForQuery messages for Syncs.
     Syncs,
@@ -113,9 +113,9 @@ pub struct Exchange {
     status: TransactionStatus,
     /// The last report was of an open transaction, and the server has begun no command since.
     untouched: bool,
-    ledger: Ledger,
+    candidate: Candidate,
     /// The other candidates; almost always none.
-    others: Vec<Ledger>,
+    others: Vec<Candidate>,
     /// There were too many candidates to follow: the remaining ones prove nothing.
     lost: bool,
 }
@@ -129,18 +129,18 @@ impl Default for Exchange {
 impl Exchange {
     /// The state after the first ReadyForQuery of a connection.
     pub fn new() -> Exchange {
-        let ledger = Ledger {
-            owed: VecDeque::new(),
+        let candidate = Candidate {
+            pending: VecDeque::new(),
             copying: Copying::No,
             unsynced: false,
             skipping: false,
-            spoken: false,
+            partly_answered: false,
             worked: false,
         };
         Exchange {
             status: TransactionStatus::Idle,
             untouched: false,
-            ledger,
+            candidate,
             others: Vec::new(),
             lost: false,
         }
@@ -156,10 +156,14 @@ impl Exchange {
             return Rest::Busy;
         }
         if self.others.is_empty() {
-            return if self.ledger.debt() == Debt::None { Rest::Settled } else { Rest::Busy };
+            return if self.candidate.outstanding() == Outstanding::None {
+                Rest::Settled
+            } else {
+                Rest::Busy
+            };
         }
-        let any = |debt| self.ledgers().any(|ledger| ledger.debt() == debt);
-        match (any(Debt::Work), any(Debt::None), any(Debt::Syncs)) {
+        let any = |outstanding| self.candidates().any(|candidate| candidate.outstanding() == outstanding);
+        match (any(Outstanding::Work), any(Outstanding::None), any(Outstanding::Syncs)) {
             (true, _, _) | (_, false, _) => Rest::Busy,
             (false, true, true) => Rest::Doubtful,
             (false, true, false) => Rest::Settled,
@@ -169,7 +173,7 @@ impl Exchange {
     /// The server works on a message of the extended protocol: an error makes it skip everything up to a
     /// Sync.
     pub fn is_in_extended(&self) -> bool {
-        matches!(self.ledger.owed.front(), Some(Owed::Extended { .. }))
+        matches!(self.candidate.pending.front(), Some(PendingReply::Extended { .. }))
     }
 
     pub fn is_boundary(&self) -> bool {
@@ -178,7 +182,7 @@ impl Exchange {
 
     /// In at least one candidate no answer is pending. A connection in an open transaction can be silent.
     pub fn is_silent(&self) -> bool {
-        self.ledgers().any(|ledger| ledger.owed.is_empty())
+        self.candidates().any(|candidate| candidate.pending.is_empty())
     }
 
     /// Whether a message with this tag makes the server work, when nothing runs. The server ignores other
@@ -196,54 +200,58 @@ impl Exchange {
 
     /// A ReadyForQuery will come without further messages of the client: new messages can wait for it.
     pub fn will_report(&self) -> bool {
-        !self.lost && self.ledgers().all(Ledger::will_report)
+        !self.lost && self.candidates().all(Candidate::will_report)
     }
 
     /// More than one ReadyForQuery will come for messages already sent: those after the first one are
     /// executed, whatever happened before it.
     pub fn goes_on_after_report(&self) -> bool {
-        self.ledgers().any(|ledger| ledger.reports() > 1)
+        self.candidates().any(|candidate| candidate.reports() > 1)
     }
 
     /// No answer is pending, and no message of the extended protocol waits for its Sync: an injected Sync
     /// would change nothing.
     pub fn is_between_cycles(&self) -> bool {
         !self.lost
-            && self.ledgers().all(|ledger| ledger.owed.is_empty() && !ledger.unsynced && !ledger.skipping)
+            && self
+                .candidates()
+                .all(|candidate| candidate.pending.is_empty() && !candidate.unsynced && !candidate.skipping)
     }
 
     /// The last message sent ends its cycle: a ReadyForQuery will come for it, and nothing waits for a Sync.
     pub fn ends_cycle(&self) -> bool {
-        let ends = |ledger: &Ledger| ledger.will_report() && ledger.owed.back().is_some_and(Owed::reports);
-        !self.lost && self.ledgers().all(ends)
+        let ends = |candidate: &Candidate| {
+            candidate.will_report() && candidate.pending.back().is_some_and(PendingReply::reports)
+        };
+        !self.lost && self.candidates().all(ends)
     }
 
     /// The server skips new messages: an error came, and no Sync has been sent since.
     pub fn skips(&self) -> bool {
-        !self.lost && self.ledgers().all(|ledger| ledger.skipping)
+        !self.lost && self.candidates().all(|candidate| candidate.skipping)
     }
 
     /// The request that has failed if an error comes now, counted from the last one sent, which is 0. `None`:
     /// that is ambiguous.
     pub fn failing_request(&self) -> Option<usize> {
         let is_known = self.others.is_empty() && !self.lost;
-        is_known.then(|| self.ledger.requests_from(0).checked_sub(1)).flatten()
+        is_known.then(|| self.candidate.requests_from(0).checked_sub(1)).flatten()
     }
 
     /// If an error comes now, it is ambiguous up to which Sync the server skips.
     pub fn would_skip_unclearly(&self) -> bool {
-        !self.others.is_empty() || self.lost || self.ledger.syncs_in_copy() > 0
+        !self.others.is_empty() || self.lost || self.candidate.syncs_in_copy() > 0
     }
 
     /// The requests that are or may be skipped if an error comes now; counted from the last one sent, which
     /// is 0.
     pub fn skipped_by_error(&self) -> Range<usize> {
-        let owed = self.ledger.requests_from(0);
-        match self.ledger.owed.front() {
-            _ if !self.others.is_empty() || self.ledger.syncs_in_copy() > 0 => 0..owed,
-            Some(Owed::Extended { .. }) => {
-                let sync = self.ledger.owed.iter().position(|owed| *owed == Owed::Sync);
-                sync.map_or(0, |at| self.ledger.requests_from(at))..owed - 1
+        let pending = self.candidate.requests_from(0);
+        match self.candidate.pending.front() {
+            _ if !self.others.is_empty() || self.candidate.syncs_in_copy() > 0 => 0..pending,
+            Some(PendingReply::Extended { .. }) => {
+                let sync = self.candidate.pending.iter().position(|pending| *pending == PendingReply::Sync);
+                sync.map_or(0, |at| self.candidate.requests_from(at))..pending - 1
             }
             _ => 0..0,
         }
@@ -253,19 +261,19 @@ impl Exchange {
     /// answer.
     #[inline]
     pub fn awaits_first_answer(&self) -> bool {
-        !self.ledger.spoken || !self.others.is_empty()
+        !self.candidate.partly_answered || !self.others.is_empty()
     }
 
     /// Too many answers are pending: stop reading the client.
     pub fn is_full(&self) -> bool {
-        self.ledger.owed.len() >= OWED_MAX
+        self.candidate.pending.len() >= PENDING_MAX
     }
 
     /// The client's message with this tag is forwarded.
     pub fn on_request(&mut self, tag: u8) {
-        self.ledger.on_request(tag);
-        for ledger in &mut self.others {
-            ledger.on_request(tag);
+        self.candidate.on_request(tag);
+        for candidate in &mut self.others {
+            candidate.on_request(tag);
         }
     }
 
@@ -284,9 +292,9 @@ impl Exchange {
         if tag == ERROR_RESPONSE {
             return self.on_error();
         }
-        self.ledger.on_answer(tag);
-        for ledger in &mut self.others {
-            ledger.on_answer(tag);
+        self.candidate.on_answer(tag);
+        for candidate in &mut self.others {
+            candidate.on_answer(tag);
         }
     }
 
@@ -300,33 +308,33 @@ impl Exchange {
             reported => reported,
         };
         self.untouched = self.status == TransactionStatus::InTransaction;
-        self.ledger.on_ready();
+        self.candidate.on_ready();
         if !self.others.is_empty() {
-            self.others.iter_mut().for_each(Ledger::on_ready);
+            self.others.iter_mut().for_each(Candidate::on_ready);
             self.merge();
         }
         self.status
     }
 
-    fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
-        std::iter::once(&self.ledger).chain(&self.others)
+    fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        std::iter::once(&self.candidate).chain(&self.others)
     }
 
     /// An error in a COPY splits a candidate into one for each number of Syncs that the COPY may have read.
     fn on_error(&mut self) {
-        if self.others.is_empty() && self.ledger.syncs_in_copy() == 0 {
-            return self.ledger.on_error();
+        if self.others.is_empty() && self.candidate.syncs_in_copy() == 0 {
+            return self.candidate.on_error();
         }
         let failed = self
-            .ledgers()
-            .flat_map(|ledger| (0..=ledger.syncs_in_copy()).map(move |read| ledger.failed(read)));
-        let max = (OWED_IN_ALL_MAX / self.ledger.owed.len().max(1)).clamp(1, LEDGERS_MAX);
+            .candidates()
+            .flat_map(|candidate| (0..=candidate.syncs_in_copy()).map(move |read| candidate.failed(read)));
+        let max = (PENDING_IN_ALL_MAX / self.candidate.pending.len().max(1)).clamp(1, CANDIDATES_MAX);
         // Lazy: there may be very many.
-        let mut possible: Vec<Ledger> = failed.take(max + 1).collect();
+        let mut possible: Vec<Candidate> = failed.take(max + 1).collect();
         self.lost |= possible.len() > max;
         possible.truncate(max);
-        if let Some(ledger) = possible.pop() {
-            self.ledger = ledger;
+        if let Some(candidate) = possible.pop() {
+            self.candidate = candidate;
             self.others = possible;
         }
         self.merge();
@@ -334,22 +342,22 @@ impl Exchange {
 
     /// Drops the candidates that cannot produce this answer; if none can, keeps them all.
     fn strike_impossible(&mut self, tag: u8) {
-        if !self.ledgers().any(|ledger| ledger.expects(tag)) {
+        if !self.candidates().any(|candidate| candidate.expects(tag)) {
             return;
         }
-        self.others.retain(|ledger| ledger.expects(tag));
-        if !self.ledger.expects(tag)
-            && let Some(ledger) = self.others.pop()
+        self.others.retain(|candidate| candidate.expects(tag));
+        if !self.candidate.expects(tag)
+            && let Some(candidate) = self.others.pop()
         {
-            self.ledger = ledger;
+            self.candidate = candidate;
         }
     }
 
     /// Merges equal candidates.
     fn merge(&mut self) {
-        for ledger in std::mem::take(&mut self.others) {
-            if !self.ledgers().any(|known| *known == ledger) {
-                self.others.push(ledger);
+        for candidate in std::mem::take(&mut self.others) {
+            if !self.candidates().any(|known| *known == candidate) {
+                self.others.push(candidate);
             }
         }
     }
@@ -357,8 +365,8 @@ impl Exchange {
 
 /// One candidate: the pending answers, if the server has read the messages as assumed here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Ledger {
-    owed: VecDeque<Owed>,
+struct Candidate {
+    pending: VecDeque<PendingReply>,
     copying: Copying,
     /// Extended messages were sent since the last ReadyForQuery: the implicit transaction stays open until a
     /// Sync.
@@ -366,31 +374,31 @@ struct Ledger {
     /// The server skips everything until a Sync that the client has not sent yet.
     skipping: bool,
     /// The request at the front has been answered in part.
-    spoken: bool,
+    partly_answered: bool,
     /// Extended messages were executed since the last ReadyForQuery.
     worked: bool,
 }
 
-impl Ledger {
-    fn debt(&self) -> Debt {
+impl Candidate {
+    fn outstanding(&self) -> Outstanding {
         if self.unsynced {
-            return Debt::Work;
+            return Outstanding::Work;
         }
-        if self.owed.is_empty() {
-            return Debt::None;
+        if self.pending.is_empty() {
+            return Outstanding::None;
         }
-        match self.owed.iter().all(|owed| *owed == Owed::Sync) {
-            true => Debt::Syncs,
-            false => Debt::Work,
+        match self.pending.iter().all(|pending| *pending == PendingReply::Sync) {
+            true => Outstanding::Syncs,
+            false => Outstanding::Work,
         }
     }
 
     fn will_report(&self) -> bool {
-        !matches!(self.copying, Copying::In | Copying::Both) && self.owed.iter().any(Owed::reports)
+        !matches!(self.copying, Copying::In | Copying::Both) && self.pending.iter().any(PendingReply::reports)
     }
 
     fn reports(&self) -> usize {
-        self.owed.iter().filter(|owed| owed.reports()).count()
+        self.pending.iter().filter(|pending| pending.reports()).count()
     }
 
     /// Whether this answer can come now.
@@ -405,13 +413,13 @@ impl Ledger {
                 | PORTAL_SUSPENDED
                 | PARAMETER_DESCRIPTION
         );
-        match self.owed.front() {
+        match self.pending.front() {
             None => false,
-            Some(Owed::Extended { .. }) => !matches!(tag, READY_FOR_QUERY | FUNCTION_CALL_RESPONSE),
-            Some(Owed::Query) if tag == READY_FOR_QUERY => self.spoken,
-            Some(Owed::Query) => !extended_only && tag != FUNCTION_CALL_RESPONSE,
-            Some(Owed::FunctionCall) if tag == READY_FOR_QUERY => self.spoken,
-            Some(Owed::FunctionCall) => matches!(tag, FUNCTION_CALL_RESPONSE | ERROR_RESPONSE),
+            Some(PendingReply::Extended { .. }) => !matches!(tag, READY_FOR_QUERY | FUNCTION_CALL_RESPONSE),
+            Some(PendingReply::Query) if tag == READY_FOR_QUERY => self.partly_answered,
+            Some(PendingReply::Query) => !extended_only && tag != FUNCTION_CALL_RESPONSE,
+            Some(PendingReply::FunctionCall) if tag == READY_FOR_QUERY => self.partly_answered,
+            Some(PendingReply::FunctionCall) => matches!(tag, FUNCTION_CALL_RESPONSE | ERROR_RESPONSE),
             // A Sync can fail only if it has something to commit.
             Some(_) => tag == READY_FOR_QUERY || (tag == ERROR_RESPONSE && self.worked),
         }
@@ -424,25 +432,25 @@ impl Ledger {
             COPY_DONE | COPY_FAIL => self.on_copy_end(),
             _ if self.skipping => {}
             PARSE | BIND | DESCRIBE | EXECUTE | CLOSE => self.on_extended(),
-            QUERY => self.owed.push_back(Owed::Query),
-            FUNCTION_CALL => self.owed.push_back(Owed::FunctionCall),
+            QUERY => self.pending.push_back(PendingReply::Query),
+            FUNCTION_CALL => self.pending.push_back(PendingReply::FunctionCall),
             _ => {}
         }
     }
 
     fn on_extended(&mut self) {
         self.unsynced = true;
-        match self.owed.back_mut() {
-            Some(Owed::Extended { answers }) => *answers = answers.saturating_add(1),
-            _ => self.owed.push_back(Owed::Extended { answers: 1 }),
+        match self.pending.back_mut() {
+            Some(PendingReply::Extended { answers }) => *answers = answers.saturating_add(1),
+            _ => self.pending.push_back(PendingReply::Extended { answers: 1 }),
         }
     }
 
     fn on_sync(&mut self) {
         self.skipping = false;
-        self.owed.push_back(match self.may_still_copy() {
-            true => Owed::SyncInCopy,
-            false => Owed::Sync,
+        self.pending.push_back(match self.may_still_copy() {
+            true => PendingReply::SyncInCopy,
+            false => PendingReply::Sync,
         });
     }
 
@@ -451,7 +459,7 @@ impl Ledger {
             Copying::In if self.may_still_copy() => self.copying = Copying::InEnded,
             Copying::Both => {}
             // Pipelined after a COPY before its answer; without a COPY in the queue the server ignores it.
-            _ if self.may_ask_for_data() => self.owed.push_back(Owed::CopyEnd),
+            _ if self.may_ask_for_data() => self.pending.push_back(PendingReply::CopyEnd),
             _ => {}
         }
     }
@@ -459,29 +467,34 @@ impl Ledger {
     /// Whether the running COPY reads new messages, unless it fails first. After another request it has
     /// failed already, or the server ends the connection.
     fn may_still_copy(&self) -> bool {
-        let is_next = self.owed.len() <= 1 || self.owed.back() == Some(&Owed::SyncInCopy);
+        let is_next = self.pending.len() <= 1 || self.pending.back() == Some(&PendingReply::SyncInCopy);
         self.copying == Copying::In && is_next
     }
 
     /// Number of requests with pending answers, from this place on.
     fn requests_from(&self, at: usize) -> usize {
-        let requests = |owed: &Owed| match owed {
-            Owed::Extended { answers } => *answers as usize,
-            Owed::CopyEnd => 0,
-            Owed::Query | Owed::FunctionCall | Owed::Sync | Owed::SyncInCopy => 1,
+        let requests = |pending: &PendingReply| match pending {
+            PendingReply::Extended { answers } => *answers as usize,
+            PendingReply::CopyEnd => 0,
+            PendingReply::Query
+            | PendingReply::FunctionCall
+            | PendingReply::Sync
+            | PendingReply::SyncInCopy => 1,
         };
-        self.owed.iter().skip(at).map(requests).sum()
+        self.pending.iter().skip(at).map(requests).sum()
     }
 
     fn may_ask_for_data(&self) -> bool {
-        self.owed.iter().any(|owed| matches!(owed, Owed::Extended { .. } | Owed::Query))
+        self.pending
+            .iter()
+            .any(|pending| matches!(pending, PendingReply::Extended { .. } | PendingReply::Query))
     }
 
     /// Not for ReadyForQuery, errors, or asynchronous messages.
     #[inline]
     fn on_answer(&mut self, tag: u8) {
         use answer::*;
-        self.spoken = true;
+        self.partly_answered = true;
         match tag {
             PARSE_COMPLETE | BIND_COMPLETE | CLOSE_COMPLETE | NO_DATA | ROW_DESCRIPTION
             | PORTAL_SUSPENDED | EMPTY_QUERY_RESPONSE => self.pay_extended(),
@@ -494,30 +507,33 @@ impl Ledger {
 
     fn on_ready(&mut self) {
         self.copying = Copying::No;
-        self.spoken = false;
+        self.partly_answered = false;
         self.worked = false;
-        self.owed.pop_front();
+        self.pending.pop_front();
         self.skip_copy_ends();
         self.unsynced = self.skipping || self.has_unsynced_front();
-        if self.owed.is_empty() && self.owed.capacity() > OWED_KEPT {
-            self.owed = VecDeque::new();
+        if self.pending.is_empty() && self.pending.capacity() > PENDING_KEPT {
+            self.pending = VecDeque::new();
         }
     }
 
     /// Whether extended messages come before the next Sync.
     fn has_unsynced_front(&self) -> bool {
-        let next = self.owed.iter().find(|owed| matches!(owed, Owed::Extended { .. } | Owed::Sync));
-        matches!(next, Some(Owed::Extended { .. }))
+        let next = self
+            .pending
+            .iter()
+            .find(|pending| matches!(pending, PendingReply::Extended { .. } | PendingReply::Sync));
+        matches!(next, Some(PendingReply::Extended { .. }))
     }
 
     fn pay_extended(&mut self) {
-        let Some(Owed::Extended { answers }) = self.owed.front_mut() else { return };
+        let Some(PendingReply::Extended { answers }) = self.pending.front_mut() else { return };
         *answers -= 1;
         self.worked = true;
         if *answers == 0 {
-            self.owed.pop_front();
+            self.pending.pop_front();
             self.unsynced = true;
-            self.spoken = false;
+            self.partly_answered = false;
             if self.copying == Copying::No {
                 self.skip_copy_ends();
             }
@@ -527,7 +543,7 @@ impl Ledger {
     fn on_command_complete(&mut self) {
         if matches!(self.copying, Copying::In | Copying::InEnded) {
             self.copying = Copying::No;
-            self.owed.retain(|owed| *owed != Owed::SyncInCopy);
+            self.pending.retain(|pending| *pending != PendingReply::SyncInCopy);
         }
         self.pay_extended();
     }
@@ -536,12 +552,12 @@ impl Ledger {
     fn on_copy_in(&mut self) {
         self.copying = Copying::In;
         let mut at = 1;
-        while let Some(owed) = self.owed.get_mut(at) {
-            match owed {
-                Owed::Sync | Owed::SyncInCopy => *owed = Owed::SyncInCopy,
-                Owed::CopyEnd => {
+        while let Some(pending) = self.pending.get_mut(at) {
+            match pending {
+                PendingReply::Sync | PendingReply::SyncInCopy => *pending = PendingReply::SyncInCopy,
+                PendingReply::CopyEnd => {
                     self.copying = Copying::InEnded;
-                    self.owed.remove(at);
+                    self.pending.remove(at);
                     return;
                 }
                 _ => return,
@@ -553,21 +569,21 @@ impl Ledger {
     fn syncs_in_copy(&self) -> usize {
         match self.copying {
             Copying::In | Copying::InEnded => {
-                self.owed.iter().filter(|owed| **owed == Owed::SyncInCopy).count()
+                self.pending.iter().filter(|pending| **pending == PendingReply::SyncInCopy).count()
             }
             Copying::No | Copying::Both => 0,
         }
     }
 
     /// The pending answers if the COPY failed after it had read the first `swallowed` Syncs.
-    fn failed(&self, swallowed: usize) -> Ledger {
+    fn failed(&self, swallowed: usize) -> Candidate {
         let mut failed = self.clone();
         let mut read = 0;
-        failed.owed.retain_mut(|owed| {
-            if *owed != Owed::SyncInCopy {
+        failed.pending.retain_mut(|pending| {
+            if *pending != PendingReply::SyncInCopy {
                 return true;
             }
-            *owed = Owed::Sync;
+            *pending = PendingReply::Sync;
             read += 1;
             read > swallowed
         });
@@ -576,15 +592,15 @@ impl Ledger {
     }
 
     fn on_error(&mut self) {
-        self.spoken = true;
+        self.partly_answered = true;
         self.copying = Copying::No;
-        if !matches!(self.owed.front(), Some(Owed::Extended { .. })) {
+        if !matches!(self.pending.front(), Some(PendingReply::Extended { .. })) {
             return;
         }
-        match self.owed.iter().position(|owed| *owed == Owed::Sync) {
-            Some(sync) => drop(self.owed.drain(..sync)),
+        match self.pending.iter().position(|pending| *pending == PendingReply::Sync) {
+            Some(sync) => drop(self.pending.drain(..sync)),
             None => {
-                self.owed.clear();
+                self.pending.clear();
                 self.skipping = true;
             }
         }
@@ -592,8 +608,8 @@ impl Ledger {
 
     /// The command before them did not ask for data: the server ignores them.
     fn skip_copy_ends(&mut self) {
-        while self.owed.front() == Some(&Owed::CopyEnd) {
-            self.owed.pop_front();
+        while self.pending.front() == Some(&PendingReply::CopyEnd) {
+            self.pending.pop_front();
         }
     }
 }
@@ -896,13 +912,13 @@ mod tests {
 
     #[test]
     fn a_client_that_pours_syncs_into_a_copy_that_fails_is_at_no_boundary_any_more() {
-        let many = "> ".to_owned() + &"S ".repeat(LEDGERS_MAX);
+        let many = "> ".to_owned() + &"S ".repeat(CANDIDATES_MAX);
         let mut exchange = Exchange::new();
         for line in ["> Qcopy", "< G", &many, "< E ZI", "< ZI", "> Q", "< C ZI"] {
             feed(&mut exchange, line, 0);
         }
         assert_eq!(exchange.rest(), Busy);
-        assert!(exchange.others.len() < LEDGERS_MAX);
+        assert!(exchange.others.len() < CANDIDATES_MAX);
     }
 
     #[test]
@@ -971,17 +987,17 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_asks_and_never_listens_fills_the_ledger_and_no_more() {
+    fn a_client_that_asks_and_never_listens_fills_the_list_and_no_more() {
         let mut exchange = Exchange::new();
         while !exchange.is_full() {
             exchange.on_request(request::PARSE);
             exchange.on_request(request::SYNC);
         }
-        for _ in 0..OWED_MAX / 2 {
+        for _ in 0..PENDING_MAX / 2 {
             exchange.on_answer(answer::PARSE_COMPLETE);
             exchange.on_ready(TransactionStatus::Idle);
         }
         assert!(exchange.is_boundary());
-        assert!(exchange.ledger.owed.capacity() <= OWED_KEPT, "memory is given back");
+        assert!(exchange.candidate.pending.capacity() <= PENDING_KEPT, "memory is given back");
     }
 }

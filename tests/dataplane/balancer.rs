@@ -44,9 +44,9 @@ async fn a_client_is_shown_by_the_address_in_its_header() {
         let mut guest = Guest::at(&stage).await;
         guest.say(|out| header(out, client.parse().unwrap())).await;
         guest.log_in(2, &[]).await;
-        assert_eq!(stage.route.roster().sessions()[0].client, client);
+        assert_eq!(stage.route.session_table().sessions()[0].client, client);
         drop(guest);
-        eventually("the session ends", || stage.route.roster().is_empty()).await;
+        eventually("the session ends", || stage.route.session_table().is_empty()).await;
     }
 }
 
@@ -75,7 +75,7 @@ async fn a_health_check_of_the_balancer_is_its_own() {
     let mut guest = Guest::at(&stage).await;
     guest.send(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").await;
     guest.log_in(0, &[]).await;
-    assert!(stage.route.roster().sessions()[0].client.starts_with("127.0.0.1:"));
+    assert!(stage.route.session_table().sessions()[0].client.starts_with("127.0.0.1:"));
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn tls_begins_behind_the_header() {
     let stream: Stream = connector.connect(tcp, "localhost", SslMode::VerifyFull).await.unwrap().stream;
     let mut guest = Guest::on(stream);
     guest.log_in(0, &[]).await;
-    assert_eq!(stage.route.roster().sessions()[0].client, "203.0.113.7:4711");
+    assert_eq!(stage.route.session_table().sessions()[0].client, "203.0.113.7:4711");
 }
 
 #[tokio::test]

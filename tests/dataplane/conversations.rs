@@ -82,7 +82,7 @@ async fn say(to: &mut WriteHalf<Stream>, rng: &mut StdRng, step: &Step) {
 }
 
 /// How long to wait after a step.
-enum Pace<'a> {
+enum RateLimiter<'a> {
     UntilQuiet,
     /// For so many messages after each step.
     Counts(&'a [usize]),
@@ -93,7 +93,7 @@ async fn converse(
     connection: ServerConnection,
     steps: &[Step],
     seed: u64,
-    pace: Pace<'_>,
+    pace: RateLimiter<'_>,
 ) -> (Heard, Vec<usize>) {
     let mut rng = StdRng::seed_from_u64(!seed);
     let (from, mut to) = tokio::io::split(connection.stream);
@@ -104,8 +104,8 @@ async fn converse(
         say(&mut to, &mut rng, step).await;
         match &pace {
             _ if !step.waits => {}
-            Pace::UntilQuiet => while matches!(timeout(QUIET, count.changed()).await, Ok(Ok(()))) {},
-            Pace::Counts(counts) => {
+            RateLimiter::UntilQuiet => while matches!(timeout(QUIET, count.changed()).await, Ok(Ok(()))) {},
+            RateLimiter::Counts(counts) => {
                 let enough = count.wait_for(|count| *count >= counts[number]);
                 if timeout(PATIENCE, enough).await.is_err() {
                     // What was heard up to here will show what is missing.
@@ -204,10 +204,10 @@ async fn compare(server: &Postgres, port: u16, lane: u64, seed: u64, pooling: Po
         return;
     }
     let alone = open(Place { dbname: "alone".to_owned(), ..stage::place(server) }).await;
-    let (direct, counts) = converse(alone, &steps, seed, Pace::UntilQuiet).await;
+    let (direct, counts) = converse(alone, &steps, seed, RateLimiter::UntilQuiet).await;
     let address = Address { host: "127.0.0.1".to_owned(), port };
     let proxied = open(Place { address, ..stage::place(server) }).await;
-    let (through, _) = converse(proxied, &steps, seed, Pace::Counts(&counts)).await;
+    let (through, _) = converse(proxied, &steps, seed, RateLimiter::Counts(&counts)).await;
     let (direct, through) = match pooling {
         Pooling::Session => (direct, through),
         Pooling::Transaction => (without_names(direct), without_names(through)),
@@ -309,7 +309,7 @@ async fn try_to_move(stage: &Stage, place: &Place) -> bool {
     if can_move {
         stage.order(|record| record.gate = GateOrder::Held { by: by(), until: None });
         let drained = timeout(PATIENCE / 2, stage.route.gate().drained()).await;
-        assert!(drained.is_ok(), "some are inside: {:#?}", stage.route.roster().sessions());
+        assert!(drained.is_ok(), "some are inside: {:#?}", stage.route.session_table().sessions());
         can_move = all_can_leave(stage).await;
     }
     stage.order(|record| {
@@ -328,7 +328,7 @@ async fn all_can_leave(stage: &Stage) -> bool {
     let order = stage.route.current().order;
     let deadline = Instant::now() + PATIENCE / 2;
     loop {
-        let rows = stage.route.roster().sessions();
+        let rows = stage.route.session_table().sessions();
         // Who has no server connection yet waits for the gate, and has nothing to carry along.
         let mut readiness = rows.iter().filter(|row| row.server_pid.is_some()).map(|row| &row.readiness);
         if readiness.clone().all(|one| matches!(one, Readiness::Ready { order: done } if *done >= order)) {

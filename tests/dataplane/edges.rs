@@ -177,7 +177,7 @@ async fn copy_both_goes_both_ways_and_either_side_ends_it() {
     server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").unwrap();
     let heard = guest.hear("").await;
     assert_eq!((heard.tags.trim_start_matches('d'), heard.sqlstate().as_str()), ("E", "57P01"));
-    eventually("the session ends", || stage.route.roster().is_empty()).await;
+    eventually("the session ends", || stage.route.session_table().is_empty()).await;
 }
 
 #[tokio::test]
@@ -300,7 +300,7 @@ async fn oversized_message_is_refused_by_its_kind_before_any_of_it_goes_on() {
         guest.say(|out| (out.put_u8(tag), out.put_i32(0x4000_0003)).1).await;
         assert_eq!(guest.hear("").await.sqlstate(), "08P01", "{}", char::from(tag));
     }
-    eventually("the sessions end", || stage.route.roster().is_empty()).await;
+    eventually("the sessions end", || stage.route.session_table().is_empty()).await;
 }
 
 #[tokio::test]
@@ -361,7 +361,7 @@ async fn server_fatal_mid_pipeline_is_told_once_and_nothing_is_sent_again() {
     server.psql(&format!("SELECT pg_terminate_backend({pid})")).unwrap();
     let heard = guest.hear("").await;
     assert_eq!((heard.tags.as_str(), heard.sqlstate().as_str()), ("CZTE", "57P01"));
-    eventually("the session ends", || stage.route.roster().is_empty()).await;
+    eventually("the session ends", || stage.route.session_table().is_empty()).await;
     assert_eq!(server.psql_in("shop", "SELECT i FROM t").unwrap(), "1");
 }
 

@@ -98,8 +98,9 @@ async fn a_connection_serves_several_of_its_kind_before_it_makes_room_for_anothe
     let waiting = join_all(clients.iter().map(|client| ask(client, "SELECT 'served'")));
     let free = async {
         let waits = |activity: &str| activity == "waiting";
-        let count =
-            || stage.route.roster().sessions().iter().filter(|row| waits(row.activity.as_str())).count();
+        let count = || {
+            stage.route.session_table().sessions().iter().filter(|row| waits(row.activity.as_str())).count()
+        };
         eventually("all wait", || count() == 2 * EACH).await;
         ask(&busy, "COMMIT").await;
     };

@@ -201,11 +201,11 @@ async fn what_cannot_be_carried_over_keeps_its_connection_and_says_why() {
             assert_ne!(ask(&other, "SELECT pg_backend_pid()").await, pid, "{make}");
             assert_eq!(ask(&one, "SELECT pg_backend_pid()").await, pid, "{make}");
         }
-        let rows = stage.route.roster().sessions();
+        let rows = stage.route.session_table().sessions();
         let shown = format!("{:?}", rows.iter().map(|row| &row.readiness).collect::<Vec<_>>());
         assert!(shown.contains(&reason.replace('"', "\\\"")), "{shown}");
         ask(&one, undo).await;
-        let free = || stage.route.roster().sessions().iter().all(|row| row.server_pid.is_none());
+        let free = || stage.route.session_table().sessions().iter().all(|row| row.server_pid.is_none());
         eventually(undo, free).await;
     }
 }
@@ -219,7 +219,8 @@ async fn clients_wait_in_line_and_one_that_waits_too_long_is_told_and_stays() {
         let found = ask(&other, "SELECT 'served'").await;
         (found, other)
     });
-    let waits = || stage.route.roster().sessions().iter().any(|row| row.activity.as_str() == "waiting");
+    let waits =
+        || stage.route.session_table().sessions().iter().any(|row| row.activity.as_str() == "waiting");
     eventually("the other waits", waits).await;
     ask(&one, "COMMIT").await;
     let (found, _other) = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
@@ -246,7 +247,8 @@ async fn a_client_that_waits_in_line_can_cancel() {
     ask(&one, "BEGIN").await;
     let token = other.cancel_token();
     let waiting = tokio::spawn(async move { (other.simple_query("SELECT 1").await.unwrap_err(), other) });
-    let waits = || stage.route.roster().sessions().iter().any(|row| row.activity.as_str() == "waiting");
+    let waits =
+        || stage.route.session_table().sessions().iter().any(|row| row.activity.as_str() == "waiting");
     eventually("the other waits", waits).await;
     token.cancel_query(tokio_postgres::NoTls).await.unwrap();
     let (error, other) = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
@@ -312,7 +314,7 @@ async fn a_request_that_waits_for_a_connection_in_a_hold_counts_as_held() {
     });
     let asked = tokio::spawn(async move { ask(&client, "SELECT 1").await });
     let waits = |row: &SessionRow| row.activity == Activity::Waiting;
-    eventually("the request waits", || stage.route.roster().sessions().iter().any(waits)).await;
+    eventually("the request waits", || stage.route.session_table().sessions().iter().any(waits)).await;
     let held = Instant::now();
     tokio::time::sleep(Duration::from_millis(50)).await;
     let held = held.elapsed();
@@ -495,7 +497,7 @@ async fn a_pinned_client_moves_with_the_statements_that_its_driver_prepared() {
     let client = stage.connect().await;
     let statement = client.prepare("SELECT $1::int + 1").await.unwrap();
     ask(&client, "LISTEN news").await;
-    let pinned = || stage.route.roster().sessions().iter().any(|row| row.server_pid.is_some());
+    let pinned = || stage.route.session_table().sessions().iter().any(|row| row.server_pid.is_some());
     eventually("it is pinned", pinned).await;
     orders::move_to(&stage, &orders::target(&target)).await;
     for n in 0..3_i32 {

@@ -113,7 +113,7 @@ async fn time_at_a_shut_gate_is_nobodys_fault() {
     client.batch_execute("SELECT 1").await.unwrap();
     stage.hold();
     let asked = tokio::spawn(async move { client.batch_execute("SELECT 1").await });
-    let held = || stage.route.roster().sessions().iter().any(|row| row.activity.as_str() == "held");
+    let held = || stage.route.session_table().sessions().iter().any(|row| row.activity.as_str() == "held");
     eventually("it waits", held).await;
     // Several looks at the clocks.
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -24,7 +24,7 @@ async fn all_ready(stage: &Stage) {
     let is_ready =
         |readiness: &Readiness| matches!(readiness, Readiness::Ready { order: done } if *done >= order);
     let behind =
-        || stage.route.roster().sessions().into_iter().filter(|row| !is_ready(&row.readiness)).count();
+        || stage.route.session_table().sessions().into_iter().filter(|row| !is_ready(&row.readiness)).count();
     eventually("all sessions are ready", || behind() == 0).await;
 }
 
@@ -80,7 +80,8 @@ async fn a_held_gate_parks_requests_and_lets_running_transactions_finish() {
     let parked = tokio::spawn(async move { waiting.query_one("SELECT 42", &[]).await });
     running.batch_execute("COMMIT").await.unwrap();
     stage.route.gate().drained().await.unwrap();
-    let is_parked = || stage.route.roster().sessions().iter().any(|row| row.activity == Activity::Held);
+    let is_parked =
+        || stage.route.session_table().sessions().iter().any(|row| row.activity == Activity::Held);
     eventually("the request waits at the gate", is_parked).await;
     assert!(!parked.is_finished());
     stage.open();
@@ -144,11 +145,11 @@ async fn what_waits_at_the_gate_can_be_cancelled_and_is_never_done() {
             }
         });
         let held = |row: &freehold::route::SessionRow| row.activity == freehold::route::Activity::Held;
-        eventually("it waits", || stage.route.roster().sessions().iter().any(held)).await;
+        eventually("it waits", || stage.route.session_table().sessions().iter().any(held)).await;
         token.cancel_query(tokio_postgres::NoTls).await.unwrap();
         let error = parked.await.unwrap().unwrap_err();
         assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
-        eventually("it waits no longer", || !stage.route.roster().sessions().iter().any(held)).await;
+        eventually("it waits no longer", || !stage.route.session_table().sessions().iter().any(held)).await;
     }
     stage.open();
     client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
@@ -181,7 +182,7 @@ async fn a_new_client_waits_while_the_gate_is_latched_and_is_refused_nothing() {
     stage.order(|record| record.gate = GateOrder::Latched { by: HoldReason::Pause });
     let config = stage.config();
     let new = tokio::spawn(async move { config.connect(tokio_postgres::NoTls).await });
-    eventually("it is logged in", || stage.route.roster().len() == 2).await;
+    eventually("it is logged in", || stage.route.session_table().len() == 2).await;
     old.batch_execute("SELECT 1").await.unwrap();
     assert_eq!(backends(&server), "1");
     stage.open();
@@ -197,9 +198,9 @@ async fn a_client_that_gives_up_at_a_shut_gate_leaves_its_seat() {
     stage.hold();
     let config = stage.config();
     let new = tokio::spawn(async move { config.connect(tokio_postgres::NoTls).await });
-    eventually("it is logged in", || stage.route.roster().len() == 1).await;
+    eventually("it is logged in", || stage.route.session_table().len() == 1).await;
     new.abort();
-    eventually("it has left", || stage.route.roster().is_empty()).await;
+    eventually("it has left", || stage.route.session_table().is_empty()).await;
 }
 
 #[tokio::test]
@@ -318,7 +319,7 @@ async fn a_session_that_cannot_travel_is_pinned_and_says_why_until_it_can() {
     let client = stage.connect().await;
     client.batch_execute("CREATE TEMP TABLE cart (i int)").await.unwrap();
     stage.order(|record| record.next = Some(target(&destination)));
-    let readiness = || stage.route.roster().sessions()[0].readiness.clone();
+    let readiness = || stage.route.session_table().sessions()[0].readiness.clone();
     eventually("it is pinned", || matches!(readiness(), Readiness::Pinned { .. })).await;
     let Readiness::Pinned { reasons, .. } = readiness() else { panic!("not pinned") };
     assert!(reasons[0].contains("cart"), "{reasons:?}");
@@ -415,7 +416,7 @@ fn pgbench_does_not_notice_twenty_moves() {
     let running = pgbench.args(["-n", "-S", "-M", "prepared", "-c", "8", "-T", "8"]).spawn().unwrap();
     let mut longest = Duration::ZERO;
     runtime.block_on(async {
-        eventually("it runs", || stage.route.roster().len() >= 8).await;
+        eventually("it runs", || stage.route.session_table().len() >= 8).await;
         for round in 0..20 {
             let place = if round % 2 == 0 { stage::place(&source) } else { target(&destination) };
             longest = longest.max(move_to(&stage, &place).await);

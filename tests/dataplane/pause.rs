@@ -45,7 +45,7 @@ fn servers() -> (Postgres, Postgres) {
 async fn all_ready(stage: &Stage) {
     let order = stage.route.current().order;
     let is_ready = |one: &Readiness| matches!(one, Readiness::Ready { order: done } if *done >= order);
-    let is_behind = || stage.route.roster().sessions().iter().any(|row| !is_ready(&row.readiness));
+    let is_behind = || stage.route.session_table().sessions().iter().any(|row| !is_ready(&row.readiness));
     eventually("all sessions are ready", || !is_behind()).await;
 }
 
@@ -360,7 +360,7 @@ async fn whatever_a_session_did_since_it_was_asked_its_state_is_what_the_server_
             assert_eq!(found, expected, "seed {seed}, round {round}: {:#?}", talk.said);
         }
         drop(sessions);
-        eventually("all have left", || stage.route.roster().is_empty()).await;
+        eventually("all have left", || stage.route.session_table().is_empty()).await;
     }
     println!("seeds from {first}: {asked} of {} were asked in the hold", SESSIONS * ROUNDS);
     assert!(u64::from(asked) < SESSIONS * ROUNDS, "nothing was followed");
@@ -372,7 +372,7 @@ async fn free(stage: &Stage, sessions: &mut [(u64, Talk, (ServerConnection, Serv
     let deadline = Instant::now() + PATIENCE;
     loop {
         let order = stage.route.current().order;
-        let rows = stage.route.roster().sessions();
+        let rows = stage.route.session_table().sessions();
         let has_looked = |one: &Readiness| match one {
             Readiness::Ready { order: done } | Readiness::Pinned { order: done, .. } => *done >= order,
             Readiness::Behind => false,

@@ -101,7 +101,7 @@ async fn a_client_that_closes_its_side_still_reads_the_answers() {
     say(&mut client, |out| frontend::query(out, "SELECT 1; SELECT pg_sleep(0.3); SELECT 2")).await;
     client.stream.shutdown().await.unwrap();
     assert_eq!(hear(&mut client, "").await.0, "TDCTDCTDCZ");
-    eventually("the session ends", || stage.route.roster().is_empty()).await;
+    eventually("the session ends", || stage.route.session_table().is_empty()).await;
 }
 
 #[tokio::test]
@@ -227,12 +227,14 @@ async fn what_a_client_asked_for_before_it_gave_up_at_the_gate_is_not_done() {
     })
     .await;
     let held = |row: &freehold::route::SessionRow| row.activity == freehold::route::Activity::Held;
-    eventually("both wait", || stage.route.roster().sessions().iter().filter(|row| held(row)).count() == 2)
-        .await;
+    eventually("both wait", || {
+        stage.route.session_table().sessions().iter().filter(|row| held(row)).count() == 2
+    })
+    .await;
     drop((gone, polite));
-    eventually("one has left its seat", || stage.route.roster().len() == 1).await;
+    eventually("one has left its seat", || stage.route.session_table().len() == 1).await;
     stage.open();
-    eventually("both have left", || stage.route.roster().is_empty()).await;
+    eventually("both have left", || stage.route.session_table().is_empty()).await;
     assert_eq!(server.psql_in("shop", "SELECT i FROM t").unwrap(), "2");
 }
 
@@ -319,7 +321,7 @@ async fn a_length_that_cannot_be_ends_the_session_with_08p01() {
     say(&mut client, |out| out.put_slice(b"Q\xff\xff\xff\xff")).await;
     let (tags, error) = hear(&mut client, "").await;
     assert_eq!((tags.as_str(), error.unwrap().sqlstate().as_str()), ("E", "08P01"));
-    eventually("the session ends", || stage.route.roster().is_empty()).await;
+    eventually("the session ends", || stage.route.session_table().is_empty()).await;
 }
 
 #[tokio::test]
@@ -332,7 +334,7 @@ async fn a_walsender_is_served_and_pinned() {
     assert_eq!(results[0].value(0, 3), Some("shop"));
     stage.order(|record| record.next = Some(stage::place(&server)));
     let pinned = || {
-        let rows = stage.route.roster().sessions();
+        let rows = stage.route.session_table().sessions();
         matches!(&rows[0].readiness, freehold::route::Readiness::Pinned { reasons, .. } if reasons[0].contains("replication"))
     };
     eventually("it is pinned", pinned).await;

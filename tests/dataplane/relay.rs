@@ -181,7 +181,7 @@ async fn the_transaction_of_a_client_that_vanishes_is_rolled_back() {
     let connected = || server.psql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop'").unwrap();
     eventually("the server connection is closed", || connected() == "0").await;
     eventually("the pass is back", || stage.route.gate().inside() == 0).await;
-    eventually("the seat is free", || stage.route.roster().is_empty()).await;
+    eventually("the seat is free", || stage.route.session_table().is_empty()).await;
     assert_eq!(server.psql_in("shop", "SELECT count(*) FROM t").unwrap(), "0");
 }
 
@@ -214,7 +214,7 @@ async fn startup_parameters_and_options_reach_the_server() {
         let row = client.query_one("SELECT current_setting($1)", &[&setting]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), value);
     }
-    assert_eq!(stage.route.roster().sessions()[0].application_name, "till");
+    assert_eq!(stage.route.session_table().sessions()[0].application_name, "till");
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn a_shutdown_waits_for_transactions_and_tells_the_rest_57p01() {
     busy.batch_execute("CREATE TABLE t (i int); BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
     let Stage { plane, route, .. } = stage;
     let stopping = tokio::spawn(plane.shutdown(stage::PATIENCE));
-    eventually("the idle session ends", || route.roster().len() == 1).await;
+    eventually("the idle session ends", || route.session_table().len() == 1).await;
     assert!(idle.batch_execute("SELECT 1").await.is_err());
     busy.batch_execute("COMMIT").await.unwrap();
     stopping.await.unwrap();

@@ -244,7 +244,7 @@ async fn nobody_replaces_or_takes_away_the_statement_of_another_client() {
             assert_eq!(run(&mut other, |out| parse_and_execute(out, "", "SELECT 'good' AS v")).await, "good");
         }
         drop(one);
-        eventually("its session ends", || stage.route.roster().sessions().len() == 1).await;
+        eventually("its session ends", || stage.route.session_table().sessions().len() == 1).await;
         for at in 0..3 {
             let mut more = client(&stage, &server, &[]).await;
             let found = run(&mut more, |out| parse_and_execute(out, "s1", "SELECT 'good' AS v")).await;
@@ -298,7 +298,13 @@ async fn what_sql_prepares_under_a_name_like_ours_stays_with_its_client() {
     let shown = || {
         format!(
             "{:?}",
-            stage.route.roster().sessions().iter().map(|row| row.readiness.clone()).collect::<Vec<_>>()
+            stage
+                .route
+                .session_table()
+                .sessions()
+                .iter()
+                .map(|row| row.readiness.clone())
+                .collect::<Vec<_>>()
         )
     };
     assert!(shown().contains("a name that Freehold uses itself"), "{}", shown());
@@ -363,7 +369,13 @@ async fn texts_beyond_what_is_kept_for_a_client_stay_on_its_connection() {
     let shown = || {
         format!(
             "{:?}",
-            stage.route.roster().sessions().iter().map(|row| row.readiness.clone()).collect::<Vec<_>>()
+            stage
+                .route
+                .session_table()
+                .sessions()
+                .iter()
+                .map(|row| row.readiness.clone())
+                .collect::<Vec<_>>()
         )
     };
     eventually("it says why its connection stays", || shown().contains("one of too many")).await;

@@ -41,7 +41,7 @@ async fn psql_comes_in_by_a_directory_needs_no_tls_and_cancels() {
     ]);
     let child = psql.spawn().unwrap();
     eventually("it sleeps", || sleepers(&server) == 1).await;
-    let sessions = stage.route.roster().sessions();
+    let sessions = stage.route.session_table().sessions();
     assert_eq!(sessions[0].client, "unix");
     let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(interrupt.unwrap().success());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use freehold::model::{Epoch, Peer, Place, UnixMillis};
 use freehold::route::Route;
-use freehold::route::roster::{Entrance, Member, MemberFacts, Readiness};
+use freehold::route::session_table::{Entrance, Readiness, SessionFacts, SessionHandle};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
@@ -17,7 +17,7 @@ use crate::stage::{APP_PASSWORD, Stage};
 
 /// A session that cannot travel, until it is dropped.
 pub(crate) fn pin(route: &Arc<Route>, reason: &str) -> Pin {
-    let member = Arc::new(route.roster().join(MemberFacts {
+    let member = Arc::new(route.session_table().join(SessionFacts {
         session: 77,
         worker: 0,
         role: "app".to_owned(),
@@ -42,7 +42,7 @@ pub(crate) fn pin(route: &Arc<Route>, reason: &str) -> Pin {
 
 pub(crate) struct Pin {
     task: JoinHandle<()>,
-    _member: Arc<Member>,
+    _member: Arc<SessionHandle>,
 }
 
 impl Drop for Pin {
@@ -132,7 +132,7 @@ async fn connect(place: &Place) -> (Client, i32) {
 
 struct Session {
     route: Arc<Route>,
-    member: Member,
+    member: SessionHandle,
     number: i32,
     server: Client,
     epoch: Epoch,
@@ -144,7 +144,7 @@ struct Session {
 impl Session {
     async fn open(route: Arc<Route>, number: i32, longest_us: Arc<AtomicU64>) -> Session {
         let record = route.current();
-        let member = route.roster().join(MemberFacts {
+        let member = route.session_table().join(SessionFacts {
             session: u64::try_from(number).unwrap(),
             worker: 0,
             role: "app".to_owned(),

@@ -20,7 +20,7 @@
 //!
 //! A snapshot on disk, for a start without the store, would belong here, before the first list.
 
-mod duty;
+mod order_tracker;
 #[cfg(test)]
 mod tests;
 
@@ -35,8 +35,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::duty::{Answer, Duty};
-use super::bell::Urgency;
+use self::order_tracker::{Answer, OrderTracker};
+use super::change_notifier::Urgency;
 use super::table::{Logins, RouteTable};
 use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{Catalog, Change, Changes, RouteCommit, keys};
@@ -94,10 +94,10 @@ impl Follower {
             table,
             proxy: proxy.clone(),
             options,
-            duties: HashMap::new(),
+            orders: HashMap::new(),
             logins: HashMap::new(),
             alarms: BinaryHeap::new(),
-            enlisted: false,
+            registered: false,
             synced: announce,
         };
         let running = tokio::spawn(task.run(stop.clone()));
@@ -128,7 +128,7 @@ impl Drop for Follower {
     }
 }
 
-/// A deferred action for a database; valid only if its duty still has the same instant.
+/// A deferred action for a database; valid only if its order still has the same instant.
 type Alarm = Reverse<(Instant, DatabaseId)>;
 
 struct Task {
@@ -136,10 +136,10 @@ struct Task {
     table: Arc<RouteTable>,
     proxy: ProxyRecord,
     options: FollowerOptions,
-    duties: HashMap<DatabaseId, Duty>,
+    orders: HashMap<DatabaseId, OrderTracker>,
     logins: HashMap<DatabaseId, Logins>,
     alarms: BinaryHeap<Alarm>,
-    enlisted: bool,
+    registered: bool,
     synced: watch::Sender<bool>,
 }
 
@@ -182,10 +182,10 @@ impl Task {
     /// Lists everything, then follows until the store fails or the watch ends.
     async fn follow_once(&mut self) -> Result<(), StoreError> {
         let mut watches = self.connect().await?;
-        let tower = Arc::clone(self.table.tower());
+        let queue = Arc::clone(self.table.queue());
         loop {
             let alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
-            // Each branch is cancel-safe: the watches and the tower keep items until they are taken. Logins
+            // Each branch is cancel-safe: the watches and the queue keep items until they are taken. Logins
             // first, here and before routes are applied: one commit writes a new database to both, and its
             // roles must be known when its name is.
             tokio::select! {
@@ -201,16 +201,16 @@ impl Task {
                     }
                     None => return Ok(()),
                 },
-                rung = tower.rung() => self.take_rings(rung).await,
+                changed = queue.changed() => self.take_changes(changed).await,
                 () = sleep_until(alarm) => self.take_alarms().await,
             }
         }
     }
 
     async fn connect(&mut self) -> Result<Watches, StoreError> {
-        if !self.enlisted {
+        if !self.registered {
             self.catalog.enlist_proxy(&self.proxy).await?;
-            self.enlisted = true;
+            self.registered = true;
         }
         let logins = self.catalog.store().range(keys::LOGINS).await?;
         let mut known: HashMap<DatabaseId, Logins> = HashMap::new();
@@ -296,16 +296,16 @@ impl Task {
 
     async fn take_route(&mut self, record: RouteRecord) {
         let id = record.database.clone();
-        match self.duties.get_mut(&id) {
+        match self.orders.get_mut(&id) {
             None => {
                 let logins = self.logins.get(&id).cloned().unwrap_or_default();
                 let route = self.table.welcome(record, logins);
-                route.bell().rearm(Urgency::Now);
-                route.bell().rearm(Urgency::Soon);
-                self.duties.insert(id.clone(), Duty::new(route));
+                route.notifier().rearm(Urgency::Now);
+                route.notifier().rearm(Urgency::Soon);
+                self.orders.insert(id.clone(), OrderTracker::new(route));
             }
-            Some(duty) => {
-                let known = duty.route.current();
+            Some(order) => {
+                let known = order.route.current();
                 if record.order <= known.order {
                     if *known != record {
                         tracing::warn!(database = %id, known = known.order, order = record.order, "an older order");
@@ -313,12 +313,12 @@ impl Task {
                     return;
                 }
                 let table = Arc::clone(&self.table);
-                duty.turn(&record.clone(), || drop(table.install(record)));
+                order.turn(&record.clone(), || drop(table.install(record)));
             }
         }
         self.arm_abort(&id, Duration::ZERO);
         self.answer(&id).await;
-        if self.duties.get(&id).is_some_and(|duty| duty.refresh_at.is_some()) {
+        if self.orders.get(&id).is_some_and(|order| order.refresh_at.is_some()) {
             // The alarm was set when no order was watched; one may be now.
             self.refresh_later(&id);
         }
@@ -328,19 +328,19 @@ impl Task {
         let id = key.strip_prefix(keys::ROUTES).and_then(|id| DatabaseId::parse(id).ok());
         let Some(id) = id else { return };
         self.table.remove(&id);
-        self.duties.remove(&id);
+        self.orders.remove(&id);
         self.logins.remove(&id);
         if let Err(error) = self.catalog.delete_ack(&self.proxy.id, &id).await {
             tracing::warn!(database = %id, %error, "cannot withdraw an acknowledgement");
         }
     }
 
-    async fn take_rings(&mut self, rung: Vec<(DatabaseId, Urgency)>) {
-        for (id, urgency) in rung {
-            let Some(duty) = self.duties.get(&id) else { continue };
+    async fn take_changes(&mut self, changed: Vec<(DatabaseId, Urgency)>) {
+        for (id, urgency) in changed {
+            let Some(order) = self.orders.get(&id) else { continue };
             match urgency {
                 Urgency::Now => {
-                    duty.route.bell().rearm(urgency);
+                    order.route.notifier().rearm(urgency);
                     self.answer(&id).await;
                 }
                 // Not re-armed until the refresh, which includes later changes.
@@ -356,19 +356,19 @@ impl Task {
                 return;
             }
             self.alarms.pop();
-            let Some(duty) = self.duties.get_mut(&id) else { continue };
-            if duty.abort_at == Some(at) {
-                duty.abort_at = None;
+            let Some(order) = self.orders.get_mut(&id) else { continue };
+            if order.abort_at == Some(at) {
+                order.abort_at = None;
                 self.abort_hold(&id).await;
-            } else if duty.refresh_at == Some(at) {
-                duty.refresh_at = None;
+            } else if order.refresh_at == Some(at) {
+                order.refresh_at = None;
                 self.refresh(&id).await;
             }
         }
     }
 
     async fn answer_all(&mut self) {
-        let all: Vec<_> = self.duties.keys().cloned().collect();
+        let all: Vec<_> = self.orders.keys().cloned().collect();
         for id in all {
             self.answer(&id).await;
         }
@@ -376,8 +376,8 @@ impl Task {
 
     /// Writes a new acknowledgement at once; new counts of a known one later.
     async fn answer(&mut self, id: &DatabaseId) {
-        let Some(duty) = self.duties.get_mut(id) else { return };
-        match duty.answer(&self.proxy.id, UnixMillis::now()) {
+        let Some(order) = self.orders.get_mut(id) else { return };
+        match order.answer(&self.proxy.id, UnixMillis::now()) {
             Answer::Known => {}
             Answer::Later => self.refresh_later(id),
             Answer::Write(ack) => self.write(*ack).await,
@@ -386,14 +386,14 @@ impl Task {
 
     /// Updates the counts.
     async fn refresh(&mut self, id: &DatabaseId) {
-        let Some(duty) = self.duties.get_mut(id) else { return };
-        duty.route.bell().rearm(Urgency::Soon);
+        let Some(order) = self.orders.get_mut(id) else { return };
+        order.route.notifier().rearm(Urgency::Soon);
         let now = UnixMillis::now();
-        match duty.answer(&self.proxy.id, now) {
+        match order.answer(&self.proxy.id, now) {
             Answer::Known => {}
             Answer::Write(ack) => self.write(*ack).await,
             Answer::Later => {
-                let ack = duty.ack(&duty.route.current(), &self.proxy.id, now);
+                let ack = order.ack(&order.route.current(), &self.proxy.id, now);
                 self.write(ack).await;
             }
         }
@@ -402,20 +402,20 @@ impl Task {
     async fn write(&mut self, ack: Ack) {
         let result = self.catalog.put_ack(&ack).await;
         let id = ack.database.clone();
-        let Some(duty) = self.duties.get_mut(&id) else { return };
+        let Some(order) = self.orders.get_mut(&id) else { return };
         match result {
-            Ok(()) => duty.acked(Some(ack)),
+            Ok(()) => order.acked(Some(ack)),
             Err(error) => {
                 tracing::warn!(database = %id, order = ack.order, %error, "cannot acknowledge");
-                duty.acked(None);
+                order.acked(None);
                 self.refresh_after(&id, self.options.reconnect_max);
             }
         }
     }
 
     fn refresh_later(&mut self, id: &DatabaseId) {
-        let Some(duty) = self.duties.get_mut(id) else { return };
-        let wait = match duty.is_watched() {
+        let Some(order) = self.orders.get_mut(id) else { return };
+        let wait = match order.is_watched() {
             true => self.options.refresh_watched,
             false => self.options.refresh_idle,
         };
@@ -423,18 +423,18 @@ impl Task {
     }
 
     fn refresh_after(&mut self, id: &DatabaseId, wait: Duration) {
-        let Some(duty) = self.duties.get_mut(id) else { return };
+        let Some(order) = self.orders.get_mut(id) else { return };
         let at = Instant::now() + wait;
-        if duty.refresh_at.is_none_or(|armed| armed > at) {
-            duty.refresh_at = Some(at);
+        if order.refresh_at.is_none_or(|armed| armed > at) {
+            order.refresh_at = Some(at);
             self.alarms.push(Reverse((at, id.clone())));
         }
     }
 
     fn arm_abort(&mut self, id: &DatabaseId, delay: Duration) {
-        let Some(duty) = self.duties.get_mut(id) else { return };
-        duty.abort_at = duty.expiry(UnixMillis::now(), self.options.hold_grace + delay);
-        if let Some(at) = duty.abort_at {
+        let Some(order) = self.orders.get_mut(id) else { return };
+        order.abort_at = order.expiry(UnixMillis::now(), self.options.hold_grace + delay);
+        if let Some(at) = order.abort_at {
             self.alarms.push(Reverse((at, id.clone())));
         }
     }
@@ -442,7 +442,7 @@ impl Task {
     /// The hold is overdue: all clients go on where the database is. The compare-and-swap decides against a
     /// mover that commits at the same time; the result arrives by the watch.
     async fn abort_hold(&mut self, id: &DatabaseId) {
-        let Some(order) = self.duties.get(id).map(|duty| duty.route.current().order) else { return };
+        let Some(order) = self.orders.get(id).map(|order| order.route.current().order) else { return };
         let expected = match self.catalog.route(id).await {
             Ok(Some(route)) if route.value.order == order => route,
             Ok(_) => return,

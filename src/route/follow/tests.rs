@@ -10,7 +10,7 @@ use crate::model::{
     AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Peer, Place, ProxyId, RoleName, SslMode,
     SystemName,
 };
-use crate::route::{Entrance, GateState, Member, MemberFacts, Readiness, Route};
+use crate::route::{Entrance, GateState, Readiness, Route, SessionFacts, SessionHandle};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -241,8 +241,8 @@ impl Proxy {
         self.table.lookup("shop").expect("the route of shop")
     }
 
-    fn session(&self, number: u64) -> Member {
-        let member = self.route().roster().join(MemberFacts {
+    fn session(&self, number: u64) -> SessionHandle {
+        let member = self.route().session_table().join(SessionFacts {
             session: number,
             worker: 0,
             role: "app".to_owned(),

@@ -696,7 +696,7 @@ impl Pool {
         let request = shelf.origin.request(record.place.clone(), &self.route);
         let deadline = Instant::now() + self.parts.connect_time_max;
         let twin = Twin::open(&request, &self.parts.connector, deadline).await?;
-        let pid = self.route.roster().enter_lent(shelf.facts(twin.pid(), &record));
+        let pid = self.route.session_table().enter_lent(shelf.facts(twin.pid(), &record));
         let ground = shelf.learn(&twin);
         self.numbers.set(self.numbers.get() + 1);
         let now = Moment::now();

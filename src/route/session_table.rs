@@ -1,13 +1,13 @@
 //! The sessions of a database in this process, and how far each is with the current order.
 //!
 //! Owns the state of the sessions for the mover (ready, pinned, behind) and the rows of SHOW SESSIONS. It
-//! deliberately knows nothing of connections or protocol: a session reports through its [`Member`].
+//! deliberately knows nothing of connections or protocol: a session reports through its [`SessionHandle`].
 //!
 //! # Why one lock
 //! The lock is taken once for a connection or once for an order, never for a query: joining, leaving, a new
 //! server connection, a new readiness. In return the number of sessions that an order still waits for is
 //! exact at every instant, and the last session that becomes ready notifies the follower at once. What
-//! changes with every transaction ([`Member::set_activity`]) is one store to the session's own memory.
+//! changes with every transaction ([`SessionHandle::set_activity`]) is one store to the session's own memory.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use super::bell::{Bell, Urgency};
+use super::change_notifier::{ChangeNotifier, Urgency};
 use super::clock::{Activity, Clock, Doing, Moment};
-use super::counters::{Counters, Figure, Ledger, Totals};
+use super::counters::{Counter, CounterSet, Counters, Totals};
 use super::lent::{Borrower, Lent, LentFacts, LentRow};
 use crate::model::{Epoch, Latencies, Peer, Pinned, UnixMillis};
 
@@ -71,7 +71,7 @@ impl Replication {
 
 /// Properties of a session when it joins.
 #[derive(Debug, Clone)]
-pub struct MemberFacts {
+pub struct SessionFacts {
     pub session: u64,
     /// The worker with the session's thread.
     pub worker: usize,
@@ -111,7 +111,7 @@ pub struct SessionRow {
 
 /// What an order requires of every session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Goal {
+pub(crate) enum OrderTarget {
     #[default]
     Nothing,
     /// A twin that is ready for this order, or a report that the session is pinned.
@@ -122,7 +122,7 @@ pub(crate) enum Goal {
 
 /// State of a database's sessions, for an acknowledgement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct AckStatus {
     pub(crate) sessions: u32,
     pub(crate) waiting: u32,
     pub(crate) pinned: Vec<Pinned>,
@@ -131,33 +131,33 @@ pub(crate) struct Standing {
 
 /// The sessions of one database in this process.
 #[derive(Debug)]
-pub struct Roster {
-    tally: Mutex<Tally>,
-    ledger: Ledger,
-    bell: Option<Arc<Bell>>,
+pub struct SessionTable {
+    inner: Mutex<Inner>,
+    counters: CounterSet,
+    notifier: Option<Arc<ChangeNotifier>>,
 }
 
 #[derive(Debug, Default)]
-struct Tally {
-    goal: Goal,
-    /// Members that do not satisfy the goal.
+struct Inner {
+    order_target: OrderTarget,
+    /// Members that do not satisfy the order target.
     behind: u32,
     /// Boxed: a node of the B-tree has room for eleven, and is half empty.
-    members: BTreeMap<u64, Box<Seat>>,
+    members: BTreeMap<u64, Box<SessionEntry>>,
     /// Pooled connections, which serve one member after the other.
     lent: BTreeMap<u64, Lent>,
     next: u64,
 }
 
-impl Tally {
-    fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.members.values().map(|seat| &**seat)
+impl Inner {
+    fn entries(&self) -> impl Iterator<Item = &SessionEntry> {
+        self.members.values().map(|entry| &**entry)
     }
 }
 
 #[derive(Debug)]
-struct Seat {
-    facts: MemberFacts,
+struct SessionEntry {
+    facts: SessionFacts,
     server_pid: Option<i32>,
     twin_pid: Option<i32>,
     readiness: Readiness,
@@ -166,68 +166,72 @@ struct Seat {
     clock: Arc<Clock>,
 }
 
-impl Seat {
+impl SessionEntry {
     /// A session without a server connection has no state to move.
-    fn satisfies(&self, goal: Goal) -> bool {
+    fn satisfies(&self, order_target: OrderTarget) -> bool {
         if self.server_pid.is_none() {
             return true;
         }
-        match (goal, &self.readiness) {
-            (Goal::Nothing, _) => true,
+        match (order_target, &self.readiness) {
+            (OrderTarget::Nothing, _) => true,
             (
-                Goal::Travel { order },
+                OrderTarget::Travel { order },
                 Readiness::Ready { order: done } | Readiness::Pinned { order: done, .. },
             )
-            | (Goal::Arrive { order }, Readiness::Ready { order: done }) => *done >= order,
-            (Goal::Travel { .. }, Readiness::Behind)
-            | (Goal::Arrive { .. }, Readiness::Behind | Readiness::Pinned { .. }) => false,
+            | (OrderTarget::Arrive { order }, Readiness::Ready { order: done }) => *done >= order,
+            (OrderTarget::Travel { .. }, Readiness::Behind)
+            | (OrderTarget::Arrive { .. }, Readiness::Behind | Readiness::Pinned { .. }) => false,
         }
     }
 }
 
-impl Default for Roster {
-    fn default() -> Roster {
-        Roster::new(1, None)
+impl Default for SessionTable {
+    fn default() -> SessionTable {
+        SessionTable::new(1, None)
     }
 }
 
-impl Roster {
+impl SessionTable {
     /// For sessions of so many workers.
-    pub(crate) fn new(workers: usize, bell: Option<Arc<Bell>>) -> Roster {
-        Roster { tally: Mutex::default(), ledger: Ledger::new(workers), bell }
+    pub(crate) fn new(workers: usize, notifier: Option<Arc<ChangeNotifier>>) -> SessionTable {
+        SessionTable { inner: Mutex::default(), counters: CounterSet::new(workers), notifier }
     }
 
     /// Counts of this database's traffic since the process began.
     pub fn totals(&self) -> Totals {
-        self.ledger.totals()
+        self.counters.totals()
     }
 
     /// Waits of this database's clients for answers since the process began.
     pub fn latencies(&self) -> Latencies {
-        self.ledger.latencies()
+        self.counters.latencies()
     }
 
     /// Adds a session. It is [`Readiness::Behind`], idle, and without a server connection.
-    pub fn join(self: &Arc<Roster>, facts: MemberFacts) -> Member {
-        self.seat(&mut self.tally(), facts)
+    pub fn join(self: &Arc<SessionTable>, facts: SessionFacts) -> SessionHandle {
+        self.entry(&mut self.inner(), facts)
     }
 
-    /// Like [`Roster::join`], if there are fewer than `sessions_max`.
-    pub fn join_within(self: &Arc<Roster>, sessions_max: u32, facts: MemberFacts) -> Option<Member> {
-        let mut tally = self.tally();
-        (tally.members.len() < sessions_max as usize).then(|| self.seat(&mut tally, facts))
+    /// Like [`SessionTable::join`], if there are fewer than `sessions_max`.
+    pub fn join_within(
+        self: &Arc<SessionTable>,
+        sessions_max: u32,
+        facts: SessionFacts,
+    ) -> Option<SessionHandle> {
+        let mut inner = self.inner();
+        (inner.members.len() < sessions_max as usize).then(|| self.entry(&mut inner, facts))
     }
 
-    fn seat(self: &Arc<Roster>, tally: &mut Tally, facts: MemberFacts) -> Member {
+    fn entry(self: &Arc<SessionTable>, inner: &mut Inner, facts: SessionFacts) -> SessionHandle {
         let clock = Arc::new(Clock::new());
-        tally.next += 1;
-        let seat = tally.next;
+        inner.next += 1;
+        let entry = inner.next;
         let readiness = Readiness::Behind;
-        let (session, counters) = (facts.session, self.ledger.of(facts.worker));
-        counters.add(Figure::Logins, 1);
-        tally.members.insert(
-            seat,
-            Box::new(Seat {
+        let (session, counters) = (facts.session, self.counters.of(facts.worker));
+        counters.add(Counter::Logins, 1);
+        inner.members.insert(
+            entry,
+            Box::new(SessionEntry {
                 facts,
                 server_pid: None,
                 twin_pid: None,
@@ -236,39 +240,39 @@ impl Roster {
                 clock: Arc::clone(&clock),
             }),
         );
-        self.ring(Urgency::Soon);
-        Member { roster: Arc::clone(self), seat, session, clock, counters }
+        self.notify(Urgency::Soon);
+        SessionHandle { session_table: Arc::clone(self), entry, session, clock, counters }
     }
 
     /// Adds a server connection that belongs to no member: it serves one after the other.
-    pub fn enter_lent(self: &Arc<Roster>, facts: LentFacts) -> LentPid {
+    pub fn enter_lent(self: &Arc<SessionTable>, facts: LentFacts) -> LentPid {
         let borrower = Borrower::default();
-        let mut tally = self.tally();
-        tally.next += 1;
-        let entry = tally.next;
-        tally.lent.insert(entry, Lent { facts, borrower: borrower.clone() });
-        LentPid { roster: Arc::clone(self), entry, borrower }
+        let mut inner = self.inner();
+        inner.next += 1;
+        let entry = inner.next;
+        inner.lent.insert(entry, Lent { facts, borrower: borrower.clone() });
+        LentPid { session_table: Arc::clone(self), entry, borrower }
     }
 
     /// The pooled connections, oldest first.
     pub fn lent(&self) -> Vec<LentRow> {
-        self.tally().lent.iter().map(|(number, lent)| lent.row(*number)).collect()
+        self.inner().lent.iter().map(|(number, lent)| lent.row(*number)).collect()
     }
 
     pub fn len(&self) -> usize {
-        self.tally().members.len()
+        self.inner().members.len()
     }
 
     /// Open server connections.
     pub fn server_connections(&self) -> usize {
-        server_pids(&self.tally()).len()
+        server_pids(&self.inner()).len()
     }
 
     /// Server connections that a session uses now.
     pub fn servers_in_use(&self) -> usize {
-        let tally = self.tally();
-        let idle = tally.lent.values().filter(|lent| lent.borrower.get().is_none()).count();
-        server_pids(&tally).len().saturating_sub(idle)
+        let inner = self.inner();
+        let idle = inner.lent.values().filter(|lent| lent.borrower.get().is_none()).count();
+        server_pids(&inner).len().saturating_sub(idle)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -277,14 +281,14 @@ impl Roster {
 
     /// The rows of SHOW SESSIONS, oldest session first.
     pub fn sessions(&self) -> Vec<SessionRow> {
-        self.tally().seats().map(row).collect()
+        self.inner().entries().map(row).collect()
     }
 
     /// Sessions with a server connection of another generation, and the number of idle connections of another
     /// generation.
     pub fn outdated(&self, generation: u64) -> (Vec<SessionRow>, usize) {
-        let tally = self.tally();
-        let lent = tally.lent.values().filter(|lent| lent.facts.generation != generation);
+        let inner = self.inner();
+        let lent = inner.lent.values().filter(|lent| lent.facts.generation != generation);
         let (mut borrowers, mut idle) = (Vec::new(), 0);
         for lent in lent {
             match lent.borrower.get() {
@@ -292,89 +296,91 @@ impl Roster {
                 None => idle += 1,
             }
         }
-        let has = |seat: &&Seat| {
-            let own = seat.server_pid.is_some() && seat.generation != generation;
-            own || borrowers.contains(&seat.facts.session)
+        let has = |entry: &&SessionEntry| {
+            let own = entry.server_pid.is_some() && entry.generation != generation;
+            own || borrowers.contains(&entry.facts.session)
         };
-        (tally.seats().filter(has).map(row).collect(), idle)
+        (inner.entries().filter(has).map(row).collect(), idle)
     }
 
     /// Marks the sessions that `chosen` selects, and returns their number. The caller wakes them.
     pub(super) fn dismiss(&self, chosen: impl Fn(u64) -> bool) -> usize {
-        let tally = self.tally();
-        let seats = tally.seats().filter(|seat| chosen(seat.facts.session));
-        seats.map(|seat| seat.clock.dismissed.store(true, Ordering::Relaxed)).count()
+        let inner = self.inner();
+        let entries = inner.entries().filter(|entry| chosen(entry.facts.session));
+        entries.map(|entry| entry.clock.dismissed.store(true, Ordering::Relaxed)).count()
     }
 
-    pub(crate) fn set_goal(&self, goal: Goal) {
-        let mut tally = self.tally();
-        tally.goal = goal;
-        let behind = tally.seats().filter(|seat| !seat.satisfies(goal)).count();
-        tally.behind = u32::try_from(behind).unwrap_or(u32::MAX);
+    pub(crate) fn set_order_target(&self, order_target: OrderTarget) {
+        let mut inner = self.inner();
+        inner.order_target = order_target;
+        let behind = inner.entries().filter(|entry| !entry.satisfies(order_target)).count();
+        inner.behind = u32::try_from(behind).unwrap_or(u32::MAX);
     }
 
-    /// Sessions that do not satisfy the goal.
+    /// Sessions that do not satisfy the order target.
     pub(crate) fn behind(&self) -> u32 {
-        self.tally().behind
+        self.inner().behind
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        let tally = self.tally();
-        let busy = |seat: &&Seat| !seat.satisfies(tally.goal) && matches!(tally.goal, Goal::Travel { .. });
-        let busy = tally.seats().filter(busy).filter_map(in_transaction);
-        let pinned = tally.seats().flat_map(pins).chain(busy).take(PINNED_MAX).collect();
-        Standing {
-            sessions: u32::try_from(tally.members.len()).unwrap_or(u32::MAX),
-            waiting: tally.behind,
+    pub(crate) fn standing(&self) -> AckStatus {
+        let inner = self.inner();
+        let busy = |entry: &&SessionEntry| {
+            !entry.satisfies(inner.order_target) && matches!(inner.order_target, OrderTarget::Travel { .. })
+        };
+        let busy = inner.entries().filter(busy).filter_map(in_transaction);
+        let pinned = inner.entries().flat_map(pins).chain(busy).take(PINNED_MAX).collect();
+        AckStatus {
+            sessions: u32::try_from(inner.members.len()).unwrap_or(u32::MAX),
+            waiting: inner.behind,
             pinned,
-            server_pids: server_pids(&tally),
+            server_pids: server_pids(&inner),
         }
     }
 
-    fn change(&self, seat: u64, change: impl FnOnce(&mut Seat)) {
-        let mut tally = self.tally();
-        let goal = tally.goal;
-        let Some(seat) = tally.members.get_mut(&seat) else { return };
-        let before = seat.satisfies(goal);
-        change(seat);
-        let after = seat.satisfies(goal);
-        self.settle(tally, before, after);
+    fn change(&self, entry: u64, change: impl FnOnce(&mut SessionEntry)) {
+        let mut inner = self.inner();
+        let order_target = inner.order_target;
+        let Some(entry) = inner.members.get_mut(&entry) else { return };
+        let before = entry.satisfies(order_target);
+        change(entry);
+        let after = entry.satisfies(order_target);
+        self.settle(inner, before, after);
     }
 
-    fn leave(&self, seat: u64) {
-        let mut tally = self.tally();
-        let Some(seat) = tally.members.remove(&seat) else { return };
-        let before = seat.satisfies(tally.goal);
-        self.settle(tally, before, true);
+    fn leave(&self, entry: u64) {
+        let mut inner = self.inner();
+        let Some(entry) = inner.members.remove(&entry) else { return };
+        let before = entry.satisfies(inner.order_target);
+        self.settle(inner, before, true);
     }
 
     /// Updates the count after a member's change; the last member that becomes ready is announced at once.
-    fn settle(&self, mut tally: MutexGuard<'_, Tally>, before: bool, after: bool) {
+    fn settle(&self, mut inner: MutexGuard<'_, Inner>, before: bool, after: bool) {
         match (before, after) {
-            (false, true) => tally.behind = tally.behind.saturating_sub(1),
-            (true, false) => tally.behind += 1,
+            (false, true) => inner.behind = inner.behind.saturating_sub(1),
+            (true, false) => inner.behind += 1,
             (true, true) | (false, false) => {}
         }
-        let done = !before && after && tally.behind == 0;
-        drop(tally);
-        self.ring(if done { Urgency::Now } else { Urgency::Soon });
+        let done = !before && after && inner.behind == 0;
+        drop(inner);
+        self.notify(if done { Urgency::Now } else { Urgency::Soon });
     }
 
-    fn ring(&self, urgency: Urgency) {
-        if let Some(bell) = &self.bell {
-            bell.ring(urgency);
+    fn notify(&self, urgency: Urgency) {
+        if let Some(notifier) = &self.notifier {
+            notifier.notify(urgency);
         }
     }
 
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// All connections of this process to the database, each once.
-fn server_pids(tally: &Tally) -> Vec<i32> {
-    let own = tally.seats().filter_map(|seat| seat.server_pid);
-    let mut pids: Vec<i32> = own.chain(tally.lent.values().map(|lent| lent.facts.pid)).collect();
+fn server_pids(inner: &Inner) -> Vec<i32> {
+    let own = inner.entries().filter_map(|entry| entry.server_pid);
+    let mut pids: Vec<i32> = own.chain(inner.lent.values().map(|lent| lent.facts.pid)).collect();
     pids.sort_unstable();
     pids.dedup();
     pids
@@ -386,60 +392,60 @@ fn transaction_age(doing: Doing) -> Option<Duration> {
 }
 
 /// A transaction that an order to travel waits for is reported like a pin, once it is older than most.
-fn in_transaction(seat: &Seat) -> Option<Pinned> {
-    let age = transaction_age(seat.clock.read())?;
+fn in_transaction(entry: &SessionEntry) -> Option<Pinned> {
+    let age = transaction_age(entry.clock.read())?;
     (age >= TRANSACTION_IS_NAMED_AFTER).then(|| Pinned {
-        session: seat.facts.session,
-        role: seat.facts.role.clone(),
-        application_name: seat.facts.application_name.clone(),
-        client: seat.facts.client.to_string(),
+        session: entry.facts.session,
+        role: entry.facts.role.clone(),
+        application_name: entry.facts.application_name.clone(),
+        client: entry.facts.client.to_string(),
         reason: format!("a transaction is open for {} s", age.as_secs().max(1)),
     })
 }
 
-fn row(seat: &Seat) -> SessionRow {
-    let doing = seat.clock.read();
+fn row(entry: &SessionEntry) -> SessionRow {
+    let doing = entry.clock.read();
     SessionRow {
-        session: seat.facts.session,
-        role: seat.facts.role.clone(),
-        client: seat.facts.client.to_string(),
-        application_name: seat.facts.application_name.clone(),
-        connected_at: seat.facts.connected_at,
-        server_pid: seat.server_pid,
+        session: entry.facts.session,
+        role: entry.facts.role.clone(),
+        client: entry.facts.client.to_string(),
+        application_name: entry.facts.application_name.clone(),
+        connected_at: entry.facts.connected_at,
+        server_pid: entry.server_pid,
         activity: doing.activity,
         since: doing.since,
         transaction_age: transaction_age(doing),
-        readiness: seat.readiness.clone(),
-        twin_pid: seat.twin_pid,
-        epoch: seat.facts.epoch,
-        generation: seat.generation,
-        entrance: seat.facts.entrance.clone(),
+        readiness: entry.readiness.clone(),
+        twin_pid: entry.twin_pid,
+        epoch: entry.facts.epoch,
+        generation: entry.generation,
+        entrance: entry.facts.entrance.clone(),
     }
 }
 
-fn pins(seat: &Seat) -> Vec<Pinned> {
-    let Readiness::Pinned { reasons, .. } = &seat.readiness else { return Vec::new() };
+fn pins(entry: &SessionEntry) -> Vec<Pinned> {
+    let Readiness::Pinned { reasons, .. } = &entry.readiness else { return Vec::new() };
     let pin = |reason: &String| Pinned {
-        session: seat.facts.session,
-        role: seat.facts.role.clone(),
-        application_name: seat.facts.application_name.clone(),
-        client: seat.facts.client.to_string(),
+        session: entry.facts.session,
+        role: entry.facts.role.clone(),
+        application_name: entry.facts.application_name.clone(),
+        client: entry.facts.client.to_string(),
         reason: reason.clone(),
     };
     reasons.iter().map(pin).collect()
 }
 
-/// A session's entry in the roster; dropping it removes the entry.
+/// A session's entry in the session table; dropping it removes the entry.
 #[derive(Debug)]
-pub struct Member {
-    roster: Arc<Roster>,
-    seat: u64,
+pub struct SessionHandle {
+    session_table: Arc<SessionTable>,
+    entry: u64,
     session: u64,
     clock: Arc<Clock>,
     counters: Arc<CachePadded<Counters>>,
 }
 
-impl Member {
+impl SessionHandle {
     /// The session's number.
     pub fn session(&self) -> u64 {
         self.session
@@ -452,31 +458,31 @@ impl Member {
 
     /// The backend of its server connection at the database's place; `None`: it has none.
     pub fn set_server_pid(&self, pid: Option<i32>) {
-        self.roster.change(self.seat, |seat| seat.server_pid = pid);
+        self.session_table.change(self.entry, |entry| entry.server_pid = pid);
     }
 
     /// The backend of its twin connection; `None`: it has none.
     pub fn set_twin_pid(&self, pid: Option<i32>) {
-        self.roster.change(self.seat, |seat| seat.twin_pid = pid);
+        self.session_table.change(self.entry, |entry| entry.twin_pid = pid);
     }
 
     /// The session is on the new epoch with this backend: its twin is now its connection.
     pub fn switched(&self, epoch: Epoch, pid: i32) {
-        self.roster.change(self.seat, |seat| {
-            seat.facts.epoch = epoch;
-            seat.server_pid = Some(pid);
-            seat.twin_pid = None;
+        self.session_table.change(self.entry, |entry| {
+            entry.facts.epoch = epoch;
+            entry.server_pid = Some(pid);
+            entry.twin_pid = None;
         });
     }
 
     /// A session without a server connection goes on at the new epoch.
     pub fn arrived(&self, epoch: Epoch) {
-        self.roster.change(self.seat, |seat| seat.facts.epoch = epoch);
+        self.session_table.change(self.entry, |entry| entry.facts.epoch = epoch);
     }
 
     /// The generation of its server connection.
     pub fn set_generation(&self, generation: u64) {
-        self.roster.change(self.seat, |seat| seat.generation = generation);
+        self.session_table.change(self.entry, |entry| entry.generation = generation);
     }
 
     /// Whether an administrator has ended the session.
@@ -485,11 +491,11 @@ impl Member {
     }
 
     pub fn set_readiness(&self, readiness: Readiness) {
-        self.roster.change(self.seat, |seat| seat.readiness = readiness);
+        self.session_table.change(self.entry, |entry| entry.readiness = readiness);
     }
 
     pub fn set_application_name(&self, name: String) {
-        self.roster.change(self.seat, |seat| seat.facts.application_name = name);
+        self.session_table.change(self.entry, |entry| entry.facts.application_name = name);
     }
 
     /// A store to the session's own memory, and additions to the worker's counters: cheap enough for every
@@ -504,16 +510,16 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for SessionHandle {
     fn drop(&mut self) {
-        self.roster.leave(self.seat);
+        self.session_table.leave(self.entry);
     }
 }
 
-/// A pooled connection's entry in the roster; dropping it removes the entry.
+/// A pooled connection's entry in the session table; dropping it removes the entry.
 #[derive(Debug)]
 pub struct LentPid {
-    roster: Arc<Roster>,
+    session_table: Arc<SessionTable>,
     entry: u64,
     borrower: Borrower,
 }
@@ -531,7 +537,7 @@ impl LentPid {
 
 impl Drop for LentPid {
     fn drop(&mut self) {
-        self.roster.tally().lent.remove(&self.entry);
+        self.session_table.inner().lent.remove(&self.entry);
     }
 }
 
@@ -539,8 +545,8 @@ impl Drop for LentPid {
 mod tests {
     use super::*;
 
-    fn facts(session: u64) -> MemberFacts {
-        MemberFacts {
+    fn facts(session: u64) -> SessionFacts {
+        SessionFacts {
             session,
             worker: 0,
             role: "app".to_owned(),
@@ -554,61 +560,61 @@ mod tests {
 
     #[test]
     fn an_order_waits_for_members_with_a_server_connection_that_are_not_ready_for_it() {
-        let roster = Arc::new(Roster::default());
-        let (connected, fresh) = (roster.join(facts(1)), roster.join(facts(2)));
+        let session_table = Arc::new(SessionTable::default());
+        let (connected, fresh) = (session_table.join(facts(1)), session_table.join(facts(2)));
         connected.set_server_pid(Some(11));
-        roster.set_goal(Goal::Travel { order: 7 });
-        assert_eq!(roster.behind(), 1);
+        session_table.set_order_target(OrderTarget::Travel { order: 7 });
+        assert_eq!(session_table.behind(), 1);
 
         connected.set_readiness(Readiness::Ready { order: 6 });
-        assert_eq!(roster.behind(), 1, "ready for an older order");
+        assert_eq!(session_table.behind(), 1, "ready for an older order");
         connected.set_readiness(Readiness::Ready { order: 7 });
-        assert_eq!(roster.behind(), 0);
+        assert_eq!(session_table.behind(), 0);
 
         fresh.set_server_pid(Some(12));
-        assert_eq!(roster.behind(), 1, "a new connection has no twin");
+        assert_eq!(session_table.behind(), 1, "a new connection has no twin");
         drop(fresh);
-        assert_eq!(roster.behind(), 0);
+        assert_eq!(session_table.behind(), 0);
     }
 
     #[test]
     fn a_pinned_member_has_answered_the_order_to_travel_but_has_not_arrived() {
-        let roster = Arc::new(Roster::default());
-        let member = roster.join(facts(1));
+        let session_table = Arc::new(SessionTable::default());
+        let member = session_table.join(facts(1));
         member.set_server_pid(Some(11));
         member.set_readiness(Readiness::Pinned {
             order: 7,
             reasons: vec!["temporary table \"cart\"".to_owned()],
         });
 
-        roster.set_goal(Goal::Travel { order: 7 });
-        let standing = roster.standing();
+        session_table.set_order_target(OrderTarget::Travel { order: 7 });
+        let standing = session_table.standing();
         assert_eq!((standing.waiting, standing.sessions, standing.server_pids), (0, 1, vec![11]));
         assert_eq!(standing.pinned[0].reason, "temporary table \"cart\"");
 
-        roster.set_goal(Goal::Arrive { order: 7 });
-        assert_eq!(roster.behind(), 1);
+        session_table.set_order_target(OrderTarget::Arrive { order: 7 });
+        assert_eq!(session_table.behind(), 1);
         member.switched(Epoch(2), 12);
         member.set_readiness(Readiness::Ready { order: 7 });
-        assert_eq!(roster.behind(), 0);
-        assert_eq!(roster.sessions()[0].epoch, Epoch(2));
+        assert_eq!(session_table.behind(), 0);
+        assert_eq!(session_table.sessions()[0].epoch, Epoch(2));
     }
 
     #[test]
     fn a_full_roster_takes_nobody_until_somebody_leaves() {
-        let roster = Arc::new(Roster::default());
-        let first = roster.join_within(1, facts(1)).unwrap();
-        assert!(roster.join_within(1, facts(2)).is_none());
+        let session_table = Arc::new(SessionTable::default());
+        let first = session_table.join_within(1, facts(1)).unwrap();
+        assert!(session_table.join_within(1, facts(2)).is_none());
         drop(first);
-        assert!(roster.join_within(1, facts(3)).is_some());
+        assert!(session_table.join_within(1, facts(3)).is_some());
     }
 
     #[test]
     fn a_row_tells_what_a_session_does() {
-        let roster = Arc::new(Roster::default());
-        let member = roster.join(facts(9));
+        let session_table = Arc::new(SessionTable::default());
+        let member = session_table.join(facts(9));
         member.set_activity(Activity::InTransaction, Moment::now());
-        let rows = roster.sessions();
+        let rows = session_table.sessions();
         assert_eq!((rows[0].session, rows[0].activity), (9, Activity::InTransaction));
         assert!(rows[0].since < Duration::from_secs(60));
     }

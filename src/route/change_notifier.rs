@@ -1,4 +1,4 @@
-//! How gates and rosters notify the follower of changes: a set of databases and one notification.
+//! How gates and session tables notify the follower of changes: a set of databases and one notification.
 //!
 //! # Why
 //! The follower serves thousands of databases from one task. A database has at most one pending notification,
@@ -22,47 +22,52 @@ pub(crate) enum Urgency {
 
 /// Collects the notifications of all databases.
 #[derive(Debug, Default)]
-pub(crate) struct Tower {
-    rung: Mutex<Vec<(DatabaseId, Urgency)>>,
-    notify: Notify,
+pub(crate) struct ChangeQueue {
+    changed: Mutex<Vec<(DatabaseId, Urgency)>>,
+    wakeup: Notify,
 }
 
-impl Tower {
+impl ChangeQueue {
     /// The databases with notifications. Cancel-safe: they are taken without waiting once there are some.
-    pub(crate) async fn rung(&self) -> Vec<(DatabaseId, Urgency)> {
+    pub(crate) async fn changed(&self) -> Vec<(DatabaseId, Urgency)> {
         loop {
-            let rung = std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner));
-            if !rung.is_empty() {
-                return rung;
+            let changed = std::mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner));
+            if !changed.is_empty() {
+                return changed;
             }
-            self.notify.notified().await;
+            self.wakeup.notified().await;
         }
     }
 
     fn push(&self, database: DatabaseId, urgency: Urgency) {
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner).push((database, urgency));
-        self.notify.notify_one();
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push((database, urgency));
+        self.wakeup.notify_one();
     }
 }
 
 /// Notifies for one database.
 #[derive(Debug)]
-pub(crate) struct Bell {
+pub(crate) struct ChangeNotifier {
     database: DatabaseId,
-    tower: Arc<Tower>,
+    queue: Arc<ChangeQueue>,
     now: AtomicBool,
     soon: AtomicBool,
 }
 
-impl Bell {
-    pub(crate) fn new(database: DatabaseId, tower: Arc<Tower>) -> Arc<Bell> {
-        Arc::new(Bell { database, tower, now: AtomicBool::new(false), soon: AtomicBool::new(false) })
+impl ChangeNotifier {
+    pub(crate) fn new(database: DatabaseId, queue: Arc<ChangeQueue>) -> Arc<ChangeNotifier> {
+        Arc::new(ChangeNotifier {
+            database,
+            queue,
+            now: AtomicBool::new(false),
+            soon: AtomicBool::new(false),
+        })
     }
 
-    pub(crate) fn ring(&self, urgency: Urgency) {
+    pub(crate) fn notify(&self, urgency: Urgency) {
         let flag = self.flag(urgency);
         if !flag.load(Ordering::SeqCst) && !flag.swap(true, Ordering::SeqCst) {
-            self.tower.push(self.database.clone(), urgency);
+            self.queue.push(self.database.clone(), urgency);
         }
     }
 

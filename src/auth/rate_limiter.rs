@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 /// Starts at even intervals. A login that would wait for too long takes none.
 #[derive(Debug)]
-pub struct Pace {
+pub struct RateLimiter {
     /// When the next login may start.
     next: Mutex<Instant>,
 }
 
-impl Pace {
-    pub fn new(now: Instant) -> Pace {
-        Pace { next: Mutex::new(now) }
+impl RateLimiter {
+    pub fn new(now: Instant) -> RateLimiter {
+        RateLimiter { next: Mutex::new(now) }
     }
 
     /// How long to wait at `per_second` logins (0: no limit). `None`: longer than `wait_max`.
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn turns_are_at_even_distances_and_none_is_too_far_away() {
         let now = Instant::now();
-        let pace = Pace::new(now);
+        let pace = RateLimiter::new(now);
         let ms = Duration::from_millis;
         let waits: Vec<_> = (0..6).map(|_| pace.turn(10, ms(350), now)).collect();
         let expected = [Some(ms(0)), Some(ms(100)), Some(ms(200)), Some(ms(300)), None, None];
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn without_a_limit_nobody_waits() {
         let now = Instant::now();
-        let pace = Pace::new(now);
+        let pace = RateLimiter::new(now);
         assert!((0..1000).all(|_| pace.turn(0, Duration::ZERO, now) == Some(Duration::ZERO)));
     }
 }

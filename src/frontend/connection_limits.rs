@@ -19,7 +19,7 @@ const REFUSED_MAX: u32 = 128;
 
 /// How many clients this process accepts. 0: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CrowdLimits {
+pub struct ClientLimits {
     /// Counted from the accepted socket on, so logins in progress count.
     pub clients_max: u32,
     pub per_role_max: u32,
@@ -28,7 +28,7 @@ pub struct CrowdLimits {
 
 /// The clients that are connected.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(super) struct ConnectionLimits {
     admitted: AtomicU32,
     refused: AtomicU32,
     groups: Mutex<Groups>,
@@ -41,10 +41,11 @@ struct Groups {
     by_database_role: HashMap<(DatabaseId, String), u32>,
 }
 
-impl Crowd {
+impl ConnectionLimits {
     /// Admits a new connection. `None`: too many are over the limit to answer this one.
-    pub(super) fn admit(self: &Arc<Crowd>, limits: CrowdLimits) -> Option<Admission> {
-        let admission = |standing| Some(Admission { crowd: Arc::clone(self), standing, member: None });
+    pub(super) fn admit(self: &Arc<ConnectionLimits>, limits: ClientLimits) -> Option<ConnectionPermit> {
+        let admission =
+            |standing| Some(ConnectionPermit { connection_limits: Arc::clone(self), standing, member: None });
         if add_below(&self.admitted, limits.clients_max) {
             return admission(Standing::Admitted);
         }
@@ -66,15 +67,15 @@ enum Standing {
 
 /// One client's share of the limits, released when dropped.
 #[derive(Debug)]
-pub struct Admission {
-    crowd: Arc<Crowd>,
+pub struct ConnectionPermit {
+    connection_limits: Arc<ConnectionLimits>,
     standing: Standing,
     member: Option<(DatabaseId, String)>,
 }
 
-impl Admission {
+impl ConnectionPermit {
     /// An error if this client is over the limit; it only gets the error.
-    pub(super) fn check(&self, limits: CrowdLimits) -> Result<(), FrontendError> {
+    pub(super) fn check(&self, limits: ClientLimits) -> Result<(), FrontendError> {
         match self.standing {
             Standing::Admitted => Ok(()),
             Standing::Refused => Err(FrontendError::Full { clients_max: limits.clients_max }),
@@ -82,14 +83,14 @@ impl Admission {
     }
 
     /// The client's role is known now: counts it for the role, too.
-    pub(super) fn sit(
+    pub(super) fn assign_role(
         &mut self,
         database: &DatabaseId,
         role: &str,
-        limits: CrowdLimits,
+        limits: ClientLimits,
     ) -> Result<(), FrontendError> {
         let key = (database.clone(), role.to_owned());
-        let mut groups = self.crowd.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut groups = self.connection_limits.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let of_role = groups.by_role.get(role).copied().unwrap_or(0);
         let of_both = groups.by_database_role.get(&key).copied().unwrap_or(0);
         let full = |count: u32, max: u32| max != 0 && count >= max;
@@ -107,15 +108,15 @@ impl Admission {
     }
 }
 
-impl Drop for Admission {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let counter = match self.standing {
-            Standing::Admitted => &self.crowd.admitted,
-            Standing::Refused => &self.crowd.refused,
+            Standing::Admitted => &self.connection_limits.admitted,
+            Standing::Refused => &self.connection_limits.refused,
         };
         counter.fetch_sub(1, Ordering::Relaxed);
         if let Some(key) = self.member.take() {
-            let mut groups = self.crowd.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut groups = self.connection_limits.groups.lock().unwrap_or_else(PoisonError::into_inner);
             leave(&mut groups.by_role, key.1.clone());
             leave(&mut groups.by_database_role, key);
         }
@@ -135,7 +136,7 @@ fn leave<K: Hash + Eq>(counts: &mut HashMap<K, u32>, key: K) {
 mod tests {
     use super::*;
 
-    const LIMITS: CrowdLimits = CrowdLimits { clients_max: 3, per_role_max: 2, per_database_role_max: 1 };
+    const LIMITS: ClientLimits = ClientLimits { clients_max: 3, per_role_max: 2, per_database_role_max: 1 };
 
     fn database(id: &str) -> DatabaseId {
         DatabaseId::parse(id).unwrap()
@@ -143,45 +144,46 @@ mod tests {
 
     #[test]
     fn a_place_is_taken_until_it_is_dropped() {
-        let crowd = Arc::new(Crowd::default());
-        let mut places: Vec<Admission> = (0..3).map(|_| crowd.admit(LIMITS).unwrap()).collect();
+        let connection_limits = Arc::new(ConnectionLimits::default());
+        let mut places: Vec<ConnectionPermit> =
+            (0..3).map(|_| connection_limits.admit(LIMITS).unwrap()).collect();
         assert!(places.iter().all(|admission| admission.check(LIMITS).is_ok()));
-        let one_too_many = crowd.admit(LIMITS).unwrap();
+        let one_too_many = connection_limits.admit(LIMITS).unwrap();
         assert!(one_too_many.check(LIMITS).is_err());
         places.pop();
-        assert!(crowd.admit(LIMITS).unwrap().check(LIMITS).is_ok());
+        assert!(connection_limits.admit(LIMITS).unwrap().check(LIMITS).is_ok());
         assert!(one_too_many.check(LIMITS).is_err(), "it stays refused");
     }
 
     #[test]
     fn those_who_are_told_that_they_are_too_many_are_not_too_many_either() {
-        let crowd = Arc::new(Crowd::default());
-        let admitted: Vec<_> = (0..3).map(|_| crowd.admit(LIMITS)).collect();
-        let told: Vec<_> = std::iter::from_fn(|| crowd.admit(LIMITS)).take(1_000).collect();
+        let connection_limits = Arc::new(ConnectionLimits::default());
+        let admitted: Vec<_> = (0..3).map(|_| connection_limits.admit(LIMITS)).collect();
+        let told: Vec<_> = std::iter::from_fn(|| connection_limits.admit(LIMITS)).take(1_000).collect();
         assert_eq!(told.len(), REFUSED_MAX as usize);
         drop(told);
-        assert!(crowd.admit(LIMITS).is_some());
+        assert!(connection_limits.admit(LIMITS).is_some());
         drop(admitted);
     }
 
     #[test]
     fn a_role_has_a_limit_of_its_own_in_each_database_and_in_all() {
-        let crowd = Arc::new(Crowd::default());
-        let open = CrowdLimits { clients_max: 0, ..LIMITS };
-        let sit = |id: &str, role: &str| {
-            let mut admission = crowd.admit(open).unwrap();
-            admission.sit(&database(id), role, open).map(|()| admission)
+        let connection_limits = Arc::new(ConnectionLimits::default());
+        let open = ClientLimits { clients_max: 0, ..LIMITS };
+        let assign_role = |id: &str, role: &str| {
+            let mut admission = connection_limits.admit(open).unwrap();
+            admission.assign_role(&database(id), role, open).map(|()| admission)
         };
-        let first = sit("db_1", "app").unwrap();
-        assert!(matches!(sit("db_1", "app"), Err(FrontendError::DatabaseRoleFull { max: 1, .. })));
-        let second = sit("db_2", "app").unwrap();
-        assert!(matches!(sit("db_3", "app"), Err(FrontendError::RoleFull { max: 2, .. })));
-        let other = sit("db_1", "other").unwrap();
+        let first = assign_role("db_1", "app").unwrap();
+        assert!(matches!(assign_role("db_1", "app"), Err(FrontendError::DatabaseRoleFull { max: 1, .. })));
+        let second = assign_role("db_2", "app").unwrap();
+        assert!(matches!(assign_role("db_3", "app"), Err(FrontendError::RoleFull { max: 2, .. })));
+        let other = assign_role("db_1", "other").unwrap();
         drop(first);
-        let third = sit("db_3", "app").unwrap();
+        let third = assign_role("db_3", "app").unwrap();
         drop((second, third, other));
-        let groups = crowd.groups.lock().unwrap();
+        let groups = connection_limits.groups.lock().unwrap();
         assert!(groups.by_role.is_empty() && groups.by_database_role.is_empty(), "{groups:?}");
-        assert_eq!(crowd.admitted.load(Ordering::Relaxed), 0);
+        assert_eq!(connection_limits.admitted.load(Ordering::Relaxed), 0);
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::{Ack, AckStage, GateOrder, ProxyId, RouteRecord, UnixMillis};
-use crate::route::roster::Goal;
+use crate::route::session_table::OrderTarget;
 use crate::route::table::Route;
 
 /// One followed database.
 #[derive(Debug)]
-pub(super) struct Duty {
+pub(super) struct OrderTracker {
     pub(super) route: Arc<Route>,
     /// The order that changed the epoch, until all sessions have reached it.
     arriving: Option<u64>,
@@ -35,11 +35,18 @@ pub(super) enum Answer {
     Write(Box<Ack>),
 }
 
-impl Duty {
+impl OrderTracker {
     /// For a route that is already in the state of its record.
-    pub(super) fn new(route: Arc<Route>) -> Duty {
-        let duty = Duty { route, arriving: None, done: false, acked: None, refresh_at: None, abort_at: None };
-        duty.route.roster().set_goal(duty.goal(&duty.route.current()));
+    pub(super) fn new(route: Arc<Route>) -> OrderTracker {
+        let duty = OrderTracker {
+            route,
+            arriving: None,
+            done: false,
+            acked: None,
+            refresh_at: None,
+            abort_at: None,
+        };
+        duty.route.session_table().set_order_target(duty.order_target(&duty.route.current()));
         duty
     }
 
@@ -57,18 +64,18 @@ impl Duty {
             let _ = self.route.gate().take_stalls();
         }
         // Sessions react to the change; their state must count towards this order.
-        self.route.roster().set_goal(self.goal(record));
+        self.route.session_table().set_order_target(self.order_target(record));
         apply();
     }
 
-    fn goal(&self, record: &RouteRecord) -> Goal {
+    fn order_target(&self, record: &RouteRecord) -> OrderTarget {
         let order = record.order;
         match (&record.gate, &record.next, self.arriving) {
-            (GateOrder::Latched { .. }, _, _) | (GateOrder::Held { .. }, None, _) => Goal::Nothing,
-            (GateOrder::Open, _, Some(changed)) if changed == order => Goal::Arrive { order },
-            (GateOrder::Held { .. } | GateOrder::Open, Some(_), _) => Goal::Travel { order },
-            (GateOrder::Open, None, Some(changed)) => Goal::Arrive { order: changed },
-            (GateOrder::Open, None, None) => Goal::Nothing,
+            (GateOrder::Latched { .. }, _, _) | (GateOrder::Held { .. }, None, _) => OrderTarget::Nothing,
+            (GateOrder::Open, _, Some(changed)) if changed == order => OrderTarget::Arrive { order },
+            (GateOrder::Held { .. } | GateOrder::Open, Some(_), _) => OrderTarget::Travel { order },
+            (GateOrder::Open, None, Some(changed)) => OrderTarget::Arrive { order: changed },
+            (GateOrder::Open, None, None) => OrderTarget::Nothing,
         }
     }
 
@@ -79,7 +86,7 @@ impl Duty {
             GateOrder::Latched { .. } => gate.connecting() == 0,
             GateOrder::Held { .. } => gate.is_drained(),
         };
-        gate_is_done && self.route.roster().behind() == 0
+        gate_is_done && self.route.session_table().behind() == 0
     }
 
     /// Whether the mover waits for progress of this order.
@@ -106,7 +113,7 @@ impl Duty {
     /// The acknowledgement with the current counts.
     pub(super) fn ack(&self, record: &RouteRecord, proxy: &ProxyId, at: UnixMillis) -> Ack {
         let gate = self.route.gate();
-        let standing = self.route.roster().standing();
+        let standing = self.route.session_table().standing();
         let running = match record.gate {
             GateOrder::Open => 0,
             GateOrder::Latched { .. } => gate.connecting(),
