@@ -257,9 +257,9 @@ impl ServerConnection {
     }
 
     async fn say_goodbye(&mut self) -> io::Result<()> {
-        let mut farewell = BytesMut::new();
-        frontend::terminate(&mut farewell);
-        self.stream.write_all(&farewell).await?;
+        let mut last = BytesMut::new();
+        frontend::terminate(&mut last);
+        self.stream.write_all(&last).await?;
         self.stream.shutdown().await
     }
 

@@ -27,8 +27,8 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Begun;
-use super::spare::Spare;
-use super::worker::{Errand, Load};
+use super::fd_reserve::FdReserve;
+use super::worker::{LoadToken, WorkerCommand};
 use crate::event_loop::{self, Direction, More, Source};
 use crate::frontend::listener::{self, Listener, SocketFile};
 use crate::model::Peer;
@@ -54,7 +54,7 @@ pub(super) enum Backlog {
 
 /// What a listener is asked to do, and its answer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Doorbell {
+pub(super) struct ListenerShutdown {
     /// Close at once.
     pub(super) closing: CancellationToken,
     /// Another process listens on the same addresses: close without refusing a client.
@@ -64,67 +64,68 @@ pub(super) struct Doorbell {
 }
 
 /// Hands clients to workers, and knows how many each worker has.
-pub(super) struct Desk {
-    workers: Vec<(UnboundedSender<Errand>, Arc<AtomicUsize>)>,
+pub(super) struct Dispatcher {
+    workers: Vec<(UnboundedSender<WorkerCommand>, Arc<AtomicUsize>)>,
     entering: TaskTracker,
     present: TaskTracker,
 }
 
 /// An accepted client on its way to a worker.
-pub(super) struct Arrival {
-    pub(super) socket: Accepted,
+pub(super) struct NewClient {
+    pub(super) socket: AcceptedSocket,
     pub(super) address: Peer,
     /// The place in the worker's load that it takes.
-    pub(super) load: Load,
+    pub(super) load: LoadToken,
     /// Held until there is a session, or the client is closed.
     pub(super) entering: TaskTrackerToken,
 }
 
-impl Desk {
+impl Dispatcher {
     /// `entering` counts clients that have connected and have no session yet, `present` those that have not
     /// left.
     pub(super) fn new(
-        workers: &[UnboundedSender<Errand>],
+        workers: &[UnboundedSender<WorkerCommand>],
         entering: &TaskTracker,
         present: &TaskTracker,
-    ) -> Desk {
+    ) -> Dispatcher {
         let workers = workers.iter().map(|worker| (worker.clone(), Arc::default())).collect();
-        Desk { workers, entering: entering.clone(), present: present.clone() }
+        Dispatcher { workers, entering: entering.clone(), present: present.clone() }
     }
 
-    fn hand_over(&self, socket: Accepted, address: Peer) {
+    fn dispatch(&self, socket: AcceptedSocket, address: Peer) {
         let open = self.workers.iter().filter(|(worker, _)| !worker.is_closed());
         let least = open.min_by_key(|(_, load)| load.load(Ordering::Relaxed));
         if let Some((worker, load)) = least {
-            let (load, entering) = (Load::take(load, self.present.token()), self.entering.token());
+            let (load, entering) = (LoadToken::take(load, self.present.token()), self.entering.token());
             // A worker that has ended drops it: the client sees its connection close.
-            let _ = worker.send(Errand::Receive(Box::new(Arrival { socket, address, load, entering })));
+            let _ =
+                worker.send(WorkerCommand::Receive(Box::new(NewClient { socket, address, load, entering })));
         }
     }
 }
 
 /// The listeners, and where their clients go.
-pub(super) struct Lobby {
-    listeners: Vec<(Listener, Spare)>,
+pub(super) struct AcceptLoop {
+    listeners: Vec<(Listener, FdReserve)>,
     backlog: Backlog,
-    desk: Desk,
-    bell: Doorbell,
+    dispatcher: Dispatcher,
+    shutdown: ListenerShutdown,
     /// Sets `closed` when dropped, also where the listeners could not be opened.
     closed: DropGuard,
 }
 
-impl Lobby {
+impl AcceptLoop {
     /// Fails if there are too few descriptors to keep one back for refusals.
     pub(super) fn new(
         listeners: Vec<Listener>,
         backlog: Backlog,
-        desk: Desk,
-        bell: Doorbell,
-    ) -> io::Result<Lobby> {
-        let closed = bell.closed.clone().drop_guard();
-        let with_spare = |listener| Ok((listener, Spare::open()?));
+        dispatcher: Dispatcher,
+        shutdown: ListenerShutdown,
+    ) -> io::Result<AcceptLoop> {
+        let closed = shutdown.closed.clone().drop_guard();
+        let with_spare = |listener| Ok((listener, FdReserve::open()?));
         let listeners: io::Result<Vec<_>> = listeners.into_iter().map(with_spare).collect();
-        Ok(Lobby { listeners: listeners?, backlog, desk, bell, closed })
+        Ok(AcceptLoop { listeners: listeners?, backlog, dispatcher, shutdown, closed })
     }
 
     /// Runs on a thread of its own. Returns when told to close.
@@ -135,47 +136,47 @@ impl Lobby {
     /// Ends when told to close. Sends to `begun` when clients can connect.
     pub(super) async fn serve(self, begun: Begun) -> io::Result<()> {
         let _closed = self.closed;
-        let door = |(listener, spare)| {
-            let place = Place::new(listener)?;
-            Ok(Door { place, backlog: self.backlog, desk: &self.desk, spare })
+        let task = |(listener, fd_reserve)| {
+            let bound = BoundListener::new(listener)?;
+            Ok(ListenerTask { bound, backlog: self.backlog, dispatcher: &self.dispatcher, fd_reserve })
         };
-        let doors: io::Result<Vec<Door<'_>>> = self.listeners.into_iter().map(door).collect();
-        let doors = doors?;
+        let tasks: io::Result<Vec<ListenerTask<'_>>> = self.listeners.into_iter().map(task).collect();
+        let tasks = tasks?;
         let _ = begun.send(());
-        join_all(doors.into_iter().map(|door| door.serve(self.bell.clone()))).await;
+        join_all(tasks.into_iter().map(|task| task.serve(self.shutdown.clone()))).await;
         Ok(())
     }
 }
 
 /// An accepted socket.
-pub(super) enum Accepted {
+pub(super) enum AcceptedSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl Accepted {
+impl AcceptedSocket {
     /// Called on the thread of the worker.
     pub(super) fn into_stream(self) -> io::Result<Stream> {
         match self {
-            Accepted::Tcp(tcp) => Socket::tcp(tcp).map(Stream::from),
-            Accepted::Unix(unix) => Socket::unix(unix).map(Stream::from),
+            AcceptedSocket::Tcp(tcp) => Socket::tcp(tcp).map(Stream::from),
+            AcceptedSocket::Unix(unix) => Socket::unix(unix).map(Stream::from),
         }
     }
 
     pub(super) fn as_socket(&self) -> SockRef<'_> {
         match self {
-            Accepted::Tcp(tcp) => SockRef::from(tcp),
-            Accepted::Unix(unix) => SockRef::from(unix),
+            AcceptedSocket::Tcp(tcp) => SockRef::from(tcp),
+            AcceptedSocket::Unix(unix) => SockRef::from(unix),
         }
     }
 }
 
 /// A listener on this thread's event loop.
-enum Place {
+enum BoundListener {
     Tcp {
         listener: Source<TcpListener>,
-        /// Accepted sockets inherit its options. Not so where another process opened it: then each socket is
-        /// checked.
+        /// Accepted sockets inherit its options. Not so where another process opened it: then each
+        /// socket is checked.
         is_prepared: bool,
     },
     /// The file is dropped before the listener, so that no client connects to a listener that is about to
@@ -183,21 +184,23 @@ enum Place {
     Unix { _file: Option<SocketFile>, listener: Source<UnixListener> },
 }
 
-impl Place {
-    fn new(listener: Listener) -> io::Result<Place> {
+impl BoundListener {
+    fn new(listener: Listener) -> io::Result<BoundListener> {
         match listener {
             Listener::Tcp(tcp) => {
                 let is_prepared = listener::is_prepared(&tcp)?;
-                Ok(Place::Tcp { listener: Source::new(tcp)?, is_prepared })
+                Ok(BoundListener::Tcp { listener: Source::new(tcp)?, is_prepared })
             }
-            Listener::Unix(unix, file) => Ok(Place::Unix { _file: file, listener: Source::new(unix)? }),
+            Listener::Unix(unix, file) => {
+                Ok(BoundListener::Unix { _file: file, listener: Source::new(unix)? })
+            }
         }
     }
 
     /// Cancel-safe: a connection that is not returned stays in the backlog.
-    async fn accept(&self) -> io::Result<(Accepted, Peer)> {
+    async fn accept(&self) -> io::Result<(AcceptedSocket, Peer)> {
         match self {
-            Place::Tcp { listener, is_prepared } => {
+            BoundListener::Tcp { listener, is_prepared } => {
                 let (socket, address) = accept(listener).await?;
                 let tcp = TcpStream::from(socket);
                 if !is_prepared {
@@ -206,11 +209,11 @@ impl Place {
                 // Without an address, the client has already left.
                 let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
                 let address = SocketAddr::try_from(address).map_err(|_| io::ErrorKind::ConnectionAborted)?;
-                Ok((Accepted::Tcp(tcp), Peer::tcp(address)))
+                Ok((AcceptedSocket::Tcp(tcp), Peer::tcp(address)))
             }
-            Place::Unix { listener, .. } => {
+            BoundListener::Unix { listener, .. } => {
                 let (socket, _) = accept(listener).await?;
-                Ok((Accepted::Unix(socket.into()), Peer::Unix))
+                Ok((AcceptedSocket::Unix(socket.into()), Peer::Unix))
             }
         }
     }
@@ -218,11 +221,11 @@ impl Place {
     /// From now on no new client connects here, as far as the kernel allows: another process listens.
     fn turn_round(&self) -> io::Result<()> {
         match self {
-            Place::Tcp { listener, .. } => {
+            BoundListener::Tcp { listener, .. } => {
                 SockRef::from(listener.get_ref()).attach_filter(&NO_NEW_CONNECTIONS)
             }
             // The file with that name belongs to the other process.
-            Place::Unix { .. } => Ok(()),
+            BoundListener::Unix { .. } => Ok(()),
         }
     }
 }
@@ -263,21 +266,21 @@ const NO_NEW_CONNECTIONS: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
 
-struct Door<'a> {
-    place: Place,
+struct ListenerTask<'a> {
+    bound: BoundListener,
     backlog: Backlog,
-    desk: &'a Desk,
-    spare: Spare,
+    dispatcher: &'a Dispatcher,
+    fd_reserve: FdReserve,
 }
 
-impl Door<'_> {
-    async fn serve(mut self, bell: Doorbell) {
+impl ListenerTask<'_> {
+    async fn serve(mut self, shutdown: ListenerShutdown) {
         loop {
             // Every branch is cancel-safe.
             tokio::select! {
-                accepted = self.place.accept() => self.take(accepted).await,
-                () = bell.closing.cancelled() => break,
-                () = bell.making_way.cancelled() => {
+                accepted = self.bound.accept() => self.take(accepted).await,
+                () = shutdown.closing.cancelled() => break,
+                () = shutdown.making_way.cancelled() => {
                     if self.backlog == Backlog::Ours {
                         self.make_way().await;
                     }
@@ -289,37 +292,38 @@ impl Door<'_> {
             return;
         }
         // Clients that connected before the close still get a session.
-        while let Some(Ok((socket, address))) = self.place.accept().now_or_never() {
-            self.desk.hand_over(socket, address);
+        while let Some(Ok((socket, address))) = self.bound.accept().now_or_never() {
+            self.dispatcher.dispatch(socket, address);
         }
     }
 
-    async fn take(&mut self, accepted: io::Result<(Accepted, Peer)>) {
+    async fn take(&mut self, accepted: io::Result<(AcceptedSocket, Peer)>) {
         match accepted {
             Ok((socket, address)) => {
-                self.spare.over();
-                self.desk.hand_over(socket, address);
+                self.fd_reserve.recovered();
+                self.dispatcher.dispatch(socket, address);
             }
             Err(error) if is_of_the_socket(&error) => {}
             Err(error) => {
-                let refused = self.spare.lend(&error).and_then(|()| self.place.accept().now_or_never());
+                let refused =
+                    self.fd_reserve.release(&error).and_then(|()| self.bound.accept().now_or_never());
                 match refused {
-                    Some(Ok((socket, _))) => self.spare.refuse(&socket),
+                    Some(Ok((socket, _))) => self.fd_reserve.refuse(&socket),
                     _ => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
-                self.spare.take_back();
+                self.fd_reserve.reopen();
             }
         }
     }
 
     /// Accepts clients that have begun their handshake; the kernel gives the others to the other process.
     async fn make_way(&mut self) {
-        if let Err(error) = self.place.turn_round() {
+        if let Err(error) = self.bound.turn_round() {
             tracing::warn!(%error, "a client that connects just now may be turned away");
         }
         let rest = async {
             loop {
-                let accepted = self.place.accept().await;
+                let accepted = self.bound.accept().await;
                 self.take(accepted).await;
             }
         };
@@ -346,7 +350,7 @@ mod tests {
     use super::*;
     use crate::frontend::listener::{ListenOptions, Sharing};
     use crate::model::ListenOn;
-    use crate::session::Aside;
+    use crate::session::AuxRuntime;
 
     fn listen(address: SocketAddr) -> std::net::TcpListener {
         let on = vec![ListenOn::Tcp(address)];
@@ -360,8 +364,8 @@ mod tests {
 
     /// Runs it as a thread of the data plane would.
     fn on_loop<F: Future>(what: F) -> F::Output {
-        let aside = Aside::start().unwrap();
-        let _entered = aside.handle.enter();
+        let aux_runtime = AuxRuntime::start().unwrap();
+        let _entered = aux_runtime.handle.enter();
         event_loop::run(what, || ()).unwrap()
     }
 
@@ -375,10 +379,10 @@ mod tests {
         let handed_over = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         handed_over.set_nonblocking(true).unwrap();
         for listener in [ours, handed_over] {
-            // Before the place is made: the client waits in the backlog.
+            // Before it is on the event loop: the client waits in the backlog.
             let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let place = Place::new(Listener::Tcp(listener)).unwrap();
-            let (socket, _) = place.accept().await.unwrap();
+            let bound = BoundListener::new(Listener::Tcp(listener)).unwrap();
+            let (socket, _) = bound.accept().await.unwrap();
             assert!(listener::is_prepared(&*socket.as_socket()).unwrap());
         }
     }
@@ -392,21 +396,21 @@ mod tests {
         let old = listen(SocketAddr::from(([127, 0, 0, 1], 0)));
         let address = old.local_addr().unwrap();
         let mut early = TcpStream::connect(address).unwrap();
-        let place = Place::new(Listener::Tcp(old)).unwrap();
-        place.turn_round().unwrap();
+        let bound = BoundListener::new(Listener::Tcp(old)).unwrap();
+        bound.turn_round().unwrap();
         // The old listener is the only one: a connection that begins now is for its successor.
         let late = tokio::task::spawn_blocking(move || TcpStream::connect(address));
-        let Ok((Accepted::Tcp(mut accepted), _)) = place.accept().await else { panic!("nobody came") };
+        let Ok((AcceptedSocket::Tcp(mut accepted), _)) = bound.accept().await else { panic!("nobody came") };
         early.write_all(b"still here").unwrap();
         drop(early);
         accepted.set_nonblocking(false).unwrap();
         let mut said = String::new();
         accepted.read_to_string(&mut said).unwrap();
         assert_eq!(said, "still here");
-        let grace = tokio::time::timeout(HANDSHAKE_MAX, place.accept()).await;
+        let grace = tokio::time::timeout(HANDSHAKE_MAX, bound.accept()).await;
         assert!(grace.is_err(), "the late one was let in here");
         let new = listen(address);
-        drop(place);
+        drop(bound);
         late.await.unwrap().unwrap();
         assert!(new.accept().is_ok());
     }

@@ -68,26 +68,26 @@ impl Ending {
 /// Sends the error to the client and Terminate to the server; closes both.
 pub(super) async fn end(relay: Relay, ending: &Ending) {
     let (can_speak, at_rest) = (relay.can_speak(), relay.exchange.rest() == Rest::Settled);
-    let mut farewell = relay.to_client.into_unsent();
+    let mut last = relay.to_client.into_unsent();
     if let Some(refusal) = ending.refusal().filter(|_| can_speak) {
-        backend::error_response(&mut farewell, &refusal);
+        backend::error_response(&mut last, &refusal);
     }
     // Without Terminate, closing the connection ends an abandoned transaction.
     if at_rest && !relay.server.is_absent() {
         event_loop::spawn(relay.server.terminate());
     }
-    close(relay.client, farewell).await;
+    close(relay.client, last).await;
 }
 
 /// Sends the last bytes and closes, within a bound.
-pub(super) async fn close(mut client: Stream, mut farewell: BytesMut) {
-    if farewell.is_empty() && !client.is_tls() {
+pub(super) async fn close(mut client: Stream, mut last: BytesMut) {
+    if last.is_empty() && !client.is_tls() {
         // Closing the socket is enough.
         return;
     }
     let closing = async {
-        if !farewell.is_empty() {
-            client.write_all_buf(&mut farewell).await?;
+        if !last.is_empty() {
+            client.write_all_buf(&mut last).await?;
         }
         client.shutdown().await
     };

@@ -17,11 +17,11 @@
 //! The state is asked for on the session's own server connection, which takes about a millisecond at a
 //! boundary, and is followed from then on ([`state`](super::state)): inside the hold, a session that did
 //! nothing unknown since is not asked, and a twin that is up to date gets nothing to do. Everything that
-//! takes longer runs beside the session ([`Slot`]), and questions of many sessions come one after the other
-//! ([`Turn`]). The switch itself only exchanges the connection; sessions with a waiting client come first,
-//! and the old connections are closed little by little ([`farewells`]). Where the new server reports a
-//! setting differently (`server_version`, for one), the client gets a ParameterStatus, as after any change of
-//! a setting: hiding it would make a driver speak to the wrong version.
+//! takes longer runs beside the session ([`TwinState`]), and questions of many sessions come one after the
+//! other ([`QueuedPermit`]). The switch itself only exchanges the connection; sessions with a waiting client
+//! come first, and the old connections are closed little by little ([`closing`]). Where the new server
+//! reports a setting differently (`server_version`, for one), the client gets a ParameterStatus, as after any
+//! change of a setting: hiding it would make a driver speak to the wrong version.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,17 +31,17 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
+use super::cancel_registry::CancelTarget;
+use super::closing;
 use super::counters;
 use super::ending::Ending;
-use super::farewells;
-use super::registry::Target;
 use super::relay::Unnamed;
 use super::restore::LockPatience;
 use super::sequence_memory::Parting;
 use super::serve::Session;
-use super::slot::{Plan, Slot, Turn};
 use super::state::{Freshness, SessionState, SnapshotError, snapshot};
 use super::twin::Twin;
+use super::twin_state::{QueuedPermit, TwinPlan, TwinState};
 use crate::backend::{self, QueryError};
 use crate::error::{Explain, Refusal, Retry, Severity, SqlState, chain};
 use crate::model::{Epoch, GateOrder, Place, RouteRecord};
@@ -64,15 +64,15 @@ const LAST_NOTIFICATIONS_MAX: Duration = Duration::from_millis(250);
 
 /// How far a session is with its migration.
 #[derive(Debug)]
-pub(super) struct Travel {
+pub(super) struct Migration {
     /// The epoch of the server connection.
     pub(super) epoch: Epoch,
     pub(super) generation: u64,
     /// The state as it was last asked for; still right while the tracker says so.
     pub(super) state: Option<Arc<SessionState>>,
-    pub(super) slot: Slot,
+    pub(super) twin_state: TwinState,
     /// The permit to ask for the state while clients run.
-    pub(super) turn: Option<Box<Turn>>,
+    pub(super) turn: Option<Box<QueuedPermit>>,
     /// The twin was built from `state`, or is being brought to it.
     in_step: bool,
     /// The order at which the twin was last built or brought up to date.
@@ -81,13 +81,13 @@ pub(super) struct Travel {
     pressed_for: u64,
 }
 
-impl Travel {
-    pub(super) fn at(record: &RouteRecord) -> Travel {
-        Travel {
+impl Migration {
+    pub(super) fn at(record: &RouteRecord) -> Migration {
+        Migration {
             epoch: record.epoch,
             generation: record.generation,
             state: None,
-            slot: Slot::default(),
+            twin_state: TwinState::default(),
             turn: None,
             in_step: false,
             tried_for: 0,
@@ -99,7 +99,7 @@ impl Travel {
     #[inline]
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let has_turn = self.turn.as_mut().is_some_and(|turn| turn.poll(cx));
-        self.slot.poll(cx) || has_turn
+        self.twin_state.poll(cx) || has_turn
     }
 }
 
@@ -115,16 +115,16 @@ impl Session {
         if let Some(refusal) = record.terms.service.refusal() {
             return Err(Ending::Refused(refusal));
         }
-        if self.relay.tenancy.as_ref().is_some_and(|tenancy| !tenancy.is_pinned()) {
+        if self.relay.pooled_client.as_ref().is_some_and(|pooled_client| !pooled_client.is_pinned()) {
             self.follow_lent(&record);
             return Ok(());
         }
-        if record.epoch != self.travel.epoch {
+        if record.epoch != self.migration.epoch {
             self.switch(&record).await?;
         }
         let readiness = match &record.next {
             Some(next) => self.prepare(&record, next).await?,
-            None if record.generation != self.travel.generation => self.renew(&record).await?,
+            None if record.generation != self.migration.generation => self.reconnect(&record).await?,
             None => self.stay(&record),
         };
         if !is_held(&record) {
@@ -136,17 +136,17 @@ impl Session {
     }
 
     fn twin_pid(&self) -> Option<i32> {
-        match &self.travel.slot {
-            Slot::Ready { twin, .. } => Some(twin.pid()),
+        match &self.migration.twin_state {
+            TwinState::Ready { twin, .. } => Some(twin.pid()),
             _ => None,
         }
     }
 
     /// Nothing is to be prepared: drops the twin and what is known for a move.
     pub(super) fn stay(&mut self, record: &RouteRecord) -> Readiness {
-        self.travel.slot.dismiss();
-        self.travel.turn = None;
-        self.travel.state = None;
+        self.migration.twin_state.dismiss();
+        self.migration.turn = None;
+        self.migration.state = None;
         self.relay.tracker.unfollow();
         self.relay.worker.forget_hints(&record.database);
         Readiness::Ready { order: record.order }
@@ -155,34 +155,34 @@ impl Session {
     /// Brings the twin one step nearer to taking over.
     async fn prepare(&mut self, record: &RouteRecord, next: &Place) -> Result<Readiness, Ending> {
         let order = record.order;
-        if self.travel.slot.place().is_some_and(|place| place != next) {
-            self.travel.slot.dismiss();
+        if self.migration.twin_state.place().is_some_and(|place| place != next) {
+            self.migration.twin_state.dismiss();
         }
         if self.origin.is_replication() {
             return Ok(Readiness::Pinned { order, reasons: vec!["a replication connection".to_owned()] });
         }
-        match (&self.travel.slot, is_held(record)) {
+        match (&self.migration.twin_state, is_held(record)) {
             // Once for each order: a client that changes its state with every request would never be ready
             // otherwise.
-            (Slot::Ready { .. }, false) if self.travel.tried_for == order => {
+            (TwinState::Ready { .. }, false) if self.migration.tried_for == order => {
                 return Ok(Readiness::Ready { order });
             }
-            (Slot::Preparing { .. }, _) | (Slot::Queued(_), false) => return Ok(Readiness::Behind),
-            (Slot::Empty { tries: 0 }, false) if self.travel.state.is_none() => {
-                self.travel.slot = Slot::queued(&self.relay.worker.warmers);
+            (TwinState::Preparing { .. }, _) | (TwinState::Queued(_), false) => return Ok(Readiness::Behind),
+            (TwinState::Empty { tries: 0 }, false) if self.migration.state.is_none() => {
+                self.migration.twin_state = TwinState::queued(&self.relay.worker.warmers);
                 return Ok(Readiness::Behind);
             }
             _ => {}
         }
         if self.is_known_to_be_in_step() {
-            self.travel.turn = None;
+            self.migration.turn = None;
             return Ok(Readiness::Ready { order });
         }
         if !self.has_turn(record) {
             return Ok(Readiness::Behind);
         }
         let taken = self.take_state(record).await?;
-        self.travel.turn = None;
+        self.migration.turn = None;
         let state = match taken {
             Ok(state) => state,
             Err(Unknown(reason)) => return Ok(self.pinned(order, vec![reason])),
@@ -197,53 +197,54 @@ impl Session {
     fn is_known_to_be_in_step(&mut self) -> bool {
         let is_known = self.relay.tracker.is_as_carried() && self.relay.exchange.rest() == Rest::Settled;
         if is_known {
-            self.travel.slot.dismiss_dead();
+            self.migration.twin_state.dismiss_dead();
         }
-        is_known && matches!(self.travel.slot, Slot::Ready { .. })
+        is_known && matches!(self.migration.twin_state, TwinState::Ready { .. })
     }
 
     /// Whether the session may ask for its state now, if it has to. While clients run, few sessions ask at a
     /// time: each server takes about a millisecond for its answer, and a client that sends a request
     /// meanwhile waits for it. A session that waits for its permit serves its client.
     fn has_turn(&mut self, record: &RouteRecord) -> bool {
-        let must_ask = !self.relay.tracker.knows_state() || self.travel.state.is_none();
-        if is_held(record) || !must_ask || !matches!(self.travel.slot, Slot::Ready { .. }) {
+        let must_ask = !self.relay.tracker.knows_state() || self.migration.state.is_none();
+        if is_held(record) || !must_ask || !matches!(self.migration.twin_state, TwinState::Ready { .. }) {
             return true;
         }
-        let turn = self.travel.turn.get_or_insert_with(|| Turn::queued(&self.relay.worker.warmers));
-        matches!(**turn, Turn::Given(_))
+        let turn =
+            self.migration.turn.get_or_insert_with(|| QueuedPermit::queued(&self.relay.worker.warmers));
+        matches!(**turn, QueuedPermit::Given(_))
     }
 
     /// The reason may go away: tries again after a while.
     fn pinned(&mut self, order: u64, reasons: Vec<String>) -> Readiness {
-        if !matches!(self.travel.slot, Slot::Ready { .. }) {
-            self.travel.slot = Slot::resting(u32::MAX);
+        if !matches!(self.migration.twin_state, TwinState::Ready { .. }) {
+            self.migration.twin_state = TwinState::resting(u32::MAX);
         }
         Readiness::Pinned { order, reasons }
     }
 
-    /// The state is known and can travel: builds the twin, brings it up to date, or is ready.
+    /// The state is known and can migrate: builds the twin, brings it up to date, or is ready.
     fn advance(&mut self, record: &RouteRecord, next: &Place, state: Arc<SessionState>) -> Readiness {
         let order = record.order;
-        self.travel.slot.dismiss_dead();
-        match std::mem::take(&mut self.travel.slot) {
-            Slot::Ready { place, twin } => {
+        self.migration.twin_state.dismiss_dead();
+        match std::mem::take(&mut self.migration.twin_state) {
+            TwinState::Ready { place, twin } => {
                 let wanted = self.to_carry(&state);
                 self.bring_in_step(record, place, twin, wanted)
             }
-            Slot::Failed { place, reasons } if self.travel.tried_for == order => {
-                self.travel.slot = Slot::Failed { place, reasons: reasons.clone() };
+            TwinState::Failed { place, reasons } if self.migration.tried_for == order => {
+                self.migration.twin_state = TwinState::Failed { place, reasons: reasons.clone() };
                 Readiness::Pinned { order, reasons: reasons.into_vec() }
             }
             other => {
                 let (tries, permit) = match other {
-                    Slot::Empty { tries } | Slot::Resting { tries, .. } => (tries, None),
-                    Slot::Admitted(permit) => (0, permit),
+                    TwinState::Empty { tries } | TwinState::Resting { tries, .. } => (tries, None),
+                    TwinState::Admitted(permit) => (0, permit),
                     _ => (0, None),
                 };
-                self.travel.tried_for = order;
-                self.travel.in_step = true;
-                self.travel.slot = Slot::building(self.plan(next, state), tries, permit);
+                self.migration.tried_for = order;
+                self.migration.in_step = true;
+                self.migration.twin_state = TwinState::building(self.plan(next, state), tries, permit);
                 Readiness::Behind
             }
         }
@@ -265,24 +266,24 @@ impl Session {
             true => (complete, LockPatience::Wait(LOCK_WAIT_MAX)),
             // While sessions run, a lock may be missing: another session's twin releases it when it is
             // brought up to date.
-            false => (complete || self.travel.in_step, LockPatience::Try),
+            false => (complete || self.migration.in_step, LockPatience::Try),
         };
         if enough {
-            self.travel.slot = Slot::Ready { place, twin };
+            self.migration.twin_state = TwinState::Ready { place, twin };
             return Readiness::Ready { order };
         }
-        if is_held(record) && self.travel.pressed_for == order {
+        if is_held(record) && self.migration.pressed_for == order {
             let missing = missing(&wanted, &twin);
-            self.travel.slot = Slot::Ready { place, twin };
+            self.migration.twin_state = TwinState::Ready { place, twin };
             return Readiness::Pinned { order, reasons: missing };
         }
         if is_held(record) {
-            self.travel.pressed_for = order;
+            self.migration.pressed_for = order;
         }
-        self.travel.tried_for = order;
-        self.travel.in_step = true;
+        self.migration.tried_for = order;
+        self.migration.in_step = true;
         let time_max = self.relay.worker.plane.connect_time_max;
-        self.travel.slot = Slot::refreshing(place, twin, wanted, patience, time_max);
+        self.migration.twin_state = TwinState::refreshing(place, twin, wanted, patience, time_max);
         Readiness::Behind
     }
 
@@ -295,9 +296,9 @@ impl Session {
         }
     }
 
-    pub(super) fn plan(&self, place: &Place, state: Arc<SessionState>) -> Plan {
+    pub(super) fn plan(&self, place: &Place, state: Arc<SessionState>) -> TwinPlan {
         let plane = &self.relay.worker.plane;
-        Plan {
+        TwinPlan {
             request: self.origin.request(place.clone(), &self.relay.route),
             connector: plane.connector.clone(),
             state,
@@ -314,15 +315,15 @@ impl Session {
             let settling = Box::pin(self.relay.settle());
             timeout(SNAPSHOT_TIME_MAX, settling).await.map_err(|_| Ending::ServerVanished)??;
         }
-        let last = self.travel.state.take();
+        let last = self.migration.state.take();
         if let Some(last) = &last
             && let Some(state) = self.known_state(last)
         {
-            self.travel.in_step &= Arc::ptr_eq(last, &state);
-            self.travel.state = Some(Arc::clone(&state));
+            self.migration.in_step &= Arc::ptr_eq(last, &state);
+            self.migration.state = Some(Arc::clone(&state));
             return Ok(Ok(state));
         }
-        self.travel.in_step = false;
+        self.migration.in_step = false;
         match is_held(record) {
             true => self.relay.record_question(),
             false => self.relay.tracker.ask_for_all_locks(),
@@ -338,13 +339,13 @@ impl Session {
         }
         match answer {
             Ok(mut state) => {
-                if let Some(tenancy) = &mut self.relay.tenancy {
-                    tenancy.without_shared(&mut state);
+                if let Some(pooled_client) = &mut self.relay.pooled_client {
+                    pooled_client.without_shared(&mut state);
                 }
                 self.relay.unnamed = Unnamed::OnServer;
                 state.unnamed = None;
                 let state = self.relay.tracker.followed().unwrap_or_else(|| Arc::new(state));
-                self.travel.state = Some(Arc::clone(&state));
+                self.migration.state = Some(Arc::clone(&state));
                 Ok(Ok(state))
             }
             Err(error) => {
@@ -398,7 +399,7 @@ impl Session {
         if let Ok(answer) = timeout(SNAPSHOT_TIME_MAX, &mut asking).await {
             return Ok(answer);
         }
-        let Some(target) = self.enlisted.target() else { return Err(Ending::ServerVanished) };
+        let Some(target) = self.registration.target() else { return Err(Ending::ServerVanished) };
         let (place, connector) = (&target.record.place, &relay.worker.plane.connector);
         let deadline = Instant::now() + SNAPSHOT_TIME_MAX;
         let cancelled = Box::pin(backend::cancel(place, connector, target.pid, &target.key, deadline)).await;
@@ -438,30 +439,31 @@ impl Session {
         let owes = !carries_unnamed && self.relay.tracker.unnamed_parse().is_some();
         self.relay.unnamed = if owes { Unnamed::Owed } else { Unnamed::OnServer };
         let server = twin.into_connection();
-        let target = Target { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
+        let target =
+            CancelTarget { record: Arc::clone(record), pid: server.pid, key: server.cancel_key.clone() };
         self.relay.member.switched(record.epoch, server.pid);
         self.relay.member.set_generation(record.generation);
         counters::assigned(&self.relay.member);
-        self.enlisted.point_to(target);
-        if let Some(tenancy) = &mut self.relay.tenancy {
-            tenancy.moved(record, server.pid);
+        self.registration.point_to(target);
+        if let Some(pooled_client) = &mut self.relay.pooled_client {
+            pooled_client.moved(record, server.pid);
         }
         let old = self.relay.replace_server(server);
         self.relay.set_activity(Activity::Idle);
         let parting = Rc::new(Parting::of(old, statements, hints));
         // At the same place there is no function that restores sequence values.
-        let moves = record.epoch != self.travel.epoch && self.relay.tenancy.is_none();
+        let moves = record.epoch != self.migration.epoch && self.relay.pooled_client.is_none();
         self.relay.remember(moves.then_some(&parting));
-        farewells::part_with(&self.relay.worker, parting);
-        self.travel = Travel::at(record);
+        closing::close_after_recall(&self.relay.worker, parting);
+        self.migration = Migration::at(record);
     }
 
     /// The twin for the record's place, if it has all that the session has.
     pub(super) async fn take_twin(&mut self, record: &RouteRecord) -> Option<Box<Twin>> {
-        let mut slot = std::mem::take(&mut self.travel.slot).ended().await;
-        slot.dismiss_dead();
-        let mut twin = match slot {
-            Slot::Ready { place, twin } if *place == record.place => twin,
+        let mut twin_state = std::mem::take(&mut self.migration.twin_state).ended().await;
+        twin_state.dismiss_dead();
+        let mut twin = match twin_state {
+            TwinState::Ready { place, twin } if *place == record.place => twin,
             mut other => {
                 other.dismiss();
                 return None;

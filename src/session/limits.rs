@@ -80,7 +80,7 @@ impl Source {
     /// The hint for a client that took too long.
     pub(super) fn timeout_hint(self, timeout: Timeout) -> String {
         let setting = match timeout {
-            Timeout::Wait => "pool.wait_timeout".to_owned(),
+            Timeout::Wait => "database_pool.wait_timeout".to_owned(),
             _ => format!("timeouts.{}", timeout.name()),
         };
         self.hint(&setting, timeout.name(), timeout.clause())
@@ -228,7 +228,7 @@ impl Terms {
     }
 
     /// Reads the limits again, if they have changed.
-    fn renew(&self, policy: &Arc<LimitsPolicy>) {
+    fn reconnect(&self, policy: &Arc<LimitsPolicy>) {
         let record = self.route.current();
         let mut in_force = self.in_force.borrow_mut();
         if !in_force.is_said_by(&record, policy) {
@@ -239,7 +239,7 @@ impl Terms {
 
     /// How long a client that enters the queue now may wait, and where that is set.
     pub(super) fn wait(&self, policy: &Arc<LimitsPolicy>) -> (Duration, Source) {
-        self.renew(policy);
+        self.reconnect(policy);
         let term = self.in_force.borrow().times.wait;
         (term.limit.unwrap_or(WAIT_UNSAID), term.source)
     }
@@ -267,9 +267,9 @@ fn message_bytes_max(in_force: &InForce) -> usize {
 
 /// The terms of all roles that have sessions on a worker.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(HashMap<(DatabaseId, String), Rc<Terms>>);
+pub(super) struct LimitsCache(HashMap<(DatabaseId, String), Rc<Terms>>);
 
-impl Ledger {
+impl LimitsCache {
     pub(super) fn terms(&mut self, route: &Arc<Route>, role: &str, policy: &Arc<LimitsPolicy>) -> Rc<Terms> {
         let key = (route.id().clone(), role.to_owned());
         Rc::clone(self.0.entry(key).or_insert_with(|| Rc::new(Terms::new(route, role, policy))))
@@ -281,8 +281,8 @@ impl Ledger {
     }
 
     /// Reads the limits of every role again.
-    pub(super) fn renew(&self, policy: &Arc<LimitsPolicy>) {
-        self.0.values().for_each(|terms| terms.renew(policy));
+    pub(super) fn reconnect(&self, policy: &Arc<LimitsPolicy>) {
+        self.0.values().for_each(|terms| terms.reconnect(policy));
     }
 }
 
@@ -362,7 +362,9 @@ mod tests {
     fn who_met_a_limit_is_told_where_it_is_set() {
         let hint = |source, timeout| Overdue { timeout, source }.refusal().hint.unwrap_or_default();
         assert!(hint(Source::Process, Timeout::Idle).contains("timeouts.idle in its configuration"));
-        assert!(hint(Source::Process, Timeout::Wait).contains("pool.wait_timeout in its configuration"));
+        assert!(
+            hint(Source::Process, Timeout::Wait).contains("database_pool.wait_timeout in its configuration")
+        );
         assert!(hint(Source::Contract, Timeout::Query).contains("contract of the database (QUERY_TIMEOUT)"));
     }
 }

@@ -13,33 +13,33 @@
 //! with the fewest clients; a single worker accepts for itself.
 
 mod acceptor;
+mod cancel_registry;
+mod cancelable_wait;
+mod closing;
 mod counters;
 mod doubt;
 mod ending;
-mod farewells;
+mod fd_reserve;
 mod hold;
 mod limits;
+mod notification_pids;
 mod observe;
-mod parking;
-mod pids;
 mod pipe;
 mod pool;
+mod pooled_client;
 mod quota;
-mod registry;
+mod reconnect;
 mod relay;
-mod renew;
 pub mod restore;
 mod reuse;
 pub mod scan;
 mod sequence_memory;
 mod serve;
-mod slot;
-mod spare;
 pub mod state;
 mod statements;
-mod tenancy;
 mod turn_clock;
 pub mod twin;
+mod twin_state;
 mod worker;
 
 use std::fmt;
@@ -56,13 +56,13 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use self::acceptor::{Backlog, Desk, Doorbell, Lobby};
+use self::acceptor::{AcceptLoop, Backlog, Dispatcher, ListenerShutdown};
+use self::cancel_registry::CancelRegistry;
 pub use self::limits::LimitsPolicy;
+use self::pool::PoolRegistry;
 pub use self::pool::PoolSettings;
-use self::pool::Treasury;
 use self::quota::Quota;
-use self::registry::Registry;
-use self::worker::Errand;
+use self::worker::WorkerCommand;
 use crate::auth::scram::MockSecret;
 use crate::frontend::listener::{ListenOptions, Listener};
 use crate::frontend::{Access, Balancers, Encryption, Frontend};
@@ -100,21 +100,21 @@ pub struct DataPlaneConfig {
 }
 
 /// A Tokio runtime beside the workers: one thread keeps their timers, the others do what blocks.
-struct Aside {
+struct AuxRuntime {
     handle: Handle,
     /// `None` when it is being dropped.
     runtime: Option<Runtime>,
 }
 
-impl Aside {
-    fn start() -> io::Result<Aside> {
+impl AuxRuntime {
+    fn start() -> io::Result<AuxRuntime> {
         let mut builder = runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).thread_name("timers").enable_all().build()?;
-        Ok(Aside { handle: runtime.handle().clone(), runtime: Some(runtime) })
+        Ok(AuxRuntime { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 }
 
-impl Drop for Aside {
+impl Drop for AuxRuntime {
     fn drop(&mut self) {
         // The last reference may be dropped by a task, which must not wait for a thread.
         if let Some(runtime) = self.runtime.take() {
@@ -124,23 +124,23 @@ impl Drop for Aside {
 }
 
 /// What all workers share; nothing in it is written for a query.
-struct Plane {
+struct DataPlaneShared {
     balancers: Balancers,
     frontend: Frontend,
     connector: Connector,
-    registry: Arc<Registry>,
+    registry: Arc<CancelRegistry>,
     cancels: Quota,
     connect_time_max: Duration,
     workers: usize,
     limits: Arc<ArcSwap<LimitsPolicy>>,
     pool: PoolSettings,
-    treasury: Arc<Treasury>,
-    door: Doorbell,
+    pool_registry: Arc<PoolRegistry>,
+    door: ListenerShutdown,
 }
 
-impl fmt::Debug for Plane {
+impl fmt::Debug for DataPlaneShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plane").field("workers", &self.workers).finish_non_exhaustive()
+        f.debug_struct("DataPlaneShared").field("workers", &self.workers).finish_non_exhaustive()
     }
 }
 
@@ -150,10 +150,10 @@ pub struct DataPlane {
     limits: Arc<ArcSwap<LimitsPolicy>>,
     addresses: Vec<SocketAddr>,
     sockets: Vec<PathBuf>,
-    workers: Vec<UnboundedSender<Errand>>,
+    workers: Vec<UnboundedSender<WorkerCommand>>,
     threads: Vec<JoinHandle<()>>,
-    aside: Arc<Aside>,
-    door: Doorbell,
+    aux_runtime: Arc<AuxRuntime>,
+    door: ListenerShutdown,
     /// Clients that have connected and have no session yet.
     entering: TaskTracker,
     /// Clients that have connected and have not left.
@@ -182,8 +182,8 @@ impl DataPlane {
     pub fn start(config: DataPlaneConfig, routes: Arc<RouteTable>) -> io::Result<DataPlane> {
         let workers = config.workers.max(1);
         let limits = Arc::clone(&config.limits);
-        let door = Doorbell::default();
-        let plane = Arc::new(Plane {
+        let door = ListenerShutdown::default();
+        let plane = Arc::new(DataPlaneShared {
             balancers: config.balancers,
             frontend: Frontend {
                 routes,
@@ -200,7 +200,7 @@ impl DataPlane {
             workers,
             limits: config.limits,
             pool: config.pool,
-            treasury: Arc::default(),
+            pool_registry: Arc::default(),
             door: door.clone(),
         });
         let backlog = if config.listen.handed_over.is_empty() { Backlog::Ours } else { Backlog::Shared };
@@ -211,29 +211,29 @@ impl DataPlane {
             sockets: listeners.iter().filter_map(Listener::path).collect(),
             workers: Vec::new(),
             threads: Vec::new(),
-            aside: Arc::new(Aside::start()?),
+            aux_runtime: Arc::new(AuxRuntime::start()?),
             door,
             entering: TaskTracker::new(),
             present: TaskTracker::new(),
         };
         for index in 0..workers {
-            let (sender, errands) = unbounded_channel();
+            let (sender, commands) = unbounded_channel();
             let plane = Arc::clone(&plane);
             started.workers.push(sender);
             started.spawn(format!("worker-{index}"), |begun| {
-                move || worker::run(index, plane, errands, begun)
+                move || worker::run(index, plane, commands, begun)
             })?;
         }
-        let desk = Desk::new(&started.workers, &started.entering, &started.present);
-        let lobby = Lobby::new(listeners, backlog, desk, started.door.clone())?;
+        let dispatcher = Dispatcher::new(&started.workers, &started.entering, &started.present);
+        let accept_loop = AcceptLoop::new(listeners, backlog, dispatcher, started.door.clone())?;
         match &started.workers[..] {
             // With one worker there is no choice: waking another thread for each client would be a waste.
             [only] => {
                 let (begun, has_begun) = mpsc::channel();
-                drop(only.send(Errand::Accept(lobby, begun)));
+                drop(only.send(WorkerCommand::Accept(accept_loop, begun)));
                 begins(&has_begun, "the door")?;
             }
-            _ => started.spawn("acceptor".to_owned(), |begun| move || lobby.run(begun))?,
+            _ => started.spawn("acceptor".to_owned(), |begun| move || accept_loop.run(begun))?,
         }
         Ok(started)
     }
@@ -248,9 +248,9 @@ impl DataPlane {
         let (begun, has_begun) = mpsc::channel();
         let body = body(begun);
         let shown = name.clone();
-        let (log_name, aside) = (name.clone(), Arc::clone(&self.aside));
+        let (log_name, aux_runtime) = (name.clone(), Arc::clone(&self.aux_runtime));
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let _entered = aside.handle.enter();
+            let _entered = aux_runtime.handle.enter();
             if let Err(error) = body() {
                 tracing::error!(thread = log_name, %error, "a thread of the data plane ended");
             }
@@ -307,7 +307,7 @@ impl DataPlane {
         let mut stopping = Vec::new();
         for worker in &self.workers {
             let (stopped, ended) = oneshot::channel();
-            if worker.send(Errand::Stop { drain, stopped }).is_ok() {
+            if worker.send(WorkerCommand::Stop { drain, stopped }).is_ok() {
                 stopping.push(ended);
             }
         }

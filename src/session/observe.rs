@@ -1,7 +1,7 @@
 //! Which messages the relay reads in passing, and what it learns from them.
 
 use super::state::{Bound, StateTracker};
-use super::statements::{Failure, Schema, Statements, Told, schema_after};
+use super::statements::{Failure, ForwardAs, Schema, Statements, schema_after};
 use crate::error::{Severity, SqlState};
 use crate::model::quotas::MESSAGE_SIZES;
 use crate::wire::Violation;
@@ -97,7 +97,11 @@ pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piec
 
 /// Passes the outcome to the client's statements; returns what the client gets of it. Called where a message
 /// begins, before `exchange` counts it.
-pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange, piece: &Piece<'_>) -> Told {
+pub(super) fn track_statements(
+    statements: &mut Statements,
+    exchange: &Exchange,
+    piece: &Piece<'_>,
+) -> ForwardAs {
     match piece.tag {
         answer::PARSE_COMPLETE | answer::CLOSE_COMPLETE => return statements.on_complete(),
         answer::COMMAND_COMPLETE => statements.on_command(piece.body()),
@@ -116,11 +120,11 @@ pub(super) fn track_statements(statements: &mut Statements, exchange: &Exchange,
             }
             let told = statements.on_error(failure);
             let ends = fields.is_some_and(|fields| fields.severity() == Severity::Fatal);
-            return if ends { Told::AsItCame } else { told };
+            return if ends { ForwardAs::AsItCame } else { told };
         }
         _ => {}
     }
-    Told::AsItCame
+    ForwardAs::AsItCame
 }
 
 /// "cached plan must not change result type": a statement was prepared before its tables were altered.

@@ -31,15 +31,15 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
+use super::cancel_registry::CancelRegistration;
+use super::cancelable_wait::CancelableWait;
 use super::ending::Ending;
 use super::limits::{Terms, Watch};
-use super::parking::Parking;
 use super::pipe::{Inbox, Outbox};
-use super::registry::Enlisted;
+use super::pooled_client::PooledClient;
 use super::sequence_memory::{Parting, Recall};
 use super::state::{Freshness, StateTracker};
-use super::statements::Told;
-use super::tenancy::Tenancy;
+use super::statements::ForwardAs;
 use super::worker::Worker;
 use crate::backend::{Parameters, ServerConnection};
 use crate::route::{Activity, Gate, Pass, Route, SessionHandle, TurnWatch};
@@ -130,7 +130,7 @@ pub(super) struct Relay {
     pub(super) worker: Rc<Worker>,
     pub(super) route: Arc<Route>,
     pub(super) member: SessionHandle,
-    parking: Arc<Parking>,
+    cancelable_wait: Arc<CancelableWait>,
     /// The process id that the client got at its start.
     told_pid: i32,
     pub(super) client: Stream,
@@ -139,7 +139,7 @@ pub(super) struct Relay {
     pub(super) tracker: StateTracker,
     pub(super) to_client: Outbox,
     /// Set for a client with a lent server connection.
-    pub(super) tenancy: Option<Box<Tenancy>>,
+    pub(super) pooled_client: Option<Box<PooledClient>>,
     requests: Inbox,
     answers: Inbox,
     to_server: Outbox,
@@ -158,7 +158,7 @@ pub(super) struct Relay {
     deaf_since: Option<Instant>,
     last_words: LastWords,
     /// What the client gets of the server message that is being forwarded.
-    told: Told,
+    told: ForwardAs,
     /// Messages read in this poll.
     looked_at: u16,
     /// The server connection was lent just now, and has not been polled yet.
@@ -186,7 +186,7 @@ impl Relay {
         worker: Rc<Worker>,
         terms: Rc<Terms>,
         member: SessionHandle,
-        enlisted: &Enlisted,
+        registration: &CancelRegistration,
         ends: Ends,
         tracker: StateTracker,
     ) -> Relay {
@@ -205,14 +205,14 @@ impl Relay {
             worker,
             route,
             member,
-            parking: Arc::clone(&enlisted.parking),
-            told_pid: enlisted.pid,
+            cancelable_wait: Arc::clone(&registration.cancelable_wait),
+            told_pid: registration.pid,
             client,
             server,
             exchange: Exchange::new(),
             tracker,
             to_client: Outbox::default(),
-            tenancy: None,
+            pooled_client: None,
             // Bytes that came early are looked at before anything is read, as if they had been held back.
             wait: if requests.kept.is_empty() { Wait::Nothing } else { Wait::Answers },
             requests,
@@ -227,7 +227,7 @@ impl Relay {
             used: false,
             deaf_since: None,
             last_words: LastWords::None,
-            told: Told::AsItCame,
+            told: ForwardAs::AsItCame,
             looked_at: 0,
             is_newly_lent: false,
             goodbye: Goodbye::Unsaid,
@@ -265,7 +265,7 @@ impl Relay {
             if self.has_left() {
                 return Poll::Ready(Pause::Ended(Ending::ClientLeft));
             }
-            if self.tenancy.is_some() {
+            if self.pooled_client.is_some() {
                 if let Some(pause) = self.lent_pause() {
                     return Poll::Ready(pause);
                 }
@@ -315,7 +315,7 @@ impl Relay {
     /// Whether Terminate need not reach the server if the client leaves now: the connection outlives it, or
     /// is closed anyway.
     fn server_stays(&self) -> bool {
-        match self.tenancy.is_some() {
+        match self.pooled_client.is_some() {
             // A connection at rest is given back; one that works for the client is closed.
             true => self.exchange.rest() != Rest::Busy || self.exchange.is_silent(),
             false => self.reuse != Reuse::None && self.exchange.rest() == Rest::Settled,
@@ -326,9 +326,10 @@ impl Relay {
     fn lent_pause(&mut self) -> Option<Pause> {
         if self.used && self.is_at_boundary() {
             self.used = false;
-            let stays = self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pinned());
+            let stays = self.pooled_client.as_ref().is_some_and(|pooled_client| pooled_client.is_pinned());
             let is_known = self.tracker.freshness() <= Freshness::Unnamed;
-            let asks_again = self.tenancy.as_ref().is_some_and(|tenancy| tenancy.asks_again);
+            let asks_again =
+                self.pooled_client.as_ref().is_some_and(|pooled_client| pooled_client.asks_again);
             let may_stay = stays && is_known && !asks_again;
             if !may_stay && !self.detach_settled() {
                 return Some(Pause::Rest);
@@ -392,9 +393,9 @@ impl Relay {
     /// Makes the connection ready for an exchange of Freehold's own. Returns the parameters that the client
     /// knows.
     pub(super) fn before_own_exchange(&mut self) -> Parameters {
-        if let Some(tenancy) = &mut self.tenancy {
+        if let Some(pooled_client) = &mut self.pooled_client {
             // The exchange may replace the unnamed statement of the connection.
-            tenancy.statements.server.lose_unnamed();
+            pooled_client.statements.server.lose_unnamed();
         }
         self.server.put_back(&std::mem::take(&mut self.answers.kept));
         self.server.parameters.clone()

@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout};
 
 use super::pool::Catalogue;
 use super::serve::Origin;
-use super::state::{Hints, HintsCell, ResetOutcome, Soil, StateTracker, reset};
+use super::state::{Hints, HintsCell, ResetOutcome, Residue, StateTracker, reset};
 use super::worker::{HINTS_MAX, Worker};
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
@@ -323,7 +323,7 @@ pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
         let login = login.filter(|_| is_as_new && worker.kept.has_room(&left.record, &worker));
         let Some(login) = login else { return left.connection.terminate().await };
         let Left { route, origin, connection, mut tracker, record, mut past } = left;
-        past.has_run |= tracker.take_soil() != Soil::Clean;
+        past.has_run |= tracker.take_soil() != Residue::Clean;
         let (since, catalogue) = (Instant::now(), worker.catalogue(route.id()));
         let idle = Idle { connection, origin, record, route, past, catalogue, since, login, _pid: pid };
         worker.kept.idle.borrow_mut().entry(idle.record.database.clone()).or_default().push(idle);

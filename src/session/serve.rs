@@ -10,17 +10,17 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
-use super::acceptor::Arrival;
+use super::acceptor::NewClient;
+use super::cancel_registry::{CancelRegistration, CancelTarget, Secret};
 use super::counters;
 use super::ending::{self, Ending};
-use super::hold::Travel;
-use super::pool::{Ground, Shelf};
-use super::registry::{Enlisted, Secret, Target};
+use super::hold::Migration;
+use super::pool::{Pool, SessionTemplate};
+use super::pooled_client::{self, PooledClient};
 use super::relay::{Ends, Pause, Relay, Reuse};
 use super::reuse::{self, LOOK_MAX, Left, Past};
 use super::state::{SessionState, StateTracker};
-use super::tenancy::{self, Tenancy};
-use super::worker::{Load, Registered, Worker};
+use super::worker::{LoadToken, Registered, Worker};
 use crate::auth::Proof;
 use crate::backend::{self, ConnectError, ConnectRequest, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
@@ -42,7 +42,7 @@ const EARLY_BYTES_MAX: usize = 64 * 1024;
 /// # Why
 /// Nearly all sessions are idle nearly always, and an idle one is this future: so it holds a [`Session`] and
 /// nothing else. What a login, an order or the end needs is boxed while it lasts.
-pub(super) async fn incoming(worker: Rc<Worker>, arrival: Box<Arrival>) {
+pub(super) async fn incoming(worker: Rc<Worker>, arrival: Box<NewClient>) {
     let Some(mut session) = Box::pin(receive(worker, arrival)).await else { return };
     let ending = loop {
         match poll_fn(|cx| session.poll(cx)).await {
@@ -58,8 +58,8 @@ pub(super) async fn incoming(worker: Rc<Worker>, arrival: Box<Arrival>) {
 }
 
 /// Runs up to ReadyForQuery. `None`: there is no session to serve; the client has been told why.
-async fn receive(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Session> {
-    let Arrival { socket, address, load, entering } = *arrival;
+async fn receive(worker: Rc<Worker>, arrival: Box<NewClient>) -> Option<Session> {
+    let NewClient { socket, address, load, entering } = *arrival;
     let stream = socket.into_stream();
     let stream =
         stream.inspect_err(|error| tracing::warn!(%error, "an accepted socket cannot be used")).ok()?;
@@ -102,11 +102,11 @@ async fn arrive(worker: &Worker, mut stream: Stream, address: Peer) -> Option<Bo
 async fn cancel(worker: &Worker, request: &CancelRequest) {
     let plane = &worker.plane;
     let Some(found) = plane.registry.find(request) else { return };
-    if found.parking.cancel() {
+    if found.cancelable_wait.cancel() {
         return;
     }
-    let Some(shot) = found.shot() else { return };
-    let target = &shot.target;
+    let Some(in_flight) = found.begin() else { return };
+    let target = &in_flight.target;
     let deadline = Instant::now() + plane.connect_time_max;
     let sent =
         backend::cancel(&target.record.place, &plane.connector, target.pid, &target.key, deadline).await;
@@ -118,15 +118,15 @@ async fn cancel(worker: &Worker, request: &CancelRequest) {
 /// A session's share of its worker.
 struct Presence {
     registered: Registered,
-    _load: Load,
+    _load: LoadToken,
 }
 
 /// A client with its server connection.
 pub(super) struct Session {
     pub(super) relay: Relay,
-    pub(super) enlisted: Enlisted,
+    pub(super) registration: CancelRegistration,
     pub(super) origin: Arc<Origin>,
-    pub(super) travel: Travel,
+    pub(super) migration: Migration,
     /// The past of the server connection; after a move, of the first one.
     server_past: Box<Past>,
     /// Counted while the client is connected.
@@ -136,7 +136,7 @@ pub(super) struct Session {
 
 impl Session {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Pause> {
-        if self.travel.poll(cx) {
+        if self.migration.poll(cx) {
             self.relay.look_up();
         }
         let polled = self.relay.poll(cx);
@@ -149,7 +149,7 @@ impl Session {
 
     /// Cancels the query of a client that has left.
     fn stop_server(&self) {
-        let Some(target) = self.enlisted.target() else { return };
+        let Some(target) = self.registration.target() else { return };
         let (connector, deadline) = (
             self.relay.worker.plane.connector.clone(),
             Instant::now() + self.relay.worker.plane.connect_time_max,
@@ -162,8 +162,10 @@ impl Session {
 
     /// Keeps the server connection for the next client, if it may go to one.
     fn leave_server(&mut self) {
-        let Some(target) = self.enlisted.target() else { return };
-        let is_free = self.relay.reuse != Reuse::None && self.relay.is_clean() && self.enlisted.aim.clear();
+        let Some(target) = self.registration.target() else { return };
+        let is_free = self.relay.reuse != Reuse::None
+            && self.relay.is_clean()
+            && self.registration.current_target.clear();
         if is_free && self.relay.exchange.rest() == Rest::Settled {
             let (connection, tracker) = self.relay.give_up_server();
             let left = Left {
@@ -195,7 +197,7 @@ impl Session {
 
     async fn end(mut self, ending: Ending) {
         tracing::debug!(session = self.relay.member.session(), ?ending, "session ends");
-        self.travel.slot.dismiss();
+        self.migration.twin_state.dismiss();
         let is_working = match &ending {
             Ending::Overdue(overdue) => overdue.is_working(),
             Ending::Dismissed => self.relay.exchange.rest() == Rest::Busy,
@@ -209,7 +211,7 @@ impl Session {
             self.leave_server();
         }
         // From here on the session cannot be cancelled: nothing runs any more.
-        drop(self.enlisted);
+        drop(self.registration);
         ending::end(self.relay, &ending).await;
     }
 }
@@ -279,7 +281,7 @@ struct Opened {
     origin: Arc<Origin>,
     past: Past,
     /// Set where connections are lent: where from, and the state that they begin with.
-    lent: Option<(Rc<Shelf>, Arc<SessionState>)>,
+    lent: Option<(Rc<Pool>, Arc<SessionState>)>,
 }
 
 /// Registers the session and opens the server connection, when the gate allows it. `None`: the client has
@@ -352,7 +354,7 @@ async fn connect(worker: &Worker, request: &ConnectRequest) -> Result<ServerConn
     }
 }
 
-/// Prepares the greeting of a client from what is known of its shelf, without a connection of its own. The
+/// Prepares the greeting of a client from what is known of its pool, without a connection of its own. The
 /// first client of its kind waits until a connection is opened.
 async fn open_lent(
     worker: &Worker,
@@ -361,33 +363,33 @@ async fn open_lent(
     origin: Origin,
 ) -> Result<Opened, Option<Refusal>> {
     let route = Arc::clone(&client.route);
-    let shelf = worker.pool(&route).shelf(origin);
-    let ground = match shelf.ground() {
-        Some(ground) => ground,
-        None => Box::pin(first_ground(worker, client, &shelf, &member)).await?,
+    let pool = worker.database_pool(&route).pool(origin);
+    let template = match pool.template() {
+        Some(template) => template,
+        None => Box::pin(first_template(worker, client, &pool, &member)).await?,
     };
     let record = route.current();
     if let Some(refusal) = record.login_refusal() {
         return Err(Some(refusal));
     }
     member.arrived(record.epoch);
-    let server = Box::new(ServerConnection::absent(ground.parameters));
-    let origin = Arc::clone(&shelf.origin);
+    let server = Box::new(ServerConnection::absent(template.parameters));
+    let origin = Arc::clone(&pool.origin);
     let past = Past::new(0);
-    Ok(Opened { member, server, record, origin, past, lent: Some((shelf, ground.state)) })
+    Ok(Opened { member, server, record, origin, past, lent: Some((pool, template.state)) })
 }
 
-async fn first_ground(
+async fn first_template(
     worker: &Worker,
     client: &mut Client,
-    shelf: &Rc<Shelf>,
+    pool: &Rc<Pool>,
     member: &SessionHandle,
-) -> Result<Ground, Option<Refusal>> {
+) -> Result<SessionTemplate, Option<Refusal>> {
     // Only so that a dismissal wakes it.
     let mut turns = client.route.gate().watch(worker.index());
     let patience = tokio::time::sleep(worker.plane.connect_time_max);
     tokio::pin!(patience);
-    let mut given = shelf.wait();
+    let mut given = pool.wait();
     loop {
         if member.is_dismissed() {
             return Err(Ending::Dismissed.refusal());
@@ -399,8 +401,8 @@ async fn first_ground(
         tokio::select! {
             lending = &mut given => match lending {
                 Ok(Ok(pooled)) => {
-                    shelf.give_back(pooled);
-                    return shelf.ground().ok_or(None);
+                    pool.give_back(pooled);
+                    return pool.template().ok_or(None);
                 }
                 Ok(Err(refusal)) => return Err(Some(Refusal { severity: Severity::Fatal, ..refusal })),
                 Err(_) => return Err(Ending::Stopping.refusal()),
@@ -408,7 +410,7 @@ async fn first_ground(
             // While the gate is shut no connection is opened, and the client is not to blame for that.
             () = &mut patience => match client.route.gate().state() {
                 GateState::Open => {
-                    let refusal = tenancy::unreachable(shelf.failure());
+                    let refusal = pooled_client::unreachable(pool.failure());
                     return Err(Some(Refusal { severity: Severity::Fatal, ..refusal }));
                 }
                 _ => patience.as_mut().reset(Instant::now() + worker.plane.connect_time_max),
@@ -514,20 +516,20 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
     let session = presence.registered.session;
     let Opened { member, mut server, record, origin, past, lent } = opened;
     let keeps_server = worker.plane.pool.reuses && lent.is_none() && !origin.is_replication();
-    let travel = Travel::at(&record);
+    let migration = Migration::at(&record);
     let (pid, target) = match server.is_absent() {
         // The session has no server process of its own; a random number tells its notifications from those of
         // others.
         true => (rand::random_range(1..=i32::MAX), None),
-        false => (server.pid, Some(Target { record, pid: server.pid, key: server.cancel_key.clone() })),
+        false => (server.pid, Some(CancelTarget { record, pid: server.pid, key: server.cancel_key.clone() })),
     };
     let secret = || Secret::random(client.protocol_minor);
-    let enlisted = worker.plane.registry.enlist(pid, target, secret);
+    let registration = worker.plane.registry.register(pid, target, secret);
     let mut greeting = client.unsent;
     for (name, value) in server.parameters.iter() {
         message::parameter_status(&mut greeting, name, value);
     }
-    message::backend_key_data(&mut greeting, enlisted.pid, enlisted.secret.bytes());
+    message::backend_key_data(&mut greeting, registration.pid, registration.secret.bytes());
     let notices: Bytes = server.take_async_messages();
     greeting.extend_from_slice(&notices);
     message::ready_for_query(&mut greeting, TransactionStatus::Idle);
@@ -540,17 +542,18 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
         }),
     };
     let terms = worker.terms(&client.route, origin.role.as_str());
-    let mut relay = Relay::new(Rc::clone(worker), terms, member, &enlisted, ends, tracker);
-    relay.tenancy =
-        lent.map(|(shelf, state)| Box::new(Tenancy::new(shelf, state, session, Arc::clone(&enlisted.aim))));
+    let mut relay = Relay::new(Rc::clone(worker), terms, member, &registration, ends, tracker);
+    relay.pooled_client = lent.map(|(pool, state)| {
+        Box::new(PooledClient::new(pool, state, session, Arc::clone(&registration.current_target)))
+    });
     relay.reuse = if keeps_server { Reuse::Server } else { Reuse::None };
     worker.watch(session, relay.watch());
     relay.to_client.queue(&greeting);
     Session {
         relay,
-        enlisted,
+        registration,
         origin,
-        travel,
+        migration,
         server_past: Box::new(past),
         _admission: client.admission,
         _presence: presence,

@@ -44,12 +44,12 @@
 mod bind;
 mod followed;
 mod hints;
-mod ledger;
+mod lock_counts;
 mod notes;
 mod reset;
+mod residue;
 mod shape;
 mod snapshot;
-mod soil;
 mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,11 +57,11 @@ use std::fmt;
 
 pub use hints::{Hints, HintsCell};
 pub use reset::{Outcome as ResetOutcome, reset};
+pub(super) use residue::TEXT_SEARCH;
+pub use residue::{Residue, reads_functions_otherwise};
 pub(in crate::session) use shape::questions as shape_questions;
 pub(super) use snapshot::unhex;
 pub use snapshot::{SnapshotError, snapshot};
-pub(super) use soil::TEXT_SEARCH;
-pub use soil::{Soil, reads_functions_otherwise};
 pub use tracker::{Bound, Freshness, NamesUse, StateTracker};
 pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
@@ -137,14 +137,15 @@ pub struct SessionState {
     /// With the number of times that each is held.
     pub locks: BTreeMap<AdvisoryLock, u32>,
     pub unnamed: Option<Unnamed>,
-    /// Why the session cannot travel now.
+    /// Why the session cannot migrate now.
     pub(crate) pins: BTreeSet<String>,
     /// What the session loses when it travels; it travels all the same.
     pub(crate) losses: BTreeSet<String>,
 }
 
 impl SessionState {
-    /// Reasons why the session cannot travel, for a person: `temporary table "cart"`, `cursor "c" WITH HOLD`.
+    /// Reasons why the session cannot migrate, for a person: `temporary table "cart"`,
+    /// `cursor "c" WITH HOLD`.
     pub fn pins(&self) -> Vec<String> {
         self.pins.iter().cloned().collect()
     }

@@ -17,14 +17,14 @@
 //!
 //! # Why
 //! A statement's name on the server is a digest of its text, its types and everything else that decides its
-//! meaning ([`Ground`]). So sessions that prepare the same text share one statement on each connection,
-//! whatever name they give it and in whatever order; and threads share no registry. Where the ground is not
-//! known for sure, inside a transaction that has set something or made a table, the name is random, and the
-//! statement is closed before the connection is lent to another client. An answer that a client waits for is
-//! never made up but obtained from the server, by a message that does nothing there: so answers keep their
-//! order, and errors skip what they would skip in PostgreSQL.
+//! meaning ([`ParseContext`]). So sessions that prepare the same text share one statement on each connection,
+//! whatever name they give it and in whatever order; and threads share no registry. Where the parse context
+//! is not known for sure, inside a transaction that has set something or made a table, the name is random,
+//! and the statement is closed before the connection is lent to another client. An answer that a client waits
+//! for is never made up but obtained from the server, by a message that does nothing there: so answers keep
+//! their order, and errors skip what they would skip in PostgreSQL.
 
-mod dues;
+mod expected_answers;
 mod on_server;
 mod texts;
 mod unnamed;
@@ -34,9 +34,9 @@ use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 
-use self::dues::{Before, Due, Kind, Undo};
+use self::expected_answers::{Before, ExpectedAnswer, Kind, Undo};
 pub(super) use self::on_server::OnServer;
-pub(super) use self::texts::{Ground, Texts, digest};
+pub(super) use self::texts::{ParseContext, Texts, digest};
 use self::texts::{Prepared, name_of};
 use self::unnamed::{Mark, Text, Unnamed};
 
@@ -79,7 +79,7 @@ pub(super) const FRONT_BYTES: usize = 1024;
 
 /// What the client gets instead of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum ForwardAs {
     AsItCame,
     Nothing,
     ParseComplete,
@@ -116,7 +116,7 @@ pub(super) struct Statements {
     requests: u64,
     /// The last of them that has an undo.
     undoable: u64,
-    dues: VecDeque<Due>,
+    expected_answers: VecDeque<ExpectedAnswer>,
     /// The server skips everything until a Sync that has not been sent yet.
     skipping: bool,
     /// The statements of the connection that the client has now.
@@ -154,7 +154,7 @@ impl Statements {
             name_bytes: 0,
             requests: 0,
             undoable: 0,
-            dues: VecDeque::new(),
+            expected_answers: VecDeque::new(),
             skipping: false,
             server: OnServer::default(),
             schema: Schema::Same,
@@ -183,7 +183,7 @@ impl Statements {
             name => !self.names.contains_key(name),
         };
         match tag {
-            _ if self.dues.is_empty() => false,
+            _ if self.expected_answers.is_empty() => false,
             request::PARSE => split_name(body).is_some_and(|(name, _)| {
                 !name.is_empty() && (self.names.contains_key(name) || self.is_closed_doubtfully(name))
             }),
@@ -201,14 +201,15 @@ impl Statements {
     /// The unnamed statement was changed before a Sync, and it is not known yet whether that request was
     /// skipped. A message in the same cycle would be skipped together with it.
     fn is_unnamed_doubtful(&self) -> bool {
-        let changes = |due: &Due| due.before.is_some();
-        let mut newest_first = self.dues.iter().rev().skip_while(|due| !changes(due) && !due.kind.is_sync());
+        let changes = |due: &ExpectedAnswer| due.before.is_some();
+        let mut newest_first =
+            self.expected_answers.iter().rev().skip_while(|due| !changes(due) && !due.kind.is_sync());
         newest_first.next().is_some_and(|due| due.kind.is_sync()) && newest_first.any(changes)
     }
 
     /// The statement may still be there: it is not known yet whether the request that closed it was skipped.
     fn is_closed_doubtfully(&self, name: &[u8]) -> bool {
-        let closed = self.dues.iter().filter_map(|due| due.undo.as_ref()?.name.as_ref());
+        let closed = self.expected_answers.iter().filter_map(|due| due.undo.as_ref()?.name.as_ref());
         closed.filter(|(_, before)| before.is_some()).any(|(closed, _)| **closed == *name)
     }
 
@@ -227,8 +228,8 @@ impl Statements {
     /// The undos of requests before the last Sync that are not answered yet.
     fn undos_before_sync(&self) -> impl Iterator<Item = &Undo> {
         // Usually there are none, however many requests are on their way.
-        let is_due = self.dues.front().is_some_and(|due| due.request <= self.undoable);
-        let newest_first = self.dues.iter().rev().take(if is_due { usize::MAX } else { 0 });
+        let is_due = self.expected_answers.front().is_some_and(|due| due.request <= self.undoable);
+        let newest_first = self.expected_answers.iter().rev().take(if is_due { usize::MAX } else { 0 });
         newest_first.skip_while(|due| !due.kind.is_sync()).filter_map(|due| due.undo.as_deref())
     }
 
@@ -254,15 +255,15 @@ impl Statements {
         }
     }
 
-    /// A client's message is about to be sent. `Some`: this goes out in its place. `ground` is what decides,
-    /// beside its text, what a statement means. `is_taken`: the client has prepared a statement of that name
-    /// by SQL.
+    /// A client's message is about to be sent. `Some`: this goes out in its place. `parse_context` is what
+    /// decides, beside its text, what a statement means. `is_taken`: the client has prepared a statement of
+    /// that name by SQL.
     pub(super) fn on_request(
         &mut self,
         piece: &Piece<'_>,
         exchange: &mut Exchange,
         texts: &mut Texts,
-        ground: Ground,
+        parse_context: ParseContext,
         is_taken: impl FnOnce(&str) -> bool,
     ) -> Option<&[u8]> {
         self.out.clear();
@@ -274,11 +275,11 @@ impl Statements {
                 self.owe(Kind::Sync, None, None);
             }
             _ if self.skipping => {}
-            request::QUERY => self.on_query(piece, exchange, texts, ground),
+            request::QUERY => self.on_query(piece, exchange, texts, parse_context),
             request::FUNCTION_CALL => self.owe(Kind::Call, None, None),
-            request::PARSE => self.on_parse(piece, exchange, texts, ground, is_taken),
-            request::BIND => self.on_bind(piece, exchange, texts, ground),
-            request::DESCRIBE => self.on_describe(body, exchange, texts, ground),
+            request::PARSE => self.on_parse(piece, exchange, texts, parse_context, is_taken),
+            request::BIND => self.on_bind(piece, exchange, texts, parse_context),
+            request::DESCRIBE => self.on_describe(body, exchange, texts, parse_context),
             request::CLOSE => self.on_close(body),
             _ => {}
         }
@@ -296,7 +297,7 @@ impl Statements {
     /// Too many requests wait for their answers: the client is not read for now. A server without a Flush
     /// holds back the answers of fewer requests.
     pub(super) fn is_full(&self) -> bool {
-        self.dues.len() >= DUES_MAX
+        self.expected_answers.len() >= DUES_MAX
     }
 
     /// The client has statements that it can ask for by name.
@@ -308,14 +309,14 @@ impl Statements {
     fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests + 1, undo.map(Box::new));
         self.undoable = if undo.is_some() { request } else { self.undoable };
-        self.dues.push_back(Due { kind, request, before, undo });
+        self.expected_answers.push_back(ExpectedAnswer { kind, request, before, undo });
     }
 
     /// Notes the answer to the last request of ours before it.
     fn owe_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
         let (request, undo) = (self.requests, undo.map(Box::new));
         self.undoable = if undo.is_some() { request } else { self.undoable };
-        self.dues.push_back(Due { kind, request, before, undo });
+        self.expected_answers.push_back(ExpectedAnswer { kind, request, before, undo });
     }
 
     /// The client's unnamed statement was another one until now; the server has `now` once the request
@@ -330,14 +331,20 @@ impl Statements {
         Some((self.session, self.unnamed.serial()))
     }
 
-    fn on_query(&mut self, piece: &Piece<'_>, exchange: &mut Exchange, texts: &mut Texts, ground: Ground) {
+    fn on_query(
+        &mut self,
+        piece: &Piece<'_>,
+        exchange: &mut Exchange,
+        texts: &mut Texts,
+        parse_context: ParseContext,
+    ) {
         let before = match self.unnamed.destroy() {
             Some(mark) => self.changes(mark, None),
             None => self.server.unnamed.take().map(|theirs| Before { client: None, server: Some(theirs) }),
         };
         // In the middle of other requests the name is left as it is: nothing can be sent before the query.
         let undo = match piece.part == Part::Whole && !self.names.is_empty() && exchange.is_between_cycles() {
-            true => self.rename_in_sql(piece.body(), exchange, texts, ground),
+            true => self.rename_in_sql(piece.body(), exchange, texts, parse_context),
             false => None,
         };
         self.owe(Kind::Call, before, undo);
@@ -350,7 +357,7 @@ impl Statements {
         body: &[u8],
         exchange: &mut Exchange,
         texts: &mut Texts,
-        ground: Ground,
+        parse_context: ParseContext,
     ) -> Option<Undo> {
         let sql = body.strip_suffix(b"\0").unwrap_or(body);
         let named = scan::prepared_name(sql)?;
@@ -371,7 +378,7 @@ impl Statements {
                 self.server.has_stand_in = true;
             }
             NamedUse::Executes => {
-                renamed = self.fitting(&named.name, prepared, texts, ground);
+                renamed = self.fitting(&named.name, prepared, texts, parse_context);
                 self.ensure(&renamed, exchange);
                 name = &renamed.name;
             }
@@ -393,7 +400,7 @@ impl Statements {
         piece: &Piece<'_>,
         exchange: &mut Exchange,
         texts: &mut Texts,
-        ground: Ground,
+        parse_context: ParseContext,
         is_taken: impl FnOnce(&str) -> bool,
     ) {
         let body = piece.body();
@@ -401,8 +408,8 @@ impl Statements {
             return self.owe(Kind::Own, None, None);
         };
         let is_known = piece.part == Part::Whole && parse_parse(body).is_ok();
-        if name.is_empty() && self.caches_unnamed && is_known && ground != Ground::Unsure {
-            let prepared = texts.share(rest, ground);
+        if name.is_empty() && self.caches_unnamed && is_known && parse_context != ParseContext::Unsure {
+            let prepared = texts.share(rest, parse_context);
             let before = Before {
                 client: Some(self.unnamed.share(Rc::clone(&prepared))),
                 server: self.server.unnamed,
@@ -423,7 +430,7 @@ impl Statements {
             return put_renamed(&mut self.out, piece, 0, name.len(), STAND_IN);
         }
         let prepared = match is_known && self.kept + name.len() + rest.len() <= KEPT_BYTES_MAX {
-            true => texts.share(rest, ground),
+            true => texts.share(rest, parse_context),
             false => Rc::new(Prepared::not_kept()),
         };
         // From now on the client's name stands for this statement.
@@ -477,10 +484,16 @@ impl Statements {
             || self.undos_before_sync().any(|undo| undo.not_closed == Some(key))
     }
 
-    fn on_bind(&mut self, piece: &Piece<'_>, exchange: &mut Exchange, texts: &mut Texts, ground: Ground) {
+    fn on_bind(
+        &mut self,
+        piece: &Piece<'_>,
+        exchange: &mut Exchange,
+        texts: &mut Texts,
+        parse_context: ParseContext,
+    ) {
         let Ok(names) = parse_bind_names(piece.body()) else { return };
         let at = names.portal.len() + 1;
-        match self.renamed(names.statement, exchange, texts, ground) {
+        match self.renamed(names.statement, exchange, texts, parse_context) {
             None if names.statement.starts_with(PREFIX.as_bytes()) => {
                 let name = [NOT_OURS, names.statement].concat();
                 put_renamed(&mut self.out, piece, at, names.statement.len(), &name);
@@ -494,9 +507,15 @@ impl Statements {
         }
     }
 
-    fn on_describe(&mut self, body: &[u8], exchange: &mut Exchange, texts: &mut Texts, ground: Ground) {
+    fn on_describe(
+        &mut self,
+        body: &[u8],
+        exchange: &mut Exchange,
+        texts: &mut Texts,
+        parse_context: ParseContext,
+    ) {
         let Ok((Target::Statement, name)) = parse_target(body) else { return };
-        match self.renamed(name, exchange, texts, ground) {
+        match self.renamed(name, exchange, texts, parse_context) {
             None if name.starts_with(PREFIX.as_bytes()) => {
                 frontend::describe(&mut self.out, Target::Statement, &[NOT_OURS, name].concat());
             }
@@ -513,7 +532,7 @@ impl Statements {
         name: &[u8],
         exchange: &mut Exchange,
         texts: &mut Texts,
-        ground: Ground,
+        parse_context: ParseContext,
     ) -> Option<Rc<Prepared>> {
         let prepared = match (name, self.unnamed.text()) {
             (b"", Text::Shared(prepared)) => Rc::clone(prepared),
@@ -523,22 +542,24 @@ impl Statements {
             }
             (name, _) => Rc::clone(self.names.get(name)?),
         };
-        let prepared = self.fitting(name, prepared, texts, ground);
+        let prepared = self.fitting(name, prepared, texts, parse_context);
         self.ensure(&prepared, exchange);
         Some(prepared)
     }
 
-    /// The statement of the same text for the present ground. A server may analyse a text again at each Bind,
-    /// and clients on another ground must not find the result.
+    /// The statement of the same text for the present parse context. A server may analyse a text again at
+    /// each Bind, and clients in another parse context must not find the result.
     fn fitting(
         &mut self,
         name: &[u8],
         prepared: Rc<Prepared>,
         texts: &mut Texts,
-        ground: Ground,
+        parse_context: ParseContext,
     ) -> Rc<Prepared> {
-        let Some(text) = prepared.sql_and_types().filter(|_| !prepared.fits(ground)) else { return prepared };
-        let fitting = texts.share(text, ground);
+        let Some(text) = prepared.sql_and_types().filter(|_| !prepared.fits(parse_context)) else {
+            return prepared;
+        };
+        let fitting = texts.share(text, parse_context);
         match self.names.get_mut(name) {
             Some(named) => *named = Rc::clone(&fitting),
             None => self.unnamed.refit(Rc::clone(&fitting)),
@@ -679,18 +700,18 @@ impl Statements {
     }
 
     /// A ParseComplete or CloseComplete came.
-    pub(super) fn on_complete(&mut self) -> Told {
-        while let Some(due) = self.dues.pop_front() {
+    pub(super) fn on_complete(&mut self) -> ForwardAs {
+        while let Some(due) = self.expected_answers.pop_front() {
             self.settle(due.before);
             match due.kind {
                 // A COPY has swallowed the Sync.
                 Kind::Sync | Kind::Call | Kind::SwallowedSync => {}
-                Kind::Swallowed => return Told::Nothing,
-                Kind::AsParse => return Told::ParseComplete,
-                Kind::Own => return Told::AsItCame,
+                Kind::Swallowed => return ForwardAs::Nothing,
+                Kind::AsParse => return ForwardAs::ParseComplete,
+                Kind::Own => return ForwardAs::AsItCame,
             }
         }
-        Told::AsItCame
+        ForwardAs::AsItCame
     }
 
     /// The request was carried out.
@@ -713,7 +734,7 @@ impl Statements {
         };
         let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
         // The server has analysed a Parse just now.
-        let is_new = self.dues.iter().any(|due| Some(due.request) == failed);
+        let is_new = self.expected_answers.iter().any(|due| Some(due.request) == failed);
         if failure.in_extended && !is_new && !self.server.known.is_empty() {
             self.schema = self.schema.max(suspicion);
         }
@@ -725,12 +746,14 @@ impl Statements {
     }
 
     /// An ErrorResponse came.
-    pub(super) fn on_error(&mut self, failure: Failure) -> Told {
+    pub(super) fn on_error(&mut self, failure: Failure) -> ForwardAs {
         // The first of them is the one that failed, or it was skipped, too.
         let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
         self.drop_swallowed(failed);
         if !failure.in_extended {
-            if let Some(Due { kind: Kind::Call, before, undo, .. }) = self.dues.front_mut() {
+            if let Some(ExpectedAnswer { kind: Kind::Call, before, undo, .. }) =
+                self.expected_answers.front_mut()
+            {
                 let (before, undo) = (before.take(), undo.take());
                 match before {
                     Some(before) if failure.is_malformed => self.restore(before),
@@ -739,18 +762,18 @@ impl Statements {
                 }
                 self.undo(undo);
             }
-            return Told::AsItCame;
+            return ForwardAs::AsItCame;
         }
         let mut skipped = Vec::new();
-        let mut told = Told::AsItCame;
+        let mut told = ForwardAs::AsItCame;
         loop {
-            match self.dues.pop_front() {
+            match self.expected_answers.pop_front() {
                 Some(sync) if sync.kind.is_sync() => {
                     // A request of ours before a Query failed: the client gets the error as the Query's.
                     if sync.kind == Kind::SwallowedSync {
-                        told = Told::Nothing;
+                        told = ForwardAs::Nothing;
                     }
-                    self.dues.push_front(sync);
+                    self.expected_answers.push_front(sync);
                     break;
                 }
                 Some(due) => skipped.push(due),
@@ -760,8 +783,9 @@ impl Statements {
                 }
             }
         }
-        let is_lost = failure.is_unclear && skipped.iter().chain(&self.dues).any(|due| due.before.is_some());
-        for Due { request, before, undo, .. } in skipped.into_iter().rev() {
+        let is_lost = failure.is_unclear
+            && skipped.iter().chain(&self.expected_answers).any(|due| due.before.is_some());
+        for ExpectedAnswer { request, before, undo, .. } in skipped.into_iter().rev() {
             match before {
                 Some(before) if failed == Some(request) && !failure.is_malformed => self.fail(before),
                 Some(before) => self.restore(before),
@@ -779,11 +803,11 @@ impl Statements {
 
     /// Syncs in front that a COPY has swallowed, or may have, will not be answered.
     fn drop_swallowed(&mut self, failed: Option<u64>) {
-        while let Some(front) = self.dues.front()
+        while let Some(front) = self.expected_answers.front()
             && front.kind.is_sync()
             && failed.is_none_or(|failed| front.request < failed)
         {
-            self.dues.pop_front();
+            self.expected_answers.pop_front();
         }
     }
 
@@ -805,14 +829,17 @@ impl Statements {
 
     fn undo(&mut self, undo: Option<Box<Undo>>) {
         let Some(undo) = undo else { return };
-        let is_made_later = |dues: &VecDeque<Due>, key| {
-            dues.iter().filter_map(|due| due.undo.as_deref()).any(|later| later.not_made == Some(key))
+        let is_made_later = |expected_answers: &VecDeque<ExpectedAnswer>, key| {
+            expected_answers
+                .iter()
+                .filter_map(|due| due.undo.as_deref())
+                .any(|later| later.not_made == Some(key))
         };
-        if let Some(key) = undo.not_made.filter(|&key| !is_made_later(&self.dues, key)) {
+        if let Some(key) = undo.not_made.filter(|&key| !is_made_later(&self.expected_answers, key)) {
             self.server.known.remove(&key);
         }
         // It may have been there before or not.
-        if let Some(key) = undo.not_closed.filter(|&key| !is_made_later(&self.dues, key)) {
+        if let Some(key) = undo.not_closed.filter(|&key| !is_made_later(&self.expected_answers, key)) {
             self.server.known.remove(&key);
             self.server.doubted.insert(key);
         }
@@ -824,21 +851,21 @@ impl Statements {
     }
 
     /// ReadyForQuery came. `silent`: no other answer is owed.
-    pub(super) fn on_ready(&mut self, silent: bool) -> Told {
+    pub(super) fn on_ready(&mut self, silent: bool) -> ForwardAs {
         if silent {
-            self.dues.clear();
+            self.expected_answers.clear();
             self.unnamed.settle_all();
-            return Told::AsItCame;
+            return ForwardAs::AsItCame;
         }
-        while let Some(due) = self.dues.pop_front() {
+        while let Some(due) = self.expected_answers.pop_front() {
             self.settle(due.before);
             match due.kind {
-                Kind::SwallowedSync => return Told::Nothing,
-                Kind::Sync | Kind::Call => return Told::AsItCame,
+                Kind::SwallowedSync => return ForwardAs::Nothing,
+                Kind::Sync | Kind::Call => return ForwardAs::AsItCame,
                 Kind::Own | Kind::Swallowed | Kind::AsParse => {}
             }
         }
-        Told::AsItCame
+        ForwardAs::AsItCame
     }
 
     /// A command is complete; `command` is its tag.
@@ -854,7 +881,7 @@ impl Statements {
     /// are gone, even if that request is skipped.
     fn all_deallocated(&mut self) {
         let (mut keys, mut names) = (Vec::new(), Vec::new());
-        for undo in self.dues.iter_mut().filter_map(|due| due.undo.as_deref_mut()) {
+        for undo in self.expected_answers.iter_mut().filter_map(|due| due.undo.as_deref_mut()) {
             keys.extend(undo.not_made);
             undo.not_closed = None;
             match &mut undo.name {

@@ -18,7 +18,9 @@ use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_names};
-use super::state::{Hints, HintsCell, SessionState, SnapshotError, Soil, StateTracker, Statement, snapshot};
+use super::state::{
+    Hints, HintsCell, Residue, SessionState, SnapshotError, StateTracker, Statement, snapshot,
+};
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::tls::Connector;
@@ -54,7 +56,7 @@ fn first(parts: &[LostPart]) -> String {
 }
 
 impl TwinError {
-    /// Why the session cannot travel, for a person; empty if another try can help.
+    /// Why the session cannot migrate, for a person; empty if another try can help.
     pub fn reasons(&self) -> Vec<String> {
         match self {
             TwinError::Parts(parts) => {
@@ -212,11 +214,11 @@ impl Twin {
     /// must not be used.
     pub(super) async fn clean(
         &mut self,
-        soil: Soil,
+        residue: Residue,
         began_with: &SessionState,
         deadline: Instant,
     ) -> Result<(), TwinError> {
-        let batch = soil.cleaning();
+        let batch = residue.cleaning();
         let cleaning = self.connection.run_each(&batch);
         let replies = timeout_at(deadline, cleaning).await.map_err(|_| TwinError::Late)??;
         self.drop_notices();

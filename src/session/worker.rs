@@ -20,15 +20,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::acceptor::{Arrival, Lobby};
-use super::farewells::Farewells;
-use super::limits::{self, Ledger, Terms, Watch};
-use super::pool::{Catalogue, Pool, PoolParts};
+use super::acceptor::{AcceptLoop, NewClient};
+use super::closing::ClosingConnections;
+use super::limits::{self, LimitsCache, Terms, Watch};
+use super::pool::{Catalogue, DatabasePool, PoolParts};
 use super::reuse::Kept;
 use super::state::HintsCell;
 use super::statements::Texts;
 use super::turn_clock::TurnClock;
-use super::{Begun, Plane, serve};
+use super::{Begun, DataPlaneShared, serve};
 use crate::backend::{Parameters, SharedParameters};
 use crate::event_loop::{self, TaskGroup};
 use crate::model::DatabaseId;
@@ -48,10 +48,10 @@ const WARMERS_MAX: usize = 4;
 const ASKERS_MAX: usize = 8;
 
 /// A command to a worker.
-pub(super) enum Errand {
-    Receive(Box<Arrival>),
+pub(super) enum WorkerCommand {
+    Receive(Box<NewClient>),
     /// Accept clients as well.
-    Accept(Lobby, Begun),
+    Accept(AcceptLoop, Begun),
     /// End every session at its next boundary, and all that are left after `drain`. Answered when none is
     /// left.
     Stop {
@@ -61,19 +61,19 @@ pub(super) enum Errand {
 }
 
 /// One session's share of a worker's load.
-pub(super) struct Load {
+pub(super) struct LoadToken {
     counter: Arc<AtomicUsize>,
     _present: TaskTrackerToken,
 }
 
-impl Load {
-    pub(super) fn take(counter: &Arc<AtomicUsize>, present: TaskTrackerToken) -> Load {
+impl LoadToken {
+    pub(super) fn take(counter: &Arc<AtomicUsize>, present: TaskTrackerToken) -> LoadToken {
         counter.fetch_add(1, Ordering::Relaxed);
-        Load { counter: Arc::clone(counter), _present: present }
+        LoadToken { counter: Arc::clone(counter), _present: present }
     }
 }
 
-impl Drop for Load {
+impl Drop for LoadToken {
     fn drop(&mut self) {
         self.counter.fetch_sub(1, Ordering::Relaxed);
     }
@@ -83,26 +83,26 @@ impl Drop for Load {
 #[derive(Debug)]
 pub(super) struct Worker {
     index: usize,
-    pub(super) plane: Arc<Plane>,
+    pub(super) plane: Arc<DataPlaneShared>,
     pub(super) clock: TurnClock,
     scratch: RefCell<Box<[u8]>>,
     stopping: Cell<bool>,
     /// By session; the watch is there once the session has begun.
     wakers: RefCell<HashMap<u64, (Waker, Option<Watch>)>>,
     /// The time limits of each role.
-    terms: RefCell<Ledger>,
+    terms: RefCell<LimitsCache>,
     next_session: Cell<u64>,
     /// Limits the twins that are built while clients run.
     pub(super) warmers: Arc<Semaphore>,
     /// Limits the questions for a state inside a hold.
     pub(super) askers: Arc<Semaphore>,
     /// Connections that sessions have replaced, to be closed.
-    pub(super) farewells: Farewells,
+    pub(super) closing: ClosingConnections,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
     hints: RefCell<HashMap<DatabaseId, Arc<HintsCell>>>,
     parameters: RefCell<SharedParameters>,
     /// The pools of databases that lend their connections.
-    pools: RefCell<HashMap<DatabaseId, Rc<Pool>>>,
+    pools: RefCell<HashMap<DatabaseId, Rc<DatabasePool>>>,
     /// Connections of clients that have left, for new clients.
     pub(super) kept: Kept,
     /// Statements of clients with lent connections.
@@ -121,7 +121,7 @@ pub(super) struct Registered {
 }
 
 impl Worker {
-    fn new(index: usize, plane: Arc<Plane>) -> Worker {
+    fn new(index: usize, plane: Arc<DataPlaneShared>) -> Worker {
         Worker {
             index,
             plane,
@@ -133,7 +133,7 @@ impl Worker {
             next_session: Cell::new(0),
             warmers: Arc::new(Semaphore::new(WARMERS_MAX)),
             askers: Arc::new(Semaphore::new(ASKERS_MAX)),
-            farewells: Farewells::default(),
+            closing: ClosingConnections::default(),
             hints: RefCell::default(),
             parameters: RefCell::default(),
             pools: RefCell::default(),
@@ -186,7 +186,7 @@ impl Worker {
         let policy = self.plane.limits.load();
         let mut terms = self.terms.borrow_mut();
         terms.forget_unused();
-        terms.renew(&policy);
+        terms.reconnect(&policy);
         if !policy.is_timed() && !self.plane.frontend.routes.sets_timeouts() {
             return;
         }
@@ -211,7 +211,7 @@ impl Worker {
     }
 
     /// The pool from which sessions of this database get their connections.
-    pub(super) fn pool(&self, route: &Arc<Route>) -> Rc<Pool> {
+    pub(super) fn database_pool(&self, route: &Arc<Route>) -> Rc<DatabasePool> {
         let start = || {
             let plane = &self.plane;
             let parts = PoolParts {
@@ -221,14 +221,14 @@ impl Worker {
                 connect_time_max: plane.connect_time_max,
                 settings: plane.pool,
             };
-            Pool::start(route, &plane.treasury, parts)
+            DatabasePool::start(route, &plane.pool_registry, parts)
         };
         Rc::clone(self.pools.borrow_mut().entry(route.id().clone()).or_insert_with(start))
     }
 
     /// The catalogue state for this database's connections that belong to no pool.
     pub(super) fn catalogue(&self, database: &DatabaseId) -> Catalogue {
-        self.plane.treasury.catalogue(database, self.plane.workers)
+        self.plane.pool_registry.catalogue(database, self.plane.workers)
     }
 
     /// Connections of which a server reports the same parameters share one copy.
@@ -251,42 +251,42 @@ impl Drop for Registered {
 /// The worker's thread: returns when told to stop, or when every sender has been dropped.
 pub(super) fn run(
     index: usize,
-    plane: Arc<Plane>,
-    errands: UnboundedReceiver<Errand>,
+    plane: Arc<DataPlaneShared>,
+    commands: UnboundedReceiver<WorkerCommand>,
     begun: Begun,
 ) -> std::io::Result<()> {
     let worker = Rc::new(Worker::new(index, plane));
     let clock = Rc::clone(&worker);
     let working = async move {
         let _ = begun.send(());
-        work(worker, errands).await;
+        work(worker, commands).await;
     };
     event_loop::run(working, || clock.clock.forget())
 }
 
-async fn work(worker: Rc<Worker>, mut errands: UnboundedReceiver<Errand>) {
+async fn work(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>) {
     let sessions = TaskGroup::default();
     let mut look = tokio::time::interval(limits::LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // Both branches are cancel-safe: a message stays in the channel.
         tokio::select! {
-            errand = errands.recv() => match errand {
-                Some(Errand::Receive(arrival)) => {
+            command = commands.recv() => match command {
+                Some(WorkerCommand::Receive(arrival)) => {
                     sessions.spawn(serve::incoming(Rc::clone(&worker), arrival));
                 }
-                Some(Errand::Accept(lobby, begun)) => {
+                Some(WorkerCommand::Accept(accept_loop, begun)) => {
                     event_loop::spawn(async move {
-                        if let Err(error) = lobby.serve(begun).await {
+                        if let Err(error) = accept_loop.serve(begun).await {
                             tracing::error!(%error, "clients cannot be accepted");
                         }
                     });
                 }
-                Some(Errand::Stop { drain, stopped }) => {
+                Some(WorkerCommand::Stop { drain, stopped }) => {
                     drain_sessions(&worker, &sessions, drain).await;
-                    worker.pools.take().values().for_each(|pool| pool.close_all());
+                    worker.pools.take().values().for_each(|database_pool| database_pool.close_all());
                     worker.kept.close_all();
-                    worker.farewells.close_all();
+                    worker.closing.close_all();
                     let _ = stopped.send(());
                     return;
                 }

@@ -18,7 +18,7 @@
 use std::sync::Arc;
 
 use super::permits::Permits;
-use super::treasury::Treasury;
+use super::shared::PoolRegistry;
 use crate::backend::{QueryError, Reply, ServerConnection};
 use crate::model::DatabaseId;
 use crate::session::state;
@@ -27,7 +27,7 @@ use crate::session::state;
 #[derive(Debug, Clone)]
 pub(in crate::session) struct Catalogue(Arc<Permits>);
 
-impl Treasury {
+impl PoolRegistry {
     pub(in crate::session) fn catalogue(&self, database: &DatabaseId, workers: usize) -> Catalogue {
         Catalogue(self.permits(database, workers))
     }

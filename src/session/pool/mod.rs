@@ -1,35 +1,35 @@
 //! Server connections that are lent to one client after the other, for one transaction at a time.
 //!
 //! ```text
-//!   worker                     process
-//!   +-----------------------+  +---------+
-//!   | Pool of "shop"        |  | Permits |  so many connections to "shop", whichever worker has them
-//!   |   Shelf (app, {...})  |  +---------+
-//!   |     idle, idle, idle  |      lend:       the newest idle one of the shelf, or wait
-//!   |   Shelf (batch, {})   |      give back:  to the first waiter, or onto the shelf
-//!   |   waiting: 1, 2, 3    |
-//!   +-----------------------+
+//!   worker                      process
+//!   +------------------------+  +---------+
+//!   | DatabasePool of "shop" |  | Permits |  so many connections to "shop", whichever worker has them
+//!   |   Pool (app, {...})    |  +---------+
+//!   |     idle, idle, idle   |      lend:       the newest idle one of the pool, or wait
+//!   |   Pool (batch, {})     |      give back:  to the first waiter, or to the pool
+//!   |   waiting: 1, 2, 3     |
+//!   +------------------------+
 //! ```
 //!
 //! Owns connections between two clients, the queue of waiters, and opening and closing connections. It
-//! deliberately knows nothing of a client's state: [`super::tenancy`] gives a connection the state of the
-//! client that gets it.
+//! deliberately knows nothing of a client's state: [`super::pooled_client`] gives a connection the state of
+//! the client that gets it.
 //!
 //! # Why
-//! A shelf is for one role and one list of startup parameters: RESET goes back to what a client set in its
-//! startup packet, and no SET can put it there. Clients wait in the order in which they came, whatever shelf
-//! they need: a connection of another shelf is closed for the first waiter, once it has served a few of its
+//! A pool is for one role and one list of startup parameters: RESET goes back to what a client set in its
+//! startup packet, and no SET can put it there. Clients wait in the order in which they came, whatever pool
+//! they need: a connection of another pool is closed for the first waiter, once it has served a few of its
 //! own kind. A connection that is being opened is for the first waiter of its kind, and is never closed for
 //! another kind before it was used: where clients of many kinds wait, connections would otherwise be opened
 //! and closed without end, and no client served. A connection that was opened before the database moved is
 //! never lent.
 
 mod catalogue;
-mod keeper;
+mod idle;
+mod maintenance;
 mod permits;
 mod shape;
-mod shelf;
-mod treasury;
+mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -41,12 +41,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub(super) use self::catalogue::Catalogue;
+pub(super) use self::idle::Pool;
 pub(super) use self::permits::Defining;
 use self::permits::{Permit, Permits};
-pub(super) use self::shelf::Shelf;
-pub(super) use self::treasury::{Ground, Treasury};
+pub(super) use self::shared::{PoolRegistry, SessionTemplate};
 use super::serve::Origin;
-use super::state::{Hints, NamesUse, SessionState, Soil, reads_functions_otherwise};
+use super::state::{Hints, NamesUse, Residue, SessionState, reads_functions_otherwise};
 use super::statements::OnServer;
 use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
@@ -116,16 +116,16 @@ pub(super) struct Pooled {
     /// The twin's state; shared with sessions that have the same.
     pub(super) state: Arc<SessionState>,
     /// The state that it began with.
-    ground: Arc<SessionState>,
+    template: Arc<SessionState>,
     pub(super) on_server: OnServer,
     pub(super) record: Arc<RouteRecord>,
-    /// [`Pool::schema`] when its statements were made.
+    /// [`DatabasePool::schema`] when its statements were made.
     pub(super) schema: u64,
     /// It was not opened by this pool.
     is_foreign: bool,
     /// A client has had it.
     pub(super) was_lent: bool,
-    /// The value of [`Pool::catalogue`] when it was lent.
+    /// The value of [`DatabasePool::catalogue`] when it was lent.
     pub(super) lent_at: u64,
     /// The same for the first loan that may have called functions: those were read under the settings that
     /// the connection began with, and with the definitions of that time.
@@ -134,14 +134,14 @@ pub(super) struct Pooled {
     keeps_found: bool,
     /// A command on it has kept values as a client with this state reads them.
     keeps_values: Option<Arc<SessionState>>,
-    /// [`Pool::results_kept`].
+    /// [`DatabasePool::results_kept`].
     results_kept: Rc<Cell<bool>>,
     /// The number of the gate's change at which it was last seen to be where the database is.
     turn: u64,
     /// How many waiters have been given it.
     served: u32,
     opened: Instant,
-    /// When it was opened and when it was given back, by the pool's clock (`Pool::now`).
+    /// When it was opened and when it was given back, by the pool's clock (`DatabasePool::now`).
     born: Moment,
     rested: Moment,
     permit: Permit,
@@ -160,24 +160,24 @@ impl Pooled {
 
     /// Functions may have been read under its client's settings, for the connection's life.
     fn reads_functions_otherwise(&self) -> bool {
-        reads_functions_otherwise(&self.state, &self.ground)
+        reads_functions_otherwise(&self.state, &self.template)
     }
 
     /// Functions or values were read on it under other settings than a client with this state has.
     pub(super) fn has_read_otherwise(&self, client: &SessionState) -> bool {
-        self.ran_at.is_some() && reads_functions_otherwise(client, &self.ground)
+        self.ran_at.is_some() && reads_functions_otherwise(client, &self.template)
             || self.keeps_other_values(client)
     }
 
     /// Records what the loan that ends now has run.
-    pub(super) fn has_run(&mut self, soil: Soil) {
-        if soil != Soil::Clean {
+    pub(super) fn has_run(&mut self, residue: Residue) {
+        if residue != Residue::Clean {
             self.ran_at.get_or_insert(self.lent_at);
         }
     }
 
     /// Whether functions or domains may have changed since the connection read them. `catalogue` is
-    /// [`Pool::catalogue`].
+    /// [`DatabasePool::catalogue`].
     pub(super) fn keeps_outdated(&self, catalogue: u64) -> bool {
         self.ran_at.is_some_and(|ran_at| ran_at != catalogue)
     }
@@ -195,13 +195,13 @@ impl Pooled {
     }
 
     /// Removes what its client may have left.
-    async fn clean(&mut self, soil: Soil, deadline: Instant) -> Result<(), TwinError> {
+    async fn clean(&mut self, residue: Residue, deadline: Instant) -> Result<(), TwinError> {
         // Statements that its client made by SQL are part of the state that has to go.
-        let soil = if self.state.statements.is_empty() { soil } else { Soil::Statements };
-        self.twin.clean(soil, &self.ground, deadline).await?;
-        self.state = Arc::clone(&self.ground);
+        let residue = if self.state.statements.is_empty() { residue } else { Residue::Statements };
+        self.twin.clean(residue, &self.template, deadline).await?;
+        self.state = Arc::clone(&self.template);
         self.on_server.lose_unnamed();
-        if soil == Soil::Statements {
+        if residue == Residue::Statements {
             self.on_server = OnServer::default();
         }
         Ok(())
@@ -219,30 +219,30 @@ pub(super) type Lending = Result<Box<Pooled>, Refusal>;
 
 #[derive(Debug)]
 struct Waiter {
-    shelf: Rc<Shelf>,
+    pool: Rc<Pool>,
     since: Instant,
     gives: oneshot::Sender<Lending>,
 }
 
 /// The connections of one database on one worker.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct DatabasePool {
     pub(super) route: Arc<Route>,
     parts: PoolParts,
     permits: Arc<Permits>,
-    treasury: Arc<Treasury>,
-    shelves: RefCell<Vec<Rc<Shelf>>>,
+    pool_registry: Arc<PoolRegistry>,
+    pools: RefCell<Vec<Rc<Pool>>>,
     waiting: RefCell<VecDeque<Waiter>>,
     /// Connections that are being closed to free permits of this worker.
     closing: Cell<u32>,
     numbers: Cell<u64>,
-    /// Set by the keeper, so that a loan does not read the time.
+    /// Set by the maintenance task, so that a loan does not read the time.
     now: Cell<Moment>,
-    /// When the keeper last checked how many connections are not needed.
+    /// When maintenance last checked how many connections are not needed.
     surveyed: Cell<Moment>,
-    /// [`Pool::functions`] when a session of this worker was last told to read what functions do.
+    /// [`DatabasePool::functions`] when a session of this worker was last told to read what functions do.
     functions_read: Cell<u64>,
-    /// [`Pool::definitions`] at that moment.
+    /// [`DatabasePool::definitions`] at that moment.
     definitions_read: Cell<u64>,
     /// A client has changed the path by which names are looked up.
     paths_vary: Cell<bool>,
@@ -265,14 +265,18 @@ pub(super) enum Knowledge {
     Outdated,
 }
 
-impl Pool {
-    pub(super) fn start(route: &Arc<Route>, treasury: &Arc<Treasury>, parts: PoolParts) -> Rc<Pool> {
-        let pool = Rc::new(Pool {
+impl DatabasePool {
+    pub(super) fn start(
+        route: &Arc<Route>,
+        pool_registry: &Arc<PoolRegistry>,
+        parts: PoolParts,
+    ) -> Rc<DatabasePool> {
+        let database_pool = Rc::new(DatabasePool {
             route: Arc::clone(route),
-            permits: treasury.permits(route.id(), parts.workers),
-            treasury: Arc::clone(treasury),
+            permits: pool_registry.permits(route.id(), parts.workers),
+            pool_registry: Arc::clone(pool_registry),
             parts,
-            shelves: RefCell::default(),
+            pools: RefCell::default(),
             waiting: RefCell::default(),
             closing: Cell::new(0),
             numbers: Cell::new(0),
@@ -285,28 +289,28 @@ impl Pool {
             results_kept: Rc::default(),
             has_login_trigger: Cell::new(false),
         });
-        event_loop::spawn(keeper::keep(Rc::downgrade(&pool)));
-        pool
+        event_loop::spawn(maintenance::maintain(Rc::downgrade(&database_pool)));
+        database_pool
     }
 
-    /// The shelf for clients like this one.
-    pub(super) fn shelf(self: &Rc<Pool>, origin: Origin) -> Rc<Shelf> {
-        let mut shelves = self.shelves.borrow_mut();
-        if let Some(known) = shelves.iter().find(|shelf| *shelf.origin == origin) {
+    /// The pool for clients like this one.
+    pub(super) fn pool(self: &Rc<DatabasePool>, origin: Origin) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if let Some(known) = pools.iter().find(|pool| *pool.origin == origin) {
             return Rc::clone(known);
         }
-        let shelf = Rc::new(Shelf {
-            ground: RefCell::new(self.treasury.ground(self.route.id(), &origin)),
+        let pool = Rc::new(Pool {
+            template: RefCell::new(self.pool_registry.template(self.route.id(), &origin)),
             origin: Arc::new(origin),
-            pool: Rc::clone(self),
+            database_pool: Rc::clone(self),
             idle: RefCell::default(),
             surplus: Cell::default(),
             opening: Cell::default(),
             failure: RefCell::default(),
             failures: Cell::default(),
         });
-        shelves.push(Rc::clone(&shelf));
-        shelf
+        pools.push(Rc::clone(&pool));
+        pool
     }
 
     pub(super) fn settings(&self) -> &PoolSettings {
@@ -448,9 +452,9 @@ impl Pool {
         pooled.keeps_found && self.paths_vary.get() || pooled.keeps_values.is_some() && self.values_vary.get()
     }
 
-    /// A client has this state; its connections begin with the state `ground`.
-    pub(super) fn saw_path(&self, state: &SessionState, ground: &SessionState) {
-        if state.has_other_path(ground) {
+    /// A client has this state; its connections begin with the state `template`.
+    pub(super) fn saw_path(&self, state: &SessionState, template: &SessionState) {
+        if state.has_other_path(template) {
             self.paths_vary.set(true);
         }
     }
@@ -493,41 +497,41 @@ impl Pool {
     }
 
     /// The process stops: lends nothing any more and closes idle connections.
-    pub(super) fn close_all(self: &Rc<Pool>) {
+    pub(super) fn close_all(self: &Rc<DatabasePool>) {
         self.waiting.borrow_mut().clear();
-        for shelf in self.shelves.take() {
-            shelf.idle.take().into_iter().for_each(|pooled| self.close(pooled));
+        for pool in self.pools.take() {
+            pool.idle.take().into_iter().for_each(|pooled| self.close(pooled));
         }
     }
 
     /// Takes a connection back: for the first waiter, or for the next client.
-    pub(super) fn give_back(self: &Rc<Pool>, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
+    pub(super) fn give_back(self: &Rc<DatabasePool>, pool: &Rc<Pool>, mut pooled: Box<Pooled>) {
         pooled.rested = self.now.get();
         let is_worn = pooled.born.is_over(self.parts.settings.age_max, pooled.rested);
         if is_worn || !self.is_current(&mut pooled) {
             self.close(pooled);
             return self.grow();
         }
-        if let Some(other) = self.permits.needier(self.parts.worker, false) {
+        if let Some(other) = self.permits.worker_in_need(self.parts.worker, false) {
             pooled.permit.give_to(other);
             return self.close(pooled);
         }
-        self.place(shelf, pooled);
+        self.place(pool, pooled);
     }
 
-    /// Gives a used connection to a waiter or onto its shelf, or closes it to open one of another shelf.
-    fn place(self: &Rc<Pool>, shelf: &Rc<Shelf>, pooled: Box<Pooled>) {
+    /// Gives a used connection to a waiter or to its pool, or closes it to open one of another pool.
+    fn place(self: &Rc<DatabasePool>, pool: &Rc<Pool>, pooled: Box<Pooled>) {
         match self.first_in_line() {
-            Some(first) if !Rc::ptr_eq(&first, shelf) && self.is_for_others(shelf, pooled.is_new()) => {
+            Some(first) if !Rc::ptr_eq(&first, pool) && self.is_for_others(pool, pooled.is_new()) => {
                 self.close(pooled);
                 self.grow();
             }
-            _ => self.place_alike(shelf, pooled),
+            _ => self.place_alike(pool, pooled),
         }
     }
 
-    /// Whether a waiter of another shelf should get the permit of a connection of this shelf.
-    fn is_for_others(self: &Rc<Pool>, shelf: &Rc<Shelf>, is_new: bool) -> bool {
+    /// Whether a waiter of another pool should get the permit of a connection of this pool.
+    fn is_for_others(self: &Rc<DatabasePool>, pool: &Rc<Pool>, is_new: bool) -> bool {
         if !self.may_open() {
             return false;
         }
@@ -535,29 +539,29 @@ impl Pool {
         // cannot be served now need none.
         self.open_for_waiters();
         let Some((first, other)) = self.next_to_open(self.closing.get()) else { return false };
-        match self.first_alike(shelf) {
+        match self.first_alike(pool) {
             Some(at) => at > first && !is_new,
-            None => !Rc::ptr_eq(&other, shelf),
+            None => !Rc::ptr_eq(&other, pool),
         }
     }
 
-    /// Position in the queue of the first waiter of this shelf.
-    fn first_alike(&self, shelf: &Rc<Shelf>) -> Option<usize> {
-        let alike = |waiter: &Waiter| Rc::ptr_eq(&waiter.shelf, shelf) && !waiter.gives.is_closed();
+    /// Position in the queue of the first waiter of this pool.
+    fn first_alike(&self, pool: &Rc<Pool>) -> Option<usize> {
+        let alike = |waiter: &Waiter| Rc::ptr_eq(&waiter.pool, pool) && !waiter.gives.is_closed();
         self.waiting.borrow().iter().position(alike)
     }
 
-    /// Gives it to the first waiter of its shelf; without one, puts it onto the shelf.
-    fn place_alike(&self, shelf: &Rc<Shelf>, mut pooled: Box<Pooled>) {
+    /// Gives it to the first waiter of its pool; without one, puts it to the pool.
+    fn place_alike(&self, pool: &Rc<Pool>, mut pooled: Box<Pooled>) {
         pooled.served = pooled.served.saturating_add(1);
-        while let Some(at) = self.first_alike(shelf) {
+        while let Some(at) = self.first_alike(pool) {
             let Some(waiter) = self.waiting.borrow_mut().remove(at) else { break };
             match waiter.gives.send(Ok(pooled)) {
                 Err(Ok(back)) => pooled = back,
                 _ => return self.look_who_waits(),
             }
         }
-        shelf.idle.borrow_mut().push(pooled);
+        pool.idle.borrow_mut().push(pooled);
         self.look_who_waits();
     }
 
@@ -574,74 +578,74 @@ impl Pool {
     }
 
     fn nobody_waits(&self) {
-        self.permits.sate(self.parts.worker);
+        self.permits.clear_waiting(self.parts.worker);
         self.permits.return_unused(self.parts.worker);
     }
 
-    /// The shelf of the first waiter.
-    fn first_in_line(&self) -> Option<Rc<Shelf>> {
+    /// The pool of the first waiter.
+    fn first_in_line(&self) -> Option<Rc<Pool>> {
         let mut waiting = self.waiting.borrow_mut();
         while waiting.front().is_some_and(|waiter| waiter.gives.is_closed()) {
             waiting.pop_front();
         }
-        waiting.front().map(|waiter| Rc::clone(&waiter.shelf))
+        waiting.front().map(|waiter| Rc::clone(&waiter.pool))
     }
 
     /// The permit becomes free when the server process is gone, or nearly so.
-    fn close(self: &Rc<Pool>, pooled: Box<Pooled>) {
-        let pool = (!pooled.permit.is_given()).then(|| Rc::clone(self));
-        if let Some(pool) = &pool {
-            pool.closing.set(pool.closing.get() + 1);
+    fn close(self: &Rc<DatabasePool>, pooled: Box<Pooled>) {
+        let database_pool = (!pooled.permit.is_given()).then(|| Rc::clone(self));
+        if let Some(database_pool) = &database_pool {
+            database_pool.closing.set(database_pool.closing.get() + 1);
         }
         event_loop::spawn(async move {
             let Pooled { mut twin, permit, pid: _pid, .. } = *pooled;
             twin.take_connection().terminate().await;
             drop(permit);
-            if let Some(pool) = pool {
-                pool.closing.set(pool.closing.get().saturating_sub(1));
+            if let Some(database_pool) = database_pool {
+                database_pool.closing.set(database_pool.closing.get().saturating_sub(1));
             }
         });
     }
 
     /// Opens connections for waiters, as far as there are permits.
-    fn grow(self: &Rc<Pool>) {
+    fn grow(self: &Rc<DatabasePool>) {
         if !self.may_open() {
             return;
         }
         if !self.open_for_waiters() {
             self.make_room();
-            return self.permits.starve(self.parts.worker);
+            return self.permits.mark_waiting(self.parts.worker);
         }
         match self.first_in_line() {
             None => self.nobody_waits(),
-            Some(_) => self.permits.sate(self.parts.worker),
+            Some(_) => self.permits.clear_waiting(self.parts.worker),
         }
     }
 
     /// Opens connections while there are permits. `false`: a client waits and there is no permit.
-    fn open_for_waiters(self: &Rc<Pool>) -> bool {
-        while let Some((_, shelf)) = self.next_to_open(0) {
+    fn open_for_waiters(self: &Rc<DatabasePool>) -> bool {
+        while let Some((_, pool)) = self.next_to_open(0) {
             let Some(permit) = self.permit() else { return false };
-            shelf.opening.set(shelf.opening.get() + 1);
-            event_loop::spawn(Rc::clone(self).open(shelf, permit));
+            pool.opening.set(pool.opening.get() + 1);
+            event_loop::spawn(Rc::clone(self).open(pool, permit));
         }
         true
     }
 
     /// The first waiter, after skipping `covered`, for which no connection is being opened: its position in
-    /// the queue and its shelf. A connection that is being opened is for the first waiter of its shelf.
+    /// the queue and its pool. A connection that is being opened is for the first waiter of its pool.
     /// Called whenever a client begins to wait: it must not visit all waiters.
-    fn next_to_open(&self, covered: u32) -> Option<(usize, Rc<Shelf>)> {
+    fn next_to_open(&self, covered: u32) -> Option<(usize, Rc<Pool>)> {
         let waiting = self.waiting.borrow();
-        let mut being_opened: HashMap<*const Shelf, u32> = HashMap::new();
-        let mut is_uncovered = |waiter: &Waiter| match waiter.shelf.opening.get() {
+        let mut being_opened: HashMap<*const Pool, u32> = HashMap::new();
+        let mut is_uncovered = |waiter: &Waiter| match waiter.pool.opening.get() {
             0 => true,
-            opening => !take_one(being_opened.entry(Rc::as_ptr(&waiter.shelf)).or_insert(opening)),
+            opening => !take_one(being_opened.entry(Rc::as_ptr(&waiter.pool)).or_insert(opening)),
         };
-        let openable = |waiter: &Waiter| !waiter.gives.is_closed() && !waiter.shelf.rests();
+        let openable = |waiter: &Waiter| !waiter.gives.is_closed() && !waiter.pool.rests();
         let mut uncovered =
             waiting.iter().enumerate().filter(|(_, waiter)| openable(waiter) && is_uncovered(waiter));
-        uncovered.nth(covered as usize).map(|(at, waiter)| (at, Rc::clone(&waiter.shelf)))
+        uncovered.nth(covered as usize).map(|(at, waiter)| (at, Rc::clone(&waiter.pool)))
     }
 
     fn permit(&self) -> Option<Permit> {
@@ -655,7 +659,7 @@ impl Pool {
 
     /// Closes an idle connection that no waiter can use, unless enough are being closed already. Its permit
     /// comes back when it is closed, and goes to a waiter then.
-    fn make_room(self: &Rc<Pool>) {
+    fn make_room(self: &Rc<DatabasePool>) {
         if self.next_to_open(self.closing.get()).is_some()
             && let Some(idle) = self.take_longest_idle()
         {
@@ -664,47 +668,47 @@ impl Pool {
     }
 
     fn take_longest_idle(&self) -> Option<Box<Pooled>> {
-        let shelves = self.shelves.borrow();
-        let rested = |shelf: &&Rc<Shelf>| shelf.idle.borrow().first().map(|pooled| pooled.rested);
-        let longest = shelves.iter().filter(|shelf| rested(shelf).is_some()).min_by_key(rested)?;
+        let pools = self.pools.borrow();
+        let rested = |pool: &&Rc<Pool>| pool.idle.borrow().first().map(|pooled| pooled.rested);
+        let longest = pools.iter().filter(|pool| rested(pool).is_some()).min_by_key(rested)?;
         let idle = longest.idle.borrow_mut().remove(0);
         Some(idle)
     }
 
-    async fn open(self: Rc<Pool>, shelf: Rc<Shelf>, permit: Permit) {
-        let opened = Box::pin(self.connect(&shelf, permit)).await;
-        shelf.opening.set(shelf.opening.get().saturating_sub(1));
+    async fn open(self: Rc<DatabasePool>, pool: Rc<Pool>, permit: Permit) {
+        let opened = Box::pin(self.connect(&pool, permit)).await;
+        pool.opening.set(pool.opening.get().saturating_sub(1));
         match opened {
             Ok(Some(pooled)) => {
-                shelf.succeeded();
-                match self.first_alike(&shelf) {
-                    Some(_) => self.place_alike(&shelf, Box::new(pooled)),
-                    None => self.place(&shelf, Box::new(pooled)),
+                pool.succeeded();
+                match self.first_alike(&pool) {
+                    Some(_) => self.place_alike(&pool, Box::new(pooled)),
+                    None => self.place(&pool, Box::new(pooled)),
                 }
             }
-            // The gate allows none now; the keeper tries again at the next change of the gate.
+            // The gate allows none now; maintenance tries again at the next change of the gate.
             Ok(None) => {}
-            Err(error) => self.fail(&shelf, &error),
+            Err(error) => self.fail(&pool, &error),
         }
     }
 
     /// `None`: the gate allows no connection to be opened now.
-    async fn connect(&self, shelf: &Rc<Shelf>, permit: Permit) -> Result<Option<Pooled>, TwinError> {
+    async fn connect(&self, pool: &Rc<Pool>, permit: Permit) -> Result<Option<Pooled>, TwinError> {
         let Ok(_pass) = self.route.gate().try_connect(self.parts.worker) else { return Ok(None) };
         // Read inside the gate: it cannot change before the pass is dropped.
         let record = self.route.current();
-        let request = shelf.origin.request(record.place.clone(), &self.route);
+        let request = pool.origin.request(record.place.clone(), &self.route);
         let deadline = Instant::now() + self.parts.connect_time_max;
         let twin = Twin::open(&request, &self.parts.connector, deadline).await?;
-        let pid = self.route.session_table().enter_lent(shelf.facts(twin.pid(), &record));
-        let ground = shelf.learn(&twin);
+        let pid = self.route.session_table().enter_lent(pool.facts(twin.pid(), &record));
+        let template = pool.learn(&twin);
         self.numbers.set(self.numbers.get() + 1);
         let now = Moment::now();
         self.now.set(now);
         Ok(Some(Pooled {
             number: self.numbers.get(),
-            ground: Arc::clone(&ground.state),
-            state: ground.state,
+            template: Arc::clone(&template.state),
+            state: template.state,
             twin,
             on_server: OnServer::default(),
             record,
@@ -726,21 +730,21 @@ impl Pool {
         }))
     }
 
-    /// The first waiter of the shelf gets an error that waiting cannot cure; the others go on waiting, and
+    /// The first waiter of the pool gets an error that waiting cannot cure; the others go on waiting, and
     /// opening is tried again after a while.
-    fn fail(self: &Rc<Pool>, shelf: &Rc<Shelf>, error: &TwinError) {
+    fn fail(self: &Rc<DatabasePool>, pool: &Rc<Pool>, error: &TwinError) {
         let name = &self.route.current().name;
-        tracing::warn!(database = %name, error = %chain(error), "no server connection for the pool");
+        tracing::warn!(database = %name, error = %chain(error), "no server connection for the database_pool");
         if error.retry() == Retry::Never {
             let mut waiting = self.waiting.borrow_mut();
-            if let Some(at) = waiting.iter().position(|waiter| Rc::ptr_eq(&waiter.shelf, shelf))
+            if let Some(at) = waiting.iter().position(|waiter| Rc::ptr_eq(&waiter.pool, pool))
                 && let Some(waiter) = waiting.remove(at)
             {
                 let _ = waiter.gives.send(Err(error.refusal(Severity::Error)));
             }
         }
-        shelf.failed(error.message());
-        self.permits.ring(self.parts.worker);
+        pool.failed(error.message());
+        self.permits.notify(self.parts.worker);
     }
 }
 

@@ -21,8 +21,8 @@ use super::shape::Shape;
 pub(super) struct Permits {
     open: AtomicU32,
     /// Workers that have waiting clients and no permit.
-    starving: AtomicU32,
-    workers: Vec<Holding>,
+    workers_waiting: AtomicU32,
+    workers: Vec<WorkerShare>,
     /// Grows when statements that were prepared before may mean something else now.
     schema: AtomicU64,
     /// Grows when the digest of the catalogue changes.
@@ -49,13 +49,13 @@ impl Drop for Defining {
 }
 
 #[derive(Debug, Default)]
-struct Holding {
+struct WorkerShare {
     /// Permits of this worker, including those that it cannot use yet.
     held: AtomicU32,
     /// Those of them that other workers gave it and that it can use now.
     ready: AtomicU32,
-    starves: AtomicU32,
-    bell: Notify,
+    is_waiting: AtomicU32,
+    changed: Notify,
 }
 
 /// The permit to have one connection; dropping it gives it back.
@@ -69,14 +69,14 @@ pub(super) struct Permit {
 
 impl Permits {
     pub(super) fn new(workers: usize) -> Arc<Permits> {
-        let workers = (0..workers.max(1)).map(|_| Holding::default()).collect();
-        let (open, starving) = (AtomicU32::new(0), AtomicU32::new(0));
+        let workers = (0..workers.max(1)).map(|_| WorkerShare::default()).collect();
+        let (open, workers_waiting) = (AtomicU32::new(0), AtomicU32::new(0));
         let (schema, catalogue, functions, definitions) = Default::default();
         let defining = AtomicU32::new(0);
         let shape = Shape::new();
         Arc::new(Permits {
             open,
-            starving,
+            workers_waiting,
             workers,
             schema,
             catalogue,
@@ -153,9 +153,9 @@ impl Permits {
     fn free(&self, worker: usize) {
         self.workers[worker].held.fetch_sub(1, Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::AcqRel);
-        for holding in &self.workers {
-            if holding.starves.load(Ordering::Acquire) == 1 {
-                holding.bell.notify_one();
+        for share in &self.workers {
+            if share.is_waiting.load(Ordering::Acquire) == 1 {
+                share.changed.notify_one();
             }
         }
     }
@@ -166,53 +166,54 @@ impl Permits {
 
     /// This worker has waiting clients and no permit: other workers that have more, or connections that they
     /// do not need, give one up.
-    pub(super) fn starve(&self, worker: usize) {
-        let holding = &self.workers[worker];
-        if holding.starves.load(Ordering::Relaxed) == 0 && holding.starves.swap(1, Ordering::AcqRel) == 0 {
-            self.starving.fetch_add(1, Ordering::AcqRel);
+    pub(super) fn mark_waiting(&self, worker: usize) {
+        let share = &self.workers[worker];
+        if share.is_waiting.load(Ordering::Relaxed) == 0 && share.is_waiting.swap(1, Ordering::AcqRel) == 0 {
+            self.workers_waiting.fetch_add(1, Ordering::AcqRel);
             let others = self.workers.iter().enumerate().filter(|(other, _)| *other != worker);
-            others.for_each(|(_, other)| other.bell.notify_one());
+            others.for_each(|(_, other)| other.changed.notify_one());
         }
     }
 
     /// The worker has enough, or no client waits there any more.
-    pub(super) fn sate(&self, worker: usize) {
-        if self.workers[worker].starves.load(Ordering::Relaxed) != 0
-            && self.workers[worker].starves.swap(0, Ordering::AcqRel) == 1
+    pub(super) fn clear_waiting(&self, worker: usize) {
+        if self.workers[worker].is_waiting.load(Ordering::Relaxed) != 0
+            && self.workers[worker].is_waiting.swap(0, Ordering::AcqRel) == 1
         {
-            self.starving.fetch_sub(1, Ordering::AcqRel);
+            self.workers_waiting.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
     /// Whether a worker has waiting clients and no permit.
-    pub(super) fn anybody_starves(&self) -> bool {
-        self.starving.load(Ordering::Relaxed) > 0
+    pub(super) fn is_any_waiting(&self) -> bool {
+        self.workers_waiting.load(Ordering::Relaxed) > 0
     }
 
     /// The worker that needs a connection of this worker more than this worker does. `is_surplus`: this
     /// worker has not needed it for a while. That no client waits for it at this instant proves nothing: one
     /// may be about to, and a connection that changes its worker is opened anew.
-    pub(super) fn needier(&self, worker: usize, is_surplus: bool) -> Option<usize> {
-        if self.starving.load(Ordering::Relaxed) == 0 {
+    pub(super) fn worker_in_need(&self, worker: usize, is_surplus: bool) -> Option<usize> {
+        if self.workers_waiting.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let own = self.workers[worker].held.load(Ordering::Relaxed);
-        let needs = |(other, holding): (usize, &Holding)| {
-            let held = holding.held.load(Ordering::Relaxed);
-            let starves = holding.starves.load(Ordering::Relaxed) == 1;
+        let needs = |(other, share): (usize, &WorkerShare)| {
+            let held = share.held.load(Ordering::Relaxed);
+            let is_waiting = share.is_waiting.load(Ordering::Relaxed) == 1;
             let needs_more = held == 0 || held + 1 < own || is_surplus;
-            (other != worker && starves && needs_more).then_some((held, other))
+            (other != worker && is_waiting && needs_more).then_some((held, other))
         };
         self.workers.iter().enumerate().filter_map(needs).min().map(|(_, other)| other)
     }
 
-    pub(super) fn ring(&self, worker: usize) {
-        self.workers[worker].bell.notify_one();
+    pub(super) fn notify(&self, worker: usize) {
+        self.workers[worker].changed.notify_one();
     }
 
-    /// Wakes when a permit may be free while this worker starves, and when another worker begins to starve.
-    pub(super) async fn rung(&self, worker: usize) {
-        self.workers[worker].bell.notified().await;
+    /// Wakes when a permit may be free while this worker waits, and when another worker
+    /// begins to wait.
+    pub(super) async fn notified(&self, worker: usize) {
+        self.workers[worker].changed.notified().await;
     }
 }
 
@@ -241,9 +242,9 @@ impl Drop for Permit {
         if !self.is_given {
             return self.permits.free(self.worker);
         }
-        let holding = &self.permits.workers[self.worker];
-        holding.ready.fetch_add(1, Ordering::AcqRel);
-        holding.bell.notify_one();
+        let share = &self.permits.workers[self.worker];
+        share.ready.fetch_add(1, Ordering::AcqRel);
+        share.changed.notify_one();
     }
 }
 
@@ -273,10 +274,10 @@ mod tests {
         let permits = Permits::new(2);
         let mut rich = many(&permits, 0, 9);
         let _poor = many(&permits, 1, 1);
-        assert_eq!(permits.needier(0, false), None, "nobody starves");
-        permits.starve(1);
+        assert_eq!(permits.worker_in_need(0, false), None, "nobody is_waiting");
+        permits.mark_waiting(1);
         let mut given = Vec::new();
-        while let Some(other) = permits.needier(0, false) {
+        while let Some(other) = permits.worker_in_need(0, false) {
             let mut permit = rich.pop().unwrap();
             permit.give_to(other);
             given.push(permit);
@@ -296,9 +297,9 @@ mod tests {
     fn what_a_worker_does_not_need_is_anybodys() {
         let permits = Permits::new(2);
         let (mut rich, _half) = (many(&permits, 0, 3), many(&permits, 1, 2));
-        permits.starve(1);
-        assert_eq!(permits.needier(0, false), None, "neither has more");
-        assert_eq!(permits.needier(0, true), Some(1));
+        permits.mark_waiting(1);
+        assert_eq!(permits.worker_in_need(0, false), None, "neither has more");
+        assert_eq!(permits.worker_in_need(0, true), Some(1));
         let mut permit = rich.pop().unwrap();
         permit.give_to(1);
         drop(permit);
@@ -311,9 +312,9 @@ mod tests {
     async fn a_worker_that_starves_hears_of_a_permit_that_is_free() {
         let permits = Permits::new(2);
         let only = permits.take(0, 1).unwrap();
-        permits.starve(1);
-        permits.rung(0).await;
+        permits.mark_waiting(1);
+        permits.notified(0).await;
         drop(only);
-        permits.rung(1).await;
+        permits.notified(1).await;
     }
 }

@@ -6,9 +6,9 @@ use super::{LastWords, Relay, Reuse, Wait};
 use crate::route::Activity;
 use crate::session::counters;
 use crate::session::ending::Ending;
+use crate::session::notification_pids::NotificationPids;
 use crate::session::observe;
-use crate::session::pids::Pids;
-use crate::session::statements::Told;
+use crate::session::statements::ForwardAs;
 use crate::wire::exchange::Rest;
 use crate::wire::frame::Piece;
 use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
@@ -49,7 +49,7 @@ impl Relay {
     /// There is nothing to do until the server sends more. A connection that is about to be given back is not
     /// waited for.
     fn answers_rest(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_given_back = self.tenancy.is_some() && self.exchange.rest() != Rest::Busy;
+        let is_given_back = self.pooled_client.is_some() && self.exchange.rest() != Rest::Busy;
         self.wait == Wait::Nothing && !is_given_back && self.answers.rests(cx, &mut self.server.stream)
     }
 
@@ -84,9 +84,9 @@ impl Relay {
                 pids.rename(&mut bytes[taken..taken + length]);
             }
             match self.told {
-                Told::AsItCame => {}
-                Told::ParseComplete => bytes[taken] = answer::PARSE_COMPLETE,
-                Told::Nothing => {
+                ForwardAs::AsItCame => {}
+                ForwardAs::ParseComplete => bytes[taken] = answer::PARSE_COMPLETE,
+                ForwardAs::Nothing => {
                     taken += length;
                     continue;
                 }
@@ -112,12 +112,12 @@ impl Relay {
         plain
     }
 
-    pub(super) fn pids(&self) -> Pids {
-        Pids { told: self.told_pid, actual: self.server.pid }
+    pub(super) fn pids(&self) -> NotificationPids {
+        NotificationPids { told: self.told_pid, actual: self.server.pid }
     }
 
     /// What the client gets of the message that begins here.
-    fn note_answer(&mut self, piece: &Piece<'_>) -> Result<Told, Ending> {
+    fn note_answer(&mut self, piece: &Piece<'_>) -> Result<ForwardAs, Ending> {
         match piece.tag {
             answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
             answer::PARAMETER_STATUS => self.on_parameter(piece.body())?,
@@ -127,13 +127,15 @@ impl Relay {
             answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
             _ => {}
         }
-        let told = match &mut self.tenancy {
-            Some(tenancy) => observe::track_statements(&mut tenancy.statements, &self.exchange, piece),
+        let told = match &mut self.pooled_client {
+            Some(pooled_client) => {
+                observe::track_statements(&mut pooled_client.statements, &self.exchange, piece)
+            }
             None => {
                 if self.reuse == Reuse::Server && observe::defines(piece) {
                     self.reuse = Reuse::ServerAndDefinitions;
                 }
-                Told::AsItCame
+                ForwardAs::AsItCame
             }
         };
         observe::track_error(&mut self.tracker, &self.exchange, piece.tag);
@@ -143,7 +145,7 @@ impl Relay {
     }
 
     /// The end of a statement; at a boundary, the pass is dropped.
-    fn on_ready(&mut self, body: &[u8]) -> Result<Told, Ending> {
+    fn on_ready(&mut self, body: &[u8]) -> Result<ForwardAs, Ending> {
         let reported = parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
         let status = self.exchange.on_ready(reported);
         // Not with each report: searching for equal ones takes longer than a server needs to report another
@@ -151,9 +153,9 @@ impl Relay {
         if std::mem::take(&mut self.is_unshared) {
             self.worker.share(&mut self.server.parameters);
         }
-        let told = match &mut self.tenancy {
-            Some(tenancy) => tenancy.statements.on_ready(self.exchange.is_silent()),
-            None => Told::AsItCame,
+        let told = match &mut self.pooled_client {
+            Some(pooled_client) => pooled_client.statements.on_ready(self.exchange.is_silent()),
+            None => ForwardAs::AsItCame,
         };
         if self.exchange.is_silent() {
             self.tracker.on_ready(status);

@@ -12,10 +12,10 @@ use tokio::io::AsyncWrite;
 use super::{Goodbye, Relay, Unnamed, Wait};
 use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, GateState};
+use crate::session::cancelable_wait;
 use crate::session::counters;
 use crate::session::ending::Ending;
 use crate::session::observe;
-use crate::session::parking;
 use crate::session::pipe::{Outbox, Outgoing};
 use crate::session::statements::FRONT_BYTES;
 use crate::wire::exchange::{Exchange, Rest};
@@ -84,15 +84,15 @@ impl Relay {
         self.requests.kept = if kept.is_empty() { BytesMut::new() } else { kept };
         match self.wait {
             Wait::Gate(_) | Wait::Connection => self.stay_parked(cx, scratch)?,
-            _ => self.parking.leave(),
+            _ => self.cancelable_wait.leave(),
         }
         Ok(taken > 0 || self.wait == Wait::Nothing)
     }
 
     fn stay_parked(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<(), Ending> {
         self.listen_while_parked(cx, scratch)?;
-        self.parking.park(cx.waker());
-        if self.parking.take_cancelled() {
+        self.cancelable_wait.park(cx.waker());
+        if self.cancelable_wait.take_cancelled() {
             self.take_back_parked();
         }
         Ok(())
@@ -109,7 +109,7 @@ impl Relay {
 
     /// Answers the request that waits in place of the server. `false`: it is incomplete.
     fn answer_waiting(&mut self, refusal: &Refusal) -> bool {
-        let Some(unit) = parking::first_unit(&self.requests.kept) else { return false };
+        let Some(unit) = cancelable_wait::first_unit(&self.requests.kept) else { return false };
         self.requests.kept.advance(unit);
         let mut answer = BytesMut::new();
         error_response(&mut answer, refusal);
@@ -118,9 +118,9 @@ impl Relay {
         self.deaf_since = None;
         if self.requests.kept.is_empty() {
             self.wait = Wait::Nothing;
-            self.parking.leave();
+            self.cancelable_wait.leave();
             // A connection that was lent for it is given back.
-            self.used |= self.tenancy.is_some() && !self.is_unserved();
+            self.used |= self.pooled_client.is_some() && !self.is_unserved();
             self.set_activity(Activity::Idle);
         }
         true
@@ -195,7 +195,7 @@ impl Relay {
         let mut outgoing = Outgoing::default();
         while let Some(&tag) = bytes.get(taken) {
             if self.requests.is_between_messages() {
-                if self.tenancy.is_some() && !self.has_enough(&bytes[taken..]) {
+                if self.pooled_client.is_some() && !self.has_enough(&bytes[taken..]) {
                     self.wait = Wait::Nothing;
                     self.give_back_unused_pass();
                     break;
@@ -226,7 +226,7 @@ impl Relay {
                 self.watch.terms().check_message(piece.bytes).map_err(Ending::Refused)?;
             }
             if let Some(refusal) =
-                self.tenancy.as_ref().and_then(|tenancy| tenancy.statements.refusal(&piece))
+                self.pooled_client.as_ref().and_then(|pooled_client| pooled_client.statements.refusal(&piece))
             {
                 return Err(Ending::Refused(refusal));
             }
@@ -269,10 +269,10 @@ impl Relay {
     /// For a client that pipelines over an error: what its next message means depends on answers that are on
     /// their way.
     fn waits_for_doubt(&self, bytes: &[u8]) -> bool {
-        let Some(tenancy) = &self.tenancy else { return false };
+        let Some(pooled_client) = &self.pooled_client else { return false };
         let Ok(Some(header)) = Header::parse(bytes, MESSAGE_BYTES_MAX) else { return false };
         let message = &bytes[..bytes.len().min(header.message_bytes())];
-        self.exchange.will_report() && tenancy.statements.is_doubtful(message)
+        self.exchange.will_report() && pooled_client.statements.is_doubtful(message)
     }
 
     /// The message that begins here may be about the unnamed statement that the server connection does not
@@ -319,7 +319,7 @@ impl Relay {
         if piece.tag == request::TERMINATE && self.server_stays() {
             return Some(&[]);
         }
-        let tenancy = self.tenancy.as_deref_mut()?;
+        let pooled_client = self.pooled_client.as_deref_mut()?;
         // Without a connection there is nothing that such a message could end or continue.
         if self.server.is_absent() {
             return Some(&[]);
@@ -327,9 +327,10 @@ impl Relay {
         if !piece.part.begins() {
             return None;
         }
-        let ground = tenancy.ground(&self.server.parameters, self.tracker.parses_as_known());
+        let parse_context =
+            pooled_client.parse_context(&self.server.parameters, self.tracker.parses_as_known());
         let texts = &mut self.worker.texts.borrow_mut();
-        tenancy.replacement(piece, &mut self.exchange, texts, ground)
+        pooled_client.replacement(piece, &mut self.exchange, texts, parse_context)
     }
 
     /// The admitted message is incomplete: gives back the pass, as the client may never finish it.
@@ -342,7 +343,7 @@ impl Relay {
     /// Whether the message that begins with this tag may be forwarded now.
     fn admit(&mut self, cx: &mut Context<'_>, tag: u8) -> Wait {
         if self.exchange.is_full()
-            || self.tenancy.as_ref().is_some_and(|tenancy| tenancy.statements.is_full())
+            || self.pooled_client.as_ref().is_some_and(|pooled_client| pooled_client.statements.is_full())
         {
             return Wait::Answers;
         }
@@ -364,7 +365,7 @@ impl Relay {
         self.due
             || self.worker.is_stopping()
             || self.gate().state() == GateState::Held
-            || self.tenancy.as_ref().is_some_and(|tenancy| tenancy.is_pressed())
+            || self.pooled_client.as_ref().is_some_and(|pooled_client| pooled_client.is_pressed())
     }
 
     /// Enters the gate, at a boundary.
@@ -399,8 +400,8 @@ impl Relay {
 
     /// The tracker counts every request, including those that we inject.
     fn count_injected(&mut self) {
-        let Some(tenancy) = &mut self.tenancy else { return };
-        for _ in 0..tenancy.statements.take_injected() {
+        let Some(pooled_client) = &mut self.pooled_client else { return };
+        for _ in 0..pooled_client.statements.take_injected() {
             self.tracker.on_request(request::PARSE);
             self.tracker.on_injected();
         }
@@ -408,11 +409,12 @@ impl Relay {
 
     /// `replaced`: the server gets another message instead.
     fn note_request(&mut self, piece: &Piece<'_>, replaced: bool) {
-        // Closing a statement that the tenancy knows changes nothing else.
+        // Closing a statement that the pooled client knows changes nothing else.
         match replaced && piece.tag == request::CLOSE {
             true => self.tracker.on_request(piece.tag),
             false => {
-                let bound = self.tenancy.as_ref().and_then(|tenancy| tenancy.statements.bound());
+                let bound =
+                    self.pooled_client.as_ref().and_then(|pooled_client| pooled_client.statements.bound());
                 observe::track_request(&mut self.tracker, &self.exchange, piece, bound);
             }
         }

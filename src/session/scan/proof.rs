@@ -6,7 +6,7 @@
 //! the setting to another client. So other clients are protected by rules that can be checked by reading this
 //! file: a connection is lent again as it is only after texts of one statement of a few kinds, which call
 //! only harmless built-in functions and contain no name that runs code of the database's users. After any
-//! other text it is cleaned (see [`Soil`](crate::session::state::Soil)).
+//! other text it is cleaned (see [`Residue`](crate::session::state::Residue)).
 //!
 //! Nothing is decoded here: a backslash, an escape, or a literal that continues in the next line makes a text
 //! unproven.

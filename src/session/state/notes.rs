@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ledger::{Ledger, Which};
+use super::lock_counts::{LockCounts, Which};
 use super::{AdvisoryLock, LockKey};
 use crate::session::scan::{Finding, KeySource, LockCall, LockOperation, Operand};
 
@@ -57,7 +57,7 @@ pub(super) struct Notes {
     pub(super) sql_prepared_lock: bool,
     /// SQL-level PREPARE of a statement that changes the session was seen.
     pub(super) sql_prepared_change: bool,
-    pub(super) ledger: Ledger,
+    pub(super) lock_counts: LockCounts,
     pub(super) pending: Vec<Pending>,
     pub(super) foreign: Vec<&'static str>,
     pub(super) sequence_memory: bool,

@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 
 use super::hints::DEFINITIONS;
+use super::residue::TEXT_SEARCH;
 use super::snapshot::{SnapshotError, candidates, learn};
-use super::soil::TEXT_SEARCH;
 use super::{HintsCell, StateTracker};
 use crate::backend::ServerConnection;
 use crate::wire::message::frontend;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 
 use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS};
-use super::ledger::key_of_row;
+use super::lock_counts::key_of_row;
 use super::shape::CHANGES;
 use super::{AdvisoryLock, Hints, HintsCell, SessionState, StateTracker, Statement, TypeName};
 use crate::backend::{QueryError, ServerConnection};

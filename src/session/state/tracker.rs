@@ -15,10 +15,10 @@ use bytes::BytesMut;
 
 use super::bind::BindValues;
 use super::followed::{self, Followed};
-use super::ledger::Which;
+use super::lock_counts::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
-use super::soil::STRINGS;
-use super::{AdvisoryLock, Hints, SessionState, Soil, TypeName, Unnamed};
+use super::residue::STRINGS;
+use super::{AdvisoryLock, Hints, Residue, SessionState, TypeName, Unnamed};
 use crate::session::scan::{
     self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Unknown, Verdict, scan,
 };
@@ -107,7 +107,7 @@ pub struct StateTracker {
     unnamed_effects: Effects,
     unnamed_hints: u32,
     /// What the present loan may have left.
-    soil: Soil,
+    residue: Residue,
     /// What the present loan may have done with names: changed the search path, or run code that keeps what
     /// names mean.
     names: NamesUse,
@@ -115,9 +115,9 @@ pub struct StateTracker {
     prepared: Effects,
     /// What any unnamed statement of this loan may leave, or the one before: a refused Parse leaves the
     /// former one in place.
-    unnamed_soil: Soil,
+    unnamed_soil: Residue,
     /// What the last one of this loan may leave.
-    unnamed_last: Option<Soil>,
+    unnamed_last: Option<Residue>,
     /// An error came in this loan: requests were skipped.
     skipped: bool,
     unnamed: UnnamedParse,
@@ -219,10 +219,10 @@ impl StateTracker {
             defined: false,
             unnamed_effects: Effects::NONE,
             unnamed_hints: 0,
-            soil: Soil::Clean,
+            residue: Residue::Clean,
             names: NamesUse::default(),
             prepared: Effects::NONE,
-            unnamed_soil: Soil::Clean,
+            unnamed_soil: Residue::Clean,
             unnamed_last: None,
             skipped: false,
             unnamed: UnnamedParse::None,
@@ -301,7 +301,7 @@ impl StateTracker {
         let effects = read.verdict.effects;
         suspect.changes = effects.has(Effects::ASKS);
         // Parsing computes constants: for a type with checks, that runs the checks.
-        self.soil = self.soil.max(self.soil_of(effects));
+        self.residue = self.residue.max(self.soil_of(effects));
         self.note_names(effects);
         if self.followed.is_some() && !is_plain(effects) {
             self.changed();
@@ -312,11 +312,11 @@ impl StateTracker {
         }
         match parse.statement.is_empty() {
             true => {
-                let soil = self.soil_of(effects);
-                self.unnamed_soil = self.unnamed_soil.max(soil);
+                let residue = self.soil_of(effects);
+                self.unnamed_soil = self.unnamed_soil.max(residue);
                 self.unnamed_parses_otherwise |=
-                    soil != Soil::Clean && !scan::leaves_parsing_alone(parse.sql);
-                self.unnamed_last = Some(soil);
+                    residue != Residue::Clean && !scan::leaves_parsing_alone(parse.sql);
+                self.unnamed_last = Some(residue);
                 self.unnamed_effects = effects;
                 self.unnamed_hints = self.hints.as_ref().map_or(0, |hints| hints.id());
                 self.keep_unnamed(body);
@@ -373,7 +373,7 @@ impl StateTracker {
     }
 
     fn run_unnamed(&mut self) {
-        self.soil = self.soil.max(self.unnamed_soil);
+        self.residue = self.residue.max(self.unnamed_soil);
         let effects = self.unnamed_effects;
         match &self.hints {
             Some(hints) if hints.id() == self.unnamed_hints => {
@@ -392,7 +392,7 @@ impl StateTracker {
         if any.is_some_and(Effects::is_none) {
             return;
         }
-        self.soil = self.soil.max(Soil::Statements);
+        self.residue = self.residue.max(Residue::Statements);
         match any {
             // Analysing a text makes nothing, except by code that no text names.
             Some(any) => self.note_names(any.without(Effects::OPAQUE | Effects::TEMPORARY)),
@@ -407,7 +407,7 @@ impl StateTracker {
     /// The client's statements were prepared again on its new connection, which computes their constants.
     pub(in crate::session) fn on_restored(&mut self) {
         self.on_injected();
-        if self.soil != Soil::Clean {
+        if self.residue != Residue::Clean {
             self.parses_otherwise = true;
             self.changed();
         }
@@ -421,7 +421,7 @@ impl StateTracker {
 
     /// Another session is changing definitions: what ran may have been something else than was read.
     pub(in crate::session) fn distrust(&mut self) {
-        self.soil = self.soil.max(Soil::Statements);
+        self.residue = self.residue.max(Residue::Statements);
         self.keeps_whatever();
     }
 
@@ -435,7 +435,7 @@ impl StateTracker {
         let name = &front[..memchr::memchr(0, front).unwrap_or(front.len())];
         match self.followed_effects(name) {
             Some(effects) => {
-                self.soil = self.soil.max(Soil::Statements);
+                self.residue = self.residue.max(Residue::Statements);
                 self.ran(effects, String::new);
             }
             None => self.run_unread(),
@@ -460,7 +460,7 @@ impl StateTracker {
 
     /// Something runs, and its text is not known.
     fn run_unread(&mut self) {
-        self.soil = self.soil.max(Soil::Statements);
+        self.residue = self.residue.max(Residue::Statements);
         if self.followed.is_some() {
             self.changed();
         }
@@ -516,7 +516,7 @@ impl StateTracker {
         if notes.portals.len() < SUSPECTS_MAX {
             notes.portals.insert(names.portal.to_vec(), (suspect, keys));
         } else {
-            notes.ledger.lose_count();
+            notes.lock_counts.lose_count();
             self.changed();
         }
         self.ran(decided, String::new);
@@ -535,7 +535,7 @@ impl StateTracker {
         let portal = parse_execute(body).map(|(portal, _)| portal).unwrap_or_default();
         if notes.suspects_overflow {
             self.changed();
-            self.notes().ledger.lose_count();
+            self.notes().lock_counts.lose_count();
             self.ran(scan::decided_by(None), String::new);
         }
         let Some((suspect, keys)) = self.notes().portals.get(portal).cloned() else {
@@ -588,7 +588,7 @@ impl StateTracker {
             return self.changed();
         }
         self.freshness = self.freshness.max(Freshness::Followed);
-        self.soil = self.soil.max(Soil::Session);
+        self.residue = self.residue.max(Residue::Session);
     }
 
     /// A FunctionCall: drivers use it only for large objects, with descriptors that end with the transaction.
@@ -634,12 +634,12 @@ impl StateTracker {
         };
         self.changed();
         // The pieces may cut the text anywhere.
-        self.soil = self.soil.max(Soil::Statements);
+        self.residue = self.residue.max(Residue::Statements);
         let any = self.hints.as_ref().map_or(Effects::NONE, |hints| hints.any());
         // The pieces are searched for opaque code.
         self.note_names(Effects::PATH | Effects::VALUES | any.without(Effects::OPAQUE));
-        self.unnamed_soil = Soil::Statements;
-        self.unnamed_last = Some(Soil::Statements);
+        self.unnamed_soil = Residue::Statements;
+        self.unnamed_last = Some(Residue::Statements);
         self.large = Pieces::Sql;
         let read = self.read(text, &mut Suspect::default());
         self.ran(read.verdict.effects, || read.verdict.culprit(text));
@@ -669,7 +669,7 @@ impl StateTracker {
             self.ran(Effects::ANY, || "a text too large to be read".to_owned());
         }
         if scan::touched(part).has(Effects::READING) {
-            self.soil = Soil::Lasting;
+            self.residue = Residue::Lasting;
         }
         if scan::mentions_temporary(part) {
             self.names.0 |= Effects::TEMPORARY;
@@ -677,7 +677,7 @@ impl StateTracker {
         let notes = self.notes();
         let seen = scan::glance(part);
         if seen.locks {
-            notes.ledger.lose_count();
+            notes.lock_counts.lose_count();
         }
         notes.settings_computed |= seen.sets;
         notes.tail = part[part.len().saturating_sub(SEAM_BYTES)..].to_vec();
@@ -692,7 +692,7 @@ impl StateTracker {
             let sets = !suspect.settings.is_empty();
             notes.settings_computed |= sets;
             if suspect.unclear || !suspect.calls.is_empty() {
-                notes.ledger.lose_count();
+                notes.lock_counts.lose_count();
             }
             if sets {
                 self.ran(scan::decided_by(None), String::new);
@@ -716,7 +716,7 @@ impl StateTracker {
             return;
         };
         let Ok(row) = parse_data_row(body) else {
-            return notes.ledger.lose_count();
+            return notes.lock_counts.lose_count();
         };
         for pending in notes.pending.iter().filter(|pending| pending.result == answered) {
             // NULL: a key was NULL, and the function was not called.
@@ -725,10 +725,10 @@ impl StateTracker {
             };
             let is_true = matches!(outcome, [b't'] | [1]);
             match pending.operation {
-                LockOperation::Lock => notes.ledger.taken(pending.which),
-                LockOperation::TryLock if is_true => notes.ledger.taken(pending.which),
-                LockOperation::Unlock if is_true => notes.ledger.released(pending.which),
-                LockOperation::UnlockAll => notes.ledger.all_released(),
+                LockOperation::Lock => notes.lock_counts.taken(pending.which),
+                LockOperation::TryLock if is_true => notes.lock_counts.taken(pending.which),
+                LockOperation::Unlock if is_true => notes.lock_counts.released(pending.which),
+                LockOperation::UnlockAll => notes.lock_counts.all_released(),
                 LockOperation::TryLock | LockOperation::Unlock => {}
             }
         }
@@ -745,7 +745,7 @@ impl StateTracker {
         match command.strip_suffix(b"\0").unwrap_or(command) {
             b"DISCARD ALL" if !is_last => {}
             b"DISCARD ALL" => {
-                notes.ledger.all_released();
+                notes.lock_counts.all_released();
                 notes.statements.clear();
                 notes.sql_prepared_lock = false;
                 notes.suspects_overflow = false;
@@ -782,7 +782,7 @@ impl StateTracker {
         let running = notes.pending.iter().filter(|pending| pending.result == answered).count();
         // One call that failed took nothing. Of several, the first ones may have.
         if running > 1 || notes.pending.len() > running {
-            notes.ledger.lose_count();
+            notes.lock_counts.lose_count();
         }
         notes.pending.clear();
     }
@@ -804,7 +804,7 @@ impl StateTracker {
         };
         if !notes.pending.is_empty() {
             notes.pending.clear();
-            notes.ledger.lose_count();
+            notes.lock_counts.lose_count();
         }
     }
 
@@ -812,7 +812,7 @@ impl StateTracker {
     pub fn on_reported_setting(&mut self, name: &str, value: &str) {
         self.on_parameter_status(name, value);
         if name == STRINGS {
-            self.soil = Soil::Lasting;
+            self.residue = Residue::Lasting;
         }
     }
 
@@ -843,7 +843,7 @@ impl StateTracker {
         notes.tail = Vec::new();
         if !notes.pending.is_empty() {
             notes.pending.clear();
-            notes.ledger.lose_count();
+            notes.lock_counts.lose_count();
         }
         if status == TransactionStatus::Idle {
             notes.portals.clear();
@@ -1017,7 +1017,7 @@ impl StateTracker {
             self.changed();
         }
         if suspect.unclear {
-            self.notes().ledger.lose_count();
+            self.notes().lock_counts.lose_count();
         }
         if suspect.calls.is_empty() {
             return;
@@ -1026,7 +1026,7 @@ impl StateTracker {
         let misaligned = self.misaligned;
         let notes = self.notes();
         if misaligned {
-            return notes.ledger.lose_count();
+            return notes.lock_counts.lose_count();
         }
         for call in &suspect.calls {
             let which = key_of(call);
@@ -1073,7 +1073,7 @@ impl StateTracker {
             return;
         }
         let effects = self.with_prepared(effects);
-        self.soil = self.soil.max(self.soil_of(effects));
+        self.residue = self.residue.max(self.soil_of(effects));
         self.note_names(effects);
         self.parses_otherwise = true;
         if effects.has(Effects::ANY | Effects::DEFINES) || is_unknown {
@@ -1108,7 +1108,7 @@ impl StateTracker {
             self.notes().opaque.get_or_insert_with(culprit);
         }
         if effects.has(Effects::OPAQUE | Effects::LOCKS) {
-            self.notes().ledger.lose_count();
+            self.notes().lock_counts.lose_count();
         }
         if effects.has(Effects::DEFINES) {
             self.defined = true;
@@ -1141,22 +1141,22 @@ impl StateTracker {
     }
 
     /// What code with these effects may leave, as far as is known now.
-    fn soil_of(&self, effects: Effects) -> Soil {
+    fn soil_of(&self, effects: Effects) -> Residue {
         match &self.hints {
-            None if effects.has(Effects::RUNS) => Soil::Statements,
+            None if effects.has(Effects::RUNS) => Residue::Statements,
             // A hidden body may run any code of the database. Code that changes how functions are read counts
             // only if it can be reached by name: one such function would otherwise cost every client of the
             // database its connection.
             Some(hints) if effects.has(Effects::UNPROVEN) => {
-                Soil::of(effects | hints.any().without(Effects::READING))
+                Residue::of(effects | hints.any().without(Effects::READING))
             }
-            _ => Soil::of(effects),
+            _ => Residue::of(effects),
         }
     }
 
     fn changed(&mut self) {
         self.freshness = self.freshness.max(Freshness::Stale);
-        self.soil = self.soil.max(Soil::Session);
+        self.residue = self.residue.max(Residue::Session);
     }
 
     fn forget_unnamed(&mut self) {
@@ -1244,7 +1244,7 @@ impl StateTracker {
     /// The session has changed something that DISCARD ALL does not reset, or a setting with an unknown name.
     pub(super) fn has_done_what_stays(&self) -> bool {
         let names = self.names;
-        if self.soil == Soil::Lasting
+        if self.residue == Residue::Lasting
             || names.keeps_found()
             || names.keeps_values()
             || names.keeps_temporary()
@@ -1263,7 +1263,7 @@ impl StateTracker {
         if self.asks_for_all_locks {
             return true;
         }
-        self.notes.as_ref().is_some_and(|notes| !notes.ledger.is_empty())
+        self.notes.as_ref().is_some_and(|notes| !notes.lock_counts.is_empty())
     }
 
     /// Whether to ask if definitions have changed: only where connections are lent, which rely on it.
@@ -1298,14 +1298,14 @@ impl StateTracker {
     }
 
     /// What the loan that ends now may have left.
-    pub(in crate::session) fn take_soil(&mut self) -> Soil {
+    pub(in crate::session) fn take_soil(&mut self) -> Residue {
         let last = self.unnamed_last.take();
         if !std::mem::take(&mut self.skipped) {
             self.unnamed_soil = last.unwrap_or(self.unnamed_soil);
-            self.unnamed_parses_otherwise &= self.unnamed_soil != Soil::Clean;
+            self.unnamed_parses_otherwise &= self.unnamed_soil != Residue::Clean;
         }
         self.parses_otherwise = false;
-        std::mem::take(&mut self.soil)
+        std::mem::take(&mut self.residue)
     }
 
     /// What the loan that ends now has done with names.
@@ -1415,11 +1415,11 @@ impl StateTracker {
             None if held.is_empty() => return,
             None => self.notes.get_or_insert_default(),
         };
-        match notes.ledger.settle(held) {
+        match notes.lock_counts.settle(held) {
             Some(counts) => state.locks = counts,
             None => {
                 // The locks are asked for again until they are gone.
-                notes.ledger.lose_count();
+                notes.lock_counts.lose_count();
                 state.pins.extend(held.iter().map(|lock| format!("{lock} held an unknown number of times")))
             }
         }

@@ -11,22 +11,22 @@ use crate::session::state::Bound;
 
 /// What decides, beside its text, the meaning of a statement that is parsed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::session) enum Ground {
-    /// A digest of it: the same text on the same ground has the same meaning.
+pub(in crate::session) enum ParseContext {
+    /// A digest of it: the same text in the same parse context has the same meaning.
     Known(u128),
     /// It may have changed since it was known: by a setting or a table of this transaction.
     Unsure,
 }
 
-/// The ground on which a statement may be used.
+/// The parse context in which a statement may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fits {
-    /// For all clients on this ground.
+    /// For all clients in this parse context.
     On(u128),
-    /// Made for one client while the ground is not known for sure; closed before the connection is lent to
-    /// another.
+    /// Made for one client while the parse context is not known for sure; closed before the connection is
+    /// lent to another.
     Unsure,
-    /// For one client, on any ground.
+    /// For one client, in any parse context.
     Any,
 }
 
@@ -38,7 +38,7 @@ pub(in crate::session) struct Prepared {
     pub(super) name: Box<[u8]>,
     /// The body of the Parse that makes it, under that name. `None`: it was too large to keep.
     pub(super) body: Option<Box<[u8]>>,
-    /// The ground on which it has the meaning that it should.
+    /// The parse context in which it has the meaning that it should.
     fits: Fits,
     /// Where its text lies in the body.
     sql: Range<usize>,
@@ -62,12 +62,12 @@ impl Prepared {
         Prepared { key, name, body, fits, sql, judged: Cell::default() }
     }
 
-    /// On this ground it has the meaning that the client expects.
-    pub(super) fn fits(&self, ground: Ground) -> bool {
-        match (self.fits, ground) {
-            (Fits::Any, _) | (Fits::Unsure, Ground::Unsure) => true,
-            (Fits::On(its), Ground::Known(now)) => its == now,
-            (Fits::On(_), Ground::Unsure) | (Fits::Unsure, Ground::Known(_)) => false,
+    /// in this parse context it has the meaning that the client expects.
+    pub(super) fn fits(&self, parse_context: ParseContext) -> bool {
+        match (self.fits, parse_context) {
+            (Fits::Any, _) | (Fits::Unsure, ParseContext::Unsure) => true,
+            (Fits::On(its), ParseContext::Known(now)) => its == now,
+            (Fits::On(_), ParseContext::Unsure) | (Fits::Unsure, ParseContext::Known(_)) => false,
         }
     }
 
@@ -104,14 +104,15 @@ impl Default for Texts {
 }
 
 impl Texts {
-    /// The statement of this text and these types, for every client on the same ground.
-    pub(super) fn share(&mut self, sql_and_types: &[u8], ground: Ground) -> Rc<Prepared> {
-        let (key, fits) = match ground {
+    /// The statement of this text and these types, for every client in the same parse context.
+    pub(super) fn share(&mut self, sql_and_types: &[u8], parse_context: ParseContext) -> Rc<Prepared> {
+        let (key, fits) = match parse_context {
             _ if means_now(sql_and_types) => (rand::random(), Fits::Any),
-            Ground::Known(ground) => {
-                (digest(&[&self.secret, sql_and_types, &ground.to_be_bytes()]), Fits::On(ground))
-            }
-            Ground::Unsure => (rand::random(), Fits::Unsure),
+            ParseContext::Known(parse_context) => (
+                digest(&[&self.secret, sql_and_types, &parse_context.to_be_bytes()]),
+                Fits::On(parse_context),
+            ),
+            ParseContext::Unsure => (rand::random(), Fits::Unsure),
         };
         if let Some(known) = self.known.get(&key).and_then(Weak::upgrade) {
             return known;

@@ -72,7 +72,7 @@ impl Unnamed {
         self.replace(Text::Shared(prepared))
     }
 
-    /// Replaces the shared statement by the one for another ground.
+    /// Replaces the shared statement by the one for another parse context.
     pub(super) fn refit(&mut self, prepared: Rc<Prepared>) {
         self.now.text = Text::Shared(prepared);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Pool, Pooled};
+use super::{DatabasePool, Pooled};
 use crate::route::Moment;
 use crate::session::worker::HINTS_MAX;
 
@@ -21,47 +21,49 @@ const LOOK_WAITING: Duration = Duration::from_millis(50);
 const SURVEY_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs as long as the pool lives.
-pub(super) async fn keep(pool: Weak<Pool>) {
-    let Some(first) = pool.upgrade() else { return };
+pub(super) async fn maintain(database_pool: Weak<DatabasePool>) {
+    let Some(first) = database_pool.upgrade() else { return };
     let mut turns = first.route.gate().watch(first.parts.worker);
     let (permits, worker) = (std::sync::Arc::clone(&first.permits), first.parts.worker);
     drop(first);
     let mut hints_read = Moment::now();
     loop {
-        let pause = match pool.upgrade() {
-            Some(pool) if pool.is_pressed() || pool.permits.anybody_starves() => LOOK_WAITING,
+        let pause = match database_pool.upgrade() {
+            Some(database_pool) if database_pool.is_pressed() || database_pool.permits.is_any_waiting() => {
+                LOOK_WAITING
+            }
             Some(_) => LOOK_IDLE,
             None => return,
         };
         // Every branch only wakes: the code below finds out what to do.
         tokio::select! {
             _ = turns.turned() => {}
-            () = permits.rung(worker) => {}
+            () = permits.notified(worker) => {}
             () = sleep(pause) => {}
         }
-        let Some(pool) = pool.upgrade() else { return };
+        let Some(database_pool) = database_pool.upgrade() else { return };
         let now = Moment::now();
-        pool.now.set(now);
+        database_pool.now.set(now);
         if hints_read.is_over(HINTS_MAX, now) {
             hints_read = now;
-            pool.permits.functions_changed();
-            pool.permits.shape.turn();
+            database_pool.permits.functions_changed();
+            database_pool.permits.shape.turn();
         }
-        pool.tidy();
-        pool.grow();
+        database_pool.tidy();
+        database_pool.grow();
     }
 }
 
-impl Pool {
+impl DatabasePool {
     /// Closes connections that cannot be lent any more or have been idle for too long; removes waiters that
     /// have left the queue.
-    fn tidy(self: &Rc<Pool>) {
+    fn tidy(self: &Rc<DatabasePool>) {
         self.waiting.borrow_mut().retain(|waiter| !waiter.gives.is_closed());
         let idle_max = self.parts.settings.idle_time_max;
         let mut spared = self.permits.open().saturating_sub(self.parts.settings.idle_min);
-        for shelf in self.shelves.borrow().iter() {
+        for pool in self.pools.borrow().iter() {
             let mut kept = Vec::new();
-            for mut pooled in shelf.idle.take() {
+            for mut pooled in pool.idle.take() {
                 let is_old = self.has_rested(&pooled, idle_max) && spared > 0;
                 if self.is_current(&mut pooled) && !is_old {
                     kept.push(pooled);
@@ -70,28 +72,26 @@ impl Pool {
                 spared = spared.saturating_sub(1);
                 self.close(pooled);
             }
-            *shelf.idle.borrow_mut() = kept;
+            *pool.idle.borrow_mut() = kept;
         }
-        // Drops shelves that have no idle connection and no session.
-        self.shelves
-            .borrow_mut()
-            .retain(|shelf| !shelf.idle.borrow().is_empty() || Rc::strong_count(shelf) > 1);
-        while let Some(other) = self.permits.needier(self.parts.worker, false)
+        // Drops pools that have no idle connection and no session.
+        self.pools.borrow_mut().retain(|pool| !pool.idle.borrow().is_empty() || Rc::strong_count(pool) > 1);
+        while let Some(other) = self.permits.worker_in_need(self.parts.worker, false)
             && let Some(idle) = self.take_longest_idle()
         {
             self.give_away(idle, other);
         }
         if self.surveyed.get().is_over(SURVEY_EVERY, self.now.get()) {
-            self.survey();
+            self.rebalance();
         }
     }
 
-    /// Gives connections that were not needed since the last survey to workers with waiting clients.
-    fn survey(self: &Rc<Pool>) {
-        for shelf in self.shelves.borrow().iter() {
-            for _ in 0..shelf.surplus.get() {
-                let Some(other) = self.permits.needier(self.parts.worker, true) else { break };
-                let mut idle = shelf.idle.borrow_mut();
+    /// Gives connections that were not needed since the last rebalance to workers with waiting clients.
+    fn rebalance(self: &Rc<DatabasePool>) {
+        for pool in self.pools.borrow().iter() {
+            for _ in 0..pool.surplus.get() {
+                let Some(other) = self.permits.worker_in_need(self.parts.worker, true) else { break };
+                let mut idle = pool.idle.borrow_mut();
                 if idle.is_empty() {
                     break;
                 }
@@ -99,12 +99,12 @@ impl Pool {
                 drop(idle);
                 self.give_away(pooled, other);
             }
-            shelf.surplus.set(shelf.idle.borrow().len());
+            pool.surplus.set(pool.idle.borrow().len());
         }
         self.surveyed.set(self.now.get());
     }
 
-    fn give_away(self: &Rc<Pool>, mut pooled: Box<Pooled>, other: usize) {
+    fn give_away(self: &Rc<DatabasePool>, mut pooled: Box<Pooled>, other: usize) {
         pooled.permit.give_to(other);
         self.close(pooled);
     }

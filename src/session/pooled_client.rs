@@ -7,13 +7,13 @@
 //! ```
 //!
 //! Owns what makes a connection the client's own while it is lent: settings, role, statements made by SQL
-//! ([`Tenancy::state`]), statements made by Parse ([`Statements`]), and the reasons for keeping it
-//! ([`Tenancy::pins`]).
+//! ([`PooledClient::state`]), statements made by Parse ([`Statements`]), and the reasons for keeping it
+//! ([`PooledClient::pins`]).
 //!
 //! # Why
 //! The state is asked from PostgreSQL, as for a move: after a transaction that may have changed it, and only
 //! then. Most transactions cannot, and most clients of a service have the same state, so most loans only take
-//! an idle connection from the shelf. State that another connection cannot have (temporary tables, session
+//! an idle connection from the pool. State that another connection cannot have (temporary tables, session
 //! locks, LISTEN, cursors WITH HOLD) keeps the connection, so that it is not silently lost.
 
 use std::collections::{BTreeSet, HashSet};
@@ -27,17 +27,17 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep_until};
 
+use super::cancel_registry::{CancelTarget, CurrentTarget};
 use super::counters;
 use super::ending::Ending;
-use super::hold::{Travel, is_held};
+use super::hold::{Migration, is_held};
 use super::limits::Source;
-use super::pool::{Defining, Knowledge, Lending, Pooled, Shelf};
-use super::registry::{Aim, Target};
+use super::pool::{Defining, Knowledge, Lending, Pool, Pooled};
 use super::relay::{Relay, Reuse};
 use super::restore::LockPatience;
 use super::serve::Session;
-use super::state::{Freshness, SessionState, Soil, Statement};
-use super::statements::{Ground, PREFIX, Schema, Statements, Texts, digest};
+use super::state::{Freshness, Residue, SessionState, Statement};
+use super::statements::{PREFIX, ParseContext, Schema, Statements, Texts, digest};
 use super::twin::TwinError;
 use crate::backend::{Parameters, ServerConnection};
 use crate::error::{Explain, Refusal, Severity, SqlState, chain};
@@ -52,8 +52,8 @@ const TRIES_MAX: u32 = 5;
 
 /// One client's side of the pool.
 #[derive(Debug)]
-pub(super) struct Tenancy {
-    shelf: Rc<Shelf>,
+pub(super) struct PooledClient {
+    pool: Rc<Pool>,
     pub(super) statements: Statements,
     /// The state that a connection must have to be lent to this client.
     state: Arc<SessionState>,
@@ -65,19 +65,19 @@ pub(super) struct Tenancy {
     pins: Vec<String>,
     /// The connection stays because its state could not be read: it is asked again after each transaction.
     pub(super) asks_again: bool,
-    aim: Arc<Aim>,
-    /// [`Pool::functions`](super::pool::Pool::functions) as the tracker knows them.
+    current_target: Arc<CurrentTarget>,
+    /// [`DatabasePool::functions`](super::pool::DatabasePool::functions) as the tracker knows them.
     functions: u64,
-    /// [`Pool::definitions`](super::pool::Pool::definitions) when the connection was lent.
+    /// [`DatabasePool::definitions`](super::pool::DatabasePool::definitions) when the connection was lent.
     definitions: u64,
     /// The loan has changed definitions; dropping this at its end, whatever that is, announces the change.
     defining: Option<Defining>,
-    /// [`Tenancy::ground`] as it was last computed, from these parameters and this state.
-    ground: (Parameters, Arc<SessionState>, u128),
+    /// [`PooledClient::parse_context`] as it was last computed, from these parameters and this state.
+    parse_context: (Parameters, Arc<SessionState>, u128),
 }
 
 /// How a wait for a connection ends or is interrupted.
-enum InLine {
+enum ConnectionWait {
     Lent(Lending),
     /// The request was cancelled: there is nothing to wait for any more.
     TakenBack,
@@ -99,24 +99,29 @@ enum Unfit {
     State(TwinError),
 }
 
-impl Tenancy {
-    /// `state` is the state of a new session on this shelf.
-    pub(super) fn new(shelf: Rc<Shelf>, state: Arc<SessionState>, session: u64, aim: Arc<Aim>) -> Tenancy {
-        let caches_unnamed = shelf.pool.settings().caches_unnamed;
+impl PooledClient {
+    /// `state` is the state of a new session on this pool.
+    pub(super) fn new(
+        pool: Rc<Pool>,
+        state: Arc<SessionState>,
+        session: u64,
+        current_target: Arc<CurrentTarget>,
+    ) -> PooledClient {
+        let caches_unnamed = pool.database_pool.settings().caches_unnamed;
         let parameters = Parameters::default();
-        let ground = ground_of(&parameters, &state);
-        Tenancy {
-            ground: (parameters, Arc::clone(&state), ground),
-            functions: shelf.pool.functions(),
-            definitions: shelf.pool.definitions(),
-            shelf,
+        let parse_context = parse_context_of(&parameters, &state);
+        PooledClient {
+            parse_context: (parameters, Arc::clone(&state), parse_context),
+            functions: pool.database_pool.functions(),
+            definitions: pool.database_pool.definitions(),
+            pool,
             statements: Statements::new(session, caches_unnamed),
             state,
             lease: None,
             last: 0,
             pins: Vec::new(),
             asks_again: false,
-            aim,
+            current_target,
             defining: None,
         }
     }
@@ -127,23 +132,23 @@ impl Tenancy {
 
     /// Another client waits for a connection of this pool.
     pub(super) fn is_pressed(&self) -> bool {
-        self.shelf.pool.is_pressed()
+        self.pool.database_pool.is_pressed()
     }
 
     /// What decides, beside its text, the meaning of a statement that is parsed now, where the server reports
     /// these parameters. `as_known`: nothing may have changed it since the state was known.
-    pub(super) fn ground(&mut self, parameters: &Parameters, as_known: bool) -> Ground {
+    pub(super) fn parse_context(&mut self, parameters: &Parameters, as_known: bool) -> ParseContext {
         // The reason for keeping a connection may change what a name means on it: a temporary table.
         if !as_known || self.is_pinned() {
-            return Ground::Unsure;
+            return ParseContext::Unsure;
         }
-        let (seen, state, known) = &self.ground;
+        let (seen, state, known) = &self.parse_context;
         if !(seen.is_same(parameters) && Arc::ptr_eq(state, &self.state)) {
-            let known = ground_of(parameters, &self.state);
-            self.ground = (parameters.clone(), Arc::clone(&self.state), known);
-            return Ground::Known(known);
+            let known = parse_context_of(parameters, &self.state);
+            self.parse_context = (parameters.clone(), Arc::clone(&self.state), known);
+            return ParseContext::Known(known);
         }
-        Ground::Known(*known)
+        ParseContext::Known(*known)
     }
 
     /// A message of the client's is about to be sent: see [`Statements::on_request`].
@@ -152,15 +157,15 @@ impl Tenancy {
         piece: &Piece<'_>,
         exchange: &mut Exchange,
         texts: &mut Texts,
-        ground: Ground,
+        parse_context: ParseContext,
     ) -> Option<&[u8]> {
-        let schema = self.shelf.pool.schema();
+        let schema = self.pool.database_pool.schema();
         if let Some(lease) = self.lease.as_mut().filter(|lease| lease.schema != schema) {
             lease.schema = schema;
             self.statements.outdated();
         }
         let is_taken = |name: &str| self.state.statements.contains_key(name);
-        self.statements.on_request(piece, exchange, texts, ground, is_taken)
+        self.statements.on_request(piece, exchange, texts, parse_context, is_taken)
     }
 
     /// Removes statements that clients share, which are not this client's state. A statement of its own that
@@ -188,35 +193,35 @@ impl Tenancy {
         self.statements.server.close_all();
         self.statements.server.lose_unnamed();
         if let Some(lease) = &mut self.lease {
-            let facts = self.shelf.facts(pid, record);
-            lease.moved(record, self.shelf.pool.route.session_table().enter_lent(facts));
+            let facts = self.pool.facts(pid, record);
+            lease.moved(record, self.pool.database_pool.route.session_table().enter_lent(facts));
         }
     }
 
     /// An idle connection; if the client has prepared statements, preferably its last one, which may have
     /// them.
     fn take_idle(&self) -> Option<Box<Pooled>> {
-        self.shelf.take_idle(self.statements.are_named().then_some(self.last))
+        self.pool.take_idle(self.statements.are_named().then_some(self.last))
     }
 
     /// A connection that can be lent as it is: it lives, and has the client's state.
     fn take_fitting(&mut self) -> Option<Box<Pooled>> {
-        let pool = &self.shelf.pool;
-        if pool.is_pressed() {
+        let database_pool = &self.pool.database_pool;
+        if database_pool.is_pressed() {
             return None;
         }
         let mut pooled = self.take_idle()?;
         let fits = Arc::ptr_eq(&pooled.state, &self.state)
             && pooled.on_server.is_clean()
             && !pooled.keeps_other_values(&self.state)
-            && pooled.schema == pool.schema()
-            && !pool.is_look_due()
-            && !pool.has_rested(&pooled, pool.settings().check_after)
+            && pooled.schema == database_pool.schema()
+            && !database_pool.is_look_due()
+            && !database_pool.has_rested(&pooled, database_pool.settings().check_after)
             && pooled.twin.is_alive();
         if fits {
             return Some(pooled);
         }
-        self.shelf.put_idle(pooled);
+        self.pool.put_idle(pooled);
         None
     }
 }
@@ -227,7 +232,7 @@ const READ_BY_PARSE: [&str; 5] =
 
 /// A digest of what decides, beside its text, the meaning of a statement: those settings, and everything that
 /// the session has set (its search path).
-fn ground_of(parameters: &Parameters, state: &SessionState) -> u128 {
+fn parse_context_of(parameters: &Parameters, state: &SessionState) -> u128 {
     let reported = READ_BY_PARSE.iter().map(|name| parameters.value(name).unwrap_or_default());
     let own = state.settings.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
     let role = [state.session_user.as_str(), state.role.as_str()];
@@ -265,8 +270,8 @@ impl Relay {
 
     /// Takes a connection that can be lent as it is. `false`: there is none.
     pub(super) fn attach_fitting(&mut self) -> bool {
-        let Some(tenancy) = &mut self.tenancy else { return false };
-        match tenancy.take_fitting() {
+        let Some(pooled_client) = &mut self.pooled_client else { return false };
+        match pooled_client.take_fitting() {
             Some(pooled) => {
                 self.attach(pooled);
                 true
@@ -276,20 +281,20 @@ impl Relay {
     }
 
     fn attach(&mut self, mut pooled: Box<Pooled>) {
-        let Some(tenancy) = &mut self.tenancy else { return };
+        let Some(pooled_client) = &mut self.pooled_client else { return };
         pooled.twin.exchange_connection(&mut self.server);
-        tenancy.aim.point_to(Target {
+        pooled_client.current_target.point_to(CancelTarget {
             record: Arc::clone(&pooled.record),
             pid: self.server.pid,
             key: self.server.cancel_key.clone(),
         });
-        tenancy.last = pooled.number;
-        tenancy.statements.server = std::mem::take(&mut pooled.on_server);
-        tenancy.definitions = tenancy.shelf.pool.definitions();
-        if tenancy.functions != tenancy.shelf.pool.functions() {
-            tenancy.functions = tenancy.shelf.pool.functions();
+        pooled_client.last = pooled.number;
+        pooled_client.statements.server = std::mem::take(&mut pooled.on_server);
+        pooled_client.definitions = pooled_client.pool.database_pool.definitions();
+        if pooled_client.functions != pooled_client.pool.database_pool.functions() {
+            pooled_client.functions = pooled_client.pool.database_pool.functions();
             self.tracker.forget_hints();
-            match tenancy.shelf.pool.take_knowledge() {
+            match pooled_client.pool.database_pool.take_knowledge() {
                 Knowledge::Told => {}
                 Knowledge::Doubted => self.worker.doubt_hints(self.route.id()),
                 Knowledge::Outdated => self.worker.forget_hints(self.route.id()),
@@ -301,38 +306,38 @@ impl Relay {
         {
             self.tracker.use_hints(Arc::clone(known));
         }
-        pooled.lent_at = tenancy.shelf.pool.catalogue();
+        pooled.lent_at = pooled_client.pool.database_pool.catalogue();
         pooled.lent_to(Some(self.member.session()));
         // Its liveness was checked without a waker: the relay has to poll it for answers.
         self.is_newly_lent = true;
         counters::assigned(&self.member);
         self.go_on_from_line();
         self.server_replaced(&pooled.twin.connection().parameters);
-        if let Some(tenancy) = &mut self.tenancy {
-            tenancy.lease = Some(pooled);
+        if let Some(pooled_client) = &mut self.pooled_client {
+            pooled_client.lease = Some(pooled);
         }
     }
 
     /// Gives the connection back at a boundary if nothing has to be asked first. `false`: something has to be
     /// asked.
     pub(super) fn detach_settled(&mut self) -> bool {
-        let Some(tenancy) = &mut self.tenancy else { return false };
+        let Some(pooled_client) = &mut self.pooled_client else { return false };
         // This check comes first: a client that is no longer counted as defining has counted its change
         // before.
-        if tenancy.shelf.pool.is_being_defined() {
+        if pooled_client.pool.database_pool.is_being_defined() {
             self.tracker.distrust();
         }
-        if tenancy.definitions != tenancy.shelf.pool.definitions() {
+        if pooled_client.definitions != pooled_client.pool.database_pool.definitions() {
             // What ran since then may have been defined otherwise than it was known.
-            tenancy.definitions = tenancy.shelf.pool.definitions();
+            pooled_client.definitions = pooled_client.pool.database_pool.definitions();
             self.tracker.definitions_changed();
         }
         let is_known = self.tracker.freshness() <= Freshness::Unnamed && self.tracker.unnamed_pin().is_none();
         let nothing_to_ask = is_known
-            && tenancy.pins.is_empty()
-            && tenancy.statements.pin().is_none()
+            && pooled_client.pins.is_empty()
+            && pooled_client.statements.pin().is_none()
             && self.exchange.rest() == Rest::Settled;
-        if !nothing_to_ask || !tenancy.aim.clear() {
+        if !nothing_to_ask || !pooled_client.current_target.clear() {
             return false;
         }
         self.detach();
@@ -340,24 +345,24 @@ impl Relay {
     }
 
     fn detach(&mut self) {
-        let Some(tenancy) = &mut self.tenancy else { return };
-        let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
+        let Some(pooled_client) = &mut self.pooled_client else { return };
+        let Some(mut pooled) = pooled_client.lease.take() else { return self.drop_server() };
         take_back(&mut pooled, &mut self.server);
-        tenancy.defining = None;
+        pooled_client.defining = None;
         pooled.lent_to(None);
-        pooled.on_server = std::mem::take(&mut tenancy.statements.server);
+        pooled.on_server = std::mem::take(&mut pooled_client.statements.server);
         pooled.on_server.end_loan();
-        let (mut soil, names) = (self.tracker.take_soil(), self.tracker.take_names());
-        pooled.has_run(soil);
-        let pool = &tenancy.shelf.pool;
-        pool.saw_hints(self.tracker.hints());
-        let is_cleanable = soil == Soil::Clean || !pool.has_login_trigger();
-        if pool.keeps_other_meanings(&mut pooled, names) || !is_cleanable {
-            soil = Soil::Lasting;
+        let (mut residue, names) = (self.tracker.take_soil(), self.tracker.take_names());
+        pooled.has_run(residue);
+        let database_pool = &pooled_client.pool.database_pool;
+        database_pool.saw_hints(self.tracker.hints());
+        let is_cleanable = residue == Residue::Clean || !database_pool.has_login_trigger();
+        if database_pool.keeps_other_meanings(&mut pooled, names) || !is_cleanable {
+            residue = Residue::Lasting;
         }
-        match soil {
-            Soil::Clean => tenancy.shelf.give_back(pooled),
-            soil => tenancy.shelf.clean_and_give_back(pooled, soil),
+        match residue {
+            Residue::Clean => pooled_client.pool.give_back(pooled),
+            residue => pooled_client.pool.clean_and_give_back(pooled, residue),
         }
     }
 
@@ -365,7 +370,7 @@ impl Relay {
     /// they may mean something else now.
     pub(super) fn tell_of_schema(&mut self) {
         let is_defining = self.tracker.is_defining();
-        let Some(tenancy) = &mut self.tenancy else {
+        let Some(pooled_client) = &mut self.pooled_client else {
             // Connections that are kept for later clients may now be outdated.
             if self.reuse == Reuse::ServerAndDefinitions {
                 self.reuse = Reuse::Server;
@@ -373,16 +378,16 @@ impl Relay {
             }
             return;
         };
-        let pool = &tenancy.shelf.pool;
-        match std::mem::replace(&mut tenancy.statements.schema, Schema::Same) {
+        let database_pool = &pooled_client.pool.database_pool;
+        match std::mem::replace(&mut pooled_client.statements.schema, Schema::Same) {
             Schema::Changed => {
-                pool.schema_changed();
-                pool.guess_schema();
+                database_pool.schema_changed();
+                database_pool.guess_schema();
             }
-            Schema::Doubted => pool.doubt_schema(),
-            _ if is_defining => pool.doubt_schema(),
-            Schema::Guessed => pool.guess_schema(),
-            Schema::Suspect => pool.suspect_schema(),
+            Schema::Doubted => database_pool.doubt_schema(),
+            _ if is_defining => database_pool.doubt_schema(),
+            Schema::Guessed => database_pool.guess_schema(),
+            Schema::Suspect => database_pool.suspect_schema(),
             Schema::Same => {}
         }
     }
@@ -391,52 +396,52 @@ impl Relay {
     /// definitions.
     pub(super) fn tell_of_definitions(&mut self) {
         if self.tracker.is_defining()
-            && let Some(tenancy) = &mut self.tenancy
-            && tenancy.defining.is_none()
+            && let Some(pooled_client) = &mut self.pooled_client
+            && pooled_client.defining.is_none()
         {
-            tenancy.defining = Some(tenancy.shelf.pool.define());
+            pooled_client.defining = Some(pooled_client.pool.database_pool.define());
         }
     }
 
     /// Has every session of the database read again what functions do, if that may have changed.
     fn follow_definitions(&mut self) {
-        let Some(tenancy) = &mut self.tenancy else { return };
+        let Some(pooled_client) = &mut self.pooled_client else { return };
         if !self.tracker.take_defined() {
             return;
         }
-        let pool = &tenancy.shelf.pool;
+        let database_pool = &pooled_client.pool.database_pool;
         // Dropping it announces the change.
-        if tenancy.defining.take().is_none() {
-            pool.definitions_changed();
+        if pooled_client.defining.take().is_none() {
+            database_pool.definitions_changed();
         }
-        pool.take_knowledge();
-        tenancy.functions = pool.functions();
-        tenancy.definitions = pool.definitions();
+        database_pool.take_knowledge();
+        pooled_client.functions = database_pool.functions();
+        pooled_client.definitions = database_pool.definitions();
         self.worker.forget_hints(self.route.id());
-        pool.saw_hints(self.tracker.hints());
+        database_pool.saw_hints(self.tracker.hints());
         self.tracker.forget_hints();
     }
 
     /// Discards a connection to the place where the database was before.
     fn discard_lease_before(&mut self, record: &RouteRecord) {
-        let Some(tenancy) = &self.tenancy else { return };
-        if tenancy.lease.as_ref().is_some_and(|lease| lease.record.epoch != record.epoch) {
+        let Some(pooled_client) = &self.pooled_client else { return };
+        if pooled_client.lease.as_ref().is_some_and(|lease| lease.record.epoch != record.epoch) {
             self.discard_lease();
         }
     }
 
     fn discard_lease(&mut self) {
-        let Some(tenancy) = &mut self.tenancy else { return };
-        let _ = tenancy.aim.clear();
-        tenancy.pins.clear();
-        tenancy.defining = None;
-        let Some(mut pooled) = tenancy.lease.take() else { return self.drop_server() };
+        let Some(pooled_client) = &mut self.pooled_client else { return };
+        let _ = pooled_client.current_target.clear();
+        pooled_client.pins.clear();
+        pooled_client.defining = None;
+        let Some(mut pooled) = pooled_client.lease.take() else { return self.drop_server() };
         take_back(&mut pooled, &mut self.server);
         // What its client has done will not be asked any more.
-        if self.tracker.take_soil() != Soil::Clean {
-            tenancy.shelf.pool.guess_schema();
+        if self.tracker.take_soil() != Residue::Clean {
+            pooled_client.pool.database_pool.guess_schema();
         }
-        tenancy.shelf.discard(pooled);
+        pooled_client.pool.discard(pooled);
     }
 
     /// Closes a connection that came from no pool.
@@ -451,7 +456,7 @@ impl Relay {
 
     /// The client leaves: its connection is given back or closed.
     pub(super) fn leave_connection(&mut self) {
-        if self.tenancy.is_none() || self.is_unserved() {
+        if self.pooled_client.is_none() || self.is_unserved() {
             return;
         }
         if !(self.can_speak() && self.is_clean() && self.detach_settled()) {
@@ -462,7 +467,7 @@ impl Relay {
 
     /// Serves a client that waits in the queue: it may leave, cancel or send more. Ready when there is
     /// nothing to wait for.
-    fn poll_in_line(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ending>> {
         if self.worker.is_stopping() {
             return Poll::Ready(Err(Ending::Stopping));
         }
@@ -491,8 +496,8 @@ impl Session {
                 Ok(pooled) => pooled,
                 Err(refusal) => return self.relay.refuse_waiting(refusal),
             };
-            let Some(tenancy) = &mut self.relay.tenancy else { return Ok(()) };
-            match Box::pin(tenancy.make_fit(&mut pooled)).await {
+            let Some(pooled_client) = &mut self.relay.pooled_client else { return Ok(()) };
+            match Box::pin(pooled_client.make_fit(&mut pooled)).await {
                 Ok(PreparedAgain(prepared_again)) => {
                     let record = Arc::clone(&pooled.record);
                     self.arrive(&record);
@@ -504,19 +509,19 @@ impl Session {
                 }
                 Err(Unfit::Gone) => {
                     tries += 1;
-                    tenancy.shelf.discard(pooled);
+                    pooled_client.pool.discard(pooled);
                 }
                 // A new one takes its place.
-                Err(Unfit::Read) => tenancy.shelf.discard(pooled),
+                Err(Unfit::Read) => pooled_client.pool.discard(pooled),
                 // What an earlier client did there may be the reason, as temporary tables are for
                 // `temp_buffers`.
                 Err(Unfit::State(_)) if pooled.was_lent && tries + 1 < TRIES_MAX => {
                     tries += 1;
-                    tenancy.shelf.discard(pooled);
+                    pooled_client.pool.discard(pooled);
                 }
                 Err(Unfit::State(error)) => {
                     tracing::warn!(error = %chain(&error), "a connection does not take a client's state");
-                    tenancy.shelf.discard(pooled);
+                    pooled_client.pool.discard(pooled);
                     return self.relay.refuse_waiting(error.refusal(Severity::Error));
                 }
             }
@@ -526,56 +531,59 @@ impl Session {
 
     /// `None`: the request was cancelled.
     async fn next_lending(&mut self) -> Result<Option<Lending>, Ending> {
-        let Some(tenancy) = &mut self.relay.tenancy else { return Ok(None) };
-        if !tenancy.is_pressed()
-            && let Some(pooled) = tenancy.take_idle()
+        let Some(pooled_client) = &mut self.relay.pooled_client else { return Ok(None) };
+        if !pooled_client.is_pressed()
+            && let Some(pooled) = pooled_client.take_idle()
         {
             return Ok(Some(Ok(pooled)));
         }
-        let (shelf, settings) = (Rc::clone(&tenancy.shelf), *tenancy.shelf.pool.settings());
+        let (pool, settings) = (Rc::clone(&pooled_client.pool), *pooled_client.pool.database_pool.settings());
         let (patience, source) = self.relay.patience();
         self.relay.set_activity(Activity::Waiting);
-        let mut given = shelf.wait();
+        let mut given = pool.wait();
         let mut deadline = Instant::now() + patience;
         let mut notice = Some(Instant::now() + settings.notice_after);
         loop {
             let next = notice.unwrap_or(deadline).min(deadline);
-            match self.in_line(&mut given, next, deadline).await? {
-                InLine::Lent(lending) => return Ok(Some(lending)),
-                InLine::TakenBack => return Ok(None),
-                InLine::Noticed => {
+            match self.wait_for_connection(&mut given, next, deadline).await? {
+                ConnectionWait::Lent(lending) => return Ok(Some(lending)),
+                ConnectionWait::TakenBack => return Ok(None),
+                ConnectionWait::Noticed => {
                     notice = None;
                     let mut message = BytesMut::new();
-                    notice_response(&mut message, &long_wait(shelf.failure()));
+                    notice_response(&mut message, &long_wait(pool.failure()));
                     self.relay.to_client.queue(&message);
                 }
                 // The client is not to blame for a hold: its time begins anew when the hold is over.
-                InLine::Late if is_held(&self.relay.route.current()) => {
+                ConnectionWait::Late if is_held(&self.relay.route.current()) => {
                     deadline = Instant::now() + patience;
                 }
-                InLine::Late => return Ok(Some(Err(none_free(patience, source, shelf.failure())))),
+                ConnectionWait::Late => return Ok(Some(Err(none_free(patience, source, pool.failure())))),
             }
         }
     }
 
-    async fn in_line(
+    async fn wait_for_connection(
         &mut self,
         given: &mut tokio::sync::oneshot::Receiver<Lending>,
         next: Instant,
         deadline: Instant,
-    ) -> Result<InLine, Ending> {
+    ) -> Result<ConnectionWait, Ending> {
         let mut timer = pin!(sleep_until(next));
         poll_fn(|cx| {
             if let Poll::Ready(lending) = Pin::new(&mut *given).poll(cx) {
                 let lending = lending.unwrap_or_else(|_| Err(unreachable(None)));
-                return Poll::Ready(Ok(InLine::Lent(lending)));
+                return Poll::Ready(Ok(ConnectionWait::Lent(lending)));
             }
-            match self.relay.poll_in_line(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(InLine::TakenBack)),
+            match self.relay.poll_waiting(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(ConnectionWait::TakenBack)),
                 Poll::Ready(Err(ending)) => return Poll::Ready(Err(ending)),
                 Poll::Pending => {}
             }
-            timer.as_mut().poll(cx).map(|()| Ok(if next < deadline { InLine::Noticed } else { InLine::Late }))
+            timer
+                .as_mut()
+                .poll(cx)
+                .map(|()| Ok(if next < deadline { ConnectionWait::Noticed } else { ConnectionWait::Late }))
         })
         .await
     }
@@ -586,7 +594,7 @@ impl Session {
         // Asks once more if another client has changed a function meanwhile.
         while !self.relay.is_unserved() && !self.relay.detach_settled() {
             self.ask_and_rest().await?;
-            if self.relay.tenancy.as_ref().is_none_or(|tenancy| tenancy.is_pinned()) {
+            if self.relay.pooled_client.as_ref().is_none_or(|pooled_client| pooled_client.is_pinned()) {
                 return Ok(());
             }
         }
@@ -602,22 +610,23 @@ impl Session {
                 self.relay.follow_definitions();
                 found = pins(&state);
                 let changes = self.relay.tracker.take_changes();
-                if let Some(tenancy) = &mut self.relay.tenancy {
+                if let Some(pooled_client) = &mut self.relay.pooled_client {
                     if let Some(changes) = changes {
-                        tenancy.shelf.pool.saw_changes(changes.as_deref());
+                        pooled_client.pool.database_pool.saw_changes(changes.as_deref());
                     }
-                    tenancy.learn(&state);
-                    tenancy.asks_again = false;
+                    pooled_client.learn(&state);
+                    pooled_client.asks_again = false;
                 }
             }
             Err(unknown) => {
                 found.push(unknown.0);
-                if let Some(tenancy) = &mut self.relay.tenancy {
-                    tenancy.asks_again = true;
+                if let Some(pooled_client) = &mut self.relay.pooled_client {
+                    pooled_client.asks_again = true;
                 }
             }
         }
-        let of_statements = self.relay.tenancy.as_ref().and_then(|tenancy| tenancy.statements.pin());
+        let of_statements =
+            self.relay.pooled_client.as_ref().and_then(|pooled_client| pooled_client.statements.pin());
         for pin in [self.relay.tracker.unnamed_pin(), of_statements].into_iter().flatten() {
             // The state may name it already, or may have been taken before the pin existed.
             if !found.iter().any(|known| known == pin) {
@@ -625,13 +634,13 @@ impl Session {
             }
         }
         self.set_pins(found, &record);
-        let Some(tenancy) = &self.relay.tenancy else { return Ok(()) };
-        if tenancy.is_pinned() {
+        let Some(pooled_client) = &self.relay.pooled_client else { return Ok(()) };
+        if pooled_client.is_pinned() {
             return Ok(());
         }
-        let aim = Arc::clone(&tenancy.aim);
+        let current_target = Arc::clone(&pooled_client.current_target);
         while !self.relay.detach_settled() && self.relay.tracker.freshness() <= Freshness::Unnamed {
-            aim.carried_out().await;
+            current_target.carried_out().await;
             if self.relay.exchange.rest() != Rest::Settled {
                 return Err(Ending::ServerVanished);
             }
@@ -640,8 +649,8 @@ impl Session {
     }
 
     fn set_pins(&mut self, found: Vec<String>, record: &RouteRecord) {
-        let Some(tenancy) = &mut self.relay.tenancy else { return };
-        if tenancy.pins == found {
+        let Some(pooled_client) = &mut self.relay.pooled_client else { return };
+        if pooled_client.pins == found {
             return;
         }
         let member = &self.relay.member;
@@ -651,29 +660,29 @@ impl Session {
                 member.set_readiness(Readiness::Ready { order: record.order });
             }
             false => {
-                if let Some(lease) = &tenancy.lease {
-                    self.travel.generation = lease.record.generation;
+                if let Some(lease) = &pooled_client.lease {
+                    self.migration.generation = lease.record.generation;
                 }
-                member.switched(self.travel.epoch, self.relay.server.pid);
-                member.set_generation(self.travel.generation);
+                member.switched(self.migration.epoch, self.relay.server.pid);
+                member.set_generation(self.migration.generation);
                 member.set_readiness(Readiness::Pinned { order: record.order, reasons: found.clone() });
             }
         }
-        tenancy.pins = found;
+        pooled_client.pins = found;
     }
 
     /// The client goes on at the record's place.
     fn arrive(&mut self, record: &RouteRecord) {
-        if record.epoch == self.travel.epoch {
+        if record.epoch == self.migration.epoch {
             return;
         }
-        self.travel = Travel::at(record);
+        self.migration = Migration::at(record);
         self.relay.member.arrived(record.epoch);
     }
 
     /// Follows the record where the client has no connection that must be carried.
     pub(super) fn follow_lent(&mut self, record: &RouteRecord) {
-        if record.epoch != self.travel.epoch {
+        if record.epoch != self.migration.epoch {
             self.relay.discard_lease_before(record);
         }
         self.arrive(record);
@@ -684,23 +693,23 @@ impl Session {
     }
 }
 
-impl Tenancy {
+impl PooledClient {
     /// Brings a connection from the state that its last client left to this client's state, in one round trip
     /// at most for each kind of thing that differs.
     async fn make_fit(&mut self, pooled: &mut Pooled) -> Result<PreparedAgain, Unfit> {
-        let pool = &self.shelf.pool;
-        let deadline = Instant::now() + pool.connect_time_max();
+        let database_pool = &self.pool.database_pool;
+        let deadline = Instant::now() + database_pool.connect_time_max();
         if !pooled.twin.is_alive() {
             return Err(Unfit::Gone);
         }
         if pooled.has_read_otherwise(&self.state) {
             return Err(Unfit::Read);
         }
-        pool.look(pooled, deadline).await.map_err(|_| Unfit::Gone)?;
-        if pooled.keeps_outdated(pool.catalogue()) {
+        database_pool.look(pooled, deadline).await.map_err(|_| Unfit::Gone)?;
+        if pooled.keeps_outdated(database_pool.catalogue()) {
             return Err(Unfit::Read);
         }
-        let schema = pool.schema();
+        let schema = database_pool.schema();
         if pooled.schema != schema {
             let closes = pooled.on_server.close_all();
             if !closes.is_empty() {
@@ -710,7 +719,7 @@ impl Tenancy {
         } else if !pooled.on_server.is_clean() {
             let closes = pooled.on_server.close_doubted();
             pooled.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
-        } else if pool.has_rested(pooled, pool.settings().check_after) {
+        } else if database_pool.has_rested(pooled, database_pool.settings().check_after) {
             let mut question = BytesMut::new();
             crate::wire::message::frontend::query(&mut question, "");
             pooled.on_server.lose_unnamed();
@@ -736,12 +745,12 @@ impl Tenancy {
     /// Records the state of the client; its connection has the same.
     fn learn(&mut self, state: &SessionState) {
         let state = lendable(state.clone());
-        if let Some(ground) = self.shelf.ground() {
-            self.shelf.pool.saw_path(&state, &ground.state);
+        if let Some(template) = self.pool.template() {
+            self.pool.database_pool.saw_path(&state, &template.state);
         }
         if *self.state != state {
-            self.state = match self.shelf.ground() {
-                Some(ground) if *ground.state == state => ground.state,
+            self.state = match self.pool.template() {
+                Some(template) if *template.state == state => template.state,
                 _ => Arc::new(state),
             };
         }

@@ -14,19 +14,19 @@ use std::sync::Arc;
 
 use super::ending::Ending;
 use super::serve::Session;
-use super::slot::Slot;
 use super::state::SessionState;
+use super::twin_state::TwinState;
 use crate::model::{GateOrder, RouteRecord};
 use crate::route::Readiness;
 
-/// A count of failures for which `Slot::resting` waits longest.
+/// A count of failures for which `TwinState::resting` waits longest.
 const TRIES_MANY: u32 = u32::MAX;
 
 impl Session {
     /// One step nearer to a connection of the record's generation. At a boundary only.
     ///
     /// Fails where the session cannot go on: its server is gone.
-    pub(super) async fn renew(&mut self, record: &Arc<RouteRecord>) -> Result<Readiness, Ending> {
+    pub(super) async fn reconnect(&mut self, record: &Arc<RouteRecord>) -> Result<Readiness, Ending> {
         if record.gate != GateOrder::Open || self.origin.is_replication() {
             return Ok(self.stay(record));
         }
@@ -35,28 +35,28 @@ impl Session {
     }
 
     async fn renew_step(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
-        if self.travel.slot.place().is_some_and(|place| *place != record.place) {
-            self.travel.slot.dismiss();
+        if self.migration.twin_state.place().is_some_and(|place| *place != record.place) {
+            self.migration.twin_state.dismiss();
         }
-        match &self.travel.slot {
-            Slot::Queued(_) | Slot::Preparing { .. } | Slot::Resting { .. } => return Ok(()),
-            Slot::Empty { .. } => {
-                self.travel.slot = Slot::queued(&self.relay.worker.warmers);
+        match &self.migration.twin_state {
+            TwinState::Queued(_) | TwinState::Preparing { .. } | TwinState::Resting { .. } => return Ok(()),
+            TwinState::Empty { .. } => {
+                self.migration.twin_state = TwinState::queued(&self.relay.worker.warmers);
                 return Ok(());
             }
-            Slot::Admitted(_) | Slot::Ready { .. } | Slot::Failed { .. } => {}
+            TwinState::Admitted(_) | TwinState::Ready { .. } | TwinState::Failed { .. } => {}
         }
         let state = match self.take_state(record).await? {
             Ok(state) if may_leave(&state) => state,
             _ => return self.look_again_later(),
         };
-        match std::mem::take(&mut self.travel.slot) {
-            Slot::Admitted(permit) => {
-                self.travel.slot = Slot::building(self.plan(&record.place, state), 0, permit);
+        match std::mem::take(&mut self.migration.twin_state) {
+            TwinState::Admitted(permit) => {
+                self.migration.twin_state = TwinState::building(self.plan(&record.place, state), 0, permit);
                 Ok(())
             }
-            ready @ Slot::Ready { .. } => {
-                self.travel.slot = ready;
+            ready @ TwinState::Ready { .. } => {
+                self.migration.twin_state = ready;
                 self.take_over(record).await
             }
             _ => self.look_again_later(),
@@ -75,8 +75,8 @@ impl Session {
     }
 
     fn look_again_later(&mut self) -> Result<(), Ending> {
-        self.travel.slot.dismiss();
-        self.travel.slot = Slot::resting(TRIES_MANY);
+        self.migration.twin_state.dismiss();
+        self.migration.twin_state = TwinState::resting(TRIES_MANY);
         Ok(())
     }
 }

@@ -20,12 +20,12 @@ const REST: Duration = Duration::from_millis(3);
 
 /// Connections of one worker that are to be closed, in this order.
 #[derive(Debug, Default)]
-pub(super) struct Farewells {
+pub(super) struct ClosingConnections {
     waiting: RefCell<VecDeque<Rc<Parting>>>,
     is_running: Cell<bool>,
 }
 
-impl Farewells {
+impl ClosingConnections {
     /// Closes all at once: the process ends.
     pub(super) fn close_all(&self) {
         let connections = self.waiting.take().into_iter().filter_map(|parting| parting.take_connection());
@@ -35,15 +35,15 @@ impl Farewells {
 
 /// Closes the connection when it is its turn. It is asked for its sequence values only if a session still
 /// refers to the parting.
-pub(super) fn part_with(worker: &Rc<Worker>, parting: Rc<Parting>) {
-    worker.farewells.waiting.borrow_mut().push_back(parting);
-    if worker.farewells.is_running.replace(true) {
+pub(super) fn close_after_recall(worker: &Rc<Worker>, parting: Rc<Parting>) {
+    worker.closing.waiting.borrow_mut().push_back(parting);
+    if worker.closing.is_running.replace(true) {
         return;
     }
     let worker = Rc::clone(worker);
     event_loop::spawn(async move {
         loop {
-            let next = worker.farewells.waiting.borrow_mut().pop_front();
+            let next = worker.closing.waiting.borrow_mut().pop_front();
             let Some(parting) = next else { break };
             let Some(mut connection) = parting.take_connection() else { continue };
             if Rc::strong_count(&parting) > 1 {
@@ -52,6 +52,6 @@ pub(super) fn part_with(worker: &Rc<Worker>, parting: Rc<Parting>) {
             connection.terminate_fully().await;
             tokio::time::sleep(REST).await;
         }
-        worker.farewells.is_running.set(false);
+        worker.closing.is_running.set(false);
     });
 }

@@ -8,7 +8,7 @@ use super::unnamed::Mark;
 /// A request that is not answered yet: one that changes which statements there are, or one that ReadyForQuery
 /// answers.
 #[derive(Debug)]
-pub(super) struct Due {
+pub(super) struct ExpectedAnswer {
     pub(super) kind: Kind,
     /// Sequence number of the request within its session.
     pub(super) request: u64,

@@ -7,37 +7,38 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::keeper::{REST_MAX, REST_MIN};
-use super::treasury::Ground;
-use super::{Lending, Pool, Pooled, Waiter};
+use super::maintenance::{REST_MAX, REST_MIN};
+use super::shared::SessionTemplate;
+use super::{DatabasePool, Lending, Pooled, Waiter};
 use crate::error::chain;
 use crate::event_loop;
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::LentFacts;
 use crate::session::serve::Origin;
-use crate::session::state::Soil;
+use crate::session::state::Residue;
 use crate::session::twin::Twin;
 
 /// Connections of one role with the same startup parameters.
 #[derive(Debug)]
-pub(in crate::session) struct Shelf {
+pub(in crate::session) struct Pool {
     pub(in crate::session) origin: Arc<Origin>,
-    pub(in crate::session) pool: Rc<Pool>,
+    pub(in crate::session) database_pool: Rc<DatabasePool>,
     #[allow(clippy::vec_box, reason = "a connection changes hands with each transaction")]
     pub(super) idle: RefCell<Vec<Box<Pooled>>>,
-    /// The fewest that were idle at the same time since the keeper's last survey: this many were not needed.
+    /// The fewest that were idle at the same time since the last rebalance: this many were not
+    /// needed.
     pub(super) surplus: Cell<usize>,
     /// Connections that are being opened.
     pub(super) opening: Cell<u32>,
     /// What a new client gets without a connection of its own, and the state that it begins with.
-    pub(super) ground: RefCell<Option<Ground>>,
+    pub(super) template: RefCell<Option<SessionTemplate>>,
     /// Why the last connection could not be opened; `None` once one could.
     pub(super) failure: RefCell<Option<String>>,
     /// Failures in a row, and until when no other connection is tried.
     pub(super) failures: Cell<(u32, Option<Instant>)>,
 }
 
-impl Shelf {
+impl Pool {
     /// A connection could not be opened a moment ago.
     pub(super) fn rests(&self) -> bool {
         self.failures.get().1.is_some_and(|until| until > Instant::now())
@@ -55,7 +56,7 @@ impl Shelf {
         self.failures.set((count, Some(Instant::now() + rest)));
     }
 
-    /// The facts of a connection that was opened for this shelf.
+    /// The facts of a connection that was opened for this pool.
     pub(in crate::session) fn facts(&self, pid: i32, record: &RouteRecord) -> LentFacts {
         LentFacts {
             pid,
@@ -77,10 +78,10 @@ impl Shelf {
             };
             self.surplus.set(self.surplus.get().min(idle.len()));
             drop(idle);
-            if self.pool.is_current(&mut pooled) {
+            if self.database_pool.is_current(&mut pooled) {
                 return Some(pooled);
             }
-            self.pool.close(pooled);
+            self.database_pool.close(pooled);
         }
     }
 
@@ -90,24 +91,28 @@ impl Shelf {
     }
 
     /// Gives a connection back.
-    pub(in crate::session) fn give_back(self: &Rc<Shelf>, pooled: Box<Pooled>) {
-        self.pool.give_back(self, pooled);
+    pub(in crate::session) fn give_back(self: &Rc<Pool>, pooled: Box<Pooled>) {
+        self.database_pool.give_back(self, pooled);
     }
 
     /// Removes what its client may have left, then gives the connection back; closes it if that cannot be
     /// removed.
-    pub(in crate::session) fn clean_and_give_back(self: &Rc<Shelf>, mut pooled: Box<Pooled>, soil: Soil) {
-        if soil == Soil::Lasting || pooled.reads_functions_otherwise() {
+    pub(in crate::session) fn clean_and_give_back(
+        self: &Rc<Pool>,
+        mut pooled: Box<Pooled>,
+        residue: Residue,
+    ) {
+        if residue == Residue::Lasting || pooled.reads_functions_otherwise() {
             return self.discard(pooled);
         }
-        let shelf = Rc::clone(self);
+        let pool = Rc::clone(self);
         event_loop::spawn(async move {
-            let deadline = Instant::now() + shelf.pool.connect_time_max();
-            match pooled.clean(soil, deadline).await {
-                Ok(()) => shelf.give_back(pooled),
+            let deadline = Instant::now() + pool.database_pool.connect_time_max();
+            match pooled.clean(residue, deadline).await {
+                Ok(()) => pool.give_back(pooled),
                 Err(error) => {
                     tracing::debug!(error = %chain(&error), "a connection could not be cleaned, and is closed");
-                    shelf.discard(pooled);
+                    pool.discard(pooled);
                 }
             }
         });
@@ -115,23 +120,23 @@ impl Shelf {
 
     /// Closes a connection that cannot be lent any more.
     pub(in crate::session) fn discard(&self, pooled: Box<Pooled>) {
-        self.pool.close(pooled);
-        self.pool.grow();
+        self.database_pool.close(pooled);
+        self.database_pool.grow();
     }
 
     /// Enters the queue. Dropping the receiver leaves it.
-    pub(in crate::session) fn wait(self: &Rc<Shelf>) -> oneshot::Receiver<Lending> {
+    pub(in crate::session) fn wait(self: &Rc<Pool>) -> oneshot::Receiver<Lending> {
         let (gives, given) = oneshot::channel();
         self.surplus.set(0);
-        let waiter = Waiter { shelf: Rc::clone(self), since: Instant::now(), gives };
-        self.pool.waiting.borrow_mut().push_back(waiter);
-        self.pool.grow();
+        let waiter = Waiter { pool: Rc::clone(self), since: Instant::now(), gives };
+        self.database_pool.waiting.borrow_mut().push_back(waiter);
+        self.database_pool.grow();
         given
     }
 
-    /// What a new session begins with; `None`: no connection of this shelf has been opened yet.
-    pub(in crate::session) fn ground(&self) -> Option<Ground> {
-        self.ground.borrow().clone()
+    /// What a new session begins with; `None`: no connection of this pool has been opened yet.
+    pub(in crate::session) fn template(&self) -> Option<SessionTemplate> {
+        self.template.borrow().clone()
     }
 
     /// Why no connection can be had, as far as that is known.
@@ -139,15 +144,15 @@ impl Shelf {
         self.failure.borrow().clone()
     }
 
-    pub(super) fn learn(&self, twin: &Twin) -> Ground {
-        let mut known = self.ground.borrow_mut();
+    pub(super) fn learn(&self, twin: &Twin) -> SessionTemplate {
+        let mut known = self.template.borrow_mut();
         let state = match &*known {
-            Some(ground) if *ground.state == *twin.state() => Arc::clone(&ground.state),
+            Some(template) if *template.state == *twin.state() => Arc::clone(&template.state),
             _ => Arc::new(twin.state().clone()),
         };
-        let ground = Ground { parameters: twin.connection().parameters.clone(), state };
-        self.pool.treasury.remember(self.pool.route.id(), &self.origin, &ground);
-        *known = Some(ground.clone());
-        ground
+        let template = SessionTemplate { parameters: twin.connection().parameters.clone(), state };
+        self.database_pool.pool_registry.remember(self.database_pool.route.id(), &self.origin, &template);
+        *known = Some(template.clone());
+        template
     }
 }

@@ -21,7 +21,7 @@ pub(in crate::session) const TEXT_SEARCH: &str = "default_text_search_config";
 
 /// How much has to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Soil {
+pub enum Residue {
     /// Nothing: whatever ran leaves nothing behind.
     #[default]
     Clean,
@@ -46,21 +46,21 @@ pub fn reads_functions_otherwise(client: &SessionState, began_with: &SessionStat
     differs((client, began_with)) || differs((began_with, client))
 }
 
-impl Soil {
+impl Residue {
     /// What code with these effects may leave.
-    pub(super) fn of(effects: Effects) -> Soil {
+    pub(super) fn of(effects: Effects) -> Residue {
         match effects.without(Effects::RUNS) {
-            left if left.is_none() => Soil::Clean,
-            left if left.has(Effects::READING) => Soil::Lasting,
-            left if left.has(Effects::STATEMENTS | Effects::OPAQUE) => Soil::Statements,
-            _ => Soil::Session,
+            left if left.is_none() => Residue::Clean,
+            left if left.has(Effects::READING) => Residue::Lasting,
+            left if left.has(Effects::STATEMENTS | Effects::OPAQUE) => Residue::Statements,
+            _ => Residue::Session,
         }
     }
 
     /// Messages that remove it, for a connection outside of a transaction: a Query, or two.
     pub(in crate::session) fn cleaning(self) -> BytesMut {
         let mut batch = BytesMut::new();
-        if matches!(self, Soil::Clean | Soil::Lasting) {
+        if matches!(self, Residue::Clean | Residue::Lasting) {
             return batch;
         }
         let seed: f64 = rand::random_range(-1.0..=1.0);
@@ -74,7 +74,7 @@ impl Soil {
                  DISCARD TEMP; DISCARD SEQUENCES; DISCARD PLANS"
             ),
         );
-        if self == Soil::Statements {
+        if self == Residue::Statements {
             frontend::query(&mut batch, "DEALLOCATE ALL");
         }
         batch
@@ -87,8 +87,8 @@ mod tests {
 
     #[test]
     fn only_what_runs_and_nothing_else_leaves_a_connection_clean() {
-        assert_eq!(Soil::of(Effects::NONE), Soil::Clean);
-        assert_eq!(Soil::of(Effects::RUNS), Soil::Clean);
+        assert_eq!(Residue::of(Effects::NONE), Residue::Clean);
+        assert_eq!(Residue::of(Effects::RUNS), Residue::Clean);
         for effects in [
             Effects::UNPROVEN,
             Effects::ASKS,
@@ -96,11 +96,11 @@ mod tests {
             Effects::SCAN,
             Effects::DEFINES | Effects::RUNS,
         ] {
-            assert_eq!(Soil::of(effects), Soil::Session, "{effects:?}");
+            assert_eq!(Residue::of(effects), Residue::Session, "{effects:?}");
         }
-        assert_eq!(Soil::of(Effects::UNPROVEN | Effects::STATEMENTS), Soil::Statements);
-        assert_eq!(Soil::of(Effects::ANY), Soil::Statements);
-        assert_eq!(Soil::of(Effects::UNPROVEN | Effects::STATEMENTS | Effects::READING), Soil::Lasting);
-        assert!(Soil::Clean.cleaning().is_empty());
+        assert_eq!(Residue::of(Effects::UNPROVEN | Effects::STATEMENTS), Residue::Statements);
+        assert_eq!(Residue::of(Effects::ANY), Residue::Statements);
+        assert_eq!(Residue::of(Effects::UNPROVEN | Effects::STATEMENTS | Effects::READING), Residue::Lasting);
+        assert!(Residue::Clean.cleaning().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Cancelling a request that waits at the gate.
 //!
-//! Owns what two threads share: the session that waits ([`Parking::park`]), and the one that received a
-//! cancel request for it ([`Parking::cancel`]).
+//! Owns what two threads share: the session that waits ([`CancelableWait::park`]), and the one that received
+//! a cancel request for it ([`CancelableWait::cancel`]).
 //!
 //! # Why
 //! While a request waits at the gate, its server connection is idle: a cancel request sent there would find
@@ -22,12 +22,12 @@ const CANCELLED: u8 = 2;
 
 /// One for each session.
 #[derive(Debug, Default)]
-pub(super) struct Parking {
+pub(super) struct CancelableWait {
     state: AtomicU8,
     waker: AtomicWaker,
 }
 
-impl Parking {
+impl CancelableWait {
     /// The session waits, and is woken when its request is cancelled.
     pub(super) fn park(&self, waker: &Waker) {
         self.waker.register(waker);
@@ -86,14 +86,14 @@ mod tests {
 
     #[test]
     fn only_what_waits_is_cancelled_and_once() {
-        let parking = Parking::default();
-        assert!(!parking.cancel());
-        parking.park(Waker::noop());
-        assert!(!parking.take_cancelled());
-        assert!(parking.cancel() && parking.cancel());
-        assert!(parking.take_cancelled() && !parking.take_cancelled());
-        parking.leave();
-        assert!(!parking.cancel());
+        let cancelable_wait = CancelableWait::default();
+        assert!(!cancelable_wait.cancel());
+        cancelable_wait.park(Waker::noop());
+        assert!(!cancelable_wait.take_cancelled());
+        assert!(cancelable_wait.cancel() && cancelable_wait.cancel());
+        assert!(cancelable_wait.take_cancelled() && !cancelable_wait.take_cancelled());
+        cancelable_wait.leave();
+        assert!(!cancelable_wait.cancel());
     }
 
     #[test]

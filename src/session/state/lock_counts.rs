@@ -14,7 +14,7 @@ const NAMED_MAX: usize = 64;
 
 /// Calls that succeeded, less those undone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ledger {
+pub(super) struct LockCounts {
     named: BTreeMap<AdvisoryLock, u32>,
     /// Locks that calls with an unknown key hold.
     unnamed: u32,
@@ -29,10 +29,10 @@ pub(super) enum Which {
     Computed,
 }
 
-impl Ledger {
+impl LockCounts {
     /// No lock was ever taken, according to the calls.
     pub(super) fn is_empty(&self) -> bool {
-        *self == Ledger::default()
+        *self == LockCounts::default()
     }
 
     pub(super) fn taken(&mut self, which: Which) {
@@ -70,7 +70,7 @@ impl Ledger {
     }
 
     pub(super) fn all_released(&mut self) {
-        *self = Ledger::default();
+        *self = LockCounts::default();
     }
 
     pub(super) fn lose_count(&mut self) {
@@ -134,38 +134,38 @@ mod tests {
 
     #[test]
     fn a_lock_taken_twice_and_seen_once_counts_two() {
-        let mut ledger = Ledger::default();
-        ledger.taken(known(1));
-        ledger.taken(known(1));
-        assert_eq!(ledger.settle(&[lock(1)]), Some(BTreeMap::from([(lock(1), 2)])));
-        ledger.taken(known(2));
+        let mut lock_counts = LockCounts::default();
+        lock_counts.taken(known(1));
+        lock_counts.taken(known(1));
+        assert_eq!(lock_counts.settle(&[lock(1)]), Some(BTreeMap::from([(lock(1), 2)])));
+        lock_counts.taken(known(2));
         let both = BTreeMap::from([(lock(1), 2), (lock(2), 1)]);
-        assert_eq!(ledger.settle(&[lock(1), lock(2)]), Some(both));
+        assert_eq!(lock_counts.settle(&[lock(1), lock(2)]), Some(both));
     }
 
     #[test]
     fn computed_keys_settle_where_each_lock_is_held_once_and_not_otherwise() {
-        let mut ledger = Ledger::default();
-        ledger.taken(Which::Computed);
-        ledger.taken(Which::Computed);
-        assert_eq!(ledger.settle(&[lock(1), lock(2)]), Some([(lock(1), 1), (lock(2), 1)].into()));
-        ledger.taken(Which::Computed);
-        assert_eq!(ledger.settle(&[lock(1), lock(2)]), None, "which of them is held twice?");
+        let mut lock_counts = LockCounts::default();
+        lock_counts.taken(Which::Computed);
+        lock_counts.taken(Which::Computed);
+        assert_eq!(lock_counts.settle(&[lock(1), lock(2)]), Some([(lock(1), 1), (lock(2), 1)].into()));
+        lock_counts.taken(Which::Computed);
+        assert_eq!(lock_counts.settle(&[lock(1), lock(2)]), None, "which of them is held twice?");
     }
 
     #[test]
     fn an_unclear_ledger_is_clear_again_once_nothing_is_held() {
-        let mut ledger = Ledger::default();
-        ledger.lose_count();
-        assert_eq!(ledger.settle(&[lock(1)]), None);
-        assert_eq!(ledger.settle(&[]), Some(BTreeMap::new()));
-        ledger.taken(known(1));
-        assert!(ledger.settle(&[lock(1)]).is_some());
+        let mut lock_counts = LockCounts::default();
+        lock_counts.lose_count();
+        assert_eq!(lock_counts.settle(&[lock(1)]), None);
+        assert_eq!(lock_counts.settle(&[]), Some(BTreeMap::new()));
+        lock_counts.taken(known(1));
+        assert!(lock_counts.settle(&[lock(1)]).is_some());
     }
 
     #[test]
     fn locks_that_nobody_was_seen_to_take_are_not_guessed() {
-        assert_eq!(Ledger::default().settle(&[lock(1)]), None);
+        assert_eq!(LockCounts::default().settle(&[lock(1)]), None);
     }
 
     #[test]
@@ -179,25 +179,25 @@ mod tests {
         /// Against a model that knows every key: the ledger is right, or it says that it does not know.
         #[test]
         fn a_settled_count_is_the_true_count(calls in proptest::collection::vec((0i64..3, any::<bool>(), any::<bool>()), 0..20)) {
-            let (mut ledger, mut truth) = (Ledger::default(), BTreeMap::<AdvisoryLock, u32>::new());
+            let (mut lock_counts, mut truth) = (LockCounts::default(), BTreeMap::<AdvisoryLock, u32>::new());
             for (key, takes, literal) in calls {
                 let which = if literal { known(key) } else { Which::Computed };
                 let count = truth.entry(lock(key)).or_default();
                 match takes {
                     true => {
                         *count += 1;
-                        ledger.taken(which);
+                        lock_counts.taken(which);
                     }
                     false if *count > 0 => {
                         *count -= 1;
-                        ledger.released(which);
+                        lock_counts.released(which);
                     }
                     false => {}
                 }
             }
             truth.retain(|_, count| *count > 0);
             let held: Vec<AdvisoryLock> = truth.keys().copied().collect();
-            if let Some(settled) = ledger.settle(&held) {
+            if let Some(settled) = lock_counts.settle(&held) {
                 prop_assert_eq!(settled, truth);
             }
         }

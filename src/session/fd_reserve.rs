@@ -12,7 +12,7 @@ use std::net::Shutdown;
 
 use bytes::BytesMut;
 
-use super::acceptor::Accepted;
+use super::acceptor::AcceptedSocket;
 use crate::error::{Refusal, SqlState};
 use crate::wire::message::backend;
 
@@ -27,21 +27,21 @@ const FIRST_WORDS_BYTES: usize = 16 * 1024;
 const NOTHING: &str = "/dev/null";
 
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(super) struct FdReserve {
     kept: Option<File>,
     /// Clients that were refused since descriptors ran out.
     refused: u64,
 }
 
-impl Spare {
+impl FdReserve {
     /// Fails if no descriptor can be kept back: with so few, no client could be served.
-    pub(super) fn open() -> io::Result<Spare> {
-        Ok(Spare { kept: Some(File::open(NOTHING)?), refused: 0 })
+    pub(super) fn open() -> io::Result<FdReserve> {
+        Ok(FdReserve { kept: Some(File::open(NOTHING)?), refused: 0 })
     }
 
     /// Closes the spare descriptor for the next accept, if the error says that there are no others. `None`:
     /// it is another error, or the spare is gone.
-    pub(super) fn lend(&mut self, error: &io::Error) -> Option<()> {
+    pub(super) fn release(&mut self, error: &io::Error) -> Option<()> {
         let exhausted = error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code));
         if !exhausted {
             tracing::warn!(%error, "cannot accept");
@@ -54,14 +54,14 @@ impl Spare {
         self.kept.take().map(drop)
     }
 
-    pub(super) fn take_back(&mut self) {
+    pub(super) fn reopen(&mut self) {
         if self.kept.is_none() {
             self.kept = File::open(NOTHING).ok();
         }
     }
 
     /// A client was accepted: there are descriptors again.
-    pub(super) fn over(&mut self) {
+    pub(super) fn recovered(&mut self) {
         if self.refused > 0 {
             tracing::info!(refused = self.refused, "clients are accepted again");
             self.refused = 0;
@@ -69,14 +69,14 @@ impl Spare {
     }
 
     /// Sends the refusal, as far as the socket takes it at once, and ends the connection.
-    pub(super) fn refuse(&self, socket: &Accepted) {
+    pub(super) fn refuse(&self, socket: &AcceptedSocket) {
         let refusal = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .with_detail("Freehold has no file descriptor left here.")
             .with_hint("Try again later, or ask the platform team to raise the limit of open files.");
-        let mut farewell = BytesMut::new();
-        backend::error_response(&mut farewell, &refusal);
+        let mut refusal_bytes = BytesMut::new();
+        backend::error_response(&mut refusal_bytes, &refusal);
         let mut socket = &*socket.as_socket();
-        let said = socket.write_all(&farewell).and_then(|()| socket.shutdown(Shutdown::Write));
+        let said = socket.write_all(&refusal_bytes).and_then(|()| socket.shutdown(Shutdown::Write));
         let heard = socket.read(&mut [0; FIRST_WORDS_BYTES]);
         tracing::debug!(?said, ?heard, "a client was refused");
     }

@@ -32,7 +32,7 @@ const REST_MAX: Duration = Duration::from_secs(2);
 
 /// The state of the twin; the drawing is in the module's documentation.
 #[derive(Debug)]
-pub(super) enum Slot {
+pub(super) enum TwinState {
     /// Nothing runs; `tries` attempts have failed in a row.
     Empty {
         tries: u32,
@@ -62,32 +62,32 @@ pub(super) enum Slot {
     },
 }
 
-impl Default for Slot {
-    fn default() -> Slot {
-        Slot::Empty { tries: 0 }
+impl Default for TwinState {
+    fn default() -> TwinState {
+        TwinState::Empty { tries: 0 }
     }
 }
 
 /// A session's permit to ask for its state; until it has one, it serves its client.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(super) enum QueuedPermit {
     /// Waits until few enough other sessions of the worker ask.
     Queued(Task<Option<OwnedSemaphorePermit>>),
     Given(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>),
 }
 
-impl Turn {
-    pub(super) fn queued(warmers: &Arc<Semaphore>) -> Box<Turn> {
+impl QueuedPermit {
+    pub(super) fn queued(warmers: &Arc<Semaphore>) -> Box<QueuedPermit> {
         let warmers = Arc::clone(warmers);
-        Box::new(Turn::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() })))
+        Box::new(QueuedPermit::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() })))
     }
 
     /// Returns `true` once, when the permit has been granted.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let Turn::Queued(task) = self else { return false };
+        let QueuedPermit::Queued(task) = self else { return false };
         match task.poll(cx) {
             Poll::Ready(permit) => {
-                *self = Turn::Given(permit.ok().flatten());
+                *self = QueuedPermit::Given(permit.ok().flatten());
                 true
             }
             Poll::Pending => false,
@@ -97,27 +97,27 @@ impl Turn {
 
 /// What a twin is built from.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct TwinPlan {
     pub(super) request: ConnectRequest,
     pub(super) connector: Connector,
     pub(super) state: Arc<SessionState>,
     pub(super) time_max: Duration,
 }
 
-impl Slot {
-    pub(super) fn queued(warmers: &Arc<Semaphore>) -> Slot {
+impl TwinState {
+    pub(super) fn queued(warmers: &Arc<Semaphore>) -> TwinState {
         let warmers = Arc::clone(warmers);
-        Slot::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() }))
+        TwinState::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() }))
     }
 
-    pub(super) fn building(plan: Plan, tries: u32, permit: Option<OwnedSemaphorePermit>) -> Slot {
+    pub(super) fn building(plan: TwinPlan, tries: u32, permit: Option<OwnedSemaphorePermit>) -> TwinState {
         let place = Box::new(plan.request.place.clone());
         let task = Task::spawn(async move {
             let _permit = permit;
             let deadline = Instant::now() + plan.time_max;
             Box::pin(Twin::build(&plan.request, &plan.connector, deadline, &plan.state)).await
         });
-        Slot::Preparing { place, tries, task }
+        TwinState::Preparing { place, tries, task }
     }
 
     pub(super) fn refreshing(
@@ -126,26 +126,29 @@ impl Slot {
         state: Arc<SessionState>,
         patience: LockPatience,
         time_max: Duration,
-    ) -> Slot {
+    ) -> TwinState {
         let task = Task::spawn(async move {
             Box::pin(twin.refresh(&state, patience, Instant::now() + time_max)).await?;
             Ok(*twin)
         });
-        Slot::Preparing { place, tries: 0, task }
+        TwinState::Preparing { place, tries: 0, task }
     }
 
-    pub(super) fn resting(tries: u32) -> Slot {
+    pub(super) fn resting(tries: u32) -> TwinState {
         let rest = REST_MIN.saturating_mul(1 << tries.min(8)).min(REST_MAX);
-        Slot::Resting { tries, task: Task::spawn(tokio::time::sleep(rest)) }
+        TwinState::Resting { tries, task: Task::spawn(tokio::time::sleep(rest)) }
     }
 
     /// The place of the twin that exists, is being prepared, or has failed.
     pub(super) fn place(&self) -> Option<&Place> {
         match self {
-            Slot::Preparing { place, .. } | Slot::Ready { place, .. } | Slot::Failed { place, .. } => {
-                Some(place)
-            }
-            Slot::Empty { .. } | Slot::Queued(_) | Slot::Admitted(_) | Slot::Resting { .. } => None,
+            TwinState::Preparing { place, .. }
+            | TwinState::Ready { place, .. }
+            | TwinState::Failed { place, .. } => Some(place),
+            TwinState::Empty { .. }
+            | TwinState::Queued(_)
+            | TwinState::Admitted(_)
+            | TwinState::Resting { .. } => None,
         }
     }
 
@@ -154,19 +157,20 @@ impl Slot {
     #[inline]
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         // Fast path: this runs at every poll of the session, and the slot is almost always empty.
-        !matches!(self, Slot::Empty { .. }) && self.poll_task(cx)
+        !matches!(self, TwinState::Empty { .. }) && self.poll_task(cx)
     }
 
     fn poll_task(&mut self, cx: &mut Context<'_>) -> bool {
         let next = match self {
-            Slot::Queued(task) => task.poll(cx).map(|permit| Slot::Admitted(permit.ok().flatten())),
-            Slot::Resting { tries, task } => task.poll(cx).map(|_| Slot::Empty { tries: *tries }),
-            Slot::Preparing { place, tries, task } => {
+            TwinState::Queued(task) => task.poll(cx).map(|permit| TwinState::Admitted(permit.ok().flatten())),
+            TwinState::Resting { tries, task } => task.poll(cx).map(|_| TwinState::Empty { tries: *tries }),
+            TwinState::Preparing { place, tries, task } => {
                 task.poll(cx).map(|outcome| after_preparing(place, *tries, outcome))
             }
-            Slot::Empty { .. } | Slot::Admitted(_) | Slot::Ready { .. } | Slot::Failed { .. } => {
-                Poll::Pending
-            }
+            TwinState::Empty { .. }
+            | TwinState::Admitted(_)
+            | TwinState::Ready { .. }
+            | TwinState::Failed { .. } => Poll::Pending,
         };
         match next {
             Poll::Ready(next) => *self = next,
@@ -176,8 +180,8 @@ impl Slot {
     }
 
     /// Waits for a task that prepares a twin; other tasks are not waited for.
-    pub(super) async fn ended(mut self) -> Slot {
-        if let Slot::Preparing { .. } = self {
+    pub(super) async fn ended(mut self) -> TwinState {
+        if let TwinState::Preparing { .. } = self {
             poll_fn(|cx| if self.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         }
         self
@@ -185,7 +189,7 @@ impl Slot {
 
     /// Drops a twin if its connection has ended: its system was restarted, or a timeout ended it.
     pub(super) fn dismiss_dead(&mut self) {
-        if let Slot::Ready { twin, .. } = self
+        if let TwinState::Ready { twin, .. } = self
             && !twin.is_alive()
         {
             self.dismiss();
@@ -194,22 +198,22 @@ impl Slot {
 
     /// Aborts a running task; closes the twin's connection in a task of its own.
     pub(super) fn dismiss(&mut self) {
-        if let Slot::Ready { twin, .. } = std::mem::take(self) {
+        if let TwinState::Ready { twin, .. } = std::mem::take(self) {
             event_loop::spawn(twin.into_connection().terminate());
         }
     }
 }
 
-fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinError>, Lost>) -> Slot {
+fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinError>, Lost>) -> TwinState {
     match outcome {
-        Ok(Ok(twin)) => Slot::Ready { place: Box::new(place.clone()), twin: Box::new(twin) },
+        Ok(Ok(twin)) => TwinState::Ready { place: Box::new(place.clone()), twin: Box::new(twin) },
         Ok(Err(error)) => match error.reasons() {
             reasons if reasons.is_empty() => {
                 tracing::warn!(system = %place.system, %error, tries, "a twin was not made; trying again");
-                Slot::resting(tries.saturating_add(1))
+                TwinState::resting(tries.saturating_add(1))
             }
-            reasons => Slot::Failed { place: Box::new(place.clone()), reasons: reasons.into() },
+            reasons => TwinState::Failed { place: Box::new(place.clone()), reasons: reasons.into() },
         },
-        Err(_) => Slot::resting(tries.saturating_add(1)),
+        Err(_) => TwinState::resting(tries.saturating_add(1)),
     }
 }

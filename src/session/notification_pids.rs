@@ -11,12 +11,12 @@ use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
 /// The process id that the client knows, and the one that its server connection has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pids {
+pub(super) struct NotificationPids {
     pub(super) told: i32,
     pub(super) actual: i32,
 }
 
-impl Pids {
+impl NotificationPids {
     pub(super) fn differ(self) -> bool {
         self.told != self.actual
     }
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_two_numbers_are_exchanged_and_no_other_is_touched() {
-        let pids = Pids { told: 7, actual: 9 };
+        let pids = NotificationPids { told: 7, actual: 9 };
         let mut notice = BytesMut::new();
         let warning = Refusal::new(Severity::Warning, SqlState::INTERNAL_ERROR, "seven".to_owned());
         backend::notice_response(&mut notice, &warning);

@@ -1,7 +1,7 @@
 //! Which session a cancel request is meant for.
 //!
 //! Owns the secrets of all sessions of this process and the server connection that each stands for now. It
-//! deliberately sends nothing: it answers [`Registry::find`], and the worker that received the request
+//! deliberately sends nothing: it answers [`CancelRegistry::find`], and the worker that received the request
 //! carries it out.
 //!
 //! # Why
@@ -18,7 +18,7 @@ use dashmap::DashMap;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
-use super::parking::Parking;
+use super::cancelable_wait::CancelableWait;
 use crate::model::RouteRecord;
 use crate::wire::startup::CancelRequest;
 
@@ -55,7 +55,7 @@ impl Secret {
 
 /// A server connection, as far as cancelling needs it.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct CancelTarget {
     /// The route record of its place.
     pub(super) record: Arc<RouteRecord>,
     pub(super) pid: i32,
@@ -69,35 +69,35 @@ pub(super) struct Target {
 /// client's query would be cancelled. So a request that has been taken keeps the target until the server has
 /// dealt with it.
 #[derive(Default)]
-pub(super) struct Aim {
-    state: Mutex<Aiming>,
+pub(super) struct CurrentTarget {
+    state: Mutex<TargetState>,
     carried_out: Notify,
 }
 
 #[derive(Default)]
-struct Aiming {
-    target: Option<Target>,
+struct TargetState {
+    target: Option<CancelTarget>,
     under_way: u32,
 }
 
-impl std::fmt::Debug for Aim {
+impl std::fmt::Debug for CurrentTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Aim").finish_non_exhaustive()
+        f.debug_struct("CurrentTarget").finish_non_exhaustive()
     }
 }
 
-impl Aim {
-    fn lock(&self) -> MutexGuard<'_, Aiming> {
+impl CurrentTarget {
+    fn lock(&self) -> MutexGuard<'_, TargetState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session has this server connection now.
-    pub(super) fn point_to(&self, target: Target) {
+    pub(super) fn point_to(&self, target: CancelTarget) {
         self.lock().target = Some(target);
     }
 
     /// The session has no server connection any more. `false`: a request is on its way to it; see
-    /// [`Aim::carried_out`].
+    /// [`CurrentTarget::carried_out`].
     pub(super) fn clear(&self) -> bool {
         let mut state = self.lock();
         let is_free = state.under_way == 0;
@@ -121,72 +121,72 @@ impl Aim {
 }
 
 /// A cancel request that is being carried out.
-pub(super) struct Shot {
-    aim: Arc<Aim>,
-    pub(super) target: Target,
+pub(super) struct CancelInFlight {
+    current_target: Arc<CurrentTarget>,
+    pub(super) target: CancelTarget,
 }
 
-impl Shot {
-    fn take(aim: &Arc<Aim>) -> Option<Shot> {
-        let mut state = aim.lock();
+impl CancelInFlight {
+    fn take(current_target: &Arc<CurrentTarget>) -> Option<CancelInFlight> {
+        let mut state = current_target.lock();
         let target = state.target.clone()?;
         state.under_way += 1;
-        Some(Shot { aim: Arc::clone(aim), target })
+        Some(CancelInFlight { current_target: Arc::clone(current_target), target })
     }
 }
 
-impl Drop for Shot {
+impl Drop for CancelInFlight {
     fn drop(&mut self) {
-        self.aim.lock().under_way -= 1;
-        self.aim.carried_out.notify_waiters();
+        self.current_target.lock().under_way -= 1;
+        self.current_target.carried_out.notify_waiters();
     }
 }
 
 #[derive(Default)]
-pub(super) struct Registry {
+pub(super) struct CancelRegistry {
     by_pid: DashMap<i32, Vec<Entry>>,
 }
 
 struct Entry {
     secret: Secret,
-    aim: Arc<Aim>,
-    parking: Arc<Parking>,
+    current_target: Arc<CurrentTarget>,
+    cancelable_wait: Arc<CancelableWait>,
 }
 
 /// The session that a cancel request is meant for.
 pub(super) struct Found {
-    aim: Arc<Aim>,
-    pub(super) parking: Arc<Parking>,
+    current_target: Arc<CurrentTarget>,
+    pub(super) cancelable_wait: Arc<CancelableWait>,
 }
 
 impl Found {
     /// The server connection, which stays the session's until this is dropped. `None`: it has none.
-    pub(super) fn shot(&self) -> Option<Shot> {
-        Shot::take(&self.aim)
+    pub(super) fn begin(&self) -> Option<CancelInFlight> {
+        CancelInFlight::take(&self.current_target)
     }
 }
 
 /// A session's entry in the registry, removed when dropped.
-pub(super) struct Enlisted {
-    registry: Arc<Registry>,
+pub(super) struct CancelRegistration {
+    registry: Arc<CancelRegistry>,
     pub(super) pid: i32,
     pub(super) secret: Secret,
-    pub(super) parking: Arc<Parking>,
-    pub(super) aim: Arc<Aim>,
+    pub(super) cancelable_wait: Arc<CancelableWait>,
+    pub(super) current_target: Arc<CurrentTarget>,
 }
 
-impl Registry {
+impl CancelRegistry {
     /// Enters a session under the process id that its client gets. Calls `secret` until it returns one that
     /// is free.
-    pub(super) fn enlist(
-        self: &Arc<Registry>,
+    pub(super) fn register(
+        self: &Arc<CancelRegistry>,
         pid: i32,
-        target: Option<Target>,
+        target: Option<CancelTarget>,
         mut secret: impl FnMut() -> Secret,
-    ) -> Enlisted {
-        let aim = Arc::<Aim>::default();
-        aim.lock().target = target;
-        let parking = Arc::<Parking>::default();
+    ) -> CancelRegistration {
+        let current_target = Arc::<CurrentTarget>::default();
+        current_target.lock().target = target;
+        let cancelable_wait = Arc::<CancelableWait>::default();
         // One is enough: two systems seldom use the same process id.
         let mut entries = self.by_pid.entry(pid).or_insert_with(|| Vec::with_capacity(1));
         let secret = loop {
@@ -195,31 +195,38 @@ impl Registry {
                 break secret;
             }
         };
-        entries.push(Entry { secret, aim: Arc::clone(&aim), parking: Arc::clone(&parking) });
-        Enlisted { registry: Arc::clone(self), pid, secret, parking, aim }
+        entries.push(Entry {
+            secret,
+            current_target: Arc::clone(&current_target),
+            cancelable_wait: Arc::clone(&cancelable_wait),
+        });
+        CancelRegistration { registry: Arc::clone(self), pid, secret, cancelable_wait, current_target }
     }
 
     /// The session that the request is meant for. Takes the same time for each wrong secret.
     pub(super) fn find(&self, request: &CancelRequest) -> Option<Found> {
         let entries = self.by_pid.get(&request.pid)?;
         let entry = entries.iter().find(|entry| entry.secret.is(&request.key))?;
-        Some(Found { aim: Arc::clone(&entry.aim), parking: Arc::clone(&entry.parking) })
+        Some(Found {
+            current_target: Arc::clone(&entry.current_target),
+            cancelable_wait: Arc::clone(&entry.cancelable_wait),
+        })
     }
 }
 
-impl Enlisted {
+impl CancelRegistration {
     /// The server connection that a cancel request would reach.
-    pub(super) fn target(&self) -> Option<Target> {
-        self.aim.lock().target.clone()
+    pub(super) fn target(&self) -> Option<CancelTarget> {
+        self.current_target.lock().target.clone()
     }
 
     /// The session has another server connection now.
-    pub(super) fn point_to(&self, target: Target) {
-        self.aim.point_to(target);
+    pub(super) fn point_to(&self, target: CancelTarget) {
+        self.current_target.point_to(target);
     }
 }
 
-impl Drop for Enlisted {
+impl Drop for CancelRegistration {
     fn drop(&mut self) {
         let emptied = self.registry.by_pid.get_mut(&self.pid).is_some_and(|mut entries| {
             entries.retain(|entry| entry.secret != self.secret);
@@ -236,7 +243,7 @@ mod tests {
     use super::*;
     use crate::model::{Address, DatabaseId, DatabaseName, Place, SslMode, SystemName};
 
-    fn target(pid: i32, key: &'static [u8]) -> Target {
+    fn target(pid: i32, key: &'static [u8]) -> CancelTarget {
         let record = RouteRecord::first(
             DatabaseId::parse("db_1").unwrap(),
             DatabaseName::parse("shop").unwrap(),
@@ -249,11 +256,11 @@ mod tests {
             },
             10,
         );
-        Target { record: Arc::new(record), pid, key: Bytes::from_static(key) }
+        CancelTarget { record: Arc::new(record), pid, key: Bytes::from_static(key) }
     }
 
-    fn found(registry: &Registry, pid: i32, key: &[u8]) -> Target {
-        registry.find(&request(pid, key)).unwrap().shot().unwrap().target.clone()
+    fn found(registry: &CancelRegistry, pid: i32, key: &[u8]) -> CancelTarget {
+        registry.find(&request(pid, key)).unwrap().begin().unwrap().target.clone()
     }
 
     fn request(pid: i32, key: &[u8]) -> CancelRequest {
@@ -264,10 +271,10 @@ mod tests {
 
     #[test]
     fn a_secret_opens_its_own_session_and_nothing_else() {
-        let registry = Arc::new(Registry::default());
-        let one = registry.enlist(7, Some(target(7, b"aaaa")), || SHORT);
+        let registry = Arc::new(CancelRegistry::default());
+        let one = registry.register(7, Some(target(7, b"aaaa")), || SHORT);
         let mut offered = [SHORT, Secret::Short([2; 4])].into_iter();
-        let two = registry.enlist(7, Some(target(7, b"bbbb")), || offered.next().unwrap());
+        let two = registry.register(7, Some(target(7, b"bbbb")), || offered.next().unwrap());
         assert_eq!((one.secret.bytes(), two.secret.bytes()), (&[1; 4][..], &[2; 4][..]), "one is given once");
         assert_eq!(&found(&registry, 7, &[1; 4]).key[..], b"aaaa");
         assert_eq!(&found(&registry, 7, &[2; 4]).key[..], b"bbbb");
@@ -278,8 +285,8 @@ mod tests {
 
     #[test]
     fn a_long_secret_is_not_opened_by_its_beginning_or_by_more() {
-        let registry = Arc::new(Registry::default());
-        let session = registry.enlist(7, Some(target(7, b"aaaa")), || Secret::random(2));
+        let registry = Arc::new(CancelRegistry::default());
+        let session = registry.register(7, Some(target(7, b"aaaa")), || Secret::random(2));
         let secret = session.secret.bytes();
         assert_eq!(secret.len(), 32);
         assert!(registry.find(&request(7, secret)).is_some());
@@ -292,8 +299,8 @@ mod tests {
 
     #[test]
     fn what_the_client_knows_stays_when_the_server_connection_changes() {
-        let registry = Arc::new(Registry::default());
-        let session = registry.enlist(7, Some(target(7, b"aaaa")), || SHORT);
+        let registry = Arc::new(CancelRegistry::default());
+        let session = registry.register(7, Some(target(7, b"aaaa")), || SHORT);
         session.point_to(target(99, b"zzzz"));
         assert_eq!(found(&registry, 7, &[1; 4]).pid, 99);
         assert!(registry.find(&request(99, &[1; 4])).is_none());
@@ -301,21 +308,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_stays_with_its_session_while_a_request_is_on_its_way_to_it() {
-        let registry = Arc::new(Registry::default());
-        let session = registry.enlist(7, Some(target(9, b"aaaa")), || SHORT);
+        let registry = Arc::new(CancelRegistry::default());
+        let session = registry.register(7, Some(target(9, b"aaaa")), || SHORT);
         let found = registry.find(&request(7, &[1; 4])).unwrap();
-        let shot = found.shot().unwrap();
-        assert!(!session.aim.clear());
+        let in_flight = found.begin().unwrap();
+        assert!(!session.current_target.clear());
         assert_eq!(session.target().unwrap().pid, 9);
-        drop(shot);
-        session.aim.carried_out().await;
-        assert!(session.aim.clear() && found.shot().is_none());
+        drop(in_flight);
+        session.current_target.carried_out().await;
+        assert!(session.current_target.clear() && found.begin().is_none());
     }
 
     #[test]
     fn a_session_that_ended_leaves_nothing() {
-        let registry = Arc::new(Registry::default());
-        let session = registry.enlist(7, Some(target(7, b"aaaa")), || SHORT);
+        let registry = Arc::new(CancelRegistry::default());
+        let session = registry.register(7, Some(target(7, b"aaaa")), || SHORT);
         drop(session);
         assert!(registry.find(&request(7, &[1; 4])).is_none());
         assert!(registry.by_pid.is_empty());
