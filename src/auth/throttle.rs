@@ -1,13 +1,14 @@
-//! Limits how often a client may keys a password.
+//! Limits how often a client may guess a password.
 //!
-//! Owns two tables of fixed size: failed logins per role and address, and per address. It deliberately reads
+//! Owns two tables of fixed size: failed logins per role of a database and address, and per address. It deliberately reads
 //! no clock: the time is an argument.
 //!
 //! # Why
 //! A lock-out hits the wrong clients: a hundred services may share one address, and one of them has an old
 //! password. So a failure costs time instead. Each one adds to the debt of its key; a small debt has no
-//! effect; above that, the answer *that the login failed* is delayed until the debt is back at the allowance.
-//! A right password is never delayed, and clears the debt of its role. Only when an answer would be delayed
+//! effect; above that, the answer *that the login failed* is delayed until the debt is back within the budget.
+//! A right password is never delayed, and clears the debt of its role in its database: in another database
+//! the role may have another password. Only when an answer would be delayed
 //! longer than allowed is a login refused without checking the password: many attempts at once reach that,
 //! one client that retries does not.
 //!
@@ -84,41 +85,42 @@ impl Throttle {
     }
 
     /// `address` is `None` for a Unix socket.
-    pub fn keys(&self, address: Option<IpAddr>, role: &str) -> AttemptKeys {
+    pub fn keys(&self, address: Option<IpAddr>, database: &str, role: &str) -> AttemptKeys {
         let neighbourhood = address.map(neighbourhood);
         AttemptKeys {
-            role: self.hashes.hash_one((neighbourhood, role)),
+            role: self.hashes.hash_one((neighbourhood, database, role)),
             address: self.hashes.hash_one(neighbourhood),
         }
     }
 
     /// Whether to check a password. `false`: the login fails whatever the password.
-    pub fn may_try(&self, keys: AttemptKeys, allowance: AttemptBudget, now: Instant) -> bool {
+    pub fn may_try(&self, keys: AttemptKeys, budget: AttemptBudget, now: Instant) -> bool {
         let now = self.clock(now);
-        let room = |table: &Mutex<Table>, key: u64, allowance: AttemptBudget| {
-            let debt = lock(table).debt(key, now).saturating_add(allowance.interval);
-            allowance.delay(debt) <= allowance.delay_max
+        let room = |table: &Mutex<Table>, key: u64, budget: AttemptBudget| {
+            let debt = lock(table).debt(key, now).saturating_add(budget.interval);
+            budget.delay(debt) <= budget.delay_max
         };
-        allowance.interval.is_zero()
-            || (room(&self.by_role, keys.role, allowance)
-                && room(&self.by_address, keys.address, allowance.of_address()))
+        budget.interval.is_zero()
+            || (room(&self.by_role, keys.role, budget)
+                && room(&self.by_address, keys.address, budget.of_address()))
     }
 
     /// Records a failed login. Returns how long to delay the answer.
-    pub fn failed(&self, keys: AttemptKeys, allowance: AttemptBudget, now: Instant) -> Duration {
-        if allowance.interval.is_zero() {
+    pub fn failed(&self, keys: AttemptKeys, budget: AttemptBudget, now: Instant) -> Duration {
+        if budget.interval.is_zero() {
             return Duration::ZERO;
         }
         let now = self.clock(now);
-        let charge = |table: &Mutex<Table>, key: u64, allowance: AttemptBudget| {
-            allowance.delay(lock(table).charge(key, allowance.interval, now))
+        let charge = |table: &Mutex<Table>, key: u64, budget: AttemptBudget| {
+            budget.delay(lock(table).charge(key, budget.interval, now))
         };
-        let of_role = charge(&self.by_role, keys.role, allowance);
-        let of_address = charge(&self.by_address, keys.address, allowance.of_address());
-        of_role.max(of_address).min(allowance.delay_max)
+        let of_role = charge(&self.by_role, keys.role, budget);
+        let of_address = charge(&self.by_address, keys.address, budget.of_address());
+        of_role.max(of_address).min(budget.delay_max)
     }
 
-    /// Records a successful login and clears the debt of its role. The debt of its address stays.
+    /// Records a successful login and clears the debt of its role in its database. The debt of its
+    /// address stays.
     pub fn succeeded(&self, keys: AttemptKeys) {
         lock(&self.by_role).clear(keys.role);
     }
@@ -230,7 +232,7 @@ mod tests {
     #[test]
     fn failures_are_free_then_slow_then_unseen() {
         let play = Play::begin();
-        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        let keys = play.throttle.keys(address("10.0.0.1"), "shop", "app");
         let answers: Vec<_> = (0..8).map(|_| play.fail(keys)).collect();
         assert_eq!(answers, [Some(0), Some(0), Some(0), Some(2), Some(4), Some(6), None, None]);
     }
@@ -238,7 +240,7 @@ mod tests {
     #[test]
     fn one_who_waits_for_each_answer_is_seen_for_ever_at_the_same_pace() {
         let mut play = Play::begin();
-        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        let keys = play.throttle.keys(address("10.0.0.1"), "shop", "app");
         for _ in 0..BUDGET.free {
             assert_eq!(play.fail(keys), Some(0));
         }
@@ -252,7 +254,7 @@ mod tests {
     #[test]
     fn a_debt_is_paid_by_waiting_and_cleared_by_a_right_password() {
         let mut play = Play::begin();
-        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        let keys = play.throttle.keys(address("10.0.0.1"), "shop", "app");
         while play.fail(keys).is_some() {}
         play.wait(12);
         assert_eq!(play.fail(keys), Some(0));
@@ -264,18 +266,27 @@ mod tests {
     #[test]
     fn other_roles_and_other_addresses_are_not_concerned() {
         let play = Play::begin();
-        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        let keys = play.throttle.keys(address("10.0.0.1"), "shop", "app");
         while play.fail(keys).is_some() {}
-        assert_eq!(play.fail(play.throttle.keys(address("10.0.0.2"), "app")), Some(0));
-        assert_eq!(play.fail(play.throttle.keys(address("10.0.0.1"), "other")), Some(0));
-        assert_eq!(play.fail(play.throttle.keys(None, "app")), Some(0));
+        assert_eq!(play.fail(play.throttle.keys(address("10.0.0.2"), "shop", "app")), Some(0));
+        assert_eq!(play.fail(play.throttle.keys(address("10.0.0.1"), "shop", "other")), Some(0));
+        assert_eq!(play.fail(play.throttle.keys(None, "shop", "app")), Some(0));
+    }
+
+    #[test]
+    fn a_right_password_clears_no_debt_of_the_role_in_another_database() {
+        let play = Play::begin();
+        let keys = |database| play.throttle.keys(address("10.0.0.1"), database, "app");
+        while play.fail(keys("shop")).is_some() {}
+        play.throttle.succeeded(keys("stock"));
+        assert_eq!(play.fail(keys("shop")), None);
     }
 
     #[test]
     fn one_address_may_not_try_every_role() {
         let play = Play::begin();
         let tried = (0..1000).filter(|role| {
-            play.fail(play.throttle.keys(address("10.0.0.1"), &format!("role{role}"))).is_some()
+            play.fail(play.throttle.keys(address("10.0.0.1"), "shop", &format!("role{role}"))).is_some()
         });
         // Thirty free failures, and thirty more that fit in six seconds at five a second.
         assert_eq!(tried.count(), 60);
@@ -284,7 +295,7 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_address_and_a_mapped_address_is_its_own() {
         let throttle = Play::begin().throttle;
-        let keys = |text| throttle.keys(address(text), "app");
+        let keys = |text| throttle.keys(address(text), "shop", "app");
         assert_eq!(keys("2001:db8:1:2::1"), keys("2001:db8:1:2:ffff::9"));
         assert_ne!(keys("2001:db8:1:2::1"), keys("2001:db8:1:3::1"));
         assert_eq!(keys("::ffff:10.0.0.1"), keys("10.0.0.1"));
@@ -306,7 +317,7 @@ mod tests {
     #[test]
     fn without_an_interval_nothing_is_throttled() {
         let play = Play::begin();
-        let keys = play.throttle.keys(address("10.0.0.1"), "app");
+        let keys = play.throttle.keys(address("10.0.0.1"), "shop", "app");
         for _ in 0..1000 {
             assert!(play.throttle.may_try(keys, AttemptBudget::UNLIMITED, play.now));
             assert_eq!(play.throttle.failed(keys, AttemptBudget::UNLIMITED, play.now), Duration::ZERO);

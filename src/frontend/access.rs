@@ -257,12 +257,17 @@ impl Access {
         Ok(verifier.accepts(&keys).then_some(keys))
     }
 
-    /// A login of this role begins.
-    pub(super) fn attempt<'a>(&'a self, address: Option<IpAddr>, role: &'a str) -> Attempt<'a> {
+    /// A login of this role to this database begins.
+    pub(super) fn attempt<'a>(
+        &'a self,
+        address: Option<IpAddr>,
+        database: &str,
+        role: &'a str,
+    ) -> Attempt<'a> {
         Attempt {
             access: self,
-            keys: self.throttle.keys(address, role),
-            asker: self.asked.keys(address, role),
+            keys: self.throttle.keys(address, database, role),
+            asker: self.asked.keys(address, database, role),
             asking: OnceLock::new(),
             admitted: AtomicBool::new(false),
             role,

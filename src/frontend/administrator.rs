@@ -90,7 +90,7 @@ impl Frontend {
         users: &HashMap<String, Verifier>,
     ) -> Result<(), FrontendError> {
         let name = startup.message.role();
-        let attempt = self.access.attempt(Some(address.ip()), name);
+        let attempt = self.access.attempt(Some(address.ip()), startup.message.database(), name);
         attempt.look()?;
         let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
         let login = match users.get(name) {

@@ -80,7 +80,7 @@ pub(super) async fn login(
     if let Some(negotiation) = startup.message.negotiation() {
         backend::negotiate_protocol_version(&mut channel.out, &negotiation);
     }
-    let attempt = frontend.access.attempt(address.ip(), role);
+    let attempt = frontend.access.attempt(address.ip(), database, role);
     if needs_password {
         attempt.look()?;
     }

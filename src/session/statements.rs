@@ -322,8 +322,8 @@ impl Statements {
     /// The client's unnamed statement was another one until now; the server has `now` once the request
     /// arrives there.
     fn changes(&mut self, client: Mark, now: Option<(u64, u64)>) -> Option<Before> {
-        let server = std::mem::replace(&mut self.server.unnamed, now);
-        Some(Before { client: Some(client), server })
+        self.server.unnamed = now;
+        Some(Before { client: Some(client) })
     }
 
     /// This client's unnamed statement, as `OnServer::unnamed` would name it.
@@ -340,7 +340,7 @@ impl Statements {
     ) {
         let before = match self.unnamed.destroy() {
             Some(mark) => self.changes(mark, None),
-            None => self.server.unnamed.take().map(|theirs| Before { client: None, server: Some(theirs) }),
+            None => self.server.unnamed.take().map(|_| Before { client: None }),
         };
         // In the middle of other requests the name is left as it is: nothing can be sent before the query.
         let undo = match piece.part == Part::Whole && !self.names.is_empty() && exchange.is_between_cycles() {
@@ -410,10 +410,7 @@ impl Statements {
         let is_known = piece.part == Part::Whole && parse_parse(body).is_ok();
         if name.is_empty() && self.caches_unnamed && is_known && parse_context != ParseContext::Unsure {
             let prepared = texts.share(rest, parse_context);
-            let before = Before {
-                client: Some(self.unnamed.share(Rc::clone(&prepared))),
-                server: self.server.unnamed,
-            };
+            let before = Before { client: Some(self.unnamed.share(Rc::clone(&prepared))) };
             return self.make(piece, &prepared, Some(before), None, exchange);
         }
         if name.is_empty() {
@@ -576,16 +573,16 @@ impl Statements {
     }
 
     fn close_unnamed(&mut self) {
-        let before = match (self.unnamed.text(), self.server.unnamed) {
-            (Text::Shared(_), theirs) => {
+        let before = match self.unnamed.text() {
+            Text::Shared(_) => {
                 frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
-                self.unnamed.destroy().map(|mark| Before { client: Some(mark), server: theirs })
+                self.unnamed.destroy().map(|mark| Before { client: Some(mark) })
             }
-            (_, theirs) => match self.unnamed.destroy() {
+            _ => match self.unnamed.destroy() {
                 Some(mark) => self.changes(mark, None),
                 None => {
                     self.server.lose_unnamed();
-                    Some(Before { client: None, server: theirs })
+                    Some(Before { client: None })
                 }
             },
         };
@@ -653,9 +650,9 @@ impl Statements {
             // The server has it; one that is too large was parsed on this connection.
             Text::Body(_) | Text::TooLarge | Text::Shared(_) => return,
         };
-        let server = std::mem::replace(&mut self.server.unnamed, now);
+        self.server.unnamed = now;
         self.inject(exchange, tag);
-        self.owe_ours(Kind::Swallowed, Some(Before { client: None, server }), None);
+        self.owe_ours(Kind::Swallowed, Some(Before { client: None }), None);
     }
 
     fn clear_stand_in(&mut self, exchange: &mut Exchange) {
@@ -811,12 +808,16 @@ impl Statements {
         }
     }
 
-    /// The request was skipped.
+    /// The request was skipped, or could not be read.
+    ///
+    /// Which unnamed statement the server has now is not relied on: a request behind the next Sync may have
+    /// replaced it already, and what a request runs can raise the errors of one that cannot be read
+    /// (`convert_from` does).
     fn restore(&mut self, before: Before) {
         if let Some(mark) = before.client {
             self.unnamed.restore(mark);
         }
-        self.server.unnamed = before.server;
+        self.server.lose_unnamed();
     }
 
     /// The request failed: a Parse has destroyed the earlier statement.

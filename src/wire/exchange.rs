@@ -269,6 +269,11 @@ impl Exchange {
         self.candidate.pending.len() >= PENDING_MAX
     }
 
+    /// The server reads the data of a COPY: it answers nothing before the client has sent more.
+    pub fn reads_data(&self) -> bool {
+        self.candidates().all(|candidate| matches!(candidate.copying, Copying::In | Copying::Both))
+    }
+
     /// The client's message with this tag is forwarded.
     pub fn on_request(&mut self, tag: u8) {
         self.candidate.on_request(tag);

@@ -384,6 +384,107 @@ async fn texts_beyond_what_is_kept_for_a_client_stay_on_its_connection() {
     }
 }
 
+/// An error that reads as if the server could not read the message, but comes of what the message runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_error_of_one_client_takes_or_replaces_the_unnamed_statement_of_another() {
+    let unreadable = "SELECT convert_from(decode('ff', 'hex'), 'UTF8')";
+    let violation = "DO $$ BEGIN RAISE 'no' USING ERRCODE = '08P01'; END $$";
+    let attacks: [&(dyn Fn(&mut BytesMut) + Sync); 5] = [
+        &|out| frontend::query(out, unreadable),
+        &|out| frontend::query(out, violation),
+        &|out| parse_and_execute(out, "", unreadable),
+        &|out| parse_and_execute(out, "", violation),
+        // The server cannot read the first message, and carries out the next ones.
+        &|out| {
+            out.extend_from_slice(b"Q\0\0\0\x07\xff\xff\0");
+            parse_and_execute(out, "", "SELECT 'evil'");
+        },
+    ];
+    for (number, attack) in attacks.into_iter().enumerate() {
+        let (server, stage) = stage();
+        let (mut one, mut other) = (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
+        assert_eq!(run(&mut other, |out| parse_and_execute(out, "", "SELECT 'good'")).await, "good");
+        say(&mut one, |out| attack(out)).await;
+        hear(&mut one, if number == 4 { "Z12DCZ" } else { "Z" }).await;
+        assert_eq!(run(&mut other, |out| execute(out, "")).await, "good", "attack {number}");
+    }
+}
+
+/// What becomes of the unnamed statement when a request that replaces it is skipped, and another one behind
+/// the next Sync is carried out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_skipped_gives_no_client_the_unnamed_statement_of_another() {
+    let replaces: [&dyn Fn(&mut BytesMut, &str); 3] = [
+        &|out, text| frontend::parse(out, b"", text.as_bytes(), &[]),
+        &|out, text| frontend::query(out, text),
+        &|out, _| frontend::close(out, Target::Statement, b""),
+    ];
+    for (skipped, replaces_skipped) in replaces.iter().enumerate() {
+        for (runs, replaces_then) in replaces.iter().enumerate() {
+            let (server, stage) = stage();
+            let (mut one, mut other) =
+                (client(&stage, &server, &[]).await, client(&stage, &server, &[]).await);
+            run(&mut one, |out| parse_and_execute(out, "fails", "SELECT 1 / $1::int")).await;
+            assert_eq!(run(&mut other, |out| parse_and_execute(out, "", "SELECT 'good'")).await, "good");
+            let mut pipeline = BytesMut::new();
+            frontend::bind(&mut pipeline, b"", b"missing", &[]);
+            replaces_skipped(&mut pipeline, "SELECT 'skipped'");
+            frontend::sync(&mut pipeline);
+            replaces_then(&mut pipeline, "SELECT 'evil'");
+            if runs != 1 {
+                frontend::sync(&mut pipeline);
+            }
+            say(&mut one, |out| out.extend_from_slice(&pipeline)).await;
+            hear(&mut one, ["EZ1Z", "EZTDCZ", "EZ3Z"][runs]).await;
+            for _ in 0..2 {
+                assert_eq!(run(&mut other, |out| execute(out, "")).await, "good", "{skipped} {runs}");
+            }
+        }
+    }
+}
+
+/// A Query that is skipped, and one that is carried out, where the client had an unnamed statement before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_behind_a_skipped_one_destroys_the_unnamed_statement_too() {
+    let (server, stage) = stage();
+    let mut one = client(&stage, &server, &[]).await;
+    assert_eq!(run(&mut one, |out| parse_and_execute(out, "", "SELECT 'first'")).await, "first");
+    say(&mut one, |out| {
+        frontend::bind(out, b"", b"missing", &[]);
+        frontend::query(out, "SELECT 'skipped'");
+        frontend::sync(out);
+        frontend::query(out, "SELECT 'runs'");
+    })
+    .await;
+    hear(&mut one, "EZTDCZ").await;
+    assert_eq!(run(&mut one, |out| execute(out, "")).await, "26000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn syncs_without_an_end_inside_a_copy_end_the_session() {
+    let (server, stage) = stage();
+    server.psql_in("shop", "CREATE TABLE copied (v text); GRANT ALL ON copied TO PUBLIC").unwrap();
+    let copy = |syncs: usize| {
+        move |out: &mut BytesMut| {
+            (0..syncs).for_each(|_| frontend::sync(out));
+            frontend::copy_data(out, b"x\n");
+            frontend::copy_done(out);
+        }
+    };
+    for (syncs, expected) in [(16_000, None), (20_000, Some("54000"))] {
+        let mut one = client(&stage, &server, &[]).await;
+        say(&mut one, |out| frontend::query(out, "COPY copied FROM STDIN")).await;
+        hear(&mut one, "G").await;
+        say(&mut one, copy(syncs)).await;
+        let (_, error) = hear(&mut one, "Z").await;
+        assert_eq!(error.map(|error| error.sqlstate().to_string()).as_deref(), expected, "{syncs} Syncs");
+        drop(one);
+        // The only connection is free again, or a new one is opened.
+        let mut next = client(&stage, &server, &[]).await;
+        assert_eq!(ask(&mut next, "SELECT count(*) FROM copied").await, "1", "{syncs} Syncs");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn names_without_an_end_end_the_session() {
     let (server, stage) = stage();

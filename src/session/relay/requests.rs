@@ -18,7 +18,7 @@ use crate::session::ending::Ending;
 use crate::session::observe;
 use crate::session::pipe::{Outbox, Outgoing};
 use crate::session::statements::FRONT_BYTES;
-use crate::wire::exchange::{Exchange, Rest};
+use crate::wire::exchange::{Exchange, PENDING_MAX, Rest};
 use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
 use crate::wire::message::backend::{error_response, ready_for_query};
 use crate::wire::message::frontend::{is_request, tag as request};
@@ -208,6 +208,9 @@ impl Relay {
                     self.wait = self.wait_for_order();
                     break;
                 }
+                if self.is_full() && self.exchange.reads_data() {
+                    return Err(Ending::Refused(too_many_syncs()));
+                }
                 self.wait = self.admit(cx, tag);
                 if self.wait == Wait::Nothing && self.recall.is_some() {
                     self.wait = self.wait_for_recall(&bytes[taken..]);
@@ -340,11 +343,15 @@ impl Relay {
         }
     }
 
+    /// As many answers are pending as are kept.
+    fn is_full(&self) -> bool {
+        self.exchange.is_full()
+            || self.pooled_client.as_ref().is_some_and(|pooled_client| pooled_client.statements.is_full())
+    }
+
     /// Whether the message that begins with this tag may be forwarded now.
     fn admit(&mut self, cx: &mut Context<'_>, tag: u8) -> Wait {
-        if self.exchange.is_full()
-            || self.pooled_client.as_ref().is_some_and(|pooled_client| pooled_client.statements.is_full())
-        {
+        if self.is_full() {
             return Wait::Answers;
         }
         match self.pass.is_some() {
@@ -431,4 +438,12 @@ impl Relay {
             }
         }
     }
+}
+
+/// The Syncs that a client sends inside a COPY are pending until the COPY ends, because it is unknown whether
+/// the server reads them as part of it. Waiting for answers would be without an end.
+fn too_many_syncs() -> Refusal {
+    Refusal::fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many Sync messages inside a COPY")
+        .with_detail(format!("A COPY may contain {PENDING_MAX} of them."))
+        .with_hint("Send Sync after CopyDone.")
 }

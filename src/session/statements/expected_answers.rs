@@ -40,14 +40,12 @@ impl Kind {
     }
 }
 
-/// The unnamed statement before a request.
+/// The unnamed statement before a request that replaces it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Before {
     /// The client's; `None`: the request is one of ours, which changes the server's statement and nothing
     /// else.
     pub(super) client: Option<Mark>,
-    /// [`OnServer::unnamed`](super::OnServer).
-    pub(super) server: Option<(u64, u64)>,
 }
 
 /// What to undo for a named statement if its request is skipped or fails.

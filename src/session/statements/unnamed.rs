@@ -77,9 +77,9 @@ impl Unnamed {
         self.now.text = Text::Shared(prepared);
     }
 
-    /// Destroys the statement. `None`: there was none.
+    /// Destroys the statement. `None`: there was none, and whether that stays so depends on no answer.
     pub(super) fn destroy(&mut self) -> Option<Mark> {
-        (!self.is_none()).then(|| self.replace(Text::None))
+        (!self.is_none() || !self.past.is_empty()).then(|| self.replace(Text::None))
     }
 
     fn replace(&mut self, text: Text) -> Mark {
@@ -157,8 +157,9 @@ mod tests {
         let nothing = unnamed.parse(b"one", true);
         let one = unnamed.parse(b"two", true);
         let two = unnamed.destroy().unwrap();
-        assert_eq!(unnamed.destroy(), None);
+        let again = unnamed.destroy().unwrap();
         unnamed.settle(nothing);
+        unnamed.restore(again);
         unnamed.restore(two);
         assert_eq!(body(&unnamed), b"two");
         unnamed.restore(one);
@@ -167,6 +168,20 @@ mod tests {
         let one = unnamed.parse(b"three", true);
         unnamed.settle(one);
         assert_eq!((body(&unnamed), unnamed.past.len()), (&b"three"[..], 0));
+        unnamed.lose();
+        assert_eq!(unnamed.destroy(), None);
+    }
+
+    #[test]
+    fn a_query_behind_one_that_is_skipped_destroys_the_statement() {
+        let mut unnamed = Unnamed::default();
+        let nothing = unnamed.parse(b"one", true);
+        unnamed.settle(nothing);
+        let skipped = unnamed.destroy().unwrap();
+        let carried_out = unnamed.destroy().unwrap();
+        unnamed.restore(skipped);
+        unnamed.settle(carried_out);
+        assert!(unnamed.is_none() && unnamed.past.is_empty());
     }
 
     #[test]
