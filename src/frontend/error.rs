@@ -69,7 +69,11 @@ pub enum FrontendError {
     TooManyLoginsOfDatabase { database: String, per_second: u32 },
     #[error("more than {per_second} logins of role \"{role}\" in a second")]
     TooManyLoginsOfRole { role: String, per_second: u32 },
-    #[error("role \"{role}\" has an md5 password")]
+    /// The client is told no more than of a wrong password, so that it learns of no role that it exists.
+    #[error(
+        "the password of role \"{role}\" is stored as md5, which the client's rule does not accept: set it again \
+         with password_encryption = 'scram-sha-256'"
+    )]
     Md5Role { role: String },
     #[error("role \"{role}\" may not log in")]
     MayNotLogIn { role: String },
@@ -149,7 +153,7 @@ impl Explain for FrontendError {
 
     fn blame(&self) -> Blame {
         match self {
-            FrontendError::Md5Role { .. } | FrontendError::NoTls => Blame::Platform,
+            FrontendError::NoTls => Blame::Platform,
             FrontendError::Refused { .. } => Blame::Product,
             _ => Blame::Client,
         }
@@ -159,7 +163,6 @@ impl Explain for FrontendError {
         match self {
             FrontendError::Gone | FrontendError::Io(_) | FrontendError::TooSlow => Retry::Now,
             FrontendError::Refused { .. }
-            | FrontendError::Md5Role { .. }
             | FrontendError::Throttled { .. }
             | FrontendError::TooManyLogins { .. }
             | FrontendError::TooManyLoginsOfDatabase { .. }
@@ -228,9 +231,6 @@ impl Explain for FrontendError {
 
     fn detail(&self) -> Option<String> {
         match self {
-            FrontendError::Md5Role { role } => Some(format!(
-                "The password of role \"{role}\" is stored as md5, which this client's rule does not accept."
-            )),
             FrontendError::Full { clients_max } => {
                 Some(format!("Freehold takes {clients_max} clients here (limits.clients_max)."))
             }
@@ -270,10 +270,6 @@ impl Explain for FrontendError {
             | FrontendError::DatabaseRoleFull { .. } => {
                 Some("Use fewer connections, or ask the platform team to raise the limit.".to_owned())
             }
-            FrontendError::Md5Role { .. } => Some(
-                "Set the password again with password_encryption = 'scram-sha-256'; it may be the same password."
-                    .to_owned(),
-            ),
             FrontendError::Throttled { .. } => Some(
                 "Try again in a while. Look for a program at this address that has an old password.".to_owned(),
             ),

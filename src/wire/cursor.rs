@@ -21,6 +21,9 @@ pub enum Violation {
     Length { what: &'static str, length: i64 },
     #[error("invalid value in {what}: {value}")]
     Value { what: &'static str, value: i64 },
+    /// A message that only a login may contain.
+    #[error("a message of type '{}' after the login", char::from(*tag))]
+    AfterLogin { tag: u8 },
     #[error("no PROXY header of version 2")]
     NoProxyHeader,
     #[error("a cancel key of {bytes} bytes")]

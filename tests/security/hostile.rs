@@ -244,6 +244,29 @@ async fn a_session_whose_server_floods_it_takes_no_memory_and_no_time_of_others(
     }
 }
 
+/// A driver could answer with its password.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_a_login_in_the_middle_of_a_session_go_to_no_client() {
+    let ring = Ring::set().await;
+    let of_a_login: [(u8, &'static [u8]); 5] = [
+        (b'R', &[0, 0, 0, 3]),
+        (b'R', &[0, 0, 0, 5, 1, 2, 3, 4]),
+        (b'R', &[0, 0, 0, 0]),
+        (b'K', &[0, 0, 0, 1, 0, 0, 0, 2]),
+        (b'v', &[0, 3, 0, 2, 0, 0, 0, 0]),
+    ];
+    for (tag, body) in of_a_login {
+        ring.impostor.be_honest();
+        let mut client = crate::raw::Client::logged_in(&ring.bad).await;
+        ring.impostor.turn(Whose::Clients, move |visitor| {
+            use std::io::Write;
+            let _ = visitor.write_all(&message(tag, body));
+        });
+        assert_eq!(client.outcome().await, "XX000", "{} {body:?}", char::from(tag));
+    }
+    ring.others_are_served("afterwards").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_connection_that_is_flooded_while_nobody_has_it_harms_nobody() {
     let ring = Ring::set().await;

@@ -9,6 +9,7 @@ use crate::session::ending::Ending;
 use crate::session::notification_pids::NotificationPids;
 use crate::session::observe;
 use crate::session::statements::ForwardAs;
+use crate::wire::Violation;
 use crate::wire::exchange::Rest;
 use crate::wire::frame::Piece;
 use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
@@ -121,6 +122,10 @@ impl Relay {
         match piece.tag {
             answer::READY_FOR_QUERY => return self.on_ready(piece.body()),
             answer::PARAMETER_STATUS => self.on_parameter(piece.body())?,
+            // A client could answer a request for its password that comes in the middle of a session.
+            answer::AUTHENTICATION | answer::BACKEND_KEY_DATA | answer::NEGOTIATE_PROTOCOL_VERSION => {
+                return Err(Ending::ServerBroke(Violation::AfterLogin { tag: piece.tag }));
+            }
             answer::COMMAND_COMPLETE if self.recall.is_some() && observe::forgets_sequences(piece.body()) => {
                 self.recall = None;
             }
