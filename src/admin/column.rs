@@ -6,6 +6,14 @@
 //! as PostgreSQL writes it; a driver that asks for the binary format gets the same value converted to its
 //! type.
 
+use std::error::Error;
+
+use bytes::{BufMut, BytesMut};
+use pgwire::api::Type;
+use pgwire::types::ToSqlText;
+use pgwire::types::format::FormatOptions;
+use tokio_postgres::types::{IsNull, ToSql, to_sql_checked};
+
 /// The type of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -16,13 +24,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The OID in `pg_type`.
-    pub fn oid(self) -> u32 {
+    pub fn postgres(self) -> Type {
         match self {
-            Kind::Text => 25,
-            Kind::Int4 => 23,
-            Kind::Int8 => 20,
-            Kind::Numeric => 1700,
+            Kind::Text => Type::TEXT,
+            Kind::Int4 => Type::INT4,
+            Kind::Int8 => Type::INT8,
+            Kind::Numeric => Type::NUMERIC,
         }
     }
 
@@ -34,30 +41,44 @@ impl Kind {
             Kind::Text | Kind::Numeric => -1,
         }
     }
-
-    /// A value in the binary format of its type; None: the text is not a value of this type.
-    pub fn binary(self, value: &str) -> Option<Vec<u8>> {
-        match self {
-            Kind::Text => Some(value.as_bytes().to_vec()),
-            Kind::Int4 => value.parse::<i32>().ok().map(|number| number.to_be_bytes().to_vec()),
-            Kind::Int8 => value.parse::<i64>().ok().map(|number| number.to_be_bytes().to_vec()),
-            Kind::Numeric => value.parse().ok().map(numeric),
-        }
-    }
 }
 
-/// A whole number as `numeric_send` writes it: number of base 10000 digits, weight of the first, sign, scale,
-/// digits.
-fn numeric(number: u64) -> Vec<u8> {
-    let mut digits = Vec::new();
-    let mut rest = number;
-    while rest > 0 {
-        digits.push(i16::try_from(rest % 10_000).unwrap_or_default());
-        rest /= 10_000;
+/// A whole number of type numeric. pgwire has the type only with a crate for decimals.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numeric(pub(super) u64);
+
+impl ToSql for Numeric {
+    /// As `numeric_send` writes it: number of base 10000 digits, weight of the first, sign, scale, digits.
+    fn to_sql(&self, _type: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        let mut digits = Vec::new();
+        let mut rest = self.0;
+        while rest > 0 {
+            digits.push(i16::try_from(rest % 10_000)?);
+            rest /= 10_000;
+        }
+        let count = i16::try_from(digits.len())?;
+        let header = [count, (count - 1).max(0), 0, 0];
+        header.into_iter().chain(digits.into_iter().rev()).for_each(|part| out.put_i16(part));
+        Ok(IsNull::No)
     }
-    let count = i16::try_from(digits.len()).unwrap_or_default();
-    let header = [count, (count - 1).max(0), 0, 0];
-    header.into_iter().chain(digits.into_iter().rev()).flat_map(i16::to_be_bytes).collect()
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::NUMERIC
+    }
+
+    to_sql_checked!();
+}
+
+impl ToSqlText for Numeric {
+    fn to_sql_text(
+        &self,
+        _type: &Type,
+        out: &mut BytesMut,
+        _options: &FormatOptions,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.put_slice(self.0.to_string().as_bytes());
+        Ok(IsNull::No)
+    }
 }
 
 /// One column of an answer.
@@ -70,21 +91,5 @@ pub struct Column {
 impl Column {
     pub const fn text(name: &'static str) -> Column {
         Column { name, kind: Kind::Text }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_the_binary_form_of_their_type() {
-        assert_eq!(Kind::Int4.binary("-2"), Some(vec![0xff, 0xff, 0xff, 0xfe]));
-        assert_eq!(Kind::Int8.binary("258"), Some(vec![0, 0, 0, 0, 0, 0, 1, 2]));
-        assert_eq!(Kind::Int4.binary("3000000000"), None);
-        // As `SELECT numeric_send(120003)` answers: two digits, the first of weight 1.
-        assert_eq!(Kind::Numeric.binary("120003"), Some(vec![0, 2, 0, 1, 0, 0, 0, 0, 0, 12, 0, 3]));
-        assert_eq!(Kind::Numeric.binary("0"), Some(vec![0; 8]));
-        assert_eq!(Kind::Text.binary("ä"), Some("ä".as_bytes().to_vec()));
     }
 }

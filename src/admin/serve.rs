@@ -1,13 +1,13 @@
 //! The admin port: accepts administrators, and lets them cancel each other's waits.
 //!
-//! Owns the listener and the connections' tasks; the protocol on a connection is in `conversation`. It
-//! deliberately executes no command itself.
+//! Owns the listener and the connections' tasks; a connection is in `connection`. It deliberately executes no
+//! command itself.
 //!
-//! # Why not pgwire
-//! The crate was planned for this. Its `process_socket` carries bytes that were read before a TLS handshake
-//! over into the encrypted connection (the hole that PostgreSQL closed as CVE-2021-23214). Our own `wire`,
-//! `auth`, `tls` and `frontend` have everything that a server needs, tested once, so only one implementation
-//! turns bytes into messages.
+//! # Why not all of pgwire
+//! The crate has a whole server, `process_socket`. It carries bytes that were read before a TLS handshake
+//! over into the encrypted connection (the hole that PostgreSQL closed as CVE-2021-23214), and it knows
+//! neither our limits of logins nor certificates of clients. So our own `frontend`, which applications come
+//! through as well, does the login; pgwire has the connection from there.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::conversation;
+use super::connection;
 use super::execute::Executor;
 use super::users::Users;
 use crate::auth::scram::MockSecret;
@@ -65,7 +65,7 @@ pub(super) struct Shared {
     /// By process id and key of BackendKeyData: the wait that a cancel request ends.
     waits: Mutex<HashMap<(i32, Bytes), CancellationToken>>,
     last_pid: AtomicI32,
-    /// When cancelled, every conversation ends with 57P01.
+    /// When cancelled, every connection ends with 57P01.
     pub(super) closing: CancellationToken,
     tasks: TaskTracker,
 }
@@ -178,7 +178,7 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
         Ok(IncomingAdmin::Administrator(administrator)) => {
             let permit = Arc::clone(&shared.connections).try_acquire_owned().ok();
             let rights = users.rights(&administrator.name);
-            if let Err(error) = conversation::hold(administrator, rights, permit, &shared).await {
+            if let Err(error) = connection::hold(administrator, rights, permit, &shared).await {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }

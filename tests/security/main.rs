@@ -26,6 +26,7 @@ mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_protocol;
 mod cves;
 mod encryption;
 mod hba;
