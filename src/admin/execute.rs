@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, row};
 use super::chatter;
-use super::commands;
+use super::commands::{self, Effect};
 use super::lookup::command;
 use super::parse::Parsed;
 use super::refuse::AdminError;
@@ -142,7 +142,8 @@ impl Executor {
 
     /// Executes one statement and, if it changes anything, writes an audit entry.
     pub async fn execute(&self, parsed: &Parsed, caller: &Caller) -> Result<Answer, Refusal> {
-        let trail = parsed.statement.mutates().then(|| self.trail(parsed, caller));
+        let effect = command(&parsed.statement).effect;
+        let trail = (effect == Effect::Change).then(|| self.trail(parsed, caller));
         let caller = &Caller { trail: trail.clone(), ..caller.clone() };
         let outcome = self.dispatch(&parsed.statement, caller).await;
         let outcome = outcome.map_err(|error| {
@@ -156,9 +157,9 @@ impl Executor {
         outcome
     }
 
-    /// The only permission check: a statement not marked read-only needs the right to change.
+    /// The only permission check: the table of commands says which rights each needs.
     async fn dispatch(&self, statement: &Statement, caller: &Caller) -> Result<Answer, AdminError> {
-        if caller.rights == Rights::Look && !statement.only_looks() {
+        if caller.rights == Rights::Look && command(statement).effect.rights() != Rights::Look {
             return Err(AdminError::MayOnlyLook { name: caller.who.clone() });
         }
         match statement {

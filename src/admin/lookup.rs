@@ -1,12 +1,12 @@
 //! From a statement to its row in the table of [`commands`].
 
 use super::column::Column;
-use super::commands::{self, Command};
-use super::statement::{Chatter, Show, Statement};
+use super::commands::{self, Command, Effect, Scope};
+use super::statement::{Chatter, Statement};
 
-const ONE_VALUE: Command =
-    Command { syntax: "", doc: "", columns: &[Column::text("?column?")], tag: "SELECT" };
-const SILENT: Command = Command { syntax: "", doc: "", columns: &[], tag: "SET" };
+const SILENT: Command =
+    Command { syntax: "", doc: "", columns: &[], tag: "SET", scope: Scope::Process, effect: Effect::Look };
+const ONE_VALUE: Command = Command { columns: &[Column::text("?column?")], tag: "SELECT", ..SILENT };
 
 /// The row of the table for a statement.
 pub(super) fn command(statement: &Statement) -> Command {
@@ -37,44 +37,8 @@ pub(super) fn command(statement: &Statement) -> Command {
         Statement::Kill(_) => commands::KILL,
         Statement::KillClient(_) => commands::KILL_CLIENT,
         Statement::Shutdown(_) => commands::SHUTDOWN,
-        Statement::Show(show) => shown(show),
+        Statement::Show(show) => show.command(),
         Statement::Chatter(chatter) => said(chatter),
-    }
-}
-
-fn shown(show: &Show) -> Command {
-    match show {
-        Show::Databases => commands::SHOW_DATABASES,
-        Show::Database(_) => commands::SHOW_DATABASE,
-        Show::Systems => commands::SHOW_SYSTEMS,
-        Show::Teams => commands::SHOW_TEAMS,
-        Show::Moves => commands::SHOW_MOVES,
-        Show::Move(_) => commands::SHOW_MOVE,
-        Show::MoveTables(_) => commands::SHOW_MOVE_TABLES,
-        Show::Sessions => commands::SHOW_SESSIONS,
-        Show::Pools => commands::SHOW_POOLS,
-        Show::Clients => commands::SHOW_CLIENTS,
-        Show::Servers => commands::SHOW_SERVERS,
-        Show::Sockets => commands::SHOW_SOCKETS,
-        Show::ActiveSockets => commands::SHOW_ACTIVE_SOCKETS,
-        Show::Users => commands::SHOW_USERS,
-        Show::Mem => commands::SHOW_MEM,
-        Show::DnsHosts => commands::SHOW_DNS_HOSTS,
-        Show::DnsZones => commands::SHOW_DNS_ZONES,
-        Show::Peers => commands::SHOW_PEERS,
-        Show::PeerPools => commands::SHOW_PEER_POOLS,
-        Show::Stats => commands::SHOW_STATS,
-        Show::StatsTotals => commands::SHOW_STATS_TOTALS,
-        Show::StatsAverages => commands::SHOW_STATS_AVERAGES,
-        Show::Totals => commands::SHOW_TOTALS,
-        Show::Lists => commands::SHOW_LISTS,
-        Show::State => commands::SHOW_STATE,
-        Show::Config => commands::SHOW_CONFIG,
-        Show::Version => commands::SHOW_VERSION,
-        Show::Help => commands::SHOW_HELP,
-        Show::Audit => commands::SHOW_AUDIT,
-        Show::Hba => commands::SHOW_HBA,
-        Show::History(_) => commands::SHOW_HISTORY,
     }
 }
 

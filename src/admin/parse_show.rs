@@ -1,68 +1,77 @@
-//! The productions of SHOW.
+//! The productions of SHOW: its syntax stands in the table of commands.
 
+use super::commands::SHOWS;
 use super::parser::Parser;
-use super::statement::{Show, Statement};
+use super::statement::Statement;
 use super::{ErrorKind, SyntaxError};
+use crate::model::{DatabaseName, MoveId};
 
-/// What is shown without a name or a number after it.
-const PLAIN: [(&str, Show); 27] = [
-    ("DATABASES", Show::Databases),
-    ("SYSTEMS", Show::Systems),
-    ("TEAMS", Show::Teams),
-    ("MOVES", Show::Moves),
-    ("SESSIONS", Show::Sessions),
-    ("POOLS", Show::Pools),
-    ("CLIENTS", Show::Clients),
-    ("SERVERS", Show::Servers),
-    ("SOCKETS", Show::Sockets),
-    ("ACTIVE_SOCKETS", Show::ActiveSockets),
-    ("USERS", Show::Users),
-    ("STATS", Show::Stats),
-    ("STATS_TOTALS", Show::StatsTotals),
-    ("STATS_AVERAGES", Show::StatsAverages),
-    ("TOTALS", Show::Totals),
-    ("LISTS", Show::Lists),
-    ("MEM", Show::Mem),
-    ("DNS_HOSTS", Show::DnsHosts),
-    ("DNS_ZONES", Show::DnsZones),
-    ("PEERS", Show::Peers),
-    ("PEER_POOLS", Show::PeerPools),
-    ("STATE", Show::State),
-    ("CONFIG", Show::Config),
-    ("VERSION", Show::Version),
-    ("HELP", Show::Help),
-    ("AUDIT", Show::Audit),
-    ("HBA", Show::Hba),
-];
+/// PgBouncer's; refused.
+const FDS: &str = "FDS";
 
-/// Words that need a name or number after them, and the one that is refused.
-const OTHERS: [&str; 4] = ["DATABASE", "MOVE", "HISTORY", "FDS"];
+/// What a SHOW can be about.
+pub(super) trait Subject: Sized {
+    fn read(parser: &mut Parser) -> Result<Self, SyntaxError>;
+}
+
+impl Subject for DatabaseName {
+    fn read(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
+        parser.database()
+    }
+}
+
+impl Subject for MoveId {
+    fn read(parser: &mut Parser) -> Result<MoveId, SyntaxError> {
+        parser.move_id()
+    }
+}
+
+/// The words of `SHOW MOVE number TABLES`.
+struct Words {
+    keyword: &'static str,
+    /// `[DATABASE]` may stand before the name.
+    has_noise: bool,
+    /// The keyword behind the name or the number.
+    suffix: Option<&'static str>,
+}
+
+impl Words {
+    fn of(syntax: &'static str) -> Words {
+        let mut words = syntax.split(' ').skip(1);
+        let keyword = words.next().unwrap_or_default();
+        let is_keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase());
+        Words { keyword, has_noise: syntax.contains(" [DATABASE] "), suffix: words.find(is_keyword) }
+    }
+}
 
 impl Parser {
     pub(super) fn show(&mut self) -> Result<Statement, SyntaxError> {
         let span = self.span();
-        let words: Vec<&str> = PLAIN.iter().map(|(word, _)| *word).chain(OTHERS).collect();
-        Ok(Statement::Show(match self.one_of(&words)? {
-            "DATABASE" => Show::Database(self.database()?),
-            "MOVE" => {
-                let id = self.move_id()?;
-                if self.accept("TABLES") { Show::MoveTables(id) } else { Show::Move(id) }
+        let shows = || SHOWS.iter().map(|(syntax, read)| (Words::of(syntax), read));
+        let keywords: Vec<&str> = shows().map(|(words, _)| words.keyword).chain([FDS]).collect();
+        let keyword = self.one_of(&keywords)?;
+        // A SHOW with a further word behind the name goes before the one without.
+        let behind = self.word_ahead(1);
+        let (mut longer, mut shorter) = (None, None);
+        for (words, read) in shows().filter(|(words, _)| words.keyword == keyword) {
+            match words.suffix {
+                None => shorter = Some((words, read)),
+                Some(suffix) if behind.as_deref() == Some(suffix) => longer = Some((words, read)),
+                Some(_) => {}
             }
-            "HISTORY" => {
-                self.accept("DATABASE");
-                Show::History(self.database()?)
-            }
-            "FDS" => {
-                return Err(SyntaxError::new(span, "descriptors of sockets are not given away")
-                    .with_hint("SHOW SOCKETS; lists the connections.")
-                    .of_kind(ErrorKind::Unsupported));
-            }
-            word => plain(word),
-        }))
+        }
+        let Some((words, read)) = longer.or(shorter) else {
+            return Err(SyntaxError::new(span, "descriptors of sockets are not given away")
+                .with_hint("SHOW SOCKETS; lists the connections.")
+                .of_kind(ErrorKind::Unsupported));
+        };
+        if words.has_noise && behind.is_some() {
+            self.accept("DATABASE");
+        }
+        let show = read(self)?;
+        if let Some(suffix) = words.suffix {
+            self.expect(suffix)?;
+        }
+        Ok(Statement::Show(show))
     }
-}
-
-fn plain(word: &str) -> Show {
-    let found = PLAIN.into_iter().find(|(known, _)| *known == word);
-    found.map_or(Show::Help, |(_, show)| show)
 }

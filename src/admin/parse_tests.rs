@@ -176,6 +176,27 @@ fn names_fold_to_lower_case_unless_quoted() {
     assert_eq!(one("SHOW DATABASE \"Shop\""), Statement::Show(quoted));
 }
 
+/// The parser of SHOW reads the table: each row leads to itself.
+#[test]
+fn every_show_of_the_table_is_understood_by_its_own_syntax() {
+    let shows = commands::COMMANDS.iter().filter(|command| command.tag == "SHOW");
+    for command in shows {
+        let text = command.syntax.replace("number", "7").replace("name", "shop");
+        for text in [text.replace("[DATABASE] ", ""), text.replace("[DATABASE]", "DATABASE")] {
+            match one(&text) {
+                Statement::Show(show) => assert_eq!(show.command(), *command, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(
+        one("SHOW HISTORY database"),
+        Statement::Show(Show::History(DatabaseName::parse("database").unwrap()))
+    );
+    assert_eq!(mistake("SHOW MOVE 7 TABLE").kind, ErrorKind::Syntax);
+    assert_eq!(mistake("SHOW FDS").kind, ErrorKind::Unsupported);
+}
+
 #[test]
 fn a_misspelt_keyword_is_pointed_at_with_what_was_meant() {
     let error = mistake("CREATE DATABSE shop");

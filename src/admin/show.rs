@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use super::answer::{Answer, Row, row};
-use super::commands::{self, COMMANDS};
+use super::answer::{Row, row};
+use super::commands::COMMANDS;
 use super::databases::verifier_kind;
 use super::execute::Executor;
 use super::moves::{NOTE_PAUSE, longest_stall_ms, milliseconds, no_way_back, percent, progress_line};
 use super::refuse::AdminError;
-use super::show_process;
-use super::statement::Show;
 use super::systems::version;
 use crate::control::kept::NOTE_NO_WAY_BACK;
 use crate::control::provision::NOTE_ROLES_THAT_STAY;
@@ -27,43 +25,7 @@ use crate::system::{MoveNames, quote_ident};
 const AUDIT_ROWS_MAX: usize = 1_000;
 
 impl Executor {
-    pub(super) async fn show(&self, show: &Show) -> Result<Answer, AdminError> {
-        match show {
-            Show::Databases => self.show_databases().await,
-            Show::Database(name) => self.show_database(name).await,
-            Show::Systems => self.show_systems().await,
-            Show::Teams => self.show_teams().await,
-            Show::Moves => self.show_moves().await,
-            Show::Move(id) => self.show_move(*id).await,
-            Show::MoveTables(id) => self.show_move_tables(*id).await,
-            Show::History(name) => self.show_history(name).await,
-            Show::Audit => self.show_audit().await,
-            Show::Lists => self.show_lists().await,
-            Show::Sessions => Ok(self.show_sessions()),
-            Show::Pools => Ok(self.show_pools()),
-            Show::Clients => Ok(self.show_clients()),
-            Show::Servers => Ok(self.show_servers()),
-            Show::Sockets => Ok(self.show_sockets()),
-            Show::ActiveSockets => Ok(self.show_active_sockets()),
-            Show::Users => Ok(self.show_users()),
-            Show::Mem => Ok(show_process::show_mem()),
-            Show::DnsHosts => Ok(Answer::rows(commands::SHOW_DNS_HOSTS, Vec::new())),
-            Show::DnsZones => Ok(Answer::rows(commands::SHOW_DNS_ZONES, Vec::new())),
-            Show::Peers => Ok(Answer::rows(commands::SHOW_PEERS, Vec::new())),
-            Show::PeerPools => Ok(Answer::rows(commands::SHOW_PEER_POOLS, Vec::new())),
-            Show::Stats => Ok(self.show_stats()),
-            Show::StatsTotals => Ok(self.show_stats_totals()),
-            Show::StatsAverages => Ok(self.show_stats_averages()),
-            Show::Totals => Ok(self.show_totals()),
-            Show::State => Ok(self.show_state()),
-            Show::Hba => Ok(self.show_hba()),
-            Show::Config => Ok(self.show_config()),
-            Show::Version => Ok(Answer::rows(commands::SHOW_VERSION, vec![row![version_text()]])),
-            Show::Help => Ok(help()),
-        }
-    }
-
-    async fn show_databases(&self) -> Result<Answer, AdminError> {
+    pub(super) async fn show_databases(&self) -> Result<Vec<Row>, AdminError> {
         let routes = self.catalog().routes().await?.into_values();
         let mut databases = self.catalog().databases().await?.into_values();
         databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
@@ -72,7 +34,7 @@ impl Executor {
             let route = routes.iter().find(|route| route.database == database.id);
             self.database_row(database, route)
         });
-        Ok(Answer::rows(commands::SHOW_DATABASES, rows.collect()))
+        Ok(rows.collect())
     }
 
     fn database_row(&self, database: &DatabaseRecord, route: Option<&RouteRecord>) -> Row {
@@ -116,7 +78,7 @@ impl Executor {
         ]
     }
 
-    async fn show_database(&self, name: &DatabaseName) -> Result<Answer, AdminError> {
+    pub(super) async fn show_database(&self, name: &DatabaseName) -> Result<Vec<Row>, AdminError> {
         let database = self.database(name).await?.value;
         let route = self.catalog().route(&database.id).await?.map(|route| route.value);
         let contract = &database.contract;
@@ -164,10 +126,10 @@ impl Executor {
             let superuser = if login.superuser { ", superuser" } else { "" };
             rows.push(row![format!("login {}", login.role), format!("{}{superuser}", verifier_kind(&login))]);
         }
-        Ok(Answer::rows(commands::SHOW_DATABASE, rows))
+        Ok(rows)
     }
 
-    async fn show_systems(&self) -> Result<Answer, AdminError> {
+    pub(super) async fn show_systems(&self) -> Result<Vec<Row>, AdminError> {
         let routes = self.catalog().routes().await?.into_values();
         let on = |name: &SystemName| routes.iter().filter(|route| route.place.system == *name).count();
         let systems = self.catalog().systems().await?.into_values();
@@ -188,30 +150,30 @@ impl Executor {
                 system.auth.as_str()
             ]
         });
-        Ok(Answer::rows(commands::SHOW_SYSTEMS, rows.collect()))
+        Ok(rows.collect())
     }
 
-    async fn show_teams(&self) -> Result<Answer, AdminError> {
+    pub(super) async fn show_teams(&self) -> Result<Vec<Row>, AdminError> {
         let mut rows = Vec::new();
         for team in self.catalog().teams().await?.into_values() {
             let owned = self.living(|database| database.owner == team.name).await?;
             rows.push(row![&team.name, team.contact.as_str(), owned.len(), team.created_at]);
         }
-        Ok(Answer::rows(commands::SHOW_TEAMS, rows))
+        Ok(rows)
     }
 
-    async fn show_moves(&self) -> Result<Answer, AdminError> {
+    pub(super) async fn show_moves(&self) -> Result<Vec<Row>, AdminError> {
         let mut rows = Vec::new();
         for record in self.catalog().moves().await?.into_values().into_iter().rev() {
             let progress = self.catalog().progress(record.id).await?.unwrap_or_default();
             rows.push(move_row(&record, &progress));
         }
-        Ok(Answer::rows(commands::SHOW_MOVES, rows))
+        Ok(rows)
     }
 
-    async fn show_move(&self, id: MoveId) -> Result<Answer, AdminError> {
-        let record = self.movement(id).await?;
-        let progress = self.catalog().progress(id).await?.unwrap_or_default();
+    pub(super) async fn show_move(&self, id: &MoveId) -> Result<Vec<Row>, AdminError> {
+        let record = self.movement(*id).await?;
+        let progress = self.catalog().progress(*id).await?.unwrap_or_default();
         let mut rows = vec![
             row!["id", record.id],
             row!["database", &record.name],
@@ -234,7 +196,7 @@ impl Executor {
             row!["started_at", record.started_at],
             row!["ended_at", record.ended_at],
         ];
-        let names = MoveNames::of_move(record.facts.store, id);
+        let names = MoveNames::of_move(record.facts.store, *id);
         rows.push(row!["names", format!("{} and others with the same ending", names.forward())]);
         rows.extend(comparison_rows(&record));
         let warnings =
@@ -272,12 +234,12 @@ impl Executor {
             rows.push(row!["error_hint", failure.hint.clone()]);
         }
         rows.extend(record.log.iter().map(step_row));
-        Ok(Answer::rows(commands::SHOW_MOVE, rows))
+        Ok(rows)
     }
 
-    async fn show_move_tables(&self, id: MoveId) -> Result<Answer, AdminError> {
-        self.movement(id).await?;
-        let compared = self.catalog().compared_tables(id).await?.unwrap_or_default();
+    pub(super) async fn show_move_tables(&self, id: &MoveId) -> Result<Vec<Row>, AdminError> {
+        self.movement(*id).await?;
+        let compared = self.catalog().compared_tables(*id).await?.unwrap_or_default();
         let line = |table: &ComparedTable| {
             let verdict = table.verdict.as_str();
             let (name, kind) = (table.name.as_str(), table.relation.as_str());
@@ -289,17 +251,25 @@ impl Executor {
             let none = None::<String>;
             rows.push(row![others, "equal", none.clone(), none.clone(), none.clone(), none.clone(), none]);
         }
-        Ok(Answer::rows(commands::SHOW_MOVE_TABLES, rows))
+        Ok(rows)
     }
 
-    async fn show_history(&self, name: &DatabaseName) -> Result<Answer, AdminError> {
+    pub(super) async fn show_history(&self, name: &DatabaseName) -> Result<Vec<Row>, AdminError> {
         let database = match self.catalog().database_by_name(name).await? {
             Some(database) => database.value,
             None => self.last_deleted(name).await?,
         };
         let rows = database.history.iter();
         let rows = rows.map(|entry| row![entry.at, entry.who.as_str(), entry.what.as_str(), entry.epoch]);
-        Ok(Answer::rows(commands::SHOW_HISTORY, rows.collect()))
+        Ok(rows.collect())
+    }
+
+    pub(super) async fn show_version(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(vec![row![concat!("Freehold ", env!("CARGO_PKG_VERSION"))]])
+    }
+
+    pub(super) async fn show_help(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
     }
 
     /// The history of a database outlives it.
@@ -312,11 +282,11 @@ impl Executor {
         }
     }
 
-    async fn show_audit(&self) -> Result<Answer, AdminError> {
+    pub(super) async fn show_audit(&self) -> Result<Vec<Row>, AdminError> {
         let entries = self.catalog().audit(UnixMillis(0)).await?;
         let rows = entries.into_iter().rev().take(AUDIT_ROWS_MAX);
         let rows = rows.map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);
-        Ok(Answer::rows(commands::SHOW_AUDIT, rows.collect()))
+        Ok(rows.collect())
     }
 }
 
@@ -333,15 +303,6 @@ fn closed_copy(record: &MoveRecord) -> Option<String> {
             quote_ident(&name)
         )
     })
-}
-
-fn help() -> Answer {
-    let rows = COMMANDS.iter().map(|command| row![command.syntax, command.doc]);
-    Answer::rows(commands::SHOW_HELP, rows.collect())
-}
-
-fn version_text() -> String {
-    format!("Freehold {}", env!("CARGO_PKG_VERSION"))
 }
 
 fn whereabouts(place: &Place) -> String {

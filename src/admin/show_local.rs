@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::answer::{Answer, Row, row};
-use super::commands;
+use super::answer::{Row, row};
 use super::execute::Executor;
+use super::refuse::AdminError;
 use super::show::gate;
 use crate::model::{GateOrder, Pooling, RouteRecord};
 use crate::route::{Activity, GateState, LentRow, Readiness, Route, SessionRow};
@@ -84,7 +84,7 @@ impl Executor {
         routes.iter().flat_map(of).collect()
     }
 
-    pub(super) fn show_sessions(&self) -> Answer {
+    pub(super) async fn show_sessions(&self) -> Result<Vec<Row>, AdminError> {
         let rows = self.each_session(|route, session| {
             let (readiness, reasons) = standing(&session.readiness);
             Some(row![
@@ -103,10 +103,10 @@ impl Executor {
                 session.connected_at
             ])
         });
-        Answer::rows(commands::SHOW_SESSIONS, rows)
+        Ok(rows)
     }
 
-    pub(super) fn show_pools(&self) -> Answer {
+    pub(super) async fn show_pools(&self) -> Result<Vec<Row>, AdminError> {
         let routes = self.parts.routes.routes();
         let rows = pools(&routes).into_iter().map(|((database, user), pool)| {
             let route = self.parts.routes.lookup(&database);
@@ -133,10 +133,10 @@ impl Executor {
                 record.as_ref().map(|record| record.epoch)
             ]
         });
-        Answer::rows(commands::SHOW_POOLS, rows.collect())
+        Ok(rows.collect())
     }
 
-    pub(super) fn show_hba(&self) -> Answer {
+    pub(super) async fn show_hba(&self) -> Result<Vec<Row>, AdminError> {
         let file = self.parts.config.load().access.hba_file.clone();
         let file = file.map(|file| file.display().to_string());
         let policy = self.parts.access.policy();
@@ -146,16 +146,16 @@ impl Executor {
             let method = rule.method.as_str();
             row![number, line, rule.kind.as_str(), databases, roles, address, method, options, file.clone()]
         });
-        Answer::rows(commands::SHOW_HBA, rows.collect())
+        Ok(rows.collect())
     }
 
-    pub(super) fn show_state(&self) -> Answer {
+    pub(super) async fn show_state(&self) -> Result<Vec<Row>, AdminError> {
         let routes = self.parts.routes.routes();
         let held = |route: &Arc<Route>| route.gate().state() == GateState::Held;
         let paused = !routes.is_empty() && routes.iter().all(held);
         let word = |yes: bool| if yes { "yes" } else { "no" };
         let rows = vec![row!["active", word(!paused)], row!["paused", word(paused)], row!["suspended", "no"]];
-        Answer::rows(commands::SHOW_STATE, rows)
+        Ok(rows)
     }
 }
 

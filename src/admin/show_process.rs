@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::answer::{Answer, row};
-use super::commands;
+use super::answer::{Row, row};
 use super::execute::Executor;
 use super::refuse::AdminError;
 use crate::config::{Apply, Config};
@@ -19,7 +18,7 @@ struct User {
 }
 
 impl Executor {
-    pub(super) async fn show_lists(&self) -> Result<Answer, AdminError> {
+    pub(super) async fn show_lists(&self) -> Result<Vec<Row>, AdminError> {
         let routes = self.parts.routes.routes();
         let clients: usize = routes.iter().map(|route| route.session_table().len()).sum();
         let servers: usize = routes.iter().map(|route| route.session_table().server_connections()).sum();
@@ -42,10 +41,10 @@ impl Executor {
             row!["teams", self.catalog().teams().await?.records.len()],
             row!["moves", self.catalog().moves().await?.records.len()],
         ];
-        Ok(Answer::rows(commands::SHOW_LISTS, rows))
+        Ok(rows)
     }
 
-    pub(super) fn show_users(&self) -> Answer {
+    pub(super) async fn show_users(&self) -> Result<Vec<Row>, AdminError> {
         let rows = self.users().into_iter().map(|(name, user)| {
             row![
                 name,
@@ -59,7 +58,7 @@ impl Executor {
                 user.databases
             ]
         });
-        Answer::rows(commands::SHOW_USERS, rows.collect())
+        Ok(rows.collect())
     }
 
     fn users(&self) -> BTreeMap<String, User> {
@@ -84,21 +83,39 @@ impl Executor {
         users
     }
 
-    pub(super) fn show_config(&self) -> Answer {
+    pub(super) async fn show_config(&self) -> Result<Vec<Row>, AdminError> {
         let (config, defaults) = (self.parts.config.load(), Config::default());
         let rows = Config::SETTINGS.iter().map(|setting| {
             let changeable = if setting.apply == Apply::Reload { "yes" } else { "no" };
             row![setting.path(), setting.show(&config), setting.show(&defaults), changeable]
         });
-        Answer::rows(commands::SHOW_CONFIG, rows.collect())
+        Ok(rows.collect())
     }
-}
 
-/// The one "cache" here is the process: its resident memory, in KiB.
-pub(super) fn show_mem() -> Answer {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = resident.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    let rows = kib.map(|kib| row!["resident_kib", "1024", kib, "0", kib * 1024]);
-    Answer::rows(commands::SHOW_MEM, rows.into_iter().collect())
+    /// The one "cache" here is the process: its resident memory, in KiB.
+    pub(super) async fn show_mem(&self) -> Result<Vec<Row>, AdminError> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = resident.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let rows = kib.map(|kib| row!["resident_kib", "1024", kib, "0", kib * 1024]);
+        Ok(rows.into_iter().collect())
+    }
+
+    // What PgBouncer has and Freehold has not: their columns without rows, because exporters ask for them.
+
+    pub(super) async fn show_dns_hosts(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(Vec::new())
+    }
+
+    pub(super) async fn show_dns_zones(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(Vec::new())
+    }
+
+    pub(super) async fn show_peers(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(Vec::new())
+    }
+
+    pub(super) async fn show_peer_pools(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(Vec::new())
+    }
 }

@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::answer::{Answer, Row, row};
-use super::commands;
+use super::answer::{Row, row};
 use super::execute::Executor;
+use super::refuse::AdminError;
 use super::show_local::{is_lent, wait};
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::{Entrance, LentRow, Route, SessionRow};
@@ -133,26 +133,26 @@ impl Connections {
 }
 
 impl Executor {
-    pub(super) fn show_clients(&self) -> Answer {
-        Answer::rows(commands::SHOW_CLIENTS, self.each_route(|route| self.client_rows(route)))
+    pub(super) async fn show_clients(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(self.each_route(|route| self.client_rows(route)))
     }
 
-    pub(super) fn show_servers(&self) -> Answer {
-        Answer::rows(commands::SHOW_SERVERS, self.each_route(|route| self.server_rows(route)))
+    pub(super) async fn show_servers(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(self.each_route(|route| self.server_rows(route)))
     }
 
-    pub(super) fn show_sockets(&self) -> Answer {
-        let mut rows = self.show_clients().rows;
-        rows.extend(self.show_servers().rows);
+    pub(super) async fn show_sockets(&self) -> Result<Vec<Row>, AdminError> {
+        let mut rows = self.show_clients().await?;
+        rows.extend(self.show_servers().await?);
         rows.iter_mut().for_each(with_buffers);
-        Answer::rows(commands::SHOW_SOCKETS, rows)
+        Ok(rows)
     }
 
-    pub(super) fn show_active_sockets(&self) -> Answer {
+    pub(super) async fn show_active_sockets(&self) -> Result<Vec<Row>, AdminError> {
         const STATE: usize = 4;
-        let mut rows = self.show_sockets().rows;
+        let mut rows = self.show_sockets().await?;
         rows.retain(|row| row.get(STATE).is_some_and(|state| state.as_deref() != Some("idle")));
-        Answer::rows(commands::SHOW_ACTIVE_SOCKETS, rows)
+        Ok(rows)
     }
 
     fn each_route(&self, rows: impl Fn(&Route) -> Vec<Row>) -> Vec<Row> {

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::answer::{Answer, Cell, Row, row};
-use super::commands;
+use super::answer::{Cell, Row, row};
 use super::execute::Executor;
+use super::refuse::AdminError;
 use super::stats::Recent;
 use crate::route::{Counter, Totals};
 
@@ -26,19 +26,19 @@ impl Traffic {
 }
 
 impl Executor {
-    pub(super) fn show_stats(&self) -> Answer {
+    pub(super) async fn show_stats(&self) -> Result<Vec<Row>, AdminError> {
         let rows = self.each_traffic(|traffic| traffic.totals().chain(traffic.averages()).collect());
-        Answer::rows(commands::SHOW_STATS, rows)
+        Ok(rows)
     }
 
-    pub(super) fn show_stats_totals(&self) -> Answer {
+    pub(super) async fn show_stats_totals(&self) -> Result<Vec<Row>, AdminError> {
         let rows = self.each_traffic(|traffic| traffic.totals().collect());
-        Answer::rows(commands::SHOW_STATS_TOTALS, rows)
+        Ok(rows)
     }
 
-    pub(super) fn show_stats_averages(&self) -> Answer {
+    pub(super) async fn show_stats_averages(&self) -> Result<Vec<Row>, AdminError> {
         let rows = self.each_traffic(|traffic| traffic.averages().collect());
-        Answer::rows(commands::SHOW_STATS_AVERAGES, rows)
+        Ok(rows)
     }
 
     /// One row per database: its name, and the columns of `figures`.
@@ -62,7 +62,7 @@ impl Executor {
         traffic.collect()
     }
 
-    pub(super) fn show_totals(&self) -> Answer {
+    pub(super) async fn show_totals(&self) -> Result<Vec<Row>, AdminError> {
         let traffic = self.traffic();
         let sum = |totals: fn(&Traffic) -> &Totals| {
             traffic.iter().fold(Totals::default(), |sum, one| sum.plus(totals(one)))
@@ -78,7 +78,7 @@ impl Executor {
         };
         let rows = named("total", |totals, _, figure| totals.of(figure));
         let rows = rows.chain(named("avg", |_, recent, figure| recent.average(figure)));
-        Answer::rows(commands::SHOW_TOTALS, rows.collect())
+        Ok(rows.collect())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+pub use super::commands::Show;
 use crate::model::{
     ContractChange, DatabaseName, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
 };
@@ -187,41 +188,6 @@ pub struct Move {
     pub wait: Wait,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Show {
-    Databases,
-    Database(DatabaseName),
-    Systems,
-    Teams,
-    Moves,
-    Move(MoveId),
-    MoveTables(MoveId),
-    Sessions,
-    Pools,
-    Clients,
-    Servers,
-    Sockets,
-    ActiveSockets,
-    Users,
-    Mem,
-    DnsHosts,
-    DnsZones,
-    Peers,
-    PeerPools,
-    Stats,
-    StatsTotals,
-    StatsAverages,
-    Totals,
-    Lists,
-    State,
-    Config,
-    Version,
-    Help,
-    Audit,
-    Hba,
-    History(DatabaseName),
-}
-
 /// What drivers and psql send on their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chatter {
@@ -242,16 +208,6 @@ pub enum Chatter {
 }
 
 impl Statement {
-    /// Whether read-only administrators may run it; new statements are refused by default.
-    pub fn only_looks(&self) -> bool {
-        matches!(self, Statement::Show(_) | Statement::Chatter(_))
-    }
-
-    /// Whether it changes anything: such statements are audited.
-    pub fn mutates(&self) -> bool {
-        !matches!(self, Statement::Show(_) | Statement::Chatter(_) | Statement::PlanMove { .. })
-    }
-
     /// The text of its REASON clause.
     pub fn reason(&self) -> Option<&str> {
         match self {
