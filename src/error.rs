@@ -114,7 +114,7 @@ sqlstates! {
 }
 
 /// The party that is responsible for a failure. Part of the product's responsibility model, shown with every
-/// refusal.
+/// refusal: [`Refusal::responsible`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Blame {
@@ -128,6 +128,24 @@ pub enum Blame {
     Server,
     /// The store that holds the catalogue.
     Store,
+}
+
+impl Blame {
+    /// The side for an error that no type of ours explains.
+    fn of(sqlstate: SqlState) -> Blame {
+        match sqlstate {
+            // What the client sent, or its time was up, or it asked for the end itself.
+            SqlState::QUERY_CANCELED | SqlState::IDLE_SESSION_TIMEOUT => return Blame::Client,
+            _ => {}
+        }
+        match sqlstate.as_str().get(..2) {
+            // Limits of a contract: the owner of the database uses it up, or asks for more.
+            Some("53") => Blame::Product,
+            // Operator intervention, the system around Freehold, and Freehold's own mistakes.
+            Some("57" | "58" | "XX") => Blame::Platform,
+            _ => Blame::Client,
+        }
+    }
 }
 
 impl fmt::Display for Blame {
@@ -175,6 +193,7 @@ pub trait Explain: std::error::Error {
             detail: self.detail(),
             hint: self.hint(),
             position: None,
+            blame: self.blame(),
         }
     }
 }
@@ -210,11 +229,16 @@ pub struct Refusal {
     pub hint: Option<String>,
     /// Position in the text of the command, in characters from 1.
     pub position: Option<usize>,
+    /// The side that can do something about it.
+    pub blame: Blame,
 }
 
 impl Refusal {
+    /// The responsible side is the one that the class of the SQLSTATE says; [`Refusal::with_blame`] names
+    /// another one.
     pub fn new(severity: Severity, sqlstate: SqlState, message: impl Into<String>) -> Refusal {
-        Refusal { severity, sqlstate, message: message.into(), detail: None, hint: None, position: None }
+        let (message, blame) = (message.into(), Blame::of(sqlstate));
+        Refusal { severity, sqlstate, message, detail: None, hint: None, position: None, blame }
     }
 
     pub fn fatal(sqlstate: SqlState, message: impl Into<String>) -> Refusal {
@@ -233,6 +257,25 @@ impl Refusal {
     pub fn with_hint(mut self, hint: impl Into<String>) -> Refusal {
         self.hint = Some(hint.into());
         self
+    }
+
+    pub fn with_blame(mut self, blame: Blame) -> Refusal {
+        self.blame = blame;
+        self
+    }
+
+    /// The responsible side as a sentence, for an error; a notice asks for nothing.
+    ///
+    /// # Why it is the field `W` (CONTEXT)
+    /// A letter of our own would be allowed ("frontends should silently ignore fields of unrecognized type"),
+    /// and nothing would show it: psql and drivers print the fields that they know. DETAIL and HINT have
+    /// their own content, which programs compare and people run: some hints are commands, word for word. A
+    /// refusal of ours has no other context, and psql and every driver show it with an error.
+    pub fn responsible(&self) -> Option<String> {
+        match self.severity {
+            Severity::Notice | Severity::Warning => None,
+            Severity::Error | Severity::Fatal => Some(format!("Responsible: the {}.", self.blame)),
+        }
     }
 
     pub fn at_position(mut self, position: usize) -> Refusal {
@@ -274,6 +317,18 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("nothing was written")]
     struct Unwritten(#[source] std::io::Error);
+
+    #[test]
+    fn a_refusal_names_the_side_that_can_do_something_about_it() {
+        let of = |sqlstate| Refusal::error(sqlstate, "no").responsible().unwrap();
+        assert_eq!(of(SqlState::PROTOCOL_VIOLATION), "Responsible: the client.");
+        assert_eq!(of(SqlState::TOO_MANY_CONNECTIONS), "Responsible: the product team.");
+        assert_eq!(of(SqlState::CANNOT_CONNECT_NOW), "Responsible: the platform team.");
+        assert_eq!(of(SqlState::IDLE_SESSION_TIMEOUT), "Responsible: the client.");
+        let server = Refusal::fatal(SqlState::ADMIN_SHUTDOWN, "no").with_blame(Blame::Server);
+        assert_eq!(server.responsible().as_deref(), Some("Responsible: the PostgreSQL system."));
+        assert_eq!(Refusal::new(Severity::Warning, SqlState::WARNING, "mind").responsible(), None);
+    }
 
     #[test]
     fn a_code_that_is_not_five_characters_becomes_internal_error() {

@@ -171,6 +171,7 @@ async fn a_database_without_owner_is_refused_and_the_hint_works_word_for_word() 
 
     let error = refused(&admin, "CREATE DATABASE shop").await;
     assert_eq!((error.code().code(), error.message()), ("MF001", "a database needs an owner"));
+    assert_eq!(error.where_(), Some("Responsible: the client."));
     run(&admin, "CREATE TEAM payments CONTACT '#pay-oncall'").await;
     run(&admin, &create_system("pg-a", &postgres)).await;
     let hint = refused(&admin, "CREATE DATABASE shop").await.hint().unwrap().to_owned();

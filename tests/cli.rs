@@ -212,4 +212,7 @@ fn a_blocked_plan_exits_with_three() {
     let refusal = format!("the move cannot start for {by_side}");
     assert!(text(&moved.stderr).contains("MF101"), "{}", text(&moved.stderr));
     assert!(text(&moved.stderr).contains(&refusal), "{}", text(&moved.stderr));
+    for side in ["product team has to act: ", "platform team has to act: ", "CONTEXT: Responsible: the "] {
+        assert!(text(&moved.stderr).contains(side), "{}", text(&moved.stderr));
+    }
 }

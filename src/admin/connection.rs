@@ -31,7 +31,7 @@ use super::parse::{Parsed, TEXT_BYTES_MAX};
 use super::queries::{Queries, explained, refused};
 use super::serve::{Seat, Shared};
 use super::users::Rights;
-use crate::error::{Explain as _, Refusal, Severity, SqlState};
+use crate::error::{Blame, Explain as _, Refusal, Severity, SqlState};
 use crate::frontend::Administrator;
 use crate::tls::Stream;
 use crate::wire::Violation;
@@ -60,7 +60,8 @@ pub(super) async fn hold(
     client.set_backpressure_boundary(SEND_BYTES);
     let Some(permit) = permit else {
         let full = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "too many connections to the admin port");
-        return farewell(&mut client, &full.with_hint("admin.connections_max is the limit.")).await;
+        let full = full.with_hint("admin.connections_max is the limit.").with_blame(Blame::Platform);
+        return farewell(&mut client, &full).await;
     };
     let seat = shared.seat(permit);
     greet(&mut client, &name, &application_name, &seat).await?;

@@ -472,6 +472,7 @@ fn info(refusal: &Refusal) -> ErrorInfo {
     info.detail = refusal.detail.as_deref().map(text);
     info.hint = refusal.hint.as_deref().map(text);
     info.position = refusal.position.map(|position| position.to_string());
+    info.where_context = refusal.responsible();
     info
 }
 

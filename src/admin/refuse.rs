@@ -157,7 +157,11 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.blame(),
             AdminError::Lifecycle(error) => error.blame(),
             AdminError::Step(error) => error.blame(),
-            AdminError::NoSystem | AdminError::Reload { .. } | AdminError::Doubtful { .. } => Blame::Platform,
+            AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
+                failure.blame.unwrap_or(Blame::Platform)
+            }
+            AdminError::NoSystem | AdminError::Reload { .. } | AdminError::ShuttingDown => Blame::Platform,
+            AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => Blame::Product,
             _ => Blame::Client,
         }
     }

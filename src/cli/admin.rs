@@ -104,17 +104,17 @@ impl From<tokio_postgres::Error> for AdminPortError {
 
 fn told(error: &DbError) -> String {
     let head = format!("{}: {}: {}", error.severity(), error.code().code(), error.message());
-    as_psql(head, error.detail(), error.hint())
+    as_psql(head, [error.detail(), error.hint(), error.where_()])
 }
 
 fn denied(fields: &ErrorFields) -> String {
     let severity = fields.severity().as_str();
     let head = format!("{severity}: {}: {}", fields.sqlstate(), fields.message());
-    as_psql(head, fields.detail(), fields.hint())
+    as_psql(head, [fields.detail(), fields.hint(), fields.field(b'W')])
 }
 
-fn as_psql(mut text: String, detail: Option<&str>, hint: Option<&str>) -> String {
-    for (name, value) in [("DETAIL", detail), ("HINT", hint)] {
+fn as_psql(mut text: String, further: [Option<&str>; 3]) -> String {
+    for (name, value) in ["DETAIL", "HINT", "CONTEXT"].into_iter().zip(further) {
         if let Some(value) = value {
             text.push_str(&format!("\n{name}: {value}"));
         }

@@ -4,7 +4,7 @@
 //! After a difference the move does not go back by itself: the way back depends on a stream that may be at
 //! fault, and would carry the difference to the other side. Both copies are kept, and the operator decides.
 
-use crate::error::SqlState;
+use crate::error::{Blame, SqlState};
 use crate::model::{MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish};
 
 use super::compare::counted;
@@ -38,6 +38,7 @@ pub fn alarm(record: &MoveRecord) -> Option<MoveFailure> {
             found.join("\n")
         )),
         hint: Some(choices(record, id.0)),
+        blame: Some(Blame::Platform),
     })
 }
 
@@ -83,5 +84,6 @@ fn unknown(record: &MoveRecord, settings: &MoverSettings) -> Option<MoveFailure>
         hint: Some(format!(
             "SHOW MOVE {id} TABLES; lists what is known. FINISH MOVE {id} ACCEPT DIFFERENCES ends the move all the same."
         )),
+        blame: Some(Blame::Platform),
     })
 }

@@ -386,5 +386,6 @@ fn failure(step: MoveStep, error: &StepError) -> MoveFailure {
         message: error.message(),
         detail: error.detail(),
         hint: error.hint(),
+        blame: Some(error.blame()),
     }
 }

@@ -33,7 +33,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Retry, SqlState};
+use crate::error::{Blame, Retry, SqlState};
 use crate::model::{
     MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish, OldCopy, StepEntry, StepEvent, UnixMillis,
 };
@@ -462,6 +462,7 @@ fn cancelled(record: &MoveRecord) -> MoveFailure {
         message: "the move was cancelled".to_owned(),
         detail: None,
         hint: None,
+        blame: Some(Blame::Client),
     }
 }
 
@@ -514,6 +515,7 @@ fn interrupted(step: MoveStep, message: &str) -> MoveFailure {
         message: message.to_owned(),
         detail,
         hint,
+        blame: Some(Blame::Platform),
     }
 }
 

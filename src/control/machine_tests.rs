@@ -89,7 +89,7 @@ impl World {
 
     fn failure(&self, step: MoveStep) -> MoveFailure {
         let message = "it failed".to_owned();
-        MoveFailure { step, sqlstate: "XX000".to_owned(), message, detail: None, hint: None }
+        MoveFailure { step, sqlstate: "XX000".to_owned(), message, detail: None, hint: None, blame: None }
     }
 
     /// Carries out the next action; `false` at the end.

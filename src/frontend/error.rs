@@ -154,7 +154,7 @@ impl Explain for FrontendError {
     fn blame(&self) -> Blame {
         match self {
             FrontendError::NoTls => Blame::Platform,
-            FrontendError::Refused { .. } => Blame::Product,
+            FrontendError::Refused { refusal, .. } => refusal.blame,
             _ => Blame::Client,
         }
     }

@@ -355,6 +355,9 @@ pub struct MoveFailure {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
+    /// `None` if an older version wrote it.
+    #[serde(default)]
+    pub blame: Option<Blame>,
 }
 
 /// Key `progress/<move id>`: written often, not durable. Sizes in bytes.

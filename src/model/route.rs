@@ -22,7 +22,7 @@ use super::{
     Address, DatabaseId, DatabaseName, DatabaseRecord, Epoch, MoveId, ProxyId, RoleName, ServerAuth, SslMode,
     SystemName, Terms, UnixMillis,
 };
-use crate::error::{Refusal, SqlState};
+use crate::error::{Blame, Refusal, SqlState};
 
 /// A database on a system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -186,7 +186,8 @@ impl Service {
         match self {
             Service::Serving | Service::Warning { .. } => None,
             Service::Refused { sqlstate, message, hint } => {
-                Some(Refusal::fatal(SqlState::parse(sqlstate), message.clone()).with_hint(hint.clone()))
+                let refusal = Refusal::fatal(SqlState::parse(sqlstate), message.clone());
+                Some(refusal.with_hint(hint.clone()).with_blame(Blame::Product))
             }
         }
     }

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::limits::Overdue;
 use super::relay::Relay;
-use crate::error::{Explain, Refusal, Severity, SqlState};
+use crate::error::{Blame, Explain, Refusal, Severity, SqlState};
 use crate::event_loop;
 use crate::tls::Stream;
 use crate::wire::Violation;
@@ -48,12 +48,14 @@ impl Ending {
             Ending::ClientBroke(violation) => Some(violation.refusal(Severity::Fatal)),
             Ending::ServerVanished => Some(
                 fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection because the database closed it")
+                    .with_blame(Blame::Server)
                     .with_hint(
                         "Connect again; a transaction that was not acknowledged may have to be repeated.",
                     ),
             ),
             Ending::ServerBroke(violation) => Some(
                 fatal(SqlState::INTERNAL_ERROR, "the database sent an answer that is not understood")
+                    .with_blame(Blame::Server)
                     .with_detail(format!("It is: {violation}.")),
             ),
             Ending::Stopping | Ending::Dismissed => {

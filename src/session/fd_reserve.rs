@@ -13,7 +13,7 @@ use std::net::Shutdown;
 use bytes::BytesMut;
 
 use super::acceptor::AcceptedSocket;
-use crate::error::{Refusal, SqlState};
+use crate::error::{Blame, Refusal, SqlState};
 use crate::wire::message::backend;
 
 /// `EMFILE`: this process has no descriptor left; `ENFILE`: the machine has none.
@@ -71,6 +71,7 @@ impl FdReserve {
     /// Sends the refusal, as far as the socket takes it at once, and ends the connection.
     pub(super) fn refuse(&self, socket: &AcceptedSocket) {
         let refusal = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+            .with_blame(Blame::Platform)
             .with_detail("Freehold has no file descriptor left here.")
             .with_hint("Try again later, or ask the platform team to raise the limit of open files.");
         let mut refusal_bytes = BytesMut::new();

@@ -40,7 +40,7 @@ use super::state::{Freshness, Residue, SessionState, Statement};
 use super::statements::{PREFIX, ParseContext, Schema, Statements, Texts, digest};
 use super::twin::TwinError;
 use crate::backend::{Parameters, ServerConnection};
-use crate::error::{Explain, Refusal, Severity, SqlState, chain};
+use crate::error::{Blame, Explain, Refusal, Severity, SqlState, chain};
 use crate::model::{RouteRecord, Timeout, timeout_text};
 use crate::route::{Activity, Readiness};
 use crate::wire::exchange::{Exchange, Rest};
@@ -796,7 +796,8 @@ pub(super) fn unreachable(failure: Option<String>) -> Refusal {
         Severity::Error,
         SqlState::CANNOT_CONNECT_NOW,
         "the database cannot be reached now".to_owned(),
-    );
+    )
+    .with_blame(Blame::Server);
     match failure {
         Some(failure) => refusal.with_detail(format!("The last connection could not be opened: {failure}.")),
         None => refusal,

@@ -66,10 +66,12 @@ async fn a_disabled_database_keeps_its_clients_and_takes_no_new_ones() {
     assert_eq!(refusal.code().code(), "57P03");
     assert_eq!(refusal.message(), "database \"orders\" takes no new connections");
     assert!(refusal.hint().is_some());
+    assert_eq!(refusal.where_(), Some("Responsible: the platform team."));
     let mut wrong = platform.login();
     wrong.password = "falsch".to_owned();
     let refusal = wrong.try_connect().await.unwrap_err();
     assert_eq!(refusal.code().unwrap().code(), "28P01", "only those are told who have proved who they are");
+    assert_eq!(refusal.as_db_error().unwrap().where_(), Some("Responsible: the client."));
     client.batch_execute("SELECT 1").await.unwrap();
     admin.run("ENABLE DATABASE orders").await;
     platform.login().connect().await.batch_execute("SELECT 1").await.unwrap();

@@ -6,7 +6,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{TransactionStatus, put, put_count, put_cstr};
-use crate::error::{Refusal, Severity, SqlState};
+use crate::error::{Blame, Refusal, Severity, SqlState};
 use crate::wire::cursor::Cursor;
 use crate::wire::startup::Negotiation;
 use crate::wire::{CANCEL_KEY_BYTES_MAX, CANCEL_KEY_BYTES_MIN, Violation};
@@ -52,6 +52,7 @@ pub fn notice_response(out: &mut BytesMut, refusal: &Refusal) {
 fn put_fields(body: &mut BytesMut, refusal: &Refusal) {
     let severity = refusal.severity.as_str();
     let position = refusal.position.map(|position| position.to_string());
+    let responsible = refusal.responsible();
     let fields = [
         (b'S', Some(severity)),
         (b'V', Some(severity)),
@@ -60,6 +61,7 @@ fn put_fields(body: &mut BytesMut, refusal: &Refusal) {
         (b'D', refusal.detail.as_deref()),
         (b'H', refusal.hint.as_deref()),
         (b'P', position.as_deref()),
+        (b'W', responsible.as_deref()),
     ];
     for (field, value) in fields {
         if let Some(value) = value {
@@ -333,6 +335,7 @@ impl ErrorFields {
             detail: self.detail().map(str::to_owned),
             hint: self.hint().map(str::to_owned),
             position: self.field(b'P').and_then(|position| position.parse().ok()),
+            blame: Blame::Server,
         }
     }
 

@@ -28,7 +28,9 @@ fn a_refusal_travels_with_every_field() {
         .with_hint("Raise the contract's limit.");
     let body = built(|out| error_response(out, &refusal));
     let fields = ErrorFields::parse(&body).unwrap();
-    assert_eq!(fields.refusal(), refusal);
+    // Read back, it is the error of the server that sent it.
+    assert_eq!(fields.refusal(), refusal.with_blame(Blame::Server));
+    assert_eq!(fields.field(b'W'), Some("Responsible: the product team."));
     assert_eq!(fields.field(b'S'), Some("FATAL"));
     refused_when_cut_or_longer(&body, |body| ErrorFields::parse(body).map(drop));
 }
