@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use freehold::admin::serve::{AdminOptions, AdminServer};
 use freehold::admin::users::{read_users, user_line};
-use freehold::admin::{Departure, Executor, Parts, ProcessRequest};
+use freehold::admin::{Executor, Parts, ProcessRequest, ShutdownMode};
 use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::StoreError;
@@ -681,7 +681,7 @@ async fn reload_and_shutdown_reach_the_process() {
     assert_eq!(asking.await.unwrap()["applied"].as_deref(), Some("now"));
     let admin = port.connect().await;
     run(&admin, "SHUTDOWN").await;
-    assert!(matches!(port.requests.recv().await, Some(ProcessRequest::Shutdown(Departure::Now))));
+    assert!(matches!(port.requests.recv().await, Some(ProcessRequest::Shutdown(ShutdownMode::Now))));
     port.server.shutdown(Duration::from_secs(5)).await;
     assert!(admin.simple_query("SHOW VERSION").await.is_err());
 }

@@ -26,10 +26,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::codec::{Decoder as _, Framed};
 use tokio_util::sync::CancellationToken;
 
-use super::chatter::SERVER_VERSION;
+use super::driver_queries::SERVER_VERSION;
 use super::parse::{Parsed, TEXT_BYTES_MAX};
 use super::queries::{Queries, explained, refused};
-use super::serve::{Seat, Shared};
+use super::serve::{AdminConnection, Shared};
 use super::users::Rights;
 use crate::error::{Blame, Explain as _, Refusal, Severity, SqlState};
 use crate::frontend::Administrator;
@@ -63,9 +63,9 @@ pub(super) async fn hold(
         let full = full.with_hint("admin.connections_max is the limit.").with_blame(Blame::Platform);
         return farewell(&mut client, &full).await;
     };
-    let seat = shared.seat(permit);
-    greet(&mut client, &name, &application_name, &seat).await?;
-    let queries = Queries::new(name, rights, seat, shared.executor.clone());
+    let connection = shared.register(permit);
+    greet(&mut client, &name, &application_name, &connection).await?;
+    let queries = Queries::new(name, rights, connection, shared.executor.clone());
     let mut connection = Connection {
         inbox: Inbox { reading, unread: early },
         client,
@@ -76,7 +76,12 @@ pub(super) async fn hold(
     connection.run().await
 }
 
-async fn greet(client: &mut Client, name: &str, application_name: &str, seat: &Seat) -> io::Result<()> {
+async fn greet(
+    client: &mut Client,
+    name: &str,
+    application_name: &str,
+    connection: &AdminConnection,
+) -> io::Result<()> {
     let parameters = [
         ("server_version", SERVER_VERSION),
         ("server_encoding", "UTF8"),
@@ -96,7 +101,7 @@ async fn greet(client: &mut Client, name: &str, application_name: &str, seat: &S
         let status = ParameterStatus::new(parameter.to_owned(), value.to_owned());
         client.feed(Reply::ParameterStatus(status)).await?;
     }
-    let key = BackendKeyData::new(seat.pid, SecretKey::Bytes(seat.key.clone()));
+    let key = BackendKeyData::new(connection.pid, SecretKey::Bytes(connection.key.clone()));
     client.feed(Reply::BackendKeyData(key)).await?;
     client.send(Reply::ReadyForQuery(ReadyForQuery::new(TransactionStatus::Idle))).await
 }

@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, row};
-use super::chatter;
 use super::commands::{self, Effect};
+use super::driver_queries;
 use super::lookup::command;
 use super::parse::Parsed;
 use super::refuse::AdminError;
-use super::statement::{Chatter, Departure, Statement};
+use super::statement::{DriverQuery, ShutdownMode, Statement};
 use super::stats::Samples;
 use super::users::Rights;
 use crate::catalog::store::StoreError;
@@ -52,7 +52,7 @@ pub enum ProcessRequest {
     Reload {
         answer: oneshot::Sender<Result<Vec<(String, bool)>, String>>,
     },
-    Shutdown(Departure),
+    Shutdown(ShutdownMode),
 }
 
 /// What the commands work with.
@@ -192,9 +192,9 @@ impl Executor {
             Statement::Kill(database) => self.kill(database.as_ref(), caller).await,
             Statement::KillClient(session) => self.kill_client(*session).await,
             Statement::Reload => self.reload().await,
-            Statement::Shutdown(departure) => self.shutdown(*departure).await,
+            Statement::Shutdown(mode) => self.shutdown(*mode).await,
             Statement::Show(show) => self.show(show).await,
-            Statement::Chatter(chatter) => Ok(chat(statement, chatter, caller)),
+            Statement::DriverQuery(query) => Ok(answer_driver(statement, query, caller)),
         }
     }
 
@@ -258,8 +258,8 @@ impl Executor {
         Ok(Answer::rows(commands::RELOAD, rows))
     }
 
-    async fn shutdown(&self, departure: Departure) -> Result<Answer, AdminError> {
-        let sent = self.parts.requests.send(ProcessRequest::Shutdown(departure)).await;
+    async fn shutdown(&self, mode: ShutdownMode) -> Result<Answer, AdminError> {
+        let sent = self.parts.requests.send(ProcessRequest::Shutdown(mode)).await;
         sent.map_err(|_| AdminError::ShuttingDown)?;
         Ok(Answer::done(commands::SHUTDOWN))
     }
@@ -283,22 +283,22 @@ impl Executor {
     }
 }
 
-fn chat(statement: &Statement, chatter: &Chatter, caller: &Caller) -> Answer {
+fn answer_driver(statement: &Statement, query: &DriverQuery, caller: &Caller) -> Answer {
     let command = command(statement);
-    match chatter {
-        Chatter::SelectNumber(number) => Answer::rows(command, vec![row![*number]]),
-        Chatter::SelectFunction("pg_backend_pid") => Answer::rows(command, vec![row!["0"]]),
-        Chatter::SelectFunction(name) => {
-            let value = chatter::function_value(name).unwrap_or_else(|| caller.who.clone());
+    match query {
+        DriverQuery::SelectNumber(number) => Answer::rows(command, vec![row![*number]]),
+        DriverQuery::SelectFunction("pg_backend_pid") => Answer::rows(command, vec![row!["0"]]),
+        DriverQuery::SelectFunction(name) => {
+            let value = driver_queries::function_value(name).unwrap_or_else(|| caller.who.clone());
             Answer::rows(command, vec![row![value]])
         }
-        Chatter::Setting(_, value) => Answer::rows(command, vec![row![*value]]),
-        Chatter::NoTypes => Answer::rows(command, Vec::new()),
-        Chatter::Accepted(_)
-        | Chatter::Begin
-        | Chatter::Commit
-        | Chatter::Rollback
-        | Chatter::RollbackToSavepoint => Answer::done(command),
+        DriverQuery::Setting(_, value) => Answer::rows(command, vec![row![*value]]),
+        DriverQuery::NoTypes => Answer::rows(command, Vec::new()),
+        DriverQuery::Accepted(_)
+        | DriverQuery::Begin
+        | DriverQuery::Commit
+        | DriverQuery::Rollback
+        | DriverQuery::RollbackToSavepoint => Answer::done(command),
     }
 }
 

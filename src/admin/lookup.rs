@@ -2,7 +2,7 @@
 
 use super::column::Column;
 use super::commands::{self, Command, Effect, Scope};
-use super::statement::{Chatter, Statement};
+use super::statement::{DriverQuery, Statement};
 
 const SILENT: Command =
     Command { syntax: "", doc: "", columns: &[], tag: "SET", scope: Scope::Process, effect: Effect::Look };
@@ -38,25 +38,25 @@ pub(super) fn command(statement: &Statement) -> Command {
         Statement::KillClient(_) => commands::KILL_CLIENT,
         Statement::Shutdown(_) => commands::SHUTDOWN,
         Statement::Show(show) => show.command(),
-        Statement::Chatter(chatter) => said(chatter),
+        Statement::DriverQuery(query) => of_driver(query),
     }
 }
 
-fn said(chatter: &Chatter) -> Command {
-    match chatter {
-        Chatter::Accepted(tag) => Command { tag, ..SILENT },
-        Chatter::Begin => Command { tag: "BEGIN", ..SILENT },
-        Chatter::Commit => Command { tag: "COMMIT", ..SILENT },
-        Chatter::Rollback => Command { tag: "ROLLBACK", ..SILENT },
-        Chatter::RollbackToSavepoint => Command { tag: "ROLLBACK", ..SILENT },
-        Chatter::SelectNumber(_) | Chatter::NoTypes => ONE_VALUE,
-        Chatter::SelectFunction(name) => Command { columns: column_of(name), ..ONE_VALUE },
-        Chatter::Setting(name, _) => Command { columns: column_of(name), tag: "SHOW", ..ONE_VALUE },
+fn of_driver(query: &DriverQuery) -> Command {
+    match query {
+        DriverQuery::Accepted(tag) => Command { tag, ..SILENT },
+        DriverQuery::Begin => Command { tag: "BEGIN", ..SILENT },
+        DriverQuery::Commit => Command { tag: "COMMIT", ..SILENT },
+        DriverQuery::Rollback => Command { tag: "ROLLBACK", ..SILENT },
+        DriverQuery::RollbackToSavepoint => Command { tag: "ROLLBACK", ..SILENT },
+        DriverQuery::SelectNumber(_) | DriverQuery::NoTypes => ONE_VALUE,
+        DriverQuery::SelectFunction(name) => Command { columns: column_of(name), ..ONE_VALUE },
+        DriverQuery::Setting(name, _) => Command { columns: column_of(name), tag: "SHOW", ..ONE_VALUE },
     }
 }
 
 /// A column with static lifetime.
 fn column_of(name: &str) -> &'static [Column] {
-    let known = super::chatter::COLUMNS.iter().find(|column| column.name == name);
+    let known = super::driver_queries::COLUMNS.iter().find(|column| column.name == name);
     known.map_or(ONE_VALUE.columns, std::slice::from_ref)
 }

@@ -8,18 +8,17 @@
 
 mod adopt;
 mod answer;
-mod chatter;
+mod blockers;
 pub mod column;
 pub mod commands;
 mod connection;
 mod create;
 mod databases;
 mod door;
+mod driver_queries;
 mod drop;
 mod error;
 pub mod execute;
-mod foreign;
-mod holders;
 mod kill;
 mod lookup;
 mod moves;
@@ -28,6 +27,7 @@ mod parse_show;
 mod parse_verbs;
 mod parser;
 mod pause;
+mod pgbouncer_settings;
 mod queries;
 mod reconnect;
 mod refuse;
@@ -52,7 +52,7 @@ pub use execute::{Caller, Executor, Parts, ProcessRequest};
 pub use parse::{Parsed, TEXT_BYTES_MAX, parse};
 pub use refuse::{identifier, literal};
 pub use serve::{AdminOptions, AdminServer};
-pub use statement::{Departure, Statement};
+pub use statement::{ShutdownMode, Statement};
 pub use users::{Rights, Users, UsersError, read_users, user_line};
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl Executor {
         system: &SystemName,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
-        let (database, (source, place), target) = self.journey(database, system).await?;
+        let (database, (source, place), target) = self.endpoints(database, system).await?;
         let settings = MoverSettings::clone(&self.parts.mover.load());
         let target_name = target.name.clone();
         let names = MoveNames::of_move(Some(self.catalog().store_id().await?), MoveId(0));
@@ -65,7 +65,7 @@ impl Executor {
     }
 
     /// The database, the source with its place, and the target of a move.
-    async fn journey(
+    async fn endpoints(
         &self,
         database: &DatabaseName,
         system: &SystemName,
@@ -95,7 +95,7 @@ impl Executor {
 
     pub(super) async fn start_move(&self, wanted: &Move, caller: &Caller) -> Result<Answer, AdminError> {
         let expected = self.database(&wanted.database).await?;
-        let (database, (_, source), target) = self.journey(&wanted.database, &wanted.system).await?;
+        let (database, (_, source), target) = self.endpoints(&wanted.database, &wanted.system).await?;
         if !database.is_served() {
             let state = database.state().to_owned();
             return Err(AdminError::NotServed { database: database.name.to_string(), state });

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::chatter;
 use super::commands::command_meant;
+use super::driver_queries;
 use super::parser::Parser;
 use super::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, Differences, DropDatabase, Move,
@@ -85,9 +85,9 @@ const VERBS: [&str; 21] = [
 
 impl Parser {
     fn statement(&mut self) -> Result<Statement, SyntaxError> {
-        if let Some(chatter) = chatter::parse(self)? {
+        if let Some(query) = driver_queries::parse(self)? {
             self.end_of_statement()?;
-            return Ok(Statement::Chatter(chatter));
+            return Ok(Statement::DriverQuery(query));
         }
         let statement = match self.one_of(&VERBS)? {
             "SHOW" => self.show()?,

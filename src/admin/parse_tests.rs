@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::statement::{Chatter, Departure, Differences, Drain, Show, SourceFate, Wait};
+use super::statement::{Differences, Drain, DriverQuery, Show, ShutdownMode, SourceFate, Wait};
 use super::*;
 use crate::model::{
     ByteSize, ContractChange, DatabaseName, MoveId, QuotasChange, ServerAuth, SslMode, Tier, TimeoutsChange,
@@ -264,8 +264,8 @@ fn verbs_take_one_database_or_all_and_some_a_bound() {
     assert_eq!(one("WAIT_CLOSE shop"), Statement::WaitClose(Drain { database: Some(shop()), within: None }));
     assert_eq!(one("KILL shop"), Statement::Kill(Some(shop())));
     assert_eq!(one("KILL_CLIENT 12"), Statement::KillClient(12));
-    assert_eq!(one("SHUTDOWN"), Statement::Shutdown(Departure::Now));
-    assert_eq!(one("SHUTDOWN WAIT_FOR_SERVERS"), Statement::Shutdown(Departure::WaitForServers));
+    assert_eq!(one("SHUTDOWN"), Statement::Shutdown(ShutdownMode::Now));
+    assert_eq!(one("SHUTDOWN WAIT_FOR_SERVERS"), Statement::Shutdown(ShutdownMode::WaitForServers));
 }
 
 #[test]
@@ -298,23 +298,26 @@ fn one_mistake_refuses_the_whole_text() {
 #[test]
 fn what_drivers_say_unasked_is_understood() {
     let cases = [
-        ("SET extra_float_digits = 3", Chatter::Accepted("SET")),
-        ("set session characteristics as transaction read only", Chatter::Accepted("SET")),
-        ("DISCARD ALL", Chatter::Accepted("DISCARD ALL")),
-        ("DEALLOCATE \"_pg3_0\"", Chatter::Accepted("DEALLOCATE")),
-        ("BEGIN ISOLATION LEVEL READ COMMITTED", Chatter::Begin),
-        ("COMMIT", Chatter::Commit),
-        ("ROLLBACK", Chatter::Rollback),
-        ("SELECT 1", Chatter::SelectNumber(1)),
-        ("select 1 as one", Chatter::SelectNumber(1)),
-        ("SELECT version()", Chatter::SelectFunction("version")),
-        ("SHOW TRANSACTION ISOLATION LEVEL", Chatter::Setting("transaction_isolation", "read committed")),
-        ("SHOW transaction_isolation", Chatter::Setting("transaction_isolation", "read committed")),
+        ("SET extra_float_digits = 3", DriverQuery::Accepted("SET")),
+        ("set session characteristics as transaction read only", DriverQuery::Accepted("SET")),
+        ("DISCARD ALL", DriverQuery::Accepted("DISCARD ALL")),
+        ("DEALLOCATE \"_pg3_0\"", DriverQuery::Accepted("DEALLOCATE")),
+        ("BEGIN ISOLATION LEVEL READ COMMITTED", DriverQuery::Begin),
+        ("COMMIT", DriverQuery::Commit),
+        ("ROLLBACK", DriverQuery::Rollback),
+        ("SELECT 1", DriverQuery::SelectNumber(1)),
+        ("select 1 as one", DriverQuery::SelectNumber(1)),
+        ("SELECT version()", DriverQuery::SelectFunction("version")),
+        ("SHOW TRANSACTION ISOLATION LEVEL", DriverQuery::Setting("transaction_isolation", "read committed")),
+        ("SHOW transaction_isolation", DriverQuery::Setting("transaction_isolation", "read committed")),
     ];
     for (text, expected) in cases {
-        assert_eq!(one(text), Statement::Chatter(expected), "{text}");
+        assert_eq!(one(text), Statement::DriverQuery(expected), "{text}");
     }
-    assert!(matches!(one("SHOW server_version"), Statement::Chatter(Chatter::Setting("server_version", _))));
+    assert!(matches!(
+        one("SHOW server_version"),
+        Statement::DriverQuery(DriverQuery::Setting("server_version", _))
+    ));
     assert_eq!(mistake("SELECT * FROM pg_class").kind, ErrorKind::Unsupported);
 }
 

@@ -1,7 +1,7 @@
 //! The productions of PgBouncer's commands.
 
 use super::parser::Parser;
-use super::statement::{Departure, Drain, Statement};
+use super::statement::{Drain, ShutdownMode, Statement};
 use super::{ErrorKind, SyntaxError};
 use crate::model::DatabaseName;
 
@@ -18,7 +18,7 @@ impl Parser {
             "KILL" => Statement::Kill(self.optional_database()?),
             "KILL_CLIENT" => Statement::KillClient(self.number("the id of a client")?),
             "SUSPEND" => return Err(self.suspend()),
-            _ => Statement::Shutdown(self.departure()?),
+            _ => Statement::Shutdown(self.shutdown_mode()?),
         })
     }
 
@@ -34,13 +34,13 @@ impl Parser {
         Ok(Drain { database, within })
     }
 
-    fn departure(&mut self) -> Result<Departure, SyntaxError> {
+    fn shutdown_mode(&mut self) -> Result<ShutdownMode, SyntaxError> {
         if self.at_end_of_statement() {
-            return Ok(Departure::Now);
+            return Ok(ShutdownMode::Now);
         }
         match self.one_of(&["WAIT_FOR_CLIENTS", "WAIT_FOR_SERVERS"])? {
-            "WAIT_FOR_CLIENTS" => Ok(Departure::WaitForClients),
-            _ => Ok(Departure::WaitForServers),
+            "WAIT_FOR_CLIENTS" => Ok(ShutdownMode::WaitForClients),
+            _ => Ok(ShutdownMode::WaitForServers),
         }
     }
 

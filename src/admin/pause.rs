@@ -17,9 +17,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Answer;
+use super::blockers::Blockers;
 use super::commands;
 use super::execute::{Caller, Executor};
-use super::holders::Holders;
 use super::refuse::{AdminError, identifier};
 use super::statement::Drain;
 use crate::catalog::Catalog;
@@ -54,8 +54,8 @@ impl Executor {
             if drained.is_err() {
                 let taken_back = !paused.ours.is_empty();
                 self.release_all(&paused.ours, self.catalog()).await?;
-                let (database, holders) = (record.name.to_string(), self.holders(record));
-                return Err(AdminError::NotDrained { database, within, holders, taken_back });
+                let (database, blockers) = (record.name.to_string(), self.blockers(record));
+                return Err(AdminError::NotDrained { database, within, blockers, taken_back });
             }
         }
         Ok(Answer::done(commands::PAUSE))
@@ -100,16 +100,16 @@ impl Executor {
         tokio::pin!(drained);
         if tokio::time::timeout(TOLD_AFTER, &mut drained).await.is_err() {
             let text =
-                format!("database \"{}\" is being drained: {}", record.name, self.holders(record).detail());
+                format!("database \"{}\" is being drained: {}", record.name, self.blockers(record).detail());
             caller.notice(Severity::Notice, SqlState::WARNING, text);
             let _ = drained.await;
         }
     }
 
     /// The sessions that keep this process from draining a database.
-    fn holders(&self, record: &RouteRecord) -> Holders {
+    fn blockers(&self, record: &RouteRecord) -> Blockers {
         let route = self.parts.routes.by_id(&record.database);
-        Holders::in_transactions(route.map(|route| route.session_table().sessions()).unwrap_or_default())
+        Blockers::in_transactions(route.map(|route| route.session_table().sessions()).unwrap_or_default())
     }
 
     /// Waits, within a bound, until this process follows what was written: a slow store does not fail the

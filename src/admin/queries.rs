@@ -48,8 +48,8 @@ use super::lookup::command;
 use super::parse::{Parsed, parse};
 use super::refuse::AdminError;
 use super::row_encoding::{check_formats, fields, response};
-use super::serve::Seat;
-use super::statement::{Chatter, Statement};
+use super::serve::AdminConnection;
+use super::statement::{DriverQuery, Statement};
 use super::users::Rights;
 use crate::error::{Explain as _, Refusal, Severity, SqlState};
 
@@ -62,7 +62,7 @@ const NOTICES_MAX: usize = 64;
 pub(super) struct Queries {
     pub(super) name: String,
     pub(super) rights: Rights,
-    pub(super) seat: Seat,
+    pub(super) connection: AdminConnection,
     pub(super) executor: Executor,
     /// Cancelled when the client is gone: a wait ends then, and no further statement begins.
     pub(super) gone: CancellationToken,
@@ -101,12 +101,17 @@ impl Count {
 }
 
 impl Queries {
-    pub(super) fn new(name: String, rights: Rights, seat: Seat, executor: Executor) -> Queries {
+    pub(super) fn new(
+        name: String,
+        rights: Rights,
+        connection: AdminConnection,
+        executor: Executor,
+    ) -> Queries {
         let gone = CancellationToken::new();
         Queries {
             name,
             rights,
-            seat,
+            connection,
             executor,
             gone,
             statements: Count::default(),
@@ -141,7 +146,7 @@ impl Queries {
             who: self.name.clone(),
             rights: self.rights,
             notices,
-            cancel: self.seat.next_wait(),
+            cancel: self.connection.next_wait(),
             trail: None,
         };
         let mut work = Box::pin(self.executor.execute(parsed, &caller));
@@ -174,14 +179,14 @@ impl Queries {
         C: ClientInfo + ClientPortalStore,
         C::PortalStore: PortalStore,
     {
-        let ends = matches!(statement, Statement::Chatter(Chatter::Commit | Chatter::Rollback));
-        let mends = matches!(statement, Statement::Chatter(Chatter::RollbackToSavepoint));
+        let ends = matches!(statement, Statement::DriverQuery(DriverQuery::Commit | DriverQuery::Rollback));
+        let mends = matches!(statement, Statement::DriverQuery(DriverQuery::RollbackToSavepoint));
         let has_failed = client.transaction_status() == TransactionStatus::Error;
         if has_failed && !ends && !mends {
             return Some(Err(refused(&AdminError::TransactionAborted.refusal(Severity::Error))));
         }
         match statement {
-            Statement::Chatter(Chatter::Begin) => {
+            Statement::DriverQuery(DriverQuery::Begin) => {
                 client.set_transaction_status(TransactionStatus::Transaction);
             }
             _ if mends && has_failed => client.set_transaction_status(TransactionStatus::Transaction),

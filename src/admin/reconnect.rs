@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use super::answer::Answer;
+use super::blockers::Blockers;
 use super::commands;
 use super::execute::{Caller, Executor};
-use super::holders::Holders;
 use super::refuse::AdminError;
 use super::statement::Drain;
 use crate::catalog::Catalog;
@@ -54,9 +54,9 @@ impl Executor {
         let within = self.wait_bound(drain);
         let deadline = tokio::time::Instant::now() + within;
         for id in &ids {
-            while let Some((database, holders)) = self.outdated(id) {
+            while let Some((database, blockers)) = self.outdated(id) {
                 if tokio::time::Instant::now() >= deadline {
-                    return Err(AdminError::NotClosed { database, within, holders });
+                    return Err(AdminError::NotClosed { database, within, blockers });
                 }
                 tokio::select! {
                     () = caller.cancel.cancelled() => return Err(AdminError::CloseCanceled),
@@ -68,11 +68,11 @@ impl Executor {
     }
 
     /// The sessions with an older connection; None: there are none.
-    fn outdated(&self, id: &DatabaseId) -> Option<(String, Holders)> {
+    fn outdated(&self, id: &DatabaseId) -> Option<(String, Blockers)> {
         let route = self.parts.routes.by_id(id)?;
         let record = route.current();
         let (sessions, idle) = route.session_table().outdated(record.generation);
-        let holders = || Holders::of_connections(&sessions, idle);
-        (!sessions.is_empty() || idle > 0).then(|| (record.name.to_string(), holders()))
+        let blockers = || Blockers::of_connections(&sessions, idle);
+        (!sessions.is_empty() || idle > 0).then(|| (record.name.to_string(), blockers()))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::holders::Holders;
+use super::blockers::Blockers;
 use crate::catalog::store::StoreError;
 use crate::control::StepError;
 use crate::control::lifecycle::LifecycleError;
@@ -77,12 +77,12 @@ pub(super) enum AdminError {
     /// `command` ends the pause, which stays.
     #[error("canceling the wait on user request")]
     PauseCanceled { command: String },
-    /// `holders` describes the blocking sessions; `taken_back`: the pause was this command's own, and has
+    /// `blockers` describes the blocking sessions; `taken_back`: the pause was this command's own, and has
     /// ended.
     #[error("database \"{database}\" was not drained within {}", humantime::format_duration(*within))]
-    NotDrained { database: String, within: Duration, holders: Holders, taken_back: bool },
+    NotDrained { database: String, within: Duration, blockers: Blockers, taken_back: bool },
     #[error("database \"{database}\" still has old server connections after {}", humantime::format_duration(*within))]
-    NotClosed { database: String, within: Duration, holders: Holders },
+    NotClosed { database: String, within: Duration, blockers: Blockers },
     #[error("the configuration was not applied")]
     Reload { problems: String },
     #[error("permission denied: \"{name}\" may only look")]
@@ -217,17 +217,17 @@ impl Explain for AdminError {
                 "The authorities of the operating system vouch for everybody, and verify-ca does not look at the name.".to_owned(),
             ),
             AdminError::Reload { problems } => Some(problems.clone()),
-            AdminError::NotDrained { holders, taken_back, .. } => Some(format!(
+            AdminError::NotDrained { blockers, taken_back, .. } => Some(format!(
                 "{} {}",
-                holders.detail(),
+                blockers.detail(),
                 match taken_back {
                     true => "The pause was taken back: nobody is held.",
                     false => "It was paused before, and stays so.",
                 }
             )),
-            AdminError::NotClosed { holders, .. } => Some(format!(
+            AdminError::NotClosed { blockers, .. } => Some(format!(
                 "{} Their connections are closed when they can be, or when the client leaves.",
-                holders.detail()
+                blockers.detail()
             )),
             _ => None,
         }
@@ -286,8 +286,8 @@ impl Explain for AdminError {
             AdminError::Held { database, holder } if holder == "PAUSE" => {
                 Some(format!("RESUME {};", identifier(database)))
             }
-            AdminError::NotDrained { database, holders, .. } => Some(longer("PAUSE", database, holders)),
-            AdminError::NotClosed { database, holders, .. } => Some(longer("WAIT_CLOSE", database, holders)),
+            AdminError::NotDrained { database, blockers, .. } => Some(longer("PAUSE", database, blockers)),
+            AdminError::NotClosed { database, blockers, .. } => Some(longer("WAIT_CLOSE", database, blockers)),
             AdminError::CloseCanceled => {
                 Some("Connections are replaced on: close_needed in SHOW SERVERS.".to_owned())
             }
@@ -306,9 +306,9 @@ impl Explain for AdminError {
 }
 
 /// The hint for a wait that was too short.
-fn longer(verb: &str, database: &str, holders: &Holders) -> String {
+fn longer(verb: &str, database: &str, blockers: &Blockers) -> String {
     let wait = format!("{verb} {} WITHIN '10min'; waits longer.", identifier(database));
-    holders.cure().map_or(wait.clone(), |cure| format!("{cure}; {wait}"))
+    blockers.cure().map_or(wait.clone(), |cure| format!("{cure}; {wait}"))
 }
 
 /// The commands that change an existing object.

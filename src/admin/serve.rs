@@ -189,20 +189,20 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
 }
 
 /// A connection to the admin port; unregistered when dropped.
-pub(super) struct Seat {
+pub(super) struct AdminConnection {
     pub(super) pid: i32,
     pub(super) key: Bytes,
     shared: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Seat {
+impl Drop for AdminConnection {
     fn drop(&mut self) {
         self.shared.waits().remove(&(self.pid, self.key.clone()));
     }
 }
 
-impl Seat {
+impl AdminConnection {
     /// A token for the next command: a cancel request for this connection cancels it.
     pub(super) fn next_wait(&self) -> CancellationToken {
         let token = self.shared.closing.child_token();
@@ -212,10 +212,10 @@ impl Seat {
 }
 
 impl Shared {
-    pub(super) fn seat(self: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Seat {
+    pub(super) fn register(self: &Arc<Shared>, permit: OwnedSemaphorePermit) -> AdminConnection {
         let pid = self.last_pid.fetch_add(1, Ordering::Relaxed).wrapping_add(1) & i32::MAX;
         let key = Bytes::copy_from_slice(&rand::random::<[u8; 4]>());
-        Seat { pid, key, shared: Arc::clone(self), _permit: permit }
+        AdminConnection { pid, key, shared: Arc::clone(self), _permit: permit }
     }
 
     fn cancel(&self, request: &CancelRequest) {

@@ -53,9 +53,9 @@ pub enum Statement {
     /// The number of a session.
     KillClient(u64),
     Reload,
-    Shutdown(Departure),
+    Shutdown(ShutdownMode),
     Show(Show),
-    Chatter(Chatter),
+    DriverQuery(DriverQuery),
 }
 
 /// Whether the command answers when the work is recorded, or when it is done.
@@ -76,7 +76,7 @@ pub struct Drain {
 
 /// When a process ends after it was told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Departure {
+pub enum ShutdownMode {
     /// When running transactions have ended, or after `proxy.drain_timeout`.
     Now,
     /// When no session has a server connection any more. New clients are refused.
@@ -190,7 +190,7 @@ pub struct Move {
 
 /// What drivers and psql send on their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Chatter {
+pub enum DriverQuery {
     /// SET, RESET, DISCARD, DEALLOCATE and others, accepted without effect. Holds the command tag.
     Accepted(&'static str),
     Begin,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{access, settings};
 use crate::admin::serve::AdminServer;
 use crate::admin::users::read_users;
-use crate::admin::{Departure, ProcessRequest};
+use crate::admin::{ProcessRequest, ShutdownMode};
 use crate::config::{Apply, Config, LogLevel};
 use crate::control::MoverSettings;
 use crate::error::chain;
@@ -108,25 +108,25 @@ impl Leaving<'_> {
         self.data.stop_accepting();
     }
 
-    /// Waits until clients have left as `departure` requires; forever without a `departure`.
-    async fn done(&self, departure: Option<Departure>) {
+    /// Waits until clients have left as `mode` requires; forever without a `mode`.
+    async fn done(&self, mode: Option<ShutdownMode>) {
         loop {
             let routes = self.routes.routes();
             let mut session_tables = routes.iter().map(|route| route.session_table());
-            match departure {
+            match mode {
                 None => std::future::pending().await,
-                Some(Departure::WaitForClients)
+                Some(ShutdownMode::WaitForClients)
                     if session_tables.all(|session_table| session_table.is_empty()) =>
                 {
                     return;
                 }
-                Some(Departure::WaitForServers)
+                Some(ShutdownMode::WaitForServers)
                     if session_tables.all(|session_table| session_table.servers_in_use() == 0) =>
                 {
                     return;
                 }
-                Some(Departure::Now) => return,
-                Some(Departure::WaitForClients | Departure::WaitForServers) => {}
+                Some(ShutdownMode::Now) => return,
+                Some(ShutdownMode::WaitForClients | ShutdownMode::WaitForServers) => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -140,14 +140,14 @@ pub(super) async fn until_end(
     admin: &AdminServer,
     leaving: &Leaving<'_>,
 ) {
-    let mut departure = None;
+    let mut mode = None;
     let mut hangup = Listener::of(SignalKind::hangup());
     let mut terminate = Listener::of(SignalKind::terminate());
     let mut interrupt = Listener::of(SignalKind::interrupt());
     loop {
         // Each branch is cancel-safe: signals and channel messages are not lost when another branch is taken.
         tokio::select! {
-            () = leaving.done(departure) => return,
+            () = leaving.done(mode) => return,
             () = terminate.heard() => return,
             () = interrupt.heard() => return,
             () = hangup.heard() => {
@@ -161,9 +161,9 @@ pub(super) async fn until_end(
                     let _ = answer.send(reloadable.reload(admin));
                 }
                 // A second one ends the wait of the first.
-                Some(ProcessRequest::Shutdown(later)) if later != Departure::Now && departure.is_none() => {
+                Some(ProcessRequest::Shutdown(later)) if later != ShutdownMode::Now && mode.is_none() => {
                     leaving.begin();
-                    departure = Some(later);
+                    mode = Some(later);
                 }
                 Some(ProcessRequest::Shutdown(_)) | None => return,
             },

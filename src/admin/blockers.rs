@@ -9,7 +9,7 @@ const NAMED_MAX: usize = 10;
 
 /// The sessions that a command waits for, the one in it for longest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Holders {
+pub(super) struct Blockers {
     named: Vec<String>,
     others: usize,
     /// Unused connections that are still to be closed.
@@ -17,9 +17,9 @@ pub(super) struct Holders {
     first: Option<u64>,
 }
 
-impl Holders {
+impl Blockers {
     /// Sessions in a transaction.
-    pub(super) fn in_transactions(mut sessions: Vec<SessionRow>) -> Holders {
+    pub(super) fn in_transactions(mut sessions: Vec<SessionRow>) -> Blockers {
         sessions.retain(|session| session.transaction_age.is_some());
         sessions.sort_by_key(|session| std::cmp::Reverse(session.transaction_age));
         let what = |session: &SessionRow| {
@@ -30,18 +30,18 @@ impl Holders {
                 rounded(session.since)
             )
         };
-        Holders::of(&sessions, what)
+        Blockers::of(&sessions, what)
     }
 
     /// Sessions with an old server connection, and the number of idle old connections.
-    pub(super) fn of_connections(sessions: &[SessionRow], idle: usize) -> Holders {
-        let holders = Holders::of(sessions, |session| format!("connected since {}", session.connected_at));
-        Holders { idle, ..holders }
+    pub(super) fn of_connections(sessions: &[SessionRow], idle: usize) -> Blockers {
+        let blockers = Blockers::of(sessions, |session| format!("connected since {}", session.connected_at));
+        Blockers { idle, ..blockers }
     }
 
-    fn of(sessions: &[SessionRow], what: impl Fn(&SessionRow) -> String) -> Holders {
+    fn of(sessions: &[SessionRow], what: impl Fn(&SessionRow) -> String) -> Blockers {
         let named = sessions.iter().take(NAMED_MAX);
-        Holders {
+        Blockers {
             named: named.map(|session| format!("{}: {}", who(session), what(session))).collect(),
             others: sessions.len().saturating_sub(NAMED_MAX),
             idle: 0,

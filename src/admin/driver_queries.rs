@@ -2,9 +2,9 @@
 //! them to work.
 
 use super::column::Column;
-use super::foreign::is_of_pgbouncer;
 use super::parser::Parser;
-use super::statement::Chatter;
+use super::pgbouncer_settings::is_of_pgbouncer;
+use super::statement::DriverQuery;
 use super::{ErrorKind, SyntaxError};
 use crate::config::{Apply, Config, Setting};
 
@@ -101,16 +101,16 @@ pub(super) fn function_value(name: &str) -> Option<String> {
     }
 }
 
-/// None if the statement is not chatter; then the cursor has not moved.
-pub(super) fn parse(parser: &mut Parser) -> Result<Option<Chatter>, SyntaxError> {
+/// None if the statement is none of them; then the cursor has not moved.
+pub(super) fn parse(parser: &mut Parser) -> Result<Option<DriverQuery>, SyntaxError> {
     let Some(word) = parser.word() else { return Ok(None) };
     if let Some((_, tag)) = ACCEPTED.iter().find(|(keyword, _)| *keyword == word) {
-        return one_name(parser).map(|()| Some(Chatter::Accepted(tag)));
+        return one_name(parser).map(|()| Some(DriverQuery::Accepted(tag)));
     }
     match word.as_str() {
-        "BEGIN" | "START" => transaction(parser, Chatter::Begin).map(Some),
-        "COMMIT" | "END" => transaction(parser, Chatter::Commit).map(Some),
-        "ROLLBACK" | "ABORT" => transaction(parser, Chatter::Rollback).map(Some),
+        "BEGIN" | "START" => transaction(parser, DriverQuery::Begin).map(Some),
+        "COMMIT" | "END" => transaction(parser, DriverQuery::Commit).map(Some),
+        "ROLLBACK" | "ABORT" => transaction(parser, DriverQuery::Rollback).map(Some),
         "SET" => set(parser, "SET").map(Some),
         "RESET" => set(parser, "RESET").map(Some),
         "SELECT" => select(parser).map(Some),
@@ -129,15 +129,15 @@ fn one_name(parser: &mut Parser) -> Result<(), SyntaxError> {
     }
 }
 
-fn transaction(parser: &mut Parser, chatter: Chatter) -> Result<Chatter, SyntaxError> {
+fn transaction(parser: &mut Parser, query: DriverQuery) -> Result<DriverQuery, SyntaxError> {
     parser.advance();
     // The modes of BEGIN may be separated by commas.
     while parser.accept_symbol(',') || parser.accept_any(&TRANSACTION_WORDS) {}
-    if chatter == Chatter::Rollback && parser.word().as_deref() == Some("TO") {
-        return one_name(parser).map(|()| Chatter::RollbackToSavepoint);
+    if query == DriverQuery::Rollback && parser.word().as_deref() == Some("TO") {
+        return one_name(parser).map(|()| DriverQuery::RollbackToSavepoint);
     }
     match parser.end_of_statement() {
-        Ok(()) => Ok(chatter),
+        Ok(()) => Ok(query),
         Err(error) => {
             Err(error.with_hint("A move is stopped by CANCEL MOVE n, UNDO MOVE n or FINISH MOVE n."))
         }
@@ -146,7 +146,7 @@ fn transaction(parser: &mut Parser, chatter: Chatter) -> Result<Chatter, SyntaxE
 
 /// Settings of the connection have no effect here. A setting of PgBouncer would change the process: SET
 /// refuses it.
-fn set(parser: &mut Parser, tag: &'static str) -> Result<Chatter, SyntaxError> {
+fn set(parser: &mut Parser, tag: &'static str) -> Result<DriverQuery, SyntaxError> {
     parser.advance();
     let _ = parser.accept("SESSION") || parser.accept("LOCAL");
     let span = parser.span();
@@ -165,7 +165,7 @@ fn set(parser: &mut Parser, tag: &'static str) -> Result<Chatter, SyntaxError> {
         return Err(error.with_hint(hint).of_kind(ErrorKind::Unsupported));
     }
     parser.skip_statement();
-    Ok(Chatter::Accepted(tag))
+    Ok(DriverQuery::Accepted(tag))
 }
 
 fn setting_of_process(parser: &mut Parser) -> Option<&'static Setting> {
@@ -174,15 +174,15 @@ fn setting_of_process(parser: &mut Parser) -> Option<&'static Setting> {
     Config::SETTINGS.iter().find(|setting| setting.section == section && setting.name == name)
 }
 
-fn select(parser: &mut Parser) -> Result<Chatter, SyntaxError> {
+fn select(parser: &mut Parser) -> Result<DriverQuery, SyntaxError> {
     parser.advance();
     if asks_for_types(&parser.words_left()) {
         parser.skip_statement();
-        return Ok(Chatter::NoTypes);
+        return Ok(DriverQuery::NoTypes);
     }
     if let Ok(number) = parser.number("a number") {
         alias(parser)?;
-        return Ok(Chatter::SelectNumber(number));
+        return Ok(DriverQuery::SelectNumber(number));
     }
     let span = parser.span();
     if parser.accept("PG_CATALOG") && !parser.accept_symbol('.') {
@@ -199,7 +199,7 @@ fn select(parser: &mut Parser) -> Result<Chatter, SyntaxError> {
         return Err(parser.expected("\")\""));
     }
     alias(parser)?;
-    Ok(Chatter::SelectFunction(function))
+    Ok(DriverQuery::SelectFunction(function))
 }
 
 /// Drivers look up hstore and similar types when they connect (SQLAlchemy, psycopg). There are none here.
@@ -220,13 +220,13 @@ fn alias(parser: &mut Parser) -> Result<(), SyntaxError> {
     Ok(())
 }
 
-fn setting(parser: &mut Parser) -> Option<Chatter> {
+fn setting(parser: &mut Parser) -> Option<DriverQuery> {
     let name = parser.word_ahead(1)?.to_lowercase();
     let isolation = name == "transaction" && parser.word_ahead(2).as_deref() == Some("ISOLATION");
     let name = if isolation { "transaction_isolation" } else { name.as_str() };
     let (name, value) = SETTINGS.into_iter().find(|(setting, _)| *setting == name)?;
     parser.skip_statement();
-    Some(Chatter::Setting(name, value))
+    Some(DriverQuery::Setting(name, value))
 }
 
 #[cfg(test)]
