@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 use super::commands;
-use super::execute::{Caller, Executor};
+use super::execute::{Caller, Cluster, Executor};
 use super::pause::HEARD_WITHIN;
 use super::refuse::{AdminError, identifier, literal};
 use super::statement::AlterDatabase;
@@ -25,7 +25,7 @@ pub(super) struct Wanted {
     pub(super) tier: Tier,
 }
 
-impl Executor {
+impl Cluster {
     /// Checks owner and purpose; the error holds the complete right command.
     pub(super) async fn wanted(
         &self,
@@ -88,15 +88,6 @@ impl Executor {
             NewDatabaseOutcome::NameTaken => {
                 Err(AdminError::Exists { kind: "database", name: new.database.name.to_string() })
             }
-        }
-    }
-
-    /// Waits until this process serves a database as of a commit, with its logins, so that a client may
-    /// connect as soon as the command answers. The wait is bounded: a slow store does not fail the command.
-    pub(super) async fn served(&self, revision: Revision) {
-        let followed = self.parts.routes.followed().routes(revision);
-        if tokio::time::timeout(HEARD_WITHIN, followed).await.is_err() {
-            tracing::warn!("a database was recorded, and this process does not know it yet");
         }
     }
 
@@ -163,11 +154,22 @@ impl Executor {
             }
         }
     }
+}
+
+impl Executor {
+    /// Waits until this process serves a database as of a commit, with its logins, so that a client may
+    /// connect as soon as the command answers. The wait is bounded: a slow store does not fail the command.
+    pub(super) async fn served(&self, revision: Revision) {
+        let followed = self.local.routes.followed().routes(revision);
+        if tokio::time::timeout(HEARD_WITHIN, followed).await.is_err() {
+            tracing::warn!("a database was recorded, and this process does not know it yet");
+        }
+    }
 
     /// The URI with which an application connects.
     pub(super) fn dsn(&self, name: &DatabaseName, role: &str, password: Option<&str>) -> String {
-        let config = self.parts.config.load();
-        let listen = self.parts.applications;
+        let config = self.local.config.load();
+        let listen = self.local.applications;
         let address = match &config.proxy.address {
             Some(address) => address.to_string(),
             None if listen.ip().is_unspecified() => format!("127.0.0.1:{}", listen.port()),

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ pub enum ProcessRequest {
     Shutdown(ShutdownMode),
 }
 
-/// What the commands work with.
+/// What an [`Executor`] is made of.
 pub struct Parts {
     pub catalog: Catalog,
     /// The sessions and gates of this process.
@@ -104,13 +105,52 @@ impl fmt::Debug for Parts {
     }
 }
 
+/// The catalogue: what commands of [`commands::Scope::Cluster`] work with. Any process that has the store
+/// could run them.
+pub struct Cluster {
+    catalog: Catalog,
+    clock: fn() -> UnixMillis,
+    pub(super) mover: Arc<ArcSwap<MoverSettings>>,
+    pub(super) logins: Arc<Notify>,
+    /// Keeps entries of one millisecond in their order.
+    audit_ids: Mutex<ulid::Generator>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("catalog", &self.catalog).finish_non_exhaustive()
+    }
+}
+
+/// The process that is asked: what commands of [`commands::Scope::Process`] work with.
+pub(super) struct Local {
+    pub(super) routes: Arc<RouteTable>,
+    pub(super) access: Arc<Access>,
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) applications: SocketAddr,
+    pub(super) samples: Samples,
+    pub(super) clock: fn() -> UnixMillis,
+    requests: mpsc::Sender<ProcessRequest>,
+    metrics: Metrics,
+}
+
 /// Executes statements. Cheap to clone.
+///
+/// Its own methods are the commands that need both: a change that every process follows, and a wait until
+/// this one does.
 #[derive(Clone)]
 pub struct Executor {
-    pub(super) parts: Arc<Parts>,
-    pub(super) samples: Arc<Samples>,
-    /// Keeps entries of one millisecond in their order.
-    audit_ids: Arc<Mutex<ulid::Generator>>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) local: Arc<Local>,
+}
+
+/// A command that needs both works with the catalogue as one that needs nothing else.
+impl Deref for Executor {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
 }
 
 impl fmt::Debug for Executor {
@@ -121,23 +161,31 @@ impl fmt::Debug for Executor {
 
 impl Executor {
     pub fn new(parts: Parts) -> Executor {
+        let Parts { catalog, routes, config, applications, mover, requests, logins, access, metrics, clock } =
+            parts;
+        let audit_ids = Mutex::new(ulid::Generator::new());
+        let samples = Samples::begin(std::time::Instant::now());
         Executor {
-            parts: Arc::new(parts),
-            samples: Arc::new(Samples::begin(std::time::Instant::now())),
-            audit_ids: Arc::new(Mutex::new(ulid::Generator::new())),
+            cluster: Arc::new(Cluster { catalog, clock, mover, logins, audit_ids }),
+            local: Arc::new(Local {
+                routes,
+                access,
+                config,
+                applications,
+                samples,
+                clock,
+                requests,
+                metrics,
+            }),
         }
     }
 
     /// Takes samples for the averages of SHOW STATS; never returns.
     pub(super) async fn sample(self) {
         loop {
-            tokio::time::sleep(self.parts.config.load().admin.stats_period).await;
-            self.samples.take(&self.parts.routes, std::time::Instant::now());
+            tokio::time::sleep(self.local.config.load().admin.stats_period).await;
+            self.local.samples.take(&self.local.routes, std::time::Instant::now());
         }
-    }
-
-    pub fn parts(&self) -> &Parts {
-        &self.parts
     }
 
     /// Executes one statement and, if it changes anything, writes an audit entry.
@@ -162,37 +210,40 @@ impl Executor {
         if caller.rights == Rights::Look && command(statement).effect.rights() != Rights::Look {
             return Err(AdminError::MayOnlyLook { name: caller.who.clone() });
         }
+        let pause_max = || self.local.config.load().moves.pause_max;
         match statement {
-            Statement::CreateTeam(team) => self.create_team(team, caller).await,
-            Statement::AlterTeam(team) => self.alter_team(team, caller).await,
-            Statement::DropTeam(team) => self.drop_team(team, caller).await,
-            Statement::CreateSystem(create) => self.create_system(create, caller).await,
-            Statement::AlterSystem(alter) => self.alter_system(alter, caller).await,
-            Statement::DropSystem(system) => self.drop_system(system, caller).await,
+            Statement::CreateTeam(team) => self.cluster.create_team(team, caller).await,
+            Statement::AlterTeam(team) => self.cluster.alter_team(team, caller).await,
+            Statement::DropTeam(team) => self.cluster.drop_team(team, caller).await,
+            Statement::CreateSystem(create) => self.cluster.create_system(create, caller).await,
+            Statement::AlterSystem(alter) => self.cluster.alter_system(alter, caller).await,
+            Statement::DropSystem(system) => self.cluster.drop_system(system, caller).await,
             Statement::CreateDatabase(create) => self.create_database(create, caller).await,
-            Statement::AlterDatabase(alter) => self.alter_database(alter, caller).await,
+            Statement::AlterDatabase(alter) => self.cluster.alter_database(alter, caller).await,
             Statement::AdoptDatabase(adopt) => self.adopt_database(adopt, caller).await,
             Statement::DropDatabase(drop) => self.drop_database(drop, caller).await,
-            Statement::PlanMove { database, system } => self.plan_move(database, system, caller).await,
-            Statement::Move(movement) => self.start_move(movement, caller).await,
-            Statement::UndoMove { id, differences, wait } => {
-                self.undo_move(*id, *differences, *wait, caller).await
+            Statement::PlanMove { database, system } => {
+                self.cluster.plan_move(database, system, pause_max(), caller).await
             }
-            Statement::AdoptMove(id) => self.adopt_move(*id, caller).await,
-            Statement::CancelMove { id, wait } => self.cancel_move(*id, *wait, caller).await,
+            Statement::Move(movement) => self.cluster.start_move(movement, pause_max(), caller).await,
+            Statement::UndoMove { id, differences, wait } => {
+                self.cluster.undo_move(*id, *differences, *wait, caller).await
+            }
+            Statement::AdoptMove(id) => self.cluster.adopt_move(*id, caller).await,
+            Statement::CancelMove { id, wait } => self.cluster.cancel_move(*id, *wait, caller).await,
             Statement::FinishMove { id, source, differences, wait } => {
-                self.finish_move(*id, (*source, *differences), *wait, caller).await
+                self.cluster.finish_move(*id, (*source, *differences), *wait, caller).await
             }
             Statement::Pause(drain) => self.pause(drain, caller).await,
-            Statement::Resume(database) => self.resume(database.as_ref(), caller).await,
+            Statement::Resume(database) => self.cluster.resume(database.as_ref(), caller).await,
             Statement::Disable(database) => self.disable(database, caller).await,
             Statement::Enable(database) => self.enable(database, caller).await,
             Statement::Reconnect(database) => self.reconnect(database.as_ref(), caller).await,
             Statement::WaitClose(drain) => self.wait_close(drain, caller).await,
             Statement::Kill(database) => self.kill(database.as_ref(), caller).await,
-            Statement::KillClient(session) => self.kill_client(*session).await,
-            Statement::Reload => self.reload().await,
-            Statement::Shutdown(mode) => self.shutdown(*mode).await,
+            Statement::KillClient(session) => self.local.kill_client(*session).await,
+            Statement::Reload => self.local.reload().await,
+            Statement::Shutdown(mode) => self.local.shutdown(*mode).await,
             Statement::Show(show) => self.show(show).await,
             Statement::DriverQuery(query) => Ok(answer_driver(statement, query, caller)),
         }
@@ -202,9 +253,11 @@ impl Executor {
         let verb = command(statement).tag;
         let sqlstate =
             outcome.as_ref().map_or_else(|refusal| refusal.sqlstate.to_string(), |_| "00000".to_owned());
-        self.parts.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
+        self.local.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
     }
+}
 
+impl Cluster {
     /// The audit entry of a command that succeeds.
     fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
         let reason = parsed.statement.reason().map(str::to_owned);
@@ -232,7 +285,7 @@ impl Executor {
         };
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
-        if let Err(error) = self.parts.catalog.end_trail(trail, outcome).await {
+        if let Err(error) = self.catalog.end_trail(trail, outcome).await {
             tracing::error!(error = &error as &dyn std::error::Error, command, "the audit entry is lost");
         }
     }
@@ -245,9 +298,29 @@ impl Executor {
         }
     }
 
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub(super) fn now(&self) -> UnixMillis {
+        (self.clock)()
+    }
+
+    /// How to reach a system, with the mover's settings.
+    pub(super) fn reach<'a>(&self, system: &'a SystemRecord, mover: &'a MoverSettings) -> Reach<'a> {
+        let deadline = Instant::now() + SYSTEM_TIMEOUT;
+        Reach { system, access: &mover.access, deadline }
+    }
+
+    pub(super) fn mover(&self) -> Arc<MoverSettings> {
+        self.mover.load_full()
+    }
+}
+
+impl Local {
     async fn reload(&self) -> Result<Answer, AdminError> {
         let (answer, outcome) = oneshot::channel();
-        let sent = self.parts.requests.send(ProcessRequest::Reload { answer }).await;
+        let sent = self.requests.send(ProcessRequest::Reload { answer }).await;
         sent.map_err(|_| AdminError::ShuttingDown)?;
         let changed = outcome.await.map_err(|_| AdminError::ShuttingDown)?;
         let changed = changed.map_err(|problems| AdminError::Reload { problems })?;
@@ -259,27 +332,9 @@ impl Executor {
     }
 
     async fn shutdown(&self, mode: ShutdownMode) -> Result<Answer, AdminError> {
-        let sent = self.parts.requests.send(ProcessRequest::Shutdown(mode)).await;
+        let sent = self.requests.send(ProcessRequest::Shutdown(mode)).await;
         sent.map_err(|_| AdminError::ShuttingDown)?;
         Ok(Answer::done(commands::SHUTDOWN))
-    }
-
-    pub(super) fn catalog(&self) -> &Catalog {
-        &self.parts.catalog
-    }
-
-    pub(super) fn now(&self) -> UnixMillis {
-        (self.parts.clock)()
-    }
-
-    /// How to reach a system, with the mover's settings.
-    pub(super) fn reach<'a>(&self, system: &'a SystemRecord, mover: &'a MoverSettings) -> Reach<'a> {
-        let deadline = Instant::now() + SYSTEM_TIMEOUT;
-        Reach { system, access: &mover.access, deadline }
-    }
-
-    pub(super) fn mover(&self) -> Arc<MoverSettings> {
-        self.parts.mover.load_full()
     }
 }
 

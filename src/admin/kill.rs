@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::commands;
-use super::execute::{Caller, Executor};
+use super::execute::{Caller, Executor, Local};
 use super::refuse::AdminError;
 use crate::model::DatabaseName;
 use crate::route::SessionTable;
@@ -32,9 +32,11 @@ impl Executor {
         }
         Ok(Answer::done(commands::KILL))
     }
+}
 
+impl Local {
     pub(super) async fn kill_client(&self, session: u64) -> Result<Answer, AdminError> {
-        let routes = self.parts.routes.routes();
+        let routes = self.routes.routes();
         let Some(route) = routes.iter().find(|route| route.dismiss(Some(session)) > 0) else {
             return Err(AdminError::Unknown { kind: "client", name: session.to_string(), meant: None });
         };

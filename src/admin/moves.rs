@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answer, Row, row};
 use super::commands::{self, Command};
-use super::execute::{Caller, Executor};
+use super::execute::{Caller, Cluster};
 use super::refuse::AdminError;
 use super::statement::{Differences, Move, SourceFate, Wait};
 use crate::catalog::store::StoreError;
@@ -30,15 +30,17 @@ use crate::system::MoveNames;
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Executor {
+impl Cluster {
+    /// `pause_max` is the configured one.
     pub(super) async fn plan_move(
         &self,
         database: &DatabaseName,
         system: &SystemName,
+        pause_max: Duration,
         caller: &Caller,
     ) -> Result<Answer, AdminError> {
         let (database, (source, place), target) = self.endpoints(database, system).await?;
-        let settings = MoverSettings::clone(&self.parts.mover.load());
+        let settings = MoverSettings::clone(&self.mover.load());
         let target_name = target.name.clone();
         let names = MoveNames::of_move(Some(self.catalog().store_id().await?), MoveId(0));
         let end = |system: SystemRecord| End {
@@ -56,7 +58,7 @@ impl Executor {
         let tell = |what: String| caller.notice(Severity::Notice, SqlState::parse("00000"), what);
         let plan = Plan { ends, settings, logins, logins_there };
         let mut report = preflight::check_telling(&plan, |activity| tell(activity.to_owned())).await?;
-        report.findings.push(Pause::of(None, &database, self.parts.config.load().moves.pause_max).finding());
+        report.findings.push(Pause::of(None, &database, pause_max).finding());
         tell(
             blockers_by_side(&report.findings)
                 .unwrap_or_else(|| "nothing keeps the move from starting".to_owned()),
@@ -93,7 +95,13 @@ impl Executor {
         }
     }
 
-    pub(super) async fn start_move(&self, wanted: &Move, caller: &Caller) -> Result<Answer, AdminError> {
+    /// `pause_max` is the configured one.
+    pub(super) async fn start_move(
+        &self,
+        wanted: &Move,
+        pause_max: Duration,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
         let expected = self.database(&wanted.database).await?;
         let (database, (_, source), target) = self.endpoints(&wanted.database, &wanted.system).await?;
         if !database.is_served() {
@@ -104,7 +112,7 @@ impl Executor {
         if !target.accepts_databases {
             return Err(AdminError::Cordoned { system: target.name.to_string() });
         }
-        let record = self.new_move(wanted, &database, source, &target, caller).await?;
+        let record = self.new_move((wanted, pause_max), &database, source, &target, caller).await?;
         match self.recording(caller).create_move(&expected, &record).await? {
             Swap::Committed(_) => {
                 self.answer(commands::MOVE_DATABASE, record.id, wanted.wait, caller, 0).await
@@ -120,13 +128,13 @@ impl Executor {
 
     async fn new_move(
         &self,
-        wanted: &Move,
+        (wanted, pause_max): (&Move, Duration),
         database: &DatabaseRecord,
         source: Place,
         target: &SystemRecord,
         caller: &Caller,
     ) -> Result<MoveRecord, AdminError> {
-        let pause = Pause::of(wanted.pause_max, database, self.parts.config.load().moves.pause_max);
+        let pause = Pause::of(wanted.pause_max, database, pause_max);
         let mut facts = crate::model::MoveFacts::default();
         if let Some(warning) = &pause.warning {
             caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
@@ -171,7 +179,7 @@ impl Executor {
         if record.facts.claim_lost.is_none() {
             return Err(AdminError::Ours { id });
         }
-        let settings = MoverSettings::clone(&self.parts.mover.load());
+        let settings = MoverSettings::clone(&self.mover.load());
         let names = MoveNames::of_move(record.facts.store, id);
         let end = |system: SystemRecord, dbname: &str| End {
             system,
@@ -224,7 +232,7 @@ impl Executor {
         accepted: Option<Accepted>,
         caller: &Caller,
     ) -> Result<usize, AdminError> {
-        let settings = self.parts.mover.load_full();
+        let settings = self.mover.load_full();
         let change = |record: &mut MoveRecord| {
             if let Some(because) = record.facts.claim_lost.clone() {
                 return Err(AdminError::NotOurs { id, because });
@@ -269,7 +277,7 @@ impl Executor {
             Wait::No => self.movement(id).await?,
             Wait::Yes => {
                 let record = self.wait_for(command, id, caller, seen).await?;
-                self.parts.logins.notify_one();
+                self.logins.notify_one();
                 verdict(command, record, seen)?
             }
         };

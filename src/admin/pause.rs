@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::Answer;
 use super::blockers::Blockers;
 use super::commands;
-use super::execute::{Caller, Executor};
+use super::execute::{Caller, Cluster, Executor};
 use super::refuse::{AdminError, identifier};
 use super::statement::Drain;
 use crate::catalog::Catalog;
@@ -63,26 +63,7 @@ impl Executor {
 
     /// The bound of a wait.
     pub(super) fn wait_bound(&self, drain: &Drain) -> Duration {
-        drain.within.unwrap_or(self.parts.config.load().admin.wait_timeout)
-    }
-
-    /// Holds all of them or none: if one cannot be held, releases those that were held by this call.
-    pub(super) async fn hold_all(&self, ids: &[DatabaseId], caller: &Caller) -> Result<Paused, AdminError> {
-        let catalog = self.recording(caller);
-        let mut paused = Paused { routes: Vec::new(), ours: Vec::new() };
-        for id in ids {
-            match hold(&catalog, id).await {
-                Ok((route, was_open)) => {
-                    paused.routes.push(route);
-                    paused.ours.extend(was_open.then(|| id.clone()));
-                }
-                Err(error) => {
-                    self.release_all(&paused.ours, self.catalog()).await?;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(paused)
+        drain.within.unwrap_or(self.local.config.load().admin.wait_timeout)
     }
 
     /// Waits until this process follows the order and no transaction passes the gate.
@@ -90,7 +71,7 @@ impl Executor {
     /// # Cancel safety
     /// Only observes; the pause stays.
     async fn drained(&self, record: &RouteRecord, caller: &Caller) {
-        let Some(route) = self.parts.routes.by_id(&record.database) else { return };
+        let Some(route) = self.local.routes.by_id(&record.database) else { return };
         heard(&route, record.order).await;
         if route.current().order > record.order || route.gate().state() != GateState::Held {
             return;
@@ -108,16 +89,37 @@ impl Executor {
 
     /// The sessions that keep this process from draining a database.
     fn blockers(&self, record: &RouteRecord) -> Blockers {
-        let route = self.parts.routes.by_id(&record.database);
+        let route = self.local.routes.by_id(&record.database);
         Blockers::in_transactions(route.map(|route| route.session_table().sessions()).unwrap_or_default())
     }
 
     /// Waits, within a bound, until this process follows what was written: a slow store does not fail the
     /// command.
     pub(super) async fn obeyed(&self, record: &RouteRecord) -> Option<Arc<Route>> {
-        let route = self.parts.routes.by_id(&record.database)?;
+        let route = self.local.routes.by_id(&record.database)?;
         let _ = tokio::time::timeout(HEARD_WITHIN, heard(&route, record.order)).await;
         Some(route)
+    }
+}
+
+impl Cluster {
+    /// Holds all of them or none: if one cannot be held, releases those that were held by this call.
+    pub(super) async fn hold_all(&self, ids: &[DatabaseId], caller: &Caller) -> Result<Paused, AdminError> {
+        let catalog = self.recording(caller);
+        let mut paused = Paused { routes: Vec::new(), ours: Vec::new() };
+        for id in ids {
+            match hold(&catalog, id).await {
+                Ok((route, was_open)) => {
+                    paused.routes.push(route);
+                    paused.ours.extend(was_open.then(|| id.clone()));
+                }
+                Err(error) => {
+                    self.release_all(&paused.ours, self.catalog()).await?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(paused)
     }
 
     pub(super) async fn resume(

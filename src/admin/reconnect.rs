@@ -9,13 +9,29 @@ use std::time::Duration;
 use super::answer::Answer;
 use super::blockers::Blockers;
 use super::commands;
-use super::execute::{Caller, Executor};
+use super::execute::{Caller, Cluster, Executor};
 use super::refuse::AdminError;
 use super::statement::Drain;
 use crate::catalog::Catalog;
 use crate::model::{DatabaseId, DatabaseName, RouteRecord};
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+impl Cluster {
+    /// Also works during a move: the move replaces all connections when it switches, and also when it ends
+    /// without a switch.
+    pub(super) async fn next_generation(
+        &self,
+        catalog: &Catalog,
+        id: &DatabaseId,
+    ) -> Result<RouteRecord, AdminError> {
+        let next = |route: &mut RouteRecord| {
+            route.generation += 1;
+            Ok::<(), AdminError>(())
+        };
+        Ok(catalog.update_route(id, next).await?.value)
+    }
+}
 
 impl Executor {
     pub(super) async fn reconnect(
@@ -33,20 +49,6 @@ impl Executor {
             self.obeyed(record).await;
         }
         Ok(Answer::done(commands::RECONNECT))
-    }
-
-    /// Also works during a move: the move replaces all connections when it switches, and also when it ends
-    /// without a switch.
-    pub(super) async fn next_generation(
-        &self,
-        catalog: &Catalog,
-        id: &DatabaseId,
-    ) -> Result<RouteRecord, AdminError> {
-        let next = |route: &mut RouteRecord| {
-            route.generation += 1;
-            Ok::<(), AdminError>(())
-        };
-        Ok(catalog.update_route(id, next).await?.value)
     }
 
     pub(super) async fn wait_close(&self, drain: &Drain, caller: &Caller) -> Result<Answer, AdminError> {
@@ -69,7 +71,7 @@ impl Executor {
 
     /// The sessions with an older connection; None: there are none.
     fn outdated(&self, id: &DatabaseId) -> Option<(String, Blockers)> {
-        let route = self.parts.routes.by_id(id)?;
+        let route = self.local.routes.by_id(id)?;
         let record = route.current();
         let (sessions, idle) = route.session_table().outdated(record.generation);
         let blockers = || Blockers::of_connections(&sessions, idle);

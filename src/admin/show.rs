@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::answer::{Row, row};
-use super::commands::COMMANDS;
 use super::databases::verifier_kind;
-use super::execute::Executor;
+use super::execute::{Cluster, Executor};
 use super::moves::{NOTE_PAUSE, longest_stall_ms, milliseconds, no_way_back, percent, progress_line};
 use super::refuse::AdminError;
 use super::systems::version;
@@ -40,7 +39,7 @@ impl Executor {
     fn database_row(&self, database: &DatabaseRecord, route: Option<&RouteRecord>) -> Row {
         let place = route.map(|route| &route.place);
         let contract = &database.contract;
-        let here = self.parts.routes.by_id(&database.id);
+        let here = self.local.routes.by_id(&database.id);
         let clients = here.as_ref().map_or(0, |route| route.session_table().len());
         let servers = here.as_ref().map_or(0, |route| route.session_table().server_connections());
         let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
@@ -77,7 +76,9 @@ impl Executor {
             timeouts(&contract.timeouts)
         ]
     }
+}
 
+impl Cluster {
     pub(super) async fn show_database(&self, name: &DatabaseName) -> Result<Vec<Row>, AdminError> {
         let database = self.database(name).await?.value;
         let route = self.catalog().route(&database.id).await?.map(|route| route.value);
@@ -262,14 +263,6 @@ impl Executor {
         let rows = database.history.iter();
         let rows = rows.map(|entry| row![entry.at, entry.who.as_str(), entry.what.as_str(), entry.epoch]);
         Ok(rows.collect())
-    }
-
-    pub(super) async fn show_version(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(vec![row![concat!("Freehold ", env!("CARGO_PKG_VERSION"))]])
-    }
-
-    pub(super) async fn show_help(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
     }
 
     /// The history of a database outlives it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Row, row};
-use super::execute::Executor;
+use super::execute::Local;
 use super::refuse::AdminError;
 use super::show::gate;
 use crate::model::{GateOrder, Pooling, RouteRecord};
@@ -73,10 +73,10 @@ fn logs_in(session: &SessionRow, record: &RouteRecord) -> bool {
     record.terms.pooling == Pooling::Session && session.server_pid.is_none() && record.gate == GateOrder::Open
 }
 
-impl Executor {
+impl Local {
     /// The rows of all sessions, sorted by database.
     fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
-        let routes = self.parts.routes.routes();
+        let routes = self.routes.routes();
         let of = |route: &Arc<Route>| {
             let sessions = route.session_table().sessions();
             sessions.iter().filter_map(|session| shown(route, session)).collect::<Vec<Row>>()
@@ -107,9 +107,9 @@ impl Executor {
     }
 
     pub(super) async fn show_pools(&self) -> Result<Vec<Row>, AdminError> {
-        let routes = self.parts.routes.routes();
+        let routes = self.routes.routes();
         let rows = pools(&routes).into_iter().map(|((database, user), pool)| {
-            let route = self.parts.routes.lookup(&database);
+            let route = self.routes.lookup(&database);
             let record = route.map(|route| route.current());
             row![
                 database,
@@ -137,9 +137,9 @@ impl Executor {
     }
 
     pub(super) async fn show_hba(&self) -> Result<Vec<Row>, AdminError> {
-        let file = self.parts.config.load().access.hba_file.clone();
+        let file = self.config.load().access.hba_file.clone();
         let file = file.map(|file| file.display().to_string());
-        let policy = self.parts.access.policy();
+        let policy = self.access.policy();
         let rows = policy.rules.iter().zip(1_u32..).map(|(rule, number)| {
             let [databases, roles, address, options] = rule.shown();
             let line = file.as_ref().map(|_| rule.line);
@@ -150,7 +150,7 @@ impl Executor {
     }
 
     pub(super) async fn show_state(&self) -> Result<Vec<Row>, AdminError> {
-        let routes = self.parts.routes.routes();
+        let routes = self.routes.routes();
         let held = |route: &Arc<Route>| route.gate().state() == GateState::Held;
         let paused = !routes.is_empty() && routes.iter().all(held);
         let word = |yes: bool| if yes { "yes" } else { "no" };

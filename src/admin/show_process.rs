@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::answer::{Row, row};
-use super::execute::Executor;
+use super::commands::COMMANDS;
+use super::execute::{Executor, Local};
 use super::refuse::AdminError;
 use crate::config::{Apply, Config};
 
@@ -19,12 +20,12 @@ struct User {
 
 impl Executor {
     pub(super) async fn show_lists(&self) -> Result<Vec<Row>, AdminError> {
-        let routes = self.parts.routes.routes();
+        let routes = self.local.routes.routes();
         let clients: usize = routes.iter().map(|route| route.session_table().len()).sum();
         let servers: usize = routes.iter().map(|route| route.session_table().server_connections()).sum();
         let rows = vec![
             row!["databases", self.living(|_| true).await?.len()],
-            row!["users", self.users().len()],
+            row!["users", self.local.users().len()],
             row!["peers", "0"],
             row!["pools", super::show_local::pools(&routes).len()],
             row!["peer_pools", "0"],
@@ -43,7 +44,9 @@ impl Executor {
         ];
         Ok(rows)
     }
+}
 
+impl Local {
     pub(super) async fn show_users(&self) -> Result<Vec<Row>, AdminError> {
         let rows = self.users().into_iter().map(|(name, user)| {
             row![
@@ -63,7 +66,7 @@ impl Executor {
 
     fn users(&self) -> BTreeMap<String, User> {
         let mut users: BTreeMap<String, User> = BTreeMap::new();
-        for route in self.parts.routes.routes() {
+        for route in self.routes.routes() {
             for role in route.logins().keys() {
                 let user = users.entry(role.clone()).or_default();
                 user.databases += 1;
@@ -84,7 +87,7 @@ impl Executor {
     }
 
     pub(super) async fn show_config(&self) -> Result<Vec<Row>, AdminError> {
-        let (config, defaults) = (self.parts.config.load(), Config::default());
+        let (config, defaults) = (self.config.load(), Config::default());
         let rows = Config::SETTINGS.iter().map(|setting| {
             let changeable = if setting.apply == Apply::Reload { "yes" } else { "no" };
             row![setting.path(), setting.show(&config), setting.show(&defaults), changeable]
@@ -99,6 +102,14 @@ impl Executor {
         let kib = resident.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         let rows = kib.map(|kib| row!["resident_kib", "1024", kib, "0", kib * 1024]);
         Ok(rows.into_iter().collect())
+    }
+
+    pub(super) async fn show_version(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(vec![row![concat!("Freehold ", env!("CARGO_PKG_VERSION"))]])
+    }
+
+    pub(super) async fn show_help(&self) -> Result<Vec<Row>, AdminError> {
+        Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
     }
 
     // What PgBouncer has and Freehold has not: their columns without rows, because exporters ask for them.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::answer::{Row, row};
-use super::execute::Executor;
+use super::execute::Local;
 use super::refuse::AdminError;
 use super::show_local::{is_lent, wait};
 use crate::model::{RouteRecord, UnixMillis};
@@ -132,7 +132,7 @@ impl Connections {
     }
 }
 
-impl Executor {
+impl Local {
     pub(super) async fn show_clients(&self) -> Result<Vec<Row>, AdminError> {
         Ok(self.each_route(|route| self.client_rows(route)))
     }
@@ -156,7 +156,7 @@ impl Executor {
     }
 
     fn each_route(&self, rows: impl Fn(&Route) -> Vec<Row>) -> Vec<Row> {
-        self.parts.routes.routes().iter().flat_map(|route| rows(route)).collect()
+        self.routes.routes().iter().flat_map(|route| rows(route)).collect()
     }
 
     fn client_rows(&self, route: &Route) -> Vec<Row> {
@@ -220,7 +220,7 @@ impl Executor {
     /// When the session last began or ended a request.
     fn last_request(&self, session: &SessionRow) -> UnixMillis {
         let age = u64::try_from(session.since.as_millis()).unwrap_or(u64::MAX);
-        UnixMillis(self.now().0.saturating_sub(age)).max(session.connected_at)
+        UnixMillis((self.clock)().0.saturating_sub(age)).max(session.connected_at)
     }
 }
 

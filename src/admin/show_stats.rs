@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::answer::{Cell, Row, row};
-use super::execute::Executor;
+use super::execute::Local;
 use super::refuse::AdminError;
 use super::stats::Recent;
 use crate::route::{Counter, Totals};
@@ -25,7 +25,7 @@ impl Traffic {
     }
 }
 
-impl Executor {
+impl Local {
     pub(super) async fn show_stats(&self) -> Result<Vec<Row>, AdminError> {
         let rows = self.each_traffic(|traffic| traffic.totals().chain(traffic.averages()).collect());
         Ok(rows)
@@ -53,7 +53,7 @@ impl Executor {
 
     fn traffic(&self) -> Vec<Traffic> {
         let now = Instant::now();
-        let routes = self.parts.routes.routes();
+        let routes = self.routes.routes();
         let traffic = routes.iter().map(|route| {
             let totals = route.session_table().totals();
             let recent = self.samples.since(route.id(), &totals, now);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::answer::{Answer, row};
 use super::commands;
-use super::execute::{Caller, Executor, is_missing};
+use super::execute::{Caller, Cluster, is_missing};
 use super::refuse::AdminError;
 use super::statement::{AlterSystem, CreateSystem, Placement};
 use crate::catalog::{Swap, keys};
@@ -16,7 +16,7 @@ use crate::system::facts::SystemFacts;
 use crate::system::secret_file::exposure;
 use crate::tls::Certificate;
 
-impl Executor {
+impl Cluster {
     pub(super) async fn create_system(
         &self,
         create: &CreateSystem,

@@ -2,14 +2,14 @@
 
 use super::answer::Answer;
 use super::commands;
-use super::execute::{Caller, Executor, is_missing};
+use super::execute::{Caller, Cluster, is_missing};
 use super::refuse::{AdminError, PURPOSE_CHARS_MIN, PurposeFault};
 use super::statement::TeamClause;
 use crate::catalog::{Swap, keys};
 use crate::config::closest;
 use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, TeamName, TeamRecord};
 
-impl Executor {
+impl Cluster {
     pub(super) async fn create_team(
         &self,
         clause: &TeamClause,
