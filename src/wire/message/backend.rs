@@ -136,38 +136,6 @@ pub fn ready_for_query(out: &mut BytesMut, status: TransactionStatus) {
     put(out, tag::READY_FOR_QUERY, |body| body.put_u8(status.as_byte()));
 }
 
-pub fn parse_complete(out: &mut BytesMut) {
-    put(out, tag::PARSE_COMPLETE, |_| ());
-}
-
-pub fn bind_complete(out: &mut BytesMut) {
-    put(out, tag::BIND_COMPLETE, |_| ());
-}
-
-pub fn close_complete(out: &mut BytesMut) {
-    put(out, tag::CLOSE_COMPLETE, |_| ());
-}
-
-pub fn no_data(out: &mut BytesMut) {
-    put(out, tag::NO_DATA, |_| ());
-}
-
-pub fn portal_suspended(out: &mut BytesMut) {
-    put(out, tag::PORTAL_SUSPENDED, |_| ());
-}
-
-/// The types of a statement's parameters.
-pub fn parameter_description(out: &mut BytesMut, types: &[u32]) {
-    put(out, tag::PARAMETER_DESCRIPTION, |body| {
-        put_count(body, types.len());
-        types.iter().for_each(|oid| body.put_u32(*oid));
-    });
-}
-
-pub fn empty_query_response(out: &mut BytesMut) {
-    put(out, tag::EMPTY_QUERY_RESPONSE, |_| ());
-}
-
 pub fn command_complete(out: &mut BytesMut, command: &str) {
     put(out, tag::COMMAND_COMPLETE, |body| put_cstr(body, command.as_bytes()));
 }
@@ -177,33 +145,6 @@ pub fn notification_response(out: &mut BytesMut, pid: i32, channel: &str, payloa
         body.put_i32(pid);
         put_cstr(body, channel.as_bytes());
         put_cstr(body, payload.as_bytes());
-    });
-}
-
-/// A result column that belongs to no table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ResultColumn<'a> {
-    pub name: &'a str,
-    pub type_oid: u32,
-    /// `pg_type.typlen`
-    pub type_bytes: i16,
-    /// Format of the values: [`TEXT`](crate::wire::message::frontend::TEXT) or binary.
-    pub format: i16,
-}
-
-/// Describes the columns of the following rows.
-pub fn row_description<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<Item = ResultColumn<'a>>) {
-    put(out, tag::ROW_DESCRIPTION, |body| {
-        put_count(body, columns.len());
-        for column in columns {
-            put_cstr(body, column.name.as_bytes());
-            body.put_u32(0);
-            body.put_i16(0);
-            body.put_u32(column.type_oid);
-            body.put_i16(column.type_bytes);
-            body.put_i32(-1);
-            body.put_i16(column.format);
-        }
     });
 }
 

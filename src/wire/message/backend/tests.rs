@@ -96,8 +96,8 @@ fn what_a_server_tells_at_startup_is_read_back_and_refused_when_cut() {
 
 #[test]
 fn rows_are_read_back_and_refused_when_cut() {
-    let column = |name| ResultColumn { name, type_oid: 23, type_bytes: 4, format: 1 };
-    let body = built(|out| row_description(out, ["a", "b"].into_iter().map(column)));
+    let column = |name: &[u8]| [name, b"\0\0\0\0\0\0\0\0\0\0\x17\0\x04\xff\xff\xff\xff\0\x01"].concat();
+    let body = [b"\0\x02".to_vec(), column(b"a"), column(b"b")].concat();
     let columns = parse_row_description(&body).unwrap();
     assert_eq!(columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!((columns[1].type_oid, columns[1].type_bytes, columns[1].format), (23, 4, 1));
