@@ -7,53 +7,26 @@
 //! Start with [`statement::Statement`], then [`commands`], then [`execute`].
 
 mod adopt;
-mod answer;
-mod blockers;
-pub mod column;
 pub mod commands;
-mod connection;
+mod compat;
 mod create;
-mod databases;
-mod door;
-mod driver_queries;
 mod drop;
-mod error;
-pub mod execute;
-mod kill;
-mod lookup;
-mod moves;
-mod parse;
-mod parse_show;
-mod parse_verbs;
-mod parser;
-mod pause;
-mod pgbouncer_settings;
-mod queries;
-mod reconnect;
-mod refuse;
-mod row_encoding;
-pub mod serve;
+mod port;
 mod show;
-mod show_local;
-mod show_process;
-mod show_sockets;
-mod show_stats;
-pub mod statement;
-mod stats;
-mod systems;
-mod teams;
-mod token;
+mod sql;
 mod unfinished;
-pub mod users;
 
-pub use answer::{Answer, Row};
-pub use error::{ErrorKind, SyntaxError};
-pub use execute::{Caller, Executor, Parts, ProcessRequest};
-pub use parse::{Parsed, TEXT_BYTES_MAX, parse};
-pub use refuse::{identifier, literal};
-pub use serve::{AdminOptions, AdminServer};
-pub use statement::{ShutdownMode, Statement};
-pub use users::{Rights, Users, UsersError, read_users, user_line};
+pub use commands::answer::{Answer, Row};
+pub use commands::execute::{self, Caller, Executor, Parts, ProcessRequest};
+pub use commands::refuse::{identifier, literal};
+pub use port::serve::{self, AdminOptions, AdminServer};
+pub use port::users::{self, Rights, Users, UsersError, read_users, user_line};
+pub use sql::column;
+pub use sql::parse::{Parsed, TEXT_BYTES_MAX, parse};
+pub use sql::statement::{self, ShutdownMode, Statement};
+pub use sql::syntax_error::{ErrorKind, SyntaxError};
 
-#[cfg(test)]
-mod parse_tests;
+// Inside this module a file is named without its folder.
+use commands::{answer, blockers, databases, moves, pause, refuse, systems, teams};
+use compat::driver_queries;
+use sql::{lookup, parse, parse_show, parser, token};

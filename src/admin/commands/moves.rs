@@ -1,0 +1,569 @@
+//! Moves, as commands see them: recorded, requested, waited for. The mover does the rest.
+//!
+//! # Why a wait watches and does not poll
+//! WAIT watches the record of the move, so the answer comes with the commit that ends it. Only the figures of
+//! progress, which are not durable, are polled every second.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::admin::answer::{Answer, Row, row};
+use crate::admin::commands::{self, Command};
+use crate::admin::execute::{Caller, Cluster};
+use crate::admin::refuse::AdminError;
+use crate::admin::statement::{Differences, Move, SourceFate, Wait};
+use crate::catalog::store::StoreError;
+use crate::catalog::{Swap, keys};
+use crate::control::ends::{End, Ends};
+use crate::control::kept::NOTE_NO_WAY_BACK;
+use crate::control::preflight::{self, Plan};
+use crate::control::{MoverSettings, claim, doubt, machine};
+use crate::error::{Blame, Severity, SqlState};
+use crate::model::{
+    Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase, MoveProgress,
+    MoveRecord, MoveStep, MoveWish, PauseReport, Place, StepEvent, SystemName, SystemRecord,
+    blockers_by_side,
+};
+use crate::system::MoveNames;
+
+/// Time between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Cluster {
+    /// `pause_max` is the configured one.
+    pub(in crate::admin) async fn plan_move(
+        &self,
+        database: &DatabaseName,
+        system: &SystemName,
+        pause_max: Duration,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let (database, (source, place), target) = self.endpoints(database, system).await?;
+        let settings = MoverSettings::clone(&self.mover.load());
+        let target_name = target.name.clone();
+        let names = MoveNames::of_move(Some(self.catalog().store_id().await?), MoveId(0));
+        let end = |system: SystemRecord| End {
+            system,
+            dbname: place.dbname.clone(),
+            connect_timeout: settings.connect_timeout,
+            access: settings.access.clone(),
+            names,
+            application_name: "freehold plan".to_owned(),
+        };
+        let ends = Ends { source: end(source), target: end(target) };
+        let logins = self.catalog().logins(&database.id).await?.into_values();
+        let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
+        let logins_there = preflight::logins_on(self.catalog(), &target_name, &database.id).await?;
+        let tell = |what: String| caller.notice(Severity::Notice, SqlState::parse("00000"), what);
+        let plan = Plan { ends, settings, logins, logins_there };
+        let mut report = preflight::check_telling(&plan, |activity| tell(activity.to_owned())).await?;
+        report.findings.push(Pause::of(None, &database, pause_max).finding());
+        tell(
+            blockers_by_side(&report.findings)
+                .unwrap_or_else(|| "nothing keeps the move from starting".to_owned()),
+        );
+        Ok(Answer::rows(commands::PLAN_MOVE, report.findings.iter().map(finding_row).collect()))
+    }
+
+    /// The database, the source with its place, and the target of a move.
+    async fn endpoints(
+        &self,
+        database: &DatabaseName,
+        system: &SystemName,
+    ) -> Result<(DatabaseRecord, (SystemRecord, Place), SystemRecord), AdminError> {
+        let database = self.database(database).await?.value;
+        let target = self.system(system).await?;
+        let place = self.place_of(&database).await?;
+        if place.system == target.name {
+            return Err(AdminError::AlreadyThere {
+                database: database.name.to_string(),
+                system: target.name.to_string(),
+            });
+        }
+        let source = self.system(&place.system).await?;
+        Ok((database, (source, place), target))
+    }
+
+    async fn place_of(&self, database: &DatabaseRecord) -> Result<Place, AdminError> {
+        match self.catalog().route(&database.id).await? {
+            Some(route) => Ok(route.value.place),
+            None => Err(AdminError::NotServed {
+                database: database.name.to_string(),
+                state: database.state().to_owned(),
+            }),
+        }
+    }
+
+    /// `pause_max` is the configured one.
+    pub(in crate::admin) async fn start_move(
+        &self,
+        wanted: &Move,
+        pause_max: Duration,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let expected = self.database(&wanted.database).await?;
+        let (database, (_, source), target) = self.endpoints(&wanted.database, &wanted.system).await?;
+        if !database.is_served() {
+            let state = database.state().to_owned();
+            return Err(AdminError::NotServed { database: database.name.to_string(), state });
+        }
+        self.refuse_moving(&database).await?;
+        if !target.accepts_databases {
+            return Err(AdminError::Cordoned { system: target.name.to_string() });
+        }
+        let record = self.new_move((wanted, pause_max), &database, source, &target, caller).await?;
+        match self.recording(caller).create_move(&expected, &record).await? {
+            Swap::Committed(_) => {
+                self.answer(commands::MOVE_DATABASE, record.id, wanted.wait, caller, 0).await
+            }
+            Swap::Conflict => {
+                Err(match self.refuse_moving(&self.database(&wanted.database).await?.value).await {
+                    Err(error) => error,
+                    Ok(()) => StoreError::Contended { key: keys::database(&database.id), attempts: 1 }.into(),
+                })
+            }
+        }
+    }
+
+    async fn new_move(
+        &self,
+        (wanted, pause_max): (&Move, Duration),
+        database: &DatabaseRecord,
+        source: Place,
+        target: &SystemRecord,
+        caller: &Caller,
+    ) -> Result<MoveRecord, AdminError> {
+        let pause = Pause::of(wanted.pause_max, database, pause_max);
+        let mut facts = crate::model::MoveFacts::default();
+        if let Some(warning) = &pause.warning {
+            caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
+            facts.notes.insert(NOTE_PAUSE.to_owned(), warning.clone());
+        }
+        let target = target.place(source.dbname.as_str());
+        Ok(MoveRecord {
+            id: self.catalog().next_move_id().await?,
+            database: database.id.clone(),
+            name: database.name.clone(),
+            source,
+            target,
+            phase: MovePhase::Preflight,
+            wish: None,
+            pause_max: Some(pause.longest),
+            log: Vec::new(),
+            facts,
+            cutover: None,
+            undo: None,
+            failure: None,
+            requested_by: caller.who.clone(),
+            reason: wanted.reason.clone(),
+            started_at: self.now(),
+            ended_at: None,
+        })
+    }
+
+    pub(in crate::admin) async fn undo_move(
+        &self,
+        id: MoveId,
+        differences: Differences,
+        wait: Wait,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let seen = self.wish((id, MoveWish::Undo), self.accepted(differences, caller), caller).await?;
+        self.answer(commands::UNDO_MOVE, id, wait, caller, seen).await
+    }
+
+    /// Makes the claim that stands on the systems this store's own.
+    pub(in crate::admin) async fn adopt_move(
+        &self,
+        id: MoveId,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let record = self.movement(id).await?;
+        if record.facts.claim_lost.is_none() {
+            return Err(AdminError::Ours { id });
+        }
+        let settings = MoverSettings::clone(&self.mover.load());
+        let names = MoveNames::of_move(record.facts.store, id);
+        let end = |system: SystemRecord, dbname: &str| End {
+            system,
+            dbname: dbname.to_owned(),
+            connect_timeout: settings.connect_timeout,
+            access: settings.access.clone(),
+            names,
+            application_name: names.application_name(),
+        };
+        let source = end(self.system(&record.source.system).await?, &record.source.dbname);
+        let target = end(self.system(&record.target.system).await?, &record.target.dbname);
+        let record = claim::adopt(&self.recording(caller), &Ends { source, target }, &record).await?;
+        Ok(Answer::rows(commands::ADOPT_MOVE, vec![move_row(&record)]))
+    }
+
+    pub(in crate::admin) async fn cancel_move(
+        &self,
+        id: MoveId,
+        wait: Wait,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let seen = self.wish((id, MoveWish::Cancel), None, caller).await?;
+        self.answer(commands::CANCEL_MOVE, id, wait, caller, seen).await
+    }
+
+    pub(in crate::admin) async fn finish_move(
+        &self,
+        id: MoveId,
+        (source, differences): (SourceFate, Differences),
+        wait: Wait,
+        caller: &Caller,
+    ) -> Result<Answer, AdminError> {
+        let wish = match source {
+            SourceFate::Keep => MoveWish::Finish,
+            SourceFate::Drop => MoveWish::FinishAndDrop,
+        };
+        let seen = self.wish((id, wish), self.accepted(differences, caller), caller).await?;
+        self.answer(commands::FINISH_MOVE, id, wait, caller, seen).await
+    }
+
+    fn accepted(&self, differences: Differences, caller: &Caller) -> Option<Accepted> {
+        let accepts = differences == Differences::Accepted;
+        accepts.then(|| Accepted { by: caller.who.clone(), at: self.now() })
+    }
+
+    /// Records a requested transition. Returns the length of the log at that time.
+    async fn wish(
+        &self,
+        (id, wish): (MoveId, MoveWish),
+        accepted: Option<Accepted>,
+        caller: &Caller,
+    ) -> Result<usize, AdminError> {
+        let settings = self.mover.load_full();
+        let change = |record: &mut MoveRecord| {
+            if let Some(because) = record.facts.claim_lost.clone() {
+                return Err(AdminError::NotOurs { id, because });
+            }
+            if let (MoveWish::Undo, Some(because)) = (wish, no_way_back(record)) {
+                return Err(AdminError::NoWayBack { id, because: because.to_owned() });
+            }
+            if !machine::allows(record, wish) {
+                return Err(AdminError::NotInPhase { id, phase: record.phase, wish: participle(wish) });
+            }
+            record.facts.accepted.clone_from(&accepted);
+            if let Some(failure) = doubt::objection(record, wish, &settings) {
+                return Err(AdminError::Doubtful { id, wish: participle(wish), failure: Box::new(failure) });
+            }
+            record.wish = Some(wish);
+            Ok(())
+        };
+        match self.recording(caller).update_move(id, change).await {
+            Ok(record) => Ok(record.value.log.len()),
+            Err(AdminError::Store(StoreError::Missing { .. })) => Err(unknown_move(id)),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(in crate::admin) async fn movement(&self, id: MoveId) -> Result<MoveRecord, AdminError> {
+        match self.catalog().movement(id).await? {
+            Some(record) => Ok(record.value),
+            None => Err(unknown_move(id)),
+        }
+    }
+
+    /// `seen`: number of log entries that are older than the command.
+    async fn answer(
+        &self,
+        command: Command,
+        id: MoveId,
+        wait: Wait,
+        caller: &Caller,
+        seen: usize,
+    ) -> Result<Answer, AdminError> {
+        let record = match wait {
+            Wait::No => self.movement(id).await?,
+            Wait::Yes => {
+                let record = self.wait_for(command, id, caller, seen).await?;
+                self.logins.notify_one();
+                verdict(command, record, seen)?
+            }
+        };
+        Ok(Answer::rows(command, vec![move_row(&record)]))
+    }
+
+    async fn wait_for(
+        &self,
+        command: Command,
+        id: MoveId,
+        caller: &Caller,
+        seen: usize,
+    ) -> Result<MoveRecord, AdminError> {
+        let mut told = Told::default();
+        loop {
+            let listing = self.catalog().list::<MoveRecord>(&keys::movement(id)).await?;
+            let mut watch = self.catalog().store().watch(&keys::movement(id), listing.revision).await?;
+            let mut record = self.movement(id).await?;
+            let mut tick = Instant::now();
+            loop {
+                let progress = self.catalog().progress(id).await?.unwrap_or_default();
+                told.tell(caller, &record, &progress);
+                if is_over(command, &record, seen) {
+                    return Ok(record);
+                }
+                tick += PROGRESS_INTERVAL;
+                // Dropping the future of a watch loses no batch; the other futures hold no state.
+                tokio::select! {
+                    () = caller.cancel.cancelled() => return Err(AdminError::WaitCanceled),
+                    () = sleep_until(tick) => {}
+                    batch = watch.next() => match batch {
+                        Ok(Some(_)) => record = self.movement(id).await?,
+                        Ok(None) | Err(StoreError::Compacted { .. }) => break,
+                        Err(error) => return Err(error.into()),
+                    },
+                }
+            }
+        }
+    }
+}
+
+/// Note in [`MoveFacts::notes`](crate::model::MoveFacts): why clients are held for less time than MAX PAUSE
+/// allowed.
+pub(in crate::admin) const NOTE_PAUSE: &str = "pause_max_because";
+
+/// How long clients of a database may be held.
+struct Pause {
+    longest: Duration,
+    /// Where the bound comes from.
+    bound: String,
+    /// Set if MAX PAUSE asked for more.
+    warning: Option<String>,
+}
+
+impl Pause {
+    /// MAX PAUSE shortens the bound of the contract and the configuration, and never extends it: the contract
+    /// is the promise to the application.
+    fn of(asked: Option<Duration>, database: &DatabaseRecord, configured: Duration) -> Pause {
+        let contract = database.contract.move_pause_max;
+        let (longest, bound) = match contract <= configured {
+            true => (contract, format!("move_pause_max of the contract of database {}", database.name)),
+            false => (configured, "move.pause_max of the configuration".to_owned()),
+        };
+        let text = |time| humantime::format_duration(time).to_string();
+        let warning = asked.filter(|asked| *asked > longest).map(|asked| {
+            format!("MAX PAUSE '{}' is more than {bound} allows: {} are in force", text(asked), text(longest))
+        });
+        Pause { longest: asked.map_or(longest, |asked| asked.min(longest)), bound, warning }
+    }
+
+    fn finding(&self) -> Finding {
+        let longest = humantime::format_duration(self.longest);
+        Finding {
+            severity: FindingSeverity::Note,
+            check: "pause_max".to_owned(),
+            object: None,
+            message: format!(
+                "clients are held for {longest} at most ({}); MAX PAUSE can make that shorter, not longer",
+                self.bound
+            ),
+            cure: None,
+            responsible: Blame::Platform,
+        }
+    }
+}
+
+/// The last notice, so that the same one is not sent twice.
+#[derive(Default)]
+struct Told {
+    phase: Option<MovePhase>,
+    line: String,
+}
+
+impl Told {
+    fn tell(&mut self, caller: &Caller, record: &MoveRecord, progress: &MoveProgress) {
+        let line = progress_line(record, progress);
+        if self.phase == Some(record.phase) && self.line == line {
+            return;
+        }
+        self.phase = Some(record.phase);
+        self.line.clone_from(&line);
+        caller.notice(Severity::Notice, SqlState::parse("00000"), line);
+    }
+}
+
+/// `copy: copying 3 of 8 tables, 41 % of 1.2 GB, 12 s left`
+pub(in crate::admin) fn progress_line(record: &MoveRecord, progress: &MoveProgress) -> String {
+    let mut parts = Vec::new();
+    parts.extend(progress.activity_in(record.phase).map(str::to_owned));
+    if record.phase == MovePhase::Copy
+        && let Some(percent) = percent(progress)
+    {
+        parts.push(format!("{percent} % of {}", size(progress.bytes_total)));
+    }
+    if let (MovePhase::Catchup, Some(lag)) = (record.phase, progress.lag_bytes) {
+        parts.push(format!("{} behind", size(lag)));
+    }
+    if let (MovePhase::Copy | MovePhase::Catchup, Some(eta)) = (record.phase, progress.eta_ms) {
+        parts.push(format!("{} s left", eta.div_ceil(1000)));
+    }
+    if let Some(pinned) = progress.pinned.first() {
+        parts.push(format!("session {} of {} cannot travel: {}", pinned.session, pinned.role, pinned.reason));
+    }
+    match parts.is_empty() {
+        true => record.phase.as_str().to_owned(),
+        false => format!("{}: {}", record.phase.as_str(), parts.join(", ")),
+    }
+}
+
+pub(in crate::admin) fn percent(progress: &MoveProgress) -> Option<u64> {
+    (progress.bytes_total > 0)
+        .then(|| (progress.bytes_copied.saturating_mul(100) / progress.bytes_total).min(100))
+}
+
+/// `1.2 GB`, units of 1024.
+pub(in crate::admin) fn size(bytes: u64) -> String {
+    let (mut value, mut unit) = (bytes as f64, 0);
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+/// Whether the wait of a command is over.
+fn is_over(command: Command, record: &MoveRecord, seen: usize) -> bool {
+    let rests = record.facts.claim_lost.is_some();
+    if rests || record.phase.has_ended() || record.phase == MovePhase::Parked && record.wish.is_none() {
+        return true;
+    }
+    let kept = record.phase == MovePhase::Kept && record.wish.is_none();
+    match command {
+        commands::MOVE_DATABASE => record.phase == MovePhase::Kept,
+        // An undo, or its cancellation, left the database on the target; or the undo was refused.
+        commands::UNDO_MOVE => kept && (tried_to_undo(record, seen) || record.failure.is_some()),
+        commands::CANCEL_MOVE | commands::FINISH_MOVE => kept,
+        _ => false,
+    }
+}
+
+fn tried_to_undo(record: &MoveRecord, seen: usize) -> bool {
+    record
+        .log
+        .iter()
+        .skip(seen)
+        .any(|entry| entry.step == MoveStep::UndoCutover && entry.event != StepEvent::Asked)
+}
+
+/// Whether the command has reached what it asked for.
+fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveRecord, AdminError> {
+    let good = match command {
+        commands::MOVE_DATABASE => {
+            matches!(record.phase, MovePhase::Kept | MovePhase::Finished) && doubt::alarm(&record).is_none()
+        }
+        commands::UNDO_MOVE => record.phase == MovePhase::Undone,
+        commands::CANCEL_MOVE => {
+            record.phase == MovePhase::RolledBack
+                || record.phase == MovePhase::Kept && tried_to_undo(&record, 0) && seen > 0
+        }
+        _ => record.phase == MovePhase::Finished,
+    };
+    if let Some(because) = record.facts.claim_lost.clone() {
+        return Err(AdminError::NotOurs { id: record.id, because });
+    }
+    // A present problem takes precedence over an earlier failure.
+    let failure = doubt::alarm(&record).or_else(|| record.failure.clone());
+    match (good, failure) {
+        (false, Some(failure)) => Err(AdminError::MoveFailed {
+            id: record.id,
+            database: record.name.to_string(),
+            failure: Box::new(failure),
+        }),
+        (false, None) => {
+            Err(AdminError::NotInPhase { id: record.id, phase: record.phase, wish: wished(command) })
+        }
+        (true, _) => Ok(record),
+    }
+}
+
+fn wished(command: Command) -> &'static str {
+    match command {
+        commands::UNDO_MOVE => "undone",
+        commands::CANCEL_MOVE => "cancelled",
+        commands::FINISH_MOVE => "finished",
+        _ => "completed",
+    }
+}
+
+fn participle(wish: MoveWish) -> &'static str {
+    match wish {
+        MoveWish::Cancel => "cancelled",
+        MoveWish::Undo => "undone",
+        MoveWish::Finish | MoveWish::FinishAndDrop => "finished",
+    }
+}
+
+/// Why a kept move can no longer be undone.
+pub(in crate::admin) fn no_way_back(record: &MoveRecord) -> Option<&str> {
+    let kept = !record.phase.has_ended() && machine::is_committed(record) && !machine::went_back(record);
+    record.facts.notes.get(NOTE_NO_WAY_BACK).filter(|_| kept).map(String::as_str)
+}
+
+fn unknown_move(id: MoveId) -> AdminError {
+    AdminError::Unknown { kind: "move", name: id.to_string(), meant: None }
+}
+
+fn move_row(record: &MoveRecord) -> Row {
+    row![record.id, &record.name, record.phase.as_str(), longest_stall_ms(record), message(record)]
+}
+
+/// Longest stall of the last pause: of the undo, or of the cutover.
+pub(in crate::admin) fn longest_stall_ms(record: &MoveRecord) -> Option<String> {
+    last_pause(record).map(|pause| milliseconds(pause.longest_stall))
+}
+
+pub(in crate::admin) fn last_pause(record: &MoveRecord) -> Option<&PauseReport> {
+    record.undo.as_ref().or(record.cutover.as_ref())
+}
+
+pub(in crate::admin) fn milliseconds(duration: Duration) -> String {
+    format!("{:.3}", duration.as_secs_f64() * 1000.0)
+}
+
+fn message(record: &MoveRecord) -> String {
+    let id = record.id;
+    if record.facts.claim_lost.is_some() {
+        return format!("it rests: another store may drive it; ADOPT MOVE {id} makes this store drive it");
+    }
+    match record.phase {
+        MovePhase::Kept if doubt::alarm(record).is_some() => {
+            format!(
+                "clients are on {}; the two copies differ: SHOW MOVE {id} says what can be done",
+                record.target.system
+            )
+        }
+        MovePhase::Kept if no_way_back(record).is_some() => {
+            format!("clients are on {}; no undo any more, FINISH MOVE {id} ends it", record.target.system)
+        }
+        MovePhase::Kept => {
+            format!(
+                "clients are on {}; FINISH MOVE {id} ends it, UNDO MOVE {id} brings it back",
+                record.target.system
+            )
+        }
+        MovePhase::Finished => format!("clients are on {}", record.target.system),
+        MovePhase::Undone | MovePhase::RolledBack => format!("clients are on {}", record.source.system),
+        MovePhase::Parked => format!("a person is needed: SHOW MOVE {id}"),
+        _ => format!("SHOW MOVE {id} follows it"),
+    }
+}
+
+fn finding_row(finding: &Finding) -> Row {
+    row![
+        finding.severity.as_str(),
+        finding.check.as_str(),
+        finding.object.clone(),
+        finding.message.as_str(),
+        finding.cure.as_deref().map(str::to_owned),
+        finding.responsible.to_string()
+    ]
+}

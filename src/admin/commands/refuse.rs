@@ -1,0 +1,362 @@
+//! Why a well-formed command is not executed.
+
+use std::time::Duration;
+
+use crate::admin::blockers::Blockers;
+use crate::catalog::store::StoreError;
+use crate::control::StepError;
+use crate::control::lifecycle::LifecycleError;
+use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::model::{MoveFailure, MoveId, MovePhase, ServerAuth, SslMode};
+
+/// The shortest purpose that is accepted, in characters.
+pub(in crate::admin) const PURPOSE_CHARS_MIN: usize = 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(in crate::admin) enum AdminError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// `command` is the complete right command.
+    #[error("a database needs an owner")]
+    OwnerRequired { command: String },
+    #[error("a database needs a purpose")]
+    PurposeRequired { why: PurposeFault, command: String },
+    #[error("team \"{team}\" does not exist")]
+    UnknownTeam { team: String, known: Vec<String>, meant: Option<String> },
+    #[error("{kind} \"{name}\" does not exist")]
+    Unknown { kind: &'static str, name: String, meant: Option<String> },
+    #[error("{kind} \"{name}\" exists")]
+    Exists { kind: &'static str, name: String },
+    #[error("this is the server that is known as system \"{other}\"")]
+    SameServer { other: String },
+    #[error("another server answers at this address, and system \"{system}\" holds databases")]
+    OtherServer { system: String, databases: Vec<String> },
+    #[error("AUTH {} needs a server that proves itself, and SSLMODE {} does not demand it", auth.as_str(), sslmode.as_str())]
+    WeakProof { auth: ServerAuth, sslmode: SslMode },
+    /// Refused with verify-ca and the certificate authorities of the operating system.
+    #[error("AUTH {} needs a server that proves itself, and SSLMODE verify-ca has no authority of your own here", auth.as_str())]
+    NobodysAuthority { auth: ServerAuth },
+    #[error("{kind} \"{name}\" cannot be dropped: databases depend on it")]
+    InUse { kind: &'static str, name: String, databases: Vec<String> },
+    #[error("no system takes new databases")]
+    NoSystem,
+    #[error("system \"{system}\" takes no new databases")]
+    Cordoned { system: String },
+    #[error("database \"{dbname}\" of system \"{system}\" is known as \"{name}\"")]
+    Adopted { dbname: String, system: String, name: String },
+    #[error("database \"{database}\" has a move that has not ended: {id}, {}", phase.as_str())]
+    MoveInProgress { database: String, id: MoveId, phase: MovePhase },
+    #[error("move {id} is {}: it cannot be {wish}", phase.as_str())]
+    NotInPhase { id: MoveId, phase: MovePhase, wish: &'static str },
+    #[error("move {id} is not driven by this store")]
+    NotOurs { id: MoveId, because: String },
+    #[error("move {id} is driven by this store: there is nothing to adopt")]
+    Ours { id: MoveId },
+    #[error("move {id} cannot be undone: the source was not kept current")]
+    NoWayBack { id: MoveId, because: String },
+    #[error("move {id} of database \"{database}\" did not succeed: {}", failure.message)]
+    MoveFailed { id: MoveId, database: String, failure: Box<MoveFailure> },
+    #[error("move {id} cannot be {wish}: {}", failure.message)]
+    Doubtful { id: MoveId, wish: &'static str, failure: Box<MoveFailure> },
+    #[error("database \"{database}\" is {state}")]
+    NotServed { database: String, state: String },
+    #[error("database \"{database}\" is on system \"{system}\" already")]
+    AlreadyThere { database: String, system: String },
+    #[error("clients of database \"{database}\" are held by {holder}")]
+    Held { database: String, holder: String },
+    #[error("dropping a database needs its name as CONFIRM and a REASON")]
+    Unconfirmed { command: String },
+    #[error("canceling the wait on user request")]
+    WaitCanceled,
+    #[error("canceling the wait on user request")]
+    CloseCanceled,
+    /// `command` ends the pause, which stays.
+    #[error("canceling the wait on user request")]
+    PauseCanceled { command: String },
+    /// `blockers` describes the blocking sessions; `taken_back`: the pause was this command's own, and has
+    /// ended.
+    #[error("database \"{database}\" was not drained within {}", humantime::format_duration(*within))]
+    NotDrained { database: String, within: Duration, blockers: Blockers, taken_back: bool },
+    #[error("database \"{database}\" still has old server connections after {}", humantime::format_duration(*within))]
+    NotClosed { database: String, within: Duration, blockers: Blockers },
+    #[error("the configuration was not applied")]
+    Reload { problems: String },
+    #[error("permission denied: \"{name}\" may only look")]
+    MayOnlyLook { name: String },
+    #[error("the process is shutting down")]
+    ShuttingDown,
+    #[error("current transaction is aborted, commands ignored until end of transaction block")]
+    TransactionAborted,
+}
+
+/// What is wrong with a purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::admin) enum PurposeFault {
+    Missing,
+    TooShort,
+    SameAsName,
+}
+
+impl Explain for AdminError {
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            AdminError::Store(error) => error.sqlstate(),
+            AdminError::Lifecycle(error) => error.sqlstate(),
+            AdminError::Step(error) => error.sqlstate(),
+            AdminError::OwnerRequired { .. } => SqlState::OWNER_REQUIRED,
+            AdminError::PurposeRequired { .. } => SqlState::PURPOSE_REQUIRED,
+            AdminError::UnknownTeam { .. } => SqlState::UNKNOWN_TEAM,
+            AdminError::Unknown { kind: "database", .. } => SqlState::INVALID_CATALOG_NAME,
+            AdminError::Unknown { .. } => SqlState::UNDEFINED_OBJECT,
+            AdminError::Exists { kind: "database", .. } | AdminError::Adopted { .. } => {
+                SqlState::DUPLICATE_DATABASE
+            }
+            AdminError::Exists { .. } | AdminError::SameServer { .. } => SqlState::DUPLICATE_OBJECT,
+            AdminError::InUse { .. } | AdminError::OtherServer { .. } => {
+                SqlState::DEPENDENT_OBJECTS_STILL_EXIST
+            }
+            AdminError::WeakProof { .. } | AdminError::NobodysAuthority { .. } => {
+                SqlState::INVALID_PARAMETER_VALUE
+            }
+            AdminError::NoSystem | AdminError::Cordoned { .. } | AdminError::NotServed { .. } => {
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            AdminError::AlreadyThere { .. } | AdminError::Unconfirmed { .. } => {
+                SqlState::INVALID_PARAMETER_VALUE
+            }
+            AdminError::MoveInProgress { .. } => SqlState::OPERATION_IN_PROGRESS,
+            AdminError::NotInPhase { .. }
+            | AdminError::NoWayBack { .. }
+            | AdminError::NotOurs { .. }
+            | AdminError::Ours { .. } => SqlState::MOVE_NOT_IN_PHASE,
+            AdminError::MoveFailed { failure, .. } => match SqlState::parse(&failure.sqlstate) {
+                // 57014 would mean that this command was cancelled; here the move was, which the waiting
+                // command did not request.
+                SqlState::QUERY_CANCELED => SqlState::MOVE_CANCELED,
+                other => other,
+            },
+            AdminError::Doubtful { failure, .. } => SqlState::parse(&failure.sqlstate),
+            AdminError::Held { .. } => SqlState::OBJECT_IN_USE,
+            AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => SqlState::LOCK_NOT_AVAILABLE,
+            AdminError::MayOnlyLook { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
+            AdminError::WaitCanceled | AdminError::CloseCanceled | AdminError::PauseCanceled { .. } => {
+                SqlState::QUERY_CANCELED
+            }
+            AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
+            AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
+            AdminError::TransactionAborted => SqlState::parse("25P02"),
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            AdminError::Store(error) => error.blame(),
+            AdminError::Lifecycle(error) => error.blame(),
+            AdminError::Step(error) => error.blame(),
+            AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
+                failure.blame.unwrap_or(Blame::Platform)
+            }
+            AdminError::NoSystem | AdminError::Reload { .. } | AdminError::ShuttingDown => Blame::Platform,
+            AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => Blame::Product,
+            _ => Blame::Client,
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            AdminError::Store(error) => error.retry(),
+            AdminError::Lifecycle(error) => error.retry(),
+            AdminError::Step(error) => error.retry(),
+            AdminError::MoveInProgress { .. }
+            | AdminError::Held { .. }
+            | AdminError::NotInPhase { .. }
+            | AdminError::NotDrained { .. }
+            | AdminError::NotClosed { .. } => Retry::Later,
+            _ => Retry::Never,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            AdminError::Store(error) => error.message(),
+            AdminError::Lifecycle(error) => error.message(),
+            AdminError::Step(error) => error.message(),
+            other => other.to_string(),
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            AdminError::Store(error) => error.detail(),
+            AdminError::Lifecycle(error) => error.detail(),
+            AdminError::Step(error) => error.detail(),
+            AdminError::PurposeRequired { why, .. } => Some(match why {
+                PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
+                PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
+                PurposeFault::SameAsName => "The name is no purpose.".to_owned(),
+            }),
+            AdminError::UnknownTeam { known, .. } if !known.is_empty() => {
+                Some(format!("Teams are {}.", known.join(", ")))
+            }
+            AdminError::InUse { databases, .. } | AdminError::OtherServer { databases, .. } => {
+                Some(format!("Databases: {}.", databases.join(", ")))
+            }
+            AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
+                failure.detail.clone()
+            }
+            AdminError::NoWayBack { because, .. } | AdminError::NotOurs { because, .. } => Some(because.clone()),
+            AdminError::WeakProof { auth, .. } => Some(match auth {
+                ServerAuth::Password => "Whoever answers in the server's place would be sent the password.".to_owned(),
+                _ => "Whoever answers in the server's place could hand the answer on to the server, and be let in.".to_owned(),
+            }),
+            AdminError::NobodysAuthority { .. } => Some(
+                "The authorities of the operating system vouch for everybody, and verify-ca does not look at the name.".to_owned(),
+            ),
+            AdminError::Reload { problems } => Some(problems.clone()),
+            AdminError::NotDrained { blockers, taken_back, .. } => Some(format!(
+                "{} {}",
+                blockers.detail(),
+                match taken_back {
+                    true => "The pause was taken back: nobody is held.",
+                    false => "It was paused before, and stays so.",
+                }
+            )),
+            AdminError::NotClosed { blockers, .. } => Some(format!(
+                "{} Their connections are closed when they can be, or when the client leaves.",
+                blockers.detail()
+            )),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            AdminError::Store(error) => error.hint(),
+            AdminError::Lifecycle(error) => error.hint(),
+            AdminError::Step(error) => error.hint(),
+            AdminError::OwnerRequired { command }
+            | AdminError::PurposeRequired { command, .. }
+            | AdminError::Unconfirmed { command } => Some(command.clone()),
+            AdminError::UnknownTeam { meant: Some(meant), .. }
+            | AdminError::Unknown { meant: Some(meant), .. } => Some(format!("Did you mean \"{meant}\"?")),
+            AdminError::UnknownTeam { team, .. } => {
+                Some(format!("CREATE TEAM {} CONTACT 'where the team is reached';", identifier(team)))
+            }
+            AdminError::OtherServer { .. } => Some(
+                "CREATE SYSTEM makes it known under a name of its own; MOVE DATABASE or DROP DATABASE empties this one.".to_owned(),
+            ),
+            AdminError::WeakProof { .. } => Some(
+                "Add SSLMODE 'verify-full' (server_tls.ca names the authority), or leave AUTH out and give the role a \
+                 SCRAM-SHA-256 verifier: SET password_encryption = 'scram-sha-256'; ALTER ROLE ... PASSWORD '...'".to_owned(),
+            ),
+            AdminError::NobodysAuthority { .. } => {
+                Some("Add SSLMODE 'verify-full', or name the authority of your servers in server_tls.ca.".to_owned())
+            }
+            AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
+            AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
+            AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),
+            AdminError::NotInPhase { id, phase, .. } => Some(way_out(*id, *phase)),
+            AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
+                failure.hint.clone()
+            }
+            AdminError::NotOurs { id, .. } => {
+                Some(format!("ADOPT MOVE {id}; makes this store drive it. Stop the Freehold that did before."))
+            }
+            AdminError::NoWayBack { id, .. } => {
+                Some(format!("FINISH MOVE {id}; then move the database back by another move."))
+            }
+            AdminError::Exists { kind, name } => Some(change_of(kind, name)),
+            AdminError::InUse { kind: "team", databases, .. } => Some(format!(
+                "{}; gives it to another team.",
+                of_each("ALTER DATABASE", databases, "OWNER team")
+            )),
+            AdminError::InUse { databases, .. } => {
+                Some(format!("{}; empties it.", of_each("MOVE DATABASE", databases, "TO SYSTEM system")))
+            }
+            AdminError::SameServer { other } => {
+                Some(format!("ALTER SYSTEM {} changes how it is reached.", identifier(other)))
+            }
+            AdminError::Adopted { name, .. } => Some(format!("SHOW DATABASE {};", identifier(name))),
+            AdminError::AlreadyThere { .. } => Some("SHOW SYSTEMS; lists the others.".to_owned()),
+            AdminError::NotServed { database, .. } => Some(format!("SHOW HISTORY {};", identifier(database))),
+            AdminError::Held { database, holder } if holder == "PAUSE" => {
+                Some(format!("RESUME {};", identifier(database)))
+            }
+            AdminError::NotDrained { database, blockers, .. } => Some(longer("PAUSE", database, blockers)),
+            AdminError::NotClosed { database, blockers, .. } => Some(longer("WAIT_CLOSE", database, blockers)),
+            AdminError::CloseCanceled => {
+                Some("Connections are replaced on: close_needed in SHOW SERVERS.".to_owned())
+            }
+            AdminError::MayOnlyLook { .. } => {
+                Some("It is listed as \"stats\" in admin.users_file: SHOW is what it may.".to_owned())
+            }
+            AdminError::Unknown { kind: "client", .. } => Some("SHOW CLIENTS; lists them.".to_owned()),
+            AdminError::WaitCanceled => Some("The move goes on: SHOW MOVES.".to_owned()),
+            AdminError::PauseCanceled { command } => {
+                Some(format!("New transactions are held on; {command} lets them go."))
+            }
+            AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The hint for a wait that was too short.
+fn longer(verb: &str, database: &str, blockers: &Blockers) -> String {
+    let wait = format!("{verb} {} WITHIN '10min'; waits longer.", identifier(database));
+    blockers.cure().map_or(wait.clone(), |cure| format!("{cure}; {wait}"))
+}
+
+/// The commands that change an existing object.
+fn change_of(kind: &str, name: &str) -> String {
+    let name = identifier(name);
+    match kind {
+        "team" => format!("ALTER TEAM {name} CONTACT 'text'; changes it."),
+        "system" => {
+            format!("ALTER SYSTEM {name} changes how it is reached; another name makes another system.")
+        }
+        "database" => format!("Choose another name; SHOW DATABASE {name}; says whose it is."),
+        _ => "Choose another name.".to_owned(),
+    }
+}
+
+/// The command for one of these databases; an entry may have a remark in parentheses.
+fn of_each(verb: &str, databases: &[String], rest: &str) -> String {
+    let name = databases.first().and_then(|name| name.split(' ').next()).unwrap_or("name");
+    format!("{verb} {} {rest}", identifier(name))
+}
+
+/// The commands that end a move in this phase.
+fn way_out(id: MoveId, phase: MovePhase) -> String {
+    match phase {
+        MovePhase::Kept => format!("FINISH MOVE {id}; or UNDO MOVE {id};"),
+        MovePhase::Preflight
+        | MovePhase::Provision
+        | MovePhase::Copy
+        | MovePhase::Catchup
+        | MovePhase::Compare
+        | MovePhase::Cutover => {
+            format!("Wait for it, or CANCEL MOVE {id};")
+        }
+        _ => format!("SHOW MOVE {id};"),
+    }
+}
+
+/// A name as it can be typed in a command.
+pub fn identifier(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    match starts && name.chars().all(plain) {
+        true => name.to_owned(),
+        false => format!("\"{}\"", name.replace('"', "\"\"")),
+    }
+}
+
+/// A text as it can be typed in a command.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,7 @@
+//! The admin port: connections, the protocol, and the administrators.
+
+mod connection;
+mod queries;
+mod row_encoding;
+pub mod serve;
+pub mod users;

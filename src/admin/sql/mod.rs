@@ -1,0 +1,15 @@
+//! The language of administrators: text into statements, and the table of all commands.
+
+pub mod column;
+pub(in crate::admin) mod lookup;
+pub(in crate::admin) mod parse;
+pub(in crate::admin) mod parse_show;
+mod parse_verbs;
+pub(in crate::admin) mod parser;
+pub mod statement;
+pub(in crate::admin) mod syntax_error;
+pub(in crate::admin) mod table;
+pub(in crate::admin) mod token;
+
+#[cfg(test)]
+mod parse_tests;

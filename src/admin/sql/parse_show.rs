@@ -1,0 +1,77 @@
+//! The productions of SHOW: its syntax stands in the table of commands.
+
+use crate::admin::commands::SHOWS;
+use crate::admin::parser::Parser;
+use crate::admin::statement::Statement;
+use crate::admin::{ErrorKind, SyntaxError};
+use crate::model::{DatabaseName, MoveId};
+
+/// PgBouncer's; refused.
+const FDS: &str = "FDS";
+
+/// What a SHOW can be about.
+pub(in crate::admin) trait Subject: Sized {
+    fn read(parser: &mut Parser) -> Result<Self, SyntaxError>;
+}
+
+impl Subject for DatabaseName {
+    fn read(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
+        parser.database()
+    }
+}
+
+impl Subject for MoveId {
+    fn read(parser: &mut Parser) -> Result<MoveId, SyntaxError> {
+        parser.move_id()
+    }
+}
+
+/// The words of `SHOW MOVE number TABLES`.
+struct Words {
+    keyword: &'static str,
+    /// `[DATABASE]` may stand before the name.
+    has_noise: bool,
+    /// The keyword behind the name or the number.
+    suffix: Option<&'static str>,
+}
+
+impl Words {
+    fn of(syntax: &'static str) -> Words {
+        let mut words = syntax.split(' ').skip(1);
+        let keyword = words.next().unwrap_or_default();
+        let is_keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase());
+        Words { keyword, has_noise: syntax.contains(" [DATABASE] "), suffix: words.find(is_keyword) }
+    }
+}
+
+impl Parser {
+    pub(in crate::admin) fn show(&mut self) -> Result<Statement, SyntaxError> {
+        let span = self.span();
+        let shows = || SHOWS.iter().map(|(syntax, read)| (Words::of(syntax), read));
+        let keywords: Vec<&str> = shows().map(|(words, _)| words.keyword).chain([FDS]).collect();
+        let keyword = self.one_of(&keywords)?;
+        // A SHOW with a further word behind the name goes before the one without.
+        let behind = self.word_ahead(1);
+        let (mut longer, mut shorter) = (None, None);
+        for (words, read) in shows().filter(|(words, _)| words.keyword == keyword) {
+            match words.suffix {
+                None => shorter = Some((words, read)),
+                Some(suffix) if behind.as_deref() == Some(suffix) => longer = Some((words, read)),
+                Some(_) => {}
+            }
+        }
+        let Some((words, read)) = longer.or(shorter) else {
+            return Err(SyntaxError::new(span, "descriptors of sockets are not given away")
+                .with_hint("SHOW SOCKETS; lists the connections.")
+                .of_kind(ErrorKind::Unsupported));
+        };
+        if words.has_noise && behind.is_some() {
+            self.accept("DATABASE");
+        }
+        let show = read(self)?;
+        if let Some(suffix) = words.suffix {
+            self.expect(suffix)?;
+        }
+        Ok(Statement::Show(show))
+    }
+}

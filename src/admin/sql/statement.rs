@@ -1,0 +1,219 @@
+//! The statements of administrators, parsed. A [`Statement`] is well-formed; the executor decides whether it
+//! is allowed.
+
+use std::time::Duration;
+
+pub use crate::admin::commands::Show;
+use crate::model::{
+    ContractChange, DatabaseName, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    CreateTeam(TeamClause),
+    AlterTeam(TeamClause),
+    DropTeam(TeamName),
+    CreateSystem(CreateSystem),
+    AlterSystem(AlterSystem),
+    DropSystem(SystemName),
+    CreateDatabase(CreateDatabase),
+    AlterDatabase(AlterDatabase),
+    AdoptDatabase(AdoptDatabase),
+    DropDatabase(DropDatabase),
+    PlanMove {
+        database: DatabaseName,
+        system: SystemName,
+    },
+    Move(Move),
+    UndoMove {
+        id: MoveId,
+        differences: Differences,
+        wait: Wait,
+    },
+    CancelMove {
+        id: MoveId,
+        wait: Wait,
+    },
+    /// Makes this store the one that drives the move, whatever its claim on the systems says.
+    AdoptMove(MoveId),
+    FinishMove {
+        id: MoveId,
+        source: SourceFate,
+        differences: Differences,
+        wait: Wait,
+    },
+    Pause(Drain),
+    /// None: all databases.
+    Resume(Option<DatabaseName>),
+    Disable(DatabaseName),
+    Enable(DatabaseName),
+    Reconnect(Option<DatabaseName>),
+    WaitClose(Drain),
+    Kill(Option<DatabaseName>),
+    /// The number of a session.
+    KillClient(u64),
+    Reload,
+    Shutdown(ShutdownMode),
+    Show(Show),
+    DriverQuery(DriverQuery),
+}
+
+/// Whether the command answers when the work is recorded, or when it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    No,
+    Yes,
+}
+
+/// A command that waits for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// None: all databases.
+    pub database: Option<DatabaseName>,
+    /// Its bound, if not the configured one.
+    pub within: Option<Duration>,
+}
+
+/// When a process ends after it was told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutdownMode {
+    /// When running transactions have ended, or after `proxy.drain_timeout`.
+    Now,
+    /// When no session has a server connection any more. New clients are refused.
+    WaitForServers,
+    /// When every client has left. New clients are refused.
+    WaitForClients,
+}
+
+/// Whether a move may finish although its two copies differ, or are not known to be equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Differences {
+    Refused,
+    Accepted,
+}
+
+/// What FINISH MOVE does with the copy on the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceFate {
+    /// Closed and renamed.
+    Keep,
+    Drop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeamClause {
+    pub name: TeamName,
+    pub contact: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateSystem {
+    pub name: SystemName,
+    pub host: String,
+    pub port: u16,
+    pub role: RoleName,
+    /// The database that the platform's role connects to; `postgres` if not given.
+    pub database: String,
+    pub password_file: Option<String>,
+    pub sslmode: SslMode,
+    pub auth: ServerAuth,
+    pub replication: Option<(String, u16)>,
+}
+
+/// The changes; None leaves a field as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterSystem {
+    pub name: SystemName,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub role: Option<RoleName>,
+    pub database: Option<String>,
+    pub password_file: Option<String>,
+    pub sslmode: Option<SslMode>,
+    pub auth: Option<ServerAuth>,
+    pub replication: Option<(String, u16)>,
+    /// CORDON: the system takes no new databases; UNCORDON: it does.
+    pub placement: Option<Placement>,
+}
+
+/// Whether a system takes new databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    Accept,
+    Refuse,
+}
+
+/// Owner and purpose may be missing: the error is then the complete right command, not a syntax error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateDatabase {
+    pub name: DatabaseName,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub tier: Option<Tier>,
+    pub system: Option<SystemName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterDatabase {
+    pub name: DatabaseName,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub contract: ContractChange,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdoptDatabase {
+    pub name: DatabaseName,
+    pub system: SystemName,
+    pub owner: Option<String>,
+    pub purpose: Option<String>,
+    pub tier: Option<Tier>,
+    /// Its name on the system, if different.
+    pub dbname: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropDatabase {
+    pub name: DatabaseName,
+    pub confirm: Option<String>,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    pub database: DatabaseName,
+    pub system: SystemName,
+    pub pause_max: Option<Duration>,
+    pub reason: Option<String>,
+    pub wait: Wait,
+}
+
+/// What drivers and psql send on their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DriverQuery {
+    /// SET, RESET, DISCARD, DEALLOCATE and others, accepted without effect. Holds the command tag.
+    Accepted(&'static str),
+    Begin,
+    Commit,
+    Rollback,
+    RollbackToSavepoint,
+    /// `SELECT ... FROM pg_type ...`: there are only the built-in types.
+    NoTypes,
+    /// `SELECT 1`
+    SelectNumber(i64),
+    /// `SELECT version()`: the function's name.
+    SelectFunction(&'static str),
+    /// `SHOW server_version`: name and value.
+    Setting(&'static str, &'static str),
+}
+
+impl Statement {
+    /// The text of its REASON clause.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Statement::Move(movement) => movement.reason.as_deref(),
+            Statement::DropDatabase(drop) => drop.reason.as_deref(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The table of commands: syntax, the columns of the answer, scope, rights, a sentence of help.
+//!
+//! `SHOW HELP`, the Describe of the extended protocol and `config/admin.md` are rendered from it. Column
+//! names are part of the interface: columns may be added at the end, never renamed. A PgBouncer command has
+//! PgBouncer's columns first, in its order and with its units, because exporters read them.
+
+use crate::admin::SyntaxError;
+use crate::admin::answer::Answer;
+use crate::admin::column::{Column, Kind};
+use crate::admin::execute::Executor;
+use crate::admin::parse_show::Subject;
+use crate::admin::parser::Parser;
+use crate::admin::refuse::AdminError;
+use crate::admin::users::Rights;
+use crate::model::{DatabaseName, MoveId};
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Command {
+    pub syntax: &'static str,
+    pub doc: &'static str,
+    /// The columns of the rows in the answer; none if the answer has no rows.
+    pub columns: &'static [Column],
+    /// The tag of CommandComplete.
+    pub tag: &'static str,
+    pub scope: Scope,
+    pub effect: Effect,
+}
+
+/// Whose state a command reads or changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The catalogue's: every process gives the same answer, and every process follows a change.
+    Cluster,
+    /// That of the process that is asked: its sessions, counters and settings, or a wait for its clients.
+    Process,
+}
+
+/// What a command does; it decides the rights that are needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Reads what Freehold knows.
+    Look,
+    /// Changes nothing, but connects to systems with the role of the platform.
+    Check,
+    /// Its attempts are audited.
+    Change,
+}
+
+impl Effect {
+    /// The rights that an administrator needs.
+    pub fn rights(self) -> Rights {
+        match self {
+            Effect::Look => Rights::Look,
+            Effect::Check | Effect::Change => Rights::Change,
+        }
+    }
+}
+
+/// `column!("name")` is of type text, `column!("name" Int4)` of another type.
+macro_rules! column {
+    ($name:literal) => {
+        Column::text($name)
+    };
+    ($name:literal $kind:ident) => {
+        Column { name: $name, kind: Kind::$kind }
+    };
+}
+
+/// Makes the constants and [`COMMANDS`]; and from the rows with `=>`, which are SHOWs, [`Show`], what parses
+/// it and what answers it: a method of [`Cluster`](crate::admin::execute::Cluster), of
+/// [`Local`](crate::admin::execute::Local), or where it needs both, of [`Executor`].
+macro_rules! commands {
+    ($($name:ident: $scope:ident $effect:ident $tag:literal, $syntax:literal
+        $(=> $variant:ident $function:ident($($subject:ident: $kind:ty)?) $(in $context:ident)?)?,
+        [$($column:literal $($type:ident)?),* $(,)?], $doc:literal;)*) => {
+        $(
+            pub const $name: Command = Command {
+                syntax: $syntax,
+                doc: $doc,
+                columns: &[$(column!($column $($type)?)),*],
+                tag: $tag,
+                scope: Scope::$scope,
+                effect: Effect::$effect,
+            };
+        )*
+
+        /// Every command, in the order of SHOW HELP.
+        pub const COMMANDS: &[Command] = &[$($name,)*];
+
+        /// What SHOW shows.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Show {
+            $($($variant $(($kind))?,)?)*
+        }
+
+        impl Show {
+            pub fn command(&self) -> Command {
+                match self {
+                    $($(Show::$variant { .. } => $name,)?)*
+                }
+            }
+        }
+
+        /// The syntax of each SHOW, and what reads its name or number.
+        pub(in crate::admin) const SHOWS: &[(&str, ReadShow)] =
+            &[$($(($syntax, |_parser| Ok(Show::$variant $((<$kind as Subject>::read(_parser)?))?)),)?)*];
+
+        impl Executor {
+            pub(in crate::admin) async fn show(&self, show: &Show) -> Result<Answer, AdminError> {
+                let rows = match show {
+                    $($(Show::$variant $(($subject))? => self.$($context.)?$function($($subject)?).await?,)?)*
+                };
+                Ok(Answer::rows(show.command(), rows))
+            }
+        }
+    };
+}
+
+/// Reads what follows the keyword of a SHOW.
+pub(in crate::admin) type ReadShow = fn(&mut Parser) -> Result<Show, SyntaxError>;
+
+commands! {
+    SHOW_DATABASES: Cluster Look "SHOW", "SHOW DATABASES" => Databases show_databases(),
+        ["name", "host", "port" Int4, "database", "force_user", "pool_size" Int4, "min_pool_size" Int4, "reserve_pool_size" Int4,
+         "server_lifetime" Int4, "pool_mode", "load_balance_hosts", "max_connections" Int4, "current_connections" Int4,
+         "max_client_connections" Int4, "current_client_connections" Int4, "paused" Int4, "disabled" Int4,
+         "owner", "state", "tier", "system", "epoch", "operation", "purpose", "id", "adopted", "timeouts"],
+        "Every database: where it is, whose it is, what for.";
+    SHOW_DATABASE: Cluster Look "SHOW", "SHOW DATABASE name" => Database show_database(name: DatabaseName) in cluster, ["property", "value"],
+        "One database with its contract and its logins.";
+    SHOW_HISTORY: Cluster Look "SHOW", "SHOW HISTORY [DATABASE] name" => History show_history(name: DatabaseName) in cluster, ["at", "who", "what", "epoch"],
+        "What happened to a database, oldest first.";
+    CREATE_DATABASE: Cluster Change "CREATE DATABASE",
+        "CREATE DATABASE name OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [ON SYSTEM system]",
+        ["name", "id", "dsn", "role", "password", "system"],
+        "Creates a database and a role of the same name. The password is shown once and stored nowhere. Where the process ends before \
+         the database is served, the next start removes what was made, and the name is free again.";
+    ADOPT_DATABASE: Cluster Change "ADOPT DATABASE",
+        "ADOPT DATABASE name ON SYSTEM system OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [DBNAME 'name']",
+        ["name", "id", "dsn", "role", "superuser", "verifier", "warning"],
+        "Takes in a database that exists, where it lies, with the roles it has. A row for each role that can log in: it may connect as soon \
+         as the command has answered.";
+    ALTER_DATABASE: Cluster Change "ALTER DATABASE",
+        "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n] \
+         [MAX_MESSAGE_SIZE size] [MAX_LOGIN_RATE n] [IDLE_TIMEOUT time] [IDLE_IN_TRANSACTION_TIMEOUT time] [TRANSACTION_TIMEOUT time] [QUERY_TIMEOUT time] [WAIT_TIMEOUT time]", [],
+        "Changes owner, purpose or contract. New connections are pooled by the new mode, those that exist keep theirs. A time is \
+         'duration', 0 (no limit) or DEFAULT (the process's: sections [timeouts] and [pool]); it holds at once for clients that are \
+         connected, too. WAIT_TIMEOUT is the longest wait for a server connection, and has to have an end. A size is 'size' or DEFAULT \
+         (limits.message_size_max), and holds at once as well; MAX_LOGIN_RATE is the logins in a second, 0 or DEFAULT for no limit.";
+    DROP_DATABASE: Cluster Change "DROP DATABASE", "DROP DATABASE name CONFIRM 'name' REASON 'text'", ["name", "system", "left_as"],
+        "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is. Its state is \
+         dropping meanwhile; where the process ends before it is done, the next start carries it on.";
+    PAUSE: Process Change "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],
+        "Everywhere: lets running transactions end and holds new ones, without an error; all databases without a name. Returns \
+         when no transaction runs in this process. Where that takes longer than WITHIN (admin.wait_timeout), it says who holds \
+         it up, and the pause is taken back.";
+    RESUME: Cluster Change "RESUME", "RESUME [name]", [], "Everywhere: ends a PAUSE or a KILL.";
+    DISABLE: Cluster Change "DISABLE", "DISABLE name", [],
+        "Everywhere: refuses new clients of a database. Those that are connected go on.";
+    ENABLE: Cluster Change "ENABLE", "ENABLE name", [], "Everywhere: ends a DISABLE.";
+    RECONNECT: Cluster Change "RECONNECT", "RECONNECT [name]", [],
+        "Everywhere: server connections are replaced by new ones between transactions, with the state of their session. A \
+         session that would lose something keeps its connection until its client leaves: close_needed in SHOW SERVERS.";
+    WAIT_CLOSE: Process Change "WAIT_CLOSE", "WAIT_CLOSE [name] [WITHIN 'duration']", [],
+        "Returns when every server connection of this process that RECONNECT meant is replaced or closed, or says after WITHIN \
+         (admin.wait_timeout) who still has one.";
+    KILL: Process Change "KILL", "KILL [name]", [],
+        "Holds as PAUSE does, everywhere, and ends the sessions of this process at once, with what they run. New clients wait for \
+         RESUME. All databases without a name.";
+    KILL_CLIENT: Process Change "KILL_CLIENT", "KILL_CLIENT number", [],
+        "Ends one session of this process at once, with what it runs. The number is the id of SHOW CLIENTS.";
+    PLAN_MOVE: Cluster Check "PLAN MOVE", "PLAN MOVE DATABASE name TO [SYSTEM] system",
+        ["severity", "check", "object", "message", "cure", "responsible"],
+        "Says what would hinder a move, with the cure. Changes nothing.";
+    // libpq takes a tag that begins with "MOVE " for a cursor's, and expects a number after it.
+    MOVE_DATABASE: Cluster Change "MOVE",
+        "MOVE DATABASE name TO [SYSTEM] system [MAX PAUSE 'duration'] [REASON 'text'] [WAIT]",
+        ["move", "database", "phase", "longest_stall_ms", "message"],
+        "Moves a database while its applications run. With WAIT the answer comes when they are on the target.";
+    UNDO_MOVE: Cluster Change "UNDO MOVE", "UNDO MOVE number [ACCEPT DIFFERENCES] [WAIT]",
+        ["move", "database", "phase", "longest_stall_ms", "message"],
+        "Brings the database back, with everything written since. Where the two copies are known to differ that is refused without \
+         ACCEPT DIFFERENCES: what differs may come from the stream that the way back leads through.";
+    CANCEL_MOVE: Cluster Change "CANCEL MOVE", "CANCEL MOVE number [WAIT]",
+        ["move", "database", "phase", "longest_stall_ms", "message"],
+        "Stops a move that has not switched yet, and removes what it made.";
+    FINISH_MOVE: Cluster Change "FINISH MOVE", "FINISH MOVE number [DROP SOURCE] [ACCEPT DIFFERENCES] [WAIT]",
+        ["move", "database", "phase", "longest_stall_ms", "message"],
+        "Ends a move for good: no way back any more. The old copy is closed and renamed, or dropped. Where the two copies differ, or \
+         could not be compared, that is refused without ACCEPT DIFFERENCES.";
+    ADOPT_MOVE: Cluster Change "ADOPT MOVE", "ADOPT MOVE number",
+        ["move", "database", "phase", "longest_stall_ms", "message"],
+        "Takes up a move that rests because this store is a copy: from now on this store drives it, and no other one does.";
+    SHOW_MOVES: Cluster Look "SHOW", "SHOW MOVES" => Moves show_moves() in cluster,
+        ["id", "database", "source", "target", "phase", "activity", "percent", "lag_bytes", "eta",
+         "longest_stall_ms", "requested_by", "started_at", "ended_at", "error", "comparison"],
+        "Every move, newest first. comparison: whether both copies of the database hold the same: equal, differs (an alarm; error \
+         says more), unknown, or empty before they are compared.";
+    SHOW_MOVE: Cluster Look "SHOW", "SHOW MOVE number" => Move show_move(id: MoveId) in cluster, ["property", "value"], "One move: steps, progress, the parts of its pause.";
+    SHOW_MOVE_TABLES: Cluster Look "SHOW", "SHOW MOVE number TABLES" => MoveTables show_move_tables(id: MoveId) in cluster,
+        ["table", "verdict", "rows" Int8, "ranges" Int8, "compared_at", "note", "kind"],
+        "What comparing both copies has found, table by table: waiting, being compared, equal, being written (compared again after the \
+         commit), differs, or not comparable. The note says which rows differ, or why nothing can be said. kind: table, or materialized \
+         view; these are compared before the switch only.";
+    SHOW_SYSTEMS: Cluster Look "SHOW", "SHOW SYSTEMS" => Systems show_systems() in cluster,
+        ["name", "host", "port", "role", "version", "databases", "accepts_databases", "sslmode", "replication_host",
+         "replication_port", "created_at", "auth"],
+        "Every PostgreSQL server.";
+    CREATE_SYSTEM: Cluster Change "CREATE SYSTEM",
+        "CREATE SYSTEM name HOST 'host' PORT number ROLE role [DATABASE name] [PASSWORD FILE 'path'] [SSLMODE mode] \
+         [AUTH scram|md5|password] [REPLICATION HOST 'host' PORT number]",
+        ["name", "version", "wal_level", "superuser", "warning"],
+        "Makes a PostgreSQL server known, after connecting to it. PASSWORD FILE: an absolute path on the machine of Freehold, \
+         in a directory of the setting admin.password_dirs. AUTH: the weakest proof that the server may ask Freehold for, SCRAM-SHA-256 where not said; \
+         md5 and password only with SSLMODE 'verify-ca' or 'verify-full', or by a Unix socket. REPLICATION: how other systems reach it, where that differs.";
+    ALTER_SYSTEM: Cluster Change "ALTER SYSTEM",
+        "ALTER SYSTEM name [HOST 'host'] [PORT number] [ROLE role] [DATABASE name] [PASSWORD FILE 'path'] [SSLMODE mode] \
+         [AUTH scram|md5|password] [REPLICATION HOST 'host' PORT number] [CORDON|UNCORDON]", [],
+        "Changes how a system is reached; CORDON: no database comes here any more.";
+    DROP_SYSTEM: Cluster Change "DROP SYSTEM", "DROP SYSTEM name", [], "Forgets a system that holds no database.";
+    SHOW_TEAMS: Cluster Look "SHOW", "SHOW TEAMS" => Teams show_teams() in cluster, ["name", "contact", "databases", "created_at"], "Every team.";
+    CREATE_TEAM: Cluster Change "CREATE TEAM", "CREATE TEAM name CONTACT 'text'", [], "Makes a team known, and where it is reached.";
+    ALTER_TEAM: Cluster Change "ALTER TEAM", "ALTER TEAM name CONTACT 'text'", [], "Changes where a team is reached.";
+    DROP_TEAM: Cluster Change "DROP TEAM", "DROP TEAM name", [], "Forgets a team that owns no database.";
+    SHOW_SESSIONS: Process Look "SHOW", "SHOW SESSIONS" => Sessions show_sessions() in local,
+        ["database", "session", "role", "client", "application_name", "state", "since_ms", "server_pid", "twin_pid",
+         "epoch", "readiness", "pinned_by", "connected_at"],
+        "Clients of this process, and what keeps one from travelling.";
+    SHOW_POOLS: Process Look "SHOW", "SHOW POOLS" => Pools show_pools() in local,
+        ["database", "user", "cl_active" Int4, "cl_waiting" Int4, "cl_active_cancel_req" Int4, "cl_waiting_cancel_req" Int4, "sv_active" Int4,
+         "sv_active_cancel" Int4, "sv_being_canceled" Int4, "sv_idle" Int4, "sv_used" Int4, "sv_tested" Int4, "sv_login" Int4, "maxwait" Int4,
+         "maxwait_us" Int4, "pool_mode", "load_balance_hosts", "gate", "epoch"],
+        "Clients and server connections of this process by database and role.";
+    SHOW_CLIENTS: Process Look "SHOW", "SHOW CLIENTS" => Clients show_clients() in local,
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link", "remote_pid" Int4, "tls",
+         "application_name", "prepared_statements" Int4, "id" Int8],
+        "Client connections, as PgBouncer shows them.";
+    SHOW_SERVERS: Process Look "SHOW", "SHOW SERVERS" => Servers show_servers() in local,
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link", "remote_pid" Int4, "tls",
+         "application_name", "prepared_statements" Int4, "id" Int8],
+        "Server connections, as PgBouncer shows them.";
+    SHOW_SOCKETS: Process Look "SHOW", "SHOW SOCKETS" => Sockets show_sockets() in local,
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link",
+         "remote_pid" Int4, "tls", "application_name", "prepared_statements" Int4, "id" Int8,
+         "recv_pos" Int4, "pkt_pos" Int4, "pkt_remain" Int4, "send_pos" Int4, "send_remain" Int4, "pkt_avail" Int4, "send_avail" Int4],
+        "SHOW CLIENTS and SHOW SERVERS together.";
+    SHOW_ACTIVE_SOCKETS: Process Look "SHOW", "SHOW ACTIVE_SOCKETS" => ActiveSockets show_active_sockets() in local,
+        ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
+         "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link",
+         "remote_pid" Int4, "tls", "application_name", "prepared_statements" Int4, "id" Int8,
+         "recv_pos" Int4, "pkt_pos" Int4, "pkt_remain" Int4, "send_pos" Int4, "send_remain" Int4, "pkt_avail" Int4, "send_avail" Int4],
+        "SHOW SOCKETS, without those that are idle.";
+    SHOW_USERS: Process Look "SHOW", "SHOW USERS" => Users show_users() in local,
+        ["name", "pool_size", "reserve_pool_size", "pool_mode", "max_user_connections" Int4,
+         "current_connections" Int4, "max_user_client_connections" Int4, "current_client_connections" Int4, "databases"],
+        "Every role that a client of this process can have, and in how many databases.";
+    SHOW_MEM: Process Look "SHOW", "SHOW MEM" => Mem show_mem() in local, ["name", "size" Int4, "used" Int4, "free" Int4, "memtotal" Int8],
+        "The memory of this process: its resident pages.";
+    SHOW_DNS_HOSTS: Process Look "SHOW", "SHOW DNS_HOSTS" => DnsHosts show_dns_hosts() in local, ["hostname", "ttl" Int8, "addrs"],
+        "No row: names of hosts are looked up for each connection, none is kept.";
+    SHOW_DNS_ZONES: Process Look "SHOW", "SHOW DNS_ZONES" => DnsZones show_dns_zones() in local, ["zonename", "serial" Int8, "count" Int4],
+        "No row, for the same reason.";
+    SHOW_PEERS: Process Look "SHOW", "SHOW PEERS" => Peers show_peers() in local, ["peer_id" Int4, "host", "port" Int4, "pool_size" Int4],
+        "No row: a process has no peers.";
+    SHOW_PEER_POOLS: Process Look "SHOW", "SHOW PEER_POOLS" => PeerPools show_peer_pools() in local,
+        ["peer_id" Int4, "cl_active_cancel_req" Int4, "cl_waiting_cancel_req" Int4, "sv_active_cancel" Int4,
+         "sv_login" Int4],
+        "No row, for the same reason.";
+    SHOW_STATS: Process Look "SHOW", "SHOW STATS" => Stats show_stats() in local,
+        ["database", "total_server_assignment_count" Numeric, "total_xact_count" Numeric,
+         "total_query_count" Numeric, "total_received" Numeric, "total_sent" Numeric,
+         "total_xact_time" Numeric, "total_query_time" Numeric, "total_wait_time" Numeric,
+         "total_client_parse_count" Numeric, "total_server_parse_count" Numeric, "total_bind_count" Numeric,
+         "total_client_login_count" Numeric, "avg_server_assignment_count" Numeric,
+         "avg_xact_count" Numeric, "avg_query_count" Numeric, "avg_recv" Numeric, "avg_sent" Numeric,
+         "avg_xact_time" Numeric, "avg_query_time" Numeric, "avg_wait_time" Numeric,
+         "avg_client_parse_count" Numeric, "avg_server_parse_count" Numeric, "avg_bind_count" Numeric,
+         "avg_client_login_count" Numeric],
+        "What was relayed for each database by this process: since its start, and on average. Times are in microseconds, \
+         averages for a second or for one, over the last one to two admin.stats_period.";
+    SHOW_STATS_TOTALS: Process Look "SHOW", "SHOW STATS_TOTALS" => StatsTotals show_stats_totals() in local,
+        ["database", "server_assignment_count" Numeric, "xact_count" Numeric, "query_count" Numeric,
+         "bytes_received" Numeric, "bytes_sent" Numeric, "xact_time" Numeric, "query_time" Numeric,
+         "wait_time" Numeric, "client_parse_count" Numeric, "server_parse_count" Numeric,
+         "bind_count" Numeric, "client_login_count" Numeric],
+        "The totals of SHOW STATS.";
+    SHOW_STATS_AVERAGES: Process Look "SHOW", "SHOW STATS_AVERAGES" => StatsAverages show_stats_averages() in local,
+        ["database", "server_assignment_count" Numeric, "xact_count" Numeric, "query_count" Numeric,
+         "bytes_received" Numeric, "bytes_sent" Numeric, "xact_time" Numeric, "query_time" Numeric,
+         "wait_time" Numeric, "avg_client_parse_count" Numeric, "avg_server_parse_count" Numeric,
+         "avg_bind_count" Numeric, "avg_client_login_count" Numeric],
+        "The averages of SHOW STATS.";
+    SHOW_TOTALS: Process Look "SHOW", "SHOW TOTALS" => Totals show_totals() in local, ["name", "value" Numeric], "SHOW STATS for all databases together.";
+    SHOW_LISTS: Process Look "SHOW", "SHOW LISTS" => Lists show_lists(), ["list", "items" Int4], "How many there are of each thing.";
+    SHOW_STATE: Process Look "SHOW", "SHOW STATE" => State show_state() in local, ["key", "value"], "Whether this process is active or paused.";
+    SHOW_CONFIG: Process Look "SHOW", "SHOW CONFIG" => Config show_config() in local, ["key", "value", "default", "changeable"],
+        "Every setting. changeable: RELOAD applies a change. What each is for: config/freehold.toml.";
+    SHOW_HBA: Process Look "SHOW", "SHOW HBA" => Hba show_hba() in local,
+        ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
+        "The rules by which applications come in, in their order; the first that is for a client decides.";
+    SHOW_AUDIT: Cluster Look "SHOW", "SHOW AUDIT" => Audit show_audit() in cluster, ["at", "who", "command", "reason", "outcome"],
+        "Who changed what, newest first. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
+         records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
+    SHOW_VERSION: Process Look "SHOW", "SHOW VERSION" => Version show_version() in local, ["version"], "The version that runs.";
+    SHOW_HELP: Process Look "SHOW", "SHOW HELP" => Help show_help() in local, ["command", "description"], "This table.";
+    RELOAD: Process Change "RELOAD", "RELOAD", ["setting", "applied"],
+        "Reads the configuration file again and applies what can change. Nobody is dropped.";
+    SHUTDOWN: Process Change "SHUTDOWN", "SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]", [],
+        "Lets transactions end (proxy.drain_timeout), then stops this process. With WAIT_FOR_CLIENTS no client comes in any more, and \
+         the process stops when the last one has left; with WAIT_FOR_SERVERS when no session has a server connection. Another \
+         SHUTDOWN ends that wait.";
+}
+
+/// The table for the documentation, in Markdown.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Commands of the admin port\n\n\
+         Rendered from the table in `src/admin/sql/table.rs`; `FREEHOLD_RENDER=1 cargo test --lib the_reference` writes it\n\
+         anew. Columns are of type text where no other is said. Their names stay as they are; new ones are added at the end. Keywords may be\n\
+         written in any case; `[...]` may be left out, `a|b` is a choice; the clauses after the first name may come in any\n\
+         order. Several commands are separated by `;`. An administrator listed as `stats` in `admin.users_file` has the\n\
+         right to look, every other one the right to change, too.\n",
+    );
+    for command in COMMANDS {
+        text.push_str(&format!(
+            "\n## {}\n\n```sql\n{}\n```\n\n{}\n",
+            title(command),
+            command.syntax,
+            command.doc
+        ));
+        text.push_str(&format!("\n{}\n", described_scope(command)));
+        if !command.columns.is_empty() {
+            let columns: Vec<String> = command.columns.iter().map(described).collect();
+            text.push_str(&format!("\nColumns: {}.\n", columns.join(", ")));
+        }
+    }
+    text
+}
+
+fn described_scope(command: &Command) -> String {
+    let scope = match command.scope {
+        Scope::Cluster => "the whole cluster",
+        Scope::Process => "the process that is asked",
+    };
+    let rights = match command.effect.rights() {
+        Rights::Look => "look",
+        Rights::Change => "change",
+    };
+    format!("Scope: {scope}. Rights: {rights}.")
+}
+
+/// `` `name` ``, with its type unless that is text.
+fn described(column: &Column) -> String {
+    match column.kind {
+        Kind::Text => format!("`{}`", column.name),
+        Kind::Int4 => format!("`{}` int4", column.name),
+        Kind::Int8 => format!("`{}` int8", column.name),
+        Kind::Numeric => format!("`{}` numeric", column.name),
+    }
+}
+
+/// The leading keywords.
+fn title(command: &Command) -> String {
+    let keyword = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    command.syntax.split(' ').take_while(keyword).collect::<Vec<_>>().join(" ")
+}
+
+/// The command that has the most leading keywords in common with these words, if there is only one.
+pub(in crate::admin) fn command_meant(words: &[String]) -> Option<Command> {
+    let common = |command: &Command| {
+        let title = title(command);
+        title.split(' ').zip(words).take_while(|(keyword, word)| keyword == word).count()
+    };
+    let most = COMMANDS.iter().map(common).max().filter(|most| *most > 0)?;
+    let mut best = COMMANDS.iter().filter(|command| common(command) == most);
+    let found = best.next().copied();
+    found.filter(|_| best.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_documented_by_sentences_and_named_once() {
+        for (index, command) in COMMANDS.iter().enumerate() {
+            assert!(command.doc.ends_with('.'), "{}", command.syntax);
+            assert!(command.syntax.starts_with(command.tag), "{}", command.syntax);
+            assert!(
+                !COMMANDS[..index].iter().any(|other| other.syntax == command.syntax),
+                "{}",
+                command.syntax
+            );
+            let mut columns: Vec<&str> = command.columns.iter().map(|column| column.name).collect();
+            columns.sort_unstable();
+            columns.dedup();
+            assert_eq!(columns.len(), command.columns.len(), "{}", command.syntax);
+        }
+    }
+
+    #[test]
+    fn the_right_to_look_is_enough_for_every_show_and_nothing_else() {
+        for command in COMMANDS {
+            assert_eq!(command.effect.rights() == Rights::Look, command.tag == "SHOW", "{}", command.syntax);
+        }
+    }
+
+    #[test]
+    fn the_reference_is_what_the_table_renders() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/admin.md");
+        if std::env::var_os("FREEHOLD_RENDER").is_some() {
+            std::fs::write(path, reference()).unwrap();
+        }
+        let stored = std::fs::read_to_string(path).unwrap();
+        assert!(stored == reference(), "stale: run FREEHOLD_RENDER=1 cargo test --lib the_reference");
+    }
+}
