@@ -11,7 +11,7 @@ use std::time::Duration;
 use freehold::control::ends::End;
 use freehold::control::{MoverSettings, copy, preflight, provision, verify};
 use freehold::lab::{Major, Majors, Postgres, roots};
-use freehold::model::movement::StepEvent;
+use freehold::model::StepEvent;
 use freehold::model::{MoveStep, SslMode, SystemRecord};
 use freehold::system::pipe::RawSession;
 use freehold::system::{

@@ -362,7 +362,7 @@ impl Catalog {
         let store = Catalog::new(Arc::clone(self.store())).store_id().await?;
         movement.facts.store = Some(store);
         let mut database = expected.value.clone();
-        database.operation = Some(movement.id);
+        database.operation = Some(movement.id.into());
         self.batch()
             .unchanged(keys::database(&database.id), expected.revision)
             .absent(keys::movement(movement.id))

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Blame, SqlState};
 use crate::model::MoveStep;
-use crate::model::movement::StepEvent;
+use crate::model::StepEvent;
 use crate::system::export::{self, ExportedSlot, NewSlot};
 use crate::system::quote_ident;
 use crate::system::type_oids::Outcome;

@@ -1,150 +1,246 @@
-//! Drives moves: one task for each that has not ended, and one that watches for new ones.
+//! A move as a recorded operation: which function runs or undoes each step, and what the mover adds to the
+//! engine ([`operations`](super::operations)).
 //!
-//! ```text
-//!   supervise: list and watch moves --> a task per move: restarted? --> loop { next, record intent,
-//!                     |                                                          ^    act, record }
-//!                     +---- wishes of commands, as they are recorded ------------+
-//! ```
-//!
-//! It deliberately offers no command: a wish in the record of a move is the only way to ask for something.
-//!
-//! # Why
-//! The task of a move has no state that could be lost: at any instant the record, the route and the systems
-//! together say where the move is. So an unreachable store, a panic and a kill -9 have one remedy: begin
-//! again from the record.
+//! It adds four things: a move may be another store's ([`claim`]); a process that resumes a move reads from
+//! the route on which side the clients are; a kept move is maintained while it rests; and a cutover is not
+//! left half-way when the process stops.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, Change};
-use crate::model::{MoveId, MoveRecord, MoveWish};
+use crate::catalog::{Batch, Catalog, keys};
+use crate::model::{MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, OperationKind, UnixMillis};
 
-use super::driver::Driver;
-use super::settings::MoverSettings;
-use super::step::Clock;
-
-/// Interval between attempts after the store or a task has failed.
-pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
+use super::claim::{self, Held};
+use super::error::StepError;
+use super::history;
+use super::machine::{self, Action, Event, Side};
+use super::operations::journal::Journal;
+use super::operations::supervisor::Running;
+use super::operations::{Act, Change, Clock, Context, Operation, Recorded, StepFuture, StepName, TakeUp};
+use super::settings::{CrashPoint, MoverSettings};
+use super::step::StepContext;
+use super::{catchup, compare, copy, cutover, finish, kept, preflight, provision, settle, undo_cutover};
 
 /// The running mover. Dropping it leaves every move where it is; the next mover resumes them.
 #[derive(Debug)]
-pub struct Mover {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
+pub struct Mover(Running);
 
 impl Mover {
     /// Starts on the current runtime, and resumes every move that has not ended. Settings may change while it
     /// runs: a step uses those from its beginning.
     pub fn start(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>, clock: Clock) -> Mover {
-        let stop = CancellationToken::new();
-        let supervisor = Supervisor { catalog, settings, clock, stop: stop.clone(), running: HashMap::new() };
-        Mover { task: tokio::spawn(supervisor.run()), stop }
+        Mover(Running::start::<Move>(catalog, settings, clock))
     }
 
     /// Stops at the next safe point of each move. A cutover is not left half-way: it ends or is aborted
     /// first.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        // The panic hook has reported a panic of the task.
-        let _ = (&mut self.task).await;
+    pub async fn stop(self) {
+        self.0.stop().await;
     }
 }
 
-impl Drop for Mover {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        self.task.abort();
+/// The operation that carries a database to another system.
+#[derive(Debug)]
+pub enum Move {}
+
+impl StepName for MoveStep {
+    fn as_str(self) -> &'static str {
+        MoveStep::as_str(self)
     }
 }
 
-struct Supervisor {
-    catalog: Catalog,
-    settings: Arc<ArcSwap<MoverSettings>>,
-    clock: Clock,
-    stop: CancellationToken,
-    /// Channels that tell each task about wishes.
-    running: HashMap<MoveId, watch::Sender<Option<MoveWish>>>,
+impl Recorded for MoveRecord {
+    type Id = MoveId;
+    type Wish = MoveWish;
+
+    fn prefix() -> String {
+        keys::MOVES.to_owned()
+    }
+
+    fn key(id: MoveId) -> String {
+        keys::movement(id)
+    }
+
+    fn id(&self) -> MoveId {
+        self.id
+    }
+
+    fn wish(&self) -> Option<MoveWish> {
+        self.wish
+    }
+
+    fn has_ended(&self) -> bool {
+        self.phase.has_ended()
+    }
+
+    fn is_anothers(&self) -> bool {
+        self.facts.claim_lost.is_some()
+    }
 }
 
-impl Supervisor {
-    async fn run(mut self) {
-        let mut tasks = JoinSet::new();
-        while !self.stop.is_cancelled() {
-            match self.watch(&mut tasks).await {
-                Ok(()) => {}
-                Err(error) => tracing::warn!(%error, "the mover cannot follow the catalogue"),
+impl Context<Move> for StepContext {
+    fn journal(&self) -> &Journal<Move> {
+        &self.journal
+    }
+
+    fn journal_mut(&mut self) -> &mut Journal<Move> {
+        &mut self.journal
+    }
+
+    fn settings(&self) -> &Arc<MoverSettings> {
+        &self.settings
+    }
+
+    async fn refresh(&mut self, settings: Arc<MoverSettings>) -> Result<(), StoreError> {
+        self.refresh_systems().await?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    fn begin(&mut self, cancel: CancellationToken) {
+        self.cancel = cancel;
+    }
+
+    fn recorded(&mut self) {
+        self.progress.enter(self.record().phase);
+    }
+}
+
+impl Operation for Move {
+    const KIND: OperationKind = OperationKind::Move;
+    type Record = MoveRecord;
+    type Step = MoveStep;
+    type Found = Side;
+    type Error = StepError;
+    type Context = StepContext;
+
+    fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
+        machine::next(record, settings)
+    }
+
+    fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &MoverSettings) {
+        machine::apply(record, event, at, settings);
+    }
+
+    fn run(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_, StepError> {
+        match step {
+            MoveStep::Preflight => Box::pin(preflight::run(ctx)),
+            MoveStep::Provision => Box::pin(provision::run(ctx)),
+            MoveStep::Copy => Box::pin(copy::run(ctx)),
+            MoveStep::Catchup => Box::pin(catchup::run(ctx)),
+            MoveStep::Compare => Box::pin(compare::run(ctx)),
+            MoveStep::Cutover => Box::pin(cutover::run(ctx)),
+            MoveStep::Settle => Box::pin(settle::run(ctx)),
+            MoveStep::UndoCutover => Box::pin(undo_cutover::run(ctx)),
+            MoveStep::Finish => Box::pin(finish::run(ctx)),
+        }
+    }
+
+    fn undo(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_, StepError> {
+        match step {
+            MoveStep::Provision => Box::pin(provision::undo(ctx)),
+            MoveStep::Copy => Box::pin(copy::undo(ctx)),
+            MoveStep::Catchup => Box::pin(catchup::undo(ctx)),
+            MoveStep::Cutover => Box::pin(cutover::undo(ctx)),
+            MoveStep::UndoCutover => Box::pin(undo_cutover::undo(ctx)),
+            // These steps change nothing, or only go forward.
+            MoveStep::Preflight | MoveStep::Compare | MoveStep::Settle | MoveStep::Finish => {
+                Box::pin(std::future::ready(Ok(())))
             }
-            let stopped = self.stop.cancelled();
-            let _ = tokio::time::timeout(AGAIN_AFTER, stopped).await;
         }
-        while tasks.join_next().await.is_some() {}
     }
 
-    /// Runs until the watch of the catalogue ends or the mover stops.
-    async fn watch(&mut self, tasks: &mut JoinSet<MoveId>) -> Result<(), StoreError> {
-        let moves = self.catalog.moves().await?;
-        let mut changes = self.catalog.watch_moves(moves.revision).await?;
-        for record in moves.into_values() {
-            self.notice(&record, tasks);
+    async fn open(journal: Journal<Move>, settings: Arc<MoverSettings>) -> Result<StepContext, StoreError> {
+        StepContext::of(journal, settings, CancellationToken::new()).await
+    }
+
+    async fn consequences(
+        catalog: &Catalog,
+        change: Change<'_, MoveRecord>,
+        mut batch: Batch,
+    ) -> Result<Batch, StoreError> {
+        let Change { before, after, at } = change;
+        if history::touches_database(before, after)
+            && let Some(mut database) = catalog.database(&after.database).await?
+        {
+            history::tell(&mut database.value, after, at);
+            let key = keys::database(&after.database);
+            batch = batch.unchanged(key.clone(), database.revision).put(key, &database.value);
         }
-        loop {
-            // Both are cancel-safe.
-            tokio::select! {
-                () = self.stop.cancelled() => return Ok(()),
-                changes = changes.next() => match changes? {
-                    None => return Ok(()),
-                    Some(changes) => {
-                        for record in changes.into_iter().filter_map(Change::into_record) {
-                            self.notice(&record.value, tasks);
-                        }
-                    }
-                },
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => match ended {
-                    Ok(id) => {
-                        self.running.remove(&id);
-                        // Adopted while its task was ending.
-                        if let Some(record) = self.catalog.movement(id).await? {
-                            self.notice(&record.value, tasks);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the task of a move ended; beginning again from its record");
-                        self.running.clear();
-                        tasks.shutdown().await;
-                        return Ok(());
-                    }
-                },
+        if let Some(entry) = history::audited(before, after, at) {
+            batch = batch.put(keys::audit(at, ulid::Ulid::generate()), &entry);
+        }
+        Ok(batch)
+    }
+
+    async fn take_up(ctx: &mut StepContext, _is_interrupted: bool) -> Result<TakeUp<Side>, StoreError> {
+        if ctx.facts().claim_lost.is_some() {
+            return Ok(TakeUp::Anothers);
+        }
+        if ctx.record().log.is_empty() {
+            return Ok(TakeUp::New);
+        }
+        match held(ctx).await? {
+            Held::Ours => {}
+            Held::Anothers => return Ok(TakeUp::Anothers),
+            Held::Unknown => {
+                ctx.progress.say("waiting for a system to say which store drives the move");
+                return Ok(TakeUp::Unknown);
             }
         }
+        let route = ctx.catalog.route(&ctx.record().database).await?;
+        let on_target = route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().target));
+        Ok(TakeUp::Interrupted(if on_target { Side::Target } else { Side::Source }))
     }
 
-    fn notice(&mut self, record: &MoveRecord, tasks: &mut JoinSet<MoveId>) {
-        let id = record.id;
-        if let Some(wishes) = self.running.get(&id) {
-            wishes.send_if_modified(|wish| std::mem::replace(wish, record.wish) != record.wish);
-            return;
+    async fn may_act(ctx: &mut StepContext, step: MoveStep, act: Act) -> Result<bool, StoreError> {
+        // Clients wait for the abort of a cutover, and the claim was checked a moment ago.
+        let is_abort = act == Act::Undo && Move::holds_clients(step);
+        Ok(is_abort || held(ctx).await? != Held::Anothers)
+    }
+
+    async fn rest(ctx: &mut StepContext) {
+        match ctx.record().phase {
+            MovePhase::Kept => kept::watch(ctx).await,
+            _ => kept::watch_parked(ctx).await,
         }
-        if record.phase.has_ended() || record.facts.claim_lost.is_some() || self.stop.is_cancelled() {
-            return;
+    }
+
+    async fn reach(ctx: &StepContext, step: MoveStep, point: CrashPoint) -> Result<(), StepError> {
+        ctx.reach(step, point).await
+    }
+
+    fn stops_early(step: MoveStep, wish: MoveWish) -> bool {
+        match wish {
+            MoveWish::Cancel => step != MoveStep::Settle && step != MoveStep::Finish,
+            // The last part of settle, the comparison of rows, may take long. An undo does not wait for it;
+            // the end of the move needs its outcome.
+            MoveWish::Undo => step == MoveStep::Settle,
+            MoveWish::Finish | MoveWish::FinishAndDrop => false,
         }
-        let (tell, wishes) = watch::channel(record.wish);
-        self.running.insert(id, tell);
-        let driver = Driver {
-            catalog: self.catalog.clone(),
-            settings: Arc::clone(&self.settings),
-            clock: self.clock,
-            stop: self.stop.clone(),
-            id,
-            wishes,
-        };
-        tasks.spawn(driver.run());
+    }
+
+    fn is_waited_for(step: MoveStep, act: Act) -> bool {
+        act == Act::Undo || Move::holds_clients(step)
+    }
+
+    fn holds_clients(step: MoveStep) -> bool {
+        matches!(step, MoveStep::Cutover | MoveStep::UndoCutover)
+    }
+}
+
+/// See [`claim::hold`]. An error of a system is no reason to stop: the step will get the same error.
+async fn held(ctx: &mut StepContext) -> Result<Held, StoreError> {
+    match claim::hold(ctx).await {
+        Ok(held) => Ok(held),
+        Err(StepError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "cannot see which store drives a move");
+            Ok(Held::Unknown)
+        }
     }
 }

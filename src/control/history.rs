@@ -20,7 +20,7 @@ pub(super) fn touches_database(before: &MoveRecord, after: &MoveRecord) -> bool 
 pub(super) fn tell(database: &mut DatabaseRecord, after: &MoveRecord, at: UnixMillis) {
     let Some((what, epoch)) = told(after) else { return };
     database.history.push(HistoryEntry { at, who: after.requested_by.clone(), what, epoch });
-    if after.phase.has_ended() && database.operation == Some(after.id) {
+    if after.phase.has_ended() && database.operation == Some(after.id.into()) {
         database.operation = None;
     }
 }

@@ -39,53 +39,21 @@ use crate::model::{
 };
 
 use super::doubt;
+pub use super::operations::log::Standing;
+use super::operations::{self, log, log::backoff};
 use super::settings::MoverSettings;
 
-/// Longest wait between attempts, however many there were.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// The same for the abort of a cutover: clients wait for it.
+/// Longest wait between attempts to abort a cutover: clients wait for it.
 const ABORT_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Steps that leave something behind, in the order in which they run.
 const UNDOABLE: [MoveStep; 4] = [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Cutover];
 
 /// What the driver does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Wait, then run the step.
-    Run { step: MoveStep, after: Duration },
-    /// Wait, then undo the step.
-    Undo { step: MoveStep, after: Duration },
-    /// Act on a wish: apply [`Event::Wished`].
-    Obey(MoveWish),
-    /// Wait for a wish.
-    Rest,
-    /// Nothing: the move has ended.
-    End,
-}
+pub type Action = operations::Action<MoveStep, MoveWish>;
 
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    Started(MoveStep),
-    Done(MoveStep),
-    Failed {
-        failure: MoveFailure,
-        retry: Retry,
-    },
-    UndoStarted(MoveStep),
-    Undone(MoveStep),
-    UndoFailed {
-        failure: MoveFailure,
-        retry: Retry,
-    },
-    /// A safe point was reached with this wish in the record.
-    Wished(MoveWish),
-    /// A new process resumed the move; the step of the old one is no longer running.
-    Restarted {
-        clients: Side,
-    },
-}
+/// What happened. A restart finds the side that the route sends the clients to.
+pub type Event = operations::Event<MoveStep, MoveWish, Side>;
 
 /// The side that the route sends the clients to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,30 +62,9 @@ pub enum Side {
     Target,
 }
 
-/// The last event of a step in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    Untouched,
-    Running,
-    Done,
-    Failed,
-    Undoing,
-    Undone,
-    UndoFailed,
-}
-
 /// The last event of a step.
 pub fn standing(record: &MoveRecord, step: MoveStep) -> Standing {
-    let last = record.log.iter().rev().find(|entry| entry.step == step && entry.event != StepEvent::Asked);
-    match last.map(|entry| entry.event) {
-        None | Some(StepEvent::Asked) => Standing::Untouched,
-        Some(StepEvent::Started) => Standing::Running,
-        Some(StepEvent::Done) => Standing::Done,
-        Some(StepEvent::Failed) => Standing::Failed,
-        Some(StepEvent::UndoStarted) => Standing::Undoing,
-        Some(StepEvent::Undone) => Standing::Undone,
-        Some(StepEvent::UndoFailed) => Standing::UndoFailed,
-    }
+    log::standing(&record.log, step)
 }
 
 /// Whether the move is past the point of no return: the clients are on the target, or were.
@@ -225,19 +172,9 @@ fn is_abort(step: MoveStep) -> bool {
     matches!(step, MoveStep::Cutover | MoveStep::UndoCutover)
 }
 
-/// `base` after the first failure, doubled with each further one; zero before.
-fn backoff(base: Duration, failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        n => base.saturating_mul(1 << (n - 1).min(16)).min(BACKOFF_MAX),
-    }
-}
-
 /// Number of times that a step ended in this way since it was last requested or last succeeded.
 fn tries(record: &MoveRecord, step: MoveStep, event: StepEvent) -> u32 {
-    let of_step = record.log.iter().rev().filter(|entry| entry.step == step);
-    let since = of_step.take_while(|entry| !matches!(entry.event, StepEvent::Asked | StepEvent::Done));
-    u32::try_from(since.filter(|entry| entry.event == event).count()).unwrap_or(u32::MAX)
+    log::tries(&record.log, step, event)
 }
 
 fn last_to_undo(record: &MoveRecord) -> Option<MoveStep> {
@@ -274,7 +211,7 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &M
             }
         }
         Event::Wished(wish) => after_wish(record, wish, at, settings),
-        Event::Restarted { clients } => after_restart(record, clients, at, settings),
+        Event::Restarted(clients) => after_restart(record, clients, at, settings),
     }
 }
 
@@ -282,16 +219,10 @@ fn note(record: &mut MoveRecord, step: MoveStep, event: StepEvent, at: UnixMilli
     record.log.push(StepEntry { step, event, at, note });
 }
 
-/// An abort that is tried without limit must not grow the log without limit: its latest failure replaces the
-/// one before.
+/// An abort that is tried without limit: its latest failure replaces the one before.
 fn forget_last_try(record: &mut MoveRecord, step: MoveStep) {
-    let is_end_of_log = |events: &[StepEvent]| {
-        let tail = record.log.iter().rev().zip(events.iter().rev());
-        record.log.len() >= events.len() && tail.clone().all(|(e, event)| e.step == step && e.event == *event)
-    };
-    if is_end_of_log(&[StepEvent::UndoStarted, StepEvent::UndoFailed, StepEvent::UndoStarted]) {
-        record.log.truncate(record.log.len() - 2);
-    }
+    let again = [StepEvent::UndoStarted, StepEvent::UndoFailed, StepEvent::UndoStarted];
+    log::forget_last_try(&mut record.log, step, &again);
 }
 
 fn after_done(record: &mut MoveRecord, step: MoveStep, at: UnixMillis) {

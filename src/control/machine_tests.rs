@@ -137,7 +137,7 @@ impl World {
 
     fn restart(&mut self) {
         let clients = self.clients;
-        self.hear(Event::Restarted { clients });
+        self.hear(Event::Restarted(clients));
     }
 
     /// Applies the effects of a step, whole or half.

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use crate::catalog::keys;
 use crate::model::MoveStep;
-use crate::model::movement::{SavedFence, StepEvent};
+use crate::model::StepEvent;
+use crate::model::movement::SavedFence;
 use crate::system::fence::Access;
 use crate::system::guard::Guard;
 use crate::system::roles::{Membership, Role};

@@ -18,19 +18,21 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
-use crate::model::movement::{StepEntry, StepEvent};
-use crate::model::{Contract, Latencies, MoveFacts, MoveId, MoveRecord, MoveStep, SystemRecord, UnixMillis};
+use crate::catalog::{Catalog, keys};
+use crate::model::{
+    Contract, Latencies, MoveFacts, MoveId, MoveRecord, MoveStep, StepEntry, StepEvent, SystemRecord,
+    UnixMillis,
+};
 
+use super::drive::Move;
 use super::error::StepError;
 use super::frozen::Frozen;
-use super::journal::Journal;
+use super::operations::journal::Journal;
 use super::progress::Progress;
 use super::settings::{CrashPoint, FaultKind, MoverSettings};
 
-/// The wall clock, as an argument.
-pub type Clock = fn() -> UnixMillis;
+pub use super::operations::Clock;
 
 /// One move while a step runs.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ pub struct StepContext {
     /// A snapshot of the side that the clients went to, at the commit. Lives from the cutover to the next
     /// step.
     pub(super) frozen: Option<Frozen>,
-    pub(super) journal: Journal,
+    pub(super) journal: Journal<Move>,
     pub(super) cancel: CancellationToken,
 }
 
@@ -132,8 +134,7 @@ impl StepContext {
 }
 
 impl StepContext {
-    /// Opens a move that has a record. `None` if the move, its database or one of its systems is not in the
-    /// catalogue.
+    /// Opens a move that has a record. `None` if there is none.
     pub async fn open(
         catalog: Catalog,
         id: MoveId,
@@ -141,30 +142,41 @@ impl StepContext {
         clock: Clock,
         cancel: CancellationToken,
     ) -> Result<Option<StepContext>, StepError> {
-        let Some(journal) = Journal::open(catalog.clone(), clock, id).await? else { return Ok(None) };
-        let record = journal.record();
-        let (database, source, target) = tokio::try_join!(
+        let Some(journal) = Journal::open(catalog, clock, id).await? else { return Ok(None) };
+        Ok(Some(StepContext::of(journal, settings, cancel).await?))
+    }
+
+    /// Errors: [`StoreError::Missing`] if its database or one of its systems is not in the catalogue.
+    pub(super) async fn of(
+        journal: Journal<Move>,
+        settings: Arc<MoverSettings>,
+        cancel: CancellationToken,
+    ) -> Result<StepContext, StoreError> {
+        let (catalog, record) = (journal.catalog.clone(), journal.record());
+        let (source, target) = (&record.source.system, &record.target.system);
+        let (database, from, to) = tokio::try_join!(
             catalog.database(&record.database),
-            catalog.system(&record.source.system),
-            catalog.system(&record.target.system),
+            catalog.system(source),
+            catalog.system(target),
         )?;
-        let (Some(database), Some(source), Some(target)) = (database, source, target) else {
-            return Ok(None);
-        };
+        let missing = |key: String| StoreError::Missing { key };
+        let database = database.ok_or_else(|| missing(keys::database(&record.database)))?;
+        let from = from.ok_or_else(|| missing(keys::system(source)))?;
+        let to = to.ok_or_else(|| missing(keys::system(target)))?;
         let latencies_before = settings.latencies.read(&record.database).unwrap_or_default();
-        Ok(Some(StepContext {
+        Ok(StepContext {
             settings,
-            progress: Progress::start(catalog.clone(), id, journal.record().phase),
+            progress: Progress::start(catalog.clone(), record.id, record.phase),
             catalog,
-            source: source.value,
-            target: target.value,
+            source: from.value,
+            target: to.value,
             contract: database.value.contract,
-            clock,
+            clock: journal.clock,
             latencies_before,
             frozen: None,
             journal,
             cancel,
-        }))
+        })
     }
 
     /// Writes the intent or the outcome of a step into the record.

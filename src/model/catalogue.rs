@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, Contract, DatabaseId, DatabaseName, Epoch, MoveId, Place, RoleName, ServerAuth, SslMode,
+    Address, Contract, DatabaseId, DatabaseName, Epoch, OperationRef, Place, RoleName, ServerAuth, SslMode,
     SystemName, TeamName, UnixMillis,
 };
 
@@ -98,8 +98,8 @@ pub struct DatabaseRecord {
     pub purpose: String,
     pub lifecycle: Lifecycle,
     pub contract: Contract,
-    /// The move that runs on it or is kept for an undo: at most one.
-    pub operation: Option<MoveId>,
+    /// The operation that runs on it, or the move that is kept for an undo: at most one.
+    pub operation: Option<OperationRef>,
     /// DROP DATABASE has begun: no client is served any more, and a crash does not end the drop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropping: Option<Dropping>,

@@ -19,6 +19,7 @@ pub mod latency;
 pub mod listen;
 pub mod movement;
 pub mod network;
+pub mod operation;
 pub mod printable;
 pub mod quotas;
 pub mod role_limits;
@@ -41,9 +42,10 @@ pub use latency::{LATENCY_CLASSES, Latencies};
 pub use listen::{ListenOn, Peer};
 pub use movement::{
     Finding, FindingSeverity, MoveFacts, MoveFailure, MovePhase, MoveProgress, MoveRecord, MoveStep,
-    MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, StepEvent, blockers_by_side,
+    MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, blockers_by_side,
 };
 pub use network::Network;
+pub use operation::{Failure, LogEntry, OperationKind, OperationRef, StepEvent};
 pub use quotas::{Quotas, QuotasChange};
 pub use role_limits::{RoleLimits, RolesLimits};
 pub use route::{

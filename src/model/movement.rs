@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Blame;
 
 use super::cure::Cure;
+use super::operation::{Failure, LogEntry};
 use super::{
     Accepted, Compared, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, Pinned, Place, StoreId, SystemName,
     UnixMillis,
@@ -184,26 +185,8 @@ impl MoveStep {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepEntry {
-    pub step: MoveStep,
-    pub event: StepEvent,
-    pub at: UnixMillis,
-    pub note: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepEvent {
-    Started,
-    Done,
-    Failed,
-    UndoStarted,
-    Undone,
-    UndoFailed,
-    /// The operator asked for the step (again): attempts are counted from here.
-    Asked,
-}
+/// An entry in the log of a move.
+pub type StepEntry = LogEntry<MoveStep>;
 
 /// Durable data of the steps. Names of objects are derived from the ids of the store and the move, so they
 /// are not stored here.
@@ -348,17 +331,8 @@ pub struct SavedFence {
     pub acl: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MoveFailure {
-    pub step: MoveStep,
-    pub sqlstate: String,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
-    /// `None` if an older version wrote it.
-    #[serde(default)]
-    pub blame: Option<Blame>,
-}
+/// Why a move was rolled back or parked.
+pub type MoveFailure = Failure<MoveStep>;
 
 /// Key `progress/<move id>`: written often, not durable. Sizes in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

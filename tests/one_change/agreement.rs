@@ -96,7 +96,8 @@ impl Known {
         }
         for movement in &self.moves {
             let database = self.living().find(|database| database.id == movement.database);
-            let is_operation = database.is_some_and(|database| database.operation == Some(movement.id));
+            let is_operation =
+                database.is_some_and(|database| database.operation == Some(movement.id.into()));
             assert_eq!(is_operation, !movement.phase.has_ended(), "{what}: move {}", movement.id);
         }
         for (name, server) in systems {

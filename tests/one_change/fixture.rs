@@ -13,7 +13,7 @@ use freehold::catalog::store::{Store as _, StoreError, Txn, Write};
 use freehold::catalog::{Catalog, keys};
 use freehold::control::reconcile::Reconciler;
 use freehold::model::{
-    AuditEntry, DatabaseId, DatabaseRecord, Door, GateOrder, HoldReason, Login, RouteRecord, Service,
+    AuditEntry, DatabaseId, DatabaseRecord, Door, GateOrder, HoldReason, Login, MoveId, RouteRecord, Service,
     StoreId, SystemName, SystemRecord, TeamRecord, Terms, UnixMillis,
 };
 use serde::Serialize;
@@ -107,6 +107,19 @@ fn a_stored_record_is_written_as_it_was_read() {
         };
         assert_eq!(again, value, "{key}");
     }
+}
+
+/// Older versions knew moves alone, and stored the number of the move.
+#[tokio::test]
+async fn a_move_that_an_older_version_has_stored_is_still_the_operation_of_its_database() {
+    let mut records = stored();
+    record(&mut records, &format!("database/{SHOP}"))["operation"] = json!(3);
+    let value = &records[&format!("database/{SHOP}")];
+    assert_eq!(comes_back::<DatabaseRecord>(value), *value, "an older version reads it, too");
+    let started = Started::on(&records).await;
+    let shop = started.catalog.database(&DatabaseId::parse(SHOP).unwrap()).await.unwrap().unwrap();
+    assert_eq!(shop.value.operation, Some(MoveId(3).into()));
+    assert_eq!(started.records().await, records);
 }
 
 #[tokio::test]

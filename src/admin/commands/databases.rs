@@ -11,8 +11,8 @@ use crate::catalog::store::Revision;
 use crate::catalog::{Catalog, NewDatabase, NewDatabaseOutcome, Versioned};
 use crate::config::closest;
 use crate::model::{
-    Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, Place,
-    RouteRecord, TeamName, Tier, Timeout, timeout_text,
+    Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, OperationRef,
+    Place, RouteRecord, TeamName, Tier, Timeout, timeout_text,
 };
 
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
@@ -133,7 +133,7 @@ impl Cluster {
     }
 
     pub(in crate::admin) async fn refuse_moving(&self, database: &DatabaseRecord) -> Result<(), AdminError> {
-        let Some(id) = database.operation else { return Ok(()) };
+        let Some(id) = database.operation.and_then(OperationRef::move_id) else { return Ok(()) };
         match self.catalog().movement(id).await? {
             Some(movement) if !movement.value.phase.has_ended() => Err(AdminError::MoveInProgress {
                 database: database.name.to_string(),

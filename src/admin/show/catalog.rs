@@ -69,7 +69,7 @@ impl Executor {
             contract.tier.as_str(),
             place.map(|place| place.system.to_string()),
             route.map(|route| route.epoch),
-            database.operation.map(|id| format!("move {id}")),
+            database.operation.map(|operation| operation.to_string()),
             database.purpose.as_str(),
             &database.id,
             database.adopted,
@@ -110,7 +110,7 @@ impl Cluster {
             row![timeout.clause().to_lowercase(), set]
         }));
         rows.extend([
-            row!["operation", database.operation.map(|id| format!("move {id}"))],
+            row!["operation", database.operation.map(|operation| operation.to_string())],
             row!["adopted", database.adopted],
             row!["created_at", database.created_at],
             row!["created_by", database.created_by.as_str()],
