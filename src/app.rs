@@ -7,7 +7,7 @@
 //!   clients -> DataPlane --- RouteTable <- Follower --+
 //!                                                     |-- Catalog -- EmbeddedStore
 //!   admins  -> AdminPort --- Executor ----------------+
-//!                Mover, Keeper, Reconciler -----------+
+//!   Mover, DatabaseOperations, Keeper, Reconciler -----+
 //! ```
 //!
 //! # Why
@@ -47,7 +47,7 @@ use crate::config::Config;
 use crate::control::keeper::Keeper;
 use crate::control::reconcile::Reconciler;
 use crate::control::settings::LatencySource;
-use crate::control::{Mover, MoverSettings};
+use crate::control::{DatabaseOperations, Mover, MoverSettings};
 use crate::frontend::listener::Listener;
 use crate::frontend::{Access, Balancers};
 use crate::model::{ProxyRecord, UnixMillis};
@@ -117,6 +117,7 @@ pub struct Serve {
     routes: Arc<RouteTable>,
     admin: AdminServer,
     mover: Mover,
+    operations: DatabaseOperations,
     keeper: Keeper,
     reconciler: Reconciler,
     data: DataPlane,
@@ -149,7 +150,6 @@ impl Serve {
         let client_acceptor = settings::client_acceptor(&config)?;
         let workers = settings::workers(&config);
         let routes = RouteTable::new(workers);
-
         let reconciler = Reconciler::start(catalog.clone(), UnixMillis::now).await;
         let follower = follow(&config, &catalog, &routes);
         follower.synced().await;
@@ -159,10 +159,8 @@ impl Serve {
 
         let access = doors(&config, &metrics, &keeper)?;
         let [client_access, admin_access] = &access;
-        let mut plane =
-            data_plane(&config, workers, client_acceptor.clone(), connector.clone(), client_access);
-        plane.listen.handed_over = given.listeners;
-        let data = DataPlane::start(plane, Arc::clone(&routes)).map_err(ServeError::listen)?;
+        let plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone(), client_access);
+        let data = serve_clients(plane, given.listeners, &routes)?;
         let proxy_addr = data.local_addr().unwrap_or_else(settings::no_address);
 
         let shared = Arc::new(ArcSwap::from_pointee(config.clone()));
@@ -179,6 +177,7 @@ impl Serve {
             metrics: metrics.clone(),
             clock: UnixMillis::now,
         });
+        let operations = operate(&catalog, &mover_settings).await;
         let admin_acceptor = settings::admin_acceptor(&config)?;
         let admin = open_admin_port(&config, executor, admin_acceptor.clone(), admin_access).await?;
         let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
@@ -210,6 +209,7 @@ impl Serve {
             routes,
             admin,
             mover,
+            operations,
             keeper,
             reconciler,
             data,
@@ -245,7 +245,7 @@ impl Serve {
         tracing::info!("another process takes over");
         let proxy = self.reloadable.config.load().proxy.clone();
         self.admin.shutdown(ADMIN_GRACE).await;
-        self.mover.stop().await;
+        tokio::join!(self.mover.stop(), self.operations.stop());
         drop((self.keeper, self.reconciler, self.health));
         if let Err(error) = self.follower.stop().await {
             tracing::warn!(%error, "this proxy stays listed in the store");
@@ -260,7 +260,7 @@ impl Serve {
         // First, so that load balancers switch over while running transactions end.
         self.draining.cancel();
         self.admin.shutdown(ADMIN_GRACE).await;
-        self.mover.stop().await;
+        tokio::join!(self.mover.stop(), self.operations.stop());
         drop((self.keeper, self.reconciler));
         self.data.shutdown(drain).await;
         if let Err(error) = self.follower.stop().await {
@@ -329,6 +329,20 @@ fn data_plane(
         cancels_per_second_max: config.proxy.cancels_per_second_max,
         access: Arc::clone(access),
     }
+}
+
+fn serve_clients(
+    mut plane: DataPlaneConfig,
+    handed_over: Vec<Listener>,
+    routes: &Arc<RouteTable>,
+) -> Result<DataPlane, ServeError> {
+    plane.listen.handed_over = handed_over;
+    DataPlane::start(plane, Arc::clone(routes)).map_err(ServeError::listen)
+}
+
+/// Before the first command: what earlier processes began is known, and is finished or undone.
+async fn operate(catalog: &Catalog, settings: &Arc<ArcSwap<MoverSettings>>) -> DatabaseOperations {
+    DatabaseOperations::start(catalog.clone(), Arc::clone(settings), UnixMillis::now).await
 }
 
 /// The mover's settings, and its source of clients' waits for answers.

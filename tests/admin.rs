@@ -15,8 +15,8 @@ use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::StoreError;
 use freehold::config::Config;
-use freehold::control::MoverSettings;
 use freehold::control::keeper::Keeper;
+use freehold::control::{DatabaseOperations, MoverSettings};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
     DatabaseId, DatabaseName, Finding, FindingSeverity, GateOrder, Lifecycle, MoveId, MovePhase, MoveRecord,
@@ -33,6 +33,9 @@ struct Port {
     server: AdminServer,
     catalog: Catalog,
     requests: mpsc::Receiver<ProcessRequest>,
+    operations: Option<DatabaseOperations>,
+    settings: Arc<ArcSwap<MoverSettings>>,
+    executor: Executor,
     _keeper: Keeper,
     _interval: watch::Sender<Duration>,
     _follower: Follower,
@@ -60,32 +63,29 @@ impl Port {
         settings.access.passwords.directories = roots();
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let keeper = Keeper::start(catalog.clone(), Arc::clone(&settings), interval_seen);
+        let operations =
+            DatabaseOperations::start(catalog.clone(), Arc::clone(&settings), UnixMillis::now).await;
         let (ask, requests) = mpsc::channel(1);
         let executor = Executor::new(Parts {
             catalog: catalog.clone(),
             routes,
             config: Arc::new(ArcSwap::from_pointee(Config::default())),
             applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
-            mover: settings,
+            mover: Arc::clone(&settings),
             requests: ask,
             logins: keeper.bell(),
             access: Arc::default(),
             metrics: Metrics::new(),
             clock: UnixMillis::now,
         });
-        let options = AdminOptions {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            acceptor: None,
-            users: read_users(&users).unwrap(),
-            connections_max: 4,
-            access: std::sync::Arc::default(),
-            login_time_max: Duration::from_secs(10),
-        };
-        let server = AdminServer::start(options, executor).await.unwrap();
+        let server = serve(&users, executor.clone()).await;
         Port {
             server,
             catalog,
             requests,
+            operations: Some(operations),
+            settings,
+            executor,
             _keeper: keeper,
             _interval: interval,
             _follower: follower,
@@ -130,6 +130,18 @@ impl Port {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
         (text(output.stdout), text(output.stderr), output.status.success())
     }
+}
+
+async fn serve(users: &std::path::Path, executor: Executor) -> AdminServer {
+    let options = AdminOptions {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        acceptor: None,
+        users: read_users(users).unwrap(),
+        connections_max: 4,
+        access: std::sync::Arc::default(),
+        login_time_max: Duration::from_secs(10),
+    };
+    AdminServer::start(options, executor).await.unwrap()
 }
 
 /// The first row of an answer, by column.
@@ -316,6 +328,28 @@ async fn a_database_that_could_not_be_dropped_is_served_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drop_that_fails_half_way_is_taken_back_on_the_system_too() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    let created =
+        row(&admin, "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'").await;
+    // The database can be renamed, its role cannot.
+    let id = created["id"].clone().unwrap();
+    postgres.psql(&format!("CREATE ROLE shop__dropped_{}", &id[id.len() - 8..])).unwrap();
+    let drop = "DROP DATABASE shop CONFIRM 'shop' REASON 'replaced by shop2'";
+    assert_eq!(refused(&admin, drop).await.code().code(), "42710");
+    assert_eq!(row(&admin, "SHOW DATABASES").await["state"].as_deref(), Some("active"));
+    let shown = row(&admin, "SHOW OPERATIONS").await;
+    assert_eq!((shown["kind"].as_deref(), shown["phase"].as_deref()), (Some("drop"), Some("failed")));
+    postgres.connect_as("shop", "shop", created["password"].as_deref().unwrap()).await.unwrap();
+    postgres.psql(&format!("DROP ROLE shop__dropped_{}", &id[id.len() - 8..])).unwrap();
+    run(&admin, drop).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_creation_leaves_nothing_on_the_system_and_the_name_is_free() {
     let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
     let port = Port::open().await;
@@ -339,6 +373,53 @@ async fn a_failed_creation_leaves_nothing_on_the_system_and_the_name_is_free() {
         "1",
         "somebody else's role stays"
     );
+}
+
+/// The state of the database, and the phase of the operation that is first in SHOW OPERATIONS.
+async fn stands(admin: &Client) -> (Option<String>, Option<String>) {
+    let state = row(admin, "SHOW DATABASES").await["state"].clone();
+    (state, row(admin, "SHOW OPERATIONS").await["phase"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_port_that_opens_leaves_alone_what_another_process_creates() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let mut port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    // Nothing drives the creation: it is as if another process were at it.
+    port.operations.take().unwrap().stop().await;
+    let other = port.connect().await;
+    let create = "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'";
+    let creating = tokio::spawn(async move { refused(&other, create).await });
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while port.catalog.databases().await.unwrap().records.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the creation is not recorded");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let running = (Some("provisioning".to_owned()), Some("running".to_owned()));
+    let second = serve(&port._dir.path().join("admins.txt"), port.executor.clone()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(stands(&admin).await, running);
+    assert_eq!(row(&admin, "SHOW DATABASES").await["operation"].as_deref(), Some("create 1"));
+    let busy = refused(&admin, "DROP DATABASE shop CONFIRM 'shop' REASON 'not needed'").await;
+    assert_eq!((busy.code().code(), busy.hint()), ("MF102", Some("SHOW OPERATIONS; follows it.")));
+    second.shutdown(Duration::from_secs(5)).await;
+
+    // The next process cannot know the password.
+    let catalog = port.catalog.clone();
+    let _operations = DatabaseOperations::start(catalog, Arc::clone(&port.settings), UnixMillis::now).await;
+    let error = tokio::time::timeout(Duration::from_secs(20), creating).await.unwrap().unwrap();
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("57P02", "the process ended meanwhile; what the command made is removed")
+    );
+    let shown = row(&admin, "SHOW OPERATIONS").await;
+    assert_eq!((shown["kind"].as_deref(), shown["phase"].as_deref()), (Some("create"), Some("failed")));
+    assert_eq!(shown["error"].as_deref(), Some(error.message()));
+    assert!(row(&admin, create).await["password"].is_some(), "the name is free");
+    assert_eq!(stands(&admin).await, (Some("active".to_owned()), Some("done".to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

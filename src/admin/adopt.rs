@@ -1,15 +1,15 @@
-//! ADOPT DATABASE: takes in an existing database, where it is, with the roles it has.
+//! ADOPT DATABASE: takes in an existing database, where it is, with the roles it has. Recorded as an
+//! operation, and waited for: the engine does the rest ([`crate::control::lifecycle::adopt`]).
 
 use super::answer::{Answer, Row, row};
 use super::commands;
-use super::databases::{Complete, verifier_kind};
+use super::databases::{Complete, created, verifier_kind};
 use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier, literal};
 use super::statement::AdoptDatabase;
-use crate::catalog::NewDatabase;
-use crate::control::lifecycle;
+use crate::control::lifecycle::adopt;
 use crate::error::{Severity, SqlState};
-use crate::model::{Lifecycle, Login, Place};
+use crate::model::{AdoptFacts, DatabaseRecord, Login, OperationKind, Place};
 
 impl Executor {
     pub(super) async fn adopt_database(
@@ -27,15 +27,20 @@ impl Executor {
         let place = system.place(adopt.dbname.as_deref().unwrap_or(adopt.name.as_str()));
         self.refuse_adopted(&place).await?;
 
-        let existing = lifecycle::existing(self.reach(&system, &self.mover()), &place.dbname).await?;
-        let mut new = self.new_database(&wanted, place, caller, Lifecycle::Active);
-        new.logins = existing.logins;
-        let recorded = self.record(&self.recording(caller), &new).await?;
-        self.served(recorded).await;
-        for warning in &existing.warnings {
+        let dbname = place.dbname.clone();
+        let new = self.new_database(&wanted, place, caller, OperationKind::Adopt);
+        let (database, trail) = (new.database.clone(), self.trail_of(caller));
+        let begin = self.begin((&database.id, &wanted.name), (&system, &dbname), &trail);
+        let record = begin.record(self.catalog(), AdoptFacts::default(), self.clock()).await?;
+        created(adopt::begin(self.catalog(), new, &record).await?, &wanted.name)?;
+
+        let ended = self.ended::<adopt::AdoptDatabase>(record.id, &trail).await?;
+        self.served(ended.revision).await;
+        let AdoptFacts { logins, warnings } = ended.value.facts;
+        for warning in &warnings {
             caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
         }
-        let rows = self.adopted_rows(&new, &existing.warnings);
+        let rows = self.adopted_rows(&database, &logins, &warnings);
         Ok(Answer::rows(commands::ADOPT_DATABASE, rows))
     }
 
@@ -53,10 +58,9 @@ impl Executor {
     }
 
     /// A row for each login; each row repeats the warnings, because a client may show only one row.
-    fn adopted_rows(&self, new: &NewDatabase, warnings: &[String]) -> Vec<Row> {
+    fn adopted_rows(&self, database: &DatabaseRecord, logins: &[Login], warnings: &[String]) -> Vec<Row> {
         let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
-        let database = &new.database;
-        if new.logins.is_empty() {
+        if logins.is_empty() {
             let none = "no role can log in and connect".to_owned();
             let dsn = self.dsn(&database.name, "role", None);
             return vec![row![
@@ -81,6 +85,6 @@ impl Executor {
                 warning.clone()
             ]
         };
-        new.logins.iter().map(of).collect()
+        logins.iter().map(of).collect()
     }
 }

@@ -11,10 +11,10 @@ pub mod commands;
 mod compat;
 mod create;
 mod drop;
+mod operations;
 mod port;
 mod show;
 mod sql;
-mod unfinished;
 
 pub use commands::answer::{Answer, Row};
 pub use commands::execute::{self, Caller, Executor, Parts, ProcessRequest};

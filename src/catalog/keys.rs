@@ -8,6 +8,7 @@
 //! route/<database id>              RouteRecord         the fleet reads these two prefixes
 //! login/<database id>/<role>       Login
 //! move/<move id, 12 digits>        MoveRecord
+//! operation/<kind>/<id, 12 digits>  DatabaseOperation  CREATE, DROP and ADOPT DATABASE
 //! progress/<move id>               MoveProgress        not durable
 //! tables/<move id>                 ComparedTables      the comparison of a move, table by table
 //! proxy/<proxy>/self               ProxyRecord         a proxy writes only below its own prefix
@@ -21,7 +22,10 @@
 //! Prefixes follow write permissions: etcd's access control works on key ranges, and a sidecar may read
 //! `route/` and `login/` and write `proxy/<itself>/`, nothing else.
 
-use crate::model::{DatabaseId, DatabaseName, MoveId, ProxyId, RoleName, SystemName, TeamName, UnixMillis};
+use crate::model::{
+    DatabaseId, DatabaseName, MoveId, OperationId, OperationKind, ProxyId, RoleName, SystemName, TeamName,
+    UnixMillis,
+};
 
 pub const TEAMS: &str = "team/";
 pub const SYSTEMS: &str = "system/";
@@ -30,6 +34,7 @@ pub const NAMES: &str = "name/";
 pub const ROUTES: &str = "route/";
 pub const LOGINS: &str = "login/";
 pub const MOVES: &str = "move/";
+pub const OPERATIONS: &str = "operation/";
 pub const PROGRESS: &str = "progress/";
 pub const TABLES: &str = "tables/";
 pub const PROXIES: &str = "proxy/";
@@ -66,6 +71,15 @@ pub fn login(id: &DatabaseId, role: &RoleName) -> String {
 
 pub fn movement(id: MoveId) -> String {
     format!("{MOVES}{:012}", id.0)
+}
+
+/// The prefix of all operations of a kind that have their records here: of all but moves.
+pub fn operations(kind: OperationKind) -> String {
+    format!("{OPERATIONS}{}/", kind.as_str())
+}
+
+pub fn operation(kind: OperationKind, id: OperationId) -> String {
+    format!("{OPERATIONS}{}/{:012}", kind.as_str(), id.0)
 }
 
 pub fn progress(id: MoveId) -> String {

@@ -7,8 +7,8 @@ use super::store::{Durability, Revision, StoreError};
 use super::typed::{Batch, Catalog, Listing, Swap, Versioned, decode};
 use crate::model::{
     Ack, AuditEntry, ComparedTables, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId,
-    MoveProgress, MoveRecord, ProxyId, ProxyRecord, RoleName, RouteRecord, StoreId, SystemName, SystemRecord,
-    TeamName, TeamRecord, Terms, UnixMillis,
+    MoveProgress, MoveRecord, OperationId, ProxyId, ProxyRecord, RoleName, RouteRecord, StoreId, SystemName,
+    SystemRecord, TeamName, TeamRecord, Terms, UnixMillis,
 };
 
 /// Everything that is created with a database, in one commit.
@@ -120,9 +120,17 @@ impl Catalog {
 
     /// Writes name, record, route and logins in one commit, if the name is free.
     pub async fn create_database(&self, new: &NewDatabase) -> Result<NewDatabaseOutcome, StoreError> {
+        self.create_database_with(new, self.batch()).await
+    }
+
+    /// Like [`Catalog::create_database`], with these writes in the same commit.
+    pub async fn create_database_with(
+        &self,
+        new: &NewDatabase,
+        batch: Batch,
+    ) -> Result<NewDatabaseOutcome, StoreError> {
         let NewDatabase { database, route, logins } = new;
-        let mut batch = self
-            .batch()
+        let mut batch = batch
             .absent(keys::name(&database.name))
             .absent(keys::database(&database.id))
             .put(keys::name(&database.name), &database.id)
@@ -142,16 +150,6 @@ impl Catalog {
     pub async fn change_database<E: From<StoreError> + Send>(
         &self,
         id: &DatabaseId,
-        change: impl FnMut(&mut DatabaseRecord) -> Result<(), E> + Send,
-    ) -> Result<Versioned<DatabaseRecord>, E> {
-        self.change_database_with(id, &[], change).await
-    }
-
-    /// Like [`Catalog::change_database`], with these logins in the same commit.
-    pub async fn change_database_with<E: From<StoreError> + Send>(
-        &self,
-        id: &DatabaseId,
-        logins: &[Login],
         mut change: impl FnMut(&mut DatabaseRecord) -> Result<(), E> + Send,
     ) -> Result<Versioned<DatabaseRecord>, E> {
         let key = keys::database(id);
@@ -161,16 +159,10 @@ impl Catalog {
             };
             let mut value = current.value.clone();
             change(&mut value)?;
-            if value == current.value && logins.is_empty() {
+            if value == current.value {
                 return Ok(current);
             }
-            let batch = self.batch().unchanged(key.clone(), current.revision).put(key.clone(), &value);
-            let batch = match value.lifecycle {
-                Lifecycle::Deleted { .. } => self.without_service(batch, &value).await?,
-                _ => self.with_terms(batch, &value).await?,
-            };
-            let batch =
-                logins.iter().fold(batch, |batch, login| batch.put(keys::login(id, &login.role), login));
+            let batch = self.changing_database(self.batch(), current.revision, &value).await?;
             if let Swap::Committed(revision) = batch.commit().await? {
                 return Ok(Versioned { value, revision });
             }
@@ -178,17 +170,31 @@ impl Catalog {
         Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX }.into())
     }
 
-    /// Deletes the record, too, and leaves no tombstone.
-    pub async fn forget_database(&self, id: &DatabaseId) -> Result<(), StoreError> {
-        let key = keys::database(id);
-        for _ in 0..super::typed::ATTEMPTS_MAX {
-            let Some(current) = self.database(id).await? else { return Ok(()) };
-            let batch = self.batch().unchanged(key.clone(), current.revision).delete(key.clone());
-            if let Swap::Committed(_) = self.without_service(batch, &current.value).await?.commit().await? {
-                return Ok(());
-            }
+    /// Adds the change of a database that was read at `revision`, and what follows from it: see
+    /// [`Catalog::change_database`].
+    pub async fn changing_database(
+        &self,
+        batch: Batch,
+        revision: Revision,
+        value: &DatabaseRecord,
+    ) -> Result<Batch, StoreError> {
+        let key = keys::database(&value.id);
+        let batch = batch.unchanged(key.clone(), revision).put(key, value);
+        match value.lifecycle {
+            Lifecycle::Deleted { .. } => self.without_service(batch, value).await,
+            _ => self.with_terms(batch, value).await,
         }
-        Err(StoreError::Contended { key, attempts: super::typed::ATTEMPTS_MAX })
+    }
+
+    /// Adds the removal of a database with its record: no tombstone is left.
+    pub async fn forgetting_database(
+        &self,
+        batch: Batch,
+        current: &Versioned<DatabaseRecord>,
+    ) -> Result<Batch, StoreError> {
+        let key = keys::database(&current.value.id);
+        let batch = batch.unchanged(key.clone(), current.revision).delete(key);
+        self.without_service(batch, &current.value).await
     }
 
     /// Frees the name of a deleted database, and removes its route and logins.
@@ -334,6 +340,11 @@ impl Catalog {
 
 /// Moves.
 impl Catalog {
+    /// The number of an operation that is no move.
+    pub async fn next_operation_id(&self) -> Result<OperationId, StoreError> {
+        self.next_number(keys::counter("operation")).await.map(OperationId)
+    }
+
     pub async fn next_move_id(&self) -> Result<MoveId, StoreError> {
         self.next_number(keys::counter("move")).await.map(MoveId)
     }

@@ -34,7 +34,7 @@ impl Trail {
         &self.0.entry
     }
 
-    pub(super) fn key(&self) -> &str {
+    pub fn key(&self) -> &str {
         &self.0.key
     }
 
@@ -42,7 +42,8 @@ impl Trail {
         self.0.written.load(Ordering::Acquire)
     }
 
-    pub(super) fn note_written(&self) {
+    /// The entry was written, perhaps by the task of an operation.
+    pub fn note_written(&self) {
         self.0.written.store(true, Ordering::Release);
     }
 }

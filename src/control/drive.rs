@@ -57,14 +57,6 @@ impl Recorded for MoveRecord {
     type Id = MoveId;
     type Wish = MoveWish;
 
-    fn prefix() -> String {
-        keys::MOVES.to_owned()
-    }
-
-    fn key(id: MoveId) -> String {
-        keys::movement(id)
-    }
-
     fn id(&self) -> MoveId {
         self.id
     }
@@ -117,6 +109,14 @@ impl Operation for Move {
     type Found = Side;
     type Error = StepError;
     type Context = StepContext;
+
+    fn key(id: MoveId) -> String {
+        keys::movement(id)
+    }
+
+    fn prefix() -> String {
+        keys::MOVES.to_owned()
+    }
 
     fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
         machine::next(record, settings)

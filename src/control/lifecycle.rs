@@ -1,13 +1,23 @@
 //! What a database's lifecycle does on real servers: create, adopt and close a database.
 //!
-//! Owns the SQL of CREATE, ADOPT and DROP DATABASE. It deliberately knows nothing of the catalogue: `admin`
-//! records first, then calls this, and calls the undo when something fails. It destroys nothing: a dropped
-//! database is renamed and closed, an adopted one is left unchanged.
+//! Owns the SQL of CREATE, ADOPT and DROP DATABASE, here, and the recorded operations that run it
+//! ([`create`], [`adopt`], [`drop`]; [`context`] is what they share, [`machine`] their order). It destroys
+//! nothing: a dropped database is renamed and closed, an adopted one is left unchanged.
 //!
 //! # Why the platform owns the database object
 //! An application's role that owned it could lift every fence (`ALTER DATABASE ... CONNECTION LIMIT -1`,
 //! `GRANT CONNECT`). So the platform's role owns the database, and the product's role owns schema `public`
 //! and may create what it wants: placement is the platform's responsibility, the schema is the product's.
+
+pub mod adopt;
+pub mod context;
+pub mod create;
+pub mod drop;
+pub mod engine;
+pub mod machine;
+mod unfinished;
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -16,6 +26,9 @@ use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{DatabaseId, Login, RoleName, SystemRecord, printable};
 use crate::system::facts::{self, DatabaseFacts, SystemFacts};
 use crate::system::{Session, SystemAccess, SystemError, quote_ident, quote_literal};
+
+/// Time limit for reaching a system in a step.
+const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a system cannot do what a lifecycle command asks.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +165,7 @@ pub struct Creation {
 }
 
 impl Creation {
-    /// Creates role and database. After a failure call [`Creation::undo`].
+    /// Creates role and database. Not safe to repeat: after a failure or a crash call [`Creation::undo`].
     pub async fn run(&self, reach: Reach<'_>) -> Result<(), LifecycleError> {
         let session = reach.admin_session().await?;
         self.refuse_if_taken(&session, reach.system).await?;
@@ -315,8 +328,7 @@ fn warnings(dbname: &str, facts: &DatabaseFacts, logins: &[Login]) -> Vec<String
 /// `suffix` makes the new names distinct. Returns the new name of the database. Safe to repeat.
 pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<String, LifecycleError> {
     let session = reach.admin_session().await?;
-    let kept: String = dbname.chars().take(30).collect();
-    let closed = format!("{kept}__dropped_{suffix}");
+    let closed = closed_name(dbname, suffix);
     let exists: bool = session
         .value(
             "looking for the database",
@@ -332,6 +344,41 @@ pub async fn close(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<Strin
     }
     rename_product_role(&session, dbname, &closed).await?;
     Ok(closed)
+}
+
+/// Takes back [`close`], as far as it got: the database and its role have their names again, and clients may
+/// connect. Safe to repeat.
+pub async fn reopen(reach: Reach<'_>, dbname: &str, suffix: &str) -> Result<(), LifecycleError> {
+    let session = reach.admin_session().await?;
+    let closed = closed_name(dbname, suffix);
+    const LOOKING: &str = "looking for what was closed";
+    let sql = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1),
+                      EXISTS (SELECT FROM pg_database WHERE datname = $2),
+                      EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
+                      EXISTS (SELECT FROM pg_roles r WHERE rolname = $2 AND shobj_description(r.oid, 'pg_authid') ~ '^(db_|created by freehold move)')";
+    let rows = session.rows(LOOKING, sql, &[&dbname, &closed]).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let is = |column| session.column::<bool>(LOOKING, row, column);
+    let (has_database, was_closed, has_role, was_renamed) = (is(0)?, is(1)?, is(2)?, is(3)?);
+    let (old, new) = (quote_ident(&closed), quote_ident(dbname));
+    if !has_database && was_closed {
+        session.batch("renaming the database back", &format!("ALTER DATABASE {old} RENAME TO {new}")).await?;
+    }
+    if has_database || was_closed {
+        let open = format!("ALTER DATABASE {new} ALLOW_CONNECTIONS true");
+        session.batch("opening the database again", &open).await?;
+    }
+    if !has_role && was_renamed {
+        let back = format!("ALTER ROLE {old} RENAME TO {new}; ALTER ROLE {new} LOGIN");
+        session.batch("opening the product's role again", &back).await?;
+    }
+    Ok(())
+}
+
+/// The name of a closed database and of its role.
+fn closed_name(dbname: &str, suffix: &str) -> String {
+    let kept: String = dbname.chars().take(30).collect();
+    format!("{kept}__dropped_{suffix}")
 }
 
 async fn rename_closed(session: &Session, dbname: &str, closed: &str) -> Result<(), SystemError> {

@@ -79,5 +79,6 @@ pub use drive::Mover;
 pub use ends::{End, Ends};
 pub use error::StepError;
 pub use leftovers::leftovers;
+pub use lifecycle::engine::DatabaseOperations;
 pub use settings::MoverSettings;
 pub use step::StepContext;

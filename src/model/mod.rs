@@ -14,6 +14,7 @@ pub mod catalogue;
 pub mod comparison;
 pub mod contract;
 pub mod cure;
+pub mod database_operation;
 pub mod ids;
 pub mod latency;
 pub mod listen;
@@ -34,6 +35,10 @@ pub use catalogue::{
 pub use comparison::{Accepted, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
 pub use cure::Cure;
+pub use database_operation::{
+    AdoptFacts, AdoptRecord, CreateFacts, CreateRecord, DatabaseOperation, DatabasePhase, DatabaseStep,
+    DropFacts, DropRecord,
+};
 pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, ServerAuth, SslMode,
     StoreId, SystemName, TeamName, UnixMillis,
@@ -45,7 +50,7 @@ pub use movement::{
     MoveWish, OldCopy, PauseReport, SavedFence, StepEntry, blockers_by_side,
 };
 pub use network::Network;
-pub use operation::{Failure, LogEntry, OperationKind, OperationRef, StepEvent};
+pub use operation::{Failure, LogEntry, OperationId, OperationKind, OperationRef, StepEvent};
 pub use quotas::{Quotas, QuotasChange};
 pub use role_limits::{RoleLimits, RolesLimits};
 pub use route::{

@@ -1,8 +1,8 @@
 //! What the records of all operations have in common: the kind, the log of steps, why one failed.
 //!
 //! An operation is a change that takes several commits and work on systems in between. Its record says what
-//! was begun, so that a crash at any instant is followed by resume or undo. [`super::movement`] has the
-//! record of a move.
+//! was begun, so that a crash at any instant is followed by resume or undo. [`super::movement`] and
+//! [`super::database_operation`] have the records.
 
 use std::fmt;
 
@@ -16,13 +16,29 @@ use crate::error::Blame;
 #[serde(rename_all = "lowercase")]
 pub enum OperationKind {
     Move,
+    Create,
+    Drop,
+    Adopt,
 }
 
 impl OperationKind {
     pub fn as_str(self) -> &'static str {
         match self {
             OperationKind::Move => "move",
+            OperationKind::Create => "create",
+            OperationKind::Drop => "drop",
+            OperationKind::Adopt => "adopt",
         }
+    }
+}
+
+/// The number of an operation that is no move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OperationId(pub u64);
+
+impl fmt::Display for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -57,6 +73,7 @@ impl From<OperationRef> for StoredRef {
     fn from(of: OperationRef) -> StoredRef {
         match of.kind {
             OperationKind::Move => StoredRef::Move(of.id),
+            kind => StoredRef::Of { kind, id: of.id },
         }
     }
 }
@@ -126,5 +143,14 @@ mod tests {
         assert_eq!((of.move_id(), of.to_string().as_str()), (Some(MoveId(3)), "move 3"));
         assert_eq!(serde_json::to_string(&of).unwrap(), "3");
         assert_eq!(serde_json::from_str::<OperationRef>(r#"{"kind":"move","id":3}"#).unwrap(), of);
+    }
+
+    #[test]
+    fn another_operation_is_stored_with_its_kind() {
+        let of = OperationRef { kind: OperationKind::Create, id: 3 };
+        let stored = serde_json::to_string(&of).unwrap();
+        assert_eq!(stored, r#"{"kind":"create","id":3}"#);
+        assert_eq!(serde_json::from_str::<OperationRef>(&stored).unwrap(), of);
+        assert_eq!(of.move_id(), None);
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Known {
     systems: Vec<SystemRecord>,
     teams: Vec<TeamRecord>,
     moves: Vec<MoveRecord>,
+    /// CREATE, DROP and ADOPT DATABASE, by key.
+    operations: BTreeMap<String, serde_json::Value>,
     audit: Vec<AuditEntry>,
     /// What commands change, as it is stored.
     stored: BTreeMap<String, Vec<u8>>,
@@ -38,7 +40,11 @@ impl Known {
             .into_iter()
             .map(|(name, id)| (name, serde_json::from_slice::<String>(&id).unwrap()));
         let routes = catalog.routes().await.unwrap().into_values().into_iter();
-        let told = |key: &str| !key.starts_with(keys::AUDIT) && !key.starts_with("counter/");
+        let told = |key: &str| {
+            !key.starts_with(keys::AUDIT)
+                && !key.starts_with("counter/")
+                && !key.starts_with(keys::OPERATIONS)
+        };
         Known {
             databases: catalog.databases().await.unwrap().into_values(),
             names: names.collect(),
@@ -47,6 +53,10 @@ impl Known {
             systems: catalog.systems().await.unwrap().into_values(),
             teams: catalog.teams().await.unwrap().into_values(),
             moves: catalog.moves().await.unwrap().into_values(),
+            operations: below(keys::OPERATIONS)
+                .into_iter()
+                .map(|(key, value)| (key, serde_json::from_slice(&value).unwrap()))
+                .collect(),
             audit: below(keys::AUDIT)
                 .iter()
                 .map(|(_, entry)| serde_json::from_slice(entry).unwrap())
@@ -99,6 +109,13 @@ impl Known {
             let is_operation =
                 database.is_some_and(|database| database.operation == Some(movement.id.into()));
             assert_eq!(is_operation, !movement.phase.has_ended(), "{what}: move {}", movement.id);
+        }
+        for database in &self.databases {
+            let of_move = database.operation.is_none_or(|operation| operation.move_id().is_some());
+            assert!(of_move, "{what}: {} still has {:?}", database.name, database.operation);
+        }
+        for (key, record) in &self.operations {
+            assert!(record["ended_at"].is_u64(), "{what}: {key} has not ended: {record}");
         }
         for (name, server) in systems {
             self.system_agrees(name, server, what);

@@ -95,6 +95,7 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
         "SHOW MOVES" => looks("SHOW MOVES"),
         "SHOW MOVE" => looks("SHOW MOVE 1"),
         "SHOW MOVE TABLES" => looks("SHOW MOVE 1 TABLES"),
+        "SHOW OPERATIONS" => looks("SHOW OPERATIONS"),
         "SHOW SYSTEMS" => looks("SHOW SYSTEMS"),
         "SHOW TEAMS" => looks("SHOW TEAMS"),
         "SHOW SESSIONS" => looks("SHOW SESSIONS"),

@@ -38,7 +38,8 @@ impl Lab {
         let (one, two, three) = tokio::try_join!(start(), start(), start()).unwrap();
         let systems = vec![("one", one), ("two", two), ("three", three)];
         let lab = Lab { systems, process: Process::new(), runs: 0 };
-        let here = lab.process.open().await;
+        let mut here = lab.process.open().await;
+        here.drive().await;
         here.run("CREATE TEAM payments CONTACT '#payments'").await.unwrap();
         for name in ["one", "two"] {
             here.run(&lab.spelled("CREATE SYSTEM {system}", name)).await.unwrap();
@@ -50,7 +51,7 @@ impl Lab {
             here.run(&keep).await.unwrap();
         }
         here.run("MOVE DATABASE keep3 TO SYSTEM two").await.unwrap();
-        drop(here);
+        here.close().await;
         lab
     }
 
@@ -74,7 +75,8 @@ impl Lab {
             let (_, two) = &self.systems[1];
             two.psql(&self.spelled(raw, "three")).unwrap();
         }
-        let here = self.process.open().await;
+        let mut here = self.process.open().await;
+        here.drive().await;
         for statement in &case.setup {
             let (statement, may_fail) =
                 statement.strip_prefix('?').map_or((*statement, false), |rest| (rest, true));
@@ -83,7 +85,7 @@ impl Lab {
         }
         let movement = here.prepare_move(case.phase).await;
         let before = Known::read(&here.catalog).await;
-        drop(here);
+        here.close().await;
 
         let statement = self.spelled(case.statement, "three").replace("{move}", &movement.to_string());
         let commits = self.process.run_apart(&statement, kill);
@@ -92,13 +94,14 @@ impl Lab {
         if case.changes_nothing {
             return commits;
         }
-        let here = self.process.open().await;
+        let mut here = self.process.open().await;
         // Even before anything is mended: what clients meet is what the records say.
         Known::read(&here.catalog).await.is_enforced(&what);
         here.start_again().await;
         let after = Known::read(&here.catalog).await;
         after.agrees(&self.systems, &what);
         after.tells_of_changes_since(&before, &what);
+        here.close().await;
         if kill.is_none() && !case.is_refused {
             after.was_carried_out(&before, &what);
         }

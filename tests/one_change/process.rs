@@ -10,15 +10,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use freehold::admin::serve::{AdminOptions, AdminServer};
-use freehold::admin::users::{read_users, user_line};
 use freehold::admin::{Caller, Executor, Parts, ProcessRequest, Rights, parse};
 use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::{Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn, Watch};
 use freehold::config::Config;
-use freehold::control::MoverSettings;
 use freehold::control::reconcile::Reconciler;
+use freehold::control::{DatabaseOperations, MoverSettings};
 use freehold::error::Refusal;
 use freehold::lab::roots;
 use freehold::model::{MoveId, MovePhase, MoveRecord, UnixMillis};
@@ -55,9 +53,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn new() -> Process {
-        let files = tempfile::tempdir().unwrap();
-        std::fs::write(files.path().join("admins.txt"), user_line("alice", "wonderland")).unwrap();
-        Process { files }
+        Process { files: tempfile::tempdir().unwrap() }
     }
 
     fn store(&self) -> PathBuf {
@@ -68,7 +64,7 @@ impl Process {
     pub(crate) async fn open(&self) -> Here {
         let catalog = Catalog::new(EmbeddedStore::open(self.store()).unwrap());
         catalog.store_id().await.unwrap();
-        Here { executor: executor(&catalog), catalog, users: self.files.path().join("admins.txt") }
+        Here { executor: executor(&catalog), catalog, operations: None }
     }
 
     /// In another process. How many commits it made, where it was not killed.
@@ -96,10 +92,22 @@ impl Process {
 pub(crate) struct Here {
     pub(crate) catalog: Catalog,
     executor: Executor,
-    users: PathBuf,
+    operations: Option<DatabaseOperations>,
 }
 
 impl Here {
+    /// From now on, what is recorded is carried out.
+    pub(crate) async fn drive(&mut self) {
+        self.operations = Some(drive(&self.catalog).await);
+    }
+
+    /// Nothing of this process uses the store any more.
+    pub(crate) async fn close(self) {
+        if let Some(operations) = self.operations {
+            operations.stop().await;
+        }
+    }
+
     pub(crate) async fn run(&self, statement: &str) -> Result<(), Refusal> {
         execute(&self.executor, statement).await
     }
@@ -121,17 +129,9 @@ impl Here {
     }
 
     /// What a process does that starts on this store, until nothing of it is left to do.
-    pub(crate) async fn start_again(&self) {
+    pub(crate) async fn start_again(&mut self) {
         let _reconciler = Reconciler::start(self.catalog.clone(), UnixMillis::now).await;
-        let options = AdminOptions {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            acceptor: None,
-            users: read_users(&self.users).unwrap(),
-            connections_max: 1,
-            access: Arc::default(),
-            login_time_max: Duration::from_secs(10),
-        };
-        let server = AdminServer::start(options, self.executor.clone()).await.unwrap();
+        self.drive().await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
             let databases = self.catalog.databases().await.unwrap().into_values();
@@ -142,13 +142,20 @@ impl Here {
             assert!(tokio::time::Instant::now() < deadline, "unfinished: {unfinished:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        server.shutdown(Duration::from_secs(5)).await;
     }
 }
 
-fn executor(catalog: &Catalog) -> Executor {
+fn settings() -> Arc<ArcSwap<MoverSettings>> {
     let mut settings = MoverSettings::default();
     settings.access.passwords.directories = roots();
+    Arc::new(ArcSwap::from_pointee(settings))
+}
+
+async fn drive(catalog: &Catalog) -> DatabaseOperations {
+    DatabaseOperations::start(catalog.clone(), settings(), UnixMillis::now).await
+}
+
+fn executor(catalog: &Catalog) -> Executor {
     let (ask, mut requests) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Some(request) = requests.recv().await {
@@ -162,7 +169,7 @@ fn executor(catalog: &Catalog) -> Executor {
         routes: RouteTable::new(1),
         config: Arc::new(ArcSwap::from_pointee(Config::default())),
         applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
-        mover: Arc::new(ArcSwap::from_pointee(settings)),
+        mover: settings(),
         requests: ask,
         logins: Arc::default(),
         access: Arc::default(),
@@ -202,6 +209,7 @@ pub(crate) async fn be_the_process() {
         commits: AtomicUsize::new(0),
     });
     let catalog = Catalog::new(Arc::<Mortal>::clone(&store));
+    let _operations = drive(&catalog).await;
     // A refusal is an answer, too: it is in the audit trail.
     let _ = execute(&executor(&catalog), &value(STATEMENT).unwrap()).await;
     println!("\n{COMMITS}{}", store.commits.load(Ordering::SeqCst));

@@ -3,16 +3,17 @@
 use crate::admin::answer::Answer;
 use crate::admin::commands;
 use crate::admin::execute::{Caller, Cluster, Executor};
+use crate::admin::operations::refuse_changing;
 use crate::admin::pause::HEARD_WITHIN;
 use crate::admin::refuse::{AdminError, identifier, literal};
 use crate::admin::statement::AlterDatabase;
 use crate::admin::teams::purpose_fault;
 use crate::catalog::store::Revision;
-use crate::catalog::{Catalog, NewDatabase, NewDatabaseOutcome, Versioned};
+use crate::catalog::{NewDatabase, NewDatabaseOutcome, Versioned};
 use crate::config::closest;
 use crate::model::{
-    Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, OperationRef,
-    Place, RouteRecord, TeamName, Tier, Timeout, timeout_text,
+    Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, OperationKind,
+    OperationRef, Place, RouteRecord, TeamName, Tier, Timeout, timeout_text,
 };
 
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
@@ -55,12 +56,12 @@ impl Cluster {
         wanted: &Wanted,
         place: Place,
         caller: &Caller,
-        lifecycle: Lifecycle,
+        kind: OperationKind,
     ) -> NewDatabase {
         let now = self.now();
         let id = DatabaseId::from_ulid(ulid::Ulid::generate());
         let contract = Contract::of_tier(wanted.tier);
-        let adopted = lifecycle == Lifecycle::Active;
+        let adopted = kind == OperationKind::Adopt;
         let verb = if adopted { "adopted" } else { "created" };
         let what = format!("{verb} on system {}, owner {}", place.system, wanted.owner);
         let database = DatabaseRecord {
@@ -68,7 +69,7 @@ impl Cluster {
             name: wanted.name.clone(),
             owner: wanted.owner.clone(),
             purpose: wanted.purpose.clone(),
-            lifecycle,
+            lifecycle: Lifecycle::Provisioning,
             contract,
             operation: None,
             dropping: None,
@@ -79,20 +80,6 @@ impl Cluster {
         };
         let route = RouteRecord::of(&database, place);
         NewDatabase { database, route, logins: Vec::new() }
-    }
-
-    /// Records a new database. Returns the revision of the commit.
-    pub(in crate::admin) async fn record(
-        &self,
-        catalog: &Catalog,
-        new: &NewDatabase,
-    ) -> Result<Revision, AdminError> {
-        match catalog.create_database(new).await? {
-            NewDatabaseOutcome::Created(revision) => Ok(revision),
-            NewDatabaseOutcome::NameTaken => {
-                Err(AdminError::Exists { kind: "database", name: new.database.name.to_string() })
-            }
-        }
     }
 
     pub(in crate::admin) async fn alter_database(
@@ -132,7 +119,9 @@ impl Cluster {
         Ok(Answer::done(commands::ALTER_DATABASE))
     }
 
+    /// Refuses a command on a database that an operation is changing.
     pub(in crate::admin) async fn refuse_moving(&self, database: &DatabaseRecord) -> Result<(), AdminError> {
+        refuse_changing(&database.name, database.operation)?;
         let Some(id) = database.operation.and_then(OperationRef::move_id) else { return Ok(()) };
         match self.catalog().movement(id).await? {
             Some(movement) if !movement.value.phase.has_ended() => Err(AdminError::MoveInProgress {
@@ -181,6 +170,14 @@ impl Executor {
         };
         let secret = password.map_or_else(String::new, |password| format!(":{}", percent(password)));
         format!("postgres://{}{secret}@{address}/{}", percent(role), percent(name.as_str()))
+    }
+}
+
+/// A name that is taken is an error.
+pub(in crate::admin) fn created(outcome: NewDatabaseOutcome, name: &DatabaseName) -> Result<(), AdminError> {
+    match outcome {
+        NewDatabaseOutcome::Created(_) => Ok(()),
+        NewDatabaseOutcome::NameTaken => Err(AdminError::Exists { kind: "database", name: name.to_string() }),
     }
 }
 

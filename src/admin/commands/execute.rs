@@ -5,8 +5,9 @@
 //! reads that.
 //!
 //! # Cancel safety
-//! [`Executor::execute`] must run to its end: a half-done CREATE DATABASE would never be undone. Only its
-//! waits end early, when the token of [`Caller`] is cancelled; what was recorded continues.
+//! [`Executor::execute`] must run to its end, or the audit trail would not know the outcome. Its waits for
+//! moves and clients end early when the token of [`Caller`] is cancelled; what was recorded continues.
+//! CREATE, DROP and ADOPT DATABASE are recorded operations, and are waited for until they are done or undone.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -300,6 +301,10 @@ impl Cluster {
 
     pub(in crate::admin) fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    pub(in crate::admin) fn clock(&self) -> fn() -> UnixMillis {
+        self.clock
     }
 
     pub(in crate::admin) fn now(&self) -> UnixMillis {

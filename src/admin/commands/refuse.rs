@@ -7,7 +7,9 @@ use crate::catalog::store::StoreError;
 use crate::control::StepError;
 use crate::control::lifecycle::LifecycleError;
 use crate::error::{Blame, Explain, Retry, SqlState};
-use crate::model::{MoveFailure, MoveId, MovePhase, ServerAuth, SslMode};
+use crate::model::{
+    DatabaseStep, Failure, MoveFailure, MoveId, MovePhase, OperationRef, ServerAuth, SslMode,
+};
 
 /// The shortest purpose that is accepted, in characters.
 pub(in crate::admin) const PURPOSE_CHARS_MIN: usize = 20;
@@ -50,6 +52,13 @@ pub(in crate::admin) enum AdminError {
     Adopted { dbname: String, system: String, name: String },
     #[error("database \"{database}\" has a move that has not ended: {id}, {}", phase.as_str())]
     MoveInProgress { database: String, id: MoveId, phase: MovePhase },
+    #[error("database \"{database}\" has an operation that has not ended: {operation}")]
+    OperationInProgress { database: String, operation: OperationRef },
+    /// In the words of the step that failed.
+    #[error("{}", failure.message)]
+    OperationFailed { failure: Box<Failure<DatabaseStep>> },
+    #[error("{operation} has not ended yet")]
+    OperationGoesOn { operation: OperationRef },
     #[error("move {id} is {}: it cannot be {wish}", phase.as_str())]
     NotInPhase { id: MoveId, phase: MovePhase, wish: &'static str },
     #[error("move {id} is not driven by this store")]
@@ -128,7 +137,10 @@ impl Explain for AdminError {
             AdminError::AlreadyThere { .. } | AdminError::Unconfirmed { .. } => {
                 SqlState::INVALID_PARAMETER_VALUE
             }
-            AdminError::MoveInProgress { .. } => SqlState::OPERATION_IN_PROGRESS,
+            AdminError::MoveInProgress { .. }
+            | AdminError::OperationInProgress { .. }
+            | AdminError::OperationGoesOn { .. } => SqlState::OPERATION_IN_PROGRESS,
+            AdminError::OperationFailed { failure } => SqlState::parse(&failure.sqlstate),
             AdminError::NotInPhase { .. }
             | AdminError::NoWayBack { .. }
             | AdminError::NotOurs { .. }
@@ -160,6 +172,7 @@ impl Explain for AdminError {
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.blame.unwrap_or(Blame::Platform)
             }
+            AdminError::OperationFailed { failure } => failure.blame.unwrap_or(Blame::Platform),
             AdminError::NoSystem | AdminError::Reload { .. } | AdminError::ShuttingDown => Blame::Platform,
             AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => Blame::Product,
             _ => Blame::Client,
@@ -172,6 +185,8 @@ impl Explain for AdminError {
             AdminError::Lifecycle(error) => error.retry(),
             AdminError::Step(error) => error.retry(),
             AdminError::MoveInProgress { .. }
+            | AdminError::OperationInProgress { .. }
+            | AdminError::OperationGoesOn { .. }
             | AdminError::Held { .. }
             | AdminError::NotInPhase { .. }
             | AdminError::NotDrained { .. }
@@ -208,6 +223,7 @@ impl Explain for AdminError {
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.detail.clone()
             }
+            AdminError::OperationFailed { failure } => failure.detail.clone(),
             AdminError::NoWayBack { because, .. } | AdminError::NotOurs { because, .. } => Some(because.clone()),
             AdminError::WeakProof { auth, .. } => Some(match auth {
                 ServerAuth::Password => "Whoever answers in the server's place would be sent the password.".to_owned(),
@@ -259,6 +275,10 @@ impl Explain for AdminError {
             AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
             AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
             AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),
+            AdminError::OperationInProgress { .. } | AdminError::OperationGoesOn { .. } => {
+                Some("SHOW OPERATIONS; follows it.".to_owned())
+            }
+            AdminError::OperationFailed { failure } => failure.hint.clone(),
             AdminError::NotInPhase { id, phase, .. } => Some(way_out(*id, *phase)),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.hint.clone()

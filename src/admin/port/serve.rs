@@ -53,8 +53,6 @@ pub struct AdminServer {
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
     sampling: JoinHandle<()>,
-    /// Ends by itself when no unfinished database is left.
-    finishing: Option<JoinHandle<()>>,
 }
 
 pub(in crate::admin) struct Shared {
@@ -79,7 +77,6 @@ impl fmt::Debug for Shared {
 impl AdminServer {
     pub async fn start(options: AdminOptions, executor: Executor) -> io::Result<AdminServer> {
         let listener = TcpListener::bind(options.listen).await?;
-        let finishing = finish(&executor).await;
         let address = listener.local_addr()?;
         let sampling = tokio::spawn(executor.clone().sample());
         let shared = Arc::new(Shared {
@@ -100,7 +97,7 @@ impl AdminServer {
             tasks: TaskTracker::new(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(AdminServer { address, shared, accepting, sampling, finishing })
+        Ok(AdminServer { address, shared, accepting, sampling })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
@@ -127,26 +124,7 @@ impl Drop for AdminServer {
     fn drop(&mut self) {
         self.accepting.abort();
         self.sampling.abort();
-        if let Some(finishing) = &self.finishing {
-            finishing.abort();
-        }
         self.shared.closing.cancel();
-    }
-}
-
-/// Reads, before the first command, which databases are unfinished. Finishes them beside the commands,
-/// because a system may be slow.
-async fn finish(executor: &Executor) -> Option<JoinHandle<()>> {
-    match executor.unfinished().await {
-        Ok(unfinished) if unfinished.is_empty() => None,
-        Ok(unfinished) => {
-            let executor = executor.clone();
-            Some(tokio::spawn(async move { executor.finish(unfinished).await }))
-        }
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "databases cannot be read");
-            None
-        }
     }
 }
 

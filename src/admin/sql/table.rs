@@ -203,6 +203,10 @@ commands! {
         "What comparing both copies has found, table by table: waiting, being compared, equal, being written (compared again after the \
          commit), differs, or not comparable. The note says which rows differ, or why nothing can be said. kind: table, or materialized \
          view; these are compared before the switch only.";
+    SHOW_OPERATIONS: Cluster Look "SHOW", "SHOW OPERATIONS" => Operations show_operations() in cluster,
+        ["kind", "id", "database", "phase", "step", "activity", "started_at", "ended_at", "error"],
+        "What runs on databases or ran lately, newest first: moves, and CREATE, DROP and ADOPT DATABASE. Each is recorded before it \
+         acts; where the process ends meanwhile, the next start goes on with it or undoes it.";
     SHOW_SYSTEMS: Cluster Look "SHOW", "SHOW SYSTEMS" => Systems show_systems() in cluster,
         ["name", "host", "port", "role", "version", "databases", "accepts_databases", "sslmode", "replication_host",
          "replication_port", "created_at", "auth"],

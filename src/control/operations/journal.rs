@@ -33,7 +33,7 @@ impl<O: Operation> fmt::Debug for Journal<O> {
 impl<O: Operation> Journal<O> {
     /// Reads the record of an operation; `None` if there is none.
     pub async fn open(catalog: Catalog, clock: Clock, id: IdOf<O>) -> Result<Option<Journal<O>>, StoreError> {
-        let current = catalog.read(&O::Record::key(id)).await?;
+        let current = catalog.read(&O::key(id)).await?;
         Ok(current.map(|current| Journal { catalog, clock, current }))
     }
 
@@ -43,7 +43,7 @@ impl<O: Operation> Journal<O> {
 
     /// Reads the record again, to see what commands requested meanwhile.
     pub async fn refresh(&mut self) -> Result<(), StoreError> {
-        if let Some(current) = self.catalog.read(&O::Record::key(self.record().id())).await? {
+        if let Some(current) = self.catalog.read(&O::key(self.record().id())).await? {
             self.current = current;
         }
         Ok(())
@@ -72,12 +72,12 @@ impl<O: Operation> Journal<O> {
                 Err(error) => return Err(error),
             }
         }
-        let key = O::Record::key(self.record().id());
+        let key = O::key(self.record().id());
         Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX })
     }
 
     async fn put(&self, wanted: &O::Record) -> Result<Swap, StoreError> {
-        let key = O::Record::key(wanted.id());
+        let key = O::key(wanted.id());
         let batch = self.catalog.batch().unchanged(key.clone(), self.current.revision).put(key, wanted);
         let change = Change { before: self.record(), after: wanted, at: (self.clock)() };
         O::consequences(&self.catalog, change, batch).await?.commit().await

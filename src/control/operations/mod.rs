@@ -40,6 +40,9 @@ use crate::model::{Failure, OperationKind, UnixMillis};
 use self::journal::Journal;
 use super::settings::{CrashPoint, MoverSettings};
 
+/// The wishes of an operation that commands can ask nothing of.
+pub type Never = std::convert::Infallible;
+
 /// The wall clock, as an argument.
 pub type Clock = fn() -> UnixMillis;
 
@@ -60,9 +63,6 @@ pub trait Recorded:
     /// What commands can ask of it while it runs.
     type Wish: Copy + PartialEq + fmt::Debug + Send + Sync;
 
-    /// The keys of all records of the kind begin with it.
-    fn prefix() -> String;
-    fn key(id: Self::Id) -> String;
     fn id(&self) -> Self::Id;
     fn wish(&self) -> Option<Self::Wish>;
     /// The operation no longer changes, by itself or by command.
@@ -98,6 +98,11 @@ pub trait Operation: Sized + Send + Sync + 'static {
     type Found: Copy + fmt::Debug + Send + Sync;
     type Error: Explain + Send + 'static;
     type Context: Context<Self>;
+
+    fn key(id: IdOf<Self>) -> String;
+
+    /// The keys of all records of the kind begin with it.
+    fn prefix() -> String;
 
     /// The next action for the record. Pure.
     fn next(record: &Self::Record, settings: &MoverSettings) -> ActionOf<Self>;

@@ -104,7 +104,7 @@ impl<O: Operation> Supervisor<O> {
 
     /// Runs until the watch of the catalogue ends or the supervisor stops.
     async fn watch(&mut self, tasks: &mut JoinSet<IdOf<O>>) -> Result<(), StoreError> {
-        let prefix = O::Record::prefix();
+        let prefix = O::prefix();
         let known = self.catalog.list::<O::Record>(&prefix).await?;
         let mut changes = self.catalog.watch::<O::Record>(&prefix, known.revision).await?;
         for record in known.into_values() {
@@ -128,7 +128,7 @@ impl<O: Operation> Supervisor<O> {
                     Ok(id) => {
                         self.running.remove(&id);
                         // Adopted while its task was ending.
-                        if let Some(record) = self.catalog.read::<O::Record>(&O::Record::key(id)).await? {
+                        if let Some(record) = self.catalog.read::<O::Record>(&O::key(id)).await? {
                             self.notice(&record.value, true, tasks);
                         }
                     }

@@ -1,0 +1,69 @@
+//! ADOPT DATABASE as a recorded operation.
+//!
+//! ```text
+//!   commit 1: operation, name, database (provisioning), route (refused)
+//!   commit 2: intent; then the database is examined, and nothing is changed
+//!   commit 3: what was found
+//!   commit 4: outcome, database (active), route (served), logins, audit entry
+//! ```
+//!
+//! After a crash the next start goes on: nothing of it was secret.
+
+use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending, recording, reference};
+use super::machine::OnRestart;
+use crate::catalog::store::StoreError;
+use crate::catalog::{Catalog, NewDatabase, NewDatabaseOutcome};
+use crate::control::operations::StepFuture;
+use crate::model::{
+    AdoptFacts, AdoptRecord, DatabasePhase, DatabaseRecord, DatabaseStep, Lifecycle, OperationKind,
+    UnixMillis,
+};
+
+/// The operation that takes in an existing database.
+#[derive(Debug)]
+pub enum AdoptDatabase {}
+
+impl DatabaseChange for AdoptDatabase {
+    const KIND: OperationKind = OperationKind::Adopt;
+    const STEP: DatabaseStep = DatabaseStep::Examine;
+    const ON_RESTART: OnRestart = OnRestart::GoOn;
+    type Facts = AdoptFacts;
+
+    fn run(ctx: &mut DatabaseContext<AdoptDatabase>) -> StepFuture<'_, DatabaseError> {
+        Box::pin(examine(ctx))
+    }
+
+    /// The system was not changed.
+    fn undo(_ctx: &mut DatabaseContext<AdoptDatabase>) -> StepFuture<'_, DatabaseError> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn end(record: &AdoptRecord, database: &mut DatabaseRecord, _at: UnixMillis) -> Ending {
+        if record.phase == DatabasePhase::Failed {
+            return Ending::Forgotten;
+        }
+        database.lifecycle = Lifecycle::Active;
+        Ending::Written(record.facts.logins.clone())
+    }
+}
+
+async fn examine(ctx: &mut DatabaseContext<AdoptDatabase>) -> Result<(), DatabaseError> {
+    let found = super::existing(ctx.reach(), &ctx.record().dbname).await?;
+    let remember = |facts: &mut AdoptFacts| {
+        facts.logins.clone_from(&found.logins);
+        facts.warnings.clone_from(&found.warnings);
+    };
+    Ok(ctx.remember(remember).await?)
+}
+
+/// Records an adoption with its database, if the name is free: the engine does the rest.
+pub async fn begin(
+    catalog: &Catalog,
+    new: NewDatabase,
+    record: &AdoptRecord,
+) -> Result<NewDatabaseOutcome, StoreError> {
+    let batch = recording::<AdoptDatabase>(catalog, record).await?;
+    let mut new = new;
+    new.database.operation = Some(reference::<AdoptDatabase>(record));
+    catalog.create_database_with(&new, batch).await
+}
