@@ -7,7 +7,7 @@
 //!   clients -> DataPlane --- RouteTable <- Follower --+
 //!                                                     |-- Catalog -- EmbeddedStore
 //!   admins  -> AdminPort --- Executor ----------------+
-//!   Mover, DatabaseOperations, Keeper, Reconciler -----+
+//!   Mover, DatabaseOperations, LoginSync, Reconciler --+
 //! ```
 //!
 //! # Why
@@ -44,7 +44,7 @@ use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, copied};
 use crate::config::Config;
-use crate::control::keeper::Keeper;
+use crate::control::keeper::LoginSync;
 use crate::control::reconcile::Reconciler;
 use crate::control::settings::LatencySource;
 use crate::control::{DatabaseOperations, Mover, MoverSettings};
@@ -118,7 +118,7 @@ pub struct Serve {
     admin: AdminServer,
     mover: Mover,
     operations: DatabaseOperations,
-    keeper: Keeper,
+    keeper: LoginSync,
     reconciler: Reconciler,
     data: DataPlane,
     follower: Follower,
@@ -155,7 +155,7 @@ impl Serve {
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(config.moves.logins_interval);
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings(&config, &connector, &routes)?));
-        let keeper = Keeper::start(catalog.clone(), Arc::clone(&mover_settings), interval_seen);
+        let keeper = LoginSync::start(catalog.clone(), Arc::clone(&mover_settings), interval_seen);
 
         let access = doors(&config, &metrics, &keeper)?;
         let [client_access, admin_access] = &access;
@@ -172,7 +172,7 @@ impl Serve {
             applications: proxy_addr,
             mover: Arc::clone(&mover_settings),
             requests: ask,
-            logins: keeper.bell(),
+            logins: keeper.refresh_handle(),
             access: Arc::clone(client_access),
             metrics: metrics.clone(),
             clock: UnixMillis::now,
@@ -271,10 +271,10 @@ impl Serve {
 }
 
 /// The logins of applications and of administrators: counted separately, under one policy.
-fn doors(config: &Config, metrics: &Metrics, keeper: &Keeper) -> Result<[Arc<Access>; 2], AccessErrors> {
+fn doors(config: &Config, metrics: &Metrics, keeper: &LoginSync) -> Result<[Arc<Access>; 2], AccessErrors> {
     let policy = access::policy(config)?;
     let [applications, administrators] = [(); 2].map(|()| Access::new(policy.clone(), metrics.clone()));
-    Ok([applications.with_keeper(keeper.asker(), keeper.doubts()), administrators].map(Arc::new))
+    Ok([applications.with_keeper(keeper.asker(), keeper.suspect_handle()), administrators].map(Arc::new))
 }
 
 /// Opens the store; if it is a copy, its moves are parked before anything resumes them.

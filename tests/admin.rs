@@ -15,7 +15,7 @@ use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::StoreError;
 use freehold::config::Config;
-use freehold::control::keeper::Keeper;
+use freehold::control::keeper::LoginSync;
 use freehold::control::{DatabaseOperations, MoverSettings};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
@@ -36,7 +36,7 @@ struct Port {
     operations: Option<DatabaseOperations>,
     settings: Arc<ArcSwap<MoverSettings>>,
     executor: Executor,
-    _keeper: Keeper,
+    _keeper: LoginSync,
     _interval: watch::Sender<Duration>,
     _follower: Follower,
     _dir: tempfile::TempDir,
@@ -62,7 +62,7 @@ impl Port {
         let mut settings = MoverSettings::default();
         settings.access.passwords.directories = roots();
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let keeper = Keeper::start(catalog.clone(), Arc::clone(&settings), interval_seen);
+        let keeper = LoginSync::start(catalog.clone(), Arc::clone(&settings), interval_seen);
         let operations =
             DatabaseOperations::start(catalog.clone(), Arc::clone(&settings), UnixMillis::now).await;
         let (ask, requests) = mpsc::channel(1);
@@ -73,7 +73,7 @@ impl Port {
             applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
             mover: Arc::clone(&settings),
             requests: ask,
-            logins: keeper.bell(),
+            logins: keeper.refresh_handle(),
             access: Arc::default(),
             metrics: Metrics::new(),
             clock: UnixMillis::now,

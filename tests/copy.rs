@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use freehold::control::ends::End;
+use freehold::control::ends::Endpoint;
 use freehold::control::{MoverSettings, copy, preflight, provision, verify};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::StepEvent;
@@ -524,7 +524,7 @@ async fn rows_of_any_size_go_through_the_pipe_and_either_sides_refusal_is_its_ow
     let moving = Moving::of(&pair.source, &pair.target, "piped", &[]).await;
     let ends = moving.ctx.ends();
     let copy = async |from_sql: &str| {
-        let open = async |end: &End| {
+        let open = async |end: &Endpoint| {
             RawSession::connect(&end.access, &end.system, &end.dbname, &[], end.deadline()).await.unwrap()
         };
         let (mut from, mut into) = (open(&ends.source).await, open(&ends.target).await);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use freehold::control::preflight::{self, Plan, PreflightReport};
-use freehold::control::{End, Ends, MoverSettings};
+use freehold::control::{Endpoint, Endpoints, MoverSettings};
 use freehold::error::{Blame, Explain};
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::movement::{Finding, FindingSeverity};
@@ -118,7 +118,7 @@ fn access() -> SystemAccess {
 }
 
 fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
-    let end = |system: SystemRecord| End {
+    let end = |system: SystemRecord| Endpoint {
         names: MoveNames::of_move(None, MoveId(0)),
         system,
         dbname: dbname.into(),
@@ -127,7 +127,7 @@ fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
         application_name: "freehold preflight".into(),
     };
     Plan {
-        ends: Ends { source: end(source), target: end(target) },
+        ends: Endpoints { source: end(source), target: end(target) },
         settings: MoverSettings::default(),
         logins: Vec::new(),
         logins_there: Vec::new(),

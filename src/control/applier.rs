@@ -6,12 +6,12 @@
 use crate::system::applier::Rows;
 use crate::system::{MoveNames, Session, SystemError, applier, databases, fence, guard};
 
-use super::ends::Ends;
+use super::ends::Endpoints;
 use super::error::StepError;
 use super::own_login::{OwnLogin, unreachable};
 
 /// Gives the role access to the target, with privileges on every existing table. Safe to repeat.
-pub(super) async fn admit(ends: &Ends, target: &Session) -> Result<OwnLogin, SystemError> {
+pub(super) async fn admit(ends: &Endpoints, target: &Session) -> Result<OwnLogin, SystemError> {
     fence::shut(target, &ends.target.dbname).await?;
     guard::restrain(target, &ends.names().applier_role()).await?;
     let login = OwnLogin::create(target, &ends.names().applier_role(), Rows::Write).await?;
@@ -20,14 +20,14 @@ pub(super) async fn admit(ends: &Ends, target: &Session) -> Result<OwnLogin, Sys
 }
 
 /// Takes the role's access away again and removes it. Safe to repeat.
-pub(super) async fn dismiss(ends: &Ends, target: &Session) -> Result<(), SystemError> {
+pub(super) async fn dismiss(ends: &Endpoints, target: &Session) -> Result<(), SystemError> {
     databases::limit_connections(target, &ends.target.dbname, Some(0)).await?;
     remove(target, ends.names()).await?;
     guard::release(target).await
 }
 
 /// Lets the role log in once: a rule in `pg_hba.conf` that rejects it is found before a row is read.
-pub(super) async fn probe(ends: &Ends, target: &Session) -> Result<(), StepError> {
+pub(super) async fn probe(ends: &Endpoints, target: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("preparing the role that writes rows");
     let applier = admit(ends, target).await.map_err(doing())?;
     let tried = ends.target.writing_session(&applier).await;

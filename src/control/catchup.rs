@@ -21,14 +21,14 @@ use crate::model::MoveStep;
 use crate::system::guard::{self, Guard};
 use crate::system::{Session, publications, slots};
 
-use super::cutover::shut_again;
+use super::cutover::ensure_fenced;
 use super::error::StepError;
 use super::machine::{Standing, standing};
 use super::resync;
 use super::step::StepContext;
 use super::stream::{Lag, Stream, Watcher};
 use super::views;
-use super::way::Way;
+use super::way::Direction;
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const BEAT_EVERY: Duration = Duration::from_millis(500);
@@ -40,10 +40,10 @@ const STUCK_AFTER: Duration = Duration::from_secs(300);
 
 /// Makes the target follow, and waits until it is near. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
-    ctx.progress.say("starting replication");
+    ctx.progress.set_activity("starting replication");
     // An aborted cutover may have left the target open.
-    shut_again(ctx, &ctx.ends().target).await?;
-    resync::run(ctx, Way::Forth).await?;
+    ensure_fenced(ctx, &ctx.ends().target).await?;
+    resync::run(ctx, Direction::Forward).await?;
     let stream = Stream::of_copy(ctx.ends(), ctx.facts());
     let source = ctx.source_session().await?;
     let target = ctx.target_session().await?;
@@ -73,7 +73,7 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     if standing(ctx.record(), MoveStep::Catchup) == Standing::Untouched {
         return Ok(());
     }
-    let source = Stream::new(Way::Forth, ctx.ends()).drop_slot().await;
+    let source = Stream::new(Direction::Forward, ctx.ends()).drop_slot().await;
     let target = undo_target(ctx).await;
     source.map_err(StepError::doing("dropping the slot on the source"))?;
     target
@@ -84,9 +84,9 @@ async fn undo_target(ctx: &StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("ending replication");
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(doing())?;
-    let forward = Stream::new(Way::Forth, ctx.ends()).name();
+    let forward = Stream::new(Direction::Forward, ctx.ends()).name();
     crate::system::subscriptions::drop(&target, &forward).await.map_err(doing())?;
-    let back = Stream::new(Way::Back, ctx.ends()).name();
+    let back = Stream::new(Direction::Reverse, ctx.ends()).name();
     slots::drop(&target, &back, ctx.ends().target.deadline()).await.map_err(doing())?;
     publications::drop(&target, &back).await.map_err(doing())
 }
@@ -131,15 +131,15 @@ async fn guard_target(ctx: &StepContext, target: &Session) -> Result<(), StepErr
 async fn until_near(ctx: &StepContext, stream: Stream) -> Result<(), StepError> {
     let doing = || StepError::doing("watching replication");
     let following = match stream.way {
-        Way::Forth => "following the source",
-        Way::Back => "waiting until the source has every change",
+        Direction::Forward => "following the source",
+        Direction::Reverse => "waiting until the source has every change",
     };
     let mut watcher = Watcher::open(stream).await.map_err(doing())?;
     let mut eta = Eta::default();
     let mut near_since: Option<Instant> = None;
     let mut beaten: Option<Instant> = None;
     let mut moved = (Instant::now(), u64::MAX);
-    ctx.progress.say(following);
+    ctx.progress.set_activity(following);
     loop {
         ctx.check()?;
         if beaten.is_none_or(|at| at.elapsed() >= BEAT_EVERY) {

@@ -23,7 +23,7 @@ use crate::model::{MoveFacts, MovePhase, MoveRecord, MoveStep, StepEvent};
 use crate::system::SystemError;
 use crate::system::claims::{self, Claim};
 
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::error::StepError;
 use super::step::StepContext;
 
@@ -73,7 +73,7 @@ pub(super) async fn hold(ctx: &mut StepContext) -> Result<Held, StepError> {
     Ok(Held::Ours)
 }
 
-async fn read(end: &End) -> Result<Option<Claim>, SystemError> {
+async fn read(end: &Endpoint) -> Result<Option<Claim>, SystemError> {
     claims::read(&end.admin_session().await?, end.names).await
 }
 
@@ -92,11 +92,11 @@ fn strange(ctx: &StepContext, answers: &[Option<Claim>]) -> Option<String> {
         .then(|| "the systems hold no claim on this move any more: another store has ended it".to_owned())
 }
 
-async fn renew(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+async fn renew(ctx: &mut StepContext, ends: &Endpoints) -> Result<(), StepError> {
     let word = format!("{:016x}", rand::random::<u64>());
     let claim = Claim { word: word.clone(), phase: ctx.record().phase.as_str().to_owned() };
     ctx.remember(|facts| remember(facts, &word)).await?;
-    let write = async |end: &End| claims::write(&end.admin_session().await?, end.names, &claim).await;
+    let write = async |end: &Endpoint| claims::write(&end.admin_session().await?, end.names, &claim).await;
     let (source, target) = tokio::join!(write(&ends.source), write(&ends.target));
     match source.and(target) {
         Ok(()) => ctx.remember(|facts| facts.claims = vec![word.clone()]).await,
@@ -123,7 +123,11 @@ fn remember(facts: &mut MoveFacts, word: &str) {
 /// Makes this store the one that drives a move, on the operator's order. The store that did before then finds
 /// a claim that it does not know. Fails if the move has got further on the systems than this store knows:
 /// going on from an older state could drop the copy that the clients use.
-pub async fn adopt(catalog: &Catalog, ends: &Ends, record: &MoveRecord) -> Result<MoveRecord, StepError> {
+pub async fn adopt(
+    catalog: &Catalog,
+    ends: &Endpoints,
+    record: &MoveRecord,
+) -> Result<MoveRecord, StepError> {
     let (source, target) = tokio::join!(read(&ends.source), read(&ends.target));
     let doing = || StepError::doing("reading whose the move is");
     let (source, target) = (source.map_err(doing())?, target.map_err(doing())?);

@@ -99,7 +99,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 /// both sides by now.
 async fn compare_schemas(ctx: &StepContext) -> Result<u32, StepError> {
     let doing = || StepError::doing("comparing the schemas of both sides");
-    ctx.progress.say("comparing the schemas of both sides");
+    ctx.progress.set_activity("comparing the schemas of both sides");
     let servers =
         Servers { source_version_num: ctx.source.version_num, target_version_num: ctx.target.version_num };
     let (source, target) = tokio::try_join!(ctx.source_session(), ctx.target_session())?;

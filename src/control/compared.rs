@@ -54,7 +54,7 @@ impl Board {
     /// Counts rows of a table that is not finished yet.
     pub(super) fn advance(&self, rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
-        self.tell();
+        self.notify();
     }
 
     pub(super) fn conclude(
@@ -76,7 +76,7 @@ impl Board {
                 note,
             };
         });
-        self.tell();
+        self.notify();
     }
 
     fn change(&self, line: usize, change: impl FnOnce(&mut ComparedTable)) {
@@ -87,12 +87,13 @@ impl Board {
         self.has_changed.store(true, Ordering::Relaxed);
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         let lines = self.lines();
         let waits = |table: &&ComparedTable| matches!(table.verdict, Verdict::Waiting | Verdict::Comparing);
         let (all, left) = (lines.len(), lines.iter().filter(waits).count());
         let rows = self.rows.load(Ordering::Relaxed);
-        self.progress.say(format!("compared {} of {all} tables on both sides, {rows} rows", all - left));
+        self.progress
+            .set_activity(format!("compared {} of {all} tables on both sides, {rows} rows", all - left));
     }
 
     pub(super) fn lines(&self) -> Vec<ComparedTable> {

@@ -25,7 +25,7 @@ use crate::system::{
 use super::applier;
 use super::copy_rows;
 use super::copy_schema::{Known, SchemaDump};
-use super::ends::Ends;
+use super::ends::Endpoints;
 use super::error::StepError;
 use super::reader::Reader;
 use super::restore::Restore;
@@ -108,12 +108,12 @@ async fn note_types(ctx: &mut StepContext, types: &Outcome) -> Result<(), StepEr
 /// Everything between the creation of the slot and a target that is ready to follow.
 async fn carry(
     ctx: &StepContext,
-    ends: &Ends,
+    ends: &Endpoints,
     tools: Tools,
     source: &Session,
     slot: ExportedSlot,
 ) -> Result<Copied, StepError> {
-    ctx.progress.say("copying the schema");
+    ctx.progress.set_activity("copying the schema");
     let dump = ctx.unless_cancelled(write_down(ends, tools, source, &slot.snapshot)).await?;
     let target = ctx.target_session().await?;
     // An event trigger that comes with the schema must not run in the platform's sessions.
@@ -137,17 +137,17 @@ async fn restore(ctx: &StepContext, restore: &Restore<'_>, slot: ExportedSlot) -
     let (truncated, throttle) = copy_rows(ctx, restore, &slot.snapshot).await?;
     // Every reader has finished: the source may release the snapshot.
     drop(slot);
-    ctx.progress.say("building indexes and constraints");
+    ctx.progress.set_activity("building indexes and constraints");
     let workers = throttle.workers(ctx.settings.index_workers);
     ctx.unless_cancelled(restore.after_rows(workers)).await?;
-    ctx.progress.say("giving objects their owners and rights");
+    ctx.progress.set_activity("giving objects their owners and rights");
     ctx.unless_cancelled(restore.owners_and_rights()).await?;
     Ok(Copied { types, truncated })
 }
 
 /// Dumps the schema as the slot's snapshot sees it.
 async fn write_down(
-    ends: &Ends,
+    ends: &Endpoints,
     tools: Tools,
     source: &Session,
     snapshot: &str,
@@ -162,7 +162,7 @@ async fn write_down(
 
 /// Returns an error once the slot retains more WAL on the source than is allowed: before the source's disk
 /// fills.
-async fn too_much_wal(ctx: &StepContext, ends: &Ends, source: &Session) -> StepError {
+async fn too_much_wal(ctx: &StepContext, ends: &Endpoints, source: &Session) -> StepError {
     let allowed = ctx.settings.wal_retained_bytes_max;
     let name = ends.names().forward();
     loop {
@@ -206,7 +206,7 @@ async fn find_tools(ctx: &StepContext) -> Result<Tools, StepError> {
 }
 
 /// Drops what an interrupted copy left: the slot, and the database with its contents.
-async fn begin_from_nothing(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+async fn begin_from_nothing(ctx: &mut StepContext, ends: &Endpoints) -> Result<(), StepError> {
     let doing = || StepError::doing("beginning the copy from nothing");
     let source = ctx.source_session().await?;
     slots::drop(&source, &ends.names().forward(), ends.source.deadline()).await.map_err(doing())?;
@@ -238,7 +238,11 @@ async fn is_empty(session: &Session) -> Result<bool, SystemError> {
 /// The creation of a slot waits for every running transaction. A table created by a transaction that was
 /// running when the guard was installed is in the snapshot and not in the publication. Then both are created
 /// again.
-async fn matching_slot(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<ExportedSlot, StepError> {
+async fn matching_slot(
+    ctx: &StepContext,
+    ends: &Endpoints,
+    source: &Session,
+) -> Result<ExportedSlot, StepError> {
     let doing = || StepError::doing("comparing the publication with the snapshot");
     let name = ends.names().forward();
     for _ in 0..SLOT_ATTEMPTS_MAX {
@@ -266,7 +270,7 @@ async fn matching_slot(ctx: &StepContext, ends: &Ends, source: &Session) -> Resu
 /// Creates the slot; repeats while running transactions prevent it, and reports them.
 async fn exported_slot(
     ctx: &StepContext,
-    ends: &Ends,
+    ends: &Endpoints,
     source: &Session,
     name: &str,
 ) -> Result<ExportedSlot, StepError> {
@@ -298,13 +302,14 @@ async fn exported_slot(
                 in_the_way,
             ));
         }
-        ctx.progress.say(format!("waiting for older transactions on the source: {}", in_the_way.join("; ")));
+        ctx.progress
+            .set_activity(format!("waiting for older transactions on the source: {}", in_the_way.join("; ")));
     }
 }
 
 /// The owner of the source's database was, by `pg_database_owner`, the owner of its schema `public`. On the
 /// target the platform owns the database, so the owner of such schemas is set to the former owner by name.
-async fn keep_schema_owners(ends: &Ends, source: &Session, target: &Session) -> Result<(), SystemError> {
+async fn keep_schema_owners(ends: &Endpoints, source: &Session, target: &Session) -> Result<(), SystemError> {
     const READING: &str = "reading the owners of schemas";
     let sql = "SELECT n.nspname::text, pg_get_userbyid(d.datdba)::text FROM pg_namespace n, pg_database d
         WHERE d.datname = current_database() AND pg_get_userbyid(n.nspowner) = 'pg_database_owner'";
@@ -392,14 +397,19 @@ async fn empty_extension_tables(restore: &Restore<'_>) -> Result<(), SystemError
 }
 
 /// Creates what is derived from rows: sequence values, materialized views, statistics.
-async fn finish(ctx: &StepContext, ends: &Ends, source: &Session, target: &Session) -> Result<(), StepError> {
+async fn finish(
+    ctx: &StepContext,
+    ends: &Endpoints,
+    source: &Session,
+    target: &Session,
+) -> Result<(), StepError> {
     let doing = |what: &str| StepError::doing(what.to_owned());
     copy_sequences(source, target).await.map_err(doing("copying sequences"))?;
     ctx.check()?;
-    ctx.progress.say("refreshing materialized views");
+    ctx.progress.set_activity("refreshing materialized views");
     views::refresh(source, &ends.target).await.map_err(doing("refreshing materialized views"))?;
     ctx.check()?;
-    ctx.progress.say("gathering statistics");
+    ctx.progress.set_activity("gathering statistics");
     let analyze = async {
         target
             .batch("gathering statistics", "ANALYZE")

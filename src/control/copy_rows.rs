@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::system::pipe::{self, RawSession};
 use crate::system::{SystemError, Table, quote_ident, quote_literal};
 
-use super::ends::Ends;
+use super::ends::Endpoints;
 use super::error::StepError;
 use super::own_login::OwnLogin;
 use super::progress::Progress;
@@ -122,7 +122,7 @@ fn parts(table: &Table, split_bytes: u64) -> Vec<Job> {
 /// The ends, the roles that read and write rows, and the throttle.
 #[derive(Debug)]
 pub(super) struct Who<'a> {
-    pub(super) ends: &'a Ends,
+    pub(super) ends: &'a Endpoints,
     pub(super) reader: Reader,
     pub(super) applier: OwnLogin,
     pub(super) throttle: Throttle,
@@ -131,7 +131,7 @@ pub(super) struct Who<'a> {
 /// What all workers of one copy share.
 #[derive(Debug)]
 struct Shared {
-    ends: Ends,
+    ends: Endpoints,
     reader: Reader,
     applier: OwnLogin,
     throttle: Throttle,
@@ -197,7 +197,7 @@ pub(super) async fn copy(
     }
 }
 
-async fn encoding_of(ends: &Ends) -> Result<String, SystemError> {
+async fn encoding_of(ends: &Endpoints) -> Result<String, SystemError> {
     let session = ends.source.session().await?;
     session.value("reading the encoding", "SELECT current_setting('server_encoding')", &[]).await
 }

@@ -18,7 +18,7 @@ use tokio::process::Command;
 use crate::system::names::HELPER_SCHEMA;
 
 use super::archive;
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::own_login::OwnLogin;
 use super::refused::{self, Refused};
 use super::tool_socket::{As, ToolSocket};
@@ -112,7 +112,7 @@ impl Drop for SchemaDump {
 impl SchemaDump {
     /// Dumps the schema as the snapshot sees it.
     pub(super) async fn take(
-        ends: &Ends,
+        ends: &Endpoints,
         tools: Tools,
         snapshot: &str,
         known: Known,
@@ -123,13 +123,17 @@ impl SchemaDump {
     }
 
     /// Dumps the current schema for a trial; does not touch a move's files.
-    pub(super) async fn take_now(source: &End, tools: Tools, known: Known) -> Result<SchemaDump, ToolError> {
+    pub(super) async fn take_now(
+        source: &Endpoint,
+        tools: Tools,
+        known: Known,
+    ) -> Result<SchemaDump, ToolError> {
         let dump = SchemaDump { tools, directory: directory_of_a_trial()?, known };
         dump.write(source, None).await?;
         Ok(dump)
     }
 
-    async fn write(&self, source: &End, snapshot: Option<&str>) -> Result<(), ToolError> {
+    async fn write(&self, source: &Endpoint, snapshot: Option<&str>) -> Result<(), ToolError> {
         let (mut command, _socket) =
             self.tools.command("pg_dump", (source, As::Platform), &self.directory)?;
         command.args(["--format=custom", "--compress=0", "--schema-only", "--no-tablespaces"]);
@@ -206,7 +210,7 @@ impl SchemaDump {
     /// Restores one run; the first error ends it.
     pub(super) async fn restore(
         &self,
-        target: &End,
+        target: &Endpoint,
         applier: &OwnLogin,
         run: &Run,
         workers: usize,
@@ -223,7 +227,7 @@ impl SchemaDump {
     /// Restores as much of a run as possible; returns what was refused.
     pub(super) async fn try_restore(
         &self,
-        target: &End,
+        target: &Endpoint,
         applier: &OwnLogin,
         run: &Run,
     ) -> Result<Vec<Refused>, ToolError> {
@@ -240,7 +244,7 @@ impl SchemaDump {
     /// The `pg_restore` command of a run.
     async fn restoring(
         &self,
-        target: &End,
+        target: &Endpoint,
         applier: &OwnLogin,
         run: &Run,
         options: &[String],
@@ -347,7 +351,7 @@ fn who_restores(line: &str, known: &Known) -> Option<By> {
 }
 
 /// Named after the source and the move, so that a leftover of a crash is found and replaced.
-fn private_directory(ends: &Ends) -> Result<PathBuf, ToolError> {
+fn private_directory(ends: &Endpoints) -> Result<PathBuf, ToolError> {
     let name = ends.names().directory(&ends.source.system.system_identifier);
     let directory = temporary().join(name);
     let failed = |source| ToolError::File { program: "pg_dump".into(), path: directory.clone(), source };

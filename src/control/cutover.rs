@@ -28,18 +28,18 @@ use tokio::time::Instant;
 
 use crate::error::{Explain, Retry};
 use crate::model::{GateOrder, MoveStep, Pinned, RouteRecord};
-use crate::system::pause::{Arrival, Departure, LongTransaction, long_transactions};
+use crate::system::pause::{LongTransaction, NewSide, OldSide, long_transactions};
 use crate::system::{Session, SystemError, TableName, fence, marker, sequences};
 
-use super::cutover_pause::{Crossing, EXACT_SEQUENCES_MAX};
-use super::ends::End;
+use super::cutover_pause::{CutoverAttempt, EXACT_SEQUENCES_MAX};
+use super::ends::Endpoint;
 use super::error::StepError;
-use super::frozen::Viewer;
+use super::frozen::SnapshotSession;
 use super::orders::{Orders, Standing, Waited};
 use super::pause_report::Stopwatch;
 use super::settings::{CrashPoint, MoverSettings};
 use super::step::StepContext;
-use super::way::Way;
+use super::way::Direction;
 use super::{resync, shape};
 
 /// Values that a sequence may advance on the old side between being set ahead and the end of the pause. If
@@ -57,16 +57,16 @@ const CALM_PART_OF_BUDGET: u32 = 4;
 
 /// Moves the clients from the source to the target.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
-    cross(ctx, Way::Forth).await
+    cut_over(ctx, Direction::Forward).await
 }
 
 /// Ends an attempt that was not committed.
 pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
-    abort(ctx, Way::Forth).await
+    abort(ctx, Direction::Forward).await
 }
 
 /// Moves the clients to the other side. Safe to repeat: returns at once if they are there already.
-pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
+pub(super) async fn cut_over(ctx: &mut StepContext, way: Direction) -> Result<(), StepError> {
     let id = ctx.id();
     let mut orders = Orders::open(ctx.catalog.clone(), &ctx.record().database, id).await?;
     if has_arrived(ctx, way, orders.route()) {
@@ -79,28 +79,28 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     let to_session = connect(ctx, &to, "connecting to the other side").await?;
 
     open_for_twins(ctx, &to, &to_session).await?;
-    warm(ctx, &mut orders, way, &from_session).await?;
+    prepare_twins(ctx, &mut orders, way, &from_session).await?;
     ctx.reach(way.step(), CrashPoint::Warmed).await?;
 
-    let viewer = Viewer::open(&to).await.map_err(StepError::doing("preparing the pause"))?;
+    let viewer = SnapshotSession::open(&to).await.map_err(StepError::doing("preparing the pause"))?;
     let ours = vec![from_session.pid()];
     let departure =
-        Departure::prepare(&from_session, ours).await.map_err(StepError::doing("preparing the pause"))?;
-    let arrival = Arrival::prepare(&to_session, id).await.map_err(StepError::doing("preparing the pause"))?;
+        OldSide::prepare(&from_session, ours).await.map_err(StepError::doing("preparing the pause"))?;
+    let arrival = NewSide::prepare(&to_session, id).await.map_err(StepError::doing("preparing the pause"))?;
     let attempt = attempt(ctx, way);
     let mut sequences = SequencesAhead::set(&departure, &to_session).await?;
     shape::check(&from, &from_session, &way.stream(ctx.ends().names())).await?;
     resync::run(ctx, way).await?;
     sequences.add_head_room(ctx, &departure, &to_session).await?;
-    calm(ctx, &from_session).await?;
+    wait_for_long_transactions(ctx, &from_session).await?;
 
     latch(ctx, &mut orders).await?;
     fence_ahead(ctx, &from, &from_session).await?;
-    near(ctx, &from_session, &arrival, attempt).await?;
+    wait_until_caught_up(ctx, &from_session, &arrival, attempt).await?;
     ctx.reach(way.step(), CrashPoint::FencedAhead).await?;
 
     let (budget, viewer, preset) = (budget(ctx), Some(viewer), sequences.preset);
-    let mut crossing = Crossing { way, epoch, attempt, budget, preset, departure, arrival, viewer };
+    let mut crossing = CutoverAttempt { way, epoch, attempt, budget, preset, departure, arrival, viewer };
     let mut watch = Stopwatch::start();
     if let Err(error) = crossing.run(ctx, &mut orders, &mut watch).await {
         // Clients wait: nothing is recorded before they are released. The undo does the rest.
@@ -115,16 +115,16 @@ pub(super) async fn cross(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
     Ok(())
 }
 
-fn has_arrived(ctx: &StepContext, way: Way, route: &RouteRecord) -> bool {
+fn has_arrived(ctx: &StepContext, way: Direction, route: &RouteRecord) -> bool {
     way.epoch(ctx.facts()) == Some(route.epoch) && route.place.is_same_database(way.destination(ctx.record()))
 }
 
 /// How often the step was begun; makes the markers of each attempt its own.
-fn attempt(ctx: &StepContext, way: Way) -> usize {
+fn attempt(ctx: &StepContext, way: Direction) -> usize {
     ctx.record().log.iter().filter(|entry| entry.step == way.step()).count()
 }
 
-async fn connect(ctx: &StepContext, end: &End, doing: &'static str) -> Result<Session, StepError> {
+async fn connect(ctx: &StepContext, end: &Endpoint, doing: &'static str) -> Result<Session, StepError> {
     let session = end.session().await.map_err(StepError::doing(doing))?;
     session.bound_statements(ctx.settings.statement_timeout).await.map_err(StepError::doing(doing))?;
     // A user's event trigger would run as the platform when a publication is opened.
@@ -133,14 +133,19 @@ async fn connect(ctx: &StepContext, end: &End, doing: &'static str) -> Result<Se
 }
 
 /// Restores access to the other side, to which only the platform could connect until now.
-async fn open_for_twins(ctx: &StepContext, to: &End, session: &Session) -> Result<(), StepError> {
+async fn open_for_twins(ctx: &StepContext, to: &Endpoint, session: &Session) -> Result<(), StepError> {
     let Some(saved) = ctx.facts().saved_fence.get(&to.system.name) else { return Ok(()) };
     fence::restore(session, &to.dbname, saved).await.map_err(StepError::doing("opening the other side"))
 }
 
 /// Every session prepares a twin connection on the other side. Waits for pinned sessions, and reports them.
-async fn warm(ctx: &StepContext, orders: &mut Orders, way: Way, from: &Session) -> Result<(), StepError> {
-    ctx.progress.say("sessions prepare connections on the other side");
+async fn prepare_twins(
+    ctx: &StepContext,
+    orders: &mut Orders,
+    way: Direction,
+    from: &Session,
+) -> Result<(), StepError> {
+    ctx.progress.set_activity("sessions prepare connections on the other side");
     let next = ctx.destination(way);
     orders.give(|route| route.next = Some(next.clone())).await?;
     let all_seen = |standing: &Standing| {
@@ -184,7 +189,7 @@ fn show_pinned(ctx: &StepContext, pinned: &[Pinned]) {
 /// Sequences of the other side that are set before the pause, because there are too many to set in it.
 #[derive(Debug, Default)]
 struct SequencesAhead {
-    /// Values read from the side that is left, in the order of [`Departure::sequences`].
+    /// Values read from the side that is left, in the order of [`OldSide::sequences`].
     positions: Vec<sequences::Position>,
     /// Values set on the other side; empty if all are set in the pause.
     preset: HashMap<TableName, sequences::Position>,
@@ -193,7 +198,7 @@ struct SequencesAhead {
 
 impl SequencesAhead {
     /// Sets them to their current values.
-    async fn set(departure: &Departure<'_>, to: &Session) -> Result<SequencesAhead, StepError> {
+    async fn set(departure: &OldSide<'_>, to: &Session) -> Result<SequencesAhead, StepError> {
         let all = departure.sequences();
         if all.len() <= EXACT_SEQUENCES_MAX {
             return Ok(SequencesAhead::default());
@@ -210,7 +215,7 @@ impl SequencesAhead {
     async fn add_head_room(
         &mut self,
         ctx: &StepContext,
-        departure: &Departure<'_>,
+        departure: &OldSide<'_>,
         to: &Session,
     ) -> Result<(), StepError> {
         let Some(read_at) = self.read_at else { return Ok(()) };
@@ -232,7 +237,7 @@ impl SequencesAhead {
 }
 
 /// Waits for a moment without a long transaction, which would hold all clients until it ends.
-async fn calm(ctx: &StepContext, session: &Session) -> Result<(), StepError> {
+async fn wait_for_long_transactions(ctx: &StepContext, session: &Session) -> Result<(), StepError> {
     let older_than = budget(ctx) / CALM_PART_OF_BUDGET;
     let longest = ctx.contract.transaction_time_max;
     let deadline = Instant::now() + longest;
@@ -247,16 +252,16 @@ async fn calm(ctx: &StepContext, session: &Session) -> Result<(), StepError> {
         if Instant::now() >= deadline {
             return Err(StepError::over_budget("the wait for long transactions", longest, names));
         }
-        ctx.progress.say(format!("waiting for long transactions: {}", names.join("; ")));
+        ctx.progress.set_activity(format!("waiting for long transactions: {}", names.join("; ")));
         tokio::time::sleep(CALM_LOOK_EVERY).await;
     }
 }
 
 /// Waits until replication to the other side takes at most the allowed time: all held clients wait that long.
-async fn near(
+async fn wait_until_caught_up(
     ctx: &StepContext,
     from: &Session,
-    arrival: &Arrival<'_>,
+    arrival: &NewSide<'_>,
     attempt: usize,
 ) -> Result<(), StepError> {
     let allowed = ctx.settings.ready_lag;
@@ -298,7 +303,7 @@ async fn latch(ctx: &StepContext, orders: &mut Orders) -> Result<(), StepError> 
 }
 
 /// Revokes the right to connect from all roles, after recording which roles had it.
-async fn fence_ahead(ctx: &mut StepContext, from: &End, session: &Session) -> Result<(), StepError> {
+async fn fence_ahead(ctx: &mut StepContext, from: &Endpoint, session: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("fencing the side that is left");
     let access = fence::read(session, &from.dbname).await.map_err(doing())?;
     let system = from.system.name.clone();
@@ -329,7 +334,7 @@ async fn release(orders: &mut Orders) {
 /// fail the move.
 async fn report(
     ctx: &mut StepContext,
-    way: Way,
+    way: Direction,
     orders: &mut Orders,
     mut watch: Stopwatch,
 ) -> Result<(), StepError> {
@@ -349,8 +354,8 @@ async fn report(
     show_pinned(ctx, &[]);
     ctx.journal
         .write(|record| match way {
-            Way::Forth => record.cutover = Some(report.clone()),
-            Way::Back => record.undo = Some(report.clone()),
+            Direction::Forward => record.cutover = Some(report.clone()),
+            Direction::Reverse => record.undo = Some(report.clone()),
         })
         .await?;
     Ok(())
@@ -360,8 +365,8 @@ async fn report(
 /// and after an attempt that never began. Until the fence is lifted the gate stays latched: connected clients
 /// go on, and a new connection waits instead of being refused. The gate opens with the fence in place only if
 /// no further attempt will lift it; new connections then get the server's refusal. Does not wait for the
-/// other side: if it cannot be shut now, the next step does it ([`shut_again`]).
-pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
+/// other side: if it cannot be shut now, the next step does it ([`ensure_fenced`]).
+pub(super) async fn abort(ctx: &mut StepContext, way: Direction) -> Result<(), StepError> {
     let database = ctx.record().database.clone();
     let by = crate::model::HoldReason::Move { id: ctx.id() };
     let destination = way.destination(ctx.record()).clone();
@@ -385,7 +390,7 @@ pub(super) async fn abort(ctx: &mut StepContext, way: Way) -> Result<(), StepErr
         .await?;
     let (from, to) = way.ends(ctx.ends());
     let settings = Arc::clone(&ctx.settings);
-    let lifted = within_statement_timeout(&settings, "lifting the fence", lift(ctx, &from)).await;
+    let lifted = within_statement_timeout(&settings, "lifting the fence", unfence(ctx, &from)).await;
     if lifted.as_ref().is_err_and(|error| error.retry() != Retry::Never) {
         return lifted;
     }
@@ -430,7 +435,7 @@ fn committed(step: MoveStep) -> StepError {
 
 /// Restores the privileges on the side that the clients did not leave, and forgets the saved ones: they may
 /// change before the next attempt.
-async fn lift(ctx: &mut StepContext, from: &End) -> Result<(), StepError> {
+async fn unfence(ctx: &mut StepContext, from: &Endpoint) -> Result<(), StepError> {
     let system = from.system.name.clone();
     let Some(saved) = ctx.facts().saved_fence.get(&system).cloned() else { return Ok(()) };
     let doing = || StepError::doing("lifting the fence");
@@ -445,7 +450,7 @@ async fn lift(ctx: &mut StepContext, from: &End) -> Result<(), StepError> {
 }
 
 /// Shuts the side that the clients did not reach, if an abort could not. Safe to repeat.
-pub(super) async fn shut_again(ctx: &StepContext, to: &End) -> Result<(), StepError> {
+pub(super) async fn ensure_fenced(ctx: &StepContext, to: &Endpoint) -> Result<(), StepError> {
     let doing = || StepError::doing("shutting the other side");
     let session = short_session(ctx, to).await.map_err(doing())?;
     match fence::read(&session, &to.dbname).await.map_err(doing())?.is_shut() {
@@ -455,14 +460,14 @@ pub(super) async fn shut_again(ctx: &StepContext, to: &End) -> Result<(), StepEr
 }
 
 /// A session for short statements.
-async fn short_session(ctx: &StepContext, end: &End) -> Result<Session, SystemError> {
+async fn short_session(ctx: &StepContext, end: &Endpoint) -> Result<Session, SystemError> {
     let session = end.admin_session().await?;
     session.bound_statements(ctx.settings.statement_timeout).await?;
     Ok(session)
 }
 
 /// Takes the clients' access to the side that they did not reach.
-async fn shut_out(ctx: &StepContext, to: &End) -> Result<(), StepError> {
+async fn shut_out(ctx: &StepContext, to: &Endpoint) -> Result<(), StepError> {
     if !ctx.facts().saved_fence.contains_key(&to.system.name) {
         return Ok(());
     }

@@ -9,16 +9,16 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::model::{Epoch, GateOrder, RouteRecord};
 use crate::system::fence::Writer;
-use crate::system::pause::{Arrival, Departure, Fenced};
+use crate::system::pause::{Fenced, NewSide, OldSide};
 use crate::system::{TableName, publications, sequences};
 
 use super::error::StepError;
-use super::frozen::{Frozen, Viewer};
+use super::frozen::{ExportedSnapshot, SnapshotSession};
 use super::orders::{Orders, Standing, Waited};
 use super::pause_report::Stopwatch;
 use super::settings::CrashPoint;
 use super::step::StepContext;
-use super::way::Way;
+use super::way::Direction;
 
 /// Interval between checks whether terminated sessions are gone.
 const CLEAR_LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -29,8 +29,8 @@ pub(super) const EXACT_SEQUENCES_MAX: usize = 200;
 const RELEASE_PART_OF_BUDGET: u32 = 20;
 
 /// One prepared attempt.
-pub(super) struct Crossing<'a> {
-    pub(super) way: Way,
+pub(super) struct CutoverAttempt<'a> {
+    pub(super) way: Direction,
     pub(super) epoch: Epoch,
     /// Makes the markers of each attempt its own.
     pub(super) attempt: usize,
@@ -38,13 +38,13 @@ pub(super) struct Crossing<'a> {
     pub(super) budget: Duration,
     /// Values to which the sequences on the other side were set before the pause.
     pub(super) preset: HashMap<TableName, sequences::Position>,
-    pub(super) departure: Departure<'a>,
-    pub(super) arrival: Arrival<'a>,
+    pub(super) departure: OldSide<'a>,
+    pub(super) arrival: NewSide<'a>,
     /// Taken by the pause.
-    pub(super) viewer: Option<Viewer>,
+    pub(super) viewer: Option<SnapshotSession>,
 }
 
-impl Crossing<'_> {
+impl CutoverAttempt<'_> {
     /// `Ok`: the clients are on the other side. An error: they are not, and still wait.
     pub(super) async fn run(
         &mut self,
@@ -86,7 +86,7 @@ impl Crossing<'_> {
         orders.commit(self.new_route(ctx, orders.route())).await?;
         watch.part("commit");
         watch.hold_ends();
-        ctx.frozen = frozen;
+        ctx.exported = frozen;
         Ok(())
     }
 
@@ -97,7 +97,7 @@ impl Crossing<'_> {
         ctx: &StepContext,
         token: &str,
         deadline: Instant,
-    ) -> Result<Option<Frozen>, StepError> {
+    ) -> Result<Option<ExportedSnapshot>, StepError> {
         let kind = format!("epoch {} {}", self.epoch, self.attempt);
         let way_back = self.way_back(ctx);
         let seal = self.arrival.seal(&way_back, &kind, token, deadline);
@@ -110,8 +110,8 @@ impl Crossing<'_> {
 
     fn marker_kind(&self) -> String {
         let word = match self.way {
-            Way::Forth => "cutover",
-            Way::Back => "undo",
+            Direction::Forward => "cutover",
+            Direction::Reverse => "undo",
         };
         format!("{word} {}", self.attempt)
     }
@@ -166,8 +166,8 @@ impl Crossing<'_> {
     /// changes to the old one.
     fn way_back(&self, ctx: &StepContext) -> Vec<String> {
         match self.way {
-            Way::Forth => vec![publications::open_sql(&ctx.ends().names().back())],
-            Way::Back => Vec::new(),
+            Direction::Forward => vec![publications::open_sql(&ctx.ends().names().back())],
+            Direction::Reverse => Vec::new(),
         }
     }
 

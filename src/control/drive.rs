@@ -55,13 +55,13 @@ impl StepName for MoveStep {
 
 impl Recorded for MoveRecord {
     type Id = MoveId;
-    type Wish = MoveWish;
+    type Request = MoveWish;
 
     fn id(&self) -> MoveId {
         self.id
     }
 
-    fn wish(&self) -> Option<MoveWish> {
+    fn request(&self) -> Option<MoveWish> {
         self.wish
     }
 
@@ -167,7 +167,7 @@ impl Operation for Move {
         if history::touches_database(before, after)
             && let Some(mut database) = catalog.database(&after.database).await?
         {
-            history::tell(&mut database.value, after, at);
+            history::record(&mut database.value, after, at);
             let key = keys::database(&after.database);
             batch = batch.unchanged(key.clone(), database.revision).put(key, &database.value);
         }
@@ -188,7 +188,7 @@ impl Operation for Move {
             Held::Ours => {}
             Held::Anothers => return Ok(TakeUp::Anothers),
             Held::Unknown => {
-                ctx.progress.say("waiting for a system to say which store drives the move");
+                ctx.progress.set_activity("waiting for a system to say which store drives the move");
                 return Ok(TakeUp::Unknown);
             }
         }

@@ -13,11 +13,11 @@ use crate::system::{MoveNames, Session, SystemAccess, SystemError};
 use super::error::StepError;
 use super::own_login::OwnLogin;
 use super::step::StepContext;
-use super::way::Way;
+use super::way::Direction;
 
 /// A database on a system, and the time to reach it.
 #[derive(Debug, Clone)]
-pub struct End {
+pub struct Endpoint {
     pub system: SystemRecord,
     pub dbname: String,
     pub connect_timeout: Duration,
@@ -30,12 +30,12 @@ pub struct End {
 
 /// The source and the target of a move.
 #[derive(Debug, Clone)]
-pub struct Ends {
-    pub source: End,
-    pub target: End,
+pub struct Endpoints {
+    pub source: Endpoint,
+    pub target: Endpoint,
 }
 
-impl End {
+impl Endpoint {
     /// A session in the product's database.
     pub async fn session(&self) -> Result<Session, SystemError> {
         self.session_in(&self.dbname).await
@@ -99,7 +99,7 @@ impl End {
     }
 }
 
-impl Ends {
+impl Endpoints {
     pub fn move_id(&self) -> MoveId {
         self.names().id()
     }
@@ -110,10 +110,10 @@ impl Ends {
 }
 
 impl StepContext {
-    pub fn ends(&self) -> Ends {
+    pub fn ends(&self) -> Endpoints {
         let record = self.record();
         let names = MoveNames::of_move(record.facts.store, record.id);
-        let end = |system: &SystemRecord, dbname: &str| End {
+        let end = |system: &SystemRecord, dbname: &str| Endpoint {
             system: system.clone(),
             dbname: dbname.to_owned(),
             connect_timeout: self.settings.connect_timeout,
@@ -121,15 +121,15 @@ impl StepContext {
             names,
             application_name: names.application_name(),
         };
-        Ends {
+        Endpoints {
             source: end(&self.source, &record.source.dbname),
             target: end(&self.target, &record.target.dbname),
         }
     }
 
     /// The place that the clients move to, at its system's current address.
-    pub(super) fn destination(&self, way: Way) -> Place {
-        let (_, End { system, dbname, .. }) = way.ends(self.ends());
+    pub(super) fn destination(&self, way: Direction) -> Place {
+        let (_, Endpoint { system, dbname, .. }) = way.ends(self.ends());
         system.place(dbname)
     }
 

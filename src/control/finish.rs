@@ -14,9 +14,9 @@ use crate::model::{MoveRecord, OldCopy, Pooling};
 use crate::system::{Session, databases, fence};
 
 use super::compare::{self, Outcome};
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::error::StepError;
-use super::frozen::Frozen;
+use super::frozen::ExportedSnapshot;
 use super::machine::went_back;
 use super::orders::Orders;
 use super::provision::release_roles;
@@ -34,14 +34,14 @@ const NOTE_CLOSED_NAME: &str = "old_copy_name";
 /// Removes the rest of the move. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
-    ctx.progress.say("removing what the move made");
+    ctx.progress.set_activity("removing what the move made");
     match went_back(ctx.record()) {
         true => after_undo(ctx, &ends).await,
         false => after_move(ctx, &ends).await,
     }
 }
 
-async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+async fn after_move(ctx: &mut StepContext, ends: &Endpoints) -> Result<(), StepError> {
     // Subscribers before publishers: a slot in use is not dropped. The source subscribes to the target by
     // now. The target is cleaned even if the source is gone.
     let source = sweep::objects(&ends.source, ends.names()).await;
@@ -66,7 +66,7 @@ async fn after_move(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError>
 /// The closed copy accepts no connections, whatever privileges exist. So the privileges that the fence took
 /// are restored: one statement then opens it again as it was. A failure here does not stop the end of the
 /// move.
-async fn give_rights_back(ctx: &StepContext, admin: &Session, ends: &Ends, name: &str) {
+async fn give_rights_back(ctx: &StepContext, admin: &Session, ends: &Endpoints, name: &str) {
     let Some(saved) = ctx.facts().saved_fence.get(&ends.source.system.name) else { return };
     if let Err(error) = fence::restore(admin, name, saved).await {
         tracing::warn!(%error, database = name, "the closed copy has not its rights back");
@@ -78,7 +78,7 @@ async fn give_rights_back(ctx: &StepContext, admin: &Session, ends: &Ends, name:
 async fn name_of_closed(
     ctx: &mut StepContext,
     admin: &Session,
-    ends: &Ends,
+    ends: &Endpoints,
     oid: u32,
 ) -> Result<String, StepError> {
     if let Some(known) = ctx.facts().notes.get(NOTE_CLOSED_NAME) {
@@ -100,7 +100,7 @@ async fn name_of_closed(
 }
 
 /// The OID of the old copy, recorded once. `None` if it is gone already.
-async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &End) -> Result<Option<u32>, StepError> {
+async fn old_copy(ctx: &mut StepContext, admin: &Session, end: &Endpoint) -> Result<Option<u32>, StepError> {
     let doing = || StepError::doing("looking for the old copy");
     if let Some(known) = ctx.facts().notes.get(NOTE_OLD_COPY) {
         return Ok(known.parse().ok());
@@ -129,7 +129,7 @@ fn closed_name(dbname: &str, label: &str) -> String {
     format!("{}{suffix}", &dbname[..room.min(dbname.len())])
 }
 
-async fn after_undo(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+async fn after_undo(ctx: &mut StepContext, ends: &Endpoints) -> Result<(), StepError> {
     leave_time_to_recall(ctx).await?;
     // The clients are on the source: nothing on the target delays cleaning it.
     let source = sweep::objects(&ends.source, ends.names()).await;
@@ -152,14 +152,14 @@ async fn leave_time_to_recall(ctx: &StepContext) -> Result<(), StepError> {
 /// The target's copy is dropped only if the source has all of it. Without a snapshot of the return (the
 /// process was restarted) there is nothing to compare with; and if the operator accepted that the copies
 /// differ, they are not compared.
-async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepError> {
+async fn verify_return(ctx: &mut StepContext, ends: &Endpoints) -> Result<(), StepError> {
     let is_accepted = ctx.facts().accepted.is_some();
-    let Some(source) = ctx.frozen.take().filter(|_| !is_accepted) else { return Ok(()) };
+    let Some(source) = ctx.exported.take().filter(|_| !is_accepted) else { return Ok(()) };
     let differences = match differences(ctx, &source, ends).await {
         Ok(differences) => differences,
         Err(error) => {
             // The comparison has proved nothing: the next attempt compares again.
-            ctx.frozen = Some(source);
+            ctx.exported = Some(source);
             return Err(error);
         }
     };
@@ -181,10 +181,16 @@ async fn verify_return(ctx: &mut StepContext, ends: &Ends) -> Result<(), StepErr
     })
 }
 
-async fn differences(ctx: &StepContext, source: &Frozen, ends: &Ends) -> Result<Vec<Difference>, StepError> {
-    let target = Frozen::of(&ends.target).await.map_err(StepError::doing("reading the target as it was"))?;
-    ctx.progress.say("comparing the rows of both sides");
-    let (digests, differences) = Frozen::compare(source, &target, ctx.settings.copy_workers).await?;
+async fn differences(
+    ctx: &StepContext,
+    source: &ExportedSnapshot,
+    ends: &Endpoints,
+) -> Result<Vec<Difference>, StepError> {
+    let target =
+        ExportedSnapshot::of(&ends.target).await.map_err(StepError::doing("reading the target as it was"))?;
+    ctx.progress.set_activity("comparing the rows of both sides");
+    let (digests, differences) =
+        ExportedSnapshot::compare(source, &target, ctx.settings.copy_workers).await?;
     let views = compare::views_before(ctx).await?;
     let tables = Outcome::of_digests(ctx.now(), &digests, &differences).tables(&views);
     ctx.catalog.put_compared_tables(ctx.id(), &tables).await?;

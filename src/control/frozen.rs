@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::system::{Session, SystemError, TableName};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::verify::{self, Difference, Digest};
 
@@ -23,37 +23,37 @@ pub(super) type Digests = std::collections::BTreeMap<TableName, Digest>;
 
 /// A side, and a session that keeps its snapshot open.
 #[derive(Debug)]
-pub struct Frozen {
-    end: End,
+pub struct ExportedSnapshot {
+    end: Endpoint,
     session: Session,
     snapshot: String,
 }
 
 /// A session that is ready to open a snapshot.
 #[derive(Debug)]
-pub(super) struct Viewer {
-    end: End,
+pub(super) struct SnapshotSession {
+    end: Endpoint,
     session: Session,
 }
 
-impl Viewer {
-    pub(super) async fn open(end: &End) -> Result<Viewer, SystemError> {
-        Ok(Viewer { session: end.session().await?, end: end.clone() })
+impl SnapshotSession {
+    pub(super) async fn open(end: &Endpoint) -> Result<SnapshotSession, SystemError> {
+        Ok(SnapshotSession { session: end.session().await?, end: end.clone() })
     }
     /// Opens and exports the snapshot: one round trip.
-    pub(super) async fn freeze(self) -> Result<Frozen, SystemError> {
+    pub(super) async fn freeze(self) -> Result<ExportedSnapshot, SystemError> {
         let begin =
             self.session.batch("opening a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
         let export = self.session.value("exporting a snapshot", "SELECT pg_export_snapshot()", &[]);
         let ((), snapshot) = tokio::try_join!(biased; begin, export)?;
-        Ok(Frozen { end: self.end, session: self.session, snapshot })
+        Ok(ExportedSnapshot { end: self.end, session: self.session, snapshot })
     }
 }
 
-impl Frozen {
+impl ExportedSnapshot {
     /// Opens the snapshot of a side that does not change now.
-    pub(super) async fn of(end: &End) -> Result<Frozen, SystemError> {
-        Viewer::open(end).await?.freeze().await
+    pub(super) async fn of(end: &Endpoint) -> Result<ExportedSnapshot, SystemError> {
+        SnapshotSession::open(end).await?.freeze().await
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -62,8 +62,8 @@ impl Frozen {
 
     /// Compares two sides. Returns the digests of the source's tables, and the tables that differ.
     pub(super) async fn compare(
-        source: &Frozen,
-        target: &Frozen,
+        source: &ExportedSnapshot,
+        target: &ExportedSnapshot,
         workers: usize,
     ) -> Result<(Digests, Vec<Difference>), StepError> {
         let began = Instant::now();

@@ -17,7 +17,7 @@ pub(super) fn touches_database(before: &MoveRecord, after: &MoveRecord) -> bool 
 }
 
 /// Adds the change to the history, and clears the database's operation if the move has ended.
-pub(super) fn tell(database: &mut DatabaseRecord, after: &MoveRecord, at: UnixMillis) {
+pub(super) fn record(database: &mut DatabaseRecord, after: &MoveRecord, at: UnixMillis) {
     let Some((what, epoch)) = told(after) else { return };
     database.history.push(HistoryEntry { at, who: after.requested_by.clone(), what, epoch });
     if after.phase.has_ended() && database.operation == Some(after.id.into()) {

@@ -51,32 +51,32 @@ const NAME: &str = "freehold keeper";
 
 /// The task; ends when dropped.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct LoginSync {
     wanted: Arc<Notify>,
     doubts: Arc<Notify>,
     asker: Asker,
     task: JoinHandle<()>,
 }
 
-impl Drop for Keeper {
+impl Drop for LoginSync {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Keeper {
+impl LoginSync {
     /// `interval` and `settings` may change while it runs; of `settings` it uses how to reach systems.
     pub fn start(
         catalog: Catalog,
         settings: Arc<ArcSwap<MoverSettings>>,
         interval: watch::Receiver<Duration>,
-    ) -> Keeper {
+    ) -> LoginSync {
         let (wanted, doubts) = (Arc::<Notify>::default(), Arc::<Notify>::default());
         let (asker, questions) = questions::channel();
-        let rounds = Rounds::new(catalog, settings);
+        let rounds = SyncPass::new(catalog, settings);
         let asked = Asked { wanted: Arc::clone(&wanted), doubts: Arc::clone(&doubts), questions };
         let task = tokio::spawn(keep(rounds, interval, asked));
-        Keeper { wanted, doubts, asker, task }
+        LoginSync { wanted, doubts, asker, task }
     }
 
     /// Reads soon, without waiting for the interval.
@@ -85,7 +85,7 @@ impl Keeper {
     }
 
     /// Notified when a client is refused: a role or a password may have changed a moment ago.
-    pub fn doubts(&self) -> Arc<Notify> {
+    pub fn suspect_handle(&self) -> Arc<Notify> {
         Arc::clone(&self.doubts)
     }
 
@@ -95,7 +95,7 @@ impl Keeper {
     }
 
     /// Notified when a command or a move has changed roles.
-    pub fn bell(&self) -> Arc<Notify> {
+    pub fn refresh_handle(&self) -> Arc<Notify> {
         Arc::clone(&self.wanted)
     }
 }
@@ -107,7 +107,7 @@ struct Asked {
     questions: Questions,
 }
 
-async fn keep(mut rounds: Rounds, mut interval: watch::Receiver<Duration>, asked: Asked) {
+async fn keep(mut rounds: SyncPass, mut interval: watch::Receiver<Duration>, asked: Asked) {
     let Asked { wanted, doubts, mut questions } = asked;
     let mut wish = Wish::Time;
     loop {
@@ -137,7 +137,7 @@ async fn keep(mut rounds: Rounds, mut interval: watch::Receiver<Duration>, asked
                 wish = &mut next => break wish,
                 Some(reading) = rounds.readings.next() => rounds.take(reading).await,
                 Some(reading) = rounds.answers.readings.next() => rounds.answer(reading).await,
-                Some(question) = questions.next() => rounds.hear(question).await,
+                Some(question) = questions.next() => rounds.receive(question).await,
             };
             if let Err(error) = taken {
                 tracing::warn!(%error, "the logins cannot be read or written");
@@ -155,7 +155,7 @@ enum Wish {
     Somebody,
 }
 
-struct Rounds {
+struct SyncPass {
     catalog: Catalog,
     settings: Arc<ArcSwap<MoverSettings>>,
     sessions: HashMap<SystemName, Session>,
@@ -177,9 +177,9 @@ enum Again {
     AtOnce,
 }
 
-impl Rounds {
-    fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> Rounds {
-        Rounds {
+impl SyncPass {
+    fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> SyncPass {
+        SyncPass {
             answers: Answers::new(catalog.clone(), Arc::clone(&settings)),
             catalog,
             settings,
@@ -242,7 +242,7 @@ impl Rounds {
     }
 
     /// Handles a question: a client is about to log in.
-    async fn hear(&mut self, question: Question) -> Result<(), StoreError> {
+    async fn receive(&mut self, question: Question) -> Result<(), StoreError> {
         match self.catalog.route(&question.database).await {
             Ok(Some(route)) if is_quiet(&route.value) => self.answers.take(question, route),
             Ok(_) => question.answer(Answer::Unread),

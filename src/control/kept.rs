@@ -15,7 +15,7 @@ use super::error::StepError;
 use super::machine::is_committed;
 use super::step::StepContext;
 use super::stream::{Stream, Watcher};
-use super::way::Way;
+use super::way::Direction;
 use super::way_back;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ pub(super) async fn watch(ctx: &mut StepContext) {
             // limit.
             Err(error) => {
                 tracing::warn!(%error, "cannot watch the way back of a move");
-                check_retained(ctx, Way::Back).await
+                check_retained(ctx, Direction::Reverse).await
             }
         };
         if let Err(error) = verdict {
@@ -58,13 +58,13 @@ pub(super) async fn watch(ctx: &mut StepContext) {
         sleep(LOOK_EVERY).await;
     }
     if let Some(because) = ctx.facts().notes.get(NOTE_NO_WAY_BACK) {
-        ctx.progress.say(format!("no undo any more: {because}"));
+        ctx.progress.set_activity(format!("no undo any more: {because}"));
     }
     if is_anothers(ctx).await {
         return;
     }
     // The database is more important than the way back: what would fill the target's disk is removed.
-    while let Err(error) = Stream::new(Way::Back, ctx.ends()).remove().await {
+    while let Err(error) = Stream::new(Direction::Reverse, ctx.ends()).remove().await {
         tracing::warn!(%error, "cannot remove the way back of a move");
         sleep(LOOK_EVERY).await;
     }
@@ -90,7 +90,7 @@ pub(super) async fn watch_parked(ctx: &mut StepContext) {
         if let Err(error) = ctx.refresh_systems().await {
             tracing::warn!(%error, "cannot learn how the systems of a move are reached");
         }
-        for way in [Way::Forth, Way::Back] {
+        for way in [Direction::Forward, Direction::Reverse] {
             if let Err(error) = check_retained(ctx, way).await {
                 relieve(ctx, way, &error).await;
             }
@@ -100,8 +100,8 @@ pub(super) async fn watch_parked(ctx: &mut StepContext) {
 }
 
 /// Drops the slot; without the slot of the way back there is no undo.
-async fn relieve(ctx: &mut StepContext, way: Way, because: &StepError) {
-    if way == Way::Back && is_committed(ctx.record()) {
+async fn relieve(ctx: &mut StepContext, way: Direction, because: &StepError) {
+    if way == Direction::Reverse && is_committed(ctx.record()) {
         give_up(ctx, because).await;
     }
     match Stream::new(way, ctx.ends()).drop_slot().await {
@@ -112,7 +112,7 @@ async fn relieve(ctx: &mut StepContext, way: Way, because: &StepError) {
 
 /// Fails if a publisher retains more WAL for a stream than is allowed. One that does not answer cannot be
 /// checked.
-async fn check_retained(ctx: &StepContext, way: Way) -> Result<(), StepError> {
+async fn check_retained(ctx: &StepContext, way: Direction) -> Result<(), StepError> {
     match Stream::new(way, ctx.ends()).retained_bytes().await {
         Ok(retained) => super::catchup::guard_wal(ctx, retained.unwrap_or(0)),
         Err(error) => {
@@ -143,12 +143,12 @@ pub(super) fn check_way_back(ctx: &StepContext) -> Result<(), StepError> {
 async fn watch_once(ctx: &mut StepContext) -> Result<(), StepError> {
     let doing = || StepError::doing("watching the way back");
     // Before anything is created again: a dropped subscription has lost its replication progress.
-    way_back::check_now(ctx, &Stream::new(Way::Back, ctx.ends())).await?;
+    way_back::check_now(ctx, &Stream::new(Direction::Reverse, ctx.ends())).await?;
     // An aborted undo may have left the source open.
-    super::cutover::shut_again(ctx, &ctx.ends().source).await?;
+    super::cutover::ensure_fenced(ctx, &ctx.ends().source).await?;
     // The target's address may have changed.
     super::settle::start_way_back(ctx).await?;
-    let mut watcher = Watcher::open(Stream::new(Way::Back, ctx.ends())).await.map_err(doing())?;
+    let mut watcher = Watcher::open(Stream::new(Direction::Reverse, ctx.ends())).await.map_err(doing())?;
     let (mut arrived, mut claimed) = (Instant::now(), Instant::now());
     loop {
         if claimed.elapsed() >= CLAIM_EVERY {
@@ -176,7 +176,7 @@ async fn watch_once(ctx: &mut StepContext) -> Result<(), StepError> {
 
 /// Replaces an error by its cause if an object was dropped or changed.
 async fn cause(ctx: &mut StepContext, error: StepError) -> StepError {
-    match way_back::check_now(ctx, &Stream::new(Way::Back, ctx.ends())).await {
+    match way_back::check_now(ctx, &Stream::new(Direction::Reverse, ctx.ends())).await {
         Err(lost @ StepError::Forbidden { .. }) => lost,
         _ => error,
     }
@@ -193,13 +193,13 @@ fn say(ctx: &StepContext, silent: Duration) {
     };
     if ctx.progress.current().activity != activity {
         tracing::info!(id = ctx.id().0, activity, "about the way back of a move");
-        ctx.progress.say(activity);
+        ctx.progress.set_activity(activity);
     }
 }
 
 async fn give_up(ctx: &mut StepContext, error: &StepError) {
     tracing::error!(%error, "the way back of a move is lost");
-    ctx.progress.say(format!("no undo any more: {error}"));
+    ctx.progress.set_activity(format!("no undo any more: {error}"));
     let because = error.to_string();
     let noted = ctx.remember(|facts| {
         facts.notes.insert(NOTE_NO_WAY_BACK.to_owned(), because.clone());

@@ -210,7 +210,7 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &M
                 park(record, failure);
             }
         }
-        Event::Wished(wish) => after_wish(record, wish, at, settings),
+        Event::Requested(wish) => after_wish(record, wish, at, settings),
         Event::Restarted(clients) => after_restart(record, clients, at, settings),
     }
 }

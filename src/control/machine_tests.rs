@@ -83,7 +83,7 @@ impl World {
         }
     }
 
-    fn hear(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         apply(&mut self.record, event, UnixMillis(1), &self.settings);
     }
 
@@ -96,7 +96,7 @@ impl World {
     fn act(&mut self, fate: Fate) -> bool {
         match next(&self.record, &self.settings) {
             Action::End | Action::Rest => return false,
-            Action::Obey(wish) => self.hear(Event::Wished(wish)),
+            Action::Obey(wish) => self.apply(Event::Requested(wish)),
             Action::Run { step, .. } => self.perform(step, fate, Event::Started(step), Event::Done(step)),
             Action::Undo { step, .. } => {
                 self.perform(step, fate, Event::UndoStarted(step), Event::Undone(step))
@@ -111,7 +111,7 @@ impl World {
         if fate == Fate::CrashesBefore {
             return self.restart();
         }
-        self.hear(intent);
+        self.apply(intent);
         match fate {
             Fate::CrashesAtOnce => return self.restart(),
             Fate::CrashesHalfway => {
@@ -122,7 +122,7 @@ impl World {
                 self.change(step, undoing, false);
                 let retry = if fate == Fate::FailsForNow { Retry::Later } else { Retry::Never };
                 let failure = self.failure(step);
-                return self.hear(match undoing {
+                return self.apply(match undoing {
                     true => Event::UndoFailed { failure, retry },
                     false => Event::Failed { failure, retry },
                 });
@@ -131,13 +131,13 @@ impl World {
         }
         match fate {
             Fate::CrashesAfter => self.restart(),
-            _ => self.hear(outcome),
+            _ => self.apply(outcome),
         }
     }
 
     fn restart(&mut self) {
         let clients = self.clients;
-        self.hear(Event::Restarted(clients));
+        self.apply(Event::Restarted(clients));
     }
 
     /// Applies the effects of a step, whole or half.

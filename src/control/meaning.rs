@@ -21,10 +21,10 @@ use crate::system::session::INPUT;
 use crate::system::settings::{self, Decision, Part, ServerSettings, decision, stored, value_in};
 use crate::system::{Session, SystemError};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::step::StepContext;
-use super::way::Way;
+use super::way::Direction;
 
 /// The settings of one side that decide what values mean.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub(super) struct Side {
 impl Side {
     /// Reads one side; the encoding is that of the database where it is now.
     pub(super) async fn read(
-        end: &End,
+        end: &Endpoint,
         session: &Session,
         roles: &[String],
         encoding: &str,
@@ -141,7 +141,7 @@ fn names(from: &Side, to: &Side) -> BTreeSet<String> {
 /// Applies the database's own and the carried settings on the side that the clients go to. Safe to repeat.
 pub(super) async fn bring(
     ctx: &mut StepContext,
-    way: Way,
+    way: Direction,
     (from_session, to_session): (&Session, &Session),
     roles: &[String],
 ) -> Result<(), StepError> {
@@ -166,7 +166,7 @@ pub(super) async fn bring(
 }
 
 /// Recorded before anything is set: settings found after a crash are then known to be the move's.
-async fn remember(ctx: &mut StepContext, end: &End, carried: &[Setting]) -> Result<(), StepError> {
+async fn remember(ctx: &mut StepContext, end: &Endpoint, carried: &[Setting]) -> Result<(), StepError> {
     let system = end.system.name.clone();
     if ctx.facts().carried_settings.get(&system).map_or(&[][..], Vec::as_slice) == carried {
         return Ok(());

@@ -76,7 +76,7 @@ pub mod way;
 mod way_back;
 
 pub use drive::Mover;
-pub use ends::{End, Ends};
+pub use ends::{Endpoint, Endpoints};
 pub use error::StepError;
 pub use leftovers::leftovers;
 pub use lifecycle::engine::DatabaseOperations;

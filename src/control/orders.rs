@@ -231,14 +231,14 @@ impl Orders {
             }
             match timeout_at(deadline, self.changes.next()).await {
                 Err(_) => return Ok((standing, Waited::TooLong)),
-                Ok(Ok(Some(acks))) => self.hear(acks),
+                Ok(Ok(Some(acks))) => self.apply(acks),
                 Ok(Ok(None) | Err(StoreError::Compacted { .. })) => self.listen_again().await?,
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
     }
 
-    fn hear(&mut self, acks: Vec<Versioned<Ack>>) {
+    fn apply(&mut self, acks: Vec<Versioned<Ack>>) {
         for ack in acks {
             self.acks.insert(ack.value.proxy.clone(), ack.value);
         }
@@ -247,7 +247,7 @@ impl Orders {
     async fn listen_again(&mut self) -> Result<(), StepError> {
         let (acks, changes) = self.catalog.watch_acks(&self.route.value.database).await?;
         self.changes = changes;
-        self.hear(acks);
+        self.apply(acks);
         Ok(())
     }
 }

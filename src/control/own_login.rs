@@ -15,7 +15,7 @@ use crate::system::applier::{self, Rows};
 use crate::system::pipe::RawSession;
 use crate::system::{Session, SystemError, own_roles};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::stream::random_password;
 
@@ -76,7 +76,7 @@ impl OwnLogin {
     /// Dropped in the middle, the role can log in until its password expires, within a minute.
     pub(super) async fn connected<T: Connected>(
         &self,
-        end: &End,
+        end: &Endpoint,
         connect: impl Future<Output = Result<T, SystemError>>,
     ) -> Result<T, SystemError> {
         let mut pids = self.pids.lock().await;
@@ -100,7 +100,7 @@ impl OwnLogin {
 }
 
 /// The role could not log in, in most cases because `pg_hba.conf` refuses it.
-pub(super) fn unreachable(end: &End, rows: Rows, error: &SystemError) -> StepError {
+pub(super) fn unreachable(end: &Endpoint, rows: Rows, error: &SystemError) -> StepError {
     let name = &end.system.name;
     let (does, done) = match rows {
         Rows::Read => ("reads", "read"),

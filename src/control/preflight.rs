@@ -25,7 +25,7 @@ use crate::model::{Cure, DatabaseId, SystemName, printable};
 use crate::system::facts::{self, DatabaseFacts, SystemFacts};
 use crate::system::{Session, SystemError};
 
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::error::StepError;
 use super::settings::MoverSettings;
 use super::step::StepContext;
@@ -38,7 +38,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The move's id is 0 if there is no move yet.
-    pub ends: Ends,
+    pub ends: Endpoints,
     pub settings: MoverSettings,
     /// Roles that applications log in as through Freehold; they are created on the target even if nothing
     /// else refers to them.
@@ -86,7 +86,7 @@ impl PreflightReport {
 
 /// The step: fails with [`StepError::Blocked`] if there is a blocker. Changes nothing, so there is no undo.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
-    ctx.progress.say("looking for what is in the way");
+    ctx.progress.set_activity("looking for what is in the way");
     let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
     let role_of = |key: &str| key.rsplit_once('/').map(|(_, role)| role.to_owned());
     let target = &ctx.record().target.system;
@@ -96,7 +96,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
         settings: (*ctx.settings).clone(),
         logins: logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect(),
     };
-    let looked = Box::pin(check_telling(&plan, |activity| ctx.progress.say(activity)));
+    let looked = Box::pin(check_telling(&plan, |activity| ctx.progress.set_activity(activity)));
     let report = ctx.unless_cancelled(looked).await?;
     match report.is_clear() {
         true => ctx.remember(|facts| facts.findings.clone_from(&report.findings)).await,
@@ -131,7 +131,7 @@ pub async fn check_telling(
 
 fn reach(
     findings: &mut Findings,
-    end: &End,
+    end: &Endpoint,
     side: &str,
     session: Result<Session, SystemError>,
 ) -> Option<Session> {
@@ -153,7 +153,7 @@ fn reach(
     }
 }
 
-fn reached(end: &End) -> Cure {
+fn reached(end: &Endpoint) -> Cure {
     let (name, address) = (&end.system.name, &end.system.address);
     Cure::comment(format!("start system {name}, or correct how it is reached:"))
         .and_sql(format!("ALTER SYSTEM {name} HOST '{}' PORT {};", address.host, address.port))
@@ -197,11 +197,11 @@ async fn look<'a>(
 }
 
 impl Scene<'_> {
-    pub(super) fn source_end(&self) -> &End {
+    pub(super) fn source_end(&self) -> &Endpoint {
         &self.plan.ends.source
     }
 
-    pub(super) fn target_end(&self) -> &End {
+    pub(super) fn target_end(&self) -> &Endpoint {
         &self.plan.ends.target
     }
 
@@ -213,7 +213,7 @@ impl Scene<'_> {
 }
 
 /// SQL for the platform to run on a system, in any database.
-pub(super) fn on_system(end: &End, cure: impl Into<Cure>) -> Cure {
+pub(super) fn on_system(end: &Endpoint, cure: impl Into<Cure>) -> Cure {
     Cure::comment(format!("on system {}:", end.system.name)).and(cure)
 }
 

@@ -14,7 +14,7 @@ use crate::system::hba::{self, Path, Verdict};
 use crate::system::roles::{self, Role};
 use crate::system::{SystemError, quote_ident};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::preflight::{Findings, Scene};
 use super::provision::platform_roles;
 
@@ -91,7 +91,7 @@ fn cure(scene: &Scene<'_>, path: &Path, roles: &[&str], method: &str) -> Cure {
     at_the_beginning(end).and_comment(line)
 }
 
-fn at_the_beginning(end: &End) -> Cure {
+fn at_the_beginning(end: &Endpoint) -> Cure {
     Cure::comment(format!(
         "at the beginning of pg_hba.conf of system {}, then SELECT pg_reload_conf():",
         end.system.name

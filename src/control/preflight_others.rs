@@ -12,7 +12,7 @@ use crate::system::names::HELPER_SCHEMA;
 use crate::system::other_moves::{self, OtherObject, Removal};
 use crate::system::{Session, SystemError};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::preflight::{Findings, Scene, on_system};
 
 const CHECK: &str = "other_freehold";
@@ -26,7 +26,11 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
     helper_schema(scene, findings).await
 }
 
-async fn on_each_system(end: &End, session: &Session, findings: &mut Findings) -> Result<(), SystemError> {
+async fn on_each_system(
+    end: &Endpoint,
+    session: &Session,
+    findings: &mut Findings,
+) -> Result<(), SystemError> {
     let found = other_moves::objects(session, end.names).await?;
     for of_one in found.chunk_by(|one, next| one.label == next.label) {
         let Some(OtherObject { label, .. }) = of_one.first() else { continue };

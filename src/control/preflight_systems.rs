@@ -11,7 +11,7 @@ use crate::system::facts::{LocaleProvider, SystemFacts};
 use crate::system::slots::{self, InTheWay};
 use crate::system::{Session, SystemError, quote_ident, quote_literal};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::preflight::{Findings, Scene, on_system};
 use super::stream::tells_a_password;
 use super::sweep::database_exists;
@@ -67,17 +67,17 @@ pub(super) fn latest_release(facts: &SystemFacts) -> Cure {
 /// Remark for a setting that is read only when the server starts.
 pub(super) const THEN_RESTART: &str = "then restart the server";
 
-fn set_and_restart(end: &End, setting: &str, value: &str) -> Cure {
+fn set_and_restart(end: &Endpoint, setting: &str, value: &str) -> Cure {
     on_system(end, Cure::sql(format!("ALTER SYSTEM SET {setting} = {value};")).remark(THEN_RESTART))
 }
 
-fn set_and_reload(end: &End, setting: &str, value: &str) -> Cure {
+fn set_and_reload(end: &Endpoint, setting: &str, value: &str) -> Cure {
     let set = Cure::sql(format!("ALTER SYSTEM SET {setting} = {value};"));
     on_system(end, set.remark("then SELECT pg_reload_conf();"))
 }
 
 /// Both systems apply rows of the other: the target now, the source on the way back.
-fn release(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+fn release(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     if applier::can_apply(facts.version_num) || facts.major() < MAJOR_MIN {
         return;
     }
@@ -128,7 +128,7 @@ async fn programs(directories: &[PathBuf], major: u32, findings: &mut Findings) 
     }
 }
 
-fn privileges(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+fn privileges(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     if facts.in_recovery {
         findings
             .platform(Blocker, "in_recovery")
@@ -175,7 +175,7 @@ fn passwords(scene: &Scene<'_>, findings: &mut Findings) {
 }
 
 /// Requirements of publisher and subscriber; each system is both, one now and one for the way back.
-fn replication(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+fn replication(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     let name = &end.system.name;
     if facts.wal_level != "logical" {
         findings
@@ -227,7 +227,7 @@ fn replication(end: &End, facts: &SystemFacts, findings: &mut Findings) {
     }
 }
 
-fn connections(scene: &Scene<'_>, end: &End, facts: &SystemFacts, findings: &mut Findings) {
+fn connections(scene: &Scene<'_>, end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     let needed =
         i64::try_from(scene.plan.settings.copy_workers).unwrap_or(i64::MAX).saturating_add(OTHER_SESSIONS);
     let free = facts.connections_max - facts.connections_used;
@@ -241,7 +241,7 @@ fn connections(scene: &Scene<'_>, end: &End, facts: &SystemFacts, findings: &mut
     }
 }
 
-fn slot_limits(end: &End, facts: &SystemFacts, findings: &mut Findings) {
+fn slot_limits(end: &Endpoint, facts: &SystemFacts, findings: &mut Findings) {
     let keep = facts.slot_wal_keep_mb_max;
     if keep >= 0 {
         findings
@@ -269,7 +269,7 @@ fn slot_limits(end: &End, facts: &SystemFacts, findings: &mut Findings) {
 /// Transactions that the creation of the slot would have to wait for.
 async fn transactions(
     scene: &Scene<'_>,
-    end: &End,
+    end: &Endpoint,
     session: &Session,
     findings: &mut Findings,
 ) -> Result<(), SystemError> {
@@ -298,7 +298,7 @@ async fn transactions(
     Ok(())
 }
 
-fn prepared(end: &End, found: &InTheWay, findings: &mut Findings) {
+fn prepared(end: &Endpoint, found: &InTheWay, findings: &mut Findings) {
     let place =
         format!("on system {}, database {}; this, or COMMIT PREPARED:", end.system.name, found.database);
     let cure = Cure::to_decide(place, [format!("ROLLBACK PREPARED {};", quote_literal(&found.state))]);

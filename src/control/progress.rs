@@ -49,7 +49,7 @@ impl Progress {
     }
 
     /// Sets the activity as text for people: `copying 3 of 8 tables`.
-    pub fn say(&self, activity: impl Into<String>) {
+    pub fn set_activity(&self, activity: impl Into<String>) {
         let activity = activity.into();
         self.value.send_modify(|progress| progress.activity = activity);
     }
@@ -83,14 +83,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(directory.path().join("store")).unwrap();
         let progress = Progress::start(Catalog::new(store), MoveId(1), MovePhase::Preflight);
-        progress.say("looking for what is in the way");
+        progress.set_activity("looking for what is in the way");
         let said = progress.current();
         assert_eq!(said.activity_in(MovePhase::Preflight), Some("looking for what is in the way"));
         // The record is in the next phase already; the progress of the last one is still in the store.
         assert_eq!(said.activity_in(MovePhase::Provision), None);
         progress.enter(MovePhase::Provision);
         assert_eq!(progress.current().activity_in(MovePhase::Provision), None);
-        progress.say("preparing roles");
+        progress.set_activity("preparing roles");
         assert_eq!(progress.current().activity_in(MovePhase::Provision), Some("preparing roles"));
     }
 }

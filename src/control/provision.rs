@@ -32,7 +32,7 @@ use crate::system::{
 };
 
 use super::applier;
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::error::StepError;
 use super::meaning;
 use super::reader;
@@ -40,7 +40,7 @@ use super::resync;
 use super::step::StepContext;
 use super::stream::Stream;
 use super::sweep;
-use super::way::Way;
+use super::way::Direction;
 
 /// Attempts to get a lock that another session holds, each as long as `lock_timeout` allows.
 const LOCK_ATTEMPTS_MAX: u32 = 10;
@@ -51,32 +51,32 @@ pub const NOTE_ROLES_THAT_STAY: &str = "roles_that_stay";
 /// Creates all of it. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
-    ctx.progress.say("preparing roles");
+    ctx.progress.set_activity("preparing roles");
     let source = ctx.source_session().await?;
     let target = ends.target.admin_session().await.map_err(StepError::doing("connecting to the target"))?;
     let needed = needed_roles(ctx, &source, &ends).await?;
     create_roles(ctx, &source, &target, &needed).await?;
     ctx.check()?;
 
-    ctx.progress.say("preparing the database");
+    ctx.progress.set_activity("preparing the database");
     create_database(ctx, &ends, &source, &target).await?;
     ctx.check()?;
 
-    ctx.progress.say("preparing the source");
+    ctx.progress.set_activity("preparing the source");
     prepare_source(ctx, &ends, &source).await?;
     ctx.check()?;
 
-    ctx.progress.say("trying whether the systems reach each other");
+    ctx.progress.set_activity("trying whether the systems reach each other");
     probe_replication(ctx, &ends, &source).await
 }
 
-async fn probe_replication(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
+async fn probe_replication(ctx: &StepContext, ends: &Endpoints, source: &Session) -> Result<(), StepError> {
     let target = ctx.target_session().await?;
     target.act_as_replica().await.map_err(StepError::doing("preparing the target"))?;
     applier::probe(ends, &target).await?;
     reader::probe(&ends.source).await?;
-    Stream::new(Way::Forth, ends.clone()).probe(source, &target).await?;
-    Stream::new(Way::Back, ends.clone()).probe(&target, source).await
+    Stream::new(Direction::Forward, ends.clone()).probe(source, &target).await?;
+    Stream::new(Direction::Reverse, ends.clone()).probe(&target, source).await
 }
 
 /// Removes all of it from both systems. Safe to repeat, and after a `run` that never began. A system that
@@ -90,7 +90,7 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
     if !ctx.record().log.iter().any(began) {
         return Ok(());
     }
-    ctx.progress.say("removing what the move made");
+    ctx.progress.set_activity("removing what the move made");
     let target = sweep::made_database(ctx).await;
     let source = sweep::objects(&ends.source, ends.names()).await;
     source.map_err(StepError::doing("cleaning the source"))?;
@@ -100,7 +100,7 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
 /// Roles that the move created, and that something else uses by now: records them, and removes their mark.
 pub(super) async fn release_roles(
     ctx: &mut StepContext,
-    ends: &Ends,
+    ends: &Endpoints,
     stayed: &[String],
 ) -> Result<(), StepError> {
     if stayed.is_empty() {
@@ -120,7 +120,7 @@ struct Needed {
     memberships: Vec<Membership>,
 }
 
-async fn needed_roles(ctx: &StepContext, source: &Session, ends: &Ends) -> Result<Needed, StepError> {
+async fn needed_roles(ctx: &StepContext, source: &Session, ends: &Endpoints) -> Result<Needed, StepError> {
     let doing = || StepError::doing("reading the roles on the source");
     let names = needed_role_names(ctx, source, &ends.source).await?;
     let roles = roles::read(source, &names).await.map_err(doing())?;
@@ -132,7 +132,7 @@ async fn needed_roles(ctx: &StepContext, source: &Session, ends: &Ends) -> Resul
 pub(super) async fn needed_role_names(
     ctx: &StepContext,
     session: &Session,
-    end: &End,
+    end: &Endpoint,
 ) -> Result<Vec<String>, StepError> {
     let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
     let role_of = |key: &str| key.rsplit_once('/').map(|(_, role)| role.to_owned());
@@ -150,7 +150,7 @@ pub(super) struct PlatformRoles {
     applier: String,
 }
 
-pub(super) fn platform_roles(ends: &Ends) -> PlatformRoles {
+pub(super) fn platform_roles(ends: &Endpoints) -> PlatformRoles {
     PlatformRoles {
         source: ends.source.system.admin_role.to_string(),
         target: ends.target.system.admin_role.to_string(),
@@ -210,7 +210,7 @@ async fn create_roles(
     for membership in granted {
         roles::grant_membership(target, membership).await.map_err(doing())?;
     }
-    resync::note_seen(ctx, Way::Forth, (source, target), &names).await
+    resync::note_seen(ctx, Direction::Forward, (source, target), &names).await
 }
 
 /// Another Freehold has created the role on the target since the preflight. It is not this move's, and can be
@@ -238,7 +238,7 @@ async fn made_meanwhile(ctx: &mut StepContext, target: &Session, wanted: &Role) 
 /// Creates the database, shut, with its settings; records which roles may connect once it opens.
 pub(super) async fn create_database(
     ctx: &mut StepContext,
-    ends: &Ends,
+    ends: &Endpoints,
     source: &Session,
     target: &Session,
 ) -> Result<(), StepError> {
@@ -249,7 +249,7 @@ pub(super) async fn create_database(
     databases::create(target, ends.names(), dbname, &like).await.map_err(doing())?;
     // Before a row is written: generated values are then computed as on the source.
     let names = needed_role_names(ctx, source, &ends.source).await?;
-    meaning::bring(ctx, Way::Forth, (source, target), &names).await?;
+    meaning::bring(ctx, Direction::Forward, (source, target), &names).await?;
     databases::apply_settings(target, dbname, &[], like.comment.as_deref()).await.map_err(doing())?;
 
     let access = fence::read(source, &ends.source.dbname).await.map_err(doing())?;
@@ -275,8 +275,8 @@ pub(super) async fn create_database(
 /// The roles that may connect to the database on the new side, as they can on the other.
 pub(super) async fn opened_access(
     target: &Session,
-    from: &End,
-    to: &End,
+    from: &Endpoint,
+    to: &Endpoint,
     access: &Access,
 ) -> Result<SavedFence, SystemError> {
     let now = fence::read(target, &to.dbname).await?;
@@ -290,7 +290,7 @@ pub(super) async fn opened_access(
     Ok(fence::translated(access, &now.owner, knows))
 }
 
-fn no_database(ends: &Ends) -> StepError {
+fn no_database(ends: &Endpoints) -> StepError {
     StepError::Forbidden {
         sqlstate: crate::error::SqlState::INVALID_CATALOG_NAME,
         blame: crate::error::Blame::Platform,
@@ -301,7 +301,7 @@ fn no_database(ends: &Ends) -> StepError {
 }
 
 /// Helper schema, guard, publication.
-async fn prepare_source(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
+async fn prepare_source(ctx: &StepContext, ends: &Endpoints, source: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("preparing the source");
     source.act_as_replica().await.map_err(doing())?;
     marker::create_helper(source, ends.names()).await.map_err(doing())?;
@@ -318,7 +318,7 @@ async fn prepare_source(ctx: &StepContext, ends: &Ends, source: &Session) -> Res
 }
 
 /// Makes the publication hold exactly the tables that exist now.
-pub(super) async fn publish(ctx: &StepContext, ends: &Ends, source: &Session) -> Result<(), StepError> {
+pub(super) async fn publish(ctx: &StepContext, ends: &Endpoints, source: &Session) -> Result<(), StepError> {
     let doing = || StepError::doing("creating the publication on the source");
     let name = ends.names().forward();
     let lock_timeout = format!("SET lock_timeout = {}", ctx.settings.lock_timeout.as_millis());
@@ -336,7 +336,7 @@ pub(super) async fn publish(ctx: &StepContext, ends: &Ends, source: &Session) ->
         match made.await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_refused_with("55P03") && attempt < LOCK_ATTEMPTS_MAX => {
-                ctx.progress.say("waiting for a VACUUM or a schema change on the source");
+                ctx.progress.set_activity("waiting for a VACUUM or a schema change on the source");
                 tokio::time::sleep(LOCK_RETRY_AFTER).await;
             }
             // A table was dropped between the list and the publication.

@@ -6,7 +6,7 @@
 use crate::system::applier::{self, Rows};
 use crate::system::{Session, SystemError, databases, fence};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::own_login::{OwnLogin, unreachable};
 
@@ -20,7 +20,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Gives the role access to a side, with the privilege to read every existing table. Safe to repeat.
-    pub(super) async fn admit(end: &End) -> Result<Reader, SystemError> {
+    pub(super) async fn admit(end: &Endpoint) -> Result<Reader, SystemError> {
         let session = as_replica(end).await?;
         let login = OwnLogin::create(&session, &name(end), Rows::Read).await?;
         let was_shut = fence::read(&session, &end.dbname).await?.is_shut();
@@ -31,7 +31,7 @@ impl Reader {
     }
 
     /// Takes the access away again, and removes the role.
-    pub(super) async fn dismiss(self, end: &End) -> Result<(), SystemError> {
+    pub(super) async fn dismiss(self, end: &Endpoint) -> Result<(), SystemError> {
         if self.was_shut {
             let session = end.admin_session().await?;
             databases::limit_connections(&session, &end.dbname, Some(0)).await?;
@@ -41,23 +41,23 @@ impl Reader {
 }
 
 /// Removes the role with its privileges, if it exists. Safe to repeat.
-pub(super) async fn remove(end: &End) -> Result<(), SystemError> {
+pub(super) async fn remove(end: &Endpoint) -> Result<(), SystemError> {
     applier::remove(&as_replica(end).await?, &name(end)).await
 }
 
-fn name(end: &End) -> String {
+fn name(end: &Endpoint) -> String {
     end.names.reader_role()
 }
 
 /// The users' event triggers must not fire for these sessions.
-async fn as_replica(end: &End) -> Result<Session, SystemError> {
+async fn as_replica(end: &Endpoint) -> Result<Session, SystemError> {
     let session = end.session().await?;
     session.act_as_replica().await?;
     Ok(session)
 }
 
 /// Lets the role log in once: a rule in `pg_hba.conf` that rejects it is found before a row is read.
-pub(super) async fn probe(end: &End) -> Result<(), StepError> {
+pub(super) async fn probe(end: &Endpoint) -> Result<(), StepError> {
     let doing = || StepError::doing("preparing the role that reads rows");
     let reader = Reader::admit(end).await.map_err(doing())?;
     let tried = end.reading_session(&reader.login).await;

@@ -7,7 +7,7 @@ use crate::system::type_oids::{self, Outcome};
 use crate::system::{Session, applier, ownership};
 
 use super::copy_schema::{SchemaDump, Section};
-use super::ends::Ends;
+use super::ends::Endpoints;
 use super::error::StepError;
 use super::own_login::OwnLogin;
 use super::throttle::Workers;
@@ -19,7 +19,7 @@ const GIVING: &str = "giving objects their owners and rights";
 /// The input of a restore.
 #[derive(Debug)]
 pub(super) struct Restore<'a> {
-    pub(super) ends: &'a Ends,
+    pub(super) ends: &'a Endpoints,
     pub(super) dump: SchemaDump,
     /// Owns what it creates until the owners are set.
     pub(super) applier: OwnLogin,

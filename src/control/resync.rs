@@ -21,18 +21,18 @@ use crate::system::fence::{self, Access};
 use crate::system::roles::{self, Membership, Role};
 use crate::system::{Session, SystemError, own_roles};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::meaning;
 use super::provision;
 use super::role_merge::{self, Known, Merged, Seen, Unseen, finding};
 use super::step::StepContext;
 use super::sweep;
-use super::way::Way;
+use super::way::Direction;
 
 /// Applies the changes of the other side to the side that the clients go to. Fast if nothing has changed.
 /// Safe to repeat.
-pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError> {
+pub(super) async fn run(ctx: &mut StepContext, way: Direction) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing roles and settings");
     let (from, to) = way.ends(ctx.ends());
     let from_session = from.session().await.map_err(doing())?;
@@ -51,19 +51,19 @@ pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError
             roles::alter(&to_session, &merged.wanted, other).await.map_err(doing())?;
         }
         let is_lost = match way {
-            Way::Forth => (if is_ours { &merged.wanted } else { other }).verifier != role.verifier,
-            Way::Back => !is_ours && merged.wanted.verifier != other.verifier,
+            Direction::Forward => (if is_ours { &merged.wanted } else { other }).verifier != role.verifier,
+            Direction::Reverse => !is_ours && merged.wanted.verifier != other.verifier,
         };
         if is_lost && role.can_login && !role.superuser {
             return Err(other_password(&to, role));
         }
         findings.extend(tell(&to, is_ours, &merged));
     }
-    if way == Way::Forth {
+    if way == Direction::Forward {
         drop_gone(ctx, &from_session, &to_session, &ours).await?;
     }
     memberships(ctx, way, (&from_session, &to_session), (&names, &ours), &seen, &mut findings).await?;
-    if way == Way::Forth {
+    if way == Direction::Forward {
         refuse_strangers((&from_session, &to_session), &to, &names).await?;
     }
     note(ctx, findings).await?;
@@ -72,20 +72,20 @@ pub(super) async fn run(ctx: &mut StepContext, way: Way) -> Result<(), StepError
     rights(ctx, way, &from_session, &to_session).await
 }
 
-fn seen(ctx: &StepContext, way: Way) -> Seen {
+fn seen(ctx: &StepContext, way: Direction) -> Seen {
     let (from, to) = way.ends(ctx.ends());
     let all = match way {
-        Way::Forth => &ctx.facts().roles_seen,
-        Way::Back => &ctx.facts().roles_seen_back,
+        Direction::Forward => &ctx.facts().roles_seen,
+        Direction::Reverse => &ctx.facts().roles_seen_back,
     };
-    let of = |end: &End| all.get(&end.system.name).cloned().unwrap_or_default();
+    let of = |end: &Endpoint| all.get(&end.system.name).cloned().unwrap_or_default();
     Seen { from: of(&from), to: of(&to) }
 }
 
 /// Records the current state of the roles on both sides.
 pub(super) async fn note_seen(
     ctx: &mut StepContext,
-    way: Way,
+    way: Direction,
     (from, to): (&Session, &Session),
     names: &[String],
 ) -> Result<(), StepError> {
@@ -98,11 +98,11 @@ pub(super) async fn note_seen(
     };
     let mut facts = ctx.facts().clone();
     match way {
-        Way::Forth => {
+        Direction::Forward => {
             facts.roles_seen = of_systems(seen(ctx, way).renew(&here, &there, Unseen::Counts));
             facts.roles_seen_back = of_systems(Seen::default().renew(&here, &there, Unseen::Counts));
         }
-        Way::Back => {
+        Direction::Reverse => {
             facts.roles_seen_back = of_systems(seen(ctx, way).renew(&here, &there, Unseen::IsForeign));
         }
     }
@@ -144,8 +144,8 @@ async fn note(ctx: &mut StepContext, findings: Vec<Finding>) -> Result<(), StepE
 /// Creates the roles that appeared since. Returns the names of those that are one role on both systems.
 async fn create_missing(
     ctx: &mut StepContext,
-    way: Way,
-    (session, to): (&Session, &End),
+    way: Direction,
+    (session, to): (&Session, &Endpoint),
     here: &[Role],
     seen: &Seen,
     findings: &mut Vec<Finding>,
@@ -155,7 +155,7 @@ async fn create_missing(
     let there = roles::read(session, &names).await.map_err(doing())?;
     let missing = here.iter().filter(|role| !there.iter().any(|other| other.name == role.name));
     // On the way forth the move creates its own roles, also repeatedly.
-    let is_dropped = |role: &&Role| way == Way::Back && seen.was_there(&role.name);
+    let is_dropped = |role: &&Role| way == Direction::Reverse && seen.was_there(&role.name);
     let (dropped, missing): (Vec<&Role>, Vec<&Role>) = missing.partition(is_dropped);
     findings.extend(dropped.iter().map(|role| {
         let message = format!(
@@ -177,8 +177,8 @@ async fn create_missing(
     for role in missing {
         // On the way back the role gets no mark: it stays when the move has ended.
         let comment = match way {
-            Way::Forth => mark.as_str(),
-            Way::Back => role.comment.as_deref().filter(|text| *text != mark).unwrap_or_default(),
+            Direction::Forward => mark.as_str(),
+            Direction::Reverse => role.comment.as_deref().filter(|text| *text != mark).unwrap_or_default(),
         };
         roles::create(session, role, comment).await.map_err(doing())?;
     }
@@ -186,7 +186,7 @@ async fn create_missing(
 }
 
 /// Findings for the operator about a role that differs between the sides.
-fn tell(to: &End, is_ours: bool, merged: &Merged) -> Vec<Finding> {
+fn tell(to: &Endpoint, is_ours: bool, merged: &Merged) -> Vec<Finding> {
     let (name, system) = (&merged.wanted.name, &to.system.name);
     let mut findings = Vec::new();
     let barred = ["LOGIN", Role::PASSWORD, "VALID UNTIL"];
@@ -229,7 +229,7 @@ async fn drop_gone(
 
 /// The role's clients could not log in on the other side. On the way back this is an error only if the
 /// password was not changed there: a change made there, for databases there, is a finding.
-fn other_password(to: &End, role: &Role) -> StepError {
+fn other_password(to: &Endpoint, role: &Role) -> StepError {
     StepError::NotNow {
         message: format!("role {} has another password on system {}", role.name, to.system.name),
         detail: Some(
@@ -242,7 +242,7 @@ fn other_password(to: &End, role: &Role) -> StepError {
 /// Memberships of the roles that are one role on both systems.
 async fn memberships(
     ctx: &mut StepContext,
-    way: Way,
+    way: Direction,
     (from, to): (&Session, &Session),
     (names, ours): (&[String], &[String]),
     seen: &Seen,
@@ -261,7 +261,7 @@ async fn memberships(
         roles::read(to, &of_roles).await.map_err(doing())?.into_iter().map(|role| role.name).collect();
     let exist = |pair: &&&Membership| known.contains(&pair.role) && known.contains(&pair.member);
     let grant: Vec<&Membership> = merged.grant.iter().filter(exist).copied().collect();
-    if way == Way::Forth && !grant.is_empty() {
+    if way == Direction::Forward && !grant.is_empty() {
         let pairs: Vec<_> = grant.iter().map(|pair| (pair.role.clone(), pair.member.clone())).collect();
         ctx.remember(|facts| {
             let new = pairs.iter().filter(|pair| !facts.memberships_granted.contains(pair)).cloned();
@@ -287,7 +287,7 @@ async fn memberships(
 /// preflight has named those that existed then; this finds later ones.
 async fn refuse_strangers(
     (from, to): (&Session, &Session),
-    there: &End,
+    there: &Endpoint,
     names: &[String],
 ) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing the members of roles");
@@ -310,7 +310,12 @@ async fn refuse_strangers(
 }
 
 /// Sets which roles may connect on the other side once it opens, or from now on if it is open.
-async fn rights(ctx: &mut StepContext, way: Way, from: &Session, to: &Session) -> Result<(), StepError> {
+async fn rights(
+    ctx: &mut StepContext,
+    way: Direction,
+    from: &Session,
+    to: &Session,
+) -> Result<(), StepError> {
     let doing = || StepError::doing("comparing the rights on the database");
     let (here, there) = way.ends(ctx.ends());
     let access = fence::read(from, &here.dbname).await.map_err(doing())?;
@@ -341,7 +346,7 @@ fn are_equal(one: &Access, other: &Access, but: &str) -> bool {
     one.connection_limit == other.connection_limit && told(one) == told(other)
 }
 
-async fn remember(ctx: &mut StepContext, end: &End, access: &SavedFence) -> Result<(), StepError> {
+async fn remember(ctx: &mut StepContext, end: &Endpoint, access: &SavedFence) -> Result<(), StepError> {
     let system = end.system.name.clone();
     ctx.remember(|facts| {
         facts.saved_fence.insert(system.clone(), access.clone());

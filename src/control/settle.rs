@@ -11,11 +11,11 @@ use crate::system::{fence, subscriptions};
 
 use super::compare::{self, Outcome};
 use super::error::StepError;
-use super::frozen::Frozen;
+use super::frozen::ExportedSnapshot;
 use super::settings::Verify;
 use super::step::StepContext;
 use super::stream::Stream;
-use super::way::Way;
+use super::way::Direction;
 
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): why rows were not compared after the commit.
 pub const NOTE_UNVERIFIED: &str = "not_verified_because";
@@ -23,9 +23,12 @@ pub const NOTE_UNVERIFIED: &str = "not_verified_because";
 /// Reverses replication. Safe to repeat.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     let ends = ctx.ends();
-    ctx.progress.say("turning replication around");
+    ctx.progress.set_activity("turning replication around");
     let source = freeze_source(ctx).await?;
-    Stream::new(Way::Forth, ends.clone()).remove().await.map_err(StepError::doing("ending replication"))?;
+    Stream::new(Direction::Forward, ends.clone())
+        .remove()
+        .await
+        .map_err(StepError::doing("ending replication"))?;
     start_way_back(ctx).await?;
     close_old_connections(ctx, source.as_ref()).await?;
     verify(ctx, source).await
@@ -33,17 +36,17 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 
 /// Opens the source's snapshot before anything is written there again. It is useful only with the target's
 /// snapshot, which does not survive a restart.
-async fn freeze_source(ctx: &StepContext) -> Result<Option<Frozen>, StepError> {
-    if ctx.frozen.is_none() || ctx.settings.verify == Verify::Off {
+async fn freeze_source(ctx: &StepContext) -> Result<Option<ExportedSnapshot>, StepError> {
+    if ctx.exported.is_none() || ctx.settings.verify == Verify::Off {
         return Ok(None);
     }
-    let back = Stream::new(Way::Back, ctx.ends()).name();
+    let back = Stream::new(Direction::Reverse, ctx.ends()).name();
     let doing = || StepError::doing("reading the source as it was");
     let session = ctx.source_session().await?;
     // In a repeated settle the source may already receive changes.
     match subscriptions::state(&session, &back).await.map_err(doing())? {
         Some(_) => Ok(None),
-        None => Ok(Some(Frozen::of(&ctx.ends().source).await.map_err(doing())?)),
+        None => Ok(Some(ExportedSnapshot::of(&ctx.ends().source).await.map_err(doing())?)),
     }
 }
 
@@ -51,15 +54,18 @@ pub(super) async fn start_way_back(ctx: &StepContext) -> Result<(), StepError> {
     let source = ctx.source_session().await?;
     source.act_as_replica().await.map_err(StepError::doing("preparing the source"))?;
     let target = ctx.target_session().await?;
-    Stream::new(Way::Back, ctx.ends()).start(&target, &source).await
+    Stream::new(Direction::Reverse, ctx.ends()).start(&target, &source).await
 }
 
 /// The proxies close their connections themselves; the rest are terminated after a grace period.
-async fn close_old_connections(ctx: &StepContext, frozen: Option<&Frozen>) -> Result<(), StepError> {
+async fn close_old_connections(
+    ctx: &StepContext,
+    frozen: Option<&ExportedSnapshot>,
+) -> Result<(), StepError> {
     let doing = || StepError::doing("closing connections on the source");
     let source = ctx.source_session().await?;
     let deadline = tokio::time::Instant::now() + ctx.settings.close_grace;
-    let ours: Vec<i32> = frozen.map(Frozen::pid).into_iter().chain([source.pid()]).collect();
+    let ours: Vec<i32> = frozen.map(ExportedSnapshot::pid).into_iter().chain([source.pid()]).collect();
     let dbname = &ctx.record().source.dbname;
     loop {
         let left = fence::others(&source, dbname, &ours).await.map_err(doing())?;
@@ -77,13 +83,13 @@ async fn close_old_connections(ctx: &StepContext, frozen: Option<&Frozen>) -> Re
 
 /// Compares every row as of the commit; if those snapshots are lost, in the current state. A difference is an
 /// alarm: see [`doubt`](super::doubt).
-async fn verify(ctx: &mut StepContext, source: Option<Frozen>) -> Result<(), StepError> {
+async fn verify(ctx: &mut StepContext, source: Option<ExportedSnapshot>) -> Result<(), StepError> {
     if ctx.facts().tables_verified.is_some() || ctx.settings.verify == Verify::Off {
         return Ok(());
     }
-    ctx.progress.say("comparing the rows of both sides");
+    ctx.progress.set_activity("comparing the rows of both sides");
     let views = compare::views_before(ctx).await?;
-    let compared = match (source, ctx.frozen.take()) {
+    let compared = match (source, ctx.exported.take()) {
         (Some(source), Some(target)) => as_they_were(ctx, &source, &target).await,
         _ => as_they_are(ctx).await,
     };
@@ -102,8 +108,12 @@ async fn verify(ctx: &mut StepContext, source: Option<Frozen>) -> Result<(), Ste
 }
 
 /// Compares the snapshots of the commit.
-async fn as_they_were(ctx: &StepContext, source: &Frozen, target: &Frozen) -> Result<Outcome, StepError> {
-    let compare = Frozen::compare(source, target, ctx.settings.copy_workers);
+async fn as_they_were(
+    ctx: &StepContext,
+    source: &ExportedSnapshot,
+    target: &ExportedSnapshot,
+) -> Result<Outcome, StepError> {
+    let compare = ExportedSnapshot::compare(source, target, ctx.settings.copy_workers);
     let (digests, differences) = ctx.unless_cancelled(compare).await?;
     Ok(Outcome::of_digests(ctx.now(), &digests, &differences))
 }
@@ -111,7 +121,7 @@ async fn as_they_were(ctx: &StepContext, source: &Frozen, target: &Frozen) -> Re
 /// The snapshots of the commit are lost with the process that held them. Rows that were lost are still
 /// missing, so both sides are compared along the way back while the clients work.
 async fn as_they_are(ctx: &StepContext) -> Result<Outcome, StepError> {
-    let back = Stream::new(Way::Back, ctx.ends());
+    let back = Stream::new(Direction::Reverse, ctx.ends());
     compare::compare(ctx, &back, &std::collections::HashMap::new()).await
 }
 

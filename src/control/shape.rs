@@ -10,14 +10,14 @@
 use crate::error::{Blame, SqlState};
 use crate::system::{Session, SystemError, TableName, publications, tables};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::provision::published_tables;
 use super::reader::Reader;
 
 /// Fails if something would be missing on the other side: temporarily if the product can remove it,
 /// permanently if the tables differ from the published ones.
-pub(super) async fn check(end: &End, session: &Session, publication: &str) -> Result<(), StepError> {
+pub(super) async fn check(end: &Endpoint, session: &Session, publication: &str) -> Result<(), StepError> {
     let doing = || StepError::doing("looking for what replication does not carry");
     let lost = uncarried(end, session).await.map_err(doing())?;
     if !lost.is_empty() {
@@ -35,7 +35,7 @@ pub(super) async fn check(end: &End, session: &Session, publication: &str) -> Re
 }
 
 /// Large objects, and unlogged tables with rows.
-async fn uncarried(end: &End, session: &Session) -> Result<Vec<String>, SystemError> {
+async fn uncarried(end: &Endpoint, session: &Session) -> Result<Vec<String>, SystemError> {
     const LOOKING: &str = "looking for what replication does not carry";
     let mut found = Vec::new();
     let objects: i64 = session.value(LOOKING, "SELECT count(*) FROM pg_largeobject_metadata", &[]).await?;
@@ -62,7 +62,7 @@ async fn uncarried(end: &End, session: &Session) -> Result<Vec<String>, SystemEr
 
 /// Those of the tables that have rows.
 async fn filled<'a>(
-    end: &End,
+    end: &Endpoint,
     reader: &Reader,
     tables: &[&'a TableName],
 ) -> Result<Vec<&'a TableName>, SystemError> {

@@ -27,7 +27,7 @@ use crate::model::{
 
 use super::drive::Move;
 use super::error::StepError;
-use super::frozen::Frozen;
+use super::frozen::ExportedSnapshot;
 use super::operations::journal::Journal;
 use super::progress::Progress;
 use super::settings::{CrashPoint, FaultKind, MoverSettings};
@@ -50,7 +50,7 @@ pub struct StepContext {
     pub(super) latencies_before: Latencies,
     /// A snapshot of the side that the clients went to, at the commit. Lives from the cutover to the next
     /// step.
-    pub(super) frozen: Option<Frozen>,
+    pub(super) exported: Option<ExportedSnapshot>,
     pub(super) journal: Journal<Move>,
     pub(super) cancel: CancellationToken,
 }
@@ -173,7 +173,7 @@ impl StepContext {
             contract: database.value.contract,
             clock: journal.clock,
             latencies_before,
-            frozen: None,
+            exported: None,
             journal,
             cancel,
         })

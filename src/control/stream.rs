@@ -18,10 +18,10 @@ use crate::system::subscriptions::{self, NewSubscription};
 use crate::system::{MoveNames, Session, SystemError, marker, own_roles, roles, slots};
 
 use super::applier;
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::error::StepError;
 use super::truncated::NOTE_TRUNCATED;
-use super::way::Way;
+use super::way::Direction;
 
 /// Errors of the apply worker with no progress in between after which the stream counts as stopped: the next
 /// error would be the same. The server restarts the worker after `wal_retrieve_retry_interval` (5 s).
@@ -34,27 +34,27 @@ const BEATS_MAX: usize = 256;
 /// One direction between the two ends of a move.
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
-    pub(super) way: Way,
+    pub(super) way: Direction,
     pub(super) names: MoveNames,
     /// The side that clients write to.
-    pub(super) publisher: End,
+    pub(super) publisher: Endpoint,
     /// The side that applies the changes.
-    pub(super) subscriber: End,
+    pub(super) subscriber: Endpoint,
     /// Changes may concern rows that the copy did not bring; see [`truncated`](super::truncated).
     rows_may_be_missing: bool,
 }
 
 impl Stream {
-    pub(super) fn new(way: Way, ends: Ends) -> Stream {
+    pub(super) fn new(way: Direction, ends: Endpoints) -> Stream {
         let names = ends.names();
         let (publisher, subscriber) = way.ends(ends);
         Stream { way, names, publisher, subscriber, rows_may_be_missing: false }
     }
 
     /// The stream that continues the copy of a move, as recorded in its facts.
-    pub(super) fn of_copy(ends: Ends, facts: &MoveFacts) -> Stream {
+    pub(super) fn of_copy(ends: Endpoints, facts: &MoveFacts) -> Stream {
         let rows_may_be_missing = facts.notes.contains_key(NOTE_TRUNCATED);
-        Stream { rows_may_be_missing, ..Stream::new(Way::Forth, ends) }
+        Stream { rows_may_be_missing, ..Stream::new(Direction::Forward, ends) }
     }
 
     /// The common name of publication, slot and subscription.
@@ -227,7 +227,7 @@ pub(super) fn random_password() -> String {
 }
 
 /// The apply worker gets the same error repeatedly.
-fn stopped(subscriber: &End) -> StepError {
+fn stopped(subscriber: &Endpoint) -> StepError {
     StepError::Forbidden {
         sqlstate: SqlState::DATA_CORRUPTED,
         blame: Blame::Platform,

@@ -15,14 +15,14 @@ use crate::system::{
     MoveNames, Session, SystemError, applier, databases, marker, publications, roles, slots, subscriptions,
 };
 
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::error::StepError;
 use super::provision::platform_roles;
 use super::step::StepContext;
 
 /// Removes subscriptions, publications, slots, guard, helper schema and the roles of a move's own from one
 /// system. The database itself stays. One that accepts no connections was cleaned before it was closed.
-pub async fn objects(end: &End, names: MoveNames) -> Result<(), SystemError> {
+pub async fn objects(end: &Endpoint, names: MoveNames) -> Result<(), SystemError> {
     let admin = end.admin_session().await?;
     if can_be_entered(&admin, &end.dbname).await? {
         let session = end.session().await?;
@@ -48,7 +48,7 @@ async fn in_database(session: &Session, names: MoveNames) -> Result<(), SystemEr
 }
 
 /// Removes objects of the system.
-async fn on_system(admin: &Session, end: &End, names: MoveNames) -> Result<(), SystemError> {
+async fn on_system(admin: &Session, end: &Endpoint, names: MoveNames) -> Result<(), SystemError> {
     for name in [names.forward(), names.back()] {
         slots::drop(admin, &name, end.deadline()).await?;
     }
@@ -138,7 +138,7 @@ async fn needed_by_other_moves(ctx: &StepContext) -> Result<Vec<String>, StepErr
 }
 
 /// Ends the move's claim on roles that stay although it was undone: they belong to the target from now on.
-pub async fn release_roles(ends: &Ends, stayed: &[String]) -> Result<(), SystemError> {
+pub async fn release_roles(ends: &Endpoints, stayed: &[String]) -> Result<(), SystemError> {
     if stayed.is_empty() {
         return Ok(());
     }
@@ -147,7 +147,7 @@ pub async fn release_roles(ends: &Ends, stayed: &[String]) -> Result<(), SystemE
 }
 
 /// Removes the move's marks; database and roles stay. For the end of a move that was not undone.
-pub async fn marks(ends: &Ends) -> Result<(), SystemError> {
+pub async fn marks(ends: &Endpoints) -> Result<(), SystemError> {
     let admin = ends.target.admin_session().await?;
     let names = ends.names();
     if databases::claim(&admin, names, &ends.target.dbname).await? == databases::Claim::Ours {
@@ -158,7 +158,7 @@ pub async fn marks(ends: &Ends) -> Result<(), SystemError> {
 }
 
 /// Replaces the mark by the comment that the role has on the source.
-async fn unmark_roles(ends: &Ends, admin: &Session, made: &[String]) -> Result<(), SystemError> {
+async fn unmark_roles(ends: &Endpoints, admin: &Session, made: &[String]) -> Result<(), SystemError> {
     let comments = comments_on_source(ends, made).await;
     for role in made {
         let comment = comments.iter().find(|(name, _)| name == role).and_then(|(_, text)| text.as_deref());
@@ -170,7 +170,7 @@ async fn unmark_roles(ends: &Ends, admin: &Session, made: &[String]) -> Result<(
 }
 
 /// The comments of the roles on the source; none if the source is unreachable.
-async fn comments_on_source(ends: &Ends, made: &[String]) -> Vec<(String, Option<String>)> {
+async fn comments_on_source(ends: &Endpoints, made: &[String]) -> Vec<(String, Option<String>)> {
     let read = async {
         let admin = ends.source.admin_session().await?;
         roles::read(&admin, made).await

@@ -28,7 +28,7 @@ use crate::system::names::quote_conninfo;
 use crate::wire::message::backend as answer;
 use crate::wire::startup::{self, CancelRequest, Opening};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::own_login::OwnLogin;
 
 /// Only part of the file's name: a Unix socket has no port.
@@ -64,7 +64,7 @@ impl Drop for ToolSocket {
 
 #[derive(Debug)]
 struct Destination {
-    end: End,
+    end: Endpoint,
     who: As,
     /// Parameters of the startup packet; those that the program sends are ignored.
     startup: Vec<(String, String)>,
@@ -72,7 +72,7 @@ struct Destination {
 
 impl ToolSocket {
     /// Listens in a private directory; `options` are settings of the connections.
-    pub(super) fn open(directory: &Path, end: &End, who: As, options: String) -> io::Result<ToolSocket> {
+    pub(super) fn open(directory: &Path, end: &Endpoint, who: As, options: String) -> io::Result<ToolSocket> {
         let file = directory.join(format!(".s.PGSQL.{PORT}"));
         let _ = std::fs::remove_file(&file);
         let listener = UnixListener::bind(&file)?;
@@ -140,7 +140,7 @@ async fn serve(mut program: UnixStream, destination: &Destination) -> io::Result
 }
 
 impl As {
-    fn role<'a>(&'a self, end: &'a End) -> &'a RoleName {
+    fn role<'a>(&'a self, end: &'a Endpoint) -> &'a RoleName {
         match self {
             As::Platform => &end.system.admin_role,
             As::Applier(applier) => &applier.role,
@@ -150,7 +150,7 @@ impl As {
 
 impl Destination {
     async fn connect(&self) -> Result<ServerConnection, SystemError> {
-        let End { access, system, dbname, .. } = &self.end;
+        let Endpoint { access, system, dbname, .. } = &self.end;
         let (startup, deadline) = (self.startup.clone(), Instant::now() + LOGIN_WITHIN);
         match &self.who {
             As::Platform => access.connect(system, dbname, startup, deadline).await,
@@ -163,7 +163,7 @@ impl Destination {
 
     /// The program has received the server's own cancel key.
     async fn cancel(&self, request: &CancelRequest) -> io::Result<()> {
-        let End { access, system, dbname, .. } = &self.end;
+        let Endpoint { access, system, dbname, .. } = &self.end;
         let connector = access.connector(system).await.map_err(io::Error::other)?;
         let deadline = Instant::now() + LOGIN_WITHIN;
         backend::cancel(&system.place(dbname.as_str()), &connector, request.pid, &request.key, deadline)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::archive::Unreadable;
-use super::ends::End;
+use super::ends::Endpoint;
 use super::tool_socket::{As, ToolSocket};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::system::session::without_event_triggers;
@@ -131,7 +131,7 @@ impl Tools {
     pub(super) fn command(
         &self,
         program: &str,
-        (end, who): (&End, As),
+        (end, who): (&Endpoint, As),
         directory: &Path,
     ) -> Result<(Command, ToolSocket), ToolError> {
         let failed =

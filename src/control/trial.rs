@@ -29,7 +29,7 @@ use crate::system::type_oids::{self, Outcome};
 use crate::system::{Session, SystemError, databases, marker, ownership, quote_ident, quote_literal, roles};
 
 use super::copy_schema::{Known, SchemaDump};
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 use super::own_login::{OwnLogin, unreachable};
 use super::preflight::{Findings, Scene, on_system};
 use super::provision::platform_roles;
@@ -77,9 +77,9 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
         tracing::warn!(%error, "leftovers of trials stay on the target");
     }
     let trial = Trial::of(scene.target).await?;
-    let end = End { dbname: trial.name().to_owned(), ..scene.target_end().clone() };
+    let end = Endpoint { dbname: trial.name().to_owned(), ..scene.target_end().clone() };
     let guard = Guard { end: end.clone(), trial: Some(trial.clone()) };
-    let ends = Ends { source: scene.source_end().clone(), target: end };
+    let ends = Endpoints { source: scene.source_end().clone(), target: end };
     let outcome = match made(scene, &trial, findings).await? {
         true => timeout(TRIAL_WITHIN, Box::pin(attempt(scene, &ends, findings))).await,
         false => Ok(Ok(())),
@@ -96,7 +96,7 @@ pub(super) async fn check(scene: &Scene<'_>, findings: &mut Findings) -> Result<
 
 /// Drops the database also if the trial's future was dropped.
 struct Guard {
-    end: End,
+    end: Endpoint,
     trial: Option<Trial>,
 }
 
@@ -169,7 +169,7 @@ fn untried(scene: &Scene<'_>, why: &str, findings: &mut Findings) {
 }
 
 /// Restores the schema, and reports what was refused.
-async fn attempt(scene: &Scene<'_>, ends: &Ends, findings: &mut Findings) -> Result<(), Failure> {
+async fn attempt(scene: &Scene<'_>, ends: &Endpoints, findings: &mut Findings) -> Result<(), Failure> {
     let (dump, prepared) = tokio::join!(write_down(scene), prepare(scene, &ends.target));
     let ((session, applier), dump) = (prepared?, dump?);
     let refused = restore(scene, ends, &session, &applier, &dump).await?;
@@ -191,7 +191,7 @@ async fn write_down(scene: &Scene<'_>) -> Result<SchemaDump, Failure> {
 }
 
 /// Returns the platform's session in the trial's database, and the role that restores.
-async fn prepare(scene: &Scene<'_>, end: &End) -> Result<(Session, OwnLogin), Failure> {
+async fn prepare(scene: &Scene<'_>, end: &Endpoint) -> Result<(Session, OwnLogin), Failure> {
     let name = quote_ident(&end.dbname);
     databases::limit_connections(scene.target, &end.dbname, Some(CONNECTIONS)).await?;
     let english = format!("ALTER DATABASE {name} SET lc_messages = 'C'");
@@ -209,7 +209,7 @@ async fn prepare(scene: &Scene<'_>, end: &End) -> Result<(Session, OwnLogin), Fa
 /// Restores like [`Restore`](super::restore::Restore), but goes on after refusals.
 async fn restore(
     scene: &Scene<'_>,
-    ends: &Ends,
+    ends: &Endpoints,
     session: &Session,
     applier: &OwnLogin,
     dump: &SchemaDump,

@@ -18,7 +18,7 @@ use crate::model::movement::FindingSeverity::Blocker;
 use crate::system::roles::split_names;
 use crate::system::{Session, SystemError, quote_ident};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::own_login::OwnLogin;
 use super::preflight::{Findings, Scene};
 
@@ -90,7 +90,7 @@ const CALLING: &str = "calling a function that rows call";
 /// Calls them in the trial's database; `session` is the platform's.
 pub(super) async fn check(
     scene: &Scene<'_>,
-    end: &End,
+    end: &Endpoint,
     (session, applier): (&Session, &OwnLogin),
     findings: &mut Findings,
 ) -> Result<(), SystemError> {

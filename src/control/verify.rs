@@ -13,7 +13,7 @@ pub use crate::system::digests::{Digest, digest};
 use crate::system::tables::{self, Table};
 use crate::system::{Session, SystemError, TableName};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::reader::Reader;
 
@@ -43,7 +43,7 @@ impl std::fmt::Display for Difference {
 }
 
 /// Digests of all tables of a database that are replicated, in its current state: one snapshot for all.
-pub async fn digest_all(end: &End, workers: usize) -> Result<BTreeMap<TableName, Digest>, SystemError> {
+pub async fn digest_all(end: &Endpoint, workers: usize) -> Result<BTreeMap<TableName, Digest>, SystemError> {
     let session = end.session().await?;
     session.batch("opening a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let snapshot: String = session.value("exporting a snapshot", "SELECT pg_export_snapshot()", &[]).await?;
@@ -52,7 +52,7 @@ pub async fn digest_all(end: &End, workers: usize) -> Result<BTreeMap<TableName,
 
 /// Reads every table with several workers that share a snapshot of `session`.
 pub async fn digest_in_snapshot(
-    end: &End,
+    end: &Endpoint,
     session: &Session,
     snapshot: Option<&str>,
     workers: usize,
@@ -68,7 +68,7 @@ pub async fn digest_in_snapshot(
 }
 
 async fn digest_as(
-    end: &End,
+    end: &Endpoint,
     reader: &Reader,
     snapshot: Option<&str>,
     waiting: Vec<Table>,
@@ -92,7 +92,7 @@ async fn digest_as(
 }
 
 async fn digest_some(
-    end: End,
+    end: Endpoint,
     reader: Reader,
     snapshot: Option<String>,
     waiting: Arc<Mutex<Vec<Table>>>,
@@ -145,8 +145,8 @@ pub fn differences(
 /// Compares every table of two quiet databases: nothing is written, and replication has caught up. Returns
 /// the number of tables compared, and those that differ.
 pub async fn compare_all(
-    source: &End,
-    target: &End,
+    source: &Endpoint,
+    target: &Endpoint,
     workers: usize,
 ) -> Result<(u32, Vec<Difference>), StepError> {
     let on_source = async {

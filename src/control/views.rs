@@ -26,7 +26,7 @@ use crate::system::materialized::{self, Query, Terms, View};
 use crate::system::roles::{self, set_clause};
 use crate::system::{Session, SystemError, TableName, marker};
 
-use super::ends::End;
+use super::ends::Endpoint;
 use super::error::StepError;
 use super::meaning::{self, Side};
 use super::settings::Verify;
@@ -41,21 +41,21 @@ pub(super) const NOT_FILLED: &str = "55000";
 const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Refreshes the views of the side that the clients go to; returns whether there are any.
-pub(super) async fn catch_up(ctx: &StepContext, from: &End, to: &End) -> Result<bool, StepError> {
+pub(super) async fn catch_up(ctx: &StepContext, from: &Endpoint, to: &Endpoint) -> Result<bool, StepError> {
     let doing = || StepError::doing("refreshing materialized views");
     let filled = from.session().await.map_err(doing())?;
-    ctx.progress.say("refreshing materialized views");
+    ctx.progress.set_activity("refreshing materialized views");
     let is_compared = ctx.settings.verify == Verify::Off || ctx.facts().compared_before.is_some();
     let fill = async { fill(&filled, to, !is_compared).await.map_err(doing()) };
     ctx.unless_cancelled(fill).await
 }
 
 /// Refreshes the materialized views of one side that are populated on the other.
-pub(super) async fn refresh(filled: &Session, to: &End) -> Result<(), SystemError> {
+pub(super) async fn refresh(filled: &Session, to: &Endpoint) -> Result<(), SystemError> {
     fill(filled, to, false).await.map(drop)
 }
 
-async fn fill(filled: &Session, to: &End, for_comparison: bool) -> Result<bool, SystemError> {
+async fn fill(filled: &Session, to: &Endpoint, for_comparison: bool) -> Result<bool, SystemError> {
     let filled = materialized::filled(filled).await?;
     if filled.is_empty() {
         return Ok(false);
@@ -124,7 +124,7 @@ pub(super) struct Filler {
 }
 
 impl Filler {
-    pub(super) async fn open(to: &End) -> Result<Filler, SystemError> {
+    pub(super) async fn open(to: &Endpoint) -> Result<Filler, SystemError> {
         let platform = to.session().await?;
         let encoding = meaning::encoding_of(&platform, &to.dbname).await?;
         let side = Side::read(to, &platform, &[], &encoding).await?;

@@ -3,29 +3,29 @@
 use crate::model::{Epoch, MoveFacts, MoveRecord, MoveStep, Place};
 use crate::system::MoveNames;
 
-use super::ends::{End, Ends};
+use super::ends::{Endpoint, Endpoints};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From the source to the target.
-    Forth,
+    Forward,
     /// From the target to the source.
-    Back,
+    Reverse,
 }
 
-impl Way {
+impl Direction {
     pub fn step(self) -> MoveStep {
         match self {
-            Way::Forth => MoveStep::Cutover,
-            Way::Back => MoveStep::UndoCutover,
+            Direction::Forward => MoveStep::Cutover,
+            Direction::Reverse => MoveStep::UndoCutover,
         }
     }
 
     /// The side that the clients leave, and the one they go to.
-    pub fn ends(self, ends: Ends) -> (End, End) {
+    pub fn ends(self, ends: Endpoints) -> (Endpoint, Endpoint) {
         match self {
-            Way::Forth => (ends.source, ends.target),
-            Way::Back => (ends.target, ends.source),
+            Direction::Forward => (ends.source, ends.target),
+            Direction::Reverse => (ends.target, ends.source),
         }
     }
 
@@ -33,8 +33,8 @@ impl Way {
     /// move, which may have changed.
     pub fn destination(self, record: &MoveRecord) -> &Place {
         match self {
-            Way::Forth => &record.target,
-            Way::Back => &record.source,
+            Direction::Forward => &record.target,
+            Direction::Reverse => &record.source,
         }
     }
 
@@ -42,30 +42,30 @@ impl Way {
     /// rows.
     pub fn stream(self, names: MoveNames) -> String {
         match self {
-            Way::Forth => names.forward(),
-            Way::Back => names.back(),
+            Direction::Forward => names.forward(),
+            Direction::Reverse => names.back(),
         }
     }
 
     /// Kind of the marker row that measures the lag of the other side. Each direction writes its own.
     pub fn heartbeat(self) -> &'static str {
         match self {
-            Way::Forth => "heartbeat",
-            Way::Back => "heartbeat back",
+            Direction::Forward => "heartbeat",
+            Direction::Reverse => "heartbeat back",
         }
     }
 
     pub fn epoch(self, facts: &MoveFacts) -> Option<Epoch> {
         match self {
-            Way::Forth => facts.cutover_epoch,
-            Way::Back => facts.undo_epoch,
+            Direction::Forward => facts.cutover_epoch,
+            Direction::Reverse => facts.undo_epoch,
         }
     }
 
     pub fn set_epoch(self, facts: &mut MoveFacts, epoch: Epoch) {
         match self {
-            Way::Forth => facts.cutover_epoch = Some(epoch),
-            Way::Back => facts.undo_epoch = Some(epoch),
+            Direction::Forward => facts.cutover_epoch = Some(epoch),
+            Direction::Reverse => facts.undo_epoch = Some(epoch),
         }
     }
 }

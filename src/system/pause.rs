@@ -1,15 +1,15 @@
 //! The statements of a pause, prepared before it: while clients wait, no connection is opened and no
 //! statement is parsed or planned.
 //!
-//! A pause has two sides. [`Departure`] is the database that the clients leave: no client may write there any
-//! more, and a marker is written behind the last write. [`Arrival`] is the database that they go to: the
+//! A pause has two sides. [`OldSide`] is the database that the clients leave: no client may write there any
+//! more, and a marker is written behind the last write. [`NewSide`] is the database that they go to: the
 //! marker arrives, the sequences are set, and one synced commit makes all of it durable. An undo uses the
 //! same two with the systems exchanged.
 //!
 //! # Why
 //! Clients wait for the sum of the round trips, so statements that do not depend on each other's answers are
 //! sent together: one connection executes them in order, and the order is part of the proof. A marker that
-//! was written before the last writer was gone proves nothing; [`Departure::fence`] reports that and is
+//! was written before the last writer was gone proves nothing; [`OldSide::fence`] reports that and is
 //! called again.
 
 use std::time::Duration;
@@ -37,7 +37,7 @@ WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND mode = 'RowE
 
 /// The side that the clients leave.
 #[derive(Debug)]
-pub struct Departure<'a> {
+pub struct OldSide<'a> {
     session: &'a Session,
     /// Sessions of the platform, which are never terminated.
     ours: Vec<i32>,
@@ -48,23 +48,23 @@ pub struct Departure<'a> {
     sequences: Reader<'a>,
 }
 
-/// Result of one call of [`Departure::fence`].
+/// Result of one call of [`OldSide::fence`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fenced {
     /// Backends that were terminated.
     pub ended: Vec<Writer>,
     /// Remaining writers. The marker proves something only if this is empty.
     pub left: Vec<Writer>,
-    /// Positions of the sequences, in the order of [`Departure::sequences`].
+    /// Positions of the sequences, in the order of [`OldSide::sequences`].
     pub positions: Vec<Position>,
 }
 
-impl<'a> Departure<'a> {
+impl<'a> OldSide<'a> {
     /// Prepares all statements, and runs those that change nothing once to warm plans and caches.
-    pub async fn prepare(session: &'a Session, ours: Vec<i32>) -> Result<Departure<'a>, SystemError> {
+    pub async fn prepare(session: &'a Session, ours: Vec<i32>) -> Result<OldSide<'a>, SystemError> {
         let settings = "SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan; SET jit = off";
         session.batch(PREPARING, settings).await?;
-        let departure = Departure {
+        let departure = OldSide {
             session,
             ours,
             terminate: prepare(session, &fence::terminate_sql()).await?,
@@ -166,19 +166,19 @@ impl<'a> Departure<'a> {
 
 /// The side that the clients go to.
 #[derive(Debug)]
-pub struct Arrival<'a> {
+pub struct NewSide<'a> {
     session: &'a Session,
     id: MoveId,
     watch: marker::Watch<'a>,
 }
 
-impl<'a> Arrival<'a> {
-    pub async fn prepare(session: &'a Session, id: MoveId) -> Result<Arrival<'a>, SystemError> {
+impl<'a> NewSide<'a> {
+    pub async fn prepare(session: &'a Session, id: MoveId) -> Result<NewSide<'a>, SystemError> {
         session.act_as_replica().await?;
         session.batch(PREPARING, "SET synchronous_commit = on; SET jit = off").await?;
         // Warms up what the commit of the pause needs. Nothing reads this row.
         marker::write(session, id, "rehearsal", "").await?;
-        Ok(Arrival { session, id, watch: marker::Watch::prepare(session).await? })
+        Ok(NewSide { session, id, watch: marker::Watch::prepare(session).await? })
     }
 
     /// Waits for a marker.

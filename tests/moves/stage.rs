@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase, copied};
 use freehold::control::settings::{CrashPoint, Fault, FaultKind};
-use freehold::control::{End, Ends, Mover, MoverSettings, claim, leftovers, machine, preflight};
+use freehold::control::{Endpoint, Endpoints, Mover, MoverSettings, claim, leftovers, machine, preflight};
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,
@@ -193,12 +193,12 @@ impl Stage {
         let names = MoveNames::of_move(record.facts.store, id);
         let source = self.end("old", names).await;
         let target = self.end("new", names).await;
-        claim::adopt(&self.catalog, &Ends { source, target }, &record).await
+        claim::adopt(&self.catalog, &Endpoints { source, target }, &record).await
     }
 
-    async fn end(&self, system: &str, names: MoveNames) -> End {
+    async fn end(&self, system: &str, names: MoveNames) -> Endpoint {
         let settings = self.settings.load();
-        End {
+        Endpoint {
             system: self.catalog.system(&SystemName::parse(system).unwrap()).await.unwrap().unwrap().value,
             dbname: self.dbname.clone(),
             connect_timeout: settings.connect_timeout,
@@ -498,7 +498,7 @@ impl Stage {
     pub(crate) async fn plan(&self) -> preflight::PreflightReport {
         let settings = MoverSettings::clone(&self.settings.load());
         let names = MoveNames::of_move(Some(self.catalog.store_id().await.unwrap()), MoveId(0));
-        let ends = Ends { source: self.end("old", names).await, target: self.end("new", names).await };
+        let ends = Endpoints { source: self.end("old", names).await, target: self.end("new", names).await };
         preflight::check(&preflight::Plan {
             ends,
             settings,

@@ -15,7 +15,7 @@ use crate::admin::refuse::AdminError;
 use crate::admin::statement::{Differences, Move, SourceFate, Wait};
 use crate::catalog::store::StoreError;
 use crate::catalog::{Swap, keys};
-use crate::control::ends::{End, Ends};
+use crate::control::ends::{Endpoint, Endpoints};
 use crate::control::kept::NOTE_NO_WAY_BACK;
 use crate::control::preflight::{self, Plan};
 use crate::control::{MoverSettings, claim, doubt, machine};
@@ -43,7 +43,7 @@ impl Cluster {
         let settings = MoverSettings::clone(&self.mover.load());
         let target_name = target.name.clone();
         let names = MoveNames::of_move(Some(self.catalog().store_id().await?), MoveId(0));
-        let end = |system: SystemRecord| End {
+        let end = |system: SystemRecord| Endpoint {
             system,
             dbname: place.dbname.clone(),
             connect_timeout: settings.connect_timeout,
@@ -51,7 +51,7 @@ impl Cluster {
             names,
             application_name: "freehold plan".to_owned(),
         };
-        let ends = Ends { source: end(source), target: end(target) };
+        let ends = Endpoints { source: end(source), target: end(target) };
         let logins = self.catalog().logins(&database.id).await?.into_values();
         let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
         let logins_there = preflight::logins_on(self.catalog(), &target_name, &database.id).await?;
@@ -185,7 +185,7 @@ impl Cluster {
         }
         let settings = MoverSettings::clone(&self.mover.load());
         let names = MoveNames::of_move(record.facts.store, id);
-        let end = |system: SystemRecord, dbname: &str| End {
+        let end = |system: SystemRecord, dbname: &str| Endpoint {
             system,
             dbname: dbname.to_owned(),
             connect_timeout: settings.connect_timeout,
@@ -195,7 +195,7 @@ impl Cluster {
         };
         let source = end(self.system(&record.source.system).await?, &record.source.dbname);
         let target = end(self.system(&record.target.system).await?, &record.target.dbname);
-        let record = claim::adopt(&self.recording(caller), &Ends { source, target }, &record).await?;
+        let record = claim::adopt(&self.recording(caller), &Endpoints { source, target }, &record).await?;
         Ok(Answer::rows(commands::ADOPT_MOVE, vec![move_row(&record)]))
     }
 

@@ -178,13 +178,13 @@ where
     F: Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
 {
     type Id = OperationId;
-    type Wish = Never;
+    type Request = Never;
 
     fn id(&self) -> OperationId {
         self.id
     }
 
-    fn wish(&self) -> Option<Never> {
+    fn request(&self) -> Option<Never> {
         None
     }
 

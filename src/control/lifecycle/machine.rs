@@ -84,7 +84,7 @@ pub fn apply<F>(
             bound(record, failure.step, [StepEvent::UndoStarted, StepEvent::UndoFailed]);
             note(record, failure.step, StepEvent::UndoFailed, at, Some(failure.message));
         }
-        Event::Wished(never) => match never {},
+        Event::Requested(never) => match never {},
         Event::Restarted(()) => restart(record, step, on_restart, at),
     }
 }

@@ -15,8 +15,8 @@ use crate::model::Failure;
 use super::journal::Journal;
 use super::supervisor::AGAIN_AFTER;
 use super::{
-    Act, Action, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, StepFuture, StepName, TakeUp,
-    WishOf,
+    Act, Action, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture, StepName,
+    TakeUp,
 };
 use crate::control::settings::{CrashPoint, MoverSettings};
 
@@ -29,14 +29,14 @@ pub(super) struct Driver<O: Operation> {
     pub(super) id: IdOf<O>,
     /// An earlier task, perhaps of another process, may have begun it.
     pub(super) is_interrupted: bool,
-    pub(super) wishes: watch::Receiver<Option<WishOf<O>>>,
+    pub(super) requests: watch::Receiver<Option<RequestOf<O>>>,
 }
 
 /// Why a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Woken {
     Rested,
-    Wish,
+    Request,
     Stop,
 }
 
@@ -66,12 +66,12 @@ impl<O: Operation> Driver<O> {
             return Ok(());
         }
         while !self.stop.is_cancelled() {
-            self.wishes.mark_unchanged();
+            self.requests.mark_unchanged();
             ctx.journal_mut().refresh().await?;
             ctx.refresh(self.settings.load_full()).await?;
             match O::next(ctx.journal().record(), ctx.settings()) {
                 Action::End => return Ok(()),
-                Action::Obey(wish) => record::<O>(&mut ctx, Event::Wished(wish)).await?,
+                Action::Obey(request) => record::<O>(&mut ctx, Event::Requested(request)).await?,
                 Action::Rest => self.rest(&mut ctx).await,
                 Action::Run { step, after } => {
                     if self.sleep(after).await == Woken::Rested {
@@ -112,12 +112,12 @@ impl<O: Operation> Driver<O> {
         Ok(true)
     }
 
-    /// Waits for a wish; meanwhile maintains an operation that rests.
+    /// Waits for a request; meanwhile maintains an operation that rests.
     async fn rest(&mut self, ctx: &mut O::Context) {
         // The upkeep may be dropped anywhere: it repeats its writes.
         tokio::select! {
             () = self.stop.cancelled() => {}
-            _ = self.wishes.changed() => {}
+            _ = self.requests.changed() => {}
             () = O::rest(ctx) => {}
         }
     }
@@ -129,7 +129,7 @@ impl<O: Operation> Driver<O> {
         // All are cancel-safe.
         tokio::select! {
             () = self.stop.cancelled() => Woken::Stop,
-            _ = self.wishes.changed() => Woken::Wish,
+            _ = self.requests.changed() => Woken::Request,
             () = tokio::time::sleep(time) => Woken::Rested,
         }
     }
@@ -190,10 +190,10 @@ impl<O: Operation> Driver<O> {
                         return None;
                     }
                 }
-                changed = self.wishes.changed(), if !deaf => {
+                changed = self.requests.changed(), if !deaf => {
                     deaf = changed.is_err();
-                    let wish = *self.wishes.borrow_and_update();
-                    if act == Act::Run && wish.is_some_and(|wish| O::stops_early(step, wish)) {
+                    let request = *self.requests.borrow_and_update();
+                    if act == Act::Run && request.is_some_and(|request| O::stops_early(step, request)) {
                         cancel.cancel();
                     }
                 }

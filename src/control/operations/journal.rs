@@ -1,7 +1,7 @@
 //! The record of one operation, as its driver holds it.
 //!
 //! Every change is a compare-and-swap that is on disk before [`Journal::write`] returns. The driver is the
-//! only writer of everything but the wish, which commands set; so a change that conflicts is simply made
+//! only writer of everything but the request, which commands set; so a change that conflicts is simply made
 //! again on the newer record.
 //!
 //! A change that also concerns other records, as that of the database, is written with them in one commit

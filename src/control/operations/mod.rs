@@ -8,7 +8,7 @@
 //!
 //! Owns the [`supervisor`], the [`driver`] of one operation, and the [`journal`], its only writer. It
 //! deliberately knows no operation: a kind implements [`Operation`] with two pure functions (`next`, `apply`)
-//! and two that act (`run`, `undo`). It offers no command either: a wish in the record is the only way to ask
+//! and two that act (`run`, `undo`). It offers no command either: a request in the record is the only way to ask
 //! for something.
 //!
 //! # Why
@@ -61,10 +61,10 @@ pub trait Recorded:
 {
     type Id: Copy + Eq + Hash + fmt::Display + fmt::Debug + Send + Sync;
     /// What commands can ask of it while it runs.
-    type Wish: Copy + PartialEq + fmt::Debug + Send + Sync;
+    type Request: Copy + PartialEq + fmt::Debug + Send + Sync;
 
     fn id(&self) -> Self::Id;
-    fn wish(&self) -> Option<Self::Wish>;
+    fn request(&self) -> Option<Self::Request>;
     /// The operation no longer changes, by itself or by command.
     fn has_ended(&self) -> bool;
     /// Another store drives it, so this one does nothing.
@@ -145,7 +145,7 @@ pub trait Operation: Sized + Send + Sync + 'static {
         std::future::ready(Ok(true))
     }
 
-    /// Maintains an operation that waits for a wish. May be dropped anywhere.
+    /// Maintains an operation that waits for a request. May be dropped anywhere.
     fn rest(_ctx: &mut Self::Context) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
@@ -159,8 +159,8 @@ pub trait Operation: Sized + Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
-    /// Whether a wish is a reason for a step to stop early.
-    fn stops_early(_step: Self::Step, _wish: WishOf<Self>) -> bool {
+    /// Whether a request is a reason for a step to stop early.
+    fn stops_early(_step: Self::Step, _wish: RequestOf<Self>) -> bool {
         false
     }
 
@@ -177,24 +177,24 @@ pub trait Operation: Sized + Send + Sync + 'static {
 }
 
 /// The wishes of a kind.
-pub type WishOf<O> = <<O as Operation>::Record as Recorded>::Wish;
+pub type RequestOf<O> = <<O as Operation>::Record as Recorded>::Request;
 /// The id of an operation of a kind.
 pub type IdOf<O> = <<O as Operation>::Record as Recorded>::Id;
 /// [`Action`] of a kind.
-pub type ActionOf<O> = Action<<O as Operation>::Step, WishOf<O>>;
+pub type ActionOf<O> = Action<<O as Operation>::Step, RequestOf<O>>;
 /// [`Event`] of a kind.
-pub type EventOf<O> = Event<<O as Operation>::Step, WishOf<O>, <O as Operation>::Found>;
+pub type EventOf<O> = Event<<O as Operation>::Step, RequestOf<O>, <O as Operation>::Found>;
 
 /// What the driver does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action<S, W> {
+pub enum Action<S, R> {
     /// Wait, then run the step.
     Run { step: S, after: Duration },
     /// Wait, then undo the step.
     Undo { step: S, after: Duration },
-    /// Act on a wish: apply [`Event::Wished`].
-    Obey(W),
-    /// Wait for a wish.
+    /// Act on a request: apply [`Event::Requested`].
+    Obey(R),
+    /// Wait for a request.
     Rest,
     /// Nothing: the operation has ended.
     End,
@@ -202,7 +202,7 @@ pub enum Action<S, W> {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<S, W, F> {
+pub enum Event<S, R, F> {
     Started(S),
     Done(S),
     Failed {
@@ -215,8 +215,8 @@ pub enum Event<S, W, F> {
         failure: Failure<S>,
         retry: Retry,
     },
-    /// A safe point was reached with this wish in the record.
-    Wished(W),
+    /// A safe point was reached with this request in the record.
+    Requested(R),
     /// A new task resumed the operation; the step of the old one is no longer running.
     Restarted(F),
 }

@@ -13,7 +13,7 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Change};
 
 use super::driver::Driver;
-use super::{Clock, IdOf, Operation, Recorded, WishOf};
+use super::{Clock, IdOf, Operation, Recorded, RequestOf};
 use crate::control::settings::MoverSettings;
 
 /// Interval between attempts after the store or a task has failed.
@@ -80,8 +80,8 @@ struct Supervisor<O: Operation> {
     stop: CancellationToken,
     /// Cancelled after the first listing.
     listed: CancellationToken,
-    /// Channels that tell each task about wishes.
-    running: HashMap<IdOf<O>, watch::Sender<Option<WishOf<O>>>>,
+    /// Channels that tell each task about requests.
+    running: HashMap<IdOf<O>, watch::Sender<Option<RequestOf<O>>>>,
     /// Operations whose task ended with a panic.
     interrupted: HashSet<IdOf<O>>,
 }
@@ -145,15 +145,15 @@ impl<O: Operation> Supervisor<O> {
     }
 
     fn notice(&mut self, record: &O::Record, is_interrupted: bool, tasks: &mut JoinSet<IdOf<O>>) {
-        let (id, wanted) = (record.id(), record.wish());
-        if let Some(wishes) = self.running.get(&id) {
-            wishes.send_if_modified(|wish| std::mem::replace(wish, wanted) != wanted);
+        let (id, wanted) = (record.id(), record.request());
+        if let Some(requests) = self.running.get(&id) {
+            requests.send_if_modified(|request| std::mem::replace(request, wanted) != wanted);
             return;
         }
         if record.has_ended() || record.is_anothers() || self.stop.is_cancelled() {
             return;
         }
-        let (tell, wishes) = watch::channel(wanted);
+        let (tell, requests) = watch::channel(wanted);
         self.running.insert(id, tell);
         let driver: Driver<O> = Driver {
             catalog: self.catalog.clone(),
@@ -162,7 +162,7 @@ impl<O: Operation> Supervisor<O> {
             stop: self.stop.clone(),
             id,
             is_interrupted,
-            wishes,
+            requests,
         };
         tasks.spawn(driver.run());
     }
