@@ -15,7 +15,7 @@ use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::StoreError;
 use freehold::config::Config;
-use freehold::control::keeper::LoginSync;
+use freehold::control::logins::LoginSync;
 use freehold::control::{DatabaseOperations, MoverSettings};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use freehold::control::ends::Endpoint;
-use freehold::control::{MoverSettings, copy, preflight, provision, verify};
+use freehold::control::moves::endpoint::Endpoint;
+use freehold::control::{
+    MoverSettings, moves::parts::verify, moves::steps::copy, moves::steps::preflight, moves::steps::provision,
+};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::StepEvent;
 use freehold::model::{MoveStep, SslMode, SystemRecord};

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use freehold::control::preflight::{self, Plan, PreflightReport};
+use freehold::control::moves::steps::preflight::{self, Plan, PreflightReport};
 use freehold::control::{Endpoint, Endpoints, MoverSettings};
 use freehold::error::{Blame, Explain};
 use freehold::lab::{Builder, Major, Postgres, roots};

@@ -7,7 +7,7 @@ use super::{ServeError, access};
 use crate::admin::users::read_users;
 use crate::config::{ClientTls, Config};
 use crate::control::MoverSettings;
-use crate::control::settings::{Fault, Verify};
+use crate::control::moves::settings::{Fault, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
@@ -20,7 +20,7 @@ use crate::tls::{
 };
 
 /// Aborts the process at a named point of a move, `cutover:held`. For tests of the recovery; see
-/// [`crate::control::settings::CrashPoint`].
+/// [`crate::control::moves::settings::CrashPoint`].
 pub const CRASH_AT: &str = "FREEHOLD_CRASH_AT";
 
 /// The mover's settings, from `[move]`.

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::step::Clock;
 use crate::catalog::store::{Event, Revision, StoreError, Watch};
 use crate::catalog::{Catalog, Swap, Trail, Versioned, keys};
+use crate::control::moves::context::Clock;
 use crate::error::chain;
 use crate::model::{
     AuditEntry, DatabaseId, DatabaseRecord, Lifecycle, Place, RouteRecord, SystemName, SystemRecord, Terms,

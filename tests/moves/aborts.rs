@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use freehold::catalog::store::StoreError;
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::model::{
     GateOrder, HoldReason, MovePhase, MoveRecord, MoveStep, MoveWish, RouteRecord, StepEvent,
 };

@@ -1,6 +1,6 @@
 //! The mover is killed at every instant that has a name, and another one takes over.
 
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 
 use crate::assert_clean;

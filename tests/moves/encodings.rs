@@ -1,6 +1,6 @@
 //! Databases that are not in UTF-8 arrive byte by byte.
 
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::lab::{Builder, Major, Postgres};
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 

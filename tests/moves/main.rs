@@ -25,7 +25,7 @@ mod versions;
 mod views;
 
 use clients::Load;
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish, StepEvent};
 use stage::Stage;
 

@@ -1,6 +1,6 @@
 //! Several Freeholds on the same two servers: none is in another's way, and each says whose it sees.
 
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::movement::{Finding, FindingSeverity};
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish};

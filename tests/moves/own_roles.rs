@@ -1,6 +1,6 @@
 //! What a move takes for its own on a server: not what somebody else has made under a name of its.
 
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish};
 use freehold::system::MoveNames;
@@ -54,7 +54,7 @@ async fn a_schema_of_somebody_else_with_the_platforms_comment_is_not_the_platfor
     stage.assert_open_on("old").await;
 
     // A schema of a superuser's in which somebody else has something, or may have, is no better.
-    let found = |report: &freehold::control::preflight::PreflightReport| {
+    let found = |report: &freehold::control::moves::steps::preflight::PreflightReport| {
         let blocker = report.blockers().find(|finding| finding.check == "schema_name");
         blocker.map(|finding| finding.message.clone()).unwrap_or_default()
     };

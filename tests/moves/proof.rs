@@ -1,7 +1,7 @@
 //! Both sides hold the same, or somebody learns of it: before the cutover with the source untouched, after it
 //! with both copies kept.
 
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::model::{Accepted, ComparedTable, MoveId, MovePhase, MoveStep, MoveWish, UnixMillis, Verdict};
 
 use crate::assert_clean;

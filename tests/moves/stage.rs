@@ -7,8 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase, copied};
-use freehold::control::settings::{CrashPoint, Fault, FaultKind};
-use freehold::control::{Endpoint, Endpoints, Mover, MoverSettings, claim, leftovers, machine, preflight};
+use freehold::control::moves::settings::{CrashPoint, Fault, FaultKind};
+use freehold::control::{
+    Endpoint, Endpoints, Mover, MoverSettings, leftovers, moves::claim, moves::machine,
+    moves::steps::preflight,
+};
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::{
     Address, Contract, DatabaseId, DatabaseName, DatabaseRecord, GateOrder, Lifecycle, Login, MoveFacts,

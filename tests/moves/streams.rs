@@ -1,6 +1,6 @@
 //! Replication that stops, differs, or keeps too much.
 
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::model::{Address, MovePhase, MoveStep, MoveWish};
 
 use crate::assert_clean;

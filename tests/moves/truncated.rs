@@ -1,8 +1,8 @@
 //! Tables that are truncated while the rows of a move are copied: whatever the copy has found of them, they
 //! are the same on both sides.
 
-use freehold::control::settings::CrashPoint;
-use freehold::control::truncated::NOTE_TRUNCATED;
+use freehold::control::moves::parts::truncated::NOTE_TRUNCATED;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 

@@ -1,7 +1,7 @@
 //! Materialized views are compared before the cutover, with what the source's queries give; and nobody's code
 //! is run by a superuser for it.
 
-use freehold::control::settings::CrashPoint;
+use freehold::control::moves::settings::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::{ComparedTable, MoveId, MovePhase, MoveStep, MoveWish, Relation, Verdict};
 

@@ -214,7 +214,9 @@ async fn a_cast_of_the_users_own_is_not_run_by_the_platform() {
     let session = Session::connect(&access, &record(&server), "postgres", "test", deadline).await.unwrap();
     for (table, rows) in [("t", 2), ("u", 1)] {
         let digest =
-            freehold::control::verify::digest(&session, &TableName::new("public", table)).await.unwrap();
+            freehold::control::moves::parts::verify::digest(&session, &TableName::new("public", table))
+                .await
+                .unwrap();
         assert_eq!(digest.rows, rows);
     }
 }

@@ -15,10 +15,10 @@ use crate::admin::refuse::AdminError;
 use crate::admin::statement::{Differences, Move, SourceFate, Wait};
 use crate::catalog::store::StoreError;
 use crate::catalog::{Swap, keys};
-use crate::control::ends::{Endpoint, Endpoints};
-use crate::control::kept::NOTE_NO_WAY_BACK;
-use crate::control::preflight::{self, Plan};
-use crate::control::{MoverSettings, claim, doubt, machine};
+use crate::control::moves::endpoint::{Endpoint, Endpoints};
+use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
+use crate::control::moves::steps::preflight::{self, Plan};
+use crate::control::{MoverSettings, moves::claim, moves::doubt, moves::machine};
 use crate::error::{Blame, Severity, SqlState};
 use crate::model::{
     Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase, MoveProgress,

@@ -8,11 +8,12 @@ use crate::admin::execute::{Cluster, Executor};
 use crate::admin::moves::{NOTE_PAUSE, longest_stall_ms, milliseconds, no_way_back, percent, progress_line};
 use crate::admin::refuse::AdminError;
 use crate::admin::systems::version;
-use crate::control::kept::NOTE_NO_WAY_BACK;
-use crate::control::provision::NOTE_ROLES_THAT_STAY;
-use crate::control::settle::NOTE_UNVERIFIED;
-use crate::control::truncated::NOTE_TRUNCATED;
-use crate::control::{doubt, finish, machine};
+use crate::control::moves::parts::truncated::NOTE_TRUNCATED;
+use crate::control::moves::steps::finish;
+use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
+use crate::control::moves::steps::provision::NOTE_ROLES_THAT_STAY;
+use crate::control::moves::steps::settle::NOTE_UNVERIFIED;
+use crate::control::moves::{doubt, machine};
 use crate::model::{
     ComparedTable, DatabaseName, DatabaseRecord, Door, FindingSeverity, GateOrder, Lifecycle, MoveId,
     MovePhase, MoveProgress, MoveRecord, OldCopy, PauseReport, Place, Quotas, RouteRecord, Service,

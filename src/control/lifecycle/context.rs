@@ -29,11 +29,11 @@ use crate::system::SystemError;
 
 use super::machine::{self, OnRestart};
 use super::{LifecycleError, Reach};
+use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::journal::Journal;
 use crate::control::operations::{
     self, Change, Clock, Context, Never, Operation, Recorded, StepFuture, StepName, TakeUp,
 };
-use crate::control::settings::MoverSettings;
 
 /// Operations of one kind that are remembered after they ended.
 const ENDED_MAX: usize = 100;

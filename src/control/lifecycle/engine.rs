@@ -11,9 +11,9 @@ use super::create::CreateDatabase;
 use super::drop::DropDatabase;
 use super::unfinished;
 use crate::catalog::Catalog;
+use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::Clock;
 use crate::control::operations::supervisor::Running;
-use crate::control::settings::MoverSettings;
 
 /// Limit for reading, at the start, what earlier processes left.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);

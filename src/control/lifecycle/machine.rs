@@ -22,9 +22,9 @@ use crate::model::{
     DatabaseOperation, DatabasePhase, DatabaseStep, Failure, LogEntry, StepEvent, UnixMillis,
 };
 
+use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::log::{backoff, forget_last_try, tries};
 use crate::control::operations::{self, Never};
-use crate::control::settings::MoverSettings;
 
 /// Failures of a step that the log keeps; the wait between attempts grows with them.
 const FAILURES_LOGGED_MAX: u32 = 5;

@@ -18,7 +18,7 @@ use super::{
     Act, Action, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture, StepName,
     TakeUp,
 };
-use crate::control::settings::{CrashPoint, MoverSettings};
+use crate::control::moves::settings::{CrashPoint, MoverSettings};
 
 /// The task of one operation.
 pub(super) struct Driver<O: Operation> {

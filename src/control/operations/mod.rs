@@ -38,7 +38,7 @@ use crate::error::{Explain, Retry};
 use crate::model::{Failure, OperationKind, UnixMillis};
 
 use self::journal::Journal;
-use super::settings::{CrashPoint, MoverSettings};
+use crate::control::moves::settings::{CrashPoint, MoverSettings};
 
 /// The wishes of an operation that commands can ask nothing of.
 pub type Never = std::convert::Infallible;

@@ -14,7 +14,7 @@ use crate::catalog::{Catalog, Change};
 
 use super::driver::Driver;
 use super::{Clock, IdOf, Operation, Recorded, RequestOf};
-use crate::control::settings::MoverSettings;
+use crate::control::moves::settings::MoverSettings;
 
 /// Interval between attempts after the store or a task has failed.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);

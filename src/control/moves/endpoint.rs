@@ -1,0 +1,154 @@
+//! The two ends of a move, and how the steps reach them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::{MoveId, Place, SystemRecord};
+use crate::system::pipe::RawSession;
+use crate::system::session::{Setup, Where};
+use crate::system::settings::{self, ServerSettings};
+use crate::system::{MoveNames, Session, SystemAccess, SystemError};
+
+use crate::control::moves::context::StepContext;
+use crate::control::moves::direction::Direction;
+use crate::control::moves::error::StepError;
+use crate::control::moves::parts::own_login::OwnLogin;
+
+/// A database on a system, and the time to reach it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub system: SystemRecord,
+    pub dbname: String,
+    pub connect_timeout: Duration,
+    pub access: SystemAccess,
+    /// Names of the move's objects; the number is zero if only a plan is made.
+    pub names: MoveNames,
+    /// The `application_name` of the platform's sessions.
+    pub application_name: String,
+}
+
+/// The source and the target of a move.
+#[derive(Debug, Clone)]
+pub struct Endpoints {
+    pub source: Endpoint,
+    pub target: Endpoint,
+}
+
+impl Endpoint {
+    /// A session in the product's database.
+    pub async fn session(&self) -> Result<Session, SystemError> {
+        self.session_in(&self.dbname).await
+    }
+
+    /// A session in the system's administrative database.
+    pub async fn admin_session(&self) -> Result<Session, SystemError> {
+        self.session_in(&self.system.admin_database).await
+    }
+
+    async fn session_in(&self, dbname: &str) -> Result<Session, SystemError> {
+        self.session_with(Setup::Fixed, dbname).await
+    }
+
+    /// A session in the product's database that computes as an application's session would: only its limits
+    /// are Freehold's. It has the users' search path, so its statements qualify all names.
+    pub(in crate::control) async fn application_session(&self) -> Result<Session, SystemError> {
+        self.session_with(Setup::Application, &self.dbname).await
+    }
+
+    /// Settings that the server gives every session, in any database.
+    pub(in crate::control) async fn server_settings(
+        &self,
+        platform: &Session,
+    ) -> Result<ServerSettings, SystemError> {
+        let bare = self.session_with(Setup::Bare, &self.system.admin_database).await?;
+        settings::of_server(&bare, platform).await
+    }
+
+    async fn session_with(&self, setup: Setup, dbname: &str) -> Result<Session, SystemError> {
+        let place = Where { access: &self.access, record: &self.system, dbname };
+        Session::connect_with(setup, place, &self.application_name, self.deadline()).await
+    }
+
+    /// A connection in the product's database for COPY, as the role that writes rows.
+    pub(in crate::control) async fn writing_session(
+        &self,
+        login: &OwnLogin,
+    ) -> Result<RawSession, SystemError> {
+        self.raw_session(login, Setup::Writing).await
+    }
+
+    /// The same, as the role that reads rows.
+    pub(in crate::control) async fn raw_reading_session(
+        &self,
+        login: &OwnLogin,
+    ) -> Result<RawSession, SystemError> {
+        self.raw_session(login, Setup::Fixed).await
+    }
+
+    async fn raw_session(&self, login: &OwnLogin, setup: Setup) -> Result<RawSession, SystemError> {
+        let further = [("application_name", self.application_name.as_str())];
+        let (startup, deadline) = ((setup, further.as_slice()), self.deadline());
+        let named = (&login.role, &login.password);
+        let opened =
+            RawSession::connect_as(&self.access, &self.system, &self.dbname, named, startup, deadline);
+        login.connected(self, opened).await
+    }
+
+    /// A session in the product's database as the role that reads rows.
+    pub(in crate::control) async fn reading_session(&self, login: &OwnLogin) -> Result<Session, SystemError> {
+        let (name, deadline) = (&self.application_name, self.deadline());
+        let named = (&login.role, &login.password);
+        let opened = Session::connect_as(&self.access, &self.system, &self.dbname, named, name, deadline);
+        login.connected(self, opened).await
+    }
+
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.connect_timeout
+    }
+}
+
+impl Endpoints {
+    pub fn move_id(&self) -> MoveId {
+        self.names().id()
+    }
+
+    pub fn names(&self) -> MoveNames {
+        self.source.names
+    }
+}
+
+impl StepContext {
+    pub fn ends(&self) -> Endpoints {
+        let record = self.record();
+        let names = MoveNames::of_move(record.facts.store, record.id);
+        let end = |system: &SystemRecord, dbname: &str| Endpoint {
+            system: system.clone(),
+            dbname: dbname.to_owned(),
+            connect_timeout: self.settings.connect_timeout,
+            access: self.settings.access.clone(),
+            names,
+            application_name: names.application_name(),
+        };
+        Endpoints {
+            source: end(&self.source, &record.source.dbname),
+            target: end(&self.target, &record.target.dbname),
+        }
+    }
+
+    /// The place that the clients move to, at its system's current address.
+    pub(in crate::control) fn destination(&self, way: Direction) -> Place {
+        let (_, Endpoint { system, dbname, .. }) = way.ends(self.ends());
+        system.place(dbname)
+    }
+
+    /// A session in the database on the source.
+    pub async fn source_session(&self) -> Result<Session, StepError> {
+        self.ends().source.session().await.map_err(StepError::doing("connecting to the source"))
+    }
+
+    /// A session in the database on the target.
+    pub async fn target_session(&self) -> Result<Session, StepError> {
+        self.ends().target.session().await.map_err(StepError::doing("connecting to the target"))
+    }
+}

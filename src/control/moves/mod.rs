@@ -1,0 +1,269 @@
+//! A move as a recorded operation: which function runs or undoes each step, and what the mover adds to the
+//! engine ([`operations`](crate::control::operations)).
+//!
+//! It adds four things: a move may be another store's ([`claim`]); a process that resumes a move reads from
+//! the route on which side the clients are; a kept move is maintained while it rests; and a cutover is not
+//! left half-way when the process stops.
+
+pub mod claim;
+pub mod context;
+pub mod direction;
+pub mod doubt;
+pub mod endpoint;
+pub mod error;
+pub(in crate::control) mod history;
+pub mod machine;
+pub mod parts;
+pub mod progress;
+pub mod settings;
+pub mod steps;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::store::StoreError;
+use crate::catalog::{Batch, Catalog, keys};
+use crate::model::{MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, OperationKind, UnixMillis};
+
+use crate::control::moves::claim::Held;
+use crate::control::moves::context::StepContext;
+use crate::control::moves::error::StepError;
+use crate::control::moves::machine::{Action, Event, Side};
+use crate::control::moves::settings::{CrashPoint, MoverSettings};
+use crate::control::moves::steps::catchup;
+use crate::control::moves::steps::compare;
+use crate::control::moves::steps::copy;
+use crate::control::moves::steps::cutover;
+use crate::control::moves::steps::finish;
+use crate::control::moves::steps::keep_reverse;
+use crate::control::moves::steps::preflight;
+use crate::control::moves::steps::provision;
+use crate::control::moves::steps::settle;
+use crate::control::moves::steps::undo_cutover;
+use crate::control::operations::journal::Journal;
+use crate::control::operations::supervisor::Running;
+use crate::control::operations::{
+    Act, Change, Clock, Context, Operation, Recorded, StepFuture, StepName, TakeUp,
+};
+
+/// The running mover. Dropping it leaves every move where it is; the next mover resumes them.
+#[derive(Debug)]
+pub struct Mover(Running);
+
+impl Mover {
+    /// Starts on the current runtime, and resumes every move that has not ended. Settings may change while it
+    /// runs: a step uses those from its beginning.
+    pub fn start(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>, clock: Clock) -> Mover {
+        Mover(Running::start::<Move>(catalog, settings, clock))
+    }
+
+    /// Stops at the next safe point of each move. A cutover is not left half-way: it ends or is aborted
+    /// first.
+    pub async fn stop(self) {
+        self.0.stop().await;
+    }
+}
+
+/// The operation that carries a database to another system.
+#[derive(Debug)]
+pub enum Move {}
+
+impl StepName for MoveStep {
+    fn as_str(self) -> &'static str {
+        MoveStep::as_str(self)
+    }
+}
+
+impl Recorded for MoveRecord {
+    type Id = MoveId;
+    type Request = MoveWish;
+
+    fn id(&self) -> MoveId {
+        self.id
+    }
+
+    fn request(&self) -> Option<MoveWish> {
+        self.wish
+    }
+
+    fn has_ended(&self) -> bool {
+        self.phase.has_ended()
+    }
+
+    fn is_anothers(&self) -> bool {
+        self.facts.claim_lost.is_some()
+    }
+}
+
+impl Context<Move> for StepContext {
+    fn journal(&self) -> &Journal<Move> {
+        &self.journal
+    }
+
+    fn journal_mut(&mut self) -> &mut Journal<Move> {
+        &mut self.journal
+    }
+
+    fn settings(&self) -> &Arc<MoverSettings> {
+        &self.settings
+    }
+
+    async fn refresh(&mut self, settings: Arc<MoverSettings>) -> Result<(), StoreError> {
+        self.refresh_systems().await?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    fn begin(&mut self, cancel: CancellationToken) {
+        self.cancel = cancel;
+    }
+
+    fn recorded(&mut self) {
+        self.progress.enter(self.record().phase);
+    }
+}
+
+impl Operation for Move {
+    const KIND: OperationKind = OperationKind::Move;
+    type Record = MoveRecord;
+    type Step = MoveStep;
+    type Found = Side;
+    type Error = StepError;
+    type Context = StepContext;
+
+    fn key(id: MoveId) -> String {
+        keys::movement(id)
+    }
+
+    fn prefix() -> String {
+        keys::MOVES.to_owned()
+    }
+
+    fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
+        machine::next(record, settings)
+    }
+
+    fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &MoverSettings) {
+        machine::apply(record, event, at, settings);
+    }
+
+    fn run(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_, StepError> {
+        match step {
+            MoveStep::Preflight => Box::pin(preflight::run(ctx)),
+            MoveStep::Provision => Box::pin(provision::run(ctx)),
+            MoveStep::Copy => Box::pin(copy::run(ctx)),
+            MoveStep::Catchup => Box::pin(catchup::run(ctx)),
+            MoveStep::Compare => Box::pin(compare::run(ctx)),
+            MoveStep::Cutover => Box::pin(cutover::run(ctx)),
+            MoveStep::Settle => Box::pin(settle::run(ctx)),
+            MoveStep::UndoCutover => Box::pin(undo_cutover::run(ctx)),
+            MoveStep::Finish => Box::pin(finish::run(ctx)),
+        }
+    }
+
+    fn undo(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_, StepError> {
+        match step {
+            MoveStep::Provision => Box::pin(provision::undo(ctx)),
+            MoveStep::Copy => Box::pin(copy::undo(ctx)),
+            MoveStep::Catchup => Box::pin(catchup::undo(ctx)),
+            MoveStep::Cutover => Box::pin(cutover::undo(ctx)),
+            MoveStep::UndoCutover => Box::pin(undo_cutover::undo(ctx)),
+            // These steps change nothing, or only go forward.
+            MoveStep::Preflight | MoveStep::Compare | MoveStep::Settle | MoveStep::Finish => {
+                Box::pin(std::future::ready(Ok(())))
+            }
+        }
+    }
+
+    async fn open(journal: Journal<Move>, settings: Arc<MoverSettings>) -> Result<StepContext, StoreError> {
+        StepContext::of(journal, settings, CancellationToken::new()).await
+    }
+
+    async fn consequences(
+        catalog: &Catalog,
+        change: Change<'_, MoveRecord>,
+        mut batch: Batch,
+    ) -> Result<Batch, StoreError> {
+        let Change { before, after, at } = change;
+        if history::touches_database(before, after)
+            && let Some(mut database) = catalog.database(&after.database).await?
+        {
+            history::record(&mut database.value, after, at);
+            let key = keys::database(&after.database);
+            batch = batch.unchanged(key.clone(), database.revision).put(key, &database.value);
+        }
+        if let Some(entry) = history::audited(before, after, at) {
+            batch = batch.put(keys::audit(at, ulid::Ulid::generate()), &entry);
+        }
+        Ok(batch)
+    }
+
+    async fn take_up(ctx: &mut StepContext, _is_interrupted: bool) -> Result<TakeUp<Side>, StoreError> {
+        if ctx.facts().claim_lost.is_some() {
+            return Ok(TakeUp::Anothers);
+        }
+        if ctx.record().log.is_empty() {
+            return Ok(TakeUp::New);
+        }
+        match held(ctx).await? {
+            Held::Ours => {}
+            Held::Anothers => return Ok(TakeUp::Anothers),
+            Held::Unknown => {
+                ctx.progress.set_activity("waiting for a system to say which store drives the move");
+                return Ok(TakeUp::Unknown);
+            }
+        }
+        let route = ctx.catalog.route(&ctx.record().database).await?;
+        let on_target = route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().target));
+        Ok(TakeUp::Interrupted(if on_target { Side::Target } else { Side::Source }))
+    }
+
+    async fn may_act(ctx: &mut StepContext, step: MoveStep, act: Act) -> Result<bool, StoreError> {
+        // Clients wait for the abort of a cutover, and the claim was checked a moment ago.
+        let is_abort = act == Act::Undo && Move::holds_clients(step);
+        Ok(is_abort || held(ctx).await? != Held::Anothers)
+    }
+
+    async fn rest(ctx: &mut StepContext) {
+        match ctx.record().phase {
+            MovePhase::Kept => keep_reverse::watch(ctx).await,
+            _ => keep_reverse::watch_parked(ctx).await,
+        }
+    }
+
+    async fn reach(ctx: &StepContext, step: MoveStep, point: CrashPoint) -> Result<(), StepError> {
+        ctx.reach(step, point).await
+    }
+
+    fn stops_early(step: MoveStep, wish: MoveWish) -> bool {
+        match wish {
+            MoveWish::Cancel => step != MoveStep::Settle && step != MoveStep::Finish,
+            // The last part of settle, the comparison of rows, may take long. An undo does not wait for it;
+            // the end of the move needs its outcome.
+            MoveWish::Undo => step == MoveStep::Settle,
+            MoveWish::Finish | MoveWish::FinishAndDrop => false,
+        }
+    }
+
+    fn is_waited_for(step: MoveStep, act: Act) -> bool {
+        act == Act::Undo || Move::holds_clients(step)
+    }
+
+    fn holds_clients(step: MoveStep) -> bool {
+        matches!(step, MoveStep::Cutover | MoveStep::UndoCutover)
+    }
+}
+
+/// See [`claim::hold`]. An error of a system is no reason to stop: the step will get the same error.
+async fn held(ctx: &mut StepContext) -> Result<Held, StoreError> {
+    match claim::hold(ctx).await {
+        Ok(held) => Ok(held),
+        Err(StepError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "cannot see which store drives a move");
+            Ok(Held::Unknown)
+        }
+    }
+}

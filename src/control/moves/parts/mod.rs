@@ -1,0 +1,32 @@
+//! What the steps of a move are made of: streams, dumps, comparisons, roles of the move. No part knows a step.
+
+pub(in crate::control) mod answers;
+pub(in crate::control) mod applier;
+pub(in crate::control) mod compare_views;
+pub(in crate::control) mod compared;
+pub(in crate::control) mod comparing;
+pub(in crate::control) mod copy_rows;
+pub(in crate::control) mod copy_schema;
+pub(in crate::control) mod dump_toc;
+pub(in crate::control) mod extensions;
+pub(in crate::control) mod matviews;
+pub(in crate::control) mod meaning;
+pub(in crate::control) mod orders;
+pub(in crate::control) mod own_login;
+pub mod pg_tools;
+pub(in crate::control) mod reader;
+pub(in crate::control) mod refused;
+pub(in crate::control) mod restore;
+pub(in crate::control) mod resync;
+pub(in crate::control) mod role_merge;
+pub(in crate::control) mod schema_drift;
+pub mod snapshot;
+pub(in crate::control) mod stream;
+pub mod sweep;
+pub(in crate::control) mod throttle;
+pub(in crate::control) mod tool_socket;
+pub(in crate::control) mod trial;
+pub(in crate::control) mod trial_calls;
+pub mod truncated;
+pub mod verify;
+pub(in crate::control) mod way_back;
