@@ -19,8 +19,9 @@ use freehold::control::logins::LoginSync;
 use freehold::control::{DatabaseOperations, MoverSettings};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
-    DatabaseId, DatabaseName, Finding, FindingSeverity, GateOrder, Lifecycle, MoveId, MovePhase, MoveRecord,
-    MoveStep, ProxyId, ProxyRecord, RouteRecord, StepEntry, StepEvent, UnixMillis,
+    DatabaseId, DatabaseName, DatabaseRecord, Dropping, Finding, FindingSeverity, GateOrder, Lifecycle,
+    MoveId, MovePhase, MoveRecord, MoveStep, ProxyId, ProxyRecord, RouteRecord, StepEntry, StepEvent,
+    UnixMillis,
 };
 use freehold::route::{Follower, FollowerOptions, RouteTable};
 use freehold::telemetry::Metrics;
@@ -420,6 +421,54 @@ async fn an_admin_port_that_opens_leaves_alone_what_another_process_creates() {
     assert_eq!(shown["error"].as_deref(), Some(error.message()));
     assert!(row(&admin, create).await["password"].is_some(), "the name is free");
     assert_eq!(stands(&admin).await, (Some("active".to_owned()), Some("done".to_owned())));
+}
+
+/// Older versions had no operations: a creation was a state, a drop a field.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_version_left_unfinished_is_taken_up() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let mut port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    let mut ids = Vec::new();
+    for name in ["creating", "dropping"] {
+        let create = format!("CREATE DATABASE {name} OWNER payments PURPOSE 'orders and carts of the shop'");
+        ids.push(DatabaseId::parse(row(&admin, &create).await["id"].as_deref().unwrap()).unwrap());
+    }
+    port.operations.take().unwrap().stop().await;
+    let cut_short = |record: &mut DatabaseRecord| {
+        match record.name.as_str() {
+            "creating" => record.lifecycle = Lifecycle::Provisioning,
+            _ => {
+                let (who, reason) = ("bob".to_owned(), "not needed".to_owned());
+                record.dropping = Some(Dropping { at: UnixMillis(1), who, reason });
+            }
+        }
+        Ok::<(), StoreError>(())
+    };
+    for id in &ids {
+        port.catalog.change_database(id, cut_short).await.unwrap();
+    }
+
+    let catalog = port.catalog.clone();
+    let _operations = DatabaseOperations::start(catalog, Arc::clone(&port.settings), UnixMillis::now).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !port.catalog.routes().await.unwrap().records.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", port.catalog.databases().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let left = postgres
+        .psql("SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE datname ~ 'ing'");
+    let id = ids[1].as_str();
+    assert_eq!(left.unwrap(), format!("dropping__dropped_{}", &id[id.len() - 8..]));
+    assert!(port.catalog.database(&ids[0]).await.unwrap().is_none());
+    let tombstone = port.catalog.database(&ids[1]).await.unwrap().unwrap().value;
+    assert!(matches!(tombstone.lifecycle, Lifecycle::Deleted { .. }), "{tombstone:?}");
+    let told = port.catalog.audit(UnixMillis(0)).await.unwrap();
+    let outcome = |who: &str| told.iter().rfind(|entry| entry.who == who).map(|entry| entry.outcome.as_str());
+    assert_eq!(outcome("bob"), Some("ok, after a restart"));
+    assert!(outcome("alice").unwrap().starts_with("57P02: the process ended meanwhile"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
