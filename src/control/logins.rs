@@ -2,8 +2,8 @@
 //!
 //! Owns one task. Every few seconds, on request, and soon after a login has failed, it reads the roles that
 //! may log in to each database, and writes what changed. Before a login a proxy asks whether its logins are
-//! up to date; the task then reads them at once ([`answers`](crate::control::moves::parts::answers)). It deliberately changes
-//! nothing on a system.
+//! up to date; the task then reads them at once ([`answers`](super::moves::parts::answers)). It deliberately
+//! changes nothing on a system.
 //!
 //! # Why it checks the route twice
 //! During a cutover the fence takes the source's rights away. A reading at that moment would look as if every

@@ -1,12 +1,20 @@
-//! The mover: carries a database from one system to another while its applications run.
+//! The control loop: what changes databases and systems over a long time, recorded so that a crash at any
+//! instant is followed by resume or undo.
 //!
-//! Owns the move's state machine ([`machine`]), its steps (one file each), and the task that drives them
-//! ([`drive`]). It deliberately never touches a client's connection: it writes the
+//! ```text
+//!   operations/  the engine: supervisor, driver and journal of any recorded operation
+//!   moves/       carries a database to another system: machine, steps/ and the parts/ they are made of
+//!   lifecycle/   CREATE, DROP and ADOPT DATABASE
+//!   logins       keeps the logins of the catalogue equal to the roles of the systems
+//!   reconcile    rewrites routes that differ from what their records say
+//! ```
+//!
+//! It deliberately never touches a client's connection: it writes the
 //! [`RouteRecord`](crate::model::RouteRecord), the proxies follow it and acknowledge, and both use only
 //! [`catalog`](crate::catalog).
 //!
-//! Start with [`machine`] for the order of the steps, then [`step`] for what every step can use, then
-//! `cutover` for the pause.
+//! Start with [`operations`] for how anything runs, then [`moves::machine`] for the order of the steps of a
+//! move, then [`moves::steps::cutover`] for the pause.
 
 pub mod leftovers;
 pub mod lifecycle;

@@ -196,7 +196,7 @@ pub struct MoveFacts {
     /// an older version began the move, and the names contain only the number.
     #[serde(default)]
     pub store: Option<StoreId>,
-    /// The words that this store may have claimed the move with, oldest first; see `control::claim`.
+    /// The words that this store may have claimed the move with, oldest first; see `control::moves::claim`.
     #[serde(default)]
     pub claims: Vec<String>,
     /// Why another store is taken to drive the move: nothing is done until ADOPT MOVE.

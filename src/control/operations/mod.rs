@@ -1,15 +1,15 @@
 //! The engine of recorded operations: runs and undoes the steps of any operation by its record.
 //!
 //! ```text
-//!   supervisor: lists and watches records --> a task per operation: restarted? --> loop { next, record
-//!                     |                                                              ^   intent, act, record }
-//!                     +---- wishes of commands, as they are recorded ----------------+
+//!   supervisor: lists and watches records --> a task for each: restarted? --> loop { next, record intent,
+//!                     |                                                         ^    act, record }
+//!                     +---- requests of commands, as they are recorded --------+
 //! ```
 //!
 //! Owns the [`supervisor`], the [`driver`] of one operation, and the [`journal`], its only writer. It
 //! deliberately knows no operation: a kind implements [`Operation`] with two pure functions (`next`, `apply`)
-//! and two that act (`run`, `undo`). It offers no command either: a request in the record is the only way to ask
-//! for something.
+//! and two that act (`run`, `undo`). It offers no command either: a request in the record is the only way to
+//! ask for something.
 //!
 //! # Why
 //! The task of an operation has no state that could be lost: at any instant the record, the route and the

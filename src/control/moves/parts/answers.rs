@@ -1,8 +1,8 @@
 //! Answers proxies that ask, before a login, for a database's current logins.
 //!
 //! Owns the pending questions, one open session for each system that was asked about, and the limit on how
-//! often a database is read. It deliberately writes nothing itself: the [keeper](crate::control::logins) writes these
-//! readings like its own.
+//! often a database is read. It deliberately writes nothing itself: the
+//! [synchroniser of logins](crate::control::logins) writes these readings like its own.
 //!
 //! ```text
 //!   question -> the system rests, or does not answer -> Unread

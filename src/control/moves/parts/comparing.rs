@@ -19,7 +19,7 @@
 //!   reads.
 //! * **Rows written too often to be compared** are compared after the commit, when nothing is written.
 //!
-//! Rows are read by a role that is no superuser, at the pace that the [throttle](crate::control::moves::parts::throttle) sets.
+//! Rows are read by a role that is no superuser, at the pace that the [throttle](super::throttle) sets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,7 +12,7 @@
 //! settings in this database apply, not the platform's own.
 //!
 //! A client cannot write to a materialized view. So its contents right after the refresh are recorded until
-//! both sides are compared ([`compare_views`](crate::control::moves::parts::compare_views)): if they differ by then, the view was
+//! both sides are compared ([`compare_views`](super::compare_views)): if they differ by then, the view was
 //! refreshed or changed on that side.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What the steps of a move are made of: streams, dumps, comparisons, roles of the move. No part knows a step.
+//! What the steps of a move are made of: streams, dumps, comparisons, roles of the move.
 
 pub(in crate::control) mod answers;
 pub(in crate::control) mod applier;

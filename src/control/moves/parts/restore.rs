@@ -1,6 +1,6 @@
 //! Restores the schema on the target: creates the objects, sets their owners, then their privileges.
 //!
-//! See [`copy_schema`](crate::control::moves::parts::copy_schema) for why the platform does not restore all of it.
+//! See [`copy_schema`](super::copy_schema) for why the platform does not restore all of it.
 
 use crate::system::applier::Rows;
 use crate::system::type_oids::{self, Outcome};

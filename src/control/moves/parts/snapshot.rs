@@ -6,9 +6,9 @@
 //! compared as it was at exactly the commit.
 //!
 //! # Why
-//! The comparison before the cutover ([`compare`](crate::control::moves::steps::compare)) ran while rows changed. This one includes
-//! rows that were replicated since, and rows that were written too often before: nothing changes in its
-//! snapshots. A difference is reported; the move does not go back by itself.
+//! The comparison before the cutover ([`compare`](super::super::steps::compare)) ran while rows changed.
+//! This one includes rows that were replicated since, and rows that were written too often before: nothing
+//! changes in its snapshots. A difference is reported; the move does not go back by itself.
 
 use tokio::time::Instant;
 

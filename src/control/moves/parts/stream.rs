@@ -40,7 +40,7 @@ pub(in crate::control) struct Stream {
     pub(in crate::control) publisher: Endpoint,
     /// The side that applies the changes.
     pub(in crate::control) subscriber: Endpoint,
-    /// Changes may concern rows that the copy did not bring; see [`truncated`](crate::control::moves::parts::truncated).
+    /// Changes may concern rows that the copy did not bring; see [`truncated`](super::truncated).
     rows_may_be_missing: bool,
 }
 

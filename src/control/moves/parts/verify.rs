@@ -1,7 +1,7 @@
 //! Whether two databases hold the same rows.
 //!
 //! For sides where nothing changes: both are quiet, or both are read at one position.
-//! [`comparing`](crate::control::moves::parts::comparing) compares sides that change; [`digests`](crate::system::digests) defines a
+//! [`comparing`](super::comparing) compares sides that change; [`digests`](crate::system::digests) defines a
 //! digest.
 
 use std::collections::BTreeMap;
