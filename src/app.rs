@@ -157,9 +157,9 @@ impl Serve {
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover_settings(&config, &connector, &routes)?));
         let keeper = LoginSync::start(catalog.clone(), Arc::clone(&mover_settings), interval_seen);
 
-        let access = doors(&config, &metrics, &keeper)?;
-        let [client_access, admin_access] = &access;
-        let plane = data_plane(&config, workers, client_acceptor.clone(), connector.clone(), client_access);
+        let [client_port, admin_port] = ports(&config, &catalog, &metrics, &keeper).await?;
+        let acceptor = client_acceptor.clone();
+        let plane = data_plane(&config, workers, acceptor, connector.clone(), &client_port);
         let data = serve_clients(plane, given.listeners, &routes)?;
         let proxy_addr = data.local_addr().unwrap_or_else(settings::no_address);
 
@@ -173,13 +173,13 @@ impl Serve {
             mover: Arc::clone(&mover_settings),
             requests: ask,
             logins: keeper.refresh_handle(),
-            access: Arc::clone(client_access),
+            access: Arc::clone(&client_port.access),
             metrics: metrics.clone(),
             clock: UnixMillis::now,
         });
         let operations = operate(&catalog, &mover_settings).await;
         let admin_acceptor = settings::admin_acceptor(&config)?;
-        let admin = open_admin_port(&config, executor, admin_acceptor.clone(), admin_access).await?;
+        let admin = open_admin_port(&config, executor, admin_acceptor.clone(), &admin_port).await?;
         let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
         let draining = CancellationToken::new();
         let figures = Figures { metrics, routes: Arc::clone(&routes), catalog, draining: draining.clone() };
@@ -200,7 +200,7 @@ impl Serve {
                 logins_interval: interval,
                 acceptors: [client_acceptor, admin_acceptor].into_iter().flatten().collect(),
                 connector,
-                access: access.to_vec(),
+                access: vec![client_port.access, admin_port.access],
                 limits: Arc::clone(data.limits()),
                 log: given.log,
             },
@@ -270,11 +270,27 @@ impl Serve {
     }
 }
 
-/// The logins of applications and of administrators: counted separately, under one policy.
-fn doors(config: &Config, metrics: &Metrics, keeper: &LoginSync) -> Result<[Arc<Access>; 2], AccessErrors> {
+/// What decides the logins of one port.
+struct PortAccess {
+    access: Arc<Access>,
+    mock: MockSecret,
+}
+
+/// The port of applications and that of administrators: failed logins of one lock out no client of the other.
+async fn ports(
+    config: &Config,
+    catalog: &Catalog,
+    metrics: &Metrics,
+    keeper: &LoginSync,
+) -> Result<[PortAccess; 2], ServeError> {
     let policy = access::policy(config)?;
-    let [applications, administrators] = [(); 2].map(|()| Access::new(policy.clone(), metrics.clone()));
-    Ok([applications.with_keeper(keeper.asker(), keeper.suspect_handle()), administrators].map(Arc::new))
+    let nonce = catalog.login_nonce().await?;
+    let access = || Access::new(policy.clone(), metrics.clone());
+    let applications = access().with_keeper(keeper.asker(), keeper.suspect_handle());
+    Ok([(applications, "applications"), (access(), "admin")].map(|(access, port)| PortAccess {
+        access: Arc::new(access),
+        mock: MockSecret::of_port(&nonce, port),
+    }))
 }
 
 /// Opens the store; if it is a copy, its moves are parked before anything resumes them.
@@ -312,7 +328,7 @@ fn data_plane(
     workers: usize,
     acceptor: Option<Acceptor>,
     connector: Connector,
-    access: &Arc<Access>,
+    port: &PortAccess,
 ) -> DataPlaneConfig {
     DataPlaneConfig {
         listen: settings::listen(config),
@@ -325,9 +341,9 @@ fn data_plane(
         connect_time_max: config.proxy.server_connect_timeout,
         limits: Arc::new(ArcSwap::from_pointee(settings::limits(config))),
         pool: settings::pool(config),
-        mock: MockSecret::from_random(rand::random()),
+        mock: port.mock.clone(),
         cancels_per_second_max: config.proxy.cancels_per_second_max,
-        access: Arc::clone(access),
+        access: Arc::clone(&port.access),
     }
 }
 
@@ -362,7 +378,7 @@ async fn open_admin_port(
     config: &Config,
     executor: Executor,
     acceptor: Option<Acceptor>,
-    access: &Arc<Access>,
+    port: &PortAccess,
 ) -> Result<AdminServer, ServeError> {
     let options = AdminOptions {
         listen: config.admin.listen,
@@ -370,7 +386,8 @@ async fn open_admin_port(
         users: read_users(&config.admin.users_file)?,
         connections_max: config.admin.connections_max,
         login_time_max: config.proxy.login_timeout,
-        access: Arc::clone(access),
+        access: Arc::clone(&port.access),
+        mock: port.mock.clone(),
     };
     let failed = |source| ServeError::Admin { address: config.admin.listen, source };
     AdminServer::start(options, executor).await.map_err(failed)

@@ -140,6 +140,7 @@ async fn serve(users: &std::path::Path, executor: Executor) -> AdminServer {
         users: read_users(users).unwrap(),
         connections_max: 4,
         access: std::sync::Arc::default(),
+        mock: freehold::auth::scram::MockSecret::from_random([2; 32]),
         login_time_max: Duration::from_secs(10),
     };
     AdminServer::start(options, executor).await.unwrap()

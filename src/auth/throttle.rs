@@ -1,16 +1,16 @@
 //! Limits how often a client may guess a password.
 //!
-//! Owns two tables of fixed size: failed logins per role of a database and address, and per address. It deliberately reads
-//! no clock: the time is an argument.
+//! Owns two tables of fixed size: failed logins per role of a database and address, and per address. It
+//! deliberately reads no clock: the time is an argument.
 //!
 //! # Why
 //! A lock-out hits the wrong clients: a hundred services may share one address, and one of them has an old
 //! password. So a failure costs time instead. Each one adds to the debt of its key; a small debt has no
-//! effect; above that, the answer *that the login failed* is delayed until the debt is back within the budget.
-//! A right password is never delayed, and clears the debt of its role in its database: in another database
-//! the role may have another password. Only when an answer would be delayed
-//! longer than allowed is a login refused without checking the password: many attempts at once reach that,
-//! one client that retries does not.
+//! effect; above that, the answer *that the login failed* is delayed until the debt is back within the
+//! budget. A right password is never delayed, and clears the debt of its role in its database: in another
+//! database the role may have another password. Only when an answer would be delayed longer than allowed is a
+//! login refused without checking the password: many attempts at once reach that, one client that retries
+//! does not.
 //!
 //! A table never grows. A new key takes the slot with the smallest debt among a few, so an attacker that
 //! wants its debt forgotten must first bring other keys into deeper debt, which costs it time.
@@ -131,7 +131,7 @@ impl Throttle {
 }
 
 /// An IPv6 subscriber has at least a /64 of addresses, so those count as one.
-fn neighbourhood(address: IpAddr) -> IpAddr {
+pub fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
             let mut segments = six.segments();

@@ -16,6 +16,7 @@
 //! audit/<time, 15 digits>-<ulid>   AuditEntry
 //! counter/<name>                   u64
 //! store/id                         StoreId: part of the names of what this store's moves make on systems
+//! store/login_nonce                32 bytes, secret: what made-up salts are computed from
 //! ```
 //!
 //! # Why
@@ -40,6 +41,7 @@ pub const TABLES: &str = "tables/";
 pub const PROXIES: &str = "proxy/";
 pub const AUDIT: &str = "audit/";
 pub const STORE_ID: &str = "store/id";
+pub const LOGIN_NONCE: &str = "store/login_nonce";
 
 pub fn team(name: &TeamName) -> String {
     format!("{TEAMS}{name}")

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::keys;
 use super::store::{Durability, Revision, StoreError};
 use super::typed::{Batch, Catalog, Listing, Swap, Versioned, decode};
@@ -40,15 +43,30 @@ pub enum RouteCommit {
 impl Catalog {
     /// The store's id. A store without one, because it is new or from an older version, gets one.
     pub async fn store_id(&self) -> Result<StoreId, StoreError> {
-        if let Some(known) = self.read(keys::STORE_ID).await? {
+        self.made_once(keys::STORE_ID, || StoreId::from_random(rand::random())).await
+    }
+
+    /// What the salts of roles that do not exist are computed from: the same in every process of the store
+    /// and after each start, so that a salt that changed does not tell that its role does not exist.
+    pub async fn login_nonce(&self) -> Result<[u8; 32], StoreError> {
+        self.made_once(keys::LOGIN_NONCE, rand::random).await
+    }
+
+    /// The value of a key; if it has none, a new one.
+    async fn made_once<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &str,
+        make: impl Fn() -> T,
+    ) -> Result<T, StoreError> {
+        if let Some(known) = self.read(key).await? {
             return Ok(known.value);
         }
-        let new = StoreId::from_random(rand::random());
-        match self.create(keys::STORE_ID.to_owned(), &new).await? {
+        let new = make();
+        match self.create(key.to_owned(), &new).await? {
             Swap::Committed(_) => Ok(new),
-            Swap::Conflict => match self.read(keys::STORE_ID).await? {
+            Swap::Conflict => match self.read(key).await? {
                 Some(known) => Ok(known.value),
-                None => Err(StoreError::Missing { key: keys::STORE_ID.to_owned() }),
+                None => Err(StoreError::Missing { key: key.to_owned() }),
             },
         }
     }

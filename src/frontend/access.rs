@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 use super::FrontendError;
 use super::connection_limits::{ClientLimits, ConnectionLimits, ConnectionPermit};
 use super::current::{Asking, BUDGET};
+use super::pending_logins::PendingLogins;
 use crate::auth::ClientKeys;
 use crate::auth::hba::{IdentMaps, Rules};
 use crate::auth::passwords::ServerPasswords;
@@ -82,7 +83,7 @@ impl Default for Policy {
 
 impl Policy {
     /// The limits on connected clients of this role.
-    fn crowd_of(&self, role: &str, database: &str) -> ClientLimits {
+    fn limits_of(&self, role: &str, database: &str) -> ClientLimits {
         let everywhere = self.roles.everywhere(role).and_then(|limits| limits.clients_max);
         let in_database = self.roles.in_database(role, database).and_then(|limits| limits.clients_max);
         ClientLimits {
@@ -93,7 +94,7 @@ impl Policy {
     }
 }
 
-/// The paces of roles with limits of their own, created on first use.
+/// The rate limiters of roles with limits of their own, created on first use.
 #[derive(Debug, Default)]
 struct RoleRateLimiters(Mutex<HashMap<(RoleName, Option<DatabaseName>), RateLimiter>>);
 
@@ -101,14 +102,14 @@ impl RoleRateLimiters {
     /// As [`RateLimiter::turn`], for the role of these limits.
     fn turn(&self, limits: &RoleLimits, per_second: u32, wait_max: Duration) -> Option<Duration> {
         let (key, now) = ((limits.role.clone(), limits.database.clone()), Instant::now());
-        let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        paces.entry(key).or_insert_with(|| RateLimiter::new(now)).turn(per_second, wait_max, now)
+        let mut limiters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        limiters.entry(key).or_insert_with(|| RateLimiter::new(now)).turn(per_second, wait_max, now)
     }
 
-    /// Drops the paces of limits that are no longer set.
+    /// Drops those of limits that are no longer set.
     fn forget_unset(&self, roles: &RolesLimits) {
-        let mut paces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        paces.retain(|(role, database), _| {
+        let mut limiters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        limiters.retain(|(role, database), _| {
             roles.iter().any(|limits| limits.role == *role && limits.database == *database)
         });
     }
@@ -120,9 +121,10 @@ pub struct Access {
     policy: ArcSwap<Policy>,
     throttle: Throttle,
     pace: RateLimiter,
-    role_paces: RoleRateLimiters,
+    role_rates: RoleRateLimiters,
     derivations: Semaphore,
     connection_limits: Arc<ConnectionLimits>,
+    pub(super) pending: Arc<PendingLogins>,
     metrics: Metrics,
     /// Logins that asked the system and failed; asking again has the cost of a failure.
     asked: Throttle,
@@ -143,9 +145,10 @@ impl Access {
             policy: ArcSwap::from_pointee(policy),
             throttle: Throttle::new(now),
             pace: RateLimiter::new(now),
-            role_paces: RoleRateLimiters::default(),
+            role_rates: RoleRateLimiters::default(),
             derivations: Semaphore::new(DERIVATIONS_MAX),
             connection_limits: Arc::default(),
+            pending: Arc::default(),
             metrics,
             asked: Throttle::new(now),
             asker: None,
@@ -173,13 +176,17 @@ impl Access {
 
     /// Applies from the next login on. Connected clients stay.
     pub fn set_policy(&self, policy: Policy) {
-        self.role_paces.forget_unset(&policy.roles);
+        self.role_rates.forget_unset(&policy.roles);
         self.policy.store(Arc::new(policy));
     }
 
-    /// Admits a new connection.
+    /// Admits a new connection; where there are as many as may be, in the place of a login that does not end.
     pub(super) fn admission(&self) -> Result<ConnectionPermit, FrontendError> {
-        self.connection_limits.admit(self.policy.load().connection_limits).ok_or_else(|| {
+        let limits = self.policy.load().connection_limits;
+        if self.connection_limits.is_full(limits) && self.pending.displace(Instant::now()) {
+            return Ok(self.connection_limits.admit_beside());
+        }
+        self.connection_limits.admit(limits).ok_or_else(|| {
             self.refused("full").increment(1);
             FrontendError::Overrun
         })
@@ -199,7 +206,7 @@ impl Access {
         route: &Route,
         role: &str,
     ) -> Result<(), FrontendError> {
-        let limits = self.policy.load().crowd_of(role, route.current().name.as_str());
+        let limits = self.policy.load().limits_of(role, route.current().name.as_str());
         let sat = admission.assign_role(route.id(), role, limits);
         sat.inspect_err(|_| self.refused("full").increment(1))
     }
@@ -228,7 +235,7 @@ impl Access {
         let limits = [policy.roles.everywhere(role), policy.roles.in_database(role, record.name.as_str())];
         for limits in limits.into_iter().flatten() {
             let Some(per_second) = limits.quotas.logins_per_second_max else { continue };
-            let wait = self.role_paces.turn(limits, per_second, policy.login_wait_max);
+            let wait = self.role_rates.turn(limits, per_second, policy.login_wait_max);
             let refused = || FrontendError::TooManyLoginsOfRole { role: role.to_owned(), per_second };
             self.wait_for_turn(wait.ok_or_else(refused)).await?;
         }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
@@ -15,6 +16,10 @@ use crate::error::{Refusal, SqlState};
 use crate::tls::Stream;
 use crate::wire::message::backend;
 use crate::wire::startup::CancelRequest;
+
+/// Connections to the admin port that have not logged in: administrators are few, and strangers take no
+/// descriptors that clients need.
+const LOGINS_MAX: usize = 64;
 
 /// What a connection to the admin port turned out to be.
 #[derive(Debug)]
@@ -43,12 +48,11 @@ impl Frontend {
         address: SocketAddr,
         users: &HashMap<String, Verifier>,
     ) -> Result<IncomingAdmin, FrontendError> {
+        let pending = self.access.pending.begin_within(LOGINS_MAX, Some(address.ip()), Instant::now());
+        let pending = pending.ok_or(FrontendError::Overrun)?;
         let mut channel = Channel::new(Stream::from(tcp));
         let meeting = Box::pin(self.meet_administrator(&mut channel, address, users));
-        let met = match tokio::time::timeout(self.login_time_max, meeting).await {
-            Ok(met) => met,
-            Err(_) => Err(FrontendError::TooSlow),
-        };
+        let met = self.in_time(meeting, &pending).await;
         if let Err(error) = &met {
             self.refuse(channel, error).await;
         }

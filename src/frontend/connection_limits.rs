@@ -51,6 +51,16 @@ impl ConnectionLimits {
         }
         add_below(&self.refused, REFUSED_MAX).then(|| admission(Standing::Refused)).flatten()
     }
+
+    pub(super) fn is_full(&self, limits: ClientLimits) -> bool {
+        limits.clients_max != 0 && self.admitted.load(Ordering::Relaxed) >= limits.clients_max
+    }
+
+    /// Admits a new connection beside one that is about to be closed.
+    pub(super) fn admit_beside(self: &Arc<ConnectionLimits>) -> ConnectionPermit {
+        self.admitted.fetch_add(1, Ordering::Relaxed);
+        ConnectionPermit { connection_limits: Arc::clone(self), standing: Standing::Admitted, member: None }
+    }
 }
 
 /// Adds one, unless that exceeds the limit (0: none).

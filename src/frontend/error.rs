@@ -37,8 +37,11 @@ pub enum FrontendError {
         source: ScramError,
     },
     /// Too many clients over the limit get an error already: this one gets none.
-    #[error("too many clients, and too many who are told so")]
+    #[error("too many clients, and too many that are told so")]
     Overrun,
+    /// Its login took long, and another connection needed the place; closed without an answer.
+    #[error("the login took long, and there was no other place for the next client")]
+    Displaced,
     #[error("more than {clients_max} clients")]
     Full { clients_max: u32 },
     #[error("more than {max} clients of role \"{role}\"")]
@@ -101,9 +104,11 @@ impl FrontendError {
     /// Whether the client gets an answer.
     pub(super) fn is_told(&self) -> bool {
         match self {
-            FrontendError::Gone | FrontendError::Io(_) | FrontendError::NoTls | FrontendError::Overrun => {
-                false
-            }
+            FrontendError::Gone
+            | FrontendError::Io(_)
+            | FrontendError::NoTls
+            | FrontendError::Overrun
+            | FrontendError::Displaced => false,
             // A cancel request is never answered.
             FrontendError::Violation(Violation::CancelKey { .. }) => false,
             // Such a client would not read it. PostgreSQL closes without an answer, too, and clients rely on
@@ -140,6 +145,7 @@ impl Explain for FrontendError {
             | FrontendError::TooManyLoginsOfDatabase { .. }
             | FrontendError::TooManyLoginsOfRole { .. }
             | FrontendError::Overrun
+            | FrontendError::Displaced
             | FrontendError::Full { .. }
             | FrontendError::RoleFull { .. }
             | FrontendError::DatabaseRoleFull { .. } => SqlState::TOO_MANY_CONNECTIONS,
@@ -168,6 +174,7 @@ impl Explain for FrontendError {
             | FrontendError::TooManyLoginsOfDatabase { .. }
             | FrontendError::TooManyLoginsOfRole { .. }
             | FrontendError::Overrun
+            | FrontendError::Displaced
             | FrontendError::Full { .. }
             | FrontendError::RoleFull { .. }
             | FrontendError::DatabaseRoleFull { .. } => Retry::Later,
@@ -184,7 +191,7 @@ impl Explain for FrontendError {
             | FrontendError::Md5Role { role } => {
                 format!("password authentication failed for user \"{role}\"")
             }
-            FrontendError::Overrun | FrontendError::Full { .. } => {
+            FrontendError::Overrun | FrontendError::Displaced | FrontendError::Full { .. } => {
                 "sorry, too many clients already".to_owned()
             }
             FrontendError::RoleFull { role, .. } => format!("too many connections for role \"{role}\""),

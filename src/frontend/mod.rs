@@ -1,7 +1,7 @@
 //! From an accepted socket to an authenticated client.
 //!
 //! Owns the first messages of a connection: TLS, cancel requests, the startup packet, the login. It
-//! deliberately opens no server connection and starts no session: it returns a [`Incoming`], and the session
+//! deliberately opens no server connection and starts no session: it returns an [`Incoming`], and the session
 //! layer continues. Start with [`Frontend::receive`].
 //!
 //! # Why
@@ -24,13 +24,14 @@ mod error;
 pub mod listener;
 mod login;
 mod opening;
+mod pending_logins;
 mod prove;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
@@ -42,6 +43,7 @@ pub use error::FrontendError;
 
 use self::channel::Channel;
 use self::opening::Opened;
+use self::pending_logins::PendingLogin;
 use crate::auth::Proof;
 use crate::auth::scram::MockSecret;
 use crate::error::Explain;
@@ -123,16 +125,29 @@ impl Frontend {
         // Held until the refusal is sent, too.
         let mut admission = Some(self.access.admission()?);
         let mut channel = Channel::new(stream);
+        let pending = self.access.pending.begin(address.ip(), Instant::now());
         let meeting = Box::pin(self.meet(&mut channel, address, &mut admission));
-        let met = match tokio::time::timeout(self.login_time_max, meeting).await {
-            Ok(met) => met,
-            Err(_) => Err(FrontendError::TooSlow),
-        };
+        let met = self.in_time(meeting, &pending).await;
+        drop(pending);
         if let Err(error) = &met {
             // Boxed, so that the session's future does not keep its size.
             Box::pin(self.refuse(channel, error)).await;
         }
         met
+    }
+
+    /// Runs a login for as long as it may take.
+    async fn in_time<T>(
+        &self,
+        login: impl Future<Output = Result<T, FrontendError>>,
+        pending: &PendingLogin,
+    ) -> Result<T, FrontendError> {
+        tokio::select! {
+            // A login that has just ended needs no place any more.
+            biased;
+            met = tokio::time::timeout(self.login_time_max, login) => met.unwrap_or(Err(FrontendError::TooSlow)),
+            () = pending.displaced() => Err(FrontendError::Displaced),
+        }
     }
 
     async fn meet(

@@ -350,6 +350,37 @@ async fn a_client_that_is_let_in_while_its_server_connection_has_no_descriptor_i
     assert_eq!(text(&psql.stdout), login.role);
 }
 
+/// More sockets than there may be clients, which say nothing: the next client, and an administrator, come in.
+#[tokio::test]
+async fn sockets_that_say_nothing_make_room_for_clients() {
+    let stage = Stage::set("[limits]\nclients_max = 5\n").await;
+    let admin_config = stage.freehold.admin_config();
+    let admin = admin_config.get_ports()[0];
+    for port in [stage.owner.port, admin] {
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        }
+        // A login younger than a second makes no room: services that connect at once do not close each
+        // other's.
+        until("a client comes in", || async {
+            match port == admin {
+                false => stage.owner.try_connect().await.is_ok(),
+                true => admin_config.connect(tokio_postgres::NoTls).await.is_ok(),
+            }
+        })
+        .await;
+        let mut open = 0;
+        for socket in &silent {
+            let mut byte = [0];
+            open += usize::from(
+                matches!(socket.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock),
+            );
+        }
+        assert!(port != admin || open <= 64, "{open} silent sockets are open at the admin port");
+    }
+}
+
 #[tokio::test]
 async fn a_health_check_is_answered_though_others_sit_at_the_port_and_say_nothing() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

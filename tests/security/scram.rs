@@ -173,6 +173,35 @@ async fn cve_2026_6664_what_a_client_says_first_is_taken_and_refused_as_by_postg
     assert!(different.is_empty(), "ours, theirs: {different:#?}");
 }
 
+/// With salts that are made up anew at each start, asking before and after would tell which roles exist.
+#[tokio::test]
+async fn the_salt_of_a_role_is_the_same_after_a_restart_whether_it_exists_or_not() {
+    let mut stage = Stage::set("").await;
+    let salts = async |stage: &Stage| {
+        let mut salts = Vec::new();
+        for (port, role) in [
+            (stage.owner.port, "shop"),
+            (stage.owner.port, "nobody_here"),
+            (stage.freehold.admin_config().get_ports()[0], "nobody_here"),
+        ] {
+            let client_first = format!("n,,n=,r={NONCE}");
+            let mut client = Client::at(port).await;
+            client.startup(&Login { role: role.to_owned(), ..stage.owner.clone() }, &[]).await;
+            assert_eq!(client.asked().await.unwrap().0, 10);
+            client.say(b'p', &first(PLAIN, &client_first)).await;
+            let (_, challenge) = client.asked().await.unwrap();
+            salts.push(Challenge::read(&client_first, &challenge).salt);
+        }
+        salts
+    };
+    let before = salts(&stage).await;
+    assert_ne!(before[1], before[2], "told apart, the salts of two ports say where a role exists");
+    crate::resources::ended(&mut stage).await;
+    let _process = crate::resources::Process::start(&stage, "");
+    crate::support::until("it serves", || async { stage.owner.try_connect().await.is_ok() }).await;
+    assert_eq!(salts(&stage).await, before);
+}
+
 #[tokio::test]
 async fn a_client_may_say_nothing_first_and_is_asked_again() {
     let stage = Stage::set("").await;

@@ -44,6 +44,8 @@ pub struct AdminOptions {
     pub login_time_max: Duration,
     /// For this port alone: failed logins of applications lock out no administrator.
     pub access: Arc<Access>,
+    /// For the logins of names that are no administrators.
+    pub mock: MockSecret,
 }
 
 /// The open port. Dropping it closes the port and every connection.
@@ -86,7 +88,7 @@ impl AdminServer {
                 acceptor: options.acceptor,
                 encryption: Encryption::Optional,
                 login_time_max: options.login_time_max,
-                mock: MockSecret::from_random(rand::random()),
+                mock: options.mock,
                 access: options.access,
             },
             users: ArcSwap::from_pointee(options.users),
@@ -161,7 +163,7 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
             }
         }
         // A port scan or pg_isready: it comes every few seconds, and means nothing.
-        Err(FrontendError::Gone) => tracing::debug!(%address, "a incoming left without a word"),
+        Err(FrontendError::Gone) => tracing::debug!(%address, "a connection ended without a word"),
         Err(error) => tracing::info!(%address, error = &error as &dyn std::error::Error, "no administrator"),
     }
 }

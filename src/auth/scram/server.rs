@@ -15,13 +15,20 @@ use super::{
 use crate::auth::{ClientKeys, KEY_BYTES, sha256};
 
 /// Makes up verifiers for roles that do not exist: always the same one for a role, so that asking twice
-/// reveals nothing. All proxies of a fleet should share the secret; otherwise asking two of them does.
+/// reveals nothing. All processes of a store share the secret, and keep it: otherwise asking two of them,
+/// or asking again after a restart, does.
 #[derive(Clone)]
 pub struct MockSecret([u8; KEY_BYTES]);
 
 impl MockSecret {
     pub fn from_random(bytes: [u8; KEY_BYTES]) -> MockSecret {
         MockSecret(bytes)
+    }
+
+    /// The secret of one port: with the same salts on two ports, a role that exists on one of them alone
+    /// would be known by its salt.
+    pub fn of_port(nonce: &[u8; KEY_BYTES], port: &str) -> MockSecret {
+        MockSecret(hmac_sha256(nonce, port.as_bytes()))
     }
 
     /// The verifier of a role that does not exist. No password matches it.
