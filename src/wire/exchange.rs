@@ -23,7 +23,7 @@
 //! A boundary is ReadyForQuery `I` with no answer pending, never a guess from SQL text. Counting only Syncs
 //! is wrong in each of the cases above; proxies that did so hang or reuse a connection that still has an
 //! answer in it. Where the protocol itself is ambiguous, the doubt is a value ([`Rest::Doubtful`]) and not a
-//! guess. Tested against real servers with random conversations (`tests/dataplane/candidate.rs`).
+//! guess. Tested against real servers with random conversations (`tests/dataplane/ledger.rs`).
 //! PostgreSQL's own rules: `PostgresMain` and `SocketBackend` (`ignore_till_sync`), `CopyGetData`; chapter
 //! 55.2 of the manual.
 //!
