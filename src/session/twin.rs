@@ -39,13 +39,13 @@ pub struct LostPart {
 /// Why a session has no twin.
 #[derive(Debug, thiserror::Error)]
 pub enum TwinError {
-    #[error("no connection for the session on the next system")]
+    #[error("no server connection could be opened for the session")]
     Connect(#[from] ConnectError),
-    #[error("the connection for the session on the next system broke")]
+    #[error("the server connection broke while the session's state was restored on it")]
     Exchange(#[from] QueryError),
     #[error("the state that was restored could not be read back")]
     Verify(#[from] SnapshotError),
-    #[error("the next system does not take {} part(s) of the session's state, first {}", .0.len(), first(.0))]
+    #[error("the server does not accept {} part(s) of the session's state, first {}", .0.len(), first(.0))]
     Parts(Vec<LostPart>),
     #[error("the session's state could not be restored in time")]
     Late,
@@ -101,9 +101,9 @@ impl Explain for TwinError {
         match self {
             TwinError::Connect(error) => error.message(),
             TwinError::Parts(parts) => {
-                format!("the session's state cannot be carried over: {}", first(parts))
+                format!("the server does not accept the session's state: {}", first(parts))
             }
-            _ => "the session's state could not be carried over".to_owned(),
+            _ => "the session's state could not be restored on its server connection".to_owned(),
         }
     }
 }
@@ -415,7 +415,7 @@ impl Twin {
             .map(|what| LostPart {
                 what,
                 sqlstate: SqlState::INTERNAL_ERROR,
-                message: "is not the same on the next system".to_owned(),
+                message: "differs after it was restored".to_owned(),
             })
             .collect();
         match lost.is_empty() {
