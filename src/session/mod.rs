@@ -12,34 +12,18 @@
 //! no other thread and writes no memory that another one writes. The acceptor hands a socket to the worker
 //! with the fewest clients; a single worker accepts for itself.
 
-mod acceptor;
-mod cancel_registry;
-mod cancelable_wait;
-mod closing;
-mod counters;
-mod doubt;
+mod accept;
+mod cancel;
 mod ending;
-mod fd_reserve;
-mod hold;
 mod limits;
-mod notification_pids;
-mod observe;
-mod pipe;
+pub mod migrate;
 mod pool;
-mod pooled_client;
-mod quota;
-mod reconnect;
 mod relay;
-pub mod restore;
-mod reuse;
 pub mod scan;
-mod sequence_memory;
 mod serve;
 pub mod state;
 mod statements;
 mod turn_clock;
-pub mod twin;
-mod twin_state;
 mod worker;
 
 use std::fmt;
@@ -56,12 +40,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use self::acceptor::{AcceptLoop, Backlog, Dispatcher, ListenerShutdown};
-use self::cancel_registry::CancelRegistry;
+use self::accept::listeners::{AcceptLoop, Backlog, Dispatcher, ListenerShutdown};
+use self::cancel::quota::Quota;
+use self::cancel::registry::CancelRegistry;
 pub use self::limits::LimitsPolicy;
 use self::pool::PoolRegistry;
 pub use self::pool::PoolSettings;
-use self::quota::Quota;
 use self::worker::WorkerCommand;
 use crate::auth::scram::MockSecret;
 use crate::frontend::listener::{ListenOptions, Listener};

@@ -20,11 +20,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::acceptor::{AcceptLoop, NewClient};
-use super::closing::ClosingConnections;
+use super::accept::listeners::{AcceptLoop, NewClient};
 use super::limits::{self, LimitsCache, Terms, Watch};
+use super::migrate::closing::ClosingConnections;
+use super::pool::reuse::Kept;
 use super::pool::{Catalogue, DatabasePool, PoolParts};
-use super::reuse::Kept;
 use super::state::HintsCell;
 use super::statements::Texts;
 use super::turn_clock::TurnClock;

@@ -7,9 +7,9 @@ use bytes::BytesMut;
 use freehold::backend::{ConnectRequest, Credential, Reply, ServerConnection, connect};
 use freehold::lab::{Major, Postgres};
 use freehold::model::{Address, Place, RoleName, SslMode, SystemName};
-use freehold::session::restore::LockPatience;
+use freehold::session::migrate::restore::LockPatience;
+use freehold::session::migrate::twin::{Twin, TwinError};
 use freehold::session::state::{HintsCell, SessionState, StateTracker, snapshot};
-use freehold::session::twin::{Twin, TwinError};
 use freehold::tls::Connector;
 use freehold::wire::message::{
     HEADER_BYTES, Header, MESSAGE_BYTES_MAX, TransactionStatus, backend, frontend,

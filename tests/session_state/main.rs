@@ -5,9 +5,9 @@
 mod harness;
 
 use freehold::error::Explain;
-use freehold::session::restore::LockPatience;
+use freehold::session::migrate::restore::LockPatience;
+use freehold::session::migrate::twin::TwinError;
 use freehold::session::state::Freshness;
-use freehold::session::twin::TwinError;
 use freehold::wire::message::frontend;
 use harness::{PATIENCE, Pair, Session, deadline};
 

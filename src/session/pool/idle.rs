@@ -14,9 +14,9 @@ use crate::error::chain;
 use crate::event_loop;
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::LentFacts;
+use crate::session::migrate::twin::Twin;
 use crate::session::serve::Origin;
 use crate::session::state::Residue;
-use crate::session::twin::Twin;
 
 /// Connections of one role with the same startup parameters.
 #[derive(Debug)]

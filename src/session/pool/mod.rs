@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Owns connections between two clients, the queue of waiters, and opening and closing connections. It
-//! deliberately knows nothing of a client's state: [`super::pooled_client`] gives a connection the state of
-//! the client that gets it.
+//! deliberately knows nothing of a client's state: [`super::pool::pooled_client`] gives a connection the
+//! state of the client that gets it.
 //!
 //! # Why
 //! A pool is for one role and one list of startup parameters: RESET goes back to what a client set in its
@@ -28,6 +28,8 @@ mod catalogue;
 mod idle;
 mod maintenance;
 mod permits;
+pub(super) mod pooled_client;
+pub(super) mod reuse;
 mod shape;
 mod shared;
 
@@ -45,10 +47,10 @@ pub(super) use self::idle::Pool;
 pub(super) use self::permits::Defining;
 use self::permits::{Permit, Permits};
 pub(super) use self::shared::{PoolRegistry, SessionTemplate};
+use super::migrate::twin::{Twin, TwinError};
 use super::serve::Origin;
 use super::state::{Hints, NamesUse, Residue, SessionState, reads_functions_otherwise};
 use super::statements::OnServer;
-use super::twin::{Twin, TwinError};
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
 use crate::event_loop;
 use crate::model::RouteRecord;

@@ -2,12 +2,12 @@
 
 use std::task::{Context, Poll};
 
+use super::counters;
+use super::notification_pids::NotificationPids;
+use super::observe;
 use super::{LastWords, Relay, Reuse, Wait};
 use crate::route::Activity;
-use crate::session::counters;
 use crate::session::ending::Ending;
-use crate::session::notification_pids::NotificationPids;
-use crate::session::observe;
 use crate::session::statements::ForwardAs;
 use crate::wire::Violation;
 use crate::wire::exchange::Rest;

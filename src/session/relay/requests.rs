@@ -9,14 +9,14 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 
+use super::counters;
+use super::observe;
+use super::pipe::{Outbox, Outgoing};
 use super::{Goodbye, Relay, Unnamed, Wait};
 use crate::error::{Refusal, Severity, SqlState};
 use crate::route::{Activity, GateState};
-use crate::session::cancelable_wait;
-use crate::session::counters;
+use crate::session::cancel::cancelable_wait;
 use crate::session::ending::Ending;
-use crate::session::observe;
-use crate::session::pipe::{Outbox, Outgoing};
 use crate::session::statements::FRONT_BYTES;
 use crate::wire::exchange::{Exchange, PENDING_MAX, Rest};
 use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};

@@ -851,8 +851,8 @@ impl StateTracker {
     }
 
     /// The session goes on with a server connection that has the state last taken. `unnamed_types` are the
-    /// types of its unnamed statement there ([`super::super::twin::Twin::unnamed_types`]): it may have to be
-    /// parsed again.
+    /// types of its unnamed statement there ([`super::super::migrate::twin::Twin::unnamed_types`]): it may
+    /// have to be parsed again.
     pub fn on_switch(&mut self, unnamed_types: &[u32]) {
         self.freshness = Freshness::Never;
         self.hints = None;

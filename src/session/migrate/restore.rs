@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::state::{AdvisoryLock, LockKey, SessionState, Statement, TEXT_SEARCH, TypeName, Unnamed};
+use crate::session::state::{AdvisoryLock, LockKey, SessionState, Statement, TEXT_SEARCH, TypeName, Unnamed};
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
 
@@ -39,7 +39,7 @@ const DEFERRED: [&str; 3] = ["client_encoding", "statement_timeout", "lock_timeo
 
 /// One step, answered by one ReadyForQuery.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Step<'a> {
+pub(in crate::session) enum Step<'a> {
     /// Sets UTF-8, no statement timeout, and this lock timeout.
     Begin(Duration),
     Unlock(AdvisoryLock),
@@ -85,7 +85,7 @@ pub enum LockPatience {
 }
 
 /// The steps from `old` to `new`, on a connection that was logged in as `login`. Empty if nothing differs.
-pub(super) fn steps<'a>(
+pub(in crate::session) fn steps<'a>(
     old: &'a SessionState,
     new: &'a SessionState,
     login: &str,
@@ -176,10 +176,10 @@ fn settings<'a>(old: &'a SessionState, new: &'a SessionState, login: &str, steps
 }
 
 /// OIDs of types on the target, by the names they have everywhere.
-pub(super) type Types = BTreeMap<String, u32>;
+pub(in crate::session) type Types = BTreeMap<String, u32>;
 
 /// The named types that a state needs.
-pub(super) fn type_names(state: &SessionState) -> impl Iterator<Item = &String> {
+pub(in crate::session) fn type_names(state: &SessionState) -> impl Iterator<Item = &String> {
     let statements = state.statements.values().flat_map(|statement| match statement {
         Statement::Protocol { types, .. } => types.as_slice(),
         Statement::Sql { .. } => &[],
@@ -193,7 +193,7 @@ pub(super) fn type_names(state: &SessionState) -> impl Iterator<Item = &String> 
 
 /// The steps as messages, a Sync after each. A type that is not in `types` becomes 0: then the server has to
 /// choose, as it did for the client, or refuse.
-pub(super) fn encode(steps: &[Step<'_>], types: &Types) -> BytesMut {
+pub(in crate::session) fn encode(steps: &[Step<'_>], types: &Types) -> BytesMut {
     let mut out = BytesMut::new();
     for step in steps {
         encode_step(&mut out, step, types);
@@ -203,7 +203,7 @@ pub(super) fn encode(steps: &[Step<'_>], types: &Types) -> BytesMut {
 }
 
 /// The OIDs of types on the target.
-pub(super) fn oids_of(names: &[TypeName], types: &Types) -> Vec<u32> {
+pub(in crate::session) fn oids_of(names: &[TypeName], types: &Types) -> Vec<u32> {
     let oid = |name: &TypeName| match name {
         TypeName::BuiltIn(oid) => *oid,
         TypeName::Named(name) => types.get(name).copied().unwrap_or(0),

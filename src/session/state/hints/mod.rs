@@ -261,5 +261,4 @@ fn element(name: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-#[path = "hints/tests.rs"]
 mod tests;

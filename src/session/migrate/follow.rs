@@ -6,7 +6,7 @@
 //! | `next` is set | has its state taken and a twin built; brings it up to date at each further order |
 //! | `next`, and held | brings the twin up to date to the last lock, then is ready |
 //! | no `next` | drops its twin |
-//! | no `next`, another generation | goes on with a new connection to its place: [`renew`](super::renew) |
+//! | no `next`, another generation | goes on with a new connection to its place: [`renew`](crate::session::renew) |
 //! | refused | ends, with the record's own text |
 //!
 //! Owns [`Session::follow`] and the readiness that the session table gets. It deliberately decides nothing
@@ -15,8 +15,8 @@
 //!
 //! # Why
 //! The state is asked for on the session's own server connection, which takes about a millisecond at a
-//! boundary, and is followed from then on ([`state`](super::state)): inside the hold, a session that did
-//! nothing unknown since is not asked, and a twin that is up to date gets nothing to do. Everything that
+//! boundary, and is followed from then on ([`state`](crate::session::state)): inside the hold, a session that
+//! did nothing unknown since is not asked, and a twin that is up to date gets nothing to do. Everything that
 //! takes longer runs beside the session ([`TwinState`]), and questions of many sessions come one after the
 //! other ([`QueuedPermit`]). The switch itself only exchanges the connection; sessions with a waiting client
 //! come first, and the old connections are closed little by little ([`closing`]). Where the new server
@@ -31,21 +31,21 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
-use super::cancel_registry::CancelTarget;
 use super::closing;
-use super::counters;
-use super::ending::Ending;
-use super::relay::Unnamed;
 use super::restore::LockPatience;
 use super::sequence_memory::Parting;
-use super::serve::Session;
-use super::state::{Freshness, SessionState, SnapshotError, snapshot};
 use super::twin::Twin;
 use super::twin_state::{QueuedPermit, TwinPlan, TwinState};
 use crate::backend::{self, QueryError};
 use crate::error::{Explain, Refusal, Retry, Severity, SqlState, chain};
 use crate::model::{Epoch, GateOrder, Place, RouteRecord};
 use crate::route::{Activity, Readiness};
+use crate::session::cancel::registry::CancelTarget;
+use crate::session::ending::Ending;
+use crate::session::relay::Unnamed;
+use crate::session::relay::counters;
+use crate::session::serve::Session;
+use crate::session::state::{Freshness, SessionState, SnapshotError, snapshot};
 use crate::wire::exchange::Rest;
 use crate::wire::message::frontend;
 
@@ -57,22 +57,22 @@ const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(2);
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Why a session is pinned: its own statement_timeout is too short for the question for its state.
-pub(super) const TIMEOUT_TOO_SHORT: &str = "a statement_timeout too short to read its state in";
+pub(in crate::session) const TIMEOUT_TOO_SHORT: &str = "a statement_timeout too short to read its state in";
 
 /// How long the old server may take to send the last notifications, while the client waits.
 const LAST_NOTIFICATIONS_MAX: Duration = Duration::from_millis(250);
 
 /// How far a session is with its migration.
 #[derive(Debug)]
-pub(super) struct Migration {
+pub(in crate::session) struct Migration {
     /// The epoch of the server connection.
-    pub(super) epoch: Epoch,
-    pub(super) generation: u64,
+    pub(in crate::session) epoch: Epoch,
+    pub(in crate::session) generation: u64,
     /// The state as it was last asked for; still right while the tracker says so.
-    pub(super) state: Option<Arc<SessionState>>,
-    pub(super) twin_state: TwinState,
+    pub(in crate::session) state: Option<Arc<SessionState>>,
+    pub(in crate::session) twin_state: TwinState,
     /// The permit to ask for the state while clients run.
-    pub(super) turn: Option<Box<QueuedPermit>>,
+    pub(in crate::session) turn: Option<Box<QueuedPermit>>,
     /// The twin was built from `state`, or is being brought to it.
     in_step: bool,
     /// The order at which the twin was last built or brought up to date.
@@ -82,7 +82,7 @@ pub(super) struct Migration {
 }
 
 impl Migration {
-    pub(super) fn at(record: &RouteRecord) -> Migration {
+    pub(in crate::session) fn at(record: &RouteRecord) -> Migration {
         Migration {
             epoch: record.epoch,
             generation: record.generation,
@@ -97,20 +97,20 @@ impl Migration {
 
     /// `true`: a task that was waited for has ended.
     #[inline]
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(in crate::session) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let has_turn = self.turn.as_mut().is_some_and(|turn| turn.poll(cx));
         self.twin_state.poll(cx) || has_turn
     }
 }
 
 /// Why the state is not known: the session is pinned, for this reason.
-pub(super) struct Unknown(pub(super) String);
+pub(in crate::session) struct Unknown(pub(in crate::session) String);
 
 impl Session {
     /// Does what the record asks for. At a boundary only; the client's next request waits meanwhile.
     ///
     /// Fails where the session cannot go on.
-    pub(super) async fn follow(&mut self) -> Result<(), Ending> {
+    pub(in crate::session) async fn follow(&mut self) -> Result<(), Ending> {
         let record = self.relay.route.current();
         if let Some(refusal) = record.terms.service.refusal() {
             return Err(Ending::Refused(refusal));
@@ -143,7 +143,7 @@ impl Session {
     }
 
     /// Nothing is to be prepared: drops the twin and what is known for a move.
-    pub(super) fn stay(&mut self, record: &RouteRecord) -> Readiness {
+    pub(in crate::session) fn stay(&mut self, record: &RouteRecord) -> Readiness {
         self.migration.twin_state.dismiss();
         self.migration.turn = None;
         self.migration.state = None;
@@ -296,7 +296,7 @@ impl Session {
         }
     }
 
-    pub(super) fn plan(&self, place: &Place, state: Arc<SessionState>) -> TwinPlan {
+    pub(in crate::session) fn plan(&self, place: &Place, state: Arc<SessionState>) -> TwinPlan {
         let plane = &self.relay.worker.plane;
         TwinPlan {
             request: self.origin.request(place.clone(), &self.relay.route),
@@ -307,7 +307,7 @@ impl Session {
     }
 
     /// The state as it is now: the one that was taken last, if nothing has changed it since.
-    pub(super) async fn take_state(
+    pub(in crate::session) async fn take_state(
         &mut self,
         record: &RouteRecord,
     ) -> Result<Result<Arc<SessionState>, Unknown>, Ending> {
@@ -428,7 +428,7 @@ impl Session {
     }
 
     /// From here on the twin's connection is the session's.
-    pub(super) fn go_on_with(&mut self, mut twin: Twin, record: &Arc<RouteRecord>) {
+    pub(in crate::session) fn go_on_with(&mut self, mut twin: Twin, record: &Arc<RouteRecord>) {
         let (statements, hints) = (twin.take_statements(), self.relay.tracker.hints().cloned());
         let carries_unnamed = twin.state().unnamed.is_some();
         let types = match carries_unnamed {
@@ -459,7 +459,7 @@ impl Session {
     }
 
     /// The twin for the record's place, if it has all that the session has.
-    pub(super) async fn take_twin(&mut self, record: &RouteRecord) -> Option<Box<Twin>> {
+    pub(in crate::session) async fn take_twin(&mut self, record: &RouteRecord) -> Option<Box<Twin>> {
         let mut twin_state = std::mem::take(&mut self.migration.twin_state).ended().await;
         twin_state.dismiss_dead();
         let mut twin = match twin_state {
@@ -513,7 +513,7 @@ impl Session {
 
     /// The client asks for its unnamed statement, which its new server connection does not have yet. If the
     /// server refuses to parse it now, the client gets the error when it binds the statement.
-    pub(super) async fn restore_unnamed(&mut self) -> Result<(), Ending> {
+    pub(in crate::session) async fn restore_unnamed(&mut self) -> Result<(), Ending> {
         self.relay.unnamed = Unnamed::OnServer;
         let mut batch = BytesMut::new();
         let Some(body) = self.relay.tracker.unnamed_parse() else { return Ok(()) };
@@ -539,7 +539,7 @@ impl Session {
     }
 }
 
-pub(super) fn is_held(record: &RouteRecord) -> bool {
+pub(in crate::session) fn is_held(record: &RouteRecord) -> bool {
     matches!(record.gate, GateOrder::Held { .. })
 }
 

@@ -21,7 +21,7 @@ const ADDRESSES_MAX: usize = 4096;
 const BURST: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Quota {
+pub(in crate::session) struct Quota {
     /// `None`: no limit.
     cost: Option<Duration>,
     /// Until when each address has used up its share.
@@ -30,12 +30,12 @@ pub(super) struct Quota {
 
 impl Quota {
     /// `per_second` requests for each address; 0 is any number.
-    pub(super) fn new(per_second: u32) -> Quota {
+    pub(in crate::session) fn new(per_second: u32) -> Quota {
         Quota { cost: BURST.checked_div(per_second), used: Mutex::default() }
     }
 
     /// Whether the address may send a request now; `None` is a Unix socket, which has no limit.
-    pub(super) fn admits(&self, address: Option<IpAddr>, now: Instant) -> bool {
+    pub(in crate::session) fn admits(&self, address: Option<IpAddr>, now: Instant) -> bool {
         let (Some(address), Some(cost)) = (address, self.cost) else { return true };
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let key = neighbourhood(address);

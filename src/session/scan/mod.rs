@@ -710,5 +710,4 @@ pub(crate) fn glance(part: &[u8]) -> Glance {
 }
 
 #[cfg(test)]
-#[path = "scan/tests.rs"]
 mod tests;

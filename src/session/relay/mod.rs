@@ -9,7 +9,7 @@
 //!
 //! Owns the path of a query: the gate, the [`Exchange`] ledger, and what each direction waits for. It
 //! deliberately owns no order of the catalogue: at a boundary with something to do it returns
-//! [`Pause::Boundary`], and [`hold`](super::hold) does it. Start with [`Relay::poll`].
+//! [`Pause::Boundary`], and [`hold`](super::migrate::follow) does it. Start with [`Relay::poll`].
 //!
 //! # Why one hand-written poll
 //! Two tasks, or two futures, for two directions would wake each other: here a wake-up does the work of both
@@ -22,6 +22,11 @@
 //! requests and answered all of them, and whatever else the client sent is still here.
 
 mod answers;
+pub(super) mod counters;
+pub(super) mod doubt;
+pub(super) mod notification_pids;
+pub(super) mod observe;
+pub(super) mod pipe;
 mod requests;
 
 use std::rc::Rc;
@@ -31,13 +36,13 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::cancel_registry::CancelRegistration;
-use super::cancelable_wait::CancelableWait;
+use super::cancel::cancelable_wait::CancelableWait;
+use super::cancel::registry::CancelRegistration;
 use super::ending::Ending;
 use super::limits::{Terms, Watch};
-use super::pipe::{Inbox, Outbox};
-use super::pooled_client::PooledClient;
-use super::sequence_memory::{Parting, Recall};
+use super::migrate::sequence_memory::{Parting, Recall};
+use super::pool::pooled_client::PooledClient;
+use super::relay::pipe::{Inbox, Outbox};
 use super::state::{Freshness, StateTracker};
 use super::statements::ForwardAs;
 use super::worker::Worker;

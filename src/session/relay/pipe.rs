@@ -21,14 +21,14 @@ use crate::wire::frame::Walker;
 
 /// What arrives from one side.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
-    pub(super) walker: Walker,
+pub(in crate::session) struct Inbox {
+    pub(in crate::session) walker: Walker,
     /// Bytes that were read and not taken: an incomplete message, or one that must wait.
-    pub(super) kept: BytesMut,
+    pub(in crate::session) kept: BytesMut,
     /// `kept` came by another way than [`Inbox::poll_fill`], and has not been searched for messages.
-    pub(super) unseen: bool,
+    pub(in crate::session) unseen: bool,
     /// The other side sends nothing more.
-    pub(super) ended: bool,
+    pub(in crate::session) ended: bool,
     /// The session will be woken when there is something to read, and has not read since that was arranged.
     will_wake: bool,
 }
@@ -39,7 +39,7 @@ impl Inbox {
     ///
     /// A read that does not fill the buffer is not followed by another before the socket says that there is
     /// more.
-    pub(super) fn poll_fill(
+    pub(in crate::session) fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut Stream,
@@ -66,50 +66,50 @@ impl Inbox {
 
     /// Arranges to be woken for more, after everything was read. `false`: there may be something to read now.
     #[inline]
-    pub(super) fn rests(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> bool {
+    pub(in crate::session) fn rests(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> bool {
         self.will_wake = self.will_wake || stream.will_wake(cx);
         self.will_wake
     }
 
     /// Lends the bytes that have come to a caller that takes from them and may read more behind them. The
     /// rest is searched afterwards, and the session no longer knows whether it will be woken for more.
-    pub(super) fn lend(&mut self) -> &mut BytesMut {
+    pub(in crate::session) fn lend(&mut self) -> &mut BytesMut {
         self.unseen = true;
         self.will_wake = false;
         &mut self.kept
     }
 
     /// Keeps the bytes that were not taken.
-    pub(super) fn keep(&mut self, rest: &[u8]) {
+    pub(in crate::session) fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
             self.kept = BytesMut::from(rest);
         }
     }
 
     /// Begins with bytes that were read before, and are searched when they are asked for.
-    pub(super) fn keeping(kept: BytesMut) -> Inbox {
+    pub(in crate::session) fn keeping(kept: BytesMut) -> Inbox {
         Inbox { kept, ..Inbox::default() }
     }
 
     /// Begins with bytes that were read by other code.
-    pub(super) fn beginning_with(received: BytesMut) -> Inbox {
+    pub(in crate::session) fn beginning_with(received: BytesMut) -> Inbox {
         Inbox { unseen: !received.is_empty(), kept: received, ..Inbox::default() }
     }
 
     /// The bytes that have not been searched; once.
-    pub(super) fn take_unseen(&mut self) -> Option<BytesMut> {
+    pub(in crate::session) fn take_unseen(&mut self) -> Option<BytesMut> {
         std::mem::take(&mut self.unseen).then(|| std::mem::take(&mut self.kept))
     }
 
     /// No message has been taken in part, and none waits in part.
-    pub(super) fn is_between_messages(&self) -> bool {
+    pub(in crate::session) fn is_between_messages(&self) -> bool {
         self.walker.is_between_messages()
     }
 }
 
 /// What is sent for a stretch of requests in which some are replaced: nothing is copied if none is.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(in crate::session) struct Outgoing {
     altered: BytesMut,
     /// How much of the stretch has been copied or replaced.
     copied: usize,
@@ -117,14 +117,19 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// `replacement` goes out in place of the bytes at `at`; stretches come in their order.
-    pub(super) fn replace(&mut self, bytes: &[u8], at: std::ops::Range<usize>, replacement: &[u8]) {
+    pub(in crate::session) fn replace(
+        &mut self,
+        bytes: &[u8],
+        at: std::ops::Range<usize>,
+        replacement: &[u8],
+    ) {
         self.altered.extend_from_slice(&bytes[self.copied..at.start]);
         self.altered.extend_from_slice(replacement);
         self.copied = at.end;
     }
 
     /// All of it; `bytes` is the whole stretch.
-    pub(super) fn finish<'a>(&'a mut self, bytes: &'a [u8]) -> &'a [u8] {
+    pub(in crate::session) fn finish<'a>(&'a mut self, bytes: &'a [u8]) -> &'a [u8] {
         if self.copied == 0 {
             return bytes;
         }
@@ -135,19 +140,19 @@ impl Outgoing {
 
 /// What goes to one side.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(in crate::session) struct Outbox {
     unsent: BytesMut,
     /// Written, perhaps not flushed: TLS keeps records that the socket did not take.
     unflushed: bool,
 }
 
 impl Outbox {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::session) fn is_empty(&self) -> bool {
         self.unsent.is_empty() && !self.unflushed
     }
 
     /// Sends as much as can be sent now and keeps the rest.
-    pub(super) fn send(
+    pub(in crate::session) fn send(
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut Stream,
@@ -176,18 +181,22 @@ impl Outbox {
     }
 
     /// Appends a message of our own, behind everything else.
-    pub(super) fn queue(&mut self, bytes: &[u8]) {
+    pub(in crate::session) fn queue(&mut self, bytes: &[u8]) {
         self.unsent.extend_from_slice(bytes);
     }
 
     /// The bytes that were to be sent next.
-    pub(super) fn into_unsent(self) -> BytesMut {
+    pub(in crate::session) fn into_unsent(self) -> BytesMut {
         self.unsent
     }
 
     /// Ready when everything has been handed to the socket.
     #[inline]
-    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+    pub(in crate::session) fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+    ) -> Poll<io::Result<()>> {
         match self.is_empty() {
             true => Poll::Ready(Ok(())),
             false => self.poll_unsent(cx, stream),

@@ -11,18 +11,18 @@ use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
 /// The process id that the client knows, and the one that its server connection has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NotificationPids {
-    pub(super) told: i32,
-    pub(super) actual: i32,
+pub(in crate::session) struct NotificationPids {
+    pub(in crate::session) told: i32,
+    pub(in crate::session) actual: i32,
 }
 
 impl NotificationPids {
-    pub(super) fn differ(self) -> bool {
+    pub(in crate::session) fn differ(self) -> bool {
         self.told != self.actual
     }
 
     /// Exchanges the two numbers in a NotificationResponse, or its beginning.
-    pub(super) fn rename(self, message: &mut [u8]) {
+    pub(in crate::session) fn rename(self, message: &mut [u8]) {
         let Some(field) = message.get_mut(HEADER_BYTES..).and_then(|body| body.first_chunk_mut::<4>()) else {
             return;
         };
@@ -35,7 +35,7 @@ impl NotificationPids {
     }
 
     /// Does so in every NotificationResponse among whole messages.
-    pub(super) fn rename_all(self, mut messages: &mut [u8]) {
+    pub(in crate::session) fn rename_all(self, mut messages: &mut [u8]) {
         if !self.differ() {
             return;
         }

@@ -20,11 +20,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::restore::LockPatience;
-use super::state::SessionState;
 use super::twin::{Twin, TwinError};
 use crate::backend::ConnectRequest;
 use crate::event_loop::{self, Lost, Task};
 use crate::model::Place;
+use crate::session::state::SessionState;
 use crate::tls::Connector;
 
 const REST_MIN: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ const REST_MAX: Duration = Duration::from_secs(2);
 
 /// The state of the twin; the drawing is in the module's documentation.
 #[derive(Debug)]
-pub(super) enum TwinState {
+pub(in crate::session) enum TwinState {
     /// Nothing runs; `tries` attempts have failed in a row.
     Empty {
         tries: u32,
@@ -70,20 +70,20 @@ impl Default for TwinState {
 
 /// A session's permit to ask for its state; until it has one, it serves its client.
 #[derive(Debug)]
-pub(super) enum QueuedPermit {
+pub(in crate::session) enum QueuedPermit {
     /// Waits until few enough other sessions of the worker ask.
     Queued(Task<Option<OwnedSemaphorePermit>>),
     Given(#[expect(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>),
 }
 
 impl QueuedPermit {
-    pub(super) fn queued(warmers: &Arc<Semaphore>) -> Box<QueuedPermit> {
+    pub(in crate::session) fn queued(warmers: &Arc<Semaphore>) -> Box<QueuedPermit> {
         let warmers = Arc::clone(warmers);
         Box::new(QueuedPermit::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() })))
     }
 
     /// Returns `true` once, when the permit has been granted.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(in crate::session) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let QueuedPermit::Queued(task) = self else { return false };
         match task.poll(cx) {
             Poll::Ready(permit) => {
@@ -97,20 +97,24 @@ impl QueuedPermit {
 
 /// What a twin is built from.
 #[derive(Debug)]
-pub(super) struct TwinPlan {
-    pub(super) request: ConnectRequest,
-    pub(super) connector: Connector,
-    pub(super) state: Arc<SessionState>,
-    pub(super) time_max: Duration,
+pub(in crate::session) struct TwinPlan {
+    pub(in crate::session) request: ConnectRequest,
+    pub(in crate::session) connector: Connector,
+    pub(in crate::session) state: Arc<SessionState>,
+    pub(in crate::session) time_max: Duration,
 }
 
 impl TwinState {
-    pub(super) fn queued(warmers: &Arc<Semaphore>) -> TwinState {
+    pub(in crate::session) fn queued(warmers: &Arc<Semaphore>) -> TwinState {
         let warmers = Arc::clone(warmers);
         TwinState::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() }))
     }
 
-    pub(super) fn building(plan: TwinPlan, tries: u32, permit: Option<OwnedSemaphorePermit>) -> TwinState {
+    pub(in crate::session) fn building(
+        plan: TwinPlan,
+        tries: u32,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> TwinState {
         let place = Box::new(plan.request.place.clone());
         let task = Task::spawn(async move {
             let _permit = permit;
@@ -120,7 +124,7 @@ impl TwinState {
         TwinState::Preparing { place, tries, task }
     }
 
-    pub(super) fn refreshing(
+    pub(in crate::session) fn refreshing(
         place: Box<Place>,
         mut twin: Box<Twin>,
         state: Arc<SessionState>,
@@ -134,13 +138,13 @@ impl TwinState {
         TwinState::Preparing { place, tries: 0, task }
     }
 
-    pub(super) fn resting(tries: u32) -> TwinState {
+    pub(in crate::session) fn resting(tries: u32) -> TwinState {
         let rest = REST_MIN.saturating_mul(1 << tries.min(8)).min(REST_MAX);
         TwinState::Resting { tries, task: Task::spawn(tokio::time::sleep(rest)) }
     }
 
     /// The place of the twin that exists, is being prepared, or has failed.
-    pub(super) fn place(&self) -> Option<&Place> {
+    pub(in crate::session) fn place(&self) -> Option<&Place> {
         match self {
             TwinState::Preparing { place, .. }
             | TwinState::Ready { place, .. }
@@ -155,7 +159,7 @@ impl TwinState {
     /// `true`: a task has ended, and the session should look at the result. Where no task runs, nothing is
     /// polled and no waker is registered.
     #[inline]
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(in crate::session) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         // Fast path: this runs at every poll of the session, and the slot is almost always empty.
         !matches!(self, TwinState::Empty { .. }) && self.poll_task(cx)
     }
@@ -180,7 +184,7 @@ impl TwinState {
     }
 
     /// Waits for a task that prepares a twin; other tasks are not waited for.
-    pub(super) async fn ended(mut self) -> TwinState {
+    pub(in crate::session) async fn ended(mut self) -> TwinState {
         if let TwinState::Preparing { .. } = self {
             poll_fn(|cx| if self.poll(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         }
@@ -188,7 +192,7 @@ impl TwinState {
     }
 
     /// Drops a twin if its connection has ended: its system was restarted, or a timeout ended it.
-    pub(super) fn dismiss_dead(&mut self) {
+    pub(in crate::session) fn dismiss_dead(&mut self) {
         if let TwinState::Ready { twin, .. } = self
             && !twin.is_alive()
         {
@@ -197,7 +201,7 @@ impl TwinState {
     }
 
     /// Aborts a running task; closes the twin's connection in a task of its own.
-    pub(super) fn dismiss(&mut self) {
+    pub(in crate::session) fn dismiss(&mut self) {
         if let TwinState::Ready { twin, .. } = std::mem::take(self) {
             event_loop::spawn(twin.into_connection().terminate());
         }

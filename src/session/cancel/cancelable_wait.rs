@@ -22,32 +22,32 @@ const CANCELLED: u8 = 2;
 
 /// One for each session.
 #[derive(Debug, Default)]
-pub(super) struct CancelableWait {
+pub(in crate::session) struct CancelableWait {
     state: AtomicU8,
     waker: AtomicWaker,
 }
 
 impl CancelableWait {
     /// The session waits, and is woken when its request is cancelled.
-    pub(super) fn park(&self, waker: &Waker) {
+    pub(in crate::session) fn park(&self, waker: &Waker) {
         self.waker.register(waker);
         let _ = self.state.compare_exchange(ELSEWHERE, WAITING, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// The session no longer waits.
-    pub(super) fn leave(&self) {
+    pub(in crate::session) fn leave(&self) {
         if self.state.load(Ordering::SeqCst) != ELSEWHERE {
             self.state.store(ELSEWHERE, Ordering::SeqCst);
         }
     }
 
     /// `true`, once: the request that waits was cancelled.
-    pub(super) fn take_cancelled(&self) -> bool {
+    pub(in crate::session) fn take_cancelled(&self) -> bool {
         self.state.compare_exchange(CANCELLED, WAITING, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// `false`: nothing waits here; the server may have a query to cancel.
-    pub(super) fn cancel(&self) -> bool {
+    pub(in crate::session) fn cancel(&self) -> bool {
         match self.state.compare_exchange(WAITING, CANCELLED, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => {
                 self.waker.wake();
@@ -60,7 +60,7 @@ impl CancelableWait {
 
 /// The bytes at the front of `kept` that one error and one ReadyForQuery answer: a Query, a FunctionCall, or
 /// everything up to a Sync. `None`: the unit is not complete.
-pub(super) fn first_unit(kept: &[u8]) -> Option<usize> {
+pub(in crate::session) fn first_unit(kept: &[u8]) -> Option<usize> {
     let mut end = 0;
     loop {
         let header = Header::parse(kept.get(end..)?, MESSAGE_BYTES_MAX).ok()??;

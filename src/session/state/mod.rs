@@ -2,8 +2,8 @@
 //!
 //! Owns what the state is ([`SessionState`]), how PostgreSQL is asked for it ([`snapshot()`]), and what is
 //! remembered of a client's requests because PostgreSQL cannot be asked for it ([`StateTracker`]). It does
-//! not restore anything: that is [`super::restore`] and [`super::twin`]; and it never decides when a
-//! transaction ends: the relay reports that.
+//! not restore anything: that is [`super::migrate::restore`] and [`super::migrate::twin`]; and it never
+//! decides when a transaction ends: the relay reports that.
 //!
 //! # How the relay uses this
 //! One [`StateTracker`] per session, called for each message, with bodies without their five bytes of header:
@@ -21,15 +21,16 @@
 //! | server: ReadyForQuery with nothing owed after it | `on_ready(status)`; with `I` it is the boundary |
 //!
 //! At a boundary, with a `next` place in the route:
-//! 1. `freshness()` is `Never` or `Stale`: [`snapshot()`], then [`super::twin::Twin::build`] or `refresh`.
-//!    One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so that it is
-//!    read once.
+//! 1. `freshness()` is `Never` or `Stale`: [`snapshot()`], then [`super::migrate::twin::Twin::build`] or
+//!    `refresh`. One [`Hints`] per database and warm order is shared by the sessions of a worker (`Arc`), so
+//!    that it is read once.
 //! 2. [`SessionState::pins`] not empty: the session is pinned, for these reasons. Otherwise it is ready.
 //! 3. inside the hold: `Stale` again means one more snapshot and a `refresh` with
-//!    [`super::restore::LockPatience::Wait`]; `Unnamed` means `refresh` alone, with [`StateTracker::current`]
-//!    of the last state; `Fresh` means nothing, unless the twin is not [`super::twin::Twin::is_complete`]:
-//!    then a lock is still missing, and `refresh` with `Wait` takes it.
-//! 4. at the switch, [`StateTracker::on_switch`] with [`super::twin::Twin::unnamed_types`].
+//!    [`super::migrate::restore::LockPatience::Wait`]; `Unnamed` means `refresh` alone, with
+//!    [`StateTracker::current`] of the last state; `Fresh` means nothing, unless the twin is not
+//!    [`super::migrate::twin::Twin::is_complete`]: then a lock is still missing, and `refresh` with `Wait`
+//!    takes it.
+//! 4. at the switch, [`StateTracker::on_switch`] with [`super::migrate::twin::Twin::unnamed_types`].
 //!
 //! A snapshot runs on the session's own server connection, at a boundary only, and none of the client's
 //! messages may be sent until it is back. It leaves no trace that SQL could see. The twin is built beside the

@@ -672,5 +672,4 @@ fn is_temporary(name: Token<'_>) -> bool {
 }
 
 #[cfg(test)]
-#[path = "judge/tests.rs"]
 mod tests;

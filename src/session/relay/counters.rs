@@ -10,19 +10,19 @@ use crate::wire::message::frontend::tag as request;
 
 /// `bytes` of the client were forwarded.
 #[inline]
-pub(super) fn received(member: &SessionHandle, bytes: usize) {
+pub(in crate::session) fn received(member: &SessionHandle, bytes: usize) {
     member.counters().add(Counter::Received, bytes as u64);
 }
 
 /// `bytes` were forwarded to the client.
 #[inline]
-pub(super) fn sent(member: &SessionHandle, bytes: usize) {
+pub(in crate::session) fn sent(member: &SessionHandle, bytes: usize) {
     member.counters().add(Counter::Sent, bytes as u64);
 }
 
 /// A message of the client has come.
 #[inline]
-pub(super) fn on_request(member: &SessionHandle, tag: u8) {
+pub(in crate::session) fn on_request(member: &SessionHandle, tag: u8) {
     match tag {
         request::PARSE => member.counters().add(Counter::ClientParses, 1),
         request::BIND => member.counters().add(Counter::Binds, 1),
@@ -32,7 +32,7 @@ pub(super) fn on_request(member: &SessionHandle, tag: u8) {
 
 /// The first message that went to the server for it has this tag.
 #[inline]
-pub(super) fn forwarded(member: &SessionHandle, tag: Option<u8>) {
+pub(in crate::session) fn forwarded(member: &SessionHandle, tag: Option<u8>) {
     if tag == Some(request::PARSE) {
         member.counters().add(Counter::ServerParses, 1);
     }
@@ -40,6 +40,6 @@ pub(super) fn forwarded(member: &SessionHandle, tag: Option<u8>) {
 
 /// The client has got a server connection, for good or for a transaction.
 #[inline]
-pub(super) fn assigned(member: &SessionHandle) {
+pub(in crate::session) fn assigned(member: &SessionHandle) {
     member.counters().add(Counter::ServerAssignments, 1);
 }

@@ -24,7 +24,7 @@ use crate::wire::startup::CancelRequest;
 
 /// The secret that a session's client gets, and must send to cancel.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Secret {
+pub(in crate::session) enum Secret {
     /// All that protocol 3.0 has room for.
     Short([u8; 4]),
     /// As long as PostgreSQL's own since protocol 3.2.
@@ -33,14 +33,14 @@ pub(super) enum Secret {
 
 impl Secret {
     /// For a client that speaks protocol `3.minor`.
-    pub(super) fn random(minor: u16) -> Secret {
+    pub(in crate::session) fn random(minor: u16) -> Secret {
         match minor {
             0 => Secret::Short(rand::random()),
             _ => Secret::Long(rand::random()),
         }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::session) fn bytes(&self) -> &[u8] {
         match self {
             Secret::Short(bytes) => bytes,
             Secret::Long(bytes) => bytes,
@@ -55,11 +55,11 @@ impl Secret {
 
 /// A server connection, as far as cancelling needs it.
 #[derive(Clone)]
-pub(super) struct CancelTarget {
+pub(in crate::session) struct CancelTarget {
     /// The route record of its place.
-    pub(super) record: Arc<RouteRecord>,
-    pub(super) pid: i32,
-    pub(super) key: Bytes,
+    pub(in crate::session) record: Arc<RouteRecord>,
+    pub(in crate::session) pid: i32,
+    pub(in crate::session) key: Bytes,
 }
 
 /// The server connection that a session's cancel requests go to now.
@@ -69,7 +69,7 @@ pub(super) struct CancelTarget {
 /// client's query would be cancelled. So a request that has been taken keeps the target until the server has
 /// dealt with it.
 #[derive(Default)]
-pub(super) struct CurrentTarget {
+pub(in crate::session) struct CurrentTarget {
     state: Mutex<TargetState>,
     carried_out: Notify,
 }
@@ -92,13 +92,13 @@ impl CurrentTarget {
     }
 
     /// The session has this server connection now.
-    pub(super) fn point_to(&self, target: CancelTarget) {
+    pub(in crate::session) fn point_to(&self, target: CancelTarget) {
         self.lock().target = Some(target);
     }
 
     /// The session has no server connection any more. `false`: a request is on its way to it; see
     /// [`CurrentTarget::carried_out`].
-    pub(super) fn clear(&self) -> bool {
+    pub(in crate::session) fn clear(&self) -> bool {
         let mut state = self.lock();
         let is_free = state.under_way == 0;
         if is_free {
@@ -108,7 +108,7 @@ impl CurrentTarget {
     }
 
     /// Waits until no request is on its way.
-    pub(super) async fn carried_out(&self) {
+    pub(in crate::session) async fn carried_out(&self) {
         loop {
             // Created before the check: a request that ends between the check and the wait is not missed.
             let notified = self.carried_out.notified();
@@ -121,9 +121,9 @@ impl CurrentTarget {
 }
 
 /// A cancel request that is being carried out.
-pub(super) struct CancelInFlight {
+pub(in crate::session) struct CancelInFlight {
     current_target: Arc<CurrentTarget>,
-    pub(super) target: CancelTarget,
+    pub(in crate::session) target: CancelTarget,
 }
 
 impl CancelInFlight {
@@ -143,7 +143,7 @@ impl Drop for CancelInFlight {
 }
 
 #[derive(Default)]
-pub(super) struct CancelRegistry {
+pub(in crate::session) struct CancelRegistry {
     by_pid: DashMap<i32, Vec<Entry>>,
 }
 
@@ -154,31 +154,31 @@ struct Entry {
 }
 
 /// The session that a cancel request is meant for.
-pub(super) struct Found {
+pub(in crate::session) struct Found {
     current_target: Arc<CurrentTarget>,
-    pub(super) cancelable_wait: Arc<CancelableWait>,
+    pub(in crate::session) cancelable_wait: Arc<CancelableWait>,
 }
 
 impl Found {
     /// The server connection, which stays the session's until this is dropped. `None`: it has none.
-    pub(super) fn begin(&self) -> Option<CancelInFlight> {
+    pub(in crate::session) fn begin(&self) -> Option<CancelInFlight> {
         CancelInFlight::take(&self.current_target)
     }
 }
 
 /// A session's entry in the registry, removed when dropped.
-pub(super) struct CancelRegistration {
+pub(in crate::session) struct CancelRegistration {
     registry: Arc<CancelRegistry>,
-    pub(super) pid: i32,
-    pub(super) secret: Secret,
-    pub(super) cancelable_wait: Arc<CancelableWait>,
-    pub(super) current_target: Arc<CurrentTarget>,
+    pub(in crate::session) pid: i32,
+    pub(in crate::session) secret: Secret,
+    pub(in crate::session) cancelable_wait: Arc<CancelableWait>,
+    pub(in crate::session) current_target: Arc<CurrentTarget>,
 }
 
 impl CancelRegistry {
     /// Enters a session under the process id that its client gets. Calls `secret` until it returns one that
     /// is free.
-    pub(super) fn register(
+    pub(in crate::session) fn register(
         self: &Arc<CancelRegistry>,
         pid: i32,
         target: Option<CancelTarget>,
@@ -204,7 +204,7 @@ impl CancelRegistry {
     }
 
     /// The session that the request is meant for. Takes the same time for each wrong secret.
-    pub(super) fn find(&self, request: &CancelRequest) -> Option<Found> {
+    pub(in crate::session) fn find(&self, request: &CancelRequest) -> Option<Found> {
         let entries = self.by_pid.get(&request.pid)?;
         let entry = entries.iter().find(|entry| entry.secret.is(&request.key))?;
         Some(Found {
@@ -216,12 +216,12 @@ impl CancelRegistry {
 
 impl CancelRegistration {
     /// The server connection that a cancel request would reach.
-    pub(super) fn target(&self) -> Option<CancelTarget> {
+    pub(in crate::session) fn target(&self) -> Option<CancelTarget> {
         self.current_target.lock().target.clone()
     }
 
     /// The session has another server connection now.
-    pub(super) fn point_to(&self, target: CancelTarget) {
+    pub(in crate::session) fn point_to(&self, target: CancelTarget) {
         self.current_target.point_to(target);
     }
 }

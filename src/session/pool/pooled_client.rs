@@ -27,22 +27,22 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, sleep_until};
 
-use super::cancel_registry::{CancelTarget, CurrentTarget};
-use super::counters;
-use super::ending::Ending;
-use super::hold::{Migration, is_held};
-use super::limits::Source;
-use super::pool::{Defining, Knowledge, Lending, Pool, Pooled};
-use super::relay::{Relay, Reuse};
-use super::restore::LockPatience;
-use super::serve::Session;
-use super::state::{Freshness, Residue, SessionState, Statement};
-use super::statements::{PREFIX, ParseContext, Schema, Statements, Texts, digest};
-use super::twin::TwinError;
+use super::{Defining, Knowledge, Lending, Pool, Pooled};
 use crate::backend::{Parameters, ServerConnection};
 use crate::error::{Blame, Explain, Refusal, Severity, SqlState, chain};
 use crate::model::{RouteRecord, Timeout, timeout_text};
 use crate::route::{Activity, Readiness};
+use crate::session::cancel::registry::{CancelTarget, CurrentTarget};
+use crate::session::ending::Ending;
+use crate::session::limits::Source;
+use crate::session::migrate::follow::{Migration, is_held};
+use crate::session::migrate::restore::LockPatience;
+use crate::session::migrate::twin::TwinError;
+use crate::session::relay::counters;
+use crate::session::relay::{Relay, Reuse};
+use crate::session::serve::Session;
+use crate::session::state::{Freshness, Residue, SessionState, Statement};
+use crate::session::statements::{PREFIX, ParseContext, Schema, Statements, Texts, digest};
 use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::Piece;
 use crate::wire::message::backend::notice_response;
@@ -52,9 +52,9 @@ const TRIES_MAX: u32 = 5;
 
 /// One client's side of the pool.
 #[derive(Debug)]
-pub(super) struct PooledClient {
+pub(in crate::session) struct PooledClient {
     pool: Rc<Pool>,
-    pub(super) statements: Statements,
+    pub(in crate::session) statements: Statements,
     /// The state that a connection must have to be lent to this client.
     state: Arc<SessionState>,
     /// The connection that is lent now; the relay has its socket.
@@ -64,11 +64,12 @@ pub(super) struct PooledClient {
     /// Why the connection stays with the client, for a person.
     pins: Vec<String>,
     /// The connection stays because its state could not be read: it is asked again after each transaction.
-    pub(super) asks_again: bool,
+    pub(in crate::session) asks_again: bool,
     current_target: Arc<CurrentTarget>,
-    /// [`DatabasePool::functions`](super::pool::DatabasePool::functions) as the tracker knows them.
+    /// [`DatabasePool::functions`](super::DatabasePool::functions) as the tracker knows them.
     functions: u64,
-    /// [`DatabasePool::definitions`](super::pool::DatabasePool::definitions) when the connection was lent.
+    /// [`DatabasePool::definitions`](super::DatabasePool::definitions) when the connection was
+    /// lent.
     definitions: u64,
     /// The loan has changed definitions; dropping this at its end, whatever that is, announces the change.
     defining: Option<Defining>,
@@ -101,7 +102,7 @@ enum Unfit {
 
 impl PooledClient {
     /// `state` is the state of a new session on this pool.
-    pub(super) fn new(
+    pub(in crate::session) fn new(
         pool: Rc<Pool>,
         state: Arc<SessionState>,
         session: u64,
@@ -126,18 +127,22 @@ impl PooledClient {
         }
     }
 
-    pub(super) fn is_pinned(&self) -> bool {
+    pub(in crate::session) fn is_pinned(&self) -> bool {
         !self.pins.is_empty()
     }
 
     /// Another client waits for a connection of this pool.
-    pub(super) fn is_pressed(&self) -> bool {
+    pub(in crate::session) fn is_pressed(&self) -> bool {
         self.pool.database_pool.is_pressed()
     }
 
     /// What decides, beside its text, the meaning of a statement that is parsed now, where the server reports
     /// these parameters. `as_known`: nothing may have changed it since the state was known.
-    pub(super) fn parse_context(&mut self, parameters: &Parameters, as_known: bool) -> ParseContext {
+    pub(in crate::session) fn parse_context(
+        &mut self,
+        parameters: &Parameters,
+        as_known: bool,
+    ) -> ParseContext {
         // The reason for keeping a connection may change what a name means on it: a temporary table.
         if !as_known || self.is_pinned() {
             return ParseContext::Unsure;
@@ -152,7 +157,7 @@ impl PooledClient {
     }
 
     /// A message of the client's is about to be sent: see [`Statements::on_request`].
-    pub(super) fn replacement(
+    pub(in crate::session) fn replacement(
         &mut self,
         piece: &Piece<'_>,
         exchange: &mut Exchange,
@@ -171,7 +176,7 @@ impl PooledClient {
     /// Removes statements that clients share, which are not this client's state. A statement of its own that
     /// cannot be made again pins the connection, and so does one that it made by SQL under a name like
     /// theirs: another client must not find that.
-    pub(super) fn without_shared(&mut self, state: &mut SessionState) {
+    pub(in crate::session) fn without_shared(&mut self, state: &mut SessionState) {
         let mut made_by_parse = HashSet::new();
         let pins = &mut state.pins;
         state.statements.retain(|name, statement| {
@@ -189,7 +194,7 @@ impl PooledClient {
     }
 
     /// The session has moved to another connection, which belongs to no pool.
-    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: i32) {
+    pub(in crate::session) fn moved(&mut self, record: &Arc<RouteRecord>, pid: i32) {
         self.statements.server.close_all();
         self.statements.server.lose_unnamed();
         if let Some(lease) = &mut self.lease {
@@ -264,12 +269,12 @@ fn pins(state: &SessionState) -> Vec<String> {
 
 impl Relay {
     /// The client has no server connection now.
-    pub(super) fn is_unserved(&self) -> bool {
+    pub(in crate::session) fn is_unserved(&self) -> bool {
         self.server.is_absent()
     }
 
     /// Takes a connection that can be lent as it is. `false`: there is none.
-    pub(super) fn attach_fitting(&mut self) -> bool {
+    pub(in crate::session) fn attach_fitting(&mut self) -> bool {
         let Some(pooled_client) = &mut self.pooled_client else { return false };
         match pooled_client.take_fitting() {
             Some(pooled) => {
@@ -320,7 +325,7 @@ impl Relay {
 
     /// Gives the connection back at a boundary if nothing has to be asked first. `false`: something has to be
     /// asked.
-    pub(super) fn detach_settled(&mut self) -> bool {
+    pub(in crate::session) fn detach_settled(&mut self) -> bool {
         let Some(pooled_client) = &mut self.pooled_client else { return false };
         // This check comes first: a client that is no longer counted as defining has counted its change
         // before.
@@ -368,7 +373,7 @@ impl Relay {
 
     /// A transaction has ended. Before a client learns of that, statements are marked to be prepared anew if
     /// they may mean something else now.
-    pub(super) fn tell_of_schema(&mut self) {
+    pub(in crate::session) fn tell_of_schema(&mut self) {
         let is_defining = self.tracker.is_defining();
         let Some(pooled_client) = &mut self.pooled_client else {
             // Connections that are kept for later clients may now be outdated.
@@ -394,7 +399,7 @@ impl Relay {
 
     /// From the change of a definition until it is in force, no session relies on what was read of
     /// definitions.
-    pub(super) fn tell_of_definitions(&mut self) {
+    pub(in crate::session) fn tell_of_definitions(&mut self) {
         if self.tracker.is_defining()
             && let Some(pooled_client) = &mut self.pooled_client
             && pooled_client.defining.is_none()
@@ -455,7 +460,7 @@ impl Relay {
     }
 
     /// The client leaves: its connection is given back or closed.
-    pub(super) fn leave_connection(&mut self) {
+    pub(in crate::session) fn leave_connection(&mut self) {
         if self.pooled_client.is_none() || self.is_unserved() {
             return;
         }
@@ -488,7 +493,7 @@ impl Relay {
 
 impl Session {
     /// The client's request needs a connection: waits for one and makes it the client's.
-    pub(super) async fn borrow(&mut self) -> Result<(), Ending> {
+    pub(in crate::session) async fn borrow(&mut self) -> Result<(), Ending> {
         let mut tries = 0;
         while tries < TRIES_MAX {
             let Some(lending) = self.next_lending().await? else { return Ok(()) };
@@ -590,7 +595,7 @@ impl Session {
 
     /// A transaction has ended that may have changed the state, or a pin: asks, and gives the connection back
     /// if it may go.
-    pub(super) async fn rest(&mut self) -> Result<(), Ending> {
+    pub(in crate::session) async fn rest(&mut self) -> Result<(), Ending> {
         // Asks once more if another client has changed a function meanwhile.
         while !self.relay.is_unserved() && !self.relay.detach_settled() {
             self.ask_and_rest().await?;
@@ -681,7 +686,7 @@ impl Session {
     }
 
     /// Follows the record where the client has no connection that must be carried.
-    pub(super) fn follow_lent(&mut self, record: &RouteRecord) {
+    pub(in crate::session) fn follow_lent(&mut self, record: &RouteRecord) {
         if record.epoch != self.migration.epoch {
             self.relay.discard_lease_before(record);
         }
@@ -791,7 +796,7 @@ fn none_free(waited: Duration, source: Source, failure: Option<String>) -> Refus
 }
 
 /// No connection could be opened.
-pub(super) fn unreachable(failure: Option<String>) -> Refusal {
+pub(in crate::session) fn unreachable(failure: Option<String>) -> Refusal {
     let refusal = Refusal::new(
         Severity::Error,
         SqlState::CANNOT_CONNECT_NOW,

@@ -26,22 +26,22 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
-use super::pool::Catalogue;
-use super::serve::Origin;
-use super::state::{Hints, HintsCell, ResetOutcome, Residue, StateTracker, reset};
-use super::worker::{HINTS_MAX, Worker};
+use super::Catalogue;
 use crate::backend::{ConnectRequest, ServerConnection};
 use crate::error::chain;
 use crate::event_loop;
 use crate::model::{DatabaseId, Login, Pooling, RouteRecord, UnixMillis};
 use crate::route::{LentFacts, LentPid, Route};
+use crate::session::serve::Origin;
+use crate::session::state::{Hints, HintsCell, ResetOutcome, Residue, StateTracker, reset};
+use crate::session::worker::{HINTS_MAX, Worker};
 use crate::wire::message::frontend;
 
 /// A server that does not finish the reset in this time is busy, and better off without the connection.
 const RESET_MAX: Duration = Duration::from_secs(1);
 
 /// Time limit for the catalogue's digest; after it, the client gets a new connection.
-pub(super) const LOOK_MAX: Duration = Duration::from_secs(5);
+pub(in crate::session) const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// A reading that was asked for longer ago is forgotten.
 const READING_KEPT_MAX: Duration = Duration::from_secs(600);
@@ -66,7 +66,7 @@ struct Idle {
 
 /// The kept connections of one worker.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(in crate::session) struct Kept {
     idle: RefCell<HashMap<DatabaseId, Vec<Idle>>>,
     hints: RefCell<HashMap<DatabaseId, Reading>>,
 }
@@ -99,20 +99,20 @@ enum Sign {
 }
 
 /// A connection that its client has left.
-pub(super) struct Left {
-    pub(super) route: Arc<Route>,
-    pub(super) origin: Arc<Origin>,
-    pub(super) connection: Box<ServerConnection>,
-    pub(super) tracker: StateTracker,
+pub(in crate::session) struct Left {
+    pub(in crate::session) route: Arc<Route>,
+    pub(in crate::session) origin: Arc<Origin>,
+    pub(in crate::session) connection: Box<ServerConnection>,
+    pub(in crate::session) tracker: StateTracker,
     /// The place of the connection.
-    pub(super) record: Arc<RouteRecord>,
-    pub(super) past: Past,
+    pub(in crate::session) record: Arc<RouteRecord>,
+    pub(in crate::session) past: Past,
 }
 
 /// What earlier clients did on a connection that may outlive them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Past {
-    pub(super) opened_at: UnixMillis,
+pub(in crate::session) struct Past {
+    pub(in crate::session) opened_at: UnixMillis,
     /// The [`Catalogue::number`] when a client that may have called functions, or the present one, got it.
     read_at: u64,
     /// A client before the present one may have called functions.
@@ -121,7 +121,7 @@ pub(super) struct Past {
 
 impl Past {
     /// The past of a connection that was opened just now.
-    pub(super) fn new(read_at: u64) -> Past {
+    pub(in crate::session) fn new(read_at: u64) -> Past {
         Past { opened_at: UnixMillis::now(), read_at, has_run: false }
     }
 
@@ -180,7 +180,7 @@ impl Idle {
 impl Kept {
     /// The newest connection that a client with this origin can use, and its past. If a server does not
     /// answer once, its other connections are closed without asking.
-    pub(super) async fn take(
+    pub(in crate::session) async fn take(
         &self,
         record: &RouteRecord,
         origin: &Origin,
@@ -218,7 +218,7 @@ impl Kept {
     /// Closes a connection on the system of this request, which has none to spare: preferably one that counts
     /// against the same limits, of the role and the database. Returns when it is gone; `false`: none is kept
     /// there.
-    pub(super) async fn make_room(&self, request: &ConnectRequest) -> bool {
+    pub(in crate::session) async fn make_room(&self, request: &ConnectRequest) -> bool {
         let Some(Idle { connection, .. }) = self.take_closest(request) else { return false };
         connection.terminate_fully().await;
         true
@@ -243,7 +243,7 @@ impl Kept {
 
     /// Closes connections that have been idle for too long, that are not where their database is, and those
     /// of roles that may not log in any more, or not with this password.
-    pub(super) fn tidy(&self, idle_max: Duration) {
+    pub(in crate::session) fn tidy(&self, idle_max: Duration) {
         self.idle.borrow_mut().retain(|_, all| {
             for mut idle in std::mem::take(all) {
                 match idle.since.elapsed() < idle_max && idle.is_wanted() {
@@ -256,7 +256,7 @@ impl Kept {
         self.hints.borrow_mut().retain(|_, reading| reading.asked.elapsed() < READING_KEPT_MAX);
     }
 
-    pub(super) fn close_all(&self) {
+    pub(in crate::session) fn close_all(&self) {
         self.idle.take().into_values().flatten().for_each(Idle::close);
     }
 
@@ -269,7 +269,7 @@ impl Kept {
     }
 
     /// What is known of the functions of a database without asking.
-    pub(super) fn known_hints(&self, database: &DatabaseId) -> Option<Arc<Hints>> {
+    pub(in crate::session) fn known_hints(&self, database: &DatabaseId) -> Option<Arc<Hints>> {
         self.hints.borrow().get(database)?.answer.get().cloned()
     }
 
@@ -304,7 +304,7 @@ async fn ask(connection: &mut ServerConnection) -> Sign {
 }
 
 /// Keeps the connection for the next client, or closes it. Returns at once.
-pub(super) fn keep(worker: &Rc<Worker>, left: Left) {
+pub(in crate::session) fn keep(worker: &Rc<Worker>, left: Left) {
     let worker = Rc::clone(worker);
     let facts = LentFacts {
         pid: left.connection.pid,

@@ -1,9 +1,9 @@
 //! Which messages the relay reads in passing, and what it learns from them.
 
-use super::state::{Bound, StateTracker};
-use super::statements::{Failure, ForwardAs, Schema, Statements, schema_after};
 use crate::error::{Severity, SqlState};
 use crate::model::quotas::MESSAGE_SIZES;
+use crate::session::state::{Bound, StateTracker};
+use crate::session::statements::{Failure, ForwardAs, Schema, Statements, schema_after};
 use crate::wire::Violation;
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::{Part, Piece};
@@ -12,13 +12,13 @@ use crate::wire::message::backend::{ErrorFields, tag as answer};
 use crate::wire::message::frontend::{SMALL_BODY_BYTES_MAX, body_bytes_max, tag as request};
 
 /// Requests that are read as a whole where they are small.
-pub(super) fn wants_request(tag: u8) -> bool {
+pub(in crate::session) fn wants_request(tag: u8) -> bool {
     use request::*;
     matches!(tag, QUERY | PARSE | BIND | DESCRIBE | EXECUTE | CLOSE | FUNCTION_CALL)
 }
 
 /// Answers that are read as a whole where they are small; rows only while the tracker asks for them.
-pub(super) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool {
+pub(in crate::session) fn wants_answer(tag: u8, tracker: &StateTracker) -> bool {
     use answer::*;
     match tag {
         READY_FOR_QUERY | PARAMETER_STATUS | COMMAND_COMPLETE | ERROR_RESPONSE => true,
@@ -33,18 +33,18 @@ const _: () = assert!(MESSAGE_SIZES.start().0 > SMALL_BODY_BYTES_MAX as u64);
 
 /// Whether the request that begins with this piece is large enough to exceed a limit.
 #[inline]
-pub(super) fn may_be_too_long(piece: &Piece<'_>) -> bool {
+pub(in crate::session) fn may_be_too_long(piece: &Piece<'_>) -> bool {
     piece.part.begins() && (!piece.part.ends() || piece.bytes.len() > SMALL_BODY_BYTES_MAX)
 }
 
 /// Refuses a request longer than one of its kind can be, before any of it is forwarded.
-pub(super) fn check_length(piece: &Piece<'_>) -> Result<(), Violation> {
+pub(in crate::session) fn check_length(piece: &Piece<'_>) -> Result<(), Violation> {
     Header::parse(piece.bytes, body_bytes_max(piece.tag)).map(drop)
 }
 
 /// Passes the client's request to the tracker, before `exchange` counts it. `bound` is the statement that a
 /// Bind names, where the connection is lent.
-pub(super) fn track_request(
+pub(in crate::session) fn track_request(
     tracker: &mut StateTracker,
     exchange: &Exchange,
     piece: &Piece<'_>,
@@ -72,14 +72,14 @@ pub(super) fn track_request(
 }
 
 /// Passes to the tracker which requests an error skips, before `exchange` counts the answer.
-pub(super) fn track_error(tracker: &mut StateTracker, exchange: &Exchange, tag: u8) {
+pub(in crate::session) fn track_error(tracker: &mut StateTracker, exchange: &Exchange, tag: u8) {
     if tag == answer::ERROR_RESPONSE {
         tracker.on_skipped(exchange.skipped_by_error());
     }
 }
 
 /// Passes the outcome to the tracker. Called where a message begins.
-pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
+pub(in crate::session) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piece: &Piece<'_>) {
     match piece.tag {
         answer::COMMAND_COMPLETE => tracker.on_command_complete(piece.body()),
         answer::EMPTY_QUERY_RESPONSE | answer::PORTAL_SUSPENDED | answer::FUNCTION_CALL_RESPONSE => {
@@ -97,7 +97,7 @@ pub(super) fn track_answer(tracker: &mut StateTracker, exchange: &Exchange, piec
 
 /// Passes the outcome to the client's statements; returns what the client gets of it. Called where a message
 /// begins, before `exchange` counts it.
-pub(super) fn track_statements(
+pub(in crate::session) fn track_statements(
     statements: &mut Statements,
     exchange: &Exchange,
     piece: &Piece<'_>,
@@ -138,16 +138,16 @@ fn is_malformed(fields: &ErrorFields) -> bool {
 }
 
 /// Whether the message reports that a command has changed definitions.
-pub(super) fn defines(piece: &Piece<'_>) -> bool {
+pub(in crate::session) fn defines(piece: &Piece<'_>) -> bool {
     piece.tag == answer::COMMAND_COMPLETE && schema_after(piece.body()) != Schema::Same
 }
 
 /// Whether a CommandComplete is of a command that makes a session forget the values that it drew.
-pub(super) fn forgets_sequences(command: &[u8]) -> bool {
+pub(in crate::session) fn forgets_sequences(command: &[u8]) -> bool {
     matches!(command.strip_suffix(b"\0").unwrap_or(command), b"DISCARD ALL" | b"DISCARD SEQUENCES")
 }
 
 /// Whether an ErrorResponse ends the connection.
-pub(super) fn is_fatal(body: &[u8]) -> bool {
+pub(in crate::session) fn is_fatal(body: &[u8]) -> bool {
     ErrorFields::parse(body).is_ok_and(|fields| fields.severity() == Severity::Fatal)
 }

@@ -12,22 +12,22 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::sequence_memory::Parting;
-use super::worker::Worker;
 use crate::event_loop;
+use crate::session::worker::Worker;
 
 /// Pause between the end of one server process and the next Terminate.
 const REST: Duration = Duration::from_millis(3);
 
 /// Connections of one worker that are to be closed, in this order.
 #[derive(Debug, Default)]
-pub(super) struct ClosingConnections {
+pub(in crate::session) struct ClosingConnections {
     waiting: RefCell<VecDeque<Rc<Parting>>>,
     is_running: Cell<bool>,
 }
 
 impl ClosingConnections {
     /// Closes all at once: the process ends.
-    pub(super) fn close_all(&self) {
+    pub(in crate::session) fn close_all(&self) {
         let connections = self.waiting.take().into_iter().filter_map(|parting| parting.take_connection());
         connections.for_each(|connection| event_loop::spawn(connection.terminate()));
     }
@@ -35,7 +35,7 @@ impl ClosingConnections {
 
 /// Closes the connection when it is its turn. It is asked for its sequence values only if a session still
 /// refers to the parting.
-pub(super) fn close_after_recall(worker: &Rc<Worker>, parting: Rc<Parting>) {
+pub(in crate::session) fn close_after_recall(worker: &Rc<Worker>, parting: Rc<Parting>) {
     worker.closing.waiting.borrow_mut().push_back(parting);
     if worker.closing.is_running.replace(true) {
         return;

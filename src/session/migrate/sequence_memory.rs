@@ -25,13 +25,13 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::ending::Ending;
-use super::scan::{MemoryReads, memory_reads};
-use super::serve::Session;
-use super::state::{Hints, Statement, unhex};
 use crate::backend::{Reply, ServerConnection};
 use crate::error::SqlState;
 use crate::event_loop;
+use crate::session::ending::Ending;
+use crate::session::scan::{MemoryReads, memory_reads};
+use crate::session::serve::Session;
+use crate::session::state::{Hints, Statement, unhex};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, tag as request};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Target, TransactionStatus};
 
@@ -107,7 +107,7 @@ const RECALL: &str = "SELECT freehold.recall_sequences($1, $2, $3, $4, $5)";
 
 /// The values that a session drew last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Memory {
+pub(in crate::session) struct Memory {
     /// By the sequence's name with its schema, as hexadecimal UTF-8.
     drawn: BTreeMap<Box<str>, Drawn>,
     /// The sequence that `lastval` refers to.
@@ -188,7 +188,7 @@ impl Memory {
 /// A server connection that a session has left, its sequence values, and the statements that the session had
 /// prepared by then.
 #[derive(Debug)]
-pub(super) struct Parting {
+pub(in crate::session) struct Parting {
     /// Taken when it is asked or closed.
     connection: RefCell<Option<Box<ServerConnection>>>,
     /// `None`: the server has not answered.
@@ -201,7 +201,7 @@ pub(super) struct Parting {
 }
 
 impl Parting {
-    pub(super) fn of(
+    pub(in crate::session) fn of(
         connection: Box<ServerConnection>,
         statements: BTreeMap<String, Statement>,
         hints: Option<Arc<Hints>>,
@@ -216,12 +216,12 @@ impl Parting {
     }
 
     /// The connection; the first caller gets it.
-    pub(super) fn take_connection(&self) -> Option<Box<ServerConnection>> {
+    pub(in crate::session) fn take_connection(&self) -> Option<Box<ServerConnection>> {
         self.connection.take()
     }
 
     /// Asks what the session drew there. After that, the connection can only be closed.
-    pub(super) async fn ask(&self, connection: &mut ServerConnection) {
+    pub(in crate::session) async fn ask(&self, connection: &mut ServerConnection) {
         let mut batch = BytesMut::new();
         [SETTINGS, QUESTION, ANSWER].iter().for_each(|sql| frontend::query(&mut batch, sql));
         let asked = timeout(ANSWER_MAX, connection.run_each(&batch)).await;
@@ -294,7 +294,7 @@ fn heard(replies: &[Reply]) -> Option<Memory> {
 
 /// What a session may still ask for, on the connection that it has now.
 #[derive(Debug)]
-pub(super) struct Recall {
+pub(in crate::session) struct Recall {
     /// Connections with answers that are not in `memory` yet, oldest first; always the last one.
     partings: Vec<Rc<Parting>>,
     memory: Memory,
@@ -307,7 +307,7 @@ pub(super) struct Recall {
 impl Recall {
     /// Of a session that has left this connection; keeps what it had not asked of earlier connections yet.
     /// `unnamed` is the text of its unnamed statement.
-    pub(super) fn after(
+    pub(in crate::session) fn after(
         before: Option<Box<Recall>>,
         parting: &Rc<Parting>,
         unnamed: Option<&[u8]>,
@@ -327,13 +327,13 @@ impl Recall {
     }
 
     /// There is nothing that could be asked for.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::session) fn is_empty(&self) -> bool {
         self.memory.is_empty() && self.partings.iter().all(|parting| parting.has_told_nothing())
     }
 
     /// Whether these messages of the client's, up to the next Sync, ask for values that have to be restored
     /// first.
-    pub(super) fn is_wanted_by(&mut self, messages: &[u8]) -> bool {
+    pub(in crate::session) fn is_wanted_by(&mut self, messages: &[u8]) -> bool {
         let mut unnamed = self.unnamed.clone();
         let reads = self.reads_of(messages, &mut unnamed);
         let may_come = || self.partings.iter().any(|parting| !parting.has_told_nothing());
@@ -472,7 +472,7 @@ impl Session {
     /// them first, if possible.
     ///
     /// Fails if the server is gone.
-    pub(super) async fn recall(&mut self) -> Result<(), Ending> {
+    pub(in crate::session) async fn recall(&mut self) -> Result<(), Ending> {
         let Some(mut recall) = self.relay.recall.take() else { return Ok(()) };
         let reads = std::mem::take(&mut recall.wanted);
         recall.hear().await;

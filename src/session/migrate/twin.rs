@@ -2,7 +2,7 @@
 //! state.
 //!
 //! Owns building a twin ([`Twin::build`]) and keeping it up to date ([`Twin::refresh`]). When that happens,
-//! and the switch itself, are the relay's; [`super::state`] describes the whole.
+//! and the switch itself, are the relay's; [`crate::session::state`] describes the whole.
 //!
 //! # Why
 //! Opening a connection, a SCRAM login and a thousand prepared statements take far longer than a pause may
@@ -18,11 +18,11 @@ use bytes::BytesMut;
 use tokio::time::{Instant, timeout_at};
 
 use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_names};
-use super::state::{
-    Hints, HintsCell, Residue, SessionState, SnapshotError, StateTracker, Statement, snapshot,
-};
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::session::state::{
+    Hints, HintsCell, Residue, SessionState, SnapshotError, StateTracker, Statement, snapshot,
+};
 use crate::tls::Connector;
 use crate::wire::message::backend::{ErrorFields, tag};
 use crate::wire::message::{Header, MESSAGE_BYTES_MAX, Target, frontend};
@@ -64,7 +64,7 @@ impl TwinError {
             }
             TwinError::Connect(error) if error.retry() == Retry::Never => vec![error.message()],
             TwinError::Verify(error) if error.is_too_slow() => {
-                vec![super::hold::TIMEOUT_TOO_SHORT.to_owned()]
+                vec![super::follow::TIMEOUT_TOO_SHORT.to_owned()]
             }
             _ => Vec::new(),
         }
@@ -155,7 +155,7 @@ impl Twin {
     ///
     /// # Cancel safety
     /// Dropped, the connection closes; nothing else happened.
-    pub(super) async fn open(
+    pub(in crate::session) async fn open(
         request: &ConnectRequest,
         connector: &Connector,
         deadline: Instant,
@@ -175,22 +175,22 @@ impl Twin {
     }
 
     /// The connection, for the relay; the twin remembers its state.
-    pub(super) fn take_connection(&mut self) -> Box<ServerConnection> {
+    pub(in crate::session) fn take_connection(&mut self) -> Box<ServerConnection> {
         self.connection.take()
     }
 
     /// Exchanges the connection for `other`, one of which is an absent one.
-    pub(super) fn exchange_connection(&mut self, other: &mut Box<ServerConnection>) {
+    pub(in crate::session) fn exchange_connection(&mut self, other: &mut Box<ServerConnection>) {
         std::mem::swap(&mut self.connection, other);
     }
 
     /// The state that the connection was seen to have.
-    pub(super) fn set_state(&mut self, state: SessionState) {
+    pub(in crate::session) fn set_state(&mut self, state: SessionState) {
         self.state = state;
     }
 
     /// Asks questions of our own; returns the value of each answer that has one.
-    pub(super) async fn ask(
+    pub(in crate::session) async fn ask(
         &mut self,
         batch: &[u8],
         deadline: Instant,
@@ -203,7 +203,11 @@ impl Twin {
     }
 
     /// Runs messages of our own and ignores their outcome.
-    pub(super) async fn run_quietly(&mut self, batch: &[u8], deadline: Instant) -> Result<(), TwinError> {
+    pub(in crate::session) async fn run_quietly(
+        &mut self,
+        batch: &[u8],
+        deadline: Instant,
+    ) -> Result<(), TwinError> {
         let running = self.connection.run_each(batch);
         timeout_at(deadline, running).await.map_err(|_| TwinError::Late)??;
         self.drop_notices();
@@ -212,7 +216,7 @@ impl Twin {
 
     /// Removes what a client may have left; the twin then has the state that it began with. After an error it
     /// must not be used.
-    pub(super) async fn clean(
+    pub(in crate::session) async fn clean(
         &mut self,
         residue: Residue,
         began_with: &SessionState,
@@ -281,7 +285,7 @@ impl Twin {
     }
 
     /// Its prepared statements, for the caller that takes its connection.
-    pub(super) fn take_statements(&mut self) -> BTreeMap<String, Statement> {
+    pub(in crate::session) fn take_statements(&mut self) -> BTreeMap<String, Statement> {
         std::mem::take(&mut self.state.statements)
     }
 
@@ -331,7 +335,7 @@ impl Twin {
     async fn run(
         &mut self,
         steps: &[Step<'_>],
-    ) -> Result<(Vec<LostPart>, Vec<super::state::AdvisoryLock>), TwinError> {
+    ) -> Result<(Vec<LostPart>, Vec<crate::session::state::AdvisoryLock>), TwinError> {
         if steps.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }

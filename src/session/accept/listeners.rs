@@ -26,12 +26,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Begun;
 use super::fd_reserve::FdReserve;
-use super::worker::{LoadToken, WorkerCommand};
 use crate::event_loop::{self, Direction, More, Source};
 use crate::frontend::listener::{self, Listener, SocketFile};
 use crate::model::Peer;
+use crate::session::Begun;
+use crate::session::worker::{LoadToken, WorkerCommand};
 use crate::tls::{Socket, Stream};
 
 /// Pause after an error of the process, not of the socket, when a client cannot even be refused: avoids
@@ -45,7 +45,7 @@ const HANDSHAKE_MAX: Duration = Duration::from_millis(500);
 
 /// Which process owns the connections that wait to be accepted when a listener closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Backlog {
+pub(in crate::session) enum Backlog {
     /// No other process would take them.
     Ours,
     /// The socket stays open in another process: they wait for that one.
@@ -54,36 +54,36 @@ pub(super) enum Backlog {
 
 /// What a listener is asked to do, and its answer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ListenerShutdown {
+pub(in crate::session) struct ListenerShutdown {
     /// Close at once.
-    pub(super) closing: CancellationToken,
+    pub(in crate::session) closing: CancellationToken,
     /// Another process listens on the same addresses: close without refusing a client.
-    pub(super) making_way: CancellationToken,
+    pub(in crate::session) making_way: CancellationToken,
     /// Set when the listeners are closed and every accepted client has been handed over.
-    pub(super) closed: CancellationToken,
+    pub(in crate::session) closed: CancellationToken,
 }
 
 /// Hands clients to workers, and knows how many each worker has.
-pub(super) struct Dispatcher {
+pub(in crate::session) struct Dispatcher {
     workers: Vec<(UnboundedSender<WorkerCommand>, Arc<AtomicUsize>)>,
     entering: TaskTracker,
     present: TaskTracker,
 }
 
 /// An accepted client on its way to a worker.
-pub(super) struct NewClient {
-    pub(super) socket: AcceptedSocket,
-    pub(super) address: Peer,
+pub(in crate::session) struct NewClient {
+    pub(in crate::session) socket: AcceptedSocket,
+    pub(in crate::session) address: Peer,
     /// The place in the worker's load that it takes.
-    pub(super) load: LoadToken,
+    pub(in crate::session) load: LoadToken,
     /// Held until there is a session, or the client is closed.
-    pub(super) entering: TaskTrackerToken,
+    pub(in crate::session) entering: TaskTrackerToken,
 }
 
 impl Dispatcher {
     /// `entering` counts clients that have connected and have no session yet, `present` those that have not
     /// left.
-    pub(super) fn new(
+    pub(in crate::session) fn new(
         workers: &[UnboundedSender<WorkerCommand>],
         entering: &TaskTracker,
         present: &TaskTracker,
@@ -105,7 +105,7 @@ impl Dispatcher {
 }
 
 /// The listeners, and where their clients go.
-pub(super) struct AcceptLoop {
+pub(in crate::session) struct AcceptLoop {
     listeners: Vec<(Listener, FdReserve)>,
     backlog: Backlog,
     dispatcher: Dispatcher,
@@ -116,7 +116,7 @@ pub(super) struct AcceptLoop {
 
 impl AcceptLoop {
     /// Fails if there are too few descriptors to keep one back for refusals.
-    pub(super) fn new(
+    pub(in crate::session) fn new(
         listeners: Vec<Listener>,
         backlog: Backlog,
         dispatcher: Dispatcher,
@@ -129,12 +129,12 @@ impl AcceptLoop {
     }
 
     /// Runs on a thread of its own. Returns when told to close.
-    pub(super) fn run(self, begun: Begun) -> io::Result<()> {
+    pub(in crate::session) fn run(self, begun: Begun) -> io::Result<()> {
         event_loop::run(self.serve(begun), || ())?
     }
 
     /// Ends when told to close. Sends to `begun` when clients can connect.
-    pub(super) async fn serve(self, begun: Begun) -> io::Result<()> {
+    pub(in crate::session) async fn serve(self, begun: Begun) -> io::Result<()> {
         let _closed = self.closed;
         let task = |(listener, fd_reserve)| {
             let bound = BoundListener::new(listener)?;
@@ -149,21 +149,21 @@ impl AcceptLoop {
 }
 
 /// An accepted socket.
-pub(super) enum AcceptedSocket {
+pub(in crate::session) enum AcceptedSocket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl AcceptedSocket {
     /// Called on the thread of the worker.
-    pub(super) fn into_stream(self) -> io::Result<Stream> {
+    pub(in crate::session) fn into_stream(self) -> io::Result<Stream> {
         match self {
             AcceptedSocket::Tcp(tcp) => Socket::tcp(tcp).map(Stream::from),
             AcceptedSocket::Unix(unix) => Socket::unix(unix).map(Stream::from),
         }
     }
 
-    pub(super) fn as_socket(&self) -> SockRef<'_> {
+    pub(in crate::session) fn as_socket(&self) -> SockRef<'_> {
         match self {
             AcceptedSocket::Tcp(tcp) => SockRef::from(tcp),
             AcceptedSocket::Unix(unix) => SockRef::from(unix),

@@ -12,12 +12,12 @@
 
 use std::sync::Arc;
 
-use super::ending::Ending;
-use super::serve::Session;
-use super::state::SessionState;
 use super::twin_state::TwinState;
 use crate::model::{GateOrder, RouteRecord};
 use crate::route::Readiness;
+use crate::session::ending::Ending;
+use crate::session::serve::Session;
+use crate::session::state::SessionState;
 
 /// A count of failures for which `TwinState::resting` waits longest.
 const TRIES_MANY: u32 = u32::MAX;
@@ -26,7 +26,10 @@ impl Session {
     /// One step nearer to a connection of the record's generation. At a boundary only.
     ///
     /// Fails where the session cannot go on: its server is gone.
-    pub(super) async fn reconnect(&mut self, record: &Arc<RouteRecord>) -> Result<Readiness, Ending> {
+    pub(in crate::session) async fn reconnect(
+        &mut self,
+        record: &Arc<RouteRecord>,
+    ) -> Result<Readiness, Ending> {
         if record.gate != GateOrder::Open || self.origin.is_replication() {
             return Ok(self.stay(record));
         }

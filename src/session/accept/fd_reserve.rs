@@ -12,7 +12,7 @@ use std::net::Shutdown;
 
 use bytes::BytesMut;
 
-use super::acceptor::AcceptedSocket;
+use super::listeners::AcceptedSocket;
 use crate::error::{Blame, Refusal, SqlState};
 use crate::wire::message::backend;
 
@@ -27,7 +27,7 @@ const FIRST_WORDS_BYTES: usize = 16 * 1024;
 const NOTHING: &str = "/dev/null";
 
 #[derive(Debug)]
-pub(super) struct FdReserve {
+pub(in crate::session) struct FdReserve {
     kept: Option<File>,
     /// Clients that were refused since descriptors ran out.
     refused: u64,
@@ -35,13 +35,13 @@ pub(super) struct FdReserve {
 
 impl FdReserve {
     /// Fails if no descriptor can be kept back: with so few, no client could be served.
-    pub(super) fn open() -> io::Result<FdReserve> {
+    pub(in crate::session) fn open() -> io::Result<FdReserve> {
         Ok(FdReserve { kept: Some(File::open(NOTHING)?), refused: 0 })
     }
 
     /// Closes the spare descriptor for the next accept, if the error says that there are no others. `None`:
     /// it is another error, or the spare is gone.
-    pub(super) fn release(&mut self, error: &io::Error) -> Option<()> {
+    pub(in crate::session) fn release(&mut self, error: &io::Error) -> Option<()> {
         let exhausted = error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code));
         if !exhausted {
             tracing::warn!(%error, "cannot accept");
@@ -54,14 +54,14 @@ impl FdReserve {
         self.kept.take().map(drop)
     }
 
-    pub(super) fn reopen(&mut self) {
+    pub(in crate::session) fn reopen(&mut self) {
         if self.kept.is_none() {
             self.kept = File::open(NOTHING).ok();
         }
     }
 
     /// A client was accepted: there are descriptors again.
-    pub(super) fn recovered(&mut self) {
+    pub(in crate::session) fn recovered(&mut self) {
         if self.refused > 0 {
             tracing::info!(refused = self.refused, "clients are accepted again");
             self.refused = 0;
@@ -69,7 +69,7 @@ impl FdReserve {
     }
 
     /// Sends the refusal, as far as the socket takes it at once, and ends the connection.
-    pub(super) fn refuse(&self, socket: &AcceptedSocket) {
+    pub(in crate::session) fn refuse(&self, socket: &AcceptedSocket) {
         let refusal = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .with_blame(Blame::Platform)
             .with_detail("Freehold has no file descriptor left here.")

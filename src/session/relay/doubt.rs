@@ -9,8 +9,8 @@
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::ending::Ending;
-use super::relay::Relay;
+use super::Relay;
+use crate::session::ending::Ending;
 use crate::wire::message::{Header, Target, backend, frontend};
 
 /// A server at rest sends nothing longer than a notification.
@@ -23,7 +23,7 @@ impl Relay {
     ///
     /// # Cancel safety
     /// None: dropped in the middle, the connection owes an answer.
-    pub(super) async fn settle(&mut self) -> Result<(), Ending> {
+    pub(in crate::session) async fn settle(&mut self) -> Result<(), Ending> {
         let mut question = BytesMut::new();
         frontend::close(&mut question, Target::Portal, NO_PORTAL);
         frontend::sync(&mut question);

@@ -1,0 +1,4 @@
+//! From a listening socket to the worker that serves the client.
+
+pub(super) mod fd_reserve;
+pub(super) mod listeners;
