@@ -92,6 +92,38 @@ fn no_function_is_longer_than_a_screen() {
     assert!(long.is_empty(), "at most {FUNCTION_LINES_MAX} lines:\n{}", long.join("\n"));
 }
 
+/// One style: the file of a module with a folder is `mod.rs` in that folder.
+#[test]
+fn no_module_is_in_two_places() {
+    let beside = |file: &PathBuf| file.with_extension("").is_dir();
+    let wrong: Vec<_> =
+        rust_files(&root().join("src")).into_iter().filter(beside).map(|file| shown(&file)).collect();
+    assert!(wrong.is_empty(), "a folder of that name is beside: {wrong:?}");
+}
+
+/// A path that a document or a comment names leads a reader to a file.
+#[test]
+fn paths_in_documents_and_comments_exist() {
+    let documents = ["README.md", "SECURITY.md", "CONTRIBUTING.md"].map(|name| root().join(name));
+    let mut wrong = Vec::new();
+    for file in rust_files(&root().join("src")).into_iter().chain(documents) {
+        let text = fs::read_to_string(&file).unwrap();
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let is_ours = quoted.starts_with("src/") || quoted.starts_with("tests/");
+            let is_path =
+                quoted.chars().all(|letter| letter.is_ascii_alphanumeric() || "/_.-".contains(letter));
+            if is_ours
+                && is_path
+                && !root().join(quoted).exists()
+                && !root().join(format!("{quoted}.rs")).exists()
+            {
+                wrong.push(format!("{}: {quoted}", shown(&file)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "there is no such file:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn comments_are_plain_english() {
     let (mut words, mut riddles) = (0, Vec::new());
