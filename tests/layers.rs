@@ -109,7 +109,9 @@ fn paths_in_documents_and_comments_exist() {
     for file in rust_files(&root().join("src")).into_iter().chain(documents) {
         let text = fs::read_to_string(&file).unwrap();
         for quoted in text.split('`').skip(1).step_by(2) {
-            let is_ours = quoted.starts_with("src/") || quoted.starts_with("tests/");
+            // PostgreSQL has such folders, too, with files in C.
+            let is_c = quoted.ends_with(".c") || quoted.ends_with(".h");
+            let is_ours = !is_c && (quoted.starts_with("src/") || quoted.starts_with("tests/"));
             let is_path =
                 quoted.chars().all(|letter| letter.is_ascii_alphanumeric() || "/_.-".contains(letter));
             if is_ours
