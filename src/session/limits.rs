@@ -228,7 +228,7 @@ impl Terms {
     }
 
     /// Reads the limits again, if they have changed.
-    fn reconnect(&self, policy: &Arc<LimitsPolicy>) {
+    fn renew(&self, policy: &Arc<LimitsPolicy>) {
         let record = self.route.current();
         let mut in_force = self.in_force.borrow_mut();
         if !in_force.is_said_by(&record, policy) {
@@ -239,7 +239,7 @@ impl Terms {
 
     /// How long a client that enters the queue now may wait, and where that is set.
     pub(super) fn wait(&self, policy: &Arc<LimitsPolicy>) -> (Duration, Source) {
-        self.reconnect(policy);
+        self.renew(policy);
         let term = self.in_force.borrow().times.wait;
         (term.limit.unwrap_or(WAIT_UNSAID), term.source)
     }
@@ -281,8 +281,8 @@ impl LimitsCache {
     }
 
     /// Reads the limits of every role again.
-    pub(super) fn reconnect(&self, policy: &Arc<LimitsPolicy>) {
-        self.0.values().for_each(|terms| terms.reconnect(policy));
+    pub(super) fn renew(&self, policy: &Arc<LimitsPolicy>) {
+        self.0.values().for_each(|terms| terms.renew(policy));
     }
 }
 

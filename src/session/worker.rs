@@ -186,7 +186,7 @@ impl Worker {
         let policy = self.plane.limits.load();
         let mut terms = self.terms.borrow_mut();
         terms.forget_unused();
-        terms.reconnect(&policy);
+        terms.renew(&policy);
         if !policy.is_timed() && !self.plane.frontend.routes.sets_timeouts() {
             return;
         }

@@ -1,8 +1,8 @@
 //! What a database's lifecycle does on real servers: create, adopt and close a database.
 //!
 //! Owns the SQL of CREATE, ADOPT and DROP DATABASE, here, and the recorded operations that run it
-//! ([`create`], [`adopt`], [`drop`]; [`context`] is what they share, [`machine`] their order). It destroys
-//! nothing: a dropped database is renamed and closed, an adopted one is left unchanged.
+//! ([`create`], [`adopt`], [`drop`](mod@drop); [`context`] is what they share, [`machine`] their order). It
+//! destroys nothing: a dropped database is renamed and closed, an adopted one is left unchanged.
 //!
 //! # Why the platform owns the database object
 //! An application's role that owned it could lift every fence (`ALTER DATABASE ... CONNECTION LIMIT -1`,

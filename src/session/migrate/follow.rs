@@ -6,7 +6,7 @@
 //! | `next` is set | has its state taken and a twin built; brings it up to date at each further order |
 //! | `next`, and held | brings the twin up to date to the last lock, then is ready |
 //! | no `next` | drops its twin |
-//! | no `next`, another generation | goes on with a new connection to its place: [`renew`](crate::session::renew) |
+//! | no `next`, another generation | goes on with a new connection to its place: [`reconnect`](super::reconnect) |
 //! | refused | ends, with the record's own text |
 //!
 //! Owns [`Session::follow`] and the readiness that the session table gets. It deliberately decides nothing

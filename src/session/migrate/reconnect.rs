@@ -1,8 +1,8 @@
 //! RECONNECT: a session goes on with a new connection to the place where its database is.
 //!
-//! Owns [`Session::renew`]. It is a move without a target: a twin is built beside the session with its state,
-//! and at a boundary it takes over. It deliberately ends no session: one that cannot go on elsewhere keeps
-//! its connection, which is closed when its client leaves, as PgBouncer does with every session.
+//! Owns [`Session::reconnect`]. It is a move without a target: a twin is built beside the session with its
+//! state, and at a boundary it takes over. It deliberately ends no session: one that cannot go on elsewhere
+//! keeps its connection, which is closed when its client leaves, as PgBouncer does with every session.
 //!
 //! # Sessions that stay
 //! Two connections to one database see each other, which those of a move do not. A session that listens would
