@@ -32,7 +32,7 @@ impl Executor {
         let (database, trail) = (new.database.clone(), self.trail_of(caller));
         let begin = self.begin((&database.id, &wanted.name), (&system, &dbname), &trail);
         let record = begin.record(self.catalog(), AdoptFacts::default(), self.clock()).await?;
-        created(adopt::begin(self.catalog(), new, &record).await?, &wanted.name)?;
+        created(&adopt::begin(self.catalog(), new, &record).await?, &wanted.name)?;
 
         let ended = self.ended::<adopt::AdoptDatabase>(record.id, &trail).await?;
         self.served(ended.revision).await;

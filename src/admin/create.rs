@@ -42,7 +42,7 @@ impl Executor {
         let facts = CreateFacts { role: role.clone(), verifier: verifier_of(&password) };
         let begin = self.begin((&id, &wanted.name), (&system, create.name.as_str()), &trail);
         let record = begin.record(self.catalog(), facts, self.clock()).await?;
-        created(create::begin(self.catalog(), new, &record).await?, &wanted.name)?;
+        created(&create::begin(self.catalog(), new, &record).await?, &wanted.name)?;
 
         let ended = self.ended::<create::CreateDatabase>(record.id, &trail).await?;
         self.served(ended.revision).await;

@@ -101,7 +101,7 @@ impl Cluster {
         shown.extend(self.shown::<CreateDatabase>().await?);
         shown.extend(self.shown::<DropDatabase>().await?);
         shown.extend(self.shown::<AdoptDatabase>().await?);
-        shown.sort_by(|a, b| b.0.cmp(&a.0));
+        shown.sort_by_key(|(started, _)| std::cmp::Reverse(*started));
         Ok(shown.into_iter().map(|(_, row)| row).collect())
     }
 

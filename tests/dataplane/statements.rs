@@ -414,7 +414,8 @@ async fn no_error_of_one_client_takes_or_replaces_the_unnamed_statement_of_anoth
 /// the next Sync is carried out.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_skipped_gives_no_client_the_unnamed_statement_of_another() {
-    let replaces: [&dyn Fn(&mut BytesMut, &str); 3] = [
+    type Replaces<'a> = &'a dyn Fn(&mut BytesMut, &str);
+    let replaces: [Replaces<'_>; 3] = [
         &|out, text| frontend::parse(out, b"", text.as_bytes(), &[]),
         &|out, text| frontend::query(out, text),
         &|out, _| frontend::close(out, Target::Statement, b""),

@@ -173,7 +173,8 @@ async fn a_failed_transaction_refuses_everything_until_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn formats_that_fit_no_column_and_names_that_are_not_there_are_refused() {
     let mut port = Port::open().await;
-    let cases: [(&str, &dyn Fn(&mut BytesMut)); 8] = [
+    type Says<'a> = &'a dyn Fn(&mut BytesMut);
+    let cases: [(&str, Says<'_>); 8] = [
         ("E(ERROR 08P01)", &|out| bind(out, "", "s", &[0, 1])),
         ("E(ERROR 22023)", &|out| bind(out, "", "s", &[2])),
         ("2 T", &|out| {

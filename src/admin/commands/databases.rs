@@ -174,7 +174,7 @@ impl Executor {
 }
 
 /// A name that is taken is an error.
-pub(in crate::admin) fn created(outcome: NewDatabaseOutcome, name: &DatabaseName) -> Result<(), AdminError> {
+pub(in crate::admin) fn created(outcome: &NewDatabaseOutcome, name: &DatabaseName) -> Result<(), AdminError> {
     match outcome {
         NewDatabaseOutcome::Created(_) => Ok(()),
         NewDatabaseOutcome::NameTaken => Err(AdminError::Exists { kind: "database", name: name.to_string() }),

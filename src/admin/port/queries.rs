@@ -86,12 +86,12 @@ impl Count {
     }
 
     /// Before a name is stored: `replaced` is what it stood for.
-    fn add<T>(&self, replaced: Option<T>) {
+    fn add<T>(&self, replaced: Option<&T>) {
         self.0.fetch_add(usize::from(replaced.is_none()), Ordering::Relaxed);
     }
 
     /// Before a name is removed.
-    fn subtract<T>(&self, removed: Option<T>) {
+    fn subtract<T>(&self, removed: Option<&T>) {
         self.0.fetch_sub(usize::from(removed.is_some()), Ordering::Relaxed);
     }
 
@@ -268,7 +268,7 @@ impl ExtendedQueryHandler for Queries {
         self.statements.check()?;
         let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
         let store = client.portal_store();
-        self.statements.add(store.get_statement(name));
+        self.statements.add(store.get_statement(name).as_ref());
         match parsed {
             Some(statement) => store.put_statement(Arc::new(statement)),
             None => store.put_empty_statement(name),
@@ -295,7 +295,7 @@ impl ExtendedQueryHandler for Queries {
         check_formats(&message.result_column_format_codes, width).map_err(|refusal| refused(&refusal))?;
         self.portals.check()?;
         let name = message.portal_name.as_deref().unwrap_or(DEFAULT_NAME);
-        self.portals.add(store.get_portal(name));
+        self.portals.add(store.get_portal(name).as_ref());
         match entry {
             Entry::Value(statement) => store.put_portal(Arc::new(Portal::try_new(&message, statement)?)),
             Entry::Empty => store.put_empty_portal(name),
@@ -329,7 +329,7 @@ impl ExtendedQueryHandler for Queries {
                 Ok(_) => {}
                 Err(error) => {
                     // A portal whose command has failed cannot be executed again.
-                    self.portals.subtract(client.portal_store().get_portal(name));
+                    self.portals.subtract(client.portal_store().get_portal(name).as_ref());
                     client.portal_store().rm_portal(name);
                     return Err(error);
                 }
@@ -365,11 +365,11 @@ impl ExtendedQueryHandler for Queries {
         let store = client.portal_store();
         match message.target_type {
             extended::TARGET_TYPE_BYTE_STATEMENT => {
-                self.statements.subtract(store.get_statement(name));
+                self.statements.subtract(store.get_statement(name).as_ref());
                 store.rm_statement(name);
             }
             _ => {
-                self.portals.subtract(store.get_portal(name));
+                self.portals.subtract(store.get_portal(name).as_ref());
                 store.rm_portal(name);
             }
         }

@@ -20,7 +20,7 @@ pub enum Standing {
 }
 
 /// The last event of a step.
-pub fn standing<S: PartialEq>(log: &[LogEntry<S>], step: S) -> Standing {
+pub fn standing<S: Copy + PartialEq>(log: &[LogEntry<S>], step: S) -> Standing {
     let last = log.iter().rev().find(|entry| entry.step == step && entry.event != StepEvent::Asked);
     match last.map(|entry| entry.event) {
         None | Some(StepEvent::Asked) => Standing::Untouched,
@@ -34,7 +34,7 @@ pub fn standing<S: PartialEq>(log: &[LogEntry<S>], step: S) -> Standing {
 }
 
 /// Number of times that a step ended in this way since it was last requested or last succeeded.
-pub fn tries<S: PartialEq>(log: &[LogEntry<S>], step: S, event: StepEvent) -> u32 {
+pub fn tries<S: Copy + PartialEq>(log: &[LogEntry<S>], step: S, event: StepEvent) -> u32 {
     let of_step = log.iter().rev().filter(|entry| entry.step == step);
     let since = of_step.take_while(|entry| !matches!(entry.event, StepEvent::Asked | StepEvent::Done));
     u32::try_from(since.filter(|entry| entry.event == event).count()).unwrap_or(u32::MAX)
