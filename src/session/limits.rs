@@ -80,7 +80,7 @@ impl Source {
     /// The hint for a client that took too long.
     pub(super) fn timeout_hint(self, timeout: Timeout) -> String {
         let setting = match timeout {
-            Timeout::Wait => "database_pool.wait_timeout".to_owned(),
+            Timeout::Wait => "pool.wait_timeout".to_owned(),
             _ => format!("timeouts.{}", timeout.name()),
         };
         self.hint(&setting, timeout.name(), timeout.clause())
@@ -359,12 +359,21 @@ mod tests {
     }
 
     #[test]
+    fn every_hint_names_a_setting_that_there_is() {
+        for timeout in Timeout::ALL {
+            let hint = Source::Process.timeout_hint(timeout);
+            let names = |setting: &crate::config::Setting| {
+                hint.contains(&format!("{}.{} in its configuration", setting.section, setting.name))
+            };
+            assert!(crate::config::Config::SETTINGS.iter().any(names), "{hint}");
+        }
+    }
+
+    #[test]
     fn who_met_a_limit_is_told_where_it_is_set() {
         let hint = |source, timeout| Overdue { timeout, source }.refusal().hint.unwrap_or_default();
         assert!(hint(Source::Process, Timeout::Idle).contains("timeouts.idle in its configuration"));
-        assert!(
-            hint(Source::Process, Timeout::Wait).contains("database_pool.wait_timeout in its configuration")
-        );
+        assert!(hint(Source::Process, Timeout::Wait).contains("pool.wait_timeout in its configuration"));
         assert!(hint(Source::Contract, Timeout::Query).contains("contract of the database (QUERY_TIMEOUT)"));
     }
 }

@@ -553,7 +553,7 @@ impl DatabasePool {
         self.waiting.borrow().iter().position(alike)
     }
 
-    /// Gives it to the first waiter of its pool; without one, puts it to the pool.
+    /// Gives it to the first waiter of its pool; without one, puts it into the pool.
     fn place_alike(&self, pool: &Rc<Pool>, mut pooled: Box<Pooled>) {
         pooled.served = pooled.served.saturating_add(1);
         while let Some(at) = self.first_alike(pool) {
@@ -736,7 +736,7 @@ impl DatabasePool {
     /// opening is tried again after a while.
     fn fail(self: &Rc<DatabasePool>, pool: &Rc<Pool>, error: &TwinError) {
         let name = &self.route.current().name;
-        tracing::warn!(database = %name, error = %chain(error), "no server connection for the database_pool");
+        tracing::warn!(database = %name, error = %chain(error), "no server connection for the pool");
         if error.retry() == Retry::Never {
             let mut waiting = self.waiting.borrow_mut();
             if let Some(at) = waiting.iter().position(|waiter| Rc::ptr_eq(&waiter.pool, pool))

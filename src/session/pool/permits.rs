@@ -274,7 +274,7 @@ mod tests {
         let permits = Permits::new(2);
         let mut rich = many(&permits, 0, 9);
         let _poor = many(&permits, 1, 1);
-        assert_eq!(permits.worker_in_need(0, false), None, "nobody is_waiting");
+        assert_eq!(permits.worker_in_need(0, false), None, "no worker waits");
         permits.mark_waiting(1);
         let mut given = Vec::new();
         while let Some(other) = permits.worker_in_need(0, false) {

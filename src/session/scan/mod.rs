@@ -563,7 +563,7 @@ const FOREIGN: [(&[&[u8]], &str); 5] = [
             b"pg_copy_physical_replication_slot",
             b"pg_copy_logical_replication_slot",
         ],
-        "a replication twin_state, which may be a temporary one",
+        "a replication slot, which may be a temporary one",
     ),
 ];
 
