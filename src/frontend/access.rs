@@ -182,11 +182,8 @@ impl Access {
 
     /// Admits a new connection; where there are as many as may be, in the place of a login that does not end.
     pub(super) fn admission(&self) -> Result<ConnectionPermit, FrontendError> {
-        let limits = self.policy.load().connection_limits;
-        if self.connection_limits.is_full(limits) && self.pending.displace(Instant::now()) {
-            return Ok(self.connection_limits.admit_beside());
-        }
-        self.connection_limits.admit(limits).ok_or_else(|| {
+        let displace = || self.pending.displace(Instant::now());
+        self.connection_limits.admit(self.policy.load().connection_limits, displace).ok_or_else(|| {
             self.refused("full").increment(1);
             FrontendError::Overrun
         })

@@ -42,24 +42,24 @@ struct Groups {
 }
 
 impl ConnectionLimits {
-    /// Admits a new connection. `None`: too many are over the limit to answer this one.
-    pub(super) fn admit(self: &Arc<ConnectionLimits>, limits: ClientLimits) -> Option<ConnectionPermit> {
-        let admission =
-            |standing| Some(ConnectionPermit { connection_limits: Arc::clone(self), standing, member: None });
+    /// Admits a new connection; where there are as many as may be, in the place of one that `displace`
+    /// closes. `None`: too many are over the limit to answer this one.
+    pub(super) fn admit(
+        self: &Arc<ConnectionLimits>,
+        limits: ClientLimits,
+        displace: impl FnOnce() -> bool,
+    ) -> Option<ConnectionPermit> {
+        let permit =
+            |standing| ConnectionPermit { connection_limits: Arc::clone(self), standing, member: None };
         if add_below(&self.admitted, limits.clients_max) {
-            return admission(Standing::Admitted);
+            return Some(permit(Standing::Admitted));
         }
-        add_below(&self.refused, REFUSED_MAX).then(|| admission(Standing::Refused)).flatten()
-    }
-
-    pub(super) fn is_full(&self, limits: ClientLimits) -> bool {
-        limits.clients_max != 0 && self.admitted.load(Ordering::Relaxed) >= limits.clients_max
-    }
-
-    /// Admits a new connection beside one that is about to be closed.
-    pub(super) fn admit_beside(self: &Arc<ConnectionLimits>) -> ConnectionPermit {
-        self.admitted.fetch_add(1, Ordering::Relaxed);
-        ConnectionPermit { connection_limits: Arc::clone(self), standing: Standing::Admitted, member: None }
+        if displace() {
+            // One too many, until the other one is closed.
+            self.admitted.fetch_add(1, Ordering::Relaxed);
+            return Some(permit(Standing::Admitted));
+        }
+        add_below(&self.refused, REFUSED_MAX).then(|| permit(Standing::Refused))
     }
 }
 
@@ -156,23 +156,24 @@ mod tests {
     fn a_place_is_taken_until_it_is_dropped() {
         let connection_limits = Arc::new(ConnectionLimits::default());
         let mut places: Vec<ConnectionPermit> =
-            (0..3).map(|_| connection_limits.admit(LIMITS).unwrap()).collect();
+            (0..3).map(|_| connection_limits.admit(LIMITS, || false).unwrap()).collect();
         assert!(places.iter().all(|admission| admission.check(LIMITS).is_ok()));
-        let one_too_many = connection_limits.admit(LIMITS).unwrap();
+        let one_too_many = connection_limits.admit(LIMITS, || false).unwrap();
         assert!(one_too_many.check(LIMITS).is_err());
         places.pop();
-        assert!(connection_limits.admit(LIMITS).unwrap().check(LIMITS).is_ok());
+        assert!(connection_limits.admit(LIMITS, || false).unwrap().check(LIMITS).is_ok());
         assert!(one_too_many.check(LIMITS).is_err(), "it stays refused");
     }
 
     #[test]
     fn those_who_are_told_that_they_are_too_many_are_not_too_many_either() {
         let connection_limits = Arc::new(ConnectionLimits::default());
-        let admitted: Vec<_> = (0..3).map(|_| connection_limits.admit(LIMITS)).collect();
-        let told: Vec<_> = std::iter::from_fn(|| connection_limits.admit(LIMITS)).take(1_000).collect();
+        let admitted: Vec<_> = (0..3).map(|_| connection_limits.admit(LIMITS, || false)).collect();
+        let told: Vec<_> =
+            std::iter::from_fn(|| connection_limits.admit(LIMITS, || false)).take(1_000).collect();
         assert_eq!(told.len(), REFUSED_MAX as usize);
         drop(told);
-        assert!(connection_limits.admit(LIMITS).is_some());
+        assert!(connection_limits.admit(LIMITS, || false).is_some());
         drop(admitted);
     }
 
@@ -181,7 +182,7 @@ mod tests {
         let connection_limits = Arc::new(ConnectionLimits::default());
         let open = ClientLimits { clients_max: 0, ..LIMITS };
         let assign_role = |id: &str, role: &str| {
-            let mut admission = connection_limits.admit(open).unwrap();
+            let mut admission = connection_limits.admit(open, || false).unwrap();
             admission.assign_role(&database(id), role, open).map(|()| admission)
         };
         let first = assign_role("db_1", "app").unwrap();
