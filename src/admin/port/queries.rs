@@ -131,6 +131,16 @@ impl Queries {
         }
     }
 
+    fn close_portal<C>(&self, client: &C, name: &str)
+    where
+        C: ClientPortalStore,
+        C::PortalStore: PortalStore,
+    {
+        let store = client.portal_store();
+        self.portals.subtract(store.get_portal(name).as_ref());
+        store.rm_portal(name);
+    }
+
     /// Runs a statement to its end. Meanwhile the client gets notices, and a wait ends if the client leaves.
     async fn run<C>(&self, client: &mut C, parsed: &Parsed) -> PgWireResult<Answer>
     where
@@ -329,8 +339,7 @@ impl ExtendedQueryHandler for Queries {
                 Ok(_) => {}
                 Err(error) => {
                     // A portal whose command has failed cannot be executed again.
-                    self.portals.subtract(client.portal_store().get_portal(name).as_ref());
-                    client.portal_store().rm_portal(name);
+                    self.close_portal(client, name);
                     return Err(error);
                 }
             }
@@ -362,16 +371,13 @@ impl ExtendedQueryHandler for Queries {
         PgWireError: From<<C as Sink<Reply>>::Error>,
     {
         let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
-        let store = client.portal_store();
         match message.target_type {
             extended::TARGET_TYPE_BYTE_STATEMENT => {
+                let store = client.portal_store();
                 self.statements.subtract(store.get_statement(name).as_ref());
                 store.rm_statement(name);
             }
-            _ => {
-                self.portals.subtract(store.get_portal(name).as_ref());
-                store.rm_portal(name);
-            }
+            _ => self.close_portal(client, name),
         }
         client.feed(Reply::CloseComplete(extended::CloseComplete::new())).await?;
         Ok(())
