@@ -8,6 +8,7 @@ use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier, literal};
 use super::statement::AdoptDatabase;
 use crate::control::lifecycle::adopt;
+use crate::control::lifecycle::context::begin_new;
 use crate::error::{Severity, SqlState};
 use crate::model::{AdoptFacts, DatabaseRecord, Login, OperationKind, Place};
 
@@ -32,7 +33,8 @@ impl Executor {
         let (database, trail) = (new.database.clone(), self.trail_of(caller));
         let begin = self.begin((&database.id, &wanted.name), (&system, &dbname), &trail);
         let record = begin.record(self.catalog(), AdoptFacts::default(), self.clock()).await?;
-        created(&adopt::begin(self.catalog(), new, &record).await?, &wanted.name)?;
+        let outcome = begin_new::<adopt::AdoptDatabase>(self.catalog(), new, &record).await?;
+        created(&outcome, &wanted.name)?;
 
         let ended = self.ended::<adopt::AdoptDatabase>(record.id, &trail).await?;
         self.served(ended.revision).await;

@@ -10,6 +10,7 @@ use super::execute::{Caller, Executor};
 use super::refuse::{AdminError, identifier};
 use super::statement::CreateDatabase;
 use super::users::verifier_of;
+use crate::control::lifecycle::context::begin_new;
 use crate::control::lifecycle::create;
 use crate::model::{CreateFacts, OperationKind, RoleName};
 
@@ -42,7 +43,8 @@ impl Executor {
         let facts = CreateFacts { role: role.clone(), verifier: verifier_of(&password) };
         let begin = self.begin((&id, &wanted.name), (&system, create.name.as_str()), &trail);
         let record = begin.record(self.catalog(), facts, self.clock()).await?;
-        created(&create::begin(self.catalog(), new, &record).await?, &wanted.name)?;
+        let outcome = begin_new::<create::CreateDatabase>(self.catalog(), new, &record).await?;
+        created(&outcome, &wanted.name)?;
 
         let ended = self.ended::<create::CreateDatabase>(record.id, &trail).await?;
         self.served(ended.revision).await;

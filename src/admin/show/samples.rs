@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(recent.average(Counter::Queries), 10);
         assert_eq!(recent.average(Counter::QueryTime), 50);
         assert_eq!(recent.average(Counter::TransactionTime), 150);
-        assert_eq!(recent.average(Counter::WaitTime), 0, "nobody got a server");
+        assert_eq!(recent.average(Counter::WaitTime), 0, "no session got a server");
         let instant = Recent { window: Duration::ZERO, ..recent };
         assert_eq!(instant.average(Counter::Queries), 0);
     }

@@ -9,10 +9,8 @@
 //!
 //! After a crash the next start goes on: nothing of it was secret.
 
-use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending, recording, reference};
+use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending};
 use super::machine::OnRestart;
-use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, NewDatabase, NewDatabaseOutcome};
 use crate::control::operations::StepFuture;
 use crate::model::{
     AdoptFacts, AdoptRecord, DatabasePhase, DatabaseRecord, DatabaseStep, Lifecycle, OperationKind,
@@ -54,16 +52,4 @@ async fn examine(ctx: &mut DatabaseContext<AdoptDatabase>) -> Result<(), Databas
         facts.warnings.clone_from(&found.warnings);
     };
     Ok(ctx.remember(remember).await?)
-}
-
-/// Records an adoption with its database, if the name is free: the engine does the rest.
-pub async fn begin(
-    catalog: &Catalog,
-    new: NewDatabase,
-    record: &AdoptRecord,
-) -> Result<NewDatabaseOutcome, StoreError> {
-    let batch = recording::<AdoptDatabase>(catalog, record).await?;
-    let mut new = new;
-    new.database.operation = Some(reference::<AdoptDatabase>(record));
-    catalog.create_database_with(&new, batch).await
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::store::StoreError;
-use crate::catalog::{Batch, Catalog, Versioned, keys};
+use crate::catalog::{Batch, Catalog, NewDatabase, NewDatabaseOutcome, Versioned, keys};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{
     AuditEntry, DatabaseId, DatabaseName, DatabaseOperation, DatabasePhase, DatabaseRecord, DatabaseStep,
@@ -334,6 +334,18 @@ pub async fn recording<C: DatabaseChange>(
     let key = C::key(record.id);
     let batch = catalog.batch().absent(key.clone()).put(key, record);
     Ok(ended.into_iter().take(superfluous).fold(batch, |batch, id| batch.delete(C::key(id))))
+}
+
+/// Records an operation that makes its database known, with the database, if the name is free. The engine
+/// does the rest.
+pub async fn begin_new<C: DatabaseChange>(
+    catalog: &Catalog,
+    mut new: NewDatabase,
+    record: &DatabaseOperation<C::Facts>,
+) -> Result<NewDatabaseOutcome, StoreError> {
+    let batch = recording::<C>(catalog, record).await?;
+    new.database.operation = Some(reference::<C>(record));
+    catalog.create_database_with(&new, batch).await
 }
 
 /// Whether a command that waits has its answer: the operation has ended, or what it made cannot be undone

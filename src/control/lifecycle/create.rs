@@ -10,10 +10,8 @@
 //! The password of its role was in the memory of the process that died, and the administrator never saw it.
 
 use super::Creation;
-use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending, recording, reference};
+use super::context::{DatabaseChange, DatabaseContext, DatabaseError, Ending};
 use super::machine::OnRestart;
-use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, NewDatabase, NewDatabaseOutcome};
 use crate::control::operations::StepFuture;
 use crate::model::{
     CreateFacts, CreateRecord, DatabasePhase, DatabaseRecord, DatabaseStep, Lifecycle, Login, OperationKind,
@@ -69,16 +67,4 @@ fn creation(record: &CreateRecord) -> Creation {
         role: record.facts.role.clone(),
         verifier: record.facts.verifier.clone(),
     }
-}
-
-/// Records a creation with its database, if the name is free: the engine does the rest.
-pub async fn begin(
-    catalog: &Catalog,
-    new: NewDatabase,
-    record: &CreateRecord,
-) -> Result<NewDatabaseOutcome, StoreError> {
-    let batch = recording::<CreateDatabase>(catalog, record).await?;
-    let mut new = new;
-    new.database.operation = Some(reference::<CreateDatabase>(record));
-    catalog.create_database_with(&new, batch).await
 }

@@ -27,21 +27,14 @@ use crate::catalog::store::StoreError;
 use crate::catalog::{Batch, Catalog, keys};
 use crate::model::{MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, OperationKind, UnixMillis};
 
-use crate::control::moves::claim::Held;
-use crate::control::moves::context::StepContext;
-use crate::control::moves::error::StepError;
-use crate::control::moves::machine::{Action, Event, Side};
-use crate::control::moves::settings::{CrashPoint, MoverSettings};
-use crate::control::moves::steps::catchup;
-use crate::control::moves::steps::compare;
-use crate::control::moves::steps::copy;
-use crate::control::moves::steps::cutover;
-use crate::control::moves::steps::finish;
-use crate::control::moves::steps::keep_reverse;
-use crate::control::moves::steps::preflight;
-use crate::control::moves::steps::provision;
-use crate::control::moves::steps::settle;
-use crate::control::moves::steps::undo_cutover;
+use self::claim::Held;
+use self::context::StepContext;
+use self::error::StepError;
+use self::machine::{Action, Event, Side};
+use self::settings::{CrashPoint, MoverSettings};
+use self::steps::{
+    catchup, compare, copy, cutover, finish, keep_reverse, preflight, provision, settle, undo_cutover,
+};
 use crate::control::operations::journal::Journal;
 use crate::control::operations::supervisor::Running;
 use crate::control::operations::{
