@@ -20,7 +20,7 @@ const READY: u8 = 1;
 const CLOSED: u8 = 2;
 
 /// No task waits.
-const NOBODY: u32 = u32::MAX;
+const NO_WAITER: u32 = u32::MAX;
 /// A task waits with a waker that is not its own.
 const BY_WAKER: u32 = u32::MAX - 1;
 
@@ -91,7 +91,7 @@ struct DirectionState {
 
 impl Default for DirectionState {
     fn default() -> DirectionState {
-        DirectionState { flags: AtomicU8::new(0), waiter: AtomicU32::new(NOBODY) }
+        DirectionState { flags: AtomicU8::new(0), waiter: AtomicU32::new(NO_WAITER) }
     }
 }
 
@@ -180,10 +180,10 @@ impl Readiness {
         let known = way.flags.load(Ordering::Relaxed);
         way.flags.store(known | READY | if is_closed { CLOSED } else { 0 }, Ordering::Relaxed);
         let waiter = way.waiter.load(Ordering::Relaxed);
-        if waiter == NOBODY {
+        if waiter == NO_WAITER {
             return None;
         }
-        way.waiter.store(NOBODY, Ordering::Relaxed);
+        way.waiter.store(NO_WAITER, Ordering::Relaxed);
         match waiter {
             BY_WAKER => self.kept(direction).map(Waiter::Waker),
             number => Some(Waiter::Task(number as usize)),

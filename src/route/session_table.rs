@@ -140,7 +140,7 @@ pub struct SessionTable {
 #[derive(Debug, Default)]
 struct Inner {
     order_target: OrderTarget,
-    /// Members that do not satisfy the order target.
+    /// Sessions that do not satisfy the order target.
     behind: u32,
     /// Boxed: a node of the B-tree has room for eleven, and is half empty.
     members: BTreeMap<u64, Box<SessionEntry>>,

@@ -400,7 +400,9 @@ mod tests {
         bound.turn_round().unwrap();
         // The old listener is the only one: a connection that begins now is for its successor.
         let late = tokio::task::spawn_blocking(move || TcpStream::connect(address));
-        let Ok((AcceptedSocket::Tcp(mut accepted), _)) = bound.accept().await else { panic!("nobody came") };
+        let Ok((AcceptedSocket::Tcp(mut accepted), _)) = bound.accept().await else {
+            panic!("no client was accepted")
+        };
         early.write_all(b"still here").unwrap();
         drop(early);
         accepted.set_nonblocking(false).unwrap();

@@ -9,7 +9,7 @@
 //!
 //! Owns the path of a query: the gate, the [`Exchange`] ledger, and what each direction waits for. It
 //! deliberately owns no order of the catalogue: at a boundary with something to do it returns
-//! [`Pause::Boundary`], and [`hold`](super::migrate::follow) does it. Start with [`Relay::poll`].
+//! [`Pause::Boundary`], and [`follow`](super::migrate::follow) does it. Start with [`Relay::poll`].
 //!
 //! # Why one hand-written poll
 //! Two tasks, or two futures, for two directions would wake each other: here a wake-up does the work of both

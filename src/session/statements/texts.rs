@@ -62,7 +62,7 @@ impl Prepared {
         Prepared { key, name, body, fits, sql, judged: Cell::default() }
     }
 
-    /// in this parse context it has the meaning that the client expects.
+    /// In this parse context it has the meaning that the client expects.
     pub(super) fn fits(&self, parse_context: ParseContext) -> bool {
         match (self.fits, parse_context) {
             (Fits::Any, _) | (Fits::Unsure, ParseContext::Unsure) => true,
