@@ -11,17 +11,17 @@ use arc_swap::ArcSwap;
 use freehold::admin::serve::{AdminOptions, AdminServer};
 use freehold::admin::users::{read_users, user_line};
 use freehold::admin::{Executor, Parts, ProcessRequest, ShutdownMode};
-use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::store::StoreError;
+use freehold::catalog::{Answer, Catalog, keys};
 use freehold::config::Config;
 use freehold::control::logins::LoginSync;
 use freehold::control::{DatabaseOperations, MoverSettings};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
     DatabaseId, DatabaseName, DatabaseRecord, Dropping, Finding, FindingSeverity, GateOrder, Lifecycle,
-    MoveId, MovePhase, MoveRecord, MoveStep, ProxyId, ProxyRecord, RouteRecord, StepEntry, StepEvent,
-    UnixMillis,
+    Login, MoveId, MovePhase, MoveRecord, MoveStep, ProxyId, ProxyRecord, RoleName, RouteRecord, StepEntry,
+    StepEvent, UnixMillis,
 };
 use freehold::route::{Follower, FollowerOptions, RouteTable};
 use freehold::telemetry::Metrics;
@@ -37,7 +37,7 @@ struct Port {
     operations: Option<DatabaseOperations>,
     settings: Arc<ArcSwap<MoverSettings>>,
     executor: Executor,
-    _keeper: LoginSync,
+    keeper: LoginSync,
     _interval: watch::Sender<Duration>,
     _follower: Follower,
     _dir: tempfile::TempDir,
@@ -87,7 +87,7 @@ impl Port {
             operations: Some(operations),
             settings,
             executor,
-            _keeper: keeper,
+            keeper,
             _interval: interval,
             _follower: follower,
             _dir: dir,
@@ -105,12 +105,13 @@ impl Port {
         client
     }
 
-    /// Waits until the keeper has written exactly these roles.
+    /// Waits until the catalogue says that exactly these roles may log in.
     async fn logins_become(&self, id: &DatabaseId, wanted: &[&str]) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         loop {
             let logins = self.catalog.logins(id).await.unwrap().into_values();
-            let roles: Vec<&str> = logins.iter().map(|login| login.role.as_str()).collect();
+            let may_log_in = logins.iter().filter(|login| login.may_log_in());
+            let roles: Vec<&str> = may_log_in.map(|login| login.role.as_str()).collect();
             if roles == wanted {
                 return;
             }
@@ -274,6 +275,20 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
     postgres.psql("ALTER ROLE legacy NOLOGIN").unwrap();
     postgres.psql("GRANT CONNECT ON DATABASE \"Orders\" TO outsider").unwrap();
     port.logins_become(&id, &["freehold", "old_app", "outsider"]).await;
+
+    // A login that asks after DROP ROLE waits for the commit that deleted the role.
+    let revision = port.catalog.logins(&id).await.unwrap().revision;
+    let mut logins = port.catalog.watch::<Login>(keys::LOGINS, revision).await.unwrap();
+    postgres.psql("DROP OWNED BY legacy; DROP ROLE legacy").unwrap();
+    let Answer::Current(known) = port.keeper.asker().ask(&id).await else { panic!("not read") };
+    let legacy = keys::login(&id, &RoleName::parse("legacy").unwrap());
+    let deleted = loop {
+        let changes = logins.next().await.unwrap().unwrap();
+        if let Some(change) = changes.iter().find(|change| change.key() == legacy) {
+            break change.revision();
+        }
+    };
+    assert!(known >= deleted, "{known:?} is before {deleted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,6 +47,7 @@ fn shop(id: &str) -> NewDatabase {
             role: RoleName::parse("app").unwrap(),
             verifier: None,
             can_login: true,
+            can_connect: true,
             superuser: false,
             valid_until: None,
             groups: Vec::new(),

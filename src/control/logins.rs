@@ -1,9 +1,14 @@
 //! Keeps `login/<database>/<role>` in step with each system's `pg_authid`.
 //!
 //! Owns one task. Every few seconds, on request, and soon after a login has failed, it reads the roles that
-//! may log in to each database, and writes what changed. Before a login a proxy asks whether its logins are
-//! up to date; the task then reads them at once ([`answers`](super::moves::parts::answers)). It deliberately
-//! changes nothing on a system.
+//! may log in to each database, or once could, and writes what changed. Before a login a proxy asks whether
+//! its logins are up to date; the task then reads them at once
+//! ([`answers`](super::moves::parts::answers)). It deliberately changes nothing on a system.
+//!
+//! # Why a role that may no longer log in stays
+//! A client whose role has lost LOGIN, or CONNECT on the database, learns that once it has proved its
+//! password, as from PostgreSQL. For the proof its verifier must still be known. Roles that could never
+//! connect are left out: where many databases share a system, each would list the roles of all others.
 //!
 //! # Why it checks the route twice
 //! During a cutover the fence takes the source's rights away. A reading at that moment would look as if every
@@ -30,7 +35,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::catalog::store::StoreError;
+use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{Answer, Asker, Catalog, Question, Questions, Versioned, questions};
 use crate::control::MoverSettings;
 use crate::control::moves::parts::answers::Answers;
@@ -155,6 +160,14 @@ enum Wish {
     Somebody,
 }
 
+/// A reading whose logins the catalogue has.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    began: Instant,
+    /// The last commit that changed a login of the database. No login carries it if the commit deleted one.
+    revision: Revision,
+}
+
 struct SyncPass {
     catalog: Catalog,
     settings: Arc<ArcSwap<MoverSettings>>,
@@ -166,8 +179,8 @@ struct SyncPass {
     /// Systems that could not be read in the last round: each is reported once.
     failing: HashSet<SystemName>,
     answers: Answers,
-    /// When the last written reading of each database began.
-    written: HashMap<DatabaseId, Instant>,
+    /// The last reading of each database that was written.
+    written: HashMap<DatabaseId, Written>,
 }
 
 /// Whether to read a system again after its reading in progress, which may have begun before the change.
@@ -284,13 +297,13 @@ impl SyncPass {
         logins: &[Login],
         began: Instant,
     ) -> Result<Answer, StoreError> {
-        if !self.write(route, logins, began).await? {
+        let Some(deleted_or_put) = self.write(route, logins, began).await? else {
             return Ok(Answer::Unread);
-        }
-        // The proxy must have the newest logins, even if another reading wrote them.
+        };
+        // The proxy must have the newest logins, even if a command or an earlier process wrote them.
         let known = self.catalog.logins(&route.value.database).await?.records;
         let newest = known.iter().map(|login| login.revision).max();
-        Ok(Answer::Current(newest.unwrap_or_default()))
+        Ok(Answer::Current(newest.unwrap_or_default().max(deleted_or_put)))
     }
 
     /// Writes all that was read on one system.
@@ -322,27 +335,30 @@ impl SyncPass {
     }
 
     /// Writes, if the route did not change during the reading, and no reading that began later was written.
-    /// Returns whether the catalogue has what was read, or something newer.
+    /// Returns the last commit that changed the database's logins, as far as this process knows; `None`: the
+    /// catalogue has neither what was read nor something newer.
     async fn write(
         &mut self,
         before: &Versioned<RouteRecord>,
         logins: &[Login],
         began: Instant,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Revision>, StoreError> {
         let id = &before.value.database;
-        let Some(database) = self.catalog.database(id).await? else { return Ok(false) };
+        let Some(database) = self.catalog.database(id).await? else { return Ok(None) };
         let after = self.catalog.route(id).await?;
         if after.is_none_or(|after| after.revision != before.revision) {
-            return Ok(false);
+            return Ok(None);
         }
-        if self.written.get(id).is_some_and(|later| *later > began) {
-            return Ok(true);
+        let last = self.written.get(id).copied();
+        if let Some(later) = last.filter(|last| last.began > began) {
+            return Ok(Some(later.revision));
         }
         let wanted = |login: &&Login| database.value.adopted || !login.superuser;
         let logins: Vec<Login> = logins.iter().filter(wanted).cloned().collect();
-        self.catalog.sync_logins(id, &logins).await?;
-        self.written.insert(id.clone(), began);
-        Ok(true)
+        let changed = self.catalog.sync_logins(id, &logins).await?;
+        let revision = changed.or(last.map(|last| last.revision)).unwrap_or_default();
+        self.written.insert(id.clone(), Written { began, revision });
+        Ok(Some(revision))
     }
 }
 
@@ -372,8 +388,15 @@ pub(super) async fn read_one(
             Some(session) => session,
             None => connect(&catalog, &access, (name, began + bound), &system).await?,
         };
-        let names: Vec<String> = routes.iter().map(|route| route.value.place.dbname.clone()).collect();
-        let found = read_logins(&session, &names).await?;
+        let mut names = Vec::with_capacity(routes.len());
+        let mut known = Vec::new();
+        for route in &routes {
+            let dbname = &route.value.place.dbname;
+            let logins = catalog.logins(&route.value.database).await?.records;
+            known.extend(logins.into_iter().map(|login| (dbname.clone(), login.value.role)));
+            names.push(dbname.clone());
+        }
+        let found = read_logins(&session, &names, &known).await?;
         Ok::<_, ReadError>((session, found))
     };
     let (session, outcome) = match timeout(bound, Box::pin(reading)).await {
@@ -421,11 +444,12 @@ fn is_quiet(route: &RouteRecord) -> bool {
     served && route.next.is_none() && unfenced
 }
 
-/// The roles that may log in to each of these databases. The result omits a database that does not exist, or
-/// that has connection limit 0 (it is fenced).
+/// The roles that may log in to each of these databases, and those of `known` (database, role) that still
+/// exist. The result omits a database that does not exist, or that has connection limit 0 (it is fenced).
 pub async fn read_logins(
     session: &Session,
     dbnames: &[String],
+    known: &[(String, RoleName)],
 ) -> Result<HashMap<String, Vec<Login>>, SystemError> {
     const READING: &str = "reading the roles";
     // pg_authid holds the verifiers; only superusers, and roles with a grant, may read it.
@@ -437,14 +461,17 @@ pub async fn read_logins(
                    FROM memberships m JOIN pg_authid g ON g.oid = m.above GROUP BY 1)
                SELECT d.datname, r.rolname, r.rolpassword, r.rolsuper,
                       CASE WHEN isfinite(r.rolvaliduntil) THEN (extract(epoch FROM r.rolvaliduntil) * 1000)::bigint END,
-                      coalesce(g.names, '{}')
+                      coalesce(g.names, '{}'), r.rolcanlogin, has_database_privilege(r.oid, d.oid, 'CONNECT')
                FROM pg_database d
-               LEFT JOIN pg_authid r ON r.rolcanlogin AND has_database_privilege(r.oid, d.oid, 'CONNECT')
+               LEFT JOIN pg_authid r ON (r.rolcanlogin AND has_database_privilege(r.oid, d.oid, 'CONNECT')
+                         OR (d.datname, r.rolname) IN (SELECT * FROM unnest($2::name[], $3::name[])))
                     AND r.rolname NOT LIKE 'freehold\\_move\\_%' AND r.rolname NOT LIKE 'freehold\\_apply\\_%'
                LEFT JOIN groups g ON g.member = r.oid
                WHERE d.datname = ANY($1) AND d.datconnlimit <> 0
                ORDER BY 1, 2";
-    let rows = session.rows(READING, sql, &[&dbnames]).await?;
+    let (known_in, known_roles): (Vec<&str>, Vec<&str>) =
+        known.iter().map(|(dbname, role)| (dbname.as_str(), role.as_str())).unzip();
+    let rows = session.rows(READING, sql, &[&dbnames, &known_in, &known_roles]).await?;
     let mut found: HashMap<String, Vec<Login>> = HashMap::new();
     for row in &rows {
         let logins = found.entry(session.column(READING, row, 0)?).or_default();
@@ -455,7 +482,8 @@ pub async fn read_logins(
         logins.push(Login {
             role,
             verifier: session.column(READING, row, 2)?,
-            can_login: true,
+            can_login: session.column(READING, row, 6)?,
+            can_connect: session.column(READING, row, 7)?,
             superuser: session.column(READING, row, 3)?,
             valid_until: until.map(|millis| UnixMillis(u64::try_from(millis).unwrap_or(0))),
             groups: groups.iter().filter_map(|group| RoleName::parse(group).ok()).collect(),

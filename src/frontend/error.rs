@@ -80,6 +80,8 @@ pub enum FrontendError {
     Md5Role { role: String },
     #[error("role \"{role}\" may not log in")]
     MayNotLogIn { role: String },
+    #[error("the role may not connect to database \"{database}\"")]
+    MayNotConnect { database: String },
     #[error("database \"{database}\" is not known")]
     UnknownDatabase { database: String },
     #[error("somebody looks for the admin port here")]
@@ -98,6 +100,7 @@ impl FrontendError {
                 | FrontendError::UnknownRole { .. }
                 | FrontendError::Md5Role { .. }
                 | FrontendError::MayNotLogIn { .. }
+                | FrontendError::MayNotConnect { .. }
         )
     }
 
@@ -150,6 +153,7 @@ impl Explain for FrontendError {
             | FrontendError::RoleFull { .. }
             | FrontendError::DatabaseRoleFull { .. } => SqlState::TOO_MANY_CONNECTIONS,
             FrontendError::Md5Role { .. } => SqlState::INVALID_PASSWORD,
+            FrontendError::MayNotConnect { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             FrontendError::UnknownDatabase { .. } | FrontendError::AdminDatabase { .. } => {
                 SqlState::INVALID_CATALOG_NAME
             }
@@ -221,6 +225,9 @@ impl Explain for FrontendError {
             }
             FrontendError::Password { source, .. } => source.message(),
             FrontendError::MayNotLogIn { role } => format!("role \"{role}\" is not permitted to log in"),
+            FrontendError::MayNotConnect { database } => {
+                format!("permission denied for database \"{database}\"")
+            }
             FrontendError::UnknownDatabase { database } | FrontendError::AdminDatabase { database } => {
                 format!("database \"{database}\" does not exist")
             }
@@ -262,6 +269,7 @@ impl Explain for FrontendError {
             FrontendError::TooManyLoginsOfRole { per_second, .. } => Some(format!(
                 "This role may log in {per_second} times in a second here ([[limits.roles]], logins_per_second_max)."
             )),
+            FrontendError::MayNotConnect { .. } => Some("User does not have CONNECT privilege.".to_owned()),
             FrontendError::Refused { refusal, .. } => refusal.detail.clone(),
             _ => None,
         }

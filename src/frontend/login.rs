@@ -228,6 +228,9 @@ fn admit(channel: &mut Channel, route: &Route, login: &Login) -> Result<(), Fron
         return Err(FrontendError::MayNotLogIn { role: login.role.to_string() });
     }
     let record = route.current();
+    if !login.can_connect {
+        return Err(FrontendError::MayNotConnect { database: record.name.to_string() });
+    }
     if let Some(refusal) = record.login_refusal() {
         return Err(FrontendError::Refused { database: record.name.to_string(), refusal });
     }

@@ -40,6 +40,7 @@ fn role(name: &str, verifier: Option<String>) -> Login {
         role: RoleName::parse(name).unwrap(),
         verifier,
         can_login: true,
+        can_connect: true,
         superuser: false,
         valid_until: None,
         groups: Vec::new(),
@@ -55,6 +56,7 @@ pub(super) fn frontend_with(service: Service) -> Frontend {
         role("old", Some("md55e87d63541cc6aa9db2f7201171d13c0".to_owned())),
         role("bare", None),
         Login { can_login: false, ..role("group", Some(verifier.clone())) },
+        Login { can_connect: false, ..role("revoked", Some(verifier.clone())) },
         Login { valid_until: Some(UnixMillis(1)), ..role("expired", Some(verifier)) },
     ];
     let by_role: HashMap<_, _> =
@@ -253,9 +255,11 @@ async fn a_password_that_is_right_elsewhere_opens_no_other_database() {
 
 #[tokio::test]
 async fn the_right_password_does_not_help_where_the_role_is_expired_or_may_not_log_in() {
-    for (role, sqlstate) in
-        [("expired", SqlState::INVALID_PASSWORD), ("group", SqlState::INVALID_AUTHORIZATION)]
-    {
+    for (role, sqlstate) in [
+        ("expired", SqlState::INVALID_PASSWORD),
+        ("group", SqlState::INVALID_AUTHORIZATION),
+        ("revoked", SqlState::INSUFFICIENT_PRIVILEGE),
+    ] {
         let mut knock = Knock::at(frontend_with(Service::Serving)).await;
         knock.startup(role, "shop").await;
         assert_eq!(knock.login(PASSWORD).await.1.unwrap().sqlstate(), sqlstate);

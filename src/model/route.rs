@@ -201,6 +201,9 @@ pub struct Login {
     /// `SCRAM-SHA-256$4096:salt$StoredKey:ServerKey`, `md5...`, or None if the role has no password.
     pub verifier: Option<String>,
     pub can_login: bool,
+    /// It has CONNECT on the database.
+    #[serde(default = "granted", skip_serializing_if = "bool::clone")]
+    pub can_connect: bool,
     pub superuser: bool,
     /// `rolvaliduntil`; None means infinity.
     pub valid_until: Option<UnixMillis>,
@@ -209,12 +212,25 @@ pub struct Login {
     pub groups: Vec<RoleName>,
 }
 
+/// Older stores hold only roles that may connect; such a role is stored as they stored it.
+fn granted() -> bool {
+    true
+}
+
+impl Login {
+    /// Whether PostgreSQL lets the role in, once it is authenticated.
+    pub fn may_log_in(&self) -> bool {
+        self.can_login && self.can_connect
+    }
+}
+
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Login")
             .field("role", &self.role)
             .field("verifier", &self.verifier.as_ref().map(|_| "..."))
             .field("can_login", &self.can_login)
+            .field("can_connect", &self.can_connect)
             .finish_non_exhaustive()
     }
 }

@@ -354,6 +354,7 @@ mod tests {
                 role: RoleName::parse(&format!("role{index}")).unwrap(),
                 verifier: Some(verifier.to_string()),
                 can_login: true,
+                can_connect: true,
                 superuser: false,
                 valid_until: None,
                 groups: Vec::new(),

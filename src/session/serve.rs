@@ -248,7 +248,7 @@ impl Origin {
 
     /// Whether its role may log in with what it proved, if `login` is what is known of the role.
     pub(super) fn comes_in_by(&self, login: &Login) -> bool {
-        login.can_login && self.proof.is_of(login)
+        login.may_log_in() && self.proof.is_of(login)
     }
 
     /// The client asked to be a walsender.

@@ -118,6 +118,7 @@ impl Stage {
             role: RoleName::parse(ROLE).unwrap(),
             verifier: Some(verifier(server, ROLE)),
             can_login: true,
+            can_connect: true,
             superuser: false,
             valid_until: None,
             groups: Vec::new(),

@@ -128,6 +128,7 @@ fn login(role: &str) -> Login {
         role: RoleName::parse(role).unwrap(),
         verifier: None,
         can_login: true,
+        can_connect: true,
         superuser: false,
         valid_until: None,
         groups: Vec::new(),

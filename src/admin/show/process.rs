@@ -67,8 +67,8 @@ impl Local {
     fn users(&self) -> BTreeMap<String, User> {
         let mut users: BTreeMap<String, User> = BTreeMap::new();
         for route in self.routes.routes() {
-            for role in route.logins().keys() {
-                let user = users.entry(role.clone()).or_default();
+            for login in route.logins().values().filter(|login| login.may_log_in()) {
+                let user = users.entry(login.role.to_string()).or_default();
                 user.databases += 1;
                 user.clients_max += u64::from(route.current().terms.client_connections_max);
             }

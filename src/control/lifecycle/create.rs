@@ -45,6 +45,7 @@ impl DatabaseChange for CreateDatabase {
             role: record.facts.role.clone(),
             verifier: Some(record.facts.verifier.clone()),
             can_login: true,
+            can_connect: true,
             superuser: false,
             valid_until: None,
             groups: Vec::new(),

@@ -269,7 +269,7 @@ pub async fn existing(reach: Reach<'_>, dbname: &str) -> Result<Existing, Lifecy
     if facts.is_template || !facts.allows_connections {
         return Err(LifecycleError::NotServable { system, dbname });
     }
-    let logins = logins::read_logins(&session, std::slice::from_ref(&dbname))
+    let logins = logins::read_logins(&session, std::slice::from_ref(&dbname), &[])
         .await?
         .remove(&dbname)
         .unwrap_or_default();
