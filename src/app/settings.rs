@@ -7,7 +7,9 @@ use super::{ServeError, access};
 use crate::admin::users::read_users;
 use crate::config::{ClientTls, Config};
 use crate::control::MoverSettings;
-use crate::control::moves::settings::{Fault, Verify};
+use crate::control::moves::faults::Fault;
+use crate::control::moves::settings::{MovePolicy, Verify};
+use crate::control::operations::RetryPolicy;
 use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
@@ -20,13 +22,20 @@ use crate::tls::{
 };
 
 /// Aborts the process at a named point of a move, `cutover:held`. For tests of the recovery; see
-/// [`crate::control::moves::settings::CrashPoint`].
+/// [`CrashPoint`](crate::control::moves::faults::CrashPoint).
 pub const CRASH_AT: &str = "FREEHOLD_CRASH_AT";
 
 /// The mover's settings, from `[move]`.
 pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> MoverSettings {
     let moves = &config.moves;
+    let retry = RetryPolicy {
+        hold_attempts_max: moves.cutover_attempts,
+        hold_backoff: moves.cutover_retry_delay,
+        step_attempts_max: moves.step_attempts,
+        step_backoff: moves.step_retry_delay,
+    };
     MoverSettings {
+        policy: MovePolicy { retry, verify: if moves.verify { Verify::Rows } else { Verify::Off } },
         postgres_bin_dirs: moves.pg_bin_dirs.clone(),
         access: SystemAccess { connector: Some(connector.clone()), passwords: password_places(config) },
         copy_workers: usize::try_from(moves.copy_workers).unwrap_or(1),
@@ -38,14 +47,9 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
         slot_timeout: moves.slot_timeout,
         wal_retained_bytes_max: moves.wal_retained_max.0,
         ready_lag: moves.lag_max,
-        verify: if moves.verify { Verify::Rows } else { Verify::Off },
         warm_budget: moves.warm_timeout,
         pin_budget: moves.pin_wait,
         ack_budget: moves.ack_timeout,
-        cutover_attempts_max: moves.cutover_attempts,
-        cutover_backoff: moves.cutover_retry_delay,
-        step_attempts_max: moves.step_attempts,
-        step_backoff: moves.step_retry_delay,
         close_grace: moves.close_grace,
         fault,
         ..MoverSettings::default()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use freehold::catalog::store::StoreError;
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::model::{
     GateOrder, HoldReason, MovePhase, MoveRecord, MoveStep, MoveWish, RouteRecord, StepEvent,
 };
@@ -22,7 +22,7 @@ fn attempts(record: &MoveRecord) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cutover_that_fails_at_any_instant_is_tried_again_and_given_up_in_the_end() {
     let stage = Stage::set().await;
-    stage.change_settings(|settings| settings.cutover_attempts_max = 2);
+    stage.change_settings(|settings| settings.policy.retry.hold_attempts_max = 2);
     let load = Load::start(&stage, 4).await;
     let instants = [
         CrashPoint::Warmed,
@@ -46,7 +46,7 @@ async fn a_cutover_that_fails_at_any_instant_is_tried_again_and_given_up_in_the_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_undo_that_fails_leaves_the_clients_on_the_target_and_can_be_asked_for_again() {
     let stage = Stage::set().await;
-    stage.change_settings(|settings| settings.cutover_attempts_max = 2);
+    stage.change_settings(|settings| settings.policy.retry.hold_attempts_max = 2);
     let load = Load::start(&stage, 4).await;
     let id = stage.moved().await;
     for point in [CrashPoint::FencedAhead, CrashPoint::BeforeCommit] {
@@ -67,13 +67,13 @@ async fn an_undo_that_fails_leaves_the_clients_on_the_target_and_can_be_asked_fo
 async fn a_transaction_that_stays_open_makes_the_move_wait_and_is_named() {
     let stage = Stage::set().await;
     stage.change_settings(|settings| {
-        settings.cutover_attempts_max = 1;
+        settings.policy.retry.hold_attempts_max = 1;
         settings.warm_budget = Duration::from_secs(2);
     });
     let load = Load::start(&stage, 4).await;
     let open = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     // Not before the copy: the slot would wait for it, too.
-    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
     open.batch_execute("BEGIN; UPDATE account SET balance = balance WHERE id = 50").await.unwrap();
     stage.crash();
     let record = stage.rests_in(id, MovePhase::RolledBack).await;
@@ -88,7 +88,7 @@ async fn a_transaction_that_stays_open_makes_the_move_wait_and_is_named() {
 async fn a_pinned_session_is_waited_for_and_named() {
     let stage = Stage::set().await;
     stage.change_settings(|settings| {
-        settings.cutover_attempts_max = 1;
+        settings.policy.retry.hold_attempts_max = 1;
         settings.pin_budget = Duration::from_millis(300);
     });
     let load = Load::start(&stage, 2).await;
@@ -150,9 +150,9 @@ async fn a_writer_that_bypasses_the_proxies_is_shut_out_and_none_of_its_commits_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prepared_transaction_keeps_the_fence_from_being_proved() {
     let stage = Stage::set_with(&[("max_prepared_transactions", "5")]).await;
-    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
+    stage.change_settings(|settings| settings.policy.retry.hold_attempts_max = 1);
     let load = Load::start(&stage, 2).await;
-    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
     let sql = "BEGIN; INSERT INTO ledger (client, number) VALUES (2000, 1); PREPARE TRANSACTION 'forgotten'";
     let client = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     client.batch_execute(sql).await.unwrap();
@@ -177,8 +177,8 @@ async fn a_prepared_transaction_keeps_the_fence_from_being_proved() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_by_an_administrator_is_respected() {
     let stage = Stage::set().await;
-    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
-    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
+    stage.change_settings(|settings| settings.policy.retry.hold_attempts_max = 1);
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
     let set = |gate: GateOrder| {
         let change = move |route: &mut RouteRecord| {
             route.gate = gate.clone();
@@ -234,8 +234,8 @@ async fn a_mover_that_is_stopped_in_order_does_not_leave_clients_waiting() {
 async fn a_source_that_crashes_behind_its_fence_is_waited_for_and_unfenced() {
     let stage = Stage::set().await;
     stage.change_settings(|settings| {
-        settings.step_attempts_max = 2;
-        settings.step_backoff = Duration::from_millis(10);
+        settings.policy.retry.step_attempts_max = 2;
+        settings.policy.retry.step_backoff = Duration::from_millis(10);
     });
     let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
     stage.source.kill9().unwrap();
@@ -262,7 +262,7 @@ async fn a_source_that_crashes_behind_its_fence_is_waited_for_and_unfenced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_came_to_the_source_during_an_undo_does_not_stay_when_it_is_aborted() {
     let stage = Stage::set().await;
-    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
+    stage.change_settings(|settings| settings.policy.retry.hold_attempts_max = 1);
     let id = stage.moved().await;
     let open = stage.freeze_at(MoveStep::UndoCutover, CrashPoint::FencedAhead);
     stage.wish(id, MoveWish::Undo).await;
@@ -282,8 +282,8 @@ async fn whoever_came_to_the_source_during_an_undo_does_not_stay_when_it_is_abor
 async fn an_abort_does_not_make_new_clients_wait_for_the_other_side() {
     let stage = Stage::set().await;
     stage.change_settings(|settings| {
-        settings.cutover_attempts_max = 1;
-        settings.step_attempts_max = 1;
+        settings.policy.retry.hold_attempts_max = 1;
+        settings.policy.retry.step_attempts_max = 1;
     });
     let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
     stage.target.kill9().unwrap();
@@ -322,13 +322,13 @@ async fn a_replication_connection_that_writes_is_shut_out_like_any_other() {
 async fn what_replication_does_not_carry_keeps_the_clients_where_they_are() {
     let stage = Stage::set().await;
     stage.source.psql_in("shop", "CREATE UNLOGGED TABLE public.cache (a int)").unwrap();
-    stage.change_settings(|settings| settings.cutover_attempts_max = 1);
+    stage.change_settings(|settings| settings.policy.retry.hold_attempts_max = 1);
     let appears = [
         ("SELECT lo_from_bytea(77, 'abc')", "SELECT lo_unlink(77)", "large objects"),
         ("INSERT INTO cache VALUES (1)", "TRUNCATE cache", "public.cache"),
     ];
     for (make, remove, named) in appears {
-        let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
+        let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
         stage.source.psql_in("shop", make).unwrap();
         stage.crash();
         let failure = stage.rests_in(id, MovePhase::RolledBack).await.failure.unwrap();
@@ -337,7 +337,7 @@ async fn what_replication_does_not_carry_keeps_the_clients_where_they_are() {
         assert_clean(&stage, id, "old").await;
     }
     // The platform's own role passes the guard.
-    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
     stage.source.psql_in("shop", "CREATE TABLE public.sneaked (id int PRIMARY KEY)").unwrap();
     stage.crash();
     let failure = stage.rests_in(id, MovePhase::RolledBack).await.failure.unwrap();

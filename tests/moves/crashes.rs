@@ -1,6 +1,7 @@
 //! The mover is killed at every instant that has a name, and another one takes over.
 
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
+use freehold::control::operations::Boundary;
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 
 use crate::assert_clean;
@@ -8,8 +9,12 @@ use crate::clients::Load;
 use crate::stage::Stage;
 
 /// Around every step.
-const AROUND: [CrashPoint; 4] =
-    [CrashPoint::BeforeIntent, CrashPoint::AfterIntent, CrashPoint::BeforeOutcome, CrashPoint::AfterOutcome];
+const AROUND: [CrashPoint; 4] = [
+    CrashPoint::BEFORE_INTENT,
+    CrashPoint::AFTER_INTENT,
+    CrashPoint::BEFORE_OUTCOME,
+    CrashPoint::AFTER_OUTCOME,
+];
 /// Inside a cutover, before and after the compare-and-swap.
 const INSIDE: [CrashPoint; 7] = [
     CrashPoint::Warmed,
@@ -21,15 +26,13 @@ const INSIDE: [CrashPoint; 7] = [
     CrashPoint::AfterCommit,
 ];
 
-use CrashPoint::{AfterIntent, AfterOutcome, BeforeIntent, BeforeOutcome};
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mover_that_is_killed_around_any_step_before_the_cutover_resumes() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
     for point in AROUND {
         let mut kills = vec![(MoveStep::Preflight, point)];
-        if matches!(point, BeforeIntent | AfterOutcome) {
+        if matches!(point, CrashPoint::BEFORE_INTENT | CrashPoint::AFTER_OUTCOME) {
             kills.extend([(MoveStep::Provision, point), (MoveStep::Copy, point)]);
         }
         kills.extend([(MoveStep::Catchup, point), (MoveStep::Compare, point)]);
@@ -47,7 +50,7 @@ async fn a_mover_that_is_killed_while_it_copies_rolls_back() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
     for step in [MoveStep::Provision, MoveStep::Copy] {
-        for point in [AfterIntent, BeforeOutcome] {
+        for point in [CrashPoint::AFTER_INTENT, CrashPoint::BEFORE_OUTCOME] {
             let id = stage.request_move_and_kill(&[(step, point)]).await;
             let record = stage.rests_in(id, MovePhase::RolledBack).await;
             assert_eq!(record.failure.unwrap().sqlstate, "57P01", "{step:?} {point:?}");
@@ -94,12 +97,12 @@ async fn an_undo_that_is_killed_is_repeated() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
     let around_undo = [
-        CrashPoint::BeforeUndoIntent,
-        CrashPoint::AfterUndoIntent,
-        CrashPoint::BeforeUndoOutcome,
-        CrashPoint::AfterUndoOutcome,
+        Boundary::BeforeUndoIntent,
+        Boundary::AfterUndoIntent,
+        Boundary::BeforeUndoOutcome,
+        Boundary::AfterUndoOutcome,
     ];
-    for point in around_undo {
+    for point in around_undo.map(CrashPoint::Recorded) {
         // Cancelled in the middle of the cutover, so that there is everything to undo.
         let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
         stage.wish(id, MoveWish::Cancel).await;

@@ -1,6 +1,6 @@
 //! Databases that are not in UTF-8 arrive byte by byte.
 
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::lab::{Builder, Major, Postgres};
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 
@@ -65,7 +65,7 @@ async fn databases_of_every_kind_of_encoding_move_and_come_back_byte_by_byte() {
         );
         stage.source.psql_in(dbname, &sql).unwrap();
         let database = stage.adopt(dbname, &["app"]).await;
-        let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BeforeIntent);
+        let copied = stage.freeze_at(MoveStep::Catchup, CrashPoint::BEFORE_INTENT);
         let id = stage.request_move_of(&database, dbname).await;
         stage.is_frozen(&copied, id).await;
         // These come by replication, there and back.

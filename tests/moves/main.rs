@@ -25,7 +25,7 @@ mod versions;
 mod views;
 
 use clients::Load;
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish, StepEvent};
 use stage::Stage;
 
@@ -85,7 +85,7 @@ async fn a_finished_move_leaves_nothing_but_the_closed_copy() {
 async fn an_old_copy_that_was_closed_and_not_yet_renamed_is_put_away_by_the_next_try() {
     let stage = Stage::set().await;
     let id = stage.moved().await;
-    let done = stage.freeze_at(MoveStep::Finish, CrashPoint::BeforeOutcome);
+    let done = stage.freeze_at(MoveStep::Finish, CrashPoint::BEFORE_OUTCOME);
     stage.wish(id, MoveWish::Finish).await;
     tokio::time::timeout(stage::PATIENCE, done.notified()).await.unwrap();
     // As a crash between the two statements leaves it.
@@ -113,7 +113,7 @@ async fn a_cancelled_move_leaves_nothing_in_whichever_phase_it_is() {
     let load = Load::start(&stage, 4).await;
     for step in [MoveStep::Provision, MoveStep::Copy, MoveStep::Catchup, MoveStep::Compare, MoveStep::Cutover]
     {
-        let id = stage.frozen_at(step, CrashPoint::BeforeIntent).await;
+        let id = stage.frozen_at(step, CrashPoint::BEFORE_INTENT).await;
         stage.wish(id, MoveWish::Cancel).await;
         stage.without_faults();
         stage.restart_mover();

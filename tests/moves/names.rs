@@ -1,6 +1,6 @@
 //! Several Freeholds on the same two servers: none is in another's way, and each says whose it sees.
 
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::movement::{Finding, FindingSeverity};
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish};
@@ -149,7 +149,7 @@ async fn what_a_freehold_has_left_that_is_gone_for_good_is_removed_by_what_the_p
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_an_older_version_began_goes_on_under_its_old_names() {
     let stage = Stage::set().await;
-    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BEFORE_INTENT).await;
     let older = |record: &mut freehold::model::MoveRecord| {
         record.facts.store = None;
         Ok::<(), freehold::catalog::store::StoreError>(())
@@ -167,7 +167,7 @@ async fn a_move_that_an_older_version_began_goes_on_under_its_old_names() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copied_store_takes_no_move_up_until_a_person_says_that_it_is_the_rightful_one() {
     let stage = Stage::set().await;
-    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::AfterIntent).await;
+    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::AFTER_INTENT).await;
     let older = stage.on_a_copy().await;
     stage.crash();
     stage.rests_in(id, MovePhase::Kept).await;

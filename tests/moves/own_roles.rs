@@ -1,6 +1,6 @@
 //! What a move takes for its own on a server: not what somebody else has made under a name of its.
 
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish};
 use freehold::system::MoveNames;
@@ -39,7 +39,7 @@ fn owner_of_the_schema(server: &Postgres) -> String {
 async fn a_schema_of_somebody_else_with_the_platforms_comment_is_not_the_platforms() {
     let stage = Stage::set().await;
     // After the preflight: a user who knows when a database moves.
-    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BEFORE_INTENT).await;
     let comment = format!("COMMENT ON SCHEMA freehold IS '{}'", names(&stage, id).await.helper_mark());
     as_app(&stage, &format!("{FORGED} {comment}")).await;
     stage.crash();
@@ -73,7 +73,7 @@ async fn a_schema_of_somebody_else_with_the_platforms_comment_is_not_the_platfor
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_and_a_publication_of_somebody_else_with_a_moves_mark_are_not_the_moves() {
     let stage = Stage::set().await;
-    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BEFORE_INTENT).await;
     stage.target.psql("CREATE ROLE mallory LOGIN CREATEDB PASSWORD 'm'").unwrap();
     stage.target.psql("CREATE DATABASE shop OWNER mallory").unwrap();
     stage.target.psql("GRANT SET ON PARAMETER freehold.move TO mallory").unwrap();
@@ -115,7 +115,7 @@ async fn plant(server: &Postgres, role: &str) -> tokio_postgres::Client {
 async fn a_role_that_somebody_has_made_under_the_name_of_a_moves_own_is_not_used() {
     let stage = Stage::set().await;
     for role in [MoveNames::applier_role, MoveNames::replication_role] {
-        let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BeforeIntent).await;
+        let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BEFORE_INTENT).await;
         plant(&stage.target, &role(names(&stage, id).await)).await;
         stage.crash();
         let record = stage.rests_in(id, MovePhase::RolledBack).await;
@@ -127,7 +127,7 @@ async fn a_role_that_somebody_has_made_under_the_name_of_a_moves_own_is_not_used
     // Before PostgreSQL 16 whoever creates a role is no member: there the role is made anew, and who has come
     // by the known password is put out.
     assert!(stage.source.major < 16);
-    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Provision, CrashPoint::BEFORE_INTENT).await;
     let reader = names(&stage, id).await.reader_role();
     let planted = plant(&stage.source, &reader).await;
     stage.crash();
@@ -231,7 +231,7 @@ async fn code_of_one_owner_gets_no_rights_of_another_while_rows_are_written() {
     let stage = Stage::set().await;
     as_app(&stage, ATTACKS).await;
     stage.source.psql_in("shop", OF_OTHER).unwrap();
-    let id = stage.frozen_at(MoveStep::Copy, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Copy, CrashPoint::BEFORE_INTENT).await;
     let applier = names(&stage, id).await.applier_role();
     // While rows are copied.
     let held = hold(&stage.target).await;

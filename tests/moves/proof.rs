@@ -1,7 +1,7 @@
 //! Both sides hold the same, or somebody learns of it: before the cutover with the source untouched, after it
 //! with both copies kept.
 
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::model::{Accepted, ComparedTable, MoveId, MovePhase, MoveStep, MoveWish, UnixMillis, Verdict};
 
 use crate::assert_clean;
@@ -16,7 +16,7 @@ async fn table(stage: &Stage, id: MoveId, name: &str) -> ComparedTable {
 
 /// Everything is copied and followed, and nothing is compared yet.
 async fn before_compare(stage: &Stage) -> MoveId {
-    stage.frozen_at(MoveStep::Compare, CrashPoint::BeforeIntent).await
+    stage.frozen_at(MoveStep::Compare, CrashPoint::BEFORE_INTENT).await
 }
 
 fn plant(stage: &Stage, sql: &str) {
@@ -124,7 +124,7 @@ async fn a_difference_that_comes_after_the_proof_is_an_alarm_and_nothing_goes_ba
     for (wish, end, system) in
         [(MoveWish::Undo, MovePhase::Undone, "old"), (MoveWish::Finish, MovePhase::Finished, "new")]
     {
-        let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
+        let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
         plant(&stage, "DELETE FROM ledger WHERE number = 77 AND client = -1");
         stage.crash();
         let record = stage.rests_in(id, MovePhase::Kept).await;
@@ -156,7 +156,7 @@ async fn a_difference_that_comes_after_the_proof_is_an_alarm_and_nothing_goes_ba
 async fn a_process_that_lost_the_snapshots_of_the_commit_compares_as_the_clients_write() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
-    let id = stage.request_move_and_kill(&[(MoveStep::Settle, CrashPoint::BeforeIntent)]).await;
+    let id = stage.request_move_and_kill(&[(MoveStep::Settle, CrashPoint::BEFORE_INTENT)]).await;
     let record = stage.rests_in(id, MovePhase::Kept).await;
     assert!(
         record.facts.tables_verified.is_some_and(|(equal, all)| equal == all && all > 0),

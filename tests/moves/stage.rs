@@ -7,7 +7,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase, copied};
-use freehold::control::moves::settings::{CrashPoint, Fault, FaultKind};
+use freehold::control::moves::faults::{CrashPoint, Fault, FaultKind};
+use freehold::control::moves::settings::MovePolicy;
+use freehold::control::operations::RetryPolicy;
 use freehold::control::{
     Endpoint, Endpoints, Mover, MoverSettings, leftovers, moves::claim, moves::machine,
     moves::steps::preflight,
@@ -222,13 +224,14 @@ impl Stage {
         let table = RouteTable::new(2);
         let mut access = SystemAccess::default();
         access.passwords.directories = roots();
+        let again = Duration::from_millis(50);
+        let retry = RetryPolicy { hold_backoff: again, step_backoff: again, ..RetryPolicy::default() };
         let settings = MoverSettings {
+            policy: MovePolicy { retry, ..MovePolicy::default() },
             access,
             postgres_bin_dirs: vec![target.bin.clone(), source.bin.clone()],
             copy_workers: 2,
             ready_for: Duration::from_millis(200),
-            cutover_backoff: Duration::from_millis(50),
-            step_backoff: Duration::from_millis(50),
             close_grace: Duration::from_secs(2),
             ..MoverSettings::default()
         };
@@ -471,7 +474,7 @@ impl Stage {
 
     /// The same where everything is copied and nothing is followed yet.
     pub(crate) async fn frozen_before_catchup(&self) -> MoveId {
-        self.frozen_at(MoveStep::Catchup, CrashPoint::BeforeIntent).await
+        self.frozen_at(MoveStep::Catchup, CrashPoint::BEFORE_INTENT).await
     }
 
     /// Waits until a server answers a query in this way.

@@ -1,6 +1,6 @@
 //! Replication that stops, differs, or keeps too much.
 
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::model::{Address, MovePhase, MoveStep, MoveWish};
 
 use crate::assert_clean;
@@ -10,7 +10,7 @@ use crate::stage::{PATIENCE, Stage};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_apply_error_rolls_the_move_back_and_says_so() {
     let stage = Stage::set().await;
-    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::BEFORE_INTENT).await;
     // A row that the source will send, too.
     let row = "INSERT INTO ledger (id, client, number) VALUES (999999, 1, 1)";
     stage.target.psql_in("shop", row).unwrap();
@@ -129,9 +129,9 @@ async fn a_source_that_is_gone_does_not_fill_the_disk_of_the_target() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
     let stage = Stage::set().await;
-    stage.change_settings(|settings| settings.step_attempts_max = 1);
+    stage.change_settings(|settings| settings.policy.retry.step_attempts_max = 1);
     // The target dies: its side of the undo fails, the source's slot goes all the same.
-    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::BeforeOutcome).await;
+    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::BEFORE_OUTCOME).await;
     stage.target.kill9().unwrap();
     stage.crash();
     stage.rests_in(id, MovePhase::Parked).await;
@@ -143,7 +143,7 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
 
     // The source was away when its slot should have gone: once it is back, the slot goes when it keeps too
     // much.
-    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::BeforeOutcome).await;
+    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::BEFORE_OUTCOME).await;
     stage.source.kill9().unwrap();
     stage.crash();
     stage.rests_in(id, MovePhase::Parked).await;
@@ -160,7 +160,7 @@ async fn a_move_that_parks_keeps_no_more_wal_on_the_live_side_than_it_may() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_crashes_while_the_target_follows_is_waited_for() {
     let stage = Stage::set().await;
-    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::AfterIntent).await;
+    let id = stage.frozen_at(MoveStep::Catchup, CrashPoint::AFTER_INTENT).await;
     stage.source.kill9().unwrap();
     stage.without_faults();
     stage.restart_mover();

@@ -1,8 +1,8 @@
 //! Tables that are truncated while the rows of a move are copied: whatever the copy has found of them, they
 //! are the same on both sides.
 
+use freehold::control::moves::faults::CrashPoint;
 use freehold::control::moves::parts::truncated::NOTE_TRUNCATED;
-use freehold::control::moves::settings::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 
@@ -92,7 +92,7 @@ async fn tables_that_are_truncated_while_rows_are_copied_are_the_same_afterwards
     stage.change_settings(|settings| settings.copy_workers = 1);
     let app = stage.source.connect_as("shop", "app", APP_PASSWORD).await.unwrap();
     app.batch_execute(TABLES).await.unwrap();
-    let id = stage.frozen_at(MoveStep::Copy, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Copy, CrashPoint::BEFORE_INTENT).await;
     let (held, connection) =
         tokio_postgres::connect(&stage.target.dsn("shop"), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);

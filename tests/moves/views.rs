@@ -1,7 +1,7 @@
 //! Materialized views are compared before the cutover, with what the source's queries give; and nobody's code
 //! is run by a superuser for it.
 
-use freehold::control::moves::settings::CrashPoint;
+use freehold::control::moves::faults::CrashPoint;
 use freehold::lab::Postgres;
 use freehold::model::{ComparedTable, MoveId, MovePhase, MoveStep, MoveWish, Relation, Verdict};
 
@@ -139,7 +139,7 @@ async fn a_view_that_holds_something_else_stops_the_move_with_the_source_untouch
     let views = "CREATE MATERIALIZED VIEW balances AS SELECT id, balance FROM account; CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM balances";
     as_app(&stage, views).await;
     let before = files(&stage);
-    let id = stage.frozen_at(MoveStep::Compare, CrashPoint::BeforeIntent).await;
+    let id = stage.frozen_at(MoveStep::Compare, CrashPoint::BEFORE_INTENT).await;
     // Its rows are what they should be, and the view was filled when they were not.
     let plant = "SET session_replication_role = replica; BEGIN; UPDATE account SET balance = 1001 WHERE id = 7; REFRESH MATERIALIZED VIEW balances;
         UPDATE account SET balance = 1000 WHERE id = 7; COMMIT";

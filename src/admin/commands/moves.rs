@@ -248,7 +248,7 @@ impl Cluster {
                 return Err(AdminError::NotInPhase { id, phase: record.phase, wish: participle(wish) });
             }
             record.facts.accepted.clone_from(&accepted);
-            if let Some(failure) = doubt::objection(record, wish, &settings) {
+            if let Some(failure) = doubt::objection(record, wish, settings.policy.verify) {
                 return Err(AdminError::Doubtful { id, wish: participle(wish), failure: Box::new(failure) });
             }
             record.wish = Some(wish);

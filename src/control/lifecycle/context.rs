@@ -32,7 +32,7 @@ use super::{LifecycleError, Reach};
 use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::journal::Journal;
 use crate::control::operations::{
-    self, Change, Clock, Context, Never, Operation, Recorded, StepFuture, StepName, TakeUp,
+    self, Change, Clock, Context, Never, Operation, Recorded, RetryPolicy, StepFuture, StepName, TakeUp,
 };
 
 /// Operations of one kind that are remembered after they ended.
@@ -153,8 +153,8 @@ impl<C: DatabaseChange> Context<C> for DatabaseContext<C> {
         &mut self.journal
     }
 
-    fn settings(&self) -> &Arc<MoverSettings> {
-        &self.settings
+    fn policy(&self) -> &RetryPolicy {
+        &self.settings.policy.retry
     }
 
     async fn refresh(&mut self, settings: Arc<MoverSettings>) -> Result<(), StoreError> {
@@ -199,6 +199,8 @@ impl<C: DatabaseChange> Operation for C {
     type Step = DatabaseStep;
     type Found = ();
     type Error = DatabaseError;
+    type Settings = MoverSettings;
+    type Policy = RetryPolicy;
     type Context = DatabaseContext<C>;
 
     fn key(id: OperationId) -> String {
@@ -209,11 +211,11 @@ impl<C: DatabaseChange> Operation for C {
         keys::operations(<C as DatabaseChange>::KIND)
     }
 
-    fn next(record: &Self::Record, settings: &MoverSettings) -> machine::Action {
-        machine::next(record, C::STEP, settings)
+    fn next(record: &Self::Record, policy: &RetryPolicy) -> machine::Action {
+        machine::next(record, C::STEP, policy)
     }
 
-    fn apply(record: &mut Self::Record, event: machine::Event, at: UnixMillis, _: &MoverSettings) {
+    fn apply(record: &mut Self::Record, event: machine::Event, at: UnixMillis, _: &RetryPolicy) {
         machine::apply(record, event, at, (C::STEP, C::ON_RESTART));
     }
 

@@ -22,9 +22,8 @@ use crate::model::{
     DatabaseOperation, DatabasePhase, DatabaseStep, Failure, LogEntry, StepEvent, UnixMillis,
 };
 
-use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::log::{backoff, forget_last_try, tries};
-use crate::control::operations::{self, Never};
+use crate::control::operations::{self, Never, RetryPolicy};
 
 /// Failures of a step that the log keeps; the wait between attempts grows with them.
 const FAILURES_LOGGED_MAX: u32 = 5;
@@ -44,8 +43,8 @@ pub enum OnRestart {
 }
 
 /// The next action for the record.
-pub fn next<F>(record: &DatabaseOperation<F>, step: DatabaseStep, settings: &MoverSettings) -> Action {
-    let wait = |event| backoff(settings.step_backoff, tries(&record.log, step, event));
+pub fn next<F>(record: &DatabaseOperation<F>, step: DatabaseStep, policy: &RetryPolicy) -> Action {
+    let wait = |event| backoff(policy.step_backoff, tries(&record.log, step, event));
     match record.phase {
         DatabasePhase::Running => Action::Run { step, after: wait(StepEvent::Failed) },
         DatabasePhase::Undoing => Action::Undo { step, after: wait(StepEvent::UndoFailed) },

@@ -50,7 +50,7 @@ fn after(record: &mut CreateRecord, on_restart: OnRestart, events: &[Event]) -> 
     for event in events {
         apply(record, event.clone(), UnixMillis(1), (STEP, on_restart));
     }
-    next(record, STEP, &MoverSettings::default())
+    next(record, STEP, &RetryPolicy::default())
 }
 
 fn failed(retry: Retry) -> Event {

@@ -27,9 +27,10 @@ use crate::model::{
 
 use crate::control::moves::Move;
 use crate::control::moves::error::StepError;
+use crate::control::moves::faults::{CrashPoint, FaultKind};
 use crate::control::moves::parts::snapshot::ExportedSnapshot;
 use crate::control::moves::progress::Progress;
-use crate::control::moves::settings::{CrashPoint, FaultKind, MoverSettings};
+use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::journal::Journal;
 
 pub use crate::control::operations::Clock;

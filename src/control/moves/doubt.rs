@@ -8,7 +8,7 @@ use crate::error::{Blame, SqlState};
 use crate::model::{MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish};
 
 use crate::control::moves::machine::{is_committed, went_back};
-use crate::control::moves::settings::{MoverSettings, Verify};
+use crate::control::moves::settings::Verify;
 use crate::control::moves::steps::compare::counted;
 use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
 use crate::control::moves::steps::settle::NOTE_UNVERIFIED;
@@ -58,19 +58,19 @@ fn choices(record: &MoveRecord, id: u64) -> String {
 }
 
 /// Why a wish is refused, unless the operator accepts the objection.
-pub fn objection(record: &MoveRecord, wish: MoveWish, settings: &MoverSettings) -> Option<MoveFailure> {
+pub fn objection(record: &MoveRecord, wish: MoveWish, verify: Verify) -> Option<MoveFailure> {
     let ends = matches!(wish, MoveWish::Finish | MoveWish::FinishAndDrop);
     if record.facts.accepted.is_some() || wish == MoveWish::Cancel {
         return None;
     }
-    alarm(record).or_else(|| unknown(record, settings).filter(|_| ends))
+    alarm(record).or_else(|| unknown(record, verify).filter(|_| ends))
 }
 
 /// It is not known whether the copies differ.
-fn unknown(record: &MoveRecord, settings: &MoverSettings) -> Option<MoveFailure> {
+fn unknown(record: &MoveRecord, verify: Verify) -> Option<MoveFailure> {
     let rests = matches!(record.phase, MovePhase::Kept | MovePhase::Parked);
     let is_known = record.facts.tables_verified.is_some() || went_back(record);
-    if settings.verify == Verify::Off || !rests || is_known {
+    if verify == Verify::Off || !rests || is_known {
         return None;
     }
     let because =

@@ -39,7 +39,7 @@ use crate::model::{
 };
 
 use crate::control::moves::doubt;
-use crate::control::moves::settings::MoverSettings;
+use crate::control::moves::settings::MovePolicy;
 pub use crate::control::operations::log::Standing;
 use crate::control::operations::{self, log, log::backoff};
 
@@ -91,7 +91,7 @@ pub fn allows(record: &MoveRecord, wish: MoveWish) -> bool {
 }
 
 /// The next action for the record.
-pub fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
+pub fn next(record: &MoveRecord, policy: &MovePolicy) -> Action {
     if record.facts.claim_lost.is_some() {
         // Another store drives the move: wishes wait, too.
         return Action::End;
@@ -103,14 +103,14 @@ pub fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
         MovePhase::Preflight => run(MoveStep::Preflight, Duration::ZERO),
         MovePhase::Provision => run(MoveStep::Provision, Duration::ZERO),
         MovePhase::Copy => run(MoveStep::Copy, Duration::ZERO),
-        MovePhase::Catchup => run(MoveStep::Catchup, catchup_wait(record, settings)),
+        MovePhase::Catchup => run(MoveStep::Catchup, catchup_wait(record, policy)),
         MovePhase::Compare => run(MoveStep::Compare, Duration::ZERO),
-        MovePhase::Cutover => attempt(record, MoveStep::Cutover, settings),
-        MovePhase::Settle => run(MoveStep::Settle, step_wait(record, MoveStep::Settle, settings)),
-        MovePhase::Undoing => attempt(record, MoveStep::UndoCutover, settings),
-        MovePhase::Finishing => run(MoveStep::Finish, step_wait(record, MoveStep::Finish, settings)),
+        MovePhase::Cutover => attempt(record, MoveStep::Cutover, policy),
+        MovePhase::Settle => run(MoveStep::Settle, step_wait(record, MoveStep::Settle, policy)),
+        MovePhase::Undoing => attempt(record, MoveStep::UndoCutover, policy),
+        MovePhase::Finishing => run(MoveStep::Finish, step_wait(record, MoveStep::Finish, policy)),
         MovePhase::RollingBack => match last_to_undo(record) {
-            Some(step) => Action::Undo { step, after: undo_wait(record, step, settings) },
+            Some(step) => Action::Undo { step, after: undo_wait(record, step, policy) },
             None => Action::End,
         },
         MovePhase::Kept | MovePhase::Parked => Action::Rest,
@@ -135,16 +135,16 @@ fn run(step: MoveStep, after: Duration) -> Action {
 }
 
 /// A cutover in either direction: a failed attempt is aborted before anything else.
-fn attempt(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Action {
+fn attempt(record: &MoveRecord, step: MoveStep, policy: &MovePolicy) -> Action {
     match standing(record, step) {
         Standing::Failed | Standing::Undoing | Standing::UndoFailed => {
-            Action::Undo { step, after: undo_wait(record, step, settings) }
+            Action::Undo { step, after: undo_wait(record, step, policy) }
         }
         Standing::Untouched | Standing::Running | Standing::Done | Standing::Undone => {
             let failures = tries(record, step, StepEvent::Failed);
             // Forward, the wait is spent in catch-up; back, there is nothing else to do meanwhile.
             let wait = match step {
-                MoveStep::UndoCutover => backoff(settings.cutover_backoff, failures),
+                MoveStep::UndoCutover => backoff(policy.retry.hold_backoff, failures),
                 _ => Duration::ZERO,
             };
             run(step, wait)
@@ -152,18 +152,18 @@ fn attempt(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Act
     }
 }
 
-fn catchup_wait(record: &MoveRecord, settings: &MoverSettings) -> Duration {
-    let aborted = backoff(settings.cutover_backoff, tries(record, MoveStep::Cutover, StepEvent::Failed));
-    let not_compared = step_wait(record, MoveStep::Compare, settings);
-    aborted.max(step_wait(record, MoveStep::Catchup, settings)).max(not_compared)
+fn catchup_wait(record: &MoveRecord, policy: &MovePolicy) -> Duration {
+    let aborted = backoff(policy.retry.hold_backoff, tries(record, MoveStep::Cutover, StepEvent::Failed));
+    let not_compared = step_wait(record, MoveStep::Compare, policy);
+    aborted.max(step_wait(record, MoveStep::Catchup, policy)).max(not_compared)
 }
 
-fn step_wait(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Duration {
-    backoff(settings.step_backoff, tries(record, step, StepEvent::Failed))
+fn step_wait(record: &MoveRecord, step: MoveStep, policy: &MovePolicy) -> Duration {
+    backoff(policy.retry.step_backoff, tries(record, step, StepEvent::Failed))
 }
 
-fn undo_wait(record: &MoveRecord, step: MoveStep, settings: &MoverSettings) -> Duration {
-    let wait = backoff(settings.step_backoff, tries(record, step, StepEvent::UndoFailed));
+fn undo_wait(record: &MoveRecord, step: MoveStep, policy: &MovePolicy) -> Duration {
+    let wait = backoff(policy.retry.step_backoff, tries(record, step, StepEvent::UndoFailed));
     if is_abort(step) { wait.min(ABORT_BACKOFF_MAX) } else { wait }
 }
 
@@ -183,7 +183,7 @@ fn last_to_undo(record: &MoveRecord) -> Option<MoveStep> {
 }
 
 /// Changes the record for the event.
-pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &MoverSettings) {
+pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, policy: &MovePolicy) {
     match event {
         Event::Started(step) => note(record, step, StepEvent::Started, at, None),
         Event::Done(step) => {
@@ -192,15 +192,16 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &M
         }
         Event::Failed { failure, retry } => {
             note(record, failure.step, StepEvent::Failed, at, Some(failure.message.clone()));
-            after_failure(record, failure, retry, at, settings);
+            after_failure(record, failure, retry, at, policy);
         }
         Event::UndoStarted(step) => note(record, step, StepEvent::UndoStarted, at, None),
         Event::Undone(step) => {
             note(record, step, StepEvent::Undone, at, None);
-            after_undo(record, step, at, settings);
+            after_undo(record, step, at, policy);
         }
         Event::UndoFailed { failure, retry } => {
-            let spent = tries(record, failure.step, StepEvent::UndoFailed) + 1 >= settings.step_attempts_max;
+            let spent =
+                tries(record, failure.step, StepEvent::UndoFailed) + 1 >= policy.retry.step_attempts_max;
             let goes_on = is_abort(failure.step) && retry != Retry::Never;
             if spent && goes_on {
                 forget_last_try(record, failure.step);
@@ -210,8 +211,8 @@ pub fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &M
                 park(record, failure);
             }
         }
-        Event::Requested(wish) => after_wish(record, wish, at, settings),
-        Event::Restarted(clients) => after_restart(record, clients, at, settings),
+        Event::Requested(wish) => after_wish(record, wish, at, policy),
+        Event::Restarted(clients) => after_restart(record, clients, at, policy),
     }
 }
 
@@ -260,11 +261,11 @@ fn after_failure(
     failure: MoveFailure,
     retry: Retry,
     at: UnixMillis,
-    settings: &MoverSettings,
+    policy: &MovePolicy,
 ) {
     let step = failure.step;
     let for_good = retry == Retry::Never;
-    let spent = tries(record, step, StepEvent::Failed) >= settings.step_attempts_max;
+    let spent = tries(record, step, StepEvent::Failed) >= policy.retry.step_attempts_max;
     match step {
         MoveStep::Preflight | MoveStep::Provision | MoveStep::Copy => roll_back(record, Some(failure), at),
         MoveStep::Catchup | MoveStep::Compare if for_good || spent => roll_back(record, Some(failure), at),
@@ -305,8 +306,8 @@ fn park(record: &mut MoveRecord, failure: MoveFailure) {
     record.phase = MovePhase::Parked;
 }
 
-fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, settings: &MoverSettings) {
-    let spent = tries(record, step, StepEvent::Failed) >= settings.cutover_attempts_max;
+fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, policy: &MovePolicy) {
+    let spent = tries(record, step, StepEvent::Failed) >= policy.retry.hold_attempts_max;
     match (record.phase, step) {
         (MovePhase::Cutover, MoveStep::Cutover) if spent => roll_back(record, None, at),
         (MovePhase::Cutover, MoveStep::Cutover) => record.phase = MovePhase::Catchup,
@@ -322,13 +323,13 @@ fn after_undo(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, settings:
     }
 }
 
-fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, settings: &MoverSettings) {
+fn after_wish(record: &mut MoveRecord, wish: MoveWish, at: UnixMillis, policy: &MovePolicy) {
     if !allows(record, wish) {
         record.wish = None;
         return;
     }
     // Known only now: the wish was accepted while the copies were being compared.
-    if let Some(failure) = doubt::objection(record, wish, settings) {
+    if let Some(failure) = doubt::objection(record, wish, policy.verify) {
         record.wish = None;
         record.failure = Some(failure);
         return;
@@ -414,26 +415,26 @@ fn step_of(phase: MovePhase) -> MoveStep {
 }
 
 /// Decides how to go on after an interrupted step. Steps not named here are run again.
-fn after_restart(record: &mut MoveRecord, clients: Side, at: UnixMillis, settings: &MoverSettings) {
+fn after_restart(record: &mut MoveRecord, clients: Side, at: UnixMillis, policy: &MovePolicy) {
     let step = step_of(record.phase);
     let running = standing(record, step) == Standing::Running;
     match (record.phase, clients) {
-        (MovePhase::Cutover, Side::Target) if running => apply(record, Event::Done(step), at, settings),
-        (MovePhase::Undoing, Side::Source) if running => apply(record, Event::Done(step), at, settings),
+        (MovePhase::Cutover, Side::Target) if running => apply(record, Event::Done(step), at, policy),
+        (MovePhase::Undoing, Side::Source) if running => apply(record, Event::Done(step), at, policy),
         (MovePhase::Cutover | MovePhase::Undoing, _) if running => {
             let failure = interrupted(step, "Freehold ended during the cutover");
-            apply(record, Event::Failed { failure, retry: Retry::Now }, at, settings);
+            apply(record, Event::Failed { failure, retry: Retry::Now }, at, policy);
         }
         (MovePhase::Provision | MovePhase::Copy, _) if running => {
-            fail_interrupted_copy(record, step, at, settings);
+            fail_interrupted_copy(record, step, at, policy);
         }
         _ => {}
     }
 }
 
-fn fail_interrupted_copy(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, settings: &MoverSettings) {
+fn fail_interrupted_copy(record: &mut MoveRecord, step: MoveStep, at: UnixMillis, policy: &MovePolicy) {
     let failure = interrupted(step, "Freehold ended while rows were being copied");
-    apply(record, Event::Failed { failure, retry: Retry::Never }, at, settings);
+    apply(record, Event::Failed { failure, retry: Retry::Never }, at, policy);
 }
 
 fn interrupted(step: MoveStep, message: &str) -> MoveFailure {

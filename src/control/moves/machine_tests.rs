@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::moves::settings::MoverSettings;
+use crate::control::moves::settings::MovePolicy;
 use crate::model::{Address, DatabaseId, DatabaseName, MoveFacts, MoveId, Place, SslMode, SystemName};
 
 fn place(system: &str) -> Place {
@@ -59,7 +59,7 @@ enum Fate {
 /// The systems, the route and the gate, as far as a step can change them.
 struct World {
     record: MoveRecord,
-    settings: MoverSettings,
+    policy: MovePolicy,
     /// Steps that have effects, in whole or in part.
     effects: BTreeSet<MoveStep>,
     clients: Side,
@@ -73,7 +73,7 @@ impl World {
     fn new() -> World {
         World {
             record: record(),
-            settings: MoverSettings::default(),
+            policy: MovePolicy::default(),
             effects: BTreeSet::new(),
             clients: Side::Source,
             gate_open: true,
@@ -84,7 +84,7 @@ impl World {
     }
 
     fn apply(&mut self, event: Event) {
-        apply(&mut self.record, event, UnixMillis(1), &self.settings);
+        apply(&mut self.record, event, UnixMillis(1), &self.policy);
     }
 
     fn failure(&self, step: MoveStep) -> MoveFailure {
@@ -94,7 +94,7 @@ impl World {
 
     /// Carries out the next action; `false` at the end.
     fn act(&mut self, fate: Fate) -> bool {
-        match next(&self.record, &self.settings) {
+        match next(&self.record, &self.policy) {
             Action::End | Action::Rest => return false,
             Action::Obey(wish) => self.apply(Event::Requested(wish)),
             Action::Run { step, .. } => self.perform(step, fate, Event::Started(step), Event::Done(step)),
@@ -276,7 +276,7 @@ fn an_aborted_cutover_is_tried_again_and_given_up_in_the_end() {
     while world.record.phase != MovePhase::Cutover {
         world.act(Fate::Works);
     }
-    for attempt in 1..=world.settings.cutover_attempts_max {
+    for attempt in 1..=world.policy.retry.hold_attempts_max {
         assert_eq!(world.record.phase, MovePhase::Cutover, "attempt {attempt}");
         world.act(Fate::FailsForNow);
         world.act(Fate::Works);
@@ -294,11 +294,11 @@ fn the_waits_between_attempts_grow() {
     let mut world = World::new();
     let mut waits = Vec::new();
     for _ in 0..40 {
-        if let Action::Run { step: MoveStep::Catchup, after } = next(&world.record, &world.settings) {
+        if let Action::Run { step: MoveStep::Catchup, after } = next(&world.record, &world.policy) {
             waits.push(after.as_secs());
         }
         let cutting_over = world.record.phase == MovePhase::Cutover
-            && !matches!(next(&world.record, &world.settings), Action::Undo { .. });
+            && !matches!(next(&world.record, &world.policy), Action::Undo { .. });
         world.act(if cutting_over { Fate::FailsForNow } else { Fate::Works });
     }
     assert_eq!(waits, [0, 1, 2, 4, 8]);
@@ -344,7 +344,7 @@ fn a_failing_undo_asks_for_a_person_and_cancel_tries_again() {
     let mut world = World::new();
     world.act(Fate::Works);
     world.act(Fate::FailsForGood);
-    for _ in 0..world.settings.step_attempts_max {
+    for _ in 0..world.policy.retry.step_attempts_max {
         world.act(Fate::FailsForNow);
     }
     assert_eq!(world.record.phase, MovePhase::Parked);
@@ -364,7 +364,7 @@ fn the_abort_of_a_cutover_is_tried_until_it_works_and_its_log_stays_short() {
     world.act(Fate::FailsForNow);
     for _ in 0..1_000 {
         world.act(Fate::FailsForNow);
-        let Action::Undo { step: MoveStep::Cutover, after } = next(&world.record, &world.settings) else {
+        let Action::Undo { step: MoveStep::Cutover, after } = next(&world.record, &world.policy) else {
             panic!("given up: {:?}", world.record);
         };
         assert!(after <= Duration::from_secs(2), "clients wait, and so does the abort: {after:?}");
@@ -409,9 +409,9 @@ fn rows_that_differ_before_the_commit_roll_back_and_a_comparison_that_fails_for_
     world.runs_to_the_end();
     assert_eq!((world.record.phase, world.clients), (MovePhase::RolledBack, Side::Source));
     let mut world = before(Fate::FailsForNow);
-    let waits = matches!(next(&world.record, &world.settings),
-        Action::Run { step: MoveStep::Catchup, after } if after == world.settings.step_backoff);
-    assert!(waits, "{:?}", next(&world.record, &world.settings));
+    let waits = matches!(next(&world.record, &world.policy),
+        Action::Run { step: MoveStep::Catchup, after } if after == world.policy.retry.step_backoff);
+    assert!(waits, "{:?}", next(&world.record, &world.policy));
     world.runs_to_the_end();
     assert_eq!(world.record.phase, MovePhase::Kept);
 }

@@ -11,6 +11,7 @@ pub mod direction;
 pub mod doubt;
 pub mod endpoint;
 pub mod error;
+pub mod faults;
 pub(in crate::control) mod history;
 pub mod machine;
 pub mod parts;
@@ -30,15 +31,16 @@ use crate::model::{MoveId, MovePhase, MoveRecord, MoveStep, MoveWish, OperationK
 use self::claim::Held;
 use self::context::StepContext;
 use self::error::StepError;
+use self::faults::CrashPoint;
 use self::machine::{Action, Event, Side};
-use self::settings::{CrashPoint, MoverSettings};
+use self::settings::{MovePolicy, MoverSettings};
 use self::steps::{
     catchup, compare, copy, cutover, finish, keep_reverse, preflight, provision, settle, undo_cutover,
 };
 use crate::control::operations::journal::Journal;
 use crate::control::operations::supervisor::Running;
 use crate::control::operations::{
-    Act, Change, Clock, Context, Operation, Recorded, StepFuture, StepName, TakeUp,
+    Act, Boundary, Change, Clock, Context, Operation, Recorded, StepFuture, StepName, TakeUp,
 };
 
 /// The running mover. Dropping it leaves every move where it is; the next mover resumes them.
@@ -99,8 +101,8 @@ impl Context<Move> for StepContext {
         &mut self.journal
     }
 
-    fn settings(&self) -> &Arc<MoverSettings> {
-        &self.settings
+    fn policy(&self) -> &MovePolicy {
+        &self.settings.policy
     }
 
     async fn refresh(&mut self, settings: Arc<MoverSettings>) -> Result<(), StoreError> {
@@ -124,6 +126,8 @@ impl Operation for Move {
     type Step = MoveStep;
     type Found = Side;
     type Error = StepError;
+    type Settings = MoverSettings;
+    type Policy = MovePolicy;
     type Context = StepContext;
 
     fn key(id: MoveId) -> String {
@@ -134,12 +138,12 @@ impl Operation for Move {
         keys::MOVES.to_owned()
     }
 
-    fn next(record: &MoveRecord, settings: &MoverSettings) -> Action {
-        machine::next(record, settings)
+    fn next(record: &MoveRecord, policy: &MovePolicy) -> Action {
+        machine::next(record, policy)
     }
 
-    fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, settings: &MoverSettings) {
-        machine::apply(record, event, at, settings);
+    fn apply(record: &mut MoveRecord, event: Event, at: UnixMillis, policy: &MovePolicy) {
+        machine::apply(record, event, at, policy);
     }
 
     fn run(step: MoveStep, ctx: &mut StepContext) -> StepFuture<'_, StepError> {
@@ -226,8 +230,8 @@ impl Operation for Move {
         }
     }
 
-    async fn reach(ctx: &StepContext, step: MoveStep, point: CrashPoint) -> Result<(), StepError> {
-        ctx.reach(step, point).await
+    async fn reach(ctx: &StepContext, step: MoveStep, boundary: Boundary) -> Result<(), StepError> {
+        ctx.reach(step, CrashPoint::Recorded(boundary)).await
     }
 
     fn stops_early(step: MoveStep, wish: MoveWish) -> bool {

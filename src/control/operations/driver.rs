@@ -15,15 +15,14 @@ use crate::model::Failure;
 use super::journal::Journal;
 use super::supervisor::AGAIN_AFTER;
 use super::{
-    Act, Action, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture, StepName,
-    TakeUp,
+    Act, Action, Boundary, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture,
+    StepName, TakeUp,
 };
-use crate::control::moves::settings::{CrashPoint, MoverSettings};
 
 /// The task of one operation.
 pub(super) struct Driver<O: Operation> {
     pub(super) catalog: Catalog,
-    pub(super) settings: Arc<ArcSwap<MoverSettings>>,
+    pub(super) settings: Arc<ArcSwap<O::Settings>>,
     pub(super) clock: Clock,
     pub(super) stop: CancellationToken,
     pub(super) id: IdOf<O>,
@@ -69,7 +68,7 @@ impl<O: Operation> Driver<O> {
             self.requests.mark_unchanged();
             ctx.journal_mut().refresh().await?;
             ctx.refresh(self.settings.load_full()).await?;
-            match O::next(ctx.journal().record(), ctx.settings()) {
+            match O::next(ctx.journal().record(), ctx.policy()) {
                 Action::End => return Ok(()),
                 Action::Obey(request) => record::<O>(&mut ctx, Event::Requested(request)).await?,
                 Action::Rest => self.rest(&mut ctx).await,
@@ -86,7 +85,7 @@ impl<O: Operation> Driver<O> {
             }
         }
         // A failed attempt may have left new connections waiting.
-        if let Action::Undo { step, .. } = O::next(ctx.journal().record(), ctx.settings()) {
+        if let Action::Undo { step, .. } = O::next(ctx.journal().record(), ctx.policy()) {
             self.leave(&mut ctx, step, Act::Run).await;
         }
         Ok(())
@@ -136,9 +135,10 @@ impl<O: Operation> Driver<O> {
 
     /// Records the intent, acts, records the outcome.
     async fn act(&mut self, ctx: &mut O::Context, step: O::Step, act: Act) -> Result<(), StoreError> {
-        let _ = O::reach(ctx, step, act.instant(Instant::BeforeIntent)).await;
+        let at = act.boundaries();
+        let _ = O::reach(ctx, step, at.before_intent).await;
         record::<O>(ctx, intent::<O>(act, step)).await?;
-        let began = O::reach(ctx, step, act.instant(Instant::AfterIntent)).await;
+        let began = O::reach(ctx, step, at.after_intent).await;
         if !O::may_act(ctx, step, act).await? {
             return Ok(());
         }
@@ -152,7 +152,7 @@ impl<O: Operation> Driver<O> {
             self.leave(ctx, step, act).await;
             return Ok(());
         };
-        let outcome = began.and(outcome).and(O::reach(ctx, step, act.instant(Instant::BeforeOutcome)).await);
+        let outcome = began.and(outcome).and(O::reach(ctx, step, at.before_outcome).await);
         if let Err(error) = &outcome {
             tracing::warn!(
                 kind = O::KIND.as_str(),
@@ -163,7 +163,7 @@ impl<O: Operation> Driver<O> {
             );
         }
         record::<O>(ctx, outcome_of::<O>(act, step, outcome)).await?;
-        let _ = O::reach(ctx, step, act.instant(Instant::AfterOutcome)).await;
+        let _ = O::reach(ctx, step, at.after_outcome).await;
         Ok(())
     }
 
@@ -217,8 +217,8 @@ impl<O: Operation> Driver<O> {
 /// Applies the event to the record, durably.
 async fn record<O: Operation>(ctx: &mut O::Context, event: EventOf<O>) -> Result<(), StoreError> {
     let at = (ctx.journal().clock)();
-    let settings = Arc::clone(ctx.settings());
-    ctx.journal_mut().write(|record| O::apply(record, event.clone(), at, &settings)).await?;
+    let policy = *ctx.policy();
+    ctx.journal_mut().write(|record| O::apply(record, event.clone(), at, &policy)).await?;
     ctx.recorded();
     Ok(())
 }
@@ -250,26 +250,29 @@ fn failure<S>(step: S, error: &impl Explain) -> Failure<S> {
     }
 }
 
-/// A point before or after an action.
-#[derive(Debug, Clone, Copy)]
-enum Instant {
-    BeforeIntent,
-    AfterIntent,
-    BeforeOutcome,
-    AfterOutcome,
+/// The boundaries of running, or of undoing.
+struct Boundaries {
+    before_intent: Boundary,
+    after_intent: Boundary,
+    before_outcome: Boundary,
+    after_outcome: Boundary,
 }
 
 impl Act {
-    fn instant(self, instant: Instant) -> CrashPoint {
-        match (self, instant) {
-            (Act::Run, Instant::BeforeIntent) => CrashPoint::BeforeIntent,
-            (Act::Run, Instant::AfterIntent) => CrashPoint::AfterIntent,
-            (Act::Run, Instant::BeforeOutcome) => CrashPoint::BeforeOutcome,
-            (Act::Run, Instant::AfterOutcome) => CrashPoint::AfterOutcome,
-            (Act::Undo, Instant::BeforeIntent) => CrashPoint::BeforeUndoIntent,
-            (Act::Undo, Instant::AfterIntent) => CrashPoint::AfterUndoIntent,
-            (Act::Undo, Instant::BeforeOutcome) => CrashPoint::BeforeUndoOutcome,
-            (Act::Undo, Instant::AfterOutcome) => CrashPoint::AfterUndoOutcome,
+    fn boundaries(self) -> Boundaries {
+        match self {
+            Act::Run => Boundaries {
+                before_intent: Boundary::BeforeIntent,
+                after_intent: Boundary::AfterIntent,
+                before_outcome: Boundary::BeforeOutcome,
+                after_outcome: Boundary::AfterOutcome,
+            },
+            Act::Undo => Boundaries {
+                before_intent: Boundary::BeforeUndoIntent,
+                after_intent: Boundary::AfterUndoIntent,
+                before_outcome: Boundary::BeforeUndoOutcome,
+                after_outcome: Boundary::AfterUndoOutcome,
+            },
         }
     }
 }

@@ -38,7 +38,6 @@ use crate::error::{Explain, Retry};
 use crate::model::{Failure, OperationKind, UnixMillis};
 
 use self::journal::Journal;
-use crate::control::moves::settings::{CrashPoint, MoverSettings};
 
 /// The wishes of an operation that commands can ask nothing of.
 pub type Never = std::convert::Infallible;
@@ -77,12 +76,9 @@ pub trait Recorded:
 pub trait Context<O: Operation>: Send + Sync {
     fn journal(&self) -> &Journal<O>;
     fn journal_mut(&mut self) -> &mut Journal<O>;
-    fn settings(&self) -> &Arc<MoverSettings>;
+    fn policy(&self) -> &O::Policy;
     /// Before each decision: reads again what may have changed since the last step.
-    fn refresh(
-        &mut self,
-        settings: Arc<MoverSettings>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn refresh(&mut self, settings: Arc<O::Settings>) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// A step begins; the token tells it to stop at its next safe point.
     fn begin(&mut self, cancel: CancellationToken);
     /// The record has changed.
@@ -97,6 +93,10 @@ pub trait Operation: Sized + Send + Sync + 'static {
     /// What a process that resumes the operation has to know, and the record does not say.
     type Found: Copy + fmt::Debug + Send + Sync;
     type Error: Explain + Send + 'static;
+    /// The operator's settings for the kind.
+    type Settings: Send + Sync + 'static;
+    /// The part of them that decides the next action.
+    type Policy: Copy + Send + Sync;
     type Context: Context<Self>;
 
     fn key(id: IdOf<Self>) -> String;
@@ -105,10 +105,10 @@ pub trait Operation: Sized + Send + Sync + 'static {
     fn prefix() -> String;
 
     /// The next action for the record. Pure.
-    fn next(record: &Self::Record, settings: &MoverSettings) -> ActionOf<Self>;
+    fn next(record: &Self::Record, policy: &Self::Policy) -> ActionOf<Self>;
 
     /// Changes the record for the event. Pure.
-    fn apply(record: &mut Self::Record, event: EventOf<Self>, at: UnixMillis, settings: &MoverSettings);
+    fn apply(record: &mut Self::Record, event: EventOf<Self>, at: UnixMillis, policy: &Self::Policy);
 
     /// Safe to repeat, unless `apply` says that an interrupted step is undone.
     fn run(step: Self::Step, ctx: &mut Self::Context) -> StepFuture<'_, Self::Error>;
@@ -119,7 +119,7 @@ pub trait Operation: Sized + Send + Sync + 'static {
     /// Everything that the steps use.
     fn open(
         journal: Journal<Self>,
-        settings: Arc<MoverSettings>,
+        settings: Arc<Self::Settings>,
     ) -> impl Future<Output = Result<Self::Context, StoreError>> + Send;
 
     /// What else changes in the commit that changes the record.
@@ -150,11 +150,11 @@ pub trait Operation: Sized + Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// Passes a point at which a test may have injected a fault.
+    /// Passes a boundary at which a test may have injected a fault.
     fn reach(
         _ctx: &Self::Context,
         _step: Self::Step,
-        _point: CrashPoint,
+        _boundary: Boundary,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send {
         std::future::ready(Ok(()))
     }
@@ -221,6 +221,32 @@ pub enum Event<S, R, F> {
     Restarted(F),
 }
 
+/// How often a step that failed is tried again, and after what wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Failed attempts of a step that holds clients, before the operation is undone.
+    pub hold_attempts_max: u32,
+    /// The wait after the first of them; doubles with each.
+    pub hold_backoff: Duration,
+    /// Attempts of a step that must go on (settle, finish, an undo) before the operation waits for the
+    /// operator. What releases clients is tried until it works.
+    pub step_attempts_max: u32,
+    /// The wait after the first failed attempt; doubles with each.
+    pub step_backoff: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
+        let (attempts, backoff) = (5, Duration::from_secs(1));
+        RetryPolicy {
+            hold_attempts_max: attempts,
+            hold_backoff: backoff,
+            step_attempts_max: attempts,
+            step_backoff: backoff,
+        }
+    }
+}
+
 /// Running or undoing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
@@ -247,4 +273,47 @@ pub struct Change<'a, R> {
     pub before: &'a R,
     pub after: &'a R,
     pub at: UnixMillis,
+}
+
+/// A point before or after a record of the driver: where a crash leaves the record and the systems apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Boundary {
+    /// Nothing of the step is recorded yet.
+    BeforeIntent,
+    /// The intent is recorded, nothing is done.
+    AfterIntent,
+    /// The step is done, its outcome is not recorded.
+    BeforeOutcome,
+    AfterOutcome,
+    /// The same four of the step's undo.
+    BeforeUndoIntent,
+    AfterUndoIntent,
+    BeforeUndoOutcome,
+    AfterUndoOutcome,
+}
+
+impl Boundary {
+    pub const ALL: [Boundary; 8] = [
+        Boundary::BeforeIntent,
+        Boundary::AfterIntent,
+        Boundary::BeforeOutcome,
+        Boundary::AfterOutcome,
+        Boundary::BeforeUndoIntent,
+        Boundary::AfterUndoIntent,
+        Boundary::BeforeUndoOutcome,
+        Boundary::AfterUndoOutcome,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Boundary::BeforeIntent => "before_intent",
+            Boundary::AfterIntent => "after_intent",
+            Boundary::BeforeOutcome => "before_outcome",
+            Boundary::AfterOutcome => "after_outcome",
+            Boundary::BeforeUndoIntent => "before_undo_intent",
+            Boundary::AfterUndoIntent => "after_undo_intent",
+            Boundary::BeforeUndoOutcome => "before_undo_outcome",
+            Boundary::AfterUndoOutcome => "after_undo_outcome",
+        }
+    }
 }

@@ -14,7 +14,6 @@ use crate::catalog::{Catalog, Change};
 
 use super::driver::Driver;
 use super::{Clock, IdOf, Operation, Recorded, RequestOf};
-use crate::control::moves::settings::MoverSettings;
 
 /// Interval between attempts after the store or a task has failed.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -32,7 +31,7 @@ impl Running {
     /// while it runs: a step uses those from its beginning.
     pub fn start<O: Operation>(
         catalog: Catalog,
-        settings: Arc<ArcSwap<MoverSettings>>,
+        settings: Arc<ArcSwap<O::Settings>>,
         clock: Clock,
     ) -> Running {
         let (stop, listed) = (CancellationToken::new(), CancellationToken::new());
@@ -75,7 +74,7 @@ impl Drop for Running {
 
 struct Supervisor<O: Operation> {
     catalog: Catalog,
-    settings: Arc<ArcSwap<MoverSettings>>,
+    settings: Arc<ArcSwap<O::Settings>>,
     clock: Clock,
     stop: CancellationToken,
     /// Cancelled after the first listing.

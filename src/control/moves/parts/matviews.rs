@@ -49,7 +49,7 @@ pub(in crate::control) async fn catch_up(
     let doing = || StepError::doing("refreshing materialized views");
     let filled = from.session().await.map_err(doing())?;
     ctx.progress.set_activity("refreshing materialized views");
-    let is_compared = ctx.settings.verify == Verify::Off || ctx.facts().compared_before.is_some();
+    let is_compared = ctx.settings.policy.verify == Verify::Off || ctx.facts().compared_before.is_some();
     let fill = async { fill(&filled, to, !is_compared).await.map_err(doing()) };
     ctx.unless_cancelled(fill).await
 }

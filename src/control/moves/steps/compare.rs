@@ -64,7 +64,7 @@ pub(in crate::control) struct Outcome {
 /// Compares, and fails where anything differs. Safe to repeat; what was equal before an interruption is not
 /// read again.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
-    if ctx.settings.verify == Verify::Off || ctx.facts().compared_before.is_some() {
+    if ctx.settings.policy.verify == Verify::Off || ctx.facts().compared_before.is_some() {
         return Ok(());
     }
     let began = Instant::now();

@@ -37,7 +37,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
 /// Opens the source's snapshot before anything is written there again. It is useful only with the target's
 /// snapshot, which does not survive a restart.
 async fn freeze_source(ctx: &StepContext) -> Result<Option<ExportedSnapshot>, StepError> {
-    if ctx.exported.is_none() || ctx.settings.verify == Verify::Off {
+    if ctx.exported.is_none() || ctx.settings.policy.verify == Verify::Off {
         return Ok(None);
     }
     let back = Stream::new(Direction::Reverse, ctx.ends()).name();
@@ -84,7 +84,7 @@ async fn close_old_connections(
 /// Compares every row as of the commit; if those snapshots are lost, in the current state. A difference is an
 /// alarm: see [`doubt`](crate::control::moves::doubt).
 async fn verify(ctx: &mut StepContext, source: Option<ExportedSnapshot>) -> Result<(), StepError> {
-    if ctx.facts().tables_verified.is_some() || ctx.settings.verify == Verify::Off {
+    if ctx.facts().tables_verified.is_some() || ctx.settings.policy.verify == Verify::Off {
         return Ok(());
     }
     ctx.progress.set_activity("comparing the rows of both sides");

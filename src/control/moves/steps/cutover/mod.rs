@@ -38,11 +38,12 @@ use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::Direction;
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
+use crate::control::moves::faults::CrashPoint;
 use crate::control::moves::parts::orders::{Orders, Standing, Waited};
 use crate::control::moves::parts::resync;
 use crate::control::moves::parts::schema_drift;
 use crate::control::moves::parts::snapshot::SnapshotSession;
-use crate::control::moves::settings::{CrashPoint, MoverSettings};
+use crate::control::moves::settings::MoverSettings;
 use crate::control::moves::steps::cutover::pause::{CutoverAttempt, EXACT_SEQUENCES_MAX};
 use crate::control::moves::steps::cutover::report::Stopwatch;
 

@@ -15,9 +15,9 @@ use crate::system::{TableName, publications, sequences};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::Direction;
 use crate::control::moves::error::StepError;
+use crate::control::moves::faults::CrashPoint;
 use crate::control::moves::parts::orders::{Orders, Standing, Waited};
 use crate::control::moves::parts::snapshot::{ExportedSnapshot, SnapshotSession};
-use crate::control::moves::settings::CrashPoint;
 use crate::control::moves::steps::cutover::report::Stopwatch;
 
 /// Interval between checks whether terminated sessions are gone.
