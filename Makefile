@@ -5,7 +5,7 @@ CARGO ?= cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/release/freehold
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench pauses compatibility isolation versions check fmt config
+.PHONY: help setup build demo test bench pauses compatibility isolation versions chaos check fmt config
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ isolation: setup ## every attack on lent connections, on every installed major, 
 # FREEHOLD_PG_DIRS names further installations: directories that hold bin/postgres, separated by colons.
 versions: setup ## databases of everything odd, from each installed major to each newer one, back and there again; 10 minutes
 	FREEHOLD_VERSIONS=all $(CARGO) test --locked --test moves versions:: -- --nocapture
+
+chaos: setup ## kill -9 at every record of a move, and on both sides of every commit of every command; 15 minutes
+	FREEHOLD_CHAOS=all $(CARGO) test --locked --test crash --test one_change -- --nocapture
 
 fmt: ## formats the sources
 	$(CARGO) fmt

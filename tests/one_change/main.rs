@@ -4,6 +4,8 @@
 //! Every command of the table is run. A first run counts its commits; then, for each commit, a process that
 //! runs the command on the embedded store is killed (SIGKILL) before it and another one after it. What starts
 //! afterwards on that store must leave catalogue, routes, logins and systems in agreement.
+//!
+//! `make chaos` kills on both sides of every commit; `make test` on one side of each, in turn.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -112,6 +114,8 @@ impl Lab {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_command_that_is_killed_around_a_commit_leaves_half_of_a_change() {
     let mut lab = Lab::set().await;
+    let is_whole = std::env::var_os("FREEHOLD_CHAOS").is_some();
+    let mut sides = 0;
     let began = Instant::now();
     for command in COMMANDS {
         let title = title(command.syntax);
@@ -125,8 +129,13 @@ async fn no_command_that_is_killed_around_a_commit_leaves_half_of_a_change() {
         assert!((1..=COMMITS_MAX).contains(&commits), "{title} made {commits} commits");
         for number in 1..=commits {
             for side in [Side::Before, Side::After] {
-                lab.run(&case, Some(Kill { number, side })).await;
+                sides += 1;
+                if is_whole || sides % 2 == 0 {
+                    lab.run(&case, Some(Kill { number, side })).await;
+                }
             }
+            // The next commit is met on its other side.
+            sides += 1;
         }
         eprintln!("{title}: {commits} commits, {} s", began.elapsed().as_secs());
     }

@@ -33,6 +33,11 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 pub const ADMIN: &str = "ops";
 pub const ADMIN_PASSWORD: &str = "correct horse";
 
+/// Whether this is `make chaos`, and not the short form of `make test`.
+pub fn is_whole() -> bool {
+    std::env::var_os("FREEHOLD_CHAOS").is_some()
+}
+
 /// A row of an admin command, by column name.
 pub type Row = HashMap<String, String>;
 
