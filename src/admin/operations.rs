@@ -77,21 +77,12 @@ impl Cluster {
         id: OperationId,
     ) -> Result<Versioned<DatabaseOperation<C::Facts>>, AdminError> {
         let key = <C as Operation>::key(id);
+        let mut operation = self.catalog().follow::<DatabaseOperation<C::Facts>>(&key).await?;
         loop {
-            let listing = self.catalog().list::<DatabaseOperation<C::Facts>>(&key).await?;
-            let mut watch = self.catalog().store().watch(&key, listing.revision).await?;
-            loop {
-                let Some(record) = self.catalog().read::<DatabaseOperation<C::Facts>>(&key).await? else {
-                    return Err(StoreError::Missing { key }.into());
-                };
-                if is_answered(&record.value) {
-                    return Ok(record);
-                }
-                match watch.next().await {
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(StoreError::Compacted { .. }) => break,
-                    Err(error) => return Err(error.into()),
-                }
+            match operation.record() {
+                None => return Err(StoreError::Missing { key }.into()),
+                Some(record) if is_answered(&record.value) => return Ok(record.clone()),
+                Some(_) => operation.changed().await?,
             }
         }
     }
@@ -108,12 +99,13 @@ impl Cluster {
     /// Moves that have not ended, and the newest of the others, with the times of their start.
     async fn moves_shown(&self) -> Result<Vec<(UnixMillis, Row)>, AdminError> {
         let (mut shown, mut ended) = (Vec::new(), 0);
+        let mut progress = self.catalog().progress_of_moves().await?;
         for record in self.catalog().moves().await?.into_values().into_iter().rev() {
             ended += usize::from(record.phase.has_ended());
             if record.phase.has_ended() && ended > MOVES_ENDED_MAX {
                 continue;
             }
-            let progress = self.catalog().progress(record.id).await?.unwrap_or_default();
+            let progress = progress.remove(&record.id).unwrap_or_default();
             let row = row![
                 OperationKind::Move.as_str(),
                 record.id,

@@ -152,6 +152,7 @@ impl Figures {
     }
 
     async fn gather_moves(&self) -> Result<(), StoreError> {
+        let progress = self.catalog.progress_of_moves().await?;
         let moves = self.catalog.moves().await?.into_values();
         for phase in MovePhase::ALL.into_iter().filter(|phase| !phase.has_ended()) {
             let count = moves.iter().filter(|movement| movement.phase == phase).count();
@@ -165,8 +166,7 @@ impl Figures {
             if let Some(pause) = movement.undo.as_ref().or(movement.cutover.as_ref()) {
                 self.metrics.gauge(&names::MOVE_STALL, &label).set(pause.longest_stall.as_secs_f64());
             }
-            let progress = self.catalog.progress(movement.id).await?;
-            if let Some(lag) = progress.and_then(|progress| progress.lag_bytes) {
+            if let Some(lag) = progress.get(&movement.id).and_then(|progress| progress.lag_bytes) {
                 self.metrics.gauge(&names::MOVE_LAG, &label).set(lag as f64);
             }
         }

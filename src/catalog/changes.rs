@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 
 use super::keys;
-use super::store::{Event, Revision, StoreError, Watch};
+use super::store::{Entry, Event, Lookup, Range, Revision, Snapshot, StoreError, Watch};
 use super::typed::{Catalog, Versioned, decode};
-use crate::model::{Ack, DatabaseId, MoveRecord, RouteRecord};
+use crate::model::{Ack, DatabaseId, DatabaseRecord, Login, MoveRecord, RouteRecord, SystemRecord};
 
 /// A change of one record.
 #[derive(Debug)]
@@ -79,36 +79,96 @@ impl<T> fmt::Debug for Changes<T> {
 fn change<T: DeserializeOwned>(event: Event) -> Change<T> {
     match event {
         Event::Deleted { key, revision } => Change::Deleted { key, revision },
-        Event::Put(entry) => match decode(&entry) {
-            Ok(record) => Change::Put { key: entry.key, record },
-            Err(error) => Change::Unreadable { revision: entry.revision, key: entry.key, error },
-        },
+        Event::Put(entry) => written(entry),
+    }
+}
+
+fn written<T: DeserializeOwned>(entry: Entry) -> Change<T> {
+    match decode(&entry) {
+        Ok(record) => Change::Put { key: entry.key, record },
+        Err(error) => Change::Unreadable { revision: entry.revision, key: entry.key, error },
+    }
+}
+
+/// The records of a prefix as they were at `revision`, and all later changes. A record that cannot be read is
+/// one of the records, and prevents nothing: see [`Change::Unreadable`].
+#[derive(Debug)]
+pub struct ListWatch<T> {
+    pub revision: Revision,
+    pub records: Vec<Change<T>>,
+    pub changes: Changes<T>,
+}
+
+/// One record, which is read again when it changes.
+pub struct FollowedRecord<T> {
+    catalog: Catalog,
+    key: String,
+    record: Option<Versioned<T>>,
+    /// `None`: it must be read again.
+    watch: Option<Box<dyn Watch>>,
+}
+
+impl<T: DeserializeOwned> FollowedRecord<T> {
+    /// As of the last change. `None`: it does not exist.
+    pub fn record(&self) -> Option<&Versioned<T>> {
+        self.record.as_ref()
+    }
+
+    /// Waits for a change. It may return without one, after the watch ended and the record was read again.
+    /// Cancel-safe.
+    pub async fn changed(&mut self) -> Result<(), StoreError> {
+        let Some(watch) = &mut self.watch else { return self.read().await };
+        match watch.next().await {
+            Ok(Some(events)) => self.take(events),
+            Ok(None) | Err(StoreError::Compacted { .. }) => {
+                self.watch = None;
+                self.read().await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(&mut self, events: Vec<Event>) -> Result<(), StoreError> {
+        // The watch is of a prefix.
+        for event in events.into_iter().filter(|event| event.key() == self.key) {
+            self.record = match event {
+                Event::Put(entry) => Some(decode(&entry)?),
+                Event::Deleted { .. } => None,
+            };
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<(), StoreError> {
+        let Lookup { revision, entry } = self.catalog.store().get(&self.key).await?;
+        self.record = entry.as_ref().map(decode).transpose()?;
+        self.watch = Some(self.catalog.store().watch(&self.key, revision).await?);
+        Ok(())
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for FollowedRecord<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FollowedRecord").field("key", &self.key).finish_non_exhaustive()
     }
 }
 
 /// The acknowledgements of one database, by all proxies.
 #[derive(Debug)]
-pub struct AckChanges {
-    changes: Changes<Ack>,
-    database: DatabaseId,
-}
+pub struct AckChanges(Changes<Ack>);
 
 impl AckChanges {
-    /// The next commit with acknowledgements of this database. `None`: the watch ended; read again.
-    /// Cancel-safe.
+    /// The acknowledgements of the next commit. `None`: the watch ended; read again. Cancel-safe.
     pub async fn next(&mut self) -> Result<Option<Vec<Versioned<Ack>>>, StoreError> {
-        loop {
-            let Some(changes) = self.changes.next().await? else { return Ok(None) };
-            let acks: Vec<_> = changes
-                .into_iter()
-                .filter(|change| keys::acknowledged_database(change.key()) == Some(self.database.as_str()))
-                .filter_map(Change::into_record)
-                .collect();
-            if !acks.is_empty() {
-                return Ok(Some(acks));
-            }
-        }
+        let changes = self.0.next().await?;
+        Ok(changes.map(|changes| changes.into_iter().filter_map(ack).collect()))
     }
+}
+
+/// An acknowledgement counts for the proxy of its key, which the store may have checked.
+fn ack(change: Change<Ack>) -> Option<Versioned<Ack>> {
+    let Change::Put { key, record } = change else { return None };
+    (keys::ack(&record.value.database, &record.value.proxy) == key).then_some(record)
 }
 
 impl Catalog {
@@ -122,8 +182,38 @@ impl Catalog {
         Ok(Changes { watch, record: PhantomData })
     }
 
-    pub async fn watch_routes(&self, after: Revision) -> Result<Changes<RouteRecord>, StoreError> {
-        self.watch(keys::ROUTES, after).await
+    /// Reads everything below a prefix, and watches all later changes.
+    pub async fn list_and_watch<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<ListWatch<T>, StoreError> {
+        let Snapshot { revision, entries, .. } = self.store().range(Range::of(prefix)).await?;
+        let records = entries.into_iter().map(written).collect();
+        Ok(ListWatch { revision, records, changes: self.watch(prefix, revision).await? })
+    }
+
+    /// Reads one record, and reads it again whenever it changes.
+    pub async fn follow<T: DeserializeOwned>(&self, key: &str) -> Result<FollowedRecord<T>, StoreError> {
+        let catalog = self.clone();
+        let mut followed = FollowedRecord { catalog, key: key.to_owned(), record: None, watch: None };
+        followed.read().await?;
+        Ok(followed)
+    }
+
+    pub async fn follow_routes(&self) -> Result<ListWatch<RouteRecord>, StoreError> {
+        self.list_and_watch(keys::ROUTES).await
+    }
+
+    pub async fn follow_logins(&self) -> Result<ListWatch<Login>, StoreError> {
+        self.list_and_watch(keys::LOGINS).await
+    }
+
+    pub async fn databases_after(&self, after: Revision) -> Result<Changes<DatabaseRecord>, StoreError> {
+        self.watch(keys::DATABASES, after).await
+    }
+
+    pub async fn systems_after(&self, after: Revision) -> Result<Changes<SystemRecord>, StoreError> {
+        self.watch(keys::SYSTEMS, after).await
     }
 
     pub async fn watch_moves(&self, after: Revision) -> Result<Changes<MoveRecord>, StoreError> {
@@ -135,8 +225,7 @@ impl Catalog {
         &self,
         database: &DatabaseId,
     ) -> Result<(Vec<Versioned<Ack>>, AckChanges), StoreError> {
-        let (revision, acks) = self.acks_at(database).await?;
-        let changes = self.watch(keys::PROXIES, revision).await?;
-        Ok((acks, AckChanges { changes, database: database.clone() }))
+        let ListWatch { records, changes, .. } = self.list_and_watch(&keys::acks_of(database)).await?;
+        Ok((records.into_iter().filter_map(ack).collect(), AckChanges(changes)))
     }
 }

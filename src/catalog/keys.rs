@@ -11,8 +11,8 @@
 //! operation/<kind>/<id, 12 digits>  DatabaseOperation  CREATE, DROP and ADOPT DATABASE
 //! progress/<move id>               MoveProgress        not durable
 //! tables/<move id>                 ComparedTables      the comparison of a move, table by table
-//! proxy/<proxy>/self               ProxyRecord         a proxy writes only below its own prefix
-//! proxy/<proxy>/ack/<database id>  Ack                 not durable
+//! proxy/<proxy>/self               ProxyRecord
+//! ack/<database id>/<proxy>        Ack                 not durable
 //! audit/<time, 15 digits>-<ulid>   AuditEntry
 //! counter/<name>                   u64
 //! store/id                         StoreId: part of the names of what this store's moves make on systems
@@ -20,8 +20,22 @@
 //! ```
 //!
 //! # Why
-//! Prefixes follow write permissions: etcd's access control works on key ranges, and a sidecar may read
-//! `route/` and `login/` and write `proxy/<itself>/`, nothing else.
+//! Prefixes follow permissions: etcd's access control works on ranges of keys. A sidecar of a database may
+//! read `route/<database id>` and `login/<database id>/`, write `proxy/<itself>/` and the one key
+//! `ack/<database id>/<itself>`, nothing else.
+//!
+//! # Why an acknowledgement is below its database
+//! An order to one database waits for the answers about that database: it reads and watches
+//! `ack/<database id>/`, which holds nothing else. Below the proxy (`proxy/<proxy>/ack/<database id>`, as
+//! older versions had it) it would have to read and watch the answers about all databases, or one key for
+//! each proxy.
+//!
+//! The price is the permission to write. Below the proxy, one range covers all acknowledgements of a proxy;
+//! below the database it is one exact key for each database of the proxy. That costs no more administration:
+//! a proxy needs `route/` and `login/` of each of its databases, and the key is granted together with these.
+//! A proxy of all databases gets the range `ack/` as it gets the ranges `route/` and `login/`: it is trusted
+//! with every login already. What counts is the proxy in the key, which etcd has checked, not the one in the
+//! value.
 
 use crate::model::{
     DatabaseId, DatabaseName, MoveId, OperationId, OperationKind, ProxyId, RoleName, SystemName, TeamName,
@@ -39,6 +53,7 @@ pub const OPERATIONS: &str = "operation/";
 pub const PROGRESS: &str = "progress/";
 pub const TABLES: &str = "tables/";
 pub const PROXIES: &str = "proxy/";
+pub const ACKS: &str = "ack/";
 pub const AUDIT: &str = "audit/";
 pub const STORE_ID: &str = "store/id";
 pub const LOGIN_NONCE: &str = "store/login_nonce";
@@ -96,14 +111,24 @@ pub fn proxy(id: &ProxyId) -> String {
     format!("{PROXIES}{id}/self")
 }
 
-pub fn ack(proxy: &ProxyId, database: &DatabaseId) -> String {
-    format!("{PROXIES}{proxy}/ack/{database}")
+pub fn ack(database: &DatabaseId, proxy: &ProxyId) -> String {
+    format!("{ACKS}{database}/{proxy}")
 }
 
-/// The database that an acknowledgement is about, from its key: `proxy/<proxy>/ack/<database id>`.
-pub fn acknowledged_database(key: &str) -> Option<&str> {
-    let (_proxy, rest) = key.strip_prefix(PROXIES)?.split_once('/')?;
-    rest.strip_prefix("ack/")
+pub fn is_ack_of(proxy: &ProxyId, key: &str) -> bool {
+    key.strip_prefix(ACKS).and_then(|rest| rest.split_once('/')).is_some_and(|(_, by)| by == proxy.as_str())
+}
+
+/// The prefix of the acknowledgements of a database, by all proxies.
+pub fn acks_of(database: &DatabaseId) -> String {
+    format!("{ACKS}{database}/")
+}
+
+/// An acknowledgement where older versions had it: `proxy/<proxy>/ack/<database id>`.
+pub fn is_older_ack(key: &str) -> bool {
+    key.strip_prefix(PROXIES)
+        .and_then(|rest| rest.split_once('/'))
+        .is_some_and(|(_, rest)| rest.starts_with("ack/"))
 }
 
 /// `true` for `proxy/<proxy>/self`.
@@ -117,12 +142,18 @@ pub fn login_of(key: &str) -> Option<(&str, &str)> {
     key.strip_prefix(LOGINS)?.split_once('/')
 }
 
-pub fn acks_of_proxy(proxy: &ProxyId) -> String {
-    format!("{PROXIES}{proxy}/ack/")
-}
-
 pub fn audit(at: UnixMillis, id: ulid::Ulid) -> String {
     format!("{AUDIT}{:015}-{id}", at.0)
+}
+
+/// Sorts after every entry of earlier times, and before every entry of this time.
+pub fn audit_since(at: UnixMillis) -> String {
+    format!("{AUDIT}{:015}", at.0)
+}
+
+/// The move of `progress/<move id>`.
+pub fn move_of_progress(key: &str) -> Option<MoveId> {
+    key.strip_prefix(PROGRESS)?.parse().ok().map(MoveId)
 }
 
 pub fn counter(name: &str) -> String {

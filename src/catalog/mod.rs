@@ -22,7 +22,7 @@ mod conformance;
 #[cfg(test)]
 mod tests;
 
-pub use changes::{AckChanges, Change, Changes};
+pub use changes::{AckChanges, Change, Changes, FollowedRecord, ListWatch};
 pub use questions::{Answer, Asker, Question, Questions};
 pub use records::{NewDatabase, NewDatabaseOutcome, RouteCommit};
 pub use trail::Trail;

@@ -1,12 +1,13 @@
 //! [`Catalog`]: one method for each operation on a record.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::keys;
-use super::store::{Durability, Revision, StoreError};
+use super::store::{Durability, Range, Revision, StoreError};
 use super::typed::{Batch, Catalog, Listing, Swap, Versioned, decode};
 use crate::model::{
     Ack, AuditEntry, ComparedTables, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId,
@@ -314,6 +315,13 @@ impl Catalog {
         self.list(&keys::logins_of(id)).await
     }
 
+    /// The roles that have a login to a database, in the order of their names.
+    pub async fn login_roles(&self, id: &DatabaseId) -> Result<Vec<String>, StoreError> {
+        let logins = self.store().range(Range::of(keys::logins_of(id))).await?;
+        let role_of = |key: &str| keys::login_of(key).map(|(_, role)| role.to_owned());
+        Ok(logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect())
+    }
+
     /// Replaces the logins of a database, in one commit. Writes only differences; `None`: there were none, or
     /// the database has no route any more.
     pub async fn sync_logins(
@@ -414,6 +422,14 @@ impl Catalog {
         Ok(self.read(&keys::progress(id)).await?.map(|progress| progress.value))
     }
 
+    /// The progress of every move that has any, in one read.
+    pub async fn progress_of_moves(&self) -> Result<BTreeMap<MoveId, MoveProgress>, StoreError> {
+        let all = self.store().range(Range::of(keys::PROGRESS)).await?;
+        let of_moves =
+            all.entries.iter().filter_map(|entry| Some((keys::move_of_progress(&entry.key)?, entry)));
+        of_moves.map(|(id, entry)| decode(entry).map(|progress| (id, progress.value))).collect()
+    }
+
     /// Not durable.
     pub async fn put_progress(&self, id: MoveId, progress: &MoveProgress) -> Result<(), StoreError> {
         self.put(keys::progress(id), progress, Durability::Relaxed).await.map(drop)
@@ -433,7 +449,7 @@ impl Catalog {
 impl Catalog {
     /// The proxies that must acknowledge orders.
     pub async fn proxies(&self) -> Result<Vec<ProxyRecord>, StoreError> {
-        let snapshot = self.store().range(keys::PROXIES).await?;
+        let snapshot = self.store().range(Range::of(keys::PROXIES)).await?;
         let of_proxies = snapshot.entries.iter().filter(|entry| keys::is_proxy(&entry.key));
         of_proxies.map(|entry| decode(entry).map(|proxy| proxy.value)).collect()
     }
@@ -449,32 +465,23 @@ impl Catalog {
     }
 
     async fn without_acks(&self, proxy: &ProxyId) -> Result<Batch, StoreError> {
-        let acks = self.store().range(&keys::acks_of_proxy(proxy)).await?;
-        Ok(acks.entries.into_iter().fold(self.batch(), |batch, entry| batch.delete(entry.key)))
+        let acks = self.store().range(Range::of(keys::ACKS)).await?.entries.into_iter();
+        let own = acks.filter(|entry| keys::is_ack_of(proxy, &entry.key));
+        Ok(own.fold(self.batch(), |batch, entry| batch.delete(entry.key)))
     }
 
     /// The acknowledgements of a database, by proxy.
     pub async fn acks(&self, database: &DatabaseId) -> Result<Vec<Versioned<Ack>>, StoreError> {
-        self.acks_at(database).await.map(|(_, acks)| acks)
-    }
-
-    pub(super) async fn acks_at(
-        &self,
-        database: &DatabaseId,
-    ) -> Result<(Revision, Vec<Versioned<Ack>>), StoreError> {
-        let snapshot = self.store().range(keys::PROXIES).await?;
-        let of_database = |key: &str| keys::acknowledged_database(key) == Some(database.as_str());
-        let acks = snapshot.entries.iter().filter(|entry| of_database(&entry.key)).map(decode);
-        Ok((snapshot.revision, acks.collect::<Result<_, _>>()?))
+        self.list(&keys::acks_of(database)).await.map(|acks| acks.records)
     }
 
     /// Not durable, visible at once.
     pub async fn put_ack(&self, ack: &Ack) -> Result<(), StoreError> {
-        self.put(keys::ack(&ack.proxy, &ack.database), ack, Durability::Relaxed).await.map(drop)
+        self.put(keys::ack(&ack.database, &ack.proxy), ack, Durability::Relaxed).await.map(drop)
     }
 
     pub async fn delete_ack(&self, proxy: &ProxyId, database: &DatabaseId) -> Result<(), StoreError> {
-        let batch = self.batch().delete(keys::ack(proxy, database));
+        let batch = self.batch().delete(keys::ack(database, proxy));
         batch.durability(Durability::Relaxed).commit().await.map(drop)
     }
 }
@@ -483,7 +490,13 @@ impl Catalog {
 impl Catalog {
     /// Oldest first.
     pub async fn audit(&self, since: UnixMillis) -> Result<Vec<AuditEntry>, StoreError> {
-        let all = self.list::<AuditEntry>(keys::AUDIT).await?.into_values();
-        Ok(all.into_iter().filter(|entry| entry.at >= since).collect())
+        let range = Range::of(keys::AUDIT).after(keys::audit_since(since));
+        self.list_range(range).await.map(Listing::into_values)
+    }
+
+    /// The newest entries, newest first.
+    pub async fn newest_audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        let range = Range::of(keys::AUDIT).newest_first().limit(limit);
+        self.list_range(range).await.map(Listing::into_values)
     }
 }

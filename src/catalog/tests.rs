@@ -7,8 +7,8 @@ use super::store::{Durability, StoreError};
 use super::*;
 use crate::model::{
     Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
-    Login, Place, ProxyId, RoleName, RouteRecord, SslMode, SystemName, TeamName, TeamRecord, Terms, Tier,
-    UnixMillis,
+    Login, MoveId, MoveProgress, Place, ProxyId, RoleName, RouteRecord, SslMode, SystemName, TeamName,
+    TeamRecord, Terms, Tier, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -179,7 +179,7 @@ async fn a_relaxed_commit_reaches_a_watch_in_microseconds() {
     let (_directory, catalog) = catalog();
     let catalog = Arc::new(catalog);
     let mut changes =
-        catalog.watch::<u64>("n", catalog.store().range("n").await.unwrap().revision).await.unwrap();
+        catalog.watch::<u64>("n", catalog.store().get("n").await.unwrap().revision).await.unwrap();
     let (heard, mut hear) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         while let Ok(Some(_)) = changes.next().await {
@@ -251,4 +251,75 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     catalog.change_database(&id, deleted).await.unwrap();
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["database", "login", "name", "route"]);
     assert_eq!(catalog.sync_logins(&id, &new.logins).await.unwrap(), None, "no login comes back");
+}
+
+#[tokio::test]
+async fn a_followed_record_is_known_as_it_changes_and_read_again_when_its_watch_is_behind() {
+    const HISTORY: usize = 4;
+    let directory = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open_with_history(directory.path().join("store.redb"), HISTORY).unwrap();
+    let catalog = Catalog::new(store);
+    let write = |key: &str, n: u64| {
+        let (catalog, key) = (catalog.clone(), key.to_owned());
+        async move { catalog.put(key, &n, Durability::Relaxed).await.unwrap() }
+    };
+    let mut followed = catalog.follow::<u64>("n/1").await.unwrap();
+    assert!(followed.record().is_none());
+    let first = write("n/1", 1).await;
+    followed.changed().await.unwrap();
+    assert_eq!(followed.record(), Some(&Versioned { value: 1, revision: first }));
+    write("n/12", 2).await;
+    followed.changed().await.unwrap();
+    assert_eq!(followed.record().unwrap().value, 1, "that is another record");
+
+    let mut last = first;
+    for n in 0..10 {
+        last = write("n/1", n).await;
+    }
+    followed.changed().await.unwrap();
+    assert_eq!(followed.record(), Some(&Versioned { value: 9, revision: last }));
+    catalog.delete("n/1".to_owned(), last).await.unwrap();
+    followed.changed().await.unwrap();
+    assert!(followed.record().is_none());
+    write("n/1", 10).await;
+    followed.changed().await.unwrap();
+    assert_eq!(followed.record().unwrap().value, 10);
+}
+
+#[tokio::test]
+async fn the_audit_trail_is_read_from_either_end() {
+    let (_directory, catalog) = catalog();
+    for at in [5, 10, 10, 11] {
+        let entry = AuditEntry {
+            at: UnixMillis(at),
+            who: "alice".to_owned(),
+            command: "ALTER".to_owned(),
+            reason: None,
+            outcome: String::new(),
+        };
+        catalog.end_trail(&Trail::new(ulid::Ulid::generate(), entry), "ok".to_owned()).await.unwrap();
+    }
+    let times = |entries: Vec<AuditEntry>| entries.iter().map(|entry| entry.at.0).collect::<Vec<_>>();
+    assert_eq!(times(catalog.newest_audit(3).await.unwrap()), [11, 10, 10]);
+    assert_eq!(times(catalog.newest_audit(9).await.unwrap()), [11, 10, 10, 5]);
+    for (since, expected) in [(0, &[5, 10, 10, 11][..]), (10, &[10, 10, 11]), (11, &[11]), (12, &[])] {
+        assert_eq!(times(catalog.audit(UnixMillis(since)).await.unwrap()), expected, "since {since}");
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_many_records_is_read_at_once() {
+    let (_directory, catalog) = catalog();
+    for id in [2, 1_000_000] {
+        let progress = MoveProgress { bytes_copied: id, ..MoveProgress::default() };
+        catalog.put_progress(MoveId(id), &progress).await.unwrap();
+    }
+    let progress = catalog.progress_of_moves().await.unwrap();
+    let copied: Vec<_> = progress.iter().map(|(id, progress)| (id.0, progress.bytes_copied)).collect();
+    assert_eq!(copied, [(2, 2), (1_000_000, 1_000_000)]);
+
+    let mut new = shop("db_1");
+    new.logins[0].role = RoleName::parse("app/reports").unwrap();
+    catalog.create_database(&new).await.unwrap();
+    assert_eq!(catalog.login_roles(&new.database.id).await.unwrap(), ["app/reports"]);
 }

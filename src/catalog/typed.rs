@@ -12,7 +12,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::store::{Compare, Durability, Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn, Write};
+use super::store::{
+    Compare, Durability, Entry, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn, Write,
+};
 use super::trail::Trail;
 
 /// How often an update is attempted if other writes come first.
@@ -74,13 +76,14 @@ impl Catalog {
         Catalog { store, trail: None }
     }
 
-    pub fn store(&self) -> &Arc<dyn Store> {
+    /// For the methods of this module: other modules know records, not entries.
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
     /// Reads one record.
     pub async fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
-        match self.store.get(key).await? {
+        match self.store.get(key).await?.entry {
             Some(entry) => decode(&entry).map(Some),
             None => Ok(None),
         }
@@ -88,7 +91,14 @@ impl Catalog {
 
     /// Reads all records of a prefix. Fails if one of them cannot be read.
     pub async fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Listing<T>, StoreError> {
-        let Snapshot { revision, entries } = self.store.range(prefix).await?;
+        self.list_range(Range::of(prefix)).await
+    }
+
+    pub(super) async fn list_range<T: DeserializeOwned>(
+        &self,
+        range: Range,
+    ) -> Result<Listing<T>, StoreError> {
+        let Snapshot { revision, entries, .. } = self.store.range(range).await?;
         let records = entries.iter().map(decode).collect::<Result<_, _>>()?;
         Ok(Listing { revision, records })
     }
@@ -206,7 +216,7 @@ impl Batch {
 
     pub fn put<T: Serialize>(mut self, key: String, value: &T) -> Batch {
         match serde_json::to_vec(value) {
-            Ok(json) => self.txn.writes.push(Write::Put { key, value: Bytes::from(json) }),
+            Ok(json) => self.txn.writes.push(Write::Put { key, value: Bytes::from(json), lease: None }),
             Err(source) => self.broken = Some(StoreError::Decode { key, source }),
         }
         self

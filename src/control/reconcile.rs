@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::catalog::store::{Event, Revision, StoreError, Watch};
-use crate::catalog::{Catalog, Swap, Trail, Versioned, keys};
+use crate::catalog::store::{Revision, StoreError};
+use crate::catalog::{Catalog, Change, Changes, Swap, Trail, Versioned, keys};
 use crate::control::moves::context::Clock;
 use crate::error::chain;
 use crate::model::{
@@ -176,9 +176,8 @@ impl Reconcile {
 
     /// Returns when a watch ended.
     async fn watch(&self, databases: Revision, systems: Revision) -> Result<(), StoreError> {
-        let store = self.catalog.store();
-        let mut databases = store.watch(keys::DATABASES, databases).await?;
-        let mut systems = store.watch(keys::SYSTEMS, systems).await?;
+        let mut databases = self.catalog.databases_after(databases).await?;
+        let mut systems = self.catalog.systems_after(systems).await?;
         while let Some(changed) = next(&mut databases, &mut systems).await? {
             match changed {
                 Changed::Databases(ids) => {
@@ -196,19 +195,19 @@ impl Reconcile {
 }
 
 async fn next(
-    databases: &mut Box<dyn Watch>,
-    systems: &mut Box<dyn Watch>,
+    databases: &mut Changes<DatabaseRecord>,
+    systems: &mut Changes<SystemRecord>,
 ) -> Result<Option<Changed>, StoreError> {
     // Both branches are cancel-safe.
     tokio::select! {
-        events = databases.next() => Ok(events?.map(|events| Changed::Databases(databases_of(&events)))),
-        events = systems.next() => Ok(events?.map(|_| Changed::Everything)),
+        changes = databases.next() => Ok(changes?.map(|changes| Changed::Databases(databases_of(&changes)))),
+        changes = systems.next() => Ok(changes?.map(|_| Changed::Everything)),
     }
 }
 
-fn databases_of(events: &[Event]) -> Vec<DatabaseId> {
-    let id = |event: &Event| DatabaseId::parse(event.key().strip_prefix(keys::DATABASES)?).ok();
-    events.iter().filter_map(id).collect()
+fn databases_of(changes: &[Change<DatabaseRecord>]) -> Vec<DatabaseId> {
+    let id = |change: &Change<_>| DatabaseId::parse(change.key().strip_prefix(keys::DATABASES)?).ok();
+    changes.iter().filter_map(id).collect()
 }
 
 /// Writes into the routes of a system, after its record has changed, how it is reached now.

@@ -246,7 +246,7 @@ pub struct ProxyRecord {
     pub data_address: String,
 }
 
-/// Key `proxy/<proxy>/ack/<database id>`: how far one proxy has carried out an order.
+/// Key `ack/<database id>/<proxy>`: how far one proxy has carried out an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
     pub proxy: ProxyId,

@@ -7,6 +7,7 @@ use freehold::lab::Postgres;
 use freehold::model::{
     AuditEntry, DatabaseRecord, Lifecycle, Login, MoveRecord, RouteRecord, SystemRecord, TeamRecord, Terms,
 };
+use serde_json::Value;
 
 /// Everything that a store says.
 pub(crate) struct Known {
@@ -19,26 +20,29 @@ pub(crate) struct Known {
     teams: Vec<TeamRecord>,
     moves: Vec<MoveRecord>,
     /// CREATE, DROP and ADOPT DATABASE, by key.
-    operations: BTreeMap<String, serde_json::Value>,
+    operations: BTreeMap<String, Value>,
     audit: Vec<AuditEntry>,
     /// What commands change, as it is stored.
-    stored: BTreeMap<String, Vec<u8>>,
+    stored: BTreeMap<String, Value>,
 }
 
 impl Known {
     pub(crate) async fn read(catalog: &Catalog) -> Known {
-        let everything = catalog.store().range("").await.unwrap().entries;
-        let below = |prefix: &str| -> Vec<(String, Vec<u8>)> {
-            let entries = everything.iter().filter(|entry| entry.key.starts_with(prefix));
-            entries.map(|entry| (entry.key[prefix.len()..].to_owned(), entry.value.to_vec())).collect()
+        let everything = catalog.list_and_watch::<Value>("").await.unwrap().records.into_iter();
+        let everything: BTreeMap<String, Value> =
+            everything.map(|change| (change.key().to_owned(), change.into_record().unwrap().value)).collect();
+        let below = |prefix: &str| -> Vec<(String, Value)> {
+            let below =
+                |(key, value): (&String, &Value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone()));
+            everything.iter().filter_map(below).collect()
         };
         let logins = below(keys::LOGINS).into_iter().map(|(key, value)| {
             let id = key.split('/').next().unwrap().to_owned();
-            (id, serde_json::from_slice(&value).unwrap())
+            (id, serde_json::from_value(value).unwrap())
         });
         let names = below(keys::NAMES)
             .into_iter()
-            .map(|(name, id)| (name, serde_json::from_slice::<String>(&id).unwrap()));
+            .map(|(name, id)| (name, serde_json::from_value::<String>(id).unwrap()));
         let routes = catalog.routes().await.unwrap().into_values().into_iter();
         let told = |key: &str| {
             !key.starts_with(keys::AUDIT)
@@ -53,19 +57,12 @@ impl Known {
             systems: catalog.systems().await.unwrap().into_values(),
             teams: catalog.teams().await.unwrap().into_values(),
             moves: catalog.moves().await.unwrap().into_values(),
-            operations: below(keys::OPERATIONS)
-                .into_iter()
-                .map(|(key, value)| (key, serde_json::from_slice(&value).unwrap()))
-                .collect(),
+            operations: below(keys::OPERATIONS).into_iter().collect(),
             audit: below(keys::AUDIT)
-                .iter()
-                .map(|(_, entry)| serde_json::from_slice(entry).unwrap())
+                .into_iter()
+                .map(|(_, entry)| serde_json::from_value(entry).unwrap())
                 .collect(),
-            stored: everything
-                .iter()
-                .filter(|entry| told(&entry.key))
-                .map(|entry| (entry.key.clone(), entry.value.to_vec()))
-                .collect(),
+            stored: everything.into_iter().filter(|(key, _)| told(key)).collect(),
         }
     }
 

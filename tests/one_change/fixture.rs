@@ -48,6 +48,7 @@ impl Started {
         let put = |(key, value): (&String, &Value)| Write::Put {
             key: key.clone(),
             value: Bytes::from(serde_json::to_vec(value).unwrap()),
+            lease: None,
         };
         let txn = Txn { writes: records.iter().map(put).collect(), ..Txn::default() };
         store.commit(txn).await.unwrap();
@@ -61,8 +62,8 @@ impl Started {
     }
 
     async fn records(&self) -> Records {
-        let entries = self.catalog.store().range("").await.unwrap().entries;
-        entries.into_iter().map(|entry| (entry.key, serde_json::from_slice(&entry.value).unwrap())).collect()
+        let everything = self.catalog.list_and_watch("").await.unwrap().records.into_iter();
+        everything.map(|change| (change.key().to_owned(), change.into_record().unwrap().value)).collect()
     }
 
     async fn route(&self, id: &str) -> RouteRecord {

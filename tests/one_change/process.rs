@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use freehold::admin::{Caller, Executor, Parts, ProcessRequest, Rights, parse};
 use freehold::catalog::Catalog;
 use freehold::catalog::embedded::EmbeddedStore;
-use freehold::catalog::store::{Entry, Outcome, Revision, Snapshot, Store, StoreError, Txn, Watch};
+use freehold::catalog::store::{
+    Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn, Watch,
+};
 use freehold::config::Config;
 use freehold::control::reconcile::Reconciler;
 use freehold::control::{DatabaseOperations, MoverSettings};
@@ -234,11 +236,11 @@ impl Mortal {
 
 #[async_trait]
 impl Store for Mortal {
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        self.store.range(prefix).await
+    async fn range(&self, range: Range) -> Result<Snapshot, StoreError> {
+        self.store.range(range).await
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+    async fn get(&self, key: &str) -> Result<Lookup, StoreError> {
         self.store.get(key).await
     }
 
@@ -252,5 +254,17 @@ impl Store for Mortal {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         self.store.watch(prefix, after).await
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.store.lease(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
     }
 }

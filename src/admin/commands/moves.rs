@@ -296,28 +296,23 @@ impl Cluster {
         seen: usize,
     ) -> Result<MoveRecord, AdminError> {
         let mut told = Told::default();
+        let mut movement = self.catalog().follow::<MoveRecord>(&keys::movement(id)).await?;
+        let mut tick = Instant::now();
         loop {
-            let listing = self.catalog().list::<MoveRecord>(&keys::movement(id)).await?;
-            let mut watch = self.catalog().store().watch(&keys::movement(id), listing.revision).await?;
-            let mut record = self.movement(id).await?;
-            let mut tick = Instant::now();
-            loop {
-                let progress = self.catalog().progress(id).await?.unwrap_or_default();
-                told.tell(caller, &record, &progress);
-                if is_over(command, &record, seen) {
-                    return Ok(record);
-                }
-                tick += PROGRESS_INTERVAL;
-                // Dropping the future of a watch loses no batch; the other futures hold no state.
-                tokio::select! {
-                    () = caller.cancel.cancelled() => return Err(AdminError::WaitCanceled),
-                    () = sleep_until(tick) => {}
-                    batch = watch.next() => match batch {
-                        Ok(Some(_)) => record = self.movement(id).await?,
-                        Ok(None) | Err(StoreError::Compacted { .. }) => break,
-                        Err(error) => return Err(error.into()),
-                    },
-                }
+            let Some(record) = movement.record().map(|record| &record.value) else {
+                return self.movement(id).await;
+            };
+            let progress = self.catalog().progress(id).await?.unwrap_or_default();
+            told.tell(caller, record, &progress);
+            if is_over(command, record, seen) {
+                return Ok(record.clone());
+            }
+            tick += PROGRESS_INTERVAL;
+            // Dropping the future of a followed record loses no change; the other futures hold no state.
+            tokio::select! {
+                () = caller.cancel.cancelled() => return Err(AdminError::WaitCanceled),
+                () = sleep_until(tick) => {}
+                changed = movement.changed() => changed?,
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::control::moves::{doubt, machine};
 use crate::model::{
     ComparedTable, DatabaseName, DatabaseRecord, Door, FindingSeverity, GateOrder, Lifecycle, MoveId,
     MovePhase, MoveProgress, MoveRecord, OldCopy, PauseReport, Place, Quotas, RouteRecord, Service,
-    StepEntry, SystemName, Timeout, Timeouts, UnixMillis, timeout_text,
+    StepEntry, SystemName, TeamName, Timeout, Timeouts, timeout_text,
 };
 use crate::system::{MoveNames, quote_ident};
 
@@ -156,21 +156,24 @@ impl Cluster {
     }
 
     pub(in crate::admin) async fn show_teams(&self) -> Result<Vec<Row>, AdminError> {
-        let mut rows = Vec::new();
-        for team in self.catalog().teams().await?.into_values() {
-            let owned = self.living(|database| database.owner == team.name).await?;
-            rows.push(row![&team.name, team.contact.as_str(), owned.len(), team.created_at]);
-        }
-        Ok(rows)
+        let mut databases = self.catalog().databases().await?.into_values();
+        databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
+        let owned_by = |team: &TeamName| databases.iter().filter(|database| database.owner == *team).count();
+        let teams = self.catalog().teams().await?.into_values();
+        let rows = teams
+            .iter()
+            .map(|team| row![&team.name, team.contact.as_str(), owned_by(&team.name), team.created_at]);
+        Ok(rows.collect())
     }
 
     pub(in crate::admin) async fn show_moves(&self) -> Result<Vec<Row>, AdminError> {
-        let mut rows = Vec::new();
-        for record in self.catalog().moves().await?.into_values().into_iter().rev() {
-            let progress = self.catalog().progress(record.id).await?.unwrap_or_default();
-            rows.push(move_row(&record, &progress));
-        }
-        Ok(rows)
+        let mut progress = self.catalog().progress_of_moves().await?;
+        let moves = self.catalog().moves().await?.into_values();
+        let rows = moves.iter().rev().map(|record| {
+            let progress = progress.remove(&record.id).unwrap_or_default();
+            move_row(record, &progress)
+        });
+        Ok(rows.collect())
     }
 
     pub(in crate::admin) async fn show_move(&self, id: &MoveId) -> Result<Vec<Row>, AdminError> {
@@ -277,9 +280,10 @@ impl Cluster {
     }
 
     pub(in crate::admin) async fn show_audit(&self) -> Result<Vec<Row>, AdminError> {
-        let entries = self.catalog().audit(UnixMillis(0)).await?;
-        let rows = entries.into_iter().rev().take(AUDIT_ROWS_MAX);
-        let rows = rows.map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);
+        let entries = self.catalog().newest_audit(AUDIT_ROWS_MAX).await?;
+        let rows = entries
+            .into_iter()
+            .map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);
         Ok(rows.collect())
     }
 }

@@ -1,8 +1,9 @@
-//! The file: two tables of redb.
+//! The file: three tables of redb.
 //!
 //! ```text
-//! kv    key                   -> (revision that wrote it last, value)
-//! meta  "format" | "revision" | "place" -> number
+//! kv      key                   -> (revision that wrote it last, value)
+//! leased  key                   -> lease, for the keys that are under one
+//! meta    "format" | "revision" | "place" -> number
 //! ```
 //!
 //! # Why
@@ -10,6 +11,10 @@
 //! for a commit of an earlier process, and a log would write everything twice. Numbering continues [`LEAD`]
 //! beyond what the file says, so that a revision that was visible and lost in a crash is never given to
 //! another commit.
+//!
+//! Leases are not written, only which keys were under one. The process that could keep them alive is the one
+//! that had the file open, so opening the file deletes these keys. A version that knows no leases leaves the
+//! table as it is.
 //!
 //! No savepoints, no renamed tables: redb 4.1 repaired corruption around both. The whole content is read once
 //! at start; afterwards the file is only written.
@@ -23,7 +28,9 @@ use bytes::Bytes;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
+use super::content::Stored;
 use super::memory::{Commit, Image, LEAD};
+use crate::catalog::keys;
 use crate::catalog::store::{Entry, Event, Revision, StoreError};
 
 const FORMAT: u64 = 1;
@@ -33,6 +40,7 @@ const PLACE: &str = "place";
 const CACHE_BYTES: usize = 4 << 20;
 
 const KV: TableDefinition<'static, &str, (u64, &[u8])> = TableDefinition::new("kv");
+const LEASED: TableDefinition<'static, &str, i64> = TableDefinition::new("leased");
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -102,7 +110,12 @@ impl Disk {
             }
             let (revision, value) = stored.value();
             let value = Bytes::copy_from_slice(value);
-            found.push(Entry { key: key.value().to_owned(), value, revision: Revision(revision) });
+            found.push(Entry {
+                key: key.value().to_owned(),
+                value,
+                revision: Revision(revision),
+                lease: None,
+            });
         }
         Ok(found)
     }
@@ -145,22 +158,44 @@ impl Disk {
     }
 
     fn load(&self) -> Result<Image, Cause> {
-        let mut image = Image { revision: self.renumber()?, ..Image::default() };
+        let mut image = Image { revision: self.begin_process()?, ..Image::default() };
         for row in self.database.begin_read()?.open_table(KV)?.iter()? {
             let (key, stored) = row?;
             let (revision, value) = stored.value();
-            image.entries.insert(key.value().to_owned(), (Revision(revision), Bytes::copy_from_slice(value)));
+            let value = Bytes::copy_from_slice(value);
+            let stored = Stored { revision: Revision(revision), value, lease: None };
+            image.entries.insert(key.value().to_owned(), stored);
         }
         Ok(image)
     }
 
     /// Returns the revision at which numbering continues, and records it, so that the next start goes beyond
-    /// it.
-    fn renumber(&self) -> Result<Revision, Cause> {
+    /// it. Deletes, in the same transaction, the keys that ended with the process before.
+    fn begin_process(&self) -> Result<Revision, Cause> {
         let last = self.number("revision")?;
         let first = last.saturating_add(LEAD);
         let transaction = self.database.begin_write()?;
         transaction.open_table(META)?.insert("revision", first)?;
+        {
+            let mut kv = transaction.open_table(KV)?;
+            let mut leased = transaction.open_table(LEASED)?;
+            let mut ended = Vec::new();
+            for row in leased.iter()? {
+                ended.push(row?.0.value().to_owned());
+            }
+            // Older versions wrote acknowledgements there, without a lease.
+            for row in kv.range(keys::PROXIES..)? {
+                let key = row?.0.value().to_owned();
+                if !key.starts_with(keys::PROXIES) {
+                    break;
+                }
+                ended.extend(keys::is_older_ack(&key).then_some(key));
+            }
+            for key in ended {
+                kv.remove(key.as_str())?;
+                leased.remove(key.as_str())?;
+            }
+        }
         transaction.commit()?;
         Ok(Revision(first))
     }
@@ -170,6 +205,7 @@ impl Disk {
         let transaction = self.database.begin_write()?;
         {
             let mut kv = transaction.open_table(KV)?;
+            let mut leased = transaction.open_table(LEASED)?;
             let mut meta = transaction.open_table(META)?;
             // A relaxed commit that became visible during a flight is written after it.
             let mut newest = meta.get("revision")?.map_or(0, |number| number.value());
@@ -178,9 +214,14 @@ impl Disk {
                     match event {
                         Event::Put(entry) => {
                             kv.insert(entry.key.as_str(), (commit.revision.0, entry.value.as_ref()))?;
+                            match entry.lease {
+                                Some(lease) => leased.insert(entry.key.as_str(), lease.0)?,
+                                None => leased.remove(entry.key.as_str())?,
+                            };
                         }
                         Event::Deleted { key, .. } => {
                             kv.remove(key.as_str())?;
+                            leased.remove(key.as_str())?;
                         }
                     }
                 }

@@ -17,13 +17,17 @@
 //!   what it built on.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::catalog::store::{Compare, Entry, Event, Outcome, Revision, Snapshot, StoreError, Txn, Write};
+use super::content::{self, Stored};
+use super::leases::Leases;
+use crate::catalog::store::{
+    Compare, Entry, Event, Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, StoreError, Txn, Write,
+};
 
 /// Revisions kept free for relaxed commits while a flight is being synced.
 pub(super) const FLIGHT_GAP: u64 = 1_024;
@@ -42,14 +46,15 @@ pub(super) struct Commit {
 /// The initial content of a store: that of its file.
 #[derive(Debug, Default)]
 pub(super) struct Image {
-    pub(super) entries: BTreeMap<String, (Revision, Bytes)>,
+    pub(super) entries: BTreeMap<String, Stored>,
     /// Greater than every revision that was ever visible.
     pub(super) revision: Revision,
 }
 
 #[derive(Debug)]
 pub(super) struct Memory {
-    entries: BTreeMap<String, (Revision, Bytes)>,
+    entries: BTreeMap<String, Stored>,
+    leases: Leases,
     /// The newest visible commit.
     revision: Revision,
     /// The newest commit on disk.
@@ -97,8 +102,8 @@ pub(super) enum Relaxed {
 /// A batch to write to disk.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// One per transaction, in order.
-    pub(super) outcomes: Vec<Outcome>,
+    /// One per transaction, in order. The error is a lease that the transaction names and that has ended.
+    pub(super) outcomes: Vec<Result<Outcome, LeaseId>>,
     /// Relaxed commits, already visible.
     pub(super) lazy: Vec<Commit>,
     /// Synced commits, visible once they are on disk.
@@ -118,6 +123,7 @@ impl Memory {
     pub(super) fn new(image: Image, history_max: usize) -> Memory {
         Memory {
             entries: image.entries,
+            leases: Leases::default(),
             revision: image.revision,
             durable: image.revision,
             history: VecDeque::new(),
@@ -131,28 +137,16 @@ impl Memory {
         }
     }
 
-    pub(super) fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+    pub(super) fn get(&self, key: &str) -> Result<Lookup, StoreError> {
         self.check()?;
-        Ok(self.entries.get(key).map(|(revision, value)| Entry {
-            key: key.to_owned(),
-            value: value.clone(),
-            revision: *revision,
-        }))
+        let entry = self.entries.get_key_value(key).map(content::entry_of);
+        Ok(Lookup { revision: self.revision, entry })
     }
 
-    pub(super) fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+    pub(super) fn range(&self, range: &Range) -> Result<Snapshot, StoreError> {
         self.check()?;
-        let entries = self
-            .entries
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(key, (revision, value))| Entry {
-                key: key.clone(),
-                value: value.clone(),
-                revision: *revision,
-            })
-            .collect();
-        Ok(Snapshot { revision: self.revision, entries })
+        let (entries, more) = content::read(&self.entries, range);
+        Ok(Snapshot { revision: self.revision, entries, more })
     }
 
     /// Executes a relaxed commit now, if its order relative to the flight does not matter.
@@ -164,26 +158,43 @@ impl Memory {
         if !self.holds(&txn.compares, &HashMap::new()) {
             return Ok(Relaxed::Done { outcome: Outcome::Conflict, wake: Vec::new(), nudge: false });
         }
-        let revision = Revision(self.revision.0 + 1);
+        if let Some(lease) = self.ended_lease(&txn.writes) {
+            return Err(StoreError::LeaseGone { lease });
+        }
+        let revision = self.next_revision();
         let events = self.events(txn.writes, revision, &HashMap::new());
         if events.is_empty() {
             let outcome = Outcome::Committed(self.revision);
             return Ok(Relaxed::Done { outcome, wake: Vec::new(), nudge: false });
         }
-        let commit = Commit { revision, events: Arc::new(events) };
         let nudge = self.lazy.is_empty();
-        self.lazy.push(commit.clone());
-        let wake = self.show(commit);
+        let wake = self.show_lazy(revision, events);
         Ok(Relaxed::Done { outcome: Outcome::Committed(revision), wake, nudge })
     }
 
     fn must_queue(&self, txn: &Txn) -> bool {
-        let next = self.revision.0 + 1;
-        if next >= self.durable.0 + LEAD {
+        if self.is_far_ahead() {
             return true;
         }
         let Some(flight) = &self.flight else { return false };
-        next >= flight.first.0 || txn.writes.iter().any(|write| flight.keys.contains(key_of(write)))
+        self.next_revision() >= flight.first
+            || txn.writes.iter().any(|write| flight.keys.contains(key_of(write)))
+    }
+
+    fn next_revision(&self) -> Revision {
+        Revision(self.revision.0 + 1)
+    }
+
+    /// No further commit may become visible before those that are visible are on disk.
+    fn is_far_ahead(&self) -> bool {
+        self.next_revision().0 >= self.durable.0 + LEAD
+    }
+
+    /// Makes a commit visible that is written to disk later.
+    fn show_lazy(&mut self, revision: Revision, events: Vec<Event>) -> Vec<Waker> {
+        let commit = Commit { revision, events: Arc::new(events) };
+        self.lazy.push(commit.clone());
+        self.show(commit)
     }
 
     /// Decides a batch of transactions. Each sees the effects of those before it; none of them is visible
@@ -196,7 +207,11 @@ impl Memory {
         let mut keys = HashSet::new();
         for txn in txns {
             if !self.holds(&txn.compares, &overlay) {
-                plan.outcomes.push(Outcome::Conflict);
+                plan.outcomes.push(Ok(Outcome::Conflict));
+                continue;
+            }
+            if let Some(lease) = self.ended_lease(&txn.writes) {
+                plan.outcomes.push(Err(lease));
                 continue;
             }
             keys.extend(txn.compares.into_iter().map(|compare| match compare {
@@ -206,7 +221,7 @@ impl Memory {
             let events = self.events(txn.writes, revision, &overlay);
             if events.is_empty() {
                 let last = plan.commits.last().map_or(self.revision, |commit| commit.revision);
-                plan.outcomes.push(Outcome::Committed(last));
+                plan.outcomes.push(Ok(Outcome::Committed(last)));
                 continue;
             }
             for event in &events {
@@ -214,7 +229,7 @@ impl Memory {
                 let known = matches!(event, Event::Put(_)).then_some(revision);
                 overlay.insert(event.key().to_owned(), known);
             }
-            plan.outcomes.push(Outcome::Committed(revision));
+            plan.outcomes.push(Ok(Outcome::Committed(revision)));
             plan.commits.push(Commit { revision, events: Arc::new(events) });
         }
         if !plan.commits.is_empty() {
@@ -310,7 +325,7 @@ impl Memory {
     fn holds(&self, compares: &[Compare], overlay: &HashMap<String, Option<Revision>>) -> bool {
         let known = |key: &str| match overlay.get(key) {
             Some(known) => *known,
-            None => self.entries.get(key).map(|(revision, _)| *revision),
+            None => self.entries.get(key).map(|stored| stored.revision),
         };
         compares.iter().all(|compare| match compare {
             Compare::Absent { key } => known(key).is_none(),
@@ -329,16 +344,16 @@ impl Memory {
             Some(known) => known.is_some(),
             None => self.entries.contains_key(key),
         };
-        let mut last: BTreeMap<String, Option<Bytes>> = BTreeMap::new();
+        let mut last: BTreeMap<String, Option<(Bytes, Option<LeaseId>)>> = BTreeMap::new();
         for write in writes {
             match write {
-                Write::Put { key, value } => last.insert(key, Some(value)),
+                Write::Put { key, value, lease } => last.insert(key, Some((value, lease))),
                 Write::Delete { key } => last.insert(key, None),
             };
         }
         last.into_iter()
             .filter_map(|(key, value)| match value {
-                Some(value) => Some(Event::Put(Entry { key, value, revision })),
+                Some((value, lease)) => Some(Event::Put(Entry { key, value, revision, lease })),
                 None => exists(&key).then_some(Event::Deleted { key, revision }),
             })
             .collect()
@@ -347,14 +362,18 @@ impl Memory {
     /// Makes a commit visible, and returns the wakers to call.
     fn show(&mut self, commit: Commit) -> Vec<Waker> {
         for event in commit.events.iter() {
-            match event {
+            let before = match event {
                 Event::Put(entry) => {
-                    self.entries.insert(entry.key.clone(), (entry.revision, entry.value.clone()));
+                    let Entry { key, value, revision, lease } = entry.clone();
+                    self.entries.insert(key, Stored { revision, value, lease })
                 }
-                Event::Deleted { key, .. } => {
-                    self.entries.remove(key);
-                }
-            }
+                Event::Deleted { key, .. } => self.entries.remove(key),
+            };
+            let lease = match event {
+                Event::Put(entry) => entry.lease,
+                Event::Deleted { .. } => None,
+            };
+            self.leases.pass_on(event.key(), before.and_then(|stored| stored.lease), lease);
         }
         self.revision = commit.revision;
         let touched = |prefix: &str| commit.events.iter().any(|event| event.key().starts_with(prefix));
@@ -374,6 +393,61 @@ impl Memory {
     }
 }
 
+/// Leases.
+impl Memory {
+    pub(super) fn grant(&mut self, ttl: Duration, now: Instant) -> Result<Lease, StoreError> {
+        self.check()?;
+        Ok(self.leases.grant(ttl, now))
+    }
+
+    pub(super) fn keep_alive(&mut self, lease: LeaseId, now: Instant) -> Result<(), StoreError> {
+        self.check()?;
+        match self.leases.keep_alive(lease, now) {
+            true => Ok(()),
+            false => Err(StoreError::LeaseGone { lease }),
+        }
+    }
+
+    pub(super) fn keep_all_alive(&mut self, now: Instant) {
+        self.leases.keep_all_alive(now);
+    }
+
+    pub(super) fn next_lease_end(&self) -> Option<Instant> {
+        self.leases.next_end()
+    }
+
+    pub(super) fn overdue_lease(&self, now: Instant) -> Option<LeaseId> {
+        self.leases.overdue(now)
+    }
+
+    /// Ends a lease, and deletes its keys in one commit. That need not be on disk: after a crash the keys are
+    /// deleted when the file is opened. For the writer, between two flights: a commit in flight may name the
+    /// lease. `None`: nothing is done before [`Memory::begin_flush`] has made room.
+    pub(super) fn end_lease(&mut self, lease: LeaseId) -> Result<Option<Vec<Waker>>, StoreError> {
+        self.check()?;
+        debug_assert!(self.flight.is_none(), "a commit in flight may name the lease");
+        if self.is_far_ahead() {
+            return Ok(None);
+        }
+        let revision = self.next_revision();
+        let deleted = |key: String| Event::Deleted { key, revision };
+        let events: Vec<Event> = self.leases.end(lease).into_iter().map(deleted).collect();
+        match events.is_empty() {
+            true => Ok(Some(Vec::new())),
+            false => Ok(Some(self.show_lazy(revision, events))),
+        }
+    }
+
+    /// A lease that these writes name and that has ended.
+    fn ended_lease(&self, writes: &[Write]) -> Option<LeaseId> {
+        let mut named = writes.iter().filter_map(|write| match write {
+            Write::Put { lease, .. } => *lease,
+            Write::Delete { .. } => None,
+        });
+        named.find(|lease| !self.leases.is_living(*lease))
+    }
+}
+
 fn key_of(write: &Write) -> &str {
     match write {
         Write::Put { key, .. } | Write::Delete { key } => key,
@@ -386,7 +460,12 @@ mod tests {
     use crate::catalog::store::Durability;
 
     fn put(key: &str, value: &str) -> Txn {
-        let write = Write::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) };
+        put_under(None, key, value)
+    }
+
+    fn put_under(lease: Option<LeaseId>, key: &str, value: &str) -> Txn {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        let write = Write::Put { key: key.to_owned(), value, lease };
         Txn { compares: Vec::new(), writes: vec![write], durability: Durability::Relaxed }
     }
 
@@ -406,12 +485,15 @@ mod tests {
         let mut memory = memory();
         let mut plan = memory.begin(vec![put("route/a", "1")]).unwrap();
         let relaxed = revision_of(memory.relaxed(put("ack/a", "1")).unwrap());
-        assert!(memory.get("route/a").unwrap().is_none(), "nothing of a flight is visible before it landed");
-        assert!(memory.get("ack/a").unwrap().is_some());
+        assert!(
+            memory.get("route/a").unwrap().entry.is_none(),
+            "nothing of a flight is visible before it landed"
+        );
+        assert!(memory.get("ack/a").unwrap().entry.is_some());
 
         memory.land(&mut plan);
 
-        let landed = memory.get("route/a").unwrap().unwrap().revision;
+        let landed = memory.get("route/a").unwrap().entry.unwrap().revision;
         assert!(relaxed < landed);
         match memory.find("", Revision(0)).unwrap() {
             Found::Batch(revision, _) => assert_eq!(revision, relaxed),
@@ -442,7 +524,8 @@ mod tests {
         }
         assert_eq!(done, FLIGHT_GAP - 1);
         memory.land(&mut plan);
-        assert!(memory.get("a").unwrap().unwrap().revision > memory.get("b").unwrap().unwrap().revision);
+        let revision = |key| memory.get(key).unwrap().entry.unwrap().revision;
+        assert!(revision("a") > revision("b"));
     }
 
     #[test]
@@ -476,6 +559,24 @@ mod tests {
             txn
         };
         let plan = memory.begin(vec![once(), once()]).unwrap();
-        assert!(matches!(plan.outcomes[..], [Outcome::Committed(_), Outcome::Conflict]));
+        assert!(matches!(plan.outcomes[..], [Ok(Outcome::Committed(_)), Ok(Outcome::Conflict)]));
+    }
+
+    #[test]
+    fn the_end_of_a_lease_waits_for_room_like_every_commit_that_is_not_on_disk() {
+        let mut memory = memory();
+        let lease = memory.grant(Duration::from_secs(1), Instant::now()).unwrap().id;
+        revision_of(memory.relaxed(put_under(Some(lease), "proxy/a", "1")).unwrap());
+        while let Relaxed::Done { .. } = memory.relaxed(put("b", "1")).unwrap() {}
+        assert!(memory.end_lease(lease).unwrap().is_none());
+        assert!(memory.get("proxy/a").unwrap().entry.is_some());
+        let mut plan = memory.begin_flush();
+        memory.land(&mut plan);
+        memory.end_lease(lease).unwrap().expect("there is room");
+        assert!(memory.get("proxy/a").unwrap().entry.is_none());
+        let named = memory.relaxed(put_under(Some(lease), "proxy/a", "1"));
+        assert!(matches!(named, Err(StoreError::LeaseGone { lease: gone }) if gone == lease));
+        let plan = memory.begin(vec![put("c", "1"), put_under(Some(lease), "proxy/a", "1")]).unwrap();
+        assert!(matches!(plan.outcomes[..], [Ok(Outcome::Committed(_)), Err(gone)] if gone == lease));
     }
 }

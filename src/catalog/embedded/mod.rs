@@ -2,11 +2,17 @@
 //!
 //! Owns the file and one thread that writes it. All content is held in memory as well (it is small: a few
 //! hundred bytes for each database), so reads need no IO and a watch iterates over the history. It
-//! deliberately has no leases and no second writer: a second process gets [`StoreError::InUse`].
+//! deliberately has no second writer: a second process gets [`StoreError::InUse`].
 //!
-//! Start with `memory` for the order of commits, then `writer` for group commit, `disk` for the file.
+//! Leases do not survive the process: only a process that has the store open can keep one alive. Keys that
+//! are under a lease in the file are deleted when it is opened.
+//!
+//! Start with `memory` for the order of commits, then `writer` for group commit, `disk` for the file,
+//! `leases` for what expires.
 
+mod content;
 mod disk;
+mod leases;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -18,15 +24,19 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use self::disk::Disk;
 use self::memory::{Found, Memory, Relaxed};
-use self::writer::{Message, Request, lock};
+use self::writer::{Message, Request, Revocation, lock};
 use super::keys;
-use super::store::{Durability, Entry, Event, Outcome, Revision, Snapshot, Store, StoreError, Txn, Watch};
+use super::store::{
+    Durability, Event, Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn,
+    Watch,
+};
 use super::typed::decode;
 use crate::model::SystemRecord;
 
@@ -126,12 +136,12 @@ fn open_disk(path: &Path) -> Result<(Disk, memory::Image), StoreError> {
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        lock(&self.memory).range(prefix)
+    async fn get(&self, key: &str) -> Result<Lookup, StoreError> {
+        lock(&self.memory).get(key)
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        lock(&self.memory).get(key)
+    async fn range(&self, range: Range) -> Result<Snapshot, StoreError> {
+        lock(&self.memory).range(&range)
     }
 
     /// Dropping the future does not undo the commit: once polled, it may happen.
@@ -160,6 +170,26 @@ impl Store for EmbeddedStore {
             after,
             place: None,
         }))
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        let lease = lock(&self.memory).grant(ttl, Instant::now())?;
+        self.send(Message::Granted)?;
+        Ok(lease)
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        lock(&self.memory).keep_alive(lease, Instant::now())
+    }
+
+    /// Dropping the future does not undo it: once polled, the lease ends.
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Message::Revoke(Revocation { lease, answer }))?;
+        match answered.await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Unknown { source: "its writer has ended".into() }),
+        }
     }
 }
 

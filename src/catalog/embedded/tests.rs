@@ -12,7 +12,12 @@ const CHILD_STORE: &str = "FREEHOLD_TEST_CHILD_STORE";
 
 fn put(key: &str, value: &str, durability: Durability) -> Txn {
     let value = bytes::Bytes::copy_from_slice(value.as_bytes());
-    Txn { compares: Vec::new(), writes: vec![Write::Put { key: key.to_owned(), value }], durability }
+    let write = Write::Put { key: key.to_owned(), value, lease: None };
+    Txn { compares: Vec::new(), writes: vec![write], durability }
+}
+
+async fn range(store: &EmbeddedStore, prefix: &str) -> Snapshot {
+    store.range(Range::of(prefix)).await.unwrap()
 }
 
 fn directory() -> tempfile::TempDir {
@@ -38,7 +43,8 @@ async fn the_child_that_is_killed() {
         let relaxed = put(&format!("relaxed/{n}"), "x", Durability::Relaxed);
         store.commit(relaxed).await.unwrap();
         let mut txn = put(&format!("a/{n:08}"), &n.to_string(), Durability::Synced);
-        txn.writes.push(Write::Put { key: format!("b/{n:08}"), value: bytes::Bytes::from(n.to_string()) });
+        let value = bytes::Bytes::from(n.to_string());
+        txn.writes.push(Write::Put { key: format!("b/{n:08}"), value, lease: None });
         txn.compares.push(Compare::Absent { key: format!("a/{n:08}") });
         let Outcome::Committed(revision) = store.commit(txn).await.unwrap() else { panic!("conflict") };
         let mut out = std::io::stdout().lock();
@@ -72,13 +78,13 @@ async fn what_was_answered_survives_kill_minus_nine() {
         let store = EmbeddedStore::open(&path).unwrap();
         for &(n, revision) in &known {
             for key in [format!("a/{n:08}"), format!("b/{n:08}")] {
-                let entry = store.get(&key).await.unwrap().unwrap_or_else(|| panic!("{key} is lost"));
+                let entry = store.get(&key).await.unwrap().entry.unwrap_or_else(|| panic!("{key} is lost"));
                 assert_eq!((entry.value, entry.revision), (n.to_string().into(), Revision(revision)));
             }
-            let before = store.get(&format!("relaxed/{n}")).await.unwrap();
+            let before = store.get(&format!("relaxed/{n}")).await.unwrap().entry;
             assert!(before.is_some(), "a synced commit brings the relaxed ones before it along");
         }
-        let (a, b) = (store.range("a/").await.unwrap(), store.range("b/").await.unwrap());
+        let (a, b) = (range(&store, "a/").await, range(&store, "b/").await);
         assert_eq!(a.entries.len(), b.entries.len(), "a transaction is there wholly or not at all");
         assert!(a.revision.0 > known.last().unwrap().1);
     }
@@ -146,7 +152,7 @@ async fn a_relaxed_commit_does_not_wait_for_a_running_fsync() {
         })
     };
     let busy: Vec<_> = (0..8).map(synced).collect();
-    while store.range("s/").await.unwrap().entries.len() < 8 {
+    while range(&store, "s/").await.entries.len() < 8 {
         tokio::task::yield_now().await;
     }
     let mut while_flying = 0;
@@ -170,11 +176,58 @@ async fn a_dropped_store_ends_its_watches_and_frees_the_file() {
     let directory = directory();
     let path = directory.path().join("store.redb");
     let store = EmbeddedStore::open(&path).unwrap();
-    let mut watch = store.watch("", store.range("").await.unwrap().revision).await.unwrap();
+    let mut watch = store.watch("", range(&store, "").await.revision).await.unwrap();
     store.commit(put("ack", "kept", Durability::Relaxed)).await.unwrap();
     watch.next().await.unwrap().expect("the commit");
     drop(store);
     assert!(watch.next().await.unwrap().is_none());
     let store = EmbeddedStore::open(&path).unwrap();
-    assert_eq!(store.get("ack").await.unwrap().unwrap().value, "kept");
+    assert_eq!(store.get("ack").await.unwrap().entry.unwrap().value, "kept");
+}
+
+/// The keys of a store, in order.
+async fn keys_of(store: &EmbeddedStore) -> Vec<String> {
+    range(store, "").await.entries.into_iter().map(|entry| entry.key).collect()
+}
+
+#[tokio::test]
+async fn keys_under_a_lease_do_not_outlive_the_process() {
+    let directory = directory();
+    let path = directory.path().join("store.redb");
+    let store = EmbeddedStore::open(&path).unwrap();
+    let lease = Some(store.lease(std::time::Duration::from_secs(3_600)).await.unwrap().id);
+    let value = bytes::Bytes::from_static(b"x");
+    for key in ["under", "freed", "relaxed", "plain"] {
+        let lease = lease.filter(|_| key != "plain");
+        let writes = vec![Write::Put { key: key.to_owned(), value: value.clone(), lease }];
+        let durability = if key == "relaxed" { Durability::Relaxed } else { Durability::Synced };
+        store.commit(Txn { compares: Vec::new(), writes, durability }).await.unwrap();
+    }
+    store.commit(put("freed", "y", Durability::Synced)).await.unwrap();
+    let last = range(&store, "").await.revision;
+    drop(store);
+
+    let store = EmbeddedStore::open(&path).unwrap();
+    assert_eq!(keys_of(&store).await, ["freed", "plain"]);
+    assert!(range(&store, "").await.revision > last);
+    let gone = store.keep_alive(lease.unwrap()).await;
+    assert!(matches!(gone, Err(StoreError::LeaseGone { .. })), "{gone:?}");
+    // A lease of this process may have the same number, and nothing of the other one is under it.
+    store.lease(std::time::Duration::from_millis(1)).await.unwrap();
+    store.commit(put("under", "z", Durability::Synced)).await.unwrap();
+    drop(store);
+    assert_eq!(keys_of(&EmbeddedStore::open(&path).unwrap()).await, ["freed", "plain", "under"]);
+}
+
+#[tokio::test]
+async fn acknowledgements_of_older_versions_are_removed_and_nothing_else() {
+    let directory = directory();
+    let path = directory.path().join("store.redb");
+    let store = EmbeddedStore::open(&path).unwrap();
+    let kept = ["move/ack/1", "name/proxy", "proxy/one/self", "proxz/one/ack/db_1"];
+    for key in kept.into_iter().chain(["proxy/one/ack/db_1", "proxy/two/ack/db_1"]) {
+        store.commit(put(key, "{}", Durability::Relaxed)).await.unwrap();
+    }
+    drop(store);
+    assert_eq!(keys_of(&EmbeddedStore::open(&path).unwrap()).await, kept);
 }

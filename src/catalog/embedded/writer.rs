@@ -1,10 +1,12 @@
-//! The one thread that writes the file: group commit, and deferred writing of relaxed commits.
+//! The one thread that writes the file: group commit, deferred writing of relaxed commits, the end of leases.
 //!
 //! # Why
 //! redb blocks and an fsync takes milliseconds: neither may happen on a runtime thread. Commits that arrive
 //! during one fsync share the next one.
+//!
+//! Leases end here because no commit is in flight between two batches: a commit in flight may name a lease.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,12 +14,15 @@ use tokio::sync::oneshot;
 
 use super::disk::Disk;
 use super::memory::{Memory, Plan};
-use crate::catalog::store::{Outcome, StoreError, Txn};
+use crate::catalog::store::{LeaseId, Outcome, StoreError, Txn};
 
 /// The most transactions that share one fsync.
 const BATCH_MAX: usize = 256;
 /// A relaxed commit is on disk after this time at the latest, or earlier with a synced one.
 const LAZY: Duration = Duration::from_secs(1);
+/// If leases are examined so much later than planned, this process did not run, or the disk was slow: their
+/// holders, which are in this process, could not keep them alive either, and get the whole time again.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A message to the writer.
 #[derive(Debug)]
@@ -25,6 +30,15 @@ pub(super) enum Message {
     Commit(Request),
     /// There are relaxed commits to write later.
     Nudge,
+    /// There is a new lease, which may be overdue first.
+    Granted,
+    Revoke(Revocation),
+}
+
+#[derive(Debug)]
+pub(super) struct Revocation {
+    pub(super) lease: LeaseId,
+    pub(super) answer: oneshot::Sender<Result<(), StoreError>>,
 }
 
 #[derive(Debug)]
@@ -42,52 +56,101 @@ pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
 pub(super) fn run(disk: &Disk, memory: &Arc<Mutex<Memory>>, inbox: &Receiver<Message>) {
     let mut flush_at: Option<Instant> = None;
     loop {
-        match receive(inbox, flush_at) {
-            Received::Batch(requests) => {
-                if commit(disk, memory, requests) {
-                    flush_at = None;
-                }
-            }
-            Received::Nudge => {
-                flush_at.get_or_insert_with(|| Instant::now() + LAZY);
-            }
-            Received::Time => {
-                flush(disk, memory);
-                flush_at = None;
-            }
-            Received::Closed => break,
+        let lease_end = lock(memory).next_lease_end();
+        let received = receive(inbox, [flush_at, lease_end].into_iter().flatten().min());
+        if received.is_closed {
+            break;
+        }
+        let mut is_lazy = received.is_nudged;
+        if !received.commits.is_empty() && commit(disk, memory, received.commits) {
+            (flush_at, is_lazy) = (None, false);
+        }
+        for Revocation { lease, answer } in received.revocations {
+            let ended = end(disk, memory, lease);
+            is_lazy |= ended.is_ok();
+            // The caller may have stopped waiting: the lease has ended all the same.
+            let _ = answer.send(ended);
+        }
+        let now = Instant::now();
+        if let Some(planned) = lease_end.filter(|at| *at <= now) {
+            is_lazy |= end_overdue(disk, memory, planned, now);
+        }
+        if is_lazy {
+            flush_at.get_or_insert(now + LAZY);
+        }
+        if flush_at.is_some_and(|at| at <= now) {
+            flush(disk, memory);
+            flush_at = None;
         }
     }
     flush(disk, memory);
 }
 
-enum Received {
-    Batch(Vec<Request>),
-    Nudge,
-    Time,
-    Closed,
+#[derive(Default)]
+struct Received {
+    commits: Vec<Request>,
+    revocations: Vec<Revocation>,
+    is_nudged: bool,
+    is_closed: bool,
 }
 
-fn receive(inbox: &Receiver<Message>, flush_at: Option<Instant>) -> Received {
-    let first = match flush_at {
+impl Received {
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Commit(request) => self.commits.push(request),
+            Message::Revoke(revocation) => self.revocations.push(revocation),
+            Message::Nudge => self.is_nudged = true,
+            Message::Granted => {}
+        }
+    }
+}
+
+/// Waits for a message, or until this instant; takes the messages behind it along.
+fn receive(inbox: &Receiver<Message>, until: Option<Instant>) -> Received {
+    let mut received = Received::default();
+    let first = match until {
         None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
         Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
     };
-    let mut batch = match first {
-        Ok(Message::Commit(request)) => vec![request],
-        Ok(Message::Nudge) => return Received::Nudge,
-        Err(RecvTimeoutError::Timeout) => return Received::Time,
-        Err(RecvTimeoutError::Disconnected) => return Received::Closed,
-    };
-    while batch.len() < BATCH_MAX {
-        match inbox.try_recv() {
-            Ok(Message::Commit(request)) => batch.push(request),
-            // This batch takes the relaxed commits along.
-            Ok(Message::Nudge) => {}
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-        }
+    match first {
+        Ok(message) => received.take(message),
+        Err(RecvTimeoutError::Timeout) => {}
+        Err(RecvTimeoutError::Disconnected) => received.is_closed = true,
     }
-    Received::Batch(batch)
+    while received.commits.len() < BATCH_MAX
+        && let Ok(message) = inbox.try_recv()
+    {
+        received.take(message);
+    }
+    received
+}
+
+/// Ends the leases that are overdue. Returns `true` if there may be commits to write.
+fn end_overdue(disk: &Disk, memory: &Mutex<Memory>, planned: Instant, now: Instant) -> bool {
+    if now - planned > LATE {
+        lock(memory).keep_all_alive(now);
+        return false;
+    }
+    let mut has_ended = false;
+    loop {
+        let Some(lease) = lock(memory).overdue_lease(now) else { return has_ended };
+        tracing::warn!(lease = lease.0, "a lease was not kept alive: its keys are deleted");
+        if end(disk, memory, lease).is_err() {
+            return has_ended;
+        }
+        has_ended = true;
+    }
+}
+
+fn end(disk: &Disk, memory: &Mutex<Memory>, lease: LeaseId) -> Result<(), StoreError> {
+    loop {
+        let ended = lock(memory).end_lease(lease)?;
+        if let Some(wake) = ended {
+            wake.into_iter().for_each(std::task::Waker::wake);
+            return Ok(());
+        }
+        flush(disk, memory);
+    }
 }
 
 /// Returns `true` if the relaxed commits were written, too.
@@ -108,7 +171,7 @@ fn commit(disk: &Disk, memory: &Mutex<Memory>, requests: Vec<Request>) -> bool {
     }
     for (answer, outcome) in answers.into_iter().zip(plan.outcomes) {
         // The caller may have stopped waiting: the commit has happened all the same.
-        let _ = answer.send(Ok(outcome));
+        let _ = answer.send(outcome.map_err(|lease| StoreError::LeaseGone { lease }));
     }
     written
 }

@@ -212,32 +212,31 @@ impl Task {
             self.catalog.enlist_proxy(&self.proxy).await?;
             self.registered = true;
         }
-        let logins = self.catalog.store().range(keys::LOGINS).await?;
+        let logins = self.catalog.follow_logins().await?;
         let mut known: HashMap<DatabaseId, Logins> = HashMap::new();
-        for entry in &logins.entries {
-            match serde_json::from_slice::<Login>(&entry.value) {
-                Ok(login) => note_login(&mut known, &entry.key, login),
-                Err(error) => tracing::error!(key = entry.key, %error, "cannot read a login"),
+        for change in logins.records {
+            match change {
+                Change::Put { key, record } => note_login(&mut known, &key, record.value),
+                Change::Unreadable { key, error, .. } => tracing::error!(key, %error, "cannot read a login"),
+                Change::Deleted { .. } => {}
             }
         }
         self.logins.extend(known);
-        let routes = self.catalog.store().range(keys::ROUTES).await?;
-        for entry in &routes.entries {
-            match serde_json::from_slice::<RouteRecord>(&entry.value) {
-                Ok(record) => self.take_route(record).await,
-                Err(error) => {
-                    tracing::error!(key = entry.key, %error, "cannot read a route, keeping the old one")
+        let routes = self.catalog.follow_routes().await?;
+        for change in routes.records {
+            match change {
+                Change::Put { record, .. } => self.take_route(record.value).await,
+                Change::Unreadable { key, error, .. } => {
+                    tracing::error!(key, %error, "cannot read a route, keeping the old one");
                 }
+                Change::Deleted { .. } => {}
             }
         }
         for (id, logins) in &self.logins {
             self.table.set_logins(id, logins.clone());
         }
         self.answer_all().await;
-        let mut watches = Watches {
-            routes: self.catalog.watch_routes(routes.revision).await?,
-            logins: self.catalog.watch(keys::LOGINS, logins.revision).await?,
-        };
+        let mut watches = Watches { routes: routes.changes, logins: logins.changes };
         self.table.followed().logins_are_at(logins.revision);
         // The routes were listed after the logins, so logins may have changed in between.
         self.catch_up_with_logins(&mut watches.logins)?;

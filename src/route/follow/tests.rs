@@ -4,7 +4,9 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
-use crate::catalog::store::{Entry, Event, Outcome, Revision, Snapshot, Store, Txn, Watch, Write};
+use crate::catalog::store::{
+    Event, Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, Txn, Watch, Write,
+};
 use crate::catalog::{AckChanges, Swap, Versioned};
 use crate::model::{
     AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Peer, Place, ProxyId, RoleName, SslMode,
@@ -47,9 +49,9 @@ struct Shared(Arc<Moody>);
 
 #[async_trait]
 impl Store for Shared {
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+    async fn range(&self, range: Range) -> Result<Snapshot, StoreError> {
         self.0.check()?;
-        let mut snapshot = self.0.inner.range(prefix).await?;
+        let mut snapshot = self.0.inner.range(range).await?;
         if self.0.empty.load(Ordering::SeqCst) {
             snapshot.entries.clear();
             self.0.emptied.fetch_add(1, Ordering::SeqCst);
@@ -57,7 +59,7 @@ impl Store for Shared {
         Ok(snapshot)
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+    async fn get(&self, key: &str) -> Result<Lookup, StoreError> {
         self.0.check()?;
         self.0.inner.get(key).await
     }
@@ -71,6 +73,21 @@ impl Store for Shared {
         self.0.check()?;
         let inner = self.0.inner.watch(prefix, after).await?;
         Ok(Box::new(MoodyWatch { inner, store: Arc::clone(&self.0) }))
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.0.check()?;
+        self.0.inner.lease(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.check()?;
+        self.0.inner.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.check()?;
+        self.0.inner.revoke(lease).await
     }
 }
 
@@ -208,8 +225,11 @@ impl World {
         self.mood.away.store(true, Ordering::SeqCst);
         let before = self.mood.refused.load(Ordering::SeqCst);
         // A commit wakes the watches, which then notice that they are broken.
-        let writes =
-            ["route/zz", "login/zz/x"].map(|key| Write::Put { key: key.to_owned(), value: "{}".into() });
+        let writes = ["route/zz", "login/zz/x"].map(|key| Write::Put {
+            key: key.to_owned(),
+            value: "{}".into(),
+            lease: None,
+        });
         self.mood.inner.commit(Txn { writes: writes.into(), ..Txn::default() }).await.unwrap();
         until("the follower notices", || self.mood.refused.load(Ordering::SeqCst) >= before + 2).await;
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
-use crate::catalog::store::{Entry, Outcome, Revision, Snapshot, Store, Txn, Watch};
+use crate::catalog::store::{Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, Txn, Watch};
 use crate::model::{Address, DatabaseId, DatabaseName, Place, SslMode, SystemName};
 
 #[derive(Debug)]
@@ -28,12 +28,12 @@ impl Stoppable {
 
 #[async_trait]
 impl Store for Stoppable {
-    async fn range(&self, prefix: &str) -> Result<Snapshot, StoreError> {
+    async fn range(&self, range: Range) -> Result<Snapshot, StoreError> {
         self.check()?;
-        self.inner.range(prefix).await
+        self.inner.range(range).await
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+    async fn get(&self, key: &str) -> Result<Lookup, StoreError> {
         self.check()?;
         self.inner.get(key).await
     }
@@ -46,6 +46,21 @@ impl Store for Stoppable {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         self.check()?;
         self.inner.watch(prefix, after).await
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, StoreError> {
+        self.check()?;
+        self.inner.lease(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.check()?;
+        self.inner.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.check()?;
+        self.inner.revoke(lease).await
     }
 }
 

@@ -19,7 +19,6 @@
 
 use std::time::Duration;
 
-use crate::catalog::keys;
 use crate::model::MoveStep;
 use crate::model::StepEvent;
 use crate::model::movement::SavedFence;
@@ -134,9 +133,7 @@ pub(in crate::control) async fn needed_role_names(
     session: &Session,
     end: &Endpoint,
 ) -> Result<Vec<String>, StepError> {
-    let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
-    let role_of = |key: &str| key.rsplit_once('/').map(|(_, role)| role.to_owned());
-    let logins: Vec<String> = logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect();
+    let logins = ctx.catalog.login_roles(&ctx.record().database).await?;
     roles::needed_by(session, &end.dbname, &logins, &platform_roles(&ctx.ends()).each())
         .await
         .map_err(StepError::doing("listing the roles of the database"))

@@ -26,8 +26,8 @@ pub(in crate::control) mod values;
 
 use std::collections::BTreeSet;
 
+use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, keys};
 use crate::error::Blame;
 use crate::model::movement::{Finding, FindingSeverity};
 use crate::model::{Cure, DatabaseId, SystemName, printable};
@@ -93,14 +93,12 @@ impl PreflightReport {
 /// The step: fails with [`StepError::Blocked`] if there is a blocker. Changes nothing, so there is no undo.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
     ctx.progress.set_activity("looking for what is in the way");
-    let logins = ctx.catalog.store().range(&keys::logins_of(&ctx.record().database)).await?;
-    let role_of = |key: &str| key.rsplit_once('/').map(|(_, role)| role.to_owned());
     let target = &ctx.record().target.system;
     let plan = Plan {
         logins_there: logins_on(&ctx.catalog, target, &ctx.record().database).await?,
         ends: ctx.ends(),
         settings: (*ctx.settings).clone(),
-        logins: logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect(),
+        logins: ctx.catalog.login_roles(&ctx.record().database).await?,
     };
     let looked = Box::pin(check_telling(&plan, |activity| ctx.progress.set_activity(activity)));
     let report = ctx.unless_cancelled(looked).await?;

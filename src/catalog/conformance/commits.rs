@@ -1,108 +1,8 @@
-//! What every implementation of [`Store`] must do, as tests with a [`Lab`] that opens one.
+//! Commits and watches.
 
-use std::sync::Arc;
-use std::time::Duration;
+use super::*;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-
-use super::embedded::EmbeddedStore;
-use super::store::{Compare, Durability, Event, Outcome, Revision, Store, StoreError, Txn, Watch, Write};
-
-const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Opens a store, repeatedly, on the same data.
-#[async_trait]
-trait Lab: Send + Sync {
-    /// The caller has dropped all stores opened before.
-    async fn open(&self) -> Arc<dyn Store>;
-
-    /// Makes the store drop its history up to now.
-    async fn forget(&self, store: &Arc<dyn Store>);
-}
-
-struct EmbeddedLab {
-    directory: tempfile::TempDir,
-}
-
-const HISTORY: usize = 200;
-
-impl EmbeddedLab {
-    fn new() -> EmbeddedLab {
-        let shm = std::path::Path::new("/dev/shm");
-        let directory = match shm.is_dir() {
-            true => tempfile::tempdir_in(shm),
-            false => tempfile::tempdir(),
-        };
-        EmbeddedLab { directory: directory.unwrap() }
-    }
-}
-
-#[async_trait]
-impl Lab for EmbeddedLab {
-    async fn open(&self) -> Arc<dyn Store> {
-        EmbeddedStore::open_with_history(self.directory.path().join("store.redb"), HISTORY).unwrap()
-    }
-
-    async fn forget(&self, store: &Arc<dyn Store>) {
-        for n in 0..=HISTORY {
-            commit(store, Vec::new(), vec![put("unrelated/key", &n.to_string())]).await.unwrap();
-        }
-    }
-}
-
-fn put(key: &str, value: &str) -> Write {
-    Write::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()) }
-}
-
-fn delete(key: &str) -> Write {
-    Write::Delete { key: key.to_owned() }
-}
-
-fn absent(key: &str) -> Compare {
-    Compare::Absent { key: key.to_owned() }
-}
-
-fn unchanged(key: &str, revision: Revision) -> Compare {
-    Compare::Unchanged { key: key.to_owned(), revision }
-}
-
-async fn commit(
-    store: &Arc<dyn Store>,
-    compares: Vec<Compare>,
-    writes: Vec<Write>,
-) -> Result<Outcome, StoreError> {
-    store.commit(Txn { compares, writes, durability: Durability::Synced }).await
-}
-
-async fn write(store: &Arc<dyn Store>, writes: Vec<Write>) -> Revision {
-    committed(commit(store, Vec::new(), writes).await.unwrap())
-}
-
-fn committed(outcome: Outcome) -> Revision {
-    match outcome {
-        Outcome::Committed(revision) => revision,
-        Outcome::Conflict => panic!("a conflict"),
-    }
-}
-
-async fn value(store: &Arc<dyn Store>, key: &str) -> Option<String> {
-    let entry = store.get(key).await.unwrap()?;
-    Some(String::from_utf8(entry.value.to_vec()).unwrap())
-}
-
-async fn next(watch: &mut Box<dyn Watch>) -> Vec<Event> {
-    tokio::time::timeout(DEADLINE, watch.next()).await.expect("no batch in time").unwrap().expect("ended")
-}
-
-fn revision_of(event: &Event) -> Revision {
-    match event {
-        Event::Put(entry) => entry.revision,
-        Event::Deleted { revision, .. } => *revision,
-    }
-}
-
-async fn a_key_must_be_absent_or_unchanged_where_the_commit_says_so(lab: &dyn Lab) {
+pub(super) async fn a_key_must_be_absent_or_unchanged_where_the_commit_says_so(lab: &dyn Lab) {
     let store = lab.open().await;
     let first = committed(commit(&store, vec![absent("a")], vec![put("a", "1")]).await.unwrap());
     assert_eq!(commit(&store, vec![absent("a")], vec![put("a", "2")]).await.unwrap(), Outcome::Conflict);
@@ -119,7 +19,7 @@ async fn a_key_must_be_absent_or_unchanged_where_the_commit_says_so(lab: &dyn La
     committed(commit(&store, vec![absent("a")], vec![put("a", "6")]).await.unwrap());
 }
 
-async fn a_conflict_leaves_nothing(lab: &dyn Lab) {
+pub(super) async fn a_conflict_leaves_nothing(lab: &dyn Lab) {
     let store = lab.open().await;
     let before = write(&store, vec![put("a", "1")]).await;
     let writes = vec![put("b", "2"), delete("a")];
@@ -127,11 +27,11 @@ async fn a_conflict_leaves_nothing(lab: &dyn Lab) {
     assert_eq!(outcome, Outcome::Conflict);
     assert_eq!(value(&store, "a").await.as_deref(), Some("1"));
     assert_eq!(value(&store, "b").await, None);
-    assert_eq!(store.range("").await.unwrap().revision, before, "a conflict is no commit");
+    assert_eq!(store.range(Range::of("")).await.unwrap().revision, before, "a conflict is no commit");
 }
 
 /// Readers and a watcher never see only one key of a pair.
-async fn several_keys_change_together(lab: &dyn Lab) {
+pub(super) async fn several_keys_change_together(lab: &dyn Lab) {
     let store = lab.open().await;
     let begin = write(&store, vec![put("pair/a", "0"), put("pair/b", "0")]).await;
     let mut watch = store.watch("pair/", begin).await.unwrap();
@@ -142,7 +42,7 @@ async fn several_keys_change_together(lab: &dyn Lab) {
         }
     });
     while !writing.is_finished() {
-        let snapshot = store.range("pair/").await.unwrap();
+        let snapshot = store.range(Range::of("pair/")).await.unwrap();
         assert_eq!(snapshot.entries[0].value, snapshot.entries[1].value);
         tokio::task::yield_now().await;
     }
@@ -154,14 +54,14 @@ async fn several_keys_change_together(lab: &dyn Lab) {
     }
 }
 
-async fn a_prefix_ends_where_it_ends(lab: &dyn Lab) {
+pub(super) async fn a_prefix_ends_where_it_ends(lab: &dyn Lab) {
     let store = lab.open().await;
     let keys = ["route", "route/", "route/a", "route/a/b", "route/\u{10FFFF}", "route0", "routes/a"];
     let begin = write(&store, keys.iter().map(|key| put(key, "x")).collect()).await;
-    let snapshot = store.range("route/").await.unwrap();
+    let snapshot = store.range(Range::of("route/")).await.unwrap();
     let found: Vec<_> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
     assert_eq!(found, ["route/", "route/a", "route/a/b", "route/\u{10FFFF}"]);
-    assert_eq!(store.range("").await.unwrap().entries.len(), keys.len());
+    assert_eq!(store.range(Range::of("")).await.unwrap().entries.len(), keys.len());
 
     let mut watch = store.watch("route/", begin).await.unwrap();
     write(&store, vec![put("route0", "y"), put("route", "y")]).await;
@@ -171,7 +71,7 @@ async fn a_prefix_ends_where_it_ends(lab: &dyn Lab) {
 }
 
 /// While eight tasks write, watches that began at different revisions see every later commit once, in order.
-async fn a_watch_has_no_gap_under_concurrent_writers(lab: &dyn Lab) {
+pub(super) async fn a_watch_has_no_gap_under_concurrent_writers(lab: &dyn Lab) {
     const WRITERS: usize = 8;
     const EACH: usize = 20;
     let store = lab.open().await;
@@ -213,7 +113,7 @@ async fn a_watch_has_no_gap_under_concurrent_writers(lab: &dyn Lab) {
     }
 }
 
-async fn a_watch_of_forgotten_history_is_told_to_read_again(lab: &dyn Lab) {
+pub(super) async fn a_watch_of_forgotten_history_is_told_to_read_again(lab: &dyn Lab) {
     let store = lab.open().await;
     let begin = write(&store, vec![put("a", "1")]).await;
     let mut slow = store.watch("a", begin).await.unwrap();
@@ -223,13 +123,13 @@ async fn a_watch_of_forgotten_history_is_told_to_read_again(lab: &dyn Lab) {
     assert!(matches!(late, Err(StoreError::Compacted { after }) if after == begin));
     assert!(matches!(slow.next().await, Err(StoreError::Compacted { .. })));
 
-    let snapshot = store.range("a").await.unwrap();
+    let snapshot = store.range(Range::of("a")).await.unwrap();
     let mut watch = store.watch("a", snapshot.revision).await.unwrap();
     write(&store, vec![put("a", "3")]).await;
     assert!(matches!(&next(&mut watch).await[..], [Event::Put(entry)] if entry.value == "3"));
 }
 
-async fn a_restart_keeps_values_and_revisions(lab: &dyn Lab) {
+pub(super) async fn a_restart_keeps_values_and_revisions(lab: &dyn Lab) {
     let store = lab.open().await;
     let first = write(&store, vec![put("a", "1"), put("b", "1")]).await;
     let second = write(&store, vec![put("b", "2"), put("c", "2")]).await;
@@ -237,15 +137,15 @@ async fn a_restart_keeps_values_and_revisions(lab: &dyn Lab) {
     drop(store);
 
     let store = lab.open().await;
-    assert_eq!(store.get("a").await.unwrap().unwrap().revision, first);
-    assert_eq!(store.get("b").await.unwrap().unwrap().revision, second);
+    assert_eq!(store.get("a").await.unwrap().entry.unwrap().revision, first);
+    assert_eq!(store.get("b").await.unwrap().entry.unwrap().revision, second);
     assert_eq!(value(&store, "c").await, None);
-    assert!(store.range("").await.unwrap().revision > second);
+    assert!(store.range(Range::of("")).await.unwrap().revision > second);
     let third = committed(commit(&store, vec![unchanged("b", second)], vec![put("b", "3")]).await.unwrap());
     assert!(third > second);
 }
 
-async fn a_relaxed_commit_is_visible_at_once_and_in_order(lab: &dyn Lab) {
+pub(super) async fn a_relaxed_commit_is_visible_at_once_and_in_order(lab: &dyn Lab) {
     let store = lab.open().await;
     let begin = write(&store, vec![put("ack", "0")]).await;
     let mut watch = store.watch("ack", begin).await.unwrap();
@@ -269,7 +169,7 @@ async fn a_relaxed_commit_is_visible_at_once_and_in_order(lab: &dyn Lab) {
 }
 
 /// 16 tasks count together by compare-and-swap; no increment is lost.
-async fn a_counter_is_linearizable(lab: &dyn Lab) {
+pub(super) async fn a_counter_is_linearizable(lab: &dyn Lab) {
     const TASKS: u64 = 16;
     const EACH: u64 = 10;
     let store = lab.open().await;
@@ -277,12 +177,12 @@ async fn a_counter_is_linearizable(lab: &dyn Lab) {
     let count = |store: Arc<dyn Store>| async move {
         for _ in 0..EACH {
             loop {
-                let entry = store.get("n").await.unwrap().unwrap();
+                let entry = store.get("n").await.unwrap().entry.unwrap();
                 let n: u64 = String::from_utf8_lossy(&entry.value).parse().unwrap();
                 let compares = vec![unchanged("n", entry.revision)];
                 let outcome = commit(&store, compares, vec![put("n", &(n + 1).to_string())]).await.unwrap();
                 if let Outcome::Committed(revision) = outcome {
-                    let after = store.get("n").await.unwrap().unwrap();
+                    let after = store.get("n").await.unwrap().entry.unwrap();
                     assert!(after.revision >= revision, "an answered commit is visible");
                     break;
                 }
@@ -296,36 +196,34 @@ async fn a_counter_is_linearizable(lab: &dyn Lab) {
     assert_eq!(value(&store, "n").await, Some((TASKS * EACH).to_string()));
 }
 
-async fn a_commit_that_changes_nothing_has_no_revision(lab: &dyn Lab) {
+pub(super) async fn a_commit_that_changes_nothing_has_no_revision(lab: &dyn Lab) {
     let store = lab.open().await;
     let last = write(&store, vec![put("a", "1")]).await;
     assert_eq!(write(&store, vec![delete("missing")]).await, last);
     assert_eq!(committed(commit(&store, vec![unchanged("a", last)], Vec::new()).await.unwrap()), last);
 }
 
-macro_rules! conformance {
-    ($module:ident, $lab:expr; $($test:ident)*) => {
-        mod $module {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $test() {
-                    super::$test(&$lab).await;
-                }
-            )*
-        }
-    };
-}
+/// As many conditions and as many writes as every store must accept.
+pub(super) async fn a_transaction_may_have_so_many_operations(lab: &dyn Lab) {
+    let store = lab.open().await;
+    let keys: Vec<String> = (0..TXN_OPERATIONS_MAX).map(|n| format!("many/{n:03}")).collect();
+    let missing = keys.iter().map(|key| absent(key)).collect();
+    let first = commit(&store, missing, keys.iter().map(|key| put(key, "1")).collect()).await.unwrap();
+    let first = committed(first);
+    let snapshot = store.range(Range::of("many/")).await.unwrap();
+    assert_eq!(snapshot.entries.len(), TXN_OPERATIONS_MAX);
+    assert!(snapshot.entries.iter().all(|entry| entry.revision == first), "one commit");
 
-conformance! {
-    embedded, super::EmbeddedLab::new();
-    a_key_must_be_absent_or_unchanged_where_the_commit_says_so
-    a_conflict_leaves_nothing
-    several_keys_change_together
-    a_prefix_ends_where_it_ends
-    a_watch_has_no_gap_under_concurrent_writers
-    a_watch_of_forgotten_history_is_told_to_read_again
-    a_restart_keeps_values_and_revisions
-    a_relaxed_commit_is_visible_at_once_and_in_order
-    a_counter_is_linearizable
-    a_commit_that_changes_nothing_has_no_revision
+    let mut watch = store.watch("many/", first).await.unwrap();
+    let last = keys.last().unwrap();
+    let second = write(&store, vec![put(last, "2")]).await;
+    let mut conditions: Vec<Compare> = keys.iter().map(|key| unchanged(key, first)).collect();
+    let deletions = || keys.iter().map(|key| delete(key)).collect::<Vec<_>>();
+    let stale = commit(&store, conditions.clone(), deletions()).await.unwrap();
+    assert_eq!(stale, Outcome::Conflict, "the last condition does not hold");
+    *conditions.last_mut().unwrap() = unchanged(last, second);
+    committed(commit(&store, conditions, deletions()).await.unwrap());
+    assert_eq!(next(&mut watch).await.len(), 1);
+    assert_eq!(next(&mut watch).await.len(), TXN_OPERATIONS_MAX, "one batch");
+    assert!(store.range(Range::of("many/")).await.unwrap().entries.is_empty());
 }
