@@ -10,6 +10,9 @@ use std::process::{ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use freehold::catalog::embedded::EmbeddedStore;
+use freehold::catalog::{Catalog, keys};
+use freehold::model::{ProxyId, ProxyRecord, UnixMillis};
 use support::ledger::{self, Load};
 use support::{Stage, leftovers, texts, until};
 
@@ -73,6 +76,31 @@ async fn a_finished_move_leaves_nothing_behind_and_the_old_copy_closed() {
     );
     assert_eq!(closed.await, vec![format!("shop__moved_{id}")]);
     login.connect().await.batch_execute("CREATE TABLE after_the_move (id int)").await.unwrap();
+}
+
+/// One proxy was killed and came back under another id, and a store of an older version says that there was a
+/// third one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_died_does_not_stop_a_move() {
+    let mut stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    ledger::create(&login.connect().await).await;
+    let config = std::fs::read_to_string(stage.freehold.config_path()).unwrap();
+    let renamed = config.replacen("[proxy]\n", "[proxy]\nid = \"another\"\n", 1);
+    assert_ne!(renamed, config);
+    std::fs::write(stage.freehold.config_path(), renamed).unwrap();
+    stage.freehold.restart(None);
+    stage.freehold.terminate();
+    stage.freehold.wait_for_end(Duration::from_secs(30));
+    list_as_older_versions_did(&stage, "gone").await;
+    stage.freehold.restart(None);
+    let admin = stage.freehold.admin().await;
+    let load = Load::start(&login, 4).await;
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["kept"]).await;
+    load.goes_on(50).await;
+    load.finish().await.assert_clean(&login.connect().await).await;
+    assert_eq!(major(&login).await, stage.target.major);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,4 +272,19 @@ async fn major(login: &support::Login) -> u32 {
         .await
         .unwrap();
     u32::try_from(row.get::<_, i32>(0) / 10_000).unwrap()
+}
+
+/// Writes the record of a proxy without a lease, into the store of a process that has ended.
+async fn list_as_older_versions_did(stage: &Stage, proxy: &str) {
+    let store = EmbeddedStore::open(stage.freehold.directory().join("freehold.redb")).unwrap();
+    let record = ProxyRecord {
+        id: ProxyId::parse(proxy).unwrap(),
+        version: "0.1.0".to_owned(),
+        started_at: UnixMillis(0),
+        data_address: "127.0.0.1:6432".to_owned(),
+    };
+    let catalog = Catalog::new(store);
+    assert!(catalog.proxies().await.unwrap().is_empty(), "an ended process is not listed");
+    catalog.create(keys::proxy(&record.id), &record).await.unwrap();
+    assert_eq!(catalog.proxies().await.unwrap(), [record]);
 }

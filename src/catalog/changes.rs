@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::keys;
 use super::store::{Entry, Event, Lookup, Range, Revision, Snapshot, StoreError, Watch};
 use super::typed::{Catalog, Versioned, decode};
-use crate::model::{Ack, DatabaseId, DatabaseRecord, Login, MoveRecord, RouteRecord, SystemRecord};
+use crate::model::{DatabaseRecord, Login, MoveRecord, RouteRecord, SystemRecord};
 
 /// A change of one record.
 #[derive(Debug)]
@@ -153,24 +153,6 @@ impl<T: fmt::Debug> fmt::Debug for FollowedRecord<T> {
     }
 }
 
-/// The acknowledgements of one database, by all proxies.
-#[derive(Debug)]
-pub struct AckChanges(Changes<Ack>);
-
-impl AckChanges {
-    /// The acknowledgements of the next commit. `None`: the watch ended; read again. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Option<Vec<Versioned<Ack>>>, StoreError> {
-        let changes = self.0.next().await?;
-        Ok(changes.map(|changes| changes.into_iter().filter_map(ack).collect()))
-    }
-}
-
-/// An acknowledgement counts for the proxy of its key, which the store may have checked.
-fn ack(change: Change<Ack>) -> Option<Versioned<Ack>> {
-    let Change::Put { key, record } = change else { return None };
-    (keys::ack(&record.value.database, &record.value.proxy) == key).then_some(record)
-}
-
 impl Catalog {
     /// Watches every change below a prefix after a revision.
     pub async fn watch<T: DeserializeOwned>(
@@ -218,14 +200,5 @@ impl Catalog {
 
     pub async fn watch_moves(&self, after: Revision) -> Result<Changes<MoveRecord>, StoreError> {
         self.watch(keys::MOVES, after).await
-    }
-
-    /// Reads the acknowledgements of a database, and watches all later changes of them.
-    pub async fn watch_acks(
-        &self,
-        database: &DatabaseId,
-    ) -> Result<(Vec<Versioned<Ack>>, AckChanges), StoreError> {
-        let ListWatch { records, changes, .. } = self.list_and_watch(&keys::acks_of(database)).await?;
-        Ok((records.into_iter().filter_map(ack).collect(), AckChanges(changes)))
     }
 }

@@ -11,8 +11,8 @@
 //! operation/<kind>/<id, 12 digits>  DatabaseOperation  CREATE, DROP and ADOPT DATABASE
 //! progress/<move id>               MoveProgress        not durable
 //! tables/<move id>                 ComparedTables      the comparison of a move, table by table
-//! proxy/<proxy>/self               ProxyRecord
-//! ack/<database id>/<proxy>        Ack                 not durable
+//! proxy/<proxy>/self               ProxyRecord         under the lease of the proxy
+//! ack/<database id>/<proxy>        Ack                 under the lease of the proxy, not durable
 //! audit/<time, 15 digits>-<ulid>   AuditEntry
 //! counter/<name>                   u64
 //! store/id                         StoreId: part of the names of what this store's moves make on systems
@@ -115,25 +115,21 @@ pub fn ack(database: &DatabaseId, proxy: &ProxyId) -> String {
     format!("{ACKS}{database}/{proxy}")
 }
 
-pub fn is_ack_of(proxy: &ProxyId, key: &str) -> bool {
-    key.strip_prefix(ACKS).and_then(|rest| rest.split_once('/')).is_some_and(|(_, by)| by == proxy.as_str())
-}
-
 /// The prefix of the acknowledgements of a database, by all proxies.
 pub fn acks_of(database: &DatabaseId) -> String {
     format!("{ACKS}{database}/")
 }
 
-/// An acknowledgement where older versions had it: `proxy/<proxy>/ack/<database id>`.
-pub fn is_older_ack(key: &str) -> bool {
-    key.strip_prefix(PROXIES)
-        .and_then(|rest| rest.split_once('/'))
-        .is_some_and(|(_, rest)| rest.starts_with("ack/"))
+/// The proxy of `proxy/<proxy>/self`.
+pub fn proxy_of(key: &str) -> Option<ProxyId> {
+    let (proxy, rest) = key.strip_prefix(PROXIES)?.split_once('/')?;
+    (rest == "self").then(|| ProxyId::parse(proxy).ok()).flatten()
 }
 
-/// `true` for `proxy/<proxy>/self`.
-pub fn is_proxy(key: &str) -> bool {
-    key.strip_prefix(PROXIES).and_then(|rest| rest.split_once('/')).is_some_and(|(_, rest)| rest == "self")
+/// The proxy of `ack/<database id>/<proxy>`.
+pub fn acknowledging_proxy(key: &str) -> Option<ProxyId> {
+    let (_database, proxy) = key.strip_prefix(ACKS)?.split_once('/')?;
+    ProxyId::parse(proxy).ok()
 }
 
 /// The database and role of `login/<database id>/<role>`. The name of a role may contain slashes, an id does

@@ -10,6 +10,7 @@
 pub mod changes;
 pub mod copied;
 pub mod embedded;
+pub mod fleet;
 pub mod keys;
 pub mod questions;
 pub mod records;
@@ -22,7 +23,8 @@ mod conformance;
 #[cfg(test)]
 mod tests;
 
-pub use changes::{AckChanges, Change, Changes, FollowedRecord, ListWatch};
+pub use changes::{Change, Changes, FollowedRecord, ListWatch};
+pub use fleet::FleetAcks;
 pub use questions::{Answer, Asker, Question, Questions};
 pub use records::{NewDatabase, NewDatabaseOutcome, RouteCommit};
 pub use trail::Trail;

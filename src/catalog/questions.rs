@@ -12,7 +12,7 @@
 //!
 //! # Why a channel
 //! Proxy and keeper are one process. With several processes, a question becomes a key below the proxy's own
-//! prefix, like an acknowledgement, and the revision in the answer means the same.
+//! prefix, and the revision in the answer means the same.
 
 use tokio::sync::{mpsc, oneshot};
 

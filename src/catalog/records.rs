@@ -10,9 +10,9 @@ use super::keys;
 use super::store::{Durability, Range, Revision, StoreError};
 use super::typed::{Batch, Catalog, Listing, Swap, Versioned, decode};
 use crate::model::{
-    Ack, AuditEntry, ComparedTables, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId,
-    MoveProgress, MoveRecord, OperationId, ProxyId, ProxyRecord, RoleName, RouteRecord, StoreId, SystemName,
-    SystemRecord, TeamName, TeamRecord, Terms, UnixMillis,
+    AuditEntry, ComparedTables, DatabaseId, DatabaseName, DatabaseRecord, Lifecycle, Login, MoveId,
+    MoveProgress, MoveRecord, OperationId, RoleName, RouteRecord, StoreId, SystemName, SystemRecord,
+    TeamName, TeamRecord, Terms, UnixMillis,
 };
 
 /// Everything that is created with a database, in one commit.
@@ -442,47 +442,6 @@ impl Catalog {
 
     pub async fn put_compared_tables(&self, id: MoveId, tables: &ComparedTables) -> Result<(), StoreError> {
         self.put(keys::tables(id), tables, Durability::Synced).await.map(drop)
-    }
-}
-
-/// Proxies and their acknowledgements.
-impl Catalog {
-    /// The proxies that must acknowledge orders.
-    pub async fn proxies(&self) -> Result<Vec<ProxyRecord>, StoreError> {
-        let snapshot = self.store().range(Range::of(keys::PROXIES)).await?;
-        let of_proxies = snapshot.entries.iter().filter(|entry| keys::is_proxy(&entry.key));
-        of_proxies.map(|entry| decode(entry).map(|proxy| proxy.value)).collect()
-    }
-
-    /// Lists a starting proxy, and deletes its acknowledgements from before.
-    pub async fn enlist_proxy(&self, proxy: &ProxyRecord) -> Result<(), StoreError> {
-        self.without_acks(&proxy.id).await?.put(keys::proxy(&proxy.id), proxy).commit().await.map(drop)
-    }
-
-    /// Removes an ending proxy, so that no order waits for it.
-    pub async fn discharge_proxy(&self, proxy: &ProxyId) -> Result<(), StoreError> {
-        self.without_acks(proxy).await?.delete(keys::proxy(proxy)).commit().await.map(drop)
-    }
-
-    async fn without_acks(&self, proxy: &ProxyId) -> Result<Batch, StoreError> {
-        let acks = self.store().range(Range::of(keys::ACKS)).await?.entries.into_iter();
-        let own = acks.filter(|entry| keys::is_ack_of(proxy, &entry.key));
-        Ok(own.fold(self.batch(), |batch, entry| batch.delete(entry.key)))
-    }
-
-    /// The acknowledgements of a database, by proxy.
-    pub async fn acks(&self, database: &DatabaseId) -> Result<Vec<Versioned<Ack>>, StoreError> {
-        self.list(&keys::acks_of(database)).await.map(|acks| acks.records)
-    }
-
-    /// Not durable, visible at once.
-    pub async fn put_ack(&self, ack: &Ack) -> Result<(), StoreError> {
-        self.put(keys::ack(&ack.database, &ack.proxy), ack, Durability::Relaxed).await.map(drop)
-    }
-
-    pub async fn delete_ack(&self, proxy: &ProxyId, database: &DatabaseId) -> Result<(), StoreError> {
-        let batch = self.batch().delete(keys::ack(database, proxy));
-        batch.durability(Durability::Relaxed).commit().await.map(drop)
     }
 }
 

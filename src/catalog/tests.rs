@@ -1,14 +1,15 @@
 //! The typed view, over the embedded store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::embedded::EmbeddedStore;
 use super::store::{Durability, StoreError};
 use super::*;
 use crate::model::{
     Ack, AckStage, Address, AuditEntry, Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, Lifecycle,
-    Login, MoveId, MoveProgress, Place, ProxyId, RoleName, RouteRecord, SslMode, SystemName, TeamName,
-    TeamRecord, Terms, Tier, UnixMillis,
+    Login, MoveId, MoveProgress, Place, ProxyId, ProxyRecord, RoleName, RouteRecord, SslMode, SystemName,
+    TeamName, TeamRecord, Terms, Tier, UnixMillis,
 };
 
 fn catalog() -> (tempfile::TempDir, Catalog) {
@@ -133,11 +134,18 @@ async fn a_record_of_a_newer_program_is_read_and_one_that_cannot_be_read_is_name
     assert!(matches!(catalog.teams().await, Err(StoreError::Decode { key, .. }) if key == "team/broken"));
 }
 
-#[tokio::test]
-async fn acknowledgements_are_watched_for_one_database() {
-    let (_directory, catalog) = catalog();
-    let ack = |database: &str, order| Ack {
-        proxy: ProxyId::parse("one").unwrap(),
+fn proxy(id: &str) -> ProxyRecord {
+    ProxyRecord {
+        id: ProxyId::parse(id).unwrap(),
+        version: "0".to_owned(),
+        started_at: UnixMillis(0),
+        data_address: String::new(),
+    }
+}
+
+fn ack(proxy: &str, database: &str, order: u64) -> Ack {
+    Ack {
+        proxy: ProxyId::parse(proxy).unwrap(),
         database: DatabaseId::parse(database).unwrap(),
         order,
         stage: AckStage::Seen,
@@ -147,13 +155,78 @@ async fn acknowledgements_are_watched_for_one_database() {
         server_pids: Vec::new(),
         stall: None,
         at: UnixMillis(0),
-    };
-    catalog.put_ack(&ack("db_1", 1)).await.unwrap();
-    let (known, mut changes) = catalog.watch_acks(&DatabaseId::parse("db_1").unwrap()).await.unwrap();
-    assert_eq!(known[0].value.order, 1);
-    catalog.put_ack(&ack("db_2", 2)).await.unwrap();
-    catalog.put_ack(&ack("db_1", 3)).await.unwrap();
-    assert_eq!(changes.next().await.unwrap().unwrap()[0].value.order, 3);
+    }
+}
+
+/// Longer than a test.
+const LEASE: Duration = Duration::from_secs(3_600);
+
+/// Each listed proxy, and the order that it has acknowledged.
+fn told(fleet: &FleetAcks) -> Vec<(&str, Option<u64>)> {
+    fleet.answers().map(|(proxy, ack)| (proxy.as_str(), ack.map(|ack| ack.order))).collect()
+}
+
+#[tokio::test]
+async fn an_order_hears_of_its_database_alone() {
+    let (_directory, catalog) = catalog();
+    let id = DatabaseId::parse("db_1").unwrap();
+    let lease = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
+    catalog.put_ack(&ack("one", "db_1", 1), lease).await.unwrap();
+    let mut fleet = catalog.fleet_acks(&id).await.unwrap();
+    assert_eq!(told(&fleet), [("one", Some(1))]);
+    catalog.put_ack(&ack("one", "db_2", 2), lease).await.unwrap();
+    catalog.put_ack(&ack("one", "db_12", 2), lease).await.unwrap();
+    catalog.put_ack(&ack("one", "db_1", 3), lease).await.unwrap();
+    assert!(fleet.changed().await.unwrap(), "the first change is of this database");
+    assert_eq!(told(&fleet), [("one", Some(3))]);
+    catalog.delete_ack(&ProxyId::parse("one").unwrap(), &id).await.unwrap();
+    assert!(fleet.changed().await.unwrap());
+    assert_eq!(told(&fleet), [("one", None)]);
+}
+
+#[tokio::test]
+async fn a_proxy_is_waited_for_while_it_is_listed_and_answers_under_its_lease() {
+    let (_directory, catalog) = catalog();
+    let id = DatabaseId::parse("db_1").unwrap();
+    let one = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
+    let mut fleet = catalog.fleet_acks(&id).await.unwrap();
+    let two = catalog.enlist_proxy(&proxy("two"), LEASE).await.unwrap().id;
+    assert!(fleet.changed().await.unwrap());
+    assert_eq!(told(&fleet), [("one", None), ("two", None)], "it came later");
+    for (name, lease) in [("one", one), ("two", two)] {
+        catalog.put_ack(&ack(name, "db_1", 1), lease).await.unwrap();
+        assert!(fleet.changed().await.unwrap());
+    }
+    assert_eq!(told(&fleet), [("one", Some(1)), ("two", Some(1))]);
+
+    // Another process with the same id, while the lease of the first one still lives.
+    let again = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
+    assert!(fleet.changed().await.unwrap());
+    let expected = [("one", None), ("two", Some(1))];
+    assert_eq!(told(&fleet), expected, "what the first one acknowledged does not count");
+    assert_eq!(told(&catalog.fleet_acks(&id).await.unwrap()), expected);
+    catalog.put_ack(&ack("one", "db_1", 1), again).await.unwrap();
+    assert!(fleet.changed().await.unwrap());
+    catalog.discharge_proxy(one).await.unwrap();
+    assert_eq!(told(&fleet), [("one", Some(1)), ("two", Some(1))], "the end of the first one is not its end");
+
+    catalog.discharge_proxy(two).await.unwrap();
+    while told(&fleet).len() > 1 {
+        assert!(fleet.changed().await.unwrap());
+    }
+    assert_eq!(told(&fleet), [("one", Some(1))]);
+    let late = catalog.put_ack(&ack("two", "db_1", 2), two).await;
+    assert!(matches!(late, Err(StoreError::LeaseGone { lease }) if lease == two), "{late:?}");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_counts_for_the_proxy_of_its_key() {
+    let (_directory, catalog) = catalog();
+    let id = DatabaseId::parse("db_1").unwrap();
+    let lease = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
+    let key = keys::ack(&id, &ProxyId::parse("one").unwrap());
+    catalog.batch().put_under(lease, key, &ack("two", "db_1", 1)).commit().await.unwrap();
+    assert_eq!(told(&catalog.fleet_acks(&id).await.unwrap()), [("one", None)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::store::{
-    Compare, Durability, Entry, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn, Write,
+    Compare, Durability, Entry, LeaseId, Outcome, Range, Revision, Snapshot, Store, StoreError, Txn, Write,
 };
 use super::trail::Trail;
 
@@ -214,9 +214,18 @@ impl Batch {
         self
     }
 
-    pub fn put<T: Serialize>(mut self, key: String, value: &T) -> Batch {
+    pub fn put<T: Serialize>(self, key: String, value: &T) -> Batch {
+        self.put_as(key, value, None)
+    }
+
+    /// The record is deleted when the lease ends.
+    pub(super) fn put_under<T: Serialize>(self, lease: LeaseId, key: String, value: &T) -> Batch {
+        self.put_as(key, value, Some(lease))
+    }
+
+    fn put_as<T: Serialize>(mut self, key: String, value: &T, lease: Option<LeaseId>) -> Batch {
         match serde_json::to_vec(value) {
-            Ok(json) => self.txn.writes.push(Write::Put { key, value: Bytes::from(json), lease: None }),
+            Ok(json) => self.txn.writes.push(Write::Put { key, value: Bytes::from(json), lease }),
             Err(source) => self.broken = Some(StoreError::Decode { key, source }),
         }
         self

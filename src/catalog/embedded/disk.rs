@@ -13,8 +13,8 @@
 //! another commit.
 //!
 //! Leases are not written, only which keys were under one. The process that could keep them alive is the one
-//! that had the file open, so opening the file deletes these keys. A version that knows no leases leaves the
-//! table as it is.
+//! that had the file open, so opening the file deletes these keys, and what older versions wrote below
+//! `proxy/` without a lease. A version that knows no leases leaves the table as it is.
 //!
 //! No savepoints, no renamed tables: redb 4.1 repaired corruption around both. The whole content is read once
 //! at start; afterwards the file is only written.
@@ -183,13 +183,14 @@ impl Disk {
             for row in leased.iter()? {
                 ended.push(row?.0.value().to_owned());
             }
-            // Older versions wrote acknowledgements there, without a lease.
+            // Older versions wrote these without a lease. One process has a file open, so every proxy that is
+            // in it now is dead: it can be no other.
             for row in kv.range(keys::PROXIES..)? {
                 let key = row?.0.value().to_owned();
                 if !key.starts_with(keys::PROXIES) {
                     break;
                 }
-                ended.extend(keys::is_older_ack(&key).then_some(key));
+                ended.push(key);
             }
             for key in ended {
                 kv.remove(key.as_str())?;

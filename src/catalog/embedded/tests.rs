@@ -220,12 +220,12 @@ async fn keys_under_a_lease_do_not_outlive_the_process() {
 }
 
 #[tokio::test]
-async fn acknowledgements_of_older_versions_are_removed_and_nothing_else() {
+async fn proxies_that_older_versions_listed_without_a_lease_are_removed_and_nothing_else() {
     let directory = directory();
     let path = directory.path().join("store.redb");
     let store = EmbeddedStore::open(&path).unwrap();
-    let kept = ["move/ack/1", "name/proxy", "proxy/one/self", "proxz/one/ack/db_1"];
-    for key in kept.into_iter().chain(["proxy/one/ack/db_1", "proxy/two/ack/db_1"]) {
+    let kept = ["move/ack/1", "name/proxy", "proxy", "proxz/one/self"];
+    for key in kept.into_iter().chain(["proxy/one/ack/db_1", "proxy/one/self", "proxy/two/self"]) {
         store.commit(put(key, "{}", Durability::Relaxed)).await.unwrap();
     }
     drop(store);

@@ -20,6 +20,7 @@
 //!
 //! A snapshot on disk, for a start without the store, would belong here, before the first list.
 
+mod enlistment;
 mod order_tracker;
 #[cfg(test)]
 mod tests;
@@ -35,16 +36,19 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::enlistment::Enlistment;
 use self::order_tracker::{Answer, OrderTracker};
 use super::change_notifier::Urgency;
 use super::table::{Logins, RouteTable};
-use crate::catalog::store::{Revision, StoreError};
+use crate::catalog::store::{LeaseId, Revision, StoreError};
 use crate::catalog::{Catalog, Change, Changes, RouteCommit, keys};
 use crate::model::{Ack, DatabaseId, GateOrder, HoldReason, Login, ProxyRecord, RouteRecord, UnixMillis};
 
 /// Intervals of a follower.
 #[derive(Debug, Clone)]
 pub struct FollowerOptions {
+    /// How long orders wait for a proxy that died: the time of its lease.
+    pub listed_for: Duration,
     /// A hold this long past its end is aborted.
     pub hold_grace: Duration,
     /// Wait before the store is read again after a failure: doubles from the first to the second.
@@ -59,6 +63,7 @@ pub struct FollowerOptions {
 impl Default for FollowerOptions {
     fn default() -> FollowerOptions {
         FollowerOptions {
+            listed_for: Duration::from_secs(10),
             hold_grace: Duration::from_secs(1),
             reconnect_min: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(5),
@@ -71,15 +76,14 @@ impl Default for FollowerOptions {
 /// The running task. Dropping it stops following; the routes stay as they are.
 #[derive(Debug)]
 pub struct Follower {
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<Option<LeaseId>>>,
     stop: CancellationToken,
     synced: watch::Receiver<bool>,
     catalog: Catalog,
-    proxy: ProxyRecord,
 }
 
 impl Follower {
-    /// Starts on the current runtime. Registers the proxy in the catalogue; accept clients after
+    /// Starts on the current runtime. Lists the proxy in the catalogue; accept clients after
     /// [`Follower::synced`].
     pub fn start(
         catalog: Catalog,
@@ -92,16 +96,16 @@ impl Follower {
         let task = Task {
             catalog: catalog.clone(),
             table,
-            proxy: proxy.clone(),
+            proxy,
+            enlistment: None,
             options,
             orders: HashMap::new(),
             logins: HashMap::new(),
             alarms: BinaryHeap::new(),
-            registered: false,
             synced: announce,
         };
         let running = tokio::spawn(task.run(stop.clone()));
-        Follower { task: Some(running), stop, synced, catalog, proxy }
+        Follower { task: Some(running), stop, synced, catalog }
     }
 
     /// Waits until all records of the catalogue were applied once. Cancel-safe.
@@ -114,11 +118,15 @@ impl Follower {
     /// Stops following and takes the proxy off the list of those that must acknowledge.
     pub async fn stop(mut self) -> Result<(), StoreError> {
         self.stop.cancel();
-        if let Some(task) = self.task.take() {
-            // The panic hook has reported a panic of the task.
-            let _ = task.await;
+        // The panic hook has reported a panic of the task. The lease of the proxy then ends by itself.
+        let lease = match self.task.take() {
+            Some(task) => task.await.unwrap_or_default(),
+            None => None,
+        };
+        match lease {
+            Some(lease) => self.catalog.discharge_proxy(lease).await,
+            None => Ok(()),
         }
-        self.catalog.discharge_proxy(&self.proxy.id).await
     }
 }
 
@@ -135,11 +143,11 @@ struct Task {
     catalog: Catalog,
     table: Arc<RouteTable>,
     proxy: ProxyRecord,
+    enlistment: Option<Enlistment>,
     options: FollowerOptions,
     orders: HashMap<DatabaseId, OrderTracker>,
     logins: HashMap<DatabaseId, Logins>,
     alarms: BinaryHeap<Alarm>,
-    registered: bool,
     synced: watch::Sender<bool>,
 }
 
@@ -150,12 +158,15 @@ struct Watches {
 }
 
 impl Task {
-    async fn run(mut self, stop: CancellationToken) {
+    /// Returns the lease under which the proxy is still listed.
+    async fn run(mut self, stop: CancellationToken) -> Option<LeaseId> {
         // Cancel-safe: at most an acknowledgement is lost, and the process is stopping.
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.follow() => {}
         }
+        let enlistment = self.enlistment.take()?;
+        Some(enlistment.end().await)
     }
 
     async fn follow(&mut self) {
@@ -183,6 +194,7 @@ impl Task {
     async fn follow_once(&mut self) -> Result<(), StoreError> {
         let mut watches = self.connect().await?;
         let queue = Arc::clone(self.table.queue());
+        let mut lost = self.enlist().await?;
         loop {
             let alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
             // Each branch is cancel-safe: the watches and the queue keep items until they are taken. Logins
@@ -201,6 +213,10 @@ impl Task {
                     }
                     None => return Ok(()),
                 },
+                () = lost.cancelled() => {
+                    lost = self.enlist().await?;
+                    self.answer_all().await;
+                }
                 changed = queue.changed() => self.take_changes(changed).await,
                 () = sleep_until(alarm) => self.take_alarms().await,
             }
@@ -208,10 +224,7 @@ impl Task {
     }
 
     async fn connect(&mut self) -> Result<Watches, StoreError> {
-        if !self.registered {
-            self.catalog.enlist_proxy(&self.proxy).await?;
-            self.registered = true;
-        }
+        self.enlist().await?;
         let logins = self.catalog.follow_logins().await?;
         let mut known: HashMap<DatabaseId, Logins> = HashMap::new();
         for change in logins.records {
@@ -243,6 +256,18 @@ impl Task {
         self.table.followed().routes_are_at(routes.revision);
         self.synced.send_replace(true);
         Ok(watches)
+    }
+
+    /// Lists the proxy unless it is listed. What it acknowledged under an earlier lease is deleted, or does
+    /// not count. Returns what is cancelled when the proxy is not listed any more.
+    async fn enlist(&mut self) -> Result<CancellationToken, StoreError> {
+        if let Some(known) = self.enlistment.as_ref().filter(|known| !known.is_lost()) {
+            return Ok(known.lost().clone());
+        }
+        let listed_for = self.options.listed_for;
+        let new = Enlistment::begin(&self.catalog, &self.proxy, listed_for).await?;
+        self.orders.values_mut().for_each(|order| order.acked(None));
+        Ok(self.enlistment.insert(new).lost().clone())
     }
 
     /// Applies logins committed meanwhile, before the routes of the same commits are applied.
@@ -399,7 +424,11 @@ impl Task {
     }
 
     async fn write(&mut self, ack: Ack) {
-        let result = self.catalog.put_ack(&ack).await;
+        let Some(enlistment) = &self.enlistment else { return };
+        let result = self.catalog.put_ack(&ack, enlistment.lease()).await;
+        if let Err(StoreError::LeaseGone { .. }) = &result {
+            enlistment.lost().cancel();
+        }
         let id = ack.database.clone();
         let Some(order) = self.orders.get_mut(&id) else { return };
         match result {

@@ -7,7 +7,7 @@ use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{
     Event, Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, Txn, Watch, Write,
 };
-use crate::catalog::{AckChanges, Swap, Versioned};
+use crate::catalog::{FleetAcks, Swap};
 use crate::model::{
     AckStage, Address, DatabaseName, Epoch, HoldReason, MoveId, Peer, Place, ProxyId, RoleName, SslMode,
     SystemName,
@@ -169,7 +169,12 @@ impl World {
     }
 
     async fn proxy(&self, id: &str) -> Proxy {
+        self.proxy_listed_for(id, Duration::from_secs(60)).await
+    }
+
+    async fn proxy_listed_for(&self, id: &str, listed_for: Duration) -> Proxy {
         let options = FollowerOptions {
+            listed_for,
             hold_grace: Duration::from_millis(20),
             reconnect_min: Duration::from_millis(1),
             reconnect_max: Duration::from_millis(20),
@@ -201,22 +206,29 @@ impl World {
 
     /// Waits for an acknowledgement that `fits`.
     async fn ack(&self, proxy: &Proxy, fits: impl Fn(&Ack) -> bool) -> Ack {
-        let (acks, mut changes) = self.catalog.watch_acks(&self.id).await.unwrap();
+        let mut fleet = self.fleet().await;
         let mut last = None;
-        let mut acks = acks;
         let search = async {
             loop {
-                for Versioned { value: ack, .. } in acks {
-                    if ack.proxy == proxy.id && fits(&ack) {
-                        return ack;
-                    }
-                    last = Some(ack);
+                last = ack_of(&fleet, &proxy.id);
+                match last.clone().filter(&fits) {
+                    Some(ack) => return ack,
+                    None => next(&mut fleet).await,
                 }
-                acks = next(&mut changes).await;
             }
         };
         let found = tokio::time::timeout(DEADLINE, search).await;
         found.unwrap_or_else(|_| panic!("no such acknowledgement, the last one is {last:?}"))
+    }
+
+    async fn fleet(&self) -> FleetAcks {
+        self.catalog.fleet_acks(&self.id).await.unwrap()
+    }
+
+    /// The lease under which the proxy `one` is listed.
+    async fn lease_of_one(&self) -> LeaseId {
+        let listed = self.mood.inner.get("proxy/one/self").await.unwrap();
+        listed.entry.expect("it is listed").lease.expect("under a lease")
     }
 
     /// The store becomes unreachable, and the follower has noticed: its watches broke, and reading again is
@@ -243,14 +255,20 @@ impl World {
     }
 }
 
-async fn next(changes: &mut AckChanges) -> Vec<Versioned<Ack>> {
-    tokio::time::timeout(DEADLINE, changes.next()).await.expect("no acknowledgement").unwrap().unwrap()
+fn ack_of(fleet: &FleetAcks, proxy: &ProxyId) -> Option<Ack> {
+    fleet.answers().find(|(of, _)| *of == proxy)?.1.cloned()
+}
+
+async fn next(fleet: &mut FleetAcks) {
+    let changed = tokio::time::timeout(DEADLINE, fleet.changed()).await;
+    assert!(changed.expect("no acknowledgement").unwrap(), "the watch ended");
 }
 
 /// Waits until an acknowledgement `fits`; at most a few others may come before it.
-async fn heard(changes: &mut AckChanges, fits: impl Fn(&Ack) -> bool) {
+async fn heard(fleet: &mut FleetAcks, proxy: &Proxy, fits: impl Fn(&Ack) -> bool) {
     for _ in 0..10 {
-        if next(changes).await.iter().any(|ack| fits(&ack.value)) {
+        next(fleet).await;
+        if ack_of(fleet, &proxy.id).is_some_and(|ack| fits(&ack)) {
             return;
         }
     }
@@ -565,15 +583,55 @@ async fn a_proxy_that_starts_again_forgets_what_it_acknowledged_and_one_that_sto
     let world = World::new().await;
     let earlier = world.proxy("one").await;
     let old = Ack { order: 99, ..world.done(&earlier, 1).await };
+    let lease = world.lease_of_one().await;
     drop(earlier);
-    world.catalog.put_ack(&old).await.unwrap();
+    world.catalog.put_ack(&old, lease).await.unwrap();
     let proxy = world.proxy("one").await;
     world.done(&proxy, 1).await;
-    assert!(world.catalog.acks(&world.id).await.unwrap().iter().all(|ack| ack.value.order != 99));
     assert_eq!(world.catalog.proxies().await.unwrap().len(), 1);
     proxy.follower.stop().await.unwrap();
     assert!(world.catalog.proxies().await.unwrap().is_empty());
-    assert!(world.catalog.acks(&world.id).await.unwrap().is_empty());
+    assert_eq!(world.fleet().await.answers().count(), 0);
+}
+
+/// As by `kill -9`: nothing is said to the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_died_is_listed_as_long_as_its_lease_lives() {
+    let world = World::new().await;
+    let proxy = world.proxy_listed_for("one", Duration::from_secs(1)).await;
+    world.done(&proxy, 1).await;
+    let lease = world.lease_of_one().await;
+    let mut fleet = world.fleet().await;
+    assert_eq!(fleet.answers().count(), 1);
+    drop(proxy);
+    while fleet.answers().count() > 0 {
+        next(&mut fleet).await;
+    }
+    assert!(world.catalog.proxies().await.unwrap().is_empty());
+    let ended = world.catalog.keep_proxy_listed(lease).await;
+    assert!(matches!(ended, Err(StoreError::LeaseGone { .. })), "{ended:?}");
+}
+
+/// etcd may have been unreachable for longer than a lease lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_whose_lease_has_ended_is_listed_again_and_acknowledges_anew() {
+    let world = World::new().await;
+    // One notices when it keeps the lease alive, the other when it acknowledges.
+    for listed_for in [Duration::from_secs(1), Duration::from_secs(3_600)] {
+        let proxy = world.proxy_listed_for("one", listed_for).await;
+        let order = proxy.route().current().order;
+        world.done(&proxy, order).await;
+        let lease = world.lease_of_one().await;
+        world.catalog.discharge_proxy(lease).await.unwrap();
+        let order = match listed_for > DEADLINE {
+            false => order,
+            true => world.order(|route| route.terms.client_connections_max += 1).await.order,
+        };
+        world.done(&proxy, order).await;
+        assert_ne!(world.lease_of_one().await, lease);
+        proxy.follower.stop().await.unwrap();
+        assert!(world.catalog.proxies().await.unwrap().is_empty());
+    }
 }
 
 /// The pause of a move contains this twice: from the last session's notification until the mover sees it.
@@ -582,17 +640,17 @@ async fn the_mover_hears_of_a_done_order_without_delay() {
     let world = World::new().await;
     let proxy = world.proxy("one").await;
     let member = proxy.session(1);
-    let (_, mut changes) = world.catalog.watch_acks(&world.id).await.unwrap();
+    let mut fleet = world.fleet().await;
     let mut waits = Vec::new();
     for _ in 0..40 {
         let warm = world.order(|route| {
             route.next = if route.order % 2 == 0 { Some(place("b")) } else { Some(place("c")) };
         });
         let order = warm.await.order;
-        heard(&mut changes, |ack| ack.order == order && ack.stage == AckStage::Seen).await;
+        heard(&mut fleet, &proxy, |ack| ack.order == order && ack.stage == AckStage::Seen).await;
         let began = std::time::Instant::now();
         member.set_readiness(Readiness::Ready { order });
-        heard(&mut changes, |ack| ack.order == order && ack.stage == AckStage::Done).await;
+        heard(&mut fleet, &proxy, |ack| ack.order == order && ack.stage == AckStage::Done).await;
         waits.push(began.elapsed());
     }
     waits.sort();

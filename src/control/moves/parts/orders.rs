@@ -1,20 +1,20 @@
 //! Orders to the proxies: the route of one database as the mover writes it, and the answers.
 //!
 //! An order is a change of the [`RouteRecord`] by compare-and-swap; its answers are the proxies' [`Ack`]s.
-//! The mover and the proxies communicate in no other way.
+//! The mover and the proxies communicate in no other way. An order waits for the proxies that are listed: one
+//! whose lease has ended is not waited for. The fence shuts it out, and its clients wait until it follows the
+//! catalogue again.
 //!
 //! # Why
 //! Every order of a cutover is a compare-and-swap on the one before. Any other write of the route in between
 //! (an administrator's PAUSE, a proxy that ends an overdue hold) makes the next order fail, and so aborts the
 //! cutover.
 
-use std::collections::HashMap;
-
 use tokio::time::{Instant, timeout_at};
 
 use crate::catalog::store::{Durability, StoreError};
-use crate::catalog::{AckChanges, Catalog, RouteCommit, Swap, Versioned, keys};
-use crate::model::{Ack, AckStage, GateOrder, HoldReason, MoveId, Pinned, ProxyId, RouteRecord, StallReport};
+use crate::catalog::{Catalog, FleetAcks, RouteCommit, Swap, Versioned, keys};
+use crate::model::{AckStage, GateOrder, HoldReason, MoveId, Pinned, ProxyId, RouteRecord, StallReport};
 
 use crate::control::moves::error::StepError;
 
@@ -27,9 +27,7 @@ pub(in crate::control) struct Orders {
     catalog: Catalog,
     holder: HoldReason,
     route: Versioned<RouteRecord>,
-    proxies: Vec<ProxyId>,
-    acks: HashMap<ProxyId, Ack>,
-    changes: AckChanges,
+    fleet: FleetAcks,
 }
 
 /// The proxies' answers to the current order.
@@ -74,10 +72,8 @@ impl Orders {
     ) -> Result<Orders, StepError> {
         let route = catalog.route(database).await?;
         let route = route.ok_or_else(|| StoreError::Missing { key: keys::route(database) })?;
-        let proxies = catalog.proxies().await?.into_iter().map(|proxy| proxy.id).collect();
-        let (acks, changes) = catalog.watch_acks(database).await?;
-        let acks = acks.into_iter().map(|ack| (ack.value.proxy.clone(), ack.value)).collect();
-        Ok(Orders { catalog, holder: HoldReason::Move { id }, route, proxies, acks, changes })
+        let fleet = catalog.fleet_acks(database).await?;
+        Ok(Orders { catalog, holder: HoldReason::Move { id }, route, fleet })
     }
 
     pub(in crate::control) fn route(&self) -> &RouteRecord {
@@ -202,9 +198,8 @@ impl Orders {
     /// State of the current order.
     pub(in crate::control) fn standing(&self) -> Standing {
         let mut standing = Standing::default();
-        for proxy in &self.proxies {
-            let answer = self.acks.get(proxy).filter(|ack| ack.order >= self.route().order);
-            let Some(ack) = answer else {
+        for (proxy, ack) in self.fleet.answers() {
+            let Some(ack) = ack.filter(|ack| ack.order >= self.route().order) else {
                 standing.silent.push(proxy.clone());
                 continue;
             };
@@ -232,26 +227,15 @@ impl Orders {
             if wanted(&standing) {
                 return Ok((standing, Waited::Enough));
             }
-            match timeout_at(deadline, self.changes.next()).await {
+            match timeout_at(deadline, self.fleet.changed()).await {
                 Err(_) => return Ok((standing, Waited::TooLong)),
-                Ok(Ok(Some(acks))) => self.apply(acks),
-                Ok(Ok(None) | Err(StoreError::Compacted { .. })) => self.listen_again().await?,
+                Ok(Ok(true)) => {}
+                Ok(Ok(false) | Err(StoreError::Compacted { .. })) => {
+                    self.fleet = self.catalog.fleet_acks(&self.route.value.database).await?;
+                }
                 Ok(Err(error)) => return Err(error.into()),
             }
         }
-    }
-
-    fn apply(&mut self, acks: Vec<Versioned<Ack>>) {
-        for ack in acks {
-            self.acks.insert(ack.value.proxy.clone(), ack.value);
-        }
-    }
-
-    async fn listen_again(&mut self) -> Result<(), StepError> {
-        let (acks, changes) = self.catalog.watch_acks(&self.route.value.database).await?;
-        self.changes = changes;
-        self.apply(acks);
-        Ok(())
     }
 }
 

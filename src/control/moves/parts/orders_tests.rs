@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use super::*;
 use crate::catalog::embedded::EmbeddedStore;
 use crate::catalog::store::{Lease, LeaseId, Lookup, Outcome, Range, Revision, Snapshot, Store, Txn, Watch};
-use crate::model::{Address, DatabaseId, DatabaseName, Place, SslMode, SystemName};
+use crate::model::{
+    Ack, Address, DatabaseId, DatabaseName, Place, ProxyRecord, SslMode, SystemName, UnixMillis,
+};
 
 #[derive(Debug)]
 struct Stoppable {
@@ -94,4 +96,140 @@ async fn a_commit_whose_store_has_stopped_is_not_waited_for() {
     let outcome = tokio::time::timeout(Duration::from_secs(20), commit).await;
     let error = outcome.expect("it is asked for ever").unwrap_err();
     assert!(matches!(error, StepError::Store(StoreError::Stopped { .. })), "{error}");
+}
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Longer than a test.
+const LEASE: Duration = Duration::from_secs(3_600);
+
+/// A database that proxies follow.
+struct World {
+    catalog: Catalog,
+    database: DatabaseId,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> World {
+        World::with_history(100).await
+    }
+
+    async fn with_history(history: usize) -> World {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open_with_history(directory.path().join("store"), history).unwrap();
+        let world = World {
+            catalog: Catalog::new(store),
+            database: DatabaseId::parse("db_1").unwrap(),
+            _directory: directory,
+        };
+        world.catalog.create(keys::route(&world.database), &route(&world.database)).await.unwrap();
+        world
+    }
+
+    async fn enlist(&self, proxy: &str, ttl: Duration) -> LeaseId {
+        let record = ProxyRecord {
+            id: ProxyId::parse(proxy).unwrap(),
+            version: "0".to_owned(),
+            started_at: UnixMillis(0),
+            data_address: String::new(),
+        };
+        self.catalog.enlist_proxy(&record, ttl).await.unwrap().id
+    }
+
+    /// The proxy has carried out this order.
+    async fn done(&self, proxy: &str, order: u64, lease: LeaseId) {
+        let ack = Ack {
+            proxy: ProxyId::parse(proxy).unwrap(),
+            database: self.database.clone(),
+            order,
+            stage: AckStage::Done,
+            sessions: 1,
+            waiting: 0,
+            pinned: Vec::new(),
+            server_pids: vec![7],
+            stall: None,
+            at: UnixMillis(0),
+        };
+        self.catalog.put_ack(&ack, lease).await.unwrap();
+    }
+
+    /// An order to latch, which nothing has answered.
+    async fn latch(&self) -> Orders {
+        let mut orders = Orders::open(self.catalog.clone(), &self.database, MoveId(1)).await.unwrap();
+        let by = orders.holder();
+        orders.give(|route| route.gate = GateOrder::Latched { by: by.clone() }).await.unwrap();
+        orders
+    }
+}
+
+fn silent(standing: &Standing) -> Vec<&str> {
+    standing.silent.iter().map(ProxyId::as_str).collect()
+}
+
+/// Waits until these proxies are waited for, and no other.
+async fn waits_for(orders: &mut Orders, proxies: &[&str]) -> Standing {
+    let deadline = Instant::now() + DEADLINE;
+    let waited = orders.wait(deadline, |standing| silent(standing) == proxies).await.unwrap();
+    assert_eq!(waited.1, Waited::Enough, "{:?}", waited.0);
+    waited.0
+}
+
+#[tokio::test]
+async fn an_order_does_not_wait_for_a_proxy_that_died() {
+    let world = World::new().await;
+    let alive = world.enlist("alive", LEASE).await;
+    let dead = world.enlist("dead", Duration::from_secs(2)).await;
+    let mut orders = world.latch().await;
+    world.done("dead", orders.route().order - 1, dead).await;
+    world.done("alive", orders.route().order, alive).await;
+    waits_for(&mut orders, &["dead"]).await;
+    let standing = waits_for(&mut orders, &[]).await;
+    assert!(standing.is_done());
+    assert_eq!((standing.sessions, &standing.server_pids[..]), (1, &[7][..]), "those of the living one");
+}
+
+#[tokio::test]
+async fn the_connections_of_a_proxy_that_died_are_nobodys_after_it_has_answered() {
+    let world = World::new().await;
+    let lease = world.enlist("one", LEASE).await;
+    let mut orders = world.latch().await;
+    world.done("one", orders.route().order, lease).await;
+    assert_eq!(waits_for(&mut orders, &[]).await.server_pids, [7]);
+    world.catalog.discharge_proxy(lease).await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let waited = orders.wait(deadline, |standing| standing.server_pids.is_empty()).await.unwrap();
+    assert_eq!(waited.1, Waited::Enough, "the fence terminates them");
+}
+
+#[tokio::test]
+async fn an_order_waits_for_a_proxy_that_came_after_it_was_given() {
+    let world = World::new().await;
+    let first = world.enlist("one", LEASE).await;
+    let mut orders = world.latch().await;
+    let order = orders.route().order;
+    world.done("one", order, first).await;
+    waits_for(&mut orders, &[]).await;
+    let second = world.enlist("two", LEASE).await;
+    waits_for(&mut orders, &["two"]).await;
+    // The same id again: another process, which has not heard of the order yet.
+    let again = world.enlist("one", LEASE).await;
+    waits_for(&mut orders, &["one", "two"]).await;
+    world.done("two", order, second).await;
+    waits_for(&mut orders, &["one"]).await;
+    world.done("one", order, again).await;
+    waits_for(&mut orders, &[]).await;
+}
+
+#[tokio::test]
+async fn a_wait_that_has_fallen_behind_reads_again() {
+    let world = World::with_history(4).await;
+    let one = world.enlist("one", LEASE).await;
+    let two = world.enlist("two", LEASE).await;
+    let mut orders = world.latch().await;
+    world.catalog.discharge_proxy(two).await.unwrap();
+    for _ in 0..10 {
+        world.done("one", orders.route().order, one).await;
+    }
+    assert!(waits_for(&mut orders, &[]).await.is_done());
 }
