@@ -29,7 +29,7 @@
 //! | 11 | system | yes | typed SQL to one PostgreSQL |
 //! | 12 | control | yes | recorded operations (move, create, drop, adopt), logins, terms of routes |
 //! | 13 | admin | yes | admin SQL over pgwire |
-//! | 14 | app | yes | builds the parts of a process |
+//! | 14 | app | yes | the roles of a process: proxy, control |
 //! | 15 | cli | yes | the verbs of the command line, the demo |
 //!
 //! `session` never imports `control` nor `system`, `control` never imports `session`, `frontend` nor `route`:

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{ServeError, access};
+use super::access;
+use super::error::ServeError;
 use crate::admin::users::read_users;
 use crate::config::{ClientTls, Config};
 use crate::control::MoverSettings;
@@ -67,7 +68,7 @@ fn password_places(config: &Config) -> PasswordPlaces {
 /// The fault requested by the environment. `Err`: it cannot be parsed.
 pub fn fault() -> Result<Option<Fault>, ServeError> {
     let Ok(text) = std::env::var(CRASH_AT) else { return Ok(None) };
-    let fault = Fault::parse(&text).ok_or(ServeError::Fault { text })?;
+    let fault = Fault::parse(&text).ok_or(ServeError::Fault { variable: CRASH_AT, text })?;
     tracing::warn!(
         step = fault.step.as_str(),
         point = fault.point.as_str(),

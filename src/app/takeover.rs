@@ -5,6 +5,8 @@
 //!   new:   the store is in use: takes its turn, waits ........ | opens it, listens, gives its turn back
 //! ```
 //!
+//! Of the embedded store only: another store may be open in several processes.
+//!
 //! Owns the turn: a lock on a file beside the store. The process that holds it waits for the store, and does
 //! not listen yet.
 //!
@@ -65,8 +67,8 @@ impl Turn {
     }
 }
 
-/// Opens the store; if configured, waits for the process that has it.
-pub(super) async fn open_store(config: &Config) -> Result<(Arc<EmbeddedStore>, Option<Turn>), StoreError> {
+/// Opens the embedded store; if configured, waits for the process that has it.
+pub(super) async fn open_embedded(config: &Config) -> Result<(Arc<EmbeddedStore>, Option<Turn>), StoreError> {
     let path = &config.store.path;
     let in_use = match EmbeddedStore::open(path) {
         Ok(store) => return Ok((store, None)),
@@ -127,12 +129,12 @@ mod tests {
         config.store.path = directory.path().join("store.redb");
         config.proxy.takeover = true;
         config.proxy.takeover_wait = Duration::from_secs(60);
-        let (store, turn) = open_store(&config).await.unwrap();
+        let (store, turn) = open_embedded(&config).await.unwrap();
         assert!(turn.is_none() && Successor::of(&config).is_none());
 
         let next = tokio::spawn({
             let config = config.clone();
-            async move { open_store(&config).await }
+            async move { open_embedded(&config).await }
         });
         let successor = loop {
             match Successor::of(&config) {
@@ -140,7 +142,7 @@ mod tests {
                 None => tokio::task::yield_now().await,
             }
         };
-        assert!(matches!(open_store(&config).await, Err(StoreError::InUse { .. })), "one waits already");
+        assert!(matches!(open_embedded(&config).await, Err(StoreError::InUse { .. })), "one waits already");
         drop(store);
         let (_store, turn) = next.await.unwrap().unwrap();
         assert!(turn.is_some() && Successor::of(&config).is_some());
@@ -153,8 +155,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.store.path = directory.path().join("store.redb");
-        let _opened = open_store(&config).await.unwrap();
-        assert!(matches!(open_store(&config).await, Err(StoreError::InUse { .. })));
+        let _opened = open_embedded(&config).await.unwrap();
+        assert!(matches!(open_embedded(&config).await, Err(StoreError::InUse { .. })));
         assert!(Successor::of(&config).is_none());
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::catalog::store::{Lease, LeaseId};
 
 /// Short, but long enough to write under. A store may grant a longer one.
-const TTL: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(2);
 
 fn put_under(lease: &Lease, key: &str, value: &str) -> Write {
     Write::Put { key: key.to_owned(), value: Bytes::copy_from_slice(value.as_bytes()), lease: Some(lease.id) }

@@ -52,10 +52,6 @@ impl Enlistment {
         &self.lost
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.is_cancelled()
-    }
-
     /// Stops keeping the lease alive, and returns it. When it returns, nothing here uses the store.
     pub(super) async fn end(mut self) -> LeaseId {
         self.task.abort();

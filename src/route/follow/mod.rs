@@ -194,8 +194,8 @@ impl Task {
     async fn follow_once(&mut self) -> Result<(), StoreError> {
         let mut watches = self.connect().await?;
         let queue = Arc::clone(self.table.queue());
-        let mut lost = self.enlist().await?;
         loop {
+            let lost = self.lost();
             let alarm = self.alarms.peek().map(|Reverse((at, _))| *at);
             // Each branch is cancel-safe: the watches and the queue keep items until they are taken. Logins
             // first, here and before routes are applied: one commit writes a new database to both, and its
@@ -214,7 +214,7 @@ impl Task {
                     None => return Ok(()),
                 },
                 () = lost.cancelled() => {
-                    lost = self.enlist().await?;
+                    self.enlist().await?;
                     self.answer_all().await;
                 }
                 changed = queue.changed() => self.take_changes(changed).await,
@@ -259,15 +259,20 @@ impl Task {
     }
 
     /// Lists the proxy unless it is listed. What it acknowledged under an earlier lease is deleted, or does
-    /// not count. Returns what is cancelled when the proxy is not listed any more.
-    async fn enlist(&mut self) -> Result<CancellationToken, StoreError> {
-        if let Some(known) = self.enlistment.as_ref().filter(|known| !known.is_lost()) {
-            return Ok(known.lost().clone());
+    /// not count.
+    async fn enlist(&mut self) -> Result<(), StoreError> {
+        if self.enlistment.as_ref().is_some_and(|known| !known.lost().is_cancelled()) {
+            return Ok(());
         }
         let listed_for = self.options.listed_for;
-        let new = Enlistment::begin(&self.catalog, &self.proxy, listed_for).await?;
+        self.enlistment = Some(Enlistment::begin(&self.catalog, &self.proxy, listed_for).await?);
         self.orders.values_mut().for_each(|order| order.acked(None));
-        Ok(self.enlistment.insert(new).lost().clone())
+        Ok(())
+    }
+
+    /// Cancelled when the proxy is not listed any more.
+    fn lost(&self) -> CancellationToken {
+        self.enlistment.as_ref().map(|known| known.lost().clone()).unwrap_or_default()
     }
 
     /// Applies logins committed meanwhile, before the routes of the same commits are applied.

@@ -1,0 +1,161 @@
+//! The role that serves administrators and carries out what they order: the admin port, moves and other
+//! recorded operations, logins, the terms of routes.
+//!
+//! It starts in two steps, because a proxy of the same process starts in between: [`Groundwork`] is what a
+//! proxy relies on, and the admin port says what the proxy does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::Shared;
+use crate::admin::serve::{AdminOptions, AdminServer};
+use crate::admin::users::read_users;
+use crate::admin::{Executor, Parts, ProcessRequest};
+use crate::app::error::ServeError;
+use crate::app::settings;
+use crate::catalog::Asker;
+use crate::control::logins::LoginSync;
+use crate::control::moves::settings::LatencySource;
+use crate::control::reconcile::Reconciler;
+use crate::control::{DatabaseOperations, Mover, MoverSettings};
+use crate::frontend::Access;
+use crate::model::UnixMillis;
+use crate::route::RouteTable;
+use crate::tls::Acceptor;
+
+/// Time for running admin commands to end at a shutdown.
+const ADMIN_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs before the first client: routes say what the records say, and logins are kept up to date.
+#[derive(Debug)]
+pub(in crate::app) struct Groundwork {
+    reconciler: Reconciler,
+    login_sync: LoginSync,
+    mover_settings: Arc<ArcSwap<MoverSettings>>,
+    logins_interval: watch::Sender<Duration>,
+}
+
+impl Groundwork {
+    /// `routes` are those of this process, which measure how long clients wait for answers.
+    pub(in crate::app) async fn start(
+        shared: &Shared,
+        routes: &Arc<RouteTable>,
+    ) -> Result<Groundwork, ServeError> {
+        let config = shared.config.load_full();
+        let mut mover = settings::mover(&config, &shared.connector, settings::fault()?);
+        let routes = Arc::clone(routes);
+        mover.latencies =
+            LatencySource::new(move |database| Some(routes.by_id(database)?.session_table().latencies()));
+        let mover_settings = Arc::new(ArcSwap::from_pointee(mover));
+        let reconciler = Reconciler::start(shared.catalog.clone(), UnixMillis::now).await;
+        let (logins_interval, interval) = watch::channel(config.moves.logins_interval);
+        let login_sync = LoginSync::start(shared.catalog.clone(), Arc::clone(&mover_settings), interval);
+        Ok(Groundwork { reconciler, login_sync, mover_settings, logins_interval })
+    }
+
+    /// Where proxies ask whether logins are up to date.
+    pub(in crate::app) fn asker(&self) -> Asker {
+        self.login_sync.asker()
+    }
+
+    /// Notified when a client is refused.
+    pub(in crate::app) fn suspect_handle(&self) -> Arc<Notify> {
+        self.login_sync.suspect_handle()
+    }
+}
+
+/// What the role needs besides [`Shared`].
+pub(in crate::app) struct ControlParts {
+    pub(in crate::app) groundwork: Groundwork,
+    pub(in crate::app) acceptor: Option<Acceptor>,
+    /// Routes, access policy and address of the proxy in this process, for commands that are about it.
+    pub(in crate::app) routes: Arc<RouteTable>,
+    pub(in crate::app) access: Arc<Access>,
+    pub(in crate::app) applications: SocketAddr,
+    /// Takes RELOAD and SHUTDOWN.
+    pub(in crate::app) requests: mpsc::Sender<ProcessRequest>,
+}
+
+/// Running: administrators are served.
+#[derive(Debug)]
+pub(in crate::app) struct ControlRole {
+    pub(in crate::app) admin: AdminServer,
+    /// Access policy of the admin port.
+    pub(in crate::app) access: Arc<Access>,
+    pub(in crate::app) mover_settings: Arc<ArcSwap<MoverSettings>>,
+    pub(in crate::app) logins_interval: watch::Sender<Duration>,
+    mover: Mover,
+    operations: DatabaseOperations,
+    login_sync: LoginSync,
+    reconciler: Reconciler,
+}
+
+impl ControlRole {
+    /// Before the first command, what earlier processes began is known, and is finished or undone.
+    pub(in crate::app) async fn start(
+        shared: &Shared,
+        parts: ControlParts,
+    ) -> Result<ControlRole, ServeError> {
+        let ControlParts { groundwork, acceptor, routes, access, applications, requests } = parts;
+        let Groundwork { reconciler, login_sync, mover_settings, logins_interval } = groundwork;
+        let catalog = &shared.catalog;
+        let executor = Executor::new(Parts {
+            catalog: catalog.clone(),
+            routes,
+            config: Arc::clone(&shared.config),
+            applications,
+            mover: Arc::clone(&mover_settings),
+            requests,
+            logins: login_sync.refresh_handle(),
+            access,
+            metrics: shared.metrics.clone(),
+            clock: UnixMillis::now,
+        });
+        let operations =
+            DatabaseOperations::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now).await;
+        let access = Arc::new(shared.access()?);
+        let admin = open_admin_port(shared, executor, acceptor, &access).await?;
+        let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
+        Ok(ControlRole {
+            admin,
+            access,
+            mover_settings,
+            logins_interval,
+            mover,
+            operations,
+            login_sync,
+            reconciler,
+        })
+    }
+
+    /// Ends in order: no new command, no move in its pause.
+    pub(in crate::app) async fn stop(self) {
+        self.admin.shutdown(ADMIN_GRACE).await;
+        tokio::join!(self.mover.stop(), self.operations.stop());
+        drop((self.login_sync, self.reconciler));
+    }
+}
+
+async fn open_admin_port(
+    shared: &Shared,
+    executor: Executor,
+    acceptor: Option<Acceptor>,
+    access: &Arc<Access>,
+) -> Result<AdminServer, ServeError> {
+    let config = shared.config.load_full();
+    let options = AdminOptions {
+        listen: config.admin.listen,
+        acceptor,
+        users: read_users(&config.admin.users_file)?,
+        connections_max: config.admin.connections_max,
+        login_time_max: config.proxy.login_timeout,
+        access: Arc::clone(access),
+        mock: shared.mock_secret("admin").await?,
+    };
+    let failed = |source| ServeError::Admin { address: config.admin.listen, source };
+    AdminServer::start(options, executor).await.map_err(failed)
+}
