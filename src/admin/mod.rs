@@ -6,12 +6,8 @@
 //!
 //! Start with [`statement::Statement`], then [`commands`], then [`execute`].
 
-mod adopt;
 pub mod commands;
 mod compat;
-mod create;
-mod drop;
-mod operations;
 mod port;
 mod show;
 mod sql;
@@ -27,6 +23,6 @@ pub use sql::statement::{self, ShutdownMode, Statement};
 pub use sql::syntax_error::{ErrorKind, SyntaxError};
 
 // Inside this module a file is named without its folder.
-use commands::{answer, blockers, databases, moves, pause, refuse, systems, teams};
+use commands::{answer, blockers, databases, moves, operations, pause, refuse, systems, teams};
 use compat::driver_queries;
 use sql::{lookup, parse, parse_show, parser, token};

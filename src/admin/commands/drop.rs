@@ -1,11 +1,11 @@
 //! DROP DATABASE: confirmed, recorded as an operation, and waited for. The engine does the rest
 //! ([`crate::control::lifecycle::drop`]).
 
-use super::answer::{Answer, row};
-use super::commands;
-use super::execute::{Caller, Executor};
-use super::refuse::{AdminError, identifier, literal};
-use super::statement::DropDatabase;
+use crate::admin::answer::{Answer, row};
+use crate::admin::commands;
+use crate::admin::execute::{Caller, Executor};
+use crate::admin::refuse::{AdminError, identifier, literal};
+use crate::admin::statement::DropDatabase;
 use crate::catalog::keys;
 use crate::catalog::store::StoreError;
 use crate::control::lifecycle::drop;

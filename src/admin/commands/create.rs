@@ -3,13 +3,13 @@
 
 use rand::RngExt as _;
 
-use super::answer::{Answer, row};
-use super::commands;
-use super::databases::{Complete, created};
-use super::execute::{Caller, Executor};
-use super::refuse::{AdminError, identifier};
-use super::statement::CreateDatabase;
-use super::users::verifier_of;
+use crate::admin::answer::{Answer, row};
+use crate::admin::commands;
+use crate::admin::databases::{Complete, created};
+use crate::admin::execute::{Caller, Executor};
+use crate::admin::refuse::{AdminError, identifier};
+use crate::admin::statement::CreateDatabase;
+use crate::admin::users::verifier_of;
 use crate::control::lifecycle::context::begin_new;
 use crate::control::lifecycle::create;
 use crate::model::{CreateFacts, OperationKind, RoleName};

@@ -1,12 +1,12 @@
 //! ADOPT DATABASE: takes in an existing database, where it is, with the roles it has. Recorded as an
 //! operation, and waited for: the engine does the rest ([`crate::control::lifecycle::adopt`]).
 
-use super::answer::{Answer, Row, row};
-use super::commands;
-use super::databases::{Complete, created, verifier_kind};
-use super::execute::{Caller, Executor};
-use super::refuse::{AdminError, identifier, literal};
-use super::statement::AdoptDatabase;
+use crate::admin::answer::{Answer, Row, row};
+use crate::admin::commands;
+use crate::admin::databases::{Complete, created, verifier_kind};
+use crate::admin::execute::{Caller, Executor};
+use crate::admin::refuse::{AdminError, identifier, literal};
+use crate::admin::statement::AdoptDatabase;
 use crate::control::lifecycle::adopt;
 use crate::control::lifecycle::context::begin_new;
 use crate::error::{Severity, SqlState};
