@@ -10,6 +10,7 @@ pub mod statement;
 pub(in crate::admin) mod syntax_error;
 pub(in crate::admin) mod table;
 pub(in crate::admin) mod token;
+mod values;
 
 #[cfg(test)]
 mod parse_tests;

@@ -4,20 +4,18 @@
 //! Written by hand, because an administrator at three in the morning needs "did you mean" with the exact
 //! position, and a grammar of sixty productions costs less than teaching a generator to do that.
 
-use std::time::Duration;
-
 use crate::admin::commands::command_meant;
 use crate::admin::driver_queries;
 use crate::admin::parser::Parser;
+use crate::admin::sql::{parse_show, parse_verbs, values};
 use crate::admin::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, Differences, DropDatabase, Move,
     Placement, SourceFate, Statement, TeamClause, Wait,
 };
 use crate::admin::{ErrorKind, SyntaxError};
-use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
-    ByteSize, ContractChange, DatabaseName, MoveId, Pooling, QuotasChange, RoleName, ServerAuth, SslMode,
-    SystemName, TeamName, Tier, Timeout, TimeoutsChange,
+    ContractChange, DatabaseName, QuotasChange, RoleName, ServerAuth, SslMode, SystemName, Timeout,
+    TimeoutsChange,
 };
 
 /// A statement and its text.
@@ -45,7 +43,8 @@ pub fn parse(text: &str) -> Result<Vec<Parsed>, SyntaxError> {
         }
         let start = parser.span().start;
         let place = parser.place();
-        let statement = parser.statement().map_err(|error| with_syntax(error, &parser.words_from(place)))?;
+        let statement =
+            statement(&mut parser).map_err(|error| with_syntax(error, &parser.words_from(place)))?;
         let own = text.get(start..parser.span().start).unwrap_or("").trim_end();
         statements.push(Parsed { statement, text: own.to_owned() });
     }
@@ -83,456 +82,297 @@ const VERBS: [&str; 21] = [
     "SHUTDOWN",
 ];
 
-impl Parser {
-    fn statement(&mut self) -> Result<Statement, SyntaxError> {
-        if let Some(query) = driver_queries::parse(self)? {
-            self.end_of_statement()?;
-            return Ok(Statement::DriverQuery(query));
-        }
-        let statement = match self.one_of(&VERBS)? {
-            "SHOW" => self.show()?,
-            "CREATE" => self.create()?,
-            "ALTER" => self.alter()?,
-            "DROP" => self.drop_object()?,
-            "ADOPT" => self.adopt()?,
-            "PLAN" => self.plan()?,
-            "MOVE" => self.movement()?,
-            "UNDO" => self.undo()?,
-            "CANCEL" => self.cancel()?,
-            "FINISH" => self.finish()?,
-            "RELOAD" => Statement::Reload,
-            verb => self.process_verb(verb)?,
-        };
-        self.end_of_statement()?;
-        Ok(statement)
+fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    if let Some(query) = driver_queries::parse(parser)? {
+        parser.end_of_statement()?;
+        return Ok(Statement::DriverQuery(query));
     }
+    let statement = match parser.one_of(&VERBS)? {
+        "SHOW" => parse_show::show(parser)?,
+        "CREATE" => create(parser)?,
+        "ALTER" => alter(parser)?,
+        "DROP" => drop_object(parser)?,
+        "ADOPT" => adopt(parser)?,
+        "PLAN" => plan(parser)?,
+        "MOVE" => movement(parser)?,
+        "UNDO" => undo(parser)?,
+        "CANCEL" => cancel(parser)?,
+        "FINISH" => finish(parser)?,
+        "RELOAD" => Statement::Reload,
+        verb => parse_verbs::process_verb(parser, verb)?,
+    };
+    parser.end_of_statement()?;
+    Ok(statement)
+}
 
-    fn create(&mut self) -> Result<Statement, SyntaxError> {
-        match self.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
-            "DATABASE" => self.create_database(),
-            "SYSTEM" => self.create_system(),
-            _ => Ok(Statement::CreateTeam(self.team_clause()?)),
-        }
+fn create(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+        "DATABASE" => create_database(parser),
+        "SYSTEM" => create_system(parser),
+        _ => Ok(Statement::CreateTeam(team_clause(parser)?)),
     }
+}
 
-    fn alter(&mut self) -> Result<Statement, SyntaxError> {
-        match self.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
-            "DATABASE" => self.alter_database(),
-            "SYSTEM" => self.alter_system(),
-            _ => Ok(Statement::AlterTeam(self.team_clause()?)),
-        }
+fn alter(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+        "DATABASE" => alter_database(parser),
+        "SYSTEM" => alter_system(parser),
+        _ => Ok(Statement::AlterTeam(team_clause(parser)?)),
     }
+}
 
-    fn drop_object(&mut self) -> Result<Statement, SyntaxError> {
-        match self.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
-            "DATABASE" => self.drop_database(),
-            "SYSTEM" => Ok(Statement::DropSystem(self.system()?)),
-            _ => Ok(Statement::DropTeam(self.team()?)),
-        }
+fn drop_object(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
+        "DATABASE" => drop_database(parser),
+        "SYSTEM" => Ok(Statement::DropSystem(values::system(parser)?)),
+        _ => Ok(Statement::DropTeam(values::team(parser)?)),
     }
+}
 
-    fn team_clause(&mut self) -> Result<TeamClause, SyntaxError> {
-        let name = self.team()?;
-        self.expect("CONTACT")?;
-        Ok(TeamClause { name, contact: self.text("where the team is reached")? })
-    }
+fn team_clause(parser: &mut Parser) -> Result<TeamClause, SyntaxError> {
+    let name = values::team(parser)?;
+    parser.expect("CONTACT")?;
+    Ok(TeamClause { name, contact: parser.text("where the team is reached")? })
+}
 
-    fn create_database(&mut self) -> Result<Statement, SyntaxError> {
-        let name = self.database()?;
-        let (mut owner, mut purpose, mut tier, mut system) = (None, None, None, None);
-        self.clauses(&["OWNER", "PURPOSE", "TIER", "ON"], |parser, clause| {
-            match clause {
-                "OWNER" => owner = Some(parser.owner()?),
-                "PURPOSE" => purpose = Some(parser.text("a purpose")?),
-                "TIER" => tier = Some(parser.tier()?),
-                _ => system = Some(parser.on_system()?),
-            }
-            Ok(())
-        })?;
-        Ok(Statement::CreateDatabase(CreateDatabase { name, owner, purpose, tier, system }))
-    }
-
-    fn alter_database(&mut self) -> Result<Statement, SyntaxError> {
-        let name = self.database()?;
-        self.accept("SET");
-        let (mut owner, mut purpose, mut tier) = (None, None, None);
-        let (mut pooling, mut pool_size, mut clients_max) = (None, None, None);
-        let (mut quotas, mut timeouts) = (QuotasChange::default(), TimeoutsChange::default());
-        let clauses = [
-            "OWNER",
-            "PURPOSE",
-            "TIER",
-            "POOLING",
-            "POOL_SIZE",
-            "MAX_CLIENTS",
-            "MAX_MESSAGE_SIZE",
-            "MAX_LOGIN_RATE",
-        ];
-        let clauses: Vec<&str> = clauses.into_iter().chain(Timeout::ALL.map(Timeout::clause)).collect();
-        if self.at_end_of_statement() {
-            self.one_of(&clauses)?;
-        }
-        self.clauses(&clauses, |parser, clause| {
-            match (clause, Timeout::of_clause(clause)) {
-                ("OWNER", _) => owner = Some(parser.owner()?),
-                ("PURPOSE", _) => purpose = Some(parser.text("a purpose")?),
-                ("TIER", _) => tier = Some(parser.tier()?),
-                ("POOLING", _) => pooling = Some(parser.pooling()?),
-                ("POOL_SIZE", _) => pool_size = Some(parser.connections()?),
-                ("MAX_MESSAGE_SIZE", _) => quotas.message_size_max = Some(parser.message_size()?),
-                ("MAX_LOGIN_RATE", _) => quotas.logins_per_second_max = Some(parser.login_rate()?),
-                (_, Some(timeout)) => timeouts[timeout] = Some(parser.timeout(timeout)?),
-                (_, None) => clients_max = Some(parser.connections()?),
-            }
-            Ok(())
-        })?;
-        let contract = ContractChange { tier, pooling, pool_size, clients_max, quotas, timeouts };
-        Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, contract }))
-    }
-
-    fn adopt(&mut self) -> Result<Statement, SyntaxError> {
-        if self.one_of(&["DATABASE", "MOVE"])? == "MOVE" {
-            return Ok(Statement::AdoptMove(self.move_id()?));
-        }
-        let name = self.database()?;
-        self.expect("ON")?;
-        let system = self.on_system()?;
-        let (mut owner, mut purpose, mut tier, mut dbname) = (None, None, None, None);
-        self.clauses(&["OWNER", "PURPOSE", "TIER", "DBNAME"], |parser, clause| {
-            match clause {
-                "OWNER" => owner = Some(parser.owner()?),
-                "PURPOSE" => purpose = Some(parser.text("a purpose")?),
-                "TIER" => tier = Some(parser.tier()?),
-                _ => dbname = Some(parser.text_or_identifier("the name on the system")?.0),
-            }
-            Ok(())
-        })?;
-        Ok(Statement::AdoptDatabase(AdoptDatabase { name, system, owner, purpose, tier, dbname }))
-    }
-
-    fn drop_database(&mut self) -> Result<Statement, SyntaxError> {
-        let name = self.database()?;
-        let (mut confirm, mut reason) = (None, None);
-        self.clauses(&["CONFIRM", "REASON"], |parser, clause| {
-            match clause {
-                "CONFIRM" => confirm = Some(parser.text("the name of the database")?),
-                _ => reason = Some(parser.text("a reason")?),
-            }
-            Ok(())
-        })?;
-        Ok(Statement::DropDatabase(DropDatabase { name, confirm, reason }))
-    }
-
-    fn create_system(&mut self) -> Result<Statement, SyntaxError> {
-        let name = self.system()?;
-        let mut clauses = SystemClauses::default();
-        self.clauses(&SystemClauses::KEYWORDS[..8], |parser, clause| {
-            parser.system_clause(clause, &mut clauses)
-        })?;
-        // Asks for missing clauses in the order of the syntax.
-        let Some(host) = clauses.host else { return Err(self.expected("HOST 'address'")) };
-        let Some(port) = clauses.port else { return Err(self.expected("PORT number")) };
-        let Some(role) = clauses.role else { return Err(self.expected("ROLE name")) };
-        Ok(Statement::CreateSystem(CreateSystem {
-            name,
-            host,
-            port,
-            role,
-            database: clauses.database.unwrap_or_else(|| "postgres".to_owned()),
-            password_file: clauses.password_file,
-            sslmode: clauses.sslmode.unwrap_or_default(),
-            auth: clauses.auth.unwrap_or_default(),
-            replication: clauses.replication,
-        }))
-    }
-
-    fn alter_system(&mut self) -> Result<Statement, SyntaxError> {
-        let name = self.system()?;
-        self.accept("SET");
-        let mut clauses = SystemClauses::default();
-        if self.at_end_of_statement() {
-            self.one_of(&SystemClauses::KEYWORDS)?;
-        }
-        self.clauses(&SystemClauses::KEYWORDS, |parser, clause| parser.system_clause(clause, &mut clauses))?;
-        let SystemClauses {
-            host,
-            port,
-            role,
-            database,
-            password_file,
-            sslmode,
-            auth,
-            replication,
-            placement,
-        } = clauses;
-        Ok(Statement::AlterSystem(AlterSystem {
-            name,
-            host,
-            port,
-            role,
-            database,
-            password_file,
-            sslmode,
-            auth,
-            replication,
-            placement,
-        }))
-    }
-
-    fn system_clause(
-        &mut self,
-        clause: &'static str,
-        clauses: &mut SystemClauses,
-    ) -> Result<(), SyntaxError> {
+fn create_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    let name = values::database(parser)?;
+    let (mut owner, mut purpose, mut tier, mut system) = (None, None, None, None);
+    parser.clauses(&["OWNER", "PURPOSE", "TIER", "ON"], |parser, clause| {
         match clause {
-            "HOST" => clauses.host = Some(self.text_or_identifier("a host")?.0),
-            "PORT" => clauses.port = Some(self.port()?),
-            "ROLE" => clauses.role = Some(self.role()?),
-            "DATABASE" => clauses.database = Some(self.text_or_identifier("a database of the system")?.0),
-            "PASSWORD" => {
-                self.expect("FILE")?;
-                clauses.password_file = Some(self.absolute_path()?);
-            }
-            "SSLMODE" => clauses.sslmode = Some(self.sslmode()?),
-            "AUTH" => clauses.auth = Some(self.server_auth()?),
-            "REPLICATION" => {
-                self.expect("HOST")?;
-                let host = self.text_or_identifier("a host")?.0;
-                self.expect("PORT")?;
-                clauses.replication = Some((host, self.port()?));
-            }
-            "CORDON" => clauses.placement = Some(Placement::Refuse),
-            _ => clauses.placement = Some(Placement::Accept),
+            "OWNER" => owner = Some(values::owner(parser)?),
+            "PURPOSE" => purpose = Some(parser.text("a purpose")?),
+            "TIER" => tier = Some(values::tier(parser)?),
+            _ => system = Some(values::on_system(parser)?),
         }
         Ok(())
-    }
+    })?;
+    Ok(Statement::CreateDatabase(CreateDatabase { name, owner, purpose, tier, system }))
+}
 
-    /// Refuses a relative path: its meaning depends on the directory in which the process was started.
-    fn absolute_path(&mut self) -> Result<String, SyntaxError> {
-        let span = self.span();
-        let path = self.text("a path")?;
-        match path.starts_with('/') {
-            true => Ok(path),
-            false => Err(SyntaxError::new(span, format!("'{path}' is no absolute path"))
-                .with_hint("Write the whole path, from / on, as it is on the machine of Freehold.")
-                .of_kind(ErrorKind::Value)),
+fn alter_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    let name = values::database(parser)?;
+    parser.accept("SET");
+    let (mut owner, mut purpose, mut tier) = (None, None, None);
+    let (mut pooling, mut pool_size, mut clients_max) = (None, None, None);
+    let (mut quotas, mut timeouts) = (QuotasChange::default(), TimeoutsChange::default());
+    let clauses = [
+        "OWNER",
+        "PURPOSE",
+        "TIER",
+        "POOLING",
+        "POOL_SIZE",
+        "MAX_CLIENTS",
+        "MAX_MESSAGE_SIZE",
+        "MAX_LOGIN_RATE",
+    ];
+    let clauses: Vec<&str> = clauses.into_iter().chain(Timeout::ALL.map(Timeout::clause)).collect();
+    if parser.at_end_of_statement() {
+        parser.one_of(&clauses)?;
+    }
+    parser.clauses(&clauses, |parser, clause| {
+        match (clause, Timeout::of_clause(clause)) {
+            ("OWNER", _) => owner = Some(values::owner(parser)?),
+            ("PURPOSE", _) => purpose = Some(parser.text("a purpose")?),
+            ("TIER", _) => tier = Some(values::tier(parser)?),
+            ("POOLING", _) => pooling = Some(values::pooling(parser)?),
+            ("POOL_SIZE", _) => pool_size = Some(values::connections(parser)?),
+            ("MAX_MESSAGE_SIZE", _) => quotas.message_size_max = Some(values::message_size(parser)?),
+            ("MAX_LOGIN_RATE", _) => quotas.logins_per_second_max = Some(values::login_rate(parser)?),
+            (_, Some(timeout)) => timeouts[timeout] = Some(values::timeout(parser, timeout)?),
+            (_, None) => clients_max = Some(values::connections(parser)?),
         }
-    }
+        Ok(())
+    })?;
+    let contract = ContractChange { tier, pooling, pool_size, clients_max, quotas, timeouts };
+    Ok(Statement::AlterDatabase(AlterDatabase { name, owner, purpose, contract }))
+}
 
-    fn plan(&mut self) -> Result<Statement, SyntaxError> {
-        self.expect("MOVE")?;
-        let (database, system) = self.route()?;
-        Ok(Statement::PlanMove { database, system })
+fn adopt(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    if parser.one_of(&["DATABASE", "MOVE"])? == "MOVE" {
+        return Ok(Statement::AdoptMove(values::move_id(parser)?));
     }
+    let name = values::database(parser)?;
+    parser.expect("ON")?;
+    let system = values::on_system(parser)?;
+    let (mut owner, mut purpose, mut tier, mut dbname) = (None, None, None, None);
+    parser.clauses(&["OWNER", "PURPOSE", "TIER", "DBNAME"], |parser, clause| {
+        match clause {
+            "OWNER" => owner = Some(values::owner(parser)?),
+            "PURPOSE" => purpose = Some(parser.text("a purpose")?),
+            "TIER" => tier = Some(values::tier(parser)?),
+            _ => dbname = Some(parser.text_or_identifier("the name on the system")?.0),
+        }
+        Ok(())
+    })?;
+    Ok(Statement::AdoptDatabase(AdoptDatabase { name, system, owner, purpose, tier, dbname }))
+}
 
-    fn movement(&mut self) -> Result<Statement, SyntaxError> {
-        let (database, system) = self.route()?;
-        let (mut pause_max, mut reason, mut wait) = (None, None, Wait::No);
-        self.clauses(&["MAX", "REASON", "WAIT"], |parser, clause| {
-            match clause {
-                "MAX" => {
-                    parser.expect("PAUSE")?;
-                    pause_max = Some(parser.duration("a duration")?);
-                }
-                "REASON" => reason = Some(parser.text("a reason")?),
-                _ => wait = Wait::Yes,
+fn drop_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    let name = values::database(parser)?;
+    let (mut confirm, mut reason) = (None, None);
+    parser.clauses(&["CONFIRM", "REASON"], |parser, clause| {
+        match clause {
+            "CONFIRM" => confirm = Some(parser.text("the name of the database")?),
+            _ => reason = Some(parser.text("a reason")?),
+        }
+        Ok(())
+    })?;
+    Ok(Statement::DropDatabase(DropDatabase { name, confirm, reason }))
+}
+
+fn create_system(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    let name = values::system(parser)?;
+    let mut clauses = SystemClauses::default();
+    parser.clauses(&SystemClauses::KEYWORDS[..8], |parser, clause| {
+        system_clause(parser, clause, &mut clauses)
+    })?;
+    // Asks for missing clauses in the order of the syntax.
+    let Some(host) = clauses.host else { return Err(parser.expected("HOST 'address'")) };
+    let Some(port) = clauses.port else { return Err(parser.expected("PORT number")) };
+    let Some(role) = clauses.role else { return Err(parser.expected("ROLE name")) };
+    Ok(Statement::CreateSystem(CreateSystem {
+        name,
+        host,
+        port,
+        role,
+        database: clauses.database.unwrap_or_else(|| "postgres".to_owned()),
+        password_file: clauses.password_file,
+        sslmode: clauses.sslmode.unwrap_or_default(),
+        auth: clauses.auth.unwrap_or_default(),
+        replication: clauses.replication,
+    }))
+}
+
+fn alter_system(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    let name = values::system(parser)?;
+    parser.accept("SET");
+    let mut clauses = SystemClauses::default();
+    if parser.at_end_of_statement() {
+        parser.one_of(&SystemClauses::KEYWORDS)?;
+    }
+    parser.clauses(&SystemClauses::KEYWORDS, |parser, clause| system_clause(parser, clause, &mut clauses))?;
+    let SystemClauses { host, port, role, database, password_file, sslmode, auth, replication, placement } =
+        clauses;
+    Ok(Statement::AlterSystem(AlterSystem {
+        name,
+        host,
+        port,
+        role,
+        database,
+        password_file,
+        sslmode,
+        auth,
+        replication,
+        placement,
+    }))
+}
+
+fn system_clause(
+    parser: &mut Parser,
+    clause: &'static str,
+    clauses: &mut SystemClauses,
+) -> Result<(), SyntaxError> {
+    match clause {
+        "HOST" => clauses.host = Some(parser.text_or_identifier("a host")?.0),
+        "PORT" => clauses.port = Some(values::port(parser)?),
+        "ROLE" => clauses.role = Some(values::role(parser)?),
+        "DATABASE" => clauses.database = Some(parser.text_or_identifier("a database of the system")?.0),
+        "PASSWORD" => {
+            parser.expect("FILE")?;
+            clauses.password_file = Some(values::absolute_path(parser)?);
+        }
+        "SSLMODE" => clauses.sslmode = Some(values::sslmode(parser)?),
+        "AUTH" => clauses.auth = Some(values::server_auth(parser)?),
+        "REPLICATION" => {
+            parser.expect("HOST")?;
+            let host = parser.text_or_identifier("a host")?.0;
+            parser.expect("PORT")?;
+            clauses.replication = Some((host, values::port(parser)?));
+        }
+        "CORDON" => clauses.placement = Some(Placement::Refuse),
+        _ => clauses.placement = Some(Placement::Accept),
+    }
+    Ok(())
+}
+
+fn plan(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    parser.expect("MOVE")?;
+    let (database, system) = route(parser)?;
+    Ok(Statement::PlanMove { database, system })
+}
+
+fn movement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    let (database, system) = route(parser)?;
+    let (mut pause_max, mut reason, mut wait) = (None, None, Wait::No);
+    parser.clauses(&["MAX", "REASON", "WAIT"], |parser, clause| {
+        match clause {
+            "MAX" => {
+                parser.expect("PAUSE")?;
+                pause_max = Some(parser.duration("a duration")?);
             }
-            Ok(())
-        })?;
-        Ok(Statement::Move(Move { database, system, pause_max, reason, wait }))
-    }
+            "REASON" => reason = Some(parser.text("a reason")?),
+            _ => wait = Wait::Yes,
+        }
+        Ok(())
+    })?;
+    Ok(Statement::Move(Move { database, system, pause_max, reason, wait }))
+}
 
-    fn route(&mut self) -> Result<(DatabaseName, SystemName), SyntaxError> {
-        self.expect("DATABASE")?;
-        let database = self.database()?;
-        self.expect("TO")?;
-        Ok((database, self.noise_system()?))
-    }
+fn route(parser: &mut Parser) -> Result<(DatabaseName, SystemName), SyntaxError> {
+    parser.expect("DATABASE")?;
+    let database = values::database(parser)?;
+    parser.expect("TO")?;
+    Ok((database, values::optional_system(parser)?))
+}
 
-    fn undo(&mut self) -> Result<Statement, SyntaxError> {
-        self.expect("MOVE")?;
-        let id = self.move_id()?;
-        let (mut differences, mut wait) = (Differences::Refused, Wait::No);
-        self.clauses(&["ACCEPT", "WAIT"], |parser, clause| {
-            match clause {
-                "ACCEPT" => differences = parser.accepted_differences()?,
-                _ => wait = Wait::Yes,
+fn undo(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    parser.expect("MOVE")?;
+    let id = values::move_id(parser)?;
+    let (mut differences, mut wait) = (Differences::Refused, Wait::No);
+    parser.clauses(&["ACCEPT", "WAIT"], |parser, clause| {
+        match clause {
+            "ACCEPT" => differences = accepted_differences(parser)?,
+            _ => wait = Wait::Yes,
+        }
+        Ok(())
+    })?;
+    Ok(Statement::UndoMove { id, differences, wait })
+}
+
+fn cancel(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    parser.expect("MOVE")?;
+    Ok(Statement::CancelMove { id: values::move_id(parser)?, wait: wait(parser)? })
+}
+
+fn finish(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    parser.expect("MOVE")?;
+    let id = values::move_id(parser)?;
+    let (mut source, mut differences, mut wait) = (SourceFate::Keep, Differences::Refused, Wait::No);
+    parser.clauses(&["DROP", "ACCEPT", "WAIT"], |parser, clause| {
+        match clause {
+            "ACCEPT" => differences = accepted_differences(parser)?,
+            "DROP" => {
+                parser.expect("SOURCE")?;
+                source = SourceFate::Drop;
             }
-            Ok(())
-        })?;
-        Ok(Statement::UndoMove { id, differences, wait })
-    }
-
-    fn cancel(&mut self) -> Result<Statement, SyntaxError> {
-        self.expect("MOVE")?;
-        Ok(Statement::CancelMove { id: self.move_id()?, wait: self.wait()? })
-    }
-
-    fn finish(&mut self) -> Result<Statement, SyntaxError> {
-        self.expect("MOVE")?;
-        let id = self.move_id()?;
-        let (mut source, mut differences, mut wait) = (SourceFate::Keep, Differences::Refused, Wait::No);
-        self.clauses(&["DROP", "ACCEPT", "WAIT"], |parser, clause| {
-            match clause {
-                "ACCEPT" => differences = parser.accepted_differences()?,
-                "DROP" => {
-                    parser.expect("SOURCE")?;
-                    source = SourceFate::Drop;
-                }
-                _ => wait = Wait::Yes,
-            }
-            Ok(())
-        })?;
-        Ok(Statement::FinishMove { id, source, differences, wait })
-    }
-
-    /// Parses what follows ACCEPT.
-    fn accepted_differences(&mut self) -> Result<Differences, SyntaxError> {
-        self.expect("DIFFERENCES").map(|()| Differences::Accepted)
-    }
-
-    fn wait(&mut self) -> Result<Wait, SyntaxError> {
-        if self.at_end_of_statement() {
-            return Ok(Wait::No);
+            _ => wait = Wait::Yes,
         }
-        self.expect("WAIT").map(|()| Wait::Yes)
-    }
+        Ok(())
+    })?;
+    Ok(Statement::FinishMove { id, source, differences, wait })
+}
 
-    pub(in crate::admin) fn move_id(&mut self) -> Result<MoveId, SyntaxError> {
-        self.number("the number of a move").map(MoveId)
-    }
+/// Parses what follows ACCEPT.
+fn accepted_differences(parser: &mut Parser) -> Result<Differences, SyntaxError> {
+    parser.expect("DIFFERENCES").map(|()| Differences::Accepted)
+}
 
-    pub(in crate::admin) fn database(&mut self) -> Result<DatabaseName, SyntaxError> {
-        self.name("the name of a database", DatabaseName::parse)
+fn wait(parser: &mut Parser) -> Result<Wait, SyntaxError> {
+    if parser.at_end_of_statement() {
+        return Ok(Wait::No);
     }
-
-    fn system(&mut self) -> Result<SystemName, SyntaxError> {
-        self.name("the name of a system", SystemName::parse)
-    }
-
-    fn team(&mut self) -> Result<TeamName, SyntaxError> {
-        self.name("the name of a team", TeamName::parse)
-    }
-
-    /// `[SYSTEM] name`
-    fn noise_system(&mut self) -> Result<SystemName, SyntaxError> {
-        self.accept("SYSTEM");
-        self.system()
-    }
-
-    /// After ON: `SYSTEM name`.
-    fn on_system(&mut self) -> Result<SystemName, SyntaxError> {
-        self.expect("SYSTEM")?;
-        self.system()
-    }
-
-    /// `[TEAM] name`. Not checked to be the name of a team here: an unknown owner gets an error of its own.
-    fn owner(&mut self) -> Result<String, SyntaxError> {
-        self.accept("TEAM");
-        Ok(self.identifier("the name of a team")?.0)
-    }
-
-    fn role(&mut self) -> Result<RoleName, SyntaxError> {
-        let (role, span) = self.text_or_identifier("a role")?;
-        RoleName::parse(&role).map_err(|error| SyntaxError::new(span, error.to_string()).of_name())
-    }
-
-    fn port(&mut self) -> Result<u16, SyntaxError> {
-        let span = self.span();
-        match self.number("a port number")? {
-            0 => Err(SyntaxError::new(span, "0 is no port").of_kind(ErrorKind::Value)),
-            port => Ok(port),
-        }
-    }
-
-    fn tier(&mut self) -> Result<Tier, SyntaxError> {
-        match self.one_of(&["DEV", "STANDARD", "CRITICAL"])? {
-            "DEV" => Ok(Tier::Dev),
-            "STANDARD" => Ok(Tier::Standard),
-            _ => Ok(Tier::Critical),
-        }
-    }
-
-    fn pooling(&mut self) -> Result<Pooling, SyntaxError> {
-        match self.one_of(&["SESSION", "TRANSACTION"])? {
-            "SESSION" => Ok(Pooling::Session),
-            _ => Ok(Pooling::Transaction),
-        }
-    }
-
-    fn connections(&mut self) -> Result<u32, SyntaxError> {
-        let span = self.span();
-        match self.number("a number of connections")? {
-            0 => Err(SyntaxError::new(span, "no connection is too few").of_kind(ErrorKind::Value)),
-            size => Ok(size),
-        }
-    }
-
-    /// `'64MB'` or DEFAULT; `None`: the process's setting applies.
-    fn message_size(&mut self) -> Result<Option<ByteSize>, SyntaxError> {
-        if self.accept("DEFAULT") {
-            return Ok(None);
-        }
-        let span = self.span();
-        let text = self.text("DEFAULT or a size such as '64MB'")?;
-        let (least, most) = (MESSAGE_SIZES.start(), MESSAGE_SIZES.end());
-        let error = match ByteSize::parse(&text) {
-            Some(size) if MESSAGE_SIZES.contains(&size) => return Ok(Some(size)),
-            Some(_) => {
-                SyntaxError::new(span, format!("MAX_MESSAGE_SIZE needs a size between {least} and {most}"))
-            }
-            None => SyntaxError::new(span, format!("'{text}' is no size"))
-                .with_hint("Write a number with its unit: '512kB', '64MB'."),
-        };
-        Err(error.of_kind(ErrorKind::Value))
-    }
-
-    /// `50`, `0` (no limit) or DEFAULT; `None`: the database has no limit of its own.
-    fn login_rate(&mut self) -> Result<Option<u32>, SyntaxError> {
-        if self.accept("DEFAULT") {
-            return Ok(None);
-        }
-        let span = self.span();
-        match self.number("DEFAULT or a number of logins in a second")? {
-            rate if rate <= LOGINS_PER_SECOND_MAX => Ok(Some(rate)),
-            _ => Err(SyntaxError::new(span, format!("MAX_LOGIN_RATE needs at most {LOGINS_PER_SECOND_MAX}"))
-                .of_kind(ErrorKind::Value)),
-        }
-    }
-
-    /// `'30s'`, `0` or DEFAULT; `None`: the process's setting applies.
-    fn timeout(&mut self, timeout: Timeout) -> Result<Option<Duration>, SyntaxError> {
-        if self.accept("DEFAULT") {
-            return Ok(None);
-        }
-        let span = self.span();
-        let time = match self.number::<u64>("no limit") {
-            Ok(0) => Duration::ZERO,
-            Ok(_) => {
-                return Err(SyntaxError::new(span, "a duration needs a unit")
-                    .with_hint("Write a number with its unit: '500ms', '2s'. 0 is no limit.")
-                    .of_kind(ErrorKind::Value));
-            }
-            Err(_) => self.duration("DEFAULT, 0 or a duration")?,
-        };
-        let refused = |rest| SyntaxError::new(span, format!("{} {rest}", timeout.clause()));
-        timeout.check(time).map_err(|rest| refused(rest).of_kind(ErrorKind::Value))?;
-        Ok(Some(time))
-    }
-
-    fn sslmode(&mut self) -> Result<SslMode, SyntaxError> {
-        const MODES: &str = "disable, prefer, require, verify-ca or verify-full";
-        let expected = self.expected(MODES);
-        let (mode, _) = self.text_or_identifier(MODES)?;
-        SslMode::parse(&mode).ok_or(expected)
-    }
-
-    fn server_auth(&mut self) -> Result<ServerAuth, SyntaxError> {
-        const METHODS: &str = "scram, md5 or password";
-        let expected = self.expected(METHODS);
-        let (method, _) = self.text_or_identifier(METHODS)?;
-        ServerAuth::parse(&method).ok_or(expected)
-    }
+    parser.expect("WAIT").map(|()| Wait::Yes)
 }
 
 #[derive(Default)]

@@ -2,6 +2,7 @@
 
 use crate::admin::commands::SHOWS;
 use crate::admin::parser::Parser;
+use crate::admin::sql::values;
 use crate::admin::statement::Statement;
 use crate::admin::{ErrorKind, SyntaxError};
 use crate::model::{DatabaseName, MoveId};
@@ -16,13 +17,13 @@ pub(in crate::admin) trait Subject: Sized {
 
 impl Subject for DatabaseName {
     fn read(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
-        parser.database()
+        values::database(parser)
     }
 }
 
 impl Subject for MoveId {
     fn read(parser: &mut Parser) -> Result<MoveId, SyntaxError> {
-        parser.move_id()
+        values::move_id(parser)
     }
 }
 
@@ -44,34 +45,32 @@ impl Words {
     }
 }
 
-impl Parser {
-    pub(in crate::admin) fn show(&mut self) -> Result<Statement, SyntaxError> {
-        let span = self.span();
-        let shows = || SHOWS.iter().map(|(syntax, read)| (Words::of(syntax), read));
-        let keywords: Vec<&str> = shows().map(|(words, _)| words.keyword).chain([FDS]).collect();
-        let keyword = self.one_of(&keywords)?;
-        // A SHOW with a further word behind the name goes before the one without.
-        let behind = self.word_ahead(1);
-        let (mut longer, mut shorter) = (None, None);
-        for (words, read) in shows().filter(|(words, _)| words.keyword == keyword) {
-            match words.suffix {
-                None => shorter = Some((words, read)),
-                Some(suffix) if behind.as_deref() == Some(suffix) => longer = Some((words, read)),
-                Some(_) => {}
-            }
+pub(in crate::admin) fn show(parser: &mut Parser) -> Result<Statement, SyntaxError> {
+    let span = parser.span();
+    let shows = || SHOWS.iter().map(|(syntax, read)| (Words::of(syntax), read));
+    let keywords: Vec<&str> = shows().map(|(words, _)| words.keyword).chain([FDS]).collect();
+    let keyword = parser.one_of(&keywords)?;
+    // A SHOW with a further word behind the name goes before the one without.
+    let behind = parser.word_ahead(1);
+    let (mut longer, mut shorter) = (None, None);
+    for (words, read) in shows().filter(|(words, _)| words.keyword == keyword) {
+        match words.suffix {
+            None => shorter = Some((words, read)),
+            Some(suffix) if behind.as_deref() == Some(suffix) => longer = Some((words, read)),
+            Some(_) => {}
         }
-        let Some((words, read)) = longer.or(shorter) else {
-            return Err(SyntaxError::new(span, "descriptors of sockets are not given away")
-                .with_hint("SHOW SOCKETS; lists the connections.")
-                .of_kind(ErrorKind::Unsupported));
-        };
-        if words.has_noise && behind.is_some() {
-            self.accept("DATABASE");
-        }
-        let show = read(self)?;
-        if let Some(suffix) = words.suffix {
-            self.expect(suffix)?;
-        }
-        Ok(Statement::Show(show))
     }
+    let Some((words, read)) = longer.or(shorter) else {
+        return Err(SyntaxError::new(span, "descriptors of sockets are not given away")
+            .with_hint("SHOW SOCKETS; lists the connections.")
+            .of_kind(ErrorKind::Unsupported));
+    };
+    if words.has_noise && behind.is_some() {
+        parser.accept("DATABASE");
+    }
+    let show = read(parser)?;
+    if let Some(suffix) = words.suffix {
+        parser.expect(suffix)?;
+    }
+    Ok(Statement::Show(show))
 }

@@ -1,0 +1,163 @@
+//! The values of clauses: names, sizes, times and modes. Each function reads one at the cursor, or says what
+//! was expected there.
+
+use std::time::Duration;
+
+use crate::admin::parser::Parser;
+use crate::admin::{ErrorKind, SyntaxError};
+use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
+use crate::model::{
+    ByteSize, DatabaseName, MoveId, Pooling, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
+    Timeout,
+};
+
+pub(in crate::admin) fn database(parser: &mut Parser) -> Result<DatabaseName, SyntaxError> {
+    parser.name("the name of a database", DatabaseName::parse)
+}
+
+pub(in crate::admin) fn system(parser: &mut Parser) -> Result<SystemName, SyntaxError> {
+    parser.name("the name of a system", SystemName::parse)
+}
+
+pub(in crate::admin) fn team(parser: &mut Parser) -> Result<TeamName, SyntaxError> {
+    parser.name("the name of a team", TeamName::parse)
+}
+
+pub(in crate::admin) fn move_id(parser: &mut Parser) -> Result<MoveId, SyntaxError> {
+    parser.number("the number of a move").map(MoveId)
+}
+
+/// `[SYSTEM] name`
+pub(in crate::admin) fn optional_system(parser: &mut Parser) -> Result<SystemName, SyntaxError> {
+    parser.accept("SYSTEM");
+    system(parser)
+}
+
+/// After ON: `SYSTEM name`.
+pub(in crate::admin) fn on_system(parser: &mut Parser) -> Result<SystemName, SyntaxError> {
+    parser.expect("SYSTEM")?;
+    system(parser)
+}
+
+/// `[TEAM] name`. Not checked to be the name of a team here: an unknown owner gets an error of its own.
+pub(in crate::admin) fn owner(parser: &mut Parser) -> Result<String, SyntaxError> {
+    parser.accept("TEAM");
+    Ok(parser.identifier("the name of a team")?.0)
+}
+
+pub(in crate::admin) fn role(parser: &mut Parser) -> Result<RoleName, SyntaxError> {
+    let (role, span) = parser.text_or_identifier("a role")?;
+    RoleName::parse(&role).map_err(|error| SyntaxError::new(span, error.to_string()).of_name())
+}
+
+pub(in crate::admin) fn port(parser: &mut Parser) -> Result<u16, SyntaxError> {
+    let span = parser.span();
+    match parser.number("a port number")? {
+        0 => Err(SyntaxError::new(span, "0 is no port").of_kind(ErrorKind::Value)),
+        port => Ok(port),
+    }
+}
+
+pub(in crate::admin) fn tier(parser: &mut Parser) -> Result<Tier, SyntaxError> {
+    match parser.one_of(&["DEV", "STANDARD", "CRITICAL"])? {
+        "DEV" => Ok(Tier::Dev),
+        "STANDARD" => Ok(Tier::Standard),
+        _ => Ok(Tier::Critical),
+    }
+}
+
+pub(in crate::admin) fn pooling(parser: &mut Parser) -> Result<Pooling, SyntaxError> {
+    match parser.one_of(&["SESSION", "TRANSACTION"])? {
+        "SESSION" => Ok(Pooling::Session),
+        _ => Ok(Pooling::Transaction),
+    }
+}
+
+pub(in crate::admin) fn connections(parser: &mut Parser) -> Result<u32, SyntaxError> {
+    let span = parser.span();
+    match parser.number("a number of connections")? {
+        0 => Err(SyntaxError::new(span, "no connection is too few").of_kind(ErrorKind::Value)),
+        size => Ok(size),
+    }
+}
+
+/// `'64MB'` or DEFAULT; `None`: the process's setting applies.
+pub(in crate::admin) fn message_size(parser: &mut Parser) -> Result<Option<ByteSize>, SyntaxError> {
+    if parser.accept("DEFAULT") {
+        return Ok(None);
+    }
+    let span = parser.span();
+    let text = parser.text("DEFAULT or a size such as '64MB'")?;
+    let (least, most) = (MESSAGE_SIZES.start(), MESSAGE_SIZES.end());
+    let error = match ByteSize::parse(&text) {
+        Some(size) if MESSAGE_SIZES.contains(&size) => return Ok(Some(size)),
+        Some(_) => {
+            SyntaxError::new(span, format!("MAX_MESSAGE_SIZE needs a size between {least} and {most}"))
+        }
+        None => SyntaxError::new(span, format!("'{text}' is no size"))
+            .with_hint("Write a number with its unit: '512kB', '64MB'."),
+    };
+    Err(error.of_kind(ErrorKind::Value))
+}
+
+/// `50`, `0` (no limit) or DEFAULT; `None`: the database has no limit of its own.
+pub(in crate::admin) fn login_rate(parser: &mut Parser) -> Result<Option<u32>, SyntaxError> {
+    if parser.accept("DEFAULT") {
+        return Ok(None);
+    }
+    let span = parser.span();
+    match parser.number("DEFAULT or a number of logins in a second")? {
+        rate if rate <= LOGINS_PER_SECOND_MAX => Ok(Some(rate)),
+        _ => Err(SyntaxError::new(span, format!("MAX_LOGIN_RATE needs at most {LOGINS_PER_SECOND_MAX}"))
+            .of_kind(ErrorKind::Value)),
+    }
+}
+
+/// `'30s'`, `0` or DEFAULT; `None`: the process's setting applies.
+pub(in crate::admin) fn timeout(
+    parser: &mut Parser,
+    timeout: Timeout,
+) -> Result<Option<Duration>, SyntaxError> {
+    if parser.accept("DEFAULT") {
+        return Ok(None);
+    }
+    let span = parser.span();
+    let time = match parser.number::<u64>("no limit") {
+        Ok(0) => Duration::ZERO,
+        Ok(_) => {
+            return Err(SyntaxError::new(span, "a duration needs a unit")
+                .with_hint("Write a number with its unit: '500ms', '2s'. 0 is no limit.")
+                .of_kind(ErrorKind::Value));
+        }
+        Err(_) => parser.duration("DEFAULT, 0 or a duration")?,
+    };
+    let refused = |rest| SyntaxError::new(span, format!("{} {rest}", timeout.clause()));
+    timeout.check(time).map_err(|rest| refused(rest).of_kind(ErrorKind::Value))?;
+    Ok(Some(time))
+}
+
+pub(in crate::admin) fn sslmode(parser: &mut Parser) -> Result<SslMode, SyntaxError> {
+    const MODES: &str = "disable, prefer, require, verify-ca or verify-full";
+    let expected = parser.expected(MODES);
+    let (mode, _) = parser.text_or_identifier(MODES)?;
+    SslMode::parse(&mode).ok_or(expected)
+}
+
+pub(in crate::admin) fn server_auth(parser: &mut Parser) -> Result<ServerAuth, SyntaxError> {
+    const METHODS: &str = "scram, md5 or password";
+    let expected = parser.expected(METHODS);
+    let (method, _) = parser.text_or_identifier(METHODS)?;
+    ServerAuth::parse(&method).ok_or(expected)
+}
+
+/// Refuses a relative path: its meaning depends on the directory in which the process was started.
+pub(in crate::admin) fn absolute_path(parser: &mut Parser) -> Result<String, SyntaxError> {
+    let span = parser.span();
+    let path = parser.text("a path")?;
+    match path.starts_with('/') {
+        true => Ok(path),
+        false => Err(SyntaxError::new(span, format!("'{path}' is no absolute path"))
+            .with_hint("Write the whole path, from / on, as it is on the machine of Freehold.")
+            .of_kind(ErrorKind::Value)),
+    }
+}
