@@ -4,7 +4,8 @@
 //! of all commands, [`Executor`] executes them, [`AdminServer`] talks to psql and drivers. It deliberately
 //! decides nothing about a move: that is `control`'s.
 //!
-//! Start with [`statement::Statement`], then [`commands`], then [`execute`].
+//! Start with [`statement::Statement`], then [`commands`], then [`execute`]; `commands/context.rs` says what
+//! a command can reach.
 
 pub mod commands;
 mod compat;
@@ -13,7 +14,8 @@ mod show;
 mod sql;
 
 pub use commands::answer::{Answer, Row};
-pub use commands::execute::{self, Caller, Executor, Parts, ProcessRequest};
+pub use commands::context::{Caller, Parts, ProcessRequest};
+pub use commands::execute::{self, Executor};
 pub use commands::refuse::{identifier, literal};
 pub use port::serve::{self, AdminOptions, AdminServer};
 pub use port::users::{self, Rights, Users, UsersError, read_users, user_line};
@@ -23,6 +25,6 @@ pub use sql::statement::{self, ShutdownMode, Statement};
 pub use sql::syntax_error::{ErrorKind, SyntaxError};
 
 // Inside this module a file is named without its folder.
-use commands::{answer, blockers, databases, moves, operations, pause, refuse, systems, teams};
+use commands::{answer, blockers, context, databases, find, moves, refuse, systems};
 use compat::driver_queries;
 use sql::{lookup, parse, parse_show, parser, token};

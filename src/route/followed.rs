@@ -20,6 +20,12 @@ impl Default for Followed {
 }
 
 impl Followed {
+    /// Whether this process follows the catalogue. One that serves no clients does not, and has nothing to
+    /// wait for.
+    pub fn has_begun(&self) -> bool {
+        *self.routes.borrow() > Revision::default()
+    }
+
     /// Waits until the logins of a commit are known. Has no bound: the store may be away. Cancel-safe.
     pub async fn logins(&self, revision: Revision) {
         reached(&self.logins, revision).await;

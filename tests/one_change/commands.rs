@@ -72,7 +72,8 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
         "DISABLE" => after(&["ENABLE keep1"], "DISABLE keep1"),
         "ENABLE" => after(&["DISABLE keep1"], "ENABLE keep1"),
         "RECONNECT" => change("RECONNECT keep1"),
-        "WAIT_CLOSE" => change("WAIT_CLOSE keep1"),
+        // The process follows no route, so it knows no name.
+        "WAIT_CLOSE" => change("WAIT_CLOSE"),
         "KILL" => after(&["RESUME"], "KILL keep1"),
         "KILL_CLIENT" => Case { is_refused: true, ..change("KILL_CLIENT 1") },
         "PLAN MOVE DATABASE" => looks("PLAN MOVE DATABASE keep1 TO SYSTEM two"),

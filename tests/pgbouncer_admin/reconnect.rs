@@ -80,6 +80,18 @@ async fn a_session_that_would_lose_something_keeps_its_connection_until_its_clie
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_for_a_database_that_does_not_exist_is_refused_with_the_one_that_may_be_meant() {
+    let platform = Platform::serving("").await;
+    let admin = platform.admin().await;
+    for command in ["WAIT_CLOSE order", "RECONNECT order", "PAUSE order"] {
+        let refusal = refused(&admin, command).await;
+        assert_eq!(refusal.code().code(), "3D000", "{command}");
+        assert_eq!(refusal.message(), "database \"order\" does not exist", "{command}");
+        assert_eq!(refusal.hint(), Some("Did you mean \"orders\"?"), "{command}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_sessions_reconnect_under_load_without_an_error() {
     const CLIENTS: usize = 24;
     let platform = Platform::serving("").await;

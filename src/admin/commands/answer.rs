@@ -2,6 +2,7 @@
 
 use crate::admin::column::Column;
 use crate::admin::commands::Command;
+use crate::catalog::store::Revision;
 
 /// One row; None is NULL.
 pub type Row = Vec<Option<String>>;
@@ -13,12 +14,14 @@ pub struct Answer {
     pub rows: Vec<Row>,
     /// The tag of CommandComplete.
     pub tag: String,
+    /// The commit that it tells of: the process that is asked follows it before the answer is given.
+    pub(in crate::admin) as_of: Option<Revision>,
 }
 
 impl Answer {
     /// An answer without rows.
     pub fn done(command: Command) -> Answer {
-        Answer { columns: command.columns, rows: Vec::new(), tag: command.tag.to_owned() }
+        Answer { columns: command.columns, rows: Vec::new(), tag: command.tag.to_owned(), as_of: None }
     }
 
     pub fn rows(command: Command, rows: Vec<Row>) -> Answer {
@@ -28,7 +31,11 @@ impl Answer {
             "SELECT" => format!("SELECT {}", rows.len()),
             tag => tag.to_owned(),
         };
-        Answer { columns: command.columns, rows, tag }
+        Answer { columns: command.columns, rows, tag, as_of: None }
+    }
+
+    pub(in crate::admin) fn as_of(self, revision: Revision) -> Answer {
+        Answer { as_of: Some(revision), ..self }
     }
 }
 

@@ -3,10 +3,11 @@
 
 use rand::RngExt as _;
 
+use super::context::{Caller, Cluster};
+use super::databases::{CompleteCommand, checked_clauses, dsn, new_database, refuse_taken_name};
+use super::{operations, systems};
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands;
-use crate::admin::databases::{Complete, created};
-use crate::admin::execute::{Caller, Executor};
 use crate::admin::refuse::{AdminError, identifier};
 use crate::admin::statement::CreateDatabase;
 use crate::admin::users::verifier_of;
@@ -14,50 +15,48 @@ use crate::control::lifecycle::context::begin_new;
 use crate::control::lifecycle::create;
 use crate::model::{CreateFacts, OperationKind, RoleName};
 
-impl Executor {
-    pub(super) async fn create_database(
-        &self,
-        create: &CreateDatabase,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let rest = create
-            .system
-            .as_ref()
-            .map_or_else(String::new, |system| format!(" ON SYSTEM {}", identifier(system.as_str())));
-        let command = Complete {
-            verb: "CREATE DATABASE",
-            name: &create.name,
-            place: "",
-            tier: create.tier,
-            rest: &rest,
-        };
-        let wanted = self.wanted(&command, create.owner.as_deref(), create.purpose.as_deref()).await?;
-        let system = self.home(create.system.as_ref()).await?;
-        let role = RoleName::parse(create.name.as_str())
-            .map_err(|_| AdminError::Exists { kind: "role", name: create.name.to_string() })?;
+pub(in crate::admin) async fn create_database(
+    cluster: &Cluster,
+    caller: &Caller,
+    create: &CreateDatabase,
+) -> Result<Answer, AdminError> {
+    let rest = create
+        .system
+        .as_ref()
+        .map_or_else(String::new, |system| format!(" ON SYSTEM {}", identifier(system.as_str())));
+    let command = CompleteCommand {
+        verb: "CREATE DATABASE",
+        name: &create.name,
+        place: "",
+        tier: create.tier,
+        rest: &rest,
+    };
+    let clauses =
+        checked_clauses(cluster, &command, create.owner.as_deref(), create.purpose.as_deref()).await?;
+    let system = systems::choose_system(cluster, create.system.as_ref()).await?;
+    let role = RoleName::parse(create.name.as_str())
+        .map_err(|_| AdminError::Exists { kind: "role", name: create.name.to_string() })?;
 
-        let place = system.place(create.name.as_str());
-        let new = self.new_database(&wanted, place, caller, OperationKind::Create);
-        let (id, trail) = (new.database.id.clone(), self.trail_of(caller));
-        let password = random_password();
-        let facts = CreateFacts { role: role.clone(), verifier: verifier_of(&password) };
-        let begin = self.begin((&id, &wanted.name), (&system, create.name.as_str()), &trail);
-        let record = begin.record(self.catalog(), facts, self.clock()).await?;
-        let outcome = begin_new::<create::CreateDatabase>(self.catalog(), new, &record).await?;
-        created(&outcome, &wanted.name)?;
+    let place = system.place(create.name.as_str());
+    let new = new_database(cluster, caller, &clauses, place, OperationKind::Create);
+    let (id, trail) = (new.database.id.clone(), operations::trail_of(cluster, caller));
+    let password = random_password();
+    let facts = CreateFacts { role: role.clone(), verifier: verifier_of(&password) };
+    let begin = operations::begin((&id, &clauses.name), (&system, create.name.as_str()), &trail);
+    let record = begin.record(cluster.catalog(), facts, cluster.clock()).await?;
+    let outcome = begin_new::<create::CreateDatabase>(cluster.catalog(), new, &record).await?;
+    refuse_taken_name(&outcome, &clauses.name)?;
 
-        let ended = self.ended::<create::CreateDatabase>(record.id, &trail).await?;
-        self.served(ended.revision).await;
-        let row = row![
-            &wanted.name,
-            &id,
-            self.dsn(&wanted.name, role.as_str(), Some(&password)),
-            &role,
-            password,
-            &system.name
-        ];
-        Ok(Answer::rows(commands::CREATE_DATABASE, vec![row]))
-    }
+    let ended = operations::ended::<create::CreateDatabase>(cluster, record.id, &trail).await?;
+    let row = row![
+        &clauses.name,
+        &id,
+        dsn(cluster, &clauses.name, role.as_str(), Some(&password)),
+        &role,
+        password,
+        &system.name
+    ];
+    Ok(Answer::rows(commands::CREATE_DATABASE, vec![row]).as_of(ended.revision))
 }
 
 /// 24 letters and digits: about 142 bits of entropy.

@@ -1,16 +1,14 @@
 //! What the commands on databases share, such as the check of owner and purpose. And ALTER.
 
+use super::context::{Caller, Cluster};
+use super::find;
+use super::operations::refuse_changing;
+use super::teams::{example_team, purpose_fault};
 use crate::admin::answer::Answer;
 use crate::admin::commands;
-use crate::admin::execute::{Caller, Cluster, Executor};
-use crate::admin::operations::refuse_changing;
-use crate::admin::pause::HEARD_WITHIN;
 use crate::admin::refuse::{AdminError, identifier, literal};
 use crate::admin::statement::AlterDatabase;
-use crate::admin::teams::purpose_fault;
-use crate::catalog::store::Revision;
-use crate::catalog::{NewDatabase, NewDatabaseOutcome, Versioned};
-use crate::config::closest;
+use crate::catalog::{NewDatabase, NewDatabaseOutcome};
 use crate::model::{
     Contract, DatabaseId, DatabaseName, DatabaseRecord, Epoch, HistoryEntry, Lifecycle, Login, OperationKind,
     OperationRef, Place, RouteRecord, TeamName, Tier, Timeout, timeout_text,
@@ -19,162 +17,138 @@ use crate::model::{
 const EXAMPLE_PURPOSE: &str = "what the database is for, in a sentence";
 
 /// What CREATE and ADOPT have in common, validated.
-pub(in crate::admin) struct Wanted {
+pub(in crate::admin) struct Clauses {
     pub(in crate::admin) name: DatabaseName,
     pub(in crate::admin) owner: TeamName,
     pub(in crate::admin) purpose: String,
     pub(in crate::admin) tier: Tier,
 }
 
-impl Cluster {
-    /// Checks owner and purpose; the error holds the complete right command.
-    pub(in crate::admin) async fn wanted(
-        &self,
-        command: &Complete<'_>,
-        owner: Option<&str>,
-        purpose: Option<&str>,
-    ) -> Result<Wanted, AdminError> {
-        let fault = purpose_fault(command.name, purpose);
-        let right = |owner: &str| command.text(owner, purpose.filter(|_| fault.is_none()));
-        let Some(owner) = owner else {
-            return Err(AdminError::OwnerRequired { command: right(&self.example_team().await?) });
-        };
-        if let Some(why) = fault {
-            return Err(AdminError::PurposeRequired { why, command: right(owner) });
-        }
-        let owner = self.owner(owner).await?;
-        Ok(Wanted {
-            name: command.name.clone(),
-            owner,
-            purpose: purpose.unwrap_or_default().trim().to_owned(),
-            tier: command.tier.unwrap_or_default(),
-        })
+/// Checks owner and purpose; the error holds the complete right command.
+pub(in crate::admin) async fn checked_clauses(
+    cluster: &Cluster,
+    command: &CompleteCommand<'_>,
+    owner: Option<&str>,
+    purpose: Option<&str>,
+) -> Result<Clauses, AdminError> {
+    let fault = purpose_fault(command.name, purpose);
+    let right = |owner: &str| command.text(owner, purpose.filter(|_| fault.is_none()));
+    let Some(owner) = owner else {
+        return Err(AdminError::OwnerRequired { command: right(&example_team(cluster).await?) });
+    };
+    if let Some(why) = fault {
+        return Err(AdminError::PurposeRequired { why, command: right(owner) });
     }
+    let owner = find::team(cluster, owner).await?;
+    Ok(Clauses {
+        name: command.name.clone(),
+        owner,
+        purpose: purpose.unwrap_or_default().trim().to_owned(),
+        tier: command.tier.unwrap_or_default(),
+    })
+}
 
-    pub(in crate::admin) fn new_database(
-        &self,
-        wanted: &Wanted,
-        place: Place,
-        caller: &Caller,
-        kind: OperationKind,
-    ) -> NewDatabase {
-        let now = self.now();
-        let id = DatabaseId::from_ulid(ulid::Ulid::generate());
-        let contract = Contract::of_tier(wanted.tier);
-        let adopted = kind == OperationKind::Adopt;
-        let verb = if adopted { "adopted" } else { "created" };
-        let what = format!("{verb} on system {}, owner {}", place.system, wanted.owner);
-        let database = DatabaseRecord {
+pub(in crate::admin) fn new_database(
+    cluster: &Cluster,
+    caller: &Caller,
+    clauses: &Clauses,
+    place: Place,
+    kind: OperationKind,
+) -> NewDatabase {
+    let now = cluster.now();
+    let id = DatabaseId::from_ulid(ulid::Ulid::generate());
+    let contract = Contract::of_tier(clauses.tier);
+    let adopted = kind == OperationKind::Adopt;
+    let verb = if adopted { "adopted" } else { "created" };
+    let what = format!("{verb} on system {}, owner {}", place.system, clauses.owner);
+    let database = DatabaseRecord {
+        id,
+        name: clauses.name.clone(),
+        owner: clauses.owner.clone(),
+        purpose: clauses.purpose.clone(),
+        lifecycle: Lifecycle::Provisioning,
+        contract,
+        operation: None,
+        dropping: None,
+        adopted,
+        created_at: now,
+        created_by: caller.who.clone(),
+        history: vec![HistoryEntry { at: now, who: caller.who.clone(), what, epoch: Some(Epoch::FIRST) }],
+    };
+    let route = RouteRecord::of(&database, place);
+    NewDatabase { database, route, logins: Vec::new() }
+}
+
+pub(in crate::admin) async fn alter_database(
+    cluster: &Cluster,
+    caller: &Caller,
+    alter: &AlterDatabase,
+) -> Result<Answer, AdminError> {
+    let database = find::database(cluster, &alter.name).await?;
+    let owner = match &alter.owner {
+        Some(owner) => Some(find::team(cluster, owner).await?),
+        None => None,
+    };
+    if alter.purpose.is_some()
+        && let Some(why) = purpose_fault(&alter.name, alter.purpose.as_deref())
+    {
+        let command = format!(
+            "ALTER DATABASE {} PURPOSE {};",
+            identifier(alter.name.as_str()),
+            literal(EXAMPLE_PURPOSE)
+        );
+        return Err(AdminError::PurposeRequired { why, command });
+    }
+    let entry =
+        HistoryEntry { at: cluster.now(), who: caller.who.clone(), what: altered(alter), epoch: None };
+    let change = |record: &mut DatabaseRecord| {
+        if let Some(owner) = &owner {
+            record.owner = owner.clone();
+        }
+        if let Some(purpose) = &alter.purpose {
+            purpose.trim().clone_into(&mut record.purpose);
+        }
+        record.contract = record.contract.altered(&alter.contract);
+        record.history.push(entry.clone());
+        Ok::<(), AdminError>(())
+    };
+    cluster.recording(caller).change_database(&database.value.id, change).await?;
+    Ok(Answer::done(commands::ALTER_DATABASE))
+}
+
+/// Refuses a command on a database that an operation is changing.
+pub(in crate::admin) async fn refuse_moving(
+    cluster: &Cluster,
+    database: &DatabaseRecord,
+) -> Result<(), AdminError> {
+    refuse_changing(&database.name, database.operation)?;
+    let Some(id) = database.operation.and_then(OperationRef::move_id) else { return Ok(()) };
+    match cluster.catalog().movement(id).await? {
+        Some(movement) if !movement.value.phase.has_ended() => Err(AdminError::MoveInProgress {
+            database: database.name.to_string(),
             id,
-            name: wanted.name.clone(),
-            owner: wanted.owner.clone(),
-            purpose: wanted.purpose.clone(),
-            lifecycle: Lifecycle::Provisioning,
-            contract,
-            operation: None,
-            dropping: None,
-            adopted,
-            created_at: now,
-            created_by: caller.who.clone(),
-            history: vec![HistoryEntry { at: now, who: caller.who.clone(), what, epoch: Some(Epoch::FIRST) }],
-        };
-        let route = RouteRecord::of(&database, place);
-        NewDatabase { database, route, logins: Vec::new() }
-    }
-
-    pub(in crate::admin) async fn alter_database(
-        &self,
-        alter: &AlterDatabase,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let database = self.database(&alter.name).await?;
-        let owner = match &alter.owner {
-            Some(owner) => Some(self.owner(owner).await?),
-            None => None,
-        };
-        if alter.purpose.is_some()
-            && let Some(why) = purpose_fault(&alter.name, alter.purpose.as_deref())
-        {
-            let command = format!(
-                "ALTER DATABASE {} PURPOSE {};",
-                identifier(alter.name.as_str()),
-                literal(EXAMPLE_PURPOSE)
-            );
-            return Err(AdminError::PurposeRequired { why, command });
-        }
-        let entry =
-            HistoryEntry { at: self.now(), who: caller.who.clone(), what: altered(alter), epoch: None };
-        let change = |record: &mut DatabaseRecord| {
-            if let Some(owner) = &owner {
-                record.owner = owner.clone();
-            }
-            if let Some(purpose) = &alter.purpose {
-                purpose.trim().clone_into(&mut record.purpose);
-            }
-            record.contract = record.contract.altered(&alter.contract);
-            record.history.push(entry.clone());
-            Ok::<(), AdminError>(())
-        };
-        self.recording(caller).change_database(&database.value.id, change).await?;
-        Ok(Answer::done(commands::ALTER_DATABASE))
-    }
-
-    /// Refuses a command on a database that an operation is changing.
-    pub(in crate::admin) async fn refuse_moving(&self, database: &DatabaseRecord) -> Result<(), AdminError> {
-        refuse_changing(&database.name, database.operation)?;
-        let Some(id) = database.operation.and_then(OperationRef::move_id) else { return Ok(()) };
-        match self.catalog().movement(id).await? {
-            Some(movement) if !movement.value.phase.has_ended() => Err(AdminError::MoveInProgress {
-                database: database.name.to_string(),
-                id,
-                phase: movement.value.phase,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The record of a database that must exist.
-    pub(in crate::admin) async fn database(
-        &self,
-        name: &DatabaseName,
-    ) -> Result<Versioned<DatabaseRecord>, AdminError> {
-        match self.catalog().database_by_name(name).await? {
-            Some(database) => Ok(database),
-            None => {
-                let known = self.living(|_| true).await?;
-                let meant = closest(name.as_str(), known.iter().map(String::as_str)).map(str::to_owned);
-                Err(AdminError::Unknown { kind: "database", name: name.to_string(), meant })
-            }
-        }
+            phase: movement.value.phase,
+        }),
+        _ => Ok(()),
     }
 }
 
-impl Executor {
-    /// Waits until this process serves a database as of a commit, with its logins, so that a client may
-    /// connect as soon as the command answers. The wait is bounded: a slow store does not fail the command.
-    pub(in crate::admin) async fn served(&self, revision: Revision) {
-        let followed = self.local.routes.followed().routes(revision);
-        if tokio::time::timeout(HEARD_WITHIN, followed).await.is_err() {
-            tracing::warn!("a database was recorded, and this process does not know it yet");
-        }
-    }
-
-    /// The URI with which an application connects.
-    pub(in crate::admin) fn dsn(&self, name: &DatabaseName, role: &str, password: Option<&str>) -> String {
-        let config = self.local.config.load();
-        let listen = self.local.applications;
-        let address = match &config.proxy.address {
-            Some(address) => address.to_string(),
-            None if listen.ip().is_unspecified() => format!("127.0.0.1:{}", listen.port()),
-            None => listen.to_string(),
-        };
-        let secret = password.map_or_else(String::new, |password| format!(":{}", percent(password)));
-        format!("postgres://{}{secret}@{address}/{}", percent(role), percent(name.as_str()))
-    }
+/// The URI with which an application connects.
+pub(in crate::admin) fn dsn(
+    cluster: &Cluster,
+    name: &DatabaseName,
+    role: &str,
+    password: Option<&str>,
+) -> String {
+    let secret = password.map_or_else(String::new, |password| format!(":{}", percent(password)));
+    format!("postgres://{}{secret}@{}/{}", percent(role), cluster.address(), percent(name.as_str()))
 }
 
 /// A name that is taken is an error.
-pub(in crate::admin) fn created(outcome: &NewDatabaseOutcome, name: &DatabaseName) -> Result<(), AdminError> {
+pub(in crate::admin) fn refuse_taken_name(
+    outcome: &NewDatabaseOutcome,
+    name: &DatabaseName,
+) -> Result<(), AdminError> {
     match outcome {
         NewDatabaseOutcome::Created(_) => Ok(()),
         NewDatabaseOutcome::NameTaken => Err(AdminError::Exists { kind: "database", name: name.to_string() }),
@@ -182,7 +156,7 @@ pub(in crate::admin) fn created(outcome: &NewDatabaseOutcome, name: &DatabaseNam
 }
 
 /// The parts of the complete command for an error's hint.
-pub(in crate::admin) struct Complete<'a> {
+pub(in crate::admin) struct CompleteCommand<'a> {
     pub(in crate::admin) verb: &'a str,
     pub(in crate::admin) name: &'a DatabaseName,
     /// The clause before OWNER.
@@ -192,7 +166,7 @@ pub(in crate::admin) struct Complete<'a> {
     pub(in crate::admin) rest: &'a str,
 }
 
-impl Complete<'_> {
+impl CompleteCommand<'_> {
     fn text(&self, owner: &str, purpose: Option<&str>) -> String {
         let tier = self.tier.map_or_else(String::new, |tier| format!(" TIER {}", tier.as_str()));
         format!(
@@ -261,7 +235,7 @@ mod tests {
     #[test]
     fn the_complete_command_keeps_what_was_said() {
         let name = DatabaseName::parse("Shop").unwrap();
-        let command = Complete {
+        let command = CompleteCommand {
             verb: "CREATE DATABASE",
             name: &name,
             place: "",

@@ -1,8 +1,17 @@
 //! Executes statements: the only code through which people change the catalogue.
 //!
-//! Owns dispatch, the audit trail, and what concerns this process (reload, shutdown). The commands of each
-//! noun have a file of their own. It deliberately runs no move: it records what was requested, and the mover
-//! reads that.
+//! Owns the permission check, the dispatch by scope, and the audit trail. The commands of each noun have a
+//! file of their own. It deliberately runs no move: it records what was requested, and the mover reads that.
+//!
+//! ```text
+//!   Statement --row of the table--> rights? --+-- Cluster --> run_on_cluster(cluster) --+--> follow --> audit
+//!                                             +-- Process --> run_on_process(local) ----+
+//! ```
+//!
+//! # Why the answer waits for this process
+//! A client that connects here as soon as CREATE DATABASE answers must be served, and a new one must be
+//! refused after DISABLE. The command itself is not of this process: it says with which commit its change was
+//! written, and the dispatch waits until this process follows that.
 //!
 //! # Cancel safety
 //! [`Executor::execute`] must run to its end, or the audit trail would not know the outcome. Its waits for
@@ -10,148 +19,30 @@
 //! CREATE, DROP and ADOPT DATABASE are recorded operations, and are waited for until they are done or undone.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use futures_util::future::BoxFuture;
 
+use super::context::{Caller, Cluster, Local, OK, Parts};
+use super::{adopt, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams};
 use crate::admin::answer::{Answer, row};
-use crate::admin::commands::{self, Effect};
+use crate::admin::commands::{Effect, Scope, Show, ShowRows};
 use crate::admin::driver_queries;
 use crate::admin::lookup::command;
 use crate::admin::parse::Parsed;
 use crate::admin::refuse::AdminError;
-use crate::admin::show::samples::Samples;
-use crate::admin::statement::{DriverQuery, ShutdownMode, Statement};
+use crate::admin::statement::{DriverQuery, Statement};
 use crate::admin::users::Rights;
-use crate::catalog::store::StoreError;
-use crate::catalog::{Catalog, Trail};
-use crate::config::Config;
-use crate::control::MoverSettings;
-use crate::control::lifecycle::Reach;
+use crate::catalog::Trail;
 use crate::error::{Explain, Refusal, Severity};
-use crate::frontend::Access;
-use crate::model::{AuditEntry, SystemRecord, UnixMillis};
-use crate::route::RouteTable;
-use crate::telemetry::{Metrics, names};
-
-/// The outcome of a command that succeeded.
-pub(in crate::admin) const OK: &str = "ok";
-
-/// Time limit of a step on a system.
-const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// What an administrator requests of the whole process; `app` answers.
-#[derive(Debug)]
-pub enum ProcessRequest {
-    /// Read the file again. The answer: each setting that differs and whether it is applied now, or the
-    /// errors.
-    Reload {
-        answer: oneshot::Sender<Result<Vec<(String, bool)>, String>>,
-    },
-    Shutdown(ShutdownMode),
-}
-
-/// What an [`Executor`] is made of.
-pub struct Parts {
-    pub catalog: Catalog,
-    /// The sessions and gates of this process.
-    pub routes: Arc<RouteTable>,
-    pub config: Arc<ArcSwap<Config>>,
-    /// The address on which this process serves applications: the port is known once it is open.
-    pub applications: SocketAddr,
-    /// The mover's current settings: PLAN MOVE checks with the same ones.
-    pub mover: Arc<ArcSwap<MoverSettings>>,
-    pub requests: mpsc::Sender<ProcessRequest>,
-    /// Notified when roles may have changed.
-    pub logins: Arc<Notify>,
-    /// The access of applications, not of administrators.
-    pub access: Arc<Access>,
-    pub metrics: Metrics,
-    pub clock: fn() -> UnixMillis,
-}
-
-/// The administrator that runs a statement, and the channels to it before the answer.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    pub who: String,
-    pub rights: Rights,
-    /// Notices and progress. Dropped if the channel is full or closed.
-    pub notices: mpsc::Sender<Refusal>,
-    /// Ends a wait.
-    pub cancel: CancellationToken,
-    /// The audit entry of the running command.
-    pub trail: Option<Trail>,
-}
-
-impl Caller {
-    pub(in crate::admin) fn notice(
-        &self,
-        severity: Severity,
-        sqlstate: crate::error::SqlState,
-        message: impl Into<String>,
-    ) {
-        let _ = self.notices.try_send(Refusal::new(severity, sqlstate, message));
-    }
-}
-
-impl fmt::Debug for Parts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts").field("catalog", &self.catalog).finish_non_exhaustive()
-    }
-}
-
-/// The catalogue: what commands of [`commands::Scope::Cluster`] work with. Any process that has the store
-/// could run them.
-pub struct Cluster {
-    catalog: Catalog,
-    clock: fn() -> UnixMillis,
-    pub(in crate::admin) mover: Arc<ArcSwap<MoverSettings>>,
-    pub(in crate::admin) logins: Arc<Notify>,
-    /// Keeps entries of one millisecond in their order.
-    audit_ids: Mutex<ulid::Generator>,
-}
-
-impl fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("catalog", &self.catalog).finish_non_exhaustive()
-    }
-}
-
-/// The process that is asked: what commands of [`commands::Scope::Process`] work with.
-pub(in crate::admin) struct Local {
-    pub(in crate::admin) routes: Arc<RouteTable>,
-    pub(in crate::admin) access: Arc<Access>,
-    pub(in crate::admin) config: Arc<ArcSwap<Config>>,
-    pub(in crate::admin) applications: SocketAddr,
-    pub(in crate::admin) samples: Samples,
-    pub(in crate::admin) clock: fn() -> UnixMillis,
-    requests: mpsc::Sender<ProcessRequest>,
-    metrics: Metrics,
-}
+use crate::model::AuditEntry;
+use crate::telemetry::names;
 
 /// Executes statements. Cheap to clone.
-///
-/// Its own methods are the commands that need both: a change that every process follows, and a wait until
-/// this one does.
 #[derive(Clone)]
 pub struct Executor {
-    pub(in crate::admin) cluster: Arc<Cluster>,
-    pub(in crate::admin) local: Arc<Local>,
-}
-
-/// A command that needs both works with the catalogue as one that needs nothing else.
-impl Deref for Executor {
-    type Target = Cluster;
-
-    fn deref(&self) -> &Cluster {
-        &self.cluster
-    }
+    cluster: Arc<Cluster>,
+    local: Arc<Local>,
 }
 
 impl fmt::Debug for Executor {
@@ -162,23 +53,8 @@ impl fmt::Debug for Executor {
 
 impl Executor {
     pub fn new(parts: Parts) -> Executor {
-        let Parts { catalog, routes, config, applications, mover, requests, logins, access, metrics, clock } =
-            parts;
-        let audit_ids = Mutex::new(ulid::Generator::new());
-        let samples = Samples::begin(std::time::Instant::now());
-        Executor {
-            cluster: Arc::new(Cluster { catalog, clock, mover, logins, audit_ids }),
-            local: Arc::new(Local {
-                routes,
-                access,
-                config,
-                applications,
-                samples,
-                clock,
-                requests,
-                metrics,
-            }),
-        }
+        let (cluster, local) = parts.into_contexts();
+        Executor { cluster: Arc::new(cluster), local: Arc::new(local) }
     }
 
     /// Takes samples for the averages of SHOW STATS; never returns.
@@ -206,48 +82,22 @@ impl Executor {
         outcome
     }
 
-    /// The only permission check: the table of commands says which rights each needs.
+    /// The only permission check: the table of commands says which rights each needs. Its scope says which
+    /// context the command gets.
     async fn dispatch(&self, statement: &Statement, caller: &Caller) -> Result<Answer, AdminError> {
-        if caller.rights == Rights::Look && command(statement).effect.rights() != Rights::Look {
+        let row = command(statement);
+        if caller.rights == Rights::Look && row.effect.rights() != Rights::Look {
             return Err(AdminError::MayOnlyLook { name: caller.who.clone() });
         }
-        let pause_max = || self.local.config.load().moves.pause_max;
-        match statement {
-            Statement::CreateTeam(team) => self.cluster.create_team(team, caller).await,
-            Statement::AlterTeam(team) => self.cluster.alter_team(team, caller).await,
-            Statement::DropTeam(team) => self.cluster.drop_team(team, caller).await,
-            Statement::CreateSystem(create) => self.cluster.create_system(create, caller).await,
-            Statement::AlterSystem(alter) => self.cluster.alter_system(alter, caller).await,
-            Statement::DropSystem(system) => self.cluster.drop_system(system, caller).await,
-            Statement::CreateDatabase(create) => self.create_database(create, caller).await,
-            Statement::AlterDatabase(alter) => self.cluster.alter_database(alter, caller).await,
-            Statement::AdoptDatabase(adopt) => self.adopt_database(adopt, caller).await,
-            Statement::DropDatabase(drop) => self.drop_database(drop, caller).await,
-            Statement::PlanMove { database, system } => {
-                self.cluster.plan_move(database, system, pause_max(), caller).await
-            }
-            Statement::Move(movement) => self.cluster.start_move(movement, pause_max(), caller).await,
-            Statement::UndoMove { id, differences, wait } => {
-                self.cluster.undo_move(*id, *differences, *wait, caller).await
-            }
-            Statement::AdoptMove(id) => self.cluster.adopt_move(*id, caller).await,
-            Statement::CancelMove { id, wait } => self.cluster.cancel_move(*id, *wait, caller).await,
-            Statement::FinishMove { id, source, differences, wait } => {
-                self.cluster.finish_move(*id, (*source, *differences), *wait, caller).await
-            }
-            Statement::Pause(drain) => self.pause(drain, caller).await,
-            Statement::Resume(database) => self.cluster.resume(database.as_ref(), caller).await,
-            Statement::Disable(database) => self.disable(database, caller).await,
-            Statement::Enable(database) => self.enable(database, caller).await,
-            Statement::Reconnect(database) => self.reconnect(database.as_ref(), caller).await,
-            Statement::WaitClose(drain) => self.wait_close(drain, caller).await,
-            Statement::Kill(database) => self.kill(database.as_ref(), caller).await,
-            Statement::KillClient(session) => self.local.kill_client(*session).await,
-            Statement::Reload => self.local.reload().await,
-            Statement::Shutdown(mode) => self.local.shutdown(*mode).await,
-            Statement::Show(show) => self.show(show).await,
-            Statement::DriverQuery(query) => Ok(answer_driver(statement, query, caller)),
+        let work = match row.scope {
+            Scope::Cluster => run_on_cluster(&self.cluster, caller, statement),
+            Scope::Process => run_on_process(&self.local, &self.cluster, caller, statement),
+        };
+        let answer = work.ok_or(AdminError::NotDispatched { syntax: row.syntax })?.await?;
+        if let Some(revision) = answer.as_of {
+            self.local.follow(revision).await;
         }
+        Ok(answer)
     }
 
     fn count(&self, statement: &Statement, outcome: &Result<Answer, Refusal>) {
@@ -256,25 +106,10 @@ impl Executor {
             outcome.as_ref().map_or_else(|refusal| refusal.sqlstate.to_string(), |_| "00000".to_owned());
         self.local.metrics.counter(&names::ADMIN_COMMANDS, &[verb, &sqlstate]).increment(1);
     }
-}
 
-impl Cluster {
-    /// The audit entry of a command that succeeds.
     fn trail(&self, parsed: &Parsed, caller: &Caller) -> Trail {
         let reason = parsed.statement.reason().map(str::to_owned);
-        self.new_trail(caller.who.clone(), parsed.text.clone(), reason, OK)
-    }
-
-    pub(in crate::admin) fn new_trail(
-        &self,
-        who: String,
-        command: String,
-        reason: Option<String>,
-        outcome: &str,
-    ) -> Trail {
-        let entry = AuditEntry { at: self.now(), who, command, reason, outcome: outcome.to_owned() };
-        let id = self.audit_ids.lock().unwrap_or_else(PoisonError::into_inner).generate().ok();
-        Trail::new(id.unwrap_or_else(ulid::Ulid::generate), entry)
+        self.cluster.new_trail(caller.who.clone(), parsed.text.clone(), reason)
     }
 
     /// A command that was executed but could not be audited stays executed: the log says so. Most commands
@@ -286,65 +121,103 @@ impl Cluster {
         };
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
-        if let Err(error) = self.catalog.end_trail(trail, outcome).await {
+        if let Err(error) = self.cluster.catalog().end_trail(trail, outcome).await {
             tracing::error!(error = &error as &dyn std::error::Error, command, "the audit entry is lost");
         }
     }
-
-    /// The catalogue for the commit of a command's change: the audit entry is written with it.
-    pub(in crate::admin) fn recording(&self, caller: &Caller) -> Catalog {
-        match &caller.trail {
-            Some(trail) => self.catalog().with_trail(trail),
-            None => self.catalog().clone(),
-        }
-    }
-
-    pub(in crate::admin) fn catalog(&self) -> &Catalog {
-        &self.catalog
-    }
-
-    pub(in crate::admin) fn clock(&self) -> fn() -> UnixMillis {
-        self.clock
-    }
-
-    pub(in crate::admin) fn now(&self) -> UnixMillis {
-        (self.clock)()
-    }
-
-    /// How to reach a system, with the mover's settings.
-    pub(in crate::admin) fn reach<'a>(
-        &self,
-        system: &'a SystemRecord,
-        mover: &'a MoverSettings,
-    ) -> Reach<'a> {
-        let deadline = Instant::now() + SYSTEM_TIMEOUT;
-        Reach { system, access: &mover.access, deadline }
-    }
-
-    pub(in crate::admin) fn mover(&self) -> Arc<MoverSettings> {
-        self.mover.load_full()
-    }
 }
 
-impl Local {
-    async fn reload(&self) -> Result<Answer, AdminError> {
-        let (answer, outcome) = oneshot::channel();
-        let sent = self.requests.send(ProcessRequest::Reload { answer }).await;
-        sent.map_err(|_| AdminError::ShuttingDown)?;
-        let changed = outcome.await.map_err(|_| AdminError::ShuttingDown)?;
-        let changed = changed.map_err(|problems| AdminError::Reload { problems })?;
-        let rows = changed
-            .into_iter()
-            .map(|(setting, now)| row![setting, if now { "now" } else { "at the next start" }])
-            .collect();
-        Ok(Answer::rows(commands::RELOAD, rows))
-    }
+/// The execution of a statement, once it is awaited.
+type Work<'a> = BoxFuture<'a, Result<Answer, AdminError>>;
 
-    async fn shutdown(&self, mode: ShutdownMode) -> Result<Answer, AdminError> {
-        let sent = self.requests.send(ProcessRequest::Shutdown(mode)).await;
-        sent.map_err(|_| AdminError::ShuttingDown)?;
-        Ok(Answer::done(commands::SHUTDOWN))
-    }
+/// The commands on the catalogue; None: the statement is one for a process.
+fn run_on_cluster<'a>(
+    cluster: &'a Cluster,
+    caller: &'a Caller,
+    statement: &'a Statement,
+) -> Option<Work<'a>> {
+    let work: Work<'a> = match statement {
+        Statement::CreateTeam(team) => Box::pin(teams::create_team(cluster, caller, team)),
+        Statement::AlterTeam(team) => Box::pin(teams::alter_team(cluster, caller, team)),
+        Statement::DropTeam(team) => Box::pin(teams::drop_team(cluster, caller, team)),
+        Statement::CreateSystem(create) => Box::pin(systems::create_system(cluster, caller, create)),
+        Statement::AlterSystem(alter) => Box::pin(systems::alter_system(cluster, caller, alter)),
+        Statement::DropSystem(system) => Box::pin(systems::drop_system(cluster, caller, system)),
+        Statement::CreateDatabase(create) => Box::pin(create::create_database(cluster, caller, create)),
+        Statement::AlterDatabase(alter) => Box::pin(databases::alter_database(cluster, caller, alter)),
+        Statement::AdoptDatabase(adopt) => Box::pin(adopt::adopt_database(cluster, caller, adopt)),
+        Statement::DropDatabase(drop) => Box::pin(drop::drop_database(cluster, caller, drop)),
+        Statement::Resume(database) => Box::pin(pause::resume(cluster, caller, database.as_ref())),
+        Statement::Disable(database) => Box::pin(enable::disable(cluster, caller, database)),
+        Statement::Enable(database) => Box::pin(enable::enable(cluster, caller, database)),
+        Statement::Reconnect(database) => Box::pin(reconnect::reconnect(cluster, caller, database.as_ref())),
+        Statement::PlanMove { database, system } => {
+            Box::pin(moves::plan_move(cluster, caller, database, system))
+        }
+        Statement::Move(movement) => Box::pin(moves::start_move(cluster, caller, movement)),
+        Statement::UndoMove { id, differences, wait } => {
+            Box::pin(moves::undo_move(cluster, caller, (*id, *differences), *wait))
+        }
+        Statement::AdoptMove(id) => Box::pin(moves::adopt_move(cluster, caller, *id)),
+        Statement::CancelMove { id, wait } => Box::pin(moves::cancel_move(cluster, caller, *id, *wait)),
+        Statement::FinishMove { id, source, differences, wait } => {
+            Box::pin(moves::finish_move(cluster, caller, *id, (*source, *differences), *wait))
+        }
+        Statement::Show(show) => return show.on_cluster(cluster).map(|rows| shown(show, rows)),
+        Statement::Pause(_)
+        | Statement::WaitClose(_)
+        | Statement::Kill(_)
+        | Statement::KillClient(_)
+        | Statement::Reload
+        | Statement::Shutdown(_)
+        | Statement::DriverQuery(_) => return None,
+    };
+    Some(work)
+}
+
+/// The commands on the process that is asked; None: the statement is one on the catalogue. [`super::context`]
+/// says which of them get the catalogue, too, and why.
+fn run_on_process<'a>(
+    local: &'a Local,
+    cluster: &'a Cluster,
+    caller: &'a Caller,
+    statement: &'a Statement,
+) -> Option<Work<'a>> {
+    let work: Work<'a> = match statement {
+        Statement::Pause(drain) => Box::pin(pause::pause(local, cluster, caller, drain)),
+        Statement::Kill(database) => Box::pin(kill::kill(local, cluster, caller, database.as_ref())),
+        Statement::WaitClose(drain) => Box::pin(reconnect::wait_close(local, caller, drain)),
+        Statement::KillClient(session) => Box::pin(kill::kill_client(local, *session)),
+        Statement::Reload => Box::pin(process::reload(local)),
+        Statement::Shutdown(mode) => Box::pin(process::shutdown(local, *mode)),
+        Statement::Show(show) => return show.on_process(local, cluster).map(|rows| shown(show, rows)),
+        Statement::DriverQuery(query) => Box::pin(async { Ok(answer_driver(statement, query, caller)) }),
+        Statement::CreateTeam(_)
+        | Statement::AlterTeam(_)
+        | Statement::DropTeam(_)
+        | Statement::CreateSystem(_)
+        | Statement::AlterSystem(_)
+        | Statement::DropSystem(_)
+        | Statement::CreateDatabase(_)
+        | Statement::AlterDatabase(_)
+        | Statement::AdoptDatabase(_)
+        | Statement::DropDatabase(_)
+        | Statement::Resume(_)
+        | Statement::Disable(_)
+        | Statement::Enable(_)
+        | Statement::Reconnect(_)
+        | Statement::PlanMove { .. }
+        | Statement::Move(_)
+        | Statement::UndoMove { .. }
+        | Statement::AdoptMove(_)
+        | Statement::CancelMove { .. }
+        | Statement::FinishMove { .. } => return None,
+    };
+    Some(work)
+}
+
+fn shown<'a>(show: &'a Show, rows: ShowRows<'a>) -> Work<'a> {
+    Box::pin(async move { Ok(Answer::rows(show.command(), rows.await?)) })
 }
 
 fn answer_driver(statement: &Statement, query: &DriverQuery, caller: &Caller) -> Answer {
@@ -366,14 +239,74 @@ fn answer_driver(statement: &Statement, query: &DriverQuery, caller: &Caller) ->
     }
 }
 
-/// A change of a record failed on the system.
-impl From<crate::system::SystemError> for AdminError {
-    fn from(error: crate::system::SystemError) -> AdminError {
-        AdminError::Lifecycle(error.into())
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
 
-/// The record does not exist: another command dropped it meanwhile.
-pub(in crate::admin) fn is_missing(error: &AdminError) -> bool {
-    matches!(error, AdminError::Store(StoreError::Missing { .. }))
+    use arc_swap::ArcSwap;
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::admin::commands::COMMANDS;
+    use crate::admin::parse;
+    use crate::admin::sql::parse_tests::EXAMPLES;
+    use crate::catalog::Catalog;
+    use crate::catalog::embedded::EmbeddedStore;
+    use crate::config::Config;
+    use crate::control::MoverSettings;
+    use crate::model::UnixMillis;
+    use crate::route::RouteTable;
+    use crate::telemetry::Metrics;
+
+    fn executor(directory: &tempfile::TempDir) -> Executor {
+        let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
+        Executor::new(Parts {
+            catalog: Catalog::new(store),
+            routes: RouteTable::new(1),
+            config: Arc::new(ArcSwap::from_pointee(Config::default())),
+            applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
+            mover: Arc::new(ArcSwap::from_pointee(MoverSettings::default())),
+            requests: mpsc::channel(1).0,
+            logins: Arc::default(),
+            access: Arc::default(),
+            metrics: Metrics::new(),
+            clock: UnixMillis::now,
+        })
+    }
+
+    /// An example of each row: of the parser's tests, and each SHOW by its own syntax.
+    fn statements() -> Vec<Parsed> {
+        let shows = COMMANDS.iter().filter(|command| command.tag == "SHOW").map(|command| {
+            let text = command.syntax.replace("number", "7").replace("name", "shop");
+            text.replace("[DATABASE] ", "")
+        });
+        let texts = EXAMPLES.iter().map(|text| (*text).to_owned()).chain(shows);
+        texts.flat_map(|text| parse(&text).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_statement_is_dispatched_by_the_scope_of_its_row_and_by_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let Executor { cluster, local } = executor(&directory);
+        let caller = Caller {
+            who: "alice".to_owned(),
+            rights: Rights::Change,
+            notices: mpsc::channel(1).0,
+            cancel: CancellationToken::new(),
+            trail: None,
+        };
+        let mut rows = Vec::new();
+        for Parsed { statement, text } in statements() {
+            let row = command(&statement);
+            let on_cluster = run_on_cluster(&cluster, &caller, &statement).is_some();
+            let on_process = run_on_process(&local, &cluster, &caller, &statement).is_some();
+            assert_eq!(on_cluster, row.scope == Scope::Cluster, "{text}");
+            assert_eq!(on_process, row.scope == Scope::Process, "{text}");
+            rows.push(row);
+        }
+        for row in COMMANDS {
+            assert!(rows.contains(row), "{}: no example of it", row.syntax);
+        }
+    }
 }

@@ -1,21 +1,25 @@
-//! The commands: their execution, and a file for each noun. The table of all commands is
+//! The commands: their contexts, their dispatch, and a file for each noun. The table of all commands is
 //! [`table`](super::sql::table); its rows can be reached from here, too.
 
 mod adopt;
 pub(in crate::admin) mod answer;
 pub(in crate::admin) mod blockers;
+pub(in crate::admin) mod context;
 mod create;
 pub(in crate::admin) mod databases;
 mod drop;
 mod enable;
 pub mod execute;
+pub(in crate::admin) mod find;
+mod gates;
 mod kill;
 pub(in crate::admin) mod moves;
-pub(in crate::admin) mod operations;
-pub(in crate::admin) mod pause;
+mod operations;
+mod pause;
+mod process;
 mod reconnect;
 pub(in crate::admin) mod refuse;
 pub(in crate::admin) mod systems;
-pub(in crate::admin) mod teams;
+mod teams;
 
 pub use super::sql::table::*;

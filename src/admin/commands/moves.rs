@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::context::{Caller, Cluster};
+use super::databases::refuse_moving;
+use super::find;
 use crate::admin::answer::{Answer, Row, row};
 use crate::admin::commands::{self, Command};
-use crate::admin::execute::{Caller, Cluster};
 use crate::admin::refuse::AdminError;
 use crate::admin::statement::{Differences, Move, SourceFate, Wait};
 use crate::catalog::store::StoreError;
@@ -30,264 +32,252 @@ use crate::system::MoveNames;
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
+pub(in crate::admin) async fn plan_move(
+    cluster: &Cluster,
+    caller: &Caller,
+    database: &DatabaseName,
+    system: &SystemName,
+) -> Result<Answer, AdminError> {
+    let (database, (source, place), target) = endpoints(cluster, database, system).await?;
+    let settings = MoverSettings::clone(&cluster.mover());
+    let target_name = target.name.clone();
+    let names = MoveNames::of_move(Some(cluster.catalog().store_id().await?), MoveId(0));
+    let end = |system: SystemRecord| Endpoint {
+        system,
+        dbname: place.dbname.clone(),
+        connect_timeout: settings.connect_timeout,
+        access: settings.access.clone(),
+        names,
+        application_name: "freehold plan".to_owned(),
+    };
+    let ends = Endpoints { source: end(source), target: end(target) };
+    let logins = cluster.catalog().logins(&database.id).await?.into_values();
+    let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
+    let logins_there = preflight::logins_on(cluster.catalog(), &target_name, &database.id).await?;
+    let tell = |what: String| caller.notice(Severity::Notice, SqlState::parse("00000"), what);
+    let plan = Plan { ends, settings, logins, logins_there };
+    let mut report = preflight::check_telling(&plan, |activity| tell(activity.to_owned())).await?;
+    report.findings.push(PauseBound::of(None, &database, cluster.pause_max()).finding());
+    tell(
+        blockers_by_side(&report.findings)
+            .unwrap_or_else(|| "nothing keeps the move from starting".to_owned()),
+    );
+    Ok(Answer::rows(commands::PLAN_MOVE, report.findings.iter().map(finding_row).collect()))
+}
+
+/// The database, the source with its place, and the target of a move.
+async fn endpoints(
+    cluster: &Cluster,
+    database: &DatabaseName,
+    system: &SystemName,
+) -> Result<(DatabaseRecord, (SystemRecord, Place), SystemRecord), AdminError> {
+    let database = find::database(cluster, database).await?.value;
+    let target = find::system(cluster, system).await?;
+    let place = place_of(cluster, &database).await?;
+    if place.system == target.name {
+        return Err(AdminError::AlreadyThere {
+            database: database.name.to_string(),
+            system: target.name.to_string(),
+        });
+    }
+    let source = find::system(cluster, &place.system).await?;
+    Ok((database, (source, place), target))
+}
+
+async fn place_of(cluster: &Cluster, database: &DatabaseRecord) -> Result<Place, AdminError> {
+    match cluster.catalog().route(&database.id).await? {
+        Some(route) => Ok(route.value.place),
+        None => Err(AdminError::NotServed {
+            database: database.name.to_string(),
+            state: database.state().to_owned(),
+        }),
+    }
+}
+
+pub(in crate::admin) async fn start_move(
+    cluster: &Cluster,
+    caller: &Caller,
+    wanted: &Move,
+) -> Result<Answer, AdminError> {
+    let expected = find::database(cluster, &wanted.database).await?;
+    let (database, (_, source), target) = endpoints(cluster, &wanted.database, &wanted.system).await?;
+    if !database.is_served() {
+        let state = database.state().to_owned();
+        return Err(AdminError::NotServed { database: database.name.to_string(), state });
+    }
+    refuse_moving(cluster, &database).await?;
+    if !target.accepts_databases {
+        return Err(AdminError::Cordoned { system: target.name.to_string() });
+    }
+    let record = new_move(cluster, caller, wanted, &database, (source, &target)).await?;
+    match cluster.recording(caller).create_move(&expected, &record).await? {
+        Swap::Committed(_) => {
+            answer(cluster, caller, commands::MOVE_DATABASE, (record.id, wanted.wait), 0).await
+        }
+        Swap::Conflict => {
+            Err(match refuse_moving(cluster, &find::database(cluster, &wanted.database).await?.value).await {
+                Err(error) => error,
+                Ok(()) => StoreError::Contended { key: keys::database(&database.id), attempts: 1 }.into(),
+            })
+        }
+    }
+}
+
+async fn new_move(
+    cluster: &Cluster,
+    caller: &Caller,
+    wanted: &Move,
+    database: &DatabaseRecord,
+    (source, target): (Place, &SystemRecord),
+) -> Result<MoveRecord, AdminError> {
+    let pause = PauseBound::of(wanted.pause_max, database, cluster.pause_max());
+    let mut facts = crate::model::MoveFacts::default();
+    if let Some(warning) = &pause.warning {
+        caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
+        facts.notes.insert(NOTE_PAUSE.to_owned(), warning.clone());
+    }
+    let target = target.place(source.dbname.as_str());
+    Ok(MoveRecord {
+        id: cluster.catalog().next_move_id().await?,
+        database: database.id.clone(),
+        name: database.name.clone(),
+        source,
+        target,
+        phase: MovePhase::Preflight,
+        wish: None,
+        pause_max: Some(pause.longest),
+        log: Vec::new(),
+        facts,
+        cutover: None,
+        undo: None,
+        failure: None,
+        requested_by: caller.who.clone(),
+        reason: wanted.reason.clone(),
+        started_at: cluster.now(),
+        ended_at: None,
+    })
+}
+
+pub(in crate::admin) async fn undo_move(
+    cluster: &Cluster,
+    caller: &Caller,
+    (id, differences): (MoveId, Differences),
+    wait: Wait,
+) -> Result<Answer, AdminError> {
+    let accepted = accepted(cluster, caller, differences);
+    let seen = request(cluster, caller, (id, MoveWish::Undo), accepted).await?;
+    answer(cluster, caller, commands::UNDO_MOVE, (id, wait), seen).await
+}
+
+/// Makes the claim that stands on the systems this store's own.
+pub(in crate::admin) async fn adopt_move(
+    cluster: &Cluster,
+    caller: &Caller,
+    id: MoveId,
+) -> Result<Answer, AdminError> {
+    let record = find::movement(cluster, id).await?;
+    if record.facts.claim_lost.is_none() {
+        return Err(AdminError::Ours { id });
+    }
+    let settings = MoverSettings::clone(&cluster.mover());
+    let names = MoveNames::of_move(record.facts.store, id);
+    let end = |system: SystemRecord, dbname: &str| Endpoint {
+        system,
+        dbname: dbname.to_owned(),
+        connect_timeout: settings.connect_timeout,
+        access: settings.access.clone(),
+        names,
+        application_name: names.application_name(),
+    };
+    let source = end(find::system(cluster, &record.source.system).await?, &record.source.dbname);
+    let target = end(find::system(cluster, &record.target.system).await?, &record.target.dbname);
+    let record = claim::adopt(&cluster.recording(caller), &Endpoints { source, target }, &record).await?;
+    Ok(Answer::rows(commands::ADOPT_MOVE, vec![move_row(&record)]))
+}
+
+pub(in crate::admin) async fn cancel_move(
+    cluster: &Cluster,
+    caller: &Caller,
+    id: MoveId,
+    wait: Wait,
+) -> Result<Answer, AdminError> {
+    let seen = request(cluster, caller, (id, MoveWish::Cancel), None).await?;
+    answer(cluster, caller, commands::CANCEL_MOVE, (id, wait), seen).await
+}
+
+pub(in crate::admin) async fn finish_move(
+    cluster: &Cluster,
+    caller: &Caller,
+    id: MoveId,
+    (source, differences): (SourceFate, Differences),
+    wait: Wait,
+) -> Result<Answer, AdminError> {
+    let wish = match source {
+        SourceFate::Keep => MoveWish::Finish,
+        SourceFate::Drop => MoveWish::FinishAndDrop,
+    };
+    let accepted = accepted(cluster, caller, differences);
+    let seen = request(cluster, caller, (id, wish), accepted).await?;
+    answer(cluster, caller, commands::FINISH_MOVE, (id, wait), seen).await
+}
+
+fn accepted(cluster: &Cluster, caller: &Caller, differences: Differences) -> Option<Accepted> {
+    let accepts = differences == Differences::Accepted;
+    accepts.then(|| Accepted { by: caller.who.clone(), at: cluster.now() })
+}
+
+/// Records a requested transition. Returns the length of the log at that time.
+async fn request(
+    cluster: &Cluster,
+    caller: &Caller,
+    (id, wish): (MoveId, MoveWish),
+    accepted: Option<Accepted>,
+) -> Result<usize, AdminError> {
+    let settings = cluster.mover();
+    let change = |record: &mut MoveRecord| {
+        if let Some(because) = record.facts.claim_lost.clone() {
+            return Err(AdminError::NotOurs { id, because });
+        }
+        if let (MoveWish::Undo, Some(because)) = (wish, no_way_back(record)) {
+            return Err(AdminError::NoWayBack { id, because: because.to_owned() });
+        }
+        if !machine::allows(record, wish) {
+            return Err(AdminError::NotInPhase { id, phase: record.phase, action: participle(wish) });
+        }
+        record.facts.accepted.clone_from(&accepted);
+        if let Some(failure) = doubt::objection(record, wish, settings.policy.verify) {
+            return Err(AdminError::Doubtful { id, action: participle(wish), failure: Box::new(failure) });
+        }
+        record.wish = Some(wish);
+        Ok(())
+    };
+    match cluster.recording(caller).update_move(id, change).await {
+        Ok(record) => Ok(record.value.log.len()),
+        Err(error) if find::is_missing(&error) => Err(find::unknown_move(id)),
+        Err(error) => Err(error),
+    }
+}
+
+/// `seen`: number of log entries that are older than the command.
+async fn answer(
+    cluster: &Cluster,
+    caller: &Caller,
+    command: Command,
+    (id, wait): (MoveId, Wait),
+    seen: usize,
+) -> Result<Answer, AdminError> {
+    let record = match wait {
+        Wait::No => find::movement(cluster, id).await?,
+        Wait::Yes => {
+            let record = cluster.wait_for(command, id, caller, seen).await?;
+            cluster.logins.notify_one();
+            verdict(command, record, seen)?
+        }
+    };
+    Ok(Answer::rows(command, vec![move_row(&record)]))
+}
+
 impl Cluster {
-    /// `pause_max` is the configured one.
-    pub(in crate::admin) async fn plan_move(
-        &self,
-        database: &DatabaseName,
-        system: &SystemName,
-        pause_max: Duration,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let (database, (source, place), target) = self.endpoints(database, system).await?;
-        let settings = MoverSettings::clone(&self.mover.load());
-        let target_name = target.name.clone();
-        let names = MoveNames::of_move(Some(self.catalog().store_id().await?), MoveId(0));
-        let end = |system: SystemRecord| Endpoint {
-            system,
-            dbname: place.dbname.clone(),
-            connect_timeout: settings.connect_timeout,
-            access: settings.access.clone(),
-            names,
-            application_name: "freehold plan".to_owned(),
-        };
-        let ends = Endpoints { source: end(source), target: end(target) };
-        let logins = self.catalog().logins(&database.id).await?.into_values();
-        let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
-        let logins_there = preflight::logins_on(self.catalog(), &target_name, &database.id).await?;
-        let tell = |what: String| caller.notice(Severity::Notice, SqlState::parse("00000"), what);
-        let plan = Plan { ends, settings, logins, logins_there };
-        let mut report = preflight::check_telling(&plan, |activity| tell(activity.to_owned())).await?;
-        report.findings.push(Pause::of(None, &database, pause_max).finding());
-        tell(
-            blockers_by_side(&report.findings)
-                .unwrap_or_else(|| "nothing keeps the move from starting".to_owned()),
-        );
-        Ok(Answer::rows(commands::PLAN_MOVE, report.findings.iter().map(finding_row).collect()))
-    }
-
-    /// The database, the source with its place, and the target of a move.
-    async fn endpoints(
-        &self,
-        database: &DatabaseName,
-        system: &SystemName,
-    ) -> Result<(DatabaseRecord, (SystemRecord, Place), SystemRecord), AdminError> {
-        let database = self.database(database).await?.value;
-        let target = self.system(system).await?;
-        let place = self.place_of(&database).await?;
-        if place.system == target.name {
-            return Err(AdminError::AlreadyThere {
-                database: database.name.to_string(),
-                system: target.name.to_string(),
-            });
-        }
-        let source = self.system(&place.system).await?;
-        Ok((database, (source, place), target))
-    }
-
-    async fn place_of(&self, database: &DatabaseRecord) -> Result<Place, AdminError> {
-        match self.catalog().route(&database.id).await? {
-            Some(route) => Ok(route.value.place),
-            None => Err(AdminError::NotServed {
-                database: database.name.to_string(),
-                state: database.state().to_owned(),
-            }),
-        }
-    }
-
-    /// `pause_max` is the configured one.
-    pub(in crate::admin) async fn start_move(
-        &self,
-        wanted: &Move,
-        pause_max: Duration,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let expected = self.database(&wanted.database).await?;
-        let (database, (_, source), target) = self.endpoints(&wanted.database, &wanted.system).await?;
-        if !database.is_served() {
-            let state = database.state().to_owned();
-            return Err(AdminError::NotServed { database: database.name.to_string(), state });
-        }
-        self.refuse_moving(&database).await?;
-        if !target.accepts_databases {
-            return Err(AdminError::Cordoned { system: target.name.to_string() });
-        }
-        let record = self.new_move((wanted, pause_max), &database, source, &target, caller).await?;
-        match self.recording(caller).create_move(&expected, &record).await? {
-            Swap::Committed(_) => {
-                self.answer(commands::MOVE_DATABASE, record.id, wanted.wait, caller, 0).await
-            }
-            Swap::Conflict => {
-                Err(match self.refuse_moving(&self.database(&wanted.database).await?.value).await {
-                    Err(error) => error,
-                    Ok(()) => StoreError::Contended { key: keys::database(&database.id), attempts: 1 }.into(),
-                })
-            }
-        }
-    }
-
-    async fn new_move(
-        &self,
-        (wanted, pause_max): (&Move, Duration),
-        database: &DatabaseRecord,
-        source: Place,
-        target: &SystemRecord,
-        caller: &Caller,
-    ) -> Result<MoveRecord, AdminError> {
-        let pause = Pause::of(wanted.pause_max, database, pause_max);
-        let mut facts = crate::model::MoveFacts::default();
-        if let Some(warning) = &pause.warning {
-            caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
-            facts.notes.insert(NOTE_PAUSE.to_owned(), warning.clone());
-        }
-        let target = target.place(source.dbname.as_str());
-        Ok(MoveRecord {
-            id: self.catalog().next_move_id().await?,
-            database: database.id.clone(),
-            name: database.name.clone(),
-            source,
-            target,
-            phase: MovePhase::Preflight,
-            wish: None,
-            pause_max: Some(pause.longest),
-            log: Vec::new(),
-            facts,
-            cutover: None,
-            undo: None,
-            failure: None,
-            requested_by: caller.who.clone(),
-            reason: wanted.reason.clone(),
-            started_at: self.now(),
-            ended_at: None,
-        })
-    }
-
-    pub(in crate::admin) async fn undo_move(
-        &self,
-        id: MoveId,
-        differences: Differences,
-        wait: Wait,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let seen = self.wish((id, MoveWish::Undo), self.accepted(differences, caller), caller).await?;
-        self.answer(commands::UNDO_MOVE, id, wait, caller, seen).await
-    }
-
-    /// Makes the claim that stands on the systems this store's own.
-    pub(in crate::admin) async fn adopt_move(
-        &self,
-        id: MoveId,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let record = self.movement(id).await?;
-        if record.facts.claim_lost.is_none() {
-            return Err(AdminError::Ours { id });
-        }
-        let settings = MoverSettings::clone(&self.mover.load());
-        let names = MoveNames::of_move(record.facts.store, id);
-        let end = |system: SystemRecord, dbname: &str| Endpoint {
-            system,
-            dbname: dbname.to_owned(),
-            connect_timeout: settings.connect_timeout,
-            access: settings.access.clone(),
-            names,
-            application_name: names.application_name(),
-        };
-        let source = end(self.system(&record.source.system).await?, &record.source.dbname);
-        let target = end(self.system(&record.target.system).await?, &record.target.dbname);
-        let record = claim::adopt(&self.recording(caller), &Endpoints { source, target }, &record).await?;
-        Ok(Answer::rows(commands::ADOPT_MOVE, vec![move_row(&record)]))
-    }
-
-    pub(in crate::admin) async fn cancel_move(
-        &self,
-        id: MoveId,
-        wait: Wait,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let seen = self.wish((id, MoveWish::Cancel), None, caller).await?;
-        self.answer(commands::CANCEL_MOVE, id, wait, caller, seen).await
-    }
-
-    pub(in crate::admin) async fn finish_move(
-        &self,
-        id: MoveId,
-        (source, differences): (SourceFate, Differences),
-        wait: Wait,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let wish = match source {
-            SourceFate::Keep => MoveWish::Finish,
-            SourceFate::Drop => MoveWish::FinishAndDrop,
-        };
-        let seen = self.wish((id, wish), self.accepted(differences, caller), caller).await?;
-        self.answer(commands::FINISH_MOVE, id, wait, caller, seen).await
-    }
-
-    fn accepted(&self, differences: Differences, caller: &Caller) -> Option<Accepted> {
-        let accepts = differences == Differences::Accepted;
-        accepts.then(|| Accepted { by: caller.who.clone(), at: self.now() })
-    }
-
-    /// Records a requested transition. Returns the length of the log at that time.
-    async fn wish(
-        &self,
-        (id, wish): (MoveId, MoveWish),
-        accepted: Option<Accepted>,
-        caller: &Caller,
-    ) -> Result<usize, AdminError> {
-        let settings = self.mover.load_full();
-        let change = |record: &mut MoveRecord| {
-            if let Some(because) = record.facts.claim_lost.clone() {
-                return Err(AdminError::NotOurs { id, because });
-            }
-            if let (MoveWish::Undo, Some(because)) = (wish, no_way_back(record)) {
-                return Err(AdminError::NoWayBack { id, because: because.to_owned() });
-            }
-            if !machine::allows(record, wish) {
-                return Err(AdminError::NotInPhase { id, phase: record.phase, wish: participle(wish) });
-            }
-            record.facts.accepted.clone_from(&accepted);
-            if let Some(failure) = doubt::objection(record, wish, settings.policy.verify) {
-                return Err(AdminError::Doubtful { id, wish: participle(wish), failure: Box::new(failure) });
-            }
-            record.wish = Some(wish);
-            Ok(())
-        };
-        match self.recording(caller).update_move(id, change).await {
-            Ok(record) => Ok(record.value.log.len()),
-            Err(AdminError::Store(StoreError::Missing { .. })) => Err(unknown_move(id)),
-            Err(error) => Err(error),
-        }
-    }
-
-    pub(in crate::admin) async fn movement(&self, id: MoveId) -> Result<MoveRecord, AdminError> {
-        match self.catalog().movement(id).await? {
-            Some(record) => Ok(record.value),
-            None => Err(unknown_move(id)),
-        }
-    }
-
-    /// `seen`: number of log entries that are older than the command.
-    async fn answer(
-        &self,
-        command: Command,
-        id: MoveId,
-        wait: Wait,
-        caller: &Caller,
-        seen: usize,
-    ) -> Result<Answer, AdminError> {
-        let record = match wait {
-            Wait::No => self.movement(id).await?,
-            Wait::Yes => {
-                let record = self.wait_for(command, id, caller, seen).await?;
-                self.logins.notify_one();
-                verdict(command, record, seen)?
-            }
-        };
-        Ok(Answer::rows(command, vec![move_row(&record)]))
-    }
-
     async fn wait_for(
         &self,
         command: Command,
@@ -295,15 +285,15 @@ impl Cluster {
         caller: &Caller,
         seen: usize,
     ) -> Result<MoveRecord, AdminError> {
-        let mut told = Told::default();
+        let mut last = LastNotice::default();
         let mut movement = self.catalog().follow::<MoveRecord>(&keys::movement(id)).await?;
         let mut tick = Instant::now();
         loop {
             let Some(record) = movement.record().map(|record| &record.value) else {
-                return self.movement(id).await;
+                return find::movement(self, id).await;
             };
             let progress = self.catalog().progress(id).await?.unwrap_or_default();
-            told.tell(caller, record, &progress);
+            last.update(caller, record, &progress);
             if is_over(command, record, seen) {
                 return Ok(record.clone());
             }
@@ -323,7 +313,7 @@ impl Cluster {
 pub(in crate::admin) const NOTE_PAUSE: &str = "pause_max_because";
 
 /// How long clients of a database may be held.
-struct Pause {
+struct PauseBound {
     longest: Duration,
     /// Where the bound comes from.
     bound: String,
@@ -331,10 +321,10 @@ struct Pause {
     warning: Option<String>,
 }
 
-impl Pause {
+impl PauseBound {
     /// MAX PAUSE shortens the bound of the contract and the configuration, and never extends it: the contract
     /// is the promise to the application.
-    fn of(asked: Option<Duration>, database: &DatabaseRecord, configured: Duration) -> Pause {
+    fn of(asked: Option<Duration>, database: &DatabaseRecord, configured: Duration) -> PauseBound {
         let contract = database.contract.move_pause_max;
         let (longest, bound) = match contract <= configured {
             true => (contract, format!("move_pause_max of the contract of database {}", database.name)),
@@ -344,7 +334,7 @@ impl Pause {
         let warning = asked.filter(|asked| *asked > longest).map(|asked| {
             format!("MAX PAUSE '{}' is more than {bound} allows: {} are in force", text(asked), text(longest))
         });
-        Pause { longest: asked.map_or(longest, |asked| asked.min(longest)), bound, warning }
+        PauseBound { longest: asked.map_or(longest, |asked| asked.min(longest)), bound, warning }
     }
 
     fn finding(&self) -> Finding {
@@ -365,13 +355,13 @@ impl Pause {
 
 /// The last notice, so that the same one is not sent twice.
 #[derive(Default)]
-struct Told {
+struct LastNotice {
     phase: Option<MovePhase>,
     line: String,
 }
 
-impl Told {
-    fn tell(&mut self, caller: &Caller, record: &MoveRecord, progress: &MoveProgress) {
+impl LastNotice {
+    fn update(&mut self, caller: &Caller, record: &MoveRecord, progress: &MoveProgress) {
         let line = progress_line(record, progress);
         if self.phase == Some(record.phase) && self.line == line {
             return;
@@ -474,13 +464,13 @@ fn verdict(command: Command, record: MoveRecord, seen: usize) -> Result<MoveReco
             failure: Box::new(failure),
         }),
         (false, None) => {
-            Err(AdminError::NotInPhase { id: record.id, phase: record.phase, wish: wished(command) })
+            Err(AdminError::NotInPhase { id: record.id, phase: record.phase, action: goal(command) })
         }
         (true, _) => Ok(record),
     }
 }
 
-fn wished(command: Command) -> &'static str {
+fn goal(command: Command) -> &'static str {
     match command {
         commands::UNDO_MOVE => "undone",
         commands::CANCEL_MOVE => "cancelled",
@@ -501,10 +491,6 @@ fn participle(wish: MoveWish) -> &'static str {
 pub(in crate::admin) fn no_way_back(record: &MoveRecord) -> Option<&str> {
     let kept = !record.phase.has_ended() && machine::is_committed(record) && !machine::went_back(record);
     record.facts.notes.get(NOTE_NO_WAY_BACK).filter(|_| kept).map(String::as_str)
-}
-
-fn unknown_move(id: MoveId) -> AdminError {
-    AdminError::Unknown { kind: "move", name: id.to_string(), meant: None }
 }
 
 fn move_row(record: &MoveRecord) -> Row {

@@ -6,79 +6,86 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
+
+use super::context::{Caller, Cluster, Local};
+use super::find;
 use crate::admin::answer::Answer;
 use crate::admin::blockers::Blockers;
 use crate::admin::commands;
-use crate::admin::execute::{Caller, Cluster, Executor};
 use crate::admin::refuse::AdminError;
 use crate::admin::statement::Drain;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Versioned};
 use crate::model::{DatabaseId, DatabaseName, RouteRecord};
 
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-impl Cluster {
-    /// Also works during a move: the move replaces all connections when it switches, and also when it ends
-    /// without a switch.
-    pub(in crate::admin) async fn next_generation(
-        &self,
-        catalog: &Catalog,
-        id: &DatabaseId,
-    ) -> Result<RouteRecord, AdminError> {
-        let next = |route: &mut RouteRecord| {
-            route.generation += 1;
-            Ok::<(), AdminError>(())
-        };
-        Ok(catalog.update_route(id, next).await?.value)
+/// Also works during a move: the move replaces all connections when it switches, and also when it ends
+/// without a switch.
+pub(in crate::admin) async fn next_generation(
+    catalog: &Catalog,
+    id: &DatabaseId,
+) -> Result<Versioned<RouteRecord>, AdminError> {
+    let next = |route: &mut RouteRecord| {
+        route.generation += 1;
+        Ok::<(), AdminError>(())
+    };
+    catalog.update_route(id, next).await
+}
+
+pub(in crate::admin) async fn reconnect(
+    cluster: &Cluster,
+    caller: &Caller,
+    database: Option<&DatabaseName>,
+) -> Result<Answer, AdminError> {
+    let catalog = cluster.recording(caller);
+    let mut answer = Answer::done(commands::RECONNECT);
+    for id in find::databases(cluster, database).await? {
+        answer.as_of = Some(next_generation(&catalog, &id).await?.revision);
+    }
+    Ok(answer)
+}
+
+pub(in crate::admin) async fn wait_close(
+    local: &Local,
+    caller: &Caller,
+    drain: &Drain,
+) -> Result<Answer, AdminError> {
+    let ids = served(local, drain.database.as_ref())?;
+    let within = local.wait_bound(drain);
+    let deadline = Instant::now() + within;
+    for id in &ids {
+        while let Some((database, blockers)) = outdated(local, id) {
+            if Instant::now() >= deadline {
+                return Err(AdminError::NotClosed { database, within, blockers });
+            }
+            tokio::select! {
+                () = caller.cancel.cancelled() => return Err(AdminError::CloseCanceled),
+                () = sleep(POLL_INTERVAL) => {}
+            }
+        }
+    }
+    Ok(Answer::done(commands::WAIT_CLOSE))
+}
+
+/// The named database of this process; all of them without a name.
+fn served(local: &Local, name: Option<&DatabaseName>) -> Result<Vec<DatabaseId>, AdminError> {
+    let routes = local.routes.routes();
+    let Some(name) = name else { return Ok(routes.iter().map(|route| route.id().clone()).collect()) };
+    match local.routes.lookup(name.as_str()) {
+        Some(route) => Ok(vec![route.id().clone()]),
+        None => {
+            let known: Vec<String> = routes.iter().map(|route| route.current().name.to_string()).collect();
+            Err(find::unknown_database(name, known.iter().map(String::as_str)))
+        }
     }
 }
 
-impl Executor {
-    pub(in crate::admin) async fn reconnect(
-        &self,
-        database: Option<&DatabaseName>,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let catalog = self.recording(caller);
-        let ids = self.meant(database).await?;
-        let mut records = Vec::with_capacity(ids.len());
-        for id in &ids {
-            records.push(self.next_generation(&catalog, id).await?);
-        }
-        for record in &records {
-            self.obeyed(record).await;
-        }
-        Ok(Answer::done(commands::RECONNECT))
-    }
-
-    pub(in crate::admin) async fn wait_close(
-        &self,
-        drain: &Drain,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let ids = self.meant(drain.database.as_ref()).await?;
-        let within = self.wait_bound(drain);
-        let deadline = tokio::time::Instant::now() + within;
-        for id in &ids {
-            while let Some((database, blockers)) = self.outdated(id) {
-                if tokio::time::Instant::now() >= deadline {
-                    return Err(AdminError::NotClosed { database, within, blockers });
-                }
-                tokio::select! {
-                    () = caller.cancel.cancelled() => return Err(AdminError::CloseCanceled),
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
-                }
-            }
-        }
-        Ok(Answer::done(commands::WAIT_CLOSE))
-    }
-
-    /// The sessions with an older connection; None: there are none.
-    fn outdated(&self, id: &DatabaseId) -> Option<(String, Blockers)> {
-        let route = self.local.routes.by_id(id)?;
-        let record = route.current();
-        let (sessions, idle) = route.session_table().outdated(record.generation);
-        let blockers = || Blockers::of_connections(&sessions, idle);
-        (!sessions.is_empty() || idle > 0).then(|| (record.name.to_string(), blockers()))
-    }
+/// The sessions with an older connection; None: there are none.
+fn outdated(local: &Local, id: &DatabaseId) -> Option<(String, Blockers)> {
+    let route = local.routes.by_id(id)?;
+    let record = route.current();
+    let (sessions, idle) = route.session_table().outdated(record.generation);
+    let blockers = || Blockers::of_connections(&sessions, idle);
+    (!sessions.is_empty() || idle > 0).then(|| (record.name.to_string(), blockers()))
 }

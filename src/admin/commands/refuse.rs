@@ -10,6 +10,7 @@ use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::model::{
     DatabaseStep, Failure, MoveFailure, MoveId, MovePhase, OperationRef, ServerAuth, SslMode,
 };
+use crate::system::SystemError;
 
 /// The shortest purpose that is accepted, in characters.
 pub(in crate::admin) const PURPOSE_CHARS_MIN: usize = 20;
@@ -59,8 +60,8 @@ pub(in crate::admin) enum AdminError {
     OperationFailed { failure: Box<Failure<DatabaseStep>> },
     #[error("{operation} has not ended yet")]
     OperationGoesOn { operation: OperationRef },
-    #[error("move {id} is {}: it cannot be {wish}", phase.as_str())]
-    NotInPhase { id: MoveId, phase: MovePhase, wish: &'static str },
+    #[error("move {id} is {}: it cannot be {action}", phase.as_str())]
+    NotInPhase { id: MoveId, phase: MovePhase, action: &'static str },
     #[error("move {id} is not driven by this store")]
     NotOurs { id: MoveId, because: String },
     #[error("move {id} is driven by this store: there is nothing to adopt")]
@@ -69,8 +70,8 @@ pub(in crate::admin) enum AdminError {
     NoWayBack { id: MoveId, because: String },
     #[error("move {id} of database \"{database}\" did not succeed: {}", failure.message)]
     MoveFailed { id: MoveId, database: String, failure: Box<MoveFailure> },
-    #[error("move {id} cannot be {wish}: {}", failure.message)]
-    Doubtful { id: MoveId, wish: &'static str, failure: Box<MoveFailure> },
+    #[error("move {id} cannot be {action}: {}", failure.message)]
+    Doubtful { id: MoveId, action: &'static str, failure: Box<MoveFailure> },
     #[error("database \"{database}\" is {state}")]
     NotServed { database: String, state: String },
     #[error("database \"{database}\" is on system \"{system}\" already")]
@@ -100,6 +101,16 @@ pub(in crate::admin) enum AdminError {
     ShuttingDown,
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     TransactionAborted,
+    /// The table of commands and the dispatch disagree: a test shows that they do not.
+    #[error("nothing executes {syntax}")]
+    NotDispatched { syntax: &'static str },
+}
+
+/// A change of a record failed on the system.
+impl From<SystemError> for AdminError {
+    fn from(error: SystemError) -> AdminError {
+        AdminError::Lifecycle(error.into())
+    }
 }
 
 /// What is wrong with a purpose.
@@ -161,6 +172,7 @@ impl Explain for AdminError {
             AdminError::Reload { .. } => SqlState::INVALID_PARAMETER_VALUE,
             AdminError::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             AdminError::TransactionAborted => SqlState::parse("25P02"),
+            AdminError::NotDispatched { .. } => SqlState::INTERNAL_ERROR,
         }
     }
 
@@ -173,7 +185,10 @@ impl Explain for AdminError {
                 failure.blame.unwrap_or(Blame::Platform)
             }
             AdminError::OperationFailed { failure } => failure.blame.unwrap_or(Blame::Platform),
-            AdminError::NoSystem | AdminError::Reload { .. } | AdminError::ShuttingDown => Blame::Platform,
+            AdminError::NoSystem
+            | AdminError::Reload { .. }
+            | AdminError::ShuttingDown
+            | AdminError::NotDispatched { .. } => Blame::Platform,
             AdminError::NotDrained { .. } | AdminError::NotClosed { .. } => Blame::Product,
             _ => Blame::Client,
         }

@@ -1,101 +1,67 @@
 //! Teams, and the checks of an owner and a purpose.
 
+use super::context::{Caller, Cluster};
+use super::find;
 use crate::admin::answer::Answer;
 use crate::admin::commands;
-use crate::admin::execute::{Caller, Cluster, is_missing};
 use crate::admin::refuse::{AdminError, PURPOSE_CHARS_MIN, PurposeFault};
 use crate::admin::statement::TeamClause;
 use crate::catalog::{Swap, keys};
-use crate::config::closest;
-use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, TeamName, TeamRecord};
+use crate::model::{DatabaseName, TeamName, TeamRecord};
 
-impl Cluster {
-    pub(in crate::admin) async fn create_team(
-        &self,
-        clause: &TeamClause,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let team =
-            TeamRecord { name: clause.name.clone(), contact: clause.contact.clone(), created_at: self.now() };
-        match self.recording(caller).create_team(&team).await? {
-            Swap::Committed(_) => Ok(Answer::done(commands::CREATE_TEAM)),
-            Swap::Conflict => Err(AdminError::Exists { kind: "team", name: team.name.to_string() }),
+pub(in crate::admin) async fn create_team(
+    cluster: &Cluster,
+    caller: &Caller,
+    clause: &TeamClause,
+) -> Result<Answer, AdminError> {
+    let team =
+        TeamRecord { name: clause.name.clone(), contact: clause.contact.clone(), created_at: cluster.now() };
+    match cluster.recording(caller).create_team(&team).await? {
+        Swap::Committed(_) => Ok(Answer::done(commands::CREATE_TEAM)),
+        Swap::Conflict => Err(AdminError::Exists { kind: "team", name: team.name.to_string() }),
+    }
+}
+
+pub(in crate::admin) async fn alter_team(
+    cluster: &Cluster,
+    caller: &Caller,
+    clause: &TeamClause,
+) -> Result<Answer, AdminError> {
+    let change = |team: &mut TeamRecord| {
+        team.contact.clone_from(&clause.contact);
+        Ok(())
+    };
+    match cluster.recording(caller).update::<TeamRecord, AdminError>(keys::team(&clause.name), change).await {
+        Ok(_) => Ok(Answer::done(commands::ALTER_TEAM)),
+        Err(error) if find::is_missing(&error) => {
+            Err(find::unknown_team(cluster, clause.name.as_str()).await?)
         }
+        Err(error) => Err(error),
     }
+}
 
-    pub(in crate::admin) async fn alter_team(
-        &self,
-        clause: &TeamClause,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let change = |team: &mut TeamRecord| {
-            team.contact.clone_from(&clause.contact);
-            Ok(())
-        };
-        match self.recording(caller).update::<TeamRecord, AdminError>(keys::team(&clause.name), change).await
-        {
-            Ok(_) => Ok(Answer::done(commands::ALTER_TEAM)),
-            Err(error) if is_missing(&error) => Err(self.unknown_team(clause.name.as_str()).await?),
-            Err(error) => Err(error),
-        }
+pub(in crate::admin) async fn drop_team(
+    cluster: &Cluster,
+    caller: &Caller,
+    name: &TeamName,
+) -> Result<Answer, AdminError> {
+    let Some(team) = cluster.catalog().team(name).await? else {
+        return Err(find::unknown_team(cluster, name.as_str()).await?);
+    };
+    let owned = find::living(cluster, |database| database.owner == *name).await?;
+    if !owned.is_empty() {
+        return Err(AdminError::InUse { kind: "team", name: name.to_string(), databases: owned });
     }
+    match cluster.recording(caller).delete(keys::team(name), team.revision).await? {
+        Swap::Committed(_) => Ok(Answer::done(commands::DROP_TEAM)),
+        Swap::Conflict => Err(find::unknown_team(cluster, name.as_str()).await?),
+    }
+}
 
-    pub(in crate::admin) async fn drop_team(
-        &self,
-        name: &TeamName,
-        caller: &Caller,
-    ) -> Result<Answer, AdminError> {
-        let Some(team) = self.catalog().team(name).await? else {
-            return Err(self.unknown_team(name.as_str()).await?);
-        };
-        let owned = self.living(|database| database.owner == *name).await?;
-        if !owned.is_empty() {
-            return Err(AdminError::InUse { kind: "team", name: name.to_string(), databases: owned });
-        }
-        match self.recording(caller).delete(keys::team(name), team.revision).await? {
-            Swap::Committed(_) => Ok(Answer::done(commands::DROP_TEAM)),
-            Swap::Conflict => Err(self.unknown_team(name.as_str()).await?),
-        }
-    }
-
-    /// Names of databases that are not deleted.
-    pub(in crate::admin) async fn living(
-        &self,
-        wanted: impl Fn(&DatabaseRecord) -> bool,
-    ) -> Result<Vec<String>, AdminError> {
-        let all = self.catalog().databases().await?.into_values();
-        let living =
-            all.into_iter().filter(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
-        Ok(living.filter(|database| wanted(database)).map(|database| database.name.to_string()).collect())
-    }
-
-    /// The name of a team that must exist.
-    pub(in crate::admin) async fn owner(&self, name: &str) -> Result<TeamName, AdminError> {
-        let Ok(team) = TeamName::parse(name) else { return Err(self.unknown_team(name).await?) };
-        match self.catalog().team(&team).await? {
-            Some(_) => Ok(team),
-            None => Err(self.unknown_team(name).await?),
-        }
-    }
-
-    async fn unknown_team(&self, name: &str) -> Result<AdminError, AdminError> {
-        let known: Vec<String> = self
-            .catalog()
-            .teams()
-            .await?
-            .into_values()
-            .into_iter()
-            .map(|team| team.name.to_string())
-            .collect();
-        let meant = closest(name, known.iter().map(String::as_str)).map(str::to_owned);
-        Ok(AdminError::UnknownTeam { team: name.to_owned(), known, meant })
-    }
-
-    /// A team for an example: an existing one, or a made-up one.
-    pub(in crate::admin) async fn example_team(&self) -> Result<String, AdminError> {
-        let teams = self.catalog().teams().await?.into_values();
-        Ok(teams.first().map_or_else(|| "payments".to_owned(), |team| team.name.to_string()))
-    }
+/// A team for an example: an existing one, or a made-up one.
+pub(in crate::admin) async fn example_team(cluster: &Cluster) -> Result<String, AdminError> {
+    let teams = cluster.catalog().teams().await?.into_values();
+    Ok(teams.first().map_or_else(|| "payments".to_owned(), |team| team.name.to_string()))
 }
 
 /// What is wrong with a purpose, if anything.

@@ -43,7 +43,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::answer::Answer;
 use crate::admin::column::Column;
-use crate::admin::execute::{Caller, Executor};
+use crate::admin::context::Caller;
+use crate::admin::execute::Executor;
 use crate::admin::lookup::command;
 use crate::admin::parse::{Parsed, parse};
 use crate::admin::port::row_encoding::{check_formats, fields, response};

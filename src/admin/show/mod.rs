@@ -1,8 +1,12 @@
-//! SHOW: the functions behind the rows of the table of commands.
+//! SHOW: the functions behind the rows of the table of commands. Those of scope Cluster get the catalogue,
+//! those of scope Process what this process has.
 
 pub(in crate::admin) mod catalog;
+pub(in crate::admin) mod databases;
+pub(in crate::admin) mod moves;
+pub(in crate::admin) mod operations;
 pub(in crate::admin) mod process;
 pub(in crate::admin) mod samples;
 pub(in crate::admin) mod sessions;
-mod sockets;
-mod traffic;
+pub(in crate::admin) mod sockets;
+pub(in crate::admin) mod traffic;

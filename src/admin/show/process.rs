@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::admin::answer::{Row, row};
-use crate::admin::commands::COMMANDS;
-use crate::admin::execute::{Executor, Local};
+use crate::admin::context::{Cluster, Local};
+use crate::admin::find;
 use crate::admin::refuse::AdminError;
+use crate::admin::show::sessions::{is_lent, pools};
 use crate::config::{Apply, Config};
 
 /// One role, summed over all databases.
@@ -18,116 +19,95 @@ struct User {
     clients_max: u64,
 }
 
-impl Executor {
-    pub(in crate::admin) async fn show_lists(&self) -> Result<Vec<Row>, AdminError> {
-        let routes = self.local.routes.routes();
-        let clients: usize = routes.iter().map(|route| route.session_table().len()).sum();
-        let servers: usize = routes.iter().map(|route| route.session_table().server_connections()).sum();
-        let rows = vec![
-            row!["databases", self.living(|_| true).await?.len()],
-            row!["users", self.local.users().len()],
-            row!["peers", "0"],
-            row!["pools", crate::admin::show::sessions::pools(&routes).len()],
-            row!["peer_pools", "0"],
-            row!["free_clients", "0"],
-            row!["used_clients", clients],
-            row!["login_clients", "0"],
-            row!["free_servers", "0"],
-            row!["used_servers", servers],
-            row!["dns_names", "0"],
-            row!["dns_zones", "0"],
-            row!["dns_queries", "0"],
-            row!["dns_pending", "0"],
-            row!["systems", self.catalog().systems().await?.records.len()],
-            row!["teams", self.catalog().teams().await?.records.len()],
-            row!["moves", self.catalog().moves().await?.records.len()],
-        ];
-        Ok(rows)
-    }
+/// Beside what this process has, it counts what the catalogue has.
+pub(in crate::admin) async fn show_lists(local: &Local, cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
+    let routes = local.routes.routes();
+    let clients: usize = routes.iter().map(|route| route.session_table().len()).sum();
+    let servers: usize = routes.iter().map(|route| route.session_table().server_connections()).sum();
+    let rows = vec![
+        row!["databases", find::living(cluster, |_| true).await?.len()],
+        row!["users", users(local).len()],
+        row!["peers", "0"],
+        row!["pools", pools(&routes).len()],
+        row!["peer_pools", "0"],
+        row!["free_clients", "0"],
+        row!["used_clients", clients],
+        row!["login_clients", "0"],
+        row!["free_servers", "0"],
+        row!["used_servers", servers],
+        row!["dns_names", "0"],
+        row!["dns_zones", "0"],
+        row!["dns_queries", "0"],
+        row!["dns_pending", "0"],
+        row!["systems", cluster.catalog().systems().await?.records.len()],
+        row!["teams", cluster.catalog().teams().await?.records.len()],
+        row!["moves", cluster.catalog().moves().await?.records.len()],
+    ];
+    Ok(rows)
 }
 
-impl Local {
-    pub(in crate::admin) async fn show_users(&self) -> Result<Vec<Row>, AdminError> {
-        let rows = self.users().into_iter().map(|(name, user)| {
-            row![
-                name,
-                None::<String>,
-                None::<String>,
-                None::<String>,
-                "0",
-                user.servers,
-                user.clients_max.min(i32::MAX as u64),
-                user.clients,
-                user.databases
-            ]
-        });
-        Ok(rows.collect())
-    }
+pub(in crate::admin) async fn show_users(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let rows = users(local).into_iter().map(|(name, user)| {
+        row![
+            name,
+            None::<String>,
+            None::<String>,
+            None::<String>,
+            "0",
+            user.servers,
+            user.clients_max.min(i32::MAX as u64),
+            user.clients,
+            user.databases
+        ]
+    });
+    Ok(rows.collect())
+}
 
-    fn users(&self) -> BTreeMap<String, User> {
-        let mut users: BTreeMap<String, User> = BTreeMap::new();
-        for route in self.routes.routes() {
-            for login in route.logins().values().filter(|login| login.may_log_in()) {
-                let user = users.entry(login.role.to_string()).or_default();
-                user.databases += 1;
-                user.clients_max += u64::from(route.current().terms.client_connections_max);
-            }
-            let lent = route.session_table().lent();
-            for session in route.session_table().sessions() {
-                let own =
-                    session.server_pid.is_some() && !crate::admin::show::sessions::is_lent(&session, &lent);
-                let user = users.entry(session.role).or_default();
-                user.clients += 1;
-                user.servers += usize::from(own);
-            }
-            for connection in lent {
-                users.entry(connection.facts.role).or_default().servers += 1;
-            }
+fn users(local: &Local) -> BTreeMap<String, User> {
+    let mut users: BTreeMap<String, User> = BTreeMap::new();
+    for route in local.routes.routes() {
+        for login in route.logins().values().filter(|login| login.may_log_in()) {
+            let user = users.entry(login.role.to_string()).or_default();
+            user.databases += 1;
+            user.clients_max += u64::from(route.current().terms.client_connections_max);
         }
-        users
+        let lent = route.session_table().lent();
+        for session in route.session_table().sessions() {
+            let own = session.server_pid.is_some() && !is_lent(&session, &lent);
+            let user = users.entry(session.role).or_default();
+            user.clients += 1;
+            user.servers += usize::from(own);
+        }
+        for connection in lent {
+            users.entry(connection.facts.role).or_default().servers += 1;
+        }
     }
+    users
+}
 
-    pub(in crate::admin) async fn show_config(&self) -> Result<Vec<Row>, AdminError> {
-        let (config, defaults) = (self.config.load(), Config::default());
-        let rows = Config::SETTINGS.iter().map(|setting| {
-            let changeable = if setting.apply == Apply::Reload { "yes" } else { "no" };
-            row![setting.path(), setting.show(&config), setting.show(&defaults), changeable]
-        });
-        Ok(rows.collect())
-    }
+pub(in crate::admin) async fn show_config(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let (config, defaults) = (local.config.load(), Config::default());
+    let rows = Config::SETTINGS.iter().map(|setting| {
+        let changeable = if setting.apply == Apply::Reload { "yes" } else { "no" };
+        row![setting.path(), setting.show(&config), setting.show(&defaults), changeable]
+    });
+    Ok(rows.collect())
+}
 
-    /// The one "cache" here is the process: its resident memory, in KiB.
-    pub(in crate::admin) async fn show_mem(&self) -> Result<Vec<Row>, AdminError> {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = resident.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        let rows = kib.map(|kib| row!["resident_kib", "1024", kib, "0", kib * 1024]);
-        Ok(rows.into_iter().collect())
-    }
+/// The one "cache" here is the process: its resident memory, in KiB.
+pub(in crate::admin) async fn show_mem(_local: &Local) -> Result<Vec<Row>, AdminError> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let rows = kib.map(|kib| row!["resident_kib", "1024", kib, "0", kib * 1024]);
+    Ok(rows.into_iter().collect())
+}
 
-    pub(in crate::admin) async fn show_version(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(vec![row![concat!("Freehold ", env!("CARGO_PKG_VERSION"))]])
-    }
+pub(in crate::admin) async fn show_version(_local: &Local) -> Result<Vec<Row>, AdminError> {
+    Ok(vec![row![concat!("Freehold ", env!("CARGO_PKG_VERSION"))]])
+}
 
-    pub(in crate::admin) async fn show_help(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
-    }
-
-    // What PgBouncer has and Freehold has not: their columns without rows, because exporters ask for them.
-
-    pub(in crate::admin) async fn show_dns_hosts(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(Vec::new())
-    }
-
-    pub(in crate::admin) async fn show_dns_zones(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(Vec::new())
-    }
-
-    pub(in crate::admin) async fn show_peers(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(Vec::new())
-    }
-
-    pub(in crate::admin) async fn show_peer_pools(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(Vec::new())
-    }
+/// What PgBouncer has and Freehold has not: its columns without rows, because exporters ask for them.
+pub(in crate::admin) async fn no_rows(_local: &Local) -> Result<Vec<Row>, AdminError> {
+    Ok(Vec::new())
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::answer::{Row, row};
-use crate::admin::execute::Local;
+use crate::admin::context::Local;
 use crate::admin::refuse::AdminError;
-use crate::admin::show::catalog::gate;
+use crate::admin::show::databases::gate;
 use crate::model::{GateOrder, Pooling, RouteRecord};
 use crate::route::{Activity, GateState, LentRow, Readiness, Route, SessionRow};
 
@@ -73,93 +73,91 @@ fn logs_in(session: &SessionRow, record: &RouteRecord) -> bool {
     record.terms.pooling == Pooling::Session && session.server_pid.is_none() && record.gate == GateOrder::Open
 }
 
-impl Local {
-    /// The rows of all sessions, sorted by database.
-    fn each_session(&self, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
-        let routes = self.routes.routes();
-        let of = |route: &Arc<Route>| {
-            let sessions = route.session_table().sessions();
-            sessions.iter().filter_map(|session| shown(route, session)).collect::<Vec<Row>>()
-        };
-        routes.iter().flat_map(of).collect()
-    }
-
-    pub(in crate::admin) async fn show_sessions(&self) -> Result<Vec<Row>, AdminError> {
-        let rows = self.each_session(|route, session| {
-            let (readiness, reasons) = standing(&session.readiness);
-            Some(row![
-                &route.current().name,
-                session.session,
-                session.role.as_str(),
-                session.client.as_str(),
-                session.application_name.as_str(),
-                session.activity.as_str(),
-                u64::try_from(session.since.as_millis()).unwrap_or(u64::MAX),
-                session.server_pid,
-                session.twin_pid,
-                session.epoch,
-                readiness,
-                reasons,
-                session.connected_at
-            ])
-        });
-        Ok(rows)
-    }
-
-    pub(in crate::admin) async fn show_pools(&self) -> Result<Vec<Row>, AdminError> {
-        let routes = self.routes.routes();
-        let rows = pools(&routes).into_iter().map(|((database, user), pool)| {
-            let route = self.routes.lookup(&database);
-            let record = route.map(|route| route.current());
-            row![
-                database,
-                user,
-                pool.active,
-                pool.waiting,
-                "0",
-                "0",
-                pool.servers_active,
-                "0",
-                "0",
-                pool.servers_idle,
-                "0",
-                "0",
-                pool.servers_login,
-                pool.longest_wait.as_secs(),
-                pool.longest_wait.subsec_micros(),
-                record.as_ref().map(|record| record.terms.pooling.as_str()),
-                None::<String>,
-                record.as_ref().map(|record| gate(&record.gate)),
-                record.as_ref().map(|record| record.epoch)
-            ]
-        });
-        Ok(rows.collect())
-    }
-
-    pub(in crate::admin) async fn show_hba(&self) -> Result<Vec<Row>, AdminError> {
-        let file = self.config.load().access.hba_file.clone();
-        let file = file.map(|file| file.display().to_string());
-        let policy = self.access.policy();
-        let rows = policy.rules.iter().zip(1_u32..).map(|(rule, number)| {
-            let [databases, roles, address, options] = rule.shown();
-            let line = file.as_ref().map(|_| rule.line);
-            let method = rule.method.as_str();
-            row![number, line, rule.kind.as_str(), databases, roles, address, method, options, file.clone()]
-        });
-        Ok(rows.collect())
-    }
-
-    pub(in crate::admin) async fn show_state(&self) -> Result<Vec<Row>, AdminError> {
-        let routes = self.routes.routes();
-        let held = |route: &Arc<Route>| route.gate().state() == GateState::Held;
-        let paused = !routes.is_empty() && routes.iter().all(held);
-        let word = |yes: bool| if yes { "yes" } else { "no" };
-        let rows = vec![row!["active", word(!paused)], row!["paused", word(paused)], row!["suspended", "no"]];
-        Ok(rows)
-    }
+/// The rows of all sessions, sorted by database.
+fn each_session(local: &Local, shown: impl Fn(&Route, &SessionRow) -> Option<Row>) -> Vec<Row> {
+    let routes = local.routes.routes();
+    let of = |route: &Arc<Route>| {
+        let sessions = route.session_table().sessions();
+        sessions.iter().filter_map(|session| shown(route, session)).collect::<Vec<Row>>()
+    };
+    routes.iter().flat_map(of).collect()
 }
 
-fn standing(readiness: &Readiness) -> (String, Option<String>) {
+pub(in crate::admin) async fn show_sessions(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let rows = each_session(local, |route, session| {
+        let (state, reasons) = readiness(&session.readiness);
+        Some(row![
+            &route.current().name,
+            session.session,
+            session.role.as_str(),
+            session.client.as_str(),
+            session.application_name.as_str(),
+            session.activity.as_str(),
+            u64::try_from(session.since.as_millis()).unwrap_or(u64::MAX),
+            session.server_pid,
+            session.twin_pid,
+            session.epoch,
+            state,
+            reasons,
+            session.connected_at
+        ])
+    });
+    Ok(rows)
+}
+
+pub(in crate::admin) async fn show_pools(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let routes = local.routes.routes();
+    let rows = pools(&routes).into_iter().map(|((database, user), pool)| {
+        let route = local.routes.lookup(&database);
+        let record = route.map(|route| route.current());
+        row![
+            database,
+            user,
+            pool.active,
+            pool.waiting,
+            "0",
+            "0",
+            pool.servers_active,
+            "0",
+            "0",
+            pool.servers_idle,
+            "0",
+            "0",
+            pool.servers_login,
+            pool.longest_wait.as_secs(),
+            pool.longest_wait.subsec_micros(),
+            record.as_ref().map(|record| record.terms.pooling.as_str()),
+            None::<String>,
+            record.as_ref().map(|record| gate(&record.gate)),
+            record.as_ref().map(|record| record.epoch)
+        ]
+    });
+    Ok(rows.collect())
+}
+
+pub(in crate::admin) async fn show_hba(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let file = local.config.load().access.hba_file.clone();
+    let file = file.map(|file| file.display().to_string());
+    let policy = local.access.policy();
+    let rows = policy.rules.iter().zip(1_u32..).map(|(rule, number)| {
+        let [databases, roles, address, options] = rule.shown();
+        let line = file.as_ref().map(|_| rule.line);
+        let method = rule.method.as_str();
+        row![number, line, rule.kind.as_str(), databases, roles, address, method, options, file.clone()]
+    });
+    Ok(rows.collect())
+}
+
+pub(in crate::admin) async fn show_state(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let routes = local.routes.routes();
+    let held = |route: &Arc<Route>| route.gate().state() == GateState::Held;
+    let paused = !routes.is_empty() && routes.iter().all(held);
+    let word = |yes: bool| if yes { "yes" } else { "no" };
+    let rows = vec![row!["active", word(!paused)], row!["paused", word(paused)], row!["suspended", "no"]];
+    Ok(rows)
+}
+
+fn readiness(readiness: &Readiness) -> (String, Option<String>) {
     match readiness {
         Readiness::Behind => ("behind".to_owned(), None),
         Readiness::Ready { order } => (format!("ready {order}"), None),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::admin::answer::{Row, row};
-use crate::admin::execute::Local;
+use crate::admin::context::Local;
 use crate::admin::refuse::AdminError;
 use crate::admin::show::sessions::{is_lent, wait};
 use crate::model::{RouteRecord, UnixMillis};
@@ -132,96 +132,94 @@ impl Connections {
     }
 }
 
-impl Local {
-    pub(in crate::admin) async fn show_clients(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(self.each_route(|route| self.client_rows(route)))
-    }
+pub(in crate::admin) async fn show_clients(local: &Local) -> Result<Vec<Row>, AdminError> {
+    Ok(each_route(local, client_rows))
+}
 
-    pub(in crate::admin) async fn show_servers(&self) -> Result<Vec<Row>, AdminError> {
-        Ok(self.each_route(|route| self.server_rows(route)))
-    }
+pub(in crate::admin) async fn show_servers(local: &Local) -> Result<Vec<Row>, AdminError> {
+    Ok(each_route(local, server_rows))
+}
 
-    pub(in crate::admin) async fn show_sockets(&self) -> Result<Vec<Row>, AdminError> {
-        let mut rows = self.show_clients().await?;
-        rows.extend(self.show_servers().await?);
-        rows.iter_mut().for_each(with_buffers);
-        Ok(rows)
-    }
+pub(in crate::admin) async fn show_sockets(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let mut rows = show_clients(local).await?;
+    rows.extend(show_servers(local).await?);
+    rows.iter_mut().for_each(with_buffers);
+    Ok(rows)
+}
 
-    pub(in crate::admin) async fn show_active_sockets(&self) -> Result<Vec<Row>, AdminError> {
-        const STATE: usize = 4;
-        let mut rows = self.show_sockets().await?;
-        rows.retain(|row| row.get(STATE).is_some_and(|state| state.as_deref() != Some("idle")));
-        Ok(rows)
-    }
+pub(in crate::admin) async fn show_active_sockets(local: &Local) -> Result<Vec<Row>, AdminError> {
+    const STATE: usize = 4;
+    let mut rows = show_sockets(local).await?;
+    rows.retain(|row| row.get(STATE).is_some_and(|state| state.as_deref() != Some("idle")));
+    Ok(rows)
+}
 
-    fn each_route(&self, rows: impl Fn(&Route) -> Vec<Row>) -> Vec<Row> {
-        self.routes.routes().iter().flat_map(|route| rows(route)).collect()
-    }
+fn each_route(local: &Local, rows: impl Fn(&Local, &Route) -> Vec<Row>) -> Vec<Row> {
+    local.routes.routes().iter().flat_map(|route| rows(local, route)).collect()
+}
 
-    fn client_rows(&self, route: &Route) -> Vec<Row> {
-        let (record, connections) = (route.current(), Connections::of(route));
-        let row = |session: &SessionRow| {
-            let (server, wait) = (connections.server_of(session.session), wait(session, &record));
-            let state = match (wait, server) {
-                (Some(_), _) => "waiting",
-                (None, Some(_)) => "active",
-                (None, None) => "idle",
-            };
-            let socket = Socket {
-                kind: "C",
-                role: &session.role,
-                state,
-                remote: split(&session.client),
-                local: session.entrance.local.map(|local| split(&local.to_string())),
-                connected_at: session.connected_at,
-                request_at: self.last_request(session),
-                wait: wait.unwrap_or_default(),
-                close_needed: false,
-                name: format!("c{}", session.session),
-                link: server.map(|server| server.name.clone()).unwrap_or_default(),
-                pid: 0,
-                application_name: &session.application_name,
-                id: session.session,
-            };
-            socket.row(&record, Some(&session.entrance))
+fn client_rows(local: &Local, route: &Route) -> Vec<Row> {
+    let (record, connections) = (route.current(), Connections::of(route));
+    let row = |session: &SessionRow| {
+        let (server, wait) = (connections.server_of(session.session), wait(session, &record));
+        let state = match (wait, server) {
+            (Some(_), _) => "waiting",
+            (None, Some(_)) => "active",
+            (None, None) => "idle",
         };
-        connections.sessions.iter().map(row).collect()
-    }
-
-    fn server_rows(&self, route: &Route) -> Vec<Row> {
-        let (record, connections) = (route.current(), Connections::of(route));
-        let (place, sessions) = (&record.place.address, connections.by_number());
-        let row = |server: &Server| {
-            let session = server.session.and_then(|number| sessions.get(&number).copied());
-            let socket = Socket {
-                kind: "S",
-                role: &server.role,
-                // As in PgBouncer: a connection that is paired with a client is active, whether or not it
-                // works now.
-                state: if server.session.is_some() { "active" } else { "idle" },
-                remote: (place.host.clone(), Some(place.port.to_string())),
-                local: None,
-                connected_at: server.opened_at,
-                request_at: session.map_or(server.opened_at, |session| self.last_request(session)),
-                wait: Duration::ZERO,
-                close_needed: server.generation != record.generation,
-                name: server.name.clone(),
-                link: session.map(|session| format!("c{}", session.session)).unwrap_or_default(),
-                pid: server.pid,
-                application_name: session.map_or("", |session| &session.application_name),
-                id: server.id,
-            };
-            socket.row(&record, session.map(|session| &session.entrance))
+        let socket = Socket {
+            kind: "C",
+            role: &session.role,
+            state,
+            remote: split(&session.client),
+            local: session.entrance.local.map(|local| split(&local.to_string())),
+            connected_at: session.connected_at,
+            request_at: last_request(local, session),
+            wait: wait.unwrap_or_default(),
+            close_needed: false,
+            name: format!("c{}", session.session),
+            link: server.map(|server| server.name.clone()).unwrap_or_default(),
+            pid: 0,
+            application_name: &session.application_name,
+            id: session.session,
         };
-        connections.servers.iter().map(row).collect()
-    }
+        socket.row(&record, Some(&session.entrance))
+    };
+    connections.sessions.iter().map(row).collect()
+}
 
-    /// When the session last began or ended a request.
-    fn last_request(&self, session: &SessionRow) -> UnixMillis {
-        let age = u64::try_from(session.since.as_millis()).unwrap_or(u64::MAX);
-        UnixMillis((self.clock)().0.saturating_sub(age)).max(session.connected_at)
-    }
+fn server_rows(local: &Local, route: &Route) -> Vec<Row> {
+    let (record, connections) = (route.current(), Connections::of(route));
+    let (place, sessions) = (&record.place.address, connections.by_number());
+    let row = |server: &Server| {
+        let session = server.session.and_then(|number| sessions.get(&number).copied());
+        let socket = Socket {
+            kind: "S",
+            role: &server.role,
+            // As in PgBouncer: a connection that is paired with a client is active, whether or not it
+            // works now.
+            state: if server.session.is_some() { "active" } else { "idle" },
+            remote: (place.host.clone(), Some(place.port.to_string())),
+            local: None,
+            connected_at: server.opened_at,
+            request_at: session.map_or(server.opened_at, |session| last_request(local, session)),
+            wait: Duration::ZERO,
+            close_needed: server.generation != record.generation,
+            name: server.name.clone(),
+            link: session.map(|session| format!("c{}", session.session)).unwrap_or_default(),
+            pid: server.pid,
+            application_name: session.map_or("", |session| &session.application_name),
+            id: server.id,
+        };
+        socket.row(&record, session.map(|session| &session.entrance))
+    };
+    connections.servers.iter().map(row).collect()
+}
+
+/// When the session last began or ended a request.
+fn last_request(local: &Local, session: &SessionRow) -> UnixMillis {
+    let age = u64::try_from(session.since.as_millis()).unwrap_or(u64::MAX);
+    UnixMillis((local.clock)().0.saturating_sub(age)).max(session.connected_at)
 }
 
 fn with_buffers(row: &mut Row) {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::admin::answer::{Cell, Row, row};
-use crate::admin::execute::Local;
+use crate::admin::context::Local;
 use crate::admin::refuse::AdminError;
 use crate::admin::show::samples::Recent;
 use crate::route::{Counter, Totals};
@@ -25,61 +25,59 @@ impl Traffic {
     }
 }
 
-impl Local {
-    pub(in crate::admin) async fn show_stats(&self) -> Result<Vec<Row>, AdminError> {
-        let rows = self.each_traffic(|traffic| traffic.totals().chain(traffic.averages()).collect());
-        Ok(rows)
-    }
+pub(in crate::admin) async fn show_stats(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let rows = each_traffic(local, |traffic| traffic.totals().chain(traffic.averages()).collect());
+    Ok(rows)
+}
 
-    pub(in crate::admin) async fn show_stats_totals(&self) -> Result<Vec<Row>, AdminError> {
-        let rows = self.each_traffic(|traffic| traffic.totals().collect());
-        Ok(rows)
-    }
+pub(in crate::admin) async fn show_stats_totals(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let rows = each_traffic(local, |traffic| traffic.totals().collect());
+    Ok(rows)
+}
 
-    pub(in crate::admin) async fn show_stats_averages(&self) -> Result<Vec<Row>, AdminError> {
-        let rows = self.each_traffic(|traffic| traffic.averages().collect());
-        Ok(rows)
-    }
+pub(in crate::admin) async fn show_stats_averages(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let rows = each_traffic(local, |traffic| traffic.averages().collect());
+    Ok(rows)
+}
 
-    /// One row per database: its name, and the columns of `figures`.
-    fn each_traffic(&self, figures: impl Fn(&Traffic) -> Row) -> Vec<Row> {
-        let traffic = self.traffic();
-        let row = |traffic: &Traffic| {
-            let name = std::iter::once(traffic.database.as_str().cell());
-            name.chain(figures(traffic)).collect()
+/// One row per database: its name, and the columns of `figures`.
+fn each_traffic(local: &Local, figures: impl Fn(&Traffic) -> Row) -> Vec<Row> {
+    let traffic = traffic(local);
+    let row = |traffic: &Traffic| {
+        let name = std::iter::once(traffic.database.as_str().cell());
+        name.chain(figures(traffic)).collect()
+    };
+    traffic.iter().map(row).collect()
+}
+
+fn traffic(local: &Local) -> Vec<Traffic> {
+    let now = Instant::now();
+    let routes = local.routes.routes();
+    let traffic = routes.iter().map(|route| {
+        let totals = route.session_table().totals();
+        let recent = local.samples.since(route.id(), &totals, now);
+        Traffic { database: route.current().name.to_string(), totals, recent }
+    });
+    traffic.collect()
+}
+
+pub(in crate::admin) async fn show_totals(local: &Local) -> Result<Vec<Row>, AdminError> {
+    let traffic = traffic(local);
+    let sum = |totals: fn(&Traffic) -> &Totals| {
+        traffic.iter().fold(Totals::default(), |sum, one| sum.plus(totals(one)))
+    };
+    let totals = sum(|one| &one.totals);
+    let window = traffic.iter().map(|one| one.recent.window).max().unwrap_or_default();
+    let recent = Recent { added: sum(|one| &one.recent.added), window };
+    let named = |prefix: &'static str, value: fn(&Totals, &Recent, Counter) -> u64| {
+        let row = move |figure| {
+            row![format!("{prefix}_{}", name_in_totals(figure)), value(&totals, &recent, figure)]
         };
-        traffic.iter().map(row).collect()
-    }
-
-    fn traffic(&self) -> Vec<Traffic> {
-        let now = Instant::now();
-        let routes = self.routes.routes();
-        let traffic = routes.iter().map(|route| {
-            let totals = route.session_table().totals();
-            let recent = self.samples.since(route.id(), &totals, now);
-            Traffic { database: route.current().name.to_string(), totals, recent }
-        });
-        traffic.collect()
-    }
-
-    pub(in crate::admin) async fn show_totals(&self) -> Result<Vec<Row>, AdminError> {
-        let traffic = self.traffic();
-        let sum = |totals: fn(&Traffic) -> &Totals| {
-            traffic.iter().fold(Totals::default(), |sum, one| sum.plus(totals(one)))
-        };
-        let totals = sum(|one| &one.totals);
-        let window = traffic.iter().map(|one| one.recent.window).max().unwrap_or_default();
-        let recent = Recent { added: sum(|one| &one.recent.added), window };
-        let named = |prefix: &'static str, value: fn(&Totals, &Recent, Counter) -> u64| {
-            let row = move |figure| {
-                row![format!("{prefix}_{}", name_in_totals(figure)), value(&totals, &recent, figure)]
-            };
-            Counter::ALL.into_iter().map(row)
-        };
-        let rows = named("total", |totals, _, figure| totals.of(figure));
-        let rows = rows.chain(named("avg", |_, recent, figure| recent.average(figure)));
-        Ok(rows.collect())
-    }
+        Counter::ALL.into_iter().map(row)
+    };
+    let rows = named("total", |totals, _, figure| totals.of(figure));
+    let rows = rows.chain(named("avg", |_, recent, figure| recent.average(figure)));
+    Ok(rows.collect())
 }
 
 /// PgBouncer's column names.

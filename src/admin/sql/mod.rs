@@ -13,4 +13,4 @@ pub(in crate::admin) mod token;
 mod values;
 
 #[cfg(test)]
-mod parse_tests;
+pub(in crate::admin) mod parse_tests;

@@ -9,7 +9,7 @@ use crate::model::{
 };
 
 /// A complete statement of every kind.
-const EXAMPLES: &[&str] = &[
+pub(in crate::admin) const EXAMPLES: &[&str] = &[
     "CREATE TEAM payments CONTACT '#pay-oncall'",
     "ALTER TEAM payments CONTACT '#pay'",
     "DROP TEAM payments",

@@ -4,13 +4,16 @@
 //! names are part of the interface: columns may be added at the end, never renamed. A PgBouncer command has
 //! PgBouncer's columns first, in its order and with its units, because exporters read them.
 
+use futures_util::future::BoxFuture;
+
 use crate::admin::SyntaxError;
-use crate::admin::answer::Answer;
+use crate::admin::answer::{Row, row};
 use crate::admin::column::{Column, Kind};
-use crate::admin::execute::Executor;
+use crate::admin::context::{Cluster, Local};
 use crate::admin::parse_show::Subject;
 use crate::admin::parser::Parser;
 use crate::admin::refuse::AdminError;
+use crate::admin::show::{catalog, databases, moves, operations, process, sessions, sockets, traffic};
 use crate::admin::users::Rights;
 use crate::model::{DatabaseName, MoveId};
 
@@ -67,12 +70,32 @@ macro_rules! column {
     };
 }
 
+/// The rows of a SHOW, unless its scope is the other one.
+macro_rules! rows_if {
+    (Cluster is Cluster, $rows:expr) => {
+        Some(Box::pin($rows))
+    };
+    (Process is Process, $rows:expr) => {
+        Some(Box::pin($rows))
+    };
+    ($context:ident is $scope:ident, $rows:expr) => {
+        None
+    };
+}
+
+/// The second of two names: the first only says that the second is wanted.
+macro_rules! second {
+    ($first:ident $second:ident) => {
+        $second
+    };
+}
+
 /// Makes the constants and [`COMMANDS`]; and from the rows with `=>`, which are SHOWs, [`Show`], what parses
-/// it and what answers it: a method of [`Cluster`](crate::admin::execute::Cluster), of
-/// [`Local`](crate::admin::execute::Local), or where it needs both, of [`Executor`].
+/// it and what answers it: a function over [`Cluster`] or over [`Local`], as the row's scope says; `with
+/// cluster` gives a SHOW of the process the catalogue, too.
 macro_rules! commands {
     ($($name:ident: $scope:ident $effect:ident $tag:literal, $syntax:literal
-        $(=> $variant:ident $function:ident($($subject:ident: $kind:ty)?) $(in $context:ident)?)?,
+        $(=> $variant:ident $($function:ident)::+($($subject:ident: $kind:ty)?) $(with $cluster:ident)?)?,
         [$($column:literal $($type:ident)?),* $(,)?], $doc:literal;)*) => {
         $(
             pub const $name: Command = Command {
@@ -106,30 +129,49 @@ macro_rules! commands {
         pub(in crate::admin) const SHOWS: &[(&str, ReadShow)] =
             &[$($(($syntax, |_parser| Ok(Show::$variant $((<$kind as Subject>::read(_parser)?))?)),)?)*];
 
-        impl Executor {
-            pub(in crate::admin) async fn show(&self, show: &Show) -> Result<Answer, AdminError> {
-                let rows = match show {
-                    $($(Show::$variant $(($subject))? => self.$($context.)?$function($($subject)?).await?,)?)*
-                };
-                Ok(Answer::rows(show.command(), rows))
+        #[allow(unused_variables, reason = "a SHOW of the other scope uses nothing of what is at hand")]
+        impl Show {
+            /// The rows of a SHOW whose scope is the cluster.
+            pub(in crate::admin) fn on_cluster<'a>(&'a self, cluster: &'a Cluster) -> Option<ShowRows<'a>> {
+                match self {
+                    $($(Show::$variant $(($subject))? =>
+                        rows_if!(Cluster is $scope, $($function)::+(cluster $(, $subject)?)),)?)*
+                }
+            }
+
+            /// The rows of a SHOW whose scope is the process.
+            pub(in crate::admin) fn on_process<'a>(
+                &'a self,
+                local: &'a Local,
+                cluster: &'a Cluster,
+            ) -> Option<ShowRows<'a>> {
+                match self {
+                    $($(Show::$variant $(($subject))? => rows_if!(
+                        Process is $scope,
+                        $($function)::+(local $(, second!($cluster cluster))? $(, $subject)?)
+                    ),)?)*
+                }
             }
         }
     };
 }
 
+/// What a SHOW answers, once it is awaited.
+pub(in crate::admin) type ShowRows<'a> = BoxFuture<'a, Result<Vec<Row>, AdminError>>;
+
 /// Reads what follows the keyword of a SHOW.
 pub(in crate::admin) type ReadShow = fn(&mut Parser) -> Result<Show, SyntaxError>;
 
 commands! {
-    SHOW_DATABASES: Cluster Look "SHOW", "SHOW DATABASES" => Databases show_databases(),
+    SHOW_DATABASES: Process Look "SHOW", "SHOW DATABASES" => Databases databases::show_databases() with cluster,
         ["name", "host", "port" Int4, "database", "force_user", "pool_size" Int4, "min_pool_size" Int4, "reserve_pool_size" Int4,
          "server_lifetime" Int4, "pool_mode", "load_balance_hosts", "max_connections" Int4, "current_connections" Int4,
          "max_client_connections" Int4, "current_client_connections" Int4, "paused" Int4, "disabled" Int4,
          "owner", "state", "tier", "system", "epoch", "operation", "purpose", "id", "adopted", "timeouts"],
         "Every database: where it is, whose it is, what for.";
-    SHOW_DATABASE: Cluster Look "SHOW", "SHOW DATABASE name" => Database show_database(name: DatabaseName) in cluster, ["property", "value"],
+    SHOW_DATABASE: Cluster Look "SHOW", "SHOW DATABASE name" => Database databases::show_database(name: DatabaseName), ["property", "value"],
         "One database with its contract and its logins.";
-    SHOW_HISTORY: Cluster Look "SHOW", "SHOW HISTORY [DATABASE] name" => History show_history(name: DatabaseName) in cluster, ["at", "who", "what", "epoch"],
+    SHOW_HISTORY: Cluster Look "SHOW", "SHOW HISTORY [DATABASE] name" => History catalog::show_history(name: DatabaseName), ["at", "who", "what", "epoch"],
         "What happened to a database, oldest first.";
     CREATE_DATABASE: Cluster Change "CREATE DATABASE",
         "CREATE DATABASE name OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [ON SYSTEM system]",
@@ -192,22 +234,22 @@ commands! {
     ADOPT_MOVE: Cluster Change "ADOPT MOVE", "ADOPT MOVE number",
         ["move", "database", "phase", "longest_stall_ms", "message"],
         "Takes up a move that rests because this store is a copy: from now on this store drives it, and no other one does.";
-    SHOW_MOVES: Cluster Look "SHOW", "SHOW MOVES" => Moves show_moves() in cluster,
+    SHOW_MOVES: Cluster Look "SHOW", "SHOW MOVES" => Moves moves::show_moves(),
         ["id", "database", "source", "target", "phase", "activity", "percent", "lag_bytes", "eta",
          "longest_stall_ms", "requested_by", "started_at", "ended_at", "error", "comparison"],
         "Every move, newest first. comparison: whether both copies of the database hold the same: equal, differs (an alarm; error \
          says more), unknown, or empty before they are compared.";
-    SHOW_MOVE: Cluster Look "SHOW", "SHOW MOVE number" => Move show_move(id: MoveId) in cluster, ["property", "value"], "One move: steps, progress, the parts of its pause.";
-    SHOW_MOVE_TABLES: Cluster Look "SHOW", "SHOW MOVE number TABLES" => MoveTables show_move_tables(id: MoveId) in cluster,
+    SHOW_MOVE: Cluster Look "SHOW", "SHOW MOVE number" => Move moves::show_move(id: MoveId), ["property", "value"], "One move: steps, progress, the parts of its pause.";
+    SHOW_MOVE_TABLES: Cluster Look "SHOW", "SHOW MOVE number TABLES" => MoveTables moves::show_move_tables(id: MoveId),
         ["table", "verdict", "rows" Int8, "ranges" Int8, "compared_at", "note", "kind"],
         "What comparing both copies has found, table by table: waiting, being compared, equal, being written (compared again after the \
          commit), differs, or not comparable. The note says which rows differ, or why nothing can be said. kind: table, or materialized \
          view; these are compared before the switch only.";
-    SHOW_OPERATIONS: Cluster Look "SHOW", "SHOW OPERATIONS" => Operations show_operations() in cluster,
+    SHOW_OPERATIONS: Cluster Look "SHOW", "SHOW OPERATIONS" => Operations operations::show_operations(),
         ["kind", "id", "database", "phase", "step", "activity", "started_at", "ended_at", "error"],
         "What runs on databases or ran lately, newest first: moves, and CREATE, DROP and ADOPT DATABASE. Each is recorded before it \
          acts; where the process ends meanwhile, the next start goes on with it or undoes it.";
-    SHOW_SYSTEMS: Cluster Look "SHOW", "SHOW SYSTEMS" => Systems show_systems() in cluster,
+    SHOW_SYSTEMS: Cluster Look "SHOW", "SHOW SYSTEMS" => Systems catalog::show_systems(),
         ["name", "host", "port", "role", "version", "databases", "accepts_databases", "sslmode", "replication_host",
          "replication_port", "created_at", "auth"],
         "Every PostgreSQL server.";
@@ -223,58 +265,58 @@ commands! {
          [AUTH scram|md5|password] [REPLICATION HOST 'host' PORT number] [CORDON|UNCORDON]", [],
         "Changes how a system is reached; CORDON: no database comes here any more.";
     DROP_SYSTEM: Cluster Change "DROP SYSTEM", "DROP SYSTEM name", [], "Forgets a system that holds no database.";
-    SHOW_TEAMS: Cluster Look "SHOW", "SHOW TEAMS" => Teams show_teams() in cluster, ["name", "contact", "databases", "created_at"], "Every team.";
+    SHOW_TEAMS: Cluster Look "SHOW", "SHOW TEAMS" => Teams catalog::show_teams(), ["name", "contact", "databases", "created_at"], "Every team.";
     CREATE_TEAM: Cluster Change "CREATE TEAM", "CREATE TEAM name CONTACT 'text'", [], "Makes a team known, and where it is reached.";
     ALTER_TEAM: Cluster Change "ALTER TEAM", "ALTER TEAM name CONTACT 'text'", [], "Changes where a team is reached.";
     DROP_TEAM: Cluster Change "DROP TEAM", "DROP TEAM name", [], "Forgets a team that owns no database.";
-    SHOW_SESSIONS: Process Look "SHOW", "SHOW SESSIONS" => Sessions show_sessions() in local,
+    SHOW_SESSIONS: Process Look "SHOW", "SHOW SESSIONS" => Sessions sessions::show_sessions(),
         ["database", "session", "role", "client", "application_name", "state", "since_ms", "server_pid", "twin_pid",
          "epoch", "readiness", "pinned_by", "connected_at"],
         "Clients of this process, and what keeps one from travelling.";
-    SHOW_POOLS: Process Look "SHOW", "SHOW POOLS" => Pools show_pools() in local,
+    SHOW_POOLS: Process Look "SHOW", "SHOW POOLS" => Pools sessions::show_pools(),
         ["database", "user", "cl_active" Int4, "cl_waiting" Int4, "cl_active_cancel_req" Int4, "cl_waiting_cancel_req" Int4, "sv_active" Int4,
          "sv_active_cancel" Int4, "sv_being_canceled" Int4, "sv_idle" Int4, "sv_used" Int4, "sv_tested" Int4, "sv_login" Int4, "maxwait" Int4,
          "maxwait_us" Int4, "pool_mode", "load_balance_hosts", "gate", "epoch"],
         "Clients and server connections of this process by database and role.";
-    SHOW_CLIENTS: Process Look "SHOW", "SHOW CLIENTS" => Clients show_clients() in local,
+    SHOW_CLIENTS: Process Look "SHOW", "SHOW CLIENTS" => Clients sockets::show_clients(),
         ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
          "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link", "remote_pid" Int4, "tls",
          "application_name", "prepared_statements" Int4, "id" Int8],
         "Client connections, as PgBouncer shows them.";
-    SHOW_SERVERS: Process Look "SHOW", "SHOW SERVERS" => Servers show_servers() in local,
+    SHOW_SERVERS: Process Look "SHOW", "SHOW SERVERS" => Servers sockets::show_servers(),
         ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
          "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link", "remote_pid" Int4, "tls",
          "application_name", "prepared_statements" Int4, "id" Int8],
         "Server connections, as PgBouncer shows them.";
-    SHOW_SOCKETS: Process Look "SHOW", "SHOW SOCKETS" => Sockets show_sockets() in local,
+    SHOW_SOCKETS: Process Look "SHOW", "SHOW SOCKETS" => Sockets sockets::show_sockets(),
         ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
          "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link",
          "remote_pid" Int4, "tls", "application_name", "prepared_statements" Int4, "id" Int8,
          "recv_pos" Int4, "pkt_pos" Int4, "pkt_remain" Int4, "send_pos" Int4, "send_remain" Int4, "pkt_avail" Int4, "send_avail" Int4],
         "SHOW CLIENTS and SHOW SERVERS together.";
-    SHOW_ACTIVE_SOCKETS: Process Look "SHOW", "SHOW ACTIVE_SOCKETS" => ActiveSockets show_active_sockets() in local,
+    SHOW_ACTIVE_SOCKETS: Process Look "SHOW", "SHOW ACTIVE_SOCKETS" => ActiveSockets sockets::show_active_sockets(),
         ["type", "user", "database", "replication", "state", "addr", "port" Int4, "local_addr", "local_port" Int4,
          "connect_time", "request_time", "wait" Int4, "wait_us" Int4, "close_needed" Int4, "ptr", "link",
          "remote_pid" Int4, "tls", "application_name", "prepared_statements" Int4, "id" Int8,
          "recv_pos" Int4, "pkt_pos" Int4, "pkt_remain" Int4, "send_pos" Int4, "send_remain" Int4, "pkt_avail" Int4, "send_avail" Int4],
         "SHOW SOCKETS, without those that are idle.";
-    SHOW_USERS: Process Look "SHOW", "SHOW USERS" => Users show_users() in local,
+    SHOW_USERS: Process Look "SHOW", "SHOW USERS" => Users process::show_users(),
         ["name", "pool_size", "reserve_pool_size", "pool_mode", "max_user_connections" Int4,
          "current_connections" Int4, "max_user_client_connections" Int4, "current_client_connections" Int4, "databases"],
         "Every role that a client of this process can have, and in how many databases.";
-    SHOW_MEM: Process Look "SHOW", "SHOW MEM" => Mem show_mem() in local, ["name", "size" Int4, "used" Int4, "free" Int4, "memtotal" Int8],
+    SHOW_MEM: Process Look "SHOW", "SHOW MEM" => Mem process::show_mem(), ["name", "size" Int4, "used" Int4, "free" Int4, "memtotal" Int8],
         "The memory of this process: its resident pages.";
-    SHOW_DNS_HOSTS: Process Look "SHOW", "SHOW DNS_HOSTS" => DnsHosts show_dns_hosts() in local, ["hostname", "ttl" Int8, "addrs"],
+    SHOW_DNS_HOSTS: Process Look "SHOW", "SHOW DNS_HOSTS" => DnsHosts process::no_rows(), ["hostname", "ttl" Int8, "addrs"],
         "No row: names of hosts are looked up for each connection, none is kept.";
-    SHOW_DNS_ZONES: Process Look "SHOW", "SHOW DNS_ZONES" => DnsZones show_dns_zones() in local, ["zonename", "serial" Int8, "count" Int4],
+    SHOW_DNS_ZONES: Process Look "SHOW", "SHOW DNS_ZONES" => DnsZones process::no_rows(), ["zonename", "serial" Int8, "count" Int4],
         "No row, for the same reason.";
-    SHOW_PEERS: Process Look "SHOW", "SHOW PEERS" => Peers show_peers() in local, ["peer_id" Int4, "host", "port" Int4, "pool_size" Int4],
+    SHOW_PEERS: Process Look "SHOW", "SHOW PEERS" => Peers process::no_rows(), ["peer_id" Int4, "host", "port" Int4, "pool_size" Int4],
         "No row: a process has no peers.";
-    SHOW_PEER_POOLS: Process Look "SHOW", "SHOW PEER_POOLS" => PeerPools show_peer_pools() in local,
+    SHOW_PEER_POOLS: Process Look "SHOW", "SHOW PEER_POOLS" => PeerPools process::no_rows(),
         ["peer_id" Int4, "cl_active_cancel_req" Int4, "cl_waiting_cancel_req" Int4, "sv_active_cancel" Int4,
          "sv_login" Int4],
         "No row, for the same reason.";
-    SHOW_STATS: Process Look "SHOW", "SHOW STATS" => Stats show_stats() in local,
+    SHOW_STATS: Process Look "SHOW", "SHOW STATS" => Stats traffic::show_stats(),
         ["database", "total_server_assignment_count" Numeric, "total_xact_count" Numeric,
          "total_query_count" Numeric, "total_received" Numeric, "total_sent" Numeric,
          "total_xact_time" Numeric, "total_query_time" Numeric, "total_wait_time" Numeric,
@@ -286,37 +328,42 @@ commands! {
          "avg_client_login_count" Numeric],
         "What was relayed for each database by this process: since its start, and on average. Times are in microseconds, \
          averages for a second or for one, over the last one to two admin.stats_period.";
-    SHOW_STATS_TOTALS: Process Look "SHOW", "SHOW STATS_TOTALS" => StatsTotals show_stats_totals() in local,
+    SHOW_STATS_TOTALS: Process Look "SHOW", "SHOW STATS_TOTALS" => StatsTotals traffic::show_stats_totals(),
         ["database", "server_assignment_count" Numeric, "xact_count" Numeric, "query_count" Numeric,
          "bytes_received" Numeric, "bytes_sent" Numeric, "xact_time" Numeric, "query_time" Numeric,
          "wait_time" Numeric, "client_parse_count" Numeric, "server_parse_count" Numeric,
          "bind_count" Numeric, "client_login_count" Numeric],
         "The totals of SHOW STATS.";
-    SHOW_STATS_AVERAGES: Process Look "SHOW", "SHOW STATS_AVERAGES" => StatsAverages show_stats_averages() in local,
+    SHOW_STATS_AVERAGES: Process Look "SHOW", "SHOW STATS_AVERAGES" => StatsAverages traffic::show_stats_averages(),
         ["database", "server_assignment_count" Numeric, "xact_count" Numeric, "query_count" Numeric,
          "bytes_received" Numeric, "bytes_sent" Numeric, "xact_time" Numeric, "query_time" Numeric,
          "wait_time" Numeric, "avg_client_parse_count" Numeric, "avg_server_parse_count" Numeric,
          "avg_bind_count" Numeric, "avg_client_login_count" Numeric],
         "The averages of SHOW STATS.";
-    SHOW_TOTALS: Process Look "SHOW", "SHOW TOTALS" => Totals show_totals() in local, ["name", "value" Numeric], "SHOW STATS for all databases together.";
-    SHOW_LISTS: Process Look "SHOW", "SHOW LISTS" => Lists show_lists(), ["list", "items" Int4], "How many there are of each thing.";
-    SHOW_STATE: Process Look "SHOW", "SHOW STATE" => State show_state() in local, ["key", "value"], "Whether this process is active or paused.";
-    SHOW_CONFIG: Process Look "SHOW", "SHOW CONFIG" => Config show_config() in local, ["key", "value", "default", "changeable"],
+    SHOW_TOTALS: Process Look "SHOW", "SHOW TOTALS" => Totals traffic::show_totals(), ["name", "value" Numeric], "SHOW STATS for all databases together.";
+    SHOW_LISTS: Process Look "SHOW", "SHOW LISTS" => Lists process::show_lists() with cluster, ["list", "items" Int4], "How many there are of each thing.";
+    SHOW_STATE: Process Look "SHOW", "SHOW STATE" => State sessions::show_state(), ["key", "value"], "Whether this process is active or paused.";
+    SHOW_CONFIG: Process Look "SHOW", "SHOW CONFIG" => Config process::show_config(), ["key", "value", "default", "changeable"],
         "Every setting. changeable: RELOAD applies a change. What each is for: config/freehold.toml.";
-    SHOW_HBA: Process Look "SHOW", "SHOW HBA" => Hba show_hba() in local,
+    SHOW_HBA: Process Look "SHOW", "SHOW HBA" => Hba sessions::show_hba(),
         ["rule_number" Int4, "line_number" Int4, "type", "database", "user_name", "address", "auth_method", "options", "file_name"],
         "The rules by which applications come in, in their order; the first that is for a client decides.";
-    SHOW_AUDIT: Cluster Look "SHOW", "SHOW AUDIT" => Audit show_audit() in cluster, ["at", "who", "command", "reason", "outcome"],
+    SHOW_AUDIT: Cluster Look "SHOW", "SHOW AUDIT" => Audit catalog::show_audit(), ["at", "who", "command", "reason", "outcome"],
         "Who changed what, newest first. A change and its entry are one commit. Entries of freehold tell what a start has mended: \
          records that an older version had not written together, and routes that had not followed ALTER SYSTEM yet.";
-    SHOW_VERSION: Process Look "SHOW", "SHOW VERSION" => Version show_version() in local, ["version"], "The version that runs.";
-    SHOW_HELP: Process Look "SHOW", "SHOW HELP" => Help show_help() in local, ["command", "description"], "This table.";
+    SHOW_VERSION: Process Look "SHOW", "SHOW VERSION" => Version process::show_version(), ["version"], "The version that runs.";
+    SHOW_HELP: Process Look "SHOW", "SHOW HELP" => Help show_help(), ["command", "description"], "This table.";
     RELOAD: Process Change "RELOAD", "RELOAD", ["setting", "applied"],
         "Reads the configuration file again and applies what can change. Nobody is dropped.";
     SHUTDOWN: Process Change "SHUTDOWN", "SHUTDOWN [WAIT_FOR_CLIENTS|WAIT_FOR_SERVERS]", [],
         "Lets transactions end (proxy.drain_timeout), then stops this process. With WAIT_FOR_CLIENTS no client comes in any more, and \
          the process stops when the last one has left; with WAIT_FOR_SERVERS when no session has a server connection. Another \
          SHUTDOWN ends that wait.";
+}
+
+/// The table for administrators.
+async fn show_help(_local: &Local) -> Result<Vec<Row>, AdminError> {
+    Ok(COMMANDS.iter().map(|command| row![command.syntax, command.doc]).collect())
 }
 
 /// The table for the documentation, in Markdown.

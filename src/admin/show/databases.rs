@@ -1,0 +1,135 @@
+//! SHOW DATABASES and SHOW DATABASE.
+
+use crate::admin::answer::{Row, row};
+use crate::admin::context::{Cluster, Local};
+use crate::admin::databases::verifier_kind;
+use crate::admin::find;
+use crate::admin::refuse::AdminError;
+use crate::model::{
+    DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, Quotas, RouteRecord, Service, Timeout,
+    Timeouts, timeout_text,
+};
+
+/// The catalogue's records; clients and server connections are counted in this process.
+pub(in crate::admin) async fn show_databases(
+    local: &Local,
+    cluster: &Cluster,
+) -> Result<Vec<Row>, AdminError> {
+    let routes = cluster.catalog().routes().await?.into_values();
+    let mut databases = cluster.catalog().databases().await?.into_values();
+    databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
+    databases.sort_by(|a, b| a.name.cmp(&b.name));
+    let rows = databases.iter().map(|database| {
+        let route = routes.iter().find(|route| route.database == database.id);
+        database_row(local, database, route)
+    });
+    Ok(rows.collect())
+}
+
+fn database_row(local: &Local, database: &DatabaseRecord, route: Option<&RouteRecord>) -> Row {
+    let place = route.map(|route| &route.place);
+    let contract = &database.contract;
+    let here = local.routes.by_id(&database.id);
+    let clients = here.as_ref().map_or(0, |route| route.session_table().len());
+    let servers = here.as_ref().map_or(0, |route| route.session_table().server_connections());
+    let paused = route.is_some_and(|route| matches!(route.gate, GateOrder::Held { .. }));
+    let disabled = route.is_some_and(|route| {
+        matches!(route.terms.service, Service::Refused { .. }) || route.door == Door::Disabled
+    });
+    row![
+        &database.name,
+        place.map(|place| place.address.host.clone()),
+        place.map(|place| place.address.port),
+        place.map(|place| place.dbname.clone()),
+        None::<String>,
+        contract.server_connections_max,
+        "0",
+        "0",
+        "0",
+        contract.pooling.as_str(),
+        None::<String>,
+        contract.server_connections_max,
+        servers,
+        contract.client_connections_max,
+        clients,
+        if paused { "1" } else { "0" },
+        if disabled { "1" } else { "0" },
+        &database.owner,
+        database.state(),
+        contract.tier.as_str(),
+        place.map(|place| place.system.to_string()),
+        route.map(|route| route.epoch),
+        database.operation.map(|operation| operation.to_string()),
+        database.purpose.as_str(),
+        &database.id,
+        database.adopted,
+        timeouts(&contract.timeouts)
+    ]
+}
+
+pub(in crate::admin) async fn show_database(
+    cluster: &Cluster,
+    name: &DatabaseName,
+) -> Result<Vec<Row>, AdminError> {
+    let database = find::database(cluster, name).await?.value;
+    let route = cluster.catalog().route(&database.id).await?.map(|route| route.value);
+    let contract = &database.contract;
+    let mut rows = vec![
+        row!["name", &database.name],
+        row!["id", &database.id],
+        row!["owner", &database.owner],
+        row!["purpose", database.purpose.as_str()],
+        row!["state", database.state()],
+        row!["tier", contract.tier.as_str()],
+        row!["pooling", contract.pooling.as_str()],
+        row!["client_connections_max", contract.client_connections_max],
+        row!["server_connections_max", contract.server_connections_max],
+        row!["transaction_time_max", humantime::format_duration(contract.transaction_time_max).to_string()],
+        row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
+    ];
+    let Quotas { message_size_max, logins_per_second_max } = contract.quotas;
+    let default = || "default".to_owned();
+    rows.extend([
+        row!["max_message_size", message_size_max.map_or_else(default, |size| size.to_string())],
+        row!["max_login_rate", logins_per_second_max.map_or_else(default, |rate| rate.to_string())],
+    ]);
+    rows.extend(Timeout::ALL.into_iter().map(|timeout| {
+        let set = contract.timeouts[timeout].map_or_else(|| "default".to_owned(), timeout_text);
+        row![timeout.clause().to_lowercase(), set]
+    }));
+    rows.extend([
+        row!["operation", database.operation.map(|operation| operation.to_string())],
+        row!["adopted", database.adopted],
+        row!["created_at", database.created_at],
+        row!["created_by", database.created_by.as_str()],
+    ]);
+    if let Some(route) = &route {
+        rows.push(row!["system", &route.place.system]);
+        rows.push(row!["address", route.place.address.to_string()]);
+        rows.push(row!["dbname", route.place.dbname.as_str()]);
+        rows.push(row!["epoch", route.epoch]);
+        rows.push(row!["gate", gate(&route.gate)]);
+        rows.push(row!["new_clients", if route.door == Door::Disabled { "refused" } else { "served" }]);
+    }
+    for login in cluster.catalog().logins(&database.id).await?.into_values() {
+        let superuser = if login.superuser { ", superuser" } else { "" };
+        rows.push(row![format!("login {}", login.role), format!("{}{superuser}", verifier_kind(&login))]);
+    }
+    Ok(rows)
+}
+
+/// The timeouts that a contract sets: `idle 5m, query none`.
+fn timeouts(timeouts: &Timeouts) -> Option<String> {
+    let one =
+        |timeout: Timeout| timeouts[timeout].map(|time| format!("{} {}", timeout.name(), timeout_text(time)));
+    let set: Vec<String> = Timeout::ALL.into_iter().filter_map(one).collect();
+    (!set.is_empty()).then(|| set.join(", "))
+}
+
+pub(in crate::admin) fn gate(order: &GateOrder) -> &'static str {
+    match order {
+        GateOrder::Open => "open",
+        GateOrder::Latched { .. } => "latched",
+        GateOrder::Held { .. } => "held",
+    }
+}
