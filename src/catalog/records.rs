@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::keys;
+use super::route_batch::numbered;
 use super::store::{Durability, Range, Revision, StoreError};
 use super::typed::{Batch, Catalog, Listing, Swap, Versioned, decode};
 use crate::model::{
@@ -275,16 +276,11 @@ impl Catalog {
         id: &DatabaseId,
         mut change: impl FnMut(&mut RouteRecord) -> Result<(), E> + Send,
     ) -> Result<Versioned<RouteRecord>, E> {
-        let numbered = |route: &mut RouteRecord| {
-            let before = route.clone();
-            change(route)?;
-            route.order = before.order;
-            if *route != before {
-                route.order += 1;
-            }
+        let change = |route: &mut RouteRecord| {
+            *route = numbered(route, &mut change)?;
             Ok(())
         };
-        self.update(keys::route(id), numbered).await
+        self.update(keys::route(id), change).await
     }
 
     /// One exact compare-and-swap of a route, with the next order number: for the flip of a move, or the end

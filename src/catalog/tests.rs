@@ -102,6 +102,80 @@ async fn every_change_of_a_route_has_its_own_order() {
 }
 
 #[tokio::test]
+async fn routes_change_together_or_not_at_all_and_each_has_its_own_order() {
+    let (_directory, catalog) = catalog();
+    for number in 1..=3 {
+        let mut new = shop(&format!("db_{number}"));
+        new.database.name = DatabaseName::parse(&format!("shop{number}")).unwrap();
+        new.route.generation = number;
+        catalog.create_database(&new).await.unwrap();
+    }
+    let ids = [1, 2, 3].map(|number| DatabaseId::parse(&format!("db_{number}")).unwrap());
+    let written = |ids: &[DatabaseId], least: u64| {
+        let (catalog, ids) = (catalog.clone(), ids.to_vec());
+        async move {
+            let raise = move |route: &mut RouteRecord| {
+                route.generation = route.generation.max(least);
+                route.order = 99;
+                Ok::<(), StoreError>(())
+            };
+            catalog.update_routes(&ids, raise).await
+        }
+    };
+    let routes = written(&ids, 3).await.unwrap();
+    let told: Vec<(u64, u64)> =
+        routes.iter().map(|route| (route.value.generation, route.value.order)).collect();
+    let first = shop("db_1").route.order;
+    assert_eq!(told, [(3, first + 1), (3, first + 1), (3, first)]);
+    assert_eq!(routes[0].revision, routes[1].revision, "one commit");
+    assert!(routes[2].revision < routes[0].revision, "a route without a change is not written");
+    assert_eq!(catalog.route(&ids[0]).await.unwrap().unwrap(), routes[0]);
+
+    let before = catalog.routes().await.unwrap();
+    let gone = DatabaseId::parse("db_gone").unwrap();
+    let missing = written(&[ids[0].clone(), gone], 7).await;
+    assert!(matches!(missing, Err(StoreError::Missing { .. })), "{missing:?}");
+    let refuse_the_last = |route: &mut RouteRecord| {
+        route.generation += 1;
+        match route.database == ids[2] {
+            true => Err(StoreError::Missing { key: "the last".to_owned() }),
+            false => Ok(()),
+        }
+    };
+    assert!(catalog.update_routes(&ids, refuse_the_last).await.is_err());
+    assert_eq!(catalog.routes().await.unwrap().records, before.records);
+}
+
+/// Each of them changes all routes; none of the changes is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_change_the_same_routes_both_do() {
+    let (_directory, catalog) = catalog();
+    for number in 1..=4 {
+        let mut new = shop(&format!("db_{number}"));
+        new.database.name = DatabaseName::parse(&format!("shop{number}")).unwrap();
+        catalog.create_database(&new).await.unwrap();
+    }
+    let ids: Vec<DatabaseId> = (1..=4).map(|n| DatabaseId::parse(&format!("db_{n}")).unwrap()).collect();
+    let tasks = [(); 2].map(|()| {
+        let (catalog, ids) = (catalog.clone(), ids.clone());
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let next = |route: &mut RouteRecord| {
+                    route.generation += 1;
+                    Ok::<(), StoreError>(())
+                };
+                catalog.update_routes(&ids, next).await.unwrap();
+            }
+        })
+    });
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let routes = catalog.routes().await.unwrap().into_values();
+    assert!(routes.iter().all(|route| route.generation == 20), "{routes:?}");
+}
+
+#[tokio::test]
 async fn of_two_that_commit_a_route_one_wins_and_the_other_sees_it() {
     let (_directory, catalog) = catalog();
     catalog.create_database(&shop("db_1")).await.unwrap();

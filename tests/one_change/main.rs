@@ -12,6 +12,7 @@
 mod agreement;
 mod commands;
 mod fixture;
+mod many;
 mod process;
 
 use std::time::{Duration, Instant};

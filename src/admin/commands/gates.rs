@@ -1,8 +1,15 @@
-//! Orders to the gates of databases: to hold and to release, for one or for all.
+//! Orders to the gates of databases: to hold and to release, for one or for all, in as few commits as
+//! possible.
+//!
+//! # Why in one commit
+//! A process that ends in the middle of a PAUSE of all databases would leave some of them held, and no
+//! command that releases them.
+
+use std::collections::HashSet;
 
 use super::context::{Caller, Cluster};
 use crate::admin::refuse::AdminError;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, ROUTES_IN_COMMIT_MAX};
 use crate::model::{DatabaseId, GateOrder, HoldReason, RouteRecord};
 
 /// Databases with held gates.
@@ -13,24 +20,36 @@ pub(in crate::admin) struct Held {
     pub(in crate::admin) ours: Vec<DatabaseId>,
 }
 
-/// Holds all of them or none: if one cannot be held, releases those that were held by this call.
+/// Holds all of them or none: if one cannot be held, releases those that were held by this call. `also`
+/// changes each route in the same commit.
 pub(in crate::admin) async fn hold_all(
     cluster: &Cluster,
     caller: &Caller,
     ids: &[DatabaseId],
+    also: impl Fn(&mut RouteRecord) + Send + Sync,
 ) -> Result<Held, AdminError> {
     let catalog = cluster.recording(caller);
+    if ids.len() > ROUTES_IN_COMMIT_MAX {
+        // With several commits, what is known to be impossible is refused before the first.
+        catalog.routes().await?.into_values().iter_mut().try_for_each(hold)?;
+    }
     let mut held = Held::default();
-    for id in ids {
-        let mut was_open = false;
+    for ids in ids.chunks(ROUTES_IN_COMMIT_MAX) {
+        let mut opened = HashSet::new();
         let change = |route: &mut RouteRecord| {
-            was_open = is_open(route);
-            hold(route)
+            // The last attempt counts.
+            match is_open(route) {
+                true => opened.insert(route.database.clone()),
+                false => opened.remove(&route.database),
+            };
+            hold(route)?;
+            also(route);
+            Ok(())
         };
-        match catalog.update_route(id, change).await {
-            Ok(route) => {
-                held.routes.push(route.value);
-                held.ours.extend(was_open.then(|| id.clone()));
+        match catalog.update_routes::<AdminError>(ids, change).await {
+            Ok(routes) => {
+                held.routes.extend(routes.into_iter().map(|route| route.value));
+                held.ours.extend(opened);
             }
             Err(error) => {
                 release_all(cluster.catalog(), &held.ours).await?;
@@ -49,8 +68,8 @@ pub(in crate::admin) async fn release_all(catalog: &Catalog, ids: &[DatabaseId])
         }
         Ok::<(), AdminError>(())
     };
-    for id in ids {
-        catalog.update_route(id, release).await?;
+    for ids in ids.chunks(ROUTES_IN_COMMIT_MAX) {
+        catalog.update_routes(ids, release).await?;
     }
     Ok(())
 }

@@ -23,11 +23,10 @@ pub(in crate::admin) async fn kill(
     database: Option<&DatabaseName>,
 ) -> Result<Answer, AdminError> {
     let ids = find::databases(cluster, database).await?;
-    let held = gates::hold_all(cluster, caller, &ids).await?;
+    // With the next generation, connections without a session are closed, too.
+    let held = gates::hold_all(cluster, caller, &ids, reconnect::next_generation).await?;
     for record in &held.routes {
-        // Connections without a session are closed, too.
-        let record = reconnect::next_generation(&cluster.recording(caller), &record.database).await?;
-        let Some(route) = local.follow_order(&record.value).await else { continue };
+        let Some(route) = local.follow_order(record).await else { continue };
         let present: HashSet<u64> =
             route.session_table().sessions().iter().map(|session| session.session).collect();
         route.dismiss(None);

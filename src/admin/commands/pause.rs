@@ -37,7 +37,7 @@ pub(in crate::admin) async fn pause(
     drain: &Drain,
 ) -> Result<Answer, AdminError> {
     let ids = find::databases(cluster, drain.database.as_ref()).await?;
-    let held = gates::hold_all(cluster, caller, &ids).await?;
+    let held = gates::hold_all(cluster, caller, &ids, |_| ()).await?;
     let within = local.wait_bound(drain);
     let deadline = Instant::now() + within;
     for record in &held.routes {

@@ -15,22 +15,15 @@ use crate::admin::blockers::Blockers;
 use crate::admin::commands;
 use crate::admin::refuse::AdminError;
 use crate::admin::statement::Drain;
-use crate::catalog::{Catalog, Versioned};
+use crate::catalog::ROUTES_IN_COMMIT_MAX;
 use crate::model::{DatabaseId, DatabaseName, RouteRecord};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Also works during a move: the move replaces all connections when it switches, and also when it ends
 /// without a switch.
-pub(in crate::admin) async fn next_generation(
-    catalog: &Catalog,
-    id: &DatabaseId,
-) -> Result<Versioned<RouteRecord>, AdminError> {
-    let next = |route: &mut RouteRecord| {
-        route.generation += 1;
-        Ok::<(), AdminError>(())
-    };
-    catalog.update_route(id, next).await
+pub(in crate::admin) fn next_generation(route: &mut RouteRecord) {
+    route.generation += 1;
 }
 
 pub(in crate::admin) async fn reconnect(
@@ -40,8 +33,13 @@ pub(in crate::admin) async fn reconnect(
 ) -> Result<Answer, AdminError> {
     let catalog = cluster.recording(caller);
     let mut answer = Answer::done(commands::RECONNECT);
-    for id in find::databases(cluster, database).await? {
-        answer.as_of = Some(next_generation(&catalog, &id).await?.revision);
+    for ids in find::databases(cluster, database).await?.chunks(ROUTES_IN_COMMIT_MAX) {
+        let next = |route: &mut RouteRecord| {
+            next_generation(route);
+            Ok::<(), AdminError>(())
+        };
+        let routes = catalog.update_routes(ids, next).await?;
+        answer.as_of = routes.first().map(|route| route.revision);
     }
     Ok(answer)
 }
