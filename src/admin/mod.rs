@@ -15,8 +15,8 @@ mod sql;
 
 pub use commands::answer::{Answer, Row};
 pub use commands::context::{Caller, Parts, ProcessRequest};
+pub use commands::error::{identifier, literal};
 pub use commands::execute::{self, Executor};
-pub use commands::refuse::{identifier, literal};
 pub use port::serve::{self, AdminOptions, AdminServer};
 pub use port::users::{self, Rights, Users, UsersError, read_users, user_line};
 pub use sql::column;
@@ -25,6 +25,6 @@ pub use sql::statement::{self, ShutdownMode, Statement};
 pub use sql::syntax_error::{ErrorKind, SyntaxError};
 
 // Inside this module a file is named without its folder.
-use commands::{answer, blockers, context, databases, find, moves, refuse, systems};
+use commands::{answer, blockers, context, databases, error, find, moves, systems};
 use compat::driver_queries;
 use sql::{lookup, parse, parse_show, parser, token};

@@ -8,7 +8,7 @@ use super::databases::{
 use super::{find, operations};
 use crate::admin::answer::{Answer, Row, row};
 use crate::admin::commands;
-use crate::admin::refuse::{AdminError, identifier, literal};
+use crate::admin::error::{AdminError, identifier, literal};
 use crate::admin::statement::AdoptDatabase;
 use crate::control::lifecycle::adopt;
 use crate::control::lifecycle::context::begin_new;
@@ -50,7 +50,7 @@ pub(in crate::admin) async fn adopt_database(
         caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
     }
     let rows = adopted_rows(cluster, &database, &logins, &warnings);
-    Ok(Answer::rows(commands::ADOPT_DATABASE, rows).as_of(ended.revision))
+    Ok(Answer::rows(commands::ADOPT_DATABASE, rows).written_at(ended.revision))
 }
 
 async fn refuse_adopted(cluster: &Cluster, place: &Place) -> Result<(), AdminError> {

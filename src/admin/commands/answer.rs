@@ -15,13 +15,13 @@ pub struct Answer {
     /// The tag of CommandComplete.
     pub tag: String,
     /// The commit that it tells of: the process that is asked follows it before the answer is given.
-    pub(in crate::admin) as_of: Option<Revision>,
+    pub(in crate::admin) written_at: Option<Revision>,
 }
 
 impl Answer {
     /// An answer without rows.
     pub fn done(command: Command) -> Answer {
-        Answer { columns: command.columns, rows: Vec::new(), tag: command.tag.to_owned(), as_of: None }
+        Answer { columns: command.columns, rows: Vec::new(), tag: command.tag.to_owned(), written_at: None }
     }
 
     pub fn rows(command: Command, rows: Vec<Row>) -> Answer {
@@ -31,11 +31,11 @@ impl Answer {
             "SELECT" => format!("SELECT {}", rows.len()),
             tag => tag.to_owned(),
         };
-        Answer { columns: command.columns, rows, tag, as_of: None }
+        Answer { columns: command.columns, rows, tag, written_at: None }
     }
 
-    pub(in crate::admin) fn as_of(self, revision: Revision) -> Answer {
-        Answer { as_of: Some(revision), ..self }
+    pub(in crate::admin) fn written_at(self, revision: Revision) -> Answer {
+        Answer { written_at: Some(revision), ..self }
     }
 }
 

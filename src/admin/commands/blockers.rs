@@ -42,7 +42,7 @@ impl Blockers {
     fn of(sessions: &[SessionRow], what: impl Fn(&SessionRow) -> String) -> Blockers {
         let named = sessions.iter().take(NAMED_MAX);
         Blockers {
-            named: named.map(|session| format!("{}: {}", who(session), what(session))).collect(),
+            named: named.map(|session| format!("{}: {}", session_text(session), what(session))).collect(),
             others: sessions.len().saturating_sub(NAMED_MAX),
             idle: 0,
             first: sessions.first().map(|session| session.session),
@@ -66,7 +66,7 @@ impl Blockers {
     }
 }
 
-fn who(session: &SessionRow) -> String {
+fn session_text(session: &SessionRow) -> String {
     let application = match session.application_name.as_str() {
         "" => String::new(),
         name => format!(", application \"{name}\""),

@@ -8,7 +8,7 @@ use super::databases::{CompleteCommand, checked_clauses, dsn, new_database, refu
 use super::{operations, systems};
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands;
-use crate::admin::refuse::{AdminError, identifier};
+use crate::admin::error::{AdminError, identifier};
 use crate::admin::statement::CreateDatabase;
 use crate::admin::users::verifier_of;
 use crate::control::lifecycle::context::begin_new;
@@ -56,7 +56,7 @@ pub(in crate::admin) async fn create_database(
         password,
         &system.name
     ];
-    Ok(Answer::rows(commands::CREATE_DATABASE, vec![row]).as_of(ended.revision))
+    Ok(Answer::rows(commands::CREATE_DATABASE, vec![row]).written_at(ended.revision))
 }
 
 /// 24 letters and digits: about 142 bits of entropy.

@@ -6,7 +6,7 @@ use super::operations::refuse_changing;
 use super::teams::{example_team, purpose_fault};
 use crate::admin::answer::Answer;
 use crate::admin::commands;
-use crate::admin::refuse::{AdminError, identifier, literal};
+use crate::admin::error::{AdminError, identifier, literal};
 use crate::admin::statement::AlterDatabase;
 use crate::catalog::{NewDatabase, NewDatabaseOutcome};
 use crate::model::{

@@ -5,7 +5,7 @@ use super::context::{Caller, Cluster};
 use super::{databases, find, operations};
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands;
-use crate::admin::refuse::{AdminError, identifier, literal};
+use crate::admin::error::{AdminError, identifier, literal};
 use crate::admin::statement::DropDatabase;
 use crate::catalog::keys;
 use crate::catalog::store::StoreError;

@@ -4,7 +4,7 @@ use super::context::{Caller, Cluster};
 use super::find;
 use crate::admin::answer::Answer;
 use crate::admin::commands::{self, Command};
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::model::{DatabaseName, Door, RouteRecord};
 
 pub(in crate::admin) async fn disable(
@@ -35,5 +35,5 @@ async fn set_door(
         Ok::<(), AdminError>(())
     };
     let record = cluster.recording(caller).update_route(&database.id, set).await?;
-    Ok(Answer::done(command).as_of(record.revision))
+    Ok(Answer::done(command).written_at(record.revision))
 }

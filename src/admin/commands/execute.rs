@@ -28,9 +28,9 @@ use super::{adopt, create, databases, drop, enable, kill, moves, pause, process,
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands::{Effect, Scope, Show, ShowRows};
 use crate::admin::driver_queries;
+use crate::admin::error::AdminError;
 use crate::admin::lookup::command;
 use crate::admin::parse::Parsed;
-use crate::admin::refuse::AdminError;
 use crate::admin::statement::{DriverQuery, Statement};
 use crate::admin::users::Rights;
 use crate::catalog::Trail;
@@ -94,7 +94,7 @@ impl Executor {
             Scope::Process => run_on_process(&self.local, &self.cluster, caller, statement),
         };
         let answer = work.ok_or(AdminError::NotDispatched { syntax: row.syntax })?.await?;
-        if let Some(revision) = answer.as_of {
+        if let Some(revision) = answer.written_at {
             self.local.follow(revision).await;
         }
         Ok(answer)

@@ -1,7 +1,7 @@
 //! The records that a command names. One that does not exist is an error that says which may have been meant.
 
 use super::context::Cluster;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::catalog::Versioned;
 use crate::catalog::store::StoreError;
 use crate::config::closest;

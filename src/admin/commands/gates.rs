@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use super::context::{Caller, Cluster};
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::catalog::{Catalog, ROUTES_IN_COMMIT_MAX};
 use crate::model::{DatabaseId, GateOrder, HoldReason, RouteRecord};
 

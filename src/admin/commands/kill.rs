@@ -7,7 +7,7 @@ use super::context::{Caller, Cluster, Local};
 use super::{find, gates, reconnect};
 use crate::admin::answer::Answer;
 use crate::admin::commands;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::model::DatabaseName;
 use crate::route::SessionTable;
 

@@ -9,6 +9,7 @@ mod create;
 pub(in crate::admin) mod databases;
 mod drop;
 mod enable;
+pub(in crate::admin) mod error;
 pub mod execute;
 pub(in crate::admin) mod find;
 mod gates;
@@ -18,7 +19,6 @@ mod operations;
 mod pause;
 mod process;
 mod reconnect;
-pub(in crate::admin) mod refuse;
 pub(in crate::admin) mod systems;
 mod teams;
 

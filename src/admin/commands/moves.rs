@@ -13,7 +13,7 @@ use super::databases::refuse_moving;
 use super::find;
 use crate::admin::answer::{Answer, Row, row};
 use crate::admin::commands::{self, Command};
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::admin::statement::{Differences, Move, SourceFate, Wait};
 use crate::catalog::store::StoreError;
 use crate::catalog::{Swap, keys};
@@ -238,8 +238,8 @@ async fn request(
         if let Some(because) = record.facts.claim_lost.clone() {
             return Err(AdminError::NotOurs { id, because });
         }
-        if let (MoveWish::Undo, Some(because)) = (wish, no_way_back(record)) {
-            return Err(AdminError::NoWayBack { id, because: because.to_owned() });
+        if let (MoveWish::Undo, Some(because)) = (wish, why_no_undo(record)) {
+            return Err(AdminError::NoUndo { id, because: because.to_owned() });
         }
         if !machine::allows(record, wish) {
             return Err(AdminError::NotInPhase { id, phase: record.phase, action: participle(wish) });
@@ -488,7 +488,7 @@ fn participle(wish: MoveWish) -> &'static str {
 }
 
 /// Why a kept move can no longer be undone.
-pub(in crate::admin) fn no_way_back(record: &MoveRecord) -> Option<&str> {
+pub(in crate::admin) fn why_no_undo(record: &MoveRecord) -> Option<&str> {
     let kept = !record.phase.has_ended() && machine::is_committed(record) && !machine::went_back(record);
     record.facts.notes.get(NOTE_NO_WAY_BACK).filter(|_| kept).map(String::as_str)
 }
@@ -522,7 +522,7 @@ fn message(record: &MoveRecord) -> String {
                 record.target.system
             )
         }
-        MovePhase::Kept if no_way_back(record).is_some() => {
+        MovePhase::Kept if why_no_undo(record).is_some() => {
             format!("clients are on {}; no undo any more, FINISH MOVE {id} ends it", record.target.system)
         }
         MovePhase::Kept => {

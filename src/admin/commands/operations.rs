@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::context::{Caller, Cluster};
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Trail, Versioned};
 use crate::control::lifecycle::context::{Begin, DatabaseChange, is_answered};

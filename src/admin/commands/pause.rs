@@ -20,7 +20,7 @@ use super::{find, gates};
 use crate::admin::answer::Answer;
 use crate::admin::blockers::Blockers;
 use crate::admin::commands;
-use crate::admin::refuse::{AdminError, identifier};
+use crate::admin::error::{AdminError, identifier};
 use crate::admin::statement::Drain;
 use crate::error::{Severity, SqlState};
 use crate::model::{DatabaseName, RouteRecord};

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::context::{Local, ProcessRequest};
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::admin::statement::ShutdownMode;
 
 pub(in crate::admin) async fn reload(local: &Local) -> Result<Answer, AdminError> {

@@ -13,7 +13,7 @@ use super::find;
 use crate::admin::answer::Answer;
 use crate::admin::blockers::Blockers;
 use crate::admin::commands;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::admin::statement::Drain;
 use crate::catalog::ROUTES_IN_COMMIT_MAX;
 use crate::model::{DatabaseId, DatabaseName, RouteRecord};
@@ -39,7 +39,7 @@ pub(in crate::admin) async fn reconnect(
             Ok::<(), AdminError>(())
         };
         let routes = catalog.update_routes(ids, next).await?;
-        answer.as_of = routes.first().map(|route| route.revision);
+        answer.written_at = routes.first().map(|route| route.revision);
     }
     Ok(answer)
 }

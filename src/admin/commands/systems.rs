@@ -6,7 +6,7 @@ use super::context::{Caller, Cluster};
 use super::find;
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::admin::statement::{AlterSystem, CreateSystem, Placement};
 use crate::catalog::{Swap, keys};
 use crate::control::{lifecycle, reconcile};
@@ -72,7 +72,7 @@ fn refuse_weak_proof(cluster: &Cluster, record: &SystemRecord) -> Result<(), Adm
     };
     match *auth == ServerAuth::Scram || address.is_local() || verified {
         true => Ok(()),
-        false => Err(AdminError::NobodysAuthority { auth: *auth }),
+        false => Err(AdminError::PublicAuthority { auth: *auth }),
     }
 }
 

@@ -4,7 +4,7 @@ use super::context::{Caller, Cluster};
 use super::find;
 use crate::admin::answer::Answer;
 use crate::admin::commands;
-use crate::admin::refuse::{AdminError, PURPOSE_CHARS_MIN, PurposeFault};
+use crate::admin::error::{AdminError, PURPOSE_CHARS_MIN, PurposeFault};
 use crate::admin::statement::TeamClause;
 use crate::catalog::{Swap, keys};
 use crate::model::{DatabaseName, TeamName, TeamRecord};

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_to_chatter_has_a_named_column() {
+    fn every_answer_to_a_driver_query_has_a_named_column() {
         let all = FUNCTIONS.into_iter().chain(SETTINGS.into_iter().map(|(name, _)| name));
         assert!(all.eq(COLUMNS.iter().map(|column| column.name)));
     }

@@ -42,11 +42,11 @@ const MESSAGE_BYTES_MAX: usize = 2 * TEXT_BYTES_MAX;
 /// Answers are sent in pieces of this size, in bytes.
 const SEND_BYTES: usize = 64 * 1024;
 
-/// The client's side of the connection as pgwire sees it. It never reads: `Inbox` does.
+/// The client's side of the connection as pgwire sees it. It never reads: `MessageReader` does.
 type Client = Framed<Join<Empty, WriteHalf<Stream>>, PgWireMessageServerCodec<Parsed>>;
 
 /// Serves an administrator until one of the two ends the connection.
-pub(in crate::admin) async fn hold(
+pub(in crate::admin) async fn serve(
     administrator: Administrator,
     rights: Rights,
     permit: Option<OwnedSemaphorePermit>,
@@ -61,13 +61,13 @@ pub(in crate::admin) async fn hold(
     let Some(permit) = permit else {
         let full = Refusal::fatal(SqlState::TOO_MANY_CONNECTIONS, "too many connections to the admin port");
         let full = full.with_hint("admin.connections_max is the limit.").with_blame(Blame::Platform);
-        return farewell(&mut client, &full).await;
+        return end_with_error(&mut client, &full).await;
     };
     let connection = shared.register(permit);
-    greet(&mut client, &name, &application_name, &connection).await?;
+    complete_startup(&mut client, &name, &application_name, &connection).await?;
     let queries = Queries::new(name, rights, connection, shared.executor.clone());
     let mut connection = Connection {
-        inbox: Inbox { reading, unread: early },
+        reader: MessageReader { reading, unread: early },
         client,
         queries: Arc::new(queries),
         absent: Arc::new(NoopHandler),
@@ -76,7 +76,7 @@ pub(in crate::admin) async fn hold(
     connection.run().await
 }
 
-async fn greet(
+async fn complete_startup(
     client: &mut Client,
     name: &str,
     application_name: &str,
@@ -107,7 +107,7 @@ async fn greet(
 }
 
 /// Ends the connection with an error.
-async fn farewell(client: &mut Client, refusal: &Refusal) -> io::Result<()> {
+async fn end_with_error(client: &mut Client, refusal: &Refusal) -> io::Result<()> {
     process_error(client, refused(refusal), true).await
 }
 
@@ -119,7 +119,7 @@ enum Next {
 }
 
 struct Connection {
-    inbox: Inbox,
+    reader: MessageReader,
     client: Client,
     queries: Arc<Queries>,
     /// Stands for what `frontend` has done (login, cancel requests) and for COPY.
@@ -131,17 +131,17 @@ impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         loop {
             let message = tokio::select! {
-                message = self.inbox.message() => message?,
+                message = self.reader.message() => message?,
                 () = self.closing.cancelled() => {
                     let reason = Refusal::fatal(SqlState::ADMIN_SHUTDOWN, "the admin port is shutting down");
-                    return farewell(&mut self.client, &reason).await;
+                    return end_with_error(&mut self.client, &reason).await;
                 }
             };
             let Some(message) = message else { return Ok(()) };
             let next = match message {
                 Ok((tag, message)) => self.take(tag, message).await?,
                 Err(violation) => {
-                    farewell(&mut self.client, &violation.refusal(Severity::Fatal)).await?;
+                    end_with_error(&mut self.client, &violation.refusal(Severity::Fatal)).await?;
                     Next::End
                 }
             };
@@ -190,7 +190,7 @@ impl Connection {
 
     /// Lets pgwire answer a message. Meanwhile reads on: only so is it known that the client has left.
     async fn process(&mut self, message: Message) -> io::Result<PgWireResult<()>> {
-        let Connection { inbox, client, queries, absent, .. } = self;
+        let Connection { reader, client, queries, absent, .. } = self;
         let work = process_message(
             message,
             client,
@@ -209,7 +209,7 @@ impl Connection {
                     false => Ok(outcome),
                     true => Err(io::ErrorKind::UnexpectedEof.into()),
                 },
-                read = inbox.read(), if !queries.gone.is_cancelled() && inbox.has_room() => {
+                read = reader.read(), if !queries.gone.is_cancelled() && reader.has_room() => {
                     if !matches!(read, Ok(1..)) {
                         queries.gone.cancel();
                     }
@@ -220,12 +220,12 @@ impl Connection {
 }
 
 /// What the client has sent and pgwire has not got.
-struct Inbox {
+struct MessageReader {
     reading: ReadHalf<Stream>,
     unread: BytesMut,
 }
 
-impl Inbox {
+impl MessageReader {
     fn has_room(&self) -> bool {
         self.unread.len() < MESSAGE_BYTES_MAX
     }

@@ -44,11 +44,11 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::answer::Answer;
 use crate::admin::column::Column;
 use crate::admin::context::Caller;
+use crate::admin::error::AdminError;
 use crate::admin::execute::Executor;
 use crate::admin::lookup::command;
 use crate::admin::parse::{Parsed, parse};
 use crate::admin::port::row_encoding::{check_formats, fields, response};
-use crate::admin::refuse::AdminError;
 use crate::admin::serve::AdminConnection;
 use crate::admin::statement::{DriverQuery, Statement};
 use crate::admin::users::Rights;
@@ -221,7 +221,7 @@ impl SimpleQueryHandler for Queries {
         C::Error: Debug,
         PgWireError: From<<C as Sink<Reply>>::Error>,
     {
-        let statements = understood(&query.query)?;
+        let statements = statements_of(&query.query)?;
         if statements.is_empty() {
             client.feed(Reply::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
         }
@@ -249,7 +249,7 @@ impl SimpleQueryHandler for Queries {
         PgWireError: From<<C as Sink<Reply>>::Error>,
     {
         let mut responses = Vec::new();
-        for parsed in &understood(query)? {
+        for parsed in &statements_of(query)? {
             let answer = self.run(client, parsed).await?;
             responses.push(Response::Query(response(answer, &Format::UnifiedText)));
         }
@@ -418,7 +418,7 @@ impl QueryParser for Commands {
     where
         C: ClientInfo + Unpin + Send + Sync,
     {
-        let mut statements = understood(sql)?;
+        let mut statements = statements_of(sql)?;
         if statements.len() > 1 {
             let text = "cannot insert multiple commands into a prepared statement";
             return Err(refused(&Refusal::error(SqlState::SYNTAX_ERROR, text)));
@@ -458,7 +458,7 @@ where
 }
 
 /// Parses text into statements; an error has its position.
-fn understood(sql: &str) -> PgWireResult<Vec<Parsed>> {
+fn statements_of(sql: &str) -> PgWireResult<Vec<Parsed>> {
     parse(sql).map_err(|error| refused(&error.refusal(Severity::Error).at_position(error.position(sql))))
 }
 

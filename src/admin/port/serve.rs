@@ -158,7 +158,7 @@ async fn receive(tcp: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
         Ok(IncomingAdmin::Administrator(administrator)) => {
             let permit = Arc::clone(&shared.connections).try_acquire_owned().ok();
             let rights = users.rights(&administrator.name);
-            if let Err(error) = connection::hold(administrator, rights, permit, &shared).await {
+            if let Err(error) = connection::serve(administrator, rights, permit, &shared).await {
                 tracing::debug!(%address, %error, "an administrator's connection broke");
             }
         }

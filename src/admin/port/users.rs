@@ -21,13 +21,13 @@ use crate::auth::scram::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier};
 #[derive(Debug, Clone, Default)]
 pub struct Users {
     pub verifiers: HashMap<String, Verifier>,
-    lookers: HashSet<String>,
+    readers: HashSet<String>,
 }
 
 impl Users {
     /// The rights of an authenticated administrator.
     pub fn rights(&self, name: &str) -> Rights {
-        match self.lookers.contains(name) {
+        match self.readers.contains(name) {
             true => Rights::Look,
             false => Rights::Change,
         }
@@ -85,7 +85,7 @@ fn parse_users(text: &str, path: &Path) -> Result<Users, UsersError> {
         let verifier =
             Verifier::parse(verifier).map_err(|_| UsersError::Verifier { path: path(), line: number })?;
         if rights == Rights::Look {
-            users.lookers.insert(name.clone());
+            users.readers.insert(name.clone());
         }
         if users.verifiers.insert(name.clone(), verifier).is_some() {
             return Err(UsersError::Twice { path: path(), line: number, name });

@@ -2,8 +2,8 @@
 
 use crate::admin::answer::{Row, row};
 use crate::admin::context::Cluster;
+use crate::admin::error::AdminError;
 use crate::admin::find;
-use crate::admin::refuse::AdminError;
 use crate::admin::systems::version;
 use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, SystemName, TeamName};
 

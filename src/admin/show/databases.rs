@@ -3,8 +3,8 @@
 use crate::admin::answer::{Row, row};
 use crate::admin::context::{Cluster, Local};
 use crate::admin::databases::verifier_kind;
+use crate::admin::error::AdminError;
 use crate::admin::find;
-use crate::admin::refuse::AdminError;
 use crate::model::{
     DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, Quotas, RouteRecord, Service, Timeout,
     Timeouts, timeout_text,

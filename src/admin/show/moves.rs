@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::admin::answer::{Row, row};
 use crate::admin::context::Cluster;
+use crate::admin::error::AdminError;
 use crate::admin::find;
-use crate::admin::moves::{NOTE_PAUSE, longest_stall_ms, milliseconds, no_way_back, percent, progress_line};
-use crate::admin::refuse::AdminError;
+use crate::admin::moves::{NOTE_PAUSE, longest_stall_ms, milliseconds, percent, progress_line, why_no_undo};
 use crate::control::moves::parts::truncated::NOTE_TRUNCATED;
 use crate::control::moves::steps::finish;
 use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
@@ -35,8 +35,8 @@ pub(in crate::admin) async fn show_move(cluster: &Cluster, id: &MoveId) -> Resul
     let mut rows = vec![
         row!["id", record.id],
         row!["database", &record.name],
-        row!["source", whereabouts(&record.source)],
-        row!["target", whereabouts(&record.target)],
+        row!["source", place_text(&record.source)],
+        row!["target", place_text(&record.target)],
         row!["phase", record.phase.as_str()],
         row!["progress", progress_line(&record, &progress)],
         row!["bytes", format!("{} of {}", progress.bytes_copied, progress.bytes_total)],
@@ -73,7 +73,7 @@ pub(in crate::admin) async fn show_move(cluster: &Cluster, id: &MoveId) -> Resul
         ]);
     }
     rows.extend(record.facts.claim_lost.as_ref().map(|because| row!["not_driven_here", because.as_str()]));
-    rows.extend(no_way_back(&record).map(|because| row!["no_undo", because]));
+    rows.extend(why_no_undo(&record).map(|because| row!["no_undo", because]));
     rows.extend(record.facts.notes.get(NOTE_PAUSE).map(|why| row!["pause_max_because", why.as_str()]));
     if let Some(copy) = closed_copy(&record) {
         rows.push(row!["old_copy", copy]);
@@ -127,7 +127,7 @@ fn closed_copy(record: &MoveRecord) -> Option<String> {
     })
 }
 
-fn whereabouts(place: &Place) -> String {
+fn place_text(place: &Place) -> String {
     format!("{} ({}, database \"{}\")", place.system, place.address, place.dbname)
 }
 
@@ -153,7 +153,7 @@ fn move_row(record: &MoveRecord, progress: &MoveProgress) -> Row {
             .claim_lost
             .as_deref()
             .or(doubt::alarm(record).as_ref().map(|alarm| alarm.message.as_str()))
-            .or(no_way_back(record))
+            .or(why_no_undo(record))
             .or(record.failure.as_ref().map(|failure| failure.message.as_str())),
         comparison(record)
     ]

@@ -2,7 +2,7 @@
 
 use crate::admin::answer::{Row, row};
 use crate::admin::context::Cluster;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::control::lifecycle::adopt::AdoptDatabase;
 use crate::control::lifecycle::context::{DatabaseChange, activity};
 use crate::control::lifecycle::create::CreateDatabase;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::admin::answer::{Row, row};
 use crate::admin::context::{Cluster, Local};
+use crate::admin::error::AdminError;
 use crate::admin::find;
-use crate::admin::refuse::AdminError;
 use crate::admin::show::sessions::{is_lent, pools};
 use crate::config::{Apply, Config};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::admin::answer::{Row, row};
 use crate::admin::context::Local;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::admin::show::databases::gate;
 use crate::model::{GateOrder, Pooling, RouteRecord};
 use crate::route::{Activity, GateState, LentRow, Readiness, Route, SessionRow};

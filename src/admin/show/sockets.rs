@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::admin::answer::{Row, row};
 use crate::admin::context::Local;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::admin::show::sessions::{is_lent, wait};
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::{Entrance, LentRow, Route, SessionRow};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::admin::answer::{Cell, Row, row};
 use crate::admin::context::Local;
-use crate::admin::refuse::AdminError;
+use crate::admin::error::AdminError;
 use crate::admin::show::samples::Recent;
 use crate::route::{Counter, Totals};
 

@@ -42,7 +42,7 @@ pub(in crate::admin) enum AdminError {
     WeakProof { auth: ServerAuth, sslmode: SslMode },
     /// Refused with verify-ca and the certificate authorities of the operating system.
     #[error("AUTH {} needs a server that proves itself, and SSLMODE verify-ca has no authority of your own here", auth.as_str())]
-    NobodysAuthority { auth: ServerAuth },
+    PublicAuthority { auth: ServerAuth },
     #[error("{kind} \"{name}\" cannot be dropped: databases depend on it")]
     InUse { kind: &'static str, name: String, databases: Vec<String> },
     #[error("no system takes new databases")]
@@ -67,7 +67,7 @@ pub(in crate::admin) enum AdminError {
     #[error("move {id} is driven by this store: there is nothing to adopt")]
     Ours { id: MoveId },
     #[error("move {id} cannot be undone: the source was not kept current")]
-    NoWayBack { id: MoveId, because: String },
+    NoUndo { id: MoveId, because: String },
     #[error("move {id} of database \"{database}\" did not succeed: {}", failure.message)]
     MoveFailed { id: MoveId, database: String, failure: Box<MoveFailure> },
     #[error("move {id} cannot be {action}: {}", failure.message)]
@@ -139,7 +139,7 @@ impl Explain for AdminError {
             AdminError::InUse { .. } | AdminError::OtherServer { .. } => {
                 SqlState::DEPENDENT_OBJECTS_STILL_EXIST
             }
-            AdminError::WeakProof { .. } | AdminError::NobodysAuthority { .. } => {
+            AdminError::WeakProof { .. } | AdminError::PublicAuthority { .. } => {
                 SqlState::INVALID_PARAMETER_VALUE
             }
             AdminError::NoSystem | AdminError::Cordoned { .. } | AdminError::NotServed { .. } => {
@@ -153,7 +153,7 @@ impl Explain for AdminError {
             | AdminError::OperationGoesOn { .. } => SqlState::OPERATION_IN_PROGRESS,
             AdminError::OperationFailed { failure } => SqlState::parse(&failure.sqlstate),
             AdminError::NotInPhase { .. }
-            | AdminError::NoWayBack { .. }
+            | AdminError::NoUndo { .. }
             | AdminError::NotOurs { .. }
             | AdminError::Ours { .. } => SqlState::MOVE_NOT_IN_PHASE,
             AdminError::MoveFailed { failure, .. } => match SqlState::parse(&failure.sqlstate) {
@@ -239,12 +239,12 @@ impl Explain for AdminError {
                 failure.detail.clone()
             }
             AdminError::OperationFailed { failure } => failure.detail.clone(),
-            AdminError::NoWayBack { because, .. } | AdminError::NotOurs { because, .. } => Some(because.clone()),
+            AdminError::NoUndo { because, .. } | AdminError::NotOurs { because, .. } => Some(because.clone()),
             AdminError::WeakProof { auth, .. } => Some(match auth {
                 ServerAuth::Password => "Whoever answers in the server's place would be sent the password.".to_owned(),
                 _ => "Whoever answers in the server's place could hand the answer on to the server, and be let in.".to_owned(),
             }),
-            AdminError::NobodysAuthority { .. } => Some(
+            AdminError::PublicAuthority { .. } => Some(
                 "The authorities of the operating system vouch for everybody, and verify-ca does not look at the name.".to_owned(),
             ),
             AdminError::Reload { problems } => Some(problems.clone()),
@@ -284,24 +284,24 @@ impl Explain for AdminError {
                 "Add SSLMODE 'verify-full' (server_tls.ca names the authority), or leave AUTH out and give the role a \
                  SCRAM-SHA-256 verifier: SET password_encryption = 'scram-sha-256'; ALTER ROLE ... PASSWORD '...'".to_owned(),
             ),
-            AdminError::NobodysAuthority { .. } => {
+            AdminError::PublicAuthority { .. } => {
                 Some("Add SSLMODE 'verify-full', or name the authority of your servers in server_tls.ca.".to_owned())
             }
             AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
             AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
-            AdminError::MoveInProgress { id, phase, .. } => Some(way_out(*id, *phase)),
+            AdminError::MoveInProgress { id, phase, .. } => Some(commands_that_end(*id, *phase)),
             AdminError::OperationInProgress { .. } | AdminError::OperationGoesOn { .. } => {
                 Some("SHOW OPERATIONS; follows it.".to_owned())
             }
             AdminError::OperationFailed { failure } => failure.hint.clone(),
-            AdminError::NotInPhase { id, phase, .. } => Some(way_out(*id, *phase)),
+            AdminError::NotInPhase { id, phase, .. } => Some(commands_that_end(*id, *phase)),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.hint.clone()
             }
             AdminError::NotOurs { id, .. } => {
                 Some(format!("ADOPT MOVE {id}; makes this store drive it. Stop the Freehold that did before."))
             }
-            AdminError::NoWayBack { id, .. } => {
+            AdminError::NoUndo { id, .. } => {
                 Some(format!("FINISH MOVE {id}; then move the database back by another move."))
             }
             AdminError::Exists { kind, name } => Some(change_of(kind, name)),
@@ -366,7 +366,7 @@ fn of_each(verb: &str, databases: &[String], rest: &str) -> String {
 }
 
 /// The commands that end a move in this phase.
-fn way_out(id: MoveId, phase: MovePhase) -> String {
+fn commands_that_end(id: MoveId, phase: MovePhase) -> String {
     match phase {
         MovePhase::Kept => format!("FINISH MOVE {id}; or UNDO MOVE {id};"),
         MovePhase::Preflight
