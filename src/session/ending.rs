@@ -6,13 +6,9 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use super::limits::Overdue;
-use super::relay::Relay;
 use crate::error::{Blame, Explain, Refusal, Severity, SqlState};
-use crate::event_loop;
 use crate::tls::Stream;
 use crate::wire::Violation;
-use crate::wire::exchange::Rest;
-use crate::wire::message::backend;
 
 /// How long a leaving client may take to read what was sent.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -65,20 +61,6 @@ impl Ending {
             Ending::Refused(refusal) => Some(refusal.clone()),
         }
     }
-}
-
-/// Sends the error to the client and Terminate to the server; closes both.
-pub(super) async fn end(relay: Relay, ending: &Ending) {
-    let (can_speak, at_rest) = (relay.can_speak(), relay.exchange.rest() == Rest::Settled);
-    let mut last = relay.to_client.into_unsent();
-    if let Some(refusal) = ending.refusal().filter(|_| can_speak) {
-        backend::error_response(&mut last, &refusal);
-    }
-    // Without Terminate, closing the connection ends an abandoned transaction.
-    if at_rest && !relay.server.is_absent() {
-        event_loop::spawn(relay.server.terminate());
-    }
-    close(relay.client, last).await;
 }
 
 /// Sends the last bytes and closes, within a bound.

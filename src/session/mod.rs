@@ -13,10 +13,14 @@
 //! with the fewest clients; a single worker accepts for itself.
 
 mod accept;
+mod borrow;
 mod cancel;
+mod client_session;
 mod ending;
+mod establish;
 mod limits;
 pub mod migrate;
+mod origin;
 mod pool;
 mod relay;
 pub mod scan;
@@ -40,13 +44,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use self::accept::listeners::{AcceptLoop, Backlog, Dispatcher, ListenerShutdown};
+use self::accept::listeners::{AcceptLoop, Backlog, Dispatcher, ListenerShutdown, WorkerCommand};
 use self::cancel::quota::Quota;
 use self::cancel::registry::CancelRegistry;
 pub use self::limits::LimitsPolicy;
 use self::pool::PoolRegistry;
 pub use self::pool::PoolSettings;
-use self::worker::WorkerCommand;
 use crate::auth::scram::MockSecret;
 use crate::frontend::listener::{ListenOptions, Listener};
 use crate::frontend::{Access, Balancers, Encryption, Frontend};

@@ -12,7 +12,7 @@ use std::net::Shutdown;
 
 use bytes::BytesMut;
 
-use super::listeners::AcceptedSocket;
+use super::new_client::AcceptedSocket;
 use crate::error::{Blame, Refusal, SqlState};
 use crate::wire::message::backend;
 

@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,17 +22,16 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::fd_reserve::FdReserve;
+use super::new_client::{AcceptedSocket, LoadToken, NewClient};
 use crate::event_loop::{self, Direction, More, Source};
 use crate::frontend::listener::{self, Listener, SocketFile};
 use crate::model::Peer;
 use crate::session::Begun;
-use crate::session::worker::{LoadToken, WorkerCommand};
-use crate::tls::{Socket, Stream};
 
 /// Pause after an error of the process, not of the socket, when a client cannot even be refused: avoids
 /// spinning.
@@ -63,21 +62,24 @@ pub(in crate::session) struct ListenerShutdown {
     pub(in crate::session) closed: CancellationToken,
 }
 
+/// A command to a worker.
+pub(in crate::session) enum WorkerCommand {
+    Receive(Box<NewClient>),
+    /// Accept clients as well.
+    Accept(AcceptLoop, Begun),
+    /// End every session at its next boundary, and all that are left after `drain`. Answered when none is
+    /// left.
+    Stop {
+        drain: Duration,
+        stopped: oneshot::Sender<()>,
+    },
+}
+
 /// Hands clients to workers, and knows how many each worker has.
 pub(in crate::session) struct Dispatcher {
     workers: Vec<(UnboundedSender<WorkerCommand>, Arc<AtomicUsize>)>,
     entering: TaskTracker,
     present: TaskTracker,
-}
-
-/// An accepted client on its way to a worker.
-pub(in crate::session) struct NewClient {
-    pub(in crate::session) socket: AcceptedSocket,
-    pub(in crate::session) address: Peer,
-    /// The place in the worker's load that it takes.
-    pub(in crate::session) load: LoadToken,
-    /// Held until there is a session, or the client is closed.
-    pub(in crate::session) entering: TaskTrackerToken,
 }
 
 impl Dispatcher {
@@ -145,29 +147,6 @@ impl AcceptLoop {
         let _ = begun.send(());
         join_all(tasks.into_iter().map(|task| task.serve(self.shutdown.clone()))).await;
         Ok(())
-    }
-}
-
-/// An accepted socket.
-pub(in crate::session) enum AcceptedSocket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl AcceptedSocket {
-    /// Called on the thread of the worker.
-    pub(in crate::session) fn into_stream(self) -> io::Result<Stream> {
-        match self {
-            AcceptedSocket::Tcp(tcp) => Socket::tcp(tcp).map(Stream::from),
-            AcceptedSocket::Unix(unix) => Socket::unix(unix).map(Stream::from),
-        }
-    }
-
-    pub(in crate::session) fn as_socket(&self) -> SockRef<'_> {
-        match self {
-            AcceptedSocket::Tcp(tcp) => SockRef::from(tcp),
-            AcceptedSocket::Unix(unix) => SockRef::from(unix),
-        }
     }
 }
 

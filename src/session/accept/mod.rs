@@ -2,3 +2,4 @@
 
 pub(super) mod fd_reserve;
 pub(super) mod listeners;
+pub(super) mod new_client;

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use super::sequence_memory::Parting;
 use crate::event_loop;
-use crate::session::worker::Worker;
 
 /// Pause between the end of one server process and the next Terminate.
 const REST: Duration = Duration::from_millis(3);
@@ -26,24 +25,19 @@ pub(in crate::session) struct ClosingConnections {
 }
 
 impl ClosingConnections {
-    /// Closes all at once: the process ends.
-    pub(in crate::session) fn close_all(&self) {
-        let connections = self.waiting.take().into_iter().filter_map(|parting| parting.take_connection());
-        connections.for_each(|connection| event_loop::spawn(connection.terminate()));
+    /// Closes the connection when it is its turn. It is asked for its sequence values only if a session still
+    /// refers to the parting.
+    pub(in crate::session) fn close_after_recall(self: &Rc<ClosingConnections>, parting: Rc<Parting>) {
+        self.waiting.borrow_mut().push_back(parting);
+        if self.is_running.replace(true) {
+            return;
+        }
+        event_loop::spawn(Rc::clone(self).run());
     }
-}
 
-/// Closes the connection when it is its turn. It is asked for its sequence values only if a session still
-/// refers to the parting.
-pub(in crate::session) fn close_after_recall(worker: &Rc<Worker>, parting: Rc<Parting>) {
-    worker.closing.waiting.borrow_mut().push_back(parting);
-    if worker.closing.is_running.replace(true) {
-        return;
-    }
-    let worker = Rc::clone(worker);
-    event_loop::spawn(async move {
+    async fn run(self: Rc<ClosingConnections>) {
         loop {
-            let next = worker.closing.waiting.borrow_mut().pop_front();
+            let next = self.waiting.borrow_mut().pop_front();
             let Some(parting) = next else { break };
             let Some(mut connection) = parting.take_connection() else { continue };
             if Rc::strong_count(&parting) > 1 {
@@ -52,6 +46,12 @@ pub(in crate::session) fn close_after_recall(worker: &Rc<Worker>, parting: Rc<Pa
             connection.terminate_fully().await;
             tokio::time::sleep(REST).await;
         }
-        worker.closing.is_running.set(false);
-    });
+        self.is_running.set(false);
+    }
+
+    /// Closes all at once: the process ends.
+    pub(in crate::session) fn close_all(&self) {
+        let connections = self.waiting.take().into_iter().filter_map(|parting| parting.take_connection());
+        connections.for_each(|connection| event_loop::spawn(connection.terminate()));
+    }
 }

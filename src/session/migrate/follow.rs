@@ -19,33 +19,33 @@
 //! did nothing unknown since is not asked, and a twin that is up to date gets nothing to do. Everything that
 //! takes longer runs beside the session ([`TwinState`]), and questions of many sessions come one after the
 //! other ([`QueuedPermit`]). The switch itself only exchanges the connection; sessions with a waiting client
-//! come first, and the old connections are closed little by little ([`closing`]). Where the new server
+//! come first, and the old connections are closed little by little
+//! ([`ClosingConnections`](super::closing::ClosingConnections)). Where the new server
 //! reports a setting differently (`server_version`, for one), the client gets a ParameterStatus, as after any
 //! change of a setting: hiding it would make a driver speak to the wrong version.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
-use super::closing;
+use super::migration::{Migration, is_held};
 use super::restore::LockPatience;
 use super::sequence_memory::Parting;
 use super::twin::Twin;
 use super::twin_state::{QueuedPermit, TwinPlan, TwinState};
 use crate::backend::{self, QueryError};
 use crate::error::{Explain, Refusal, Retry, Severity, SqlState, chain};
-use crate::model::{Epoch, GateOrder, Place, RouteRecord};
+use crate::model::{Place, RouteRecord};
 use crate::route::{Activity, Readiness};
 use crate::session::cancel::registry::CancelTarget;
+use crate::session::client_session::Session;
 use crate::session::ending::Ending;
-use crate::session::relay::Unnamed;
-use crate::session::relay::counters;
-use crate::session::serve::Session;
-use crate::session::state::{Freshness, SessionState, SnapshotError, snapshot};
+use crate::session::relay::doubt::settle;
+use crate::session::relay::{Backend, Unnamed, counters};
+use crate::session::state::{Freshness, SessionState, SnapshotError, TIMEOUT_TOO_SHORT, snapshot};
 use crate::wire::exchange::Rest;
 use crate::wire::message::frontend;
 
@@ -56,52 +56,8 @@ const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a twin, inside a hold, waits for a lock that the session holds on its old connection.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Why a session is pinned: its own statement_timeout is too short for the question for its state.
-pub(in crate::session) const TIMEOUT_TOO_SHORT: &str = "a statement_timeout too short to read its state in";
-
 /// How long the old server may take to send the last notifications, while the client waits.
 const LAST_NOTIFICATIONS_MAX: Duration = Duration::from_millis(250);
-
-/// How far a session is with its migration.
-#[derive(Debug)]
-pub(in crate::session) struct Migration {
-    /// The epoch of the server connection.
-    pub(in crate::session) epoch: Epoch,
-    pub(in crate::session) generation: u64,
-    /// The state as it was last asked for; still right while the tracker says so.
-    pub(in crate::session) state: Option<Arc<SessionState>>,
-    pub(in crate::session) twin_state: TwinState,
-    /// The permit to ask for the state while clients run.
-    pub(in crate::session) turn: Option<Box<QueuedPermit>>,
-    /// The twin was built from `state`, or is being brought to it.
-    in_step: bool,
-    /// The order at which the twin was last built or brought up to date.
-    tried_for: u64,
-    /// The order at which locks were waited for.
-    pressed_for: u64,
-}
-
-impl Migration {
-    pub(in crate::session) fn at(record: &RouteRecord) -> Migration {
-        Migration {
-            epoch: record.epoch,
-            generation: record.generation,
-            state: None,
-            twin_state: TwinState::default(),
-            turn: None,
-            in_step: false,
-            tried_for: 0,
-            pressed_for: 0,
-        }
-    }
-
-    /// `true`: a task that was waited for has ended.
-    #[inline]
-    pub(in crate::session) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let has_turn = self.turn.as_mut().is_some_and(|turn| turn.poll(cx));
-        self.twin_state.poll(cx) || has_turn
-    }
-}
 
 /// Why the state is not known: the session is pinned, for this reason.
 pub(in crate::session) struct Unknown(pub(in crate::session) String);
@@ -115,7 +71,9 @@ impl Session {
         if let Some(refusal) = record.terms.service.refusal() {
             return Err(Ending::Refused(refusal));
         }
-        if self.relay.pooled_client.as_ref().is_some_and(|pooled_client| !pooled_client.is_pinned()) {
+        if let Backend::Pooled(client) = &self.relay.backend
+            && !client.is_pinned()
+        {
             self.follow_lent(&record);
             return Ok(());
         }
@@ -128,7 +86,7 @@ impl Session {
             None => self.stay(&record),
         };
         if !is_held(&record) {
-            self.relay.record_stall();
+            self.relay.admission.record_stall(self.relay.route.gate());
         }
         self.relay.member.set_twin_pid(self.twin_pid());
         self.relay.member.set_readiness(readiness);
@@ -312,7 +270,7 @@ impl Session {
         record: &RouteRecord,
     ) -> Result<Result<Arc<SessionState>, Unknown>, Ending> {
         if self.relay.exchange.rest() == Rest::Doubtful {
-            let settling = Box::pin(self.relay.settle());
+            let settling = Box::pin(settle(&mut self.relay));
             timeout(SNAPSHOT_TIME_MAX, settling).await.map_err(|_| Ending::ServerVanished)??;
         }
         let last = self.migration.state.take();
@@ -325,7 +283,7 @@ impl Session {
         }
         self.migration.in_step = false;
         match is_held(record) {
-            true => self.relay.record_question(),
+            true => self.relay.route.gate().record_question(),
             false => self.relay.tracker.ask_for_all_locks(),
         }
         self.relay.tracker.follow_from_now();
@@ -339,8 +297,8 @@ impl Session {
         }
         match answer {
             Ok(mut state) => {
-                if let Some(pooled_client) = &mut self.relay.pooled_client {
-                    pooled_client.without_shared(&mut state);
+                if let Backend::Pooled(client) = &mut self.relay.backend {
+                    client.without_shared(&mut state);
                 }
                 self.relay.unnamed = Unnamed::OnServer;
                 state.unnamed = None;
@@ -394,7 +352,7 @@ impl Session {
     ) -> Result<Result<SessionState, SnapshotError>, Ending> {
         let relay = &mut self.relay;
         let hints = relay.worker.hints(&record.database);
-        let asking = snapshot(&mut relay.server, &mut relay.tracker, &hints);
+        let asking = snapshot(relay.backend.connection_mut(), &mut relay.tracker, &hints);
         tokio::pin!(asking);
         if let Ok(answer) = timeout(SNAPSHOT_TIME_MAX, &mut asking).await {
             return Ok(answer);
@@ -411,7 +369,7 @@ impl Session {
     async fn switch(&mut self, record: &Arc<RouteRecord>) -> Result<(), Ending> {
         let began = Instant::now();
         self.relay.set_activity(Activity::Switching);
-        if !self.relay.is_waiting() {
+        if !self.relay.admission.is_at_gate() {
             // Sessions with a waiting client come first.
             tokio::task::yield_now().await;
         }
@@ -433,10 +391,10 @@ impl Session {
         let carries_unnamed = twin.state().unnamed.is_some();
         let types = match carries_unnamed {
             true => twin.unnamed_types(),
-            false => self.relay.tracker.unnamed_oids(),
+            false => self.relay.tracker.unnamed().types(),
         };
         self.relay.tracker.on_switch(&types);
-        let owes = !carries_unnamed && self.relay.tracker.unnamed_parse().is_some();
+        let owes = !carries_unnamed && self.relay.tracker.unnamed().body().is_some();
         self.relay.unnamed = if owes { Unnamed::Owed } else { Unnamed::OnServer };
         let server = twin.into_connection();
         let target =
@@ -445,16 +403,15 @@ impl Session {
         self.relay.member.set_generation(record.generation);
         counters::assigned(&self.relay.member);
         self.registration.point_to(target);
-        if let Some(pooled_client) = &mut self.relay.pooled_client {
-            pooled_client.moved(record, server.pid);
-        }
-        let old = self.relay.replace_server(server);
+        let old = self.relay.replace_server(server, record);
         self.relay.set_activity(Activity::Idle);
         let parting = Rc::new(Parting::of(old, statements, hints));
         // At the same place there is no function that restores sequence values.
-        let moves = record.epoch != self.migration.epoch && self.relay.pooled_client.is_none();
-        self.relay.remember(moves.then_some(&parting));
-        closing::close_after_recall(&self.relay.worker, parting);
+        let moves = record.epoch != self.migration.epoch;
+        if let Backend::Dedicated(dedicated) = &mut self.relay.backend {
+            dedicated.remember(moves.then_some(&parting), &self.relay.tracker);
+        }
+        self.relay.worker.closing.close_after_recall(parting);
         self.migration = Migration::at(record);
     }
 
@@ -516,12 +473,12 @@ impl Session {
     pub(in crate::session) async fn restore_unnamed(&mut self) -> Result<(), Ending> {
         self.relay.unnamed = Unnamed::OnServer;
         let mut batch = BytesMut::new();
-        let Some(body) = self.relay.tracker.unnamed_parse() else { return Ok(()) };
+        let Some(body) = self.relay.tracker.unnamed().body() else { return Ok(()) };
         frontend::parse_again(&mut batch, body);
         frontend::sync(&mut batch);
         let known = self.relay.before_own_exchange();
         let time_max = self.relay.worker.plane.connect_time_max;
-        let made = timeout(time_max, Box::pin(self.relay.server.run_each(&batch))).await;
+        let made = timeout(time_max, Box::pin(self.relay.backend.connection_mut().run_each(&batch))).await;
         self.relay.after_own_exchange(&known);
         match made {
             Ok(Ok(_)) => Ok(()),
@@ -533,14 +490,10 @@ impl Session {
     /// one round trip brings it. The twin listens already, so no notification is lost between the two.
     async fn hear_last_notifications(&mut self) {
         let known = self.relay.before_own_exchange();
-        let asked = Box::pin(self.relay.server.query(""));
+        let asked = Box::pin(self.relay.backend.connection_mut().query(""));
         let _ = timeout(LAST_NOTIFICATIONS_MAX, asked).await;
         self.relay.after_own_exchange(&known);
     }
-}
-
-pub(in crate::session) fn is_held(record: &RouteRecord) -> bool {
-    matches!(record.gate, GateOrder::Held { .. })
 }
 
 fn missing(wanted: &SessionState, twin: &Twin) -> Vec<String> {

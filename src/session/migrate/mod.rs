@@ -2,6 +2,8 @@
 
 pub(super) mod closing;
 pub(super) mod follow;
+pub(super) mod migration;
+pub(super) mod recall;
 pub(super) mod reconnect;
 pub mod restore;
 pub(super) mod sequence_memory;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use super::twin_state::TwinState;
 use crate::model::{GateOrder, RouteRecord};
 use crate::route::Readiness;
+use crate::session::client_session::Session;
 use crate::session::ending::Ending;
-use crate::session::serve::Session;
 use crate::session::state::SessionState;
 
 /// A count of failures for which `TwinState::resting` waits longest.

@@ -1,7 +1,8 @@
 //! `currval` and `lastval` of a session that goes on with another server connection.
 //!
-//! Owns what the old connection is asked ([`Parting`]), what is remembered of the answer ([`Recall`]), and
-//! the restore on the new connection. It deliberately restores only what a client asks for.
+//! Owns what the old connection is asked ([`Parting`]) and what is remembered of the answer ([`Recall`]);
+//! [`recall`](super::recall) restores it on the new connection. It deliberately restores only what a client
+//! asks for.
 //!
 //! # Why
 //! * PostgreSQL keeps the value that a session drew last of each sequence in the memory of its process, so
@@ -23,37 +24,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::backend::{Reply, ServerConnection};
-use crate::error::SqlState;
 use crate::event_loop;
-use crate::session::ending::Ending;
 use crate::session::scan::{MemoryReads, memory_reads};
-use crate::session::serve::Session;
 use crate::session::state::{Hints, Statement, unhex};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, tag as request};
-use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, Target, TransactionStatus};
+use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
 /// How long the old server may take to answer. The question's own timeouts are shorter.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
-
-/// Pauses before the second and each further try while a sequence is locked.
-const TRY_AGAIN_AFTER: [Duration; 4] = [
-    Duration::from_millis(5),
-    Duration::from_millis(20),
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-];
-
-/// Our own name for statement and portal: the unnamed ones are the client's.
-const OURS: &[u8] = b"freehold_recall";
-
-const TEXT_OID: u32 = 25;
-const BIGINT_OID: u32 = 20;
-const BOOLEAN_OID: u32 = 16;
-const TEXT_ARRAY_OID: u32 = 1009;
-const BIGINT_ARRAY_OID: u32 = 1016;
 
 const CURRVAL_OID: u32 = 1575;
 const LASTVAL_OID: u32 = 2559;
@@ -103,8 +84,6 @@ $freehold$";
 
 const ANSWER: &str = "SELECT pg_catalog.current_setting('freehold.told', true)";
 
-const RECALL: &str = "SELECT freehold.recall_sequences($1, $2, $3, $4, $5)";
-
 /// The values that a session drew last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::session) struct Memory {
@@ -123,11 +102,11 @@ struct Drawn {
 
 /// The arguments of one restore.
 #[derive(Debug, PartialEq, Eq)]
-struct Call {
-    names: String,
-    numbers: String,
-    last: Option<(Box<str>, String)>,
-    wants_last: bool,
+pub(super) struct Call {
+    pub(super) names: String,
+    pub(super) numbers: String,
+    pub(super) last: Option<(Box<str>, String)>,
+    pub(super) wants_last: bool,
 }
 
 impl Memory {
@@ -406,6 +385,20 @@ impl Recall {
         }
     }
 
+    /// Takes the requests that wait for a restore, and what has to be restored for them, once the old server
+    /// has answered.
+    pub(super) async fn take_wanted(&mut self) -> (MemoryReads, Option<Call>) {
+        let reads = std::mem::take(&mut self.wanted);
+        self.hear().await;
+        let call = self.memory.call(&reads);
+        (reads, call)
+    }
+
+    /// Drops what was asked for: it is restored, or never will be.
+    pub(super) fn forget(&mut self, reads: &MemoryReads, knows_last: bool) {
+        self.memory.forget(reads, knows_last);
+    }
+
     async fn hear(&mut self) {
         for parting in &self.partings {
             self.memory.add(parting.hear().await);
@@ -428,86 +421,6 @@ fn executed(sql: &[u8]) -> Option<&[u8]> {
     match rest.strip_prefix(b"\"") {
         Some(quoted) => quoted.split(|&byte| byte == b'"').next(),
         None => rest.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').next(),
-    }
-}
-
-/// The messages of a restore, and the index of the reply that has its result. A transaction of the client's
-/// goes on whether it succeeds or not.
-fn messages(call: &Call, status: TransactionStatus) -> (BytesMut, usize) {
-    let mut batch = BytesMut::new();
-    let is_within = status == TransactionStatus::InTransaction;
-    if is_within {
-        run(&mut batch, "SAVEPOINT freehold_recall", &[], &[]);
-    }
-    let types = [TEXT_ARRAY_OID, BIGINT_ARRAY_OID, TEXT_OID, BIGINT_OID, BOOLEAN_OID];
-    let values = [
-        Some(call.names.as_bytes()),
-        Some(call.numbers.as_bytes()),
-        call.last.as_ref().map(|(name, _)| name.as_bytes()),
-        call.last.as_ref().map(|(_, number)| number.as_bytes()),
-        Some(if call.wants_last { b"t" } else { b"f" }),
-    ];
-    run(&mut batch, RECALL, &types, &values);
-    if is_within {
-        run(&mut batch, "ROLLBACK TO SAVEPOINT freehold_recall", &[], &[]);
-        run(&mut batch, "RELEASE SAVEPOINT freehold_recall", &[], &[]);
-    }
-    (batch, usize::from(is_within))
-}
-
-fn run(batch: &mut BytesMut, sql: &str, types: &[u32], values: &[Option<&[u8]>]) {
-    // An earlier error may have left them.
-    frontend::close(batch, Target::Portal, OURS);
-    frontend::close(batch, Target::Statement, OURS);
-    frontend::parse(batch, OURS, sql.as_bytes(), types);
-    frontend::bind(batch, OURS, OURS, values);
-    frontend::execute(batch, OURS, 0);
-    frontend::close(batch, Target::Portal, OURS);
-    frontend::close(batch, Target::Statement, OURS);
-    frontend::sync(batch);
-}
-
-impl Session {
-    /// The client's next request asks for values that its session drew on an earlier connection: restores
-    /// them first, if possible.
-    ///
-    /// Fails if the server is gone.
-    pub(in crate::session) async fn recall(&mut self) -> Result<(), Ending> {
-        let Some(mut recall) = self.relay.recall.take() else { return Ok(()) };
-        let reads = std::mem::take(&mut recall.wanted);
-        recall.hear().await;
-        if let Some(call) = recall.memory.call(&reads) {
-            let knows_last = self.restore(&call).await?;
-            recall.memory.forget(&reads, knows_last);
-        }
-        if !recall.is_empty() {
-            self.relay.recall = Some(recall);
-        }
-        Ok(())
-    }
-
-    /// Whether the session knows its last value now.
-    async fn restore(&mut self, call: &Call) -> Result<bool, Ending> {
-        let (batch, told_in) = messages(call, self.relay.exchange.status());
-        let mut pauses = TRY_AGAIN_AFTER.iter();
-        loop {
-            let known = self.relay.before_own_exchange();
-            let time_max = self.relay.worker.plane.connect_time_max;
-            let ran = timeout(time_max, Box::pin(self.relay.server.run_each(&batch))).await;
-            self.relay.after_own_exchange(&known);
-            let Ok(Ok(replies)) = ran else { return Err(Ending::ServerVanished) };
-            let reply = replies.into_iter().nth(told_in).unwrap_or_default();
-            let Some(error) = reply.error else {
-                return Ok(reply.results.first().and_then(|result| result.value(0, 0)) == Some("t"));
-            };
-            match pauses.next().filter(|_| error.sqlstate() == SqlState::LOCK_NOT_AVAILABLE) {
-                Some(&pause) => sleep(pause).await,
-                None => {
-                    tracing::info!(error = error.message(), "what a session drew from sequences is lost");
-                    return Ok(false);
-                }
-            }
-        }
     }
 }
 

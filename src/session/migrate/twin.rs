@@ -21,7 +21,8 @@ use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_nam
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::session::state::{
-    Hints, HintsCell, Residue, SessionState, SnapshotError, StateTracker, Statement, snapshot,
+    Hints, HintsCell, Residue, SessionState, SnapshotError, StateTracker, Statement, TIMEOUT_TOO_SHORT,
+    snapshot,
 };
 use crate::tls::Connector;
 use crate::wire::message::backend::{ErrorFields, tag};
@@ -64,7 +65,7 @@ impl TwinError {
             }
             TwinError::Connect(error) if error.retry() == Retry::Never => vec![error.message()],
             TwinError::Verify(error) if error.is_too_slow() => {
-                vec![super::follow::TIMEOUT_TOO_SHORT.to_owned()]
+                vec![TIMEOUT_TOO_SHORT.to_owned()]
             }
             _ => Vec::new(),
         }
@@ -174,12 +175,12 @@ impl Twin {
         Ok(twin)
     }
 
-    /// The connection, for the relay; the twin remembers its state.
+    /// The connection, to close it.
     pub(in crate::session) fn take_connection(&mut self) -> Box<ServerConnection> {
         self.connection.take()
     }
 
-    /// Exchanges the connection for `other`, one of which is an absent one.
+    /// Exchanges the connection for `other`, which has the same state.
     pub(in crate::session) fn exchange_connection(&mut self, other: &mut Box<ServerConnection>) {
         std::mem::swap(&mut self.connection, other);
     }
@@ -277,6 +278,12 @@ impl Twin {
 
     pub fn connection(&self) -> &ServerConnection {
         &self.connection
+    }
+
+    /// For a relay: what runs on it may change the state, see [`Twin::set_state`].
+    #[inline]
+    pub(in crate::session) fn connection_mut(&mut self) -> &mut ServerConnection {
+        &mut self.connection
     }
 
     /// The types of its unnamed statement, for [`StateTracker::on_switch`].

@@ -3,20 +3,22 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::maintenance::{REST_MAX, REST_MIN};
+use super::pooled::Pooled;
 use super::shared::SessionTemplate;
-use super::{DatabasePool, Lending, Pooled, Waiter};
-use crate::error::chain;
-use crate::event_loop;
+use super::{DatabasePool, QueuePlace, Waiter};
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::LentFacts;
 use crate::session::migrate::twin::Twin;
-use crate::session::serve::Origin;
-use crate::session::state::Residue;
+use crate::session::origin::Origin;
+
+/// Pause after a connection that could not be opened; doubles with each failure.
+const REST_MIN: Duration = Duration::from_millis(50);
+const REST_MAX: Duration = Duration::from_secs(2);
 
 /// Connections of one role with the same startup parameters.
 #[derive(Debug)]
@@ -66,72 +68,26 @@ impl Pool {
         }
     }
 
-    /// An idle connection: the one of this number, if there is one; else the one that was used last, as its
-    /// server process has most in its caches.
-    pub(in crate::session) fn take_idle(&self, preferred: Option<u64>) -> Option<Box<Pooled>> {
-        loop {
-            let mut idle = self.idle.borrow_mut();
-            let found = preferred.and_then(|number| idle.iter().rposition(|pooled| pooled.number == number));
-            let mut pooled = match found {
-                Some(at) => idle.remove(at),
-                None => idle.pop()?,
-            };
-            self.surplus.set(self.surplus.get().min(idle.len()));
-            drop(idle);
-            if self.database_pool.is_current(&mut pooled) {
-                return Some(pooled);
-            }
-            self.database_pool.close(pooled);
-        }
+    /// Takes an idle connection: the one of this number, if there is one; else the one that was used last.
+    pub(super) fn pop(&self, preferred: Option<u64>) -> Option<Box<Pooled>> {
+        let mut idle = self.idle.borrow_mut();
+        let found = preferred.and_then(|number| idle.iter().rposition(|pooled| pooled.number == number));
+        let pooled = match found {
+            Some(at) => idle.remove(at),
+            None => idle.pop()?,
+        };
+        self.surplus.set(self.surplus.get().min(idle.len()));
+        Some(pooled)
     }
 
-    /// Puts back a connection that was taken and not used.
-    pub(in crate::session) fn put_idle(&self, pooled: Box<Pooled>) {
-        self.idle.borrow_mut().push(pooled);
-    }
-
-    /// Gives a connection back.
-    pub(in crate::session) fn give_back(self: &Rc<Pool>, pooled: Box<Pooled>) {
-        self.database_pool.give_back(self, pooled);
-    }
-
-    /// Removes what its client may have left, then gives the connection back; closes it if that cannot be
-    /// removed.
-    pub(in crate::session) fn clean_and_give_back(
-        self: &Rc<Pool>,
-        mut pooled: Box<Pooled>,
-        residue: Residue,
-    ) {
-        if residue == Residue::Lasting || pooled.reads_functions_otherwise() {
-            return self.discard(pooled);
-        }
-        let pool = Rc::clone(self);
-        event_loop::spawn(async move {
-            let deadline = Instant::now() + pool.database_pool.connect_time_max();
-            match pooled.clean(residue, deadline).await {
-                Ok(()) => pool.give_back(pooled),
-                Err(error) => {
-                    tracing::debug!(error = %chain(&error), "a connection could not be cleaned, and is closed");
-                    pool.discard(pooled);
-                }
-            }
-        });
-    }
-
-    /// Closes a connection that cannot be lent any more.
-    pub(in crate::session) fn discard(&self, pooled: Box<Pooled>) {
-        self.database_pool.close(pooled);
-        self.database_pool.grow();
-    }
-
-    /// Enters the queue. Dropping the receiver leaves it.
-    pub(in crate::session) fn wait(self: &Rc<Pool>) -> oneshot::Receiver<Lending> {
+    /// Enters the queue.
+    pub(in crate::session) fn wait(self: &Rc<Pool>) -> QueuePlace {
         let (gives, given) = oneshot::channel();
         self.surplus.set(0);
         let waiter = Waiter { pool: Rc::clone(self), since: Instant::now(), gives };
         self.database_pool.waiting.borrow_mut().push_back(waiter);
         self.database_pool.grow();
-        given
+        QueuePlace { given }
     }
 
     /// What a new session begins with; `None`: no connection of this pool has been opened yet.

@@ -5,13 +5,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{DatabasePool, Pooled};
+use super::DatabasePool;
 use crate::route::Moment;
-use crate::session::worker::HINTS_MAX;
-
-/// Pause after a connection that could not be opened; doubles with each failure.
-pub(super) const REST_MIN: Duration = Duration::from_millis(50);
-pub(super) const REST_MAX: Duration = Duration::from_secs(2);
+use crate::session::state::HINTS_MAX;
 
 /// How often a pool is checked while nothing happens, and while a client waits.
 const LOOK_IDLE: Duration = Duration::from_secs(1);
@@ -70,16 +66,15 @@ impl DatabasePool {
                     continue;
                 }
                 spared = spared.saturating_sub(1);
-                self.close(pooled);
             }
             *pool.idle.borrow_mut() = kept;
         }
         // Drops pools that have no idle connection and no session.
         self.pools.borrow_mut().retain(|pool| !pool.idle.borrow().is_empty() || Rc::strong_count(pool) > 1);
         while let Some(other) = self.permits.worker_in_need(self.parts.worker, false)
-            && let Some(idle) = self.take_longest_idle()
+            && let Some(mut idle) = self.take_longest_idle()
         {
-            self.give_away(idle, other);
+            idle.give_permit_to(other);
         }
         if self.surveyed.get().is_over(SURVEY_EVERY, self.now.get()) {
             self.rebalance();
@@ -95,17 +90,10 @@ impl DatabasePool {
                 if idle.is_empty() {
                     break;
                 }
-                let pooled = idle.remove(0);
-                drop(idle);
-                self.give_away(pooled, other);
+                idle.remove(0).give_permit_to(other);
             }
             pool.surplus.set(pool.idle.borrow().len());
         }
         self.surveyed.set(self.now.get());
-    }
-
-    fn give_away(self: &Rc<DatabasePool>, mut pooled: Box<Pooled>, other: usize) {
-        pooled.permit.give_to(other);
-        self.close(pooled);
     }
 }

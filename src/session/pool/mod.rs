@@ -25,9 +25,16 @@
 //! never lent.
 
 mod catalogue;
+mod definitions;
 mod idle;
+pub(super) mod kept;
+mod lease;
+#[cfg(test)]
+mod lease_tests;
 mod maintenance;
+mod meanings;
 mod permits;
+mod pooled;
 pub(super) mod pooled_client;
 pub(super) mod reuse;
 mod shape;
@@ -35,26 +42,32 @@ mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub(super) use self::catalogue::Catalogue;
+use self::definitions::Definitions;
+pub(super) use self::definitions::Knowledge;
 pub(super) use self::idle::Pool;
+pub(super) use self::lease::Lease;
+
+use self::meanings::Meanings;
 pub(super) use self::permits::Defining;
 use self::permits::{Permit, Permits};
+use self::pooled::{Keeps, Occupied, Pooled};
 pub(super) use self::shared::{PoolRegistry, SessionTemplate};
 use super::migrate::twin::{Twin, TwinError};
-use super::serve::Origin;
-use super::state::{Hints, NamesUse, Residue, SessionState, reads_functions_otherwise};
+use super::origin::Origin;
 use super::statements::OnServer;
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
 use crate::event_loop;
-use crate::model::RouteRecord;
-use crate::route::{GateState, LentPid, Moment, Route};
+use crate::route::{GateState, Moment, Route};
 use crate::tls::Connector;
 
 /// How connections are kept.
@@ -105,119 +118,8 @@ pub(super) struct PoolParts {
     pub(super) settings: PoolSettings,
 }
 
-/// A new connection serves this many clients of its kind, or for this long, before it makes room for another
-/// kind: if all clients were served strictly in turn, each of them could cost the server a new process.
-const ALIKE_MAX: u32 = 16;
-const ALIKE_TIME_MAX: Duration = Duration::from_millis(250);
-
-/// A connection and its state.
-#[derive(Debug)]
-pub(super) struct Pooled {
-    pub(super) number: u64,
-    pub(super) twin: Twin,
-    /// The twin's state; shared with sessions that have the same.
-    pub(super) state: Arc<SessionState>,
-    /// The state that it began with.
-    template: Arc<SessionState>,
-    pub(super) on_server: OnServer,
-    pub(super) record: Arc<RouteRecord>,
-    /// [`DatabasePool::schema`] when its statements were made.
-    pub(super) schema: u64,
-    /// It was not opened by this pool.
-    is_foreign: bool,
-    /// A client has had it.
-    pub(super) was_lent: bool,
-    /// The value of [`DatabasePool::catalogue`] when it was lent.
-    pub(super) lent_at: u64,
-    /// The same for the first loan that may have called functions: those were read under the settings that
-    /// the connection began with, and with the definitions of that time.
-    ran_at: Option<u64>,
-    /// A command on it has kept what a name meant under the search path of that moment.
-    keeps_found: bool,
-    /// A command on it has kept values as a client with this state reads them.
-    keeps_values: Option<Arc<SessionState>>,
-    /// [`DatabasePool::results_kept`].
-    results_kept: Rc<Cell<bool>>,
-    /// The number of the gate's change at which it was last seen to be where the database is.
-    turn: u64,
-    /// How many waiters have been given it.
-    served: u32,
-    opened: Instant,
-    /// When it was opened and when it was given back, by the pool's clock (`DatabasePool::now`).
-    born: Moment,
-    rested: Moment,
-    permit: Permit,
-    pid: LentPid,
-}
-
-impl Pooled {
-    /// Its client has gone on with another connection, for which this now stands: it is closed when it comes
-    /// back.
-    pub(super) fn moved(&mut self, record: &Arc<RouteRecord>, pid: LentPid) {
-        pid.set_borrower(self.pid.borrower());
-        self.record = Arc::clone(record);
-        self.pid = pid;
-        self.is_foreign = true;
-    }
-
-    /// Functions may have been read under its client's settings, for the connection's life.
-    fn reads_functions_otherwise(&self) -> bool {
-        reads_functions_otherwise(&self.state, &self.template)
-    }
-
-    /// Functions or values were read on it under other settings than a client with this state has.
-    pub(super) fn has_read_otherwise(&self, client: &SessionState) -> bool {
-        self.ran_at.is_some() && reads_functions_otherwise(client, &self.template)
-            || self.keeps_other_values(client)
-    }
-
-    /// Records what the loan that ends now has run.
-    pub(super) fn has_run(&mut self, residue: Residue) {
-        if residue != Residue::Clean {
-            self.ran_at.get_or_insert(self.lent_at);
-        }
-    }
-
-    /// Whether functions or domains may have changed since the connection read them. `catalogue` is
-    /// [`DatabasePool::catalogue`].
-    pub(super) fn keeps_outdated(&self, catalogue: u64) -> bool {
-        self.ran_at.is_some_and(|ran_at| ran_at != catalogue)
-    }
-
-    /// It keeps values that a client with this state would read otherwise.
-    pub(super) fn keeps_other_values(&self, client: &SessionState) -> bool {
-        self.keeps_values.as_ref().is_some_and(|kept| {
-            kept.reads_values_otherwise(client) || self.results_kept.get() && kept.computes_otherwise(client)
-        })
-    }
-
-    /// It was opened for clients of its kind a moment ago.
-    fn is_new(&self) -> bool {
-        self.served < ALIKE_MAX && self.opened.elapsed() < ALIKE_TIME_MAX
-    }
-
-    /// Removes what its client may have left.
-    async fn clean(&mut self, residue: Residue, deadline: Instant) -> Result<(), TwinError> {
-        // Statements that its client made by SQL are part of the state that has to go.
-        let residue = if self.state.statements.is_empty() { residue } else { Residue::Statements };
-        self.twin.clean(residue, &self.template, deadline).await?;
-        self.state = Arc::clone(&self.template);
-        self.on_server.lose_unnamed();
-        if residue == Residue::Statements {
-            self.on_server = OnServer::default();
-        }
-        Ok(())
-    }
-
-    /// The session that has it from now on; `None`: it is idle.
-    pub(super) fn lent_to(&mut self, session: Option<u64>) {
-        self.was_lent |= session.is_some();
-        self.pid.set_borrower(session);
-    }
-}
-
 /// What a waiter is sent.
-pub(super) type Lending = Result<Box<Pooled>, Refusal>;
+pub(super) type Lending = Result<Lease, Refusal>;
 
 #[derive(Debug)]
 struct Waiter {
@@ -242,29 +144,8 @@ pub(super) struct DatabasePool {
     now: Cell<Moment>,
     /// When maintenance last checked how many connections are not needed.
     surveyed: Cell<Moment>,
-    /// [`DatabasePool::functions`] when a session of this worker was last told to read what functions do.
-    functions_read: Cell<u64>,
-    /// [`DatabasePool::definitions`] at that moment.
-    definitions_read: Cell<u64>,
-    /// A client has changed the path by which names are looked up.
-    paths_vary: Cell<bool>,
-    /// A client has changed settings by which values are read, and had values read that a connection keeps.
-    values_vary: Cell<bool>,
-    /// Connections keep results of user-defined immutable functions: any setting may have affected them.
-    results_kept: Rc<Cell<bool>>,
-    /// An event trigger runs at each login: cleaning a connection does not run it again.
-    has_login_trigger: Cell<bool>,
-}
-
-/// What a worker knows of the functions of a database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Knowledge {
-    /// A session of this worker has been told already.
-    Told,
-    /// It may be out of date.
-    Doubted,
-    /// It is out of date.
-    Outdated,
+    pub(super) definitions: Definitions,
+    meanings: Meanings,
 }
 
 impl DatabasePool {
@@ -273,9 +154,12 @@ impl DatabasePool {
         pool_registry: &Arc<PoolRegistry>,
         parts: PoolParts,
     ) -> Rc<DatabasePool> {
+        let permits = pool_registry.permits(route.id(), parts.workers);
         let database_pool = Rc::new(DatabasePool {
             route: Arc::clone(route),
-            permits: pool_registry.permits(route.id(), parts.workers),
+            definitions: Definitions::new(&permits),
+            meanings: Meanings::default(),
+            permits,
             pool_registry: Arc::clone(pool_registry),
             parts,
             pools: RefCell::default(),
@@ -284,12 +168,6 @@ impl DatabasePool {
             numbers: Cell::new(0),
             now: Cell::new(Moment::now()),
             surveyed: Cell::new(Moment::now()),
-            functions_read: Cell::new(0),
-            definitions_read: Cell::new(0),
-            paths_vary: Cell::new(false),
-            values_vary: Cell::new(false),
-            results_kept: Rc::default(),
-            has_login_trigger: Cell::new(false),
         });
         event_loop::spawn(maintenance::maintain(Rc::downgrade(&database_pool)));
         database_pool
@@ -328,157 +206,15 @@ impl DatabasePool {
         !self.waiting.borrow().is_empty()
     }
 
-    /// Grows when statements that were prepared before may mean something else now.
-    pub(super) fn schema(&self) -> u64 {
-        self.permits.schema()
-    }
-
-    /// Grows when functions of the database may do to sessions what they did not before.
-    pub(super) fn functions(&self) -> u64 {
-        self.permits.functions()
-    }
-
-    /// Grows when definitions that functions and domains use have changed: types, columns, other functions.
-    /// Connections that keep the old ones are closed.
-    pub(super) fn catalogue(&self) -> u64 {
-        self.permits.catalogue()
-    }
-
-    /// The meaning of names or types has changed.
-    pub(super) fn schema_changed(&self) {
-        self.permits.schema_changed();
-    }
-
-    /// A command may have changed it: the catalogue is checked before a connection is lent.
-    pub(super) fn doubt_schema(&self) {
-        self.permits.shape.doubt();
-    }
-
-    /// Another event may have changed it: see [`Self::doubt_schema`].
-    pub(super) fn guess_schema(&self) {
-        self.permits.shape.guess();
-    }
-
-    /// An error may come from a change that was not noticed, and most often has another cause.
-    pub(super) fn suspect_schema(&self) {
-        self.permits.shape.suspect();
-    }
-
-    /// A session has seen this count of changes.
-    pub(super) fn saw_changes(&self, changes: Option<&str>) {
-        self.permits.shape.saw_changes(changes);
-    }
-
-    /// The catalogue has to be checked before a connection is lent.
-    pub(super) fn is_look_due(&self) -> bool {
-        self.permits.shape.due().is_some()
-    }
-
-    /// Checks the catalogue, if a check is due. A change outdates existing statements, and connections on
-    /// which functions were called.
-    pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), TwinError> {
-        if !self.is_look_due() {
-            return Ok(());
-        }
-        pooled.on_server.lose_unnamed();
-        let twin = &mut pooled.twin;
-        self.permits.look(async |questions| twin.ask(questions, deadline).await).await
-    }
-
-    /// Grows when the definitions of functions, views or triggers have changed, or may have.
-    pub(super) fn definitions(&self) -> u64 {
-        self.permits.definitions()
-    }
-
-    pub(super) fn definitions_changed(&self) {
-        self.permits.definitions_changed();
-    }
-
-    /// Definitions are being changed from now on, until the value is dropped.
-    pub(super) fn define(&self) -> Defining {
-        self.permits.define()
-    }
-
-    /// A session of any worker is changing definitions at this moment.
-    pub(super) fn is_being_defined(&self) -> bool {
-        self.permits.is_being_defined()
-    }
-
-    /// What has become of the worker's knowledge of functions; reports each change once.
-    pub(super) fn take_knowledge(&self) -> Knowledge {
-        let is_outdated = self.definitions_read.replace(self.definitions()) != self.definitions();
-        let is_doubted = self.functions_read.replace(self.functions()) != self.functions();
-        match (is_outdated, is_doubted) {
-            (true, _) => Knowledge::Outdated,
-            (false, true) => Knowledge::Doubted,
-            (false, false) => Knowledge::Told,
-        }
-    }
-
     /// The connection has been idle for `time`, give or take a second.
     pub(super) fn has_rested(&self, pooled: &Pooled, time: Duration) -> bool {
         pooled.rested.is_over(time, self.now.get())
     }
 
-    /// Records what a loan that has ended did with names and values. `true`: the connection keeps meanings
-    /// that hold for this client only, and cannot be lent any more.
-    pub(super) fn keeps_other_meanings(&self, pooled: &mut Pooled, done: NamesUse) -> bool {
-        pooled.keeps_found |= done.keeps_found();
-        // The connection may have been lent before it was known how many settings affect these values.
-        let keeps_others = done.keeps_values() && pooled.keeps_other_values(&pooled.state);
-        if done.keeps_values() && pooled.keeps_values.is_none() {
-            pooled.keeps_values = Some(Arc::clone(&pooled.state));
-        }
-        if done.changes_path() {
-            self.paths_vary.set(true);
-        }
-        let by_own_values = done.keeps_values() && done.may_change_values();
-        if by_own_values && !done.is_guess() {
-            self.values_vary.set(true);
-        }
-        // A user-defined function may read the role.
-        let by_own_role = self.results_kept.get() && done.keeps_values() && done.may_change_path();
-        let by_own_path = done.keeps_found() && done.may_change_path();
-        done.ran_opaque()
-            || by_own_values
-            || by_own_role
-            || keeps_others
-            || by_own_path
-            || done.keeps_temporary()
-            || self.keeps_what_varies(pooled)
-    }
-
-    /// What it keeps has another meaning for some clients, which may ask for it in the middle of a
-    /// transaction.
-    fn keeps_what_varies(&self, pooled: &Pooled) -> bool {
-        pooled.keeps_found && self.paths_vary.get() || pooled.keeps_values.is_some() && self.values_vary.get()
-    }
-
-    /// A client has this state; its connections begin with the state `template`.
-    pub(super) fn saw_path(&self, state: &SessionState, template: &SessionState) {
-        if state.has_other_path(template) {
-            self.paths_vary.set(true);
-        }
-    }
-
-    /// A client has read what the database's code does.
-    pub(super) fn saw_hints(&self, hints: Option<&Arc<Hints>>) {
-        if let Some(hints) = hints {
-            self.has_login_trigger.set(hints.has_login_trigger());
-            if hints.keeps_results() {
-                self.results_kept.set(true);
-            }
-        }
-    }
-
-    pub(super) fn has_login_trigger(&self) -> bool {
-        self.has_login_trigger.get()
-    }
-
     /// Whether the connection is where the database is, no RECONNECT came after it, the database is served,
     /// and what the connection keeps is still valid. Reads the record only after a change of the gate.
     fn is_current(&self, pooled: &mut Pooled) -> bool {
-        if self.keeps_what_varies(pooled) || pooled.keeps_outdated(self.catalogue()) {
+        if self.meanings.keeps_what_varies(pooled) || pooled.keeps_outdated(self.definitions.catalogue()) {
             return false;
         }
         let turn = self.route.turn();
@@ -502,7 +238,7 @@ impl DatabasePool {
     pub(super) fn close_all(self: &Rc<DatabasePool>) {
         self.waiting.borrow_mut().clear();
         for pool in self.pools.take() {
-            pool.idle.take().into_iter().for_each(|pooled| self.close(pooled));
+            drop(pool.idle.take());
         }
     }
 
@@ -511,12 +247,11 @@ impl DatabasePool {
         pooled.rested = self.now.get();
         let is_worn = pooled.born.is_over(self.parts.settings.age_max, pooled.rested);
         if is_worn || !self.is_current(&mut pooled) {
-            self.close(pooled);
+            drop(pooled);
             return self.grow();
         }
         if let Some(other) = self.permits.worker_in_need(self.parts.worker, false) {
-            pooled.permit.give_to(other);
-            return self.close(pooled);
+            return pooled.give_permit_to(other);
         }
         self.place(pool, pooled);
     }
@@ -525,7 +260,7 @@ impl DatabasePool {
     fn place(self: &Rc<DatabasePool>, pool: &Rc<Pool>, pooled: Box<Pooled>) {
         match self.first_in_line() {
             Some(first) if !Rc::ptr_eq(&first, pool) && self.is_for_others(pool, pooled.is_new()) => {
-                self.close(pooled);
+                drop(pooled);
                 self.grow();
             }
             _ => self.place_alike(pool, pooled),
@@ -556,14 +291,15 @@ impl DatabasePool {
     /// Gives it to the first waiter of its pool; without one, puts it into the pool.
     fn place_alike(&self, pool: &Rc<Pool>, mut pooled: Box<Pooled>) {
         pooled.served = pooled.served.saturating_add(1);
+        let mut lease = Lease::new(pool, pooled);
         while let Some(at) = self.first_alike(pool) {
             let Some(waiter) = self.waiting.borrow_mut().remove(at) else { break };
-            match waiter.gives.send(Ok(pooled)) {
-                Err(Ok(back)) => pooled = back,
+            match waiter.gives.send(Ok(lease)) {
+                Err(Ok(back)) => lease = back,
                 _ => return self.look_who_waits(),
             }
         }
-        pool.idle.borrow_mut().push(pooled);
+        lease.put_back();
         self.look_who_waits();
     }
 
@@ -593,22 +329,6 @@ impl DatabasePool {
         waiting.front().map(|waiter| Rc::clone(&waiter.pool))
     }
 
-    /// The permit becomes free when the server process is gone, or nearly so.
-    fn close(self: &Rc<DatabasePool>, pooled: Box<Pooled>) {
-        let database_pool = (!pooled.permit.is_given()).then(|| Rc::clone(self));
-        if let Some(database_pool) = &database_pool {
-            database_pool.closing.set(database_pool.closing.get() + 1);
-        }
-        event_loop::spawn(async move {
-            let Pooled { mut twin, permit, pid: _pid, .. } = *pooled;
-            twin.take_connection().terminate().await;
-            drop(permit);
-            if let Some(database_pool) = database_pool {
-                database_pool.closing.set(database_pool.closing.get().saturating_sub(1));
-            }
-        });
-    }
-
     /// Opens connections for waiters, as far as there are permits.
     fn grow(self: &Rc<DatabasePool>) {
         if !self.may_open() {
@@ -628,8 +348,7 @@ impl DatabasePool {
     fn open_for_waiters(self: &Rc<DatabasePool>) -> bool {
         while let Some((_, pool)) = self.next_to_open(0) {
             let Some(permit) = self.permit() else { return false };
-            pool.opening.set(pool.opening.get() + 1);
-            event_loop::spawn(Rc::clone(self).open(pool, permit));
+            event_loop::spawn(Rc::clone(self).open(Opening::begin(pool), permit));
         }
         true
     }
@@ -662,10 +381,8 @@ impl DatabasePool {
     /// Closes an idle connection that no waiter can use, unless enough are being closed already. Its permit
     /// comes back when it is closed, and goes to a waiter then.
     fn make_room(self: &Rc<DatabasePool>) {
-        if self.next_to_open(self.closing.get()).is_some()
-            && let Some(idle) = self.take_longest_idle()
-        {
-            self.close(idle);
+        if self.next_to_open(self.closing.get()).is_some() {
+            drop(self.take_longest_idle());
         }
     }
 
@@ -677,9 +394,9 @@ impl DatabasePool {
         Some(idle)
     }
 
-    async fn open(self: Rc<DatabasePool>, pool: Rc<Pool>, permit: Permit) {
-        let opened = Box::pin(self.connect(&pool, permit)).await;
-        pool.opening.set(pool.opening.get().saturating_sub(1));
+    async fn open(self: Rc<DatabasePool>, opening: Opening, permit: Permit) {
+        let opened = Box::pin(self.connect(&opening.pool, permit)).await;
+        let pool = opening.end();
         match opened {
             Ok(Some(pooled)) => {
                 pool.succeeded();
@@ -695,7 +412,11 @@ impl DatabasePool {
     }
 
     /// `None`: the gate allows no connection to be opened now.
-    async fn connect(&self, pool: &Rc<Pool>, permit: Permit) -> Result<Option<Pooled>, TwinError> {
+    async fn connect(
+        self: &Rc<DatabasePool>,
+        pool: &Rc<Pool>,
+        permit: Permit,
+    ) -> Result<Option<Pooled>, TwinError> {
         let Ok(_pass) = self.route.gate().try_connect(self.parts.worker) else { return Ok(None) };
         // Read inside the gate: it cannot change before the pass is dropped.
         let record = self.route.current();
@@ -714,21 +435,18 @@ impl DatabasePool {
             twin,
             on_server: OnServer::default(),
             record,
-            schema: self.schema(),
+            schema: self.definitions.schema(),
             is_foreign: false,
             was_lent: false,
             lent_at: 0,
-            ran_at: None,
-            keeps_found: false,
-            keeps_values: None,
-            results_kept: Rc::clone(&self.results_kept),
+            keeps: Keeps::nothing(&self.meanings.results_kept),
             turn: 0,
             served: 0,
             opened: Instant::now(),
             born: now,
             rested: now,
-            permit,
-            pid,
+            occupied: Some(Occupied { permit, pid }),
+            database_pool: Rc::downgrade(self),
         }))
     }
 
@@ -747,6 +465,54 @@ impl DatabasePool {
         }
         pool.failed(error.message());
         self.permits.notify(self.parts.worker);
+    }
+}
+
+/// A connection that is being opened for a pool, which counts it until this is dropped.
+#[derive(Debug)]
+struct Opening {
+    pool: Rc<Pool>,
+}
+
+impl Opening {
+    fn begin(pool: Rc<Pool>) -> Opening {
+        pool.opening.set(pool.opening.get() + 1);
+        Opening { pool }
+    }
+
+    fn end(self) -> Rc<Pool> {
+        Rc::clone(&self.pool)
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.pool.opening.set(self.pool.opening.get().saturating_sub(1));
+    }
+}
+
+/// A client's place in the queue; dropping it leaves the queue. A connection that was sent to it meanwhile
+/// goes to the next client.
+#[derive(Debug)]
+pub(super) struct QueuePlace {
+    given: oneshot::Receiver<Lending>,
+}
+
+impl Future for QueuePlace {
+    type Output = Option<Lending>;
+
+    /// `None`: the pool has ended.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Lending>> {
+        Pin::new(&mut self.given).poll(cx).map(Result::ok)
+    }
+}
+
+impl Drop for QueuePlace {
+    fn drop(&mut self) {
+        self.given.close();
+        if let Ok(Ok(lease)) = self.given.try_recv() {
+            lease.give_back();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use dashmap::DashMap;
 use super::permits::Permits;
 use crate::backend::Parameters;
 use crate::model::DatabaseId;
-use crate::session::serve::Origin;
+use crate::session::origin::Origin;
 use crate::session::state::SessionState;
 
 /// What every new session of a pool begins with.

@@ -2,15 +2,18 @@
 
 use std::task::{Context, Poll};
 
+use super::admission::Wait;
 use super::counters;
 use super::notification_pids::NotificationPids;
 use super::observe;
-use super::{LastWords, Relay, Reuse, Wait};
+use super::server_end::LastError;
+use super::{Backend, Relay};
 use crate::route::Activity;
 use crate::session::ending::Ending;
+use crate::session::state::StateTracker;
 use crate::session::statements::ForwardAs;
 use crate::wire::Violation;
-use crate::wire::exchange::Rest;
+use crate::wire::exchange::{Exchange, Rest};
 use crate::wire::frame::Piece;
 use crate::wire::message::backend::{parse_parameter_status, parse_ready_for_query, tag as answer};
 use crate::wire::message::{HEADER_BYTES, TransactionStatus};
@@ -20,7 +23,7 @@ use crate::wire::message::{HEADER_BYTES, TransactionStatus};
 #[derive(Debug, Clone, Copy)]
 struct Walked {
     taken: usize,
-    told: usize,
+    forwarded: usize,
 }
 
 impl Relay {
@@ -30,61 +33,61 @@ impl Relay {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(_)) => return Err(Ending::ClientVanished),
         }
-        if let Some(mut unseen) = self.answers.take_unseen() {
+        if let Some(mut unseen) = self.server_end.answers.take_unseen() {
             self.forward_answers(cx, &mut unseen)?;
             return Ok(true);
         }
-        match self.answers.poll_fill(cx, &mut self.server.stream, scratch) {
+        match self.server_end.answers.poll_fill(cx, self.backend.stream(), scratch) {
             Poll::Pending => {
-                self.is_newly_lent = false;
+                self.backend.take_newly_lent();
                 Ok(false)
             }
-            Poll::Ready(Err(_) | Ok(0)) => Err(self.on_server_end()),
+            Poll::Ready(Err(_) | Ok(0)) => Err(self.server_end.ending(self.requests.ended)),
             Poll::Ready(Ok(filled)) => {
                 self.forward_answers(cx, &mut scratch[..filled])?;
-                Ok(!self.answers_rest(cx))
+                // There is nothing to do until the server sends more. A connection that is about to be given
+                // back is not waited for.
+                let rests = self.admission.wait == Wait::Nothing
+                    && !self.backend.is_given_back(&self.exchange)
+                    && self.server_end.answers.rests(cx, self.backend.stream());
+                Ok(!rests)
             }
         }
-    }
-
-    /// There is nothing to do until the server sends more. A connection that is about to be given back is not
-    /// waited for.
-    fn answers_rest(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_given_back = self.pooled_client.is_some() && self.exchange.rest() != Rest::Busy;
-        self.wait == Wait::Nothing && !is_given_back && self.answers.rests(cx, &mut self.server.stream)
     }
 
     fn forward_answers(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Result<(), Ending> {
         let walked = self.walk_answers(bytes)?;
         // Before sending: a client that has an answer finds it counted.
-        counters::sent(&self.member, walked.told);
-        let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.told]);
+        counters::sent(&self.member, walked.forwarded);
+        let sent = self.to_client.send(cx, &mut self.client, &bytes[..walked.forwarded]);
         sent.map_err(|_| Ending::ClientVanished)?;
-        self.answers.keep(&bytes[walked.taken..]);
+        self.server_end.answers.keep(&bytes[walked.taken..]);
         Ok(())
     }
 
     fn walk_answers(&mut self, bytes: &mut [u8]) -> Result<Walked, Ending> {
-        let (mut taken, mut told) = (0, 0);
+        let (mut taken, mut forwarded) = (0, 0);
         let pids = self.pids();
         loop {
-            if told == taken && self.answers.is_between_messages() {
-                taken += self.plain_rows(&bytes[taken..]);
-                told = taken;
+            if forwarded == taken && self.server_end.answers.is_between_messages() {
+                taken += plain_rows(&self.exchange, &self.tracker, &bytes[taken..]);
+                forwarded = taken;
             }
             let is_named = |tag| tag == answer::NOTIFICATION_RESPONSE && pids.differ();
             let wanted = |tag| observe::wants_answer(tag, &self.tracker) || is_named(tag);
-            let next = self.answers.walker.next(&bytes[taken..], wanted);
-            let Some(piece) = next.map_err(Ending::ServerBroke)? else { return Ok(Walked { taken, told }) };
+            let next = self.server_end.answers.walker.next(&bytes[taken..], wanted);
+            let Some(piece) = next.map_err(Ending::ServerBroke)? else {
+                return Ok(Walked { taken, forwarded });
+            };
             let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
             if piece.part.begins() {
                 self.looked_at = self.looked_at.saturating_add(1);
-                self.told = self.note_answer(&piece)?;
+                self.server_end.forward_as = self.note_answer(&piece)?;
             }
             if is_named {
                 pids.rename(&mut bytes[taken..taken + length]);
             }
-            match self.told {
+            match self.server_end.forward_as {
                 ForwardAs::AsItCame => {}
                 ForwardAs::ParseComplete => bytes[taken] = answer::PARSE_COMPLETE,
                 ForwardAs::Nothing => {
@@ -92,29 +95,16 @@ impl Relay {
                     continue;
                 }
             }
-            if told < taken {
-                bytes.copy_within(taken..taken + length, told);
+            if forwarded < taken {
+                bytes.copy_within(taken..taken + length, forwarded);
             }
             taken += length;
-            told += length;
+            forwarded += length;
         }
-    }
-
-    /// How many bytes at the front are whole rows of which only the length matters: nearly always most of
-    /// what comes.
-    #[inline]
-    fn plain_rows(&self, bytes: &[u8]) -> usize {
-        let mut plain = 0;
-        if !self.exchange.awaits_first_answer() && !self.tracker.watches_rows() {
-            while let Some(length) = whole_row(&bytes[plain..]) {
-                plain += length;
-            }
-        }
-        plain
     }
 
     pub(super) fn pids(&self) -> NotificationPids {
-        NotificationPids { told: self.told_pid, actual: self.server.pid }
+        NotificationPids { told: self.client_pid, actual: self.backend.connection().pid }
     }
 
     /// What the client gets of the message that begins here.
@@ -126,20 +116,22 @@ impl Relay {
             answer::AUTHENTICATION | answer::BACKEND_KEY_DATA | answer::NEGOTIATE_PROTOCOL_VERSION => {
                 return Err(Ending::ServerBroke(Violation::AfterLogin { tag: piece.tag }));
             }
-            answer::COMMAND_COMPLETE if self.recall.is_some() && observe::forgets_sequences(piece.body()) => {
-                self.recall = None;
+            answer::COMMAND_COMPLETE
+                if self.backend.recalls() && observe::forgets_sequences(piece.body()) =>
+            {
+                self.backend.forget_recall();
             }
-            answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => self.last_words = LastWords::Fatal,
+            answer::ERROR_RESPONSE if observe::is_fatal(piece.body()) => {
+                self.server_end.last_error = LastError::Fatal
+            }
             _ => {}
         }
-        let told = match &mut self.pooled_client {
-            Some(pooled_client) => {
-                observe::track_statements(&mut pooled_client.statements, &self.exchange, piece)
+        let told = match &mut self.backend {
+            Backend::Pooled(client) => {
+                observe::track_statements(&mut client.statements, &self.exchange, piece)
             }
-            None => {
-                if self.reuse == Reuse::Server && observe::defines(piece) {
-                    self.reuse = Reuse::ServerAndDefinitions;
-                }
+            Backend::Dedicated(dedicated) => {
+                dedicated.saw_answer(piece);
                 ForwardAs::AsItCame
             }
         };
@@ -155,12 +147,12 @@ impl Relay {
         let status = self.exchange.on_ready(reported);
         // Not with each report: searching for equal ones takes longer than a server needs to report another
         // value.
-        if std::mem::take(&mut self.is_unshared) {
-            self.worker.share(&mut self.server.parameters);
+        if std::mem::take(&mut self.server_end.is_unshared) {
+            self.worker.share(&mut self.backend.connection_mut().parameters);
         }
-        let told = match &mut self.pooled_client {
-            Some(pooled_client) => pooled_client.statements.on_ready(self.exchange.is_silent()),
-            None => ForwardAs::AsItCame,
+        let told = match &mut self.backend {
+            Backend::Pooled(client) => client.statements.on_ready(self.exchange.is_silent()),
+            Backend::Dedicated(_) => ForwardAs::AsItCame,
         };
         if self.exchange.is_silent() {
             self.tracker.on_ready(status);
@@ -169,7 +161,7 @@ impl Relay {
             self.tell_of_schema();
         }
         if self.exchange.rest() != Rest::Busy {
-            self.pass = None;
+            self.admission.pass = None;
             self.set_activity(Activity::Idle);
         } else if self.exchange.is_silent() {
             self.set_activity(Activity::InTransaction);
@@ -180,23 +172,27 @@ impl Relay {
     /// Keeps the parameter first: that fails if a server reports without an end.
     fn on_parameter(&mut self, body: &[u8]) -> Result<(), Ending> {
         let Ok((name, value)) = parse_parameter_status(body) else { return Ok(()) };
-        self.server.parameters.set(name, value).map_err(Ending::ServerBroke)?;
-        self.is_unshared = true;
+        self.backend.connection_mut().parameters.set(name, value).map_err(Ending::ServerBroke)?;
+        self.server_end.is_unshared = true;
         if name == "application_name" {
             self.member.set_application_name(value.to_owned());
         }
         self.tracker.on_reported_setting(name, value);
         Ok(())
     }
+}
 
-    /// The server has closed the connection.
-    fn on_server_end(&self) -> Ending {
-        match self.last_words {
-            _ if self.requests.ended => Ending::ClientLeft,
-            LastWords::Fatal => Ending::ServerSaidWhy,
-            LastWords::None => Ending::ServerVanished,
+/// How many bytes at the front are whole rows of which only the length matters: nearly always most of what
+/// comes.
+#[inline]
+fn plain_rows(exchange: &Exchange, tracker: &StateTracker, bytes: &[u8]) -> usize {
+    let mut plain = 0;
+    if !exchange.awaits_first_answer() && !tracker.watches_rows() {
+        while let Some(length) = whole_row(&bytes[plain..]) {
+            plain += length;
         }
     }
+    plain
 }
 
 /// The length of the row, of a result or of COPY, that these bytes begin with. `None`: it is another message,

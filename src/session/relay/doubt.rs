@@ -18,63 +18,57 @@ const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 const NO_PORTAL: &[u8] = b"freehold asks whether all is answered";
 
-impl Relay {
-    /// Asks, and forwards everything that comes before the answer.
-    ///
-    /// # Cancel safety
-    /// None: dropped in the middle, the connection owes an answer.
-    pub(in crate::session) async fn settle(&mut self) -> Result<(), Ending> {
-        let mut question = BytesMut::new();
-        frontend::close(&mut question, Target::Portal, NO_PORTAL);
-        frontend::sync(&mut question);
-        self.exchange.on_request(frontend::tag::CLOSE);
-        self.exchange.on_request(frontend::tag::SYNC);
-        let stream = &mut self.server.stream;
-        stream.write_all(&question).await.map_err(|_| Ending::ServerVanished)?;
-        stream.flush().await.map_err(|_| Ending::ServerVanished)?;
-        let mut answered = false;
-        loop {
-            let message = self.read_message().await?;
-            let body = message.get(5..).unwrap_or_default();
-            match message.first().copied().unwrap_or_default() {
-                backend::tag::READY_FOR_QUERY => {
-                    let status = backend::parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
-                    self.exchange.on_ready(status);
-                    if answered {
-                        return Ok(());
-                    }
+/// Asks, and forwards everything that comes before the answer.
+///
+/// # Cancel safety
+/// None: dropped in the middle, the connection owes an answer.
+pub(in crate::session) async fn settle(relay: &mut Relay) -> Result<(), Ending> {
+    let mut question = BytesMut::new();
+    frontend::close(&mut question, Target::Portal, NO_PORTAL);
+    frontend::sync(&mut question);
+    relay.exchange.on_request(frontend::tag::CLOSE);
+    relay.exchange.on_request(frontend::tag::SYNC);
+    let stream = relay.backend.stream();
+    stream.write_all(&question).await.map_err(|_| Ending::ServerVanished)?;
+    stream.flush().await.map_err(|_| Ending::ServerVanished)?;
+    let mut answered = false;
+    loop {
+        let message = read_message(relay).await?;
+        let body = message.get(5..).unwrap_or_default();
+        match message.first().copied().unwrap_or_default() {
+            backend::tag::READY_FOR_QUERY => {
+                let status = backend::parse_ready_for_query(body).map_err(Ending::ServerBroke)?;
+                relay.exchange.on_ready(status);
+                if answered {
+                    return Ok(());
                 }
-                backend::tag::CLOSE_COMPLETE => {
-                    self.exchange.on_answer(backend::tag::CLOSE_COMPLETE);
-                    answered = true;
-                    continue;
-                }
-                tag => self.exchange.on_answer(tag),
             }
-            self.to_client.queue(&message);
+            backend::tag::CLOSE_COMPLETE => {
+                relay.exchange.on_answer(backend::tag::CLOSE_COMPLETE);
+                answered = true;
+                continue;
+            }
+            tag => relay.exchange.on_answer(tag),
         }
+        relay.to_client.queue(&message);
     }
+}
 
-    async fn read_message(&mut self) -> Result<BytesMut, Ending> {
-        loop {
-            let kept = self.kept_answers();
-            let header = Header::parse(kept, MESSAGE_BYTES_MAX).map_err(Ending::ServerBroke)?;
-            if let Some(header) = header
-                && kept.len() >= header.message_bytes()
-            {
-                return Ok(kept.split_to(header.message_bytes()));
-            }
-            match self.read_answers().await {
-                Ok(1..) => {}
-                _ => return Err(Ending::ServerVanished),
-            }
+async fn read_message(relay: &mut Relay) -> Result<BytesMut, Ending> {
+    // What is left of it is searched afterwards.
+    let kept = relay.server_end.answers.lend();
+    let stream = relay.backend.stream();
+    loop {
+        let header = Header::parse(kept, MESSAGE_BYTES_MAX).map_err(Ending::ServerBroke)?;
+        if let Some(header) = header
+            && kept.len() >= header.message_bytes()
+        {
+            return Ok(kept.split_to(header.message_bytes()));
         }
-    }
-
-    async fn read_answers(&mut self) -> std::io::Result<usize> {
         let mut more = [0; 512];
-        let read = self.server.stream.read(&mut more).await?;
-        self.kept_answers().extend_from_slice(&more[..read]);
-        Ok(read)
+        match stream.read(&mut more).await {
+            Ok(read @ 1..) => kept.extend_from_slice(&more[..read]),
+            _ => return Err(Ending::ServerVanished),
+        }
     }
 }

@@ -83,3 +83,45 @@ impl BitOrAssign for Effects {
         self.0 |= other.0;
     }
 }
+
+/// The effects of names that a database defines itself. A name that is not listed has no effects.
+pub(crate) trait Names {
+    /// No name has effects, and nothing is implied.
+    fn are_all_harmless(&self) -> bool;
+    /// Effects of anything that has this name, as PostgreSQL folds and truncates it: a function, a table, a
+    /// view.
+    fn effects(&mut self, _name: &[u8]) -> Effects {
+        Effects::NONE
+    }
+    /// Effects of a call of anything that has this name and is not built in, in addition to
+    /// [`Names::effects`].
+    fn call(&mut self, _name: &[u8]) -> Effects {
+        Effects::NONE
+    }
+    /// Effects of anything that runs.
+    fn implied(&mut self) -> Effects {
+        Effects::NONE
+    }
+    /// Effects of making an object with this name in the temporary schema. `None`: the name could not be
+    /// read.
+    fn makes_temporary(&mut self, _name: Option<&[u8]>) -> Effects {
+        Effects::TEMPORARY
+    }
+    /// Effects of changing a definition.
+    fn on_definition(&mut self) -> Effects {
+        Effects::NONE
+    }
+    /// Effects of something with an unknown name.
+    fn any(&mut self) -> Effects {
+        Effects::NONE
+    }
+}
+
+/// Stands in while nothing is known of a database.
+pub(crate) struct Unknown;
+
+impl Names for Unknown {
+    fn are_all_harmless(&self) -> bool {
+        true
+    }
+}

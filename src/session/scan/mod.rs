@@ -34,8 +34,8 @@ mod words;
 use lexer::{Lexer, Token};
 
 pub(crate) use declared::{Kept, Used, declared, is_moment, used};
-pub(crate) use effects::Effects;
-pub(crate) use judge::{Dialect, Names, Unknown, Verdict, judge_body, read};
+pub(crate) use effects::{Effects, Names, Unknown};
+pub(crate) use judge::{Dialect, Verdict, judge_body, read};
 pub(crate) use memory::{MemoryReads, memory_reads, reads_memory};
 pub(crate) use screen::screen;
 pub(crate) use touched::{decided_by, decides_values, touched, touched_by_body};

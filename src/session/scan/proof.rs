@@ -11,8 +11,8 @@
 //! Nothing is decoded here: a backslash, an escape, or a literal that continues in the next line makes a text
 //! unproven.
 
-use super::effects::Effects;
-use super::judge::{Names, with_folded};
+use super::effects::{Effects, Names};
+use super::judge::with_folded;
 use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
 
@@ -160,7 +160,7 @@ fn is_prefixed(sql: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::judge::Unknown;
+    use super::super::effects::Unknown;
     use super::*;
 
     fn proven(sql: &str) -> bool {

@@ -49,22 +49,26 @@ mod lock_counts;
 mod notes;
 mod reset;
 mod residue;
+mod rows;
 mod shape;
 mod snapshot;
 mod tracker;
+mod unnamed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub(in crate::session) use hints::HINTS_MAX;
 pub use hints::{Hints, HintsCell};
 pub use reset::{Outcome as ResetOutcome, reset};
 pub(super) use residue::TEXT_SEARCH;
 pub use residue::{Residue, reads_functions_otherwise};
+pub use rows::SnapshotError;
+pub(super) use rows::{TIMEOUT_TOO_SHORT, unhex};
 pub(in crate::session) use shape::questions as shape_questions;
-pub(super) use snapshot::unhex;
-pub use snapshot::{SnapshotError, snapshot};
+pub use snapshot::snapshot;
 pub use tracker::{Bound, Freshness, NamesUse, StateTracker};
-pub(super) use tracker::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
+pub(super) use unnamed::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
 use super::scan;
 

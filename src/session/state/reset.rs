@@ -4,7 +4,8 @@ use bytes::BytesMut;
 
 use super::hints::DEFINITIONS;
 use super::residue::TEXT_SEARCH;
-use super::snapshot::{SnapshotError, candidates, learn};
+use super::rows::SnapshotError;
+use super::snapshot::{candidates, learn};
 use super::{HintsCell, StateTracker};
 use crate::backend::ServerConnection;
 use crate::wire::message::frontend;

@@ -18,54 +18,12 @@ use bytes::{BufMut, BytesMut};
 
 use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS};
 use super::lock_counts::key_of_row;
+use super::rows::{Fields, Rows, SnapshotError, expand, hex, unhex};
 use super::shape::CHANGES;
 use super::{AdvisoryLock, Hints, HintsCell, SessionState, StateTracker, Statement, TypeName};
-use crate::backend::{QueryError, ServerConnection};
-use crate::error::{Blame, Explain, Retry, SqlState};
+use crate::backend::ServerConnection;
 use crate::session::scan;
-use crate::wire::message::backend::ErrorFields;
 use crate::wire::message::frontend::{self, tag};
-
-pub(super) type Rows = Vec<Vec<Option<String>>>;
-
-/// Why a session's state is not known.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    #[error("the state of the session cannot be asked for")]
-    Query(#[from] QueryError),
-    #[error("the server does not tell the state of the session: {fields}")]
-    Refused { fields: Box<ErrorFields> },
-    #[error("the state of the session reads {what}, which is not understood")]
-    Answer { what: String },
-}
-
-impl SnapshotError {
-    /// The session's own `statement_timeout` ended the question.
-    pub fn is_too_slow(&self) -> bool {
-        matches!(self, SnapshotError::Refused { fields } if fields.sqlstate() == SqlState::QUERY_CANCELED)
-    }
-}
-
-impl Explain for SnapshotError {
-    fn sqlstate(&self) -> SqlState {
-        SqlState::INTERNAL_ERROR
-    }
-
-    fn blame(&self) -> Blame {
-        match self {
-            SnapshotError::Query(_) | SnapshotError::Refused { .. } => Blame::Server,
-            SnapshotError::Answer { .. } => Blame::Platform,
-        }
-    }
-
-    fn retry(&self) -> Retry {
-        Retry::Later
-    }
-
-    fn message(&self) -> String {
-        "the state of the session could not be read".to_owned()
-    }
-}
 
 /// Takes the state of the session at a boundary, in one round trip; in two for the first session of a
 /// database, which fills `hints`.
@@ -80,13 +38,13 @@ pub async fn snapshot(
     tracker: &mut StateTracker,
     hints: &HintsCell,
 ) -> Result<SessionState, SnapshotError> {
-    if let Some(pin) = tracker.unnamed_pin() {
+    if let Some(pin) = tracker.unnamed().pin() {
         let mut state = SessionState::default();
         state.pins.insert(pin.to_owned());
         return Ok(state);
     }
     learn(connection, tracker, hints).await?;
-    let rows = ask(connection, &sql(tracker), tracker.unnamed_parse()).await?;
+    let rows = ask(connection, &sql(tracker), tracker.unnamed().body()).await?;
     let mut reading = Reading::default();
     for row in &rows {
         reading.row(row)?;
@@ -114,11 +72,11 @@ async fn read_hints(
     hints: &HintsCell,
 ) -> Result<Arc<Hints>, SnapshotError> {
     if let Some((before, question)) = hints.before()
-        && before.are_right(&ask(connection, &question, tracker.unnamed_parse()).await?)
+        && before.are_right(&ask(connection, &question, tracker.unnamed().body()).await?)
     {
         return Ok(Arc::clone(before));
     }
-    let rows = ask(connection, &hints::sql(), tracker.unnamed_parse()).await?;
+    let rows = ask(connection, &hints::sql(), tracker.unnamed().body()).await?;
     Ok(Arc::new(Hints::from_rows(&rows).await?))
 }
 
@@ -144,23 +102,6 @@ async fn ask(
     }
 }
 
-/// An SQL expression of type text, as hexadecimal UTF-8.
-pub(super) fn text(expression: &str) -> String {
-    format!("pg_catalog.encode(pg_catalog.convert_to({expression}, 'UTF8'), 'hex')")
-}
-
-fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
-}
-
-pub(in crate::session) fn unhex(hex: &str) -> Option<String> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let pairs = hex.as_bytes().as_chunks::<2>();
-    let bytes = pairs.0.iter().map(|[high, low]| Some((digit(*high)? * 16 + digit(*low)?) as u8));
-    let bytes: Vec<u8> = bytes.collect::<Option<_>>()?;
-    String::from_utf8(bytes).ok().filter(|_| pairs.1.is_empty())
-}
-
 /// The names of two lists of settings: those that the client was seen to set, and those that the database's
 /// code mentions.
 pub(super) fn candidates(tracker: &StateTracker) -> String {
@@ -177,7 +118,7 @@ fn sql(tracker: &StateTracker) -> String {
         parts.push_str(&CUSTOM.replace("@names", &names));
     }
     let mut unnamed = String::new();
-    for oid in tracker.unnamed_types() {
+    for oid in tracker.unnamed().unstable_types() {
         unnamed.push_str(&format!(" UNION ALL SELECT '{oid}'::pg_catalog.oid"));
     }
     parts.push_str(&TYPES.replace("@unnamed", &unnamed));
@@ -193,20 +134,6 @@ fn sql(tracker: &StateTracker) -> String {
         );
     }
     expand(&parts, ("{", "}"))
-}
-
-/// An expression between these marks stands for [`text()`] of it.
-pub(super) fn expand(parts: &str, marks: (&str, &str)) -> String {
-    let mut sql = String::with_capacity(parts.len() * 2);
-    let mut rest = parts;
-    while let Some((before, after)) = rest.split_once(marks.0) {
-        sql.push_str(before);
-        let (expression, tail) = after.split_once(marks.1).unwrap_or((after, ""));
-        sql.push_str(&text(expression));
-        rest = tail;
-    }
-    sql.push_str(rest);
-    sql
 }
 
 const IDENTITY: &str = "SELECT 'identity' AS kind, {session_user::pg_catalog.text} AS a, \
@@ -291,7 +218,7 @@ struct Reading {
 impl Reading {
     fn row(&mut self, row: &[Option<String>]) -> Result<(), SnapshotError> {
         let fields = Fields::of(row);
-        let kind = fields.kind;
+        let kind = fields.kind();
         let state = &mut self.state;
         match kind {
             "identity" => {
@@ -355,7 +282,7 @@ impl Reading {
             }
         }
         let names = self.types.into_iter().filter_map(|(oid, name)| Some((oid, name?))).collect();
-        self.state.unnamed = tracker.unnamed_statement(&names);
+        self.state.unnamed = tracker.unnamed().statement(&names);
         tracker.taken(&mut self.state, &self.held);
         tracker.follows_from(&self.state, names);
         tracker.saw_definitions(self.definitions, self.changes);
@@ -392,68 +319,9 @@ impl Reading {
     }
 }
 
-/// A row's fields, by position.
-pub(super) struct Fields<'a> {
-    kind: &'a str,
-    row: &'a [Option<String>],
-}
-
-impl<'a> Fields<'a> {
-    pub(super) fn of(row: &'a [Option<String>]) -> Fields<'a> {
-        Fields { kind: row.first().and_then(Option::as_deref).unwrap_or_default(), row }
-    }
-
-    pub(super) fn kind(&self) -> &'a str {
-        self.kind
-    }
-
-    pub(super) fn odd(&self, field: usize) -> SnapshotError {
-        SnapshotError::Answer {
-            what: format!("field {field} of \"{}\" as {:?}", self.kind, self.row.get(field)),
-        }
-    }
-
-    pub(super) fn is_there(&self, field: usize) -> bool {
-        matches!(self.row.get(field), Some(Some(_)))
-    }
-
-    pub(super) fn plain(&self, field: usize) -> Result<&str, SnapshotError> {
-        self.row.get(field).and_then(Option::as_deref).ok_or_else(|| self.odd(field))
-    }
-
-    pub(super) fn text(&self, field: usize) -> Result<String, SnapshotError> {
-        unhex(self.plain(field)?).ok_or_else(|| self.odd(field))
-    }
-
-    pub(super) fn number<N: std::str::FromStr>(&self, field: usize) -> Result<N, SnapshotError> {
-        self.plain(field)?.parse().map_err(|_| self.odd(field))
-    }
-
-    pub(super) fn optional_number<N: std::str::FromStr>(
-        &self,
-        field: usize,
-    ) -> Result<Option<N>, SnapshotError> {
-        if self.is_there(field) { self.number(field).map(Some) } else { Ok(None) }
-    }
-
-    fn list(&self, field: usize) -> Result<Vec<u32>, SnapshotError> {
-        let numbers = self.plain(field)?.split(',').filter(|number| !number.is_empty());
-        numbers.map(|number| number.parse().map_err(|_| self.odd(field))).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_text_survives_the_way_to_the_server_and_back() {
-        for text in ["", "app.x", "it's \"quoted\" \\ {brace}", "größe"] {
-            assert_eq!(unhex(&hex(text)).as_deref(), Some(text));
-        }
-        assert_eq!(unhex("4"), None);
-        assert_eq!(unhex("zz"), None);
-    }
 
     #[test]
     fn every_name_and_operator_of_the_question_is_qualified() {

@@ -18,7 +18,8 @@ use super::followed::{self, Followed};
 use super::lock_counts::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
 use super::residue::STRINGS;
-use super::{AdvisoryLock, Hints, Residue, SessionState, TypeName, Unnamed};
+use super::unnamed::{UNNAMED_BYTES_MAX, UnnamedStatement, has_unstable_types};
+use super::{AdvisoryLock, Hints, Residue, SessionState, Unnamed};
 use crate::session::scan::{
     self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Unknown, Verdict, scan,
 };
@@ -27,20 +28,14 @@ use crate::wire::message::backend::{parse_data_row, parse_parameter_description}
 use crate::wire::message::frontend::{self, parse_bind_names, parse_execute, parse_parse, parse_target};
 use crate::wire::message::{HEADER_BYTES, Target, TransactionStatus};
 
-/// An unnamed statement above this is not kept: it pins the session until the next one takes its place.
-pub(in crate::session) const UNNAMED_BYTES_MAX: usize = 64 * 1024;
 /// Prepared statements and portals with lock calls or settings named by a parameter.
 const SUSPECTS_MAX: usize = 256;
-/// Room for an unnamed statement that is kept when a shorter one takes its place.
-pub(in crate::session) const UNNAMED_BYTES_KEPT: usize = 2 * 1024;
 /// Texts that ran before it was known what the database's functions do, to be judged when it is.
 const UNJUDGED_BYTES_MAX: usize = 64 * 1024;
 /// The same for texts that make something temporary, in a session with a connection of its own.
 const UNJUDGED_TEMPORARY_BYTES_MAX: usize = 4 * 1024;
 /// Why code that cannot be read pins the session, for a person.
 const OPAQUE: &str = "code that may have set a setting of any name";
-/// Why an unnamed statement pins the session, for a person.
-pub(in crate::session) const UNNAMED_TOO_LARGE: &str = "an unnamed prepared statement of more than 64 KiB";
 
 /// Whether the state that was last taken is still the session's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,17 +52,13 @@ pub enum Freshness {
     Never,
 }
 
-/// The unnamed statement as the client parsed it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum UnnamedParse {
-    #[default]
-    None,
-    /// The body of the Parse.
-    Body(Vec<u8>),
-    /// It was too large to keep.
-    TooLarge,
-    /// The request that made or destroyed it was skipped, or may have been.
-    Unclear,
+/// Which result of those that were asked for since the last boundary is on its way.
+#[derive(Debug, Clone, Copy, Default)]
+struct Results {
+    asked: u32,
+    answered: u32,
+    /// An error made the two counts incomparable until the next boundary.
+    misaligned: bool,
 }
 
 /// What the further pieces of a large message are.
@@ -97,15 +88,10 @@ pub struct StateTracker {
     doubts_literals: bool,
     /// Something that ran in this loan may decide what a text means when it is parsed.
     parses_otherwise: bool,
-    /// Binding the unnamed statement would do so, too.
-    unnamed_parses_otherwise: bool,
     /// Something ran that could not be judged, and its text is not kept.
     ran_unjudged: bool,
     /// Definitions have changed, or may have.
     defined: bool,
-    /// What the unnamed statement does, and the number of the hints by which that was judged.
-    unnamed_effects: Effects,
-    unnamed_hints: u32,
     /// What the present loan may have left.
     residue: Residue,
     /// What the present loan may have done with names: changed the search path, or run code that keeps what
@@ -113,21 +99,10 @@ pub struct StateTracker {
     names: NamesUse,
     /// What any text may set that was prepared by SQL or under a name: an EXECUTE may run it.
     prepared: Effects,
-    /// What any unnamed statement of this loan may leave, or the one before: a refused Parse leaves the
-    /// former one in place.
-    unnamed_soil: Residue,
-    /// What the last one of this loan may leave.
-    unnamed_last: Option<Residue>,
     /// An error came in this loan: requests were skipped.
     skipped: bool,
-    unnamed: UnnamedParse,
-    /// Requests that came after the one that made or destroyed it.
-    behind_unnamed: u32,
-    /// Results that were asked for since the last boundary, and those that came.
-    asked: u32,
-    answered: u32,
-    /// An error made the two counts incomparable until the next boundary.
-    misaligned: bool,
+    unnamed: UnnamedStatement,
+    results: Results,
     large: Pieces,
     asks_for_all_locks: bool,
     /// Statements made by Parse are no part of the session's state: its connection is lent, and `statements`
@@ -214,22 +189,14 @@ impl StateTracker {
             hides_backslashes: false,
             doubts_literals: false,
             parses_otherwise: false,
-            unnamed_parses_otherwise: false,
             ran_unjudged: false,
             defined: false,
-            unnamed_effects: Effects::NONE,
-            unnamed_hints: 0,
             residue: Residue::Clean,
             names: NamesUse::default(),
             prepared: Effects::NONE,
-            unnamed_soil: Residue::Clean,
-            unnamed_last: None,
             skipped: false,
-            unnamed: UnnamedParse::None,
-            behind_unnamed: 0,
-            asked: 0,
-            answered: 0,
-            misaligned: false,
+            unnamed: UnnamedStatement::new(),
+            results: Results::default(),
             large: Pieces::Other,
             asks_for_all_locks: false,
             lent: false,
@@ -264,15 +231,15 @@ impl StateTracker {
     #[inline]
     pub fn on_request(&mut self, tag: u8) {
         if Exchange::counts(tag) {
-            self.behind_unnamed = self.behind_unnamed.saturating_add(1);
+            self.unnamed.count_request();
         }
     }
 
     /// These requests, counted back from the last one, are not carried out, or may not be.
     pub fn on_skipped(&mut self, requests: Range<usize>) {
         self.skipped = true;
-        if !self.lent && requests.contains(&(self.behind_unnamed as usize)) {
-            self.unnamed = UnnamedParse::Unclear;
+        if !self.lent && self.unnamed.is_among(&requests) {
+            self.unnamed.lose();
             self.changed();
         }
     }
@@ -284,8 +251,8 @@ impl StateTracker {
         let mut suspect = Suspect::default();
         let read = self.read(sql, &mut suspect);
         self.ran_text(sql, read.verdict.effects, || read.verdict.culprit(sql));
-        let first = self.asked;
-        self.asked = self.asked.saturating_add(u32::from(read.statements.max(1)));
+        let first = self.results.asked;
+        self.results.asked = self.results.asked.saturating_add(u32::from(read.statements.max(1)));
         if !suspect.is_harmless() {
             self.run_suspect(&suspect, first, |key| which(key, |_| None));
         }
@@ -312,13 +279,8 @@ impl StateTracker {
         }
         match parse.statement.is_empty() {
             true => {
-                let residue = self.soil_of(effects);
-                self.unnamed_soil = self.unnamed_soil.max(residue);
-                self.unnamed_parses_otherwise |=
-                    residue != Residue::Clean && !scan::leaves_parsing_alone(parse.sql);
-                self.unnamed_last = Some(residue);
-                self.unnamed_effects = effects;
-                self.unnamed_hints = self.hints.as_ref().map_or(0, |hints| hints.id());
+                let hints = self.hints.as_ref().map_or(0, |hints| hints.id());
+                self.unnamed.parsed(parse.sql, effects, hints, self.soil_of(effects));
                 self.keep_unnamed(body);
             }
             false if self.lent => self.prepare(effects),
@@ -373,11 +335,11 @@ impl StateTracker {
     }
 
     fn run_unnamed(&mut self) {
-        self.residue = self.residue.max(self.unnamed_soil);
-        let effects = self.unnamed_effects;
+        self.residue = self.residue.max(self.unnamed.residue);
+        let effects = self.unnamed.effects;
         match &self.hints {
-            Some(hints) if hints.id() == self.unnamed_hints => {
-                let otherwise = self.parses_otherwise || self.unnamed_parses_otherwise;
+            Some(hints) if hints.id() == self.unnamed.hints => {
+                let otherwise = self.parses_otherwise || self.unnamed.parses_otherwise;
                 self.ran(effects, String::new);
                 self.parses_otherwise = otherwise;
             }
@@ -524,8 +486,8 @@ impl StateTracker {
 
     /// An Execute; the effects of its statement counted when it was bound.
     pub fn on_execute(&mut self, body: &[u8]) {
-        let result = self.asked;
-        self.asked = self.asked.saturating_add(1);
+        let result = self.results.asked;
+        self.results.asked = self.results.asked.saturating_add(1);
         let Some(notes) = &self.notes else {
             return;
         };
@@ -595,7 +557,7 @@ impl StateTracker {
     pub fn on_function_call(&mut self, body: &[u8]) {
         const LARGE_OBJECTS: std::ops::RangeInclusive<u32> = 952..=964;
         const LARGE_OBJECTS_MORE: [u32; 7] = [715, 764, 765, 767, 1004, 3170, 3172];
-        self.asked = self.asked.saturating_add(1);
+        self.results.asked = self.results.asked.saturating_add(1);
         let oid = body.first_chunk::<4>().map_or(0, |oid| u32::from_be_bytes(*oid));
         if !LARGE_OBJECTS.contains(&oid) && !LARGE_OBJECTS_MORE.contains(&oid) {
             self.ran(Effects::ANY, || format!("a FunctionCall of {oid}"));
@@ -609,15 +571,14 @@ impl StateTracker {
         let text = match tag {
             frontend::tag::QUERY => {
                 self.forget_unnamed();
-                self.asked = self.asked.saturating_add(1);
+                self.results.asked = self.results.asked.saturating_add(1);
                 // The number of its results is not known.
-                self.misaligned = true;
+                self.results.misaligned = true;
                 start
             }
             frontend::tag::PARSE => {
                 if start.first() == Some(&0) {
-                    self.behind_unnamed = 0;
-                    self.unnamed = UnnamedParse::TooLarge;
+                    self.unnamed.is_too_large();
                 }
                 let name = memchr::memchr(0, start).unwrap_or(start.len());
                 let statement = start.get(..name).unwrap_or_default();
@@ -638,8 +599,7 @@ impl StateTracker {
         let any = self.hints.as_ref().map_or(Effects::NONE, |hints| hints.any());
         // The pieces are searched for opaque code.
         self.note_names(Effects::PATH | Effects::VALUES | any.without(Effects::OPAQUE));
-        self.unnamed_soil = Residue::Statements;
-        self.unnamed_last = Some(Residue::Statements);
+        self.unnamed.may_leave_statements();
         self.large = Pieces::Sql;
         let read = self.read(text, &mut Suspect::default());
         self.ran(read.verdict.effects, || read.verdict.culprit(text));
@@ -707,11 +667,11 @@ impl StateTracker {
         let Some(notes) = &self.notes else {
             return false;
         };
-        notes.pending.iter().any(|pending| pending.result == self.answered)
+        notes.pending.iter().any(|pending| pending.result == self.results.answered)
     }
 
     pub fn on_data_row(&mut self, body: &[u8]) {
-        let answered = self.answered;
+        let answered = self.results.answered;
         let Some(notes) = &mut self.notes else {
             return;
         };
@@ -741,7 +701,7 @@ impl StateTracker {
             return;
         };
         // Requests behind it may have been noted already.
-        let is_last = self.asked <= self.answered;
+        let is_last = self.results.asked <= self.results.answered;
         match command.strip_suffix(b"\0").unwrap_or(command) {
             b"DISCARD ALL" if !is_last => {}
             b"DISCARD ALL" => {
@@ -764,8 +724,8 @@ impl StateTracker {
     /// EmptyQueryResponse, PortalSuspended or FunctionCallResponse.
     #[inline]
     pub fn on_no_command(&mut self) {
-        let answered = self.answered;
-        self.answered = self.answered.saturating_add(1);
+        let answered = self.results.answered;
+        self.results.answered = self.results.answered.saturating_add(1);
         if let Some(notes) = &mut self.notes {
             notes.pending.retain(|pending| pending.result > answered);
         }
@@ -775,7 +735,7 @@ impl StateTracker {
     /// Sync does not run.
     pub fn on_error(&mut self) {
         self.note_failure();
-        let answered = self.answered;
+        let answered = self.results.answered;
         let Some(notes) = &mut self.notes else {
             return;
         };
@@ -788,7 +748,7 @@ impl StateTracker {
     }
 
     fn note_failure(&mut self) {
-        self.misaligned = true;
+        self.results.misaligned = true;
         self.skipped = true;
         if let Some(followed) = &mut self.followed {
             followed.failed();
@@ -830,9 +790,7 @@ impl StateTracker {
     /// ReadyForQuery with nothing owed: every answer is in. At `I`, the boundary, portals are gone, too.
     #[inline]
     pub fn on_ready(&mut self, status: TransactionStatus) {
-        self.asked = 0;
-        self.answered = 0;
-        self.misaligned = false;
+        self.results = Results::default();
         self.doubts_literals &= status != TransactionStatus::Idle;
         if self.followed.as_mut().is_some_and(|followed| followed.settle().is_err()) {
             self.changed();
@@ -857,12 +815,12 @@ impl StateTracker {
         self.freshness = Freshness::Never;
         self.hints = None;
         self.unfollow();
-        let Some(Ok(parse)) = self.unnamed_parse().map(parse_parse) else {
+        let Some(Ok(parse)) = self.unnamed.body().map(parse_parse) else {
             return;
         };
         let mut message = BytesMut::new();
         frontend::parse(&mut message, b"", parse.sql, unnamed_types);
-        self.unnamed = UnnamedParse::Body(message.get(HEADER_BYTES..).unwrap_or_default().to_vec());
+        self.unnamed.replace(message.get(HEADER_BYTES..).unwrap_or_default());
     }
 
     /// The state is followed from the next question on, unless the connection is lent.
@@ -909,23 +867,17 @@ impl StateTracker {
     pub(in crate::session) fn unnamed_to_carry(&self) -> Option<Unnamed> {
         let nothing = BTreeMap::new();
         let names = self.followed.as_ref().map_or(&nothing, |followed| followed.types());
-        match self.unnamed_types().is_empty() {
+        match self.unnamed.unstable_types().is_empty() {
             true => None,
-            false => self.unnamed_statement(names),
+            false => self.unnamed.statement(names),
         }
-    }
-
-    /// The types that the client gave for the unnamed statement.
-    pub(in crate::session) fn unnamed_oids(&self) -> Vec<u32> {
-        let parse = self.unnamed_parse().and_then(|body| parse_parse(body).ok());
-        parse.iter().flat_map(|parse| parse.parameter_types()).collect()
     }
 
     /// `last` with the present unnamed statement. Only where [`Freshness`] is `Fresh` or `Unnamed`.
     pub fn current(&self, last: &SessionState) -> SessionState {
         let mut state = last.clone();
         if self.freshness != Freshness::Fresh {
-            state.unnamed = self.unnamed_statement(&BTreeMap::new());
+            state.unnamed = self.unnamed.statement(&BTreeMap::new());
         }
         state
     }
@@ -1023,7 +975,7 @@ impl StateTracker {
             return;
         }
         self.changed();
-        let misaligned = self.misaligned;
+        let misaligned = self.results.misaligned;
         let notes = self.notes();
         if misaligned {
             return notes.lock_counts.lose_count();
@@ -1160,32 +1112,20 @@ impl StateTracker {
     }
 
     fn forget_unnamed(&mut self) {
-        if matches!(&self.unnamed, UnnamedParse::None) || self.unnamed_is_empty() {
+        if !self.unnamed.forget() {
             return;
         }
-        self.behind_unnamed = 0;
         self.freshness = self.freshness.max(Freshness::Unnamed);
         if let Some(followed) = &mut self.followed {
             followed.unnamed_changed(false);
         }
-        match &mut self.unnamed {
-            // The memory is kept for the next one.
-            UnnamedParse::Body(body) if body.capacity() <= UNNAMED_BYTES_KEPT => body.clear(),
-            unnamed => *unnamed = UnnamedParse::None,
-        }
-    }
-
-    fn unnamed_is_empty(&self) -> bool {
-        matches!(&self.unnamed, UnnamedParse::Body(body) if body.is_empty())
     }
 
     fn keep_unnamed(&mut self, body: &[u8]) {
         if self.lent && body.len() <= UNNAMED_BYTES_MAX {
-            self.unnamed = UnnamedParse::None;
-            return;
+            return self.unnamed.keep_none();
         }
-        self.behind_unnamed = 0;
-        let has_unstable_types = self.has_unstable_types(body);
+        let has_unstable_types = has_unstable_types(body);
         let changed = match has_unstable_types && !self.knows_types(body) {
             true => Freshness::Stale,
             false => Freshness::Unnamed,
@@ -1195,29 +1135,17 @@ impl StateTracker {
             followed.unnamed_changed(has_unstable_types);
         }
         if body.len() > UNNAMED_BYTES_MAX {
-            self.unnamed = UnnamedParse::TooLarge;
+            self.unnamed.is_too_large();
             self.changed();
             return;
         }
-        match &mut self.unnamed {
-            UnnamedParse::Body(kept) if kept.capacity() <= UNNAMED_BYTES_KEPT.max(body.len()) => {
-                kept.clear();
-                kept.extend_from_slice(body);
-            }
-            unnamed => *unnamed = UnnamedParse::Body(body.to_vec()),
-        }
+        self.unnamed.keep(body);
     }
 
     /// The names of its types are known already.
     fn knows_types(&self, body: &[u8]) -> bool {
         let known = self.followed.as_ref().zip(parse_parse(body).ok());
         known.is_some_and(|(followed, parse)| followed.knows_types(parse.parameter_types()))
-    }
-
-    /// Its types must be asked for by name, from the server that assigned their OIDs.
-    fn has_unstable_types(&self, body: &[u8]) -> bool {
-        parse_parse(body)
-            .is_ok_and(|parse| parse.parameter_types().any(|oid| oid >= TypeName::FIRST_UNSTABLE_OID))
     }
 }
 
@@ -1299,11 +1227,7 @@ impl StateTracker {
 
     /// What the loan that ends now may have left.
     pub(in crate::session) fn take_soil(&mut self) -> Residue {
-        let last = self.unnamed_last.take();
-        if !std::mem::take(&mut self.skipped) {
-            self.unnamed_soil = last.unwrap_or(self.unnamed_soil);
-            self.unnamed_parses_otherwise &= self.unnamed_soil != Residue::Clean;
-        }
+        self.unnamed.end_loan(std::mem::take(&mut self.skipped));
         self.parses_otherwise = false;
         std::mem::take(&mut self.residue)
     }
@@ -1363,39 +1287,8 @@ impl StateTracker {
         }
     }
 
-    /// The body of the Parse that made the unnamed statement, to make it again.
-    pub(in crate::session) fn unnamed_parse(&self) -> Option<&[u8]> {
-        match &self.unnamed {
-            UnnamedParse::Body(body) if !body.is_empty() => Some(body),
-            _ => None,
-        }
-    }
-
-    /// Why the unnamed statement pins the session.
-    pub(in crate::session) fn unnamed_pin(&self) -> Option<&'static str> {
-        match self.unnamed {
-            UnnamedParse::None | UnnamedParse::Body(_) => None,
-            UnnamedParse::TooLarge => Some(UNNAMED_TOO_LARGE),
-            UnnamedParse::Unclear => {
-                Some("an unnamed prepared statement that a failed pipeline left unclear")
-            }
-        }
-    }
-
-    /// The types of the unnamed statement that must be asked for by name.
-    pub(super) fn unnamed_types(&self) -> Vec<u32> {
-        let parse = self.unnamed_parse().and_then(|body| parse_parse(body).ok());
-        let types = parse.iter().flat_map(|parse| parse.parameter_types());
-        types.filter(|&oid| oid >= TypeName::FIRST_UNSTABLE_OID).collect()
-    }
-
-    pub(super) fn unnamed_statement(&self, names: &BTreeMap<u32, String>) -> Option<Unnamed> {
-        let parse = parse_parse(self.unnamed_parse()?).ok()?;
-        let named = |oid: u32| match names.get(&oid) {
-            Some(name) => TypeName::Named(name.clone()),
-            None => TypeName::BuiltIn(oid),
-        };
-        Some(Unnamed { sql: parse.sql.to_vec(), types: parse.parameter_types().map(named).collect() })
+    pub(in crate::session) fn unnamed(&self) -> &UnnamedStatement {
+        &self.unnamed
     }
 
     /// The present state was taken, in which the types with these OIDs have these names.

@@ -1,7 +1,7 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::session::state::LockKey;
+use crate::session::state::{LockKey, TypeName};
 
 fn body(build: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
     let mut out = BytesMut::new();
@@ -162,10 +162,10 @@ fn a_named_parse_is_a_change_and_an_unnamed_one_is_known_to_the_tracker() {
 fn an_unnamed_statement_that_is_too_large_pins_until_it_is_replaced() {
     let mut tracker = fresh();
     prepare(&mut tracker, "", &format!("select '{}'", "x".repeat(UNNAMED_BYTES_MAX)));
-    assert!(tracker.unnamed_pin().is_some());
+    assert!(tracker.unnamed().pin().is_some());
     assert_eq!(tracker.freshness(), Freshness::Stale);
     prepare(&mut tracker, "", "select 1");
-    assert_eq!(tracker.unnamed_pin(), None);
+    assert_eq!(tracker.unnamed().pin(), None);
 }
 
 #[test]
@@ -178,12 +178,12 @@ fn an_unnamed_statement_that_an_error_may_have_skipped_pins_until_it_is_replaced
     let mut tracker = fresh();
     asks(&mut tracker, "select 1");
     tracker.on_skipped(2..5);
-    assert_eq!(tracker.unnamed_pin(), None, "the error was of another one");
+    assert_eq!(tracker.unnamed().pin(), None, "the error was of another one");
     tracker.on_skipped(1..3);
-    assert!(tracker.unnamed_pin().is_some());
+    assert!(tracker.unnamed().pin().is_some());
     assert_eq!(tracker.freshness(), Freshness::Stale);
     asks(&mut tracker, "select 2");
-    assert_eq!(tracker.unnamed_pin(), None);
+    assert_eq!(tracker.unnamed().pin(), None);
 }
 
 #[test]
@@ -191,9 +191,9 @@ fn an_unnamed_statement_with_a_type_of_the_users_asks_for_a_snapshot() {
     let mut tracker = fresh();
     tracker.on_parse(&body(|out| frontend::parse(out, b"", b"select $1", &[23, 16_999])));
     assert_eq!(tracker.freshness(), Freshness::Stale);
-    assert_eq!(tracker.unnamed_types(), [16_999]);
+    assert_eq!(tracker.unnamed().unstable_types(), [16_999]);
     let names = BTreeMap::from([(16_999, "app.mood".to_owned())]);
-    let unnamed = tracker.unnamed_statement(&names).unwrap();
+    let unnamed = tracker.unnamed().statement(&names).unwrap();
     assert_eq!(unnamed.types, [TypeName::BuiltIn(23), TypeName::Named("app.mood".to_owned())]);
 }
 

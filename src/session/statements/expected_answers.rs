@@ -1,9 +1,10 @@
 //! The answers that the client still gets, and what requests that the server skips would have done.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::texts::Prepared;
-use super::unnamed::Mark;
+use super::unnamed::Before;
 
 /// A request that is not answered yet: one that changes which statements there are, or one that ReadyForQuery
 /// answers.
@@ -40,14 +41,6 @@ impl Kind {
     }
 }
 
-/// The unnamed statement before a request that replaces it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Before {
-    /// The client's; `None`: the request is one of ours, which changes the server's statement and nothing
-    /// else.
-    pub(super) client: Option<Mark>,
-}
-
 /// What to undo for a named statement if its request is skipped or fails.
 #[derive(Debug, Default)]
 pub(super) struct Undo {
@@ -61,3 +54,91 @@ pub(super) struct Undo {
 
 /// A name of the client's, and the statement that it stood for.
 pub(super) type Renamed = (Box<[u8]>, Option<Rc<Prepared>>);
+
+/// Requests of a client that are not answered yet.
+const EXPECTED_MAX: usize = 16 * 1024;
+
+/// The answers that the server still owes to one client.
+#[derive(Debug, Default)]
+pub(super) struct ExpectedAnswers {
+    pub(super) queue: VecDeque<ExpectedAnswer>,
+    /// Requests that were sent, ours included.
+    pub(super) requests: u64,
+    /// The last of them that has an undo.
+    undoable: u64,
+}
+
+impl ExpectedAnswers {
+    /// Too many requests wait for their answers.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.queue.len() >= EXPECTED_MAX
+    }
+
+    /// The number of the request that failed, counted back from the last one.
+    pub(super) fn number(&self, behind: Option<usize>) -> Option<u64> {
+        behind.map(|behind| self.requests.saturating_sub(behind as u64))
+    }
+
+    /// The unnamed statement was changed before a Sync, and it is not known yet whether that request was
+    /// skipped. A message in the same cycle would be skipped together with it.
+    pub(super) fn is_unnamed_doubtful(&self) -> bool {
+        let changes = |due: &ExpectedAnswer| due.before.is_some();
+        let mut newest_first = self.queue.iter().rev().skip_while(|due| !changes(due) && !due.kind.is_sync());
+        newest_first.next().is_some_and(|due| due.kind.is_sync()) && newest_first.any(changes)
+    }
+
+    /// The statement may still be there: it is not known yet whether the request that closed it was skipped.
+    pub(super) fn is_closed_doubtfully(&self, name: &[u8]) -> bool {
+        let closed = self.queue.iter().filter_map(|due| due.undo.as_ref()?.name.as_ref());
+        closed.filter(|(_, before)| before.is_some()).any(|(closed, _)| **closed == *name)
+    }
+
+    /// It is not known yet whether the Parse that gave the name its meaning was skipped, and a message that
+    /// is sent now would not be skipped together with it.
+    pub(super) fn is_undone_doubtfully(&self, name: &[u8]) -> bool {
+        let names = self.undos_before_sync().filter_map(|undo| undo.name.as_ref());
+        names.into_iter().any(|(changed, _)| **changed == *name)
+    }
+
+    /// The same for the server: whether the statement was made there, or closed.
+    pub(super) fn is_unsettled(&self, key: u128) -> bool {
+        self.undos_before_sync().any(|undo| undo.not_made == Some(key) || undo.not_closed == Some(key))
+    }
+
+    /// The server may still have the statement that a request was to close.
+    pub(super) fn may_not_be_closed(&self, key: u128) -> bool {
+        self.undos_before_sync().any(|undo| undo.not_closed == Some(key))
+    }
+
+    /// The undos of requests before the last Sync that are not answered yet.
+    fn undos_before_sync(&self) -> impl Iterator<Item = &Undo> {
+        // Usually there are none, however many requests are on their way.
+        let is_due = self.queue.front().is_some_and(|due| due.request <= self.undoable);
+        let newest_first = self.queue.iter().rev().take(if is_due { usize::MAX } else { 0 });
+        newest_first.skip_while(|due| !due.kind.is_sync()).filter_map(|due| due.undo.as_deref())
+    }
+
+    /// Notes the answer to the client's request that is sent next.
+    pub(super) fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
+        let (request, undo) = (self.requests + 1, undo.map(Box::new));
+        self.undoable = if undo.is_some() { request } else { self.undoable };
+        self.queue.push_back(ExpectedAnswer { kind, request, before, undo });
+    }
+
+    /// Notes the answer to the last request of ours before it.
+    pub(super) fn owe_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
+        let (request, undo) = (self.requests, undo.map(Box::new));
+        self.undoable = if undo.is_some() { request } else { self.undoable };
+        self.queue.push_back(ExpectedAnswer { kind, request, before, undo });
+    }
+
+    /// Syncs in front that a COPY has swallowed, or may have, will not be answered.
+    pub(super) fn drop_swallowed(&mut self, failed: Option<u64>) {
+        while let Some(front) = self.queue.front()
+            && front.kind.is_sync()
+            && failed.is_none_or(|failed| front.request < failed)
+        {
+            self.queue.pop_front();
+        }
+    }
+}

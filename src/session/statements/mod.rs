@@ -25,20 +25,22 @@
 //! their order, and errors skip what they would skip in PostgreSQL.
 
 mod expected_answers;
+mod names;
 mod on_server;
 mod texts;
 mod unnamed;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 
-use self::expected_answers::{Before, ExpectedAnswer, Kind, Undo};
+use self::expected_answers::{ExpectedAnswer, ExpectedAnswers, Kind, Undo};
+use self::names::Names;
 pub(super) use self::on_server::OnServer;
 pub(super) use self::texts::{ParseContext, Texts, digest};
 use self::texts::{Prepared, name_of};
-use self::unnamed::{Mark, Text, Unnamed};
+use self::unnamed::{Before, Mark, Text, Unnamed};
 
 pub(super) use super::scan::OURS as PREFIX;
 use super::scan::{self, NamedUse};
@@ -55,9 +57,6 @@ const STATEMENTS_MAX: usize = 1_000;
 /// Bytes of the named statements that are kept for one client. A statement beyond it is not kept: it cannot
 /// be prepared again on another connection, and pins the session.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// Requests of a client that are not answered yet.
-const DUES_MAX: usize = 16 * 1024;
 
 /// Names of statements that one client can have, and their bytes together: beyond either, the session ends.
 const NAMES_MAX: usize = 50_000;
@@ -105,18 +104,9 @@ pub(super) struct Statements {
     session: u64,
     /// The unnamed statement is kept on servers under a name, too: `pool.cache_unnamed`.
     caches_unnamed: bool,
-    names: HashMap<Box<[u8]>, Rc<Prepared>>,
+    names: Names,
     unnamed: Unnamed,
-    /// How many are too large to be prepared again on another connection.
-    oversized: usize,
-    /// Bytes of the texts that can be prepared again, and of all names.
-    kept: usize,
-    name_bytes: usize,
-    /// Requests that were sent, ours included.
-    requests: u64,
-    /// The last of them that has an undo.
-    undoable: u64,
-    expected_answers: VecDeque<ExpectedAnswer>,
+    expected: ExpectedAnswers,
     /// The server skips everything until a Sync that has not been sent yet.
     skipping: bool,
     /// The statements of the connection that the client has now.
@@ -147,14 +137,9 @@ impl Statements {
         Statements {
             session,
             caches_unnamed,
-            names: HashMap::new(),
+            names: Names::default(),
             unnamed: Unnamed::default(),
-            oversized: 0,
-            kept: 0,
-            name_bytes: 0,
-            requests: 0,
-            undoable: 0,
-            expected_answers: VecDeque::new(),
+            expected: ExpectedAnswers::default(),
             skipping: false,
             server: OnServer::default(),
             schema: Schema::Same,
@@ -167,7 +152,9 @@ impl Statements {
     /// Why the session keeps its connection, for a person.
     pub(super) fn pin(&self) -> Option<&'static str> {
         match self.unnamed.text() {
-            _ if self.oversized > 0 => Some("a prepared statement too large to be kept, or one of too many"),
+            _ if self.names.oversized > 0 => {
+                Some("a prepared statement too large to be kept, or one of too many")
+            }
             Text::TooLarge => Some(UNNAMED_TOO_LARGE),
             _ => None,
         }
@@ -179,58 +166,25 @@ impl Statements {
     pub(super) fn is_doubtful(&self, front: &[u8]) -> bool {
         let (Some(&tag), Some(body)) = (front.first(), front.get(HEADER_BYTES..)) else { return false };
         let is_missing = |name: &[u8]| match name {
-            b"" => self.unnamed.is_none() || self.is_unnamed_doubtful(),
-            name => !self.names.contains_key(name),
+            b"" => self.unnamed.is_none() || self.expected.is_unnamed_doubtful(),
+            name => !self.names.map.contains_key(name),
         };
         match tag {
-            _ if self.expected_answers.is_empty() => false,
+            _ if self.expected.queue.is_empty() => false,
             request::PARSE => split_name(body).is_some_and(|(name, _)| {
-                !name.is_empty() && (self.names.contains_key(name) || self.is_closed_doubtfully(name))
+                !name.is_empty()
+                    && (self.names.map.contains_key(name) || self.expected.is_closed_doubtfully(name))
             }),
-            request::BIND => parse_bind_names(body)
-                .is_ok_and(|names| is_missing(names.statement) || self.is_undone_doubtfully(names.statement)),
+            request::BIND => parse_bind_names(body).is_ok_and(|names| {
+                is_missing(names.statement) || self.expected.is_undone_doubtfully(names.statement)
+            }),
             request::DESCRIBE => matches!(
                 parse_target(body),
-                Ok((Target::Statement, name)) if is_missing(name) || self.is_undone_doubtfully(name)
+                Ok((Target::Statement, name)) if is_missing(name) || self.expected.is_undone_doubtfully(name)
             ),
-            request::QUERY if !self.names.is_empty() => scan::prepared_name(body).is_some(),
+            request::QUERY if !self.names.map.is_empty() => scan::prepared_name(body).is_some(),
             _ => false,
         }
-    }
-
-    /// The unnamed statement was changed before a Sync, and it is not known yet whether that request was
-    /// skipped. A message in the same cycle would be skipped together with it.
-    fn is_unnamed_doubtful(&self) -> bool {
-        let changes = |due: &ExpectedAnswer| due.before.is_some();
-        let mut newest_first =
-            self.expected_answers.iter().rev().skip_while(|due| !changes(due) && !due.kind.is_sync());
-        newest_first.next().is_some_and(|due| due.kind.is_sync()) && newest_first.any(changes)
-    }
-
-    /// The statement may still be there: it is not known yet whether the request that closed it was skipped.
-    fn is_closed_doubtfully(&self, name: &[u8]) -> bool {
-        let closed = self.expected_answers.iter().filter_map(|due| due.undo.as_ref()?.name.as_ref());
-        closed.filter(|(_, before)| before.is_some()).any(|(closed, _)| **closed == *name)
-    }
-
-    /// It is not known yet whether the Parse that gave the name its meaning was skipped, and a message that
-    /// is sent now would not be skipped together with it.
-    fn is_undone_doubtfully(&self, name: &[u8]) -> bool {
-        let names = self.undos_before_sync().filter_map(|undo| undo.name.as_ref());
-        names.into_iter().any(|(changed, _)| **changed == *name)
-    }
-
-    /// The same for the server: whether the statement was made there, or closed.
-    fn is_unsettled(&self, key: u128) -> bool {
-        self.undos_before_sync().any(|undo| undo.not_made == Some(key) || undo.not_closed == Some(key))
-    }
-
-    /// The undos of requests before the last Sync that are not answered yet.
-    fn undos_before_sync(&self) -> impl Iterator<Item = &Undo> {
-        // Usually there are none, however many requests are on their way.
-        let is_due = self.expected_answers.front().is_some_and(|due| due.request <= self.undoable);
-        let newest_first = self.expected_answers.iter().rev().take(if is_due { usize::MAX } else { 0 });
-        newest_first.skip_while(|due| !due.kind.is_sync()).filter_map(|due| due.undo.as_deref())
     }
 
     /// Why the session ends instead of sending the message that begins here.
@@ -242,10 +196,10 @@ impl Statements {
         };
         match (piece.tag, piece.part) {
             (request::PARSE, Part::Whole | Part::First)
-                if self.names.len() >= NAMES_MAX || self.name_bytes >= NAME_BYTES_MAX =>
+                if self.names.map.len() >= NAMES_MAX || self.names.bytes >= NAME_BYTES_MAX =>
             {
                 let hint = "Close statements that are not needed any more.".to_owned();
-                Some(limit(format!("more than {} prepared statements", self.names.len())).with_hint(hint))
+                Some(limit(format!("more than {} prepared statements", self.names.map.len())).with_hint(hint))
             }
             // The statement's name could be one that the client does not own.
             (request::BIND, Part::First) if parse_bind_names(piece.body()).is_err() => {
@@ -272,11 +226,11 @@ impl Statements {
         match piece.tag {
             request::SYNC => {
                 self.skipping = false;
-                self.owe(Kind::Sync, None, None);
+                self.expected.owe(Kind::Sync, None, None);
             }
             _ if self.skipping => {}
             request::QUERY => self.on_query(piece, exchange, texts, parse_context),
-            request::FUNCTION_CALL => self.owe(Kind::Call, None, None),
+            request::FUNCTION_CALL => self.expected.owe(Kind::Call, None, None),
             request::PARSE => self.on_parse(piece, exchange, texts, parse_context, is_taken),
             request::BIND => self.on_bind(piece, exchange, texts, parse_context),
             request::DESCRIBE => self.on_describe(body, exchange, texts, parse_context),
@@ -284,7 +238,7 @@ impl Statements {
             _ => {}
         }
         if Exchange::counts(piece.tag) {
-            self.requests += 1;
+            self.expected.requests += 1;
         }
         (!self.out.is_empty()).then_some(&self.out[..])
     }
@@ -297,26 +251,12 @@ impl Statements {
     /// Too many requests wait for their answers: the client is not read for now. A server without a Flush
     /// holds back the answers of fewer requests.
     pub(super) fn is_full(&self) -> bool {
-        self.expected_answers.len() >= DUES_MAX
+        self.expected.are_too_many()
     }
 
     /// The client has statements that it can ask for by name.
     pub(super) fn are_named(&self) -> bool {
-        !self.names.is_empty()
-    }
-
-    /// Notes the answer to the client's request that is sent next.
-    fn owe(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
-        let (request, undo) = (self.requests + 1, undo.map(Box::new));
-        self.undoable = if undo.is_some() { request } else { self.undoable };
-        self.expected_answers.push_back(ExpectedAnswer { kind, request, before, undo });
-    }
-
-    /// Notes the answer to the last request of ours before it.
-    fn owe_ours(&mut self, kind: Kind, before: Option<Before>, undo: Option<Undo>) {
-        let (request, undo) = (self.requests, undo.map(Box::new));
-        self.undoable = if undo.is_some() { request } else { self.undoable };
-        self.expected_answers.push_back(ExpectedAnswer { kind, request, before, undo });
+        !self.names.map.is_empty()
     }
 
     /// The client's unnamed statement was another one until now; the server has `now` once the request
@@ -343,11 +283,12 @@ impl Statements {
             None => self.server.unnamed.take().map(|_| Before { client: None }),
         };
         // In the middle of other requests the name is left as it is: nothing can be sent before the query.
-        let undo = match piece.part == Part::Whole && !self.names.is_empty() && exchange.is_between_cycles() {
-            true => self.rename_in_sql(piece.body(), exchange, texts, parse_context),
-            false => None,
-        };
-        self.owe(Kind::Call, before, undo);
+        let undo =
+            match piece.part == Part::Whole && !self.names.map.is_empty() && exchange.is_between_cycles() {
+                true => self.rename_in_sql(piece.body(), exchange, texts, parse_context),
+                false => None,
+            };
+        self.expected.owe(Kind::Call, before, undo);
     }
 
     /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse, which
@@ -361,13 +302,13 @@ impl Statements {
     ) -> Option<Undo> {
         let sql = body.strip_suffix(b"\0").unwrap_or(body);
         let named = scan::prepared_name(sql)?;
-        let prepared = self.names.get(&named.name[..]).cloned()?;
+        let prepared = self.names.map.get(&named.name[..]).cloned()?;
         let renamed;
         let (mut undo, mut name) = (None, STAND_IN);
         match named.does {
             // Other clients may need the statement; the stand-in is there to be deallocated.
             NamedUse::Deallocates => {
-                self.forget_name(&named.name);
+                self.names.forget(&named.name);
                 let name_before = Some((named.name.into(), Some(Rc::clone(&prepared))));
                 undo = Some(Undo { name: name_before, ..Undo::default() });
                 self.make_stand_in(exchange);
@@ -388,7 +329,7 @@ impl Statements {
             // would follow.
             frontend::sync(&mut self.out);
             self.inject(exchange, request::SYNC);
-            self.owe_ours(Kind::SwallowedSync, None, None);
+            self.expected.owe_ours(Kind::SwallowedSync, None, None);
         }
         let text = [&sql[..named.at.start], name, &sql[named.at.end..], b"\0"].concat();
         put(&mut self.out, request::QUERY, &text);
@@ -405,7 +346,7 @@ impl Statements {
     ) {
         let body = piece.body();
         let Some((name, rest)) = split_name(body) else {
-            return self.owe(Kind::Own, None, None);
+            return self.expected.owe(Kind::Own, None, None);
         };
         let is_known = piece.part == Part::Whole && parse_parse(body).is_ok();
         if name.is_empty() && self.caches_unnamed && is_known && parse_context != ParseContext::Unsure {
@@ -416,22 +357,22 @@ impl Statements {
         if name.is_empty() {
             let mark = self.unnamed.parse(body, piece.part == Part::Whole);
             let before = self.changes(mark, self.mine());
-            return self.owe(Kind::Own, before, None);
+            return self.expected.owe(Kind::Own, before, None);
         }
-        if self.names.contains_key(name) || std::str::from_utf8(name).is_ok_and(is_taken) {
+        if self.names.map.contains_key(name) || std::str::from_utf8(name).is_ok_and(is_taken) {
             self.server.has_stand_in = true;
             // The server reports that the statement exists, or another error in the text.
             self.clear_stand_in(exchange);
             self.make_stand_in(exchange);
-            self.owe(Kind::Own, None, None);
+            self.expected.owe(Kind::Own, None, None);
             return put_renamed(&mut self.out, piece, 0, name.len(), STAND_IN);
         }
-        let prepared = match is_known && self.kept + name.len() + rest.len() <= KEPT_BYTES_MAX {
+        let prepared = match is_known && self.names.kept + name.len() + rest.len() <= KEPT_BYTES_MAX {
             true => texts.share(rest, parse_context),
             false => Rc::new(Prepared::not_kept()),
         };
         // From now on the client's name stands for this statement.
-        self.give_name(name.into(), Rc::clone(&prepared));
+        self.names.give(name.into(), Rc::clone(&prepared));
         let undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
         self.make(piece, &prepared, None, Some(undo), exchange);
     }
@@ -454,10 +395,10 @@ impl Statements {
         }
         if self.server.has(prepared.key) {
             frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
-            return self.owe(Kind::AsParse, before, undo);
+            return self.expected.owe(Kind::AsParse, before, undo);
         }
         let undo = Undo { not_made: self.will_have(prepared, exchange), ..undo.unwrap_or_default() };
-        self.owe(Kind::Own, before, Some(undo));
+        self.expected.owe(Kind::Own, before, Some(undo));
         let name_bytes = split_name(piece.body()).map_or(0, |(name, _)| name.len());
         put_renamed(&mut self.out, piece, 0, name_bytes, &prepared.name);
     }
@@ -477,8 +418,7 @@ impl Statements {
     /// The server may have the statement, though that is not sure: one of that name can only be made after it
     /// is closed.
     fn may_be_there(&self, key: u128) -> bool {
-        self.server.doubted.contains(&key)
-            || self.undos_before_sync().any(|undo| undo.not_closed == Some(key))
+        self.server.doubted.contains(&key) || self.expected.may_not_be_closed(key)
     }
 
     fn on_bind(
@@ -537,7 +477,7 @@ impl Statements {
                 self.ensure_unnamed(exchange);
                 return None;
             }
-            (name, _) => Rc::clone(self.names.get(name)?),
+            (name, _) => Rc::clone(self.names.map.get(name)?),
         };
         let prepared = self.fitting(name, prepared, texts, parse_context);
         self.ensure(&prepared, exchange);
@@ -557,7 +497,7 @@ impl Statements {
             return prepared;
         };
         let fitting = texts.share(text, parse_context);
-        match self.names.get_mut(name) {
+        match self.names.map.get_mut(name) {
             Some(named) => *named = Rc::clone(&fitting),
             None => self.unnamed.refit(Rc::clone(&fitting)),
         }
@@ -568,7 +508,7 @@ impl Statements {
         match parse_target(body) {
             Ok((Target::Statement, b"")) => self.close_unnamed(),
             Ok((Target::Statement, name)) => self.close_named(name),
-            _ => self.owe(Kind::Own, None, None),
+            _ => self.expected.owe(Kind::Own, None, None),
         }
     }
 
@@ -586,44 +526,28 @@ impl Statements {
                 }
             },
         };
-        self.owe(Kind::Own, before, None);
+        self.expected.owe(Kind::Own, before, None);
     }
 
     fn close_named(&mut self, name: &[u8]) {
-        let Some(prepared) = self.forget_name(name) else {
+        let Some(prepared) = self.names.forget(name) else {
             if name.starts_with(PREFIX.as_bytes()) {
                 frontend::close(&mut self.out, Target::Portal, NO_PORTAL);
             }
-            return self.owe(Kind::Own, None, None);
+            return self.expected.owe(Kind::Own, None, None);
         };
         match prepared.body {
             Some(_) => frontend::close(&mut self.out, Target::Portal, NO_PORTAL),
             None => frontend::close(&mut self.out, Target::Statement, &prepared.name),
         }
         let undo = Undo { name: Some((name.into(), Some(prepared))), ..Undo::default() };
-        self.owe(Kind::Own, None, Some(undo));
-    }
-
-    fn forget_name(&mut self, name: &[u8]) -> Option<Rc<Prepared>> {
-        let prepared = self.names.remove(name)?;
-        self.oversized -= usize::from(prepared.body.is_none());
-        self.kept -= prepared.body.as_ref().map_or(0, |body| body.len());
-        self.name_bytes -= name.len();
-        Some(prepared)
-    }
-
-    /// Records a name that no other statement has.
-    fn give_name(&mut self, name: Box<[u8]>, prepared: Rc<Prepared>) {
-        self.oversized += usize::from(prepared.body.is_none());
-        self.kept += prepared.body.as_ref().map_or(0, |body| body.len());
-        self.name_bytes += name.len();
-        self.names.insert(name, prepared);
+        self.expected.owe(Kind::Own, None, Some(undo));
     }
 
     /// Makes sure that the server has the statement once the next message arrives there.
     fn ensure(&mut self, prepared: &Prepared, exchange: &mut Exchange) {
         let Some(body) = &prepared.body else { return };
-        if self.is_unsettled(prepared.key) || self.server.doubted.contains(&prepared.key) {
+        if self.expected.is_unsettled(prepared.key) || self.server.doubted.contains(&prepared.key) {
             self.close_on_server(prepared.key, exchange);
         }
         if self.server.has(prepared.key) {
@@ -632,7 +556,7 @@ impl Statements {
         let not_made = self.will_have(prepared, exchange);
         put(&mut self.out, request::PARSE, body);
         self.inject(exchange, request::PARSE);
-        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_made, ..Undo::default() }));
+        self.expected.owe_ours(Kind::Swallowed, None, Some(Undo { not_made, ..Undo::default() }));
     }
 
     /// The same for the unnamed statement; if the client has none, the one of another client is closed.
@@ -652,25 +576,25 @@ impl Statements {
         };
         self.server.unnamed = now;
         self.inject(exchange, tag);
-        self.owe_ours(Kind::Swallowed, Some(Before { client: None }), None);
+        self.expected.owe_ours(Kind::Swallowed, Some(Before { client: None }), None);
     }
 
     fn clear_stand_in(&mut self, exchange: &mut Exchange) {
         frontend::close(&mut self.out, Target::Statement, STAND_IN);
         self.inject(exchange, request::CLOSE);
-        self.owe_ours(Kind::Swallowed, None, None);
+        self.expected.owe_ours(Kind::Swallowed, None, None);
     }
 
     /// Its text can be parsed in a failed transaction, too. It is never run.
     fn make_stand_in(&mut self, exchange: &mut Exchange) {
         frontend::parse(&mut self.out, STAND_IN, b"ROLLBACK", &[]);
         self.inject(exchange, request::PARSE);
-        self.owe_ours(Kind::Swallowed, None, None);
+        self.expected.owe_ours(Kind::Swallowed, None, None);
     }
 
     fn inject(&mut self, exchange: &mut Exchange, tag: u8) {
         exchange.on_request(tag);
-        self.requests += 1;
+        self.expected.requests += 1;
         self.injected += 1;
     }
 
@@ -693,13 +617,17 @@ impl Statements {
         self.server.doubted.remove(&key);
         frontend::close(&mut self.out, Target::Statement, &name_of(key));
         self.inject(exchange, request::CLOSE);
-        self.owe_ours(Kind::Swallowed, None, Some(Undo { not_closed: Some(key), ..Undo::default() }));
+        self.expected.owe_ours(
+            Kind::Swallowed,
+            None,
+            Some(Undo { not_closed: Some(key), ..Undo::default() }),
+        );
     }
 
     /// A ParseComplete or CloseComplete came.
     pub(super) fn on_complete(&mut self) -> ForwardAs {
-        while let Some(due) = self.expected_answers.pop_front() {
-            self.settle(due.before);
+        while let Some(due) = self.expected.queue.pop_front() {
+            self.unnamed.settle_request(due.before);
             match due.kind {
                 // A COPY has swallowed the Sync.
                 Kind::Sync | Kind::Call | Kind::SwallowedSync => {}
@@ -709,13 +637,6 @@ impl Statements {
             }
         }
         ForwardAs::AsItCame
-    }
-
-    /// The request was carried out.
-    fn settle(&mut self, before: Option<Before>) {
-        if let Some(mark) = before.and_then(|before| before.client) {
-            self.unnamed.settle(mark);
-        }
     }
 
     /// An error with this SQLSTATE came, and [`Statements::on_error`] has not been called yet. A shared
@@ -729,33 +650,28 @@ impl Statements {
             "22P02" | "22P03" | "22003" | "22007" | "22008" => Schema::Suspect,
             _ => return,
         };
-        let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
+        let failed = self.expected.number(failure.request);
         // The server has analysed a Parse just now.
-        let is_new = self.expected_answers.iter().any(|due| Some(due.request) == failed);
+        let is_new = self.expected.queue.iter().any(|due| Some(due.request) == failed);
         if failure.in_extended && !is_new && !self.server.known.is_empty() {
             self.schema = self.schema.max(suspicion);
         }
     }
 
-    /// Statements that were made before may mean something else now: each is made again before it is used.
-    pub(super) fn outdated(&mut self) {
-        self.server.doubt_all();
-    }
-
     /// An ErrorResponse came.
     pub(super) fn on_error(&mut self, failure: Failure) -> ForwardAs {
         // The first of them is the one that failed, or it was skipped, too.
-        let failed = failure.request.map(|behind| self.requests.saturating_sub(behind as u64));
-        self.drop_swallowed(failed);
+        let failed = self.expected.number(failure.request);
+        self.expected.drop_swallowed(failed);
         if !failure.in_extended {
             if let Some(ExpectedAnswer { kind: Kind::Call, before, undo, .. }) =
-                self.expected_answers.front_mut()
+                self.expected.queue.front_mut()
             {
                 let (before, undo) = (before.take(), undo.take());
                 match before {
                     Some(before) if failure.is_malformed => self.restore(before),
                     // A Query that fails has destroyed the unnamed statement before.
-                    before => self.settle(before),
+                    before => self.unnamed.settle_request(before),
                 }
                 self.undo(undo);
             }
@@ -764,13 +680,13 @@ impl Statements {
         let mut skipped = Vec::new();
         let mut told = ForwardAs::AsItCame;
         loop {
-            match self.expected_answers.pop_front() {
+            match self.expected.queue.pop_front() {
                 Some(sync) if sync.kind.is_sync() => {
                     // A request of ours before a Query failed: the client gets the error as the Query's.
                     if sync.kind == Kind::SwallowedSync {
                         told = ForwardAs::Nothing;
                     }
-                    self.expected_answers.push_front(sync);
+                    self.expected.queue.push_front(sync);
                     break;
                 }
                 Some(due) => skipped.push(due),
@@ -780,8 +696,8 @@ impl Statements {
                 }
             }
         }
-        let is_lost = failure.is_unclear
-            && skipped.iter().chain(&self.expected_answers).any(|due| due.before.is_some());
+        let is_lost =
+            failure.is_unclear && skipped.iter().chain(&self.expected.queue).any(|due| due.before.is_some());
         for ExpectedAnswer { request, before, undo, .. } in skipped.into_iter().rev() {
             match before {
                 Some(before) if failed == Some(request) && !failure.is_malformed => self.fail(before),
@@ -796,16 +712,6 @@ impl Statements {
             self.server.lose_unnamed();
         }
         told
-    }
-
-    /// Syncs in front that a COPY has swallowed, or may have, will not be answered.
-    fn drop_swallowed(&mut self, failed: Option<u64>) {
-        while let Some(front) = self.expected_answers.front()
-            && front.kind.is_sync()
-            && failed.is_none_or(|failed| front.request < failed)
-        {
-            self.expected_answers.pop_front();
-        }
     }
 
     /// The request was skipped, or could not be read.
@@ -836,30 +742,30 @@ impl Statements {
                 .filter_map(|due| due.undo.as_deref())
                 .any(|later| later.not_made == Some(key))
         };
-        if let Some(key) = undo.not_made.filter(|&key| !is_made_later(&self.expected_answers, key)) {
+        if let Some(key) = undo.not_made.filter(|&key| !is_made_later(&self.expected.queue, key)) {
             self.server.known.remove(&key);
         }
         // It may have been there before or not.
-        if let Some(key) = undo.not_closed.filter(|&key| !is_made_later(&self.expected_answers, key)) {
+        if let Some(key) = undo.not_closed.filter(|&key| !is_made_later(&self.expected.queue, key)) {
             self.server.known.remove(&key);
             self.server.doubted.insert(key);
         }
         let Some((name, before)) = undo.name else { return };
-        self.forget_name(&name);
+        self.names.forget(&name);
         if let Some(prepared) = before {
-            self.give_name(name, prepared);
+            self.names.give(name, prepared);
         }
     }
 
     /// ReadyForQuery came. `silent`: no other answer is owed.
     pub(super) fn on_ready(&mut self, silent: bool) -> ForwardAs {
         if silent {
-            self.expected_answers.clear();
+            self.expected.queue.clear();
             self.unnamed.settle_all();
             return ForwardAs::AsItCame;
         }
-        while let Some(due) = self.expected_answers.pop_front() {
-            self.settle(due.before);
+        while let Some(due) = self.expected.queue.pop_front() {
+            self.unnamed.settle_request(due.before);
             match due.kind {
                 Kind::SwallowedSync => return ForwardAs::Nothing,
                 Kind::Sync | Kind::Call => return ForwardAs::AsItCame,
@@ -882,7 +788,7 @@ impl Statements {
     /// are gone, even if that request is skipped.
     fn all_deallocated(&mut self) {
         let (mut keys, mut names) = (Vec::new(), Vec::new());
-        for undo in self.expected_answers.iter_mut().filter_map(|due| due.undo.as_deref_mut()) {
+        for undo in self.expected.queue.iter_mut().filter_map(|due| due.undo.as_deref_mut()) {
             keys.extend(undo.not_made);
             undo.not_closed = None;
             match &mut undo.name {
@@ -892,8 +798,8 @@ impl Statements {
             }
         }
         self.server.known.retain(|key, _| keys.contains(key));
-        for name in self.names.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>() {
-            self.forget_name(&name);
+        for name in self.names.map.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>() {
+            self.names.forget(&name);
         }
     }
 }

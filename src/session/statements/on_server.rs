@@ -55,8 +55,8 @@ impl OnServer {
         self.doubted.extend(keys.iter().filter(|key| !self.known.contains_key(key)));
     }
 
-    /// Statements are no longer used: they were prepared for a schema that has changed.
-    pub(super) fn doubt_all(&mut self) {
+    /// Statements that were made before may mean something else now: each is made again before it is used.
+    pub(in crate::session) fn doubt_all(&mut self) {
         self.doubted.extend(self.known.drain().map(|(key, _)| key));
     }
 

@@ -27,6 +27,14 @@ pub(super) enum Text {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark(u64);
 
+/// The unnamed statement before a request that replaces it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    /// The client's; `None`: the request is one of ours, which changes the server's statement and nothing
+    /// else.
+    pub(super) client: Option<Mark>,
+}
+
 #[derive(Debug, Default)]
 struct Version {
     serial: u64,
@@ -95,6 +103,13 @@ impl Unnamed {
         while self.past.front().is_some_and(|version| version.serial <= before.0) {
             let version = self.past.pop_front();
             self.recycle(version);
+        }
+    }
+
+    /// A request was carried out; `before` is set if it changed the unnamed statement.
+    pub(super) fn settle_request(&mut self, before: Option<Before>) {
+        if let Some(mark) = before.and_then(|before| before.client) {
+            self.settle(mark);
         }
     }
 

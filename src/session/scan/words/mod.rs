@@ -1,7 +1,7 @@
 //! The words of SQL itself: keywords, and the functions of `pg_catalog`, each with what it may do.
 //!
 //! Owns the lists in `words/`, and a table that finds a word in a few steps. Names that a database has
-//! defined itself are in [`Names`](super::judge::Names).
+//! defined itself are in [`Names`](super::Names).
 //!
 //! # Why
 //! A built-in function is harmless only if it is on the list of harmless ones. A test compares the lists with

@@ -11,8 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::element;
-use super::reading::add;
-use super::trees::{Classes, Computed, computed};
+use super::trees::{BY_TIME, Classes, Computed, computed};
 use crate::session::scan::{self, Effects, Kept, Used};
 
 type Name = Box<[u8]>;
@@ -65,10 +64,6 @@ pub(super) struct Keeping {
 
 /// The longest operator name in PostgreSQL (`NAMEDATALEN` - 1).
 const OPERATOR_BYTES_MAX: usize = 63;
-
-/// The effects of a value that depends on the time, and so is right for no other client: as if the client had
-/// settings of its own.
-pub(super) const BY_TIME: Effects = Effects::BY_VALUES.with(Effects::VALUES);
 
 impl Keeping {
     pub(super) fn twice(&mut self, name: &[u8], kind: &str) {
@@ -373,5 +368,23 @@ impl Keeping {
             }
         }
         reached
+    }
+}
+
+/// Gives a name more effects; if that adds any, the name is listed in `changed`.
+pub(super) fn add(
+    known: &mut HashMap<Box<[u8]>, Effects>,
+    name: &[u8],
+    effects: Effects,
+    changed: &mut Vec<Box<[u8]>>,
+) {
+    if !known.contains_key(name) {
+        known.insert(name.into(), Effects::NONE);
+    }
+    if let Some(own) = known.get_mut(name)
+        && *own | effects != *own
+    {
+        *own |= effects;
+        changed.push(name.into());
     }
 }

@@ -27,12 +27,13 @@ mod verdicts;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use self::question::CATALOGUE;
 pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, sql};
 use self::reading::Reading;
 use self::verdicts::Verdicts;
-use super::snapshot::{Fields, Rows, SnapshotError};
+use super::rows::{Fields, Rows, SnapshotError};
 use crate::session::scan::{self, Backslashes, Effects, Names, OpaqueNames, Verdict};
 
 /// Shared by the sessions of a database on one worker.
@@ -109,6 +110,10 @@ impl HintsCell {
         Arc::clone(self.answer.get_or_init(|| hints))
     }
 }
+
+/// What functions of a database do to its sessions is read again after this time: another client may have
+/// redefined them.
+pub(in crate::session) const HINTS_MAX: Duration = Duration::from_secs(10);
 
 /// The newest major with all of its functions on a list.
 const MAJOR_KNOWN_MAX: u32 = 18;

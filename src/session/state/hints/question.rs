@@ -1,6 +1,6 @@
 //! The question for what a database has defined, and two cheap ones for whether that has changed.
 
-use super::super::snapshot::expand;
+use super::super::rows::expand;
 use crate::session::scan;
 
 /// Counts rows that were inserted into and updated in these catalogues; those of the session's own

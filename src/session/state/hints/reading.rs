@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::snapshot::{Fields, SnapshotError};
+use super::super::rows::{Fields, SnapshotError};
 use super::Hints;
-use super::keeping::Keeping;
+use super::keeping::{Keeping, add};
 use crate::session::scan::{
     self, Backslashes, Dialect, Effects, Finding, Meaning, Names, SettingName, judge_body,
 };
@@ -377,24 +377,6 @@ impl Reading {
         self.functions.retain(|name| !hints.names.contains_key(name));
         hints.functions = self.functions;
         hints
-    }
-}
-
-/// Gives a name more effects; if that adds any, the name is listed in `changed`.
-pub(super) fn add(
-    known: &mut HashMap<Box<[u8]>, Effects>,
-    name: &[u8],
-    effects: Effects,
-    changed: &mut Vec<Box<[u8]>>,
-) {
-    if !known.contains_key(name) {
-        known.insert(name.into(), Effects::NONE);
-    }
-    if let Some(own) = known.get_mut(name)
-        && *own | effects != *own
-    {
-        *own |= effects;
-        changed.push(name.into());
     }
 }
 

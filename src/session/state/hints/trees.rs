@@ -11,8 +11,11 @@
 
 use std::collections::HashMap;
 
-use super::keeping::BY_TIME;
 use crate::session::scan::{self, Effects};
+
+/// The effects of a value that depends on the time, and so is right for no other client: as if the client had
+/// settings of its own.
+pub(super) const BY_TIME: Effects = Effects::BY_VALUES.with(Effects::VALUES);
 
 /// What PostgreSQL does with a call that has only constants as arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

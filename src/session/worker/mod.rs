@@ -1,36 +1,34 @@
 //! A worker: one thread, one event loop, the sessions that were handed to it.
 //!
-//! Owns the thread's event loop, the scratch buffer that its sessions borrow, and the wakers of all sessions,
-//! for when the process stops. A session never leaves its worker.
+//! Owns what its sessions share: the scratch buffer that they borrow, the wakers of all of them, for when the
+//! process stops, and the connections that outlive a session. [`run`] is its thread. A session never leaves
+//! its worker.
 //!
 //! # Why
 //! Measured on one machine: a bare relay on a work-stealing runtime costs half as much CPU again as on a
 //! thread of its own for each core. What sessions share they share within a thread, so neither it nor the
 //! loop that runs them needs a lock.
 
+mod thread;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
-use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Semaphore, oneshot};
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio::sync::Semaphore;
 
-use super::accept::listeners::{AcceptLoop, NewClient};
+pub(super) use self::thread::run;
+use super::DataPlaneShared;
 use super::limits::{self, LimitsCache, Terms, Watch};
 use super::migrate::closing::ClosingConnections;
-use super::pool::reuse::Kept;
+use super::pool::kept::Kept;
 use super::pool::{Catalogue, DatabasePool, PoolParts};
 use super::state::HintsCell;
 use super::statements::Texts;
 use super::turn_clock::TurnClock;
-use super::{Begun, DataPlaneShared, serve};
 use crate::backend::{Parameters, SharedParameters};
-use crate::event_loop::{self, TaskGroup};
 use crate::model::DatabaseId;
 use crate::route::Route;
 
@@ -46,38 +44,6 @@ const WARMERS_MAX: usize = 4;
 /// Sessions of a worker that ask for their state at the same time, while the gate holds all clients: few
 /// enough that each server answers soon, and enough that no worker waits for a single answer.
 const ASKERS_MAX: usize = 8;
-
-/// A command to a worker.
-pub(super) enum WorkerCommand {
-    Receive(Box<NewClient>),
-    /// Accept clients as well.
-    Accept(AcceptLoop, Begun),
-    /// End every session at its next boundary, and all that are left after `drain`. Answered when none is
-    /// left.
-    Stop {
-        drain: Duration,
-        stopped: oneshot::Sender<()>,
-    },
-}
-
-/// One session's share of a worker's load.
-pub(super) struct LoadToken {
-    counter: Arc<AtomicUsize>,
-    _present: TaskTrackerToken,
-}
-
-impl LoadToken {
-    pub(super) fn take(counter: &Arc<AtomicUsize>, present: TaskTrackerToken) -> LoadToken {
-        counter.fetch_add(1, Ordering::Relaxed);
-        LoadToken { counter: Arc::clone(counter), _present: present }
-    }
-}
-
-impl Drop for LoadToken {
-    fn drop(&mut self) {
-        self.counter.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// What the sessions of one thread share.
 #[derive(Debug)]
@@ -97,7 +63,7 @@ pub(super) struct Worker {
     /// Limits the questions for a state inside a hold.
     pub(super) askers: Arc<Semaphore>,
     /// Connections that sessions have replaced, to be closed.
-    pub(super) closing: ClosingConnections,
+    pub(super) closing: Rc<ClosingConnections>,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
     hints: RefCell<HashMap<DatabaseId, Arc<HintsCell>>>,
     parameters: RefCell<SharedParameters>,
@@ -108,10 +74,6 @@ pub(super) struct Worker {
     /// Statements of clients with lent connections.
     pub(super) texts: RefCell<Texts>,
 }
-
-/// What functions of a database do to its sessions is read again after this time: another client may have
-/// redefined them.
-pub(super) const HINTS_MAX: Duration = Duration::from_secs(10);
 
 /// While this lives, the session is woken when the worker stops.
 #[derive(Debug)]
@@ -133,7 +95,7 @@ impl Worker {
             next_session: Cell::new(0),
             warmers: Arc::new(Semaphore::new(WARMERS_MAX)),
             askers: Arc::new(Semaphore::new(ASKERS_MAX)),
-            closing: ClosingConnections::default(),
+            closing: Rc::default(),
             hints: RefCell::default(),
             parameters: RefCell::default(),
             pools: RefCell::default(),
@@ -245,70 +207,5 @@ impl Worker {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.worker.wakers.borrow_mut().remove(&self.session);
-    }
-}
-
-/// The worker's thread: returns when told to stop, or when every sender has been dropped.
-pub(super) fn run(
-    index: usize,
-    plane: Arc<DataPlaneShared>,
-    commands: UnboundedReceiver<WorkerCommand>,
-    begun: Begun,
-) -> std::io::Result<()> {
-    let worker = Rc::new(Worker::new(index, plane));
-    let clock = Rc::clone(&worker);
-    let working = async move {
-        let _ = begun.send(());
-        work(worker, commands).await;
-    };
-    event_loop::run(working, || clock.clock.forget())
-}
-
-async fn work(worker: Rc<Worker>, mut commands: UnboundedReceiver<WorkerCommand>) {
-    let sessions = TaskGroup::default();
-    let mut look = tokio::time::interval(limits::LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        // Both branches are cancel-safe: a message stays in the channel.
-        tokio::select! {
-            command = commands.recv() => match command {
-                Some(WorkerCommand::Receive(arrival)) => {
-                    sessions.spawn(serve::incoming(Rc::clone(&worker), arrival));
-                }
-                Some(WorkerCommand::Accept(accept_loop, begun)) => {
-                    event_loop::spawn(async move {
-                        if let Err(error) = accept_loop.serve(begun).await {
-                            tracing::error!(%error, "clients cannot be accepted");
-                        }
-                    });
-                }
-                Some(WorkerCommand::Stop { drain, stopped }) => {
-                    drain_sessions(&worker, &sessions, drain).await;
-                    worker.pools.take().values().for_each(|database_pool| database_pool.close_all());
-                    worker.kept.close_all();
-                    worker.closing.close_all();
-                    let _ = stopped.send(());
-                    return;
-                }
-                None => return,
-            },
-            _ = look.tick() => {
-                worker.look_at_clocks();
-                match worker.takes_clients() {
-                    true => worker.kept.tidy(worker.plane.pool.idle_time_max),
-                    false => worker.kept.close_all(),
-                }
-            }
-        }
-    }
-}
-
-async fn drain_sessions(worker: &Worker, sessions: &TaskGroup, drain: Duration) {
-    worker.stop();
-    worker.kept.close_all();
-    if tokio::time::timeout(drain, sessions.emptied()).await.is_err() {
-        tracing::warn!(worker = worker.index, left = sessions.len(), "sessions did not end in time");
-        sessions.abort_all();
-        sessions.emptied().await;
     }
 }
