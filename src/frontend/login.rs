@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::access::{Access, Attempt, Policy};
 use super::channel::Channel;
 use super::opening::Startup;
-use super::prove::{self, Prover};
+use super::prove::{self, Prover, Secret};
 use super::{Frontend, FrontendError, current, rules};
 use crate::auth::Proof;
 use crate::auth::hba::{Method, Rule};
@@ -42,15 +42,6 @@ struct Known {
     route: Arc<Route>,
     login: Arc<Login>,
     secret: Secret,
-}
-
-/// What the system stores of a role's password.
-pub(super) enum Secret {
-    Scram(Verifier),
-    Md5(Md5Secret),
-    /// For a login that must fail: made up, or the role's verifier of another database. No password matches
-    /// it.
-    Decoy(Verifier),
 }
 
 /// Up to AuthenticationOk, which is built and not yet sent.

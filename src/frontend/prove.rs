@@ -15,12 +15,20 @@ use zeroize::Zeroizing;
 use super::FrontendError;
 use super::access::Attempt;
 use super::channel::Channel;
-use super::login::Secret;
 use crate::auth::hba::Method;
 use crate::auth::md5::Md5Secret;
 use crate::auth::scram::{ITERATIONS_DEFAULT, Nonce, Offer, ScramError, ServerLogin, Verifier};
 use crate::auth::{ClientKeys, Proof};
 use crate::wire::message::{backend, frontend};
+
+/// What the system stores of a role's password.
+pub(super) enum Secret {
+    Scram(Verifier),
+    Md5(Md5Secret),
+    /// For a login that must fail: made up, or the role's verifier of another database. No password matches
+    /// it.
+    Decoy(Verifier),
+}
 
 /// One client's authentication exchange.
 pub(super) struct Prover<'a> {

@@ -6,15 +6,12 @@ use std::num::NonZeroU32;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::verifier::SaltedKeys;
+use super::verifier::Derivation;
 use super::{
     Attributes, BINDING_HEADER, Nonce, Offer, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramError, decode,
     decode_key, hmac_sha256, same, xor,
 };
 use crate::auth::{ClientKeys, KEY_BYTES, sha256};
-
-/// The most rounds of PBKDF2 that we compute for a server. PostgreSQL's default is 4096.
-const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// The chosen mechanism and the first message.
 #[derive(Debug)]
@@ -106,28 +103,6 @@ impl Challenge {
         let proof = STANDARD.encode(xor(&keys.client_key, &signature));
         let expected = hmac_sha256(&keys.server_key, self.message.as_bytes());
         (format!("{},p={proof}", self.without_proof), AwaitOutcome { expected })
-    }
-}
-
-/// PBKDF2 over a password: takes milliseconds, so it runs where blocking is allowed.
-#[derive(Debug, Clone)]
-pub struct Derivation {
-    salt: Vec<u8>,
-    iterations: NonZeroU32,
-}
-
-impl Derivation {
-    /// Fails above `ITERATIONS_MAX`.
-    pub(super) fn new(salt: Vec<u8>, iterations: NonZeroU32) -> Result<Derivation, ScramError> {
-        match iterations.get() > ITERATIONS_MAX {
-            true => Err(ScramError::Iterations(u64::from(iterations.get()))),
-            false => Ok(Derivation { salt, iterations }),
-        }
-    }
-
-    pub fn keys(&self, password: &str) -> ClientKeys {
-        SaltedKeys::derive(password, &self.salt, self.iterations)
-            .into_client_keys(&self.salt, self.iterations)
     }
 }
 

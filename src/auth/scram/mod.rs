@@ -28,9 +28,9 @@ use bytes::Bytes;
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
-pub use client::{AwaitChallenge, AwaitOutcome, Challenge, ClientLogin, Derivation};
+pub use client::{AwaitChallenge, AwaitOutcome, Challenge, ClientLogin};
 pub use server::{AwaitFinal, MockSecret, ServerLogin};
-pub use verifier::{ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier, VerifierError};
+pub use verifier::{Derivation, ITERATIONS_DEFAULT, SALT_BYTES_DEFAULT, Verifier, VerifierError};
 
 use super::KEY_BYTES;
 use crate::error::{Blame, Explain, Retry, SqlState};

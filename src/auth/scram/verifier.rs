@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::pbkdf2;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Derivation, ScramError, decode, decode_key, hmac_sha256, same, xor};
+use super::{ScramError, decode, decode_key, hmac_sha256, same, xor};
 use crate::auth::{ClientKeys, Fingerprint, KEY_BYTES, sha256};
 
 /// PostgreSQL's default of `scram_iterations`.
@@ -17,6 +17,9 @@ pub const ITERATIONS_DEFAULT: u32 = 4096;
 pub const SALT_BYTES_DEFAULT: usize = 16;
 /// The longest salt accepted, in bytes: a bound. No known system writes a longer one.
 const SALT_BYTES_MAX: usize = 512;
+
+/// The most rounds of PBKDF2 that we compute for a server. PostgreSQL's default is 4096.
+const ITERATIONS_MAX: u32 = 1_000_000;
 
 const PREFIX: &str = "SCRAM-SHA-256$";
 
@@ -100,6 +103,28 @@ impl fmt::Display for Verifier {
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier").field("iterations", &self.iterations).finish_non_exhaustive()
+    }
+}
+
+/// PBKDF2 over a password: takes milliseconds, so it runs where blocking is allowed.
+#[derive(Debug, Clone)]
+pub struct Derivation {
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+}
+
+impl Derivation {
+    /// Fails above `ITERATIONS_MAX`.
+    pub(super) fn new(salt: Vec<u8>, iterations: NonZeroU32) -> Result<Derivation, ScramError> {
+        match iterations.get() > ITERATIONS_MAX {
+            true => Err(ScramError::Iterations(u64::from(iterations.get()))),
+            false => Ok(Derivation { salt, iterations }),
+        }
+    }
+
+    pub fn keys(&self, password: &str) -> ClientKeys {
+        SaltedKeys::derive(password, &self.salt, self.iterations)
+            .into_client_keys(&self.salt, self.iterations)
     }
 }
 

@@ -208,8 +208,3 @@ fn details(progress: &Progress) -> String {
         activity => format!("{activity} | {application}"),
     }
 }
-
-/// `12.3 ms`
-pub(super) fn millis(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
-}

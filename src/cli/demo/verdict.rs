@@ -8,7 +8,6 @@ use tokio_postgres::{Client, Error};
 
 use super::digest::Digests;
 use super::load::{Distribution, Entries, TOTAL_BALANCE};
-use super::tell::millis;
 
 /// One line of the verdict.
 #[derive(Debug, Clone, Serialize)]
@@ -155,6 +154,11 @@ fn counts(values: &[i64]) -> HashMap<i64, usize> {
 
 fn repeated(values: &[i64]) -> usize {
     counts(values).values().filter(|count| **count > 1).count()
+}
+
+/// `12.3 ms`
+pub(super) fn millis(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
 }
 
 #[cfg(test)]

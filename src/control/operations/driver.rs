@@ -13,11 +13,13 @@ use crate::error::Explain;
 use crate::model::Failure;
 
 use super::journal::Journal;
-use super::supervisor::AGAIN_AFTER;
 use super::{
     Act, Action, Boundary, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture,
     StepName, TakeUp,
 };
+
+/// Interval between attempts after the store or a task has failed.
+pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The task of one operation.
 pub(super) struct Driver<O: Operation> {

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -12,11 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, Change};
 
-use super::driver::Driver;
+use super::driver::{AGAIN_AFTER, Driver};
 use super::{Clock, IdOf, Operation, Recorded, RequestOf};
-
-/// Interval between attempts after the store or a task has failed.
-pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The running operations of one kind. Dropping it leaves each where it is; the next start resumes them.
 #[derive(Debug)]

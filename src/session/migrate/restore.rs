@@ -26,7 +26,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::session::state::{AdvisoryLock, LockKey, SessionState, Statement, TEXT_SEARCH, TypeName, Unnamed};
+use crate::session::state::{
+    AdvisoryLock, LockKey, PreparedStatement, SessionState, TEXT_SEARCH, TypeName, Unnamed,
+};
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
 
@@ -47,7 +49,7 @@ pub(in crate::session) enum Step<'a> {
     Deallocate(&'a str),
     /// `None` is RESET. Role and session authorization are settings, too.
     Set(&'a str, Option<&'a str>),
-    Prepare(&'a str, &'a Statement),
+    Prepare(&'a str, &'a PreparedStatement),
     Listen(&'a str),
     Lock(AdvisoryLock),
     /// Does not wait.
@@ -181,8 +183,8 @@ pub(in crate::session) type Types = BTreeMap<String, u32>;
 /// The named types that a state needs.
 pub(in crate::session) fn type_names(state: &SessionState) -> impl Iterator<Item = &String> {
     let statements = state.statements.values().flat_map(|statement| match statement {
-        Statement::Protocol { types, .. } => types.as_slice(),
-        Statement::Sql { .. } => &[],
+        PreparedStatement::Protocol { types, .. } => types.as_slice(),
+        PreparedStatement::Sql { .. } => &[],
     });
     let unnamed = state.unnamed.iter().flat_map(|unnamed| &unnamed.types);
     statements.chain(unnamed).filter_map(|name| match name {
@@ -224,10 +226,10 @@ fn encode_step(out: &mut BytesMut, step: &Step<'_>, types: &Types) {
             execute(out, "SELECT pg_catalog.set_config($1, $2, false)", &[TEXT_OID; 2], &values);
         }
         Step::Deallocate(name) => frontend::close(out, Target::Statement, name.as_bytes()),
-        Step::Prepare(name, Statement::Protocol { sql, types }) => {
+        Step::Prepare(name, PreparedStatement::Protocol { sql, types }) => {
             frontend::parse(out, name.as_bytes(), sql.as_bytes(), &oids(types));
         }
-        Step::Prepare(_, Statement::Sql { sql }) => execute(out, sql, &[], &[]),
+        Step::Prepare(_, PreparedStatement::Sql { sql }) => execute(out, sql, &[], &[]),
         Step::Unnamed(unnamed) => frontend::parse(out, b"", &unnamed.sql, &oids(&unnamed.types)),
         Step::CloseUnnamed => frontend::close(out, Target::Statement, b""),
         Step::Listen(channel) => execute(out, &format!("LISTEN {}", quoted(channel)), &[], &[]),
@@ -294,7 +296,8 @@ mod tests {
         new.settings.insert("work_mem".to_owned(), "64MB".to_owned());
         new.session_user = "bob".to_owned();
         new.role = "reader".to_owned();
-        new.statements.insert("s".to_owned(), Statement::Sql { sql: "PREPARE s AS SELECT 1".to_owned() });
+        new.statements
+            .insert("s".to_owned(), PreparedStatement::Sql { sql: "PREPARE s AS SELECT 1".to_owned() });
         new.channels.insert("c".to_owned());
         let expected = [
             "Begin(0ns)",

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use crate::backend::{Reply, ServerConnection};
 use crate::event_loop;
 use crate::session::scan::{MemoryReads, memory_reads};
-use crate::session::state::{Hints, Statement, unhex};
+use crate::session::state::{Hints, PreparedStatement, unhex};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_parse, tag as request};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
 
@@ -174,7 +174,7 @@ pub(in crate::session) struct Parting {
     answer: RefCell<Option<Memory>>,
     told: Notify,
     /// Statements that ask for drawn values, once it is known that there are any.
-    statements: RefCell<BTreeMap<String, Statement>>,
+    statements: RefCell<BTreeMap<String, PreparedStatement>>,
     /// What the database's functions do.
     hints: Option<Arc<Hints>>,
 }
@@ -182,7 +182,7 @@ pub(in crate::session) struct Parting {
 impl Parting {
     pub(in crate::session) fn of(
         connection: Box<ServerConnection>,
-        statements: BTreeMap<String, Statement>,
+        statements: BTreeMap<String, PreparedStatement>,
         hints: Option<Arc<Hints>>,
     ) -> Parting {
         Parting {
@@ -257,9 +257,9 @@ impl Parting {
     }
 }
 
-fn text_of(statement: &Statement) -> &[u8] {
+fn text_of(statement: &PreparedStatement) -> &[u8] {
     match statement {
-        Statement::Protocol { sql, .. } | Statement::Sql { sql } => sql.as_bytes(),
+        PreparedStatement::Protocol { sql, .. } | PreparedStatement::Sql { sql } => sql.as_bytes(),
     }
 }
 

@@ -21,8 +21,8 @@ use super::restore::{LockPatience, Step, Types, encode, oids_of, steps, type_nam
 use crate::backend::{ConnectError, ConnectRequest, QueryError, Reply, ServerConnection, connect};
 use crate::error::{Blame, Explain, Retry, SqlState};
 use crate::session::state::{
-    Hints, HintsCell, Residue, SessionState, SnapshotError, StateTracker, Statement, TIMEOUT_TOO_SHORT,
-    snapshot,
+    Hints, HintsCell, PreparedStatement, Residue, SessionState, SnapshotError, StateTracker,
+    TIMEOUT_TOO_SHORT, snapshot,
 };
 use crate::tls::Connector;
 use crate::wire::message::backend::{ErrorFields, tag};
@@ -292,7 +292,7 @@ impl Twin {
     }
 
     /// Its prepared statements, for the caller that takes its connection.
-    pub(in crate::session) fn take_statements(&mut self) -> BTreeMap<String, Statement> {
+    pub(in crate::session) fn take_statements(&mut self) -> BTreeMap<String, PreparedStatement> {
         std::mem::take(&mut self.state.statements)
     }
 

@@ -31,7 +31,7 @@ use crate::model::RouteRecord;
 use crate::session::cancel::registry::{CancelTarget, CurrentTarget};
 use crate::session::migrate::restore::LockPatience;
 use crate::session::migrate::twin::TwinError;
-use crate::session::state::{Hints, Residue, SessionState, StateTracker, Statement};
+use crate::session::state::{Hints, PreparedStatement, Residue, SessionState, StateTracker};
 use crate::session::statements::{PREFIX, ParseContext, Schema, Statements, Texts, digest};
 use crate::wire::exchange::Exchange;
 use crate::wire::frame::Piece;
@@ -191,8 +191,10 @@ impl PooledClient {
         state.statements.retain(|name, statement| {
             let Some(key) = name.strip_prefix(PREFIX) else { return true };
             match statement {
-                Statement::Protocol { .. } => made_by_parse.extend(u128::from_str_radix(key, 16).ok()),
-                Statement::Sql { .. } => {
+                PreparedStatement::Protocol { .. } => {
+                    made_by_parse.extend(u128::from_str_radix(key, 16).ok())
+                }
+                PreparedStatement::Sql { .. } => {
                     pins.insert(format!("prepared statement \"{name}\", a name that Freehold uses itself"));
                 }
             }

@@ -3,7 +3,7 @@
 //! are not reported.
 
 use super::lexer::{Lexer, Token};
-use super::{Finding, SettingName};
+use super::{ScanFinding, SettingName};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOperation {
@@ -71,12 +71,12 @@ impl LockFunction {
 
 /// Reports the calls of a SELECT that does nothing but lock: `SELECT f(..) [[AS] a] [, ...]` or
 /// `SELECT * FROM f(..)`. `false`: it is not of that shape, and nothing was reported.
-pub(super) fn told(lexer: Lexer<'_>, statement: u16, sink: &mut dyn FnMut(Finding)) -> bool {
+pub(super) fn told(lexer: Lexer<'_>, statement: u16, sink: &mut dyn FnMut(ScanFinding)) -> bool {
     const CALLS_MAX: usize = 8;
     let mut calls: [Option<LockCall>; CALLS_MAX] = [None; CALLS_MAX];
     let found = Shape { lexer }.select(statement, &mut calls).is_some() && calls[0].is_some();
     if found {
-        calls.into_iter().flatten().for_each(|call| sink(Finding::Lock(call)));
+        calls.into_iter().flatten().for_each(|call| sink(ScanFinding::Lock(call)));
     }
     found
 }
@@ -302,7 +302,7 @@ fn is_plain_type(word: &[u8]) -> bool {
 
 /// Reports the setting that a `set_config(` names. The lexer stands before the parenthesis. `is_prepared`: it
 /// runs later, with parameters that are not seen.
-pub(super) fn set_config(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(Finding)) {
+pub(super) fn set_config(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(ScanFinding)) {
     lexer.next();
     set_config_of(lexer, is_prepared, sink);
 }
@@ -310,25 +310,27 @@ pub(super) fn set_config(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn
 /// Whether what a `set_config` sets is known from its text. The lexer stands behind the parenthesis.
 pub(super) fn is_set_by_name(lexer: Lexer<'_>) -> bool {
     let mut is_known = true;
-    set_config_of(lexer, true, &mut |finding| is_known &= matches!(finding, Finding::Setting(_)));
+    set_config_of(lexer, true, &mut |finding| is_known &= matches!(finding, ScanFinding::Setting(_)));
     is_known
 }
 
-fn set_config_of(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(Finding)) {
+fn set_config_of(mut lexer: Lexer<'_>, is_prepared: bool, sink: &mut dyn FnMut(ScanFinding)) {
     let Some(name) = argument(&mut lexer) else {
-        return sink(Finding::SettingComputed);
+        return sink(ScanFinding::SettingComputed);
     };
     match name.value {
-        Some(Token::Text(text)) if text.eq_ignore_ascii_case(b"seed") => sink(Finding::Foreign(super::SEED)),
+        Some(Token::Text(text)) if text.eq_ignore_ascii_case(b"seed") => {
+            sink(ScanFinding::Foreign(super::SEED))
+        }
         Some(Token::Text(text)) => match SettingName::of(text) {
-            SettingName::Custom(name) => sink(Finding::Setting(name)),
+            SettingName::Custom(name) => sink(ScanFinding::Setting(name)),
             SettingName::Listed => {}
             // It may contain escapes.
-            SettingName::Odd => sink(Finding::SettingComputed),
+            SettingName::Odd => sink(ScanFinding::SettingComputed),
         },
-        Some(Token::Parameter(number)) if !is_prepared => sink(Finding::SettingParameter(number)),
+        Some(Token::Parameter(number)) if !is_prepared => sink(ScanFinding::SettingParameter(number)),
         _ if is_local(&mut lexer) => {}
-        _ => sink(Finding::SettingComputed),
+        _ => sink(ScanFinding::SettingComputed),
     }
 }
 
@@ -339,12 +341,12 @@ pub(super) fn is_for_transaction(mut lexer: Lexer<'_>) -> bool {
 }
 
 /// Reports the setting that a `current_setting(` names, where it is literal.
-pub(super) fn current_setting(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(Finding)) {
+pub(super) fn current_setting(mut lexer: Lexer<'_>, sink: &mut dyn FnMut(ScanFinding)) {
     lexer.next();
     if let Some(Argument { value: Some(Token::Text(text)), .. }) = argument(&mut lexer)
         && let SettingName::Custom(name) = SettingName::of(text)
     {
-        sink(Finding::Setting(name));
+        sink(ScanFinding::Setting(name));
     }
 }
 

@@ -47,7 +47,7 @@ pub use lexer::Backslashes;
 
 /// How a statement can touch the state of its session, by its first word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Effect {
+pub enum StatementEffect {
     /// Transaction control, SHOW, NOTIFY and the like: nothing that outlives the transaction.
     #[default]
     None,
@@ -59,7 +59,7 @@ pub enum Effect {
 
 /// A part of the state that PostgreSQL cannot be asked for later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
+pub enum ScanFinding {
     /// The text names this custom setting: it sets it, reads it, or may set it.
     Setting(String),
     /// `set_config($n, ...)`: the name is the parameter's value.
@@ -86,7 +86,7 @@ pub enum Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Scan {
     /// The strongest effect of its statements.
-    pub effect: Effect,
+    pub effect: StatementEffect,
     /// Statements in it, without empty ones: the number of CommandCompletes that answer a simple Query.
     pub statements: u16,
     /// It sets something until the end of the transaction.
@@ -94,7 +94,7 @@ pub struct Scan {
 }
 
 /// Reads `sql` and calls `sink` for each finding, in the order of the text.
-pub fn scan(sql: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) -> Scan {
+pub fn scan(sql: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(ScanFinding)) -> Scan {
     Scanner { sink, backslashes, scan: Scan::default(), depth: 0 }.run(sql)
 }
 
@@ -105,7 +105,7 @@ pub fn is_classified(function: &str) -> bool {
 }
 
 /// Reads the body of a function, or of a DO block, for code that touches a session.
-pub(crate) fn scan_body(body: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(Finding)) {
+pub(crate) fn scan_body(body: &[u8], backslashes: Backslashes, sink: &mut dyn FnMut(ScanFinding)) {
     Scanner { sink, backslashes, scan: Scan::default(), depth: 1 }.text(body);
 }
 
@@ -286,21 +286,21 @@ const VERB_BYTES_MAX: usize = 10;
 /// The effect of a statement that begins with this word.
 ///
 /// COMMIT runs deferred triggers; FETCH and MOVE run the cursor's query; maintenance runs index expressions.
-/// What EXECUTE runs was read when it was prepared ([`Finding::Executes`]).
-fn effect_of(verb: &[u8]) -> Effect {
+/// What EXECUTE runs was read when it was prepared ([`ScanFinding::Executes`]).
+fn effect_of(verb: &[u8]) -> StatementEffect {
     let mut upper = [0; VERB_BYTES_MAX];
-    let Some(upper) = upper.get_mut(..verb.len()) else { return Effect::Changes };
+    let Some(upper) = upper.get_mut(..verb.len()) else { return StatementEffect::Changes };
     upper.copy_from_slice(verb);
     upper.make_ascii_uppercase();
     match &*upper {
         b"SELECT" | b"INSERT" | b"UPDATE" | b"DELETE" | b"COMMIT" | b"END" | b"WITH" | b"VALUES"
         | b"MERGE" | b"COPY" | b"FETCH" | b"MOVE" | b"TABLE" | b"TRUNCATE" | b"CALL" | b"EXECUTE"
         | b"ANALYZE" | b"VACUUM" | b"REFRESH" | b"REINDEX" | b"GRANT" | b"REVOKE" | b"COMMENT" => {
-            Effect::Runs
+            StatementEffect::Runs
         }
         b"BEGIN" | b"START" | b"SHOW" | b"SAVEPOINT" | b"RELEASE" | b"NOTIFY" | b"LOCK" | b"ROLLBACK"
-        | b"ABORT" | b"CHECKPOINT" => Effect::None,
-        _ => Effect::Changes,
+        | b"ABORT" | b"CHECKPOINT" => StatementEffect::None,
+        _ => StatementEffect::Changes,
     }
 }
 
@@ -336,7 +336,7 @@ enum Context {
 }
 
 struct Scanner<'s> {
-    sink: &'s mut dyn FnMut(Finding),
+    sink: &'s mut dyn FnMut(ScanFinding),
     backslashes: Backslashes,
     scan: Scan,
     depth: u8,
@@ -369,7 +369,7 @@ impl Scanner<'_> {
         let context = match verb.next() {
             Some(Token::Word(word)) => self.verb(word, *lexer),
             _ => {
-                self.raise(Effect::Changes);
+                self.raise(StatementEffect::Changes);
                 Context::Running
             }
         };
@@ -400,16 +400,16 @@ impl Scanner<'_> {
             };
         }
         if is(b"EXECUTE") {
-            (self.sink)(Finding::Executes);
+            (self.sink)(ScanFinding::Executes);
             return Context::Arguments;
         }
         if is(b"EXPLAIN") {
             // With ANALYZE, the EXECUTE that it may explain runs.
-            (self.sink)(Finding::Executes);
+            (self.sink)(ScanFinding::Executes);
             return Context::Running;
         }
         if is(b"LOAD") {
-            (self.sink)(Finding::Foreign("a library loaded by LOAD"));
+            (self.sink)(ScanFinding::Foreign("a library loaded by LOAD"));
         }
         match () {
             () if is(b"SET") || is(b"SHOW") => Context::Assigns,
@@ -421,25 +421,25 @@ impl Scanner<'_> {
         }
     }
 
-    fn raise(&mut self, effect: Effect) {
+    fn raise(&mut self, effect: StatementEffect) {
         self.scan.effect = self.scan.effect.max(effect);
     }
 
     fn word(&mut self, word: &[u8], lexer: &Lexer<'_>, context: Context) {
         let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
         if starts(word, b"pg_temp") {
-            self.raise(Effect::Changes);
+            self.raise(StatementEffect::Changes);
         }
         if (is(b"SET") || is(b"SHOW"))
             && matches!(context, Context::Assigns | Context::Block | Context::Stored)
         {
             let finding = set_name(*lexer).and_then(SettingName::finding);
             if let Some(finding) =
-                finding.filter(|finding| is(b"SET") || matches!(finding, Finding::Setting(_)))
+                finding.filter(|finding| is(b"SET") || matches!(finding, ScanFinding::Setting(_)))
             {
                 (self.sink)(finding);
             } else if is(b"SET") && sets_seed(*lexer) {
-                (self.sink)(Finding::Foreign(SEED));
+                (self.sink)(ScanFinding::Foreign(SEED));
             }
             return;
         }
@@ -450,7 +450,7 @@ impl Scanner<'_> {
 
     fn quoted(&mut self, name: &[u8], lexer: &Lexer<'_>, context: Context) {
         if starts(name, b"pg_temp") {
-            self.raise(Effect::Changes);
+            self.raise(StatementEffect::Changes);
         }
         if lexer.peek() == Some(Token::Symbol(b'(')) {
             self.call(name, lexer, context);
@@ -462,10 +462,10 @@ impl Scanner<'_> {
         if is(b"set_config") {
             match calls::is_for_transaction(*lexer) {
                 true => self.scan.sets_locally = true,
-                false => self.raise(Effect::Changes),
+                false => self.raise(StatementEffect::Changes),
             }
             if context == Context::Prepared {
-                (self.sink)(Finding::ChangePrepared);
+                (self.sink)(ScanFinding::ChangePrepared);
             }
             return calls::set_config(*lexer, context == Context::Prepared, self.sink);
         }
@@ -473,20 +473,20 @@ impl Scanner<'_> {
             return calls::current_setting(*lexer, self.sink);
         }
         if is(b"currval") || is(b"lastval") {
-            return (self.sink)(Finding::SequenceMemory);
+            return (self.sink)(ScanFinding::SequenceMemory);
         }
         if let Some((_, what)) = FOREIGN.iter().find(|(names, _)| names.iter().any(|name| is(name))) {
-            self.raise(Effect::Changes);
-            return (self.sink)(Finding::Foreign(what));
+            self.raise(StatementEffect::Changes);
+            return (self.sink)(ScanFinding::Foreign(what));
         }
         if calls::LockFunction::named(function).is_none() {
             return;
         }
-        self.raise(Effect::Changes);
+        self.raise(StatementEffect::Changes);
         match context {
             Context::Told | Context::Stored => {}
-            Context::Prepared => (self.sink)(Finding::LockPrepared),
-            _ => (self.sink)(Finding::LockUnclear),
+            Context::Prepared => (self.sink)(ScanFinding::LockPrepared),
+            _ => (self.sink)(ScanFinding::LockUnclear),
         }
     }
 
@@ -495,7 +495,7 @@ impl Scanner<'_> {
         if matches!(context, Context::Block | Context::Arguments)
             && let SettingName::Custom(name) = SettingName::of(body)
         {
-            return (self.sink)(Finding::Setting(name));
+            return (self.sink)(ScanFinding::Setting(name));
         }
         let is_code = matches!(context, Context::Block | Context::Stored) && mentions(body, b"set ");
         let is_state = mentions(body, b"set_config") || mentions(body, b"_advisory");
@@ -503,7 +503,7 @@ impl Scanner<'_> {
             return;
         }
         if self.depth == DEPTH_MAX {
-            return (self.sink)(Finding::LockUnclear);
+            return (self.sink)(ScanFinding::LockUnclear);
         }
         let before = self.scan;
         self.depth += 1;
@@ -511,7 +511,7 @@ impl Scanner<'_> {
             Context::Stored => self.stored(body),
             _ => {
                 self.text(body);
-                self.raise(Effect::Changes);
+                self.raise(StatementEffect::Changes);
             }
         }
         self.depth -= 1;
@@ -522,7 +522,7 @@ impl Scanner<'_> {
     fn stored(&mut self, body: &[u8]) {
         let outer = &mut *self.sink;
         let mut names_only = |finding| {
-            if matches!(finding, Finding::Setting(_)) {
+            if matches!(finding, ScanFinding::Setting(_)) {
                 outer(finding);
             }
         };
@@ -630,11 +630,11 @@ impl SettingName {
         }
     }
 
-    fn finding(self) -> Option<Finding> {
+    fn finding(self) -> Option<ScanFinding> {
         match self {
-            SettingName::Custom(name) => Some(Finding::Setting(name)),
+            SettingName::Custom(name) => Some(ScanFinding::Setting(name)),
             SettingName::Listed => None,
-            SettingName::Odd => Some(Finding::SettingComputed),
+            SettingName::Odd => Some(ScanFinding::SettingComputed),
         }
     }
 }

@@ -10,7 +10,7 @@
 use super::effects::Effects;
 use super::lexer::{Backslashes, Lexer, Token, is_name_byte, is_space};
 use super::words::{Meaning, meaning};
-use super::{Effect, effect_of, ends, proof, starts};
+use super::{StatementEffect, effect_of, ends, proof, starts};
 
 /// Bytes that may begin or end something that has to be checked.
 const LOOKED_AT: [bool; 256] = {
@@ -51,9 +51,9 @@ fn first_words(sql: &[u8]) -> Option<(Effects, usize)> {
         return None;
     }
     let effects = match effect_of(verb) {
-        Effect::None => Effects::NONE,
-        Effect::Runs => Effects::RUNS,
-        Effect::Changes => return None,
+        StatementEffect::None => Effects::NONE,
+        StatementEffect::Runs => Effects::RUNS,
+        StatementEffect::Changes => return None,
     };
     let is = |name: &[u8]| verb.eq_ignore_ascii_case(name);
     // COMMIT PREPARED runs nothing now, but changes definitions.

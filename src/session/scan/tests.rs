@@ -4,19 +4,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn findings(sql: &str) -> (Scan, Vec<Finding>) {
+fn findings(sql: &str) -> (Scan, Vec<ScanFinding>) {
     let mut found = Vec::new();
     let scan = scan(sql.as_bytes(), Backslashes::Literal, &mut |finding| found.push(finding));
     (scan, found)
 }
 
-fn effect(sql: &str) -> Effect {
+fn effect(sql: &str) -> StatementEffect {
     findings(sql).0.effect
 }
 
 fn settings(sql: &str) -> Vec<String> {
     let name = |finding| match finding {
-        Finding::Setting(name) => Some(name),
+        ScanFinding::Setting(name) => Some(name),
         _ => None,
     };
     let mut names: Vec<String> = findings(sql).1.into_iter().filter_map(name).collect();
@@ -26,7 +26,7 @@ fn settings(sql: &str) -> Vec<String> {
 
 fn locks(sql: &str) -> Vec<LockCall> {
     let call = |finding| match finding {
-        Finding::Lock(call) => Some(call),
+        ScanFinding::Lock(call) => Some(call),
         _ => None,
     };
     findings(sql).1.into_iter().filter_map(call).collect()
@@ -37,12 +37,12 @@ fn transaction_control_changes_nothing_and_queries_change_only_through_what_they
     for sql in
         ["BEGIN", "begin;", " START TRANSACTION READ ONLY", "rollback to a", "show all", "/*x*/ SAVEPOINT a"]
     {
-        assert_eq!(effect(sql), Effect::None, "{sql}");
+        assert_eq!(effect(sql), StatementEffect::None, "{sql}");
     }
     for sql in
         ["select 1", "(select 1)", "INSERT INTO t VALUES (1);\n", "commit", "with x as (select 1) table x"]
     {
-        assert_eq!(effect(sql), Effect::Runs, "{sql}");
+        assert_eq!(effect(sql), StatementEffect::Runs, "{sql}");
     }
 }
 
@@ -50,16 +50,19 @@ fn transaction_control_changes_nothing_and_queries_change_only_through_what_they
 fn quoted_names_of_functions_are_names_of_functions() {
     assert_eq!(locks("SELECT \"pg_catalog\".\"pg_advisory_lock\"(1)").len(), 1);
     assert_eq!(settings("SELECT \"set_config\"('a.b', 'x', false)"), ["a.b"]);
-    assert_eq!(effect("SELECT \"pg_catalog\".\"set_config\"('work_mem', '1MB', false)"), Effect::Changes);
-    assert_eq!(effect("INSERT INTO \"pg_temp\".t VALUES (1)"), Effect::Changes);
+    assert_eq!(
+        effect("SELECT \"pg_catalog\".\"set_config\"('work_mem', '1MB', false)"),
+        StatementEffect::Changes
+    );
+    assert_eq!(effect("INSERT INTO \"pg_temp\".t VALUES (1)"), StatementEffect::Changes);
 }
 
 #[test]
 fn an_argument_is_read_so_far_and_no_further() {
     let found =
         |tokens: usize| findings(&format!("SELECT pg_advisory_lock(1 {})", "+ 1 ".repeat(tokens / 2))).1;
-    assert!(matches!(found(60)[..], [Finding::Lock(_)]));
-    assert_eq!(found(70), [Finding::LockUnclear]);
+    assert!(matches!(found(60)[..], [ScanFinding::Lock(_)]));
+    assert_eq!(found(70), [ScanFinding::LockUnclear]);
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn what_is_not_on_a_list_is_taken_as_a_change() {
         "with a as (select set_config('work_mem', '1MB', false)) table a",
     ];
     for sql in cases {
-        assert_eq!(effect(sql), Effect::Changes, "{sql}");
+        assert_eq!(effect(sql), StatementEffect::Changes, "{sql}");
     }
 }
 
@@ -134,10 +137,10 @@ fn names_of_custom_settings_are_found_however_they_are_written() {
 
 #[test]
 fn a_setting_named_by_a_parameter_is_told_from_one_whose_name_is_computed() {
-    assert_eq!(findings("select set_config($2, $1, false)").1, [Finding::SettingParameter(2)]);
-    assert_eq!(findings("select set_config($1::text, $2, true)").1, [Finding::SettingParameter(1)]);
-    assert_eq!(findings("select set_config('app.' || $1, $2, false)").1, [Finding::SettingComputed]);
-    assert_eq!(findings("select set_config(n, v, $1) from s").1, [Finding::SettingComputed]);
+    assert_eq!(findings("select set_config($2, $1, false)").1, [ScanFinding::SettingParameter(2)]);
+    assert_eq!(findings("select set_config($1::text, $2, true)").1, [ScanFinding::SettingParameter(1)]);
+    assert_eq!(findings("select set_config('app.' || $1, $2, false)").1, [ScanFinding::SettingComputed]);
+    assert_eq!(findings("select set_config(n, v, $1) from s").1, [ScanFinding::SettingComputed]);
     assert_eq!(findings("select set_config(n, v, true) from s").1, []);
 }
 
@@ -180,20 +183,20 @@ fn a_lock_call_that_may_run_any_number_of_times_is_unclear() {
     ];
     for sql in cases {
         let (scan, found) = findings(sql);
-        assert_eq!(found, [Finding::LockUnclear], "{sql}");
-        assert_eq!(scan.effect, Effect::Changes, "{sql}");
+        assert_eq!(found, [ScanFinding::LockUnclear], "{sql}");
+        assert_eq!(scan.effect, StatementEffect::Changes, "{sql}");
     }
-    assert_eq!(findings("prepare p as select pg_advisory_lock($1)").1, [Finding::LockPrepared]);
+    assert_eq!(findings("prepare p as select pg_advisory_lock($1)").1, [ScanFinding::LockPrepared]);
     assert_eq!(findings("select pg_advisory_xact_lock(1), pg_try_advisory_xact_lock(2)").1, []);
     assert_eq!(findings("create function f() returns void as 'select pg_advisory_lock(1)'").1, []);
 }
 
 #[test]
 fn state_that_cannot_travel_is_named() {
-    assert_eq!(findings("select lastval()").1, [Finding::SequenceMemory]);
-    assert_eq!(findings("select currval ('s')").1, [Finding::SequenceMemory]);
-    assert_eq!(findings("select dblink_connect('a', 'b')").1, [Finding::Foreign("a dblink connection")]);
-    assert_eq!(findings("load 'age'").1, [Finding::Foreign("a library loaded by LOAD")]);
+    assert_eq!(findings("select lastval()").1, [ScanFinding::SequenceMemory]);
+    assert_eq!(findings("select currval ('s')").1, [ScanFinding::SequenceMemory]);
+    assert_eq!(findings("select dblink_connect('a', 'b')").1, [ScanFinding::Foreign("a dblink connection")]);
+    assert_eq!(findings("load 'age'").1, [ScanFinding::Foreign("a library loaded by LOAD")]);
 }
 
 #[test]
@@ -287,7 +290,7 @@ proptest! {
         let verdict = read(sql.as_bytes(), Backslashes::Literal, &mut Unknown).effects;
         if !verdict.has(Effects::SCAN) {
             prop_assert_eq!(found, 0, "{}", sql);
-            prop_assert!(full.statements <= 1 && full.effect != Effect::Changes, "{}", sql);
+            prop_assert!(full.statements <= 1 && full.effect != StatementEffect::Changes, "{}", sql);
         }
     }
 

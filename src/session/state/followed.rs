@@ -26,7 +26,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::{SessionState, Statement, TypeName};
+use super::{PreparedStatement, SessionState, TypeName};
 use crate::session::scan::Effects;
 use crate::wire::message::frontend::Parse;
 
@@ -68,7 +68,7 @@ pub(super) struct Followed {
     /// Names of the types with OIDs that another server may not know, as of the base.
     types: BTreeMap<u32, String>,
     /// What differs from the base; `None`: the statement is gone.
-    statements: BTreeMap<Box<str>, Option<Statement>>,
+    statements: BTreeMap<Box<str>, Option<PreparedStatement>>,
     bytes: usize,
     pending: VecDeque<Pending>,
     /// An error came since the last moment without open answers.
@@ -243,13 +243,13 @@ impl Followed {
             return Err(Unknown);
         }
         self.is_as_carried = false;
-        self.statements.insert(name, Some(Statement::Protocol { sql: sql.to_owned(), types }));
+        self.statements.insert(name, Some(PreparedStatement::Protocol { sql: sql.to_owned(), types }));
         Ok(())
     }
 
     fn closed(&mut self, name: Box<str>) {
         let was_made = match self.statements.remove(&name) {
-            Some(Some(Statement::Protocol { sql, .. } | Statement::Sql { sql })) => {
+            Some(Some(PreparedStatement::Protocol { sql, .. } | PreparedStatement::Sql { sql })) => {
                 self.bytes = self.bytes.saturating_sub(name.len() + sql.len());
                 true
             }
@@ -278,8 +278,8 @@ impl Followed {
             None => self.base.statements.get(name)?,
         };
         match statement {
-            Statement::Protocol { sql, .. } => Some(Err(sql)),
-            Statement::Sql { .. } => None,
+            PreparedStatement::Protocol { sql, .. } => Some(Err(sql)),
+            PreparedStatement::Sql { .. } => None,
         }
     }
 
@@ -322,7 +322,7 @@ mod tests {
         let base = SessionState {
             statements: BTreeMap::from([(
                 "old".to_owned(),
-                Statement::Protocol { sql: "select 1".to_owned(), types: Vec::new() },
+                PreparedStatement::Protocol { sql: "select 1".to_owned(), types: Vec::new() },
             )]),
             ..SessionState::default()
         };
@@ -349,7 +349,7 @@ mod tests {
         followed.described(Some(Vec::new()));
         followed.described(Some(vec![23, 16_999]));
         followed.settle().unwrap();
-        let expected = Statement::Protocol {
+        let expected = PreparedStatement::Protocol {
             sql: "select $1, $2".to_owned(),
             types: vec![TypeName::BuiltIn(23), TypeName::Named("app.mood".to_owned())],
         };

@@ -60,7 +60,7 @@ use std::fmt;
 
 pub(in crate::session) use hints::HINTS_MAX;
 pub use hints::{Hints, HintsCell};
-pub use reset::{Outcome as ResetOutcome, reset};
+pub use reset::{ResetOutcome, reset};
 pub(super) use residue::TEXT_SEARCH;
 pub use residue::{Residue, reads_functions_otherwise};
 pub use rows::SnapshotError;
@@ -114,7 +114,7 @@ impl TypeName {
 
 /// A named prepared statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Statement {
+pub enum PreparedStatement {
     /// Made by Parse: the text, and the types that the server decided on.
     Protocol { sql: String, types: Vec<TypeName> },
     /// Made by PREPARE: the text of that statement only, without the rest of the client's text.
@@ -137,7 +137,7 @@ pub struct SessionState {
     pub session_user: String,
     /// `none`, or a name.
     pub role: String,
-    pub statements: BTreeMap<String, Statement>,
+    pub statements: BTreeMap<String, PreparedStatement>,
     pub channels: BTreeSet<String>,
     /// With the number of times that each is held.
     pub locks: BTreeMap<AdvisoryLock, u32>,

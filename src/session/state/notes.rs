@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::lock_counts::{LockCounts, Which};
 use super::{AdvisoryLock, LockKey};
-use crate::session::scan::{Finding, KeySource, LockCall, LockOperation, Operand};
+use crate::session::scan::{KeySource, LockCall, LockOperation, Operand, ScanFinding};
 
 /// Names of custom settings that are remembered.
 pub(super) const SETTINGS_MAX: usize = 256;
@@ -66,18 +66,18 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    pub(super) fn note(&mut self, finding: Finding, suspect: &mut Suspect) {
+    pub(super) fn note(&mut self, finding: ScanFinding, suspect: &mut Suspect) {
         match finding {
-            Finding::Setting(name) => self.setting(name),
-            Finding::SettingParameter(parameter) => suspect.settings.push(parameter),
-            Finding::SettingComputed => self.settings_computed = true,
-            Finding::Lock(call) => suspect.calls.push(call),
-            Finding::LockUnclear => suspect.unclear = true,
-            Finding::LockPrepared => self.sql_prepared_lock = true,
-            Finding::ChangePrepared => self.sql_prepared_change = true,
-            Finding::Executes => self.executes(suspect),
-            Finding::Foreign(what) => self.foreign_state(what),
-            Finding::SequenceMemory => self.sequence_memory = true,
+            ScanFinding::Setting(name) => self.setting(name),
+            ScanFinding::SettingParameter(parameter) => suspect.settings.push(parameter),
+            ScanFinding::SettingComputed => self.settings_computed = true,
+            ScanFinding::Lock(call) => suspect.calls.push(call),
+            ScanFinding::LockUnclear => suspect.unclear = true,
+            ScanFinding::LockPrepared => self.sql_prepared_lock = true,
+            ScanFinding::ChangePrepared => self.sql_prepared_change = true,
+            ScanFinding::Executes => self.executes(suspect),
+            ScanFinding::Foreign(what) => self.foreign_state(what),
+            ScanFinding::SequenceMemory => self.sequence_memory = true,
         }
     }
 

@@ -22,18 +22,18 @@ pub async fn reset(
     connection: &mut ServerConnection,
     tracker: &mut StateTracker,
     hints: &HintsCell,
-) -> Result<Outcome, SnapshotError> {
+) -> Result<ResetOutcome, SnapshotError> {
     if tracker.has_done_what_stays() {
-        return Ok(Outcome::Stays);
+        return Ok(ResetOutcome::Stays);
     }
     let has_defined = tracker.take_defined();
     learn(connection, tracker, hints).await?;
     // With the hints that are known now.
     if has_defined {
-        return Ok(Outcome::Outdated);
+        return Ok(ResetOutcome::Outdated);
     }
     if tracker.has_done_what_stays() {
-        return Ok(Outcome::Stays);
+        return Ok(ResetOutcome::Stays);
     }
     let definitions = tracker.hints().and_then(|hints| hints.definitions).unwrap_or(i64::MAX);
     let what_stays = WHAT_STAYS
@@ -53,15 +53,15 @@ pub async fn reset(
         found.extend(reply.results.into_iter().flat_map(|result| result.rows).flatten().flatten());
     }
     Ok(match found {
-        found if found.is_empty() => Outcome::AsNew,
-        found if found.iter().any(|what| what == OUTDATED) => Outcome::Outdated,
-        _ => Outcome::Stays,
+        found if found.is_empty() => ResetOutcome::AsNew,
+        found if found.iter().any(|what| what == OUTDATED) => ResetOutcome::Outdated,
+        _ => ResetOutcome::Stays,
     })
 }
 
 /// The outcome of a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ResetOutcome {
     AsNew,
     /// State was found that stays, or may be there.
     Stays,

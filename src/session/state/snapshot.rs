@@ -20,7 +20,7 @@ use super::hints::{self, ALL_DEFINITIONS, DEFINITIONS};
 use super::lock_counts::key_of_row;
 use super::rows::{Fields, Rows, SnapshotError, expand, hex, unhex};
 use super::shape::CHANGES;
-use super::{AdvisoryLock, Hints, HintsCell, SessionState, StateTracker, Statement, TypeName};
+use super::{AdvisoryLock, Hints, HintsCell, PreparedStatement, SessionState, StateTracker, TypeName};
 use crate::backend::ServerConnection;
 use crate::session::scan;
 use crate::wire::message::frontend::{self, tag};
@@ -293,7 +293,7 @@ impl Reading {
     fn prepared(&mut self, name: String, made: &HashMap<String, Option<&str>>) {
         match made.get(&name).copied().flatten() {
             Some(sql) => {
-                self.state.statements.insert(name, Statement::Sql { sql: sql.to_owned() });
+                self.state.statements.insert(name, PreparedStatement::Sql { sql: sql.to_owned() });
             }
             None => {
                 self.state.pins.insert(format!("prepared statement \"{name}\", made among other statements"));
@@ -308,7 +308,9 @@ impl Reading {
         };
         match oids.iter().map(type_of).collect::<Option<Vec<_>>>() {
             Some(types) => {
-                self.state.statements.insert(name, Statement::Protocol { sql: text.to_owned(), types });
+                self.state
+                    .statements
+                    .insert(name, PreparedStatement::Protocol { sql: text.to_owned(), types });
             }
             None => {
                 self.state

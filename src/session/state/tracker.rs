@@ -21,7 +21,7 @@ use super::residue::STRINGS;
 use super::unnamed::{UNNAMED_BYTES_MAX, UnnamedStatement, has_unstable_types};
 use super::{AdvisoryLock, Hints, Residue, SessionState, Unnamed};
 use crate::session::scan::{
-    self, Backslashes, Effect, Effects, LockCall, LockOperation, SettingName, Unknown, Verdict, scan,
+    self, Backslashes, Effects, LockCall, LockOperation, SettingName, StatementEffect, Unknown, Verdict, scan,
 };
 use crate::wire::exchange::Exchange;
 use crate::wire::message::backend::{parse_data_row, parse_parameter_description};
@@ -904,7 +904,7 @@ impl StateTracker {
         }
         // A custom setting that ends with its transaction leaves an empty value behind. Where connections are
         // lent, an empty value counts as none.
-        if read.effect == Effect::Changes || (read.sets_locally && !self.lent) {
+        if read.effect == StatementEffect::Changes || (read.sets_locally && !self.lent) {
             verdict.effects |= Effects::ASKS;
         }
         Read { verdict, statements: read.statements }

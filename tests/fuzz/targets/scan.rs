@@ -1,6 +1,6 @@
 //! What SQL may do to its session.
 
-use freehold::session::scan::{Backslashes, Effect, Finding, Scan, prepare_statements, scan};
+use freehold::session::scan::{Backslashes, StatementEffect, ScanFinding, Scan, prepare_statements, scan};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -36,7 +36,7 @@ fn check_list(pieces: &[&[u8]], backslashes: Backslashes) {
         let (alone, found) = findings(piece, backslashes);
         assert!(list.effect >= alone.effect, "{:?} hides {:?}", list, String::from_utf8_lossy(piece));
         assert!(list.statements >= alone.statements);
-        for finding in found.iter().filter(|finding| !matches!(finding, Finding::Lock(_))) {
+        for finding in found.iter().filter(|finding| !matches!(finding, ScanFinding::Lock(_))) {
             assert!(
                 at.any(|one| one == finding),
                 "{finding:?} of {:?} is lost",
@@ -46,10 +46,10 @@ fn check_list(pieces: &[&[u8]], backslashes: Backslashes) {
     }
 }
 
-fn findings(text: &[u8], backslashes: Backslashes) -> (Scan, Vec<Finding>) {
+fn findings(text: &[u8], backslashes: Backslashes) -> (Scan, Vec<ScanFinding>) {
     let mut found = Vec::new();
     let summary = scan(text, backslashes, &mut |finding| found.push(finding));
-    assert!(summary.statements > 0 || summary.effect == Effect::None, "something without a statement");
+    assert!(summary.statements > 0 || summary.effect == StatementEffect::None, "something without a statement");
     (summary, found)
 }
 

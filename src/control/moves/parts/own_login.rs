@@ -17,7 +17,6 @@ use crate::system::{Session, SystemError, own_roles};
 
 use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
-use crate::control::moves::parts::stream::random_password;
 
 /// The role that reads or writes rows on one side, and its password.
 #[derive(Clone)]
@@ -120,4 +119,9 @@ pub(in crate::control) fn unreachable(end: &Endpoint, rows: Rows, error: &System
              rows are not {done} as a superuser."
         )),
     }
+}
+
+pub(in crate::control) fn random_password() -> String {
+    use rand::RngExt;
+    rand::rng().sample_iter(rand::distr::Alphanumeric).take(32).map(char::from).collect()
 }

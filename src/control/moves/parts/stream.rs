@@ -21,6 +21,7 @@ use crate::control::moves::direction::Direction;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::applier;
+use crate::control::moves::parts::own_login::random_password;
 use crate::control::moves::parts::truncated::NOTE_TRUNCATED;
 
 /// Errors of the apply worker with no progress in between after which the stream counts as stopped: the next
@@ -227,11 +228,6 @@ pub(in crate::control) fn tells_a_password(publisher: &SystemRecord, subscriber_
         || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
     let open = matches!(publisher.sslmode, SslMode::Disable | SslMode::Prefer);
     open && !near && subscriber_version_num < REQUIRE_AUTH
-}
-
-pub(in crate::control) fn random_password() -> String {
-    use rand::RngExt;
-    rand::rng().sample_iter(rand::distr::Alphanumeric).take(32).map(char::from).collect()
 }
 
 /// The apply worker gets the same error repeatedly.

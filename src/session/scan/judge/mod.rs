@@ -24,7 +24,7 @@ pub(super) use self::names::{cut, with_folded};
 use super::effects::{Effects, Names};
 use super::lexer::{Backslashes, Lexer, Token};
 use super::words::{Meaning, meaning};
-use super::{Effect, calls, effect_of, ends_with_transaction, proof, touched, unicode};
+use super::{StatementEffect, calls, effect_of, ends_with_transaction, proof, touched, unicode};
 
 /// The verdict on a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -410,9 +410,9 @@ impl<'n, N: Names> Judge<'n, N> {
             self.add(on_definition | Effects::ASKS | Effects::DEFINES, word);
         }
         match effect {
-            Effect::None if is(b"SHOW") => self.add(Effects::SCAN, b""),
-            Effect::None => {}
-            Effect::Runs => {
+            StatementEffect::None if is(b"SHOW") => self.add(Effects::SCAN, b""),
+            StatementEffect::None => {}
+            StatementEffect::Runs => {
                 self.add(Effects::RUNS, b"");
                 if [&b"ANALYZE"[..], b"VACUUM", b"REFRESH", b"REINDEX"].iter().any(|verb| is(verb)) {
                     let any = self.names.any();
@@ -427,8 +427,10 @@ impl<'n, N: Names> Judge<'n, N> {
                     self.add(Effects::ASKS | Effects::SCAN, b"");
                 }
             }
-            Effect::Changes if is(b"SET") && ends_with_transaction(*lexer) => self.add(Effects::SCAN, b""),
-            Effect::Changes => self.begin_change(word, lexer),
+            StatementEffect::Changes if is(b"SET") && ends_with_transaction(*lexer) => {
+                self.add(Effects::SCAN, b"")
+            }
+            StatementEffect::Changes => self.begin_change(word, lexer),
         }
     }
 

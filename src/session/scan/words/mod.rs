@@ -37,7 +37,7 @@ pub(crate) enum Meaning {
 const HARMLESS: &str = include_str!("harmless.txt");
 const ASKS: &str = include_str!("asks.txt");
 const RUNS_TEXT: &str = include_str!("runs_text.txt");
-/// Functions with a name, a key or a count that must be kept: [`super::Finding`].
+/// Functions with a name, a key or a count that must be kept: [`super::ScanFinding`].
 const SCANNED: &str = "set_config current_setting currval lastval setseed pg_backup_start \
     pg_replication_origin_session_setup pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock \
     pg_try_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all \

@@ -6,7 +6,7 @@ use super::super::rows::{Fields, SnapshotError};
 use super::Hints;
 use super::keeping::{Keeping, add};
 use crate::session::scan::{
-    self, Backslashes, Dialect, Effects, Finding, Meaning, Names, SettingName, judge_body,
+    self, Backslashes, Dialect, Effects, Meaning, Names, ScanFinding, SettingName, judge_body,
 };
 
 /// Names of settings that are kept.
@@ -235,7 +235,7 @@ impl Reading {
             self.users.entry(ANY_NAME.into()).or_default().push(owner.into());
         }
         scan::scan_body(body.as_bytes(), Backslashes::Literal, &mut |finding| {
-            if let Finding::Setting(name) = finding {
+            if let ScanFinding::Setting(name) = finding {
                 self.setting(name);
             }
         });
