@@ -11,7 +11,7 @@ use crate::tls::Stream;
 use crate::wire::Violation;
 
 /// How long a leaving client may take to read what was sent.
-const FAREWELL_MAX: Duration = Duration::from_secs(5);
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) enum Ending {
@@ -75,5 +75,5 @@ pub(super) async fn close(mut client: Stream, mut last: BytesMut) {
         }
         client.shutdown().await
     };
-    let _ = tokio::time::timeout(FAREWELL_MAX, closing).await;
+    let _ = tokio::time::timeout(CLOSE_TIME_MAX, closing).await;
 }

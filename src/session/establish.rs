@@ -17,7 +17,7 @@ use super::client_session::{Presence, Session};
 use super::ending::{self, Ending};
 use super::migrate::migration::Migration;
 use super::origin::Origin;
-use super::pool::kept::{LOOK_MAX, Past};
+use super::pool::kept::{ConnectionHistory, LOOK_MAX};
 use super::pool::pooled_client::{self, PooledClient};
 use super::pool::{Pool, SessionTemplate};
 use super::relay::{Backend, Dedicated, Ends, Relay, counters};
@@ -60,8 +60,8 @@ struct Opened {
 
 /// The connection that a client begins with.
 enum First {
-    /// One of its own, and its past.
-    Dedicated(Box<ServerConnection>, Past),
+    /// One of its own, and its history.
+    Dedicated(Box<ServerConnection>, ConnectionHistory),
     /// None: an absent one, the pool that lends it others, and the state that those begin with.
     Pooled(Box<ServerConnection>, Rc<Pool>, Arc<SessionState>),
 }
@@ -92,7 +92,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
         true => worker.kept.take(&record, &origin, worker.plane.pool.check_after).await,
         false => None,
     };
-    let (server, past) = match kept {
+    let (server, history) = match kept {
         Some(kept) => kept,
         None => {
             let request = origin.request(record.place.clone(), &route);
@@ -107,7 +107,7 @@ async fn open(worker: &Worker, client: &mut Client, session: u64) -> Result<Open
     member.set_generation(record.generation);
     counters::assigned(&member);
     drop(pass);
-    Ok(Opened { member, record, origin: Arc::new(origin), first: First::Dedicated(server, past) })
+    Ok(Opened { member, record, origin: Arc::new(origin), first: First::Dedicated(server, history) })
 }
 
 /// Opens a connection. If it may outlive its client, reads the catalogue's digest before the client can run
@@ -116,9 +116,9 @@ async fn connect_known(
     worker: &Worker,
     request: &ConnectRequest,
     record: &RouteRecord,
-) -> Result<(ServerConnection, Past), ConnectError> {
+) -> Result<(ServerConnection, ConnectionHistory), ConnectError> {
     let catalogue = worker.catalogue(&record.database);
-    let past = Past::new(catalogue.number());
+    let history = ConnectionHistory::new(catalogue.number());
     let mut server = connect(worker, request).await?;
     if worker.plane.pool.reuses && !catalogue.is_known() {
         let looking = timeout(LOOK_MAX, catalogue.look(&mut server)).await;
@@ -127,7 +127,7 @@ async fn connect_known(
             server = connect(worker, request).await?;
         }
     }
-    Ok((server, past))
+    Ok((server, history))
 }
 
 /// Opens a connection. If the system has none to spare, one that is kept for later clients is closed first.
@@ -320,10 +320,10 @@ fn greet(worker: &Rc<Worker>, client: Client, opened: Opened, presence: Presence
     message::ready_for_query(&mut greeting, TransactionStatus::Idle);
     let database = client.route.id();
     let (backend, tracker) = match first {
-        First::Dedicated(server, past) => {
+        First::Dedicated(server, history) => {
             let may_outlive = worker.plane.pool.reuses && !origin.is_replication();
             let hints = if may_outlive { worker.kept.known_hints(database) } else { None };
-            let dedicated = Dedicated::new(server, may_outlive.then_some(past));
+            let dedicated = Dedicated::new(server, may_outlive.then_some(history));
             (Backend::Dedicated(dedicated), StateTracker::knowing(hints))
         }
         First::Pooled(absent, pool, state) => {

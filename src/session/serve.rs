@@ -12,7 +12,7 @@ use super::accept::new_client::NewClient;
 use super::client_session::{Presence, Session};
 use super::ending::{self, Ending};
 use super::establish;
-use super::pool::reuse::{self, Left};
+use super::pool::reuse::{self, ReturnedConnection};
 use super::relay::{Backend, Pause, Relay};
 use super::worker::Worker;
 use crate::backend;
@@ -120,20 +120,20 @@ impl Session {
     /// Keeps the server connection for the next client, if it may go to one.
     fn leave_server(&mut self) {
         let Backend::Dedicated(dedicated) = &self.relay.backend else { return };
-        let (Some(past), Some(target)) = (dedicated.past(), self.registration.target()) else { return };
+        let (Some(history), Some(target)) = (dedicated.history(), self.registration.target()) else { return };
         if !(self.relay.is_clean() && self.registration.current_target.clear()) {
             return;
         }
         if let Backend::Dedicated(dedicated) = &mut self.relay.backend
             && self.relay.exchange.rest() == Rest::Settled
         {
-            let left = Left {
+            let left = ReturnedConnection {
                 route: Arc::clone(&self.relay.route),
                 origin: Arc::clone(&self.origin),
                 connection: dedicated.give_up(),
                 tracker: std::mem::take(&mut self.relay.tracker),
                 record: target.record,
-                past,
+                history,
             };
             reuse::keep(&self.relay.worker, left);
         }

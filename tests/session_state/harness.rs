@@ -8,7 +8,7 @@ use freehold::backend::{ConnectRequest, Credential, Reply, ServerConnection, con
 use freehold::lab::{Major, Postgres};
 use freehold::model::{Address, Place, RoleName, SslMode, SystemName};
 use freehold::session::migrate::restore::LockPatience;
-use freehold::session::migrate::twin::{Twin, TwinError};
+use freehold::session::migrate::twin::{RestoreError, Twin};
 use freehold::session::state::{HintsCell, SessionState, StateTracker, snapshot};
 use freehold::tls::Connector;
 use freehold::wire::message::{
@@ -180,7 +180,7 @@ impl Session {
         snapshot(&mut self.connection, &mut self.tracker, &self.hints).await.unwrap()
     }
 
-    pub(crate) async fn twin(&mut self, state: &SessionState) -> Result<Twin, TwinError> {
+    pub(crate) async fn twin(&mut self, state: &SessionState) -> Result<Twin, RestoreError> {
         Twin::build(&self.next, &Connector::native().unwrap(), deadline(), state).await
     }
 

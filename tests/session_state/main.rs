@@ -6,7 +6,7 @@ mod harness;
 
 use freehold::error::Explain;
 use freehold::session::migrate::restore::LockPatience;
-use freehold::session::migrate::twin::TwinError;
+use freehold::session::migrate::twin::RestoreError;
 use freehold::session::state::Freshness;
 use freehold::wire::message::frontend;
 use harness::{PATIENCE, Pair, Session, deadline};
@@ -372,7 +372,7 @@ async fn what_the_target_does_not_take_is_named(pair: &Pair) {
     client.prepare("table", "SELECT * FROM only_here_too", &[]).await;
     client.query("SET ROLE only_here_role").await;
     let state = client.state().await;
-    let Err(TwinError::Parts(parts)) = client.twin(&state).await else {
+    let Err(RestoreError::Parts(parts)) = client.twin(&state).await else {
         panic!("the target took what it does not have");
     };
     let mut lost: Vec<&str> = parts.iter().map(|part| part.what.as_str()).collect();

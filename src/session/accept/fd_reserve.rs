@@ -21,7 +21,7 @@ const EXHAUSTED: [i32; 2] = [libc::EMFILE, libc::ENFILE];
 
 /// How much of the client's first message is read before closing, so that a reset does not overtake the
 /// refusal.
-const FIRST_WORDS_BYTES: usize = 16 * 1024;
+const FIRST_MESSAGE_BYTES: usize = 16 * 1024;
 
 /// The file that the spare descriptor has open.
 const NOTHING: &str = "/dev/null";
@@ -78,7 +78,7 @@ impl FdReserve {
         backend::error_response(&mut refusal_bytes, &refusal);
         let mut socket = &*socket.as_socket();
         let said = socket.write_all(&refusal_bytes).and_then(|()| socket.shutdown(Shutdown::Write));
-        let heard = socket.read(&mut [0; FIRST_WORDS_BYTES]);
+        let heard = socket.read(&mut [0; FIRST_MESSAGE_BYTES]);
         tracing::debug!(?said, ?heard, "a client was refused");
     }
 }

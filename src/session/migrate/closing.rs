@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::sequence_memory::Parting;
+use super::sequence_memory::LeftConnection;
 use crate::event_loop;
 
 /// Pause between the end of one server process and the next Terminate.
@@ -20,15 +20,15 @@ const REST: Duration = Duration::from_millis(3);
 /// Connections of one worker that are to be closed, in this order.
 #[derive(Debug, Default)]
 pub(in crate::session) struct ClosingConnections {
-    waiting: RefCell<VecDeque<Rc<Parting>>>,
+    waiting: RefCell<VecDeque<Rc<LeftConnection>>>,
     is_running: Cell<bool>,
 }
 
 impl ClosingConnections {
     /// Closes the connection when it is its turn. It is asked for its sequence values only if a session still
-    /// refers to the parting.
-    pub(in crate::session) fn close_after_recall(self: &Rc<ClosingConnections>, parting: Rc<Parting>) {
-        self.waiting.borrow_mut().push_back(parting);
+    /// refers to what is known of it.
+    pub(in crate::session) fn close_after_recall(self: &Rc<ClosingConnections>, left: Rc<LeftConnection>) {
+        self.waiting.borrow_mut().push_back(left);
         if self.is_running.replace(true) {
             return;
         }
@@ -38,10 +38,10 @@ impl ClosingConnections {
     async fn run(self: Rc<ClosingConnections>) {
         loop {
             let next = self.waiting.borrow_mut().pop_front();
-            let Some(parting) = next else { break };
-            let Some(mut connection) = parting.take_connection() else { continue };
-            if Rc::strong_count(&parting) > 1 {
-                parting.ask(&mut connection).await;
+            let Some(left) = next else { break };
+            let Some(mut connection) = left.take_connection() else { continue };
+            if Rc::strong_count(&left) > 1 {
+                left.ask(&mut connection).await;
             }
             connection.terminate_fully().await;
             tokio::time::sleep(REST).await;
@@ -51,7 +51,7 @@ impl ClosingConnections {
 
     /// Closes all at once: the process ends.
     pub(in crate::session) fn close_all(&self) {
-        let connections = self.waiting.take().into_iter().filter_map(|parting| parting.take_connection());
+        let connections = self.waiting.take().into_iter().filter_map(|left| left.take_connection());
         connections.for_each(|connection| event_loop::spawn(connection.terminate()));
     }
 }

@@ -33,7 +33,7 @@ use tokio::time::{Instant, timeout};
 
 use super::migration::{Migration, is_held};
 use super::restore::LockPatience;
-use super::sequence_memory::Parting;
+use super::sequence_memory::LeftConnection;
 use super::twin::Twin;
 use super::twin_state::{QueuedPermit, TwinPlan, TwinState};
 use crate::backend::{self, QueryError};
@@ -127,7 +127,7 @@ impl Session {
             }
             (TwinState::Preparing { .. }, _) | (TwinState::Queued(_), false) => return Ok(Readiness::Behind),
             (TwinState::Empty { tries: 0 }, false) if self.migration.state.is_none() => {
-                self.migration.twin_state = TwinState::queued(&self.relay.worker.warmers);
+                self.migration.twin_state = TwinState::queued(&self.relay.worker.twin_builds);
                 return Ok(Readiness::Behind);
             }
             _ => {}
@@ -169,7 +169,7 @@ impl Session {
             return true;
         }
         let turn =
-            self.migration.turn.get_or_insert_with(|| QueuedPermit::queued(&self.relay.worker.warmers));
+            self.migration.turn.get_or_insert_with(|| QueuedPermit::queued(&self.relay.worker.twin_builds));
         matches!(**turn, QueuedPermit::Given(_))
     }
 
@@ -288,8 +288,8 @@ impl Session {
         }
         self.relay.tracker.follow_from_now();
         // Cancel-safe: dropped while it waits for the permit, no question has been sent.
-        let askers = Arc::clone(&self.relay.worker.askers);
-        let _permit = if is_held(record) { askers.acquire_owned().await.ok() } else { None };
+        let state_questions = Arc::clone(&self.relay.worker.state_questions);
+        let _permit = if is_held(record) { state_questions.acquire_owned().await.ok() } else { None };
         let mut answer = Box::pin(self.ask(record)).await?;
         if answer.as_ref().is_err_and(SnapshotError::is_too_slow) {
             // A cancel request of the client's may have hit the question.
@@ -378,7 +378,7 @@ impl Session {
             None => self.build_now(record).await?,
         };
         if !twin.state().channels.is_empty() {
-            self.hear_last_notifications().await;
+            self.fetch_last_notifications().await;
         }
         self.go_on_with(*twin, record);
         tracing::debug!(database = %record.name, epoch = %record.epoch, took = ?began.elapsed(), "switched");
@@ -405,13 +405,13 @@ impl Session {
         self.registration.point_to(target);
         let old = self.relay.replace_server(server, record);
         self.relay.set_activity(Activity::Idle);
-        let parting = Rc::new(Parting::of(old, statements, hints));
+        let left = Rc::new(LeftConnection::of(old, statements, hints));
         // At the same place there is no function that restores sequence values.
         let moves = record.epoch != self.migration.epoch;
         if let Backend::Dedicated(dedicated) = &mut self.relay.backend {
-            dedicated.remember(moves.then_some(&parting), &self.relay.tracker);
+            dedicated.remember(moves.then_some(&left), &self.relay.tracker);
         }
-        self.relay.worker.closing.close_after_recall(parting);
+        self.relay.worker.closing.close_after_recall(left);
         self.migration = Migration::at(record);
     }
 
@@ -442,15 +442,15 @@ impl Session {
     /// There is no twin: the client waits until one is built.
     async fn build_now(&mut self, record: &RouteRecord) -> Result<Box<Twin>, Ending> {
         if self.origin.is_replication() {
-            return Err(stranded(&["a replication connection".to_owned()]));
+            return Err(could_not_follow(&["a replication connection".to_owned()]));
         }
         let state = match self.take_state(record).await? {
             Ok(state) => state,
-            Err(Unknown(reason)) => return Err(stranded(&[reason])),
+            Err(Unknown(reason)) => return Err(could_not_follow(&[reason])),
         };
         match state.pins() {
             pins if pins.is_empty() => {}
-            pins => return Err(stranded(&pins)),
+            pins => return Err(could_not_follow(&pins)),
         }
         let wanted = self.to_carry(&state);
         let plan = self.plan(&record.place, wanted);
@@ -462,7 +462,7 @@ impl Session {
                 Err(error) if error.retry() == Retry::Now && Instant::now() < deadline => {}
                 Err(error) => {
                     tracing::warn!(database = %record.name, error = %chain(&error), "a session could not follow");
-                    return Err(stranded(&[error.message()]));
+                    return Err(could_not_follow(&[error.message()]));
                 }
             }
         }
@@ -488,7 +488,7 @@ impl Session {
 
     /// Whatever was notified before the database left has been signalled to the old server process by now:
     /// one round trip brings it. The twin listens already, so no notification is lost between the two.
-    async fn hear_last_notifications(&mut self) {
+    async fn fetch_last_notifications(&mut self) {
         let known = self.relay.before_own_exchange();
         let asked = Box::pin(self.relay.backend.connection_mut().query(""));
         let _ = timeout(LAST_NOTIFICATIONS_MAX, asked).await;
@@ -504,7 +504,7 @@ fn missing(wanted: &SessionState, twin: &Twin) -> Vec<String> {
 }
 
 /// The database has moved and this session could not.
-fn stranded(reasons: &[String]) -> Ending {
+fn could_not_follow(reasons: &[String]) -> Ending {
     let refusal = Refusal::fatal(
         SqlState::ADMIN_SHUTDOWN,
         "terminating connection because the session could not follow its database",

@@ -44,7 +44,7 @@ impl Session {
         match &self.migration.twin_state {
             TwinState::Queued(_) | TwinState::Preparing { .. } | TwinState::Resting { .. } => return Ok(()),
             TwinState::Empty { .. } => {
-                self.migration.twin_state = TwinState::queued(&self.relay.worker.warmers);
+                self.migration.twin_state = TwinState::queued(&self.relay.worker.twin_builds);
                 return Ok(());
             }
             TwinState::Admitted(_) | TwinState::Ready { .. } | TwinState::Failed { .. } => {}

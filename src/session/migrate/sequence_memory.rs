@@ -1,8 +1,8 @@
 //! `currval` and `lastval` of a session that goes on with another server connection.
 //!
-//! Owns what the old connection is asked ([`Parting`]) and what is remembered of the answer ([`Recall`]);
-//! [`recall`](super::recall) restores it on the new connection. It deliberately restores only what a client
-//! asks for.
+//! Owns what the old connection is asked ([`LeftConnection`]) and what is remembered of the answer
+//! ([`Recall`]); [`recall`](super::recall) restores it on the new connection. It deliberately restores only
+//! what a client asks for.
 //!
 //! # Why
 //! * PostgreSQL keeps the value that a session drew last of each sequence in the memory of its process, so
@@ -167,7 +167,7 @@ impl Memory {
 /// A server connection that a session has left, its sequence values, and the statements that the session had
 /// prepared by then.
 #[derive(Debug)]
-pub(in crate::session) struct Parting {
+pub(in crate::session) struct LeftConnection {
     /// Taken when it is asked or closed.
     connection: RefCell<Option<Box<ServerConnection>>>,
     /// `None`: the server has not answered.
@@ -179,13 +179,13 @@ pub(in crate::session) struct Parting {
     hints: Option<Arc<Hints>>,
 }
 
-impl Parting {
+impl LeftConnection {
     pub(in crate::session) fn of(
         connection: Box<ServerConnection>,
         statements: BTreeMap<String, PreparedStatement>,
         hints: Option<Arc<Hints>>,
-    ) -> Parting {
-        Parting {
+    ) -> LeftConnection {
+        LeftConnection {
             connection: RefCell::new(Some(connection)),
             answer: RefCell::default(),
             told: Notify::new(),
@@ -275,7 +275,7 @@ fn heard(replies: &[Reply]) -> Option<Memory> {
 #[derive(Debug)]
 pub(in crate::session) struct Recall {
     /// Connections with answers that are not in `memory` yet, oldest first; always the last one.
-    partings: Vec<Rc<Parting>>,
+    left: Vec<Rc<LeftConnection>>,
     memory: Memory,
     /// The values that running the unnamed statement, made before, asks for.
     unnamed: MemoryReads,
@@ -288,26 +288,26 @@ impl Recall {
     /// `unnamed` is the text of its unnamed statement.
     pub(in crate::session) fn after(
         before: Option<Box<Recall>>,
-        parting: &Rc<Parting>,
+        left: &Rc<LeftConnection>,
         unnamed: Option<&[u8]>,
     ) -> Box<Recall> {
         let mut recall = before.unwrap_or_else(|| {
             Box::new(Recall {
-                partings: Vec::new(),
+                left: Vec::new(),
                 memory: Memory::default(),
                 unnamed: MemoryReads::default(),
                 wanted: MemoryReads::default(),
             })
         });
-        recall.partings.retain(|parting| !parting.has_told_nothing());
-        recall.partings.push(Rc::clone(parting));
-        recall.unnamed = unnamed.map(|sql| parting.reads(sql)).unwrap_or_default();
+        recall.left.retain(|left| !left.has_told_nothing());
+        recall.left.push(Rc::clone(left));
+        recall.unnamed = unnamed.map(|sql| left.reads(sql)).unwrap_or_default();
         recall
     }
 
     /// There is nothing that could be asked for.
     pub(in crate::session) fn is_empty(&self) -> bool {
-        self.memory.is_empty() && self.partings.iter().all(|parting| parting.has_told_nothing())
+        self.memory.is_empty() && self.left.iter().all(|left| left.has_told_nothing())
     }
 
     /// Whether these messages of the client's, up to the next Sync, ask for values that have to be restored
@@ -315,7 +315,7 @@ impl Recall {
     pub(in crate::session) fn is_wanted_by(&mut self, messages: &[u8]) -> bool {
         let mut unnamed = self.unnamed.clone();
         let reads = self.reads_of(messages, &mut unnamed);
-        let may_come = || self.partings.iter().any(|parting| !parting.has_told_nothing());
+        let may_come = || self.left.iter().any(|left| !left.has_told_nothing());
         let is_wanted = !reads.is_none() && (may_come() || self.memory.call(&reads).is_some());
         match is_wanted {
             true => self.wanted = reads,
@@ -351,14 +351,14 @@ impl Recall {
     }
 
     fn reads_of_message(&self, tag: u8, body: &[u8], unnamed: &mut MemoryReads) -> MemoryReads {
-        let Some(parting) = self.partings.last() else { return MemoryReads::default() };
+        let Some(left) = self.left.last() else { return MemoryReads::default() };
         match tag {
             request::QUERY => {
                 *unnamed = MemoryReads::default();
                 let sql = body.strip_suffix(b"\0").unwrap_or(body);
-                let mut reads = parting.reads(sql);
+                let mut reads = left.reads(sql);
                 if let Some(name) = executed(sql) {
-                    reads.add(parting.reads_of_statement(name));
+                    reads.add(left.reads_of_statement(name));
                 }
                 reads
             }
@@ -367,11 +367,11 @@ impl Recall {
                 if parse.statement.is_empty() {
                     *unnamed = MemoryReads::default();
                 }
-                parting.reads(parse.sql)
+                left.reads(parse.sql)
             }
             request::BIND => match parse_bind_names(body).map(|names| names.statement) {
                 Ok(b"") => unnamed.clone(),
-                Ok(name) => parting.reads_of_statement(name),
+                Ok(name) => left.reads_of_statement(name),
                 Err(_) => MemoryReads::default(),
             },
             request::FUNCTION_CALL => {
@@ -400,11 +400,11 @@ impl Recall {
     }
 
     async fn hear(&mut self) {
-        for parting in &self.partings {
-            self.memory.add(parting.hear().await);
+        for left in &self.left {
+            self.memory.add(left.hear().await);
         }
-        if let Some(last) = self.partings.pop() {
-            self.partings = vec![last];
+        if let Some(last) = self.left.pop() {
+            self.left = vec![last];
         }
     }
 }

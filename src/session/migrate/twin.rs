@@ -39,7 +39,7 @@ pub struct LostPart {
 
 /// Why a session has no twin.
 #[derive(Debug, thiserror::Error)]
-pub enum TwinError {
+pub enum RestoreError {
     #[error("no server connection could be opened for the session")]
     Connect(#[from] ConnectError),
     #[error("the server connection broke while the session's state was restored on it")]
@@ -56,15 +56,15 @@ fn first(parts: &[LostPart]) -> String {
     parts.first().map(|part| format!("{}: {}", part.what, part.message)).unwrap_or_default()
 }
 
-impl TwinError {
+impl RestoreError {
     /// Why the session cannot migrate, for a person; empty if another try can help.
     pub fn reasons(&self) -> Vec<String> {
         match self {
-            TwinError::Parts(parts) => {
+            RestoreError::Parts(parts) => {
                 parts.iter().map(|part| format!("{}: {}", part.what, part.message)).collect()
             }
-            TwinError::Connect(error) if error.retry() == Retry::Never => vec![error.message()],
-            TwinError::Verify(error) if error.is_too_slow() => {
+            RestoreError::Connect(error) if error.retry() == Retry::Never => vec![error.message()],
+            RestoreError::Verify(error) if error.is_too_slow() => {
                 vec![TIMEOUT_TOO_SHORT.to_owned()]
             }
             _ => Vec::new(),
@@ -72,36 +72,38 @@ impl TwinError {
     }
 }
 
-impl Explain for TwinError {
+impl Explain for RestoreError {
     fn sqlstate(&self) -> SqlState {
         match self {
-            TwinError::Connect(error) => error.sqlstate(),
-            TwinError::Exchange(error) => error.sqlstate(),
-            TwinError::Verify(error) => error.sqlstate(),
-            TwinError::Parts(parts) => parts.first().map_or(SqlState::INTERNAL_ERROR, |part| part.sqlstate),
-            TwinError::Late => SqlState::QUERY_CANCELED,
+            RestoreError::Connect(error) => error.sqlstate(),
+            RestoreError::Exchange(error) => error.sqlstate(),
+            RestoreError::Verify(error) => error.sqlstate(),
+            RestoreError::Parts(parts) => {
+                parts.first().map_or(SqlState::INTERNAL_ERROR, |part| part.sqlstate)
+            }
+            RestoreError::Late => SqlState::QUERY_CANCELED,
         }
     }
 
     fn blame(&self) -> Blame {
         match self {
-            TwinError::Parts(_) => Blame::Product,
+            RestoreError::Parts(_) => Blame::Product,
             _ => Blame::Server,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            TwinError::Connect(error) => error.retry(),
-            TwinError::Parts(_) => Retry::Later,
+            RestoreError::Connect(error) => error.retry(),
+            RestoreError::Parts(_) => Retry::Later,
             _ => Retry::Now,
         }
     }
 
     fn message(&self) -> String {
         match self {
-            TwinError::Connect(error) => error.message(),
-            TwinError::Parts(parts) => {
+            RestoreError::Connect(error) => error.message(),
+            RestoreError::Parts(parts) => {
                 format!("the server does not accept the session's state: {}", first(parts))
             }
             _ => "the session's state could not be restored on its server connection".to_owned(),
@@ -109,9 +111,12 @@ impl Explain for TwinError {
     }
 }
 
-/// A connection that is ready to take the session over.
+/// The standby connection of a session, ready to take the session over.
+pub type Twin = StatefulConnection;
+
+/// A connection with a state that is known and can be changed: a session's twin, or one of a pool.
 #[derive(Debug)]
-pub struct Twin {
+pub struct StatefulConnection {
     connection: Box<ServerConnection>,
     /// The state that it has.
     state: SessionState,
@@ -119,7 +124,7 @@ pub struct Twin {
     types: Types,
 }
 
-impl Twin {
+impl StatefulConnection {
     /// Connects and restores `state`, which must have no pins.
     ///
     /// Advisory locks that another connection holds on the target are left out for now
@@ -133,10 +138,10 @@ impl Twin {
         connector: &Connector,
         deadline: Instant,
         state: &SessionState,
-    ) -> Result<Twin, TwinError> {
+    ) -> Result<Twin, RestoreError> {
         let mut twin = Twin::bare(request, connector, deadline).await?;
         let restoring = Box::pin(twin.restore(state));
-        timeout_at(deadline, restoring).await.map_err(|_| TwinError::Late)??;
+        timeout_at(deadline, restoring).await.map_err(|_| RestoreError::Late)??;
         Ok(twin)
     }
 
@@ -160,14 +165,14 @@ impl Twin {
         request: &ConnectRequest,
         connector: &Connector,
         deadline: Instant,
-    ) -> Result<Twin, TwinError> {
+    ) -> Result<Twin, RestoreError> {
         let mut twin = Twin::bare(request, connector, deadline).await?;
         let nothing = SessionState::default();
         let reading = timeout_at(deadline, Box::pin(twin.read_back(&nothing)));
-        let read = match reading.await.map_err(|_| TwinError::Late)? {
-            Err(TwinError::Verify(error)) if error.is_too_slow() => {
+        let read = match reading.await.map_err(|_| RestoreError::Late)? {
+            Err(RestoreError::Verify(error)) if error.is_too_slow() => {
                 let patiently = timeout_at(deadline, Box::pin(twin.read_patiently()));
-                patiently.await.map_err(|_| TwinError::Late)?
+                patiently.await.map_err(|_| RestoreError::Late)?
             }
             read => read,
         };
@@ -195,9 +200,9 @@ impl Twin {
         &mut self,
         batch: &[u8],
         deadline: Instant,
-    ) -> Result<Vec<Option<String>>, TwinError> {
+    ) -> Result<Vec<Option<String>>, RestoreError> {
         let asking = self.connection.run_each(batch);
-        let replies = timeout_at(deadline, asking).await.map_err(|_| TwinError::Late)??;
+        let replies = timeout_at(deadline, asking).await.map_err(|_| RestoreError::Late)??;
         self.drop_notices();
         let value = |reply: &Reply| Some(reply.results.last()?.value(0, 0)?.to_owned());
         Ok(replies.iter().map(value).collect())
@@ -208,9 +213,9 @@ impl Twin {
         &mut self,
         batch: &[u8],
         deadline: Instant,
-    ) -> Result<(), TwinError> {
+    ) -> Result<(), RestoreError> {
         let running = self.connection.run_each(batch);
-        timeout_at(deadline, running).await.map_err(|_| TwinError::Late)??;
+        timeout_at(deadline, running).await.map_err(|_| RestoreError::Late)??;
         self.drop_notices();
         Ok(())
     }
@@ -222,10 +227,10 @@ impl Twin {
         residue: Residue,
         began_with: &SessionState,
         deadline: Instant,
-    ) -> Result<(), TwinError> {
+    ) -> Result<(), RestoreError> {
         let batch = residue.cleaning();
         let cleaning = self.connection.run_each(&batch);
-        let replies = timeout_at(deadline, cleaning).await.map_err(|_| TwinError::Late)??;
+        let replies = timeout_at(deadline, cleaning).await.map_err(|_| RestoreError::Late)??;
         self.drop_notices();
         match replies.into_iter().find_map(|reply| reply.error) {
             Some(fields) => Err(SnapshotError::Refused { fields: Box::new(fields) }.into()),
@@ -246,12 +251,12 @@ impl Twin {
         state: &SessionState,
         patience: LockPatience,
         deadline: Instant,
-    ) -> Result<(), TwinError> {
+    ) -> Result<(), RestoreError> {
         let refreshing = Box::pin(self.apply(state, patience));
-        let lost = timeout_at(deadline, refreshing).await.map_err(|_| TwinError::Late)??;
+        let lost = timeout_at(deadline, refreshing).await.map_err(|_| RestoreError::Late)??;
         match lost.is_empty() {
             true => Ok(()),
-            false => Err(TwinError::Parts(lost)),
+            false => Err(RestoreError::Parts(lost)),
         }
     }
 
@@ -301,19 +306,19 @@ impl Twin {
         self.connection
     }
 
-    async fn restore(&mut self, state: &SessionState) -> Result<(), TwinError> {
+    async fn restore(&mut self, state: &SessionState) -> Result<(), RestoreError> {
         self.state = self.read_back(state).await?;
         let unnamed = SessionState { unnamed: None, ..state.clone() };
         let lost = self.apply(&unnamed, LockPatience::Try).await?;
         let lost = self.second_try(&unnamed, lost).await?;
         if !lost.is_empty() {
-            return Err(TwinError::Parts(lost));
+            return Err(RestoreError::Parts(lost));
         }
         self.verify(&unnamed).await?;
         let lost = self.apply(state, LockPatience::Try).await?;
         match lost.is_empty() {
             true => Ok(()),
-            false => Err(TwinError::Parts(lost)),
+            false => Err(RestoreError::Parts(lost)),
         }
     }
 
@@ -322,7 +327,7 @@ impl Twin {
         &mut self,
         state: &SessionState,
         patience: LockPatience,
-    ) -> Result<Vec<LostPart>, TwinError> {
+    ) -> Result<Vec<LostPart>, RestoreError> {
         self.look_up_types(state).await?;
         let old = std::mem::take(&mut self.state);
         let steps = steps(&old, state, &self.login, patience);
@@ -342,7 +347,7 @@ impl Twin {
     async fn run(
         &mut self,
         steps: &[Step<'_>],
-    ) -> Result<(Vec<LostPart>, Vec<crate::session::state::AdvisoryLock>), TwinError> {
+    ) -> Result<(Vec<LostPart>, Vec<crate::session::state::AdvisoryLock>), RestoreError> {
         if steps.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
@@ -368,7 +373,7 @@ impl Twin {
         &mut self,
         state: &SessionState,
         lost: Vec<LostPart>,
-    ) -> Result<Vec<LostPart>, TwinError> {
+    ) -> Result<Vec<LostPart>, RestoreError> {
         if lost.is_empty() {
             return Ok(lost);
         }
@@ -394,20 +399,20 @@ impl Twin {
     }
 
     /// The present search path, then every schema of the database.
-    async fn widest_search_path(&mut self) -> Result<String, TwinError> {
+    async fn widest_search_path(&mut self) -> Result<String, RestoreError> {
         let results = self.connection.query(WIDEST_SEARCH_PATH).await?;
         Ok(results.first().and_then(|result| result.value(0, 0)).unwrap_or_default().to_owned())
     }
 
     /// Reads the state of the twin itself. Its database has the same functions, but none ran here.
-    async fn read_back(&mut self, like: &SessionState) -> Result<SessionState, TwinError> {
+    async fn read_back(&mut self, like: &SessionState) -> Result<SessionState, RestoreError> {
         let mut tracker = StateTracker::asking_for(like.settings.keys());
         let hints = HintsCell::of(Arc::new(Hints::default()));
         Ok(snapshot(&mut self.connection, &mut tracker, &hints).await?)
     }
 
     /// The state of a session that began with a `statement_timeout` too short for the question.
-    async fn read_patiently(&mut self) -> Result<SessionState, TwinError> {
+    async fn read_patiently(&mut self) -> Result<SessionState, RestoreError> {
         const TIMEOUT: &str = "statement_timeout";
         self.connection.query("SET statement_timeout TO 0").await?;
         let mut state = self.read_back(&SessionState::default()).await?;
@@ -417,7 +422,7 @@ impl Twin {
         Ok(state)
     }
 
-    async fn verify(&mut self, wanted: &SessionState) -> Result<(), TwinError> {
+    async fn verify(&mut self, wanted: &SessionState) -> Result<(), RestoreError> {
         let found = self.read_back(wanted).await?;
         let locks = |state: &SessionState| SessionState { locks: Default::default(), ..state.clone() };
         let lost: Vec<LostPart> = locks(wanted)
@@ -431,11 +436,11 @@ impl Twin {
             .collect();
         match lost.is_empty() {
             true => Ok(()),
-            false => Err(TwinError::Parts(lost)),
+            false => Err(RestoreError::Parts(lost)),
         }
     }
 
-    async fn look_up_types(&mut self, state: &SessionState) -> Result<(), TwinError> {
+    async fn look_up_types(&mut self, state: &SessionState) -> Result<(), RestoreError> {
         let missing: BTreeSet<&String> =
             type_names(state).filter(|&name| !self.types.contains_key(name)).collect();
         if missing.is_empty() {

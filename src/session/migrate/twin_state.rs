@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::restore::LockPatience;
-use super::twin::{Twin, TwinError};
+use super::twin::{RestoreError, Twin};
 use crate::backend::ConnectRequest;
 use crate::event_loop::{self, Lost, Task};
 use crate::model::Place;
@@ -44,7 +44,7 @@ pub(in crate::session) enum TwinState {
     Preparing {
         place: Box<Place>,
         tries: u32,
-        task: Task<Result<Twin, TwinError>>,
+        task: Task<Result<Twin, RestoreError>>,
     },
     Ready {
         place: Box<Place>,
@@ -77,9 +77,9 @@ pub(in crate::session) enum QueuedPermit {
 }
 
 impl QueuedPermit {
-    pub(in crate::session) fn queued(warmers: &Arc<Semaphore>) -> Box<QueuedPermit> {
-        let warmers = Arc::clone(warmers);
-        Box::new(QueuedPermit::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() })))
+    pub(in crate::session) fn queued(twin_builds: &Arc<Semaphore>) -> Box<QueuedPermit> {
+        let twin_builds = Arc::clone(twin_builds);
+        Box::new(QueuedPermit::Queued(Task::spawn(async move { twin_builds.acquire_owned().await.ok() })))
     }
 
     /// Returns `true` once, when the permit has been granted.
@@ -105,9 +105,9 @@ pub(in crate::session) struct TwinPlan {
 }
 
 impl TwinState {
-    pub(in crate::session) fn queued(warmers: &Arc<Semaphore>) -> TwinState {
-        let warmers = Arc::clone(warmers);
-        TwinState::Queued(Task::spawn(async move { warmers.acquire_owned().await.ok() }))
+    pub(in crate::session) fn queued(twin_builds: &Arc<Semaphore>) -> TwinState {
+        let twin_builds = Arc::clone(twin_builds);
+        TwinState::Queued(Task::spawn(async move { twin_builds.acquire_owned().await.ok() }))
     }
 
     pub(in crate::session) fn building(
@@ -208,7 +208,11 @@ impl TwinState {
     }
 }
 
-fn after_preparing(place: &Place, tries: u32, outcome: Result<Result<Twin, TwinError>, Lost>) -> TwinState {
+fn after_preparing(
+    place: &Place,
+    tries: u32,
+    outcome: Result<Result<Twin, RestoreError>, Lost>,
+) -> TwinState {
     match outcome {
         Ok(Ok(twin)) => TwinState::Ready { place: Box::new(place.clone()), twin: Box::new(twin) },
         Ok(Err(error)) => match error.reasons() {

@@ -41,12 +41,12 @@ impl Catalogue {
 
     /// Records that a command may have changed the catalogue.
     pub(in crate::session) fn doubt(&self) {
-        self.0.shape.doubt();
+        self.0.catalogue_check.doubt();
     }
 
     /// Whether there is a digest to compare later ones with.
     pub(in crate::session) fn is_known(&self) -> bool {
-        self.0.shape.has_looked()
+        self.0.catalogue_check.has_looked()
     }
 
     /// Checks the catalogue, if a check is due or the last one is more than a second old. Takes one round
@@ -56,7 +56,7 @@ impl Catalogue {
     /// Not cancel-safe: dropped in the middle, the connection has pending answers and must be closed.
     pub(in crate::session) async fn look(&self, connection: &mut ServerConnection) -> Result<(), QueryError> {
         // With session pooling, nothing else starts regular checks.
-        self.0.shape.suspect();
+        self.0.catalogue_check.suspect();
         let ask = async |questions: &[u8]| {
             let replies = connection.run_each(questions).await?;
             let value = |reply: &Reply| Some(reply.results.last()?.value(0, 0)?.to_owned());
@@ -72,18 +72,18 @@ impl Permits {
         &self,
         mut ask: impl AsyncFnMut(&[u8]) -> Result<Vec<Option<String>>, E>,
     ) -> Result<(), E> {
-        let shape = &self.shape;
-        let Some(look) = shape.due() else { return Ok(()) };
+        let catalogue_check = &self.catalogue_check;
+        let Some(look) = catalogue_check.due() else { return Ok(()) };
         let mut answers = ask(&state::shape_questions(look.needs_digest)).await?;
-        if !look.needs_digest && !shape.is_counted(answers.first().and_then(Option::as_deref)) {
+        if !look.needs_digest && !catalogue_check.is_counted(answers.first().and_then(Option::as_deref)) {
             answers = ask(&state::shape_questions(true)).await?;
         }
         if let [changes, digest] = &mut answers[..]
-            && shape.learn(look, changes.take(), digest.take())
+            && catalogue_check.learn(look, changes.take(), digest.take())
         {
             self.catalogue_changed();
         }
-        shape.settle(look);
+        catalogue_check.settle(look);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::permits::{Defining, Permits};
 use super::pooled::Pooled;
-use crate::session::migrate::twin::TwinError;
+use crate::session::migrate::twin::RestoreError;
 
 #[derive(Debug)]
 pub(in crate::session) struct Definitions {
@@ -65,38 +65,38 @@ impl Definitions {
 
     /// A command may have changed it: the catalogue is checked before a connection is lent.
     pub(super) fn doubt_schema(&self) {
-        self.permits.shape.doubt();
+        self.permits.catalogue_check.doubt();
     }
 
     /// Another event may have changed it: see [`Self::doubt_schema`].
     pub(super) fn guess_schema(&self) {
-        self.permits.shape.guess();
+        self.permits.catalogue_check.guess();
     }
 
     /// An error may come from a change that was not noticed, and most often has another cause.
     pub(super) fn suspect_schema(&self) {
-        self.permits.shape.suspect();
+        self.permits.catalogue_check.suspect();
     }
 
     /// A session has seen this count of changes.
     pub(super) fn saw_changes(&self, changes: Option<&str>) {
-        self.permits.shape.saw_changes(changes);
+        self.permits.catalogue_check.saw_changes(changes);
     }
 
     /// The catalogue has to be checked before a connection is lent.
-    pub(super) fn is_look_due(&self) -> bool {
-        self.permits.shape.due().is_some()
+    pub(super) fn is_check_due(&self) -> bool {
+        self.permits.catalogue_check.due().is_some()
     }
 
     /// Checks the catalogue, if a check is due. A change outdates existing statements, and connections on
     /// which functions were called.
-    pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), TwinError> {
-        if !self.is_look_due() {
+    pub(super) async fn look(&self, pooled: &mut Pooled, deadline: Instant) -> Result<(), RestoreError> {
+        if !self.is_check_due() {
             return Ok(());
         }
         pooled.on_server.lose_unnamed();
-        let twin = &mut pooled.twin;
-        self.permits.look(async |questions| twin.ask(questions, deadline).await).await
+        let server = &mut pooled.server;
+        self.permits.look(async |questions| server.ask(questions, deadline).await).await
     }
 
     pub(super) fn changed(&self) {

@@ -13,12 +13,12 @@ use super::shared::SessionTemplate;
 use super::{DatabasePool, QueuePlace, Waiter};
 use crate::model::{RouteRecord, UnixMillis};
 use crate::route::LentFacts;
-use crate::session::migrate::twin::Twin;
+use crate::session::migrate::twin::StatefulConnection;
 use crate::session::origin::Origin;
 
 /// Pause after a connection that could not be opened; doubles with each failure.
-const REST_MIN: Duration = Duration::from_millis(50);
-const REST_MAX: Duration = Duration::from_secs(2);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Connections of one role with the same startup parameters.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(in crate::session) struct Pool {
 
 impl Pool {
     /// A connection could not be opened a moment ago.
-    pub(super) fn rests(&self) -> bool {
+    pub(super) fn is_backing_off(&self) -> bool {
         self.failures.get().1.is_some_and(|until| until > Instant::now())
     }
 
@@ -54,7 +54,7 @@ impl Pool {
     pub(super) fn failed(&self, why: String) {
         *self.failure.borrow_mut() = Some(why);
         let count = self.failures.get().0.saturating_add(1);
-        let rest = REST_MIN.saturating_mul(1 << count.min(6)).min(REST_MAX);
+        let rest = BACKOFF_MIN.saturating_mul(1 << count.min(6)).min(BACKOFF_MAX);
         self.failures.set((count, Some(Instant::now() + rest)));
     }
 
@@ -100,13 +100,13 @@ impl Pool {
         self.failure.borrow().clone()
     }
 
-    pub(super) fn learn(&self, twin: &Twin) -> SessionTemplate {
+    pub(super) fn learn(&self, server: &StatefulConnection) -> SessionTemplate {
         let mut known = self.template.borrow_mut();
         let state = match &*known {
-            Some(template) if *template.state == *twin.state() => Arc::clone(&template.state),
-            _ => Arc::new(twin.state().clone()),
+            Some(template) if *template.state == *server.state() => Arc::clone(&template.state),
+            _ => Arc::new(server.state().clone()),
         };
-        let template = SessionTemplate { parameters: twin.connection().parameters.clone(), state };
+        let template = SessionTemplate { parameters: server.connection().parameters.clone(), state };
         self.database_pool.pool_registry.remember(self.database_pool.route.id(), &self.origin, &template);
         *known = Some(template.clone());
         template

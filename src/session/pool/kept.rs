@@ -37,7 +37,7 @@ pub(super) struct Idle {
     pub(super) origin: Arc<Origin>,
     pub(super) record: Arc<RouteRecord>,
     pub(super) route: Arc<Route>,
-    pub(super) past: Past,
+    pub(super) history: ConnectionHistory,
     pub(super) catalogue: Catalogue,
     pub(super) since: Instant,
     /// The login with which its role was last seen.
@@ -47,7 +47,7 @@ pub(super) struct Idle {
 
 /// The kept connections of one worker.
 #[derive(Debug, Default)]
-pub(in crate::session) struct Kept {
+pub(in crate::session) struct KeptConnections {
     idle: RefCell<HashMap<DatabaseId, Vec<Idle>>>,
     hints: RefCell<HashMap<DatabaseId, Reading>>,
 }
@@ -73,7 +73,7 @@ impl Reading {
 
 /// Outcome of asking a server whether its connection lives.
 #[derive(Debug, PartialEq, Eq)]
-enum Sign {
+enum Liveness {
     Lives,
     Ended,
     Silent,
@@ -81,7 +81,7 @@ enum Sign {
 
 /// What earlier clients did on a connection that may outlive them.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::session) struct Past {
+pub(in crate::session) struct ConnectionHistory {
     pub(in crate::session) opened_at: UnixMillis,
     /// The [`Catalogue::number`] when a client that may have called functions, or the present one, got it.
     read_at: u64,
@@ -89,10 +89,10 @@ pub(in crate::session) struct Past {
     pub(super) has_run: bool,
 }
 
-impl Past {
-    /// The past of a connection that was opened just now.
-    pub(in crate::session) fn new(read_at: u64) -> Past {
-        Past { opened_at: UnixMillis::now(), read_at, has_run: false }
+impl ConnectionHistory {
+    /// The history of a connection that was opened just now.
+    pub(in crate::session) fn new(read_at: u64) -> ConnectionHistory {
+        ConnectionHistory { opened_at: UnixMillis::now(), read_at, has_run: false }
     }
 
     /// Whether definitions that the connection keeps may have changed since.
@@ -109,7 +109,7 @@ pub(super) fn is_current(opened: &RouteRecord, now: &RouteRecord) -> bool {
 impl Idle {
     /// A client that can use it may still connect.
     fn is_wanted(&mut self) -> bool {
-        if !is_current(&self.record, &self.route.current()) || self.past.keeps_outdated(&self.catalogue) {
+        if !is_current(&self.record, &self.route.current()) || self.history.keeps_outdated(&self.catalogue) {
             return false;
         }
         match self.route.login(self.origin.role().as_str()) {
@@ -123,19 +123,19 @@ impl Idle {
     }
 
     /// Whether the connection has the definitions that a new one would have.
-    async fn reads_as_new(&mut self) -> Sign {
-        if !self.past.has_run {
-            self.past.read_at = self.catalogue.number();
-            return Sign::Lives;
+    async fn reads_as_new(&mut self) -> Liveness {
+        if !self.history.has_run {
+            self.history.read_at = self.catalogue.number();
+            return Liveness::Lives;
         }
         // A connection that is known to be outdated needs no check.
-        if self.past.keeps_outdated(&self.catalogue) {
-            return Sign::Ended;
+        if self.history.keeps_outdated(&self.catalogue) {
+            return Liveness::Ended;
         }
         match timeout(LOOK_MAX, self.catalogue.look(&mut self.connection)).await {
-            Ok(Ok(())) if !self.past.keeps_outdated(&self.catalogue) => Sign::Lives,
-            Ok(_) => Sign::Ended,
-            Err(_) => Sign::Silent,
+            Ok(Ok(())) if !self.history.keeps_outdated(&self.catalogue) => Liveness::Lives,
+            Ok(_) => Liveness::Ended,
+            Err(_) => Liveness::Silent,
         }
     }
 
@@ -147,28 +147,28 @@ impl Idle {
     }
 }
 
-impl Kept {
-    /// The newest connection that a client with this origin can use, and its past. If a server does not
+impl KeptConnections {
+    /// The newest connection that a client with this origin can use, and its history. If a server does not
     /// answer once, its other connections are closed without asking.
     pub(in crate::session) async fn take(
         &self,
         record: &RouteRecord,
         origin: &Origin,
         check_after: Duration,
-    ) -> Option<(Box<ServerConnection>, Past)> {
+    ) -> Option<(Box<ServerConnection>, ConnectionHistory)> {
         while let Some(mut idle) = self.pop(record, origin) {
             let mut sign = match is_current(&idle.record, record) && idle.connection.is_alive() {
-                false => Sign::Ended,
-                true if idle.since.elapsed() < check_after => Sign::Lives,
+                false => Liveness::Ended,
+                true if idle.since.elapsed() < check_after => Liveness::Lives,
                 true => ask(&mut idle.connection).await,
             };
-            if sign == Sign::Lives {
+            if sign == Liveness::Lives {
                 sign = idle.reads_as_new().await;
             }
             match sign {
-                Sign::Lives => return Some((idle.connection, idle.past)),
-                Sign::Ended => idle.close(),
-                Sign::Silent => {
+                Liveness::Lives => return Some((idle.connection, idle.history)),
+                Liveness::Ended => idle.close(),
+                Liveness::Silent => {
                     idle.close();
                     let others = self.idle.borrow_mut().remove(&record.database);
                     others.into_iter().flatten().for_each(Idle::close);
@@ -274,12 +274,12 @@ impl Kept {
 }
 
 /// Asks a server that has not answered for a while whether the connection lives.
-async fn ask(connection: &mut ServerConnection) -> Sign {
+async fn ask(connection: &mut ServerConnection) -> Liveness {
     let mut question = BytesMut::new();
     frontend::query(&mut question, "");
     match timeout(RESET_MAX, connection.run(&question)).await {
-        Ok(Ok(_)) => Sign::Lives,
-        Ok(Err(_)) => Sign::Ended,
-        Err(_) => Sign::Silent,
+        Ok(Ok(_)) => Liveness::Lives,
+        Ok(Err(_)) => Liveness::Ended,
+        Err(_) => Liveness::Silent,
     }
 }

@@ -58,12 +58,12 @@ impl Lease {
     /// The connection, for the session that has it.
     #[inline]
     pub(in crate::session) fn connection(&self) -> &ServerConnection {
-        self.pooled.twin.connection()
+        self.pooled.server.connection()
     }
 
     #[inline]
     pub(in crate::session) fn connection_mut(&mut self) -> &mut ServerConnection {
-        self.pooled.twin.connection_mut()
+        self.pooled.server.connection_mut()
     }
 
     /// The session has it from now on.
@@ -86,7 +86,7 @@ impl Lease {
         }
         self.pooled.record = Arc::clone(record);
         self.pooled.is_foreign = true;
-        self.pooled.twin.exchange_connection(&mut connection);
+        self.pooled.server.exchange_connection(&mut connection);
         connection
     }
 

@@ -10,11 +10,11 @@ use crate::route::Moment;
 use crate::session::state::HINTS_MAX;
 
 /// How often a pool is checked while nothing happens, and while a client waits.
-const LOOK_IDLE: Duration = Duration::from_secs(1);
-const LOOK_WAITING: Duration = Duration::from_millis(50);
+const CHECK_IDLE: Duration = Duration::from_secs(1);
+const CHECK_WAITING: Duration = Duration::from_millis(50);
 
 /// Connections that were not needed for this long are given to a worker with waiting clients.
-const SURVEY_EVERY: Duration = Duration::from_millis(200);
+const REBALANCE_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs as long as the pool lives.
 pub(super) async fn maintain(database_pool: Weak<DatabasePool>) {
@@ -26,9 +26,9 @@ pub(super) async fn maintain(database_pool: Weak<DatabasePool>) {
     loop {
         let pause = match database_pool.upgrade() {
             Some(database_pool) if database_pool.is_pressed() || database_pool.permits.is_any_waiting() => {
-                LOOK_WAITING
+                CHECK_WAITING
             }
-            Some(_) => LOOK_IDLE,
+            Some(_) => CHECK_IDLE,
             None => return,
         };
         // Every branch only wakes: the code below finds out what to do.
@@ -43,7 +43,7 @@ pub(super) async fn maintain(database_pool: Weak<DatabasePool>) {
         if hints_read.is_over(HINTS_MAX, now) {
             hints_read = now;
             database_pool.permits.functions_changed();
-            database_pool.permits.shape.turn();
+            database_pool.permits.catalogue_check.turn();
         }
         database_pool.tidy();
         database_pool.grow();
@@ -76,7 +76,7 @@ impl DatabasePool {
         {
             idle.give_permit_to(other);
         }
-        if self.surveyed.get().is_over(SURVEY_EVERY, self.now.get()) {
+        if self.rebalanced.get().is_over(REBALANCE_EVERY, self.now.get()) {
             self.rebalance();
         }
     }
@@ -94,6 +94,6 @@ impl DatabasePool {
             }
             pool.surplus.set(pool.idle.borrow().len());
         }
-        self.surveyed.set(self.now.get());
+        self.rebalanced.set(self.now.get());
     }
 }

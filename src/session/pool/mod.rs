@@ -25,6 +25,7 @@
 //! never lent.
 
 mod catalogue;
+mod catalogue_check;
 mod definitions;
 mod idle;
 pub(super) mod kept;
@@ -37,7 +38,6 @@ mod permits;
 mod pooled;
 pub(super) mod pooled_client;
 pub(super) mod reuse;
-mod shape;
 mod shared;
 
 use std::cell::{Cell, RefCell};
@@ -62,7 +62,7 @@ pub(super) use self::permits::Defining;
 use self::permits::{Permit, Permits};
 use self::pooled::{Keeps, Occupied, Pooled};
 pub(super) use self::shared::{PoolRegistry, SessionTemplate};
-use super::migrate::twin::{Twin, TwinError};
+use super::migrate::twin::{RestoreError, StatefulConnection};
 use super::origin::Origin;
 use super::statements::OnServer;
 use crate::error::{Explain, Refusal, Retry, Severity, chain};
@@ -143,7 +143,7 @@ pub(super) struct DatabasePool {
     /// Set by the maintenance task, so that a loan does not read the time.
     now: Cell<Moment>,
     /// When maintenance last checked how many connections are not needed.
-    surveyed: Cell<Moment>,
+    rebalanced: Cell<Moment>,
     pub(super) definitions: Definitions,
     meanings: Meanings,
 }
@@ -167,7 +167,7 @@ impl DatabasePool {
             closing: Cell::new(0),
             numbers: Cell::new(0),
             now: Cell::new(Moment::now()),
-            surveyed: Cell::new(Moment::now()),
+            rebalanced: Cell::new(Moment::now()),
         });
         event_loop::spawn(maintenance::maintain(Rc::downgrade(&database_pool)));
         database_pool
@@ -296,17 +296,17 @@ impl DatabasePool {
             let Some(waiter) = self.waiting.borrow_mut().remove(at) else { break };
             match waiter.gives.send(Ok(lease)) {
                 Err(Ok(back)) => lease = back,
-                _ => return self.look_who_waits(),
+                _ => return self.check_waiters(),
             }
         }
         lease.put_back();
-        self.look_who_waits();
+        self.check_waiters();
     }
 
     /// If no client waits here, other workers need not give up anything for this one.
-    fn look_who_waits(&self) {
+    fn check_waiters(&self) {
         if self.first_in_line().is_none() {
-            self.nobody_waits();
+            self.no_client_waits();
         }
     }
 
@@ -315,7 +315,7 @@ impl DatabasePool {
         self.route.gate().state() == GateState::Open
     }
 
-    fn nobody_waits(&self) {
+    fn no_client_waits(&self) {
         self.permits.clear_waiting(self.parts.worker);
         self.permits.return_unused(self.parts.worker);
     }
@@ -339,7 +339,7 @@ impl DatabasePool {
             return self.permits.mark_waiting(self.parts.worker);
         }
         match self.first_in_line() {
-            None => self.nobody_waits(),
+            None => self.no_client_waits(),
             Some(_) => self.permits.clear_waiting(self.parts.worker),
         }
     }
@@ -363,7 +363,7 @@ impl DatabasePool {
             0 => true,
             opening => !take_one(being_opened.entry(Rc::as_ptr(&waiter.pool)).or_insert(opening)),
         };
-        let openable = |waiter: &Waiter| !waiter.gives.is_closed() && !waiter.pool.rests();
+        let openable = |waiter: &Waiter| !waiter.gives.is_closed() && !waiter.pool.is_backing_off();
         let mut uncovered =
             waiting.iter().enumerate().filter(|(_, waiter)| openable(waiter) && is_uncovered(waiter));
         uncovered.nth(covered as usize).map(|(at, waiter)| (at, Rc::clone(&waiter.pool)))
@@ -416,15 +416,15 @@ impl DatabasePool {
         self: &Rc<DatabasePool>,
         pool: &Rc<Pool>,
         permit: Permit,
-    ) -> Result<Option<Pooled>, TwinError> {
+    ) -> Result<Option<Pooled>, RestoreError> {
         let Ok(_pass) = self.route.gate().try_connect(self.parts.worker) else { return Ok(None) };
         // Read inside the gate: it cannot change before the pass is dropped.
         let record = self.route.current();
         let request = pool.origin.request(record.place.clone(), &self.route);
         let deadline = Instant::now() + self.parts.connect_time_max;
-        let twin = Twin::open(&request, &self.parts.connector, deadline).await?;
-        let pid = self.route.session_table().enter_lent(pool.facts(twin.pid(), &record));
-        let template = pool.learn(&twin);
+        let server = StatefulConnection::open(&request, &self.parts.connector, deadline).await?;
+        let pid = self.route.session_table().enter_lent(pool.facts(server.pid(), &record));
+        let template = pool.learn(&server);
         self.numbers.set(self.numbers.get() + 1);
         let now = Moment::now();
         self.now.set(now);
@@ -432,7 +432,7 @@ impl DatabasePool {
             number: self.numbers.get(),
             template: Arc::clone(&template.state),
             state: template.state,
-            twin,
+            server,
             on_server: OnServer::default(),
             record,
             schema: self.definitions.schema(),
@@ -452,7 +452,7 @@ impl DatabasePool {
 
     /// The first waiter of the pool gets an error that waiting cannot cure; the others go on waiting, and
     /// opening is tried again after a while.
-    fn fail(self: &Rc<DatabasePool>, pool: &Rc<Pool>, error: &TwinError) {
+    fn fail(self: &Rc<DatabasePool>, pool: &Rc<Pool>, error: &RestoreError) {
         let name = &self.route.current().name;
         tracing::warn!(database = %name, error = %chain(error), "no server connection for the pool");
         if error.retry() == Retry::Never {

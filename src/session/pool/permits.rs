@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-use super::shape::Shape;
+use super::catalogue_check::CatalogueCheck;
 
 /// One per database with connections that outlive their clients.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Permits {
     /// Grows when the digest of the catalogue changes.
     catalogue: AtomicU64,
     /// Decides when the catalogue is checked for such a change.
-    pub(super) shape: Shape,
+    pub(super) catalogue_check: CatalogueCheck,
     /// Grows when functions of the database may do to sessions what they did not before.
     functions: AtomicU64,
     /// Grows when definitions have changed, or may have.
@@ -73,14 +73,14 @@ impl Permits {
         let (open, workers_waiting) = (AtomicU32::new(0), AtomicU32::new(0));
         let (schema, catalogue, functions, definitions) = Default::default();
         let defining = AtomicU32::new(0);
-        let shape = Shape::new();
+        let catalogue_check = CatalogueCheck::new();
         Arc::new(Permits {
             open,
             workers_waiting,
             workers,
             schema,
             catalogue,
-            shape,
+            catalogue_check,
             functions,
             definitions,
             defining,

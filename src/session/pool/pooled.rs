@@ -15,7 +15,7 @@ use super::permits::Permit;
 use crate::event_loop;
 use crate::model::RouteRecord;
 use crate::route::{LentPid, Moment};
-use crate::session::migrate::twin::{Twin, TwinError};
+use crate::session::migrate::twin::{RestoreError, StatefulConnection};
 use crate::session::state::{Residue, SessionState, reads_functions_otherwise};
 use crate::session::statements::OnServer;
 
@@ -29,8 +29,8 @@ const ALIKE_TIME_MAX: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(in crate::session) struct Pooled {
     pub(super) number: u64,
-    pub(in crate::session) twin: Twin,
-    /// The twin's state; shared with sessions that have the same.
+    pub(in crate::session) server: StatefulConnection,
+    /// The state of the connection; shared with sessions that have the same.
     pub(super) state: Arc<SessionState>,
     /// The state that it began with.
     pub(super) template: Arc<SessionState>,
@@ -133,10 +133,10 @@ impl Pooled {
     }
 
     /// Removes what its client may have left.
-    pub(super) async fn clean(&mut self, residue: Residue, deadline: Instant) -> Result<(), TwinError> {
+    pub(super) async fn clean(&mut self, residue: Residue, deadline: Instant) -> Result<(), RestoreError> {
         // Statements that its client made by SQL are part of the state that has to go.
         let residue = if self.state.statements.is_empty() { residue } else { Residue::Statements };
-        self.twin.clean(residue, &self.template, deadline).await?;
+        self.server.clean(residue, &self.template, deadline).await?;
         self.state = Arc::clone(&self.template);
         self.on_server.lose_unnamed();
         if residue == Residue::Statements {
@@ -161,7 +161,7 @@ impl Drop for Pooled {
         if !event_loop::is_here() {
             return;
         }
-        let connection = self.twin.take_connection();
+        let connection = self.server.take_connection();
         let closing = Closing::begin(&self.database_pool, occupied);
         event_loop::spawn(async move {
             connection.terminate().await;

@@ -30,7 +30,7 @@ use crate::error::{Blame, Refusal, Severity, SqlState};
 use crate::model::RouteRecord;
 use crate::session::cancel::registry::{CancelTarget, CurrentTarget};
 use crate::session::migrate::restore::LockPatience;
-use crate::session::migrate::twin::TwinError;
+use crate::session::migrate::twin::RestoreError;
 use crate::session::state::{Hints, PreparedStatement, Residue, SessionState, StateTracker};
 use crate::session::statements::{PREFIX, ParseContext, Schema, Statements, Texts, digest};
 use crate::wire::exchange::Exchange;
@@ -79,7 +79,7 @@ pub(in crate::session) enum Unfit {
     /// connection is needed.
     Read,
     /// It does not accept the client's state.
-    State(TwinError),
+    State(RestoreError),
 }
 
 impl PooledClient {
@@ -221,9 +221,9 @@ impl PooledClient {
             && lease.on_server.is_clean()
             && !lease.keeps_other_values(&self.state)
             && lease.schema == database_pool.definitions.schema()
-            && !database_pool.definitions.is_look_due()
+            && !database_pool.definitions.is_check_due()
             && !database_pool.has_rested(&lease, database_pool.settings().check_after)
-            && lease.twin.is_alive();
+            && lease.server.is_alive();
         if fits {
             return Some(lease);
         }
@@ -304,7 +304,7 @@ impl PooledClient {
         let Some(mut lease) = self.take_lease() else { return };
         lease.on_server = std::mem::take(&mut self.statements.server);
         lease.on_server.end_loan();
-        let (mut residue, names) = (tracker.take_soil(), tracker.take_names());
+        let (mut residue, names) = (tracker.take_residue(), tracker.take_names());
         lease.has_run(residue);
         let meanings = &self.pool.database_pool.meanings;
         meanings.saw_hints(tracker.hints());
@@ -324,7 +324,7 @@ impl PooledClient {
         self.pins.clear();
         let Some(lease) = self.take_lease() else { return };
         // What its client has done will not be asked any more.
-        if tracker.take_soil() != Residue::Clean {
+        if tracker.take_residue() != Residue::Clean {
             self.pool.database_pool.definitions.guess_schema();
         }
         lease.discard();
@@ -447,7 +447,7 @@ impl PooledClient {
     pub(in crate::session) async fn make_fit(&mut self, lease: &mut Lease) -> Result<PreparedAgain, Unfit> {
         let database_pool = &self.pool.database_pool;
         let deadline = Instant::now() + database_pool.connect_time_max();
-        if !lease.twin.is_alive() {
+        if !lease.server.is_alive() {
             return Err(Unfit::Gone);
         }
         if lease.has_read_otherwise(&self.state) {
@@ -461,17 +461,17 @@ impl PooledClient {
         if lease.schema != schema {
             let closes = lease.on_server.close_all();
             if !closes.is_empty() {
-                lease.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
+                lease.server.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
             }
             lease.schema = schema;
         } else if !lease.on_server.is_clean() {
             let closes = lease.on_server.close_doubted();
-            lease.twin.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
+            lease.server.run_quietly(&closes, deadline).await.map_err(|_| Unfit::Gone)?;
         } else if database_pool.has_rested(lease, database_pool.settings().check_after) {
             let mut question = BytesMut::new();
             crate::wire::message::frontend::query(&mut question, "");
             lease.on_server.lose_unnamed();
-            lease.twin.run_quietly(&question, deadline).await.map_err(|_| Unfit::Gone)?;
+            lease.server.run_quietly(&question, deadline).await.map_err(|_| Unfit::Gone)?;
         }
         if Arc::ptr_eq(&lease.state, &self.state) {
             return Ok(PreparedAgain(false));
@@ -479,9 +479,9 @@ impl PooledClient {
         let mut prepared_again = false;
         if lease.state != self.state {
             lease.on_server.lose_unnamed();
-            let changed = Box::pin(lease.twin.refresh(&self.state, LockPatience::Try, deadline)).await;
+            let changed = Box::pin(lease.server.refresh(&self.state, LockPatience::Try, deadline)).await;
             changed.map_err(|error| match error {
-                error @ TwinError::Parts(_) => Unfit::State(error),
+                error @ RestoreError::Parts(_) => Unfit::State(error),
                 _ => Unfit::Gone,
             })?;
             prepared_again = !self.state.statements.is_empty();
@@ -503,7 +503,7 @@ impl PooledClient {
             };
         }
         if let Some(lease) = &mut self.lease {
-            lease.twin.set_state(SessionState::clone(&self.state));
+            lease.server.set_state(SessionState::clone(&self.state));
             lease.state = Arc::clone(&self.state);
         }
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::kept::{Idle, Past, RESET_MAX, is_current};
+use super::kept::{ConnectionHistory, Idle, RESET_MAX, is_current};
 use crate::backend::ServerConnection;
 use crate::error::chain;
 use crate::event_loop;
@@ -36,24 +36,24 @@ use crate::session::worker::Worker;
 const HINTS_POLL: Duration = Duration::from_millis(20);
 
 /// A connection that its client has left.
-pub(in crate::session) struct Left {
+pub(in crate::session) struct ReturnedConnection {
     pub(in crate::session) route: Arc<Route>,
     pub(in crate::session) origin: Arc<Origin>,
     pub(in crate::session) connection: Box<ServerConnection>,
     pub(in crate::session) tracker: StateTracker,
     /// The place of the connection.
     pub(in crate::session) record: Arc<RouteRecord>,
-    pub(in crate::session) past: Past,
+    pub(in crate::session) history: ConnectionHistory,
 }
 
 /// Keeps the connection for the next client, or closes it. Returns at once.
-pub(in crate::session) fn keep(worker: &Rc<Worker>, left: Left) {
+pub(in crate::session) fn keep(worker: &Rc<Worker>, left: ReturnedConnection) {
     let worker = Rc::clone(worker);
     let facts = LentFacts {
         pid: left.connection.pid,
         role: left.origin.role().to_string(),
         generation: left.record.generation,
-        opened_at: left.past.opened_at,
+        opened_at: left.history.opened_at,
     };
     // While the client is still in the session table, so that the connection is always listed.
     let pid = left.route.session_table().enter_lent(facts);
@@ -65,10 +65,10 @@ pub(in crate::session) fn keep(worker: &Rc<Worker>, left: Left) {
         // Other connections may have been kept meanwhile.
         let login = login.filter(|_| is_as_new && has_room(&worker, &left.record));
         let Some(login) = login else { return left.connection.terminate().await };
-        let Left { route, origin, connection, mut tracker, record, mut past } = left;
-        past.has_run |= tracker.take_soil() != Residue::Clean;
+        let ReturnedConnection { route, origin, connection, mut tracker, record, mut history } = left;
+        history.has_run |= tracker.take_residue() != Residue::Clean;
         let (since, catalogue) = (Instant::now(), worker.catalogue(route.id()));
-        let idle = Idle { connection, origin, record, route, past, catalogue, since, login, pid };
+        let idle = Idle { connection, origin, record, route, history, catalogue, since, login, pid };
         worker.kept.put(idle);
     });
 }
@@ -78,7 +78,7 @@ fn has_room(worker: &Worker, record: &RouteRecord) -> bool {
 }
 
 /// The next client would find nothing that the last one left.
-async fn is_as_new(worker: &Rc<Worker>, left: &mut Left) -> bool {
+async fn is_as_new(worker: &Rc<Worker>, left: &mut ReturnedConnection) -> bool {
     let (hints, asks) = worker.kept.hints(left.route.id());
     while !asks && hints.is_awaited() {
         tokio::time::sleep(HINTS_POLL).await;
@@ -95,12 +95,12 @@ async fn is_as_new(worker: &Rc<Worker>, left: &mut Left) -> bool {
 }
 
 /// `None`: the server did not finish what it was asked to do.
-async fn make_as_new(worker: &Rc<Worker>, left: &mut Left, hints: &HintsCell) -> Option<bool> {
+async fn make_as_new(worker: &Rc<Worker>, left: &mut ReturnedConnection, hints: &HintsCell) -> Option<bool> {
     // A server that a move is about to leave gets no more work.
     let Ok(_pass) = left.route.gate().try_connect(worker.index()) else { return Some(false) };
     let record = left.route.current();
     let is_wanted = is_current(&left.record, &record)
-        && left.past.opened_at.until(UnixMillis::now()) < worker.plane.pool.age_max
+        && left.history.opened_at.until(UnixMillis::now()) < worker.plane.pool.age_max
         && has_room(worker, &record)
         && worker.takes_clients();
     if !is_wanted {

@@ -18,8 +18,8 @@ use crate::backend::ServerConnection;
 use crate::error::Refusal;
 use crate::event_loop;
 use crate::model::RouteRecord;
-use crate::session::migrate::sequence_memory::{Parting, Recall};
-use crate::session::pool::kept::Past;
+use crate::session::migrate::sequence_memory::{LeftConnection, Recall};
+use crate::session::pool::kept::ConnectionHistory;
 use crate::session::pool::pooled_client::PooledClient;
 use crate::session::state::{Bound, StateTracker};
 use crate::session::statements::FRONT_BYTES;
@@ -58,16 +58,19 @@ struct Memory {
 /// How a client may affect later clients of its connection.
 #[derive(Debug)]
 struct Reuse {
-    /// The past of the connection; after a move, of the first one.
-    past: Past,
+    /// The history of the connection; after a move, of the first one.
+    history: ConnectionHistory,
     /// Definitions have changed since the last transaction boundary.
     has_defined: bool,
 }
 
 impl Dedicated {
-    /// `past`: set where the connection may go to another client afterwards.
-    pub(in crate::session) fn new(connection: Box<ServerConnection>, past: Option<Past>) -> Dedicated {
-        let reuse = past.map(|past| Reuse { past, has_defined: false });
+    /// `history`: set where the connection may go to another client afterwards.
+    pub(in crate::session) fn new(
+        connection: Box<ServerConnection>,
+        history: Option<ConnectionHistory>,
+    ) -> Dedicated {
+        let reuse = history.map(|history| Reuse { history, has_defined: false });
         let memory = reuse.map(|reuse| Box::new(Memory { reuse: Some(reuse), recall: None }));
         Dedicated { connection, memory }
     }
@@ -87,9 +90,9 @@ impl Dedicated {
         }
     }
 
-    /// The past of the connection, if it may go to another client.
-    pub(in crate::session) fn past(&self) -> Option<Past> {
-        self.memory.as_ref()?.reuse.as_ref().map(|reuse| reuse.past)
+    /// The history of the connection, if it may go to another client.
+    pub(in crate::session) fn history(&self) -> Option<ConnectionHistory> {
+        self.memory.as_ref()?.reuse.as_ref().map(|reuse| reuse.history)
     }
 
     /// The client has left: its connection is kept for another one.
@@ -111,11 +114,11 @@ impl Dedicated {
     }
 
     /// The session has left a connection; `None`: there is nothing of the old one to remember.
-    pub(in crate::session) fn remember(&mut self, parting: Option<&Rc<Parting>>, tracker: &StateTracker) {
+    pub(in crate::session) fn remember(&mut self, left: Option<&Rc<LeftConnection>>, tracker: &StateTracker) {
         let before = self.take_recall();
-        let Some(parting) = parting else { return };
+        let Some(left) = left else { return };
         let parse = tracker.unnamed().body().and_then(|body| parse_parse(body).ok());
-        self.set_recall(Some(Recall::after(before, parting, parse.map(|parse| parse.sql))));
+        self.set_recall(Some(Recall::after(before, left, parse.map(|parse| parse.sql))));
     }
 }
 
@@ -167,7 +170,9 @@ impl Backend {
     /// is closed anyway.
     pub(super) fn stays(&self, exchange: &Exchange) -> bool {
         match self {
-            Backend::Dedicated(dedicated) => dedicated.past().is_some() && exchange.rest() == Rest::Settled,
+            Backend::Dedicated(dedicated) => {
+                dedicated.history().is_some() && exchange.rest() == Rest::Settled
+            }
             // A connection at rest is given back; one that works for the client is closed.
             Backend::Pooled(_) => exchange.rest() != Rest::Busy || exchange.is_silent(),
         }

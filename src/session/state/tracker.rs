@@ -268,7 +268,7 @@ impl StateTracker {
         let effects = read.verdict.effects;
         suspect.changes = effects.has(Effects::ASKS);
         // Parsing computes constants: for a type with checks, that runs the checks.
-        self.residue = self.residue.max(self.soil_of(effects));
+        self.residue = self.residue.max(self.residue_of(effects));
         self.note_names(effects);
         if self.followed.is_some() && !is_plain(effects) {
             self.changed();
@@ -280,7 +280,7 @@ impl StateTracker {
         match parse.statement.is_empty() {
             true => {
                 let hints = self.hints.as_ref().map_or(0, |hints| hints.id());
-                self.unnamed.parsed(parse.sql, effects, hints, self.soil_of(effects));
+                self.unnamed.parsed(parse.sql, effects, hints, self.residue_of(effects));
                 self.keep_unnamed(body);
             }
             false if self.lent => self.prepare(effects),
@@ -1025,7 +1025,7 @@ impl StateTracker {
             return;
         }
         let effects = self.with_prepared(effects);
-        self.residue = self.residue.max(self.soil_of(effects));
+        self.residue = self.residue.max(self.residue_of(effects));
         self.note_names(effects);
         self.parses_otherwise = true;
         if effects.has(Effects::ANY | Effects::DEFINES) || is_unknown {
@@ -1093,7 +1093,7 @@ impl StateTracker {
     }
 
     /// What code with these effects may leave, as far as is known now.
-    fn soil_of(&self, effects: Effects) -> Residue {
+    fn residue_of(&self, effects: Effects) -> Residue {
         match &self.hints {
             None if effects.has(Effects::RUNS) => Residue::Statements,
             // A hidden body may run any code of the database. Code that changes how functions are read counts
@@ -1226,7 +1226,7 @@ impl StateTracker {
     }
 
     /// What the loan that ends now may have left.
-    pub(in crate::session) fn take_soil(&mut self) -> Residue {
+    pub(in crate::session) fn take_residue(&mut self) -> Residue {
         self.unnamed.end_loan(std::mem::take(&mut self.skipped));
         self.parses_otherwise = false;
         std::mem::take(&mut self.residue)

@@ -23,7 +23,7 @@ pub(super) use self::thread::run;
 use super::DataPlaneShared;
 use super::limits::{self, LimitsCache, Terms, Watch};
 use super::migrate::closing::ClosingConnections;
-use super::pool::kept::Kept;
+use super::pool::kept::KeptConnections;
 use super::pool::{Catalogue, DatabasePool, PoolParts};
 use super::state::HintsCell;
 use super::statements::Texts;
@@ -39,11 +39,11 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Sessions of a worker that take their state and build their twin at the same time, while the gate is open.
 /// Few, because a client that sends a request meanwhile should wait for one question to its server, not for
 /// many.
-const WARMERS_MAX: usize = 4;
+const TWIN_BUILDS_MAX: usize = 4;
 
 /// Sessions of a worker that ask for their state at the same time, while the gate holds all clients: few
 /// enough that each server answers soon, and enough that no worker waits for a single answer.
-const ASKERS_MAX: usize = 8;
+const STATE_QUESTIONS_MAX: usize = 8;
 
 /// What the sessions of one thread share.
 #[derive(Debug)]
@@ -59,9 +59,9 @@ pub(super) struct Worker {
     terms: RefCell<LimitsCache>,
     next_session: Cell<u64>,
     /// Limits the twins that are built while clients run.
-    pub(super) warmers: Arc<Semaphore>,
+    pub(super) twin_builds: Arc<Semaphore>,
     /// Limits the questions for a state inside a hold.
-    pub(super) askers: Arc<Semaphore>,
+    pub(super) state_questions: Arc<Semaphore>,
     /// Connections that sessions have replaced, to be closed.
     pub(super) closing: Rc<ClosingConnections>,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
@@ -70,7 +70,7 @@ pub(super) struct Worker {
     /// The pools of databases that lend their connections.
     pools: RefCell<HashMap<DatabaseId, Rc<DatabasePool>>>,
     /// Connections of clients that have left, for new clients.
-    pub(super) kept: Kept,
+    pub(super) kept: KeptConnections,
     /// Statements of clients with lent connections.
     pub(super) texts: RefCell<Texts>,
 }
@@ -93,13 +93,13 @@ impl Worker {
             wakers: RefCell::default(),
             terms: RefCell::default(),
             next_session: Cell::new(0),
-            warmers: Arc::new(Semaphore::new(WARMERS_MAX)),
-            askers: Arc::new(Semaphore::new(ASKERS_MAX)),
+            twin_builds: Arc::new(Semaphore::new(TWIN_BUILDS_MAX)),
+            state_questions: Arc::new(Semaphore::new(STATE_QUESTIONS_MAX)),
             closing: Rc::default(),
             hints: RefCell::default(),
             parameters: RefCell::default(),
             pools: RefCell::default(),
-            kept: Kept::default(),
+            kept: KeptConnections::default(),
             texts: RefCell::default(),
         }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// After this many digests in a row without a change, if the last took longer than `SLOW`, the next one is
 /// delayed by `REST_TIMES` that time, unless a command has changed definitions.
-const FRUITLESS: u32 = 3;
+const SAME_MAX: u32 = 3;
 const SLOW: Duration = Duration::from_millis(50);
 const REST_TIMES: u32 = 10;
 
@@ -25,12 +25,12 @@ const REST: Duration = Duration::from_secs(1);
 
 /// How many reasons for a check there were, and how many of them a check has dealt with.
 #[derive(Debug, Default)]
-struct Reasons {
+struct CheckReasons {
     all: AtomicU64,
     settled: AtomicU64,
 }
 
-impl Reasons {
+impl CheckReasons {
     fn add(&self) {
         self.all.fetch_add(1, Ordering::AcqRel);
     }
@@ -48,13 +48,13 @@ impl Reasons {
 
 /// The state of one database.
 #[derive(Debug)]
-pub(super) struct Shape {
+pub(super) struct CatalogueCheck {
     /// A command has changed definitions.
-    doubts: Reasons,
+    doubts: CheckReasons,
     /// The digest may have changed, and most often has not.
-    guesses: Reasons,
+    guesses: CheckReasons,
     /// A regular check is due.
-    turns: Reasons,
+    turns: CheckReasons,
     known: Mutex<Known>,
 }
 
@@ -65,21 +65,21 @@ struct Known {
     /// How long the last check took.
     took: Duration,
     /// Digests in a row that were the same as the one before.
-    fruitless: u32,
+    same: u32,
     looked: Option<Instant>,
 }
 
 impl Known {
     fn is_resting(&self) -> bool {
         let rest = self.took * REST_TIMES;
-        let is_slow = self.took > SLOW && self.fruitless >= FRUITLESS;
+        let is_slow = self.took > SLOW && self.same >= SAME_MAX;
         is_slow && self.looked.is_some_and(|looked| looked.elapsed() < rest)
     }
 }
 
 /// A check that is due.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct DueCheck {
     doubts: u64,
     guesses: u64,
     turns: u64,
@@ -87,13 +87,13 @@ pub(super) struct Look {
     began: Instant,
 }
 
-impl Shape {
-    pub(super) fn new() -> Shape {
+impl CatalogueCheck {
+    pub(super) fn new() -> CatalogueCheck {
         // The first check is due at once: later ones are compared with it.
         let (doubts, guesses, turns) = Default::default();
-        let shape = Shape { doubts, guesses, turns, known: Mutex::default() };
-        shape.turn();
-        shape
+        let catalogue_check = CatalogueCheck { doubts, guesses, turns, known: Mutex::default() };
+        catalogue_check.turn();
+        catalogue_check
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -128,13 +128,13 @@ impl Shape {
         self.guesses.add();
     }
 
-    pub(super) fn due(&self) -> Option<Look> {
+    pub(super) fn due(&self) -> Option<DueCheck> {
         let (doubts, is_doubted) = self.doubts.count();
         let (guesses, is_guessed) = self.guesses.count();
         let (turns, is_turn) = self.turns.count();
         let is_due = is_doubted || ((is_guessed || is_turn) && !self.known().is_resting());
         let needs_digest = is_doubted || is_guessed || !self.has_looked();
-        is_due.then(|| Look { doubts, guesses, turns, needs_digest, began: Instant::now() })
+        is_due.then(|| DueCheck { doubts, guesses, turns, needs_digest, began: Instant::now() })
     }
 
     /// Whether the count alone shows that nothing has changed.
@@ -149,20 +149,20 @@ impl Shape {
 
     /// Records the result of a check; `None`: the server did not say. `true`: statements that were made
     /// before may have another meaning now.
-    pub(super) fn learn(&self, look: Look, changes: Option<String>, digest: Option<String>) -> bool {
+    pub(super) fn learn(&self, look: DueCheck, changes: Option<String>, digest: Option<String>) -> bool {
         let mut known = self.known();
         known.took = look.began.elapsed();
         let is_first = known.looked.replace(Instant::now()).is_none();
         known.changes = changes;
         let is_same = digest.is_some() && known.digest == digest;
-        known.fruitless = if is_same { known.fruitless.saturating_add(1) } else { 0 };
+        known.same = if is_same { known.same.saturating_add(1) } else { 0 };
         known.digest = digest;
         // Before the first check nothing was made that could be outdated.
         let has_begun = is_first && known.digest.is_some();
         !(is_same || has_begun)
     }
 
-    pub(super) fn settle(&self, look: Look) {
+    pub(super) fn settle(&self, look: DueCheck) {
         self.doubts.settle(look.doubts);
         self.guesses.settle(look.guesses);
         self.turns.settle(look.turns);
@@ -179,47 +179,51 @@ mod tests {
 
     #[test]
     fn the_first_look_asks_for_the_digest_and_later_ones_do_if_there_is_a_doubt() {
-        let shape = Shape::new();
-        let first = shape.due().unwrap();
-        assert!(first.needs_digest && !shape.has_looked());
-        assert!(!shape.learn(first, text("7"), text("z")), "nothing has run before");
-        shape.settle(first);
-        assert!(shape.has_looked());
-        shape.turn();
-        let turn = shape.due().unwrap();
-        assert!(!turn.needs_digest && shape.is_counted(Some("7")));
-        shape.settle(turn);
-        assert!(shape.due().is_none());
-        shape.saw_changes(Some("7"));
-        assert!(shape.due().is_none());
-        shape.saw_changes(Some("8"));
-        let look = shape.due().unwrap();
+        let catalogue_check = CatalogueCheck::new();
+        let first = catalogue_check.due().unwrap();
+        assert!(first.needs_digest && !catalogue_check.has_looked());
+        assert!(!catalogue_check.learn(first, text("7"), text("z")), "nothing has run before");
+        catalogue_check.settle(first);
+        assert!(catalogue_check.has_looked());
+        catalogue_check.turn();
+        let turn = catalogue_check.due().unwrap();
+        assert!(!turn.needs_digest && catalogue_check.is_counted(Some("7")));
+        catalogue_check.settle(turn);
+        assert!(catalogue_check.due().is_none());
+        catalogue_check.saw_changes(Some("7"));
+        assert!(catalogue_check.due().is_none());
+        catalogue_check.saw_changes(Some("8"));
+        let look = catalogue_check.due().unwrap();
         assert!(look.needs_digest);
-        assert!(shape.learn(look, text("8"), text("a")));
-        shape.doubt();
-        shape.settle(look);
-        let again = shape.due().unwrap();
-        assert!(!shape.learn(again, text("9"), text("a")));
-        shape.settle(again);
-        assert!(shape.due().is_none() && shape.is_counted(Some("9")) && !shape.is_counted(None));
-        assert!(shape.learn(again, text("9"), None), "the server did not say");
-        let silent = Shape::new();
+        assert!(catalogue_check.learn(look, text("8"), text("a")));
+        catalogue_check.doubt();
+        catalogue_check.settle(look);
+        let again = catalogue_check.due().unwrap();
+        assert!(!catalogue_check.learn(again, text("9"), text("a")));
+        catalogue_check.settle(again);
+        assert!(
+            catalogue_check.due().is_none()
+                && catalogue_check.is_counted(Some("9"))
+                && !catalogue_check.is_counted(None)
+        );
+        assert!(catalogue_check.learn(again, text("9"), None), "the server did not say");
+        let silent = CatalogueCheck::new();
         assert!(silent.learn(silent.due().unwrap(), None, None), "nor did it at first");
     }
 
     #[test]
     fn a_slow_digest_that_shows_nothing_is_not_asked_for_without_a_rest() {
-        let shape = Shape::new();
+        let catalogue_check = CatalogueCheck::new();
         let began = Instant::now().checked_sub(SLOW * 2).unwrap();
-        for _ in 0..=FRUITLESS {
-            shape.guess();
-            let slow = Look { began, ..shape.due().unwrap() };
-            shape.learn(slow, None, text("a"));
-            shape.settle(slow);
+        for _ in 0..=SAME_MAX {
+            catalogue_check.guess();
+            let slow = DueCheck { began, ..catalogue_check.due().unwrap() };
+            catalogue_check.learn(slow, None, text("a"));
+            catalogue_check.settle(slow);
         }
-        shape.guess();
-        assert!(shape.due().is_none());
-        shape.doubt();
-        assert!(shape.due().unwrap().needs_digest);
+        catalogue_check.guess();
+        assert!(catalogue_check.due().is_none());
+        catalogue_check.doubt();
+        assert!(catalogue_check.due().unwrap().needs_digest);
     }
 }
