@@ -412,12 +412,13 @@ impl Memory {
         self.leases.keep_all_alive(now);
     }
 
+    /// `None`: there is no lease, or the store has stopped, and ends none any more.
     pub(super) fn next_lease_end(&self) -> Option<Instant> {
-        self.leases.next_end()
+        self.check().ok().and_then(|()| self.leases.next_end())
     }
 
     pub(super) fn overdue_lease(&self, now: Instant) -> Option<LeaseId> {
-        self.leases.overdue(now)
+        self.check().ok().and_then(|()| self.leases.overdue(now))
     }
 
     /// Ends a lease, and deletes its keys in one commit. That need not be on disk: after a crash the keys are

@@ -195,10 +195,10 @@ async fn keys_under_a_lease_do_not_outlive_the_process() {
     let directory = directory();
     let path = directory.path().join("store.redb");
     let store = EmbeddedStore::open(&path).unwrap();
-    let lease = Some(store.lease(std::time::Duration::from_secs(3_600)).await.unwrap().id);
+    let lease = store.lease(std::time::Duration::from_secs(3_600)).await.unwrap().id;
     let value = bytes::Bytes::from_static(b"x");
     for key in ["under", "freed", "relaxed", "plain"] {
-        let lease = lease.filter(|_| key != "plain");
+        let lease = (key != "plain").then_some(lease);
         let writes = vec![Write::Put { key: key.to_owned(), value: value.clone(), lease }];
         let durability = if key == "relaxed" { Durability::Relaxed } else { Durability::Synced };
         store.commit(Txn { compares: Vec::new(), writes, durability }).await.unwrap();
@@ -210,7 +210,7 @@ async fn keys_under_a_lease_do_not_outlive_the_process() {
     let store = EmbeddedStore::open(&path).unwrap();
     assert_eq!(keys_of(&store).await, ["freed", "plain"]);
     assert!(range(&store, "").await.revision > last);
-    let gone = store.keep_alive(lease.unwrap()).await;
+    let gone = store.keep_alive(lease).await;
     assert!(matches!(gone, Err(StoreError::LeaseGone { .. })), "{gone:?}");
     // A lease of this process may have the same number, and nothing of the other one is under it.
     store.lease(std::time::Duration::from_millis(1)).await.unwrap();
@@ -230,4 +230,22 @@ async fn proxies_that_older_versions_listed_without_a_lease_are_removed_and_noth
     }
     drop(store);
     assert_eq!(keys_of(&EmbeddedStore::open(&path).unwrap()).await, kept);
+}
+
+/// The writer and the holders of leases stand still together, and begin again together.
+#[tokio::test]
+async fn a_lease_does_not_end_because_its_process_stood_still() {
+    let directory = directory();
+    let store = EmbeddedStore::open(directory.path().join("store.redb")).unwrap();
+    let lease = store.lease(std::time::Duration::from_millis(1_100)).await.unwrap().id;
+    let memory = Arc::clone(&store.memory);
+    let still = std::thread::spawn(move || {
+        let _locked = writer::lock(&memory);
+        std::thread::sleep(std::time::Duration::from_millis(1_700));
+    });
+    still.join().unwrap();
+    store.keep_alive(lease).await.expect("it has its whole time again");
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    let gone = store.keep_alive(lease).await;
+    assert!(matches!(gone, Err(StoreError::LeaseGone { .. })), "{gone:?}");
 }

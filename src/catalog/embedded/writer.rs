@@ -20,9 +20,12 @@ use crate::catalog::store::{LeaseId, Outcome, StoreError, Txn};
 const BATCH_MAX: usize = 256;
 /// A relaxed commit is on disk after this time at the latest, or earlier with a synced one.
 const LAZY: Duration = Duration::from_secs(1);
-/// If leases are examined so much later than planned, this process did not run, or the disk was slow: their
-/// holders, which are in this process, could not keep them alive either, and get the whole time again.
+/// If so much time passes between two looks at the leases, this process did not run, or the disk was slow:
+/// their holders, which are in this process, could not keep them alive either, and get the whole time again.
 const LATE: Duration = Duration::from_secs(1);
+
+/// The longest time between two looks at the leases, if nothing delays them.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A message to the writer.
 #[derive(Debug)]
@@ -55,9 +58,11 @@ pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
 /// Runs until all senders are dropped, then writes what is left.
 pub(super) fn run(disk: &Disk, memory: &Arc<Mutex<Memory>>, inbox: &Receiver<Message>) {
     let mut flush_at: Option<Instant> = None;
+    let mut looked_at = Instant::now();
     loop {
         let lease_end = lock(memory).next_lease_end();
-        let received = receive(inbox, [flush_at, lease_end].into_iter().flatten().min());
+        let look_at = lease_end.map(|at| at.min(looked_at + LOOK_EVERY));
+        let received = receive(inbox, [flush_at, look_at].into_iter().flatten().min());
         if received.is_closed {
             break;
         }
@@ -72,9 +77,11 @@ pub(super) fn run(disk: &Disk, memory: &Arc<Mutex<Memory>>, inbox: &Receiver<Mes
             let _ = answer.send(ended);
         }
         let now = Instant::now();
-        if let Some(planned) = lease_end.filter(|at| *at <= now) {
-            is_lazy |= end_overdue(disk, memory, planned, now);
+        if now - looked_at > LATE {
+            lock(memory).keep_all_alive(now);
         }
+        is_lazy |= end_overdue(disk, memory, now);
+        looked_at = now;
         if is_lazy {
             flush_at.get_or_insert(now + LAZY);
         }
@@ -126,18 +133,14 @@ fn receive(inbox: &Receiver<Message>, until: Option<Instant>) -> Received {
 }
 
 /// Ends the leases that are overdue. Returns `true` if there may be commits to write.
-fn end_overdue(disk: &Disk, memory: &Mutex<Memory>, planned: Instant, now: Instant) -> bool {
-    if now - planned > LATE {
-        lock(memory).keep_all_alive(now);
-        return false;
-    }
+fn end_overdue(disk: &Disk, memory: &Mutex<Memory>, now: Instant) -> bool {
     let mut has_ended = false;
     loop {
         let Some(lease) = lock(memory).overdue_lease(now) else { return has_ended };
-        tracing::warn!(lease = lease.0, "a lease was not kept alive: its keys are deleted");
         if end(disk, memory, lease).is_err() {
             return has_ended;
         }
+        tracing::warn!(lease = lease.0, "a lease was not kept alive: its keys are deleted");
         has_ended = true;
     }
 }
