@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 
 use super::context::{Caller, Cluster};
+use super::find;
 use crate::admin::error::AdminError;
 use crate::catalog::{Catalog, ROUTES_IN_COMMIT_MAX};
 use crate::model::{DatabaseId, GateOrder, HoldReason, RouteRecord};
@@ -60,16 +61,28 @@ pub(in crate::admin) async fn hold_all(
     Ok(held)
 }
 
-/// Ends the holds of PAUSE and KILL; those of moves stay.
+/// Ends the holds of PAUSE and KILL; those of moves stay. A database that was dropped meanwhile is left out.
+/// After an error the others are released all the same.
 pub(in crate::admin) async fn release_all(catalog: &Catalog, ids: &[DatabaseId]) -> Result<(), AdminError> {
-    let release = |route: &mut RouteRecord| {
-        if is_paused(route) {
-            route.gate = GateOrder::Open;
-        }
-        Ok::<(), AdminError>(())
-    };
+    let mut failed = None;
     for ids in ids.chunks(ROUTES_IN_COMMIT_MAX) {
-        catalog.update_routes(ids, release).await?;
+        if catalog.update_routes(ids, release).await.is_ok() {
+            continue;
+        }
+        // One that is missing, or cannot be written, fails the commit of all.
+        for id in ids {
+            match catalog.update_route(id, release).await {
+                Err(error) if !find::is_missing(&error) => failed = Some(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn release(route: &mut RouteRecord) -> Result<(), AdminError> {
+    if is_paused(route) {
+        route.gate = GateOrder::Open;
     }
     Ok(())
 }
@@ -92,4 +105,41 @@ fn is_paused(route: &RouteRecord) -> bool {
 /// Open, and no move is about to hold it.
 fn is_open(route: &RouteRecord) -> bool {
     route.gate == GateOrder::Open && route.next.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::embedded::EmbeddedStore;
+    use crate::catalog::keys;
+    use crate::model::{Address, DatabaseName, Place, SslMode, SystemName};
+
+    fn paused(number: usize) -> RouteRecord {
+        let place = Place {
+            system: SystemName::parse("one").unwrap(),
+            address: Address { host: "127.0.0.1".to_owned(), port: 1 },
+            dbname: format!("shop{number}"),
+            sslmode: SslMode::Disable,
+            auth: Default::default(),
+        };
+        let id = DatabaseId::parse(&format!("db_{number}")).unwrap();
+        let name = DatabaseName::parse(&format!("shop{number}")).unwrap();
+        let gate = GateOrder::Held { by: HoldReason::Pause, until: None };
+        RouteRecord { gate, ..RouteRecord::first(id, name, place, 10) }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_was_dropped_meanwhile_keeps_no_other_one_held() {
+        let directory = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("store.redb")).unwrap());
+        let routes: Vec<RouteRecord> = (0..2 * ROUTES_IN_COMMIT_MAX).map(paused).collect();
+        let ids: Vec<DatabaseId> = routes.iter().map(|route| route.database.clone()).collect();
+        for route in &routes[1..] {
+            catalog.batch().put(keys::route(&route.database), route).commit().await.unwrap();
+        }
+        release_all(&catalog, &ids).await.unwrap();
+        let left = catalog.routes().await.unwrap().into_values();
+        assert_eq!(left.len(), routes.len() - 1);
+        assert!(left.iter().all(|route| route.gate == GateOrder::Open));
+    }
 }

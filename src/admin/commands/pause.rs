@@ -63,7 +63,8 @@ pub(in crate::admin) async fn pause(
 async fn drained(local: &Local, caller: &Caller, record: &RouteRecord) {
     let Some(route) = local.routes.by_id(&record.database) else { return };
     order_reached(&route, record.order).await;
-    if route.current().order > record.order || route.gate().state() != GateState::Held {
+    // Another order may be newer, and leaves the gate held.
+    if route.gate().state() != GateState::Held {
         return;
     }
     // An error: the database was resumed meanwhile. Then there is nothing to wait for.
