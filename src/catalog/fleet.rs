@@ -43,8 +43,10 @@ impl FleetAcks {
     /// Waits for the next commit that concerns proxies or acknowledgements. `false`: a watch ended, read
     /// again. Cancel-safe.
     pub async fn changed(&mut self) -> Result<bool, StoreError> {
-        // Both branches are cancel-safe: a watch keeps a batch until it is taken.
+        // Both branches are cancel-safe: a watch keeps a batch until it is taken. Proxies come first: an
+        // answer must not be the last one while a further proxy is known.
         let changed = tokio::select! {
+            biased;
             events = self.proxy_watch.next() => events?.map(|events| self.take_proxies(events)),
             events = self.ack_watch.next() => events?.map(|events| self.take_acks(events)),
         };

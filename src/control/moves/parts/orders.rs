@@ -10,6 +10,7 @@
 //! (an administrator's PAUSE, a proxy that ends an overdue hold) makes the next order fail, and so aborts the
 //! cutover.
 
+use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::catalog::store::{Durability, StoreError};
@@ -223,19 +224,31 @@ impl Orders {
         mut wanted: impl FnMut(&Standing) -> bool,
     ) -> Result<(Standing, Waited), StepError> {
         loop {
+            // What has happened before the order counts for it.
+            while let Some(changed) = self.fleet.changed().now_or_never() {
+                self.take(changed).await?;
+            }
             let standing = self.standing();
             if wanted(&standing) {
                 return Ok((standing, Waited::Enough));
             }
             match timeout_at(deadline, self.fleet.changed()).await {
                 Err(_) => return Ok((standing, Waited::TooLong)),
-                Ok(Ok(true)) => {}
-                Ok(Ok(false) | Err(StoreError::Compacted { .. })) => {
-                    self.fleet = self.catalog.fleet_acks(&self.route.value.database).await?;
-                }
-                Ok(Err(error)) => return Err(error.into()),
+                Ok(changed) => self.take(changed).await?,
             }
         }
+    }
+
+    /// Reads proxies and acknowledgements again where the watch of their changes has ended.
+    async fn take(&mut self, changed: Result<bool, StoreError>) -> Result<(), StepError> {
+        match changed {
+            Ok(true) => {}
+            Ok(false) | Err(StoreError::Compacted { .. }) => {
+                self.fleet = self.catalog.fleet_acks(&self.route.value.database).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 }
 
