@@ -1,6 +1,6 @@
 //! What SQL may do to its session.
 
-use freehold::session::scan::{Backslashes, StatementEffect, ScanFinding, Scan, prepare_statements, scan};
+use freehold::session::scan::{Backslashes, Scan, ScanFinding, StatementEffect, prepare_statements, scan};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
@@ -49,7 +49,10 @@ fn check_list(pieces: &[&[u8]], backslashes: Backslashes) {
 fn findings(text: &[u8], backslashes: Backslashes) -> (Scan, Vec<ScanFinding>) {
     let mut found = Vec::new();
     let summary = scan(text, backslashes, &mut |finding| found.push(finding));
-    assert!(summary.statements > 0 || summary.effect == StatementEffect::None, "something without a statement");
+    assert!(
+        summary.statements > 0 || summary.effect == StatementEffect::None,
+        "something without a statement"
+    );
     (summary, found)
 }
 
