@@ -214,6 +214,10 @@ pub(crate) async fn be_the_process() {
     let _operations = drive(&catalog).await;
     // A refusal is an answer, too: it is in the audit trail.
     let _ = execute(&executor(&catalog), &value(STATEMENT).unwrap()).await;
+    if kill.is_some_and(|kill| store.commits.load(Ordering::SeqCst) >= kill.number) {
+        // A watch may show the commit before the kill arrives.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
     println!("\n{COMMITS}{}", store.commits.load(Ordering::SeqCst));
 }
 
