@@ -1,6 +1,7 @@
 //! Orders to the proxies: the route of one database as the mover writes it, and the answers.
 //!
-//! An order is a change of the [`RouteRecord`] by compare-and-swap; its answers are the proxies' [`Ack`]s.
+//! An order is a change of the [`RouteRecord`] by compare-and-swap; its answers are the proxies'
+//! [`Ack`](crate::model::Ack)s.
 //! The mover and the proxies communicate in no other way. An order waits for the proxies that are listed: one
 //! whose lease has ended is not waited for. The fence shuts it out, and its clients wait until it follows the
 //! catalogue again.
