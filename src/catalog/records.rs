@@ -318,8 +318,8 @@ impl Catalog {
         Ok(logins.entries.iter().filter_map(|entry| role_of(&entry.key)).collect())
     }
 
-    /// Replaces the logins of a database, in one commit. Writes only differences; `None`: there were none, or
-    /// the database has no route any more.
+    /// Replaces the logins of a database, in one commit. Writes only differences. Returns that commit, or the
+    /// newest that wrote one of the logins if there were none; `None`: the database has no route any more.
     pub async fn sync_logins(
         &self,
         id: &DatabaseId,
@@ -350,7 +350,7 @@ impl Catalog {
                 changes += 1;
             }
             if changes == 0 {
-                return Ok(None);
+                return Ok(Some(known.iter().map(|login| login.revision).max().unwrap_or_default()));
             }
             if let Swap::Committed(revision) = batch.commit().await? {
                 return Ok(Some(revision));

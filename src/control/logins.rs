@@ -297,13 +297,8 @@ impl SyncPass {
         logins: &[Login],
         began: Instant,
     ) -> Result<Answer, StoreError> {
-        let Some(deleted_or_put) = self.write(route, logins, began).await? else {
-            return Ok(Answer::Unread);
-        };
-        // The proxy must have the newest logins, even if a command or an earlier process wrote them.
-        let known = self.catalog.logins(&route.value.database).await?.records;
-        let newest = known.iter().map(|login| login.revision).max();
-        Ok(Answer::Current(newest.unwrap_or_default().max(deleted_or_put)))
+        let written = self.write(route, logins, began).await?;
+        Ok(written.map_or(Answer::Unread, Answer::Current))
     }
 
     /// Writes all that was read on one system.
@@ -335,8 +330,8 @@ impl SyncPass {
     }
 
     /// Writes, if the route did not change during the reading, and no reading that began later was written.
-    /// Returns the last commit that changed the database's logins, as far as this process knows; `None`: the
-    /// catalogue has neither what was read nor something newer.
+    /// Returns the commit with which the catalogue has what was read, or something newer; `None`: it has
+    /// neither.
     async fn write(
         &mut self,
         before: &Versioned<RouteRecord>,
@@ -355,8 +350,8 @@ impl SyncPass {
         }
         let wanted = |login: &&Login| database.value.adopted || !login.superuser;
         let logins: Vec<Login> = logins.iter().filter(wanted).cloned().collect();
-        let changed = self.catalog.sync_logins(id, &logins).await?;
-        let revision = changed.or(last.map(|last| last.revision)).unwrap_or_default();
+        let Some(revision) = self.catalog.sync_logins(id, &logins).await? else { return Ok(None) };
+        let revision = last.map_or(revision, |last| last.revision.max(revision));
         self.written.insert(id.clone(), Written { began, revision });
         Ok(Some(revision))
     }
