@@ -169,9 +169,19 @@ impl Catalog {
         &self,
         prefix: &str,
     ) -> Result<ListWatch<T>, StoreError> {
-        let Snapshot { revision, entries, .. } = self.store().range(Range::of(prefix)).await?;
+        let (Snapshot { revision, entries, .. }, watch) = self.read_and_watch(prefix).await?;
         let records = entries.into_iter().map(written).collect();
-        Ok(ListWatch { revision, records, changes: self.watch(prefix, revision).await? })
+        Ok(ListWatch { revision, records, changes: Changes { watch, record: PhantomData } })
+    }
+
+    /// The entries below a prefix, and a watch of all later changes.
+    pub(super) async fn read_and_watch(
+        &self,
+        prefix: &str,
+    ) -> Result<(Snapshot, Box<dyn Watch>), StoreError> {
+        let now = self.store().range(Range::of(prefix)).await?;
+        let watch = self.store().watch(prefix, now.revision).await?;
+        Ok((now, watch))
     }
 
     /// Reads one record, and reads it again whenever it changes.

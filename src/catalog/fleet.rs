@@ -53,7 +53,7 @@ impl FleetAcks {
         Ok(changed.is_some())
     }
 
-    fn take_proxies(&mut self, events: Vec<Event>) {
+    fn take_proxies(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             let Some(proxy) = keys::proxy_of(event.key()) else { continue };
             match event {
@@ -64,7 +64,7 @@ impl FleetAcks {
         }
     }
 
-    fn take_acks(&mut self, events: Vec<Event>) {
+    fn take_acks(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             let Some(proxy) = keys::acknowledging_proxy(event.key()) else { continue };
             match event {
@@ -98,19 +98,13 @@ impl fmt::Debug for FleetAcks {
 impl Catalog {
     /// The proxies that must answer an order to a database, and their answers.
     pub async fn fleet_acks(&self, database: &DatabaseId) -> Result<FleetAcks, StoreError> {
-        let (proxies, proxy_watch) = self.entries_and_later(keys::PROXIES).await?;
-        let (acks, ack_watch) = self.entries_and_later(&keys::acks_of(database)).await?;
+        let (proxies, proxy_watch) = self.read_and_watch(keys::PROXIES).await?;
+        let (acks, ack_watch) = self.read_and_watch(&keys::acks_of(database)).await?;
         let (no_proxies, no_acks) = (BTreeMap::new(), BTreeMap::new());
         let mut fleet = FleetAcks { proxies: no_proxies, acks: no_acks, proxy_watch, ack_watch };
-        fleet.take_proxies(proxies);
-        fleet.take_acks(acks);
+        fleet.take_proxies(proxies.entries.into_iter().map(Event::Put));
+        fleet.take_acks(acks.entries.into_iter().map(Event::Put));
         Ok(fleet)
-    }
-
-    async fn entries_and_later(&self, prefix: &str) -> Result<(Vec<Event>, Box<dyn Watch>), StoreError> {
-        let now = self.store().range(Range::of(prefix)).await?;
-        let watch = self.store().watch(prefix, now.revision).await?;
-        Ok((now.entries.into_iter().map(Event::Put).collect(), watch))
     }
 
     /// The proxies that must acknowledge orders.
