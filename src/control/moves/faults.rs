@@ -73,7 +73,7 @@ impl CrashPoint {
             CrashPoint::BeforeCommit,
             CrashPoint::AfterCommit,
         ];
-        Boundary::ALL.into_iter().map(CrashPoint::Recorded).chain(inside)
+        Boundary::all().map(CrashPoint::Recorded).chain(inside)
     }
 
     pub fn as_str(self) -> &'static str {

@@ -14,8 +14,8 @@ use crate::model::Failure;
 
 use super::journal::Journal;
 use super::{
-    Act, Action, Boundary, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture,
-    StepName, TakeUp,
+    Act, Action, Clock, Context, Event, EventOf, IdOf, Operation, Recorded, RequestOf, StepFuture, StepName,
+    TakeUp,
 };
 
 /// Interval between attempts after the store or a task has failed.
@@ -137,10 +137,10 @@ impl<O: Operation> Driver<O> {
 
     /// Records the intent, acts, records the outcome.
     async fn act(&mut self, ctx: &mut O::Context, step: O::Step, act: Act) -> Result<(), StoreError> {
-        let at = act.boundaries();
-        let _ = O::reach(ctx, step, at.before_intent).await;
+        let [before_intent, after_intent, before_outcome, after_outcome] = act.boundaries();
+        let _ = O::reach(ctx, step, before_intent).await;
         record::<O>(ctx, intent::<O>(act, step)).await?;
-        let began = O::reach(ctx, step, at.after_intent).await;
+        let began = O::reach(ctx, step, after_intent).await;
         if !O::may_act(ctx, step, act).await? {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl<O: Operation> Driver<O> {
             self.leave(ctx, step, act).await;
             return Ok(());
         };
-        let outcome = began.and(outcome).and(O::reach(ctx, step, at.before_outcome).await);
+        let outcome = began.and(outcome).and(O::reach(ctx, step, before_outcome).await);
         if let Err(error) = &outcome {
             tracing::warn!(
                 kind = O::KIND.as_str(),
@@ -165,7 +165,7 @@ impl<O: Operation> Driver<O> {
             );
         }
         record::<O>(ctx, outcome_of::<O>(act, step, outcome)).await?;
-        let _ = O::reach(ctx, step, at.after_outcome).await;
+        let _ = O::reach(ctx, step, after_outcome).await;
         Ok(())
     }
 
@@ -249,32 +249,5 @@ fn failure<S>(step: S, error: &impl Explain) -> Failure<S> {
         detail: error.detail(),
         hint: error.hint(),
         blame: Some(error.blame()),
-    }
-}
-
-/// The boundaries of running, or of undoing.
-struct Boundaries {
-    before_intent: Boundary,
-    after_intent: Boundary,
-    before_outcome: Boundary,
-    after_outcome: Boundary,
-}
-
-impl Act {
-    fn boundaries(self) -> Boundaries {
-        match self {
-            Act::Run => Boundaries {
-                before_intent: Boundary::BeforeIntent,
-                after_intent: Boundary::AfterIntent,
-                before_outcome: Boundary::BeforeOutcome,
-                after_outcome: Boundary::AfterOutcome,
-            },
-            Act::Undo => Boundaries {
-                before_intent: Boundary::BeforeUndoIntent,
-                after_intent: Boundary::AfterUndoIntent,
-                before_outcome: Boundary::BeforeUndoOutcome,
-                after_outcome: Boundary::AfterUndoOutcome,
-            },
-        }
     }
 }

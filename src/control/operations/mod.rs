@@ -254,6 +254,20 @@ pub enum Act {
     Undo,
 }
 
+impl Act {
+    /// The boundaries that the driver passes, in order.
+    fn boundaries(self) -> [Boundary; 4] {
+        use Boundary::{
+            AfterIntent, AfterOutcome, AfterUndoIntent, AfterUndoOutcome, BeforeIntent, BeforeOutcome,
+            BeforeUndoIntent, BeforeUndoOutcome,
+        };
+        match self {
+            Act::Run => [BeforeIntent, AfterIntent, BeforeOutcome, AfterOutcome],
+            Act::Undo => [BeforeUndoIntent, AfterUndoIntent, BeforeUndoOutcome, AfterUndoOutcome],
+        }
+    }
+}
+
 /// What a task found when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakeUp<F> {
@@ -293,16 +307,10 @@ pub enum Boundary {
 }
 
 impl Boundary {
-    pub const ALL: [Boundary; 8] = [
-        Boundary::BeforeIntent,
-        Boundary::AfterIntent,
-        Boundary::BeforeOutcome,
-        Boundary::AfterOutcome,
-        Boundary::BeforeUndoIntent,
-        Boundary::AfterUndoIntent,
-        Boundary::BeforeUndoOutcome,
-        Boundary::AfterUndoOutcome,
-    ];
+    /// All of them, in the order of a step and its undo.
+    pub fn all() -> impl Iterator<Item = Boundary> {
+        [Act::Run, Act::Undo].into_iter().flat_map(Act::boundaries)
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
