@@ -42,14 +42,7 @@ pub(in crate::admin) async fn plan_move(
     let settings = MoverSettings::clone(&cluster.mover());
     let target_name = target.name.clone();
     let names = MoveNames::of_move(Some(cluster.catalog().store_id().await?), MoveId(0));
-    let end = |system: SystemRecord| Endpoint {
-        system,
-        dbname: place.dbname.clone(),
-        connect_timeout: settings.connect_timeout,
-        access: settings.access.clone(),
-        names,
-        application_name: "freehold plan".to_owned(),
-    };
+    let end = |system| Endpoint::of(system, &place.dbname, &settings, (names, "freehold plan"));
     let ends = Endpoints { source: end(source), target: end(target) };
     let logins = cluster.catalog().logins(&database.id).await?.into_values();
     let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
@@ -179,16 +172,10 @@ pub(in crate::admin) async fn adopt_move(
     if record.facts.claim_lost.is_none() {
         return Err(AdminError::Ours { id });
     }
-    let settings = MoverSettings::clone(&cluster.mover());
+    let settings = cluster.mover();
     let names = MoveNames::of_move(record.facts.store, id);
-    let end = |system: SystemRecord, dbname: &str| Endpoint {
-        system,
-        dbname: dbname.to_owned(),
-        connect_timeout: settings.connect_timeout,
-        access: settings.access.clone(),
-        names,
-        application_name: names.application_name(),
-    };
+    let application_name = names.application_name();
+    let end = |system, dbname: &str| Endpoint::of(system, dbname, &settings, (names, &application_name));
     let source = end(find::system(cluster, &record.source.system).await?, &record.source.dbname);
     let target = end(find::system(cluster, &record.target.system).await?, &record.target.dbname);
     let record = claim::adopt(&cluster.recording(caller), &Endpoints { source, target }, &record).await?;
@@ -269,7 +256,7 @@ async fn answer(
     let record = match wait {
         Wait::No => find::movement(cluster, id).await?,
         Wait::Yes => {
-            let record = cluster.wait_for(command, id, caller, seen).await?;
+            let record = wait_for(cluster, command, id, caller, seen).await?;
             cluster.logins.notify_one();
             verdict(command, record, seen)?
         }
@@ -277,33 +264,31 @@ async fn answer(
     Ok(Answer::rows(command, vec![move_row(&record)]))
 }
 
-impl Cluster {
-    async fn wait_for(
-        &self,
-        command: Command,
-        id: MoveId,
-        caller: &Caller,
-        seen: usize,
-    ) -> Result<MoveRecord, AdminError> {
-        let mut last = LastNotice::default();
-        let mut movement = self.catalog().follow::<MoveRecord>(&keys::movement(id)).await?;
-        let mut tick = Instant::now();
-        loop {
-            let Some(record) = movement.record().map(|record| &record.value) else {
-                return find::movement(self, id).await;
-            };
-            let progress = self.catalog().progress(id).await?.unwrap_or_default();
-            last.update(caller, record, &progress);
-            if is_over(command, record, seen) {
-                return Ok(record.clone());
-            }
-            tick += PROGRESS_INTERVAL;
-            // Dropping the future of a followed record loses no change; the other futures hold no state.
-            tokio::select! {
-                () = caller.cancel.cancelled() => return Err(AdminError::WaitCanceled),
-                () = sleep_until(tick) => {}
-                changed = movement.changed() => changed?,
-            }
+async fn wait_for(
+    cluster: &Cluster,
+    command: Command,
+    id: MoveId,
+    caller: &Caller,
+    seen: usize,
+) -> Result<MoveRecord, AdminError> {
+    let mut last = LastNotice::default();
+    let mut movement = cluster.catalog().follow::<MoveRecord>(&keys::movement(id)).await?;
+    let mut tick = Instant::now();
+    loop {
+        let Some(record) = movement.record().map(|record| &record.value) else {
+            return find::movement(cluster, id).await;
+        };
+        let progress = cluster.catalog().progress(id).await?.unwrap_or_default();
+        last.update(caller, record, &progress);
+        if is_over(command, record, seen) {
+            return Ok(record.clone());
+        }
+        tick += PROGRESS_INTERVAL;
+        // Dropping the future of a followed record loses no change; the other futures hold no state.
+        tokio::select! {
+            () = caller.cancel.cancelled() => return Err(AdminError::WaitCanceled),
+            () = sleep_until(tick) => {}
+            changed = movement.changed() => changed?,
         }
     }
 }

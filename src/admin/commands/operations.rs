@@ -44,7 +44,7 @@ pub(in crate::admin) async fn ended<C: DatabaseChange>(
     trail: &Trail,
 ) -> Result<Versioned<DatabaseOperation<C::Facts>>, AdminError> {
     let deadline = Instant::now() + OPERATION_TIME_MAX;
-    let ended = match timeout_at(deadline, cluster.answered::<C>(id)).await {
+    let ended = match timeout_at(deadline, answered::<C>(cluster, id)).await {
         Ok(ended) => ended?,
         Err(_) => {
             let operation = OperationRef { kind: <C as DatabaseChange>::KIND, id: id.0 };
@@ -63,19 +63,17 @@ pub(in crate::admin) async fn ended<C: DatabaseChange>(
     })
 }
 
-impl Cluster {
-    async fn answered<C: DatabaseChange>(
-        &self,
-        id: OperationId,
-    ) -> Result<Versioned<DatabaseOperation<C::Facts>>, AdminError> {
-        let key = <C as Operation>::key(id);
-        let mut operation = self.catalog().follow::<DatabaseOperation<C::Facts>>(&key).await?;
-        loop {
-            match operation.record() {
-                None => return Err(StoreError::Missing { key }.into()),
-                Some(record) if is_answered(&record.value) => return Ok(record.clone()),
-                Some(_) => operation.changed().await?,
-            }
+async fn answered<C: DatabaseChange>(
+    cluster: &Cluster,
+    id: OperationId,
+) -> Result<Versioned<DatabaseOperation<C::Facts>>, AdminError> {
+    let key = <C as Operation>::key(id);
+    let mut operation = cluster.catalog().follow::<DatabaseOperation<C::Facts>>(&key).await?;
+    loop {
+        match operation.record() {
+            None => return Err(StoreError::Missing { key }.into()),
+            Some(record) if is_answered(&record.value) => return Ok(record.clone()),
+            Some(_) => operation.changed().await?,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::Direction;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::own_login::OwnLogin;
+use crate::control::moves::settings::MoverSettings;
 
 /// A database on a system, and the time to reach it.
 #[derive(Debug, Clone)]
@@ -36,6 +37,23 @@ pub struct Endpoints {
 }
 
 impl Endpoint {
+    /// Of a system as it is registered, reached as the settings say.
+    pub fn of(
+        system: SystemRecord,
+        dbname: &str,
+        settings: &MoverSettings,
+        (names, application_name): (MoveNames, &str),
+    ) -> Endpoint {
+        Endpoint {
+            system,
+            dbname: dbname.to_owned(),
+            connect_timeout: settings.connect_timeout,
+            access: settings.access.clone(),
+            names,
+            application_name: application_name.to_owned(),
+        }
+    }
+
     /// A session in the product's database.
     pub async fn session(&self) -> Result<Session, SystemError> {
         self.session_in(&self.dbname).await
@@ -122,13 +140,9 @@ impl StepContext {
     pub fn ends(&self) -> Endpoints {
         let record = self.record();
         let names = MoveNames::of_move(record.facts.store, record.id);
-        let end = |system: &SystemRecord, dbname: &str| Endpoint {
-            system: system.clone(),
-            dbname: dbname.to_owned(),
-            connect_timeout: self.settings.connect_timeout,
-            access: self.settings.access.clone(),
-            names,
-            application_name: names.application_name(),
+        let application_name = names.application_name();
+        let end = |system: &SystemRecord, dbname: &str| {
+            Endpoint::of(system.clone(), dbname, &self.settings, (names, &application_name))
         };
         Endpoints {
             source: end(&self.source, &record.source.dbname),
