@@ -75,10 +75,10 @@ impl Stage {
         self.pool.idle.borrow().len()
     }
 
-    /// The server's processes for the pool.
-    fn processes(&self) -> usize {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-        self.server.psql(sql).unwrap().parse().unwrap()
+    /// The server's processes for the pool, one a line.
+    fn pids(&self) -> String {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        self.server.psql(sql).unwrap()
     }
 
     /// Nothing is lent, opened or closed: as many permits are taken as connections are idle, and the server
@@ -89,7 +89,7 @@ impl Stage {
             is_counted && self.pool.database_pool.closing.get() == 0 && self.pool.opening.get() == 0
         };
         let resting = timeout(PATIENCE, async {
-            while !is_at_rest() || self.processes() != self.idle() {
+            while !is_at_rest() || self.pids().lines().count() != self.idle() {
                 sleep(Duration::from_millis(5)).await;
             }
         });
@@ -186,6 +186,28 @@ fn a_connection_for_a_client_that_waits_no_more_goes_to_the_next_one() {
         drop(place);
         assert_eq!((stage.idle(), stage.permits().open()), (1, 1), "it was not closed");
         stage.is_whole("sent to a client that waits no more").await;
+
+        let places = [stage.pool.wait(), stage.pool.wait()];
+        timeout(PATIENCE, async {
+            while stage.pool.database_pool.is_pressed() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+        let mut next = pin!(stage.pool.wait());
+        poll_fn(|cx| {
+            assert!(next.as_mut().poll(cx).is_pending(), "all connections were sent");
+            Poll::Ready(())
+        })
+        .await;
+        let before = stage.pids();
+        drop(places);
+        let lease = timeout(PATIENCE, next).await.unwrap().unwrap().unwrap();
+        let pid = lease.connection().pid.to_string();
+        assert!(before.lines().any(|known| known == pid), "{pid} was opened, and not one of {before}");
+        lease.give_back();
+        stage.is_whole("sent to clients of which one waits no more").await;
         stage.pool.database_pool.close_all();
     });
 }
