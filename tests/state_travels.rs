@@ -307,3 +307,51 @@ async fn types_that_a_client_remembers_stay_the_same_in_both_pooling_modes() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_functions_do_is_asked_once_and_on_no_clients_connection() {
+    let stage = Stage::set().await;
+    let login = stage.create_shop().await;
+    for server in [&stage.source, &stage.target] {
+        server.psql("ALTER SYSTEM SET log_statement = 'all'").unwrap();
+        server.psql("SELECT pg_reload_conf()").unwrap();
+    }
+    let clients = futures_util::future::join_all((0..12).map(|_| login.connect())).await;
+    let before = server_pids(&clients).await;
+
+    let admin = stage.freehold.admin().await;
+    let id = admin.start_move("shop", "new").await;
+    admin.wait_for_phase(&id, &["kept"]).await;
+    let after = server_pids(&clients).await;
+    admin.run(&format!("UNDO MOVE {id}")).await;
+    admin.wait_for_phase(&id, &["undone"]).await;
+
+    // Each worker of the proxy asks for its sessions.
+    let workers = std::thread::available_parallelism().unwrap().get();
+    for (server, pids) in [(&stage.source, before), (&stage.target, after)] {
+        let asked = asked_what_functions_do(&server.log());
+        assert!(!asked.is_empty() && asked.len() <= workers, "{asked:?}");
+        assert!(asked.iter().all(|pid| !pids.contains(pid)), "{asked:?} of {pids:?}");
+    }
+}
+
+async fn server_pids(clients: &[Client]) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for client in clients {
+        pids.push(client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0));
+    }
+    pids
+}
+
+/// The processes that a server's log shows to have been asked what the functions of a database do.
+fn asked_what_functions_do(log: &str) -> Vec<i32> {
+    let (mut asked, mut pid) = (Vec::new(), 0);
+    for line in log.lines() {
+        let named = line.split_once("UTC [").and_then(|(_, rest)| rest.split_once(']')?.0.parse().ok());
+        pid = named.unwrap_or(pid);
+        if line.contains("WITH ours(of_ours)") {
+            asked.push(pid);
+        }
+    }
+    asked
+}

@@ -31,6 +31,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, timeout};
 
+use super::hints_reader::ReaderPlan;
 use super::migration::{Migration, is_held};
 use super::restore::LockPatience;
 use super::sequence_memory::LeftConnection;
@@ -127,7 +128,7 @@ impl Session {
             }
             (TwinState::Preparing { .. }, _) | (TwinState::Queued(_), false) => return Ok(Readiness::Behind),
             (TwinState::Empty { tries: 0 }, false) if self.migration.state.is_none() => {
-                self.migration.twin_state = TwinState::queued(&self.relay.worker.twin_builds);
+                self.migration.twin_state = queued(self, record);
                 return Ok(Readiness::Behind);
             }
             _ => {}
@@ -494,6 +495,17 @@ impl Session {
         let _ = timeout(LAST_NOTIFICATIONS_MAX, asked).await;
         self.relay.after_own_exchange(&known);
     }
+}
+
+/// Waits beside the session until it may take its state.
+pub(super) fn queued(session: &Session, record: &RouteRecord) -> TwinState {
+    let worker = &session.relay.worker;
+    let learned = worker.learn_ahead(&record.database, || ReaderPlan {
+        request: session.origin.request(record.place.clone(), &session.relay.route),
+        connector: worker.plane.connector.clone(),
+        connect_time_max: worker.plane.connect_time_max,
+    });
+    TwinState::queued(&worker.twin_builds, learned)
 }
 
 fn missing(wanted: &SessionState, twin: &Twin) -> Vec<String> {

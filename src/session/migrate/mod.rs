@@ -2,6 +2,7 @@
 
 pub(super) mod closing;
 pub(super) mod follow;
+pub(super) mod hints_reader;
 pub(super) mod migration;
 pub(super) mod recall;
 pub(super) mod reconnect;

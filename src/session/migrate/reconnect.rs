@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use super::follow::queued;
 use super::twin_state::TwinState;
 use crate::model::{GateOrder, RouteRecord};
 use crate::route::Readiness;
@@ -44,7 +45,7 @@ impl Session {
         match &self.migration.twin_state {
             TwinState::Queued(_) | TwinState::Preparing { .. } | TwinState::Resting { .. } => return Ok(()),
             TwinState::Empty { .. } => {
-                self.migration.twin_state = TwinState::queued(&self.relay.worker.twin_builds);
+                self.migration.twin_state = queued(self, record);
                 return Ok(());
             }
             TwinState::Admitted(_) | TwinState::Ready { .. } | TwinState::Failed { .. } => {}

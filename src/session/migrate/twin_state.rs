@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::restore::LockPatience;
 use super::twin::{RestoreError, Twin};
@@ -78,8 +80,7 @@ pub(in crate::session) enum QueuedPermit {
 
 impl QueuedPermit {
     pub(in crate::session) fn queued(twin_builds: &Arc<Semaphore>) -> Box<QueuedPermit> {
-        let twin_builds = Arc::clone(twin_builds);
-        Box::new(QueuedPermit::Queued(Task::spawn(async move { twin_builds.acquire_owned().await.ok() })))
+        Box::new(QueuedPermit::Queued(Task::spawn(Arc::clone(twin_builds).acquire_owned().map(Result::ok))))
     }
 
     /// Returns `true` once, when the permit has been granted.
@@ -105,9 +106,13 @@ pub(in crate::session) struct TwinPlan {
 }
 
 impl TwinState {
-    pub(in crate::session) fn queued(twin_builds: &Arc<Semaphore>) -> TwinState {
+    /// `learned`: cancelled when it is known what the functions of the database do.
+    pub(in crate::session) fn queued(twin_builds: &Arc<Semaphore>, learned: CancellationToken) -> TwinState {
         let twin_builds = Arc::clone(twin_builds);
-        TwinState::Queued(Task::spawn(async move { twin_builds.acquire_owned().await.ok() }))
+        TwinState::Queued(Task::spawn(async move {
+            learned.cancelled_owned().await;
+            twin_builds.acquire_owned().await.ok()
+        }))
     }
 
     pub(in crate::session) fn building(

@@ -66,6 +66,7 @@ pub use residue::{Residue, reads_functions_otherwise};
 pub use rows::SnapshotError;
 pub(super) use rows::{TIMEOUT_TOO_SHORT, unhex};
 pub(in crate::session) use shape::questions as shape_questions;
+pub(in crate::session) use snapshot::fill_hints;
 pub use snapshot::snapshot;
 pub use tracker::{Bound, Freshness, NamesUse, StateTracker};
 pub(super) use unnamed::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};

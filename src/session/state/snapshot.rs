@@ -58,25 +58,50 @@ pub(super) async fn learn(
     tracker: &mut StateTracker,
     hints: &HintsCell,
 ) -> Result<(), SnapshotError> {
-    let known = match hints.get() {
-        Some(known) => Arc::clone(known),
-        None => hints.fill(read_hints(connection, tracker, hints).await?),
-    };
+    let known = known_hints(connection, tracker.unnamed().body(), hints).await?;
     tracker.use_hints(known);
     Ok(())
 }
 
+/// Fills `hints` on a connection that no client has.
+///
+/// # Cancel safety
+/// Not cancel safe: dropped in the middle, the connection owes answers and must be closed.
+pub(in crate::session) async fn fill_hints(
+    connection: &mut ServerConnection,
+    hints: &HintsCell,
+) -> Result<(), SnapshotError> {
+    known_hints(connection, None, hints).await.map(|_| ())
+}
+
+/// The answer takes a server tens of milliseconds of CPU time, in a large database more. So one session asks,
+/// and those that want to know it at the same time wait for that answer.
+async fn known_hints(
+    connection: &mut ServerConnection,
+    unnamed: Option<&[u8]>,
+    hints: &HintsCell,
+) -> Result<Arc<Hints>, SnapshotError> {
+    if let Some(known) = hints.get() {
+        return Ok(Arc::clone(known));
+    }
+    let _asking = hints.asking().await;
+    match hints.get() {
+        Some(known) => Ok(Arc::clone(known)),
+        None => Ok(hints.fill(read_hints(connection, unnamed, hints).await?)),
+    }
+}
+
 async fn read_hints(
     connection: &mut ServerConnection,
-    tracker: &StateTracker,
+    unnamed: Option<&[u8]>,
     hints: &HintsCell,
 ) -> Result<Arc<Hints>, SnapshotError> {
     if let Some((before, question)) = hints.before()
-        && before.are_right(&ask(connection, &question, tracker.unnamed().body()).await?)
+        && before.are_right(&ask(connection, &question, unnamed).await?)
     {
         return Ok(Arc::clone(before));
     }
-    let rows = ask(connection, &hints::sql(), tracker.unnamed().body()).await?;
+    let rows = ask(connection, &hints::sql(), unnamed).await?;
     Ok(Arc::new(Hints::from_rows(&rows).await?))
 }
 

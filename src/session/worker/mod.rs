@@ -18,11 +18,13 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 pub(super) use self::thread::run;
 use super::DataPlaneShared;
 use super::limits::{self, LimitsCache, Terms, Watch};
 use super::migrate::closing::ClosingConnections;
+use super::migrate::hints_reader::{HintsReader, ReaderPlan};
 use super::pool::kept::KeptConnections;
 use super::pool::{Catalogue, DatabasePool, PoolParts};
 use super::state::HintsCell;
@@ -65,7 +67,7 @@ pub(super) struct Worker {
     /// Connections that sessions have replaced, to be closed.
     pub(super) closing: Rc<ClosingConnections>,
     /// What is known of the functions of each database that is about to move: read once for all its sessions.
-    hints: RefCell<HashMap<DatabaseId, Arc<HintsCell>>>,
+    hints: RefCell<HashMap<DatabaseId, Known>>,
     parameters: RefCell<SharedParameters>,
     /// The pools of databases that lend their connections.
     pools: RefCell<HashMap<DatabaseId, Rc<DatabasePool>>>,
@@ -73,6 +75,14 @@ pub(super) struct Worker {
     pub(super) kept: KeptConnections,
     /// Statements of clients with lent connections.
     pub(super) texts: RefCell<Texts>,
+}
+
+/// What is known of the functions of one database.
+#[derive(Debug, Default)]
+struct Known {
+    hints: Arc<HintsCell>,
+    /// Fills the cell, where a session wants to know it ahead of its question.
+    reader: Option<HintsReader>,
 }
 
 /// While this lives, the session is woken when the worker stops.
@@ -157,7 +167,24 @@ impl Worker {
     }
 
     pub(super) fn hints(&self, database: &DatabaseId) -> Arc<HintsCell> {
-        Arc::clone(self.hints.borrow_mut().entry(database.clone()).or_default())
+        Arc::clone(&self.hints.borrow_mut().entry(database.clone()).or_default().hints)
+    }
+
+    /// Starts to read what the functions of a database do, unless a session has started it already. The token
+    /// is cancelled when that is over.
+    pub(super) fn learn_ahead(
+        &self,
+        database: &DatabaseId,
+        plan: impl FnOnce() -> ReaderPlan,
+    ) -> CancellationToken {
+        let mut all = self.hints.borrow_mut();
+        let Known { hints, reader } = all.entry(database.clone()).or_default();
+        if hints.get().is_some() {
+            let known = CancellationToken::new();
+            known.cancel();
+            return known;
+        }
+        reader.get_or_insert_with(|| HintsReader::start(Arc::clone(hints), plan())).over()
     }
 
     /// The database stays where it is; its functions may change before the next move.
@@ -168,7 +195,7 @@ impl Worker {
     /// Functions may have been changed by a client that does not connect through Freehold.
     pub(super) fn doubt_hints(&self, database: &DatabaseId) {
         if let Some(known) = self.hints.borrow_mut().get_mut(database) {
-            *known = Arc::new(known.doubted());
+            *known = Known { hints: Arc::new(known.hints.doubted()), reader: None };
         }
     }
 

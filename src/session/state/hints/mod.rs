@@ -29,6 +29,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::{Mutex, MutexGuard};
+
 use self::question::CATALOGUE;
 pub(super) use self::question::{ALL_DEFINITIONS, DEFINITIONS, sql};
 use self::reading::Reading;
@@ -83,22 +85,30 @@ pub struct Hints {
 #[derive(Debug, Default)]
 pub struct HintsCell {
     answer: OnceLock<Arc<Hints>>,
+    /// Held by the session that asks the server.
+    asking: Mutex<()>,
     /// The previous hints, which may still be right.
     before: Option<Arc<Hints>>,
 }
 
 impl HintsCell {
     pub fn of(hints: Arc<Hints>) -> HintsCell {
-        HintsCell { answer: OnceLock::from(hints), before: None }
+        HintsCell { answer: OnceLock::from(hints), ..HintsCell::default() }
     }
 
     /// A cell to be filled again; with the previous hints, if the catalogue has not changed.
     pub(in crate::session) fn doubted(&self) -> HintsCell {
-        HintsCell { answer: OnceLock::new(), before: self.answer.get().or(self.before.as_ref()).cloned() }
+        let before = self.answer.get().or(self.before.as_ref()).cloned();
+        HintsCell { before, ..HintsCell::default() }
     }
 
     pub fn get(&self) -> Option<&Arc<Hints>> {
         self.answer.get()
+    }
+
+    /// Waits until no other session asks.
+    pub(super) async fn asking(&self) -> MutexGuard<'_, ()> {
+        self.asking.lock().await
     }
 
     /// The previous hints, with the question that tells whether they are right.
