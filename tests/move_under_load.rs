@@ -32,7 +32,7 @@ async fn moves_and_moves_back(pooling: &str) {
     ledger::create(&login.connect().await).await;
     let admin = stage.freehold.admin().await;
     admin.run(&format!("ALTER DATABASE shop POOLING {pooling}")).await;
-    let load = Load::start(&login, 16).await;
+    let load = Load::start_at_full_speed(&login, 16).await;
     load.goes_on(200).await;
 
     let id = admin.start_move("shop", "new").await;
@@ -210,7 +210,7 @@ async fn pgbench_does_not_lose_a_transaction_while_its_database_moves_and_moves_
     // this cure.
     stage.source.psql_in("shop", "ALTER TABLE pgbench_history REPLICA IDENTITY FULL").unwrap();
     // It says how it goes every second, and at its end what failed: so it must come to its end by itself.
-    let mut run = pgbench(&["-M", "prepared", "-c", "16", "-j", "2", "-T", "80", "-P", "1"])
+    let mut run = pgbench(&["-M", "prepared", "-c", "16", "-j", "2", "-R", "500", "-T", "60", "-P", "1"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

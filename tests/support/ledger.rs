@@ -27,6 +27,10 @@ pub async fn create(client: &Client) {
         .expect("the ledger's tables");
 }
 
+/// How long a client waits between two transactions. Without a wait, the load takes the CPUs from the move
+/// that it is there to watch, and the table that is copied and compared grows for as long as that takes.
+const THINKING: Duration = Duration::from_millis(5);
+
 /// Clients at work.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -48,8 +52,17 @@ impl Load {
         Load::start_named(login, clients, "load").await
     }
 
+    /// Clients that do not wait between transactions: they take all that the servers can give.
+    pub async fn start_at_full_speed(login: &Login, clients: usize) -> Load {
+        Load::start_with(login, clients, "load", Duration::ZERO).await
+    }
+
     /// Several loads may run on one ledger, one after the other: their tokens begin with their names.
     pub async fn start_named(login: &Login, clients: usize, name: &str) -> Load {
+        Load::start_with(login, clients, name, THINKING).await
+    }
+
+    async fn start_with(login: &Login, clients: usize, name: &str, thinking: Duration) -> Load {
         let mut load = Load {
             stop: Arc::default(),
             acknowledged: Arc::default(),
@@ -63,6 +76,7 @@ impl Load {
                 client,
                 name: name.to_owned(),
                 number,
+                thinking,
                 stop: load.stop.clone(),
                 acknowledged: load.acknowledged.clone(),
                 errors: load.errors.clone(),
@@ -100,6 +114,7 @@ struct Worker {
     client: Client,
     name: String,
     number: usize,
+    thinking: Duration,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<Vec<(String, i64)>>>,
     errors: Arc<Mutex<Vec<String>>>,
@@ -122,6 +137,9 @@ impl Worker {
             let took = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.longest_us.fetch_max(took, Ordering::Relaxed);
             round += 1;
+            if !self.thinking.is_zero() {
+                tokio::time::sleep(self.thinking).await;
+            }
         }
     }
 
