@@ -21,8 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::store::StoreError;
 use crate::catalog::{Catalog, keys};
 use crate::model::{
-    Contract, Latencies, MoveFacts, MoveId, MoveRecord, MoveStep, StepEntry, StepEvent, SystemRecord,
-    UnixMillis,
+    Contract, MoveFacts, MoveId, MoveRecord, MoveStep, StepEntry, StepEvent, SystemRecord, UnixMillis,
 };
 
 use crate::control::moves::Move;
@@ -47,8 +46,6 @@ pub struct StepContext {
     pub contract: Contract,
     pub progress: Progress,
     pub clock: Clock,
-    /// Clients' waits for answers before this process resumed the move.
-    pub(in crate::control) latencies_before: Latencies,
     /// A snapshot of the side that the clients went to, at the commit. Lives from the cutover to the next
     /// step.
     pub(in crate::control) exported: Option<ExportedSnapshot>,
@@ -164,7 +161,6 @@ impl StepContext {
         let database = database.ok_or_else(|| missing(keys::database(&record.database)))?;
         let from = from.ok_or_else(|| missing(keys::system(source)))?;
         let to = to.ok_or_else(|| missing(keys::system(target)))?;
-        let latencies_before = settings.latencies.read(&record.database).unwrap_or_default();
         Ok(StepContext {
             settings,
             progress: Progress::start(catalog.clone(), record.id, record.phase),
@@ -173,7 +169,6 @@ impl StepContext {
             target: to.value,
             contract: database.value.contract,
             clock: journal.clock,
-            latencies_before,
             exported: None,
             journal,
             cancel,

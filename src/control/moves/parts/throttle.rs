@@ -1,7 +1,7 @@
 //! The throttle: copying rows slows down while clients wait longer for their answers than before the move.
 //!
 //! The proxy counts how long each answer took. Twice a second the 99th percentile of the last seconds is
-//! compared with the one from before the copy: above one and a half times that, copying takes a smaller share
+//! compared with the one from before the move: above one and a half times that, copying takes a smaller share
 //! of its time and rests in between; below, it takes more again. Every worker that copies asks
 //! [`Throttle::rest_after`] how long to rest. PostgreSQL cannot pause the build of an index, so if the copy
 //! was slowed down at its end, fewer sessions build indexes, each on one CPU.
@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::model::{DatabaseId, Latencies};
 
 use crate::control::moves::context::StepContext;
@@ -35,6 +37,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const WINDOW: usize = 4;
 /// With fewer answers a percentile means little.
 const ANSWERS_MIN: u64 = 200;
+/// With so many answers a percentile is known well.
+const ANSWERS_ENOUGH: u64 = 2_000;
+/// How long clients' waits are measured before the move does anything.
+const BEFORE_MAX: Duration = Duration::from_secs(2);
+const BEFORE_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A window with fewer answers than this does not slow the copy down.
 const FELT_MIN: u64 = 20;
 /// A share of 100 percent.
@@ -86,22 +93,38 @@ pub(in crate::control) struct Governor {
     progress: Progress,
 }
 
-/// Records clients' waits before the copy; only the first call counts.
-pub(in crate::control) async fn note_before(ctx: &mut StepContext) -> Result<(), StepError> {
+/// Measures clients' waits while nothing of the move runs yet, and records them; only the first call counts.
+pub(in crate::control) async fn measure_before(ctx: &mut StepContext) -> Result<(), StepError> {
     if ctx.facts().notes.contains_key(NOTE_BEFORE) {
         return Ok(());
     }
-    let Some(now) = ctx.settings.latencies.read(&ctx.record().database) else { return Ok(()) };
-    let lately = now.since(&ctx.latencies_before);
-    let all = if lately.count() < ANSWERS_MIN { now } else { lately };
-    if all.count() < ANSWERS_MIN {
-        return Ok(());
-    }
-    let micros = all.quantile(PERCENTILE).unwrap_or_default().as_micros();
+    let Some(before) = waits_before(ctx).await else { return Ok(()) };
+    ctx.progress.update(|progress| progress.client_p99_before = Some(before));
     ctx.remember(|facts| {
-        facts.notes.insert(NOTE_BEFORE.to_owned(), micros.to_string());
+        facts.notes.insert(NOTE_BEFORE.to_owned(), before.as_micros().to_string());
     })
     .await
+}
+
+/// The 99th percentile of the next answers; of all answers since the process began where few come. `None`:
+/// there were too few.
+async fn waits_before(ctx: &StepContext) -> Option<Duration> {
+    let read = || ctx.settings.latencies.read(&ctx.record().database);
+    let (first, began) = (read()?, Instant::now());
+    loop {
+        tokio::time::sleep(BEFORE_LOOK_EVERY).await;
+        let now = read()?;
+        let lately = now.since(&first);
+        // Where the answers come too slowly, waiting longer would only delay the move.
+        let is_too_slow =
+            began.elapsed().mul_f64(ANSWERS_MIN as f64) > BEFORE_MAX.mul_f64(lately.count() as f64);
+        if is_too_slow {
+            return now.quantile(PERCENTILE).filter(|_| now.count() >= ANSWERS_MIN);
+        }
+        if lately.count() >= ANSWERS_ENOUGH || began.elapsed() >= BEFORE_MAX {
+            return lately.quantile(PERCENTILE);
+        }
+    }
 }
 
 impl Governor {

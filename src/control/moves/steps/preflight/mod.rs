@@ -37,7 +37,7 @@ use crate::system::{Session, SystemError};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
-use crate::control::moves::parts::trial;
+use crate::control::moves::parts::{throttle, trial};
 use crate::control::moves::settings::MoverSettings;
 
 /// The ends and settings of the move to check.
@@ -92,6 +92,8 @@ impl PreflightReport {
 
 /// The step: fails with [`StepError::Blocked`] if there is a blocker. Changes nothing, so there is no undo.
 pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
+    ctx.progress.set_activity("measuring how long clients wait");
+    throttle::measure_before(ctx).await?;
     ctx.progress.set_activity("looking for what is in the way");
     let target = &ctx.record().target.system;
     let plan = Plan {
