@@ -4,9 +4,9 @@ use freehold::control::moves::faults::CrashPoint;
 use freehold::control::operations::Boundary;
 use freehold::model::{MovePhase, MoveStep, MoveWish};
 
-use crate::assert_clean;
 use crate::clients::Load;
 use crate::stage::Stage;
+use crate::{assert_clean, is_whole};
 
 /// Around every step.
 const AROUND: [CrashPoint; 4] = [
@@ -15,6 +15,11 @@ const AROUND: [CrashPoint; 4] = [
     CrashPoint::BEFORE_OUTCOME,
     CrashPoint::AFTER_OUTCOME,
 ];
+/// All of them with `make chaos`; otherwise every second one, which others are in `tests/crash.rs`.
+fn some_of(points: impl Iterator<Item = CrashPoint>) -> impl Iterator<Item = CrashPoint> {
+    points.step_by(if is_whole() { 1 } else { 2 })
+}
+
 /// Inside a cutover, before and after the compare-and-swap.
 const INSIDE: [CrashPoint; 7] = [
     CrashPoint::Warmed,
@@ -30,7 +35,7 @@ const INSIDE: [CrashPoint; 7] = [
 async fn a_mover_that_is_killed_around_any_step_before_the_cutover_resumes() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
-    for point in AROUND {
+    for point in some_of(AROUND.into_iter()) {
         let mut kills = vec![(MoveStep::Preflight, point)];
         if matches!(point, CrashPoint::BEFORE_INTENT | CrashPoint::AFTER_OUTCOME) {
             kills.extend([(MoveStep::Provision, point), (MoveStep::Copy, point)]);
@@ -64,7 +69,7 @@ async fn a_mover_that_is_killed_while_it_copies_rolls_back() {
 async fn a_mover_that_is_killed_inside_a_cutover_lets_every_client_go_on() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
-    for point in INSIDE.into_iter().chain(AROUND) {
+    for point in some_of(INSIDE.into_iter().chain(AROUND)) {
         let id = stage.request_move_and_kill(&[(MoveStep::Cutover, point)]).await;
         stage.rests_in(id, MovePhase::Kept).await;
         let reached = stage.freeze_at(MoveStep::UndoCutover, point);
@@ -80,7 +85,7 @@ async fn a_mover_that_is_killed_inside_a_cutover_lets_every_client_go_on() {
 async fn a_mover_that_is_killed_after_the_commit_finishes_what_it_began() {
     let stage = Stage::set().await;
     let load = Load::start(&stage, 4).await;
-    for point in AROUND {
+    for point in some_of(AROUND.into_iter()) {
         let id = stage.request_move_and_kill(&[(MoveStep::Settle, point)]).await;
         stage.rests_in(id, MovePhase::Kept).await;
         let reached = stage.freeze_at(MoveStep::Finish, point);
@@ -102,7 +107,7 @@ async fn an_undo_that_is_killed_is_repeated() {
         Boundary::BeforeUndoOutcome,
         Boundary::AfterUndoOutcome,
     ];
-    for point in around_undo.map(CrashPoint::Recorded) {
+    for point in some_of(around_undo.map(CrashPoint::Recorded).into_iter()) {
         // Cancelled in the middle of the cutover, so that there is everything to undo.
         let id = stage.frozen_at(MoveStep::Cutover, CrashPoint::FencedAhead).await;
         stage.wish(id, MoveWish::Cancel).await;

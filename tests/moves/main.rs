@@ -29,6 +29,11 @@ use freehold::control::moves::faults::CrashPoint;
 use freehold::model::{MoveId, MovePhase, MoveStep, MoveWish, StepEvent};
 use stage::Stage;
 
+/// Whether this is `make chaos`, and not the short form of `make test`.
+fn is_whole() -> bool {
+    std::env::var_os("FREEHOLD_CHAOS").is_some()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_moves_under_load_and_comes_back_without_an_error() {
     let stage = Stage::set().await;
