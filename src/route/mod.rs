@@ -17,6 +17,7 @@
 
 mod change_notifier;
 mod clock;
+mod consumers;
 pub mod counters;
 pub mod follow;
 mod followed;
@@ -27,6 +28,7 @@ mod stall;
 pub mod table;
 
 pub use clock::{Activity, Clock, Doing, Moment};
+pub use consumers::Consumer;
 pub use counters::{Counter, Counters, Totals};
 pub use follow::{Follower, FollowerOptions};
 pub use followed::Followed;

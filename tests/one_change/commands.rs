@@ -90,8 +90,15 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
         "DROP TEAM" => after(&["CREATE TEAM t{n} CONTACT '#one'"], "DROP TEAM t{n}"),
         "RELOAD" => change("RELOAD"),
         "SHUTDOWN" => change("SHUTDOWN"),
+        _ => return show_of(title),
+    })
+}
+
+fn show_of(title: &str) -> Option<Case> {
+    Some(match title {
         "SHOW DATABASES" => looks("SHOW DATABASES"),
         "SHOW DATABASE" => looks("SHOW DATABASE keep1"),
+        "SHOW CONSUMERS" => looks("SHOW CONSUMERS keep1"),
         "SHOW HISTORY" => looks("SHOW HISTORY keep1"),
         "SHOW MOVES" => looks("SHOW MOVES"),
         "SHOW MOVE" => looks("SHOW MOVE 1"),

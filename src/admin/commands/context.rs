@@ -10,6 +10,7 @@
 //!
 //! # Which commands get both
 //! * PAUSE and KILL record an order that every process follows, and then wait for the sessions of this one.
+//! * SHOW CONSUMERS finds a database in the catalogue, and its clients in this process.
 //! * SHOW DATABASES and SHOW LISTS put figures of this process beside records of the catalogue.
 
 use std::fmt;

@@ -2,6 +2,7 @@
 //! those of scope Process what this process has.
 
 pub(in crate::admin) mod catalog;
+pub(in crate::admin) mod consumers;
 pub(in crate::admin) mod databases;
 pub(in crate::admin) mod moves;
 pub(in crate::admin) mod operations;

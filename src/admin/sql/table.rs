@@ -13,7 +13,9 @@ use crate::admin::context::{Cluster, Local};
 use crate::admin::error::AdminError;
 use crate::admin::parse_show::Subject;
 use crate::admin::parser::Parser;
-use crate::admin::show::{catalog, databases, moves, operations, process, sessions, sockets, traffic};
+use crate::admin::show::{
+    catalog, consumers, databases, moves, operations, process, sessions, sockets, traffic,
+};
 use crate::admin::users::Rights;
 use crate::model::{DatabaseName, MoveId};
 
@@ -173,6 +175,11 @@ commands! {
         "One database with its contract and its logins.";
     SHOW_HISTORY: Cluster Look "SHOW", "SHOW HISTORY [DATABASE] name" => History catalog::show_history(name: DatabaseName), ["at", "who", "what", "epoch"],
         "What happened to a database, oldest first.";
+    SHOW_CONSUMERS: Process Look "SHOW", "SHOW CONSUMERS name" => Consumers consumers::show_consumers(name: DatabaseName) with cluster,
+        ["role", "application_name", "address", "first_seen", "last_seen", "connections" Int4],
+        "The clients that use a database by role, application and address, as this process has seen them since its start: when first, \
+         when last (of those that are connected: now), and their connections now. At most 500 for a database; a new one takes the place of \
+         the one that left the longest ago.";
     CREATE_DATABASE: Cluster Change "CREATE DATABASE",
         "CREATE DATABASE name OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [ON SYSTEM system]",
         ["name", "id", "dsn", "role", "password", "system"],
