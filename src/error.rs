@@ -99,6 +99,10 @@ sqlstates! {
     PURPOSE_REQUIRED = b"MF002";
     /// The owner is not a team known to Freehold.
     UNKNOWN_TEAM = b"MF003";
+    /// A change of the lifecycle needs a reason, and a deprecation a sunset.
+    REASON_REQUIRED = b"MF004";
+    /// The sunset is nearer than the notice period of the database's tier.
+    SUNSET_TOO_NEAR = b"MF005";
     /// A move cannot start: the preflight found blockers.
     MOVE_BLOCKED = b"MF101";
     /// Another operation runs on the database.

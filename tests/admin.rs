@@ -19,9 +19,9 @@ use freehold::control::logins::LoginSync;
 use freehold::control::{DatabaseOperations, MoverSettings};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
-    DatabaseId, DatabaseName, DatabaseRecord, Dropping, Finding, FindingSeverity, GateOrder, Lifecycle,
-    Login, MoveId, MovePhase, MoveRecord, MoveStep, ProxyId, ProxyRecord, RoleName, RouteRecord, StepEntry,
-    StepEvent, UnixMillis,
+    Ack, AckStage, DatabaseId, DatabaseName, DatabaseRecord, Dropping, Finding, FindingSeverity, GateOrder,
+    Lifecycle, Login, MoveId, MovePhase, MoveRecord, MoveStep, ProxyId, ProxyRecord, RoleName, RouteRecord,
+    StepEntry, StepEvent, UnixMillis,
 };
 use freehold::route::{Follower, FollowerOptions, RouteTable};
 use freehold::telemetry::Metrics;
@@ -907,4 +907,64 @@ async fn a_plan_locks_out_no_client_of_another_database_and_a_move_says_what_it_
     assert_eq!(value("warning role_conflict"), Some("PASSWORD of role svc changed on both systems"));
     assert_eq!(value("roles_that_stay"), Some("svc"));
     assert!(value("old_copy").unwrap().contains("ALTER DATABASE \"shop__moved_1\" ALLOW_CONNECTIONS true;"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_another_proxy_keep_a_database_from_being_quarantined_which_reaches_every_proxy() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    run(&admin, "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'").await;
+    let name = DatabaseName::parse("shop").unwrap();
+    let database = port.catalog.database_by_name(&name).await.unwrap().unwrap().value.id;
+    let proxy = |id: &str| ProxyRecord {
+        id: ProxyId::parse(id).unwrap(),
+        version: String::new(),
+        started_at: UnixMillis::now(),
+        data_address: String::new(),
+    };
+    let other = proxy("other");
+    let lease = port.catalog.enlist_proxy(&other, Duration::from_secs(600)).await.unwrap();
+    let ack = Ack {
+        proxy: other.id.clone(),
+        database: database.clone(),
+        order: 1,
+        stage: AckStage::Done,
+        sessions: 2,
+        waiting: 0,
+        pinned: Vec::new(),
+        server_pids: Vec::new(),
+        stall: None,
+        at: UnixMillis::now(),
+    };
+    port.catalog.put_ack(&ack, lease.id).await.unwrap();
+    let command = "QUARANTINE DATABASE shop REASON 'not used'";
+    let error = refused(&admin, command).await;
+    let told = (error.code().code(), error.detail());
+    assert_eq!(told, ("55006", Some("They are: 2 connections of proxy \"other\".")));
+    port.catalog.delete_ack(&other.id, &database).await.unwrap();
+
+    let routes = RouteTable::new(1);
+    let follower = Follower::start(
+        port.catalog.clone(),
+        Arc::clone(&routes),
+        proxy("third"),
+        FollowerOptions::default(),
+    );
+    follower.synced().await;
+    let is_refused = || routes.by_id(&database).unwrap().current().login_refusal().is_some();
+    assert!(!is_refused());
+    run(&admin, command).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !is_refused() {
+        assert!(tokio::time::Instant::now() < deadline, "the other proxy does not follow");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    run(&admin, "REVIVE DATABASE shop").await;
+    while is_refused() {
+        assert!(tokio::time::Instant::now() < deadline, "the other proxy does not follow");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

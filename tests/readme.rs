@@ -1,4 +1,5 @@
-//! The README's "A first move by hand", run word for word; only ports and places are other ones.
+//! The README's "A first move by hand" and `docs/lifecycle.md`, run word for word; only ports and places are
+//! other ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
@@ -20,18 +21,47 @@ still_running() { kill -0 %2 || { echo 'the load was over before what it is to p
 
 #[test]
 fn the_readme_can_be_followed_word_for_word() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = read("README.md");
+    let blocks = blocks(section(&readme, "A first move by hand"));
+    assert!(blocks.len() >= 6, "the section's commands");
+    let said = followed(&blocks.concat());
+    assert!(said.contains("number of failed transactions: 0 (0.000%)"), "{said}");
+}
+
+/// It goes on where the README has created a database, and ends as the README does.
+#[test]
+fn the_life_of_a_database_can_be_followed_word_for_word() {
+    let readme = read("README.md");
+    let first = blocks(section(&readme, "A first move by hand"));
+    let (begin, end) = (first[..3].concat(), first[first.len() - 1]);
+    assert!(begin.contains("CREATE DATABASE shop") && end.contains("kill %1"), "the README's blocks");
+    let life = read("docs/lifecycle.md");
+    let said = followed(&format!("{begin}{}{end}", blocks(&life).concat()));
+    for expected in [
+        "WARNING:  database \"shop\" is deprecated, sunset ",
+        "; successor \"shop2\"",
+        "clients of database \"shop\" are connected or were seen lately",
+        "refused: it has clients",
+        "NOTICE:  the database is taken from role \"shop\"",
+        "FATAL:  database \"shop\" is quarantined",
+        "refused: it is quarantined",
+        "revived, was quarantined: the report at the end of the month needs it",
+    ] {
+        assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
+    }
+}
+
+/// Runs commands of a document, and answers what they said. They leave nothing behind.
+fn followed(commands: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     // The servers' user must be able to enter; the script's own directory below is private to it.
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let play = directory.path().join("play").display().to_string();
     let ports: Vec<String> = free_ports(4).unwrap().iter().map(u16::to_string).collect();
-    let script = commands(&std::fs::read_to_string(root.join("README.md")).unwrap())
+    let programs = Path::new(env!("CARGO_BIN_EXE_freehold")).parent().unwrap().to_str().unwrap();
+    let script = commands
         .replace("make build\n", "")
-        .replace(
-            "$PWD/target/release",
-            Path::new(env!("CARGO_BIN_EXE_freehold")).parent().unwrap().to_str().unwrap(),
-        )
+        .replace("$PWD/target/release", programs)
         .replace("freehold.toml &\n", "freehold.toml &\ntyped_slowly\n")
         .replace("wait %2\n", "still_running\nwait %2\n");
     let script = format!("{PRELUDE}{script}").replace("PLAY", &play).replace("/tmp/freehold-play", &play);
@@ -39,7 +69,7 @@ fn the_readme_can_be_followed_word_for_word() {
 
     let output = Command::new("timeout")
         .args(["--kill-after=10", &ENDS_WITHIN_S.to_string(), "bash", "-c", &script])
-        .current_dir(root)
+        .current_dir(root())
         .env("PATH", path_with_programs())
         .env("FREEHOLD_PLAY_SOURCE_PORT", &ports[0])
         .env("FREEHOLD_PLAY_TARGET_PORT", &ports[1])
@@ -49,8 +79,16 @@ fn the_readme_can_be_followed_word_for_word() {
     let said =
         format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{said}", output.status);
-    assert!(said.contains("number of failed transactions: 0 (0.000%)"), "{said}");
     assert!(!Path::new(&play).exists(), "nothing is left behind");
+    said
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(document: &str) -> String {
+    std::fs::read_to_string(root().join(document)).unwrap()
 }
 
 /// psql and pgbench are where the servers are; not everybody has them in the PATH.
@@ -69,12 +107,12 @@ fn with_ports(script: &str, ports: &[String]) -> String {
     places.iter().zip(ports).fold(script, |text, (place, port)| text.replace(place, port))
 }
 
-/// The `sh` blocks of the section.
-fn commands(readme: &str) -> String {
-    let section = readme.split("\n## A first move by hand\n").nth(1).expect("the section");
-    let section = section.split("\n## ").next().unwrap();
-    let blocks: Vec<&str> =
-        section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
-    assert!(blocks.len() >= 6, "the section's commands");
-    blocks.concat()
+fn section<'a>(document: &'a str, title: &str) -> &'a str {
+    let section = document.split(&format!("\n## {title}\n")).nth(1).expect("the section");
+    section.split("\n## ").next().unwrap()
+}
+
+/// The `sh` blocks of a text.
+fn blocks(text: &str) -> Vec<&str> {
+    text.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect()
 }

@@ -14,8 +14,7 @@ use crate::auth::Proof;
 use crate::auth::hba::{Method, Rule};
 use crate::auth::md5::Md5Secret;
 use crate::auth::scram::{Offer, ScramError, Verifier};
-use crate::error::{Refusal, Severity, SqlState};
-use crate::model::{Login, Peer, ServerAuth, Service, UnixMillis};
+use crate::model::{Login, Peer, ServerAuth, UnixMillis};
 use crate::route::Route;
 use crate::wire::message::backend;
 
@@ -226,9 +225,8 @@ fn admit(channel: &mut Channel, route: &Route, login: &Login) -> Result<(), Fron
         return Err(FrontendError::Refused { database: record.name.to_string(), refusal });
     }
     backend::authentication_ok(&mut channel.out);
-    if let Service::Warning { sqlstate, message, hint } = &record.terms.service {
-        let notice = Refusal::new(Severity::Warning, SqlState::parse(sqlstate), message.clone());
-        backend::notice_response(&mut channel.out, &notice.with_hint(hint.clone()));
+    if let Some(warning) = record.terms.service.warning() {
+        backend::notice_response(&mut channel.out, &warning);
     }
     Ok(())
 }

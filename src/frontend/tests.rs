@@ -283,6 +283,7 @@ async fn a_refused_database_says_why_only_to_those_who_have_proved_who_they_are(
     let refused = || Service::Refused {
         sqlstate: "57P03".to_owned(),
         message: "database \"shop\" is quarantined".to_owned(),
+        detail: None,
         hint: "Ask its owner.".to_owned(),
     };
     for (password, sqlstate) in
@@ -299,6 +300,7 @@ async fn a_deprecated_database_warns_at_the_login() {
     let warning = Service::Warning {
         sqlstate: "01P01".to_owned(),
         message: "database \"shop\" goes away".to_owned(),
+        detail: None,
         hint: "Move on.".to_owned(),
     };
     let mut knock = Knock::at(frontend_with(warning)).await;

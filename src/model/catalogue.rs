@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, Contract, DatabaseId, DatabaseName, Epoch, OperationRef, Place, RoleName, ServerAuth, SslMode,
-    SystemName, TeamName, UnixMillis,
+    Address, Contract, DatabaseId, DatabaseName, Date, Epoch, OperationRef, Place, RoleName, ServerAuth,
+    SslMode, SystemName, TeamName, UnixMillis,
 };
 
 /// An owner: a team with a contact.
@@ -62,12 +62,20 @@ impl SystemRecord {
 pub enum Lifecycle {
     Provisioning,
     Active,
+    /// Served with a warning; quarantined when the day of its sunset begins.
     Deprecated {
-        sunset: String,
+        sunset: Date,
         reason: String,
+        /// The database that replaces it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        successor: Option<DatabaseName>,
     },
+    /// Refused, with its data as it was.
     Quarantined {
         reason: String,
+        /// The day on which its owner decides; nothing happens by itself then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Date>,
     },
     Archived,
     /// A tombstone: the name is free again, the record stays.
@@ -87,6 +95,29 @@ impl Lifecycle {
             Lifecycle::Deleted { .. } => "deleted",
         }
     }
+
+    /// What should have happened by now, if anything.
+    pub fn due(&self, now: UnixMillis) -> Option<Due> {
+        let (due, day) = match self {
+            Lifecycle::Deprecated { sunset, .. } => (Due::Quarantine { since: *sunset }, *sunset),
+            Lifecycle::Quarantined { until: Some(until), .. } => (Due::Decision { since: *until }, *until),
+            Lifecycle::Quarantined { until: None, .. }
+            | Lifecycle::Provisioning
+            | Lifecycle::Active
+            | Lifecycle::Archived
+            | Lifecycle::Deleted { .. } => return None,
+        };
+        (day.begins_at() <= now).then_some(due)
+    }
+}
+
+/// What is due for a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Its sunset has come: it is quarantined by itself.
+    Quarantine { since: Date },
+    /// Its quarantine is over: its owner drops or revives it.
+    Decision { since: Date },
 }
 
 /// A database as a product.
@@ -160,4 +191,37 @@ pub struct AuditEntry {
     pub reason: Option<String>,
     /// `ok`, or the SQLSTATE and message.
     pub outcome: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(text: &str) -> Date {
+        Date::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_sunset_and_the_end_of_a_quarantine_are_due_when_their_day_begins() {
+        let (sunset, reason) = (day("2027-03-01"), String::new());
+        let deprecated = Lifecycle::Deprecated { sunset, reason: reason.clone(), successor: None };
+        let begins = sunset.begins_at();
+        assert_eq!(deprecated.due(UnixMillis(begins.0 - 1)), None);
+        assert_eq!(deprecated.due(begins), Some(Due::Quarantine { since: sunset }));
+        let quarantined = |until| Lifecycle::Quarantined { reason: reason.clone(), until };
+        assert_eq!(quarantined(Some(sunset)).due(begins), Some(Due::Decision { since: sunset }));
+        assert_eq!(quarantined(None).due(begins), None);
+        assert_eq!(Lifecycle::Active.due(begins), None);
+    }
+
+    #[test]
+    fn states_that_an_older_version_has_stored_are_read_and_written_as_they_were() {
+        for old in [
+            r#"{"state":"deprecated","sunset":"2027-03-01","reason":"replaced"}"#,
+            r#"{"state":"quarantined","reason":"not used"}"#,
+        ] {
+            let read: Lifecycle = serde_json::from_str(old).unwrap();
+            assert_eq!(serde_json::to_string(&read).unwrap(), old);
+        }
+    }
 }

@@ -30,6 +30,15 @@ impl Tier {
     pub fn parse(text: &str) -> Option<Tier> {
         Tier::ALL.into_iter().find(|tier| tier.as_str() == text)
     }
+
+    /// The notice period: the least number of days from a deprecation to its sunset.
+    pub fn notice_days(self) -> u16 {
+        match self {
+            Tier::Dev => 1,
+            Tier::Standard => 14,
+            Tier::Critical => 30,
+        }
+    }
 }
 
 /// How sessions share server connections.

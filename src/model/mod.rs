@@ -15,6 +15,7 @@ pub mod comparison;
 pub mod contract;
 pub mod cure;
 pub mod database_operation;
+pub mod date;
 pub mod ids;
 pub mod latency;
 pub mod listen;
@@ -30,7 +31,7 @@ pub mod timeouts;
 
 pub use byte_size::ByteSize;
 pub use catalogue::{
-    AuditEntry, DatabaseRecord, Dropping, HistoryEntry, Lifecycle, SystemRecord, TeamRecord,
+    AuditEntry, DatabaseRecord, Dropping, Due, HistoryEntry, Lifecycle, SystemRecord, TeamRecord,
 };
 pub use comparison::{Accepted, Compared, ComparedTable, ComparedTables, Relation, Verdict};
 pub use contract::{Contract, ContractChange, Pooling, Tier};
@@ -39,9 +40,10 @@ pub use database_operation::{
     AdoptFacts, AdoptRecord, CreateFacts, CreateRecord, DatabaseOperation, DatabasePhase, DatabaseStep,
     DropFacts, DropRecord,
 };
+pub use date::Date;
 pub use ids::{
     Address, DatabaseId, DatabaseName, Epoch, Lsn, MoveId, NameError, ProxyId, RoleName, ServerAuth, SslMode,
-    StoreId, SystemName, TeamName, UnixMillis,
+    StoreId, SystemName, TeamName, UnixMillis, identifier,
 };
 pub use latency::{LATENCY_CLASSES, Latencies};
 pub use listen::{ListenOn, Peer};

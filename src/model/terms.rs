@@ -13,7 +13,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Contract, DatabaseRecord, Lifecycle, Pooling, Quotas, Service, Tier, Timeouts};
+use super::{
+    Contract, DatabaseName, DatabaseRecord, Date, Lifecycle, Pooling, Quotas, Service, Tier, Timeouts,
+    identifier,
+};
 use crate::error::SqlState;
 
 /// The terms on which clients are served. Stored flat, among the fields of [`super::RouteRecord`].
@@ -102,6 +105,7 @@ fn service_of(database: &DatabaseRecord) -> Service {
     let refused = |sqlstate: SqlState, what: &str, hint: &str| Service::Refused {
         sqlstate: sqlstate.to_string(),
         message: format!("database \"{name}\" {what}"),
+        detail: None,
         hint: hint.to_owned(),
     };
     let dropped = || refused(SqlState::INVALID_CATALOG_NAME, "does not exist", "It was dropped.");
@@ -114,21 +118,53 @@ fn service_of(database: &DatabaseRecord) -> Service {
             refused(SqlState::CANNOT_CONNECT_NOW, "is being created", "Try again in a moment.")
         }
         Lifecycle::Active => Service::Serving,
-        Lifecycle::Deprecated { sunset, reason } => Service::Warning {
-            sqlstate: SqlState::DEPRECATED_FEATURE.to_string(),
-            message: format!("database \"{name}\" is deprecated, its sunset is {sunset}"),
-            hint: reason.clone(),
-        },
-        Lifecycle::Quarantined { reason } => refused(UNAVAILABLE, "is quarantined", reason),
+        Lifecycle::Deprecated { sunset, reason, successor } => {
+            deprecated(database, *sunset, reason, successor.as_ref())
+        }
+        Lifecycle::Quarantined { reason, until } => quarantined(database, reason, *until),
         Lifecycle::Archived => refused(UNAVAILABLE, "is archived", "Ask the platform team to restore it."),
         Lifecycle::Deleted { .. } => dropped(),
+    }
+}
+
+fn deprecated(
+    DatabaseRecord { name, owner, .. }: &DatabaseRecord,
+    sunset: Date,
+    reason: &str,
+    successor: Option<&DatabaseName>,
+) -> Service {
+    let (replaced, instead) = match successor {
+        Some(other) => {
+            (format!("; successor \"{other}\""), format!("Use database \"{other}\" instead, or ask"))
+        }
+        None => (String::new(), "Ask".to_owned()),
+    };
+    Service::Warning {
+        sqlstate: SqlState::DEPRECATED_FEATURE.to_string(),
+        message: format!("database \"{name}\" is deprecated, sunset {sunset}{replaced}"),
+        detail: Some(format!("Reason: {reason}")),
+        hint: format!("{instead} its owner, team {owner}."),
+    }
+}
+
+fn quarantined(
+    DatabaseRecord { name, owner, .. }: &DatabaseRecord,
+    reason: &str,
+    until: Option<Date>,
+) -> Service {
+    let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+    Service::Refused {
+        sqlstate: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE.to_string(),
+        message: format!("database \"{name}\" is quarantined{until}"),
+        detail: Some(format!("Reason: {reason}")),
+        hint: format!("Its owner, team {owner}, can run REVIVE DATABASE {}.", identifier(name.as_str())),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DatabaseId, DatabaseName, Dropping, TeamName, UnixMillis};
+    use crate::model::{DatabaseId, Dropping, TeamName, UnixMillis};
 
     fn database(lifecycle: Lifecycle) -> DatabaseRecord {
         DatabaseRecord {
@@ -147,6 +183,10 @@ mod tests {
         }
     }
 
+    fn day() -> Date {
+        Date::parse("2027-03-01").unwrap()
+    }
+
     fn refusal(database: &DatabaseRecord) -> Option<String> {
         Terms::of(database).service.refusal().map(|refusal| refusal.sqlstate.to_string())
     }
@@ -157,8 +197,8 @@ mod tests {
         let expected = [
             (Lifecycle::Provisioning, Some("57P03")),
             (Lifecycle::Active, None),
-            (Lifecycle::Deprecated { sunset: "2027-03-01".to_owned(), reason: because() }, None),
-            (Lifecycle::Quarantined { reason: because() }, Some("55000")),
+            (Lifecycle::Deprecated { sunset: day(), reason: because(), successor: None }, None),
+            (Lifecycle::Quarantined { reason: because(), until: None }, Some("55000")),
             (Lifecycle::Archived, Some("55000")),
             (Lifecycle::Deleted { at: UnixMillis(1) }, Some("3D000")),
         ];
@@ -170,8 +210,41 @@ mod tests {
                 Some(Dropping { at: UnixMillis(1), who: "alice".to_owned(), reason: because() });
             assert_eq!(refusal(&database).as_deref(), Some("3D000"), "{database:?}");
         }
-        let deprecated = Lifecycle::Deprecated { sunset: "2027-03-01".to_owned(), reason: because() };
-        assert!(matches!(Terms::of(&database(deprecated)).service, Service::Warning { .. }));
+    }
+
+    #[test]
+    fn clients_of_a_deprecated_database_are_told_the_day_the_reason_and_the_successor() {
+        let reason = || "shop2 has replaced it".to_owned();
+        let warning = |successor| {
+            let lifecycle = Lifecycle::Deprecated { sunset: day(), reason: reason(), successor };
+            Terms::of(&database(lifecycle)).service.warning().unwrap()
+        };
+        let alone = warning(None);
+        assert_eq!(alone.to_string(), "WARNING: database \"shop\" is deprecated, sunset 2027-03-01 (01P01)");
+        assert_eq!(alone.detail.as_deref(), Some("Reason: shop2 has replaced it"));
+        assert_eq!(alone.hint.as_deref(), Some("Ask its owner, team payments."));
+        let replaced = warning(DatabaseName::parse("shop2").ok());
+        let message = "database \"shop\" is deprecated, sunset 2027-03-01; successor \"shop2\"";
+        assert_eq!(replaced.message, message);
+        let hint = "Use database \"shop2\" instead, or ask its owner, team payments.";
+        assert_eq!(replaced.hint.as_deref(), Some(hint));
+    }
+
+    #[test]
+    fn a_quarantine_refuses_new_clients_and_ends_sessions_by_different_codes() {
+        let lifecycle = Lifecycle::Quarantined { reason: "not used".to_owned(), until: Some(day()) };
+        let service = Terms::of(&database(lifecycle)).service;
+        let (refusal, ending) = (service.refusal().unwrap(), service.ending().unwrap());
+        let message = "database \"shop\" is quarantined until 2027-03-01";
+        assert_eq!(refusal.to_string(), format!("FATAL: {message} (55000)"));
+        let terminating = format!("FATAL: terminating connection because {message} (57P01)");
+        assert_eq!(ending.to_string(), terminating);
+        for told in [refusal, ending] {
+            assert_eq!(told.detail.as_deref(), Some("Reason: not used"));
+            let hint = "Its owner, team payments, can run REVIVE DATABASE shop.";
+            assert_eq!(told.hint.as_deref(), Some(hint));
+            assert_eq!(told.responsible().as_deref(), Some("Responsible: the product team."));
+        }
     }
 
     #[test]

@@ -175,6 +175,7 @@ impl Route {
         record.terms.service = Service::Refused {
             sqlstate: SqlState::INVALID_CATALOG_NAME.as_str().to_owned(),
             message: format!("database \"{}\" does not exist", record.name),
+            detail: None,
             hint: "It was deleted while this session was connected.".to_owned(),
         };
         record.gate = GateOrder::Open;

@@ -391,6 +391,7 @@ async fn sessions_of_a_refused_database_end_with_its_words() {
         record.terms.service = freehold::model::Service::Refused {
             sqlstate: "57P03".to_owned(),
             message: "database \"shop\" is quarantined".to_owned(),
+            detail: None,
             hint: "Ask its owner.".to_owned(),
         };
     });

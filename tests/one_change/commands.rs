@@ -67,6 +67,16 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
             after(&[CREATE], "ALTER DATABASE d{n} MAX_CLIENTS 2 POOLING transaction QUERY_TIMEOUT '9s'")
         }
         "DROP DATABASE" => after(&[CREATE], "DROP DATABASE d{n} CONFIRM 'd{n}' REASON 'the run is over'"),
+        "DEPRECATE DATABASE" => after(
+            &[CREATE],
+            "DEPRECATE DATABASE d{n} SUNSET '2999-01-01' REASON 'keep1 has replaced it' SUCCESSOR keep1",
+        ),
+        "QUARANTINE DATABASE" => {
+            after(&[CREATE], "QUARANTINE DATABASE d{n} UNTIL '2999-01-01' REASON 'not used any more'")
+        }
+        "REVIVE DATABASE" => {
+            after(&[CREATE, "QUARANTINE DATABASE d{n} REASON 'not used'"], "REVIVE DATABASE d{n}")
+        }
         "PAUSE" => after(&["RESUME"], "PAUSE keep1"),
         "RESUME" => after(&["PAUSE keep1"], "RESUME keep1"),
         "DISABLE" => after(&["ENABLE keep1"], "DISABLE keep1"),

@@ -110,6 +110,25 @@ fn a_stored_record_is_written_as_it_was_read() {
     }
 }
 
+/// No version wrote a successor or an end of a quarantine before there were commands for these states.
+#[tokio::test]
+async fn a_deprecation_and_a_quarantine_of_an_older_version_hold_as_they_were_stored() {
+    let mut records = stored();
+    let deprecated = json!({"state": "deprecated", "sunset": "2999-03-01", "reason": "replaced"});
+    record(&mut records, &format!("database/{SHOP}"))["lifecycle"] = deprecated;
+    let quarantined = json!({"state": "quarantined", "reason": "not used"});
+    record(&mut records, &format!("database/{STOCK}"))["lifecycle"] = quarantined;
+    let started = Started::on(&records).await;
+    for id in [SHOP, STOCK] {
+        let key = format!("database/{id}");
+        assert_eq!(started.records().await[&key], records[&key]);
+    }
+    let warning = started.route(SHOP).await.terms.service.warning().unwrap();
+    assert_eq!(warning.message, "database \"shop\" is deprecated, sunset 2999-03-01");
+    let refusal = started.route(STOCK).await.terms.service.refusal().unwrap();
+    assert_eq!(refusal.message, "database \"stock\" is quarantined");
+}
+
 /// Older versions knew moves alone, and stored the number of the move.
 #[tokio::test]
 async fn a_move_that_an_older_version_has_stored_is_still_the_operation_of_its_database() {

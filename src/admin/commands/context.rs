@@ -10,6 +10,7 @@
 //!
 //! # Which commands get both
 //! * PAUSE and KILL record an order that every process follows, and then wait for the sessions of this one.
+//! * QUARANTINE DATABASE changes the catalogue; the clients that this process knows keep it from happening.
 //! * SHOW CONSUMERS finds a database in the catalogue, and its clients in this process.
 //! * SHOW DATABASES and SHOW LISTS put figures of this process beside records of the catalogue.
 

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use super::transition_error::TransitionError;
 use crate::admin::blockers::Blockers;
 use crate::catalog::store::StoreError;
 use crate::control::StepError;
 use crate::control::lifecycle::LifecycleError;
 use crate::error::{Blame, Explain, Retry, SqlState};
+pub use crate::model::identifier;
 use crate::model::{
     DatabaseStep, Failure, MoveFailure, MoveId, MovePhase, OperationRef, ServerAuth, SslMode,
 };
@@ -23,6 +25,8 @@ pub(in crate::admin) enum AdminError {
     Lifecycle(#[from] LifecycleError),
     #[error(transparent)]
     Step(#[from] StepError),
+    #[error(transparent)]
+    Transition(#[from] TransitionError),
     /// `command` is the complete right command.
     #[error("a database needs an owner")]
     OwnerRequired { command: String },
@@ -127,6 +131,7 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.sqlstate(),
             AdminError::Lifecycle(error) => error.sqlstate(),
             AdminError::Step(error) => error.sqlstate(),
+            AdminError::Transition(error) => error.sqlstate(),
             AdminError::OwnerRequired { .. } => SqlState::OWNER_REQUIRED,
             AdminError::PurposeRequired { .. } => SqlState::PURPOSE_REQUIRED,
             AdminError::UnknownTeam { .. } => SqlState::UNKNOWN_TEAM,
@@ -181,6 +186,7 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.blame(),
             AdminError::Lifecycle(error) => error.blame(),
             AdminError::Step(error) => error.blame(),
+            AdminError::Transition(error) => error.blame(),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.blame.unwrap_or(Blame::Platform)
             }
@@ -199,6 +205,7 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.retry(),
             AdminError::Lifecycle(error) => error.retry(),
             AdminError::Step(error) => error.retry(),
+            AdminError::Transition(error) => error.retry(),
             AdminError::MoveInProgress { .. }
             | AdminError::OperationInProgress { .. }
             | AdminError::OperationGoesOn { .. }
@@ -215,6 +222,7 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.message(),
             AdminError::Lifecycle(error) => error.message(),
             AdminError::Step(error) => error.message(),
+            AdminError::Transition(error) => error.message(),
             other => other.to_string(),
         }
     }
@@ -224,6 +232,7 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.detail(),
             AdminError::Lifecycle(error) => error.detail(),
             AdminError::Step(error) => error.detail(),
+            AdminError::Transition(error) => error.detail(),
             AdminError::PurposeRequired { why, .. } => Some(match why {
                 PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
                 PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
@@ -269,6 +278,7 @@ impl Explain for AdminError {
             AdminError::Store(error) => error.hint(),
             AdminError::Lifecycle(error) => error.hint(),
             AdminError::Step(error) => error.hint(),
+            AdminError::Transition(error) => error.hint(),
             AdminError::OwnerRequired { command }
             | AdminError::PurposeRequired { command, .. }
             | AdminError::Unconfirmed { command } => Some(command.clone()),
@@ -317,7 +327,7 @@ impl Explain for AdminError {
             }
             AdminError::Adopted { name, .. } => Some(format!("SHOW DATABASE {};", identifier(name))),
             AdminError::AlreadyThere { .. } => Some("SHOW SYSTEMS; lists the others.".to_owned()),
-            AdminError::NotServed { database, .. } => Some(format!("SHOW HISTORY {};", identifier(database))),
+            AdminError::NotServed { database, state } => Some(reason_why(database, state)),
             AdminError::Held { database, holder } if holder == "PAUSE" => {
                 Some(format!("RESUME {};", identifier(database)))
             }
@@ -337,6 +347,15 @@ impl Explain for AdminError {
             AdminError::TransactionAborted => Some("ROLLBACK;".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// The command that says why a database is not served, or serves it again.
+fn reason_why(database: &str, state: &str) -> String {
+    let name = identifier(database);
+    match state {
+        "quarantined" => format!("REVIVE DATABASE {name}; serves it again, and then it can move."),
+        _ => format!("SHOW HISTORY {name};"),
     }
 }
 
@@ -378,16 +397,6 @@ fn commands_that_end(id: MoveId, phase: MovePhase) -> String {
             format!("Wait for it, or CANCEL MOVE {id};")
         }
         _ => format!("SHOW MOVE {id};"),
-    }
-}
-
-/// A name as it can be typed in a command.
-pub fn identifier(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let starts = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-    match starts && name.chars().all(plain) {
-        true => name.to_owned(),
-        false => format!("\"{}\"", name.replace('"', "\"\"")),
     }
 }
 

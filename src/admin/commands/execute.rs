@@ -24,7 +24,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::context::{Caller, Cluster, Local, OK, Parts};
-use super::{adopt, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams};
+use super::{
+    adopt, create, databases, drop, enable, kill, moves, pause, process, reconnect, systems, teams,
+    transitions,
+};
 use crate::admin::answer::{Answer, row};
 use crate::admin::commands::{Effect, Scope, Show, ShowRows};
 use crate::admin::driver_queries;
@@ -147,6 +150,8 @@ fn run_on_cluster<'a>(
         Statement::AlterDatabase(alter) => Box::pin(databases::alter_database(cluster, caller, alter)),
         Statement::AdoptDatabase(adopt) => Box::pin(adopt::adopt_database(cluster, caller, adopt)),
         Statement::DropDatabase(drop) => Box::pin(drop::drop_database(cluster, caller, drop)),
+        Statement::Deprecate(deprecate) => Box::pin(transitions::deprecate(cluster, caller, deprecate)),
+        Statement::Revive(revive) => Box::pin(transitions::revive(cluster, caller, revive)),
         Statement::Resume(database) => Box::pin(pause::resume(cluster, caller, database.as_ref())),
         Statement::Disable(database) => Box::pin(enable::disable(cluster, caller, database)),
         Statement::Enable(database) => Box::pin(enable::enable(cluster, caller, database)),
@@ -164,7 +169,8 @@ fn run_on_cluster<'a>(
             Box::pin(moves::finish_move(cluster, caller, *id, (*source, *differences), *wait))
         }
         Statement::Show(show) => return show.on_cluster(cluster).map(|rows| shown(show, rows)),
-        Statement::Pause(_)
+        Statement::Quarantine(_)
+        | Statement::Pause(_)
         | Statement::WaitClose(_)
         | Statement::Kill(_)
         | Statement::KillClient(_)
@@ -184,6 +190,9 @@ fn run_on_process<'a>(
     statement: &'a Statement,
 ) -> Option<Work<'a>> {
     let work: Work<'a> = match statement {
+        Statement::Quarantine(quarantine) => {
+            Box::pin(transitions::quarantine(local, cluster, caller, quarantine))
+        }
         Statement::Pause(drain) => Box::pin(pause::pause(local, cluster, caller, drain)),
         Statement::Kill(database) => Box::pin(kill::kill(local, cluster, caller, database.as_ref())),
         Statement::WaitClose(drain) => Box::pin(reconnect::wait_close(local, caller, drain)),
@@ -202,6 +211,8 @@ fn run_on_process<'a>(
         | Statement::AlterDatabase(_)
         | Statement::AdoptDatabase(_)
         | Statement::DropDatabase(_)
+        | Statement::Deprecate(_)
+        | Statement::Revive(_)
         | Statement::Resume(_)
         | Statement::Disable(_)
         | Statement::Enable(_)

@@ -21,5 +21,7 @@ mod process;
 mod reconnect;
 pub(in crate::admin) mod systems;
 mod teams;
+pub(in crate::admin) mod transition_error;
+mod transitions;
 
 pub use super::sql::table::*;

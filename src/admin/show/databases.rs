@@ -5,9 +5,10 @@ use crate::admin::context::{Cluster, Local};
 use crate::admin::databases::verifier_kind;
 use crate::admin::error::AdminError;
 use crate::admin::find;
+use crate::admin::transition_error::days;
 use crate::model::{
-    DatabaseName, DatabaseRecord, Door, GateOrder, Lifecycle, Quotas, RouteRecord, Service, Timeout,
-    Timeouts, timeout_text,
+    DatabaseName, DatabaseRecord, Date, Door, Due, GateOrder, Lifecycle, Quotas, RouteRecord, Service,
+    Timeout, Timeouts, UnixMillis, timeout_text,
 };
 
 /// The catalogue's records; clients and server connections are counted in this process.
@@ -81,12 +82,14 @@ pub(in crate::admin) async fn show_database(
         row!["purpose", database.purpose.as_str()],
         row!["state", database.state()],
         row!["tier", contract.tier.as_str()],
+        row!["notice_period", days(contract.tier.notice_days())],
         row!["pooling", contract.pooling.as_str()],
         row!["client_connections_max", contract.client_connections_max],
         row!["server_connections_max", contract.server_connections_max],
         row!["transaction_time_max", humantime::format_duration(contract.transaction_time_max).to_string()],
         row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
     ];
+    rows.extend(lifecycle(&database, cluster.now()));
     let Quotas { message_size_max, logins_per_second_max } = contract.quotas;
     let default = || "default".to_owned();
     rows.extend([
@@ -116,6 +119,33 @@ pub(in crate::admin) async fn show_database(
         rows.push(row![format!("login {}", login.role), format!("{}{superuser}", verifier_kind(&login))]);
     }
     Ok(rows)
+}
+
+/// What its lifecycle state says besides its name, and what is due.
+fn lifecycle(database: &DatabaseRecord, now: UnixMillis) -> Vec<Row> {
+    let shown = |date: &Option<Date>| date.map(|date| date.to_string());
+    let mut rows = match &database.lifecycle {
+        Lifecycle::Deprecated { sunset, reason, successor } => vec![
+            row!["sunset", sunset.to_string()],
+            row!["successor", successor.as_ref().map(DatabaseName::to_string)],
+            row!["reason", reason.as_str()],
+        ],
+        Lifecycle::Quarantined { reason, until } => {
+            vec![row!["quarantined_until", shown(until)], row!["reason", reason.as_str()]]
+        }
+        Lifecycle::Provisioning | Lifecycle::Active | Lifecycle::Archived | Lifecycle::Deleted { .. } => {
+            Vec::new()
+        }
+    };
+    let due = database.lifecycle.due(now).map(|due| match (due, database.operation) {
+        (Due::Quarantine { since }, Some(operation)) => {
+            format!("since {since}: quarantine, once {operation} has ended")
+        }
+        (Due::Quarantine { since }, None) => format!("since {since}: quarantine"),
+        (Due::Decision { since }, _) => format!("since {since}: DROP DATABASE or REVIVE DATABASE"),
+    });
+    rows.extend(due.map(|due| row!["due", due]));
+    rows
 }
 
 /// The timeouts that a contract sets: `idle 5m, query none`.

@@ -3,6 +3,7 @@
 pub mod column;
 pub(in crate::admin) mod lookup;
 pub(in crate::admin) mod parse;
+mod parse_lifecycle;
 pub(in crate::admin) mod parse_show;
 mod parse_verbs;
 pub(in crate::admin) mod parser;

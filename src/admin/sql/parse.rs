@@ -7,7 +7,7 @@
 use crate::admin::commands::command_meant;
 use crate::admin::driver_queries;
 use crate::admin::parser::Parser;
-use crate::admin::sql::{parse_show, parse_verbs, values};
+use crate::admin::sql::{parse_lifecycle, parse_show, parse_verbs, values};
 use crate::admin::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, Differences, DropDatabase, Move,
     Placement, SourceFate, Statement, TeamClause, Wait,
@@ -58,12 +58,15 @@ fn with_syntax(error: SyntaxError, words: &[String]) -> SyntaxError {
     }
 }
 
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 24] = [
     "SHOW",
     "CREATE",
     "ALTER",
     "DROP",
     "ADOPT",
+    "DEPRECATE",
+    "REVIVE",
+    "QUARANTINE",
     "PLAN",
     "MOVE",
     "UNDO",
@@ -93,6 +96,7 @@ fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
         "ALTER" => alter(parser)?,
         "DROP" => drop_object(parser)?,
         "ADOPT" => adopt(parser)?,
+        verb @ ("DEPRECATE" | "REVIVE" | "QUARANTINE") => parse_lifecycle::lifecycle_verb(parser, verb)?,
         "PLAN" => plan(parser)?,
         "MOVE" => movement(parser)?,
         "UNDO" => undo(parser)?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 pub use crate::admin::commands::Show;
 use crate::model::{
-    ContractChange, DatabaseName, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
+    ContractChange, DatabaseName, Date, MoveId, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,9 @@ pub enum Statement {
     AlterDatabase(AlterDatabase),
     AdoptDatabase(AdoptDatabase),
     DropDatabase(DropDatabase),
+    Deprecate(Deprecate),
+    Revive(Revive),
+    Quarantine(Quarantine),
     PlanMove {
         database: DatabaseName,
         system: SystemName,
@@ -179,6 +182,37 @@ pub struct DropDatabase {
     pub reason: Option<String>,
 }
 
+/// Sunset and reason may be missing: the error is then the complete right command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deprecate {
+    pub name: DatabaseName,
+    pub sunset: Option<Date>,
+    pub reason: Option<String>,
+    /// The database that replaces it.
+    pub successor: Option<DatabaseName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revive {
+    pub name: DatabaseName,
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    pub name: DatabaseName,
+    pub until: Option<Date>,
+    pub reason: Option<String>,
+    pub clients: Clients,
+}
+
+/// Whether a database may be quarantined although clients use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    Refused,
+    Accepted,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Move {
     pub database: DatabaseName,
@@ -213,6 +247,9 @@ impl Statement {
         match self {
             Statement::Move(movement) => movement.reason.as_deref(),
             Statement::DropDatabase(drop) => drop.reason.as_deref(),
+            Statement::Deprecate(deprecate) => deprecate.reason.as_deref(),
+            Statement::Revive(revive) => revive.reason.as_deref(),
+            Statement::Quarantine(quarantine) => quarantine.reason.as_deref(),
             _ => None,
         }
     }

@@ -200,6 +200,19 @@ commands! {
     DROP_DATABASE: Cluster Change "DROP DATABASE", "DROP DATABASE name CONFIRM 'name' REASON 'text'", ["name", "system", "left_as"],
         "Ends a database. Its data is not destroyed: a created one is closed and renamed, an adopted one left as it is. Its state is \
          dropping meanwhile; where the process ends before it is done, the next start carries it on.";
+    DEPRECATE_DATABASE: Cluster Change "DEPRECATE DATABASE",
+        "DEPRECATE DATABASE name SUNSET 'YYYY-MM-DD' REASON 'text' [SUCCESSOR database]", [],
+        "Announces the end of a database. It is served and can move as before; every client that connects is warned (01P01) with the day, \
+         the reason and the successor. The sunset lies at least the notice period of the tier ahead: 1 day for dev, 14 for standard, 30 for \
+         critical.";
+    QUARANTINE_DATABASE: Process Change "QUARANTINE DATABASE",
+        "QUARANTINE DATABASE name [UNTIL 'YYYY-MM-DD'] REASON 'text' [ACCEPT CLIENTS]", [],
+        "Everywhere: refuses every client of a database (55000) and ends its sessions (57P01), those in a transaction when that ends. Its \
+         data stays as it is, and REVIVE DATABASE serves it again at once. Refused without ACCEPT CLIENTS while clients are connected to any \
+         process, or were to this one in the last 30 days; and while a move or another operation has not ended. When UNTIL has come nothing \
+         happens by itself: SHOW DATABASE says that a decision is due.";
+    REVIVE_DATABASE: Cluster Change "REVIVE DATABASE", "REVIVE DATABASE name [REASON 'text']", [],
+        "Everywhere: ends a deprecation or a quarantine. The database is active again.";
     PAUSE: Process Change "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],
         "Everywhere: lets running transactions end and holds new ones, without an error; all databases without a name. Returns \
          when no transaction runs in this process. Where that takes longer than WITHIN (admin.wait_timeout), it says who holds \

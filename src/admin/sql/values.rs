@@ -7,7 +7,7 @@ use crate::admin::parser::Parser;
 use crate::admin::{ErrorKind, SyntaxError};
 use crate::model::quotas::{LOGINS_PER_SECOND_MAX, MESSAGE_SIZES};
 use crate::model::{
-    ByteSize, DatabaseName, MoveId, Pooling, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
+    ByteSize, DatabaseName, Date, MoveId, Pooling, RoleName, ServerAuth, SslMode, SystemName, TeamName, Tier,
     Timeout,
 };
 
@@ -160,4 +160,15 @@ pub(in crate::admin) fn absolute_path(parser: &mut Parser) -> Result<String, Syn
             .with_hint("Write the whole path, from / on, as it is on the machine of Freehold.")
             .of_kind(ErrorKind::Value)),
     }
+}
+
+/// `'2027-03-01'`
+pub(in crate::admin) fn date(parser: &mut Parser) -> Result<Date, SyntaxError> {
+    let span = parser.span();
+    let text = parser.text("a date such as '2027-03-01'")?;
+    Date::parse(&text).ok_or_else(|| {
+        SyntaxError::new(span, format!("'{text}' is no date"))
+            .with_hint("Write year, month and day: '2027-03-01'. The day begins at 00:00 UTC.")
+            .of_kind(ErrorKind::Value)
+    })
 }

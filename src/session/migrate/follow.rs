@@ -69,7 +69,7 @@ impl Session {
     /// Fails where the session cannot go on.
     pub(in crate::session) async fn follow(&mut self) -> Result<(), Ending> {
         let record = self.relay.route.current();
-        if let Some(refusal) = record.terms.service.refusal() {
+        if let Some(refusal) = record.terms.service.ending() {
             return Err(Ending::Refused(refusal));
         }
         if let Backend::Pooled(client) = &self.relay.backend

@@ -126,7 +126,7 @@ impl Relay {
             return Poll::Ready(Err(Ending::Stopping));
         }
         if self.admission.poll_turned(cx)
-            && let Some(refusal) = self.route.current().terms.service.refusal()
+            && let Some(refusal) = self.route.current().terms.service.ending()
         {
             return Poll::Ready(Err(Ending::Refused(refusal)));
         }
