@@ -27,7 +27,7 @@
 //! | 9 | backend | yes | from a route to a ready server connection |
 //! | 10 | session | yes | relay, session state, migration, workers |
 //! | 11 | system | yes | typed SQL to one PostgreSQL |
-//! | 12 | control | yes | recorded operations (move, create, drop, adopt), logins, terms of routes |
+//! | 12 | control | yes | recorded operations (move, create, drop, adopt), logins, terms of routes, sunsets |
 //! | 13 | admin | yes | admin SQL over pgwire |
 //! | 14 | app | yes | the roles of a process: proxy, control |
 //! | 15 | cli | yes | the verbs of the command line, the demo |

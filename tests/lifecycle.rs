@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "lifecycle/sunset.rs"]
+mod sunset;
 mod support;
 
 use std::future::poll_fn;

@@ -8,7 +8,7 @@
 //!   Serve = Shared { config, catalog, metrics, connector }
 //!         + ProxyRole      clients -> DataPlane --- RouteTable <- Follower --- Catalog -- Store
 //!         + ControlRole    admins -> AdminServer -- Executor ----------------- Catalog
-//!                          Mover, DatabaseOperations, LoginSync, Reconciler -- Catalog
+//!                          Mover, DatabaseOperations, SunsetWatch, LoginSync, Reconciler -- Catalog
 //! ```
 //!
 //! # Why
@@ -48,7 +48,9 @@ use crate::admin::ProcessRequest;
 use crate::catalog::Catalog;
 use crate::catalog::store::StoreError;
 use crate::config::Config;
+use crate::control::operations::Clock;
 use crate::frontend::listener::Listener;
+use crate::model::UnixMillis;
 use crate::route::RouteTable;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogHandle;
@@ -74,7 +76,7 @@ pub struct Serve {
 }
 
 /// Inputs of a process besides its configuration.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Given {
     /// The file that RELOAD and SIGHUP read again.
     pub file: Option<PathBuf>,
@@ -82,6 +84,14 @@ pub struct Given {
     pub log: Option<LogHandle>,
     /// Listeners for clients, opened by the parent process.
     pub listeners: Vec<Listener>,
+    /// The wall clock: what is due by it runs by itself.
+    pub clock: Clock,
+}
+
+impl Default for Given {
+    fn default() -> Given {
+        Given { file: None, log: None, listeners: Vec::new(), clock: UnixMillis::now }
+    }
 }
 
 impl Serve {
@@ -101,6 +111,7 @@ impl Serve {
             config: Arc::new(ArcSwap::from_pointee(config)),
             catalog,
             metrics: Metrics::new(),
+            clock: given.clock,
         };
         let (ask, requests) = mpsc::channel(8);
         let (proxy, control) = start_roles(&shared, given.listeners, acceptors.clone(), ask).await?;

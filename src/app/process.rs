@@ -49,7 +49,9 @@ pub fn serve(file: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config, Given { file: Some(file.to_owned()), log, listeners })) {
+    match runtime
+        .block_on(run(config, Given { file: Some(file.to_owned()), log, listeners, ..Given::default() }))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);

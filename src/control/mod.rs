@@ -4,7 +4,7 @@
 //! ```text
 //!   operations/  the engine: supervisor, driver and journal of any recorded operation
 //!   moves/       carries a database to another system: machine, steps/ and the parts/ they are made of
-//!   lifecycle/   CREATE, DROP and ADOPT DATABASE
+//!   lifecycle/   CREATE, DROP and ADOPT DATABASE; the sunset of deprecated databases
 //!   logins       keeps the logins of the catalogue equal to the roles of the systems
 //!   reconcile    rewrites routes that differ from what their records say
 //! ```
@@ -25,6 +25,7 @@ pub mod reconcile;
 
 pub use leftovers::leftovers;
 pub use lifecycle::engine::DatabaseOperations;
+pub use lifecycle::sunset::SunsetWatch;
 pub use moves::Mover;
 pub use moves::context::StepContext;
 pub use moves::endpoint::{Endpoint, Endpoints};

@@ -204,7 +204,7 @@ commands! {
         "DEPRECATE DATABASE name SUNSET 'YYYY-MM-DD' REASON 'text' [SUCCESSOR database]", [],
         "Announces the end of a database. It is served and can move as before; every client that connects is warned (01P01) with the day, \
          the reason and the successor. The sunset lies at least the notice period of the tier ahead: 1 day for dev, 14 for standard, 30 for \
-         critical.";
+         critical. When that day begins (00:00 UTC), the database is quarantined by itself; where a move has not ended by then, once it has.";
     QUARANTINE_DATABASE: Process Change "QUARANTINE DATABASE",
         "QUARANTINE DATABASE name [UNTIL 'YYYY-MM-DD'] REASON 'text' [ACCEPT CLIENTS]", [],
         "Everywhere: refuses every client of a database (55000) and ends its sessions (57P01), those in a transaction when that ends. Its \

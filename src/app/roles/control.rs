@@ -21,19 +21,20 @@ use crate::catalog::Asker;
 use crate::control::logins::LoginSync;
 use crate::control::moves::settings::LatencySource;
 use crate::control::reconcile::Reconciler;
-use crate::control::{DatabaseOperations, Mover, MoverSettings};
+use crate::control::{DatabaseOperations, Mover, MoverSettings, SunsetWatch};
 use crate::frontend::Access;
-use crate::model::UnixMillis;
 use crate::route::RouteTable;
 use crate::tls::Acceptor;
 
 /// Time for running admin commands to end at a shutdown.
 const ADMIN_GRACE: Duration = Duration::from_secs(2);
 
-/// Runs before the first client: routes say what the records say, and logins are kept up to date.
+/// Runs before the first client: routes say what the records say, what is due is done, and logins are kept up
+/// to date.
 #[derive(Debug)]
 pub(in crate::app) struct Groundwork {
     reconciler: Reconciler,
+    sunsets: SunsetWatch,
     login_sync: LoginSync,
     mover_settings: Arc<ArcSwap<MoverSettings>>,
     logins_interval: watch::Sender<Duration>,
@@ -51,10 +52,11 @@ impl Groundwork {
         mover.latencies =
             LatencySource::new(move |database| Some(routes.by_id(database)?.session_table().latencies()));
         let mover_settings = Arc::new(ArcSwap::from_pointee(mover));
-        let reconciler = Reconciler::start(shared.catalog.clone(), UnixMillis::now).await;
+        let reconciler = Reconciler::start(shared.catalog.clone(), shared.clock).await;
+        let sunsets = SunsetWatch::start(shared.catalog.clone(), shared.clock).await;
         let (logins_interval, interval) = watch::channel(config.moves.logins_interval);
         let login_sync = LoginSync::start(shared.catalog.clone(), Arc::clone(&mover_settings), interval);
-        Ok(Groundwork { reconciler, login_sync, mover_settings, logins_interval })
+        Ok(Groundwork { reconciler, sunsets, login_sync, mover_settings, logins_interval })
     }
 
     /// Where proxies ask whether logins are up to date.
@@ -92,6 +94,7 @@ pub(in crate::app) struct ControlRole {
     operations: DatabaseOperations,
     login_sync: LoginSync,
     reconciler: Reconciler,
+    sunsets: SunsetWatch,
 }
 
 impl ControlRole {
@@ -101,7 +104,7 @@ impl ControlRole {
         parts: ControlParts,
     ) -> Result<ControlRole, ServeError> {
         let ControlParts { groundwork, acceptor, routes, access, applications, requests } = parts;
-        let Groundwork { reconciler, login_sync, mover_settings, logins_interval } = groundwork;
+        let Groundwork { reconciler, sunsets, login_sync, mover_settings, logins_interval } = groundwork;
         let catalog = &shared.catalog;
         let executor = Executor::new(Parts {
             catalog: catalog.clone(),
@@ -113,13 +116,13 @@ impl ControlRole {
             logins: login_sync.refresh_handle(),
             access,
             metrics: shared.metrics.clone(),
-            clock: UnixMillis::now,
+            clock: shared.clock,
         });
         let operations =
-            DatabaseOperations::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now).await;
+            DatabaseOperations::start(catalog.clone(), Arc::clone(&mover_settings), shared.clock).await;
         let access = Arc::new(shared.access()?);
         let admin = open_admin_port(shared, executor, acceptor, &access).await?;
-        let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), UnixMillis::now);
+        let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), shared.clock);
         Ok(ControlRole {
             admin,
             access,
@@ -129,6 +132,7 @@ impl ControlRole {
             operations,
             login_sync,
             reconciler,
+            sunsets,
         })
     }
 
@@ -136,7 +140,7 @@ impl ControlRole {
     pub(in crate::app) async fn stop(self) {
         self.admin.shutdown(ADMIN_GRACE).await;
         tokio::join!(self.mover.stop(), self.operations.stop());
-        drop((self.login_sync, self.reconciler));
+        drop((self.login_sync, self.reconciler, self.sunsets));
     }
 }
 

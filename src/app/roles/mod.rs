@@ -17,6 +17,7 @@ use super::error::ServeError;
 use crate::auth::scram::MockSecret;
 use crate::catalog::Catalog;
 use crate::config::Config;
+use crate::control::operations::Clock;
 use crate::frontend::Access;
 use crate::telemetry::Metrics;
 use crate::tls::Connector;
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     /// Reaches systems.
     pub(super) connector: Connector,
+    /// The wall clock of what control does and records.
+    pub(super) clock: Clock,
 }
 
 impl Shared {

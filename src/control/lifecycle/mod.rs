@@ -1,8 +1,9 @@
 //! What a database's lifecycle does on real servers: create, adopt and close a database.
 //!
 //! Owns the SQL of CREATE, ADOPT and DROP DATABASE, here, and the recorded operations that run it
-//! ([`create`], [`adopt`], [`drop`](mod@drop); [`context`] is what they share, [`machine`] their order). It
-//! destroys nothing: a dropped database is renamed and closed, an adopted one is left unchanged.
+//! ([`create`], [`adopt`], [`drop`](mod@drop); [`context`] is what they share, [`machine`] their order); and
+//! what happens to a deprecated database by itself ([`sunset`]). It destroys nothing: a dropped database is
+//! renamed and closed, an adopted one is left unchanged.
 //!
 //! # Why the platform owns the database object
 //! An application's role that owned it could lift every fence (`ALTER DATABASE ... CONNECTION LIMIT -1`,
@@ -15,6 +16,7 @@ pub mod create;
 pub mod drop;
 pub mod engine;
 pub mod machine;
+pub mod sunset;
 mod unfinished;
 
 use std::time::Duration;
