@@ -163,9 +163,14 @@ async fn a_move_comes_first(admin: &Admin, login: &Login) {
     days_pass(15);
     let due = format!("since {sunset}: quarantine, once move 1 has ended");
     assert_eq!(property(admin, "shop", "due").await, Some(due));
+    let debt = admin.run("SHOW DEBT").await;
+    let shown = ["database", "owner", "contact", "debt", "since"].map(|column| debt[0][column].clone());
+    let waits = "not quarantined at its sunset: move 1 has not ended";
+    assert_eq!(shown, ["shop", "payments", "#payments", waits, &sunset.to_string()]);
     login.connect().await;
     admin.run("FINISH MOVE 1 ACCEPT DIFFERENCES WAIT").await;
     becomes_quarantined(admin).await;
+    assert!(admin.run("SHOW DEBT").await.is_empty());
 }
 
 async fn the_end_of_a_quarantine_is_only_shown(admin: &Admin, login: &Login) {
@@ -174,6 +179,9 @@ async fn the_end_of_a_quarantine_is_only_shown(admin: &Admin, login: &Login) {
     admin.run(&format!("QUARANTINE DATABASE shop UNTIL '{until}' REASON 'not used' ACCEPT CLIENTS")).await;
     assert_eq!(property(admin, "shop", "due").await, None);
     days_pass(2);
+    let debt = admin.run("SHOW DEBT").await;
+    let cure = "REVIVE DATABASE shop; or DROP DATABASE shop CONFIRM 'shop' REASON 'text';";
+    assert_eq!((debt.len(), &debt[0]["since"], debt[0]["cure"].as_str()), (1, &until.to_string(), cure));
     let due = format!("since {until}: DROP DATABASE or REVIVE DATABASE");
     assert_eq!(property(admin, "shop", "due").await, Some(due));
     let told = turned_away(login).await;

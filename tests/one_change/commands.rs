@@ -109,6 +109,7 @@ fn show_of(title: &str) -> Option<Case> {
         "SHOW DATABASES" => looks("SHOW DATABASES"),
         "SHOW DATABASE" => looks("SHOW DATABASE keep1"),
         "SHOW CONSUMERS" => looks("SHOW CONSUMERS keep1"),
+        "SHOW DEBT" => looks("SHOW DEBT"),
         "SHOW HISTORY" => looks("SHOW HISTORY keep1"),
         "SHOW MOVES" => looks("SHOW MOVES"),
         "SHOW MOVE" => looks("SHOW MOVE 1"),

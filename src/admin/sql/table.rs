@@ -14,7 +14,7 @@ use crate::admin::error::AdminError;
 use crate::admin::parse_show::Subject;
 use crate::admin::parser::Parser;
 use crate::admin::show::{
-    catalog, consumers, databases, moves, operations, process, sessions, sockets, traffic,
+    catalog, consumers, databases, debt, moves, operations, process, sessions, sockets, traffic,
 };
 use crate::admin::users::Rights;
 use crate::model::{DatabaseName, MoveId};
@@ -213,6 +213,10 @@ commands! {
          happens by itself: SHOW DATABASE says that a decision is due.";
     REVIVE_DATABASE: Cluster Change "REVIVE DATABASE", "REVIVE DATABASE name [REASON 'text']", [],
         "Everywhere: ends a deprecation or a quarantine. The database is active again.";
+    SHOW_DEBT: Cluster Look "SHOW", "SHOW DEBT" => Debt debt::show_debt(),
+        ["database", "owner", "contact", "debt", "since", "cure"],
+        "Databases for which something is overdue, the oldest first: a sunset that has come while a move has not ended, a quarantine \
+         whose end has come without a decision. With the owner, where it is reached, and the command that ends it.";
     PAUSE: Process Change "PAUSE", "PAUSE [name] [WITHIN 'duration']", [],
         "Everywhere: lets running transactions end and holds new ones, without an error; all databases without a name. Returns \
          when no transaction runs in this process. Where that takes longer than WITHIN (admin.wait_timeout), it says who holds \
