@@ -159,6 +159,18 @@ async fn row(client: &Client, sql: &str) -> std::collections::BTreeMap<String, O
     row.columns().iter().enumerate().map(|(index, column)| (column.name().to_owned(), value(index))).collect()
 }
 
+/// An answer of properties and their values.
+async fn properties(client: &Client, sql: &str) -> std::collections::BTreeMap<String, String> {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let rows = messages.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let value =
+        |row: &tokio_postgres::SimpleQueryRow, name: &str| row.get(name).unwrap_or_default().to_owned();
+    rows.map(|row| (value(&row, "property"), value(&row, "value"))).collect()
+}
+
 async fn refused(client: &Client, sql: &str) -> DbError {
     let error = client.simple_query(sql).await.expect_err(sql);
     error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error:?}")).clone()
@@ -201,6 +213,10 @@ async fn a_database_without_owner_is_refused_and_the_hint_works_word_for_word() 
 
     let stored = port.catalog.database_by_name(&DatabaseName::parse("shop").unwrap()).await.unwrap().unwrap();
     assert_eq!(stored.value.lifecycle, Lifecycle::Active);
+    let shown = properties(&admin, "SHOW DATABASE shop").await;
+    // What a move waits for is no limit, and its name is not that of one.
+    assert_eq!(shown["move_transaction_wait"], "5m");
+    assert!(!shown.contains_key("transaction_time_max"), "{shown:?}");
     let login = port.catalog.logins(&stored.value.id).await.unwrap().into_values();
     let verifier = postgres.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'shop'").unwrap();
     assert_eq!(login[0].verifier.as_deref(), Some(verifier.as_str()));
@@ -228,6 +244,19 @@ async fn an_owner_must_be_a_team_and_a_purpose_must_say_something() {
     }
     let no_system = refused(&admin, &format!("CREATE DATABASE shop OWNER payments {purpose}")).await;
     assert_eq!(no_system.code().code(), "55000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_without_a_contact_is_refused_and_help_leads_to_all_commands() {
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM payments CONTACT '#pay'").await;
+    for sql in ["CREATE TEAM sales CONTACT ''", "ALTER TEAM payments CONTACT ' '"] {
+        assert_eq!(refused(&admin, sql).await.code().code(), "22023", "{sql}");
+    }
+    let teams = port.catalog.teams().await.unwrap().into_values();
+    assert_eq!(teams.iter().map(|team| team.contact.as_str()).collect::<Vec<_>>(), ["#pay"]);
+    assert_eq!(refused(&admin, "help").await.hint(), Some("SHOW HELP lists the commands."));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -164,6 +164,49 @@ fn verbs_reach_the_admin_port_and_exit_codes_say_how_it_went() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_no_new_store_and_keeps_an_old_one() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (free, taken) = ("127.0.0.1:0".to_owned(), taken.local_addr().unwrap().to_string());
+    let dir = tempfile::tempdir().unwrap();
+    let file = write_config(dir.path());
+    let good = std::fs::read_to_string(&file).unwrap();
+    let listening_on = |proxy: &str, admin: &str, metrics: &str| {
+        let text = good.replacen(&free, proxy, 1);
+        let (first, last) = text.split_once("[admin]").unwrap();
+        let last = last.replacen(&free, admin, 1);
+        std::fs::write(&file, format!("{first}[admin]{last}[metrics]\nlisten = \"{metrics}\"\n")).unwrap();
+    };
+    let files = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = files();
+    let fails_on_each_port = || {
+        for [proxy, admin, metrics] in
+            [[&taken, &free, &free], [&free, &taken, &free], [&free, &free, &taken]]
+        {
+            listening_on(proxy, admin, metrics);
+            let output = freehold().arg("serve").arg("--config").arg(&file).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+            assert!(text(&output.stderr).contains(&taken), "{}", text(&output.stderr));
+        }
+    };
+    fails_on_each_port();
+    assert_eq!(files(), before);
+
+    std::fs::write(&file, &good).unwrap();
+    let serving = Serving::start(&file);
+    assert!(serving.run(&["sql", "CREATE TEAM payments CONTACT '#pay'"]).status.success());
+    drop(serving);
+    fails_on_each_port();
+    std::fs::write(&file, &good).unwrap();
+    let serving = Serving::start(&file);
+    assert!(text(&serving.run(&["sql", "SHOW TEAMS"]).stdout).contains("payments"));
+}
+
+#[test]
 fn a_missing_password_is_named_with_the_ways_to_give_one() {
     let dir = tempfile::tempdir().unwrap();
     let serving = Serving::start(&write_config(dir.path()));

@@ -102,7 +102,7 @@ impl Serve {
 
     /// Starts on the current runtime, with these inputs.
     pub async fn start_from(config: Config, given: Given) -> Result<Serve, ServeError> {
-        let OpenStore { store, turn } = open_store(&config).await?;
+        let OpenStore { store, turn, start } = open_store(&config).await?;
         let catalog = Catalog::new(store);
         warn_of_secrets(&config, &catalog).await?;
         let acceptors = [settings::client_acceptor(&config)?, settings::admin_acceptor(&config)?];
@@ -117,6 +117,7 @@ impl Serve {
         let (proxy, control) = start_roles(&shared, given.listeners, acceptors.clone(), ask).await?;
         let draining = CancellationToken::new();
         let health = open_health_port(&shared, &proxy.routes, &draining).await?;
+        start.finish();
         // Clients are accepted here now: the old process may stop.
         drop(turn);
 

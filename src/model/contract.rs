@@ -84,8 +84,10 @@ pub struct Contract {
     pub client_connections_max: u32,
     /// Server connections that Freehold opens for it.
     pub server_connections_max: u32,
-    /// The longest transaction a move waits for; with a longer one the cutover is retried later.
-    pub transaction_time_max: Duration,
+    /// How long a move waits for a transaction that runs; if it is not over then, the cutover is tried again
+    /// later. It limits no transaction; `timeouts` may. Stores have it under its first name.
+    #[serde(rename = "transaction_time_max")]
+    pub move_transaction_wait: Duration,
     /// The longest time a move may hold a client. Beyond it the cutover is aborted and all clients go on at
     /// the source.
     pub move_pause_max: Duration,
@@ -133,7 +135,7 @@ impl Contract {
             pooling: Pooling::Session,
             client_connections_max: clients,
             server_connections_max: servers,
-            transaction_time_max: Duration::from_secs(transaction_s),
+            move_transaction_wait: Duration::from_secs(transaction_s),
             move_pause_max: Duration::from_millis(pause_ms),
             quotas: Quotas::default(),
             timeouts: Timeouts::default(),

@@ -104,7 +104,7 @@ fn database_record(id: &DatabaseId, name: &str) -> DatabaseRecord {
         purpose: "orders".to_owned(),
         lifecycle: Lifecycle::Active,
         contract: Contract {
-            transaction_time_max: Duration::from_secs(2),
+            move_transaction_wait: Duration::from_secs(2),
             ..Contract::of_tier(Tier::Standard)
         },
         operation: None,

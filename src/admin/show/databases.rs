@@ -86,7 +86,7 @@ pub(in crate::admin) async fn show_database(
         row!["pooling", contract.pooling.as_str()],
         row!["client_connections_max", contract.client_connections_max],
         row!["server_connections_max", contract.server_connections_max],
-        row!["transaction_time_max", humantime::format_duration(contract.transaction_time_max).to_string()],
+        row!["move_transaction_wait", humantime::format_duration(contract.move_transaction_wait).to_string()],
         row!["move_pause_max", humantime::format_duration(contract.move_pause_max).to_string()],
     ];
     rows.extend(lifecycle(&database, cluster.now()));

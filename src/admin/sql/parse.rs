@@ -90,7 +90,7 @@ fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
         parser.end_of_statement()?;
         return Ok(Statement::DriverQuery(query));
     }
-    let statement = match parser.one_of(&VERBS)? {
+    let statement = match parser.one_of(&VERBS).map_err(with_help)? {
         "SHOW" => parse_show::show(parser)?,
         "CREATE" => create(parser)?,
         "ALTER" => alter(parser)?,
@@ -107,6 +107,14 @@ fn statement(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     };
     parser.end_of_statement()?;
     Ok(statement)
+}
+
+/// A first word that resembles no command leads to the list of them.
+fn with_help(error: SyntaxError) -> SyntaxError {
+    match error.hint {
+        Some(_) => error,
+        None => error.with_hint("SHOW HELP lists the commands."),
+    }
 }
 
 fn create(parser: &mut Parser) -> Result<Statement, SyntaxError> {
@@ -136,7 +144,13 @@ fn drop_object(parser: &mut Parser) -> Result<Statement, SyntaxError> {
 fn team_clause(parser: &mut Parser) -> Result<TeamClause, SyntaxError> {
     let name = values::team(parser)?;
     parser.expect("CONTACT")?;
-    Ok(TeamClause { name, contact: parser.text("where the team is reached")? })
+    let span = parser.span();
+    let contact = parser.text("where the team is reached")?;
+    if contact.trim().is_empty() {
+        let error = SyntaxError::new(span, "a contact says where the team is reached");
+        return Err(error.with_hint("Write a channel, an address or a number.").of_kind(ErrorKind::Value));
+    }
+    Ok(TeamClause { name, contact })
 }
 
 fn create_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {

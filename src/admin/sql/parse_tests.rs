@@ -224,6 +224,21 @@ fn a_reserved_or_overlong_name_is_refused() {
 }
 
 #[test]
+fn a_contact_reaches_a_team() {
+    for text in ["CREATE TEAM a CONTACT ''", "ALTER TEAM a CONTACT ' \t'"] {
+        let error = mistake(text);
+        assert_eq!((error.kind, Some(error.span.start)), (ErrorKind::Value, text.find('\'')), "{text}");
+    }
+}
+
+#[test]
+fn a_first_word_that_is_no_command_leads_to_all_of_them() {
+    for text in ["help", "HELP", "?", "commands"] {
+        assert_eq!(mistake(text).hint.as_deref(), Some("SHOW HELP lists the commands."), "{text}");
+    }
+}
+
+#[test]
 fn a_text_without_quotes_is_shown_with_quotes() {
     assert_eq!(mistake("CREATE TEAM a CONTACT pay").hint.as_deref(), Some("Write 'pay'."));
 }

@@ -20,6 +20,7 @@
 //! at start; afterwards the file is only written.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -50,6 +51,8 @@ pub(super) struct Disk {
     database: Database,
     /// Distinguishes the file from a copy of it; None for a copy in memory.
     place: Option<u64>,
+    /// The file was not there before.
+    is_new: bool,
 }
 
 impl Disk {
@@ -57,14 +60,7 @@ impl Disk {
     pub(super) fn open(path: &Path) -> Result<(Disk, Image), StoreError> {
         let shown = || path.display().to_string();
         let failed = |source: Cause| StoreError::Open { path: shown(), source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| failed(e.into()))?;
+        let (file, is_new) = open_or_create(path).map_err(|e| failed(e.into()))?;
         let place = Some(place_of(&file).map_err(|e| failed(e.into()))?);
         let backend = FileBackend::new(file).map_err(|e| failed(e.into()))?;
         let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(
@@ -73,7 +69,7 @@ impl Disk {
                 other => failed(other.into()),
             },
         )?;
-        let disk = Disk { database, place };
+        let disk = Disk { database, place, is_new };
         disk.prepare().map_err(failed)?;
         sync_directory(path).map_err(|e| failed(e.into()))?;
         match disk.number("format").map_err(failed)? {
@@ -96,7 +92,7 @@ impl Disk {
             copy.set_len(content.len() as u64)?;
             copy.write(0, &content)?;
             let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(copy)?;
-            Ok(Disk { database, place: None })
+            Ok(Disk { database, place: None, is_new: false })
         };
         copied().and_then(|disk| disk.below(prefix)).map_err(failed)
     }
@@ -132,6 +128,10 @@ impl Disk {
         transaction.open_table(META)?.insert("format", FORMAT)?;
         transaction.commit()?;
         Ok(())
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Whether the file was copied, or restored from a backup, since it was written. `false` for a file of an
@@ -232,6 +232,20 @@ impl Disk {
         }
         transaction.commit()?;
         Ok(())
+    }
+}
+
+/// The file, and whether it was created.
+fn open_or_create(path: &Path) -> std::io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            // It may be gone by now.
+            options.create(true).truncate(false).open(path).map(|file| (file, false))
+        }
+        Err(error) => Err(error),
     }
 }
 

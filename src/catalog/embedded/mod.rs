@@ -101,6 +101,20 @@ impl EmbeddedStore {
         self.disk.accept_place().map_err(|source| StoreError::Write { source })
     }
 
+    /// Removes the file if opening it has created it, and no administrator has made anything since: for a
+    /// process that cannot start. The file is locked until the store is dropped.
+    pub fn remove_if_unused(&self) -> std::io::Result<()> {
+        let is_empty = |prefix| {
+            let first = lock(&self.memory).range(&Range::of(prefix).limit(1));
+            first.is_ok_and(|found| found.entries.is_empty())
+        };
+        // Nothing else can be made without one of these.
+        match self.disk.is_new() && is_empty(keys::TEAMS) && is_empty(keys::SYSTEMS) {
+            true => std::fs::remove_file(&self.path),
+            false => Ok(()),
+        }
+    }
+
     /// The systems recorded in a file, for inspection. Changes nothing, and fails while a process serves.
     pub fn peek_systems(path: &Path) -> Result<Vec<SystemRecord>, StoreError> {
         let entries = Disk::peek(path, keys::SYSTEMS)?;

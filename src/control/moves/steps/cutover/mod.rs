@@ -244,7 +244,7 @@ impl SequencesAhead {
 /// Waits for a moment without a long transaction, which would hold all clients until it ends.
 async fn wait_for_long_transactions(ctx: &StepContext, session: &Session) -> Result<(), StepError> {
     let older_than = budget(ctx) / CALM_PART_OF_BUDGET;
-    let longest = ctx.contract.transaction_time_max;
+    let longest = ctx.contract.move_transaction_wait;
     let deadline = Instant::now() + longest;
     loop {
         ctx.check()?;
