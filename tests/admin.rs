@@ -267,6 +267,9 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
     postgres.psql("CREATE ROLE outsider LOGIN PASSWORD 'y'").unwrap();
     postgres.psql("CREATE DATABASE \"Orders\" OWNER old_app").unwrap();
     postgres.psql("REVOKE CONNECT ON DATABASE \"Orders\" FROM PUBLIC; GRANT CONNECT ON DATABASE \"Orders\" TO legacy").unwrap();
+    postgres
+        .psql("CREATE ROLE boss LOGIN SUPERUSER PASSWORD 'b'; CREATE ROLE \"nightly dump\" LOGIN SUPERUSER")
+        .unwrap();
     let port = Port::open().await;
     let admin = port.connect().await;
     run(&admin, "CREATE TEAM sales CONTACT '#sales'").await;
@@ -284,10 +287,10 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
         })
         .collect();
     let kinds: Vec<_> = rows.iter().map(|(role, kind, _)| (*role, *kind)).collect();
-    assert_eq!(kinds, [("freehold", "scram-sha-256"), ("legacy", "md5"), ("old_app", "scram-sha-256")]);
+    assert_eq!(kinds, [("legacy", "md5"), ("old_app", "scram-sha-256")]);
     let warning = rows[0].2.unwrap();
     for expected in
-        ["superusers can log in (\"freehold\")", "md5 password (\"legacy\")", "\"old_app\" owns the database"]
+        ["superusers can log in (\"boss\")", "md5 password (\"legacy\")", "\"old_app\" owns the database"]
     {
         assert!(warning.contains(expected), "{warning}");
     }
@@ -303,7 +306,7 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
         .id;
     postgres.psql("ALTER ROLE legacy NOLOGIN").unwrap();
     postgres.psql("GRANT CONNECT ON DATABASE \"Orders\" TO outsider").unwrap();
-    port.logins_become(&id, &["freehold", "old_app", "outsider"]).await;
+    port.logins_become(&id, &["boss", "nightly dump", "old_app", "outsider"]).await;
 
     // A login that asks after DROP ROLE waits for the commit that deleted the role.
     let revision = port.catalog.logins(&id).await.unwrap().revision;
@@ -318,6 +321,54 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
         }
     };
     assert!(known >= deleted, "{known:?} is before {deleted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adoption_answers_the_databases_own_roles_and_counts_those_of_its_neighbours() {
+    let postgres = Postgres::start_async(Major::Oldest).await.unwrap();
+    let roles = |prefix: &str| {
+        (0..30).map(|n| format!("CREATE ROLE {prefix}{n} LOGIN PASSWORD 'x'")).collect::<Vec<_>>()
+    };
+    postgres.psql(&roles("neighbour").join("; ")).unwrap();
+    postgres.psql("CREATE ROLE owning LOGIN PASSWORD 'x'; CREATE ROLE writers; CREATE ROLE member LOGIN PASSWORD 'x' IN ROLE writers").unwrap();
+    postgres.psql("CREATE ROLE reader LOGIN PASSWORD 'x'; CREATE ROLE maker LOGIN PASSWORD 'x'").unwrap();
+    for name in ["shop", "bare", "neighbour"] {
+        postgres.psql(&format!("CREATE DATABASE {name}")).unwrap();
+    }
+    postgres
+        .psql("GRANT TEMP ON DATABASE shop TO maker; GRANT CREATE ON DATABASE neighbour TO neighbour1")
+        .unwrap();
+    let schema = "CREATE TABLE t (id int); CREATE TABLE o (id int); ALTER TABLE o OWNER TO owning;
+        GRANT SELECT ON t TO reader; GRANT INSERT ON t TO writers";
+    postgres.psql_in("shop", schema).unwrap();
+    let port = Port::open().await;
+    let admin = port.connect().await;
+    run(&admin, "CREATE TEAM sales CONTACT '#sales'").await;
+    run(&admin, &create_system("pg-a", &postgres)).await;
+    let adopt = |name: &str| {
+        format!("ADOPT DATABASE {name} ON SYSTEM pg-a OWNER sales PURPOSE 'orders of the last ten years'")
+    };
+    let adopted = async |name: &str| {
+        let rows = admin.simple_query(&adopt(name)).await.unwrap();
+        let rows = rows.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let value = |row: &tokio_postgres::SimpleQueryRow, name: &str| row.get(name).map(str::to_owned);
+        rows.map(|row| ["role", "other_roles", "warning"].map(|name| value(&row, name))).collect::<Vec<_>>()
+    };
+    let own = |role: &str| [Some(role.to_owned()), Some("30".to_owned()), None];
+    assert_eq!(adopted("shop").await, ["maker", "member", "owning", "reader"].map(own));
+    let [role, others, warning] = adopted("bare").await.remove(0);
+    assert_eq!((role, others.as_deref()), (None, Some("34")));
+    assert!(warning.unwrap().contains("no role that can log in owns something"));
+
+    // All of them are served, and the platform's role never is.
+    let id =
+        port.catalog.database_by_name(&DatabaseName::parse("shop").unwrap()).await.unwrap().unwrap().value.id;
+    let logins = port.catalog.logins(&id).await.unwrap().into_values();
+    assert_eq!(logins.len(), 34);
+    assert!(logins.iter().all(|login| login.role.as_str() != postgres.superuser), "{logins:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -879,8 +930,9 @@ async fn a_plan_locks_out_no_client_of_another_database_and_a_move_says_what_it_
     // Whoever may connect to it at all is a client of it, for all that the platform knows.
     run(&admin, "ADOPT DATABASE qa ON SYSTEM pg-b OWNER payments PURPOSE 'trying things before a release'")
         .await;
-    let qa = port.catalog.database_by_name(&DatabaseName::parse("qa").unwrap()).await.unwrap().unwrap().value;
-    port.logins_become(&qa.id, &[target.superuser.as_str(), "svc"]).await;
+    let named = port.catalog.database_by_name(&DatabaseName::parse("qa").unwrap()).await;
+    port.logins_become(&named.unwrap().unwrap().value.id, &["svc"]).await;
+    port.logins_become(&named.unwrap().unwrap().value.id, &["svc"]).await;
     let cure = planned(&admin, "role_password").await.expect("another password");
     assert!(cure.lines().all(|line| line.starts_with("--")), "{cure}");
     target.connect_as("qa", "svc", "there").await.expect("a client of qa");

@@ -21,7 +21,8 @@
 //!
 //! # Why superusers are left out
 //! No fence and no limit applies to a superuser. A database that was created here has none among its logins;
-//! an adopted one keeps those it had, and ADOPT warns about them.
+//! an adopted one keeps those it had, and ADOPT warns about them. The platform's own role is a login of no
+//! database: what it may do on a system is for Freehold alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
@@ -440,7 +441,8 @@ fn is_quiet(route: &RouteRecord) -> bool {
 }
 
 /// The roles that may log in to each of these databases, and those of `known` (database, role) that still
-/// exist. The result omits a database that does not exist, or that has connection limit 0 (it is fenced).
+/// exist; without the role of the session. The result omits a database that does not exist, or that has
+/// connection limit 0 (it is fenced).
 pub async fn read_logins(
     session: &Session,
     dbnames: &[String],
@@ -460,7 +462,7 @@ pub async fn read_logins(
                FROM pg_database d
                LEFT JOIN pg_authid r ON (r.rolcanlogin AND has_database_privilege(r.oid, d.oid, 'CONNECT')
                          OR (d.datname, r.rolname) IN (SELECT * FROM unnest($2::name[], $3::name[])))
-                    AND r.rolname NOT LIKE 'freehold\\_move\\_%' AND r.rolname NOT LIKE 'freehold\\_apply\\_%'
+                    AND r.rolname <> session_user AND r.rolname NOT LIKE 'freehold\\_move\\_%' AND r.rolname NOT LIKE 'freehold\\_apply\\_%'
                LEFT JOIN groups g ON g.member = r.oid
                WHERE d.datname = ANY($1) AND d.datconnlimit <> 0
                ORDER BY 1, 2";

@@ -113,8 +113,12 @@ pub type AdoptRecord = DatabaseOperation<AdoptFacts>;
 /// What the examination found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptFacts {
-    /// Every role that can log in and connect.
+    /// Every role that can log in and connect, but for the platform's own.
     pub logins: Vec<Login>,
+    /// Those of them that own something in the database, or were granted something there. `None`: an older
+    /// version has examined it, and did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_roles: Option<Vec<RoleName>>,
     /// What the owner should know.
     pub warnings: Vec<String>,
 }

@@ -45,11 +45,11 @@ pub(in crate::admin) async fn adopt_database(
     refuse_taken_name(&outcome, &clauses.name)?;
 
     let ended = operations::ended::<adopt::AdoptDatabase>(cluster, record.id, &trail).await?;
-    let AdoptFacts { logins, warnings } = ended.value.facts;
-    for warning in &warnings {
+    let facts = ended.value.facts;
+    for warning in &facts.warnings {
         caller.notice(Severity::Warning, SqlState::WARNING, warning.clone());
     }
-    let rows = adopted_rows(cluster, &database, &logins, &warnings);
+    let rows = adopted_rows(cluster, &database, &facts);
     Ok(Answer::rows(commands::ADOPT_DATABASE, rows).written_at(ended.revision))
 }
 
@@ -66,28 +66,34 @@ async fn refuse_adopted(cluster: &Cluster, place: &Place) -> Result<(), AdminErr
     }
 }
 
-/// A row for each login; each row repeats the warnings, because a client may show only one row.
-fn adopted_rows(
-    cluster: &Cluster,
-    database: &DatabaseRecord,
-    logins: &[Login],
-    warnings: &[String],
-) -> Vec<Row> {
+/// A row for each role that has to do with the database; each row repeats the warnings and how many others
+/// can log in, because a client may show only one row.
+fn adopted_rows(cluster: &Cluster, database: &DatabaseRecord, facts: &AdoptFacts) -> Vec<Row> {
+    let AdoptFacts { logins, own_roles, warnings } = facts;
     let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
-    if logins.is_empty() {
-        let none = "no role can log in and connect".to_owned();
+    let is_own = |login: &&Login| own_roles.as_ref().is_none_or(|own| own.contains(&login.role));
+    let own: Vec<&Login> = logins.iter().filter(is_own).collect();
+    let others = (logins.len() - own.len()).to_string();
+    if own.is_empty() {
+        let none = match logins.is_empty() {
+            true => "no role can log in and connect",
+            false => "no role that can log in owns something in the database, or was granted something there",
+        };
+        let warning = warnings.iter().map(String::as_str).chain([none]).collect::<Vec<_>>().join("; ");
         let dsn = dsn(cluster, &database.name, "role", None);
+        let role = None::<String>;
         return vec![row![
             &database.name,
             &database.id,
             dsn,
-            None::<String>,
-            None::<String>,
-            None::<String>,
-            none
+            role.clone(),
+            role.clone(),
+            role,
+            warning,
+            others
         ]];
     }
-    let of = |login: &Login| {
+    let of = |login: &&Login| {
         let dsn = dsn(cluster, &database.name, login.role.as_str(), None);
         row![
             &database.name,
@@ -96,8 +102,9 @@ fn adopted_rows(
             &login.role,
             login.superuser,
             verifier_kind(login),
-            warning.clone()
+            warning.clone(),
+            others.as_str()
         ]
     };
-    logins.iter().map(of).collect()
+    own.iter().map(of).collect()
 }

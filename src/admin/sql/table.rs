@@ -187,9 +187,10 @@ commands! {
          the database is served, the next start removes what was made, and the name is free again.";
     ADOPT_DATABASE: Cluster Change "ADOPT DATABASE",
         "ADOPT DATABASE name ON SYSTEM system OWNER [TEAM] team PURPOSE 'text' [TIER dev|standard|critical] [DBNAME 'name']",
-        ["name", "id", "dsn", "role", "superuser", "verifier", "warning"],
-        "Takes in a database that exists, where it lies, with the roles it has. A row for each role that can log in: it may connect as soon \
-         as the command has answered.";
+        ["name", "id", "dsn", "role", "superuser", "verifier", "warning", "other_roles"],
+        "Takes in a database that exists, where it lies, with the roles it has. All that can log in to it may connect as soon as the command \
+         has answered, but for the role of the platform. A row for each that owns something in the database, or was granted something there; \
+         `other_roles` is the number of the others.";
     ALTER_DATABASE: Cluster Change "ALTER DATABASE",
         "ALTER DATABASE name [OWNER [TEAM] team] [PURPOSE 'text'] [TIER dev|standard|critical] [POOLING session|transaction] [POOL_SIZE n] [MAX_CLIENTS n] \
          [MAX_MESSAGE_SIZE size] [MAX_LOGIN_RATE n] [IDLE_TIMEOUT time] [IDLE_IN_TRANSACTION_TIMEOUT time] [TRANSACTION_TIMEOUT time] [QUERY_TIMEOUT time] [WAIT_TIMEOUT time]", [],

@@ -46,9 +46,10 @@ impl DatabaseChange for AdoptDatabase {
 }
 
 async fn examine(ctx: &mut DatabaseContext<AdoptDatabase>) -> Result<(), DatabaseError> {
-    let found = super::existing(ctx.reach(), &ctx.record().dbname).await?;
+    let found = super::existing::examine(ctx.reach(), &ctx.record().dbname).await?;
     let remember = |facts: &mut AdoptFacts| {
         facts.logins.clone_from(&found.logins);
+        facts.own_roles = Some(found.own_roles.clone());
         facts.warnings.clone_from(&found.warnings);
     };
     Ok(ctx.remember(remember).await?)

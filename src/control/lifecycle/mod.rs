@@ -1,9 +1,9 @@
 //! What a database's lifecycle does on real servers: create, adopt and close a database.
 //!
-//! Owns the SQL of CREATE, ADOPT and DROP DATABASE, here, and the recorded operations that run it
-//! ([`create`], [`adopt`], [`drop`](mod@drop); [`context`] is what they share, [`machine`] their order); and
-//! what happens to a deprecated database by itself ([`sunset`]). It destroys nothing: a dropped database is
-//! renamed and closed, an adopted one is left unchanged.
+//! Owns the SQL of CREATE and DROP DATABASE, here, and of ADOPT DATABASE ([`existing`]); the recorded
+//! operations that run it ([`create`], [`adopt`], [`drop`](mod@drop); [`context`] is what they share,
+//! [`machine`] their order); and what happens to a deprecated database by itself ([`sunset`]). It destroys
+//! nothing: a dropped database is renamed and closed, an adopted one is left unchanged.
 //!
 //! # Why the platform owns the database object
 //! An application's role that owned it could lift every fence (`ALTER DATABASE ... CONNECTION LIMIT -1`,
@@ -15,6 +15,7 @@ pub mod context;
 pub mod create;
 pub mod drop;
 pub mod engine;
+pub mod existing;
 pub mod machine;
 pub mod sunset;
 mod unfinished;
@@ -23,10 +24,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::control::logins;
 use crate::error::{Blame, Explain, Retry, SqlState};
-use crate::model::{DatabaseId, Login, RoleName, SystemRecord, printable};
-use crate::system::facts::{self, DatabaseFacts, SystemFacts};
+use crate::model::{DatabaseId, RoleName, SystemRecord};
+use crate::system::facts::{self, SystemFacts};
 use crate::system::{Session, SystemAccess, SystemError, quote_ident, quote_literal};
 
 /// Time limit for reaching a system in a step.
@@ -249,79 +249,6 @@ impl Creation {
         }
         Ok(())
     }
-}
-
-/// A database that already exists on a system.
-#[derive(Debug, Clone)]
-pub struct Existing {
-    pub facts: DatabaseFacts,
-    /// Every role that can log in and connect.
-    pub logins: Vec<Login>,
-    /// What the owner should know: sentences, with the SQL that corrects it.
-    pub warnings: Vec<String>,
-}
-
-/// Examines a database before its adoption. Changes nothing.
-pub async fn existing(reach: Reach<'_>, dbname: &str) -> Result<Existing, LifecycleError> {
-    let session = reach.admin_session().await?;
-    let (system, dbname) = (reach.system.name.to_string(), dbname.to_owned());
-    let Some(facts) = facts::of_database(&session, &dbname).await? else {
-        return Err(LifecycleError::NoDatabase { system, dbname });
-    };
-    if facts.is_template || !facts.allows_connections {
-        return Err(LifecycleError::NotServable { system, dbname });
-    }
-    let logins = logins::read_logins(&session, std::slice::from_ref(&dbname), &[])
-        .await?
-        .remove(&dbname)
-        .unwrap_or_default();
-    let warnings = warnings(&dbname, &facts, &logins);
-    Ok(Existing { facts, logins, warnings })
-}
-
-fn warnings(dbname: &str, facts: &DatabaseFacts, logins: &[Login]) -> Vec<String> {
-    let named = |wanted: &dyn Fn(&Login) -> bool| -> String {
-        let names: Vec<String> = logins
-            .iter()
-            .filter(|login| wanted(login))
-            .map(|login| quote_ident(login.role.as_str()))
-            .collect();
-        names.join(", ")
-    };
-    let starts = |login: &Login, prefix: &str| {
-        login.verifier.as_deref().is_some_and(|verifier| verifier.starts_with(prefix))
-    };
-    let mut warnings = Vec::new();
-    let mut warn = |roles: String, text: &dyn Fn(&str) -> String| {
-        if !roles.is_empty() {
-            warnings.push(text(&roles));
-        }
-    };
-    warn(named(&|login| login.superuser), &|roles| {
-        format!(
-            "superusers can log in ({roles}): no fence and no limit holds them; give the application a role of its own"
-        )
-    });
-    warn(named(&|login| starts(login, "md5")), &|roles| {
-        format!(
-            "roles with an md5 password ({roles}) are refused until it is set anew: SET password_encryption = 'scram-sha-256'; ALTER ROLE ... PASSWORD '...'"
-        )
-    });
-    warn(named(&|login| login.verifier.is_none() && !login.superuser), &|roles| {
-        format!(
-            "roles without a password ({roles}) cannot log in through Freehold: ALTER ROLE ... PASSWORD '...'"
-        )
-    });
-    let owner = logins.iter().find(|login| login.role.as_str() == facts.owner && !login.superuser);
-    if let Some(owner) = owner {
-        warnings.push(format!(
-            "role {} owns the database and could lift the fence of a move: ALTER DATABASE {} OWNER TO the platform's role",
-            quote_ident(owner.role.as_str()),
-            quote_ident(dbname)
-        ));
-    }
-    // The warnings contain names of roles, which may hold any character.
-    warnings.iter().map(|warning| printable::one_line(warning).into_owned()).collect()
 }
 
 /// Closes a database that the platform created: no client can connect, its names are free again, the data
