@@ -43,6 +43,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod balancer;
+mod by_name;
 mod conversations;
 mod edges;
 mod encryption;

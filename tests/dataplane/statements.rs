@@ -14,15 +14,23 @@ use zeroize::Zeroizing;
 use super::raw::{client, hear, say};
 use super::stage::{self, Stage, eventually, server};
 
-/// One connection for all clients, on one worker: a worker has its own.
 fn stage() -> (Postgres, Stage) {
     let server = server(Major::oldest());
-    let stage = Stage::configured(&server, |config| config.workers = 1);
+    let stage = stage_of_one(&server, false);
+    (server, stage)
+}
+
+/// One connection for all clients, on one worker: a worker has its own.
+pub(super) fn stage_of_one(server: &Postgres, caches_unnamed: bool) -> Stage {
+    let stage = Stage::configured(server, |config| {
+        config.workers = 1;
+        config.pool.caches_unnamed = caches_unnamed;
+    });
     stage.order(|record| {
         record.terms.pooling = Pooling::Transaction;
         record.terms.server_connections_max = 1;
     });
-    (server, stage)
+    stage
 }
 
 async fn ask(client: &mut ServerConnection, sql: &str) -> String {
@@ -516,7 +524,7 @@ fn parse_and_execute_with(out: &mut BytesMut, name: &str, text: &str, values: &[
 }
 
 /// A connection past Freehold.
-async fn fresh(server: &Postgres) -> ServerConnection {
+pub(super) async fn fresh(server: &Postgres) -> ServerConnection {
     let request = ConnectRequest {
         place: stage::place(server),
         role: RoleName::parse(stage::ROLE).unwrap(),

@@ -189,6 +189,10 @@ impl PooledClient {
         let mut made_by_parse = HashSet::new();
         let pins = &mut state.pins;
         state.statements.retain(|name, statement| {
+            let is_by_parse = matches!(statement, PreparedStatement::Protocol { .. });
+            if is_by_parse && self.statements.server.has_own(name) {
+                return false;
+            }
             let Some(key) = name.strip_prefix(PREFIX) else { return true };
             match statement {
                 PreparedStatement::Protocol { .. } => {

@@ -80,12 +80,19 @@ impl Relay {
                 return Ok(Walked { taken, forwarded });
             };
             let (length, is_named) = (piece.bytes.len(), is_named(piece.tag) && piece.part.begins());
+            let words = self.backend.in_clients_words(&piece);
             if piece.part.begins() {
                 self.looked_at = self.looked_at.saturating_add(1);
                 self.server_end.forward_as = self.note_answer(&piece)?;
             }
             if is_named {
                 pids.rename(&mut bytes[taken..taken + length]);
+            }
+            if let Some(words) = words.filter(|_| self.server_end.forward_as == ForwardAs::AsItCame) {
+                bytes[forwarded..forwarded + words.len()].copy_from_slice(&words);
+                taken += length;
+                forwarded += words.len();
+                continue;
             }
             match self.server_end.forward_as {
                 ForwardAs::AsItCame => {}

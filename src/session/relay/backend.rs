@@ -12,6 +12,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use super::admission::Wait;
 use super::observe;
 use crate::backend::ServerConnection;
@@ -26,7 +28,8 @@ use crate::session::statements::FRONT_BYTES;
 use crate::session::worker::Worker;
 use crate::tls::Stream;
 use crate::wire::exchange::{Exchange, Rest};
-use crate::wire::frame::{Piece, WHOLE_BYTES_MAX};
+use crate::wire::frame::{Part, Piece, WHOLE_BYTES_MAX};
+use crate::wire::message::backend::tag as answer;
 use crate::wire::message::frontend::{parse_parse, tag as request};
 use crate::wire::message::{HEADER_BYTES, Header, MESSAGE_BYTES_MAX, TransactionStatus};
 
@@ -325,6 +328,17 @@ impl Backend {
         match self {
             Backend::Dedicated(_) => None,
             Backend::Pooled(client) => client.statements.bound(),
+        }
+    }
+
+    /// An error that names a statement by Freehold's name for it, with the client's name.
+    #[inline]
+    pub(super) fn in_clients_words(&self, piece: &Piece<'_>) -> Option<BytesMut> {
+        match self {
+            Backend::Pooled(client) if piece.tag == answer::ERROR_RESPONSE && piece.part == Part::Whole => {
+                client.statements.in_clients_words(piece.bytes)
+            }
+            Backend::Pooled(_) | Backend::Dedicated(_) => None,
         }
     }
 

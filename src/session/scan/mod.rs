@@ -29,6 +29,7 @@ mod proof;
 mod screen;
 mod touched;
 mod unicode;
+mod uses;
 mod words;
 
 use lexer::{Lexer, Token};
@@ -40,6 +41,7 @@ pub(crate) use memory::{MemoryReads, memory_reads, reads_memory};
 pub(crate) use screen::screen;
 pub(crate) use touched::{decided_by, decides_values, touched, touched_by_body};
 pub(crate) use unicode::plain;
+pub(crate) use uses::{NamedUse, StatementUse, uses_in_command, uses_in_text};
 pub(crate) use words::{Meaning, meaning, not_harmless};
 
 pub use calls::{KeySource, LockCall, LockOperation, Operand};
@@ -232,52 +234,6 @@ fn decides_nothing(rest: &[u8]) -> bool {
         || name.ends_with(b"_timeout")
         || [&b"enable_"[..], b"log_", b"track_", b"max_parallel_"].iter().any(|start| name.starts_with(start))
         || NAMES.contains(&name)
-}
-
-/// What the first word of a text does with the prepared statement that the text names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NamedUse {
-    Prepares,
-    Executes,
-    Deallocates,
-}
-
-/// Where a text that begins with PREPARE, EXECUTE or DEALLOCATE names the prepared statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PreparedName {
-    /// Folded as PostgreSQL folds it.
-    pub(crate) name: Vec<u8>,
-    pub(crate) at: std::ops::Range<usize>,
-    pub(crate) does: NamedUse,
-}
-
-/// The statement that the first command of `sql` makes, executes or deallocates, by name.
-pub(crate) fn prepared_name(sql: &[u8]) -> Option<PreparedName> {
-    let mut lexer = Lexer::new(sql, Backslashes::Literal);
-    let verb = lexer.next()?;
-    let does = match () {
-        () if verb.is_word(b"PREPARE") => NamedUse::Prepares,
-        () if verb.is_word(b"EXECUTE") => NamedUse::Executes,
-        () if verb.is_word(b"DEALLOCATE") => NamedUse::Deallocates,
-        () => return None,
-    };
-    lexer.skip_blank();
-    let mut start = lexer.offset();
-    let mut token = lexer.next()?;
-    if does == NamedUse::Deallocates
-        && token.is_word(b"PREPARE")
-        && !matches!(lexer.peek(), None | Some(Token::Symbol(b';')))
-    {
-        lexer.skip_blank();
-        start = lexer.offset();
-        token = lexer.next()?;
-    }
-    let name = match token {
-        Token::Word(word) => word.to_ascii_lowercase(),
-        Token::Quoted(quoted) => String::from_utf8_lossy(quoted).replace("\"\"", "\"").into_bytes(),
-        _ => return None,
-    };
-    Some(PreparedName { name, at: start..lexer.offset(), does })
 }
 
 /// Length of the longest verb that is known.

@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Call,
     /// ReadyForQuery for a Sync of ours.
     SwallowedSync,
+    /// CommandComplete of a DEALLOCATE that is executed by the extended protocol, or of DISCARD ALL.
+    Deallocated,
 }
 
 impl Kind {
@@ -50,6 +52,21 @@ pub(super) struct Undo {
     pub(super) not_closed: Option<u128>,
     /// What the client's name meant before.
     pub(super) name: Option<Renamed>,
+    /// What the client's names meant that SQL deallocates: one for each DEALLOCATE, in the order of the text;
+    /// `None`: the client had not made it by Parse. What the server has answered is taken away.
+    pub(super) deallocated: Vec<Option<Renamed>>,
+    /// The server does not have a statement under this name of the client's after all.
+    pub(super) not_own: Option<Box<[u8]>>,
+    /// The server still has it.
+    pub(super) still_own: Option<Box<[u8]>>,
+}
+
+impl Undo {
+    /// The names that stood for a statement before.
+    pub(super) fn taken_away(&self) -> impl Iterator<Item = (&[u8], &Rc<Prepared>)> {
+        let renamed = self.name.iter().chain(self.deallocated.iter().flatten());
+        renamed.filter_map(|(name, before)| Some((&**name, before.as_ref()?)))
+    }
 }
 
 /// A name of the client's, and the statement that it stood for.
@@ -89,15 +106,17 @@ impl ExpectedAnswers {
 
     /// The statement may still be there: it is not known yet whether the request that closed it was skipped.
     pub(super) fn is_closed_doubtfully(&self, name: &[u8]) -> bool {
-        let closed = self.queue.iter().filter_map(|due| due.undo.as_ref()?.name.as_ref());
-        closed.filter(|(_, before)| before.is_some()).any(|(closed, _)| **closed == *name)
+        self.undos().flat_map(Undo::taken_away).any(|(closed, _)| closed == name)
     }
 
     /// It is not known yet whether the Parse that gave the name its meaning was skipped, and a message that
     /// is sent now would not be skipped together with it.
     pub(super) fn is_undone_doubtfully(&self, name: &[u8]) -> bool {
-        let names = self.undos_before_sync().filter_map(|undo| undo.name.as_ref());
-        names.into_iter().any(|(changed, _)| **changed == *name)
+        let changes = |undo: &Undo| {
+            let is_given = undo.name.as_ref().is_some_and(|(changed, _)| **changed == *name);
+            is_given || undo.taken_away().any(|(changed, _)| changed == name)
+        };
+        self.undos_before_sync().any(changes)
     }
 
     /// The same for the server: whether the statement was made there, or closed.
@@ -108,6 +127,40 @@ impl ExpectedAnswers {
     /// The server may still have the statement that a request was to close.
     pub(super) fn may_not_be_closed(&self, key: u128) -> bool {
         self.undos_before_sync().any(|undo| undo.not_closed == Some(key))
+    }
+
+    /// The undos of all requests that are not answered yet.
+    pub(super) fn undos(&self) -> impl Iterator<Item = &Undo> {
+        self.queue.iter().filter_map(|due| due.undo.as_deref())
+    }
+
+    /// A request that is not answered yet makes a statement under this name of the client's.
+    pub(super) fn will_make_own(&self, name: &[u8]) -> bool {
+        self.undos().any(|undo| undo.not_own.as_deref() == Some(name))
+    }
+
+    /// The server has carried out a DEALLOCATE. Returns the name of the client's that it was about, if the
+    /// client had made the statement by Parse.
+    pub(super) fn confirm_deallocated(&mut self) -> Option<Box<[u8]>> {
+        let front = self.queue.front_mut()?;
+        let undo = front.undo.as_mut().filter(|undo| !undo.deallocated.is_empty());
+        let confirmed = undo.and_then(|undo| undo.deallocated.remove(0));
+        self.pop_deallocated();
+        confirmed.map(|(name, _)| name)
+    }
+
+    /// The server has deallocated all statements.
+    pub(super) fn confirm_all_deallocated(&mut self) {
+        if let Some(undo) = self.queue.front_mut().and_then(|front| front.undo.as_mut()) {
+            undo.deallocated.clear();
+        }
+        self.pop_deallocated();
+    }
+
+    fn pop_deallocated(&mut self) {
+        if self.queue.front().is_some_and(|front| front.kind == Kind::Deallocated) {
+            self.queue.pop_front();
+        }
     }
 
     /// The undos of requests before the last Sync that are not answered yet.

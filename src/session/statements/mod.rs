@@ -11,6 +11,8 @@
 //!   Close "s1"             ->  Close of a portal that does not exist   3: others may need the statement
 //! ```
 //!
+//! What SQL does with the client's names is in [`by_name`].
+//!
 //! Owns the names of one client and its unnamed statement ([`Statements`]), what one server connection has
 //! ([`OnServer`]), and which answers are altered. It deliberately sends nothing: the relay asks what to send
 //! in place of a message.
@@ -24,17 +26,20 @@
 //! for is never made up but obtained from the server, by a message that does nothing there: so answers keep
 //! their order, and errors skip what they would skip in PostgreSQL.
 
+mod by_name;
 mod expected_answers;
 mod names;
 mod on_server;
 mod texts;
 mod unnamed;
+mod words;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::{BufMut, BytesMut};
 
+use self::by_name::{OwnText, Portals};
 use self::expected_answers::{ExpectedAnswer, ExpectedAnswers, Kind, Undo};
 use self::names::Names;
 pub(super) use self::on_server::OnServer;
@@ -43,7 +48,7 @@ use self::texts::{Prepared, name_of};
 use self::unnamed::{Before, Mark, Text, Unnamed};
 
 pub(super) use super::scan::OURS as PREFIX;
-use super::scan::{self, NamedUse};
+use super::scan::{self, StatementUse};
 use super::state::{Bound, UNNAMED_TOO_LARGE};
 use crate::error::{Refusal, Severity, SqlState};
 use crate::wire::exchange::Exchange;
@@ -65,9 +70,6 @@ const NAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Name of a portal that does not exist, in a Close that does nothing: the client's own portals may have any
 /// other name.
 const NO_PORTAL: &[u8] = b"freehold has no such portal";
-
-/// Name of a statement that is deallocated, or that blocks a name, in place of one that other clients need.
-const STAND_IN: &[u8] = b"freehold_stand_in";
 
 /// Put before a name that begins with [`PREFIX`] and is no statement of the client's: no statement has the
 /// result.
@@ -116,6 +118,7 @@ pub(super) struct Statements {
     injected: usize,
     /// The named statement that the last Bind names.
     bound: Option<Rc<Prepared>>,
+    portals: Portals,
     out: BytesMut,
 }
 
@@ -145,6 +148,7 @@ impl Statements {
             schema: Schema::Same,
             injected: 0,
             bound: None,
+            portals: Portals::default(),
             out: BytesMut::new(),
         }
     }
@@ -182,7 +186,7 @@ impl Statements {
                 parse_target(body),
                 Ok((Target::Statement, name)) if is_missing(name) || self.expected.is_undone_doubtfully(name)
             ),
-            request::QUERY if !self.names.map.is_empty() => scan::prepared_name(body).is_some(),
+            request::QUERY if !self.names.map.is_empty() => !uses_in_query(body).is_empty(),
             _ => false,
         }
     }
@@ -229,12 +233,13 @@ impl Statements {
                 self.expected.owe(Kind::Sync, None, None);
             }
             _ if self.skipping => {}
-            request::QUERY => self.on_query(piece, exchange, texts, parse_context),
+            request::QUERY => self.on_query(piece, exchange),
             request::FUNCTION_CALL => self.expected.owe(Kind::Call, None, None),
             request::PARSE => self.on_parse(piece, exchange, texts, parse_context, is_taken),
             request::BIND => self.on_bind(piece, exchange, texts, parse_context),
             request::DESCRIBE => self.on_describe(body, exchange, texts, parse_context),
             request::CLOSE => self.on_close(body),
+            request::EXECUTE => self.on_execute(body),
             _ => {}
         }
         if Exchange::counts(piece.tag) {
@@ -271,58 +276,19 @@ impl Statements {
         Some((self.session, self.unnamed.serial()))
     }
 
-    fn on_query(
-        &mut self,
-        piece: &Piece<'_>,
-        exchange: &mut Exchange,
-        texts: &mut Texts,
-        parse_context: ParseContext,
-    ) {
+    fn on_query(&mut self, piece: &Piece<'_>, exchange: &mut Exchange) {
         let before = match self.unnamed.destroy() {
             Some(mark) => self.changes(mark, None),
             None => self.server.unnamed.take().map(|_| Before { client: None }),
         };
-        // In the middle of other requests the name is left as it is: nothing can be sent before the query.
-        let undo =
-            match piece.part == Part::Whole && !self.names.map.is_empty() && exchange.is_between_cycles() {
-                true => self.rename_in_sql(piece.body(), exchange, texts, parse_context),
-                false => None,
-            };
-        self.expected.owe(Kind::Call, before, undo);
-    }
-
-    /// `EXECUTE s1` and `DEALLOCATE s1` may mean a statement that the client made by Parse, which
-    /// `PREPARE s1` must conflict with.
-    fn rename_in_sql(
-        &mut self,
-        body: &[u8],
-        exchange: &mut Exchange,
-        texts: &mut Texts,
-        parse_context: ParseContext,
-    ) -> Option<Undo> {
-        let sql = body.strip_suffix(b"\0").unwrap_or(body);
-        let named = scan::prepared_name(sql)?;
-        let prepared = self.names.map.get(&named.name[..]).cloned()?;
-        let renamed;
-        let (mut undo, mut name) = (None, STAND_IN);
-        match named.does {
-            // Other clients may need the statement; the stand-in is there to be deallocated.
-            NamedUse::Deallocates => {
-                self.names.forget(&named.name);
-                let name_before = Some((named.name.into(), Some(Rc::clone(&prepared))));
-                undo = Some(Undo { name: name_before, ..Undo::default() });
-                self.make_stand_in(exchange);
-            }
-            NamedUse::Prepares => {
-                self.clear_stand_in(exchange);
-                self.make_stand_in(exchange);
-                self.server.has_stand_in = true;
-            }
-            NamedUse::Executes => {
-                renamed = self.fitting(&named.name, prepared, texts, parse_context);
-                self.ensure(&renamed, exchange);
-                name = &renamed.name;
-            }
+        let has_names = !self.names.map.is_empty() || !self.server.own.is_empty();
+        let uses = match has_names && piece.part == Part::Whole {
+            true => uses_in_query(piece.body()),
+            false => Vec::new(),
+        };
+        // In the middle of other requests nothing can be sent before the query.
+        if exchange.is_between_cycles() {
+            self.use_by_name(&uses, exchange);
         }
         if !self.out.is_empty() {
             // Without it, a statement that cannot be made would have the server skip the query, and no Sync
@@ -330,10 +296,10 @@ impl Statements {
             frontend::sync(&mut self.out);
             self.inject(exchange, request::SYNC);
             self.expected.owe_ours(Kind::SwallowedSync, None, None);
+            self.out.extend_from_slice(piece.bytes);
         }
-        let text = [&sql[..named.at.start], name, &sql[named.at.end..], b"\0"].concat();
-        put(&mut self.out, request::QUERY, &text);
-        undo
+        let undo = (!uses.is_empty()).then(|| self.deallocate(&uses));
+        self.expected.owe(Kind::Call, before, undo);
     }
 
     fn on_parse(
@@ -356,24 +322,40 @@ impl Statements {
         }
         if name.is_empty() {
             let mark = self.unnamed.parse(body, piece.part == Part::Whole);
+            if let Some(uses) = self.unnamed.uses().cloned() {
+                self.use_by_name(&uses, exchange);
+            }
+            if !self.out.is_empty() {
+                self.out.extend_from_slice(piece.bytes);
+            }
             let before = self.changes(mark, self.mine());
             return self.expected.owe(Kind::Own, before, None);
         }
         if self.names.map.contains_key(name) || std::str::from_utf8(name).is_ok_and(is_taken) {
-            self.server.has_stand_in = true;
             // The server reports that the statement exists, or another error in the text.
-            self.clear_stand_in(exchange);
-            self.make_stand_in(exchange);
-            self.expected.owe(Kind::Own, None, None);
-            return put_renamed(&mut self.out, piece, 0, name.len(), STAND_IN);
+            if self.server.own.get(name).is_none() {
+                self.make_own(name, None, exchange);
+                self.out.extend_from_slice(piece.bytes);
+            }
+            return self.expected.owe(Kind::Own, None, None);
         }
-        let prepared = match is_known && self.names.kept + name.len() + rest.len() <= KEPT_BYTES_MAX {
+        let is_kept = is_known && self.names.kept + name.len() + rest.len() <= KEPT_BYTES_MAX;
+        let mut undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
+        let prepared = match is_kept {
             true => texts.share(rest, parse_context),
-            false => Rc::new(Prepared::not_kept()),
+            false => {
+                if self.server.own.get(name).is_some() {
+                    self.close_own(name, exchange);
+                }
+                undo.not_own = Some(name.into());
+                Rc::new(Prepared::not_kept(name))
+            }
         };
+        if !is_kept {
+            self.server.own.insert(name.into(), OwnText::Of(prepared.key));
+        }
         // From now on the client's name stands for this statement.
         self.names.give(name.into(), Rc::clone(&prepared));
-        let undo = Undo { name: Some((name.into(), None)), ..Undo::default() };
         self.make(piece, &prepared, None, Some(undo), exchange);
     }
 
@@ -387,10 +369,16 @@ impl Statements {
         undo: Option<Undo>,
         exchange: &mut Exchange,
     ) {
+        if let Some(uses) = prepared.uses() {
+            self.use_by_name(uses, exchange);
+        }
         // In a transaction that has failed, or may fail by a request on its way, the server decides whether
         // the text may be parsed; and a request on its way may deallocate the statement.
         let is_sure = exchange.status() != TransactionStatus::Failed && exchange.is_silent();
-        if (self.server.has(prepared.key) && !is_sure) || self.may_be_there(prepared.key) {
+        // One of the same name can only be made after it is closed.
+        let may_be_there =
+            self.server.doubted.contains(&prepared.key) || self.expected.may_not_be_closed(prepared.key);
+        if (self.server.has(prepared.key) && !is_sure) || may_be_there {
             self.close_on_server(prepared.key, exchange);
         }
         if self.server.has(prepared.key) {
@@ -407,18 +395,16 @@ impl Statements {
     /// to replace another; returns its key.
     fn will_have(&mut self, prepared: &Prepared, exchange: &mut Exchange) -> Option<u128> {
         prepared.body.as_ref()?;
-        self.make_room(exchange);
+        if self.server.known.len() >= STATEMENTS_MAX
+            && let Some(oldest) = self.server.oldest()
+        {
+            self.close_on_server(oldest, exchange);
+        }
         self.server.known.insert(prepared.key, self.server.uses);
         if prepared.is_for_this_loan() {
             self.server.for_this_loan.push(prepared.key);
         }
         Some(prepared.key)
-    }
-
-    /// The server may have the statement, though that is not sure: one of that name can only be made after it
-    /// is closed.
-    fn may_be_there(&self, key: u128) -> bool {
-        self.server.doubted.contains(&key) || self.expected.may_not_be_closed(key)
     }
 
     fn on_bind(
@@ -430,7 +416,14 @@ impl Statements {
     ) {
         let Ok(names) = parse_bind_names(piece.body()) else { return };
         let at = names.portal.len() + 1;
-        match self.renamed(names.statement, exchange, texts, parse_context) {
+        let renamed = self.renamed(names.statement, exchange, texts, parse_context);
+        let uses = match (&renamed, names.statement) {
+            (Some(prepared), _) => prepared.uses(),
+            (None, b"") => self.unnamed.uses(),
+            (None, _) => None,
+        };
+        self.portals.bind(names.portal, uses);
+        match renamed {
             None if names.statement.starts_with(PREFIX.as_bytes()) => {
                 let name = [NOT_OURS, names.statement].concat();
                 put_renamed(&mut self.out, piece, at, names.statement.len(), &name);
@@ -474,12 +467,18 @@ impl Statements {
         let prepared = match (name, self.unnamed.text()) {
             (b"", Text::Shared(prepared)) => Rc::clone(prepared),
             (b"", _) => {
+                if let Some(uses) = self.unnamed.uses().cloned() {
+                    self.use_by_name(&uses, exchange);
+                }
                 self.ensure_unnamed(exchange);
                 return None;
             }
             (name, _) => Rc::clone(self.names.map.get(name)?),
         };
         let prepared = self.fitting(name, prepared, texts, parse_context);
+        if let Some(uses) = prepared.uses() {
+            self.use_by_name(uses, exchange);
+        }
         self.ensure(&prepared, exchange);
         Some(prepared)
     }
@@ -536,11 +535,16 @@ impl Statements {
             }
             return self.expected.owe(Kind::Own, None, None);
         };
+        let mut undo = Undo::default();
         match prepared.body {
             Some(_) => frontend::close(&mut self.out, Target::Portal, NO_PORTAL),
-            None => frontend::close(&mut self.out, Target::Statement, &prepared.name),
+            None => {
+                self.server.own.remove(name);
+                undo.still_own = Some(name.into());
+                frontend::close(&mut self.out, Target::Statement, &prepared.name);
+            }
         }
-        let undo = Undo { name: Some((name.into(), Some(prepared))), ..Undo::default() };
+        undo.name = Some((name.into(), Some(prepared)));
         self.expected.owe(Kind::Own, None, Some(undo));
     }
 
@@ -579,19 +583,6 @@ impl Statements {
         self.expected.owe_ours(Kind::Swallowed, Some(Before { client: None }), None);
     }
 
-    fn clear_stand_in(&mut self, exchange: &mut Exchange) {
-        frontend::close(&mut self.out, Target::Statement, STAND_IN);
-        self.inject(exchange, request::CLOSE);
-        self.expected.owe_ours(Kind::Swallowed, None, None);
-    }
-
-    /// Its text can be parsed in a failed transaction, too. It is never run.
-    fn make_stand_in(&mut self, exchange: &mut Exchange) {
-        frontend::parse(&mut self.out, STAND_IN, b"ROLLBACK", &[]);
-        self.inject(exchange, request::PARSE);
-        self.expected.owe_ours(Kind::Swallowed, None, None);
-    }
-
     fn inject(&mut self, exchange: &mut Exchange, tag: u8) {
         exchange.on_request(tag);
         self.expected.requests += 1;
@@ -601,15 +592,6 @@ impl Statements {
     /// Requests of ours that were put before the client's since the last call.
     pub(super) fn take_injected(&mut self) -> usize {
         std::mem::take(&mut self.injected)
-    }
-
-    fn make_room(&mut self, exchange: &mut Exchange) {
-        if self.server.known.len() < STATEMENTS_MAX {
-            return;
-        }
-        if let Some(oldest) = self.server.oldest() {
-            self.close_on_server(oldest, exchange);
-        }
     }
 
     fn close_on_server(&mut self, key: u128, exchange: &mut Exchange) {
@@ -631,6 +613,8 @@ impl Statements {
             match due.kind {
                 // A COPY has swallowed the Sync.
                 Kind::Sync | Kind::Call | Kind::SwallowedSync => {}
+                // It was something else that was executed.
+                Kind::Deallocated => self.undo(due.undo),
                 Kind::Swallowed => return ForwardAs::Nothing,
                 Kind::AsParse => return ForwardAs::ParseComplete,
                 Kind::Own => return ForwardAs::AsItCame,
@@ -700,7 +684,11 @@ impl Statements {
             failure.is_unclear && skipped.iter().chain(&self.expected.queue).any(|due| due.before.is_some());
         for ExpectedAnswer { request, before, undo, .. } in skipped.into_iter().rev() {
             match before {
-                Some(before) if failed == Some(request) && !failure.is_malformed => self.fail(before),
+                // A Parse that failed has destroyed the earlier statement.
+                Some(Before { client }) if failed == Some(request) && !failure.is_malformed => {
+                    client.into_iter().for_each(|mark| self.unnamed.fail(mark));
+                    self.server.lose_unnamed();
+                }
                 Some(before) => self.restore(before),
                 None => {}
             }
@@ -726,14 +714,6 @@ impl Statements {
         self.server.lose_unnamed();
     }
 
-    /// The request failed: a Parse has destroyed the earlier statement.
-    fn fail(&mut self, before: Before) {
-        if let Some(mark) = before.client {
-            self.unnamed.fail(mark);
-        }
-        self.server.lose_unnamed();
-    }
-
     fn undo(&mut self, undo: Option<Box<Undo>>) {
         let Some(undo) = undo else { return };
         let is_made_later = |expected_answers: &VecDeque<ExpectedAnswer>, key| {
@@ -750,6 +730,13 @@ impl Statements {
             self.server.known.remove(&key);
             self.server.doubted.insert(key);
         }
+        if let Some(name) = undo.not_own.filter(|name| !self.expected.will_make_own(name)) {
+            self.server.own.remove(&name);
+        }
+        if let Some(name) = undo.still_own.filter(|name| !self.expected.will_make_own(name)) {
+            self.server.own.insert(name, OwnText::Other);
+        }
+        self.names.restore(undo.deallocated);
         let Some((name, before)) = undo.name else { return };
         self.names.forget(&name);
         if let Some(prepared) = before {
@@ -759,20 +746,39 @@ impl Statements {
 
     /// ReadyForQuery came. `silent`: no other answer is owed.
     pub(super) fn on_ready(&mut self, silent: bool) -> ForwardAs {
-        if silent {
-            self.expected.queue.clear();
-            self.unnamed.settle_all();
-            return ForwardAs::AsItCame;
-        }
         while let Some(due) = self.expected.queue.pop_front() {
+            // What SQL was taken to deallocate, and has not.
+            if let Some(undo) = due.undo {
+                self.names.restore(undo.deallocated);
+            }
+            if silent {
+                continue;
+            }
             self.unnamed.settle_request(due.before);
             match due.kind {
                 Kind::SwallowedSync => return ForwardAs::Nothing,
                 Kind::Sync | Kind::Call => return ForwardAs::AsItCame,
-                Kind::Own | Kind::Swallowed | Kind::AsParse => {}
+                Kind::Own | Kind::Swallowed | Kind::AsParse | Kind::Deallocated => {}
             }
         }
+        if silent {
+            self.unnamed.settle_all();
+        }
         ForwardAs::AsItCame
+    }
+
+    /// The error with the client's names of statements, where it has Freehold's. It is no longer than it was.
+    pub(super) fn in_clients_words(&self, error: &[u8]) -> Option<BytesMut> {
+        words::in_clients_words(error, |key| {
+            let kept = self.names.map.iter().map(|(name, prepared)| (&**name, prepared));
+            let taken_away = self.expected.undos().flat_map(Undo::taken_away);
+            let unnamed = match self.unnamed.text() {
+                Text::Shared(prepared) => Some((&b""[..], prepared)),
+                _ => None,
+            };
+            let known = kept.chain(taken_away).chain(unnamed);
+            known.filter(|(_, prepared)| prepared.key == key).map(|(name, _)| Rc::from(name)).min()
+        })
     }
 
     /// A command is complete; `command` is its tag.
@@ -780,6 +786,12 @@ impl Statements {
         let command = command.strip_suffix(b"\0").unwrap_or(command);
         match command {
             b"DISCARD ALL" | b"DEALLOCATE ALL" => self.all_deallocated(),
+            b"DEALLOCATE" => {
+                let name = self.expected.confirm_deallocated();
+                if let Some(name) = name.filter(|name| !self.expected.will_make_own(name)) {
+                    self.server.own.remove(&name);
+                }
+            }
             _ => self.schema = self.schema.max(schema_after(command)),
         }
     }
@@ -787,10 +799,12 @@ impl Statements {
     /// Statements that were sent behind the command are made after it; those that were to be closed behind it
     /// are gone, even if that request is skipped.
     fn all_deallocated(&mut self) {
+        self.expected.confirm_all_deallocated();
         let (mut keys, mut names) = (Vec::new(), Vec::new());
         for undo in self.expected.queue.iter_mut().filter_map(|due| due.undo.as_deref_mut()) {
             keys.extend(undo.not_made);
             undo.not_closed = None;
+            undo.still_own = None;
             match &mut undo.name {
                 Some((_, before @ Some(_))) => *before = None,
                 Some((name, None)) => names.push(name.clone()),
@@ -798,6 +812,8 @@ impl Statements {
             }
         }
         self.server.known.retain(|key, _| keys.contains(key));
+        self.server.doubted.retain(|key| keys.contains(key));
+        self.server.own.retain(|name| self.expected.will_make_own(name));
         for name in self.names.map.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>() {
             self.names.forget(&name);
         }
@@ -812,6 +828,11 @@ pub(super) fn schema_after(command: &[u8]) -> Schema {
         true => Schema::Doubted,
         false => Schema::Same,
     }
+}
+
+/// The statements that the text of a Query names.
+fn uses_in_query(body: &[u8]) -> Vec<StatementUse> {
+    scan::uses_in_text(body.strip_suffix(b"\0").unwrap_or(body))
 }
 
 /// The name at the front of a Parse, and what follows it.

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::expected_answers::Renamed;
 use super::texts::Prepared;
+use crate::session::scan::{NamedUse, StatementUse};
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -23,6 +25,34 @@ impl Names {
         self.kept -= prepared.body.as_ref().map_or(0, |body| body.len());
         self.bytes -= name.len();
         Some(prepared)
+    }
+
+    /// Removes the names of the statements that SQL deallocates. Returns them, one for each DEALLOCATE.
+    pub(super) fn deallocate(&mut self, uses: &[StatementUse]) -> Vec<Option<Renamed>> {
+        let mut deallocated = Vec::new();
+        for named in uses {
+            match named.does {
+                NamedUse::Deallocates => {
+                    let before = self.forget(&named.name);
+                    deallocated.push(before.map(|before| (named.name.clone(), Some(before))));
+                }
+                NamedUse::DeallocatesAll => {
+                    let Names { map, .. } = std::mem::take(self);
+                    deallocated.extend(map.into_iter().map(|(name, before)| Some((name, Some(before)))));
+                }
+                NamedUse::Prepares | NamedUse::Executes => {}
+            }
+        }
+        deallocated
+    }
+
+    /// They were not deallocated.
+    pub(super) fn restore(&mut self, deallocated: Vec<Option<Renamed>>) {
+        for (name, before) in deallocated.into_iter().flatten() {
+            if let Some(before) = before.filter(|_| !self.map.contains_key(&name)) {
+                self.give(name, before);
+            }
+        }
     }
 
     /// Records a name that no other statement has.

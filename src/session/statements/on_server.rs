@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::BytesMut;
 
-use super::STAND_IN;
+use super::by_name::OwnNames;
 use super::texts::name_of;
 use crate::wire::message::Target;
 use crate::wire::message::frontend;
@@ -20,8 +20,8 @@ pub(in crate::session) struct OnServer {
     /// The server may have these, and they must not be used: each is closed before one of that name is made,
     /// or before the connection is lent to another client.
     pub(super) doubted: HashSet<u128>,
-    /// The same for the statement that blocks a name in place of a client's.
-    pub(super) has_stand_in: bool,
+    /// Statements under names of the client's, which are closed before the connection is lent to another one.
+    pub(super) own: OwnNames,
     /// The unnamed statement that the server has: its session and serial number; `None` where that is not
     /// known.
     pub(super) unnamed: Option<(u64, u64)>,
@@ -41,6 +41,11 @@ impl OnServer {
 
     pub(super) fn oldest(&self) -> Option<u128> {
         self.known.iter().min_by_key(|(_, used)| **used).map(|(&key, _)| key)
+    }
+
+    /// It has a statement under this name of the client's, which Freehold knows.
+    pub(in crate::session) fn has_own(&self, name: &str) -> bool {
+        self.own.get(name.as_bytes()).is_some()
     }
 
     /// An exchange of Freehold's own has replaced the unnamed statement.
@@ -71,7 +76,7 @@ impl OnServer {
 
     /// No statement has to be closed before another client gets the connection.
     pub(in crate::session) fn is_clean(&self) -> bool {
-        self.doubted.is_empty() && !self.has_stand_in
+        self.doubted.is_empty() && self.own.is_empty()
     }
 
     /// Messages that close all of its statements, with a Sync behind. Empty where there are none.
@@ -87,8 +92,8 @@ impl OnServer {
         for key in self.doubted.drain() {
             frontend::close(&mut out, Target::Statement, &name_of(key));
         }
-        if std::mem::take(&mut self.has_stand_in) {
-            frontend::close(&mut out, Target::Statement, STAND_IN);
+        for name in self.own.drain() {
+            frontend::close(&mut out, Target::Statement, &name);
         }
         if !out.is_empty() {
             frontend::sync(&mut out);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use super::PREFIX;
-use crate::session::scan;
+use crate::session::scan::{self, StatementUse};
 use crate::session::state::Bound;
 
 /// What decides, beside its text, the meaning of a statement that is parsed now.
@@ -44,22 +44,34 @@ pub(in crate::session) struct Prepared {
     sql: Range<usize>,
     /// What it does, judged by the hints of that number.
     judged: Cell<(u32, scan::Effects)>,
+    /// The statements that it names, of the client's; usually none.
+    uses: Option<Rc<[StatementUse]>>,
 }
 
 impl Prepared {
-    /// A statement that is too large to keep, under a name that no other statement has.
-    pub(super) fn not_kept() -> Prepared {
-        let key = rand::random();
-        Prepared::of(key, name_of(key), None, Fits::Any)
+    /// A statement that is too large to keep. The server has it under the client's own name: SQL can execute
+    /// it by that.
+    pub(super) fn not_kept(name: &[u8]) -> Prepared {
+        Prepared::of(rand::random(), name.into(), None, Fits::Any, None)
     }
 
-    fn of(key: u128, name: Box<[u8]>, body: Option<Box<[u8]>>, fits: Fits) -> Prepared {
+    fn of(
+        key: u128,
+        name: Box<[u8]>,
+        body: Option<Box<[u8]>>,
+        fits: Fits,
+        uses: Option<Rc<[StatementUse]>>,
+    ) -> Prepared {
         let sql = body.as_deref().map_or(0..0, |body| {
             let mut ends = memchr::memchr_iter(0, body);
             let start = ends.next().map_or(body.len(), |end| end + 1);
             start..ends.next().unwrap_or(body.len())
         });
-        Prepared { key, name, body, fits, sql, judged: Cell::default() }
+        Prepared { key, name, body, fits, sql, judged: Cell::default(), uses }
+    }
+
+    pub(super) fn uses(&self) -> Option<&Rc<[StatementUse]>> {
+        self.uses.as_ref()
     }
 
     /// In this parse context it has the meaning that the client expects.
@@ -106,7 +118,10 @@ impl Default for Texts {
 impl Texts {
     /// The statement of this text and these types, for every client in the same parse context.
     pub(super) fn share(&mut self, sql_and_types: &[u8], parse_context: ParseContext) -> Rc<Prepared> {
+        let uses = uses_of(sql_of(sql_and_types));
         let (key, fits) = match parse_context {
+            // What it executes is the client's own statement, and the server keeps the columns of that.
+            _ if uses.is_some() => (rand::random(), Fits::Any),
             _ if means_now(sql_and_types) => (rand::random(), Fits::Any),
             ParseContext::Known(parse_context) => (
                 digest(&[&self.secret, sql_and_types, &parse_context.to_be_bytes()]),
@@ -123,7 +138,7 @@ impl Texts {
         }
         let name = name_of(key);
         let body = [&name, &b"\0"[..], sql_and_types].concat();
-        let prepared = Rc::new(Prepared::of(key, name, Some(body.into()), fits));
+        let prepared = Rc::new(Prepared::of(key, name, Some(body.into()), fits, uses));
         self.known.insert(key, Rc::downgrade(&prepared));
         prepared
     }
@@ -132,8 +147,18 @@ impl Texts {
 /// Literals such as 'now' are evaluated when a statement is parsed: a statement that another client made has
 /// another time. Any text that may hold one counts: `' now'`, `$$now$$`, `'[now,infinity)'`, `E'n\\x6fw'`.
 fn means_now(sql_and_types: &[u8]) -> bool {
+    scan::may_hold_in_literal(sql_of(sql_and_types), &[b"now", b"today", b"tomorrow", b"yesterday"])
+}
+
+fn sql_of(sql_and_types: &[u8]) -> &[u8] {
     let end = memchr::memchr(0, sql_and_types).unwrap_or(sql_and_types.len());
-    scan::may_hold_in_literal(&sql_and_types[..end], &[b"now", b"today", b"tomorrow", b"yesterday"])
+    &sql_and_types[..end]
+}
+
+/// The statements that the text of a Parse names. `None`: it names none.
+pub(super) fn uses_of(sql: &[u8]) -> Option<Rc<[StatementUse]>> {
+    let uses = scan::uses_in_command(sql);
+    (!uses.is_empty()).then(|| uses.into())
 }
 
 pub(in crate::session) fn digest(parts: &[&[u8]]) -> u128 {

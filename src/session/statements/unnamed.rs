@@ -8,7 +8,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::texts::Prepared;
+use super::texts::{Prepared, uses_of};
+use crate::session::scan::StatementUse;
 use crate::session::state::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX};
 
 /// The text that a client has parsed without a name.
@@ -39,6 +40,8 @@ pub(super) struct Before {
 struct Version {
     serial: u64,
     text: Text,
+    /// The statements that a [`Text::Body`] names, of the client's; usually none.
+    uses: Option<Rc<[StatementUse]>>,
 }
 
 /// The current version and those that may come back.
@@ -73,7 +76,18 @@ impl Unnamed {
         let mut room = std::mem::take(&mut self.room);
         room.clear();
         room.extend_from_slice(body);
-        self.replace(Text::Body(room))
+        let mark = self.replace(Text::Body(room));
+        let mut parts = body.split(|&byte| byte == 0);
+        self.now.uses = parts.nth(1).and_then(uses_of);
+        mark
+    }
+
+    /// The statements that its text names.
+    pub(super) fn uses(&self) -> Option<&Rc<[StatementUse]>> {
+        match &self.now.text {
+            Text::Shared(prepared) => prepared.uses(),
+            _ => self.now.uses.as_ref(),
+        }
     }
 
     pub(super) fn share(&mut self, prepared: Rc<Prepared>) -> Mark {
@@ -92,7 +106,7 @@ impl Unnamed {
 
     fn replace(&mut self, text: Text) -> Mark {
         self.serials += 1;
-        let before = std::mem::replace(&mut self.now, Version { serial: self.serials, text });
+        let before = std::mem::replace(&mut self.now, Version { serial: self.serials, text, uses: None });
         let mark = Mark(before.serial);
         self.past.push_back(before);
         mark
