@@ -109,7 +109,7 @@ impl Port {
     async fn logins_become(&self, id: &DatabaseId, wanted: &[&str]) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         loop {
-            let logins = self.catalog.logins(id).await.unwrap().into_values();
+            let logins = self.catalog.logins().of(id).await.unwrap().into_values();
             let may_log_in = logins.iter().filter(|login| login.may_log_in());
             let roles: Vec<&str> = may_log_in.map(|login| login.role.as_str()).collect();
             if roles == wanted {
@@ -211,13 +211,14 @@ async fn a_database_without_owner_is_refused_and_the_hint_works_word_for_word() 
     let fence = app.batch_execute("ALTER DATABASE shop CONNECTION LIMIT -1").await.unwrap_err();
     assert_eq!(fence.code().unwrap().code(), "42501", "the product's role must not be able to lift a fence");
 
-    let stored = port.catalog.database_by_name(&DatabaseName::parse("shop").unwrap()).await.unwrap().unwrap();
+    let stored =
+        port.catalog.databases().named(&DatabaseName::parse("shop").unwrap()).await.unwrap().unwrap();
     assert_eq!(stored.value.lifecycle, Lifecycle::Active);
     let shown = properties(&admin, "SHOW DATABASE shop").await;
     // What a move waits for is no limit, and its name is not that of one.
     assert_eq!(shown["move_transaction_wait"], "5m");
     assert!(!shown.contains_key("transaction_time_max"), "{shown:?}");
-    let login = port.catalog.logins(&stored.value.id).await.unwrap().into_values();
+    let login = port.catalog.logins().of(&stored.value.id).await.unwrap().into_values();
     let verifier = postgres.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'shop'").unwrap();
     assert_eq!(login[0].verifier.as_deref(), Some(verifier.as_str()));
 
@@ -254,7 +255,7 @@ async fn a_team_without_a_contact_is_refused_and_help_leads_to_all_commands() {
     for sql in ["CREATE TEAM sales CONTACT ''", "ALTER TEAM payments CONTACT ' '"] {
         assert_eq!(refused(&admin, sql).await.code().code(), "22023", "{sql}");
     }
-    let teams = port.catalog.teams().await.unwrap().into_values();
+    let teams = port.catalog.teams().list().await.unwrap().into_values();
     assert_eq!(teams.iter().map(|team| team.contact.as_str()).collect::<Vec<_>>(), ["#pay"]);
     assert_eq!(refused(&admin, "help").await.hint(), Some("SHOW HELP lists the commands."));
 }
@@ -298,7 +299,8 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
 
     let id = port
         .catalog
-        .database_by_name(&DatabaseName::parse("orders").unwrap())
+        .databases()
+        .named(&DatabaseName::parse("orders").unwrap())
         .await
         .unwrap()
         .unwrap()
@@ -309,7 +311,7 @@ async fn an_existing_database_is_adopted_with_its_roles_and_their_changes_are_fo
     port.logins_become(&id, &["boss", "nightly dump", "old_app", "outsider"]).await;
 
     // A login that asks after DROP ROLE waits for the commit that deleted the role.
-    let revision = port.catalog.logins(&id).await.unwrap().revision;
+    let revision = port.catalog.logins().of(&id).await.unwrap().revision;
     let mut logins = port.catalog.watch::<Login>(keys::LOGINS, revision).await.unwrap();
     postgres.psql("DROP OWNED BY legacy; DROP ROLE legacy").unwrap();
     let Answer::Current(known) = port.keeper.asker().ask(&id).await else { panic!("not read") };
@@ -364,9 +366,16 @@ async fn an_adoption_answers_the_databases_own_roles_and_counts_those_of_its_nei
     assert!(warning.unwrap().contains("no role that can log in owns something"));
 
     // All of them are served, and the platform's role never is.
-    let id =
-        port.catalog.database_by_name(&DatabaseName::parse("shop").unwrap()).await.unwrap().unwrap().value.id;
-    let logins = port.catalog.logins(&id).await.unwrap().into_values();
+    let id = port
+        .catalog
+        .databases()
+        .named(&DatabaseName::parse("shop").unwrap())
+        .await
+        .unwrap()
+        .unwrap()
+        .value
+        .id;
+    let logins = port.catalog.logins().of(&id).await.unwrap().into_values();
     assert_eq!(logins.len(), 34);
     assert!(logins.iter().all(|login| login.role.as_str() != postgres.superuser), "{logins:?}");
 }
@@ -491,7 +500,7 @@ async fn an_admin_port_that_opens_leaves_alone_what_another_process_creates() {
     let create = "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'";
     let creating = tokio::spawn(async move { refused(&other, create).await });
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while port.catalog.databases().await.unwrap().records.is_empty() {
+    while port.catalog.databases().list().await.unwrap().records.is_empty() {
         assert!(tokio::time::Instant::now() < deadline, "the creation is not recorded");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -544,24 +553,24 @@ async fn what_an_older_version_left_unfinished_is_taken_up() {
         Ok::<(), StoreError>(())
     };
     for id in &ids {
-        port.catalog.change_database(id, cut_short).await.unwrap();
+        port.catalog.databases().change(id, cut_short).await.unwrap();
     }
 
     let catalog = port.catalog.clone();
     let _operations = DatabaseOperations::start(catalog, Arc::clone(&port.settings), UnixMillis::now).await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !port.catalog.routes().await.unwrap().records.is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", port.catalog.databases().await);
+    while !port.catalog.routes().list().await.unwrap().records.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", port.catalog.databases().list().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let left = postgres
         .psql("SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE datname ~ 'ing'");
     let id = ids[1].as_str();
     assert_eq!(left.unwrap(), format!("dropping__dropped_{}", &id[id.len() - 8..]));
-    assert!(port.catalog.database(&ids[0]).await.unwrap().is_none());
-    let tombstone = port.catalog.database(&ids[1]).await.unwrap().unwrap().value;
+    assert!(port.catalog.databases().get(&ids[0]).await.unwrap().is_none());
+    let tombstone = port.catalog.databases().get(&ids[1]).await.unwrap().unwrap().value;
     assert!(matches!(tombstone.lifecycle, Lifecycle::Deleted { .. }), "{tombstone:?}");
-    let told = port.catalog.audit(UnixMillis(0)).await.unwrap();
+    let told = port.catalog.audit().since(UnixMillis(0)).await.unwrap();
     let outcome = |who: &str| told.iter().rfind(|entry| entry.who == who).map(|entry| entry.outcome.as_str());
     assert_eq!(outcome("bob"), Some("ok, after a restart"));
     assert!(outcome("alice").unwrap().starts_with("57P02: the process ended meanwhile"), "{told:?}");
@@ -747,7 +756,7 @@ async fn every_change_is_audited_with_who_and_how_it_ended() {
     refused(&admin, "CREATE DATABASE password_vault PURPOSE 'secrets of the shop'").await;
     refused(&admin, "CREATE SYSTEM a HOST 'x' PORT 1 ROLE r PASSWORD 'geheim'").await;
     run(&admin, "SHOW TEAMS").await;
-    let entries = port.catalog.audit(UnixMillis(0)).await.unwrap();
+    let entries = port.catalog.audit().since(UnixMillis(0)).await.unwrap();
     let told: Vec<_> =
         entries.iter().map(|e| (e.who.as_str(), e.command.as_str(), e.outcome.as_str())).collect();
     assert_eq!(told[0], ("alice", "CREATE TEAM a CONTACT 'x'", "ok"));
@@ -784,12 +793,13 @@ async fn a_pause_of_all_databases_holds_none_where_one_is_moving() {
         run(&admin, &format!("CREATE DATABASE {name} OWNER payments PURPOSE 'orders and carts of the shop'"))
             .await;
     }
-    let stock = port.catalog.database_by_name(&DatabaseName::parse("stock").unwrap()).await.unwrap().unwrap();
+    let stock =
+        port.catalog.databases().named(&DatabaseName::parse("stock").unwrap()).await.unwrap().unwrap();
     let prepare = |route: &mut RouteRecord| {
         route.next = Some(route.place.clone());
         Ok::<(), StoreError>(())
     };
-    port.catalog.update_route(&stock.value.id, prepare).await.unwrap();
+    port.catalog.routes().update(&stock.value.id, prepare).await.unwrap();
 
     run(&admin, "PAUSE shop").await;
     assert_eq!(refused(&admin, "PAUSE").await.code().code(), "55006");
@@ -799,7 +809,7 @@ async fn a_pause_of_all_databases_holds_none_where_one_is_moving() {
 
 /// Every route as it is recorded.
 async fn routes(port: &Port) -> Vec<RouteRecord> {
-    port.catalog.routes().await.unwrap().into_values()
+    port.catalog.routes().list().await.unwrap().into_values()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -822,7 +832,7 @@ async fn a_wait_ends_when_it_is_cancelled_and_the_move_stays_recorded() {
         (admin, error)
     });
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while port.catalog.moves().await.unwrap().records.is_empty() {
+    while port.catalog.moves().list().await.unwrap().records.is_empty() {
         assert!(tokio::time::Instant::now() < deadline, "the move is not recorded");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -930,8 +940,7 @@ async fn a_plan_locks_out_no_client_of_another_database_and_a_move_says_what_it_
     // Whoever may connect to it at all is a client of it, for all that the platform knows.
     run(&admin, "ADOPT DATABASE qa ON SYSTEM pg-b OWNER payments PURPOSE 'trying things before a release'")
         .await;
-    let named = port.catalog.database_by_name(&DatabaseName::parse("qa").unwrap()).await;
-    port.logins_become(&named.unwrap().unwrap().value.id, &["svc"]).await;
+    let named = port.catalog.databases().named(&DatabaseName::parse("qa").unwrap()).await;
     port.logins_become(&named.unwrap().unwrap().value.id, &["svc"]).await;
     let cure = planned(&admin, "role_password").await.expect("another password");
     assert!(cure.lines().all(|line| line.starts_with("--")), "{cure}");
@@ -957,7 +966,7 @@ async fn a_plan_locks_out_no_client_of_another_database_and_a_move_says_what_it_
         record.facts.notes.insert("no_way_back_because".into(), "slot s was dropped".into());
         Ok::<(), StoreError>(())
     };
-    port.catalog.update_move(MoveId(1), kept).await.unwrap();
+    port.catalog.moves().update(MoveId(1), kept).await.unwrap();
     let refusal = refused(&admin, "UNDO MOVE 1 WAIT").await;
     assert_eq!((refusal.code().code(), refusal.detail()), ("MF103", Some("slot s was dropped")));
     assert!(refusal.hint().unwrap().starts_with("FINISH MOVE 1;"));
@@ -977,7 +986,7 @@ async fn a_plan_locks_out_no_client_of_another_database_and_a_move_says_what_it_
         });
         Ok::<(), StoreError>(())
     };
-    port.catalog.update_move(MoveId(1), change).await.unwrap();
+    port.catalog.moves().update(MoveId(1), change).await.unwrap();
     let messages = admin.simple_query("SHOW MOVE 1").await.unwrap();
     let value = |name: &str| {
         messages.iter().find_map(|message| match message {

@@ -284,7 +284,7 @@ async fn list_as_older_versions_did(stage: &Stage, proxy: &str) {
         data_address: "127.0.0.1:6432".to_owned(),
     };
     let catalog = Catalog::new(store);
-    assert!(catalog.proxies().await.unwrap().is_empty(), "an ended process is not listed");
+    assert!(catalog.fleet().proxies().await.unwrap().is_empty(), "an ended process is not listed");
     catalog.create(keys::proxy(&record.id), &record).await.unwrap();
-    assert_eq!(catalog.proxies().await.unwrap(), [record]);
+    assert_eq!(catalog.fleet().proxies().await.unwrap(), [record]);
 }

@@ -143,7 +143,7 @@ impl Figures {
             let open = route.gate().state() != GateState::Held;
             self.metrics.gauge(&names::GATE_OPEN, &label).set(f64::from(u8::from(open)));
         }
-        let databases = self.catalog.databases().await?.into_values();
+        let databases = self.catalog.databases().list().await?.into_values();
         for state in ["provisioning", "active", "deprecated", "quarantined", "archived"] {
             let count = databases.iter().filter(|database| database.lifecycle.as_str() == state).count();
             self.metrics.gauge(&names::DATABASES, &[state]).set(count as f64);
@@ -152,8 +152,8 @@ impl Figures {
     }
 
     async fn gather_moves(&self) -> Result<(), StoreError> {
-        let progress = self.catalog.progress_of_moves().await?;
-        let moves = self.catalog.moves().await?.into_values();
+        let progress = self.catalog.moves().all_progress().await?;
+        let moves = self.catalog.moves().list().await?.into_values();
         for phase in MovePhase::ALL.into_iter().filter(|phase| !phase.has_ended()) {
             let count = moves.iter().filter(|movement| movement.phase == phase).count();
             self.metrics.gauge(&names::MOVES, &[phase.as_str()]).set(count as f64);

@@ -220,7 +220,7 @@ async fn start_roles(
 
 /// Files that other users can read do not prevent the start: a warning is logged.
 async fn warn_of_secrets(config: &Config, catalog: &Catalog) -> Result<(), StoreError> {
-    let systems = catalog.systems().await?.into_values();
+    let systems = catalog.systems().list().await?.into_values();
     for (what, warning) in settings::warnings(config, &systems) {
         tracing::warn!("{what}: {warning}");
     }

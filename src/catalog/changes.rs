@@ -5,10 +5,8 @@ use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 
-use super::keys;
 use super::store::{Entry, Event, Lookup, Range, Revision, Snapshot, StoreError, Watch};
 use super::typed::{Catalog, Versioned, decode};
-use crate::model::{DatabaseRecord, Login, MoveRecord, RouteRecord, SystemRecord};
 
 /// A change of one record.
 #[derive(Debug)]
@@ -190,25 +188,5 @@ impl Catalog {
         let mut followed = FollowedRecord { catalog, key: key.to_owned(), record: None, watch: None };
         followed.read().await?;
         Ok(followed)
-    }
-
-    pub async fn follow_routes(&self) -> Result<ListWatch<RouteRecord>, StoreError> {
-        self.list_and_watch(keys::ROUTES).await
-    }
-
-    pub async fn follow_logins(&self) -> Result<ListWatch<Login>, StoreError> {
-        self.list_and_watch(keys::LOGINS).await
-    }
-
-    pub async fn databases_after(&self, after: Revision) -> Result<Changes<DatabaseRecord>, StoreError> {
-        self.watch(keys::DATABASES, after).await
-    }
-
-    pub async fn systems_after(&self, after: Revision) -> Result<Changes<SystemRecord>, StoreError> {
-        self.watch(keys::SYSTEMS, after).await
-    }
-
-    pub async fn watch_moves(&self, after: Revision) -> Result<Changes<MoveRecord>, StoreError> {
-        self.watch(keys::MOVES, after).await
     }
 }

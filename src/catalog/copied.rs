@@ -18,7 +18,7 @@ pub async fn part(store: &EmbeddedStore, catalog: &Catalog) -> Result<Vec<MoveId
     if !store.is_copied() {
         return Ok(resting);
     }
-    for record in catalog.moves().await?.into_values() {
+    for record in catalog.moves().list().await?.into_values() {
         if record.phase.has_ended() {
             continue;
         }
@@ -27,7 +27,7 @@ pub async fn part(store: &EmbeddedStore, catalog: &Catalog) -> Result<Vec<MoveId
             record.facts.claim_lost.get_or_insert_with(|| because.to_owned());
             Ok::<(), StoreError>(())
         };
-        catalog.update_move(record.id, rest).await?;
+        catalog.moves().update(record.id, rest).await?;
         resting.push(record.id);
     }
     for kind in [OperationKind::Create, OperationKind::Drop, OperationKind::Adopt] {

@@ -94,12 +94,24 @@ impl fmt::Debug for FleetAcks {
     }
 }
 
-/// Of an order.
+/// The proxies of the store, and their acknowledgements.
+#[derive(Debug, Clone, Copy)]
+pub struct FleetRecords<'c> {
+    catalog: &'c Catalog,
+}
+
 impl Catalog {
+    pub fn fleet(&self) -> FleetRecords<'_> {
+        FleetRecords { catalog: self }
+    }
+}
+
+/// For an order.
+impl FleetRecords<'_> {
     /// The proxies that must answer an order to a database, and their answers.
-    pub async fn fleet_acks(&self, database: &DatabaseId) -> Result<FleetAcks, StoreError> {
-        let (proxies, proxy_watch) = self.read_and_watch(keys::PROXIES).await?;
-        let (acks, ack_watch) = self.read_and_watch(&keys::acks_of(database)).await?;
+    pub async fn acks(self, database: &DatabaseId) -> Result<FleetAcks, StoreError> {
+        let (proxies, proxy_watch) = self.catalog.read_and_watch(keys::PROXIES).await?;
+        let (acks, ack_watch) = self.catalog.read_and_watch(&keys::acks_of(database)).await?;
         let (no_proxies, no_acks) = (BTreeMap::new(), BTreeMap::new());
         let mut fleet = FleetAcks { proxies: no_proxies, acks: no_acks, proxy_watch, ack_watch };
         fleet.take_proxies(proxies.entries.into_iter().map(Event::Put));
@@ -108,41 +120,41 @@ impl Catalog {
     }
 
     /// The proxies that must acknowledge orders.
-    pub async fn proxies(&self) -> Result<Vec<ProxyRecord>, StoreError> {
-        let entries = self.store().range(Range::of(keys::PROXIES)).await?.entries;
+    pub async fn proxies(self) -> Result<Vec<ProxyRecord>, StoreError> {
+        let entries = self.catalog.store().range(Range::of(keys::PROXIES)).await?.entries;
         let of_proxies = entries.iter().filter(|entry| keys::proxy_of(&entry.key).is_some());
         of_proxies.map(|entry| decode(entry).map(|proxy| proxy.value)).collect()
     }
 }
 
-/// Of a proxy.
-impl Catalog {
+/// For a proxy.
+impl FleetRecords<'_> {
     /// Lists a proxy under a new lease. It stays listed as long as it keeps the lease alive.
-    pub async fn enlist_proxy(&self, proxy: &ProxyRecord, ttl: Duration) -> Result<Lease, StoreError> {
-        let lease = self.store().lease(ttl).await?;
-        self.batch().put_under(lease.id, keys::proxy(&proxy.id), proxy).commit().await?;
+    pub async fn enlist(self, proxy: &ProxyRecord, ttl: Duration) -> Result<Lease, StoreError> {
+        let lease = self.catalog.store().lease(ttl).await?;
+        self.catalog.batch().put_under(lease.id, keys::proxy(&proxy.id), proxy).commit().await?;
         Ok(lease)
     }
 
     /// Fails with [`StoreError::LeaseGone`] if the proxy is not listed under this lease any more.
-    pub async fn keep_proxy_listed(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store().keep_alive(lease).await
+    pub async fn keep_listed(self, lease: LeaseId) -> Result<(), StoreError> {
+        self.catalog.store().keep_alive(lease).await
     }
 
     /// Removes an ending proxy and its acknowledgements, so that no order waits for it.
-    pub async fn discharge_proxy(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store().revoke(lease).await
+    pub async fn discharge(self, lease: LeaseId) -> Result<(), StoreError> {
+        self.catalog.store().revoke(lease).await
     }
 
     /// Not durable, visible at once. Fails with [`StoreError::LeaseGone`] if the proxy is not listed any
     /// more.
-    pub async fn put_ack(&self, ack: &Ack, lease: LeaseId) -> Result<(), StoreError> {
-        let batch = self.batch().put_under(lease, keys::ack(&ack.database, &ack.proxy), ack);
+    pub async fn acknowledge(self, ack: &Ack, lease: LeaseId) -> Result<(), StoreError> {
+        let batch = self.catalog.batch().put_under(lease, keys::ack(&ack.database, &ack.proxy), ack);
         batch.durability(Durability::Relaxed).commit().await.map(drop)
     }
 
-    pub async fn delete_ack(&self, proxy: &ProxyId, database: &DatabaseId) -> Result<(), StoreError> {
-        let batch = self.batch().delete(keys::ack(database, proxy));
+    pub async fn delete_ack(self, proxy: &ProxyId, database: &DatabaseId) -> Result<(), StoreError> {
+        let batch = self.catalog.batch().delete(keys::ack(database, proxy));
         batch.durability(Durability::Relaxed).commit().await.map(drop)
     }
 }

@@ -5,17 +5,24 @@
 //! them. It deliberately decides nothing: `admin` and `control` decide which change is allowed, and `route`
 //! what a change means to a client.
 //!
-//! Start with [`keys`] for what is stored, then [`store`] for the rules of the store, then [`Catalog`].
+//! Start with [`keys`] for what is stored, then [`store`] for the rules of the store, then [`Catalog`]. Each
+//! noun has a view of its records: `catalog.routes().list().get(&id)`, `catalog.moves().list().list()`.
 
+pub mod audit;
 pub mod changes;
 pub mod copied;
+pub mod databases;
 pub mod embedded;
 pub mod fleet;
+mod identity;
 pub mod keys;
+pub mod logins;
+pub mod moves;
 pub mod questions;
-pub mod records;
-pub mod route_batch;
+pub mod routes;
 pub mod store;
+pub mod systems;
+pub mod teams;
 pub mod trail;
 pub mod typed;
 
@@ -25,9 +32,9 @@ mod conformance;
 mod tests;
 
 pub use changes::{Change, Changes, FollowedRecord, ListWatch};
+pub use databases::{NewDatabase, NewDatabaseOutcome};
 pub use fleet::FleetAcks;
 pub use questions::{Answer, Asker, Question, Questions};
-pub use records::{NewDatabase, NewDatabaseOutcome, RouteCommit};
-pub use route_batch::ROUTES_IN_COMMIT_MAX;
+pub use routes::{ROUTES_IN_COMMIT_MAX, RouteCommit};
 pub use trail::Trail;
 pub use typed::{Batch, Catalog, Listing, Swap, Versioned};

@@ -61,29 +61,29 @@ async fn a_database_is_created_with_all_its_records_or_not_at_all() {
     let (_directory, catalog) = catalog();
     let first = shop("db_1");
     let id = &first.database.id;
-    assert!(matches!(catalog.create_database(&first).await.unwrap(), NewDatabaseOutcome::Created(_)));
-    let revision = catalog.route(id).await.unwrap().unwrap().revision;
-    assert_eq!(catalog.logins(id).await.unwrap().records[0].revision, revision, "one commit");
-    let found = catalog.database_by_name(&first.database.name).await.unwrap().unwrap();
+    assert!(matches!(catalog.databases().create(&first).await.unwrap(), NewDatabaseOutcome::Created(_)));
+    let revision = catalog.routes().get(id).await.unwrap().unwrap().revision;
+    assert_eq!(catalog.logins().of(id).await.unwrap().records[0].revision, revision, "one commit");
+    let found = catalog.databases().named(&first.database.name).await.unwrap().unwrap();
     assert_eq!((found.value, found.revision), (first.database.clone(), revision));
 
     let second = shop("db_2");
-    assert_eq!(catalog.create_database(&second).await.unwrap(), NewDatabaseOutcome::NameTaken);
-    assert!(catalog.route(&second.database.id).await.unwrap().is_none());
-    assert!(catalog.logins(&second.database.id).await.unwrap().records.is_empty());
+    assert_eq!(catalog.databases().create(&second).await.unwrap(), NewDatabaseOutcome::NameTaken);
+    assert!(catalog.routes().get(&second.database.id).await.unwrap().is_none());
+    assert!(catalog.logins().of(&second.database.id).await.unwrap().records.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_of_a_route_has_its_own_order() {
     let (_directory, catalog) = catalog();
-    catalog.create_database(&shop("db_1")).await.unwrap();
+    catalog.databases().create(&shop("db_1")).await.unwrap();
     let id = DatabaseId::parse("db_1").unwrap();
     let change = |catalog: Catalog, id: DatabaseId| async move {
         let grow = |route: &mut RouteRecord| {
             route.terms.client_connections_max += 1;
             Ok::<(), StoreError>(())
         };
-        catalog.update_route(&id, grow).await.unwrap().value.order
+        catalog.routes().update(&id, grow).await.unwrap().value.order
     };
     let tasks: Vec<_> = (0..8).map(|_| tokio::spawn(change(catalog.clone(), id.clone()))).collect();
     let mut orders = Vec::new();
@@ -92,12 +92,12 @@ async fn every_change_of_a_route_has_its_own_order() {
     }
     orders.sort_unstable();
     assert!(orders.into_iter().eq(2..=9));
-    assert_eq!(catalog.route(&id).await.unwrap().unwrap().value.terms.client_connections_max, 18);
+    assert_eq!(catalog.routes().get(&id).await.unwrap().unwrap().value.terms.client_connections_max, 18);
 
-    let same = catalog.update_route(&id, |_| Ok::<(), StoreError>(())).await.unwrap();
+    let same = catalog.routes().update(&id, |_| Ok::<(), StoreError>(())).await.unwrap();
     assert_eq!(same.value.order, 9, "a change that changes nothing writes nothing");
     let missing =
-        catalog.update_route(&DatabaseId::parse("db_9").unwrap(), |_| Ok::<(), StoreError>(())).await;
+        catalog.routes().update(&DatabaseId::parse("db_9").unwrap(), |_| Ok::<(), StoreError>(())).await;
     assert!(matches!(missing, Err(StoreError::Missing { .. })));
 }
 
@@ -108,7 +108,7 @@ async fn routes_change_together_or_not_at_all_and_each_has_its_own_order() {
         let mut new = shop(&format!("db_{number}"));
         new.database.name = DatabaseName::parse(&format!("shop{number}")).unwrap();
         new.route.generation = number;
-        catalog.create_database(&new).await.unwrap();
+        catalog.databases().create(&new).await.unwrap();
     }
     let ids = [1, 2, 3].map(|number| DatabaseId::parse(&format!("db_{number}")).unwrap());
     let written = |ids: &[DatabaseId], least: u64| {
@@ -119,7 +119,7 @@ async fn routes_change_together_or_not_at_all_and_each_has_its_own_order() {
                 route.order = 99;
                 Ok::<(), StoreError>(())
             };
-            catalog.update_routes(&ids, raise).await
+            catalog.routes().update_all(&ids, raise).await
         }
     };
     let routes = written(&ids, 3).await.unwrap();
@@ -129,9 +129,9 @@ async fn routes_change_together_or_not_at_all_and_each_has_its_own_order() {
     assert_eq!(told, [(3, first + 1), (3, first + 1), (3, first)]);
     assert_eq!(routes[0].revision, routes[1].revision, "one commit");
     assert!(routes[2].revision < routes[0].revision, "a route without a change is not written");
-    assert_eq!(catalog.route(&ids[0]).await.unwrap().unwrap(), routes[0]);
+    assert_eq!(catalog.routes().get(&ids[0]).await.unwrap().unwrap(), routes[0]);
 
-    let before = catalog.routes().await.unwrap();
+    let before = catalog.routes().list().await.unwrap();
     let gone = DatabaseId::parse("db_gone").unwrap();
     let missing = written(&[ids[0].clone(), gone], 7).await;
     assert!(matches!(missing, Err(StoreError::Missing { .. })), "{missing:?}");
@@ -142,8 +142,8 @@ async fn routes_change_together_or_not_at_all_and_each_has_its_own_order() {
             false => Ok(()),
         }
     };
-    assert!(catalog.update_routes(&ids, refuse_the_last).await.is_err());
-    assert_eq!(catalog.routes().await.unwrap().records, before.records);
+    assert!(catalog.routes().update_all(&ids, refuse_the_last).await.is_err());
+    assert_eq!(catalog.routes().list().await.unwrap().records, before.records);
 }
 
 /// Each of them changes all routes; none of the changes is lost.
@@ -153,7 +153,7 @@ async fn two_that_change_the_same_routes_both_do() {
     for number in 1..=4 {
         let mut new = shop(&format!("db_{number}"));
         new.database.name = DatabaseName::parse(&format!("shop{number}")).unwrap();
-        catalog.create_database(&new).await.unwrap();
+        catalog.databases().create(&new).await.unwrap();
     }
     let ids: Vec<DatabaseId> = (1..=4).map(|n| DatabaseId::parse(&format!("db_{n}")).unwrap()).collect();
     let tasks = [(); 2].map(|()| {
@@ -164,29 +164,30 @@ async fn two_that_change_the_same_routes_both_do() {
                     route.generation += 1;
                     Ok::<(), StoreError>(())
                 };
-                catalog.update_routes(&ids, next).await.unwrap();
+                catalog.routes().update_all(&ids, next).await.unwrap();
             }
         })
     });
     for task in tasks {
         task.await.unwrap();
     }
-    let routes = catalog.routes().await.unwrap().into_values();
+    let routes = catalog.routes().list().await.unwrap().into_values();
     assert!(routes.iter().all(|route| route.generation == 20), "{routes:?}");
 }
 
 #[tokio::test]
 async fn of_two_that_commit_a_route_one_wins_and_the_other_sees_it() {
     let (_directory, catalog) = catalog();
-    catalog.create_database(&shop("db_1")).await.unwrap();
-    let expected = catalog.route(&DatabaseId::parse("db_1").unwrap()).await.unwrap().unwrap();
+    catalog.databases().create(&shop("db_1")).await.unwrap();
+    let expected = catalog.routes().get(&DatabaseId::parse("db_1").unwrap()).await.unwrap().unwrap();
     let mut flip = expected.value.clone();
     flip.epoch = flip.epoch.next();
-    let RouteCommit::Committed(committed) = catalog.commit_route(&expected, flip).await else {
+    let RouteCommit::Committed(committed) = catalog.routes().commit(&expected, flip).await else {
         panic!("not committed")
     };
     assert_eq!((committed.value.epoch, committed.value.order), (Epoch(2), 2));
-    let RouteCommit::Conflict(Some(current)) = catalog.commit_route(&expected, expected.value.clone()).await
+    let RouteCommit::Conflict(Some(current)) =
+        catalog.routes().commit(&expected, expected.value.clone()).await
     else {
         panic!("no conflict")
     };
@@ -198,14 +199,16 @@ async fn a_record_of_a_newer_program_is_read_and_one_that_cannot_be_read_is_name
     let (_directory, catalog) = catalog();
     let newer = serde_json::json!({"name": "sales", "contact": "#sales", "created_at": 5, "mood": "fine"});
     catalog.put("team/sales".to_owned(), &newer, Durability::Synced).await.unwrap();
-    let team = catalog.team(&TeamName::parse("sales").unwrap()).await.unwrap().unwrap();
+    let team = catalog.teams().get(&TeamName::parse("sales").unwrap()).await.unwrap().unwrap();
     assert_eq!(team.value.contact, "#sales");
 
     let mut changes = catalog.watch::<TeamRecord>("team/", team.revision).await.unwrap();
     catalog.put("team/broken".to_owned(), &"text", Durability::Synced).await.unwrap();
     let batch = changes.next().await.unwrap().unwrap();
     assert!(matches!(&batch[..], [Change::Unreadable { key, .. }] if key == "team/broken"));
-    assert!(matches!(catalog.teams().await, Err(StoreError::Decode { key, .. }) if key == "team/broken"));
+    assert!(
+        matches!(catalog.teams().list().await, Err(StoreError::Decode { key, .. }) if key == "team/broken")
+    );
 }
 
 fn proxy(id: &str) -> ProxyRecord {
@@ -244,16 +247,16 @@ fn told(fleet: &FleetAcks) -> Vec<(&str, Option<u64>)> {
 async fn an_order_hears_of_its_database_alone() {
     let (_directory, catalog) = catalog();
     let id = DatabaseId::parse("db_1").unwrap();
-    let lease = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
-    catalog.put_ack(&ack("one", "db_1", 1), lease).await.unwrap();
-    let mut fleet = catalog.fleet_acks(&id).await.unwrap();
+    let lease = catalog.fleet().enlist(&proxy("one"), LEASE).await.unwrap().id;
+    catalog.fleet().acknowledge(&ack("one", "db_1", 1), lease).await.unwrap();
+    let mut fleet = catalog.fleet().acks(&id).await.unwrap();
     assert_eq!(told(&fleet), [("one", Some(1))]);
-    catalog.put_ack(&ack("one", "db_2", 2), lease).await.unwrap();
-    catalog.put_ack(&ack("one", "db_12", 2), lease).await.unwrap();
-    catalog.put_ack(&ack("one", "db_1", 3), lease).await.unwrap();
+    catalog.fleet().acknowledge(&ack("one", "db_2", 2), lease).await.unwrap();
+    catalog.fleet().acknowledge(&ack("one", "db_12", 2), lease).await.unwrap();
+    catalog.fleet().acknowledge(&ack("one", "db_1", 3), lease).await.unwrap();
     assert!(fleet.changed().await.unwrap(), "the first change is of this database");
     assert_eq!(told(&fleet), [("one", Some(3))]);
-    catalog.delete_ack(&ProxyId::parse("one").unwrap(), &id).await.unwrap();
+    catalog.fleet().delete_ack(&ProxyId::parse("one").unwrap(), &id).await.unwrap();
     assert!(fleet.changed().await.unwrap());
     assert_eq!(told(&fleet), [("one", None)]);
 }
@@ -262,34 +265,34 @@ async fn an_order_hears_of_its_database_alone() {
 async fn a_proxy_is_waited_for_while_it_is_listed_and_answers_under_its_lease() {
     let (_directory, catalog) = catalog();
     let id = DatabaseId::parse("db_1").unwrap();
-    let one = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
-    let mut fleet = catalog.fleet_acks(&id).await.unwrap();
-    let two = catalog.enlist_proxy(&proxy("two"), LEASE).await.unwrap().id;
+    let one = catalog.fleet().enlist(&proxy("one"), LEASE).await.unwrap().id;
+    let mut fleet = catalog.fleet().acks(&id).await.unwrap();
+    let two = catalog.fleet().enlist(&proxy("two"), LEASE).await.unwrap().id;
     assert!(fleet.changed().await.unwrap());
     assert_eq!(told(&fleet), [("one", None), ("two", None)], "it came later");
     for (name, lease) in [("one", one), ("two", two)] {
-        catalog.put_ack(&ack(name, "db_1", 1), lease).await.unwrap();
+        catalog.fleet().acknowledge(&ack(name, "db_1", 1), lease).await.unwrap();
         assert!(fleet.changed().await.unwrap());
     }
     assert_eq!(told(&fleet), [("one", Some(1)), ("two", Some(1))]);
 
     // Another process with the same id, while the lease of the first one still lives.
-    let again = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
+    let again = catalog.fleet().enlist(&proxy("one"), LEASE).await.unwrap().id;
     assert!(fleet.changed().await.unwrap());
     let expected = [("one", None), ("two", Some(1))];
     assert_eq!(told(&fleet), expected, "what the first one acknowledged does not count");
-    assert_eq!(told(&catalog.fleet_acks(&id).await.unwrap()), expected);
-    catalog.put_ack(&ack("one", "db_1", 1), again).await.unwrap();
+    assert_eq!(told(&catalog.fleet().acks(&id).await.unwrap()), expected);
+    catalog.fleet().acknowledge(&ack("one", "db_1", 1), again).await.unwrap();
     assert!(fleet.changed().await.unwrap());
-    catalog.discharge_proxy(one).await.unwrap();
+    catalog.fleet().discharge(one).await.unwrap();
     assert_eq!(told(&fleet), [("one", Some(1)), ("two", Some(1))], "the end of the first one is not its end");
 
-    catalog.discharge_proxy(two).await.unwrap();
+    catalog.fleet().discharge(two).await.unwrap();
     while told(&fleet).len() > 1 {
         assert!(fleet.changed().await.unwrap());
     }
     assert_eq!(told(&fleet), [("one", Some(1))]);
-    let late = catalog.put_ack(&ack("two", "db_1", 2), two).await;
+    let late = catalog.fleet().acknowledge(&ack("two", "db_1", 2), two).await;
     assert!(matches!(late, Err(StoreError::LeaseGone { lease }) if lease == two), "{late:?}");
 }
 
@@ -297,10 +300,10 @@ async fn a_proxy_is_waited_for_while_it_is_listed_and_answers_under_its_lease() 
 async fn an_acknowledgement_counts_for_the_proxy_of_its_key() {
     let (_directory, catalog) = catalog();
     let id = DatabaseId::parse("db_1").unwrap();
-    let lease = catalog.enlist_proxy(&proxy("one"), LEASE).await.unwrap().id;
+    let lease = catalog.fleet().enlist(&proxy("one"), LEASE).await.unwrap().id;
     let key = keys::ack(&id, &ProxyId::parse("one").unwrap());
     catalog.batch().put_under(lease, key, &ack("two", "db_1", 1)).commit().await.unwrap();
-    assert_eq!(told(&catalog.fleet_acks(&id).await.unwrap()), [("one", None)]);
+    assert_eq!(told(&catalog.fleet().acks(&id).await.unwrap()), [("one", None)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -309,7 +312,7 @@ async fn no_number_of_a_move_is_given_twice() {
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let catalog = catalog.clone();
-            tokio::spawn(async move { catalog.next_move_id().await.unwrap().0 })
+            tokio::spawn(async move { catalog.moves().next_id().await.unwrap().0 })
         })
         .collect();
     let mut numbers = Vec::new();
@@ -357,8 +360,8 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
     let mut new = shop("db_1");
     new.route.terms = Terms::of(&new.database);
     let id = new.database.id.clone();
-    assert!(matches!(catalog.create_database(&new).await.unwrap(), NewDatabaseOutcome::Created(_)));
-    let revision = catalog.databases().await.unwrap().revision;
+    assert!(matches!(catalog.databases().create(&new).await.unwrap(), NewDatabaseOutcome::Created(_)));
+    let revision = catalog.databases().list().await.unwrap().revision;
     let mut watch = catalog.store().watch("", revision).await.unwrap();
     let entry = |command: &str| AuditEntry {
         at: UnixMillis(1),
@@ -373,14 +376,14 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
         database.contract.client_connections_max = 2;
         Ok::<(), StoreError>(())
     };
-    catalog.with_trail(&altered).change_database(&id, fewer).await.unwrap();
+    catalog.with_trail(&altered).databases().change(&id, fewer).await.unwrap();
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit", "database", "route"]);
-    let route = catalog.route(&id).await.unwrap().unwrap().value;
+    let route = catalog.routes().get(&id).await.unwrap().unwrap().value;
     assert_eq!((route.terms.client_connections_max, route.order), (2, 2));
-    catalog.end_trail(&altered, "ok".to_owned()).await.unwrap();
-    assert_eq!(catalog.audit(UnixMillis(0)).await.unwrap(), [entry("ALTER")]);
-    catalog.end_trail(&altered, "57014: canceled".to_owned()).await.unwrap();
-    let told = catalog.audit(UnixMillis(0)).await.unwrap();
+    catalog.audit().end(&altered, "ok".to_owned()).await.unwrap();
+    assert_eq!(catalog.audit().since(UnixMillis(0)).await.unwrap(), [entry("ALTER")]);
+    catalog.audit().end(&altered, "57014: canceled".to_owned()).await.unwrap();
+    let told = catalog.audit().since(UnixMillis(0)).await.unwrap();
     assert_eq!((told.len(), told[0].outcome.as_str()), (1, "57014: canceled"), "the outcome in the end");
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["audit"]);
 
@@ -388,16 +391,16 @@ async fn a_database_its_route_its_logins_and_the_audit_entry_change_in_one_commi
         database.purpose = "another".to_owned();
         Ok::<(), StoreError>(())
     };
-    catalog.change_database(&id, purpose).await.unwrap();
+    catalog.databases().change(&id, purpose).await.unwrap();
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["database"], "no order for what no client meets");
 
     let deleted = |database: &mut DatabaseRecord| {
         database.lifecycle = Lifecycle::Deleted { at: UnixMillis(2) };
         Ok::<(), StoreError>(())
     };
-    catalog.change_database(&id, deleted).await.unwrap();
+    catalog.databases().change(&id, deleted).await.unwrap();
     assert_eq!(keys_of_the_next_commit(&mut watch).await, ["database", "login", "name", "route"]);
-    assert_eq!(catalog.sync_logins(&id, &new.logins).await.unwrap(), None, "no login comes back");
+    assert_eq!(catalog.logins().sync(&id, &new.logins).await.unwrap(), None, "no login comes back");
 }
 
 #[tokio::test]
@@ -444,13 +447,13 @@ async fn the_audit_trail_is_read_from_either_end() {
             reason: None,
             outcome: String::new(),
         };
-        catalog.end_trail(&Trail::new(ulid::Ulid::generate(), entry), "ok".to_owned()).await.unwrap();
+        catalog.audit().end(&Trail::new(ulid::Ulid::generate(), entry), "ok".to_owned()).await.unwrap();
     }
     let times = |entries: Vec<AuditEntry>| entries.iter().map(|entry| entry.at.0).collect::<Vec<_>>();
-    assert_eq!(times(catalog.newest_audit(3).await.unwrap()), [11, 10, 10]);
-    assert_eq!(times(catalog.newest_audit(9).await.unwrap()), [11, 10, 10, 5]);
+    assert_eq!(times(catalog.audit().newest(3).await.unwrap()), [11, 10, 10]);
+    assert_eq!(times(catalog.audit().newest(9).await.unwrap()), [11, 10, 10, 5]);
     for (since, expected) in [(0, &[5, 10, 10, 11][..]), (10, &[10, 10, 11]), (11, &[11]), (12, &[])] {
-        assert_eq!(times(catalog.audit(UnixMillis(since)).await.unwrap()), expected, "since {since}");
+        assert_eq!(times(catalog.audit().since(UnixMillis(since)).await.unwrap()), expected, "since {since}");
     }
 }
 
@@ -459,14 +462,14 @@ async fn what_belongs_to_many_records_is_read_at_once() {
     let (_directory, catalog) = catalog();
     for id in [2, 1_000_000] {
         let progress = MoveProgress { bytes_copied: id, ..MoveProgress::default() };
-        catalog.put_progress(MoveId(id), &progress).await.unwrap();
+        catalog.moves().put_progress(MoveId(id), &progress).await.unwrap();
     }
-    let progress = catalog.progress_of_moves().await.unwrap();
+    let progress = catalog.moves().all_progress().await.unwrap();
     let copied: Vec<_> = progress.iter().map(|(id, progress)| (id.0, progress.bytes_copied)).collect();
     assert_eq!(copied, [(2, 2), (1_000_000, 1_000_000)]);
 
     let mut new = shop("db_1");
     new.logins[0].role = RoleName::parse("app/reports").unwrap();
-    catalog.create_database(&new).await.unwrap();
-    assert_eq!(catalog.login_roles(&new.database.id).await.unwrap(), ["app/reports"]);
+    catalog.databases().create(&new).await.unwrap();
+    assert_eq!(catalog.logins().roles_of(&new.database.id).await.unwrap(), ["app/reports"]);
 }

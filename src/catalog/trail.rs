@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::keys;
-use super::store::{Durability, StoreError};
-use super::typed::Catalog;
 use crate::model::AuditEntry;
 
 /// One entry, and whether it has been written. Clones share it.
@@ -45,23 +43,5 @@ impl Trail {
     /// The entry was written, perhaps by the task of an operation.
     pub fn note_written(&self) {
         self.0.written.store(true, Ordering::Release);
-    }
-}
-
-impl Catalog {
-    /// The same store; the first commit through it also writes the entry.
-    pub fn with_trail(&self, trail: &Trail) -> Catalog {
-        let mut catalog = self.clone();
-        catalog.trail = Some(trail.clone());
-        catalog
-    }
-
-    /// Records the command's final outcome in the entry. Writes nothing if that is written already.
-    pub async fn end_trail(&self, trail: &Trail, outcome: String) -> Result<AuditEntry, StoreError> {
-        let entry = AuditEntry { outcome, ..trail.entry().clone() };
-        if !trail.is_written() || entry != *trail.entry() {
-            self.put(trail.key().to_owned(), &entry, Durability::Synced).await?;
-        }
-        Ok(entry)
     }
 }

@@ -1,4 +1,4 @@
-//! [`Catalog`]: the store with types. The generic part; one method for each kind of record is in `records`.
+//! [`Catalog`]: the store with types. The generic part; each noun has a view of its own records.
 //!
 //! # Why no envelope
 //! A value is the plain JSON of its record, without a version around it. During a rolling upgrade old and new
@@ -62,7 +62,7 @@ impl From<Outcome> for Swap {
 pub struct Catalog {
     store: Arc<dyn Store>,
     /// The audit entry to write with the next commit.
-    pub(super) trail: Option<Trail>,
+    trail: Option<Trail>,
 }
 
 impl fmt::Debug for Catalog {
@@ -74,6 +74,13 @@ impl fmt::Debug for Catalog {
 impl Catalog {
     pub fn new(store: Arc<dyn Store>) -> Catalog {
         Catalog { store, trail: None }
+    }
+
+    /// The same store; the first commit through it also writes the entry.
+    pub fn with_trail(&self, trail: &Trail) -> Catalog {
+        let mut catalog = self.clone();
+        catalog.trail = Some(trail.clone());
+        catalog
     }
 
     /// For the methods of this module: other modules know records, not entries.

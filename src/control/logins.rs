@@ -220,7 +220,7 @@ impl SyncPass {
         &mut self,
     ) -> Result<BTreeMap<SystemName, Vec<Versioned<RouteRecord>>>, StoreError> {
         let mut by_system: BTreeMap<SystemName, Vec<Versioned<RouteRecord>>> = BTreeMap::new();
-        for route in self.catalog.routes().await?.records {
+        for route in self.catalog.routes().list().await?.records {
             if is_quiet(&route.value) {
                 by_system.entry(route.value.place.system.clone()).or_default().push(route);
             }
@@ -257,7 +257,7 @@ impl SyncPass {
 
     /// Handles a question: a client is about to log in.
     async fn receive(&mut self, question: Question) -> Result<(), StoreError> {
-        match self.catalog.route(&question.database).await {
+        match self.catalog.routes().get(&question.database).await {
             Ok(Some(route)) if is_quiet(&route.value) => self.answers.take(question, route),
             Ok(_) => question.answer(Answer::Unread),
             Err(error) => {
@@ -340,8 +340,8 @@ impl SyncPass {
         began: Instant,
     ) -> Result<Option<Revision>, StoreError> {
         let id = &before.value.database;
-        let Some(database) = self.catalog.database(id).await? else { return Ok(None) };
-        let after = self.catalog.route(id).await?;
+        let Some(database) = self.catalog.databases().get(id).await? else { return Ok(None) };
+        let after = self.catalog.routes().get(id).await?;
         if after.is_none_or(|after| after.revision != before.revision) {
             return Ok(None);
         }
@@ -351,7 +351,7 @@ impl SyncPass {
         }
         let wanted = |login: &&Login| database.value.adopted || !login.superuser;
         let logins: Vec<Login> = logins.iter().filter(wanted).cloned().collect();
-        let Some(revision) = self.catalog.sync_logins(id, &logins).await? else { return Ok(None) };
+        let Some(revision) = self.catalog.logins().sync(id, &logins).await? else { return Ok(None) };
         let revision = last.map_or(revision, |last| last.revision.max(revision));
         self.written.insert(id.clone(), Written { began, revision });
         Ok(Some(revision))
@@ -388,7 +388,7 @@ pub(super) async fn read_one(
         let mut known = Vec::new();
         for route in &routes {
             let dbname = &route.value.place.dbname;
-            let logins = catalog.logins(&route.value.database).await?.records;
+            let logins = catalog.logins().of(&route.value.database).await?.records;
             known.extend(logins.into_iter().map(|login| (dbname.clone(), login.value.role)));
             names.push(dbname.clone());
         }
@@ -409,7 +409,7 @@ async fn connect(
     (name, deadline): (&str, Instant),
     system: &SystemName,
 ) -> Result<Session, ReadError> {
-    let record = catalog.system(system).await?.ok_or(ReadError::Unknown)?.value;
+    let record = catalog.systems().get(system).await?.ok_or(ReadError::Unknown)?.value;
     Ok(Session::connect(access, &record, &record.admin_database, name, deadline).await?)
 }
 

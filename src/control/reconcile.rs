@@ -90,9 +90,9 @@ impl Reconcile {
     }
 
     async fn try_everything(&self, when: When) -> Result<[Revision; 2], StoreError> {
-        let systems = self.catalog.systems().await?;
-        let databases = self.catalog.databases().await?;
-        let routes = self.catalog.routes().await?.into_values().into_iter();
+        let systems = self.catalog.systems().list().await?;
+        let databases = self.catalog.databases().list().await?;
+        let routes = self.catalog.routes().list().await?.into_values().into_iter();
         let routes: BTreeMap<String, RouteRecord> =
             routes.map(|route| (route.database.to_string(), route)).collect();
         for database in databases.records.iter().map(|database| &database.value) {
@@ -110,7 +110,7 @@ impl Reconcile {
     }
 
     async fn try_mend(&self, id: &DatabaseId, when: When) -> Result<(), StoreError> {
-        match self.catalog.database(id).await? {
+        match self.catalog.databases().get(id).await? {
             Some(database) if matches!(database.value.lifecycle, Lifecycle::Deleted { .. }) => {
                 self.bury(&database.value).await
             }
@@ -121,15 +121,15 @@ impl Reconcile {
 
     /// A tombstone has no name, no route and no logins: removes what is left.
     async fn bury(&self, database: &DatabaseRecord) -> Result<(), StoreError> {
-        let name = self.catalog.database_id(&database.name).await?;
+        let name = self.catalog.databases().id_of(&database.name).await?;
         let named = name.is_some_and(|name| name.value == database.id);
-        let routed = self.catalog.route(&database.id).await?.is_some();
-        if !named && !routed && self.catalog.logins(&database.id).await?.records.is_empty() {
+        let routed = self.catalog.routes().get(&database.id).await?.is_some();
+        if !named && !routed && self.catalog.logins().of(&database.id).await?.records.is_empty() {
             return Ok(());
         }
         let what = "what a drop had left: name, route and logins are removed";
         let trail = self.trail(database, what);
-        self.catalog.with_trail(&trail).remove_service(database).await?;
+        self.catalog.with_trail(&trail).databases().remove_service(database).await?;
         tracing::warn!(database = %database.name, "{what}");
         Ok(())
     }
@@ -176,8 +176,8 @@ impl Reconcile {
 
     /// Returns when a watch ended.
     async fn watch(&self, databases: Revision, systems: Revision) -> Result<(), StoreError> {
-        let mut databases = self.catalog.databases_after(databases).await?;
-        let mut systems = self.catalog.systems_after(systems).await?;
+        let mut databases = self.catalog.databases().after(databases).await?;
+        let mut systems = self.catalog.systems().after(systems).await?;
         while let Some(changed) = next(&mut databases, &mut systems).await? {
             match changed {
                 Changed::Databases(ids) => {
@@ -213,7 +213,7 @@ fn databases_of(changes: &[Change<DatabaseRecord>]) -> Vec<DatabaseId> {
 /// Writes into the routes of a system, after its record has changed, how it is reached now.
 pub async fn follow_system(catalog: &Catalog, system: &SystemName) -> Result<(), StoreError> {
     let is_on = |place: &Place| place.system == *system;
-    for route in catalog.routes().await?.into_values() {
+    for route in catalog.routes().list().await?.into_values() {
         if is_on(&route.place) || route.next.as_ref().is_some_and(is_on) {
             derive(catalog, &route.database, |_, _, _| None).await?;
         }
@@ -229,8 +229,8 @@ async fn derive(
     audited: impl Fn(&DatabaseRecord, &RouteRecord, &RouteRecord) -> Option<Trail>,
 ) -> Result<Option<(RouteRecord, RouteRecord)>, StoreError> {
     for _ in 0..ATTEMPTS_MAX {
-        let Some(route) = catalog.route(id).await? else { return Ok(None) };
-        let Some(database) = catalog.database(id).await? else { return Ok(None) };
+        let Some(route) = catalog.routes().get(id).await? else { return Ok(None) };
+        let Some(database) = catalog.databases().get(id).await? else { return Ok(None) };
         let systems = systems_of(catalog, &route.value).await?;
         let mut wanted = derived(&route.value, &database.value, &systems);
         if wanted == route.value {
@@ -261,7 +261,7 @@ async fn systems_of(
 ) -> Result<Vec<Versioned<SystemRecord>>, StoreError> {
     let mut systems = Vec::new();
     for place in [Some(&route.place), route.next.as_ref()].into_iter().flatten() {
-        systems.extend(catalog.system(&place.system).await?);
+        systems.extend(catalog.systems().get(&place.system).await?);
     }
     Ok(systems)
 }

@@ -25,7 +25,6 @@ const CIRCLES: &[(&str, &str, &str)] = &[
         "admin/port/connection",
         "the seat of a connection stands in the file of the listener",
     ),
-    ("catalog/trail", "catalog/typed", "a method of the catalog, beside its data"),
     ("control/logins", "control/moves/parts/answers", "answers of moves are read by the keeper of logins"),
     (
         "control/moves/context",
@@ -62,7 +61,6 @@ const CIRCLES: &[(&str, &str, &str)] = &[
 
 /// Types with more methods: their module, their name, how many they have, and why.
 const METHODS_LEFT: &[(&str, &str, usize, &str)] = &[
-    ("catalog", "Catalog", 76, "one method for each record that is read or changed"),
     (
         "session",
         "StateTracker",

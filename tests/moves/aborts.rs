@@ -104,7 +104,7 @@ async fn a_pinned_session_is_waited_for_and_named() {
     let id = stage.request_move().await;
     let waits = async {
         loop {
-            let progress = stage.catalog.progress(id).await.unwrap().unwrap_or_default();
+            let progress = stage.catalog.moves().progress(id).await.unwrap().unwrap_or_default();
             if !progress.pinned.is_empty() {
                 return;
             }
@@ -184,13 +184,13 @@ async fn a_pause_by_an_administrator_is_respected() {
             route.gate = gate.clone();
             Ok::<(), StoreError>(())
         };
-        stage.catalog.update_route(&stage.database, change)
+        stage.catalog.routes().update(&stage.database, change)
     };
     set(GateOrder::Held { by: HoldReason::Pause, until: None }).await.unwrap();
     stage.crash();
     let record = stage.rests_in(id, MovePhase::RolledBack).await;
     assert_eq!(record.failure.unwrap().message, "the database is paused");
-    let route = stage.catalog.route(&stage.database).await.unwrap().unwrap().value;
+    let route = stage.catalog.routes().get(&stage.database).await.unwrap().unwrap().value;
     assert_eq!(route.gate, GateOrder::Held { by: HoldReason::Pause, until: None }, "the pause stands");
     set(GateOrder::Open).await.unwrap();
     assert_clean(&stage, id, "old").await;
@@ -249,7 +249,7 @@ async fn a_source_that_crashes_behind_its_fence_is_waited_for_and_unfenced() {
     };
     let first = undone(&stage.until(id, |record| undone(record).is_some()).await);
     stage.until(id, |record| undone(record) > first.map(|at| at.after(Duration::from_millis(200)))).await;
-    let route = stage.catalog.route(&stage.database).await.unwrap().unwrap().value;
+    let route = stage.catalog.routes().get(&stage.database).await.unwrap().unwrap().value;
     assert_eq!(route.gate, GateOrder::Latched { by: HoldReason::Move { id } }, "new clients wait");
     stage.source.restart().unwrap();
     stage.rests_in(id, MovePhase::Kept).await;

@@ -69,7 +69,7 @@ async fn a_database_moves_under_load_and_comes_back_without_an_error() {
 async fn assert_clean(stage: &Stage, id: MoveId, system: &str) {
     stage.assert_open_on(system).await;
     assert_eq!(stage.left_behind(id).await, Vec::<String>::new());
-    let database = stage.catalog.database(&stage.database).await.unwrap().unwrap().value;
+    let database = stage.catalog.databases().get(&stage.database).await.unwrap().unwrap().value;
     assert_eq!(database.operation, None);
     assert!(!database.history.is_empty());
 }

@@ -154,7 +154,7 @@ async fn a_move_that_an_older_version_began_goes_on_under_its_old_names() {
         record.facts.store = None;
         Ok::<(), freehold::catalog::store::StoreError>(())
     };
-    stage.catalog.update_move(id, older).await.unwrap();
+    stage.catalog.moves().update(id, older).await.unwrap();
     stage.crash();
     stage.rests_in(id, MovePhase::Kept).await;
     let there = objects(&stage.target);

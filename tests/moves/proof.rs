@@ -9,7 +9,7 @@ use crate::clients::Load;
 use crate::stage::Stage;
 
 async fn table(stage: &Stage, id: MoveId, name: &str) -> ComparedTable {
-    let compared = stage.catalog.compared_tables(id).await.unwrap().expect("nothing was compared");
+    let compared = stage.catalog.moves().compared_tables(id).await.unwrap().expect("nothing was compared");
     let found = compared.tables.iter().find(|table| table.name == name);
     found.unwrap_or_else(|| panic!("{name} is not among {compared:#?}")).clone()
 }
@@ -65,7 +65,7 @@ async fn one_wrong_value_in_one_row_stops_the_move_with_the_source_untouched() {
     assert_clean(&stage, id, "old").await;
     assert_eq!(rows("SELECT md5(string_agg(w::text, ';' ORDER BY b)) FROM wide w"), before);
     assert!(load.end(&stage).await > 10, "the clients have worked on");
-    let audit = stage.catalog.audit(UnixMillis(0)).await.unwrap();
+    let audit = stage.catalog.audit().since(UnixMillis(0)).await.unwrap();
     let told =
         audit.iter().find(|entry| entry.outcome.starts_with("MF201: rolled back")).expect("no audit entry");
     assert!(told.outcome.contains("public.ledger"), "{told:?}");
@@ -132,7 +132,7 @@ async fn a_difference_that_comes_after_the_proof_is_an_alarm_and_nothing_goes_ba
         assert!(record.facts.differences[0].contains("public.ledger"));
         assert_eq!(record.facts.tables_verified, Some((1, 2)));
         assert_eq!(table(&stage, id, "public.ledger").await.verdict, Verdict::Differs);
-        let audit = stage.catalog.audit(UnixMillis(0)).await.unwrap();
+        let audit = stage.catalog.audit().since(UnixMillis(0)).await.unwrap();
         assert!(audit.iter().any(|entry| entry.outcome.starts_with("MF201: copies differ")), "{audit:?}");
         // Neither way by itself, and neither way without a word.
         for refused in [MoveWish::Finish, MoveWish::Undo] {
@@ -146,7 +146,7 @@ async fn a_difference_that_comes_after_the_proof_is_an_alarm_and_nothing_goes_ba
             record.wish = Some(wish);
             Ok::<(), freehold::catalog::store::StoreError>(())
         };
-        stage.catalog.update_move(id, accept).await.unwrap();
+        stage.catalog.moves().update(id, accept).await.unwrap();
         stage.rests_in(id, end).await;
         assert_clean(&stage, id, system).await;
     }

@@ -169,14 +169,14 @@ impl Stage {
     async fn with_store(source: Arc<Postgres>, target: Arc<Postgres>, dbname: &str) -> Stage {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("store")).unwrap());
-        catalog.create_system(&system(&source, "old")).await.unwrap();
-        catalog.create_system(&system(&target, "new")).await.unwrap();
+        catalog.systems().create(&system(&source, "old")).await.unwrap();
+        catalog.systems().create(&system(&target, "new")).await.unwrap();
         let database = DatabaseId::parse("db_1").unwrap();
         let record = database_record(&database, dbname);
         let place = place_of(&source, "old", dbname);
         let route = RouteRecord::first(database.clone(), record.name.clone(), place, 100);
         let logins = vec![login("app")];
-        catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
+        catalog.databases().create(&NewDatabase { database: record, route, logins }).await.unwrap();
 
         Stage::open(source, target, dbname, (catalog, directory)).await
     }
@@ -205,7 +205,14 @@ impl Stage {
     async fn end(&self, system: &str, names: MoveNames) -> Endpoint {
         let settings = self.settings.load();
         Endpoint {
-            system: self.catalog.system(&SystemName::parse(system).unwrap()).await.unwrap().unwrap().value,
+            system: self
+                .catalog
+                .systems()
+                .get(&SystemName::parse(system).unwrap())
+                .await
+                .unwrap()
+                .unwrap()
+                .value,
             dbname: self.dbname.clone(),
             connect_timeout: settings.connect_timeout,
             access: settings.access.clone(),
@@ -304,7 +311,8 @@ impl Stage {
 
     /// A connection in replication mode to the database on the source, not through the proxies.
     pub(crate) async fn replication_connection(&self) -> RawSession {
-        let record = self.catalog.system(&SystemName::parse("old").unwrap()).await.unwrap().unwrap().value;
+        let record =
+            self.catalog.systems().get(&SystemName::parse("old").unwrap()).await.unwrap().unwrap().value;
         let startup = [("replication", "database")];
         let deadline = Instant::now() + PATIENCE;
         RawSession::connect(&self.settings.load().access, &record, "shop", &startup, deadline).await.unwrap()
@@ -324,7 +332,7 @@ impl Stage {
             }
             Ok::<(), freehold::catalog::store::StoreError>(())
         };
-        self.catalog.update_route(&self.database, change).await.unwrap();
+        self.catalog.routes().update(&self.database, change).await.unwrap();
     }
 
     /// The platform comes to a system as another role.
@@ -368,8 +376,8 @@ impl Stage {
         (source, target): (Place, Place),
         pause_max: Option<Duration>,
     ) -> MoveId {
-        let database = self.catalog.database(database).await.unwrap().unwrap();
-        let id = self.catalog.next_move_id().await.unwrap();
+        let database = self.catalog.databases().get(database).await.unwrap().unwrap();
+        let id = self.catalog.moves().next_id().await.unwrap();
         let record = MoveRecord {
             id,
             database: database.value.id.clone(),
@@ -389,7 +397,7 @@ impl Stage {
             started_at: UnixMillis::now(),
             ended_at: None,
         };
-        self.catalog.create_move(&database, &record).await.unwrap();
+        self.catalog.moves().create(&database, &record).await.unwrap();
         id
     }
 
@@ -400,7 +408,7 @@ impl Stage {
         let place = place_of(&self.source, "old", name);
         let route = RouteRecord::first(id.clone(), record.name.clone(), place, 100);
         let logins = logins.iter().map(|role| login(role)).collect();
-        self.catalog.create_database(&NewDatabase { database: record, route, logins }).await.unwrap();
+        self.catalog.databases().create(&NewDatabase { database: record, route, logins }).await.unwrap();
         id
     }
 
@@ -423,19 +431,19 @@ impl Stage {
             record.wish = Some(wish);
             Ok::<(), freehold::catalog::store::StoreError>(())
         };
-        self.catalog.update_move(id, change).await.unwrap();
+        self.catalog.moves().update(id, change).await.unwrap();
     }
 
     pub(crate) async fn movement(&self, id: MoveId) -> MoveRecord {
-        self.catalog.movement(id).await.unwrap().unwrap().value
+        self.catalog.moves().get(id).await.unwrap().unwrap().value
     }
 
     /// Waits until the record of the move is as wanted.
     pub(crate) async fn until(&self, id: MoveId, wanted: impl Fn(&MoveRecord) -> bool) -> MoveRecord {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let moves = self.catalog.moves().await.unwrap();
-            let mut changes = self.catalog.watch_moves(moves.revision).await.unwrap();
+            let moves = self.catalog.moves().list().await.unwrap();
+            let mut changes = self.catalog.moves().after(moves.revision).await.unwrap();
             let record = self.movement(id).await;
             if wanted(&record) {
                 return record;
@@ -581,7 +589,8 @@ impl Stage {
         let names = MoveNames::of_move(self.movement(id).await.facts.store, id);
         let access = self.settings.load().access.clone();
         for (server, name) in [(&self.source, "old"), (&self.target, "new")] {
-            let record = self.catalog.system(&SystemName::parse(name).unwrap()).await.unwrap().unwrap().value;
+            let record =
+                self.catalog.systems().get(&SystemName::parse(name).unwrap()).await.unwrap().unwrap().value;
             let dbnames = server.psql("SELECT datname FROM pg_database WHERE datallowconn").unwrap();
             for dbname in dbnames.lines().filter(|dbname| *dbname != "template1") {
                 let deadline = Instant::now() + PATIENCE;
@@ -597,7 +606,7 @@ impl Stage {
 
     /// What must hold of a database that no move has hands on.
     pub(crate) async fn assert_open_on(&self, system: &str) {
-        let route = self.catalog.route(&self.database).await.unwrap().unwrap().value;
+        let route = self.catalog.routes().get(&self.database).await.unwrap().unwrap().value;
         assert_eq!(route.place.system.as_str(), system);
         assert_eq!((&route.gate, &route.next), (&GateOrder::Open, &None));
         let server = if system == "old" { &self.source } else { &self.target };

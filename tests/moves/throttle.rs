@@ -38,7 +38,7 @@ async fn copying_rests_while_clients_wait_longer_and_goes_on_when_they_do_not() 
     let deadline = Instant::now() + PATIENCE;
     let until = async |is_so: fn(&MoveProgress) -> bool| {
         loop {
-            let progress = stage.catalog.progress(id).await.unwrap().unwrap_or_default();
+            let progress = stage.catalog.moves().progress(id).await.unwrap().unwrap_or_default();
             if is_so(&progress) {
                 return progress;
             }

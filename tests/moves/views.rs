@@ -22,7 +22,7 @@ async fn answer(server: &Postgres, sql: &str) -> Vec<String> {
 }
 
 async fn line(stage: &Stage, id: MoveId, name: &str) -> ComparedTable {
-    let compared = stage.catalog.compared_tables(id).await.unwrap().expect("nothing was compared");
+    let compared = stage.catalog.moves().compared_tables(id).await.unwrap().expect("nothing was compared");
     let found = compared.tables.iter().find(|table| table.name == format!("public.{name}"));
     found.unwrap_or_else(|| panic!("{name} is not among {compared:#?}")).clone()
 }
@@ -111,7 +111,7 @@ async fn each_view_has_a_verdict_and_none_that_may_be_older_or_cannot_be_compare
     let hot = line(&stage, id, "hot").await;
     assert!(matches!(hot.verdict, Verdict::Equal | Verdict::NotComparable), "{hot:?}");
     assert_eq!(line(&stage, id, "item").await.relation, Relation::Table);
-    let compared = stage.catalog.compared_tables(id).await.unwrap().unwrap();
+    let compared = stage.catalog.moves().compared_tables(id).await.unwrap().unwrap();
     assert!(!compared.tables.iter().any(|table| table.name == "public.never"));
     assert_eq!(files(&stage), before, "a view of the source was refreshed");
     load.end(&stage).await;

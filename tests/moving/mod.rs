@@ -83,18 +83,18 @@ impl Moving {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::new(EmbeddedStore::open(directory.path().join("catalog.redb")).unwrap());
         let (source, target) = (system(source, "old"), system(target, "new"));
-        catalog.create_system(&source).await.unwrap();
-        catalog.create_system(&target).await.unwrap();
+        catalog.systems().create(&source).await.unwrap();
+        catalog.systems().create(&target).await.unwrap();
         let database = database(dbname);
         let new = NewDatabase {
             route: route(&database, source.place(dbname)),
             logins: logins.iter().map(|role| login(role)).collect(),
             database: database.clone(),
         };
-        catalog.create_database(&new).await.unwrap();
-        let stored = catalog.database(&database.id).await.unwrap().unwrap();
+        catalog.databases().create(&new).await.unwrap();
+        let stored = catalog.databases().get(&database.id).await.unwrap().unwrap();
         let record = movement(&database, source.place(dbname), target.place(dbname));
-        catalog.create_move(&stored, &record).await.unwrap();
+        catalog.moves().create(&stored, &record).await.unwrap();
         let cancel = CancellationToken::new();
         let opened =
             StepContext::open(catalog, record.id, Arc::new(settings), UnixMillis::now, cancel.clone()).await;

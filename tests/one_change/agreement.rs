@@ -43,20 +43,20 @@ impl Known {
         let names = below(keys::NAMES)
             .into_iter()
             .map(|(name, id)| (name, serde_json::from_value::<String>(id).unwrap()));
-        let routes = catalog.routes().await.unwrap().into_values().into_iter();
+        let routes = catalog.routes().list().await.unwrap().into_values().into_iter();
         let told = |key: &str| {
             !key.starts_with(keys::AUDIT)
                 && !key.starts_with("counter/")
                 && !key.starts_with(keys::OPERATIONS)
         };
         Known {
-            databases: catalog.databases().await.unwrap().into_values(),
+            databases: catalog.databases().list().await.unwrap().into_values(),
             names: names.collect(),
             routes: routes.map(|route| (route.database.to_string(), route)).collect(),
             logins: logins.collect(),
-            systems: catalog.systems().await.unwrap().into_values(),
-            teams: catalog.teams().await.unwrap().into_values(),
-            moves: catalog.moves().await.unwrap().into_values(),
+            systems: catalog.systems().list().await.unwrap().into_values(),
+            teams: catalog.teams().list().await.unwrap().into_values(),
+            moves: catalog.moves().list().await.unwrap().into_values(),
             operations: below(keys::OPERATIONS).into_iter().collect(),
             audit: below(keys::AUDIT)
                 .into_iter()

@@ -81,7 +81,7 @@ impl Started {
 
     /// What was mended, as the audit trail tells it.
     async fn told(&self) -> Vec<String> {
-        let entries = self.catalog.audit(UnixMillis(0)).await.unwrap();
+        let entries = self.catalog.audit().since(UnixMillis(0)).await.unwrap();
         let own = entries.into_iter().filter(|entry| entry.who == "freehold");
         own.map(|entry| format!("{}: {}", entry.command, entry.outcome)).collect()
     }
@@ -137,7 +137,7 @@ async fn a_move_that_an_older_version_has_stored_is_still_the_operation_of_its_d
     let value = &records[&format!("database/{SHOP}")];
     assert_eq!(comes_back::<DatabaseRecord>(value), *value, "an older version reads it, too");
     let started = Started::on(&records).await;
-    let shop = started.catalog.database(&DatabaseId::parse(SHOP).unwrap()).await.unwrap().unwrap();
+    let shop = started.catalog.databases().get(&DatabaseId::parse(SHOP).unwrap()).await.unwrap().unwrap();
     assert_eq!(shop.value.operation, Some(MoveId(3).into()));
     assert_eq!(started.records().await, records);
 }

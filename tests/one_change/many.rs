@@ -44,7 +44,7 @@ fn route(number: usize) -> RouteRecord {
 }
 
 async fn routes(catalog: &Catalog) -> Vec<RouteRecord> {
-    catalog.routes().await.unwrap().into_values()
+    catalog.routes().list().await.unwrap().into_values()
 }
 
 /// Gives the order in a process that may be killed. How many commits it made.

@@ -116,7 +116,7 @@ impl Here {
 
     /// Puts the newest move in a phase, as its driver would have by and by.
     pub(crate) async fn prepare_move(&self, phase: Option<MovePhase>) -> MoveId {
-        let moves = self.catalog.moves().await.unwrap().into_values();
+        let moves = self.catalog.moves().list().await.unwrap().into_values();
         let newest = moves.last().map_or(MoveId(1), |movement| movement.id);
         if let Some(phase) = phase {
             let prepare = |record: &mut MoveRecord| {
@@ -125,7 +125,7 @@ impl Here {
                     (phase == MovePhase::Preflight).then(|| "the store is a copy".to_owned());
                 Ok::<(), StoreError>(())
             };
-            self.catalog.update_move(newest, prepare).await.unwrap();
+            self.catalog.moves().update(newest, prepare).await.unwrap();
         }
         newest
     }
@@ -136,7 +136,7 @@ impl Here {
         self.drive().await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
-            let databases = self.catalog.databases().await.unwrap().into_values();
+            let databases = self.catalog.databases().list().await.unwrap().into_values();
             let unfinished: Vec<_> = databases.iter().filter(|database| database.is_unfinished()).collect();
             if unfinished.is_empty() {
                 break;

@@ -54,7 +54,7 @@ pub(in crate::admin) async fn adopt_database(
 }
 
 async fn refuse_adopted(cluster: &Cluster, place: &Place) -> Result<(), AdminError> {
-    let routes = cluster.catalog().routes().await?.into_values();
+    let routes = cluster.catalog().routes().list().await?.into_values();
     let same = |known: &Place| known.system == place.system && known.dbname == place.dbname;
     match routes.iter().find(|route| same(&route.place)) {
         Some(route) => Err(AdminError::Adopted {

@@ -112,7 +112,7 @@ pub(in crate::admin) async fn alter_database(
         record.history.push(entry.clone());
         Ok::<(), AdminError>(())
     };
-    cluster.recording(caller).change_database(&database.value.id, change).await?;
+    cluster.recording(caller).databases().change(&database.value.id, change).await?;
     Ok(Answer::done(commands::ALTER_DATABASE))
 }
 
@@ -123,7 +123,7 @@ pub(in crate::admin) async fn refuse_moving(
 ) -> Result<(), AdminError> {
     refuse_changing(&database.name, database.operation)?;
     let Some(id) = database.operation.and_then(OperationRef::move_id) else { return Ok(()) };
-    match cluster.catalog().movement(id).await? {
+    match cluster.catalog().moves().get(id).await? {
         Some(movement) if !movement.value.phase.has_ended() => Err(AdminError::MoveInProgress {
             database: database.name.to_string(),
             id,

@@ -28,7 +28,7 @@ pub(in crate::admin) async fn drop_database(
         return Err(AdminError::Unconfirmed { command });
     };
     databases::refuse_moving(cluster, database).await?;
-    let Some(route) = cluster.catalog().route(&database.id).await? else {
+    let Some(route) = cluster.catalog().routes().get(&database.id).await? else {
         return Err(StoreError::Missing { key: keys::route(&database.id) }.into());
     };
     let place = route.value.place;

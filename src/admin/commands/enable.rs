@@ -34,6 +34,6 @@ async fn set_door(
         route.door = door;
         Ok::<(), AdminError>(())
     };
-    let record = cluster.recording(caller).update_route(&database.id, set).await?;
+    let record = cluster.recording(caller).routes().update(&database.id, set).await?;
     Ok(Answer::done(command).written_at(record.revision))
 }

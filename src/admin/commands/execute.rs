@@ -124,7 +124,7 @@ impl Executor {
         };
         let AuditEntry { who, command, .. } = trail.entry();
         tracing::info!(who, command, outcome, "admin command");
-        if let Err(error) = self.cluster.catalog().end_trail(trail, outcome).await {
+        if let Err(error) = self.cluster.catalog().audit().end(trail, outcome).await {
             tracing::error!(error = &error as &dyn std::error::Error, command, "the audit entry is lost");
         }
     }

@@ -14,7 +14,7 @@ pub(in crate::admin) async fn database(
     cluster: &Cluster,
     name: &DatabaseName,
 ) -> Result<Versioned<DatabaseRecord>, AdminError> {
-    match cluster.catalog().database_by_name(name).await? {
+    match cluster.catalog().databases().named(name).await? {
         Some(database) => Ok(database),
         None => {
             let known = living(cluster, |_| true).await?;
@@ -39,7 +39,7 @@ pub(in crate::admin) async fn databases(
     match name {
         Some(name) => Ok(vec![database(cluster, name).await?.value.id]),
         None => {
-            let routes = cluster.catalog().routes().await?.into_values();
+            let routes = cluster.catalog().routes().list().await?.into_values();
             Ok(routes.into_iter().map(|route| route.database).collect())
         }
     }
@@ -50,7 +50,7 @@ pub(in crate::admin) async fn living(
     cluster: &Cluster,
     wanted: impl Fn(&DatabaseRecord) -> bool,
 ) -> Result<Vec<String>, AdminError> {
-    let all = cluster.catalog().databases().await?.into_values();
+    let all = cluster.catalog().databases().list().await?.into_values();
     let living = all.into_iter().filter(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
     Ok(living.filter(|database| wanted(database)).map(|database| database.name.to_string()).collect())
 }
@@ -59,7 +59,7 @@ pub(in crate::admin) async fn system(
     cluster: &Cluster,
     name: &SystemName,
 ) -> Result<SystemRecord, AdminError> {
-    match cluster.catalog().system(name).await? {
+    match cluster.catalog().systems().get(name).await? {
         Some(system) => Ok(system.value),
         None => Err(unknown_system(cluster, name).await?),
     }
@@ -69,7 +69,7 @@ pub(in crate::admin) async fn unknown_system(
     cluster: &Cluster,
     name: &SystemName,
 ) -> Result<AdminError, AdminError> {
-    let known = cluster.catalog().systems().await?.into_values();
+    let known = cluster.catalog().systems().list().await?.into_values();
     let meant = closest(name.as_str(), known.iter().map(|system| system.name.as_str()));
     Ok(AdminError::Unknown { kind: "system", name: name.to_string(), meant: meant.map(str::to_owned) })
 }
@@ -77,21 +77,21 @@ pub(in crate::admin) async fn unknown_system(
 /// The name of a team that must exist.
 pub(in crate::admin) async fn team(cluster: &Cluster, name: &str) -> Result<TeamName, AdminError> {
     let Ok(team) = TeamName::parse(name) else { return Err(unknown_team(cluster, name).await?) };
-    match cluster.catalog().team(&team).await? {
+    match cluster.catalog().teams().get(&team).await? {
         Some(_) => Ok(team),
         None => Err(unknown_team(cluster, name).await?),
     }
 }
 
 pub(in crate::admin) async fn unknown_team(cluster: &Cluster, name: &str) -> Result<AdminError, AdminError> {
-    let teams = cluster.catalog().teams().await?.into_values();
+    let teams = cluster.catalog().teams().list().await?.into_values();
     let known: Vec<String> = teams.into_iter().map(|team| team.name.to_string()).collect();
     let meant = closest(name, known.iter().map(String::as_str)).map(str::to_owned);
     Ok(AdminError::UnknownTeam { team: name.to_owned(), known, meant })
 }
 
 pub(in crate::admin) async fn movement(cluster: &Cluster, id: MoveId) -> Result<MoveRecord, AdminError> {
-    match cluster.catalog().movement(id).await? {
+    match cluster.catalog().moves().get(id).await? {
         Some(record) => Ok(record.value),
         None => Err(unknown_move(id)),
     }

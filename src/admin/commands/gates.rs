@@ -32,7 +32,7 @@ pub(in crate::admin) async fn hold_all(
     let catalog = cluster.recording(caller);
     if ids.len() > ROUTES_IN_COMMIT_MAX {
         // With several commits, what is known to be impossible is refused before the first.
-        catalog.routes().await?.into_values().iter_mut().try_for_each(hold)?;
+        catalog.routes().list().await?.into_values().iter_mut().try_for_each(hold)?;
     }
     let mut held = Held::default();
     for ids in ids.chunks(ROUTES_IN_COMMIT_MAX) {
@@ -47,7 +47,7 @@ pub(in crate::admin) async fn hold_all(
             also(route);
             Ok(())
         };
-        match catalog.update_routes::<AdminError>(ids, change).await {
+        match catalog.routes().update_all::<AdminError>(ids, change).await {
             Ok(routes) => {
                 held.routes.extend(routes.into_iter().map(|route| route.value));
                 held.ours.extend(opened);
@@ -66,12 +66,12 @@ pub(in crate::admin) async fn hold_all(
 pub(in crate::admin) async fn release_all(catalog: &Catalog, ids: &[DatabaseId]) -> Result<(), AdminError> {
     let mut failed = None;
     for ids in ids.chunks(ROUTES_IN_COMMIT_MAX) {
-        if catalog.update_routes(ids, release).await.is_ok() {
+        if catalog.routes().update_all(ids, release).await.is_ok() {
             continue;
         }
         // One that is missing, or cannot be written, fails the commit of all.
         for id in ids {
-            match catalog.update_route(id, release).await {
+            match catalog.routes().update(id, release).await {
                 Err(error) if !find::is_missing(&error) => failed = Some(error),
                 Ok(_) | Err(_) => {}
             }
@@ -138,7 +138,7 @@ mod tests {
             catalog.batch().put(keys::route(&route.database), route).commit().await.unwrap();
         }
         release_all(&catalog, &ids).await.unwrap();
-        let left = catalog.routes().await.unwrap().into_values();
+        let left = catalog.routes().list().await.unwrap().into_values();
         assert_eq!(left.len(), routes.len() - 1);
         assert!(left.iter().all(|route| route.gate == GateOrder::Open));
     }

@@ -44,7 +44,7 @@ pub(in crate::admin) async fn plan_move(
     let names = MoveNames::of_move(Some(cluster.catalog().store_id().await?), MoveId(0));
     let end = |system| Endpoint::of(system, &place.dbname, &settings, (names, "freehold plan"));
     let ends = Endpoints { source: end(source), target: end(target) };
-    let logins = cluster.catalog().logins(&database.id).await?.into_values();
+    let logins = cluster.catalog().logins().of(&database.id).await?.into_values();
     let logins = logins.into_iter().map(|login| login.role.to_string()).collect();
     let logins_there = preflight::logins_on(cluster.catalog(), &target_name, &database.id).await?;
     let tell = |what: String| caller.notice(Severity::Notice, SqlState::parse("00000"), what);
@@ -78,7 +78,7 @@ async fn endpoints(
 }
 
 async fn place_of(cluster: &Cluster, database: &DatabaseRecord) -> Result<Place, AdminError> {
-    match cluster.catalog().route(&database.id).await? {
+    match cluster.catalog().routes().get(&database.id).await? {
         Some(route) => Ok(route.value.place),
         None => Err(AdminError::NotServed {
             database: database.name.to_string(),
@@ -103,7 +103,7 @@ pub(in crate::admin) async fn start_move(
         return Err(AdminError::Cordoned { system: target.name.to_string() });
     }
     let record = new_move(cluster, caller, wanted, &database, (source, &target)).await?;
-    match cluster.recording(caller).create_move(&expected, &record).await? {
+    match cluster.recording(caller).moves().create(&expected, &record).await? {
         Swap::Committed(_) => {
             answer(cluster, caller, commands::MOVE_DATABASE, (record.id, wanted.wait), 0).await
         }
@@ -131,7 +131,7 @@ async fn new_move(
     }
     let target = target.place(source.dbname.as_str());
     Ok(MoveRecord {
-        id: cluster.catalog().next_move_id().await?,
+        id: cluster.catalog().moves().next_id().await?,
         database: database.id.clone(),
         name: database.name.clone(),
         source,
@@ -238,7 +238,7 @@ async fn request(
         record.wish = Some(wish);
         Ok(())
     };
-    match cluster.recording(caller).update_move(id, change).await {
+    match cluster.recording(caller).moves().update(id, change).await {
         Ok(record) => Ok(record.value.log.len()),
         Err(error) if find::is_missing(&error) => Err(find::unknown_move(id)),
         Err(error) => Err(error),
@@ -278,7 +278,7 @@ async fn wait_for(
         let Some(record) = movement.record().map(|record| &record.value) else {
             return find::movement(cluster, id).await;
         };
-        let progress = cluster.catalog().progress(id).await?.unwrap_or_default();
+        let progress = cluster.catalog().moves().progress(id).await?.unwrap_or_default();
         last.update(caller, record, &progress);
         if is_over(command, record, seen) {
             return Ok(record.clone());

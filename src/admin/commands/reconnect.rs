@@ -38,7 +38,7 @@ pub(in crate::admin) async fn reconnect(
             next_generation(route);
             Ok::<(), AdminError>(())
         };
-        let routes = catalog.update_routes(ids, next).await?;
+        let routes = catalog.routes().update_all(ids, next).await?;
         answer.written_at = routes.first().map(|route| route.revision);
     }
     Ok(answer)

@@ -21,7 +21,7 @@ pub(in crate::admin) async fn create_system(
     caller: &Caller,
     create: &CreateSystem,
 ) -> Result<Answer, AdminError> {
-    if cluster.catalog().system(&create.name).await?.is_some() {
+    if cluster.catalog().systems().get(&create.name).await?.is_some() {
         return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
     }
     let mut record = record_of(cluster, create);
@@ -30,7 +30,7 @@ pub(in crate::admin) async fn create_system(
     record.version_num = facts.version_num;
     record.system_identifier = facts.system_identifier.clone();
     refuse_known_server(cluster, &record).await?;
-    if cluster.recording(caller).create_system(&record).await? == Swap::Conflict {
+    if cluster.recording(caller).systems().create(&record).await? == Swap::Conflict {
         return Err(AdminError::Exists { kind: "system", name: create.name.to_string() });
     }
     warn_of_exposure(record.password_file.as_deref(), caller);
@@ -78,7 +78,7 @@ fn refuse_weak_proof(cluster: &Cluster, record: &SystemRecord) -> Result<(), Adm
 
 /// Refuses a second name for one server: with two, a database could be moved onto itself.
 async fn refuse_known_server(cluster: &Cluster, record: &SystemRecord) -> Result<(), AdminError> {
-    let systems = cluster.catalog().systems().await?.into_values();
+    let systems = cluster.catalog().systems().list().await?.into_values();
     let same = |known: &&SystemRecord| {
         known.name != record.name && known.system_identifier == record.system_identifier
     };
@@ -147,7 +147,7 @@ pub(in crate::admin) async fn drop_system(
     caller: &Caller,
     name: &SystemName,
 ) -> Result<Answer, AdminError> {
-    let Some(system) = cluster.catalog().system(name).await? else {
+    let Some(system) = cluster.catalog().systems().get(name).await? else {
         return Err(find::unknown_system(cluster, name).await?);
     };
     let held = depending_on(cluster, name).await?;
@@ -162,7 +162,7 @@ pub(in crate::admin) async fn drop_system(
 
 /// The databases on a system, and those with a move from or to it.
 async fn depending_on(cluster: &Cluster, name: &SystemName) -> Result<Vec<String>, AdminError> {
-    let routes = cluster.catalog().routes().await?.into_values();
+    let routes = cluster.catalog().routes().list().await?.into_values();
     let mut held: Vec<String> = routes
         .iter()
         .filter(|route| {
@@ -170,7 +170,7 @@ async fn depending_on(cluster: &Cluster, name: &SystemName) -> Result<Vec<String
         })
         .map(|route| route.name.to_string())
         .collect();
-    for movement in cluster.catalog().moves().await?.into_values() {
+    for movement in cluster.catalog().moves().list().await?.into_values() {
         let touched = movement.source.system == *name || movement.target.system == *name;
         if touched && !movement.phase.has_ended() {
             held.push(format!("{} (move {})", movement.name, movement.id));
@@ -191,10 +191,10 @@ pub(in crate::admin) async fn choose_system(
             false => Err(AdminError::Cordoned { system: name.to_string() }),
         };
     }
-    let routes = cluster.catalog().routes().await?.into_values();
+    let routes = cluster.catalog().routes().list().await?.into_values();
     let load =
         |system: &SystemRecord| routes.iter().filter(|route| route.place.system == system.name).count();
-    let systems = cluster.catalog().systems().await?.into_values();
+    let systems = cluster.catalog().systems().list().await?.into_values();
     let open = systems.into_iter().filter(|system| system.accepts_databases);
     open.min_by_key(|system| load(system)).ok_or(AdminError::NoSystem)
 }

@@ -16,7 +16,7 @@ pub(in crate::admin) async fn create_team(
 ) -> Result<Answer, AdminError> {
     let team =
         TeamRecord { name: clause.name.clone(), contact: clause.contact.clone(), created_at: cluster.now() };
-    match cluster.recording(caller).create_team(&team).await? {
+    match cluster.recording(caller).teams().create(&team).await? {
         Swap::Committed(_) => Ok(Answer::done(commands::CREATE_TEAM)),
         Swap::Conflict => Err(AdminError::Exists { kind: "team", name: team.name.to_string() }),
     }
@@ -45,7 +45,7 @@ pub(in crate::admin) async fn drop_team(
     caller: &Caller,
     name: &TeamName,
 ) -> Result<Answer, AdminError> {
-    let Some(team) = cluster.catalog().team(name).await? else {
+    let Some(team) = cluster.catalog().teams().get(name).await? else {
         return Err(find::unknown_team(cluster, name.as_str()).await?);
     };
     let owned = find::living(cluster, |database| database.owner == *name).await?;
@@ -60,7 +60,7 @@ pub(in crate::admin) async fn drop_team(
 
 /// A team for an example: an existing one, or a made-up one.
 pub(in crate::admin) async fn example_team(cluster: &Cluster) -> Result<String, AdminError> {
-    let teams = cluster.catalog().teams().await?.into_values();
+    let teams = cluster.catalog().teams().list().await?.into_values();
     Ok(teams.first().map_or_else(|| "payments".to_owned(), |team| team.name.to_string()))
 }
 

@@ -11,9 +11,9 @@ use crate::model::{DatabaseName, DatabaseRecord, Lifecycle, SystemName, TeamName
 const AUDIT_ROWS_MAX: usize = 1_000;
 
 pub(in crate::admin) async fn show_systems(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
-    let routes = cluster.catalog().routes().await?.into_values();
+    let routes = cluster.catalog().routes().list().await?.into_values();
     let on = |name: &SystemName| routes.iter().filter(|route| route.place.system == *name).count();
-    let systems = cluster.catalog().systems().await?.into_values();
+    let systems = cluster.catalog().systems().list().await?.into_values();
     let rows = systems.iter().map(|system| {
         let replication = system.replication_address.as_ref();
         row![
@@ -35,10 +35,10 @@ pub(in crate::admin) async fn show_systems(cluster: &Cluster) -> Result<Vec<Row>
 }
 
 pub(in crate::admin) async fn show_teams(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
-    let mut databases = cluster.catalog().databases().await?.into_values();
+    let mut databases = cluster.catalog().databases().list().await?.into_values();
     databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
     let owned_by = |team: &TeamName| databases.iter().filter(|database| database.owner == *team).count();
-    let teams = cluster.catalog().teams().await?.into_values();
+    let teams = cluster.catalog().teams().list().await?.into_values();
     let rows = teams
         .iter()
         .map(|team| row![&team.name, team.contact.as_str(), owned_by(&team.name), team.created_at]);
@@ -49,7 +49,7 @@ pub(in crate::admin) async fn show_history(
     cluster: &Cluster,
     name: &DatabaseName,
 ) -> Result<Vec<Row>, AdminError> {
-    let database = match cluster.catalog().database_by_name(name).await? {
+    let database = match cluster.catalog().databases().named(name).await? {
         Some(database) => database.value,
         None => last_deleted(cluster, name).await?,
     };
@@ -60,7 +60,7 @@ pub(in crate::admin) async fn show_history(
 
 /// The history of a database outlives it.
 async fn last_deleted(cluster: &Cluster, name: &DatabaseName) -> Result<DatabaseRecord, AdminError> {
-    let all = cluster.catalog().databases().await?.into_values();
+    let all = cluster.catalog().databases().list().await?.into_values();
     let newest = all.into_iter().filter(|database| database.name == *name).max_by_key(|d| d.created_at);
     match newest {
         Some(database) => Ok(database),
@@ -69,7 +69,7 @@ async fn last_deleted(cluster: &Cluster, name: &DatabaseName) -> Result<Database
 }
 
 pub(in crate::admin) async fn show_audit(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
-    let entries = cluster.catalog().newest_audit(AUDIT_ROWS_MAX).await?;
+    let entries = cluster.catalog().audit().newest(AUDIT_ROWS_MAX).await?;
     let rows = entries
         .into_iter()
         .map(|entry| row![entry.at, entry.who, entry.command, entry.reason, entry.outcome]);

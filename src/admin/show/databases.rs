@@ -16,8 +16,8 @@ pub(in crate::admin) async fn show_databases(
     local: &Local,
     cluster: &Cluster,
 ) -> Result<Vec<Row>, AdminError> {
-    let routes = cluster.catalog().routes().await?.into_values();
-    let mut databases = cluster.catalog().databases().await?.into_values();
+    let routes = cluster.catalog().routes().list().await?.into_values();
+    let mut databases = cluster.catalog().databases().list().await?.into_values();
     databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
     databases.sort_by(|a, b| a.name.cmp(&b.name));
     let rows = databases.iter().map(|database| {
@@ -73,7 +73,7 @@ pub(in crate::admin) async fn show_database(
     name: &DatabaseName,
 ) -> Result<Vec<Row>, AdminError> {
     let database = find::database(cluster, name).await?.value;
-    let route = cluster.catalog().route(&database.id).await?.map(|route| route.value);
+    let route = cluster.catalog().routes().get(&database.id).await?.map(|route| route.value);
     let contract = &database.contract;
     let mut rows = vec![
         row!["name", &database.name],
@@ -114,7 +114,7 @@ pub(in crate::admin) async fn show_database(
         rows.push(row!["gate", gate(&route.gate)]);
         rows.push(row!["new_clients", if route.door == Door::Disabled { "refused" } else { "served" }]);
     }
-    for login in cluster.catalog().logins(&database.id).await?.into_values() {
+    for login in cluster.catalog().logins().of(&database.id).await?.into_values() {
         let superuser = if login.superuser { ", superuser" } else { "" };
         rows.push(row![format!("login {}", login.role), format!("{}{superuser}", verifier_kind(&login))]);
     }

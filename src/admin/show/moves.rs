@@ -20,8 +20,8 @@ use crate::model::{
 use crate::system::{MoveNames, quote_ident};
 
 pub(in crate::admin) async fn show_moves(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
-    let mut progress = cluster.catalog().progress_of_moves().await?;
-    let moves = cluster.catalog().moves().await?.into_values();
+    let mut progress = cluster.catalog().moves().all_progress().await?;
+    let moves = cluster.catalog().moves().list().await?.into_values();
     let rows = moves.iter().rev().map(|record| {
         let progress = progress.remove(&record.id).unwrap_or_default();
         move_row(record, &progress)
@@ -31,7 +31,7 @@ pub(in crate::admin) async fn show_moves(cluster: &Cluster) -> Result<Vec<Row>, 
 
 pub(in crate::admin) async fn show_move(cluster: &Cluster, id: &MoveId) -> Result<Vec<Row>, AdminError> {
     let record = find::movement(cluster, *id).await?;
-    let progress = cluster.catalog().progress(*id).await?.unwrap_or_default();
+    let progress = cluster.catalog().moves().progress(*id).await?.unwrap_or_default();
     let mut rows = vec![
         row!["id", record.id],
         row!["database", &record.name],
@@ -97,7 +97,7 @@ pub(in crate::admin) async fn show_move_tables(
     id: &MoveId,
 ) -> Result<Vec<Row>, AdminError> {
     find::movement(cluster, *id).await?;
-    let compared = cluster.catalog().compared_tables(*id).await?.unwrap_or_default();
+    let compared = cluster.catalog().moves().compared_tables(*id).await?.unwrap_or_default();
     let line = |table: &ComparedTable| {
         let verdict = table.verdict.as_str();
         let (name, kind) = (table.name.as_str(), table.relation.as_str());

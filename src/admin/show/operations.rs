@@ -25,8 +25,8 @@ pub(in crate::admin) async fn show_operations(cluster: &Cluster) -> Result<Vec<R
 /// Moves that have not ended, and the newest of the others, with the times of their start.
 async fn rows_of_moves(cluster: &Cluster) -> Result<Vec<(UnixMillis, Row)>, AdminError> {
     let (mut shown, mut ended) = (Vec::new(), 0);
-    let mut progress = cluster.catalog().progress_of_moves().await?;
-    for record in cluster.catalog().moves().await?.into_values().into_iter().rev() {
+    let mut progress = cluster.catalog().moves().all_progress().await?;
+    for record in cluster.catalog().moves().list().await?.into_values().into_iter().rev() {
         ended += usize::from(record.phase.has_ended());
         if record.phase.has_ended() && ended > MOVES_ENDED_MAX {
             continue;

@@ -39,9 +39,9 @@ pub(in crate::admin) async fn show_lists(local: &Local, cluster: &Cluster) -> Re
         row!["dns_zones", "0"],
         row!["dns_queries", "0"],
         row!["dns_pending", "0"],
-        row!["systems", cluster.catalog().systems().await?.records.len()],
-        row!["teams", cluster.catalog().teams().await?.records.len()],
-        row!["moves", cluster.catalog().moves().await?.records.len()],
+        row!["systems", cluster.catalog().systems().list().await?.records.len()],
+        row!["teams", cluster.catalog().teams().list().await?.records.len()],
+        row!["moves", cluster.catalog().moves().list().await?.records.len()],
     ];
     Ok(rows)
 }

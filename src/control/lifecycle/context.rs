@@ -140,7 +140,7 @@ impl<C: DatabaseChange> DatabaseContext<C> {
 
 async fn system_of<C: DatabaseChange>(journal: &Journal<C>) -> Result<SystemRecord, StoreError> {
     let name = &journal.record().system;
-    let system = journal.catalog.system(name).await?;
+    let system = journal.catalog.systems().get(name).await?;
     system.map(|system| system.value).ok_or_else(|| StoreError::Missing { key: keys::system(name) })
 }
 
@@ -245,13 +245,13 @@ impl<C: DatabaseChange> Operation for C {
             return Ok(batch);
         }
         let batch = batch.put(after.audit_key.clone(), &audit(after));
-        let Some(current) = catalog.database(&after.database).await? else { return Ok(batch) };
+        let Some(current) = catalog.databases().get(&after.database).await? else { return Ok(batch) };
         let mut database = current.value.clone();
         database.operation = None;
         match C::end(after, &mut database, at) {
-            Ending::Forgotten => catalog.forgetting_database(batch, &current).await,
+            Ending::Forgotten => catalog.databases().forgetting(batch, &current).await,
             Ending::Written(logins) => {
-                let batch = catalog.changing_database(batch, current.revision, &database).await?;
+                let batch = catalog.databases().changing(batch, current.revision, &database).await?;
                 Ok(logins
                     .iter()
                     .fold(batch, |batch, login| batch.put(keys::login(&after.database, &login.role), login)))
@@ -300,7 +300,7 @@ impl Begin<'_> {
     ) -> Result<DatabaseOperation<F>, StoreError> {
         let (audit_key, audit) = self.audit.clone();
         Ok(DatabaseOperation {
-            id: catalog.next_operation_id().await?,
+            id: catalog.databases().next_operation_id().await?,
             database: self.id.clone(),
             name: self.name.clone(),
             system: self.system.name.clone(),
@@ -347,7 +347,7 @@ pub async fn begin_new<C: DatabaseChange>(
 ) -> Result<NewDatabaseOutcome, StoreError> {
     let batch = recording::<C>(catalog, record).await?;
     new.database.operation = Some(reference::<C>(record));
-    catalog.create_database_with(&new, batch).await
+    catalog.databases().create_with(&new, batch).await
 }
 
 /// Whether a command that waits has its answer: the operation has ended, or what it made cannot be undone

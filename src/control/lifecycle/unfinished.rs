@@ -12,7 +12,7 @@ use crate::model::{
 
 /// Records the operations that are missing. Safe to repeat.
 pub(super) async fn record(catalog: &Catalog, clock: Clock) -> Result<(), StoreError> {
-    let databases = catalog.databases().await?.records.into_iter();
+    let databases = catalog.databases().list().await?.records.into_iter();
     let left = databases.filter(|known| known.value.is_unfinished() && known.value.operation.is_none());
     for database in left {
         let kind =
@@ -42,9 +42,9 @@ async fn record_one<C: DatabaseChange>(
     clock: Clock,
 ) -> Result<(), StoreError> {
     let DatabaseRecord { id, name, created_by, dropping, .. } = &database.value;
-    let Some(route) = catalog.route(id).await? else { return Ok(()) };
+    let Some(route) = catalog.routes().get(id).await? else { return Ok(()) };
     let place = route.value.place;
-    let Some(system) = catalog.system(&place.system).await? else { return Ok(()) };
+    let Some(system) = catalog.systems().get(&place.system).await? else { return Ok(()) };
     let (verb, who, reason) = match dropping {
         Some(dropping) => ("DROP", dropping.who.clone(), Some(dropping.reason.clone())),
         None => ("CREATE", created_by.clone(), None),

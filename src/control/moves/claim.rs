@@ -144,7 +144,7 @@ pub async fn adopt(
         record.facts.claims.extend(words.iter().cloned());
         Ok::<(), StoreError>(())
     };
-    Ok(catalog.update_move(record.id, adopt).await?.value)
+    Ok(catalog.moves().update(record.id, adopt).await?.value)
 }
 
 fn too_old(record: &MoveRecord, there: &str) -> StepError {

@@ -78,8 +78,8 @@ impl StepContext {
     /// Reads the current addresses of the systems: they may change during a move of several days.
     pub(in crate::control) async fn refresh_systems(&mut self) -> Result<(), StoreError> {
         let (source, target) = tokio::try_join!(
-            self.catalog.system(&self.source.name),
-            self.catalog.system(&self.target.name),
+            self.catalog.systems().get(&self.source.name),
+            self.catalog.systems().get(&self.target.name),
         )?;
         if let Some(source) = source {
             self.source = source.value;
@@ -153,9 +153,9 @@ impl StepContext {
         let (catalog, record) = (journal.catalog.clone(), journal.record());
         let (source, target) = (&record.source.system, &record.target.system);
         let (database, from, to) = tokio::try_join!(
-            catalog.database(&record.database),
-            catalog.system(source),
-            catalog.system(target),
+            catalog.databases().get(&record.database),
+            catalog.systems().get(source),
+            catalog.systems().get(target),
         )?;
         let missing = |key: String| StoreError::Missing { key };
         let database = database.ok_or_else(|| missing(keys::database(&record.database)))?;

@@ -185,7 +185,7 @@ impl Operation for Move {
     ) -> Result<Batch, StoreError> {
         let Change { before, after, at } = change;
         if history::touches_database(before, after)
-            && let Some(mut database) = catalog.database(&after.database).await?
+            && let Some(mut database) = catalog.databases().get(&after.database).await?
         {
             history::record(&mut database.value, after, at);
             let key = keys::database(&after.database);
@@ -212,7 +212,7 @@ impl Operation for Move {
                 return Ok(TakeUp::Unknown);
             }
         }
-        let route = ctx.catalog.route(&ctx.record().database).await?;
+        let route = ctx.catalog.routes().get(&ctx.record().database).await?;
         let on_target = route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().target));
         Ok(TakeUp::Interrupted(if on_target { Side::Target } else { Side::Source }))
     }

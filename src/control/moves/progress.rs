@@ -63,7 +63,7 @@ async fn write_changes(catalog: Catalog, id: MoveId, mut changes: watch::Receive
     loop {
         let open = changes.changed().await.is_ok();
         let progress = changes.borrow_and_update().clone();
-        if let Err(error) = catalog.put_progress(id, &progress).await {
+        if let Err(error) = catalog.moves().put_progress(id, &progress).await {
             tracing::warn!(%error, move_id = id.0, "cannot write the progress of a move");
         }
         if !open {

@@ -36,7 +36,7 @@ impl Enlistment {
         proxy: &ProxyRecord,
         listed_for: Duration,
     ) -> Result<Enlistment, StoreError> {
-        let lease = catalog.enlist_proxy(proxy, listed_for).await?;
+        let lease = catalog.fleet().enlist(proxy, listed_for).await?;
         let lost = CancellationToken::new();
         let task = tokio::spawn(keep(catalog.clone(), lease, lost.clone()));
         Ok(Enlistment { lease: lease.id, lost, task })
@@ -70,7 +70,7 @@ impl Drop for Enlistment {
 async fn keep(catalog: Catalog, lease: Lease, lost: CancellationToken) {
     loop {
         tokio::time::sleep(lease.ttl / KEEP_ALIVES).await;
-        match catalog.keep_proxy_listed(lease.id).await {
+        match catalog.fleet().keep_listed(lease.id).await {
             Ok(()) => {}
             Err(error @ StoreError::LeaseGone { .. }) => {
                 tracing::warn!(%error, "this proxy was not listed any more: it is listed again");

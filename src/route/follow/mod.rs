@@ -124,7 +124,7 @@ impl Follower {
             None => None,
         };
         match lease {
-            Some(lease) => self.catalog.discharge_proxy(lease).await,
+            Some(lease) => self.catalog.fleet().discharge(lease).await,
             None => Ok(()),
         }
     }
@@ -225,7 +225,7 @@ impl Task {
 
     async fn connect(&mut self) -> Result<Watches, StoreError> {
         self.enlist().await?;
-        let logins = self.catalog.follow_logins().await?;
+        let logins = self.catalog.logins().follow().await?;
         let mut known: HashMap<DatabaseId, Logins> = HashMap::new();
         for change in logins.records {
             match change {
@@ -235,7 +235,7 @@ impl Task {
             }
         }
         self.logins.extend(known);
-        let routes = self.catalog.follow_routes().await?;
+        let routes = self.catalog.routes().follow().await?;
         for change in routes.records {
             match change {
                 Change::Put { record, .. } => self.take_route(record.value).await,
@@ -359,7 +359,7 @@ impl Task {
         self.table.remove(&id);
         self.orders.remove(&id);
         self.logins.remove(&id);
-        if let Err(error) = self.catalog.delete_ack(&self.proxy.id, &id).await {
+        if let Err(error) = self.catalog.fleet().delete_ack(&self.proxy.id, &id).await {
             tracing::warn!(database = %id, %error, "cannot withdraw an acknowledgement");
         }
     }
@@ -430,7 +430,7 @@ impl Task {
 
     async fn write(&mut self, ack: Ack) {
         let Some(enlistment) = &self.enlistment else { return };
-        let result = self.catalog.put_ack(&ack, enlistment.lease()).await;
+        let result = self.catalog.fleet().acknowledge(&ack, enlistment.lease()).await;
         if let Err(StoreError::LeaseGone { .. }) = &result {
             enlistment.lost().cancel();
         }
@@ -476,7 +476,7 @@ impl Task {
     /// mover that commits at the same time; the result arrives by the watch.
     async fn abort_hold(&mut self, id: &DatabaseId) {
         let Some(order) = self.orders.get(id).map(|order| order.route.current().order) else { return };
-        let expected = match self.catalog.route(id).await {
+        let expected = match self.catalog.routes().get(id).await {
             Ok(Some(route)) if route.value.order == order => route,
             Ok(_) => return,
             Err(error) => {
@@ -487,7 +487,7 @@ impl Task {
         let mut released = expected.value.clone();
         released.gate = after_overdue(released.gate);
         released.next = None;
-        match self.catalog.commit_route(&expected, released).await {
+        match self.catalog.routes().commit(&expected, released).await {
             RouteCommit::Committed(_) => tracing::warn!(database = %id, order, "aborted a hold past its end"),
             RouteCommit::Conflict(_) => {}
             RouteCommit::Unknown(error) => {

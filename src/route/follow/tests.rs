@@ -201,7 +201,7 @@ impl World {
             change(route);
             Ok::<(), StoreError>(())
         };
-        self.catalog.update_route(&self.id, numbered).await.unwrap().value
+        self.catalog.routes().update(&self.id, numbered).await.unwrap().value
     }
 
     /// Waits for an acknowledgement that `fits`.
@@ -222,7 +222,7 @@ impl World {
     }
 
     async fn fleet(&self) -> FleetAcks {
-        self.catalog.fleet_acks(&self.id).await.unwrap()
+        self.catalog.fleet().acks(&self.id).await.unwrap()
     }
 
     /// The lease under which the proxy `one` is listed.
@@ -465,7 +465,7 @@ async fn a_hold_past_its_end_is_aborted_once_by_whoever_of_the_fleet_is_first() 
         assert_eq!((record.epoch, &record.place, &record.next), (Epoch::FIRST, &place("a"), &None));
         assert_eq!(proxy.route().gate().state(), GateState::Latched, "the source may be fenced still");
     }
-    let route = world.catalog.route(&world.id).await.unwrap().unwrap().value;
+    let route = world.catalog.routes().get(&world.id).await.unwrap().unwrap().value;
     assert_eq!(route.order, hold.order + 1, "aborted once");
 }
 
@@ -496,7 +496,7 @@ async fn only_an_explicit_delete_removes_a_route() {
     assert!(route.login("app").is_some());
     world.mood.empty.store(false, Ordering::SeqCst);
 
-    let current = world.catalog.route(&world.id).await.unwrap().unwrap();
+    let current = world.catalog.routes().get(&world.id).await.unwrap().unwrap();
     world.catalog.delete(keys::route(&world.id), current.revision).await.unwrap();
     until("the route is gone", || proxy.table.lookup("shop").is_none()).await;
     assert!(route.current().terms.service.refusal().is_some(), "sessions that still have it are refused");
@@ -515,7 +515,8 @@ async fn a_proxy_that_loses_the_store_keeps_its_gates_and_catches_up() {
     // Meanwhile the hold ends, and the follower does not see it.
     let healthy = Catalog::new(Arc::clone(&world.mood.inner) as Arc<dyn Store>);
     let open = healthy
-        .update_route(&world.id, |route| {
+        .routes()
+        .update(&world.id, |route| {
             route.gate = GateOrder::Open;
             Ok::<(), StoreError>(())
         })
@@ -541,7 +542,7 @@ async fn a_new_database_comes_with_its_logins() {
         let route = proxy.table.lookup(record.name.as_str()).unwrap();
         assert!(route.login("a/b").is_some(), "a name without its logins");
     }
-    world.catalog.sync_logins(&world.id, &[login("other")]).await.unwrap();
+    world.catalog.logins().sync(&world.id, &[login("other")]).await.unwrap();
     until("the dropped login is gone", || proxy.route().login("app").is_none()).await;
     assert!(proxy.route().login("other").is_some());
 }
@@ -561,7 +562,7 @@ async fn who_waits_for_a_commit_finds_the_route_and_the_logins_of_it() {
         tokio::time::timeout(DEADLINE, followed.routes(revision)).await.unwrap();
         let route = proxy.table.lookup(record.name.as_str()).expect("the name is known");
         assert!(route.login("app").is_some(), "a name without its logins");
-        let revision = world.catalog.sync_logins(&id, &[login("other")]).await.unwrap().unwrap();
+        let revision = world.catalog.logins().sync(&id, &[login("other")]).await.unwrap().unwrap();
         tokio::time::timeout(DEADLINE, followed.logins(revision)).await.unwrap();
         assert!(route.login("app").is_none() && route.login("other").is_some());
     }
@@ -585,12 +586,12 @@ async fn a_proxy_that_starts_again_forgets_what_it_acknowledged_and_one_that_sto
     let old = Ack { order: 99, ..world.done(&earlier, 1).await };
     let lease = world.lease_of_one().await;
     drop(earlier);
-    world.catalog.put_ack(&old, lease).await.unwrap();
+    world.catalog.fleet().acknowledge(&old, lease).await.unwrap();
     let proxy = world.proxy("one").await;
     world.done(&proxy, 1).await;
-    assert_eq!(world.catalog.proxies().await.unwrap().len(), 1);
+    assert_eq!(world.catalog.fleet().proxies().await.unwrap().len(), 1);
     proxy.follower.stop().await.unwrap();
-    assert!(world.catalog.proxies().await.unwrap().is_empty());
+    assert!(world.catalog.fleet().proxies().await.unwrap().is_empty());
     assert_eq!(world.fleet().await.answers().count(), 0);
 }
 
@@ -607,8 +608,8 @@ async fn a_proxy_that_died_is_listed_as_long_as_its_lease_lives() {
     while fleet.answers().count() > 0 {
         next(&mut fleet).await;
     }
-    assert!(world.catalog.proxies().await.unwrap().is_empty());
-    let ended = world.catalog.keep_proxy_listed(lease).await;
+    assert!(world.catalog.fleet().proxies().await.unwrap().is_empty());
+    let ended = world.catalog.fleet().keep_listed(lease).await;
     assert!(matches!(ended, Err(StoreError::LeaseGone { .. })), "{ended:?}");
 }
 
@@ -622,7 +623,7 @@ async fn a_proxy_whose_lease_has_ended_is_listed_again_and_acknowledges_anew() {
         let order = proxy.route().current().order;
         world.done(&proxy, order).await;
         let lease = world.lease_of_one().await;
-        world.catalog.discharge_proxy(lease).await.unwrap();
+        world.catalog.fleet().discharge(lease).await.unwrap();
         let order = match listed_for > DEADLINE {
             false => order,
             true => world.order(|route| route.terms.client_connections_max += 1).await.order,
@@ -630,7 +631,7 @@ async fn a_proxy_whose_lease_has_ended_is_listed_again_and_acknowledges_anew() {
         world.done(&proxy, order).await;
         assert_ne!(world.lease_of_one().await, lease);
         proxy.follower.stop().await.unwrap();
-        assert!(world.catalog.proxies().await.unwrap().is_empty());
+        assert!(world.catalog.fleet().proxies().await.unwrap().is_empty());
     }
 }
 

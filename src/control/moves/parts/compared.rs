@@ -114,7 +114,7 @@ impl Board {
         if !self.has_changed.swap(false, Ordering::Relaxed) {
             return;
         }
-        if let Err(error) = catalog.put_compared_tables(id, &ComparedTables::of(self.lines())).await {
+        if let Err(error) = catalog.moves().put_compared_tables(id, &ComparedTables::of(self.lines())).await {
             tracing::warn!(%error, id = id.0, "cannot store what was compared");
             self.has_changed.store(true, Ordering::Relaxed);
         }

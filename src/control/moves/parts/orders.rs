@@ -72,9 +72,9 @@ impl Orders {
         database: &crate::model::DatabaseId,
         id: MoveId,
     ) -> Result<Orders, StepError> {
-        let route = catalog.route(database).await?;
+        let route = catalog.routes().get(database).await?;
         let route = route.ok_or_else(|| StoreError::Missing { key: keys::route(database) })?;
-        let fleet = catalog.fleet_acks(database).await?;
+        let fleet = catalog.fleet().acks(database).await?;
         Ok(Orders { catalog, holder: HoldReason::Move { id }, route, fleet })
     }
 
@@ -99,7 +99,7 @@ impl Orders {
             if wanted == self.route.value {
                 return Ok(());
             }
-            match self.catalog.commit_route(&self.route, wanted).await {
+            match self.catalog.routes().commit(&self.route, wanted).await {
                 RouteCommit::Committed(route) => {
                     self.route = route;
                     return Ok(());
@@ -135,7 +135,7 @@ impl Orders {
     /// store that has stopped gives this process no more answers and accepts no more writes: the next start
     /// reads what is on disk.
     pub(in crate::control) async fn commit(&mut self, wanted: RouteRecord) -> Result<(), StepError> {
-        match self.catalog.commit_route(&self.route, wanted.clone()).await {
+        match self.catalog.routes().commit(&self.route, wanted.clone()).await {
             RouteCommit::Committed(route) => {
                 self.route = route;
                 Ok(())
@@ -150,7 +150,7 @@ impl Orders {
 
     async fn learn_outcome(&mut self, wanted: &RouteRecord) -> Result<(), StepError> {
         loop {
-            match self.catalog.route(&wanted.database).await {
+            match self.catalog.routes().get(&wanted.database).await {
                 Ok(Some(now)) if is_committed(&now.value, wanted) => {
                     self.route = now;
                     return Ok(());
@@ -159,7 +159,7 @@ impl Orders {
                 Ok(Some(now)) if now.revision != self.route.revision => {
                     return Err(StepError::not_now("the commit of the cutover lost against another change"));
                 }
-                Ok(Some(_)) => match self.catalog.commit_route(&self.route, wanted.clone()).await {
+                Ok(Some(_)) => match self.catalog.routes().commit(&self.route, wanted.clone()).await {
                     RouteCommit::Committed(route) => {
                         self.route = route;
                         return Ok(());
@@ -245,7 +245,7 @@ impl Orders {
         match changed {
             Ok(true) => {}
             Ok(false) | Err(StoreError::Compacted { .. }) => {
-                self.fleet = self.catalog.fleet_acks(&self.route.value.database).await?;
+                self.fleet = self.catalog.fleet().acks(&self.route.value.database).await?;
             }
             Err(error) => return Err(error.into()),
         }

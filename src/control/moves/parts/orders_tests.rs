@@ -134,7 +134,7 @@ impl World {
             started_at: UnixMillis(0),
             data_address: String::new(),
         };
-        self.catalog.enlist_proxy(&record, ttl).await.unwrap().id
+        self.catalog.fleet().enlist(&record, ttl).await.unwrap().id
     }
 
     /// The proxy has carried out this order.
@@ -151,7 +151,7 @@ impl World {
             stall: None,
             at: UnixMillis(0),
         };
-        self.catalog.put_ack(&ack, lease).await.unwrap();
+        self.catalog.fleet().acknowledge(&ack, lease).await.unwrap();
     }
 
     /// An order to latch, which nothing has answered.
@@ -196,7 +196,7 @@ async fn the_connections_of_a_proxy_that_died_are_nobodys_after_it_has_answered(
     let mut orders = world.latch().await;
     world.done("one", orders.route().order, lease).await;
     assert_eq!(waits_for(&mut orders, &[]).await.server_pids, [7]);
-    world.catalog.discharge_proxy(lease).await.unwrap();
+    world.catalog.fleet().discharge(lease).await.unwrap();
     let deadline = Instant::now() + DEADLINE;
     let waited = orders.wait(deadline, |standing| standing.server_pids.is_empty()).await.unwrap();
     assert_eq!(waited.1, Waited::Enough, "the fence terminates them");
@@ -227,7 +227,7 @@ async fn a_wait_that_has_fallen_behind_reads_again() {
     let one = world.enlist("one", LEASE).await;
     let two = world.enlist("two", LEASE).await;
     let mut orders = world.latch().await;
-    world.catalog.discharge_proxy(two).await.unwrap();
+    world.catalog.fleet().discharge(two).await.unwrap();
     for _ in 0..10 {
         world.done("one", orders.route().order, one).await;
     }

@@ -125,7 +125,7 @@ async fn used_elsewhere(
 /// Roles of databases that other moves have brought to the target or can bring back there.
 async fn needed_by_other_moves(ctx: &StepContext) -> Result<Vec<String>, StepError> {
     let system = &ctx.record().target.system;
-    let routes = ctx.catalog.routes().await?.into_values().into_iter();
+    let routes = ctx.catalog.routes().list().await?.into_values().into_iter();
     let here: Vec<_> =
         routes.filter(|route| route.place.system == *system).map(|route| route.database).collect();
     let concerned = |other: &MoveRecord| {
@@ -133,7 +133,7 @@ async fn needed_by_other_moves(ctx: &StepContext) -> Result<Vec<String>, StepErr
             && [&other.source.system, &other.target.system].contains(&system)
             && (!other.phase.has_ended() || here.contains(&other.database))
     };
-    let moves = ctx.catalog.moves().await?.into_values().into_iter().filter(concerned);
+    let moves = ctx.catalog.moves().list().await?.into_values().into_iter().filter(concerned);
     Ok(moves.flat_map(|other| other.facts.roles_needed).collect())
 }
 

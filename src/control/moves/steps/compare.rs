@@ -133,14 +133,14 @@ async fn compare_schemas(ctx: &StepContext) -> Result<u32, StepError> {
 
 /// Results for materialized views from the comparison before the cutover.
 pub(in crate::control) async fn views_before(ctx: &StepContext) -> Result<Vec<ComparedTable>, StepError> {
-    let mut lines = ctx.catalog.compared_tables(ctx.id()).await?.unwrap_or_default().tables;
+    let mut lines = ctx.catalog.moves().compared_tables(ctx.id()).await?.unwrap_or_default().tables;
     lines.retain(|line| line.relation == Relation::MaterializedView);
     Ok(lines)
 }
 
 /// Tables that an interrupted comparison of this move has found equal.
 async fn equal_before(ctx: &StepContext) -> Result<HashMap<String, ComparedTable>, StepError> {
-    let tables = ctx.catalog.compared_tables(ctx.id()).await?.unwrap_or_default().tables;
+    let tables = ctx.catalog.moves().compared_tables(ctx.id()).await?.unwrap_or_default().tables;
     let equal = tables.into_iter().filter(|table| table.verdict == Verdict::Equal);
     Ok(equal.map(|table| (table.name.clone(), table)).collect())
 }

@@ -193,7 +193,7 @@ async fn differences(
         ExportedSnapshot::compare(source, &target, ctx.settings.copy_workers).await?;
     let views = compare::views_before(ctx).await?;
     let tables = Outcome::of_digests(ctx.now(), &digests, &differences).tables(&views);
-    ctx.catalog.put_compared_tables(ctx.id(), &tables).await?;
+    ctx.catalog.moves().put_compared_tables(ctx.id(), &tables).await?;
     Ok(differences)
 }
 

@@ -133,7 +133,7 @@ pub(in crate::control) async fn needed_role_names(
     session: &Session,
     end: &Endpoint,
 ) -> Result<Vec<String>, StepError> {
-    let logins = ctx.catalog.login_roles(&ctx.record().database).await?;
+    let logins = ctx.catalog.logins().roles_of(&ctx.record().database).await?;
     roles::needed_by(session, &end.dbname, &logins, &platform_roles(&ctx.ends()).each())
         .await
         .map_err(StepError::doing("listing the roles of the database"))

@@ -96,7 +96,7 @@ async fn verify(ctx: &mut StepContext, source: Option<ExportedSnapshot>) -> Resu
     match compared {
         Ok(outcome) => {
             // Clients may have refreshed views since: the result from before the cutover stays.
-            ctx.catalog.put_compared_tables(ctx.id(), &outcome.tables(&views)).await?;
+            ctx.catalog.moves().put_compared_tables(ctx.id(), &outcome.tables(&views)).await?;
             conclude(ctx, &outcome).await
         }
         Err(StepError::Cancelled) => note_unverified(ctx, "it was not waited for".to_owned()).await,

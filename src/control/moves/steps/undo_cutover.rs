@@ -31,6 +31,6 @@ pub async fn undo(ctx: &mut StepContext) -> Result<(), StepError> {
 }
 
 async fn has_committed(ctx: &StepContext) -> Result<bool, StepError> {
-    let route = ctx.catalog.route(&ctx.record().database).await?;
+    let route = ctx.catalog.routes().get(&ctx.record().database).await?;
     Ok(route.is_some_and(|route| route.value.place.is_same_database(&ctx.record().source)))
 }

@@ -380,7 +380,8 @@ pub(in crate::control) async fn abort(ctx: &mut StepContext, way: Direction) -> 
         GateOrder::Latched { by: other } | GateOrder::Held { by: other, .. } => *other == by,
     };
     ctx.catalog
-        .update_route(&database, |route| {
+        .routes()
+        .update(&database, |route| {
             if route.place.is_same_database(&destination) {
                 return Err(committed(way.step()));
             }
@@ -400,7 +401,8 @@ pub(in crate::control) async fn abort(ctx: &mut StepContext, way: Direction) -> 
         return lifted;
     }
     ctx.catalog
-        .update_route(&database, |route| {
+        .routes()
+        .update(&database, |route| {
             if is_ours(&route.gate) {
                 route.gate = GateOrder::Open;
             }

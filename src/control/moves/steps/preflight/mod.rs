@@ -61,9 +61,9 @@ pub async fn logins_on(
     except: &DatabaseId,
 ) -> Result<Vec<String>, StoreError> {
     let mut names = BTreeSet::new();
-    for route in catalog.routes().await?.into_values() {
+    for route in catalog.routes().list().await?.into_values() {
         if route.place.system == *system && route.database != *except {
-            let logins = catalog.logins(&route.database).await?.into_values();
+            let logins = catalog.logins().of(&route.database).await?.into_values();
             names.extend(logins.into_iter().map(|login| login.role.to_string()));
         }
     }
@@ -100,7 +100,7 @@ pub async fn run(ctx: &mut StepContext) -> Result<(), StepError> {
         logins_there: logins_on(&ctx.catalog, target, &ctx.record().database).await?,
         ends: ctx.ends(),
         settings: (*ctx.settings).clone(),
-        logins: ctx.catalog.login_roles(&ctx.record().database).await?,
+        logins: ctx.catalog.logins().roles_of(&ctx.record().database).await?,
     };
     let looked = Box::pin(check_telling(&plan, |activity| ctx.progress.set_activity(activity)));
     let report = ctx.unless_cancelled(looked).await?;
