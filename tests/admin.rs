@@ -16,7 +16,7 @@ use freehold::catalog::store::StoreError;
 use freehold::catalog::{Answer, Catalog, keys};
 use freehold::config::Config;
 use freehold::control::logins::LoginSync;
-use freehold::control::{DatabaseOperations, MoverSettings};
+use freehold::control::{ControlSettings, DatabaseOperations};
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::{
     Ack, AckStage, DatabaseId, DatabaseName, DatabaseRecord, Dropping, Finding, FindingSeverity, GateOrder,
@@ -35,7 +35,7 @@ struct Port {
     catalog: Catalog,
     requests: mpsc::Receiver<ProcessRequest>,
     operations: Option<DatabaseOperations>,
-    settings: Arc<ArcSwap<MoverSettings>>,
+    settings: Arc<ArcSwap<ControlSettings>>,
     executor: Executor,
     keeper: LoginSync,
     _interval: watch::Sender<Duration>,
@@ -60,7 +60,7 @@ impl Port {
             Follower::start(catalog.clone(), Arc::clone(&routes), proxy, FollowerOptions::default());
         follower.synced().await;
         let (interval, interval_seen) = watch::channel(Duration::from_millis(100));
-        let mut settings = MoverSettings::default();
+        let mut settings = ControlSettings::default();
         settings.access.passwords.directories = roots();
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let keeper = LoginSync::start(catalog.clone(), Arc::clone(&settings), interval_seen);
@@ -72,7 +72,7 @@ impl Port {
             routes,
             config: Arc::new(ArcSwap::from_pointee(Config::default())),
             applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
-            mover: Arc::clone(&settings),
+            settings: Arc::clone(&settings),
             requests: ask,
             logins: keeper.refresh_handle(),
             access: Arc::default(),

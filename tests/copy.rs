@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use freehold::control::moves::endpoint::Endpoint;
 use freehold::control::{
-    MoverSettings, moves::parts::verify, moves::steps::copy, moves::steps::preflight, moves::steps::provision,
+    ControlSettings, moves::parts::verify, moves::steps::copy, moves::steps::preflight,
+    moves::steps::provision,
 };
 use freehold::lab::{Major, Majors, Postgres, roots};
 use freehold::model::StepEvent;
@@ -483,9 +484,9 @@ async fn a_slot_that_a_transaction_keeps_from_being_made_names_it_and_is_not_lef
         target: builder(Major::newest()).start().unwrap(),
     });
     pair.source.psql("CREATE DATABASE waiting").unwrap();
-    let settings = freehold::control::MoverSettings {
+    let settings = freehold::control::ControlSettings {
         slot_timeout: Duration::from_millis(300),
-        ..freehold::control::MoverSettings::default()
+        ..freehold::control::ControlSettings::default()
     };
     let mut moving = Moving::with(&pair.source, &pair.target, "waiting", &[], settings).await;
     provisioned(&mut moving).await;
@@ -503,9 +504,9 @@ async fn a_slot_that_a_transaction_keeps_from_being_made_names_it_and_is_not_lef
 async fn a_copy_that_keeps_too_much_wal_on_the_source_ends_itself() {
     let pair = Pair::start();
     pair.source.psql("CREATE DATABASE flooded").unwrap();
-    let settings = freehold::control::MoverSettings {
+    let settings = freehold::control::ControlSettings {
         wal_retained_bytes_max: 0,
-        ..freehold::control::MoverSettings::default()
+        ..freehold::control::ControlSettings::default()
     };
     let mut moving = Moving::with(&pair.source, &pair.target, "flooded", &[], settings).await;
     provisioned(&mut moving).await;
@@ -692,7 +693,7 @@ async fn a_table_that_is_copied_is_not_locked_until_the_last_one_is() {
     let tables = "CREATE TABLE public.large AS SELECT n AS id, repeat('x', 100) AS filler FROM generate_series(1, 400000) n;
         CREATE TABLE public.small (id int PRIMARY KEY)";
     pair.source.psql_in("locked", tables).unwrap();
-    let settings = MoverSettings { copy_workers: 1, ..MoverSettings::default() };
+    let settings = ControlSettings { copy_workers: 1, ..ControlSettings::default() };
     let mut moving = Moving::with(&pair.source, &pair.target, "locked", &[], settings).await;
     provisioned(&mut moving).await;
     moving.ctx.note(MoveStep::Copy, StepEvent::Started).await.unwrap();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use freehold::control::moves::steps::preflight::{self, Plan, PreflightReport};
-use freehold::control::{Endpoint, Endpoints, MoverSettings};
+use freehold::control::{ControlSettings, Endpoint, Endpoints};
 use freehold::error::{Blame, Explain};
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::movement::{Finding, FindingSeverity};
@@ -128,7 +128,7 @@ fn plan(source: SystemRecord, target: SystemRecord, dbname: &str) -> Plan {
     };
     Plan {
         ends: Endpoints { source: end(source), target: end(target) },
-        settings: MoverSettings::default(),
+        settings: ControlSettings::default(),
         logins: Vec::new(),
         logins_there: Vec::new(),
     }

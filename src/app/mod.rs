@@ -130,7 +130,7 @@ impl Serve {
             reloadable: Reloadable {
                 file: given.file,
                 config: shared.config,
-                mover: Arc::clone(&control.mover_settings),
+                control: Arc::clone(&control.control_settings),
                 logins_interval: control.logins_interval.clone(),
                 acceptors: acceptors.into_iter().flatten().collect(),
                 connector: shared.connector,

@@ -14,7 +14,7 @@ use crate::admin::serve::AdminServer;
 use crate::admin::users::read_users;
 use crate::admin::{ProcessRequest, ShutdownMode};
 use crate::config::{Apply, Config, LogLevel};
-use crate::control::MoverSettings;
+use crate::control::ControlSettings;
 use crate::error::chain;
 use crate::frontend::Access;
 use crate::route::RouteTable;
@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Reloadable {
     pub(super) file: Option<PathBuf>,
     pub(super) config: Arc<ArcSwap<Config>>,
-    pub(super) mover: Arc<ArcSwap<MoverSettings>>,
+    pub(super) control: Arc<ArcSwap<ControlSettings>>,
     pub(super) logins_interval: watch::Sender<Duration>,
     /// Certificates are read again even if their paths are unchanged: they are renewed in place.
     pub(super) acceptors: Vec<Acceptor>,
@@ -75,10 +75,10 @@ impl Reloadable {
 
     /// `config` is the configuration now in effect.
     fn follow(&self, config: Config) {
-        let known = self.mover.load_full();
-        let mut mover = settings::mover(&config, &self.connector, known.fault.clone());
-        mover.latencies = known.latencies.clone();
-        self.mover.store(Arc::new(mover));
+        let known = self.control.load_full();
+        let mut control = settings::control(&config, &self.connector, known.fault.clone());
+        control.latencies = known.latencies.clone();
+        self.control.store(Arc::new(control));
         self.limits.store(Arc::new(settings::limits(&config)));
         self.logins_interval.send_replace(config.moves.logins_interval);
         if let Some(log) = &self.log {

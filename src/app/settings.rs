@@ -7,10 +7,10 @@ use super::access;
 use super::error::ServeError;
 use crate::admin::users::read_users;
 use crate::config::{ClientTls, Config};
-use crate::control::MoverSettings;
+use crate::control::ControlSettings;
 use crate::control::moves::faults::Fault;
-use crate::control::moves::settings::{MovePolicy, Verify};
 use crate::control::operations::RetryPolicy;
+use crate::control::settings::{MovePolicy, Verify};
 use crate::error::chain;
 use crate::frontend::Encryption;
 use crate::frontend::listener::{ListenOptions, Sharing};
@@ -26,8 +26,8 @@ use crate::tls::{
 /// [`CrashPoint`](crate::control::moves::faults::CrashPoint).
 pub const CRASH_AT: &str = "FREEHOLD_CRASH_AT";
 
-/// The mover's settings, from `[move]`.
-pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> MoverSettings {
+/// The settings of the control loop, from `[move]`.
+pub fn control(config: &Config, connector: &Connector, fault: Option<Fault>) -> ControlSettings {
     let moves = &config.moves;
     let retry = RetryPolicy {
         hold_attempts_max: moves.cutover_attempts,
@@ -35,7 +35,7 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
         step_attempts_max: moves.step_attempts,
         step_backoff: moves.step_retry_delay,
     };
-    MoverSettings {
+    ControlSettings {
         policy: MovePolicy { retry, verify: if moves.verify { Verify::Rows } else { Verify::Off } },
         postgres_bin_dirs: moves.pg_bin_dirs.clone(),
         access: SystemAccess { connector: Some(connector.clone()), passwords: password_places(config) },
@@ -53,7 +53,7 @@ pub fn mover(config: &Config, connector: &Connector, fault: Option<Fault>) -> Mo
         ack_budget: moves.ack_timeout,
         close_grace: moves.close_grace,
         fault,
-        ..MoverSettings::default()
+        ..ControlSettings::default()
     }
 }
 

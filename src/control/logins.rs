@@ -38,7 +38,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{Answer, Asker, Catalog, Question, Questions, Versioned, questions};
-use crate::control::MoverSettings;
+use crate::control::ControlSettings;
 use crate::control::moves::parts::answers::Answers;
 use crate::error::Explain;
 use crate::model::{
@@ -74,7 +74,7 @@ impl LoginSync {
     /// `interval` and `settings` may change while it runs; of `settings` it uses how to reach systems.
     pub fn start(
         catalog: Catalog,
-        settings: Arc<ArcSwap<MoverSettings>>,
+        settings: Arc<ArcSwap<ControlSettings>>,
         interval: watch::Receiver<Duration>,
     ) -> LoginSync {
         let (wanted, doubts) = (Arc::<Notify>::default(), Arc::<Notify>::default());
@@ -171,7 +171,7 @@ struct Written {
 
 struct SyncPass {
     catalog: Catalog,
-    settings: Arc<ArcSwap<MoverSettings>>,
+    settings: Arc<ArcSwap<ControlSettings>>,
     sessions: HashMap<SystemName, Session>,
     /// Readings in progress, one per system, so that a system that does not answer does not delay the others.
     readings: FuturesUnordered<Pin<Box<dyn Future<Output = Reading> + Send>>>,
@@ -192,7 +192,7 @@ enum Again {
 }
 
 impl SyncPass {
-    fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> SyncPass {
+    fn new(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>) -> SyncPass {
         SyncPass {
             answers: Answers::new(catalog.clone(), Arc::clone(&settings)),
             catalog,

@@ -6,6 +6,7 @@
 //!   moves/       carries a database to another system: machine, steps/ and the parts/ they are made of
 //!   lifecycle/   CREATE, DROP and ADOPT DATABASE; the sunset of deprecated databases
 //!   logins       keeps the logins of the catalogue equal to the roles of the systems
+//!   settings     the operator's settings of all of these
 //!   reconcile    rewrites routes that differ from what their records say
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod logins;
 pub mod moves;
 pub mod operations;
 pub mod reconcile;
+pub mod settings;
 
 pub use leftovers::leftovers;
 pub use lifecycle::engine::DatabaseOperations;
@@ -30,4 +32,4 @@ pub use moves::Mover;
 pub use moves::context::StepContext;
 pub use moves::endpoint::{Endpoint, Endpoints};
 pub use moves::error::StepError;
-pub use moves::settings::MoverSettings;
+pub use settings::ControlSettings;

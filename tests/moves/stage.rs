@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase, copied};
 use freehold::control::moves::faults::{CrashPoint, Fault, FaultKind};
-use freehold::control::moves::settings::MovePolicy;
 use freehold::control::operations::RetryPolicy;
+use freehold::control::settings::MovePolicy;
 use freehold::control::{
-    Endpoint, Endpoints, Mover, MoverSettings, leftovers, moves::claim, moves::machine,
+    ControlSettings, Endpoint, Endpoints, Mover, leftovers, moves::claim, moves::machine,
     moves::steps::preflight,
 };
 use freehold::lab::{Builder, Major, Postgres, roots};
@@ -50,7 +50,7 @@ pub(crate) struct Stage {
     pub(crate) catalog: Catalog,
     pub(crate) table: Arc<RouteTable>,
     pub(crate) database: DatabaseId,
-    pub(crate) settings: Arc<ArcSwap<MoverSettings>>,
+    pub(crate) settings: Arc<ArcSwap<ControlSettings>>,
     mover: Mutex<Option<Mover>>,
     follower: Option<Follower>,
     _directory: tempfile::TempDir,
@@ -233,14 +233,14 @@ impl Stage {
         access.passwords.directories = roots();
         let again = Duration::from_millis(50);
         let retry = RetryPolicy { hold_backoff: again, step_backoff: again, ..RetryPolicy::default() };
-        let settings = MoverSettings {
+        let settings = ControlSettings {
             policy: MovePolicy { retry, ..MovePolicy::default() },
             access,
             postgres_bin_dirs: vec![target.bin.clone(), source.bin.clone()],
             copy_workers: 2,
             ready_for: Duration::from_millis(200),
             close_grace: Duration::from_secs(2),
-            ..MoverSettings::default()
+            ..ControlSettings::default()
         };
         let mut stage = Stage {
             source,
@@ -299,8 +299,8 @@ impl Stage {
         self.start_mover();
     }
 
-    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut MoverSettings)) {
-        let mut settings = MoverSettings::clone(&self.settings.load());
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut ControlSettings)) {
+        let mut settings = ControlSettings::clone(&self.settings.load());
         change(&mut settings);
         self.settings.store(Arc::new(settings));
     }
@@ -511,7 +511,7 @@ impl Stage {
 
     /// What PLAN MOVE finds.
     pub(crate) async fn plan(&self) -> preflight::PreflightReport {
-        let settings = MoverSettings::clone(&self.settings.load());
+        let settings = ControlSettings::clone(&self.settings.load());
         let names = MoveNames::of_move(Some(self.catalog.store_id().await.unwrap()), MoveId(0));
         let ends = Endpoints { source: self.end("old", names).await, target: self.end("new", names).await };
         preflight::check(&preflight::Plan {

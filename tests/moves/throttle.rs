@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use freehold::control::moves::settings::LatencySource;
+use freehold::control::settings::LatencySource;
 use freehold::model::{LATENCY_CLASSES, Latencies, MovePhase, MoveProgress};
 use tokio::time::Instant;
 

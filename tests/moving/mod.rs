@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use freehold::catalog::embedded::EmbeddedStore;
 use freehold::catalog::{Catalog, NewDatabase};
-use freehold::control::{MoverSettings, StepContext};
+use freehold::control::{ControlSettings, StepContext};
 use freehold::lab::{Builder, Major, Postgres, roots};
 use freehold::model::movement::MoveFacts;
 use freehold::model::{
@@ -64,10 +64,10 @@ pub(crate) struct Moving {
 
 impl Moving {
     pub(crate) async fn of(source: &Postgres, target: &Postgres, dbname: &str, logins: &[&str]) -> Moving {
-        let settings = MoverSettings {
+        let settings = ControlSettings {
             copy_split_bytes: 1 << 20,
             slot_timeout: Duration::from_secs(20),
-            ..MoverSettings::default()
+            ..ControlSettings::default()
         };
         Moving::with(source, target, dbname, logins, settings).await
     }
@@ -77,7 +77,7 @@ impl Moving {
         target: &Postgres,
         dbname: &str,
         logins: &[&str],
-        mut settings: MoverSettings,
+        mut settings: ControlSettings,
     ) -> Moving {
         settings.access.passwords.directories = roots();
         let directory = tempfile::tempdir().unwrap();

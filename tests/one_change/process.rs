@@ -18,7 +18,7 @@ use freehold::catalog::store::{
 };
 use freehold::config::Config;
 use freehold::control::reconcile::Reconciler;
-use freehold::control::{DatabaseOperations, MoverSettings};
+use freehold::control::{ControlSettings, DatabaseOperations};
 use freehold::error::Refusal;
 use freehold::lab::roots;
 use freehold::model::{MoveId, MovePhase, MoveRecord, UnixMillis};
@@ -147,8 +147,8 @@ impl Here {
     }
 }
 
-fn settings() -> Arc<ArcSwap<MoverSettings>> {
-    let mut settings = MoverSettings::default();
+fn settings() -> Arc<ArcSwap<ControlSettings>> {
+    let mut settings = ControlSettings::default();
     settings.access.passwords.directories = roots();
     Arc::new(ArcSwap::from_pointee(settings))
 }
@@ -171,7 +171,7 @@ fn executor(catalog: &Catalog) -> Executor {
         routes: RouteTable::new(1),
         config: Arc::new(ArcSwap::from_pointee(Config::default())),
         applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
-        mover: settings(),
+        settings: settings(),
         requests: ask,
         logins: Arc::default(),
         access: Arc::default(),

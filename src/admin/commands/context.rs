@@ -30,7 +30,7 @@ use crate::admin::users::Rights;
 use crate::catalog::store::Revision;
 use crate::catalog::{Catalog, Trail};
 use crate::config::Config;
-use crate::control::MoverSettings;
+use crate::control::ControlSettings;
 use crate::control::lifecycle::Reach;
 use crate::error::{Refusal, Severity, SqlState};
 use crate::frontend::Access;
@@ -66,8 +66,8 @@ pub struct Parts {
     pub config: Arc<ArcSwap<Config>>,
     /// The address on which this process serves applications: the port is known once it is open.
     pub applications: SocketAddr,
-    /// The mover's current settings: PLAN MOVE checks with the same ones.
-    pub mover: Arc<ArcSwap<MoverSettings>>,
+    /// The control loop's current settings: PLAN MOVE checks with the same ones.
+    pub settings: Arc<ArcSwap<ControlSettings>>,
     pub requests: mpsc::Sender<ProcessRequest>,
     /// Notified when roles may have changed.
     pub logins: Arc<Notify>,
@@ -85,12 +85,22 @@ impl fmt::Debug for Parts {
 
 impl Parts {
     pub(in crate::admin) fn into_contexts(self) -> (Cluster, Local) {
-        let Parts { catalog, routes, config, applications, mover, requests, logins, access, metrics, clock } =
-            self;
+        let Parts {
+            catalog,
+            routes,
+            config,
+            applications,
+            settings,
+            requests,
+            logins,
+            access,
+            metrics,
+            clock,
+        } = self;
         let cluster = Cluster {
             catalog,
             clock,
-            mover,
+            settings,
             logins,
             config: Arc::clone(&config),
             applications,
@@ -130,7 +140,7 @@ impl Caller {
 pub(in crate::admin) struct Cluster {
     catalog: Catalog,
     clock: fn() -> UnixMillis,
-    mover: Arc<ArcSwap<MoverSettings>>,
+    settings: Arc<ArcSwap<ControlSettings>>,
     /// Notified when roles may have changed.
     pub(in crate::admin) logins: Arc<Notify>,
     /// For bounds and addresses that answers contain.
@@ -168,18 +178,18 @@ impl Cluster {
         (self.clock)()
     }
 
-    pub(in crate::admin) fn mover(&self) -> Arc<MoverSettings> {
-        self.mover.load_full()
+    pub(in crate::admin) fn settings(&self) -> Arc<ControlSettings> {
+        self.settings.load_full()
     }
 
-    /// How to reach a system, with the mover's settings.
+    /// How to reach a system, with these settings.
     pub(in crate::admin) fn reach<'a>(
         &self,
         system: &'a SystemRecord,
-        mover: &'a MoverSettings,
+        settings: &'a ControlSettings,
     ) -> Reach<'a> {
         let deadline = Instant::now() + SYSTEM_TIMEOUT;
-        Reach { system, access: &mover.access, deadline }
+        Reach { system, access: &settings.access, deadline }
     }
 
     /// The configured bound of the pause of a move.

@@ -265,7 +265,7 @@ mod tests {
     use crate::catalog::Catalog;
     use crate::catalog::embedded::EmbeddedStore;
     use crate::config::Config;
-    use crate::control::MoverSettings;
+    use crate::control::ControlSettings;
     use crate::model::UnixMillis;
     use crate::route::RouteTable;
     use crate::telemetry::Metrics;
@@ -277,7 +277,7 @@ mod tests {
             routes: RouteTable::new(1),
             config: Arc::new(ArcSwap::from_pointee(Config::default())),
             applications: SocketAddr::from(([127, 0, 0, 1], 6432)),
-            mover: Arc::new(ArcSwap::from_pointee(MoverSettings::default())),
+            settings: Arc::new(ArcSwap::from_pointee(ControlSettings::default())),
             requests: mpsc::channel(1).0,
             logins: Arc::default(),
             access: Arc::default(),

@@ -20,7 +20,7 @@ use crate::catalog::{Swap, keys};
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
 use crate::control::moves::steps::preflight::{self, Plan};
-use crate::control::{MoverSettings, moves::claim, moves::doubt, moves::machine};
+use crate::control::{ControlSettings, moves::claim, moves::doubt, moves::machine};
 use crate::error::{Blame, Severity, SqlState};
 use crate::model::{
     Accepted, DatabaseName, DatabaseRecord, Finding, FindingSeverity, MoveId, MovePhase, MoveProgress,
@@ -39,7 +39,7 @@ pub(in crate::admin) async fn plan_move(
     system: &SystemName,
 ) -> Result<Answer, AdminError> {
     let (database, (source, place), target) = endpoints(cluster, database, system).await?;
-    let settings = MoverSettings::clone(&cluster.mover());
+    let settings = ControlSettings::clone(&cluster.settings());
     let target_name = target.name.clone();
     let names = MoveNames::of_move(Some(cluster.catalog().store_id().await?), MoveId(0));
     let end = |system| Endpoint::of(system, &place.dbname, &settings, (names, "freehold plan"));
@@ -172,7 +172,7 @@ pub(in crate::admin) async fn adopt_move(
     if record.facts.claim_lost.is_none() {
         return Err(AdminError::Ours { id });
     }
-    let settings = cluster.mover();
+    let settings = cluster.settings();
     let names = MoveNames::of_move(record.facts.store, id);
     let application_name = names.application_name();
     let end = |system, dbname: &str| Endpoint::of(system, dbname, &settings, (names, &application_name));
@@ -220,7 +220,7 @@ async fn request(
     (id, wish): (MoveId, MoveWish),
     accepted: Option<Accepted>,
 ) -> Result<usize, AdminError> {
-    let settings = cluster.mover();
+    let settings = cluster.settings();
     let change = |record: &mut MoveRecord| {
         if let Some(because) = record.facts.claim_lost.clone() {
             return Err(AdminError::NotOurs { id, because });

@@ -26,7 +26,7 @@ pub(in crate::admin) async fn create_system(
     }
     let mut record = record_of(cluster, create);
     refuse_weak_proof(cluster, &record)?;
-    let facts = lifecycle::survey(cluster.reach(&record, &cluster.mover())).await?;
+    let facts = lifecycle::survey(cluster.reach(&record, &cluster.settings())).await?;
     record.version_num = facts.version_num;
     record.system_identifier = facts.system_identifier.clone();
     refuse_known_server(cluster, &record).await?;
@@ -66,7 +66,7 @@ fn refuse_weak_proof(cluster: &Cluster, record: &SystemRecord) -> Result<(), Adm
     if !auth.suits(address, *sslmode) {
         return Err(AdminError::WeakProof { auth: *auth, sslmode: *sslmode });
     }
-    let verified = match &cluster.mover().access.connector {
+    let verified = match &cluster.settings().access.connector {
         Some(connector) => connector.certificate(*sslmode) == Certificate::Verified,
         None => *sslmode == SslMode::VerifyFull,
     };
@@ -99,7 +99,7 @@ pub(in crate::admin) async fn alter_system(
     let seen = match changes_connection(alter) {
         true => {
             refuse_weak_proof(cluster, &record)?;
-            Some(lifecycle::survey(cluster.reach(&record, &cluster.mover())).await?)
+            Some(lifecycle::survey(cluster.reach(&record, &cluster.settings())).await?)
         }
         false => None,
     };

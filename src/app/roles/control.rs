@@ -19,9 +19,9 @@ use crate::app::error::ServeError;
 use crate::app::settings;
 use crate::catalog::Asker;
 use crate::control::logins::LoginSync;
-use crate::control::moves::settings::LatencySource;
 use crate::control::reconcile::Reconciler;
-use crate::control::{DatabaseOperations, Mover, MoverSettings, SunsetWatch};
+use crate::control::settings::LatencySource;
+use crate::control::{ControlSettings, DatabaseOperations, Mover, SunsetWatch};
 use crate::frontend::Access;
 use crate::route::RouteTable;
 use crate::tls::Acceptor;
@@ -36,7 +36,7 @@ pub(in crate::app) struct Groundwork {
     reconciler: Reconciler,
     sunsets: SunsetWatch,
     login_sync: LoginSync,
-    mover_settings: Arc<ArcSwap<MoverSettings>>,
+    control_settings: Arc<ArcSwap<ControlSettings>>,
     logins_interval: watch::Sender<Duration>,
 }
 
@@ -47,16 +47,16 @@ impl Groundwork {
         routes: &Arc<RouteTable>,
     ) -> Result<Groundwork, ServeError> {
         let config = shared.config.load_full();
-        let mut mover = settings::mover(&config, &shared.connector, settings::fault()?);
+        let mut control = settings::control(&config, &shared.connector, settings::fault()?);
         let routes = Arc::clone(routes);
-        mover.latencies =
+        control.latencies =
             LatencySource::new(move |database| Some(routes.by_id(database)?.session_table().latencies()));
-        let mover_settings = Arc::new(ArcSwap::from_pointee(mover));
+        let control_settings = Arc::new(ArcSwap::from_pointee(control));
         let reconciler = Reconciler::start(shared.catalog.clone(), shared.clock).await;
         let sunsets = SunsetWatch::start(shared.catalog.clone(), shared.clock).await;
         let (logins_interval, interval) = watch::channel(config.moves.logins_interval);
-        let login_sync = LoginSync::start(shared.catalog.clone(), Arc::clone(&mover_settings), interval);
-        Ok(Groundwork { reconciler, sunsets, login_sync, mover_settings, logins_interval })
+        let login_sync = LoginSync::start(shared.catalog.clone(), Arc::clone(&control_settings), interval);
+        Ok(Groundwork { reconciler, sunsets, login_sync, control_settings, logins_interval })
     }
 
     /// Where proxies ask whether logins are up to date.
@@ -88,7 +88,7 @@ pub(in crate::app) struct ControlRole {
     pub(in crate::app) admin: AdminServer,
     /// Access policy of the admin port.
     pub(in crate::app) access: Arc<Access>,
-    pub(in crate::app) mover_settings: Arc<ArcSwap<MoverSettings>>,
+    pub(in crate::app) control_settings: Arc<ArcSwap<ControlSettings>>,
     pub(in crate::app) logins_interval: watch::Sender<Duration>,
     mover: Mover,
     operations: DatabaseOperations,
@@ -104,14 +104,14 @@ impl ControlRole {
         parts: ControlParts,
     ) -> Result<ControlRole, ServeError> {
         let ControlParts { groundwork, acceptor, routes, access, applications, requests } = parts;
-        let Groundwork { reconciler, sunsets, login_sync, mover_settings, logins_interval } = groundwork;
+        let Groundwork { reconciler, sunsets, login_sync, control_settings, logins_interval } = groundwork;
         let catalog = &shared.catalog;
         let executor = Executor::new(Parts {
             catalog: catalog.clone(),
             routes,
             config: Arc::clone(&shared.config),
             applications,
-            mover: Arc::clone(&mover_settings),
+            settings: Arc::clone(&control_settings),
             requests,
             logins: login_sync.refresh_handle(),
             access,
@@ -119,14 +119,14 @@ impl ControlRole {
             clock: shared.clock,
         });
         let operations =
-            DatabaseOperations::start(catalog.clone(), Arc::clone(&mover_settings), shared.clock).await;
+            DatabaseOperations::start(catalog.clone(), Arc::clone(&control_settings), shared.clock).await;
         let access = Arc::new(shared.access()?);
         let admin = open_admin_port(shared, executor, acceptor, &access).await?;
-        let mover = Mover::start(catalog.clone(), Arc::clone(&mover_settings), shared.clock);
+        let mover = Mover::start(catalog.clone(), Arc::clone(&control_settings), shared.clock);
         Ok(ControlRole {
             admin,
             access,
-            mover_settings,
+            control_settings,
             logins_interval,
             mover,
             operations,

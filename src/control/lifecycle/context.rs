@@ -29,11 +29,11 @@ use crate::system::SystemError;
 
 use super::machine::{self, OnRestart};
 use super::{LifecycleError, Reach};
-use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::journal::Journal;
 use crate::control::operations::{
     self, Change, Clock, Context, Never, Operation, Recorded, RetryPolicy, StepFuture, StepName, TakeUp,
 };
+use crate::control::settings::ControlSettings;
 
 /// Operations of one kind that are remembered after they ended.
 const ENDED_MAX: usize = 100;
@@ -117,7 +117,7 @@ impl Explain for DatabaseError {
 /// One operation while its step runs.
 #[derive(Debug)]
 pub struct DatabaseContext<C: DatabaseChange> {
-    settings: Arc<MoverSettings>,
+    settings: Arc<ControlSettings>,
     journal: Journal<C>,
     system: SystemRecord,
 }
@@ -157,7 +157,7 @@ impl<C: DatabaseChange> Context<C> for DatabaseContext<C> {
         &self.settings.policy.retry
     }
 
-    async fn refresh(&mut self, settings: Arc<MoverSettings>) -> Result<(), StoreError> {
+    async fn refresh(&mut self, settings: Arc<ControlSettings>) -> Result<(), StoreError> {
         self.settings = settings;
         self.system = system_of(&self.journal).await?;
         Ok(())
@@ -199,7 +199,7 @@ impl<C: DatabaseChange> Operation for C {
     type Step = DatabaseStep;
     type Found = ();
     type Error = DatabaseError;
-    type Settings = MoverSettings;
+    type Settings = ControlSettings;
     type Policy = RetryPolicy;
     type Context = DatabaseContext<C>;
 
@@ -229,7 +229,7 @@ impl<C: DatabaseChange> Operation for C {
 
     async fn open(
         journal: Journal<C>,
-        settings: Arc<MoverSettings>,
+        settings: Arc<ControlSettings>,
     ) -> Result<DatabaseContext<C>, StoreError> {
         let system = system_of(&journal).await?;
         Ok(DatabaseContext { settings, journal, system })
@@ -387,7 +387,7 @@ pub(super) async fn record_unfinished<C: DatabaseChange>(
 /// Starts the engine for one kind.
 pub(super) fn start<C: DatabaseChange>(
     catalog: &Catalog,
-    settings: &Arc<ArcSwap<MoverSettings>>,
+    settings: &Arc<ArcSwap<ControlSettings>>,
     clock: Clock,
 ) -> operations::supervisor::Running {
     operations::supervisor::Running::start::<C>(catalog.clone(), Arc::clone(settings), clock)

@@ -11,9 +11,9 @@ use super::create::CreateDatabase;
 use super::drop::DropDatabase;
 use super::unfinished;
 use crate::catalog::Catalog;
-use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::Clock;
 use crate::control::operations::supervisor::Running;
+use crate::control::settings::ControlSettings;
 
 /// Limit for reading, at the start, what earlier processes left.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ impl DatabaseOperations {
     /// those are told apart, so that no command may be executed before.
     pub async fn start(
         catalog: Catalog,
-        settings: Arc<ArcSwap<MoverSettings>>,
+        settings: Arc<ArcSwap<ControlSettings>>,
         clock: Clock,
     ) -> DatabaseOperations {
         if let Err(error) = unfinished::record(&catalog, clock).await {

@@ -29,15 +29,15 @@ use crate::control::moves::error::StepError;
 use crate::control::moves::faults::{CrashPoint, FaultKind};
 use crate::control::moves::parts::snapshot::ExportedSnapshot;
 use crate::control::moves::progress::Progress;
-use crate::control::moves::settings::MoverSettings;
 use crate::control::operations::journal::Journal;
+use crate::control::settings::ControlSettings;
 
 pub use crate::control::operations::Clock;
 
 /// One move while a step runs.
 #[derive(Debug)]
 pub struct StepContext {
-    pub settings: Arc<MoverSettings>,
+    pub settings: Arc<ControlSettings>,
     pub catalog: Catalog,
     /// The system of the database when the move began.
     pub source: SystemRecord,
@@ -136,7 +136,7 @@ impl StepContext {
     pub async fn open(
         catalog: Catalog,
         id: MoveId,
-        settings: Arc<MoverSettings>,
+        settings: Arc<ControlSettings>,
         clock: Clock,
         cancel: CancellationToken,
     ) -> Result<Option<StepContext>, StepError> {
@@ -147,7 +147,7 @@ impl StepContext {
     /// Errors: [`StoreError::Missing`] if its database or one of its systems is not in the catalogue.
     pub(in crate::control) async fn of(
         journal: Journal<Move>,
-        settings: Arc<MoverSettings>,
+        settings: Arc<ControlSettings>,
         cancel: CancellationToken,
     ) -> Result<StepContext, StoreError> {
         let (catalog, record) = (journal.catalog.clone(), journal.record());

@@ -8,10 +8,10 @@ use crate::error::{Blame, SqlState};
 use crate::model::{MoveFailure, MovePhase, MoveRecord, MoveStep, MoveWish};
 
 use crate::control::moves::machine::{is_committed, went_back};
-use crate::control::moves::settings::Verify;
 use crate::control::moves::steps::compare::counted;
 use crate::control::moves::steps::keep_reverse::NOTE_NO_WAY_BACK;
 use crate::control::moves::steps::settle::NOTE_UNVERIFIED;
+use crate::control::settings::Verify;
 
 /// The alarm: the two copies of a database are known to differ after its clients moved.
 pub fn alarm(record: &MoveRecord) -> Option<MoveFailure> {

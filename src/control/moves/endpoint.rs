@@ -14,7 +14,7 @@ use crate::control::moves::context::StepContext;
 use crate::control::moves::direction::Direction;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::own_login::OwnLogin;
-use crate::control::moves::settings::MoverSettings;
+use crate::control::settings::ControlSettings;
 
 /// A database on a system, and the time to reach it.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl Endpoint {
     pub fn of(
         system: SystemRecord,
         dbname: &str,
-        settings: &MoverSettings,
+        settings: &ControlSettings,
         (names, application_name): (MoveNames, &str),
     ) -> Endpoint {
         Endpoint {

@@ -39,9 +39,9 @@ use crate::model::{
 };
 
 use crate::control::moves::doubt;
-use crate::control::moves::settings::MovePolicy;
 pub use crate::control::operations::log::Standing;
 use crate::control::operations::{self, log, log::backoff};
+use crate::control::settings::MovePolicy;
 
 /// Longest wait between attempts to abort a cutover: clients wait for it.
 const ABORT_BACKOFF_MAX: Duration = Duration::from_secs(2);

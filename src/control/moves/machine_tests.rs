@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::control::moves::settings::MovePolicy;
+use crate::control::settings::MovePolicy;
 use crate::model::{Address, DatabaseId, DatabaseName, MoveFacts, MoveId, Place, SslMode, SystemName};
 
 fn place(system: &str) -> Place {

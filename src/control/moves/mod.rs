@@ -16,7 +16,6 @@ pub(in crate::control) mod history;
 pub mod machine;
 pub mod parts;
 pub mod progress;
-pub mod settings;
 pub mod steps;
 
 use std::sync::Arc;
@@ -33,7 +32,6 @@ use self::context::StepContext;
 use self::error::StepError;
 use self::faults::CrashPoint;
 use self::machine::{Action, Event, Side};
-use self::settings::{MovePolicy, MoverSettings};
 use self::steps::{
     catchup, compare, copy, cutover, finish, keep_reverse, preflight, provision, settle, undo_cutover,
 };
@@ -42,6 +40,7 @@ use crate::control::operations::supervisor::Running;
 use crate::control::operations::{
     Act, Boundary, Change, Clock, Context, Operation, Recorded, StepFuture, StepName, TakeUp,
 };
+use crate::control::settings::{ControlSettings, MovePolicy};
 
 /// The running mover. Dropping it leaves every move where it is; the next mover resumes them.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ pub struct Mover(Running);
 impl Mover {
     /// Starts on the current runtime, and resumes every move that has not ended. Settings may change while it
     /// runs: a step uses those from its beginning.
-    pub fn start(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>, clock: Clock) -> Mover {
+    pub fn start(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>, clock: Clock) -> Mover {
         Mover(Running::start::<Move>(catalog, settings, clock))
     }
 
@@ -105,7 +104,7 @@ impl Context<Move> for StepContext {
         &self.settings.policy
     }
 
-    async fn refresh(&mut self, settings: Arc<MoverSettings>) -> Result<(), StoreError> {
+    async fn refresh(&mut self, settings: Arc<ControlSettings>) -> Result<(), StoreError> {
         self.refresh_systems().await?;
         self.settings = settings;
         Ok(())
@@ -126,7 +125,7 @@ impl Operation for Move {
     type Step = MoveStep;
     type Found = Side;
     type Error = StepError;
-    type Settings = MoverSettings;
+    type Settings = ControlSettings;
     type Policy = MovePolicy;
     type Context = StepContext;
 
@@ -174,7 +173,7 @@ impl Operation for Move {
         }
     }
 
-    async fn open(journal: Journal<Move>, settings: Arc<MoverSettings>) -> Result<StepContext, StoreError> {
+    async fn open(journal: Journal<Move>, settings: Arc<ControlSettings>) -> Result<StepContext, StoreError> {
         StepContext::of(journal, settings, CancellationToken::new()).await
     }
 

@@ -36,7 +36,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::catalog::{Answer, Catalog, Question, Versioned};
-use crate::control::MoverSettings;
+use crate::control::ControlSettings;
 use crate::control::logins::{Reading, read_one};
 use crate::model::{DatabaseId, RouteRecord, SystemName};
 use crate::system::Session;
@@ -60,7 +60,7 @@ const NAME: &str = "freehold logins";
 /// The questions about all databases.
 pub(in crate::control) struct Answers {
     catalog: Catalog,
-    settings: Arc<ArcSwap<MoverSettings>>,
+    settings: Arc<ArcSwap<ControlSettings>>,
     desks: HashMap<SystemName, Desk>,
     /// The time until which each database has a debt.
     owing: HashMap<DatabaseId, Instant>,
@@ -89,7 +89,7 @@ struct Waiting {
 }
 
 impl Answers {
-    pub(in crate::control) fn new(catalog: Catalog, settings: Arc<ArcSwap<MoverSettings>>) -> Answers {
+    pub(in crate::control) fn new(catalog: Catalog, settings: Arc<ArcSwap<ControlSettings>>) -> Answers {
         Answers {
             catalog,
             settings,

@@ -31,7 +31,7 @@ use crate::control::moves::endpoint::Endpoint;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::meaning::{self, Side};
 use crate::control::moves::parts::throttle::Throttle;
-use crate::control::moves::settings::Verify;
+use crate::control::settings::Verify;
 
 /// Limit for computing a query, or for reading a part of a view, to compare it.
 pub(in crate::control) const DIGEST_MAX: Duration = Duration::from_secs(300);

@@ -26,7 +26,7 @@ use crate::model::{DatabaseId, Latencies};
 use crate::control::moves::context::StepContext;
 use crate::control::moves::error::StepError;
 use crate::control::moves::progress::Progress;
-use crate::control::moves::settings::LatencySource;
+use crate::control::settings::LatencySource;
 
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): the 99th percentile of clients' waits before the copy,
 /// in microseconds.

@@ -7,7 +7,7 @@
 //!
 //! # Why
 //! * **Unapplied changes lengthen the pause**: all held clients wait until they are applied, so no cutover
-//!   begins before the backlog has been small for [`ready_for`](crate::control::MoverSettings::ready_for).
+//!   begins before the backlog has been small for [`ready_for`](crate::control::ControlSettings::ready_for).
 //! * **The move ends before the source's disk fills**: the slot retains WAL, and the amount is bounded.
 //! * **The way back's slot is older than the commit that opens its publication**, so nothing between the two
 //!   is lost, and no change that came from the source is replicated back to it.

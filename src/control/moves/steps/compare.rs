@@ -32,8 +32,8 @@ use crate::control::moves::parts::snapshot::Digests;
 use crate::control::moves::parts::stream::{Stream, Watcher};
 use crate::control::moves::parts::throttle::Governor;
 use crate::control::moves::parts::verify::Difference;
-use crate::control::moves::settings::Verify;
 use crate::control::moves::steps::catchup::{guard_wal, until_ready};
+use crate::control::settings::Verify;
 
 /// Differences that the record of a move keeps.
 pub(in crate::control) const DIFFERENCES_MAX: usize = 20;

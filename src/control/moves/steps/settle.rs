@@ -14,8 +14,8 @@ use crate::control::moves::direction::Direction;
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::snapshot::ExportedSnapshot;
 use crate::control::moves::parts::stream::Stream;
-use crate::control::moves::settings::Verify;
 use crate::control::moves::steps::compare::{self, Outcome};
+use crate::control::settings::Verify;
 
 /// In [`MoveFacts::notes`](crate::model::MoveFacts): why rows were not compared after the commit.
 pub const NOTE_UNVERIFIED: &str = "not_verified_because";

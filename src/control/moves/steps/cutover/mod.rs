@@ -43,9 +43,9 @@ use crate::control::moves::parts::orders::{Orders, Standing, Waited};
 use crate::control::moves::parts::resync;
 use crate::control::moves::parts::schema_drift;
 use crate::control::moves::parts::snapshot::SnapshotSession;
-use crate::control::moves::settings::MoverSettings;
 use crate::control::moves::steps::cutover::pause::{CutoverAttempt, EXACT_SEQUENCES_MAX};
 use crate::control::moves::steps::cutover::report::Stopwatch;
+use crate::control::settings::ControlSettings;
 
 /// Values that a sequence may advance on the old side between being set ahead and the end of the pause. If
 /// many sequences are in constant use, each of these gets a gap of up to this size in its values.
@@ -419,7 +419,7 @@ pub(in crate::control) async fn abort(ctx: &mut StepContext, way: Direction) -> 
 
 /// A server that stops answering in the middle of a statement must not delay the rest.
 async fn within_statement_timeout(
-    settings: &MoverSettings,
+    settings: &ControlSettings,
     doing: &str,
     work: impl Future<Output = Result<(), StepError>>,
 ) -> Result<(), StepError> {

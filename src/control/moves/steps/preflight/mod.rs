@@ -38,14 +38,14 @@ use crate::control::moves::context::StepContext;
 use crate::control::moves::endpoint::{Endpoint, Endpoints};
 use crate::control::moves::error::StepError;
 use crate::control::moves::parts::{throttle, trial};
-use crate::control::moves::settings::MoverSettings;
+use crate::control::settings::ControlSettings;
 
 /// The ends and settings of the move to check.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The move's id is 0 if there is no move yet.
     pub ends: Endpoints,
-    pub settings: MoverSettings,
+    pub settings: ControlSettings,
     /// Roles that applications log in as through Freehold; they are created on the target even if nothing
     /// else refers to them.
     pub logins: Vec<String>,

@@ -1,4 +1,4 @@
-//! The operator's settings for moves.
+//! The operator's settings for moves and the other recorded operations, and how systems are reached.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,9 +10,10 @@ use crate::control::operations::RetryPolicy;
 use crate::model::{DatabaseId, Latencies};
 use crate::system::SystemAccess;
 
-/// The bounds of a move. Every wait of the mover is bounded by one of these, or by the database's contract.
+/// How systems are reached, and the bounds of a move: every wait of the mover is bounded by one of these, or
+/// by the database's contract.
 #[derive(Debug, Clone)]
-pub struct MoverSettings {
+pub struct ControlSettings {
     /// What decides the next step.
     pub policy: MovePolicy,
     /// Directories with `pg_dump` and `pg_restore`, searched in order for the right major.
@@ -57,9 +58,9 @@ pub struct MoverSettings {
     pub fault: Option<Fault>,
 }
 
-impl Default for MoverSettings {
-    fn default() -> MoverSettings {
-        MoverSettings {
+impl Default for ControlSettings {
+    fn default() -> ControlSettings {
+        ControlSettings {
             policy: MovePolicy::default(),
             postgres_bin_dirs: Vec::new(),
             access: SystemAccess::default(),
