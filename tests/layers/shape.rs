@@ -60,12 +60,8 @@ const CIRCLES: &[(&str, &str, &str)] = &[
 ];
 
 /// Types with more methods: their module, their name, how many they have, and why.
-const METHODS_LEFT: &[(&str, &str, usize, &str)] = &[(
-    "session",
-    "StateTracker",
-    88,
-    "one method for each message; what loans and texts leave is still inside",
-)];
+const METHODS_LEFT: &[(&str, &str, usize, &str)] =
+    &[("session", "StateTracker", 76, "one method for each message, and for each question about the state")];
 
 /// The same for fields.
 const FIELDS_LEFT: &[(&str, &str, usize, &str)] = &[

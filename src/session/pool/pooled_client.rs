@@ -280,7 +280,7 @@ impl PooledClient {
         // This check comes first: a client that is no longer counted as defining has counted its change
         // before.
         if definitions.are_changing() {
-            tracker.distrust();
+            tracker.loan.distrust();
         }
         let number = definitions.number();
         if std::mem::replace(&mut self.definitions, number) != number {
@@ -308,7 +308,7 @@ impl PooledClient {
         let Some(mut lease) = self.take_lease() else { return };
         lease.on_server = std::mem::take(&mut self.statements.server);
         lease.on_server.end_loan();
-        let (mut residue, names) = (tracker.take_residue(), tracker.take_names());
+        let (mut residue, names) = (tracker.take_residue(), tracker.loan.take_names());
         lease.has_run(residue);
         let meanings = &self.pool.database_pool.meanings;
         meanings.saw_hints(tracker.hints());

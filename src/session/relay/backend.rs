@@ -297,7 +297,7 @@ impl Backend {
     /// definitions.
     #[inline]
     pub(super) fn tell_of_definitions(&mut self, tracker: &StateTracker) {
-        if tracker.is_defining()
+        if tracker.loan.is_defining()
             && let Backend::Pooled(client) = self
         {
             client.begin_defining();

@@ -47,7 +47,7 @@ impl Relay {
         let Backend::Pooled(client) = &mut self.backend else { return };
         let known = client.begin_loan(lease, self.member.session());
         if let Some(knowledge) = client.take_new_functions() {
-            self.tracker.forget_hints();
+            self.tracker.texts.forget_hints();
             match knowledge {
                 Knowledge::Told => {}
                 Knowledge::Doubted => self.worker.doubt_hints(self.route.id()),
@@ -93,19 +93,19 @@ impl Relay {
                     self.worker.catalogue(self.route.id()).doubt();
                 }
             }
-            Backend::Pooled(client) => client.tell_of_schema(self.tracker.is_defining()),
+            Backend::Pooled(client) => client.tell_of_schema(self.tracker.loan.is_defining()),
         }
     }
 
     /// Has every session of the database read again what functions do, if that may have changed.
     pub(in crate::session) fn follow_definitions(&mut self) {
         let Backend::Pooled(client) = &mut self.backend else { return };
-        if !self.tracker.take_defined() {
+        if !self.tracker.loan.take_defined() {
             return;
         }
         self.worker.forget_hints(self.route.id());
         client.end_defining(self.tracker.hints());
-        self.tracker.forget_hints();
+        self.tracker.texts.forget_hints();
     }
 
     /// The client leaves: its connection is given back or closed.

@@ -17,7 +17,7 @@
 //! | server: EmptyQueryResponse, PortalSuspended | `on_no_command` |
 //! | server: ErrorResponse | `on_error` |
 //! | server: DataRow, only while `watches_rows()` | `on_data_row` |
-//! | server: ParameterStatus | `on_parameter_status` |
+//! | server: ParameterStatus | `texts.on_parameter_status` |
 //! | server: ReadyForQuery with nothing owed after it | `on_ready(status)`; with `I` it is the boundary |
 //!
 //! At a boundary, with a `next` place in the route:
@@ -44,7 +44,9 @@
 
 mod bind;
 mod followed;
+mod freshness;
 mod hints;
+mod loan;
 mod lock_counts;
 mod notes;
 mod reset;
@@ -52,14 +54,17 @@ mod residue;
 mod rows;
 mod shape;
 mod snapshot;
+mod text_judge;
 mod tracker;
 mod unnamed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use freshness::Freshness;
 pub(in crate::session) use hints::HINTS_MAX;
 pub use hints::{Hints, HintsCell};
+pub use loan::NamesUse;
 pub use reset::{ResetOutcome, reset};
 pub(super) use residue::TEXT_SEARCH;
 pub use residue::{Residue, reads_functions_otherwise};
@@ -68,7 +73,7 @@ pub(super) use rows::{TIMEOUT_TOO_SHORT, unhex};
 pub(in crate::session) use shape::questions as shape_questions;
 pub(in crate::session) use snapshot::fill_hints;
 pub use snapshot::snapshot;
-pub use tracker::{Bound, Freshness, NamesUse, StateTracker};
+pub use tracker::{Bound, StateTracker};
 pub(super) use unnamed::{UNNAMED_BYTES_KEPT, UNNAMED_BYTES_MAX, UNNAMED_TOO_LARGE};
 
 use super::scan;

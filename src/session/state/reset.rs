@@ -26,7 +26,7 @@ pub async fn reset(
     if tracker.has_done_what_stays() {
         return Ok(ResetOutcome::Stays);
     }
-    let has_defined = tracker.take_defined();
+    let has_defined = tracker.loan.take_defined();
     learn(connection, tracker, hints).await?;
     // With the hints that are known now.
     if has_defined {

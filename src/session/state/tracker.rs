@@ -15,14 +15,15 @@ use bytes::BytesMut;
 
 use super::bind::BindValues;
 use super::followed::{self, Followed};
+use super::freshness::Freshness;
+use super::loan::Loan;
 use super::lock_counts::Which;
 use super::notes::{Notes, Pending, SETTINGS_MAX, Suspect, which};
 use super::residue::STRINGS;
+use super::text_judge::{Pieces, TextJudge};
 use super::unnamed::{UNNAMED_BYTES_MAX, UnnamedStatement, has_unstable_types};
 use super::{AdvisoryLock, Hints, Residue, SessionState, Unnamed};
-use crate::session::scan::{
-    self, Backslashes, Effects, LockCall, LockOperation, SettingName, StatementEffect, Unknown, Verdict, scan,
-};
+use crate::session::scan::{self, Effects, LockCall, LockOperation, SettingName, StatementEffect, Verdict};
 use crate::wire::exchange::Exchange;
 use crate::wire::message::backend::{parse_data_row, parse_parameter_description};
 use crate::wire::message::frontend::{self, parse_bind_names, parse_execute, parse_parse, parse_target};
@@ -37,21 +38,6 @@ const UNJUDGED_TEMPORARY_BYTES_MAX: usize = 4 * 1024;
 /// Why code that cannot be read pins the session, for a person.
 const OPAQUE: &str = "code that may have set a setting of any name";
 
-/// Whether the state that was last taken is still the session's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Freshness {
-    /// It is.
-    Fresh,
-    /// Except for the unnamed statement, which the tracker itself knows: see [`StateTracker::current`].
-    Unnamed,
-    /// Except for what was followed since: see [`StateTracker::followed`].
-    Followed,
-    /// Something ran that may have changed it.
-    Stale,
-    /// None was taken yet.
-    Never,
-}
-
 /// Which result of those that were asked for since the last boundary is on its way.
 #[derive(Debug, Clone, Copy, Default)]
 struct Results {
@@ -59,14 +45,6 @@ struct Results {
     answered: u32,
     /// An error made the two counts incomparable until the next boundary.
     misaligned: bool,
-}
-
-/// What the further pieces of a large message are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pieces {
-    Sql,
-    /// Values of parameters, or nothing that matters.
-    Other,
 }
 
 /// A statement that is bound, whichever session parsed it.
@@ -81,29 +59,12 @@ pub struct Bound<'s> {
 #[derive(Debug)]
 pub struct StateTracker {
     freshness: Freshness,
-    backslashes: Backslashes,
-    /// The client's encoding has characters with a backslash as their second byte.
-    hides_backslashes: bool,
-    /// A setting that decides how literals are read may have been set in this transaction.
-    doubts_literals: bool,
-    /// Something that ran in this loan may decide what a text means when it is parsed.
-    parses_otherwise: bool,
-    /// Something ran that could not be judged, and its text is not kept.
-    ran_unjudged: bool,
-    /// Definitions have changed, or may have.
-    defined: bool,
-    /// What the present loan may have left.
-    residue: Residue,
-    /// What the present loan may have done with names: changed the search path, or run code that keeps what
-    /// names mean.
-    names: NamesUse,
-    /// What any text may set that was prepared by SQL or under a name: an EXECUTE may run it.
-    prepared: Effects,
-    /// An error came in this loan: requests were skipped.
-    skipped: bool,
+    /// How its texts are read, and what they may do.
+    pub(in crate::session) texts: TextJudge,
+    /// What the present loan has done.
+    pub(in crate::session) loan: Loan,
     unnamed: UnnamedStatement,
     results: Results,
-    large: Pieces,
     asks_for_all_locks: bool,
     /// Statements made by Parse are no part of the session's state: its connection is lent, and `statements`
     /// follows them.
@@ -112,58 +73,7 @@ pub struct StateTracker {
     follows: bool,
     /// The state, where it is known without asking.
     followed: Option<Box<Followed>>,
-    hints: Option<Arc<Hints>>,
     notes: Option<Box<Notes>>,
-}
-
-/// Encodings that only clients have: the second byte of a character may be that of a backslash (manual,
-/// 24.3.1).
-const HIDING_ENCODINGS: [&str; 7] = ["BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"];
-
-/// What a loan has done with names and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NamesUse(Effects);
-
-impl NamesUse {
-    /// It may have changed the search path, for a while at least.
-    pub(in crate::session) fn changes_path(self) -> bool {
-        self.0.has(Effects::PATH)
-    }
-
-    /// The same, or that is not known: it has run texts that are built while they run.
-    pub(in crate::session) fn may_change_path(self) -> bool {
-        self.0.has(Effects::PATH | Effects::OPAQUE)
-    }
-
-    /// It may have run code that keeps what a name meant under that path.
-    pub(in crate::session) fn keeps_found(self) -> bool {
-        self.0.has(Effects::BY_PATH)
-    }
-
-    /// It may have changed settings by which values are read, or that is not known.
-    pub(in crate::session) fn may_change_values(self) -> bool {
-        self.0.has(Effects::VALUES | Effects::OPAQUE)
-    }
-
-    /// It may have run code that keeps a value that was read under those settings.
-    pub(in crate::session) fn keeps_values(self) -> bool {
-        self.0.has(Effects::BY_VALUES)
-    }
-
-    /// It has run texts that are put together while they run, and they may have set anything for a while.
-    pub(in crate::session) fn ran_opaque(self) -> bool {
-        self.0.has(Effects::OPAQUE)
-    }
-
-    /// What it ran was not known, or definitions have changed meanwhile: the above is a guess.
-    pub(in crate::session) fn is_guess(self) -> bool {
-        self.0.has(Effects::DEFINES)
-    }
-
-    /// What it keeps may refer to a temporary object.
-    pub(in crate::session) fn keeps_temporary(self) -> bool {
-        self.0.has(Effects::FINDS) && self.0.has(Effects::TEMPORARY)
-    }
 }
 
 /// What was read of a text.
@@ -185,36 +95,31 @@ impl StateTracker {
     pub fn new() -> StateTracker {
         StateTracker {
             freshness: Freshness::Never,
-            backslashes: Backslashes::Literal,
-            hides_backslashes: false,
-            doubts_literals: false,
-            parses_otherwise: false,
-            ran_unjudged: false,
-            defined: false,
-            residue: Residue::Clean,
-            names: NamesUse::default(),
-            prepared: Effects::NONE,
-            skipped: false,
+            texts: TextJudge::default(),
+            loan: Loan::default(),
             unnamed: UnnamedStatement::new(),
             results: Results::default(),
-            large: Pieces::Other,
             asks_for_all_locks: false,
             lent: false,
             follows: false,
             followed: None,
-            hints: None,
             notes: None,
         }
     }
 
     /// For a session that begins.
     pub(in crate::session) fn knowing(hints: Option<Arc<Hints>>) -> StateTracker {
-        StateTracker { hints, ..StateTracker::new() }
+        StateTracker { texts: TextJudge::knowing(hints), ..StateTracker::new() }
     }
 
     /// For a session with a lent connection and a known initial state.
     pub(in crate::session) fn of_lent(hints: Option<Arc<Hints>>) -> StateTracker {
-        StateTracker { freshness: Freshness::Fresh, lent: true, hints, ..StateTracker::new() }
+        StateTracker {
+            freshness: Freshness::Fresh,
+            lent: true,
+            texts: TextJudge::knowing(hints),
+            ..StateTracker::new()
+        }
     }
 
     pub fn freshness(&self) -> Freshness {
@@ -224,7 +129,7 @@ impl StateTracker {
     /// Since the state was known, nothing was requested that may have changed what a text means when it is
     /// parsed: settings, or the objects that names refer to.
     pub(in crate::session) fn parses_as_known(&self) -> bool {
-        self.freshness <= Freshness::Unnamed && !self.parses_otherwise
+        self.freshness <= Freshness::Unnamed && !self.loan.parses_otherwise
     }
 
     /// Called for every request, before the call for its content.
@@ -237,7 +142,7 @@ impl StateTracker {
 
     /// These requests, counted back from the last one, are not carried out, or may not be.
     pub fn on_skipped(&mut self, requests: Range<usize>) {
-        self.skipped = true;
+        self.loan.skipped = true;
         if !self.lent && self.unnamed.is_among(&requests) {
             self.unnamed.lose();
             self.changed();
@@ -268,8 +173,8 @@ impl StateTracker {
         let effects = read.verdict.effects;
         suspect.changes = effects.has(Effects::ASKS);
         // Parsing computes constants: for a type with checks, that runs the checks.
-        self.residue = self.residue.max(self.residue_of(effects));
-        self.note_names(effects);
+        self.loan.may_leave(self.texts.residue_of(effects));
+        self.loan.note_names(effects, self.texts.hints());
         if self.followed.is_some() && !is_plain(effects) {
             self.changed();
         }
@@ -279,11 +184,11 @@ impl StateTracker {
         }
         match parse.statement.is_empty() {
             true => {
-                let hints = self.hints.as_ref().map_or(0, |hints| hints.id());
-                self.unnamed.parsed(parse.sql, effects, hints, self.residue_of(effects));
+                let hints = self.texts.hints_id();
+                self.unnamed.parsed(parse.sql, effects, hints, self.texts.residue_of(effects));
                 self.keep_unnamed(body);
             }
-            false if self.lent => self.prepare(effects),
+            false if self.lent => self.loan.prepare(effects),
             false => self.follow(|followed, hints| followed.parse(&parse, hints, effects)),
         }
         self.remember(parse.statement, suspect);
@@ -309,17 +214,17 @@ impl StateTracker {
             };
         };
         let (id, known) = judged.get();
-        match &self.hints {
+        match &self.texts.hints {
             Some(hints) if hints.id() == id => self.ran_text(sql, known, String::new),
             Some(hints) => {
                 let id = hints.id();
-                let verdict = self.judge(sql);
+                let verdict = self.texts.judge(sql, self.freshness);
                 judged.set((id, verdict.effects));
                 self.ran_text(sql, verdict.effects, || verdict.culprit(sql));
             }
             None => self.ran(Effects::RUNS, String::new),
         }
-        if self.hints.is_none() {
+        if self.texts.hints.is_none() {
             self.keep_unjudged(sql, true);
         }
     }
@@ -327,7 +232,7 @@ impl StateTracker {
     /// The server reads the values of parameters, or analyses a text again. That may run code that no text
     /// names: the check of a domain, for one.
     fn run_implied(&mut self) {
-        let Some(hints) = &self.hints else { return };
+        let Some(hints) = &self.texts.hints else { return };
         let implied = hints.implied();
         if !implied.is_none() {
             self.ran(implied, String::new);
@@ -335,13 +240,13 @@ impl StateTracker {
     }
 
     fn run_unnamed(&mut self) {
-        self.residue = self.residue.max(self.unnamed.residue);
+        self.loan.may_leave(self.unnamed.residue);
         let effects = self.unnamed.effects;
-        match &self.hints {
+        match &self.texts.hints {
             Some(hints) if hints.id() == self.unnamed.hints => {
-                let otherwise = self.parses_otherwise || self.unnamed.parses_otherwise;
+                let otherwise = self.loan.parses_otherwise || self.unnamed.parses_otherwise;
                 self.ran(effects, String::new);
-                self.parses_otherwise = otherwise;
+                self.loan.parses_otherwise = otherwise;
             }
             _ => self.run_unread(),
         }
@@ -350,46 +255,16 @@ impl StateTracker {
     /// Freehold sends a Parse of its own, of a text that this client or another one has prepared: its
     /// constants are computed.
     pub(in crate::session) fn on_injected(&mut self) {
-        let any = self.hints.as_ref().map(|hints| hints.any());
-        if any.is_some_and(Effects::is_none) {
-            return;
-        }
-        self.residue = self.residue.max(Residue::Statements);
-        match any {
-            // Analysing a text makes nothing, except by code that no text names.
-            Some(any) => self.note_names(any.without(Effects::OPAQUE | Effects::TEMPORARY)),
-            // Nothing is known of the functions that may have run.
-            None => self.keeps_whatever(),
-        }
-        if let Some(hints) = &self.hints {
-            self.note_names(hints.implied());
-        }
+        self.loan.parsed_ours(self.texts.hints());
     }
 
     /// The client's statements were prepared again on its new connection, which computes their constants.
     pub(in crate::session) fn on_restored(&mut self) {
         self.on_injected();
-        if self.residue != Residue::Clean {
-            self.parses_otherwise = true;
+        if self.loan.residue() != Residue::Clean {
+            self.loan.parses_otherwise = true;
             self.changed();
         }
-    }
-
-    /// Whether definitions were changed in this loan, and other sessions have not been told yet that they are
-    /// in force.
-    pub(in crate::session) fn is_defining(&self) -> bool {
-        self.defined
-    }
-
-    /// Another session is changing definitions: what ran may have been something else than was read.
-    pub(in crate::session) fn distrust(&mut self) {
-        self.residue = self.residue.max(Residue::Statements);
-        self.keeps_whatever();
-    }
-
-    /// Counts as having run code that keeps what names mean.
-    fn keeps_whatever(&mut self) {
-        self.names.0 |= Effects::BY_PATH | Effects::FINDS | Effects::BY_VALUES | Effects::DEFINES;
     }
 
     /// Binds the statement with the name at the beginning of `front`.
@@ -397,7 +272,7 @@ impl StateTracker {
         let name = &front[..memchr::memchr(0, front).unwrap_or(front.len())];
         match self.followed_effects(name) {
             Some(effects) => {
-                self.residue = self.residue.max(Residue::Statements);
+                self.loan.may_leave(Residue::Statements);
                 self.ran(effects, String::new);
             }
             None => self.run_unread(),
@@ -406,12 +281,12 @@ impl StateTracker {
 
     /// What binding the statement does, if the session's statements are known.
     fn followed_effects(&mut self, name: &[u8]) -> Option<Effects> {
-        let (Some(followed), Some(hints)) = (&self.followed, &self.hints) else { return None };
+        let (Some(followed), Some(hints)) = (&self.followed, &self.texts.hints) else { return None };
         let sql = match followed.effects(name, hints.id())? {
             Ok(effects) => return Some(effects),
             Err(sql) => sql.as_bytes(),
         };
-        let (id, mut effects) = (hints.id(), self.judge(sql).effects);
+        let (id, mut effects) = (hints.id(), self.texts.judge(sql, self.freshness).effects);
         if effects.has(Effects::SCAN) {
             // It has not been read in full.
             effects |= Effects::ASKS;
@@ -422,16 +297,16 @@ impl StateTracker {
 
     /// Something runs, and its text is not known.
     fn run_unread(&mut self) {
-        self.residue = self.residue.max(Residue::Statements);
+        self.loan.may_leave(Residue::Statements);
         if self.followed.is_some() {
             self.changed();
         }
         let is_prepared = self.notes.as_ref().is_some_and(|notes| notes.sql_prepared_change);
         let asks = if self.lent || is_prepared { Effects::ASKS } else { Effects::NONE };
-        match self.hints.as_ref().map(|hints| hints.any()) {
+        match self.texts.hints.as_ref().map(|hints| hints.any()) {
             Some(any) => self.ran(any | asks, String::new),
             None => {
-                self.ran_unjudged = true;
+                self.texts.ran_unjudged = true;
                 self.changed();
             }
         }
@@ -520,7 +395,7 @@ impl StateTracker {
     pub fn on_describe(&mut self, body: &[u8]) {
         let Ok((Target::Statement, name)) = parse_target(body) else { return };
         // The text is analysed again if definitions or the path have changed.
-        match self.hints {
+        match self.texts.hints {
             Some(_) => self.run_implied(),
             None => self.ran(Effects::RUNS, String::new),
         }
@@ -544,13 +419,13 @@ impl StateTracker {
 
     /// Follows a change if the state is known; otherwise the state has to be asked for.
     fn follow(&mut self, note: impl FnOnce(&mut Followed, u32) -> Result<(), followed::Unknown>) {
-        let hints = self.hints.as_ref().map_or(0, |hints| hints.id());
+        let hints = self.texts.hints_id();
         let is_followed = self.followed.as_mut().is_some_and(|followed| note(followed, hints).is_ok());
         if !is_followed {
             return self.changed();
         }
         self.freshness = self.freshness.max(Freshness::Followed);
-        self.residue = self.residue.max(Residue::Session);
+        self.loan.may_leave(Residue::Session);
     }
 
     /// A FunctionCall: drivers use it only for large objects, with descriptors that end with the transaction.
@@ -567,7 +442,7 @@ impl StateTracker {
 
     /// A request of kind `tag` that is too large to be held as a whole, with its first bytes.
     pub fn on_large(&mut self, tag: u8, start: &[u8], bound: Option<Bound<'_>>) {
-        self.large = Pieces::Other;
+        self.texts.large = Pieces::Other;
         let text = match tag {
             frontend::tag::QUERY => {
                 self.forget_unnamed();
@@ -595,12 +470,13 @@ impl StateTracker {
         };
         self.changed();
         // The pieces may cut the text anywhere.
-        self.residue = self.residue.max(Residue::Statements);
-        let any = self.hints.as_ref().map_or(Effects::NONE, |hints| hints.any());
+        self.loan.may_leave(Residue::Statements);
+        let any = self.texts.hints.as_ref().map_or(Effects::NONE, |hints| hints.any());
         // The pieces are searched for opaque code.
-        self.note_names(Effects::PATH | Effects::VALUES | any.without(Effects::OPAQUE));
+        self.loan
+            .note_names(Effects::PATH | Effects::VALUES | any.without(Effects::OPAQUE), self.texts.hints());
         self.unnamed.may_leave_statements();
-        self.large = Pieces::Sql;
+        self.texts.large = Pieces::Sql;
         let read = self.read(text, &mut Suspect::default());
         self.ran(read.verdict.effects, || read.verdict.culprit(text));
         self.cut_text(text);
@@ -608,7 +484,7 @@ impl StateTracker {
 
     /// The next piece of it. Reads bytes: a text that only mentions what is tracked counts as doing it.
     pub fn on_large_part(&mut self, part: &[u8]) {
-        if self.large == Pieces::Other {
+        if self.texts.large == Pieces::Other {
             return;
         }
         let mut seam = self.notes.as_mut().map(|notes| std::mem::take(&mut notes.tail)).unwrap_or_default();
@@ -618,10 +494,10 @@ impl StateTracker {
     }
 
     fn cut_text(&mut self, part: &[u8]) {
-        let unseen = match &self.hints {
+        let unseen = match &self.texts.hints {
             Some(hints) => scan::mentions_opaque(part) || hints.opaque_names().are_in(part),
             None => {
-                self.ran_unjudged = true;
+                self.texts.ran_unjudged = true;
                 scan::mentions_opaque(part)
             }
         };
@@ -629,10 +505,10 @@ impl StateTracker {
             self.ran(Effects::ANY, || "a text too large to be read".to_owned());
         }
         if scan::touched(part).has(Effects::READING) {
-            self.residue = Residue::Lasting;
+            self.loan.may_leave(Residue::Lasting);
         }
         if scan::mentions_temporary(part) {
-            self.names.0 |= Effects::TEMPORARY;
+            self.loan.note(Effects::TEMPORARY);
         }
         let notes = self.notes();
         let seen = scan::glance(part);
@@ -749,7 +625,7 @@ impl StateTracker {
 
     fn note_failure(&mut self) {
         self.results.misaligned = true;
-        self.skipped = true;
+        self.loan.skipped = true;
         if let Some(followed) = &mut self.followed {
             followed.failed();
         }
@@ -770,20 +646,9 @@ impl StateTracker {
 
     /// The server reports a setting while the client works: the client's request has changed it.
     pub fn on_reported_setting(&mut self, name: &str, value: &str) {
-        self.on_parameter_status(name, value);
+        self.texts.on_parameter_status(name, value);
         if name == STRINGS {
-            self.residue = Residue::Lasting;
-        }
-    }
-
-    /// Two settings decide how texts are read.
-    pub fn on_parameter_status(&mut self, name: &str, value: &str) {
-        match name {
-            STRINGS => {
-                self.backslashes = if value == "off" { Backslashes::Escape } else { Backslashes::Literal };
-            }
-            "client_encoding" => self.hides_backslashes = HIDING_ENCODINGS.contains(&value),
-            _ => {}
+            self.loan.may_leave(Residue::Lasting);
         }
     }
 
@@ -791,7 +656,7 @@ impl StateTracker {
     #[inline]
     pub fn on_ready(&mut self, status: TransactionStatus) {
         self.results = Results::default();
-        self.doubts_literals &= status != TransactionStatus::Idle;
+        self.texts.on_ready(status);
         if self.followed.as_mut().is_some_and(|followed| followed.settle().is_err()) {
             self.changed();
         }
@@ -813,7 +678,7 @@ impl StateTracker {
     /// have to be parsed again.
     pub fn on_switch(&mut self, unnamed_types: &[u32]) {
         self.freshness = Freshness::Never;
-        self.hints = None;
+        self.texts.hints = None;
         self.unfollow();
         let Some(Ok(parse)) = self.unnamed.body().map(parse_parse) else {
             return;
@@ -883,8 +748,8 @@ impl StateTracker {
     }
 
     fn read(&mut self, sql: &[u8], suspect: &mut Suspect) -> Read {
-        let mut verdict = self.judge(sql);
-        if self.hints.is_none() && verdict.effects.has(Effects::RUNS) {
+        let mut verdict = self.texts.judge(sql, self.freshness);
+        if self.texts.hints.is_none() && verdict.effects.has(Effects::RUNS) {
             self.keep_unjudged(sql, verdict.effects.has(Effects::TEMPORARY));
             // Whether that matters is found when the text is judged.
             verdict.effects = verdict.effects.without(Effects::TEMPORARY);
@@ -892,13 +757,10 @@ impl StateTracker {
         if !verdict.effects.has(Effects::SCAN) {
             return Read { verdict, statements: 1 };
         }
-        let plain = verdict.effects.has(Effects::ESCAPED).then(|| scan::plain(sql, self.backslashes));
-        let backslashes = self.backslashes;
         let notes = &mut self.notes;
-        let read = scan(plain.as_deref().unwrap_or(sql), backslashes, &mut |finding| {
+        let read = self.texts.scan(sql, verdict.effects, &mut |finding| {
             notes.get_or_insert_default().note(finding, suspect);
         });
-        self.doubts_literals |= read.sets_locally;
         if self.lent && scan::executes_ours(sql) {
             verdict.effects |= Effects::ANY;
         }
@@ -910,39 +772,9 @@ impl StateTracker {
         Read { verdict, statements: read.statements }
     }
 
-    /// What running the text may do, as far as that is known now.
-    fn judge(&self, sql: &[u8]) -> Verdict {
-        let judged = |backslashes| match &self.hints {
-            Some(hints) => hints.judge(sql, backslashes),
-            // Nothing is known of any name, so the state is asked for in any case.
-            None => match scan::screen(sql) {
-                Some(effects) => Verdict::of(effects),
-                None => scan::read(sql, backslashes, &mut Unknown),
-            },
-        };
-        let mut verdict = judged(self.backslashes);
-        // How literals are read may have changed since the server last said so.
-        let is_stale = self.freshness >= Freshness::Stale || self.doubts_literals || self.hides_backslashes;
-        if is_stale && memchr::memchr(b'\\', sql).is_some() {
-            let other = match self.backslashes {
-                Backslashes::Literal => Backslashes::Escape,
-                Backslashes::Escape => Backslashes::Literal,
-            };
-            verdict = verdict.or(judged(other));
-            if sql.windows(2).any(|pair| pair[0] >= 0x80 && pair[1] == b'\\') {
-                verdict.effects |= Effects::ANY;
-            }
-        }
-        // The server reads the text after a conversion, which may yield a backslash.
-        if self.hides_backslashes && !sql.is_ascii() {
-            verdict.effects |= Effects::UNPROVEN | Effects::STATEMENTS;
-        }
-        verdict
-    }
-
     /// Keeps the text until it is known what the database's functions do.
     fn keep_unjudged(&mut self, sql: &[u8], makes_temporary: bool) {
-        self.ran_unjudged |= !self.lent;
+        self.texts.ran_unjudged |= !self.lent;
         if !self.lent && !makes_temporary {
             return;
         }
@@ -952,9 +784,9 @@ impl StateTracker {
         if bytes + sql.len() <= bytes_max {
             unjudged.push(sql.to_vec());
         } else {
-            self.ran_unjudged = true;
+            self.texts.ran_unjudged = true;
             if makes_temporary {
-                self.names.0 |= Effects::TEMPORARY;
+                self.loan.note(Effects::TEMPORARY);
             }
         }
     }
@@ -1009,10 +841,10 @@ impl StateTracker {
 
     /// The same for a text that is known.
     fn ran_text(&mut self, sql: &[u8], effects: Effects, culprit: impl FnOnce() -> String) {
-        let before = self.parses_otherwise;
+        let before = self.loan.parses_otherwise;
         self.ran(effects, culprit);
-        if !before && self.parses_otherwise {
-            self.parses_otherwise = !scan::leaves_parsing_alone(sql);
+        if !before && self.loan.parses_otherwise {
+            self.loan.parses_otherwise = !scan::leaves_parsing_alone(sql);
         }
     }
 
@@ -1020,37 +852,20 @@ impl StateTracker {
     #[inline]
     fn ran(&mut self, effects: Effects, culprit: impl FnOnce() -> String) {
         // Without hints, any expression may call a function that changes the session.
-        let is_unknown = effects.has(Effects::RUNS) && self.hints.is_none();
+        let is_unknown = effects.has(Effects::RUNS) && self.texts.hints.is_none();
         if effects.without(Effects::RUNS).is_none() && !is_unknown {
             return;
         }
-        let effects = self.with_prepared(effects);
-        self.residue = self.residue.max(self.residue_of(effects));
-        self.note_names(effects);
-        self.parses_otherwise = true;
+        let effects = self.loan.with_prepared(effects);
+        self.loan.may_leave(self.texts.residue_of(effects));
+        self.loan.note_names(effects, self.texts.hints());
+        self.loan.parses_otherwise = true;
         if effects.has(Effects::ANY | Effects::DEFINES) || is_unknown {
             self.changed();
             self.ran_more(effects, culprit);
         } else if self.followed.is_some() && !is_plain(effects) {
             // What was read of it may be right, but a followed state needs a proof.
             self.changed();
-        }
-    }
-
-    /// With what a statement may do that this text executes, where it may execute or prepare one.
-    fn with_prepared(&mut self, effects: Effects) -> Effects {
-        if !effects.has(Effects::STATEMENTS) {
-            return effects;
-        }
-        self.prepare(effects);
-        effects | self.prepared
-    }
-
-    fn prepare(&mut self, effects: Effects) {
-        for what in [Effects::PATH, Effects::VALUES, Effects::READING] {
-            if effects.has(what) {
-                self.prepared |= what;
-            }
         }
     }
 
@@ -1063,52 +878,15 @@ impl StateTracker {
             self.notes().lock_counts.lose_count();
         }
         if effects.has(Effects::DEFINES) {
-            self.defined = true;
+            self.loan.defined = true;
             // What runs from here on may have been redefined.
-            self.hints = None;
-        }
-    }
-
-    fn note_names(&mut self, effects: Effects) {
-        let mut note = |is_done: bool, names: Effects| {
-            if is_done {
-                self.names.0 |= names;
-            }
-        };
-        note(effects.has(Effects::PATH), Effects::PATH);
-        note(effects.has(Effects::VALUES), Effects::VALUES);
-        note(effects.has(Effects::OPAQUE), Effects::OPAQUE);
-        note(effects.has(Effects::DEFINES), Effects::DEFINES);
-        note(effects.has(Effects::TEMPORARY | Effects::OPAQUE), Effects::TEMPORARY);
-        let reached = match &self.hints {
-            // What it calls is not known.
-            Some(hints) if effects.has(Effects::OPAQUE) => effects | hints.any(),
-            _ => effects,
-        };
-        // A function is compiled when it is created; what is created may be used in the same loan, before it
-        // is read.
-        note(reached.has(Effects::BY_PATH | Effects::DEFINES), Effects::BY_PATH);
-        note(reached.has(Effects::FINDS | Effects::DEFINES), Effects::FINDS);
-        note(reached.has(Effects::BY_VALUES | Effects::DEFINES), Effects::BY_VALUES);
-    }
-
-    /// What code with these effects may leave, as far as is known now.
-    fn residue_of(&self, effects: Effects) -> Residue {
-        match &self.hints {
-            None if effects.has(Effects::RUNS) => Residue::Statements,
-            // A hidden body may run any code of the database. Code that changes how functions are read counts
-            // only if it can be reached by name: one such function would otherwise cost every client of the
-            // database its connection.
-            Some(hints) if effects.has(Effects::UNPROVEN) => {
-                Residue::of(effects | hints.any().without(Effects::READING))
-            }
-            _ => Residue::of(effects),
+            self.texts.hints = None;
         }
     }
 
     fn changed(&mut self) {
         self.freshness = self.freshness.max(Freshness::Stale);
-        self.residue = self.residue.max(Residue::Session);
+        self.loan.may_leave(Residue::Session);
     }
 
     fn forget_unnamed(&mut self) {
@@ -1171,8 +949,8 @@ impl StateTracker {
 
     /// The session has changed something that DISCARD ALL does not reset, or a setting with an unknown name.
     pub(super) fn has_done_what_stays(&self) -> bool {
-        let names = self.names;
-        if self.residue == Residue::Lasting
+        let names = self.loan.names();
+        if self.loan.residue() == Residue::Lasting
             || names.keeps_found()
             || names.keeps_values()
             || names.keeps_temporary()
@@ -1210,13 +988,13 @@ impl StateTracker {
             return;
         }
         self.notes.get_or_insert_default().changes = Some(changes);
-        let Some(hints) = &self.hints else { return };
+        let Some(hints) = &self.texts.hints else { return };
         let is_newer =
             |count: Option<i64>, read: Option<i64>| count.zip(read).is_some_and(|(count, read)| count > read);
         let ran_opaque = self.notes.as_ref().is_some_and(|notes| notes.opaque.is_some());
         if is_newer(watched, hints.definitions) || (ran_opaque && is_newer(all, hints.all_definitions)) {
-            self.defined = true;
-            self.keeps_whatever();
+            self.loan.defined = true;
+            self.loan.keeps_whatever();
         }
     }
 
@@ -1227,23 +1005,13 @@ impl StateTracker {
 
     /// What the loan that ends now may have left.
     pub(in crate::session) fn take_residue(&mut self) -> Residue {
-        self.unnamed.end_loan(std::mem::take(&mut self.skipped));
-        self.parses_otherwise = false;
-        std::mem::take(&mut self.residue)
-    }
-
-    /// What the loan that ends now has done with names.
-    pub(in crate::session) fn take_names(&mut self) -> NamesUse {
-        std::mem::take(&mut self.names)
-    }
-
-    /// Definitions have changed, or may have, since this was last asked.
-    pub(in crate::session) fn take_defined(&mut self) -> bool {
-        std::mem::take(&mut self.defined)
+        let (residue, skipped) = self.loan.end();
+        self.unnamed.end_loan(skipped);
+        residue
     }
 
     pub(in crate::session) fn hints(&self) -> Option<&Arc<Hints>> {
-        self.hints.as_ref()
+        self.texts.hints()
     }
 
     /// A tracker that asks for these settings in a session that it has not followed.
@@ -1256,34 +1024,32 @@ impl StateTracker {
 
     /// Another session has changed what functions do while this session ran some of them.
     pub(in crate::session) fn definitions_changed(&mut self) {
-        if let Some(hints) = &self.hints {
-            self.note_names(hints.any().without(Effects::PATH | Effects::VALUES | Effects::OPAQUE));
+        if let Some(hints) = &self.texts.hints {
+            self.loan.note_names(
+                hints.any().without(Effects::PATH | Effects::VALUES | Effects::OPAQUE),
+                self.texts.hints(),
+            );
         }
-        self.hints = None;
-        self.ran_unjudged = true;
+        self.texts.hints = None;
+        self.texts.ran_unjudged = true;
         self.changed();
-    }
-
-    /// What functions do is to be read again: until then any may change the session.
-    pub(in crate::session) fn forget_hints(&mut self) {
-        self.hints = None;
     }
 
     /// Judges the texts that ran while the hints were not known.
     pub(in crate::session) fn use_hints(&mut self, hints: Arc<Hints>) {
         let any = hints.any();
-        self.hints = Some(hints);
+        self.texts.hints = Some(hints);
         let texts = match &mut self.notes {
             Some(notes) => std::mem::take(&mut notes.unjudged),
             None => Vec::new(),
         };
         for sql in texts {
-            let verdict = self.judge(&sql);
+            let verdict = self.texts.judge(&sql, self.freshness);
             self.ran(verdict.effects.without(Effects::DEFINES), || verdict.culprit(&sql));
         }
-        if std::mem::take(&mut self.ran_unjudged) {
+        if std::mem::take(&mut self.texts.ran_unjudged) {
             self.ran(any.without(Effects::DEFINES), String::new);
-            self.names.0 |= Effects::DEFINES;
+            self.loan.note(Effects::DEFINES);
         }
     }
 

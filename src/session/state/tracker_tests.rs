@@ -140,9 +140,9 @@ fn a_large_text_that_sets_is_seen_however_it_is_written() {
 fn a_change_of_definitions_makes_what_was_known_unknown() {
     let mut tracker = StateTracker::of_lent(Some(Arc::new(Hints::with("evil", Effects::ANY))));
     simple(&mut tracker, "create function evil() returns int language sql as 'select 1'", &[]);
-    assert!(tracker.hints().is_none() && tracker.take_defined() && !tracker.take_defined());
+    assert!(tracker.hints().is_none() && tracker.loan.take_defined() && !tracker.loan.take_defined());
     simple(&mut tracker, "create temporary table t (a int)", &[]);
-    assert!(!tracker.take_defined());
+    assert!(!tracker.loan.take_defined());
 }
 
 #[test]
