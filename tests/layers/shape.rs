@@ -25,7 +25,6 @@ const CIRCLES: &[(&str, &str, &str)] = &[
         "admin/port/connection",
         "the seat of a connection stands in the file of the listener",
     ),
-    ("control/logins", "control/moves/parts/answers", "answers of moves are read by the keeper of logins"),
     (
         "control/moves/context",
         "control/moves/parts/snapshot",

@@ -1,6 +1,5 @@
 //! What the steps of a move are made of: streams, dumps, comparisons, roles of the move.
 
-pub(in crate::control) mod answers;
 pub(in crate::control) mod applier;
 pub(in crate::control) mod compare_views;
 pub(in crate::control) mod compared;

@@ -3,7 +3,7 @@
 //! Owns one task. Every few seconds, on request, and soon after a login has failed, it reads the roles that
 //! may log in to each database, or once could, and writes what changed. Before a login a proxy asks whether
 //! its logins are up to date; the task then reads them at once
-//! ([`answers`](super::moves::parts::answers)). It deliberately changes nothing on a system.
+//! ([`answers`]). It deliberately changes nothing on a system.
 //!
 //! # Why a role that may no longer log in stays
 //! A client whose role has lost LOGIN, or CONNECT on the database, learns that once it has proved its
@@ -24,6 +24,8 @@
 //! an adopted one keeps those it had, and ADOPT warns about them. The platform's own role is a login of no
 //! database: what it may do on a system is for Freehold alone.
 
+mod answers;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,10 +38,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use self::answers::Answers;
 use crate::catalog::store::{Revision, StoreError};
 use crate::catalog::{Answer, Asker, Catalog, Question, Questions, Versioned, questions};
 use crate::control::ControlSettings;
-use crate::control::moves::parts::answers::Answers;
 use crate::error::Explain;
 use crate::model::{
     DatabaseId, GateOrder, HoldReason, Login, RoleName, RouteRecord, Service, SystemName, UnixMillis,
