@@ -173,10 +173,13 @@ impl Statements {
     }
 }
 
+/// The name of a portal, and what its execution does with statements.
+type BoundPortal = (Box<[u8]>, Rc<[StatementUse]>);
+
 /// Portals of one client whose execution deallocates statements.
 #[derive(Debug, Default)]
 pub(super) struct Portals {
-    bound: Vec<(Box<[u8]>, Rc<[StatementUse]>)>,
+    bound: Vec<BoundPortal>,
 }
 
 impl Portals {
