@@ -1008,7 +1008,7 @@ async fn clients_of_another_proxy_keep_a_database_from_being_quarantined_which_r
     run(&admin, &create_system("pg-a", &postgres)).await;
     run(&admin, "CREATE DATABASE shop OWNER payments PURPOSE 'orders and carts of the shop'").await;
     let name = DatabaseName::parse("shop").unwrap();
-    let database = port.catalog.database_by_name(&name).await.unwrap().unwrap().value.id;
+    let database = port.catalog.databases().named(&name).await.unwrap().unwrap().value.id;
     let proxy = |id: &str| ProxyRecord {
         id: ProxyId::parse(id).unwrap(),
         version: String::new(),

@@ -56,7 +56,7 @@ pub(in crate::admin) async fn deprecate(
         record.history.push(entry.clone());
         Ok::<(), AdminError>(())
     };
-    let written = cluster.recording(caller).change_database(&database.id, change).await?;
+    let written = cluster.recording(caller).databases().change(&database.id, change).await?;
     Ok(Answer::done(commands::DEPRECATE_DATABASE).written_at(written.revision))
 }
 
@@ -126,7 +126,7 @@ pub(in crate::admin) async fn revive(
         record.history.push(history(cluster, caller, what));
         Ok::<(), AdminError>(())
     };
-    let written = cluster.recording(caller).change_database(&database.id, change).await?;
+    let written = cluster.recording(caller).databases().change(&database.id, change).await?;
     Ok(Answer::done(commands::REVIVE_DATABASE).written_at(written.revision))
 }
 
@@ -168,7 +168,7 @@ pub(in crate::admin) async fn quarantine(
         record.history.push(entry.clone());
         Ok::<(), AdminError>(())
     };
-    let written = cluster.recording(caller).change_database(&database.id, change).await?;
+    let written = cluster.recording(caller).databases().change(&database.id, change).await?;
     Ok(Answer::done(commands::QUARANTINE_DATABASE).written_at(written.revision))
 }
 
@@ -216,7 +216,7 @@ async fn clients(
     let others = consumers.len().saturating_sub(NAMED_MAX);
     clients.extend((others > 0).then(|| format!("{others} more that this process knows")));
     let own = local.config.load().proxy.id.clone();
-    let fleet = cluster.catalog().fleet_acks(database).await?;
+    let fleet = cluster.catalog().fleet().acks(database).await?;
     let elsewhere = fleet.answers().filter(|(proxy, _)| **proxy != own).filter_map(|(proxy, ack)| {
         let sessions = ack?.sessions;
         (sessions > 0).then(|| format!("{} of proxy \"{proxy}\"", connections(sessions)))

@@ -8,7 +8,7 @@ use crate::model::{DatabaseRecord, Date, Due};
 
 pub(in crate::admin) async fn show_debt(cluster: &Cluster) -> Result<Vec<Row>, AdminError> {
     let now = cluster.now();
-    let databases = cluster.catalog().databases().await?.into_values();
+    let databases = cluster.catalog().databases().list().await?.into_values();
     let due = |database: &DatabaseRecord| database.lifecycle.due(now).filter(|_| database.dropping.is_none());
     let mut overdue: Vec<(Date, Row)> = Vec::new();
     for database in &databases {
@@ -42,5 +42,5 @@ fn debt(database: &DatabaseRecord, due: Due) -> (Date, String, String) {
 }
 
 async fn contact(cluster: &Cluster, database: &DatabaseRecord) -> Result<Option<String>, StoreError> {
-    Ok(cluster.catalog().team(&database.owner).await?.map(|team| team.value.contact))
+    Ok(cluster.catalog().teams().get(&database.owner).await?.map(|team| team.value.contact))
 }

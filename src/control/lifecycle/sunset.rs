@@ -140,7 +140,7 @@ impl Sunsets {
             record.history.push(HistoryEntry { at, who: WHO.to_owned(), what, epoch: None });
             Ok::<(), StoreError>(())
         };
-        let written = match self.catalog.with_trail(&trail).change_database(id, change).await {
+        let written = match self.catalog.with_trail(&trail).databases().change(id, change).await {
             // Its record is gone: a creation was undone.
             Err(StoreError::Missing { .. }) => None,
             written => Some(written?.value),
