@@ -157,6 +157,11 @@ impl Answers {
                 self.next_result(command);
             }
             tag::EMPTY_QUERY_RESPONSE | tag::PORTAL_SUSPENDED => self.next_result(String::new()),
+            tag::FUNCTION_CALL_RESPONSE => {
+                let value = backend::parse_function_call_response(body).map_err(protocol)?;
+                self.result.rows.push(owned(vec![value]).map_err(protocol)?);
+                self.next_result(String::new());
+            }
             tag::ERROR_RESPONSE => {
                 let fields = ErrorFields::parse(body).map_err(protocol)?;
                 match fields.severity() {
@@ -169,7 +174,6 @@ impl Answers {
             | tag::CLOSE_COMPLETE
             | tag::NO_DATA
             | tag::PARAMETER_DESCRIPTION
-            | tag::FUNCTION_CALL_RESPONSE
             | tag::COPY_OUT_RESPONSE
             | tag::COPY_DATA
             | tag::COPY_DONE => {}

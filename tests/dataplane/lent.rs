@@ -70,6 +70,22 @@ async fn many_clients_use_few_connections_and_each_keeps_its_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_has_the_name_of_one_of_ours_is_a_function_like_any_other() {
+    let (_server, stage) = stage(1);
+    let made = "CREATE SCHEMA freehold;
+        CREATE FUNCTION freehold.recall_sequences(text[], bigint[], text, bigint, boolean) RETURNS boolean LANGUAGE plpgsql
+            AS 'BEGIN PERFORM set_config(''app.tenant'', ''A'', false), set_config(''work_mem'', ''7MB'', false); RETURN true; END';
+        CREATE VIEW recalls AS SELECT freehold.recall_sequences(NULL, NULL, NULL, NULL, NULL) AS x";
+    ask(&stage.connect().await, made).await;
+    let (one, other) = (stage.connect().await, stage.connect().await);
+    for _ in 0..3 {
+        assert_eq!(ask(&one, "SELECT x FROM recalls").await, "t");
+        let found = ask(&other, "SELECT coalesce(nullif(current_setting('app.tenant', true), ''), 'none'), current_setting('work_mem')").await;
+        assert_eq!(found, "none|4MB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_stays_on_its_connection() {
     let (_server, stage) = stage(2);
     let (one, other) = (stage.connect().await, stage.connect().await);

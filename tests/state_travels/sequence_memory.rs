@@ -298,3 +298,37 @@ async fn the_function_that_restores_gives_nobody_a_right_and_goes_with_the_move(
     assert_eq!(leftovers(&stage.target).await, [""; 0]);
     expect(&client, &[("SELECT lastval()", "1")]).await;
 }
+
+/// The function is called for a client, with the client's rights: so it has to be the platform's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_has_the_name_of_ours_is_not_called_once_the_move_has_ended() {
+    let (stage, login) = set().await;
+    let (victim, within) = (login.connect().await, login.connect().await);
+    let admin = stage.freehold.admin().await;
+    for (end, phase) in [("UNDO", "undone"), ("FINISH", "finished")] {
+        ask(&victim, INSERT).await;
+        ask(&within, INSERT).await;
+        let id = moved(&admin).await;
+        admin.run(&format!("{end} MOVE {id}")).await;
+        admin.wait_for_phase(&id, &[phase]).await;
+        let server = if end == "UNDO" { &stage.source } else { &stage.target };
+        server.psql_in("shop", IMPOSTOR).unwrap();
+
+        ask(&within, "BEGIN").await;
+        for client in [&victim, &within] {
+            expect(client, &[("SELECT lastval()", "55000")]).await;
+        }
+        ask(&within, "ROLLBACK").await;
+        assert_eq!(server.psql_in("shop", "SELECT count(*) FROM loot").unwrap(), "0", "{end}");
+        server.psql_in("shop", "DROP SCHEMA freehold CASCADE; DROP TABLE loot").unwrap();
+    }
+}
+
+const IMPOSTOR: &str = "
+    CREATE TABLE loot (victim text);
+    GRANT INSERT ON loot TO PUBLIC;
+    CREATE SCHEMA freehold AUTHORIZATION draws_only;
+    GRANT USAGE ON SCHEMA freehold TO PUBLIC;
+    CREATE FUNCTION freehold.recall_sequences(text[], bigint[], text, bigint, boolean) RETURNS boolean LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO public.loot VALUES (current_user); RETURN true; END';
+    ALTER FUNCTION freehold.recall_sequences OWNER TO draws_only";

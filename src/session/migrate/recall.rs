@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use tokio::time::{sleep, timeout};
 
 use super::sequence_memory::Call;
+use crate::backend::Reply;
 use crate::error::SqlState;
 use crate::session::client_session::Session;
 use crate::session::ending::Ending;
@@ -24,13 +25,16 @@ const TRY_AGAIN_AFTER: [Duration; 4] = [
 /// Our own name for statement and portal: the unnamed ones are the client's.
 const OURS: &[u8] = b"freehold_recall";
 
-const TEXT_OID: u32 = 25;
-const BIGINT_OID: u32 = 20;
-const BOOLEAN_OID: u32 = 16;
-const TEXT_ARRAY_OID: u32 = 1009;
-const BIGINT_ARRAY_OID: u32 = 1016;
-
-const RECALL: &str = "SELECT freehold.recall_sequences($1, $2, $3, $4, $5)";
+/// The OID of the function, if it is the platform's. Once the move's schema is gone, any role that may create
+/// schemas can make one of its name, and whatever is in it would run with the rights of the client. So it is
+/// called by this OID, and never by its name, which may belong to another function by then. A superuser
+/// counts as a member of the bootstrap superuser (OID 10), and any other member can become one.
+const FIND: &str = "SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n \
+    ON n.oid OPERATOR(pg_catalog.=) p.pronamespace WHERE n.nspname OPERATOR(pg_catalog.=) 'freehold' \
+    AND p.proname OPERATOR(pg_catalog.=) 'recall_sequences' \
+    AND p.pronargs OPERATOR(pg_catalog.=) '5'::pg_catalog.int2 AND p.prosecdef \
+    AND pg_catalog.pg_has_role(n.nspowner, '10'::pg_catalog.oid, 'MEMBER') \
+    AND pg_catalog.pg_has_role(p.proowner, '10'::pg_catalog.oid, 'MEMBER')";
 
 impl Session {
     /// The client's next request asks for values that its session drew on an earlier connection: restores
@@ -55,15 +59,9 @@ impl Session {
 
     /// Whether the session knows its last value now.
     async fn restore(&mut self, call: &Call) -> Result<bool, Ending> {
-        let (batch, told_in) = messages(call, self.relay.exchange.status());
         let mut pauses = TRY_AGAIN_AFTER.iter();
         loop {
-            let known = self.relay.before_own_exchange();
-            let time_max = self.relay.worker.plane.connect_time_max;
-            let ran = timeout(time_max, Box::pin(self.relay.backend.connection_mut().run_each(&batch))).await;
-            self.relay.after_own_exchange(&known);
-            let Ok(Ok(replies)) = ran else { return Err(Ending::ServerVanished) };
-            let reply = replies.into_iter().nth(told_in).unwrap_or_default();
+            let reply = try_restore(self, call).await?;
             let Some(error) = reply.error else {
                 return Ok(reply.results.first().and_then(|result| result.value(0, 0)) == Some("t"));
             };
@@ -78,36 +76,57 @@ impl Session {
     }
 }
 
-/// The messages of a restore, and the index of the reply that has its result. A transaction of the client's
-/// goes on whether it succeeds or not.
-fn messages(call: &Call, status: TransactionStatus) -> (BytesMut, usize) {
-    let mut batch = BytesMut::new();
-    let is_within = status == TransactionStatus::InTransaction;
+/// The answer of the function; an empty one if it does not exist. A transaction of the client's goes on
+/// whether it succeeds or not.
+async fn try_restore(session: &mut Session, call: &Call) -> Result<Reply, Ending> {
+    let is_within = session.relay.exchange.status() == TransactionStatus::InTransaction;
+    let mut asking = BytesMut::new();
     if is_within {
-        run(&mut batch, "SAVEPOINT freehold_recall", &[], &[]);
+        run(&mut asking, "SAVEPOINT freehold_recall");
     }
-    let types = [TEXT_ARRAY_OID, BIGINT_ARRAY_OID, TEXT_OID, BIGINT_OID, BOOLEAN_OID];
-    let values = [
+    run(&mut asking, FIND);
+    let found = exchange(session, &asking).await?.pop().unwrap_or_default();
+    let function = found.results.first().and_then(|result| result.value(0, 0)?.parse().ok());
+
+    let mut calling = BytesMut::new();
+    if let Some(function) = function {
+        frontend::function_call(&mut calling, function, &arguments(call));
+    }
+    if is_within {
+        run(&mut calling, "ROLLBACK TO SAVEPOINT freehold_recall");
+        run(&mut calling, "RELEASE SAVEPOINT freehold_recall");
+    }
+    let mut replies = exchange(session, &calling).await?.into_iter();
+    Ok(replies.next().filter(|_| function.is_some()).unwrap_or(found))
+}
+
+async fn exchange(session: &mut Session, batch: &BytesMut) -> Result<Vec<Reply>, Ending> {
+    let known = session.relay.before_own_exchange();
+    let time_max = session.relay.worker.plane.connect_time_max;
+    let ran = timeout(time_max, Box::pin(session.relay.backend.connection_mut().run_each(batch))).await;
+    session.relay.after_own_exchange(&known);
+    match ran {
+        Ok(Ok(replies)) => Ok(replies),
+        _ => Err(Ending::ServerVanished),
+    }
+}
+
+fn arguments(call: &Call) -> [Option<&[u8]>; 5] {
+    [
         Some(call.names.as_bytes()),
         Some(call.numbers.as_bytes()),
         call.last.as_ref().map(|(name, _)| name.as_bytes()),
         call.last.as_ref().map(|(_, number)| number.as_bytes()),
         Some(if call.wants_last { b"t" } else { b"f" }),
-    ];
-    run(&mut batch, RECALL, &types, &values);
-    if is_within {
-        run(&mut batch, "ROLLBACK TO SAVEPOINT freehold_recall", &[], &[]);
-        run(&mut batch, "RELEASE SAVEPOINT freehold_recall", &[], &[]);
-    }
-    (batch, usize::from(is_within))
+    ]
 }
 
-fn run(batch: &mut BytesMut, sql: &str, types: &[u32], values: &[Option<&[u8]>]) {
+fn run(batch: &mut BytesMut, sql: &str) {
     // An earlier error may have left them.
     frontend::close(batch, Target::Portal, OURS);
     frontend::close(batch, Target::Statement, OURS);
-    frontend::parse(batch, OURS, sql.as_bytes(), types);
-    frontend::bind(batch, OURS, OURS, values);
+    frontend::parse(batch, OURS, sql.as_bytes(), &[]);
+    frontend::bind(batch, OURS, OURS, &[]);
     frontend::execute(batch, OURS, 0);
     frontend::close(batch, Target::Portal, OURS);
     frontend::close(batch, Target::Statement, OURS);

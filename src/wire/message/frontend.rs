@@ -85,18 +85,22 @@ pub fn bind(out: &mut BytesMut, portal: &[u8], statement: &[u8], parameters: &[O
         put_cstr(body, portal);
         put_cstr(body, statement);
         put_count(body, 0);
-        put_count(body, parameters.len());
-        for parameter in parameters {
-            match parameter {
-                None => body.put_i32(-1),
-                Some(value) => {
-                    body.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
-                    body.put_slice(value);
-                }
-            }
-        }
+        put_values(body, parameters);
         put_count(body, 0);
     });
+}
+
+fn put_values(body: &mut BytesMut, values: &[Option<&[u8]>]) {
+    put_count(body, values.len());
+    for value in values {
+        match value {
+            None => body.put_i32(-1),
+            Some(value) => {
+                body.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
+                body.put_slice(value);
+            }
+        }
+    }
 }
 
 pub fn describe(out: &mut BytesMut, target: Target, name: &[u8]) {
@@ -118,6 +122,16 @@ pub fn execute(out: &mut BytesMut, portal: &[u8], rows_max: i32) {
     put(out, tag::EXECUTE, |body| {
         put_cstr(body, portal);
         body.put_i32(rows_max);
+    });
+}
+
+/// Calls a function by its OID; arguments and result are texts.
+pub fn function_call(out: &mut BytesMut, function: u32, arguments: &[Option<&[u8]>]) {
+    put(out, tag::FUNCTION_CALL, |body| {
+        body.put_u32(function);
+        put_count(body, 0);
+        put_values(body, arguments);
+        body.put_i16(0);
     });
 }
 

@@ -62,14 +62,17 @@ pub(in super::super) fn sql() -> String {
 
 /// Names are found in `pg_catalog`, whatever the session's search path is: its setting holds for this
 /// transaction only. It contains no backslash, as `standard_conforming_strings` may be off. The function of a
-/// move is left out: no text of a client's calls it.
+/// move is left out: no text of a client's calls it. One of the same name is not: a superuser counts as a
+/// member of the bootstrap superuser (OID 10), and no other role can become one.
 const READING: &str = r"
 SET LOCAL search_path TO pg_catalog, pg_temp;
 SET LOCAL statement_timeout TO 0;
 SET LOCAL jit TO off;
 SET LOCAL max_parallel_workers_per_gather TO 0;
 SET LOCAL enable_nestloop TO off;
-WITH ours(of_ours) AS (SELECT to_regprocedure('freehold.recall_sequences(text[],bigint[],text,bigint,boolean)')::oid),
+WITH ours(of_ours) AS (SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+  WHERE p.oid = to_regprocedure('freehold.recall_sequences(text[],bigint[],text,bigint,boolean)')
+    AND pg_has_role(p.proowner, 10::oid, 'MEMBER') AND pg_has_role(n.nspowner, 10::oid, 'MEMBER')),
 special(oid, name) AS MATERIALIZED (
   SELECT p.oid, p.proname FROM pg_proc p WHERE p.oid < 10000 AND p.proname = ANY ('{@names}'::name[])
     AND NOT 'internal'::regtype = ANY (p.proargtypes::oid[])),

@@ -414,6 +414,14 @@ pub fn parse_data_row(body: &[u8]) -> Result<Vec<Option<&[u8]>>, Violation> {
     Ok(values)
 }
 
+/// The value of a FunctionCallResponse; `None` is NULL.
+pub fn parse_function_call_response(body: &[u8]) -> Result<Option<&[u8]>, Violation> {
+    let mut cursor = Cursor::new("FunctionCallResponse", body);
+    let value = cursor.value()?;
+    cursor.end()?;
+    Ok(value)
+}
+
 /// The parameter types of a ParameterDescription.
 pub fn parse_parameter_description(body: &[u8]) -> Result<Vec<u32>, Violation> {
     let mut cursor = Cursor::new("ParameterDescription", body);
