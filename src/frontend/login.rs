@@ -21,6 +21,9 @@ use crate::wire::message::backend;
 /// Database names under which clients look for the admin port.
 pub(super) const ADMIN_DATABASES: [&str; 2] = ["freehold", "pgbouncer"];
 
+/// Stands for every database that there is not, where attempts are counted; no database has this name.
+const UNKNOWN: &str = "";
+
 /// The login succeeded.
 #[derive(Debug)]
 pub(super) struct Admitted {
@@ -59,8 +62,12 @@ pub(super) async fn login(
     let known = || frontend.routes.lookup(database).and_then(|route| route.login(role));
     // A client that is refused whatever its role's groups are is refused here, before the login asks the
     // system.
-    let early =
-        rules::decide(&policy, &rules::caller(channel, startup, address, known().as_deref()), identity);
+    let early = rules::decide(
+        &policy,
+        channel,
+        &rules::caller(channel, startup, address, known().as_deref()),
+        identity,
+    );
     let needs_password = match early {
         Ok(rule) => rule.method.needs_password(),
         Err(_) if policy.rules.look_at_groups() => true,
@@ -70,14 +77,16 @@ pub(super) async fn login(
     if let Some(negotiation) = startup.message.negotiation() {
         backend::negotiate_protocol_version(&mut channel.out, &negotiation);
     }
-    let attempt = frontend.access.attempt(address.ip(), database, role);
+    // Guesses under invented names count together: a role's verifier is the same for all of them.
+    let counted = if frontend.routes.lookup(database).is_some() { database } else { UNKNOWN };
+    let attempt = frontend.access.attempt(address.ip(), counted, role);
     if needs_password {
         attempt.look()?;
     }
     current::make_current(frontend, &attempt, database).await;
     let login = known();
     let caller = rules::caller(channel, startup, address, login.as_deref());
-    let rule = rules::decide(&policy, &caller, identity)?;
+    let rule = rules::decide(&policy, channel, &caller, identity)?;
     let admitted = match rule.method.needs_password() {
         false => admit_unasked(frontend, channel, &attempt, database, &policy).await,
         true => ask(frontend, channel, startup, rule, &attempt).await,

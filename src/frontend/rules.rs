@@ -7,6 +7,7 @@ use super::opening::Startup;
 use crate::auth::hba::{Caller, ClientCert, ClientName, Method, Rule, Transport};
 use crate::model::{Login, Peer};
 use crate::tls::ClientIdentity;
+use crate::wire::boolean::parse_bool;
 
 /// `login` is what is known of the role that it claims.
 pub(super) fn caller<'a>(
@@ -28,28 +29,23 @@ pub(super) fn caller<'a>(
         database: startup.message.database(),
         role: startup.message.role(),
         groups: login.map_or(&[], |login| &login.groups),
-        replication: replication.is_some_and(|(_, value)| is_true(value)),
+        // `replication=database` is no boolean: it belongs to its database.
+        replication: replication.is_some_and(|(_, value)| parse_bool(value) == Some(true)),
     }
-}
-
-/// As PostgreSQL reads a boolean, with abbreviations. `replication=database` is false: it belongs to its
-/// database.
-fn is_true(value: &str) -> bool {
-    let value = value.to_ascii_lowercase();
-    let begins = |word: &str| !value.is_empty() && word.starts_with(&value);
-    begins("true") || begins("yes") || value == "on" || value == "1"
 }
 
 /// The rule by which this client must authenticate, or why it is refused.
 pub(super) fn decide<'a>(
     policy: &'a Policy,
+    channel: &Channel,
     caller: &Caller<'_>,
     identity: Option<&ClientIdentity>,
 ) -> Result<&'a Rule, FrontendError> {
     let rule = policy.rules.decide(caller).ok_or_else(|| FrontendError::NoRule { who: who(caller) })?;
-    match (rule.method, caller.transport) {
-        (Method::Reject, _) => return Err(FrontendError::RejectedByRule { who: who(caller) }),
-        (Method::Password, Transport::Plain(_)) if !policy.cleartext_passwords => {
+    match rule.method {
+        Method::Reject => return Err(FrontendError::RejectedByRule { who: who(caller) }),
+        // Whatever a balancer says of the way to it: from there on, the bytes are on the network.
+        Method::Password if channel.is_exposed() && !policy.cleartext_passwords => {
             return Err(FrontendError::PasswordInTheClear);
         }
         _ => {}
@@ -95,20 +91,5 @@ fn who(caller: &Caller<'_>) -> String {
             "host \"{host}\", user \"{}\", database \"{}\", {encryption}",
             caller.role, caller.database
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_postgresql_takes_for_true_asks_for_replication() {
-        for value in ["true", "TRUE", "t", "tru", "yes", "y", "Ye", "on", "1"] {
-            assert!(is_true(value), "{value}");
-        }
-        for value in ["", "false", "f", "off", "o", "no", "0", "database", "trues", "yess"] {
-            assert!(!is_true(value), "{value}");
-        }
     }
 }

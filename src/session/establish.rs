@@ -29,6 +29,7 @@ use crate::frontend::Client;
 use crate::model::{Pooling, RouteRecord, UnixMillis};
 use crate::route::{Entrance, GateState, Pass, Replication, SessionFacts, SessionHandle};
 use crate::tls::Socket;
+use crate::wire::boolean::parse_bool;
 use crate::wire::message::{TransactionStatus, backend as message};
 
 /// How much a client may send before its session is ready: more than a driver's first queries, little for the
@@ -271,9 +272,9 @@ fn facts(worker: &Worker, client: &Client, record: &RouteRecord, session: u64) -
 
 fn entrance(client: &Client) -> Entrance {
     let replication = match client.setting("replication") {
-        None | Some("false" | "off" | "no" | "0") => Replication::None,
         Some("database") => Replication::Logical,
-        Some(_) => Replication::Physical,
+        Some(value) if parse_bool(value) != Some(false) => Replication::Physical,
+        _ => Replication::None,
     };
     Entrance {
         local: client.stream.socket().and_then(Socket::local_addr),

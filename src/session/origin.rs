@@ -6,6 +6,7 @@ use crate::error::{Refusal, SqlState};
 use crate::frontend::Client;
 use crate::model::{Login, Place, RoleName};
 use crate::route::Route;
+use crate::wire::boolean::parse_bool;
 
 /// The client's role, startup parameters and credentials: enough to open a server connection for it anywhere.
 #[derive(Debug, Clone)]
@@ -56,7 +57,8 @@ impl Origin {
 
     /// The client asked to be a walsender.
     pub(super) fn is_replication(&self) -> bool {
-        let off = |value: &str| matches!(value, "false" | "off" | "no" | "0");
-        self.settings.iter().any(|(name, value)| name == "replication" && !off(value))
+        // As in PostgreSQL, the last parameter of a name counts.
+        let asked = self.settings.iter().rev().find(|(name, _)| name == "replication");
+        asked.is_some_and(|(_, value)| parse_bool(value) != Some(false))
     }
 }

@@ -145,6 +145,12 @@ impl Connector {
         }
     }
 
+    /// Whether certificates are verified against authorities that the operator named. A certificate of a
+    /// public authority proves no more than that its holder owns a host name.
+    pub fn has_own_authority(&self) -> bool {
+        matches!(self.files.roots, Roots::File(_))
+    }
+
     fn config(
         &self,
         host: &str,

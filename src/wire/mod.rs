@@ -2,8 +2,8 @@
 //!
 //! Owns the form of messages: [`proxy_header`] is a load balancer's header, [`startup`] the packets that open
 //! a connection, [`message`] everything with a type byte, built for the peer and parsed where Freehold needs
-//! the contents. [`frame`] finds their boundaries in a stream, [`exchange`] tracks pending answers. It
-//! deliberately owns no socket and no clock.
+//! the contents, [`boolean`] how a parameter says yes or no. [`frame`] finds their boundaries in a stream,
+//! [`exchange`] tracks pending answers. It deliberately owns no socket and no clock.
 //!
 //! # Why
 //! The relay forwards the bytes it received; a body is parsed only where necessary. So builders append to a
@@ -14,6 +14,7 @@
 //! Source: "Frontend/Backend Protocol", chapters "Message Flow" and "Message Formats" of the PostgreSQL
 //! manual.
 
+pub mod boolean;
 pub mod exchange;
 pub mod frame;
 pub mod message;

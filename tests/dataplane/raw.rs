@@ -340,6 +340,25 @@ async fn a_walsender_is_served_and_pinned() {
     eventually("it is pinned", pinned).await;
 }
 
+/// PostgreSQL reads abbreviated booleans, too; a client that asks for no replication is one like any other.
+#[tokio::test]
+async fn a_client_that_says_no_to_replication_in_short_is_lent_its_connections() {
+    let server = stage::server(Major::oldest());
+    let stage = Stage::configured(&server, |config| config.workers = 1);
+    stage.order(|record| {
+        record.terms.pooling = Pooling::Transaction;
+        record.terms.server_connections_max = 1;
+    });
+    let mut clients = Vec::new();
+    for no in ["f", "fa", "n", "of", "FALSE", "Off", "0"] {
+        let mut client = client(&stage, &server, &[("replication", no)]).await;
+        client.query("SELECT 1").await.unwrap();
+        clients.push(client);
+    }
+    let used = server.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'").unwrap();
+    assert_eq!(used, "1");
+}
+
 /// What a client left under pooling by transaction, as the next one sees it who has the same server
 /// connection.
 async fn left_by(stage: &Stage, server: &freehold::lab::Postgres, batches: &[BytesMut]) -> String {

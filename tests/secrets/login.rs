@@ -131,6 +131,10 @@ async fn a_login_that_should_be_bound_to_the_certificate_is_bound_or_does_not_ha
         assert!(error.hint().unwrap().contains("server_tls.ca"));
         assert_eq!(impostor.heard(), [], "{asks:?}");
     }
+    let impostor = Impostor::listen(Asks::Nothing, Some(acceptor(&office))).await;
+    let md5 = Credential::Md5(Md5Secret::from_password("freehold", SECRET));
+    let error = log_in(&impostor, &connector, SslMode::Require, ServerAuth::Md5, md5).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Unbound { .. }), "{error:?}");
     // Nothing is at hand that could be bound, and nothing is lost.
     let impostor = Impostor::listen(Asks::Nothing, Some(acceptor(&office))).await;
     log_in(&impostor, &connector, SslMode::Require, ServerAuth::Scram, Credential::Trust).await.unwrap();

@@ -30,6 +30,28 @@ pub(crate) async fn from(port: u16, address: &str) -> Client {
     client
 }
 
+/// A client that a balancer announces as one of a Unix socket.
+async fn from_a_socket(port: u16) -> Client {
+    let mut client = Client::at(port).await;
+    let mut header = BytesMut::new();
+    header.put_slice(b"\r\n\r\n\0\r\nQUIT\n\x21\x31");
+    header.put_u16(216);
+    header.put_bytes(0, 216);
+    client.send(&header).await;
+    client
+}
+
+#[tokio::test]
+async fn a_socket_that_a_balancer_announces_is_no_reason_to_ask_for_a_password_in_the_clear() {
+    let stage = Stage::set_with_proxy(BALANCED, "").await;
+    stage.rule("local all all password\nhost all all all scram-sha-256\n", "").await;
+    let mut client = from_a_socket(stage.owner.port).await;
+    client.startup(&stage.owner, &[]).await;
+    let (tag, body) = client.message().await.expect("an answer");
+    let text = String::from_utf8_lossy(&body);
+    assert!(tag == b'E' && text.contains("requires TLS"), "{tag} {text}");
+}
+
 #[tokio::test]
 async fn an_address_in_other_clothes_meets_the_same_rule() {
     let stage = Stage::set_with_proxy(BALANCED, "").await;

@@ -80,6 +80,23 @@ async fn guesses_are_counted_for_the_address_that_a_balancer_announces() {
     assert_eq!(tries("203.0.113.1", &login.password).await, "53300");
 }
 
+#[tokio::test]
+async fn guesses_under_invented_names_of_databases_count_together() {
+    let strict = "[access]\nfailures_free = 2\nfailure_interval = \"1h\"\nfailure_delay_max = \"0s\"\n";
+    let stage = Stage::set_with_proxy(BALANCED, strict).await;
+    let tries = async |database: &str, password: &str| {
+        let mut login = stage.owner.clone();
+        login.dbname = database.to_owned();
+        let mut client = from(login.port, "203.0.113.1").await;
+        client.startup(&login, &[]).await;
+        client.prove(password, &Offer::Plain).await
+    };
+    assert_eq!(tries("one", "wrong").await, "28P01");
+    assert_eq!(tries("two", "wrong").await, "28P01");
+    assert_eq!(tries("three", &stage.owner.password).await, "53300");
+    assert_eq!(tries("shop", &stage.owner.password).await, "", "a database that exists counts for itself");
+}
+
 async fn cancel(port: u16, pid: i32, key: &[u8]) {
     let mut packet = bytes::BytesMut::new();
     startup::cancel_request(&mut packet, pid, key);

@@ -254,7 +254,7 @@ impl Explain for AdminError {
                 _ => "Whoever answers in the server's place could hand the answer on to the server, and be let in.".to_owned(),
             }),
             AdminError::PublicAuthority { .. } => Some(
-                "The authorities of the operating system vouch for everybody, and verify-ca does not look at the name.".to_owned(),
+                "The authorities of the operating system vouch for the owner of every host, and the host is chosen here.".to_owned(),
             ),
             AdminError::Reload { problems } => Some(problems.clone()),
             AdminError::NotDrained { blockers, taken_back, .. } => Some(format!(
@@ -295,7 +295,7 @@ impl Explain for AdminError {
                  SCRAM-SHA-256 verifier: SET password_encryption = 'scram-sha-256'; ALTER ROLE ... PASSWORD '...'".to_owned(),
             ),
             AdminError::PublicAuthority { .. } => {
-                Some("Add SSLMODE 'verify-full', or name the authority of your servers in server_tls.ca.".to_owned())
+                Some("Name the authority of your servers in server_tls.ca and add SSLMODE 'verify-full', or use AUTH scram.".to_owned())
             }
             AdminError::NoSystem => Some("CREATE SYSTEM name HOST 'host' PORT 5432 ROLE role;".to_owned()),
             AdminError::Cordoned { system } => Some(format!("ALTER SYSTEM {system} UNCORDON;")),
