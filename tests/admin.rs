@@ -688,7 +688,7 @@ async fn a_driver_prepares_describes_and_executes() {
     let admin = port.connect().await;
     let statement = admin.prepare("SHOW TEAMS").await.unwrap();
     let names: Vec<&str> = statement.columns().iter().map(|column| column.name()).collect();
-    assert_eq!(names, ["name", "contact", "databases", "created_at"]);
+    assert_eq!(names, ["name", "contact", "databases", "created_at", "parent", "escalation"]);
     admin.execute("CREATE TEAM a CONTACT 'x'", &[]).await.unwrap();
     let rows = admin.query(&statement, &[]).await.unwrap();
     assert_eq!(rows[0].get::<_, String>("contact"), "x");

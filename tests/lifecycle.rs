@@ -5,6 +5,8 @@
 #[path = "lifecycle/sunset.rs"]
 mod sunset;
 mod support;
+#[path = "lifecycle/teams.rs"]
+mod teams;
 
 use std::future::poll_fn;
 use std::time::Duration;

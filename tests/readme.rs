@@ -46,6 +46,8 @@ fn the_life_of_a_database_can_be_followed_word_for_word() {
         "FATAL:  database \"shop\" is quarantined",
         "refused: it is quarantined",
         "revived, was quarantined: the report at the end of the month needs it",
+        "team \"finance\" cannot be dropped: teams depend on it",
+        "refused: it is a parent",
     ] {
         assert!(said.contains(expected), "{expected:?} is missing in:\n{said}");
     }

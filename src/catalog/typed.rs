@@ -225,6 +225,12 @@ impl Batch {
         self.put_as(key, value, None)
     }
 
+    /// Writes a record that was read again, as it is: what this transaction writes refers to it, and a
+    /// transaction that deletes it and has not seen the reference conflicts.
+    pub fn refer_to<T: Serialize>(self, key: String, record: &Versioned<T>) -> Batch {
+        self.unchanged(key.clone(), record.revision).put(key, &record.value)
+    }
+
     /// The record is deleted when the lease ends.
     pub(super) fn put_under<T: Serialize>(self, lease: LeaseId, key: String, value: &T) -> Batch {
         self.put_as(key, value, Some(lease))

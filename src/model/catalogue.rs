@@ -14,6 +14,12 @@ pub struct TeamRecord {
     /// How to reach its people: a channel, an address. Shown in refusals and reports.
     pub contact: String,
     pub created_at: UnixMillis,
+    /// How to reach the people to turn to when the contact does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escalation: Option<String>,
+    /// The team above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<TeamName>,
 }
 
 /// A PostgreSQL server and how the platform's role reaches it.

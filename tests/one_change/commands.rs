@@ -95,9 +95,15 @@ pub(crate) fn case_of(title: &str) -> Option<Case> {
         "CREATE SYSTEM" => after(&["?DROP SYSTEM three"], "CREATE SYSTEM {system}"),
         "ALTER SYSTEM" => after(&["ALTER SYSTEM one SSLMODE 'disable'"], "ALTER SYSTEM one SSLMODE 'prefer'"),
         "DROP SYSTEM" => after(&["?CREATE SYSTEM {system}"], "DROP SYSTEM three"),
-        "CREATE TEAM" => change("CREATE TEAM t{n} CONTACT '#one'"),
-        "ALTER TEAM" => after(&["CREATE TEAM t{n} CONTACT '#one'"], "ALTER TEAM t{n} CONTACT '#two'"),
-        "DROP TEAM" => after(&["CREATE TEAM t{n} CONTACT '#one'"], "DROP TEAM t{n}"),
+        "CREATE TEAM" => change("CREATE TEAM t{n} CONTACT '#one' ESCALATION '#two' PARENT payments"),
+        "ALTER TEAM" => after(
+            &["CREATE TEAM t{n} CONTACT '#one'"],
+            "ALTER TEAM t{n} CONTACT '#two' ESCALATION '#three' PARENT payments",
+        ),
+        "DROP TEAM" => after(
+            &["CREATE TEAM t{n} CONTACT '#one' PARENT payments"],
+            "DROP TEAM t{n} REASON 'the run is over'",
+        ),
         "RELOAD" => change("RELOAD"),
         "SHUTDOWN" => change("SHUTDOWN"),
         _ => return show_of(title),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::team_error::TeamError;
 use super::transition_error::TransitionError;
 use crate::admin::blockers::Blockers;
 use crate::catalog::store::StoreError;
@@ -27,6 +28,8 @@ pub(in crate::admin) enum AdminError {
     Step(#[from] StepError),
     #[error(transparent)]
     Transition(#[from] TransitionError),
+    #[error(transparent)]
+    Team(#[from] TeamError),
     /// `command` is the complete right command.
     #[error("a database needs an owner")]
     OwnerRequired { command: String },
@@ -132,6 +135,7 @@ impl Explain for AdminError {
             AdminError::Lifecycle(error) => error.sqlstate(),
             AdminError::Step(error) => error.sqlstate(),
             AdminError::Transition(error) => error.sqlstate(),
+            AdminError::Team(error) => error.sqlstate(),
             AdminError::OwnerRequired { .. } => SqlState::OWNER_REQUIRED,
             AdminError::PurposeRequired { .. } => SqlState::PURPOSE_REQUIRED,
             AdminError::UnknownTeam { .. } => SqlState::UNKNOWN_TEAM,
@@ -187,6 +191,7 @@ impl Explain for AdminError {
             AdminError::Lifecycle(error) => error.blame(),
             AdminError::Step(error) => error.blame(),
             AdminError::Transition(error) => error.blame(),
+            AdminError::Team(error) => error.blame(),
             AdminError::MoveFailed { failure, .. } | AdminError::Doubtful { failure, .. } => {
                 failure.blame.unwrap_or(Blame::Platform)
             }
@@ -206,6 +211,7 @@ impl Explain for AdminError {
             AdminError::Lifecycle(error) => error.retry(),
             AdminError::Step(error) => error.retry(),
             AdminError::Transition(error) => error.retry(),
+            AdminError::Team(error) => error.retry(),
             AdminError::MoveInProgress { .. }
             | AdminError::OperationInProgress { .. }
             | AdminError::OperationGoesOn { .. }
@@ -223,6 +229,7 @@ impl Explain for AdminError {
             AdminError::Lifecycle(error) => error.message(),
             AdminError::Step(error) => error.message(),
             AdminError::Transition(error) => error.message(),
+            AdminError::Team(error) => error.message(),
             other => other.to_string(),
         }
     }
@@ -233,6 +240,7 @@ impl Explain for AdminError {
             AdminError::Lifecycle(error) => error.detail(),
             AdminError::Step(error) => error.detail(),
             AdminError::Transition(error) => error.detail(),
+            AdminError::Team(error) => error.detail(),
             AdminError::PurposeRequired { why, .. } => Some(match why {
                 PurposeFault::Missing => "Nothing says what it is for.".to_owned(),
                 PurposeFault::TooShort => format!("A purpose has at least {PURPOSE_CHARS_MIN} characters."),
@@ -279,6 +287,7 @@ impl Explain for AdminError {
             AdminError::Lifecycle(error) => error.hint(),
             AdminError::Step(error) => error.hint(),
             AdminError::Transition(error) => error.hint(),
+            AdminError::Team(error) => error.hint(),
             AdminError::OwnerRequired { command }
             | AdminError::PurposeRequired { command, .. }
             | AdminError::Unconfirmed { command } => Some(command.clone()),
@@ -315,10 +324,6 @@ impl Explain for AdminError {
                 Some(format!("FINISH MOVE {id}; then move the database back by another move."))
             }
             AdminError::Exists { kind, name } => Some(change_of(kind, name)),
-            AdminError::InUse { kind: "team", databases, .. } => Some(format!(
-                "{}; gives it to another team.",
-                of_each("ALTER DATABASE", databases, "OWNER team")
-            )),
             AdminError::InUse { databases, .. } => {
                 Some(format!("{}; empties it.", of_each("MOVE DATABASE", databases, "TO SYSTEM system")))
             }

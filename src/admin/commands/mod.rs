@@ -20,6 +20,7 @@ mod pause;
 mod process;
 mod reconnect;
 pub(in crate::admin) mod systems;
+mod team_error;
 mod teams;
 pub(in crate::admin) mod transition_error;
 mod transitions;

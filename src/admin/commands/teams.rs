@@ -1,61 +1,143 @@
 //! Teams, and the checks of an owner and a purpose.
+//!
+//! Owns what must be true of a team when it is made, changed or dropped: its parent exists, no line of
+//! parents is a circle, and nothing depends on a team that goes. It deliberately does not decide for which
+//! database a team is responsible: that is in the record of the database.
+//!
+//! # Why a parent is written again
+//! The store compares records, not lists of them. The record of a parent is written again, as it is, by what
+//! refers to it; so a DROP TEAM that has not seen the reference conflicts, and looks again.
 
 use super::context::{Caller, Cluster};
 use super::find;
+use super::team_error::TeamError;
 use crate::admin::answer::Answer;
 use crate::admin::commands;
 use crate::admin::error::{AdminError, PURPOSE_CHARS_MIN, PurposeFault};
-use crate::admin::statement::TeamClause;
-use crate::catalog::{Swap, keys};
+use crate::admin::statement::{AlterTeam, CreateTeam, DropTeam};
+use crate::catalog::store::StoreError;
+use crate::catalog::typed::ATTEMPTS_MAX;
+use crate::catalog::{Batch, Swap, Versioned, keys};
 use crate::model::{DatabaseName, TeamName, TeamRecord};
 
 pub(in crate::admin) async fn create_team(
     cluster: &Cluster,
     caller: &Caller,
-    clause: &TeamClause,
+    create: &CreateTeam,
 ) -> Result<Answer, AdminError> {
-    let team =
-        TeamRecord { name: clause.name.clone(), contact: clause.contact.clone(), created_at: cluster.now() };
-    match cluster.recording(caller).teams().create(&team).await? {
-        Swap::Committed(_) => Ok(Answer::done(commands::CREATE_TEAM)),
-        Swap::Conflict => Err(AdminError::Exists { kind: "team", name: team.name.to_string() }),
+    let CreateTeam { name, contact, escalation, parent } = create.clone();
+    let team = TeamRecord { name, contact, created_at: cluster.now(), escalation, parent };
+    let key = keys::team(&team.name);
+    for _ in 0..ATTEMPTS_MAX {
+        if cluster.catalog().teams().get(&team.name).await?.is_some() {
+            return Err(AdminError::Exists { kind: "team", name: team.name.to_string() });
+        }
+        let batch = cluster.recording(caller).batch().absent(key.clone()).put(key.clone(), &team);
+        let batch = below(cluster, batch, &team.name, team.parent.as_ref()).await?;
+        if let Swap::Committed(_) = batch.commit().await? {
+            return Ok(Answer::done(commands::CREATE_TEAM));
+        }
     }
+    Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX }.into())
 }
 
 pub(in crate::admin) async fn alter_team(
     cluster: &Cluster,
     caller: &Caller,
-    clause: &TeamClause,
+    alter: &AlterTeam,
 ) -> Result<Answer, AdminError> {
-    let change = |team: &mut TeamRecord| {
-        team.contact.clone_from(&clause.contact);
-        Ok(())
-    };
-    match cluster.recording(caller).update::<TeamRecord, AdminError>(keys::team(&clause.name), change).await {
-        Ok(_) => Ok(Answer::done(commands::ALTER_TEAM)),
-        Err(error) if find::is_missing(&error) => {
-            Err(find::unknown_team(cluster, clause.name.as_str()).await?)
+    let key = keys::team(&alter.name);
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(Versioned { value, revision }) = cluster.catalog().teams().get(&alter.name).await? else {
+            return Err(find::unknown_team(cluster, alter.name.as_str()).await?);
+        };
+        let team = altered(&value, alter);
+        if team == value {
+            return Ok(Answer::done(commands::ALTER_TEAM));
         }
-        Err(error) => Err(error),
+        let batch =
+            cluster.recording(caller).batch().unchanged(key.clone(), revision).put(key.clone(), &team);
+        let parent = team.parent.as_ref().filter(|_| team.parent != value.parent);
+        let batch = below(cluster, batch, &team.name, parent).await?;
+        if let Swap::Committed(_) = batch.commit().await? {
+            return Ok(Answer::done(commands::ALTER_TEAM));
+        }
+    }
+    Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX }.into())
+}
+
+fn altered(team: &TeamRecord, alter: &AlterTeam) -> TeamRecord {
+    TeamRecord {
+        contact: alter.contact.clone().unwrap_or_else(|| team.contact.clone()),
+        escalation: alter.escalation.clone().or_else(|| team.escalation.clone()),
+        parent: alter.parent.clone().unwrap_or_else(|| team.parent.clone()),
+        ..team.clone()
     }
 }
 
+/// Adds the conditions under which a team may be below another one: that one is there, and the line from it
+/// upwards does not lead through the team. Whatever changes the line meanwhile conflicts.
+async fn below(
+    cluster: &Cluster,
+    batch: Batch,
+    team: &TeamName,
+    parent: Option<&TeamName>,
+) -> Result<Batch, AdminError> {
+    let Some(parent) = parent else { return Ok(batch) };
+    let teams = cluster.catalog().teams().list().await?.records;
+    let line = line_from(&teams, parent);
+    if *parent == *team || line.iter().any(|above| above.value.name == *team) {
+        let names = line.iter().map(|above| above.value.name.to_string());
+        let line = names.take_while(|name| *name != team.as_str()).chain([team.to_string()]).collect();
+        return Err(TeamError::Circle { team: team.to_string(), line }.into());
+    }
+    let Some((parent_record, further)) = line.split_first() else {
+        return Err(find::unknown_team(cluster, parent.as_str()).await?);
+    };
+    let batch = batch.refer_to(keys::team(parent), parent_record);
+    let unchanged = |batch: Batch, above: &&Versioned<TeamRecord>| {
+        batch.unchanged(keys::team(&above.value.name), above.revision)
+    };
+    Ok(further.iter().fold(batch, unchanged))
+}
+
+/// A team and those above it, each once.
+fn line_from<'a>(teams: &'a [Versioned<TeamRecord>], team: &TeamName) -> Vec<&'a Versioned<TeamRecord>> {
+    let mut line: Vec<&Versioned<TeamRecord>> = Vec::new();
+    let mut next = Some(team);
+    while let Some(name) = next {
+        let above = teams.iter().find(|above| above.value.name == *name);
+        let Some(above) = above.filter(|_| line.iter().all(|known| known.value.name != *name)) else { break };
+        line.push(above);
+        next = above.value.parent.as_ref();
+    }
+    line
+}
+
+/// What depends on the team is read after its record: a change that refers to the team since then has written
+/// the record again, and the deletion conflicts.
 pub(in crate::admin) async fn drop_team(
     cluster: &Cluster,
     caller: &Caller,
-    name: &TeamName,
+    drop: &DropTeam,
 ) -> Result<Answer, AdminError> {
-    let Some(team) = cluster.catalog().teams().get(name).await? else {
-        return Err(find::unknown_team(cluster, name.as_str()).await?);
-    };
-    let owned = find::living(cluster, |database| database.owner == *name).await?;
-    if !owned.is_empty() {
-        return Err(AdminError::InUse { kind: "team", name: name.to_string(), databases: owned });
+    let (name, key) = (&drop.name, keys::team(&drop.name));
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(team) = cluster.catalog().teams().get(name).await? else {
+            return Err(find::unknown_team(cluster, name.as_str()).await?);
+        };
+        let databases = find::living(cluster, |database| database.owner == *name).await?;
+        let teams = cluster.catalog().teams().list().await?.into_values().into_iter();
+        let children = teams.filter(|team| team.parent.as_ref() == Some(name));
+        let children: Vec<String> = children.map(|team| team.name.to_string()).collect();
+        if !databases.is_empty() || !children.is_empty() {
+            return Err(TeamError::InUse { team: name.to_string(), databases, children }.into());
+        }
+        if let Swap::Committed(_) = cluster.recording(caller).delete(key.clone(), team.revision).await? {
+            return Ok(Answer::done(commands::DROP_TEAM));
+        }
     }
-    match cluster.recording(caller).delete(keys::team(name), team.revision).await? {
-        Swap::Committed(_) => Ok(Answer::done(commands::DROP_TEAM)),
-        Swap::Conflict => Err(find::unknown_team(cluster, name.as_str()).await?),
-    }
+    Err(StoreError::Contended { key, attempts: ATTEMPTS_MAX }.into())
 }
 
 /// A team for an example: an existing one, or a made-up one.

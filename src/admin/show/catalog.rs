@@ -39,9 +39,16 @@ pub(in crate::admin) async fn show_teams(cluster: &Cluster) -> Result<Vec<Row>, 
     databases.retain(|database| !matches!(database.lifecycle, Lifecycle::Deleted { .. }));
     let owned_by = |team: &TeamName| databases.iter().filter(|database| database.owner == *team).count();
     let teams = cluster.catalog().teams().list().await?.into_values();
-    let rows = teams
-        .iter()
-        .map(|team| row![&team.name, team.contact.as_str(), owned_by(&team.name), team.created_at]);
+    let rows = teams.iter().map(|team| {
+        row![
+            &team.name,
+            team.contact.as_str(),
+            owned_by(&team.name),
+            team.created_at,
+            team.parent.as_ref().map(TeamName::to_string),
+            team.escalation.as_deref()
+        ]
+    });
     Ok(rows.collect())
 }
 

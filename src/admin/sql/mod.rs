@@ -5,6 +5,7 @@ pub(in crate::admin) mod lookup;
 pub(in crate::admin) mod parse;
 mod parse_lifecycle;
 pub(in crate::admin) mod parse_show;
+mod parse_teams;
 mod parse_verbs;
 pub(in crate::admin) mod parser;
 pub mod statement;

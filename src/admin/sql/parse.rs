@@ -7,10 +7,10 @@
 use crate::admin::commands::command_meant;
 use crate::admin::driver_queries;
 use crate::admin::parser::Parser;
-use crate::admin::sql::{parse_lifecycle, parse_show, parse_verbs, values};
+use crate::admin::sql::{parse_lifecycle, parse_show, parse_teams, parse_verbs, values};
 use crate::admin::statement::{
     AdoptDatabase, AlterDatabase, AlterSystem, CreateDatabase, CreateSystem, Differences, DropDatabase, Move,
-    Placement, SourceFate, Statement, TeamClause, Wait,
+    Placement, SourceFate, Statement, Wait,
 };
 use crate::admin::{ErrorKind, SyntaxError};
 use crate::model::{
@@ -121,7 +121,7 @@ fn create(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
         "DATABASE" => create_database(parser),
         "SYSTEM" => create_system(parser),
-        _ => Ok(Statement::CreateTeam(team_clause(parser)?)),
+        _ => parse_teams::create_team(parser),
     }
 }
 
@@ -129,7 +129,7 @@ fn alter(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
         "DATABASE" => alter_database(parser),
         "SYSTEM" => alter_system(parser),
-        _ => Ok(Statement::AlterTeam(team_clause(parser)?)),
+        _ => parse_teams::alter_team(parser),
     }
 }
 
@@ -137,20 +137,8 @@ fn drop_object(parser: &mut Parser) -> Result<Statement, SyntaxError> {
     match parser.one_of(&["DATABASE", "SYSTEM", "TEAM"])? {
         "DATABASE" => drop_database(parser),
         "SYSTEM" => Ok(Statement::DropSystem(values::system(parser)?)),
-        _ => Ok(Statement::DropTeam(values::team(parser)?)),
+        _ => parse_teams::drop_team(parser),
     }
-}
-
-fn team_clause(parser: &mut Parser) -> Result<TeamClause, SyntaxError> {
-    let name = values::team(parser)?;
-    parser.expect("CONTACT")?;
-    let span = parser.span();
-    let contact = parser.text("where the team is reached")?;
-    if contact.trim().is_empty() {
-        let error = SyntaxError::new(span, "a contact says where the team is reached");
-        return Err(error.with_hint("Write a channel, an address or a number.").of_kind(ErrorKind::Value));
-    }
-    Ok(TeamClause { name, contact })
 }
 
 fn create_database(parser: &mut Parser) -> Result<Statement, SyntaxError> {

@@ -11,8 +11,11 @@ use crate::model::{
 /// A complete statement of every kind.
 pub(in crate::admin) const EXAMPLES: &[&str] = &[
     "CREATE TEAM payments CONTACT '#pay-oncall'",
+    "CREATE TEAM cards PARENT payments ESCALATION 'head of payments' CONTACT '#cards'",
     "ALTER TEAM payments CONTACT '#pay'",
+    "ALTER TEAM cards ESCALATION '+49 30 1' PARENT NONE",
     "DROP TEAM payments",
+    "DROP TEAM payments REASON 'merged into finance'",
     "CREATE SYSTEM pg-17 HOST '10.0.0.7' PORT 5432 ROLE freehold DATABASE postgres PASSWORD FILE '/run/secret' \
      SSLMODE verify-full AUTH password REPLICATION HOST 'pg17' PORT 5433",
     "ALTER SYSTEM pg-17 HOST 'x' CORDON",

@@ -10,9 +10,9 @@ use crate::model::{
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
-    CreateTeam(TeamClause),
-    AlterTeam(TeamClause),
-    DropTeam(TeamName),
+    CreateTeam(CreateTeam),
+    AlterTeam(AlterTeam),
+    DropTeam(DropTeam),
     CreateSystem(CreateSystem),
     AlterSystem(AlterSystem),
     DropSystem(SystemName),
@@ -104,9 +104,27 @@ pub enum SourceFate {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TeamClause {
+pub struct CreateTeam {
     pub name: TeamName,
     pub contact: String,
+    pub escalation: Option<String>,
+    pub parent: Option<TeamName>,
+}
+
+/// The changes; None leaves a field as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterTeam {
+    pub name: TeamName,
+    pub contact: Option<String>,
+    pub escalation: Option<String>,
+    /// `Some(None)`: PARENT NONE.
+    pub parent: Option<Option<TeamName>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropTeam {
+    pub name: TeamName,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +265,7 @@ impl Statement {
         match self {
             Statement::Move(movement) => movement.reason.as_deref(),
             Statement::DropDatabase(drop) => drop.reason.as_deref(),
+            Statement::DropTeam(drop) => drop.reason.as_deref(),
             Statement::Deprecate(deprecate) => deprecate.reason.as_deref(),
             Statement::Revive(revive) => revive.reason.as_deref(),
             Statement::Quarantine(quarantine) => quarantine.reason.as_deref(),

@@ -290,10 +290,14 @@ commands! {
          [AUTH scram|md5|password] [REPLICATION HOST 'host' PORT number] [CORDON|UNCORDON]", [],
         "Changes how a system is reached; CORDON: no database comes here any more.";
     DROP_SYSTEM: Cluster Change "DROP SYSTEM", "DROP SYSTEM name", [], "Forgets a system that holds no database.";
-    SHOW_TEAMS: Cluster Look "SHOW", "SHOW TEAMS" => Teams catalog::show_teams(), ["name", "contact", "databases", "created_at"], "Every team.";
-    CREATE_TEAM: Cluster Change "CREATE TEAM", "CREATE TEAM name CONTACT 'text'", [], "Makes a team known, and where it is reached.";
-    ALTER_TEAM: Cluster Change "ALTER TEAM", "ALTER TEAM name CONTACT 'text'", [], "Changes where a team is reached.";
-    DROP_TEAM: Cluster Change "DROP TEAM", "DROP TEAM name", [], "Forgets a team that owns no database.";
+    SHOW_TEAMS: Cluster Look "SHOW", "SHOW TEAMS" => Teams catalog::show_teams(), ["name", "contact", "databases", "created_at", "parent", "escalation"],
+        "Every team: where it is reached, how many databases it owns, the team above it, and where to turn when its contact does not answer.";
+    CREATE_TEAM: Cluster Change "CREATE TEAM", "CREATE TEAM name CONTACT 'text' [ESCALATION 'text'] [PARENT team]", [],
+        "Makes a team known, and where it is reached. ESCALATION: where to turn when that does not answer; PARENT: the team above it.";
+    ALTER_TEAM: Cluster Change "ALTER TEAM", "ALTER TEAM name [CONTACT 'text'] [ESCALATION 'text'] [PARENT team|NONE]", [],
+        "Changes where a team is reached, and the team above it. No team is above itself, also not by way of others.";
+    DROP_TEAM: Cluster Change "DROP TEAM", "DROP TEAM name [REASON 'text']", [],
+        "Forgets a team that owns no database and is above no other team.";
     SHOW_SESSIONS: Process Look "SHOW", "SHOW SESSIONS" => Sessions sessions::show_sessions(),
         ["database", "session", "role", "client", "application_name", "state", "since_ms", "server_pid", "twin_pid",
          "epoch", "readiness", "pinned_by", "connected_at"],
